@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What crosses between BPF and user space.
+ *
+ * Every struct and enum that both sides read is here and nowhere else. User
+ * space does not include this file: it reads the same definitions from the BTF
+ * of the compiled object and makes numpy dtypes of them. Three rules keep that
+ * possible:
+ *
+ *  - no implicit padding and no bit-fields (-Wpadded is an error here);
+ *  - enums, not #defines, for every number that has a name;
+ *  - __be16 and __be32 where bytes are in network order, since these typedef
+ *    names are what turns them into big-endian dtypes.
+ *
+ * Addresses are 16 bytes. An IPv6 address fills them; an IPv4 address is the
+ * last word, the first three being zero, and a family beside it says which.
+ */
+#ifndef TOWPATH_ABI_H
+#define TOWPATH_ABI_H
+
+#include <linux/types.h>
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic error "-Wpadded"
+
+/* Same numbers as AF_INET and AF_INET6. 0 is an index entry never used. */
+enum family {
+	FAMILY_NONE = 0,
+	FAMILY_V4 = 2,
+	FAMILY_V6 = 10,
+};
+
+struct address {
+	__be32 word[4];
+};
+
+/*
+ * ---- Services -------------------------------------------------------------
+ *
+ * A packet's destination is looked up in `vips`, an open-addressing hash that
+ * user space writes and the program only reads. A slot is published by its last
+ * store, `service`; 0 means "no service" and a slot that has ever been used
+ * keeps its family, so a probe sequence is never cut by a removal.
+ */
+struct vip_key {
+	struct address addr;
+	__be16 port;
+	__u8 protocol;			/* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 family;			/* enum family */
+};
+
+struct vip_slot {
+	struct vip_key key;
+	__u32 service;			/* index into services, 0 = none */
+	__u64 _reserved;
+};
+
+enum vip_limits {
+	VIP_PROBES = 16,		/* slots looked at before giving up */
+};
+
+enum service_flags {
+	SERVICE_NO_FLOW_TABLE = 1 << 0,	/* every packet goes by Maglev */
+};
+
+/*
+ * `table` names a range of `maglev` in one word, so that a new table replaces
+ * the old one in one store: base in the low half, number of slots in the high
+ * half. 0 slots: the service has no backend.
+ */
+struct service {
+	__u64 table;
+	__u32 flags;			/* enum service_flags */
+	__u32 _reserved;
+};
+
+/*
+ * ---- Backends -------------------------------------------------------------
+ *
+ * A handle is what Maglev slots and flow entries hold: the backend's index in
+ * the low bits, the generation of that index above. When an index is given up
+ * its generation moves on, and every flow entry that still has the old handle
+ * is stale at once without being searched for.
+ */
+enum handle_bits {
+	HANDLE_INDEX_BITS = 20,
+	HANDLE_GENERATION_BITS = 12,
+};
+
+struct backend {
+	struct address addr;		/* outer destination */
+	__u32 handle;			/* 0 = index not in use */
+	__u32 service;			/* the service it belongs to */
+	__u32 weight;			/* for whoever reads the state back */
+	__u8 family;			/* of addr, enum family */
+	__u8 _reserved[3];
+};
+
+/*
+ * One CPU's view of a backend: the way to it and the count of what went there,
+ * in one cache line that no other CPU writes.
+ */
+struct next_hop {
+	struct address saddr;		/* outer source, before flow variation */
+	__u32 tick;			/* low jiffies of the FIB look-up, 0 = none */
+	__u32 rx_ifindex;		/* for packets that came in here ... */
+	__u32 tx_ifindex;		/* ... send out of there */
+	__be16 rx_vlan;			/* tag control word, 0 = untagged */
+	__be16 tx_vlan;
+	__u16 mtu;			/* 0 = not known */
+	__u8 dmac[6];
+	__u8 smac[6];
+	__u8 _reserved[2];
+};
+
+struct backend_cpu {
+	__u64 packets;
+	__u64 bytes;			/* of the IP packets before encapsulation */
+	struct next_hop hop;
+};
+
+struct service_cpu {
+	__u64 packets;
+	__u64 bytes;
+	__u64 flows;			/* packets that no flow entry matched */
+	__u64 drops;
+};
+
+/*
+ * ---- Flows ----------------------------------------------------------------
+ *
+ * A set-associative table. `ref` is the publishing word: a tag that is part of
+ * a keyed hash of the whole key in its low half, the handle in its high half. It
+ * is cleared before the key is rewritten and stored after it. Two CPUs that
+ * write one entry at once can leave a key that neither meant; its tag does not
+ * match such a key, so the entry is never found and ages out.
+ */
+struct flow_key {
+	struct address saddr;
+	struct address daddr;
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol;
+	__u8 family;
+	__u8 _reserved[2];
+};
+
+struct flow {
+	__u64 ref;
+	struct flow_key key;
+	__u32 seen;			/* low word of jiffies >> FLOW_SEEN_SHIFT */
+	__u32 _reserved[3];
+};
+
+enum flow_limits {
+	FLOW_WAYS = 4,
+	FLOW_SEEN_SHIFT = 6,
+};
+
+/*
+ * ---- Devices --------------------------------------------------------------
+ *
+ * XDP sees what is on the wire of a physical device, the FIB speaks of VLAN
+ * devices. `vlan_devices` maps one to the other on the way in, `egress_devices`
+ * on the way out.
+ */
+struct vlan_key {
+	__u32 ifindex;			/* lower device */
+	__be16 vid;			/* 12 bits */
+	__u16 _reserved;
+};
+
+struct egress_device {
+	__u32 ifindex;			/* lower device to transmit on */
+	__be16 vlan;			/* tag to push, 0 = none */
+	__u16 _reserved;
+};
+
+/*
+ * ---- Verdicts -------------------------------------------------------------
+ *
+ * Every packet adds one to exactly one of these. PASS_* leave the packet as it
+ * came. DROP_* say why a packet of a service could not be sent on.
+ */
+enum verdict {
+	VERDICT_TX = 0,			/* encapsulated, out of the same device */
+	VERDICT_REDIRECT,		/* encapsulated, out of another one */
+	VERDICT_HANDOFF,		/* encapsulated, to the kernel to resolve the next hop */
+	VERDICT_PASS_NOT_IP,
+	VERDICT_PASS_NO_VIP,		/* TCP or UDP to an address and port not ours */
+	VERDICT_PASS_PROTOCOL,		/* neither TCP nor UDP */
+	VERDICT_PASS_FRAGMENT,
+	VERDICT_PASS_MALFORMED,		/* shorter than its headers say, or nonsense in them */
+	VERDICT_DROP_NO_BACKEND,
+	VERDICT_DROP_MTU,		/* larger than the egress MTU once encapsulated */
+	VERDICT_DROP_NO_ROUTE,
+	VERDICT_DROP_PROHIBITED,	/* blackhole or prohibit route */
+	VERDICT_DROP_NO_FORWARDING,	/* forwarding is off on the ingress device */
+	VERDICT_DROP_FIB,		/* a route that XDP can't follow, such as a tunnel's */
+	VERDICT_DROP_HEADROOM,		/* the driver has no room for the outer header */
+	VERDICT_MAX,
+};
+
+struct verdict_cpu {
+	__u64 packets[16];		/* by enum verdict */
+};
+
+/*
+ * ---- Settings -------------------------------------------------------------
+ *
+ * One record, read when a next hop is looked up. The hot path doesn't touch it.
+ */
+struct settings {
+	struct address source4;		/* outer source, or the prefix to vary */
+	struct address source6;
+	__be32 vary4;			/* host bits that the flow's hash fills, 0 = none */
+	__be32 vary6;			/* the same, of the last word */
+	__u32 fib_source4;		/* 1: take the FIB's preferred source */
+	__u32 fib_source6;
+};
+
+/*
+ * ---- Hand-off -------------------------------------------------------------
+ *
+ * Put before a packet that goes to the kernel because its next hop is not yet
+ * resolved. The tc program on the same device reads it and sends the packet by
+ * way of the neighbour, which the kernel resolves.
+ */
+struct handoff {
+	__u64 cookie;			/* the one in .rodata: not from a driver */
+	__u32 ifindex;
+	__u32 _reserved;
+};
+
+/*
+ * ---- Trace ----------------------------------------------------------------
+ *
+ * A test run whose frame starts with the cookie in .rodata (8 bytes) and the
+ * ingress interface index (4 bytes, host order) where the MAC addresses would be
+ * is a trace: the program decides as it always does, changes no state, and
+ * writes what it decided here.
+ */
+enum trace_flags {
+	TRACE_VIP = 1 << 0,		/* matched a service */
+	TRACE_FLOW_HIT = 1 << 1,	/* the flow table had it */
+	TRACE_MAGLEV = 1 << 2,		/* the Maglev table chose */
+	TRACE_FIB_CACHED = 1 << 3,	/* next hop known from this tick */
+};
+
+struct trace {
+	__u32 flags;			/* enum trace_flags */
+	__u32 verdict;			/* enum verdict */
+	__u32 service;
+	__u32 slot;			/* within the service's table */
+	__u32 table_base;
+	__u32 table_size;
+	__u32 handle;
+	__u32 hash;
+	__s32 fib_result;		/* BPF_FIB_LKUP_RET_*, -1 = not asked */
+	__u32 mtu;
+	struct next_hop hop;
+	struct address outer_saddr;
+	struct address outer_daddr;
+};
+
+/*
+ * ---- Decapsulation --------------------------------------------------------
+ */
+struct decap_key {
+	struct address addr;		/* outer destination */
+	__u32 family;			/* enum family */
+};
+
+struct decap_counters {
+	__u64 packets;
+	__u64 bytes;
+};
+
+enum decap_verdict {
+	DECAP_UNWRAPPED = 0,
+	DECAP_PASS_OTHER,		/* not a tunnel packet for one of the addresses */
+	DECAP_PASS_FRAGMENT,		/* a fragment of one: the kernel's to reassemble */
+	DECAP_DROP_MALFORMED,
+	DECAP_DROP_ECN,			/* RFC 6040: outer CE, inner not ECN-capable */
+	DECAP_DROP_HEADROOM,
+	DECAP_MAX,
+};
+
+struct decap_cpu {
+	__u64 packets[8];		/* by enum decap_verdict */
+};
+
+#pragma GCC diagnostic pop
+
+#endif
