@@ -256,7 +256,7 @@ struct trace {
 	__u32 table_size;
 	__u32 handle;
 	__u32 hash;
-	__s32 fib_result;		/* BPF_FIB_LKUP_RET_*, -1 = not asked */
+	__s32 fib_result;		/* BPF_FIB_LKUP_RET_*; the reader sets it to -1 before */
 	__u32 mtu;
 	struct next_hop hop;
 	struct address outer_saddr;
@@ -265,6 +265,10 @@ struct trace {
 
 /*
  * ---- Decapsulation --------------------------------------------------------
+ *
+ * The program on a backend. `addresses` is a per-CPU hash from decap_key to
+ * decap_counters; `verdicts` is one decap_cpu for each CPU. Every frame adds one
+ * to exactly one verdict. PASS_* leave the frame as it came.
  */
 struct decap_key {
 	struct address addr;		/* outer destination */
@@ -273,16 +277,16 @@ struct decap_key {
 
 struct decap_counters {
 	__u64 packets;
-	__u64 bytes;
+	__u64 bytes;			/* of the inner packets, as their headers say */
 };
 
 enum decap_verdict {
 	DECAP_UNWRAPPED = 0,
 	DECAP_PASS_OTHER,		/* not a tunnel packet for one of the addresses */
 	DECAP_PASS_FRAGMENT,		/* a fragment of one: the kernel's to reassemble */
-	DECAP_DROP_MALFORMED,
+	DECAP_DROP_MALFORMED,		/* for one of them, and either header is nonsense */
 	DECAP_DROP_ECN,			/* RFC 6040: outer CE, inner not ECN-capable */
-	DECAP_DROP_HEADROOM,
+	DECAP_DROP_ADJUST,		/* the driver would not move the frame's start */
 	DECAP_MAX,
 };
 
