@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The way to a backend, from the kernel's own routes and neighbours.
+ *
+ * What the FIB said is kept for the backend on this CPU until the next jiffy (1
+ * to 10 ms): long enough that a busy backend is looked up once in thousands of
+ * packets, short enough that a route or a neighbour that changes is followed at
+ * once. Nothing has to be told to forget.
+ */
+#ifndef TOWPATH_FIB_H
+#define TOWPATH_FIB_H
+
+#include "maps.h"
+#include "parse.h"
+
+enum address_family {
+	AF_INET = 2,
+	AF_INET6 = 10,
+};
+
+static __always_inline void fib_query_v4(struct bpf_fib_lookup *fib, const struct backend *to,
+					 const struct settings *set)
+{
+	fib->family = AF_INET;
+	fib->l4_protocol = IPPROTO_IPIP;
+	fib->ipv4_src = set->source4.word[3];
+	fib->ipv4_dst = to->addr.word[3];
+}
+
+static __always_inline void fib_query_v6(struct bpf_fib_lookup *fib, const struct backend *to,
+					 const struct settings *set)
+{
+	fib->family = AF_INET6;
+	fib->l4_protocol = IPPROTO_IPV6;
+	__builtin_memcpy(fib->ipv6_src, &set->source6, 16);
+	__builtin_memcpy(fib->ipv6_dst, &to->addr, 16);
+}
+
+/* A VLAN is a device of its own to the FIB, and part of the frame to XDP. */
+static __always_inline __u32 fib_ingress(__u32 ifindex, __be16 vlan)
+{
+	struct vlan_key key = { .ifindex = ifindex, .vid = vlan & bpf_htons(VLAN_VID) };
+	__u32 *device = key.vid ? bpf_map_lookup_elem(&vlan_devices, &key) : NULL;
+
+	return device ? *device : ifindex;
+}
+
+static __always_inline void fib_egress(struct next_hop *hop, __u32 ifindex, bool vlan_known)
+{
+	struct egress_device *device = bpf_map_lookup_elem(&egress_devices, &ifindex);
+
+	hop->tx_ifindex = device ? device->ifindex : ifindex;
+	hop->tx_vlan = device ? device->vlan : 0;
+	/* No device speaks for this VLAN: what goes back where it came from stays in it. */
+	if (!device && !vlan_known && ifindex == hop->rx_ifindex)
+		hop->tx_vlan = hop->rx_vlan;
+}
+
+/*
+ * Asks the kernel for the way to `to` and fills `hop`, whose rx_* fields say where
+ * the packet came from. Returns BPF_FIB_LKUP_RET_*. Called about once a jiffy for
+ * each backend and CPU, and kept out of line so that its stack and code stay out
+ * of the hot path.
+ */
+static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, struct next_hop *hop)
+{
+	struct bpf_fib_lookup fib = {};
+	struct settings *set;
+	__u32 zero = 0, flags = 0, ingress;
+	int result;
+
+	set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set || !to || !hop)
+		return BPF_FIB_LKUP_RET_NOT_FWDED;
+	ingress = fib_ingress(hop->rx_ifindex, hop->rx_vlan);
+	fib.ifindex = ingress;
+	if (to->family == FAMILY_V4) {
+		fib_query_v4(&fib, to, set);
+		flags = set->fib_source4 ? fib_flags : 0;
+	} else {
+		fib_query_v6(&fib, to, set);
+		flags = set->fib_source6 ? fib_flags : 0;
+	}
+
+	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), flags);
+
+	if (to->family == FAMILY_V4)
+		hop->saddr.word[3] = fib.ipv4_src;
+	else
+		__builtin_memcpy(&hop->saddr, fib.ipv6_src, 16);
+	/* Zero before 5.12, which do not tell. */
+	hop->mtu = fib.mtu_result;
+	__builtin_memcpy(hop->dmac, fib.dmac, 6);
+	__builtin_memcpy(hop->smac, fib.smac, 6);
+	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
+		hop->tx_ifindex = fib.ifindex;	/* the kernel's to transmit, tags and all */
+	else
+		fib_egress(hop, fib.ifindex, ingress != hop->rx_ifindex);
+	return result;
+}
+
+/* What a look-up that found no way means for the packet. */
+static __always_inline __u32 fib_verdict(__s32 result)
+{
+	switch (result) {
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return VERDICT_HANDOFF;
+	case BPF_FIB_LKUP_RET_BLACKHOLE:
+	case BPF_FIB_LKUP_RET_PROHIBIT:
+		return VERDICT_DROP_PROHIBITED;
+	case BPF_FIB_LKUP_RET_UNREACHABLE:
+	case BPF_FIB_LKUP_RET_NOT_FWDED:	/* no route, or one that ends here */
+		return VERDICT_DROP_NO_ROUTE;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return VERDICT_DROP_NO_FORWARDING;
+	default:
+		return VERDICT_DROP_FIB;
+	}
+}
+
+#endif

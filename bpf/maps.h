@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The tables of the load balancer.
+ *
+ * All are plain arrays: the JIT turns a look-up into a bounds check and an
+ * addition. BPF_F_MMAPABLE lets user space write them through a mapping and
+ * starts them on a page, so that an entry of 64 bytes is one cache line. Sizes
+ * are placeholders that user space sets before it loads the object.
+ */
+#ifndef TOWPATH_MAPS_H
+#define TOWPATH_MAPS_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+
+struct flow_set {
+	struct flow way[FLOW_WAYS];
+};
+
+#define ARRAY_MAP(name, value_type)			\
+	struct {					\
+		__uint(type, BPF_MAP_TYPE_ARRAY);	\
+		__uint(map_flags, BPF_F_MMAPABLE);	\
+		__uint(max_entries, 1);			\
+		__type(key, __u32);			\
+		__type(value, value_type);		\
+	} name SEC(".maps")
+
+ARRAY_MAP(vips, struct vip_slot);
+ARRAY_MAP(services, struct service);
+ARRAY_MAP(maglev, __u32);			/* handles; services own ranges */
+ARRAY_MAP(backends, struct backend);
+ARRAY_MAP(flows, struct flow_set);
+ARRAY_MAP(settings, struct settings);
+ARRAY_MAP(traces, struct trace);
+
+/* One row for each possible CPU: row * (number of columns) + column. */
+ARRAY_MAP(backend_cpus, struct backend_cpu);
+ARRAY_MAP(service_cpus, struct service_cpu);
+ARRAY_MAP(verdict_cpus, struct verdict_cpu);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct vlan_key);
+	__type(value, __u32);			/* ifindex of the VLAN device */
+} vlan_devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);			/* ifindex of the VLAN device */
+	__type(value, struct egress_device);
+} egress_devices SEC(".maps");
+
+/* Set before loading; the verifier sees constants. */
+const volatile __u64 hash_seed = 0;		/* the same on every node of a group */
+const volatile __u64 flow_seed = 0;		/* random: where a flow lies can't be guessed */
+const volatile __u64 trace_cookie = 0;		/* random; 0 = no tracing */
+const volatile __u32 vip_mask = 0;		/* entries - 1 */
+const volatile __u32 flow_mask = 0;		/* sets - 1 */
+const volatile __u32 services_max = 1;		/* columns of service_cpus */
+const volatile __u32 backends_max = 1;		/* columns of backend_cpus */
+const volatile __u32 fib_flags = 0;		/* BPF_FIB_LOOKUP_SRC where the kernel has it */
+
+static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
+{
+	__u32 i = cpu * backends_max + backend;
+
+	return bpf_map_lookup_elem(&backend_cpus, &i);
+}
+
+static __always_inline struct service_cpu *service_row(__u32 cpu, __u32 service)
+{
+	__u32 i = cpu * services_max + service;
+
+	return bpf_map_lookup_elem(&service_cpus, &i);
+}
+
+static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
+{
+	struct verdict_cpu *row = bpf_map_lookup_elem(&verdict_cpus, &cpu);
+
+	if (row && verdict < VERDICT_MAX)
+		row->packets[verdict]++;
+}
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What was decided about a packet, and its way to whoever asked. */
+#ifndef TOWPATH_TRACE_H
+#define TOWPATH_TRACE_H
+
+#include "maps.h"
+#include "parse.h"
+
+/* Stands where the MAC addresses would be in a frame that asks for a trace. */
+struct trace_request {
+	__u64 cookie;
+	__u32 ifindex;
+};
+
+/*
+ * Returns the record to fill if the frame asks for one, else NULL. Whatever would
+ * change state asks whether this packet is being traced.
+ */
+static __always_inline struct trace *trace_requested(struct xdp_md *ctx, __u32 *ifindex)
+{
+	struct trace_request *request = (void *)(long)ctx->data;
+	__u32 zero = 0;
+
+	if ((void *)(&request->ifindex + 1) > (void *)(long)ctx->data_end)
+		return NULL;
+	if (likely(request->cookie != trace_cookie || !trace_cookie))
+		return NULL;
+	*ifindex = request->ifindex;
+	return bpf_map_lookup_elem(&traces, &zero);
+}
+
+#endif

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The load balancer: parse -> service -> backend -> next hop -> encapsulate ->
+ * transmit. A packet passes to the kernel as it came until the moment it is
+ * encapsulated; from there it is sent, handed to the kernel or dropped with a
+ * counted reason.
+ */
+#include <linux/pkt_cls.h>
+
+#include "encap.h"
+#include "fib.h"
+#include "flow.h"
+#include "parse.h"
+#include "service.h"
+#include "trace.h"
+
+/* Enums that occur in expressions only, kept for those who read the BTF. */
+const enum verdict btf_verdict __attribute__((used)) = 0;
+const enum family btf_family __attribute__((used)) = 0;
+const enum service_flags btf_service_flags __attribute__((used)) = 0;
+const enum trace_flags btf_trace_flags __attribute__((used)) = 0;
+const enum handle_bits btf_handle_bits __attribute__((used)) = 0;
+const enum vip_limits btf_vip_limits __attribute__((used)) = 0;
+const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
+
+/* One packet on its way through; in registers where they reach. */
+struct work {
+	struct packet pkt;
+	struct trace *trace;		/* NULL unless this packet is being traced */
+	__u32 cpu;
+	__u32 rx_ifindex;
+	__u64 jiffies;
+	__u64 hash;
+};
+
+#define TRACE(w, field, value)				\
+do {							\
+	if (unlikely((w)->trace))			\
+		(w)->trace->field = (value);		\
+} while (0)
+
+#define TRACE_FLAG(w, flag)				\
+do {							\
+	if (unlikely((w)->trace))			\
+		(w)->trace->flags |= (flag);		\
+} while (0)
+
+/* The backend that Maglev gives this flow, NULL if the service has none. */
+static __always_inline struct backend *hash_backend(struct work *w, const struct service *service)
+{
+	struct maglev_table table = service_table(service);
+	__u32 slot = hash_scale(w->hash >> 32, table.size);
+	struct backend *backend = backend_of(maglev_lookup(table, slot));
+
+	TRACE(w, slot, slot);
+	TRACE(w, table_base, table.base);
+	TRACE(w, table_size, table.size);
+	if (backend)
+		TRACE_FLAG(w, TRACE_MAGLEV);
+	return backend;
+}
+
+/* The flow's backend by the flow table, else by Maglev, which the table then learns. */
+static __always_inline struct backend *choose_backend(struct work *w, const struct service *service,
+						      bool *fresh)
+{
+	struct flow_place place;
+	struct backend *backend;
+
+	if (service->flags & SERVICE_NO_FLOW_TABLE) {
+		*fresh = true;
+		return hash_backend(w, service);
+	}
+
+	place = flow_place(w->hash, w->jiffies);
+	backend = backend_of(flow_lookup(&place, &w->pkt.flow, !w->trace));
+	if (likely(backend)) {
+		TRACE_FLAG(w, TRACE_FLOW_HIT);
+		return backend;
+	}
+	*fresh = true;
+	backend = hash_backend(w, service);
+	if (backend && !w->trace)
+		flow_insert(&place, &w->pkt.flow, backend->handle);
+	return backend;
+}
+
+/*
+ * Points `outer` at the way to its backend: the one found earlier in this jiffy,
+ * or else the kernel's answer, put in `fresh`. Returns the verdict it leads to.
+ */
+static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w, struct backend_cpu *row,
+					   struct outer *outer, struct next_hop *fresh)
+{
+	__u32 tick = w->jiffies;
+	int result;
+
+	if (likely(row->hop.tick == tick && row->hop.rx_ifindex == w->rx_ifindex &&
+		   row->hop.rx_vlan == w->pkt.vlan)) {
+		TRACE_FLAG(w, TRACE_FIB_CACHED);
+		outer->hop = &row->hop;
+	} else {
+		fresh->tick = tick;
+		fresh->rx_ifindex = w->rx_ifindex;
+		fresh->rx_vlan = w->pkt.vlan;
+		result = fib_ask(ctx, outer->to, fresh);
+		TRACE(w, fib_result, result);
+		outer->hop = fresh;
+		if (result != BPF_FIB_LKUP_RET_SUCCESS)
+			return fib_verdict(result);
+		if (!w->trace)
+			row->hop = *fresh;
+	}
+	return outer->hop->tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
+}
+
+/* Tells the tc program on this device which way the packet goes. */
+static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex)
+{
+	struct handoff *mark;
+
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*mark)))
+		return -1;
+	mark = (void *)(long)ctx->data_meta;
+	if ((void *)(mark + 1) > (void *)(long)ctx->data)
+		return -1;
+	*mark = (struct handoff){ .cookie = trace_cookie, .ifindex = ifindex };
+	return 0;
+}
+
+static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w, const struct backend *backend,
+				     struct backend_cpu *row)
+{
+	struct outer outer = {
+		.to = backend,
+		.hash = w->hash >> 32,
+		.length = backend->family == FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr),
+	};
+	struct next_hop fresh = {};
+	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh), tx_ifindex;
+
+	TRACE(w, hop, *outer.hop);
+	if (unlikely(verdict > VERDICT_HANDOFF))
+		return verdict;
+	if (unlikely(outer.hop->mtu && w->pkt.l3_length + outer.length > outer.hop->mtu))
+		return VERDICT_DROP_MTU;
+	outer_source(&outer);
+	TRACE(w, outer_saddr, outer.saddr);
+	tx_ifindex = outer.hop->tx_ifindex;
+
+	if (unlikely(encap(ctx, &w->pkt, &outer)))
+		return VERDICT_DROP_HEADROOM;
+	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex))
+		return VERDICT_DROP_HEADROOM;
+	if (unlikely(verdict == VERDICT_REDIRECT))
+		bpf_redirect(tx_ifindex, 0);
+	if (!w->trace) {
+		row->packets++;
+		row->bytes += w->pkt.l3_length;
+	}
+	return verdict;
+}
+
+static __always_inline void count_service(const struct work *w, __u32 service, bool fresh, __u32 verdict)
+{
+	struct service_cpu *row = service_row(w->cpu, service);
+
+	if (!row)
+		return;
+	row->packets++;
+	row->bytes += w->pkt.l3_length;
+	if (fresh)
+		row->flows++;
+	if (verdict >= VERDICT_DROP_NO_BACKEND)
+		row->drops++;
+}
+
+/* For a packet whose destination is a VIP. Returns the verdict. */
+static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+	__u32 verdict = VERDICT_DROP_NO_BACKEND;
+	struct backend *backend;
+	struct backend_cpu *row;
+	bool fresh = false;
+
+	if (!service)
+		return VERDICT_PASS_NO_VIP;
+	w->jiffies = bpf_jiffies64();
+	w->hash = hash_flow(&w->pkt.flow, hash_seed);
+
+	backend = choose_backend(w, service, &fresh);
+	if (likely(backend)) {
+		TRACE(w, handle, backend->handle);
+		TRACE(w, outer_daddr, backend->addr);
+		row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+		if (row)
+			verdict = send_to(ctx, w, backend, row);
+	}
+	TRACE(w, hash, w->hash >> 32);
+	if (!w->trace)
+		count_service(w, id, fresh, verdict);
+	return verdict;
+}
+
+static __always_inline int xdp_action(__u32 verdict)
+{
+	switch (verdict) {
+	case VERDICT_TX:
+		return XDP_TX;
+	case VERDICT_REDIRECT:
+		return XDP_REDIRECT;
+	case VERDICT_HANDOFF ... VERDICT_PASS_MALFORMED:
+		return XDP_PASS;
+	default:
+		return XDP_DROP;
+	}
+}
+
+SEC("xdp")
+int towpath_lb(struct xdp_md *ctx)
+{
+	struct work w = {};
+	__u32 verdict, id;
+	int parsed;
+
+	w.cpu = bpf_get_smp_processor_id();
+	w.rx_ifindex = ctx->ingress_ifindex;
+	w.trace = trace_requested(ctx, &w.rx_ifindex);
+
+	parsed = parse_packet(ctx, &w.pkt);
+	if (parsed != PARSE_OK) {
+		verdict = parsed;
+	} else {
+		verdict = VERDICT_PASS_NO_VIP;
+		id = vip_lookup(&w.pkt.flow);
+		if (id) {
+			TRACE_FLAG(&w, TRACE_VIP);
+			TRACE(&w, service, id);
+			verdict = balance(ctx, &w, id);
+		}
+	}
+
+	TRACE(&w, verdict, verdict);
+	if (!w.trace)
+		count_verdict(w.cpu, verdict);
+	return xdp_action(verdict);
+}
+
+/*
+ * On the same device, for packets that XDP encapsulated and could not send: the
+ * kernel resolves the next hop and sends them when it answers. No forwarding
+ * setting or source check of the kernel stands in their way.
+ */
+SEC("tc")
+int towpath_handoff(struct __sk_buff *skb)
+{
+	struct handoff *mark = (void *)(long)skb->data_meta;
+
+	if ((void *)(mark + 1) > (void *)(long)skb->data)
+		return TC_ACT_UNSPEC;
+	if (mark->cookie != trace_cookie || !trace_cookie)
+		return TC_ACT_UNSPEC;
+	return bpf_redirect_neigh(mark->ifindex, NULL, 0, 0);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
