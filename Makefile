@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+#   make demo     a load balancer in network namespaces, with real traffic
+#   make test     every check and every test (needs root)
+#   make bench    nanoseconds per packet, measured inside the kernel (needs root)
+#   make objects  compile the BPF programs and the native library, if out of date
+#   make lint     formatting, types and import contract
+#   make clean    remove what the above have made, .venv included
+#
+# Each installs what it lacks first; a second run finds it there.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := src tests hatch_build.py
+
+# Tests get their own processes, so that stopping pytest, however it is stopped,
+# stops every server and agent a test has started. The namespaces that they need
+# beyond that (network, mounts) are made by tests/conftest.py.
+ISOLATED := unshare --pid --fork --kill-child --mount-proc
+
+.PHONY: demo test bench objects lint clean install-dev install-demo
+
+demo: install-demo objects
+	$(BIN)/towpath lab demo --output demo-out
+
+test: install-dev objects
+	@$(MAKE) --no-print-directory lint-quick
+	$(ISOLATED) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: install-demo objects
+	$(BIN)/towpath bench lb --json
+
+objects: | $(VENV)
+	@$(BIN)/python hatch_build.py
+
+lint: install-dev lint-quick
+
+.PHONY: lint-quick
+lint-quick:
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+install-dev:
+	@tools/install dev,demo
+
+install-demo:
+	@tools/install demo
+
+$(VENV):
+	@tools/install demo
+
+clean:
+	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f src/towpath/objects/*.o src/towpath/objects/*.so
