@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain data (of YAML or JSON) to dataclasses, with every problem found on the way.
+
+Two steps: :func:`decode` makes a tree of the values that are right and notes
+what is wrong; rules that span fields look at that tree, right values beside
+holes, so one typo does not hide the next; :func:`build` makes the objects.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+from towpath.model.kinds import Kind, shown
+from towpath.model.problems import FieldPath
+from towpath.model.service import Backend
+from towpath.model.settings import Device
+
+T = TypeVar("T")
+
+Tree = dict[str, Any]
+"""Right values by field: plain values, a Tree for a dataclass, a list with None
+where an item is beyond use."""
+
+# What a bare word stands for: `devices: [eth0]`, `backends: [192.0.2.11]`.
+_SHORT: dict[type, str] = {Device: "name", Backend: "address"}
+
+
+class Findings:
+    """Collects problems by field path."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[FieldPath, str]] = []
+
+    def add(self, path: FieldPath, message: str) -> None:
+        """Note that the value (or unknown key) at ``path`` is wrong."""
+        self.items.append((path, message))
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def _fields(cls: type) -> dict[str, "Field[Any]"]:
+    return {field.name: field for field in fields(cls)}
+
+
+def decode(cls: type, raw: object, path: FieldPath, found: Findings) -> Tree | None:
+    """Read ``raw``, a mapping or an instance of ``cls``, as fields of ``cls``.
+
+    Returns the fields that are right, defaults included; None if ``raw`` is
+    neither.
+    """
+    if cls in _SHORT and not isinstance(raw, cls | Mapping) and raw is not None:
+        raw = {_SHORT[cls]: raw}
+    if is_dataclass(raw) and isinstance(raw, cls):
+        raw = {name: getattr(raw, name) for name in _fields(cls)}
+    if not isinstance(raw, Mapping):
+        found.add(path, f"{shown(raw)} is not a mapping; allowed keys: {', '.join(_fields(cls))}")
+        return None
+    for key in raw:
+        if key not in _fields(cls):
+            found.add((*path, str(key)), _unknown(key, cls))
+    tree: Tree = {}
+    for name, hint in _hints_of_fields(cls):
+        if name in raw:
+            tree[name] = _value(hint, raw[name], (*path, name), found)
+        elif (default := _default(cls, name)) is not MISSING:
+            tree[name] = _value(hint, default, (*path, name), found)
+        else:
+            found.add((*path, name), "is missing")
+    return {name: value for name, value in tree.items() if value is not MISSING}
+
+
+def _hints_of_fields(cls: type) -> list[tuple[str, Any]]:
+    return [(name, _hints(cls)[name]) for name in _fields(cls)]
+
+
+def _default(cls: type, name: str) -> Any:
+    return _fields(cls)[name].default
+
+
+def _unknown(key: object, cls: type) -> str:
+    near = difflib.get_close_matches(str(key), _fields(cls), 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"unknown key; {meant}allowed: {', '.join(_fields(cls))}"
+
+
+def _value(hint: Any, raw: object, path: FieldPath, found: Findings) -> Any:
+    """One field's value, or MISSING if it is beyond use."""
+    if get_origin(hint) is Annotated:
+        kind: Kind = get_args(hint)[1]
+        try:
+            return kind.parse(raw)
+        except ValueError as error:
+            found.add(path, str(error))
+            return MISSING
+    if get_origin(hint) is tuple:
+        return _items(get_args(hint)[0], raw, path, found)
+    tree = decode(hint, {} if raw is None else raw, path, found)
+    return MISSING if tree is None else tree
+
+
+def _items(cls: type, raw: object, path: FieldPath, found: Findings) -> Any:
+    """A list of dataclasses; an empty YAML value (null) is an empty list."""
+    if raw is None:
+        return []
+    if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
+        found.add(
+            path, f"{shown(raw)} is not a list; allowed: a list, such as [...] or lines with -"
+        )
+        return MISSING
+    return [decode(cls, item, (*path, index), found) for index, item in enumerate(raw)]
+
+
+def build(cls: type[T], tree: Tree) -> T:
+    """Make the object of a tree that has no holes."""
+    return cls(**{name: _built(hint, tree[name]) for name, hint in _hints_of_fields(cls)})
+
+
+def _built(hint: Any, value: Any) -> Any:
+    if get_origin(hint) is tuple:
+        (item, _) = get_args(hint)
+        return tuple(build(item, tree) for tree in value)
+    return build(hint, value) if is_dataclass(hint) and isinstance(hint, type) else value

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text and plain data in, checked objects out; refused whole if anything is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from towpath.model.decode import Findings, Tree, build, decode
+from towpath.model.problems import ConfigError, FieldPath, Problem, field_path
+from towpath.model.rules import (
+    check_room,
+    check_service_tree,
+    check_services_trees,
+    recommended_size,
+)
+from towpath.model.service import Service
+from towpath.model.settings import Config, Limits
+
+if TYPE_CHECKING:
+    from towpath.model.yamltext import Lines
+
+
+def parse_config(text: str, filename: str) -> Config:
+    """Read a configuration file's text. ``filename`` is for messages only.
+
+    Raises ConfigError with every problem that the text has.
+    """
+    tree = _parse_text(text, filename, _config)
+    return build(Config, tree)
+
+
+def parse_services(text: str, filename: str) -> tuple[Service, ...]:
+    """Read a text that has ``services`` and nothing else, as ``service apply`` takes it.
+
+    Raises ConfigError with every problem that the text has.
+    """
+    tree = _parse_text(text, filename, _service_file)
+    return build(_ServiceFile, tree).services
+
+
+def parse_service(raw: Mapping[str, Any]) -> Service:
+    """Make a service of plain data, such as JSON. Raises ConfigError."""
+    found = Findings()
+    tree = _service(raw, (), found)
+    _refuse(found)
+    assert tree is not None
+    return build(Service, tree)
+
+
+def service_problems(service: Service) -> tuple[Problem, ...]:
+    """Return what is wrong with one service by itself; paths start at its fields."""
+    found = Findings()
+    _service(service, (), found)
+    return _problems(found)
+
+
+def check_service(service: Service) -> None:
+    """Raise ConfigError if anything is wrong with one service by itself."""
+    if problems := service_problems(service):
+        raise ConfigError(problems)
+
+
+def check_services(services: Iterable[Service], limits: Limits | None = None) -> None:
+    """Raise ConfigError if a service is wrong, two clash, or they exceed ``limits``."""
+    found = Findings()
+    trees = [_service(one, ("services", i), found) for i, one in enumerate(services)]
+    check_services_trees(trees, ("services",), found)
+    if limits is not None:
+        check_room(trees, decode(Limits, limits, ("limits",), found) or {}, found)
+    _refuse(found)
+
+
+def advice(service: Service) -> Problem | None:
+    """Say when a table is so small that shares stray from the weights by over 1 %."""
+    sharing = sum(1 for backend in service.backends if backend.weight)
+    best = recommended_size(sharing)
+    if service.table_size >= best:
+        return None
+    message = (
+        f"{service.table_size} slots for {sharing} backends: shares stray from the weights "
+        f"by more than 1 %; recommended: {best}"
+    )
+    return Problem(message, "table_size")
+
+
+def problems_of(errors: Sequence[Mapping[str, Any]]) -> tuple[Problem, ...]:
+    """Turn ``errors()`` of a pydantic or FastAPI validation error into problems."""
+    return tuple(_pydantic_problem(error) for error in errors)
+
+
+_PYDANTIC = {
+    "missing": "is missing",
+    "missing_argument": "is missing",
+    "extra_forbidden": "unknown key",
+    "unexpected_keyword_argument": "unknown key",
+    "dataclass_type": "is not a mapping",
+    "tuple_type": "is not a list",
+}
+
+
+def _pydantic_problem(error: Mapping[str, Any]) -> Problem:
+    path: FieldPath = tuple(error["loc"])
+    if path[:1] == ("body",):
+        path = path[1:]
+    return Problem(_PYDANTIC.get(error["type"], error["msg"]), field_path(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _ServiceFile:
+    services: tuple[Service, ...]
+
+
+def _service(raw: object, path: FieldPath, found: Findings) -> Tree | None:
+    tree = decode(Service, raw, path, found)
+    if tree is not None:
+        check_service_tree(tree, path, found)
+    return tree
+
+
+def _service_file(raw: object, found: Findings) -> Tree | None:
+    return _checked_services(decode(_ServiceFile, raw, (), found), found)
+
+
+def _config(raw: object, found: Findings) -> Tree | None:
+    tree = _checked_services(decode(Config, raw, (), found), found)
+    if tree is None:
+        return None
+    devices = tree.get("devices")
+    if devices == []:
+        found.add(("devices",), "is empty; allowed: one device or more")
+    _check_devices(devices or [], found)
+    check_room(tree.get("services", []), tree.get("limits", {}), found)
+    return tree
+
+
+def _checked_services(tree: Tree | None, found: Findings) -> Tree | None:
+    services = tree.get("services", []) if tree else []
+    for index, service in enumerate(services):
+        if service is not None:
+            check_service_tree(service, ("services", index), found)
+    check_services_trees(services, ("services",), found)
+    return tree
+
+
+def _check_devices(devices: Sequence[Tree | None], found: Findings) -> None:
+    seen: set[str] = set()
+    for index, device in enumerate(devices):
+        name = device.get("name") if device else None
+        if name in seen:
+            found.add(("devices", index), f"{name} is listed twice; allowed: once")
+        if name is not None:
+            seen.add(name)
+
+
+def _parse_text(text: str, filename: str, check: Callable[[object, Findings], Tree | None]) -> Tree:
+    import yaml
+
+    from towpath.model.yamltext import read_yaml, yaml_problem
+
+    found = Findings()
+    try:
+        raw, lines = read_yaml(text, found)
+    except yaml.YAMLError as error:
+        line, message = yaml_problem(error)
+        raise ConfigError([Problem(message, "", filename, line)]) from None
+    tree = check({} if raw is None else raw, found)
+    _refuse(found, filename, lines)
+    assert tree is not None
+    return tree
+
+
+def _problems(
+    found: Findings, filename: str | None = None, lines: Lines | None = None
+) -> tuple[Problem, ...]:
+    problems = [
+        Problem(message, field_path(path), filename, lines.of(path) if lines else None)
+        for path, message in found.items
+    ]
+    return tuple(sorted(problems, key=lambda problem: problem.line or 0))
+
+
+def _refuse(found: Findings, filename: str | None = None, lines: Lines | None = None) -> None:
+    if found.items:
+        raise ConfigError(_problems(found, filename, lines))

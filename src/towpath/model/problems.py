@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with a configuration, and where."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+FieldPath = tuple[str | int, ...]
+
+
+def field_path(path: FieldPath) -> str:
+    """``("services", 1, "port")`` as a person writes it: ``services[1].port``."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. ``str()`` gives ``file:line: field: message``."""
+
+    message: str
+    """What was wrong and what is allowed."""
+    field: str = ""
+    """Such as ``services[1].backends[0].weight``; empty: the input as a whole."""
+    file: str | None = None
+    """None: the input did not come from a file."""
+    line: int | None = None
+    """Counted from 1."""
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        return ": ".join(part for part in (place, self.field, self.message) if part)
+
+
+class ConfigError(ValueError):
+    """Input refused whole. ``problems`` has every problem found, in input order."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))

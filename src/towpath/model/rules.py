@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold between fields, between backends and between services.
+
+Rules look at trees of :mod:`towpath.model.decode`: a value that was wrong by
+itself is absent, and a rule that would need it says nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from towpath.model.decode import Findings, Tree
+from towpath.model.kinds import Address
+from towpath.model.primes import prime_at_least
+from towpath.model.problems import FieldPath, field_path
+from towpath.model.service import LARGEST_TABLE, ServiceKey
+
+SLOTS_PER_BACKEND = 100
+"""A table this many times larger than its backends follows the weights within 1 %."""
+
+
+def recommended_size(backends: int) -> int:
+    """Return the table size recommended for that many backends: a prime."""
+    return min(prime_at_least(SLOTS_PER_BACKEND * backends + 1), LARGEST_TABLE)
+
+
+def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
+    """Check what spans the fields of one service."""
+    backends = service.get("backends", [])
+    _check_backends(service.get("vip"), backends, (*path, "backends"), found)
+    sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
+    size = service.get("table_size")
+    if size is not None and size < sharing:
+        found.add(
+            (*path, "table_size"),
+            f"{size} slots are too few for {sharing} backends; allowed: a prime of at least "
+            f"{prime_at_least(sharing)}, recommended: {recommended_size(sharing)}",
+        )
+
+
+def _check_backends(
+    vip: Address | None, backends: Sequence[Tree | None], path: FieldPath, found: Findings
+) -> None:
+    first: dict[Address, int] = {}
+    for index, backend in enumerate(backends):
+        address = backend.get("address") if backend else None
+        if address is None:
+            continue
+        at = (*path, index, "address")
+        if address == vip:
+            found.add(at, f"{address} is the service's own vip; allowed: another host's address")
+        elif vip is not None and (vip.version, address.version) == (6, 4):
+            found.add(
+                at,
+                f"{address} is IPv4 but the vip {vip} is IPv6, which forwarding dsr does not "
+                "carry over IPv4; allowed: an IPv6 address",
+            )
+        if address in first:
+            also = field_path((*path, first[address]))
+            found.add(at, f"{address} is listed twice, first as {also}; allowed: once per service")
+        first.setdefault(address, index)
+
+
+def check_services_trees(services: Sequence[Tree | None], path: FieldPath, found: Findings) -> None:
+    """Check what must differ between services."""
+    names: dict[str, int] = {}
+    keys: dict[ServiceKey, int] = {}
+    for index, service in enumerate(services):
+        if service is None:
+            continue
+        if (name := service.get("name")) is not None:
+            _once(names, name, index, (*path, index, "name"), found)
+        if service.keys() >= {"vip", "port", "protocol"}:
+            key = ServiceKey(service["vip"], service["port"], service["protocol"])
+            _once(keys, key, index, (*path, index, "vip"), found)
+
+
+def _once(
+    first: dict[Any, int], value: object, index: int, path: FieldPath, found: Findings
+) -> None:
+    if value in first:
+        also = field_path((*path[:-2], first[value]))
+        found.add(path, f"{value} is taken by {also}; allowed: one service each")
+    first.setdefault(value, index)
+
+
+def check_room(services: Sequence[Tree | None], limits: Tree, found: Findings) -> None:
+    """Check that the services fit into the limits."""
+    present = [service for service in services if service]
+    needs = {
+        "services": len(present),
+        "backends": sum(len(service.get("backends", ())) for service in present),
+        "table_slots": sum(
+            service.get("table_size", 0) for service in present if service.get("backends")
+        ),
+    }
+    for name, need in needs.items():
+        if limits.get(name, need) < need:
+            found.add(
+                ("limits", name),
+                f"{limits[name]} is too few for the services listed; allowed: {need} or more",
+            )

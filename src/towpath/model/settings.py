@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything of a configuration file except the services."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from towpath.model.kinds import (
+    AbsolutePath,
+    Address,
+    DeviceName,
+    Integer,
+    Listen,
+    SourceAddress,
+    Word,
+    split_listen,
+)
+from towpath.model.service import PYDANTIC, Service
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network device that packets of services come in on."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    name: Annotated[str, DeviceName()]
+    """As ``ip link`` shows it."""
+    mode: Annotated[Literal["auto", "native", "generic"], Word("auto", "native", "generic")] = (
+        "auto"
+    )
+    """native: in the driver. generic: in the kernel's stack, slower. auto: native if it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Outer source addresses of encapsulated packets."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    ipv4: Annotated[Literal["node"] | IPv4Address | IPv4Network, SourceAddress(4)] = "node"
+    """node: what the route prefers. A prefix: its host bits vary with the flow."""
+    ipv6: Annotated[Literal["node"] | IPv6Address | IPv6Network, SourceAddress(6)] = "node"
+    """node: what the route prefers. A prefix: its host bits vary with the flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Room reserved in the kernel. Changing one needs a restart of the agent."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    services: Annotated[int, Integer(1, 1 << 20)] = 4096
+    """Services at one time."""
+    backends: Annotated[int, Integer(1, (1 << 20) - 1)] = 65536
+    """Backends of all services together."""
+    flows: Annotated[int, Integer(1024, 1 << 27)] = 524288
+    """Flows remembered at one time."""
+    table_slots: Annotated[int, Integer(251, 1 << 28)] = 4194304
+    """Maglev slots of all services together, 4 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The agent's HTTP API."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    # sun_path of struct sockaddr_un has 108 bytes, the last of them 0.
+    socket: Annotated[Path, AbsolutePath(most=107)] = Path("/run/towpath/agent.sock")
+    """Unix socket that it listens on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Prometheus metrics."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    listen: Annotated[str | None, Listen()] = None
+    """ADDRESS:PORT to serve them on. null: they are not served."""
+
+    @property
+    def address(self) -> tuple[Address, int] | None:
+        """``listen`` as address and port."""
+        return None if self.listen is None else split_listen(self.listen)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What outlives the agent."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    directory: Annotated[Path, AbsolutePath()] = Path("/var/lib/towpath")
+    """Holds the services that were made through the API."""
+    pins: Annotated[Path, AbsolutePath()] = Path("/sys/fs/bpf/towpath")
+    """Directory in a bpffs that keeps maps and programs alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A configuration file."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    devices: tuple[Device, ...]
+    """At least one."""
+    source: Source = Source()
+    limits: Limits = Limits()
+    api: Api = Api()
+    metrics: Metrics = Metrics()
+    state: State = State()
+    services: tuple[Service, ...] = ()

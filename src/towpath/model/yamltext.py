@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""YAML text to plain data that remembers its lines.
+
+PyYAML composes (with libyaml where it is built in, ten times as fast) and its
+nodes carry their lines; ruamel.yaml would add a dependency and the round trip of
+comments, which nobody needs here. What YAML allows and a configuration should
+not (a key given twice, a key that is not text, an alias inside of itself) is
+reported; merge keys (``<<``) and aliases work.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from towpath.model.decode import Findings
+from towpath.model.problems import FieldPath
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# Aliases may repeat what they stand for; this is where repeating becomes abuse.
+_MOST_NODES = 2_000_000
+
+
+class Lines:
+    """The line of each value and key, counted from 1."""
+
+    def __init__(self) -> None:
+        self._lines: dict[FieldPath, int] = {}
+
+    def put(self, path: FieldPath, node: yaml.Node) -> None:
+        """Note where ``path`` is written. The first note of a path counts."""
+        self._lines.setdefault(path, node.start_mark.line + 1)
+
+    def of(self, path: FieldPath) -> int | None:
+        """Return the line of ``path``, or of what it would be in; None: empty text."""
+        while path not in self._lines and path:
+            path = path[:-1]
+        return self._lines.get(path)
+
+
+def read_yaml(text: str, found: Findings) -> tuple[Any, Lines]:
+    """Read one YAML document. Raises yaml.YAMLError when it is malformed."""
+    loader = _Loader(text)
+    reader = _Reader(loader, found)
+    try:
+        node = loader.get_single_node()
+        return (None if node is None else reader.value(node, ())), reader.lines
+    finally:
+        loader.dispose()
+
+
+class _Reader:
+    def __init__(self, loader: Any, found: Findings) -> None:
+        self._loader = loader
+        self._found = found
+        self._inside: set[int] = set()
+        self._nodes = 0
+        self.lines = Lines()
+
+    def value(self, node: yaml.Node, path: FieldPath) -> Any:
+        self.lines.put(path, node)
+        self._nodes += 1
+        if id(node) in self._inside or self._nodes > _MOST_NODES:
+            raise yaml.constructor.ConstructorError(
+                None, None, "an alias repeats what it is in, or too much", node.start_mark
+            )
+        if isinstance(node, yaml.ScalarNode):
+            return self._loader.construct_object(node)
+        self._inside.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+            return self._mapping(node, path)
+        finally:
+            self._inside.discard(id(node))
+
+    def _mapping(self, node: yaml.Node, path: FieldPath) -> Mapping[str, Any]:
+        self._report_duplicates(node, path)
+        self._loader.flatten_mapping(node)
+        data = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node, path)
+            self.lines.put((*path, key), key_node)
+            data[key] = self.value(value_node, (*path, key))
+        return data
+
+    def _key(self, node: yaml.Node, path: FieldPath) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key is a list or a mapping; allowed: text", node.start_mark
+            )
+        return str(node.value)
+
+    def _report_duplicates(self, node: yaml.Node, path: FieldPath) -> None:
+        """Before merging: a key may be given here and in what is merged."""
+        first: dict[str, int] = {}
+        for key_node, _ in node.value:
+            key = self._key(key_node, path)
+            line = key_node.start_mark.line + 1
+            if key in first and first[key] != line:
+                self._found.add((*path, key), f"is given twice, also in line {line}; allowed: once")
+            elif key in first:
+                self._found.add((*path, key), "is given twice; allowed: once")
+            first.setdefault(key, line)
+
+
+def yaml_problem(error: yaml.YAMLError) -> tuple[int | None, str]:
+    """Return the line (from 1) and the message of malformed YAML."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    context = getattr(error, "context", None)
+    message = f"not YAML: {context + ': ' if context else ''}{what}"
+    return (None if mark is None else mark.line + 1), message.replace("\n", " ")
