@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Times another XDP program from inside the kernel.
+ *
+ * User space puts the program under test in `under_test`, describes the
+ * packet in the variables below and runs this wrapper by BPF_PROG_TEST_RUN
+ * with repeat=N. Each run sends BENCH_BATCH packets through the program, one
+ * tail call each from a subprogram, so that control comes back here, and takes
+ * back what the program did to the packet before the next one. The kernel lets
+ * one run make 33 tail calls, hence the size of a batch.
+ *
+ * repeat= alone, without this wrapper, would measure something else: the
+ * kernel doesn't restore the packet between runs, so each would see what the
+ * last one encapsulated, until the headroom is used up.
+ *
+ * Everything done here between two packets is done for every program and every
+ * scenario alike: a scenario of one flow also writes its source address each
+ * time. The wrapper around `bench_floor`, which does nothing, is therefore the
+ * floor of them all.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/types.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+enum bench_limits {
+	BENCH_BATCH = 32,
+	BENCH_HEADERS = 64,		/* source_offset is below this, a power of two */
+	BENCH_NOT_CALLED = -1,		/* the slot of under_test is empty */
+};
+
+/*
+ * The only record that crosses here, and no other program's business: hence not
+ * in abi.h. It is the whole of .bss.
+ */
+struct bench {
+	/* What to send: written by user space before a run. */
+	__u8 ethernet[14];
+	__u16 source_offset;		/* of the word of the source address that varies */
+	__u32 source_base;		/* its value, host order */
+	__u32 source_mask;		/* bits of it that tell flows apart, 0 = one flow */
+	__u32 frame_length;
+	__u32 expected_verdict;		/* enum xdp_action */
+
+	/* What came of it: read by user space after a run. */
+	__u32 sequence;			/* packets sent so far, from run to run */
+	__u32 broken;			/* batches given up: the frame was not as described */
+	__u64 unexpected;		/* packets with another verdict */
+	__u64 packets;
+	__u64 nanoseconds;
+} bench;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} under_test SEC(".maps");
+
+/*
+ * The compiler must not see that all it knows of this function returns one and
+ * the same number: the program called returns for it.
+ */
+static __noinline int call_program(struct xdp_md *ctx)
+{
+	int verdict = BENCH_NOT_CALLED;
+
+	bpf_tail_call_static(ctx, &under_test, 0);
+	asm volatile("" : "+r"(verdict));
+	return verdict;
+}
+
+/*
+ * Multiplying by an odd number permutes the values under the mask: flows come
+ * scattered, and each comes once before any comes again.
+ */
+static __always_inline __u32 next_source(__u32 number)
+{
+	return bench.source_base ^ ((number * 0x9e3779b1) & bench.source_mask);
+}
+
+/*
+ * How much longer the frame is than it was. The verifier allows the difference
+ * of two packet pointers, not the sums that the compiler would make of it.
+ */
+static __always_inline int growth(struct xdp_md *ctx)
+{
+	long length = (void *)(long)ctx->data_end - (void *)(long)ctx->data;
+
+	asm volatile("" : "+r"(length));
+	return (int)length - (int)bench.frame_length;
+}
+
+/*
+ * Takes back the outer header (for a frame of its first length: 0 bytes of it,
+ * at the same cost), and writes what it had overwritten.
+ */
+static __always_inline int restore(struct xdp_md *ctx, __u32 number)
+{
+	__u32 offset = bench.source_offset & (BENCH_HEADERS - 1);
+	void *data, *end;
+	__be32 *source;
+
+	if (bpf_xdp_adjust_head(ctx, growth(ctx)))
+		return -1;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	source = data + offset;
+	if (data + ETH_HLEN > end || (void *)(source + 1) > end)
+		return -1;
+	*(__u64 *)data = *(__u64 *)&bench.ethernet[0];
+	*(__u32 *)(data + 8) = *(__u32 *)&bench.ethernet[8];
+	*(__u16 *)(data + 12) = *(__u16 *)&bench.ethernet[12];
+	*source = bpf_htonl(next_source(number));
+	return 0;
+}
+
+SEC("xdp")
+int bench_wrapper(struct xdp_md *ctx)
+{
+	__u32 number = bench.sequence;
+	__u64 start = bpf_ktime_get_ns();
+	__u64 wrong = 0;
+	int i;
+
+	for (i = 0; i < BENCH_BATCH; i++) {
+		if (restore(ctx, number++)) {
+			bench.broken++;
+			return XDP_ABORTED;
+		}
+		if (call_program(ctx) != (int)bench.expected_verdict)
+			wrong++;
+	}
+	bench.nanoseconds += bpf_ktime_get_ns() - start;
+	bench.packets += BENCH_BATCH;
+	bench.unexpected += wrong;
+	bench.sequence = number;
+	return XDP_PASS;
+}
+
+SEC("xdp")
+int bench_floor(struct xdp_md *ctx)
+{
+	return XDP_TX;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
