@@ -71,7 +71,7 @@ enum service_flags {
 struct service {
 	__u64 table;
 	__u32 flags;			/* enum service_flags */
-	__u32 _reserved;
+	__u32 table_size;		/* slots it is configured to have, backends or not */
 };
 
 /*
@@ -92,8 +92,9 @@ struct backend {
 	__u32 handle;			/* 0 = index not in use */
 	__u32 service;			/* the service it belongs to */
 	__u32 weight;			/* for whoever reads the state back */
+	__u16 generation;		/* the last one that the index had */
 	__u8 family;			/* of addr, enum family */
-	__u8 _reserved[3];
+	__u8 _reserved;
 };
 
 /*
@@ -208,9 +209,13 @@ struct verdict_cpu {
 /*
  * ---- Settings -------------------------------------------------------------
  *
- * One record, read when a next hop is looked up. The hot path doesn't touch it.
+ * One record. The program reads the sources; the rest is for the next program
+ * that is loaded over the same tables, which must agree with this one.
  */
 struct settings {
+	__u64 hash_seed;
+	__u64 flow_seed;
+	__u64 cookie;
 	struct address source4;		/* outer source, or the prefix to vary */
 	struct address source6;
 	__be32 vary4;			/* host bits that the flow's hash fills, 0 = none */

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hashes of ``bpf/hash.h``, so that user space knows where the program looks.
+
+Words are the little-endian values of bytes in network order, as the program
+reads them from memory.
+"""
+
+from __future__ import annotations
+
+MULTIPLIER = 0x9FB21C651E98DF25
+_MASK = (1 << 64) - 1
+
+
+def step(state: int, word: int) -> int:
+    """Fold 64 bits into the state."""
+    state = (state ^ word) * MULTIPLIER & _MASK
+    return state ^ state >> 32
+
+
+def _word(raw: bytes) -> int:
+    return int.from_bytes(raw, "little")
+
+
+def hash_vip(key: bytes, *, is_v6: bool) -> int:
+    """Return the 64-bit hash of the 20 bytes of a ``struct vip_key``."""
+    state = step(0, _word(key[12:20]))
+    if is_v6:
+        state = step(step(state, _word(key[:8])), _word(key[8:12]))
+    return state
+
+
+def hash_flow(key: bytes, seed: int, *, is_v6: bool) -> int:
+    """Return the 64-bit hash of the 40 bytes of a ``struct flow_key``.
+
+    The high half chooses the Maglev slot, see :func:`scale`.
+    """
+    if is_v6:
+        state = seed
+        for at in range(0, 32, 8):
+            state = step(state, _word(key[at : at + 8]))
+    else:
+        state = step(seed, _word(key[12:16]) | _word(key[28:32]) << 32)
+    return step(step(state, _word(key[32:40])), 0)
+
+
+def scale(hash32: int, n: int) -> int:
+    """Map 32 bits to [0, n) as the program does (Lemire, arXiv:1805.10941)."""
+    return hash32 * n >> 32

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the model and the kernel's records: what is written, in which order."""

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Indexes and handles of backends, and their records in the kernel.
+
+A record is written while nothing refers to it and published by a Maglev table
+that holds its handle. An index that was given up rests until no packet can
+still be using it, and comes back with the next generation: a flow entry that
+still has the old handle is stale by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from towpath.datapath.address import Address, family, pack, unpack
+from towpath.datapath.errors import CapacityError
+from towpath.datapath.reclaim import Reclaimer
+from towpath.model.service import Backend
+
+
+class BackendTable:
+    """``backends`` of ``bpf/maps.h`` through a mapping of it.
+
+    ``rows`` is an array of ``struct backend``; ``index_bits`` says how much of a
+    handle is its index; ``forget`` zeroes what the CPUs keep about an index.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray[Any, Any],
+        index_bits: int,
+        reclaimer: Reclaimer,
+        forget: Callable[[int], None],
+    ) -> None:
+        self._rows = rows
+        self._bits = index_bits
+        self._generations = (1 << 32 - index_bits) - 1
+        self._reclaimer = reclaimer
+        self._forget = forget
+        # Index 0 is never used: no handle is 0.
+        self._free: deque[int] = deque(int(i) + 1 for i in np.flatnonzero(rows["handle"][1:] == 0))
+
+    @property
+    def capacity(self) -> int:
+        """Backends that there is room for."""
+        return len(self._rows) - 1
+
+    @property
+    def available(self) -> int:
+        """Backends that can be added, not counting those that rest."""
+        return len(self._free)
+
+    def index(self, handle: int) -> int:
+        """Return the index in a handle."""
+        return handle & (1 << self._bits) - 1
+
+    def add(self, service: int, backend: Backend) -> int:
+        """Write a backend's record and return its handle. CapacityError when full."""
+        if not self._free:
+            self._reclaimer.flush()
+        if not self._free:
+            raise CapacityError("backends", self.capacity + 1, self.capacity, "backends")
+        index = self._free.popleft()
+        self._forget(index)
+        row = self._rows[index]
+        generation = int(row["generation"]) % self._generations + 1
+        handle = generation << self._bits | index
+        row["generation"] = generation
+        row["addr"]["word"] = np.frombuffer(pack(backend.address), ">u4")
+        row["family"] = family(backend.address)
+        row["service"] = service
+        row["weight"] = backend.weight
+        row["handle"] = handle
+        return handle
+
+    def set_weight(self, handle: int, weight: int) -> None:
+        """Note a weight for whoever reads the state back; packets go by the table."""
+        self._rows[self.index(handle)]["weight"] = weight
+
+    def remove(self, handle: int) -> None:
+        """Give a backend's index up. No table may hold the handle any more."""
+        index = self.index(handle)
+        self._rows[index]["handle"] = 0
+        self._reclaimer.defer(lambda: self._free.append(index))
+
+    def __iter__(self) -> Iterator[tuple[int, int, Backend]]:
+        """Yield service, handle and backend of every record in use."""
+        for row in self._rows[np.flatnonzero(self._rows["handle"])]:
+            yield int(row["service"]), int(row["handle"]), _backend(row)
+
+
+def _backend(row: Any) -> Backend:
+    address: Address = unpack(row["addr"].tobytes(), int(row["family"]))
+    return Backend(address, int(row["weight"]))

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When an entry that the program may still be reading can be used again.
+
+A packet in flight holds what it read for microseconds. An entry that was taken
+out of use is kept aside until every such packet is through, and waiting for that
+takes milliseconds; so it is done for all of them at once, and only when there
+is nothing else left to use.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+
+class Reclaimer:
+    """Keeps what was freed until no reader can see it."""
+
+    def __init__(self, wait_for_readers: Callable[[], None]) -> None:
+        self._wait = wait_for_readers
+        self._kept: deque[Callable[[], None]] = deque()
+
+    def defer(self, free: Callable[[], None]) -> None:
+        """Call ``free`` once the packets now in flight are through."""
+        self._kept.append(free)
+
+    def flush(self) -> bool:
+        """Wait for readers and free what was kept. False if there was nothing."""
+        if not self._kept:
+            return False
+        self._wait()
+        while self._kept:
+            self._kept.popleft()()
+        return True

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index of VIPs: open addressing with linear probing, written in place.
+
+The program reads it while it is written. A slot is published by its last store,
+the service; until then and after removal that word is 0. A slot that was used
+once is never again "never used", so no probe sequence is cut short, and it is
+used for another key only when no packet can still be reading the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from towpath.core.hash import hash_vip
+from towpath.datapath.address import FAMILY_V6
+from towpath.datapath.errors import CapacityError
+from towpath.datapath.reclaim import Reclaimer
+
+_KEY_BYTES = 20
+
+
+class VipIndex:
+    """``vips`` of ``bpf/maps.h`` through a mapping of it.
+
+    ``slots`` is an array of ``struct vip_slot`` whose length is a power of two.
+    """
+
+    def __init__(self, slots: np.ndarray[Any, Any], probes: int, reclaimer: Reclaimer) -> None:
+        self._keys = slots.view(np.uint8).reshape(len(slots), -1)[:, :_KEY_BYTES]
+        self._services = slots["service"]
+        self._mask = len(slots) - 1
+        self._probes = probes
+        self._reclaimer = reclaimer
+        self._places: dict[bytes, int] = {
+            self._keys[at].tobytes(): int(at) for at in np.flatnonzero(self._services)
+        }
+        self._resting: set[int] = set()
+
+    def __iter__(self) -> Iterator[tuple[bytes, int]]:
+        """Yield each key (20 bytes) and its service."""
+        return ((key, int(self._services[at])) for key, at in self._places.items())
+
+    def set(self, key: bytes, service: int) -> None:
+        """Publish a key, or move it to another service in one store.
+
+        Raises CapacityError if every slot that the program would look at is taken.
+        """
+        at = self._places.get(key)
+        if at is None:
+            at = self._find(key)
+            if at is None and self._reclaimer.flush():
+                at = self._find(key)
+            if at is None:
+                raise CapacityError("VIP index", self._probes + 1, self._probes, "services")
+            self._keys[at] = np.frombuffer(key, np.uint8)
+            self._places[key] = at
+        self._services[at] = service
+
+    def remove(self, key: bytes) -> None:
+        """Take a key out: the next packet to it passes to the kernel."""
+        at = self._places.pop(key)
+        self._services[at] = 0
+        self._resting.add(at)
+        self._reclaimer.defer(lambda: self._resting.discard(at))
+
+    def _find(self, key: bytes) -> int | None:
+        first = hash_vip(key, is_v6=key[19] == FAMILY_V6) >> 32
+        for i in range(self._probes):
+            at = (first + i) & self._mask
+            if not self._services[at] and at not in self._resting:
+                return at
+        return None
