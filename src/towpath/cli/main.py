@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath``: finds the verb, imports its module, reports its errors.
+
+Nothing but click and the standard library is imported here, so that ``--help``
+and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towpath import __version__
+from towpath.cli.command import LazyGroup, Verb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERBS = {
+    "agent": Verb("towpath.cli.agent:agent", "Run the agent: attach, serve the API, follow FILE."),
+    "status": Verb("towpath.cli.status:status", "What the agent runs, and what it refused."),
+    "service": Verb("towpath.cli.service:service", "List, apply, plan and delete services."),
+    "backend": Verb("towpath.cli.backend:backend", "List and change a service's backends."),
+    "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
+    "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),
+    "lab": Verb("towpath.cli.lab:lab", "A load balancer, clients and backends in namespaces."),
+    "bench": Verb("towpath.cli.bench:bench", "Time the datapath inside the kernel."),
+}
+
+# Errors whose message was written for the person at the terminal, by the module
+# that defines them. A module that has not been imported cannot have raised one.
+REPORTED = (
+    ("towpath.client", "ClientError"),
+    ("towpath.model", "ConfigError"),
+    ("towpath.model", "ModelError"),
+    ("towpath.kernel.errors", "KernelError"),
+    ("towpath.datapath", "DatapathError"),
+    ("towpath.agent.errors", "AgentError"),
+)
+
+EXAMPLES = {
+    "towpath agent --config /etc/towpath.yaml": "Run the agent in the foreground.",
+    "towpath service list": "What is balanced.",
+    "towpath service plan new-services.yaml": "What an apply would change.",
+    "towpath backend set web 192.0.2.11 --weight 0": "No new flows for a backend.",
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp"': "Which backend, and why.",
+    'eval "$(_TOWPATH_COMPLETE=bash_source towpath)"': "Completion (also zsh_, fish_source).",
+}
+
+FILES = {
+    "/run/towpath/agent.sock": "The agent's API; another by --socket or TOWPATH_SOCKET.",
+    "/var/lib/towpath": "What was set through the API.",
+    "/sys/fs/bpf/towpath": "The datapath, which outlives the agent.",
+}
+
+
+class Root(LazyGroup):
+    """The top-level command; turns known errors into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click leaves quietly when whoever read the output has gone
+        except (OSError, *reported_errors()) as error:
+            raise click.ClickException(str(error)) from error
+
+
+def reported_errors() -> Iterator[type[Exception]]:
+    """The classes of REPORTED that could have been raised in this process."""
+    for module, name in REPORTED:
+        found = getattr(sys.modules.get(module), name, None)
+        if found is not None:
+            yield found
+
+
+@click.group(cls=Root, verbs=VERBS, examples=EXAMPLES, files=FILES)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """An XDP layer-4 load balancer, programmed and operated from Python.
+
+    Clients' packets to a VIP are encapsulated towards a backend, chosen by
+    consistent hashing, before the kernel's own network stack sees them; backends
+    answer clients directly.
+    """
+
+
+def main() -> None:
+    """Entry point of the ``towpath`` command."""
+    cli(prog_name="towpath")
