@@ -13,9 +13,11 @@
 #include "maps.h"
 #include "parse.h"
 
-enum address_family {
+enum fib_values {
 	AF_INET = 2,
 	AF_INET6 = 10,
+	FIB_LOOKUP_SOURCE = 1 << 4,	/* BPF_FIB_LOOKUP_SRC, since 6.7 */
+	FIB_BAD_FLAGS = -22,		/* -EINVAL: a kernel without it */
 };
 
 static __always_inline void fib_query_v4(struct bpf_fib_lookup *fib, const struct backend *to,
@@ -76,13 +78,16 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 	fib.ifindex = ingress;
 	if (to->family == FAMILY_V4) {
 		fib_query_v4(&fib, to, set);
-		flags = set->fib_source4 ? fib_flags : 0;
+		flags = set->fib_source4 ? FIB_LOOKUP_SOURCE : 0;
 	} else {
 		fib_query_v6(&fib, to, set);
-		flags = set->fib_source6 ? fib_flags : 0;
+		flags = set->fib_source6 ? FIB_LOOKUP_SOURCE : 0;
 	}
 
 	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), flags);
+	/* Then the source stays the one that user space chose for the device. */
+	if (result == FIB_BAD_FLAGS && flags)
+		result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 
 	if (to->family == FAMILY_V4)
 		hop->saddr.word[3] = fib.ipv4_src;

@@ -65,7 +65,6 @@ const volatile __u32 vip_mask = 0;		/* entries - 1 */
 const volatile __u32 flow_mask = 0;		/* sets - 1 */
 const volatile __u32 services_max = 1;		/* columns of service_cpus */
 const volatile __u32 backends_max = 1;		/* columns of backend_cpus */
-const volatile __u32 fib_flags = 0;		/* BPF_FIB_LOOKUP_SRC where the kernel has it */
 
 static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
 {

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large the kernel's tables are for given limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from towpath.model.settings import Limits
+
+# One VIP slot in eight is used when the index is full: a probe sequence of 16
+# is then longer than any that occurs.
+_VIP_SLOTS_PER_SERVICE = 8
+
+
+def _power_of_two(n: int) -> int:
+    """Return the smallest power of two that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Entries of each map, by its name in ``bpf/maps.h``."""
+
+    entries: dict[str, int]
+    cpus: int
+
+    @classmethod
+    def of(cls, limits: Limits, cpus: int, flow_ways: int) -> Layout:
+        """Return the sizes for ``limits`` on a machine with ``cpus`` possible CPUs."""
+        services, backends = limits.services + 1, limits.backends + 1  # index 0 is no one's
+        return cls(
+            {
+                "vips": _power_of_two(limits.services * _VIP_SLOTS_PER_SERVICE),
+                "services": services,
+                "maglev": limits.table_slots,
+                "backends": backends,
+                "flows": _power_of_two(-(-limits.flows // flow_ways)),
+                "backend_cpus": backends * cpus,
+                "service_cpus": services * cpus,
+                "verdict_cpus": cpus,
+            },
+            cpus,
+        )
+
+    def constants(self) -> dict[str, int]:
+        """Return what ``bpf/maps.h`` wants to know of the sizes."""
+        return {
+            "vip_mask": self.entries["vips"] - 1,
+            "flow_mask": self.entries["flows"] - 1,
+            "services_max": self.entries["services"],
+            "backends_max": self.entries["backends"],
+        }

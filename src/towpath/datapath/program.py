@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load balancer's program and maps: loaded anew, or over the tables of the last one.
+
+With a pin directory the maps outlive the process. They are pinned in a directory
+that is built aside and renamed into place, so that it is there whole or not at
+all. A program that is loaded later uses the same maps, with the same seeds.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from towpath.datapath.layout import Layout
+from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir
+from towpath.kernel.maps import Map, possible_cpus
+from towpath.kernel.object import BpfObject
+
+if TYPE_CHECKING:
+    from towpath.model.settings import Limits
+
+# Every node of a group must send a flow to the same backend, so this is not random.
+HASH_SEED = 0x546F7770617468
+_SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "cookie"}
+
+
+class LoadedProgram:
+    """A loaded object. ``adopted`` says that its maps were there before."""
+
+    def __init__(self, limits: Limits, pins: Path | None = None) -> None:
+        self._undo = ExitStack()
+        self.object = self._undo.enter_context(BpfObject.packaged("xdp"))
+        self.btf = self.object.btf
+        limit = self.btf.enum("flow_limits")
+        self.layout = Layout.of(limits, possible_cpus(), int(limit["FLOW_WAYS"]))
+        self._map_directory = pins / "maps" if pins else None
+        self.adopted = bool(self._map_directory and self._map_directory.is_dir())
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self) -> None:
+        if self.adopted:
+            self._reuse_maps()
+        else:
+            self._seeds = {
+                "hash_seed": HASH_SEED,
+                "flow_seed": secrets.randbits(64),
+                "trace_cookie": secrets.randbits(63) + 1,
+            }
+        # Reused maps must have these sizes too: the constants below speak of them.
+        for name, entries in self.layout.entries.items():
+            if not self.adopted:
+                self.object.resize(name, entries)
+        for name, value in (self._seeds | self.layout.constants()).items():
+            self.object.rodata[name] = value
+        self.object.load()
+        self.maps = self.object.maps
+        if not self.adopted:
+            self._store_seeds()
+            self._pin_maps()
+
+    def _reuse_maps(self) -> None:
+        """Use the pinned maps. LayoutError, naming all differences, if they don't fit."""
+        assert self._map_directory
+        for name, entries in self.layout.entries.items():
+            self.object.resize(name, entries)
+        for path in sorted(self._map_directory.iterdir()):
+            pinned = self._undo.enter_context(Map.from_pin(path, self.btf))
+            self.object.reuse(path.name, pinned)
+            if path.name == "settings":
+                record = pinned.lookup(0)
+                self._seeds = {name: int(record[field]) for name, field in _SEEDS.items()}
+
+    def _store_seeds(self) -> None:
+        record = np.zeros((), self.btf.dtype("settings"))
+        for name, field in _SEEDS.items():
+            record[field] = self._seeds[name]
+        self.maps["settings"].update(0, record)
+
+    def _pin_maps(self) -> None:
+        if self._map_directory is None:
+            return
+        ensure_bpffs()
+        self._map_directory.parent.mkdir(parents=True, exist_ok=True)
+        with new_pin_dir(self._map_directory) as building:
+            for name, each in self.maps.items():
+                if not name.startswith("."):
+                    each.pin(building / name)
+
+    def constant(self, enum: str, name: str) -> int:
+        """Return an enumerator of ``bpf/abi.h``."""
+        return int(self.btf.enum(enum)[name])
+
+    @property
+    def cookie(self) -> int:
+        """What a frame that asks for a trace starts with."""
+        return self._seeds["trace_cookie"]
+
+    def rows(self, name: str) -> Any:
+        """Map a whole table for as long as the program is open."""
+        return self._undo.enter_context(self.maps[name].mmap()).array
+
+    def close(self) -> None:
+        """Close maps and programs; what is pinned or attached stays."""
+        self._undo.close()

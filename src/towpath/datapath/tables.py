@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services that are in the kernel, and the single steps that change them.
+
+Each step leaves the tables consistent, so that an agent that dies between two of
+them leaves a load balancer that works. What such a death can leave behind is
+found and put right by :meth:`Tables.adopt`:
+
+* backends of a service that no VIP leads to: given up;
+* backends that their service's table doesn't know: given up;
+* a table that isn't the one its backends and weights make: made again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from towpath.core import maglev
+from towpath.datapath.address import Address, pack_key, unpack_key
+from towpath.datapath.backends import BackendTable
+from towpath.datapath.errors import CapacityError
+from towpath.datapath.heap import Heap
+from towpath.datapath.reclaim import Reclaimer
+from towpath.datapath.vips import VipIndex
+from towpath.model.service import Backend, Service, ServiceKey
+
+if TYPE_CHECKING:
+    Array = np.ndarray[Any, Any]
+
+_SIZE_SHIFT = 32
+
+
+class Slots(Protocol):
+    """Reads and writes ranges of the Maglev array."""
+
+    def write(self, base: int, handles: Array) -> None:
+        """Store handles from slot ``base`` on."""
+
+    def read(self, base: int, count: int) -> Array:
+        """Return a copy of ``count`` handles from slot ``base`` on."""
+
+
+@dataclass
+class Installed:
+    """One service as it is in the kernel."""
+
+    key: ServiceKey
+    index: int
+    table_size: int
+    flow_table: bool
+    base: int = 0
+    size: int = 0
+    """Slots of the table in use; 0 while there is no backend with a weight."""
+    handles: dict[Address, int] = field(default_factory=dict)
+    weights: dict[Address, int] = field(default_factory=dict)
+
+    def backends(self) -> tuple[Backend, ...]:
+        """Return the backends that have a record."""
+        return tuple(Backend(address, weight) for address, weight in self.weights.items())
+
+
+class Tables:
+    """Everything that user space writes and the program reads."""
+
+    def __init__(
+        self,
+        vips: VipIndex,
+        backends: BackendTable,
+        heap: Heap,
+        slots: Slots,
+        services: Array,
+        no_flow_table: int,
+        reclaimer: Reclaimer,
+        forget_service: Callable[[int], None],
+    ) -> None:
+        self._vips = vips
+        self._backends = backends
+        self._heap = heap
+        self._slots = slots
+        self._rows = services
+        self._no_flow_table = no_flow_table
+        self._reclaimer = reclaimer
+        self._forget = forget_service
+        self._free_indexes = deque(range(1, len(services)))
+        self.services: dict[ServiceKey, Installed] = {}
+
+    # ---- steps ----------------------------------------------------------
+
+    def create(self, service: Service) -> None:
+        """Prepare a service that nothing leads to yet."""
+        if not self._free_indexes:
+            self._reclaimer.flush()
+        if not self._free_indexes:
+            limit = len(self._rows) - 1
+            raise CapacityError("services", limit + 1, limit, "services")
+        index = self._free_indexes.popleft()
+        self._forget(index)
+        self._rows[index]["table"] = 0
+        installed = Installed(service.key, index, service.table_size, service.flow_table)
+        self.services[service.key] = installed
+        self._write_options(installed)
+
+    def publish(self, key: ServiceKey) -> None:
+        """Let packets find the service."""
+        self._vips.set(pack_key(key), self.services[key].index)
+
+    def withdraw(self, key: ServiceKey) -> None:
+        """Let packets to this VIP pass to the kernel."""
+        self._vips.remove(pack_key(key))
+
+    def discard(self, key: ServiceKey) -> None:
+        """Give up a withdrawn service that has no backends left."""
+        service = self.services.pop(key)
+        self._replace_table(service, 0, 0)
+        self._reclaimer.defer(lambda: self._free_indexes.append(service.index))
+
+    def set_options(self, key: ServiceKey, *, table_size: int, flow_table: bool) -> None:
+        """Change how a service works; a new size holds from the next table on."""
+        service = self.services[key]
+        service.table_size = table_size
+        service.flow_table = flow_table
+        self._write_options(service)
+
+    def add_backend(self, key: ServiceKey, backend: Backend) -> None:
+        """Write a backend's record. Flows reach it by the next table."""
+        service = self.services[key]
+        service.handles[backend.address] = self._backends.add(service.index, backend)
+        service.weights[backend.address] = backend.weight
+
+    def set_weight(self, key: ServiceKey, backend: Backend) -> None:
+        """Note a backend's weight. It takes effect by the next table."""
+        service = self.services[key]
+        self._backends.set_weight(service.handles[backend.address], backend.weight)
+        service.weights[backend.address] = backend.weight
+
+    def remove_backend(self, key: ServiceKey, address: Address) -> None:
+        """Give up a backend that is in no table: its flows move at once."""
+        service = self.services[key]
+        self._backends.remove(service.handles.pop(address))
+        del service.weights[address]
+
+    def set_table(self, key: ServiceKey, members: Iterable[Backend]) -> None:
+        """Make ``members``, which have records, share the service's new flows."""
+        service = self.services[key]
+        handles = self._table(service, members)
+        if not len(handles):
+            self._replace_table(service, 0, 0)
+            return
+        base = self._allocate(len(handles))
+        self._slots.write(base, handles)
+        self._replace_table(service, base, len(handles))
+
+    # ---- after a restart ------------------------------------------------
+
+    def adopt(self) -> None:
+        """Take over what the kernel holds, and put right what was left half done."""
+        used = {}
+        for raw, index in self._vips:
+            row = self._rows[index]
+            flow_table = not int(row["flags"]) & self._no_flow_table
+            used[index] = Installed(unpack_key(raw), index, int(row["table_size"]), flow_table)
+        self._free_indexes = deque(i for i in self._free_indexes if i not in used)
+
+        records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
+        for index, handle, backend in list(self._backends):
+            if index in used:
+                records[index].append((handle, backend))
+            else:
+                self._backends.remove(handle)
+        for index, service in used.items():
+            self.services[service.key] = service
+            self._adopt_service(service, records[index])
+
+    def _adopt_service(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
+        word = int(self._rows[service.index]["table"])
+        service.base, service.size = word & (1 << _SIZE_SHIFT) - 1, word >> _SIZE_SHIFT
+        if service.size:
+            self._heap.reserve(service.base, service.size)
+        found = self._slots.read(service.base, service.size)
+        known = set(np.unique(found).tolist())
+        for handle, backend in records:
+            if handle in known or not backend.weight:
+                service.handles[backend.address] = handle
+                service.weights[backend.address] = backend.weight
+            else:
+                self._backends.remove(handle)
+        if not np.array_equal(self._table(service, service.backends()), found):
+            self.set_table(service.key, service.backends())
+
+    # ---- within ---------------------------------------------------------
+
+    def _table(self, service: Installed, members: Iterable[Backend]) -> Array:
+        """Return the handles of the service's table, slot by slot."""
+        members = tuple(members)
+        handles = np.array([service.handles[b.address] for b in members], np.uint32)
+        identities = [(b.address.packed, b.weight) for b in members]
+        return handles[maglev.table(identities, service.table_size)]
+
+    def _allocate(self, count: int) -> int:
+        base = self._heap.allocate(count)
+        if base is None and self._reclaimer.flush():
+            base = self._heap.allocate(count)
+        if base is None:
+            raise CapacityError("Maglev tables", count, self._heap.free_slots, "table_slots")
+        return base
+
+    def _replace_table(self, service: Installed, base: int, size: int) -> None:
+        """Swap the table in one store; the old one rests until its readers are through."""
+        self._rows["table"][service.index] = base | size << _SIZE_SHIFT
+        old_base, old_size = service.base, service.size
+        service.base, service.size = base, size
+        if old_size:
+            self._reclaimer.defer(lambda: self._heap.release(old_base, old_size))
+
+    def _write_options(self, service: Installed) -> None:
+        self._rows["table_size"][service.index] = service.table_size
+        self._rows["flags"][service.index] = 0 if service.flow_table else self._no_flow_table
