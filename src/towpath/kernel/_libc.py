@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System calls that Python's os module doesn't have. All raise OSError."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+
+# From <asm/unistd.h>; the others have the number of AArch64, the generic one.
+_MEMBARRIER = 324 if platform.machine() == "x86_64" else 283
+_STATFS_SIZE = 256  # twice what any 64-bit architecture has
+
+
+def _checked(result: int, path: Path | str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), None if path is None else str(path))
+    return result
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move the calling thread into a namespace."""
+    _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)))
+
+
+def unshare(kind: int) -> None:
+    """Give the calling thread a new namespace."""
+    _checked(_libc.unshare(ctypes.c_int(kind)))
+
+
+def mount(source: str, target: Path | str, kind: str | None, flags: int, data: str = "") -> None:
+    """mount(2)."""
+    result = _libc.mount(
+        source.encode(),
+        os.fsencode(target),
+        None if kind is None else kind.encode(),
+        ctypes.c_ulong(flags),
+        data.encode(),
+    )
+    _checked(result, target)
+
+
+def umount(target: Path | str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _checked(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+
+
+def file_system_type(path: Path | str) -> int:
+    """The magic number of the file system that ``path`` is on, 0 when there is no such path."""
+    buffer = (ctypes.c_long * (_STATFS_SIZE // ctypes.sizeof(ctypes.c_long)))()
+    if _libc.statfs(os.fsencode(path), buffer) < 0:
+        return 0
+    return int(buffer[0]) & 0xFFFFFFFF
+
+
+def membarrier(command: int) -> None:
+    """membarrier(2)."""
+    _checked(_libc.syscall(ctypes.c_long(_MEMBARRIER), ctypes.c_int(command), 0, 0))

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The constants of an object that is not yet loaded."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+import numpy as np
+
+from towpath.kernel._records import Record, encode
+from towpath.kernel.btf import Btf, Variable
+
+
+class Constants(MutableMapping[str, Any]):
+    """The ``const volatile`` globals by name, with the dtypes of their declarations.
+
+    Reading gives a copy; storing takes what a map's value takes. Once the object is loaded the
+    verifier has relied on them, and storing raises RuntimeError.
+    """
+
+    def __init__(self, btf: Btf, section: str, address: int, frozen: Callable[[], bool]) -> None:
+        self._btf = btf
+        self._variables = btf.variables(section) if address else {}
+        self._address = address
+        self._frozen = frozen
+
+    def _variable(self, name: str) -> Variable:
+        try:
+            return self._variables[name]
+        except KeyError:
+            there = ", ".join(self._variables) or "none"
+            raise KeyError(f"no constant {name!r} in this object; there are: {there}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        variable = self._variable(name)
+        dtype = self._btf.dtype_of(variable.type)
+        data = ctypes.string_at(self._address + variable.offset, dtype.itemsize)
+        value = np.frombuffer(data, np.dtype([("value", dtype)]))["value"]
+        return value.copy()[0]
+
+    def __setitem__(self, name: str, value: Record) -> None:
+        variable = self._variable(name)
+        if self._frozen():
+            raise RuntimeError(f"constant {name}: the object is loaded, set it before")
+        data = encode(value, self._btf.dtype_of(variable.type), f"constant {name}")
+        ctypes.memmove(self._address + variable.offset, data, len(data))
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"constant {name}: constants can't be removed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)

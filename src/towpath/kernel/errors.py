@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong between this process and the kernel."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+from pathlib import Path
+
+# The kernel's own, which never reach a libc: BPF returns it for "not supported" all the same.
+ENOTSUPP = 524
+
+# Capability numbers of <linux/capability.h>, those that anything here asks for.
+CAP_NET_ADMIN = 12
+CAP_SYS_ADMIN = 21
+CAP_BPF = 39
+_CAPABILITY_NAMES = {
+    CAP_NET_ADMIN: "CAP_NET_ADMIN",
+    CAP_SYS_ADMIN: "CAP_SYS_ADMIN",
+    CAP_BPF: "CAP_BPF",
+}
+
+
+class KernelError(Exception):
+    """The kernel, or the library that speaks to it, refused.
+
+    ``what`` names the attempt and its object ("load xdp.bpf.o"), ``errno`` is the positive error
+    number, 0 when there is none.
+    """
+
+    def __init__(self, what: str, errno: int = 0, hint: str = "") -> None:
+        self.what = what
+        self.errno = errno
+        self.hint = hint
+        reason = f": {describe_errno(errno)}" if errno else ""
+        super().__init__(f"{what}{reason}{': ' + hint if hint else ''}")
+
+
+class VerifierError(KernelError):
+    """The verifier refused a program. The message is one line, ``log`` everything it said."""
+
+    def __init__(self, what: str, errno: int, summary: str, log: str) -> None:
+        super().__init__(what, errno, summary)
+        self.log = log
+
+
+class LayoutError(KernelError):
+    """An existing map doesn't have the layout that an object wants.
+
+    ``differences`` has one line for each of them, all of which are in the message.
+    """
+
+    def __init__(self, what: str, differences: list[str]) -> None:
+        super().__init__(what, 0, "; ".join(differences))
+        self.differences = differences
+
+
+def errno_name(number: int) -> str:
+    """"EPERM" for 1; numbers without a name come back as digits."""
+    if number == ENOTSUPP:
+        return "ENOTSUPP"
+    return errnos.errorcode.get(number, str(number))
+
+
+def describe_errno(number: int) -> str:
+    """"Operation not permitted (EPERM)" for 1."""
+    text = "Operation not supported by this kernel" if number == ENOTSUPP else os.strerror(number)
+    return f"{text} ({errno_name(number)})"
+
+
+def effective_capabilities() -> int:
+    """The calling thread's effective capability set, one bit for each capability."""
+    for line in Path("/proc/thread-self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def permission_hint(*needed: int) -> str:
+    """Which of the capabilities ``needed`` this thread lacks, as the end of an EPERM message."""
+    held = effective_capabilities()
+    if held >> CAP_SYS_ADMIN & 1:
+        # CAP_SYS_ADMIN stands in for CAP_BPF.
+        needed = tuple(number for number in needed if number != CAP_BPF)
+    missing = [_CAPABILITY_NAMES[number] for number in needed if not held >> number & 1]
+    if missing:
+        return "needs " + " and ".join(missing)
+    return "the capabilities are there, so a container's seccomp filter or a security module refused"

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What two maps must have in common to stand in for one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from towpath.kernel.btf import Dtype
+
+BPF_F_RDONLY_PROG = 1 << 7
+_DEVMAP = 14
+_DEVMAP_HASH = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A map as it was declared: `type` and `flags` are the kernel's numbers."""
+
+    type: int
+    key: Dtype
+    value: Dtype
+    max_entries: int
+    flags: int
+
+    def differences(self, found: Layout) -> list[str]:
+        """One line for each thing in which ``found`` isn't as wanted here; none: compatible."""
+        lines = [
+            f"{name} is {getattr(found, name)} instead of {getattr(self, name)}"
+            for name in ("type", "max_entries")
+            if getattr(self, name) != getattr(found, name)
+        ]
+        if _own_flags(self) != _own_flags(found):
+            lines.append(f"flags are {found.flags:#x} instead of {self.flags:#x}")
+        lines += _compare("key", self.key, found.key)
+        lines += _compare("value", self.value, found.value)
+        return lines
+
+
+def _own_flags(layout: Layout) -> int:
+    # The kernel makes every devmap read-only for programs, declared so or not.
+    implied = BPF_F_RDONLY_PROG if layout.type in (_DEVMAP, _DEVMAP_HASH) else 0
+    return layout.flags & ~implied
+
+
+def _compare(where: str, wanted: Dtype, found: Dtype) -> list[str]:
+    if wanted == found:
+        return []
+    if _opaque(wanted) or _opaque(found):
+        # One of them was made without type information: the size is all there is to compare.
+        same = wanted.itemsize == found.itemsize
+        return [] if same else [f"{where} has {found.itemsize} bytes instead of {wanted.itemsize}"]
+    if wanted.names is None or found.names is None:
+        if wanted.shape == found.shape and wanted.base.names and found.base.names:
+            return _compare(f"{where}[]", wanted.base, found.base)
+        return [f"{where} is {describe(found)} instead of {describe(wanted)}"]
+    return _compare_fields(where, wanted, found)
+
+
+def _compare_fields(where: str, wanted: Dtype, found: Dtype) -> list[str]:
+    wanted_fields, found_fields = dict(wanted.fields or {}), dict(found.fields or {})
+    lines = []
+    for name, (dtype, offset, *_) in wanted_fields.items():
+        path = f"{where}.{name}"
+        if name not in found_fields:
+            lines.append(f"{path} is missing")
+            continue
+        other, place, *_ = found_fields[name]
+        if place != offset:
+            lines.append(f"{path} is at byte {place} instead of {offset}")
+        lines += _compare(path, dtype, other)
+    lines += [f"{where}.{name} is unknown" for name in found_fields if name not in wanted_fields]
+    if wanted.itemsize != found.itemsize:
+        lines.append(f"{where} has {found.itemsize} bytes instead of {wanted.itemsize}")
+    return lines
+
+
+def _opaque(dtype: Dtype) -> bool:
+    return dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
+
+
+def describe(dtype: Dtype) -> str:
+    """A dtype in C's terms: "u32", "be16", "u8[6]", "struct of 16 bytes"."""
+    if dtype.subdtype is not None:
+        return describe(dtype.base) + "".join(f"[{length}]" for length in dtype.shape)
+    if dtype.names is not None:
+        return f"struct of {dtype.itemsize} bytes"
+    prefix = "be" if dtype.byteorder == ">" else {"u": "u", "i": "s"}.get(dtype.kind, dtype.kind)
+    return f"{prefix}{dtype.itemsize * 8}"

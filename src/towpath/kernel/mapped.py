@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Array maps as memory of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from types import TracebackType
+from typing import Self
+
+from towpath.kernel._records import Array, round_up, view
+from towpath.kernel.btf import Dtype
+from towpath.kernel.errors import KernelError, errno_name
+
+_HINTS = {
+    "EPERM": "the map is frozen: writable=False is allowed",
+    "EACCES": "the map was opened or created read-only",
+    "ENOTSUP": "only arrays declared with BPF_F_MMAPABLE can be mapped",
+    "ENOTSUPP": "only arrays declared with BPF_F_MMAPABLE can be mapped",
+    "EINVAL": "only arrays declared with BPF_F_MMAPABLE can be mapped",
+}
+
+
+class MappedArray:
+    """Elements ``start`` to ``start + count`` of an array map, shared with the kernel.
+
+    ``array`` is a numpy view: what is stored there, programs see at once. Only whole stores of up
+    to 8 aligned bytes are atomic. Closing ends the view; one that was taken from it (a slice, a
+    field) stays valid, and keeps the memory mapped, until it is itself gone.
+
+    A context manager, which closes it.
+    """
+
+    def __init__(
+        self, fd: int, name: str, dtype: Dtype, start: int, count: int, *, writable: bool
+    ) -> None:
+        stride = round_up(dtype.itemsize)
+        # An offset into the map has to be a multiple of the page size.
+        first = start * stride // mmap.PAGESIZE * mmap.PAGESIZE
+        length = round_up((start + count) * stride - first, mmap.PAGESIZE)
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        try:
+            self._memory = mmap.mmap(fd, length, mmap.MAP_SHARED, protection, offset=first)
+        except OSError as error:
+            number = error.errno or 0
+            raise KernelError(f"mmap map {name}", number, _HINTS.get(errno_name(number), "")) from error
+        window = memoryview(self._memory)[start * stride - first :]
+        self._array: Array | None = view(window, dtype, (count,), (stride,))
+        self._name = name
+
+    @property
+    def array(self) -> Array:
+        """The elements, shape ``(count,)`` and the value's own. ValueError: closed."""
+        if self._array is None:
+            raise ValueError(f"map {self._name}: this mapping is closed")
+        return self._array
+
+    def close(self) -> None:
+        """End the view, and the mapping when nothing else looks into it. Twice is once."""
+        self._array = None
+        with contextlib.suppress(BufferError):
+            self._memory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

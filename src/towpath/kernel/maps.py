@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps: one element at a time, many at a time, and array maps as memory."""
+
+from __future__ import annotations
+
+import ctypes
+import errno as errnos
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from towpath.kernel import bpffs
+from towpath.kernel._records import Array, Record, encode, encode_all, round_up, view
+from towpath.kernel.btf import Btf, Dtype
+from towpath.kernel.errors import (
+    CAP_BPF,
+    ENOTSUPP,
+    KernelError,
+    permission_hint,
+)
+from towpath.kernel.layout import Layout
+from towpath.kernel.libbpf import BtfInfo, MapBatchOpts, MapInfo, check, get_info, lib
+from towpath.kernel.mapped import MappedArray
+
+
+class MapType(IntEnum):
+    """BPF_MAP_TYPE_*, those that are used here."""
+
+    HASH = 1
+    ARRAY = 2
+    PROG_ARRAY = 3
+    PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
+    LRU_HASH = 9
+    LRU_PERCPU_HASH = 10
+    LPM_TRIE = 11
+    ARRAY_OF_MAPS = 12
+    HASH_OF_MAPS = 13
+    DEVMAP = 14
+    CPUMAP = 16
+    PERCPU_CGROUP_STORAGE = 21
+    DEVMAP_HASH = 25
+
+
+BPF_ANY = 0
+BPF_NOEXIST = 1
+BPF_EXIST = 2
+BPF_F_NO_PREALLOC = 1 << 0
+BPF_F_MMAPABLE = 1 << 10
+
+_PER_CPU = frozenset(
+    {
+        MapType.PERCPU_HASH,
+        MapType.PERCPU_ARRAY,
+        MapType.LRU_PERCPU_HASH,
+        MapType.PERCPU_CGROUP_STORAGE,
+    }
+)
+_UNSUPPORTED = frozenset({ENOTSUPP, errnos.EOPNOTSUPP, errnos.EINVAL})
+_CHUNK = 16384  # elements asked for at once
+_WORD = 4
+_TOKEN = 64  # a batch's position: a bucket number, or a key
+
+
+@cache
+def possible_cpus() -> int:
+    """How many values a per-CPU map has for each key."""
+    return check(lib.libbpf_num_possible_cpus(), "count possible CPUs")
+
+
+class Map:
+    """One map in the kernel, through a file descriptor of its own.
+
+    Keys and values have the dtypes of the BTF they were declared with; a map without BTF has plain
+    unsigned numbers of 1, 2, 4 or 8 bytes, else opaque bytes. Whatever takes a key or a value takes
+    a number, a tuple for a struct, a numpy object of that dtype, or bytes of the right size.
+
+    A context manager, which closes the file descriptor. The map lives on while a program uses it
+    or a pin names it.
+    """
+
+    def __init__(
+        self, fd: int, *, name: str = "", key: Dtype | None = None, value: Dtype | None = None
+    ) -> None:
+        self.fd = fd
+        info = get_info(fd, MapInfo(), f"ask for the map behind file descriptor {fd}")
+        self.name: str = name or info.name.decode()
+        self.id: int = info.id
+        self.type: int = info.type
+        self.max_entries: int = info.max_entries
+        self.flags: int = info.map_flags
+        self.is_percpu = self.type in _PER_CPU
+        self.key_dtype = key or plain_dtype(info.key_size)
+        self.value_dtype = value or plain_dtype(info.value_size)
+        # What one key's value takes in an exchange with the kernel.
+        self._stride = round_up(info.value_size) if self.is_percpu else info.value_size
+        self._value_bytes = self._stride * (possible_cpus() if self.is_percpu else 1)
+
+    @classmethod
+    def from_pin(cls, path: Path | str, btf: Btf | None = None) -> Self:
+        """The map pinned at ``path``, with the types that the kernel keeps for it.
+
+        KernelError: no map is pinned there.
+        """
+        return cls._with_own_types(bpffs.open_pin(path, "map"), btf)
+
+    @classmethod
+    def from_id(cls, number: int) -> Self:
+        """The map with that id. KernelError: there is none."""
+        return cls._with_own_types(bpffs.check_id(lib.bpf_map_get_fd_by_id(number), "map", number))
+
+    @classmethod
+    def _with_own_types(cls, fd: int, btf: Btf | None = None) -> Self:
+        with ExitStack() as undo:
+            undo.callback(os.close, fd)
+            info = get_info(fd, MapInfo(), "ask for a map")
+            key = value = None
+            if info.btf_id:
+                btf = btf or _kernel_btf(info.btf_id)
+                key = dtype_or_none(btf, info.btf_key_type_id)
+                value = dtype_or_none(btf, info.btf_value_type_id)
+            made = cls(fd, key=key, value=value)
+            undo.pop_all()
+            return made
+
+    @property
+    def layout(self) -> Layout:
+        """Type, dtypes, size and flags together, to compare with another map's."""
+        return Layout(self.type, self.key_dtype, self.value_dtype, self.max_entries, self.flags)
+
+    # ---- One element -----------------------------------------------------------------------------
+
+    def lookup(self, key: Record) -> Any:
+        """The value of ``key`` or None: a numpy scalar or record, of a per-CPU map an array of one
+        for each possible CPU.
+        """
+        value = self._read(encode(key, self.key_dtype, f"key of map {self.name}"))
+        return None if value is None else self._values(bytearray(value), 1)[0]
+
+    def _read(self, key: bytes) -> bytes | None:
+        buffer = ctypes.create_string_buffer(self._value_bytes)
+        result = lib.bpf_map_lookup_elem(self.fd, key, buffer)
+        if result == -errnos.ENOENT:
+            return None
+        self._check(result, "look up in")
+        return buffer.raw
+
+    def update(self, key: Record, value: Record, flags: int = BPF_ANY) -> None:
+        """Store a value: BPF_NOEXIST only as a new key, BPF_EXIST only for a key that is there.
+
+        A per-CPU map takes one value for all CPUs or an array of one for each. KernelError: EEXIST
+        or ENOENT by ``flags``, E2BIG when the map is full or the index is beyond its end.
+        """
+        key_bytes = encode(key, self.key_dtype, f"key of map {self.name}")
+        value_bytes = self._encode_value(value)
+        self._check(lib.bpf_map_update_elem(self.fd, key_bytes, value_bytes, flags), "update")
+
+    def _encode_value(self, value: Record) -> bytes:
+        what = f"value of map {self.name}"
+        if not self.is_percpu:
+            return encode(value, self.value_dtype, what)
+        cpus, shape = possible_cpus(), self.value_dtype.shape
+        if isinstance(value, np.ndarray) and value.shape == (cpus, *shape):
+            return self._packed(value[np.newaxis], 1)
+        one = encode(value, self.value_dtype, what)
+        return one.ljust(self._stride, b"\0") * cpus
+
+    def delete(self, key: Record, *, missing_ok: bool = False) -> None:
+        """Remove a key. KernelError: ENOENT when it isn't there, unless ``missing_ok``."""
+        key_bytes = encode(key, self.key_dtype, f"key of map {self.name}")
+        result = lib.bpf_map_delete_elem(self.fd, key_bytes)
+        if not (missing_ok and result == -errnos.ENOENT):
+            self._check(result, "delete from")
+
+    # ---- All elements ----------------------------------------------------------------------------
+
+    def keys(self) -> Iterator[Any]:
+        """The keys that were there at the call: deleting while iterating is safe."""
+        return iter(self.snapshot()[0])
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        """The pairs of key and value that were there at the call."""
+        return zip(*self.snapshot(), strict=True)
+
+    def snapshot(self) -> tuple[Array, Array]:
+        """All keys, shape ``(n,)``, and their values, shape ``(n,)`` or ``(n, cpus)``.
+
+        Not one moment's state: what is written meanwhile may be in it or not.
+        """
+        keys, values = bytearray(), bytearray()
+        for some_keys, some_values in self._batches():
+            keys += some_keys
+            values += some_values
+        count = len(keys) // self.key_dtype.itemsize
+        return self._keys(keys, count), self._values(values, count)
+
+    def _batches(self) -> Iterator[tuple[bytes, bytes]]:
+        size = min(self.max_entries, _CHUNK)
+        position: bytes | None = None
+        while True:
+            keys = ctypes.create_string_buffer(size * self.key_dtype.itemsize)
+            values = ctypes.create_string_buffer(size * self._value_bytes)
+            token = ctypes.create_string_buffer(max(_TOKEN, self.key_dtype.itemsize))
+            count = ctypes.c_uint32(size)
+            result = lib.bpf_map_lookup_batch(
+                self.fd, position, token, keys, values, ctypes.byref(count), MapBatchOpts()
+            )
+            if result == -errnos.ENOSPC:
+                size *= 2  # a hash bucket with more elements than that
+                continue
+            if -result in _UNSUPPORTED and position is None:
+                yield from self._one_by_one()
+                return
+            if result != -errnos.ENOENT:
+                self._check(result, "read")
+            n = count.value
+            yield keys.raw[: n * self.key_dtype.itemsize], values.raw[: n * self._value_bytes]
+            if result:
+                return
+            position = token.raw
+
+    def _one_by_one(self) -> Iterator[tuple[bytes, bytes]]:
+        """The same on a kernel or a kind of map without batches."""
+        key: bytes | None = None
+        following = ctypes.create_string_buffer(self.key_dtype.itemsize)
+        while (result := lib.bpf_map_get_next_key(self.fd, key, following)) == 0:
+            key = following.raw
+            value = self._read(key)
+            if value is not None:
+                yield key, value
+        if result != -errnos.ENOENT:
+            self._check(result, "read")
+
+    # ---- Many elements ---------------------------------------------------------------------------
+
+    def update_batch(self, keys: Array, values: Array, flags: int = BPF_ANY) -> None:
+        """Store many values, in order: one call where the kernel can, else one after the other.
+
+        ``keys`` has shape ``(n,)``, ``values`` ``(n,)`` or ``(n, cpus)``, each followed by the
+        shape of its dtype if that is an array. KernelError as for `update`: what is before the
+        failing key has been stored.
+        """
+        count = len(keys)
+        if not count:
+            return
+        packed_keys = encode_all(keys, self.key_dtype, count, f"keys of map {self.name}").tobytes()
+        packed = self._packed(np.asarray(values), count)
+        done = ctypes.c_uint32(count)
+        opts = MapBatchOpts(elem_flags=flags)
+        result = lib.bpf_map_update_batch(
+            self.fd, packed_keys, packed, ctypes.byref(done), opts
+        )
+        if -result not in _UNSUPPORTED:
+            self._check(result, "update")
+            return
+        step, size = self.key_dtype.itemsize, self._value_bytes
+        for i in range(count):
+            key, value = packed_keys[i * step :][:step], packed[i * size :][:size]
+            self._check(lib.bpf_map_update_elem(self.fd, key, value, flags), "update")
+
+    def delete_batch(self, keys: Array) -> None:
+        """Remove many keys. KernelError: ENOENT at the first that isn't there."""
+        count = len(keys)
+        if not count:
+            return
+        packed = encode_all(keys, self.key_dtype, count, f"keys of map {self.name}").tobytes()
+        done = ctypes.c_uint32(count)
+        result = lib.bpf_map_delete_batch(self.fd, packed, ctypes.byref(done), MapBatchOpts())
+        if -result not in _UNSUPPORTED:
+            self._check(result, "delete from")
+            return
+        step = self.key_dtype.itemsize
+        for i in range(count):
+            self._check(lib.bpf_map_delete_elem(self.fd, packed[i * step :][:step]), "delete from")
+
+    # ---- Memory ----------------------------------------------------------------------------------
+
+    def mmap(self, start: int = 0, count: int | None = None, *, writable: bool = True) -> MappedArray:
+        """Elements ``start`` to ``start + count`` (by default the rest) as memory.
+
+        Only what these elements need is mapped. ValueError: outside the map. KernelError: the map
+        isn't an array with BPF_F_MMAPABLE, or is frozen.
+        """
+        if count is None:
+            count = self.max_entries - start
+        if not (0 <= start and 0 < count and start + count <= self.max_entries):
+            raise ValueError(
+                f"map {self.name}: elements {start} to {start + count} of {self.max_entries}"
+            )
+        return MappedArray(self.fd, self.name, self.value_dtype, start, count, writable=writable)
+
+    # ---- Life ------------------------------------------------------------------------------------
+
+    def pin(self, path: Path | str) -> None:
+        """Name the map in a BPF file system, which keeps it. KernelError."""
+        bpffs.pin(self.fd, path, f"map {self.name}")
+
+    def close(self) -> None:
+        """Close the file descriptor. Twice is once."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Map {self.name} id {self.id}>"
+
+    # ---- Bytes -----------------------------------------------------------------------------------
+
+    def _keys(self, buffer: Any, count: int) -> Array:
+        return view(buffer, self.key_dtype, (count,), (self.key_dtype.itemsize,))
+
+    def _values(self, buffer: Any, count: int) -> Array:
+        if self.is_percpu:
+            shape, strides = (count, possible_cpus()), (self._value_bytes, self._stride)
+            return view(buffer, self.value_dtype, shape, strides)
+        return view(buffer, self.value_dtype, (count,), (self._value_bytes,))
+
+    def _packed(self, values: Array, count: int) -> bytes:
+        what = f"values of map {self.name}"
+        if not self.is_percpu:
+            return encode_all(values, self.value_dtype, count, what).tobytes()
+        cpus = possible_cpus()
+        buffer = bytearray(count * self._value_bytes)
+        flat = values.reshape(count * cpus, *self.value_dtype.shape)
+        flat = encode_all(flat, self.value_dtype, count * cpus, what)
+        self._values(buffer, count)[...] = flat.reshape(count, cpus, *self.value_dtype.shape)
+        return bytes(buffer)
+
+    def _check(self, result: int, verb: str) -> None:
+        if result < 0:
+            hint = _HINTS.get(-result, "").format(n=self.max_entries)
+            if result == -errnos.EPERM and not self._frozen():
+                hint = permission_hint(CAP_BPF)
+            raise KernelError(f"{verb} map {self.name}", -result, hint)
+
+    def _frozen(self) -> bool:
+        return "frozen:\t1" in Path(f"/proc/self/fdinfo/{self.fd}").read_text()
+
+
+_HINTS = {
+    errnos.E2BIG: "it holds {n} elements at most",
+    errnos.ENOSPC: "it holds {n} elements at most",
+    errnos.ENOENT: "there is no such key",
+    errnos.EEXIST: "that key is there already",
+    errnos.EPERM: "the map is frozen",
+    errnos.EBADF: "the map is closed",
+}
+
+
+def plain_dtype(size: int) -> Dtype:
+    """What a key or value of so many bytes has that was declared without a type."""
+    return np.dtype(f"u{size}") if size in (1, 2, 4, 8) else np.dtype((np.void, size))
+
+
+def dtype_or_none(btf: Btf, number: int) -> Dtype | None:
+    """The dtype of a type, None for number 0: a map that was declared by size only."""
+    return btf.dtype_of(number) if number else None
+
+
+def _kernel_btf(number: int) -> Btf:
+    """The BTF with that id, as the kernel keeps it."""
+    fd = bpffs.check_id(lib.bpf_btf_get_fd_by_id(number), "BTF", number)
+    try:
+        what = f"read BTF with id {number}"
+        size = get_info(fd, BtfInfo(), what).btf_size
+        buffer = ctypes.create_string_buffer(size)
+        get_info(fd, BtfInfo(btf=ctypes.addressof(buffer), btf_size=size), what)
+        return Btf.from_bytes(buffer.raw)
+    finally:
+        os.close(fd)

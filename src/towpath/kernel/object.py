@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled BPF objects: opened, prepared, then loaded into the kernel all at once."""
+
+from __future__ import annotations
+
+import ctypes
+import errno as errnos
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from towpath.kernel import verifier
+from towpath.kernel.btf import Btf, Dtype
+from towpath.kernel.constants import Constants
+from towpath.kernel.errors import (
+    CAP_BPF,
+    CAP_NET_ADMIN,
+    KernelError,
+    LayoutError,
+    VerifierError,
+    permission_hint,
+)
+from towpath.kernel.layout import Layout
+from towpath.kernel.libbpf import ObjectOpenOpts, captured, check, lib
+from towpath.kernel.maps import Map, plain_dtype
+from towpath.kernel.programs import Program
+
+OBJECTS = Path(__file__).parent.parent / "objects"
+_SUFFIX = ".bpf.o"
+
+
+class BpfObject:
+    """One compiled object file.
+
+    Between opening and `load`, constants can be set, maps resized or replaced and programs left
+    out. After it, ``maps`` and ``programs`` have what is in the kernel, by C name; the sections of
+    global variables are maps too, called ".rodata", ".data" and ".bss".
+
+    A context manager, which closes all file descriptors; what is attached or pinned by then stays.
+    KernelError: the file isn't there, or libbpf can't make sense of it.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.maps: Mapping[str, Map] = MappingProxyType({})
+        self.programs: Mapping[str, Program] = MappingProxyType({})
+        self._undo = ExitStack()
+        self._loaded = False
+        opts = ObjectOpenOpts(object_name=self.path.name.partition(".")[0].encode())
+        with captured() as printed:
+            pointer = lib.bpf_object__open_file(os.fsencode(self.path), ctypes.byref(opts))
+            error = ctypes.get_errno()
+        if not pointer:
+            hint = verifier.reason(printed) if self.path.exists() else ""
+            raise KernelError(f"open {self.path}", error, hint)
+        self._pointer: int = pointer
+        self._undo.callback(lib.bpf_object__close, pointer)
+
+    @classmethod
+    def packaged(cls, name: str) -> Self:
+        """The object of that name that comes with Towpath: "xdp" is xdp.bpf.o."""
+        path = OBJECTS / f"{name}{_SUFFIX}"
+        if not path.exists():
+            there = sorted(file.name.removesuffix(_SUFFIX) for file in OBJECTS.glob(f"*{_SUFFIX}"))
+            hint = f"there are: {', '.join(there)}" if there else "no object has been built"
+            raise KernelError(f"open {path}", errnos.ENOENT, hint)
+        return cls(path)
+
+    @cached_property
+    def btf(self) -> Btf:
+        """The object's types. BtfError: it was compiled without."""
+        size = ctypes.c_uint32()
+        pointer = lib.bpf_object__btf(self._pointer)
+        raw = lib.btf__raw_data(pointer, ctypes.byref(size)) if pointer else None
+        return Btf.from_bytes(ctypes.string_at(raw, size.value) if raw else b"")
+
+    # ---- Before the load -------------------------------------------------------------------------
+
+    @cached_property
+    def rodata(self) -> Constants:
+        """The constants, to be set before the load: ``obj.rodata["seed"] = 7``."""
+        pointer = lib.bpf_object__find_map_by_name(self._pointer, b".rodata")
+        size = ctypes.c_size_t()
+        address = lib.bpf_map__initial_value(pointer, ctypes.byref(size)) if pointer else 0
+        return Constants(self.btf, ".rodata", address or 0, lambda: self._loaded)
+
+    def resize(self, map_name: str, max_entries: int) -> None:
+        """Give a map another size than it was compiled with."""
+        result = lib.bpf_map__set_max_entries(self._map(map_name), max_entries)
+        hint = "the object is loaded" if result == -errnos.EBUSY else ""
+        check(result, f"resize map {map_name} to {max_entries}", hint)
+
+    def reuse(self, map_name: str, m: Map) -> None:
+        """Use a map that exists already in place of a new one.
+
+        LayoutError: it differs, in ways that the message lists, from what this object wants.
+        """
+        differences = self.layout(map_name).differences(m.layout)
+        if differences:
+            raise LayoutError(f"map {map_name} of {self.path.name} can't be {m!r}", differences)
+        check(lib.bpf_map__reuse_fd(self._map(map_name), m.fd), f"reuse {m!r} as {map_name}")
+
+    def autoload(self, program: str, on: bool) -> None:  # noqa: FBT001 -- a switch by its name
+        """Whether `load` loads that program; by default it loads all."""
+        pointer = lib.bpf_object__find_program_by_name(self._pointer, program.encode())
+        if not pointer:
+            there = ", ".join(name for name, _ in self._walk("program"))
+            raise KeyError(f"no program {program!r} in {self.path.name}; there are: {there}")
+        check(lib.bpf_program__set_autoload(pointer, on), f"set autoload of program {program}")
+
+    def layout(self, map_name: str) -> Layout:
+        """The layout that this object wants a map to have."""
+        pointer = self._map(map_name)
+        key, value = self._dtypes(pointer)
+        return Layout(
+            lib.bpf_map__type(pointer),
+            key,
+            value,
+            lib.bpf_map__max_entries(pointer),
+            lib.bpf_map__map_flags(pointer),
+        )
+
+    # ---- Load ------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Make the maps and load the programs; all or nothing.
+
+        VerifierError: the verifier refused a program. KernelError: anything else.
+        """
+        with captured() as printed:
+            result = lib.bpf_object__load(self._pointer)
+        if result < 0:
+            raise self._load_error(-result, printed)
+        self._loaded = True
+        self.maps = MappingProxyType(dict(self._loaded_maps()))
+        self.programs = MappingProxyType(dict(self._loaded_programs()))
+
+    def _load_error(self, number: int, printed: list[str]) -> KernelError:
+        refusal = verifier.refusal(printed)
+        if refusal is not None:
+            what = f"load {self.path.name}: program {refusal.program}"
+            return VerifierError(what, number, refusal.summary, refusal.log)
+        hint = verifier.reason(printed)
+        if number in (errnos.EPERM, errnos.EACCES):
+            hint = permission_hint(CAP_BPF, CAP_NET_ADMIN)
+        return KernelError(f"load {self.path.name}", number, hint)
+
+    def _loaded_maps(self) -> Iterator[tuple[str, Map]]:
+        for name, pointer in self._walk("map"):
+            fd = lib.bpf_map__fd(pointer)
+            if fd >= 0:
+                key, value = self._dtypes(pointer)
+                made = Map(os.dup(fd), name=name, key=key, value=value)
+                self._undo.callback(made.close)
+                yield name, made
+
+    def _loaded_programs(self) -> Iterator[tuple[str, Program]]:
+        for name, pointer in self._walk("program"):
+            fd = lib.bpf_program__fd(pointer)
+            if fd >= 0:
+                made = Program(os.dup(fd), name=name)
+                self._undo.callback(made.close)
+                yield name, made
+
+    # ---- libbpf's handles ------------------------------------------------------------------------
+
+    def _walk(self, kind: str) -> Iterator[tuple[str, Any]]:
+        """All maps, or programs, of the object: name and handle."""
+        following = getattr(lib, f"bpf_object__next_{kind}")
+        name_of = getattr(lib, f"bpf_{kind}__name")
+        pointer = None
+        while pointer := following(self._pointer, pointer):
+            # A section's map is called "xdp.rodata", after the object.
+            prefix, dot, section = name_of(pointer).decode().rpartition(".")
+            yield (f".{section}" if dot else section), pointer
+
+    def _map(self, name: str) -> int:
+        pointer: int | None = lib.bpf_object__find_map_by_name(self._pointer, name.encode())
+        if not pointer:
+            there = ", ".join(name for name, _ in self._walk("map"))
+            raise KeyError(f"no map {name!r} in {self.path.name}; there are: {there}")
+        return pointer
+
+    def _dtypes(self, pointer: int) -> tuple[Dtype, Dtype]:
+        key = lib.bpf_map__btf_key_type_id(pointer)
+        value = lib.bpf_map__btf_value_type_id(pointer)
+        return (
+            self.btf.dtype_of(key) if key else plain_dtype(lib.bpf_map__key_size(pointer)),
+            self.btf.dtype_of(value) if value else plain_dtype(lib.bpf_map__value_size(pointer)),
+        )
+
+    # ---- Life ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close all file descriptors. Twice is once."""
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

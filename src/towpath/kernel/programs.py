@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loaded programs: what the kernel tells of them, and running one on a packet."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from towpath.kernel import bpffs
+from towpath.kernel.errors import CAP_BPF, CAP_NET_ADMIN, KernelError, errno_name, permission_hint
+from towpath.kernel.libbpf import ProgInfo, TestRunOpts, get_info, lib
+
+
+class ProgramType(IntEnum):
+    """BPF_PROG_TYPE_*, those that are used here."""
+
+    SOCKET_FILTER = 1
+    SCHED_CLS = 3
+    XDP = 6
+
+
+# A program may grow a packet: by its headroom and tailroom, never by more than a page.
+_GROWTH = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What a program made of a packet: its return value, the packet after it, and the average
+    duration of one run in nanoseconds.
+    """
+
+    __test__ = False  # pytest: this is not a test case
+
+    retval: int
+    data: bytes
+    duration_ns: int
+
+
+class Program:
+    """One loaded program, through a file descriptor of its own.
+
+    ``tag`` is the kernel's hash of its instructions, ``jited_bytes`` the machine code's size and
+    ``verified_instructions`` how many the verifier walked through; both are 0 where the kernel
+    doesn't tell. A context manager, which closes the file descriptor. The program lives on while
+    something is attached or a pin names it.
+    """
+
+    def __init__(self, fd: int, *, name: str = "") -> None:
+        self.fd = fd
+        info = get_info(fd, ProgInfo(), f"ask for the program behind file descriptor {fd}")
+        self.name: str = name or info.name.decode()
+        self.id: int = info.id
+        self.tag: str = bytes(info.tag).hex()
+        self.type: int = info.type
+        self.jited_bytes: int = info.jited_prog_len
+        self.verified_instructions: int = info.verified_insns
+
+    @classmethod
+    def from_pin(cls, path: Path | str) -> Self:
+        """The program pinned at ``path``. KernelError: no program is pinned there."""
+        return cls(bpffs.open_pin(path, "prog"))
+
+    @classmethod
+    def from_id(cls, number: int) -> Self:
+        """The program with that id. KernelError: there is none."""
+        return cls(bpffs.check_id(lib.bpf_prog_get_fd_by_id(number), "program", number))
+
+    def test_run(self, data: bytes, *, repeat: int = 1, ctx: bytes | None = None) -> TestRun:
+        """Run on a packet in the kernel, ``repeat`` times, without a device.
+
+        ``ctx`` is the program's context as it begins: struct xdp_md of an XDP program. Each run
+        after the first gets the packet as the run before it left it. KernelError: EINVAL when the
+        packet or the context isn't one that this program type can have.
+        """
+        packet_in = ctypes.create_string_buffer(data, len(data))
+        packet_out = ctypes.create_string_buffer(len(data) + _GROWTH)
+        opts = TestRunOpts(
+            data_in=ctypes.addressof(packet_in),
+            data_size_in=len(data),
+            data_out=ctypes.addressof(packet_out),
+            data_size_out=len(packet_out),
+            repeat=repeat,
+        )
+        if ctx is not None:
+            context = ctypes.create_string_buffer(ctx, len(ctx))
+            opts.ctx_in, opts.ctx_size_in = ctypes.addressof(context), len(ctx)
+        result = lib.bpf_prog_test_run_opts(self.fd, ctypes.byref(opts))
+        if result < 0:
+            raise self._error("test run of", -result, len(data))
+        return TestRun(opts.retval, packet_out.raw[: opts.data_size_out], opts.duration)
+
+    def _error(self, verb: str, number: int, size: int) -> KernelError:
+        hint = ""
+        if errno_name(number) == "EINVAL":
+            hint = f"a packet of {size} bytes, or that context, is not one that it can have"
+        elif errno_name(number) == "EPERM":
+            hint = permission_hint(CAP_BPF, CAP_NET_ADMIN)
+        return KernelError(f"{verb} program {self.name}", number, hint)
+
+    def pin(self, path: Path | str) -> None:
+        """Name the program in a BPF file system, which keeps it. KernelError."""
+        bpffs.pin(self.fd, path, f"program {self.name}")
+
+    def close(self) -> None:
+        """Close the file descriptor. Twice is once."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Program {self.name} id {self.id}>"
