@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Fills Maglev tables (Eisenbud et al., NSDI 2016, section 3.4), weighted.
+ *
+ * As in the paper, each backend has its own permutation of the slots, `offset`
+ * and `skip` from a hash of its identity, and backends take turns. Two things
+ * differ:
+ *
+ *  - A turn looks at one slot of the permutation and takes it if it is free. In
+ *    the paper a turn goes on until a free slot is found, so what a backend gets
+ *    depends on how far all others have come; looking at one slot makes it depend
+ *    on those alone that want the same slot, and fewer slots move with a change.
+ *  - How many slots a backend gets is settled before (Webster's method, at least
+ *    one), and it takes no turns once it has them. Its turns come at times
+ *    (k + 1/2) / weight, k = 0, 1, ...
+ *
+ * Nothing depends on the order that the caller's backends are in, on floating
+ * point, or on the machine's byte order.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+
+struct member {
+	uint32_t label;			/* what is written into its slots */
+	uint32_t slots;			/* still to take */
+	uint32_t next;			/* slot to look at in the next turn */
+	uint32_t skip;
+};
+
+/* Backends of one weight: their turns coincide. */
+struct class {
+	uint64_t time;			/* of the next turn */
+	uint32_t turn;
+	uint32_t weight;
+	uint32_t count;			/* members that still take turns */
+	struct member *members;		/* in order of identity */
+};
+
+static const uint32_t FREE = UINT32_MAX;
+
+/*
+ * (2k + 1) / weight in units of 2^-40, rounded down. Times that differ do so by
+ * at least 2^-32, weights having 16 bits, so rounding keeps their order; k has
+ * 22 bits, so 64 bits hold it.
+ */
+static uint64_t turn_time(uint32_t k, uint32_t weight)
+{
+	return ((2 * (uint64_t)k + 1) << 40) / weight;
+}
+
+/* The k that turn_time() of is at most `time`, counted; at least 1. */
+static uint32_t turns_until(uint64_t time, uint32_t weight)
+{
+	uint32_t turns = ((((time + 1) * weight - 1) >> 40) + 1) / 2;
+
+	return turns ? turns : 1;
+}
+
+static uint64_t slots_until(uint64_t time, const struct class *classes, uint32_t count)
+{
+	uint64_t slots = 0;
+
+	for (const struct class *c = classes; c < classes + count; c++)
+		slots += (uint64_t)c->count * turns_until(time, c->weight);
+	return slots;
+}
+
+/*
+ * Webster's method: slots go to turns by time, until all are given. Classes are
+ * in order of falling weight. Of turns at the very last time, the first in order
+ * have it.
+ */
+static void share_slots(struct class *classes, uint32_t count, uint32_t size)
+{
+	uint64_t low = 0, high = turn_time(size, classes[0].weight);
+	uint64_t surplus;
+
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+
+		if (slots_until(middle, classes, count) < size)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	surplus = slots_until(low, classes, count) - size;
+	for (struct class *c = classes + count; c-- > classes;) {
+		uint32_t slots = turns_until(low, c->weight);
+		int is_last = slots > 1 && turn_time(slots - 1, c->weight) == low;
+
+		for (uint32_t i = c->count; i-- > 0;) {
+			c->members[i].slots = slots;
+			if (is_last && surplus) {
+				c->members[i].slots--;
+				surplus--;
+			}
+		}
+	}
+}
+
+/* One turn of every member, in order; those that have their slots leave. */
+static void take_turns(struct class *c, uint32_t *table, uint32_t size)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < c->count; i++) {
+		struct member m = c->members[i];
+
+		if (table[m.next] == FREE) {
+			table[m.next] = m.label;
+			m.slots--;
+		}
+		m.next += m.skip;
+		if (m.next >= size)
+			m.next -= size;
+		if (m.slots)
+			c->members[kept++] = m;
+	}
+	c->count = kept;
+	c->turn++;
+	c->time = turn_time(c->turn, c->weight);
+}
+
+static int is_before(const struct class *a, const struct class *b)
+{
+	return a->time < b->time || (a->time == b->time && a->weight > b->weight);
+}
+
+/* Restores the heap after classes[at] has become later. */
+static void sift_down(struct class *heap, uint32_t count, uint32_t at)
+{
+	struct class moved = heap[at];
+
+	for (uint32_t child; (child = 2 * at + 1) < count; at = child) {
+		if (child + 1 < count && is_before(&heap[child + 1], &heap[child]))
+			child++;
+		if (is_before(&moved, &heap[child]))
+			break;
+		heap[at] = heap[child];
+	}
+	heap[at] = moved;
+}
+
+/* 32 bits to [0, n). */
+static uint32_t scale(uint64_t hash, uint32_t n)
+{
+	return (hash >> 32) * n >> 32;
+}
+
+/* As in bpf/hash.h: xor, multiply by an odd constant, fold the high half down. */
+static uint64_t hash_step(uint64_t state, uint64_t word)
+{
+	state = (state ^ word) * 0x9fb21c651e98df25ULL;
+	return state ^ state >> 32;
+}
+
+/* Of the length, then of little-endian words, the last filled up with zeros. */
+static uint64_t hash_identity(const uint8_t *bytes, uint32_t length)
+{
+	uint64_t state = hash_step(0, length), word = 0;
+
+	for (uint32_t i = 0; i < length; i++) {
+		word |= (uint64_t)bytes[i] << 8 * (i % 8);
+		if (i % 8 == 7 || i == length - 1) {
+			state = hash_step(state, word);
+			word = 0;
+		}
+	}
+	return state;
+}
+
+static void permute(struct member *m, const uint8_t *identity, uint32_t length, uint32_t size)
+{
+	uint64_t hash = hash_identity(identity, length);
+
+	m->next = scale(hash_step(hash, 1), size);
+	m->skip = 1 + scale(hash_step(hash, 2), size - 1);
+}
+
+static uint32_t make_classes(struct class *classes, struct member *members,
+			     const uint32_t *weights, uint32_t count)
+{
+	uint32_t made = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		if (!i || weights[i] != weights[i - 1])
+			classes[made++] = (struct class){
+				.time = turn_time(0, weights[i]),
+				.weight = weights[i],
+				.members = &members[i],
+			};
+		classes[made - 1].count++;
+	}
+	return made;
+}
+
+/*
+ * Fills table[0 .. size-1] with labels. size is a prime below 2^22. Backends,
+ * 1 <= count <= size, come by falling weight (1 .. 65535), equal weights by
+ * identity; identity i is the bytes from ends[i - 1] (0 for the first) to ends[i].
+ * Returns 0, or -1 when there is no memory.
+ */
+int towpath_maglev(uint32_t *table, uint32_t size, uint32_t count, const uint8_t *identities,
+		   const uint32_t *ends, const uint32_t *weights, const uint32_t *labels)
+{
+	struct member *members = malloc(count * sizeof(*members));
+	struct class *classes = malloc(count * sizeof(*classes));
+	uint32_t left;
+
+	if (!members || !classes) {
+		free(members);
+		free(classes);
+		return -1;
+	}
+	for (uint32_t i = 0, start = 0; i < count; start = ends[i++]) {
+		members[i].label = labels[i];
+		permute(&members[i], identities + start, ends[i] - start, size);
+	}
+	for (uint32_t slot = 0; slot < size; slot++)
+		table[slot] = FREE;
+	left = make_classes(classes, members, weights, count);
+	share_slots(classes, left, size);
+	/* Falling weight is rising time: the array is a heap already. */
+	while (left) {
+		take_turns(&classes[0], table, size);
+		if (!classes[0].count)
+			classes[0] = classes[--left];
+		sift_down(classes, left, 0);
+	}
+	free(members);
+	free(classes);
+	return 0;
+}
