@@ -75,6 +75,18 @@ struct service {
 };
 
 /*
+ * Maglev slots, each a backend's handle, a cache line to an element: elements of
+ * an array are 8 bytes at least, and a slot has 4.
+ */
+enum maglev_limits {
+	MAGLEV_LINE = 16,
+};
+
+struct maglev_line {
+	__u32 handle[16];
+};
+
+/*
  * ---- Backends -------------------------------------------------------------
  *
  * A handle is what Maglev slots and flow entries hold: the backend's index in

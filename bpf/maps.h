@@ -32,7 +32,7 @@ struct flow_set {
 
 ARRAY_MAP(vips, struct vip_slot);
 ARRAY_MAP(services, struct service);
-ARRAY_MAP(maglev, __u32);			/* handles; services own ranges */
+ARRAY_MAP(maglev, struct maglev_line);		/* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
 ARRAY_MAP(flows, struct flow_set);
 ARRAY_MAP(settings, struct settings);

@@ -54,10 +54,10 @@ static __always_inline struct maglev_table service_table(const struct service *s
 /* Returns the handle in the slot that the flow hashes to, 0 if there is none. */
 static __always_inline __u32 maglev_lookup(struct maglev_table table, __u32 slot)
 {
-	__u32 at = table.base + slot;
-	__u32 *handle = table.size ? bpf_map_lookup_elem(&maglev, &at) : NULL;
+	__u32 at = table.base + slot, line_at = at / MAGLEV_LINE;
+	struct maglev_line *line = table.size ? bpf_map_lookup_elem(&maglev, &line_at) : NULL;
 
-	return handle ? *handle : 0;
+	return line ? line->handle[at % MAGLEV_LINE] : 0;
 }
 
 /* The backend of a handle, NULL if its index has been given to another since. */

@@ -22,6 +22,7 @@ const enum trace_flags btf_trace_flags __attribute__((used)) = 0;
 const enum handle_bits btf_handle_bits __attribute__((used)) = 0;
 const enum vip_limits btf_vip_limits __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
+const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 
 /* One packet on its way through; in registers where they reach. */
 struct work {

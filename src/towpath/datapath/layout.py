@@ -25,14 +25,17 @@ class Layout:
     cpus: int
 
     @classmethod
-    def of(cls, limits: Limits, cpus: int, flow_ways: int) -> Layout:
-        """Return the sizes for ``limits`` on a machine with ``cpus`` possible CPUs."""
+    def of(cls, limits: Limits, cpus: int, *, flow_ways: int, maglev_line: int) -> Layout:
+        """Return the sizes for ``limits`` on a machine with ``cpus`` possible CPUs.
+
+        ``flow_ways`` and ``maglev_line``: flows and Maglev slots to one element.
+        """
         services, backends = limits.services + 1, limits.backends + 1  # index 0 is no one's
         return cls(
             {
                 "vips": _power_of_two(limits.services * _VIP_SLOTS_PER_SERVICE),
                 "services": services,
-                "maglev": limits.table_slots,
+                "maglev": -(-limits.table_slots // maglev_line),
                 "backends": backends,
                 "flows": _power_of_two(-(-limits.flows // flow_ways)),
                 "backend_cpus": backends * cpus,

@@ -35,8 +35,12 @@ class LoadedProgram:
         self._undo = ExitStack()
         self.object = self._undo.enter_context(BpfObject.packaged("xdp"))
         self.btf = self.object.btf
-        limit = self.btf.enum("flow_limits")
-        self.layout = Layout.of(limits, possible_cpus(), int(limit["FLOW_WAYS"]))
+        self.layout = Layout.of(
+            limits,
+            possible_cpus(),
+            flow_ways=self.constant("flow_limits", "FLOW_WAYS"),
+            maglev_line=self.constant("maglev_limits", "MAGLEV_LINE"),
+        )
         self._map_directory = pins / "maps" if pins else None
         self.adopted = bool(self._map_directory and self._map_directory.is_dir())
         try:

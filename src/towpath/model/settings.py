@@ -53,11 +53,11 @@ class Limits:
 
     services: Annotated[int, Integer(1, 1 << 20)] = 4096
     """Services at one time."""
-    backends: Annotated[int, Integer(1, (1 << 20) - 1)] = 65536
+    backends: Annotated[int, Integer(1, (1 << 20) - 1)] = 16384
     """Backends of all services together."""
     flows: Annotated[int, Integer(1024, 1 << 27)] = 524288
     """Flows remembered at one time."""
-    table_slots: Annotated[int, Integer(251, 1 << 28)] = 4194304
+    table_slots: Annotated[int, Integer(251, 1 << 28)] = 20971520
     """Maglev slots of all services together, 4 bytes each."""
 
 
