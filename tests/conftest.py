@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every test runs in a network and a mount namespace made for the test run.
+
+Devices, named namespaces, pins, sockets and attached programs are then out of
+reach of the machine, and the kernel removes them when pytest ends, however it
+ends. `make test` adds a process namespace, which does the same for processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+
+import pytest
+
+# From <sched.h> and <sys/mount.h>; os.unshare is there from Python 3.12 only.
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def pytest_configure() -> None:
+    """Leave the machine's namespaces before any test module is imported."""
+    if os.geteuid() != 0:
+        pytest.exit("the tests load BPF programs and make network namespaces: run them as root", 1)
+    _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
+    _mount("none", "/", "", MS_REC | MS_PRIVATE)
+    _mount("tmpfs", "/run", "tmpfs")
+    _mount("bpf", "/sys/fs/bpf", "bpf")
+    _set_loopback_up()
+
+
+def _mount(source: str, target: str, kind: str, flags: int = 0) -> None:
+    result = _libc.mount(source.encode(), target.encode(), kind.encode(), flags, None)
+    _check(result, f"mount {kind or 'private'} at {target}")
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _set_loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
