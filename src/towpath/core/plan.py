@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what is observed to what is desired: which steps, and what they mean to flows.
+
+A service is identified by what packets know of it, (vip, port, protocol), and a
+backend within its service by its address. A change of name alone is a change
+without steps, and two services that swap their VIPs swap backends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from towpath.core import maglev
+from towpath.core.steps import (
+    AddBackend,
+    CreateService,
+    DiscardService,
+    PublishService,
+    RemoveBackend,
+    SetOptions,
+    SetTable,
+    SetWeight,
+    Step,
+    WithdrawService,
+)
+from towpath.model.service import Backend, Service, ServiceKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from towpath.model.kinds import Address
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceChange:
+    """What becomes of one service."""
+
+    before: Service | None
+    """None: the service is added."""
+    after: Service | None
+    """None: the service is removed."""
+    fields: tuple[str, ...] = ()
+    """Fields that differ, of those besides the backends; none if added or removed."""
+    backends_added: tuple[Backend, ...] = ()
+    backends_removed: tuple[Backend, ...] = ()
+    backends_reweighted: tuple[Backend, ...] = ()
+    """With their new weights."""
+    moved: float = 0.0
+    """Share (0..1) of new flows that go to another backend than before: 0 for a
+    service that is added, 1 for one that is removed."""
+
+    @property
+    def action(self) -> Literal["add", "remove", "change"]:
+        """What happens to the service as a whole."""
+        if self.before is None:
+            return "add"
+        return "remove" if self.after is None else "change"
+
+    @property
+    def service(self) -> Service:
+        """The service as it will be, or as it was if it is removed."""
+        service = self.after or self.before
+        if service is None:
+            raise ValueError("a change of nothing to nothing")
+        return service
+
+    @property
+    def key(self) -> ServiceKey:
+        """What identifies the service, before and after."""
+        return self.service.key
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, in this order, and what it amounts to."""
+
+    changes: tuple[ServiceChange, ...] = ()
+    """By service: removals, changes, additions."""
+    steps: tuple[Step, ...] = ()
+    moved: float = 0.0
+    """Share (0..1) of new flows of all services observed that move."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether all is as desired."""
+        return not self.changes
+
+    def of(self, action: Literal["add", "remove", "change"]) -> tuple[ServiceChange, ...]:
+        """Return the changes of one kind."""
+        return tuple(change for change in self.changes if change.action == action)
+
+
+def plan(
+    observed: Iterable[Service],
+    desired: Iterable[Service],
+    traffic: Mapping[ServiceKey, float] | None = None,
+) -> Plan:
+    """Plan the way from ``observed`` to ``desired``; neither has a service twice.
+
+    ``traffic`` says how many new flows each observed service gets, in any unit,
+    to weigh them in the overall share that moves; without it all get as many.
+    Removals come first, they make room. Raises ValueError for a service given
+    twice.
+    """
+    old, new = _by_key(observed), _by_key(desired)
+    removals = [_removal(old[key]) for key in _ordered(old.keys() - new.keys())]
+    common = [_change(old[key], new[key]) for key in _ordered(old.keys() & new.keys())]
+    additions = [_addition(new[key]) for key in _ordered(new.keys() - old.keys())]
+    planned = [*removals, *(change for change in common if change), *additions]
+    changes = tuple(change for change, _ in planned)
+    steps = tuple(step for _, steps in planned for step in steps)
+    return Plan(changes, steps, _moved_overall(changes, old, traffic))
+
+
+_Planned = tuple[ServiceChange, list[Step]]
+
+
+def _by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:
+    found: dict[ServiceKey, Service] = {}
+    for service in services:
+        if found.setdefault(service.key, service) is not service:
+            raise ValueError(f"{service.key} is given twice; allowed: once")
+    return found
+
+
+def _ordered(keys: Iterable[ServiceKey]) -> list[ServiceKey]:
+    return sorted(keys, key=lambda key: key.order)
+
+
+def _moved_overall(
+    changes: Iterable[ServiceChange],
+    observed: Mapping[ServiceKey, Service],
+    traffic: Mapping[ServiceKey, float] | None,
+) -> float:
+    flows = {key: 1.0 if traffic is None else traffic.get(key, 0.0) for key in observed}
+    total = sum(flows.values())
+    moved = sum(change.moved * flows.get(change.key, 0.0) for change in changes)
+    return moved / total if total else 0.0
+
+
+def _addition(service: Service) -> _Planned:
+    key = service.key
+    return ServiceChange(None, service, backends_added=service.backends), [
+        CreateService(service),
+        *(AddBackend(key, backend) for backend in service.backends),
+        SetTable(key, service.backends),
+        PublishService(key),
+    ]
+
+
+def _removal(service: Service) -> _Planned:
+    key = service.key
+    return ServiceChange(service, None, backends_removed=service.backends, moved=1.0), [
+        WithdrawService(key),
+        SetTable(key, ()),
+        *(RemoveBackend(key, backend.address) for backend in service.backends),
+        DiscardService(key),
+    ]
+
+
+def _change(before: Service, after: Service) -> _Planned | None:
+    old = {backend.address: backend for backend in before.backends}
+    new = {backend.address: backend for backend in after.backends}
+    added = tuple(backend for backend in after.backends if backend.address not in old)
+    removed = tuple(backend for backend in before.backends if backend.address not in new)
+    reweighted = tuple(
+        backend for backend in after.backends if old.get(backend.address, backend) != backend
+    )
+    differing = tuple(
+        field.name
+        for field in fields(Service)
+        if field.name != "backends" and getattr(before, field.name) != getattr(after, field.name)
+    )
+    if not (added or removed or reweighted or differing):
+        return None
+    key = after.key
+    steps: list[Step] = []
+    if {"table_size", "flow_table"} & set(differing):
+        steps.append(SetOptions(key, after.table_size, after.flow_table))
+    steps += [AddBackend(key, backend) for backend in added]
+    steps += [SetWeight(key, backend) for backend in reweighted]
+    if _sharing(before) != _sharing(after):
+        steps.append(SetTable(key, after.backends))
+    steps += [RemoveBackend(key, backend.address) for backend in removed]
+    moved = share_moved(before, after)
+    return ServiceChange(before, after, differing, added, removed, reweighted, moved), steps
+
+
+def _sharing(service: Service) -> tuple[int, dict[Address, int]]:
+    """All that a service's table depends on."""
+    weights = {backend.address: backend.weight for backend in service.backends if backend.weight}
+    return service.table_size, weights
+
+
+def share_moved(before: Service, after: Service) -> float:
+    """Return the share (0..1) of new flows that go to another backend than before."""
+    if _sharing(before) == _sharing(after):
+        return 0.0
+    addresses = {backend.address for backend in (*before.backends, *after.backends)}
+    numbers = {address: number for number, address in enumerate(addresses)}
+    return maglev.disruption(_numbered(before, numbers), _numbered(after, numbers))
+
+
+def _numbered(service: Service, numbers: Mapping[Address, int]) -> NDArray[np.uint32]:
+    """Return the service's table with a number for each address."""
+    identities = [(backend.address.packed, backend.weight) for backend in service.backends]
+    own = np.array([numbers[backend.address] for backend in service.backends], np.uint32)
+    return own[maglev.table(identities, service.table_size)]

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The single steps that change what the datapath does.
+
+Between any two of them the datapath works: a service that packets can find has
+its table, and a table refers only to backends that are there. A process may die
+after any step; planning again from what is then observed leads to the same end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from towpath.model.kinds import Address
+    from towpath.model.service import Backend, Service, ServiceKey
+
+
+@dataclass(frozen=True, slots=True)
+class CreateService:
+    """Make room for a service. It has no backends and packets don't find it yet."""
+
+    service: Service
+
+    @property
+    def key(self) -> ServiceKey:
+        """The service."""
+        return self.service.key
+
+
+@dataclass(frozen=True, slots=True)
+class SetOptions:
+    """Change how a service works. A new size holds from the next table on."""
+
+    key: ServiceKey
+    table_size: int
+    flow_table: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddBackend:
+    """Make a backend known. No table refers to it yet."""
+
+    key: ServiceKey
+    backend: Backend
+
+
+@dataclass(frozen=True, slots=True)
+class SetWeight:
+    """Note a backend's new weight. It takes effect by the next table."""
+
+    key: ServiceKey
+    backend: Backend
+
+
+@dataclass(frozen=True, slots=True)
+class SetTable:
+    """Put a table of these backends, all of them known, in the place of the old one.
+
+    Those of weight 0 get no slot. If none is left the table is empty and packets
+    of no known flow are dropped.
+    """
+
+    key: ServiceKey
+    backends: tuple[Backend, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PublishService:
+    """Let packets find the service. Its table is set."""
+
+    key: ServiceKey
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawService:
+    """Let packets find the service no more: they pass to the kernel."""
+
+    key: ServiceKey
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveBackend:
+    """Forget a backend that no table refers to any more. Its flows move at once."""
+
+    key: ServiceKey
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardService:
+    """Give up the room of a withdrawn service that has no backends left."""
+
+    key: ServiceKey
+
+
+Step: TypeAlias = (
+    CreateService
+    | SetOptions
+    | AddBackend
+    | SetWeight
+    | SetTable
+    | PublishService
+    | WithdrawService
+    | RemoveBackend
+    | DiscardService
+)
