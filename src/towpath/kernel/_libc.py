@@ -13,6 +13,8 @@ _libc.syscall.restype = ctypes.c_long
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
 
 # From <asm/unistd.h>; the others have the number of AArch64, the generic one.
 _MEMBARRIER = 324 if platform.machine() == "x86_64" else 283

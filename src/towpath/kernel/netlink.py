@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network devices of the calling thread's network namespace.
+
+pyroute2 takes long to import, so it is imported by the functions that speak netlink.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+from pathlib import Path
+from typing import Any, Literal
+
+from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
+
+
+def device_index(name: str) -> int:
+    """The interface index of a device. KernelError: there is none of that name."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        there = ", ".join(name for _, name in socket.if_nameindex())
+        raise KernelError(f"no such device: {name}", hint=f"there are: {there}") from None
+
+
+def device_name(index: int) -> str:
+    """The name of the device with that interface index. KernelError: there is none."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        there = ", ".join(f"{number} {name}" for number, name in socket.if_nameindex())
+        raise KernelError(f"no device has index {index}", hint=f"there are: {there}") from None
+
+
+def addresses(index: int) -> list[IPv4Interface | IPv6Interface]:
+    """The addresses of a device with their prefix lengths, as the kernel orders them."""
+    with connected() as netlink:
+        # The kernel filters only where it checks the request strictly; older ones send all.
+        return [
+            ip_interface(f"{message.get('local') or message.get('address')}/{message['prefixlen']}")
+            for message in netlink.get_addr(index=index)
+            if message["index"] == index
+        ]
+
+
+def mac(index: int) -> bytes:
+    """The link-layer address of a device: 6 bytes of an Ethernet device. KernelError: none such."""
+    return bytes.fromhex((_link(index).get("address") or "").replace(":", ""))
+
+
+def mtu(index: int) -> int:
+    """The MTU of a device in bytes. KernelError: no such device."""
+    return int(_link(index).get("mtu"))
+
+
+def vlan_devices() -> list[tuple[int, int, int]]:
+    """All 802.1Q devices: index, index of the device below, VLAN id."""
+    with connected() as netlink:
+        found = []
+        for message in netlink.get_links():
+            info = message.get("linkinfo")
+            if info is not None and info.get("kind") == "vlan":
+                vid = info.get("data").get("vlan_id")
+                found.append((message["index"], message.get("link"), vid))
+        return found
+
+
+def _link(index: int) -> Any:
+    with connected() as netlink:
+        try:
+            return netlink.link("get", index=index)[0]
+        except netlink_error() as error:
+            if error.code == errnos.ENODEV:
+                device_name(index)
+            raise KernelError(f"read device {index}", error.code) from error
+
+
+Family = Literal["ipv4", "ipv6"]
+_SYSCTL = Path("/proc/sys/net")
+
+
+def set_forwarding(name: str, family: Family, on: bool) -> bool:  # noqa: FBT001 -- the new state
+    """Switch a device's packet forwarding; returns what it was before.
+
+    ``name`` can be "all" or "default" as well. KernelError: no such device, or not allowed.
+    """
+    path = _SYSCTL / family / "conf" / name / "forwarding"
+    try:
+        before = path.read_text().strip() != "0"
+        if before != on:
+            path.write_text("1" if on else "0")
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            device_index(name)
+        hint = permission_hint(CAP_NET_ADMIN) if isinstance(error, PermissionError) else ""
+        what = f"set {family} forwarding of {name}"
+        raise KernelError(what, error.errno or 0, hint) from error
+    return before
+
+
+@contextmanager
+def connected() -> Iterator[Any]:
+    """A netlink socket in this thread's namespace (pyroute2.IPRoute)."""
+    from pyroute2 import IPRoute  # noqa: PLC0415 -- see above
+
+    with IPRoute() as netlink:
+        yield netlink
+
+
+def netlink_error() -> type[Any]:
+    """pyroute2's exception, whose ``code`` is the error number."""
+    from pyroute2 import NetlinkError  # noqa: PLC0415 -- see above
+
+    found: type[Any] = NetlinkError
+    return found

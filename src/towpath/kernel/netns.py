@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network and mount namespaces, of one thread at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from towpath.kernel import _libc
+from towpath.kernel.errors import CAP_SYS_ADMIN, KernelError, errno_name, permission_hint
+
+NAMED = Path("/run/netns")  # where `ip netns` keeps them
+_OWN = "/proc/thread-self/ns/net"
+
+
+@contextmanager
+def in_netns(where: str | Path | int) -> Iterator[None]:
+    """Run the block in another network namespace: a name of ``ip netns``, a path or an open file.
+
+    Only the calling thread moves. KernelError: there is no such namespace, or it can't be entered.
+    """
+    if isinstance(where, int):
+        with _back_again():
+            _enter(where, f"network namespace of file descriptor {where}")
+            yield
+        return
+    fd = _open(where)
+    try:
+        with _back_again():
+            _enter(fd, f"network namespace {where}")
+            yield
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def new_netns() -> Iterator[int]:
+    """Run the block in a network namespace of its own; gives an open file that stands for it.
+
+    Only the calling thread moves. The namespace goes with the block, unless something else is in it
+    by then. KernelError: it can't be made.
+    """
+    with _back_again():
+        unshare(network=True)
+        fd = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def unshare(*, network: bool = False, mounts: bool = False) -> None:
+    """Give the calling thread new namespaces, for good. KernelError.
+
+    New mounts stay within the new mount namespace and aren't seen outside.
+    """
+    kinds = network * _libc.CLONE_NEWNET | mounts * _libc.CLONE_NEWNS
+    try:
+        _libc.unshare(kinds)
+        if mounts:
+            _libc.mount("none", "/", None, _libc.MS_REC | _libc.MS_PRIVATE)
+    except OSError as error:
+        raise _error("make new namespaces", error) from error
+
+
+def _open(where: str | Path) -> int:
+    path = Path(where) if "/" in str(where) else NAMED / where
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        there = ", ".join(sorted(os.listdir(NAMED))) if NAMED.is_dir() else ""
+        hint = f"there are: {there or 'none'}" if errno_name(error.errno or 0) == "ENOENT" else ""
+        raise KernelError(f"open network namespace {where}", error.errno or 0, hint) from error
+
+
+@contextmanager
+def _back_again() -> Iterator[None]:
+    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        try:
+            _libc.setns(home, _libc.CLONE_NEWNET)
+        finally:
+            os.close(home)
+
+
+def _enter(fd: int, what: str) -> None:
+    try:
+        _libc.setns(fd, _libc.CLONE_NEWNET)
+    except OSError as error:
+        raise _error(f"enter {what}", error) from error
+
+
+def _error(what: str, error: OSError) -> KernelError:
+    number = error.errno or 0
+    hint = permission_hint(CAP_SYS_ADMIN) if errno_name(number) == "EPERM" else ""
+    return KernelError(what, number, hint)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this kernel can do, found out by trying; never by its version.
+
+Every answer is kept for the life of the process. Probing needs the capabilities that using the
+feature does: without them the answer is False.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EINVAL, ENODEV
+from functools import cache
+
+from towpath.kernel.errors import KernelError
+from towpath.kernel.libbpf import LinkCreateOpts, MapBatchOpts, MapCreateOpts, lib
+from towpath.kernel.maps import BPF_F_MMAPABLE, MapType
+from towpath.kernel.netns import new_netns
+from towpath.kernel.programs import ProgramType
+
+# r0 = 0; exit
+_RETURN_0 = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
+_NO_DEVICE = 0x7FFFFFFF
+_LOOPBACK = 1  # in every network namespace
+_XDP_GENERIC = 1 << 1
+_BPF_XDP = 37
+_BPF_TCX_INGRESS = 46
+
+
+@cache
+def map_mmap() -> bool:
+    """Array maps as memory (5.5)."""
+    opts = MapCreateOpts(map_flags=BPF_F_MMAPABLE)
+    fd = lib.bpf_map_create(MapType.ARRAY, b"probe", 4, 8, 1, ctypes.byref(opts))
+    return _close(fd)
+
+
+@cache
+def batch(map_type: int = MapType.HASH) -> bool:
+    """Batched reads of that kind of map (hash tables and arrays 5.6, per-CPU arrays 5.13)."""
+    fd = lib.bpf_map_create(map_type, b"probe", 4, 8, 4, None)
+    if fd < 0:
+        return False
+    keys, values = ctypes.create_string_buffer(64), ctypes.create_string_buffer(1 << 16)
+    token, count = ctypes.create_string_buffer(64), ctypes.c_uint32(4)
+    result = lib.bpf_map_lookup_batch(
+        fd, None, token, keys, values, ctypes.byref(count), ctypes.byref(MapBatchOpts())
+    )
+    os.close(fd)
+    return result == 0 or -result not in (EINVAL, 95, 524)
+
+
+@cache
+def xdp_link() -> bool:
+    """XDP attachments that last as long as something holds them (5.9)."""
+    opts = LinkCreateOpts(flags=_XDP_GENERIC)
+    try:
+        with new_netns(), _tiny(ProgramType.XDP) as fd:
+            return _close(lib.bpf_link_create(fd, _LOOPBACK, _BPF_XDP, ctypes.byref(opts)))
+    except KernelError:
+        return False
+
+
+@cache
+def tcx() -> bool:
+    """Links at tc's ingress and egress (6.6)."""
+    opts = LinkCreateOpts()
+    try:
+        with _tiny(ProgramType.SCHED_CLS) as fd:
+            result = lib.bpf_link_create(fd, _NO_DEVICE, _BPF_TCX_INGRESS, ctypes.byref(opts))
+    except KernelError:
+        return False
+    # A kernel that knows the attach type looks for the device, another one doesn't get that far.
+    return _close(result) or bool(result == -ENODEV)
+
+
+@cache
+def program_type(number: int) -> bool:
+    """Programs of that BPF_PROG_TYPE_* can be loaded."""
+    return bool(lib.libbpf_probe_bpf_prog_type(number, None) == 1)
+
+
+@cache
+def map_type(number: int) -> bool:
+    """Maps of that BPF_MAP_TYPE_* can be made."""
+    return bool(lib.libbpf_probe_bpf_map_type(number, None) == 1)
+
+
+@cache
+def helper(number: int, program: int) -> bool:
+    """Programs of type ``program`` may call the BPF_FUNC_* with that number."""
+    return bool(lib.libbpf_probe_bpf_helper(program, number, None) == 1)
+
+
+@contextmanager
+def _tiny(kind: ProgramType) -> Iterator[int]:
+    """The shortest program of a type, loaded for the block. KernelError."""
+    fd = lib.bpf_prog_load(kind, b"probe", b"GPL", _RETURN_0, len(_RETURN_0) // 8, None)
+    if fd < 0:
+        raise KernelError("load a probe", -fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _close(fd: int) -> bool:
+    """Whether ``fd`` is one; closes it."""
+    if fd >= 0:
+        os.close(fd)
+    return fd >= 0
