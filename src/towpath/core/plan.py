@@ -109,7 +109,8 @@ def plan(
     """
     old, new = _by_key(observed), _by_key(desired)
     removals = [_removal(old[key]) for key in _ordered(old.keys() - new.keys())]
-    common = [_change(old[key], new[key]) for key in _ordered(old.keys() & new.keys())]
+    differing = [key for key, service in new.items() if not _equal(old.get(key), service)]
+    common = [_change(old[key], new[key]) for key in _ordered(old.keys() & differing)]
     additions = [_addition(new[key]) for key in _ordered(new.keys() - old.keys())]
     planned = [*removals, *(change for change in common if change), *additions]
     changes = tuple(change for change, _ in planned)
@@ -126,6 +127,11 @@ def _by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:
         if found.setdefault(service.key, service) is not service:
             raise ValueError(f"{service.key} is given twice; allowed: once")
     return found
+
+
+def _equal(before: Service | None, after: Service) -> bool:
+    """Whether nothing differs, the order of backends included: the usual case, fast."""
+    return before is after or before == after
 
 
 def _ordered(keys: Iterable[ServiceKey]) -> list[ServiceKey]:
