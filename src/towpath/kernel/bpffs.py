@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno as errnos
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,15 +100,26 @@ def _pin_hint(path: Path, number: int) -> str:
 
 def open_pin(path: Path | str, kind: Kind) -> int:
     """A new file descriptor for what is pinned at ``path``. KernelError: not there, not a ``kind``."""
-    what = f"open pinned {kind} {path}"
-    fd: int = lib.bpf_obj_get(os.fsencode(path))
-    if fd < 0:
-        raise KernelError(what, -fd, _open_hint(Path(path), -fd))
-    found = kind_of(fd)
+    fd, found = _open(path, kind)
     if found != kind:
         os.close(fd)
-        raise KernelError(what, hint=f"a {found} is pinned there")
+        raise KernelError(f"open pinned {kind} {path}", hint=f"a {found} is pinned there")
     return fd
+
+
+def kind_of_pin(path: Path | str) -> str:
+    """What is pinned at ``path``: "map", "prog" or "link". KernelError: nothing is."""
+    fd, found = _open(path, "object")
+    os.close(fd)
+    return found
+
+
+def _open(path: Path | str, wanted: str) -> tuple[int, str]:
+    fd: int = lib.bpf_obj_get(os.fsencode(path))
+    if fd < 0:
+        raise KernelError(f"open pinned {wanted} {path}", -fd, _open_hint(Path(path), -fd))
+    # "anon_inode:bpf-map", "anon_inode:bpf_link"
+    return fd, os.readlink(f"/proc/self/fd/{fd}").rpartition("bpf")[2][1:]
 
 
 def _open_hint(path: Path, number: int) -> str:
@@ -117,13 +129,7 @@ def _open_hint(path: Path, number: int) -> str:
     return permission_hint(CAP_BPF) if errno_name(number) == "EPERM" else ""
 
 
-def kind_of(fd: int) -> str:
-    """What a BPF file descriptor stands for: "map", "prog", "link" or "btf"."""
-    # "anon_inode:bpf-map", "anon_inode:bpf_link"
-    return os.readlink(f"/proc/self/fd/{fd}").rpartition("bpf")[2][1:]
-
-
 def check_id(fd: int, kind: str, number: int) -> int:
     """``fd``, unless looking up an id failed: then KernelError."""
-    hint = permission_hint(CAP_SYS_ADMIN) if fd == -1 else ""
+    hint = permission_hint(CAP_SYS_ADMIN) if fd == -errnos.EPERM else ""
     return check(fd, f"open {kind} with id {number}", hint)

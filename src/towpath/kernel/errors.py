@@ -7,8 +7,10 @@ import errno as errnos
 import os
 from pathlib import Path
 
-# The kernel's own, which never reach a libc: BPF returns it for "not supported" all the same.
+# The kernel's own, not meant for programs: BPF returns it for "not supported" all the same.
 ENOTSUPP = 524
+# POSIX has two names for this number, and Linux goes by the other one.
+_NAMES = {ENOTSUPP: "ENOTSUPP", errnos.EOPNOTSUPP: "EOPNOTSUPP"}
 
 # Capability numbers of <linux/capability.h>, those that anything here asks for.
 CAP_NET_ADMIN = 12
@@ -57,9 +59,7 @@ class LayoutError(KernelError):
 
 def errno_name(number: int) -> str:
     """"EPERM" for 1; numbers without a name come back as digits."""
-    if number == ENOTSUPP:
-        return "ENOTSUPP"
-    return errnos.errorcode.get(number, str(number))
+    return _NAMES.get(number) or errnos.errorcode.get(number, str(number))
 
 
 def describe_errno(number: int) -> str:

@@ -91,6 +91,21 @@ class XdpQueryOpts(_Sized):
     )
 
 
+class TcHook(_Sized):
+    _fields_ = (("sz", c_size_t), ("ifindex", c_int), ("attach_point", c_int), ("parent", c_uint32))
+
+
+class TcOpts(_Sized):
+    _fields_ = (
+        ("sz", c_size_t),
+        ("prog_fd", c_int),
+        ("flags", c_uint32),
+        ("prog_id", c_uint32),
+        ("handle", c_uint32),
+        ("priority", c_uint32),
+    )
+
+
 # ---- What the kernel tells of an object, <linux/bpf.h> -------------------------------------------
 #
 # Also growing structs: a kernel that knows less leaves the tail zero.
@@ -246,6 +261,10 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),
     "bpf_link_detach": (c_int, (c_int,)),
     "bpf_xdp_query": (c_int, (c_int, c_int, POINTER(XdpQueryOpts))),
+    "bpf_tc_hook_create": (c_int, (POINTER(TcHook),)),
+    "bpf_tc_attach": (c_int, (POINTER(TcHook), POINTER(TcOpts))),
+    "bpf_tc_detach": (c_int, (POINTER(TcHook), POINTER(TcOpts))),
+    "bpf_tc_query": (c_int, (POINTER(TcHook), POINTER(TcOpts))),
     "bpf_obj_pin": (c_int, (c_int, c_char_p)),
     "bpf_obj_get": (c_int, (c_char_p,)),
     "bpf_obj_get_info_by_fd": (c_int, (c_int, c_void_p, _COUNT)),

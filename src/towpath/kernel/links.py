@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno as errnos
 import os
-from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -26,6 +25,7 @@ Mode = Literal["native", "generic", "auto"]
 
 BPF_XDP = 37
 BPF_TCX_INGRESS = 46
+_BPF_F_BEFORE = 1 << 3
 _LINK_TYPE_XDP = 6
 _XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}
 _XDP_ATTACHED = {1: "native", 2: "generic", 3: "offload", 4: "several"}
@@ -125,12 +125,9 @@ class Link:
 
 def from_pin(path: Path | str) -> Attachment:
     """Whatever `Attachment.pin` named ``path``: a link, or a classic filter's program."""
-    if probe.tcx():
+    if probe.tcx() or bpffs.kind_of_pin(path) != "prog":
         return Link.from_pin(path)
-    try:
-        return Link.from_pin(path)
-    except KernelError:
-        return tc_filter.TcFilter.from_pin(path)
+    return tc_filter.TcFilter.from_pin(path)
 
 
 # ---- XDP -----------------------------------------------------------------------------------------
@@ -202,7 +199,8 @@ def attach_tc_ingress(program: Program, ifindex: int) -> Attachment:
     name = device_name(ifindex)
     if not probe.tcx():
         return tc_filter.attach(program, ifindex)
-    opts = LinkCreateOpts()
+    # First, so that no other program's verdict hides packets from this one.
+    opts = LinkCreateOpts(flags=_BPF_F_BEFORE)
     fd = lib.bpf_link_create(program.fd, ifindex, BPF_TCX_INGRESS, ctypes.byref(opts))
     if fd < 0:
         hint = permission_hint(CAP_BPF, CAP_NET_ADMIN) if fd == -errnos.EPERM else ""

@@ -15,7 +15,6 @@ from towpath.kernel.errors import KernelError, errno_name
 _HINTS = {
     "EPERM": "the map is frozen: writable=False is allowed",
     "EACCES": "the map was opened or created read-only",
-    "ENOTSUP": "only arrays declared with BPF_F_MMAPABLE can be mapped",
     "ENOTSUPP": "only arrays declared with BPF_F_MMAPABLE can be mapped",
     "EINVAL": "only arrays declared with BPF_F_MMAPABLE can be mapped",
 }

@@ -1,30 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program at tc's ingress by way of a classic filter, for kernels without TCX (before 6.6).
 
-The clsact qdisc holds BPF filters in direct-action mode. Such a filter stays when the process that
-made it ends: there is nothing to pin, so pinning names the program, by whose id the filter is found
-again.
+A filter stays when the process that made it ends, so there is nothing to pin: pinning names the
+program, by whose id `TcFilter.from_pin` finds the filter again. It has one place on a device, the
+first, and is attached in direct-action mode, so that what the program returns is the verdict.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno as errnos
 import os
+import socket
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from towpath.kernel import bpffs
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
-from towpath.kernel.libbpf import ProgInfo, get_info
-from towpath.kernel.netlink import connected, device_name, netlink_error
+from towpath.kernel.libbpf import ProgInfo, TcHook, TcOpts, captured, get_info, lib
 from towpath.kernel.programs import Program
 
-_INGRESS = 0xFFFFFFF2  # TC_H_CLSACT, TC_H_MIN_INGRESS
-_CLSACT = 0xFFFFFFF1
-_ETH_P_ALL = 0x0003
-_HANDLE = 1
-_PRIORITY = 49152  # what tc picks for the first filter; those of an administrator come before
+_INGRESS = 1  # BPF_TC_INGRESS
+_REPLACE = 1  # BPF_TC_F_REPLACE
+_PLACE = {"priority": 1, "handle": 0x7470}
 
 
 class TcFilter:
@@ -35,56 +34,44 @@ class TcFilter:
 
     mode = "clsact"
 
-    def __init__(self, ifindex: int, priority: int, program_fd: int) -> None:
+    def __init__(self, ifindex: int, program_fd: int) -> None:
         self.ifindex = ifindex
-        self._priority = priority
         self._fd = program_fd
 
     @classmethod
     def from_pin(cls, path: Path | str) -> Self:
-        """The filter whose program is pinned at ``path``. KernelError: no device has one."""
+        """The filter whose program is pinned at ``path``. KernelError: no device has it."""
         fd = bpffs.open_pin(path, "prog")
-        try:
-            ifindex, priority = _find(get_info(fd, ProgInfo(), f"ask for {path}").id)
-        except BaseException:
-            os.close(fd)
-            raise
-        return cls(ifindex, priority, fd)
+        number = get_info(fd, ProgInfo(), f"ask for {path}").id
+        for ifindex, _name in socket.if_nameindex():
+            if attached_id(ifindex) == number:
+                return cls(ifindex, fd)
+        os.close(fd)
+        raise KernelError(f"open pinned filter {path}", hint="no device has a filter with it")
 
     @property
     def program_id(self) -> int:
-        """The id of the program that is attached now."""
-        return int(get_info(self._fd, ProgInfo(), "ask for a filter's program").id)
+        """The id of the program that is attached now, 0 for none."""
+        return attached_id(self.ifindex)
 
     def update(self, program: Program) -> None:
         """Replace the program; no packet goes by in between. A pin keeps naming the old one."""
-        _request("replace", self.ifindex, program, self._priority)
+        _attach(self.ifindex, program, _REPLACE)
         os.close(self._fd)
         self._fd = os.dup(program.fd)
 
     def pin(self, path: Path | str) -> None:
         """Name the program in a BPF file system. KernelError."""
-        bpffs.pin(self._fd, path, f"the filter on {device_name(self.ifindex)}")
+        bpffs.pin(self._fd, path, f"the filter on device {self.ifindex}")
 
     def detach(self) -> None:
-        """Remove the filter, which may be gone with its device. Twice is once."""
-        if self._fd < 0:
-            return
-        with connected() as netlink:
-            try:
-                netlink.tc(
-                    "del-filter",
-                    "bpf",
-                    self.ifindex,
-                    handle=_HANDLE,
-                    parent=_INGRESS,
-                    prio=self._priority,
-                    protocol=_ETH_P_ALL,
-                )
-            except netlink_error() as error:
-                if error.code not in (errnos.ENOENT, errnos.ENODEV, errnos.EINVAL):
-                    raise _error("remove a filter from", self.ifindex, error.code) from error
-        self.close()
+        """Remove the filter, unless it is gone with its device. Twice is once."""
+        if self._fd >= 0:
+            with captured():
+                result = lib.bpf_tc_detach(_hook(self.ifindex), TcOpts(**_PLACE))
+            if result < 0 and -result not in (errnos.ENOENT, errnos.ENODEV, errnos.EINVAL):
+                raise _error("remove the filter from", self.ifindex, -result)
+            self.close()
 
     def close(self) -> None:
         """Let go of the filter, which stays. Twice is once."""
@@ -106,63 +93,38 @@ class TcFilter:
 
 def attach(program: Program, ifindex: int) -> TcFilter:
     """Attach to a device's tc ingress, making its clsact qdisc if need be. KernelError."""
-    with connected() as netlink:
-        try:
-            netlink.tc("add", "clsact", ifindex)
-        except netlink_error() as error:
-            if error.code != errnos.EEXIST:
-                raise _error("make a clsact qdisc on", ifindex, error.code) from error
-    priority = _free_priority(ifindex)
-    _request("add", ifindex, program, priority)
-    return TcFilter(ifindex, priority, os.dup(program.fd))
+    with captured():
+        result = lib.bpf_tc_hook_create(_hook(ifindex))
+    if result < 0 and result != -errnos.EEXIST:
+        raise _error("make a clsact qdisc on", ifindex, -result)
+    _attach(ifindex, program, 0)
+    return TcFilter(ifindex, os.dup(program.fd))
 
 
-def _request(verb: str, ifindex: int, program: Program, priority: int) -> None:
-    with connected() as netlink:
-        try:
-            netlink.tc(
-                f"{verb}-filter",
-                "bpf",
-                ifindex,
-                handle=_HANDLE,
-                fd=program.fd,
-                name=program.name,
-                parent=_INGRESS,
-                prio=priority,
-                protocol=_ETH_P_ALL,
-                direct_action=True,
-            )
-        except netlink_error() as error:
-            raise _error(f"{verb} a filter on", ifindex, error.code) from error
+def attached_id(ifindex: int) -> int:
+    """The id of the program in our place on a device, 0 for none."""
+    opts = TcOpts(**_PLACE)
+    with captured():
+        result = lib.bpf_tc_query(_hook(ifindex), ctypes.byref(opts))
+    return int(opts.prog_id) if result == 0 else 0
 
 
-def _filters(ifindex: int) -> list[tuple[int, int]]:
-    """The BPF filters at a device's ingress: priority and program id."""
-    with connected() as netlink:
-        found = []
-        for message in netlink.get_filters(index=ifindex, parent=_INGRESS):
-            options = message.get("options")
-            number = None if options is None else options.get("id")
-            if message.get("kind") == "bpf" and number is not None:
-                found.append((message["info"] >> 16, number))
-        return found
+def _attach(ifindex: int, program: Program, flags: int) -> None:
+    opts = TcOpts(prog_fd=program.fd, flags=flags, **_PLACE)
+    with captured():
+        result = lib.bpf_tc_attach(_hook(ifindex), ctypes.byref(opts))
+    if result < 0:
+        raise _error(f"attach program {program.name} to tc ingress of", ifindex, -result)
 
 
-def _free_priority(ifindex: int) -> int:
-    taken = {priority for priority, _ in _filters(ifindex)}
-    return next(priority for priority in range(_PRIORITY, 1 << 16) if priority not in taken)
-
-
-def _find(program_id: int) -> tuple[int, int]:
-    with connected() as netlink:
-        devices = [message["index"] for message in netlink.get_links()]
-    for ifindex in devices:
-        for priority, number in _filters(ifindex):
-            if number == program_id:
-                return ifindex, priority
-    raise KernelError(f"no device has a filter with program {program_id}")
+def _hook(ifindex: int) -> TcHook:
+    return TcHook(ifindex=ifindex, attach_point=_INGRESS)
 
 
 def _error(what: str, ifindex: int, number: int) -> KernelError:
-    hint = permission_hint(CAP_NET_ADMIN) if number == errnos.EPERM else ""
-    return KernelError(f"{what} {device_name(ifindex)}", number, hint)
+    hint = ""
+    if number == errnos.EPERM:
+        hint = permission_hint(CAP_NET_ADMIN)
+    elif number == errnos.EEXIST:
+        hint = f"program {attached_id(ifindex)} is attached there"
+    return KernelError(f"{what} device {ifindex}", number, hint)
