@@ -64,9 +64,10 @@ class BackendTable:
         if not self._free:
             raise CapacityError("backends", self.capacity + 1, self.capacity, "backends")
         index = self._free.popleft()
-        self._forget(index)
         row = self._rows[index]
         generation = int(row["generation"]) % self._generations + 1
+        if generation > 1:
+            self._forget(index)
         handle = generation << self._bits | index
         row["generation"] = generation
         row["addr"]["word"] = np.frombuffer(pack(backend.address), ">u4")

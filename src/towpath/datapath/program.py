@@ -9,6 +9,7 @@ all. A program that is loaded later uses the same maps, with the same seeds.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,17 @@ class LoadedProgram:
     def rows(self, name: str) -> Any:
         """Map a whole table for as long as the program is open."""
         return self._undo.enter_context(self.maps[name].mmap()).array
+
+    def forgetter(self, name: str, columns: int) -> Callable[[int], None]:
+        """Return a function that zeroes one column of a per-CPU table."""
+        table = self.maps[name]
+        zero = np.zeros((), table.value_dtype)
+
+        def forget(column: int) -> None:
+            for cpu in range(self.layout.cpus):
+                table.update(cpu * columns + column, zero)
+
+        return forget
 
     def close(self) -> None:
         """Close maps and programs; what is pinned or attached stays."""

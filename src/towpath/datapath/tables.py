@@ -154,6 +154,14 @@ class Tables:
         self._slots.write(base, handles)
         self._replace_table(service, base, len(handles))
 
+    def rested_heap(self) -> Heap:
+        """Return the heap as it will be when nothing rests any more, to plan with."""
+        heap = Heap(self._heap.size)
+        for service in self.services.values():
+            if service.size:
+                heap.reserve(service.base, service.size)
+        return heap
+
     # ---- after a restart ------------------------------------------------
 
     def adopt(self) -> None:

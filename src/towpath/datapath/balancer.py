@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load balancer in the kernel, as one object: what it holds, and how to change it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from towpath.core.plan import Plan, plan
+from towpath.datapath import trace
+from towpath.datapath.attachment import Attachment
+from towpath.datapath.backends import BackendTable
+from towpath.datapath.counters import Counters, read_counters
+from towpath.datapath.errors import DatapathError
+from towpath.datapath.heap import Heap
+from towpath.datapath.program import LoadedProgram
+from towpath.datapath.reclaim import Reclaimer
+from towpath.datapath.room import check_room
+from towpath.datapath.slots import MaglevSlots
+from towpath.datapath.source import fill_settings
+from towpath.datapath.steps import execute
+from towpath.datapath.tables import Tables
+from towpath.datapath.vips import VipIndex
+from towpath.kernel import netlink
+from towpath.kernel.bpffs import remove_pins
+from towpath.kernel.rcu import wait_for_readers
+from towpath.model.service import Service, ServiceKey
+from towpath.model.settings import Device, Limits, Source
+
+if TYPE_CHECKING:
+    from towpath.model.flow import FlowTuple
+
+
+class Balancer:
+    """An XDP load balancer on ``devices``.
+
+    With ``pins``, a directory in a bpffs, it outlives this object: another one made
+    with the same directory takes it over as it is, programs and tables, and no packet
+    is lost in between. Without, closing it detaches everything.
+
+    Not thread-safe. A context manager, which closes.
+
+    Raises KernelError if a device doesn't exist or can't take the program, and
+    LayoutError if ``pins`` holds tables of another shape or size.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        *,
+        source: Source | None = None,
+        limits: Limits | None = None,
+        pins: Path | None = None,
+    ) -> None:
+        if not devices:
+            raise DatapathError("no device to balance on; name at least one")
+        indexes = [netlink.device_index(device.name) for device in devices]
+        self._pins = pins
+        self._observed: dict[ServiceKey, Service] = {}
+        self._undo = ExitStack()
+        with ExitStack() as undo:
+            self._program = LoadedProgram(limits or Limits(), pins)
+            undo.callback(self._program.close)
+            self._make_tables()
+            self._write_source(source or Source(), indexes)
+            if self._program.adopted:
+                self._tables.adopt()
+                self._observe()
+            self._attachment = Attachment(self._program, devices, pins)
+            undo.callback(self._attachment.close)
+            self._undo = undo.pop_all()
+
+    def _make_tables(self) -> None:
+        program = self._program
+        reclaimer = Reclaimer(wait_for_readers)
+        self._slots = MaglevSlots(
+            program.maps["maglev"], program.constant("maglev_limits", "MAGLEV_LINE")
+        )
+        self._heap = Heap(self._slots.capacity)
+        self._backends = BackendTable(
+            program.rows("backends"),
+            program.constant("handle_bits", "HANDLE_INDEX_BITS"),
+            reclaimer,
+            program.forgetter("backend_cpus", program.layout.entries["backends"]),
+        )
+        self._tables = Tables(
+            VipIndex(program.rows("vips"), program.constant("vip_limits", "VIP_PROBES"), reclaimer),
+            self._backends,
+            self._heap,
+            self._slots,
+            program.rows("services"),
+            program.constant("service_flags", "SERVICE_NO_FLOW_TABLE"),
+            reclaimer,
+            program.forgetter("service_cpus", program.layout.entries["services"]),
+        )
+
+    def _write_source(self, source: Source, indexes: Sequence[int]) -> None:
+        addresses = [each for index in indexes for each in netlink.addresses(index)]
+        record = self._program.maps["settings"].lookup(0)
+        fill_settings(record, source, addresses)
+        self._program.maps["settings"].update(0, record)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that the program is on."""
+        return tuple(self._attachment.devices.values())
+
+    def observed(self) -> tuple[Service, ...]:
+        """Return the services that are in the kernel.
+
+        The kernel doesn't know their names: a service that this object hasn't
+        been given is named by its key.
+        """
+        return tuple(self._observed.values())
+
+    def _observe(self) -> None:
+        """Read from the tables what is in the kernel, keeping the names that are known."""
+        names = {key: service.name for key, service in self._observed.items()}
+        self._observed = {
+            key: Service(
+                name=names.get(key, str(key)),
+                vip=key.vip,
+                port=key.port,
+                protocol=key.protocol,
+                backends=each.backends(),
+                table_size=each.table_size,
+                flow_table=each.flow_table,
+            )
+            for key, each in self._tables.services.items()
+        }
+
+    def plan(self, services: Iterable[Service]) -> Plan:
+        """Return what `apply` would do with ``services``."""
+        return plan(self.observed(), tuple(services))
+
+    def apply(self, services: Iterable[Service]) -> Plan:
+        """Make ``services`` what is in the kernel, step by step, and return the steps.
+
+        Flows go on throughout. CapacityError: there is no room, and nothing was changed.
+        """
+        services = tuple(services)
+        wanted = self.plan(services)
+        self._check_room(wanted)
+        try:
+            for step in wanted.steps:
+                execute(step, self._tables)
+        except BaseException:
+            self._observe()
+            raise
+        # The very objects: what doesn't change next time is then seen at a glance.
+        self._observed = {service.key: service for service in services}
+        return wanted
+
+    def _check_room(self, wanted: Plan) -> None:
+        installed = self._tables.services
+        check_room(
+            wanted.steps,
+            services=len(installed),
+            services_limit=self._program.layout.entries["services"] - 1,
+            backends=sum(len(each.handles) for each in installed.values()),
+            backends_limit=self._backends.capacity,
+            heap=self._tables.rested_heap(),
+            tables={
+                key: ((each.base, each.size), each.table_size) for key, each in installed.items()
+            },
+        )
+
+    def counters(self) -> Counters:
+        """Return what has been counted since the load balancer came up."""
+        return read_counters(self._program, self._backends, self._tables.services.values())
+
+    def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
+        """Return what the program would do with the flow's next packet on ``device``.
+
+        The first device unless one is named. Changes nothing. DatapathError if
+        the program isn't on that device.
+        """
+        wanted = device or self.devices[0]
+        for index, name in self._attachment.devices.items():
+            if name == wanted:
+                by_index = {each.index: each for each in self._tables.services.values()}
+                return trace.run(self._program, flow, (index, name), by_index)
+        raise DatapathError(f"not on device {wanted}; on: {', '.join(self.devices)}")
+
+    def refresh_devices(self) -> None:
+        """Look again which VLAN devices there are."""
+        self._attachment.refresh_vlans()
+
+    def detach(self) -> None:
+        """Take everything out of the kernel, pins too, and close."""
+        self._attachment.detach()
+        self.close()
+        if self._pins is not None:
+            remove_pins(self._pins)
+
+    def close(self) -> None:
+        """Let go: without pins the load balancer is gone, with pins it works on."""
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether there is room for a plan, found before its first step is taken.
+
+The steps are gone through on paper: they only count services and backends, and
+move table ranges in a copy of the heap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from towpath.core.steps import (
+    AddBackend,
+    CreateService,
+    DiscardService,
+    RemoveBackend,
+    SetOptions,
+    SetTable,
+    Step,
+)
+from towpath.datapath.errors import CapacityError
+
+if TYPE_CHECKING:
+    from towpath.datapath.heap import Heap
+    from towpath.model.service import ServiceKey
+
+Range = tuple[int, int]
+"""Base and size of a table; size 0 is none."""
+
+
+def _check_count(what: str, now: int, limit: int, changes: Iterable[int]) -> None:
+    most = now
+    for change in changes:
+        now += change
+        most = max(most, now)
+    if most > limit:
+        raise CapacityError(what, most, limit, what)
+
+
+def _counted(steps: Iterable[Step], more: type[Step], less: type[Step]) -> Iterable[int]:
+    return (1 if isinstance(s, more) else -1 for s in steps if isinstance(s, more | less))
+
+
+def check_room(
+    steps: tuple[Step, ...],
+    *,
+    services: int,
+    services_limit: int,
+    backends: int,
+    backends_limit: int,
+    heap: Heap,
+    tables: dict[ServiceKey, tuple[Range, int]],
+) -> None:
+    """Raise CapacityError if the steps would not all find room.
+
+    ``services`` and ``backends``: how many there are now. ``tables``: each service's
+    table now, and its configured size. ``heap`` is used up.
+    """
+    _check_count("services", services, services_limit, _counted(steps, CreateService, DiscardService))
+    _check_count("backends", backends, backends_limit, _counted(steps, AddBackend, RemoveBackend))
+    _check_tables(steps, heap, tables)
+
+
+def _check_tables(
+    steps: tuple[Step, ...], heap: Heap, tables: dict[ServiceKey, tuple[Range, int]]
+) -> None:
+    ranges = {key: table for key, (table, _) in tables.items()}
+    sizes = {key: size for key, (_, size) in tables.items()}
+    resting: list[Range] = []
+    for step in steps:
+        if isinstance(step, CreateService):
+            ranges[step.key], sizes[step.key] = (0, 0), step.service.table_size
+        elif isinstance(step, SetOptions):
+            sizes[step.key] = step.table_size
+        elif isinstance(step, SetTable):
+            size = sizes[step.key] if any(b.weight for b in step.backends) else 0
+            base = _allocate(heap, size, resting) if size else 0
+            if ranges[step.key][1]:
+                resting.append(ranges[step.key])
+            ranges[step.key] = (base, size)
+
+
+def _allocate(heap: Heap, size: int, resting: list[Range]) -> int:
+    base = heap.allocate(size)
+    if base is None:
+        # What rests can be used again: at the cost of a wait, not of room.
+        for each in resting:
+            heap.release(*each)
+        resting.clear()
+        base = heap.allocate(size)
+    if base is None:
+        raise CapacityError("Maglev slots", size, heap.free_slots, "table_slots")
+    return base

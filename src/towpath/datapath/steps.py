@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries out a plan's steps on the kernel's tables, one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from towpath.core.steps import (
+    AddBackend,
+    CreateService,
+    DiscardService,
+    PublishService,
+    RemoveBackend,
+    SetOptions,
+    SetTable,
+    SetWeight,
+    Step,
+    WithdrawService,
+)
+
+if TYPE_CHECKING:
+    from towpath.datapath.tables import Tables
+
+
+def execute(step: Step, tables: Tables) -> None:
+    """Carry out one step."""
+    match step:
+        case CreateService(service):
+            tables.create(service)
+        case SetOptions(key, table_size, flow_table):
+            tables.set_options(key, table_size=table_size, flow_table=flow_table)
+        case AddBackend(key, backend):
+            tables.add_backend(key, backend)
+        case SetWeight(key, backend):
+            tables.set_weight(key, backend)
+        case SetTable(key, backends):
+            tables.set_table(key, backends)
+        case PublishService(key):
+            tables.publish(key)
+        case WithdrawService(key):
+            tables.withdraw(key)
+        case RemoveBackend(key, address):
+            tables.remove_backend(key, address)
+        case DiscardService(key):
+            tables.discard(key)
+        case _:
+            assert_never(step)

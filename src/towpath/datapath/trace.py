@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask the loaded program what it would do with a flow's next packet.
+
+The frame carries a secret in place of its MAC addresses, by which the program
+knows that it must change nothing and write down what it decides.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from towpath.datapath.address import FAMILY_V4, Address, unpack
+from towpath.datapath.counters import verdict_names
+from towpath.model.service import Protocol, ServiceKey
+
+if TYPE_CHECKING:
+    from towpath.datapath.program import LoadedProgram
+    from towpath.datapath.tables import Installed
+    from towpath.model.flow import FlowTuple
+
+_ETHERTYPES = {4: 0x0800, 6: 0x86DD}
+_HOPS = 64
+_NOT_ASKED = -1
+# enum in linux/bpf.h, BPF_FIB_LKUP_RET_*
+_FIB_RESULTS = (
+    "success",
+    "blackhole",
+    "unreachable",
+    "prohibit",
+    "not forwarded",
+    "forwarding disabled",
+    "unsupported encapsulation",
+    "no neighbour",
+    "fragmentation needed",
+    "no source address",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Every decision about one packet. What wasn't reached is None."""
+
+    flow: FlowTuple
+    device: str
+    verdict: str
+    service: ServiceKey | None = None
+    hash: int | None = None
+    flow_hit: bool | None = None
+    slot: int | None = None
+    table_size: int | None = None
+    backend: Address | None = None
+    encapsulation: str | None = None
+    outer_source: Address | None = None
+    fib_result: str | None = None
+    egress: str | None = None
+    vlan: int | None = None
+    source_mac: str | None = None
+    next_hop_mac: str | None = None
+    mtu: int | None = None
+
+
+def packet(flow: FlowTuple) -> bytes:
+    """Return an IP packet of the flow: a TCP segment without data, or an empty datagram."""
+    ports = flow.source_port.to_bytes(2, "big") + flow.destination_port.to_bytes(2, "big")
+    if flow.protocol is Protocol.TCP:
+        transport = ports + bytes(8) + b"\x50\x10" + bytes(6)
+    else:
+        transport = ports + b"\0\x08\0\0"
+    number = flow.protocol.number
+    addresses = flow.source.packed + flow.destination.packed
+    if flow.source.version == 4:
+        length = (20 + len(transport)).to_bytes(2, "big")
+        return b"\x45\0" + length + b"\0\0\x40\0" + bytes((_HOPS, number, 0, 0)) + addresses + transport
+    length = len(transport).to_bytes(2, "big")
+    return b"\x60\0\0\0" + length + bytes((number, _HOPS)) + addresses + transport
+
+
+def run(
+    program: LoadedProgram,
+    flow: FlowTuple,
+    device: tuple[int, str],
+    services: Mapping[int, Installed],
+) -> Trace:
+    """Trace one packet that comes in on ``device``, an interface index and name.
+
+    ``services``: what is in the kernel, by index. One trace at a time: there is
+    one record to write to.
+    """
+    table = program.maps["traces"]
+    record = np.zeros((), program.btf.dtype("trace"))
+    record["fib_result"] = _NOT_ASKED
+    table.update(0, record)
+    frame = (
+        program.cookie.to_bytes(8, "little")
+        + device[0].to_bytes(4, "little")
+        + _ETHERTYPES[flow.source.version].to_bytes(2, "big")
+        + packet(flow)
+    )
+    program.object.programs["towpath_lb"].test_run(frame)
+    return _decode(program, flow, device[1], services, table.lookup(0))
+
+
+def _decode(
+    program: LoadedProgram,
+    flow: FlowTuple,
+    device: str,
+    services: Mapping[int, Installed],
+    record: Any,
+) -> Trace:
+    verdict = verdict_names(program)[int(record["verdict"])]
+    flags = program.btf.enum("trace_flags")
+    is_set = {name: bool(int(record["flags"]) & int(flag)) for name, flag in flags.__members__.items()}
+    service = services.get(int(record["service"]))
+    if not is_set["TRACE_VIP"] or service is None:
+        return Trace(flow, device, verdict)
+    decided = {
+        "service": service.key,
+        "hash": int(record["hash"]),
+        "flow_hit": is_set["TRACE_FLOW_HIT"],
+        "slot": int(record["slot"]) if is_set["TRACE_MAGLEV"] else None,
+        "table_size": int(record["table_size"]) if is_set["TRACE_MAGLEV"] else None,
+    }
+    address = next((a for a, h in service.handles.items() if h == int(record["handle"])), None)
+    if address is None:
+        return Trace(flow, device, verdict, **decided)
+    return Trace(flow, device, verdict, **decided, **_way(record, flow, address, is_set["TRACE_FIB_CACHED"]))
+
+
+def _way(record: Any, flow: FlowTuple, backend: Address, cached: bool) -> dict[str, Any]:
+    """Return what the trace says of encapsulation and next hop."""
+    hop = record["hop"]
+    result = int(record["fib_result"])
+    outer_family = FAMILY_V4 if backend.version == 4 else 0
+    inner = flow.destination.version
+    return {
+        "backend": backend,
+        "encapsulation": {(4, 4): "ipip", (6, 6): "ip6ip6"}.get((inner, backend.version), "4in6"),
+        "outer_source": unpack(record["outer_saddr"].tobytes(), outer_family),
+        "fib_result": _FIB_RESULTS[0] if cached else _fib_name(result),
+        "egress": _device_name(int(hop["tx_ifindex"])),
+        "vlan": int(hop["tx_vlan"]) & 0xFFF or None,
+        "source_mac": _mac(hop["smac"]),
+        "next_hop_mac": _mac(hop["dmac"]),
+        "mtu": int(hop["mtu"]) or None,
+    }
+
+
+def _fib_name(result: int) -> str:
+    return _FIB_RESULTS[result] if 0 <= result < len(_FIB_RESULTS) else f"error {result}"
+
+
+def _device_name(ifindex: int) -> str | None:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return None
+
+
+def _mac(raw: Any) -> str | None:
+    return raw.tobytes().hex(":") if raw.any() else None
