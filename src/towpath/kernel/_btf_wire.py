@@ -100,7 +100,7 @@ class Table:
             _HEADER.unpack_from(blob)
         )
         if (magic, version) != (_MAGIC, 1):
-            raise BtfError(f"not BTF of version 1 and this byte order: starts with {blob[:3].hex()}")
+            raise BtfError(f"not BTF 1 of this byte order: it starts with {blob[:3].hex()}")
         if max(types + types_size, strings + strings_size) > len(blob) - length:
             raise BtfError(f"truncated BTF: {len(blob)} bytes")
         self._strings = blob[length + strings : length + strings + strings_size]

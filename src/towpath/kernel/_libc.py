@@ -6,7 +6,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -39,7 +42,7 @@ def unshare(kind: int) -> None:
 
 
 def mount(source: str, target: Path | str, kind: str | None, flags: int, data: str = "") -> None:
-    """mount(2)."""
+    """Mount a file system, or change a mount."""
     result = _libc.mount(
         source.encode(),
         os.fsencode(target),
@@ -64,5 +67,5 @@ def file_system_type(path: Path | str) -> int:
 
 
 def membarrier(command: int) -> None:
-    """membarrier(2)."""
+    """Order memory against the other CPUs, as by ``command``."""
     _checked(_libc.syscall(ctypes.c_long(_MEMBARRIER), ctypes.c_int(command), 0, 0))

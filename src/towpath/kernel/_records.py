@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from towpath.kernel.btf import Dtype
+if TYPE_CHECKING:
+    from towpath.kernel.btf import Dtype
 
 Record: TypeAlias = "int | bytes | tuple[Any, ...] | list[Any] | np.generic | np.ndarray[Any, Any]"
 Array: TypeAlias = "np.ndarray[Any, Any]"

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import errno as errnos
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from towpath.kernel import _libc
 from towpath.kernel.errors import CAP_BPF, CAP_SYS_ADMIN, KernelError, errno_name, permission_hint
 from towpath.kernel.libbpf import check, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path("/sys/fs/bpf")
 _MAGIC = 0xCAFE4A11  # BPF_FS_MAGIC
@@ -99,7 +101,7 @@ def _pin_hint(path: Path, number: int) -> str:
 
 
 def open_pin(path: Path | str, kind: Kind) -> int:
-    """A new file descriptor for what is pinned at ``path``. KernelError: not there, not a ``kind``."""
+    """Open what is pinned at ``path``. KernelError: it isn't there, or isn't a ``kind``."""
     fd, found = _open(path, kind)
     if found != kind:
         os.close(fd)
@@ -118,8 +120,8 @@ def _open(path: Path | str, wanted: str) -> tuple[int, str]:
     fd: int = lib.bpf_obj_get(os.fsencode(path))
     if fd < 0:
         raise KernelError(f"open pinned {wanted} {path}", -fd, _open_hint(Path(path), -fd))
-    # "anon_inode:bpf-map", "anon_inode:bpf_link"
-    return fd, os.readlink(f"/proc/self/fd/{fd}").rpartition("bpf")[2][1:]
+    # Such as anon_inode:bpf-map or anon_inode:bpf_link.
+    return fd, str(Path(f"/proc/self/fd/{fd}").readlink()).rpartition("bpf")[2][1:]
 
 
 def _open_hint(path: Path, number: int) -> str:

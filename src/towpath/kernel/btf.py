@@ -9,12 +9,15 @@ from __future__ import annotations
 import enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from towpath.kernel import _elf
 from towpath.kernel._btf_wire import BtfError, Kind, Member, Table, Type, Variable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Btf", "BtfError", "Dtype", "Kind", "Variable"]
 
@@ -22,6 +25,8 @@ Dtype: TypeAlias = "np.dtype[Any]"
 
 # The typedef's name is what says that bytes are in network order.
 _BIG_ENDIAN = {"__be16": ">u2", "__be32": ">u4", "__be64": ">u8"}
+# The functional form; type checkers want its first argument to be a literal.
+_make_enum: Callable[..., type[enum.IntEnum]] = cast("Any", enum.IntEnum)
 _QUALIFIERS = frozenset({Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG, Kind.VAR})
 _AGGREGATES = (Kind.STRUCT, Kind.UNION)
 _WITH_DTYPE = (
@@ -60,9 +65,9 @@ class Btf:
             raise BtfError(f"{path}: {error}") from error
         for section in sections:
             if section.name == ".BTF":
-                btf = cls.from_bytes(section.data)
-                btf._place_variables(sections)
-                return btf
+                table = Table(section.data)
+                _place_variables(table, sections)
+                return cls(table)
         raise BtfError(f"{path}: no .BTF section; compile with -g")
 
     # ---- By name ---------------------------------------------------------------------------------
@@ -81,10 +86,7 @@ class Btf:
         number = self.resolve(self._find(name, (Kind.ENUM, Kind.ENUM64, Kind.TYPEDEF)))
         if self._table.types[number].kind not in (Kind.ENUM, Kind.ENUM64):
             raise BtfError(f"{name!r} is {_label(self._table.types[number])}, not an enum")
-        made: type[enum.IntEnum] = enum.IntEnum(  # type: ignore[assignment]
-            name, self._table.enumerators(number), module=__name__
-        )
-        return made
+        return _make_enum(name, self._table.enumerators(number), module=__name__)
 
     def variables(self, section: str) -> dict[str, Variable]:
         """The variables of a data section such as ".rodata"; none when there is no such section."""
@@ -111,14 +113,6 @@ class Btf:
                 return number
         words = ", ".join(kind.name.lower() for kind in kinds)
         raise BtfError(f"no type {name!r} in this BTF (looked for: {words})")
-
-    def _place_variables(self, sections: list[_elf.Section]) -> None:
-        symbols = _elf.symbols(sections)
-        for index, section in enumerate(sections):
-            number = self._numbers.get((Kind.DATASEC, section.name))
-            if number is not None:
-                offsets = {symbol.name: symbol.value for symbol in symbols if symbol.section == index}
-                self._table.place_variables(number, section.size, offsets)
 
     # ---- By number -------------------------------------------------------------------------------
 
@@ -177,7 +171,7 @@ class Btf:
         offsets: list[int] = []
         for member, base in self._flattened(number, 0):
             if member.width:
-                raise BtfError(f"{_label(type_)}: {member.name!r} is a bit-field, which has no dtype")
+                raise BtfError(f"{_label(type_)}: bit-field {member.name!r} has no dtype")
             names.append(member.name)
             formats.append(self.dtype_of(member.type))
             offsets.append(base + member.bit_offset // 8)
@@ -202,6 +196,17 @@ class Btf:
             [variable.offset for variable in variables],
             self._table.types[number].size_or_type,
         )
+
+
+def _place_variables(table: Table, sections: list[_elf.Section]) -> None:
+    """Give data sections the sizes and offsets that compilers leave to the ELF headers."""
+    symbols = _elf.symbols(sections)
+    numbers = {section.name: index for index, section in enumerate(sections)}
+    for number, type_ in enumerate(table.types):
+        index = numbers.get(type_.name)
+        if type_.kind is Kind.DATASEC and index is not None:
+            offsets = {symbol.name: symbol.value for symbol in symbols if symbol.section == index}
+            table.place_variables(number, sections[index].size, offsets)
 
 
 def _record(names: list[str], formats: list[Dtype], offsets: list[int], size: int) -> Dtype:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from towpath.kernel._records import Record, encode
-from towpath.kernel.btf import Btf, Variable
+
+if TYPE_CHECKING:
+    from towpath.kernel.btf import Btf, Variable
 
 
 class Constants(MutableMapping[str, Any]):

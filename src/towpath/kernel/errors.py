@@ -58,12 +58,12 @@ class LayoutError(KernelError):
 
 
 def errno_name(number: int) -> str:
-    """"EPERM" for 1; numbers without a name come back as digits."""
+    """Name an error number: 1 is "EPERM"; one without a name comes back as digits."""
     return _NAMES.get(number) or errnos.errorcode.get(number, str(number))
 
 
 def describe_errno(number: int) -> str:
-    """"Operation not permitted (EPERM)" for 1."""
+    """Describe an error number: 1 is "Operation not permitted (EPERM)"."""
     text = "Operation not supported by this kernel" if number == ENOTSUPP else os.strerror(number)
     return f"{text} ({errno_name(number)})"
 
@@ -85,4 +85,4 @@ def permission_hint(*needed: int) -> str:
     missing = [_CAPABILITY_NAMES[number] for number in needed if not held >> number & 1]
     if missing:
         return "needs " + " and ".join(missing)
-    return "the capabilities are there, so a container's seccomp filter or a security module refused"
+    return "capabilities are there: a seccomp filter or a security module must have refused"

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from towpath.kernel.btf import Dtype
+if TYPE_CHECKING:
+    from towpath.kernel.btf import Dtype
 
 BPF_F_RDONLY_PROG = 1 << 7
 _DEVMAP = 14
@@ -59,12 +61,12 @@ def _compare(where: str, wanted: Dtype, found: Dtype) -> list[str]:
 def _compare_fields(where: str, wanted: Dtype, found: Dtype) -> list[str]:
     wanted_fields, found_fields = dict(wanted.fields or {}), dict(found.fields or {})
     lines = []
-    for name, (dtype, offset, *_) in wanted_fields.items():
+    for name, (dtype, offset, *_title) in wanted_fields.items():
         path = f"{where}.{name}"
         if name not in found_fields:
             lines.append(f"{path} is missing")
             continue
-        other, place, *_ = found_fields[name]
+        other, place = found_fields[name][:2]
         if place != offset:
             lines.append(f"{path} is at byte {place} instead of {offset}")
         lines += _compare(path, dtype, other)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The system's libbpf, by ctypes: prototypes, option structs and what the library prints.
+"""The system's libbpf, by ctypes: prototypes, and what the library prints.
 
 Nothing here interprets. Functions keep their C names and conventions: those that return an int
 return a negative error number, those that return a pointer return NULL and set errno. `check` and
@@ -13,192 +13,28 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, c_char, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from towpath.kernel._structs import (
+    LinkCreateOpts,
+    MapBatchOpts,
+    MapCreateOpts,
+    ObjectOpenOpts,
+    TcHook,
+    TcOpts,
+    TestRunOpts,
+    XdpQueryOpts,
+)
 from towpath.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 SONAME = "libbpf.so.1"
 OLDEST = (1, 1)  # Debian 12's
-
-# ---- Option structs, <bpf/libbpf.h> and <bpf/bpf.h> ---------------------------------------------
-#
-# `sz` says how much of a struct the caller knows; a library that knows more takes the rest as zero
-# and one that knows less refuses what isn't zero. So each ends with the last field used here.
-
-
-class _Sized(ctypes.Structure):
-    """A struct whose first field is its own size."""
-
-    def __init__(self, **values: Any) -> None:
-        super().__init__(sz=ctypes.sizeof(type(self)), **values)
-
-
-class ObjectOpenOpts(_Sized):
-    _fields_ = (("sz", c_size_t), ("object_name", c_char_p))
-
-
-class MapCreateOpts(_Sized):
-    _fields_ = (
-        ("sz", c_size_t),
-        ("btf_fd", c_uint32),
-        ("btf_key_type_id", c_uint32),
-        ("btf_value_type_id", c_uint32),
-        ("btf_vmlinux_value_type_id", c_uint32),
-        ("inner_map_fd", c_uint32),
-        ("map_flags", c_uint32),
-    )
-
-
-class MapBatchOpts(_Sized):
-    _fields_ = (("sz", c_size_t), ("elem_flags", c_uint64), ("flags", c_uint64))
-
-
-class TestRunOpts(_Sized):
-    __test__ = False  # pytest: this is not a test case
-
-    _fields_ = (
-        ("sz", c_size_t),
-        ("data_in", c_void_p),
-        ("data_out", c_void_p),
-        ("data_size_in", c_uint32),
-        ("data_size_out", c_uint32),
-        ("ctx_in", c_void_p),
-        ("ctx_out", c_void_p),
-        ("ctx_size_in", c_uint32),
-        ("ctx_size_out", c_uint32),
-        ("retval", c_uint32),
-        ("repeat", c_int),
-        ("duration", c_uint32),
-    )
-
-
-class LinkCreateOpts(_Sized):
-    _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("_pad", c_uint32))
-
-
-class XdpQueryOpts(_Sized):
-    _fields_ = (
-        ("sz", c_size_t),
-        ("prog_id", c_uint32),
-        ("drv_prog_id", c_uint32),
-        ("hw_prog_id", c_uint32),
-        ("skb_prog_id", c_uint32),
-        ("attach_mode", c_uint8),
-    )
-
-
-class TcHook(_Sized):
-    _fields_ = (("sz", c_size_t), ("ifindex", c_int), ("attach_point", c_int), ("parent", c_uint32))
-
-
-class TcOpts(_Sized):
-    _fields_ = (
-        ("sz", c_size_t),
-        ("prog_fd", c_int),
-        ("flags", c_uint32),
-        ("prog_id", c_uint32),
-        ("handle", c_uint32),
-        ("priority", c_uint32),
-    )
-
-
-# ---- What the kernel tells of an object, <linux/bpf.h> -------------------------------------------
-#
-# Also growing structs: a kernel that knows less leaves the tail zero.
-
-
-class MapInfo(ctypes.Structure):
-    _fields_ = (
-        ("type", c_uint32),
-        ("id", c_uint32),
-        ("key_size", c_uint32),
-        ("value_size", c_uint32),
-        ("max_entries", c_uint32),
-        ("map_flags", c_uint32),
-        ("name", c_char * 16),
-        ("ifindex", c_uint32),
-        ("btf_vmlinux_value_type_id", c_uint32),
-        ("netns_dev", c_uint64),
-        ("netns_ino", c_uint64),
-        ("btf_id", c_uint32),
-        ("btf_key_type_id", c_uint32),
-        ("btf_value_type_id", c_uint32),
-        ("_pad", c_uint32),
-    )
-
-
-class ProgInfo(ctypes.Structure):
-    _fields_ = (
-        ("type", c_uint32),
-        ("id", c_uint32),
-        ("tag", c_uint8 * 8),
-        ("jited_prog_len", c_uint32),
-        ("xlated_prog_len", c_uint32),
-        ("jited_prog_insns", c_uint64),
-        ("xlated_prog_insns", c_uint64),
-        ("load_time", c_uint64),
-        ("created_by_uid", c_uint32),
-        ("nr_map_ids", c_uint32),
-        ("map_ids", c_uint64),
-        ("name", c_char * 16),
-        ("ifindex", c_uint32),
-        ("gpl_compatible", c_uint32),
-        ("netns_dev", c_uint64),
-        ("netns_ino", c_uint64),
-        ("nr_jited_ksyms", c_uint32),
-        ("nr_jited_func_lens", c_uint32),
-        ("jited_ksyms", c_uint64),
-        ("jited_func_lens", c_uint64),
-        ("btf_id", c_uint32),
-        ("func_info_rec_size", c_uint32),
-        ("func_info", c_uint64),
-        ("nr_func_info", c_uint32),
-        ("nr_line_info", c_uint32),
-        ("line_info", c_uint64),
-        ("jited_line_info", c_uint64),
-        ("nr_jited_line_info", c_uint32),
-        ("line_info_rec_size", c_uint32),
-        ("jited_line_info_rec_size", c_uint32),
-        ("nr_prog_tags", c_uint32),
-        ("prog_tags", c_uint64),
-        ("run_time_ns", c_uint64),
-        ("run_cnt", c_uint64),
-        ("recursion_misses", c_uint64),
-        ("verified_insns", c_uint32),
-        ("attach_btf_obj_id", c_uint32),
-        ("attach_btf_id", c_uint32),
-        ("_pad", c_uint32),
-    )
-
-
-class BtfInfo(ctypes.Structure):
-    _fields_ = (
-        ("btf", c_uint64),
-        ("btf_size", c_uint32),
-        ("id", c_uint32),
-        ("name", c_uint64),
-        ("name_len", c_uint32),
-        ("kernel_btf", c_uint32),
-    )
-
-
-class LinkInfo(ctypes.Structure):
-    """`ifindex` and `attach_type` are those of XDP and TCX links; other kinds use them otherwise."""
-
-    _fields_ = (
-        ("type", c_uint32),
-        ("id", c_uint32),
-        ("prog_id", c_uint32),
-        ("_pad", c_uint32),
-        ("ifindex", c_uint32),
-        ("attach_type", c_uint32),
-        ("_rest", c_uint64 * 4),
-    )
-
 
 # ---- Prototypes ----------------------------------------------------------------------------------
 
@@ -319,9 +155,8 @@ _libc.free.argtypes = (c_void_p,)
 _WARNING = 0
 
 
-@_PRINT
-def _print(level: int, template: bytes, arguments: int) -> int:
-    """libbpf's print function: keeps warnings for `captured`, and drops the rest.
+def _keep_warning(level: int, template: bytes, arguments: int) -> int:
+    """Print for libbpf: keep warnings for `captured`, drop the rest.
 
     `arguments` is a va_list. Both x86-64 (an array) and AArch64 (a struct of 32 bytes) pass that as
     a pointer, which is all that vasprintf needs to get it passed on.
@@ -335,11 +170,15 @@ def _print(level: int, template: bytes, arguments: int) -> int:
     return 0
 
 
+_print = _PRINT(_keep_warning)  # kept: the library calls it for as long as the process lives
+
+
 @contextmanager
 def captured() -> Iterator[list[str]]:
     """Collect the warnings that libbpf prints in this thread inside the block."""
     outer: list[str] | None = getattr(_captured, "lines", None)
-    _captured.lines = lines = []
+    lines: list[str] = []
+    _captured.lines = lines
     try:
         yield lines
     finally:

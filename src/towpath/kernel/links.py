@@ -11,15 +11,19 @@ from __future__ import annotations
 import ctypes
 import errno as errnos
 import os
-from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from towpath.kernel import bpffs, probe, tc_filter
+from towpath.kernel._structs import LinkCreateOpts, LinkInfo, XdpQueryOpts
 from towpath.kernel.errors import CAP_BPF, CAP_NET_ADMIN, KernelError, permission_hint
-from towpath.kernel.libbpf import LinkCreateOpts, LinkInfo, XdpQueryOpts, get_info, lib
+from towpath.kernel.libbpf import get_info, lib
 from towpath.kernel.netlink import device_name
-from towpath.kernel.programs import Program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from towpath.kernel.programs import Program
 
 Mode = Literal["native", "generic", "auto"]
 
@@ -31,7 +35,7 @@ _XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}
 _XDP_ATTACHED = {1: "native", 2: "generic", 3: "offload", 4: "several"}
 
 # Errors that generic mode would meet as well: they aren't the driver's.
-_NOT_THE_DRIVER = frozenset({errnos.EBUSY, errnos.EEXIST, errnos.ENODEV, errnos.EPERM, errnos.EBADF})
+_NOT_THE_DRIVER = frozenset((errnos.EBUSY, errnos.EEXIST, errnos.ENODEV, errnos.EPERM))
 
 
 class Attachment(Protocol):

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from towpath.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @contextmanager

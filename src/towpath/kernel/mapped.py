@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from towpath.kernel._records import Array, round_up, view
-from towpath.kernel.btf import Dtype
 from towpath.kernel.errors import KernelError, errno_name
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from towpath.kernel.btf import Dtype
 
 _HINTS = {
     "EPERM": "the map is frozen: writable=False is allowed",
@@ -42,7 +45,8 @@ class MappedArray:
             self._memory = mmap.mmap(fd, length, mmap.MAP_SHARED, protection, offset=first)
         except OSError as error:
             number = error.errno or 0
-            raise KernelError(f"mmap map {name}", number, _HINTS.get(errno_name(number), "")) from error
+            hint = _HINTS.get(errno_name(number), "")
+            raise KernelError(f"mmap map {name}", number, hint) from error
         window = memoryview(self._memory)[start * stride - first :]
         self._array: Array | None = view(window, dtype, (count,), (stride,))
         self._name = name

@@ -6,54 +6,31 @@ from __future__ import annotations
 import ctypes
 import errno as errnos
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
-from enum import IntEnum
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from towpath.kernel import bpffs
+from towpath.kernel import _batch, bpffs
 from towpath.kernel._records import Array, Record, encode, encode_all, round_up, view
+from towpath.kernel._structs import BtfInfo, MapInfo
 from towpath.kernel.btf import Btf, Dtype
 from towpath.kernel.errors import (
     CAP_BPF,
-    ENOTSUPP,
     KernelError,
     permission_hint,
 )
 from towpath.kernel.layout import Layout
-from towpath.kernel.libbpf import BtfInfo, MapBatchOpts, MapInfo, check, get_info, lib
+from towpath.kernel.libbpf import check, get_info, lib
+from towpath.kernel.map_types import BPF_ANY, MapType
 from towpath.kernel.mapped import MappedArray
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
 
-class MapType(IntEnum):
-    """BPF_MAP_TYPE_*, those that are used here."""
-
-    HASH = 1
-    ARRAY = 2
-    PROG_ARRAY = 3
-    PERCPU_HASH = 5
-    PERCPU_ARRAY = 6
-    LRU_HASH = 9
-    LRU_PERCPU_HASH = 10
-    LPM_TRIE = 11
-    ARRAY_OF_MAPS = 12
-    HASH_OF_MAPS = 13
-    DEVMAP = 14
-    CPUMAP = 16
-    PERCPU_CGROUP_STORAGE = 21
-    DEVMAP_HASH = 25
-
-
-BPF_ANY = 0
-BPF_NOEXIST = 1
-BPF_EXIST = 2
-BPF_F_NO_PREALLOC = 1 << 0
-BPF_F_MMAPABLE = 1 << 10
 
 _PER_CPU = frozenset(
     {
@@ -63,10 +40,6 @@ _PER_CPU = frozenset(
         MapType.PERCPU_CGROUP_STORAGE,
     }
 )
-_UNSUPPORTED = frozenset({ENOTSUPP, errnos.EOPNOTSUPP, errnos.EINVAL})
-_CHUNK = 16384  # elements asked for at once
-_WORD = 4
-_TOKEN = 64  # a batch's position: a bucket number, or a key
 
 
 @cache
@@ -99,9 +72,10 @@ class Map:
         self.is_percpu = self.type in _PER_CPU
         self.key_dtype = key or plain_dtype(info.key_size)
         self.value_dtype = value or plain_dtype(info.value_size)
-        # What one key's value takes in an exchange with the kernel.
+        # What values take in an exchange with the kernel: those of a per-CPU map are padded.
         self._stride = round_up(info.value_size) if self.is_percpu else info.value_size
-        self._value_bytes = self._stride * (possible_cpus() if self.is_percpu else 1)
+        cpus = possible_cpus() if self.is_percpu else 1
+        self._sizes = _batch.Sizes(info.key_size, self._stride * cpus)
 
     @classmethod
     def from_pin(cls, path: Path | str, btf: Btf | None = None) -> Self:
@@ -138,19 +112,14 @@ class Map:
     # ---- One element -----------------------------------------------------------------------------
 
     def lookup(self, key: Record) -> Any:
-        """The value of ``key`` or None: a numpy scalar or record, of a per-CPU map an array of one
-        for each possible CPU.
-        """
-        value = self._read(encode(key, self.key_dtype, f"key of map {self.name}"))
-        return None if value is None else self._values(bytearray(value), 1)[0]
+        """The value of ``key``, None when it isn't there.
 
-    def _read(self, key: bytes) -> bytes | None:
-        buffer = ctypes.create_string_buffer(self._value_bytes)
-        result = lib.bpf_map_lookup_elem(self.fd, key, buffer)
-        if result == -errnos.ENOENT:
-            return None
-        self._check(result, "look up in")
-        return buffer.raw
+        A numpy scalar or record; of a per-CPU map an array with one for each possible CPU.
+        """
+        key_bytes = encode(key, self.key_dtype, f"key of map {self.name}")
+        with self._errors("look up in"):
+            value = _batch.lookup(self.fd, key_bytes, self._sizes.value)
+        return None if value is None else self._values(bytearray(value), 1)[0]
 
     def update(self, key: Record, value: Record, flags: int = BPF_ANY) -> None:
         """Store a value: BPF_NOEXIST only as a new key, BPF_EXIST only for a key that is there.
@@ -195,48 +164,12 @@ class Map:
         Not one moment's state: what is written meanwhile may be in it or not.
         """
         keys, values = bytearray(), bytearray()
-        for some_keys, some_values in self._batches():
-            keys += some_keys
-            values += some_values
-        count = len(keys) // self.key_dtype.itemsize
+        with self._errors("read"):
+            for some_keys, some_values in _batch.read(self.fd, self._sizes, self.max_entries):
+                keys += some_keys
+                values += some_values
+        count = len(keys) // self._sizes.key
         return self._keys(keys, count), self._values(values, count)
-
-    def _batches(self) -> Iterator[tuple[bytes, bytes]]:
-        size = min(self.max_entries, _CHUNK)
-        position: bytes | None = None
-        while True:
-            keys = ctypes.create_string_buffer(size * self.key_dtype.itemsize)
-            values = ctypes.create_string_buffer(size * self._value_bytes)
-            token = ctypes.create_string_buffer(max(_TOKEN, self.key_dtype.itemsize))
-            count = ctypes.c_uint32(size)
-            result = lib.bpf_map_lookup_batch(
-                self.fd, position, token, keys, values, ctypes.byref(count), MapBatchOpts()
-            )
-            if result == -errnos.ENOSPC:
-                size *= 2  # a hash bucket with more elements than that
-                continue
-            if -result in _UNSUPPORTED and position is None:
-                yield from self._one_by_one()
-                return
-            if result != -errnos.ENOENT:
-                self._check(result, "read")
-            n = count.value
-            yield keys.raw[: n * self.key_dtype.itemsize], values.raw[: n * self._value_bytes]
-            if result:
-                return
-            position = token.raw
-
-    def _one_by_one(self) -> Iterator[tuple[bytes, bytes]]:
-        """The same on a kernel or a kind of map without batches."""
-        key: bytes | None = None
-        following = ctypes.create_string_buffer(self.key_dtype.itemsize)
-        while (result := lib.bpf_map_get_next_key(self.fd, key, following)) == 0:
-            key = following.raw
-            value = self._read(key)
-            if value is not None:
-                yield key, value
-        if result != -errnos.ENOENT:
-            self._check(result, "read")
 
     # ---- Many elements ---------------------------------------------------------------------------
 
@@ -248,41 +181,24 @@ class Map:
         failing key has been stored.
         """
         count = len(keys)
-        if not count:
-            return
-        packed_keys = encode_all(keys, self.key_dtype, count, f"keys of map {self.name}").tobytes()
+        packed_keys = self._packed_keys(keys)
         packed = self._packed(np.asarray(values), count)
-        done = ctypes.c_uint32(count)
-        opts = MapBatchOpts(elem_flags=flags)
-        result = lib.bpf_map_update_batch(
-            self.fd, packed_keys, packed, ctypes.byref(done), opts
-        )
-        if -result not in _UNSUPPORTED:
-            self._check(result, "update")
-            return
-        step, size = self.key_dtype.itemsize, self._value_bytes
-        for i in range(count):
-            key, value = packed_keys[i * step :][:step], packed[i * size :][:size]
-            self._check(lib.bpf_map_update_elem(self.fd, key, value, flags), "update")
+        if count:
+            with self._errors("update"):
+                _batch.update(self.fd, self._sizes, packed_keys, packed, flags)
 
     def delete_batch(self, keys: Array) -> None:
-        """Remove many keys. KernelError: ENOENT at the first that isn't there."""
-        count = len(keys)
-        if not count:
-            return
-        packed = encode_all(keys, self.key_dtype, count, f"keys of map {self.name}").tobytes()
-        done = ctypes.c_uint32(count)
-        result = lib.bpf_map_delete_batch(self.fd, packed, ctypes.byref(done), MapBatchOpts())
-        if -result not in _UNSUPPORTED:
-            self._check(result, "delete from")
-            return
-        step = self.key_dtype.itemsize
-        for i in range(count):
-            self._check(lib.bpf_map_delete_elem(self.fd, packed[i * step :][:step]), "delete from")
+        """Remove many keys, in order. KernelError: ENOENT at the first that isn't there."""
+        packed_keys = self._packed_keys(keys)
+        if packed_keys:
+            with self._errors("delete from"):
+                _batch.delete(self.fd, self._sizes, packed_keys)
 
     # ---- Memory ----------------------------------------------------------------------------------
 
-    def mmap(self, start: int = 0, count: int | None = None, *, writable: bool = True) -> MappedArray:
+    def mmap(
+        self, start: int = 0, count: int | None = None, *, writable: bool = True
+    ) -> MappedArray:
         """Elements ``start`` to ``start + count`` (by default the rest) as memory.
 
         Only what these elements need is mapped. ValueError: outside the map. KernelError: the map
@@ -290,7 +206,7 @@ class Map:
         """
         if count is None:
             count = self.max_entries - start
-        if not (0 <= start and 0 < count and start + count <= self.max_entries):
+        if start < 0 or count < 1 or start + count > self.max_entries:
             raise ValueError(
                 f"map {self.name}: elements {start} to {start + count} of {self.max_entries}"
             )
@@ -324,25 +240,36 @@ class Map:
 
     # ---- Bytes -----------------------------------------------------------------------------------
 
+    def _packed_keys(self, keys: Array) -> bytes:
+        what = f"keys of map {self.name}"
+        return encode_all(keys, self.key_dtype, len(keys), what).tobytes()
+
     def _keys(self, buffer: Any, count: int) -> Array:
         return view(buffer, self.key_dtype, (count,), (self.key_dtype.itemsize,))
 
     def _values(self, buffer: Any, count: int) -> Array:
         if self.is_percpu:
-            shape, strides = (count, possible_cpus()), (self._value_bytes, self._stride)
+            shape, strides = (count, possible_cpus()), (self._sizes.value, self._stride)
             return view(buffer, self.value_dtype, shape, strides)
-        return view(buffer, self.value_dtype, (count,), (self._value_bytes,))
+        return view(buffer, self.value_dtype, (count,), (self._sizes.value,))
 
     def _packed(self, values: Array, count: int) -> bytes:
         what = f"values of map {self.name}"
         if not self.is_percpu:
             return encode_all(values, self.value_dtype, count, what).tobytes()
         cpus = possible_cpus()
-        buffer = bytearray(count * self._value_bytes)
+        buffer = bytearray(count * self._sizes.value)
         flat = values.reshape(count * cpus, *self.value_dtype.shape)
         flat = encode_all(flat, self.value_dtype, count * cpus, what)
         self._values(buffer, count)[...] = flat.reshape(count, cpus, *self.value_dtype.shape)
         return bytes(buffer)
+
+    @contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except _batch.BatchError as error:
+            self._check(-error.number, verb)
 
     def _check(self, result: int, verb: str) -> None:
         if result < 0:

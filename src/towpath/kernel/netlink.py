@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import errno as errnos
 import socket
-from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def device_index(name: str) -> int:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from towpath.kernel import _libc
 from towpath.kernel.errors import CAP_SYS_ADMIN, KernelError, errno_name, permission_hint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NAMED = Path("/run/netns")  # where `ip netns` keeps them
 _OWN = "/proc/thread-self/ns/net"
@@ -70,7 +73,7 @@ def _open(where: str | Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        there = ", ".join(sorted(os.listdir(NAMED))) if NAMED.is_dir() else ""
+        there = ", ".join(sorted(path.name for path in NAMED.iterdir())) if NAMED.is_dir() else ""
         hint = f"there are: {there or 'none'}" if errno_name(error.errno or 0) == "ENOENT" else ""
         raise KernelError(f"open network namespace {where}", error.errno or 0, hint) from error
 

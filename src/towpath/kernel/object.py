@@ -6,14 +6,14 @@ from __future__ import annotations
 import ctypes
 import errno as errnos
 import os
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from towpath.kernel import verifier
+from towpath.kernel._structs import ObjectOpenOpts
 from towpath.kernel.btf import Btf, Dtype
 from towpath.kernel.constants import Constants
 from towpath.kernel.errors import (
@@ -25,9 +25,12 @@ from towpath.kernel.errors import (
     permission_hint,
 )
 from towpath.kernel.layout import Layout
-from towpath.kernel.libbpf import ObjectOpenOpts, captured, check, lib
+from towpath.kernel.libbpf import captured, check, lib
 from towpath.kernel.maps import Map, plain_dtype
 from towpath.kernel.programs import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 OBJECTS = Path(__file__).parent.parent / "objects"
 _SUFFIX = ".bpf.o"
@@ -175,7 +178,7 @@ class BpfObject:
         pointer = None
         while pointer := following(self._pointer, pointer):
             # A section's map is called "xdp.rodata", after the object.
-            prefix, dot, section = name_of(pointer).decode().rpartition(".")
+            _object, dot, section = name_of(pointer).decode().rpartition(".")
             yield (f".{section}" if dot else section), pointer
 
     def _map(self, name: str) -> int:

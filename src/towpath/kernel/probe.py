@@ -10,18 +10,22 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EINVAL, ENODEV
 from functools import cache
+from typing import TYPE_CHECKING
 
+from towpath.kernel._structs import LinkCreateOpts, MapBatchOpts, MapCreateOpts
 from towpath.kernel.errors import KernelError
-from towpath.kernel.libbpf import LinkCreateOpts, MapBatchOpts, MapCreateOpts, lib
-from towpath.kernel.maps import BPF_F_MMAPABLE, MapType
+from towpath.kernel.libbpf import lib
+from towpath.kernel.map_types import BPF_F_MMAPABLE, MapType
 from towpath.kernel.netns import new_netns
 from towpath.kernel.programs import ProgramType
 
-# r0 = 0; exit
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Two instructions: return 0.
 _RETURN_0 = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
 _NO_DEVICE = 0x7FFFFFFF
 _LOOPBACK = 1  # in every network namespace

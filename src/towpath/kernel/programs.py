@@ -7,13 +7,16 @@ import ctypes
 import os
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from towpath.kernel import bpffs
+from towpath.kernel._structs import ProgInfo, TestRunOpts
 from towpath.kernel.errors import CAP_BPF, CAP_NET_ADMIN, KernelError, errno_name, permission_hint
-from towpath.kernel.libbpf import ProgInfo, TestRunOpts, get_info, lib
+from towpath.kernel.libbpf import get_info, lib
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
 
 
 class ProgramType(IntEnum):
@@ -30,8 +33,9 @@ _GROWTH = 4096
 
 @dataclass(frozen=True, slots=True)
 class TestRun:
-    """What a program made of a packet: its return value, the packet after it, and the average
-    duration of one run in nanoseconds.
+    """What a program made of a packet.
+
+    ``data`` is the packet as the program left it, ``duration_ns`` the average of all runs.
     """
 
     __test__ = False  # pytest: this is not a test case

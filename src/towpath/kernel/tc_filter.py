@@ -12,14 +12,18 @@ import ctypes
 import errno as errnos
 import os
 import socket
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from towpath.kernel import bpffs
+from towpath.kernel._structs import ProgInfo, TcHook, TcOpts
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
-from towpath.kernel.libbpf import ProgInfo, TcHook, TcOpts, captured, get_info, lib
-from towpath.kernel.programs import Program
+from towpath.kernel.libbpf import captured, get_info, lib
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from towpath.kernel.programs import Program
 
 _INGRESS = 1  # BPF_TC_INGRESS
 _REPLACE = 1  # BPF_TC_F_REPLACE
