@@ -8,11 +8,14 @@ every source is left alone.
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,17 @@ def asm_headers() -> list[str]:
     return ["-I", str(directory)] if directory.is_dir() else []
 
 
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A file of this process's own that becomes target if the block succeeds."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def stale(target: Path, sources: list[Path]) -> bool:
     """Whether target is absent or any source has changed since."""
     if not target.exists():
@@ -61,17 +75,15 @@ def stale(target: Path, sources: list[Path]) -> bool:
 
 def compile_bpf(source: Path, target: Path) -> None:
     """Compile one BPF program; DWARF is stripped, BTF stays."""
-    partial = target.with_suffix(".tmp")
-    run(tool("clang"), *BPF_FLAGS, *asm_headers(), "-c", str(source), "-o", str(partial))
-    run(tool("llvm-strip"), "-g", str(partial))
-    partial.rename(target)
+    with replacing(target) as partial:
+        run(tool("clang"), *BPF_FLAGS, *asm_headers(), "-c", str(source), "-o", str(partial))
+        run(tool("llvm-strip"), "-g", str(partial))
 
 
 def compile_native(sources: list[Path], target: Path) -> None:
     """Compile the native library that Python loads through ctypes."""
-    partial = target.with_suffix(".tmp")
-    run(tool("clang"), *NATIVE_FLAGS, *map(str, sources), "-o", str(partial))
-    partial.rename(target)
+    with replacing(target) as partial:
+        run(tool("clang"), *NATIVE_FLAGS, *map(str, sources), "-o", str(partial))
 
 
 def compile_objects(root: Path) -> list[Path]:

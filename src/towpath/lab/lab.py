@@ -55,7 +55,10 @@ class Lab:
         state.claim(topology)
         lab = cls(topology)
         try:
-            lab._build()
+            # It takes a second, and the libraries in between are not made for an
+            # exception out of nowhere: whoever interrupts waits for the whole lab.
+            with undisturbed():
+                lab._build()
         except BaseException:
             lab.down()
             raise
