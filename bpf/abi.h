@@ -142,11 +142,7 @@ struct service_cpu {
 /*
  * ---- Flows ----------------------------------------------------------------
  *
- * A set-associative table. `ref` is the publishing word: a tag that is part of
- * a keyed hash of the whole key in its low half, the handle in its high half. It
- * is cleared before the key is rewritten and stored after it. Two CPUs that
- * write one entry at once can leave a key that neither meant; its tag does not
- * match such a key, so the entry is never found and ages out.
+ * The 5-tuple as it is parsed. The flow hash is taken over it.
  */
 struct flow_key {
 	struct address saddr;
@@ -158,16 +154,40 @@ struct flow_key {
 	__u8 _reserved[2];
 };
 
+/*
+ * The flow table is set-associative: FLOW_WAYS entries and, in an array of its own
+ * that stays in the CPU's cache, a word with a byte of tag for each of them (0 is
+ * a free way). A flow that isn't known is known not to be by that word alone.
+ *
+ * An entry needs no destination: the service stands for address, port and
+ * protocol. `ref` is its publishing word: the other bits of the flow's keyed hash in the
+ * low half, the handle in the high half. It is cleared before the rest is
+ * rewritten and stored after it. Two CPUs that write one entry at once can leave
+ * a key that neither meant; the hash in `ref` does not match such a key, so the
+ * entry is never found and ages out.
+ */
 struct flow {
 	__u64 ref;
-	struct flow_key key;
-	__u32 seen;			/* low word of jiffies >> FLOW_SEEN_SHIFT */
-	__u32 _reserved[3];
+	struct address saddr;
+	__u32 service;
+	__be16 sport;
+	__u16 seen;			/* low bits of jiffies >> FLOW_SEEN_SHIFT */
+};
+
+/*
+ * A CPU learns so many flows in a jiffy and no more. In a flood the rest go by
+ * Maglev, and the table keeps the flows that it has.
+ */
+struct flow_cpu {
+	__u32 tick;
+	__u32 learnt;
+	__u64 _reserved[7];
 };
 
 enum flow_limits {
-	FLOW_WAYS = 4,
+	FLOW_WAYS = 8,
 	FLOW_SEEN_SHIFT = 6,
+	FLOW_LEARN = 512,		/* in a jiffy, which has 1 to 10 ms */
 };
 
 /*

@@ -3,9 +3,8 @@
  * The flow table: which backend a flow was given, so that it keeps it while
  * tables change. It is a cache. What it forgets, Maglev answers.
  *
- * Sets of FLOW_WAYS entries, shared by all CPUs since a flow's packets may move
- * between them, and without a lock: see struct flow for why a race costs an entry
- * and never a wrong backend.
+ * All CPUs share it, since a flow's packets may move between them, and none takes
+ * a lock: see struct flow for why a race costs an entry and never a wrong backend.
  */
 #ifndef TOWPATH_FLOW_H
 #define TOWPATH_FLOW_H
@@ -14,83 +13,149 @@
 #include "maps.h"
 #include "parse.h"
 
-struct flow_place {
-	struct flow_set *set;
-	__u32 tag;
-	__u32 now;			/* in units of `seen` */
+enum flow_result {
+	FLOW_NO_WAY = FLOW_WAYS,
 };
 
-static __always_inline bool flow_key_equal(const struct flow_key *a, const struct flow_key *b)
-{
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+static const __u64 BYTES_01 = 0x0101010101010101ULL;
+static const __u64 BYTES_80 = 0x8080808080808080ULL;
 
-	/* The last words differ most; IPv4 addresses are in words 1 and 3. */
-	return x[4] == y[4] && x[1] == y[1] && x[3] == y[3] && x[0] == y[0] && x[2] == y[2];
-}
+/* Where a flow belongs, and where it was found. */
+struct flow_place {
+	__u64 *tags;
+	__u32 set;
+	__u32 hash;			/* goes into `ref` */
+	__u32 way;			/* FLOW_NO_WAY: not found */
+	__u16 now;			/* in units of `seen` */
+	__u8 tag;
+};
+
+/* What a flow is found by. */
+struct flow_id {
+	const struct flow_key *key;
+	__u32 service;
+};
 
 static __always_inline struct flow_place flow_place(__u64 hash, __u64 jiffies)
 {
 	__u64 keyed = hash_step(hash, flow_seed);
-	__u32 at = keyed & flow_mask;
+	__u32 set = keyed & flow_mask;
 
 	return (struct flow_place){
-		.set = bpf_map_lookup_elem(&flows, &at),
-		.tag = keyed >> 32,
+		.tags = bpf_map_lookup_elem(&flow_tags, &set),
+		.set = set,
+		.hash = keyed >> 32,
+		.way = FLOW_NO_WAY,
 		.now = jiffies >> FLOW_SEEN_SHIFT,
+		.tag = keyed >> 56 ?: 1,
 	};
 }
 
-/* Returns the handle that the flow was given, 0 if it isn't known. */
-static __always_inline __u32 flow_lookup(const struct flow_place *place, const struct flow_key *key,
-					 bool touch)
+/*
+ * Marks the ways whose tag is `tag` by the high bit of their byte. A byte above one
+ * that matches can be marked wrongly; the entry itself decides.
+ */
+static __always_inline __u64 match_tags(__u64 tags, __u8 tag)
 {
-	if (!place->set)
-		return 0;
-#pragma unroll
-	for (int i = 0; i < FLOW_WAYS; i++) {
-		struct flow *flow = &place->set->way[i];
-		__u64 ref = *(volatile __u64 *)&flow->ref;
+	__u64 difference = tags ^ BYTES_01 * tag;
 
-		if ((__u32)ref != place->tag || !flow_key_equal(&flow->key, key))
+	return (difference - BYTES_01) & ~difference & BYTES_80;
+}
+
+static __always_inline bool flow_is(const struct flow *flow, const struct flow_id *id)
+{
+	const __u64 *a = (const __u64 *)&flow->saddr, *b = (const __u64 *)&id->key->saddr;
+
+	return a[1] == b[1] && a[0] == b[0] && flow->sport == id->key->sport &&
+	       flow->service == id->service;
+}
+
+/* Returns the handle that the flow was given, 0 if it isn't known. */
+static __always_inline __u32 flow_lookup(struct flow_place *place, const struct flow_id *id, bool touch)
+{
+	struct flow_set *set;
+	__u64 matches;
+
+	if (!place->tags)
+		return 0;
+	matches = match_tags(*(volatile __u64 *)place->tags, place->tag);
+	if (!matches)
+		return 0;
+	set = bpf_map_lookup_elem(&flows, &place->set);
+	if (!set)
+		return 0;
+
+	for (__u32 way = 0; way < FLOW_WAYS; way++, matches >>= 8) {
+		struct flow *flow = &set->way[way];
+		__u64 ref;
+
+		if (!(matches & 0x80))
+			continue;
+		ref = *(volatile __u64 *)&flow->ref;
+		if ((__u32)ref != place->hash || !flow_is(flow, id))
 			continue;
 		if (touch && flow->seen != place->now)
 			flow->seen = place->now;
+		place->way = way;
 		return ref >> 32;
 	}
 	return 0;
 }
 
-/* Takes the flow's own entry, else a free one, else the one longest unseen. */
-static __always_inline void flow_insert(const struct flow_place *place, const struct flow_key *key,
-					__u32 handle)
+/* Whether this CPU may learn one more flow in this jiffy. */
+static __always_inline bool flow_may_learn(__u32 cpu, __u32 tick)
 {
-	struct flow *victim;
-	__u32 oldest = 0;
-	int chosen = 0;
+	struct flow_cpu *row = bpf_map_lookup_elem(&flow_cpus, &cpu);
 
-	if (!place->set)
-		return;
-#pragma unroll
-	for (int i = 0; i < FLOW_WAYS; i++) {
-		struct flow *flow = &place->set->way[i];
-		__u32 age = flow->ref ? place->now - flow->seen + 1 : -1U;
-
-		if ((__u32)flow->ref == place->tag && flow_key_equal(&flow->key, key)) {
-			chosen = i;
-			break;
-		}
-		if (age > oldest) {
-			oldest = age;
-			chosen = i;
-		}
+	if (!row)
+		return false;
+	if (row->tick != tick) {
+		row->tick = tick;
+		row->learnt = 0;
 	}
+	return row->learnt++ < flow_learn;
+}
 
-	victim = &place->set->way[chosen & (FLOW_WAYS - 1)];
-	*(volatile __u64 *)&victim->ref = 0;
-	victim->key = *key;
-	victim->seen = place->now;
+/* A free way, else the one longest unseen. Age and way are compared as one number. */
+static __always_inline __u32 flow_victim(const struct flow_set *set, __u16 now)
+{
+	__u32 oldest = 0;
+
+#pragma unroll
+	for (__u32 way = 0; way < FLOW_WAYS; way++) {
+		const struct flow *flow = &set->way[way];
+		__u32 age = flow->ref ? (__u16)(now - flow->seen) : 0x10000;
+		__u32 rank = age * FLOW_WAYS + way;
+
+		if (rank > oldest)
+			oldest = rank;
+	}
+	return oldest % FLOW_WAYS;
+}
+
+/* Learns a flow, in the entry that it was found in if there was one. */
+static __always_inline void flow_learn_as(const struct flow_place *place, const struct flow_id *id,
+					  __u32 handle)
+{
+	struct flow_set *set = bpf_map_lookup_elem(&flows, &place->set);
+	struct flow *flow;
+	__u32 way;
+
+	if (!set || !place->tags)
+		return;
+	way = place->way == FLOW_NO_WAY ? flow_victim(set, place->now) : place->way;
+	way %= FLOW_WAYS;
+	flow = &set->way[way];
+
+	*(volatile __u64 *)&flow->ref = 0;
+	flow->saddr = id->key->saddr;
+	flow->service = id->service;
+	flow->sport = id->key->sport;
+	flow->seen = place->now;
 	barrier();
-	*(volatile __u64 *)&victim->ref = (__u64)handle << 32 | place->tag;
+	*(volatile __u64 *)&flow->ref = (__u64)handle << 32 | place->hash;
+	/* One byte, so that two CPUs that learn in one set don't undo each other. */
+	((volatile __u8 *)place->tags)[way] = place->tag;
 }
 
 #endif

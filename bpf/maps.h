@@ -34,6 +34,7 @@ ARRAY_MAP(vips, struct vip_slot);
 ARRAY_MAP(services, struct service);
 ARRAY_MAP(maglev, struct maglev_line);		/* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
+ARRAY_MAP(flow_tags, __u64);			/* a byte for each way of a set */
 ARRAY_MAP(flows, struct flow_set);
 ARRAY_MAP(settings, struct settings);
 ARRAY_MAP(traces, struct trace);
@@ -42,6 +43,7 @@ ARRAY_MAP(traces, struct trace);
 ARRAY_MAP(backend_cpus, struct backend_cpu);
 ARRAY_MAP(service_cpus, struct service_cpu);
 ARRAY_MAP(verdict_cpus, struct verdict_cpu);
+ARRAY_MAP(flow_cpus, struct flow_cpu);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -63,6 +65,7 @@ const volatile __u64 flow_seed = 0;		/* random: where a flow lies can't be guess
 const volatile __u64 trace_cookie = 0;		/* random; 0 = no tracing */
 const volatile __u32 vip_mask = 0;		/* entries - 1 */
 const volatile __u32 flow_mask = 0;		/* sets - 1 */
+const volatile __u32 flow_learn = FLOW_LEARN;
 const volatile __u32 services_max = 1;		/* columns of service_cpus */
 const volatile __u32 backends_max = 1;		/* columns of backend_cpus */
 

@@ -63,8 +63,9 @@ static __always_inline struct backend *hash_backend(struct work *w, const struct
 
 /* The flow's backend by the flow table, else by Maglev, which the table then learns. */
 static __always_inline struct backend *choose_backend(struct work *w, const struct service *service,
-						      bool *fresh)
+						      __u32 index, bool *fresh)
 {
+	struct flow_id id = { .key = &w->pkt.flow, .service = index };
 	struct flow_place place;
 	struct backend *backend;
 
@@ -74,15 +75,15 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 	}
 
 	place = flow_place(w->hash, w->jiffies);
-	backend = backend_of(flow_lookup(&place, &w->pkt.flow, !w->trace));
+	backend = backend_of(flow_lookup(&place, &id, !w->trace));
 	if (likely(backend)) {
 		TRACE_FLAG(w, TRACE_FLOW_HIT);
 		return backend;
 	}
 	*fresh = true;
 	backend = hash_backend(w, service);
-	if (backend && !w->trace)
-		flow_insert(&place, &w->pkt.flow, backend->handle);
+	if (backend && !w->trace && flow_may_learn(w->cpu, w->jiffies))
+		flow_learn_as(&place, &id, backend->handle);
 	return backend;
 }
 
@@ -190,7 +191,7 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 	w->jiffies = bpf_jiffies64();
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
 
-	backend = choose_backend(w, service, &fresh);
+	backend = choose_backend(w, service, id, &fresh);
 	if (likely(backend)) {
 		TRACE(w, handle, backend->handle);
 		TRACE(w, outer_daddr, backend->addr);

@@ -10,9 +10,7 @@ its program in their place without a packet between the two.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +21,9 @@ from towpath.kernel.errors import KernelError
 from towpath.kernel.links import attach_tc_ingress, attach_xdp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from towpath.datapath.program import LoadedProgram
     from towpath.model.settings import Device
 
@@ -102,12 +103,12 @@ class Attachment:
         """The FIB answers only for devices that may forward; undone on close."""
         for family in _FAMILIES:
             try:
-                was = netlink.set_forwarding(device, family, True)
+                was = netlink.set_forwarding(device, family, on=True)
             except KernelError as error:
                 log.info("%s: %s forwarding can't be set: %s", device, family, error)
                 continue
             if not was and self._pins is None:
-                self._restore.callback(netlink.set_forwarding, device, family, False)
+                self._restore.callback(netlink.set_forwarding, device, family, on=False)
 
     def refresh_vlans(self) -> None:
         """Tell the program which VLAN devices there are on top of which devices."""
@@ -123,9 +124,9 @@ class Attachment:
             by_tag.update(tag, upper)
             found_tags.add(tag.tobytes())
             found_devices.add(upper)
-        for key in [key for key in by_tag.keys() if key.tobytes() not in found_tags]:
+        for key in [key for key, _ in by_tag.items() if key.tobytes() not in found_tags]:
             by_tag.delete(key, missing_ok=True)
-        for key in [key for key in by_device.keys() if int(key) not in found_devices]:
+        for key in [key for key, _ in by_device.items() if int(key) not in found_devices]:
             by_device.delete(key, missing_ok=True)
 
     def detach(self) -> None:

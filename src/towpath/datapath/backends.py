@@ -10,15 +10,18 @@ still has the old handle is stale by itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from towpath.datapath.address import Address, family, pack, unpack
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.reclaim import Reclaimer
 from towpath.model.service import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from towpath.datapath.reclaim import Reclaimer
 
 
 class BackendTable:

@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from towpath.core.plan import Plan, plan
@@ -31,6 +28,10 @@ from towpath.model.service import Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
     from towpath.model.flow import FlowTuple
 
 

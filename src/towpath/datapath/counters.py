@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.datapath.address import Address
-from towpath.model.service import ServiceKey
-
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from towpath.datapath.address import Address
     from towpath.datapath.backends import BackendTable
     from towpath.datapath.program import LoadedProgram
     from towpath.datapath.tables import Installed
+    from towpath.model.service import ServiceKey
 
 _PREFIX = "VERDICT_"
 
@@ -77,16 +77,17 @@ def read_counters(
         at = backends.index(handle)
         return Traffic(int(by_backend["packets"][at]), int(by_backend["bytes"][at]))
 
-    return Counters(
-        read_verdicts(program),
-        {
-            service.key: ServiceCounters(
-                *(int(by_service[name][service.index]) for name in ("packets", "bytes", "flows", "drops")),
-                {address: traffic(handle) for address, handle in service.handles.items()},
-            )
-            for service in services
-        },
-    )
+    def counted(service: Installed) -> ServiceCounters:
+        at = service.index
+        return ServiceCounters(
+            packets=int(by_service["packets"][at]),
+            bytes=int(by_service["bytes"][at]),
+            flows=int(by_service["flows"][at]),
+            drops=int(by_service["drops"][at]),
+            backends={address: traffic(handle) for address, handle in service.handles.items()},
+        )
+
+    return Counters(read_verdicts(program), {each.key: counted(each) for each in services})
 
 
 def read_verdicts(program: LoadedProgram) -> dict[str, int]:

@@ -66,7 +66,6 @@ class Decap:
     ) -> None:
         wanted = [tunnel_address(address) for address in addresses]
         index = device_index(device) if isinstance(device, str) else device
-        self.device = device_name(index)
         self.pins: Path | None = None
         if pins is not None:
             _check_free(pins)
@@ -88,10 +87,9 @@ class Decap:
         """Return what another process has pinned in ``pins``.
 
         DecapError: nothing is there. LayoutError: another version of Towpath has, and its maps
-        can't be read; `remove` takes such a one down too.
+        can't be read; `detach_pinned` takes such a one down too.
         """
-        if not (pins / LINK).exists():
-            raise DecapError(f"{pins}: no decapsulation is pinned there")
+        _check_pinned(pins)
         self = cls.__new__(cls)
         self.pins = pins
         with ExitStack() as undo, BpfObject.packaged(OBJECT) as obj:
@@ -102,6 +100,26 @@ class Decap:
             undo.callback(self._let_go)
             self._undo = undo.pop_all()
         return self
+
+    @property
+    def ifindex(self) -> int:
+        """The device's index, 0 when the device has gone."""
+        return self._link.ifindex
+
+    @property
+    def device(self) -> str:
+        """The device's name. KernelError: it has gone, or is in another network namespace."""
+        return device_name(self.ifindex)
+
+    @property
+    def mode(self) -> str:
+        """Where the program runs: "native" or "generic"."""
+        return self._link.mode
+
+    @property
+    def why_generic(self) -> str:
+        """What the driver said when mode auto had to settle for generic."""
+        return self._link.why_generic
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -127,8 +145,8 @@ class Decap:
     def detach(self) -> None:
         """Detach even if pinned, remove the pins, and close."""
         if self.pins is not None:
+            self._link.detach()
             remove_pins(self.pins)
-            self.pins = None
         self.close()
 
     def _let_go(self) -> None:
@@ -146,6 +164,21 @@ class Decap:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def detach_pinned(pins: Path) -> None:
+    """Detach what is pinned in ``pins``, by whichever version, and remove the pins.
+
+    DecapError: nothing is there.
+    """
+    _check_pinned(pins)
+    Link.from_pin(pins / LINK).detach()
+    remove_pins(pins)
+
+
+def _check_pinned(pins: Path) -> None:
+    if not (pins / LINK).exists():
+        raise DecapError(f"{pins}: no decapsulation is pinned there")
 
 
 def _check_free(pins: Path) -> None:

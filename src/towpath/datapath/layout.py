@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from towpath.model.settings import Limits
+if TYPE_CHECKING:
+    from towpath.model.settings import Limits
 
 # One VIP slot in eight is used when the index is full: a probe sequence of 16
 # is then longer than any that occurs.
@@ -30,6 +32,7 @@ class Layout:
 
         ``flow_ways`` and ``maglev_line``: flows and Maglev slots to one element.
         """
+        flow_sets = _power_of_two(-(-limits.flows // flow_ways))
         services, backends = limits.services + 1, limits.backends + 1  # index 0 is no one's
         return cls(
             {
@@ -37,10 +40,12 @@ class Layout:
                 "services": services,
                 "maglev": -(-limits.table_slots // maglev_line),
                 "backends": backends,
-                "flows": _power_of_two(-(-limits.flows // flow_ways)),
+                "flow_tags": flow_sets,
+                "flows": flow_sets,
                 "backend_cpus": backends * cpus,
                 "service_cpus": services * cpus,
                 "verdict_cpus": cpus,
+                "flow_cpus": cpus,
             },
             cpus,
         )

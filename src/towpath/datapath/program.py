@@ -9,9 +9,7 @@ all. A program that is loaded later uses the same maps, with the same seeds.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +20,9 @@ from towpath.kernel.maps import Map, possible_cpus
 from towpath.kernel.object import BpfObject
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from towpath.model.settings import Limits
 
 # Every node of a group must send a flow to the same backend, so this is not random.
@@ -51,18 +52,16 @@ class LoadedProgram:
             raise
 
     def _load(self) -> None:
-        if self.adopted:
-            self._reuse_maps()
+        for name, entries in self.layout.entries.items():
+            self.object.resize(name, entries)
+        if self._map_directory and self.adopted:
+            self._reuse_maps(self._map_directory)
         else:
             self._seeds = {
                 "hash_seed": HASH_SEED,
                 "flow_seed": secrets.randbits(64),
                 "trace_cookie": secrets.randbits(63) + 1,
             }
-        # Reused maps must have these sizes too: the constants below speak of them.
-        for name, entries in self.layout.entries.items():
-            if not self.adopted:
-                self.object.resize(name, entries)
         for name, value in (self._seeds | self.layout.constants()).items():
             self.object.rodata[name] = value
         self.object.load()
@@ -71,12 +70,12 @@ class LoadedProgram:
             self._store_seeds()
             self._pin_maps()
 
-    def _reuse_maps(self) -> None:
-        """Use the pinned maps. LayoutError, naming all differences, if they don't fit."""
-        assert self._map_directory
-        for name, entries in self.layout.entries.items():
-            self.object.resize(name, entries)
-        for path in sorted(self._map_directory.iterdir()):
+    def _reuse_maps(self, directory: Path) -> None:
+        """Use the pinned maps. LayoutError, naming all differences, if they don't fit.
+
+        They must have the sizes just set: the program's constants speak of them.
+        """
+        for path in sorted(directory.iterdir()):
             pinned = self._undo.enter_context(Map.from_pin(path, self.btf))
             self.object.reuse(path.name, pinned)
             if path.name == "settings":

@@ -7,7 +7,6 @@ move table ranges in a copy of the heap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from towpath.core.steps import (
@@ -22,6 +21,8 @@ from towpath.core.steps import (
 from towpath.datapath.errors import CapacityError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from towpath.datapath.heap import Heap
     from towpath.model.service import ServiceKey
 
@@ -57,7 +58,9 @@ def check_room(
     ``services`` and ``backends``: how many there are now. ``tables``: each service's
     table now, and its configured size. ``heap`` is used up.
     """
-    _check_count("services", services, services_limit, _counted(steps, CreateService, DiscardService))
+    _check_count(
+        "services", services, services_limit, _counted(steps, CreateService, DiscardService)
+    )
     _check_count("backends", backends, backends_limit, _counted(steps, AddBackend, RemoveBackend))
     _check_tables(steps, heap, tables)
 

@@ -7,13 +7,14 @@ count it as this process's memory for good.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from towpath.kernel.maps import Map
 
     Array = np.ndarray[Any, Any]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -19,6 +18,8 @@ import numpy as np
 from towpath.datapath.address import Address, pack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from towpath.model.settings import Source
 
 Interface = IPv4Interface | IPv6Interface

@@ -13,7 +13,6 @@ found and put right by :meth:`Tables.adopt`:
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,14 +20,17 @@ import numpy as np
 
 from towpath.core import maglev
 from towpath.datapath.address import Address, pack_key, unpack_key
-from towpath.datapath.backends import BackendTable
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.heap import Heap
-from towpath.datapath.reclaim import Reclaimer
-from towpath.datapath.vips import VipIndex
 from towpath.model.service import Backend, Service, ServiceKey
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from towpath.datapath.backends import BackendTable
+    from towpath.datapath.reclaim import Reclaimer
+    from towpath.datapath.vips import VipIndex
+
     Array = np.ndarray[Any, Any]
 
 _SIZE_SHIFT = 32

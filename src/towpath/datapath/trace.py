@@ -8,24 +8,30 @@ knows that it must change nothing and write down what it decides.
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.datapath.address import FAMILY_V4, Address, unpack
+from towpath.datapath.address import family, unpack
 from towpath.datapath.counters import verdict_names
 from towpath.model.service import Protocol, ServiceKey
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from towpath.datapath.address import Address
     from towpath.datapath.program import LoadedProgram
     from towpath.datapath.tables import Installed
     from towpath.model.flow import FlowTuple
 
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
+_ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
 _HOPS = 64
+_VLAN_VID = 0xFFF
 _NOT_ASKED = -1
+_SUCCESS = 0
 # enum in linux/bpf.h, BPF_FIB_LKUP_RET_*
 _FIB_RESULTS = (
     "success",
@@ -73,9 +79,10 @@ def packet(flow: FlowTuple) -> bytes:
         transport = ports + b"\0\x08\0\0"
     number = flow.protocol.number
     addresses = flow.source.packed + flow.destination.packed
-    if flow.source.version == 4:
+    if isinstance(flow.source, IPv4Address):
         length = (20 + len(transport)).to_bytes(2, "big")
-        return b"\x45\0" + length + b"\0\0\x40\0" + bytes((_HOPS, number, 0, 0)) + addresses + transport
+        header = b"\x45\0" + length + b"\0\0\x40\0" + bytes((_HOPS, number, 0, 0))
+        return header + addresses + transport
     length = len(transport).to_bytes(2, "big")
     return b"\x60\0\0\0" + length + bytes((number, _HOPS)) + addresses + transport
 
@@ -113,45 +120,45 @@ def _decode(
     record: Any,
 ) -> Trace:
     verdict = verdict_names(program)[int(record["verdict"])]
+    found = Trace(flow, device, verdict)
     flags = program.btf.enum("trace_flags")
-    is_set = {name: bool(int(record["flags"]) & int(flag)) for name, flag in flags.__members__.items()}
+    is_set = {name: bool(int(record["flags"]) & flag) for name, flag in flags.__members__.items()}
     service = services.get(int(record["service"]))
     if not is_set["TRACE_VIP"] or service is None:
-        return Trace(flow, device, verdict)
-    decided = {
-        "service": service.key,
-        "hash": int(record["hash"]),
-        "flow_hit": is_set["TRACE_FLOW_HIT"],
-        "slot": int(record["slot"]) if is_set["TRACE_MAGLEV"] else None,
-        "table_size": int(record["table_size"]) if is_set["TRACE_MAGLEV"] else None,
-    }
-    address = next((a for a, h in service.handles.items() if h == int(record["handle"])), None)
-    if address is None:
-        return Trace(flow, device, verdict, **decided)
-    return Trace(flow, device, verdict, **decided, **_way(record, flow, address, is_set["TRACE_FIB_CACHED"]))
+        return found
+    by_maglev = is_set["TRACE_MAGLEV"]
+    found = replace(
+        found,
+        service=service.key,
+        hash=int(record["hash"]),
+        flow_hit=is_set["TRACE_FLOW_HIT"],
+        slot=int(record["slot"]) if by_maglev else None,
+        table_size=int(record["table_size"]) if by_maglev else None,
+    )
+    handle = int(record["handle"])
+    backend = next((a for a, its_handle in service.handles.items() if its_handle == handle), None)
+    if backend is None:
+        return found
+    fib = _SUCCESS if is_set["TRACE_FIB_CACHED"] else int(record["fib_result"])
+    return _with_way(found, backend, record, fib)
 
 
-def _way(record: Any, flow: FlowTuple, backend: Address, cached: bool) -> dict[str, Any]:
-    """Return what the trace says of encapsulation and next hop."""
+def _with_way(found: Trace, backend: Address, record: Any, fib: int) -> Trace:
+    """Add what the record says of encapsulation and next hop."""
     hop = record["hop"]
-    result = int(record["fib_result"])
-    outer_family = FAMILY_V4 if backend.version == 4 else 0
-    inner = flow.destination.version
-    return {
-        "backend": backend,
-        "encapsulation": {(4, 4): "ipip", (6, 6): "ip6ip6"}.get((inner, backend.version), "4in6"),
-        "outer_source": unpack(record["outer_saddr"].tobytes(), outer_family),
-        "fib_result": _FIB_RESULTS[0] if cached else _fib_name(result),
-        "egress": _device_name(int(hop["tx_ifindex"])),
-        "vlan": int(hop["tx_vlan"]) & 0xFFF or None,
-        "source_mac": _mac(hop["smac"]),
-        "next_hop_mac": _mac(hop["dmac"]),
-        "mtu": int(hop["mtu"]) or None,
-    }
-
-
-def _fib_name(result: int) -> str:
-    return _FIB_RESULTS[result] if 0 <= result < len(_FIB_RESULTS) else f"error {result}"
+    inner = found.flow.destination.version
+    return replace(
+        found,
+        backend=backend,
+        encapsulation=_ENCAPSULATIONS[inner, backend.version],
+        outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
+        fib_result=_FIB_RESULTS[fib] if 0 <= fib < len(_FIB_RESULTS) else f"error {fib}",
+        egress=_device_name(int(hop["tx_ifindex"])),
+        vlan=int(hop["tx_vlan"]) & _VLAN_VID or None,
+        source_mac=_mac(hop["smac"]),
+        next_hop_mac=_mac(hop["dmac"]),
+        mtu=int(hop["mtu"]) or None,
+    )
 
 
 def _device_name(ifindex: int) -> str | None:

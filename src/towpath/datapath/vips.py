@@ -9,15 +9,18 @@ used for another key only when no packet can still be reading the old one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from towpath.core.hash import hash_vip
 from towpath.datapath.address import FAMILY_V6
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.reclaim import Reclaimer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from towpath.datapath.reclaim import Reclaimer
 
 _KEY_BYTES = 20
 
