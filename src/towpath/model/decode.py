@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from towpath.model.kinds import Kind, shown
+from towpath.model.kinds import FieldError, Kind, shown
 from towpath.model.problems import FieldPath
 from towpath.model.service import Backend
 from towpath.model.settings import Device
@@ -95,7 +95,7 @@ def _value(hint: Any, raw: object, path: FieldPath, found: Findings) -> Any:
         kind: Kind = get_args(hint)[1]
         try:
             return kind.parse(raw)
-        except ValueError as error:
+        except FieldError as error:
             found.add(path, str(error))
             return MISSING
     if get_origin(hint) is tuple:

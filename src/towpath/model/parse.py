@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from towpath.model.decode import Findings, Tree, build, decode
 from towpath.model.problems import ConfigError, FieldPath, Problem, field_path
@@ -19,7 +18,12 @@ from towpath.model.service import Service
 from towpath.model.settings import Config, Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
     from towpath.model.yamltext import Lines
+
+
+T = TypeVar("T")
 
 
 def parse_config(text: str, filename: str) -> Config:
@@ -27,8 +31,7 @@ def parse_config(text: str, filename: str) -> Config:
 
     Raises ConfigError with every problem that the text has.
     """
-    tree = _parse_text(text, filename, _config)
-    return build(Config, tree)
+    return _parse_text(Config, text, filename, _config)
 
 
 def parse_services(text: str, filename: str) -> tuple[Service, ...]:
@@ -36,17 +39,13 @@ def parse_services(text: str, filename: str) -> tuple[Service, ...]:
 
     Raises ConfigError with every problem that the text has.
     """
-    tree = _parse_text(text, filename, _service_file)
-    return build(_ServiceFile, tree).services
+    return _parse_text(_ServiceFile, text, filename, _service_file).services
 
 
 def parse_service(raw: Mapping[str, Any]) -> Service:
     """Make a service of plain data, such as JSON. Raises ConfigError."""
     found = Findings()
-    tree = _service(raw, (), found)
-    _refuse(found)
-    assert tree is not None
-    return build(Service, tree)
+    return _built(Service, _service(raw, (), found), found)
 
 
 def service_problems(service: Service) -> tuple[Problem, ...]:
@@ -69,7 +68,8 @@ def check_services(services: Iterable[Service], limits: Limits | None = None) ->
     check_services_trees(trees, ("services",), found)
     if limits is not None:
         check_room(trees, decode(Limits, limits, ("limits",), found) or {}, found)
-    _refuse(found)
+    if found.items:
+        raise ConfigError(_problems(found))
 
 
 def advice(service: Service) -> Problem | None:
@@ -154,10 +154,13 @@ def _check_devices(devices: Sequence[Tree | None], found: Findings) -> None:
             seen.add(name)
 
 
-def _parse_text(text: str, filename: str, check: Callable[[object, Findings], Tree | None]) -> Tree:
-    import yaml
+def _parse_text(
+    cls: type[T], text: str, filename: str, check: Callable[[object, Findings], Tree | None]
+) -> T:
+    # Here, since whoever only names a dataclass should not wait for them.
+    import yaml  # noqa: PLC0415
 
-    from towpath.model.yamltext import read_yaml, yaml_problem
+    from towpath.model.yamltext import read_yaml, yaml_problem  # noqa: PLC0415
 
     found = Findings()
     try:
@@ -166,9 +169,20 @@ def _parse_text(text: str, filename: str, check: Callable[[object, Findings], Tr
         line, message = yaml_problem(error)
         raise ConfigError([Problem(message, "", filename, line)]) from None
     tree = check({} if raw is None else raw, found)
-    _refuse(found, filename, lines)
-    assert tree is not None
-    return tree
+    return _built(cls, tree, found, filename, lines)
+
+
+def _built(
+    cls: type[T],
+    tree: Tree | None,
+    found: Findings,
+    filename: str | None = None,
+    lines: Lines | None = None,
+) -> T:
+    """Make the object, or raise ConfigError if anything was found."""
+    if tree is None or found.items:
+        raise ConfigError(_problems(found, filename, lines))
+    return build(cls, tree)
 
 
 def _problems(
@@ -179,8 +193,3 @@ def _problems(
         for path, message in found.items
     ]
     return tuple(sorted(problems, key=lambda problem: problem.line or 0))
-
-
-def _refuse(found: Findings, filename: str | None = None, lines: Lines | None = None) -> None:
-    if found.items:
-        raise ConfigError(_problems(found, filename, lines))

@@ -8,9 +8,10 @@ be described even when it is wrong; :func:`towpath.model.check_services` and
 
 import enum
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from towpath.model.kinds import Address, Flag, Integer, Name, Prime, UnicastAddress, Word
+from towpath.model.kinds import PORT, Address, Flag, Integer, Name, Prime, UnicastAddress, Word
 
 # Read by pydantic when it makes a schema of a dataclass.
 PYDANTIC = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -33,6 +34,11 @@ class Protocol(enum.StrEnum):
         return 6 if self is Protocol.TCP else 17
 
 
+def endpoint(address: Address, port: int) -> str:
+    """Return ``192.0.2.1:80`` or ``[2001:db8::1]:80``."""
+    return f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
+
+
 class ServiceKey(NamedTuple):
     """What identifies a service: the packets it is for."""
 
@@ -41,8 +47,7 @@ class ServiceKey(NamedTuple):
     protocol: Protocol
 
     def __str__(self) -> str:
-        vip = f"[{self.vip}]" if self.vip.version == 6 else str(self.vip)
-        return f"{vip}:{self.port}/{self.protocol}"
+        return f"{endpoint(self.vip, self.port)}/{self.protocol}"
 
     @property
     def order(self) -> tuple[int, int, int, int]:
@@ -72,7 +77,7 @@ class Service:
     """What people call it. Changing it does not touch a packet."""
     vip: Annotated[Address, UnicastAddress()]
     """Address that clients connect to."""
-    port: Annotated[int, Integer(1, 65535)]
+    port: Annotated[int, PORT]
     """Port that clients connect to."""
     protocol: Annotated[Protocol, Word(of=Protocol)] = Protocol.TCP
     """Transport protocol."""

@@ -14,7 +14,7 @@ from towpath.model.kinds import (
     Listen,
     SourceAddress,
     Word,
-    split_listen,
+    split_endpoint,
 )
 from towpath.model.service import PYDANTIC, Service
 
@@ -84,7 +84,7 @@ class Metrics:
     @property
     def address(self) -> tuple[Address, int] | None:
         """``listen`` as address and port."""
-        return None if self.listen is None else split_listen(self.listen)
+        return None if self.listen is None else split_endpoint(self.listen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,15 @@ from typing import Any
 import yaml
 
 from towpath.model.decode import Findings
+from towpath.model.kinds import shown
 from towpath.model.problems import FieldPath
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Aliases may repeat what they stand for; this is where repeating becomes abuse.
-_MOST_NODES = 2_000_000
+_MOST_NODES = 1_000_000
+
+_DEEPEST = 32
 
 
 class Lines:
@@ -41,6 +44,11 @@ class Lines:
 
 def read_yaml(text: str, found: Findings) -> tuple[Any, Lines]:
     """Read one YAML document. Raises yaml.YAMLError when it is malformed."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise yaml.YAMLError(str(error)) from None
+    _check_depth(text)
     loader = _Loader(text)
     reader = _Reader(loader, found)
     try:
@@ -48,6 +56,20 @@ def read_yaml(text: str, found: Findings) -> tuple[Any, Lines]:
         return (None if node is None else reader.value(node, ())), reader.lines
     finally:
         loader.dispose()
+
+
+def _malformed(problem: str, mark: Any) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
+
+
+def _check_depth(text: str) -> None:
+    """Refuse deep nesting: PyYAML recurses, with libyaml until the stack overflows."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise _malformed(f"nested more than {_DEEPEST} deep", event.start_mark)
 
 
 class _Reader:
@@ -62,11 +84,9 @@ class _Reader:
         self.lines.put(path, node)
         self._nodes += 1
         if id(node) in self._inside or self._nodes > _MOST_NODES:
-            raise yaml.constructor.ConstructorError(
-                None, None, "an alias repeats what it is in, or too much", node.start_mark
-            )
+            raise _malformed("an alias repeats what it is in, or too much", node.start_mark)
         if isinstance(node, yaml.ScalarNode):
-            return self._loader.construct_object(node)
+            return self._scalar(node)
         self._inside.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):
@@ -75,28 +95,34 @@ class _Reader:
         finally:
             self._inside.discard(id(node))
 
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        try:
+            return self._loader.construct_object(node)
+        except (ValueError, LookupError, AttributeError) as error:
+            # What PyYAML's constructors let through: 2024-13-01, !!bool maybe.
+            kind = node.tag.rpartition(":")[2]
+            raise _malformed(f"{shown(node.value)} is not a {kind}", node.start_mark) from error
+
     def _mapping(self, node: yaml.Node, path: FieldPath) -> Mapping[str, Any]:
         self._report_duplicates(node, path)
         self._loader.flatten_mapping(node)
         data = {}
         for key_node, value_node in node.value:
-            key = self._key(key_node, path)
+            key = self._key(key_node)
             self.lines.put((*path, key), key_node)
             data[key] = self.value(value_node, (*path, key))
         return data
 
-    def _key(self, node: yaml.Node, path: FieldPath) -> str:
+    def _key(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key is a list or a mapping; allowed: text", node.start_mark
-            )
+            raise _malformed("a key is a list or a mapping; allowed: text", node.start_mark)
         return str(node.value)
 
     def _report_duplicates(self, node: yaml.Node, path: FieldPath) -> None:
         """Before merging: a key may be given here and in what is merged."""
         first: dict[str, int] = {}
         for key_node, _ in node.value:
-            key = self._key(key_node, path)
+            key = self._key(key_node)
             line = key_node.start_mark.line + 1
             if key in first and first[key] != line:
                 self._found.add((*path, key), f"is given twice, also in line {line}; allowed: once")

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each field may hold, said once.
+
+A dataclass field is annotated with its type and a kind, such as
+``Annotated[int, Integer(1, 65535)]``. The kind's ``parse`` is the only place
+that knows what is allowed: the YAML reader, the checks of objects made in
+Python and pydantic (so FastAPI) all call it, and its message is what a user
+reads. pydantic is imported only when pydantic itself asks for a schema: a
+program that names a dataclass does not wait for it.
+"""
+
+from towpath.model.kinds.addresses import (
+    PORT,
+    Address,
+    Listen,
+    Prefix,
+    SourceAddress,
+    UnicastAddress,
+    not_unicast,
+    split_endpoint,
+)
+from towpath.model.kinds.base import FieldError, Kind, plain, shown
+from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
+from towpath.model.kinds.scalars import Flag, Integer, Prime, Word
+
+__all__ = [
+    "PORT",
+    "AbsolutePath",
+    "Address",
+    "DeviceName",
+    "FieldError",
+    "Flag",
+    "Integer",
+    "Kind",
+    "Listen",
+    "Name",
+    "Prefix",
+    "Prime",
+    "SourceAddress",
+    "UnicastAddress",
+    "Word",
+    "not_unicast",
+    "plain",
+    "shown",
+    "split_endpoint",
+]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers, switches and words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from towpath.model.kinds.base import FieldError, Kind, shown
+from towpath.model.primes import is_prime, prime_at_least, prime_at_most
+
+if TYPE_CHECKING:
+    import enum
+
+
+@dataclass(frozen=True)
+class Integer(Kind):
+    """A whole number from ``least`` to ``most``."""
+
+    least: int
+    most: int
+
+    def parse(self, raw: object) -> int:
+        """Return the number."""
+        if isinstance(raw, bool) or not isinstance(raw, int):
+            raise FieldError(f"{shown(raw)} is not a whole number; {self.allowed}")
+        if not self.least <= raw <= self.most:
+            raise FieldError(f"{shown(raw)} is out of range; {self.allowed}")
+        return raw
+
+    @property
+    def allowed(self) -> str:
+        """What an error says is allowed."""
+        return f"allowed: {self.least} to {self.most}"
+
+    def schema(self) -> dict[str, Any]:
+        """Return the range as JSON schema."""
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+
+@dataclass(frozen=True)
+class Prime(Integer):
+    """A prime from ``least`` to ``most``, both of which are primes."""
+
+    def parse(self, raw: object) -> int:
+        """Return the prime."""
+        number = super().parse(raw)
+        if not is_prime(number):
+            near = f"{prime_at_most(number)} and {prime_at_least(number)}"
+            raise FieldError(f"{number} is not a prime; allowed: a prime, the nearest are {near}")
+        return number
+
+    @property
+    def allowed(self) -> str:
+        """What an error says is allowed."""
+        return f"allowed: a prime from {self.least} to {self.most}"
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    """true or false."""
+
+    def parse(self, raw: object) -> bool:
+        """Return the flag; no number or word stands for one."""
+        if not isinstance(raw, bool):
+            raise FieldError(f"{shown(raw)} is neither true nor false; allowed: true, false")
+        return raw
+
+    def schema(self) -> dict[str, Any]:
+        """Return a boolean's JSON schema."""
+        return {"type": "boolean"}
+
+
+class Word(Kind):
+    """One of a few words; the words of an enum become its members."""
+
+    def __init__(self, *words: str, of: type[enum.StrEnum] | None = None) -> None:
+        self._words = {word: word for word in words} if of is None else {str(m): m for m in of}
+
+    def parse(self, raw: object) -> str:
+        """Return the word, or the enum's member."""
+        word = self._words.get(raw) if isinstance(raw, str) else None
+        if word is None:
+            raise FieldError(f"{shown(raw)} is not known; allowed: {', '.join(self._words)}")
+        return word
+
+    def schema(self) -> dict[str, Any]:
+        """Return the words as JSON schema."""
+        return {"type": "string", "enum": list(self._words)}
