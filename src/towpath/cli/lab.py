@@ -183,4 +183,4 @@ def _print_nodes(current: Lab, form: Format) -> None:
 def _short(addresses: object) -> str:
     if not isinstance(addresses, list):
         return ""
-    return addresses[0] + (f" (+{len(addresses) - 1})" if len(addresses) > 1 else "")
+    return str(addresses[0]) + (f" (+{len(addresses) - 1})" if len(addresses) > 1 else "")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -81,52 +80,68 @@ def service(topology: Topology, name: str, *, without: str = "") -> dict[str, An
 
 
 class Agent:
-    """``towpath agent`` in tp-lb; it ends when the lab goes down, or by stop()."""
+    """``towpath agent`` in tp-lb; it ends when the lab goes down.
+
+    The IPv4 service is in its file, the IPv6 service is set through its API: the two
+    ways there are. Methods raise LabError or ClientError.
+    """
 
     def __init__(self, lab: Lab) -> None:
+        self.topology = lab.topology
         self.config = lab.directory / "agent.yaml"
-        self.config.write_text(yaml.safe_dump(configuration(lab), sort_keys=False))
         self.socket = lab.directory / "agent.sock"
-        self._log = lab.directory / "agent.log"
+        self.log = lab.directory / "agent.log"
+        self.client = Client(self.socket)
+        self._write(configuration(lab))
         command = [sys.executable, "-m", "towpath", "agent", "--config", str(self.config)]
-        self._process = lab.spawn(BALANCER, command, log_to=self._log.name)
-        wait_until(
-            lambda: self._answers() or self._process.poll() is not None,
-            seconds=START_TIMEOUT,
-            what=f"the agent's API; its log: {self._log.read_text()}",
-        )
-        if self._process.poll() is not None:
-            raise LabError(f"the agent did not start: {self._log.read_text().strip()}")
-
-    def command(self, *arguments: str) -> list[str]:
-        """The command line of a towpath verb that talks to this agent."""
-        verb = list(arguments)
-        return [sys.executable, "-m", "towpath", *verb, "--socket", str(self.socket)]
+        self._process = lab.spawn(BALANCER, command, log_to=self.log.name)
+        self._wait_until_serving()
+        self.client.add_service(**service(lab.topology, WEB6))
 
     def run(self, *arguments: str) -> str:
-        """Run a towpath verb; its output. LabError with its words if it fails."""
-        done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False)
+        """Run a towpath verb that talks to this agent; its output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "towpath", *arguments, "--socket", str(self.socket)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode != 0:
             raise LabError(f"towpath {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
-    def read(self, *arguments: str) -> Any:
-        """Run a verb that reads; what it says, as JSON."""
-        return json.loads(self.run(*arguments, "-o", "json"))
+    def remove(self, backend: str) -> None:
+        """Take a backend out of both services; returns when no new flow goes there."""
+        address = backend_addresses(self.topology, WEB6)[backend]
+        self.client.remove_backend(WEB6, address)
+        changed = yaml.safe_load(self.config.read_text())
+        changed["services"] = [service(self.topology, WEB4, without=backend)]
+        self._write(changed)
+        gone = backend_addresses(self.topology, WEB4)[backend]
+        wait_until(
+            lambda: all(each.address != gone for each in self.client.backends(WEB4)),
+            seconds=10,
+            what=f"the agent to read {self.config} again",
+        )
 
-    def log(self) -> str:
-        """What it has written so far."""
-        return self._log.read_text()
+    def _write(self, config: dict[str, Any]) -> None:
+        """Replace the file as an editor does, so that nobody reads half of it."""
+        partial = self.config.with_suffix(".partial")
+        partial.write_text(yaml.safe_dump(config, sort_keys=False))
+        partial.rename(self.config)
 
-    def stop(self) -> int:
-        """Ask it to stop; its exit code."""
-        self._process.terminate()
-        return self._process.wait()
+    def _wait_until_serving(self) -> None:
+        wait_until(
+            lambda: self._answers() or self._process.poll() is not None,
+            seconds=START_TIMEOUT,
+            what="the agent's API",
+        )
+        if self._process.poll() is not None:
+            raise LabError(f"the agent did not start: {self.log.read_text().strip()}")
 
     def _answers(self) -> bool:
         try:
-            with Client(self.socket) as client:
-                client.status()
+            self.client.status()
         except ClientError:
             return False
         return True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from towpath.agent.wire import plain
 from towpath.lab.agent import WEB4, WEB6, Agent, weights
 from towpath.lab.errors import LabError
 from towpath.lab.interrupt import undisturbed
@@ -56,8 +57,8 @@ class Demo:
             self.say(f"agent in tp-lb: {WEB4} ({VIP4}) from its file, {WEB6} ({VIP6}) by its API")
             before = self.balance(lab)
             removal = self.remove_one(lab, agent)
-            self.say(agent.run("status").rstrip())
-            counters = agent.read("status")
+            self.say("", agent.run("status", "--counters").rstrip(), "")
+            counters = plain(agent.client.counters())
         self.write(before, removal, counters)
         return before.requests == before.answered and removal.unnoticed
 
@@ -104,6 +105,6 @@ class Demo:
         self.say(f"written: {self.directory}/distribution.png, {self.directory}/summary.json")
 
     def say(self, *lines: str) -> None:
-        """Print lines as they are."""
+        """Print lines as they are, however long."""
         for line in lines:
-            self.console.print(line, markup=False)
+            self.console.print(line, markup=False, soft_wrap=True)

@@ -39,7 +39,7 @@ class Removal:
     def lines(self) -> list[str]:
         """What happened to the downloads, for people."""
         return [
-            f"download over {family} from {download.backend}: {download.received():,} bytes, "
+            f"download over {family} from {download.backend}: {download.size:,} bytes, "
             f"{self.received[family]:,} of them before {self.removed} was removed; "
             + ("checksum right" if self.whole[family] else "BROKEN")
             for family, download in self.downloads.items()
@@ -53,7 +53,7 @@ class Removal:
             "downloads": {
                 family: {
                     "backend": download.backend,
-                    "bytes": download.received(),
+                    "bytes": download.size,
                     "bytes_before_removal": self.received[family],
                     "whole": self.whole[family],
                 }

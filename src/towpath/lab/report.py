@@ -113,11 +113,13 @@ def plot(distribution: Distribution, path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415  as above
 
-    figure, all_axes = plt.subplots(1, len(FAMILIES), figsize=(10, 4), sharey=True, dpi=120)
+    figure, all_axes = plt.subplots(1, len(FAMILIES), figsize=(10, 4.4), sharey=True, dpi=120)
     for axes, family in zip(all_axes, FAMILIES, strict=True):
         _draw(axes, distribution, family)
     all_axes[0].set_ylabel("share of answers, %")
-    figure.tight_layout()
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=len(handles), frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(path)
     plt.close(figure)
 
@@ -128,7 +130,8 @@ def _draw(axes: Any, distribution: Distribution, family: str) -> None:
     expected = [100 * distribution.expected(backend) for backend in backends]
     spread = [100 * distribution.spread(family, backend) for backend in backends]
     bars = axes.bar(backends, served, color="#4c78a8", width=0.6, label="answered")
-    axes.bar_label(bars, [str(distribution.served(family, one)) for one in backends], padding=2)
+    counts = [str(distribution.served(family, one)) for one in backends]
+    axes.bar_label(bars, counts, label_type="center", color="white")
     axes.errorbar(
         backends,
         expected,
@@ -142,4 +145,3 @@ def _draw(axes: Any, distribution: Distribution, family: str) -> None:
     answers = distribution.answers[family]
     name = {"ipv4": "IPv4", "ipv6": "IPv6"}[family]
     axes.set_title(f"{name}: {answers.answers} of {answers.requests} requests answered")
-    axes.legend(loc="lower right", fontsize="small")

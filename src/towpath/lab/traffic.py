@@ -92,7 +92,12 @@ def _collect(curl: subprocess.Popen[str], count: int) -> Answers:
 
 
 class Download:
-    """A long download from a VIP that goes on while other things happen."""
+    """A long download from a VIP that goes on while other things happen.
+
+    Attributes:
+        backend: Who serves it, once it is under way.
+        size: Bytes received, once it is finished.
+    """
 
     def __init__(self, vip: Address, directory: Path) -> None:
         self.vip = vip
@@ -108,6 +113,7 @@ class Download:
             ],
         )  # fmt: skip
         self.backend = ""
+        self.size = 0
 
     def wait_until_under_way(self) -> None:
         """Return once a good part has arrived and the backend is known."""
@@ -135,8 +141,9 @@ class Download:
     def finish(self) -> bool:
         """Wait for the end; whether every byte is as that backend has it."""
         failed = self._curl.wait()
+        self.size = self.received()
         return (
             not failed
-            and self.received() == LARGE_SIZE
+            and self.size == LARGE_SIZE
             and hashlib.sha256(self._body.read_bytes()).hexdigest() == large_checksum(self.backend)
         )
