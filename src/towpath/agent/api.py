@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP API below /v1. Its OpenAPI description is at /v1/openapi.json.
+
+What a request holds is checked by the model, as the configuration file is: the
+same rules, the same messages. Whatever changes something runs on the writer's
+thread and is on disk and in the kernel when it is answered.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, FastAPI, Query
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import PlainValidator
+
+from towpath import __version__
+from towpath.agent import documents, refusals
+from towpath.agent.desired import Owner
+from towpath.agent.errors import InvalidError, NotFoundError
+from towpath.agent.host import Host
+from towpath.agent.wire import plain
+from towpath.model import (
+    Address,
+    Backend,
+    FlowTuple,
+    Problem,
+    Service,
+    check_services,
+    parse_service,
+)
+from towpath.model.kinds import Integer, UnicastAddress
+from towpath.model.service import MOST_WEIGHT
+
+Checked = Annotated[Service, PlainValidator(parse_service, json_schema_input_type=Service)]
+BackendAddress = Annotated[Address, UnicastAddress()]
+Weight = Annotated[int, Integer(0, MOST_WEIGHT), Body(embed=True)]
+
+
+@dataclass
+class Problems:
+    """Why a request was refused; nothing was changed."""
+
+    problems: tuple[Problem, ...]
+
+
+@dataclass
+class Wish:
+    """Services to apply."""
+
+    services: tuple[Checked, ...]
+    prune: bool = False
+    """Also remove the API's services that are not listed."""
+
+
+@dataclass
+class Question(Wish):
+    """Services whose apply is to be planned."""
+
+    owner: Owner = Owner.API
+    """file: as if services were all that the configuration file has."""
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problems, "description": "The body is not JSON"},
+    404: {"model": Problems, "description": "There is no such service or backend"},
+    409: {"model": Problems, "description": "Contradicts what is there, or does not fit"},
+    422: {"model": Problems, "description": "A field has a value that is not allowed"},
+}
+
+
+def answer(document: Any, status: int = 200) -> Response:
+    """A document as JSON. FastAPI's own way would check it once more."""
+    return JSONResponse(plain(document), status)
+
+
+def make_app(host: Host) -> FastAPI:
+    """The application that serves a host's API and metrics."""
+    app = FastAPI(
+        title="Towpath agent",
+        version=__version__,
+        summary="Services and backends of an XDP load balancer",
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # would load its scripts from elsewhere
+        redoc_url=None,
+        responses=REFUSALS,
+    )
+    refusals.install(app)
+    for router in (services(host), backends(host), observation(host)):
+        app.include_router(router, prefix="/v1")
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def metrics() -> Response:
+        """Prometheus metrics, read from the kernel now."""
+        text, kind = host.metrics()
+        return Response(text, media_type=kind)
+
+    return app
+
+
+def services(host: Host) -> APIRouter:
+    """Reading and changing services."""
+    router = APIRouter(tags=["services"])
+    control = host.controller
+
+    @router.get("/services", response_model=tuple[documents.ServiceEntry, ...])
+    def list_services() -> Response:
+        """Every service, with its owner."""
+        return answer([documents.ServiceEntry(*each) for each in control.desired])
+
+    @router.get("/services/{name}", response_model=documents.ServiceEntry)
+    def get_service(name: str) -> Response:
+        """One service, with its owner."""
+        return answer(documents.ServiceEntry(*control.desired.get(name)))
+
+    @router.put("/services/{name}", response_model=documents.Plan)
+    async def put_service(name: str, service: Checked) -> Response:
+        """Add a service, or replace the API's service of that name."""
+        if service.name != name:
+            problem = Problem(f"{service.name!r} is not the name in the path, {name!r}", "name")
+            raise InvalidError([problem])
+        return answer(await host.write(control.put, (service,)))
+
+    @router.delete("/services/{name}", response_model=documents.Plan)
+    async def delete_service(name: str) -> Response:
+        """Remove a service of the API."""
+        return answer(await host.write(control.delete, name))
+
+    @router.post("/apply", response_model=documents.Plan)
+    async def apply(wish: Wish) -> Response:
+        """Add or replace any number of services at once, all or none."""
+        check_services(wish.services)
+        return answer(await host.write(control.put, wish.services, prune=wish.prune))
+
+    @router.post("/plan", response_model=documents.Plan)
+    async def plan(question: Question) -> Response:
+        """What an apply would change, and what share of new flows would move."""
+        check_services(question.services)
+        return answer(
+            await host.write(
+                control.plan, question.services, owner=question.owner, prune=question.prune
+            )
+        )
+
+    return router
+
+
+def backends(host: Host) -> APIRouter:
+    """Reading and changing one service's backends."""
+    router = APIRouter(prefix="/services/{name}/backends", tags=["backends"])
+    control = host.controller
+
+    @router.get("", response_model=tuple[Backend, ...])
+    def list_backends(name: str) -> Response:
+        """The backends of a service."""
+        return answer(control.desired.get(name).service.backends)
+
+    @router.put("", response_model=documents.Plan)
+    async def set_backends(name: str, backends: list[dict[str, Any] | str]) -> Response:
+        """Replace all backends of a service of the API."""
+
+        def change(service: Service) -> Service:
+            return parse_service({**plain(service), "backends": backends})
+
+        return answer(await host.write(control.edit, name, change))
+
+    @router.put("/{address}", response_model=documents.Plan)
+    async def set_backend(name: str, address: BackendAddress, weight: Weight = 1) -> Response:
+        """Add a backend, or change its weight. 0: it gets no new flows."""
+        new = Backend(address, weight)
+
+        def change(service: Service) -> Service:
+            if address not in {each.address for each in service.backends}:
+                return replace(service, backends=(*service.backends, new))
+            changed = (new if each.address == address else each for each in service.backends)
+            return replace(service, backends=tuple(changed))
+
+        return answer(await host.write(control.edit, name, change))
+
+    @router.delete("/{address}", response_model=documents.Plan)
+    async def delete_backend(name: str, address: BackendAddress) -> Response:
+        """Remove a backend; its flows go to the others."""
+
+        def change(service: Service) -> Service:
+            kept = tuple(each for each in service.backends if each.address != address)
+            if len(kept) == len(service.backends):
+                known = ", ".join(str(each.address) for each in kept) or "none"
+                raise NotFoundError(f"service {name!r} has no backend {address}; it has: {known}")
+            return replace(service, backends=kept)
+
+        return answer(await host.write(control.edit, name, change))
+
+    return router
+
+
+def observation(host: Host) -> APIRouter:
+    """What the agent and the datapath are doing."""
+    router = APIRouter(tags=["observation"])
+
+    @router.get("/health")
+    def health() -> Response:
+        """Whether all is well: 200, or 503 and what is wrong."""
+        trouble = host.controller.trouble
+        if trouble:
+            return refusals.answer(503, [Problem(trouble)])
+        return answer({"status": "ok"})
+
+    @router.get("/status", response_model=documents.Status)
+    def status() -> Response:
+        """The agent, its file and its limits."""
+        return answer(host.status())
+
+    @router.get("/counters", response_model=documents.Counters)
+    def counters() -> Response:
+        """Packets and bytes by verdict, service and backend, read from the kernel now."""
+        return answer(host.counters())
+
+    @router.get("/trace", response_model=documents.Trace)
+    async def trace(
+        flow: Annotated[str, Query(examples=["198.51.100.7:40000 -> 203.0.113.10:80 tcp"])],
+        device: str | None = None,
+    ) -> Response:
+        """What the loaded program decides for a flow that comes in on a device, and why."""
+        try:
+            parsed = FlowTuple.parse(flow)
+        except ValueError as error:
+            raise InvalidError([Problem(str(error), "flow")]) from error
+        return answer(await host.trace(parsed, device))
+
+    return router

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One desired state from two sources: the configuration file and the API.
+
+Pure. A service belongs to the source that named it. The same name, or the same
+VIP, port and protocol, in both is a contradiction that only a person can solve,
+so it is refused rather than resolved by some precedence.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from towpath.agent.errors import ConflictError, NotFoundError
+from towpath.model import Problem, Service, ServiceKey
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+# Names that an error message lists.
+MOST_NAMES = 10
+
+
+class Owner(enum.StrEnum):
+    """Where a service comes from, which is the only place it can be changed."""
+
+    FILE = "file"
+    API = "api"
+
+
+class Owned(NamedTuple):
+    """A service and where it comes from."""
+
+    owner: Owner
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The services of both sources, by name and by what they are for.
+
+    Made by :meth:`of` and by the methods that return a changed copy; each looks
+    only at what it changes, so that one backend more costs the same whether there
+    are ten services or thousands.
+    """
+
+    _names: Mapping[str, Owned]
+    _keys: Mapping[ServiceKey, Owned]
+
+    @classmethod
+    def of(cls, file: Iterable[Service] = (), api: Iterable[Service] = ()) -> Desired:
+        """Both sources' services. Raises ConflictError with every contradiction."""
+        return cls({}, {}).changed(Owner.FILE, put=file).changed(Owner.API, put=api)
+
+    def __iter__(self) -> Iterator[Owned]:
+        return iter(self._names.values())
+
+    def services(self, owner: Owner | None = None) -> tuple[Service, ...]:
+        """All services, or those of one owner."""
+        return tuple(each.service for each in self if owner in {None, each.owner})
+
+    def get(self, name: str) -> Owned:
+        """A service and its owner; raises NotFoundError."""
+        found = self._names.get(name)
+        if found is None:
+            raise NotFoundError(f"there is no service {name!r}; there are: {self._some_names()}")
+        return found
+
+    def owned_by_api(self, name: str) -> Service:
+        """A service that the API may change; raises NotFoundError or ConflictError."""
+        owner, service = self.get(name)
+        if owner is not Owner.API:
+            raise ConflictError([Problem(elsewhere(name), "name")])
+        return service
+
+    def changed(
+        self, owner: Owner, *, put: Iterable[Service] = (), remove: Collection[str] = ()
+    ) -> Desired:
+        """A copy in which owner's services have been removed, and others added or replaced.
+
+        Raises ConflictError with every contradiction to what stays.
+        """
+        names, keys = dict(self._names), dict(self._keys)
+        put = tuple(put)
+        for name in (*remove, *(service.name for service in put)):
+            if (old := names.get(name)) and old.owner is owner:
+                # Replaced in its place; gone unless it is put again.
+                keys.pop(old.service.key, None)
+        for name in set(remove) - {service.name for service in put}:
+            names.pop(name, None)
+        problems: list[Problem] = []
+        for service in put:
+            new = Owned(owner, service)
+            problems += _conflicts(new, names.get(service.name), keys.get(service.key))
+            names[service.name] = keys[service.key] = new
+        if problems:
+            raise ConflictError(problems)
+        return Desired(names, keys)
+
+    def replaced(self, owner: Owner, services: Iterable[Service]) -> Desired:
+        """A copy in which these are all the services that owner has."""
+        gone = [each.service.name for each in self if each.owner is owner]
+        return self.changed(owner, put=services, remove=gone)
+
+    def _some_names(self) -> str:
+        names = sorted(self._names)
+        shown = [*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])]
+        return ", ".join(shown) or "none"
+
+
+def elsewhere(name: str) -> str:
+    """Why the API does not change a service of the file."""
+    return f"service {name!r} belongs to the configuration file; change it there"
+
+
+def _conflicts(new: Owned, same_name: Owned | None, same_key: Owned | None) -> Iterator[Problem]:
+    """Why a service can't be beside the one of its name, or the one of its key."""
+    service = new.service
+    if same_name and same_name.owner is not new.owner:
+        if new.owner is Owner.API:
+            yield Problem(elsewhere(service.name), "name")
+        else:
+            yield Problem(
+                f"service {service.name!r} was also set through the API; remove it there"
+                f" (towpath service delete {service.name}) or here",
+                "name",
+            )
+    elif same_key:
+        yield Problem(
+            f"{service.key} of service {service.name!r} ({new.owner}) is already that of service"
+            f" {same_key.service.name!r} ({same_key.owner}); allowed: one service each",
+            "vip",
+        )

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the API answers with, as dataclasses.
+
+The agent makes them, :class:`towpath.Client` returns them. Importing them costs
+next to nothing: no pydantic, no numpy.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from towpath.agent.desired import Owner
+from towpath.model import Address, Device, Problem, Protocol, Service
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEntry:
+    """A service and where it comes from."""
+
+    owner: Owner
+    """file: it can only be changed in the configuration file. api: anyone may change it."""
+    service: Service
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceName:
+    """A service by its name and by what it is for."""
+
+    name: str
+    vip: Address
+    port: int
+    protocol: Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceChange:
+    """What an apply does to one service."""
+
+    action: Literal["add", "remove", "change"]
+    service: ServiceName
+    fields: tuple[str, ...] = ()
+    """Fields that differ; for a service that is added or removed, none."""
+    backends_added: tuple[Address, ...] = ()
+    backends_removed: tuple[Address, ...] = ()
+    backends_reweighted: tuple[Address, ...] = ()
+    moved: float = 0.0
+    """Share (0..1) of new flows that go to another backend than before: 0 for a
+    service that is added, 1 for one that is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an apply would change, or has changed."""
+
+    changes: tuple[ServiceChange, ...] = ()
+    steps: int = 0
+    """Steps taken in the kernel, in their order: backend before table before service."""
+    moved: float = 0.0
+    """Share (0..1) of the new flows of all services that move, each having as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendCounters:
+    """What was sent to a backend. Bytes are of IP packets before encapsulation."""
+
+    address: Address
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCounters:
+    """What came in for a service."""
+
+    service: ServiceName
+    packets: int
+    bytes: int
+    flows: int
+    """Packets that no entry of the flow table matched."""
+    drops: int
+    backends: tuple[BackendCounters, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Every packet that the datapath has seen."""
+
+    verdicts: dict[str, int]
+    """Packets by verdict, such as tx or drop_no_backend."""
+    services: tuple[ServiceCounters, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Every decision about a flow's next packet. What wasn't reached is None."""
+
+    flow: str
+    """SRC:PORT -> DST:PORT PROTO."""
+    device: str
+    """It came in here."""
+    verdict: str
+    """Where the packet goes, such as tx, or why it goes nowhere."""
+    service: ServiceName | None = None
+    """None: the destination is no VIP of ours."""
+    hash: int | None = None
+    """32 bits, the same on every node."""
+    flow_hit: bool | None = None
+    """Whether the flow table had the flow; if not, Maglev chose."""
+    slot: int | None = None
+    table_size: int | None = None
+    backend: Address | None = None
+    encapsulation: str | None = None
+    """ipip, ip6ip6 or 4in6."""
+    outer_source: Address | None = None
+    fib_result: str | None = None
+    """What the kernel's routing said."""
+    egress: str | None = None
+    """It leaves from here."""
+    vlan: int | None = None
+    source_mac: str | None = None
+    next_hop_mac: str | None = None
+    mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """The configuration file, and what became of its last change."""
+
+    path: Path
+    accepted: str
+    """When the content that is in force was read, ISO 8601."""
+    refused: str | None = None
+    """When a later content was refused; None when there is none."""
+    problems: tuple[Problem, ...] = ()
+    """Why it was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How much of a limit is taken."""
+
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The agent as a whole."""
+
+    version: str
+    pid: int
+    started: str
+    devices: tuple[Device, ...]
+    file: FileStatus
+    services: dict[str, int]
+    """How many by owner."""
+    limits: dict[str, Use]
+    state: Path
+    pins: Path
+    metrics: str | None
+    resident_bytes: int
+    trouble: str | None = None
+    """What is wrong with the agent itself; None when all is well."""

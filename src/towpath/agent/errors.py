@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent refuses, and how it says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from towpath.model import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class AgentError(Exception):
+    """The agent could not start or do what was asked; the message is for its operator."""
+
+
+class RefusedError(AgentError):
+    """A request refused whole, nothing changed.
+
+    Attributes:
+        problems: Everything that is wrong with it, never empty.
+    """
+
+    def __init__(self, problems: Iterable[Problem] | str) -> None:
+        self.problems = (Problem(problems),) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class InvalidError(RefusedError):
+    """The request makes no sense whatever the state is."""
+
+
+class ConflictError(RefusedError):
+    """The request contradicts what is there: another owner, name or VIP."""
+
+
+class NotFoundError(RefusedError):
+    """The request names something that is not there."""

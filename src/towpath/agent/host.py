@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the API and the metrics ask of a running agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from towpath import __version__
+from towpath.agent import documents, report
+from towpath.agent.errors import AgentError
+from towpath.agent.file import now
+from towpath.agent.metrics import registry
+from towpath.datapath.errors import DatapathError
+from towpath.kernel.errors import KernelError
+from towpath.model import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from towpath.agent.controller import Controller
+    from towpath.agent.file import ConfigFile
+    from towpath.agent.writer import Writer
+    from towpath.core.plan import Plan
+    from towpath.model import FlowTuple
+
+Args = ParamSpec("Args")
+
+# What a change may be refused with; anything else is a fault of ours.
+REFUSALS = (ConfigError, AgentError, DatapathError, KernelError)
+
+
+class Host:
+    """A controller, its thread and its file, as one."""
+
+    def __init__(self, controller: Controller, writer: Writer, file: ConfigFile) -> None:
+        self.controller = controller
+        self.writer = writer
+        self.file = file
+        self.started = now()
+        self.registry = registry(self.counters, self.status)
+
+    async def write(
+        self, change: Callable[Args, Plan], *args: Args.args, **kwargs: Args.kwargs
+    ) -> documents.Plan:
+        """Run one of the controller's changes on the writer's thread."""
+        return report.plan(await self.writer.run(change, *args, **kwargs))
+
+    async def reload(self) -> None:
+        """Take the configuration file over, or note why not."""
+        try:
+            # Reading thousands of services takes a while: not on the writer's thread.
+            config = await asyncio.to_thread(self.file.read)
+            await self.writer.run(self.controller.reload, config)
+        except REFUSALS as error:
+            self.file.refuse(error)
+        else:
+            self.file.accept()
+
+    def counters(self) -> documents.Counters:
+        """Read the kernel's counters."""
+        read = self.writer.call(self.controller.datapath.counters)
+        return report.counters(read, self.controller.desired.services())
+
+    async def trace(self, flow: FlowTuple, device: str | None) -> documents.Trace:
+        """Ask the loaded program about a flow."""
+        ran = await self.writer.run(self.controller.datapath.trace, flow, device)
+        return report.trace(ran, self.controller.desired.services())
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Prometheus metrics as text, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def summary(self) -> str:
+        """One line for systemctl status."""
+        return f"{len(self.controller.desired.services())} services"
+
+    def status(self) -> documents.Status:
+        """The agent as a whole."""
+        config, entries = self.controller.config, list(self.controller.desired)
+        services = [entry.service for entry in entries]
+        used = {
+            "services": len(services),
+            "backends": sum(len(service.backends) for service in services),
+            "table_slots": sum(service.table_size for service in services if service.backends),
+        }
+        return documents.Status(
+            version=__version__,
+            pid=os.getpid(),
+            started=self.started,
+            devices=config.devices,
+            file=self.file.status,
+            services={"file": 0, "api": 0} | Counter(str(entry.owner) for entry in entries),
+            limits={
+                name: documents.Use(number, getattr(config.limits, name))
+                for name, number in used.items()
+            },
+            state=config.state.directory,
+            pins=config.state.pins,
+            metrics=config.metrics.listen,
+            resident_bytes=resident_bytes(),
+            trouble=self.controller.trouble,
+        )
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prometheus metrics, read from the kernel's per-CPU maps when they are asked for.
+
+Nothing is counted here and nothing is kept between two scrapes.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+
+from towpath.agent.errors import AgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from prometheus_client.core import Metric
+
+    from towpath.agent.documents import Counters, ServiceName, Status
+    from towpath.model import Address
+
+log = logging.getLogger(__name__)
+
+SERVICE = ("service", "vip", "port", "protocol")
+BACKEND = (*SERVICE, "backend")
+
+
+class DatapathCollector(Collector):
+    """Metrics of counters and status, which it calls for at every scrape."""
+
+    def __init__(self, counters: Callable[[], Counters], status: Callable[[], Status]) -> None:
+        self._counters = counters
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics."""
+        counters = self._counters()
+        yield _verdicts(counters)
+        yield from _services(counters)
+        yield from _backends(counters)
+        yield from _agent(self._status())
+
+
+def registry(counters: Callable[[], Counters], status: Callable[[], Status]) -> CollectorRegistry:
+    """A registry with the collector in it, and nothing that is not Towpath's."""
+    # The collector's description would be its metrics: don't read the kernel for that.
+    made = CollectorRegistry(auto_describe=False)
+    made.register(DatapathCollector(counters, status))
+    return made
+
+
+@contextmanager
+def served(address: tuple[Address, int] | None, metrics: CollectorRegistry) -> Iterator[None]:
+    """Serve metrics over HTTP on an address of their own; None: don't.
+
+    Apart from the API, which never listens on anything but its unix socket.
+    """
+    if address is None:
+        yield
+        return
+    host, port = address
+    try:
+        server, thread = start_http_server(port, str(host), metrics)
+    except OSError as error:
+        raise AgentError(
+            f"metrics.listen: can't listen on {host} port {port}: {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _verdicts(counters: Counters) -> Metric:
+    family = CounterMetricFamily(
+        "towpath_verdict_packets", "Packets by what became of them.", labels=("reason",)
+    )
+    for reason, packets in counters.verdicts.items():
+        family.add_metric((reason,), packets)
+    return family
+
+
+def _services(counters: Counters) -> Iterator[Metric]:
+    meanings = {
+        "packets": "Packets that came in for a service.",
+        "bytes": "Their bytes, of IP packets before encapsulation.",
+        "flows": "Packets that no entry of the flow table matched.",
+        "drops": "Packets for a service that could not be sent on.",
+    }
+    for name, meaning in meanings.items():
+        family = CounterMetricFamily(f"towpath_service_{name}", meaning, labels=SERVICE)
+        for service in counters.services:
+            family.add_metric(_labels(service.service), getattr(service, name))
+        yield family
+
+
+def _backends(counters: Counters) -> Iterator[Metric]:
+    packets = CounterMetricFamily(
+        "towpath_backend_packets", "Packets sent to a backend.", labels=BACKEND
+    )
+    volume = CounterMetricFamily(
+        "towpath_backend_bytes",
+        "Their bytes, of IP packets before encapsulation.",
+        labels=BACKEND,
+    )
+    for service in counters.services:
+        labels = _labels(service.service)
+        for backend in service.backends:
+            mine = (*labels, str(backend.address))
+            packets.add_metric(mine, backend.packets)
+            volume.add_metric(mine, backend.bytes)
+    yield packets
+    yield volume
+
+
+def _agent(status: Status) -> Iterator[Metric]:
+    yield InfoMetricFamily("towpath_agent", "This agent.", value={"version": status.version})
+    used = GaugeMetricFamily("towpath_used", "Of a limit, what is taken.", labels=("limit",))
+    limits = GaugeMetricFamily("towpath_limit", "Room that is reserved.", labels=("limit",))
+    for name, use in status.limits.items():
+        used.add_metric((name,), use.used)
+        limits.add_metric((name,), use.limit)
+    yield used
+    yield limits
+    yield GaugeMetricFamily(
+        "towpath_config_refused",
+        "1 while the configuration file has a content that was refused.",
+        value=int(status.file.refused is not None),
+    )
+    yield GaugeMetricFamily(
+        "towpath_agent_resident_bytes", "Memory of the agent.", value=status.resident_bytes
+    )
+
+
+def _labels(service: ServiceName) -> tuple[str, str, str, str]:
+    return service.name, str(service.vip), str(service.port), str(service.protocol)

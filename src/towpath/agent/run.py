@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent's life: from its configuration file to its exit."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from towpath.agent.controller import Controller
+from towpath.agent.desired import Desired
+from towpath.agent.errors import AgentError
+from towpath.agent.file import ConfigFile
+from towpath.agent.host import Host
+from towpath.agent.listen import unix_socket
+from towpath.agent.metrics import served
+from towpath.agent.server import serve
+from towpath.agent.store import Store
+from towpath.agent.writer import Writer
+from towpath.datapath.balancer import Balancer
+from towpath.kernel import lock
+from towpath.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+DATABASE = "state.db"
+
+# A thread that computes gives way after this many seconds. The default, 5 ms, is
+# as long as a change of a backend may take altogether.
+SWITCH_INTERVAL = 0.0005
+
+
+def run(path: Path, *, detach_on_exit: bool = False) -> None:
+    """Run an agent until SIGTERM or SIGINT.
+
+    What it attached stays attached when it ends, unless detach_on_exit. Raises
+    ConfigError, AgentError, DatapathError or KernelError when it can't start;
+    whatever was in force before then still is.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    file = ConfigFile(path)
+    config = file.first
+    config.state.directory.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(_sole(config.state.directory))
+        store = stack.enter_context(Store(config.state.directory / DATABASE))
+        # Contradictions are found before anything is attached.
+        Desired.of(config.services, store.services())
+        listener = stack.enter_context(unix_socket(config.api.socket))
+        balancer = stack.enter_context(
+            Balancer(
+                config.devices, source=config.source, limits=config.limits, pins=config.state.pins
+            )
+        )
+        if detach_on_exit:
+            stack.callback(balancer.detach)
+        controller = Controller(config, store, balancer)
+        writer = stack.enter_context(Writer())
+        writer.call(controller.start)
+        host = Host(controller, writer, file)
+        stack.enter_context(served(config.metrics.address, host.registry))
+        log.info("serving %s at %s", host.summary(), config.api.socket)
+        asyncio.run(serve(host, listener))
+
+
+@contextmanager
+def _sole(directory: Path) -> Iterator[None]:
+    """Be the only agent on a state directory."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.exclusive(directory))
+        except KernelError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            raise AgentError(
+                f"another agent runs on {directory} ({error.hint});"
+                " stop it, or give this one a state.directory of its own"
+            ) from error
+        yield

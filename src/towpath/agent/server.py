@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves the API until a signal says otherwise, and follows the configuration file.
+
+uvicorn under FastAPI: the API's validation and its OpenAPI description come from
+the model's own dataclasses, and both are small enough for a daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from towpath.agent import systemd
+from towpath.agent.api import make_app
+from towpath.agent.watch import INTERVAL
+
+if TYPE_CHECKING:
+    import socket
+
+    from towpath.agent.host import Host
+
+log = logging.getLogger(__name__)
+
+# Requests that are under way when the agent is told to go get this long.
+GRACE_SECONDS = 5
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which would end the process by the signal."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+async def serve(host: Host, listener: socket.socket) -> None:
+    """Answer requests on listener until SIGTERM or SIGINT; SIGHUP reads the file again."""
+    server = _Server(
+        uvicorn.Config(
+            make_app(host),
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    hurry = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, hurry.set)
+    follower = asyncio.create_task(_follow(host, hurry))
+    try:
+        systemd.ready(host.summary())
+        await server.serve(sockets=[listener])
+    finally:
+        systemd.stopping()
+        follower.cancel()
+        with suppress(asyncio.CancelledError):
+            await follower
+
+
+async def _follow(host: Host, hurry: asyncio.Event) -> None:
+    """Take the file over whenever it changes, or at once when hurry is set."""
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(hurry.wait(), INTERVAL)
+        if hurry.is_set() or host.file.watch.changed():
+            hurry.clear()
+            systemd.reloading()
+            await host.reload()
+            systemd.ready(host.summary())

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was set through the API, in SQLite below the state directory.
+
+One table for services, one for their backends. The schema's version is SQLite's
+own ``user_version``: an older file is migrated when it is opened, a newer one is
+refused. Write-ahead logging with full synchronisation: what has been committed
+survives the process and the machine.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Self
+
+from towpath.agent.errors import AgentError
+from towpath.model import Backend, Protocol, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+# MIGRATIONS[n] leads from version n to n + 1. Entries are only ever added.
+MIGRATIONS = (
+    """
+    CREATE TABLE services (
+        name        TEXT PRIMARY KEY,
+        vip         TEXT NOT NULL,
+        port        INTEGER NOT NULL,
+        protocol    TEXT NOT NULL,
+        forwarding  TEXT NOT NULL,
+        table_size  INTEGER NOT NULL,
+        flow_table  INTEGER NOT NULL,
+        UNIQUE (vip, port, protocol)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE backends (
+        service   TEXT NOT NULL REFERENCES services (name) ON DELETE CASCADE,
+        position  INTEGER NOT NULL,
+        address   TEXT NOT NULL,
+        weight    INTEGER NOT NULL,
+        PRIMARY KEY (service, position),
+        UNIQUE (service, address)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+SCHEMA_VERSION = len(MIGRATIONS)
+
+
+class StoreError(AgentError):
+    """The state database could not be opened, read or written."""
+
+
+class Store:
+    """The services owned by the API. Used by one thread at a time.
+
+    Args:
+        path: The database; made when absent. Its directory must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._explained("open"):
+            # Transactions are begun explicitly: nothing else opens one behind our back.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database; what was committed is on disk already."""
+        self._db.close()
+
+    def services(self) -> tuple[Service, ...]:
+        """Every stored service, by name; backends in the order they were given."""
+        with self._explained("read"):
+            backends: dict[str, list[Backend]] = {}
+            for name, address, weight in self._db.execute(
+                "SELECT service, address, weight FROM backends ORDER BY service, position"
+            ):
+                backends.setdefault(name, []).append(Backend(ip_address(address), weight))
+            return tuple(
+                Service(
+                    name=name,
+                    vip=ip_address(vip),
+                    port=port,
+                    protocol=Protocol(protocol),
+                    backends=tuple(backends.get(name, ())),
+                    forwarding=forwarding,
+                    table_size=table_size,
+                    flow_table=bool(flow_table),
+                )
+                for name, vip, port, protocol, forwarding, table_size, flow_table in (
+                    self._db.execute(
+                        "SELECT name, vip, port, protocol, forwarding, table_size, flow_table"
+                        " FROM services ORDER BY name"
+                    )
+                )
+            )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Whatever is written in the block is there as a whole, or, if it raises, not at all."""
+        with self._explained("write"):
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._explained("write"):
+                self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def put(self, services: Iterable[Service]) -> None:
+        """Add services, replacing those of the same name. Call it in a transaction."""
+        services = tuple(services)
+        # All go before any comes: two services may exchange their VIPs.
+        self.delete(service.name for service in services)
+        with self._explained("write"):
+            for service in services:
+                self._insert(service)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Forget services and their backends. Call it in a transaction."""
+        with self._explained("write"):
+            self._db.executemany("DELETE FROM services WHERE name = ?", ((n,) for n in names))
+
+    def _insert(self, service: Service) -> None:
+        self._db.execute(
+            "INSERT INTO services VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                service.name,
+                str(service.vip),
+                service.port,
+                str(service.protocol),
+                service.forwarding,
+                service.table_size,
+                service.flow_table,
+            ),
+        )
+        self._db.executemany(
+            "INSERT INTO backends VALUES (?, ?, ?, ?)",
+            (
+                (service.name, position, str(backend.address), backend.weight)
+                for position, backend in enumerate(service.backends)
+            ),
+        )
+
+    def _prepare(self) -> None:
+        """Set the connection up and bring the schema to SCHEMA_VERSION."""
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA foreign_keys = ON")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path}: written by a newer Towpath (schema {version}, this one knows up to"
+                f" {SCHEMA_VERSION}); start that one, or move the file away to begin anew"
+            )
+        for step in range(version, SCHEMA_VERSION):
+            self._db.executescript(
+                f"BEGIN; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
+            )
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        """Turn SQLite's errors into ours, with the file and what to do."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"{self.path}: could not {doing} the state database: {error};"
+                " if the file is damaged, move it away: services of the YAML file are not in it"
+            ) from error
