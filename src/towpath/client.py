@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives a running agent from Python, over its unix socket.
+
+    from towpath import Client
+
+    with Client() as agent:
+        agent.add_service("web", vip="203.0.113.10", port=80, backends=["192.0.2.11"])
+        with agent.drained("web", "192.0.2.11"):
+            ...  # no new flows go there until the block ends
+
+Only the standard library and the model are imported, so that scripts start fast.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, urlencode
+
+from towpath.agent.documents import Counters, Plan, ServiceEntry, Status, Trace
+from towpath.agent.wire import build, plain
+from towpath.model import Backend, Problem, Service, parse_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from towpath.model import Address, FlowTuple
+
+DEFAULT_SOCKET = Path("/run/towpath/agent.sock")
+
+# A thousand services are applied in seconds; whoever takes longer is not there.
+TIMEOUT_SECONDS = 60.0
+
+NOT_FOUND = 404
+
+
+class ClientError(Exception):
+    """The agent could not be asked, or refused."""
+
+
+class UnreachableError(ClientError):
+    """Nobody answers at the socket, or not in a way that can be understood."""
+
+
+class RefusedError(ClientError):
+    """The agent refused; nothing was changed.
+
+    Attributes:
+        status: HTTP status: 404 not there, 409 contradicts what is there or does
+            not fit, 422 a value that is not allowed, 500 the kernel or the disk.
+        problems: Everything that is wrong, with its field.
+    """
+
+    def __init__(self, status: int, problems: tuple[Problem, ...]) -> None:
+        self.status = status
+        self.problems = problems
+        super().__init__("\n".join(map(str, problems)) or f"the agent answered {status}")
+
+
+class Client:
+    """A connection to an agent. A context manager, which closes it.
+
+    Methods raise UnreachableError or RefusedError. Not for several threads at a
+    time; each can have its own.
+
+    Args:
+        socket_path: Where the agent listens (``api.socket`` of its configuration).
+        timeout: Seconds that an answer may take.
+    """
+
+    def __init__(
+        self, socket_path: Path | str = DEFAULT_SOCKET, *, timeout: float = TIMEOUT_SECONDS
+    ) -> None:
+        self.socket_path = Path(socket_path)
+        self._connection = _UnixConnection(self.socket_path, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next call opens it again."""
+        self._connection.close()
+
+    # Services
+
+    def services(self) -> tuple[ServiceEntry, ...]:
+        """Every service, with its owner."""
+        found: tuple[ServiceEntry, ...] = build(
+            tuple[ServiceEntry, ...], self._json("GET", "/v1/services")
+        )
+        return found
+
+    def service(self, name: str) -> Service:
+        """One service."""
+        return self._entry(name).service
+
+    def add_service(self, name: str, **fields: Any) -> Service:
+        """Add a service, or replace the one of that name, from plain values.
+
+        Takes the fields of :class:`towpath.model.Service`; addresses may be text and
+        backends may be addresses. Raises ConfigError when a value is not allowed.
+        """
+        service = parse_service({"name": name, **fields})
+        self.put_service(service)
+        return service
+
+    def put_service(self, service: Service) -> Plan:
+        """Add a service, or replace the one of that name."""
+        return self._plan("PUT", _path("services", service.name), plain(service))
+
+    def remove_service(self, name: str) -> Plan:
+        """Remove a service."""
+        return self._plan("DELETE", _path("services", name))
+
+    def apply(self, services: Iterable[Service], *, prune: bool = False) -> Plan:
+        """Add or replace services, all or none; prune removes the API's others."""
+        return self._plan("POST", "/v1/apply", {"services": plain(list(services)), "prune": prune})
+
+    def plan(self, services: Iterable[Service], *, prune: bool = False, owner: str = "api") -> Plan:
+        """What apply would change; for owner ``file``, what its configuration file would."""
+        question = {"services": plain(list(services)), "prune": prune, "owner": str(owner)}
+        return self._plan("POST", "/v1/plan", question)
+
+    # Backends
+
+    def backends(self, name: str) -> tuple[Backend, ...]:
+        """The backends of a service."""
+        return self.service(name).backends
+
+    def set_backends(self, name: str, backends: Iterable[Backend | Address | str]) -> Plan:
+        """Replace all backends of a service."""
+        return self._plan("PUT", _path("services", name, "backends"), plain(list(backends)))
+
+    def set_backend(self, name: str, address: Address | str, weight: int = 1) -> Plan:
+        """Add a backend, or change its weight. 0: it gets no new flows."""
+        path = _path("services", name, "backends", str(address))
+        return self._plan("PUT", path, {"weight": weight})
+
+    def remove_backend(self, name: str, address: Address | str) -> Plan:
+        """Remove a backend; its flows go to the others."""
+        return self._plan("DELETE", _path("services", name, "backends", str(address)))
+
+    # What undoes itself
+
+    @contextmanager
+    def temporary(self, *services: Service) -> Iterator[Plan]:
+        """Services that are there in the block; afterwards all is as it was before."""
+        before = {entry.service.name: entry.service for entry in self.services()}
+        made = self.apply(services)
+        with ExitStack() as undo:
+            undo.callback(self.apply, [before[s.name] for s in services if s.name in before])
+            for service in services:
+                if service.name not in before:
+                    undo.callback(self._forget, service.name)
+            yield made
+
+    @contextmanager
+    def drained(self, name: str, address: Address | str) -> Iterator[Plan]:
+        """A backend gets no new flows in the block, and its weight back afterwards."""
+        backend = next((b for b in self.backends(name) if str(b.address) == str(address)), None)
+        if backend is None:
+            problem = Problem(f"service {name!r} has no backend {address}", "address")
+            raise RefusedError(NOT_FOUND, (problem,))
+        try:
+            yield self.set_backend(name, address, 0)
+        finally:
+            self.set_backend(name, address, backend.weight)
+
+    # What is going on
+
+    def status(self) -> Status:
+        """The agent, its file and its limits."""
+        found: Status = build(Status, self._json("GET", "/v1/status"))
+        return found
+
+    def health(self) -> None:
+        """Return when all is well; raise RefusedError with what is wrong."""
+        self._json("GET", "/v1/health")
+
+    def counters(self) -> Counters:
+        """Packets and bytes by verdict, service and backend, read from the kernel now."""
+        found: Counters = build(Counters, self._json("GET", "/v1/counters"))
+        return found
+
+    def trace(self, flow: FlowTuple | str, *, device: str | None = None) -> Trace:
+        """What the loaded program decides for a flow, such as ``SRC:PORT -> DST:PORT tcp``."""
+        query = {"flow": str(flow)} | ({} if device is None else {"device": device})
+        found: Trace = build(Trace, self._json("GET", f"/v1/trace?{urlencode(query)}"))
+        return found
+
+    def metrics(self) -> str:
+        """Prometheus metrics as text."""
+        return self._ask("GET", "/metrics").decode()
+
+    def _forget(self, name: str) -> None:
+        """Remove a service unless somebody else has already."""
+        try:
+            self.remove_service(name)
+        except RefusedError as error:
+            if error.status != NOT_FOUND:
+                raise
+
+    def _entry(self, name: str) -> ServiceEntry:
+        found: ServiceEntry = build(ServiceEntry, self._json("GET", _path("services", name)))
+        return found
+
+    def _plan(self, method: str, path: str, body: object = None) -> Plan:
+        made: Plan = build(Plan, self._json(method, path, body))
+        return made
+
+    def _json(self, method: str, path: str, body: object = None) -> Any:
+        return json.loads(self._ask(method, path, body))
+
+    def _ask(self, method: str, path: str, body: object = None) -> bytes:
+        """Send a request; return the body of an answer that says yes."""
+        try:
+            status, content = self._connection.exchange(method, path, body)
+        except (OSError, HTTPException) as error:
+            self.close()
+            raise UnreachableError(self._unreachable(error)) from error
+        if status >= 300:  # noqa: PLR2004 - the first that isn't a success
+            raise RefusedError(status, _problems(content))
+        return content
+
+    def _unreachable(self, error: Exception) -> str:
+        """What was wrong, where, and what to do."""
+        at = self.socket_path
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return (
+                f"no agent answers at {at}; start one (towpath agent --config FILE)"
+                " or name its socket (--socket, TOWPATH_SOCKET)"
+            )
+        if isinstance(error, PermissionError):
+            return f"no permission to ask the agent at {at}; use its owner or group (sudo)"
+        if isinstance(error, TimeoutError):
+            return f"the agent at {at} took too long to answer; see its log"
+        return f"the agent at {at} broke off: {error}; see its log"
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a unix socket, kept open between requests."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the path rather than to a host."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+    def exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+        """Send a request and read its answer: status and content."""
+        # Nothing is owed to us: what can be read now is the end of the connection,
+        # which an agent that restarted, or waited long enough, has closed.
+        if self.sock is not None and select.select([self.sock], [], [], 0)[0]:
+            self.close()
+        content = None if body is None else json.dumps(body).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        self.request(method, path, content, headers)
+        answer = self.getresponse()
+        return answer.status, answer.read()
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _problems(content: bytes) -> tuple[Problem, ...]:
+    """Why the agent refused, or what it said if it was something else that answered."""
+    try:
+        found: tuple[Problem, ...] = build(tuple[Problem, ...], json.loads(content)["problems"])
+    except (ValueError, KeyError, TypeError):
+        text = content.decode(errors="replace").strip()
+        return (Problem(text or "refused without a reason"),)
+    return found
