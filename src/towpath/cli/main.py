@@ -8,15 +8,12 @@ and shell completion answer at once.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from towpath import __version__
 from towpath.cli.command import LazyGroup, Verb
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 VERBS = {
     "agent": Verb("towpath.cli.agent:agent", "Run the agent: attach, serve the API, follow FILE."),
@@ -65,16 +62,14 @@ class Root(LazyGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click leaves quietly when whoever read the output has gone
-        except (OSError, *reported_errors()) as error:
+        except reported_errors() as error:
             raise click.ClickException(str(error)) from error
 
 
-def reported_errors() -> Iterator[type[Exception]]:
-    """The classes of REPORTED that could have been raised in this process."""
-    for module, name in REPORTED:
-        found = getattr(sys.modules.get(module), name, None)
-        if found is not None:
-            yield found
+def reported_errors() -> tuple[type[Exception], ...]:
+    """OSError, and the classes of REPORTED that could have been raised in this process."""
+    found = (getattr(sys.modules.get(module), name, None) for module, name in REPORTED)
+    return OSError, *(each for each in found if each is not None)
 
 
 @click.group(cls=Root, verbs=VERBS, examples=EXAMPLES, files=FILES)

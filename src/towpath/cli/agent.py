@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath agent``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from towpath.cli.command import Manual
+
+EXAMPLES = {
+    "towpath agent --config /etc/towpath.yaml": "In the foreground; systemd's way too.",
+    "kill -HUP $(pidof -s towpath)": "Read the file again at once.",
+    "towpath agent --config lb.yaml --detach-on-exit": "Leave nothing behind: for trying out.",
+}
+
+FILES = {
+    "FILE": (
+        "YAML: devices, source, limits, api, metrics, state, services."
+        " Read again when it changes; services change at once, the rest needs a restart."
+    ),
+    "/run/towpath/agent.sock": "The API (api.socket), for the owner and the group.",
+    "/var/lib/towpath/state.db": "Services set through the API (state.directory).",
+    "/sys/fs/bpf/towpath": "The datapath (state.pins).",
+}
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command(cls=Manual, examples=EXAMPLES, files=FILES)
+@click.option(
+    "--config",
+    "path",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML configuration file.",
+)
+@click.option(
+    "--detach-on-exit",
+    is_flag=True,
+    help="Take everything out of the kernel on exit. Otherwise balancing goes on without the"
+    " agent, and the next one takes over.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    help="What is logged to stderr.",
+)
+def agent(path: Path, detach_on_exit: bool, log_level: str) -> None:
+    """Run the agent: attach to the devices, balance, serve the API, follow FILE.
+
+    Services come from FILE and from the API; each can be changed only where it
+    came from. A FILE that is wrong is refused whole, with every problem logged
+    and shown by `towpath status`; what was in force stays in force.
+
+    SIGTERM and SIGINT end the agent, SIGHUP makes it read FILE at once.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=log_level.upper(), format="%(levelname)s: %(message)s"
+    )
+    from towpath.agent.run import run
+
+    run(path.absolute(), detach_on_exit=detach_on_exit)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath service list|get|apply|plan|delete``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towpath.cli.command import ManualGroup
+from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.plans import done, show_plan
+
+if TYPE_CHECKING:
+    from towpath.agent.documents import ServiceEntry
+    from towpath.model import Service
+
+EXAMPLES = {
+    "towpath service list": "What is balanced, and who owns it.",
+    "towpath service plan services.yaml": "What an apply would change.",
+    "towpath service apply services.yaml": "Add and replace services, all or none.",
+    "towpath service get web -o yaml": "One service.",
+    "towpath service delete web": "Balance it no more.",
+}
+
+FILES = {
+    "FILE": (
+        "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
+        " (16381), flow_table (true) and backends (address, weight); - is stdin."
+    )
+}
+
+file_argument = click.argument(
+    "file", metavar="FILE", type=click.Path(path_type=Path, allow_dash=True, dir_okay=False)
+)
+prune_option = click.option(
+    "--prune", is_flag=True, help="Also delete services of the API that FILE does not list."
+)
+
+
+@click.group(cls=ManualGroup, examples=EXAMPLES, files=FILES)
+def service() -> None:
+    """List, apply, plan and delete services.
+
+    A service is a VIP, port and protocol whose flows are shared by backends.
+    Services of the agent's own configuration file are listed here and changed
+    there.
+    """
+
+
+@service.command("list", examples={"towpath service list -o json": "For a program."})
+@socket_option
+@output_option
+def list_(socket_path: Path, form: Format) -> None:
+    """List every service."""
+    from towpath.agent.wire import plain
+    from towpath.client import Client
+
+    with Client(socket_path) as client:
+        entries = client.services()
+
+    def table() -> None:
+        columns = ("service", "vip", "port", "protocol", "backends", "table", "flows", "owner")
+        print_table(columns, map(_row, entries), numbers=("port", "backends", "table"))
+
+    emit(plain(entries), form, table)
+
+
+@service.command(examples={"towpath service get web": "Its fields and backends."})
+@click.argument("name")
+@socket_option
+@output_option
+def get(name: str, socket_path: Path, form: Format) -> None:
+    """Show one service."""
+    from towpath.agent.wire import plain
+    from towpath.client import Client
+
+    with Client(socket_path) as client:
+        found = client.service(name)
+
+    def table() -> None:
+        data: dict[str, Any] = plain(found)
+        backends = data.pop("backends")
+        print_table(("service", found.name), list(data.items())[1:])
+        click.echo()
+        rows = [tuple(backend.values()) for backend in backends]
+        print_table(("backend", "weight"), rows, numbers=("weight",))
+
+    emit(plain(found), form, table)
+
+
+@service.command(
+    files=FILES,
+    examples={
+        "towpath service apply services.yaml": "Add and replace, leave the others.",
+        "towpath service apply --prune services.yaml": "FILE is all there is to be.",
+    },
+)
+@file_argument
+@prune_option
+@socket_option
+def apply(file: Path, prune: bool, socket_path: Path) -> None:
+    """Add or replace the services in FILE, all or none.
+
+    When this returns, they are on the agent's disk and in the kernel.
+    """
+    from towpath.client import Client
+
+    services = _read(file)
+    with Client(socket_path) as client:
+        done(client.apply(services, prune=prune))
+
+
+@service.command(
+    files=FILES,
+    examples={
+        "towpath service plan services.yaml": "What `service apply` would do.",
+        "towpath service plan --config towpath.yaml": "What a new configuration file would do.",
+    },
+)
+@file_argument
+@prune_option
+@click.option(
+    "--config",
+    "whole",
+    is_flag=True,
+    help="FILE is a configuration file, to be the agent's own.",
+)
+@socket_option
+@output_option
+def plan(file: Path, prune: bool, whole: bool, socket_path: Path, form: Format) -> None:
+    """Show what an apply of FILE would change, and change nothing.
+
+    For each service: what is added, removed and changed, and the share of its
+    new flows that would go to another backend than now. Flows that the flow
+    table knows keep their backend as long as it is there.
+    """
+    from towpath.client import Client
+
+    services = _read_config(file) if whole else _read(file)
+    with Client(socket_path) as client:
+        show_plan(client.plan(services, prune=prune, owner="file" if whole else "api"), form)
+
+
+@service.command(examples={"towpath service delete web mail": "Two of them."})
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@socket_option
+def delete(names: tuple[str, ...], socket_path: Path) -> None:
+    """Delete services of the API; their packets pass to the kernel from then on."""
+    from towpath.client import Client
+
+    with Client(socket_path) as client:
+        for name in names:
+            done(client.remove_service(name))
+
+
+def _row(entry: ServiceEntry) -> tuple[object, ...]:
+    service = entry.service
+    return (
+        service.name,
+        service.vip,
+        service.port,
+        service.protocol,
+        len(service.backends),
+        service.table_size,
+        service.flow_table,
+        entry.owner,
+    )
+
+
+def _read(file: Path) -> tuple[Service, ...]:
+    from towpath.model import parse_services
+
+    return parse_services(*_text(file))
+
+
+def _read_config(file: Path) -> tuple[Service, ...]:
+    from towpath.model import parse_config
+
+    return parse_config(*_text(file)).services
+
+
+def _text(file: Path) -> tuple[str, str]:
+    """A file's text, and its name for messages."""
+    try:
+        with click.open_file(str(file), encoding="utf-8") as opened:
+            return opened.read(), "stdin" if str(file) == "-" else str(file)
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{file}: not UTF-8 text: {error}") from error

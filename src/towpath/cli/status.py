@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath status``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from towpath.cli.command import Manual
+from towpath.cli.output import Format, count, emit, output_option, print_table, socket_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from towpath.agent.documents import Counters, Status
+
+EXAMPLES = {
+    "towpath status": "At a glance.",
+    "towpath status -o json | jq .status.file.problems": "Why the file was refused.",
+    "towpath status --counters": "And every packet: by verdict, service and backend.",
+}
+
+MEBIBYTE = 1 << 20
+
+
+@click.command(cls=Manual, examples=EXAMPLES)
+@click.option("--counters", "counted", is_flag=True, help="Also packets and bytes.")
+@socket_option
+@output_option
+def status(counted: bool, socket_path: Path, form: Format) -> None:
+    """What the agent runs, what it refused, and what it has counted."""
+    from towpath.agent.wire import plain
+    from towpath.client import Client
+
+    with Client(socket_path) as client:
+        found = client.status()
+        counters = client.counters() if counted else None
+    data = {"status": plain(found)}
+    if counters is not None:
+        data["counters"] = plain(counters)
+
+    def table() -> None:
+        print_table(("agent", ""), _lines(found))
+        if counters is not None:
+            _counters(counters)
+
+    emit(data, form, table)
+
+
+def _lines(status: Status) -> Iterator[tuple[str, str]]:
+    yield "version", status.version
+    yield "process", f"{status.pid}, {status.resident_bytes / MEBIBYTE:.0f} MiB"
+    yield "started", status.started
+    yield "devices", ", ".join(f"{each.name} ({each.mode})" for each in status.devices)
+    yield "file", f"{status.file.path}, in force since {status.file.accepted}"
+    if status.file.refused:
+        yield "refused", f"its content of {status.file.refused}:"
+        for problem in status.file.problems:
+            yield "", str(problem)
+    owners = ", ".join(f"{number} by {owner}" for owner, number in status.services.items())
+    for name, use in status.limits.items():
+        by = f" ({owners})" if name == "services" else ""
+        yield name.replace("_", " "), f"{count(use.used)} of {count(use.limit)}{by}"
+    yield "state", str(status.state)
+    yield "pins", str(status.pins)
+    yield "metrics", status.metrics or "on the API's socket only"
+    if status.trouble:
+        yield "trouble", status.trouble
+
+
+def _counters(counters: Counters) -> None:
+    click.echo()
+    seen = [(reason, count(n)) for reason, n in counters.verdicts.items() if n]
+    print_table(("verdict", "packets"), seen, numbers=("packets",))
+    click.echo()
+    numbers = ("packets", "bytes", "new flows", "drops")
+    rows = []
+    for each in counters.services:
+        totals = (each.packets, each.bytes, each.flows, each.drops)
+        rows.append((each.service.name, "", *map(count, totals)))
+        rows += [
+            ("", str(backend.address), count(backend.packets), count(backend.bytes), "", "")
+            for backend in each.backends
+        ]
+    print_table(("service", "backend", *numbers), rows, numbers=numbers)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath trace "SRC:PORT -> DST:PORT PROTO"``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from towpath.cli.command import Manual
+from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from towpath.agent.documents import Trace
+
+EXAMPLES = {
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp"': "Which backend, and why.",
+    'towpath trace "[2001:db8::7]:40000 -> [2001:db8:ff::10]:53 udp"': "IPv6 in brackets.",
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80" -o json | jq -r .backend': (
+        "Just the backend."
+    ),
+}
+
+# What each verdict of the program means, for people.
+VERDICTS = {
+    "tx": "sent out of the device it came in on",
+    "redirect": "sent out of another device",
+    "handoff": "handed to the kernel, which resolves the next hop and sends it",
+    "pass_not_ip": "passed to the kernel untouched: not IP",
+    "pass_no_vip": "passed to the kernel untouched: no service has that address and port",
+    "pass_protocol": "passed to the kernel untouched: neither TCP nor UDP",
+    "pass_fragment": "passed to the kernel untouched: a fragment",
+    "pass_malformed": "passed to the kernel untouched: its headers make no sense",
+    "drop_no_backend": "dropped: the service has no backend that takes new flows",
+    "drop_mtu": "dropped: larger than the egress MTU once encapsulated",
+    "drop_no_route": "dropped: no route to the backend",
+    "drop_prohibited": "dropped: the route to the backend prohibits it",
+    "drop_no_forwarding": "dropped: forwarding is off on the device it came in on",
+    "drop_fib": "dropped: the route to the backend is one that XDP can't follow",
+    "drop_headroom": "dropped: the driver leaves no room for the outer header",
+}
+
+
+@click.command(cls=Manual, examples=EXAMPLES)
+@click.argument("flow", metavar="'SRC:PORT -> DST:PORT PROTO'", nargs=-1, required=True)
+@click.option("--device", help="Device the packet comes in on; the agent's first unless given.")
+@socket_option
+@output_option
+def trace(flow: tuple[str, ...], device: str | None, socket_path: Path, form: Format) -> None:
+    """Ask the loaded program where a flow's next packet goes, and why.
+
+    The program that balances runs on a packet built from the flow; it changes no
+    state and sends nothing. PROTO is tcp unless given.
+    """
+    from towpath.agent.wire import plain
+    from towpath.client import Client
+    from towpath.model import FlowTuple
+
+    try:
+        parsed = FlowTuple.parse(" ".join(flow))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="flow") from error
+    with Client(socket_path) as client:
+        found = client.trace(parsed, device=device)
+    emit(plain(found), form, lambda: print_table(("step", "decision"), steps(found)))
+
+
+def steps(trace: Trace) -> Iterator[tuple[str, str]]:
+    """The decisions in the order they were taken, in words."""
+    yield "packet", f"{trace.flow}, comes in on {trace.device}"
+    if trace.service is None:
+        yield "service", "none: the destination is no VIP"
+    else:
+        service = trace.service
+        yield "service", f"{service.name}: {service.vip} port {service.port}/{service.protocol}"
+        yield "flow table", _flow_table(trace)
+    if trace.slot is not None:
+        yield "Maglev", f"hash {trace.hash:#010x}, slot {trace.slot} of {trace.table_size}"
+    if trace.backend is not None:
+        yield "backend", str(trace.backend)
+        yield "encapsulation", f"{trace.encapsulation}, {trace.outer_source} -> {trace.backend}"
+        yield "next hop", _next_hop(trace)
+    if trace.egress:
+        yield "leaves by", _egress(trace)
+    yield "verdict", f"{trace.verdict}: {VERDICTS.get(trace.verdict, 'see bpf/abi.h')}"
+
+
+def _flow_table(trace: Trace) -> str:
+    if trace.flow_hit:
+        return "hit: the flow keeps the backend it has"
+    return "no hit: a new flow, or one that has been forgotten"
+
+
+def _next_hop(trace: Trace) -> str:
+    mac = f" is {trace.next_hop_mac}" if trace.next_hop_mac else ""
+    return f"{trace.fib_result or 'not looked up'}{mac}"
+
+
+def _egress(trace: Trace) -> str:
+    parts = [trace.egress or "?"]
+    if trace.vlan:
+        parts.append(f"VLAN {trace.vlan}")
+    if trace.source_mac:
+        parts.append(f"from {trace.source_mac}")
+    if trace.mtu:
+        parts.append(f"MTU {trace.mtu}")
+    return ", ".join(parts)
