@@ -7,6 +7,8 @@ Pure Python: nothing is loaded, no library is asked.
 from __future__ import annotations
 
 import enum
+import struct
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -17,7 +19,7 @@ from towpath.kernel import _elf
 from towpath.kernel._btf_wire import BtfError, Kind, Member, Table, Type, Variable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["Btf", "BtfError", "Dtype", "Kind", "Variable"]
 
@@ -40,6 +42,7 @@ _WITH_DTYPE = (
 )
 _SIGNED = 1
 _BOOL = 4
+_KERNEL_NAME = 15
 _POINTER_SIZE = 8  # of BPF, whatever the host's
 _WIDEST_INT = 8
 
@@ -83,10 +86,11 @@ class Btf:
 
     def enum(self, name: str) -> type[enum.IntEnum]:
         """An enum, its members under their C names. BtfError: there is none of that name."""
-        number = self.resolve(self._find(name, (Kind.ENUM, Kind.ENUM64, Kind.TYPEDEF)))
-        if self._table.types[number].kind not in (Kind.ENUM, Kind.ENUM64):
-            raise BtfError(f"{name!r} is {_label(self._table.types[number])}, not an enum")
-        return _make_enum(name, self._table.enumerators(number), module=__name__)
+        with _malformed(f"enum {name}"):
+            number = self.resolve(self._find(name, (Kind.ENUM, Kind.ENUM64, Kind.TYPEDEF)))
+            if self._table.types[number].kind not in (Kind.ENUM, Kind.ENUM64):
+                raise BtfError(f"{name!r} is {_label(self._table.types[number])}, not an enum")
+            return _make_enum(name, self._table.enumerators(number), module=__name__)
 
     def variables(self, section: str) -> dict[str, Variable]:
         """The variables of a data section such as ".rodata"; none when there is no such section."""
@@ -94,6 +98,21 @@ class Btf:
         if number is None:
             return {}
         return {variable.name: variable for variable in self._table.variables(number)}
+
+    def map_types(self, name: str) -> tuple[int, int] | None:
+        """The numbers of a map's key and value types by its declaration, None if it has none.
+
+        As the kernel knows maps only by the first 15 characters of their names, so does this.
+        """
+        for variable in self.variables(".maps").values():
+            if variable.name[:_KERNEL_NAME] == name[:_KERNEL_NAME]:
+                members = {m.name: m.type for m in self._table.members(self.resolve(variable.type))}
+                if {"key", "value"} <= members.keys():
+                    return self._pointee(members["key"]), self._pointee(members["value"])
+        return None
+
+    def _pointee(self, number: int) -> int:
+        return self._table.types[self.resolve(number)].size_or_type
 
     def names(self, *kinds: Kind) -> list[str]:
         """The names of all types of these kinds, in the compiler's order."""
@@ -119,15 +138,18 @@ class Btf:
     def resolve(self, number: int) -> int:
         """The type behind typedefs, qualifiers and variables."""
         types = self._table.types
-        while (type_ := types[number]).kind in _QUALIFIERS or type_.kind is Kind.TYPEDEF:
+        for _ in types:
+            if (type_ := types[number]).kind not in _QUALIFIERS and type_.kind is not Kind.TYPEDEF:
+                return number
             number = type_.size_or_type
-        return number
+        raise BtfError(f"type {number} leads to itself")
 
     def dtype_of(self, number: int) -> Dtype:
         """The dtype of the type with that number in the table. BtfError as for `dtype`."""
         dtype = self._dtypes.get(number)
         if dtype is None:
-            dtype = self._dtypes[number] = self._make(number)
+            with _malformed(f"type {number}"):
+                dtype = self._dtypes[number] = self._make(number)
         return dtype
 
     def _make(self, number: int) -> Dtype:
@@ -196,6 +218,24 @@ class Btf:
             [variable.offset for variable in variables],
             self._table.types[number].size_or_type,
         )
+
+
+@contextmanager
+def _malformed(what: str) -> Iterator[None]:
+    """Numbers that lead nowhere, or in circles, and sizes that no type has: not a compiler's."""
+    try:
+        yield
+    except BtfError:
+        raise
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+        RecursionError,
+        struct.error,
+    ) as error:
+        raise BtfError(f"malformed BTF: {what}: {error}") from error
 
 
 def _place_variables(table: Table, sections: list[_elf.Section]) -> None:

@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from towpath.kernel.map_types import BPF_F_RDONLY_PROG, MapType, type_name
+
 if TYPE_CHECKING:
     from towpath.kernel.btf import Dtype
-
-BPF_F_RDONLY_PROG = 1 << 7
-_DEVMAP = 14
-_DEVMAP_HASH = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Layout:
 
     def differences(self, found: Layout) -> list[str]:
         """One line for each thing in which ``found`` isn't as wanted here; none: compatible."""
-        lines = [
-            f"{name} is {getattr(found, name)} instead of {getattr(self, name)}"
-            for name in ("type", "max_entries")
-            if getattr(self, name) != getattr(found, name)
-        ]
+        lines = []
+        if self.type != found.type:
+            lines.append(f"type is {type_name(found.type)} instead of {type_name(self.type)}")
+        if self.max_entries != found.max_entries:
+            lines.append(f"max_entries is {found.max_entries} instead of {self.max_entries}")
         if _own_flags(self) != _own_flags(found):
             lines.append(f"flags are {found.flags:#x} instead of {self.flags:#x}")
         lines += _compare("key", self.key, found.key)
@@ -40,14 +40,14 @@ class Layout:
 
 def _own_flags(layout: Layout) -> int:
     # The kernel makes every devmap read-only for programs, declared so or not.
-    implied = BPF_F_RDONLY_PROG if layout.type in (_DEVMAP, _DEVMAP_HASH) else 0
+    implied = BPF_F_RDONLY_PROG if layout.type in (MapType.DEVMAP, MapType.DEVMAP_HASH) else 0
     return layout.flags & ~implied
 
 
 def _compare(where: str, wanted: Dtype, found: Dtype) -> list[str]:
     if wanted == found:
         return []
-    if _opaque(wanted) or _opaque(found):
+    if _is_opaque(wanted) or _is_opaque(found):
         # One of them was made without type information: the size is all there is to compare.
         same = wanted.itemsize == found.itemsize
         return [] if same else [f"{where} has {found.itemsize} bytes instead of {wanted.itemsize}"]
@@ -76,7 +76,12 @@ def _compare_fields(where: str, wanted: Dtype, found: Dtype) -> list[str]:
     return lines
 
 
-def _opaque(dtype: Dtype) -> bool:
+def opaque(size: int) -> Dtype:
+    """What stands for a type that isn't known: only its size counts."""
+    return np.dtype((np.void, size))
+
+
+def _is_opaque(dtype: Dtype) -> bool:
     return dtype.kind == "V" and dtype.names is None and dtype.subdtype is None
 
 

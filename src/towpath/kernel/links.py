@@ -128,10 +128,10 @@ class Link:
 
 
 def from_pin(path: Path | str) -> Attachment:
-    """Whatever `Attachment.pin` named ``path``: a link, or a classic filter's program."""
-    if probe.tcx() or bpffs.kind_of_pin(path) != "prog":
-        return Link.from_pin(path)
-    return tc_filter.TcFilter.from_pin(path)
+    """Whatever `Attachment.pin` named ``path``: a link, or a classic filter. KernelError."""
+    if bpffs.kind_of_pin(path) == "map":
+        return tc_filter.TcFilter.from_pin(path)
+    return Link.from_pin(path)
 
 
 # ---- XDP -----------------------------------------------------------------------------------------

@@ -29,4 +29,11 @@ BPF_ANY = 0
 BPF_NOEXIST = 1
 BPF_EXIST = 2
 BPF_F_NO_PREALLOC = 1 << 0
+BPF_F_RDONLY_PROG = 1 << 7
 BPF_F_MMAPABLE = 1 << 10
+
+
+def type_name(number: int) -> str:
+    """A map type in the kernel's words: "percpu_array"; digits for one that isn't used here."""
+    names = {kind.value: kind.name.lower() for kind in MapType}
+    return names.get(number, str(number))

@@ -22,7 +22,7 @@ from towpath.kernel.errors import (
     KernelError,
     permission_hint,
 )
-from towpath.kernel.layout import Layout
+from towpath.kernel.layout import Layout, opaque
 from towpath.kernel.libbpf import check, get_info, lib
 from towpath.kernel.map_types import BPF_ANY, MapType
 from towpath.kernel.mapped import MappedArray
@@ -72,6 +72,13 @@ class Map:
         self.is_percpu = self.type in _PER_CPU
         self.key_dtype = key or plain_dtype(info.key_size)
         self.value_dtype = value or plain_dtype(info.value_size)
+        self._layout = Layout(
+            self.type,
+            key or opaque(info.key_size),
+            value or opaque(info.value_size),
+            self.max_entries,
+            self.flags,
+        )
         # What values take in an exchange with the kernel: those of a per-CPU map are padded.
         self._stride = round_up(info.value_size) if self.is_percpu else info.value_size
         cpus = possible_cpus() if self.is_percpu else 1
@@ -81,25 +88,22 @@ class Map:
     def from_pin(cls, path: Path | str, btf: Btf | None = None) -> Self:
         """The map pinned at ``path``, with the types that the kernel keeps for it.
 
-        KernelError: no map is pinned there.
+        It keeps none for some kinds (device maps, maps of maps): for those, ``btf`` is asked for a
+        map of that name. KernelError: no map is pinned there.
         """
-        return cls._with_own_types(bpffs.open_pin(path, "map"), btf)
+        return cls._from_fd(bpffs.open_pin(path, "map"), btf)
 
     @classmethod
-    def from_id(cls, number: int) -> Self:
-        """The map with that id. KernelError: there is none."""
-        return cls._with_own_types(bpffs.check_id(lib.bpf_map_get_fd_by_id(number), "map", number))
+    def from_id(cls, number: int, btf: Btf | None = None) -> Self:
+        """The map with that id, types as by `from_pin`. KernelError: there is none."""
+        fd = bpffs.check_id(lib.bpf_map_get_fd_by_id(number), "map", number)
+        return cls._from_fd(fd, btf)
 
     @classmethod
-    def _with_own_types(cls, fd: int, btf: Btf | None = None) -> Self:
+    def _from_fd(cls, fd: int, btf: Btf | None) -> Self:
         with ExitStack() as undo:
             undo.callback(os.close, fd)
-            info = get_info(fd, MapInfo(), "ask for a map")
-            key = value = None
-            if info.btf_id:
-                btf = btf or _kernel_btf(info.btf_id)
-                key = dtype_or_none(btf, info.btf_key_type_id)
-                value = dtype_or_none(btf, info.btf_value_type_id)
+            key, value = _types_of(get_info(fd, MapInfo(), "ask for a map"), btf)
             made = cls(fd, key=key, value=value)
             undo.pop_all()
             return made
@@ -107,7 +111,7 @@ class Map:
     @property
     def layout(self) -> Layout:
         """Type, dtypes, size and flags together, to compare with another map's."""
-        return Layout(self.type, self.key_dtype, self.value_dtype, self.max_entries, self.flags)
+        return self._layout
 
     # ---- One element -----------------------------------------------------------------------------
 
@@ -294,12 +298,24 @@ _HINTS = {
 
 def plain_dtype(size: int) -> Dtype:
     """What a key or value of so many bytes has that was declared without a type."""
-    return np.dtype(f"u{size}") if size in (1, 2, 4, 8) else np.dtype((np.void, size))
+    return np.dtype(f"u{size}") if size in (1, 2, 4, 8) else opaque(size)
 
 
-def dtype_or_none(btf: Btf, number: int) -> Dtype | None:
-    """The dtype of a type, None for number 0: a map that was declared by size only."""
-    return btf.dtype_of(number) if number else None
+def _types_of(info: MapInfo, btf: Btf | None) -> tuple[Dtype | None, Dtype | None]:
+    """The dtypes of a map's key and value, None for what is not known."""
+    if info.btf_id:
+        btf = _kernel_btf(info.btf_id)
+        numbers = (info.btf_key_type_id, info.btf_value_type_id)
+    elif btf is not None:
+        numbers = btf.map_types(info.name.decode()) or (0, 0)
+    if btf is None:
+        return None, None
+    key, value = (btf.dtype_of(number) if number else None for number in numbers)
+    return _if_of_size(key, info.key_size), _if_of_size(value, info.value_size)
+
+
+def _if_of_size(dtype: Dtype | None, size: int) -> Dtype | None:
+    return dtype if dtype is not None and dtype.itemsize == size else None
 
 
 def _kernel_btf(number: int) -> Btf:

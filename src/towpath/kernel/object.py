@@ -24,9 +24,9 @@ from towpath.kernel.errors import (
     VerifierError,
     permission_hint,
 )
-from towpath.kernel.layout import Layout
+from towpath.kernel.layout import Layout, opaque
 from towpath.kernel.libbpf import captured, check, lib
-from towpath.kernel.maps import Map, plain_dtype
+from towpath.kernel.maps import Map
 from towpath.kernel.programs import Program
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ class BpfObject:
         key, value = self._dtypes(pointer)
         return Layout(
             lib.bpf_map__type(pointer),
-            key,
-            value,
+            key or opaque(lib.bpf_map__key_size(pointer)),
+            value or opaque(lib.bpf_map__value_size(pointer)),
             lib.bpf_map__max_entries(pointer),
             lib.bpf_map__map_flags(pointer),
         )
@@ -188,12 +188,13 @@ class BpfObject:
             raise KeyError(f"no map {name!r} in {self.path.name}; there are: {there}")
         return pointer
 
-    def _dtypes(self, pointer: int) -> tuple[Dtype, Dtype]:
+    def _dtypes(self, pointer: int) -> tuple[Dtype | None, Dtype | None]:
+        """A map's key and value as declared, None for what was declared by size only."""
         key = lib.bpf_map__btf_key_type_id(pointer)
         value = lib.bpf_map__btf_value_type_id(pointer)
         return (
-            self.btf.dtype_of(key) if key else plain_dtype(lib.bpf_map__key_size(pointer)),
-            self.btf.dtype_of(value) if value else plain_dtype(lib.bpf_map__value_size(pointer)),
+            self.btf.dtype_of(key) if key else None,
+            self.btf.dtype_of(value) if value else None,
         )
 
     # ---- Life ------------------------------------------------------------------------------------

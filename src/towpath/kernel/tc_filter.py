@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program at tc's ingress by way of a classic filter, for kernels without TCX (before 6.6).
 
-A filter stays when the process that made it ends, so there is nothing to pin: pinning names the
-program, by whose id `TcFilter.from_pin` finds the filter again. It has one place on a device, the
-first, and is attached in direct-action mode, so that what the program returns is the verdict.
+A filter has one place on a device, the first, and is attached in direct-action mode, so that what
+the program returns is the verdict. It stays when the process that made it ends: there is nothing
+to pin, so what a pin names is a map with the device's index in it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno as errnos
-import os
-import socket
 from typing import TYPE_CHECKING, Self
 
-from towpath.kernel import bpffs
-from towpath.kernel._structs import ProgInfo, TcHook, TcOpts
+from towpath.kernel._structs import TcHook, TcOpts
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
-from towpath.kernel.libbpf import captured, get_info, lib
+from towpath.kernel.libbpf import captured, check, lib
+from towpath.kernel.map_types import MapType
+from towpath.kernel.maps import Map
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 _INGRESS = 1  # BPF_TC_INGRESS
 _REPLACE = 1  # BPF_TC_F_REPLACE
+_GONE = (errnos.ENOENT, errnos.ENODEV, errnos.EINVAL)  # filter, device, qdisc
 _PLACE = {"priority": 1, "handle": 0x7470}
 
 
@@ -38,20 +38,17 @@ class TcFilter:
 
     mode = "clsact"
 
-    def __init__(self, ifindex: int, program_fd: int) -> None:
+    def __init__(self, ifindex: int) -> None:
         self.ifindex = ifindex
-        self._fd = program_fd
 
     @classmethod
     def from_pin(cls, path: Path | str) -> Self:
-        """The filter whose program is pinned at ``path``. KernelError: no device has it."""
-        fd = bpffs.open_pin(path, "prog")
-        number = get_info(fd, ProgInfo(), f"ask for {path}").id
-        for ifindex, _name in socket.if_nameindex():
-            if attached_id(ifindex) == number:
-                return cls(ifindex, fd)
-        os.close(fd)
-        raise KernelError(f"open pinned filter {path}", hint="no device has a filter with it")
+        """The filter that was pinned at ``path``. KernelError: it is no longer on its device."""
+        with Map.from_pin(path) as remembered:
+            ifindex = int(remembered.lookup(0))
+        if not attached_id(ifindex):
+            raise KernelError(f"open pinned filter {path}", hint=f"device {ifindex} has none")
+        return cls(ifindex)
 
     @property
     def program_id(self) -> int:
@@ -59,29 +56,26 @@ class TcFilter:
         return attached_id(self.ifindex)
 
     def update(self, program: Program) -> None:
-        """Replace the program; no packet goes by in between. A pin keeps naming the old one."""
+        """Replace the program; no packet goes by in between. KernelError."""
         _attach(self.ifindex, program, _REPLACE)
-        os.close(self._fd)
-        self._fd = os.dup(program.fd)
 
     def pin(self, path: Path | str) -> None:
-        """Name the program in a BPF file system. KernelError."""
-        bpffs.pin(self._fd, path, f"the filter on device {self.ifindex}")
+        """Name it in a BPF file system. KernelError."""
+        what = f"pin the filter on device {self.ifindex}"
+        fd = check(lib.bpf_map_create(MapType.ARRAY, b"towpath_filter", 4, 4, 1, None), what)
+        with Map(fd) as remembered:
+            remembered.update(0, self.ifindex)
+            remembered.pin(path)
 
     def detach(self) -> None:
-        """Remove the filter, unless it is gone with its device. Twice is once."""
-        if self._fd >= 0:
-            with captured():
-                result = lib.bpf_tc_detach(_hook(self.ifindex), TcOpts(**_PLACE))
-            if result < 0 and -result not in (errnos.ENOENT, errnos.ENODEV, errnos.EINVAL):
-                raise _error("remove the filter from", self.ifindex, -result)
-            self.close()
+        """Remove the filter, unless it is gone already. Twice is once."""
+        with captured():
+            result = lib.bpf_tc_detach(_hook(self.ifindex), TcOpts(**_PLACE))
+        if result < 0 and -result not in _GONE:
+            raise _error("remove the filter from", self.ifindex, -result)
 
     def close(self) -> None:
-        """Let go of the filter, which stays. Twice is once."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Let go of the filter, which stays."""
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +96,7 @@ def attach(program: Program, ifindex: int) -> TcFilter:
     if result < 0 and result != -errnos.EEXIST:
         raise _error("make a clsact qdisc on", ifindex, -result)
     _attach(ifindex, program, 0)
-    return TcFilter(ifindex, os.dup(program.fd))
+    return TcFilter(ifindex)
 
 
 def attached_id(ifindex: int) -> int:
