@@ -7,6 +7,15 @@ reads them from memory.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
 MULTIPLIER = 0x9FB21C651E98DF25
 _MASK = (1 << 64) - 1
 
@@ -41,6 +50,28 @@ def hash_flow(key: bytes, seed: int, *, is_v6: bool) -> int:
     else:
         state = step(seed, _word(key[12:16]) | _word(key[28:32]) << 32)
     return step(step(state, _word(key[32:40])), 0)
+
+
+def hash_flows(keys: NDArray[Any], seed: int, *, is_v6: bool) -> NDArray[np.uint64]:
+    """Return the 64-bit hash of each ``struct flow_key`` in ``keys``.
+
+    ``keys`` is a contiguous array of records of 40 bytes, or of shape (n, 40) and
+    bytes; all of one family.
+    """
+    words = keys.view(np.uint8).reshape(-1, 40).view("<u8").astype(np.uint64)
+    state = np.full(len(words), seed, np.uint64)
+    if is_v6:
+        for half in range(4):
+            state = _steps(state, words[:, half])
+    else:
+        high = np.uint64(0xFFFFFFFF00000000)
+        state = _steps(state, words[:, 1] >> np.uint64(32) | words[:, 3] & high)
+    return _steps(_steps(state, words[:, 4]), np.zeros(len(words), np.uint64))
+
+
+def _steps(state: NDArray[np.uint64], word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = (state ^ word) * np.uint64(MULTIPLIER)
+    return state ^ state >> np.uint64(32)
 
 
 def scale(hash32: int, n: int) -> int:

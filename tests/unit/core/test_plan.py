@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans, carried out on a model of the datapath that refuses every wrong order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from towpath.core import steps
+from towpath.core.plan import Plan, plan
+from towpath.model import Backend, Protocol, Service, ServiceKey
+
+if TYPE_CHECKING:
+    import random
+
+    from towpath.model import Address
+
+VIPS = [ip_address(text) for text in ("203.0.113.10", "203.0.113.11", "2001:db8::10")]
+ADDRESSES = [ip_address(f"2001:db8:1::{host:x}") for host in range(1, 9)]
+
+
+@dataclass
+class Room:
+    """One service of the model."""
+
+    options: tuple[int, bool]
+    backends: dict[Address, int] = field(default_factory=dict)
+    table: dict[Address, int] | None = None
+    """Weights by address, as of the last SetTable."""
+    table_size: int = 0
+    published: bool = False
+
+
+class Datapath:
+    """What a datapath holds. Every step checks that its order is right."""
+
+    def __init__(self) -> None:
+        self.rooms: dict[ServiceKey, Room] = {}
+
+    def carry_out(self, step: steps.Step) -> None:
+        """Do one step, then check that nothing is left dangling."""
+        match step:
+            case steps.CreateService(service):
+                assert service.key not in self.rooms
+                self.rooms[service.key] = Room((service.table_size, service.flow_table))
+            case steps.SetOptions(key, table_size, flow_table):
+                assert self.rooms[key].options != (table_size, flow_table)
+                self.rooms[key].options = (table_size, flow_table)
+            case steps.AddBackend(key, backend):
+                assert backend.address not in self.rooms[key].backends
+                self.rooms[key].backends[backend.address] = backend.weight
+            case steps.SetWeight(key, backend):
+                assert self.rooms[key].backends[backend.address] != backend.weight
+                self.rooms[key].backends[backend.address] = backend.weight
+            case steps.SetTable(key, backends):
+                room = self.rooms[key]
+                room.table = {each.address: each.weight for each in backends if each.weight}
+                room.table_size = room.options[0]
+                assert all(room.backends[each.address] == each.weight for each in backends)
+            case steps.PublishService(key):
+                assert not self.rooms[key].published
+                self.rooms[key].published = True
+            case steps.WithdrawService(key):
+                assert self.rooms[key].published
+                self.rooms[key].published = False
+            case steps.RemoveBackend(key, address):
+                del self.rooms[key].backends[address]
+            case steps.DiscardService(key):
+                room = self.rooms.pop(key)
+                assert (room.published, room.backends, room.table) == (False, {}, {})
+        self.check()
+
+    def check(self) -> None:
+        """No service without table, no table that refers to an absent backend."""
+        for room in self.rooms.values():
+            assert not room.published or room.table is not None
+            assert (room.table or {}).keys() <= room.backends.keys()
+
+    def recover(self) -> None:
+        """What a datapath does after a crash: drop what is half done, mend tables."""
+        for key, room in list(self.rooms.items()):
+            if not room.published:
+                del self.rooms[key]
+                continue
+            known = room.table or {}
+            room.backends = {a: w for a, w in room.backends.items() if a in known or not w}
+            room.table = {address: weight for address, weight in room.backends.items() if weight}
+            room.table_size = room.options[0]
+        self.check()
+
+    def observed(self) -> tuple[Service, ...]:
+        """The services that packets find, named by their keys."""
+        return tuple(
+            Service(
+                str(key),
+                *key,
+                backends=tuple(Backend(*each) for each in room.backends.items()),
+                table_size=room.options[0],
+                flow_table=room.options[1],
+            )
+            for key, room in self.rooms.items()
+        )
+
+    def assert_is(self, services: tuple[Service, ...]) -> None:
+        """Check that it does exactly what is desired."""
+        assert self.rooms.keys() == {service.key for service in services}
+        for service in services:
+            room = self.rooms[service.key]
+            assert room.published
+            assert room.options == (service.table_size, service.flow_table)
+            assert room.backends == {each.address: each.weight for each in service.backends}
+            assert room.table == {a: w for a, w in room.backends.items() if w}
+            assert room.table_size == service.table_size or not room.table
+
+
+@st.composite
+def services_of(draw: st.DrawFn) -> tuple[Service, ...]:
+    """Some services, none of them twice."""
+    keys = draw(
+        st.sets(
+            st.builds(
+                ServiceKey,
+                st.sampled_from(VIPS),
+                st.sampled_from([80, 443]),
+                st.sampled_from(Protocol),
+            ),
+            max_size=5,
+        )
+    )
+    weights = st.dictionaries(st.sampled_from(ADDRESSES), st.integers(0, 3), max_size=5)
+    return tuple(
+        Service(
+            f"service-{number}",
+            *key,
+            backends=tuple(Backend(*each) for each in draw(weights).items()),
+            table_size=draw(st.sampled_from([251, 257])),
+            flow_table=draw(st.booleans()),
+        )
+        for number, key in enumerate(keys)
+    )
+
+
+def datapath_with(services: tuple[Service, ...]) -> Datapath:
+    """A datapath that does what is given, through a plan."""
+    datapath = Datapath()
+    for step in plan((), services).steps:
+        datapath.carry_out(step)
+    return datapath
+
+
+@given(services_of(), services_of())
+def test_steps_lead_from_observed_to_desired(
+    observed: tuple[Service, ...], desired: tuple[Service, ...]
+) -> None:
+    """Carried out in order, never leaving anything dangling, they do what is desired."""
+    datapath = datapath_with(observed)
+    datapath.assert_is(observed)
+    for step in plan(observed, desired).steps:
+        datapath.carry_out(step)
+    datapath.assert_is(desired)
+    assert not plan(datapath.observed(), desired).steps
+
+
+@given(services_of(), services_of(), st.data())
+def test_planning_again_after_a_crash_leads_to_the_same(
+    observed: tuple[Service, ...], desired: tuple[Service, ...], data: st.DataObject
+) -> None:
+    """A process may die after any step."""
+    datapath = datapath_with(observed)
+    todo = plan(observed, desired).steps
+    for step in todo[: data.draw(st.integers(0, len(todo)))]:
+        datapath.carry_out(step)
+    datapath.recover()
+    for step in plan(datapath.observed(), desired).steps:
+        datapath.carry_out(step)
+    datapath.assert_is(desired)
+
+
+@given(services_of(), services_of())
+def test_services_that_stay_are_never_withdrawn(
+    observed: tuple[Service, ...], desired: tuple[Service, ...]
+) -> None:
+    """No change of backends, options or names interrupts a service."""
+    stay = {service.key for service in observed} & {service.key for service in desired}
+    interrupting = steps.WithdrawService | steps.DiscardService | steps.CreateService
+    found = plan(observed, desired).steps
+    assert not [step for step in found if isinstance(step, interrupting) and step.key in stay]
+
+
+@given(services_of(), st.randoms(use_true_random=False))
+def test_order_and_names_make_no_steps(
+    services: tuple[Service, ...], chance: random.Random
+) -> None:
+    """The same services in another order, of other names, need nothing done."""
+    others = [
+        replace(
+            service,
+            name=f"other-{service.name}",
+            backends=tuple(chance.sample(service.backends, len(service.backends))),
+        )
+        for service in services
+    ]
+    chance.shuffle(others)
+    found = plan(services, others)
+    assert found.steps == ()
+    assert found.moved == 0
+    assert [change.fields for change in found.changes] == [("name",)] * len(services)
+    assert plan(services, services) == Plan()
+    assert plan(services, services).empty
+
+
+def web(
+    *weights: int, name: str = "web", table_size: int = 257, flow_table: bool = True
+) -> Service:
+    """A service with backends of these weights, the first at ADDRESSES[0]."""
+    return Service(
+        name,
+        VIPS[0],
+        80,
+        backends=tuple(Backend(*each) for each in zip(ADDRESSES, weights, strict=False)),
+        table_size=table_size,
+        flow_table=flow_table,
+    )
+
+
+KEY = web().key
+
+
+def test_addition_in_order() -> None:
+    """Backends, then the table, then the service."""
+    (first, second) = web(1, 2).backends
+    found = plan((), [web(1, 2)])
+    assert found.steps == (
+        steps.CreateService(web(1, 2)),
+        steps.AddBackend(KEY, first),
+        steps.AddBackend(KEY, second),
+        steps.SetTable(KEY, (first, second)),
+        steps.PublishService(KEY),
+    )
+    (change,) = found.of("add")
+    assert change.service == web(1, 2)
+    assert change.backends_added == (first, second)
+    assert change.moved == found.moved == 0
+
+
+def test_removal_in_order() -> None:
+    """The service, then the table, then backends."""
+    found = plan([web(1)], ())
+    assert found.steps == (
+        steps.WithdrawService(KEY),
+        steps.SetTable(KEY, ()),
+        steps.RemoveBackend(KEY, ADDRESSES[0]),
+        steps.DiscardService(KEY),
+    )
+    (change,) = found.of("remove")
+    assert (change.key, change.backends_removed) == (KEY, web(1).backends)
+    assert change.moved == found.moved == 1
+
+
+def test_change_in_order() -> None:
+    """New backends before the table, gone ones after it."""
+    before = web(1, 1)
+    new = Backend(ADDRESSES[7], 3)
+    after = replace(before, backends=(Backend(ADDRESSES[1], 2), new), flow_table=False)
+    found = plan([before], [after])
+    assert found.steps == (
+        steps.SetOptions(KEY, 257, flow_table=False),
+        steps.AddBackend(KEY, new),
+        steps.SetWeight(KEY, Backend(ADDRESSES[1], 2)),
+        steps.SetTable(KEY, after.backends),
+        steps.RemoveBackend(KEY, ADDRESSES[0]),
+    )
+    (change,) = found.of("change")
+    assert change.fields == ("flow_table",)
+    assert change.backends_added == (new,)
+    assert change.backends_reweighted == (Backend(ADDRESSES[1], 2),)
+    assert change.backends_removed == (Backend(ADDRESSES[0]),)
+
+
+def test_backends_without_weight_need_no_table() -> None:
+    """To add or remove one that gets no flows leaves the table as it is."""
+    found = plan([web(1)], [web(1, 0)])
+    assert found.steps == (steps.AddBackend(KEY, Backend(ADDRESSES[1], 0)),)
+    assert found.moved == 0
+    assert plan([web(1, 0)], [web(1)]).steps == (steps.RemoveBackend(KEY, ADDRESSES[1]),)
+
+
+def test_options_that_no_table_depends_on_need_no_table() -> None:
+    """The flow table is switched by itself."""
+    found = plan([web(1)], [web(1, flow_table=False)])
+    assert found.steps == (steps.SetOptions(KEY, 257, flow_table=False),)
+
+
+def test_a_vip_that_moves_to_another_name_stays_up() -> None:
+    """Two services that swap their VIPs swap backends; no VIP is withdrawn."""
+    one = web(1)
+    other = Service("other", VIPS[1], 80, backends=(Backend(ADDRESSES[5]),), table_size=257)
+    swapped = [replace(one, vip=other.vip), replace(other, vip=one.vip)]
+    found = plan([one, other], swapped)
+    assert [change.fields for change in found.changes] == [("name",), ("name",)]
+    assert {type(step) for step in found.steps} == {
+        steps.AddBackend,
+        steps.SetTable,
+        steps.RemoveBackend,
+    }
+    assert found.moved == 1
+
+
+def test_share_moved_is_that_of_the_tables() -> None:
+    """One of two backends leaves: half of the flows move; the overall share is weighed."""
+    idle = Service("idle", VIPS[1], 80, backends=(Backend(ADDRESSES[0]),), table_size=257)
+    found = plan([web(1, 1), idle], [web(1), idle])
+    (change,) = found.changes
+    assert change.moved == pytest.approx(0.5, abs=0.01)
+    assert found.moved == pytest.approx(change.moved / 2)
+    busy = plan([web(1, 1), idle], [web(1), idle], traffic={KEY: 3.0, idle.key: 1.0})
+    assert busy.moved == pytest.approx(change.moved * 3 / 4)
+
+
+def test_another_table_size_moves_flows() -> None:
+    """The share is of flows, not of slots: sizes may differ."""
+    (change,) = plan([web(1, 1)], [web(1, 1, table_size=251)]).changes
+    assert 0 < change.moved < 1
+    (change,) = plan([web(1)], [web(1, table_size=251)]).changes
+    assert change.moved == 0
+
+
+def test_removals_make_room_first() -> None:
+    """What goes away goes before anything new comes."""
+    gone, new = web(1), Service("new", VIPS[1], 80)
+    assert [change.action for change in plan([gone], [new]).changes] == ["remove", "add"]
+
+
+def test_a_service_given_twice_is_refused() -> None:
+    """Two services for the same packets can't both be right."""
+    with pytest.raises(ValueError, match=r"203\.0\.113\.10:80/tcp is given twice"):
+        plan((), [web(1), web(2, name="again")])
