@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames as a client's router sends them, and whether one was encapsulated as it should be."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from towpath.bench.errors import BenchError
+from towpath.model.service import Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from towpath.model.flow import FlowTuple
+    from towpath.model.kinds import Address
+
+TCP_SYN = 0x02
+TCP_ACK = 0x10
+
+ETHERNET = 14
+GATEWAY_MAC = bytes.fromhex("020000000001")
+_DEVICE_MAC = bytes.fromhex("020000000002")
+IPV4, IPV6 = 4, 6
+_ETHERTYPE = {IPV4: b"\x08\x00", IPV6: b"\x86\xdd"}
+_IP_HEADER = {IPV4: 20, IPV6: 40}
+# Where in the frame the last 32 bits of the IP source address are.
+SOURCE_WORD = {IPV4: ETHERNET + 12, IPV6: ETHERNET + 8 + 12}
+_TTL = 64
+_PAYLOAD = b"sixteen bytes..."
+_CARRIES = {_ETHERTYPE[IPV4]: 4, _ETHERTYPE[IPV6]: 41}  # IPPROTO_IPIP, IPPROTO_IPV6
+
+
+def frame(flow: FlowTuple, tcp_flags: int = TCP_ACK) -> bytes:
+    """Return an untagged Ethernet frame with 16 bytes of payload.
+
+    IPv4 has its header checksum and DF; TCP and UDP checksums are 0, which no load balancer
+    looks at.
+    """
+    packet = _ip_header(flow, transport := _transport(flow, tcp_flags)) + transport
+    return _DEVICE_MAC + GATEWAY_MAC + _ETHERTYPE[flow.source.version] + packet
+
+
+def _transport(flow: FlowTuple, tcp_flags: int) -> bytes:
+    ports = struct.pack("!HH", flow.source_port, flow.destination_port)
+    if flow.protocol is Protocol.UDP:
+        return ports + struct.pack("!HH", 8 + len(_PAYLOAD), 0) + _PAYLOAD
+    return ports + struct.pack("!IIBBHHH", 1, 1, 5 << 4, tcp_flags, 8192, 0, 0) + _PAYLOAD
+
+
+def _ip_header(flow: FlowTuple, transport: bytes) -> bytes:
+    protocol, ends = flow.protocol.number, flow.source.packed + flow.destination.packed
+    if flow.source.version == IPV6:
+        return struct.pack("!IHBB", 6 << 28, len(transport), protocol, _TTL) + ends
+    length = _IP_HEADER[IPV4] + len(transport)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, length, 0, 0x4000, _TTL, protocol, 0) + ends
+    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
+
+
+def _checksum(header: bytes) -> int:
+    total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def check_encapsulated(sent: bytes, got: bytes, backends: Container[Address]) -> None:
+    """Raise BenchError unless ``got`` is ``sent`` in a tunnel to one of ``backends``.
+
+    The Ethernet header must lead to GATEWAY_MAC, the packet inside be what it was.
+    """
+    version = {kind: v for v, kind in _ETHERTYPE.items()}.get(got[12:ETHERNET], 0)
+    if not version or got[:6] != GATEWAY_MAC:
+        raise BenchError(f"the frame goes to {got[:6].hex(':')} as {got[12:ETHERNET].hex()}")
+    inner = ETHERNET + _IP_HEADER[version]
+    if got[inner:] != sent[ETHERNET:]:
+        raise BenchError(f"the packet inside is not what it was: {got.hex()}")
+
+    outer = got[ETHERNET:inner]
+    carries = _CARRIES[sent[12:ETHERNET]]
+    length, protocol, to = _outer_fields(outer, version)
+    if (length, protocol) != (len(got) - ETHERNET, carries):
+        raise BenchError(f"the outer header has length {length} and protocol {protocol}")
+    if to not in backends:
+        raise BenchError(f"{to} is no backend of the service")
+    if version == IPV4 and _checksum(outer):
+        raise BenchError(f"the outer header's checksum is wrong: {outer.hex()}")
+
+
+def _outer_fields(outer: bytes, version: int) -> tuple[int, int, Address]:
+    """Return the length of the packet, the protocol inside and the destination."""
+    if version == IPV4:
+        return int.from_bytes(outer[2:4], "big"), outer[9], ip_address(outer[16:20])
+    length = int.from_bytes(outer[4:6], "big") + _IP_HEADER[IPV6]
+    return length, outer[6], ip_address(outer[24:40])

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load balancer, timed scenario by scenario.
+
+What is timed is the packaged program with the default limits, on a device in a namespace of its
+own, its tables filled as the agent fills them. Before a scenario is timed, its packet must come
+out as it should; while it is timed, the counters must say that the packets went the way that the
+scenario is named after.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from towpath.bench.errors import BenchError
+from towpath.bench.frames import check_encapsulated
+from towpath.bench.network import DEVICE, SOURCE, attached_program, bench_network
+from towpath.bench.report import Report, Timing
+from towpath.bench.scenarios import SCENARIOS, SERVICES, Fate, Scenario
+from towpath.bench.wrapper import Action, Wrapper
+from towpath.datapath.balancer import Balancer
+from towpath.model.settings import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from towpath.kernel.programs import Program
+
+RUNS = 21
+_BATCHES = 2000  # of 32 packets: some milliseconds a run
+_UNTIMED = 256  # twice round the 4096 flows of a diverse scenario
+_WARM_UPS = 50
+_STRAY = 0.01  # share of packets: another scenario's flows displace a few known ones
+
+
+def measure(
+    scenarios: Iterable[Scenario] = SCENARIOS,
+    *,
+    runs: int = RUNS,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Time ``scenarios``; ``progress`` is told which round of ``runs`` begins, from 0.
+
+    In each round every scenario has its turn, and the floor before it: what disturbs the machine
+    for a while disturbs a few runs of each, which the median doesn't see. Nothing is left behind.
+    BenchError: the program doesn't do what a scenario says. KernelError: the namespace or the
+    load balancer can't be made.
+    """
+    samples: dict[Scenario, list[float]] = {scenario: [] for scenario in scenarios}
+    floors: list[float] = []
+    with _on_one_cpu(), rig() as bench:
+        for scenario in samples:
+            bench.warm_up(scenario)
+        for turn in range(runs):
+            if progress:
+                progress(turn)
+            for scenario, taken in samples.items():
+                floors.append(bench.floor(scenario))
+                taken.append(bench.time(scenario))
+    timings = tuple(Timing.of(scenario.name, taken) for scenario, taken in samples.items())
+    return Report(os.uname().release, Timing.of("floor", floors).p50_ns, timings)
+
+
+@contextmanager
+def _on_one_cpu() -> Iterator[None]:
+    """Keep this thread on one CPU, the last of those it may use."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+class Rig:
+    """A load balancer with every scenario's service, and the wrapper to time it with."""
+
+    def __init__(
+        self, ifindex: int, balancer: Balancer, program: Program, wrapper: Wrapper
+    ) -> None:
+        self.ifindex = ifindex
+        self.program = program
+        self.wrapper = wrapper
+        self._balancer = balancer
+        self._backends = {each.key: {b.address for b in each.backends} for each in SERVICES}
+
+    def check(self, scenario: Scenario) -> None:
+        """Send one packet. BenchError: it doesn't come out as the scenario says."""
+        stimulus = scenario.stimulus(self.ifindex)
+        got = stimulus.once(self.program)
+        expected = _action(scenario)
+        if got.retval != expected:
+            raise BenchError(
+                f"{scenario.name}: the packet is XDP_{Action(got.retval).name}, "
+                f"not XDP_{expected.name}"
+            )
+        if expected is Action.PASS:
+            if got.data != stimulus.frame:
+                raise BenchError(f"{scenario.name}: the packet passes, but not as it came")
+            return
+        try:
+            check_encapsulated(stimulus.frame, got.data, self._backends[scenario.flow.key])
+        except BenchError as error:
+            raise BenchError(f"{scenario.name}: {error}") from error
+
+    def warm_up(self, scenario: Scenario) -> None:
+        """Check the scenario, then send its packets until they all go its way."""
+        self.check(scenario)
+        for _ in range(_WARM_UPS):
+            before = self._fresh(scenario)
+            self._time(self.program, scenario, _action(scenario))
+            fresh = self._fresh(scenario) - before
+            if self._goes_its_way(scenario, fresh):
+                return
+        raise self._astray(scenario, fresh)
+
+    def time(self, scenario: Scenario) -> float:
+        """Return nanoseconds per packet, of some ten thousand packets."""
+        before = self._fresh(scenario)
+        taken = self._time(self.program, scenario, _action(scenario))
+        fresh = self._fresh(scenario) - before
+        if not self._goes_its_way(scenario, fresh):
+            raise self._astray(scenario, fresh)
+        return taken
+
+    def floor(self, scenario: Scenario) -> float:
+        """The same of a program that does nothing."""
+        return self._time(self.wrapper.floor, scenario, Action.TX)
+
+    def _time(self, program: Program, scenario: Scenario, expected: Action) -> float:
+        stimulus = scenario.stimulus(self.ifindex)
+        return self.wrapper.time(program, stimulus, expected, batches=_BATCHES, untimed=_UNTIMED)
+
+    @property
+    def _packets(self) -> int:
+        return (_BATCHES + _UNTIMED) * self.wrapper.batch
+
+    def _fresh(self, scenario: Scenario) -> int:
+        """Return how many of the service's packets the flow table had no flow for so far."""
+        counters = self._balancer.counters().services.get(scenario.flow.key)
+        return counters.flows if counters else 0
+
+    def _goes_its_way(self, scenario: Scenario, fresh: int) -> bool:
+        meant = self._packets if scenario.fate is Fate.HASHED else 0
+        return abs(fresh - meant) <= _STRAY * self._packets
+
+    def _astray(self, scenario: Scenario, fresh: int) -> BenchError:
+        return BenchError(
+            f"{scenario.name}: of {self._packets} packets {fresh} were of flows that the flow "
+            f"table didn't have; meant is that {scenario.fate.value}"
+        )
+
+
+@contextmanager
+def rig() -> Iterator[Rig]:
+    """Run the block with a load balancer in a network namespace of its own."""
+    with (
+        bench_network() as ifindex,
+        Balancer([Device(DEVICE)], source=SOURCE) as balancer,
+        Wrapper() as wrapper,
+    ):
+        balancer.apply(SERVICES)
+        with attached_program(ifindex) as program:
+            yield Rig(ifindex, balancer, program, wrapper)
+
+
+def _action(scenario: Scenario) -> Action:
+    return Action.PASS if scenario.fate is Fate.PASSED else Action.TX

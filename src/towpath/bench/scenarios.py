@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the load balancer is timed with.
+
+Names and packets are those of the Linux kernel's own ``xdp-lb`` benchmark, so that figures can
+be compared: "lru" is the flow table, "ch" consistent hashing without it, "diverse" 4096 flows in
+turn, "v4v6" IPv4 in an IPv6 tunnel. Addresses are documentation prefixes but for the clients',
+of whom there are millions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import ip_address
+
+from towpath.bench.frames import SOURCE_WORD, TCP_ACK, TCP_SYN, frame
+from towpath.bench.wrapper import Stimulus
+from towpath.model.flow import FlowTuple
+from towpath.model.service import Backend, Service
+
+BACKENDS = 100
+_DIVERSE = 1 << 12
+_ENDLESS = 1 << 24  # flows that come again after so many: no flow table is that large
+
+_V4 = tuple(Backend(ip_address(f"198.51.100.{n}")) for n in range(1, BACKENDS + 1))
+_V6 = tuple(Backend(ip_address(f"2001:db8:2::{n:x}")) for n in range(1, BACKENDS + 1))
+
+
+class Fate(Enum):
+    """What becomes of a scenario's packets."""
+
+    KNOWN = "the flow table has their flow"
+    HASHED = "their backend is found by consistent hashing"
+    PASSED = "they go to the kernel as they came"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """Packets of one kind. ``flows``, a power of two, differ in their source addresses."""
+
+    name: str
+    about: str
+    flow: FlowTuple
+    fate: Fate = Fate.KNOWN
+    flows: int = 1
+    tcp_flags: int = TCP_ACK
+
+    def stimulus(self, ifindex: int) -> Stimulus:
+        """The packets, as they come in on a device."""
+        return Stimulus(
+            frame(self.flow, self.tcp_flags),
+            SOURCE_WORD[self.flow.source.version],
+            self.flows - 1,
+            ifindex,
+        )
+
+
+_TCP4 = FlowTuple.parse("10.10.2.1:12345 -> 203.0.113.10:80 tcp")
+_CH4 = FlowTuple.parse("10.10.2.2:54321 -> 203.0.113.11:80 tcp")
+_UDP4 = FlowTuple.parse("10.10.3.1:11111 -> 203.0.113.10:443 udp")
+_4IN6 = FlowTuple.parse("10.10.2.4:12347 -> 203.0.113.12:80 tcp")
+_SYN4 = FlowTuple.parse("10.10.8.2:60001 -> 203.0.113.10:80 tcp")
+_NONE4 = FlowTuple.parse("10.10.4.1:33333 -> 203.0.113.99:80 tcp")
+_TCP6 = FlowTuple.parse("[2001:db8:4::1]:12345 -> [2001:db8:3::10]:80 tcp")
+_CH6 = FlowTuple.parse("[2001:db8:4::2]:54321 -> [2001:db8:3::11]:80 tcp")
+_UDP6 = FlowTuple.parse("[2001:db8:4::3]:22222 -> [2001:db8:3::10]:443 udp")
+_NONE6 = FlowTuple.parse("[2001:db8:4::4]:33333 -> [2001:db8:3::99]:80 tcp")
+
+
+def _service(
+    name: str, flow: FlowTuple, backends: tuple[Backend, ...], *, flow_table: bool = True
+) -> Service:
+    return Service(name, *flow.key, backends, flow_table=flow_table)
+
+
+SERVICES = (
+    _service("tcp4", _TCP4, _V4),
+    _service("ch4", _CH4, _V4, flow_table=False),
+    _service("udp4", _UDP4, _V4),
+    _service("tcp4in6", _4IN6, _V6),
+    _service("tcp6", _TCP6, _V6),
+    _service("ch6", _CH6, _V6, flow_table=False),
+    _service("udp6", _UDP6, _V6),
+)
+"""Every scenario's service, all of them in place at once."""
+
+_LRU4 = Scenario("tcp-v4-lru-hit", "IPv4 TCP in IPv4, flow known", _TCP4)
+_HASH4 = Scenario("tcp-v4-ch", "IPv4 TCP in IPv4, hashed", _CH4, Fate.HASHED)
+_LRU6 = Scenario("tcp-v6-lru-hit", "IPv6 TCP in IPv6, flow known", _TCP6)
+_HASH6 = Scenario("tcp-v6-ch", "IPv6 TCP in IPv6, hashed", _CH6, Fate.HASHED)
+_LRU_UDP4 = Scenario("udp-v4-lru-hit", "IPv4 UDP in IPv4, flow known", _UDP4)
+_LRU_UDP6 = Scenario("udp-v6-lru-hit", "IPv6 UDP in IPv6, flow known", _UDP6)
+
+
+def _diverse(base: Scenario, name: str) -> Scenario:
+    return replace(base, name=name, about=f"{base.about}, 4096 flows", flows=_DIVERSE)
+
+
+SCENARIOS = (
+    _LRU4,
+    _HASH4,
+    _LRU6,
+    _HASH6,
+    _LRU_UDP4,
+    _LRU_UDP6,
+    Scenario("tcp-v4v6-lru-hit", "IPv4 TCP in IPv6, flow known", _4IN6),
+    _diverse(_LRU4, "tcp-v4-lru-diverse"),
+    _diverse(_HASH4, "tcp-v4-ch-diverse"),
+    _diverse(_LRU6, "tcp-v6-lru-diverse"),
+    _diverse(_HASH6, "tcp-v6-ch-diverse"),
+    _diverse(_LRU_UDP4, "udp-v4-lru-diverse"),
+    Scenario(
+        "tcp-v4-lru-miss", "IPv4 TCP in IPv4, each of a new flow", _TCP4, Fate.HASHED, _ENDLESS
+    ),
+    Scenario("tcp-v4-syn", "IPv4 TCP in IPv4, the same SYN again", _SYN4, tcp_flags=TCP_SYN),
+    Scenario("pass-v4-no-vip", "IPv4 TCP to no VIP, passed", _NONE4, Fate.PASSED),
+    Scenario("pass-v6-no-vip", "IPv6 TCP to no VIP, passed", _NONE6, Fate.PASSED),
+)
