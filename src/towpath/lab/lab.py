@@ -30,6 +30,7 @@ class Lab:
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
+        self._children: list[subprocess.Popen[str]] = []
 
     @property
     def directory(self) -> Path:
@@ -86,13 +87,15 @@ class Lab:
     def spawn(self, name: str, command: Sequence[str], *, log_to: str) -> subprocess.Popen[str]:
         """Start a command in a namespace (``lb`` or ``tp-lb``), its output in a log file."""
         with (self.directory / log_to).open("w") as output:
-            return namespaces.spawn(
+            child = namespaces.spawn(
                 self.topology.namespace(name),
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
+        self._children.append(child)
+        return child
 
     def down(self) -> None:
         """Take everything down, last made first; carries on past what fails.
@@ -137,9 +140,15 @@ class Lab:
         names = list(reversed(self.topology.namespaces))
         return [
             *(lambda name=name: namespaces.stop_processes(name) for name in names),
+            self._reap,
             *(lambda name=name: namespaces.remove(name) for name in names),
             self._unmount,
         ]
+
+    def _reap(self) -> None:
+        """Take note of the end of what spawn() has started."""
+        for child in self._children:
+            child.wait(timeout=namespaces.STOP_TIMEOUT)
 
     def _unmount(self) -> None:
         if self.bpffs.is_mount():
