@@ -54,7 +54,7 @@ def tunnel_address(text: str | Address) -> Address:
         ) from None
     reason = _unusable(address)
     if reason:
-        raise DecapError(f"address {address}: {reason}; allowed: one of this machine's own")
+        raise DecapError(f"address {text}: {reason}; allowed: one of this machine's own")
     return address
 
 
