@@ -84,7 +84,7 @@ def _default(cls: type, name: str) -> Any:
 
 
 def _unknown(key: object, cls: type) -> str:
-    near = difflib.get_close_matches(str(key), _fields(cls), 1)
+    near = difflib.get_close_matches(str(key), _fields(cls), 1, 0.7)
     meant = f"did you mean {near[0]}? " if near else ""
     return f"unknown key; {meant}allowed: {', '.join(_fields(cls))}"
 

@@ -19,8 +19,8 @@ from towpath.model.problems import FieldPath
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-# Aliases may repeat what they stand for; this is where repeating becomes abuse.
-_MOST_NODES = 1_000_000
+# Aliases may repeat what they stand for; with this many values it becomes abuse.
+_MOST_REPEATED = 500_000
 
 _DEEPEST = 32
 
@@ -77,13 +77,15 @@ class _Reader:
         self._loader = loader
         self._found = found
         self._inside: set[int] = set()
-        self._nodes = 0
+        self._seen: set[int] = set()
+        self._repeated = 0
         self.lines = Lines()
 
     def value(self, node: yaml.Node, path: FieldPath) -> Any:
         self.lines.put(path, node)
-        self._nodes += 1
-        if id(node) in self._inside or self._nodes > _MOST_NODES:
+        self._repeated += id(node) in self._seen
+        self._seen.add(id(node))
+        if id(node) in self._inside or self._repeated > _MOST_REPEATED:
             raise _malformed("an alias repeats what it is in, or too much", node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
@@ -133,8 +135,10 @@ class _Reader:
 
 def yaml_problem(error: yaml.YAMLError) -> tuple[int | None, str]:
     """Return the line (from 1) and the message of malformed YAML."""
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    context = getattr(error, "context", None)
-    message = f"not YAML: {context + ': ' if context else ''}{what}"
-    return (None if mark is None else mark.line + 1), message.replace("\n", " ")
+    if context := getattr(error, "context", None):
+        start = getattr(error, "context_mark", None)
+        since = f" that starts in line {start.line + 1}" if start else ""
+        what = f"{context}{since}: {what}"
+    return (None if mark is None else mark.line + 1), f"not YAML: {what}".replace("\n", " ")

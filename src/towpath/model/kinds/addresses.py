@@ -155,7 +155,7 @@ def split_endpoint(endpoint: str) -> tuple[Address, int]:
     try:
         address = IPv4Address(v4) if v6 is None else IPv6Address(v6)
     except ValueError:
-        family = "IPv4" if v6 is None else "IPv6"
-        message = f"{shown(v4 or v6)} is not an {family} address; allowed: {Listen.allowed}"
+        given, family = (v4, "IPv4") if v6 is None else (v6, "IPv6")
+        message = f"{shown(given)} is not an {family} address; allowed: {Listen.allowed}"
         raise FieldError(message) from None
     return address, PORT.parse(int(port))

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single fields hold, as text, as values, and as JSON schema."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from towpath.model import Config, Service, parse_service, problems_of
+from towpath.model.kinds import (
+    AbsolutePath,
+    DeviceName,
+    FieldError,
+    Flag,
+    Integer,
+    Kind,
+    Listen,
+    Name,
+    SourceAddress,
+    UnicastAddress,
+    Word,
+    plain,
+)
+
+GOOD: list[tuple[Kind, object, object]] = [
+    (Integer(0, 9), 9, 9),
+    (Flag(), False, False),
+    (Word("a", "b"), "b", "b"),
+    (Name(), "ns.web_1:http-80", "ns.web_1:http-80"),
+    (DeviceName(), "enp3s0f1np1.4094"[:15], "enp3s0f1np1.409"),
+    (DeviceName(), "bond0@x", "bond0@x"),
+    (AbsolutePath(), "/run/a.sock", Path("/run/a.sock")),
+    (UnicastAddress(), "203.0.113.10", ip_address("203.0.113.10")),
+    (UnicastAddress(), "2001:DB8::0010", ip_address("2001:db8::10")),
+    (UnicastAddress(), "169.254.0.1", ip_address("169.254.0.1")),
+    (SourceAddress(4), "node", "node"),
+    (SourceAddress(4), "10.0.0.0/8", ip_network("10.0.0.0/8")),
+    (SourceAddress(6), "2001:db8::/127", ip_network("2001:db8::/127")),
+    (Listen(), None, None),
+    (Listen(), "[::]:9464", "[::]:9464"),
+    (Listen(), "0.0.0.0:9464", "0.0.0.0:9464"),
+]
+
+BAD: list[tuple[Kind, object, str]] = [
+    (Integer(0, 9), 10, "10 is out of range; allowed: 0 to 9"),
+    (Integer(0, 9), "5", "'5' is not a whole number; allowed: 0 to 9"),
+    (Integer(0, 9), 5.0, "5.0 is not a whole number"),
+    (Integer(0, 9), True, "true is not a whole number"),
+    (Integer(0, 9), None, "null is not a whole number"),
+    (Flag(), 1, "1 is neither true nor false"),
+    (Word("a", "b"), "c", "'c' is not known; allowed: a, b"),
+    (Word("a", "b"), ["a"], "['a'] is not known"),
+    (Name(), "", "'' is not a name"),
+    (Name(), "a b", "'a b' is not a name"),
+    (Name(), "a/b", "'a/b' is not a name"),
+    (Name(), "a\n", r"'a\\n' is not a name"),
+    (Name(), "x" * 129, "is too long; allowed: 128 characters"),
+    (DeviceName(), "a" * 16, "can't be a device's name"),
+    (DeviceName(), "..", "can't be a device's name"),
+    (DeviceName(), "é" * 8, "can't be a device's name"),
+    (AbsolutePath(), "run/a", "is not an absolute path"),
+    (AbsolutePath(), "/a\0b", "is not an absolute path"),
+    (AbsolutePath(most=5), "/12345", "is too long; allowed: 5 bytes"),
+    (UnicastAddress(), "203.0.113.256", "is not an address; allowed: a unicast IPv4 or IPv6"),
+    (UnicastAddress(), "203.0.113.010", "is not an address"),
+    (UnicastAddress(), "web.example", "is not an address"),
+    (UnicastAddress(), 3405803786, "3405803786 is not text; put it in quotes"),
+    (UnicastAddress(), "0.0.0.0", "is the unspecified address"),
+    (UnicastAddress(), "::", "is the unspecified address"),
+    (UnicastAddress(), "239.1.1.1", "is a multicast address"),
+    (UnicastAddress(), "ff02::1", "is a multicast address"),
+    (UnicastAddress(), "127.1.2.3", "is a loopback address, which no packet on a wire has"),
+    (UnicastAddress(), "::1", "is a loopback address"),
+    (UnicastAddress(), "255.255.255.255", "is the broadcast address"),
+    (UnicastAddress(), "fe80::1", "is link-local, which means something on one link only"),
+    (UnicastAddress(), "2001:db8::1%eth0", "has a zone"),
+    (UnicastAddress(), "::ffff:192.0.2.1", "is IPv4 inside IPv6, write 192.0.2.1"),
+    (SourceAddress(4), "host", "'host' is not an address; allowed: node, an IPv4 address, or"),
+    (SourceAddress(4), "2001:db8::1", "is IPv6; allowed: node, an IPv4 address, or"),
+    (SourceAddress(6), "192.0.2.0/24", "is IPv4; allowed: node, an IPv6 address, or"),
+    (SourceAddress(4), "192.0.2.1/24", "has host bits set; allowed: 192.0.2.0/24, or 192.0.2.1"),
+    (SourceAddress(4), "10.0.0.0/7", "10.0.0.0/7 is too wide"),
+    (SourceAddress(4), "10.0.0.0/33", "is not a prefix"),
+    (SourceAddress(4), "10.0.0.0/", "is not a prefix"),
+    (SourceAddress(4), "224.0.0.0/8", "is a multicast address"),
+    (SourceAddress(6), "fe80::/96", "is link-local"),
+    (Listen(), "9464", "is not ADDRESS:PORT"),
+    (Listen(), ":9464", "'' is not an IPv4 address"),
+    (Listen(), "::1:9464", "is not ADDRESS:PORT"),
+    (Listen(), "[::g]:9464", "'::g' is not an IPv6 address"),
+    (Listen(), "127.0.0.1:0", "0 is out of range; allowed: 1 to 65535"),
+    (Listen(), 9464, "9464 is not text; put it in quotes"),
+]
+
+
+@pytest.mark.parametrize(("kind", "raw", "value"), GOOD, ids=str)
+def test_right_values_are_read(kind: Kind, raw: object, value: object) -> None:
+    """Plain data becomes a value; a value stays itself and goes back to plain data."""
+    parsed = kind.parse(raw)
+    assert parsed == value
+    assert kind.parse(parsed) == value
+    assert kind.parse(plain(parsed)) == value
+    json.dumps(plain(parsed))
+
+
+@pytest.mark.parametrize(("kind", "raw", "message"), BAD, ids=str)
+def test_wrong_values_are_refused(kind: Kind, raw: object, message: str) -> None:
+    """The message says what is wrong and what is allowed."""
+    with pytest.raises(FieldError) as caught:
+        kind.parse(raw)
+    assert message.replace("\\\\", "\\") in str(caught.value)
+    assert "allowed: " in str(caught.value)
+
+
+def pydantic_refusal(value: dict[str, Any]) -> list[str]:
+    """What pydantic finds wrong with a service, as problems."""
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Service).validate_python(value)
+    errors = [{**error} for error in caught.value.errors()]
+    return [str(problem) for problem in problems_of(errors)]
+
+
+class TestPydantic:
+    """The same dataclasses as bodies of an HTTP API."""
+
+    BODY: dict[str, Any] = {  # noqa: RUF012 - read only
+        "name": "web",
+        "vip": "203.0.113.10",
+        "port": 80,
+        "protocol": "udp",
+        "backends": [{"address": "2001:db8::1", "weight": 2}],
+        "forwarding": "dsr",
+        "table_size": 251,
+        "flow_table": False,
+    }
+
+    def test_round_trip(self) -> None:
+        """JSON to object to JSON; the same object as without pydantic."""
+        adapter = TypeAdapter(Service)
+        service = adapter.validate_python(self.BODY)
+        assert service == parse_service(self.BODY)
+        assert json.loads(adapter.dump_json(service)) == self.BODY
+        assert adapter.validate_json(adapter.dump_json(service)) == service
+
+    def test_messages_are_the_same(self) -> None:
+        """What is wrong reads as it does for a file."""
+        body = {**self.BODY, "port": 0, "potr": 1, "backends": [{"address": "::"}], "vip": 1}
+        del body["name"]
+        assert sorted(pydantic_refusal(body)) == [
+            (
+                "backends[0].address: :: is the unspecified address; "
+                "allowed: a unicast IPv4 or IPv6 address"
+            ),
+            "name: is missing",
+            "port: 0 is out of range; allowed: 1 to 65535",
+            "potr: unknown key",
+            "vip: 1 is not text; put it in quotes; allowed: a unicast IPv4 or IPv6 address",
+        ]
+        assert pydantic_refusal({**self.BODY, "backends": 5}) == ["backends: is not a list"]
+        assert pydantic_refusal({**self.BODY, "backends": [5]}) == ["backends[0]: is not a mapping"]
+
+    def test_schema_says_what_is_allowed(self) -> None:
+        """OpenAPI readers see ranges, formats, defaults and descriptions."""
+        schema = TypeAdapter(Service).json_schema()
+        assert schema["required"] == ["name", "vip", "port"]
+        assert schema["additionalProperties"] is False
+        properties = schema["properties"]
+        assert properties["port"] == {
+            "description": "Port that clients connect to.",
+            "maximum": 65535,
+            "minimum": 1,
+            "title": "Port",
+            "type": "integer",
+        }
+        assert properties["protocol"]["enum"] == ["tcp", "udp"]
+        assert properties["table_size"]["default"] == 16381
+        assert all(value["description"] for value in properties.values())
+        assert TypeAdapter(Config).json_schema()["required"] == ["devices"]

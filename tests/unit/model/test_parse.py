@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration files: what they become, and how wrong ones are refused."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from towpath.model import (
+    Api,
+    Backend,
+    Config,
+    ConfigError,
+    Device,
+    Limits,
+    Metrics,
+    Problem,
+    Protocol,
+    Service,
+    Source,
+    State,
+    parse_config,
+    parse_services,
+)
+
+FULL = """\
+devices:
+  - eth0
+  - {name: eth1, mode: native}
+source: {ipv4: 172.16.0.0/16, ipv6: 2001:db8:100::/96}
+limits: {services: 10, backends: 20, flows: 2048, table_slots: 50000}
+api: {socket: /run/lb.sock}
+metrics: {listen: "[::1]:9464"}
+state: {directory: /var/lib/lb, pins: /sys/fs/bpf/lb}
+services:
+  - name: web
+    vip: 203.0.113.10
+    port: 80
+    protocol: tcp
+    forwarding: dsr
+    table_size: 251
+    flow_table: false
+    backends:
+      - {address: 192.0.2.11, weight: 3}
+      - address: 2001:db8:1::11
+      - 192.0.2.12
+  - {name: dns, vip: "2001:db8::53", port: 53, protocol: udp}
+"""
+
+
+def refused(text: str) -> list[str]:
+    """What the text is refused with, line by line."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(dedent(text), "lb.yaml")
+    return str(caught.value).splitlines()
+
+
+def test_every_key_is_read() -> None:
+    """A file that uses everything becomes exactly these objects."""
+    assert parse_config(FULL, "lb.yaml") == Config(
+        devices=(Device("eth0"), Device("eth1", "native")),
+        source=Source(IPv4Network("172.16.0.0/16"), IPv6Network("2001:db8:100::/96")),
+        limits=Limits(services=10, backends=20, flows=2048, table_slots=50000),
+        api=Api(Path("/run/lb.sock")),
+        metrics=Metrics("[::1]:9464"),
+        state=State(Path("/var/lib/lb"), Path("/sys/fs/bpf/lb")),
+        services=(
+            Service(
+                "web",
+                ip_address("203.0.113.10"),
+                80,
+                Protocol.TCP,
+                (
+                    Backend(ip_address("192.0.2.11"), 3),
+                    Backend(ip_address("2001:db8:1::11")),
+                    Backend(ip_address("192.0.2.12")),
+                ),
+                "dsr",
+                251,
+                flow_table=False,
+            ),
+            Service("dns", ip_address("2001:db8::53"), 53, Protocol.UDP),
+        ),
+    )
+
+
+def test_all_but_devices_has_a_default() -> None:
+    """The shortest file; sections left empty are as if they were not there."""
+    shortest = parse_config("devices: [eth0]", "lb.yaml")
+    assert shortest == Config(devices=(Device("eth0"),))
+    assert parse_config("devices: [eth0]\nservices:\nsource:\n", "lb.yaml") == shortest
+
+
+def test_source_prefix_of_one_address_is_that_address() -> None:
+    """There is nothing to vary in a /32."""
+    config = parse_config("devices: [a]\nsource: {ipv4: 192.0.2.1/32, ipv6: 2001:db8::1}", "f")
+    assert config.source == Source(IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
+
+
+def test_aliases_and_merge_keys_work() -> None:
+    """What services have in common is written once."""
+    config = parse_config(
+        dedent("""\
+            devices: [eth0]
+            services:
+              - &web {name: web, vip: 203.0.113.10, port: 80, backends: &all [192.0.2.11]}
+              - {<<: *web, name: web-tls, port: 443}
+              - {name: dns, vip: 203.0.113.10, port: 53, protocol: udp, backends: *all}
+        """),
+        "lb.yaml",
+    )
+    assert [service.name for service in config.services] == ["web", "web-tls", "dns"]
+    assert {service.backends for service in config.services} == {
+        (Backend(ip_address("192.0.2.11")),)
+    }
+
+
+def test_all_problems_are_found_at_once() -> None:
+    """Every mistake of wrong.yaml in its line, by its field, with what is allowed."""
+    here = Path(__file__).parent
+    with pytest.raises(ConfigError) as caught:
+        parse_config((here / "wrong.yaml").read_text(), "wrong.yaml")
+    assert str(caught.value).splitlines() == (here / "wrong.txt").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "devices: is missing"),
+        ("devices:", "1: devices: is empty; allowed: one device or more"),
+        ("devices: {}", "1: devices: {} is not a list; allowed: a list, such as [...] or lines "),
+        ("eth0", "1: 'eth0' is not a mapping; allowed keys: devices, source, limits, api, "),
+        ("devices: [on]", "1: devices[0].name: true is not text; put it in quotes; allowed: "),
+        ("devices: [null]", "1: devices[0]: null is not a mapping; allowed keys: name, mode"),
+        (
+            "\ndevices: [eth0\n",
+            "3: not YAML: while parsing a flow sequence that starts in line 2: did not find",
+        ),
+        ("a: b: c", "1: not YAML: mapping values are not allowed in this context"),
+        ("a: *b", "1: not YAML: found undefined alias"),
+        (
+            "a: 1\n--- 2",
+            "2: not YAML: expected a single document in the stream that starts in line 1: but",
+        ),
+        ("? [a]\n: 1", "1: not YAML: a key is a list or a mapping; allowed: text"),
+        ("a: 2024-13-45", "1: not YAML: '2024-13-45' is not a timestamp"),
+        ("a: !!bool maybe", "1: not YAML: 'maybe' is not a bool"),
+        ("a: !!python/object:os.system 1", "1: not YAML: could not determine a constructor"),
+        ("a: &a [*a]", "1: not YAML: an alias repeats what it is in, or too much"),
+        ("\n" + "[" * 100_000, "2: not YAML: nested more than 32 deep"),
+        ("a: \0", "not YAML: control characters are not allowed"),
+        ("a: \ud800", "not YAML: 'utf-8' codec can't encode character"),
+        (
+            "devices: [a]\nlimits: {flows: 0x" + "f" * 6000 + "}",
+            "2: limits.flows: a number of thousands of digits is out of range",
+        ),
+    ],
+)
+def test_what_is_no_configuration_is_refused(text: str, problem: str) -> None:
+    """Malformed and hostile YAML has a line, a reason, and no effect."""
+    place = "lb.yaml:" if problem[0].isdigit() else "lb.yaml: "
+    assert refused(text)[0].startswith(place + problem)
+
+
+def test_repeated_aliases_are_refused_soon() -> None:
+    """Ten lines that stand for ten thousand million values cost a second, not the memory."""
+    lines = ["l0: &l0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 10)]
+    (problem,) = refused("\n".join(lines))
+    assert problem.endswith("not YAML: an alias repeats what it is in, or too much")
+
+
+def test_missing_fields_are_named_where_they_should_be() -> None:
+    """The line is that of the service they are missing in."""
+    assert refused("devices: [eth0]\nservices:\n  - name: web\n    port: 80\n") == [
+        "lb.yaml:3: services[0].vip: is missing"
+    ]
+
+
+def test_table_too_small_for_its_backends() -> None:
+    """Fewer slots than backends with a weight are refused, with what would be good."""
+    backends = ", ".join(f"2001:db8:1::{host:x}" for host in range(1, 301))
+    service = f"name: web, vip: 203.0.113.1, port: 80, table_size: 251, backends: [{backends}]"
+    assert refused(f"devices: [eth0]\nservices:\n  - {{{service}}}") == [
+        (
+            "lb.yaml:3: services[0].table_size: 251 slots are too few for 300 backends; "
+            "allowed: a prime of at least 307, recommended: 30011"
+        )
+    ]
+
+
+def test_services_that_exceed_the_limits() -> None:
+    """A limit below what the file itself lists is refused."""
+    text = FULL.replace("services: 10, backends: 20, flows: 2048, table_slots: 50000", LIMITS)
+    assert refused(text) == [
+        "lb.yaml:5: limits.services: 1 is too few for the services listed; allowed: 2 or more",
+        "lb.yaml:5: limits.backends: 2 is too few for the services listed; allowed: 3 or more",
+    ]
+
+
+LIMITS = "services: 1, backends: 2, flows: 2048, table_slots: 251"
+
+
+def test_problems_are_structured() -> None:
+    """A program finds file, line, field and message apart."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config("devices: [eth0]\napi: {socket: 5}", "lb.yaml")
+    message = "5 is not text; put it in quotes; allowed: an absolute path"
+    assert caught.value.problems == (Problem(message, "api.socket", "lb.yaml", 2),)
+
+
+def test_a_file_of_services_alone() -> None:
+    """It has services and nothing else."""
+    text = FULL[FULL.index("services:\n") :]
+    assert parse_services(text, "web.yaml") == parse_config(FULL, "lb.yaml").services
+    with pytest.raises(ConfigError, match=r"web\.yaml:4: source: unknown key; allowed: services"):
+        parse_services(FULL, "web.yaml")
+
+
+@settings(max_examples=300)
+@given(
+    st.one_of(
+        st.text(),
+        st.text(alphabet="ab:-[]{}&*!|>'\"#%@,? \n\t0<~"),
+        st.lists(st.sampled_from(FULL.split()), max_size=40).map(" ".join),
+        st.permutations(FULL.splitlines()).map("\n".join),
+    )
+)
+def test_no_text_causes_another_error(text: str) -> None:
+    """Whatever the text, it is a configuration or a ConfigError."""
+    try:
+        config = parse_config(text, "lb.yaml")
+    except ConfigError as error:
+        assert error.problems  # noqa: PT017 - either is right
+    else:
+        assert isinstance(config, Config)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_one_wrong_value_is_one_refusal_in_its_line(data: st.DataObject) -> None:
+    """Any value replaced by rubbish is reported in the line it is in."""
+    lines = FULL.splitlines()
+    number = data.draw(st.sampled_from([1, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 17, 19]))
+    before, _, _ = lines[number].rpartition(" ")
+    lines[number] = f"{before} {data.draw(st.sampled_from(['[[]]', '-3', '@', '{a: {}}']))}"
+    problems = refused("\n".join(lines))
+    assert any(problem.startswith(f"lb.yaml:{number + 1}:") for problem in problems) or any(
+        "not YAML" in problem for problem in problems
+    )
