@@ -24,9 +24,12 @@ ISOLATED := unshare --pid --fork --kill-child --mount-proc
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
 
+# Lint has its say first; tests run whatever it is, and both have to be content.
 test: install-dev objects
-	@$(MAKE) --no-print-directory lint-quick
-	$(ISOLATED) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@failed=; \
+	$(MAKE) --no-print-directory lint-quick || failed="lint (above) and perhaps tests"; \
+	$(ISOLATED) $(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
+	[ -z "$$failed" ] || { echo "make test: failed: $$failed" >&2; exit 1; }
 
 bench: install-demo objects
 	$(BIN)/towpath bench lb --json

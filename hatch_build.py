@@ -14,12 +14,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # v3 has 32-bit jumps and arithmetic, both older than the oldest kernel supported
 # (5.10). The debug sections (-g) are where BTF comes from.
