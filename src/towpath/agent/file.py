@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from towpath.agent.documents import FileStatus
 from towpath.agent.errors import RefusedError
+from towpath.agent.parse import read_config
 from towpath.agent.watch import Watch
-from towpath.model import Config, ConfigError, Problem, parse_config
+from towpath.model import Config, ConfigError, Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,13 +44,7 @@ class ConfigFile:
     def read(self) -> Config:
         """Read and check the file as it is now; raises ConfigError."""
         self.watch.taken()
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            problem = Problem(f"can't be read: {reason}", file=str(self.path))
-            raise ConfigError([problem]) from error
-        return parse_config(text, str(self.path))
+        return read_config(self.path)
 
     def accept(self) -> None:
         """What was last read is in force."""

@@ -55,7 +55,7 @@ class Host:
     async def reload(self) -> None:
         """Take the configuration file over, or note why not."""
         try:
-            # Reading thousands of services takes a while: not on the writer's thread.
+            # Not on the writer's thread: changes go on while a large file is read.
             config = await asyncio.to_thread(self.file.read)
             await self.writer.run(self.controller.reload, config)
         except REFUSALS as error:
