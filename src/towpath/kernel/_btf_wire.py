@@ -142,7 +142,11 @@ class Table:
         return result
 
     def enumerators(self, number: int) -> dict[str, int]:
-        """The enumerators of an enum by name. The flag says that values are signed."""
+        """The enumerators of an enum by name.
+
+        The flag says that values are signed. Compilers older than the flag (clang 14) never set it:
+        a negative value then reads as its two's complement here, as it does in a dtype.
+        """
         type_ = self.types[number]
         if type_.kind is Kind.ENUM:
             words = struct.Struct("<Ii" if type_.flag else "<II")

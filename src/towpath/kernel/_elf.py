@@ -47,8 +47,8 @@ def sections(blob: bytes) -> list[Section]:
         raise ValueError("not a little-endian 64-bit ELF file")
     try:
         return _sections(blob)
-    except (struct.error, IndexError) as error:
-        raise ValueError("a truncated ELF file") from error
+    except (struct.error, IndexError, OverflowError, ValueError) as error:
+        raise ValueError(f"a damaged ELF file ({error})") from error
 
 
 def _sections(blob: bytes) -> list[Section]:
@@ -64,11 +64,13 @@ def _sections(blob: bytes) -> list[Section]:
 
 
 def symbols(found: list[Section]) -> list[Symbol]:
-    """The symbol table's entries."""
-    result = []
-    for section in found:
-        if section.kind == _SHT_SYMTAB:
-            names = found[section.link].data
-            for name, _info, _other, index, value, _size in _SYMBOL.iter_unpack(section.data):
-                result.append(Symbol(c_string(names, name), index, value))
-    return result
+    """The symbol table's entries. ValueError: it is damaged."""
+    try:
+        return [
+            Symbol(c_string(found[section.link].data, name), index, value)
+            for section in found
+            if section.kind == _SHT_SYMTAB
+            for name, _info, _other, index, value, _size in _SYMBOL.iter_unpack(section.data)
+        ]
+    except (struct.error, IndexError, ValueError) as error:
+        raise ValueError(f"a damaged ELF file ({error})") from error

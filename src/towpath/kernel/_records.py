@@ -22,32 +22,52 @@ def round_up(number: int, step: int = 8) -> int:
 def encode(value: Record, dtype: Dtype, what: str) -> bytes:
     """One key or value as bytes.
 
-    Takes bytes of the right size, a numpy object of that very dtype, or whatever numpy can assign
-    to it (a number, a tuple for a struct). ValueError, TypeError or OverflowError: it doesn't fit.
+    Takes bytes of the right size, a numpy object of that dtype, or whatever numpy can assign to it
+    (a number, a tuple for a struct). ValueError, TypeError or OverflowError: it doesn't fit.
     """
     if isinstance(value, bytes | bytearray | memoryview):
         if len(value) != dtype.itemsize:
             raise ValueError(f"{what}: {len(value)} bytes where {dtype.itemsize} are needed")
         return bytes(value)
-    if isinstance(value, np.generic | np.ndarray) and value.dtype.names is not None:
+    if dtype.shape or (isinstance(value, np.generic | np.ndarray) and value.dtype.names):
         return encode_all(np.asarray(value)[np.newaxis], dtype, 1, what).tobytes()
-    if isinstance(value, int | np.integer) and (dtype.names is not None or dtype.kind == "V"):
+    if isinstance(value, int | np.integer) and dtype.kind == "V":
         raise TypeError(f"{what}: a number where a record of {dtype.itemsize} bytes is needed")
     record = np.zeros((), dtype)
-    record[...] = value
+    try:
+        record[...] = value
+    except (ValueError, TypeError, OverflowError) as error:
+        raise type(error)(f"{what}: {error}") from error
     return record.tobytes()
 
 
 def encode_all(values: Array, dtype: Dtype, count: int, what: str) -> Array:
-    """Many keys or values as one contiguous array of ``dtype``, shape ``(count,)`` and its own."""
+    """Many keys or values as one contiguous array of ``dtype``, shape ``(count,)`` and its own.
+
+    ValueError, TypeError or OverflowError: they don't fit.
+    """
     wanted = (count, *dtype.shape)
     array = np.asarray(values)
-    if array.dtype.names is not None and not _same_fields(array.dtype, dtype.base):
-        # Assigning one struct to another goes by position, whatever the fields are called.
-        raise TypeError(f"{what}: have dtype {array.dtype}, the map {dtype.base}")
     if array.shape != wanted:
-        raise ValueError(f"{what}: have shape {array.shape} where {wanted} is needed")
+        raise ValueError(f"{what}: of shape {array.shape} where {wanted} is needed")
+    _check_convertible(array, dtype.base, what)
     return np.ascontiguousarray(array, dtype.base)
+
+
+def _check_convertible(array: Array, dtype: Dtype, what: str) -> None:
+    """Refuse what numpy would convert with a loss."""
+    if array.dtype.names is not None or dtype.names is not None:
+        # Assigning one struct to another goes by position, whatever the fields are called.
+        fits = _same_fields(array.dtype, dtype)
+    elif array.dtype.kind in "iu" and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if array.size and not limits.min <= int(array.min()) <= int(array.max()) <= limits.max:
+            raise OverflowError(f"{what}: not all fit in {dtype.itemsize * 8} bits")
+        return
+    else:
+        fits = np.can_cast(array.dtype, dtype, "same_kind")
+    if not fits:
+        raise TypeError(f"{what}: of dtype {array.dtype} where {dtype} is needed")
 
 
 def _same_fields(one: Dtype, other: Dtype) -> bool:

@@ -161,7 +161,8 @@ class Btf:
             return self.dtype_of(type_.size_or_type)
         if kind is Kind.ARRAY:
             element, count = self._table.array(number)
-            return np.dtype((self.dtype_of(element), (count,)))
+            inner = self.dtype_of(element)
+            return np.dtype((inner.base, (count, *inner.shape)))
         if kind in _AGGREGATES:
             return self._make_aggregate(number)
         if kind is Kind.DATASEC:

@@ -111,7 +111,7 @@ class BpfObject:
         """Whether `load` loads that program; by default it loads all."""
         pointer = lib.bpf_object__find_program_by_name(self._pointer, program.encode())
         if not pointer:
-            there = ", ".join(name for name, _ in self._walk("program"))
+            there = ", ".join(sorted(name for name, _ in self._walk("program")))
             raise KeyError(f"no program {program!r} in {self.path.name}; there are: {there}")
         check(lib.bpf_program__set_autoload(pointer, on), f"set autoload of program {program}")
 
@@ -184,7 +184,7 @@ class BpfObject:
     def _map(self, name: str) -> int:
         pointer: int | None = lib.bpf_object__find_map_by_name(self._pointer, name.encode())
         if not pointer:
-            there = ", ".join(name for name, _ in self._walk("map"))
+            there = ", ".join(sorted(name for name, _ in self._walk("map")))
             raise KeyError(f"no map {name!r} in {self.path.name}; there are: {there}")
         return pointer
 

@@ -12,7 +12,7 @@ _LOG = re.compile(
 )
 # Lines at the end of a log that tell of the verifier's own work.
 _STATISTICS = ("processed ", "verification time ", "stack depth ", "mark_read_log ")
-_SOURCE = re.compile(r"^; (?P<source>.*\S)")
+_SOURCE = re.compile(r"^;\s*(?P<source>\S.*)")
 # The outermost complaint, and a retry that libbpf makes: never the reason.
 _NOT_A_REASON = re.compile(r"^failed to load object|Retrying without BTF")
 
