@@ -3,8 +3,10 @@
 
 The program reads it while it is written. A slot is published by its last store,
 the service; until then and after removal that word is 0. A slot that was used
-once is never again "never used", so no probe sequence is cut short, and it is
-used for another key only when no packet can still be reading the old one.
+once is never again "never used", so no probe sequence is cut short. Its key is
+wiped when it is removed, and another one is put there only when no packet can
+still be reading the old one: no packet matches one key and reads the service of
+another.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from towpath.datapath.reclaim import Reclaimer
 
 _KEY_BYTES = 20
+_FAMILY = 19
+"""Where in a key its family is. 0 in a slot that was never used."""
 
 
 class VipIndex:
@@ -66,11 +70,12 @@ class VipIndex:
         """Take a key out: the next packet to it passes to the kernel."""
         at = self._places.pop(key)
         self._services[at] = 0
+        self._keys[at, :_FAMILY] = 0
         self._resting.add(at)
         self._reclaimer.defer(lambda: self._resting.discard(at))
 
     def _find(self, key: bytes) -> int | None:
-        first = hash_vip(key, is_v6=key[19] == FAMILY_V6) >> 32
+        first = hash_vip(key, is_v6=key[_FAMILY] == FAMILY_V6) >> 32
         for i in range(self._probes):
             at = (first + i) & self._mask
             if not self._services[at] and at not in self._resting:
