@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from towpath.model.flow import FlowTuple
 
 
+def unnamed(key: ServiceKey) -> str:
+    """Return what a service is called whose name isn't known, such as tcp-203.0.113.10-80."""
+    return f"{key.protocol}-{key.vip}-{key.port}"
+
+
 class Balancer:
     """An XDP load balancer on ``devices``.
 
@@ -68,8 +73,7 @@ class Balancer:
             self._make_tables()
             self._write_source(source or Source(), indexes)
             if self._program.adopted:
-                self._tables.adopt()
-                self._observe()
+                self._adopt()
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
             self._undo = undo.pop_all()
@@ -80,7 +84,7 @@ class Balancer:
         self._slots = MaglevSlots(
             program.maps["maglev"], program.constant("maglev_limits", "MAGLEV_LINE")
         )
-        self._heap = Heap(self._slots.capacity)
+        self._heap = Heap(self._slots.capacity, wait_for_readers)
         self._backends = BackendTable(
             program.rows("backends"),
             program.constant("handle_bits", "HANDLE_INDEX_BITS"),
@@ -113,16 +117,17 @@ class Balancer:
         """Return the services that are in the kernel.
 
         The kernel doesn't know their names: a service that this object hasn't
-        been given is named by its key.
+        been given is called as :func:`unnamed` says.
         """
         return tuple(self._observed.values())
 
-    def _observe(self) -> None:
-        """Read from the tables what is in the kernel, keeping the names that are known."""
-        names = {key: service.name for key, service in self._observed.items()}
+    def _adopt(self, known: Iterable[Service] = ()) -> None:
+        """Take over what is in the kernel, with the names that are ``known``."""
+        self._tables.adopt()
+        names = {service.key: service.name for service in known}
         self._observed = {
             key: Service(
-                name=names.get(key, str(key)),
+                name=names.get(key, unnamed(key)),
                 vip=key.vip,
                 port=key.port,
                 protocol=key.protocol,
@@ -149,7 +154,10 @@ class Balancer:
             for step in wanted.steps:
                 execute(step, self._tables)
         except BaseException:
-            self._observe()
+            # As after a death: the kernel's tables say what there is.
+            wait_for_readers()
+            self._make_tables()
+            self._adopt((*self.observed(), *services))
             raise
         # The very objects: what doesn't change next time is then seen at a glance.
         self._observed = {service.key: service for service in services}
@@ -163,7 +171,7 @@ class Balancer:
             services_limit=self._program.layout.entries["services"] - 1,
             backends=sum(len(each.handles) for each in installed.values()),
             backends_limit=self._backends.capacity,
-            heap=self._tables.rested_heap(),
+            heap=self._heap.copy(),
             tables={
                 key: ((each.base, each.size), each.table_size) for key, each in installed.items()
             },

@@ -4,32 +4,60 @@
 One array for all services makes replacing a table a single store and needs no
 map per service. The allocator is first-fit over a sorted list of free ranges:
 tables are few and mostly of one size.
+
+A range that is given up rests until no packet can still be reading it. Where a
+range will be depends on nothing but what was allocated and given up before, so
+that a copy of the heap foretells it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Range = tuple[int, int]
+"""Base and number of slots."""
 
 
 class Heap:
-    """Hands out ranges of ``size`` slots. Knows nothing of what is in them."""
+    """Hands out ranges of ``size`` slots. Knows nothing of what is in them.
 
-    def __init__(self, size: int) -> None:
+    ``wait_for_readers`` returns when no packet reads any more what rests by then.
+    """
+
+    def __init__(self, size: int, wait_for_readers: Callable[[], None] = lambda: None) -> None:
         self.size = size
-        self._free: list[tuple[int, int]] = [(0, size)]
+        self._wait = wait_for_readers
+        self._free: list[Range] = [(0, size)]
+        self._resting: list[Range] = []
+
+    def copy(self) -> Heap:
+        """Return a heap in the same state that waits for nobody, to plan with."""
+        made = Heap(self.size)
+        made._free, made._resting = self._free.copy(), self._resting.copy()
+        return made
 
     @property
-    def free_slots(self) -> int:
-        """Slots in no table."""
-        return sum(count for _, count in self._free)
+    def largest(self) -> int:
+        """Slots of the largest range that could be allocated without a wait."""
+        return max((count for _, count in self._free), default=0)
 
     def allocate(self, count: int) -> int | None:
-        """Return the base of a range of ``count`` slots, None if there is none."""
-        for i, (base, room) in enumerate(self._free):
-            if room >= count:
-                self._free[i : i + 1] = [(base + count, room - count)] if room > count else []
-                return base
-        return None
+        """Return the base of a range of ``count`` slots, None if there is none.
+
+        Waits for readers, if that can help, and only then.
+        """
+        base = self._first_fit(count)
+        if base is None and self._resting:
+            self._wait()
+            for each in self._resting:
+                self._release(*each)
+            self._resting.clear()
+            base = self._first_fit(count)
+        return base
 
     def reserve(self, base: int, count: int) -> None:
         """Take a given range, which is in use already. ValueError if it isn't free."""
@@ -40,13 +68,25 @@ class Heap:
         pieces = [(start, base - start), (base + count, start + room - base - count)]
         self._free[i : i + 1] = [piece for piece in pieces if piece[1]]
 
-    def release(self, base: int, count: int) -> None:
-        """Give a range back, joined with the free ranges beside it."""
+    def rest(self, base: int, count: int) -> None:
+        """Give a range back once the packets now in flight are through."""
+        self._resting.append((base, count))
+
+    def _first_fit(self, count: int) -> int | None:
+        for i, (base, room) in enumerate(self._free):
+            if room >= count:
+                self._free[i : i + 1] = [(base + count, room - count)] if room > count else []
+                return base
+        return None
+
+    def _release(self, base: int, count: int) -> None:
+        """Join a range with the free ranges beside it."""
         insort(self._free, (base, count))
         i = bisect_left(self._free, (base, count))
-        while i + 1 < len(self._free) and sum(self._free[i]) == self._free[i + 1][0]:
-            self._free[i : i + 2] = [(self._free[i][0], self._free[i][1] + self._free[i + 1][1])]
-        if i and sum(self._free[i - 1]) == self._free[i][0]:
-            self._free[i - 1 : i + 1] = [
-                (self._free[i - 1][0], self._free[i - 1][1] + self._free[i][1])
-            ]
+        if i + 1 < len(self._free) and base + count == self._free[i + 1][0]:
+            count += self._free.pop(i + 1)[1]
+        if i and sum(self._free[i - 1]) == base:
+            i, (base, before) = i - 1, self._free[i - 1]
+            count += before
+            self._free.pop(i + 1)
+        self._free[i] = base, count

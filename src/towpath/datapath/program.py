@@ -35,6 +35,7 @@ class LoadedProgram:
 
     def __init__(self, limits: Limits, pins: Path | None = None) -> None:
         self._undo = ExitStack()
+        self._rows: dict[str, Any] = {}
         self.object = self._undo.enter_context(BpfObject.packaged("xdp"))
         self.btf = self.object.btf
         self.layout = Layout.of(
@@ -109,7 +110,9 @@ class LoadedProgram:
 
     def rows(self, name: str) -> Any:
         """Map a whole table for as long as the program is open."""
-        return self._undo.enter_context(self.maps[name].mmap()).array
+        if name not in self._rows:
+            self._rows[name] = self._undo.enter_context(self.maps[name].mmap()).array
+        return self._rows[name]
 
     def forgetter(self, name: str, columns: int) -> Callable[[int], None]:
         """Return a function that zeroes one column of a per-CPU table."""

@@ -2,7 +2,7 @@
 """Whether there is room for a plan, found before its first step is taken.
 
 The steps are gone through on paper: they only count services and backends, and
-move table ranges in a copy of the heap.
+move table ranges in a copy of the heap. It finds the same ranges as the heap will.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ from towpath.datapath.errors import CapacityError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from towpath.datapath.heap import Heap
+    from towpath.datapath.heap import Heap, Range
     from towpath.model.service import ServiceKey
-
-Range = tuple[int, int]
-"""Base and size of a table; size 0 is none."""
 
 
 def _check_count(what: str, now: int, limit: int, changes: Iterable[int]) -> None:
@@ -56,7 +53,7 @@ def check_room(
     """Raise CapacityError if the steps would not all find room.
 
     ``services`` and ``backends``: how many there are now. ``tables``: each service's
-    table now, and its configured size. ``heap`` is used up.
+    table now (of 0 slots: none), and its configured size. ``heap`` is used up.
     """
     _check_count(
         "services", services, services_limit, _counted(steps, CreateService, DiscardService)
@@ -70,7 +67,6 @@ def _check_tables(
 ) -> None:
     ranges = {key: table for key, (table, _) in tables.items()}
     sizes = {key: size for key, (_, size) in tables.items()}
-    resting: list[Range] = []
     for step in steps:
         if isinstance(step, CreateService):
             ranges[step.key], sizes[step.key] = (0, 0), step.service.table_size
@@ -78,20 +74,14 @@ def _check_tables(
             sizes[step.key] = step.table_size
         elif isinstance(step, SetTable):
             size = sizes[step.key] if any(b.weight for b in step.backends) else 0
-            base = _allocate(heap, size, resting) if size else 0
+            base = _allocate(heap, size) if size else 0
             if ranges[step.key][1]:
-                resting.append(ranges[step.key])
+                heap.rest(*ranges[step.key])
             ranges[step.key] = (base, size)
 
 
-def _allocate(heap: Heap, size: int, resting: list[Range]) -> int:
+def _allocate(heap: Heap, size: int) -> int:
     base = heap.allocate(size)
     if base is None:
-        # What rests can be used again: at the cost of a wait, not of room.
-        for each in resting:
-            heap.release(*each)
-        resting.clear()
-        base = heap.allocate(size)
-    if base is None:
-        raise CapacityError("Maglev slots", size, heap.free_slots, "table_slots")
+        raise CapacityError("Maglev slots in one piece", size, heap.largest, "table_slots")
     return base

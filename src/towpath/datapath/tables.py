@@ -21,13 +21,13 @@ import numpy as np
 from towpath.core import maglev
 from towpath.datapath.address import Address, pack_key, unpack_key
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.heap import Heap
 from towpath.model.service import Backend, Service, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from towpath.datapath.backends import BackendTable
+    from towpath.datapath.heap import Heap
     from towpath.datapath.reclaim import Reclaimer
     from towpath.datapath.vips import VipIndex
 
@@ -156,14 +156,6 @@ class Tables:
         self._slots.write(base, handles)
         self._replace_table(service, base, len(handles))
 
-    def rested_heap(self) -> Heap:
-        """Return the heap as it will be when nothing rests any more, to plan with."""
-        heap = Heap(self._heap.size)
-        for service in self.services.values():
-            if service.size:
-                heap.reserve(service.base, service.size)
-        return heap
-
     # ---- after a restart ------------------------------------------------
 
     def adopt(self) -> None:
@@ -181,15 +173,20 @@ class Tables:
                 records[index].append((handle, backend))
             else:
                 self._backends.remove(handle)
+        # All ranges in use first: a table that is made again must not get one of them.
+        for service in used.values():
+            self._adopt_range(service)
         for index, service in used.items():
             self.services[service.key] = service
             self._adopt_service(service, records[index])
 
-    def _adopt_service(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
+    def _adopt_range(self, service: Installed) -> None:
         word = int(self._rows[service.index]["table"])
         service.base, service.size = word & (1 << _SIZE_SHIFT) - 1, word >> _SIZE_SHIFT
         if service.size:
             self._heap.reserve(service.base, service.size)
+
+    def _adopt_service(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
         found = self._slots.read(service.base, service.size)
         known = set(np.unique(found).tolist())
         for handle, backend in records:
@@ -212,19 +209,18 @@ class Tables:
 
     def _allocate(self, count: int) -> int:
         base = self._heap.allocate(count)
-        if base is None and self._reclaimer.flush():
-            base = self._heap.allocate(count)
         if base is None:
-            raise CapacityError("Maglev tables", count, self._heap.free_slots, "table_slots")
+            largest = self._heap.largest
+            raise CapacityError("Maglev slots in one piece", count, largest, "table_slots")
         return base
 
     def _replace_table(self, service: Installed, base: int, size: int) -> None:
-        """Swap the table in one store; the old one rests until its readers are through."""
+        """Swap the table in one store; the old one rests."""
         self._rows["table"][service.index] = base | size << _SIZE_SHIFT
         old_base, old_size = service.base, service.size
         service.base, service.size = base, size
         if old_size:
-            self._reclaimer.defer(lambda: self._heap.release(old_base, old_size))
+            self._heap.rest(old_base, old_size)
 
     def _write_options(self, service: Installed) -> None:
         self._rows["table_size"][service.index] = service.table_size
