@@ -25,17 +25,13 @@ def unix_socket(path: Path) -> Iterator[socket.socket]:
 
     Raises AgentError when something that isn't a stale socket is in the way.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        # Bound with the mode it is to have: there is no moment at which others get in.
-        before = os.umask(0o777 & ~MODE)
         try:
-            server.bind(str(path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _clear(path)
+            _bind(server, path)
         except OSError as error:
             raise AgentError(f"can't listen on {path}: {error.strerror}") from error
-        finally:
-            os.umask(before)
         made = path.stat().st_ino
         server.listen(BACKLOG)
         server.settimeout(0)
@@ -45,6 +41,15 @@ def unix_socket(path: Path) -> Iterator[socket.socket]:
             # Not another agent's that took the path over meanwhile.
             if path.exists() and path.stat().st_ino == made:
                 path.unlink()
+
+
+def _bind(server: socket.socket, path: Path) -> None:
+    """Bind with the mode the socket is to have: at no moment do others get in."""
+    before = os.umask(0o777 & ~MODE)
+    try:
+        server.bind(str(path))
+    finally:
+        os.umask(before)
 
 
 def _clear(path: Path) -> None:

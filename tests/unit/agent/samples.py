@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services to test with, and a datapath that is a dictionary."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from towpath.core.plan import Plan, plan
+from towpath.datapath.counters import Counters
+from towpath.datapath.errors import CapacityError
+from towpath.model import Backend, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from towpath.datapath.trace import Trace
+    from towpath.model import FlowTuple
+
+
+def service(name: str, vip: str = "203.0.113.10", *backends: str, port: int = 80) -> Service:
+    """A small service."""
+    return Service(
+        name=name,
+        vip=ip_address(vip),
+        port=port,
+        backends=tuple(Backend(ip_address(address)) for address in backends),
+        table_size=251,
+    )
+
+
+class MemoryDatapath:
+    """Holds services where the kernel would; ``room`` is how many there may be.
+
+    ``broken`` makes the next applies stop halfway with an error, as a kernel that
+    runs out of memory does.
+    """
+
+    def __init__(self, room: int = 100) -> None:
+        self.held: dict[str, Service] = {}
+        self.room = room
+        self.broken = 0
+        self.applied = 0
+
+    def plan(self, services: Iterable[Service]) -> Plan:
+        """By the real planner."""
+        return plan(self.held.values(), services)
+
+    def apply(self, services: Iterable[Service]) -> Plan:
+        """All or, when broken, a part."""
+        services = tuple(services)
+        made = self.plan(services)
+        if len(services) > self.room:
+            raise CapacityError("services", len(services), self.room, "services")
+        if self.broken:
+            self.broken -= 1
+            self.held = {each.name: each for each in services[:1]}
+            raise OSError("out of memory")
+        self.held = {each.name: each for each in services}
+        self.applied += 1
+        return made
+
+    def counters(self) -> Counters:
+        """Nothing was counted."""
+        return Counters({}, {})
+
+    def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
+        """There is no program to ask."""
+        raise NotImplementedError
+
+    def refresh_devices(self) -> None:
+        """There are none."""

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes reach the disk and the datapath, both or neither."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.agent.samples import MemoryDatapath, service
+
+from towpath.agent.controller import Controller
+from towpath.agent.desired import Owner
+from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
+from towpath.agent.store import Store, StoreError
+from towpath.datapath.errors import CapacityError
+from towpath.model import Config, ConfigError, Device, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WEB = service("web", "203.0.113.10", "192.0.2.1")
+MAIL = service("mail", "203.0.113.10", "192.0.2.2", port=25)
+DNS = service("dns", "203.0.113.10", "192.0.2.3", port=53)
+CONFIG = Config(devices=(Device("eth0"),), services=(WEB,))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A real database."""
+    with Store(tmp_path / "db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def datapath() -> MemoryDatapath:
+    """Room for a hundred services."""
+    return MemoryDatapath()
+
+
+@pytest.fixture
+def controller(store: Store, datapath: MemoryDatapath) -> Controller:
+    """With WEB from the file in force."""
+    made = Controller(CONFIG, store, datapath)
+    made.start()
+    return made
+
+
+def names(datapath: MemoryDatapath) -> set[str]:
+    """What is in the datapath."""
+    return set(datapath.held)
+
+
+def test_a_start_brings_the_datapath_to_what_is_desired(
+    store: Store, datapath: MemoryDatapath
+) -> None:
+    """Stored services come back, and what nobody wants any more goes."""
+    datapath.held = {"old": service("old", port=99)}
+    with store.transaction():
+        store.put([MAIL])
+    Controller(CONFIG, store, datapath).start()
+    assert datapath.held == {"web": WEB, "mail": MAIL}
+
+
+def test_a_put_is_in_both_places(
+    controller: Controller, store: Store, datapath: MemoryDatapath
+) -> None:
+    """And answered with what it changed."""
+    plan = controller.put([MAIL])
+    assert [change.action for change in plan.changes] == ["add"]
+    assert datapath.held == {"web": WEB, "mail": MAIL}
+    assert store.services() == (MAIL,)
+
+
+def test_pruning_removes_the_apis_services_only(
+    controller: Controller, store: Store, datapath: MemoryDatapath
+) -> None:
+    """The file's are none of its business."""
+    controller.put([MAIL])
+    controller.put([DNS], prune=True)
+    assert names(datapath) == {"web", "dns"}
+    assert store.services() == (DNS,)
+
+
+def test_an_edit_starts_from_what_is_there(controller: Controller, store: Store) -> None:
+    """The caller says what to do, not what it believes the service to be."""
+    controller.put([MAIL])
+    controller.edit("mail", lambda found: replace(found, backends=found.backends[:0]))
+    assert store.services() == (replace(MAIL, backends=()),)
+
+
+def test_a_delete_is_in_both_places(
+    controller: Controller, store: Store, datapath: MemoryDatapath
+) -> None:
+    """And a second one finds nothing."""
+    controller.put([MAIL])
+    controller.delete("mail")
+    assert names(datapath) == {"web"}
+    assert store.services() == ()
+    with pytest.raises(NotFoundError):
+        controller.delete("mail")
+
+
+@pytest.mark.parametrize("change", ["put", "delete", "edit"])
+def test_a_service_of_the_file_is_not_the_apis(
+    controller: Controller, store: Store, datapath: MemoryDatapath, change: str
+) -> None:
+    """Whatever the API tries."""
+    tries = {
+        "put": lambda: controller.put([replace(WEB, port=81)]),
+        "delete": lambda: controller.delete("web"),
+        "edit": lambda: controller.edit("web", lambda found: found),
+    }
+    with pytest.raises(ConflictError, match="belongs to the configuration file"):
+        tries[change]()
+    assert datapath.held == {"web": WEB}
+    assert store.services() == ()
+
+
+def test_a_wrong_service_changes_nothing(
+    controller: Controller, store: Store, datapath: MemoryDatapath
+) -> None:
+    """Nor do the right ones beside it."""
+    with pytest.raises(ConfigError, match=r"services\[1\]\.port: 0 is out of range"):
+        controller.put([MAIL, replace(DNS, port=0)])
+    assert names(datapath) == {"web"}
+    assert store.services() == ()
+
+
+def test_what_does_not_fit_is_on_neither_side(store: Store) -> None:
+    """The datapath refuses, the disk forgets."""
+    datapath = MemoryDatapath(room=2)
+    controller = Controller(CONFIG, store, datapath)
+    controller.start()
+    with pytest.raises(CapacityError):
+        controller.put([MAIL, DNS])
+    assert names(datapath) == {"web"}
+    assert store.services() == ()
+    controller.put([MAIL])
+    assert store.services() == (MAIL,)
+
+
+def test_a_change_that_breaks_halfway_is_undone(
+    controller: Controller, store: Store, datapath: MemoryDatapath
+) -> None:
+    """In the datapath by applying the state before, on disk by a rollback."""
+    controller.put([MAIL])
+    datapath.broken = 1
+    with pytest.raises(OSError, match="out of memory"):
+        controller.put([DNS])
+    assert names(datapath) == {"web", "mail"}
+    assert store.services() == (MAIL,)
+    assert controller.trouble is None
+
+
+def test_a_change_that_can_not_be_undone_is_trouble_until_one_succeeds(
+    controller: Controller, datapath: MemoryDatapath
+) -> None:
+    """Every apply compares with what is there, so the next one puts it right."""
+    controller.put([MAIL])
+    datapath.broken = 2
+    with pytest.raises(OSError, match="out of memory"):
+        controller.put([DNS])
+    assert controller.trouble is not None
+    assert names(datapath) == {"web"}
+    controller.put([DNS])
+    assert names(datapath) == {"web", "mail", "dns"}
+    assert controller.trouble is None
+
+
+def test_a_disk_that_refuses_takes_the_change_back(
+    controller: Controller, store: Store, datapath: MemoryDatapath
+) -> None:
+    """Here the database is gone when the change is to be written."""
+    store.close()
+    with pytest.raises(StoreError, match="state database"):
+        controller.put([MAIL])
+    assert names(datapath) == {"web"}
+    assert [each.service for each in controller.desired] == [WEB]
+
+
+def test_a_reload_replaces_the_files_services(
+    controller: Controller, store: Store, datapath: MemoryDatapath
+) -> None:
+    """The API's stay."""
+    controller.put([MAIL])
+    controller.reload(replace(CONFIG, services=(DNS,)))
+    assert names(datapath) == {"mail", "dns"}
+    assert store.services() == (MAIL,)
+
+
+def test_a_reload_that_needs_a_restart_is_refused_whole(
+    controller: Controller, datapath: MemoryDatapath
+) -> None:
+    """Naming every part that does."""
+    new = Config(devices=(Device("eth1"),), limits=Limits(services=5), services=(DNS,))
+    with pytest.raises(InvalidError) as caught:
+        controller.reload(new)
+    assert [problem.field for problem in caught.value.problems] == ["devices", "limits"]
+    assert "restart" in str(caught.value)
+    assert names(datapath) == {"web"}
+    assert controller.config is CONFIG
+
+
+def test_a_reload_that_contradicts_the_api_is_refused_whole(
+    controller: Controller, datapath: MemoryDatapath
+) -> None:
+    """The running configuration stays in force."""
+    controller.put([MAIL])
+    with pytest.raises(ConflictError, match="'mail' was also set through the API"):
+        controller.reload(replace(CONFIG, services=(WEB, DNS, replace(MAIL, port=26))))
+    assert names(datapath) == {"web", "mail"}
+
+
+def test_a_plan_changes_nothing(
+    controller: Controller, store: Store, datapath: MemoryDatapath
+) -> None:
+    """For either owner."""
+    applied = datapath.applied
+    as_api = controller.plan([MAIL])
+    as_file = controller.plan([DNS], owner=Owner.FILE)
+    assert [(c.action, c.service.name) for c in as_api.changes] == [("add", "mail")]
+    assert [(c.action, c.service.name) for c in as_file.changes] == [
+        ("remove", "web"),
+        ("add", "dns"),
+    ]
+    assert datapath.applied == applied
+    assert store.services() == ()

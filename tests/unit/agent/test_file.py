@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file: read, accepted, refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from towpath.agent.errors import InvalidError
+from towpath.agent.file import ConfigFile
+from towpath.model import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A right file."""
+    path = tmp_path / "towpath.yaml"
+    path.write_text("devices: [eth0]\n")
+    return path
+
+
+def test_a_right_file_is_in_force(path: Path) -> None:
+    """From the time it was read."""
+    file = ConfigFile(path)
+    assert [device.name for device in file.first.devices] == ["eth0"]
+    assert file.status.path == path
+    assert file.status.refused is None
+
+
+def test_a_wrong_file_names_file_line_field_and_what_is_allowed(path: Path) -> None:
+    """All of it, for every problem."""
+    path.write_text("devices: [eth0]\nlimits:\n  services: 0\nspeed: 9\n")
+    with pytest.raises(ConfigError) as caught:
+        ConfigFile(path)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith(f"{path}:3: limits.services: 0 is out of range; allowed: 1 to")
+    assert lines[1].startswith(f"{path}:4: speed: unknown key; allowed: devices, source")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "can't be read: No such file or directory"),
+        (b"\xff\xfe", "can't be read: 'utf-8' codec can't decode byte 0xff"),
+        (b"devices: [", "not YAML"),
+        (b"", "devices: is missing"),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_refused(
+    path: Path, content: bytes | None, message: str
+) -> None:
+    """With its name and the reason."""
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        ConfigFile(path)
+    assert caught.value.problems[0].file == str(path)
+
+
+def test_a_refused_change_is_remembered_until_one_is_accepted(path: Path) -> None:
+    """Beside what is still in force."""
+    file = ConfigFile(path)
+    in_force = file.status.accepted
+    problem = Problem("can't change", "devices")
+    file.refuse(InvalidError([problem]))
+    refused = file.status
+    assert refused.problems == (problem,)
+    assert refused.accepted == in_force
+    assert refused.refused is not None
+    file.accept()
+    accepted = file.status
+    assert accepted.problems == ()
+    assert accepted.refused is None

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent sends is what the client gets."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.agent.samples import service
+
+from towpath.agent.desired import Owner
+from towpath.agent.documents import (
+    BackendCounters,
+    Counters,
+    FileStatus,
+    Plan,
+    ServiceChange,
+    ServiceCounters,
+    ServiceEntry,
+    ServiceName,
+    Status,
+    Trace,
+    Use,
+)
+from towpath.agent.wire import build, plain
+from towpath.model import Backend, Device, Problem, Protocol
+
+NAME = ServiceName("web", ip_address("2001:db8::10"), 80, Protocol.UDP)
+DOCUMENTS = [
+    ServiceEntry(Owner.FILE, service("web", "2001:db8::10", "2001:db8::1")),
+    Plan((ServiceChange("change", NAME, ("name",), (ip_address("192.0.2.1"),)),), 3, 0.25),
+    Counters(
+        {"tx": 2**63},
+        (ServiceCounters(NAME, 1, 2, 3, 4, (BackendCounters(ip_address("192.0.2.1"), 5, 6),)),),
+    ),
+    Trace("a -> b tcp", "eth0", "tx", NAME, 1, flow_hit=False, backend=ip_address("192.0.2.1")),
+    Trace("a -> b tcp", "eth0", "pass_no_vip"),
+    Status(
+        version="1",
+        pid=2,
+        started="now",
+        devices=(Device("eth0"),),
+        file=FileStatus(Path("/f"), "then", "now", (Problem("bad", "x", "f", 1),)),
+        services={"file": 1, "api": 2},
+        limits={"services": Use(1, 2)},
+        state=Path("/s"),
+        pins=Path("/p"),
+        metrics=None,
+        resident_bytes=3,
+    ),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda each: type(each).__name__)
+def test_a_document_survives_the_way(document: Any) -> None:
+    """Through JSON and back, with its types."""
+    assert build(type(document), json.loads(json.dumps(plain(document)))) == document
+
+
+def test_what_a_newer_agent_added_is_ignored() -> None:
+    """And what an older one lacks has its default."""
+    assert build(Backend, {"address": "192.0.2.1", "colour": "red"}) == Backend(
+        ip_address("192.0.2.1")
+    )
+
+
+@pytest.mark.parametrize("data", [None, [], "text", {"weight": 1}, {"address": "x"}])
+def test_another_shape_is_an_error(data: object) -> None:
+    """Never an object with holes."""
+    with pytest.raises((TypeError, ValueError)):
+        build(Backend, data)
