@@ -7,6 +7,8 @@ import contextlib
 import mmap
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 from towpath.kernel._records import Array, round_up, view
 from towpath.kernel.errors import KernelError, errno_name
 
@@ -47,7 +49,8 @@ class MappedArray:
             number = error.errno or 0
             hint = _HINTS.get(errno_name(number), "")
             raise KernelError(f"mmap map {name}", number, hint) from error
-        window = memoryview(self._memory)[start * stride - first :]
+        # By way of frombuffer: unlike ndarray() it keeps memory from being unmapped under it.
+        window = np.frombuffer(self._memory, np.uint8)[start * stride - first :]
         self._array: Array | None = view(window, dtype, (count,), (stride,))
         self._name = name
 

@@ -261,11 +261,9 @@ class Map:
         what = f"values of map {self.name}"
         if not self.is_percpu:
             return encode_all(values, self.value_dtype, count, what).tobytes()
-        cpus = possible_cpus()
+        each = np.dtype((self.value_dtype.base, (possible_cpus(), *self.value_dtype.shape)))
         buffer = bytearray(count * self._sizes.value)
-        flat = values.reshape(count * cpus, *self.value_dtype.shape)
-        flat = encode_all(flat, self.value_dtype, count * cpus, what)
-        self._values(buffer, count)[...] = flat.reshape(count, cpus, *self.value_dtype.shape)
+        self._values(buffer, count)[...] = encode_all(values, each, count, what)
         return bytes(buffer)
 
     @contextmanager

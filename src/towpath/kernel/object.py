@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from towpath.kernel import verifier
 from towpath.kernel._structs import ObjectOpenOpts
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 OBJECTS = Path(__file__).parent.parent / "objects"
 _SUFFIX = ".bpf.o"
+_Dtypes: TypeAlias = "dict[str, tuple[Dtype | None, Dtype | None]]"
 
 
 class BpfObject:
@@ -134,12 +135,14 @@ class BpfObject:
 
         VerifierError: the verifier refused a program. KernelError: anything else.
         """
+        # Asked for before: libbpf forgets the types of maps that the kernel takes none for.
+        dtypes = {name: self._dtypes(pointer) for name, pointer in self._walk("map")}
         with captured() as printed:
             result = lib.bpf_object__load(self._pointer)
         if result < 0:
             raise self._load_error(-result, printed)
         self._loaded = True
-        self.maps = MappingProxyType(dict(self._loaded_maps()))
+        self.maps = MappingProxyType(dict(self._loaded_maps(dtypes)))
         self.programs = MappingProxyType(dict(self._loaded_programs()))
 
     def _load_error(self, number: int, printed: list[str]) -> KernelError:
@@ -152,11 +155,11 @@ class BpfObject:
             hint = permission_hint(CAP_BPF, CAP_NET_ADMIN)
         return KernelError(f"load {self.path.name}", number, hint)
 
-    def _loaded_maps(self) -> Iterator[tuple[str, Map]]:
+    def _loaded_maps(self, dtypes: _Dtypes) -> Iterator[tuple[str, Map]]:
         for name, pointer in self._walk("map"):
             fd = lib.bpf_map__fd(pointer)
             if fd >= 0:
-                key, value = self._dtypes(pointer)
+                key, value = dtypes[name]
                 made = Map(os.dup(fd), name=name, key=key, value=value)
                 self._undo.callback(made.close)
                 yield name, made

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from towpath.kernel import bpffs
 from towpath.kernel._structs import ProgInfo, TestRunOpts
-from towpath.kernel.errors import CAP_BPF, CAP_NET_ADMIN, KernelError, errno_name, permission_hint
+from towpath.kernel.errors import CAP_BPF, KernelError, errno_name, permission_hint
 from towpath.kernel.libbpf import get_info, lib
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Program:
         if errno_name(number) == "EINVAL":
             hint = f"a packet of {size} bytes, or that context, is not one that it can have"
         elif errno_name(number) == "EPERM":
-            hint = permission_hint(CAP_BPF, CAP_NET_ADMIN)
+            hint = permission_hint(CAP_BPF)
         return KernelError(f"{verb} program {self.name}", number, hint)
 
     def pin(self, path: Path | str) -> None:

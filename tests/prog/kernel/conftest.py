@@ -67,5 +67,5 @@ def veth() -> Iterator[int]:
 
 
 def ip(arguments: str) -> None:
-    """Run ip(8) in the calling thread's namespaces."""
+    """Run iproute2's command in the calling thread's namespaces."""
     subprocess.run(["ip", *arguments.split()], check=True)

@@ -107,7 +107,10 @@ def test_left_out_programs_are_not_loaded(opened: BpfObject) -> None:
 @pytest.mark.parametrize(
     ("attempt", "message"),
     [
-        (lambda made: made.resize("maps", 1), "no map 'maps' in sample.bpf.o; there are: .bss, .rodata, by_cpu"),
+        (
+            lambda made: made.resize("maps", 1),
+            "no map 'maps' in sample.bpf.o; there are: .bss, .rodata, by_cpu",
+        ),
         (lambda made: made.layout("maps"), "no map 'maps' in sample.bpf.o"),
         (lambda made: made.autoload("run", on=True), "no program 'run' in sample.bpf.o; there are"),
     ],
@@ -194,9 +197,7 @@ def test_missing_capabilities_are_named(
         opened.load()
 
 
-def test_packaged_objects_are_found_by_name(
-    objects: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packaged_objects_are_found_by_name(objects: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name alone is enough; one that isn't there is told with those that are."""
     monkeypatch.setattr(object_module, "OBJECTS", objects)
     with BpfObject.packaged("sample") as made:
@@ -233,9 +234,9 @@ def test_every_kind_of_map_can_be_reused(
 
 def test_map_of_another_layout_is_refused(objects: Path, sample: BpfObject) -> None:
     """The message has all differences."""
-    with BpfObject(objects / "other_layout.bpf.o") as other:
-        with pytest.raises(LayoutError) as caught:
-            other.reuse("entries", sample.maps["entries"])
+    path = objects / "other_layout.bpf.o"
+    with BpfObject(path) as other, pytest.raises(LayoutError) as caught:
+        other.reuse("entries", sample.maps["entries"])
     assert caught.value.differences == [
         "max_entries is 16 instead of 32",
         "flags are 0x400 instead of 0x0",
