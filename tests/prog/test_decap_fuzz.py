@@ -132,7 +132,7 @@ def mostly(usual: object, *others: st.SearchStrategy[object]) -> st.SearchStrate
     return st.integers(0, 9).flatmap(lambda n: st.one_of(*others) if n == 9 else st.just(usual))
 
 
-small = st.integers(-64, 64)
+small = st.one_of(st.integers(-64, 64), st.sampled_from([-1, 1, -8, 8]))
 families = st.sampled_from([4, 6])
 classes = st.integers(0, 255)
 extension = st.tuples(st.sampled_from([0, 43, 60, 60]), st.integers(0, 3), mostly(0, st.just(1)))
@@ -148,6 +148,11 @@ headers = st.builds(
     length_error=mostly(0, small),
     checksum_error=mostly(0, st.integers(1, 0xFFFF)),
 )
+# Anything anywhere, or a first byte of an IP header where one may begin.
+edit = st.one_of(
+    st.tuples(st.integers(0, 255), st.integers(0, 255)),
+    st.tuples(st.sampled_from([14, 18, 34, 54]), st.sampled_from([0x44, 0x46, 0x4F, 0x55, 0x65])),
+)
 recipes = st.builds(
     Recipe,
     link=mostly("untagged", st.sampled_from(sorted(LINKS))),
@@ -157,7 +162,7 @@ recipes = st.builds(
     ours=st.integers(0, 9).map(bool),
     payload=st.binary(max_size=64),
     padding=mostly(0, st.integers(1, 64)),
-    edits=mostly((), st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255))).map(tuple)),
+    edits=mostly((), st.lists(edit, min_size=1, max_size=4).map(tuple)),
     cut=mostly(0, st.integers(1, 200)),
 )
 

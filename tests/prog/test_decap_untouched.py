@@ -20,10 +20,18 @@ from tests.prog.harness_decap import (
     ether,
     inner,
     loaded,
+    moved,
     outer,
     tunnelled,
 )
-from tests.prog.oracle_decap import FRAGMENT, MALFORMED, OTHER, UNWRAPPED
+from tests.prog.oracle_decap import (
+    FRAGMENT,
+    MALFORMED,
+    OTHER,
+    UNWRAPPED,
+    XDP_DROP,
+    ones_complement_sum,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +175,23 @@ def test_a_wrong_outer_ipv4_header_is_dropped(rig: Rig, inside: int) -> None:
         rig.expect(rewritten(frame, 16, *length, checksum=True), MALFORMED)
     rig.expect(rewritten(frame, 24, frame[24] ^ 1), MALFORMED)
     rig.expect(rewritten(frame, 22, frame[22] ^ 1), MALFORMED)
+
+
+def test_an_outer_ipv4_header_shorter_than_its_destination_is_dropped(rig: Rig) -> None:
+    """Though what it leaves looks like a packet: 69.0.0.28 begins an IPv4 header of 28 bytes."""
+    address = "69.0.0.28"
+    header = IP(src="192.0.2.1", dst=address, proto=4, ihl=4, len=16 + 28, chksum=0)
+    packet = bytearray(bytes(header)[:20] + bytes(24))
+    right = 0xFFFF - ones_complement_sum(bytes(packet[:16]))
+    packet[10:12] = right.to_bytes(2, "big")
+    rig.table.add(address)
+    try:
+        before = rig.table.counters()
+        run = rig.program.test_run(bytes(ether(type=0x0800)) + bytes(packet))
+        assert run.retval == XDP_DROP
+        assert moved(before, rig.table.counters()) == {"drop_malformed": 1}
+    finally:
+        rig.table.remove(address)
 
 
 def test_a_wrong_checksum_in_a_header_with_options_is_dropped(rig: Rig) -> None:
