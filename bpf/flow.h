@@ -125,12 +125,12 @@ static __always_inline __u32 flow_victim(const struct flow_set *set, __u16 now)
 	for (__u32 way = 0; way < FLOW_WAYS; way++) {
 		const struct flow *flow = &set->way[way];
 		__u32 age = flow->ref ? (__u16)(now - flow->seen) : 0x10000;
-		__u32 rank = age * FLOW_WAYS + way;
+		__u32 rank = age * FLOW_WAYS + (FLOW_WAYS - 1 - way);
 
 		if (rank > oldest)
 			oldest = rank;
 	}
-	return oldest % FLOW_WAYS;
+	return FLOW_WAYS - 1 - oldest % FLOW_WAYS;
 }
 
 /* Learns a flow, in the entry that it was found in if there was one. */

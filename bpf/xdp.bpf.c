@@ -102,6 +102,7 @@ static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w, s
 		TRACE_FLAG(w, TRACE_FIB_CACHED);
 		outer->hop = &row->hop;
 	} else {
+		__builtin_memset(fresh, 0, sizeof(*fresh));
 		fresh->tick = tick;
 		fresh->rx_ifindex = w->rx_ifindex;
 		fresh->rx_vlan = w->pkt.vlan;
@@ -138,7 +139,7 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w, const s
 		.hash = w->hash >> 32,
 		.length = backend->family == FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr),
 	};
-	struct next_hop fresh = {};
+	struct next_hop fresh;
 	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh), tx_ifindex;
 
 	TRACE(w, hop, *outer.hop);
