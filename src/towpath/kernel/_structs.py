@@ -46,6 +46,33 @@ class MapBatchOpts(_Sized):
     _fields_ = (("sz", c_size_t), ("elem_flags", c_uint64), ("flags", c_uint64))
 
 
+class ProgLoadOpts(_Sized):
+    """struct bpf_prog_load_opts."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("attempts", c_int),
+        ("expected_attach_type", c_int),
+        ("prog_btf_fd", c_uint32),
+        ("prog_flags", c_uint32),
+        ("prog_ifindex", c_uint32),
+        ("kern_version", c_uint32),
+        ("attach_btf_id", c_uint32),
+        ("attach_prog_fd", c_uint32),
+        ("attach_btf_obj_fd", c_uint32),
+        ("fd_array", c_void_p),
+        ("func_info", c_void_p),
+        ("func_info_cnt", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("line_info", c_void_p),
+        ("line_info_cnt", c_uint32),
+        ("line_info_rec_size", c_uint32),
+        ("log_level", c_uint32),
+        ("log_size", c_uint32),
+        ("log_buf", c_void_p),
+    )
+
+
 class TestRunOpts(_Sized):
     """struct bpf_test_run_opts."""
 

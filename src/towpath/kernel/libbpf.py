@@ -23,6 +23,7 @@ from towpath.kernel._structs import (
     MapBatchOpts,
     MapCreateOpts,
     ObjectOpenOpts,
+    ProgLoadOpts,
     TcHook,
     TcOpts,
     TestRunOpts,
@@ -48,7 +49,6 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "libbpf_num_possible_cpus": (c_int, ()),
     "libbpf_probe_bpf_prog_type": (c_int, (c_int, c_void_p)),
     "libbpf_probe_bpf_map_type": (c_int, (c_int, c_void_p)),
-    "libbpf_probe_bpf_helper": (c_int, (c_int, c_int, c_void_p)),
     # objects
     "bpf_object__open_file": (c_void_p, (c_char_p, POINTER(ObjectOpenOpts))),
     "bpf_object__load": (c_int, (c_void_p,)),
@@ -91,7 +91,10 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map_update_batch": (c_int, (c_int, c_void_p, c_void_p, _COUNT, POINTER(MapBatchOpts))),
     "bpf_map_delete_batch": (c_int, (c_int, c_void_p, _COUNT, POINTER(MapBatchOpts))),
     # programs, links, pins, ids
-    "bpf_prog_load": (c_int, (c_int, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p)),
+    "bpf_prog_load": (
+        c_int,
+        (c_int, c_char_p, c_char_p, c_void_p, c_size_t, POINTER(ProgLoadOpts)),
+    ),
     "bpf_prog_test_run_opts": (c_int, (c_int, POINTER(TestRunOpts))),
     "bpf_link_create": (c_int, (c_int, c_int, c_int, POINTER(LinkCreateOpts))),
     "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),

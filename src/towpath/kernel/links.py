@@ -44,6 +44,10 @@ class Attachment(Protocol):
     ifindex: int
     mode: str
 
+    @property
+    def program_id(self) -> int:
+        """The id of the program that is attached now."""
+
     def update(self, program: Program) -> None:
         """Replace the program; no packet goes by in between."""
 

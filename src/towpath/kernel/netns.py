@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno as errnos
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,17 +26,11 @@ def in_netns(where: str | Path | int) -> Iterator[None]:
     Only the calling thread moves. KernelError: there is no such namespace, or it can't be entered.
     """
     if isinstance(where, int):
-        with _back_again():
-            _enter(where, f"network namespace of file descriptor {where}")
+        with _inside(where, f"network namespace of file descriptor {where}"):
             yield
         return
-    fd = _open(where)
-    try:
-        with _back_again():
-            _enter(fd, f"network namespace {where}")
-            yield
-    finally:
-        os.close(fd)
+    with _opened(_path(where)) as fd, _inside(fd, f"network namespace {where}"):
+        yield
 
 
 @contextmanager
@@ -45,13 +40,13 @@ def new_netns() -> Iterator[int]:
     Only the calling thread moves. The namespace goes with the block, unless something else is in it
     by then. KernelError: it can't be made.
     """
-    with _back_again():
+    with _opened(_OWN) as home:
         unshare(network=True)
-        fd = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            yield fd
+            with _opened(_OWN) as fd:
+                yield fd
         finally:
-            os.close(fd)
+            _libc.setns(home, _libc.CLONE_NEWNET)
 
 
 def unshare(*, network: bool = False, mounts: bool = False) -> None:
@@ -68,33 +63,35 @@ def unshare(*, network: bool = False, mounts: bool = False) -> None:
         raise _error("make new namespaces", error) from error
 
 
-def _open(where: str | Path) -> int:
+def _path(where: str | Path) -> Path:
     path = Path(where) if "/" in str(where) else NAMED / where
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        there = ", ".join(sorted(path.name for path in NAMED.iterdir())) if NAMED.is_dir() else ""
-        hint = f"there are: {there or 'none'}" if errno_name(error.errno or 0) == "ENOENT" else ""
-        raise KernelError(f"open network namespace {where}", error.errno or 0, hint) from error
+    if not path.exists():
+        there = sorted(each.name for each in NAMED.iterdir()) if NAMED.is_dir() else []
+        hint = f"there are: {', '.join(there) or 'none'}"
+        raise KernelError(f"open network namespace {where}", errnos.ENOENT, hint)
+    return path
 
 
 @contextmanager
-def _back_again() -> Iterator[None]:
-    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+def _opened(path: str | Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield
+        yield fd
     finally:
+        os.close(fd)
+
+
+@contextmanager
+def _inside(fd: int, what: str) -> Iterator[None]:
+    with _opened(_OWN) as home:
         try:
-            _libc.setns(home, _libc.CLONE_NEWNET)
+            _libc.setns(fd, _libc.CLONE_NEWNET)
+        except OSError as error:
+            raise _error(f"enter {what}", error) from error
+        try:
+            yield
         finally:
-            os.close(home)
-
-
-def _enter(fd: int, what: str) -> None:
-    try:
-        _libc.setns(fd, _libc.CLONE_NEWNET)
-    except OSError as error:
-        raise _error(f"enter {what}", error) from error
+            _libc.setns(home, _libc.CLONE_NEWNET)
 
 
 def _error(what: str, error: OSError) -> KernelError:

@@ -15,7 +15,7 @@ from errno import EINVAL, ENODEV
 from functools import cache
 from typing import TYPE_CHECKING
 
-from towpath.kernel._structs import LinkCreateOpts, MapBatchOpts, MapCreateOpts
+from towpath.kernel._structs import LinkCreateOpts, MapBatchOpts, MapCreateOpts, ProgLoadOpts
 from towpath.kernel.errors import KernelError
 from towpath.kernel.libbpf import lib
 from towpath.kernel.map_types import BPF_F_MMAPABLE, MapType
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Two instructions: return 0.
 _RETURN_0 = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
+_NO_SUCH_HELPER = (b"invalid func ", b"unknown func ", b"cannot use helper ")
 _NO_DEVICE = 0x7FFFFFFF
 _LOOPBACK = 1  # in every network namespace
 _XDP_GENERIC = 1 << 1
@@ -96,7 +97,15 @@ def map_type(number: int) -> bool:
 @cache
 def helper(number: int, program: int) -> bool:
     """Programs of type ``program`` may call the BPF_FUNC_* with that number."""
-    return bool(lib.libbpf_probe_bpf_helper(program, number, None) == 1)
+    # libbpf's own probe doesn't know the words in which newer kernels (6.11) refuse.
+    log = ctypes.create_string_buffer(4096)
+    opts = ProgLoadOpts(log_level=1, log_size=len(log), log_buf=ctypes.addressof(log))
+    code = struct.pack("<BBhi", 0x85, 0, 0, number) + _RETURN_0
+    fd = lib.bpf_prog_load(program, b"probe", b"GPL", code, len(code) // 8, ctypes.byref(opts))
+    if _close(fd):
+        return True
+    # A call with wrong arguments is refused too, but only after it was found to be allowed.
+    return bool(log.value) and not any(words in log.value for words in _NO_SUCH_HELPER)
 
 
 @contextmanager

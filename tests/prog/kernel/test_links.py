@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs attached to devices, by links and by the older way, with the same tests for both."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.prog.kernel.conftest import ip
+from tests.prog.kernel.harness_caps import only
+
+from towpath.kernel import links, probe, tc_filter
+from towpath.kernel.errors import CAP_BPF, KernelError
+from towpath.kernel.links import Link, attach_tc_ingress, attach_xdp, xdp_mode, xdp_program_id
+from towpath.kernel.netlink import device_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from towpath.kernel.object import BpfObject
+    from towpath.kernel.programs import Program
+
+    Attach = Callable[[Program, int], links.Attachment]
+
+NATIVE_XDP_MTU = 9000  # of the peer: more than veth's native XDP can take
+FRAME = bytes.fromhex("ffffffffffff 020000000001 88b5") + bytes(46)
+
+
+def runs(sample: BpfObject) -> int:
+    """How often the sample's XDP program has run."""
+    return int(sample.maps[".bss"].lookup(0)["runs"])
+
+
+class Wire:
+    """Sends frames on tp1 and tells which of them tp0's stack gets to see."""
+
+    def __init__(self) -> None:
+        self._out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self._out.bind(("tp1", 0))
+        self._in = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
+        self._in.bind(("tp0", 0x88B5))
+        self._in.settimeout(10)
+        self._count = 0
+
+    def send(self) -> bytes:
+        """Send a frame that no other is like."""
+        self._count += 1
+        frame = FRAME[:14] + struct.pack("!I", self._count) + FRAME[18:]
+        self._out.send(frame)
+        return frame
+
+    def receive(self) -> bytes:
+        """Return the next frame that has come in."""
+        return self._in.recv(2048)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._out.close()
+        self._in.close()
+
+
+# ---- XDP -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_attached_program_sees_packets(sample: BpfObject, veth: int, mode: links.Mode) -> None:
+    """In either mode; and no longer once detached."""
+    wire = Wire()
+    with attach_xdp(sample.programs["count"], veth, mode) as link:
+        assert (link.mode, link.ifindex, link.why_generic) == (mode, veth, "")
+        assert link.program_id == sample.programs["count"].id == xdp_program_id(veth)
+        frame = wire.send()
+        assert wire.receive() == frame
+        assert runs(sample) > 0
+        assert sample.maps[".bss"].lookup(0)["last_ifindex"] == veth
+    assert (xdp_program_id(veth), xdp_mode(veth)) == (0, "")
+    wire.close()
+
+
+def test_auto_is_native_where_the_driver_can(sample: BpfObject, veth: int) -> None:
+    """The best mode there is."""
+    with attach_xdp(sample.programs["count"], veth) as link:
+        assert (link.mode, link.why_generic) == ("native", "")
+
+
+def test_auto_is_generic_where_it_can_not(sample: BpfObject, veth: int) -> None:
+    """And the link says why."""
+    ip(f"link set tp1 mtu {NATIVE_XDP_MTU}")
+    with attach_xdp(sample.programs["count"], veth) as link:
+        assert link.mode == "generic"
+        assert "attach XDP program count to tp0 in native mode: " in link.why_generic
+        assert "its driver refuses" in link.why_generic
+
+
+def test_native_alone_is_refused_where_the_driver_can_not(sample: BpfObject, veth: int) -> None:
+    """Asked for native, there is no falling back."""
+    assert veth
+    with pytest.raises(KernelError, match=r"to lo in native mode: .*its driver refuses"):
+        attach_xdp(sample.programs["count"], device_index("lo"), "native")
+
+
+@pytest.mark.parametrize("mode", ["auto", "native", "generic"])
+def test_second_program_is_told_the_first(sample: BpfObject, veth: int, mode: links.Mode) -> None:
+    """Who is in the way is in the message, whatever was asked for."""
+    with attach_xdp(sample.programs["count"], veth, "native"):
+        message = f"program {sample.programs['count'].id} is attached in native mode"
+        with pytest.raises(KernelError, match=message):
+            attach_xdp(sample.programs["grow"], veth, mode)
+
+
+def test_wrong_program_type_is_refused(sample: BpfObject, veth: int) -> None:
+    """A tc program is no XDP program, and that isn't the driver's fault."""
+    with pytest.raises(KernelError, match=r"attach XDP program let_pass to tp0 .*EINVAL"):
+        attach_xdp(sample.programs["let_pass"], veth)
+
+
+def test_missing_device_is_refused(sample: BpfObject, veth: int) -> None:
+    """With those that there are."""
+    assert veth
+    with pytest.raises(KernelError, match=r"no device has index 12345: there are: 1 lo"):
+        attach_xdp(sample.programs["count"], 12345)
+
+
+def test_missing_capabilities_are_named(sample: BpfObject, veth: int) -> None:
+    """Filters take CAP_NET_ADMIN. Links don't: the program took it when it was loaded."""
+    with only(CAP_BPF), pytest.raises(KernelError, match=r"EPERM.*needs CAP_NET_ADMIN$"):
+        tc_filter.attach(sample.programs["let_pass"], veth)
+
+
+def test_closing_an_unpinned_link_ends_it(sample: BpfObject, veth: int) -> None:
+    """Nothing else holds it."""
+    link = attach_xdp(sample.programs["count"], veth)
+    link.close()
+    link.close()
+    assert xdp_program_id(veth) == 0
+    link.detach()
+
+
+def test_pinned_link_keeps_its_mode(sample: BpfObject, veth: int, pins: Path) -> None:
+    """Whoever finds it knows how the program runs, and can replace it."""
+    link = attach_xdp(sample.programs["count"], veth, "generic")
+    link.pin(pins / "link")
+    link.close()
+    with Link.from_pin(pins / "link") as again:
+        assert (again.mode, again.ifindex) == ("generic", veth)
+        again.update(sample.programs["grow"])
+        assert xdp_program_id(veth) == sample.programs["grow"].id
+    assert xdp_program_id(veth) == 0
+
+
+def test_link_of_a_gone_device_says_so(sample: BpfObject, veth: int) -> None:
+    """The file descriptor stays, the attachment doesn't."""
+    with attach_xdp(sample.programs["count"], veth) as link:
+        ip("link del tp0")
+        with pytest.raises(KernelError, match=r"replace the program of link \d+: .*device is gone"):
+            link.update(sample.programs["grow"])
+
+
+# ---- tc ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["link", "filter"])
+def attach(request: pytest.FixtureRequest) -> Attach:
+    """Attach to tc's ingress both ways: this kernel can do either."""
+    assert probe.tcx()
+    return attach_tc_ingress if request.param == "link" else tc_filter.attach
+
+
+def test_ingress_program_decides(sample: BpfObject, veth: int, attach: Attach) -> None:
+    """A dropping program drops until it is replaced, and no packet goes by in between."""
+    wire = Wire()
+    with attach(sample.programs["let_pass"], veth) as attached:
+        passed = wire.send()
+        assert wire.receive() == passed
+        attached.update(sample.programs["let_drop"])
+        assert attached.program_id == sample.programs["let_drop"].id
+        for _ in range(3):
+            wire.send()
+        attached.update(sample.programs["let_pass"])
+        passed = wire.send()
+        assert wire.receive() == passed
+    wire.close()
+
+
+def test_ingress_is_first_in_line(sample: BpfObject, veth: int, attach: Attach) -> None:
+    """What is attached tells its device and how."""
+    with attach(sample.programs["let_pass"], veth) as attached:
+        assert attached.ifindex == veth
+        assert attached.mode in {"tcx", "clsact"}
+        assert attached.program_id == sample.programs["let_pass"].id
+
+
+def test_ingress_is_found_by_its_pin(
+    sample: BpfObject, veth: int, pins: Path, attach: Attach
+) -> None:
+    """Also after the program was replaced; detaching ends it, twice is once."""
+    first = attach(sample.programs["let_pass"], veth)
+    first.pin(pins / "ingress")
+    first.update(sample.programs["let_drop"])
+    first.close()
+    again = links.from_pin(pins / "ingress")
+    assert (again.ifindex, again.mode) == (veth, first.mode)
+    assert again.program_id == sample.programs["let_drop"].id
+    again.detach()
+    again.detach()
+    assert tc_filter.attached_id(veth) == 0
+
+
+def test_filter_place_is_taken_once(sample: BpfObject, veth: int) -> None:
+    """The second is told the first."""
+    with tc_filter.attach(sample.programs["let_pass"], veth):
+        message = f"program {sample.programs['let_pass'].id} is attached there"
+        with pytest.raises(KernelError, match=message):
+            tc_filter.attach(sample.programs["let_drop"], veth)
+
+
+def test_filter_that_is_gone_is_told(sample: BpfObject, veth: int, pins: Path) -> None:
+    """A pin outlives the filter, and says so."""
+    filter_ = tc_filter.attach(sample.programs["let_pass"], veth)
+    filter_.pin(pins / "filter")
+    filter_.detach()
+    with pytest.raises(KernelError, match=f"device {veth} has none"):
+        links.from_pin(pins / "filter")
+
+
+def test_missing_device_has_no_filter(sample: BpfObject, veth: int) -> None:
+    """The index is in the message."""
+    assert veth
+    with pytest.raises(KernelError, match="make a clsact qdisc on device 12345"):
+        tc_filter.attach(sample.programs["let_pass"], 12345)
+    assert tc_filter.attached_id(12345) == 0
+
+
+def test_ingress_takes_tc_programs_only(sample: BpfObject, veth: int, attach: Attach) -> None:
+    """An XDP program is refused by name."""
+    with pytest.raises(KernelError, match=r"attach program count to tc ingress of .*EINVAL"):
+        attach(sample.programs["count"], veth)
+
+
+def test_pins_of_other_things_are_no_links(sample: BpfObject, pins: Path) -> None:
+    """A program that is pinned there is named."""
+    sample.programs["count"].pin(pins / "count")
+    with pytest.raises(KernelError, match=r"open pinned link .*/count: a prog is pinned there"):
+        links.from_pin(pins / "count")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes, against what this kernel is known to have and to lack."""
+
+from __future__ import annotations
+
+import pytest
+from tests.prog.kernel.harness_caps import only
+
+from towpath.kernel import probe
+from towpath.kernel.libbpf import version
+from towpath.kernel.map_types import MapType
+from towpath.kernel.programs import ProgramType
+
+FIB_LOOKUP = 69
+REDIRECT_NEIGH = 152
+NO_SUCH = 9999
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    """Ask the kernel again."""
+    for each in (probe.map_mmap, probe.batch, probe.xdp_link, probe.tcx):
+        each.cache_clear()
+
+
+def test_oldest_supported_kernel_has_these() -> None:
+    """What every kernel that Towpath runs on can do is found."""
+    assert probe.map_mmap()
+    assert probe.batch()
+    assert probe.xdp_link()
+    assert probe.program_type(ProgramType.XDP)
+    assert probe.map_type(MapType.LPM_TRIE)
+    assert probe.helper(FIB_LOOKUP, ProgramType.XDP)
+    assert probe.helper(REDIRECT_NEIGH, ProgramType.SCHED_CLS)
+
+
+def test_what_there_is_not_is_not_found() -> None:
+    """A probe that always says yes would be of no use."""
+    assert not probe.program_type(NO_SUCH)
+    assert not probe.map_type(NO_SUCH)
+    assert not probe.helper(REDIRECT_NEIGH, ProgramType.XDP)
+    assert not probe.batch(MapType.PROG_ARRAY)
+
+
+def test_without_capabilities_nothing_can_be_done() -> None:
+    """The answer is about this process."""
+    with only():
+        assert not probe.map_mmap()
+        assert not probe.batch()
+        assert not probe.xdp_link()
+        assert not probe.tcx()
+
+
+def test_answers_are_kept() -> None:
+    """Asking twice costs once."""
+    first = probe.tcx()
+    with only():
+        assert probe.tcx() == first
+
+
+def test_library_tells_its_version() -> None:
+    """Major and minor."""
+    major, minor = map(int, version().split("."))
+    assert (major, minor) >= (1, 1)
