@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots a kernel, runs one command in it, and says how that ended."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tools.kernels import initramfs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tools.kernels.packages import Image
+
+MEMORY_MIB = 1536
+CPUS = 2
+# Emulated: KVM is not to be had everywhere, and the same everywhere is worth more.
+MACHINE = ("-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi")
+CPU = ("-cpu", "max,la57=off", "-smp", str(CPUS), "-m", str(MEMORY_MIB))
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
+    "random.trust_cpu=on cryptomgr.notests lsm=capability audit=0"
+)
+_SOCKET_SECONDS = 10
+_CONSOLE_LINES = 40
+
+Ending = Literal["done", "panic", "hang", "no boot"]
+
+
+class GuestError(Exception):
+    """A guest can't be started here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command in a guest ended. ``code`` is its exit code where it was ``done``."""
+
+    ending: Ending
+    code: int | None
+    output: str
+    console: str
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command ran and said so."""
+        return self.ending == "done" and self.code == 0
+
+    def explained(self) -> str:
+        """Return one paragraph for whoever has to mend it."""
+        if self.ending == "done":
+            return f"exit code {self.code}"
+        lines = self.console.strip().splitlines()
+        start = next((i for i, line in enumerate(lines) if _is_trouble(line)), len(lines))
+        useful = lines[max(0, start - 2) : start + _CONSOLE_LINES] or lines[-_CONSOLE_LINES:]
+        said = {"panic": "the kernel panicked", "hang": "no end in time", "no boot": "didn't boot"}
+        return "\n".join([f"{said[self.ending]} after {self.seconds:.0f} s; console:", *useful])
+
+
+def _is_trouble(line: str) -> bool:
+    return any(word in line for word in ("Kernel panic", "BUG:", "Oops", "general protection"))
+
+
+def run(
+    image: Image, command: Sequence[str], results: Path, *, timeout: float, arguments: str = ""
+) -> Outcome:
+    """Run a command inside a kernel, in this working directory.
+
+    ``results`` is a directory that the guest sees as /results and may write to. ``arguments``
+    are further ones for the kernel. GuestError: QEMU or virtiofsd are missing.
+    """
+    began = time.monotonic()
+    results.mkdir(parents=True, exist_ok=True)
+    for old in ("exit", "output", "console", "booted"):
+        (results / old).unlink(missing_ok=True)
+    _write_script(results, command)
+    with ExitStack() as undo:
+        sockets = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="towpath-guest-")))
+        initrd = sockets / "initramfs"
+        initramfs.build(image, initrd)
+        shares = {"root": Path("/"), "results": results}
+        for tag, path in shares.items():
+            undo.enter_context(_share(path, sockets / tag, writable=tag == "results"))
+        qemu = _qemu(image, initrd, {tag: sockets / tag for tag in shares}, results, arguments)
+        in_time = _wait(qemu, timeout)
+    return _outcome(results, in_time=in_time, seconds=time.monotonic() - began)
+
+
+def _write_script(results: Path, command: Sequence[str]) -> None:
+    here = shlex.quote(os.getcwd())  # noqa: PTH109 - as the shell has it
+    (results / "run").write_text(
+        "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+        "export HOME=/tmp LC_ALL=C.UTF-8 TOWPATH_GUEST=1 PYTHONDONTWRITEBYTECODE=1\n"
+        f"cd {here}; touch /results/booted\n"
+        f"{shlex.join(command)} >/results/output 2>&1\n"
+        "echo $? >/results/exit.part; mv /results/exit.part /results/exit; sync\n"
+        "busybox poweroff -f\n"
+    )
+
+
+@contextmanager
+def _share(path: Path, socket: Path, *, writable: bool) -> Iterator[None]:
+    """Offer a directory to the guest by virtiofs."""
+    daemon = next(
+        (each for each in map(shutil.which, _VIRTIOFSD) if each), None
+    )
+    if daemon is None:
+        raise GuestError("virtiofsd is not installed; it is in virtiofsd or qemu-system-common")
+    process = subprocess.Popen(  # noqa: S603 - our own words
+        [daemon, f"--socket-path={socket}", *_virtiofsd_options(daemon, path, writable=writable)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(socket, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+_VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "virtiofsd")
+
+
+def _virtiofsd_options(daemon: str, path: Path, *, writable: bool) -> list[str]:
+    """QEMU's own in C (up to 7.2) and its successor in Rust speak two languages."""
+    cache = "auto" if writable else "always"
+    if daemon == _VIRTIOFSD[0]:
+        return ["-o", f"source={path},sandbox=chroot,cache={cache}", "--thread-pool-size=0"]
+    return [f"--shared-dir={path}", "--sandbox=chroot", f"--cache={cache}", "--thread-pool-size=0"]
+
+
+def _wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _SOCKET_SECONDS
+    while not socket.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise GuestError(f"virtiofsd made no {socket}, exit code {process.poll()}")
+        time.sleep(0.01)
+
+
+def _qemu(
+    image: Image, initrd: Path, sockets: dict[str, Path], results: Path, arguments: str
+) -> subprocess.Popen[bytes]:
+    binary = shutil.which("qemu-system-x86_64")
+    if binary is None:
+        raise GuestError("qemu-system-x86_64 is not installed; it is in qemu-system-x86")
+    words = [binary, "-nodefaults", "-no-user-config", *MACHINE, *CPU, "-display", "none"]
+    words += ["-object", f"memory-backend-memfd,id=memory,size={MEMORY_MIB}M,share=on"]
+    words += ["-no-reboot", "-kernel", str(image.kernel), "-initrd", str(initrd)]
+    words += ["-append", f"{KERNEL_ARGUMENTS} {arguments}", "-serial", f"file:{results}/console"]
+    words += ["-device", "virtio-serial-pci", "-device", "virtio-rng-pci"]
+    words += ["-chardev", f"file,id=said,path={results}/said", "-device", "virtconsole,chardev=said"]
+    for tag, socket in sockets.items():
+        words += ["-chardev", f"socket,id={tag},path={socket}"]
+        words += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL)  # noqa: S603 - our own words
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Return whether the guest ended by itself."""
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    else:
+        return True
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _outcome(results: Path, *, in_time: bool, seconds: float) -> Outcome:
+    def read(name: str) -> str:
+        path = results / name
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    console, code = read("console") + read("said"), read("exit").strip()
+    ending: Ending = "done"
+    if not code:
+        booted = (results / "booted").exists()
+        ending = "panic" if "Kernel panic" in console else "hang" if booted or not in_time else "no boot"
+    return Outcome(ending, int(code) if code else None, read("output"), console, seconds)
