@@ -69,7 +69,7 @@ class BackendTable:
         index = self._free.popleft()
         row = self._rows[index]
         generation = int(row["generation"]) % self._generations + 1
-        if generation > 1:
+        if row["generation"]:
             self._forget(index)
         handle = generation << self._bits | index
         row["generation"] = generation

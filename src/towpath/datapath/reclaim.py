@@ -29,9 +29,10 @@ class Reclaimer:
 
     def flush(self) -> bool:
         """Wait for readers and free what was kept. False if there was nothing."""
-        if not self._kept:
+        before_the_wait = len(self._kept)
+        if not before_the_wait:
             return False
         self._wait()
-        while self._kept:
+        for _ in range(before_the_wait):
             self._kept.popleft()()
         return True
