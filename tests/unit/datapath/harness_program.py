@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program's own look-ups, compiled for this process: what a packet finds in given tables."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from towpath.kernel.btf import Btf
+from towpath.kernel.object import OBJECTS
+
+SOURCE = Path(__file__).with_name("program.c")
+HEADERS = Path(__file__).parents[3] / "bpf"
+BTF = Btf.from_elf(OBJECTS / "xdp.bpf.o")
+
+Array = np.ndarray[Any, Any]
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / "program.so"
+        flags = ["-O1", "-shared", "-fPIC", "-std=gnu11", "-Wno-unused", "-Werror"]
+        subprocess.run(
+            ["clang", *flags, "-I", str(HEADERS), str(SOURCE), "-o", str(output)], check=True
+        )
+        library = ctypes.CDLL(str(output))
+    pointer, word, long = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+    for name, result, arguments in (
+        ("service", word, [pointer, word, ctypes.c_char_p]),
+        ("handle", word, [pointer, pointer, word, pointer, word, word]),
+        ("hash_vip", long, [ctypes.c_char_p]),
+        ("hash_flow", long, [ctypes.c_char_p, long]),
+    ):
+        function = getattr(library, f"program_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+def service_of(vips: Array, key: bytes) -> int:
+    """The service that the program finds for a destination (a struct vip_key), 0 if none."""
+    return int(_library().program_service(vips.ctypes.data, len(vips), key))
+
+
+def handle_of(service: Array, slots: Array, backends: Array, hash32: int) -> int:
+    """The handle that a flow's hash leads to in a service (one record), 0 if none."""
+    line = int(BTF.enum("maglev_limits")["MAGLEV_LINE"])
+    arguments = slots.ctypes.data, len(slots) // line, backends.ctypes.data, len(backends), hash32
+    return int(_library().program_handle(service.ctypes.data, *arguments))
+
+
+def hash_vip(key: bytes) -> int:
+    """The hash of a struct vip_key."""
+    return int(_library().program_hash_vip(key))
+
+
+def hash_flow(key: bytes, seed: int) -> int:
+    """The hash of a struct flow_key."""
+    return int(_library().program_hash_flow(key, seed))

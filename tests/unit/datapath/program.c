@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What the program does with its tables, as a library: the same headers, over
+ * arrays of the process that calls.
+ */
+#include <sys/cdefs.h>
+
+#include "maps.h"
+#include "parse.h"
+
+static struct {
+	struct vip_slot *vips;
+	struct maglev_line *maglev;
+	struct backend *backends;
+	__u32 vips_len, maglev_len, backends_len;
+} memory;
+
+static void *array_element(const void *map, const void *key)
+{
+	__u32 at = *(const __u32 *)key;
+
+	if (map == &vips)
+		return at < memory.vips_len ? &memory.vips[at] : NULL;
+	if (map == &maglev)
+		return at < memory.maglev_len ? &memory.maglev[at] : NULL;
+	return at < memory.backends_len ? &memory.backends[at] : NULL;
+}
+
+#define bpf_map_lookup_elem array_element
+#define vip_mask (memory.vips_len - 1)
+#include "service.h"
+
+/* Returns the index of the service that a packet with this destination is for, or 0. */
+__u32 program_service(struct vip_slot *slots, __u32 len, const struct vip_key *key)
+{
+	struct flow_key flow = {
+		.daddr = key->addr,
+		.dport = key->port,
+		.protocol = key->protocol,
+		.family = key->family,
+	};
+
+	memory.vips = slots;
+	memory.vips_len = len;
+	return vip_lookup(&flow);
+}
+
+/* Returns the handle that Maglev gives a flow with this hash, 0 for none or a stale one. */
+__u32 program_handle(const struct service *service, struct maglev_line *lines, __u32 lines_len,
+		     struct backend *rows, __u32 rows_len, __u32 hash)
+{
+	struct maglev_table table = service_table(service);
+	struct backend *backend;
+
+	memory.maglev = lines;
+	memory.maglev_len = lines_len;
+	memory.backends = rows;
+	memory.backends_len = rows_len;
+	backend = backend_of(maglev_lookup(table, hash_scale(hash, table.size)));
+	return backend ? backend->handle : 0;
+}
+
+__u64 program_hash_vip(const struct vip_key *key)
+{
+	return hash_vip(key);
+}
+
+__u64 program_hash_flow(const struct flow_key *flow, __u64 seed)
+{
+	return hash_flow(flow, seed);
+}

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backends' handles: never the same twice in a row, never another's while it can be read."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.unit.datapath.harness_program import BTF
+
+from towpath.datapath.backends import BackendTable
+from towpath.datapath.errors import CapacityError
+from towpath.datapath.reclaim import Reclaimer
+from towpath.model import Backend
+
+ROW = BTF.dtype("backend")
+BITS = int(BTF.enum("handle_bits")["HANDLE_INDEX_BITS"])
+ROWS = 5
+FEW_GENERATIONS = 30  # bits of index, which leave three generations
+A_BACKEND = Backend(ip_address("192.0.2.1"))
+
+addresses = st.ip_addresses()
+weights = st.integers(0, 65535)
+
+
+class BackendMachine(RuleBasedStateMachine):
+    """The table beside a dictionary from handle to what was added."""
+
+    bits = BITS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = np.zeros(ROWS, ROW)
+        self.truth: dict[int, tuple[int, Backend]] = {}
+        self.last: dict[int, int] = {}
+        """By index, the handle it had last."""
+        self.resting: set[int] = set()
+        self.forgotten: list[int] = []
+        self.open()
+
+    def open(self) -> None:
+        """Make a table of what is in memory."""
+        reclaimer = Reclaimer(self.resting.clear)
+        self.table = BackendTable(self.rows, self.bits, reclaimer, self.forgotten.append)
+
+    @rule(service=st.integers(1, 2**32 - 1), address=addresses, weight=weights)
+    def add(self, service: int, address: str, weight: int) -> None:
+        """A handle that is new in every way, or a refusal that changes nothing."""
+        backend = Backend(ip_address(address), weight)
+        before = self.rows.tobytes()
+        self.forgotten.clear()
+        try:
+            handle = self.table.add(service, backend)
+        except CapacityError:
+            assert len(self.truth) == self.table.capacity
+            assert self.rows.tobytes() == before
+            return
+        index = self.table.index(handle)
+        assert 0 < index < ROWS
+        assert index not in self.resting
+        assert index not in map(self.table.index, self.truth)
+        assert handle != self.last.get(index, 0)
+        assert self.forgotten == ([index] if index in self.last else [])
+        self.truth[handle] = service, backend
+        self.last[index] = handle
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        """Its handle is nobody's at once, its index only after a wait."""
+        handle = data.draw(st.sampled_from(sorted(self.truth)))
+        del self.truth[handle]
+        self.table.remove(handle)
+        self.resting.add(self.table.index(handle))
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data(), weight=weights)
+    def reweight(self, data: st.DataObject, weight: int) -> None:
+        """Nothing but the weight changes."""
+        handle = data.draw(st.sampled_from(sorted(self.truth)))
+        service, backend = self.truth[handle]
+        self.truth[handle] = service, Backend(backend.address, weight)
+        self.table.set_weight(handle, weight)
+
+    @rule()
+    def start_again(self) -> None:
+        """Another process goes on, by when no packet of before is on its way."""
+        self.resting.clear()
+        self.open()
+
+    @invariant()
+    def it_can_be_read_back(self) -> None:
+        """Iterating gives what was added."""
+        found = {handle: (service, backend) for service, handle, backend in self.table}
+        assert found == self.truth
+        assert self.table.available == ROWS - 1 - len(self.truth) - len(self.resting)
+
+    @invariant()
+    def every_record_knows_its_own_handle(self) -> None:
+        """As the program checks; a handle that was removed matches no record."""
+        for index, row in enumerate(self.rows):
+            assert row["handle"] in (0, self.last.get(index))
+            assert (int(row["handle"]) in self.truth) == bool(row["handle"])
+
+
+class FewGenerationsMachine(BackendMachine):
+    """Generations that begin anew after three."""
+
+    bits = FEW_GENERATIONS
+
+
+TestBackends = BackendMachine.TestCase
+TestBackendsThatWrapAround = FewGenerationsMachine.TestCase
+
+
+def opened(rows: int, bits: int = BITS) -> BackendTable:
+    """A new table."""
+    return BackendTable(np.zeros(rows, ROW), bits, Reclaimer(lambda: None), lambda _: None)
+
+
+def test_generations_go_round_and_leave_out_zero() -> None:
+    """So that no handle is 0, which stands for no backend."""
+    table = opened(2, FEW_GENERATIONS)
+    handles = []
+    for _ in range(5):
+        handles.append(table.add(1, A_BACKEND))
+        table.remove(handles[-1])
+    assert [handle >> FEW_GENERATIONS for handle in handles] == [1, 2, 3, 1, 2]
+
+
+def test_a_flow_has_thousands_of_generations_to_age_in() -> None:
+    """4,095 others have an index before a handle comes back."""
+    table = opened(2)
+    handles = []
+    for _ in range(4096):
+        handles.append(table.add(1, A_BACKEND))
+        table.remove(handles[-1])
+    assert len(set(handles)) == 4095
+    assert handles[0] == handles[-1]
+
+
+def test_indexes_take_turns() -> None:
+    """The one that was given up longest ago is next, to keep generations apart."""
+    table = opened(4)
+    handles = [table.add(1, A_BACKEND) for _ in range(3)]
+    for handle in (handles[1], handles[0], handles[2]):
+        table.remove(handle)
+    again = [table.index(table.add(1, A_BACKEND)) for _ in range(3)]
+    assert again == [table.index(handles[i]) for i in (1, 0, 2)]
+
+
+def test_a_full_table_says_which_setting_to_raise() -> None:
+    """How many there is room for, too."""
+    table = opened(3)
+    for _ in range(2):
+        table.add(1, A_BACKEND)
+    with pytest.raises(
+        CapacityError, match=r"backends: 3 needed, 2 at most; raise limits\.backends"
+    ):
+        table.add(1, A_BACKEND)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sizes of the kernel's tables follow from the limits."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.datapath.harness_program import BTF
+
+from towpath.datapath.layout import Layout
+from towpath.model import Limits
+
+WAYS = int(BTF.enum("flow_limits")["FLOW_WAYS"])
+LINE = int(BTF.enum("maglev_limits")["MAGLEV_LINE"])
+
+limits = st.builds(
+    Limits,
+    services=st.integers(1, 1 << 20),
+    backends=st.integers(1, (1 << 20) - 1),
+    flows=st.integers(1024, 1 << 27),
+    table_slots=st.integers(251, 1 << 28),
+)
+
+
+def layout(wanted: Limits, cpus: int = 2) -> Layout:
+    """The layout with the program's own constants."""
+    return Layout.of(wanted, cpus, flow_ways=WAYS, maglev_line=LINE)
+
+
+@given(limits, st.integers(1, 512))
+def test_there_is_room_for_what_the_limits_promise(wanted: Limits, cpus: int) -> None:
+    """And for index 0, which is no service's and no backend's."""
+    entries = layout(wanted, cpus).entries
+    assert entries["services"] == wanted.services + 1
+    assert entries["backends"] == wanted.backends + 1
+    assert entries["flows"] * WAYS >= wanted.flows
+    assert wanted.table_slots <= entries["maglev"] * LINE < wanted.table_slots + LINE
+    assert entries["backend_cpus"] == entries["backends"] * cpus
+    assert entries["service_cpus"] == entries["services"] * cpus
+    assert entries["verdict_cpus"] == entries["flow_cpus"] == cpus
+
+
+@given(limits)
+def test_a_look_up_needs_no_division(wanted: Limits) -> None:
+    """Hashes are masked: sizes are powers of two, and no larger than they need be."""
+    made = layout(wanted)
+    for name, mask, need in (
+        ("vips", "vip_mask", wanted.services * 8),
+        ("flows", "flow_mask", -(-wanted.flows // WAYS)),
+    ):
+        size = made.entries[name]
+        assert size & (size - 1) == 0
+        assert need <= size < 2 * need
+        assert made.constants()[mask] == size - 1
+    assert made.entries["flow_tags"] == made.entries["flows"]
+
+
+@given(limits)
+def test_a_backend_fits_into_a_handle(wanted: Limits) -> None:
+    """Every index that the limits allow has room in its bits."""
+    bits = int(BTF.enum("handle_bits")["HANDLE_INDEX_BITS"])
+    assert layout(wanted).entries["backends"] <= 1 << bits
+
+
+def test_the_defaults_take_what_the_documentation_says() -> None:
+    """1,280 tables of the usual size, 32,768 slots for 4,096 VIPs."""
+    entries = layout(Limits()).entries
+    assert entries["vips"] == 32768
+    assert entries["maglev"] * LINE // 16381 == 1280

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VIP index: what is written is what the program finds, before, between and after."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.unit.datapath.harness_program import BTF, hash_vip, service_of
+
+from towpath.datapath.address import FAMILY_V6, pack_key
+from towpath.datapath.errors import CapacityError
+from towpath.datapath.reclaim import Reclaimer
+from towpath.datapath.vips import VipIndex
+from towpath.model import Protocol, ServiceKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.unit.datapath.harness_program import Array
+
+SLOT = BTF.dtype("vip_slot")
+PROBES = int(BTF.enum("vip_limits")["VIP_PROBES"])
+SLOTS = 64
+NEVER_USED = 0
+
+
+def key(address: str, port: int = 80, protocol: Protocol = Protocol.TCP) -> bytes:
+    """The 20 bytes of a struct vip_key."""
+    return pack_key(ServiceKey(ip_address(address), port, protocol))
+
+
+def colliding(count: int) -> list[bytes]:
+    """Keys that the program begins to look for in one and the same slot, the last."""
+    both = (key(address, port) for port in range(1, 65536) for address in ("10.0.0.1", "fd00::1"))
+    return list(islice((each for each in both if hash_vip(each) >> 32 & SLOTS - 1 == 63), count))
+
+
+# More in one window than it has slots, one that wraps around, and others that stray into it.
+CROWD = colliding(PROBES + 4)
+KEYS = [
+    *CROWD,
+    *(key(f"203.0.113.{host}") for host in range(6)),
+    *(key(f"2001:db8:{net:x}::10") for net in range(6)),
+    key("203.0.113.0", 80, Protocol.UDP),
+]
+keys = st.sampled_from(KEYS)
+services = st.integers(1, 2**32 - 1)
+
+
+def candidates(slots: Array, wanted: bytes) -> list[int]:
+    """The slots that the program looks at, in its order."""
+    first = hash_vip(wanted) >> 32
+    return [(first + i) % len(slots) for i in range(PROBES)]
+
+
+class Packet:
+    """A look-up that takes its time."""
+
+    def __init__(self, slots: Array, wanted: bytes) -> None:
+        self.steps = self._read(slots, wanted)
+        self.found = 0
+
+    def _read(self, slots: Array, wanted: bytes) -> Iterator[None]:
+        """Look a key up as the program does, one load after the other."""
+        for at in candidates(slots, wanted):
+            found = slots["key"][at].tobytes()
+            yield
+            if found[19] == NEVER_USED:
+                return
+            compared = slice(0, 20) if wanted[19] == FAMILY_V6 else slice(12, 20)
+            if found[compared] == wanted[compared]:
+                yield
+                self.found = int(slots["service"][at])
+                if self.found:
+                    return
+
+    def finish(self) -> int:
+        """Come to the end; the service that was found, 0 for none."""
+        for _ in self.steps:
+            pass
+        return self.found
+
+
+class VipMachine(RuleBasedStateMachine):
+    """The index beside a dictionary, with a packet that takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots: Array = np.zeros(SLOTS, SLOT)
+        self.index = VipIndex(self.slots, PROBES, Reclaimer(self.finish_packet))
+        self.truth: dict[bytes, int] = {}
+        self.packet: Packet | None = None
+        self.packet_key = b""
+        self.allowed: set[int] = set()
+
+    @initialize(many=st.integers(0, PROBES))
+    def crowd(self, many: int) -> None:
+        """Begin with a window that has some of its slots taken, or all."""
+        for service, key in enumerate(CROWD[:many], 1):
+            self.set(key, service)
+
+    @rule(key=keys, service=services)
+    def set(self, key: bytes, service: int) -> None:
+        """A key leads to its service, or nothing has changed because there is no room."""
+        before = self.slots.copy()
+        try:
+            self.index.set(key, service)
+        except CapacityError:
+            assert key not in self.truth
+            assert self.slots.tobytes() == before.tobytes()
+            assert all(self.slots["service"][at] for at in candidates(self.slots, key))
+        else:
+            self.truth[key] = service
+        self.note()
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        """A key that is taken out leads nowhere."""
+        gone = data.draw(st.sampled_from(sorted(self.truth)))
+        del self.truth[gone]
+        self.index.remove(gone)
+        self.note()
+
+    @rule()
+    def start_again(self) -> None:
+        """Another process goes on with what is in memory. Its start takes longer than a packet."""
+        self.finish_packet()
+        self.index = VipIndex(self.slots, PROBES, Reclaimer(self.finish_packet))
+
+    @precondition(lambda self: self.packet is None)
+    @rule(key=keys)
+    def packet_comes(self, key: bytes) -> None:
+        """A packet begins to look its destination up."""
+        self.packet, self.packet_key, self.allowed = Packet(self.slots, key), key, set()
+        self.note()
+
+    @precondition(lambda self: self.packet is not None)
+    @rule()
+    def packet_goes_on(self) -> None:
+        """It reads one thing more, or has come to its end."""
+        assert self.packet is not None
+        if next(self.packet.steps, "end") == "end":
+            self.finish_packet()
+
+    def finish_packet(self) -> None:
+        """What waiting for readers does. The packet has found what its key led to meanwhile."""
+        if self.packet is not None:
+            assert self.packet.finish() in self.allowed
+            self.packet = None
+
+    def note(self) -> None:
+        """Remember what the packet may have found."""
+        self.allowed.add(self.truth.get(self.packet_key, 0))
+
+    @invariant()
+    def the_program_finds_every_service_and_no_other(self) -> None:
+        """By the compiled header."""
+        found = {key: service_of(self.slots, key) for key in KEYS}
+        assert found == {key: self.truth.get(key, 0) for key in KEYS}
+
+    @invariant()
+    def it_can_be_read_back(self) -> None:
+        """Iterating gives what was set."""
+        assert dict(self.index) == self.truth
+
+    def teardown(self) -> None:
+        """The last packet is right too."""
+        self.finish_packet()
+
+
+TestVips = VipMachine.TestCase
+
+
+def test_a_slot_once_used_is_never_unused_again() -> None:
+    """A look-up ends at a slot never used, so one that was keeps its family."""
+    slots = np.zeros(SLOTS, SLOT)
+    index = VipIndex(slots, PROBES, Reclaimer(lambda: None))
+    for each in KEYS[:3]:
+        index.set(each, 1)
+    used = np.flatnonzero(slots["key"]["family"])
+    for each in KEYS[:3]:
+        index.remove(each)
+    assert np.flatnonzero(slots["key"]["family"]).tolist() == used.tolist()
+
+
+def test_a_packet_never_gets_the_service_of_the_next_key_in_its_slot() -> None:
+    """It reads a removed key, then the slot becomes another's without a wait for it."""
+    slots = np.zeros(SLOTS, SLOT)
+    index = VipIndex(slots, PROBES, Reclaimer(lambda: None))
+    for number, each in enumerate(CROWD[:PROBES], 1):
+        index.set(each, number)
+    first, second, *others = CROWD[:PROBES]
+    index.remove(first)
+    index.remove(second)
+    index.set(CROWD[PROBES], 98)  # waits, and takes the first one's slot
+    packet = Packet(slots, second)
+    next(packet.steps)
+    next(packet.steps)
+    index.set(CROWD[PROBES + 1], 99)  # the second one's, for which nobody has to wait
+    assert slots["service"].tolist().count(99) == 1
+    assert packet.finish() == 0
+    assert [service_of(slots, each) for each in others] == list(range(3, PROBES + 1))
+
+
+def test_a_full_window_is_refused_and_changes_nothing() -> None:
+    """Sixteen keys in a window of sixteen: the next is refused, naming the setting."""
+    slots = np.zeros(SLOTS, SLOT)
+    index = VipIndex(slots, PROBES, Reclaimer(lambda: None))
+    for number, each in enumerate(CROWD[:PROBES], 1):
+        index.set(each, number)
+    before = slots.tobytes()
+    with pytest.raises(CapacityError, match=r"VIP index.*limits\.services"):
+        index.set(CROWD[PROBES], 99)
+    assert slots.tobytes() == before
+    index.set(CROWD[0], 77)  # a key that is there needs no room
+    assert service_of(slots, CROWD[0]) == 77
+    index.remove(CROWD[1])
+    index.set(CROWD[PROBES], 99)
+    assert service_of(slots, CROWD[PROBES]) == 99
+
+
+def test_a_removed_slot_is_used_again_only_after_a_wait() -> None:
+    """With a fresh slot in the window there is no wait, with none there is one."""
+    waits: list[int] = []
+    slots = np.zeros(SLOTS, SLOT)
+    index = VipIndex(slots, PROBES, Reclaimer(lambda: waits.append(1)))
+    for _ in range(PROBES):
+        index.set(CROWD[0], 1)
+        index.remove(CROWD[0])
+    assert waits == []
+    index.set(CROWD[1], 1)
+    assert waits == [1]
