@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of programs share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.prog.harness_xdp import Rig, rigged
+from tests.prog.network_xdp import Network, network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Network]:
+    """A network namespace of the module's own, with every kind of way to a backend."""
+    with network() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def rig(net: Network) -> Iterator[Rig]:
+    """The load balancer on two devices of it, with the usual source addresses."""
+    with rigged(net) as made:
+        yield made

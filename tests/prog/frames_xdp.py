@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of clients, made by scapy."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Packet, Raw
+
+if TYPE_CHECKING:
+    from tests.prog.oracle_xdp_parse import Address
+
+CLIENTS = {4: ip_address("198.51.100.77"), 6: ip_address("2001:db8:3::77")}
+VIPS = {4: ip_address("203.0.113.10"), 6: ip_address("2001:db8:4::10")}
+PORT = 80
+TRANSPORTS = {6: TCP, 17: UDP}
+
+
+def ether(*, vlan: int | None = None, priority: int = 0, **fields: Any) -> Packet:
+    """A link header, with a tag if asked for."""
+    link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02", **fields)
+    return link if vlan is None else link / Dot1Q(vlan=vlan, prio=priority)
+
+
+def ip(
+    family: int,
+    *,
+    source: Address | None = None,
+    vip: Address | None = None,
+    traffic_class: int = 0,
+    **fields: Any,
+) -> Packet:
+    """An IP header of either family, from a client to a VIP."""
+    src, dst = str(source or CLIENTS[family]), str(vip or VIPS[family])
+    if family == 4:
+        return IP(src=src, dst=dst, tos=traffic_class, **fields)
+    return IPv6(src=src, dst=dst, tc=traffic_class, **fields)
+
+
+def segment(
+    protocol: int = 6, *, sport: int = 40000, dport: int = PORT, payload: bytes = b"towpath"
+) -> Packet:
+    """A TCP segment or UDP datagram."""
+    return TRANSPORTS[protocol](sport=sport, dport=dport) / Raw(payload)
+
+
+def frame(
+    family: int = 4,
+    protocol: int = 6,
+    *,
+    vip: Address | None = None,
+    sport: int = 40000,
+    dport: int = PORT,
+    payload: bytes = b"towpath",
+    vlan: int | None = None,
+    **fields: Any,
+) -> bytes:
+    """The plainest frame of its kind."""
+    packet = ether(vlan=vlan) / ip(family, vip=vip, **fields)
+    return bytes(packet / segment(protocol, sport=sport, dport=dport, payload=payload))

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load balancer, attached as it is in use, beside its oracle."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from contextlib import contextmanager
+from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tests.prog.network_xdp import IN, OUT, Network
+from tests.prog.oracle_xdp import Outcome, Served, World
+
+from towpath.core import maglev
+from towpath.datapath.balancer import Balancer
+from towpath.datapath.counters import verdict_names
+from towpath.model import Backend, Device, Limits, Protocol, Service, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from tests.prog.oracle_xdp import Key
+    from tests.prog.oracle_xdp_parse import Address
+
+    from towpath.kernel.programs import TestRun
+
+SMALL = Limits(services=64, backends=256, flows=1 << 18, table_slots=1 << 18)
+TABLE_SIZE = 1021
+_SERVICE_UNITS = ("packets", "bytes", "flows", "drops")
+_BACKEND_UNITS = ("packets", "bytes")
+
+
+class Rig:
+    """Runs frames and compares everything that can be seen with what the oracle says."""
+
+    def __init__(self, balancer: Balancer, network: Network, source: Source) -> None:
+        self.balancer = balancer
+        self.devices = network.devices
+        program = balancer._program
+        self.program = program.object.programs["towpath_lb"]
+        self.world = World(program._seeds["hash_seed"], program.cookie, ways=dict(network.ways))
+        for version, wish in ((4, source.ipv4), (6, source.ipv6)):
+            if not isinstance(wish, str):
+                self.world.vary[version] = _varied(wish)
+        self.seen: Counter[str] = Counter()
+        self.tables = {
+            name: program.rows(name)
+            for name in ("verdict_cpus", "service_cpus", "backend_cpus", "flow_cpus")
+        }
+        self._verdicts = verdict_names(program)
+        self._owners: list[object] = []
+        self.told(balancer.observed())
+
+    def serve(self, *services: Service) -> None:
+        """Make these the services, of the load balancer and of the oracle."""
+        self.balancer.apply(services)
+        self.told(services)
+
+    def told(self, services: Iterable[Service]) -> None:
+        """Let the oracle know what the load balancer has been given."""
+        self.world.serve({key_of(service): served(service) for service in services})
+        self._owners = list(self._counter_owners())
+
+    def run(self, frame: bytes, device: str = IN) -> TestRun:
+        """Run the program on a frame as if it had come in on a device."""
+        # That a CPU learns only so many flows in a jiffy has a test of its own.
+        self.tables["flow_cpus"]["tick"] = 0
+        context = struct.pack("=6I", 0, len(frame), 0, self.devices[device], 0, 0)
+        return self.program.test_run(frame, ctx=context)
+
+    def check(self, frame: bytes, device: str = IN) -> Outcome:
+        """Assert action, every byte and every counter; returns what the oracle expected."""
+        expected = self.world.judge(frame, self.devices[device])
+        before = self.counters()
+        run = self.run(frame, device)
+        moved = self.moved(before, self.counters())
+
+        assert run.retval == expected.action, (frame.hex(), expected)
+        assert run.data.hex() == expected.frame.hex(), (frame.hex(), expected)
+        assert moved == expected.counts(), (frame.hex(), moved, expected)
+        self.world.remember(expected)
+        self.seen[expected.verdict] += 1
+        return expected
+
+    def expect(self, frame: bytes, verdict: str, device: str = IN) -> Outcome:
+        """The same, for a test that knows the verdict itself."""
+        outcome = self.check(frame, device)
+        assert outcome.verdict == verdict, outcome
+        return outcome
+
+    def counters(self) -> Any:
+        """Every counter, summed over the CPUs, as one array."""
+        verdicts = self.tables["verdict_cpus"]["packets"]
+        cpus = len(verdicts)
+        services = self.tables["service_cpus"].view(np.uint64).reshape(cpus, -1)
+        backends = self.tables["backend_cpus"]
+        by_unit = [backends[unit].reshape(cpus, -1).sum(axis=0) for unit in _BACKEND_UNITS]
+        return np.concatenate([verdicts.sum(axis=0), services.sum(axis=0), *by_unit])
+
+    def moved(self, before: Any, after: Any) -> dict[object, int]:
+        """Counters that changed, by what they count, and by how much."""
+        difference = (after - before).astype(np.int64)
+        return {self._owners[at]: int(difference[at]) for at in np.flatnonzero(difference)}
+
+    def _counter_owners(self) -> Iterator[object]:
+        """What each element of `counters` counts; a number where it is no one's."""
+        verdicts = self.tables["verdict_cpus"]["packets"]
+        yield from (self._verdicts.get(number, number) for number in range(verdicts.shape[1]))
+        services, backends = self._indexes()
+        cpus = len(verdicts)
+        for index in range(len(self.tables["service_cpus"]) // cpus):
+            yield from ((services.get(index, index), unit) for unit in _SERVICE_UNITS)
+        for unit in _BACKEND_UNITS:
+            for index in range(len(self.tables["backend_cpus"]) // cpus):
+                yield (*backends.get(index, (index,)), unit)
+
+    def _indexes(self) -> tuple[dict[int, Key], dict[int, tuple[Key, Address]]]:
+        """Services by their index, and backends by theirs."""
+        table = self.balancer._backends
+        installed = self.balancer._tables.services.values()
+        services = {each.index: plain_key(each.key) for each in installed}
+        backends = {
+            table.index(handle): (plain_key(each.key), address)
+            for each in installed
+            for address, handle in each.handles.items()
+        }
+        return services, backends
+
+    def forget_ways(self) -> None:
+        """Have the kernel asked again for every next hop."""
+        self.tables["backend_cpus"]["hop"]["tick"] = 0
+
+
+@contextmanager
+def rigged(
+    network: Network,
+    *,
+    devices: Iterable[str] = (IN, OUT),
+    source: Source | None = None,
+    limits: Limits = SMALL,
+    pins: Path | None = None,
+) -> Iterator[Rig]:
+    """A load balancer on some devices of the network."""
+    source = source or Source()
+    on = [Device(name) for name in devices]
+    with Balancer(on, source=source, limits=limits, pins=pins) as balancer:
+        yield Rig(balancer, network, source)
+
+
+def service(
+    vip: Address,
+    *backends: Address | Backend,
+    port: int = 80,
+    protocol: Protocol = Protocol.TCP,
+    table_size: int = TABLE_SIZE,
+    flow_table: bool = True,
+) -> Service:
+    """A service whose backends have weight 1 where nothing else is said."""
+    weighted = tuple(b if isinstance(b, Backend) else Backend(b) for b in backends)
+    name = f"{protocol}-{port}-{int(vip):x}"
+    return Service(
+        name, vip, port, protocol, weighted, table_size=table_size, flow_table=flow_table
+    )
+
+
+def plain_key(key: Any) -> Key:
+    """A key as the oracle has it."""
+    return key.vip, key.port, key.protocol.number
+
+
+def key_of(service: Service) -> Key:
+    """The key of a service, as the oracle has it."""
+    return plain_key(service.key)
+
+
+def served(service: Service) -> Served:
+    """A service as the oracle has it: what the slots hold is for Maglev's own tests to prove."""
+    addresses = [backend.address for backend in service.backends]
+    members = [(backend.address.packed, backend.weight) for backend in service.backends]
+    slots = [addresses[at] for at in maglev.table(members, service.table_size)]
+    return Served(slots, service.flow_table, frozenset(addresses))
+
+
+def _varied(wish: Any) -> tuple[Address, int]:
+    if isinstance(wish, IPv4Network | IPv6Network):
+        return wish.network_address, min(wish.max_prefixlen - wish.prefixlen, 32)
+    return wish, 0

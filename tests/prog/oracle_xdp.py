@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the load balancer must do with a frame, said a second time in plain Python.
+
+Shares no code with Towpath. A `World` is told which services, routes and neighbours there are; it
+parses the frame by itself, hashes as the comments of ``bpf/hash.h`` say, chooses the Maglev slot,
+writes the outer headers from the RFCs (2003, 2473, 6040, 6438, 6864, 1071) and says which counters
+have to move.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from tests.prog.oracle_xdp_parse import Flow, Leave, Packet, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.prog.oracle_xdp_parse import Address
+
+XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
+TX, REDIRECT, HANDOFF = "tx", "redirect", "handoff"
+NO_VIP = "pass_no_vip"
+NO_BACKEND = "drop_no_backend"
+TOO_LARGE = "drop_mtu"
+ACTIONS = {TX: XDP_TX, REDIRECT: XDP_REDIRECT, HANDOFF: XDP_PASS}
+
+OUTER_HEADER = {4: 20, 6: 40}
+OUTER_TTL = 64
+CARRIED = {4: 4, 6: 41}  # protocol number of a packet within a packet
+ETHERTYPES = {4: 0x0800, 6: 0x86DD}
+DSCP_AND_ECN_SHIFT = 20
+M64 = (1 << 64) - 1
+
+Key = tuple["Address", int, int]
+"""A service: VIP, port, protocol number."""
+
+
+# ---- What is there -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service: its Maglev table, and whether it remembers its flows."""
+
+    slots: Sequence[Address]
+    remembers: bool
+    backends: frozenset[Address]
+
+
+@dataclass(frozen=True)
+class Way:
+    """What routes and neighbours say of an address.
+
+    ``refused``: the verdict, where there is no way. Without a MAC address the next hop isn't
+    resolved yet. ``mtu`` 0: any size.
+    """
+
+    ifindex: int = 0
+    source: Address | None = None
+    source_mac: bytes = bytes(6)
+    next_hop_mac: bytes | None = None
+    mtu: int = 0
+    refused: str = ""
+
+
+@dataclass
+class World:
+    """Everything that decides about a frame, and the flows that are remembered."""
+
+    seed: int
+    cookie: int
+    services: dict[Key, Served] = field(default_factory=dict)
+    ways: dict[Address, Way] = field(default_factory=dict)
+    not_forwarding: set[tuple[int, int]] = field(default_factory=set)  # ifindex, IP version
+    vary: dict[int, tuple[Address, int]] = field(default_factory=dict)
+    """By IP version: an outer source, and how many of its last bits the flow's hash fills."""
+    vlan_devices: dict[tuple[int, int], int] = field(default_factory=dict)
+    """The device that stands for a VLAN, by lower device and VLAN id."""
+    egress_devices: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Lower device and tag that such a device stands for."""
+    remembered: dict[tuple[Key, Flow], Address] = field(default_factory=dict)
+
+    def serve(self, services: dict[Key, Served]) -> None:
+        """Replace the services. Flows of backends that are gone are forgotten."""
+        self.services = services
+        self.remembered = {
+            (key, flow): backend
+            for (key, flow), backend in self.remembered.items()
+            if key in services and backend in services[key].backends
+        }
+
+    def judge(self, frame: bytes, ifindex: int) -> Outcome:
+        """What happens to a frame that comes in on a device. Changes nothing."""
+        try:
+            packet = parse(frame)
+        except Leave as leave:
+            return Outcome(leave.verdict, frame)
+        flow = packet.flow
+        key = (flow.destination, flow.destination_port, flow.protocol)
+        if key not in self.services:
+            return Outcome(NO_VIP, frame)
+        return self._balance(frame, ifindex, packet, key)
+
+    def remember(self, outcome: Outcome) -> None:
+        """Learn the flow of a packet that has been through."""
+        if outcome.key is None or outcome.flow is None or outcome.backend is None:
+            return
+        if self.services[outcome.key].remembers:
+            self.remembered[outcome.key, outcome.flow] = outcome.backend
+
+    def choose(self, key: Key, flow: Flow) -> tuple[Address | None, bool]:
+        """The flow's backend, and whether the flow is a new one."""
+        service = self.services[key]
+        known = self.remembered.get((key, flow)) if service.remembers else None
+        if known is not None:
+            return known, False
+        return self.by_maglev(key, flow), True
+
+    def by_maglev(self, key: Key, flow: Flow) -> Address | None:
+        """The backend in the slot that the flow hashes to."""
+        slots = self.services[key].slots
+        if not slots:
+            return None
+        return slots[flow_hash(flow, self.seed) * len(slots) >> 32]
+
+    def _balance(self, frame: bytes, ifindex: int, packet: Packet, key: Key) -> Outcome:
+        backend, fresh = self.choose(key, packet.flow)
+        found = Outcome(NO_BACKEND, frame, packet.length, key, packet.flow, backend, fresh=fresh)
+        if backend is None:
+            return found
+        upper = self.vlan_devices.get((ifindex, packet.tag & 0xFFF)) if packet.tag & 0xFFF else None
+        way = self.ways[backend]
+        if (upper or ifindex, backend.version) in self.not_forwarding:
+            return found.ends("drop_no_forwarding")
+        if way.refused:
+            return found.ends(way.refused)
+        if way.mtu and packet.length + OUTER_HEADER[backend.version] > way.mtu:
+            return found.ends(TOO_LARGE)
+        outer = self._outer_header(packet, backend, way) + packet.behind_link
+        if way.next_hop_mac is None:
+            note = struct.pack("=QII", self.cookie, way.ifindex, 0)
+            return found.ends(HANDOFF, note + link(bytes(12), 0, backend) + outer)
+        device, tag = self._egress(ifindex, upper, packet.tag, way)
+        addresses = way.next_hop_mac + way.source_mac
+        verdict = TX if device == ifindex else REDIRECT
+        return found.ends(verdict, link(addresses, tag, backend) + outer)
+
+    def _egress(self, ifindex: int, upper: int | None, tag: int, way: Way) -> tuple[int, int]:
+        """The device that transmits and the tag that the frame gets, 0 for none."""
+        if way.ifindex in self.egress_devices:
+            return self.egress_devices[way.ifindex]
+        stays = upper is None and way.ifindex == ifindex
+        return way.ifindex, tag if stays else 0
+
+    def _outer_header(self, packet: Packet, backend: Address, way: Way) -> bytes:
+        value = flow_hash(packet.flow, self.seed)
+        source = self._source(backend.version, way, value)
+        if isinstance(backend, IPv4Address):
+            return ipv4_header(packet, source, backend)
+        words = 6 << 28 | packet.traffic_class << DSCP_AND_ECN_SHIFT | value & 0xFFFFF
+        carried = CARRIED[packet.flow.source.version]
+        fixed = struct.pack("!IHBB", words, packet.length, carried, OUTER_TTL)
+        return fixed + source + backend.packed
+
+    def _source(self, version: int, way: Way, value: int) -> bytes:
+        if version in self.vary:
+            base, bits = self.vary[version]
+            raw = int(base) | value & ((1 << bits) - 1)
+            return raw.to_bytes(len(base.packed), "big")
+        assert way.source is not None
+        return way.source.packed
+
+
+# ---- What happens --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A frame's verdict, the bytes that come out, and what was decided on the way."""
+
+    verdict: str
+    frame: bytes
+    length: int = 0
+    key: Key | None = None
+    flow: Flow | None = None
+    backend: Address | None = None
+    fresh: bool = False
+
+    def ends(self, verdict: str, frame: bytes | None = None) -> Outcome:
+        """The same packet with its verdict, and the frame if it was changed."""
+        out = self.frame if frame is None else frame
+        return Outcome(
+            verdict, out, self.length, self.key, self.flow, self.backend, fresh=self.fresh
+        )
+
+    @property
+    def action(self) -> int:
+        """The XDP action that goes with the verdict."""
+        return ACTIONS.get(self.verdict, XDP_PASS if self.verdict.startswith("pass") else XDP_DROP)
+
+    def counts(self) -> dict[object, int]:
+        """Every counter that moves, and by how much."""
+        moved: dict[object, int] = {self.verdict: 1}
+        if self.key is None:
+            return moved
+        dropped = self.action == XDP_DROP
+        moved |= {
+            (self.key, "packets"): 1,
+            (self.key, "bytes"): self.length,
+            (self.key, "flows"): int(self.fresh),
+            (self.key, "drops"): int(dropped),
+        }
+        if not dropped:
+            moved[self.key, self.backend, "packets"] = 1
+            moved[self.key, self.backend, "bytes"] = self.length
+        return {counter: by for counter, by in moved.items() if by}
+
+
+# ---- Bytes ---------------------------------------------------------------------------------------
+
+
+def link(addresses: bytes, tag: int, backend: Address) -> bytes:
+    """A link header of 14 bytes, or of 18 with a tag."""
+    ethertype = struct.pack("!H", ETHERTYPES[backend.version])
+    return addresses + (struct.pack("!HH", 0x8100, tag) if tag else b"") + ethertype
+
+
+def ipv4_header(packet: Packet, source: bytes, backend: IPv4Address) -> bytes:
+    """RFC 2003: DF as inside, and the inner ID where the outer packet may be fragmented."""
+    may_fragment = packet.dont_fragment is False
+    header = struct.pack(
+        "!BBHHHBBH4s4s",
+        0x45,
+        packet.traffic_class,
+        packet.length + 20,
+        packet.identification if may_fragment else 0,
+        0 if may_fragment else 0x4000,
+        OUTER_TTL,
+        CARRIED[packet.flow.source.version],
+        0,
+        source,
+        backend.packed,
+    )
+    return header[:10] + struct.pack("!H", checksum(header)) + header[12:]
+
+
+def checksum(header: bytes) -> int:
+    """RFC 1071."""
+    total: int = sum(struct.unpack(f"!{len(header) // 2}H", header))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def flow_hash(flow: Flow, seed: int) -> int:
+    """The 32 bits of the flow's hash that choose slot, source and flow label."""
+    family = {4: socket.AF_INET, 6: socket.AF_INET6}[flow.source.version]
+    ports = struct.pack("!HHBBxx", flow.source_port, flow.destination_port, flow.protocol, family)
+    raw = flow.source.packed + flow.destination.packed + ports
+    state = seed
+    for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
+        state = mix(state, word)
+    return mix(state, 0) >> 32
+
+
+def mix(state: int, word: int) -> int:
+    """Xor, multiply, fold the high half down."""
+    state = (state ^ word) * 0x9FB21C651E98DF25 & M64
+    return state ^ state >> 32
