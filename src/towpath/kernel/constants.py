@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from towpath.kernel.btf import Btf, Variable
 
 
+class Check(Protocol):
+    """Raises RuntimeError when the object's memory can't be read, or no longer be stored to."""
+
+    def __call__(self, *, store: bool) -> None:
+        """Check before each access."""
+
+
 class Constants(MutableMapping[str, Any]):
     """The ``const volatile`` globals by name, with the dtypes of their declarations.
 
@@ -22,11 +29,11 @@ class Constants(MutableMapping[str, Any]):
     verifier has relied on them, and storing raises RuntimeError.
     """
 
-    def __init__(self, btf: Btf, section: str, address: int, frozen: Callable[[], bool]) -> None:
+    def __init__(self, btf: Btf, section: str, address: int, check: Check) -> None:
         self._btf = btf
         self._variables = btf.variables(section) if address else {}
         self._address = address
-        self._frozen = frozen
+        self._check = check
 
     def _variable(self, name: str) -> Variable:
         try:
@@ -37,6 +44,7 @@ class Constants(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         variable = self._variable(name)
+        self._check(store=False)
         dtype = self._btf.dtype_of(variable.type)
         data = ctypes.string_at(self._address + variable.offset, dtype.itemsize)
         value = np.frombuffer(data, np.dtype([("value", dtype)]))["value"]
@@ -44,8 +52,7 @@ class Constants(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Record) -> None:
         variable = self._variable(name)
-        if self._frozen():
-            raise RuntimeError(f"constant {name}: the object is loaded, set it before")
+        self._check(store=True)
         data = encode(value, self._btf.dtype_of(variable.type), f"constant {name}")
         ctypes.memmove(self._address + variable.offset, data, len(data))
 

@@ -22,6 +22,8 @@ _CAPABILITY_NAMES = {
     CAP_BPF: "CAP_BPF",
 }
 
+_EVERY_USER = ["0", "0", "4294967295"]  # how /proc/self/uid_map is in the first user namespace
+
 
 class KernelError(Exception):
     """The kernel, or the library that speaks to it, refused.
@@ -85,4 +87,6 @@ def permission_hint(*needed: int) -> str:
     missing = [_CAPABILITY_NAMES[number] for number in needed if not held >> number & 1]
     if missing:
         return "needs " + " and ".join(missing)
+    if Path("/proc/self/uid_map").read_text().split() != _EVERY_USER:
+        return "those of a user namespace aren't enough"
     return "capabilities are there: a seccomp filter or a security module must have refused"

@@ -78,13 +78,13 @@ class Link:
     the attachment ends, unless it is pinned. A context manager, which detaches.
     """
 
-    def __init__(self, fd: int, *, why_generic: str = "") -> None:
+    def __init__(self, fd: int, *, mode: str = "", why_generic: str = "") -> None:
         self.fd = fd
         info = get_info(fd, LinkInfo(), f"ask for the link behind file descriptor {fd}")
         self.id: int = info.id
         self.ifindex: int = info.ifindex
         self.why_generic = why_generic
-        self.mode: str = xdp_mode(self.ifindex) if info.type == _LINK_TYPE_XDP else "tcx"
+        self.mode = mode or (xdp_mode(self.ifindex) if info.type == _LINK_TYPE_XDP else "tcx")
 
     @classmethod
     def from_pin(cls, path: Path | str) -> Self:
@@ -152,12 +152,12 @@ def attach_xdp(program: Program, ifindex: int, mode: Mode = "auto") -> Link:
     first = "native" if mode == "auto" else mode
     fd = _create_xdp(program, ifindex, first)
     if fd >= 0:
-        return Link(fd)
+        return Link(fd, mode=first)
     if mode == "auto" and -fd not in _NOT_THE_DRIVER:
         refused = _xdp_error(program, name, ifindex, first, -fd)
         fd = _create_xdp(program, ifindex, "generic")
         if fd >= 0:
-            return Link(fd, why_generic=str(refused))
+            return Link(fd, mode="generic", why_generic=str(refused))
         first = "generic"
     raise _xdp_error(program, name, ifindex, first, -fd)
 
@@ -213,4 +213,4 @@ def attach_tc_ingress(program: Program, ifindex: int) -> Attachment:
     if fd < 0:
         hint = permission_hint(CAP_BPF, CAP_NET_ADMIN) if fd == -errnos.EPERM else ""
         raise KernelError(f"attach program {program.name} to tc ingress of {name}", -fd, hint)
-    return Link(fd)
+    return Link(fd, mode="tcx")

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+
+_ETH_P_8021Q = 0x8100
 
 
 def device_index(name: str) -> int:
@@ -59,15 +62,25 @@ def mtu(index: int) -> int:
 
 
 def vlan_devices() -> list[tuple[int, int, int]]:
-    """All 802.1Q devices: index, index of the device below, VLAN id."""
+    """All 802.1Q devices: index, index of the device below, VLAN id.
+
+    Those whose device below is in another network namespace aren't among them.
+    """
     with connected() as netlink:
-        found = []
-        for message in netlink.get_links():
-            info = message.get("linkinfo")
-            if info is not None and info.get("kind") == "vlan":
-                vid = info.get("data").get("vlan_id")
-                found.append((message["index"], message.get("link"), vid))
-        return found
+        return vlans_among(netlink.get_links())
+
+
+def vlans_among(messages: Iterable[Any]) -> list[tuple[int, int, int]]:
+    """The same, of link messages from anywhere."""
+    found = []
+    for message in messages:
+        info = message.get("linkinfo")
+        if info is None or info.get("kind") != "vlan" or message.get("link_netnsid") is not None:
+            continue
+        data = info.get("data")
+        if data.get("vlan_protocol") == _ETH_P_8021Q:
+            found.append((message["index"], message.get("link"), data.get("vlan_id")))
+    return found
 
 
 def _link(index: int) -> Any:

@@ -61,7 +61,7 @@ class BpfObject:
         if not pointer:
             hint = verifier.reason(printed) if self.path.exists() else ""
             raise KernelError(f"open {self.path}", error, hint)
-        self._pointer: int = pointer
+        self._open_pointer: int | None = pointer
         self._undo.callback(lib.bpf_object__close, pointer)
 
     @classmethod
@@ -90,7 +90,11 @@ class BpfObject:
         pointer = lib.bpf_object__find_map_by_name(self._pointer, b".rodata")
         size = ctypes.c_size_t()
         address = lib.bpf_map__initial_value(pointer, ctypes.byref(size)) if pointer else 0
-        return Constants(self.btf, ".rodata", address or 0, lambda: self._loaded)
+        return Constants(self.btf, ".rodata", address or 0, self._check_constants)
+
+    def _check_constants(self, *, store: bool) -> None:
+        if self._pointer and store and self._loaded:
+            raise RuntimeError(f"{self.path.name} is loaded: constants are stored before that")
 
     def resize(self, map_name: str, max_entries: int) -> None:
         """Give a map another size than it was compiled with."""
@@ -174,6 +178,12 @@ class BpfObject:
 
     # ---- libbpf's handles ------------------------------------------------------------------------
 
+    @property
+    def _pointer(self) -> int:
+        if self._open_pointer is None:
+            raise RuntimeError(f"{self.path.name} is closed")
+        return self._open_pointer
+
     def _walk(self, kind: str) -> Iterator[tuple[str, Any]]:
         """All maps, or programs, of the object: name and handle."""
         following = getattr(lib, f"bpf_object__next_{kind}")
@@ -204,6 +214,7 @@ class BpfObject:
 
     def close(self) -> None:
         """Close all file descriptors. Twice is once."""
+        self._open_pointer = None
         self._undo.close()
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from towpath.kernel.btf import Kind
 from towpath.kernel.errors import CAP_BPF, KernelError, LayoutError, VerifierError
 from towpath.kernel.maps import Map
 from towpath.kernel.object import BpfObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PACKET = bytes(64)
 
@@ -61,7 +65,9 @@ def test_constants_take_records_and_bytes(opened: BpfObject) -> None:
 
 def test_constants_can_not_change_once_loaded(sample: BpfObject) -> None:
     """The verifier relied on them."""
-    with pytest.raises(RuntimeError, match="constant verdict: the object is loaded"):
+    with pytest.raises(
+        RuntimeError, match=r"sample\.bpf\.o is loaded: constants are stored before"
+    ):
         sample.rodata["verdict"] = 1
 
 
@@ -115,9 +121,10 @@ def test_left_out_programs_are_not_loaded(opened: BpfObject) -> None:
         (lambda made: made.autoload("run", on=True), "no program 'run' in sample.bpf.o; there are"),
     ],
 )
-def test_unknown_names_are_refused(opened: BpfObject, attempt: object, message: str) -> None:
+def test_unknown_names_are_refused(
+    opened: BpfObject, attempt: Callable[[BpfObject], object], message: str
+) -> None:
     """The message names what there is."""
-    assert callable(attempt)
     with pytest.raises(KeyError, match=re.escape(message)):
         attempt(opened)
 
@@ -263,6 +270,22 @@ def test_closing_closes_everything(objects: Path) -> None:
                 assert name != "sample"
         made.close()
     assert open_files() == before
+
+
+def test_closed_object_says_so(objects: Path) -> None:
+    """Whatever is asked of it after closing; libbpf's memory is gone by then."""
+    with BpfObject(objects / "sample.bpf.o") as made:
+        constants = made.rodata
+    attempts: list[Callable[[], object]] = [
+        made.load,
+        lambda: made.resize("entries", 5),
+        lambda: made.layout("entries"),
+        lambda: constants["verdict"],
+        lambda: constants.update(verdict=1),
+    ]
+    for attempt in attempts:
+        with pytest.raises(RuntimeError, match=r"sample\.bpf\.o is closed"):
+            attempt()
 
 
 def test_maps_outlive_the_object_while_held(objects: Path) -> None:

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading VLAN devices from link messages, encoded and decoded as on a netlink socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+from towpath.kernel.netlink import vlans_among
+
+
+def received(index: int, kind: str, link: int, data: Any, *more: tuple[str, Any]) -> Any:
+    """Make a link message as the kernel would send it."""
+    sent = ifinfmsg()
+    sent["index"] = index
+    info = {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]}
+    sent["attrs"] = [("IFLA_IFNAME", f"d{index}"), ("IFLA_LINK", link), *more]
+    sent["attrs"].append(("IFLA_LINKINFO", info))
+    sent.encode()
+    message = ifinfmsg(sent.data)
+    message.decode()
+    return message
+
+
+def tagged(vid: int, protocol: int = 0x8100) -> list[tuple[str, int]]:
+    """Attributes of a VLAN device."""
+    return [("IFLA_VLAN_ID", vid), ("IFLA_VLAN_PROTOCOL", protocol)]
+
+
+@pytest.mark.parametrize("vid", [1, 100, 4094])
+def test_vlan_device_is_read(vid: int) -> None:
+    """Its index, that of the device below and the VLAN id."""
+    assert vlans_among([received(7, "vlan", 2, tagged(vid))]) == [(7, 2, vid)]
+
+
+def test_other_devices_are_left_out() -> None:
+    """Other kinds, service tags, and VLANs of devices that are elsewhere."""
+    others = [
+        received(7, "veth", 2, []),
+        received(8, "vlan", 2, tagged(5, protocol=0x88A8)),
+        received(9, "vlan", 2, tagged(5), ("IFLA_LINK_NETNSID", 0)),
+    ]
+    assert vlans_among(others) == []
