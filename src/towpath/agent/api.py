@@ -7,7 +7,7 @@ thread and is on disk and in the kernel when it is answered.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Body, FastAPI, Query
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -46,6 +46,8 @@ class Problems:
 @dataclass
 class Wish:
     """Services to apply."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     services: tuple[Checked, ...]
     prune: bool = False
@@ -155,7 +157,7 @@ def backends(host: Host) -> APIRouter:
         return answer(control.desired.get(name).service.backends)
 
     @router.put("", response_model=documents.Plan)
-    async def set_backends(name: str, backends: list[dict[str, Any] | str]) -> Response:
+    async def set_backends(name: str, backends: tuple[dict[str, Any] | str, ...]) -> Response:
         """Replace all backends of a service of the API."""
 
         def change(service: Service) -> Service:

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real agent on a real device, and the ways to talk to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from socket import AF_UNIX, socket
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from towpath.client import Client, ClientError
+from towpath.lab.waiting import wait_until
+from towpath.model import parse_service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOWPATH = [sys.executable, "-m", "towpath"]
+DEVICE, PEER = "tpagent0", "tpagent1"
+PINS = Path("/sys/fs/bpf/tpagent")
+
+# What the configuration file of every test begins with. Small, so that it starts fast.
+LIMITS = {"services": 64, "backends": 1024, "flows": 1024, "table_slots": 200_000}
+WEB = {
+    "name": "web",
+    "vip": "203.0.113.10",
+    "port": 80,
+    "table_size": 251,
+    "backends": [{"address": "192.0.2.11", "weight": 2}, {"address": "192.0.2.12"}],
+}
+MAIL = {
+    "name": "mail",
+    "vip": "203.0.113.11",
+    "port": 25,
+    "table_size": 251,
+    "backends": [{"address": "192.0.2.21"}, {"address": "192.0.2.22"}],
+}
+
+DNS = MAIL | {"name": "dns", "port": 53}
+
+
+def ip(*arguments: str) -> None:
+    """Run the ip command."""
+    subprocess.run(["ip", *arguments], check=True)
+
+
+@dataclass
+class Agent:
+    """An agent's files, its process, and a client of its API."""
+
+    directory: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.config = {
+            "devices": [DEVICE],
+            "limits": LIMITS,
+            "api": {"socket": str(self.socket)},
+            "state": {"directory": str(self.directory / "state"), "pins": str(PINS)},
+            "services": [WEB],
+        } | self.config
+        self.write()
+
+    @property
+    def file(self) -> Path:
+        """Its configuration file."""
+        return self.directory / "towpath.yaml"
+
+    @property
+    def socket(self) -> Path:
+        """Its API."""
+        return self.directory / "agent.sock"
+
+    @property
+    def log(self) -> str:
+        """What it has logged, of all its runs."""
+        return (self.directory / "log").read_text()
+
+    def write(self, **changes: Any) -> None:
+        """Write the configuration file, with changes to it."""
+        self.config |= changes
+        self.file.write_text(yaml.safe_dump(self.config))
+
+    def start(self, *options: str) -> None:
+        """Start it and wait until it serves."""
+        command = [*TOWPATH, "agent", "--config", str(self.file), *options]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log)
+        wait_until(self._serves, seconds=20, what="the agent to serve")
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log
+        try:
+            with Client(self.socket) as client:
+                return client.status().pid == self.process.pid
+        except ClientError:
+            return False
+
+    def end(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(20)
+
+    def kill(self) -> None:
+        """SIGKILL, as by the kernel's out-of-memory killer."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(20)
+
+    def command(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the command line against it."""
+        return subprocess.run(
+            [*TOWPATH, *arguments],
+            env=os.environ | {"TOWPATH_SOCKET": str(self.socket)},
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """A request as any program may send it; bytes are sent as they are."""
+        connection = HTTPConnection("localhost", timeout=20)
+        connection.sock = socket(AF_UNIX)
+        connection.sock.connect(str(self.socket))
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, content, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        try:
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+
+@contextmanager
+def device() -> Iterator[None]:
+    """A device to balance on, and the pins gone with it."""
+    ip("link", "add", DEVICE, "type", "veth", "peer", "name", PEER)
+    try:
+        ip("address", "add", "192.0.2.1/24", "dev", DEVICE)
+        ip("address", "add", "2001:db8:1::1/64", "dev", DEVICE, "nodad")
+        for name in (DEVICE, PEER):
+            ip("link", "set", name, "up")
+        yield
+    finally:
+        shutil.rmtree(PINS, ignore_errors=True)
+        ip("link", "delete", DEVICE)
+
+
+@contextmanager
+def running(directory: Path, **config: Any) -> Iterator[Agent]:
+    """An agent that serves, killed at the end if the test has not ended it."""
+    agent = Agent(directory, config)
+    with device():
+        agent.start()
+        try:
+            yield agent
+        finally:
+            if agent.process is not None and agent.process.poll() is None:
+                agent.kill()
+
+
+def names(agent: Agent) -> set[str]:
+    """The services in force."""
+    with Client(agent.socket) as client:
+        return {entry.service.name for entry in client.services()}
+
+
+def put(agent: Agent, *services: dict[str, Any], prune: bool = False) -> None:
+    """Apply services through the API."""
+    with Client(agent.socket) as client:
+        client.apply(map(parse_service, services), prune=prune)
