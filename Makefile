@@ -5,6 +5,7 @@
 #   make bench    nanoseconds per packet, measured inside the kernel (needs root)
 #   make objects  compile the BPF programs and the native library, if out of date
 #   make lint     formatting, types and import contract
+#   make format   write Python and C as lint wants them
 #   make clean    remove what the above have made, .venv included
 #
 # Each installs what it lacks first; a second run finds it there.
@@ -19,7 +20,7 @@ SOURCES := src tests hatch_build.py
 # beyond that (network, mounts) are made by tests/conftest.py.
 ISOLATED := unshare --pid --fork --kill-child --mount-proc
 
-.PHONY: demo test bench objects lint clean install-dev install-demo
+.PHONY: demo test bench objects lint format clean install-dev install-demo
 
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
@@ -38,6 +39,11 @@ objects: | $(VENV)
 	@$(BIN)/python hatch_build.py
 
 lint: install-dev lint-quick
+
+format: install-dev
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/clang-format -i $(wildcard bpf/*.[ch] native/*.[ch])
 
 .PHONY: lint-quick
 lint-quick:

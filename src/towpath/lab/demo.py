@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 VIPS: dict[str, Address] = dict(zip(FAMILIES, (VIP4, VIP6), strict=True))
 
+# A client's connection to the IPv4 VIP.
+FLOW = f"198.51.100.2:40000 -> {VIP4}:80 tcp"
+
 # One for each download, which may be two different ones, and one to take away.
 FEWEST_BACKENDS = 3
 
@@ -56,6 +59,7 @@ class Demo:
             agent = Agent(lab)
             self.say(f"agent in tp-lb: {WEB4} ({VIP4}) from its file, {WEB6} ({VIP6}) by its API")
             before = self.balance(lab)
+            self.say("One flow, and why it goes where it goes:", agent.run("trace", FLOW))
             removal = self.remove_one(lab, agent)
             self.say("", agent.run("status", "--counters").rstrip(), "")
             counters = plain(agent.client.counters())
