@@ -311,7 +311,7 @@ def test_a_missing_value_is_refused(agent: Agent, field: str) -> None:
         ("GET", "/v1/services/x/backends", None, 404, "", "there is no service 'x'"),
         ("PUT", "/v1/services/x/backends/192.0.2.9", {}, 404, "", "there is no service 'x'"),
         ("GET", "/v1/trace", None, 422, "flow", "is missing"),
-        ("GET", "/v1/trace?flow=x", None, 422, "flow", "is not a flow; allowed:"),
+        ("GET", "/v1/trace?flow=x", None, 422, "flow", "is not a flow"),
         (
             "GET",
             "/v1/trace?flow=192.0.2.1:1-%3E192.0.2.2:2&device=no",

@@ -45,11 +45,11 @@ VERDICTS = {
 
 
 @click.command(cls=Manual, examples=EXAMPLES)
-@click.argument("flow", metavar="'SRC:PORT -> DST:PORT PROTO'", nargs=-1, required=True)
+@click.argument("flow", metavar="'SRC:PORT -> DST:PORT PROTO'")
 @click.option("--device", help="Device the packet comes in on; the agent's first unless given.")
 @socket_option
 @output_option
-def trace(flow: tuple[str, ...], device: str | None, socket_path: Path, form: Format) -> None:
+def trace(flow: str, device: str | None, socket_path: Path, form: Format) -> None:
     """Ask the loaded program where a flow's next packet goes, and why.
 
     The program that balances runs on a packet built from the flow; it changes no
@@ -60,7 +60,7 @@ def trace(flow: tuple[str, ...], device: str | None, socket_path: Path, form: Fo
     from towpath.model import FlowTuple
 
     try:
-        parsed = FlowTuple.parse(" ".join(flow))
+        parsed = FlowTuple.parse(flow)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="flow") from error
     with Client(socket_path) as client:
@@ -95,7 +95,7 @@ def _flow_table(trace: Trace) -> str:
 
 
 def _next_hop(trace: Trace) -> str:
-    mac = f" is {trace.next_hop_mac}" if trace.next_hop_mac else ""
+    mac = f", {trace.next_hop_mac}" if trace.next_hop_mac else ""
     return f"{trace.fib_result or 'not looked up'}{mac}"
 
 

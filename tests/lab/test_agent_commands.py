@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line against a real agent: what it prints, and what it changes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.lab.harness_agent import DNS, MAIL, WEB, Agent, names, put, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FLOW = "198.51.100.7:40000 -> 203.0.113.10:80 tcp"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """One agent for the module."""
+    with running(tmp_path_factory.mktemp("agent")) as started:
+        yield started
+
+
+@pytest.fixture
+def agent(shared: Agent) -> Agent:
+    """The agent with WEB in its file and MAIL by the API."""
+    put(shared, MAIL, prune=True)
+    return shared
+
+
+def printed(agent: Agent, *arguments: str) -> str:
+    """What a command prints when it succeeds."""
+    ran = agent.command(*arguments)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def refused(agent: Agent, *arguments: str) -> str:
+    """What a command says when it is refused."""
+    ran = agent.command(*arguments)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    return ran.stderr
+
+
+READING = {
+    "status": ["status", "--counters"],
+    "service list": ["service", "list"],
+    "service get": ["service", "get", "web"],
+    "backend list": ["backend", "list", "web"],
+    "trace": ["trace", FLOW],
+}
+
+
+@pytest.mark.parametrize("arguments", READING.values(), ids=READING)
+def test_what_reads_prints_json_and_yaml(agent: Agent, arguments: list[str]) -> None:
+    """The same data in both, and a table by default."""
+    as_json = json.loads(printed(agent, *arguments, "-o", "json"))
+    as_yaml = yaml.safe_load(printed(agent, *arguments, "-o", "yaml"))
+    for data in (as_json, as_yaml):
+        if isinstance(data, dict) and "status" in data:
+            data["status"].pop("resident_bytes")
+            data["counters"].pop("verdicts")
+    assert as_json == as_yaml
+    assert "───" in printed(agent, *arguments)
+
+
+def table(text: str) -> list[list[str]]:
+    """The words of each line of a table."""
+    return [line.split() for line in text.splitlines()]
+
+
+def test_service_list(agent: Agent) -> None:
+    """A line for each service."""
+    lines = table(printed(agent, "service", "list"))
+    assert ["web", "203.0.113.10", "80", "tcp", "2", "251", "yes", "file"] in lines
+    assert ["mail", "203.0.113.11", "25", "tcp", "2", "251", "yes", "api"] in lines
+
+
+def test_backend_list_has_shares(agent: Agent) -> None:
+    """By weight."""
+    lines = table(printed(agent, "backend", "list", "web"))
+    assert ["192.0.2.11", "2", "66.67", "%", "0", "0"] in lines
+
+
+def test_status_says_what_runs(agent: Agent) -> None:
+    """Versions, files and limits."""
+    text = printed(agent, "status")
+    assert str(agent.file) in text
+    assert "2 of 64 (1 by file, 1 by api)" in text
+
+
+def test_a_trace_ends_with_the_verdict(agent: Agent) -> None:
+    """In words."""
+    lines = printed(agent, "trace", FLOW).splitlines()
+    assert lines[3].startswith("service")
+    assert "web: 203.0.113.10 port 80/tcp" in lines[3]
+    assert lines[-1].startswith("verdict")
+
+
+def services_file(agent: Agent, *services: dict[str, Any]) -> str:
+    """A file with services."""
+    path = agent.directory / "services.yaml"
+    path.write_text(yaml.safe_dump({"services": list(services)}))
+    return str(path)
+
+
+def test_plan_then_apply(agent: Agent) -> None:
+    """The plan says what the apply then does."""
+    file = services_file(agent, MAIL | {"backends": ["192.0.2.21"]}, DNS)
+    plan = printed(agent, "service", "plan", file)
+    assert ["~", "mail", "203.0.113.11:25/tcp", "-", "192.0.2.22"] in [
+        line[:5] for line in table(plan)
+    ]
+    assert names(agent) == {"web", "mail"}
+    assert printed(agent, "service", "apply", file).startswith("~mail +dns: ")
+    assert names(agent) == {"web", "mail", "dns"}
+    assert printed(agent, "service", "plan", file) == "No change.\n"
+    assert printed(agent, "service", "apply", file) == "No change.\n"
+
+
+def test_apply_reads_stdin_and_prunes(agent: Agent) -> None:
+    """As in a pipeline."""
+    text = yaml.safe_dump({"services": [DNS]})
+    ran = agent.command("service", "apply", "--prune", "-", text=text)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("-mail +dns")
+    assert names(agent) == {"web", "dns"}
+
+
+def test_plan_of_a_configuration_file(agent: Agent) -> None:
+    """What the agent would do if its file were this one."""
+    path = agent.directory / "new.yaml"
+    path.write_text(yaml.safe_dump(agent.config | {"services": [WEB | {"flow_table": False}]}))
+    plan = json.loads(printed(agent, "service", "plan", "--config", str(path), "-o", "json"))
+    assert [(c["action"], c["fields"]) for c in plan["changes"]] == [("change", ["flow_table"])]
+
+
+def test_backends_come_and_go(agent: Agent) -> None:
+    """Each command does what it is called."""
+    assert printed(agent, "backend", "add", "mail", "192.0.2.23").startswith("~mail: 2 steps")
+    assert "has backend 192.0.2.23 already" in refused(
+        agent, "backend", "add", "mail", "192.0.2.23"
+    )
+    printed(agent, "backend", "set", "mail", "192.0.2.23", "--weight", "5")
+    assert "has no backend 192.0.2.99; it has: 192.0.2.21," in refused(
+        agent, "backend", "set", "mail", "192.0.2.99", "--weight", "5"
+    )
+    printed(agent, "backend", "remove", "mail", "192.0.2.21")
+    listed = json.loads(printed(agent, "backend", "list", "mail", "-o", "json"))
+    assert [(each["address"], each["weight"]) for each in listed] == [
+        ("192.0.2.22", 1),
+        ("192.0.2.23", 5),
+    ]
+    assert "has no backend" in refused(agent, "backend", "remove", "mail", "192.0.2.21")
+
+
+def test_a_deleted_service_is_gone(agent: Agent) -> None:
+    """And can't be deleted again."""
+    assert printed(agent, "service", "delete", "mail").startswith("-mail: ")
+    error = "Error: there is no service 'mail'; there are: web\n"
+    assert refused(agent, "service", "delete", "mail") == error
+
+
+def test_the_files_services_are_refused(agent: Agent) -> None:
+    """In one line, with where to change them."""
+    error = "service 'web' belongs to the configuration file; change it there\n"
+    assert refused(agent, "service", "delete", "web").endswith(error)
+    assert refused(agent, "backend", "remove", "web", "192.0.2.11").endswith(error)
+    assert refused(agent, "service", "apply", services_file(agent, WEB)).endswith(error)
