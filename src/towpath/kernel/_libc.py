@@ -66,6 +66,6 @@ def file_system_type(path: Path | str) -> int:
     return int(buffer[0]) & 0xFFFFFFFF
 
 
-def membarrier(command: int) -> None:
-    """Order memory against the other CPUs, as by ``command``."""
-    _checked(_libc.syscall(ctypes.c_long(_MEMBARRIER), ctypes.c_int(command), 0, 0))
+def membarrier(command: int) -> int:
+    """Order memory against the other CPUs, as by ``command``; a set of bits if that is a query."""
+    return _checked(_libc.syscall(ctypes.c_long(_MEMBARRIER), ctypes.c_int(command), 0, 0))

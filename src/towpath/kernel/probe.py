@@ -15,9 +15,16 @@ from errno import EINVAL, ENODEV
 from functools import cache
 from typing import TYPE_CHECKING
 
-from towpath.kernel._structs import LinkCreateOpts, MapBatchOpts, MapCreateOpts, ProgLoadOpts
+from towpath.kernel import _libc
+from towpath.kernel._structs import (
+    LinkCreateOpts,
+    MapBatchOpts,
+    MapCreateOpts,
+    ProgInfo,
+    ProgLoadOpts,
+)
 from towpath.kernel.errors import KernelError
-from towpath.kernel.libbpf import lib
+from towpath.kernel.libbpf import get_info, lib
 from towpath.kernel.map_types import BPF_F_MMAPABLE, MapType
 from towpath.kernel.netns import new_netns
 from towpath.kernel.programs import ProgramType
@@ -28,9 +35,12 @@ if TYPE_CHECKING:
 # Two instructions: return 0.
 _RETURN_0 = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
 _NO_SUCH_HELPER = (b"invalid func ", b"unknown func ", b"cannot use helper ")
+# Three: r0 = 0, store that at __sk_buff's offset of tstamp, return.
+_STORE_TSTAMP = _RETURN_0[:8] + struct.pack("<BBhi", 0x7B, 0x01, 152, 0) + _RETURN_0[8:]
 _NO_DEVICE = 0x7FFFFFFF
 _LOOPBACK = 1  # in every network namespace
 _XDP_GENERIC = 1 << 1
+_MEMBARRIER_CMD_QUERY, _MEMBARRIER_CMD_GLOBAL = 0, 1
 _BPF_XDP = 37
 _BPF_TCX_INGRESS = 46
 
@@ -63,7 +73,7 @@ def xdp_link() -> bool:
     """XDP attachments that last as long as something holds them (5.9)."""
     opts = LinkCreateOpts(flags=_XDP_GENERIC)
     try:
-        with new_netns(), _tiny(ProgramType.XDP) as fd:
+        with new_netns(), tiny(ProgramType.XDP) as fd:
             return _close(lib.bpf_link_create(fd, _LOOPBACK, _BPF_XDP, ctypes.byref(opts)))
     except KernelError:
         return False
@@ -74,12 +84,34 @@ def tcx() -> bool:
     """Links at tc's ingress and egress (6.6)."""
     opts = LinkCreateOpts()
     try:
-        with _tiny(ProgramType.SCHED_CLS) as fd:
+        with tiny(ProgramType.SCHED_CLS) as fd:
             result = lib.bpf_link_create(fd, _NO_DEVICE, _BPF_TCX_INGRESS, ctypes.byref(opts))
     except KernelError:
         return False
     # A kernel that knows the attach type looks for the device, another one doesn't get that far.
     return _close(result) or bool(result == -ENODEV)
+
+
+@cache
+def jit() -> bool:
+    """Programs become machine code."""
+    with tiny(ProgramType.XDP) as fd:
+        return bool(get_info(fd, ProgInfo(), "ask for a probe").jited_prog_len)
+
+
+@cache
+def departure_time() -> bool:
+    """Programs at tc may say when a packet leaves: they may write skb->tstamp (5.0)."""
+    return _close(_load(ProgramType.SCHED_CLS, _STORE_TSTAMP))
+
+
+@cache
+def membarrier() -> bool:
+    """The system call of that name waits for all CPUs (4.3; not with nohz_full= CPUs)."""
+    try:
+        return bool(_libc.membarrier(_MEMBARRIER_CMD_QUERY) & _MEMBARRIER_CMD_GLOBAL)
+    except OSError:
+        return False
 
 
 @cache
@@ -109,15 +141,20 @@ def helper(number: int, program: int) -> bool:
 
 
 @contextmanager
-def _tiny(kind: ProgramType) -> Iterator[int]:
-    """The shortest program of a type, loaded for the block. KernelError."""
-    fd = lib.bpf_prog_load(kind, b"probe", b"GPL", _RETURN_0, len(_RETURN_0) // 8, None)
+def tiny(kind: ProgramType) -> Iterator[int]:
+    """The shortest program of a type, loaded for the block: its file descriptor. KernelError."""
+    fd = _load(kind, _RETURN_0)
     if fd < 0:
         raise KernelError("load a probe", -fd)
     try:
         yield fd
     finally:
         os.close(fd)
+
+
+def _load(kind: ProgramType, instructions: bytes) -> int:
+    fd: int = lib.bpf_prog_load(kind, b"probe", b"GPL", instructions, len(instructions) // 8, None)
+    return fd
 
 
 def _close(fd: int) -> bool:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this kernel's network can do, by trying it where nobody else is.
+
+KernelError: no network namespace can be made. OSError: no veth device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import struct
+import sys
+from functools import cache
+
+from towpath.kernel import probe
+from towpath.kernel._structs import TcHook, TcOpts
+from towpath.kernel.libbpf import captured, lib
+from towpath.kernel.messages import CREATE, DUMP, Netlink, attribute, attributes, text
+from towpath.kernel.programs import ProgramType
+from towpath.kernel.sandbox import sandbox
+
+_RTM_NEWNEIGH, _RTM_GETNEIGH, _RTM_NEWQDISC = 28, 30, 36
+_NDMSG = struct.Struct("=BxxxiHBB")
+_NDA_DST, _NDA_FLAGS_EXT, _NTF_EXT_MANAGED = 1, 15, 1
+_TCA_KIND, _TC_H_ROOT = 1, 0xFFFFFFFF
+_PEER = socket.inet_aton("192.0.2.2")
+
+
+@cache
+def clsact() -> bool:
+    """Classic BPF filters at tc's ingress (clsact qdisc and cls_bpf)."""
+    with sandbox() as network, probe.tiny(ProgramType.SCHED_CLS) as fd, captured():
+        hook = TcHook(ifindex=network.near, attach_point=1)
+        if lib.bpf_tc_hook_create(hook) < 0:
+            return False
+        return bool(lib.bpf_tc_attach(hook, ctypes.byref(TcOpts(prog_fd=fd))) == 0)
+
+
+@cache
+def managed_neighbours() -> bool:
+    """Neighbours that the kernel keeps resolved: NTF_EXT_MANAGED (5.16).
+
+    Kernels before take the request and ignore the flag, so it is read back.
+    """
+    with sandbox() as network:
+        entry = _NDMSG.pack(socket.AF_INET, network.near, 0, 0, 0) + attribute(_NDA_DST, _PEER)
+        flag = attribute(_NDA_FLAGS_EXT, _NTF_EXT_MANAGED)
+        network.netlink.ask(_RTM_NEWNEIGH, entry + flag, CREATE)
+        return _managed(network.netlink)
+
+
+def _managed(netlink: Netlink) -> bool:
+    """Whether the kernel says so of the neighbour."""
+    for body in netlink.ask(_RTM_GETNEIGH, _NDMSG.pack(socket.AF_INET, 0, 0, 0, 0), DUMP):
+        found = attributes(body[_NDMSG.size :])
+        if found.get(_NDA_DST) == _PEER:
+            flags = int.from_bytes(found.get(_NDA_FLAGS_EXT, b""), sys.byteorder)
+            return bool(flags & _NTF_EXT_MANAGED)
+    return False
+
+
+@cache
+def qdisc(kind: str) -> bool:
+    """Whether there is a queueing discipline of that name; its module is loaded if it has to be."""
+    with sandbox() as network:
+        message = struct.pack("=BxxxiIII", 0, network.near, 0, _TC_H_ROOT, 0)  # struct tcmsg
+        try:
+            network.netlink.ask(_RTM_NEWQDISC, message + attribute(_TCA_KIND, text(kind)), CREATE)
+        except FileNotFoundError:
+            return False
+        return True
