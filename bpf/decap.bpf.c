@@ -46,14 +46,14 @@ enum ecn {
 };
 
 enum ipv6_ecn {
-	IPV6_ECN_SHIFT = 4,		/* within flow_lbl[0], the header's second byte */
+	IPV6_ECN_SHIFT = 4, /* within flow_lbl[0], the header's second byte */
 };
 
 /* What an outer header says. */
 struct outer {
-	struct decap_key key;		/* its destination */
-	__u32 length;			/* of what it carries, as it says */
-	__u8 protocol;			/* IPPROTO_IPIP or IPPROTO_IPV6 */
+	struct decap_key key; /* its destination */
+	__u32 length;	      /* of what it carries, as it says */
+	__u8 protocol;	      /* IPPROTO_IPIP or IPPROTO_IPV6 */
 	__u8 ecn;
 	bool fragment;
 	bool malformed;
@@ -74,8 +74,7 @@ static __always_inline bool is_tunnel(__u8 protocol)
 }
 
 /* The kernel checks the header it sees, and it will not see this one. */
-static __always_inline bool ipv4_checksum_ok(const struct iphdr *ip,
-					     const void *end)
+static __always_inline bool ipv4_checksum_ok(const struct iphdr *ip, const void *end)
 {
 	const __u32 *word = (const void *)ip;
 	__u64 sum = 0;
@@ -95,8 +94,7 @@ static __always_inline bool ipv4_checksum_ok(const struct iphdr *ip,
 }
 
 /* Leaves the cursor at the inner header. False: no tunnel's packet. */
-static __always_inline bool parse_outer_ipv4(struct cursor *c,
-					     struct outer *outer)
+static __always_inline bool parse_outer_ipv4(struct cursor *c, struct outer *outer)
 {
 	__u32 left = cursor_left(c), header, length;
 	struct iphdr *ip = cursor_take(c, struct iphdr);
@@ -111,8 +109,8 @@ static __always_inline bool parse_outer_ipv4(struct cursor *c,
 	outer->protocol = ip->protocol;
 	outer->ecn = ip->tos & ECN_MASK;
 	outer->fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT);
-	outer->malformed = header < sizeof(*ip) || length < header ||
-			   length > left || !ipv4_checksum_ok(ip, c->end);
+	outer->malformed = header < sizeof(*ip) || length < header || length > left ||
+			   !ipv4_checksum_ok(ip, c->end);
 	outer->length = length - header;
 	c->pos = (void *)ip + header;
 	return true;
@@ -122,8 +120,7 @@ static __always_inline bool parse_outer_ipv4(struct cursor *c,
  * The same. Extension headers, such as the one with RFC 2473's encapsulation
  * limit, are taken off; the options in them are not looked at.
  */
-static __always_inline bool parse_outer_ipv6(struct cursor *c,
-					     struct outer *outer)
+static __always_inline bool parse_outer_ipv6(struct cursor *c, struct outer *outer)
 {
 	__u32 left = cursor_left(c), length, before;
 	struct ipv6hdr *ip = cursor_take(c, struct ipv6hdr);
@@ -176,8 +173,8 @@ static __always_inline void set_ipv4_ecn(struct iphdr *ip, __u8 ecn)
 }
 
 /* Checks the inner header and brings its ECN field up to date. */
-static __always_inline enum decap_verdict
-open_ipv4(struct cursor c, const struct outer *outer, __u32 *length)
+static __always_inline enum decap_verdict open_ipv4(struct cursor c, const struct outer *outer,
+						    __u32 *length)
 {
 	struct iphdr *ip = cursor_take(&c, struct iphdr);
 	__u8 ecn;
@@ -196,8 +193,8 @@ open_ipv4(struct cursor c, const struct outer *outer, __u32 *length)
 	return DECAP_UNWRAPPED;
 }
 
-static __always_inline enum decap_verdict
-open_ipv6(struct cursor c, const struct outer *outer, __u32 *length)
+static __always_inline enum decap_verdict open_ipv6(struct cursor c, const struct outer *outer,
+						    __u32 *length)
 {
 	struct ipv6hdr *ip = cursor_take(&c, struct ipv6hdr);
 	__u8 ecn;
@@ -208,12 +205,10 @@ open_ipv6(struct cursor c, const struct outer *outer, __u32 *length)
 	if (*length > outer->length)
 		return DECAP_DROP_MALFORMED;
 
-	ecn = merge_ecn(outer->ecn,
-			ip->flow_lbl[0] >> IPV6_ECN_SHIFT & ECN_MASK);
+	ecn = merge_ecn(outer->ecn, ip->flow_lbl[0] >> IPV6_ECN_SHIFT & ECN_MASK);
 	if (ecn > ECN_MASK)
 		return DECAP_DROP_ECN;
-	ip->flow_lbl[0] = (ip->flow_lbl[0] & ~(ECN_MASK << IPV6_ECN_SHIFT)) |
-			  ecn << IPV6_ECN_SHIFT;
+	ip->flow_lbl[0] = (ip->flow_lbl[0] & ~(ECN_MASK << IPV6_ECN_SHIFT)) | ecn << IPV6_ECN_SHIFT;
 	return DECAP_UNWRAPPED;
 }
 
@@ -221,8 +216,8 @@ open_ipv6(struct cursor c, const struct outer *outer, __u32 *length)
  * Moves the link header, whose last two bytes are an EtherType, over the outer
  * header. `halves`: its length in 16-bit words, a constant at each call.
  */
-static __always_inline bool strip(struct xdp_md *ctx, const __u32 halves,
-				  __u32 outer_length, __be16 ethertype)
+static __always_inline bool strip(struct xdp_md *ctx, const __u32 halves, __u32 outer_length,
+				  __be16 ethertype)
 {
 	struct cursor c = cursor_of(ctx);
 	__be16 link[(ETH_HLEN + sizeof(struct vlan_tag)) / 2];
@@ -246,10 +241,10 @@ static __always_inline bool strip(struct xdp_md *ctx, const __u32 halves,
 	return true;
 }
 
-static __always_inline enum decap_verdict
-unwrap(struct xdp_md *ctx, const struct cursor *inner, __u32 link_length,
-       __u32 outer_length, const struct outer *outer,
-       struct decap_counters *counters)
+static __always_inline enum decap_verdict unwrap(struct xdp_md *ctx, const struct cursor *inner,
+						 __u32 link_length, __u32 outer_length,
+						 const struct outer *outer,
+						 struct decap_counters *counters)
 {
 	enum decap_verdict verdict;
 	__u32 length = 0;
@@ -269,8 +264,8 @@ unwrap(struct xdp_md *ctx, const struct cursor *inner, __u32 link_length,
 	if (link_length == ETH_HLEN)
 		stripped = strip(ctx, ETH_HLEN / 2, outer_length, ethertype);
 	else
-		stripped = strip(ctx, (ETH_HLEN + sizeof(struct vlan_tag)) / 2,
-				 outer_length, ethertype);
+		stripped = strip(ctx, (ETH_HLEN + sizeof(struct vlan_tag)) / 2, outer_length,
+				 ethertype);
 	if (!stripped)
 		return DECAP_DROP_ADJUST;
 
@@ -304,8 +299,7 @@ static __always_inline enum decap_verdict decapsulate(struct xdp_md *ctx)
 		return DECAP_PASS_FRAGMENT;
 	if (outer.malformed)
 		return DECAP_DROP_MALFORMED;
-	return unwrap(ctx, &c, distance(frame, header), distance(header, c.pos),
-		      &outer, counters);
+	return unwrap(ctx, &c, distance(frame, header), distance(header, c.pos), &outer, counters);
 }
 
 SEC("xdp")
