@@ -171,7 +171,7 @@ class Balancer:
             services_limit=self._program.layout.entries["services"] - 1,
             backends=sum(len(each.handles) for each in installed.values()),
             backends_limit=self._backends.capacity,
-            heap=self._heap.copy(),
+            heap=self._heap,
             tables={
                 key: ((each.base, each.size), each.table_size) for key, each in installed.items()
             },

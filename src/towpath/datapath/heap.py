@@ -51,11 +51,7 @@ class Heap:
         Waits for readers, if that can help, and only then.
         """
         base = self._first_fit(count)
-        if base is None and self._resting:
-            self._wait()
-            for each in self._resting:
-                self._release(*each)
-            self._resting.clear()
+        if base is None and self.settle():
             base = self._first_fit(count)
         return base
 
@@ -71,6 +67,16 @@ class Heap:
     def rest(self, base: int, count: int) -> None:
         """Give a range back once the packets now in flight are through."""
         self._resting.append((base, count))
+
+    def settle(self) -> bool:
+        """Wait for readers, so that nothing rests any more. False if nothing did."""
+        if not self._resting:
+            return False
+        self._wait()
+        for each in self._resting:
+            self._release(*each)
+        self._resting.clear()
+        return True
 
     def _first_fit(self, count: int) -> int | None:
         for i, (base, room) in enumerate(self._free):

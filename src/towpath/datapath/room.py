@@ -53,13 +53,19 @@ def check_room(
     """Raise CapacityError if the steps would not all find room.
 
     ``services`` and ``backends``: how many there are now. ``tables``: each service's
-    table now (of 0 slots: none), and its configured size. ``heap`` is used up.
+    table now (of 0 slots: none), and its configured size. ``heap`` stays as it is,
+    except that nothing rests in it any more if there would not be room otherwise.
     """
     _check_count(
         "services", services, services_limit, _counted(steps, CreateService, DiscardService)
     )
     _check_count("backends", backends, backends_limit, _counted(steps, AddBackend, RemoveBackend))
-    _check_tables(steps, heap, tables)
+    try:
+        _check_tables(steps, heap.copy(), tables)
+    except CapacityError:
+        if not heap.settle():
+            raise
+        _check_tables(steps, heap.copy(), tables)
 
 
 def _check_tables(

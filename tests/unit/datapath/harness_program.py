@@ -18,6 +18,7 @@ from towpath.kernel.object import OBJECTS
 SOURCE = Path(__file__).with_name("program.c")
 HEADERS = Path(__file__).parents[3] / "bpf"
 BTF = Btf.from_elf(OBJECTS / "xdp.bpf.o")
+LINE = int(BTF.enum("maglev_limits")["MAGLEV_LINE"])
 
 Array = np.ndarray[Any, Any]
 
@@ -50,8 +51,7 @@ def service_of(vips: Array, key: bytes) -> int:
 
 def handle_of(service: Array, slots: Array, backends: Array, hash32: int) -> int:
     """The handle that a flow's hash leads to in a service (one record), 0 if none."""
-    line = int(BTF.enum("maglev_limits")["MAGLEV_LINE"])
-    arguments = slots.ctypes.data, len(slots) // line, backends.ctypes.data, len(backends), hash32
+    arguments = slots.ctypes.data, len(slots) // LINE, backends.ctypes.data, len(backends), hash32
     return int(_library().program_handle(service.ctypes.data, *arguments))
 
 

@@ -51,7 +51,7 @@ class HeapMachine(RuleBasedStateMachine):
         """The first range that fits; what rests is taken only when nothing else fits."""
         expected, waits = self.first_fit(count), self.waits
         if expected is None and RESTING in self.cells:
-            self.cells = [FREE if state == RESTING else state for state in self.cells]
+            self.wake()
             expected, waits = self.first_fit(count), waits + 1
         assert self.heap.allocate(count) == expected
         assert self.waits == waits
@@ -79,6 +79,18 @@ class HeapMachine(RuleBasedStateMachine):
         each = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
         self.heap.rest(*each)
         self.mark(*each, RESTING)
+
+    @rule()
+    def settle(self) -> None:
+        """Everything that rests is free after one wait; there is none for nothing."""
+        waits, resting = self.waits, RESTING in self.cells
+        assert self.heap.settle() == resting
+        assert self.waits == waits + resting
+        self.wake()
+
+    def wake(self) -> None:
+        """What rested is free."""
+        self.cells = [FREE if state == RESTING else state for state in self.cells]
 
     @rule(wanted=st.lists(counts, max_size=4))
     def foretell(self, wanted: list[int]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.datapath.harness_program import BTF
+from tests.unit.datapath.harness_program import BTF, LINE
 
 from towpath.datapath.layout import Layout
 from towpath.model import Limits
 
 WAYS = int(BTF.enum("flow_limits")["FLOW_WAYS"])
-LINE = int(BTF.enum("maglev_limits")["MAGLEV_LINE"])
 
 limits = st.builds(
     Limits,

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's tables in memory of this process, and what packets would see in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tests.unit.datapath.harness_program import BTF, LINE, handle_of, service_of
+
+from towpath.core import maglev
+from towpath.datapath.address import pack_key, unpack
+from towpath.datapath.backends import BackendTable
+from towpath.datapath.heap import Heap
+from towpath.datapath.reclaim import Reclaimer
+from towpath.datapath.room import check_room
+from towpath.datapath.tables import Tables
+from towpath.datapath.vips import VipIndex
+from towpath.model import Service, ServiceKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tests.unit.datapath.harness_program import Array
+
+    from towpath.core.plan import Plan
+    from towpath.model import Address
+
+INDEX_BITS = int(BTF.enum("handle_bits")["HANDLE_INDEX_BITS"])
+PROBES = int(BTF.enum("vip_limits")["VIP_PROBES"])
+NO_FLOW_TABLE = int(BTF.enum("service_flags")["SERVICE_NO_FLOW_TABLE"])
+
+View = list["Address | None"]
+"""The backend that each slot of a service's table leads to."""
+
+
+@dataclass
+class Memory:
+    """What outlives a process. ``services``, ``backends``: how many there is room for."""
+
+    services_limit: int = 8
+    backends_limit: int = 24
+    table_slots: int = 8 * LINE
+    vips: Array = field(init=False)
+    services: Array = field(init=False)
+    backends: Array = field(init=False)
+    slots: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.vips = np.zeros(64, BTF.dtype("vip_slot"))
+        self.services = np.zeros(self.services_limit + 1, BTF.dtype("service"))
+        self.backends = np.zeros(self.backends_limit + 1, BTF.dtype("backend"))
+        self.slots = np.zeros(self.table_slots, np.uint32)
+
+    def copy(self) -> Memory:
+        """The same memory, to be changed apart."""
+        return deepcopy(self)
+
+    def write(self, base: int, handles: Array) -> None:
+        """Store handles from slot ``base`` on."""
+        assert base + len(handles) <= len(self.slots)
+        self.slots[base : base + len(handles)] = handles
+
+    def read(self, base: int, count: int) -> Array:
+        """Return a copy of ``count`` handles from slot ``base`` on."""
+        return self.slots[base : base + count].copy()
+
+    # What a packet sees
+
+    def view(self, key: ServiceKey) -> View | None:
+        """Where packets for ``key`` go, by slot; None: to the kernel."""
+        index = service_of(self.vips, pack_key(key))
+        if not index:
+            return None
+        row = self.services[index : index + 1]
+        size = int(row["table"][0]) >> 32
+        # The lowest hash of each slot.
+        hashes = [-(-(slot << 32) // size) for slot in range(size)]
+        return [self.address(handle_of(row, self.slots, self.backends, each)) for each in hashes]
+
+    def address(self, handle: int) -> Address | None:
+        """The backend of a handle, None if it is stale: what a flow's entry leads to."""
+        row = self.backends[handle & (1 << INDEX_BITS) - 1]
+        if not handle or row["handle"] != handle:
+            return None
+        return unpack(row["addr"].tobytes(), int(row["family"]))
+
+
+class Process:
+    """What a process knows of the memory; makes its changes as the load balancer does."""
+
+    def __init__(self, memory: Memory, wait_for_readers: Callable[[], None] = lambda: None) -> None:
+        self.memory = memory
+        self.forgotten: Counter[int] = Counter()
+        """Services whose counters were zeroed, by index."""
+        reclaimer = Reclaimer(wait_for_readers)
+        self.heap = Heap(len(memory.slots), wait_for_readers)
+        self.backends = BackendTable(memory.backends, INDEX_BITS, reclaimer, lambda _: None)
+        self.tables = Tables(
+            VipIndex(memory.vips, PROBES, reclaimer),
+            self.backends,
+            self.heap,
+            memory,
+            memory.services,
+            NO_FLOW_TABLE,
+            reclaimer,
+            lambda index: self.forgotten.update([index]),
+        )
+        self.tables.adopt()
+
+    def observed(self) -> tuple[Service, ...]:
+        """The services that are in force."""
+        return tuple(
+            Service(
+                "any",
+                *key,
+                backends=each.backends(),
+                table_size=each.table_size,
+                flow_table=each.flow_table,
+            )
+            for key, each in self.tables.services.items()
+        )
+
+    def check_room(self, plan: Plan) -> None:
+        """Raise CapacityError if a plan is foretold not to fit."""
+        installed = self.tables.services
+        check_room(
+            plan.steps,
+            services=len(installed),
+            services_limit=self.memory.services_limit,
+            backends=sum(len(each.handles) for each in installed.values()),
+            backends_limit=self.backends.capacity,
+            heap=self.heap,
+            tables={
+                key: ((each.base, each.size), each.table_size) for key, each in installed.items()
+            },
+        )
+
+
+def view_of(service: Service | None) -> View | None:
+    """What packets ought to see of a service."""
+    if service is None:
+        return None
+    identities = [(backend.address.packed, backend.weight) for backend in service.backends]
+    return [service.backends[i].address for i in maglev.table(identities, service.table_size)]
+
+
+def by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:
+    """Services by what identifies them."""
+    return {service.key: service for service in services}
+
+
+def assert_sound(memory: Memory) -> None:
+    """Ranges don't overlap, and every handle in them is a backend's of that service."""
+    owners = Counter[int]()
+    for index in memory.vips["service"][memory.vips["service"] != 0].tolist():
+        table = int(memory.services[index]["table"])
+        base, size = table & 0xFFFFFFFF, table >> 32
+        owners.update(range(base, base + size))
+        handles = memory.read(base, size)
+        rows = memory.backends[handles & (1 << INDEX_BITS) - 1]
+        assert handles.all()
+        assert np.array_equal(rows["handle"], handles)
+        assert (rows["service"] == index).all()
+    assert max(owners.values(), default=1) == 1

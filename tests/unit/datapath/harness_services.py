@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services of a small world, so that two draws have much in common."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from hypothesis import strategies as st
+
+from towpath.model import Backend, Protocol, Service
+
+if TYPE_CHECKING:
+    from towpath.model import Address
+
+KEYS: list[tuple[Address, int, Protocol]] = [
+    (ip_address("203.0.113.10"), 80, Protocol.TCP),
+    (ip_address("203.0.113.10"), 80, Protocol.UDP),
+    (ip_address("203.0.113.11"), 80, Protocol.TCP),
+    (ip_address("2001:db8::10"), 443, Protocol.TCP),
+]
+ADDRESSES = [
+    ip_address(text) for text in ("192.0.2.11", "192.0.2.12", "2001:db8:1::11", "2001:db8:1::12")
+]
+SIZES = [5, 7, 13, 31]
+
+
+def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
+    """Any service of one key, of up to four backends."""
+    return st.builds(
+        lambda weights, size, flow_table: Service(
+            "any",
+            *key,
+            tuple(Backend(address, weight) for address, weight in weights.items()),
+            table_size=size,
+            flow_table=flow_table,
+        ),
+        st.dictionaries(st.sampled_from(ADDRESSES), st.integers(0, 3), max_size=4),
+        st.sampled_from(SIZES),
+        st.booleans(),
+    )
+
+
+states = st.tuples(*(st.none() | services(key) for key in KEYS)).map(
+    lambda each: tuple(service for service in each if service)
+)
+"""What may be wished for: each of the keys, or not."""

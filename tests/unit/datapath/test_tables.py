@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every step leaves tables that packets can go by, and so does a death in the midst of one."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from ipaddress import ip_address
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.datapath.harness_memory import (
+    NO_FLOW_TABLE,
+    Memory,
+    Process,
+    assert_sound,
+    by_key,
+    view_of,
+)
+from tests.unit.datapath.harness_services import ADDRESSES, KEYS, states
+
+from towpath.core.plan import plan
+from towpath.core.steps import PublishService
+from towpath.datapath.errors import CapacityError
+from towpath.datapath.steps import execute
+from towpath.model import Backend, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import FrameType
+
+    from towpath.model import Address, ServiceKey
+
+Services = tuple[Service, ...]
+ByKey = dict[Any, Service]
+
+
+def brought_to(services: Iterable[Service], memory: Memory | None = None) -> Process:
+    """A process that has made these the services, starting from what is in memory."""
+    process = Process(memory or Memory())
+    bring(process, services)
+    return process
+
+
+def bring(process: Process, services: Iterable[Service]) -> None:
+    """Apply, step by step, with every check after each."""
+    after = by_key(services)
+    before = by_key(process.observed())
+    lasting = {
+        handle: address
+        for handle, (key, address) in handles(process, before.keys() & after.keys()).items()
+        if address in {backend.address for backend in after[key].backends}
+    }
+    for step in plan(process.observed(), after.values()).steps:
+        execute(step, process.tables)
+        assert_seen(process.memory, before, after)
+        assert_flows_go_on(process.memory, lasting)
+
+
+def handles(process: Process, keys: Iterable[ServiceKey]) -> dict[int, tuple[ServiceKey, Address]]:
+    """What flow entries may hold of these services."""
+    return {
+        handle: (key, address)
+        for key in keys
+        for address, handle in process.tables.services[key].handles.items()
+    }
+
+
+def assert_seen(memory: Memory, before: ByKey, after: ByKey) -> None:
+    """Packets see each service as it was or as it will be, and nothing between."""
+    assert_sound(memory)
+    for key in before.keys() | after.keys():
+        assert memory.view(key) in (view_of(before.get(key)), view_of(after.get(key)))
+
+
+def assert_flows_go_on(memory: Memory, lasting: dict[int, Address]) -> None:
+    """A flow whose backend is there before and after has it throughout."""
+    assert {handle: memory.address(handle) for handle in lasting} == lasting
+
+
+def assert_in_force(process: Process, services: Iterable[Service]) -> None:
+    """The tables are those of these services, and nothing is lost or kept for nobody."""
+    wanted = by_key(services)
+    assert not plan(process.observed(), wanted.values()).steps
+    memory = process.memory
+    for key, service in wanted.items():
+        installed = process.tables.services[key]
+        row = memory.services[installed.index]
+        assert memory.view(key) == view_of(service)
+        assert row["table_size"] == service.table_size
+        assert bool(row["flags"] & NO_FLOW_TABLE) != service.flow_table
+    assert process.tables.services.keys() == wanted.keys()
+    assert (memory.vips["service"] != 0).sum() == len(wanted)
+    in_use = memory.backends[memory.backends["handle"] != 0]
+    assert len(in_use) == sum(len(service.backends) for service in wanted.values())
+
+
+@given(states, states)
+def test_packets_see_a_service_before_or_after_its_change(one: Services, other: Services) -> None:
+    """After each single step of the way, there and back."""
+    process = Process(Memory())
+    for wanted in (one, other, one, ()):
+        bring(process, wanted)
+        assert_in_force(process, wanted)
+    assert not process.memory.backends["handle"].any()
+
+
+@given(st.lists(states, min_size=2, max_size=6))
+def test_a_restart_finds_what_was_left(ways: Sequence[Services]) -> None:
+    """Another process observes the same, and its flows have the same handles."""
+    memory = Memory()
+    for wanted in ways:
+        process = Process(memory)
+        bring(process, wanted)
+        heir = Process(memory)
+        assert handles(heir, by_key(wanted)) == handles(process, by_key(wanted))
+        assert_in_force(heir, wanted)
+
+
+@given(states, states, st.data())
+def test_a_death_between_steps_is_put_right(
+    one: Services, other: Services, data: st.DataObject
+) -> None:
+    """Whatever step it comes after; the next process also gets to the end."""
+    process = brought_to(one)
+    steps = plan(process.observed(), other).steps
+    for step in steps[: data.draw(st.integers(0, len(steps)))]:
+        execute(step, process.tables)
+    assert_put_right(process.memory, one, other)
+
+
+def assert_put_right(memory: Memory, one: Services, other: Services) -> None:
+    """What a process that died left behind is sound, adopted, and brought to its end."""
+    before, after = by_key(one), by_key(other)
+    assert_seen(memory, before, after)
+    views = {key: memory.view(key) for key in before.keys() | after.keys()}
+    heir = Process(memory)
+    assert_sound(memory)
+    for key, view in views.items():
+        assert (memory.view(key) is None) == (view is None), "a service came or went by adopting"
+    assert_in_force(heir, heir.observed())
+    finish(heir, other)
+
+
+def finish(heir: Process, services: Services) -> None:
+    """Get to the end, whatever was found."""
+    for step in plan(heir.observed(), services).steps:
+        execute(step, heir.tables)
+        assert_sound(heir.memory)
+    assert_in_force(heir, services)
+
+
+# ---- Death between any two lines ------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone."""
+
+
+@contextmanager
+def killed_at(line: int) -> Iterator[list[int]]:
+    """Raise Killed before that line, counted from 0, of the datapath's code in the block.
+
+    Gives a list that has the number of lines run so far.
+    """
+    ran = [0]
+
+    def follow(frame: FrameType, event: str, _: Any) -> Any:
+        if "towpath/datapath" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            if ran[0] == line:
+                raise Killed
+            ran[0] += 1
+        return follow
+
+    before = sys.gettrace()
+    sys.settrace(follow)
+    try:
+        yield ran
+    finally:
+        sys.settrace(before)
+
+
+def service(which: int, size: int, weights: dict[int, int], *, flow_table: bool = True) -> Service:
+    """A service by number, its backends by number."""
+    backends = tuple(Backend(ADDRESSES[number], weight) for number, weight in weights.items())
+    return Service("any", *KEYS[which], backends, table_size=size, flow_table=flow_table)
+
+
+BEFORE = (
+    service(0, 13, {0: 1, 1: 1, 2: 1}),
+    service(1, 7, {0: 1, 2: 0}),
+    service(3, 5, {2: 1, 3: 2}),
+)
+AFTER = (
+    service(0, 31, {0: 1, 1: 2, 3: 1}),  # larger; one goes, one comes, one weighs more
+    service(1, 7, {0: 0, 2: 3}, flow_table=False),  # drained and back
+    service(2, 13, {1: 1, 2: 1}),  # new, and the last is gone
+)
+
+
+def test_a_death_at_any_line_is_put_right() -> None:
+    """On a way that has every kind of step, killed before each line that is run."""
+    start = brought_to(BEFORE).memory
+    steps = plan(Process(start.copy()).observed(), AFTER).steps
+    assert len({type(step) for step in steps}) == 9
+    for line in count():
+        memory = start.copy()
+        process = Process(memory)
+        try:
+            with killed_at(line):
+                for step in steps:
+                    execute(step, process.tables)
+        except Killed:
+            assert_put_right(memory, BEFORE, AFTER)
+        else:
+            assert_in_force(process, AFTER)
+            break
+    assert line > 100
+
+
+def test_a_death_while_adopting_is_put_right() -> None:
+    """The first heir dies at any line of putting right what the first process left."""
+    start = brought_to(BEFORE).memory
+    process = Process(start)
+    for step in plan(process.observed(), AFTER).steps:
+        if isinstance(step, PublishService):
+            break
+        execute(step, process.tables)
+    # An option that no table has been made for yet.
+    process.tables.set_options(AFTER[0].key, table_size=5, flow_table=True)
+    for line in count():
+        memory = start.copy()
+        try:
+            with killed_at(line):
+                Process(memory)
+        except Killed:
+            finish(Process(memory), AFTER)
+        else:
+            break
+    assert line > 50
+
+
+# ---- Single steps ---------------------------------------------------------------------------
+
+
+def test_ranges_in_use_are_known_before_a_table_is_made_again() -> None:
+    """Two services whose tables were to grow: neither gets the other's range."""
+    old = [service(0, 7, {0: 1}), service(1, 7, {1: 1}), service(2, 7, {2: 1})]
+    process = brought_to(old)
+    bring(process, old[1:])
+    for each in old[1:]:
+        process.tables.set_options(each.key, table_size=5, flow_table=True)
+    heir = Process(process.memory)
+    assert_in_force(heir, [service(1, 5, {1: 1}), service(2, 5, {2: 1})])
+
+
+def test_a_table_in_use_is_not_written_over() -> None:
+    """A new table goes elsewhere, or nowhere if only the old one's range would fit."""
+    memory = Memory(table_slots=16)
+    process = brought_to([service(0, 13, {0: 1, 1: 1})], memory)
+    before = memory.slots[:13].copy()
+    with pytest.raises(CapacityError, match=r"limits\.table_slots"):
+        process.tables.set_table(process.observed()[0].key, [Backend(ADDRESSES[0])])
+    assert memory.slots[:13].tolist() == before.tolist()
+    assert_in_force(process, [service(0, 13, {0: 1, 1: 1})])
+
+
+def test_a_service_starts_with_counters_of_its_own() -> None:
+    """An index that another service had before is zeroed before anything leads to it."""
+    process = brought_to([service(0, 5, {0: 1})], Memory(services_limit=1))
+    process.forgotten.clear()
+    bring(process, [service(1, 5, {0: 1})])
+    assert process.forgotten == {1: 1}
+
+
+def test_an_address_may_be_a_backend_of_two_services() -> None:
+    """Each has a record of its own, with its own weight."""
+    process = brought_to([service(0, 5, {0: 1}), service(1, 5, {0: 3})])
+    address = ip_address("192.0.2.11")
+    found = {each.handles[address] for each in process.tables.services.values()}
+    assert len(found) == 2
