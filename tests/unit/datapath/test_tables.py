@@ -250,13 +250,12 @@ def test_a_death_while_adopting_is_put_right() -> None:
 
 def test_ranges_in_use_are_known_before_a_table_is_made_again() -> None:
     """Two services whose tables were to grow: neither gets the other's range."""
-    old = [service(0, 7, {0: 1}), service(1, 7, {1: 1}), service(2, 7, {2: 1})]
+    old = [service(0, 7, {0: 1}), service(1, 7, {1: 1})]
     process = brought_to(old)
-    bring(process, old[1:])
-    for each in old[1:]:
-        process.tables.set_options(each.key, table_size=5, flow_table=True)
+    for each in old:
+        process.tables.set_options(each.key, table_size=13, flow_table=True)
     heir = Process(process.memory)
-    assert_in_force(heir, [service(1, 5, {1: 1}), service(2, 5, {2: 1})])
+    assert_in_force(heir, [service(0, 13, {0: 1}), service(1, 13, {1: 1})])
 
 
 def test_a_table_in_use_is_not_written_over() -> None:
