@@ -169,7 +169,7 @@ def test_the_service_has_the_capabilities_it_needs_and_no_other() -> None:
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read(ROOT / "deploy" / "towpath.service")
     service = unit["Service"]
-    wanted = {"CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_ADMIN"}
+    wanted = {"CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"}
     assert set(service["CapabilityBoundingSet"].split()) == wanted
     assert set(service["AmbientCapabilities"].split()) == wanted
     assert service["NoNewPrivileges"] == "yes"

@@ -16,6 +16,7 @@ import numpy as np
 
 from towpath.datapath.layout import Layout
 from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir
+from towpath.kernel.kept_types import pin_types, pinned_types
 from towpath.kernel.maps import Map, possible_cpus
 from towpath.kernel.object import BpfObject
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Every node of a group must send a flow to the same backend, so this is not random.
 HASH_SEED = 0x546F7770617468
+_TYPES = "types"
+"""Among the pinned maps, a copy of their types."""
 _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "cookie"}
 
 
@@ -76,8 +79,11 @@ class LoadedProgram:
 
         They must have the sizes just set: the program's constants speak of them.
         """
+        types = pinned_types(directory / _TYPES)
         for path in sorted(directory.iterdir()):
-            pinned = self._undo.enter_context(Map.from_pin(path, self.btf))
+            if path.name == _TYPES:
+                continue
+            pinned = self._undo.enter_context(Map.from_pin(path, types))
             self.object.reuse(path.name, pinned)
             if path.name == "settings":
                 record = pinned.lookup(0)
@@ -98,6 +104,7 @@ class LoadedProgram:
             for name, each in self.maps.items():
                 if not name.startswith("."):
                     each.pin(building / name)
+            pin_types(self.btf, building / _TYPES)
 
     def constant(self, enum: str, name: str) -> int:
         """Return an enumerator of ``bpf/abi.h``."""

@@ -94,6 +94,7 @@ class Table:
     """The type table of a blob. BtfError: it isn't BTF, or of the other byte order."""
 
     def __init__(self, blob: bytes) -> None:
+        self.blob = blob
         if len(blob) < _HEADER.size:
             raise BtfError(f"not BTF: {len(blob)} bytes are shorter than its header")
         magic, version, _flags, length, types, types_size, strings, strings_size = (

@@ -73,6 +73,11 @@ class Btf:
                 return cls(table)
         raise BtfError(f"{path}: no .BTF section; compile with -g")
 
+    @property
+    def blob(self) -> bytes:
+        """What it was parsed from."""
+        return self._table.blob
+
     # ---- By name ---------------------------------------------------------------------------------
 
     def dtype(self, name: str) -> Dtype:

@@ -88,8 +88,9 @@ class Map:
     def from_pin(cls, path: Path | str, btf: Btf | None = None) -> Self:
         """The map pinned at ``path``, with the types that the kernel keeps for it.
 
-        It keeps none for some kinds (device maps, maps of maps): for those, ``btf`` is asked for a
-        map of that name. KernelError: no map is pinned there.
+        It keeps none for some kinds (device maps, maps of maps), and tells them only to those who
+        have CAP_SYS_ADMIN: then ``btf`` is asked for a map of that name. KernelError: no map is
+        pinned there, or its types are neither told nor given.
         """
         return cls._from_fd(bpffs.open_pin(path, "map"), btf)
 
@@ -301,12 +302,12 @@ def plain_dtype(size: int) -> Dtype:
 
 def _types_of(info: MapInfo, btf: Btf | None) -> tuple[Dtype | None, Dtype | None]:
     """The dtypes of a map's key and value, None for what is not known."""
-    if info.btf_id:
-        btf = _kernel_btf(info.btf_id)
-        numbers = (info.btf_key_type_id, info.btf_value_type_id)
+    kept = _kernel_btf(info.btf_id, needed=btf is None) if info.btf_id else None
+    if kept is not None:
+        btf, numbers = kept, (info.btf_key_type_id, info.btf_value_type_id)
     elif btf is not None:
         numbers = btf.map_types(info.name.decode()) or (0, 0)
-    if btf is None:
+    else:
         return None, None
     key, value = (btf.dtype_of(number) if number else None for number in numbers)
     return _if_of_size(key, info.key_size), _if_of_size(value, info.value_size)
@@ -316,9 +317,12 @@ def _if_of_size(dtype: Dtype | None, size: int) -> Dtype | None:
     return dtype if dtype is not None and dtype.itemsize == size else None
 
 
-def _kernel_btf(number: int) -> Btf:
-    """The BTF with that id, as the kernel keeps it."""
-    fd = bpffs.check_id(lib.bpf_btf_get_fd_by_id(number), "BTF", number)
+def _kernel_btf(number: int, *, needed: bool) -> Btf | None:
+    """The BTF with that id, as the kernel keeps it; None if it isn't told and not needed."""
+    fd = lib.bpf_btf_get_fd_by_id(number)
+    if fd == -errnos.EPERM and not needed:
+        return None
+    bpffs.check_id(fd, "BTF", number)
     try:
         what = f"read BTF with id {number}"
         size = get_info(fd, BtfInfo(), what).btf_size
