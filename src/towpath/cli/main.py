@@ -30,10 +30,9 @@ VERBS = {
 # that defines them. A module that has not been imported cannot have raised one.
 REPORTED = (
     ("towpath.client", "ClientError"),
-    ("towpath.model", "ConfigError"),
-    ("towpath.model", "ModelError"),
+    ("towpath.model.problems", "ConfigError"),
     ("towpath.kernel.errors", "KernelError"),
-    ("towpath.datapath", "DatapathError"),
+    ("towpath.datapath.errors", "DatapathError"),
     ("towpath.agent.errors", "AgentError"),
 )
 
