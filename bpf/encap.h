@@ -24,7 +24,10 @@ struct outer {
 	__u32 hash;
 };
 
-/* Fills the host bits of a prefix from the flow's hash, for the backend's RSS. */
+/*
+ * Fills the host bits of a prefix from the flow's hash, for the backend's RSS: the
+ * last from the low ones, since the high ones chose the slot and with it the backend.
+ */
 static __always_inline void outer_source(struct outer *outer)
 {
 	__u32 zero = 0;
@@ -32,7 +35,7 @@ static __always_inline void outer_source(struct outer *outer)
 
 	outer->saddr = outer->hop->saddr;
 	if (set)
-		outer->saddr.word[3] |= outer->hash &
+		outer->saddr.word[3] |= bpf_htonl(outer->hash) &
 					(outer->to->family == FAMILY_V4 ? set->vary4 : set->vary6);
 }
 
