@@ -12,6 +12,8 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.prog.oracle_xdp_parse import Address
 
 CLIENTS = {4: ip_address("198.51.100.77"), 6: ip_address("2001:db8:3::77")}
@@ -62,3 +64,13 @@ def frame(
     """The plainest frame of its kind."""
     packet = ether(vlan=vlan) / ip(family, vip=vip, **fields)
     return bytes(packet / segment(protocol, sport=sport, dport=dport, payload=payload))
+
+
+def flows(count: int, family: int = 4, protocol: int = 6, *, start: int = 0) -> Iterator[bytes]:
+    """So many frames of as many flows: clients of one network, ports that go round."""
+    made = bytearray(frame(family, protocol))
+    client, port = {4: (28, 34), 6: (36, 54)}[family]  # the client's last two bytes
+    for flow in range(start, start + count):
+        made[client : client + 2] = (flow // 50000).to_bytes(2, "big")
+        made[port : port + 2] = (1024 + flow % 50000).to_bytes(2, "big")
+        yield bytes(made)

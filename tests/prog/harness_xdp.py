@@ -77,10 +77,8 @@ class Rig:
         before = self.counters()
         run = self.run(frame, device)
         moved = self.moved(before, self.counters())
-
-        assert run.retval == expected.action, (frame.hex(), expected)
-        assert run.data.hex() == expected.frame.hex(), (frame.hex(), expected)
-        assert moved == expected.counts(), (frame.hex(), moved, expected)
+        if (run.retval, run.data, moved) != (expected.action, expected.frame, expected.counts()):
+            raise AssertionError(_difference(frame, device, expected, run, moved))
         self.world.remember(expected)
         self.seen[expected.verdict] += 1
         return expected
@@ -182,6 +180,22 @@ def served(service: Service) -> Served:
     members = [(backend.address.packed, backend.weight) for backend in service.backends]
     slots = [addresses[at] for at in maglev.table(members, service.table_size)]
     return Served(slots, service.flow_table, frozenset(addresses))
+
+
+def _difference(
+    frame: bytes, device: str, expected: Outcome, run: TestRun, moved: dict[object, int]
+) -> str:
+    """What was foretold and what came."""
+    return "\n".join(
+        (
+            f"{expected} of {frame[:160].hex()}, {len(frame)} bytes on {device}",
+            f"action   {run.retval}, expected {expected.action}",
+            f"out      {run.data[:160].hex()}, {len(run.data)} bytes",
+            f"expected {expected.frame[:160].hex()}, {len(expected.frame)} bytes",
+            f"moved    {moved}",
+            f"expected {expected.counts()}",
+        )
+    )
 
 
 def _varied(wish: Any) -> tuple[Address, int]:

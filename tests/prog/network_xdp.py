@@ -121,7 +121,8 @@ def _ways(devices: dict[str, int]) -> Iterator[tuple[Address, Way]]:
             for host in NEIGHBOURS:
                 mac = neighbour_mac(name, host)
                 yield neighbour(name, version, host), Way(index, own, MACS[name], mac, MTU[name])
-            yield neighbour(name, version, UNRESOLVED), Way(index, own, mtu=MTU[name])
+            # The kernel tells no MTU with a next hop that isn't resolved.
+            yield neighbour(name, version, UNRESOLVED), Way(index, own)
             yield own, Way(refused="drop_no_route")  # it ends here
     for version in (4, 6):
         own, mac = OWN[IN][version], neighbour_mac(IN, GATEWAY)

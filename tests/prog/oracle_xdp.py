@@ -184,7 +184,7 @@ class Outcome:
     """A frame's verdict, the bytes that come out, and what was decided on the way."""
 
     verdict: str
-    frame: bytes
+    frame: bytes = field(repr=False)
     length: int = 0
     key: Key | None = None
     flow: Flow | None = None
