@@ -32,11 +32,7 @@ def agent(shared: Agent) -> Agent:
     put(shared, prune=True)
     shared.write(services=[WEB])
     hang_up(shared)
-    wait_until(
-        lambda: names(shared) == {"web"} and file_status(shared).refused is None,
-        seconds=10,
-        what="the file that every test begins with",
-    )
+    in_force(shared, "web")
     return shared
 
 
@@ -61,8 +57,12 @@ def file_problems(agent: Agent) -> list[str]:
 
 
 def in_force(agent: Agent, *expected: str) -> None:
-    """Wait until exactly these services are in force."""
-    wait_until(lambda: names(agent) == set(expected), seconds=10, what=f"services {expected}")
+    """Wait until exactly these services are in force, and the file with them."""
+    wait_until(
+        lambda: names(agent) == set(expected) and file_status(agent).refused is None,
+        seconds=10,
+        what=f"services {expected}",
+    )
 
 
 # Changes of the file
@@ -88,7 +88,6 @@ def test_a_wrong_file_changes_nothing_and_is_shown(agent: Agent) -> None:
     assert problem in agent.command("status").stdout.replace("\n", "")
     agent.write(services=[WEB, DNS])
     in_force(agent, "web", "dns")
-    assert file_status(agent).refused is None
 
 
 def test_a_file_that_is_not_yaml_changes_nothing(agent: Agent) -> None:
@@ -109,14 +108,13 @@ def test_a_change_that_needs_a_restart_is_refused(agent: Agent) -> None:
 
 
 def test_a_service_of_the_api_is_not_taken_over_by_the_file(agent: Agent) -> None:
-    """A conflict, with both ways out of it."""
+    """A conflict, with both ways out of it; it ends when one of them is taken."""
     put(agent, MAIL)
     agent.write(services=[WEB, MAIL | {"port": 26}])
     (problem,) = file_problems(agent)
     assert "'mail' was also set through the API; remove it there" in problem
     assert "towpath service delete mail" in problem
     assert agent.command("service", "delete", "mail").returncode == 0
-    hang_up(agent)
     in_force(agent, "web", "mail")
 
 

@@ -147,10 +147,11 @@ def test_backends_come_and_go(agent: Agent) -> None:
     assert "has no backend 192.0.2.99; it has: 192.0.2.21," in refused(
         agent, "backend", "set", "mail", "192.0.2.99", "--weight", "5"
     )
+    printed(agent, "backend", "drain", "mail", "192.0.2.22")
     printed(agent, "backend", "remove", "mail", "192.0.2.21")
     listed = json.loads(printed(agent, "backend", "list", "mail", "-o", "json"))
     assert [(each["address"], each["weight"]) for each in listed] == [
-        ("192.0.2.22", 1),
+        ("192.0.2.22", 0),
         ("192.0.2.23", 5),
     ]
     assert "has no backend" in refused(agent, "backend", "remove", "mail", "192.0.2.21")

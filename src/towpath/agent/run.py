@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import signal
 import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from towpath.agent.controller import Controller
 from towpath.agent.desired import Desired
 from towpath.agent.errors import AgentError
 from towpath.agent.file import ConfigFile
-from towpath.agent.host import Host
+from towpath.agent.host import Host, settle
 from towpath.agent.listen import unix_socket
 from towpath.agent.metrics import served
 from towpath.agent.server import serve
@@ -45,6 +46,8 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
     whatever was in force before then still is.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
+    # Until the server listens to signals: an end on the way up is an orderly one too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     file = ConfigFile(path)
     config = file.first
     config.state.directory.mkdir(parents=True, exist_ok=True)
@@ -65,6 +68,7 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         writer = stack.enter_context(Writer())
         writer.call(controller.start)
         host = Host(controller, writer, file)
+        settle()
         stack.enter_context(served(config.metrics.address, host.registry))
         log.info("serving %s at %s", host.summary(), config.api.socket)
         asyncio.run(serve(host, listener))

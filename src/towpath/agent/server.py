@@ -74,11 +74,14 @@ async def serve(host: Host, listener: socket.socket) -> None:
 
 
 async def _follow(host: Host, hurry: asyncio.Event) -> None:
-    """Take the file over whenever it changes, or at once when hurry is set."""
+    """Take the file over whenever it changes, or at once when hurry is set.
+
+    Also when it was refused for contradicting services that are others by now.
+    """
     while True:
         with suppress(TimeoutError):
             await asyncio.wait_for(hurry.wait(), INTERVAL)
-        if hurry.is_set() or host.file.watch.changed():
+        if hurry.is_set() or host.file.watch.changed() or host.may_fit_now():
             hurry.clear()
             systemd.reloading()
             await host.reload()

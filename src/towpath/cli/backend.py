@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``towpath backend list|set|add|remove``."""
+"""``towpath backend list|add|set|drain|remove``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ Address = IPv4Address | IPv6Address
 EXAMPLES = {
     "towpath backend list web": "Backends, their shares and their traffic.",
     "towpath backend add web 192.0.2.13 --weight 2": "One more, for twice as many flows.",
-    "towpath backend set web 192.0.2.11 --weight 0": "No new flows; those it has stay.",
+    "towpath backend set web 192.0.2.11 --weight 2": "Twice as many new flows.",
+    "towpath backend drain web 192.0.2.11": "No new flows; those it has stay.",
     "towpath backend remove web 192.0.2.11": "Its flows go to the others at once.",
 }
 
@@ -130,7 +131,7 @@ def add(service: str, address: Address, weight: int, socket_path: Path) -> None:
 
 
 @backend.command(
-    "set", examples={"towpath backend set web 192.0.2.11 --weight 0": "No new flows for it."}
+    "set", examples={"towpath backend set web 192.0.2.11 --weight 2": "Twice as many."}
 )
 @service_argument
 @address_argument
@@ -143,6 +144,11 @@ def add(service: str, address: Address, weight: int, socket_path: Path) -> None:
 @socket_option
 def set_(service: str, address: Address, weight: int, socket_path: Path) -> None:
     """Change a backend's weight; refused when the service does not have it."""
+    _set_weight(service, address, weight, socket_path)
+
+
+def _set_weight(service: str, address: Address, weight: int, socket_path: Path) -> None:
+    """Change the weight of a backend that is there."""
     from towpath.client import Client
 
     with Client(socket_path) as client:
@@ -153,6 +159,17 @@ def set_(service: str, address: Address, weight: int, socket_path: Path) -> None
                 f" {', '.join(map(str, known)) or 'none'}; add one with towpath backend add"
             )
         done(client.set_backend(service, address, weight))
+
+
+@backend.command(
+    "drain", examples={"towpath backend drain web 192.0.2.11": "Before it is upgraded."}
+)
+@service_argument
+@address_argument
+@socket_option
+def drain(service: str, address: Address, socket_path: Path) -> None:
+    """Give a backend no new flows: weight 0. Those it has stay."""
+    _set_weight(service, address, 0, socket_path)
 
 
 @backend.command("remove", examples={"towpath backend remove web 192.0.2.11": "At once."})

@@ -22,6 +22,7 @@ VERBS = {
     "backend": Verb("towpath.cli.backend:backend", "List and change a service's backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
     "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),
+    "doctor": Verb("towpath.cli.doctor:doctor", "What this kernel can do, and what is lost."),
     "lab": Verb("towpath.cli.lab:lab", "A load balancer, clients and backends in namespaces."),
     "bench": Verb("towpath.cli.bench:bench", "Time the datapath inside the kernel."),
 }
@@ -40,7 +41,7 @@ EXAMPLES = {
     "towpath agent --config /etc/towpath.yaml": "Run the agent in the foreground.",
     "towpath service list": "What is balanced.",
     "towpath service plan new-services.yaml": "What an apply would change.",
-    "towpath backend set web 192.0.2.11 --weight 0": "No new flows for a backend.",
+    "towpath backend drain web 192.0.2.11": "No new flows for a backend.",
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp"': "Which backend, and why.",
     'eval "$(_TOWPATH_COMPLETE=bash_source towpath)"': "Completion (also zsh_, fish_source).",
 }
