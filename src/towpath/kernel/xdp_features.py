@@ -3,16 +3,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno as errnos
+import os
 import struct
 import sys
 from enum import IntFlag
 
-from towpath.kernel.messages import GENERIC, Netlink, attribute, attributes, text
+from towpath.kernel._structs import LinkCreateOpts
+from towpath.kernel.libbpf import lib
+from towpath.kernel.messages import GENERIC, ROUTE, Netlink, attribute, attributes, text
+from towpath.kernel.probe import tiny
+from towpath.kernel.programs import ProgramType
 
 _GENL_HEADER = struct.Struct("=BBxx")  # struct genlmsghdr: command, version
 _CONTROLLER, _GETFAMILY = 16, 3  # GENL_ID_CTRL, CTRL_CMD_GETFAMILY
 _FAMILY_ID, _FAMILY_NAME = 1, 2  # CTRL_ATTR_*
 _DEV_GET, _IFINDEX, _XDP_FEATURES = 1, 1, 3  # NETDEV_CMD_DEV_GET, NETDEV_A_DEV_*
+
+_LINK = struct.Struct("=xxHiII")  # struct ifinfomsg: type, index, flags, changed flags
+_RTM_GETLINK, _IFF_UP = 18, 1
+_BPF_XDP, _XDP_NATIVE = 37, 1 << 2
 
 
 class XdpFeatures(IntFlag):
@@ -52,3 +63,23 @@ def _family(netlink: Netlink, name: str) -> int | None:
         return None
     number = attributes(answer[_GENL_HEADER.size :])[_FAMILY_ID]
     return int.from_bytes(number, sys.byteorder)
+
+
+def try_native(ifindex: int) -> bool | None:
+    """Whether a program can be attached to a device in native mode; it is detached at once.
+
+    Attaching resets many a device, so this is tried only on one that is down: None for one that is
+    up, or that has a program. KernelError: no program can be loaded. OSError: no such device.
+    """
+    with Netlink(ROUTE) as netlink:
+        message = netlink.ask(_RTM_GETLINK, _LINK.pack(0, ifindex, 0, 0))[0]
+    if _LINK.unpack_from(message)[2] & _IFF_UP:
+        return None
+    opts = LinkCreateOpts(flags=_XDP_NATIVE)
+    with tiny(ProgramType.XDP) as program:
+        fd = lib.bpf_link_create(program, ifindex, _BPF_XDP, ctypes.byref(opts))
+    if -fd in (errnos.EBUSY, errnos.EEXIST):
+        return None
+    if fd >= 0:
+        os.close(fd)
+    return bool(fd >= 0)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath doctor``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from towpath.cli.command import Manual
+from towpath.cli.output import Format, emit, output_option, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from towpath.doctor import Capability
+
+EXAMPLES = {
+    "towpath doctor": "What this kernel can do, on any device.",
+    "towpath doctor --config /etc/towpath.yaml": "And whether this configuration can work here.",
+    "towpath doctor -o json | jq -r '.[] | select(.state != \"available\") | .name'": (
+        "What is not as it should be."
+    ),
+}
+
+EXIT_CODES = {
+    "0": "Nothing that is needed is missing.",
+    "1": "Something that is needed is missing: one line on stderr names it.",
+    "2": "Wrong usage.",
+}
+
+
+@click.command(cls=Manual, examples=EXAMPLES, exit_codes=EXIT_CODES)
+@click.option(
+    "--config",
+    "path",
+    metavar="FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The agent's configuration: also probe its devices, and what it needs is needed.",
+)
+@output_option
+def doctor(path: Path | None, form: Format) -> None:
+    """Probe what this kernel can do, and say what is lost where it can't.
+
+    Each capability is available, has a fallback in its place, is missing, or is
+    unknown where it could not be probed; without root much is. JSON and YAML are a
+    list of {name, state, found, needed_by, loses, required}.
+
+    Probing tries the thing itself, never asks for the kernel's version, and disturbs
+    nobody: on a device that is up nothing is attached to find out.
+    """
+    from towpath.doctor import doctor as diagnose
+    from towpath.model import parse_config
+
+    config = None if path is None else parse_config(path.read_text(), str(path))
+    found = diagnose(config)
+    emit([asdict(each) for each in found], form, lambda: _table(found))
+    fatal = [each for each in found if each.fatal]
+    if fatal:
+        what = "this configuration" if path else "a load balancer"
+        reasons = "; ".join(f"{each.name}: {each.found}" for each in fatal)
+        click.echo(f"Error: {what} can't work here: {reasons}", err=True)
+        sys.exit(1)
+
+
+def _table(found: Iterable[Capability]) -> None:
+    print_table(
+        ("capability", "state", "found", "loses", "for"),
+        [(each.name, each.state, each.found, each.loses, each.needed_by) for each in found],
+    )

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device can do, without disturbing it: nothing is detached, replaced or switched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from towpath.doctor import permissions
+from towpath.doctor.capability import Answer, either, no, unprobed, yes
+from towpath.kernel import links, probe
+from towpath.kernel.errors import CAP_NET_ADMIN, KernelError
+from towpath.kernel.programs import Program
+from towpath.kernel.xdp_features import XdpFeatures, try_native, xdp_features
+
+if TYPE_CHECKING:
+    from towpath.kernel.netlink import Family
+
+# What the load balancer's program is called in the kernel, and nobody else's.
+_OWN = "towpath_lb"
+_NATIVE = ("native mode", "no native mode in its driver")
+_SILENT = "this kernel does not tell what drivers can"
+_SYSCTL = Path("/proc/sys/net")
+
+
+def native(_: str, index: int) -> Answer:
+    """XDP in the driver."""
+    attached = _attached(index)
+    if attached is not None:
+        running = links.xdp_mode(index)
+        found = Answer(running == "native", f"attached in {running} mode")
+        return found if attached.works else attached
+    features = xdp_features(index)
+    if features is not None:
+        return either(XdpFeatures.BASIC in features, *_NATIVE)
+    return _trial(index)
+
+
+def _trial(index: int) -> Answer:
+    """Attach to a device that is down, and to no other: attaching may reset it."""
+    if obstacle := permissions.obstacle():
+        return unprobed(obstacle)
+    can = try_native(index)
+    if can is None:
+        return unprobed(f"{_SILENT}, and a trial would disturb a device that is up")
+    return either(can, *_NATIVE)
+
+
+def generic(_: str, index: int) -> Answer:
+    """XDP in the kernel's own stack, which every device has unless its place is taken."""
+    attached = _attached(index)
+    if attached is not None:
+        return yes(f"attached in {links.xdp_mode(index)} mode") if attached.works else attached
+    if obstacle := permissions.obstacle(namespace=True):
+        return unprobed(obstacle)
+    return either(probe.xdp_link(), "generic mode", "no bpf_link for XDP")
+
+
+def _attached(index: int) -> Answer | None:
+    """Whether the program on a device is a load balancer's; None when there is no program."""
+    number = links.xdp_program_id(index)
+    if not number:
+        return None
+    try:
+        with Program.from_id(number) as program:
+            name = program.name
+    except KernelError as error:
+        return unprobed(f"program {number} is attached: {error}")
+    if name != _OWN:
+        return no(f"program {name} (id {number}) is attached already")
+    return yes()
+
+
+def redirect_target(_: str, index: int) -> Answer:
+    """Packets that came in on other devices may leave by this one."""
+    features = xdp_features(index)
+    if features is None:
+        return unprobed(_SILENT)
+    if XdpFeatures.TARGET in features:
+        return yes("its driver takes them")
+    if links.xdp_mode(index) == "native":
+        return no("its driver does not take them")
+    return unprobed("its driver does not take them now; some do once a program is attached")
+
+
+def forwarding(device: str, family: Family) -> Answer:
+    """Forwarding is on, or may be switched on: the FIB answers for no other device."""
+    path = _SYSCTL / family / "conf" / device / "forwarding"
+    try:
+        on = path.read_text().strip() != "0"
+    except FileNotFoundError:
+        return no("the device does not have that protocol")
+    if on:
+        return yes("on")
+    if not permissions.held(CAP_NET_ADMIN):
+        return unprobed("off, and this process lacks CAP_NET_ADMIN to switch it on")
+    writable = os.access(path, os.W_OK)
+    return either(writable, "off until the agent runs", f"off, and {path} is read-only")

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Towpath needs of a kernel, and what it does without.
+
+A rule is one capability. Its ways are what can provide it, best first, and each names the probe
+that tells whether this way works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from towpath.model.settings import Config, Device
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to have a capability."""
+
+    probe: str
+    """A key of `probes.PROBES`; of a device's probe with ``:`` and the device's name."""
+    loses: str = ""
+    """What the user goes without for using this way instead of the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One capability."""
+
+    name: str
+    ways: tuple[Way, ...]
+    needed_by: str
+    loses: str
+    """What the user goes without when no way works."""
+    required: bool = False
+
+
+def rules(config: Config | None = None) -> list[Rule]:
+    """What a configuration needs; without one, what a load balancer needs on any device."""
+    if config is None:
+        return [*RULES, *NOT_YET_USED]
+    return [*(_of_config(rule, config) for rule in RULES), *_devices(config), *NOT_YET_USED]
+
+
+# ---- On any device -------------------------------------------------------------------------------
+
+_BPFFS = "BPF file system"
+_IPV6 = "bpf_fib_lookup of IPv6"
+_V4, _V6 = 4, 6
+_EVERYTHING = "everything"
+_BALANCER = "load balancer"
+_NOTHING_YET = "nothing so far"
+
+RULES = (
+    Rule("libbpf", (Way("libbpf"),), _EVERYTHING, "nothing can be loaded", required=True),
+    Rule(
+        "permissions",
+        (
+            Way("permissions"),
+            Way(
+                "permissions without CAP_SYS_ADMIN",
+                "an agent can't take over what an earlier one has pinned",
+            ),
+        ),
+        _EVERYTHING,
+        "nothing can be loaded or attached",
+        required=True,
+    ),
+    Rule(
+        _BPFFS,
+        (
+            Way("bpffs"),
+            Way("bpffs can be mounted", "only the mount namespace of the agent sees the pins"),
+        ),
+        "agent, decap --pin",
+        "nothing outlives its process, and the agent does not start",
+    ),
+    Rule(
+        "JIT compiler",
+        (Way("jit"), Way("interpreter", "packets take several times as long")),
+        "load balancer, decap",
+        "no program can run",
+    ),
+    Rule(
+        "mmapable arrays",
+        (Way("map_mmap"),),
+        _BALANCER,
+        "services can't be written",
+        required=True,
+    ),
+    Rule(
+        "batched map operations",
+        (Way("batch"), Way("single", "a large map takes longer to read")),
+        "load balancer, decap",
+        "maps can't be read",
+    ),
+    Rule(
+        "waiting for packets in flight",
+        (Way("membarrier"), Way("map_in_map", "nothing: it waits as long")),
+        _BALANCER,
+        "memory that changes free can't be used again",
+        required=True,
+    ),
+    Rule(
+        "XDP links",
+        (Way("xdp_link"),),
+        "load balancer, decap",
+        "programs can't be attached",
+        required=True,
+    ),
+    Rule(
+        "load balancer program",
+        (Way("balancer_program"),),
+        _BALANCER,
+        "nothing is balanced",
+        required=True,
+    ),
+    Rule("decapsulation program", (Way("decap_program"),), "decap", "decap does not run"),
+    Rule(
+        "programs at tc ingress",
+        (Way("tcx"), Way("clsact", "a process that is killed leaves its filter behind")),
+        "load balancer: unresolved next hops",
+        "packets whose next hop is not resolved are lost",
+        required=True,
+    ),
+    Rule(
+        "bpf_redirect_neigh",
+        (Way("redirect_neigh"),),
+        "load balancer: unresolved next hops",
+        "packets whose next hop is not resolved are lost",
+        required=True,
+    ),
+    Rule(
+        "bpf_fib_lookup",
+        (Way("fib"),),
+        _BALANCER,
+        "no way to a backend is found",
+        required=True,
+    ),
+    Rule(_IPV6, (Way("fib_ipv6"),), "IPv6 backends", "no way to an IPv6 backend is found"),
+    Rule(
+        "MTU from bpf_fib_lookup",
+        (Way("fib_mtu"),),
+        _BALANCER,
+        "packets that no longer fit once encapsulated are not recognised and counted",
+    ),
+    Rule(
+        "device of unresolved next hops from bpf_fib_lookup",
+        (Way("fib_egress"),),
+        "load balancer on several devices",
+        "packets leave by the device they came in on until the next hop is resolved",
+    ),
+    Rule(
+        "source address from bpf_fib_lookup",
+        (
+            Way("fib_source"),
+            Way("first_address", "the outer source may be another than the route prefers"),
+        ),
+        "source: node",
+        "outer source addresses must be configured",
+    ),
+)
+
+
+# ---- Of a configuration --------------------------------------------------------------------------
+
+
+def _of_config(rule: Rule, config: Config) -> Rule:
+    """Require what this configuration needs and others don't."""
+    if rule.name == _BPFFS:
+        ways = tuple(Way(f"{way.probe}:{config.state.pins}", way.loses) for way in rule.ways)
+        return replace(rule, ways=ways, required=True)
+    if rule.name == _IPV6:
+        return replace(rule, required=_V6 in _families(config))
+    return rule
+
+
+def _families(config: Config) -> set[int]:
+    """IP versions of the backends that the file has; the API may bring others later."""
+    return {backend.address.version for each in config.services for backend in each.backends}
+
+
+def _devices(config: Config) -> Iterator[Rule]:
+    families = _families(config)
+    for device in config.devices:
+        yield _xdp(device)
+        yield Rule(
+            f"redirects to {device.name}",
+            (Way(f"redirect_target:{device.name}"),),
+            "load balancer on several devices",
+            f"packets that come in on another device can't leave by {device.name}",
+        )
+        for version in (_V4, _V6):
+            yield Rule(
+                f"IPv{version} forwarding on {device.name}",
+                (Way(f"forwarding{version}:{device.name}"),),
+                f"IPv{version} backends",
+                "the kernel tells no way to a backend for packets of this device",
+                required=version in families,
+            )
+
+
+_XDP_WAYS = {
+    "native": (Way("native"),),
+    "generic": (Way("generic"),),
+    "auto": (Way("native"), Way("generic", "packets reach the program late: several times slower")),
+}
+
+
+def _xdp(device: Device) -> Rule:
+    ways = tuple(Way(f"{way.probe}:{device.name}", way.loses) for way in _XDP_WAYS[device.mode])
+    return Rule(
+        f"XDP on {device.name}",
+        ways,
+        f"load balancer, mode: {device.mode}",
+        "the load balancer can't be attached",
+        required=True,
+    )
+
+
+# ---- Informational -------------------------------------------------------------------------------
+
+NOT_YET_USED = tuple(
+    Rule(name, (Way(probe),), f"{feature}, not yet used", _NOTHING_YET)
+    for name, probe, feature in (
+        ("ring buffer", "ring_buffer", "recorder"),
+        ("kernel BTF", "kernel_btf", "following the kernel's own types"),
+        ("managed neighbours", "managed_neighbours", "neighbours"),
+        ("programs at connect()", "connect", "socket load balancing"),
+        ("departure times", "departure_time", "pacing"),
+        ("fq qdisc", "fq", "pacing"),
+    )
+)
