@@ -9,12 +9,14 @@ its program in their place without a packet between the two.
 
 from __future__ import annotations
 
+import atexit
 import logging
-from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from towpath.datapath.forwarding import Forwarding
 from towpath.kernel import links, netlink
 from towpath.kernel.bpffs import remove_pins
 from towpath.kernel.errors import KernelError
@@ -29,86 +31,91 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FAMILIES: tuple[netlink.Family, ...] = ("ipv4", "ipv6")
+
+@dataclass
+class _Place:
+    """A program's place on a device."""
+
+    link: links.Attachment
+    pin: Path | None
+    adopted: bool
 
 
 class Attachment:
-    """The program on ``devices``, which must exist. KernelError if one can't be attached to."""
+    """The program on ``devices``, which must exist.
+
+    KernelError: one can't be attached to, and what was attached to the others is not
+    any more, except what was pinned before.
+    """
 
     def __init__(
         self, program: LoadedProgram, devices: Iterable[Device], pins: Path | None = None
     ) -> None:
         self._program = program
         self._pins = pins / "links" if pins else None
-        self._links: list[links.Attachment] = []
-        self._restore = ExitStack()
+        self._places: list[_Place] = []
+        self._forwarding = Forwarding()
+        if not pins:
+            # A script may end without closing what it made.
+            atexit.register(self._forwarding.restore)
         self.devices: dict[int, str] = {}
         try:
             for device in devices:
                 self._attach(device)
+            self.refresh_vlans()
             self._drop_other_devices()
         except BaseException:
-            self.close()
+            self._give_up()
             raise
-        self.refresh_vlans()
 
     def _attach(self, device: Device) -> None:
         index = netlink.device_index(device.name)
-        self._allow_forwarding(device.name)
+        self._forwarding.allow(device.name)
         programs = self._program.object.programs
         # tc first: from its first packet on, XDP may hand packets over.
-        handoff = self._adopt(f"tc-{index}", "towpath_handoff")
-        if handoff is None:
+        if not self._adopt(f"tc-{index}", "towpath_handoff"):
             handoff = attach_tc_ingress(programs["towpath_handoff"], index)
             self._keep(handoff, f"tc-{index}")
-        self._links.append(handoff)
-        balancer = self._adopt(f"xdp-{index}", "towpath_lb")
-        if balancer is None:
+        if not self._adopt(f"xdp-{index}", "towpath_lb"):
             balancer = attach_xdp(programs["towpath_lb"], index, device.mode)
             self._keep(balancer, f"xdp-{index}")
-        self._links.append(balancer)
         self.devices[index] = device.name
 
-    def _adopt(self, name: str, program: str) -> links.Attachment | None:
-        """Put our program into a pinned link. None if there is none that still works."""
+    def _adopt(self, name: str, program: str) -> bool:
+        """Put our program into a pinned link. False if there is none that still works."""
         if self._pins is None or not (self._pins / name).exists():
-            return None
+            return False
         path = self._pins / name
         try:
             link = links.from_pin(path)
+            self._places.append(_Place(link, path, adopted=True))
             link.update(self._program.object.programs[program])
         except KernelError as error:
             # The device went away and with it what the link was attached to.
             log.info("link %s is of no use any more: %s", path, error)
             path.unlink()
-            return None
-        return link
+            return False
+        return True
 
     def _keep(self, link: links.Attachment, name: str) -> None:
+        place = _Place(link, None, adopted=False)
+        self._places.append(place)
         if self._pins is not None:
             self._pins.mkdir(parents=True, exist_ok=True)
             link.pin(self._pins / name)
+            place.pin = self._pins / name
 
     def _drop_other_devices(self) -> None:
         """Detach from devices that an earlier configuration named."""
         if self._pins is None or not self._pins.is_dir():
             return
-        for path in self._pins.iterdir():
+        for path in list(self._pins.iterdir()):
             if int(path.name.rpartition("-")[2]) not in self.devices:
-                with links.from_pin(path) as link:
-                    path.unlink()
-                    link.detach()
-
-    def _allow_forwarding(self, device: str) -> None:
-        """The FIB answers only for devices that may forward; undone on close."""
-        for family in _FAMILIES:
-            try:
-                was = netlink.set_forwarding(device, family, on=True)
-            except KernelError as error:
-                log.info("%s: %s forwarding can't be set: %s", device, family, error)
-                continue
-            if not was and self._pins is None:
-                self._restore.callback(netlink.set_forwarding, device, family, on=False)
+                try:
+                    links.from_pin(path).detach()
+                except KernelError as error:
+                    log.info("link %s has nothing to detach from: %s", path, error)
+                path.unlink()
 
     def refresh_vlans(self) -> None:
         """Tell the program which VLAN devices there are on top of which devices."""
@@ -130,15 +137,39 @@ class Attachment:
             by_device.delete(key, missing_ok=True)
 
     def detach(self) -> None:
-        """Take the program off every device, pinned or not."""
-        for link in self._links:
-            link.detach()
+        """Take the program off every device, pinned or not, and leave them as they were."""
+        self._end(self._places)
+        self._restore_forwarding()
         if self._pins is not None:
             remove_pins(self._pins)
 
     def close(self) -> None:
         """Let go. What isn't pinned is detached, and the devices are as they were."""
-        for link in reversed(self._links):
-            link.close()
-        self._links.clear()
-        self._restore.close()
+        if self._pins is None:
+            self.detach()
+        self._let_go()
+
+    def _give_up(self) -> None:
+        """Leave what was there before this object, and no more."""
+        self._end(place for place in self._places if not place.adopted)
+        self._restore_forwarding()
+        self._let_go()
+
+    def _end(self, places: Iterable[_Place]) -> None:
+        # XDP before tc: what it has handed over is still taken.
+        for place in reversed(list(places)):
+            try:
+                place.link.detach()
+            except KernelError as error:
+                log.warning("%s", error)
+            if place.pin is not None:
+                place.pin.unlink(missing_ok=True)
+
+    def _let_go(self) -> None:
+        for place in self._places:
+            place.link.close()
+        self._places.clear()
+
+    def _restore_forwarding(self) -> None:
+        atexit.unregister(self._forwarding.restore)
+        self._forwarding.restore()

@@ -13,6 +13,7 @@ from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, read_counters
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.heap import Heap
+from towpath.datapath.pins import held
 from towpath.datapath.program import LoadedProgram
 from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.room import check_room
@@ -49,8 +50,9 @@ class Balancer:
 
     Not thread-safe. A context manager, which closes.
 
-    Raises KernelError if a device doesn't exist or can't take the program, and
-    LayoutError if ``pins`` holds tables of another shape or size.
+    Raises KernelError if a device doesn't exist or can't take the program, or another
+    process has ``pins``; LayoutError if ``pins`` holds tables of another shape or size.
+    There is then no more in the kernel than before.
     """
 
     def __init__(
@@ -67,15 +69,23 @@ class Balancer:
         self._pins = pins
         self._observed: dict[ServiceKey, Service] = {}
         self._undo = ExitStack()
-        with ExitStack() as undo:
+        with ExitStack() as undo, ExitStack() as on_failure:
+            if pins is not None:
+                undo.enter_context(held(pins))
             self._program = LoadedProgram(limits or Limits(), pins)
             undo.callback(self._program.close)
+            if pins is not None and not self._program.adopted:
+                on_failure.callback(remove_pins, pins / "maps")
+                on_failure.callback(remove_pins, pins / "links")
             self._make_tables()
+            settings = self._program.maps["settings"]
+            on_failure.callback(settings.update, 0, settings.lookup(0))
             self._write_source(source or Source(), indexes)
             if self._program.adopted:
                 self._adopt()
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
+            on_failure.pop_all()
             self._undo = undo.pop_all()
 
     def _make_tables(self) -> None:
@@ -201,9 +211,9 @@ class Balancer:
     def detach(self) -> None:
         """Take everything out of the kernel, pins too, and close."""
         self._attachment.detach()
-        self.close()
         if self._pins is not None:
             remove_pins(self._pins)
+        self.close()
 
     def close(self) -> None:
         """Let go: without pins the load balancer is gone, with pins it works on."""
