@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self
 
-from towpath.datapath.balancer import Balancer
+from towpath.datapath.balancer import Balancer, unnamed
 from towpath.model import (
     Backend,
     Device,
@@ -16,8 +16,10 @@ from towpath.model import (
     Service,
     Source,
     check_services,
+    make_config,
     parse_service,
 )
+from towpath.signals import wait_for_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,9 +39,13 @@ class LoadBalancer:
             lb.run()
 
     It balances from the first service on, in the kernel: the script may do other
-    things or nothing. When it is closed, or the process ends, it is gone without a
-    trace. With ``pins``, a directory in a BPF file system, it works on instead, and
-    the next LoadBalancer with that directory takes it over.
+    things or nothing. When it is closed, or the script ends, it is gone without a
+    trace; of a process that is killed only the devices' forwarding stays switched on.
+
+    With ``pins``, a directory in a BPF file system, it works on instead, and the next
+    LoadBalancer with that directory takes it over. The kernel doesn't know names: a
+    service that was taken over is called such as "tcp-203.0.113.10-80" until one is
+    put in its place.
 
     Args:
         devices: Names, or :class:`towpath.model.Device` for a mode.
@@ -48,7 +54,9 @@ class LoadBalancer:
         pins: Where to keep it alive. None: it ends with this object.
 
     Raises:
-        KernelError: No such device, another program on it, no permission.
+        ConfigError: A value that isn't allowed.
+        KernelError: No such device, another program on it, no permission, ``pins``
+            are another process's.
         LayoutError: ``pins`` holds tables of other sizes.
 
     Methods that change something raise ConfigError for a value that isn't allowed
@@ -63,12 +71,9 @@ class LoadBalancer:
         limits: Limits | None = None,
         pins: Path | None = None,
     ) -> None:
-        self._limits = limits or Limits()
+        config = make_config({"devices": devices, "source": source, "limits": limits})
         self._balancer = Balancer(
-            [Device(each) if isinstance(each, str) else each for each in devices],
-            source=source,
-            limits=self._limits,
-            pins=pins,
+            config.devices, source=config.source, limits=config.limits, pins=pins
         )
 
     def __enter__(self) -> Self:
@@ -86,13 +91,11 @@ class LoadBalancer:
         self._balancer.detach()
 
     def run(self) -> None:
-        """Return when the process is asked to end: by Ctrl-C or SIGTERM."""
-        asked = {signal.SIGINT, signal.SIGTERM}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
-        try:
-            signal.sigwait(asked)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        """Return when the process is asked to end: by Ctrl-C or SIGTERM.
+
+        For the main thread only: elsewhere ValueError.
+        """
+        wait_for_end()
 
     # Services
 
@@ -121,7 +124,8 @@ class LoadBalancer:
 
     def put_service(self, service: Service) -> Plan:
         """Add a service, or replace the one of that name."""
-        others = [each for each in self.services() if each.name != service.name]
+        replaced = {service.name, unnamed(service.key)}
+        others = [each for each in self.services() if each.name not in replaced]
         return self.apply([*others, service])
 
     def remove_service(self, name: str) -> Plan:
@@ -132,13 +136,13 @@ class LoadBalancer:
     def apply(self, services: Iterable[Service]) -> Plan:
         """Make these the services, all of them. Flows of those that stay go on."""
         wanted = tuple(services)
-        check_services(wanted, self._limits)
+        check_services(wanted)
         return self._balancer.apply(wanted)
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """Return what `apply` would change, and the share of new flows that would move."""
         wanted = tuple(services)
-        check_services(wanted, self._limits)
+        check_services(wanted)
         return self._balancer.plan(wanted)
 
     # Backends
@@ -163,11 +167,12 @@ class LoadBalancer:
         return self.put_service(parse_service(fields | {"backends": backends}))
 
     def _others(self, name: str, address: Address | str) -> list[Backend]:
-        return [b for b in self.service(name).backends if str(b.address) != str(address)]
+        backends = self.service(name).backends
+        return [each for each in backends if each.address != _parsed(address)]
 
     def _weight(self, name: str, address: Address | str) -> int:
         for backend in self.service(name).backends:
-            if str(backend.address) == str(address):
+            if backend.address == _parsed(address):
                 return backend.weight
         raise KeyError(f"service {name} has no backend {address}")
 
@@ -187,12 +192,17 @@ class LoadBalancer:
 
     @contextmanager
     def drained(self, name: str, address: Address | str) -> Iterator[Plan]:
-        """A backend gets no new flows in the block, and its weight back afterwards."""
+        """A backend gets no new flows in the block, and its weight back afterwards.
+
+        One that is removed in the block, or given another weight, stays so.
+        """
         weight = self._weight(name, address)
         try:
             yield self.set_backend(name, address, 0)
         finally:
-            self.set_backend(name, address, weight)
+            with suppress(KeyError):
+                if self._weight(name, address) == 0:
+                    self.set_backend(name, address, weight)
 
     # What happens
 
@@ -209,3 +219,11 @@ class LoadBalancer:
         if isinstance(flow, str):
             flow = FlowTuple.parse(flow)
         return self._balancer.trace(flow, device)
+
+
+def _parsed(address: Address | str) -> Address | str:
+    """Return the address that a text means, in whatever way it is written; else the text."""
+    try:
+        return ip_address(address)
+    except ValueError:
+        return address

@@ -34,6 +34,12 @@ def parse_config(text: str, filename: str) -> Config:
     return _parse_text(Config, text, filename, _config)
 
 
+def make_config(raw: Mapping[str, Any]) -> Config:
+    """Make a configuration of plain data, of objects, or of both. Raises ConfigError."""
+    found = Findings()
+    return _built(Config, _config(raw, found), found)
+
+
 def parse_services(text: str, filename: str) -> tuple[Service, ...]:
     """Read a text that has ``services`` and nothing else, as ``service apply`` takes it.
 

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for the user, or the system, to ask a script to end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ASKED = (signal.SIGINT, signal.SIGTERM)
+
+
+def wait_for_end() -> None:
+    """Return when SIGINT (Ctrl-C) or SIGTERM comes, whichever thread the kernel gives it to.
+
+    For the main thread only, as signal handlers are: elsewhere ValueError.
+    """
+    # A signal that is already here when waiting begins raises this instead.
+    with suppress(KeyboardInterrupt), _signals() as signals:
+        while signals.recv(1)[0] not in ASKED:
+            pass
+
+
+@contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Give a socket that has the number of each signal that comes, one byte each.
+
+    sigwait() would need the signals blocked in every other thread as well: one that is
+    delivered to a thread that never waits for it is never seen.
+    """
+    reader, writer = socket.socketpair()
+    with ExitStack() as undo:
+        undo.enter_context(reader)
+        undo.enter_context(writer)
+        writer.settimeout(0)
+        undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer.fileno()))
+        for number in ASKED:
+            before = signal.signal(number, lambda *_: None)
+            # None: the handler wasn't Python's, which can't put it back.
+            undo.callback(signal.signal, number, before or signal.SIG_DFL)
+        yield reader
