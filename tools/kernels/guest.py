@@ -110,12 +110,10 @@ def _write_script(results: Path, command: Sequence[str]) -> None:
 @contextmanager
 def _share(path: Path, socket: Path, *, writable: bool) -> Iterator[None]:
     """Offer a directory to the guest by virtiofs."""
-    daemon = next(
-        (each for each in map(shutil.which, _VIRTIOFSD) if each), None
-    )
+    daemon = next((each for each in map(shutil.which, _VIRTIOFSD) if each), None)
     if daemon is None:
         raise GuestError("virtiofsd is not installed; it is in virtiofsd or qemu-system-common")
-    process = subprocess.Popen(  # noqa: S603 - our own words
+    process = subprocess.Popen(
         [daemon, f"--socket-path={socket}", *_virtiofsd_options(daemon, path, writable=writable)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -158,11 +156,16 @@ def _qemu(
     words += ["-no-reboot", "-kernel", str(image.kernel), "-initrd", str(initrd)]
     words += ["-append", f"{KERNEL_ARGUMENTS} {arguments}", "-serial", f"file:{results}/console"]
     words += ["-device", "virtio-serial-pci", "-device", "virtio-rng-pci"]
-    words += ["-chardev", f"file,id=said,path={results}/said", "-device", "virtconsole,chardev=said"]
+    words += [
+        "-chardev",
+        f"file,id=said,path={results}/said",
+        "-device",
+        "virtconsole,chardev=said",
+    ]
     for tag, socket in sockets.items():
         words += ["-chardev", f"socket,id={tag},path={socket}"]
         words += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL)  # noqa: S603 - our own words
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL)
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:
@@ -187,5 +190,7 @@ def _outcome(results: Path, *, in_time: bool, seconds: float) -> Outcome:
     ending: Ending = "done"
     if not code:
         booted = (results / "booted").exists()
-        ending = "panic" if "Kernel panic" in console else "hang" if booted or not in_time else "no boot"
+        ending = (
+            "panic" if "Kernel panic" in console else "hang" if booted or not in_time else "no boot"
+        )
     return Outcome(ending, int(code) if code else None, read("output"), console, seconds)

@@ -119,7 +119,12 @@ def mirror() -> str:
     if given := os.environ.get(MIRROR_VARIABLE):
         return given
     listed = _run(
-        "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian"
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(REPO_URI)",
+        "Created-By: Packages",
+        "Origin: Debian",
     )
     for line in listed.splitlines():
         if "security" not in line:
@@ -141,9 +146,7 @@ def _release(root: Path) -> str:
 def _run(*command: str | Path, cwd: Path | None = None) -> str:
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(  # noqa: S603 - a fixed program with our own arguments
-            words, cwd=cwd, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise DownloadError(f"{words[0]} is not installed") from None
     if done.returncode:

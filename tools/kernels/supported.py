@@ -33,15 +33,11 @@ class Kernel:
 SUPPORTED = (
     # Pinned: the last one before the release's security updates changed how
     # sockets and cgroups are tied.
-    Kernel(
-        "5.10", "bullseye", "linux-image-5.10.0-32-cloud-amd64", ("load", "prog"), "5.10.223-1"
-    ),
+    Kernel("5.10", "bullseye", "linux-image-5.10.0-32-cloud-amd64", ("load", "prog"), "5.10.223-1"),
     Kernel("6.1", "bookworm", "linux-image-cloud-amd64", ("load", "prog", "lab")),
     Kernel("6.12", "trixie", "linux-image-cloud-amd64", ("load", "prog", "lab")),
     # Its packages rotate out of the archive: what breaks there is news, not a failure.
-    Kernel(
-        "unstable", "sid", "linux-image-cloud-amd64", ("load", "prog", "lab"), blocking=False
-    ),
+    Kernel("unstable", "sid", "linux-image-cloud-amd64", ("load", "prog", "lab"), blocking=False),
 )
 
 

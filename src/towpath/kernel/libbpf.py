@@ -75,6 +75,8 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__fd": (c_int, (c_void_p,)),
     "bpf_program__autoload": (ctypes.c_bool, (c_void_p,)),
     "bpf_program__set_autoload": (c_int, (c_void_p, ctypes.c_bool)),
+    "bpf_program__set_log_level": (c_int, (c_void_p, c_uint32)),
+    "bpf_program__set_log_buf": (c_int, (c_void_p, c_char_p, ctypes.c_size_t)),
     # maps
     "bpf_map_create": (
         c_int,

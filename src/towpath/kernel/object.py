@@ -134,11 +134,15 @@ class BpfObject:
 
     # ---- Load ------------------------------------------------------------------------------------
 
-    def load(self) -> None:
+    def load(self, *, statistics: bool = False) -> None:
         """Make the maps and load the programs; all or nothing.
+
+        With ``statistics`` kernels before 5.16 also tell how many instructions they verified, at
+        the price of the verifier's log where a program is refused.
 
         VerifierError: the verifier refused a program. KernelError: anything else.
         """
+        logs = self._ask_for_statistics() if statistics else {}
         # Asked for before: libbpf forgets the types of maps that the kernel takes none for.
         dtypes = {name: self._dtypes(pointer) for name, pointer in self._walk("map")}
         with captured() as printed:
@@ -147,7 +151,7 @@ class BpfObject:
             raise self._load_error(-result, printed)
         self._loaded = True
         self.maps = MappingProxyType(dict(self._loaded_maps(dtypes)))
-        self.programs = MappingProxyType(dict(self._loaded_programs()))
+        self.programs = MappingProxyType(dict(self._loaded_programs(logs)))
 
     def _load_error(self, number: int, printed: list[str]) -> KernelError:
         refusal = verifier.refusal(printed)
@@ -168,11 +172,23 @@ class BpfObject:
                 self._undo.callback(made.close)
                 yield name, made
 
-    def _loaded_programs(self) -> Iterator[tuple[str, Program]]:
+    def _ask_for_statistics(self) -> dict[str, Any]:
+        """Give each program a buffer that the verifier's summary is written to."""
+        logs = {}
+        for name, pointer in self._walk("program"):
+            logs[name] = buffer = ctypes.create_string_buffer(verifier.STATISTICS_BYTES)
+            check(
+                lib.bpf_program__set_log_level(pointer, verifier.STATISTICS_LEVEL), "set log level"
+            )
+            check(lib.bpf_program__set_log_buf(pointer, buffer, len(buffer)), "set log buffer")
+        return logs
+
+    def _loaded_programs(self, logs: dict[str, Any]) -> Iterator[tuple[str, Program]]:
         for name, pointer in self._walk("program"):
             fd = lib.bpf_program__fd(pointer)
             if fd >= 0:
-                made = Program(os.dup(fd), name=name)
+                told = verifier.processed(logs[name].value.decode()) if name in logs else 0
+                made = Program(os.dup(fd), name=name, verified=told)
                 self._undo.callback(made.close)
                 yield name, made
 

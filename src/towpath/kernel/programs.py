@@ -54,7 +54,7 @@ class Program:
     something is attached or a pin names it.
     """
 
-    def __init__(self, fd: int, *, name: str = "") -> None:
+    def __init__(self, fd: int, *, name: str = "", verified: int = 0) -> None:
         self.fd = fd
         info = get_info(fd, ProgInfo(), f"ask for the program behind file descriptor {fd}")
         self.name: str = name or info.name.decode()
@@ -62,7 +62,7 @@ class Program:
         self.tag: str = bytes(info.tag).hex()
         self.type: int = info.type
         self.jited_bytes: int = info.jited_prog_len
-        self.verified_instructions: int = info.verified_insns
+        self.verified_instructions: int = info.verified_insns or verified
 
     @classmethod
     def from_pin(cls, path: Path | str) -> Self:

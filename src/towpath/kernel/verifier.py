@@ -12,6 +12,10 @@ _LOG = re.compile(
 )
 # Lines at the end of a log that tell of the verifier's own work.
 _STATISTICS = ("processed ", "verification time ", "stack depth ", "mark_read_log ")
+_PROCESSED = re.compile(r"^processed (\d+) insns", re.MULTILINE)
+# BPF_LOG_STATS, since 5.2: the lines above and nothing else.
+STATISTICS_LEVEL = 4
+STATISTICS_BYTES = 4096
 _SOURCE = re.compile(r"^;\s*(?P<source>\S.*)")
 # The outermost complaint, and a retry that libbpf makes: never the reason.
 _NOT_A_REASON = re.compile(r"^failed to load object|Retrying without BTF")
@@ -24,6 +28,12 @@ class Refusal:
     program: str
     summary: str
     log: str
+
+
+def processed(log: str) -> int:
+    """How many instructions the verifier says it walked through, 0 if it doesn't say."""
+    found = _PROCESSED.search(log)
+    return int(found[1]) if found else 0
 
 
 def refusal(printed: list[str]) -> Refusal | None:

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel matrix: boots each supported kernel and runs Towpath's tests in it.
+
+    python -m tools.kernels                     all kernels, everything
+    python -m tools.kernels --kernel 6.1        one of them
+    python -m tools.kernels --ci                what CI runs
+    python -m tools.kernels --write             and write docs/kernels.md and the accepted sizes
+
+Exit code 0: all blocking kernels are well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tools.kernels import document, growth, guest
+from tools.kernels.packages import DownloadError, obtain
+from tools.kernels.supported import SUPPORTED, Kernel, named
+
+# More than two emulated guests at a time are slower than one after the other.
+AT_ONCE = 2
+TIMEOUT_SECONDS = 900.0
+PAGE = Path("docs/kernels.md")
+
+
+@dataclass
+class Result:
+    """What came of one kernel."""
+
+    kernel: Kernel
+    seconds: float = 0.0
+    report: dict[str, Any] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
+    """Empty: all is well."""
+
+
+def run_kernel(kernel: Kernel, results: Path) -> Result:
+    """Boot one kernel and run its suites in it."""
+    result = Result(kernel)
+    began = time.monotonic()
+    try:
+        image = obtain(kernel)
+        command = [sys.executable, "-m", "tools.kernels.inside", *kernel.suites]
+        outcome = guest.run(image, command, results, timeout=TIMEOUT_SECONDS)
+    except (DownloadError, guest.GuestError) as error:
+        result.troubles.append(str(error))
+        return result
+    finally:
+        result.seconds = time.monotonic() - began
+    report = results / "report.json"
+    if report.exists():
+        result.report = json.loads(report.read_text())
+    if not outcome.ok:
+        result.troubles.append(outcome.explained())
+    result.troubles += _troubles(result.report, outcome, results)
+    return result
+
+
+def _troubles(report: dict[str, Any], outcome: guest.Outcome, results: Path) -> list[str]:
+    if not report:
+        return [outcome.output[-2000:]] if outcome.output else []
+    found = [each["refused"] for each in report.get("programs", ()) if "refused" in each]
+    for suite, ran in report["suites"].items():
+        if ran["code"]:
+            text = (results / f"{suite}.txt").read_text(errors="replace")
+            found.append(f"{suite} tests:\n{text[-3000:]}")
+    return found
+
+
+def check_growth(result: Result) -> None:
+    """Note the programs that have grown since their sizes were accepted."""
+    before = growth.accepted().get(result.kernel.name)
+    if before is not None and result.report:
+        now = growth.sizes(result.report["programs"])
+        result.troubles += growth.grown(result.kernel.name, before, now)
+
+
+def show(result: Result) -> None:
+    """Print what came of one kernel."""
+    suites = result.report.get("suites", {})
+    ran = "; ".join(f"{name} {document.counted(each)}" for name, each in suites.items())
+    state = "FAILED" if result.troubles else "ok"
+    if result.troubles and not result.kernel.blocking:
+        state = "failed (not blocking)"
+    loaded = sum("program" in each for each in result.report.get("programs", ()))
+    name = result.report.get("release", result.kernel.name)
+    print(f"{name}: {state}, {result.seconds:.0f} s: {loaded} programs loaded; {ran}")
+    for trouble in result.troubles:
+        print(f"  {trouble}".replace("\n", "\n  "))
+
+
+def main() -> int:
+    """Run the matrix."""
+    parser = argparse.ArgumentParser(prog="python -m tools.kernels", description=__doc__)
+    parser.add_argument("--kernel", action="append", metavar="NAME", help="only this one")
+    parser.add_argument("--ci", action="store_true", help="only those that must not fail")
+    parser.add_argument("--write", action="store_true", help="write the page and accept the sizes")
+    options = parser.parse_args()
+    kernels = [named(name) for name in options.kernel or ()] or list(SUPPORTED)
+    if options.ci:
+        kernels = [kernel for kernel in kernels if kernel.blocking]
+
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="towpath-kernels-") as directory:
+        places = [Path(directory) / kernel.name for kernel in kernels]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            results = list(pool.map(run_kernel, kernels, places))
+    for result in results:
+        if not options.write:
+            check_growth(result)
+        show(result)
+    if options.write:
+        write([result for result in results if result.report])
+    failed = sum(bool(result.troubles) for result in results if result.kernel.blocking)
+    print(f"{time.monotonic() - began:.0f} s in all")
+    print(f"kernels: {len(results) - failed} passed, {failed} failed")
+    return int(failed > 0)
+
+
+def write(results: list[Result]) -> None:
+    """Write the page, and accept the sizes of programs."""
+    growth.accept({r.kernel.name: growth.sizes(r.report["programs"]) for r in results})
+    PAGE.write_text(document.page({r.kernel.name: r.report for r in results}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes docs/kernels.md from what was found in the guests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+_HEAD = """# Kernels
+
+Towpath is written for Linux 5.10 and newer. Features are probed (`towpath doctor`), versions are
+never compared. This page is written by `make kernels WRITE=1` from what was found in each kernel,
+booted in QEMU; the list of kernels is `tools/kernels/supported.py`.
+"""
+
+_TAIL = """
+## What a device needs
+
+Native XDP for speed (otherwise `mode: generic`), and `ndo_xdp_xmit` on devices that packets are
+redirected to. On veth the peer must have NAPI running (an XDP program on it, or GRO) for XDP_TX
+and redirects to arrive, and senders towards XDP must have TX checksum offload and TSO off: the lab
+does so.
+
+Kernels before 5.12 don't tell the MTU when the FIB is asked: packets larger than the egress MTU are
+not recognised there before they are sent, and the device drops them.
+"""
+
+_MARKS = {"available": "yes", "fallback": "fallback", "missing": "**no**", "unknown": "?"}
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    head = list(head)
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def page(reports: Mapping[str, dict[str, Any]]) -> str:
+    """Return the page."""
+    lines = [_HEAD, "## Which kernels", "", *_kernels(reports), ""]
+    lines += ["## What each can do", "", *_capabilities(reports), ""]
+    lines += ["## What the verifier says", ""]
+    lines += ["Instructions processed by the verifier, and bytes of machine code.", ""]
+    lines += [*_programs(reports), _TAIL]
+    return "\n".join(lines)
+
+
+def counted(suite: dict[str, Any]) -> str:
+    """Return how many tests passed and failed, and in how many seconds."""
+    counts = ", ".join(f"{number} {word}" for word, number in suite["counts"].items())
+    return f"{counts} in {suite['seconds']:.0f} s"
+
+
+def _kernels(reports: Mapping[str, dict[str, Any]]) -> list[str]:
+    def ran(report: dict[str, Any], suite: str) -> str:
+        found = report["suites"].get(suite)
+        return counted(found) if found else "-"
+
+    rows = (
+        (name, report["release"], ran(report, "prog"), ran(report, "lab"))
+        for name, report in reports.items()
+    )
+    return _table(("kernel", "booted", "`prog` tests", "`lab` tests marked for guests"), rows)
+
+
+def _capabilities(reports: Mapping[str, dict[str, Any]]) -> list[str]:
+    found = {
+        name: {each["name"]: each for each in report["doctor"]} for name, report in reports.items()
+    }
+    names = list(dict.fromkeys(each for one in found.values() for each in one))
+    rows = []
+    for name in names:
+        states = [one[name]["state"] if name in one else "unknown" for one in found.values()]
+        losses = [one[name]["loses"] for one in found.values() if name in one]
+        needed = next(one[name]["needed_by"] for one in found.values() if name in one)
+        loses = next((loss for loss in losses if loss), "")
+        rows.append((name, *(_MARKS[state] for state in states), needed, loses))
+    return _table(("capability", *reports, "needed by", "without it"), rows)
+
+
+def _programs(reports: Mapping[str, dict[str, Any]]) -> list[str]:
+    by_kernel = {
+        name: {each["program"]: each for each in report["programs"] if "program" in each}
+        for name, report in reports.items()
+    }
+    names = list(dict.fromkeys(each for one in by_kernel.values() for each in one))
+    rows = []
+    for name in names:
+        cells = [
+            f"{one[name]['verified']:,} / {one[name]['jited']:,}" if name in one else "refused"
+            for one in by_kernel.values()
+        ]
+        rows.append((f"`{name}`", *cells))
+    return _table(("program", *reports), rows)
