@@ -64,10 +64,13 @@ class Rig:
         self.world.serve({key_of(service): served(service) for service in services})
         self._owners = list(self._counter_owners())
 
-    def run(self, frame: bytes, device: str = IN) -> TestRun:
-        """Run the program on a frame as if it had come in on a device."""
-        # That a CPU learns only so many flows in a jiffy has a test of its own.
-        self.tables["flow_cpus"]["tick"] = 0
+    def run(self, frame: bytes, device: str = IN, *, new_jiffy: bool = True) -> TestRun:
+        """Run the program on a frame as if it had come in on a device.
+
+        A CPU learns only so many flows in a jiffy: `new_jiffy` has it count from 0 again.
+        """
+        if new_jiffy:
+            self.tables["flow_cpus"]["tick"] = 0
         context = struct.pack("=6I", 0, len(frame), 0, self.devices[device], 0, 0)
         return self.program.test_run(frame, ctx=context)
 
