@@ -3,7 +3,8 @@
 
 What a request holds is checked by the model, as the configuration file is: the
 same rules, the same messages. Whatever changes something runs on the writer's
-thread and is on disk and in the kernel when it is answered.
+thread and is on disk and in the kernel when it is answered. What may answer with
+everything there is (plain functions) runs on a thread, the rest on the loop.
 """
 
 from dataclasses import dataclass, replace
@@ -110,7 +111,7 @@ def services(host: Host) -> APIRouter:
         return answer([documents.ServiceEntry(*each) for each in control.desired])
 
     @router.get("/services/{name}", response_model=documents.ServiceEntry)
-    def get_service(name: str) -> Response:
+    async def get_service(name: str) -> Response:
         """One service, with its owner."""
         return answer(documents.ServiceEntry(*control.desired.get(name)))
 
@@ -152,7 +153,7 @@ def backends(host: Host) -> APIRouter:
     control = host.controller
 
     @router.get("", response_model=tuple[Backend, ...])
-    def list_backends(name: str) -> Response:
+    async def list_backends(name: str) -> Response:
         """The backends of a service."""
         return answer(control.desired.get(name).service.backends)
 
@@ -199,7 +200,7 @@ def observation(host: Host) -> APIRouter:
     router = APIRouter(tags=["observation"])
 
     @router.get("/health")
-    def health() -> Response:
+    async def health() -> Response:
         """Whether all is well: 200, or 503 and what is wrong."""
         trouble = host.controller.trouble
         if trouble:
@@ -207,7 +208,7 @@ def observation(host: Host) -> APIRouter:
         return answer({"status": "ok"})
 
     @router.get("/status", response_model=documents.Status)
-    def status() -> Response:
+    async def status() -> Response:
         """The agent, its file and its limits."""
         return answer(host.status())
 

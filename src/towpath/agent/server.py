@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 
 from towpath.agent import systemd
 from towpath.agent.api import make_app
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from towpath.agent.host import Host
 
 log = logging.getLogger(__name__)
+
+# Threads that answer with everything there is. Each may hold all services and counters
+# as text: with anyio's default, 40, many scrapers at once would make the agent large.
+READERS = 2
 
 # Requests that are under way when the agent is told to go get this long.
 GRACE_SECONDS = 5
@@ -53,6 +58,7 @@ async def serve(host: Host, listener: socket.socket) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
+    current_default_thread_limiter().total_tokens = READERS
     hurry = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -50,7 +50,7 @@ LEVELS = ("debug", "info", "warning", "error")
     type=click.Choice(LEVELS),
     default="info",
     show_default=True,
-    help="What is logged to stderr.",
+    help="What is logged to stderr; debug includes the verifier's log of a refused program.",
 )
 def agent(path: Path, detach_on_exit: bool, log_level: str) -> None:
     """Run the agent: attach to the devices, balance, serve the API, follow FILE.
@@ -65,5 +65,10 @@ def agent(path: Path, detach_on_exit: bool, log_level: str) -> None:
         stream=sys.stderr, level=log_level.upper(), format="%(levelname)s: %(message)s"
     )
     from towpath.agent.run import run
+    from towpath.kernel.errors import VerifierError
 
-    run(path.absolute(), detach_on_exit=detach_on_exit)
+    try:
+        run(path.absolute(), detach_on_exit=detach_on_exit)
+    except VerifierError as error:
+        logging.getLogger(__name__).debug("the verifier's log:\n%s", error.log)
+        raise
