@@ -44,7 +44,7 @@ def may_load() -> Answer:
     """Loading and attaching programs; found out by loading one."""
     lacking = [name for name, number in _NEEDED.items() if not held(number)]
     if lacking:
-        return no(f"this process lacks {' and '.join(lacking)}")
+        return no(f"this process lacks {', '.join(lacking)}")
     if not library().works:
         return unprobed("not probed without libbpf")
     try:

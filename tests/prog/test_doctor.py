@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The diagnosis of the kernel that runs, against what this kernel says and does elsewhere.
+
+Nothing here depends on which kernel it is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from towpath.datapath.balancer import Balancer
+from towpath.doctor import Capability, devices, doctor, judge
+from towpath.doctor.probes import PROBES, ask
+from towpath.doctor.rules import rules
+from towpath.kernel.links import attach_tc_ingress, attach_xdp, xdp_program_id
+from towpath.kernel.messages import ROUTE, Netlink
+from towpath.kernel.netlink import addresses, device_index, mtu
+from towpath.kernel.netns import new_netns
+from towpath.kernel.object import BpfObject
+from towpath.kernel.sandbox import MTU, NAMES, sandbox
+from towpath.kernel.xdp_features import XdpFeatures, xdp_features
+from towpath.model import Config, Device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOWPATH = [sys.executable, "-m", "towpath", "doctor"]
+NOBODY = ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all"]
+STATES = {"available", "fallback", "missing", "unknown"}
+
+
+@cache
+def diagnosed() -> dict[str, Capability]:
+    """The diagnosis without a configuration, once."""
+    return {each.name: each for each in doctor()}
+
+
+@cache
+def kernel_types() -> bytes:
+    """The kernel's own BTF, in which the names of what it has occur."""
+    return Path("/sys/kernel/btf/vmlinux").read_bytes()
+
+
+def knows(name: str) -> bool:
+    """Whether the kernel has a type, member or enumerator of that name."""
+    return b"\0" + name.encode() + b"\0" in kernel_types()
+
+
+def has(name: str) -> bool:
+    """Whether the best way was found."""
+    return diagnosed()[name].state == "available"
+
+
+def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of iproute2 in the calling thread's namespace."""
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+def own_network() -> int:
+    """What tells the calling thread's network namespace from others."""
+    return Path("/proc/thread-self/ns/net").stat().st_ino
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[str, str]]:
+    """Move the test to a namespace with a veth pair that is down."""
+    with new_netns():
+        assert ip("ip", "link", "add", "tp0", "type", "veth", "peer", "tp1").returncode == 0
+        yield "tp0", "tp1"
+
+
+def run(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    command = [*prefix, *TOWPATH, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+# ---- The kernel ----------------------------------------------------------------------------------
+
+
+def test_a_supported_kernel_has_all_that_is_needed() -> None:
+    """Nothing needed is missing where the load balancer's tests pass; root gets to know all."""
+    for capability in diagnosed().values():
+        assert not capability.fatal, capability
+        assert capability.state != "unknown", capability
+
+
+def test_every_way_has_its_probe() -> None:
+    """And every probe is some way's."""
+    config = Config(devices=tuple(Device("lo", mode) for mode in ("auto", "native", "generic")))
+    asked = {
+        way.probe.partition(":")[0]
+        for some in (None, config)
+        for rule in rules(some)
+        for way in rule.ways
+    }
+    assert asked == set(PROBES)
+
+
+def test_each_probe_of_the_kernel_answers() -> None:
+    """Also those that no verdict on this kernel depends on."""
+    of_devices = {"native", "generic", "redirect_target", "forwarding4", "forwarding6"}
+    for name in set(PROBES) - of_devices:
+        answer = ask(name)
+        assert answer.works is not None, (name, answer)
+        assert answer.found, name
+
+
+@pytest.mark.parametrize(
+    ("capability", "name"),
+    [
+        ("MTU from bpf_fib_lookup", "mtu_result"),
+        ("source address from bpf_fib_lookup", "BPF_FIB_LOOKUP_SRC"),
+        ("programs at tc ingress", "BPF_TCX_INGRESS"),
+        ("ring buffer", "BPF_MAP_TYPE_RINGBUF"),
+        ("programs at connect()", "BPF_CGROUP_INET4_CONNECT"),
+        ("bpf_redirect_neigh", "BPF_FUNC_redirect_neigh"),
+    ],
+)
+def test_what_is_found_is_what_the_kernel_is_made_of(capability: str, name: str) -> None:
+    """The probe and the kernel's own types say the same."""
+    assert has(capability) == knows(name)
+
+
+def test_tc_programs_go_where_the_probe_says(pair: tuple[str, str]) -> None:
+    """A TCX link if there are any, else a filter."""
+    with BpfObject.packaged("xdp") as loaded:
+        loaded.autoload("towpath_lb", on=False)
+        loaded.load()
+        program = loaded.programs["towpath_handoff"]
+        with attach_tc_ingress(program, device_index(pair[0])) as attached:
+            assert (attached.mode == "tcx") == has("programs at tc ingress")
+
+
+def test_managed_neighbours_are_those_that_iproute2_sees(pair: tuple[str, str]) -> None:
+    """Kernels that don't know them make an ordinary entry without a word."""
+    neighbour = ("192.0.2.9", "dev", pair[0])
+    ip("ip", "link", "set", pair[0], "up")
+    assert ip("ip", "neigh", "add", *neighbour, "managed").returncode == 0
+    shown = ip("ip", "neigh", "show", "nud", "all", *neighbour).stdout
+    assert ("managed" in shown) == has("managed neighbours")
+
+
+def test_fq_is_there_if_tc_can_add_it(pair: tuple[str, str]) -> None:
+    """Module or built in, or neither."""
+    added = ip("tc", "qdisc", "add", "dev", pair[0], "root", "fq")
+    assert (added.returncode == 0) == has("fq qdisc")
+
+
+def test_programs_are_described() -> None:
+    """Each with the size of its machine code."""
+    found = diagnosed()["load balancer program"].found
+    assert "towpath_lb" in found
+    assert "towpath_handoff" in found
+    assert "bytes jited" in found
+    assert "towpath_decap" in diagnosed()["decapsulation program"].found
+
+
+# ---- The network that is tried in ----------------------------------------------------------------
+
+
+def test_the_sandbox_is_a_network_of_its_own() -> None:
+    """Two devices that are up, one with an address; gone afterwards."""
+    before = own_network()
+    with sandbox() as network:
+        assert own_network() != before
+        assert (network.near, network.far) == tuple(map(device_index, NAMES))
+        assert mtu(network.near) == MTU
+        assert "192.0.2.1/24" in map(str, addresses(network.near))
+    assert own_network() == before
+
+
+def test_netlink_errors_are_the_kernels() -> None:
+    """A request that is refused raises OSError with the kernel's number."""
+    with Netlink(ROUTE) as netlink, pytest.raises(OSError, match="No such device"):
+        netlink.ask(18, bytes.fromhex("00000000ffffff7f0000000000000000"))
+
+
+# ---- Devices -------------------------------------------------------------------------------------
+
+
+def of_devices(*wanted: Device) -> dict[str, Capability]:
+    """The lines of these devices; nothing else is probed."""
+    config = Config(devices=wanted)
+    names = {device.name for device in wanted}
+    some = [rule for rule in rules(config) if rule.name.rpartition(" ")[2] in names]
+    return {rule.name: judge(rule, ask) for rule in some}
+
+
+def test_a_device_that_is_down_is_tried(pair: tuple[str, str]) -> None:
+    """Native XDP on veth is known on every kernel then, and nothing stays attached."""
+    found = of_devices(Device(pair[0], "native"))[f"XDP on {pair[0]}"]
+    assert found.state == "available", found
+    assert xdp_program_id(device_index(pair[0])) == 0
+
+
+def test_a_device_that_is_up_is_asked_but_not_tried(pair: tuple[str, str]) -> None:
+    """Where the kernel doesn't tell, nobody knows."""
+    ip("ip", "link", "set", pair[0], "up")
+    features = xdp_features(device_index(pair[0]))
+    found = of_devices(Device(pair[0], "native"))[f"XDP on {pair[0]}"]
+    assert found.state == ("unknown" if features is None else "available")
+    assert features is None or XdpFeatures.BASIC in features
+    assert xdp_program_id(device_index(pair[0])) == 0
+
+
+def test_a_device_without_native_xdp_falls_back(pair: tuple[str, str]) -> None:
+    """The loopback device of this namespace, which is down, has none."""
+    del pair
+    found = of_devices(Device("lo"))["XDP on lo"]
+    assert (found.state, found.found) == (
+        "fallback",
+        "generic mode (no native mode in its driver)",
+    )
+    assert of_devices(Device("lo", "native"))["XDP on lo"].fatal
+
+
+def test_another_program_in_its_place_is_named_and_left_alone(pair: tuple[str, str]) -> None:
+    """The load balancer could not be attached."""
+    index = device_index(pair[0])
+    with BpfObject.packaged("pass") as other:
+        other.load()
+        program = other.programs["pass"]
+        with attach_xdp(program, index):
+            found = of_devices(Device(pair[0]))[f"XDP on {pair[0]}"]
+            assert found.fatal
+            assert found.found == f"program pass (id {program.id}) is attached already"
+            assert xdp_program_id(index) == program.id
+
+
+def test_a_running_load_balancer_is_in_nobodys_way(pair: tuple[str, str]) -> None:
+    """What is attached is ours, so it is known to work."""
+    with Balancer([Device(pair[0])]):
+        found = of_devices(Device(pair[0]))
+        assert found[f"XDP on {pair[0]}"].state == "available"
+        assert found[f"XDP on {pair[0]}"].found == "attached in native mode"
+        assert found[f"IPv4 forwarding on {pair[0]}"].found == "on"
+
+
+def test_forwarding_is_looked_at_and_not_touched(pair: tuple[str, str]) -> None:
+    """Off is as good as on, since the agent may switch it on."""
+    setting = Path("/proc/sys/net/ipv4/conf") / pair[0] / "forwarding"
+    for value, said in (("0", "off until the agent runs"), ("1", "on")):
+        setting.write_text(value)
+        answer = devices.forwarding(pair[0], "ipv4")
+        assert (answer.works, answer.found) == (True, said)
+        assert setting.read_text().strip() == value
+
+
+def test_redirects_are_known_where_the_kernel_tells(pair: tuple[str, str]) -> None:
+    """A veth takes redirected packets once its peer has a program."""
+    ip("ip", "link", "set", pair[0], "up")
+    ip("ip", "link", "set", pair[1], "up")
+    tells = xdp_features(device_index(pair[0])) is not None
+    with BpfObject.packaged("pass") as other:
+        other.load()
+        with attach_xdp(other.programs["pass"], device_index(pair[1]), "native"):
+            found = of_devices(Device(pair[0]))[f"redirects to {pair[0]}"]
+            assert found.state == ("available" if tells else "unknown")
+
+
+# ---- The command ---------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """All that probing could have changed."""
+    return {
+        "files": sorted(Path("/proc/self/fd").iterdir()),
+        "mounts": Path("/proc/self/mounts").read_text(),
+        "network": own_network(),
+        "links": ip("ip", "-d", "-o", "link").stdout,
+        "queues": ip("tc", "qdisc").stdout,
+        "neighbours": ip("ip", "neigh").stdout,
+        "forwarding": ip("sysctl", "-ar", r"net\.ipv[46]\.conf\..*\.forwarding").stdout,
+        "pins": sorted(Path("/sys/fs/bpf").iterdir()),
+    }
+
+
+def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
+    """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
+    before = machine()
+    for name in PROBES:
+        of_a_device = name.startswith(("native", "generic", "redirect_t", "forwarding"))
+        ask(f"{name}:{pair[0]}" if of_a_device else name)
+    doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))
+    assert machine() == before
+
+
+def test_json_is_a_list_of_capabilities() -> None:
+    """Six fields each, their types, and an exit code of 0 when nothing needed is missing."""
+    done = run("-o", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert [each["name"] for each in found] == list(diagnosed())
+    for each in found:
+        assert list(each) == ["name", "state", "found", "needed_by", "loses", "required"]
+        assert each["state"] in STATES
+        assert isinstance(each["required"], bool)
+        assert all(isinstance(each[key], str) for key in list(each)[:-1])
+        assert (each["loses"] == "") == (each["state"] == "available")
+
+
+def test_a_configuration_that_cannot_work_is_refused(tmp_path: Path, pair: tuple[str, str]) -> None:
+    """Exit code 1, every reason in one line, and the diagnosis all the same."""
+    file = tmp_path / "towpath.yaml"
+    file.write_text(f"devices: [{pair[0]}, absent0]\nstate: {{pins: /tmp/pins}}\n")
+    done = run("--config", str(file))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "this configuration can't work here" in done.stderr
+    assert "BPF file system: /tmp is not on a BPF file system" in done.stderr
+    assert "XDP on absent0: no such device: absent0" in done.stderr
+    assert f"XDP on {pair[0]}" in done.stdout
+    assert f"XDP on {pair[0]}" not in done.stderr
+
+
+def test_without_privileges_it_says_what_it_could_not_probe() -> None:
+    """Permissions are missing, so most is unknown, and the reason is in each line."""
+    done = run("-o", "json", prefix=tuple(NOBODY))
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN" in found["permissions"]["found"]
+    assert found["libbpf"]["state"] == "available"
+    assert found["bpf_fib_lookup"]["state"] == "unknown"
+    assert "CAP_BPF" in found["bpf_fib_lookup"]["found"]
+    assert [each["name"] for each in found.values() if each["state"] == "missing"] == [
+        "permissions"
+    ]
+
+
+def test_without_a_right_to_namespaces_programs_are_probed_all_the_same() -> None:
+    """What needs a network of its own isn't known then."""
+    done = run("-o", "json", prefix=("setpriv", "--bounding-set=-sys_admin"))
+    found = {each["name"]: each for each in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stderr
+    assert found["permissions"]["state"] == "fallback"
+    assert found["load balancer program"]["state"] == "available"
+    assert found["XDP links"]["state"] == "unknown"
+    assert "CAP_SYS_ADMIN" in found["XDP links"]["found"]
+
+
+def test_without_a_bpf_file_system_one_would_be_mounted() -> None:
+    """Not by this command."""
+    script = (
+        "while umount /sys/fs/bpf 2>/dev/null; do :; done; "
+        '"$@"; code=$?; mountpoint -q /sys/fs/bpf && exit 9; exit $code'
+    )
+    done = run("-o", "json", prefix=("unshare", "--mount", "sh", "-c", script, "sh"))
+    assert done.returncode == 0, done.stderr
+    found = {each["name"]: each for each in json.loads(done.stdout)}["BPF file system"]
+    assert found["state"] == "fallback"
+
+
+@pytest.mark.parametrize("wrong", [["--config", "/nonexistent"], ["-o", "xml"], ["more"]])
+def test_wrong_usage_is_exit_code_2(wrong: list[str]) -> None:
+    """And nothing is probed."""
+    done = run(*wrong)
+    assert (done.returncode, done.stdout) == (2, "")
