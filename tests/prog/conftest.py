@@ -9,8 +9,11 @@ import pytest
 from tests.prog.harness_xdp import Rig, rigged
 from tests.prog.network_xdp import Network, network
 
+from towpath.kernel import bpffs
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +28,11 @@ def rig(net: Network) -> Iterator[Rig]:
     """The load balancer on two devices of it, with the usual source addresses."""
     with rigged(net) as made:
         yield made
+
+
+@pytest.fixture
+def pins() -> Iterator[Path]:
+    """Where a load balancer can outlive its object; what is there then goes with the test."""
+    directory = bpffs.ROOT / "towpath-test"
+    yield directory
+    bpffs.remove_pins(directory)

@@ -53,8 +53,8 @@ def test_a_flood_of_flows(small: Rig, family: int) -> None:
         ours, maglevs = (world.judge(each, small.devices[IN]) for world in worlds)
         came = assert_as_one_of(small, each, worlds)
         remembered += ours.frame != maglevs.frame and came.frame == ours.frame
-    # Of the last ones, about half of which would now go elsewhere.
-    assert SMALLEST.flows // 4 < remembered < SMALLEST.flows
+    # One at least of each set's eight ways has one of the last flows, and half of these move.
+    assert SMALLEST.flows // 8 // 4 < remembered < SMALLEST.flows
     assert small.seen[TX] == 2 * FLOOD
     counted = small.balancer.counters()
     assert counted.verdicts[TX] == 2 * FLOOD
