@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from towpath.cli.main import cli
 from towpath.datapath.balancer import Balancer
 from towpath.doctor import Capability, devices, doctor, judge
 from towpath.doctor.probes import PROBES, ask
@@ -31,8 +33,8 @@ from towpath.model import Config, Device
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TOWPATH = [sys.executable, "-m", "towpath", "doctor"]
-NOBODY = ["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all"]
+    from click.testing import Result
+
 STATES = {"available", "fallback", "missing", "unknown"}
 
 
@@ -76,10 +78,17 @@ def pair() -> Iterator[tuple[str, str]]:
         yield "tp0", "tp1"
 
 
-def run(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    command = [*prefix, *TOWPATH, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+def run(*arguments: str) -> Result:
+    """Run the command in this process."""
+    return CliRunner().invoke(cli, ["doctor", *arguments])
+
+
+def run_without(*rights: str) -> tuple[int, dict[str, Any]]:
+    """Run the command in a process that lacks these capabilities; its exit code and JSON."""
+    command = ["setpriv", f"--bounding-set={','.join(f'-{right}' for right in rights)}"]
+    command += [sys.executable, "-m", "towpath", "doctor", "-o", "json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    return done.returncode, {each["name"]: each for each in json.loads(done.stdout)}
 
 
 # ---- The kernel ----------------------------------------------------------------------------------
@@ -161,6 +170,17 @@ def test_programs_are_described() -> None:
     assert "towpath_handoff" in found
     assert "bytes jited" in found
     assert "towpath_decap" in diagnosed()["decapsulation program"].found
+
+
+def test_pins_have_a_place_where_a_bpf_file_system_is_or_would_be_mounted() -> None:
+    """That is at or below /sys/fs/bpf; anywhere else it has to be there."""
+    for key, works in (
+        ("bpffs:/sys/fs/bpf/absent/maps", True),
+        ("bpffs:/tmp/absent/maps", False),
+        ("bpffs can be mounted:/sys/fs/bpf/absent", True),
+        ("bpffs can be mounted:/tmp/absent", False),
+    ):
+        assert ask(key).works == works, key
 
 
 # ---- The network that is tried in ----------------------------------------------------------------
@@ -296,7 +316,7 @@ def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
 def test_json_is_a_list_of_capabilities() -> None:
     """Six fields each, their types, and an exit code of 0 when nothing needed is missing."""
     done = run("-o", "json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert [each["name"] for each in found] == list(diagnosed())
     for each in found:
@@ -312,7 +332,7 @@ def test_a_configuration_that_cannot_work_is_refused(tmp_path: Path, pair: tuple
     file = tmp_path / "towpath.yaml"
     file.write_text(f"devices: [{pair[0]}, absent0]\nstate: {{pins: /tmp/pins}}\n")
     done = run("--config", str(file))
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert "this configuration can't work here" in done.stderr
     assert "BPF file system: /tmp is not on a BPF file system" in done.stderr
@@ -323,9 +343,8 @@ def test_a_configuration_that_cannot_work_is_refused(tmp_path: Path, pair: tuple
 
 def test_without_privileges_it_says_what_it_could_not_probe() -> None:
     """Permissions are missing, so most is unknown, and the reason is in each line."""
-    done = run("-o", "json", prefix=tuple(NOBODY))
-    found = {each["name"]: each for each in json.loads(done.stdout)}
-    assert done.returncode == 1
+    code, found = run_without("all")
+    assert code == 1
     assert "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN" in found["permissions"]["found"]
     assert found["libbpf"]["state"] == "available"
     assert found["bpf_fib_lookup"]["state"] == "unknown"
@@ -337,29 +356,16 @@ def test_without_privileges_it_says_what_it_could_not_probe() -> None:
 
 def test_without_a_right_to_namespaces_programs_are_probed_all_the_same() -> None:
     """What needs a network of its own isn't known then."""
-    done = run("-o", "json", prefix=("setpriv", "--bounding-set=-sys_admin"))
-    found = {each["name"]: each for each in json.loads(done.stdout)}
-    assert done.returncode == 0, done.stderr
+    code, found = run_without("sys_admin")
+    assert code == 0
     assert found["permissions"]["state"] == "fallback"
     assert found["load balancer program"]["state"] == "available"
     assert found["XDP links"]["state"] == "unknown"
     assert "CAP_SYS_ADMIN" in found["XDP links"]["found"]
 
 
-def test_without_a_bpf_file_system_one_would_be_mounted() -> None:
-    """Not by this command."""
-    script = (
-        "while umount /sys/fs/bpf 2>/dev/null; do :; done; "
-        '"$@"; code=$?; mountpoint -q /sys/fs/bpf && exit 9; exit $code'
-    )
-    done = run("-o", "json", prefix=("unshare", "--mount", "sh", "-c", script, "sh"))
-    assert done.returncode == 0, done.stderr
-    found = {each["name"]: each for each in json.loads(done.stdout)}["BPF file system"]
-    assert found["state"] == "fallback"
-
-
 @pytest.mark.parametrize("wrong", [["--config", "/nonexistent"], ["-o", "xml"], ["more"]])
 def test_wrong_usage_is_exit_code_2(wrong: list[str]) -> None:
     """And nothing is probed."""
     done = run(*wrong)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.exit_code, done.stdout) == (2, "")
