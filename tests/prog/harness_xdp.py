@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from towpath.kernel.programs import TestRun
 
-SMALL = Limits(services=64, backends=256, flows=1 << 18, table_slots=1 << 18)
+SMALL = Limits(services=64, backends=400, flows=1 << 18, table_slots=1 << 18)
 TABLE_SIZE = 1021
 _SERVICE_UNITS = ("packets", "bytes", "flows", "drops")
 _BACKEND_UNITS = ("packets", "bytes")
