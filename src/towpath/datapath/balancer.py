@@ -135,6 +135,7 @@ class Balancer:
         """Take over what is in the kernel, with the names that are ``known``."""
         self._tables.adopt()
         names = {service.key: service.name for service in known}
+        installed = self._tables.services
         self._observed = {
             key: Service(
                 name=names.get(key, unnamed(key)),
@@ -145,7 +146,7 @@ class Balancer:
                 table_size=each.table_size,
                 flow_table=each.flow_table,
             )
-            for key, each in self._tables.services.items()
+            for key, each in sorted(installed.items(), key=lambda item: item[0].order)
         }
 
     def plan(self, services: Iterable[Service]) -> Plan:

@@ -16,12 +16,13 @@ import numpy as np
 
 from towpath.datapath.layout import Layout
 from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir
+from towpath.kernel.errors import LayoutError
 from towpath.kernel.kept_types import pin_types, pinned_types
 from towpath.kernel.maps import Map, possible_cpus
 from towpath.kernel.object import BpfObject
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from towpath.model.settings import Limits
@@ -80,14 +81,35 @@ class LoadedProgram:
         They must have the sizes just set: the program's constants speak of them.
         """
         types = pinned_types(directory / _TYPES)
-        for path in sorted(directory.iterdir()):
-            if path.name == _TYPES:
-                continue
-            pinned = self._undo.enter_context(Map.from_pin(path, types))
-            self.object.reuse(path.name, pinned)
-            if path.name == "settings":
-                record = pinned.lookup(0)
-                self._seeds = {name: int(record[field]) for name, field in _SEEDS.items()}
+        pinned = {
+            path.name: self._undo.enter_context(Map.from_pin(path, types))
+            for path in sorted(directory.iterdir())
+            if path.name != _TYPES
+        }
+        self._compare(directory, pinned)
+        for name, each in pinned.items():
+            self.object.reuse(name, each)
+        record = pinned["settings"].lookup(0)
+        self._seeds = {name: int(record[field]) for name, field in _SEEDS.items()}
+
+    def _compare(self, directory: Path, pinned: Mapping[str, Map]) -> None:
+        wanted = {name: self.object.layout(name) for name in self.object.map_names}
+        differences = [
+            *(f"{name} is missing" for name in wanted if name not in pinned),
+            *(f"{name} is unknown" for name in pinned if name not in wanted),
+            *(
+                f"{name}: {line}"
+                for name, layout in wanted.items()
+                if name in pinned
+                for line in layout.differences(pinned[name].layout)
+            ),
+        ]
+        if differences:
+            raise LayoutError(
+                f"{directory} has the tables of a load balancer with other limits, or of another"
+                " version of Towpath; detach that one first",
+                differences,
+            )
 
     def _store_seeds(self) -> None:
         record = np.zeros((), self.btf.dtype("settings"))

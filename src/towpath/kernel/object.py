@@ -120,6 +120,11 @@ class BpfObject:
             raise KeyError(f"no program {program!r} in {self.path.name}; there are: {there}")
         check(lib.bpf_program__set_autoload(pointer, on), f"set autoload of program {program}")
 
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """The maps that are declared, without the sections of global variables."""
+        return tuple(name for name, _ in self._walk("map") if not name.startswith("."))
+
     def layout(self, map_name: str) -> Layout:
         """The layout that this object wants a map to have."""
         pointer = self._map(map_name)
