@@ -107,7 +107,8 @@ def plan(
     Removals come first, they make room. Raises ValueError for a service given
     twice.
     """
-    old, new = _by_key(observed), _by_key(desired)
+    before, after = tuple(observed), tuple(desired)
+    old, new = _apart(before, after)
     removals = [_removal(old[key]) for key in _ordered(old.keys() - new.keys())]
     differing = [key for key, service in new.items() if not _equal(old.get(key), service)]
     common = [_change(old[key], new[key]) for key in _ordered(old.keys() & differing)]
@@ -115,17 +116,47 @@ def plan(
     planned = [*removals, *(change for change in common if change), *additions]
     changes = tuple(change for change, _ in planned)
     steps = tuple(step for _, steps in planned for step in steps)
-    return Plan(changes, steps, _moved_overall(changes, old, traffic))
+    return Plan(changes, steps, _moved_overall(changes, before, traffic))
 
 
 _Planned = tuple[ServiceChange, list[Step]]
+
+
+# Up to so many changed services are compared with all others one by one.
+_FEW = 16
+
+
+def _apart(
+    before: tuple[Service, ...], after: tuple[Service, ...]
+) -> tuple[dict[ServiceKey, Service], dict[ServiceKey, Service]]:
+    """Return by their keys the services that are not the very same objects on both sides.
+
+    Usually one of a thousand is not, and hashing the keys of all would take longer
+    than everything else.
+    """
+    same = {id(service) for service in before} & {id(service) for service in after}
+    kept = [service for service in after if id(service) in same]
+    old = _by_key(service for service in before if id(service) not in same)
+    new = _by_key(service for service in after if id(service) not in same)
+    if len(kept) > len(same) or len(new) > _FEW:
+        _by_key(after)
+    else:
+        for service in new.values():
+            for other in kept:
+                if other.port == service.port and other.key == service.key:
+                    raise _twice(service.key)
+    return old, new
+
+
+def _twice(key: ServiceKey) -> ValueError:
+    return ValueError(f"{key} is given twice; allowed: once")
 
 
 def _by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:
     found: dict[ServiceKey, Service] = {}
     for service in services:
         if found.setdefault(service.key, service) is not service:
-            raise ValueError(f"{service.key} is given twice; allowed: once")
+            raise _twice(service.key)
     return found
 
 
@@ -140,12 +171,16 @@ def _ordered(keys: Iterable[ServiceKey]) -> list[ServiceKey]:
 
 def _moved_overall(
     changes: Iterable[ServiceChange],
-    observed: Mapping[ServiceKey, Service],
+    observed: tuple[Service, ...],
     traffic: Mapping[ServiceKey, float] | None,
 ) -> float:
-    flows = {key: 1.0 if traffic is None else traffic.get(key, 0.0) for key in observed}
-    total = sum(flows.values())
-    moved = sum(change.moved * flows.get(change.key, 0.0) for change in changes)
+    """Return the share of all observed services' new flows that moves."""
+
+    def flows(key: ServiceKey) -> float:
+        return 1.0 if traffic is None else traffic.get(key, 0.0)
+
+    total = len(observed) if traffic is None else sum(flows(each.key) for each in observed)
+    moved = sum(change.moved * flows(change.key) for change in changes if change.before)
     return moved / total if total else 0.0
 
 

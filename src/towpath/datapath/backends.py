@@ -43,6 +43,7 @@ class BackendTable:
         self._generations = (1 << 32 - index_bits) - 1
         self._reclaimer = reclaimer
         self._forget = forget
+        self._in_use = int(np.count_nonzero(rows["handle"]))
         # Index 0 is never used: no handle is 0.
         self._free: deque[int] = deque(int(i) + 1 for i in np.flatnonzero(rows["handle"][1:] == 0))
 
@@ -55,6 +56,11 @@ class BackendTable:
     def available(self) -> int:
         """Backends that can be added, not counting those that rest."""
         return len(self._free)
+
+    @property
+    def in_use(self) -> int:
+        """Backends that there are."""
+        return self._in_use
 
     def index(self, handle: int) -> int:
         """Return the index in a handle."""
@@ -78,6 +84,7 @@ class BackendTable:
         row["service"] = service
         row["weight"] = backend.weight
         row["handle"] = handle
+        self._in_use += 1
         return handle
 
     def set_weight(self, handle: int, weight: int) -> None:
@@ -88,6 +95,7 @@ class BackendTable:
         """Give a backend's index up. No table may hold the handle any more."""
         index = self.index(handle)
         self._rows[index]["handle"] = 0
+        self._in_use -= 1
         self._reclaimer.defer(lambda: self._free.append(index))
 
     def __iter__(self) -> Iterator[tuple[int, int, Backend]]:

@@ -171,20 +171,27 @@ class Balancer:
             self._adopt((*self.observed(), *services))
             raise
         # The very objects: what doesn't change next time is then seen at a glance.
-        self._observed = {service.key: service for service in services}
+        for change in wanted.changes:
+            if change.after is None:
+                del self._observed[change.key]
+            else:
+                self._observed[change.key] = change.after
         return wanted
 
     def _check_room(self, wanted: Plan) -> None:
         installed = self._tables.services
+        touched = {change.key: installed.get(change.key) for change in wanted.changes}
         check_room(
             wanted.steps,
             services=len(installed),
             services_limit=self._program.layout.entries["services"] - 1,
-            backends=sum(len(each.handles) for each in installed.values()),
+            backends=self._backends.in_use,
             backends_limit=self._backends.capacity,
             heap=self._heap,
             tables={
-                key: ((each.base, each.size), each.table_size) for key, each in installed.items()
+                key: ((each.base, each.size), each.table_size)
+                for key, each in touched.items()
+                if each is not None
             },
         )
 

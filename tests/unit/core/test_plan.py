@@ -340,3 +340,14 @@ def test_a_service_given_twice_is_refused() -> None:
     """Two services for the same packets can't both be right."""
     with pytest.raises(ValueError, match=r"203\.0\.113\.10:80/tcp is given twice"):
         plan((), [web(1), web(2, name="again")])
+
+
+@pytest.mark.parametrize("others", [0, 100])
+def test_one_beside_a_service_that_stays_is_refused_too(others: int) -> None:
+    """A service that stays as it is counts as given."""
+    stays = web(1)
+    more = [Service(f"s{port}", VIPS[1], port) for port in range(1, others + 1)]
+    with pytest.raises(ValueError, match="is given twice"):
+        plan([stays], [stays, web(2, name="again"), *more])
+    with pytest.raises(ValueError, match="is given twice"):
+        plan([stays], [stays, stays])

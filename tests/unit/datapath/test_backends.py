@@ -97,6 +97,7 @@ class BackendMachine(RuleBasedStateMachine):
         found = {handle: (service, backend) for service, handle, backend in self.table}
         assert found == self.truth
         assert self.table.available == ROWS - 1 - len(self.truth) - len(self.resting)
+        assert self.table.in_use == len(self.truth)
 
     @invariant()
     def every_record_knows_its_own_handle(self) -> None:
