@@ -155,8 +155,10 @@ def _twice(key: ServiceKey) -> ValueError:
 def _by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:
     found: dict[ServiceKey, Service] = {}
     for service in services:
-        if found.setdefault(service.key, service) is not service:
-            raise _twice(service.key)
+        key = service.key
+        if key in found:
+            raise _twice(key)
+        found[key] = service
     return found
 
 
