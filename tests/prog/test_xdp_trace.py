@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trace says what would happen, changes nothing, and then exactly that happens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.layers.inet import TCP, UDP
+from tests.prog.frames_xdp import CLIENTS, PORT, VIPS, ether, ip
+from tests.prog.harness_xdp import SMALL, Rig, plain_key, rigged, service
+from tests.prog.network_xdp import (
+    FAR,
+    FAR_UNRESOLVED,
+    IN,
+    NEAR,
+    NEAR_UNRESOLVED,
+    NO_ROUTE,
+    OUT,
+    REFUSED,
+    Network,
+)
+from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TX, Outcome, flow_hash
+
+from towpath.datapath.errors import DatapathError
+from towpath.model import FlowTuple, Protocol, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.prog.oracle_xdp_parse import Address
+
+    from towpath.datapath.trace import Trace
+
+VARIED = Source(IPv4Network("10.0.0.0/16"), IPv6Network("2001:db8:aa::/64"))
+FLOWS = 400
+EVERYWHERE, NOWHERE, FORGETFUL, UNKNOWN = range(4)  # added to the VIP
+ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
+SENT = {TX: "success", REDIRECT: "success", HANDOFF: "no neighbour"}
+NOT_SENT = {a[v]: kind for kind, (a, _) in REFUSED.items() for v in (4, 6)} | {
+    NO_ROUTE[v]: "not forwarded" for v in (4, 6)
+}
+
+
+@pytest.fixture(scope="module")
+def rig(net: Network) -> Iterator[Rig]:
+    """Services that lead everywhere, and a flow table small enough to be compared whole."""
+    limits = replace(SMALL, flows=1 << 13, table_slots=1 << 15)
+    with rigged(net, limits=limits, source=VARIED) as rig:
+        rig.serve(
+            *(
+                service(
+                    VIPS[family] + which,
+                    *backends,
+                    protocol=protocol,
+                    flow_table=which != FORGETFUL,
+                )
+                for family in (4, 6)
+                for protocol in Protocol
+                for which, backends in (
+                    (EVERYWHERE, all_backends(family)),
+                    (NOWHERE, ()),
+                    (FORGETFUL, all_backends(family)),
+                )
+            )
+        )
+        yield rig
+
+
+def all_backends(inside: int) -> Iterator[Address]:
+    """Every kind that a VIP of a family can have."""
+    for version in (4, 6) if inside == 4 else (6,):
+        yield from (*NEAR[version], *FAR[version])
+        yield from (a[version] for a in (NEAR_UNRESOLVED, FAR_UNRESOLVED, NO_ROUTE))
+        yield from (addresses[version] for addresses, _ in REFUSED.values())
+
+
+@st.composite
+def flow_tuples(draw: st.DrawFn) -> FlowTuple:
+    """Of either family, to a VIP or beside it."""
+    family = draw(st.sampled_from([4, 6]))
+    return FlowTuple(
+        source=CLIENTS[family] + draw(st.integers(0, 100)),
+        source_port=draw(st.integers(1, 65535)),
+        destination=VIPS[family] + draw(st.sampled_from([EVERYWHERE, NOWHERE, FORGETFUL, UNKNOWN])),
+        destination_port=draw(st.sampled_from([PORT, PORT, PORT, 443])),
+        protocol=draw(st.sampled_from(Protocol)),
+    )
+
+
+def packet_of(flow: FlowTuple) -> bytes:
+    """What the trace says it is about: a segment or a datagram without data."""
+    header = ip(flow.source.version, source=flow.source, vip=flow.destination)
+    ports = {"sport": flow.source_port, "dport": flow.destination_port}
+    return bytes(ether() / header / (TCP if flow.protocol is Protocol.TCP else UDP)(**ports))
+
+
+def test_what_is_traced_then_happens(rig: Rig) -> None:
+    """Any flow, on either device, before its first packet and after."""
+    tables = {name: rig.balancer._program.rows(name) for name in array_maps(rig)}
+
+    def state() -> dict[str, bytes]:
+        return {name: rows.tobytes() for name, rows in tables.items()}
+
+    @settings(max_examples=FLOWS, deadline=None)
+    @given(flow_tuples(), st.sampled_from([IN, OUT]))
+    def agree(flow: FlowTuple, device: str) -> None:
+        before = state()
+        first = rig.balancer.trace(flow, device)
+        assert state() == before
+        outcome = rig.check(packet_of(flow), device)
+        assert_tells(rig, first, outcome)
+        before = state()
+        second = rig.balancer.trace(flow, device)
+        assert state() == before
+        assert_tells(rig, second, rig.check(packet_of(flow), device))
+
+    rig.seen.clear()
+    agree()
+    assert {*SENT, "drop_no_route", "drop_prohibited", "drop_no_backend"} <= set(rig.seen)
+
+
+def array_maps(rig: Rig) -> list[str]:
+    """All that the program can write to, but for the traces themselves."""
+    maps = rig.balancer._program.maps
+    hashes = {"vlan_devices", "egress_devices"}
+    return [name for name in maps if not name.startswith(".") and name not in {"traces", *hashes}]
+
+
+def assert_tells(rig: Rig, trace: Trace, outcome: Outcome) -> None:
+    """Each field says what has happened, and nothing that hasn't."""
+    assert trace.verdict == outcome.verdict
+    if outcome.key is None or outcome.flow is None:
+        assert (trace.service, trace.backend, trace.hash) == (None, None, None)
+        return
+    world = rig.world
+    assert trace.service is not None
+    assert plain_key(trace.service) == outcome.key
+    assert trace.hash == flow_hash(outcome.flow, world.seed)
+    assert (trace.flow_hit, trace.backend) == (not outcome.fresh, outcome.backend)
+    slots = len(world.services[outcome.key].slots)
+    by_maglev = outcome.fresh and outcome.backend is not None
+    assert trace.slot == (trace.hash * slots >> 32 if by_maglev else None)
+    assert trace.table_size == (slots if by_maglev else None)
+    if outcome.backend is not None:
+        assert_tells_the_way(rig, trace, outcome)
+
+
+def assert_tells_the_way(rig: Rig, trace: Trace, outcome: Outcome) -> None:
+    """Encapsulation and next hop."""
+    backend, flow = outcome.backend, outcome.flow
+    assert backend is not None
+    assert flow is not None
+    assert trace.encapsulation == ENCAPSULATIONS[flow.source.version, backend.version]
+    assert trace.fib_result == SENT.get(outcome.verdict, NOT_SENT.get(backend))
+    if outcome.verdict not in SENT:
+        return
+    way = rig.world.ways[backend]
+    link = 14 + (16 if outcome.verdict == HANDOFF else 0)
+    source = slice(link + 12, link + 16) if backend.version == 4 else slice(link + 8, link + 24)
+    assert trace.outer_source is not None
+    assert trace.outer_source.packed == outcome.frame[source]
+    assert trace.egress is not None
+    assert (rig.devices[trace.egress], trace.vlan) == (way.ifindex, None)
+    if outcome.verdict != HANDOFF:
+        assert way.next_hop_mac is not None
+        assert trace.next_hop_mac == way.next_hop_mac.hex(":")
+        assert trace.source_mac == way.source_mac.hex(":")
+        assert trace.mtu == way.mtu
+
+
+def test_tracing_does_not_learn(rig: Rig) -> None:
+    """Not even a flow that is traced a thousand times."""
+    flow = FlowTuple(CLIENTS[4] + 200, 1, VIPS[4], PORT, Protocol.TCP)
+    for _ in range(1000):
+        assert rig.balancer.trace(flow).flow_hit is False
+    assert rig.check(packet_of(flow)).fresh
+    assert rig.balancer.trace(flow).flow_hit is True
+
+
+def test_a_device_that_is_none_of_ours(rig: Rig) -> None:
+    """Says which there are."""
+    flow = FlowTuple(CLIENTS[4], 1, VIPS[4], PORT, Protocol.TCP)
+    with pytest.raises(DatapathError, match=f"tpx9; on: {IN}, {OUT}"):
+        rig.balancer.trace(flow, "tpx9")
+
+
+def test_a_frame_that_only_looks_like_a_request(rig: Rig) -> None:
+    """With a bit of the secret wrong it is any other frame: balanced and counted."""
+    frame = bytearray(packet_of(FlowTuple(CLIENTS[4], 1, VIPS[4], PORT, Protocol.UDP)))
+    secret = rig.world.cookie.to_bytes(8, "little")
+    for bit in range(64):
+        frame[:8] = secret
+        frame[bit // 8] ^= 1 << bit % 8
+        rig.check(bytes(frame))
+    frame[:8] = bytes(8)
+    rig.check(bytes(frame))
