@@ -48,7 +48,8 @@ def run_kernel(kernel: Kernel, results: Path) -> Result:
     began = time.monotonic()
     try:
         image = obtain(kernel)
-        command = [sys.executable, "-m", "tools.kernels.inside", *kernel.suites]
+        without = [f"--ignore={path}" for path in kernel.without]
+        command = [sys.executable, "-m", "tools.kernels.inside", *kernel.suites, *without]
         outcome = guest.run(image, command, results, timeout=TIMEOUT_SECONDS)
     except (DownloadError, guest.GuestError) as error:
         result.troubles.append(str(error))

@@ -28,6 +28,8 @@ class Kernel:
     """Exactly this version; None: the release's newest."""
     blocking: bool = True
     """Whether a failure fails the matrix."""
+    without: tuple[str, ...] = ()
+    """Test files that are not run: what they test is documented to need a newer kernel."""
 
 
 SUPPORTED = (
