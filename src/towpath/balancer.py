@@ -136,13 +136,13 @@ class LoadBalancer:
     def apply(self, services: Iterable[Service]) -> Plan:
         """Make these the services, all of them. Flows of those that stay go on."""
         wanted = tuple(services)
-        check_services(wanted)
+        check_services(wanted, checked=self.services())
         return self._balancer.apply(wanted)
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """Return what `apply` would change, and the share of new flows that would move."""
         wanted = tuple(services)
-        check_services(wanted)
+        check_services(wanted, checked=self.services())
         return self._balancer.plan(wanted)
 
     # Backends

@@ -67,10 +67,23 @@ def check_service(service: Service) -> None:
         raise ConfigError(problems)
 
 
-def check_services(services: Iterable[Service], limits: Limits | None = None) -> None:
-    """Raise ConfigError if a service is wrong, two clash, or they exceed ``limits``."""
+def check_services(
+    services: Iterable[Service],
+    limits: Limits | None = None,
+    *,
+    checked: Iterable[Service] = (),
+) -> None:
+    """Raise ConfigError if a service is wrong, two clash, or they exceed ``limits``.
+
+    ``checked``: objects that were found right before. If they are among the services,
+    only clashes of theirs are looked for.
+    """
+    right = {id(service) for service in checked}
     found = Findings()
-    trees = [_service(one, ("services", i), found) for i, one in enumerate(services)]
+    trees = [
+        _known(one) if id(one) in right else _service(one, ("services", i), found)
+        for i, one in enumerate(services)
+    ]
     check_services_trees(trees, ("services",), found)
     if limits is not None:
         check_room(trees, decode(Limits, limits, ("limits",), found) or {}, found)
@@ -116,6 +129,18 @@ def _pydantic_problem(error: Mapping[str, Any]) -> Problem:
 @dataclass(frozen=True, slots=True)
 class _ServiceFile:
     services: tuple[Service, ...]
+
+
+def _known(service: Service) -> Tree:
+    """Return the tree of a service that is right, without what no other service is held against."""
+    return {
+        "name": service.name,
+        "vip": service.vip,
+        "port": service.port,
+        "protocol": service.protocol,
+        "backends": service.backends,
+        "table_size": service.table_size,
+    }
 
 
 def _service(raw: object, path: FieldPath, found: Findings) -> Tree | None:

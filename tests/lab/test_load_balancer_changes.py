@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: T201 - what was measured is printed
+"""What can be asked of a load balancer: done whole, or refused and nothing changed.
+
+What was measured is printed with ``pytest -rP``.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.lab.harness_balancer import DEVICE, FLOW, SMALL, WEB, device, state
+
+from towpath import LoadBalancer
+from towpath.datapath import balancer as datapath
+from towpath.datapath.errors import CapacityError, DatapathError
+from towpath.datapath.steps import execute as carry_out
+from towpath.model import (
+    Backend,
+    ConfigError,
+    Device,
+    FlowTuple,
+    Limits,
+    Service,
+    Source,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from towpath.core.steps import Step
+    from towpath.datapath.tables import Tables
+
+VIP = IPv4Address("203.0.113.10")
+OTHER_VIP = IPv4Address("203.0.113.11")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device() -> Iterator[None]:
+    with device():
+        yield
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[LoadBalancer]:
+    """One for all tests here, without limits that they could meet."""
+    limits = Limits(services=64, backends=256, flows=1024, table_slots=100_000)
+    with LoadBalancer(DEVICE, limits=limits) as balancer:
+        yield balancer
+
+
+@pytest.fixture
+def balancer(shared: LoadBalancer) -> LoadBalancer:
+    """With one service, as every test begins."""
+    shared.apply([])
+    shared.add_service("web", **WEB)
+    return shared
+
+
+@contextmanager
+def unchanged(balancer: LoadBalancer) -> Iterator[None]:
+    """Fail if the services, or what becomes of their packets, differ after the block."""
+    flows = [f"198.51.100.7:{port} -> {VIP}:80" for port in range(40000, 40020)]
+
+    def found() -> list[object]:
+        return [balancer.services(), *(balancer.trace(flow) for flow in flows)]
+
+    before = found()
+    yield
+    assert found() == before
+
+
+# ---- Values that aren't allowed --------------------------------------------------------------
+
+WRONG_SERVICES: list[tuple[dict[str, Any], str]] = [
+    ({"vip": "203.0.113.999"}, "vip: .* is not an address"),
+    ({"vip": "224.0.0.1"}, "vip: .* multicast"),
+    ({"port": 0}, "port: 0 is out of range; allowed: 1 to 65535"),
+    ({"port": "80"}, "port: '80' is not a whole number"),
+    ({"protocol": "sctp"}, "protocol: "),
+    ({"table_size": 252}, "table_size: "),
+    ({"backends": ["192.0.2.11", "192.0.2.11"]}, r"backends\[1\].* is listed twice"),
+    ({"backends": [{"address": "192.0.2.11", "weight": -1}]}, r"backends\[0\]\.weight: "),
+    ({"vip": "2001:db8::10"}, "is IPv4 but the vip 2001:db8::10 is IPv6"),
+    ({"backends": "192.0.2.11"}, "backends: .* is not a list"),
+    ({"colour": "red"}, "colour: unknown key"),
+    ({"backends": [f"10.0.{i // 256}.{i % 256}" for i in range(1, 260)]}, "too few for 259"),
+]
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG_SERVICES)
+def test_a_wrong_service_is_refused(
+    balancer: LoadBalancer, fields: dict[str, Any], message: str
+) -> None:
+    """Field and what is allowed are told."""
+    with unchanged(balancer), pytest.raises(ConfigError, match=message):
+        balancer.add_service("web", **(WEB | fields))
+
+
+def test_a_service_of_another_name_does_not_get_a_vip_that_is_taken(
+    balancer: LoadBalancer,
+) -> None:
+    """A name that stands there already is replaced, a VIP isn't."""
+    with unchanged(balancer), pytest.raises(ConfigError, match="is taken by"):
+        balancer.add_service("web2", **WEB)
+    balancer.add_service("web", **(WEB | {"port": 81}))
+    assert [service.port for service in balancer.services()] == [81]
+
+
+def test_wrong_backends_are_refused(balancer: LoadBalancer) -> None:
+    """By each of the ways to give them."""
+    wrong: list[Callable[[], object]] = [
+        lambda: balancer.set_backends("web", ["192.0.2.11", "nonsense"]),
+        lambda: balancer.set_backend("web", "nonsense"),
+        lambda: balancer.set_backend("web", "192.0.2.11", 65536),
+        lambda: balancer.put_service(replace(balancer.service("web"), port=70000)),
+        lambda: balancer.apply([replace(balancer.service("web"), name="not a name")]),
+        lambda: balancer.plan([balancer.service("web")] * 2),
+    ]
+    for refused in wrong:
+        with unchanged(balancer), pytest.raises(ConfigError, match="allowed"):
+            refused()
+
+
+def test_what_is_not_there_is_a_key_error(balancer: LoadBalancer) -> None:
+    """That says what there is."""
+    missing: list[Callable[[], object]] = [
+        lambda: balancer.service("dns"),
+        lambda: balancer.remove_service("dns"),
+        lambda: balancer.set_backends("dns", []),
+        lambda: balancer.remove_backend("web", "192.0.2.99"),
+        lambda: balancer.drained("web", "192.0.2.99").__enter__(),
+    ]
+    for refused in missing:
+        with unchanged(balancer), pytest.raises(KeyError, match=r"no service dns|192\.0\.2\.99"):
+            refused()
+
+
+def test_a_wrong_flow_or_device_is_told(balancer: LoadBalancer) -> None:
+    """Before anything is run."""
+    with pytest.raises(ValueError, match="one family"):
+        balancer.trace(f"[2001:db8::1]:1 -> {VIP}:80")
+    with pytest.raises(DatapathError, match=f"not on device lo; on: {DEVICE}"):
+        balancer.trace(FLOW, "lo")
+
+
+@pytest.mark.parametrize(
+    ("devices", "options", "message"),
+    [
+        ([], {}, "devices: is empty; allowed: one device or more"),
+        ([DEVICE, DEVICE], {}, rf"devices\[1\]: {DEVICE} is listed twice"),
+        (["a/b"], {}, r"devices\[0\]\.name: 'a/b' can't be a device's name"),
+        ([Device(DEVICE, "fast")], {}, r"devices\[0\]\.mode: "),  # type: ignore[arg-type]
+        ([DEVICE], {"limits": Limits(services=0)}, r"limits\.services: 0 is out of range"),
+        ([DEVICE], {"source": Source(IPv6Address("::1"))}, r"source\.ipv4: "),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_beginning_is_refused(
+    devices: list[str | Device], options: dict[str, Any], message: str
+) -> None:
+    """Before anything is loaded."""
+    before = state()
+    with pytest.raises(ConfigError, match=message):
+        LoadBalancer(*devices, **options)
+    assert state() == before
+
+
+def test_text_means_what_it_means_in_a_file(balancer: LoadBalancer) -> None:
+    """An address may be written in any way."""
+    balancer.add_service("v6", vip="2001:db8::10", port=80, backends=["2001:DB8:0::11"])
+    balancer.set_backend("v6", "2001:0db8::0011", 7)
+    assert balancer.service("v6").backends == (Backend(IPv6Address("2001:db8::11"), 7),)
+    with balancer.drained("v6", "2001:db8:0:0::11"):
+        assert balancer.service("v6").backends[0].weight == 0
+    assert balancer.service("v6").backends[0].weight == 7
+    balancer.remove_backend("v6", "2001:DB8::11")
+    assert balancer.service("v6").backends == ()
+
+
+# ---- What undoes itself ----------------------------------------------------------------------
+
+
+class SurpriseError(Exception):
+    """Something that goes wrong in a block."""
+
+
+def test_temporary_services_go_with_the_block(balancer: LoadBalancer) -> None:
+    """By an exception too; what else was changed in the block stays."""
+    mine = Service("mine", OTHER_VIP, 80, table_size=251)
+    web = replace(balancer.service("web"), port=8080)
+    before = balancer.service("web")
+    for how in (None, SurpriseError):
+        try:
+            with balancer.temporary(mine, web) as plan:
+                assert len(plan.changes) == 3  # one goes, two come
+                assert {service.port for service in balancer.services()} >= {80, 8080}
+                balancer.add_service("other", vip="203.0.113.12", port=80, table_size=251)
+                if how:
+                    raise how
+        except SurpriseError:
+            pass
+        assert {service.name for service in balancer.services()} == {"web", "other"}
+        assert balancer.service("web") == before
+
+
+def test_a_temporary_service_that_is_refused_changes_nothing(balancer: LoadBalancer) -> None:
+    """Nor do those that came with it."""
+    mine = Service("mine", OTHER_VIP, 80, table_size=251)
+    twin = replace(balancer.service("web"), name="twin")
+    with unchanged(balancer), pytest.raises(ConfigError), balancer.temporary(mine, twin):
+        pytest.fail("the block was entered")
+
+
+def test_a_drained_backend_has_its_weight_back_after_an_exception(
+    balancer: LoadBalancer,
+) -> None:
+    """Whatever weight that was."""
+    balancer.set_backend("web", "192.0.2.11", 9)
+    try:
+        with balancer.drained("web", "192.0.2.11"):
+            assert Backend(ip_address("192.0.2.11"), 0) in balancer.service("web").backends
+            raise SurpriseError
+    except SurpriseError:
+        pass
+    assert Backend(ip_address("192.0.2.11"), 9) in balancer.service("web").backends
+
+
+def test_a_drained_backend_that_is_removed_stays_away(balancer: LoadBalancer) -> None:
+    """Draining is how one removes a backend; so do other changes of it last."""
+    with balancer.drained("web", "192.0.2.11"):
+        balancer.remove_backend("web", "192.0.2.11")
+    assert balancer.service("web").backends == (Backend(ip_address("192.0.2.12")),)
+    with balancer.drained("web", "192.0.2.12"):
+        balancer.set_backend("web", "192.0.2.12", 3)
+    assert balancer.service("web").backends == (Backend(ip_address("192.0.2.12"), 3),)
+    with balancer.drained("web", "192.0.2.12"):
+        balancer.remove_service("web")
+    assert balancer.services() == ()
+
+
+# ---- Room ------------------------------------------------------------------------------------
+
+
+def services(count: int, backends: int, table_size: int = 251) -> list[Service]:
+    """Services with VIPs and backends that count up."""
+    first = IPv4Address("10.0.0.0")
+    return [
+        Service(
+            f"s{i}",
+            VIP + i,
+            80,
+            backends=tuple(Backend(first + i * 16 + j) for j in range(1, backends + 1)),
+            table_size=table_size,
+        )
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limits", "many", "message"),
+    [
+        ({"services": 3}, services(4, 1), r"services: 4 needed, 3 at most; raise limits\.services"),
+        ({"backends": 5}, services(3, 2), r"backends: 6 needed, 5 at most; raise limits\.backends"),
+        (
+            {"table_slots": 800},
+            services(3, 1, 397),
+            r"Maglev slots in one piece: 397 needed, 6 at most; raise limits\.table_slots",
+        ),
+    ],
+)
+def test_what_there_is_no_room_for_is_refused(
+    limits: dict[str, int], many: list[Service], message: str
+) -> None:
+    """One fewer fits, and is untouched by the refusal."""
+    with device(), LoadBalancer(DEVICE, limits=replace(SMALL, **limits)) as balancer:
+        balancer.apply(many[:-1])
+        for _ in range(2):
+            with unchanged(balancer), pytest.raises(CapacityError, match=message):
+                balancer.apply(many)
+            with unchanged(balancer), pytest.raises(CapacityError, match=message):
+                balancer.put_service(many[-1])
+        balancer.apply(many[1:])
+        assert set(balancer.services()) == set(many[1:])
+
+
+# ---- Changes that are cut short --------------------------------------------------------------
+
+
+def test_a_change_that_is_interrupted_can_be_made_again(
+    balancer: LoadBalancer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any of its steps, what is said to be in the kernel is what packets find."""
+    before = (*services(2, 3), replace(services(3, 2)[2], name="gone"))
+    new = replace(services(4, 2)[3], name="new")
+    after = (replace(before[0], backends=before[0].backends[1:], table_size=397), before[1], new)
+    for last in range(len(balancer.plan(before).steps) + 20):
+        balancer.apply(before)
+        with monkeypatch.context() as patch:
+            patch.setattr(datapath, "execute", _interrupted_after(last))
+            try:
+                balancer.apply(after)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        found = balancer.services()
+        assert {service.name for service in found} <= {"s0", "s1", "gone", "new"}
+        for service in found:
+            assert _reached(balancer, service) <= {each.address for each in service.backends}
+        balancer.apply(after)
+        assert {each.name: each for each in balancer.services()} == {e.name: e for e in after}
+    assert last == len(balancer.plan(before).steps)
+
+
+def _interrupted_after(last: int) -> Callable[[Step, Tables], None]:
+    """What carries out so many steps and is then interrupted."""
+    steps = iter(range(last))
+
+    def execute(step: Step, tables: Tables) -> None:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        carry_out(step, tables)
+
+    return execute
+
+
+def _reached(balancer: LoadBalancer, service: Service) -> set[object]:
+    """The backends that some flows of a service get to."""
+    traces = [
+        balancer.trace(FlowTuple(IPv4Address("198.51.100.7"), port, *service.key))
+        for port in range(40000, 40020)
+    ]
+    assert all(trace.service == service.key for trace in traces)
+    return {trace.backend for trace in traces}
+
+
+# ---- Speed -----------------------------------------------------------------------------------
+
+
+def test_a_thousand_services_and_one_change_among_them() -> None:
+    """Aims: 5 s for all from nothing, 5 ms for one. Thrice that is let pass on a busy machine."""
+    many = services(1000, 10, 16381)
+    with device(), LoadBalancer(DEVICE) as balancer:
+        start = time.perf_counter()
+        balancer.apply(many)
+        whole = time.perf_counter() - start
+        single = []
+        for weight in range(2, 13):
+            start = time.perf_counter()
+            balancer.set_backend("s500", many[500].backends[3].address, weight)
+            single.append(time.perf_counter() - start)
+        assert _reached(balancer, many[999])
+    print(
+        f"1,000 services x 10 backends: {whole:.2f} s; one change: {median(single) * 1000:.1f} ms"
+    )
+    assert whole < 15
+    assert median(single) < 0.015
