@@ -2,6 +2,8 @@
 #
 #   make demo     a load balancer in network namespaces, with real traffic
 #   make test     every check and every test (needs root)
+#   make kernels  the tests inside every supported kernel, in QEMU (needs root);
+#                 WRITE=1 also writes docs/kernels.md and accepts programs' sizes
 #   make bench    nanoseconds per packet, measured inside the kernel (needs root)
 #   make objects  compile the BPF programs and the native library, if out of date
 #   make lint     formatting, types and import contract
@@ -13,14 +15,14 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := src tests hatch_build.py
+SOURCES := src tests tools hatch_build.py
 
 # Tests get their own processes, so that stopping pytest, however it is stopped,
 # stops every server and agent a test has started. The namespaces that they need
 # beyond that (network, mounts) are made by tests/conftest.py.
 ISOLATED := unshare --pid --fork --kill-child --mount-proc
 
-.PHONY: demo test bench objects lint format clean install-dev install-demo
+.PHONY: demo test kernels bench objects lint format clean install-dev install-demo
 
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
@@ -31,6 +33,11 @@ test: install-dev objects
 	$(MAKE) --no-print-directory lint-quick || failed="lint (above) and perhaps tests"; \
 	$(ISOLATED) $(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
 	[ -z "$$failed" ] || { echo "make test: failed: $$failed" >&2; exit 1; }
+
+kernels: objects
+	@tools/install dev,demo kernels
+	$(BIN)/python -m tools.kernels $(if $(WRITE),--write) $(KERNELS_ARGS)
+	$(BIN)/python -m pytest -q -p no:cacheprovider tools/kernels
 
 bench: install-demo objects
 	$(BIN)/towpath bench lb --json
