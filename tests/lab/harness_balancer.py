@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,9 @@ PINS = Path("/sys/fs/bpf/tplb")
 BPFFS = Path("/sys/fs/bpf")
 SMALL = Limits(services=8, backends=32, flows=1024, table_slots=8192)
 
+VIP = IPv4Address("203.0.113.10")
 WEB: dict[str, Any] = {
-    "vip": "203.0.113.10",
+    "vip": str(VIP),
     "port": 80,
     "backends": ["192.0.2.11", "192.0.2.12"],
     "table_size": 251,
@@ -126,3 +128,16 @@ def _catches(pid: int, number: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+@contextmanager
+def unchanged(balancer: LoadBalancer) -> Iterator[None]:
+    """Fail if the services, or what becomes of their packets, differ after the block."""
+    flows = [f"198.51.100.7:{port} -> {VIP}:80" for port in range(40000, 40020)]
+
+    def found() -> list[object]:
+        return [balancer.services(), *(balancer.trace(flow) for flow in flows)]
+
+    before = found()
+    yield
+    assert found() == before
