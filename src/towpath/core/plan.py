@@ -226,9 +226,12 @@ def _change(before: Service, after: Service) -> _Planned | None:
     if {"table_size", "flow_table"} & set(differing):
         steps.append(SetOptions(key, after.table_size, after.flow_table))
     steps += [AddBackend(key, backend) for backend in added]
-    steps += [SetWeight(key, backend) for backend in reweighted]
+    # A backend with a weight and in no table is one whose removal was begun. So one
+    # that had no weight gets it after the table: else a death in between would end its flows.
+    steps += [SetWeight(key, backend) for backend in reweighted if old[backend.address].weight]
     if _sharing(before) != _sharing(after):
         steps.append(SetTable(key, after.backends))
+    steps += [SetWeight(key, backend) for backend in reweighted if not old[backend.address].weight]
     steps += [RemoveBackend(key, backend.address) for backend in removed]
     moved = share_moved(before, after)
     return ServiceChange(before, after, differing, added, removed, reweighted, moved), steps

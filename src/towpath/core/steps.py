@@ -47,7 +47,7 @@ class AddBackend:
 
 @dataclass(frozen=True, slots=True)
 class SetWeight:
-    """Note a backend's new weight. It takes effect by the next table."""
+    """Note a backend's new weight. A table that is set takes effect, not this."""
 
     key: ServiceKey
     backend: Backend

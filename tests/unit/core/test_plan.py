@@ -61,7 +61,7 @@ class Datapath:
                 room = self.rooms[key]
                 room.table = {each.address: each.weight for each in backends if each.weight}
                 room.table_size = room.options[0]
-                assert all(room.backends[each.address] == each.weight for each in backends)
+                assert all(room.backends[each.address] in (each.weight, 0) for each in backends)
             case steps.PublishService(key):
                 assert not self.rooms[key].published
                 self.rooms[key].published = True
@@ -176,9 +176,22 @@ def test_planning_again_after_a_crash_leads_to_the_same(
     for step in todo[: data.draw(st.integers(0, len(todo)))]:
         datapath.carry_out(step)
     datapath.recover()
+    for key, stay in stays(observed, desired).items():
+        assert stay <= datapath.rooms[key].backends.keys()
     for step in plan(datapath.observed(), desired).steps:
         datapath.carry_out(step)
     datapath.assert_is(desired)
+
+
+def stays(
+    observed: tuple[Service, ...], desired: tuple[Service, ...]
+) -> dict[ServiceKey, set[Address]]:
+    """The backends of each service that are there before and after: their flows go on."""
+    before, after = (
+        {each.key: {backend.address for backend in each.backends} for each in services}
+        for services in (observed, desired)
+    )
+    return {key: before[key] & after[key] for key in before.keys() & after.keys()}
 
 
 @given(services_of(), services_of())
@@ -280,6 +293,16 @@ def test_change_in_order() -> None:
     assert change.backends_added == (new,)
     assert change.backends_reweighted == (Backend(ADDRESSES[1], 2),)
     assert change.backends_removed == (Backend(ADDRESSES[0]),)
+
+
+def test_a_weight_from_zero_is_noted_last() -> None:
+    """A backend that drained keeps its flows, whenever the process dies."""
+    after = web(2, 3)
+    assert plan([web(1, 0)], [after]).steps == (
+        steps.SetWeight(KEY, after.backends[0]),
+        steps.SetTable(KEY, after.backends),
+        steps.SetWeight(KEY, after.backends[1]),
+    )
 
 
 def test_backends_without_weight_need_no_table() -> None:
