@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that dies in the middle of a change: packets go on, and the next one finishes it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import traceback
+import warnings
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.prog.frames_xdp import VIPS, frame
+from tests.prog.harness_xdp import Rig, key_of, rigged, served, service
+from tests.prog.network_xdp import IN, NEAR, Network
+from tests.prog.oracle_xdp import NO_VIP, TX
+
+from towpath.core.plan import plan
+from towpath.datapath.steps import execute
+from towpath.model import Backend, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from tests.prog.oracle_xdp_parse import Address
+
+    from towpath.model import ServiceKey
+
+A, B, C, D = NEAR[4][:4]
+KILLS = 8
+
+# Client ports. Every flow of OLD is known; of these, one half is seen again while nobody is there,
+# and one quarter each when the next process has taken over and when it has made the change.
+# Behind them are as many flows that are new by then.
+OLD = (2000, 2040)
+DEAD, ADOPTED, APPLIED = (2000, 2020), (2020, 2030), (2030, 2060)
+
+
+def at(number: int, *backends: Backend, table_size: int = 251, flow_table: bool = True) -> Service:
+    """The service at one of several VIPs."""
+    return service(VIPS[4] + number, *backends, table_size=table_size, flow_table=flow_table)
+
+
+def weights(**by_name: int) -> list[Backend]:
+    """Backends A to D by name, with their weights."""
+    addresses = {"a": A, "b": B, "c": C, "d": D}
+    return [Backend(addresses[name], weight) for name, weight in by_name.items()]
+
+
+UNTOUCHED = (
+    at(0, *weights(a=1, b=2, c=1)),
+    service(VIPS[6], *NEAR[6][:3], table_size=251),
+    at(1, *weights(a=1), flow_table=False),
+)
+# When flows began, every backend took some.
+HISTORY = (
+    at(10, *weights(a=1, b=1)),
+    at(11, *weights(a=1, b=1)),
+    at(12, *weights(a=1, b=1, c=1, d=1)),
+    at(13, *weights(a=1, b=1, c=1)),
+    at(14, *weights(a=1, b=1)),
+    at(15, *weights(a=1, b=1)),
+)
+BEFORE = (*HISTORY[:3], at(13, *weights(a=1, b=0, c=2)), *HISTORY[4:])
+AFTER = (
+    # 10 goes, and 16 is new.
+    at(11, *weights(a=1, b=1, c=1, d=2)),
+    at(12, *weights(a=1, b=3)),
+    at(13, *weights(a=0, b=5, c=2)),
+    at(14, *weights(a=1, b=1), table_size=509),
+    at(15, *weights(a=1, b=1), flow_table=False),
+    at(16, *weights(a=1, b=1)),
+)
+STEPS = plan((*UNTOUCHED, *BEFORE), (*UNTOUCHED, *AFTER)).steps
+
+
+@pytest.fixture
+def rig(net: Network, pins: Path) -> Iterator[Rig]:
+    """The load balancer before the change, with flows from when every backend took some."""
+    with rigged(net, pins=pins) as rig:
+        rig.serve(*UNTOUCHED, *HISTORY)
+        for each in (*UNTOUCHED, *HISTORY):
+            for made in frames(each, range(*OLD)):
+                rig.expect(made, TX)
+        rig.serve(*UNTOUCHED, *BEFORE)
+        yield rig
+
+
+def frames(each: Service, ports: range) -> Iterator[bytes]:
+    """A frame for each client port."""
+    made = bytearray(frame(each.vip.version, vip=each.vip))
+    field = {4: 34, 6: 54}[each.vip.version]
+    for port in ports:
+        made[field : field + 2] = port.to_bytes(2, "big")
+        yield bytes(made)
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run in a child process, which then ends at once, as by a kill; returns its number."""
+    with warnings.catch_warnings():
+        # Python warns of forking while there are threads: pytest's watchdog is one.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+    except BaseException:  # noqa: BLE001 - whatever it is, pytest must not run on in the child
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+@pytest.mark.parametrize("done", range(len(STEPS) + 1))
+def test_death_between_two_steps(rig: Rig, net: Network, pins: Path, done: int) -> None:
+    """After any number of steps: traffic goes on, is taken over, and the change is made."""
+
+    def die_after_some_steps() -> None:
+        for step in STEPS[:done]:
+            execute(step, rig.balancer._tables)
+
+    child = in_child(die_after_some_steps)
+    assert os.waitpid(child, 0) == (child, 0)
+    assert_traffic_goes_on(rig)
+    rig.balancer.close()
+    with rigged(net, pins=pins) as heir:
+        heir.world.remembered = rig.world.remembered
+        heir.told(heir.balancer.observed())
+        assert_nothing_is_lost(heir)
+        assert_works(heir, ADOPTED)
+        heir.serve(*UNTOUCHED, *AFTER)
+        assert_works(heir, APPLIED)
+        for made in frames(BEFORE[0], range(*APPLIED)):
+            heir.expect(made, NO_VIP)
+
+
+def test_death_at_any_moment(rig: Rig, net: Network, pins: Path) -> None:
+    """Killed from outside while it changes all to and fro, so not only between two steps."""
+    wishes = [(*UNTOUCHED, *AFTER), (*UNTOUCHED, *BEFORE)]
+    remembered = rig.world.remembered
+    with mmap.mmap(-1, mmap.PAGESIZE) as changes, ExitStack() as heirs:
+        for kill in range(KILLS):
+            changes[0] = 0
+
+            def change_for_ever(rig: Rig = rig) -> None:
+                while True:
+                    rig.balancer.apply(wishes[changes[0] % 2])
+                    changes[0] += 1
+
+            child = in_child(change_for_ever)
+            while changes[0] <= kill:
+                assert os.waitpid(child, os.WNOHANG) == (0, 0)
+                assert_untouched_go_on(rig)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            rig.balancer.close()
+            rig = heirs.enter_context(rigged(net, pins=pins))
+            rig.world.remembered = remembered
+            rig.told(rig.balancer.observed())
+            assert_tables_are_those_of_their_backends(rig)
+            assert_untouched_go_on(rig)
+        rig.serve(*UNTOUCHED, *AFTER)
+        for each in (*UNTOUCHED, *AFTER):
+            for made in frames(each, range(OLD[1], APPLIED[1])):
+                rig.expect(made, TX)
+
+
+# ---- While nobody is there -----------------------------------------------------------------------
+
+
+def assert_traffic_goes_on(rig: Rig) -> None:
+    """Services that the change isn't about notice nothing; the others are as before or as after."""
+    for each in UNTOUCHED:
+        for made in frames(each, range(*DEAD)):
+            rig.expect(made, TX)
+    worlds = []
+    for services in (BEFORE, AFTER):
+        world = replace(rig.world)
+        world.serve({key_of(each): served(each) for each in (*UNTOUCHED, *services)})
+        worlds.append(world)
+    for each in (*BEFORE, *AFTER):
+        for made in frames(each, range(*DEAD)):
+            run = rig.run(made)
+            judged = [world.judge(made, rig.devices[IN]) for world in worlds]
+            assert (run.retval, run.data) in [(one.action, one.frame) for one in judged]
+
+
+def assert_untouched_go_on(rig: Rig) -> None:
+    """Known flows of services that no change is about."""
+    for each in UNTOUCHED:
+        for made in frames(each, range(*OLD)):
+            judged, run = rig.world.judge(made, rig.devices[IN]), rig.run(made)
+            assert (run.retval, run.data) == (judged.action, judged.frame)
+
+
+# ---- What the next process finds -----------------------------------------------------------------
+
+
+def assert_nothing_is_lost(rig: Rig) -> None:
+    """What is there before and after the change was there in between, and nothing else was."""
+    found = addresses(rig.balancer.observed())
+    before, after = addresses((*UNTOUCHED, *BEFORE)), addresses((*UNTOUCHED, *AFTER))
+    assert before.keys() & after.keys() <= found.keys() <= before.keys() | after.keys()
+    for key, backends in found.items():
+        either = [each[key] for each in (before, after) if key in each]
+        assert set.intersection(*either) <= backends <= set.union(*either)
+    unnamed = {replace(each, name="") for each in rig.balancer.observed()}
+    assert {replace(each, name="") for each in UNTOUCHED} <= unnamed
+
+
+def addresses(services: Iterable[Service]) -> dict[ServiceKey, set[Address]]:
+    """Backends by service."""
+    return {each.key: {backend.address for backend in each.backends} for each in services}
+
+
+def assert_works(rig: Rig, ports: tuple[int, int]) -> None:
+    """Every service does what it should, to flows that are known and to new ones."""
+    assert_tables_are_those_of_their_backends(rig)
+    for each in rig.balancer.observed():
+        for made in frames(each, range(*ports)):
+            rig.expect(made, TX)
+
+
+def assert_tables_are_those_of_their_backends(rig: Rig) -> None:
+    """Slot by slot, in the kernel's memory."""
+    tables = rig.balancer._tables
+    for each in rig.balancer.observed():
+        installed = tables.services[each.key]
+        word = int(tables._rows["table"][installed.index])
+        handles = tables._slots.read(word & 0xFFFFFFFF, word >> 32).tolist()
+        address_of = {handle: address for address, handle in installed.handles.items()}
+        wanted = served(each).slots
+        assert [address_of.get(handle) for handle in handles] == list(wanted)
