@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import socket
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.lab.harness_balancer import SMALL, assert_gone, programs
+from tests.lab.harness_echo import PORT, Conversation, echo_servers, who_answers
 
 from towpath import LoadBalancer
 from towpath.kernel.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.topology import BALANCER, CLIENT, DEVICE, VIP4, VIP6
-from towpath.lab.traffic import Answers, Download, request
+from towpath.lab.traffic import Answers, request
 from towpath.lab.waiting import wait_until
 from towpath.model import Backend, Service
 
@@ -30,7 +31,7 @@ REQUESTS = 48
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Three web servers behind a router, whose VIPs lead to the load balancer's host."""
-    with Lab.up(3) as lab:
+    with Lab.up(3) as lab, echo_servers(lab):
         yield lab
 
 
@@ -39,6 +40,7 @@ def balancer(lab: Lab) -> Iterator[LoadBalancer]:
     """A load balancer for both VIPs, on its host's only device."""
     with in_netns(BALANCER), LoadBalancer(DEVICE, limits=SMALL) as balancer:
         balancer.add_service("web4", vip=VIP4, port=80, backends=ipv4(lab), table_size=251)
+        balancer.add_service("echo", vip=VIP4, port=PORT, backends=ipv4(lab), table_size=251)
         balancer.add_service("web6", vip=VIP6, port=80, backends=ipv6(lab), table_size=251)
         yield balancer
 
@@ -104,19 +106,32 @@ def test_backends_come_and_go(lab: Lab, balancer: LoadBalancer) -> None:
 
 
 def test_a_drained_backend_gets_no_new_flows_in_the_block(lab: Lab, balancer: LoadBalancer) -> None:
-    """What goes on goes on: a download from it is whole. Afterwards it has its weight back."""
-    balancer.set_backend("web4", ipv4(lab)[0], 2)
-    download = Download(VIP4, lab.directory)
-    download.wait_until_under_way()
-    busy = ipv4(lab)[int(download.backend.removeprefix("be")) - 1]
-    with balancer.drained("web4", busy) as plan:
-        assert 0 < plan.moved < 1
-        assert ask(lab) == {"be1", "be2", "be3"} - {download.backend}
-        assert download.running
-    assert download.finish()
-    assert {b.address: b.weight for b in balancer.service("web4").backends} == dict(
-        zip(ipv4(lab), (2, 1, 1), strict=True)
-    )
+    """What goes on goes on. Afterwards it has its weight back."""
+    balancer.set_backend("echo", ipv4(lab)[0], 2)
+    before = set(balancer.services())
+    with Conversation() as conversation:
+        busy = ipv4(lab)[int(conversation.backend.removeprefix("be")) - 1]
+        with balancer.drained("echo", busy) as plan:
+            assert 0 < plan.moved < 1
+            assert who_answers(REQUESTS) == {"be1", "be2", "be3"} - {conversation.backend}
+            assert conversation.goes_on()
+        assert conversation.goes_on()
+    assert {unordered(service) for service in balancer.services()} == set(map(unordered, before))
+
+
+def unordered(service: Service) -> tuple[str, frozenset[Backend]]:
+    """A service's backends, whose order means nothing."""
+    return service.name, frozenset(service.backends)
+
+
+def test_a_removed_backend_loses_its_flows_and_no_others(lab: Lab, balancer: LoadBalancer) -> None:
+    """Connections to those that stay don't notice."""
+    with ExitStack() as stack:
+        talks = [stack.enter_context(Conversation()) for _ in range(REQUESTS)]
+        assert {talk.backend for talk in talks} == {"be1", "be2", "be3"}
+        balancer.remove_backend("echo", ipv4(lab)[1])
+        balancer.set_backend("echo", ipv4(lab)[0], 7)
+        assert all(talk.goes_on() for talk in talks if talk.backend != "be2")
 
 
 def test_a_temporary_service_is_there_in_the_block(lab: Lab, balancer: LoadBalancer) -> None:
@@ -149,44 +164,38 @@ def test_packets_of_a_service_that_is_removed_pass_to_the_kernel(
 
 KILLED = """
 import sys
-from ipaddress import ip_address
 from pathlib import Path
-from towpath import LoadBalancer
 from tests.lab.harness_balancer import SMALL
-balancer = LoadBalancer("eth0", limits=SMALL, pins=Path(sys.argv[1]))
-balancer.add_service("web4", vip=sys.argv[2], port=80, backends=sys.argv[3:], table_size=251)
-print("ready", flush=True)
-balancer.run()
+from towpath import LoadBalancer
+pins, vip, port, *backends = sys.argv[1:]
+with LoadBalancer("eth0", limits=SMALL, pins=Path(pins)) as balancer:
+    balancer.add_service("echo", vip=vip, port=int(port), backends=backends, table_size=251)
+    print("ready", flush=True)
+    balancer.run()
 """
 
 
 def test_traffic_goes_on_when_the_script_is_killed_and_another_takes_over(lab: Lab) -> None:
-    """A download that began before lasts through all of it."""
+    """A connection that was made before lasts through all of it."""
     pins, backends = lab.bpffs / "script", list(map(str, ipv4(lab)))
-    command = [sys.executable, "-c", KILLED, str(pins), str(VIP4), *backends]
+    command = [sys.executable, "-c", KILLED, str(pins), str(VIP4), str(PORT), *backends]
     killed = lab.spawn("lb", command, log_to="script.log")
     log = lab.directory / "script.log"
     wait_until(lambda: log.read_text() == "ready\n", seconds=20, what="the script")
-    download = Download(VIP4, lab.directory)
-    download.wait_until_under_way()
-    killed.kill()
-    killed.wait()
-    assert ask(lab) == {"be1", "be2", "be3"}
-    with in_netns(BALANCER), LoadBalancer(DEVICE, limits=SMALL, pins=pins) as heir:
-        (service,) = heir.services()
-        assert {str(backend.address) for backend in service.backends} == set(backends)
-        assert heir.counters().services[service.key].flows > REQUESTS
-        idle = next(each for each in backends if not serves(download, each, backends))
-        heir.remove_backend(service.name, idle)
-        assert len(ask(lab)) == 2
-        assert download.running
-        assert download.finish()
-        numbers = programs(heir)
-        heir.detach()
-        assert_gone(numbers)
+    with Conversation() as conversation:
+        killed.kill()
+        killed.wait()
+        assert conversation.goes_on()
+        assert who_answers(REQUESTS) == {"be1", "be2", "be3"}
+        with in_netns(BALANCER), LoadBalancer(DEVICE, limits=SMALL, pins=pins) as heir:
+            (service,) = heir.services()
+            assert {str(backend.address) for backend in service.backends} == set(backends)
+            assert heir.counters().services[service.key].flows > REQUESTS
+            assert conversation.goes_on()
+            heir.set_backends(service.name, [backends[int(conversation.backend[2:]) - 1]])
+            assert who_answers(REQUESTS) == {conversation.backend}
+            assert conversation.goes_on()
+            numbers = programs(heir)
+            heir.detach()
+            assert_gone(numbers)
     assert not pins.exists()
-
-
-def serves(download: Download, address: str, backends: list[str]) -> bool:
-    """Whether that backend serves the download."""
-    return download.backend == f"be{backends.index(address) + 1}"
