@@ -20,6 +20,7 @@ from tests.prog.oracle_xdp import NO_VIP, TX
 
 from towpath.core.plan import plan
 from towpath.datapath.steps import execute
+from towpath.kernel import bpffs
 from towpath.model import Backend, Service
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from tests.prog.oracle_xdp_parse import Address
 
+    from towpath.datapath.balancer import Balancer
     from towpath.model import ServiceKey
 
 A, B, C, D = NEAR[4][:4]
@@ -78,16 +80,42 @@ AFTER = (
 STEPS = plan((*UNTOUCHED, *BEFORE), (*UNTOUCHED, *AFTER)).steps
 
 
+class Lineage:
+    """Load balancers of one place, each the heir of the one before."""
+
+    def __init__(self, net: Network, pins: Path, lives: ExitStack) -> None:
+        self._net, self._pins, self._lives = net, pins, lives
+        self.rig = lives.enter_context(rigged(net, pins=pins))
+
+    def succeed(self) -> Rig:
+        """Take over from one that is dead, whose flows are known."""
+        remembered = self.rig.world.remembered
+        self.rig.balancer.close()
+        self.rig = self._lives.enter_context(rigged(self._net, pins=self._pins))
+        self.rig.world.remembered = remembered
+        self.rig.told(self.rig.balancer.observed())
+        return self.rig
+
+
+@pytest.fixture(scope="module")
+def line(net: Network) -> Iterator[Lineage]:
+    """The first of them, and what is left of the last removed."""
+    pins = bpffs.ROOT / "towpath-lineage"
+    with ExitStack() as lives:
+        lives.callback(bpffs.remove_pins, pins)
+        yield Lineage(net, pins, lives)
+
+
 @pytest.fixture
-def rig(net: Network, pins: Path) -> Iterator[Rig]:
+def rig(line: Lineage) -> Rig:
     """The load balancer before the change, with flows from when every backend took some."""
-    with rigged(net, pins=pins) as rig:
-        rig.serve(*UNTOUCHED, *HISTORY)
-        for each in (*UNTOUCHED, *HISTORY):
-            for made in frames(each, range(*OLD)):
-                rig.expect(made, TX)
-        rig.serve(*UNTOUCHED, *BEFORE)
-        yield rig
+    line.rig.serve()
+    line.rig.serve(*UNTOUCHED, *HISTORY)
+    for each in (*UNTOUCHED, *HISTORY):
+        for made in frames(each, range(*OLD)):
+            line.rig.expect(made, TX)
+    line.rig.serve(*UNTOUCHED, *BEFORE)
+    return line.rig
 
 
 def frames(each: Service, ports: range) -> Iterator[bytes]:
@@ -116,7 +144,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 @pytest.mark.parametrize("done", range(len(STEPS) + 1))
-def test_death_between_two_steps(rig: Rig, net: Network, pins: Path, done: int) -> None:
+def test_death_between_two_steps(rig: Rig, line: Lineage, done: int) -> None:
     """After any number of steps: traffic goes on, is taken over, and the change is made."""
 
     def die_after_some_steps() -> None:
@@ -126,29 +154,25 @@ def test_death_between_two_steps(rig: Rig, net: Network, pins: Path, done: int) 
     child = in_child(die_after_some_steps)
     assert os.waitpid(child, 0) == (child, 0)
     assert_traffic_goes_on(rig)
-    rig.balancer.close()
-    with rigged(net, pins=pins) as heir:
-        heir.world.remembered = rig.world.remembered
-        heir.told(heir.balancer.observed())
-        assert_nothing_is_lost(heir)
-        assert_works(heir, ADOPTED)
-        heir.serve(*UNTOUCHED, *AFTER)
-        assert_works(heir, APPLIED)
-        for made in frames(BEFORE[0], range(*APPLIED)):
-            heir.expect(made, NO_VIP)
+    heir = line.succeed()
+    assert_nothing_is_lost(heir)
+    assert_works(heir, ADOPTED)
+    heir.serve(*UNTOUCHED, *AFTER)
+    assert_works(heir, APPLIED)
+    for made in frames(BEFORE[0], range(*APPLIED)):
+        heir.expect(made, NO_VIP)
 
 
-def test_death_at_any_moment(rig: Rig, net: Network, pins: Path) -> None:
+def test_death_at_any_moment(rig: Rig, line: Lineage) -> None:
     """Killed from outside while it changes all to and fro, so not only between two steps."""
     wishes = [(*UNTOUCHED, *AFTER), (*UNTOUCHED, *BEFORE)]
-    remembered = rig.world.remembered
-    with mmap.mmap(-1, mmap.PAGESIZE) as changes, ExitStack() as heirs:
+    with mmap.mmap(-1, mmap.PAGESIZE) as changes:
         for kill in range(KILLS):
             changes[0] = 0
 
-            def change_for_ever(rig: Rig = rig) -> None:
+            def change_for_ever(balancer: Balancer = rig.balancer) -> None:
                 while True:
-                    rig.balancer.apply(wishes[changes[0] % 2])
+                    balancer.apply(wishes[changes[0] % 2])
                     changes[0] += 1
 
             child = in_child(change_for_ever)
@@ -157,16 +181,13 @@ def test_death_at_any_moment(rig: Rig, net: Network, pins: Path) -> None:
                 assert_untouched_go_on(rig)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            rig.balancer.close()
-            rig = heirs.enter_context(rigged(net, pins=pins))
-            rig.world.remembered = remembered
-            rig.told(rig.balancer.observed())
+            rig = line.succeed()
             assert_tables_are_those_of_their_backends(rig)
             assert_untouched_go_on(rig)
-        rig.serve(*UNTOUCHED, *AFTER)
-        for each in (*UNTOUCHED, *AFTER):
-            for made in frames(each, range(OLD[1], APPLIED[1])):
-                rig.expect(made, TX)
+    rig.serve(*UNTOUCHED, *AFTER)
+    for each in (*UNTOUCHED, *AFTER):
+        for made in frames(each, range(OLD[1], APPLIED[1])):
+            rig.expect(made, TX)
 
 
 # ---- While nobody is there -----------------------------------------------------------------------
