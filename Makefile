@@ -36,8 +36,8 @@ test: install-dev objects
 
 kernels: objects
 	@tools/install dev,demo kernels
-	$(BIN)/python -m tools.kernels $(if $(WRITE),--write) $(KERNELS_ARGS)
-	$(BIN)/python -m pytest -q -p no:cacheprovider tools/kernels
+	$(ISOLATED) $(BIN)/python -m tools.kernels $(if $(WRITE),--write) $(KERNELS_ARGS)
+	$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider tools/kernels
 
 bench: install-demo objects
 	$(BIN)/towpath bench lb --json
