@@ -56,6 +56,7 @@ format: install-dev
 lint-quick:
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/clang-format --dry-run -Werror bpf/*.h bpf/*.c native/*.c
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

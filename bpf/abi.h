@@ -45,22 +45,22 @@ struct address {
 struct vip_key {
 	struct address addr;
 	__be16 port;
-	__u8 protocol;			/* IPPROTO_TCP or IPPROTO_UDP */
-	__u8 family;			/* enum family */
+	__u8 protocol; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 family;   /* enum family */
 };
 
 struct vip_slot {
 	struct vip_key key;
-	__u32 service;			/* index into services, 0 = none */
+	__u32 service; /* index into services, 0 = none */
 	__u64 _reserved;
 };
 
 enum vip_limits {
-	VIP_PROBES = 16,		/* slots looked at before giving up */
+	VIP_PROBES = 16, /* slots looked at before giving up */
 };
 
 enum service_flags {
-	SERVICE_NO_FLOW_TABLE = 1 << 0,	/* every packet goes by Maglev */
+	SERVICE_NO_FLOW_TABLE = 1 << 0, /* every packet goes by Maglev */
 };
 
 /*
@@ -70,8 +70,8 @@ enum service_flags {
  */
 struct service {
 	__u64 table;
-	__u32 flags;			/* enum service_flags */
-	__u32 table_size;		/* slots it is configured to have, backends or not */
+	__u32 flags;	  /* enum service_flags */
+	__u32 table_size; /* slots it is configured to have, backends or not */
 };
 
 /*
@@ -100,12 +100,12 @@ enum handle_bits {
 };
 
 struct backend {
-	struct address addr;		/* outer destination */
-	__u32 handle;			/* 0 = index not in use */
-	__u32 service;			/* the service it belongs to */
-	__u32 weight;			/* for whoever reads the state back */
-	__u16 generation;		/* the last one that the index had */
-	__u8 family;			/* of addr, enum family */
+	struct address addr; /* outer destination */
+	__u32 handle;	     /* 0 = index not in use */
+	__u32 service;	     /* the service it belongs to */
+	__u32 weight;	     /* for whoever reads the state back */
+	__u16 generation;    /* the last one that the index had */
+	__u8 family;	     /* of addr, enum family */
 	__u8 _reserved;
 };
 
@@ -114,13 +114,13 @@ struct backend {
  * in one cache line that no other CPU writes.
  */
 struct next_hop {
-	struct address saddr;		/* outer source, before flow variation */
-	__u32 tick;			/* low jiffies of the FIB look-up, 0 = none */
-	__u32 rx_ifindex;		/* for packets that came in here ... */
-	__u32 tx_ifindex;		/* ... send out of there */
-	__be16 rx_vlan;			/* tag control word, 0 = untagged */
+	struct address saddr; /* outer source, before flow variation */
+	__u32 tick;	      /* low jiffies of the FIB look-up, 0 = none */
+	__u32 rx_ifindex;     /* for packets that came in here ... */
+	__u32 tx_ifindex;     /* ... send out of there */
+	__be16 rx_vlan;	      /* tag control word, 0 = untagged */
 	__be16 tx_vlan;
-	__u16 mtu;			/* 0 = not known */
+	__u16 mtu; /* 0 = not known */
 	__u8 dmac[6];
 	__u8 smac[6];
 	__u8 _reserved[2];
@@ -128,14 +128,14 @@ struct next_hop {
 
 struct backend_cpu {
 	__u64 packets;
-	__u64 bytes;			/* of the IP packets before encapsulation */
+	__u64 bytes; /* of the IP packets before encapsulation */
 	struct next_hop hop;
 };
 
 struct service_cpu {
 	__u64 packets;
 	__u64 bytes;
-	__u64 flows;			/* packets that no flow entry matched */
+	__u64 flows; /* packets that no flow entry matched */
 	__u64 drops;
 };
 
@@ -171,7 +171,7 @@ struct flow {
 	struct address saddr;
 	__u32 service;
 	__be16 sport;
-	__u16 seen;			/* low bits of jiffies >> FLOW_SEEN_SHIFT */
+	__u16 seen; /* low bits of jiffies >> FLOW_SEEN_SHIFT */
 };
 
 /*
@@ -187,7 +187,7 @@ struct flow_cpu {
 enum flow_limits {
 	FLOW_WAYS = 8,
 	FLOW_SEEN_SHIFT = 6,
-	FLOW_LEARN = 512,		/* in a jiffy, which has 1 to 10 ms */
+	FLOW_LEARN = 512, /* in a jiffy, which has 1 to 10 ms */
 };
 
 /*
@@ -198,14 +198,14 @@ enum flow_limits {
  * on the way out.
  */
 struct vlan_key {
-	__u32 ifindex;			/* lower device */
-	__be16 vid;			/* 12 bits */
+	__u32 ifindex; /* lower device */
+	__be16 vid;    /* 12 bits */
 	__u16 _reserved;
 };
 
 struct egress_device {
-	__u32 ifindex;			/* lower device to transmit on */
-	__be16 vlan;			/* tag to push, 0 = none */
+	__u32 ifindex; /* lower device to transmit on */
+	__be16 vlan;   /* tag to push, 0 = none */
 	__u16 _reserved;
 };
 
@@ -216,26 +216,26 @@ struct egress_device {
  * came. DROP_* say why a packet of a service could not be sent on.
  */
 enum verdict {
-	VERDICT_TX = 0,			/* encapsulated, out of the same device */
-	VERDICT_REDIRECT,		/* encapsulated, out of another one */
-	VERDICT_HANDOFF,		/* encapsulated, to the kernel to resolve the next hop */
+	VERDICT_TX = 0,	  /* encapsulated, out of the same device */
+	VERDICT_REDIRECT, /* encapsulated, out of another one */
+	VERDICT_HANDOFF,  /* encapsulated, to the kernel to resolve the next hop */
 	VERDICT_PASS_NOT_IP,
-	VERDICT_PASS_NO_VIP,		/* TCP or UDP to an address and port not ours */
-	VERDICT_PASS_PROTOCOL,		/* neither TCP nor UDP */
+	VERDICT_PASS_NO_VIP,   /* TCP or UDP to an address and port not ours */
+	VERDICT_PASS_PROTOCOL, /* neither TCP nor UDP */
 	VERDICT_PASS_FRAGMENT,
-	VERDICT_PASS_MALFORMED,		/* shorter than its headers say, or nonsense in them */
+	VERDICT_PASS_MALFORMED, /* shorter than its headers say, or nonsense in them */
 	VERDICT_DROP_NO_BACKEND,
-	VERDICT_DROP_MTU,		/* larger than the egress MTU once encapsulated */
+	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated */
 	VERDICT_DROP_NO_ROUTE,
-	VERDICT_DROP_PROHIBITED,	/* blackhole or prohibit route */
-	VERDICT_DROP_NO_FORWARDING,	/* forwarding is off on the ingress device */
-	VERDICT_DROP_FIB,		/* a route that XDP can't follow, such as a tunnel's */
-	VERDICT_DROP_HEADROOM,		/* the driver has no room for the outer header */
+	VERDICT_DROP_PROHIBITED,    /* blackhole or prohibit route */
+	VERDICT_DROP_NO_FORWARDING, /* forwarding is off on the ingress device */
+	VERDICT_DROP_FIB,	    /* a route that XDP can't follow, such as a tunnel's */
+	VERDICT_DROP_HEADROOM,	    /* the driver has no room for the outer header */
 	VERDICT_MAX,
 };
 
 struct verdict_cpu {
-	__u64 packets[16];		/* by enum verdict */
+	__u64 packets[16]; /* by enum verdict */
 };
 
 /*
@@ -248,11 +248,11 @@ struct settings {
 	__u64 hash_seed;
 	__u64 flow_seed;
 	__u64 cookie;
-	struct address source4;		/* outer source, or the prefix to vary */
+	struct address source4; /* outer source, or the prefix to vary */
 	struct address source6;
-	__be32 vary4;			/* host bits that the flow's hash fills, 0 = none */
-	__be32 vary6;			/* the same, of the last word */
-	__u32 fib_source4;		/* 1: take the FIB's preferred source */
+	__be32 vary4;	   /* host bits that the flow's hash fills, 0 = none */
+	__be32 vary6;	   /* the same, of the last word */
+	__u32 fib_source4; /* 1: take the FIB's preferred source */
 	__u32 fib_source6;
 };
 
@@ -264,7 +264,7 @@ struct settings {
  * way of the neighbour, which the kernel resolves.
  */
 struct handoff {
-	__u64 cookie;			/* the one in .rodata: not from a driver */
+	__u64 cookie; /* the one in .rodata: not from a driver */
 	__u32 ifindex;
 	__u32 _reserved;
 };
@@ -278,22 +278,22 @@ struct handoff {
  * writes what it decided here.
  */
 enum trace_flags {
-	TRACE_VIP = 1 << 0,		/* matched a service */
-	TRACE_FLOW_HIT = 1 << 1,	/* the flow table had it */
-	TRACE_MAGLEV = 1 << 2,		/* the Maglev table chose */
-	TRACE_FIB_CACHED = 1 << 3,	/* next hop known from this tick */
+	TRACE_VIP = 1 << 0,	   /* matched a service */
+	TRACE_FLOW_HIT = 1 << 1,   /* the flow table had it */
+	TRACE_MAGLEV = 1 << 2,	   /* the Maglev table chose */
+	TRACE_FIB_CACHED = 1 << 3, /* next hop known from this tick */
 };
 
 struct trace {
-	__u32 flags;			/* enum trace_flags */
-	__u32 verdict;			/* enum verdict */
+	__u32 flags;   /* enum trace_flags */
+	__u32 verdict; /* enum verdict */
 	__u32 service;
-	__u32 slot;			/* within the service's table */
+	__u32 slot; /* within the service's table */
 	__u32 table_base;
 	__u32 table_size;
 	__u32 handle;
 	__u32 hash;
-	__s32 fib_result;		/* BPF_FIB_LKUP_RET_*; the reader sets it to -1 before */
+	__s32 fib_result; /* BPF_FIB_LKUP_RET_*; the reader sets it to -1 before */
 	__u32 mtu;
 	struct next_hop hop;
 	struct address outer_saddr;
@@ -308,27 +308,27 @@ struct trace {
  * to exactly one verdict. PASS_* leave the frame as it came.
  */
 struct decap_key {
-	struct address addr;		/* outer destination */
-	__u32 family;			/* enum family */
+	struct address addr; /* outer destination */
+	__u32 family;	     /* enum family */
 };
 
 struct decap_counters {
 	__u64 packets;
-	__u64 bytes;			/* of the inner packets, as their headers say */
+	__u64 bytes; /* of the inner packets, as their headers say */
 };
 
 enum decap_verdict {
 	DECAP_UNWRAPPED = 0,
-	DECAP_PASS_OTHER,		/* not a tunnel packet for one of the addresses */
-	DECAP_PASS_FRAGMENT,		/* a fragment of one: the kernel's to reassemble */
-	DECAP_DROP_MALFORMED,		/* for one of them, and either header is nonsense */
-	DECAP_DROP_ECN,			/* RFC 6040: outer CE, inner not ECN-capable */
-	DECAP_DROP_ADJUST,		/* the driver would not move the frame's start */
+	DECAP_PASS_OTHER,     /* not a tunnel packet for one of the addresses */
+	DECAP_PASS_FRAGMENT,  /* a fragment of one: the kernel's to reassemble */
+	DECAP_DROP_MALFORMED, /* for one of them, and either header is nonsense */
+	DECAP_DROP_ECN,	      /* RFC 6040: outer CE, inner not ECN-capable */
+	DECAP_DROP_ADJUST,    /* the driver would not move the frame's start */
 	DECAP_MAX,
 };
 
 struct decap_cpu {
-	__u64 packets[8];		/* by enum decap_verdict */
+	__u64 packets[8]; /* by enum decap_verdict */
 };
 
 #pragma GCC diagnostic pop

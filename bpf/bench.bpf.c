@@ -26,8 +26,8 @@
 
 enum bench_limits {
 	BENCH_BATCH = 32,
-	BENCH_HEADERS = 64,		/* source_offset is below this, a power of two */
-	BENCH_NOT_CALLED = -1,		/* the slot of under_test is empty */
+	BENCH_HEADERS = 64,    /* source_offset is below this, a power of two */
+	BENCH_NOT_CALLED = -1, /* the slot of under_test is empty */
 };
 
 /* Keeps the enum for those who read the BTF. */
@@ -40,18 +40,18 @@ const enum bench_limits btf_bench_limits __attribute__((used)) = 0;
 struct bench {
 	/* What to send: written by user space before a run. */
 	__u8 ethernet[14];
-	__u16 source_offset;		/* of the word of the source address that varies */
-	__u32 source_base;		/* its value, host order */
-	__u32 source_mask;		/* bits of it that tell flows apart, 0 = one flow */
+	__u16 source_offset; /* of the word of the source address that varies */
+	__u32 source_base;   /* its value, host order */
+	__u32 source_mask;   /* bits of it that tell flows apart, 0 = one flow */
 	__u16 frame_length;
-	__u16 expected_verdict;		/* enum xdp_action */
-	__u32 untimed;			/* batches yet to go before time counts: caches fill */
+	__u16 expected_verdict; /* enum xdp_action */
+	__u32 untimed;		/* batches yet to go before time counts: caches fill */
 
 	/* What came of it: read by user space after a run. */
-	__u32 sequence;			/* packets sent so far, from run to run */
-	__u32 broken;			/* batches given up: the frame was not as described */
-	__u64 unexpected;		/* packets with another verdict */
-	__u64 packets;			/* that were timed, in so many */
+	__u32 sequence;	  /* packets sent so far, from run to run */
+	__u32 broken;	  /* batches given up: the frame was not as described */
+	__u64 unexpected; /* packets with another verdict */
+	__u64 packets;	  /* that were timed, in so many */
 	__u64 nanoseconds;
 } bench;
 

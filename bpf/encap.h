@@ -20,7 +20,7 @@ struct outer {
 	const struct backend *to;
 	const struct next_hop *hop;
 	struct address saddr;
-	__u32 length;			/* of the header: 20 or 40 */
+	__u32 length; /* of the header: 20 or 40 */
 	__u32 hash;
 };
 
@@ -60,8 +60,8 @@ static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
 static __always_inline void write_ipv4(struct iphdr *ip, const struct packet *pkt,
 				       const struct outer *outer)
 {
-	bool may_fragment = pkt->flow.family == FAMILY_V4 &&
-			    !(pkt->fragment & bpf_htons(IPV4_DONT_FRAGMENT));
+	bool may_fragment =
+		pkt->flow.family == FAMILY_V4 && !(pkt->fragment & bpf_htons(IPV4_DONT_FRAGMENT));
 
 	ip->version = 4;
 	ip->ihl = sizeof(*ip) / 4;
@@ -91,7 +91,8 @@ static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct packet *
 	__builtin_memcpy(&ip->daddr, &outer->to->addr, 16);
 }
 
-static __always_inline void write_ethernet(struct ethhdr *eth, const struct next_hop *hop, __be16 proto)
+static __always_inline void write_ethernet(struct ethhdr *eth, const struct next_hop *hop,
+					   __be16 proto)
 {
 	__builtin_memcpy(eth->h_dest, hop->dmac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, hop->smac, ETH_ALEN);

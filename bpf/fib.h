@@ -16,8 +16,8 @@
 enum fib_values {
 	AF_INET = 2,
 	AF_INET6 = 10,
-	FIB_LOOKUP_SOURCE = 1 << 4,	/* BPF_FIB_LOOKUP_SRC, since 6.7 */
-	FIB_BAD_FLAGS = -22,		/* -EINVAL: a kernel without it */
+	FIB_LOOKUP_SOURCE = 1 << 4, /* BPF_FIB_LOOKUP_SRC, since 6.7 */
+	FIB_BAD_FLAGS = -22,	    /* -EINVAL: a kernel without it */
 };
 
 static __always_inline void fib_query_v4(struct bpf_fib_lookup *fib, const struct backend *to,
@@ -98,7 +98,7 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 	__builtin_memcpy(hop->dmac, fib.dmac, 6);
 	__builtin_memcpy(hop->smac, fib.smac, 6);
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
-		hop->tx_ifindex = fib.ifindex;	/* the kernel's to transmit, tags and all */
+		hop->tx_ifindex = fib.ifindex; /* the kernel's to transmit, tags and all */
 	else
 		fib_egress(hop, fib.ifindex, ingress != hop->rx_ifindex);
 	return result;
@@ -114,7 +114,7 @@ static __always_inline __u32 fib_verdict(__s32 result)
 	case BPF_FIB_LKUP_RET_PROHIBIT:
 		return VERDICT_DROP_PROHIBITED;
 	case BPF_FIB_LKUP_RET_UNREACHABLE:
-	case BPF_FIB_LKUP_RET_NOT_FWDED:	/* no route, or one that ends here */
+	case BPF_FIB_LKUP_RET_NOT_FWDED: /* no route, or one that ends here */
 		return VERDICT_DROP_NO_ROUTE;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
 		return VERDICT_DROP_NO_FORWARDING;

@@ -24,9 +24,9 @@ static const __u64 BYTES_80 = 0x8080808080808080ULL;
 struct flow_place {
 	__u64 *tags;
 	__u32 set;
-	__u32 hash;			/* goes into `ref` */
-	__u32 way;			/* FLOW_NO_WAY: not found */
-	__u16 now;			/* in units of `seen` */
+	__u32 hash; /* goes into `ref` */
+	__u32 way;  /* FLOW_NO_WAY: not found */
+	__u16 now;  /* in units of `seen` */
 	__u8 tag;
 };
 
@@ -71,7 +71,8 @@ static __always_inline bool flow_is(const struct flow *flow, const struct flow_i
 }
 
 /* Returns the handle that the flow was given, 0 if it isn't known. */
-static __always_inline __u32 flow_lookup(struct flow_place *place, const struct flow_id *id, bool touch)
+static __always_inline __u32 flow_lookup(struct flow_place *place, const struct flow_id *id,
+					 bool touch)
 {
 	struct flow_set *set;
 	__u64 matches;

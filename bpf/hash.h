@@ -52,8 +52,9 @@ static __always_inline __u64 hash_vip(const struct vip_key *key)
 	__u64 state = hash_step(0, key->addr.word[3] | tail << 32);
 
 	if (key->family == FAMILY_V6)
-		state = hash_step(hash_step(state, key->addr.word[0] | (__u64)key->addr.word[1] << 32),
-				  key->addr.word[2]);
+		state = hash_step(
+			hash_step(state, key->addr.word[0] | (__u64)key->addr.word[1] << 32),
+			key->addr.word[2]);
 	return state;
 }
 

@@ -21,20 +21,20 @@ struct flow_set {
 	struct flow way[FLOW_WAYS];
 };
 
-#define ARRAY_MAP(name, value_type)			\
-	struct {					\
-		__uint(type, BPF_MAP_TYPE_ARRAY);	\
-		__uint(map_flags, BPF_F_MMAPABLE);	\
-		__uint(max_entries, 1);			\
-		__type(key, __u32);			\
-		__type(value, value_type);		\
+#define ARRAY_MAP(name, value_type)                \
+	struct {                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);  \
+		__uint(map_flags, BPF_F_MMAPABLE); \
+		__uint(max_entries, 1);            \
+		__type(key, __u32);                \
+		__type(value, value_type);         \
 	} name SEC(".maps")
 
 ARRAY_MAP(vips, struct vip_slot);
 ARRAY_MAP(services, struct service);
-ARRAY_MAP(maglev, struct maglev_line);		/* services own ranges of slots */
+ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
-ARRAY_MAP(flow_tags, __u64);			/* a byte for each way of a set */
+ARRAY_MAP(flow_tags, __u64); /* a byte for each way of a set */
 ARRAY_MAP(flows, struct flow_set);
 ARRAY_MAP(settings, struct settings);
 ARRAY_MAP(traces, struct trace);
@@ -49,25 +49,25 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__type(key, struct vlan_key);
-	__type(value, __u32);			/* ifindex of the VLAN device */
+	__type(value, __u32); /* ifindex of the VLAN device */
 } vlan_devices SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
-	__type(key, __u32);			/* ifindex of the VLAN device */
+	__type(key, __u32); /* ifindex of the VLAN device */
 	__type(value, struct egress_device);
 } egress_devices SEC(".maps");
 
 /* Set before loading; the verifier sees constants. */
-const volatile __u64 hash_seed = 0;		/* the same on every node of a group */
-const volatile __u64 flow_seed = 0;		/* random: where a flow lies can't be guessed */
-const volatile __u64 trace_cookie = 0;		/* random; 0 = no tracing */
-const volatile __u32 vip_mask = 0;		/* entries - 1 */
-const volatile __u32 flow_mask = 0;		/* sets - 1 */
+const volatile __u64 hash_seed = 0;    /* the same on every node of a group */
+const volatile __u64 flow_seed = 0;    /* random: where a flow lies can't be guessed */
+const volatile __u64 trace_cookie = 0; /* random; 0 = no tracing */
+const volatile __u32 vip_mask = 0;     /* entries - 1 */
+const volatile __u32 flow_mask = 0;    /* sets - 1 */
 const volatile __u32 flow_learn = FLOW_LEARN;
-const volatile __u32 services_max = 1;		/* columns of service_cpus */
-const volatile __u32 backends_max = 1;		/* columns of backend_cpus */
+const volatile __u32 services_max = 1; /* columns of service_cpus */
+const volatile __u32 backends_max = 1; /* columns of backend_cpus */
 
 static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
 {

@@ -20,23 +20,23 @@
 
 #include "abi.h"
 
-#define barrier()	asm volatile("" ::: "memory")
-#define likely(x)	__builtin_expect(!!(x), 1)
-#define unlikely(x)	__builtin_expect(!!(x), 0)
+#define barrier()   asm volatile("" ::: "memory")
+#define likely(x)   __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
 
 enum parse_limits {
-	IPV6_EXTENSIONS = 8,		/* headers walked before a packet is let pass */
+	IPV6_EXTENSIONS = 8, /* headers walked before a packet is let pass */
 };
 
 enum parse_result {
-	PARSE_OK = -1,			/* anything else is an enum verdict */
+	PARSE_OK = -1, /* anything else is an enum verdict */
 };
 
 /* The few numbers of the wire that no uapi header names. */
 enum wire {
-	IPV4_FRAGMENT = 0x3fff,		/* more fragments, or an offset */
+	IPV4_FRAGMENT = 0x3fff, /* more fragments, or an offset */
 	IPV4_DONT_FRAGMENT = 0x4000,
-	IPV6_FRAGMENT = 0xfff9,		/* an offset, or more fragments: not an atomic one (RFC 6946) */
+	IPV6_FRAGMENT = 0xfff9, /* an offset, or more fragments: not an atomic one (RFC 6946) */
 	VLAN_VID = 0x0fff,
 };
 
@@ -57,8 +57,8 @@ struct ports {
 
 struct ipv6_extension {
 	__u8 nexthdr;
-	__u8 length;			/* in 8 bytes, the first 8 not counted */
-	__u8 type;			/* of a routing header */
+	__u8 length; /* in 8 bytes, the first 8 not counted */
+	__u8 type;   /* of a routing header */
 	__u8 segments_left;
 };
 
@@ -72,12 +72,12 @@ struct ipv6_fragment {
 /* What the rest of the program wants to know of a packet. */
 struct packet {
 	struct flow_key flow;
-	__u32 l3_offset;		/* 14, or 18 behind a tag */
-	__u32 l3_length;		/* as the IP header says, so without any padding */
-	__be16 vlan;			/* tag control word, 0 = untagged */
-	__be16 fragment;		/* IPv4: flags as they came */
-	__be16 id;			/* IPv4 */
-	__u8 tos;			/* DSCP and ECN */
+	__u32 l3_offset; /* 14, or 18 behind a tag */
+	__u32 l3_length; /* as the IP header says, so without any padding */
+	__be16 vlan;	 /* tag control word, 0 = untagged */
+	__be16 fragment; /* IPv4: flags as they came */
+	__be16 id;	 /* IPv4 */
+	__u8 tos;	 /* DSCP and ECN */
 };
 
 static __always_inline struct cursor cursor_of(struct xdp_md *ctx)
@@ -95,15 +95,15 @@ static __always_inline __s64 cursor_left(const struct cursor *c)
 }
 
 /* The header at the cursor, or NULL if the frame ends within it. */
-#define cursor_take(c, type)						\
-({									\
-	type *_header = (c)->pos;					\
-	if ((void *)(_header + 1) > (c)->end)				\
-		_header = NULL;						\
-	else								\
-		(c)->pos = _header + 1;					\
-	_header;							\
-})
+#define cursor_take(c, type)                          \
+	({                                            \
+		type *_header = (c)->pos;             \
+		if ((void *)(_header + 1) > (c)->end) \
+			_header = NULL;               \
+		else                                  \
+			(c)->pos = _header + 1;       \
+		_header;                              \
+	})
 
 /* Returns the EtherType behind at most one 802.1Q tag, 0 when truncated. */
 static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)

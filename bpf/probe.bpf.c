@@ -10,15 +10,15 @@
 
 /* The only record that crosses here, and no other program's business: hence not in abi.h. */
 struct fib_question {
-	__u32 family;			/* AF_INET or AF_INET6 */
-	__u32 flags;			/* BPF_FIB_LOOKUP_* */
-	__be32 daddr;			/* of IPv4; IPv6 asks for :: */
+	__u32 family; /* AF_INET or AF_INET6 */
+	__u32 flags;  /* BPF_FIB_LOOKUP_* */
+	__be32 daddr; /* of IPv4; IPv6 asks for :: */
 	/* Asked with, and what the kernel made of it. */
-	__u32 ifindex;			/* in on which device, out of which */
+	__u32 ifindex; /* in on which device, out of which */
 	__be32 saddr;
 	/* Answers. */
 	__u32 mtu;
-	__s32 result;			/* BPF_FIB_LKUP_RET_* or a negative error number */
+	__s32 result; /* BPF_FIB_LKUP_RET_* or a negative error number */
 };
 
 /* Keeps the struct for those who read the BTF. */

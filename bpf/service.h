@@ -9,7 +9,8 @@
 
 static __always_inline bool vip_equal(const struct vip_key *a, const struct vip_key *b)
 {
-	if (a->addr.word[3] != b->addr.word[3] || *(const __u32 *)&a->port != *(const __u32 *)&b->port)
+	if (a->addr.word[3] != b->addr.word[3] ||
+	    *(const __u32 *)&a->port != *(const __u32 *)&b->port)
 		return false;
 	return a->family == FAMILY_V4 ||
 	       (a->addr.word[0] == b->addr.word[0] && a->addr.word[1] == b->addr.word[1] &&

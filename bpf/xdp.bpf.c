@@ -27,24 +27,24 @@ const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 /* One packet on its way through; in registers where they reach. */
 struct work {
 	struct packet pkt;
-	struct trace *trace;		/* NULL unless this packet is being traced */
+	struct trace *trace; /* NULL unless this packet is being traced */
 	__u32 cpu;
 	__u32 rx_ifindex;
 	__u64 jiffies;
 	__u64 hash;
 };
 
-#define TRACE(w, field, value)				\
-do {							\
-	if (unlikely((w)->trace))			\
-		(w)->trace->field = (value);		\
-} while (0)
+#define TRACE(w, field, value)                       \
+	do {                                         \
+		if (unlikely((w)->trace))            \
+			(w)->trace->field = (value); \
+	} while (0)
 
-#define TRACE_FLAG(w, flag)				\
-do {							\
-	if (unlikely((w)->trace))			\
-		(w)->trace->flags |= (flag);		\
-} while (0)
+#define TRACE_FLAG(w, flag)                          \
+	do {                                         \
+		if (unlikely((w)->trace))            \
+			(w)->trace->flags |= (flag); \
+	} while (0)
 
 /* The backend that Maglev gives this flow, NULL if the service has none. */
 static __always_inline struct backend *hash_backend(struct work *w, const struct service *service)
@@ -91,8 +91,9 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
  * Points `outer` at the way to its backend: the one found earlier in this jiffy,
  * or else the kernel's answer, put in `fresh`. Returns the verdict it leads to.
  */
-static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w, struct backend_cpu *row,
-					   struct outer *outer, struct next_hop *fresh)
+static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
+					   struct backend_cpu *row, struct outer *outer,
+					   struct next_hop *fresh)
 {
 	__u32 tick = w->jiffies;
 	int result;
@@ -131,13 +132,14 @@ static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex)
 	return 0;
 }
 
-static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w, const struct backend *backend,
-				     struct backend_cpu *row)
+static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
+				     const struct backend *backend, struct backend_cpu *row)
 {
 	struct outer outer = {
 		.to = backend,
 		.hash = w->hash >> 32,
-		.length = backend->family == FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr),
+		.length = backend->family == FAMILY_V4 ? sizeof(struct iphdr)
+						       : sizeof(struct ipv6hdr),
 	};
 	struct next_hop fresh;
 	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh), tx_ifindex;
@@ -164,7 +166,8 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w, const s
 	return verdict;
 }
 
-static __always_inline void count_service(const struct work *w, __u32 service, bool fresh, __u32 verdict)
+static __always_inline void count_service(const struct work *w, __u32 service, bool fresh,
+					  __u32 verdict)
 {
 	struct service_cpu *row = service_row(w->cpu, service);
 

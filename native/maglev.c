@@ -21,19 +21,19 @@
 #include <stdlib.h>
 
 struct member {
-	uint32_t label;			/* what is written into its slots */
-	uint32_t slots;			/* still to take */
-	uint32_t next;			/* slot to look at in the next turn */
+	uint32_t label; /* what is written into its slots */
+	uint32_t slots; /* still to take */
+	uint32_t next;	/* slot to look at in the next turn */
 	uint32_t skip;
 };
 
 /* Backends of one weight: their turns coincide. */
 struct class {
-	uint64_t time;			/* of the next turn */
+	uint64_t time; /* of the next turn */
 	uint32_t turn;
 	uint32_t weight;
-	uint32_t count;			/* members that still take turns */
-	struct member *members;		/* in order of identity */
+	uint32_t count;		/* members that still take turns */
+	struct member *members; /* in order of identity */
 };
 
 static const uint32_t FREE = UINT32_MAX;
@@ -177,8 +177,8 @@ static void permute(struct member *m, const uint8_t *identity, uint32_t length, 
 	m->skip = 1 + scale(hash_step(hash, 2), size - 1);
 }
 
-static uint32_t make_classes(struct class *classes, struct member *members,
-			     const uint32_t *weights, uint32_t count)
+static uint32_t make_classes(struct class *classes, struct member *members, const uint32_t *weights,
+			     uint32_t count)
 {
 	uint32_t made = 0;
 
