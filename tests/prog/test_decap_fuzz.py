@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.guests import examples
 from tests.prog.harness_decap import CLIENTS, PROTOCOLS, SOURCES, TARGETS, VIPS, Rig, loaded
 from tests.prog.oracle_decap import ECN, FRAGMENT, MALFORMED, OTHER, UNWRAPPED, ones_complement_sum
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MADE = 5000
-GARBAGE = 1000
+MADE = examples(5000)
+GARBAGE = examples(1000)
 
 MACS = bytes.fromhex("020000000002 020000000001")
 LINKS = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.guests import examples
 from tests.prog.frames_xdp import CLIENTS, PORT, VIPS
 from tests.prog.harness_xdp import Rig, service
 from tests.prog.network_xdp import (
@@ -36,10 +37,10 @@ from towpath.model import Backend, Protocol, Service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RECIPES = 1000
-DAMAGED = 20  # copies of each recipe's frame
-GARBAGE = 1500
-AT_LEAST = 20_000
+RECIPES = examples(1000)
+DAMAGED = RECIPES // 50  # copies of each recipe's frame
+GARBAGE = examples(1500)
+AT_LEAST = RECIPES * DAMAGED
 
 MACS = bytes.fromhex("020000000002 020000000001")
 LINKS = {
