@@ -64,15 +64,19 @@ class Rig:
         self.world.serve({key_of(service): served(service) for service in services})
         self._owners = list(self._counter_owners())
 
-    def run(self, frame: bytes, device: str = IN, *, new_jiffy: bool = True) -> TestRun:
+    def run(
+        self, frame: bytes, device: str = IN, *, new_jiffy: bool = True, metadata: bytes = b""
+    ) -> TestRun:
         """Run the program on a frame as if it had come in on a device.
 
-        A CPU learns only so many flows in a jiffy: `new_jiffy` has it count from 0 again.
+        A CPU learns only so many flows in a jiffy: `new_jiffy` has it count from 0 again. What a
+        driver says of a frame is its `metadata`, which takes of the room in front of the frame.
         """
         if new_jiffy:
             self.tables["flow_cpus"]["tick"] = 0
-        context = struct.pack("=6I", 0, len(frame), 0, self.devices[device], 0, 0)
-        return self.program.test_run(frame, ctx=context)
+        end = len(metadata) + len(frame)
+        context = struct.pack("=6I", len(metadata), end, 0, self.devices[device], 0, 0)
+        return self.program.test_run(metadata + frame, ctx=context)
 
     def check(self, frame: bytes, device: str = IN) -> Outcome:
         """Assert action, every byte and every counter; returns what the oracle expected."""

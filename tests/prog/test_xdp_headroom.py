@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drivers leave more or less room in front of a frame: what doesn't fit is dropped and counted.
+
+A driver's metadata takes of that room, which is how a test makes it small.
+"""
+
+from __future__ import annotations
+
+import pytest
+from tests.prog.frames_xdp import VIPS, frame
+from tests.prog.harness_xdp import Rig, key_of, service
+from tests.prog.network_xdp import IN, NEAR, NEAR_UNRESOLVED
+from tests.prog.oracle_xdp import XDP_DROP
+
+COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
+MOST_METADATA = 212  # that a test run takes, in steps of 4
+NO_ROOM = "drop_headroom"
+
+
+@pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
+@pytest.mark.parametrize("unresolved", [False, True])
+def test_every_size_of_headroom(rig: Rig, inside: int, outside: int, *, unresolved: bool) -> None:
+    """There is room and all is as ever, or there isn't and nothing is sent; never in between."""
+    backends = [NEAR_UNRESOLVED[outside]] if unresolved else NEAR[outside]
+    served = service(VIPS[inside], *backends)
+    rig.serve(served)
+    rig.check(frame(inside))
+    judged = rig.world.judge(frame(inside), rig.devices[IN])
+    # Without metadata of the driver's own the note for the kernel is all that there is.
+    note = judged.frame[:16] if unresolved else b""
+    sent = judged.frame[len(note) :]
+    dropped = {NO_ROOM: 1} | {
+        (key_of(served), unit): by
+        for unit, by in (("packets", 1), ("bytes", judged.length), ("drops", 1))
+    }
+    fits = []
+    for size in range(0, MOST_METADATA + 1, 4):
+        metadata = bytes(range(size))
+        before = rig.counters()
+        run = rig.run(frame(inside), metadata=metadata)
+        moved = rig.moved(before, rig.counters())
+        fits.append(run.retval == judged.action)
+        if fits[-1]:
+            assert (run.data, moved) == (note + metadata + sent, judged.counts())
+        else:
+            assert (run.retval, moved) == (XDP_DROP, dropped)
+    room = fits.index(False)
+    assert room > 0
+    assert not any(fits[room:])
