@@ -70,7 +70,7 @@ class Attachment:
 
     def _attach(self, device: Device) -> None:
         index = netlink.device_index(device.name)
-        self._forwarding.allow(device.name)
+        self._allow_forwarding(index)
         programs = self._program.object.programs
         # tc first: from its first packet on, XDP may hand packets over.
         if not self._adopt(f"tc-{index}", "towpath_handoff"):
@@ -80,6 +80,11 @@ class Attachment:
             balancer = attach_xdp(programs["towpath_lb"], index, device.mode)
             self._keep(balancer, f"xdp-{index}")
         self.devices[index] = device.name
+
+    def _allow_forwarding(self, index: int) -> None:
+        # The FIB wants it of the device that it is told a packet came in on.
+        for name in netlink.entrances(index):
+            self._forwarding.allow(name)
 
     def _adopt(self, name: str, program: str) -> bool:
         """Put our program into a pinned link. False if there is none that still works."""
@@ -129,6 +134,9 @@ class Attachment:
             way["ifindex"], way["vlan"] = lower, vid
             by_device.update(upper, way)
             by_tag.update(tag, upper)
+            if lower in self.devices:
+                # A tagged packet comes in on this one, as far as the FIB is concerned.
+                self._forwarding.allow(netlink.device_name(upper))
             found_tags.add(tag.tobytes())
             found_devices.add(upper)
         for key in [key for key, _ in by_tag.items() if key.tobytes() not in found_tags]:

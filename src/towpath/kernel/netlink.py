@@ -83,6 +83,31 @@ def vlans_among(messages: Iterable[Any]) -> list[tuple[int, int, int]]:
     return found
 
 
+def entrances(index: int) -> list[str]:
+    """Names of the devices that packets of a device come in by, as routing sees it.
+
+    Its VLAN devices, the devices that it is a bond of, and itself. KernelError: no such device.
+    """
+    with connected() as netlink:
+        return [device_name(index), *entrances_among(netlink.get_links(), index)]
+
+
+def entrances_among(messages: Iterable[Any], index: int) -> list[str]:
+    """The same without the device itself, of link messages from anywhere."""
+    messages = list(messages)
+    tagged = {upper for upper, lower, _ in vlans_among(messages) if lower == index}
+    return [
+        message.get("ifname")
+        for message in messages
+        if message["index"] in tagged or (message.get("master") == index and _is_bonded(message))
+    ]
+
+
+def _is_bonded(message: Any) -> bool:
+    info = message.get("linkinfo")
+    return info is not None and info.get("slave_kind") == "bond"
+
+
 def _link(index: int) -> Any:
     with connected() as netlink:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from towpath.kernel.netlink import vlans_among
+from towpath.kernel.netlink import entrances_among, vlans_among
 
 
 def received(index: int, kind: str, link: int, data: Any, *more: tuple[str, Any]) -> Any:
@@ -43,3 +43,27 @@ def test_other_devices_are_left_out() -> None:
         received(9, "vlan", 2, tagged(5), ("IFLA_LINK_NETNSID", 0)),
     ]
     assert vlans_among(others) == []
+
+
+def member(index: int, kind: str, master: int) -> Any:
+    """A link message of a device that belongs to another one."""
+    sent = ifinfmsg()
+    sent["index"] = index
+    info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_SLAVE_KIND", kind)]}
+    sent["attrs"] = [("IFLA_IFNAME", f"d{index}"), ("IFLA_MASTER", master), ("IFLA_LINKINFO", info)]
+    sent.encode()
+    message = ifinfmsg(sent.data)
+    message.decode()
+    return message
+
+
+def test_packets_come_in_by_vlan_devices_and_by_what_a_bond_is_made_of() -> None:
+    """Not by those of another device, nor by a bridge's ports."""
+    links = [
+        received(7, "vlan", 2, tagged(5)),
+        received(8, "vlan", 3, tagged(5)),
+        member(9, "bond", 2),
+        member(10, "bond", 3),
+        member(11, "bridge", 2),
+    ]
+    assert entrances_among(links, 2) == ["d7", "d9"]
