@@ -134,21 +134,42 @@ def _reached(balancer: LoadBalancer, service: Service) -> set[object]:
 # ---- Speed -----------------------------------------------------------------------------------
 
 
-def test_a_thousand_services_and_one_change_among_them() -> None:
-    """Aims: 5 s for all from nothing, 5 ms for one. Thrice that is let pass on a busy machine."""
-    many = services(1000, 10, 16381)
+@pytest.fixture
+def balancer_of_many() -> Iterator[LoadBalancer]:
+    """With room as by default."""
     with LoadBalancer(DEVICE) as balancer:
-        start = time.perf_counter()
-        balancer.apply(many)
-        whole = time.perf_counter() - start
-        single = []
-        for weight in range(2, 13):
-            start = time.perf_counter()
-            balancer.set_backend("s500", many[500].backends[3].address, weight)
-            single.append(time.perf_counter() - start)
-        assert _reached(balancer, many[999])
-    print(
-        f"1,000 services x 10 backends: {whole:.2f} s; one change: {median(single) * 1000:.1f} ms"
-    )
-    assert whole < 15
-    assert median(single) < 0.015
+        yield balancer
+
+
+class Stopwatch:
+    """Seconds that went by, and those that this thread ran in."""
+
+    def __init__(self) -> None:
+        self.wall, self.thread = -time.perf_counter(), -time.thread_time()
+
+    def stop(self) -> None:
+        """Read off."""
+        self.wall += time.perf_counter()
+        self.thread += time.thread_time()
+
+
+def test_a_thousand_services_and_one_change_among_them(balancer_of_many: LoadBalancer) -> None:
+    """Aims: 5 s for all from nothing, 5 ms for one.
+
+    What is held to is the time of this thread, thrice as much at most: the machine may
+    be busy with other things.
+    """
+    many = services(1000, 10, 16381)
+    whole = Stopwatch()
+    balancer_of_many.apply(many)
+    whole.stop()
+    single = []
+    for weight in range(2, 13):
+        single.append(Stopwatch())
+        balancer_of_many.set_backend("s500", many[500].backends[3].address, weight)
+        single[-1].stop()
+    assert _reached(balancer_of_many, many[999])
+    change = median(each.wall for each in single)
+    print(f"1,000 services x 10 backends: {whole.wall:.2f} s; one change: {change * 1000:.1f} ms")
+    assert whole.thread < 15
+    assert median(each.thread for each in single) < 0.015

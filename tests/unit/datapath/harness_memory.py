@@ -39,11 +39,11 @@ View = list["Address | None"]
 
 @dataclass
 class Memory:
-    """What outlives a process. ``services``, ``backends``: how many there is room for."""
+    """What outlives a process, with room for all that the tests' services need at one time."""
 
     services_limit: int = 8
     backends_limit: int = 24
-    table_slots: int = 8 * LINE
+    table_slots: int = 24 * LINE
     vips: Array = field(init=False)
     services: Array = field(init=False)
     backends: Array = field(init=False)
