@@ -103,6 +103,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_link_detach": (c_int, (c_int,)),
     "bpf_xdp_query": (c_int, (c_int, c_int, POINTER(XdpQueryOpts))),
     "bpf_tc_hook_create": (c_int, (POINTER(TcHook),)),
+    "bpf_tc_hook_destroy": (c_int, (POINTER(TcHook),)),
     "bpf_tc_attach": (c_int, (POINTER(TcHook), POINTER(TcOpts))),
     "bpf_tc_detach": (c_int, (POINTER(TcHook), POINTER(TcOpts))),
     "bpf_tc_query": (c_int, (POINTER(TcHook), POINTER(TcOpts))),

@@ -3,13 +3,15 @@
 
 A filter has one place on a device, the first, and is attached in direct-action mode, so that what
 the program returns is the verdict. It stays when the process that made it ends: there is nothing
-to pin, so what a pin names is a map with the device's index in it.
+to pin, so what a pin names is a map with the device's index in it, and whether the clsact qdisc,
+which filters need, was made for it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno as errnos
+import struct
 from typing import TYPE_CHECKING, Self
 
 from towpath.kernel._structs import TcHook, TcOpts
@@ -17,6 +19,7 @@ from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
 from towpath.kernel.libbpf import captured, check, lib
 from towpath.kernel.map_types import MapType
 from towpath.kernel.maps import Map
+from towpath.kernel.messages import DUMP, ROUTE, Netlink
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 
     from towpath.kernel.programs import Program
 
-_INGRESS = 1  # BPF_TC_INGRESS
+_INGRESS, _EGRESS = 1, 2  # BPF_TC_INGRESS, BPF_TC_EGRESS
+_PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)  # a clsact qdisc's two sides, as classes
+_RTM_GETTFILTER = 46
+_TCMSG = struct.Struct("=BxxxiIII")
 _REPLACE = 1  # BPF_TC_F_REPLACE
 _GONE = (errnos.ENOENT, errnos.ENODEV, errnos.EINVAL)  # filter, device, qdisc
 _PLACE = {"priority": 1, "handle": 0x7470}
@@ -33,22 +39,25 @@ _PLACE = {"priority": 1, "handle": 0x7470}
 class TcFilter:
     """A classic BPF filter, with the methods of `links.Link`.
 
-    ``close`` leaves it attached, as nothing else holds it. A context manager, which detaches.
+    ``close`` leaves it attached, as nothing else holds it. ``made_qdisc``: the qdisc was made for
+    this filter, and goes with it unless others have come to use it. A context manager, which
+    detaches.
     """
 
     mode = "clsact"
 
-    def __init__(self, ifindex: int) -> None:
+    def __init__(self, ifindex: int, *, made_qdisc: bool = False) -> None:
         self.ifindex = ifindex
+        self.made_qdisc = made_qdisc
 
     @classmethod
     def from_pin(cls, path: Path | str) -> Self:
         """The filter that was pinned at ``path``. KernelError: it is no longer on its device."""
         with Map.from_pin(path) as remembered:
-            ifindex = int(remembered.lookup(0))
+            ifindex, made_qdisc = int(remembered.lookup(0)), bool(remembered.lookup(1))
         if not attached_id(ifindex):
             raise KernelError(f"open pinned filter {path}", hint=f"device {ifindex} has none")
-        return cls(ifindex)
+        return cls(ifindex, made_qdisc=made_qdisc)
 
     @property
     def program_id(self) -> int:
@@ -62,9 +71,10 @@ class TcFilter:
     def pin(self, path: Path | str) -> None:
         """Name it in a BPF file system. KernelError."""
         what = f"pin the filter on device {self.ifindex}"
-        fd = check(lib.bpf_map_create(MapType.ARRAY, b"towpath_filter", 4, 4, 1, None), what)
+        fd = check(lib.bpf_map_create(MapType.ARRAY, b"towpath_filter", 4, 4, 2, None), what)
         with Map(fd) as remembered:
             remembered.update(0, self.ifindex)
+            remembered.update(1, int(self.made_qdisc))
             remembered.pin(path)
 
     def detach(self) -> None:
@@ -73,6 +83,14 @@ class TcFilter:
             result = lib.bpf_tc_detach(_hook(self.ifindex), TcOpts(**_PLACE))
         if result < 0 and -result not in _GONE:
             raise _error("remove the filter from", self.ifindex, -result)
+        self.remove_qdisc()
+
+    def remove_qdisc(self) -> None:
+        """Remove the qdisc, if it was made for this filter and has none now."""
+        if self.made_qdisc and not _in_use(self.ifindex):
+            with captured():
+                lib.bpf_tc_hook_destroy(_hook(self.ifindex, _INGRESS | _EGRESS))
+        self.made_qdisc = False
 
     def close(self) -> None:
         """Let go of the filter, which stays."""
@@ -95,8 +113,13 @@ def attach(program: Program, ifindex: int) -> TcFilter:
         result = lib.bpf_tc_hook_create(_hook(ifindex))
     if result < 0 and result != -errnos.EEXIST:
         raise _error("make a clsact qdisc on", ifindex, -result)
-    _attach(ifindex, program, 0)
-    return TcFilter(ifindex)
+    filter_ = TcFilter(ifindex, made_qdisc=result == 0)
+    try:
+        _attach(ifindex, program, 0)
+    except KernelError:
+        filter_.remove_qdisc()
+        raise
+    return filter_
 
 
 def attached_id(ifindex: int) -> int:
@@ -115,8 +138,17 @@ def _attach(ifindex: int, program: Program, flags: int) -> None:
         raise _error(f"attach program {program.name} to tc ingress of", ifindex, -result)
 
 
-def _hook(ifindex: int) -> TcHook:
-    return TcHook(ifindex=ifindex, attach_point=_INGRESS)
+def _in_use(ifindex: int) -> bool:
+    """Whether a device's clsact qdisc has filters, on either side."""
+    with Netlink(ROUTE) as netlink:
+        return any(
+            netlink.ask(_RTM_GETTFILTER, _TCMSG.pack(0, ifindex, 0, parent, 0), DUMP)
+            for parent in _PARENTS
+        )
+
+
+def _hook(ifindex: int, attach_point: int = _INGRESS) -> TcHook:
+    return TcHook(ifindex=ifindex, attach_point=attach_point)
 
 
 def _error(what: str, ifindex: int, number: int) -> KernelError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -224,6 +225,45 @@ def test_filter_that_is_gone_is_told(sample: BpfObject, veth: int, pins: Path) -
     filter_.detach()
     with pytest.raises(KernelError, match=f"device {veth} has none"):
         links.from_pin(pins / "filter")
+
+
+def test_qdisc_goes_with_the_filter_that_it_was_made_for(
+    sample: BpfObject, veth: int, pins: Path
+) -> None:
+    """By whoever detaches it; from a device that is gone it has gone already."""
+    tc_filter.attach(sample.programs["let_pass"], veth).detach()
+    assert not has_clsact()
+    tc_filter.attach(sample.programs["let_pass"], veth).pin(pins / "filter")
+    assert has_clsact()
+    links.from_pin(pins / "filter").detach()
+    assert not has_clsact()
+    with pytest.raises(KernelError, match="attach program count"):
+        tc_filter.attach(sample.programs["count"], veth)
+    assert not has_clsact()
+    left = tc_filter.attach(sample.programs["let_pass"], veth)
+    ip("link del tp0")
+    left.detach()
+
+
+def test_qdisc_stays_when_it_is_someone_elses_too(sample: BpfObject, veth: int, pins: Path) -> None:
+    """Who made it first, or who uses it now, keeps it."""
+    sample.programs["let_pass"].pin(pins / "other")
+    egress = ("dev", "tp0", "egress")
+    other = ("tc", "filter", "add", *egress, "bpf", "da", "pinned", str(pins / "other"))
+    with tc_filter.attach(sample.programs["let_pass"], veth):
+        subprocess.run(other, check=True)
+    assert has_clsact()
+    subprocess.run(("tc", "filter", "del", *egress), check=True)
+    tc_filter.attach(sample.programs["let_pass"], veth).detach()
+    assert has_clsact()
+
+
+def has_clsact() -> bool:
+    """Whether tp0 has the qdisc that filters need."""
+    shown = subprocess.run(
+        ("tc", "qdisc", "show", "dev", "tp0"), check=True, capture_output=True, text=True
+    )
+    return "clsact" in shown.stdout
 
 
 def test_missing_device_has_no_filter(sample: BpfObject, veth: int) -> None:
