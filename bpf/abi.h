@@ -229,7 +229,7 @@ enum verdict {
 	VERDICT_DROP_NO_ROUTE,
 	VERDICT_DROP_PROHIBITED,    /* blackhole or prohibit route */
 	VERDICT_DROP_NO_FORWARDING, /* forwarding is off on the ingress device */
-	VERDICT_DROP_FIB,	    /* a route that XDP can't follow, such as a tunnel's */
+	VERDICT_DROP_FIB,	    /* a route that XDP can't follow (a tunnel's), or no source */
 	VERDICT_DROP_HEADROOM,	    /* the driver has no room for the outer header */
 	VERDICT_MAX,
 };

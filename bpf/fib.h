@@ -18,6 +18,7 @@ enum fib_values {
 	AF_INET6 = 10,
 	FIB_LOOKUP_SOURCE = 1 << 4, /* BPF_FIB_LOOKUP_SRC, since 6.7 */
 	FIB_BAD_FLAGS = -22,	    /* -EINVAL: a kernel without it */
+	FIB_NO_SOURCE = 9,	    /* BPF_FIB_LKUP_RET_NO_SRC_ADDR, as new */
 };
 
 static __always_inline void fib_query_v4(struct bpf_fib_lookup *fib, const struct backend *to,
@@ -58,6 +59,12 @@ static __always_inline void fib_egress(struct next_hop *hop, __u32 ifindex, bool
 		hop->tx_vlan = hop->rx_vlan;
 }
 
+/* Where a node has no address the kernel offers 0.0.0.0 or ::1, which nobody accepts. */
+static __always_inline bool is_source(const struct address *addr)
+{
+	return addr->word[0] || addr->word[1] || addr->word[2] || bpf_ntohl(addr->word[3]) > 1;
+}
+
 /*
  * Asks the kernel for the way to `to` and fills `hop`, whose rx_* fields say where
  * the packet came from. Returns BPF_FIB_LKUP_RET_*. Called about once a jiffy for
@@ -93,6 +100,9 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 		hop->saddr.word[3] = fib.ipv4_src;
 	else
 		__builtin_memcpy(&hop->saddr, fib.ipv6_src, 16);
+	if ((result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH) &&
+	    !is_source(&hop->saddr))
+		result = FIB_NO_SOURCE;
 	/* Zero before 5.12, which do not tell. */
 	hop->mtu = fib.mtu_result;
 	__builtin_memcpy(hop->dmac, fib.dmac, 6);

@@ -39,7 +39,7 @@ VERDICTS = {
     "drop_no_route": "dropped: no route to the backend",
     "drop_prohibited": "dropped: the route to the backend prohibits it",
     "drop_no_forwarding": "dropped: forwarding is off on the device it came in on",
-    "drop_fib": "dropped: the route to the backend is one that XDP can't follow",
+    "drop_fib": "dropped: XDP can't follow the route to the backend, or has no source address",
     "drop_headroom": "dropped: the driver leaves no room for the outer header",
 }
 
