@@ -6,17 +6,19 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.prog.frames_xdp import VIPS, frame
-from tests.prog.harness_xdp import Rig, service
+from tests.prog.harness_xdp import Rig, rigged, service
 from tests.prog.network_xdp import (
     BEHIND_GATEWAY,
     FAR,
     FAR_UNRESOLVED,
     HOST,
     IN,
+    MACS,
     MTU,
     NEAR,
     NEAR_UNRESOLVED,
@@ -30,10 +32,11 @@ from tests.prog.network_xdp import (
     ip,
     neighbour_mac,
 )
-from tests.prog.oracle_xdp import HANDOFF, NO_BACKEND, OUTER_HEADER, REDIRECT, TOO_LARGE, TX
+from tests.prog.oracle_xdp import HANDOFF, NO_BACKEND, OUTER_HEADER, REDIRECT, TOO_LARGE, TX, Way
 
 from towpath.kernel import netlink
-from towpath.model import Backend
+from towpath.kernel.netns import new_netns
+from towpath.model import Backend, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +104,42 @@ def test_routes_that_lead_nowhere(rig: Rig, inside: int, outside: int) -> None:
         rig.expect(frame(inside), verdict)
     serve(rig, inside, OWN[IN][outside])
     rig.expect(frame(inside), "drop_no_route")
+
+
+@pytest.mark.parametrize("up", [False, True])  # the loopback device, which then has ::1
+def test_a_node_without_an_address_sends_nothing_from_nowhere(*, up: bool) -> None:
+    """Not from 0.0.0.0 or ::1, which no backend would accept; a source that is given will do."""
+    given = Source(IPv4Address("198.51.100.200"), IPv6Address("2001:db8:aa::200"))
+    with bare_network(loopback=up) as net:
+        for source, verdict in ((Source(), "drop_fib"), (given, TX)):
+            with rigged(net, devices=(IN,), source=source) as rig:
+                for inside, outside in COMBINATIONS:
+                    way = Way(rig.devices[IN], None, MACS[IN], neighbour_mac(IN, 0x11), MTU[IN])
+                    rig.world.ways[NEAR[outside][0]] = replace(
+                        way, refused="" if verdict == TX else verdict
+                    )
+                    serve(rig, inside, NEAR[outside][0])
+                    rig.expect(frame(inside), verdict)
+
+
+@contextmanager
+def bare_network(*, loopback: bool) -> Iterator[Network]:
+    """A device with routes and neighbours, and no address at all."""
+    with new_netns():
+        ip(
+            f"link set lo {'up' if loopback else 'down'}",
+            f"link add {IN} address {MACS[IN].hex(':')} type veth peer name {IN}p",
+            f"link set {IN}p addrgenmode none",
+            f"link set {IN} addrgenmode none",
+            f"link set {IN}p up",
+            f"link set {IN} up",
+            *(f"route add {NEAR[v][0]}/{HOST[v]} dev {IN}" for v in (4, 6)),
+            *(
+                f"neigh add {NEAR[v][0]} lladdr {neighbour_mac(IN, 0x11).hex(':')} dev {IN}"
+                for v in (4, 6)
+            ),
+        )
+        yield Network({IN: netlink.device_index(IN)}, {})
 
 
 @pytest.mark.parametrize("outside", [4, 6])

@@ -169,3 +169,20 @@ def test_forwarding_is_the_vlan_devices_business(rig: Rig, outside: int) -> None
         rig.expect(frame(4), TX)
         rig.expect(tagged(4, 7), TX)
         rig.world.not_forwarding.clear()
+
+
+def test_vlan_devices_are_found_and_may_forward(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those on our devices: nothing else switches it on for a VLAN device made later."""
+    for family in ("ipv4", "ipv6"):
+        netlink.set_forwarding(THIRD, family, on=False)
+    upper, lower = rig.devices[THIRD], rig.devices[IN]
+    with vlans(rig), monkeypatch.context() as patch:
+        patch.setattr(netlink, "vlan_devices", lambda: [(upper, lower, 100)])
+        rig.balancer.refresh_devices()
+        rig.world.vlan_devices[lower, 100] = upper
+        rig.world.egress_devices[upper] = lower, 100
+        for inside, outside in COMBINATIONS:
+            rig.serve(service(VIPS[inside], *NEAR[outside]))
+            assert tag_of(rig.expect(tagged(inside, 100), TX).frame) is None
+            rig.serve(service(VIPS[inside], *THIRDS[outside]))
+            assert tag_of(rig.expect(frame(inside), TX).frame) == 100
