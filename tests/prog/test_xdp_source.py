@@ -26,47 +26,40 @@ def sources(rig: Rig, inside: int, outside: int) -> Counter[bytes]:
     return Counter(out[SOURCE_FIELDS[outside]] for out in made)
 
 
-@pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
-def test_the_routes_own_choice(net: Network, inside: int, outside: int) -> None:
+def test_the_routes_own_choice(net: Network) -> None:
     """By default the address of the device that the packet leaves by."""
     with rigged(net) as rig:
-        for backends, device, verdict in ((NEAR, IN, TX), (FAR, OUT, REDIRECT)):
-            rig.serve(service(VIPS[inside], *backends[outside]))
-            out = rig.expect(frame(inside), verdict).frame
-            assert out[SOURCE_FIELDS[outside]] == OWN[device][outside].packed
+        for inside, outside in COMBINATIONS:
+            for backends, device, verdict in ((NEAR, IN, TX), (FAR, OUT, REDIRECT)):
+                rig.serve(service(VIPS[inside], *backends[outside]))
+                out = rig.expect(frame(inside), verdict).frame
+                assert out[SOURCE_FIELDS[outside]] == OWN[device][outside].packed
 
 
-@pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
-def test_an_address_that_is_given(net: Network, inside: int, outside: int) -> None:
+def test_an_address_that_is_given(net: Network) -> None:
     """For every flow and device, whether this node has it or not."""
-    given = Source(IPv4Address("198.51.100.200"), IPv6Address("2001:db8:aa::200"))
-    wanted = given.ipv4 if outside == 4 else given.ipv6
-    assert not isinstance(wanted, str)
-    with rigged(net, source=given) as rig:
-        assert set(sources(rig, inside, outside)) == {wanted.packed}  # type: ignore[union-attr]
-        rig.serve(service(VIPS[inside], *FAR[outside]))
-        rig.expect(frame(inside), REDIRECT)
+    given4, given6 = IPv4Address("198.51.100.200"), IPv6Address("2001:db8:aa::200")
+    packed = {4: given4.packed, 6: given6.packed}
+    with rigged(net, source=Source(given4, given6)) as rig:
+        for inside, outside in COMBINATIONS:
+            assert set(sources(rig, inside, outside)) == {packed[outside]}
+            rig.serve(service(VIPS[inside], *FAR[outside]))
+            rig.expect(frame(inside), REDIRECT)
 
 
-@pytest.mark.parametrize("bits", [0, 1, 4, 8, 13, 16, 24])
-def test_host_bits_of_an_ipv4_prefix(net: Network, bits: int) -> None:
-    """All of them vary with the flow, and the network's stay."""
-    prefix = IPv4Network(f"10.0.0.0/{32 - bits}")
-    with rigged(net, source=Source(ipv4=prefix)) as rig:
+@pytest.mark.parametrize(("bits4", "bits6"), [(0, 0), (1, 31), (8, 32), (13, 33), (24, 80)])
+def test_host_bits_of_a_prefix(net: Network, bits4: int, bits6: int) -> None:
+    """All of them vary with the flow: at most the last 32, which is how many the hash has."""
+    prefix4 = IPv4Network(f"10.0.0.0/{32 - bits4}")
+    prefix6 = IPv6Network(f"2001:db8::/{128 - bits6}")
+    with rigged(net, source=Source(prefix4, prefix6)) as rig:
         used = sources(rig, 4, 4)
-    assert all(IPv4Address(each) in prefix for each in used)
-    assert_all_bits_vary(used, bits)
-
-
-@pytest.mark.parametrize("bits", [0, 1, 8, 16, 31, 32, 33, 64, 80])
-def test_host_bits_of_an_ipv6_prefix(net: Network, bits: int) -> None:
-    """At most the last 32 of them: that is how many the hash has."""
-    prefix = IPv6Network(f"2001:db8::/{128 - bits}")
-    with rigged(net, source=Source(ipv6=prefix)) as rig:
+        assert all(IPv4Address(each) in prefix4 for each in used)
+        assert_all_bits_vary(used, bits4)
         for inside in (4, 6):
             used = sources(rig, inside, 6)
-            assert all(IPv6Address(each) in prefix for each in used)
-            assert_all_bits_vary(used, min(bits, 32))
+            assert all(IPv6Address(each) in prefix6 for each in used)
+            assert_all_bits_vary(used, min(bits6, 32))
 
 
 def assert_all_bits_vary(used: Counter[bytes], bits: int) -> None:
@@ -96,14 +89,13 @@ def test_flows_of_one_backend_use_many_sources(net: Network) -> None:
     assert len(used) > 0.85 * expected
 
 
-@pytest.mark.parametrize("outside", [4, 6])
-def test_a_packet_handed_over_has_its_source_too(net: Network, outside: int) -> None:
+def test_a_packet_handed_over_has_its_source_too(net: Network) -> None:
     """The kernel adds the link layer and nothing else."""
     given = Source(IPv4Network("10.0.0.0/16"), IPv6Network("2001:db8:aa::/64"))
     with rigged(net, source=given) as rig:
-        rig.serve(service(VIPS[4], NEAR_UNRESOLVED[outside]))
-        for sport in range(20):
-            rig.expect(frame(4, sport=sport), HANDOFF)
+        rig.serve(service(VIPS[4], *NEAR_UNRESOLVED.values()))
+        for each in flows(20):
+            rig.expect(each, HANDOFF)
 
 
 def test_a_flow_keeps_its_source(net: Network) -> None:
