@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tests.prog.network_xdp import IN, OUT, Network
 from tests.prog.oracle_xdp import Outcome, Served, World
+from tests.prog.told_xdp import run_on, tellable
 
 from towpath.core import maglev
 from towpath.datapath.balancer import Balancer
@@ -39,8 +39,7 @@ class Rig:
     def __init__(self, balancer: Balancer, network: Network, source: Source) -> None:
         self.balancer = balancer
         self.devices = network.devices
-        program = balancer._program
-        self.program = program.object.programs["towpath_lb"]
+        program = self._program = balancer._program
         self.world = World(program._seeds["hash_seed"], program.cookie, ways=dict(network.ways))
         for version, wish in ((4, source.ipv4), (6, source.ipv6)):
             if not isinstance(wish, str):
@@ -74,9 +73,7 @@ class Rig:
         """
         if new_jiffy:
             self.tables["flow_cpus"]["tick"] = 0
-        end = len(metadata) + len(frame)
-        context = struct.pack("=6I", len(metadata), end, 0, self.devices[device], 0, 0)
-        return self.program.test_run(metadata + frame, ctx=context)
+        return run_on(self._program, frame, self.devices[device], metadata=metadata)
 
     def check(self, frame: bytes, device: str = IN) -> Outcome:
         """Assert action, every byte and every counter; returns what the oracle expected."""
@@ -151,7 +148,9 @@ def rigged(
     """A load balancer on some devices of the network."""
     source = source or Source()
     on = [Device(name) for name in devices]
-    with Balancer(on, source=source, limits=limits, pins=pins) as balancer:
+    with tellable():
+        balancer = Balancer(on, source=source, limits=limits, pins=pins)
+    with balancer:
         yield Rig(balancer, network, source)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from tests.prog.oracle_xdp import Way
 
 from towpath.kernel.netns import new_netns
+from towpath.kernel.probe_fib import fib_lookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +87,11 @@ def network() -> Iterator[Network]:
         yield Network(devices, dict(_ways(devices)))
 
 
+def told_mtu(device: str) -> int:
+    """What the kernel tells with a way that leads there, 0 for nothing."""
+    return MTU[device] if fib_lookup().mtu else 0
+
+
 def ip(*commands: str) -> None:
     """Run commands of the ip tool, all in one process."""
     subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
@@ -120,13 +126,16 @@ def _ways(devices: dict[str, int]) -> Iterator[tuple[Address, Way]]:
         for version, own in OWN[name].items():
             for host in NEIGHBOURS:
                 mac = neighbour_mac(name, host)
-                yield neighbour(name, version, host), Way(index, own, MACS[name], mac, MTU[name])
+                yield (
+                    neighbour(name, version, host),
+                    Way(index, own, MACS[name], mac, told_mtu(name)),
+                )
             # The kernel tells no MTU with a next hop that isn't resolved.
             yield neighbour(name, version, UNRESOLVED), Way(index, own)
             yield own, Way(refused="drop_no_route")  # it ends here
     for version in (4, 6):
         own, mac = OWN[IN][version], neighbour_mac(IN, GATEWAY)
-        yield BEHIND_GATEWAY[version], Way(devices[IN], own, MACS[IN], mac, MTU[IN])
+        yield BEHIND_GATEWAY[version], Way(devices[IN], own, MACS[IN], mac, told_mtu(IN))
         yield NO_ROUTE[version], Way(refused="drop_no_route")
         for addresses, verdict in REFUSED.values():
             yield addresses[version], Way(refused=verdict)

@@ -32,6 +32,7 @@ from tests.prog.network_xdp import (
 from tests.prog.oracle_xdp import HANDOFF, NO_BACKEND, NO_VIP, REDIRECT, TOO_LARGE, TX
 from tests.prog.oracle_xdp_parse import FRAGMENT, MALFORMED, NOT_IP, OTHER_PROTOCOL
 
+from towpath.kernel.probe_fib import fib_lookup
 from towpath.model import Backend, Protocol, Service
 
 if TYPE_CHECKING:
@@ -203,8 +204,10 @@ def test_program_and_oracle_agree_on_any_frame(rig: Rig) -> None:
     assert rig.seen.total() >= AT_LEAST
     for verdict in (TX, REDIRECT, HANDOFF, NO_VIP, OTHER_PROTOCOL, FRAGMENT, MALFORMED, NOT_IP):
         assert rig.seen[verdict] >= AT_LEAST // 100, rig.seen
-    for verdict in (NO_BACKEND, TOO_LARGE, "drop_no_route", "drop_prohibited"):
+    for verdict in (NO_BACKEND, "drop_no_route", "drop_prohibited"):
         assert rig.seen[verdict] >= AT_LEAST // 1000, rig.seen
+    # The oracle knows whether this kernel tells the MTU.
+    assert rig.seen[TOO_LARGE] >= AT_LEAST // 1000 * fib_lookup().mtu, rig.seen
 
 
 def test_program_and_oracle_agree_on_garbage(rig: Rig) -> None:

@@ -22,6 +22,7 @@ from towpath.kernel._structs import (
     MapCreateOpts,
     ProgInfo,
     ProgLoadOpts,
+    TestRunOpts,
 )
 from towpath.kernel.errors import KernelError
 from towpath.kernel.libbpf import get_info, lib
@@ -97,6 +98,20 @@ def jit() -> bool:
     """Programs become machine code."""
     with tiny(ProgramType.XDP) as fd:
         return bool(get_info(fd, ProgInfo(), "ask for a probe").jited_prog_len)
+
+
+@cache
+def test_run_context() -> bool:
+    """A test run can be told the context: on which device the packet comes in (5.15)."""
+    packet, context = ctypes.create_string_buffer(64), struct.pack("=6I", 0, 64, 0, _LOOPBACK, 0, 0)
+    opts = TestRunOpts(
+        data_in=ctypes.addressof(packet),
+        data_size_in=len(packet),
+        ctx_in=ctypes.cast(context, ctypes.c_void_p),
+        ctx_size_in=len(context),
+    )
+    with tiny(ProgramType.XDP) as fd:
+        return bool(lib.bpf_prog_test_run_opts(fd, ctypes.byref(opts)) == 0)
 
 
 @cache

@@ -163,11 +163,17 @@ def test_link_of_a_gone_device_says_so(sample: BpfObject, veth: int) -> None:
 # ---- tc ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["link", "filter"])
+@pytest.fixture(params=["best", "filter"])
 def attach(request: pytest.FixtureRequest) -> Attach:
-    """Attach to tc's ingress both ways: this kernel can do either."""
-    assert probe.tcx()
-    return attach_tc_ingress if request.param == "link" else tc_filter.attach
+    """Attach to tc's ingress the best way that this kernel has, and as one without TCX would."""
+    return attach_tc_ingress if request.param == "best" else tc_filter.attach
+
+
+def test_ingress_gets_a_link_where_there_are_any(sample: BpfObject, veth: int) -> None:
+    """Otherwise a filter."""
+    with attach_tc_ingress(sample.programs["let_pass"], veth) as attached:
+        assert attached.mode == ("tcx" if probe.tcx() else "clsact")
+        assert isinstance(attached, Link if probe.tcx() else tc_filter.TcFilter)
 
 
 def test_ingress_program_decides(sample: BpfObject, veth: int, attach: Attach) -> None:
