@@ -103,11 +103,13 @@ def jit() -> bool:
 @cache
 def test_run_context() -> bool:
     """A test run can be told the context: on which device the packet comes in (5.15)."""
-    packet, context = ctypes.create_string_buffer(64), struct.pack("=6I", 0, 64, 0, _LOOPBACK, 0, 0)
+    packet = ctypes.create_string_buffer(64)
+    words = struct.pack("=6I", 0, len(packet), 0, _LOOPBACK, 0, 0)
+    context = ctypes.create_string_buffer(words, len(words))
     opts = TestRunOpts(
         data_in=ctypes.addressof(packet),
         data_size_in=len(packet),
-        ctx_in=ctypes.cast(context, ctypes.c_void_p),
+        ctx_in=ctypes.addressof(context),
         ctx_size_in=len(context),
     )
     with tiny(ProgramType.XDP) as fd:
