@@ -202,11 +202,13 @@ def _query(ifindex: int) -> XdpQueryOpts:
 def attach_tc_ingress(program: Program, ifindex: int) -> Attachment:
     """Attach to a device's tc ingress, after generic XDP and before the IP stack.
 
-    A link where the kernel has TCX, otherwise a classic filter with the same methods. KernelError.
+    A link where the kernel has TCX, otherwise a classic filter with the same methods. A filter
+    outlives whoever made it: one in our place on a device without an XDP program has nobody to
+    serve, and is replaced. KernelError.
     """
     name = device_name(ifindex)
     if not probe.tcx():
-        return tc_filter.attach(program, ifindex)
+        return tc_filter.attach(program, ifindex, replace=not xdp_program_id(ifindex))
     # First, so that no other program's verdict hides packets from this one.
     opts = LinkCreateOpts(flags=_BPF_F_BEFORE)
     fd = lib.bpf_link_create(program.fd, ifindex, BPF_TCX_INGRESS, ctypes.byref(opts))

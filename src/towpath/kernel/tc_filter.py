@@ -107,15 +107,19 @@ class TcFilter:
         self.detach()
 
 
-def attach(program: Program, ifindex: int) -> TcFilter:
-    """Attach to a device's tc ingress, making its clsact qdisc if need be. KernelError."""
+def attach(program: Program, ifindex: int, *, replace: bool = False) -> TcFilter:
+    """Attach to a device's tc ingress, making its clsact qdisc if need be. KernelError.
+
+    ``replace``: nobody owns a filter that is in our place, so that it and its qdisc are taken over.
+    """
     with captured():
         result = lib.bpf_tc_hook_create(_hook(ifindex))
     if result < 0 and result != -errnos.EEXIST:
         raise _error("make a clsact qdisc on", ifindex, -result)
-    filter_ = TcFilter(ifindex, made_qdisc=result == 0)
+    orphaned = replace and attached_id(ifindex) != 0
+    filter_ = TcFilter(ifindex, made_qdisc=result == 0 or orphaned)
     try:
-        _attach(ifindex, program, 0)
+        _attach(ifindex, program, _REPLACE if orphaned else 0)
     except KernelError:
         filter_.remove_qdisc()
         raise
