@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from towpath.bench.errors import BenchError
+from towpath.kernel import probe
 from towpath.kernel.object import BpfObject
 
 if TYPE_CHECKING:
@@ -60,10 +61,16 @@ class Stimulus:
 class Wrapper:
     """The loaded wrapper. ``floor`` is its program that does nothing but return XDP_TX.
 
-    A context manager, which closes. KernelError: it can't be loaded.
+    A context manager, which closes. KernelError: it can't be loaded. BenchError: this kernel
+    can't run a program as if its packet had come in on a device.
     """
 
     def __init__(self) -> None:
+        if not probe.test_run_context():
+            raise BenchError(
+                "this kernel runs no program as if its packet had come in on a device, which the"
+                " benchmarks need; Linux 5.15 and newer do"
+            )
         self._undo = ExitStack()
         with ExitStack() as undo:
             loaded = undo.enter_context(BpfObject.packaged("bench"))

@@ -57,7 +57,7 @@ def lb(names: tuple[str, ...], runs: int, as_json: bool) -> None:
 
     The packaged program is loaded with the default limits, in a network namespace of its own that
     is removed afterwards. Each scenario's packet is checked before it is timed. Needs root, and
-    Linux 5.14, the first that runs a program as if its packet had come in on a device.
+    Linux 5.15, the first that runs a program as if its packet had come in on a device.
 
     Names are those of the Linux kernel's xdp-lb benchmark: lru is the flow table, ch consistent
     hashing without it, diverse 4096 flows in turn. miss is a new flow with every packet: they come
