@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from towpath.lab import Topology
 
-pytestmark = pytest.mark.guest
 
 BOND, MEMBERS = "bond0", ("eth0", "eth1")
 

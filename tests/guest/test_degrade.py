@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from tests.lab.harness_balancer import DEVICE, FLOW, PEER, SMALL, VIP, ip, programs, state
 
 from towpath import LoadBalancer
+from towpath.cli.main import cli
 from towpath.doctor import doctor
 from towpath.kernel import netlink, probe, tc_filter
 from towpath.kernel.links import attach_xdp
@@ -31,7 +33,6 @@ from towpath.lab.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.guest, pytest.mark.degrade]
 
 # The first two are DEVICE's. Of the others one is known and one has to be asked for.
 OWN, PREFERRED, BACKEND, BEHIND = "192.0.2.1", "192.0.2.9", "192.0.2.11", "192.0.2.77"
@@ -170,6 +171,14 @@ def test_the_doctor_tells_of_managed_neighbours_what_the_kernel_does() -> None:
     kept = "managed" in _output("ip", "neighbour", "show", "192.0.2.55", "dev", DEVICE)
     assert found.state == ("available" if kept else "missing")
     assert (found.loses == "") == kept
+
+
+def test_benchmarks_need_a_kernel_that_is_told_the_device() -> None:
+    """Where there is none the command says what it needs."""
+    command = ["bench", "lb", "--runs", "1", "--scenario", "pass-v4-no-vip"]
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == (0 if probe.test_run_context() else 1)
+    assert ("Linux 5.15 and newer do" in result.output) == (not probe.test_run_context())
 
 
 def _output(*command: str) -> str:

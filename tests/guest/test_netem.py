@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from towpath.lab import Topology
 
-pytestmark = pytest.mark.guest
 
 SIZE = 200_000
 BAD = "netem delay 5ms 2ms loss 5% reorder 25% 50%"

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from towpath.lab import Topology
 
-pytestmark = pytest.mark.guest
 
 CLIENTS, BACKENDS = 10, 20  # the VLANs: what comes from clients, what goes to backends
 _SOL_PACKET, _PACKET_AUXDATA, _VLAN_VALID = 263, 8, 1 << 4

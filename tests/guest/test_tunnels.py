@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from towpath.lab import Topology
 
-pytestmark = pytest.mark.guest
 
 SIZE = 100_000
 
