@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tests.prog.network_xdp import IN, OUT, Network
 from tests.prog.oracle_xdp import Outcome, Served, World
-from tests.prog.told_xdp import run_on, tellable
+from tests.prog.told_xdp import note_length, run_on, tellable
 
 from towpath.core import maglev
 from towpath.datapath.balancer import Balancer
@@ -31,16 +31,24 @@ SMALL = Limits(services=64, backends=400, flows=1 << 18, table_slots=1 << 18)
 TABLE_SIZE = 1021
 _SERVICE_UNITS = ("packets", "bytes", "flows", "drops")
 _BACKEND_UNITS = ("packets", "bytes")
+_AS_ROUTED = Source()
 
 
 class Rig:
     """Runs frames and compares everything that can be seen with what the oracle says."""
 
-    def __init__(self, balancer: Balancer, network: Network, source: Source) -> None:
+    def __init__(
+        self, balancer: Balancer, network: Network, first: str, source: Source = _AS_ROUTED
+    ) -> None:
         self.balancer = balancer
         self.devices = network.devices
         program = self._program = balancer._program
-        self.world = World(program._seeds["hash_seed"], program.cookie, ways=dict(network.ways))
+        self.world = World(
+            program._seeds["hash_seed"],
+            program.cookie,
+            ways=network.ways_from(first),
+            shows_note=note_length() > 0,
+        )
         for version, wish in ((4, source.ipv4), (6, source.ipv6)):
             if not isinstance(wish, str):
                 self.world.vary[version] = _varied(wish)
@@ -151,7 +159,7 @@ def rigged(
     with tellable():
         balancer = Balancer(on, source=source, limits=limits, pins=pins)
     with balancer:
-        yield Rig(balancer, network, source)
+        yield Rig(balancer, network, on[0].name, source)
 
 
 def service(

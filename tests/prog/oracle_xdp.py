@@ -84,6 +84,8 @@ class World:
     egress_devices: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Lower device and tag that such a device stands for."""
     remembered: dict[tuple[Key, Flow], Address] = field(default_factory=dict)
+    shows_note: bool = True
+    """Whether what is put in front of a frame for the kernel is seen with the frame."""
 
     def serve(self, services: dict[Key, Served]) -> None:
         """Replace the services. Flows of backends that are gone are forgotten."""
@@ -143,7 +145,7 @@ class World:
             return found.ends(TOO_LARGE)
         outer = self._outer_header(packet, backend, way) + packet.behind_link
         if way.next_hop_mac is None:
-            note = struct.pack("=QII", self.cookie, way.ifindex, 0)
+            note = struct.pack("=QII", self.cookie, way.ifindex, 0) if self.shows_note else b""
             return found.ends(HANDOFF, note + link(bytes(12), 0, backend) + outer)
         device, tag = self._egress(ifindex, upper, packet.tag, way)
         addresses = way.next_hop_mac + way.source_mac

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.guests import examples
 from tests.prog.frames_xdp import VIPS, frame
 from tests.prog.harness_xdp import Rig, key_of, rigged, served, service
 from tests.prog.network_xdp import IN, NEAR, Network
@@ -33,13 +34,16 @@ if TYPE_CHECKING:
     from towpath.model import ServiceKey
 
 A, B, C, D = NEAR[4][:4]
-KILLS = 8
+KILLS = examples(8, 2)
 
 # Client ports. Every flow of OLD is known; of these, one half is seen again while nobody is there,
 # and one quarter each when the next process has taken over and when it has made the change.
 # Behind them are as many flows that are new by then.
-OLD = (2000, 2040)
-DEAD, ADOPTED, APPLIED = (2000, 2020), (2020, 2030), (2030, 2060)
+QUARTER = examples(10, 4)
+OLD = (2000, 2000 + 4 * QUARTER)
+DEAD = (2000, 2000 + 2 * QUARTER)
+ADOPTED = (DEAD[1], DEAD[1] + QUARTER)
+APPLIED = (ADOPTED[1], ADOPTED[1] + 3 * QUARTER)
 
 
 def at(number: int, *backends: Backend, table_size: int = 251, flow_table: bool = True) -> Service:

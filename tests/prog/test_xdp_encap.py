@@ -8,6 +8,7 @@ from scapy.layers.inet import IP, IPOption_NOP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+from tests.guests import cases
 from tests.prog.frames_xdp import VIPS, ether, frame, ip, segment
 from tests.prog.harness_xdp import Rig, service
 from tests.prog.network_xdp import IN, MACS, NEAR, OUT, OWN, neighbour_mac
@@ -59,7 +60,7 @@ def test_scapy_would_have_built_the_same(rig: Rig, inside: int, outside: int) ->
 def test_every_dscp_and_ecn_is_copied(rig: Rig, inside: int, outside: int) -> None:
     """RFC 6040, normal mode: the outer field is the inner one, CE too."""
     serve(rig, inside, outside)
-    for traffic_class in range(256):
+    for traffic_class in cases(range(256), 7):
         out = rig.expect(frame(inside, traffic_class=traffic_class), TX).frame
         outer = IP(out[14:]).tos if outside == 4 else IPv6(out[14:]).tc
         assert outer == traffic_class
@@ -115,12 +116,13 @@ def test_flows_spread_over_backends_and_labels(rig: Rig, inside: int, outside: i
     """Slot and flow label are those of the oracle's hash, whatever differs between flows."""
     serve(rig, inside, outside)
     backends, labels = set(), set()
-    for sport in range(1, 60000, 199):
+    sports = cases(range(1, 60000, 199), 5)
+    for sport in sports:
         outcome = rig.expect(frame(inside, sport=sport), TX)
         backends.add(outcome.backend)
         labels.add(outcome.frame[14:18])
     assert backends == set(NEAR[outside])
-    assert outside == 4 or len(labels) > 290
+    assert outside == 4 or len(labels) > 0.96 * len(sports)
 
 
 @pytest.mark.parametrize("device", [IN, OUT])

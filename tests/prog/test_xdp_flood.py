@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.guests import examples
 from tests.prog.frames_xdp import PORT, VIPS, flows
 from tests.prog.harness_xdp import SMALL, Rig, key_of, rigged, served, service
 from tests.prog.network_xdp import IN, NEAR, Network
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tests.prog.oracle_xdp import Outcome
 
 SMALLEST = replace(SMALL, flows=1024)
-FLOOD = 12 * SMALLEST.flows
+FLOOD = examples(12, 2) * SMALLEST.flows
 LEARNT_IN_A_JIFFY = 512
 
 
@@ -119,7 +120,7 @@ def test_cpus_that_write_one_table_at_once(small: Rig) -> None:
     ]
     worlds = [world_with(small, each) for each in tables]
     small.serve(tables[0])
-    made = list(flows(2000))
+    made = list(flows(examples(2000, 500)))
     allowed = [{world.judge(each, small.devices[IN]).frame for world in worlds} for each in made]
     wrong: list[bytes] = []
     rounds = 4

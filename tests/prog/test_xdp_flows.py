@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.guests import examples
 from tests.prog.frames_xdp import PORT, VIPS, flows, frame
 from tests.prog.harness_xdp import Rig, service
 from tests.prog.network_xdp import NEAR
@@ -12,7 +13,8 @@ from tests.prog.oracle_xdp import NO_BACKEND, NO_VIP, TX
 from towpath.model import Backend, Protocol
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
-MANY = 300
+MANY = examples(300, 60)
+BATCH = examples(100, 30)
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +45,9 @@ def test_known_flows_stay_while_tables_change(rig: Rig, inside: int, outside: in
     )
     for number, backends in enumerate(wishes):
         rig.serve(service(VIPS[inside], *backends, table_size=251 if number % 2 else 1021))
-        known = [rig.expect(each, TX) for each in flows(number * 100, inside)]
+        known = [rig.expect(each, TX) for each in flows(number * BATCH, inside)]
         assert not any(outcome.fresh for outcome in known)
-        fresh = [rig.expect(each, TX) for each in flows(100, inside, start=number * 100)]
+        fresh = [rig.expect(each, TX) for each in flows(BATCH, inside, start=number * BATCH)]
         assert all(outcome.fresh for outcome in fresh)
     # Of these weights are 0 by now: not one flow is where Maglev would send it.
     assert {outcome.backend for outcome in known} == {first, more[0], more[1]}

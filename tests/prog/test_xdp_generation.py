@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.guests import examples
 from tests.prog.frames_xdp import VIPS, flows
 from tests.prog.harness_xdp import SMALL, Rig, rigged, service
 from tests.prog.network_xdp import NEAR, Network
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tests.prog.oracle_xdp_parse import Address
 
 TIGHT = replace(SMALL, backends=2, services=2)
-MANY = 300
+MANY = examples(300, 60)
 GENERATIONS = (1 << 12) - 1
 
 

@@ -230,15 +230,16 @@ def test_a_route_that_changes_is_followed(
     unresolved = NEAR_UNRESOLVED[outside]
     host = f"{target}/{HOST[outside]}"
     made = frame(4, payload=bytes(1250))
+    ways = net.ways_from(IN)
     small, above = (1280, TOO_LARGE) if fib_lookup().mtu else (0, TX)
     serve(rig, 4, target)
     rig.expect(made, "drop_no_route")
     for command, way, verdict in (
-        (f"replace {host} via {near}", net.ways[near], TX),
-        (f"replace {host} via {near} mtu lock 1280", replace(net.ways[near], mtu=small), above),
-        (f"replace {host} via {far}", net.ways[far], REDIRECT),
-        (f"replace {host} via {unresolved}", net.ways[unresolved], HANDOFF),
-        (f"delete {host}", net.ways[target], "drop_no_route"),
+        (f"replace {host} via {near}", ways[near], TX),
+        (f"replace {host} via {near} mtu lock 1280", replace(ways[near], mtu=small), above),
+        (f"replace {host} via {far}", ways[far], REDIRECT),
+        (f"replace {host} via {unresolved}", ways[unresolved], HANDOFF),
+        (f"delete {host}", ways[target], "drop_no_route"),
     ):
         ip(f"route {command}")
         monkeypatch.setitem(rig.world.ways, target, way)

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.guests import examples
 from tests.prog.frames_xdp import PORT, frame
 from tests.prog.harness_xdp import SMALL, Rig, rigged, service
 from tests.prog.network_xdp import NEAR, Network
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 PLACES = 256  # in the index: eight for each service, then the next power of two
 PROBES = 16
 CROWDED = replace(SMALL, services=20)
-ROOMY = replace(SMALL, services=512, backends=512)
+EACH = examples(128, 24)  # VIPs of each family, three services each
+ROOMY = replace(SMALL, services=4 * EACH, backends=4 * EACH)
 TABLE = 251
 
 
@@ -105,11 +107,11 @@ def alone(vip: Address, port: int = PORT, protocol: Protocol = Protocol.TCP) -> 
 def test_hundreds_that_come_and_go(net: Network) -> None:
     """An index as full as it gets, for several generations of services."""
     kinds = ((80, Protocol.TCP), (80, Protocol.UDP), (443, Protocol.TCP))
-    vips = [ip_address(first) + n for first in ("203.0.113.0", "2001:db8:4::") for n in range(128)]
+    vips = [ip_address(first) + n for first in ("203.0.113.0", "2001:db8:4::") for n in range(EACH)]
     pool = [alone(vip, *kind) for vip in vips for kind in kinds]
     frames = {each: made_for(each) for each in pool}
     with rigged(net, limits=ROOMY) as rig:
-        for step in range(6):
+        for step in range(examples(6, 3)):
             chosen = {each for n, each in enumerate(pool) if n % 3 != step % 3}
             rig.serve(*chosen)
             for each, made in frames.items():

@@ -72,10 +72,9 @@ def test_context_reaches_the_program(sample: BpfObject, veth: int) -> None:
 
 
 def test_impossible_packets_are_refused(sample: BpfObject) -> None:
-    """The message has the size; a frame has an Ethernet header at least."""
-    with pytest.raises(KernelError, match=r"test run of program count: .*a packet of 3 bytes"):
-        sample.programs["count"].test_run(b"abc")
-    with pytest.raises(KernelError, match="or that context"):
+    """The message has the size. No kernel takes this context; which sizes it takes varies."""
+    said = rf"test run of program count: .*a packet of {len(PACKET)} bytes, or that context"
+    with pytest.raises(KernelError, match=said):
         sample.programs["count"].test_run(PACKET, ctx=b"\xff" * 24)
 
 
