@@ -151,7 +151,7 @@ struct flow_key {
 	__be16 dport;
 	__u8 protocol;
 	__u8 family;
-	__u8 _reserved[2];
+	__u16 _reserved;
 };
 
 /*

@@ -160,10 +160,12 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
 	pkt->tos = ip->tos;
 	pkt->id = ip->id;
 	pkt->fragment = ip->frag_off;
-	pkt->flow.family = FAMILY_V4;
-	pkt->flow.protocol = ip->protocol;
-	pkt->flow.saddr.word[3] = ip->saddr;
-	pkt->flow.daddr.word[3] = ip->daddr;
+	pkt->flow = (struct flow_key){
+		.saddr.word[3] = ip->saddr,
+		.daddr.word[3] = ip->daddr,
+		.protocol = ip->protocol,
+		.family = FAMILY_V4,
+	};
 
 	/* Options are skipped here and carried along with the packet. */
 	c->pos = (void *)ip + header;
@@ -224,10 +226,12 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 		return VERDICT_PASS_MALFORMED;
 
 	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
-	pkt->flow.family = FAMILY_V6;
-	pkt->flow.protocol = ip->nexthdr;
+	pkt->id = pkt->fragment = 0;
 	__builtin_memcpy(&pkt->flow.saddr, &ip->saddr, 16);
 	__builtin_memcpy(&pkt->flow.daddr, &ip->daddr, 16);
+	pkt->flow.family = FAMILY_V6;
+	pkt->flow.protocol = ip->nexthdr;
+	pkt->flow._reserved = 0;
 
 	if (unlikely(ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP)) {
 		result = parse_ipv6_extensions(c, ip->nexthdr, &pkt->flow.protocol);
@@ -240,7 +244,7 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 	return parse_ports(c, pkt->l3_length - after, &pkt->flow);
 }
 
-/* Fills `pkt`, which the caller zeroed, from the frame. */
+/* Fills `pkt` from the frame: all of it, unless it is for another reason than PARSE_OK. */
 static __always_inline int parse_packet(struct xdp_md *ctx, struct packet *pkt)
 {
 	struct cursor c = cursor_of(ctx);

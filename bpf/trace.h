@@ -13,20 +13,19 @@ struct trace_request {
 };
 
 /*
- * Returns the record to fill if the frame asks for one, else NULL. Whatever would
- * change state asks whether this packet is being traced.
+ * Whether the frame asks for a trace, and if so where it is to have come in. Whatever
+ * would change state asks whether this packet is being traced.
  */
-static __always_inline struct trace *trace_requested(struct xdp_md *ctx, __u32 *ifindex)
+static __always_inline bool trace_requested(struct xdp_md *ctx, __u32 *ifindex)
 {
 	struct trace_request *request = (void *)(long)ctx->data;
-	__u32 zero = 0;
 
 	if ((void *)(&request->ifindex + 1) > (void *)(long)ctx->data_end)
-		return NULL;
+		return false;
 	if (likely(request->cookie != trace_cookie || !trace_cookie))
-		return NULL;
+		return false;
 	*ifindex = request->ifindex;
-	return bpf_map_lookup_elem(&traces, &zero);
+	return true;
 }
 
 #endif

@@ -24,26 +24,45 @@ const enum vip_limits btf_vip_limits __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 
-/* One packet on its way through; in registers where they reach. */
+/*
+ * One packet on its way through. It lies in a map rather than on the stack: what is
+ * read from there is any number to the verifier, which therefore looks at the rest
+ * of the program once, and not again for every way through the parser.
+ */
 struct work {
 	struct packet pkt;
-	struct trace *trace; /* NULL unless this packet is being traced */
 	__u32 cpu;
 	__u32 rx_ifindex;
 	__u64 jiffies;
 	__u64 hash;
+	__u32 traced; /* this packet is a trace's */
 };
 
-#define TRACE(w, field, value)                       \
-	do {                                         \
-		if (unlikely((w)->trace))            \
-			(w)->trace->field = (value); \
+/*
+ * Two rows for each possible CPU. Traces have one of their own, since before 6.9 a
+ * test run may be interrupted by packets of the same CPU.
+ */
+ARRAY_MAP(works, struct work);
+
+static __always_inline struct trace *trace_of(const struct work *w)
+{
+	__u32 zero = 0;
+
+	return unlikely(w->traced) ? bpf_map_lookup_elem(&traces, &zero) : NULL;
+}
+
+#define TRACE(w, field, value)                      \
+	do {                                        \
+		struct trace *_trace = trace_of(w); \
+		if (_trace)                         \
+			_trace->field = (value);    \
 	} while (0)
 
-#define TRACE_FLAG(w, flag)                          \
-	do {                                         \
-		if (unlikely((w)->trace))            \
-			(w)->trace->flags |= (flag); \
+#define TRACE_FLAG(w, flag)                         \
+	do {                                        \
+		struct trace *_trace = trace_of(w); \
+		if (_trace)                         \
+			_trace->flags |= (flag);    \
 	} while (0)
 
 /* The backend that Maglev gives this flow, NULL if the service has none. */
@@ -75,14 +94,14 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 	}
 
 	place = flow_place(w->hash, w->jiffies);
-	backend = backend_of(flow_lookup(&place, &id, !w->trace));
+	backend = backend_of(flow_lookup(&place, &id, !w->traced));
 	if (likely(backend)) {
 		TRACE_FLAG(w, TRACE_FLOW_HIT);
 		return backend;
 	}
 	*fresh = true;
 	backend = hash_backend(w, service);
-	if (backend && !w->trace && flow_may_learn(w->cpu, w->jiffies))
+	if (backend && !w->traced && flow_may_learn(w->cpu, w->jiffies))
 		flow_learn_as(&place, &id, backend->handle);
 	return backend;
 }
@@ -112,7 +131,7 @@ static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
 		outer->hop = fresh;
 		if (result != BPF_FIB_LKUP_RET_SUCCESS)
 			return fib_verdict(result);
-		if (!w->trace)
+		if (!w->traced)
 			row->hop = *fresh;
 	}
 	return outer->hop->tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
@@ -159,7 +178,7 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 		return VERDICT_DROP_HEADROOM;
 	if (unlikely(verdict == VERDICT_REDIRECT))
 		bpf_redirect(tx_ifindex, 0);
-	if (!w->trace) {
+	if (!w->traced) {
 		row->packets++;
 		row->bytes += w->pkt.l3_length;
 	}
@@ -204,7 +223,7 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 			verdict = send_to(ctx, w, backend, row);
 	}
 	TRACE(w, hash, w->hash >> 32);
-	if (!w->trace)
+	if (!w->traced)
 		count_service(w, id, fresh, verdict);
 	return verdict;
 }
@@ -223,33 +242,48 @@ static __always_inline int xdp_action(__u32 verdict)
 	}
 }
 
+/* The row of this CPU for a packet that came in. The parser and balance() fill the rest. */
+static __always_inline struct work *begin(struct xdp_md *ctx)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), ifindex = ctx->ingress_ifindex;
+	__u32 traced = trace_requested(ctx, &ifindex);
+	__u32 row = cpu * 2 + traced;
+	struct work *w = bpf_map_lookup_elem(&works, &row);
+
+	if (w) {
+		w->cpu = cpu;
+		w->rx_ifindex = ifindex;
+		w->traced = traced;
+	}
+	return w;
+}
+
 SEC("xdp")
 int towpath_lb(struct xdp_md *ctx)
 {
-	struct work w = {};
+	struct work *w = begin(ctx);
 	__u32 verdict, id;
 	int parsed;
 
-	w.cpu = bpf_get_smp_processor_id();
-	w.rx_ifindex = ctx->ingress_ifindex;
-	w.trace = trace_requested(ctx, &w.rx_ifindex);
-
-	parsed = parse_packet(ctx, &w.pkt);
+	if (!w)
+		return XDP_PASS;
+	parsed = parse_packet(ctx, &w->pkt);
+	barrier();
 	if (parsed != PARSE_OK) {
 		verdict = parsed;
 	} else {
 		verdict = VERDICT_PASS_NO_VIP;
-		id = vip_lookup(&w.pkt.flow);
+		id = vip_lookup(&w->pkt.flow);
 		if (id) {
-			TRACE_FLAG(&w, TRACE_VIP);
-			TRACE(&w, service, id);
-			verdict = balance(ctx, &w, id);
+			TRACE_FLAG(w, TRACE_VIP);
+			TRACE(w, service, id);
+			verdict = balance(ctx, w, id);
 		}
 	}
 
-	TRACE(&w, verdict, verdict);
-	if (!w.trace)
-		count_verdict(w.cpu, verdict);
+	TRACE(w, verdict, verdict);
+	if (!w->traced)
+		count_verdict(w->cpu, verdict);
 	return xdp_action(verdict);
 }
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.prog.oracle_xdp import Outcome
 
 SMALLEST = replace(SMALL, flows=1024)
-FLOOD = examples(12, 2) * SMALLEST.flows
+FLOOD = examples(12 * SMALLEST.flows, SMALLEST.flows * 5 // 4)
 LEARNT_IN_A_JIFFY = 512
 
 

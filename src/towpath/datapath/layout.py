@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # One VIP slot in eight is used when the index is full: a probe sequence of 16
 # is then longer than any that occurs.
 _VIP_SLOTS_PER_SERVICE = 8
+_WORKS_PER_CPU = 2
 
 
 def _power_of_two(n: int) -> int:
@@ -46,6 +47,7 @@ class Layout:
                 "service_cpus": services * cpus,
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,
+                "works": _WORKS_PER_CPU * cpus,
             },
             cpus,
         )

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Every node of a group must send a flow to the same backend, so this is not random.
 HASH_SEED = 0x546F7770617468
+_SCRATCH = frozenset({"works"})
+"""Maps with nothing in them that outlives a packet: every program has its own."""
 _TYPES = "types"
 """Among the pinned maps, a copy of their types."""
 _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "cookie"}
@@ -93,7 +95,9 @@ class LoadedProgram:
         self._seeds = {name: int(record[field]) for name, field in _SEEDS.items()}
 
     def _compare(self, directory: Path, pinned: Mapping[str, Map]) -> None:
-        wanted = {name: self.object.layout(name) for name in self.object.map_names}
+        wanted = {
+            name: self.object.layout(name) for name in self.object.map_names if name not in _SCRATCH
+        }
         differences = [
             *(f"{name} is missing" for name in wanted if name not in pinned),
             *(f"{name} is unknown" for name in pinned if name not in wanted),
@@ -124,7 +128,7 @@ class LoadedProgram:
         self._map_directory.parent.mkdir(parents=True, exist_ok=True)
         with new_pin_dir(self._map_directory) as building:
             for name, each in self.maps.items():
-                if not name.startswith("."):
+                if not name.startswith(".") and name not in _SCRATCH:
                     each.pin(building / name)
             pin_types(self.btf, building / _TYPES)
 
