@@ -8,6 +8,6 @@
 volatile __u32 told_ifindex;
 
 /* In the one place where the context is asked for it. */
-#define ingress_ifindex rx_queue_index, w.rx_ifindex = told_ifindex
+#define ingress_ifindex rx_queue_index * 0 + told_ifindex
 
 #include "xdp.bpf.c"
