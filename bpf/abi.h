@@ -49,6 +49,17 @@ struct vip_key {
 	__u8 family;   /* enum family */
 };
 
+/*
+ * A service for more than one port or address is found in a second step. The key
+ * is then a prefix: VIP_PREFIX is added to its family, its port is the prefix's
+ * length, and what its slot holds is not a service but a page of ports. With
+ * protocol 0 the key says that the addresses are VIPs at all, for packets that
+ * have no ports.
+ */
+enum vip_kind {
+	VIP_PREFIX = 0x40,
+};
+
 struct vip_slot {
 	struct vip_key key;
 	__u32 service; /* index into services, 0 = none */
@@ -57,6 +68,37 @@ struct vip_slot {
 
 enum vip_limits {
 	VIP_PROBES = 16, /* slots looked at before giving up */
+};
+
+/*
+ * Which lengths the prefixes in the index have, so that no others are looked for:
+ * a byte each, the longest first, up to 8, then zeros. One word is one store.
+ */
+struct vip_lengths {
+	__u64 ports[2]; /* of prefixes with a page of ports: IPv4, IPv6 */
+	__u64 known[2]; /* of all VIPs */
+};
+
+enum vip_families {
+	VIP_V4 = 0,
+	VIP_V6 = 1,
+	VIP_LENGTHS = 8,
+};
+
+/*
+ * Ports of a prefix and protocol, by their high byte and then, on a page that the
+ * first one names, by their low byte. An entry is 0, or a service and on a first
+ * page PORT_WHOLE with it (all 256 ports alike), or on a first page a page. Pages
+ * that are in use are never written: new ones take their place with a store to the
+ * slot in `vips`.
+ */
+struct port_page {
+	__u32 entry[256];
+};
+
+enum port_pages {
+	PORT_ENTRIES = 256,
+	PORT_WHOLE = 1 << 30,
 };
 
 enum service_flags {

@@ -51,7 +51,7 @@ static __always_inline __u64 hash_vip(const struct vip_key *key)
 	__u64 tail = *(const __u32 *)&key->port;
 	__u64 state = hash_step(0, key->addr.word[3] | tail << 32);
 
-	if (key->family == FAMILY_V6)
+	if ((key->family & ~VIP_PREFIX) == FAMILY_V6)
 		state = hash_step(
 			hash_step(state, key->addr.word[0] | (__u64)key->addr.word[1] << 32),
 			key->addr.word[2]);

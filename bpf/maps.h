@@ -31,6 +31,8 @@ struct flow_set {
 	} name SEC(".maps")
 
 ARRAY_MAP(vips, struct vip_slot);
+ARRAY_MAP(vip_lengths, struct vip_lengths);
+ARRAY_MAP(port_pages, struct port_page);
 ARRAY_MAP(services, struct service);
 ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);

@@ -21,49 +21,11 @@ const enum service_flags btf_service_flags __attribute__((used)) = 0;
 const enum trace_flags btf_trace_flags __attribute__((used)) = 0;
 const enum handle_bits btf_handle_bits __attribute__((used)) = 0;
 const enum vip_limits btf_vip_limits __attribute__((used)) = 0;
+const enum vip_kind btf_vip_kind __attribute__((used)) = 0;
+const enum vip_families btf_vip_families __attribute__((used)) = 0;
+const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
-
-/*
- * One packet on its way through. It lies in a map rather than on the stack: what is
- * read from there is any number to the verifier, which therefore looks at the rest
- * of the program once, and not again for every way through the parser.
- */
-struct work {
-	struct packet pkt;
-	__u32 cpu;
-	__u32 rx_ifindex;
-	__u64 jiffies;
-	__u64 hash;
-	__u32 traced; /* this packet is a trace's */
-};
-
-/*
- * Two rows for each possible CPU. Traces have one of their own, since before 6.9 a
- * test run may be interrupted by packets of the same CPU.
- */
-ARRAY_MAP(works, struct work);
-
-static __always_inline struct trace *trace_of(const struct work *w)
-{
-	__u32 zero = 0;
-
-	return unlikely(w->traced) ? bpf_map_lookup_elem(&traces, &zero) : NULL;
-}
-
-#define TRACE(w, field, value)                      \
-	do {                                        \
-		struct trace *_trace = trace_of(w); \
-		if (_trace)                         \
-			_trace->field = (value);    \
-	} while (0)
-
-#define TRACE_FLAG(w, flag)                         \
-	do {                                        \
-		struct trace *_trace = trace_of(w); \
-		if (_trace)                         \
-			_trace->flags |= (flag);    \
-	} while (0)
 
 /* The backend that Maglev gives this flow, NULL if the service has none. */
 static __always_inline struct backend *hash_backend(struct work *w, const struct service *service)
@@ -242,26 +204,10 @@ static __always_inline int xdp_action(__u32 verdict)
 	}
 }
 
-/* The row of this CPU for a packet that came in. The parser and balance() fill the rest. */
-static __always_inline struct work *begin(struct xdp_md *ctx)
-{
-	__u32 cpu = bpf_get_smp_processor_id(), ifindex = ctx->ingress_ifindex;
-	__u32 traced = trace_requested(ctx, &ifindex);
-	__u32 row = cpu * 2 + traced;
-	struct work *w = bpf_map_lookup_elem(&works, &row);
-
-	if (w) {
-		w->cpu = cpu;
-		w->rx_ifindex = ifindex;
-		w->traced = traced;
-	}
-	return w;
-}
-
 SEC("xdp")
 int towpath_lb(struct xdp_md *ctx)
 {
-	struct work *w = begin(ctx);
+	struct work *w = work_begin(ctx);
 	__u32 verdict, id;
 	int parsed;
 
@@ -273,7 +219,7 @@ int towpath_lb(struct xdp_md *ctx)
 		verdict = parsed;
 	} else {
 		verdict = VERDICT_PASS_NO_VIP;
-		id = vip_lookup(&w->pkt.flow);
+		id = service_lookup(w);
 		if (id) {
 			TRACE_FLAG(w, TRACE_VIP);
 			TRACE(w, service, id);

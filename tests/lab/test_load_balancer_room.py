@@ -124,7 +124,7 @@ def _interrupted_after(last: int) -> Callable[[Step, Tables], None]:
 def _reached(balancer: LoadBalancer, service: Service) -> set[object]:
     """The backends that some flows of a service get to."""
     traces = [
-        balancer.trace(FlowTuple(IPv4Address("198.51.100.7"), port, *service.key))
+        balancer.trace(FlowTuple.parse(f"198.51.100.7:{port} -> {service.vip}:{service.port} tcp"))
         for port in range(40000, 40020)
     ]
     assert all(trace.service == service.key for trace in traces)

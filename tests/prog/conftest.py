@@ -9,7 +9,7 @@ import pytest
 from tests.prog.harness_xdp import Rig, rigged
 from tests.prog.network_xdp import Network, network
 
-from towpath.kernel import bpffs
+from towpath.kernel import bpffs, links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,4 +35,7 @@ def pins() -> Iterator[Path]:
     """Where a load balancer can outlive its object; what is there then goes with the test."""
     directory = bpffs.ROOT / "towpath-test"
     yield directory
+    # The kernel ends an attachment some time after its last pin is gone: the next test may meet it.
+    for link in (directory / "links").glob("*"):
+        links.from_pin(link).detach()
     bpffs.remove_pins(directory)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from scapy.layers.inet import IP, TCP, UDP
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.prog.oracle_xdp_parse import Address
+
+    from towpath.model import Service
 
 CLIENTS = {4: ip_address("198.51.100.77"), 6: ip_address("2001:db8:3::77")}
 VIPS = {4: ip_address("203.0.113.10"), 6: ip_address("2001:db8:4::10")}
@@ -64,6 +66,14 @@ def frame(
     """The plainest frame of its kind."""
     packet = ether(vlan=vlan) / ip(family, vip=vip, **fields)
     return bytes(packet / segment(protocol, sport=sport, dport=dport, payload=payload))
+
+
+def made_for(service: Service, **fields: Any) -> bytes:
+    """The plainest frame to a service that is for one port of one address."""
+    vip, port = service.vip, service.port
+    assert isinstance(vip, IPv4Address | IPv6Address)
+    assert isinstance(port, int)
+    return frame(vip.version, service.protocol.number, vip=vip, dport=port, **fields)
 
 
 def flows(count: int, family: int = 4, protocol: int = 6, *, start: int = 0) -> Iterator[bytes]:

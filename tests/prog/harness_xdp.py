@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.prog.oracle_xdp_parse import Address
 
     from towpath.kernel.programs import TestRun
+    from towpath.model.kinds import Ports
 
 SMALL = Limits(services=64, backends=400, flows=1 << 18, table_slots=1 << 18)
 TABLE_SIZE = 1021
@@ -163,16 +165,16 @@ def rigged(
 
 
 def service(
-    vip: Address,
+    vip: Address | IPv4Network | IPv6Network,
     *backends: Address | Backend,
-    port: int = 80,
+    port: int | Ports = 80,
     protocol: Protocol = Protocol.TCP,
     table_size: int = TABLE_SIZE,
     flow_table: bool = True,
 ) -> Service:
     """A service whose backends have weight 1 where nothing else is said."""
     weighted = tuple(b if isinstance(b, Backend) else Backend(b) for b in backends)
-    name = f"{protocol}-{port}-{int(vip):x}"
+    name = re.sub("[^a-z0-9.:-]", "_", f"{protocol}-{port}-{vip}")
     return Service(
         name, vip, port, protocol, weighted, table_size=table_size, flow_table=flow_table
     )
@@ -180,7 +182,8 @@ def service(
 
 def plain_key(key: Any) -> Key:
     """A key as the oracle has it."""
-    return key.vip, key.port, key.protocol.number
+    port = key.port if isinstance(key.port, int) else tuple(map(tuple, key.port.ranges))
+    return key.vip, port, key.protocol.number
 
 
 def key_of(service: Service) -> Key:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
 from tests.prog.oracle_xdp_parse import Flow, Leave, Packet, parse
@@ -36,8 +36,9 @@ ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 DSCP_AND_ECN_SHIFT = 20
 M64 = (1 << 64) - 1
 
-Key = tuple["Address", int, int]
-"""A service: VIP, port, protocol number."""
+Ranges = tuple[tuple[int, int], ...]
+Key = tuple["Address | IPv4Network | IPv6Network", "int | Ranges", int]
+"""A service: VIP or prefix of VIPs, port or ranges of ports, protocol number."""
 
 
 # ---- What is there -------------------------------------------------------------------------------
@@ -102,11 +103,18 @@ class World:
             packet = parse(frame)
         except Leave as leave:
             return Outcome(leave.verdict, frame)
-        flow = packet.flow
-        key = (flow.destination, flow.destination_port, flow.protocol)
-        if key not in self.services:
+        key = self.find(packet.flow)
+        if key is None:
             return Outcome(NO_VIP, frame)
         return self._balance(frame, ifindex, packet, key)
+
+    def find(self, flow: Flow) -> Key | None:
+        """The service: of this very address and port, else of the longest prefix with the port."""
+        exact = (flow.destination, flow.destination_port, flow.protocol)
+        if exact in self.services:
+            return exact
+        found = [key for key in self.services if is_for(key, flow)]
+        return max(found, key=lambda key: ip_network(key[0]).prefixlen, default=None)
 
     def remember(self, outcome: Outcome) -> None:
         """Learn the flow of a packet that has been through."""
@@ -176,6 +184,16 @@ class World:
             return raw.to_bytes(len(base.packed), "big")
         assert way.source is not None
         return way.source.packed
+
+
+def is_for(key: Key, flow: Flow) -> bool:
+    """Whether a service is for a flow's packets, by the plain meaning of its key."""
+    vip, port, protocol = key
+    network, ranges = ip_network(vip), ((port, port),) if isinstance(port, int) else port
+    if (network.version, protocol) != (flow.destination.version, flow.protocol):
+        return False
+    ours = any(first <= flow.destination_port <= last for first, last in ranges)
+    return ours and flow.destination in network
 
 
 # ---- What happens --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.guests import examples
-from tests.prog.frames_xdp import VIPS, frame
+from tests.prog.frames_xdp import VIPS, made_for
 from tests.prog.harness_xdp import Rig, key_of, rigged, served, service
 from tests.prog.network_xdp import IN, NEAR, Network
 from tests.prog.oracle_xdp import NO_VIP, TX
@@ -124,7 +124,7 @@ def rig(line: Lineage) -> Rig:
 
 def frames(each: Service, ports: range) -> Iterator[bytes]:
     """A frame for each client port."""
-    made = bytearray(frame(each.vip.version, vip=each.vip))
+    made = bytearray(made_for(each))
     field = {4: 34, 6: 54}[each.vip.version]
     for port in ports:
         made[field : field + 2] = port.to_bytes(2, "big")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from tests.guests import examples
-from tests.prog.frames_xdp import PORT, VIPS, flows, frame
+from tests.prog.frames_xdp import PORT, VIPS, flows, frame, made_for
 from tests.prog.harness_xdp import Rig, service
 from tests.prog.network_xdp import NEAR
 from tests.prog.oracle_xdp import NO_BACKEND, NO_VIP, TX
@@ -99,8 +99,7 @@ def test_services_do_not_share_flows(rig: Rig) -> None:
     rig.serve(*services)
     for expected in (True, False):
         for each in services:
-            made = frame(each.vip.version, each.protocol.number, vip=each.vip, dport=each.port)
-            outcome = rig.expect(made, TX)
+            outcome = rig.expect(made_for(each), TX)
             assert outcome.backend == each.backends[0].address
             assert outcome.fresh == expected
 

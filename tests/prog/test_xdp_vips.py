@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.guests import examples
-from tests.prog.frames_xdp import PORT, frame
+from tests.prog.frames_xdp import PORT, made_for
 from tests.prog.harness_xdp import SMALL, Rig, rigged, service
 from tests.prog.network_xdp import NEAR, Network
 from tests.prog.oracle_xdp import NO_VIP, TX, mix
@@ -38,11 +38,6 @@ def rig(net: Network) -> Iterator[Rig]:
     """A load balancer with a small index of VIPs."""
     with rigged(net, limits=CROWDED) as rig:
         yield rig
-
-
-def made_for(each: Service) -> bytes:
-    """A frame to a service."""
-    return frame(each.vip.version, each.protocol.number, vip=each.vip, dport=each.port)
 
 
 def place(vip: Address) -> int:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.agent.errors import ConflictError, NotFoundError
-from towpath.model import Problem, Service, ServiceKey
+from towpath.model import Problem, Service
+from towpath.model.keys import Clash, KeyIndex
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -46,12 +47,12 @@ class Desired:
     """
 
     _names: Mapping[str, Owned]
-    _keys: Mapping[ServiceKey, Owned]
+    _keys: KeyIndex[Owned]
 
     @classmethod
     def of(cls, file: Iterable[Service] = (), api: Iterable[Service] = ()) -> Desired:
         """Both sources' services. Raises ConflictError with every contradiction."""
-        return cls({}, {}).changed(Owner.FILE, put=file).changed(Owner.API, put=api)
+        return cls({}, KeyIndex()).changed(Owner.FILE, put=file).changed(Owner.API, put=api)
 
     def __iter__(self) -> Iterator[Owned]:
         return iter(self._names.values())
@@ -81,19 +82,20 @@ class Desired:
 
         Raises ConflictError with every contradiction to what stays.
         """
-        names, keys = dict(self._names), dict(self._keys)
+        names, keys = dict(self._names), self._keys.copy()
         put = tuple(put)
         for name in (*remove, *(service.name for service in put)):
             if (old := names.get(name)) and old.owner is owner:
                 # Replaced in its place; gone unless it is put again.
-                keys.pop(old.service.key, None)
+                keys.remove(old.service.key)
         for name in set(remove) - {service.name for service in put}:
             names.pop(name, None)
         problems: list[Problem] = []
         for service in put:
             new = Owned(owner, service)
-            problems += _conflicts(new, names.get(service.name), keys.get(service.key))
-            names[service.name] = keys[service.key] = new
+            problems += _conflicts(new, names.get(service.name), keys.clash(service.key))
+            names[service.name] = new
+            keys.add(service.key, new)
         if problems:
             raise ConflictError(problems)
         return Desired(names, keys)
@@ -114,8 +116,10 @@ def elsewhere(name: str) -> str:
     return f"service {name!r} belongs to the configuration file; change it there"
 
 
-def _conflicts(new: Owned, same_name: Owned | None, same_key: Owned | None) -> Iterator[Problem]:
-    """Why a service can't be beside the one of its name, or the one of its key."""
+def _conflicts(
+    new: Owned, same_name: Owned | None, clash: Clash[Owned] | None
+) -> Iterator[Problem]:
+    """Why a service can't be beside the one of its name, or one that is for the same packets."""
     service = new.service
     if same_name and same_name.owner is not new.owner:
         if new.owner is Owner.API:
@@ -126,9 +130,9 @@ def _conflicts(new: Owned, same_name: Owned | None, same_key: Owned | None) -> I
                 f" (towpath service delete {service.name}) or here",
                 "name",
             )
-    elif same_key:
+    elif clash:
         yield Problem(
-            f"{service.key} of service {service.name!r} ({new.owner}) is already that of service"
-            f" {same_key.service.name!r} ({same_key.owner}); allowed: one service each",
+            f"{clash.key} of service {service.name!r} ({new.owner}) is already that of service"
+            f" {clash.owner.service.name!r} ({clash.owner.owner}); allowed: one service each",
             "vip",
         )

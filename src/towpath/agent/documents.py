@@ -7,10 +7,11 @@ next to nothing: no pydantic, no numpy.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from towpath.agent.desired import Owner
 from towpath.model import Address, Device, Problem, Protocol, Service
+from towpath.model.kinds import Ports, PortSet, Prefix, Vip
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class ServiceName:
     """A service by its name and by what it is for."""
 
     name: str
-    vip: Address
-    port: int
+    vip: Annotated[Address | Prefix, Vip()]
+    port: Annotated[int | Ports, PortSet()]
     protocol: Protocol
 
 

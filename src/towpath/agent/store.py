@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was set through the API, in SQLite below the state directory.
 
-One table for services, one for their backends. The schema's version is SQLite's
-own ``user_version``: an older file is migrated when it is opened, a newer one is
-refused. Write-ahead logging with full synchronisation: what has been committed
+A service is one row: its name and the JSON document that the API has of it, so that
+a field that a newer version adds needs no other schema. The schema's version is
+SQLite's own ``user_version``: an older file is migrated when it is opened, a newer
+one is refused. Write-ahead logging with full synchronisation: what has been committed
 survives the process and the machine.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import contextmanager
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
 
 from towpath.agent.errors import AgentError
-from towpath.model import Backend, Protocol, Service
+from towpath.agent.wire import build, plain
+from towpath.model import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,6 +44,20 @@ MIGRATIONS = (
         PRIMARY KEY (service, position),
         UNIQUE (service, address)
     ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE documents (name TEXT PRIMARY KEY, document TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    INSERT INTO documents SELECT name, json_object(
+        'name', name, 'vip', vip, 'port', port, 'protocol', protocol, 'forwarding', forwarding,
+        'table_size', table_size, 'flow_table', json(iif(flow_table, 'true', 'false')),
+        'backends', (
+            SELECT json_group_array(json_object('address', address, 'weight', weight))
+            FROM (SELECT * FROM backends WHERE service = services.name ORDER BY position)
+        )
+    ) FROM services;
+    DROP TABLE backends;
+    DROP TABLE services;
+    ALTER TABLE documents RENAME TO services;
     """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -82,29 +98,8 @@ class Store:
     def services(self) -> tuple[Service, ...]:
         """Every stored service, by name; backends in the order they were given."""
         with self._explained("read"):
-            backends: dict[str, list[Backend]] = {}
-            for name, address, weight in self._db.execute(
-                "SELECT service, address, weight FROM backends ORDER BY service, position"
-            ):
-                backends.setdefault(name, []).append(Backend(ip_address(address), weight))
-            return tuple(
-                Service(
-                    name=name,
-                    vip=ip_address(vip),
-                    port=port,
-                    protocol=Protocol(protocol),
-                    backends=tuple(backends.get(name, ())),
-                    forwarding=forwarding,
-                    table_size=table_size,
-                    flow_table=bool(flow_table),
-                )
-                for name, vip, port, protocol, forwarding, table_size, flow_table in (
-                    self._db.execute(
-                        "SELECT name, vip, port, protocol, forwarding, table_size, flow_table"
-                        " FROM services ORDER BY name"
-                    )
-                )
-            )
+            rows = self._db.execute("SELECT document FROM services ORDER BY name")
+            return tuple(build(Service, json.loads(document)) for (document,) in rows)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -122,44 +117,21 @@ class Store:
 
     def put(self, services: Iterable[Service]) -> None:
         """Add services, replacing those of the same name. Call it in a transaction."""
-        services = tuple(services)
-        # All go before any comes: two services may exchange their VIPs.
-        self.delete(service.name for service in services)
         with self._explained("write"):
-            for service in services:
-                self._insert(service)
+            self._db.executemany(
+                "INSERT OR REPLACE INTO services VALUES (?, ?)",
+                ((each.name, json.dumps(plain(each))) for each in services),
+            )
 
     def delete(self, names: Iterable[str]) -> None:
-        """Forget services and their backends. Call it in a transaction."""
+        """Forget services. Call it in a transaction."""
         with self._explained("write"):
             self._db.executemany("DELETE FROM services WHERE name = ?", ((n,) for n in names))
-
-    def _insert(self, service: Service) -> None:
-        self._db.execute(
-            "INSERT INTO services VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                service.name,
-                str(service.vip),
-                service.port,
-                str(service.protocol),
-                service.forwarding,
-                service.table_size,
-                service.flow_table,
-            ),
-        )
-        self._db.executemany(
-            "INSERT INTO backends VALUES (?, ?, ?, ?)",
-            (
-                (service.name, position, str(backend.address), backend.weight)
-                for position, backend in enumerate(service.backends)
-            ),
-        )
 
     def _prepare(self) -> None:
         """Set the connection up and bring the schema to SCHEMA_VERSION."""
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA foreign_keys = ON")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise StoreError(

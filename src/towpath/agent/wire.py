@@ -12,6 +12,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from towpath.model.kinds import Kind, Ports
+
 
 def plain(value: Any) -> Any:
     """A dataclass, and whatever it holds, as JSON has it."""
@@ -21,7 +23,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if names := _names(value.__class__):
+    if (names := _names(value.__class__)) and not isinstance(value, Ports):
         return {name: plain(getattr(value, name)) for name in names}
     return str(value)
 
@@ -35,7 +37,8 @@ def build(hint: Any, data: Any) -> Any:
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return build(arguments[0], data)
+        inner, kind = arguments[:2]
+        return kind.parse(data) if isinstance(kind, Kind) else build(inner, data)
     if origin in {Union, types.UnionType}:
         return _build_union(arguments, data)
     if origin is tuple:
@@ -73,5 +76,5 @@ def _names(cls: type) -> tuple[str, ...]:
 @cache
 def _hints(cls: type) -> dict[str, Any]:
     """The types of a dataclass's fields; nothing for other classes."""
-    hints = get_type_hints(cls) if _names(cls) else {}
+    hints = get_type_hints(cls, include_extras=True) if _names(cls) else {}
     return {name: hints[name] for name in _names(cls)}

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what is observed to what is desired: which steps, and what they mean to flows.
 
-A service is identified by what packets know of it, (vip, port, protocol), and a
+A service is identified by what packets know of it, (vip, ports, protocol), and a
 backend within its service by its address. A change of name alone is a change
-without steps, and two services that swap their VIPs swap backends.
+without steps, and two services that swap their VIPs swap backends. Only ports may
+change: the service then keeps its flows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from towpath.core.steps import (
     AddBackend,
     CreateService,
     DiscardService,
+    MoveService,
     PublishService,
     RemoveBackend,
     SetOptions,
@@ -71,7 +73,7 @@ class ServiceChange:
 
     @property
     def key(self) -> ServiceKey:
-        """What identifies the service, before and after."""
+        """What the service is for, as it will be, or as it was if it is removed."""
         return self.service.key
 
 
@@ -109,10 +111,18 @@ def plan(
     """
     before, after = tuple(observed), tuple(desired)
     old, new = _apart(before, after)
-    removals = [_removal(old[key]) for key in _ordered(old.keys() - new.keys())]
-    differing = [key for key, service in new.items() if not _equal(old.get(key), service)]
-    common = [_change(old[key], new[key]) for key in _ordered(old.keys() & differing)]
-    additions = [_addition(new[key]) for key in _ordered(new.keys() - old.keys())]
+    moved = _moved(
+        [old[key] for key in _ordered(old.keys() - new.keys())],
+        [new[key] for key in _ordered(new.keys() - old.keys())],
+    )
+    old_kept = {each.key: before for before, each in moved} | {
+        key: service for key, service in old.items() if key in new
+    }
+    gone = old.keys() - {each.key for each in old_kept.values()}
+    removals = [_removal(old[key]) for key in _ordered(gone)]
+    differing = [key for key, service in new.items() if not _equal(old_kept.get(key), service)]
+    common = [_change(old_kept[key], new[key]) for key in _ordered(old_kept.keys() & differing)]
+    additions = [_addition(new[key]) for key in _ordered(new.keys() - old_kept.keys())]
     planned = [*removals, *(change for change in common if change), *additions]
     changes = tuple(change for change, _ in planned)
     steps = tuple(step for _, steps in planned for step in steps)
@@ -146,6 +156,34 @@ def _apart(
                 if other.port == service.port and other.key == service.key:
                     raise _twice(service.key)
     return old, new
+
+
+def _moved(gone: list[Service], come: list[Service]) -> list[tuple[Service, Service]]:
+    """Pair services that only have other ports than before.
+
+    Of one VIP and protocol: those with the same name, then those that have a port in common, which
+    is how a service is known again whose name isn't.
+    """
+    pairs = []
+    for alike in (_same_name, _common_port):
+        for service in list(come):
+            for before in gone:
+                if (before.vip, before.protocol) == (service.vip, service.protocol) and alike(
+                    before, service
+                ):
+                    pairs.append((before, service))
+                    gone.remove(before)
+                    come.remove(service)
+                    break
+    return pairs
+
+
+def _same_name(before: Service, after: Service) -> bool:
+    return before.name == after.name
+
+
+def _common_port(before: Service, after: Service) -> bool:
+    return before.key.ports.overlap(after.key.ports) is not None
 
 
 def _twice(key: ServiceKey) -> ValueError:
@@ -221,7 +259,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
     )
     if not (added or removed or reweighted or differing):
         return None
-    key = after.key
+    key = before.key
     steps: list[Step] = []
     if {"table_size", "flow_table"} & set(differing):
         steps.append(SetOptions(key, after.table_size, after.flow_table))
@@ -233,6 +271,8 @@ def _change(before: Service, after: Service) -> _Planned | None:
         steps.append(SetTable(key, after.backends))
     steps += [SetWeight(key, backend) for backend in reweighted if not old[backend.address].weight]
     steps += [RemoveBackend(key, backend.address) for backend in removed]
+    if before.key != after.key:
+        steps.append(MoveService(before.key, after.key))
     moved = share_moved(before, after)
     return ServiceChange(before, after, differing, added, removed, reweighted, moved), steps
 

@@ -38,6 +38,14 @@ class SetOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveService:
+    """Let packets find the service by other ports, of which some may be those it had."""
+
+    key: ServiceKey
+    to: ServiceKey
+
+
+@dataclass(frozen=True, slots=True)
 class AddBackend:
     """Make a backend known. No table refers to it yet."""
 
@@ -94,14 +102,8 @@ class DiscardService:
     key: ServiceKey
 
 
-Step: TypeAlias = (
-    CreateService
-    | SetOptions
-    | AddBackend
-    | SetWeight
-    | SetTable
-    | PublishService
-    | WithdrawService
-    | RemoveBackend
-    | DiscardService
+ServiceStep: TypeAlias = (
+    CreateService | SetOptions | PublishService | MoveService | WithdrawService | DiscardService
 )
+BackendStep: TypeAlias = AddBackend | SetWeight | SetTable | RemoveBackend
+Step: TypeAlias = ServiceStep | BackendStep

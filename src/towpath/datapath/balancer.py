@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -11,9 +12,11 @@ from towpath.datapath import trace
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, read_counters
+from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.heap import Heap
 from towpath.datapath.pins import held
+from towpath.datapath.ports import PortPages
 from towpath.datapath.program import LoadedProgram
 from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.room import check_room
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
 def unnamed(key: ServiceKey) -> str:
     """Return what a service is called whose name isn't known, such as tcp-203.0.113.10-80."""
-    return f"{key.protocol}-{key.vip}-{key.port}"
+    return re.sub("[/,]", "_", f"{key.protocol}-{key.vip}-{key.port}")
 
 
 class Balancer:
@@ -102,7 +105,7 @@ class Balancer:
             program.forgetter("backend_cpus", program.layout.entries["backends"]),
         )
         self._tables = Tables(
-            VipIndex(program.rows("vips"), program.constant("vip_limits", "VIP_PROBES"), reclaimer),
+            self._make_endpoints(reclaimer),
             self._backends,
             self._heap,
             self._slots,
@@ -110,6 +113,21 @@ class Balancer:
             program.constant("service_flags", "SERVICE_NO_FLOW_TABLE"),
             reclaimer,
             program.forgetter("service_cpus", program.layout.entries["services"]),
+        )
+
+    def _make_endpoints(self, reclaimer: Reclaimer) -> Endpoints:
+        program = self._program
+        flag = program.constant("vip_kind", "VIP_PREFIX")
+        probes = program.constant("vip_limits", "VIP_PROBES")
+        most = program.constant("vip_families", "VIP_LENGTHS")
+        whole = program.constant("port_pages", "PORT_WHOLE")
+        (lengths,) = program.rows("vip_lengths")
+        return Endpoints(
+            VipIndex(program.rows("vips"), probes, reclaimer, flag),
+            PortPages(program.rows("port_pages"), whole, reclaimer),
+            Lengths(lengths["ports"], most),
+            Lengths(lengths["known"], most),
+            flag,
         )
 
     def _write_source(self, source: Source, indexes: Sequence[int]) -> None:
@@ -164,6 +182,7 @@ class Balancer:
         try:
             for step in wanted.steps:
                 execute(step, self._tables)
+            self._tables.settle()
         except BaseException:
             # As after a death: the kernel's tables say what there is.
             wait_for_readers()
@@ -172,15 +191,15 @@ class Balancer:
             raise
         # The very objects: what doesn't change next time is then seen at a glance.
         for change in wanted.changes:
-            if change.after is None:
-                del self._observed[change.key]
-            else:
-                self._observed[change.key] = change.after
+            if change.before is not None:
+                del self._observed[change.before.key]
+        self._observed |= {each.after.key: each.after for each in wanted.changes if each.after}
         return wanted
 
     def _check_room(self, wanted: Plan) -> None:
         installed = self._tables.services
-        touched = {change.key: installed.get(change.key) for change in wanted.changes}
+        before = (change.before.key for change in wanted.changes if change.before)
+        touched = {key: installed.get(key) for key in before}
         check_room(
             wanted.steps,
             services=len(installed),

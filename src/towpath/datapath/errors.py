@@ -9,12 +9,14 @@ class DatapathError(Exception):
 
 
 class CapacityError(DatapathError):
-    """A table is full. ``what`` names it, ``limit`` is its size, ``needed`` what was asked."""
+    """A table is full. ``what`` names it, ``limit`` is its size, ``needed`` what was asked.
 
-    def __init__(self, what: str, needed: int, limit: int, setting: str) -> None:
+    ``setting``: which of the limits makes it larger, "" if none does.
+    """
+
+    def __init__(self, what: str, needed: int, limit: int, setting: str = "") -> None:
         self.what = what
         self.needed = needed
         self.limit = limit
-        super().__init__(
-            f"{what}: {needed} needed, {limit} at most; raise limits.{setting} and restart"
-        )
+        remedy = f"; raise limits.{setting} and restart" if setting else ""
+        super().__init__(f"{what}: {needed} needed, {limit} at most{remedy}")

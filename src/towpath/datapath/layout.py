@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from towpath.model.settings import Limits
 
-# One VIP slot in eight is used when the index is full: a probe sequence of 16
-# is then longer than any that occurs.
-_VIP_SLOTS_PER_SERVICE = 8
+# A service has a key of its own, and its VIP one more: one slot in eight is used when the index
+# is full, and a probe sequence of 16 is then longer than any that occurs.
+_VIP_SLOTS_PER_SERVICE = 16
 _WORKS_PER_CPU = 2
 
 
@@ -38,6 +38,8 @@ class Layout:
         return cls(
             {
                 "vips": _power_of_two(limits.services * _VIP_SLOTS_PER_SERVICE),
+                "vip_lengths": 1,
+                "port_pages": limits.port_pages + 1,
                 "services": services,
                 "maglev": -(-limits.table_slots // maglev_line),
                 "backends": backends,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, assert_never
 
 from towpath.core.steps import (
     AddBackend,
+    BackendStep,
     CreateService,
     DiscardService,
+    MoveService,
     PublishService,
     RemoveBackend,
     SetOptions,
@@ -19,29 +21,45 @@ from towpath.core.steps import (
 )
 
 if TYPE_CHECKING:
+    from towpath.core.steps import ServiceStep
     from towpath.datapath.tables import Tables
 
 
 def execute(step: Step, tables: Tables) -> None:
     """Carry out one step."""
+    if isinstance(step, BackendStep):
+        _of_backends(step, tables)
+    else:
+        _of_service(step, tables)
+
+
+def _of_service(step: ServiceStep, tables: Tables) -> None:
     match step:
         case CreateService(service):
             tables.create(service)
         case SetOptions(key, table_size, flow_table):
             tables.set_options(key, table_size=table_size, flow_table=flow_table)
+        case PublishService(key):
+            tables.publish(key)
+        case MoveService(key, to):
+            tables.move(key, to)
+        case WithdrawService(key):
+            tables.withdraw(key)
+        case DiscardService(key):
+            tables.discard(key)
+        case _:
+            assert_never(step)
+
+
+def _of_backends(step: BackendStep, tables: Tables) -> None:
+    match step:
         case AddBackend(key, backend):
             tables.add_backend(key, backend)
         case SetWeight(key, backend):
             tables.set_weight(key, backend)
         case SetTable(key, backends):
             tables.set_table(key, backends)
-        case PublishService(key):
-            tables.publish(key)
-        case WithdrawService(key):
-            tables.withdraw(key)
         case RemoveBackend(key, address):
             tables.remove_backend(key, address)
-        case DiscardService(key):
-            tables.discard(key)
         case _:
             assert_never(step)

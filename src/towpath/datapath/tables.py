@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from towpath.core import maglev
-from towpath.datapath.address import Address, pack_key, unpack_key
 from towpath.datapath.errors import CapacityError
 from towpath.model.service import Backend, Service, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from towpath.datapath.address import Address
     from towpath.datapath.backends import BackendTable
+    from towpath.datapath.endpoints import Endpoints
     from towpath.datapath.heap import Heap
     from towpath.datapath.reclaim import Reclaimer
-    from towpath.datapath.vips import VipIndex
 
     Array = np.ndarray[Any, Any]
 
@@ -58,6 +58,8 @@ class Installed:
     size: int = 0
     """Slots of the table in use; 0 while there is no backend with a weight."""
     handles: dict[Address, int] = field(default_factory=dict)
+    also: set[ServiceKey] = field(default_factory=set)
+    """Other keys that packets find it by: left by a process that died while it moved it."""
     weights: dict[Address, int] = field(default_factory=dict)
 
     def backends(self) -> tuple[Backend, ...]:
@@ -70,7 +72,7 @@ class Tables:
 
     def __init__(
         self,
-        vips: VipIndex,
+        endpoints: Endpoints,
         backends: BackendTable,
         heap: Heap,
         slots: Slots,
@@ -79,7 +81,7 @@ class Tables:
         reclaimer: Reclaimer,
         forget_service: Callable[[int], None],
     ) -> None:
-        self._vips = vips
+        self._endpoints = endpoints
         self._backends = backends
         self._heap = heap
         self._slots = slots
@@ -108,11 +110,18 @@ class Tables:
 
     def publish(self, key: ServiceKey) -> None:
         """Let packets find the service."""
-        self._vips.set(pack_key(key), self.services[key].index)
+        self._endpoints.publish(key, self.services[key].index)
+
+    def move(self, key: ServiceKey, to: ServiceKey) -> None:
+        """Let packets find the service by other ports."""
+        service = self.services.pop(key)
+        self.services[to] = service
+        service.key = to
+        self._endpoints.move(key, to, service.index)
 
     def withdraw(self, key: ServiceKey) -> None:
         """Let packets to this VIP pass to the kernel."""
-        self._vips.remove(pack_key(key))
+        self._endpoints.withdraw(key, self.services[key].index)
 
     def discard(self, key: ServiceKey) -> None:
         """Give up a withdrawn service that has no backends left."""
@@ -160,11 +169,15 @@ class Tables:
 
     def adopt(self) -> None:
         """Take over what the kernel holds, and put right what was left half done."""
-        used = {}
-        for raw, index in self._vips:
+        used: dict[int, Installed] = {}
+        for key, index in self._endpoints.adopt():
+            if index in used:
+                # A move was begun. Packets find it by both until the next apply has said which.
+                used[index].also.add(key)
+                continue
             row = self._rows[index]
             flow_table = not int(row["flags"]) & self._no_flow_table
-            used[index] = Installed(unpack_key(raw), index, int(row["table_size"]), flow_table)
+            used[index] = Installed(key, index, int(row["table_size"]), flow_table)
         self._free_indexes = deque(i for i in self._free_indexes if i not in used)
 
         records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
@@ -197,6 +210,13 @@ class Tables:
                 self._backends.remove(handle)
         if not np.array_equal(self._table(service, service.backends()), found):
             self.set_table(service.key, service.backends())
+
+    def settle(self) -> None:
+        """Withdraw the keys that a death has left and that no service has taken since."""
+        for service in self.services.values():
+            for key in service.also - self.services.keys():
+                self._endpoints.withdraw(key, service.index)
+            service.also.clear()
 
     # ---- within ---------------------------------------------------------
 

@@ -32,10 +32,18 @@ _FAMILY = 19
 class VipIndex:
     """``vips`` of ``bpf/maps.h`` through a mapping of it.
 
-    ``slots`` is an array of ``struct vip_slot`` whose length is a power of two.
+    ``slots`` is an array of ``struct vip_slot`` whose length is a power of two; ``prefix_flag`` is
+    VIP_PREFIX, which the family of a prefix has.
     """
 
-    def __init__(self, slots: np.ndarray[Any, Any], probes: int, reclaimer: Reclaimer) -> None:
+    def __init__(
+        self,
+        slots: np.ndarray[Any, Any],
+        probes: int,
+        reclaimer: Reclaimer,
+        prefix_flag: int,
+    ) -> None:
+        self._prefix_flag = prefix_flag
         self._keys = slots.view(np.uint8).reshape(len(slots), -1)[:, :_KEY_BYTES]
         self._services = slots["service"]
         self._mask = len(slots) - 1
@@ -49,6 +57,11 @@ class VipIndex:
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
         """Yield each key (20 bytes) and its service."""
         return ((key, int(self._services[at])) for key, at in self._places.items())
+
+    def get(self, key: bytes) -> int:
+        """Return what a key leads to, 0 if it isn't there."""
+        at = self._places.get(key)
+        return 0 if at is None else int(self._services[at])
 
     def set(self, key: bytes, service: int) -> None:
         """Publish a key, or move it to another service in one store.
@@ -75,7 +88,7 @@ class VipIndex:
         self._reclaimer.defer(lambda: self._resting.discard(at))
 
     def _find(self, key: bytes) -> int | None:
-        first = hash_vip(key, is_v6=key[_FAMILY] == FAMILY_V6) >> 32
+        first = hash_vip(key, is_v6=key[_FAMILY] & ~self._prefix_flag == FAMILY_V6) >> 32
         for i in range(self._probes):
             at = (first + i) & self._mask
             if not self._services[at] and at not in self._resting:

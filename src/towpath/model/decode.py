@@ -14,17 +14,13 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from towpath.model.kinds import FieldError, Kind, shown
 from towpath.model.problems import FieldPath
-from towpath.model.service import Backend
-from towpath.model.settings import Device
+from towpath.model.shorthand import written_out
 
 T = TypeVar("T")
 
 Tree = dict[str, Any]
 """Right values by field: plain values, a Tree for a dataclass, a list with None
 where an item is beyond use."""
-
-# What a bare word stands for: `devices: [eth0]`, `backends: [192.0.2.11]`.
-_SHORT: dict[type, str] = {Device: "name", Backend: "address"}
 
 
 class Findings:
@@ -54,8 +50,7 @@ def decode(cls: type, raw: object, path: FieldPath, found: Findings) -> Tree | N
     Returns the fields that are right, defaults included; None if ``raw`` is
     neither.
     """
-    if cls in _SHORT and not isinstance(raw, cls | Mapping) and raw is not None:
-        raw = {_SHORT[cls]: raw}
+    raw = written_out(cls, raw, path, found)
     if is_dataclass(raw) and isinstance(raw, cls):
         raw = {name: getattr(raw, name) for name in _fields(cls)}
     if not isinstance(raw, Mapping):

@@ -6,10 +6,10 @@ itself is absent, and a rule that would need it says nothing.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from towpath.model.decode import Findings, Tree
-from towpath.model.kinds import Address
+from towpath.model.keys import KeyIndex
+from towpath.model.kinds import Address, Prefix
 from towpath.model.primes import prime_at_least
 from towpath.model.problems import FieldPath, field_path
 from towpath.model.service import LARGEST_TABLE, ServiceKey
@@ -38,7 +38,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
 
 
 def _check_backends(
-    vip: Address | None, backends: Sequence[Tree | None], path: FieldPath, found: Findings
+    vip: Address | Prefix | None, backends: Sequence[Tree | None], path: FieldPath, found: Findings
 ) -> None:
     first: dict[Address, int] = {}
     for index, backend in enumerate(backends):
@@ -46,7 +46,7 @@ def _check_backends(
         if address is None:
             continue
         at = (*path, index, "address")
-        if address == vip:
+        if address == vip or (isinstance(vip, Prefix) and address in vip):
             found.add(at, f"{address} is the service's own vip; allowed: another host's address")
         elif vip is not None and (vip.version, address.version) == (6, 4):
             found.add(
@@ -63,24 +63,23 @@ def _check_backends(
 def check_services_trees(services: Sequence[Tree | None], path: FieldPath, found: Findings) -> None:
     """Check what must differ between services."""
     names: dict[str, int] = {}
-    keys: dict[ServiceKey, int] = {}
+    keys = KeyIndex[int]()
     for index, service in enumerate(services):
         if service is None:
             continue
         if (name := service.get("name")) is not None:
-            _once(names, name, index, (*path, index, "name"), found)
+            first = names.setdefault(name, index)
+            if first != index:
+                also = field_path((*path, first))
+                message = f"{name} is taken by {also}; allowed: one service each"
+                found.add((*path, index, "name"), message)
         if service.keys() >= {"vip", "port", "protocol"}:
             key = ServiceKey(service["vip"], service["port"], service["protocol"])
-            _once(keys, key, index, (*path, index, "vip"), found)
-
-
-def _once(
-    first: dict[Any, int], value: object, index: int, path: FieldPath, found: Findings
-) -> None:
-    if value in first:
-        also = field_path((*path[:-2], first[value]))
-        found.add(path, f"{value} is taken by {also}; allowed: one service each")
-    first.setdefault(value, index)
+            if clash := keys.clash(key):
+                also = field_path((*path, clash.owner))
+                message = f"{clash.key} is taken by {also}; allowed: one service each"
+                found.add((*path, index, "vip"), message)
+            keys.add(key, index)
 
 
 def check_room(services: Sequence[Tree | None], limits: Tree, found: Findings) -> None:

@@ -8,10 +8,22 @@ be described even when it is wrong; :func:`towpath.model.check_services` and
 
 import enum
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from towpath.model.kinds import PORT, Address, Flag, Integer, Name, Prime, UnicastAddress, Word
+from towpath.model.kinds import (
+    Address,
+    Flag,
+    Integer,
+    Name,
+    Ports,
+    PortSet,
+    Prefix,
+    Prime,
+    UnicastAddress,
+    Vip,
+    Word,
+)
 
 # Read by pydantic when it makes a schema of a dataclass.
 PYDANTIC = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -20,6 +32,7 @@ SMALLEST_TABLE = 251
 LARGEST_TABLE = 4194301
 DEFAULT_TABLE = 16381
 MOST_WEIGHT = 65535
+_IPV6 = 6
 
 
 class Protocol(enum.StrEnum):
@@ -34,25 +47,51 @@ class Protocol(enum.StrEnum):
         return 6 if self is Protocol.TCP else 17
 
 
-def endpoint(address: Address, port: int) -> str:
+def endpoint(address: Address | Prefix, port: int | Ports) -> str:
     """Return ``192.0.2.1:80`` or ``[2001:db8::1]:80``."""
-    return f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
+    return f"[{address}]:{port}" if address.version == _IPV6 else f"{address}:{port}"
 
 
 class ServiceKey(NamedTuple):
     """What identifies a service: the packets it is for."""
 
-    vip: Address
-    port: int
+    vip: Address | Prefix
+    port: int | Ports
+    """One port as a number, more of them as a set."""
     protocol: Protocol
+
+    @property
+    def ports(self) -> Ports:
+        """The port or ports as a set."""
+        return self.port if isinstance(self.port, Ports) else Ports.of([(self.port, self.port)])
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is for one address and one port."""
+        return isinstance(self.port, int) and isinstance(self.vip, IPv4Address | IPv6Address)
 
     def __str__(self) -> str:
         return f"{endpoint(self.vip, self.port)}/{self.protocol}"
 
     @property
-    def order(self) -> tuple[int, int, int, int]:
+    def order(self) -> tuple[int, int, int, Ports, int]:
         """Sorts keys of both families: IPv4 first, then by address, port, protocol."""
-        return self.vip.version, int(self.vip), self.port, self.protocol.number
+        version, number = self.vip.version, self.protocol.number
+        if isinstance(self.vip, IPv4Address | IPv6Address):
+            return version, int(self.vip), self.vip.max_prefixlen, self.ports, number
+        address = int(self.vip.network_address)
+        return version, address, self.vip.prefixlen, self.ports, number
+
+    def shared(self, other: "ServiceKey") -> "ServiceKey | None":
+        """Return what both are for, so that they can't be beside each other; None if nothing.
+
+        One port at one address stands beside a set of ports that has it: the more exact one is
+        looked for first. So does a longer prefix beside a shorter one.
+        """
+        if (self.vip, self.protocol) != (other.vip, other.protocol) or self.exact != other.exact:
+            return None
+        ports = self.ports.overlap(other.ports)
+        return None if ports is None else ServiceKey(self.vip, ports.plain, self.protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +114,12 @@ class Service:
 
     name: Annotated[str, Name()]
     """What people call it. Changing it does not touch a packet."""
-    vip: Annotated[Address, UnicastAddress()]
-    """Address that clients connect to."""
-    port: Annotated[int, PORT]
-    """Port that clients connect to."""
+    vip: Annotated[Address | Prefix, Vip()]
+    """Address that clients connect to, or a prefix: every address of it."""
+    port: Annotated[int | Ports, PortSet()]
+    """Port that clients connect to; a range (8000-8999), a list of both, or any."""
     protocol: Annotated[Protocol, Word(of=Protocol)] = Protocol.TCP
-    """Transport protocol."""
+    """Transport protocol. May stand behind the ports instead: 8000-8999/tcp."""
     backends: tuple[Backend, ...] = ()
     """In any order: the order has no influence. None: packets are dropped and counted."""
     forwarding: Annotated[Literal["dsr"], Word("dsr")] = "dsr"

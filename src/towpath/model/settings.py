@@ -57,6 +57,9 @@ class Limits:
     """Backends of all services together."""
     flows: Annotated[int, Integer(1024, 1 << 27)] = 524288
     """Flows remembered at one time."""
+    port_pages: Annotated[int, Integer(1, 1 << 20)] = 1024
+    """Pages of ports of services with more than one port or address, 1 KiB each: a page for each
+    VIP, and one more for each 256 ports that aren't all alike."""
     table_slots: Annotated[int, Integer(251, 1 << 28)] = 20971520
     """Maglev slots of all services together, 4 bytes each."""
 

@@ -6,14 +6,15 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.unit.agent.samples import service
 
-from towpath.agent.store import SCHEMA_VERSION, Store, StoreError
+from towpath.agent.store import MIGRATIONS, SCHEMA_VERSION, Store, StoreError
 from towpath.model import Backend, Protocol, Service
+from towpath.model.kinds import ANY_PORT, Ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,16 +77,42 @@ def test_a_transaction_that_raises_writes_nothing(tmp_path: Path) -> None:
     assert [each.name for each in saved(tmp_path / "db")] == ["mail", "web"]
 
 
-def test_a_deleted_service_takes_its_backends_along(tmp_path: Path) -> None:
-    """Nothing is left to clash with a later service of that name."""
+def test_a_deleted_service_is_gone(tmp_path: Path) -> None:
+    """And one that never was is no error."""
     with Store(tmp_path / "db") as store:
         with store.transaction():
             store.put([EVERYTHING])
         with store.transaction():
             store.delete(["dns", "never was"])
         assert store.services() == ()
+
+
+def test_an_older_file_is_migrated(tmp_path: Path) -> None:
+    """The first schema had columns, and a table of backends."""
     with closing(sqlite3.connect(tmp_path / "db")) as db:
-        assert db.execute("SELECT count(*) FROM backends").fetchone() == (0,)
+        db.executescript(MIGRATIONS[0])
+        db.executescript(
+            """
+            INSERT INTO services VALUES ('dns', '2001:db8::10', 53, 'udp', 'dsr', 4194301, 0);
+            INSERT INTO services VALUES ('web', '203.0.113.10', 80, 'tcp', 'dsr', 251, 1);
+            INSERT INTO backends VALUES ('dns', 1, '2001:db8::1', 65535);
+            INSERT INTO backends VALUES ('dns', 0, '2001:db8::2', 0);
+            PRAGMA user_version = 1;
+            """
+        )
+    assert saved(tmp_path / "db") == (EVERYTHING, replace(service("web"), backends=()))
+    assert saved(tmp_path / "db") == (EVERYTHING, replace(service("web"), backends=()))
+
+
+def test_all_kinds_of_ports_come_back(tmp_path: Path) -> None:
+    """Sets and prefixes, as objects."""
+    kinds = [
+        replace(service("any"), vip=ip_network("203.0.113.0/24"), port=ANY_PORT),
+        replace(service("list"), port=Ports.of([(80, 80), (443, 443), (8000, 8999)])),
+    ]
+    with Store(tmp_path / "db") as store, store.transaction():
+        store.put(kinds)
+    assert saved(tmp_path / "db") == tuple(kinds)
 
 
 def test_what_was_committed_is_read_without_a_clean_end(tmp_path: Path) -> None:
@@ -101,7 +128,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     Store(tmp_path / "db").close()
     with closing(sqlite3.connect(tmp_path / "db")) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(StoreError, match=r"written by a newer Towpath \(schema 2, .* up to 1\)"):
+    with pytest.raises(StoreError, match=r"written by a newer Towpath \(schema 3, .* up to 2\)"):
         Store(tmp_path / "db")
 
 

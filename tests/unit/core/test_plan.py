@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from towpath.core import steps
 from towpath.core.plan import Plan, plan
 from towpath.model import Backend, Protocol, Service, ServiceKey
+from towpath.model.kinds import Ports
 
 if TYPE_CHECKING:
     import random
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from towpath.model import Address
 
 VIPS = [ip_address(text) for text in ("203.0.113.10", "203.0.113.11", "2001:db8::10")]
+PORTS = [80, 443, Ports.of([(80, 90)]), Ports.of([(85, 95)]), Ports.of([(443, 443), (8000, 8001)])]
 ADDRESSES = [ip_address(f"2001:db8:1::{host:x}") for host in range(1, 9)]
 
 
@@ -44,6 +46,13 @@ class Datapath:
 
     def carry_out(self, step: steps.Step) -> None:
         """Do one step, then check that nothing is left dangling."""
+        if isinstance(step, steps.BackendStep):
+            self._change_backends(step)
+        else:
+            self._change_service(step)
+        self.check()
+
+    def _change_service(self, step: steps.ServiceStep) -> None:
         match step:
             case steps.CreateService(service):
                 assert service.key not in self.rooms
@@ -51,6 +60,22 @@ class Datapath:
             case steps.SetOptions(key, table_size, flow_table):
                 assert self.rooms[key].options != (table_size, flow_table)
                 self.rooms[key].options = (table_size, flow_table)
+            case steps.PublishService(key):
+                assert not self.rooms[key].published
+                self.rooms[key].published = True
+            case steps.MoveService(key, to):
+                assert self.rooms[key].published
+                assert to not in self.rooms
+                self.rooms[to] = self.rooms.pop(key)
+            case steps.WithdrawService(key):
+                assert self.rooms[key].published
+                self.rooms[key].published = False
+            case steps.DiscardService(key):
+                room = self.rooms.pop(key)
+                assert (room.published, room.backends, room.table) == (False, {}, {})
+
+    def _change_backends(self, step: steps.BackendStep) -> None:
+        match step:
             case steps.AddBackend(key, backend):
                 assert backend.address not in self.rooms[key].backends
                 self.rooms[key].backends[backend.address] = backend.weight
@@ -62,18 +87,8 @@ class Datapath:
                 room.table = {each.address: each.weight for each in backends if each.weight}
                 room.table_size = room.options[0]
                 assert all(room.backends[each.address] in (each.weight, 0) for each in backends)
-            case steps.PublishService(key):
-                assert not self.rooms[key].published
-                self.rooms[key].published = True
-            case steps.WithdrawService(key):
-                assert self.rooms[key].published
-                self.rooms[key].published = False
             case steps.RemoveBackend(key, address):
                 del self.rooms[key].backends[address]
-            case steps.DiscardService(key):
-                room = self.rooms.pop(key)
-                assert (room.published, room.backends, room.table) == (False, {}, {})
-        self.check()
 
     def check(self) -> None:
         """No service without table, no table that refers to an absent backend."""
@@ -121,17 +136,18 @@ class Datapath:
 @st.composite
 def services_of(draw: st.DrawFn) -> tuple[Service, ...]:
     """Some services, none of them twice."""
-    keys = draw(
+    drawn = draw(
         st.sets(
             st.builds(
-                ServiceKey,
-                st.sampled_from(VIPS),
-                st.sampled_from([80, 443]),
-                st.sampled_from(Protocol),
+                ServiceKey, st.sampled_from(VIPS), st.sampled_from(PORTS), st.sampled_from(Protocol)
             ),
             max_size=5,
         )
     )
+    keys: list[ServiceKey] = []
+    for key in sorted(drawn, key=lambda key: key.order):
+        if not any(key.shared(other) for other in keys):
+            keys.append(key)
     weights = st.dictionaries(st.sampled_from(ADDRESSES), st.integers(0, 3), max_size=5)
     return tuple(
         Service(
@@ -225,6 +241,26 @@ def test_order_and_names_make_no_steps(
     assert [change.fields for change in found.changes] == [("name",)] * len(services)
     assert plan(services, services) == Plan()
     assert plan(services, services).empty
+
+
+@given(services_of(), st.sampled_from(PORTS))
+def test_a_service_that_gets_other_ports_keeps_all_else(
+    services: tuple[Service, ...], ports: int | Ports
+) -> None:
+    """One step, which withdraws nothing; under another name too, if a port stays."""
+    for service in services:
+        others = [each for each in services if each is not service]
+        changed = replace(service, port=ports)
+        key = changed.key
+        if key == service.key or any(key == o.key or key.shared(o.key) for o in others):
+            continue
+        found = plan(services, [*others, changed])
+        assert found.steps == (steps.MoveService(service.key, key),)
+        (change,) = found.changes
+        assert (change.fields, change.moved) == (("port",), 0)
+        unnamed = plan(services, [*others, replace(changed, name="somebody")])
+        stays = service.key.ports.overlap(key.ports)
+        assert (unnamed.steps == found.steps) == (stays is not None)
 
 
 def web(

@@ -12,9 +12,11 @@ import numpy as np
 from tests.unit.datapath.harness_program import BTF, LINE, handle_of, service_of
 
 from towpath.core import maglev
-from towpath.datapath.address import pack_key, unpack
+from towpath.datapath.address import unpack
 from towpath.datapath.backends import BackendTable
+from towpath.datapath.endpoints import Endpoints, Lengths, pack_key
 from towpath.datapath.heap import Heap
+from towpath.datapath.ports import PortPages
 from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.room import check_room
 from towpath.datapath.tables import Tables
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from towpath.model import Address
 
 INDEX_BITS = int(BTF.enum("handle_bits")["HANDLE_INDEX_BITS"])
+PREFIX = int(BTF.enum("vip_kind")["VIP_PREFIX"])
+WHOLE = int(BTF.enum("port_pages")["PORT_WHOLE"])
+LENGTHS = int(BTF.enum("vip_families")["VIP_LENGTHS"])
 PROBES = int(BTF.enum("vip_limits")["VIP_PROBES"])
 NO_FLOW_TABLE = int(BTF.enum("service_flags")["SERVICE_NO_FLOW_TABLE"])
 
@@ -44,13 +49,18 @@ class Memory:
     services_limit: int = 8
     backends_limit: int = 24
     table_slots: int = 24 * LINE
+    port_pages: int = 8
     vips: Array = field(init=False)
+    lengths: Array = field(init=False)
+    pages: Array = field(init=False)
     services: Array = field(init=False)
     backends: Array = field(init=False)
     slots: Array = field(init=False)
 
     def __post_init__(self) -> None:
-        self.vips = np.zeros(64, BTF.dtype("vip_slot"))
+        self.vips = np.zeros(128, BTF.dtype("vip_slot"))
+        self.lengths = np.zeros(1, BTF.dtype("vip_lengths"))
+        self.pages = np.zeros(self.port_pages + 1, BTF.dtype("port_page"))
         self.services = np.zeros(self.services_limit + 1, BTF.dtype("service"))
         self.backends = np.zeros(self.backends_limit + 1, BTF.dtype("backend"))
         self.slots = np.zeros(self.table_slots, np.uint32)
@@ -68,11 +78,20 @@ class Memory:
         """Return a copy of ``count`` handles from slot ``base`` on."""
         return self.slots[base : base + count].copy()
 
+    def published(self) -> list[int]:
+        """The services that the index leads to: exact keys, not what is known of their VIPs."""
+        exact = (self.vips["service"] != 0) & (self.vips["key"]["family"] & PREFIX == 0)
+        return [int(service) for service in self.vips["service"][exact]]
+
     # What a packet sees
+
+    def service(self, key: ServiceKey) -> int:
+        """The service that packets for a key find, 0 for none."""
+        return service_of(self.vips, self.lengths, self.pages, pack_key(key))
 
     def view(self, key: ServiceKey) -> View | None:
         """Where packets for ``key`` go, by slot; None: to the kernel."""
-        index = service_of(self.vips, pack_key(key))
+        index = self.service(key)
         if not index:
             return None
         row = self.services[index : index + 1]
@@ -100,7 +119,13 @@ class Process:
         self.heap = Heap(len(memory.slots), wait_for_readers)
         self.backends = BackendTable(memory.backends, INDEX_BITS, reclaimer, lambda _: None)
         self.tables = Tables(
-            VipIndex(memory.vips, PROBES, reclaimer),
+            Endpoints(
+                VipIndex(memory.vips, PROBES, reclaimer, PREFIX),
+                PortPages(memory.pages, WHOLE, reclaimer),
+                Lengths(memory.lengths[0]["ports"], LENGTHS),
+                Lengths(memory.lengths[0]["known"], LENGTHS),
+                PREFIX,
+            ),
             self.backends,
             self.heap,
             memory,
@@ -156,7 +181,7 @@ def by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:
 def assert_sound(memory: Memory) -> None:
     """Ranges don't overlap, and every handle in them is a backend's of that service."""
     owners = Counter[int]()
-    for index in memory.vips["service"][memory.vips["service"] != 0].tolist():
+    for index in memory.published():
         table = int(memory.services[index]["table"])
         base, size = table & 0xFFFFFFFF, table >> 32
         owners.update(range(base, base + size))

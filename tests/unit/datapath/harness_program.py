@@ -34,7 +34,7 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL(str(output))
     pointer, word, long = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
     for name, result, arguments in (
-        ("service", word, [pointer, word, ctypes.c_char_p]),
+        ("service", word, [pointer, ctypes.c_char_p]),
         ("handle", word, [pointer, pointer, word, pointer, word, word]),
         ("hash_vip", long, [ctypes.c_char_p]),
         ("hash_flow", long, [ctypes.c_char_p, long]),
@@ -44,9 +44,22 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def service_of(vips: Array, key: bytes) -> int:
+class Index(ctypes.Structure):
+    """``struct index`` of program.c: the tables that a destination is looked up in."""
+
+    _fields_ = (
+        ("vips", ctypes.c_void_p),
+        ("lengths", ctypes.c_void_p),
+        ("pages", ctypes.c_void_p),
+        ("vips_len", ctypes.c_uint32),
+        ("pages_len", ctypes.c_uint32),
+    )
+
+
+def service_of(vips: Array, lengths: Array, pages: Array, key: bytes) -> int:
     """The service that the program finds for a destination (a struct vip_key), 0 if none."""
-    return int(_library().program_service(vips.ctypes.data, len(vips), key))
+    index = Index(vips.ctypes.data, lengths.ctypes.data, pages.ctypes.data, len(vips), len(pages))
+    return int(_library().program_service(ctypes.byref(index), key))
 
 
 def handle_of(service: Array, slots: Array, backends: Array, hash32: int) -> int:

@@ -8,41 +8,57 @@
 #include "maps.h"
 #include "parse.h"
 
-static struct {
+/* The tables that a destination is looked up in. */
+struct index {
 	struct vip_slot *vips;
+	struct vip_lengths *lengths;
+	struct port_page *pages;
+	__u32 vips_len, pages_len;
+};
+
+static struct {
+	struct index index;
 	struct maglev_line *maglev;
 	struct backend *backends;
-	__u32 vips_len, maglev_len, backends_len;
+	__u32 maglev_len, backends_len;
+	struct work *work;
 } memory;
+
+static void *array_element(const void *map, const void *key);
+#define bpf_map_lookup_elem array_element
+#define vip_mask (memory.index.vips_len - 1)
+#include "service.h"
 
 static void *array_element(const void *map, const void *key)
 {
 	__u32 at = *(const __u32 *)key;
 
 	if (map == &vips)
-		return at < memory.vips_len ? &memory.vips[at] : NULL;
+		return at < memory.index.vips_len ? &memory.index.vips[at] : NULL;
+	if (map == &vip_lengths)
+		return memory.index.lengths;
+	if (map == &port_pages)
+		return at < memory.index.pages_len ? &memory.index.pages[at] : NULL;
+	if (map == &works)
+		return memory.work;
 	if (map == &maglev)
 		return at < memory.maglev_len ? &memory.maglev[at] : NULL;
 	return at < memory.backends_len ? &memory.backends[at] : NULL;
 }
 
-#define bpf_map_lookup_elem array_element
-#define vip_mask (memory.vips_len - 1)
-#include "service.h"
-
 /* Returns the index of the service that a packet with this destination is for, or 0. */
-__u32 program_service(struct vip_slot *slots, __u32 len, const struct vip_key *key)
+__u32 program_service(const struct index *index, const struct vip_key *key)
 {
-	struct flow_key flow = {
-		.daddr = key->addr,
-		.dport = key->port,
-		.protocol = key->protocol,
-		.family = key->family,
-	};
+	struct work work = { .pkt.flow = {
+				     .daddr = key->addr,
+				     .dport = key->port,
+				     .protocol = key->protocol,
+				     .family = key->family,
+			     } };
 
-	memory.vips = slots;
-	memory.vips_len = len;
-	return vip_lookup(&flow);
+	memory.index = *index;
+	memory.work = &work;
+	return service_lookup(&work);
 }
 
 /* Returns the handle that Maglev gives a flow with this hash, 0 for none or a stale one. */

@@ -10,26 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.datapath.harness_program import BTF
 
-from towpath.datapath.address import family, pack, pack_key, unpack, unpack_key
+from towpath.datapath.address import family, pack, unpack
+from towpath.datapath.endpoints import pack_key
 from towpath.model import Protocol, ServiceKey
 
 addresses = st.ip_addresses()
-protocols = st.sampled_from(Protocol)
 
 
 @given(addresses)
 def test_an_address_comes_back(address: IPv4Address | IPv6Address) -> None:
     """With its family beside it, also an IPv6 address that could be IPv4 by its bytes."""
     assert unpack(pack(address), family(address)) == address
-
-
-@given(addresses, st.integers(0, 65535), protocols)
-def test_a_key_comes_back(
-    address: IPv4Address | IPv6Address, port: int, protocol: Protocol
-) -> None:
-    """All four of its parts."""
-    key = ServiceKey(address, port, protocol)
-    assert unpack_key(pack_key(key)) == key
 
 
 def test_one_address_in_two_families_is_two_keys() -> None:

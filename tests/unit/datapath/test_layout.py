@@ -44,7 +44,7 @@ def test_a_look_up_needs_no_division(wanted: Limits) -> None:
     """Hashes are masked: sizes are powers of two, and no larger than they need be."""
     made = layout(wanted)
     for name, mask, need in (
-        ("vips", "vip_mask", wanted.services * 8),
+        ("vips", "vip_mask", wanted.services * 16),
         ("flows", "flow_mask", -(-wanted.flows // WAYS)),
     ):
         size = made.entries[name]
@@ -62,7 +62,7 @@ def test_a_backend_fits_into_a_handle(wanted: Limits) -> None:
 
 
 def test_the_defaults_take_what_the_documentation_says() -> None:
-    """1,280 tables of the usual size, 32,768 slots for 4,096 VIPs."""
+    """1,280 tables of the usual size, 65,536 slots for 4,096 services."""
     entries = layout(Limits()).entries
-    assert entries["vips"] == 32768
+    assert entries["vips"] == 65536
     assert entries["maglev"] * LINE // 16381 == 1280

@@ -93,7 +93,7 @@ def assert_in_force(process: Process, services: Iterable[Service]) -> None:
         assert row["table_size"] == service.table_size
         assert bool(row["flags"] & NO_FLOW_TABLE) != service.flow_table
     assert process.tables.services.keys() == wanted.keys()
-    assert (memory.vips["service"] != 0).sum() == len(wanted)
+    assert len(memory.published()) == len(wanted)
     in_use = memory.backends[memory.backends["handle"] != 0]
     assert len(in_use) == sum(len(service.backends) for service in wanted.values())
 

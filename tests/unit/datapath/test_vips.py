@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.unit.datapath.harness_program import BTF, hash_vip, service_of
 
-from towpath.datapath.address import FAMILY_V6, pack_key
+from towpath.datapath.address import FAMILY_V6
+from towpath.datapath.endpoints import pack_key
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.vips import VipIndex
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SLOT = BTF.dtype("vip_slot")
 PROBES = int(BTF.enum("vip_limits")["VIP_PROBES"])
+LENGTHS, PAGE = BTF.dtype("vip_lengths"), BTF.dtype("port_page")
+PREFIX = int(BTF.enum("vip_kind")["VIP_PREFIX"])
 SLOTS = 64
 NEVER_USED = 0
 
@@ -33,6 +36,11 @@ NEVER_USED = 0
 def key(address: str, port: int = 80, protocol: Protocol = Protocol.TCP) -> bytes:
     """The 20 bytes of a struct vip_key."""
     return pack_key(ServiceKey(ip_address(address), port, protocol))
+
+
+def found_in(slots: Array, wanted: bytes) -> int:
+    """What the program finds in the index, without any prefixes."""
+    return service_of(slots, np.zeros(1, LENGTHS), np.zeros(1, PAGE), wanted)
 
 
 def colliding(count: int) -> list[bytes]:
@@ -93,7 +101,7 @@ class VipMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.slots: Array = np.zeros(SLOTS, SLOT)
-        self.index = VipIndex(self.slots, PROBES, Reclaimer(self.finish_packet))
+        self.index = VipIndex(self.slots, PROBES, Reclaimer(self.finish_packet), PREFIX)
         self.truth: dict[bytes, int] = {}
         self.packet: Packet | None = None
         self.packet_key = b""
@@ -132,7 +140,7 @@ class VipMachine(RuleBasedStateMachine):
     def start_again(self) -> None:
         """Another process goes on with what is in memory. Its start takes longer than a packet."""
         self.finish_packet()
-        self.index = VipIndex(self.slots, PROBES, Reclaimer(self.finish_packet))
+        self.index = VipIndex(self.slots, PROBES, Reclaimer(self.finish_packet), PREFIX)
 
     @precondition(lambda self: self.packet is None)
     @rule(key=keys)
@@ -162,7 +170,7 @@ class VipMachine(RuleBasedStateMachine):
     @invariant()
     def the_program_finds_every_service_and_no_other(self) -> None:
         """By the compiled header."""
-        found = {key: service_of(self.slots, key) for key in KEYS}
+        found = {key: found_in(self.slots, key) for key in KEYS}
         assert found == {key: self.truth.get(key, 0) for key in KEYS}
 
     @invariant()
@@ -181,7 +189,7 @@ TestVips = VipMachine.TestCase
 def test_a_slot_once_used_is_never_unused_again() -> None:
     """A look-up ends at a slot never used, so one that was keeps its family."""
     slots = np.zeros(SLOTS, SLOT)
-    index = VipIndex(slots, PROBES, Reclaimer(lambda: None))
+    index = VipIndex(slots, PROBES, Reclaimer(lambda: None), PREFIX)
     for each in KEYS[:3]:
         index.set(each, 1)
     used = np.flatnonzero(slots["key"]["family"])
@@ -193,7 +201,7 @@ def test_a_slot_once_used_is_never_unused_again() -> None:
 def test_a_packet_never_gets_the_service_of_the_next_key_in_its_slot() -> None:
     """It reads a removed key, then the slot becomes another's without a wait for it."""
     slots = np.zeros(SLOTS, SLOT)
-    index = VipIndex(slots, PROBES, Reclaimer(lambda: None))
+    index = VipIndex(slots, PROBES, Reclaimer(lambda: None), PREFIX)
     for number, each in enumerate(CROWD[:PROBES], 1):
         index.set(each, number)
     first, second, *others = CROWD[:PROBES]
@@ -206,13 +214,13 @@ def test_a_packet_never_gets_the_service_of_the_next_key_in_its_slot() -> None:
     index.set(CROWD[PROBES + 1], 99)  # the second one's, for which nobody has to wait
     assert slots["service"].tolist().count(99) == 1
     assert packet.finish() == 0
-    assert [service_of(slots, each) for each in others] == list(range(3, PROBES + 1))
+    assert [found_in(slots, each) for each in others] == list(range(3, PROBES + 1))
 
 
 def test_a_full_window_is_refused_and_changes_nothing() -> None:
     """Sixteen keys in a window of sixteen: the next is refused, naming the setting."""
     slots = np.zeros(SLOTS, SLOT)
-    index = VipIndex(slots, PROBES, Reclaimer(lambda: None))
+    index = VipIndex(slots, PROBES, Reclaimer(lambda: None), PREFIX)
     for number, each in enumerate(CROWD[:PROBES], 1):
         index.set(each, number)
     before = slots.tobytes()
@@ -220,17 +228,17 @@ def test_a_full_window_is_refused_and_changes_nothing() -> None:
         index.set(CROWD[PROBES], 99)
     assert slots.tobytes() == before
     index.set(CROWD[0], 77)  # a key that is there needs no room
-    assert service_of(slots, CROWD[0]) == 77
+    assert found_in(slots, CROWD[0]) == 77
     index.remove(CROWD[1])
     index.set(CROWD[PROBES], 99)
-    assert service_of(slots, CROWD[PROBES]) == 99
+    assert found_in(slots, CROWD[PROBES]) == 99
 
 
 def test_a_removed_slot_is_used_again_only_after_a_wait() -> None:
     """With a fresh slot in the window there is no wait, with none there is one."""
     waits: list[int] = []
     slots = np.zeros(SLOTS, SLOT)
-    index = VipIndex(slots, PROBES, Reclaimer(lambda: waits.append(1)))
+    index = VipIndex(slots, PROBES, Reclaimer(lambda: waits.append(1)), PREFIX)
     for _ in range(PROBES):
         index.set(CROWD[0], 1)
         index.remove(CROWD[0])

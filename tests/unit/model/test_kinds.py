@@ -21,8 +21,11 @@ from towpath.model.kinds import (
     Kind,
     Listen,
     Name,
+    Ports,
+    PortSet,
     SourceAddress,
     UnicastAddress,
+    Vip,
     Word,
     plain,
 )
@@ -38,6 +41,17 @@ GOOD: list[tuple[Kind, object, object]] = [
     (UnicastAddress(), "203.0.113.10", ip_address("203.0.113.10")),
     (UnicastAddress(), "2001:DB8::0010", ip_address("2001:db8::10")),
     (UnicastAddress(), "169.254.0.1", ip_address("169.254.0.1")),
+    (PortSet(), 80, 80),
+    (PortSet(), "80", 80),
+    (PortSet(), "any", Ports.of([(0, 65535)])),
+    (PortSet(), "8000-8999", Ports.of([(8000, 8999)])),
+    (PortSet(), " 80, 443 ,8000 - 8999", Ports.of([(80, 80), (443, 443), (8000, 8999)])),
+    (PortSet(), [81, "80", "82-90"], Ports.of([(80, 90)])),
+    (PortSet(), ["80-80"], 80),
+    (Vip(), "203.0.113.10", ip_address("203.0.113.10")),
+    (Vip(), "203.0.113.0/24", ip_network("203.0.113.0/24")),
+    (Vip(), "203.0.113.10/32", ip_address("203.0.113.10")),
+    (Vip(), ip_network("2001:db8::/64"), ip_network("2001:db8::/64")),
     (SourceAddress(4), "node", "node"),
     (SourceAddress(4), "10.0.0.0/8", ip_network("10.0.0.0/8")),
     (SourceAddress(6), "2001:db8::/127", ip_network("2001:db8::/127")),
@@ -55,6 +69,29 @@ BAD: list[tuple[Kind, object, str]] = [
     (Flag(), 1, "1 is neither true nor false"),
     (Word("a", "b"), "c", "'c' is not known; allowed: a, b"),
     (Word("a", "b"), ["a"], "['a'] is not known"),
+    (PortSet(), 0, "0 is out of range; allowed: 1 to 65535"),
+    (PortSet(), 65536, "65536 is out of range"),
+    (
+        PortSet(),
+        "80-",
+        "'80-' is neither a port nor a range; allowed: a port (1 to 65535), a range",
+    ),
+    (PortSet(), "-1", "'-1' is neither a port nor a range"),
+    (PortSet(), True, "true is neither a port nor a range"),
+    (PortSet(), 80.0, "80.0 is neither a port nor a range"),
+    (PortSet(), None, "null is neither a port nor a range"),
+    (PortSet(), [], "an empty list has no port"),
+    (PortSet(), "9000-8000", "'9000-8000' ends before it begins; allowed: 8000-9000"),
+    (PortSet(), "0-80", "'0-80' is out of range"),
+    (PortSet(), "1-99999", "'1-99999' is out of range"),
+    (PortSet(), [80, "http"], "'http' is neither a port nor a range"),
+    (Vip(), "203.0.113.10/24", "has host bits set; allowed: 203.0.113.0/24, or 203.0.113.10 alone"),
+    (Vip(), "0.0.0.0/0", "0.0.0.0/0 is too wide; allowed: /8 or longer"),
+    (Vip(), "2001::/16", "2001::/16 is too wide; allowed: /32 or longer"),
+    (Vip(), "224.0.0.0/24", "224.0.0.0/24: 224.0.0.0 is a multicast address"),
+    (Vip(), "127.0.0.0/8", "is a loopback address"),
+    (Vip(), "203.0.113.0/33", "'203.0.113.0/33' is not a prefix; allowed: a unicast"),
+    (Vip(), 5, "5 is not text; put it in quotes; allowed: a unicast IPv4 or IPv6 address, or a"),
     (Name(), "", "'' is not a name"),
     (Name(), "a b", "'a b' is not a name"),
     (Name(), "a/b", "'a/b' is not a name"),
@@ -159,7 +196,10 @@ class TestPydantic:
             "name: is missing",
             "port: 0 is out of range; allowed: 1 to 65535",
             "potr: unknown key",
-            "vip: 1 is not text; put it in quotes; allowed: a unicast IPv4 or IPv6 address",
+            (
+                "vip: 1 is not text; put it in quotes; allowed: a unicast IPv4 or IPv6 address, or "
+                "a prefix of them such as 203.0.113.0/28"
+            ),
         ]
         assert pydantic_refusal({**self.BODY, "backends": 5}) == ["backends: is not a list"]
         assert pydantic_refusal({**self.BODY, "backends": [5]}) == ["backends[0]: is not a mapping"]
@@ -170,12 +210,16 @@ class TestPydantic:
         assert schema["required"] == ["name", "vip", "port"]
         assert schema["additionalProperties"] is False
         properties = schema["properties"]
+        one = [
+            {"type": "integer", "minimum": 1, "maximum": 65535},
+            {"type": "string", "examples": ["8000-8999"]},
+        ]
         assert properties["port"] == {
-            "description": "Port that clients connect to.",
-            "maximum": 65535,
-            "minimum": 1,
+            "anyOf": [*one, {"type": "array", "items": {"anyOf": one}, "minItems": 1}],
+            "description": (
+                "Port that clients connect to; a range (8000-8999), a list of both, or any."
+            ),
             "title": "Port",
-            "type": "integer",
         }
         assert properties["protocol"]["enum"] == ["tcp", "udp"]
         assert properties["table_size"]["default"] == 16381

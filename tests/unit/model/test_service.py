@@ -88,8 +88,8 @@ def test_plain_data_becomes_a_service() -> None:
     """As JSON has it, with backends in short or in full; refused as a file is."""
     raw = {"name": "web", "vip": "203.0.113.10", "port": 80, "backends": ["192.0.2.11"]}
     assert parse_service(raw) == WEB
-    with pytest.raises(ConfigError, match=r"^vip: is missing\nport: '80' is not a whole number"):
-        parse_service({"name": "web", "port": "80"})
+    with pytest.raises(ConfigError, match=r"^vip: is missing\nport: '8O' is neither a port nor a"):
+        parse_service({"name": "web", "port": "8O"})
     with pytest.raises(ConfigError, match="is not a mapping"):
         parse_service([])  # type: ignore[arg-type]
 

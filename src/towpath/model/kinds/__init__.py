@@ -16,14 +16,18 @@ from towpath.model.kinds.addresses import (
     Prefix,
     SourceAddress,
     UnicastAddress,
+    Vip,
     not_unicast,
+    prefix_of,
     split_endpoint,
 )
 from towpath.model.kinds.base import FieldError, Kind, plain, shown
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
+from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
 from towpath.model.kinds.scalars import Flag, Integer, Prime, Word
 
 __all__ = [
+    "ANY_PORT",
     "PORT",
     "AbsolutePath",
     "Address",
@@ -34,13 +38,18 @@ __all__ = [
     "Kind",
     "Listen",
     "Name",
+    "PortRange",
+    "PortSet",
+    "Ports",
     "Prefix",
     "Prime",
     "SourceAddress",
     "UnicastAddress",
+    "Vip",
     "Word",
     "not_unicast",
     "plain",
+    "prefix_of",
     "shown",
     "split_endpoint",
 ]

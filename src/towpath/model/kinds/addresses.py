@@ -68,6 +68,50 @@ class UnicastAddress(Kind):
         return {"anyOf": [{"type": "string", "format": family} for family in ("ipv4", "ipv6")]}
 
 
+@dataclass(frozen=True)
+class Vip(Kind):
+    """The address that clients connect to, or a prefix of such addresses."""
+
+    allowed = "a unicast IPv4 or IPv6 address, or a prefix of them such as 203.0.113.0/28"
+    _shortest = {4: 8, 6: 32}  # noqa: RUF012 - read only
+
+    def parse(self, raw: object) -> Address | Prefix:
+        """Return the address, also for a prefix of one, or the prefix."""
+        if isinstance(raw, Prefix) or (isinstance(raw, str) and "/" in raw):
+            return self._prefix(raw)
+        try:
+            return UnicastAddress().parse(raw)
+        except FieldError as error:
+            raise FieldError(f"{str(error).rpartition('; ')[0]}; allowed: {self.allowed}") from None
+
+    def _prefix(self, raw: str | Prefix) -> Address | Prefix:
+        prefix = prefix_of(raw, f"allowed: {self.allowed}")
+        shortest = self._shortest[prefix.version]
+        if prefix.prefixlen < shortest:
+            raise FieldError(f"{prefix} is too wide; allowed: /{shortest} or longer")
+        for address in (prefix.network_address, prefix.broadcast_address):
+            if reason := not_unicast(address):
+                raise FieldError(f"{prefix}: {address} {reason}; allowed: {self.allowed}")
+        return prefix if prefix.num_addresses > 1 else prefix.network_address
+
+    def schema(self) -> dict[str, Any]:
+        """Return the two formats and a text as JSON schema."""
+        formats = [{"type": "string", "format": family} for family in ("ipv4", "ipv6")]
+        return {"anyOf": [*formats, {"type": "string", "examples": ["203.0.113.0/28"]}]}
+
+
+def prefix_of(raw: str | Prefix, allowed: str) -> Prefix:
+    """Return a prefix without host bits, or raise FieldError that ends with what is allowed."""
+    try:
+        prefix = ip_network(raw, strict=False)
+    except ValueError:
+        raise FieldError(f"{shown(raw)} is not a prefix; {allowed}") from None
+    host = ip_address(str(raw).partition("/")[0])
+    if host != prefix.network_address:
+        raise FieldError(f"{shown(raw)} has host bits set; allowed: {prefix}, or {host} alone")
+    return prefix
+
+
 class SourceAddress(Kind):
     """``node``, an address, or a prefix whose host bits vary with the flow.
 

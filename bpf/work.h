@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One packet on its way through the load balancer. */
+#ifndef TOWPATH_WORK_H
+#define TOWPATH_WORK_H
+
+#include "maps.h"
+#include "parse.h"
+#include "trace.h"
+
+/*
+ * It lies in a map rather than on the stack: what is read from there is any number
+ * to the verifier, which therefore looks at the rest of the program once, and not
+ * again for every way through the parser. And a global function, which takes no
+ * pointers before 5.12, finds it by its row.
+ */
+struct work {
+	struct packet pkt;
+	struct vip_key prefix; /* that is being looked for */
+	__u32 row;
+	__u32 cpu;
+	__u32 rx_ifindex;
+	__u32 traced; /* this packet is a trace's */
+	__u64 jiffies;
+	__u64 hash;
+};
+
+/*
+ * Two rows for each possible CPU. Traces have one of their own, since before 6.9 a
+ * test run may be interrupted by packets of the same CPU.
+ */
+ARRAY_MAP(works, struct work);
+
+static __always_inline struct work *work_of(__u32 row)
+{
+	return bpf_map_lookup_elem(&works, &row);
+}
+
+/* The row of this CPU for a packet that came in. Parser and balance() fill the rest. */
+static __always_inline struct work *work_begin(struct xdp_md *ctx)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), ifindex = ctx->ingress_ifindex;
+	__u32 traced = trace_requested(ctx, &ifindex);
+	__u32 row = cpu * 2 + traced;
+	struct work *w = work_of(row);
+
+	if (w) {
+		w->row = row;
+		w->cpu = cpu;
+		w->rx_ifindex = ifindex;
+		w->traced = traced;
+	}
+	return w;
+}
+
+static __always_inline struct trace *trace_of(const struct work *w)
+{
+	__u32 zero = 0;
+
+	return unlikely(w->traced) ? bpf_map_lookup_elem(&traces, &zero) : NULL;
+}
+
+#define TRACE(w, field, value)                      \
+	do {                                        \
+		struct trace *_trace = trace_of(w); \
+		if (_trace)                         \
+			_trace->field = (value);    \
+	} while (0)
+
+#define TRACE_FLAG(w, flag)                         \
+	do {                                        \
+		struct trace *_trace = trace_of(w); \
+		if (_trace)                         \
+			_trace->flags |= (flag);    \
+	} while (0)
+
+#endif
