@@ -19,7 +19,7 @@ IN_GUEST = bool(os.environ.get("TOWPATH_GUEST"))
 """Whether this is one of the kernel matrix's guests."""
 
 T = TypeVar("T")
-MOST_PARAMETERS = 6
+MOST_PARAMETERS = 4
 _SHARE = 50
 
 

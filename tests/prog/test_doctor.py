@@ -151,7 +151,8 @@ def test_tc_programs_go_where_the_probe_says(pair: tuple[str, str]) -> None:
 def test_managed_neighbours_are_those_that_iproute2_sees(pair: tuple[str, str]) -> None:
     """Kernels that don't know them make an ordinary entry without a word."""
     neighbour = ("192.0.2.9", "dev", pair[0])
-    ip("ip", "link", "set", pair[0], "up")
+    for end in reversed(pair):  # a device that loses its carrier loses its neighbours
+        ip("ip", "link", "set", end, "up")
     assert ip("ip", "neigh", "add", *neighbour, "managed").returncode == 0
     shown = ip("ip", "neigh", "show", "nud", "all", *neighbour).stdout
     assert ("managed" in shown) == has("managed neighbours")
