@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which tuple a rule goes into.
+ *
+ * As in TupleMerge (Daly et al., IEEE/ACM Transactions on Networking, 2019) a tuple
+ * takes rules whose masks are narrower than its own, so that few tuples do for many
+ * masks, as long as not too many rules share a slot. Differently from there a tuple
+ * is never split: a rule whose slots are crowded in all tuples gets a new tuple, and
+ * those that are there stay where they are. So nothing has to move.
+ */
+#include <string.h>
+
+#include "wildcard.h"
+
+enum {
+	FEW_TUPLES = 32,  /* up to here a run of PATIENT_RUN is too long */
+	MANY_TUPLES = 48, /* from here on only a full run is */
+	SHORT_RUN = 8,
+	LONG_RUN = 12,
+};
+
+static u32 tuples_used(const struct half *half)
+{
+	u32 used = 0;
+
+	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++)
+		used += half->tuples[bit].used;
+	return used;
+}
+
+/* From how many rules on a run is worth another tuple. */
+static u32 crowded_from(u32 used)
+{
+	return used < FEW_TUPLES ? SHORT_RUN : used < MANY_TUPLES ? LONG_RUN : WILDCARD_RUN;
+}
+
+static u32 bits_in(const struct half *half, const u64 *mask)
+{
+	u32 bits = 0;
+
+	for (u32 i = 0; i < half->words; i++)
+		bits += __builtin_popcountll(mask[i]);
+	return bits;
+}
+
+/* The tuples that would take a rule: the narrowest, and that with the shortest run. */
+struct choice {
+	int narrowest; /* of those that aren't crowded; -1 = none */
+	int shortest;  /* of those that aren't full; -1 = none */
+};
+
+static struct choice look_around(const struct half *half, const struct wildcard_rule *rule,
+				 u32 crowded)
+{
+	struct choice choice = { -1, -1 };
+	u32 most_bits = 0, least = WILDCARD_RUN;
+
+	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++) {
+		const u64 *mask = tuple_at(half, bit)->mask;
+		u32 count;
+
+		if (!half->tuples[bit].live || !is_within(half, mask_of(half, rule), mask))
+			continue;
+		count = count_in_run(half, bit, hash_in(half, bit, bits_of(rule)));
+		if (count < crowded && bits_in(half, mask) >= most_bits) {
+			most_bits = bits_in(half, mask);
+			choice.narrowest = bit;
+		}
+		if (count < least) {
+			least = count;
+			choice.shortest = bit;
+		}
+	}
+	return choice;
+}
+
+/* ---- new tuples ---- */
+
+static u64 prefix(u32 length)
+{
+	return length ? ~0ULL << (64 - length) : 0;
+}
+
+static void set_prefix(u64 *high, u64 *low, u32 length)
+{
+	*high = prefix(length < 64 ? length : 64);
+	*low = prefix(length < 64 ? 0 : length - 64);
+}
+
+/* Prefix lengths of source and destination. */
+static void read_lengths(const struct half *half, const u64 *mask, u32 *source, u32 *destination)
+{
+	if (half->words == WILDCARD_WORDS_V4) {
+		*source = __builtin_popcountll(mask[0] >> 32);
+		*destination = __builtin_popcountll(mask[0] & 0xffffffff);
+	} else {
+		*source = __builtin_popcountll(mask[0]) + __builtin_popcountll(mask[1]);
+		*destination = __builtin_popcountll(mask[2]) + __builtin_popcountll(mask[3]);
+	}
+}
+
+static void write_lengths(const struct half *half, u64 *mask, u32 source, u32 destination)
+{
+	if (half->words == WILDCARD_WORDS_V4) {
+		mask[0] = prefix(source) | prefix(destination) >> 32;
+	} else {
+		set_prefix(&mask[0], &mask[1], source);
+		set_prefix(&mask[2], &mask[3], destination);
+	}
+}
+
+/* Ranges that aren't single ports are left to the rules; so is the port of an `other` side. */
+static u64 relaxed_ports(u64 rest, bool no_source, bool no_destination)
+{
+	u64 sport = 0xffffULL << WILDCARD_SPORT, dport = 0xffffULL << WILDCARD_DPORT;
+
+	if (no_source || (rest & sport) != sport)
+		rest &= ~sport;
+	if (no_destination || (rest & dport) != dport)
+		rest &= ~dport;
+	return rest;
+}
+
+/*
+ * A mask that takes more rules than just those like this one: an eighth shorter in
+ * either address; without the address that is much the shorter of the two, and that
+ * side's port.
+ */
+static void relax(const struct half *half, const u64 *mask, u64 *relaxed)
+{
+	int much = half->words == WILDCARD_WORDS_V4 ? 32 / 8 : 128 / 8;
+	u32 source, destination, last = half->words - 1;
+	bool no_source, no_destination;
+
+	read_lengths(half, mask, &source, &destination);
+	no_source = (int)(destination - source) > much;
+	no_destination = (int)(source - destination) > much;
+	source = no_source ? 0 : source - source / 8;
+	destination = no_destination ? 0 : destination - destination / 8;
+	write_lengths(half, relaxed, source, destination);
+	relaxed[last] = relaxed_ports(mask[last], no_source, no_destination);
+}
+
+static bool is_there(const struct half *half, const u64 *mask)
+{
+	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++)
+		if (half->tuples[bit].live &&
+		    !memcmp(tuple_at(half, bit)->mask, mask, half->words * sizeof(*mask)))
+			return true;
+	return false;
+}
+
+/* A new tuple for a rule, or a status. One with the rule's own mask may be there twice. */
+static int make_tuple_for(struct half *half, const struct wildcard_rule *rule)
+{
+	u64 relaxed[MOST_WORDS];
+
+	relax(half, mask_of(half, rule), relaxed);
+	return make_tuple(half, is_there(half, relaxed) ? mask_of(half, rule) : relaxed);
+}
+
+/* The bit of the tuple that a rule goes into, or a status. */
+int choose_tuple(struct half *half, const struct wildcard_rule *rule)
+{
+	u32 used = tuples_used(half);
+	struct choice choice = look_around(half, rule, crowded_from(used));
+	bool worth_it = used < MANY_TUPLES && !is_there(half, mask_of(half, rule));
+	int made;
+
+	if (choice.narrowest >= 0)
+		return choice.narrowest;
+	if (choice.shortest >= 0 && !worth_it)
+		return choice.shortest;
+	made = make_tuple_for(half, rule);
+	return made < 0 && choice.shortest >= 0 ? choice.shortest : made;
+}

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the rules of one half of a wildcard table, IPv4 or IPv6.
+
+``native/wildcard*.c`` does the writing, ``bpf/wildcard_abi.h`` says what the arrays
+hold; this is the same for Python. The arrays may be any memory. Where they are a
+kernel's maps, packets read them while they are written, and what they may still be
+reading is used again only after a wait, which the caller has to supply.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from array import array
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from towpath.core.native import library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Array = np.ndarray[Any, Any]
+
+_MULTIPLIERS = 6
+_NUMBER_BYTES = 8
+
+
+class Status(IntEnum):
+    """What the compiled functions return, ``enum status`` of ``native/wildcard.h``."""
+
+    DONE = 0
+    PENDING = 1
+    FULL = -1
+    NO_ROOM = -2
+    TOO_COMPLEX = -3
+    NO_SUCH_RULE = -4
+    NO_MEMORY = -5
+    NO_DEVICE = -6
+    DAMAGED = -7
+
+
+class RefusedError(Exception):
+    """A change was refused. ``done``: how many of the rules it was for are changed."""
+
+    def __init__(self, status: Status, done: int = 0) -> None:
+        super().__init__(status.name)
+        self.status = status
+        self.done = done
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How full a half is, ``struct report`` of ``native/wildcard_report.c``."""
+
+    rules: int
+    limit: int
+    """Rules that it promises to hold."""
+    tuples: int
+    runs: int
+    longest_run: int
+    slots: int
+    """Slots that tuples have."""
+    resting: int
+    """Things that packets may still be reading."""
+    unused: int
+    """Rules' worth of memory that is free."""
+
+
+_REPORT = np.dtype([(name, np.uint32) for name in Report.__dataclass_fields__])
+
+
+class Half:
+    """One address family of a table.
+
+    ``words``: 64-bit words of a key, 2 or 5. ``index``, ``slots``, ``rules``: the three
+    arrays, contiguous and writable, ``struct wildcard_index`` once, any multiple of 8
+    slots, rules of that family. What they hold is taken over. They are kept until
+    ``close``. ``wait_for_readers`` returns when all packets are through that are looked
+    up at the call; on arrays that nobody else reads it has nothing to do.
+
+    One thread at a time. MemoryError: there is none. RefusedError: the arrays hold no
+    table (DAMAGED).
+    """
+
+    def __init__(
+        self,
+        words: int,
+        index: Array,
+        slots: Array,
+        rules: Array,
+        wait_for_readers: Callable[[], None],
+    ) -> None:
+        self._arrays = index, slots, rules
+        self._dtype = rules.dtype
+        self._wait = wait_for_readers
+        self._done = ctypes.c_uint32()
+        self._done_here = ctypes.byref(self._done)
+        # What the last writer left behind may still be read.
+        wait_for_readers()
+        random = np.frombuffer(secrets.token_bytes(8 * _MULTIPLIERS), np.uint64)
+        status = ctypes.c_int()
+        self._half: int | None = library().towpath_wildcard_open(
+            words,
+            index.ctypes.data,
+            slots.ctypes.data,
+            len(slots),
+            rules.ctypes.data,
+            len(rules),
+            random.ctypes.data,
+            ctypes.byref(status),
+        )
+        if self._half is None:
+            raise _error(Status(status.value))
+
+    # ---- changes ---------------------------------------------------------------------------------
+
+    def insert(self, rules: Array | bytes) -> None:
+        """Insert rules, in order. RefusedError: those before the first refused are in."""
+        raw = rules if isinstance(rules, bytes) else np.ascontiguousarray(rules).tobytes()
+        self._many(library().towpath_wildcard_insert, raw, self._dtype.itemsize)
+
+    def delete(self, numbers: Sequence[int]) -> None:
+        """Delete rules by number, in order. RefusedError as for ``insert``."""
+        raw = array("Q", numbers).tobytes()
+        self._many(library().towpath_wildcard_delete, raw, _NUMBER_BYTES)
+
+    def _many(self, function: Any, raw: bytes, size: int) -> None:
+        count = len(raw) // size
+        status = function(self._half, raw, count, self._done_here)
+        if status == Status.DONE:
+            return
+        address, done = ctypes.cast(raw, ctypes.c_void_p).value or 0, self._done.value
+
+        def go_on() -> int:
+            nonlocal done
+            status = function(self._half, address + done * size, count - done, self._done_here)
+            done += self._done.value
+            return int(status)
+
+        self._finally_done(go_on, lambda: done, status)
+
+    def replace(self, rules: Sequence[bytes]) -> None:
+        """Put rules in the places of those with their numbers and lower versions.
+
+        Waits for readers, once for all, unless each stays in its slot. RefusedError: none
+        that comes after the first refused has been replaced.
+        """
+        pending = False
+        try:
+            for rule in rules:
+                status = self._finally_done(
+                    lambda rule=rule: library().towpath_wildcard_replace(self._half, rule)
+                )
+                pending |= status == Status.PENDING
+        finally:
+            if pending:
+                self.settle()
+                self._finally_done(lambda: library().towpath_wildcard_finish(self._half))
+
+    def set_value(self, number: int, value: int) -> None:
+        """Give a rule another value, in one store."""
+        self._finally_done(
+            lambda: library().towpath_wildcard_set_value(self._half, number, value)
+        )
+
+    def device(self, ifindex: int) -> int:
+        """The number that stands for a device in keys, a new one if it has none."""
+        return self._finally_done(lambda: library().towpath_wildcard_device(self._half, ifindex))
+
+    # ---- what there is ---------------------------------------------------------------------------
+
+    def get(self, number: int) -> Any:
+        """A copy of one rule, a record. RefusedError: there is none of that number."""
+        record = np.zeros(1, self._dtype)
+        self._finally_done(
+            lambda: library().towpath_wildcard_get(self._half, number, record.ctypes.data)
+        )
+        return record[0]
+
+    def rules(self) -> Array:
+        """A copy of all rules, the one of highest rank first."""
+        records = np.zeros(self.report().rules, self._dtype)
+        library().towpath_wildcard_list(self._half, records.ctypes.data)
+        return records[np.argsort(records["head"]["rank"])[::-1]]
+
+    def report(self) -> Report:
+        """How full it is."""
+        record = np.zeros(1, _REPORT)
+        library().towpath_wildcard_report(self._half, record.ctypes.data)
+        return Report(*record[0].tolist())
+
+    # ---- room ------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Wait for readers, and free what they may have been reading."""
+        self._wait()
+        library().towpath_wildcard_settle(self._half)
+
+    def _finally_done(
+        self,
+        attempt: Callable[[], int],
+        done: Callable[[], int] = lambda: 0,
+        status: int | None = None,
+    ) -> int:
+        """Try, and make room and try again: by waiting, then by moving rules together.
+
+        ``status`` is that of a first attempt, if there was one. Returns the last one's, or
+        whatever it returns that isn't negative.
+        """
+        if status is None:
+            status = attempt()
+        while status == Status.NO_ROOM:
+            before = done()
+            self.settle()
+            status = attempt()
+            if status == Status.NO_ROOM and done() == before:
+                library().towpath_wildcard_compact(self._half)
+                self.settle()
+                status = attempt()
+                if status == Status.NO_ROOM and done() == before:
+                    break
+        if status < 0:
+            raise _error(Status(status), done())
+        return status
+
+    def close(self) -> None:
+        """Let go of the arrays, which keep the rules. Twice is once."""
+        library().towpath_wildcard_close(self._half)
+        self._half = None
+        self._arrays = ()
+
+
+def _error(status: Status, done: int = 0) -> Exception:
+    if status == Status.NO_MEMORY:
+        return MemoryError("no memory for the directory of wildcard rules")
+    return RefusedError(status, done)
