@@ -122,23 +122,26 @@ static u64 relaxed_ports(u64 rest, bool no_source, bool no_destination)
 }
 
 /*
- * A mask that takes more rules than just those like this one: an eighth shorter in
- * either address; without the address that is much the shorter of the two, and that
- * side's port.
+ * A mask that takes more rules than just those like this one: without ranges of
+ * ports, and an eighth shorter in either address, or more when there are not many
+ * tuples left. If `one_sided`, also without the address that is much the shorter of
+ * the two, and that side's port.
  */
-static void relax(const struct half *half, const u64 *mask, u64 *relaxed)
+static void relax(const struct half *half, const u64 *mask, u32 used, bool one_sided, u64 *relaxed)
 {
+	u32 part = used < FEW_TUPLES ? 8 : used < MANY_TUPLES ? 4 : 2;
 	int much = half->words == WILDCARD_WORDS_V4 ? 32 / 8 : 128 / 8;
 	u32 source, destination, last = half->words - 1;
 	bool no_source, no_destination;
 
 	read_lengths(half, mask, &source, &destination);
-	no_source = (int)(destination - source) > much;
-	no_destination = (int)(source - destination) > much;
-	source = no_source ? 0 : source - source / 8;
-	destination = no_destination ? 0 : destination - destination / 8;
+	no_source = one_sided && (int)(destination - source) > much;
+	no_destination = one_sided && (int)(source - destination) > much;
+	source = no_source ? 0 : source - source / part;
+	destination = no_destination ? 0 : destination - destination / part;
 	write_lengths(half, relaxed, source, destination);
-	relaxed[last] = relaxed_ports(mask[last], no_source, no_destination);
+	relaxed[last] = used < MANY_TUPLES ? relaxed_ports(mask[last], no_source, no_destination) :
+					     0;
 }
 
 static bool is_there(const struct half *half, const u64 *mask)
@@ -150,13 +153,21 @@ static bool is_there(const struct half *half, const u64 *mask)
 	return false;
 }
 
-/* A new tuple for a rule, or a status. One with the rule's own mask may be there twice. */
-static int make_tuple_for(struct half *half, const struct wildcard_rule *rule)
+/*
+ * A new tuple for a rule, or a status: the widest that isn't there yet. One with the
+ * rule's own mask may be there twice, if the other's run is full. The last tuple is
+ * for rules that no other takes, unless there is one that takes all.
+ */
+static int make_tuple_for(struct half *half, const struct wildcard_rule *rule, u32 used)
 {
-	u64 relaxed[MOST_WORDS];
+	u64 mask[MOST_WORDS] = { 0 };
 
-	relax(half, mask_of(half, rule), relaxed);
-	return make_tuple(half, is_there(half, relaxed) ? mask_of(half, rule) : relaxed);
+	if (used == WILDCARD_TUPLES - 1 && !is_there(half, mask))
+		return make_tuple(half, mask);
+	relax(half, mask_of(half, rule), used, true, mask);
+	if (is_there(half, mask))
+		relax(half, mask_of(half, rule), used, false, mask);
+	return make_tuple(half, is_there(half, mask) ? mask_of(half, rule) : mask);
 }
 
 /* The bit of the tuple that a rule goes into, or a status. */
@@ -171,6 +182,6 @@ int choose_tuple(struct half *half, const struct wildcard_rule *rule)
 		return choice.narrowest;
 	if (choice.shortest >= 0 && !worth_it)
 		return choice.shortest;
-	made = make_tuple_for(half, rule);
+	made = make_tuple_for(half, rule, used);
 	return made < 0 && choice.shortest >= 0 ? choice.shortest : made;
 }

@@ -48,6 +48,12 @@ PUBLIC void towpath_wildcard_list(struct half *half, u64 *to)
 	visit_runs(half, list_run, &to);
 }
 
+/* Whether there is a rule of that number. */
+PUBLIC int towpath_wildcard_has(struct half *half, u64 number)
+{
+	return !!find_place(half, number);
+}
+
 /* Copies one rule. */
 PUBLIC int towpath_wildcard_get(struct half *half, u64 number, u64 *to)
 {

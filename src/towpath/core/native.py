@@ -36,6 +36,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "towpath_wildcard_replace": (_INT, [_POINTER, _POINTER]),
     "towpath_wildcard_finish": (_INT, [_POINTER]),
     "towpath_wildcard_set_value": (_INT, [_POINTER, _U64, _U64]),
+    "towpath_wildcard_has": (_INT, [_POINTER, _U64]),
     "towpath_wildcard_get": (_INT, [_POINTER, _U64, _POINTER]),
     "towpath_wildcard_list": (None, [_POINTER, _POINTER]),
     "towpath_wildcard_report": (None, [_POINTER, _POINTER]),

@@ -96,6 +96,9 @@ class Half:
     ) -> None:
         self._arrays = index, slots, rules
         self._dtype = rules.dtype
+        self._insert = library().towpath_wildcard_insert
+        self._delete = library().towpath_wildcard_delete
+        self._has = library().towpath_wildcard_has
         self._wait = wait_for_readers
         self._done = ctypes.c_uint32()
         self._done_here = ctypes.byref(self._done)
@@ -121,12 +124,11 @@ class Half:
     def insert(self, rules: Array | bytes) -> None:
         """Insert rules, in order. RefusedError: those before the first refused are in."""
         raw = rules if isinstance(rules, bytes) else np.ascontiguousarray(rules).tobytes()
-        self._many(library().towpath_wildcard_insert, raw, self._dtype.itemsize)
+        self._many(self._insert, raw, self._dtype.itemsize)
 
     def delete(self, numbers: Sequence[int]) -> None:
         """Delete rules by number, in order. RefusedError as for ``insert``."""
-        raw = array("Q", numbers).tobytes()
-        self._many(library().towpath_wildcard_delete, raw, _NUMBER_BYTES)
+        self._many(self._delete, array("Q", numbers).tobytes(), _NUMBER_BYTES)
 
     def _many(self, function: Any, raw: bytes, size: int) -> None:
         count = len(raw) // size
@@ -172,6 +174,9 @@ class Half:
         return self._finally_done(lambda: library().towpath_wildcard_device(self._half, ifindex))
 
     # ---- what there is ---------------------------------------------------------------------------
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self._has(self._half, number))
 
     def get(self, number: int) -> Any:
         """A copy of one rule, a record. RefusedError: there is none of that number."""

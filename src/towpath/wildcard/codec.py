@@ -31,30 +31,40 @@ _LOW = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How the addresses of one family lie in a key."""
+    """How the addresses of one family lie in a key. ``join`` and ``split`` take and give both."""
 
     version: int
     bits: int
     words: int
     record: struct.Struct
+    join: Callable[[int, int], tuple[int, ...]]
+    split: Callable[[Sequence[int]], tuple[int, int]]
     network: Callable[[tuple[int, int]], Prefix]
 
-    def addresses(self, source: int, destination: int) -> tuple[int, ...]:
-        """Both as words of a key."""
-        both = source << self.bits | destination
-        count = self.words - 1
-        return tuple(both >> 64 * (count - 1 - word) & _LOW for word in range(count))
 
-    def split(self, words: Sequence[int]) -> tuple[int, int]:
-        """Source and destination from words of a key."""
-        both = 0
-        for word in words[: self.words - 1]:
-            both = both << 64 | int(word)
-        return both >> self.bits, both & (1 << self.bits) - 1
-
-
-V4 = Family(4, 32, 2, struct.Struct("=QQ4HII2Q2Q"), IPv4Network)
-V6 = Family(6, 128, 5, struct.Struct("=QQ4HII5Q5Q16x"), IPv6Network)
+V4 = Family(
+    version=4,
+    bits=32,
+    words=2,
+    record=struct.Struct("=QQ4HII2Q2Q"),
+    join=lambda source, destination: (source << 32 | destination,),
+    split=lambda words: (words[0] >> 32, words[0] & 0xFFFFFFFF),
+    network=IPv4Network,
+)
+V6 = Family(
+    version=6,
+    bits=128,
+    words=5,
+    record=struct.Struct("=QQ4HII5Q5Q16x"),
+    join=lambda source, destination: (
+        source >> 64,
+        source & _LOW,
+        destination >> 64,
+        destination & _LOW,
+    ),
+    split=lambda words: (words[0] << 64 | words[1], words[2] << 64 | words[3]),
+    network=IPv6Network,
+)
 FAMILIES = {4: V4, 6: V6}
 
 
@@ -72,9 +82,10 @@ def encode(family: Family, rule: Rule, number: int, device: int = 0, version: in
     """One rule. ``device`` is the number of its device in keys, if it names one."""
     source, source_mask = _prefix(rule.source, family.bits)
     destination, destination_mask = _prefix(rule.destination, family.bits)
-    sport, dport = _common(rule.source_ports), _common(rule.destination_ports)
-    bits = (rule.source_ports[0] & sport) << _SPORT | (rule.destination_ports[0] & dport) << _DPORT
-    mask = sport << _SPORT | dport << _DPORT
+    (sport, last_sport), (dport, last_dport) = rule.source_ports, rule.destination_ports
+    same_sport, same_dport = _common(sport, last_sport), _common(dport, last_dport)
+    bits = (sport & same_sport) << _SPORT | (dport & same_dport) << _DPORT
+    mask = same_sport << _SPORT | same_dport << _DPORT
     if rule.protocol is not None:
         bits |= rule.protocol << _PROTOCOL
         mask |= _BYTE << _PROTOCOL
@@ -87,15 +98,15 @@ def encode(family: Family, rule: Rule, number: int, device: int = 0, version: in
     return family.record.pack(
         rank_of(rule.priority, number),
         rule.value,
-        rule.source_ports[0],
-        rule.source_ports[1] - rule.source_ports[0],
-        rule.destination_ports[0],
-        rule.destination_ports[1] - rule.destination_ports[0],
+        sport,
+        last_sport - sport,
+        dport,
+        last_dport - dport,
         version,
-        BOTH if rule.version is None else 0,
-        *family.addresses(source, destination),
+        BOTH if rule.source is None else 0,
+        *family.join(source, destination),
         bits,
-        *family.addresses(source_mask, destination_mask),
+        *family.join(source_mask, destination_mask),
         mask,
     )
 
@@ -106,9 +117,8 @@ def _prefix(prefix: Prefix | None, bits: int) -> tuple[int, int]:
     return int(prefix.network_address), (1 << bits) - (1 << bits - prefix.prefixlen)
 
 
-def _common(ports: Ports) -> int:
+def _common(first: int, last: int) -> int:
     """The bits in which all ports of a range agree, from the highest on."""
-    first, last = ports
     return _PORT & ~((1 << (first ^ last).bit_length()) - 1)
 
 
@@ -140,7 +150,7 @@ def _ports(head: Any, which: str) -> Ports:
 def key_of(family: Family, packet: Packet, device: int) -> tuple[int, ...]:
     """A packet as BPF has it."""
     return (
-        *family.addresses(int(packet.source), int(packet.destination)),
+        *family.join(int(packet.source), int(packet.destination)),
         packet.source_port << _SPORT
         | packet.destination_port << _DPORT
         | packet.protocol << _PROTOCOL

@@ -57,21 +57,22 @@ class FamilyTable:
     def insert(self, records: bytes) -> None:
         """Insert rules, in order; all or none. FullError; TooComplexError."""
         self._sorted = None
-        size = self.family.record.size
         try:
-            with self._errors():
-                self._half.insert(records)
-        except WildcardError as error:
-            done = _done(error)
-            ranks = [self.family.record.unpack_from(records, i * size)[0] for i in range(done)]
-            self._half.delete([number_of(rank) for rank in ranks])
-            raise
+            self._half.insert(records)
+        except RefusedError as error:
+            self._half.delete(self._numbers(records)[: error.done])
+            raise self._explained(error, None) from error
+
+    def _numbers(self, records: bytes) -> list[int]:
+        return [number_of(fields[0]) for fields in self.family.record.iter_unpack(records)]
 
     def delete(self, numbers: Sequence[int]) -> None:
         """Delete rules. NoSuchRuleError: those before are deleted."""
         self._sorted = None
-        with self._errors():
+        try:
             self._half.delete(numbers)
+        except RefusedError as error:
+            raise self._explained(error, None) from error
 
     def replace(self, records: Sequence[bytes]) -> None:
         """Replace rules by records of higher version; all of them at one wait for readers."""
@@ -114,11 +115,7 @@ class FamilyTable:
     # ---- what there is ---------------------------------------------------------------------------
 
     def __contains__(self, number: int) -> bool:
-        try:
-            self._half.get(number)
-        except RefusedError:
-            return False
-        return True
+        return number in self._half
 
     def record(self, number: int) -> Any:
         """A rule's record. NoSuchRuleError."""
@@ -161,6 +158,3 @@ class FamilyTable:
         """Let go of the arrays."""
         self._half.close()
 
-
-def _done(error: WildcardError) -> int:
-    return error.__cause__.done if isinstance(error.__cause__, RefusedError) else 0

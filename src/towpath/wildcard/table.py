@@ -77,7 +77,14 @@ class WildcardTable:
 
         FullError or TooComplexError: it is not in, and all others still are.
         """
-        return self.insert_many((rule,))[0]
+        version = rule.version
+        if version is None:
+            return self.insert_many((rule,))[0]
+        with self._lock:
+            number = self._new_numbers(1)[0]
+            half = self._halves[version]
+            half.insert(half.encode(rule, number))
+        return number
 
     def insert_many(self, rules: Iterable[Rule]) -> list[int]:
         """Insert rules, all or none; returns their numbers, in their order.
@@ -117,7 +124,10 @@ class WildcardTable:
 
     def delete(self, number: int) -> None:
         """Delete a rule. NoSuchRuleError."""
-        self.delete_many((number,))
+        with self._lock:
+            for half in self._halves_of(number):
+                half.delete((number,))
+            self._both.discard(number)
 
     def delete_many(self, numbers: Iterable[int]) -> None:
         """Delete rules, all or none. NoSuchRuleError: one of them isn't there, or is there twice."""
