@@ -86,7 +86,7 @@ PUBLIC struct half *towpath_wildcard_open(u32 words, struct wildcard_index *inde
 	half->rule_words = (words == WILDCARD_WORDS_V4 ? sizeof(struct wildcard_rule4)
 						       : sizeof(struct wildcard_rule6)) /
 			   sizeof(u64);
-	half->limit = (u64)(rule_count - WILDCARD_SPARE) * 4 / 5;
+	half->limit = ((u64)(rule_count - WILDCARD_SPARE) * 4 + 3) / 5; /* WILDCARD_RULES_ROOM */
 	half->index = index;
 	half->slots = slots;
 	half->slot_count = slot_count;

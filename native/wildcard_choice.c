@@ -13,8 +13,8 @@
 #include "wildcard.h"
 
 enum {
-	FEW_TUPLES = 32,  /* up to here a run of PATIENT_RUN is too long */
-	MANY_TUPLES = 48, /* from here on only a full run is */
+	FEW_TUPLES = 24,  /* up to here a run of PATIENT_RUN is too long */
+	MANY_TUPLES = 40, /* from here on only a full run is */
 	SHORT_RUN = 8,
 	LONG_RUN = 12,
 };
@@ -121,27 +121,29 @@ static u64 relaxed_ports(u64 rest, bool no_source, bool no_destination)
 	return rest;
 }
 
+/* A prefix length, down to a multiple of some unit; that of a host always shorter. */
+static u32 rounded(u32 length, u32 width, u32 unit)
+{
+	return (length == width ? length - 1 : length) / unit * unit;
+}
+
 /*
  * A mask that takes more rules than just those like this one: without ranges of
- * ports, and an eighth shorter in either address, or more when there are not many
- * tuples left. If `one_sided`, also without the address that is much the shorter of
- * the two, and that side's port.
+ * ports, and with shorter addresses. If `one_sided`, also without the address that
+ * is much the shorter of the two, and that side's port.
  */
-static void relax(const struct half *half, const u64 *mask, u32 used, bool one_sided, u64 *relaxed)
+static void relax(const struct half *half, const u64 *mask, u32 unit, bool one_sided, u64 *relaxed)
 {
-	u32 part = used < FEW_TUPLES ? 8 : used < MANY_TUPLES ? 4 : 2;
-	int much = half->words == WILDCARD_WORDS_V4 ? 32 / 8 : 128 / 8;
+	u32 width = half->words == WILDCARD_WORDS_V4 ? 32 : 128;
 	u32 source, destination, last = half->words - 1;
 	bool no_source, no_destination;
 
 	read_lengths(half, mask, &source, &destination);
-	no_source = one_sided && (int)(destination - source) > much;
-	no_destination = one_sided && (int)(source - destination) > much;
-	source = no_source ? 0 : source - source / part;
-	destination = no_destination ? 0 : destination - destination / part;
-	write_lengths(half, relaxed, source, destination);
-	relaxed[last] = used < MANY_TUPLES ? relaxed_ports(mask[last], no_source, no_destination) :
-					     0;
+	no_source = one_sided && destination > source + width / 8;
+	no_destination = one_sided && source > destination + width / 8;
+	write_lengths(half, relaxed, no_source ? 0 : rounded(source, width, unit),
+		      no_destination ? 0 : rounded(destination, width, unit));
+	relaxed[last] = relaxed_ports(mask[last], no_source, no_destination);
 }
 
 static bool is_there(const struct half *half, const u64 *mask)
@@ -154,20 +156,40 @@ static bool is_there(const struct half *half, const u64 *mask)
 }
 
 /*
- * A new tuple for a rule, or a status: the widest that isn't there yet. One with the
- * rule's own mask may be there twice, if the other's run is full. The last tuple is
- * for rules that no other takes, unless there is one that takes all.
+ * The widest mask for a rule that isn't there yet: the first of ever finer ones,
+ * which begin the coarser the fewer tuples are left. If all are there, the rule's
+ * own, which may be there twice.
+ */
+static void widest(const struct half *half, const u64 *mask, u32 used, u64 *wider)
+{
+	u32 width = half->words == WILDCARD_WORDS_V4 ? 32 : 128, last = half->words - 1;
+	u32 unit = width / (used < FEW_TUPLES ? 8 : used < MANY_TUPLES ? 4 : 2);
+
+	for (; unit >= width / 16; unit /= 2) {
+		relax(half, mask, unit, true, wider);
+		if (!is_there(half, wider))
+			return;
+		relax(half, mask, unit, false, wider);
+		if (!is_there(half, wider))
+			return;
+	}
+	memcpy(wider, mask, half->words * sizeof(*mask));
+	wider[last] = relaxed_ports(mask[last], false, false);
+	if (is_there(half, wider))
+		wider[last] = mask[last];
+}
+
+/*
+ * A new tuple for a rule, or a status. The last tuple is for rules that no other
+ * takes, unless there is one that takes all.
  */
 static int make_tuple_for(struct half *half, const struct wildcard_rule *rule, u32 used)
 {
 	u64 mask[MOST_WORDS] = { 0 };
 
-	if (used == WILDCARD_TUPLES - 1 && !is_there(half, mask))
-		return make_tuple(half, mask);
-	relax(half, mask_of(half, rule), used, true, mask);
-	if (is_there(half, mask))
-		relax(half, mask_of(half, rule), used, false, mask);
-	return make_tuple(half, is_there(half, mask) ? mask_of(half, rule) : mask);
+	if (used < WILDCARD_TUPLES - 1 || is_there(half, mask))
+		widest(half, mask_of(half, rule), used, mask);
+	return make_tuple(half, mask);
 }
 
 /* The bit of the tuple that a rule goes into, or a status. */

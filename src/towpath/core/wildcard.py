@@ -165,9 +165,7 @@ class Half:
 
     def set_value(self, number: int, value: int) -> None:
         """Give a rule another value, in one store."""
-        self._finally_done(
-            lambda: library().towpath_wildcard_set_value(self._half, number, value)
-        )
+        self._finally_done(lambda: library().towpath_wildcard_set_value(self._half, number, value))
 
     def device(self, ifindex: int) -> int:
         """The number that stands for a device in keys, a new one if it has none."""

@@ -169,5 +169,3 @@ def matching(records: Array, key: Sequence[int]) -> Array:
         matches &= (above >= 0) & (above <= head[f"{which}_span"])
     result: Array = matches
     return result
-
-

@@ -157,4 +157,3 @@ class FamilyTable:
     def close(self) -> None:
         """Let go of the arrays."""
         self._half.close()
-

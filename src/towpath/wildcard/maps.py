@@ -82,7 +82,7 @@ def check(table: str, maps: Mapping[str, Map]) -> None:
         differences += [f"{table}_{part}: {line}" for line in same_size.differences(found)]
     for version in VERSIONS:
         rules = maps.get(f"rules{version}")
-        if rules is not None and rules.max_entries <= wanted().spare:
+        if rules is not None and rules.max_entries < wanted().spare:
             differences.append(f"{table}_rules{version} has no room for rules")
         slots = maps.get(f"slots{version}")
         if slots is not None and slots.max_entries % 8:

@@ -14,7 +14,7 @@ from towpath.kernel.object import BpfObject
 from towpath.kernel.rcu import wait_for_readers
 from towpath.wildcard import maps
 from towpath.wildcard.codec import BOTH, FAMILIES, MOST_NUMBER, number_of
-from towpath.wildcard.errors import FullError, NoSuchRuleError, WildcardError
+from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError
 from towpath.wildcard.half import FamilyTable
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class WildcardTable:
         self._lock = Lock()
         with ExitStack() as undo:
             found = _find(source, name, undo)
-            self._bytes = sum(each.max_entries * each.value_dtype.itemsize for each in found.values())
+            self._bytes = sum(
+                each.max_entries * each.value_dtype.itemsize for each in found.values()
+            )
             self._halves = {version: _half(version, found, undo) for version in maps.VERSIONS}
             self._numbers = self._halves[4].index["last_number"]
             self._last = max(int(self._numbers[0]), *map(_newest, self._halves.values()))
@@ -98,12 +100,25 @@ class WildcardTable:
             numbered = list(zip(rules, numbers, strict=True))
             if len(numbered) > 1:
                 numbered.sort(key=lambda pair: -pair[0].priority)
-            with ExitStack() as undo:
-                for half in self._halves.values():
-                    self._insert(half, numbered, undo)
-                undo.pop_all()
+            try:
+                self._insert_all(numbered)
+            except TooComplexError:
+                # The first to come decide which hash tables there are. In another order they
+                # are fewer: slower ones, that leave room for more.
+                numbered.sort(key=_scattered)
+                self._insert_all(numbered)
             self._both.update(number for rule, number in numbered if rule.version is None)
         return numbers
+
+    def _insert_all(self, numbered: Sequence[tuple[Rule, int]]) -> None:
+        """Insert in both halves, all or none."""
+        with ExitStack() as undo:
+            for version, half in self._halves.items():
+                mine = [pair for pair in numbered if pair[0].version in (version, None)]
+                if mine:
+                    half.insert(b"".join([half.encode(rule, number) for rule, number in mine]))
+                    undo.callback(half.delete, [number for _, number in mine])
+            undo.pop_all()
 
     def _new_numbers(self, count: int) -> list[int]:
         first, self._last = self._last + 1, self._last + count
@@ -113,15 +128,6 @@ class WildcardTable:
         self._numbers[0] = self._last
         return list(range(first, self._last + 1))
 
-    def _insert(
-        self, half: FamilyTable, numbered: Sequence[tuple[Rule, int]], undo: ExitStack
-    ) -> None:
-        version = half.family.version
-        mine = [pair for pair in numbered if pair[0].version in (version, None)]
-        if mine:
-            half.insert(b"".join([half.encode(rule, number) for rule, number in mine]))
-            undo.callback(half.delete, [number for _, number in mine])
-
     def delete(self, number: int) -> None:
         """Delete a rule. NoSuchRuleError."""
         with self._lock:
@@ -130,11 +136,13 @@ class WildcardTable:
             self._both.discard(number)
 
     def delete_many(self, numbers: Iterable[int]) -> None:
-        """Delete rules, all or none. NoSuchRuleError: one of them isn't there, or is there twice."""
+        """Delete rules, all or none. NoSuchRuleError: one isn't there, or is named twice."""
         numbers = list(numbers)
         with self._lock:
             if len(numbers) > 1 and len(set(numbers)) < len(numbers):
-                raise NoSuchRuleError(f"a number is there twice among {len(numbers)}; allowed: once")
+                raise NoSuchRuleError(
+                    f"a number is there twice among {len(numbers)}; allowed: once"
+                )
             placed = {number: self._halves_of(number) for number in numbers}
             for half in self._halves.values():
                 mine = [number for number in numbers if half in placed[number]]
@@ -201,9 +209,7 @@ class WildcardTable:
 
     def __contains__(self, number: object) -> bool:
         with self._lock:
-            return isinstance(number, int) and any(
-                number in half for half in self._halves.values()
-            )
+            return isinstance(number, int) and any(number in half for half in self._halves.values())
 
     def __getitem__(self, number: int) -> Rule:
         """The rule with a number. NoSuchRuleError."""
@@ -279,6 +285,11 @@ def _half(version: int, found: Mapping[str, Map], undo: ExitStack) -> FamilyTabl
     return half
 
 
+def _scattered(pair: tuple[Rule, int]) -> int:
+    """A key that sorts rules into no order, always the same."""
+    return pair[1] * 0x9E3779B1 & 0xFFFFFFFF
+
+
 def _newest(half: FamilyTable) -> int:
     ranks = half.records()["head"]["rank"].tolist()
     return max(map(number_of, ranks), default=0)
@@ -308,6 +319,3 @@ def _reconcile(halves: Mapping[int, FamilyTable]) -> set[int]:
             rule = halves[newer].decode(there[newer][number])
             halves[older].replace([halves[older].encode(rule, number, ages[newer])])
     return set(both)
-
-
-__all__ = ["Match", "Statistics", "WildcardError", "WildcardTable"]
