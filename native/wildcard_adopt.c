@@ -79,24 +79,38 @@ static int adopt_tuple(struct half *half, u32 bit)
 	return DONE;
 }
 
+static bool is_valid_window(const struct half *half, const struct wildcard_window *window)
+{
+	return window->shift < 64 && window->word <= (half->words == WILDCARD_WORDS_V6);
+}
+
+static int tidy_tuple(struct half *half, u32 bit)
+{
+	if (!half->tuples[bit].used)
+		clear_columns(half, bit);
+	else if (half->tuples[bit].rules)
+		refit(half, bit);
+	else if (half->tuples[bit].live && !make_rest_room(half, RESTS))
+		return NO_MEMORY;
+	else if (half->tuples[bit].live)
+		retire_tuple(half, bit);
+	return DONE;
+}
+
 /* Finds everything that is in the arrays. To be called on a half that knows nothing. */
 int adopt(struct half *half)
 {
 	int status = adopt_devices(half);
 
+	if (!is_valid_window(half, &half->index->source) ||
+	    !is_valid_window(half, &half->index->destination))
+		return DAMAGED;
 	for (u32 bit = 0; bit < WILDCARD_TUPLES && status == DONE; bit++)
 		if (tuple_at(half, bit)->place)
 			status = adopt_tuple(half, bit);
 	if (status == DONE)
 		status = towpath_wildcard_finish(half);
-	for (u32 bit = 0; bit < WILDCARD_TUPLES && status == DONE; bit++) {
-		if (!half->tuples[bit].used)
-			clear_columns(half, bit);
-		else if (half->tuples[bit].rules)
-			refit(half, bit);
-		else if (half->tuples[bit].live)
-			status = make_rest_room(half, 2) ? retire_tuple(half, bit),
-			DONE				 : NO_MEMORY;
-	}
+	for (u32 bit = 0; bit < WILDCARD_TUPLES && status == DONE; bit++)
+		status = tidy_tuple(half, bit);
 	return status;
 }

@@ -67,18 +67,29 @@ static int make_device(struct half *half, u64 *slot, u32 ifindex)
 	return NO_DEVICE;
 }
 
-/* The number for an interface index (not 0), or a status. */
+/*
+ * The number for an interface index (not 0), or a status. It is held until
+ * towpath_wildcard_release(), since the rules that it is for aren't there yet.
+ */
 PUBLIC int towpath_wildcard_device(struct half *half, u32 ifindex)
 {
 	u64 *slot = find_device(half, ifindex);
-	int number;
+	int number = NO_DEVICE;
 
-	if (slot && *slot >> WILDCARD_IFINDEX == ifindex && (u32)*slot)
-		return (u32)*slot;
-	number = slot ? make_device(half, slot, ifindex) : NO_DEVICE;
-	if (number < 0 && (withdraw_unused(half) || half->resting_count))
+	if (slot && (u32)*slot)
+		number = (u32)*slot;
+	else if (slot)
+		number = make_device(half, slot, ifindex);
+	if (number >= 0)
+		half->device_uses[number]++;
+	else if (withdraw_unused(half) || half->resting_count)
 		return NO_ROOM;
 	return number;
+}
+
+PUBLIC void towpath_wildcard_release(struct half *half, u32 number)
+{
+	half->device_uses[number]--;
 }
 
 /* Counts a rule's use of its device, up or down. */

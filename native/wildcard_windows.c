@@ -6,7 +6,7 @@
  * differ: where all addresses begin with the same 48 bits, the first 13 tell
  * nothing.
  */
-#include <string.h>
+#include <stdlib.h>
 
 #include "wildcard.h"
 
@@ -16,7 +16,7 @@ enum {
 	LAST_LEAF = WILDCARD_WINDOW_LEAVES - 1,
 };
 
-/* Rules to be sampled, `count` of them, so many words apart. */
+/* Rules to be sampled: each `stride`th, `count` of them. */
 struct sample {
 	const u64 *rules;
 	u32 words;
@@ -25,18 +25,14 @@ struct sample {
 	u32 count;
 };
 
-/*
- * Packets that are spread as the rules are: how many rules would one find at its
- * leaf? What a rule adds to each of its leaves is noted where they begin, and taken
- * off where they end, so that one pass over the leaves sums it up.
- */
-static double crowd(const struct sample *sample, u32 word, u32 shift)
-{
-	static double packets[WILDCARD_WINDOW_LEAVES + 1], rules[WILDCARD_WINDOW_LEAVES + 1];
-	double packets_here = 0, rules_here = 0, met = 0;
+/* At each leaf: how many packets and rules begin there, less those that have ended. */
+struct change {
+	double packets;
+	double rules;
+};
 
-	memset(packets, 0, sizeof(packets));
-	memset(rules, 0, sizeof(rules));
+static void note(const struct sample *sample, u32 word, u32 shift, struct change *changes)
+{
 	for (u32 i = 0; i < sample->count; i++) {
 		const u64 *rule = sample->rules + (size_t)i * sample->stride * sample->rule_words;
 		const u64 *bits = bits_of((const struct wildcard_rule *)rule);
@@ -44,51 +40,72 @@ static double crowd(const struct sample *sample, u32 word, u32 shift)
 		u32 first = bits[word] >> shift & fixed;
 		u32 end = first + (~fixed & LAST_LEAF) + 1;
 
-		packets[first] += 1.0 / (end - first);
-		packets[end] -= 1.0 / (end - first);
-		rules[first]++;
-		rules[end]--;
+		changes[first].packets += 1.0 / (end - first);
+		changes[end].packets -= 1.0 / (end - first);
+		changes[first].rules++;
+		changes[end].rules--;
 	}
-	for (u32 leaf = 0; leaf <= LAST_LEAF; leaf++) {
-		packets_here += packets[leaf];
-		rules_here += rules[leaf];
-		met += packets_here * rules_here;
+}
+
+/*
+ * Packets that are spread as the rules are: how many rules does one find at its leaf?
+ * Clears the changes again.
+ */
+static double crowd(const struct sample *sample, u32 word, u32 shift, struct change *changes)
+{
+	struct change here = { 0 };
+	double met = 0;
+
+	note(sample, word, shift, changes);
+	for (u32 leaf = 0; leaf <= LAST_LEAF + 1; leaf++) {
+		here.packets += changes[leaf].packets;
+		here.rules += changes[leaf].rules;
+		met += here.packets * here.rules;
+		changes[leaf] = (struct change){ 0 };
 	}
 	return met;
 }
 
-/* The best of windows of one word, from some bit on up to another. */
-static void better(const struct sample *sample, u32 first_word, u32 word, u32 low, u32 high,
-		   struct wildcard_window *best, double *least)
+struct best {
+	struct wildcard_window window;
+	double met;
+};
+
+/* Tries all windows of one word that lie between two bits. */
+static void try_windows(const struct sample *sample, u32 first_word, u32 word, u32 low, u32 high,
+			struct change *changes, struct best *best)
 {
 	for (u32 shift = low; shift <= high - WINDOW_BITS; shift++) {
-		double met = crowd(sample, first_word + word, shift);
+		double met = crowd(sample, first_word + word, shift, changes);
 
-		if (met < *least) {
-			*least = met;
-			*best = (struct wildcard_window){ word, shift };
-		}
+		if (met < best->met)
+			*best = (struct best){ { word, shift }, met };
 	}
 }
 
-/* Chooses windows for rules that are to come. Only for a half that has none. */
+/*
+ * Chooses windows for rules that are to come. Only for a half that has none: whatever
+ * a packet makes of two windows at once, it finds nothing, as it should.
+ */
 void choose_windows(struct half *half, const u64 *rules, u32 count)
 {
 	u32 stride = count > SAMPLE ? count / SAMPLE : 1;
 	struct sample sample = { rules, half->words, half->rule_words, stride, count / stride };
-	struct wildcard_window source = half->index->source;
-	struct wildcard_window destination = half->index->destination;
-	double least_source = 1e300, least_destination = 1e300;
+	struct best source = { half->index->source, 1e300 };
+	struct best destination = { half->index->destination, 1e300 };
+	struct change *changes = calloc(LAST_LEAF + 2, sizeof(*changes));
 
+	if (!changes)
+		return;
 	if (half->words == WILDCARD_WORDS_V4) {
-		better(&sample, 0, 0, 32, 64, &source, &least_source);
-		better(&sample, 0, 0, 0, 32, &destination, &least_destination);
-	} else {
-		for (u32 word = 0; word < 2; word++) {
-			better(&sample, 0, word, 0, 64, &source, &least_source);
-			better(&sample, 2, word, 0, 64, &destination, &least_destination);
-		}
+		try_windows(&sample, 0, 0, 32, 64, changes, &source);
+		try_windows(&sample, 0, 0, 0, 32, changes, &destination);
 	}
-	publish((u64 *)&half->index->source, *(u64 *)&source);
-	publish((u64 *)&half->index->destination, *(u64 *)&destination);
+	for (u32 word = 0; word < 2 && half->words == WILDCARD_WORDS_V6; word++) {
+		try_windows(&sample, 0, word, 0, 64, changes, &source);
+		try_windows(&sample, 2, word, 0, 64, changes, &destination);
+	}
+	free(changes);
+	half->index->source = source.window;
+	half->index->destination = destination.window;
 }

@@ -275,7 +275,8 @@ def _lengths(flavour: Flavour, kinds: Array, chance: Any) -> Array:
     steps = np.arange(-farthest, farthest + 1)
     sides = np.array(flavour.spread) / 2
     moves = chance.choice(steps, lengths.shape, p=[*sides[::-1], 1 - sides.sum() * 2, *sides])
-    return np.clip(lengths + moves, 0, 32)
+    moved: Array = np.clip(lengths + moves, 0, 32)
+    return moved
 
 
 def _choose(weights: dict[tuple[int, int], float], count: int, chance: Any) -> Array:
@@ -316,7 +317,8 @@ def _unevenly(many: int, count: int, chance: Any) -> Array:
 def _in_order(rules: Array, chance: Any) -> Array:
     lengths = rules["source_length"].astype(float) + rules["destination_length"]
     narrowness = lengths + chance.random(len(rules)) * _DISORDER
-    return rules[np.argsort(-narrowness, kind="stable")]
+    ordered: Array = rules[np.argsort(-narrowness, kind="stable")]
+    return ordered
 
 
 class _Tree:
@@ -358,7 +360,8 @@ def _mix(word: Array) -> Array:
     word = word + np.uint64(0x9E3779B97F4A7C15)
     word = (word ^ word >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ word >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return word ^ word >> np.uint64(31)
+    mixed: Array = word ^ word >> np.uint64(31)
+    return mixed
 
 
 # ---- Packets -------------------------------------------------------------------------------------
@@ -418,7 +421,8 @@ def _within(network: Array, lengths: Array, rules: Array, chance: Any) -> Array:
 def _low_bits(count: Array) -> Array:
     whole = np.uint64(0xFFFFFFFFFFFFFFFF)
     masks = whole >> (64 - np.clip(count, 1, 64)).astype(np.uint64)
-    return np.where(count > 0, masks, np.uint64(0))
+    low: Array = np.where(count > 0, masks, np.uint64(0))
+    return low
 
 
 def masks(rules: Array) -> tuple[int, int]:

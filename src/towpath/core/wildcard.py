@@ -14,6 +14,7 @@ import secrets
 from array import array
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,10 +95,11 @@ class Half:
         rules: Array,
         wait_for_readers: Callable[[], None],
     ) -> None:
-        self._arrays = index, slots, rules
+        self._arrays: tuple[Array, ...] = index, slots, rules
         self._dtype = rules.dtype
         self._insert = library().towpath_wildcard_insert
         self._delete = library().towpath_wildcard_delete
+        self._replace = library().towpath_wildcard_replace
         self._has = library().towpath_wildcard_has
         self._wait = wait_for_readers
         self._done = ctypes.c_uint32()
@@ -135,7 +137,7 @@ class Half:
         status = function(self._half, raw, count, self._done_here)
         if status == Status.DONE:
             return
-        address, done = ctypes.cast(raw, ctypes.c_void_p).value or 0, self._done.value
+        address, done = np.frombuffer(raw, np.uint8).ctypes.data, self._done.value
 
         def go_on() -> int:
             nonlocal done
@@ -154,10 +156,7 @@ class Half:
         pending = False
         try:
             for rule in rules:
-                status = self._finally_done(
-                    lambda rule=rule: library().towpath_wildcard_replace(self._half, rule)
-                )
-                pending |= status == Status.PENDING
+                pending |= self._finally_done(partial(self._replace, self._half, rule)) > 0
         finally:
             if pending:
                 self.settle()
@@ -168,8 +167,15 @@ class Half:
         self._finally_done(lambda: library().towpath_wildcard_set_value(self._half, number, value))
 
     def device(self, ifindex: int) -> int:
-        """The number that stands for a device in keys, a new one if it has none."""
+        """The number that stands for a device in keys, a new one if it has none.
+
+        It is held, also when no rule names it, until ``release``.
+        """
         return self._finally_done(lambda: library().towpath_wildcard_device(self._half, ifindex))
+
+    def release(self, number: int) -> None:
+        """Hold a device's number no longer: rules that name it do that."""
+        library().towpath_wildcard_release(self._half, number)
 
     # ---- what there is ---------------------------------------------------------------------------
 
@@ -186,7 +192,7 @@ class Half:
 
     def rules(self) -> Array:
         """A copy of all rules, the one of highest rank first."""
-        records = np.zeros(self.report().rules, self._dtype)
+        records: Array = np.zeros(self.report().rules, self._dtype)
         library().towpath_wildcard_list(self._half, records.ctypes.data)
         return records[np.argsort(records["head"]["rank"])[::-1]]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.core.wildcard import Half, RefusedError, Report, Status
-from towpath.wildcard.codec import decode, encode, key_of, matching, number_of
+from towpath.wildcard.codec import decode, encode, key_of, matching
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError, WildcardError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from towpath.wildcard.codec import Family
     from towpath.wildcard.rule import Packet, Rule
@@ -46,25 +46,21 @@ class FamilyTable:
 
     # ---- changes ---------------------------------------------------------------------------------
 
-    def encode(self, rule: Rule, number: int, version: int = 0) -> bytes:
-        """A rule's record. FullError: there is no number left for its device."""
-        device = 0
-        if rule.ifindex is not None:
-            with self._errors():
-                device = self._half.device(rule.ifindex)
-        return encode(self.family, rule, number, device, version)
-
-    def insert(self, records: bytes) -> None:
+    def insert(self, numbered: Sequence[tuple[Rule, int]]) -> None:
         """Insert rules, in order; all or none. FullError; TooComplexError."""
         self._sorted = None
-        try:
-            self._half.insert(records)
-        except RefusedError as error:
-            self._half.delete(self._numbers(records)[: error.done])
-            raise self._explained(error, None) from error
-
-    def _numbers(self, records: bytes) -> list[int]:
-        return [number_of(fields[0]) for fields in self.family.record.iter_unpack(records)]
+        with self._devices(rule for rule, _ in numbered) as devices:
+            records = b"".join(
+                [
+                    encode(self.family, rule, number, devices.get(rule.ifindex, 0))
+                    for rule, number in numbered
+                ]
+            )
+            try:
+                self._half.insert(records)
+            except RefusedError as error:
+                self._half.delete([number for _, number in numbered[: error.done]])
+                raise self._explained(error) from error
 
     def delete(self, numbers: Sequence[int]) -> None:
         """Delete rules. NoSuchRuleError: those before are deleted."""
@@ -72,13 +68,38 @@ class FamilyTable:
         try:
             self._half.delete(numbers)
         except RefusedError as error:
-            raise self._explained(error, None) from error
+            raise self._explained(error) from error
 
-    def replace(self, records: Sequence[bytes]) -> None:
-        """Replace rules by records of higher version; all of them at one wait for readers."""
+    def replace(self, rules: Mapping[int, Rule], version: int | None = None) -> None:
+        """Replace rules, by default with versions one higher, at one wait for readers."""
         self._sorted = None
-        with self._errors():
-            self._half.replace(records)
+        with self._devices(rules.values()) as devices, self._errors():
+            self._half.replace(
+                [
+                    encode(
+                        self.family,
+                        rule,
+                        number,
+                        devices.get(rule.ifindex, 0),
+                        self.version_of(number) + 1 if version is None else version,
+                    )
+                    for number, rule in rules.items()
+                ]
+            )
+
+    @contextmanager
+    def _devices(self, rules: Iterable[Rule]) -> Iterator[dict[int | None, int]]:
+        """The numbers of the devices that rules name, kept for them in the block. FullError."""
+        numbers: dict[int | None, int] = {}
+        try:
+            for rule in rules:
+                if rule.ifindex is not None and rule.ifindex not in numbers:
+                    with self._errors():
+                        numbers[rule.ifindex] = self._half.device(rule.ifindex)
+            yield numbers
+        finally:
+            for number in numbers.values():
+                self._half.release(number)
 
     def set_value(self, number: int, value: int) -> None:
         """Give a rule another value."""
@@ -93,7 +114,7 @@ class FamilyTable:
         except RefusedError as error:
             raise self._explained(error, number) from error
 
-    def _explained(self, error: RefusedError, number: int | None) -> WildcardError:
+    def _explained(self, error: RefusedError, number: int | None = None) -> WildcardError:
         name, report = f"IPv{self.family.version}", self._half.report()
         if error.status is Status.NO_SUCH_RULE:
             which = "with one of these numbers" if number is None else f"{number}"

@@ -84,8 +84,7 @@ class WildcardTable:
             return self.insert_many((rule,))[0]
         with self._lock:
             number = self._new_numbers(1)[0]
-            half = self._halves[version]
-            half.insert(half.encode(rule, number))
+            self._halves[version].insert(((rule, number),))
         return number
 
     def insert_many(self, rules: Iterable[Rule]) -> list[int]:
@@ -116,7 +115,7 @@ class WildcardTable:
             for version, half in self._halves.items():
                 mine = [pair for pair in numbered if pair[0].version in (version, None)]
                 if mine:
-                    half.insert(b"".join([half.encode(rule, number) for rule, number in mine]))
+                    half.insert(mine)
                     undo.callback(half.delete, [number for _, number in mine])
             undo.pop_all()
 
@@ -170,13 +169,9 @@ class WildcardTable:
             for number, rule in rules.items():
                 self._check_families(number, rule, placed[number])
             for half in self._halves.values():
-                records = [
-                    half.encode(rule, number, half.version_of(number) + 1)
-                    for number, rule in rules.items()
-                    if half in placed[number]
-                ]
-                if records:
-                    half.replace(records)
+                mine = {number: rule for number, rule in rules.items() if half in placed[number]}
+                if mine:
+                    half.replace(mine)
 
     def _check_families(self, number: int, rule: Rule, halves: Sequence[FamilyTable]) -> None:
         old = None if number in self._both else halves[0].family.version
@@ -243,8 +238,9 @@ class WildcardTable:
         """How full the table is."""
         rules = len(self)
         with self._lock:
-            reports = [half.report() for half in self._halves.values()]
-        return Statistics(rules, *reports, self._bytes)
+            return Statistics(
+                rules, self._halves[4].report(), self._halves[6].report(), self._bytes
+            )
 
     # ---- life ------------------------------------------------------------------------------------
 
@@ -317,5 +313,5 @@ def _reconcile(halves: Mapping[int, FamilyTable]) -> set[int]:
         newer, older = (4, 6) if ages[4] > ages[6] else (6, 4)
         if ages[newer] > ages[older]:
             rule = halves[newer].decode(there[newer][number])
-            halves[older].replace([halves[older].encode(rule, number, ages[newer])])
+            halves[older].replace({number: rule}, ages[newer])
     return set(both)
