@@ -5,7 +5,8 @@
  * User space fills `queries` and runs one of the programs by BPF_PROG_TEST_RUN with
  * repeat=N; each run looks up BENCH_BATCH of them and adds up the time it took.
  * `bench_floor` does the same without the look-up: its time is in all the others.
- * `bench_answers` isn't timed but writes down what was found.
+ * `answer_rules` and so on aren't timed but write down what was found. They are tc
+ * programs, since the kernel takes milliseconds to begin a test run of an XDP one.
  *
  * The other ways are for IPv4 and there to compare with. Both know priorities and
  * port ranges, so that all three find the same:
@@ -16,6 +17,8 @@
  *    ends early, and ranges are cut into prefixes, each a rule with a mask.
  *  - `bench_scan` compares the packet with one rule after the other.
  */
+#include <linux/pkt_cls.h>
+
 #include "wildcard.h"
 
 enum bench_limits {
@@ -168,8 +171,8 @@ static __always_inline __u64 number_of(__u64 rank)
 /* ---- Programs -------------------------------------------------------------------- */
 
 #define TIMED(name, query, find)                                      \
-	SEC("xdp")                                                    \
-	int name(struct xdp_md *ctx)                                  \
+	SEC("tc")                                                     \
+	int name(struct __sk_buff *ctx)                               \
 	{                                                             \
 		__u64 start = bpf_ktime_get_ns(), found = 0, sum = 0; \
 		int i;                                                \
@@ -185,7 +188,7 @@ static __always_inline __u64 number_of(__u64 rank)
 			sum += number + value;                        \
 		}                                                     \
 		count(start, found, sum);                             \
-		return XDP_PASS;                                      \
+		return TC_ACT_OK;                                     \
 	}
 
 #define ADDRESSES(query) wildcard_two((query)->key.saddr[3], (query)->key.daddr[3])
@@ -204,8 +207,8 @@ static __always_inline struct answer *next_answer(__u32 i)
 }
 
 #define ANSWERED(name, query, find)                             \
-	SEC("xdp")                                              \
-	int name(struct xdp_md *ctx)                            \
+	SEC("tc")                                               \
+	int name(struct __sk_buff *ctx)                         \
 	{                                                       \
 		int i;                                          \
                                                                 \
@@ -220,7 +223,7 @@ static __always_inline struct answer *next_answer(__u32 i)
 			answer->value = value;                  \
 		}                                               \
 		bench.next += BENCH_BATCH;                      \
-		return XDP_PASS;                                \
+		return TC_ACT_OK;                               \
 	}
 
 ANSWERED(answer_rules, query, (wildcard_lookup(rules, &query->key, &value)))

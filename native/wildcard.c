@@ -107,12 +107,6 @@ PUBLIC struct half *towpath_wildcard_open(u32 words, struct wildcard_index *inde
 
 /* ---- insert ---- */
 
-static void let_go_if_empty(struct half *half, u32 bit)
-{
-	if (half->tuples[bit].live && !half->tuples[bit].rules)
-		retire_tuple(half, bit);
-}
-
 /*
  * Slots for one run more, twice as many if half of them are taken. A tuple that can't
  * have them works all the same, if slower, unless there will be some when what rests
@@ -146,7 +140,8 @@ static int publish_in(struct half *half, u32 bit, const struct wildcard_rule *ru
 		status = add_to_run(half, bit, hash, rule);
 	}
 	if (status != DONE) {
-		let_go_if_empty(half, bit);
+		if (!half->tuples[bit].rules)
+			empty_tuple(half, bit);
 		return status;
 	}
 	use_device(half, rule, 1);
@@ -204,7 +199,7 @@ static int withdraw(struct half *half, const struct place *place)
 	if (half->tuples[place->tuple].rules)
 		forget(half, place->tuple);
 	else
-		retire_tuple(half, place->tuple);
+		empty_tuple(half, place->tuple);
 	return DONE;
 }
 

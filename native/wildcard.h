@@ -212,7 +212,7 @@ void choose_windows(struct half *half, const u64 *rules, u32 count);
 u64 hash_in(const struct half *half, u32 bit, const u64 *bits);
 bool is_within(const struct half *half, const u64 *mask, const u64 *wider);
 int make_tuple(struct half *half, const u64 *mask);
-void retire_tuple(struct half *half, u32 bit);
+void empty_tuple(struct half *half, u32 bit);
 
 /* ---- wildcard_resize.c ---- */
 int resize_tuple(struct half *half, u32 bit, u32 order);

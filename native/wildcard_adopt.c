@@ -9,7 +9,7 @@
  *    is found by what leads to it;
  *  - a rule in two versions: the older one goes;
  *  - bits too many in columns, and tops too high: made to fit;
- *  - a tuple without rules: let go.
+ *  - a tuple without rules: no packet looks into it.
  */
 #include "wildcard.h"
 
@@ -84,17 +84,14 @@ static bool is_valid_window(const struct half *half, const struct wildcard_windo
 	return window->shift < 64 && window->word <= (half->words == WILDCARD_WORDS_V6);
 }
 
-static int tidy_tuple(struct half *half, u32 bit)
+static void tidy_tuple(struct half *half, u32 bit)
 {
-	if (!half->tuples[bit].used)
-		clear_columns(half, bit);
-	else if (half->tuples[bit].rules)
+	if (half->tuples[bit].rules)
 		refit(half, bit);
-	else if (half->tuples[bit].live && !make_rest_room(half, RESTS))
-		return NO_MEMORY;
 	else if (half->tuples[bit].live)
-		retire_tuple(half, bit);
-	return DONE;
+		empty_tuple(half, bit);
+	else
+		clear_columns(half, bit);
 }
 
 /* Finds everything that is in the arrays. To be called on a half that knows nothing. */
@@ -111,6 +108,6 @@ int adopt(struct half *half)
 	if (status == DONE)
 		status = towpath_wildcard_finish(half);
 	for (u32 bit = 0; bit < WILDCARD_TUPLES && status == DONE; bit++)
-		status = tidy_tuple(half, bit);
+		tidy_tuple(half, bit);
 	return status;
 }

@@ -24,7 +24,7 @@ static u32 tuples_used(const struct half *half)
 	u32 used = 0;
 
 	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++)
-		used += half->tuples[bit].used;
+		used += half->tuples[bit].live && half->tuples[bit].rules;
 	return used;
 }
 

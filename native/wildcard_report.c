@@ -8,10 +8,10 @@
 struct report {
 	u32 rules;
 	u32 limit;
-	u32 tuples;
+	u32 tuples; /* that have rules */
 	u32 runs;
 	u32 longest_run;
-	u32 slots; /* that tuples have */
+	u32 slots; /* that these tuples have */
 	u32 resting;
 	u32 unused; /* rules of the array that are free */
 };
@@ -85,9 +85,10 @@ PUBLIC void towpath_wildcard_report(struct half *half, struct report *report)
 		.unused = half->unused,
 	};
 	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++) {
-		report->tuples += half->tuples[bit].live;
-		if (half->tuples[bit].live)
-			report->slots += place_size(tuple_at(half, bit)->place);
+		if (!half->tuples[bit].rules)
+			continue;
+		report->tuples++;
+		report->slots += place_size(tuple_at(half, bit)->place);
 	}
 	visit_runs(half, count_run, report);
 }

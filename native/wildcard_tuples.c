@@ -23,6 +23,29 @@ bool is_within(const struct half *half, const u64 *mask, const u64 *wider)
 	return true;
 }
 
+/*
+ * Lets go of all tuples without rules: they are kept as long as bits are left, since
+ * rules like those that were there may come again. False if there are none.
+ */
+static bool retire_empty(struct half *half)
+{
+	bool any = false;
+
+	if (!make_rest_room(half, 2 * WILDCARD_TUPLES))
+		return false;
+	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++) {
+		struct tuple *tuple = &half->tuples[bit];
+
+		if (!tuple->live || tuple->rules)
+			continue;
+		tuple->live = false;
+		rest(half, REST_SLOTS, place_first(tuple_at(half, bit)->place), 0);
+		rest(half, REST_TUPLE, bit, 0);
+		any = true;
+	}
+	return any;
+}
+
 /* Makes a tuple without rules, whose bit is set nowhere; or returns a status. */
 int make_tuple(struct half *half, const u64 *mask)
 {
@@ -32,7 +55,7 @@ int make_tuple(struct half *half, const u64 *mask)
 	while (bit < WILDCARD_TUPLES && half->tuples[bit].used)
 		bit++;
 	if (bit == WILDCARD_TUPLES)
-		return half->resting_count ? NO_ROOM : TOO_COMPLEX;
+		return retire_empty(half) || half->resting_count ? NO_ROOM : TOO_COMPLEX;
 	first = take_slots(half, SMALLEST_ORDER, 0);
 	if (first == NOWHERE)
 		return NO_ROOM;
@@ -45,15 +68,14 @@ int make_tuple(struct half *half, const u64 *mask)
 }
 
 /*
- * Lets go of a tuple without rules. No packet looks into it any more; those that
- * are about to still find its slots, which are empty.
+ * To be called when a tuple's last rule has gone: no packet looks into it any more.
+ * Those that are about to still find its slots, which are empty.
  */
-void retire_tuple(struct half *half, u32 bit)
+void empty_tuple(struct half *half, u32 bit)
 {
 	clear_columns(half, bit);
 	publish(&tuple_at(half, bit)->top, 0);
 	refit_ceilings(half);
-	half->tuples[bit].live = false;
-	rest(half, REST_SLOTS, place_first(tuple_at(half, bit)->place), 0);
-	rest(half, REST_TUPLE, bit, 0);
+	half->tuples[bit].removals = 0;
+	shrink_tuple(half, bit);
 }

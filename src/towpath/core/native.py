@@ -28,7 +28,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "towpath_maglev": (_INT, [_POINTER, _U32, _U32, ctypes.c_char_p, *[_POINTER] * 3]),
     "towpath_wildcard_open": (
         _POINTER,
-        [_U32, _POINTER, _POINTER, _U32, _POINTER, _U32, _POINTER, _POINTER],
+        [_U32, _POINTER, _POINTER, _U32, _POINTER, _U32, ctypes.c_char_p, _POINTER],
     ),
     "towpath_wildcard_close": (None, [_POINTER]),
     "towpath_wildcard_insert": (_INT, [_POINTER, _POINTER, _U32, _POINTER]),

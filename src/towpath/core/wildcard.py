@@ -10,7 +10,6 @@ reading is used again only after a wait, which the caller has to supply.
 from __future__ import annotations
 
 import ctypes
-import secrets
 from array import array
 from dataclasses import dataclass
 from enum import IntEnum
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_MULTIPLIERS = 6
 _NUMBER_BYTES = 8
+_RANDOM_BYTES = 48
 
 
 class Status(IntEnum):
@@ -80,11 +79,12 @@ class Half:
     ``words``: 64-bit words of a key, 2 or 5. ``index``, ``slots``, ``rules``: the three
     arrays, contiguous and writable, ``struct wildcard_index`` once, any multiple of 8
     slots, rules of that family. What they hold is taken over. They are kept until
-    ``close``. ``wait_for_readers`` returns when all packets are through that are looked
+    ``close``. ``random``: 48 bytes, for arrays that hold nothing yet: whoever can guess them can
+    make rules that share a slot. ``wait_for_readers`` returns when all packets are through that are looked
     up at the call; on arrays that nobody else reads it has nothing to do.
 
     One thread at a time. MemoryError: there is none. RefusedError: the arrays hold no
-    table (DAMAGED).
+    table (DAMAGED). ValueError: not so many random bytes.
     """
 
     def __init__(
@@ -93,8 +93,11 @@ class Half:
         index: Array,
         slots: Array,
         rules: Array,
+        random: bytes,
         wait_for_readers: Callable[[], None],
     ) -> None:
+        if len(random) != _RANDOM_BYTES:
+            raise ValueError(f"{len(random)} random bytes; allowed: {_RANDOM_BYTES}")
         self._arrays: tuple[Array, ...] = index, slots, rules
         self._dtype = rules.dtype
         self._insert = library().towpath_wildcard_insert
@@ -106,7 +109,6 @@ class Half:
         self._done_here = ctypes.byref(self._done)
         # What the last writer left behind may still be read.
         wait_for_readers()
-        random = np.frombuffer(secrets.token_bytes(8 * _MULTIPLIERS), np.uint64)
         status = ctypes.c_int()
         self._half: int | None = library().towpath_wildcard_open(
             words,
@@ -115,7 +117,7 @@ class Half:
             len(slots),
             rules.ctypes.data,
             len(rules),
-            random.ctypes.data,
+            random,
             ctypes.byref(status),
         )
         if self._half is None:

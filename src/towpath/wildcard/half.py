@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ class FamilyTable:
         self.family = family
         self.index = arrays[0].reshape(-1)[0:1]
         try:
-            self._half = Half(family.words, *arrays, wait)
+            self._half = Half(family.words, *arrays, secrets.token_bytes(48), wait)
         except RefusedError as error:
             raise WildcardError(
                 f"the IPv{family.version} maps hold no wildcard table: something else has "
@@ -59,8 +60,9 @@ class FamilyTable:
             try:
                 self._half.insert(records)
             except RefusedError as error:
+                explained = self._explained(error)
                 self._half.delete([number for _, number in numbered[: error.done]])
-                raise self._explained(error) from error
+                raise explained from error
 
     def delete(self, numbers: Sequence[int]) -> None:
         """Delete rules. NoSuchRuleError: those before are deleted."""
@@ -121,7 +123,7 @@ class FamilyTable:
             return NoSuchRuleError(f"there is no {name} rule {which}")
         if error.status in (Status.FULL, Status.NO_ROOM):
             return FullError(
-                f"{report.rules} {name} rules are in and there is room for {report.limit}: "
+                f"no room for another {name} rule: {report.rules} are in, allowed: {report.limit}; "
                 "make the table larger (towpath.wildcard.resize) before its program is loaded"
             )
         if error.status is Status.NO_DEVICE:
