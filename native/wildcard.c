@@ -149,6 +149,7 @@ static int publish_in(struct half *half, u32 bit, const struct wildcard_rule *ru
 	return DONE;
 }
 
+/* For one change. It moves places, so that none may be known before. */
 static bool make_room(struct half *half)
 {
 	return reserve_place(half) && reserve_replaced(half) && make_rest_room(half, RESTS);
@@ -205,13 +206,14 @@ static int withdraw(struct half *half, const struct place *place)
 
 static int delete_one(struct half *half, u64 number)
 {
-	struct place *place = find_place(half, number);
+	struct place *place;
 	int status;
 
-	if (!place)
-		return NO_SUCH_RULE;
 	if (!make_room(half))
 		return NO_MEMORY;
+	place = find_place(half, number);
+	if (!place)
+		return NO_SUCH_RULE;
 	status = withdraw(half, place);
 	if (status == DONE)
 		remove_place(half, place);
@@ -284,13 +286,14 @@ static int change_in_place(struct half *half, struct place *place, const struct 
  */
 PUBLIC int towpath_wildcard_replace(struct half *half, const struct wildcard_rule *rule)
 {
-	struct place *place = find_place(half, number_of(rule)), new;
+	struct place *place, new;
 	int status;
 
-	if (!place)
-		return NO_SUCH_RULE;
 	if (!make_room(half))
 		return NO_MEMORY;
+	place = find_place(half, number_of(rule));
+	if (!place)
+		return NO_SUCH_RULE;
 	if (stays_in_slot(half, place, rule))
 		return change_in_place(half, place, rule);
 	status = choose_tuple(half, rule);

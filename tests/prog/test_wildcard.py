@@ -179,9 +179,13 @@ def test_a_full_table() -> None:
     """When one half is full a rule of both families goes into neither."""
     with loaded(rules=10) as (asker, obj), WildcardTable(obj, TABLE) as table:
         numbers = table.insert_many(Rule.of(f"2001:db8::{n}") for n in range(10))
-        with pytest.raises(FullError, match="no room for another IPv6 rule: 10 are in, allowed: 10"):
+        with pytest.raises(
+            FullError, match="no room for another IPv6 rule: 10 are in, allowed: 10"
+        ):
             table.insert(Rule())
-        with pytest.raises(FullError, match="no room for another IPv4 rule: 10 are in, allowed: 10"):
+        with pytest.raises(
+            FullError, match="no room for another IPv4 rule: 10 are in, allowed: 10"
+        ):
             table.insert_many(Rule.of(f"10.0.0.{n}") for n in range(11))
         assert [number for number, _ in table] == numbers
         assert asker.ask([packets_for([Rule.of("10.0.0.1")])[0]]) == [(0, 0)]
