@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes of a wildcard table, one after the other, and what is right before and after each.
 
-Run as a program it makes them in a pinned table, until it is killed: arguments are the
-directory of pins and a file that says how far it is.
+Run as a program it makes them in a pinned table, until it is killed. Arguments are the directory
+of pins, a file that says how far it is, and how many changes to make.
 """
 
 from __future__ import annotations

@@ -38,14 +38,7 @@ class Asker:
 
     def prepare(self, packets: Sequence[Packet]) -> None:
         """Make these the packets that are looked up; at most as many as there is room for."""
-        keys = np.zeros(self.room, self._queries.dtype)
-        for key, packet in zip(keys, packets, strict=False):
-            for field, address in (("saddr", packet.source), ("daddr", packet.destination)):
-                key[field] = np.frombuffer(address.packed.rjust(16, b"\0"), ">u4")
-            key["sport"], key["dport"] = packet.source_port, packet.destination_port
-            key["protocol"], key["family"] = packet.protocol, _FAMILIES[packet.source.version]
-            key["vlan"], key["ifindex"] = packet.vlan, packet.ifindex
-        self._queries[:] = keys
+        fill(self._queries, packets)
 
     def run(self) -> None:
         """Look all of them up."""
@@ -65,6 +58,18 @@ class Asker:
             self.run()
             found += self.found(len(some))
         return found
+
+
+def fill(queries: Array, packets: Sequence[Packet]) -> None:
+    """Store packets as ``struct wildcard_key``; what is left of the array is zeroed."""
+    keys = np.zeros(len(queries), queries.dtype)
+    for key, packet in zip(keys, packets, strict=False):
+        for field, address in (("saddr", packet.source), ("daddr", packet.destination)):
+            key[field] = np.frombuffer(address.packed.rjust(16, b"\0"), ">u4")
+        key["sport"], key["dport"] = packet.source_port, packet.destination_port
+        key["protocol"], key["family"] = packet.protocol, _FAMILIES[packet.source.version]
+        key["vlan"], key["ifindex"] = packet.vlan, packet.ifindex
+    queries[:] = keys
 
 
 @contextmanager
