@@ -23,6 +23,7 @@
 #define TOWPATH_WILDCARD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -218,9 +219,12 @@ static __always_inline __u64 wildcard_rest(const struct wildcard_key *key, __u32
 	       (__u64)(key->vlan & 0xfff) << WILDCARD_VLAN | device;
 }
 
+/* The value is stored whatever was found: else the compiler may compare it before it is set. */
 static __always_inline __u64 wildcard_answer(const struct wildcard_rule *rule, __u64 *value)
 {
-	*value = rule->value;
+	*value = rule ? rule->value : 0;
+	if (!rule)
+		return 0;
 	return ~rule->rank & ((1ULL << WILDCARD_PRIORITY) - 1);
 }
 
@@ -287,7 +291,7 @@ static __always_inline __u64 wildcard_answer(const struct wildcard_rule *rule, _
 					wildcard_rest(key, device));                      \
 		struct wildcard_rule4 *rule = bpf_map_lookup_elem(&name##_rules4, &at);   \
                                                                                           \
-		return at && rule ? wildcard_answer(&rule->head, value) : 0;              \
+		return wildcard_answer(at && rule ? &rule->head : NULL, value);           \
 	}                                                                                 \
                                                                                           \
 	static __always_inline __attribute__((unused)) __u64 name##_lookup6(              \
@@ -301,7 +305,7 @@ static __always_inline __u64 wildcard_answer(const struct wildcard_rule *rule, _
 					wildcard_rest(key, device));                      \
 		struct wildcard_rule6 *rule = bpf_map_lookup_elem(&name##_rules6, &at);   \
                                                                                           \
-		return at && rule ? wildcard_answer(&rule->head, value) : 0;              \
+		return wildcard_answer(at && rule ? &rule->head : NULL, value);           \
 	}                                                                                 \
                                                                                           \
 	static __always_inline __attribute__((unused)) __u64 name##_lookup(               \
@@ -309,12 +313,14 @@ static __always_inline __u64 wildcard_answer(const struct wildcard_rule *rule, _
 	{                                                                                 \
 		if (key->family == WILDCARD_IPV4)                                         \
 			return name##_lookup4(key, value);                                \
-		return key->family == WILDCARD_IPV6 ? name##_lookup6(key, value) : 0;     \
+		if (key->family == WILDCARD_IPV6)                                         \
+			return name##_lookup6(key, value);                                \
+		return wildcard_answer(NULL, value);                                      \
 	}
 
 /*
  * The number of the best rule for a key, and its value by way of the last argument;
- * 0, and nothing stored, if no rule matches.
+ * 0 and 0 if no rule matches.
  */
 #define wildcard_lookup(table, key, value) table##_lookup(key, value)
 

@@ -62,7 +62,7 @@ class Asker:
 
 def fill(queries: Array, packets: Sequence[Packet]) -> None:
     """Store packets as ``struct wildcard_key``; what is left of the array is zeroed."""
-    keys = np.zeros(len(queries), queries.dtype)
+    keys: Array = np.zeros(len(queries), queries.dtype)
     for key, packet in zip(keys, packets, strict=False):
         for field, address in (("saddr", packet.source), ("daddr", packet.destination)):
             key[field] = np.frombuffer(address.packed.rjust(16, b"\0"), ">u4")

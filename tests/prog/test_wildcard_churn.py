@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 pytestmark = pytest.mark.guest
-_CHANGES = 600 if IN_GUEST else 20_000
+_CHANGES = 600 if IN_GUEST else 12_000
 _KILLS = 2 if IN_GUEST else 6
 _NONE = -1
 _ROOT = Path(__file__).parents[2]

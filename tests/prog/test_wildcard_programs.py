@@ -123,9 +123,9 @@ def test_sizes_before_the_load(compiled: Path) -> None:
         obj.load()
         with WildcardTable(obj, "acl") as acl:
             acl.insert(Rule.of("10.0.0.0/8"))
-            with pytest.raises(WildcardError, match="10.0.0.0|allowed: 1"):
+            with pytest.raises(WildcardError, match="allowed: 1;"):
                 acl.insert(Rule.of("10.0.0.0/8"))
-            with pytest.raises(WildcardError, match="allowed: 0"):
+            with pytest.raises(WildcardError, match="allowed: 0;"):
                 acl.insert(Rule.of("::/0"))
 
 

@@ -32,9 +32,9 @@ TRACES = ("matching", "local", "random")
 """Packets in rules, each another one; those with locality; packets of anything."""
 RUNS = 9
 _QUERIES = 1 << 16
-_CHECKED = 1 << 12  # packets whose way is followed to know what it costs
+_CHECKED = 1 << 11  # packets whose way is followed to know what it costs
 _SLOWEST = 1e8  # nanoseconds that one run of a slow way may take
-_CHANGES = 20_000
+_CHANGES = 10_000
 _SEED = 1
 
 

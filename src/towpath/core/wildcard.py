@@ -79,9 +79,10 @@ class Half:
     ``words``: 64-bit words of a key, 2 or 5. ``index``, ``slots``, ``rules``: the three
     arrays, contiguous and writable, ``struct wildcard_index`` once, any multiple of 8
     slots, rules of that family. What they hold is taken over. They are kept until
-    ``close``. ``random``: 48 bytes, for arrays that hold nothing yet: whoever can guess them can
-    make rules that share a slot. ``wait_for_readers`` returns when all packets are through that are looked
-    up at the call; on arrays that nobody else reads it has nothing to do.
+    ``close``. ``random``: 48 bytes, for arrays that hold nothing yet; whoever can guess
+    them can make rules that share a slot. ``wait_for_readers`` returns when all packets
+    are through that are looked up at the call; on arrays that nobody else reads it has
+    nothing to do.
 
     One thread at a time. MemoryError: there is none. RefusedError: the arrays hold no
     table (DAMAGED). ValueError: not so many random bytes.

@@ -124,32 +124,29 @@ def rules(draw: st.DrawFn) -> Rule:
 
 def packets_for(given: Iterable[Rule]) -> list[Packet]:
     """Packets at the edges of rules: first and last addresses and ports, and just outside."""
-    found = []
-    for rule in given:
-        for version in (4, 6) if rule.version is None else (rule.version,):
-            sources, destinations = (
-                _edges(prefix, version) for prefix in (rule.source, rule.destination)
-            )
-            for at in range(max(len(sources), len(destinations))):
-                found.append(
-                    Packet(
-                        sources[at % len(sources)],
-                        destinations[at % len(destinations)],
-                        _port(rule.source_ports, at),
-                        _port(rule.destination_ports, at + 1),
-                        6 if rule.protocol is None else rule.protocol,
-                        (0, 1, 4094)[at % 3] if rule.vlan is None else rule.vlan,
-                        (0, 1, 9)[at % 3] if rule.ifindex is None else rule.ifindex,
-                    )
-                )
-    return found
+    return [
+        Packet(
+            source,
+            destination,
+            _port(rule.source_ports, at),
+            _port(rule.destination_ports, at + 1),
+            6 if rule.protocol is None else rule.protocol,
+            (0, 1, 4094)[at % 3] if rule.vlan is None else rule.vlan,
+            (0, 1, 9)[at % 3] if rule.ifindex is None else rule.ifindex,
+        )
+        for rule in given
+        for version in ((4, 6) if rule.version is None else (rule.version,))
+        for at, (source, destination) in enumerate(
+            zip(_edges(rule.source, version), _edges(rule.destination, version), strict=True)
+        )
+    ]
 
 
 def mixed_packets(given: Iterable[Rule], count: int) -> list[Packet]:
     """Packets of one family each that have their source of one of those, the rest of others."""
     edges = packets_for(given)
     chance = random.Random(len(edges))  # noqa: S311 -- not a secret
-    found = []
+    found: list[Packet] = []
     while len(found) < count:
         one, other, third, fourth = chance.choices(edges, k=4)
         if one.source.version == other.source.version:
