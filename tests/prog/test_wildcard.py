@@ -25,7 +25,6 @@ from towpath.wildcard import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-pytestmark = pytest.mark.guest
 _EXAMPLES = examples(100)
 _ROOM = 512
 _MIXED = 350

@@ -24,14 +24,13 @@ from tests.unit.kernel.harness_clang import compile_bpf
 from tests.unit.wildcard.oracle_wildcard import matches
 
 from towpath.kernel.object import BpfObject
-from towpath.wildcard import INCLUDE, Packet, Rule, WildcardTable, pin, reuse
+from towpath.wildcard import Packet, Rule, WildcardTable, pin, reuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Array = np.ndarray[Any, Any]
 
-pytestmark = pytest.mark.guest
 _CHANGES = 600 if IN_GUEST else 12_000
 _KILLS = 2 if IN_GUEST else 6
 _NONE = -1
@@ -111,7 +110,7 @@ def test_packets_find_what_is_right_while_rules_change(pinned: Path, tmp_path: P
 @contextmanager
 def _listener(pins: Path, directory: Path) -> Iterator[tuple[Array, Path]]:
     """Look up in another process for the block; gives the writer's progress, and the notes."""
-    program = compile_bpf(_SLOW, directory / "slow.bpf.o", "-mcpu=v3", "-I", str(INCLUDE))
+    program = compile_bpf(_SLOW, directory / "slow.bpf.o")
     notes, progress = directory / "notes", directory / "progress"
     progress.write_bytes(bytes(24))
     with progress.open("r+b") as file:
