@@ -55,6 +55,16 @@ struct wildcard_key {
  */
 #define WILDCARD_READ_ONCE(word) (*(const volatile __u64 *)&(word))
 
+/*
+ * A number below a power of two, such that old verifiers see that it is: compilers like
+ * to put the mask elsewhere.
+ */
+static __always_inline __u64 wildcard_below(__u64 number, __u64 limit)
+{
+	asm volatile("" : "+r"(number));
+	return number & (limit - 1);
+}
+
 /* ---- One rule -------------------------------------------------------------------- */
 
 /* Has its highest bit set if the port is outside. */
@@ -82,10 +92,10 @@ static __always_inline bool wildcard_matches(const struct wildcard_rule *rule, c
 
 /* ---- Which tuples ---------------------------------------------------------------- */
 
-static __always_inline __u32 wildcard_leaf(const struct wildcard_window *window, __u64 high,
+static __always_inline __u64 wildcard_leaf(const struct wildcard_window *window, __u64 high,
 					   __u64 low)
 {
-	return (window->word ? low : high) >> window->shift & (WILDCARD_WINDOW_LEAVES - 1);
+	return wildcard_below((window->word ? low : high) >> window->shift, WILDCARD_WINDOW_LEAVES);
 }
 
 /* A bit for each tuple in which there may be a rule for the packet. */
@@ -94,15 +104,16 @@ static __always_inline __u64 wildcard_candidates(const struct wildcard_index *in
 {
 	bool is_v4 = words == WILDCARD_WORDS_V4;
 	__u64 rest = key[words - 1];
-	__u32 source = wildcard_leaf(&index->source, key[0], key[is_v4 ? 0 : 1]);
-	__u32 destination =
+	__u64 source = wildcard_leaf(&index->source, key[0], key[is_v4 ? 0 : 1]);
+	__u64 destination =
 		wildcard_leaf(&index->destination, key[is_v4 ? 0 : 2], key[is_v4 ? 0 : 3]);
-	__u32 port = WILDCARD_PORT_LEAF((__u16)(rest >> WILDCARD_DPORT));
-	__u32 protocol = (__u8)(rest >> WILDCARD_PROTOCOL);
+	__u64 port = (__u16)(rest >> WILDCARD_DPORT);
+	__u64 leaf = wildcard_below(WILDCARD_PORT_LEAF(port), WILDCARD_PORT_LEAVES);
+	__u64 protocol = wildcard_below(rest >> WILDCARD_PROTOCOL, WILDCARD_PROTOCOLS);
 
 	return (index->any_source | index->sources[source]) &
 	       (index->any_destination | index->destinations[destination]) &
-	       (index->any_port | index->ports[port]) &
+	       (index->any_port | index->ports[leaf]) &
 	       (index->any_protocol | index->protocols[protocol]);
 }
 
@@ -145,8 +156,8 @@ static __always_inline __u32 wildcard_find(void *index_map, void *slots, void *r
 					   const __u64 *key, int words)
 {
 	const struct wildcard_index *index;
-	__u32 zero = 0, found = 0, at;
 	__u64 best = 0, candidates;
+	__u32 zero = 0, found = 0, at;
 	int i, j;
 
 	index = bpf_map_lookup_elem(index_map, &zero);
@@ -159,7 +170,8 @@ static __always_inline __u32 wildcard_find(void *index_map, void *slots, void *r
 		__u64 bit = candidates & -candidates, run;
 
 		candidates ^= bit;
-		tuple = &index->tuples[bit * WILDCARD_BIT_HASH >> 58];
+		tuple = &index->tuples[wildcard_below(bit * WILDCARD_BIT_HASH >> 58,
+						      WILDCARD_TUPLES)];
 		if (tuple->ceiling <= best)
 			break;
 		if (tuple->top <= best)
@@ -194,7 +206,8 @@ static __always_inline __u32 wildcard_device(void *index_map, __u32 ifindex)
 		return 0;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < WILDCARD_DEVICE_PROBES; i++, at++) {
-		__u64 slot = WILDCARD_READ_ONCE(index->devices[at & (WILDCARD_DEVICE_SLOTS - 1)]);
+		__u64 slot = WILDCARD_READ_ONCE(
+			index->devices[wildcard_below(at, WILDCARD_DEVICE_SLOTS)]);
 
 		if (!slot)
 			break;
@@ -202,6 +215,23 @@ static __always_inline __u32 wildcard_device(void *index_map, __u32 ifindex)
 			return slot;
 	}
 	return 0;
+}
+
+/*
+ * How many changes of rules there have been. A search looks into each tuple at another
+ * moment: if two rules come meanwhile, the first where it has been and the second where
+ * it is going, it finds the second, though that was never the best. So a search is done
+ * again when this has changed, twice at most. (A change by itself is seen whole or not
+ * at all. Where a CPU reads in another order than it is told, this makes such a mix
+ * rarer than it is, no more.)
+ */
+static __always_inline __u64 wildcard_changes(void *index_map)
+{
+	const struct wildcard_index *index;
+	__u32 zero = 0;
+
+	index = bpf_map_lookup_elem(index_map, &zero);
+	return index ? WILDCARD_READ_ONCE(index->changes) : 0;
 }
 
 /* ---- Keys ------------------------------------------------------------------------ */
@@ -252,70 +282,102 @@ static __always_inline __u64 wildcard_answer(const struct wildcard_rule *rule, _
  * around them is like. That is why they take numbers only: Linux 5.10 allows them
  * no pointers.
  */
-#define WILDCARD_TABLE(name, rules)                                                       \
-	WILDCARD_MAPS(name, 4, rules);                                                    \
-	WILDCARD_MAPS(name, 6, rules);                                                    \
-                                                                                          \
-	__noinline __u32 name##_find4(__u64 addresses, __u64 rest)                        \
-	{                                                                                 \
-		__u64 key[] = { addresses, rest };                                        \
-                                                                                          \
-		return wildcard_find(&name##_index4, &name##_slots4, &name##_rules4, key, \
-				     WILDCARD_WORDS_V4);                                  \
-	}                                                                                 \
-                                                                                          \
-	__noinline __u32 name##_find6(__u64 source, __u64 source_low, __u64 destination,  \
-				      __u64 destination_low, __u64 rest)                  \
-	{                                                                                 \
-		__u64 key[] = { source, source_low, destination, destination_low, rest }; \
-                                                                                          \
-		return wildcard_find(&name##_index6, &name##_slots6, &name##_rules6, key, \
-				     WILDCARD_WORDS_V6);                                  \
-	}                                                                                 \
-                                                                                          \
-	__noinline __u32 name##_device4(__u32 ifindex)                                    \
-	{                                                                                 \
-		return wildcard_device(&name##_index4, ifindex);                          \
-	}                                                                                 \
-                                                                                          \
-	__noinline __u32 name##_device6(__u32 ifindex)                                    \
-	{                                                                                 \
-		return wildcard_device(&name##_index6, ifindex);                          \
-	}                                                                                 \
-                                                                                          \
-	static __always_inline __attribute__((unused)) __u64 name##_lookup4(              \
-		const struct wildcard_key *key, __u64 *value)                             \
-	{                                                                                 \
-		__u32 device = key->ifindex ? name##_device4(key->ifindex) : 0;           \
-		__u32 at = name##_find4(wildcard_two(key->saddr[3], key->daddr[3]),       \
-					wildcard_rest(key, device));                      \
-		struct wildcard_rule4 *rule = bpf_map_lookup_elem(&name##_rules4, &at);   \
-                                                                                          \
-		return wildcard_answer(at && rule ? &rule->head : NULL, value);           \
-	}                                                                                 \
-                                                                                          \
-	static __always_inline __attribute__((unused)) __u64 name##_lookup6(              \
-		const struct wildcard_key *key, __u64 *value)                             \
-	{                                                                                 \
-		__u32 device = key->ifindex ? name##_device6(key->ifindex) : 0;           \
-		__u32 at = name##_find6(wildcard_two(key->saddr[0], key->saddr[1]),       \
-					wildcard_two(key->saddr[2], key->saddr[3]),       \
-					wildcard_two(key->daddr[0], key->daddr[1]),       \
-					wildcard_two(key->daddr[2], key->daddr[3]),       \
-					wildcard_rest(key, device));                      \
-		struct wildcard_rule6 *rule = bpf_map_lookup_elem(&name##_rules6, &at);   \
-                                                                                          \
-		return wildcard_answer(at && rule ? &rule->head : NULL, value);           \
-	}                                                                                 \
-                                                                                          \
-	static __always_inline __attribute__((unused)) __u64 name##_lookup(               \
-		const struct wildcard_key *key, __u64 *value)                             \
-	{                                                                                 \
-		if (key->family == WILDCARD_IPV4)                                         \
-			return name##_lookup4(key, value);                                \
-		if (key->family == WILDCARD_IPV6)                                         \
-			return name##_lookup6(key, value);                                \
-		return wildcard_answer(NULL, value);                                      \
+#define WILDCARD_TABLE(name, rules)                                                                \
+	WILDCARD_MAPS(name, 4, rules);                                                             \
+	WILDCARD_MAPS(name, 6, rules);                                                             \
+                                                                                                   \
+	__noinline __u32 name##_find4(__u64 addresses, __u64 rest)                                 \
+	{                                                                                          \
+		__u64 key[] = { addresses, rest };                                                 \
+                                                                                                   \
+		return wildcard_find(&name##_index4, &name##_slots4, &name##_rules4, key,          \
+				     WILDCARD_WORDS_V4);                                           \
+	}                                                                                          \
+                                                                                                   \
+	__noinline __u32 name##_find6(__u64 source, __u64 source_low, __u64 destination,           \
+				      __u64 destination_low, __u64 rest)                           \
+	{                                                                                          \
+		__u64 key[] = { source, source_low, destination, destination_low, rest };          \
+                                                                                                   \
+		return wildcard_find(&name##_index6, &name##_slots6, &name##_rules6, key,          \
+				     WILDCARD_WORDS_V6);                                           \
+	}                                                                                          \
+                                                                                                   \
+	__noinline __u32 name##_again4(__u64 addresses, __u64 rest)                                \
+	{                                                                                          \
+		__u64 changes = wildcard_changes(&name##_index4);                                  \
+		__u32 at = name##_find4(addresses, rest);                                          \
+                                                                                                   \
+		if (wildcard_changes(&name##_index4) != changes)                                   \
+			at = name##_find4(addresses, rest);                                        \
+		return at;                                                                         \
+	}                                                                                          \
+                                                                                                   \
+	__noinline __u32 name##_again6(__u64 source, __u64 source_low, __u64 destination,          \
+				       __u64 destination_low, __u64 rest)                          \
+	{                                                                                          \
+		__u64 changes = wildcard_changes(&name##_index6);                                  \
+		__u32 at = name##_find6(source, source_low, destination, destination_low, rest);   \
+                                                                                                   \
+		if (wildcard_changes(&name##_index6) != changes)                                   \
+			at = name##_find6(source, source_low, destination, destination_low, rest); \
+		return at;                                                                         \
+	}                                                                                          \
+                                                                                                   \
+	__noinline __u32 name##_device4(__u32 ifindex)                                             \
+	{                                                                                          \
+		return wildcard_device(&name##_index4, ifindex);                                   \
+	}                                                                                          \
+                                                                                                   \
+	__noinline __u32 name##_device6(__u32 ifindex)                                             \
+	{                                                                                          \
+		return wildcard_device(&name##_index6, ifindex);                                   \
+	}                                                                                          \
+                                                                                                   \
+	static __always_inline __attribute__((unused)) __u64 name##_lookup4(                       \
+		const struct wildcard_key *key, __u64 *value)                                      \
+	{                                                                                          \
+		__u64 rest = wildcard_rest(key, key->ifindex ? name##_device4(key->ifindex) : 0);  \
+		__u64 addresses = wildcard_two(key->saddr[3], key->daddr[3]);                      \
+		__u64 changes = wildcard_changes(&name##_index4);                                  \
+		__u32 at = name##_find4(addresses, rest);                                          \
+		struct wildcard_rule4 *rule;                                                       \
+                                                                                                   \
+		if (wildcard_changes(&name##_index4) != changes)                                   \
+			at = name##_again4(addresses, rest);                                       \
+		rule = bpf_map_lookup_elem(&name##_rules4, &at);                                   \
+                                                                                                   \
+		return wildcard_answer(at && rule ? &rule->head : NULL, value);                    \
+	}                                                                                          \
+                                                                                                   \
+	static __always_inline __attribute__((unused)) __u64 name##_lookup6(                       \
+		const struct wildcard_key *key, __u64 *value)                                      \
+	{                                                                                          \
+		__u64 rest = wildcard_rest(key, key->ifindex ? name##_device6(key->ifindex) : 0);  \
+		__u64 source = wildcard_two(key->saddr[0], key->saddr[1]);                         \
+		__u64 source_low = wildcard_two(key->saddr[2], key->saddr[3]);                     \
+		__u64 destination = wildcard_two(key->daddr[0], key->daddr[1]);                    \
+		__u64 destination_low = wildcard_two(key->daddr[2], key->daddr[3]);                \
+		__u64 changes = wildcard_changes(&name##_index6);                                  \
+		__u32 at = name##_find6(source, source_low, destination, destination_low, rest);   \
+		struct wildcard_rule6 *rule;                                                       \
+                                                                                                   \
+		if (wildcard_changes(&name##_index6) != changes)                                   \
+			at = name##_again6(source, source_low, destination, destination_low,       \
+					   rest);                                                  \
+		rule = bpf_map_lookup_elem(&name##_rules6, &at);                                   \
+                                                                                                   \
+		return wildcard_answer(at && rule ? &rule->head : NULL, value);                    \
+	}                                                                                          \
+                                                                                                   \
+	static __always_inline __attribute__((unused)) __u64 name##_lookup(                        \
+		const struct wildcard_key *key, __u64 *value)                                      \
+	{                                                                                          \
+		if (key->family == WILDCARD_IPV4)                                                  \
+			return name##_lookup4(key, value);                                         \
+		if (key->family == WILDCARD_IPV6)                                                  \
+			return name##_lookup6(key, value);                                         \
+		return wildcard_answer(NULL, value);                                               \
 	}
 
 /*

@@ -140,7 +140,8 @@ struct wildcard_index {
 	__u64 any_port;
 	__u64 any_protocol;
 	__u64 last_number; /* that a rule has been given, in this half or the other */
-	__u64 _reserved[3];
+	__u64 changes;	   /* of rules, counted before packets see them */
+	__u64 _reserved[2];
 	struct wildcard_tuple tuples[64];
 	__u64 devices[1024];
 	__u64 protocols[256];

@@ -172,11 +172,19 @@ static int insert_one(struct half *half, const struct wildcard_rule *rule)
 	return status;
 }
 
+/*
+ * Fits the windows to rules that are to come. To be called on a half without rules, and
+ * before the first of them is inserted packets have to be waited for: one that goes by
+ * an old window would find some rules and not others. Returns whether they are others.
+ */
+PUBLIC int towpath_wildcard_fit(struct half *half, const u64 *rules, u32 count)
+{
+	return !half->directory.count && choose_windows(half, rules, count);
+}
+
 /* Inserts rules one after the other; *done says how many, whatever is returned. */
 PUBLIC int towpath_wildcard_insert(struct half *half, const u64 *rules, u32 count, u32 *done)
 {
-	if (!half->directory.count && count > 1)
-		choose_windows(half, rules, count);
 	for (*done = 0; *done < count; ++*done) {
 		int status =
 			insert_one(half, (const void *)(rules + (size_t)*done * half->rule_words));

@@ -206,7 +206,7 @@ void refit_ceilings(struct half *half);
 void forget(struct half *half, u32 bit);
 
 /* ---- wildcard_windows.c: what the columns look at ---- */
-void choose_windows(struct half *half, const u64 *rules, u32 count);
+bool choose_windows(struct half *half, const u64 *rules, u32 count);
 
 /* ---- wildcard_tuples.c: the hash tables ---- */
 u64 hash_in(const struct half *half, u32 bit, const u64 *bits);

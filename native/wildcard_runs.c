@@ -56,7 +56,10 @@ static u32 list_rules(struct half *half, u64 run, u32 without, const struct wild
 	return count;
 }
 
-/* Replaces a run in one store. The caller has made room to rest one. */
+/*
+ * Replaces a run in one store. It is counted before: a packet that finds the count as
+ * it was has seen one change at most. The caller has made room to rest one.
+ */
 static int replace_run(struct half *half, u32 bit, u64 *slot, u32 without,
 		       const struct wildcard_rule *with)
 {
@@ -66,6 +69,7 @@ static int replace_run(struct half *half, u32 bit, u64 *slot, u32 without,
 
 	if (count && !new)
 		return NO_ROOM;
+	publish(&half->index->changes, half->index->changes + 1);
 	publish(slot, new);
 	half->tuples[bit].runs += !!new - !!old;
 	if (old)

@@ -83,20 +83,22 @@ static void try_windows(const struct sample *sample, u32 first_word, u32 word, u
 	}
 }
 
-/*
- * Chooses windows for rules that are to come. Only for a half that has none: whatever
- * a packet makes of two windows at once, it finds nothing, as it should.
- */
-void choose_windows(struct half *half, const u64 *rules, u32 count)
+static bool is_same(const struct wildcard_window *one, const struct wildcard_window *other)
+{
+	return one->word == other->word && one->shift == other->shift;
+}
+
+/* Chooses windows for rules that are to come, and says whether they are others. */
+bool choose_windows(struct half *half, const u64 *rules, u32 count)
 {
 	u32 stride = count > SAMPLE ? count / SAMPLE : 1;
 	struct sample sample = { rules, half->words, half->rule_words, stride, count / stride };
-	struct best source = { half->index->source, 1e300 };
-	struct best destination = { half->index->destination, 1e300 };
+	struct wildcard_index *index = half->index;
+	struct best source = { index->source, 1e300 }, destination = { index->destination, 1e300 };
 	struct change *changes = calloc(LAST_LEAF + 2, sizeof(*changes));
 
 	if (!changes)
-		return;
+		return false;
 	if (half->words == WILDCARD_WORDS_V4) {
 		try_windows(&sample, 0, 0, 32, 64, changes, &source);
 		try_windows(&sample, 0, 0, 0, 32, changes, &destination);
@@ -106,6 +108,10 @@ void choose_windows(struct half *half, const u64 *rules, u32 count)
 		try_windows(&sample, 2, word, 0, 64, changes, &destination);
 	}
 	free(changes);
-	half->index->source = source.window;
-	half->index->destination = destination.window;
+	if (is_same(&source.window, &index->source) &&
+	    is_same(&destination.window, &index->destination))
+		return false;
+	index->source = source.window;
+	index->destination = destination.window;
+	return true;
 }

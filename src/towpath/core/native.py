@@ -31,6 +31,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [_U32, _POINTER, _POINTER, _U32, _POINTER, _U32, ctypes.c_char_p, _POINTER],
     ),
     "towpath_wildcard_close": (None, [_POINTER]),
+    "towpath_wildcard_fit": (_INT, [_POINTER, _POINTER, _U32]),
     "towpath_wildcard_insert": (_INT, [_POINTER, _POINTER, _U32, _POINTER]),
     "towpath_wildcard_delete": (_INT, [_POINTER, _POINTER, _U32, _POINTER]),
     "towpath_wildcard_replace": (_INT, [_POINTER, _POINTER]),

@@ -129,6 +129,9 @@ class Half:
     def insert(self, rules: Array | bytes) -> None:
         """Insert rules, in order. RefusedError: those before the first refused are in."""
         raw = rules if isinstance(rules, bytes) else np.ascontiguousarray(rules).tobytes()
+        count = len(raw) // self._dtype.itemsize
+        if count > 1 and library().towpath_wildcard_fit(self._half, raw, count):
+            self.settle()
         self._many(self._insert, raw, self._dtype.itemsize)
 
     def delete(self, numbers: Sequence[int]) -> None:
