@@ -237,6 +237,11 @@ int adopt_devices(struct half *half);
 int adopt(struct half *half);
 
 /* ---- wildcard.c ---- */
+bool make_room(struct half *half);
+int publish_in(struct half *half, u32 bit, const struct wildcard_rule *rule, struct place *place);
+int withdraw(struct half *half, const struct place *place);
+
+/* ---- wildcard_replace.c ---- */
 bool reserve_replaced(struct half *half);
 PUBLIC int towpath_wildcard_finish(struct half *half);
 

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from tests.unit.wildcard.oracle_wildcard import Oracle
 
 from towpath.bench import BenchError
-from towpath.bench.rulesets import FLAVOURS, columns, generate, matching_packets
+from towpath.bench.flavours import FLAVOURS
+from towpath.bench.rulesets import columns, generate, matching_packets
 from towpath.bench.wildcard import _check_agreement, measure
 from towpath.bench.wildcard_rig import WAYS, WildcardRig, rules_of
 from towpath.cli.main import cli

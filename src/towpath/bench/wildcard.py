@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.bench.errors import BenchError
+from towpath.bench.flavours import FLAVOURS
 from towpath.bench.report import Timing
-from towpath.bench.rulesets import FLAVOURS, generate, matching_packets, random_packets
+from towpath.bench.rulesets import generate, matching_packets, random_packets
 from towpath.bench.wildcard_rig import WAYS, Cost, WildcardRig, rules_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from towpath.bench.flavours import FLAVOURS
 from towpath.bench.rulesets import (
-    FLAVOURS,
     columns,
     generate,
     masks,
