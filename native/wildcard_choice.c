@@ -13,8 +13,8 @@
 #include "wildcard.h"
 
 enum {
-	FEW_TUPLES = 24,  /* up to here a run of PATIENT_RUN is too long */
-	MANY_TUPLES = 40, /* from here on only a full run is */
+	FEW_TUPLES = 24,  /* up to here a run is crowded that is SHORT_RUN long */
+	MANY_TUPLES = 40, /* up to here one that is LONG_RUN long, then only a full one */
 	SHORT_RUN = 8,
 	LONG_RUN = 12,
 };

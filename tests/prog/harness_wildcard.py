@@ -86,7 +86,7 @@ def prepare(obj: BpfObject, rules: int, room: int) -> None:
     """Sizes, and only the program that answers: the others take the verifier's time."""
     for ending in ("floor", "rules", "masks", "scan"):
         obj.autoload(f"bench_{ending}", on=False)
-    for ending in ("masks", "scan"):
+    for ending in ("floor", "masks", "scan"):
         obj.autoload(f"answer_{ending}", on=False)
     resize(obj, TABLE, ipv4=rules, ipv6=rules)
     for name in ("queries", "answers"):

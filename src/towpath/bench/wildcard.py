@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from towpath.bench.cpu import on_one_cpu
 from towpath.bench.errors import BenchError
 from towpath.bench.flavours import FLAVOURS
 from towpath.bench.report import Timing
@@ -108,7 +109,10 @@ def measure(
     for flavour in flavours:
         for size in sizes:
             progress(f"{flavour}, {size} rules")
-            sets.append(_measure_set(flavour, size, version, runs, others=others and version == 4))  # noqa: PLR2004
+            with on_one_cpu():
+                sets.append(
+                    _measure_set(flavour, size, version, runs, others=others and version == 4)
+                )
     return WildcardReport(os.uname().release, tuple(sets))
 
 
