@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.guests import examples
+from tests.guests import IN_GUEST
 from tests.prog.harness_wildcard import TABLE, Asker, clear, loaded
 from tests.unit.wildcard.oracle_wildcard import Oracle, mixed_packets, packets_for, rules
 
@@ -25,7 +25,7 @@ from towpath.wildcard import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_EXAMPLES = examples(100)
+_EXAMPLES = 25 if IN_GUEST else 100
 _ROOM = 512
 _MIXED = 350
 

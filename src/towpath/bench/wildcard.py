@@ -105,14 +105,13 @@ def measure(
     ``others``: the other ways too, which there are for IPv4. BenchError: two ways don't find
     the same. KernelError: a program can't be loaded.
     """
+    others = others and version == 4  # noqa: PLR2004
     sets = []
     for flavour in flavours:
         for size in sizes:
             progress(f"{flavour}, {size} rules")
             with on_one_cpu():
-                sets.append(
-                    _measure_set(flavour, size, version, runs, others=others and version == 4)
-                )
+                sets.append(_measure_set(flavour, size, version, runs, others=others))
     return WildcardReport(os.uname().release, tuple(sets))
 
 
