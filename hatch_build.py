@@ -31,8 +31,8 @@ NATIVE_FLAGS = (
     *("-std=gnu11", "-Wall", "-Wextra", "-Werror"),
 )
 
-# For programs of others.
-PUBLIC_HEADERS = ("wildcard.h", "wildcard_abi.h")
+# What programs of others include.
+PUBLIC_HEADERS = "wildcard*.h"
 
 
 class MissingToolError(Exception):
@@ -94,12 +94,12 @@ def compile_native(sources: list[Path], target: Path) -> None:
         run(tool("clang"), *NATIVE_FLAGS, *map(str, sources), "-o", str(partial))
 
 
-def copy_headers(root: Path, names: tuple[str, ...]) -> None:
+def copy_headers(root: Path) -> None:
     """Put the headers that other people's programs include where they find them."""
     include = root / "src" / "towpath" / "objects" / "include" / "towpath"
     include.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        source, target = root / "bpf" / name, include / name
+    for source in sorted((root / "bpf").glob(PUBLIC_HEADERS)):
+        target = include / source.name
         if stale(target, [source]):
             with replacing(target) as partial:
                 shutil.copyfile(source, partial)
@@ -109,7 +109,7 @@ def compile_objects(root: Path) -> list[Path]:
     """Compile whatever is out of date below root; returns every object, sorted."""
     objects = root / "src" / "towpath" / "objects"
     objects.mkdir(parents=True, exist_ok=True)
-    copy_headers(root, PUBLIC_HEADERS)
+    copy_headers(root)
     rules = root / "hatch_build.py"
     headers = sorted((root / "bpf").glob("*.h"))
     targets = []
