@@ -337,14 +337,17 @@ static __always_inline __u64 wildcard_answer(const struct wildcard_rule *rule, _
 	static __always_inline __attribute__((unused)) __u64 name##_lookup4(                       \
 		const struct wildcard_key *key, __u64 *value)                                      \
 	{                                                                                          \
+		__u64 changes = wildcard_changes(&name##_index4);                                  \
 		__u64 rest = wildcard_rest(key, key->ifindex ? name##_device4(key->ifindex) : 0);  \
 		__u64 addresses = wildcard_two(key->saddr[3], key->daddr[3]);                      \
-		__u64 changes = wildcard_changes(&name##_index4);                                  \
 		__u32 at = name##_find4(addresses, rest);                                          \
 		struct wildcard_rule4 *rule;                                                       \
                                                                                                    \
-		if (wildcard_changes(&name##_index4) != changes)                                   \
+		if (wildcard_changes(&name##_index4) != changes) {                                 \
+			rest = wildcard_rest(key,                                                  \
+					     key->ifindex ? name##_device4(key->ifindex) : 0);     \
 			at = name##_again4(addresses, rest);                                       \
+		}                                                                                  \
 		rule = bpf_map_lookup_elem(&name##_rules4, &at);                                   \
                                                                                                    \
 		return wildcard_answer(at && rule ? &rule->head : NULL, value);                    \
@@ -353,18 +356,21 @@ static __always_inline __u64 wildcard_answer(const struct wildcard_rule *rule, _
 	static __always_inline __attribute__((unused)) __u64 name##_lookup6(                       \
 		const struct wildcard_key *key, __u64 *value)                                      \
 	{                                                                                          \
+		__u64 changes = wildcard_changes(&name##_index6);                                  \
 		__u64 rest = wildcard_rest(key, key->ifindex ? name##_device6(key->ifindex) : 0);  \
 		__u64 source = wildcard_two(key->saddr[0], key->saddr[1]);                         \
 		__u64 source_low = wildcard_two(key->saddr[2], key->saddr[3]);                     \
 		__u64 destination = wildcard_two(key->daddr[0], key->daddr[1]);                    \
 		__u64 destination_low = wildcard_two(key->daddr[2], key->daddr[3]);                \
-		__u64 changes = wildcard_changes(&name##_index6);                                  \
 		__u32 at = name##_find6(source, source_low, destination, destination_low, rest);   \
 		struct wildcard_rule6 *rule;                                                       \
                                                                                                    \
-		if (wildcard_changes(&name##_index6) != changes)                                   \
+		if (wildcard_changes(&name##_index6) != changes) {                                 \
+			rest = wildcard_rest(key,                                                  \
+					     key->ifindex ? name##_device6(key->ifindex) : 0);     \
 			at = name##_again6(source, source_low, destination, destination_low,       \
 					   rest);                                                  \
+		}                                                                                  \
 		rule = bpf_map_lookup_elem(&name##_rules6, &at);                                   \
                                                                                                    \
 		return wildcard_answer(at && rule ? &rule->head : NULL, value);                    \
