@@ -71,4 +71,4 @@ $(VENV):
 
 clean:
 	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f src/towpath/objects/*.o src/towpath/objects/*.so
+	rm -rf src/towpath/objects/*.o src/towpath/objects/*.so src/towpath/objects/include

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 # v3 has 32-bit jumps and arithmetic, both older than the oldest kernel supported
 # (5.10). The debug sections (-g) are where BTF comes from.
 BPF_FLAGS = ("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror")
-NATIVE_FLAGS = ("-O2", "-g", "-shared", "-fPIC", "-std=gnu11", "-Wall", "-Wextra", "-Werror")
+NATIVE_FLAGS = (
+    *("-O2", "-g", "-shared", "-fPIC", "-fvisibility=hidden"),
+    *("-std=gnu11", "-Wall", "-Wextra", "-Werror"),
+)
+
+# What programs of others include.
+PUBLIC_HEADERS = "wildcard*.h"
 
 
 class MissingToolError(Exception):
@@ -88,10 +94,22 @@ def compile_native(sources: list[Path], target: Path) -> None:
         run(tool("clang"), *NATIVE_FLAGS, *map(str, sources), "-o", str(partial))
 
 
+def copy_headers(root: Path) -> None:
+    """Put the headers that other people's programs include where they find them."""
+    include = root / "src" / "towpath" / "objects" / "include" / "towpath"
+    include.mkdir(parents=True, exist_ok=True)
+    for source in sorted((root / "bpf").glob(PUBLIC_HEADERS)):
+        target = include / source.name
+        if stale(target, [source]):
+            with replacing(target) as partial:
+                shutil.copyfile(source, partial)
+
+
 def compile_objects(root: Path) -> list[Path]:
     """Compile whatever is out of date below root; returns every object, sorted."""
     objects = root / "src" / "towpath" / "objects"
     objects.mkdir(parents=True, exist_ok=True)
+    copy_headers(root)
     rules = root / "hatch_build.py"
     headers = sorted((root / "bpf").glob("*.h"))
     targets = []
@@ -103,7 +121,8 @@ def compile_objects(root: Path) -> list[Path]:
     natives = sorted((root / "native").glob("*.c"))
     if natives:
         target = objects / "libtowpath_core.so"
-        if stale(target, [rules, *natives, *(root / "native").glob("*.h")]):
+        shared = [*(root / "native").glob("*.h"), root / "bpf" / "wildcard_abi.h"]
+        if stale(target, [rules, *natives, *shared]):
             compile_native(natives, target)
         targets.append(target)
     return targets

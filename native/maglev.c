@@ -20,6 +20,8 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "public.h"
+
 struct member {
 	uint32_t label; /* what is written into its slots */
 	uint32_t slots; /* still to take */
@@ -200,8 +202,8 @@ static uint32_t make_classes(struct class *classes, struct member *members, cons
  * identity; identity i is the bytes from ends[i - 1] (0 for the first) to ends[i].
  * Returns 0, or -1 when there is no memory.
  */
-int towpath_maglev(uint32_t *table, uint32_t size, uint32_t count, const uint8_t *identities,
-		   const uint32_t *ends, const uint32_t *weights, const uint32_t *labels)
+PUBLIC int towpath_maglev(uint32_t *table, uint32_t size, uint32_t count, const uint8_t *identities,
+			  const uint32_t *ends, const uint32_t *weights, const uint32_t *labels)
 {
 	struct member *members = malloc(count * sizeof(*members));
 	struct class *classes = malloc(count * sizeof(*classes));

@@ -13,6 +13,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from towpath.bench.cpu import on_one_cpu
 from towpath.bench.errors import BenchError
 from towpath.bench.frames import check_encapsulated
 from towpath.bench.network import DEVICE, SOURCE, attached_program, bench_network
@@ -49,7 +50,7 @@ def measure(
     """
     samples: dict[Scenario, list[float]] = {scenario: [] for scenario in scenarios}
     floors: list[float] = []
-    with _on_one_cpu(), rig() as bench:
+    with on_one_cpu(), rig() as bench:
         for scenario in samples:
             bench.warm_up(scenario)
         for turn in range(runs):
@@ -60,17 +61,6 @@ def measure(
                 taken.append(bench.time(scenario))
     timings = tuple(Timing.of(scenario.name, taken) for scenario, taken in samples.items())
     return Report(os.uname().release, Timing.of("floor", floors).p50_ns, timings)
-
-
-@contextmanager
-def _on_one_cpu() -> Iterator[None]:
-    """Keep this thread on one CPU, the last of those it may use."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 class Rig:

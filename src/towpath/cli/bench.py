@@ -15,8 +15,11 @@ from towpath.cli.command import ManualGroup
 if TYPE_CHECKING:
     from towpath.bench.report import Report
     from towpath.bench.scenarios import Scenario
+    from towpath.bench.wildcard import SetReport, WildcardReport
 
 _NAMES = [scenario.name for scenario in SCENARIOS]
+_FLAVOURS = ("acl", "fw", "ipc")
+_SIZES = (1_000, 10_000, 100_000)
 
 
 @click.group(cls=ManualGroup)
@@ -74,6 +77,133 @@ def lb(names: tuple[str, ...], runs: int, as_json: bool) -> None:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
         _print(report, chosen)
+
+
+@bench.command(
+    examples={
+        "towpath bench wildcard": "All sets of IPv4 rules, beside the two other ways.",
+        "towpath bench wildcard --set fw --rules 10000 --runs 31": "One of them, more exactly.",
+        "towpath bench wildcard --ipv6 --json > results.json": "IPv6, for a program.",
+    }
+)
+@click.option(
+    "--set",
+    "flavours",
+    type=click.Choice(_FLAVOURS),
+    multiple=True,
+    help="Kind of rules: access lists, firewalls, IP chains; may be given again.",
+)
+@click.option(
+    "--rules",
+    "sizes",
+    type=click.IntRange(1, 100_000),
+    multiple=True,
+    help="How many rules; may be given again. By default 1000, 10000 and 100000.",
+)
+@click.option("--ipv6", is_flag=True, help="IPv6 rules and packets; without the other ways.")
+@click.option(
+    "--runs", type=click.IntRange(1), default=9, show_default=True, help="Runs of each look-up."
+)
+@click.option("--alone", is_flag=True, help="Without the other ways, which take the most time.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
+def wildcard(
+    flavours: tuple[str, ...],
+    sizes: tuple[int, ...],
+    ipv6: bool,
+    runs: int,
+    alone: bool,
+    as_json: bool,
+) -> None:
+    """Time the wildcard table: nanoseconds per look-up, changes per second.
+
+    Rules are generated, in the manner of ClassBench, and looked up inside the kernel: by packets
+    that match one (another one each time, and with the locality of flows) and by packets of
+    anything. Beside the table the same rules are looked up by a list of masks over a hash map, and
+    by a scan from the first to the last. All ways have to find the same rules. Needs root.
+    """
+    from towpath.bench import BenchError
+    from towpath.bench.wildcard import measure
+
+    try:
+        report = measure(
+            flavours or _FLAVOURS,
+            sizes or _SIZES,
+            version=6 if ipv6 else 4,
+            runs=runs,
+            others=not alone,
+            progress=_say,
+        )
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        _print_wildcard(report)
+
+
+def _say(what: str) -> None:
+    """Say what is being done, to a person who waits."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{what} ...\r", nl=False, err=True)
+
+
+def _print_wildcard(report: WildcardReport) -> None:
+    from towpath.cli.output import print_table
+
+    rows = [row for each in report.sets for row in _lookup_rows(each)]
+    columns = ("set", "rules", "packets", "way", "p50", "min", "max", "tuples", "compared", "worst")
+    print_table(columns, rows, numbers=columns[1:2] + columns[4:])
+    click.echo(
+        "\nNanoseconds per look-up, the floor included; hash tables looked into and rules compared "
+        f"per packet, and both for the worst packet.\nLinux {report.kernel}.\n"
+    )
+    about = ("set", "rules", "floor", "load s", "bytes/rule", "tuples", "masks")
+    changes = ("changes/s", "p50 us", "p99 us", "max us")
+    print_table(
+        about + changes, [_set_row(each) for each in report.sets], numbers=about[1:] + changes
+    )
+
+
+def _lookup_rows(each: SetReport) -> list[tuple[str, ...]]:
+    return [
+        (
+            each.flavour,
+            f"{each.rules}",
+            lookups.trace,
+            lookups.way,
+            *(
+                f"{ns:.1f}"
+                for ns in (lookups.timing.p50_ns, lookups.timing.min_ns, lookups.timing.max_ns)
+            ),
+            *(
+                (
+                    f"{lookups.cost.mean_tuples:.2f}",
+                    f"{lookups.cost.mean_rules:.2f}",
+                    f"{lookups.cost.most}",
+                )
+                if lookups.cost
+                else ("", "", "")
+            ),
+        )
+        for lookups in each.lookups
+    ]
+
+
+def _set_row(each: SetReport) -> tuple[str, ...]:
+    changes = each.changes
+    return (
+        each.flavour,
+        f"{each.rules}",
+        f"{each.floor_ns:.1f}",
+        f"{each.load_seconds:.2f}",
+        f"{each.bytes_per_rule:.0f}",
+        f"{each.tuples}",
+        f"{each.masks or ''}",
+        f"{changes.per_second:.0f}",
+        f"{changes.p50_us:.1f}",
+        f"{changes.p99_us:.1f}",
+        f"{changes.most_us:.1f}",
+    )
 
 
 def _show(turn: int, runs: int) -> None:

@@ -3,7 +3,9 @@
 
 Filling a Maglev table is sequential: whether a backend takes a slot depends on
 every slot taken before. numpy has nothing to offer for that, a Python loop takes
-100 ms for a table of 16381 slots, and the C loop less than one.
+100 ms for a table of 16381 slots, and the C loop less than one. Wildcard rules are
+written into memory that packets read meanwhile: that takes stores in an order that
+the processor keeps.
 """
 
 from __future__ import annotations
@@ -20,16 +22,40 @@ if TYPE_CHECKING:
 
 LIBRARY = Path(__file__).parent.parent / "objects" / "libtowpath_core.so"
 
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+_U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "towpath_maglev": (_INT, [_POINTER, _U32, _U32, ctypes.c_char_p, *[_POINTER] * 3]),
+    "towpath_wildcard_open": (
+        _POINTER,
+        [_U32, _POINTER, _POINTER, _U32, _POINTER, _U32, ctypes.c_char_p, _POINTER],
+    ),
+    "towpath_wildcard_close": (None, [_POINTER]),
+    "towpath_wildcard_fit": (_INT, [_POINTER, _POINTER, _U32]),
+    "towpath_wildcard_insert": (_INT, [_POINTER, _POINTER, _U32, _POINTER]),
+    "towpath_wildcard_delete": (_INT, [_POINTER, _POINTER, _U32, _POINTER]),
+    "towpath_wildcard_replace": (_INT, [_POINTER, _POINTER]),
+    "towpath_wildcard_finish": (_INT, [_POINTER]),
+    "towpath_wildcard_set_value": (_INT, [_POINTER, _U64, _U64]),
+    "towpath_wildcard_has": (_INT, [_POINTER, _U64]),
+    "towpath_wildcard_get": (_INT, [_POINTER, _U64, _POINTER]),
+    "towpath_wildcard_list": (None, [_POINTER, _POINTER]),
+    "towpath_wildcard_report": (None, [_POINTER, _POINTER]),
+    "towpath_wildcard_settle": (None, [_POINTER]),
+    "towpath_wildcard_compact": (None, [_POINTER]),
+    "towpath_wildcard_device": (_INT, [_POINTER, _U32]),
+    "towpath_wildcard_release": (None, [_POINTER, _U32]),
+}
+
 
 @cache
-def _library() -> Any:
+def library() -> Any:
     """Load the library; OSError names the file that is missing."""
-    library = ctypes.CDLL(str(LIBRARY))
-    maglev = library.towpath_maglev
-    maglev.restype = ctypes.c_int
-    pointer = ctypes.c_void_p
-    maglev.argtypes = [pointer, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_char_p, *[pointer] * 3]
-    return library
+    loaded = ctypes.CDLL(str(LIBRARY))
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
 
 
 def fill_maglev(
@@ -44,7 +70,7 @@ def fill_maglev(
     table = np.empty(size, np.uint32)
     ends = np.cumsum([len(identity) for identity in identities], dtype=np.uint32)
     numbers = np.array([weights, labels], np.uint32)
-    failed = _library().towpath_maglev(
+    failed = library().towpath_maglev(
         table.ctypes.data,
         size,
         count,

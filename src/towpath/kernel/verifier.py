@@ -15,7 +15,8 @@ _STATISTICS = ("processed ", "verification time ", "stack depth ", "mark_read_lo
 _PROCESSED = re.compile(r"^processed (\d+) insns", re.MULTILINE)
 # BPF_LOG_STATS, since 5.2: the lines above and nothing else.
 STATISTICS_LEVEL = 4
-STATISTICS_BYTES = 4096
+# A few lines in the end; on its way the verifier writes far more than it leaves.
+STATISTICS_BYTES = 1 << 20
 _SOURCE = re.compile(r"^;\s*(?P<source>\S.*)")
 # The outermost complaint, and a retry that libbpf makes: never the reason.
 _NOT_A_REASON = re.compile(r"^failed to load object|Retrying without BTF")

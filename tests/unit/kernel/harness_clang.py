@@ -10,6 +10,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from towpath.kernel.object import OBJECTS
+
 ROOT = Path(__file__).parents[3]
 KEPT = ROOT / "build" / "tests"
 # Where Debian and its derivatives keep <asm/types.h>.
@@ -35,6 +37,7 @@ def kept(source: Path | str, *flags: str) -> Path:
     if not found.exists():
         found.parent.mkdir(parents=True, exist_ok=True)
         includes = ["-idirafter", ARCHITECTURE_HEADERS, "-I", str(ROOT / "bpf")]
+        includes += ["-I", str(OBJECTS / "include")]
         making = found.with_suffix(f".{os.getpid()}")
         files = ["-x", "c", "-c", where, "-o", str(making)]
         subprocess.run(["clang", *options, *includes, *files], input=text, text=True, check=True)

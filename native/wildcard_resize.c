@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * More slots, or fewer, for a tuple.
+ *
+ * All slots are replaced at once: until the store of the place packets find every
+ * rule by the old ones, and after it by the new ones. A run whose rules go to one
+ * slot and meet no others there is used by both; all others are copied.
+ */
+#include <string.h>
+
+#include "wildcard.h"
+
+/* Slots that are kept for new tuples: these must never fail for want of room. */
+static const u32 KEEP = WILDCARD_TUPLES << SMALLEST_ORDER;
+
+/* Rules that go to one slot. */
+struct gathering {
+	const struct wildcard_rule *rules[WILDCARD_RUN];
+	u32 count;
+	u32 runs;  /* that they come from */
+	u64 whole; /* the last of these, if all of its rules are here */
+};
+
+/* Adds those rules of a run that go to a slot. False if they are too many. */
+static bool gather(struct half *half, u32 bit, u64 run, u32 slot, u32 mask, struct gathering *to)
+{
+	u32 before = to->count;
+
+	for (u32 i = 0; i < run_count(run); i++) {
+		const struct wildcard_rule *rule = rule_at(half, run_first(run) + i);
+
+		if (((u32)(hash_in(half, bit, bits_of(rule)) >> WILDCARD_SLOT) & mask) != slot)
+			continue;
+		if (to->count == WILDCARD_RUN)
+			return false;
+		to->rules[to->count++] = rule;
+	}
+	if (to->count == before)
+		return true;
+	to->runs++;
+	to->whole = to->count == run_count(run) ? run : 0;
+	return true;
+}
+
+static void sort_by_rank(struct gathering *g)
+{
+	for (u32 i = 1; i < g->count; i++) {
+		const struct wildcard_rule *rule = g->rules[i];
+		u32 to = i;
+
+		for (; to && g->rules[to - 1]->rank < rule->rank; to--)
+			g->rules[to] = g->rules[to - 1];
+		g->rules[to] = rule;
+	}
+}
+
+/* Fills a new slot from the old ones that lead to it. */
+static bool fill_slot(struct half *half, u32 bit, const u64 *old, u32 old_size, u64 *new,
+		      u32 new_size, u32 slot)
+{
+	struct gathering g = { .count = 0 };
+
+	for (u32 from = slot & (old_size - 1); from < old_size; from += new_size)
+		if (old[from] && !gather(half, bit, old[from], slot, new_size - 1, &g))
+			return false;
+	if (!g.count)
+		return true;
+	if (g.runs == 1 && g.whole) {
+		new[slot] = g.whole;
+		return true;
+	}
+	sort_by_rank(&g);
+	new[slot] = make_run(half, bit, g.rules, g.count);
+	return new[slot];
+}
+
+/* Whether a run, that of some slot, is used in `slots` as it is. */
+static bool is_shared(u64 run, u32 at, const u64 *slots, u32 size, u32 step)
+{
+	for (at &= size - 1; at < size; at += step)
+		if (slots[at] == run)
+			return true;
+	return false;
+}
+
+/* What of `slots` isn't in `others` rests, or is free at once if packets never saw it. */
+static void drop_runs(struct half *half, const u64 *slots, u32 size, const u64 *others,
+		      u32 others_size, bool was_seen)
+{
+	for (u32 at = 0; at < size; at++) {
+		if (!slots[at] || is_shared(slots[at], at, others, others_size, size))
+			continue;
+		if (was_seen)
+			rest(half, REST_RULES, run_first(slots[at]), run_count(slots[at]));
+		else
+			free_rules(half, run_first(slots[at]), run_count(slots[at]));
+	}
+}
+
+static u32 count_runs(const u64 *slots, u32 size)
+{
+	u32 runs = 0;
+
+	for (u32 at = 0; at < size; at++)
+		runs += !!slots[at];
+	return runs;
+}
+
+/* Gives a tuple 2^order slots, or returns NO_ROOM and leaves it as it is. */
+int resize_tuple(struct half *half, u32 bit, u32 order)
+{
+	u64 place = tuple_at(half, bit)->place, *old = half->slots + place_first(place), *new;
+	u32 old_size = place_size(place), size = 1U << order;
+	u32 first = take_slots(half, order, KEEP);
+
+	if (first == NOWHERE)
+		return NO_ROOM;
+	new = half->slots + first;
+	memset(new, 0, size * sizeof(*new));
+	for (u32 slot = 0; slot < size; slot++) {
+		if (fill_slot(half, bit, old, old_size, new, size, slot))
+			continue;
+		drop_runs(half, new, size, old, old_size, false);
+		free_slots(half, first);
+		return NO_ROOM;
+	}
+	publish(&tuple_at(half, bit)->place, make_place(first, order));
+	drop_runs(half, old, old_size, new, size, true);
+	rest(half, REST_SLOTS, place_first(place), 0);
+	half->tuples[bit].runs = count_runs(new, size);
+	return DONE;
+}
+
+/* Gives up slots that a tuple has far too many of. No matter if it can't. */
+void shrink_tuple(struct half *half, u32 bit)
+{
+	u32 order = order_of(tuple_at(half, bit)->place), runs = half->tuples[bit].runs;
+
+	if (order == SMALLEST_ORDER || 16 * runs >= 1U << order)
+		return;
+	while (order > SMALLEST_ORDER && 4 * runs < 1U << order)
+		order--;
+	if (make_rest_room(half, runs + RESTS + 1))
+		resize_tuple(half, bit, order);
+}

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a benchmark runs."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def on_one_cpu() -> Iterator[None]:
+    """Keep this thread on one CPU, the last of those it may use."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
