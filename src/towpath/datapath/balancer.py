@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from towpath.core.plan import Plan, plan
@@ -14,6 +15,7 @@ from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, read_counters
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.flows import FlowTable
 from towpath.datapath.heap import Heap
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
@@ -27,6 +29,7 @@ from towpath.datapath.tables import Tables
 from towpath.datapath.vips import VipIndex
 from towpath.kernel import netlink
 from towpath.kernel.bpffs import remove_pins
+from towpath.kernel.jiffies import Jiffies
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
@@ -217,6 +220,13 @@ class Balancer:
     def counters(self) -> Counters:
         """Return what has been counted since the load balancer came up."""
         return read_counters(self._program, self._backends, self._tables.services.values())
+
+    @cached_property
+    def flow_table(self) -> FlowTable:
+        """The flows that the program remembers, until this is closed."""
+        jiffies = Jiffies()
+        self._undo.callback(jiffies.close)
+        return FlowTable.of(self._program, jiffies)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
         """Return what the program would do with the flow's next packet on ``device``.

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flow table, read as a whole: who is connected to which backend, and since when unseen.
+
+The program writes the table while it is read. Every entry is taken for itself: its
+publishing word, whose handle a backend must still have, and its tag must agree, as
+they must for a packet. Entries of backends that are gone, or that two CPUs wrote at
+once, are left out.
+
+The program keeps no time but the low 16 bits of when a flow was last seen, in steps
+of 64 jiffies: 64 ms and 70 minutes round at 1000 jiffies a second, 256 ms and 4.6
+hours at 250. So ages are right to a step, and modulo that span: a flow that has not
+been seen for longer looks younger, unless its entry has been taken by another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from towpath.datapath.address import pack
+from towpath.kernel.jiffies import per_second
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from ipaddress import IPv4Network, IPv6Network
+
+    from towpath.datapath.program import LoadedProgram
+    from towpath.kernel.jiffies import Jiffies
+    from towpath.kernel.maps import Map
+
+    Array = np.ndarray[Any, Any]
+    Network = IPv4Network | IPv6Network
+
+_TAG_SHIFT = 24
+_SEEN_MODULUS = 1 << 16
+_HALF = 32
+_IPV6 = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which entries are wanted; None: whatever they have there."""
+
+    services: Collection[int] | None = None
+    """Indexes of services."""
+    handles: Collection[int] | None = None
+    """Handles of backends."""
+    clients: Network | None = None
+    """Where the client's address is, which also says the family."""
+    max_idle_seconds: float | None = None
+    """Seen within this time."""
+
+
+EVERY = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Entries of the flow table, each field an array with one element for each.
+
+    ``places``: where they are in the table, rising. ``clients``: 16 bytes in network
+    order, an IPv4 address being the last four. ``idle_seconds``: since when no packet
+    was seen, see the module for what that is worth.
+    """
+
+    places: Array
+    handles: Array
+    services: Array
+    clients: Array
+    client_ports: Array
+    idle_seconds: Array
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def only(self, which: Array) -> Entries:
+        """Return the entries that an index, a slice or a mask selects."""
+        return Entries(*(getattr(self, name)[which] for name in self.__slots__))
+
+
+class FlowTable:
+    """``flows`` and ``flow_tags`` of ``bpf/maps.h``, read when asked, and never written.
+
+    ``backends`` is an array of ``struct backend``; ``index_bits`` says how much of a
+    handle is its index; ``seen_shift`` how many low bits of jiffies `seen` lacks;
+    ``jiffies`` tells the time, ``hz`` how fast it goes.
+    """
+
+    def __init__(
+        self,
+        flows: Map,
+        tags: Map,
+        backends: Array,
+        *,
+        index_bits: int,
+        seen_shift: int,
+        jiffies: Callable[[], int],
+        hz: int,
+    ) -> None:
+        self._flows = flows
+        self._tags = tags
+        self._backends = backends
+        self._index_mask = (1 << index_bits) - 1
+        self._seen_shift = seen_shift
+        self._jiffies = jiffies
+        self._step = (1 << seen_shift) / hz
+
+    @classmethod
+    def of(cls, program: LoadedProgram, jiffies: Jiffies) -> Self:
+        """Return the flow table of a program, for as long as that is open."""
+        return cls(
+            program.maps["flows"],
+            program.maps["flow_tags"],
+            program.rows("backends"),
+            index_bits=program.constant("handle_bits", "HANDLE_INDEX_BITS"),
+            seen_shift=program.constant("flow_limits", "FLOW_SEEN_SHIFT"),
+            jiffies=jiffies.now,
+            hz=per_second(),
+        )
+
+    @property
+    def resolution_seconds(self) -> float:
+        """Seconds from one step of `seen` to the next."""
+        return self._step
+
+    @property
+    def span_seconds(self) -> float:
+        """Seconds after which ages begin anew."""
+        return self._step * _SEEN_MODULUS
+
+    def counts(self, max_idle_seconds: float | None = None) -> dict[int, int]:
+        """Return how many flows each backend has, by its handle; one without is left out.
+
+        ``max_idle_seconds``: only flows that were seen within this time.
+        """
+        handles = self.entries(Filter(max_idle_seconds=max_idle_seconds)).handles
+        found, numbers = np.unique(handles, return_counts=True)
+        return dict(zip(found.tolist(), numbers.tolist(), strict=True))
+
+    def entries(self, wanted: Filter = EVERY) -> Entries:
+        """Return the entries that are in use and wanted, in the order of their places."""
+        ways, tags, now = self._read()
+        refs = ways["ref"]
+        places = np.flatnonzero(refs)
+        places = places[self._is_found(refs[places], tags[places])]
+        rows, refs = ways[places], refs[places]
+        handles = (refs >> _HALF).astype(np.uint32)
+        owners = self._backends[handles & self._index_mask]
+        live = (owners["handle"] == handles) & (owners["service"] == rows["service"])
+        made = Entries(
+            places,
+            handles,
+            rows["service"],
+            np.ascontiguousarray(rows["saddr"]["word"]).view(np.uint8).reshape(-1, 16),
+            rows["sport"].astype(np.uint16),
+            (now - rows["seen"].astype(np.int64)) % _SEEN_MODULUS * self._step,
+        )
+        return made.only(live & self._wanted(made, wanted))
+
+    def _read(self) -> tuple[Array, Array, int]:
+        """A copy of all ways, their tags, and the time in units of `seen` after it was made."""
+        with self._flows.mmap(writable=False) as flows, self._tags.mmap(writable=False) as tags:
+            ways = flows.array["way"].reshape(-1).copy()
+            bytes_of_tags = tags.array.copy().view(np.uint8)
+        return ways, bytes_of_tags, (self._jiffies() >> self._seen_shift) % _SEEN_MODULUS
+
+    @staticmethod
+    def _is_found(refs: Array, tags: Array) -> Array:
+        """Whether a packet would look at these entries at all: the tag is part of the hash."""
+        expected = (refs & 0xFFFFFFFF) >> _TAG_SHIFT
+        return np.asarray(tags == np.where(expected, expected, 1))
+
+    @staticmethod
+    def _wanted(entries: Entries, wanted: Filter) -> Array:
+        kept = np.ones(len(entries), bool)
+        if wanted.services is not None:
+            kept &= np.isin(entries.services, np.fromiter(wanted.services, np.uint32))
+        if wanted.handles is not None:
+            kept &= np.isin(entries.handles, np.fromiter(wanted.handles, np.uint32))
+        if wanted.clients is not None:
+            kept &= _within(entries.clients, wanted.clients)
+        if wanted.max_idle_seconds is not None:
+            kept &= entries.idle_seconds <= wanted.max_idle_seconds
+        return kept
+
+
+def _within(clients: Array, network: Network) -> Array:
+    """Whether addresses (16 bytes each) are in a network.
+
+    The first twelve bytes tell the families apart: no IPv6 client is in ::/96.
+    """
+    host = network.max_prefixlen - network.prefixlen
+    mask = np.frombuffer((((1 << 128) - 1) >> host << host).to_bytes(16, "big"), np.uint8)
+    prefix = np.frombuffer(pack(network.network_address), np.uint8)
+    inside = ((clients & mask) == prefix).all(axis=1)
+    if network.version == _IPV6:
+        inside &= clients[:, :12].any(axis=1)
+    return np.asarray(inside)
