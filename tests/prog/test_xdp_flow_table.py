@@ -149,22 +149,35 @@ def test_by_client(rig: Rig, network: Any, family: int | None) -> None:
     assert {each[0].version for each in found} == ({family} if family else set())
 
 
-def test_by_service_and_backend(rig: Rig) -> None:
-    """Several at once, and both together; none means none."""
+def test_by_backend(rig: Rig) -> None:
+    """Several at once; none means none."""
     serve_all(rig)
     table, everything = rig.balancer.flow_table, known(rig)
     installed = list(rig.balancer._tables.services.values())
-    for chosen in ([], installed[:1], installed[1:3]):
-        indexes = {each.index for each in chosen}
-        found = read(rig, table.entries(Filter(services=indexes)))
-        assert found == {each: n for each, n in everything.items() if each[2] in indexes}
-    handles = {each.index: each.handles[NEAR[4][0]] for each in (installed[0], installed[3])}
-    found = read(rig, table.entries(Filter(handles=handles.values())))
-    assert found == {
-        each: n for each, n in everything.items() if each[2] in handles and each[3] == NEAR[4][0]
-    }
-    both = Filter(services=[installed[0].index], handles=handles.values())
-    assert {each[2] for each in read(rig, table.entries(both))} == {installed[0].index}
+    both = [each for each in installed if NEAR[4][1] in each.handles]
+    wanted = [(each.index, address) for each in both for address in NEAR[4][:2]]
+    by_index = {each.index: each for each in installed}
+    for chosen in ([], wanted[:1], wanted):
+        handles = {by_index[index].handles[address] for index, address in chosen}
+        found = read(rig, table.entries(Filter(handles=handles)))
+        assert found == {each: n for each, n in everything.items() if each[2:] in chosen}
+        assert bool(found) == bool(chosen)
+
+
+def test_in_pages(rig: Rig) -> None:
+    """Each begins where the last one ended; together they are everything."""
+    serve_all(rig)
+    table, everything = rig.balancer.flow_table, rig.balancer.flow_table.entries()
+    pages: list[Entries] = []
+    start = 0
+    while len(page := table.entries(start=start, limit=7)):
+        assert len(page) <= 7
+        pages.append(page)
+        start = int(page.places[-1]) + 1
+    assert all(len(page) == 7 for page in pages[:-1])
+    together = type(everything).joined(pages)
+    assert together.places.tolist() == everything.places.tolist()
+    assert read(rig, together) == known(rig)
 
 
 def test_a_flow_ages_until_it_is_seen(rig: Rig) -> None:

@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from towpath.core.plan import Plan, plan
+from towpath.core.steps import RemoveBackend
 from towpath.datapath import trace
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
-from towpath.datapath.counters import Counters, read_counters
+from towpath.datapath.counters import Counters, forget_drops, read_counters
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flows import FlowTable
@@ -105,7 +106,9 @@ class Balancer:
             program.rows("backends"),
             program.constant("handle_bits", "HANDLE_INDEX_BITS"),
             reclaimer,
-            program.forgetter("backend_cpus", program.layout.entries["backends"]),
+            program.forgetter(
+                "backend_cpus", "backend_flows", columns=program.layout.entries["backends"]
+            ),
         )
         self._tables = Tables(
             self._make_endpoints(reclaimer),
@@ -115,7 +118,7 @@ class Balancer:
             program.rows("services"),
             program.constant("service_flags", "SERVICE_NO_FLOW_TABLE"),
             reclaimer,
-            program.forgetter("service_cpus", program.layout.entries["services"]),
+            program.forgetter("service_cpus", columns=program.layout.entries["services"]),
         )
 
     def _make_endpoints(self, reclaimer: Reclaimer) -> Endpoints:
@@ -192,6 +195,8 @@ class Balancer:
             self._make_tables()
             self._adopt((*self.observed(), *services))
             raise
+        if any(isinstance(step, RemoveBackend) for step in wanted.steps):
+            forget_drops(self._program, (handle for _, handle, _ in self._backends))
         # The very objects: what doesn't change next time is then seen at a glance.
         for change in wanted.changes:
             if change.before is not None:
@@ -217,9 +222,15 @@ class Balancer:
             },
         )
 
-    def counters(self) -> Counters:
-        """Return what has been counted since the load balancer came up."""
-        return read_counters(self._program, self._backends, self._tables.services.values())
+    def counters(self, cpu: int | None = None) -> Counters:
+        """Return what has been counted since the load balancer came up, by one CPU or by all."""
+        installed = self._tables.services.values()
+        return read_counters(self._program, self._backends, installed, cpu)
+
+    @property
+    def cpus(self) -> range:
+        """The CPUs that may count."""
+        return range(self._program.layout.cpus)
 
     @cached_property
     def flow_table(self) -> FlowTable:

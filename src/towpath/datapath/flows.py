@@ -8,22 +8,25 @@ once, are left out.
 
 The program keeps no time but the low 16 bits of when a flow was last seen, in steps
 of 64 jiffies: 64 ms and 70 minutes round at 1000 jiffies a second, 256 ms and 4.6
-hours at 250. So ages are right to a step, and modulo that span: a flow that has not
-been seen for longer looks younger, unless its entry has been taken by another.
+hours at 250. So the first reading has ages modulo that span, and later ones, if they
+are not further apart, have them right: see :mod:`towpath.datapath.ages`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from towpath.datapath.address import pack
+from towpath.datapath.ages import Ages
 from towpath.kernel.jiffies import per_second
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
     from towpath.datapath.program import LoadedProgram
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 
 _TAG_SHIFT = 24
 _SEEN_MODULUS = 1 << 16
+_JIFFIES_MODULUS = 1 << 32
+_CHUNK_SETS = 8192
+"""Sets that are read at once: 2 MiB."""
 _HALF = 32
 _IPV6 = 6
 
@@ -43,10 +49,8 @@ _IPV6 = 6
 class Filter:
     """Which entries are wanted; None: whatever they have there."""
 
-    services: Collection[int] | None = None
-    """Indexes of services."""
     handles: Collection[int] | None = None
-    """Handles of backends."""
+    """Handles of backends, each of which belongs to one service."""
     clients: Network | None = None
     """Where the client's address is, which also says the family."""
     max_idle_seconds: float | None = None
@@ -75,9 +79,29 @@ class Entries:
     def __len__(self) -> int:
         return len(self.places)
 
-    def only(self, which: Array) -> Entries:
+    @classmethod
+    def joined(cls, parts: Sequence[Entries]) -> Entries:
+        """Return the entries of one or more parts, one after the other."""
+        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in cls.__slots__))
+
+    def only(self, which: Array | slice) -> Entries:
         """Return the entries that an index, a slice or a mask selects."""
         return Entries(*(getattr(self, name)[which] for name in self.__slots__))
+
+
+class _Clock:
+    """Counts steps of `seen` from the low 32 bits of jiffies, and doesn't go round. Any thread."""
+
+    def __init__(self, jiffies: Callable[[], int], shift: int) -> None:
+        self._jiffies = jiffies
+        self._shift = shift
+        self._last: int = jiffies()
+        self._lock = Lock()
+
+    def steps(self) -> int:
+        with self._lock:
+            self._last += (self._jiffies() - self._last) % _JIFFIES_MODULUS
+            return self._last >> self._shift
 
 
 class FlowTable:
@@ -85,7 +109,7 @@ class FlowTable:
 
     ``backends`` is an array of ``struct backend``; ``index_bits`` says how much of a
     handle is its index; ``seen_shift`` how many low bits of jiffies `seen` lacks;
-    ``jiffies`` tells the time, ``hz`` how fast it goes.
+    ``jiffies`` tells the time (32 bits), ``hz`` how fast it goes. For any thread.
     """
 
     def __init__(
@@ -103,9 +127,11 @@ class FlowTable:
         self._tags = tags
         self._backends = backends
         self._index_mask = (1 << index_bits) - 1
-        self._seen_shift = seen_shift
-        self._jiffies = jiffies
         self._step = (1 << seen_shift) / hz
+        self._clock = _Clock(jiffies, seen_shift)
+        self._ways = flows.value_dtype["way"].shape[0]
+        self._chunk = _CHUNK_SETS * self._ways
+        self._ages = Ages(flows.max_entries * self._ways, self._chunk)
 
     @classmethod
     def of(cls, program: LoadedProgram, jiffies: Jiffies) -> Self:
@@ -127,7 +153,7 @@ class FlowTable:
 
     @property
     def span_seconds(self) -> float:
-        """Seconds after which ages begin anew."""
+        """Seconds after which `seen` goes round: to keep ages right, read at least as often."""
         return self._step * _SEEN_MODULUS
 
     def counts(self, max_idle_seconds: float | None = None) -> dict[int, int]:
@@ -135,36 +161,64 @@ class FlowTable:
 
         ``max_idle_seconds``: only flows that were seen within this time.
         """
-        handles = self.entries(Filter(max_idle_seconds=max_idle_seconds)).handles
-        found, numbers = np.unique(handles, return_counts=True)
-        return dict(zip(found.tolist(), numbers.tolist(), strict=True))
+        totals: Counter[int] = Counter()
+        for chunk in self.chunks(Filter(max_idle_seconds=max_idle_seconds)):
+            found, numbers = np.unique(chunk.handles, return_counts=True)
+            totals.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
+        return dict(totals)
 
-    def entries(self, wanted: Filter = EVERY) -> Entries:
-        """Return the entries that are in use and wanted, in the order of their places."""
-        ways, tags, now = self._read()
-        refs = ways["ref"]
-        places = np.flatnonzero(refs)
-        places = places[self._is_found(refs[places], tags[places])]
-        rows, refs = ways[places], refs[places]
-        handles = (refs >> _HALF).astype(np.uint32)
+    def entries(
+        self, wanted: Filter = EVERY, *, start: int = 0, limit: int | None = None
+    ) -> Entries:
+        """Return the entries that are wanted, in the order of their places.
+
+        From place ``start`` on, and no more than ``limit``: the place after the last one
+        is where to go on.
+        """
+        chunks, count = [], 0
+        for chunk in self.chunks(wanted, start):
+            chunks.append(chunk)
+            count += len(chunk)
+            if limit is not None and count >= limit:
+                break
+        return Entries.joined(chunks).only(slice(limit))
+
+    def chunks(self, wanted: Filter = EVERY, start: int = 0) -> Iterator[Entries]:
+        """Yield the same part by part, which takes little memory however large the table is."""
+        for first in range(start // self._chunk * self._chunk, self.capacity, self._chunk):
+            found = self._read(first, wanted)
+            yield found.only(found.places >= start) if start > first else found
+
+    @property
+    def capacity(self) -> int:
+        """Flows that there is room for."""
+        return self._flows.max_entries * self._ways
+
+    def _read(self, first: int, wanted: Filter) -> Entries:
+        """The wanted entries of a chunk."""
+        at, sets = first // self._ways, min(_CHUNK_SETS, self._flows.max_entries)
+        with (
+            self._flows.mmap(at, sets, writable=False) as flows,
+            self._tags.mmap(at, sets, writable=False) as tags_of_sets,
+        ):
+            ways = flows.array["way"].reshape(-1).copy()
+            tags = tags_of_sets.array.copy().view(np.uint8)
+        idle = self._ages.read(first, ways["seen"], self._clock.steps())
+        places = np.flatnonzero(ways["ref"])
+        places = places[self._is_found(ways["ref"][places], tags[places])]
+        rows = ways[places]
+        handles = (rows["ref"] >> _HALF).astype(np.uint32)
         owners = self._backends[handles & self._index_mask]
         live = (owners["handle"] == handles) & (owners["service"] == rows["service"])
         made = Entries(
-            places,
+            places + first,
             handles,
             rows["service"],
             np.ascontiguousarray(rows["saddr"]["word"]).view(np.uint8).reshape(-1, 16),
             rows["sport"].astype(np.uint16),
-            (now - rows["seen"].astype(np.int64)) % _SEEN_MODULUS * self._step,
+            idle[places] * self._step,
         )
         return made.only(live & self._wanted(made, wanted))
-
-    def _read(self) -> tuple[Array, Array, int]:
-        """A copy of all ways, their tags, and the time in units of `seen` after it was made."""
-        with self._flows.mmap(writable=False) as flows, self._tags.mmap(writable=False) as tags:
-            ways = flows.array["way"].reshape(-1).copy()
-            bytes_of_tags = tags.array.copy().view(np.uint8)
-        return ways, bytes_of_tags, (self._jiffies() >> self._seen_shift) % _SEEN_MODULUS
 
     @staticmethod
     def _is_found(refs: Array, tags: Array) -> Array:
@@ -175,8 +229,6 @@ class FlowTable:
     @staticmethod
     def _wanted(entries: Entries, wanted: Filter) -> Array:
         kept = np.ones(len(entries), bool)
-        if wanted.services is not None:
-            kept &= np.isin(entries.services, np.fromiter(wanted.services, np.uint32))
         if wanted.handles is not None:
             kept &= np.isin(entries.handles, np.fromiter(wanted.handles, np.uint32))
         if wanted.clients is not None:
