@@ -6,11 +6,13 @@ from __future__ import annotations
 import re
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from towpath.core.plan import Plan, plan
 from towpath.core.steps import RemoveBackend
 from towpath.datapath import trace
+from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, forget_drops, read_counters
@@ -46,6 +48,18 @@ if TYPE_CHECKING:
 def unnamed(key: ServiceKey) -> str:
     """Return what a service is called whose name isn't known, such as tcp-203.0.113.10-80."""
     return re.sub("[/,]", "_", f"{key.protocol}-{key.vip}-{key.port}")
+
+
+class Member(NamedTuple):
+    """A backend of a service: what a handle stands for."""
+
+    service: ServiceKey
+    backend: Address
+
+    @property
+    def family(self) -> int:
+        """The ``enum family`` of the service's clients."""
+        return FAMILY_V4 if isinstance(self.service.vip, IPv4Address | IPv4Network) else FAMILY_V6
 
 
 class Balancer:
@@ -231,6 +245,14 @@ class Balancer:
     def cpus(self) -> range:
         """The CPUs that may count."""
         return range(self._program.layout.cpus)
+
+    def members(self) -> dict[int, Member]:
+        """Return which backend of which service each handle stands for."""
+        return {
+            handle: Member(service.key, address)
+            for service in self._tables.services.values()
+            for address, handle in service.handles.items()
+        }
 
     @cached_property
     def flow_table(self) -> FlowTable:

@@ -129,7 +129,7 @@ class FlowTable:
         self._index_mask = (1 << index_bits) - 1
         self._step = (1 << seen_shift) / hz
         self._clock = _Clock(jiffies, seen_shift)
-        self._ways = flows.value_dtype["way"].shape[0]
+        self._ways: int = flows.value_dtype["way"].shape[0]
         self._chunk = _CHUNK_SETS * self._ways
         self._ages = Ages(flows.max_entries * self._ways, self._chunk)
 
@@ -156,13 +156,10 @@ class FlowTable:
         """Seconds after which `seen` goes round: to keep ages right, read at least as often."""
         return self._step * _SEEN_MODULUS
 
-    def counts(self, max_idle_seconds: float | None = None) -> dict[int, int]:
-        """Return how many flows each backend has, by its handle; one without is left out.
-
-        ``max_idle_seconds``: only flows that were seen within this time.
-        """
+    def counts(self, wanted: Filter = EVERY) -> dict[int, int]:
+        """Return how many flows each backend has, by its handle; one without is left out."""
         totals: Counter[int] = Counter()
-        for chunk in self.chunks(Filter(max_idle_seconds=max_idle_seconds)):
+        for chunk in self.chunks(wanted):
             found, numbers = np.unique(chunk.handles, return_counts=True)
             totals.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
         return dict(totals)
