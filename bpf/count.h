@@ -36,8 +36,18 @@ static __always_inline void count_service(const struct work *w, __u32 service, b
 	}
 }
 
+/* A packet of a backend that no flow entry matched. */
+static __always_inline void count_backend_flow(__u32 cpu, __u32 handle)
+{
+	__u32 i = cpu * backends_max + (handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	__u64 *flows = bpf_map_lookup_elem(&backend_flows, &i);
+
+	if (flows)
+		(*flows)++;
+}
+
 /* The first packet of a backend that is dropped for a reason makes the counter. */
-static __always_inline void count_backend_drop(__u32 handle, __u32 verdict)
+static __noinline void count_backend_drop(__u32 handle, __u32 verdict)
 {
 	struct backend_drop key = { .handle = handle, .verdict = verdict };
 	__u64 one = 1, *packets = bpf_map_lookup_elem(&backend_drops, &key);
@@ -46,19 +56,6 @@ static __always_inline void count_backend_drop(__u32 handle, __u32 verdict)
 		(*packets)++;
 	else
 		bpf_map_update_elem(&backend_drops, &key, &one, BPF_NOEXIST);
-}
-
-/* What was sent is counted where it is sent. */
-static __always_inline void count_backend(const struct work *w, __u32 handle, bool fresh,
-					  __u32 verdict)
-{
-	__u32 i = w->cpu * backends_max + (handle & ((1 << HANDLE_INDEX_BITS) - 1));
-	__u64 *flows = fresh ? bpf_map_lookup_elem(&backend_flows, &i) : NULL;
-
-	if (flows)
-		(*flows)++;
-	if (unlikely(is_drop(verdict)))
-		count_backend_drop(handle, verdict);
 }
 
 #endif

@@ -168,15 +168,16 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 		TRACE(w, handle, backend->handle);
 		TRACE(w, outer_daddr, backend->addr);
 		row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+		if (fresh && !w->traced)
+			count_backend_flow(w->cpu, backend->handle);
 		if (row)
 			verdict = send_to(ctx, w, backend, row);
+		if (unlikely(is_drop(verdict)) && !w->traced)
+			count_backend_drop(backend->handle, verdict);
 	}
 	TRACE(w, hash, w->hash >> 32);
-	if (!w->traced) {
+	if (!w->traced)
 		count_service(w, id, fresh, verdict);
-		if (likely(backend))
-			count_backend(w, backend->handle, fresh, verdict);
-	}
 	return verdict;
 }
 
