@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import ExitStack
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from towpath.core.plan import Plan, plan
 from towpath.core.steps import RemoveBackend
-from towpath.datapath import trace
+from towpath.datapath import migration, trace
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
@@ -38,11 +39,15 @@ from towpath.model.service import Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
+    from towpath.datapath.kept import KeptTables
+    from towpath.datapath.tables import Installed
     from towpath.model.flow import FlowTuple
+
+log = logging.getLogger(__name__)
 
 
 def unnamed(key: ServiceKey) -> str:
@@ -67,13 +72,15 @@ class Balancer:
 
     With ``pins``, a directory in a bpffs, it outlives this object: another one made
     with the same directory takes it over as it is, programs and tables, and no packet
-    is lost in between. Without, closing it detaches everything.
+    is lost in between; also where ``limits`` or this version of Towpath ask for other
+    tables. Without, closing it detaches everything.
 
     Not thread-safe. A context manager, which closes.
 
     Raises KernelError if a device doesn't exist or can't take the program, or another
-    process has ``pins``; LayoutError if ``pins`` holds tables of another shape or size.
-    There is then no more in the kernel than before.
+    process has ``pins``; LayoutError if ``pins`` holds tables that this version can't read,
+    CapacityError if what is in them is more than ``limits`` allow. There is then no more
+    in the kernel than before.
     """
 
     def __init__(
@@ -95,7 +102,7 @@ class Balancer:
                 undo.enter_context(held(pins))
             self._program = LoadedProgram(limits or Limits(), pins)
             undo.callback(self._program.close)
-            if pins is not None and not self._program.adopted:
+            if pins is not None and not self._program.adopted and not self._program.leaving:
                 on_failure.callback(remove_pins, pins / "maps")
                 on_failure.callback(remove_pins, pins / "links")
             self._make_tables()
@@ -104,8 +111,12 @@ class Balancer:
             self._write_source(source or Source(), indexes)
             if self._program.adopted:
                 self._adopt()
+            elif self._program.leaving:
+                on_failure.callback(self._program.give_up)
+                self._move_in(self._program.leaving)
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
+            self._leave()
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
@@ -186,6 +197,36 @@ class Balancer:
             )
             for key, each in sorted(installed.items(), key=lambda item: item[0].order)
         }
+
+    def _move_in(self, leaving: KeptTables) -> None:
+        """Fill the tables, which no packet reads yet, with everything that ``leaving`` has.
+
+        CapacityError: it doesn't fit. LayoutError: it isn't understood.
+        """
+        before = _Reader(leaving)
+        self.apply(before.observed())
+        moved = migration.Moved.between(before.installed, self.installed)
+        with Jiffies() as jiffies:
+            copied = migration.copy_flows(leaving, self._program, moved, jiffies.now())
+        log.info("copied %d services and %d flows to new tables", len(self.installed), copied)
+        migration.copy_devices(leaving, self._program)
+        migration.copy_counters(leaving, self._program, moved)
+        self._program.pin_beside()
+
+    def _leave(self) -> None:
+        """After the last device uses these tables: copy the flows that came meanwhile."""
+        leaving = self._program.leaving
+        if leaving is not None:
+            moved = migration.Moved.between(_Reader(leaving).installed, self.installed)
+            with Jiffies() as jiffies:
+                copied = migration.copy_flows(leaving, self._program, moved, jiffies.now())
+            log.info("copied %d flows that came meanwhile", copied)
+        self._program.leave()
+
+    @property
+    def installed(self) -> Collection[Installed]:
+        """The services as they are in the kernel."""
+        return self._tables.services.values()
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """Return what `apply` would do with ``services``."""
@@ -299,3 +340,12 @@ class Balancer:
         where: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Reader(Balancer):
+    """What is in tables that another program was made for. Changes nothing in the kernel."""
+
+    def __init__(self, kept: KeptTables) -> None:
+        self._program = cast("LoadedProgram", kept)
+        self._make_tables()
+        self._adopt()
