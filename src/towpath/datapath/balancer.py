@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from towpath.core.plan import Plan, plan
 from towpath.core.steps import RemoveBackend
-from towpath.datapath import migration, trace
+from towpath.datapath import trace
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
@@ -21,6 +21,7 @@ from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flows import FlowTable
 from towpath.datapath.heap import Heap
+from towpath.datapath.migration import Migration, Moved
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
 from towpath.datapath.program import LoadedProgram
@@ -109,14 +110,15 @@ class Balancer:
             settings = self._program.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
             self._write_source(source or Source(), indexes)
+            migration = None
             if self._program.adopted:
                 self._adopt()
             elif self._program.leaving:
                 on_failure.callback(self._program.give_up)
-                self._move_in(self._program.leaving)
+                migration = self._move_in(self._program.leaving)
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
-            self._leave()
+            self._leave(migration)
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
@@ -198,29 +200,32 @@ class Balancer:
             for key, each in sorted(installed.items(), key=lambda item: item[0].order)
         }
 
-    def _move_in(self, leaving: KeptTables) -> None:
+    def _move_in(self, leaving: KeptTables) -> Migration:
         """Fill the tables, which no packet reads yet, with everything that ``leaving`` has.
 
-        CapacityError: it doesn't fit. LayoutError: it isn't understood.
+        CapacityError: it doesn't fit.
         """
         before = _Reader(leaving)
         self.apply(before.observed())
-        moved = migration.Moved.between(before.installed, self.installed)
-        with Jiffies() as jiffies:
-            copied = migration.copy_flows(leaving, self._program, moved, jiffies.now())
-        log.info("copied %d services and %d flows to new tables", len(self.installed), copied)
-        migration.copy_devices(leaving, self._program)
-        migration.copy_counters(leaving, self._program, moved)
+        moved = Moved.between(before.installed, self.installed)
+        made = Migration(leaving, self._program, moved)
+        flows = made.before()
+        log.info("copied %d services and %d flows to new tables", len(self.installed), flows)
         self._program.pin_beside()
+        return made
 
-    def _leave(self) -> None:
-        """After the last device uses these tables: copy the flows that came meanwhile."""
+    def _leave(self, migration: Migration | None) -> None:
+        """After the last device uses these tables: take what came meanwhile along.
+
+        Without a migration a process died in the middle of one, if there are tables to leave.
+        """
         leaving = self._program.leaving
-        if leaving is not None:
-            moved = migration.Moved.between(_Reader(leaving).installed, self.installed)
-            with Jiffies() as jiffies:
-                copied = migration.copy_flows(leaving, self._program, moved, jiffies.now())
-            log.info("copied %d flows that came meanwhile", copied)
+        if migration is not None:
+            log.info("copied %d flows that came meanwhile", migration.after())
+        elif leaving is not None:
+            moved = Moved.between(_Reader(leaving).installed, self.installed)
+            flows = Migration(leaving, self._program, moved).follow()
+            log.info("copied %d flows from tables that were being left", flows)
         self._program.leave()
 
     @property

@@ -11,10 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from towpath.datapath.counter_copy import CounterCopy
 from towpath.datapath.flow_copy import FlowCopy, Heir
+from towpath.kernel.jiffies import Jiffies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from towpath.datapath.kept import KeptTables
     from towpath.datapath.program import LoadedProgram
@@ -63,9 +65,37 @@ class Moved:
         )
 
 
-def copy_flows(old: KeptTables, new: LoadedProgram, moved: Moved, now: int) -> int:
-    """Copy flows that ``new`` doesn't have; returns how many. ``now``: jiffies, 32 bits."""
-    return FlowCopy(old, new, moved.handles, now).run()
+class Migration:
+    """The way from the tables that are left to those that take their place."""
+
+    def __init__(self, old: KeptTables, new: LoadedProgram, moved: Moved) -> None:
+        self._old, self._new = old, new
+        self._moved = moved
+        self._counters = CounterCopy(old, new, moved.services, moved.handles)
+
+    def before(self) -> int:
+        """Copy everything but the services, to tables that no packet reads yet.
+
+        Returns how many flows there were.
+        """
+        copied = self._copy_flows()
+        copy_devices(self._old, self._new)
+        self._counters.run()
+        return copied
+
+    def after(self) -> int:
+        """Copy what came meanwhile, to tables in use; returns how many flows that were."""
+        copied = self._copy_flows()
+        self._counters.run()
+        return copied
+
+    def follow(self) -> int:
+        """The same where what was copied before isn't known: flows only."""
+        return self._copy_flows()
+
+    def _copy_flows(self) -> int:
+        with Jiffies() as jiffies:
+            return FlowCopy(self._old, self._new, self._moved.handles, jiffies.now()).run()
 
 
 def copy_devices(old: KeptTables, new: LoadedProgram) -> None:
@@ -73,76 +103,3 @@ def copy_devices(old: KeptTables, new: LoadedProgram) -> None:
     for name in sorted(DEVICES):
         for key, value in old.maps[name].items():
             new.maps[name].update(key, value)
-
-
-def copy_counters(old: KeptTables, new: LoadedProgram, moved: Moved) -> None:
-    """Go on counting where ``old`` is now. No packet may be counted in ``new`` yet."""
-    verdicts = _verdicts(old, new)
-    with old.maps["verdict_cpus"].mmap() as mapped:
-        for was, number in verdicts.items():
-            new.rows("verdict_cpus")["packets"][:, number] = mapped.array["packets"][:, was]
-    _copy_columns(old, new, "service_cpus", moved.services)
-    _sort_reasons(old, new, moved.services, verdicts)
-    was_bits, bits = (each.constant("handle_bits", "HANDLE_INDEX_BITS") for each in (old, new))
-    by_backend = {
-        handle & (1 << was_bits) - 1: heir.handle & (1 << bits) - 1
-        for handle, heir in moved.handles.items()
-    }
-    for name in ("backend_cpus", "backend_flows"):
-        _copy_columns(old, new, name, by_backend)
-    _copy_backend_drops(old, new, moved, verdicts)
-
-
-def _verdicts(old: KeptTables, new: LoadedProgram) -> dict[int, int]:
-    """The new number of each old verdict that is known by the same name."""
-    names = new.btf.enum("verdict").__members__
-    return {
-        was: int(names[name])
-        for was, name in old.names("verdict").items()
-        if name in names and name != "VERDICT_MAX"
-    }
-
-
-def _copy_columns(
-    old: KeptTables, new: LoadedProgram, name: str, columns: Mapping[int, int]
-) -> None:
-    """Copy counters of a table with a row for each CPU, old columns to new ones."""
-    was, becomes = (list(each) for each in (columns.keys(), columns.values()))
-    if name not in old.pinned or not was:
-        return
-    cpus = new.layout.cpus
-    rows = new.rows(name).reshape(cpus, -1)
-    with old.maps[name].mmap() as mapped:
-        before = mapped.array.reshape(cpus, -1)
-        if rows.dtype.names is None:
-            rows[:, becomes] = before[:, was]
-        for field in rows.dtype.names or ():
-            # Not the next hops: they are asked for again.
-            if rows.dtype[field].kind == "u":
-                rows[field][:, becomes] = before[field][:, was]
-
-
-def _sort_reasons(
-    old: KeptTables, new: LoadedProgram, columns: Mapping[int, int], verdicts: Mapping[int, int]
-) -> None:
-    """Copy services' drops by reason, whose places are verdicts from the first drop on."""
-    was_first, first = (each.constant("verdict", "VERDICT_DROP_NO_BACKEND") for each in (old, new))
-    was, becomes = list(columns.keys()), list(columns.values())
-    rows = new.rows("service_cpus").reshape(new.layout.cpus, -1)["dropped"]
-    with old.maps["service_cpus"].mmap() as mapped:
-        before = mapped.array.reshape(new.layout.cpus, -1)["dropped"]
-        for was_verdict, verdict in verdicts.items():
-            at, to = was_verdict - was_first, verdict - first
-            if 0 <= at < before.shape[2] and 0 <= to < rows.shape[2]:
-                rows[:, becomes, to] = before[:, was, at]
-
-
-def _copy_backend_drops(
-    old: KeptTables, new: LoadedProgram, moved: Moved, verdicts: Mapping[int, int]
-) -> None:
-    table = new.maps["backend_drops"]
-    for key, packets in old.maps["backend_drops"].items():
-        heir, verdict = moved.handles.get(int(key["handle"])), verdicts.get(int(key["verdict"]))
-        if heir is not None and verdict is not None:
-            key["handle"], key["verdict"] = heir.handle, verdict
-            table.update(key, packets)
