@@ -3,7 +3,7 @@
 
 A process of its own: ``python -m tests.lab.stream DEVICE VIP PORT``. It sends on the device, whose
 other end is the load balancer's, and takes what comes back encapsulated. Old flows go round; with
-every round a new one comes. At a line on its standard input it waits for what is still on its
+every ten of them a new one comes. At a line on its standard input it waits for what is still on its
 way, prints what it has seen, and ends.
 """
 
@@ -21,7 +21,7 @@ from socket import AF_PACKET, SO_RCVBUF, SOCK_RAW, SOL_SOCKET, htons, socket
 ETH_P_IP = 0x0800
 IPIP = 4
 OLD_FLOWS = 200
-PAUSE = 0.0003
+PAUSE = 0.0001
 QUIET = 2.0
 INNER = 14 + 20
 PAYLOAD = INNER + 20 + 20
@@ -105,12 +105,13 @@ def main(device: str, vip: str, port: str) -> None:
     while True:
         for flow in old:
             stream.send(flow)
-            # The new ones of the last rounds, so that these are old soon.
-            if flow % 4 == 0:
-                stream.send(max(2000, new - flow % 40))
+            if flow % 10 == 0:
+                new += 1
+            # The newest ones again and again, so that these are old soon.
+            if flow % 2 == 0:
+                stream.send(max(2000, new - flow % 100))
             stream.take()
             time.sleep(PAUSE)
-        new += 1
         if not known and stream.backends.keys() >= set(old):
             known = True
             print("known", flush=True)  # noqa: T201 - as above

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 BACKENDS = ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
 UPGRADES = 4
 LARGE = replace(SMALL, flows=1 << 16)
+LESS = replace(SMALL, flows=1 << 14)
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,7 @@ def this() -> AbstractContextManager[None]:
 
 @pytest.mark.parametrize(
     ("other", "limits"),
-    [(lambda: version("records"), LARGE), (lambda: version("numbers"), LARGE), (this, SMALL)],
+    [(lambda: version("records"), LARGE), (lambda: version("numbers"), LARGE), (this, LESS)],
     ids=["records", "numbers", "limits"],
 )
 def test_upgrades_under_traffic(other: Any, limits: Any) -> None:

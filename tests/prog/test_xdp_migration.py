@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.guests import examples
@@ -13,10 +13,13 @@ from tests.prog.frames_xdp import VIPS, flows, frame, made_for
 from tests.prog.harness_layout import VERSIONS, version
 from tests.prog.harness_xdp import SMALL, Rig, rigged, service
 from tests.prog.network_xdp import IN, NEAR, NO_ROUTE, Network
-from tests.prog.oracle_xdp import NO_BACKEND, NO_VIP, TX
+from tests.prog.oracle_xdp import NO_BACKEND, NO_VIP, TX, XDP_TX
+from tests.prog.told_xdp import run_on
 
-from towpath.datapath import migration
+from towpath.datapath import balancer, migration
+from towpath.datapath.attachment import Attachment
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.migration import Migration
 from towpath.kernel.errors import LayoutError
 from towpath.kernel.object import BpfObject
 from towpath.model import Backend, Limits, Protocol
@@ -168,6 +171,44 @@ def test_the_flows_that_were_seen_last_find_room(net: Network, pins: Path) -> No
         for each in made:
             judged, run = heir.world.judge(each, heir.devices[IN]), heir.run(each)
             assert (run.retval, run.data) == (judged.action, judged.frame)
+
+
+def test_what_comes_meanwhile_comes_along(
+    net: Network, pins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flows that begin while there are two programs, with either; no count is lost."""
+    early, late, both = (list(flows(MANY, start=1000 * n)) for n in (1, 2, 3))
+    monkeypatch.setattr(balancer, "held", lambda _: nullcontext())
+    after = Migration.after
+    with ExitStack() as lives:
+        with version("records"):
+            rig = lives.enter_context(rigged(net, pins=pins))
+        rig.serve(service(VIPS[4], *NEAR[4][:3]))
+        send(rig, frames()[:MANY])
+
+        def attached(*arguments: Any) -> Attachment:
+            # The copy has been made, and the program of before is still on the device.
+            send(rig, early + both)
+            return Attachment(*arguments)
+
+        def finished(migration: Migration) -> int:
+            for each in late + both:
+                migration._new.rows("flow_cpus")["tick"] = 0
+                assert run_on(migration._new, each, rig.devices[IN]).retval == XDP_TX
+                rig.world.remember(rig.world.judge(each, rig.devices[IN]))
+            return after(migration)
+
+        monkeypatch.setattr(balancer, "Attachment", attached)
+        monkeypatch.setattr(Migration, "after", finished)
+        limits = replace(SMALL, flows=SMALL.flows * 2)
+        heir = lives.enter_context(rigged(net, pins=pins, limits=limits))
+        succeeded(heir, rig)
+        sent = MANY + len(early) + len(late) + 2 * len(both)
+        assert heir.balancer.counters().verdicts["tx"] == sent
+        assert len(heir.balancer.flow_table.entries()) == 4 * MANY
+        heir.serve(service(VIPS[4], *NEAR[4][:3], Backend(NEAR[4][3], 99)))
+        for each in frames()[:MANY] + early + late + both:
+            assert not heir.expect(each, TX).fresh
 
 
 def test_what_does_not_fit_is_refused(net: Network, pins: Path) -> None:
