@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.prog.frames_xdp import ether, frame, ip, segment
 
-VIPS = {
+if TYPE_CHECKING:
+    from tests.prog.oracle_xdp_parse import Address
+
+VIPS: dict[int, st.SearchStrategy[Address]] = {
     4: st.integers(1, 2**32 - 1).map(IPv4Address),
     6: st.integers(1, 2**128 - 1).map(IPv6Address),
 }
