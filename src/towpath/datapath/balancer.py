@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from towpath.core.plan import Plan, plan
-from towpath.core.steps import RemoveBackend
+from towpath.core.steps import MoveService, PublishService, RemoveBackend
 from towpath.datapath import trace
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
@@ -26,7 +26,7 @@ from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
 from towpath.datapath.program import LoadedProgram
 from towpath.datapath.reclaim import Reclaimer
-from towpath.datapath.room import check_room
+from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.slots import MaglevSlots
 from towpath.datapath.source import fill_settings
 from towpath.datapath.steps import execute
@@ -281,6 +281,9 @@ class Balancer:
                 if each is not None
             },
         )
+        if any(isinstance(step, PublishService | MoveService) for step in wanted.steps):
+            indexes = {key: each.index for key, each in installed.items()}
+            check_endpoints(wanted.steps, self._tables.endpoints, indexes)
 
     def counters(self, cpu: int | None = None) -> Counters:
         """Return what has been counted since the load balancer came up, by one CPU or by all."""
