@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Tells the time as programs have it. Jiffies are nowhere else to be read by every
- * kernel's user space, and a flow's `seen` is in them. Never attached: a test run
- * gives its result.
+ * Tells user space the time by which flow entries are dated: the kernel shows
+ * jiffies to programs only. Never attached, run as a test.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-char _license[] SEC("license") = "Dual BSD/GPL";
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* The low 32 bits of jiffies, in place of an action. */
+/* Returns the low 32 bits of jiffies. */
 SEC("xdp")
 int jiffies(struct xdp_md *ctx)
 {

@@ -213,7 +213,7 @@ class Client:
         found: ServiceCounters = build(ServiceCounters, self._json("GET", path))
         return found
 
-    def flows(self, *, limit: int | None = None, **question: object) -> Iterator[Flow]:
+    def list_flows(self, *, limit: int | None = None, **question: object) -> Iterator[Flow]:
         """Flows that are remembered, in no particular order, at most ``limit``.
 
         Args:
@@ -231,8 +231,8 @@ class Client:
             limit = None if limit is None else limit - len(found.flows)
             start = found.following
 
-    def flow_counts(self, **question: object) -> FlowCounts:
-        """How many flows are remembered, by backend; ``question`` as for `flows`."""
+    def count_flows(self, **question: object) -> FlowCounts:
+        """How many flows are remembered, by backend; ``question`` as for `list_flows`."""
         path = _with_query("/v1/flows/count", question)
         found: FlowCounts = build(FlowCounts, self._json("GET", path))
         return found

@@ -73,7 +73,7 @@ def test_another_file_after_a_kill(agent: Agent) -> None:
     agent.start()
     with Client(agent.socket) as client:
         assert client.status().limits["services"].limit == 99
-        assert client.flow_counts().limit == SIZES[1]
+        assert client.count_flows().limit == SIZES[1]
         assert client.trace("198.51.100.7:40000 -> 203.0.113.10:80").backend == before
     assert names(agent) == {"web", "mail", "dns"}
     assert sorted(path.name for path in PINS.iterdir()) == ["links", "maps"]

@@ -15,7 +15,7 @@ from tests.prog.harness_xdp import SMALL, Rig, service
 from tests.prog.network_xdp import NEAR
 from tests.prog.oracle_xdp import TX
 
-from towpath.datapath.flows import EVERY, Filter
+from towpath.datapath.flow_table import EVERY, Filter
 from towpath.kernel.jiffies import Jiffies, per_second
 from towpath.model import Protocol
 from towpath.model.kinds import Ports
@@ -23,7 +23,7 @@ from towpath.model.kinds import Ports
 if TYPE_CHECKING:
     from tests.prog.oracle_xdp_parse import Address
 
-    from towpath.datapath.flows import Entries
+    from towpath.datapath.flow_table import Entries
 
 MANY = examples(200, 60)
 
@@ -252,10 +252,11 @@ def test_a_full_table_is_read_in_time(rig: Rig) -> None:
         places = table.entries().places
         ways[:] = ways[places[0]]
         tags[:] = tags[places[0]]
-        began = time.perf_counter()
+        # Of this process: the machine may have more to do.
+        began = time.process_time()
         assert sum(table.counts().values()) == SMALL.flows
         assert len(table.entries(EVERY)) == SMALL.flows
-        assert time.perf_counter() - began < 1
+        assert time.process_time() - began < examples(1, 60)
     finally:
         ways[:] = 0
         tags[:] = 0

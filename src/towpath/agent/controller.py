@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from towpath.core.plan import Plan
     from towpath.datapath.balancer import Member
     from towpath.datapath.counters import Counters
-    from towpath.datapath.flows import FlowTable
+    from towpath.datapath.flow_table import FlowTable
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
 

@@ -149,7 +149,7 @@ class Flows:
 
 
 @dataclass(frozen=True, slots=True)
-class BackendFlows:
+class FlowCount:
     """How many flows of a service a backend has."""
 
     service: str
@@ -164,7 +164,7 @@ class FlowCounts:
     total: int
     limit: int
     """Room that the flow table has, for all services."""
-    backends: tuple[BackendFlows, ...] = ()
+    backends: tuple[FlowCount, ...] = ()
     """Those that have any."""
 
 

@@ -72,11 +72,11 @@ def routes(host: Host) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 1000,
     ) -> Response:
         """Flows that are remembered, in no particular order. Pages are not of one moment."""
-        return JSONResponse(host.flows(asked, start=start, limit=limit))
+        return JSONResponse(host.list_flows(asked, start=start, limit=limit))
 
     @router.get("/count", response_model=documents.FlowCounts)
     def count_flows(asked: Asked) -> Response:
         """How many they are, by backend."""
-        return answer(host.flow_counts(asked))
+        return answer(host.count_flows(asked))
 
     return router

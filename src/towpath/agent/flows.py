@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.agent import documents
 from towpath.datapath.address import FAMILY_V4
-from towpath.datapath.flows import Filter
+from towpath.datapath.flow_table import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from towpath.datapath.balancer import Member
-    from towpath.datapath.flows import Entries, FlowTable
+    from towpath.datapath.flow_table import Entries, FlowTable
     from towpath.model import Address, Service, ServiceKey
     from towpath.model.kinds import Prefix
 
@@ -90,9 +90,7 @@ def counts(
     """Return how many there are, by backend."""
     found = table.counts(question.filter(members, names))
     backends = tuple(
-        documents.BackendFlows(
-            names.get(member.service, str(member.service)), member.backend, number
-        )
+        documents.FlowCount(names.get(member.service, str(member.service)), member.backend, number)
         for handle, member in members.items()
         if (number := found.get(handle, 0))
     )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
     from towpath.datapath.counters import Counters
-    from towpath.datapath.flows import FlowTable
+    from towpath.datapath.flow_table import FlowTable
     from towpath.model import FlowTuple, ServiceKey
 
     _Asked = tuple[FlowTable, Question, Members, Mapping[ServiceKey, str]]
@@ -104,11 +104,11 @@ class Host:
             raise NotFoundError(f"service {name!r} is not in the kernel; see /v1/health")
         return report.service_counters(service, seen.counters, self._active(seen), seen.cpus)
 
-    def flows(self, question: Question, *, start: int, limit: int) -> dict[str, Any]:
+    def list_flows(self, question: Question, *, start: int, limit: int) -> dict[str, Any]:
         """A page of the flow table, in JSON's types. NotFoundError: no such service."""
         return page(*self._asked(question), start=start, limit=limit)
 
-    def flow_counts(self, question: Question) -> documents.FlowCounts:
+    def count_flows(self, question: Question) -> documents.FlowCounts:
         """How many flows there are. NotFoundError: no such service."""
         return counts(*self._asked(question))
 

@@ -69,11 +69,11 @@ def flows(
     }
     with Client(socket_path) as agent:
         if counted:
-            _show_counts(agent.flow_counts(**question), form)
+            _show_counts(agent.count_flows(**question), form)
             return
         # One more tells whether there are more.
         asked = limit + 1 if limit else None
-        _show(list(agent.flows(limit=asked, **question)), limit, form)
+        _show(list(agent.list_flows(limit=asked, **question)), limit, form)
 
 
 def _show(found: Sequence[Flow], limit: int, form: Format) -> None:

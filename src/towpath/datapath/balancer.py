@@ -19,7 +19,7 @@ from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, forget_drops, read_counters
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
-from towpath.datapath.flows import FlowTable
+from towpath.datapath.flow_table import FlowTable
 from towpath.datapath.heap import Heap
 from towpath.datapath.migration import Migration, Moved
 from towpath.datapath.pins import held

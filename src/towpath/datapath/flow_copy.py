@@ -23,6 +23,7 @@ import numpy as np
 from towpath.core.hash import hash_flows, step_all
 from towpath.datapath.convert import converted
 from towpath.datapath.endpoints import pack_key
+from towpath.datapath.flow_table import SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -111,10 +112,11 @@ class FlowCopy:
         had = rows["ref"] >> np.uint64(_HALF)
         at = np.searchsorted(handles, had).clip(max=len(handles) - 1)
         was = np.array([each.was_service for each in heirs], np.uint32)[at]
-        has_one = (handles[at] == had) & (was == rows["service"])
+        index, flags = rows["service"] & np.uint32(SERVICE), rows["service"] & ~np.uint32(SERVICE)
+        has_one = (handles[at] == had) & (was == index)
         new = np.array([each.handle for each in heirs], np.uint64)[at]
         rows["ref"] = new << np.uint64(_HALF) | rows["ref"] & np.uint64(_LOW)
-        rows["service"] = np.array([each.service for each in heirs], np.uint32)[at]
+        rows["service"] = np.array([each.service for each in heirs], np.uint32)[at] | flags
         return np.asarray(has_one)
 
     # ---- Where they belong ------------------------------------------------------------------
@@ -126,7 +128,7 @@ class FlowCopy:
             yield _Known(known.rows, known.sets & np.uint64(sets - 1), known.ages)
             return
         yield from self._rehashed(known)
-        exact = np.isin(known.rows["service"], list(self._exact()))
+        exact = np.isin(_service(known.rows), list(self._exact()))
         others = known.only(~exact)
         for copy in range(sets // had):
             yield _Known(others.rows, others.sets + np.uint64(copy * had), others.ages)
@@ -139,8 +141,8 @@ class FlowCopy:
         """Entries of which everything that is hashed is known, service by service."""
         if not len(known.rows):
             return
-        order = np.argsort(known.rows["service"], kind="stable")
-        services, first = np.unique(known.rows["service"][order], return_index=True)
+        order = np.argsort(_service(known.rows), kind="stable")
+        services, first = np.unique(_service(known.rows)[order], return_index=True)
         exact = self._exact()
         for service, at in zip(services.tolist(), np.split(order, first[1:]), strict=True):
             if service in exact:
@@ -186,7 +188,7 @@ class FlowCopy:
     def _present(self, known: _Known) -> Array:
         there, rows = self._ways[known.sets], known.rows[:, np.newaxis]
         same = (there["ref"] & np.uint64(_LOW)) == (rows["ref"] & np.uint64(_LOW))
-        same &= (there["ref"] != 0) & (there["service"] == rows["service"])
+        same &= (there["ref"] != 0) & (_service(there) == _service(rows))
         same &= there["sport"] == rows["sport"]
         same &= (there["saddr"]["word"] == rows["saddr"]["word"]).all(axis=2)
         return np.asarray(same.any(axis=1))
@@ -200,6 +202,11 @@ class FlowCopy:
                 ways[name][sets, way] = rows[name]
         ways["ref"][sets, way] = rows["ref"]
         self._tags[sets, way] = _tag(rows["ref"])
+
+
+def _service(rows: Array) -> Array:
+    """The index of each entry's service."""
+    return np.asarray(rows["service"] & np.uint32(SERVICE))
 
 
 def _tags(words: Array) -> Array:

@@ -73,6 +73,15 @@ class _Copied:
         """The pairs of key and value."""
         return zip(*self.snapshot(), strict=True)
 
+    def keys(self) -> Iterator[Any]:
+        """The keys."""
+        return iter(self.snapshot()[0])
+
+    def ignore(self, *_: object, **__: object) -> None:
+        """Store nothing."""
+
+    update = update_batch = delete = delete_batch = ignore
+
 
 class KeptTables:
     """The maps pinned in ``directory``, as the program that is to come would have them.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.datapath.balancer import Member
-    from towpath.datapath.flows import FlowTable
+    from towpath.datapath.flow_table import FlowTable
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
 

@@ -14,12 +14,12 @@ from tests.unit.agent.samples import service
 from towpath.agent.desired import Owner
 from towpath.agent.documents import (
     BackendCounters,
-    BackendFlows,
     Counters,
     CpuCounters,
     CpuVerdicts,
     FileStatus,
     Flow,
+    FlowCount,
     FlowCounts,
     Flows,
     Plan,
@@ -56,7 +56,7 @@ DOCUMENTS = [
         (CpuVerdicts(18, {"tx": 19}),),
     ),
     Flows((Flow("web", ip_address("2001:db8::7"), 40000, ip_address("192.0.2.1"), 0.5),), 20),
-    FlowCounts(21, 22, (BackendFlows("web", ip_address("192.0.2.1"), 21),)),
+    FlowCounts(21, 22, (FlowCount("web", ip_address("192.0.2.1"), 21),)),
     Trace("a -> b tcp", "eth0", "tx", NAME, 1, flow_hit=False, backend=ip_address("192.0.2.1")),
     Trace("a -> b tcp", "eth0", "pass_no_vip"),
     Status(

@@ -42,6 +42,8 @@ _JIFFIES_MODULUS = 1 << 32
 _CHUNK_SETS = 2048
 """Sets that are read at once: half a MiB."""
 _HALF = 32
+SERVICE = (1 << 30) - 1
+"""Of an entry's `service`, the index. Higher bits are flags."""
 _IPV6 = 6
 
 
@@ -206,11 +208,12 @@ class FlowTable:
         rows = ways[places]
         handles = (rows["ref"] >> _HALF).astype(np.uint32)
         owners = self._backends[handles & self._index_mask]
-        live = (owners["handle"] == handles) & (owners["service"] == rows["service"])
+        services = rows["service"] & np.uint32(SERVICE)
+        live = (owners["handle"] == handles) & (owners["service"] == services)
         made = Entries(
             places + first,
             handles,
-            rows["service"],
+            services,
             np.ascontiguousarray(rows["saddr"]["word"]).view(np.uint8).reshape(-1, 16),
             rows["sport"].astype(np.uint16),
             idle[places] * self._step,
