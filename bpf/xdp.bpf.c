@@ -7,6 +7,7 @@
  */
 #include <linux/pkt_cls.h>
 
+#include "count.h"
 #include "encap.h"
 #include "fib.h"
 #include "flow.h"
@@ -26,6 +27,7 @@ const enum vip_families btf_vip_families __attribute__((used)) = 0;
 const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
+const enum drop_limits btf_drop_limits __attribute__((used)) = 0;
 
 /* The backend that Maglev gives this flow, NULL if the service has none. */
 static __always_inline struct backend *hash_backend(struct work *w, const struct service *service)
@@ -147,21 +149,6 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 	return verdict;
 }
 
-static __always_inline void count_service(const struct work *w, __u32 service, bool fresh,
-					  __u32 verdict)
-{
-	struct service_cpu *row = service_row(w->cpu, service);
-
-	if (!row)
-		return;
-	row->packets++;
-	row->bytes += w->pkt.l3_length;
-	if (fresh)
-		row->flows++;
-	if (verdict >= VERDICT_DROP_NO_BACKEND)
-		row->drops++;
-}
-
 /* For a packet whose destination is a VIP. Returns the verdict. */
 static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 id)
 {
@@ -181,8 +168,12 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 		TRACE(w, handle, backend->handle);
 		TRACE(w, outer_daddr, backend->addr);
 		row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+		if (fresh && !w->traced)
+			count_backend_flow(w->cpu, backend->handle);
 		if (row)
 			verdict = send_to(ctx, w, backend, row);
+		if (unlikely(is_drop(verdict)) && !w->traced)
+			count_backend_drop(backend->handle, verdict);
 	}
 	TRACE(w, hash, w->hash >> 32);
 	if (!w->traced)

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from towpath.core.plan import Plan, plan
-from towpath.core.steps import MoveService, PublishService
+from towpath.core.steps import MoveService, PublishService, RemoveBackend
 from towpath.datapath import trace
+from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
-from towpath.datapath.counters import Counters, read_counters
+from towpath.datapath.counters import Counters, forget_drops, read_counters
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.flows import FlowTable
 from towpath.datapath.heap import Heap
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
@@ -28,6 +32,7 @@ from towpath.datapath.tables import Tables
 from towpath.datapath.vips import VipIndex
 from towpath.kernel import netlink
 from towpath.kernel.bpffs import remove_pins
+from towpath.kernel.jiffies import Jiffies
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
@@ -43,6 +48,18 @@ if TYPE_CHECKING:
 def unnamed(key: ServiceKey) -> str:
     """Return what a service is called whose name isn't known, such as tcp-203.0.113.10-80."""
     return re.sub("[/,]", "_", f"{key.protocol}-{key.vip}-{key.port}")
+
+
+class Member(NamedTuple):
+    """A backend of a service: what a handle stands for."""
+
+    service: ServiceKey
+    backend: Address
+
+    @property
+    def family(self) -> int:
+        """The ``enum family`` of the service's clients."""
+        return FAMILY_V4 if isinstance(self.service.vip, IPv4Address | IPv4Network) else FAMILY_V6
 
 
 class Balancer:
@@ -103,7 +120,9 @@ class Balancer:
             program.rows("backends"),
             program.constant("handle_bits", "HANDLE_INDEX_BITS"),
             reclaimer,
-            program.forgetter("backend_cpus", program.layout.entries["backends"]),
+            program.forgetter(
+                "backend_cpus", "backend_flows", columns=program.layout.entries["backends"]
+            ),
         )
         self._tables = Tables(
             self._make_endpoints(reclaimer),
@@ -113,7 +132,7 @@ class Balancer:
             program.rows("services"),
             program.constant("service_flags", "SERVICE_NO_FLOW_TABLE"),
             reclaimer,
-            program.forgetter("service_cpus", program.layout.entries["services"]),
+            program.forgetter("service_cpus", columns=program.layout.entries["services"]),
         )
 
     def _make_endpoints(self, reclaimer: Reclaimer) -> Endpoints:
@@ -190,6 +209,8 @@ class Balancer:
             self._make_tables()
             self._adopt((*self.observed(), *services))
             raise
+        if any(isinstance(step, RemoveBackend) for step in wanted.steps):
+            forget_drops(self._program, (handle for _, handle, _ in self._backends))
         # The very objects: what doesn't change next time is then seen at a glance.
         for change in wanted.changes:
             if change.before is not None:
@@ -218,9 +239,30 @@ class Balancer:
             indexes = {key: each.index for key, each in installed.items()}
             check_endpoints(wanted.steps, self._tables.endpoints, indexes)
 
-    def counters(self) -> Counters:
-        """Return what has been counted since the load balancer came up."""
-        return read_counters(self._program, self._backends, self._tables.services.values())
+    def counters(self, cpu: int | None = None) -> Counters:
+        """Return what has been counted since the load balancer came up, by one CPU or by all."""
+        installed = self._tables.services.values()
+        return read_counters(self._program, self._backends, installed, cpu)
+
+    @property
+    def cpus(self) -> range:
+        """The CPUs that may count."""
+        return range(self._program.layout.cpus)
+
+    def members(self) -> dict[int, Member]:
+        """Return which backend of which service each handle stands for."""
+        return {
+            handle: Member(service.key, address)
+            for service in self._tables.services.values()
+            for address, handle in service.handles.items()
+        }
+
+    @cached_property
+    def flow_table(self) -> FlowTable:
+        """The flows that the program remembers, until this is closed."""
+        jiffies = Jiffies()
+        self._undo.callback(jiffies.close)
+        return FlowTable.of(self._program, jiffies)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
         """Return what the program would do with the flow's next packet on ``device``.

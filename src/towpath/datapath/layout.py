@@ -46,6 +46,7 @@ class Layout:
                 "flow_tags": flow_sets,
                 "flows": flow_sets,
                 "backend_cpus": backends * cpus,
+                "backend_flows": backends * cpus,
                 "service_cpus": services * cpus,
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,

@@ -147,14 +147,15 @@ class LoadedProgram:
             self._rows[name] = self._undo.enter_context(self.maps[name].mmap()).array
         return self._rows[name]
 
-    def forgetter(self, name: str, columns: int) -> Callable[[int], None]:
-        """Return a function that zeroes one column of a per-CPU table."""
-        table = self.maps[name]
-        zero = np.zeros((), table.value_dtype)
+    def forgetter(self, *names: str, columns: int) -> Callable[[int], None]:
+        """Return a function that zeroes one column of per-CPU tables."""
+        tables = [self.maps[name] for name in names]
+        zeros = [np.zeros((), table.value_dtype) for table in tables]
 
         def forget(column: int) -> None:
             for cpu in range(self.layout.cpus):
-                table.update(cpu * columns + column, zero)
+                for table, zero in zip(tables, zeros, strict=True):
+                    table.update(cpu * columns + column, zero)
 
         return forget
 
