@@ -181,15 +181,14 @@ struct backend {
 struct next_hop {
 	struct address saddr; /* outer source, before flow variation */
 	__u32 tick;	      /* low jiffies of the FIB look-up, 0 = none */
-	__u32 rx_ifindex;     /* for packets that came in here ... */
+	__u32 rx_ifindex;     /* for packets that came in here (and see HOP_L2) ... */
 	__u32 tx_ifindex;     /* ... send out of there */
 	__be16 rx_vlan;	      /* tag control word, 0 = untagged */
 	__be16 tx_vlan;
 	__u16 mtu; /* 0 = not known */
 	__u8 dmac[6];
 	__u8 smac[6];
-	__u8 forwarding; /* SERVICE_L2 or 0: what it was looked up for */
-	__u8 _reserved;
+	__u8 _reserved[2];
 };
 
 struct backend_cpu {

@@ -21,6 +21,12 @@ enum fib_values {
 	FIB_NO_SOURCE = 9,	    /* BPF_FIB_LKUP_RET_NO_SRC_ADDR, as new */
 };
 
+/*
+ * Beside the index of a device, which is a positive int: the way is to the host itself
+ * and to no gateway. So ways of either kind are never taken for the other.
+ */
+static const __u32 HOP_L2 = 1U << 31;
+
 static __always_inline void fib_query_v4(struct bpf_fib_lookup *fib, const struct backend *to,
 					 const struct settings *set)
 {
@@ -55,7 +61,7 @@ static __always_inline void fib_egress(struct next_hop *hop, __u32 ifindex, bool
 	hop->tx_ifindex = device ? device->ifindex : ifindex;
 	hop->tx_vlan = device ? device->vlan : 0;
 	/* No device speaks for this VLAN: what goes back where it came from stays in it. */
-	if (!device && !vlan_known && ifindex == hop->rx_ifindex)
+	if (!device && !vlan_known && ifindex == (hop->rx_ifindex & ~HOP_L2))
 		hop->tx_vlan = hop->rx_vlan;
 }
 
@@ -92,7 +98,7 @@ static __always_inline int fib_take_source(struct next_hop *hop, const struct bp
 
 /*
  * Asks the kernel for the way to `to` and fills `hop`, whose rx_* fields say where
- * the packet came from, and `forwarding` whether the packet is to go to that very host.
+ * the packet came from and whether it is to go to that very host.
  * Returns BPF_FIB_LKUP_RET_* or one of ours. Called about once a jiffy for
  * each backend and CPU, and kept out of line so that its stack and code stay out
  * of the hot path.
@@ -101,15 +107,16 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 {
 	struct bpf_fib_lookup fib = {};
 	struct settings *set;
-	__u32 zero = 0, flags = 0, ingress;
+	__u32 zero = 0, flags = 0, ingress, rx_ifindex;
 	bool l2, found;
 	int result;
 
 	set = bpf_map_lookup_elem(&settings, &zero);
 	if (!set || !to || !hop)
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
-	l2 = hop->forwarding & SERVICE_L2;
-	ingress = fib_ingress(hop->rx_ifindex, hop->rx_vlan);
+	l2 = hop->rx_ifindex & HOP_L2;
+	rx_ifindex = hop->rx_ifindex & ~HOP_L2;
+	ingress = fib_ingress(rx_ifindex, hop->rx_vlan);
 	fib.ifindex = ingress;
 	if (to->family == FAMILY_V4) {
 		fib_query_v4(&fib, to, set);
@@ -138,7 +145,7 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
 		hop->tx_ifindex = fib.ifindex; /* the kernel's to transmit, tags and all */
 	else
-		fib_egress(hop, fib.ifindex, ingress != hop->rx_ifindex);
+		fib_egress(hop, fib.ifindex, ingress != rx_ifindex);
 	return result;
 }
 

@@ -72,25 +72,25 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 
 /*
  * Points `outer` at the way to its backend: the one found earlier in this jiffy,
- * or else the kernel's answer, put in `fresh`. Returns the verdict it leads to.
+ * or else the kernel's answer, put in `fresh`. `rx_ifindex`: with HOP_L2 if the packet is
+ * to go to that very host. Returns the verdict it leads to.
  */
 static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
 					   struct backend_cpu *row, struct outer *outer,
-					   struct next_hop *fresh, __u8 forwarding)
+					   struct next_hop *fresh, __u32 rx_ifindex)
 {
 	__u32 tick = w->jiffies;
 	int result;
 
-	if (likely(row->hop.tick == tick && row->hop.rx_ifindex == w->rx_ifindex &&
-		   row->hop.rx_vlan == w->pkt.vlan && row->hop.forwarding == forwarding)) {
+	if (likely(row->hop.tick == tick && row->hop.rx_ifindex == rx_ifindex &&
+		   row->hop.rx_vlan == w->pkt.vlan)) {
 		TRACE_FLAG(w, TRACE_FIB_CACHED);
 		outer->hop = &row->hop;
 	} else {
 		__builtin_memset(fresh, 0, sizeof(*fresh));
 		fresh->tick = tick;
-		fresh->rx_ifindex = w->rx_ifindex;
+		fresh->rx_ifindex = rx_ifindex;
 		fresh->rx_vlan = w->pkt.vlan;
-		fresh->forwarding = forwarding;
 		result = fib_ask(ctx, outer->to, fresh);
 		TRACE(w, fib_result, result);
 		outer->hop = fresh;
@@ -125,45 +125,12 @@ static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex,
 	return 0;
 }
 
-/* Puts the packet into what carries it on. Returns 0, or -1 if there is no room. */
-static __always_inline int put_in_frame(struct xdp_md *ctx, struct work *w, struct outer *outer,
-					bool l2)
+/* Sends a packet that is in its frame, and counts it for its backend. Returns the verdict. */
+static __always_inline __u32 hand_on(struct xdp_md *ctx, struct work *w, struct backend_cpu *row,
+				     __u32 verdict, __u32 tx_ifindex,
+				     const struct backend *next_hop)
 {
-	if (unlikely(l2))
-		return relink(ctx, &w->pkt, outer->hop);
-	outer_source(outer);
-	TRACE(w, outer_saddr, outer->saddr);
-	return encap(ctx, &w->pkt, outer);
-}
-
-static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
-				     const struct service *service, const struct backend *backend,
-				     struct backend_cpu *row)
-{
-	__u8 forwarding = service->flags & SERVICE_L2;
-	struct outer outer = {
-		.to = backend,
-		.hash = w->hash >> 32,
-		.length = backend->family == FAMILY_V4 ? sizeof(struct iphdr)
-						       : sizeof(struct ipv6hdr),
-	};
-	struct next_hop fresh;
-	__u32 verdict, tx_ifindex;
-
-	if (unlikely(forwarding))
-		outer.length = 0;
-	verdict = find_next_hop(ctx, w, row, &outer, &fresh, forwarding);
-	TRACE(w, hop, *outer.hop);
-	if (unlikely(verdict > VERDICT_HANDOFF))
-		return verdict;
-	if (unlikely(outer.hop->mtu && w->pkt.l3_length + outer.length > outer.hop->mtu))
-		return VERDICT_DROP_MTU;
-	tx_ifindex = outer.hop->tx_ifindex;
-
-	if (unlikely(put_in_frame(ctx, w, &outer, forwarding)))
-		return VERDICT_DROP_HEADROOM;
-	if (unlikely(verdict == VERDICT_HANDOFF) &&
-	    mark_handoff(ctx, tx_ifindex, forwarding ? backend : NULL))
+	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, next_hop))
 		return VERDICT_DROP_HEADROOM;
 	if (unlikely(verdict == VERDICT_REDIRECT))
 		bpf_redirect(tx_ifindex, 0);
@@ -174,11 +141,76 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 	return verdict;
 }
 
+static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
+				     const struct backend *backend, struct backend_cpu *row)
+{
+	struct outer outer = {
+		.to = backend,
+		.hash = w->hash >> 32,
+		.length = backend->family == FAMILY_V4 ? sizeof(struct iphdr)
+						       : sizeof(struct ipv6hdr),
+	};
+	struct next_hop fresh;
+	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex), tx_ifindex;
+
+	TRACE(w, hop, *outer.hop);
+	if (unlikely(verdict > VERDICT_HANDOFF))
+		return verdict;
+	if (unlikely(outer.hop->mtu && w->pkt.l3_length + outer.length > outer.hop->mtu))
+		return VERDICT_DROP_MTU;
+	outer_source(&outer);
+	TRACE(w, outer_saddr, outer.saddr);
+	tx_ifindex = outer.hop->tx_ifindex;
+
+	if (unlikely(encap(ctx, &w->pkt, &outer)))
+		return VERDICT_DROP_HEADROOM;
+	return hand_on(ctx, w, row, verdict, tx_ifindex, NULL);
+}
+
+/*
+ * The same without a tunnel, to a backend on the link. Out of line, so that packets in
+ * tunnels pay one comparison for it.
+ */
+static __noinline __u32 send_l2(struct xdp_md *ctx, struct work *w, const struct backend *backend,
+				struct backend_cpu *row)
+{
+	struct outer outer = { .to = backend };
+	__u32 verdict, tx_ifindex;
+	struct next_hop fresh;
+
+	if (!w || !backend || !row)
+		return VERDICT_DROP_NO_BACKEND;
+	verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex | HOP_L2);
+	TRACE(w, hop, *outer.hop);
+	if (verdict > VERDICT_HANDOFF)
+		return verdict;
+	if (outer.hop->mtu && w->pkt.l3_length > outer.hop->mtu)
+		return VERDICT_DROP_MTU;
+	tx_ifindex = outer.hop->tx_ifindex;
+
+	if (relink(ctx, &w->pkt, outer.hop))
+		return VERDICT_DROP_HEADROOM;
+	return hand_on(ctx, w, row, verdict, tx_ifindex, backend);
+}
+
+/* In the way that the service has. */
+static __always_inline __u32 forward(struct xdp_md *ctx, struct work *w,
+				     const struct service *service, const struct backend *backend)
+{
+	struct backend_cpu *row =
+		backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+
+	if (!row)
+		return VERDICT_DROP_NO_BACKEND;
+	if (unlikely(service->flags & SERVICE_L2))
+		return send_l2(ctx, w, backend, row);
+	return send_to(ctx, w, backend, row);
+}
+
 static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 					     const struct service *service, __u32 id, bool *fresh)
 {
 	struct backend *backend;
-	struct backend_cpu *row;
 	__u32 verdict;
 
 	w->jiffies = bpf_jiffies64();
@@ -189,10 +221,9 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 		return VERDICT_DROP_NO_BACKEND;
 	TRACE(w, handle, backend->handle);
 	TRACE(w, outer_daddr, backend->addr);
-	row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	if (*fresh && !w->traced)
 		count_backend_flow(w->cpu, backend->handle);
-	verdict = row ? send_to(ctx, w, service, backend, row) : VERDICT_DROP_NO_BACKEND;
+	verdict = forward(ctx, w, service, backend);
 	if (unlikely(is_drop(verdict)) && !w->traced)
 		count_backend_drop(backend->handle, verdict);
 	return verdict;

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from towpath.kernel.programs import TestRun
     from towpath.model.kinds import Ports
 
-SMALL = Limits(services=64, backends=400, flows=1 << 18, table_slots=1 << 18)
+SMALL = Limits(services=64, backends=1000, flows=1 << 18, table_slots=1 << 18)
 TABLE_SIZE = 1021
 _SERVICE_UNITS = ("packets", "bytes", "flows", "drops")
 _BACKEND_UNITS = ("packets", "bytes")
