@@ -364,7 +364,7 @@ struct settings {
  * Put before a packet that goes to the kernel because its next hop is not yet
  * resolved. The tc program on the same device reads it and sends the packet by
  * way of the neighbour, which the kernel resolves: that of the packet's destination,
- * or the one named here. As large as metadata can be before 6.9.
+ * or the one named here. As large as metadata can be on older kernels.
  */
 struct handoff {
 	__u64 cookie; /* the one in .rodata: not from a driver */

@@ -97,7 +97,8 @@ class SourceSets:
             return
         del self._users[number]
         prefixes = self._sets.pop(number)
-        del self._numbers[prefixes]
+        if self._numbers.get(prefixes) == number:
+            del self._numbers[prefixes]
         self._rest(number, prefixes)
 
     def adopt(self, used: Iterable[int]) -> dict[int, tuple[Prefix, ...]]:
