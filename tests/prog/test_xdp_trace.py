@@ -116,8 +116,13 @@ def test_what_is_traced_then_happens(rig: Rig) -> None:
     """Any flow, on either device, before its first packet and after."""
     tables = {name: rig.balancer._program.rows(name) for name in array_maps(rig)}
 
+    drops = rig.balancer._program.maps["backend_drops"]
+
     def state() -> dict[str, bytes]:
-        return {name: rows.tobytes() for name, rows in tables.items()}
+        dropped = sorted((key.tobytes(), packets.tobytes()) for key, packets in drops.items())
+        return {name: rows.tobytes() for name, rows in tables.items()} | {
+            "backend_drops": b"".join(key + packets for key, packets in dropped)
+        }
 
     @settings(max_examples=FLOWS, deadline=None)
     @given(flow_tuples(), st.sampled_from([IN, OUT]))
@@ -140,9 +145,9 @@ def test_what_is_traced_then_happens(rig: Rig) -> None:
 
 
 def array_maps(rig: Rig) -> list[str]:
-    """All that the program can write to and that outlives a packet, but for the traces."""
+    """All arrays that the program can write to and that outlive a packet, but for the traces."""
     maps = rig.balancer._program.maps
-    others = {"traces", "works", "vlan_devices", "egress_devices", "sources"}
+    others = {"traces", "works", "vlan_devices", "egress_devices", "sources", "backend_drops"}
     return [name for name in maps if not name.startswith(".") and name not in others]
 
 

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import ExitStack
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from towpath.core.plan import Plan, plan
 from towpath.core.steps import MoveService, PublishService, RemoveBackend
@@ -20,6 +21,7 @@ from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flows import FlowTable
 from towpath.datapath.heap import Heap
+from towpath.datapath.migration import Migration, Moved
 from towpath.datapath.options import Flags, ServiceOptions
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
@@ -40,11 +42,15 @@ from towpath.model.service import Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
+    from towpath.datapath.kept import KeptTables
+    from towpath.datapath.tables import Installed
     from towpath.model.flow import FlowTuple
+
+log = logging.getLogger(__name__)
 
 
 def unnamed(key: ServiceKey) -> str:
@@ -69,13 +75,15 @@ class Balancer:
 
     With ``pins``, a directory in a bpffs, it outlives this object: another one made
     with the same directory takes it over as it is, programs and tables, and no packet
-    is lost in between. Without, closing it detaches everything.
+    is lost in between; also where ``limits`` or this version of Towpath ask for other
+    tables. Without, closing it detaches everything.
 
     Not thread-safe. A context manager, which closes.
 
     Raises KernelError if a device doesn't exist or can't take the program, or another
-    process has ``pins``; LayoutError if ``pins`` holds tables of another shape or size.
-    There is then no more in the kernel than before.
+    process has ``pins``; LayoutError if ``pins`` holds tables that this version can't read,
+    CapacityError if what is in them is more than ``limits`` allow. There is then no more
+    in the kernel than before.
     """
 
     def __init__(
@@ -97,17 +105,22 @@ class Balancer:
                 undo.enter_context(held(pins))
             self._program = LoadedProgram(limits or Limits(), pins)
             undo.callback(self._program.close)
-            if pins is not None and not self._program.adopted:
+            if pins is not None and not self._program.adopted and not self._program.leaving:
                 on_failure.callback(remove_pins, pins / "maps")
                 on_failure.callback(remove_pins, pins / "links")
             self._make_tables()
             settings = self._program.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
             self._write_source(source or Source(), indexes)
+            migration = None
             if self._program.adopted:
                 self._adopt()
+            elif self._program.leaving:
+                on_failure.callback(self._program.give_up)
+                migration = self._move_in(self._program.leaving)
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
+            self._leave(migration)
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
@@ -203,6 +216,39 @@ class Balancer:
             )
             for key, each in sorted(installed.items(), key=lambda item: item[0].order)
         }
+
+    def _move_in(self, leaving: KeptTables) -> Migration:
+        """Fill the tables, which no packet reads yet, with everything that ``leaving`` has.
+
+        CapacityError: it doesn't fit.
+        """
+        before = _Reader(leaving)
+        self.apply(before.observed())
+        moved = Moved.between(before.installed, self.installed)
+        made = Migration(leaving, self._program, moved)
+        flows = made.before()
+        log.info("copied %d services and %d flows to new tables", len(self.installed), flows)
+        self._program.pin_beside()
+        return made
+
+    def _leave(self, migration: Migration | None) -> None:
+        """After the last device uses these tables: take what came meanwhile along.
+
+        Without a migration a process died in the middle of one, if there are tables to leave.
+        """
+        leaving = self._program.leaving
+        if migration is not None:
+            log.info("copied %d flows that came meanwhile", migration.after())
+        elif leaving is not None:
+            moved = Moved.between(_Reader(leaving).installed, self.installed)
+            flows = Migration(leaving, self._program, moved).follow()
+            log.info("copied %d flows from tables that were being left", flows)
+        self._program.leave()
+
+    @property
+    def installed(self) -> Collection[Installed]:
+        """The services as they are in the kernel."""
+        return self._tables.services.values()
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """Return what `apply` would do with ``services``."""
@@ -324,3 +370,12 @@ class Balancer:
         where: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Reader(Balancer):
+    """What is in tables that another program was made for. Changes nothing in the kernel."""
+
+    def __init__(self, kept: KeptTables) -> None:
+        self._program = cast("LoadedProgram", kept)
+        self._make_tables()
+        self._adopt()

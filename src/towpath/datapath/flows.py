@@ -199,10 +199,10 @@ class FlowTable:
             self._tags.mmap(at, sets, writable=False) as tags_of_sets,
         ):
             ways = flows.array["way"].reshape(-1).copy()
-            tags = tags_of_sets.array.copy().view(np.uint8)
+            tags = tags_of_sets.array.copy().view(np.uint8).reshape(sets, -1)[:, : self._ways]
         idle = self._ages.read(first, ways["seen"], self._clock.steps())
         places = np.flatnonzero(ways["ref"])
-        places = places[self._is_found(ways["ref"][places], tags[places])]
+        places = places[self._is_found(ways["ref"][places], tags.reshape(-1)[places])]
         rows = ways[places]
         handles = (rows["ref"] >> _HALF).astype(np.uint32)
         owners = self._backends[handles & self._index_mask]
