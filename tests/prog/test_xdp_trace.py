@@ -30,7 +30,7 @@ from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TX, Outcome, client_hash, f
 from tests.prog.told_xdp import note_length
 
 from towpath.datapath.errors import DatapathError
-from towpath.model import Affinity, FlowTuple, Protocol, Source
+from towpath.model import Affinity, Backend, FlowTuple, Protocol, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ def rig(net: Network) -> Iterator[Rig]:
                     (EVERYWHERE, all_backends(family)),
                     (NOWHERE, ()),
                     (FORGETFUL, all_backends(family)),
-                    (ON_LINK, (*all_backends(family), BEHIND_GATEWAY[family])),
+                    (ON_LINK, (*all_backends(family), Backend(BEHIND_GATEWAY[family], 4))),
                     (STICKY, all_backends(family)),
                     (EXCLUSIVE, all_backends(family)),
                 )
