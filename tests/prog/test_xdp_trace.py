@@ -141,6 +141,9 @@ def test_what_is_traced_then_happens(rig: Rig) -> None:
     agree()
     dropped = {"drop_no_route", "drop_prohibited", "drop_no_backend"}
     dropped |= {"drop_source", "drop_not_on_link"}
+    for _ in range(3):  # a rare one may not have occurred yet
+        if not IN_GUEST and not {*SENT, *dropped} <= set(rig.seen):
+            agree()
     assert IN_GUEST or {*SENT, *dropped} <= set(rig.seen)
 
 
