@@ -111,11 +111,13 @@ static __always_inline bool client_may_stay(const struct client_place *place,
 }
 
 /*
- * Returns the handle of the backend for a new flow, 0 if there is none. Out of line, so
- * that its code and stack stay out of the way of services without affinity.
+ * Returns the handle of the backend for a new flow, 0 if there is none. Global, so that
+ * the verifier looks at its loops once.
  */
-static __noinline __u32 client_backend(struct work *w, const struct service *service, __u32 index)
+__noinline int client_backend(__u32 row, __u32 index)
 {
+	const struct service *service = bpf_map_lookup_elem(&services, &index);
+	struct work *w = work_of(row);
 	struct client_place place;
 	struct backend *backend;
 	__u64 hash;

@@ -4,23 +4,23 @@
 #define TOWPATH_SOURCE_H
 
 #include "maps.h"
-#include "parse.h"
+#include "work.h"
 
 /*
- * Whether a prefix of the service's set has the packet's source. The number is read
- * once: it may be replaced at any time, and the set that it names is whole until all
- * packets that have read it are through. Out of line, where its stack is no one else's.
+ * Whether a prefix of a set has the packet's source. The caller has read the set's
+ * number once: it may be replaced at any time, and the set that it names is whole until
+ * all packets that have read it are through. Global, so that the verifier looks at it once.
  */
-static __noinline bool source_allowed(const struct flow_key *flow, const struct service *service)
+__noinline int source_allowed(__u32 row, __u32 set)
 {
-	struct source_key key = { .prefixlen = SOURCE_BITS + 128 };
+	struct source_key key = { .prefixlen = SOURCE_BITS + 128, .set = set };
+	struct work *w = work_of(row);
 
-	if (!flow || !service)
-		return false;
-	key.set = *(const volatile __u32 *)&service->sources;
-	key.family = flow->family;
-	key.addr = flow->saddr;
-	return !key.set || bpf_map_lookup_elem(&sources, &key);
+	if (!w)
+		return 0;
+	key.family = w->pkt.flow.family;
+	key.addr = w->pkt.flow.saddr;
+	return bpf_map_lookup_elem(&sources, &key) ? 1 : 0;
 }
 
 #endif

@@ -41,7 +41,7 @@ static __always_inline struct backend *new_backend(struct work *w, const struct 
 {
 	if (likely(!service->affinity))
 		return hash_backend(w, service, w->hash >> 32);
-	return backend_of(client_backend(w, service, index));
+	return backend_of(client_backend(w->row, index));
 }
 
 /* The flow's backend by the flow table, else by Maglev, which the table then learns. */
@@ -168,17 +168,22 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 }
 
 /*
- * The same without a tunnel, to a backend on the link. Out of line, so that packets in
- * tunnels pay one comparison for it.
+ * The same without a tunnel, to a backend on the link. Global, so that the verifier looks
+ * at it once and packets in tunnels pay one comparison for it.
  */
-static __noinline __u32 send_l2(struct xdp_md *ctx, struct work *w, const struct backend *backend,
-				struct backend_cpu *row)
+__noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
 {
+	struct work *w = work_of(work_row);
+	struct backend *backend = backend_of(handle);
 	struct outer outer = { .to = backend };
 	__u32 verdict, tx_ifindex;
+	struct backend_cpu *row;
 	struct next_hop fresh;
 
-	if (!w || !backend || !row)
+	if (!w || !backend)
+		return VERDICT_DROP_NO_BACKEND;
+	row = backend_row(w->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!row)
 		return VERDICT_DROP_NO_BACKEND;
 	verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex | HOP_L2);
 	TRACE(w, hop, *outer.hop);
@@ -197,14 +202,12 @@ static __noinline __u32 send_l2(struct xdp_md *ctx, struct work *w, const struct
 static __always_inline __u32 forward(struct xdp_md *ctx, struct work *w,
 				     const struct service *service, const struct backend *backend)
 {
-	struct backend_cpu *row =
-		backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	struct backend_cpu *row;
 
-	if (!row)
-		return VERDICT_DROP_NO_BACKEND;
 	if (unlikely(service->flags & SERVICE_L2))
-		return send_l2(ctx, w, backend, row);
-	return send_to(ctx, w, backend, row);
+		return send_l2(ctx, w->row, backend->handle);
+	row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	return row ? send_to(ctx, w, backend, row) : VERDICT_DROP_NO_BACKEND;
 }
 
 static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
@@ -233,12 +236,13 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 id)
 {
 	struct service *service = bpf_map_lookup_elem(&services, &id);
-	__u32 verdict;
 	bool fresh = false;
+	__u32 verdict, set;
 
 	if (!service)
 		return VERDICT_PASS_NO_VIP;
-	if (unlikely(service->sources) && !source_allowed(&w->pkt.flow, service))
+	set = *(const volatile __u32 *)&service->sources;
+	if (unlikely(set) && !source_allowed(w->row, set))
 		verdict = VERDICT_DROP_SOURCE;
 	else
 		verdict = balance_allowed(ctx, w, service, id, &fresh);
