@@ -7,23 +7,18 @@ What was measured is printed with ``pytest -rP``.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.lab.harness_balancer import DEVICE, PEER, PINS, SMALL, VIP, device, ip
+from tests.lab.harness_stream import passing, streaming
 from tests.prog.harness_layout import version
 
 from towpath import LoadBalancer
 from towpath.kernel.bpffs import remove_pins
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.netlink import device_index
-from towpath.kernel.object import BpfObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,45 +34,9 @@ LESS = replace(SMALL, flows=1 << 14)
 def _device() -> Iterator[None]:
     with device():
         ip(f"neighbour add 192.0.2.13 lladdr 02:00:00:00:00:13 dev {DEVICE}")
-        with BpfObject.packaged("pass") as passing:
-            passing.load()
-            with attach_xdp(passing.programs["pass"], device_index(PEER), "native"):
-                yield
+        with passing(PEER):
+            yield
     remove_pins(PINS)
-
-
-class Stream:
-    """The process that sends and receives."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-
-    def line(self) -> str:
-        """What it says next."""
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
-
-    def report(self) -> Any:
-        """What it has seen so far."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("report\n")
-        self._process.stdin.flush()
-        return json.loads(self.line())
-
-
-@contextmanager
-def streaming() -> Iterator[Stream]:
-    """Traffic while the block runs, from when all old flows are known."""
-    command = [sys.executable, "-m", "tests.lab.stream", PEER, str(VIP), "80"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            stream = Stream(process)
-            assert stream.line() == "known\n"
-            yield stream
-        finally:
-            process.kill()
 
 
 def balancer(limits: Any) -> LoadBalancer:
@@ -108,7 +67,7 @@ def test_upgrades_under_traffic(other: Any, limits: Any) -> None:
     """There and back, with other weights in between, so that only what is remembered holds."""
     with other(), balancer(limits) as first:
         serve(first, 1, 1, 1)
-        with streaming() as stream:
+        with streaming(PEER, str(VIP)) as stream:
             serve(first, 0, 5, 1)
             first.close()
             for turn in range(UPGRADES):

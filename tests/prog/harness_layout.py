@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from tests.prog import told_xdp
-from tests.unit.kernel.harness_clang import KEPT, ROOT, compile_bpf
+from tests.unit.kernel.harness_clang import KEPT, ROOT, kept
 
 from towpath.kernel import probe
 from towpath.kernel.object import BpfObject
@@ -70,25 +70,31 @@ VERSIONS: dict[str, Edits] = {
 def version(name: str) -> Iterator[None]:
     """Load balancers that are loaded in the block are of that version."""
     packaged = BpfObject.packaged
+    told = not probe.test_run_context()
 
     def compiled(wanted: str) -> BpfObject:
-        return BpfObject(_compiled(name)) if wanted == "xdp" else packaged(wanted)
+        return BpfObject(_compiled(name, told=told)) if wanted == "xdp" else packaged(wanted)
 
     with (
         patch.object(BpfObject, "packaged", compiled),
-        patch.object(told_xdp, "_compiled", lambda: _compiled(name)),
+        patch.object(told_xdp, "_compiled", lambda: _compiled(name, told=told)),
     ):
         yield
 
 
+def compile_versions() -> None:
+    """Compile everything that a test may ask for, on any kernel."""
+    for name in VERSIONS:
+        for told in (False, True):
+            _compiled(name, told=told)
+
+
 @cache
-def _compiled(name: str) -> Path:
-    """Compile a version, told the device of a packet as this kernel needs it."""
+def _compiled(name: str, *, told: bool) -> Path:
+    """Compile a version; ``told``: as kernels need it whose test runs take no context."""
     headers = _edited(VERSIONS[name])
-    source = '#include "xdp.bpf.c"\n'
-    if not probe.test_run_context():
-        source = told_xdp.SOURCE.read_text()
-    return compile_bpf(source, headers / "xdp.bpf.o", "-I", str(headers))
+    source = told_xdp.SOURCE.read_text() if told else '#include "xdp.bpf.c"\n'
+    return kept(source, "-I", str(headers))
 
 
 def _edited(edits: Edits) -> Path:

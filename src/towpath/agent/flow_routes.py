@@ -4,7 +4,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 
 from towpath.agent import documents
 from towpath.agent.answer import answer
@@ -72,7 +72,7 @@ def routes(host: Host) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 1000,
     ) -> Response:
         """Flows that are remembered, in no particular order. Pages are not of one moment."""
-        return answer(host.flows(asked, start=start, limit=limit))
+        return JSONResponse(host.flows(asked, start=start, limit=limit))
 
     @router.get("/count", response_model=documents.FlowCounts)
     def count_flows(asked: Asked) -> Response:

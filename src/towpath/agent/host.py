@@ -9,7 +9,7 @@ import os
 import resource
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -105,8 +105,8 @@ class Host:
             raise NotFoundError(f"service {name!r} is not in the kernel; see /v1/health")
         return report.service_counters(service, seen.counters, self._active(seen), seen.cpus)
 
-    def flows(self, question: Question, *, start: int, limit: int) -> documents.Flows:
-        """A page of the flow table. NotFoundError: no such service."""
+    def flows(self, question: Question, *, start: int, limit: int) -> dict[str, Any]:
+        """A page of the flow table, in JSON's types. NotFoundError: no such service."""
         return page(*self._asked(question), start=start, limit=limit)
 
     def flow_counts(self, question: Question) -> documents.FlowCounts:

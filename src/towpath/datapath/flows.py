@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 _TAG_SHIFT = 24
 _SEEN_MODULUS = 1 << 16
 _JIFFIES_MODULUS = 1 << 32
-_CHUNK_SETS = 8192
-"""Sets that are read at once: 2 MiB."""
+_CHUNK_SETS = 2048
+"""Sets that are read at once: half a MiB."""
 _HALF = 32
 _IPV6 = 6
 
