@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from towpath.kernel.programs import TestRun
     from towpath.model.kinds import Ports
 
-SMALL = Limits(services=64, backends=400, flows=1 << 18, table_slots=1 << 18)
+SMALL = Limits(services=64, backends=1000, flows=1 << 18, table_slots=1 << 18)
 TABLE_SIZE = 1021
 _SERVICE_UNITS = ("packets", "bytes", "flows", "drops")
 _BACKEND_UNITS = ("packets", "bytes")
@@ -200,14 +200,12 @@ def service(
     port: int | Ports = 80,
     protocol: Protocol = Protocol.TCP,
     table_size: int = TABLE_SIZE,
-    flow_table: bool = True,
+    **options: Any,
 ) -> Service:
     """A service whose backends have weight 1 where nothing else is said."""
     weighted = tuple(b if isinstance(b, Backend) else Backend(b) for b in backends)
     name = re.sub("[^a-z0-9.:-]", "_", f"{protocol}-{port}-{vip}")
-    return Service(
-        name, vip, port, protocol, weighted, table_size=table_size, flow_table=flow_table
-    )
+    return Service(name, vip, port, protocol, weighted, table_size=table_size, **options)
 
 
 def plain_key(key: Any) -> Key:
@@ -226,7 +224,15 @@ def served(service: Service) -> Served:
     addresses = [backend.address for backend in service.backends]
     members = [(backend.address.packed, backend.weight) for backend in service.backends]
     slots = [addresses[at] for at in maglev.table(members, service.table_size)]
-    return Served(slots, service.flow_table, frozenset(addresses))
+    return Served(
+        slots,
+        service.flow_table,
+        frozenset(addresses),
+        unchanged=service.forwarding == "l2",
+        keeps=service.affinity.timeout if service.affinity else 0,
+        sources=service.allow_from,
+        drained=frozenset(each.address for each in service.backends if not each.weight),
+    )
 
 
 def _difference(

@@ -183,10 +183,14 @@ class Trace:
     hash: int | None = None
     """32 bits, the same on every node."""
     flow_hit: bool | None = None
-    """Whether the flow table had the flow; if not, Maglev chose."""
+    """Whether the flow table had the flow; if not, its client decides or Maglev."""
+    client_hit: bool | None = None
+    """Of a new flow to a service with affinity: whether its client was known."""
     slot: int | None = None
     table_size: int | None = None
     backend: Address | None = None
+    forwarding: str | None = None
+    """dsr: in a tunnel. l2: as it came, to the backend's MAC address."""
     encapsulation: str | None = None
     """ipip, ip6ip6 or 4in6."""
     outer_source: Address | None = None

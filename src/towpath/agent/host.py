@@ -22,6 +22,7 @@ from towpath.agent.metrics import registry
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError
+from towpath.model.rules import sources_needed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -163,6 +164,7 @@ class Host:
             "services": len(services),
             "backends": sum(len(service.backends) for service in services),
             "table_slots": sum(service.table_size for service in services if service.backends),
+            "sources": sources_needed(service.allow_from for service in services),
         }
         return documents.Status(
             version=__version__,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MULTIPLIER = 0x9FB21C651E98DF25
 _MASK = (1 << 64) - 1
+_FAMILIES = {False: 2, True: 10}
+"""``enum family``."""
 
 
 def step(state: int, word: int) -> int:
@@ -50,6 +52,18 @@ def hash_flow(key: bytes, seed: int, *, is_v6: bool) -> int:
     else:
         state = step(seed, _word(key[12:16]) | _word(key[28:32]) << 32)
     return step(step(state, _word(key[32:40])), 0)
+
+
+def hash_client(address: bytes, seed: int, *, is_v6: bool) -> int:
+    """Return the 64-bit hash of a client, by the 16 bytes of its ``struct address``.
+
+    For services with affinity its high half chooses the Maglev slot, see :func:`scale`.
+    """
+    if is_v6:
+        state = step(step(seed, _word(address[:8])), _word(address[8:]))
+    else:
+        state = step(seed, _word(address[12:]))
+    return step(step(state, _FAMILIES[is_v6]), 0)
 
 
 def hash_flows(keys: NDArray[Any], seed: int, *, is_v6: bool) -> NDArray[np.uint64]:

@@ -22,6 +22,7 @@ from towpath.datapath.errors import DatapathError
 from towpath.datapath.flow_table import FlowTable
 from towpath.datapath.heap import Heap
 from towpath.datapath.migration import Migration, Moved
+from towpath.datapath.options import Flags, ServiceOptions
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
 from towpath.datapath.program import LoadedProgram
@@ -29,6 +30,7 @@ from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.slots import MaglevSlots
 from towpath.datapath.source import fill_settings
+from towpath.datapath.sources import SourceSets
 from towpath.datapath.steps import execute
 from towpath.datapath.tables import Tables
 from towpath.datapath.vips import VipIndex
@@ -143,10 +145,26 @@ class Balancer:
             self._heap,
             self._slots,
             program.rows("services"),
-            program.constant("service_flags", "SERVICE_NO_FLOW_TABLE"),
+            self._make_options(reclaimer),
             reclaimer,
             program.forgetter("service_cpus", columns=program.layout.entries["services"]),
         )
+
+    def _make_options(self, reclaimer: Reclaimer) -> ServiceOptions:
+        program = self._program
+        trie = program.maps["sources"]
+        self._sources = SourceSets(
+            trie,
+            trie.key_dtype,
+            program.constant("source_limits", "SOURCE_BITS"),
+            program.layout.entries["sources"],
+            reclaimer,
+        )
+        flags = (
+            program.constant("service_flags", name)
+            for name in ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2")
+        )
+        return ServiceOptions(program.rows("services"), Flags(*flags), self._sources)
 
     def _make_endpoints(self, reclaimer: Reclaimer) -> Endpoints:
         program = self._program
@@ -194,8 +212,7 @@ class Balancer:
                 port=key.port,
                 protocol=key.protocol,
                 backends=each.backends(),
-                table_size=each.table_size,
-                flow_table=each.flow_table,
+                **each.options.fields(),
             )
             for key, each in sorted(installed.items(), key=lambda item: item[0].order)
         }
@@ -279,6 +296,11 @@ class Balancer:
                 key: ((each.base, each.size), each.table_size)
                 for key, each in touched.items()
                 if each is not None
+            },
+            sources=self._sources.in_use,
+            sources_limit=self._sources.limit,
+            allowed={
+                key: each.options.allow_from for key, each in touched.items() if each is not None
             },
         )
         if any(isinstance(step, PublishService | MoveService) for step in wanted.steps):

@@ -65,6 +65,7 @@ class LoadedProgram:
             possible_cpus(),
             flow_ways=self.constant("flow_limits", "FLOW_WAYS"),
             maglev_line=self.constant("maglev_limits", "MAGLEV_LINE"),
+            client_ways=self.constant("client_limits", "CLIENT_WAYS"),
         )
         try:
             self._load()
