@@ -197,11 +197,29 @@ struct backend_cpu {
 	struct next_hop hop;
 };
 
+/*
+ * Dropped packets are counted by their verdict, from VERDICT_DROP_NO_BACKEND on. All
+ * verdicts of that kind are the last ones, so that their number says it.
+ */
+enum drop_limits {
+	DROP_REASONS = 12,
+};
+
 struct service_cpu {
 	__u64 packets;
 	__u64 bytes;
 	__u64 flows; /* packets that no flow entry matched */
 	__u64 drops;
+	__u64 dropped[12]; /* the same by verdict - VERDICT_DROP_NO_BACKEND */
+};
+
+/*
+ * Packets of a backend that were dropped, a value for each CPU. Few backends ever have
+ * any: an array for all of them and all reasons would be the largest table there is.
+ */
+struct backend_drop {
+	__u32 handle;
+	__u32 verdict; /* enum verdict */
 };
 
 /*

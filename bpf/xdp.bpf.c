@@ -8,6 +8,7 @@
 #include <linux/pkt_cls.h>
 
 #include "client.h"
+#include "count.h"
 #include "encap.h"
 #include "fib.h"
 #include "flow.h"
@@ -29,6 +30,7 @@ const enum vip_families btf_vip_families __attribute__((used)) = 0;
 const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
+const enum drop_limits btf_drop_limits __attribute__((used)) = 0;
 const enum client_limits btf_client_limits __attribute__((used)) = 0;
 const enum source_limits btf_source_limits __attribute__((used)) = 0;
 const enum fib_own_results btf_fib_own_results __attribute__((used)) = 0;
@@ -196,26 +198,23 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
 	return hand_on(ctx, w, row, verdict, tx_ifindex, backend);
 }
 
-static __always_inline void count_service(const struct work *w, __u32 service, bool fresh,
-					  __u32 verdict)
+/* In the way that the service has. */
+static __always_inline __u32 forward(struct xdp_md *ctx, struct work *w,
+				     const struct service *service, const struct backend *backend)
 {
-	struct service_cpu *row = service_row(w->cpu, service);
+	struct backend_cpu *row;
 
-	if (!row)
-		return;
-	row->packets++;
-	row->bytes += w->pkt.l3_length;
-	if (fresh)
-		row->flows++;
-	if (verdict >= VERDICT_DROP_NO_BACKEND)
-		row->drops++;
+	if (unlikely(service->flags & SERVICE_L2))
+		return send_l2(ctx, w->row, backend->handle);
+	row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	return row ? send_to(ctx, w, backend, row) : VERDICT_DROP_NO_BACKEND;
 }
 
 static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 					     const struct service *service, __u32 id, bool *fresh)
 {
 	struct backend *backend;
-	struct backend_cpu *row;
+	__u32 verdict;
 
 	w->jiffies = bpf_jiffies64();
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
@@ -225,10 +224,12 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 		return VERDICT_DROP_NO_BACKEND;
 	TRACE(w, handle, backend->handle);
 	TRACE(w, outer_daddr, backend->addr);
-	if (unlikely(service->flags & SERVICE_L2))
-		return send_l2(ctx, w->row, backend->handle);
-	row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
-	return row ? send_to(ctx, w, backend, row) : VERDICT_DROP_NO_BACKEND;
+	if (*fresh && !w->traced)
+		count_backend_flow(w->cpu, backend->handle);
+	verdict = forward(ctx, w, service, backend);
+	if (unlikely(is_drop(verdict)) && !w->traced)
+		count_backend_drop(backend->handle, verdict);
+	return verdict;
 }
 
 /* For a packet whose destination is a VIP. Returns the verdict. */

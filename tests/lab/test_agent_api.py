@@ -242,6 +242,9 @@ def test_openapi_describes_it(agent: Agent) -> None:
         "/v1/health",
         "/v1/status",
         "/v1/counters",
+        "/v1/services/{name}/counters",
+        "/v1/flows",
+        "/v1/flows/count",
         "/v1/trace",
         "/metrics",
     }

@@ -49,6 +49,9 @@ READING = {
     "service list": ["service", "list"],
     "service get": ["service", "get", "web"],
     "backend list": ["backend", "list", "web"],
+    "service counters": ["service", "counters", "web", "--per-cpu"],
+    "flows": ["flows"],
+    "flows --count": ["flows", "--count"],
     "trace": ["trace", FLOW],
 }
 

@@ -298,7 +298,11 @@ class Outcome:
             (self.key, "bytes"): self.length,
             (self.key, "flows"): int(self.fresh),
             (self.key, "drops"): int(dropped),
+            (self.key, self.verdict): int(dropped),
         }
+        if self.backend is not None:
+            moved[self.key, self.backend, "flows"] = int(self.fresh)
+            moved[self.key, self.backend, self.verdict] = int(dropped)
         if not dropped:
             moved[self.key, self.backend, "packets"] = 1
             moved[self.key, self.backend, "bytes"] = self.length

@@ -96,7 +96,7 @@ def all_services() -> Iterator[Service]:
                 vip, *good, protocol=protocol, port=PORT + REMEMBERS_NOTHING, flow_table=False
             )
             yield service(vip + REFUSING, *refusing, *good[:4], protocol=protocol)
-            behind = [BEHIND_GATEWAY[v] for v in families]
+            behind = [Backend(BEHIND_GATEWAY[v], 6) for v in families]
             on_link = (*good, *unresolved, *refusing[:2], *behind)
             yield service(vip + ON_LINK, *on_link, protocol=protocol, forwarding="l2")
             yield service(vip + STICKY, *weighted, protocol=protocol, affinity=Affinity(10000))

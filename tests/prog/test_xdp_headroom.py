@@ -34,9 +34,9 @@ def test_every_size_of_headroom(rig: Rig, inside: int, outside: int, *, unresolv
     # The note for the kernel takes the place of the driver's metadata.
     note = judged.frame[: note_length()] if unresolved else b""
     sent = judged.frame[len(note) :]
-    dropped = {NO_ROOM: 1} | {
+    dropped = {NO_ROOM: 1, (key_of(served), judged.backend, NO_ROOM): 1} | {
         (key_of(served), unit): by
-        for unit, by in (("packets", 1), ("bytes", judged.length), ("drops", 1))
+        for unit, by in (("packets", 1), ("bytes", judged.length), ("drops", 1), (NO_ROOM, 1))
     }
     if not probe.test_run_context():
         # No driver's metadata in this kernel's test runs, and no way to a small headroom.

@@ -22,6 +22,7 @@ EXAMPLES = {
     "towpath service plan services.yaml": "What an apply would change.",
     "towpath service apply services.yaml": "Add and replace services, all or none.",
     "towpath service get web -o yaml": "One service.",
+    "towpath service counters web": "What it was sent, and what it dropped.",
     "towpath service set web --affinity 3h": "Change it, without a file.",
     "towpath service delete web": "Balance it no more.",
 }
@@ -94,6 +95,37 @@ def get(name: str, socket_path: Path, form: Format) -> None:
         click.echo()
         rows = [tuple(backend.values()) for backend in backends]
         print_table(("backend", "weight"), rows, numbers=("weight",))
+
+    emit(plain(found), form, table)
+
+
+@service.command(
+    examples={
+        "towpath service counters web": "Packets, bytes, flows and drops, by backend.",
+        "towpath service counters web --per-cpu": "Is one CPU doing all the work?",
+    }
+)
+@click.argument("name")
+@click.option("--per-cpu", is_flag=True, help="Also by CPU.")
+@socket_option
+@output_option
+def counters(name: str, per_cpu: bool, socket_path: Path, form: Format) -> None:
+    """Show what was counted of one service, and why packets were dropped."""
+    from towpath.agent.wire import plain
+    from towpath.cli.counters import show_cpus, show_drops, show_services
+    from towpath.client import Client
+
+    with Client(socket_path) as client:
+        found = client.service_counters(name, per_cpu=per_cpu)
+
+    def table() -> None:
+        show_services([found])
+        if found.drops:
+            click.echo()
+            show_drops(found)
+        if per_cpu:
+            click.echo()
+            show_cpus(found)
 
     emit(plain(found), form, table)
 

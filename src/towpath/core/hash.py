@@ -76,14 +76,15 @@ def hash_flows(keys: NDArray[Any], seed: int, *, is_v6: bool) -> NDArray[np.uint
     state = np.full(len(words), seed, np.uint64)
     if is_v6:
         for half in range(4):
-            state = _steps(state, words[:, half])
+            state = step_all(state, words[:, half])
     else:
         high = np.uint64(0xFFFFFFFF00000000)
-        state = _steps(state, words[:, 1] >> np.uint64(32) | words[:, 3] & high)
-    return _steps(_steps(state, words[:, 4]), np.zeros(len(words), np.uint64))
+        state = step_all(state, words[:, 1] >> np.uint64(32) | words[:, 3] & high)
+    return step_all(step_all(state, words[:, 4]), np.zeros(len(words), np.uint64))
 
 
-def _steps(state: NDArray[np.uint64], word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def step_all(state: NDArray[np.uint64], word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Fold 64 bits into each of many states."""
     state = (state ^ word) * np.uint64(MULTIPLIER)
     return state ^ state >> np.uint64(32)
 

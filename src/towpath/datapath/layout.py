@@ -51,6 +51,7 @@ class Layout:
                 "clients": _power_of_two(-(-limits.clients // client_ways)),
                 "sources": limits.sources,
                 "backend_cpus": backends * cpus,
+                "backend_flows": backends * cpus,
                 "service_cpus": services * cpus,
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,

@@ -40,6 +40,7 @@ def test_there_is_room_for_what_the_limits_promise(wanted: Limits, cpus: int) ->
     assert entries["sources"] == wanted.sources
     assert wanted.table_slots <= entries["maglev"] * LINE < wanted.table_slots + LINE
     assert entries["backend_cpus"] == entries["backends"] * cpus
+    assert entries["backend_flows"] == entries["backend_cpus"]
     assert entries["service_cpus"] == entries["services"] * cpus
     assert entries["verdict_cpus"] == entries["flow_cpus"] == cpus
 
