@@ -10,8 +10,10 @@
 #include "encap.h"
 #include "fib.h"
 #include "flow.h"
+#include "handoff.h"
 #include "parse.h"
 #include "service.h"
+#include "snat.h"
 #include "trace.h"
 
 /* Enums that occur in expressions only, kept for those who read the BTF. */
@@ -25,6 +27,8 @@ const enum vip_kind btf_vip_kind __attribute__((used)) = 0;
 const enum vip_families btf_vip_families __attribute__((used)) = 0;
 const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
+const enum nat_limits btf_nat_limits __attribute__((used)) = 0;
+const enum nat_marks btf_nat_marks __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 
 /* The backend that Maglev gives this flow, NULL if the service has none. */
@@ -99,20 +103,6 @@ static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
 	return outer->hop->tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
 }
 
-/* Tells the tc program on this device which way the packet goes. */
-static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex)
-{
-	struct handoff *mark;
-
-	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*mark)))
-		return -1;
-	mark = (void *)(long)ctx->data_meta;
-	if ((void *)(mark + 1) > (void *)(long)ctx->data)
-		return -1;
-	*mark = (struct handoff){ .cookie = trace_cookie, .ifindex = ifindex };
-	return 0;
-}
-
 static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 				     const struct backend *backend, struct backend_cpu *row)
 {
@@ -162,6 +152,43 @@ static __always_inline void count_service(const struct work *w, __u32 service, b
 		row->drops++;
 }
 
+/* The same for a service that is forwarded by source NAT. */
+static __noinline __u32 balance_snat(struct xdp_md *ctx, struct work *w, __u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+	struct nat *n = nat_of(w->row);
+	struct backend *backend;
+	__u32 fresh = 0;
+	int result;
+
+	if (!service || !n)
+		return VERDICT_DROP_NO_BACKEND;
+	result = nat_check(&w->pkt);
+	if (result != PARSE_OK)
+		goto out;
+	backend = nat_backend(ctx, w, n);
+	if (backend) {
+		TRACE_FLAG(w, TRACE_FLOW_HIT);
+	} else {
+		fresh = 1;
+		backend = hash_backend(w, service);
+		result = backend ? nat_admit(w, n, backend) : VERDICT_DROP_NO_BACKEND;
+		if (result != PARSE_OK)
+			goto out;
+		backend = backend_of(n->handle);
+	}
+	result = VERDICT_DROP_NO_BACKEND;
+	if (backend) {
+		TRACE(w, handle, backend->handle);
+		TRACE(w, outer_daddr, backend->addr);
+		result = nat_to_backend(ctx, w, n, backend);
+	}
+out:
+	if (!w->traced)
+		count_service(w, id, fresh, result);
+	return result;
+}
+
 /* For a packet whose destination is a VIP. Returns the verdict. */
 static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 id)
 {
@@ -175,6 +202,10 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 		return VERDICT_PASS_NO_VIP;
 	w->jiffies = bpf_jiffies64();
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
+	if (unlikely(service->flags & SERVICE_SNAT)) {
+		TRACE(w, hash, w->hash >> 32);
+		return balance_snat(ctx, w, id);
+	}
 
 	backend = choose_backend(w, service, id, &fresh);
 	if (likely(backend)) {
@@ -224,6 +255,8 @@ int towpath_lb(struct xdp_md *ctx)
 			TRACE_FLAG(w, TRACE_VIP);
 			TRACE(w, service, id);
 			verdict = balance(ctx, w, id);
+		} else if (unlikely(nat_may_be(&w->pkt.flow))) {
+			verdict = nat_reply(ctx, w);
 		}
 	}
 

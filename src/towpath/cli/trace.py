@@ -41,6 +41,9 @@ VERDICTS = {
     "drop_no_forwarding": "dropped: forwarding is off on the device it came in on",
     "drop_fib": "dropped: XDP can't follow the route to the backend, or has no source address",
     "drop_headroom": "dropped: the driver leaves no room for the outer header",
+    "drop_nat_ports": "dropped: no port of snat.ports is left for a new flow",
+    "drop_nat_rate": "dropped: more new flows in a moment than are translated",
+    "drop_ttl": "dropped: its TTL or hop limit doesn't allow another hop",
 }
 
 

@@ -261,8 +261,8 @@ def _change(before: Service, after: Service) -> _Planned | None:
         return None
     key = before.key
     steps: list[Step] = []
-    if {"table_size", "flow_table"} & set(differing):
-        steps.append(SetOptions(key, after.table_size, after.flow_table))
+    if {"table_size", "flow_table", "forwarding"} & set(differing):
+        steps.append(SetOptions(key, after.table_size, after.flow_table, after.forwarding))
     steps += [AddBackend(key, backend) for backend in added]
     # A backend with a weight and in no table is one whose removal was begun. So one
     # that had no weight gets it after the table: else a death in between would end its flows.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from towpath.model.kinds import Address
-    from towpath.model.service import Backend, Service, ServiceKey
+    from towpath.model.service import Backend, Forwarding, Service, ServiceKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class SetOptions:
     key: ServiceKey
     table_size: int
     flow_table: bool
+    forwarding: Forwarding = "dsr"
 
 
 @dataclass(frozen=True, slots=True)

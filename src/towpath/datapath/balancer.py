@@ -21,6 +21,8 @@ from towpath.datapath.program import LoadedProgram
 from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.room import check_room
 from towpath.datapath.slots import MaglevSlots
+from towpath.datapath.snat import begin as begin_snat
+from towpath.datapath.snat import check as check_snat
 from towpath.datapath.source import fill_settings
 from towpath.datapath.steps import execute
 from towpath.datapath.tables import Tables
@@ -30,6 +32,7 @@ from towpath.kernel.bpffs import remove_pins
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
+from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,17 +68,19 @@ class Balancer:
         source: Source | None = None,
         limits: Limits | None = None,
         pins: Path | None = None,
+        snat: Snat | None = None,
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
         indexes = [netlink.device_index(device.name) for device in devices]
         self._pins = pins
+        self._snat = snat or Snat()
         self._observed: dict[ServiceKey, Service] = {}
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             if pins is not None:
                 undo.enter_context(held(pins))
-            self._program = LoadedProgram(limits or Limits(), pins)
+            self._program = LoadedProgram(limits or Limits(), pins, snat=self._snat)
             undo.callback(self._program.close)
             if pins is not None and not self._program.adopted:
                 on_failure.callback(remove_pins, pins / "maps")
@@ -88,6 +93,8 @@ class Balancer:
                 self._adopt()
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
+            # Only now does no other program fill the table in its own way any more.
+            begin_snat(self._program, self._snat)
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
@@ -112,8 +119,14 @@ class Balancer:
             program.rows("services"),
             program.constant("service_flags", "SERVICE_NO_FLOW_TABLE"),
             reclaimer,
-            program.forgetter("service_cpus", program.layout.entries["services"]),
+            self._forget_service,
+            {"dsr": 0, "snat": program.constant("service_flags", "SERVICE_SNAT")},
         )
+
+    def _forget_service(self, index: int) -> None:
+        """Zero what was counted for an index that a service gets."""
+        for name in ("service_cpus", "reply_cpus"):
+            self._program.forgetter(name, self._program.layout.entries["services"])(index)
 
     def _make_endpoints(self, reclaimer: Reclaimer) -> Endpoints:
         program = self._program
@@ -163,6 +176,7 @@ class Balancer:
                 backends=each.backends(),
                 table_size=each.table_size,
                 flow_table=each.flow_table,
+                forwarding=each.forwarding,
             )
             for key, each in sorted(installed.items(), key=lambda item: item[0].order)
         }
@@ -174,9 +188,11 @@ class Balancer:
     def apply(self, services: Iterable[Service]) -> Plan:
         """Make ``services`` what is in the kernel, step by step, and return the steps.
 
-        Flows go on throughout. CapacityError: there is no room, and nothing was changed.
+        Flows go on throughout. CapacityError: there is no room, DatapathError: there is no
+        address to translate a service's packets to; nothing was changed then.
         """
         services = tuple(services)
+        check_snat(self._snat, services)
         wanted = self.plan(services)
         self._check_room(wanted)
         try:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.datapath.layout import Layout
+from towpath.datapath.snat import constants
 from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir
 from towpath.kernel.errors import LayoutError
 from towpath.kernel.kept_types import pin_types, pinned_types
 from towpath.kernel.maps import Map, possible_cpus
 from towpath.kernel.object import BpfObject
+from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 # Every node of a group must send a flow to the same backend, so this is not random.
 HASH_SEED = 0x546F7770617468
-_SCRATCH = frozenset({"works"})
+_SCRATCH = frozenset({"works", "nats", "nat_ways"})
 """Maps with nothing in them that outlives a packet: every program has its own."""
 _TYPES = "types"
 """Among the pinned maps, a copy of their types."""
@@ -39,7 +41,9 @@ _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "c
 class LoadedProgram:
     """A loaded object. ``adopted`` says that its maps were there before."""
 
-    def __init__(self, limits: Limits, pins: Path | None = None) -> None:
+    def __init__(
+        self, limits: Limits, pins: Path | None = None, *, snat: Snat | None = None
+    ) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
         self.object = self._undo.enter_context(BpfObject.packaged("xdp"))
@@ -50,6 +54,7 @@ class LoadedProgram:
             flow_ways=self.constant("flow_limits", "FLOW_WAYS"),
             maglev_line=self.constant("maglev_limits", "MAGLEV_LINE"),
         )
+        self._snat = snat or Snat()
         self._map_directory = pins / "maps" if pins else None
         self.adopted = bool(self._map_directory and self._map_directory.is_dir())
         try:
@@ -69,13 +74,23 @@ class LoadedProgram:
                 "flow_seed": secrets.randbits(64),
                 "trace_cookie": secrets.randbits(63) + 1,
             }
-        for name, value in (self._seeds | self.layout.constants()).items():
+        for name, value in self._constants().items():
             self.object.rodata[name] = value
         self.object.load()
         self.maps = self.object.maps
         if not self.adopted:
             self._store_seeds()
             self._pin_maps()
+
+    def _constants(self) -> dict[str, Any]:
+        """Everything that the program is told before it is loaded."""
+        nat = constants(
+            self._snat,
+            self.btf.dtype("address"),
+            per_family=self.constant("nat_limits", "NAT_SOURCES"),
+            shift=self.constant("nat_limits", "NAT_SEEN_SHIFT"),
+        )
+        return self._seeds | self.layout.constants() | nat
 
     def _reuse_maps(self, directory: Path) -> None:
         """Use the pinned maps. LayoutError, naming all differences, if they don't fit.

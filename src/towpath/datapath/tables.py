@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from towpath.core import maglev
 from towpath.datapath.errors import CapacityError
-from towpath.model.service import Backend, Service, ServiceKey
+from towpath.model.service import Backend, Forwarding, Service, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from towpath.datapath.address import Address
     from towpath.datapath.backends import BackendTable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _SIZE_SHIFT = 32
+_DSR: Mapping[Forwarding, int] = MappingProxyType({"dsr": 0})
 
 
 class Slots(Protocol):
@@ -54,6 +56,7 @@ class Installed:
     index: int
     table_size: int
     flow_table: bool
+    forwarding: Forwarding = "dsr"
     base: int = 0
     size: int = 0
     """Slots of the table in use; 0 while there is no backend with a weight."""
@@ -80,6 +83,7 @@ class Tables:
         no_flow_table: int,
         reclaimer: Reclaimer,
         forget_service: Callable[[int], None],
+        forwardings: Mapping[Forwarding, int] = _DSR,
     ) -> None:
         self._endpoints = endpoints
         self._backends = backends
@@ -87,6 +91,7 @@ class Tables:
         self._slots = slots
         self._rows = services
         self._no_flow_table = no_flow_table
+        self._forwardings = forwardings
         self._reclaimer = reclaimer
         self._forget = forget_service
         self._free_indexes = deque(range(1, len(services)))
@@ -104,7 +109,9 @@ class Tables:
         index = self._free_indexes.popleft()
         self._forget(index)
         self._rows[index]["table"] = 0
-        installed = Installed(service.key, index, service.table_size, service.flow_table)
+        installed = Installed(
+            service.key, index, service.table_size, service.flow_table, service.forwarding
+        )
         self.services[service.key] = installed
         self._write_options(installed)
 
@@ -129,9 +136,12 @@ class Tables:
         self._replace_table(service, 0, 0)
         self._reclaimer.defer(lambda: self._free_indexes.append(service.index))
 
-    def set_options(self, key: ServiceKey, *, table_size: int, flow_table: bool) -> None:
+    def set_options(
+        self, key: ServiceKey, *, table_size: int, flow_table: bool, forwarding: Forwarding = "dsr"
+    ) -> None:
         """Change how a service works; a new size holds from the next table on."""
         service = self.services[key]
+        service.forwarding = forwarding
         service.table_size = table_size
         service.flow_table = flow_table
         self._write_options(service)
@@ -176,8 +186,10 @@ class Tables:
                 used[index].also.add(key)
                 continue
             row = self._rows[index]
-            flow_table = not int(row["flags"]) & self._no_flow_table
-            used[index] = Installed(key, index, int(row["table_size"]), flow_table)
+            flags = int(row["flags"])
+            flow_table = not flags & self._no_flow_table
+            forwarding = self._forwarding(flags)
+            used[index] = Installed(key, index, int(row["table_size"]), flow_table, forwarding)
         self._free_indexes = deque(i for i in self._free_indexes if i not in used)
 
         records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
@@ -220,6 +232,9 @@ class Tables:
 
     # ---- within ---------------------------------------------------------
 
+    def _forwarding(self, flags: int) -> Forwarding:
+        return next((word for word, flag in self._forwardings.items() if flag & flags), "dsr")
+
     def _table(self, service: Installed, members: Iterable[Backend]) -> Array:
         """Return the handles of the service's table, slot by slot."""
         members = tuple(members)
@@ -244,4 +259,5 @@ class Tables:
 
     def _write_options(self, service: Installed) -> None:
         self._rows["table_size"][service.index] = service.table_size
-        self._rows["flags"][service.index] = 0 if service.flow_table else self._no_flow_table
+        flags = 0 if service.flow_table else self._no_flow_table
+        self._rows["flags"][service.index] = flags | self._forwardings[service.forwarding]

@@ -35,6 +35,9 @@ MOST_WEIGHT = 65535
 _IPV6 = 6
 
 
+Forwarding = Literal["dsr", "snat"]
+
+
 class Protocol(enum.StrEnum):
     """Transport protocols that can be balanced."""
 
@@ -122,8 +125,9 @@ class Service:
     """Transport protocol. May stand behind the ports instead: 8000-8999/tcp."""
     backends: tuple[Backend, ...] = ()
     """In any order: the order has no influence. None: packets are dropped and counted."""
-    forwarding: Annotated[Literal["dsr"], Word("dsr")] = "dsr"
-    """How packets reach backends. dsr: in a tunnel, backends answer the client directly."""
+    forwarding: Annotated[Forwarding, Word("dsr", "snat")] = "dsr"
+    """How packets reach backends. dsr: in a tunnel, backends answer the client directly. snat: from
+    an address of the load balancer's, backends answer that and need to know nothing."""
     table_size: Annotated[int, Prime(SMALLEST_TABLE, LARGEST_TABLE)] = DEFAULT_TABLE
     """Slots of the Maglev table. A prime, best above 100 times the number of backends."""
     flow_table: Annotated[bool, Flag()] = True

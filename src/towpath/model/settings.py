@@ -17,6 +17,7 @@ from towpath.model.kinds import (
     split_endpoint,
 )
 from towpath.model.service import PYDANTIC, Service
+from towpath.model.snat import NO_SNAT, Snat
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Limits:
     """Backends of all services together."""
     flows: Annotated[int, Integer(1024, 1 << 27)] = 524288
     """Flows remembered at one time."""
+    nat_flows: Annotated[int, Integer(1024, 1 << 24)] = 262144
+    """Flows of services with forwarding snat at one time, 73 bytes each."""
     port_pages: Annotated[int, Integer(1, 1 << 20)] = 1024
     """Pages of ports of services with more than one port or address, 1 KiB each: a page for each
     VIP, and one more for each 256 ports that aren't all alike."""
@@ -115,4 +118,6 @@ class Config:
     api: Api = Api()
     metrics: Metrics = Metrics()
     state: State = State()
+    snat: Snat = NO_SNAT
+    """What services with forwarding snat need."""
     services: tuple[Service, ...] = ()
