@@ -37,9 +37,14 @@ enum nat_result {
 
 /* ---- Keys ------------------------------------------------------------------------- */
 
+/*
+ * What differs most comes lowest: one step carries it into all the bits above, and those
+ * are what chooses the set.
+ */
 static __always_inline __u64 nat_key(__be32 last_word, __be16 port, __u8 protocol)
 {
-	return hash_step(flow_seed, last_word | (__u64)port << 32 | (__u64)protocol << 48);
+	return hash_step(flow_seed, bpf_ntohs(port) | (__u32)protocol << 16 |
+					    (__u64)bpf_ntohl(last_word) << 24);
 }
 
 /* Of what a backend sends: `key`, its address and port. */

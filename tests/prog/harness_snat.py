@@ -26,12 +26,12 @@ from tests.prog.network_xdp import (
 )
 from tests.prog.network_xdp import ip as run_ip
 from tests.prog.oracle_snat import NatOutcome, NatTable, NatWorld
-from tests.prog.oracle_xdp import Way
+from tests.prog.oracle_xdp import TX, Way
 from tests.prog.told_xdp import tellable
 
 from towpath.datapath import snat as datapath_snat
 from towpath.datapath.balancer import Balancer
-from towpath.model import Device, Limits, Protocol, Service, Snat
+from towpath.model import Backend, Device, Limits, Protocol, Service, Snat
 from towpath.model.kinds import PortRange
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 SOURCE4, SOURCE6 = IPv4Address("192.0.2.200"), IPv6Address("2001:db8:2::200")
 SOURCES: dict[int, Address] = {4: SOURCE4, 6: SOURCE6}
 SNAT = Snat((SOURCE4,), (SOURCE6,))
-NARROW = replace(SNAT, ports=PortRange(20000, 20015))
+PORTS = 16
+NARROW = replace(SNAT, ports=PortRange(20000, 20000 + PORTS - 1))
 NAT_SMALL = replace(SMALL, nat_flows=1 << 13)
-SYN, ACK, FIN, RST = "S", "A", "FA", "R"
 _REPLIES = ("replies", "reply_bytes")
 _MASK = 0xFFFF
 
@@ -105,11 +105,23 @@ class NatRig(Rig):
             for index in range(len(self.tables["reply_cpus"]) // len(self.tables["verdict_cpus"])):
                 yield from ((services.get(index, index), unit) for unit in _REPLIES)
 
-    def later(self, units: int) -> None:
-        """Let time pass for the table, in units of 256 jiffies."""
-        life = self.tables["nat_heads"]["life"]["seen"]
-        life[:] = (life.astype(np.int64) - units) & _MASK
-        self.world.table.now += units
+    def check(self, frame: bytes, device: str = IN) -> Outcome:
+        """As for every packet; the oracle then learns what time it is."""
+        outcome = super().check(frame, device)
+        table = self.world.table
+        entry = outcome.entry if isinstance(outcome, NatOutcome) else None
+        if entry in table.entries():
+            number, way = table.place(entry)
+            table.now = entry.seen = int(self.tables["nat_heads"]["life"]["seen"][number][way])
+        return outcome
+
+    def later(self, seconds: float) -> None:
+        """Make everything in the table so much older."""
+        units = round(seconds * datapath_snat.jiffies_per_second()) >> 8
+        seen = self.tables["nat_heads"]["life"]["seen"]
+        seen[:] = (seen.astype(np.int64) - units) & _MASK
+        for entry in self.world.table.entries():
+            entry.seen = (entry.seen - units) & _MASK
 
     def empty(self) -> None:
         """Forget every translation."""
@@ -146,7 +158,7 @@ def client_ways(network: Network) -> dict[Address, Way]:
     return found
 
 
-def snat_service(version: int = 4, *backends: Address, **fields: Any) -> Service:
+def snat_service(version: int = 4, *backends: Address | Backend, **fields: Any) -> Service:
     """A service that is translated, with the near backends unless others are named."""
     made = service(VIPS[version], *(backends or NEAR[version]), **fields)
     return replace(made, forwarding="snat")
@@ -161,7 +173,7 @@ def client_frame(
     version: int = 4,
     protocol: int = 6,
     *,
-    flags: str = SYN,
+    flags: str = "S",
     sport: int = 40000,
     dport: int = PORT,
     payload: bytes = b"towpath",
@@ -199,3 +211,17 @@ def answer(
 
 def _left(version: int, hops: int) -> dict[str, Any]:
     return {{4: "ttl", 6: "hlim"}[version]: hops}
+
+
+def established(nat: NatRig, version: int, protocol: int, sport: int) -> Outcome:
+    """A flow that both sides have agreed on."""
+    sent = nat.expect(client_frame(version, protocol, sport=sport), TX)
+    nat.expect(answer(sent), TX)
+    return nat.expect(client_frame(version, protocol, sport=sport, flags="A"), TX)
+
+
+def port_of(outcome: Outcome) -> int:
+    """The port that a packet was translated to."""
+    assert isinstance(outcome, NatOutcome)
+    assert outcome.entry is not None
+    return outcome.entry.port

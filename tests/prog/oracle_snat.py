@@ -41,7 +41,7 @@ TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 SYN_OR_ACK = TCP_SYN | TCP_ACK
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """One translation and what was seen of it."""
 
@@ -92,9 +92,8 @@ class NatTable:
 
     def set_of(self, source: Address, port: int, protocol: int) -> int:
         """Where translations to an address and port are."""
-        last = int.from_bytes(source.packed[-4:], "little")
-        raw_port = int.from_bytes(port.to_bytes(2, "big"), "little")
-        return mix(self.seed, last | raw_port << 32 | protocol << 48) % self.sets
+        last = int.from_bytes(source.packed[-4:], "big")
+        return mix(self.seed, port | protocol << 16 | last << 24) % self.sets
 
     def candidates(self, flow: Flow, hash64: int) -> Iterator[tuple[Address, int, int]]:
         """Addresses and ports that a flow may get, with their sets, in order."""
@@ -123,8 +122,8 @@ class NatTable:
 
     def forget(self, entry: Entry) -> None:
         """Free an entry's way."""
-        number = self.set_of(entry.source, entry.port, entry.flow.protocol)
-        self.at(number)[self.at(number).index(entry)] = None
+        number, way = self.place(entry)
+        self.at(number)[way] = None
 
     def expired(self, entry: Entry) -> bool:
         """Whether it has been without packets for too long."""
@@ -134,7 +133,20 @@ class NatTable:
             kind = "tcp_closing"
         else:
             kind = "tcp_open" if entry.confirmed else "tcp_new"
-        return self.now - entry.seen > self.timeouts[kind]
+        return self.age(entry) > self.timeouts[kind]
+
+    def age(self, entry: Entry) -> int:
+        """Units since its last packet."""
+        return (self.now - entry.seen) & 0xFFFF
+
+    def place(self, entry: Entry) -> tuple[int, int]:
+        """The set and the way that have it."""
+        number = self.set_of(entry.source, entry.port, entry.flow.protocol)
+        return number, self.at(number).index(entry)
+
+    def entries(self) -> list[Entry]:
+        """All of them."""
+        return [entry for ways in self.ways.values() for entry in ways if entry]
 
     def make(self, flow: Flow, hash64: int, backend: Address, flags: int) -> Entry | None:
         """Give a flow an address and a port, None if there are none."""
@@ -165,7 +177,8 @@ class NatTable:
         going = [(way, e) for way, e in enumerate(ways) if e and may_go(e)]
         if not going:
             return None
-        return min(going, key=lambda each: (not self.expired(each[1]), each[1].seen, each[0]))[0]
+        oldest = min(going, key=lambda e: (not self.expired(e[1]), -self.age(e[1]), e[0]))
+        return oldest[0]
 
     def find_reply(self, flow: Flow) -> Entry | None:
         """What a packet of a backend's is an answer to."""
@@ -204,7 +217,10 @@ class NatWorld(World):
     translated: set[Key] = field(default_factory=set)
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
-        """What happens to a frame that comes in on a device. Changes nothing."""
+        """What happens to a frame that comes in on a device.
+
+        Changes nothing but for a flow that is new: it has its translation from here on.
+        """
         try:
             packet = parse(frame)
         except Leave as leave:
