@@ -63,6 +63,10 @@ struct nat {
 	__u32 reply; /* hash for `ref` */
 	__u32 rank;  /* of a way, and the best so far */
 	__u32 best;
+	__u32 service; /* that an ICMP error is counted for */
+	__u32 quote;   /* in an ICMP error, from the IP header on: the quoted one; else 0 */
+	__u32 quoted_ports;
+	__u32 quoted_check; /* 0: the quote ends before it */
 	__be16 port;
 	__u16 now;
 	__u8 forward_tag;

@@ -12,7 +12,7 @@
 #include "handoff.h"
 #include "nat.h"
 #include "service.h"
-#include "translate.h"
+#include "translate_icmp.h"
 
 /* Asks the kernel for the way of a packet between these two, into n->hop. */
 static __noinline int nat_ask(struct xdp_md *ctx, struct nat *n, __u32 v4)
@@ -88,7 +88,8 @@ static __noinline __u32 nat_send(struct xdp_md *ctx, struct work *w, struct nat 
 		return verdict;
 	if (unlikely(n->hop.mtu && w->pkt.l3_length > n->hop.mtu))
 		return VERDICT_DROP_MTU;
-	if (unlikely(translate(ctx, &w->pkt, n, &n->hop)))
+	if (unlikely(n->quote ? translate_error(ctx, &w->pkt, n, &n->hop)
+			      : translate(ctx, &w->pkt, n, &n->hop)))
 		return VERDICT_DROP_HEADROOM;
 	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex))
 		return VERDICT_DROP_HEADROOM;
@@ -122,6 +123,7 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 	struct backend *backend;
 
 	n->flags = nat_tcp_flags(ctx, &w->pkt);
+	n->quote = 0;
 	if (!nat_find(w->row))
 		return NULL;
 	backend = backend_of(n->handle);
@@ -241,6 +243,7 @@ static __noinline __u32 nat_reply(struct xdp_md *ctx, struct work *w)
 		return checked;
 	w->jiffies = bpf_jiffies64();
 	n->flags = nat_tcp_flags(ctx, &w->pkt);
+	n->quote = 0;
 	TRACE_FLAG(w, TRACE_SNAT);
 	TRACE(w, service, backend->service);
 	TRACE(w, handle, n->handle);

@@ -14,6 +14,7 @@
 #include "parse.h"
 #include "service.h"
 #include "snat.h"
+#include "snat_icmp.h"
 #include "trace.h"
 
 /* Enums that occur in expressions only, kept for those who read the BTF. */
@@ -221,6 +222,21 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 	return verdict;
 }
 
+/* For a packet that is neither TCP nor UDP: an ICMP error may be about one that was translated. */
+static __noinline __u32 balance_error(struct xdp_md *ctx, struct work *w)
+{
+	struct nat *n = nat_of(w->row);
+	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	__u32 verdict;
+
+	if (!n || w->pkt.flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return VERDICT_PASS_PROTOCOL;
+	verdict = nat_error(ctx, w, n);
+	if (n->service && !w->traced)
+		count_service(w, n->service, false, verdict);
+	return verdict;
+}
+
 static __always_inline int xdp_action(__u32 verdict)
 {
 	switch (verdict) {
@@ -248,6 +264,8 @@ int towpath_lb(struct xdp_md *ctx)
 	barrier();
 	if (parsed != PARSE_OK) {
 		verdict = parsed;
+		if (nat_ports && verdict == VERDICT_PASS_PROTOCOL)
+			verdict = balance_error(ctx, w);
 	} else {
 		verdict = VERDICT_PASS_NO_VIP;
 		id = service_lookup(w);

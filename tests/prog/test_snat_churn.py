@@ -73,7 +73,7 @@ def test_any_sequence(net: Network, version: int) -> None:
             # First connections come, then some of them end.
             ends = dice.random() < (0.1 if number > 400 else 0)
             flags = dice.choice(["FA", "R"] if ends else ["S", "A", "A", "A"])
-            recent = known[-60:]
+            recent = known if dice.random() < 0.05 else known[-60:]
             if kind < 0.6 or not known:
                 anyone = dice.choice([6, 17]), dice.randrange(1, 200)
                 protocol, sport = dice.choice(recent)[0] if kind < 0.3 and known else anyone
@@ -84,7 +84,7 @@ def test_any_sequence(net: Network, version: int) -> None:
                 nat.check(answer(dice.choice(recent)[1], flags=flags))
             elif number > 400:
                 nat.later(dice.choice([1, 5, 10, 25, 7000]))
-        assert {NO_PORT, NO_VIP, TX} <= set(nat.seen)
+        assert {NO_PORT, TX} <= set(nat.seen)
         assert max(nat.world.table.reach.values()) == 15
 
 
