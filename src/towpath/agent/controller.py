@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Parts of the configuration that the running datapath was made with.
-FIXED = ("devices", "source", "limits", "api", "metrics", "state")
+FIXED = ("devices", "source", "limits", "api", "metrics", "state", "snat")
 
 
 class Datapath(Protocol):
@@ -45,6 +45,10 @@ class Datapath(Protocol):
 
     def counters(self) -> Counters:
         """Packets and bytes by verdict, service and backend."""
+        ...
+
+    def verdicts(self) -> dict[str, int]:
+        """Packets by verdict."""
         ...
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:

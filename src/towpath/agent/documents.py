@@ -80,6 +80,9 @@ class ServiceCounters:
     """Packets that no entry of the flow table matched."""
     drops: int
     backends: tuple[BackendCounters, ...] = ()
+    replies: int = 0
+    """Packets of backends that went back to clients; with forwarding snat only."""
+    reply_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +114,10 @@ class Trace:
     table_size: int | None = None
     backend: Address | None = None
     encapsulation: str | None = None
-    """ipip, ip6ip6 or 4in6."""
+    """ipip, ip6ip6 or 4in6; snat: none, but translated."""
     outer_source: Address | None = None
+    source_port: int | None = None
+    """What its source port becomes, for a flow that is translated already."""
     fib_result: str | None = None
     """What the kernel's routing said."""
     egress: str | None = None

@@ -49,6 +49,7 @@ def trace(ran: Trace, services: Iterable[Service]) -> documents.Trace:
         backend=ran.backend,
         encapsulation=ran.encapsulation,
         outer_source=ran.outer_source,
+        source_port=ran.source_port,
         fib_result=ran.fib_result,
         egress=ran.egress,
         vlan=ran.vlan,
@@ -85,6 +86,8 @@ def _service_counters(service: Service, read: ServiceCounters) -> documents.Serv
         bytes=read.bytes,
         flows=read.flows,
         drops=read.drops,
+        replies=read.replies,
+        reply_bytes=read.reply_bytes,
         backends=tuple(
             documents.BackendCounters(address, traffic.packets, traffic.bytes)
             for address, traffic in read.backends.items()

@@ -84,7 +84,10 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "Maglev", f"hash {trace.hash:#010x}, slot {trace.slot} of {trace.table_size}"
     if trace.backend is not None:
         yield "backend", str(trace.backend)
-        yield "encapsulation", f"{trace.encapsulation}, {trace.outer_source} -> {trace.backend}"
+        if trace.encapsulation == "snat":
+            yield "translation", _translation(trace)
+        else:
+            yield "encapsulation", f"{trace.encapsulation}, {trace.outer_source} -> {trace.backend}"
         yield "next hop", _next_hop(trace)
     if trace.egress:
         yield "leaves by", _egress(trace)
@@ -95,6 +98,11 @@ def _flow_table(trace: Trace) -> str:
     if trace.flow_hit:
         return "hit: the flow keeps the backend it has"
     return "no hit: a new flow, or one that has been forgotten"
+
+
+def _translation(trace: Trace) -> str:
+    port = f"port {trace.source_port}" if trace.source_port else "a port that is yet to be chosen"
+    return f"snat, {trace.outer_source} {port} -> {trace.backend}"
 
 
 def _next_hop(trace: Trace) -> str:

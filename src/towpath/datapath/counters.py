@@ -37,6 +37,9 @@ class ServiceCounters:
     flows: int
     drops: int
     backends: dict[Address, Traffic]
+    replies: int = 0
+    """What backends answered, of services that are forwarded by source NAT."""
+    reply_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ def read_counters(
     """Read everything at once; no system call per counter."""
     size = program.layout.entries
     by_service = _sums(program, "service_cpus", size["services"])
+    by_reply = _sums(program, "reply_cpus", size["services"])
     by_backend = _sums(program, "backend_cpus", size["backends"])
 
     def traffic(handle: int) -> Traffic:
@@ -85,6 +89,8 @@ def read_counters(
             flows=int(by_service["flows"][at]),
             drops=int(by_service["drops"][at]),
             backends={address: traffic(handle) for address, handle in service.handles.items()},
+            replies=int(by_reply["packets"][at]),
+            reply_bytes=int(by_reply["bytes"][at]),
         )
 
     return Counters(read_verdicts(program), {each.key: counted(each) for each in services})

@@ -61,7 +61,11 @@ class Trace:
     table_size: int | None = None
     backend: Address | None = None
     encapsulation: str | None = None
+    """ipip, ip6ip6 or 4in6; snat: none, but translated."""
     outer_source: Address | None = None
+    """Where it comes from to the backend."""
+    source_port: int | None = None
+    """The same, of a flow that is translated already."""
     fib_result: str | None = None
     egress: str | None = None
     vlan: int | None = None
@@ -121,8 +125,8 @@ def _decode(
 ) -> Trace:
     verdict = verdict_names(program)[int(record["verdict"])]
     found = Trace(flow, device, verdict)
-    flags = program.btf.enum("trace_flags")
-    is_set = {name: bool(int(record["flags"]) & flag) for name, flag in flags.__members__.items()}
+    flags = {name: int(flag) for name, flag in program.btf.enum("trace_flags").__members__.items()}
+    is_set = {name: bool(int(record["flags"]) & flag) for name, flag in flags.items()}
     service = services.get(int(record["service"]))
     if not is_set["TRACE_VIP"] or service is None:
         return found
@@ -140,17 +144,21 @@ def _decode(
     if backend is None:
         return found
     fib = _SUCCESS if is_set["TRACE_FIB_CACHED"] else int(record["fib_result"])
-    return _with_way(found, backend, record, fib)
+    return _with_way(found, backend, record, fib, flags)
 
 
-def _with_way(found: Trace, backend: Address, record: Any, fib: int) -> Trace:
+def _with_way(
+    found: Trace, backend: Address, record: Any, fib: int, flags: Mapping[str, int]
+) -> Trace:
     """Add what the record says of encapsulation and next hop."""
     hop = record["hop"]
+    snat = bool(int(record["flags"]) & flags["TRACE_SNAT"])
     inner = found.flow.destination.version
     return replace(
         found,
         backend=backend,
-        encapsulation=_ENCAPSULATIONS[inner, backend.version],
+        encapsulation="snat" if snat else _ENCAPSULATIONS[inner, backend.version],
+        source_port=int(record["source_port"]) or None,
         outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
         fib_result=_FIB_RESULTS[fib] if 0 <= fib < len(_FIB_RESULTS) else f"error {fib}",
         egress=_device_name(int(hop["tx_ifindex"])),

@@ -60,6 +60,10 @@ class MemoryDatapath:
         self.applied += 1
         return made
 
+    def verdicts(self) -> dict[str, int]:
+        """None."""
+        return {}
+
     def counters(self) -> Counters:
         """Nothing was counted."""
         return Counters({}, {})
