@@ -13,6 +13,10 @@
 #include "nat_maps.h"
 #include "work.h"
 
+enum nat_search {
+	NAT_FULL_SETS = 4, /* in a row that say that the table is full */
+};
+
 enum tcp_flags {
 	TCP_FIN = 0x01,
 	TCP_SYN = 0x02,
@@ -30,7 +34,8 @@ enum nat_rank {
 };
 
 enum nat_result {
-	NAT_FULL = 0,
+	NAT_FULL = 0, /* no way in the set */
+	NAT_TAKEN,    /* another flow to the same backend has the port */
 	NAT_MADE,
 	NAT_FOUND,
 };
@@ -318,7 +323,7 @@ static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e,
 	*(volatile __u64 *)&e->ref = (__u64)version << 32 | n->reply;
 }
 
-/* Tries the candidate: NAT_MADE, NAT_FOUND if another CPU was faster, or NAT_FULL. */
+/* Tries the candidate. NAT_FOUND: another CPU was faster. */
 __noinline int nat_place(__u32 row, __u32 pressed)
 {
 	struct work *w = work_of(row);
@@ -354,7 +359,9 @@ __noinline int nat_place(__u32 row, __u32 pressed)
 			n->way = way;
 		}
 	}
-	if (result == NAT_FULL && n->best && n->best < NAT_RANK_TAKEN) {
+	if (result == NAT_FULL && n->best == NAT_RANK_TAKEN)
+		result = NAT_TAKEN;
+	if (result == NAT_FULL && n->best) {
 		at = *(volatile __u32 *)&n->way % NAT_WAYS;
 		nat_write(head, &set->way[at], at, &w->pkt.flow, n);
 		result = NAT_MADE;
@@ -394,14 +401,17 @@ static __always_inline void nat_reply_of_candidate(const struct work *w, struct 
 
 /*
  * Gives the flow, which nat_find() didn't find, an address and a port towards the
- * backend in n->handle: NAT_MADE, NAT_FOUND with another CPU's answer, or NAT_FULL.
+ * backend in n->handle: NAT_MADE, NAT_FOUND with another CPU's answer, or something else if
+ * there is none. A few full sets in a row say that all are: then, unless `pressed`, no
+ * others are looked at, which a flood would have to pay for with each of its packets.
  */
 __noinline int nat_make(__u32 row, __u32 pressed)
 {
 	struct work *w = work_of(row);
 	struct nat *n = nat_of(row);
 	struct backend *backend;
-	__u32 number, index;
+	__u32 number, index, full = 0;
+	int result = NAT_FULL;
 
 	if (!w || !n)
 		return NAT_FULL;
@@ -411,19 +421,24 @@ __noinline int nat_make(__u32 row, __u32 pressed)
 		return NAT_FULL;
 	number = n->first;
 	for (__u32 i = 0; i < NAT_TRIES; i++) {
-		int result;
-
 		nat_candidate(w, n, number);
 		nat_reply_of_candidate(w, n, backend);
 		n->tries = i;
 		if (i > 0)
 			nat_extend(row);
 		result = nat_place(row, pressed);
-		if (result != NAT_FULL)
-			return result;
+		if (result == NAT_MADE || result == NAT_FOUND)
+			break;
+		if (result == NAT_FULL && ++full == NAT_FULL_SETS && !pressed)
+			break;
 		number = nat_next(w, n, number);
 	}
-	return NAT_FULL;
+	return result;
+}
+
+static __always_inline bool nat_has_place(int result)
+{
+	return result == NAT_MADE || result == NAT_FOUND;
 }
 
 /* ---- The backend's side ----------------------------------------------------------- */

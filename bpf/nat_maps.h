@@ -36,6 +36,8 @@ const volatile __u32 nat_port_first = 0;
 const volatile __u32 nat_ports = 0;
 const volatile __u32 nat_mask = 0; /* sets - 1 */
 
+const volatile __u32 nat_learn = FLOW_LEARN; /* new flows in a jiffy and CPU */
+
 /* In units of nat_life.seen. */
 const volatile __u32 nat_tcp_open = 0;
 const volatile __u32 nat_tcp_new = 0;

@@ -146,10 +146,10 @@ static __noinline int nat_admit(struct work *w, struct nat *n, const struct back
 		nat_candidate(w, n, n->first);
 		return PARSE_OK;
 	}
-	if (!flow_may_learn(w->cpu, w->jiffies))
+	if (!may_learn(w->cpu, w->jiffies, nat_learn))
 		return VERDICT_DROP_NAT_RATE;
 	/* What nobody has confirmed gives way only when nothing else is left. */
-	if (nat_make(w->row, 0) == NAT_FULL && nat_make(w->row, 1) == NAT_FULL)
+	if (!nat_has_place(nat_make(w->row, 0)) && !nat_has_place(nat_make(w->row, 1)))
 		return VERDICT_DROP_NAT_PORTS;
 	return PARSE_OK;
 }

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NO_PORT, NO_HOP = "drop_nat_ports", "drop_ttl"
 WAYS, TRIES = 8, 16
+FULL_SETS = 4  # that are looked at before it is taken for granted that all are
 TCP, UDP = 6, 17
 ANSWERED, FIN, RST = 1, 2, 4
 TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
@@ -151,16 +152,20 @@ class NatTable:
     def make(self, flow: Flow, hash64: int, backend: Address, flags: int) -> Entry | None:
         """Give a flow an address and a port, None if there are none."""
         for pressed in (False, True):
-            home = None
+            home, full = None, 0
             for i, (source, port, number) in enumerate(self.candidates(flow, hash64)):
                 home = number if home is None else home
                 if i:
                     self.reach[home] = max(self.reach.get(home, 0), i)
                 entry = Entry(flow, source, port, backend, self.now, marks(flags))
-                way = self._way(self.at(number), entry.reply, pressed=pressed)
+                ways = self.at(number)
+                way = self._way(ways, entry.reply, pressed=pressed)
                 if way is not None:
-                    self.at(number)[way] = entry
+                    ways[way] = entry
                     return entry
+                full += not any(other and other.reply == entry.reply for other in ways)
+                if full == FULL_SETS and not pressed:
+                    break
         return None
 
     def _way(self, ways: list[Entry | None], reply: Flow, *, pressed: bool) -> int | None:

@@ -67,6 +67,12 @@ def test_any_sequence(net: Network, version: int) -> None:
     dice = random.Random(version)  # noqa: S311 - a test that repeats
     with nat_rigged(net, NARROW, limits=replace(NAT_SMALL, nat_flows=1024)) as nat:
         nat.serve(*(snat_service(version, *NEAR[version][:2], protocol=p) for p in Protocol))
+        # More connections than there are ports, so that some are refused whatever the hash is.
+        for sport in range(1, 3 * PORTS):
+            begun = nat.check(client_frame(version, sport=sport))
+            if begun.verdict == TX:
+                nat.expect(answer(begun), TX)
+                nat.check(client_frame(version, sport=sport, flags="A"))
         known: list[tuple[tuple[int, int], Outcome]] = []
         for number in range(examples(4000, 800)):
             kind = dice.random()

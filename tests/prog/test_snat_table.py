@@ -25,6 +25,7 @@ from tests.prog.oracle_snat import NO_PORT, NatOutcome, flow_hash64
 from tests.prog.oracle_xdp import NO_VIP, TX
 from tests.prog.test_xdp_flood import one_cpu
 
+from towpath.datapath.snat import jiffies_per_second
 from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from tests.prog.network_xdp import Network
     from tests.prog.oracle_xdp import Outcome
 
-LEARNT_IN_A_JIFFY = 512
 BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
 
 
@@ -117,7 +117,7 @@ def test_a_flood_is_limited(nat: NatRig) -> None:
         for number in range(500):
             nat.run(client_frame(sport=3))
             nat.run(client_frame(sport=5000 + number))
-            rows["learnt"][cpu] = LEARNT_IN_A_JIFFY
+            rows["learnt"][cpu] = NARROW.rate // jiffies_per_second()
             before = nat.balancer.counters().verdicts
             nat.run(client_frame(sport=7000 + number), new_jiffy=False)
             nat.run(known, new_jiffy=False)

@@ -44,6 +44,12 @@ class Scenario:
     fate: Fate = Fate.KNOWN
     flows: int = 1
     tcp_flags: int = TCP_ACK
+    snat: bool = False
+    """Whether the service is forwarded by source NAT."""
+    reply: bool = False
+    """Whether it is the backend's answers that are timed."""
+    anew: bool = False
+    """Whether every run begins with no translations."""
 
     def stimulus(self, ifindex: int) -> Stimulus:
         """The packets, as they come in on a device."""
@@ -52,6 +58,7 @@ class Scenario:
             SOURCE_WORD[self.flow.source.version],
             self.flows - 1,
             ifindex,
+            self.snat,
         )
 
 
@@ -64,6 +71,7 @@ _NONE4 = FlowTuple.parse("10.10.4.1:33333 -> 203.0.113.99:80 tcp")
 _TCP6 = FlowTuple.parse("[2001:db8:4::1]:12345 -> [2001:db8:3::10]:80 tcp")
 _CH6 = FlowTuple.parse("[2001:db8:4::2]:54321 -> [2001:db8:3::11]:80 tcp")
 _UDP6 = FlowTuple.parse("[2001:db8:4::3]:22222 -> [2001:db8:3::10]:443 udp")
+_SNAT4 = FlowTuple.parse("10.10.5.1:12345 -> 203.0.113.13:80 tcp")
 _NONE6 = FlowTuple.parse("[2001:db8:4::4]:33333 -> [2001:db8:3::99]:80 tcp")
 
 
@@ -81,6 +89,7 @@ SERVICES = (
     _service("tcp6", _TCP6, _V6),
     _service("ch6", _CH6, _V6, flow_table=False),
     _service("udp6", _UDP6, _V6),
+    replace(_service("snat4", _SNAT4, _V4), forwarding="snat"),
 )
 """Every scenario's service, all of them in place at once."""
 
@@ -113,6 +122,33 @@ SCENARIOS = (
         "tcp-v4-lru-miss", "IPv4 TCP in IPv4, each of a new flow", _TCP4, Fate.HASHED, _ENDLESS
     ),
     Scenario("tcp-v4-syn", "IPv4 TCP in IPv4, the same SYN again", _SYN4, tcp_flags=TCP_SYN),
+    Scenario("snat-v4-hit", "IPv4 TCP, translated, flow known", _SNAT4, snat=True),
+    Scenario(
+        "snat-v4-reply",
+        "IPv4 TCP, a backend's answer, translated back",
+        _SNAT4,
+        snat=True,
+        reply=True,
+    ),
+    Scenario(
+        "snat-v4-new",
+        "IPv4 TCP, translated, each of a new flow",
+        _SNAT4,
+        Fate.HASHED,
+        _ENDLESS,
+        TCP_SYN,
+        snat=True,
+        anew=True,
+    ),
+    Scenario(
+        "snat-v4-flood",
+        "the same, each in the place of an unconfirmed one",
+        _SNAT4,
+        Fate.HASHED,
+        _ENDLESS,
+        TCP_SYN,
+        snat=True,
+    ),
     Scenario("pass-v4-no-vip", "IPv4 TCP to no VIP, passed", _NONE4, Fate.PASSED),
     Scenario("pass-v6-no-vip", "IPv6 TCP to no VIP, passed", _NONE6, Fate.PASSED),
 )

@@ -24,6 +24,7 @@ from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.slots import MaglevSlots
 from towpath.datapath.snat import begin as begin_snat
 from towpath.datapath.snat import check as check_snat
+from towpath.datapath.snat import forget as forget_translations
 from towpath.datapath.source import fill_settings
 from towpath.datapath.steps import execute
 from towpath.datapath.tables import Tables
@@ -254,6 +255,10 @@ class Balancer:
                 by_index = {each.index: each for each in self._tables.services.values()}
                 return trace.run(self._program, flow, (index, name), by_index)
         raise DatapathError(f"not on device {wanted}; on: {', '.join(self.devices)}")
+
+    def forget_translations(self) -> None:
+        """Forget every flow of services with forwarding snat, as if it had never been."""
+        forget_translations(self._program)
 
     def refresh_devices(self) -> None:
         """Look again which VLAN devices there are."""

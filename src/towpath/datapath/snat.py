@@ -70,6 +70,7 @@ def constants(snat: Snat, dtype: Any, *, per_family: int, shift: int) -> dict[st
         "nat_sources6": len(snat.ipv6),
         "nat_port_first": first_port,
         "nat_ports": last_port - first_port + 1 if known else 0,
+        "nat_learn": max(snat.rate // hz, 1),
     } | {name: units(each, hz, shift) for name, each in seconds.items()}
 
 
@@ -90,10 +91,15 @@ def begin(program: LoadedProgram, snat: Snat) -> None:
     if int(record["config"]) == wanted:
         return
     if record["config"]:  # a new table is empty, and its pages are not there yet
-        for name in ("nat_heads", "nat_flows"):
-            program.rows(name).view(np.uint8)[:] = 0
+        forget(program)
     record["config"] = wanted
     state.update(0, record)
+
+
+def forget(program: LoadedProgram) -> None:
+    """Empty the table."""
+    for name in ("nat_heads", "nat_flows"):
+        program.rows(name).view(np.uint8)[:] = 0
 
 
 def check(snat: Snat, services: Iterable[Service]) -> None:

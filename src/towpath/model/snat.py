@@ -29,6 +29,9 @@ class Snat:
     """Source ports to choose from. This node must use none of them itself on those addresses."""
     tcp_timeout: Annotated[int, Integer(60, LONGEST_TIMEOUT)] = 7200
     """Seconds that an established TCP connection without packets is remembered."""
+    rate: Annotated[int, Integer(1000, 1 << 30)] = 200000
+    """New flows a second that each CPU translates at most. The rest is dropped: a flood mustn't
+    take all ports, nor all time."""
     udp_timeout: Annotated[int, Integer(10, LONGEST_TIMEOUT)] = 60
     """Seconds that a UDP flow with packets both ways is remembered after the last of them."""
 
