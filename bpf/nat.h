@@ -100,9 +100,15 @@ static __always_inline void nat_seen(struct nat_life *life, __u8 *marks, __u8 mo
 
 /* ---- The client's side ------------------------------------------------------------ */
 
+/* How many addresses and ports there are to choose from. */
+static __always_inline __u32 nat_choices(const struct work *w)
+{
+	return (w->pkt.flow.family == FAMILY_V4 ? nat_sources4 : nat_sources6) * nat_ports;
+}
+
 static __always_inline void nat_begin(const struct work *w, struct nat *n)
 {
-	__u32 all = (w->pkt.flow.family == FAMILY_V4 ? nat_sources4 : nat_sources6) * nat_ports;
+	__u32 all = nat_choices(w);
 
 	n->keyed = hash_step(w->hash, flow_seed);
 	n->forward_tag = nat_tag(n->keyed);
@@ -131,7 +137,7 @@ static __always_inline void nat_candidate(const struct work *w, struct nat *n, _
 /* The candidate after `number`. */
 static __always_inline __u32 nat_next(const struct work *w, const struct nat *n, __u32 number)
 {
-	__u32 all = (w->pkt.flow.family == FAMILY_V4 ? nat_sources4 : nat_sources6) * nat_ports;
+	__u32 all = nat_choices(w);
 
 	number += n->stride;
 	return number >= all ? number - all : number;

@@ -164,7 +164,8 @@ static __noinline __u32 balance_snat(struct xdp_md *ctx, struct work *w, __u32 i
 
 	if (!service || !n)
 		return VERDICT_DROP_NO_BACKEND;
-	result = nat_check(&w->pkt);
+	/* None: the service is left from an agent that was configured otherwise. */
+	result = nat_choices(w) ? nat_check(&w->pkt) : VERDICT_DROP_NAT_PORTS;
 	if (result != PARSE_OK)
 		goto out;
 	backend = nat_backend(ctx, w, n);

@@ -7,7 +7,7 @@ import random
 import threading
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from scapy.layers.inet import UDP
@@ -30,7 +30,7 @@ from tests.prog.harness_snat import (
 from tests.prog.network_xdp import GATEWAY, IN, NEAR, neighbour
 from tests.prog.network_xdp import ip as run_ip
 from tests.prog.oracle_snat import NO_PORT, NatOutcome
-from tests.prog.oracle_xdp import NO_VIP, TX, XDP_TX, checksum
+from tests.prog.oracle_xdp import NO_VIP, TX, XDP_DROP, XDP_PASS, XDP_TX, checksum
 
 from towpath.datapath.errors import DatapathError
 from towpath.model import Protocol, Snat
@@ -165,6 +165,25 @@ def test_other_ports_forget_the_flows(net: Network, pins: Path) -> None:
             again = after.expect(client_frame(sport=1000 + number, flags="A"), TX)
             assert again.fresh
             assert 21000 <= port_of(again) <= 21100
+        after.balancer.detach()
+
+
+def test_a_process_without_an_address(net: Network, pins: Path) -> None:
+    """Until the service that it has taken over is gone, its packets are dropped and counted."""
+    with nat_rigged(net, NARROW, pins=pins) as nat:
+        nat.serve(snat_service(4))
+        flow = established(nat, 4, 6, 1000)
+    with nat_rigged(net, Snat(), pins=pins) as after:
+        for frame in (client_frame(sport=1000, flags="A"), client_frame(sport=5)):
+            before = after.counters()
+            assert after.run(frame).retval == XDP_DROP
+            moved = after.moved(before, after.counters())
+            assert moved.pop("drop_nat_ports") == 1
+            [(key, _), *_] = owners = cast("list[tuple[object, str]]", list(moved))
+            assert owners == [(key, "packets"), (key, "bytes"), (key, "drops")]
+        assert after.run(answer(flow, flags="A")).retval == XDP_PASS
+        after.serve()
+        after.expect(client_frame(), NO_VIP)
         after.balancer.detach()
 
 

@@ -37,7 +37,7 @@ from towpath.model.settings import Device, Limits, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -121,14 +121,21 @@ class Balancer:
             program.rows("services"),
             program.constant("service_flags", "SERVICE_NO_FLOW_TABLE"),
             reclaimer,
-            self._forget_service,
+            self._service_forgetter(),
             {"dsr": 0, "snat": program.constant("service_flags", "SERVICE_SNAT")},
         )
 
-    def _forget_service(self, index: int) -> None:
-        """Zero what was counted for an index that a service gets."""
-        for name in ("service_cpus", "reply_cpus"):
-            self._program.forgetter(name, self._program.layout.entries["services"])(index)
+    def _service_forgetter(self) -> Callable[[int], None]:
+        """Return what zeroes all that was counted for an index that a service gets."""
+        columns = self._program.layout.entries["services"]
+        # No method of this object: a cycle would keep the mappings until it is collected.
+        all_of_them = [self._program.forgetter(n, columns) for n in ("service_cpus", "reply_cpus")]
+
+        def forget(index: int) -> None:
+            for each in all_of_them:
+                each(index)
+
+        return forget
 
     def _make_endpoints(self, reclaimer: Reclaimer) -> Endpoints:
         program = self._program

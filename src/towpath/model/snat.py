@@ -17,7 +17,10 @@ _PORTS = PortRange(10000, 32767)
 
 @dataclass(frozen=True, slots=True)
 class Snat:
-    """Addresses and ports for source NAT. Changing it needs a restart, and ends such flows."""
+    """Addresses and ports for source NAT.
+
+    Changing anything here needs a restart; other addresses or ports end the flows that there are.
+    """
 
     __pydantic_config__: ClassVar[Any] = PYDANTIC
 
