@@ -20,11 +20,19 @@ static __always_inline __u64 difference16(__u16 from, __u16 to)
 	return (__u64)(__u16)~from + to;
 }
 
-static __always_inline __u64 difference_address(const struct address *from,
-						const struct address *to)
+/* Writes another address. */
+static __always_inline __u64 replace_address(struct address *at, const struct address *to)
 {
-	return difference32(from->word[0], to->word[0]) + difference32(from->word[1], to->word[1]) +
-	       difference32(from->word[2], to->word[2]) + difference32(from->word[3], to->word[3]);
+	__u64 difference = 0;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		difference += difference32(at->word[i], to->word[i]);
+		at->word[i] = to->word[i];
+		/* Now, and not when all words have been kept for it on the stack. */
+		asm volatile("" : "+r"(difference));
+	}
+	return difference;
 }
 
 /* The checksum after the change. */

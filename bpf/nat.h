@@ -125,6 +125,7 @@ static __always_inline void nat_candidate(const struct work *w, struct nat *n, _
 	bool v4 = w->pkt.flow.family == FAMILY_V4;
 	__u32 source = 0;
 
+	n->number = number;
 	if ((v4 ? nat_sources4 : nat_sources6) > 1)
 		source = number / nat_ports;
 	n->port = bpf_htons(nat_port_first + number - source * nat_ports);
@@ -134,12 +135,11 @@ static __always_inline void nat_candidate(const struct work *w, struct nat *n, _
 	n->set = n->key & nat_mask;
 }
 
-/* The candidate after `number`. */
-static __always_inline __u32 nat_next(const struct work *w, const struct nat *n, __u32 number)
+/* The candidate after this one. */
+static __always_inline __u32 nat_next(const struct work *w, const struct nat *n)
 {
-	__u32 all = nat_choices(w);
+	__u32 all = nat_choices(w), number = n->number + n->stride;
 
-	number += n->stride;
 	return number >= all ? number - all : number;
 }
 
@@ -188,37 +188,39 @@ static __always_inline bool nat_look(const struct work *w, struct nat *n, struct
 }
 
 /*
- * Finds the client's flow. If there is none the candidate is the flow's first one again.
- * Global, so that the verifier looks at its loops once.
+ * Makes candidate `i` the one, and looks for the flow there. Global, so that the verifier
+ * looks at it once, and not at every way through all candidates.
  */
-__noinline int nat_find(__u32 row)
+__noinline int nat_look_at(__u32 row, __u32 i)
 {
 	struct work *w = work_of(row);
 	struct nat *n = nat_of(row);
-	__u32 number, reach = 0;
+	struct nat_head *head;
 
 	if (!w || !n)
 		return 0;
-	nat_begin(w, n);
-	number = n->first;
-	for (__u32 i = 0; i < NAT_TRIES; i++) {
-		struct nat_head *head;
-
-		nat_candidate(w, n, number);
-		head = bpf_map_lookup_elem(&nat_heads, &n->set);
-		if (!head)
-			return 0;
-		if (nat_look(w, n, head))
-			return 1;
-		if (!i) {
-			n->home = n->set;
-			reach = *(volatile __u8 *)&head->reach;
-		}
-		if (i >= reach)
-			break;
-		number = nat_next(w, n, number);
+	nat_candidate(w, n, i ? nat_next(w, n) : n->first);
+	head = bpf_map_lookup_elem(&nat_heads, &n->set);
+	if (!head)
+		return 0;
+	if (!i) {
+		n->home = n->set;
+		n->reach = *(volatile __u8 *)&head->reach;
 	}
-	return 0;
+	return nat_look(w, n, head);
+}
+
+/* Finds the client's flow. */
+static __always_inline bool nat_find(struct work *w, struct nat *n)
+{
+	nat_begin(w, n);
+	if (likely(nat_look_at(w->row, 0)))
+		return true;
+	for (__u32 i = 1; i < NAT_TRIES && i <= n->reach; i++) {
+		if (nat_look_at(w->row, i))
+			return true;
+	}
+	return false;
 }
 
 /* Where the entry that was found keeps its state. */
@@ -396,50 +398,60 @@ __noinline int nat_extend(__u32 row)
 	return 0;
 }
 
-static __always_inline void nat_reply_of_candidate(const struct work *w, struct nat *n,
-						   const struct backend *backend)
+/* Makes candidate `i` the one, towards the backend in n->handle. False: it isn't there. */
+static __always_inline bool nat_propose(struct work *w, struct nat *n, __u32 i)
 {
-	__u64 reply = nat_reply_hash(n->key, &backend->addr, w->pkt.flow.dport, w->pkt.flow.family);
+	__u32 index = n->handle & ((1 << HANDLE_INDEX_BITS) - 1);
+	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+	__u64 reply;
 
+	if (!backend)
+		return false;
+	n->tries = i;
+	nat_candidate(w, n, i ? nat_next(w, n) : n->first);
+	reply = nat_reply_hash(n->key, &backend->addr, w->pkt.flow.dport, w->pkt.flow.family);
 	n->reply = reply;
 	n->reply_tag = nat_tag(reply);
+	return true;
 }
 
 /*
- * Gives the flow, which nat_find() didn't find, an address and a port towards the
- * backend in n->handle: NAT_MADE, NAT_FOUND with another CPU's answer, or something else if
- * there is none. A few full sets in a row say that all are: then, unless `pressed`, no
- * others are looked at, which a flood would have to pay for with each of its packets.
+ * Tries candidate `i`. NAT_TAKEN: the next one is worth a look. NAT_FULL: none is; a few
+ * full sets in a row say that all are, so that, unless `pressed`, no others are looked at,
+ * which a flood would have to pay for with each of its packets.
  */
-__noinline int nat_make(__u32 row, __u32 pressed)
+__noinline int nat_attempt(__u32 row, __u32 i, __u32 pressed)
 {
 	struct work *w = work_of(row);
 	struct nat *n = nat_of(row);
-	struct backend *backend;
-	__u32 number, index, full = 0;
-	int result = NAT_FULL;
+	int result;
 
-	if (!w || !n)
+	if (!w || !n || !nat_propose(w, n, i))
 		return NAT_FULL;
-	index = n->handle & ((1 << HANDLE_INDEX_BITS) - 1);
-	backend = bpf_map_lookup_elem(&backends, &index);
-	if (!backend)
-		return NAT_FULL;
-	number = n->first;
+	if (i)
+		nat_extend(row);
+	else
+		n->full = 0;
+	result = nat_place(row, pressed);
+	if (result != NAT_FULL)
+		return result;
+	return ++n->full < NAT_FULL_SETS || pressed ? NAT_TAKEN : NAT_FULL;
+}
+
+/*
+ * Gives the flow, which nat_find() doesn't find, an address and a port towards the
+ * backend in n->handle: NAT_MADE, NAT_FOUND with another CPU's answer, or something else if
+ * there is none.
+ */
+__noinline int nat_make(__u32 row, __u32 pressed)
+{
 	for (__u32 i = 0; i < NAT_TRIES; i++) {
-		nat_candidate(w, n, number);
-		nat_reply_of_candidate(w, n, backend);
-		n->tries = i;
-		if (i > 0)
-			nat_extend(row);
-		result = nat_place(row, pressed);
-		if (result == NAT_MADE || result == NAT_FOUND)
-			break;
-		if (result == NAT_FULL && ++full == NAT_FULL_SETS && !pressed)
-			break;
-		number = nat_next(w, n, number);
+		int result = nat_attempt(row, i, pressed);
+
+		if (result != NAT_TAKEN)
+			return result;
 	}
-	return result;
+	return NAT_TAKEN;
 }
 
 static __always_inline bool nat_has_place(int result)
@@ -458,7 +470,7 @@ static __always_inline bool nat_is_reply(const struct nat_flow *e, const struct 
 
 /*
  * Finds what a backend's packet is a reply to, and translates it back: fills saddr, sport,
- * daddr, dport and handle. Returns 1 if it is one. Global, as nat_find().
+ * daddr, dport and handle. Returns 1 if it is one. Global, as nat_look_at().
  */
 __noinline int nat_find_reply(__u32 row)
 {

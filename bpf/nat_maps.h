@@ -57,13 +57,17 @@ struct nat {
 	__u64 ref;   /* of the entry found */
 	__u32 first; /* candidate, and how far it is from each to the next */
 	__u32 stride;
-	__u32 home; /* the first one's set */
+	__u32 number; /* of the candidate */
+	__u32 home;   /* the first one's set */
 	__u32 set;
 	__u32 way; /* NAT_WAYS: not found */
 	__u32 source;
-	__u32 tries; /* candidates gone past */
-	__u32 reply; /* hash for `ref` */
-	__u32 rank;  /* of a way, and the best so far */
+	__u32 tries;   /* candidates gone past */
+	__u32 full;    /* of them, whose set was full */
+	__u32 reach;   /* of the first set */
+	__u32 reply;   /* hash for `ref` */
+	__u32 verdict; /* that the next hop leads to */
+	__u32 rank;    /* of a way, and the best so far */
 	__u32 best;
 	__u32 service; /* that an ICMP error is counted for */
 	__u32 quote;   /* in an ICMP error, from the IP header on: the quoted one; else 0 */

@@ -14,14 +14,24 @@
 #include "service.h"
 #include "translate_icmp.h"
 
+/*
+ * Most of what follows is in global functions, which find the packet by its row: the verifier
+ * looks at each of them once, whoever calls it and whatever it then knows.
+ */
+
 /* Asks the kernel for the way of a packet between these two, into n->hop. */
-static __noinline int nat_ask(struct xdp_md *ctx, struct nat *n, __u32 v4)
+__noinline int nat_ask(struct xdp_md *ctx, __u32 row, __u32 v4)
 {
 	struct bpf_fib_lookup fib = {};
-	struct next_hop *hop = &n->hop;
-	__u32 ingress = fib_ingress(hop->rx_ifindex, hop->rx_vlan);
+	struct nat *n = nat_of(row);
+	struct next_hop *hop;
+	__u32 ingress;
 	int result;
 
+	if (!n)
+		return BPF_FIB_LKUP_RET_NOT_FWDED;
+	hop = &n->hop;
+	ingress = fib_ingress(hop->rx_ifindex, hop->rx_vlan);
 	fib.ifindex = ingress;
 	if (v4) {
 		fib.family = AF_INET;
@@ -68,7 +78,7 @@ static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct work *w, st
 		n->hop.tick = w->jiffies;
 		n->hop.rx_ifindex = w->rx_ifindex;
 		n->hop.rx_vlan = w->pkt.vlan;
-		result = nat_ask(ctx, n, w->pkt.flow.family == FAMILY_V4);
+		result = nat_ask(ctx, w->row, w->pkt.flow.family == FAMILY_V4);
 		TRACE(w, fib_result, result);
 		if (result != BPF_FIB_LKUP_RET_SUCCESS)
 			return fib_verdict(result);
@@ -78,18 +88,40 @@ static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct work *w, st
 	return n->hop.tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
 }
 
-/* Sends the packet as n says by way of n->hop, to which `verdict` leads. */
-static __noinline __u32 nat_send(struct xdp_md *ctx, struct work *w, struct nat *n, __u32 verdict)
+/* These write the packet; 0, or -1 if the driver left no room. */
+__noinline int nat_write_packet(struct xdp_md *ctx, __u32 row)
 {
-	__u32 tx_ifindex = n->hop.tx_ifindex;
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
 
+	return w && n ? translate(ctx, &w->pkt, n, &n->hop) : -1;
+}
+
+__noinline int nat_write_error(struct xdp_md *ctx, __u32 row)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+
+	return w && n ? translate_error(ctx, &w->pkt, n, &n->hop) : -1;
+}
+
+/* Sends the packet as n says by way of n->hop, to which n->verdict leads. */
+__noinline int nat_send(struct xdp_md *ctx, __u32 row)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	__u32 tx_ifindex, verdict;
+
+	if (!w || !n)
+		return VERDICT_DROP_HEADROOM;
+	verdict = n->verdict;
+	tx_ifindex = n->hop.tx_ifindex;
 	TRACE(w, hop, n->hop);
 	if (unlikely(verdict > VERDICT_HANDOFF))
 		return verdict;
 	if (unlikely(n->hop.mtu && w->pkt.l3_length > n->hop.mtu))
 		return VERDICT_DROP_MTU;
-	if (unlikely(n->quote ? translate_error(ctx, &w->pkt, n, &n->hop)
-			      : translate(ctx, &w->pkt, n, &n->hop)))
+	if (unlikely(n->quote ? nat_write_error(ctx, row) : nat_write_packet(ctx, row)))
 		return VERDICT_DROP_HEADROOM;
 	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex))
 		return VERDICT_DROP_HEADROOM;
@@ -124,7 +156,7 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 
 	n->flags = nat_tcp_flags(ctx, &w->pkt);
 	n->quote = 0;
-	if (!nat_find(w->row))
+	if (!nat_find(w, n))
 		return NULL;
 	backend = backend_of(n->handle);
 	if (likely(backend && !nat_begins_anew(w, n))) {
@@ -155,16 +187,24 @@ static __noinline int nat_admit(struct work *w, struct nat *n, const struct back
 }
 
 /* Sends a client's packet to the flow's backend. */
-static __always_inline __u32 nat_to_backend(struct xdp_md *ctx, struct work *w, struct nat *n,
-					    const struct backend *backend)
+__noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
 {
-	struct backend_cpu *row =
-		backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
-	const volatile struct address *source = &nat_addresses[n->source % (2 * NAT_SOURCES)];
+	struct work *w = work_of(row_at);
+	struct nat *n = nat_of(row_at);
+	const volatile struct address *source;
+	struct backend *backend;
+	struct backend_cpu *row;
 	__u32 verdict;
 
-	if (!row)
+	if (!w || !n)
 		return VERDICT_DROP_NO_BACKEND;
+	backend = backend_of(n->handle);
+	row = backend_row(w->cpu, n->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!backend || !row)
+		return VERDICT_DROP_NO_BACKEND;
+	TRACE(w, handle, n->handle);
+	TRACE(w, outer_daddr, backend->addr);
+	source = &nat_addresses[n->source % (2 * NAT_SOURCES)];
 	n->saddr = *(const struct address *)source;
 	n->daddr = backend->addr;
 	n->sport = n->port;
@@ -173,8 +213,8 @@ static __always_inline __u32 nat_to_backend(struct xdp_md *ctx, struct work *w, 
 	TRACE(w, outer_saddr, n->saddr);
 	if (n->way < NAT_WAYS)
 		TRACE(w, source_port, n->port);
-	verdict = nat_next_hop(ctx, w, n, &row->hop, nat_hop_holds(w, &row->hop), &n->saddr);
-	verdict = nat_send(ctx, w, n, verdict);
+	n->verdict = nat_next_hop(ctx, w, n, &row->hop, nat_hop_holds(w, &row->hop), &n->saddr);
+	verdict = nat_send(ctx, row_at);
 	if (verdict <= VERDICT_HANDOFF && !w->traced) {
 		row->packets++;
 		row->bytes += w->pkt.l3_length;
@@ -204,14 +244,20 @@ static __always_inline void count_reply(const struct work *w, __u32 service)
 }
 
 /* Sends a packet whose translation nat_find_reply() has found to the client. */
-static __always_inline __u32 nat_to_client(struct xdp_md *ctx, struct work *w, struct nat *n,
-					   const struct backend *backend)
+__noinline int nat_to_client(struct xdp_md *ctx, __u32 row)
 {
-	struct nat_way *way = nat_way_to(w, n);
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	struct backend *backend;
+	struct nat_way *way;
 	__u32 verdict;
 	bool holds;
 
-	if (!way)
+	if (!w || !n)
+		return VERDICT_PASS_NO_VIP;
+	backend = backend_of(n->handle);
+	way = nat_way_to(w, n);
+	if (!backend || !way)
 		return VERDICT_PASS_NO_VIP;
 	holds = nat_hop_holds(w, &way->hop) && way->family == w->pkt.flow.family &&
 		address_equal(&way->hop.saddr, &n->daddr);
@@ -219,21 +265,22 @@ static __always_inline __u32 nat_to_client(struct xdp_md *ctx, struct work *w, s
 		way->hop.tick = 0;
 		way->family = w->pkt.flow.family;
 	}
-	verdict = nat_next_hop(ctx, w, n, &way->hop, holds, &n->daddr);
-	verdict = nat_send(ctx, w, n, verdict);
+	n->verdict = nat_next_hop(ctx, w, n, &way->hop, holds, &n->daddr);
+	verdict = nat_send(ctx, row);
 	if (verdict <= VERDICT_HANDOFF && !w->traced)
 		count_reply(w, backend->service);
 	return verdict;
 }
 
 /* For a packet to one of our translated addresses and ports. Returns the verdict. */
-static __noinline __u32 nat_reply(struct xdp_md *ctx, struct work *w)
+__noinline int nat_reply(struct xdp_md *ctx, __u32 row)
 {
-	struct nat *n = nat_of(w->row);
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
 	struct backend *backend;
 	int checked;
 
-	if (!n || !nat_find_reply(w->row))
+	if (!w || !n || !nat_find_reply(row))
 		return VERDICT_PASS_NO_VIP;
 	backend = backend_of(n->handle);
 	if (!backend || !address_equal(&backend->addr, &w->pkt.flow.saddr))
@@ -249,7 +296,7 @@ static __noinline __u32 nat_reply(struct xdp_md *ctx, struct work *w)
 	TRACE(w, handle, n->handle);
 	if (!w->traced)
 		nat_backend_seen(w, n);
-	return nat_to_client(ctx, w, n, backend);
+	return nat_to_client(ctx, row);
 }
 
 #endif

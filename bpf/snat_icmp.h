@@ -109,19 +109,23 @@ static __always_inline struct backend *nat_of_error(struct work *w, struct nat *
 										    : NULL;
 	}
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
-	return nat_find(w->row) ? backend_of(n->handle) : NULL;
+	return nat_find(w, n) ? backend_of(n->handle) : NULL;
 }
 
 /*
  * For an ICMP packet. Returns the verdict; PASS_PROTOCOL if it isn't about a packet that
  * was translated. For one about an answer, n->service is the service that it was for.
  */
-static __noinline __u32 nat_error(struct xdp_md *ctx, struct work *w, struct nat *n)
+__noinline int nat_error(struct xdp_md *ctx, __u32 row)
 {
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
 	struct backend *backend;
 	bool to_client;
 	int checked;
 
+	if (!w || !n)
+		return VERDICT_PASS_PROTOCOL;
 	n->service = 0;
 	w->jiffies = bpf_jiffies64();
 	if (w->pkt.l4_offset > TRANSLATE_L4 / 2 || !nat_read_error(ctx, w, n))
@@ -134,7 +138,7 @@ static __noinline __u32 nat_error(struct xdp_md *ctx, struct work *w, struct nat
 	checked = nat_check(&w->pkt);
 	if (checked != PARSE_OK)
 		return checked;
-	return to_client ? nat_to_client(ctx, w, n, backend) : nat_to_backend(ctx, w, n, backend);
+	return to_client ? nat_to_client(ctx, row) : nat_to_backend(ctx, row);
 }
 
 #endif

@@ -31,13 +31,9 @@ static __always_inline __u64 translate_ipv4(struct iphdr *ip, const struct nat *
 static __always_inline __u64 translate_ipv6(struct ipv6hdr *ip, const struct nat *n)
 {
 	struct address *ends = (struct address *)&ip->saddr;
-	__u64 difference =
-		difference_address(&ends[0], &n->saddr) + difference_address(&ends[1], &n->daddr);
 
 	ip->hop_limit--;
-	ends[0] = n->saddr;
-	ends[1] = n->daddr;
-	return difference;
+	return replace_address(&ends[0], &n->saddr) + replace_address(&ends[1], &n->daddr);
 }
 
 /* `difference`: of the addresses. The checksum is where the protocol has it. */

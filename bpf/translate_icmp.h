@@ -30,10 +30,7 @@ static __always_inline int quoted_addresses_v6(struct ipv6hdr *ip, void *end, co
 
 	if ((void *)(ip + 1) > end)
 		return -1;
-	*difference =
-		difference_address(&ends[0], &n->daddr) + difference_address(&ends[1], &n->saddr);
-	ends[0] = n->daddr;
-	ends[1] = n->saddr;
+	*difference = replace_address(&ends[0], &n->daddr) + replace_address(&ends[1], &n->saddr);
 	*all += *difference;
 	return 0;
 }

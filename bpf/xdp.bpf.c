@@ -154,15 +154,16 @@ static __always_inline void count_service(const struct work *w, __u32 service, b
 }
 
 /* The same for a service that is forwarded by source NAT. */
-static __noinline __u32 balance_snat(struct xdp_md *ctx, struct work *w, __u32 id)
+__noinline int balance_snat(struct xdp_md *ctx, __u32 row, __u32 id)
 {
 	struct service *service = bpf_map_lookup_elem(&services, &id);
-	struct nat *n = nat_of(w->row);
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
 	struct backend *backend;
 	__u32 fresh = 0;
 	int result;
 
-	if (!service || !n)
+	if (!service || !w || !n)
 		return VERDICT_DROP_NO_BACKEND;
 	/* None: the service is left from an agent that was configured otherwise. */
 	result = nat_choices(w) ? nat_check(&w->pkt) : VERDICT_DROP_NAT_PORTS;
@@ -177,14 +178,8 @@ static __noinline __u32 balance_snat(struct xdp_md *ctx, struct work *w, __u32 i
 		result = backend ? nat_admit(w, n, backend) : VERDICT_DROP_NO_BACKEND;
 		if (result != PARSE_OK)
 			goto out;
-		backend = backend_of(n->handle);
 	}
-	result = VERDICT_DROP_NO_BACKEND;
-	if (backend) {
-		TRACE(w, handle, backend->handle);
-		TRACE(w, outer_daddr, backend->addr);
-		result = nat_to_backend(ctx, w, n, backend);
-	}
+	result = nat_to_backend(ctx, row);
 out:
 	if (!w->traced)
 		count_service(w, id, fresh, result);
@@ -206,7 +201,7 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
 	if (unlikely(service->flags & SERVICE_SNAT)) {
 		TRACE(w, hash, w->hash >> 32);
-		return balance_snat(ctx, w, id);
+		return balance_snat(ctx, w->row, id);
 	}
 
 	backend = choose_backend(w, service, id, &fresh);
@@ -232,7 +227,7 @@ static __noinline __u32 balance_error(struct xdp_md *ctx, struct work *w)
 
 	if (!n || w->pkt.flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return VERDICT_PASS_PROTOCOL;
-	verdict = nat_error(ctx, w, n);
+	verdict = nat_error(ctx, w->row);
 	if (n->service && !w->traced)
 		count_service(w, n->service, false, verdict);
 	return verdict;
@@ -275,7 +270,7 @@ int towpath_lb(struct xdp_md *ctx)
 			TRACE(w, service, id);
 			verdict = balance(ctx, w, id);
 		} else if (unlikely(nat_may_be(&w->pkt.flow))) {
-			verdict = nat_reply(ctx, w);
+			verdict = nat_reply(ctx, w->row);
 		}
 	}
 
