@@ -66,6 +66,7 @@ struct nat {
 	__u32 full;    /* of them, whose set was full */
 	__u32 reach;   /* of the first set */
 	__u32 reply;   /* hash for `ref` */
+	__u32 fresh;   /* the flow is a new one */
 	__u32 verdict; /* that the next hop leads to */
 	__u32 rank;    /* of a way, and the best so far */
 	__u32 best;

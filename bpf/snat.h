@@ -123,7 +123,7 @@ __noinline int nat_send(struct xdp_md *ctx, __u32 row)
 		return VERDICT_DROP_MTU;
 	if (unlikely(n->quote ? nat_write_error(ctx, row) : nat_write_packet(ctx, row)))
 		return VERDICT_DROP_HEADROOM;
-	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex))
+	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, NULL))
 		return VERDICT_DROP_HEADROOM;
 	if (unlikely(verdict == VERDICT_REDIRECT))
 		bpf_redirect(tx_ifindex, 0);

@@ -335,7 +335,7 @@ class NatWorld(World):
         out = translated(packet, ends)
         ethertype = {4: b"\x08\x00", 6: b"\x86\xdd"}[version]
         if way.next_hop_mac is None:
-            note = struct.pack("=QII", self.cookie, way.ifindex, 0) if self.shows_note else b""
+            note = self._note(way, None)
             return ending(found, HANDOFF, frame=note + bytes(12) + ethertype + out)
         device, tag = self._egress(ifindex, upper, packet.tag, way)
         tagged = struct.pack("!HH", 0x8100, tag) if tag else b""

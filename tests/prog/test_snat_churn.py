@@ -7,12 +7,12 @@ import random
 import threading
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 from scapy.layers.inet import UDP
 from tests.guests import examples
-from tests.prog.frames_xdp import ether, ip
+from tests.prog.frames_xdp import PORT, VIPS, ether, ip
 from tests.prog.harness_snat import (
     NARROW,
     NAT_SMALL,
@@ -27,6 +27,7 @@ from tests.prog.harness_snat import (
     port_of,
     snat_service,
 )
+from tests.prog.harness_xdp import service
 from tests.prog.network_xdp import GATEWAY, IN, NEAR, neighbour
 from tests.prog.network_xdp import ip as run_ip
 from tests.prog.oracle_snat import NO_PORT, NatOutcome
@@ -168,6 +169,39 @@ def test_other_ports_forget_the_flows(net: Network, pins: Path) -> None:
         after.balancer.detach()
 
 
+@pytest.mark.parametrize("flows", [1024, NAT_SMALL.nat_flows, 1 << 16])
+def test_tables_of_other_sizes_take_flows_along(net: Network, pins: Path, flows: int) -> None:
+    """Each keeps its backend and port, both ways, and how long it is kept."""
+    others = service(VIPS[6] + 9, *NEAR[6])
+    with nat_rigged(net, pins=pins) as nat:
+        nat.serve(others)
+        nat.serve(others, snat_service(4), snat_service(6, protocol=Protocol.UDP))
+        kept = [
+            established(nat, version, protocol, 1000 + n)
+            for version, protocol in ((4, 6), (6, 17))
+            for n in range(examples(300, 50))
+        ]
+    limits = replace(NAT_SMALL, nat_flows=flows, flows=1 << 17)
+    with nat_rigged(net, limits=limits, pins=pins) as after:
+        after.told(after.balancer.observed())
+        by_handle = after.balancer.members()
+        for flow in kept:
+            assert isinstance(flow, NatOutcome)
+            assert flow.entry is not None
+            reply = after.run(answer(flow, flags="A"))
+            assert reply.retval == XDP_TX
+            sent = flow.entry.flow
+            version, protocol = sent.source.version, sent.protocol
+            run = after.run(client_frame(version, protocol, sport=sent.source_port, flags="A"))
+            at = {4: 34, 6: 54}[version]
+            assert run.data[at : at + 2] == port_of(flow).to_bytes(2, "big")
+        assert {member.backend for member in by_handle.values()} >= {k.backend for k in kept}
+        counted = after.balancer.counters()
+        assert sum(each.flows for each in counted.services.values()) == len(kept)
+        assert sum(each.replies for each in counted.services.values()) == 2 * len(kept)
+        after.balancer.detach()
+
+
 def test_a_process_without_an_address(net: Network, pins: Path) -> None:
     """Until the service that it has taken over is gone, its packets are dropped and counted."""
     with nat_rigged(net, NARROW, pins=pins) as nat:
@@ -179,8 +213,9 @@ def test_a_process_without_an_address(net: Network, pins: Path) -> None:
             assert after.run(frame).retval == XDP_DROP
             moved = after.moved(before, after.counters())
             assert moved.pop("drop_nat_ports") == 1
-            [(key, _), *_] = owners = cast("list[tuple[object, str]]", list(moved))
-            assert owners == [(key, "packets"), (key, "bytes"), (key, "drops")]
+            key = (VIPS[4], PORT, 6)
+            units = {"packets": 1, "bytes": len(frame) - 14, "drops": 1, "drop_nat_ports": 1}
+            assert moved == {(key, unit): by for unit, by in units.items()}
         assert after.run(answer(flow, flags="A")).retval == XDP_PASS
         after.serve()
         after.expect(client_frame(), NO_VIP)

@@ -71,7 +71,8 @@ async def serve(host: Host, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    tasks = [asyncio.create_task(_follow(host, hurry)), asyncio.create_task(_warn(host))]
+    tasks = [asyncio.create_task(each(host)) for each in (_age_flows, _warn)]
+    tasks.append(asyncio.create_task(_follow(host, hurry)))
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
@@ -107,3 +108,10 @@ async def _follow(host: Host, hurry: asyncio.Event) -> None:
             systemd.reloading()
             await host.reload()
             systemd.ready(host.summary())
+
+
+async def _age_flows(host: Host) -> None:
+    """Read the flow table often enough for its ages to be right though nobody asks."""
+    while True:
+        await asyncio.sleep(host.flow_span / 4)
+        await asyncio.to_thread(host.age_flows)

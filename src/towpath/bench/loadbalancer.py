@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 
 from towpath.bench.cpu import on_one_cpu
 from towpath.bench.errors import BenchError
-from towpath.bench.frames import check_encapsulated, check_translated, reply_to
+from towpath.bench.frames import (
+    check_encapsulated,
+    check_in_new_frame,
+    check_translated,
+    reply_to,
+)
 from towpath.bench.network import DEVICE, SNAT, SOURCE, attached_program, bench_network
 from towpath.bench.report import Report, Timing
 from towpath.bench.scenarios import SCENARIOS, SERVICES, Fate, Scenario
@@ -74,7 +79,7 @@ class Rig:
         self.program = program
         self.wrapper = wrapper
         self._balancer = balancer
-        self._backends = {each.key: {b.address for b in each.backends} for each in SERVICES}
+        self._services = {each.key: each for each in SERVICES}
 
     def check(self, scenario: Scenario) -> None:
         """Send one packet. BenchError: it doesn't come out as the scenario says."""
@@ -103,8 +108,11 @@ class Rig:
         return replace(sent, frame=reply_to(sent.once(self.program).data))
 
     def _check_sent(self, scenario: Scenario, stimulus: Stimulus, got: bytes) -> None:
-        backends = self._backends[scenario.flow.key]
-        if scenario.reply:
+        service = self._services[scenario.flow.key]
+        backends = {backend.address for backend in service.backends}
+        if service.forwarding == "l2":
+            check_in_new_frame(stimulus.frame, got)
+        elif scenario.reply:
             flow = scenario.flow
             check_translated(stimulus.frame, got, {flow.destination}, {flow.source})
         elif scenario.snat:

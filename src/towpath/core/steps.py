@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from towpath.core.options import Options
     from towpath.model.kinds import Address
-    from towpath.model.service import Backend, Forwarding, Service, ServiceKey
+    from towpath.model.service import Backend, Service, ServiceKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,7 @@ class SetOptions:
     """Change how a service works. A new size holds from the next table on."""
 
     key: ServiceKey
-    table_size: int
-    flow_table: bool
-    forwarding: Forwarding = "dsr"
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)

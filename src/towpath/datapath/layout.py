@@ -31,10 +31,13 @@ class Layout:
     cpus: int
 
     @classmethod
-    def of(cls, limits: Limits, cpus: int, *, flow_ways: int, maglev_line: int) -> Layout:
+    def of(
+        cls, limits: Limits, cpus: int, *, flow_ways: int, maglev_line: int, client_ways: int
+    ) -> Layout:
         """Return the sizes for ``limits`` on a machine with ``cpus`` possible CPUs.
 
-        ``flow_ways`` and ``maglev_line``: flows and Maglev slots to one element.
+        ``flow_ways``, ``maglev_line`` and ``client_ways``: flows, Maglev slots and clients to
+        one element.
         """
         flow_sets = _power_of_two(-(-limits.flows // flow_ways))
         nat_sets = _power_of_two(-(-limits.nat_flows // NAT_WAYS))
@@ -49,7 +52,10 @@ class Layout:
                 "backends": backends,
                 "flow_tags": flow_sets,
                 "flows": flow_sets,
+                "clients": _power_of_two(-(-limits.clients // client_ways)),
+                "sources": limits.sources,
                 "backend_cpus": backends * cpus,
+                "backend_flows": backends * cpus,
                 "service_cpus": services * cpus,
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,
@@ -71,6 +77,7 @@ class Layout:
             "vip_mask": self.entries["vips"] - 1,
             "flow_mask": self.entries["flows"] - 1,
             "nat_mask": self.entries["nat_flows"] - 1,
+            "client_mask": self.entries["clients"] - 1,
             "services_max": self.entries["services"],
             "backends_max": self.entries["backends"],
         }

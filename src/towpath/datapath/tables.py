@@ -14,28 +14,28 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from towpath.core import maglev
+from towpath.core.options import Options
 from towpath.datapath.errors import CapacityError
-from towpath.model.service import Backend, Forwarding, Service, ServiceKey
+from towpath.model.service import Backend, Service, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from towpath.datapath.address import Address
     from towpath.datapath.backends import BackendTable
     from towpath.datapath.endpoints import Endpoints
     from towpath.datapath.heap import Heap
+    from towpath.datapath.options import ServiceOptions
     from towpath.datapath.reclaim import Reclaimer
 
     Array = np.ndarray[Any, Any]
 
 _SIZE_SHIFT = 32
-_DSR: Mapping[Forwarding, int] = MappingProxyType({"dsr": 0})
 
 
 class Slots(Protocol):
@@ -54,9 +54,7 @@ class Installed:
 
     key: ServiceKey
     index: int
-    table_size: int
-    flow_table: bool
-    forwarding: Forwarding = "dsr"
+    options: Options
     base: int = 0
     size: int = 0
     """Slots of the table in use; 0 while there is no backend with a weight."""
@@ -64,6 +62,11 @@ class Installed:
     also: set[ServiceKey] = field(default_factory=set)
     """Other keys that packets find it by: left by a process that died while it moved it."""
     weights: dict[Address, int] = field(default_factory=dict)
+
+    @property
+    def table_size(self) -> int:
+        """Slots that its table is to have."""
+        return self.options.table_size
 
     def backends(self) -> tuple[Backend, ...]:
         """Return the backends that have a record."""
@@ -80,18 +83,16 @@ class Tables:
         heap: Heap,
         slots: Slots,
         services: Array,
-        no_flow_table: int,
+        options: ServiceOptions,
         reclaimer: Reclaimer,
         forget_service: Callable[[int], None],
-        forwardings: Mapping[Forwarding, int] = _DSR,
     ) -> None:
         self.endpoints = endpoints
         self._backends = backends
         self._heap = heap
         self._slots = slots
         self._rows = services
-        self._no_flow_table = no_flow_table
-        self._forwardings = forwardings
+        self._options = options
         self._reclaimer = reclaimer
         self._forget = forget_service
         self._free_indexes = deque(range(1, len(services)))
@@ -109,11 +110,8 @@ class Tables:
         index = self._free_indexes.popleft()
         self._forget(index)
         self._rows[index]["table"] = 0
-        installed = Installed(
-            service.key, index, service.table_size, service.flow_table, service.forwarding
-        )
-        self.services[service.key] = installed
-        self._write_options(installed)
+        self.services[service.key] = Installed(service.key, index, Options())
+        self.set_options(service.key, Options.of(service))
 
     def publish(self, key: ServiceKey) -> None:
         """Let packets find the service."""
@@ -134,17 +132,14 @@ class Tables:
         """Give up a withdrawn service that has no backends left."""
         service = self.services.pop(key)
         self._replace_table(service, 0, 0)
+        self._options.give_up(service.index)
         self._reclaimer.defer(lambda: self._free_indexes.append(service.index))
 
-    def set_options(
-        self, key: ServiceKey, *, table_size: int, flow_table: bool, forwarding: Forwarding = "dsr"
-    ) -> None:
+    def set_options(self, key: ServiceKey, options: Options) -> None:
         """Change how a service works; a new size holds from the next table on."""
         service = self.services[key]
-        service.forwarding = forwarding
-        service.table_size = table_size
-        service.flow_table = flow_table
-        self._write_options(service)
+        self._options.write(service.index, options)
+        service.options = options
 
     def add_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Write a backend's record. Flows reach it by the next table."""
@@ -185,11 +180,9 @@ class Tables:
                 # A move was begun. Packets find it by both until the next apply has said which.
                 used[index].also.add(key)
                 continue
-            row = self._rows[index]
-            flags = int(row["flags"])
-            flow_table = not flags & self._no_flow_table
-            forwarding = self._forwarding(flags)
-            used[index] = Installed(key, index, int(row["table_size"]), flow_table, forwarding)
+            used[index] = Installed(key, index, Options())
+        for index, options in self._options.adopt(used).items():
+            used[index].options = options
         self._free_indexes = deque(i for i in self._free_indexes if i not in used)
 
         records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
@@ -233,9 +226,6 @@ class Tables:
 
     # ---- within ---------------------------------------------------------
 
-    def _forwarding(self, flags: int) -> Forwarding:
-        return next((word for word, flag in self._forwardings.items() if flag & flags), "dsr")
-
     def _table(self, service: Installed, members: Iterable[Backend]) -> Array:
         """Return the handles of the service's table, slot by slot."""
         members = tuple(members)
@@ -257,8 +247,3 @@ class Tables:
         service.base, service.size = base, size
         if old_size:
             self._heap.rest(old_base, old_size)
-
-    def _write_options(self, service: Installed) -> None:
-        self._rows["table_size"][service.index] = service.table_size
-        flags = 0 if service.flow_table else self._no_flow_table
-        self._rows["flags"][service.index] = flags | self._forwardings[service.forwarding]
