@@ -104,6 +104,7 @@ enum port_pages {
 enum service_flags {
 	SERVICE_NO_FLOW_TABLE = 1 << 0, /* every packet goes by Maglev */
 	SERVICE_L2 = 1 << 1,		/* packets keep their IP header, in a new frame */
+	SERVICE_SNAT = 1 << 4,		/* translated, not encapsulated */
 };
 
 /*
@@ -291,6 +292,84 @@ enum client_limits {
 };
 
 /*
+ * ---- Source NAT -----------------------------------------------------------
+ *
+ * The translations of services that are forwarded by SNAT: one table for both
+ * directions, set-associative like the flow table. A set is found from what both
+ * directions know, the translated source address and port and the protocol: the
+ * backend's packets carry these, and for a client's flow they follow from its hash,
+ * which names up to NAT_TRIES candidates. `reach` of a flow's first set says how
+ * many of them any such flow ever needed.
+ *
+ * `ref` is an entry's publishing word: the low half of the reply's keyed hash, and
+ * above it a version that every rewriting raises. It is cleared before the rest is
+ * rewritten and stored after it; whoever reads an entry compares it before and after.
+ *
+ * Each direction marks what it has seen in a byte of its own, so that neither undoes
+ * the other's. Nothing is ever searched for old entries: one that is older than its
+ * state allows is there until another flow wants its way or its port.
+ */
+struct nat_life {
+	__u16 seen;   /* low bits of jiffies >> NAT_SEEN_SHIFT */
+	__u8 client;  /* enum nat_marks */
+	__u8 backend; /* enum nat_marks */
+};
+
+struct nat_head {
+	__u64 forward; /* a byte of tag for each way, by the client's flow */
+	__u64 reply;   /* the same, by the backend's */
+	struct nat_life life[8];
+	__u8 reach; /* further candidates to look at */
+	__u8 _reserved[15];
+};
+
+struct nat_flow {
+	__u64 ref; /* 0 = free */
+	struct address client;
+	struct address vip;
+	__be16 client_port;
+	__be16 vip_port; /* the backend's too */
+	__be16 port;	 /* translated source port */
+	__u8 protocol;
+	__u8 source; /* translated source address, by its number */
+	__u32 handle;
+	__u32 version;
+	__u64 _reserved;
+};
+
+enum nat_marks {
+	NAT_ANSWERED = 1 << 0, /* a packet came; from the client: after the backend's */
+	NAT_FIN = 1 << 1,
+	NAT_RST = 1 << 2,
+};
+
+enum nat_limits {
+	NAT_WAYS = 8,
+	NAT_SEEN_SHIFT = 8,
+	NAT_TRIES = 16,	   /* candidates for a flow */
+	NAT_SOURCES = 16,  /* addresses of a family; IPv6 is numbered from here */
+	NAT_CLIENTS = 256, /* whose next hops a CPU keeps */
+};
+
+/* What came back from backends for a service, one row for each CPU. */
+struct reply_cpu {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* The way to a client as one CPU knows it. `hop.saddr` is the client's address. */
+struct nat_way {
+	struct next_hop hop;
+	__u32 family;
+	__u32 _reserved[3];
+};
+
+/* With which addresses and ports the table was filled, as a fingerprint. */
+struct nat_state {
+	__u64 config;
+};
+
+/*
  * ---- Devices --------------------------------------------------------------
  *
  * XDP sees what is on the wire of a physical device, the FIB speaks of VLAN
@@ -333,6 +412,9 @@ enum verdict {
 	VERDICT_DROP_HEADROOM,	    /* the driver has no room for the outer header */
 	VERDICT_DROP_SOURCE,	    /* the service isn't for this source */
 	VERDICT_DROP_NOT_ON_LINK,   /* the way to a backend of L2 forwarding has a gateway */
+	VERDICT_DROP_NAT_PORTS,	    /* no port left to translate a new flow to */
+	VERDICT_DROP_NAT_RATE,	    /* a new flow too many to translate in this jiffy */
+	VERDICT_DROP_TTL,	    /* no hop left to forward a translated packet */
 	VERDICT_MAX,
 };
 
@@ -387,6 +469,7 @@ enum trace_flags {
 	TRACE_MAGLEV = 1 << 2,	   /* the Maglev table chose */
 	TRACE_FIB_CACHED = 1 << 3, /* next hop known from this tick */
 	TRACE_AFFINITY = 1 << 4,   /* its client was known */
+	TRACE_SNAT = 1 << 8,	   /* translated: outer_saddr and source_port say to what */
 };
 
 /* Beside BPF_FIB_LKUP_RET_*, which are below them. */
@@ -408,6 +491,8 @@ struct trace {
 	struct next_hop hop;
 	struct address outer_saddr;
 	struct address outer_daddr;
+	__be16 source_port; /* translated; 0: none yet */
+	__u16 _reserved[3];
 };
 
 /*

@@ -27,6 +27,7 @@
 enum bench_limits {
 	BENCH_BATCH = 32,
 	BENCH_HEADERS = 64,    /* source_offset is below this, a power of two */
+	BENCH_REWRITTEN = 8,   /* words behind the Ethernet header that are put back */
 	BENCH_NOT_CALLED = -1, /* the slot of under_test is empty */
 };
 
@@ -46,6 +47,8 @@ struct bench {
 	__u16 frame_length;
 	__u16 expected_verdict; /* enum xdp_action */
 	__u32 untimed;		/* batches yet to go before time counts: caches fill */
+	__u32 rewrites;		/* 1: the program writes into the packet, so put it back */
+	__u64 packet[8];	/* what it was, from the Ethernet header on */
 
 	/* What came of it: read by user space after a run. */
 	__u32 sequence;	  /* packets sent so far, from run to run */
@@ -100,6 +103,19 @@ static __always_inline int growth(struct xdp_md *ctx)
 	return (int)length - (int)bench.frame_length;
 }
 
+/* Up to the transport's checksum: of a packet of IPv4 that is seven words, of IPv6 all. */
+static __always_inline int bench_put_back(__u64 *words, void *end)
+{
+	if ((void *)(words + BENCH_REWRITTEN - 1) > end)
+		return -1;
+#pragma unroll
+	for (int i = 0; i < BENCH_REWRITTEN - 1; i++)
+		words[i] = bench.packet[i];
+	if ((void *)(words + BENCH_REWRITTEN) <= end)
+		words[BENCH_REWRITTEN - 1] = bench.packet[BENCH_REWRITTEN - 1];
+	return 0;
+}
+
 /*
  * Takes back the outer header (for a frame of its first length: 0 bytes of it,
  * at the same cost), and writes what it had overwritten. Global, so that the
@@ -121,6 +137,8 @@ __noinline int bench_restore(struct xdp_md *ctx, __u32 number)
 	*(__u64 *)data = *(__u64 *)&bench.ethernet[0];
 	*(__u32 *)(data + 8) = *(__u32 *)&bench.ethernet[8];
 	*(__u16 *)(data + 12) = *(__u16 *)&bench.ethernet[12];
+	if (bench.rewrites && bench_put_back(data + ETH_HLEN, end))
+		return -1;
 	*source = bpf_htonl(next_source(number));
 	return 0;
 }

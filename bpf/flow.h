@@ -103,8 +103,8 @@ static __always_inline __u32 flow_lookup(struct flow_place *place, const struct 
 	return 0;
 }
 
-/* Whether this CPU may learn one more flow in this jiffy. */
-static __always_inline bool flow_may_learn(__u32 cpu, __u32 tick)
+/* Whether this CPU may learn one more flow in this jiffy, of which it may learn `most`. */
+static __always_inline bool may_learn(__u32 cpu, __u32 tick, __u32 most)
 {
 	struct flow_cpu *row = bpf_map_lookup_elem(&flow_cpus, &cpu);
 
@@ -114,7 +114,12 @@ static __always_inline bool flow_may_learn(__u32 cpu, __u32 tick)
 		row->tick = tick;
 		row->learnt = 0;
 	}
-	return row->learnt++ < flow_learn;
+	return row->learnt++ < most;
+}
+
+static __always_inline bool flow_may_learn(__u32 cpu, __u32 tick)
+{
+	return may_learn(cpu, tick, flow_learn);
 }
 
 /* A free way, else the one longest unseen. Age and way are compared as one number. */

@@ -78,6 +78,8 @@ struct packet {
 	__be16 fragment; /* IPv4: flags as they came */
 	__be16 id;	 /* IPv4 */
 	__u8 tos;	 /* DSCP and ECN */
+	__u8 ttl;	 /* or hop limit */
+	__u32 l4_offset; /* of the transport header from the IP header on */
 };
 
 static __always_inline struct cursor cursor_of(struct xdp_md *ctx)
@@ -158,6 +160,8 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
 		return VERDICT_PASS_FRAGMENT;
 
 	pkt->tos = ip->tos;
+	pkt->ttl = ip->ttl;
+	pkt->l4_offset = header;
 	pkt->id = ip->id;
 	pkt->fragment = ip->frag_off;
 	pkt->flow = (struct flow_key){
@@ -226,6 +230,7 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 		return VERDICT_PASS_MALFORMED;
 
 	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+	pkt->ttl = ip->hop_limit;
 	pkt->id = pkt->fragment = 0;
 	__builtin_memcpy(&pkt->flow.saddr, &ip->saddr, 16);
 	__builtin_memcpy(&pkt->flow.daddr, &ip->daddr, 16);
@@ -241,6 +246,7 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 	after = c->pos - start;
 	if (after > pkt->l3_length)
 		return VERDICT_PASS_MALFORMED;
+	pkt->l4_offset = after;
 	return parse_ports(c, pkt->l3_length - after, &pkt->flow);
 }
 

@@ -12,9 +12,12 @@
 #include "encap.h"
 #include "fib.h"
 #include "flow.h"
+#include "handoff.h"
 #include "l2.h"
 #include "parse.h"
 #include "service.h"
+#include "snat.h"
+#include "snat_icmp.h"
 #include "source.h"
 #include "trace.h"
 
@@ -29,6 +32,8 @@ const enum vip_kind btf_vip_kind __attribute__((used)) = 0;
 const enum vip_families btf_vip_families __attribute__((used)) = 0;
 const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
+const enum nat_limits btf_nat_limits __attribute__((used)) = 0;
+const enum nat_marks btf_nat_marks __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 const enum drop_limits btf_drop_limits __attribute__((used)) = 0;
 const enum client_limits btf_client_limits __attribute__((used)) = 0;
@@ -100,29 +105,6 @@ static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
 			row->hop = *fresh;
 	}
 	return outer->hop->tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
-}
-
-/*
- * Tells the tc program on this device which way the packet goes: to `next_hop` if it is
- * not NULL. Takes the place of a driver's metadata, since there may not be room for both.
- */
-static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex,
-					const struct backend *next_hop)
-{
-	struct handoff *mark;
-	int metadata = (void *)(long)ctx->data - (void *)(long)ctx->data_meta;
-
-	if (bpf_xdp_adjust_meta(ctx, metadata - (int)sizeof(*mark)))
-		return -1;
-	mark = (void *)(long)ctx->data_meta;
-	if ((void *)(mark + 1) > (void *)(long)ctx->data)
-		return -1;
-	*mark = (struct handoff){ .cookie = trace_cookie, .ifindex = ifindex };
-	if (next_hop) {
-		mark->family = next_hop->family;
-		mark->next_hop = next_hop->addr;
-	}
-	return 0;
 }
 
 /* Sends a packet that is in its frame, and counts it for its backend. Returns the verdict. */
@@ -210,6 +192,45 @@ static __always_inline __u32 forward(struct xdp_md *ctx, struct work *w,
 	return row ? send_to(ctx, w, backend, row) : VERDICT_DROP_NO_BACKEND;
 }
 
+/*
+ * The same for a service that is forwarded by source NAT. Returns the verdict; n->fresh
+ * says whether the flow is a new one.
+ */
+__noinline int balance_snat(struct xdp_md *ctx, __u32 row, __u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	struct backend *backend;
+	int result;
+
+	if (!service || !w || !n)
+		return VERDICT_DROP_NO_BACKEND;
+	n->fresh = 0;
+	/* None: the service is left from an agent that was configured otherwise. */
+	result = nat_choices(w) ? nat_check(&w->pkt) : VERDICT_DROP_NAT_PORTS;
+	if (result != PARSE_OK)
+		return result;
+	backend = nat_backend(ctx, w, n);
+	if (backend) {
+		TRACE_FLAG(w, TRACE_FLOW_HIT);
+	} else {
+		n->fresh = 1;
+		backend = new_backend(w, service, id);
+		if (!backend)
+			return VERDICT_DROP_NO_BACKEND;
+		result = nat_admit(w, n, backend);
+		TRACE(w, handle, n->handle);
+		if (!w->traced)
+			count_backend_flow(w->cpu, n->handle);
+	}
+	if (result == PARSE_OK)
+		result = nat_to_backend(ctx, row);
+	if (unlikely(is_drop(result)) && !w->traced)
+		count_backend_drop(n->handle, result);
+	return result;
+}
+
 static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 					     const struct service *service, __u32 id, bool *fresh)
 {
@@ -219,6 +240,13 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 	w->jiffies = bpf_jiffies64();
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
 	TRACE(w, hash, w->hash >> 32);
+	if (unlikely(service->flags & SERVICE_SNAT)) {
+		struct nat *n = nat_of(w->row);
+
+		verdict = balance_snat(ctx, w->row, id);
+		*fresh = n && n->fresh;
+		return verdict;
+	}
 	backend = choose_backend(w, service, id, fresh);
 	if (unlikely(!backend))
 		return VERDICT_DROP_NO_BACKEND;
@@ -251,6 +279,21 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 	return verdict;
 }
 
+/* For a packet that is neither TCP nor UDP: an ICMP error may be about one that was translated. */
+static __noinline __u32 balance_error(struct xdp_md *ctx, struct work *w)
+{
+	struct nat *n = nat_of(w->row);
+	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	__u32 verdict;
+
+	if (!n || w->pkt.flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return VERDICT_PASS_PROTOCOL;
+	verdict = nat_error(ctx, w->row);
+	if (n->service && !w->traced)
+		count_service(w, n->service, false, verdict);
+	return verdict;
+}
+
 static __always_inline int xdp_action(__u32 verdict)
 {
 	switch (verdict) {
@@ -278,6 +321,8 @@ int towpath_lb(struct xdp_md *ctx)
 	barrier();
 	if (parsed != PARSE_OK) {
 		verdict = parsed;
+		if (nat_ports && verdict == VERDICT_PASS_PROTOCOL)
+			verdict = balance_error(ctx, w);
 	} else {
 		verdict = VERDICT_PASS_NO_VIP;
 		id = service_lookup(w);
@@ -285,6 +330,8 @@ int towpath_lb(struct xdp_md *ctx)
 			TRACE_FLAG(w, TRACE_VIP);
 			TRACE(w, service, id);
 			verdict = balance(ctx, w, id);
+		} else if (unlikely(nat_may_be(&w->pkt.flow))) {
+			verdict = nat_reply(ctx, w->row);
 		}
 	}
 

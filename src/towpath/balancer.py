@@ -14,6 +14,7 @@ from towpath.model import (
     FlowTuple,
     Limits,
     Service,
+    Snat,
     Source,
     check_services,
     make_config,
@@ -52,6 +53,7 @@ class LoadBalancer:
         source: Outer source addresses; by default what the routes prefer.
         limits: Room reserved in the kernel.
         pins: Where to keep it alive. None: it ends with this object.
+        snat: Addresses and ports for services with ``forwarding="snat"``.
 
     Raises:
         ConfigError: A value that isn't allowed.
@@ -59,8 +61,9 @@ class LoadBalancer:
             are another process's.
         LayoutError: ``pins`` holds tables of other sizes.
 
-    Methods that change something raise ConfigError for a value that isn't allowed
-    and CapacityError if there is no room; nothing is changed then. Not thread-safe.
+    Methods that change something raise ConfigError for a value that isn't allowed,
+    CapacityError if there is no room and DatapathError if a service can't be translated
+    for want of an address; nothing is changed then. Not thread-safe.
     A context manager, which closes.
     """
 
@@ -70,10 +73,15 @@ class LoadBalancer:
         source: Source | None = None,
         limits: Limits | None = None,
         pins: Path | None = None,
+        snat: Snat | None = None,
     ) -> None:
-        config = make_config({"devices": devices, "source": source, "limits": limits})
+        config = make_config({"devices": devices, "source": source, "limits": limits, "snat": snat})
         self._balancer = Balancer(
-            config.devices, source=config.source, limits=config.limits, pins=pins
+            config.devices,
+            source=config.source,
+            limits=config.limits,
+            pins=pins,
+            snat=config.snat,
         )
 
     def __enter__(self) -> Self:

@@ -150,7 +150,10 @@ def test_what_is_traced_then_happens(rig: Rig) -> None:
 def array_maps(rig: Rig) -> list[str]:
     """All arrays that the program can write to and that outlive a packet, but for the traces."""
     maps = rig.balancer._program.maps
-    others = {"traces", "works", "vlan_devices", "egress_devices", "sources", "backend_drops"}
+    others = {
+        *("traces", "works", "nats", "nat_locks"),
+        *("vlan_devices", "egress_devices", "sources", "backend_drops"),
+    }
     return [name for name in maps if not name.startswith(".") and name not in others]
 
 

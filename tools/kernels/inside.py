@@ -34,7 +34,9 @@ def set_constants(balancer: BpfObject) -> None:
     from towpath.model.settings import Limits  # noqa: PLC0415
 
     sizes = Layout.of(Limits(), os.cpu_count() or 1, flow_ways=8, maglev_line=16, client_ways=8)
-    for name, value in (sizes.constants() | {"trace_cookie": 1, "flow_seed": 1}).items():
+    nat = {"nat_port_first": 10000, "nat_ports": 22768, "nat_sources4": 2, "nat_sources6": 2}
+    seeds = {"trace_cookie": 1, "flow_seed": 1}
+    for name, value in (sizes.constants() | seeds | nat).items():
         balancer.rodata[name] = value
 
 

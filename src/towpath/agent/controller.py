@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Parts of the configuration that the running datapath was made with.
-FIXED = ("devices", "source", "limits", "api", "metrics", "state")
+FIXED = ("devices", "source", "limits", "api", "metrics", "state", "snat")
 
 
 class Datapath(Protocol):
@@ -61,6 +61,10 @@ class Datapath(Protocol):
     @property
     def flow_table(self) -> FlowTable:
         """The flows that are remembered, which any thread may ask."""
+        ...
+
+    def verdicts(self) -> dict[str, int]:
+        """Packets by verdict."""
         ...
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:

@@ -105,6 +105,9 @@ class ServiceCounters:
     """The drops by verdict; those that there were any of."""
     cpus: tuple[CpuCounters, ...] = ()
     """The same by CPU, where that was asked for."""
+    replies: int = 0
+    """Packets of backends that went back to clients; with forwarding snat only."""
+    reply_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +195,10 @@ class Trace:
     forwarding: str | None = None
     """dsr: in a tunnel. l2: as it came, to the backend's MAC address."""
     encapsulation: str | None = None
-    """ipip, ip6ip6 or 4in6."""
+    """ipip, ip6ip6 or 4in6; snat: none, but translated."""
     outer_source: Address | None = None
+    source_port: int | None = None
+    """What its source port becomes, for a flow that is translated already."""
     fib_result: str | None = None
     """What the kernel's routing said."""
     egress: str | None = None

@@ -94,6 +94,8 @@ def _services(counters: Counters) -> Iterator[Metric]:
         "bytes": "Their bytes, of IP packets before encapsulation.",
         "flows": "Packets that no entry of the flow table matched: new flows, mostly.",
         "drops": "Packets for a service that could not be sent on.",
+        "replies": "Packets of backends that were translated back to clients.",
+        "reply_bytes": "Their bytes.",
     }
     for name, meaning in meanings.items():
         family = CounterMetricFamily(f"towpath_service_{name}", meaning, labels=SERVICE)

@@ -79,6 +79,7 @@ def trace(ran: Trace, services: Iterable[Service]) -> documents.Trace:
         forwarding=ran.forwarding,
         encapsulation=ran.encapsulation,
         outer_source=ran.outer_source,
+        source_port=ran.source_port,
         fib_result=ran.fib_result,
         egress=ran.egress,
         vlan=ran.vlan,

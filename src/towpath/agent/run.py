@@ -22,6 +22,7 @@ from towpath.agent.server import serve
 from towpath.agent.store import Store
 from towpath.agent.writer import Writer
 from towpath.datapath.balancer import Balancer
+from towpath.datapath.snat import check as check_snat
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError
 
@@ -55,11 +56,15 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         stack.enter_context(_sole(config.state.directory))
         store = stack.enter_context(Store(config.state.directory / DATABASE))
         # Contradictions are found before anything is attached.
-        Desired.of(config.services, store.services())
+        check_snat(config.snat, Desired.of(config.services, store.services()).services())
         listener = stack.enter_context(unix_socket(config.api.socket))
         balancer = stack.enter_context(
             Balancer(
-                config.devices, source=config.source, limits=config.limits, pins=config.state.pins
+                config.devices,
+                source=config.source,
+                limits=config.limits,
+                pins=config.state.pins,
+                snat=config.snat,
             )
         )
         if detach_on_exit:

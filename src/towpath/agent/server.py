@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 
-from towpath.agent import systemd
+from towpath.agent import exhaustion, systemd
 from towpath.agent.api import make_app
+from towpath.agent.exhaustion import ExhaustionWatch
 from towpath.agent.watch import INTERVAL
+from towpath.model.snat import NO_SNAT
 
 if TYPE_CHECKING:
     import socket
@@ -68,7 +71,8 @@ async def serve(host: Host, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    tasks = [asyncio.create_task(_follow(host, hurry)), asyncio.create_task(_age_flows(host))]
+    tasks = [asyncio.create_task(each(host)) for each in (_age_flows, _warn)]
+    tasks.append(asyncio.create_task(_follow(host, hurry)))
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
@@ -78,6 +82,17 @@ async def serve(host: Host, listener: socket.socket) -> None:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def _warn(host: Host) -> None:
+    """Say in the log when translations run out."""
+    if host.controller.config.snat == NO_SNAT:
+        return
+    verdicts = host.controller.datapath.verdicts
+    watch = ExhaustionWatch(await host.writer.run(verdicts), time.monotonic)
+    while True:
+        await asyncio.sleep(exhaustion.INTERVAL)
+        watch.look(await host.writer.run(verdicts))
 
 
 async def _follow(host: Host, hurry: asyncio.Event) -> None:

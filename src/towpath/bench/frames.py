@@ -98,6 +98,27 @@ def check_in_new_frame(sent: bytes, got: bytes) -> None:
         raise BenchError(f"the packet is not what it was: {got.hex()}")
 
 
+def reply_to(sent: bytes) -> bytes:
+    """Return an IPv4 frame without options with its addresses and its ports changed round."""
+    at = ETHERNET + _IP_HEADER[IPV4]
+    head = sent[ETHERNET : ETHERNET + 12] + sent[ETHERNET + 16 : at] + sent[ETHERNET + 12 :][:4]
+    return sent[:ETHERNET] + head + sent[at + 2 : at + 4] + sent[at : at + 2] + sent[at + 4 :]
+
+
+def check_translated(
+    sent: bytes, got: bytes, sources: Container[Address], destinations: Container[Address]
+) -> None:
+    """Raise BenchError unless ``got`` is ``sent``, an IPv4 frame, between other ends."""
+    if got[:6] != GATEWAY_MAC or len(got) != len(sent):
+        raise BenchError(f"the frame goes to {got[:6].hex(':')}, {len(got)} bytes")
+    header = got[ETHERNET : ETHERNET + _IP_HEADER[IPV4]]
+    source, destination = ip_address(header[12:16]), ip_address(header[16:20])
+    if source not in sources or destination not in destinations:
+        raise BenchError(f"it goes from {source} to {destination}")
+    if header[8] != sent[ETHERNET + 8] - 1 or _checksum(header):
+        raise BenchError(f"the IP header has a wrong TTL or checksum: {header.hex()}")
+
+
 def _outer_fields(outer: bytes, version: int) -> tuple[int, int, Address]:
     """Return the length of the packet, the protocol inside and the destination."""
     if version == IPV4:

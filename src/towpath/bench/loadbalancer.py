@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from towpath.bench.cpu import on_one_cpu
 from towpath.bench.errors import BenchError
-from towpath.bench.frames import check_encapsulated, check_in_new_frame
-from towpath.bench.network import DEVICE, SOURCE, attached_program, bench_network
+from towpath.bench.frames import (
+    check_encapsulated,
+    check_in_new_frame,
+    check_translated,
+    reply_to,
+)
+from towpath.bench.network import DEVICE, SNAT, SOURCE, attached_program, bench_network
 from towpath.bench.report import Report, Timing
 from towpath.bench.scenarios import SCENARIOS, SERVICES, Fate, Scenario
-from towpath.bench.wrapper import Action, Wrapper
+from towpath.bench.wrapper import Action, Stimulus, Wrapper
 from towpath.datapath.balancer import Balancer
 from towpath.model.settings import Device
 
@@ -77,7 +83,7 @@ class Rig:
 
     def check(self, scenario: Scenario) -> None:
         """Send one packet. BenchError: it doesn't come out as the scenario says."""
-        stimulus = scenario.stimulus(self.ifindex)
+        stimulus = self.stimulus(scenario)
         got = stimulus.once(self.program)
         expected = _action(scenario)
         if got.retval != expected:
@@ -89,15 +95,30 @@ class Rig:
             if got.data != stimulus.frame:
                 raise BenchError(f"{scenario.name}: the packet passes, but not as it came")
             return
-        service = self._services[scenario.flow.key]
         try:
-            if service.forwarding == "l2":
-                check_in_new_frame(stimulus.frame, got.data)
-            else:
-                backends = {backend.address for backend in service.backends}
-                check_encapsulated(stimulus.frame, got.data, backends)
+            self._check_sent(scenario, stimulus, got.data)
         except BenchError as error:
             raise BenchError(f"{scenario.name}: {error}") from error
+
+    def stimulus(self, scenario: Scenario) -> Stimulus:
+        """The scenario's packets. What a backend answers depends on what it was sent."""
+        sent = scenario.stimulus(self.ifindex)
+        if not scenario.reply:
+            return sent
+        return replace(sent, frame=reply_to(sent.once(self.program).data))
+
+    def _check_sent(self, scenario: Scenario, stimulus: Stimulus, got: bytes) -> None:
+        service = self._services[scenario.flow.key]
+        backends = {backend.address for backend in service.backends}
+        if service.forwarding == "l2":
+            check_in_new_frame(stimulus.frame, got)
+        elif scenario.reply:
+            flow = scenario.flow
+            check_translated(stimulus.frame, got, {flow.destination}, {flow.source})
+        elif scenario.snat:
+            check_translated(stimulus.frame, got, SNAT.ipv4, backends)
+        else:
+            check_encapsulated(stimulus.frame, got, backends)
 
     def warm_up(self, scenario: Scenario) -> None:
         """Check the scenario, then send its packets until they all go its way."""
@@ -124,8 +145,13 @@ class Rig:
         return self._time(self.wrapper.floor, scenario, Action.TX)
 
     def _time(self, program: Program, scenario: Scenario, expected: Action) -> float:
-        stimulus = scenario.stimulus(self.ifindex)
+        if scenario.anew:
+            self._forget_translations()
+        stimulus = self.stimulus(scenario)
         return self.wrapper.time(program, stimulus, expected, batches=_BATCHES, untimed=_UNTIMED)
+
+    def _forget_translations(self) -> None:
+        self._balancer.forget_translations()
 
     @property
     def _packets(self) -> int:
@@ -152,7 +178,7 @@ def rig() -> Iterator[Rig]:
     """Run the block with a load balancer in a network namespace of its own."""
     with (
         bench_network() as ifindex,
-        Balancer([Device(DEVICE)], source=SOURCE) as balancer,
+        Balancer([Device(DEVICE)], source=SOURCE, snat=SNAT) as balancer,
         Wrapper() as wrapper,
     ):
         balancer.apply(SERVICES)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any
 
 from towpath.bench.errors import BenchError
@@ -13,6 +13,7 @@ from towpath.kernel import netlink
 from towpath.kernel.netns import new_netns
 from towpath.kernel.programs import Program
 from towpath.model.settings import Source
+from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,11 +22,14 @@ DEVICE = "tpbench0"
 _PEER = "tpbench1"
 _NODAD = 0x02  # IFA_F_NODAD: nobody is there to have the address already
 _PERMANENT = 0x80  # NUD_PERMANENT
+SNAT = Snat(ipv4=(IPv4Address("192.0.2.1"),), rate=1 << 30)
+"""Every new flow is translated, however many there are in a moment."""
 _ROUTES = (
     # address of the device, prefix length, gateway, where the backends are
     ("192.0.2.1", 24, str(GATEWAY), "198.51.100.0/24"),
     ("2001:db8:1::1", 64, "2001:db8:1::fe", "2001:db8:2::/64"),
 )
+_CLIENTS = "10.0.0.0/8"
 SOURCE = Source(*(ip_address(address) for address, *_ in _ROUTES))  # type: ignore[arg-type]
 
 
@@ -42,6 +46,7 @@ def bench_network() -> Iterator[int]:
             wire.link("set", index=each, state="up")
         for route in _ROUTES:
             _add_route(wire, index, *route)
+        wire.route("add", dst=_CLIENTS, gateway=_ROUTES[0][2], oif=index)
         yield index
 
 

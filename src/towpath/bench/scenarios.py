@@ -47,6 +47,12 @@ class Scenario:
     fate: Fate = Fate.KNOWN
     flows: int = 1
     tcp_flags: int = TCP_ACK
+    snat: bool = False
+    """Whether the service is forwarded by source NAT."""
+    reply: bool = False
+    """Whether it is the backend's answers that are timed."""
+    anew: bool = False
+    """Whether every run begins with no translations."""
 
     def stimulus(self, ifindex: int) -> Stimulus:
         """The packets, as they come in on a device."""
@@ -55,6 +61,7 @@ class Scenario:
             SOURCE_WORD[self.flow.source.version],
             self.flows - 1,
             ifindex,
+            self.snat,
         )
 
 
@@ -67,6 +74,7 @@ _NONE4 = FlowTuple.parse("10.10.4.1:33333 -> 203.0.113.99:80 tcp")
 _TCP6 = FlowTuple.parse("[2001:db8:4::1]:12345 -> [2001:db8:3::10]:80 tcp")
 _CH6 = FlowTuple.parse("[2001:db8:4::2]:54321 -> [2001:db8:3::11]:80 tcp")
 _UDP6 = FlowTuple.parse("[2001:db8:4::3]:22222 -> [2001:db8:3::10]:443 udp")
+_SNAT4 = FlowTuple.parse("10.10.5.1:12345 -> 203.0.113.13:80 tcp")
 _NONE6 = FlowTuple.parse("[2001:db8:4::4]:33333 -> [2001:db8:3::99]:80 tcp")
 
 
@@ -95,6 +103,7 @@ SERVICES = (
     _service("l2", _L2, (Backend(GATEWAY),), forwarding="l2"),
     _service("sticky", _STICKY, _V4, flow_table=False, affinity=Affinity()),
     _service("some", _FOR_SOME, _V4, allow_from=_ALLOWED),
+    replace(_service("snat4", _SNAT4, _V4), forwarding="snat"),
 )
 """Every scenario's service, all of them in place at once."""
 
@@ -127,6 +136,33 @@ SCENARIOS = (
         "tcp-v4-lru-miss", "IPv4 TCP in IPv4, each of a new flow", _TCP4, Fate.HASHED, _ENDLESS
     ),
     Scenario("tcp-v4-syn", "IPv4 TCP in IPv4, the same SYN again", _SYN4, tcp_flags=TCP_SYN),
+    Scenario("snat-v4-hit", "IPv4 TCP, translated, flow known", _SNAT4, snat=True),
+    Scenario(
+        "snat-v4-reply",
+        "IPv4 TCP, a backend's answer, translated back",
+        _SNAT4,
+        snat=True,
+        reply=True,
+    ),
+    Scenario(
+        "snat-v4-new",
+        "IPv4 TCP, translated, each of a new flow",
+        _SNAT4,
+        Fate.HASHED,
+        _ENDLESS,
+        TCP_SYN,
+        snat=True,
+        anew=True,
+    ),
+    Scenario(
+        "snat-v4-flood",
+        "the same, each in the place of an unconfirmed one",
+        _SNAT4,
+        Fate.HASHED,
+        _ENDLESS,
+        TCP_SYN,
+        snat=True,
+    ),
     Scenario("tcp-v4-l2-lru-hit", "IPv4 TCP in a new frame, flow known", _L2),
     Scenario(
         "tcp-v4-affinity", "IPv4 TCP in IPv4, by its client, who is known", _STICKY, Fate.HASHED

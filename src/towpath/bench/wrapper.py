@@ -46,6 +46,8 @@ class Stimulus:
     source_offset: int
     source_mask: int
     ifindex: int
+    rewrites: bool = False
+    """Whether the program writes into the packet, which is then put back before the next."""
 
     @property
     def source_word(self) -> int:
@@ -121,6 +123,11 @@ class Wrapper:
         record["frame_length"] = len(stimulus.frame)
         record["expected_verdict"] = expected
         record["untimed"] = untimed
+        record["rewrites"] = stimulus.rewrites
+        words = record["packet"].nbytes
+        record["packet"] = np.frombuffer(
+            stimulus.frame[_ETHERNET:][:words].ljust(words, b"\0"), "<u8"
+        )
         record["sequence"] = state["bench"]["sequence"]
         state["bench"] = record
         self._state.update(0, state)

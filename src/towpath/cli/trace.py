@@ -43,6 +43,9 @@ VERDICTS = {
     "drop_headroom": "dropped: the driver leaves no room for the outer header",
     "drop_source": "dropped: the service is not for this source (allow_from)",
     "drop_not_on_link": "dropped: the backend is behind a gateway, where forwarding l2 can't go",
+    "drop_nat_ports": "dropped: no port of snat.ports is left for a new flow",
+    "drop_nat_rate": "dropped: more new flows in a moment than are translated",
+    "drop_ttl": "dropped: its TTL or hop limit doesn't allow another hop",
 }
 
 
@@ -106,9 +109,16 @@ def _affinity(trace: Trace) -> str:
 
 
 def _forwarding(trace: Trace) -> tuple[str, str]:
+    if trace.forwarding == "snat":
+        return "translation", _translation(trace)
     if trace.encapsulation is None:
         return "forwarding", "l2: the packet as it came, to the backend's MAC address"
     return "encapsulation", f"{trace.encapsulation}, {trace.outer_source} -> {trace.backend}"
+
+
+def _translation(trace: Trace) -> str:
+    port = f"port {trace.source_port}" if trace.source_port else "a port that is yet to be chosen"
+    return f"snat, {trace.outer_source} {port} -> {trace.backend}"
 
 
 def _next_hop(trace: Trace) -> str:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from towpath.model.kinds import fewest
-from towpath.model.service import DEFAULT_TABLE, Affinity
+from towpath.model.service import DEFAULT_TABLE, Affinity, Forwarding
 
 if TYPE_CHECKING:
     from towpath.model.kinds import Prefix
@@ -20,7 +20,7 @@ class Options:
 
     table_size: int = DEFAULT_TABLE
     flow_table: bool = True
-    forwarding: Literal["dsr", "l2"] = "dsr"
+    forwarding: Forwarding = "dsr"
     affinity: Affinity | None = None
     allow_from: tuple[Prefix, ...] | None = None
     """The fewest prefixes that have these addresses: equal sets are equal."""

@@ -16,7 +16,7 @@ from towpath.datapath import trace
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
-from towpath.datapath.counters import Counters, forget_drops, read_counters
+from towpath.datapath.counters import Counters, forget_drops, read_counters, read_verdicts
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flow_table import FlowTable
@@ -29,6 +29,9 @@ from towpath.datapath.program import LoadedProgram
 from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.slots import MaglevSlots
+from towpath.datapath.snat import begin as begin_snat
+from towpath.datapath.snat import check as check_snat
+from towpath.datapath.snat import forget as forget_translations
 from towpath.datapath.source import fill_settings
 from towpath.datapath.sources import SourceSets
 from towpath.datapath.steps import execute
@@ -40,6 +43,7 @@ from towpath.kernel.jiffies import Jiffies
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
+from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -93,17 +97,19 @@ class Balancer:
         source: Source | None = None,
         limits: Limits | None = None,
         pins: Path | None = None,
+        snat: Snat | None = None,
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
         indexes = [netlink.device_index(device.name) for device in devices]
         self._pins = pins
+        self._snat = snat or Snat()
         self._observed: dict[ServiceKey, Service] = {}
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             if pins is not None:
                 undo.enter_context(held(pins))
-            self._program = LoadedProgram(limits or Limits(), pins)
+            self._program = LoadedProgram(limits or Limits(), pins, snat=self._snat)
             undo.callback(self._program.close)
             if pins is not None and not self._program.adopted and not self._program.leaving:
                 on_failure.callback(remove_pins, pins / "maps")
@@ -121,6 +127,8 @@ class Balancer:
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
             self._leave(migration)
+            # Only now does no other program fill the table in its own way any more.
+            begin_snat(self._program, self._snat)
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
@@ -147,7 +155,9 @@ class Balancer:
             program.rows("services"),
             self._make_options(reclaimer),
             reclaimer,
-            program.forgetter("service_cpus", columns=program.layout.entries["services"]),
+            program.forgetter(
+                "service_cpus", "reply_cpus", columns=program.layout.entries["services"]
+            ),
         )
 
     def _make_options(self, reclaimer: Reclaimer) -> ServiceOptions:
@@ -162,7 +172,7 @@ class Balancer:
         )
         flags = (
             program.constant("service_flags", name)
-            for name in ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2")
+            for name in ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2", "SERVICE_SNAT")
         )
         return ServiceOptions(program.rows("services"), Flags(*flags), self._sources)
 
@@ -222,6 +232,7 @@ class Balancer:
 
         CapacityError: it doesn't fit.
         """
+        begin_snat(self._program, self._snat)
         before = _Reader(leaving)
         self.apply(before.observed())
         moved = Moved.between(before.installed, self.installed)
@@ -257,9 +268,11 @@ class Balancer:
     def apply(self, services: Iterable[Service]) -> Plan:
         """Make ``services`` what is in the kernel, step by step, and return the steps.
 
-        Flows go on throughout. CapacityError: there is no room, and nothing was changed.
+        Flows go on throughout. CapacityError: there is no room, DatapathError: there is no
+        address to translate a service's packets to; nothing was changed then.
         """
         services = tuple(services)
+        check_snat(self._snat, services)
         wanted = self.plan(services)
         self._check_room(wanted)
         try:
@@ -332,6 +345,10 @@ class Balancer:
         self._undo.callback(jiffies.close)
         return FlowTable.of(self._program, jiffies)
 
+    def verdicts(self) -> dict[str, int]:
+        """Return how many packets had each verdict: a part of `counters`, for less."""
+        return read_verdicts(self._program)
+
     def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
         """Return what the program would do with the flow's next packet on ``device``.
 
@@ -344,6 +361,10 @@ class Balancer:
                 by_index = {each.index: each for each in self._tables.services.values()}
                 return trace.run(self._program, flow, (index, name), by_index)
         raise DatapathError(f"not on device {wanted}; on: {', '.join(self.devices)}")
+
+    def forget_translations(self) -> None:
+        """Forget every flow of services with forwarding snat, as if it had never been."""
+        forget_translations(self._program)
 
     def refresh_devices(self) -> None:
         """Look again which VLAN devices there are."""

@@ -59,6 +59,7 @@ class CounterCopy:
         self._copy("verdict_cpus", "packets", self._verdicts.items(), of_records=False)
         for name, columns in (
             ("service_cpus", self._services),
+            ("reply_cpus", self._services),
             ("backend_cpus", self._backends),
             ("backend_flows", self._backends),
         ):

@@ -49,6 +49,9 @@ class ServiceCounters:
     drops: int
     backends: dict[Address, Traffic]
     dropped: dict[str, int] = field(default_factory=dict)
+    replies: int = 0
+    """What backends answered, of services that are forwarded by source NAT."""
+    reply_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class _Reader:
         self._names = verdict_names(program)
         self._first_drop = program.constant("verdict", f"{_PREFIX}{_FIRST_DROP}")
         self.services = self._fields("service_cpus")
+        self.replies = self._fields("reply_cpus")
         self.backends = self._fields("backend_cpus")
         self.backend_flows = self._backend_flows()
         self.backend_drops = self._backend_drops()
@@ -147,9 +151,18 @@ def read_counters(
             drops=int(reader.services["drops"][at]),
             backends={address: traffic(handle) for address, handle in service.handles.items()},
             dropped=reader.dropped(reader.services["dropped"][at]),
+            replies=int(reader.replies["packets"][at]),
+            reply_bytes=int(reader.replies["bytes"][at]),
         )
 
     return Counters(reader.verdicts(), {each.key: counted(each) for each in services})
+
+
+def read_verdicts(program: LoadedProgram) -> dict[str, int]:
+    """Return the packets of each verdict, of all CPUs."""
+    with program.maps["verdict_cpus"].mmap(writable=False) as mapped:
+        totals = mapped.array["packets"].sum(axis=0, dtype=np.uint64)
+    return {name: int(totals[number]) for number, name in verdict_names(program).items()}
 
 
 def forget_drops(program: LoadedProgram, handles: Iterable[int]) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # is full, and a probe sequence of 16 is then longer than any that occurs.
 _VIP_SLOTS_PER_SERVICE = 16
 _WORKS_PER_CPU = 2
+NAT_WAYS = 8
+NAT_CLIENTS = 256
+"""Of ``enum nat_limits``."""
 
 
 def _power_of_two(n: int) -> int:
@@ -37,6 +40,7 @@ class Layout:
         one element.
         """
         flow_sets = _power_of_two(-(-limits.flows // flow_ways))
+        nat_sets = _power_of_two(-(-limits.nat_flows // NAT_WAYS))
         services, backends = limits.services + 1, limits.backends + 1  # index 0 is no one's
         return cls(
             {
@@ -56,6 +60,13 @@ class Layout:
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,
                 "works": _WORKS_PER_CPU * cpus,
+                "nats": _WORKS_PER_CPU * cpus,
+                "nat_heads": nat_sets,
+                "nat_flows": nat_sets,
+                "nat_locks": nat_sets,
+                "nat_states": 1,
+                "nat_ways": NAT_CLIENTS * cpus,
+                "reply_cpus": services * cpus,
             },
             cpus,
         )
@@ -65,6 +76,7 @@ class Layout:
         return {
             "vip_mask": self.entries["vips"] - 1,
             "flow_mask": self.entries["flows"] - 1,
+            "nat_mask": self.entries["nat_flows"] - 1,
             "client_mask": self.entries["clients"] - 1,
             "services_max": self.entries["services"],
             "backends_max": self.entries["backends"],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from towpath.datapath.client_copy import ClientCopy
 from towpath.datapath.counter_copy import CounterCopy
 from towpath.datapath.flow_copy import FlowCopy, Heir
+from towpath.datapath.nat_copy import NatCopy
 from towpath.kernel.jiffies import Jiffies
 
 if TYPE_CHECKING:
@@ -35,17 +36,18 @@ PLANNED = frozenset(
         "maglev",
         "backends",
         "settings",
+        "nat_states",
     }
 )
 """Written anew from what the old ones say."""
-FLOWS = frozenset({"flows", "flow_tags"})
+FLOWS = frozenset({"flows", "flow_tags", "nat_heads", "nat_flows"})
 CLIENTS = frozenset({"clients"})
 COUNTERS = frozenset(
-    {"verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "backend_drops"}
+    {"verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "backend_drops", "reply_cpus"}
 )
 DEVICES = frozenset({"vlan_devices", "egress_devices"})
 """Copied as they are, for the moment until the devices are looked at."""
-PASSING = frozenset({"works", "traces", "flow_cpus"})
+PASSING = frozenset({"nats", "nat_locks", "nat_ways", "works", "traces", "flow_cpus"})
 """With nothing in them that outlives a jiffy."""
 
 READ = frozenset({"vips", "services", "maglev", "backends", "settings", "flows", "flow_tags"})
@@ -109,7 +111,8 @@ class Migration:
         now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
         ClientCopy(self._old, self._new, self._moved.handles, now).run()
         with Jiffies() as jiffies:
-            return FlowCopy(self._old, self._new, self._moved.handles, jiffies.now()).run()
+            flows = FlowCopy(self._old, self._new, self._moved.handles, jiffies.now()).run()
+        return flows + NatCopy(self._old, self._new, self._moved.handles).run()
 
 
 def copy_devices(old: KeptTables, new: LoadedProgram) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.core.options import Options
 from towpath.datapath.sources import EVERYONE
-from towpath.model.service import Affinity
+from towpath.model.service import Affinity, Forwarding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +27,13 @@ class Flags(NamedTuple):
 
     no_flow_table: int
     l2: int
+    snat: int
+
+    def forwarding(self, flags: int) -> Forwarding:
+        """Return how packets go to backends by a service's flags."""
+        if flags & self.l2:
+            return "l2"
+        return "snat" if flags & self.snat else "dsr"
 
 
 class ServiceOptions:
@@ -64,14 +71,15 @@ class ServiceOptions:
 
     def _flags_of(self, options: Options) -> int:
         remembers = 0 if options.flow_table else self._flags.no_flow_table
-        return remembers | (self._flags.l2 if options.forwarding == "l2" else 0)
+        ways = {"dsr": 0, "l2": self._flags.l2, "snat": self._flags.snat}
+        return remembers | ways[options.forwarding]
 
     def _options(self, row: Any, allow_from: Any) -> Options:
         flags, timeout = int(row["flags"]), int(row["affinity"])
         return Options(
             table_size=int(row["table_size"]),
             flow_table=not flags & self._flags.no_flow_table,
-            forwarding="l2" if flags & self._flags.l2 else "dsr",
+            forwarding=self._flags.forwarding(flags),
             affinity=Affinity(timeout) if timeout else None,
             allow_from=allow_from,
         )

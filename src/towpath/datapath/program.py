@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 from contextlib import ExitStack, closing
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,24 +20,27 @@ from towpath.datapath.kept import TYPES, KeptTables
 from towpath.datapath.layout import Layout
 from towpath.datapath.migration import READ
 from towpath.datapath.pins import LINKS, MAPS, NEXT, found, succeed
+from towpath.datapath.snat import constants
 from towpath.kernel import links
 from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.errors import KernelError, LayoutError
 from towpath.kernel.kept_types import pin_types, pinned_types
 from towpath.kernel.maps import Map, possible_cpus
 from towpath.kernel.object import BpfObject
+from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from towpath.datapath.address import Address
     from towpath.model.settings import Limits
 
 log = logging.getLogger(__name__)
 
 # Every node of a group must send a flow to the same backend, so this is not random.
 HASH_SEED = 0x546F7770617468
-_SCRATCH = frozenset({"works"})
+_SCRATCH = frozenset({"works", "nats", "nat_ways"})
 """Maps with nothing in them that outlives a packet: every program has its own."""
 _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "cookie"}
 
@@ -50,10 +54,13 @@ class LoadedProgram:
     LayoutError: tables are pinned that can't be read.
     """
 
-    def __init__(self, limits: Limits, pins: Path | None = None) -> None:
+    def __init__(
+        self, limits: Limits, pins: Path | None = None, *, snat: Snat | None = None
+    ) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
         self._pins = pins
+        self._snat = snat or Snat()
         self.adopted = False
         self.leaving: KeptTables | None = None
         self.current: Path | None = None
@@ -82,7 +89,7 @@ class LoadedProgram:
             "trace_cookie": secrets.randbits(63) + 1,
         }
         self._find()
-        for name, value in (self._seeds | self.layout.constants()).items():
+        for name, value in self._constants().items():
             self.object.rodata[name] = value
         self.object.load()
         self.maps = self.object.maps
@@ -91,6 +98,24 @@ class LoadedProgram:
             if self.leaving is None and self._pins:
                 self.current = self._pins / MAPS
                 self._pin_maps()
+
+    @property
+    def nat_addresses(self) -> list[Address]:
+        """What source NAT translates to, by number; where there is nothing, 0.0.0.0."""
+        most = self.constant("nat_limits", "NAT_SOURCES")
+        nobody: tuple[Address, ...] = (IPv4Address(0),) * most
+        families = (self._snat.addresses(version) for version in (4, 6))
+        return [address for each in families for address in (*each, *nobody)[:most]]
+
+    def _constants(self) -> dict[str, Any]:
+        """Everything that the program is told before it is loaded."""
+        nat = constants(
+            self._snat,
+            self.btf.dtype("address"),
+            per_family=self.constant("nat_limits", "NAT_SOURCES"),
+            shift=self.constant("nat_limits", "NAT_SEEN_SHIFT"),
+        )
+        return self._seeds | self.layout.constants() | nat
 
     def _find(self) -> None:
         """Use the pinned maps that fit; those that don't, or don't any more, are to be left."""

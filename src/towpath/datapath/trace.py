@@ -68,6 +68,9 @@ class Trace:
     encapsulation: str | None = None
     """With its outer source: of a service whose forwarding is dsr."""
     outer_source: Address | None = None
+    """Where it comes from to the backend."""
+    source_port: int | None = None
+    """The same, of a flow that is translated already."""
     fib_result: str | None = None
     egress: str | None = None
     vlan: int | None = None
@@ -127,8 +130,8 @@ def _decode(
 ) -> Trace:
     verdict = verdict_names(program)[int(record["verdict"])]
     found = Trace(flow, device, verdict)
-    flags = program.btf.enum("trace_flags")
-    is_set = {name: bool(int(record["flags"]) & flag) for name, flag in flags.__members__.items()}
+    flags = {name: int(flag) for name, flag in program.btf.enum("trace_flags").__members__.items()}
+    is_set = {name: bool(int(record["flags"]) & flag) for name, flag in flags.items()}
     service = services.get(int(record["service"]))
     if not is_set["TRACE_VIP"] or service is None:
         return found
@@ -150,6 +153,12 @@ def _decode(
     if backend is None:
         return found
     found = replace(found, backend=backend, forwarding=service.options.forwarding)
+    if is_set["TRACE_SNAT"]:
+        found = replace(
+            found,
+            outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
+            source_port=int(record["source_port"]) or None,
+        )
     if found.forwarding == "dsr":
         found = replace(
             found,

@@ -20,6 +20,7 @@ from towpath.model.parse import (
 from towpath.model.problems import ConfigError, Problem
 from towpath.model.service import Affinity, Backend, Protocol, Service, ServiceKey
 from towpath.model.settings import Api, Config, Device, Limits, Metrics, Source, State
+from towpath.model.snat import Snat
 
 __all__ = [
     "Address",
@@ -36,6 +37,7 @@ __all__ = [
     "Protocol",
     "Service",
     "ServiceKey",
+    "Snat",
     "Source",
     "State",
     "advice",

@@ -16,6 +16,7 @@ from towpath.model.rules import (
 )
 from towpath.model.service import Service
 from towpath.model.settings import Config, Limits
+from towpath.model.snat import missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -164,7 +165,18 @@ def _config(raw: object, found: Findings) -> Tree | None:
         found.add(("devices",), "is empty; allowed: one device or more")
     _check_devices(devices or [], found)
     check_room(tree.get("services", []), tree.get("limits", {}), found)
+    _check_snat(tree.get("services", []), tree.get("snat"), found)
     return tree
+
+
+def _check_snat(services: Sequence[Tree | None], snat: Tree | None, found: Findings) -> None:
+    """Check that there are addresses for the services that need them."""
+    for index, service in enumerate(services):
+        if not service or service.get("forwarding") != "snat" or "vip" not in service:
+            continue
+        version = service["vip"].version
+        if snat is not None and not snat.get(f"ipv{version}", True):
+            found.add(("services", index, "forwarding"), missing(version))
 
 
 def _checked_services(tree: Tree | None, found: Findings) -> Tree | None:

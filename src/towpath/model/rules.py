@@ -28,6 +28,8 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     backends = service.get("backends", [])
     _check_backends(service.get("vip"), backends, (*path, "backends"), found)
     _check_sources(service.get("vip"), service.get("allow_from"), (*path, "allow_from"), found)
+    if service.get("forwarding") == "snat":
+        _check_families(service.get("vip"), backends, (*path, "backends"), found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
     size = service.get("table_size")
     if size is not None and size < sharing:
@@ -75,6 +77,20 @@ def _check_backends(
             also = field_path((*path, first[address]))
             found.add(at, f"{address} is listed twice, first as {also}; allowed: once per service")
         first.setdefault(address, index)
+
+
+def _check_families(
+    vip: Address | Prefix | None, backends: Sequence[Tree | None], path: FieldPath, found: Findings
+) -> None:
+    """Translated packets keep their family. IPv4 backends of IPv6 VIPs are refused for all."""
+    for index, backend in enumerate(backends):
+        address = backend.get("address") if backend else None
+        if vip is not None and address is not None and (vip.version, address.version) == (4, 6):
+            found.add(
+                (*path, index, "address"),
+                f"{address} is IPv6 but the vip {vip} is IPv4, which forwarding snat does not "
+                "translate to IPv6; allowed: an IPv4 address",
+            )
 
 
 def check_services_trees(services: Sequence[Tree | None], path: FieldPath, found: Findings) -> None:

@@ -38,6 +38,9 @@ LONGEST_AFFINITY = 7 * 86400
 _IPV6 = 6
 
 
+Forwarding = Literal["dsr", "l2", "snat"]
+
+
 class Protocol(enum.StrEnum):
     """Transport protocols that can be balanced."""
 
@@ -135,9 +138,10 @@ class Service:
     """Transport protocol. May stand behind the ports instead: 8000-8999/tcp."""
     backends: tuple[Backend, ...] = ()
     """In any order: the order has no influence. None: packets are dropped and counted."""
-    forwarding: Annotated[Literal["dsr", "l2"], Word("dsr", "l2")] = "dsr"
-    """How packets reach backends, which answer the client directly. dsr: in a tunnel. l2: as they
-    came, but for the MAC addresses; backends are on the same link."""
+    forwarding: Annotated[Forwarding, Word("dsr", "l2", "snat")] = "dsr"
+    """How packets reach backends. dsr: in a tunnel. l2: as they came, but for the MAC addresses;
+    backends are on the same link. Both ways they answer the client directly. snat: from an address
+    of the load balancer's; they answer that and need to know nothing."""
     table_size: Annotated[int, Prime(SMALLEST_TABLE, LARGEST_TABLE)] = DEFAULT_TABLE
     """Slots of the Maglev table. A prime, best above 100 times the number of backends."""
     flow_table: Annotated[bool, Flag()] = True

@@ -17,6 +17,7 @@ from towpath.model.kinds import (
     split_endpoint,
 )
 from towpath.model.service import PYDANTIC, Service
+from towpath.model.snat import NO_SNAT, Snat
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Limits:
     """Backends of all services together."""
     flows: Annotated[int, Integer(1024, 1 << 27)] = 524288
     """Flows remembered at one time."""
+    nat_flows: Annotated[int, Integer(1024, 1 << 24)] = 262144
+    """Flows of services with forwarding snat at one time, 73 bytes each."""
     clients: Annotated[int, Integer(1024, 1 << 27)] = 131072
     """Clients remembered at one time by services with affinity."""
     sources: Annotated[int, Integer(1, 1 << 24)] = 65536
@@ -119,4 +122,6 @@ class Config:
     api: Api = Api()
     metrics: Metrics = Metrics()
     state: State = State()
+    snat: Snat = NO_SNAT
+    """What services with forwarding snat need."""
     services: tuple[Service, ...] = ()

@@ -62,6 +62,10 @@ class MemoryDatapath:
         self.applied += 1
         return made
 
+    def verdicts(self) -> dict[str, int]:
+        """None."""
+        return {}
+
     cpus = (0,)
 
     def counters(self, cpu: int | None = None) -> Counters:

@@ -42,6 +42,7 @@ LENGTHS = int(BTF.enum("vip_families")["VIP_LENGTHS"])
 PROBES = int(BTF.enum("vip_limits")["VIP_PROBES"])
 NO_FLOW_TABLE = int(BTF.enum("service_flags")["SERVICE_NO_FLOW_TABLE"])
 L2 = int(BTF.enum("service_flags")["SERVICE_L2"])
+SNAT = int(BTF.enum("service_flags")["SERVICE_SNAT"])
 SOURCE_BITS = int(BTF.enum("source_limits")["SOURCE_BITS"])
 SOURCE_KEY = BTF.dtype("source_key")
 
@@ -165,7 +166,7 @@ class Process:
             self.heap,
             memory,
             memory.services,
-            ServiceOptions(memory.services, Flags(NO_FLOW_TABLE, L2), self.sources),
+            ServiceOptions(memory.services, Flags(NO_FLOW_TABLE, L2, SNAT), self.sources),
             reclaimer,
             lambda index: self.forgotten.update([index]),
         )

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Source NAT with real clients and backends that have neither VIP nor decapsulation."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, closing, contextmanager
+from ipaddress import ip_address
+from socketserver import BaseRequestHandler, StreamRequestHandler, ThreadingTCPServer, UDPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.lab.harness_balancer import SMALL
+
+from towpath import LoadBalancer
+from towpath.client import Client, ClientError
+from towpath.kernel.netns import in_netns
+from towpath.lab import Lab, network
+from towpath.lab.topology import BALANCER, CLIENT, DEVICE, ROUTER, VIP4, VIP6
+from towpath.lab.waiting import wait_until
+from towpath.model import Limits, Snat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from towpath.model import Address
+
+PORT, CLOSED = 7000, 7001
+TIMEOUT = 10.0
+VIPS: dict[int, Address] = {4: VIP4, 6: VIP6}
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+DOWNLOAD = 300_000
+NARROW = 1300  # MTU of the client's link, of which only the router knows
+REQUESTS = 40
+LIMITS = {"services": 16, "backends": 64, "flows": 1024, "table_slots": 65536}
+
+
+class _TcpServer(ThreadingTCPServer):
+    address_family = socket.AF_INET6
+    daemon_threads = True
+    request_queue_size = 128
+    name = ""
+
+
+class _UdpServer(UDPServer):
+    address_family = socket.AF_INET6
+    name = ""
+
+
+class _Talk(StreamRequestHandler):
+    """To each line: who answers whom, and as many bytes as the line asks for."""
+
+    server: _TcpServer
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            said = {"name": self.server.name, "peer": plain(self.client_address[0])}
+            self.wfile.write(json.dumps(said).encode() + b"\n" + b"x" * int(line))
+
+
+class _Echo(BaseRequestHandler):
+    """The same to a datagram."""
+
+    server: _UdpServer
+
+    def handle(self) -> None:
+        _, answering = self.request
+        said = {"name": self.server.name, "peer": plain(self.client_address[0])}
+        answering.sendto(json.dumps(said).encode(), self.client_address)
+
+
+def plain(address: str) -> str:
+    """An address without the mark of one family within the other."""
+    return address.removeprefix("::ffff:")
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Three backends that know nothing of VIPs."""
+    with Lab.up(3) as lab, ExitStack() as undo:
+        for link in lab.topology.backend_links:
+            for vip, length in ((VIP4, 32), (VIP6, 128)):
+                command = ["ip", "-n", link.node, "address", "del", f"{vip}/{length}", "dev", "lo"]
+                subprocess.run(command, check=True)
+            network._compute_checksums(link.node)
+            undo.enter_context(serving(link.node, link.port))
+        yield lab
+
+
+@contextmanager
+def serving(node: str, name: str) -> Iterator[None]:
+    """A TCP and a UDP server on a backend."""
+    servers: list[Any] = []
+    with in_netns(node):
+        servers = [_TcpServer(("::", PORT), _Talk), _UdpServer(("::", PORT), _Echo)]
+    threads = []
+    for server in servers:
+        server.name = name
+        threads.append(threading.Thread(target=server.serve_forever, args=(0.01,)))
+        threads[-1].start()
+    try:
+        yield
+    finally:
+        for server, thread in zip(servers, threads, strict=True):
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+def own(lab: Lab, version: int) -> Address:
+    """The load balancer's address, which is what backends see."""
+    link = lab.topology.balancer
+    return (link.node4 if version == 4 else link.node6)[0].ip
+
+
+def snat(lab: Lab) -> Snat:
+    """Translated to the load balancer's own addresses."""
+    link = lab.topology.balancer
+    return Snat((link.node4[0].ip,), (link.node6[0].ip,))
+
+
+def services(lab: Lab) -> list[dict[str, Any]]:
+    """One of each family and protocol, and for a port where nobody listens."""
+    links = lab.topology.backend_links
+    backends = {4: [str(each.node4[0].ip) for each in links]}
+    backends[6] = [str(each.node6[0].ip) for each in links]
+    return [
+        {
+            "name": f"{protocol}{version}",
+            "vip": str(VIPS[version]),
+            "port": [PORT, CLOSED],
+            "protocol": protocol,
+            "backends": backends[version],
+            "forwarding": "snat",
+            "table_size": 251,
+        }
+        for version in (4, 6)
+        for protocol in ("tcp", "udp")
+    ]
+
+
+@pytest.fixture
+def balancer(lab: Lab) -> Iterator[LoadBalancer]:
+    """A load balancer on its host's only device."""
+    with in_netns(BALANCER), LoadBalancer(DEVICE, limits=SMALL, snat=snat(lab)) as balancer:
+        for each in services(lab):
+            balancer.add_service(**each)
+        yield balancer
+
+
+class Talk:
+    """A client's connection to the VIP."""
+
+    def __init__(self, version: int) -> None:
+        with in_netns(CLIENT):
+            self._socket = socket.create_connection((str(VIPS[version]), PORT), timeout=TIMEOUT)
+        self._file = self._socket.makefile("rwb")
+        self.said = self.ask(0)
+
+    def ask(self, size: int) -> dict[str, str]:
+        """Have so many bytes sent; who sent them to whom."""
+        self._file.write(b"%d\n" % size)
+        self._file.flush()
+        said: dict[str, str] = json.loads(self._file.readline())
+        assert self._file.read(size) == b"x" * size
+        return said
+
+    def close(self) -> None:
+        """End it."""
+        self._file.close()
+        self._socket.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_tcp(lab: Lab, balancer: LoadBalancer, version: int) -> None:
+    """Every backend is reached, and sees the load balancer; nothing is dropped."""
+    seen = set()
+    for _ in range(REQUESTS):
+        with closing(Talk(version)) as talk:
+            assert ip_address(talk.said["peer"]) == own(lab, version)
+            assert talk.ask(20_000) == talk.said
+            seen.add(talk.said["name"])
+    assert seen == {"be1", "be2", "be3"}
+    counted = balancer.counters()
+    mine = counted.services[balancer.service(f"tcp{version}").key]
+    assert mine.flows == REQUESTS
+    assert mine.replies > REQUESTS
+    assert mine.reply_bytes > REQUESTS * 20_000
+    assert not any(n for verdict, n in counted.verdicts.items() if verdict.startswith("drop"))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_udp(lab: Lab, balancer: LoadBalancer, version: int) -> None:
+    """Each datagram has its answer, from the VIP."""
+    del balancer
+    seen = set()
+    for _ in range(REQUESTS):
+        with closing(client_of(version)) as client:
+            client.send(b"hello")
+            said = json.loads(client.recv(1000))
+            assert ip_address(said["peer"]) == own(lab, version)
+            seen.add(said["name"])
+    assert seen == {"be1", "be2", "be3"}
+
+
+def client_of(version: int, port: int = PORT) -> socket.socket:
+    """A client's socket for datagrams to the VIP, from which alone it takes answers."""
+    with in_netns(CLIENT):
+        client = socket.socket(FAMILIES[version], socket.SOCK_DGRAM)
+        client.settimeout(TIMEOUT)
+        client.connect((str(VIPS[version]), port))
+    return client
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_port_where_nobody_listens(balancer: LoadBalancer, version: int) -> None:
+    """The backend's "port unreachable" gets to the client, and so does its reset."""
+    del balancer
+    with closing(client_of(version, CLOSED)) as client:
+        client.send(b"hello")
+        with pytest.raises(ConnectionRefusedError):
+            client.recv(1000)
+    with in_netns(CLIENT), pytest.raises(ConnectionRefusedError):
+        socket.create_connection((str(VIPS[version]), CLOSED), timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_narrow_link_to_the_client(lab: Lab, balancer: LoadBalancer, version: int) -> None:
+    """What the client's router says of too large answers gets to the backend, which learns."""
+    with narrow_link():
+        with closing(Talk(version)) as talk:
+            assert talk.ask(DOWNLOAD) == talk.said
+        node = f"tp-{talk.said['name']}"
+        assert learnt_mtu(node, own(lab, version)) == NARROW
+    counted = balancer.counters().services[balancer.service(f"tcp{version}").key]
+    assert counted.reply_bytes > DOWNLOAD
+
+
+@contextmanager
+def narrow_link() -> Iterator[None]:
+    """The router's way to the client takes only so much, and the client doesn't know."""
+    command = ["ip", "-n", ROUTER, "link", "set", "client", "mtu"]
+    subprocess.run([*command, str(NARROW)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*command, "1500"], check=True)
+
+
+def learnt_mtu(node: str, to: Address) -> int:
+    """Path MTU that a host has learnt, 0 for none."""
+    command = ["ip", "-n", node, "route", "get", str(to)]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    match = re.search(r"expires.* mtu (\d+)", shown)
+    return int(match[1]) if match else 0
+
+
+# ---- The agent -----------------------------------------------------------------------------------
+
+
+class Agents:
+    """An agent in the load balancer's namespace, one process after the other."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab = lab
+        self.socket = directory / "agent.sock"
+        self.file = directory / "towpath.yaml"
+        link = lab.topology.balancer
+        config = {
+            "devices": [DEVICE],
+            "snat": {"ipv4": [str(link.node4[0].ip)], "ipv6": [str(link.node6[0].ip)]},
+            "limits": LIMITS,
+            "api": {"socket": str(self.socket)},
+            "state": {"directory": str(directory / "state"), "pins": str(lab.bpffs / "snat")},
+            "services": services(lab),
+        }
+        self.file.write_text(yaml.safe_dump(config))
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start one, which takes over what the last one left."""
+        command = [sys.executable, "-m", "towpath", "agent", "--config", str(self.file)]
+        self.process = self.lab.spawn(BALANCER, command, log_to="snat.log")
+        wait_until(self._serves, seconds=20, what="the agent to serve")
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.lab.directory / "snat.log").read_text()
+        try:
+            with Client(self.socket) as client:
+                return client.status().pid == self.process.pid
+        except ClientError:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(20)
+
+
+def test_the_agent_is_killed_and_comes_back(lab: Lab, tmp_path: Path) -> None:
+    """Connections go on all the while, each with its backend, and new ones are made."""
+    agents = Agents(lab, tmp_path)
+    agents.start()
+    with ExitStack() as undo:
+        talks = [undo.enter_context(closing(Talk(v))) for v in (4, 6) for _ in range(6)]
+        done = threading.Event()
+        failed: list[object] = []
+        asked = 0
+
+        def talk_on() -> None:
+            nonlocal asked
+            while not done.is_set():
+                for talk in talks:
+                    if talk.ask(3000) != talk.said:
+                        failed.append(talk.said)
+                    asked += 1
+                with closing(Talk(4)) as new:
+                    new.ask(10)
+
+        thread = threading.Thread(target=talk_on)
+        thread.start()
+        try:
+            for _ in range(4):
+                agents.kill()
+                before = asked
+                agents.start()
+                wait_until(lambda: asked > before + 24, seconds=20, what="requests")  # noqa: B023
+        finally:
+            done.set()
+            thread.join()
+        assert not failed
+        with Client(agents.socket) as client:
+            found = client.trace("198.51.100.2:40000 -> 203.0.113.10:7000 tcp")
+            assert found.encapsulation == "snat"
+            verdicts = client.counters().verdicts
+        assert not any(n for verdict, n in verdicts.items() if verdict.startswith("drop"))
+    agents.kill()
+    with (
+        in_netns(BALANCER),
+        LoadBalancer(
+            DEVICE,
+            limits=Limits(**LIMITS),
+            snat=snat(lab),
+            pins=lab.bpffs / "snat",
+        ) as last,
+    ):
+        last.detach()

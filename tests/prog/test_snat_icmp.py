@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ICMP errors about translated packets reach whom they concern, translated inside and out.
+
+What a router quotes is what it was sent. Translated back that must be what the other side had sent,
+byte for byte but for the TTL: this is what the expected frames are made of.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.prog.frames_xdp import CLIENTS, VIPS
+from tests.prog.harness_snat import NatRig, answer, client_frame, nat_rigged, services, snat_service
+from tests.prog.harness_xdp import key_of
+from tests.prog.network_xdp import FAR, IN, NEAR, NO_ROUTE, OUT
+from tests.prog.oracle_snat import NO_HOP, NatOutcome
+from tests.prog.oracle_xdp import REDIRECT, TX, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, checksum
+
+from towpath.model import Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.prog.network_xdp import Network
+    from tests.prog.oracle_xdp import Outcome
+    from tests.prog.oracle_xdp_parse import Address
+
+BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
+ROUTERS: dict[int, Address] = {4: ip_address("10.88.0.1"), 6: ip_address("2001:db8:88::1")}
+TOO_BIG = {4: (3, 4), 6: (2, 0)}
+ERRORS = {4: [(3, 0), (3, 3), (3, 4), (11, 0), (12, 0)], 6: [(1, 4), (2, 0), (3, 0), (4, 1)]}
+HEADER = {4: 20, 6: 40}
+MTU = 1300
+ACTIONS = {TX: XDP_TX, REDIRECT: XDP_REDIRECT, NO_HOP: XDP_DROP}
+
+
+@pytest.fixture(scope="module")
+def nat(net: Network) -> Iterator[NatRig]:
+    """A load balancer that translates to one address of each family."""
+    with nat_rigged(net) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(nat: NatRig) -> None:
+    """Each test starts with a service of each kind and no translations."""
+    nat.serve()
+    nat.empty()
+    nat.serve(*services())
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A client's packet and a backend's answer, each as it was sent and as it left us."""
+
+    sent: bytes
+    sent_on: Outcome
+    answered: bytes
+    answered_on: Outcome
+
+
+def conversation(
+    nat: NatRig, version: int, protocol: int, payload: bytes = b"x" * 99
+) -> Conversation:
+    """One packet each way."""
+    sent = client_frame(version, protocol, payload=payload)
+    there = nat.check(sent)
+    answered = answer(there, payload=payload)
+    return Conversation(sent, there, answered, nat.check(answered))
+
+
+def hop(packet: bytes, left: int) -> bytes:
+    """An IP packet with another TTL or hop limit."""
+    raw = bytearray(packet)
+    if raw[0] >> 4 == 6:
+        raw[7] = left
+        return bytes(raw)
+    raw[8], raw[10:12] = left, bytes(2)
+    size = (raw[0] & 15) * 4
+    raw[10:12] = struct.pack("!H", checksum(bytes(raw[:size])))
+    return bytes(raw)
+
+
+def error(
+    source: Address, to: Address, quote: bytes, *, kind: tuple[int, int], hops: int = 60
+) -> bytes:
+    """The IP packet of an ICMP error, with an MTU in it."""
+    body = struct.pack("!BBHHH", *kind, 0, 0, MTU) + quote
+    pseudo = b""
+    if source.version == 6:
+        pseudo = source.packed + to.packed + struct.pack("!II", len(body), 58)
+    check = checksum(pseudo + body + bytes(len(body) % 2))
+    body = body[:2] + struct.pack("!H", check) + body[4:]
+    if source.version == 6:
+        head = struct.pack("!IHBB", 6 << 28, len(body), 58, hops)
+        return head + source.packed + to.packed + body
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 7, 0, hops, 1, 0)
+    return hop(head + source.packed + to.packed + body, hops)
+
+
+def framed(packet: bytes) -> bytes:
+    """A frame that comes in with a packet."""
+    ethertype = b"\x86\xdd" if packet[0] >> 4 == 6 else b"\x08\x00"
+    return bytes.fromhex("020000000002020000000001") + ethertype + packet
+
+
+def assert_becomes(
+    nat: NatRig,
+    frame: bytes,
+    expected: tuple[str, bytes],
+    counts: dict[object, int],
+    device: str = IN,
+) -> None:
+    """Run a frame: action, every byte behind the link header, every counter."""
+    verdict, packet = expected
+    before = nat.counters()
+    run = nat.run(frame, device)
+    assert run.retval == ACTIONS.get(verdict, XDP_PASS)
+    out = run.data if verdict == NO_HOP or verdict.startswith("pass") else run.data[14:]
+    assert out.hex() == packet.hex()
+    assert nat.moved(before, nat.counters()) == {verdict: 1} | counts
+
+
+def assert_passes(nat: NatRig, frame: bytes) -> None:
+    """It goes to the kernel as it came."""
+    assert_becomes(nat, frame, ("pass_protocol", frame), {})
+
+
+def forward_counts(outcome: Outcome, length: int) -> dict[object, int]:
+    """What moves when a packet of that length goes to a flow's backend."""
+    assert outcome.key is not None
+    units = {"packets": 1, "bytes": length}
+    counts: dict[object, int] = {(outcome.key, unit): by for unit, by in units.items()}
+    for unit, by in units.items():
+        counts[outcome.key, outcome.backend, unit] = by
+    return counts
+
+
+def reply_counts(outcome: Outcome, length: int) -> dict[object, int]:
+    """What moves when a packet of that length goes to a client."""
+    return {(outcome.key, "replies"): 1, (outcome.key, "reply_bytes"): length}
+
+
+def entry_of(outcome: Outcome) -> tuple[Address, Address]:
+    """Translated source and backend of a flow."""
+    assert isinstance(outcome, NatOutcome)
+    assert outcome.entry is not None
+    return outcome.entry.source, outcome.entry.backend
+
+
+# ---- Errors that are translated --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "protocol"), BOTH)
+def test_a_router_towards_the_backend(nat: NatRig, version: int, protocol: int) -> None:
+    """Every error, quoting as little as the RFCs allow or all: the client gets it from the VIP."""
+    talk = conversation(nat, version, protocol)
+    source, backend = entry_of(talk.sent_on)
+    whole = len(talk.sent) - 14
+    for kind in ERRORS[version]:
+        for length in {HEADER[version] + 8, HEADER[version] + 16, HEADER[version] + 18, whole}:
+            for sender in (ROUTERS[version], backend):
+                quote = hop(talk.sent_on.frame[14:], 3)[:length]
+                expected = error(
+                    VIPS[version],
+                    CLIENTS[version],
+                    hop(talk.sent[14:], 3)[:length],
+                    kind=kind,
+                    hops=59,
+                )
+                came = error(sender, source, quote, kind=kind)
+                counts = reply_counts(talk.sent_on, len(came))
+                assert_becomes(nat, framed(came), (TX, expected), counts)
+
+
+@pytest.mark.parametrize(("version", "protocol"), BOTH)
+def test_a_router_towards_the_client(nat: NatRig, version: int, protocol: int) -> None:
+    """What it says of an answer is told to the backend, by our own address."""
+    talk = conversation(nat, version, protocol)
+    source, backend = entry_of(talk.sent_on)
+    whole = len(talk.answered) - 14
+    for kind in ERRORS[version]:
+        for length in {HEADER[version] + 8, HEADER[version] + 16, HEADER[version] + 18, whole}:
+            quote = hop(talk.answered_on.frame[14:], 9)[:length]
+            expected = error(
+                source, backend, hop(talk.answered[14:], 9)[:length], kind=kind, hops=59
+            )
+            came = error(ROUTERS[version], VIPS[version], quote, kind=kind)
+            counts = forward_counts(talk.sent_on, len(came))
+            assert_becomes(nat, framed(came), (TX, expected), counts)
+
+
+def test_a_quoted_datagram_without_checksum(nat: NatRig) -> None:
+    """Stays without, both ways."""
+    sent = bytearray(client_frame(4, 17))
+    sent[40:42] = bytes(2)
+    there = nat.expect(bytes(sent), TX)
+    source, _ = entry_of(there)
+    came = error(ROUTERS[4], source, there.frame[14:], kind=TOO_BIG[4])
+    quote = hop(bytes(sent[14:]), 63)
+    expected = error(VIPS[4], CLIENTS[4], quote, kind=TOO_BIG[4], hops=59)
+    assert_becomes(nat, framed(came), (TX, expected), reply_counts(there, len(came)))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_out_of_another_device(nat: NatRig, version: int) -> None:
+    """An error takes the way of the flow's packets."""
+    nat.serve(snat_service(version, *FAR[version]))
+    talk = conversation(nat, version, 6)
+    source, backend = entry_of(talk.sent_on)
+    came = error(
+        ROUTERS[version], VIPS[version], talk.answered_on.frame[14:], kind=TOO_BIG[version]
+    )
+    quote = hop(talk.answered[14:], 63)
+    expected = error(source, backend, quote, kind=TOO_BIG[version], hops=59)
+    counts = forward_counts(talk.sent_on, len(came))
+    assert_becomes(nat, framed(came), (REDIRECT, expected), counts)
+    came = error(backend, source, talk.sent_on.frame[14:], kind=TOO_BIG[version])
+    quote = hop(talk.sent[14:], 63)
+    expected = error(VIPS[version], CLIENTS[version], quote, kind=TOO_BIG[version], hops=59)
+    counts = reply_counts(talk.sent_on, len(came))
+    assert_becomes(nat, framed(came), (REDIRECT, expected), counts, OUT)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_last_hop(nat: NatRig, version: int) -> None:
+    """An error is forwarded as a router would."""
+    talk = conversation(nat, version, 6)
+    source, _ = entry_of(talk.sent_on)
+    came = framed(error(ROUTERS[version], source, talk.sent_on.frame[14:], kind=(3, 0), hops=1))
+    assert_becomes(nat, came, (NO_HOP, came), {})
+    quote = talk.answered_on.frame[14:]
+    came = framed(error(ROUTERS[version], VIPS[version], quote, kind=(3, 0), hops=1))
+    key = talk.sent_on.key
+    counts: dict[object, int] = {
+        (key, "packets"): 1,
+        (key, "bytes"): len(came) - 14,
+        (key, "drops"): 1,
+    }
+    assert_becomes(nat, came, (NO_HOP, came), counts)
+
+
+# ---- Errors that are not ours --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_about_nothing_we_sent_passes(nat: NatRig, version: int) -> None:
+    """Other ports, other hosts, another outer destination, too short a quote, no error at all."""
+    talk = conversation(nat, version, 6)
+    source, _ = entry_of(talk.sent_on)
+    quote, at = talk.sent_on.frame[14:], HEADER[version]
+    kind = TOO_BIG[version]
+    for byte in (at, at + 1, at + 2, at + 3, at - 1, at - 5):
+        other = bytearray(quote)
+        other[byte] ^= 1
+        assert_passes(nat, framed(error(ROUTERS[version], source, bytes(other), kind=kind)))
+    assert_passes(nat, framed(error(ROUTERS[version], VIPS[version], quote, kind=kind)))
+    assert_passes(nat, framed(error(ROUTERS[version], source + 1, quote, kind=kind)))
+    for length in (0, 1, at - 1, at, at + 7):
+        assert_passes(nat, framed(error(ROUTERS[version], source, quote[:length], kind=kind)))
+    echo = {4: (8, 0), 6: (128, 0)}[version]
+    assert_passes(nat, framed(error(ROUTERS[version], source, quote, kind=echo)))
+    back = {4: (0, 0), 6: (129, 0)}[version]
+    assert_passes(nat, framed(error(ROUTERS[version], source, quote, kind=back)))
+
+
+def test_a_quoted_fragment_has_no_ports(nat: NatRig) -> None:
+    """Behind the first there are other bytes in their place."""
+    talk = conversation(nat, 4, 17)
+    source, _ = entry_of(talk.sent_on)
+    quote = bytearray(talk.sent_on.frame[14:])
+    quote[6:8] = b"\x20\x01"
+    assert_passes(nat, framed(error(ROUTERS[4], source, hop(bytes(quote), 9), kind=(3, 4))))
+    quote[6:8] = b"\x20\x00"  # the first one has them
+    came = framed(error(ROUTERS[4], source, hop(bytes(quote), 9), kind=(3, 4)))
+    assert nat.run(came).retval == XDP_TX
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_errors_about_a_removed_backend_pass(nat: NatRig, version: int) -> None:
+    """They concern a flow that has gone elsewhere."""
+    nat.serve(snat_service(version, NEAR[version][0]))
+    talk = conversation(nat, version, 6)
+    source, _ = entry_of(talk.sent_on)
+    nat.serve(snat_service(version, NEAR[version][1]))
+    kind = TOO_BIG[version]
+    assert_passes(nat, framed(error(ROUTERS[version], source, talk.sent_on.frame[14:], kind=kind)))
+    quote = talk.answered_on.frame[14:]
+    assert_passes(nat, framed(error(ROUTERS[version], VIPS[version], quote, kind=kind)))
+
+
+def test_an_error_confirms_and_ends_nothing(nat: NatRig) -> None:
+    """A port unreachable alone can be forged: the entry's state is as before."""
+    talk = conversation(nat, 4, 6)
+    source, _ = entry_of(talk.sent_on)
+    before = nat.tables["nat_heads"].tobytes()
+    came = framed(error(NO_ROUTE[4], source, talk.sent_on.frame[14:], kind=(3, 3)))
+    assert nat.run(came).retval == XDP_TX
+    assert nat.tables["nat_heads"].tobytes() == before
+    assert key_of(snat_service(4, protocol=Protocol.TCP)) == talk.sent_on.key
