@@ -133,6 +133,7 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 	outer_source(&outer);
 	TRACE(w, outer_saddr, outer.saddr);
 	tx_ifindex = outer.hop->tx_ifindex;
+	RECORD(w, tx_ifindex, tx_ifindex);
 
 	if (unlikely(encap(ctx, &w->pkt, &outer)))
 		return VERDICT_DROP_HEADROOM;
@@ -177,6 +178,7 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
 
 	backend = choose_backend(w, service, id, &fresh);
+	RECORD(w, handle, backend ? backend->handle : 0);
 	if (likely(backend)) {
 		TRACE(w, handle, backend->handle);
 		TRACE(w, outer_daddr, backend->addr);
@@ -204,15 +206,12 @@ static __always_inline int xdp_action(__u32 verdict)
 	}
 }
 
-SEC("xdp")
-int towpath_lb(struct xdp_md *ctx)
+/* All of a packet's way, once it has a row to be worked on in. Returns the verdict. */
+static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 {
-	struct work *w = work_begin(ctx);
-	__u32 verdict, id;
+	__u32 verdict, id = 0;
 	int parsed;
 
-	if (!w)
-		return XDP_PASS;
 	parsed = parse_packet(ctx, &w->pkt);
 	barrier();
 	if (parsed != PARSE_OK) {
@@ -228,9 +227,18 @@ int towpath_lb(struct xdp_md *ctx)
 	}
 
 	TRACE(w, verdict, verdict);
+	RECORD(w, service, id);
 	if (!w->traced)
 		count_verdict(w->cpu, verdict);
-	return xdp_action(verdict);
+	return verdict;
+}
+
+SEC("xdp")
+int towpath_lb(struct xdp_md *ctx)
+{
+	struct work *w = work_begin(ctx);
+
+	return w ? xdp_action(handle(ctx, w)) : XDP_PASS;
 }
 
 /*

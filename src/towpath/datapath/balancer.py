@@ -14,11 +14,13 @@ from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, read_counters
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.fate import describe
 from towpath.datapath.heap import Heap
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
 from towpath.datapath.program import LoadedProgram
 from towpath.datapath.reclaim import Reclaimer
+from towpath.datapath.recorder import Recorder
 from towpath.datapath.room import check_room
 from towpath.datapath.slots import MaglevSlots
 from towpath.datapath.source import fill_settings
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from towpath.core.records import Fate
+    from towpath.datapath.recording import Recording
+    from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
 
 
@@ -88,6 +93,8 @@ class Balancer:
                 self._adopt()
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
+            self.recorder = Recorder(self._program, self._attachment)
+            undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
@@ -190,6 +197,7 @@ class Balancer:
             self._adopt((*self.observed(), *services))
             raise
         # The very objects: what doesn't change next time is then seen at a glance.
+        self.recorder.changed()
         for change in wanted.changes:
             if change.before is not None:
                 del self._observed[change.before.key]
@@ -231,12 +239,24 @@ class Balancer:
                 return trace.run(self._program, flow, (index, name), by_index)
         raise DatapathError(f"not on device {wanted}; on: {', '.join(self.devices)}")
 
+    def record(self, capture: Capture) -> Recording:
+        """Begin a capture; it ends when what this returns is closed, or this object.
+
+        DatapathError: it names a service that isn't there, or there are too many captures.
+        """
+        return self.recorder.start(capture, self.observed(), self.fate)
+
+    def fate(self, fate: Fate) -> str:
+        """Return what became of a packet in words: service, backend, verdict."""
+        return describe(fate, self._tables.services.values(), self._observed, self._program)
+
     def refresh_devices(self) -> None:
         """Look again which VLAN devices there are."""
         self._attachment.refresh_vlans()
 
     def detach(self) -> None:
         """Take everything out of the kernel, pins too, and close."""
+        self.recorder.close()
         self._attachment.detach()
         if self._pins is not None:
             remove_pins(self._pins)

@@ -69,7 +69,7 @@ class LoadedProgram:
                 "flow_seed": secrets.randbits(64),
                 "trace_cookie": secrets.randbits(63) + 1,
             }
-        for name, value in (self._seeds | self.layout.constants()).items():
+        for name, value in self.constants.items():
             self.object.rodata[name] = value
         self.object.load()
         self.maps = self.object.maps
@@ -140,6 +140,11 @@ class LoadedProgram:
     def cookie(self) -> int:
         """What a frame that asks for a trace starts with."""
         return self._seeds["trace_cookie"]
+
+    @property
+    def constants(self) -> dict[str, int]:
+        """What a program over the same tables has to be told before it is loaded."""
+        return self._seeds | self.layout.constants()
 
     def rows(self, name: str) -> Any:
         """Map a whole table for as long as the program is open."""
