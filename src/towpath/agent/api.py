@@ -16,6 +16,7 @@ from pydantic import PlainValidator
 
 from towpath import __version__
 from towpath.agent import documents, refusals
+from towpath.agent.capture_api import captures
 from towpath.agent.desired import Owner
 from towpath.agent.errors import InvalidError, NotFoundError
 from towpath.agent.host import Host
@@ -88,7 +89,7 @@ def make_app(host: Host) -> FastAPI:
         responses=REFUSALS,
     )
     refusals.install(app)
-    for router in (services(host), backends(host), observation(host)):
+    for router in (services(host), backends(host), observation(host), captures(host.captures)):
         app.include_router(router, prefix="/v1")
 
     @app.get("/metrics", response_class=PlainTextResponse)

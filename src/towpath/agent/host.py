@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from towpath import __version__
 from towpath.agent import documents, report
+from towpath.agent.captures import Captures
 from towpath.agent.errors import AgentError, ConflictError
 from towpath.agent.file import now
 from towpath.agent.metrics import registry
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from towpath.agent.file import ConfigFile
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
+    from towpath.core.records import Fate
+    from towpath.datapath.recording import Recording
     from towpath.model import FlowTuple
+    from towpath.model.capture import Capture
 
 Args = ParamSpec("Args")
 
@@ -48,6 +52,7 @@ class Host:
         self.started = now()
         # What the file was refused for contradicting; None when that is not why.
         self._contradicted: Desired | None = None
+        self.captures = Captures(self.record)
         self.registry = registry(self.counters, self.status)
 
     async def write(
@@ -85,6 +90,17 @@ class Host:
         """Ask the loaded program about a flow."""
         ran = await self.writer.run(self.controller.datapath.trace, flow, device)
         return report.trace(ran, self.controller.desired.services())
+
+    def record(self, capture: Capture) -> Recording:
+        """Begin a capture, in any thread but the writer's."""
+        datapath = self.controller.datapath
+
+        def describe(fate: Fate) -> str:
+            return self.writer.call(datapath.fate, fate)
+
+        # Loading takes a while, in which changes go on.
+        services = self.writer.call(datapath.observed)
+        return datapath.recorder.start(capture, services, describe)
 
     def metrics(self) -> tuple[bytes, str]:
         """Prometheus metrics as text, and its content type."""
