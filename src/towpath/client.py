@@ -17,7 +17,7 @@ import json
 import select
 import socket
 from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
@@ -275,28 +275,33 @@ class CaptureStream:
     def __init__(self, socket_path: Path, capture: Capture) -> None:
         self.socket_path = socket_path
         self._connection = _UnixConnection(socket_path, TIMEOUT_SECONDS)
+        self._answer: HTTPResponse | None = None
         with self._errors():
             body = json.dumps(plain(capture)).encode()
             self._connection.request(
                 "POST", "/v1/captures", body, {"Content-Type": "application/json"}
             )
             stream = self._connection.sock
-            self._answer = self._connection.getresponse()
-            if self._answer.status >= 300:  # noqa: PLR2004 - the first that isn't a success
-                content = self._answer.read()
+            answer = self._answer = self._connection.getresponse()
+            if answer.status >= 300:  # noqa: PLR2004 - the first that isn't a success
+                content = answer.read()
                 self.close()
-                raise RefusedError(self._answer.status, _problems(content))
-        self.number = int(self._answer.headers[HEADER])
+                raise RefusedError(answer.status, _problems(content))
+        self.number = int(answer.headers[HEADER])
         # From now on there may be nothing to say for as long as there is no packet.
         stream.settimeout(None)
 
     def read(self, most: int = 1 << 20) -> bytes:
         """Wait for more of the file; nothing when it has ended."""
+        if self._answer is None:
+            raise ValueError("the capture is closed")
         with self._errors():
             return self._answer.read1(most)
 
     def close(self) -> None:
         """Leave: the capture ends if it hasn't."""
+        if self._answer is not None:
+            self._answer.close()
         self._connection.close()
 
     def __enter__(self) -> Self:
