@@ -11,7 +11,6 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from scapy.arch.linux import L2Socket
 from tests.lab.harness_agent import DEVICE, PEER, TOWPATH, Agent, ip
 from tests.prog.frames_xdp import flows
 from tests.read_pcapng import Capture, read
@@ -60,7 +59,8 @@ def recording(agent: Agent, path: Path | str, *arguments: str) -> Iterator[subpr
 
 def send(*frames: bytes) -> None:
     """Have frames come in on the agent's device."""
-    with L2Socket(iface=PEER) as wire:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((PEER, 0))
         for each in frames:
             wire.send(each)
 

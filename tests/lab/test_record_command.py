@@ -11,6 +11,7 @@ import subprocess
 import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from ipaddress import ip_address
 from socket import AF_UNIX
 from typing import TYPE_CHECKING
 
@@ -195,7 +196,7 @@ def test_changes_go_on_meanwhile(agent: Agent, tmp_path: Path) -> None:
     }
     with recording(agent, path) as process:
         put(agent, new)
-        send(frame(vip=socket.inet_ntoa(bytes((203, 0, 113, 77)))))
+        send(frame(vip=ip_address("203.0.113.77")))
         captured(agent, 1)
         end(process)
     put(agent, prune=True)

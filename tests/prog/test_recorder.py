@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
@@ -41,7 +41,7 @@ from tests.read_pcapng import read
 from towpath.datapath.errors import DatapathError
 from towpath.kernel import links
 from towpath.lab.waiting import wait_until
-from towpath.model import Backend, FlowTuple, Protocol
+from towpath.model import FlowTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -406,10 +406,10 @@ def test_losses_are_counted(rig: Rig) -> None:
     assert interfaces[f"{IN}-in"].received == count
     assert interfaces[f"{IN}-in"].dropped == count - len(came)
     assert progress.lost == sum(each.dropped or 0 for each in found.interfaces)
-    for each in found.interfaces:
-        assert each.received is not None
-        there = [packet for packet in found.packets if packet.interface is each]
-        assert each.received - (each.dropped or 0) == len(there)
+    for interface in found.interfaces:
+        assert interface.received is not None
+        there = [packet for packet in found.packets if packet.interface is interface]
+        assert interface.received - (interface.dropped or 0) == len(there)
 
 
 def test_a_read_ring_loses_nothing(rig: Rig) -> None:
@@ -438,7 +438,7 @@ def test_captures_do_not_disturb_each_other(rig: Rig, order: tuple[int, ...]) ->
     """Each gets what it is for and as much of it as it wants, whenever others begin or end."""
     serve_all(rig, 4, *NEAR[4])
     sent = {6: frame(protocol=6, payload=b"x" * 300), 17: frame(protocol=17, payload=b"y" * 300)}
-    wishes = [
+    wishes: list[dict[str, Any]] = [
         {"filters": ["0 0 0 0 tcp"], "snaplen": 50},
         {"filters": ["0 0 0 0 udp"], "snaplen": 200},
         {"snaplen": 100, "direction": "in"},
@@ -461,7 +461,6 @@ def test_captures_do_not_disturb_each_other(rig: Rig, order: tuple[int, ...]) ->
                         expected[2].append(sent[protocol][:100])
                     elif (protocol == 6) == (at == 0):
                         cut = wishes[at]["snaplen"]
-                        assert isinstance(cut, int)
                         expected[at] += [sent[protocol][:cut], out[:cut]]
             found = captures[ending].end()
             assert [each.data for each in found.packets] == expected[ending]
@@ -507,7 +506,7 @@ def test_names_follow_the_services(rig: Rig) -> None:
         made = bytes(next(chunks))
         rig.expect(frame(), "tx")
         made += bytes(next(chunks))
-        serve_all(rig, 4, Backend(NEAR[4][1]))
+        serve_all(rig, 4, NEAR[4][1])
         rig.expect(frame(), "tx")
         capture.recording.stop()
         made += b"".join(map(bytes, chunks))

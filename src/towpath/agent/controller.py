@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
     from towpath.agent.store import Store
     from towpath.core.plan import Plan
-    from towpath.core.records import Fate
     from towpath.datapath.counters import Counters
-    from towpath.datapath.recorder import Recorder
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
 
@@ -55,19 +53,6 @@ class Datapath(Protocol):
 
     def refresh_devices(self) -> None:
         """Look again which VLAN devices there are."""
-        ...
-
-    @property
-    def recorder(self) -> Recorder:
-        """Begins captures."""
-        ...
-
-    def observed(self) -> tuple[Service, ...]:
-        """The services that are in the kernel."""
-        ...
-
-    def fate(self, fate: Fate) -> str:
-        """What became of a packet that was captured, in words."""
         ...
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
     from towpath.core.records import Fate
+    from towpath.datapath.balancer import Balancer
     from towpath.datapath.recording import Recording
     from towpath.model import FlowTuple
     from towpath.model.capture import Capture
@@ -45,10 +46,13 @@ REFUSALS = (ConfigError, AgentError, DatapathError, KernelError)
 class Host:
     """A controller, its thread and its file, as one."""
 
-    def __init__(self, controller: Controller, writer: Writer, file: ConfigFile) -> None:
+    def __init__(
+        self, controller: Controller, writer: Writer, file: ConfigFile, balancer: Balancer
+    ) -> None:
         self.controller = controller
         self.writer = writer
         self.file = file
+        self.balancer = balancer
         self.started = now()
         # What the file was refused for contradicting; None when that is not why.
         self._contradicted: Desired | None = None
@@ -93,14 +97,13 @@ class Host:
 
     def record(self, capture: Capture) -> Recording:
         """Begin a capture, in any thread but the writer's."""
-        datapath = self.controller.datapath
 
         def describe(fate: Fate) -> str:
-            return self.writer.call(datapath.fate, fate)
+            return self.writer.call(self.balancer.fate, fate)
 
         # Loading takes a while, in which changes go on.
-        services = self.writer.call(datapath.observed)
-        return datapath.recorder.start(capture, services, describe)
+        services = self.writer.call(self.balancer.observed)
+        return self.balancer.recorder.start(capture, services, describe)
 
     def metrics(self) -> tuple[bytes, str]:
         """Prometheus metrics as text, and its content type."""
