@@ -18,12 +18,15 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from towpath import wildcard
+from towpath.core.cbpf import TranslationError, translate
 from towpath.datapath.capture_rules import rules_of
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.recording import PROGRAM, Recording
 from towpath.kernel import probe
 from towpath.kernel.maps import possible_cpus
 from towpath.kernel.object import BpfObject
+from towpath.kernel.patch import with_function
+from towpath.kernel.pcap import ExpressionError, compile_expression
 from towpath.kernel.programs import ProgramType
 from towpath.kernel.rcu import wait_for_readers
 from towpath.kernel.ring import Ring
@@ -46,6 +49,7 @@ OBJECT = "recorder"
 RING_BYTES = 1 << 26
 """Of a capture by default: a quarter of a second of full frames at a million a second."""
 _RULES = "capture"
+_EXPRESSION = "record_expression"
 _BEAT_SECONDS = 0.2
 _LOAD_BYTES = 189  # BPF_FUNC_xdp_load_bytes
 _DIRECTIONS = {"in": 1, "out": 2, "both": 3}
@@ -156,7 +160,7 @@ class Recorder:
     def _load(self, capture: Capture, slot: int, rules: list[Rule]) -> BpfObject:
         """Load a capture's own program, which the load balancer's tables and constants are for."""
         shared = self._maps()
-        obj = BpfObject.packaged(OBJECT)
+        obj = _object(capture.expression)
         with ExitStack() as undo:
             undo.enter_context(obj)
             self._use_maps(obj, shared.maps)
@@ -166,7 +170,8 @@ class Recorder:
             constants = self._program.constants | {
                 "recording": 1,
                 "record_slot": slot,
-                "record_match": int(match["RECORD_RULES"]) if rules else 0,
+                "record_match": (int(match["RECORD_RULES"]) if rules else 0)
+                | (int(match["RECORD_EXPRESSION"]) if capture.expression else 0),
                 "record_sample": _ALL_SAMPLES // capture.sample,
                 "record_load_helper": probe.helper(_LOAD_BYTES, ProgramType.XDP),
             }
@@ -277,3 +282,17 @@ class Recorder:
         if self._heart is not None:
             self._heart.join()
         self._undo.close()
+
+
+def _object(expression: str) -> BpfObject:
+    """Open the object, with an expression in it if there is one."""
+    obj = BpfObject.packaged(OBJECT)
+    if not expression:
+        return obj
+    with obj:
+        path = obj.path
+    try:
+        program = compile_expression(expression)
+        return with_function(BpfObject, path, _EXPRESSION, lambda room: translate(program, room))
+    except (ExpressionError, TranslationError) as error:
+        raise DatapathError(f"expression: {error}") from error
