@@ -159,16 +159,21 @@ static __always_inline void record_ipv6(struct cursor *c, struct flow_key *flow)
  * Fills the 5-tuple as far as the frame has it. Unlike the load balancer's own parser this one
  * is content with less: what is nonsense, or no service's, is what one wants to see.
  */
-static __always_inline void record_parse(struct xdp_md *ctx, struct record_cpu *cpu)
+__noinline int record_parse(struct xdp_md *ctx)
 {
+	struct record_cpu *cpu = record_cpu();
 	struct cursor c = cursor_of(ctx);
-	__be16 ethertype = parse_ethernet(&c, &cpu->vlan);
+	__be16 ethertype;
 
+	if (!cpu)
+		return 0;
+	ethertype = parse_ethernet(&c, &cpu->vlan);
 	__builtin_memset(&cpu->flow, 0, sizeof(cpu->flow));
 	if (ethertype == bpf_htons(ETH_P_IP))
 		record_ipv4(&c, &cpu->flow);
 	else if (ethertype == bpf_htons(ETH_P_IPV6))
 		record_ipv6(&c, &cpu->flow);
+	return 0;
 }
 
 /* ---- Whether it is wanted -------------------------------------------------------- */
@@ -286,34 +291,45 @@ static __always_inline void record_lost(const struct record *head, __u32 slot)
 			__sync_fetch_and_add(lost, 1);
 }
 
-/* Writes a frame into the rings of those who want it; returns who has got it. */
-static __always_inline __u32 record_write(struct record_frame *frame, __u32 chosen, __u64 captured)
+/*
+ * Writes this CPU's frame of a direction into the ring of one capture, if that wants it. A
+ * capture for which there is no room doesn't want the packet's other frame either.
+ *
+ * Global, and told numbers only, so that the verifier looks at it once: older ones hold what
+ * differs from turn to turn of a loop against each other, all of it.
+ */
+__noinline int record_write_one(__u32 at, __u32 direction)
 {
-	__u32 direction = 1U << frame->head.direction, got = chosen;
+	struct record_frame *frame = record_frame(direction & 1);
+	struct record_slot *slot = bpf_map_lookup_elem(&record_slots, &at);
+	struct record_cpu *cpu = record_cpu();
+	__u64 size;
+	void *ring;
 
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < RECORD_CAPTURES; i++) {
-		__u32 at = i;
-		struct record_slot *slot = bpf_map_lookup_elem(&record_slots, &at);
-		__u64 size = captured;
-		void *ring;
-
-		if (!(chosen >> i & 1) || !slot || !(slot->directions & direction))
-			continue;
-		ring = bpf_map_lookup_elem(&record_rings, &at);
-		if (!ring)
-			continue;
-		if (size > slot->snaplen)
-			size = slot->snaplen;
-		asm volatile("" : "+r"(size));
-		size &= RECORD_MOST;
-		frame->head.captured = size;
-		if (bpf_ringbuf_output(ring, frame, sizeof(frame->head) + size, BPF_RB_NO_WAKEUP)) {
-			record_lost(&frame->head, i);
-			got &= ~(1U << i);
-		}
+	if (!frame || !slot || !cpu || !(cpu->chosen >> (at & 31) & 1) ||
+	    !(slot->directions >> (direction & 1) & 1))
+		return 0;
+	ring = bpf_map_lookup_elem(&record_rings, &at);
+	if (!ring)
+		return 0;
+	size = cpu->captured[direction & 1];
+	if (size > slot->snaplen)
+		size = slot->snaplen;
+	asm volatile("" : "+r"(size));
+	size &= RECORD_MOST;
+	frame->head.captured = size;
+	if (bpf_ringbuf_output(ring, frame, sizeof(frame->head) + size, BPF_RB_NO_WAKEUP)) {
+		record_lost(&frame->head, at);
+		cpu->chosen &= ~(1U << (at & 31));
 	}
-	return got;
+	return 0;
+}
+
+static __always_inline void record_write(__u32 direction)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < RECORD_CAPTURES; i++)
+		record_write_one(i, direction);
 }
 
 /* ---- What became of it ----------------------------------------------------------- */
@@ -339,25 +355,23 @@ __noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
 	struct record_frame *in = record_frame(RECORD_IN), *out = record_frame(RECORD_OUT);
 	struct record_cpu *cpu = record_cpu();
 	struct work *w = work_of(bpf_get_smp_processor_id() * 2);
-	__u32 chosen;
 
 	if (!in || !out || !cpu || !w)
 		return 0;
-	chosen = cpu->chosen;
-	cpu->chosen = 0;
 	cpu->packets++;
 	record_fate(&in->head, cpu, w, verdict, action);
 	in->head.ifindex = w->rx_ifindex;
 	in->head.direction = RECORD_IN;
-	chosen = record_write(in, chosen, cpu->captured[RECORD_IN]);
-	if (!chosen || verdict > VERDICT_HANDOFF)
-		return 0;
-
-	record_fate(&out->head, cpu, w, verdict, action);
-	out->head.time = bpf_ktime_get_ns();
-	out->head.ifindex = w->tx_ifindex;
-	out->head.direction = RECORD_OUT;
-	record_write(out, chosen, record_copy(ctx, out, cpu->snaplen));
+	record_write(RECORD_IN);
+	if (cpu->chosen && verdict <= VERDICT_HANDOFF) {
+		record_fate(&out->head, cpu, w, verdict, action);
+		out->head.time = bpf_ktime_get_ns();
+		out->head.ifindex = w->tx_ifindex;
+		out->head.direction = RECORD_OUT;
+		cpu->captured[RECORD_OUT] = record_copy(ctx, out, cpu->snaplen);
+		record_write(RECORD_OUT);
+	}
+	cpu->chosen = 0;
 	return 0;
 }
 
@@ -368,8 +382,7 @@ __noinline int record_begin(struct xdp_md *ctx)
 
 	if (!cpu || !record_alive(cpu))
 		return 0;
-	record_parse(ctx, cpu);
-	barrier();
+	record_parse(ctx);
 	if (record_wanted(ctx, cpu))
 		record_take(ctx, cpu);
 	return 0;

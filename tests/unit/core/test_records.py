@@ -81,10 +81,12 @@ class Called(Names):
         self.suffix = ""
 
     def interface(self, ifindex: int, direction: int) -> int:
+        """By index and direction."""
         self.asked.append((ifindex, direction))
         return self.section.add(Interface(f"{ifindex}-{direction}", "", 100))
 
     def label(self, fate: Fate) -> str:
+        """By all its numbers."""
         self.asked.append(fate)
         return f"fate={fate.service}/{fate.handle}/{fate.verdict}{self.suffix}"
 
