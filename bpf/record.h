@@ -340,7 +340,7 @@ static __always_inline void record_fate(struct record *head, const struct record
 	head->packet = (__u64)w->cpu << RECORD_CPU_SHIFT | cpu->packets;
 	head->flow = hash_flow(&cpu->flow, hash_seed);
 	head->service = w->service;
-	head->handle = w->service && verdict != VERDICT_DROP_NO_BACKEND ? w->handle : 0;
+	head->handle = w->service ? w->handle : 0;
 	head->verdict = verdict;
 	head->action = action;
 }

@@ -64,10 +64,14 @@ static __always_inline void mask_key(struct vip_key *key, const struct address *
 }
 
 /* Returns the service of a port on a page of ports, 0 if none. */
-static __always_inline __u32 port_lookup(__u32 page_at, __u16 port)
+static __always_inline __u32 port_lookup(__u32 page_at, __u32 port)
 {
 	struct port_page *page = bpf_map_lookup_elem(&port_pages, &page_at);
-	__u32 entry = page ? page->entry[port >> 8] : 0;
+	__u32 entry;
+
+	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
+	barrier_var(port);
+	entry = page ? page->entry[(port >> 8) & 0xff] : 0;
 
 	if (entry & PORT_WHOLE || !entry)
 		return entry & ~PORT_WHOLE;
@@ -151,6 +155,23 @@ static __always_inline struct backend *backend_of(__u32 handle)
 	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
 
 	return handle && backend && backend->handle == handle ? backend : NULL;
+}
+
+/* The backend that Maglev gives a hash, NULL if the service has none. */
+static __always_inline struct backend *hash_backend(struct work *w, const struct service *service,
+						    __u32 hash)
+{
+	struct maglev_table table = service_table(service);
+	__u32 slot = hash_scale(hash, table.size);
+	struct backend *backend = backend_of(maglev_lookup(table, slot));
+
+	TRACE(w, hash, hash);
+	TRACE(w, slot, slot);
+	TRACE(w, table_base, table.base);
+	TRACE(w, table_size, table.size);
+	if (backend)
+		TRACE_FLAG(w, TRACE_MAGLEV);
+	return backend;
 }
 
 #endif

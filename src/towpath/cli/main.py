@@ -20,6 +20,7 @@ VERBS = {
     "status": Verb("towpath.cli.status:status", "What the agent runs, and what it refused."),
     "service": Verb("towpath.cli.service:service", "List, apply, plan and delete services."),
     "backend": Verb("towpath.cli.backend:backend", "List and change a service's backends."),
+    "flows": Verb("towpath.cli.flows:flows", "The flows that are remembered, and their backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
     "record": Verb("towpath.cli.record:record", "Capture packets, both sides of each."),
     "recorder": Verb("towpath.cli.recorder:recorder", "List and stop captures."),
