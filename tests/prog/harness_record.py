@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TX, flow_hash
-from tests.prog.told_xdp import note_length, run_program_on
+from tests.prog.told_xdp import note_length, run_program_on, tellable
 from tests.read_pcapng import Capture, Packet, read
 
 from towpath.model.capture import parse_capture
@@ -54,9 +54,10 @@ class Recorded:
 def recorded(rig: Rig, *, ring_bytes: int = 1 << 20, **wish: Any) -> Iterator[Recorded]:
     """Capture in the block what `rig` checks."""
     balancer = rig.balancer
-    recording = balancer.recorder.start(
-        parse_capture(wish), balancer.observed(), balancer.fate, ring_bytes=ring_bytes
-    )
+    with tellable():
+        recording = balancer.recorder.start(
+            parse_capture(wish), balancer.observed(), balancer.fate, ring_bytes=ring_bytes
+        )
     with recording:
         made = Recorded(rig, recording)
         with patch.object(rig, "run", made.run):

@@ -216,7 +216,7 @@ def _print_recorder(report: RecorderReport) -> None:
         )
         for each in report.throughput
     ]
-    columns = (
+    titles = (
         "bytes",
         "sides",
         "offered/s",
@@ -226,7 +226,7 @@ def _print_recorder(report: RecorderReport) -> None:
         "MB/s",
         "reader ns/frame",
     )
-    print_table(columns, rows, numbers=columns)
+    print_table(titles, rows, numbers=titles)
     click.echo(f"\nLinux {report.kernel}.")
 
 
