@@ -7,6 +7,7 @@ the other one does: action, every byte, and that no other counter moves.
 
 from __future__ import annotations
 
+import struct
 from contextlib import ExitStack
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
@@ -38,10 +39,12 @@ from tests.prog.network_xdp import (
 )
 from tests.read_pcapng import read
 
+from towpath.balancer import LoadBalancer
 from towpath.datapath.errors import DatapathError
-from towpath.kernel import links
+from towpath.kernel import links, probe
 from towpath.lab.waiting import wait_until
-from towpath.model import FlowTuple, Protocol
+from towpath.model import ConfigError, FlowTuple, Protocol
+from towpath.model.capture import Capture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,6 +173,33 @@ def test_what_is_dropped_is_captured_once(rig: Rig, inner: int) -> None:
         outcome = rig.expect(frame(inner), "drop_no_backend")
         (found,) = capture.end().packets
     assert_told(rig, found, frame(inner), IN, outcome)
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+def test_without_a_tunnel_both_sides_are_captured(rig: Rig, inner: int) -> None:
+    """Of l2 services too, of which only the link header is another one."""
+    backends = (*NEAR[inner], *FAR[inner])
+    rig.serve(service(VIPS[inner], *backends, forwarding="l2"))
+    with recorded(rig) as capture:
+        frames = list(flows(20, inner, start=200_000))
+        outcomes = [rig.check(each) for each in frames]
+        found = capture.end().packets
+    assert {outcome.verdict for outcome in outcomes} == {"tx", "redirect"}
+    sides = zip(frames, outcomes, found[::2], found[1::2], strict=True)
+    for sent, outcome, came, went in sides:
+        assert_told(rig, came, sent, IN, outcome)
+        assert_sent_on(rig, went, came, IN, outcome)
+
+
+def test_a_refused_source_has_no_backend(rig: Rig) -> None:
+    """Nor the one of the packet before it."""
+    rig.serve(service(VIPS[4], *NEAR[4], allow_from=(ip_network("198.51.100.77/32"),)))
+    other_source = frame(source=ip_address("198.51.100.78"))
+    with recorded(rig) as capture:
+        rig.expect(frame(), "tx")
+        outcome = rig.expect(other_source, "drop_source")
+        found = capture.end().packets[-1]
+    assert_told(rig, found, other_source, IN, outcome)
 
 
 def test_a_trace_is_not_captured(rig: Rig) -> None:
@@ -512,6 +542,20 @@ def test_names_follow_the_services(rig: Rig) -> None:
         made += b"".join(map(bytes, chunks))
     said = [each.said["backend"] for each in read(made).packets]
     assert said == [str(NEAR[4][0]), str(NEAR[4][1])]
+
+
+def test_the_library_records(net: Network) -> None:
+    """A script without an agent gets the file's bytes."""
+    with LoadBalancer(THIRD) as balancer, balancer.record(Capture(packets=1)) as recording:
+        index = net.devices[THIRD]
+        sent = frame()
+        context = struct.pack("=6I", 0, len(sent), 0, index, 0, 0)
+        recording.program.test_run(sent, ctx=context if probe.test_run_context() else None)
+        (found,) = read(b"".join(map(bytes, recording.chunks()))).packets
+    assert found.data == sent
+    assert found.said["verdict"] == "pass_no_vip"
+    with LoadBalancer(THIRD) as balancer, pytest.raises(ConfigError, match="snaplen: 0 is out"):
+        balancer.record(Capture(snaplen=0))
 
 
 def test_a_capture_without_a_reader_dies(balancing: Rig) -> None:
