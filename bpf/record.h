@@ -239,11 +239,14 @@ static __always_inline __u32 record_copy(struct xdp_md *ctx, struct record_frame
 
 	if (size > snaplen)
 		size = snaplen;
-	asm volatile("" : "+r"(size));
 	if (size > RECORD_MOST)
 		size = RECORD_MOST;
 	if (!size)
 		return 0;
+	/* From 1 to 64 KiB, also to verifiers that learn nothing of a comparison with 0. */
+	size--;
+	asm volatile("" : "+r"(size));
+	size = (size & RECORD_MOST) + 1;
 	frame->head.length = length;
 	if (record_load_helper) {
 		if (bpf_xdp_load_bytes(ctx, 0, frame->data, size))
