@@ -121,7 +121,7 @@ def compile_objects(root: Path) -> list[Path]:
     natives = sorted((root / "native").glob("*.c"))
     if natives:
         target = objects / "libtowpath_core.so"
-        shared = [*(root / "native").glob("*.h"), root / "bpf" / "wildcard_abi.h"]
+        shared = [*(root / "native").glob("*.h"), *(root / "bpf").glob("*abi.h")]
         if stale(target, [rules, *natives, *shared]):
             compile_native(natives, target)
         targets.append(target)

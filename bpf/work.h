@@ -22,7 +22,20 @@ struct work {
 	__u32 traced; /* this packet is a trace's */
 	__u64 jiffies;
 	__u64 hash;
+	__u32 service;	  /* these three only for the recorder: 0 = not a VIP's */
+	__u32 handle;	  /* of the backend, 0 = none */
+	__u32 tx_ifindex; /* of a packet that is sent on */
+	__u32 _reserved;
 };
+
+/* Whether this is the program that records: the other one stores nothing for it. */
+const volatile __u32 recording = 0;
+
+#define RECORD(w, field, value)               \
+	do {                                  \
+		if (recording)                \
+			(w)->field = (value); \
+	} while (0)
 
 /*
  * Two rows for each possible CPU. Traces have one of their own, since before 6.9 a

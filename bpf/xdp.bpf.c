@@ -112,6 +112,7 @@ static __always_inline __u32 hand_on(struct xdp_md *ctx, struct work *w, struct 
 				     __u32 verdict, __u32 tx_ifindex,
 				     const struct backend *next_hop)
 {
+	RECORD(w, tx_ifindex, tx_ifindex);
 	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, next_hop))
 		return VERDICT_DROP_HEADROOM;
 	if (unlikely(verdict == VERDICT_REDIRECT))
@@ -251,6 +252,7 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 	if (unlikely(!backend))
 		return VERDICT_DROP_NO_BACKEND;
 	TRACE(w, handle, backend->handle);
+	RECORD(w, handle, backend->handle);
 	TRACE(w, outer_daddr, backend->addr);
 	if (*fresh && !w->traced)
 		count_backend_flow(w->cpu, backend->handle);
@@ -269,6 +271,7 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 
 	if (!service)
 		return VERDICT_PASS_NO_VIP;
+	RECORD(w, handle, 0);
 	set = *(const volatile __u32 *)&service->sources;
 	if (unlikely(set) && !source_allowed(w->row, set))
 		verdict = VERDICT_DROP_SOURCE;
@@ -308,15 +311,12 @@ static __always_inline int xdp_action(__u32 verdict)
 	}
 }
 
-SEC("xdp")
-int towpath_lb(struct xdp_md *ctx)
+/* All of a packet's way, once it has a row to be worked on in. Returns the verdict. */
+static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 {
-	struct work *w = work_begin(ctx);
-	__u32 verdict, id;
+	__u32 verdict, id = 0;
 	int parsed;
 
-	if (!w)
-		return XDP_PASS;
 	parsed = parse_packet(ctx, &w->pkt);
 	barrier();
 	if (parsed != PARSE_OK) {
@@ -336,9 +336,18 @@ int towpath_lb(struct xdp_md *ctx)
 	}
 
 	TRACE(w, verdict, verdict);
+	RECORD(w, service, id);
 	if (!w->traced)
 		count_verdict(w->cpu, verdict);
-	return xdp_action(verdict);
+	return verdict;
+}
+
+SEC("xdp")
+int towpath_lb(struct xdp_md *ctx)
+{
+	struct work *w = work_begin(ctx);
+
+	return w ? xdp_action(handle(ctx, w)) : XDP_PASS;
 }
 
 /*

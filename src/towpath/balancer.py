@@ -20,6 +20,7 @@ from towpath.model import (
     make_config,
     parse_service,
 )
+from towpath.model.capture import parse_capture
 from towpath.signals import wait_for_end
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 
     from towpath.core.plan import Plan
     from towpath.datapath.counters import Counters
+    from towpath.datapath.recording import Recording
     from towpath.datapath.trace import Trace
     from towpath.model import Address
+    from towpath.model.capture import Capture
 
 
 class LoadBalancer:
@@ -217,6 +220,14 @@ class LoadBalancer:
     def counters(self) -> Counters:
         """Packets and bytes by verdict, service and backend."""
         return self._balancer.counters()
+
+    def record(self, capture: Capture) -> Recording:
+        """Begin a capture, whose `chunks` are a pcapng file; closing it ends it.
+
+        ConfigError: something in it is wrong. DatapathError: it names a service that isn't
+        there, its expression can't be had, or there are eight already.
+        """
+        return self._balancer.record(parse_capture(capture))
 
     def trace(self, flow: FlowTuple | str, device: str | None = None) -> Trace:
         """Return what becomes of a flow's next packet, and why. Changes nothing.

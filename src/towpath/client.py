@@ -17,11 +17,12 @@ import json
 import select
 import socket
 from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
+from towpath.agent.capture_documents import HEADER, CaptureEntry
 from towpath.agent.documents import (
     Counters,
     Flow,
@@ -35,11 +36,13 @@ from towpath.agent.documents import (
 )
 from towpath.agent.wire import build, plain
 from towpath.model import Backend, Problem, Service, parse_service
+from towpath.model.capture import parse_capture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from towpath.model import Address, FlowTuple
+    from towpath.model.capture import Capture
 
 DEFAULT_SOCKET = Path("/run/towpath/agent.sock")
 
@@ -243,6 +246,34 @@ class Client:
         found: Trace = build(Trace, self._json("GET", path))
         return found
 
+    # Captures
+
+    def record(self, capture: Capture) -> CaptureStream:
+        """Begin a capture; what this returns is read until it ends.
+
+        It has a connection of its own, so that this client can go on asking.
+        """
+        return CaptureStream(self.socket_path, parse_capture(capture))
+
+    def captures(self) -> tuple[CaptureEntry, ...]:
+        """Captures that go on, and the last ones that have ended."""
+        found: tuple[CaptureEntry, ...] = build(
+            tuple[CaptureEntry, ...], self._json("GET", "/v1/captures")
+        )
+        return found
+
+    def capture(self, number: int) -> CaptureEntry:
+        """How far a capture has come."""
+        found: CaptureEntry = build(CaptureEntry, self._json("GET", _path("captures", str(number))))
+        return found
+
+    def stop_capture(self, number: int) -> CaptureEntry:
+        """Have a capture end: whoever reads it gets the rest of the file."""
+        found: CaptureEntry = build(
+            CaptureEntry, self._json("DELETE", _path("captures", str(number)))
+        )
+        return found
+
     def metrics(self) -> str:
         """Prometheus metrics as text."""
         return self._ask("GET", "/metrics").decode()
@@ -278,18 +309,61 @@ class Client:
         return content
 
     def _unreachable(self, error: Exception) -> str:
-        """What was wrong, where, and what to do."""
-        at = self.socket_path
-        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-            return (
-                f"no agent answers at {at}; start one (towpath agent --config FILE)"
-                " or name its socket (--socket, TOWPATH_SOCKET)"
+        return _unreachable(self.socket_path, error)
+
+
+class CaptureStream:
+    """A capture's file, as it comes. A context manager, which ends the capture.
+
+    ``number`` is the capture's, by which others stop it. Raises UnreachableError or
+    RefusedError.
+    """
+
+    def __init__(self, socket_path: Path, capture: Capture) -> None:
+        self.socket_path = socket_path
+        self._connection = _UnixConnection(socket_path, TIMEOUT_SECONDS)
+        self._answer: HTTPResponse | None = None
+        with self._errors():
+            body = json.dumps(plain(capture)).encode()
+            self._connection.request(
+                "POST", "/v1/captures", body, {"Content-Type": "application/json"}
             )
-        if isinstance(error, PermissionError):
-            return f"no permission to ask the agent at {at}; use its owner or group (sudo)"
-        if isinstance(error, TimeoutError):
-            return f"the agent at {at} took too long to answer; see its log"
-        return f"the agent at {at} broke off: {error}; see its log"
+            stream = self._connection.sock
+            answer = self._answer = self._connection.getresponse()
+            if answer.status >= 300:  # noqa: PLR2004 - the first that isn't a success
+                content = answer.read()
+                self.close()
+                raise RefusedError(answer.status, _problems(content))
+        self.number = int(answer.headers[HEADER])
+        # From now on there may be nothing to say for as long as there is no packet.
+        stream.settimeout(None)
+
+    def read(self, most: int = 1 << 20) -> bytes:
+        """Wait for more of the file; nothing when it has ended."""
+        if self._answer is None:
+            raise ValueError("the capture is closed")
+        with self._errors():
+            return self._answer.read1(most)
+
+    def close(self) -> None:
+        """Leave: the capture ends if it hasn't."""
+        if self._answer is not None:
+            self._answer.close()
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, HTTPException) as error:
+            self.close()
+            raise UnreachableError(_unreachable(self.socket_path, error)) from error
 
 
 class _UnixConnection(HTTPConnection):
@@ -316,6 +390,20 @@ class _UnixConnection(HTTPConnection):
         self.request(method, path, content, headers)
         answer = self.getresponse()
         return answer.status, answer.read()
+
+
+def _unreachable(at: Path, error: Exception) -> str:
+    """What was wrong, where, and what to do."""
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return (
+            f"no agent answers at {at}; start one (towpath agent --config FILE)"
+            " or name its socket (--socket, TOWPATH_SOCKET)"
+        )
+    if isinstance(error, PermissionError):
+        return f"no permission to ask the agent at {at}; use its owner or group (sudo)"
+    if isinstance(error, TimeoutError):
+        return f"the agent at {at} took too long to answer; see its log"
+    return f"the agent at {at} broke off: {error}; see its log"
 
 
 def _path(*parts: str) -> str:

@@ -93,7 +93,7 @@ def compile_versions() -> None:
 def _compiled(name: str, *, told: bool) -> Path:
     """Compile a version; ``told``: as kernels need it whose test runs take no context."""
     headers = _edited(VERSIONS[name])
-    source = told_xdp.SOURCE.read_text() if told else '#include "xdp.bpf.c"\n'
+    source = told_xdp.SOURCES["xdp"].read_text() if told else '#include "xdp.bpf.c"\n'
     return kept(source, "-mcpu=v3", "-I", str(headers))  # as the shipped one is compiled
 
 

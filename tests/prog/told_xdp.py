@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from towpath.datapath.program import LoadedProgram
-    from towpath.kernel.programs import TestRun
+    from towpath.kernel.programs import Program, TestRun
 
-SOURCE = Path(__file__).with_name("told.bpf.c")
+SOURCES = {
+    "xdp": Path(__file__).with_name("told.bpf.c"),
+    "recorder": Path(__file__).with_name("told_recorder.bpf.c"),
+}
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def tellable() -> Iterator[None]:
     packaged = BpfObject.packaged
 
     def compiled(name: str) -> BpfObject:
-        return BpfObject(_compiled()) if name == "xdp" else packaged(name)
+        return BpfObject(_compiled(name)) if name in SOURCES else packaged(name)
 
     with patch.object(BpfObject, "packaged", compiled):
         yield
@@ -53,9 +56,9 @@ def note_length() -> int:
 
 
 @cache
-def _compiled() -> Path:
+def _compiled(name: str) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="towpath-test-"))
-    return compile_bpf(SOURCE, directory / "told.bpf.o")
+    return compile_bpf(SOURCES[name], directory / SOURCES[name].with_suffix(".o").name)
 
 
 def run_on(program: LoadedProgram, frame: bytes, ifindex: int, *, metadata: bytes = b"") -> TestRun:
@@ -64,10 +67,18 @@ def run_on(program: LoadedProgram, frame: bytes, ifindex: int, *, metadata: byte
     KernelError: this kernel gives no metadata.
     """
     balancer = program.object.programs["towpath_lb"]
+    return run_program_on(program.object, balancer, frame, ifindex, metadata=metadata)
+
+
+def run_program_on(
+    obj: BpfObject, program: Program, frame: bytes, ifindex: int, *, metadata: bytes = b""
+) -> TestRun:
+    """The same of any program of an object that was loaded as `tellable`."""
     if not probe.test_run_context():
-        program.rows(".bss")["told_ifindex"] = ifindex
+        with obj.maps[".bss"].mmap() as variables:
+            variables.array["told_ifindex"] = ifindex
         if not metadata:
-            return balancer.test_run(frame)
+            return program.test_run(frame)
     end = len(metadata) + len(frame)
     context = struct.pack("=6I", len(metadata), end, 0, ifindex, 0, 0)
-    return balancer.test_run(metadata + frame, ctx=context)
+    return program.test_run(metadata + frame, ctx=context)

@@ -51,7 +51,7 @@ def load_objects() -> list[dict[str, Any]]:
         began = time.monotonic()
         try:
             with BpfObject(path) as loaded:
-                if path.name == "xdp.bpf.o":
+                if path.name in {"xdp.bpf.o", "recorder.bpf.o"}:
                     set_constants(loaded)
                 loaded.load(statistics=True)
                 found += [

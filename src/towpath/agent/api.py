@@ -17,6 +17,7 @@ from pydantic import PlainValidator
 from towpath import __version__
 from towpath.agent import documents, flow_routes, refusals
 from towpath.agent.answer import answer
+from towpath.agent.capture_api import captures
 from towpath.agent.desired import Owner
 from towpath.agent.errors import InvalidError, NotFoundError
 from towpath.agent.host import Host
@@ -84,7 +85,13 @@ def make_app(host: Host) -> FastAPI:
         responses=REFUSALS,
     )
     refusals.install(app)
-    for router in (services(host), backends(host), observation(host), flow_routes.routes(host)):
+    for router in (
+        services(host),
+        backends(host),
+        observation(host),
+        flow_routes.routes(host),
+        captures(host.captures),
+    ):
         app.include_router(router, prefix="/v1")
 
     @app.get("/metrics", response_class=PlainTextResponse)

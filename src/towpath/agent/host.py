@@ -15,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from towpath import __version__
 from towpath.agent import documents, report
+from towpath.agent.captures import Captures
 from towpath.agent.errors import AgentError, ConflictError, NotFoundError
 from towpath.agent.file import now
 from towpath.agent.flows import Active, Members, Question, active, counts, names_of, page
@@ -32,9 +33,13 @@ if TYPE_CHECKING:
     from towpath.agent.file import ConfigFile
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
+    from towpath.core.records import Fate
+    from towpath.datapath.balancer import Balancer
     from towpath.datapath.counters import Counters
     from towpath.datapath.flow_table import FlowTable
+    from towpath.datapath.recording import Recording
     from towpath.model import FlowTuple, ServiceKey
+    from towpath.model.capture import Capture
 
     _Asked = tuple[FlowTable, Question, Members, Mapping[ServiceKey, str]]
 
@@ -55,13 +60,17 @@ class _Seen(NamedTuple):
 class Host:
     """A controller, its thread and its file, as one."""
 
-    def __init__(self, controller: Controller, writer: Writer, file: ConfigFile) -> None:
+    def __init__(
+        self, controller: Controller, writer: Writer, file: ConfigFile, balancer: Balancer
+    ) -> None:
         self.controller = controller
         self.writer = writer
         self.file = file
+        self.balancer = balancer
         self.started = now()
         # What the file was refused for contradicting; None when that is not why.
         self._contradicted: Desired | None = None
+        self.captures = Captures(self.record)
         self.registry = registry(self.counters, self.status)
 
     async def write(
@@ -147,6 +156,16 @@ class Host:
         """Ask the loaded program about a flow."""
         ran = await self.writer.run(self.controller.datapath.trace, flow, device)
         return report.trace(ran, self.controller.desired.services())
+
+    def record(self, capture: Capture) -> Recording:
+        """Begin a capture, in any thread but the writer's."""
+
+        def describe(fate: Fate) -> str:
+            return self.writer.call(self.balancer.fate, fate)
+
+        # Loading takes a while, in which changes go on.
+        services = self.writer.call(self.balancer.observed)
+        return self.balancer.recorder.start(capture, services, describe)
 
     def metrics(self) -> tuple[bytes, str]:
         """Prometheus metrics as text, and its content type."""

@@ -72,7 +72,7 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         controller = Controller(config, store, balancer)
         writer = stack.enter_context(Writer())
         writer.call(controller.start)
-        host = Host(controller, writer, file)
+        host = Host(controller, writer, file, balancer)
         settle()
         stack.enter_context(served(config.metrics.address, host.registry))
         log.info("serving %s at %s", host.summary(), config.api.socket)

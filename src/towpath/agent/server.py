@@ -66,6 +66,7 @@ async def serve(host: Host, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
+        host.captures.stop_all("the agent ends")
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):

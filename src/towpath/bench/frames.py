@@ -34,21 +34,23 @@ _PAYLOAD = b"sixteen bytes..."
 _CARRIES = {_ETHERTYPE[IPV4]: 4, _ETHERTYPE[IPV6]: 41}  # IPPROTO_IPIP, IPPROTO_IPV6
 
 
-def frame(flow: FlowTuple, tcp_flags: int = TCP_ACK) -> bytes:
-    """Return an untagged Ethernet frame with 16 bytes of payload.
+def frame(flow: FlowTuple, tcp_flags: int = TCP_ACK, *, payload: int = len(_PAYLOAD)) -> bytes:
+    """Return an untagged Ethernet frame with so many bytes of payload.
 
     IPv4 has its header checksum and DF; TCP and UDP checksums are 0, which no load balancer
     looks at.
     """
-    packet = _ip_header(flow, transport := _transport(flow, tcp_flags)) + transport
+    transport = _transport(flow, tcp_flags, payload)
+    packet = _ip_header(flow, transport) + transport
     return _DEVICE_MAC + GATEWAY_MAC + _ETHERTYPE[flow.source.version] + packet
 
 
-def _transport(flow: FlowTuple, tcp_flags: int) -> bytes:
+def _transport(flow: FlowTuple, tcp_flags: int, payload: int) -> bytes:
+    carried = _PAYLOAD[:payload].ljust(payload, b".")
     ports = struct.pack("!HH", flow.source_port, flow.destination_port)
     if flow.protocol is Protocol.UDP:
-        return ports + struct.pack("!HH", 8 + len(_PAYLOAD), 0) + _PAYLOAD
-    return ports + struct.pack("!IIBBHHH", 1, 1, 5 << 4, tcp_flags, 8192, 0, 0) + _PAYLOAD
+        return ports + struct.pack("!HH", 8 + payload, 0) + carried
+    return ports + struct.pack("!IIBBHHH", 1, 1, 5 << 4, tcp_flags, 8192, 0, 0) + carried
 
 
 def _ip_header(flow: FlowTuple, transport: bytes) -> bytes:

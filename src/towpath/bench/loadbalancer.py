@@ -32,7 +32,9 @@ from towpath.model.settings import Device
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from towpath.datapath.recording import Recording
     from towpath.kernel.programs import Program
+    from towpath.model.capture import Capture
 
 RUNS = 21
 _BATCHES = 2000  # of 32 packets: some milliseconds a run
@@ -80,6 +82,10 @@ class Rig:
         self.wrapper = wrapper
         self._balancer = balancer
         self._services = {each.key: each for each in SERVICES}
+
+    def record(self, capture: Capture) -> Recording:
+        """Begin a capture."""
+        return self._balancer.record(capture)
 
     def check(self, scenario: Scenario) -> None:
         """Send one packet. BenchError: it doesn't come out as the scenario says."""

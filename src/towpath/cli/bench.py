@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from towpath.bench.scenarios import SCENARIOS
 from towpath.cli.command import ManualGroup
 
 if TYPE_CHECKING:
+    from towpath.bench.recorder import RecorderReport
     from towpath.bench.report import Report
     from towpath.bench.scenarios import Scenario
     from towpath.bench.wildcard import SetReport, WildcardReport
@@ -139,6 +141,93 @@ def wildcard(
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
         _print_wildcard(report)
+
+
+@bench.command(
+    examples={
+        "towpath bench recorder": "What a capture costs, and what gets to a file.",
+        "towpath bench recorder --file /var/tmp/x.pcapng": "On the disk that matters.",
+    }
+)
+@click.option(
+    "--runs", type=click.IntRange(1), default=15, show_default=True, help="Runs of each case."
+)
+@click.option(
+    "--rate-64", type=int, default=500_000, show_default=True, help="64-byte frames a second."
+)
+@click.option(
+    "--rate-1494", type=int, default=200_000, show_default=True, help="1494-byte frames a second."
+)
+@click.option(
+    "--seconds", type=float, default=5.0, show_default=True, help="How long to offer them."
+)
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("towpath-bench.pcapng"),
+    show_default=True,
+    help="File to write, which is removed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
+def recorder(
+    runs: int, rate_64: int, rate_1494: int, seconds: float, path: Path, as_json: bool
+) -> None:
+    """Time captures: nanoseconds per packet, packets a second to a file.
+
+    A packet of a known flow is balanced without a capture and with several kinds of it. Then
+    packets come at a given rate, both sides of each are captured, and a thread writes the file.
+    Needs root.
+    """
+    from towpath.bench.recorder import measure
+
+    report = measure(runs=runs, rates={64: rate_64, 1494: rate_1494}, seconds=seconds, path=path)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        _print_recorder(report)
+
+
+def _print_recorder(report: RecorderReport) -> None:
+    from towpath.cli.output import print_table
+
+    for size, costs in report.costs.items():
+        rows = [
+            (
+                each.name,
+                *(f"{ns:.1f}" for ns in (each.off.p50_ns, each.on.p50_ns, each.on.min_ns)),
+                f"{each.more_ns:+.1f}",
+            )
+            for each in costs
+        ]
+        columns = (f"{size} bytes", "off p50", "on p50", "on min", "more")
+        print_table(columns, rows, numbers=columns[1:])
+        click.echo()
+    rows = [
+        (
+            f"{each.size}",
+            each.direction,
+            f"{each.offered / each.seconds:,.0f}",
+            f"{each.packets / each.seconds:,.0f}",
+            f"{each.frames:,}",
+            f"{each.lost:,}",
+            f"{each.file_bytes / each.seconds / 1e6:,.0f}",
+            f"{1e9 * each.reader_cpu / max(each.frames, 1):.0f}",
+        )
+        for each in report.throughput
+    ]
+    titles = (
+        "bytes",
+        "sides",
+        "offered/s",
+        "packets/s",
+        "frames",
+        "lost",
+        "MB/s",
+        "reader ns/frame",
+    )
+    print_table(titles, rows, numbers=titles)
+    click.echo(f"\nLinux {report.kernel}.")
 
 
 def _say(what: str) -> None:

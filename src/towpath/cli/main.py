@@ -22,6 +22,8 @@ VERBS = {
     "backend": Verb("towpath.cli.backend:backend", "List and change a service's backends."),
     "flows": Verb("towpath.cli.flows:flows", "The flows that are remembered, and their backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
+    "record": Verb("towpath.cli.record:record", "Capture packets, both sides of each."),
+    "recorder": Verb("towpath.cli.recorder:recorder", "List and stop captures."),
     "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),
     "doctor": Verb("towpath.cli.doctor:doctor", "What this kernel can do, and what is lost."),
     "lab": Verb("towpath.cli.lab:lab", "A load balancer, clients and backends in namespaces."),
@@ -35,6 +37,7 @@ REPORTED = (
     ("towpath.model.problems", "ConfigError"),
     ("towpath.kernel.errors", "KernelError"),
     ("towpath.datapath.errors", "DatapathError"),
+    ("towpath.datapath.capture_file", "CaptureFileError"),
     ("towpath.agent.errors", "AgentError"),
 )
 

@@ -10,6 +10,7 @@ its program in their place without a packet between the two.
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.datapath.program import LoadedProgram
+    from towpath.kernel.programs import Program
     from towpath.model.settings import Device
 
 log = logging.getLogger(__name__)
+
+_GONE = frozenset((errno.ENOLINK, errno.ENODEV))
 
 
 @dataclass
@@ -39,6 +43,7 @@ class _Place:
     link: links.Attachment
     pin: Path | None
     adopted: bool
+    program: str
 
 
 class Attachment:
@@ -59,6 +64,7 @@ class Attachment:
             # A script may end without closing what it made.
             atexit.register(self._forwarding.restore)
         self.devices: dict[int, str] = {}
+        self._current = program.object.programs["towpath_lb"]
         try:
             for device in devices:
                 self._attach(device)
@@ -75,10 +81,10 @@ class Attachment:
         # tc first: from its first packet on, XDP may hand packets over.
         if not self._adopt(f"tc-{index}", "towpath_handoff"):
             handoff = attach_tc_ingress(programs["towpath_handoff"], index)
-            self._keep(handoff, f"tc-{index}")
+            self._keep(handoff, f"tc-{index}", "towpath_handoff")
         if not self._adopt(f"xdp-{index}", "towpath_lb"):
             balancer = attach_xdp(programs["towpath_lb"], index, device.mode)
-            self._keep(balancer, f"xdp-{index}")
+            self._keep(balancer, f"xdp-{index}", "towpath_lb")
         self.devices[index] = device.name
 
     def _allow_forwarding(self, index: int) -> None:
@@ -93,7 +99,7 @@ class Attachment:
         path = self._pins / name
         try:
             link = links.from_pin(path)
-            self._places.append(_Place(link, path, adopted=True))
+            self._places.append(_Place(link, path, adopted=True, program=program))
             link.update(self._program.object.programs[program])
         except KernelError as error:
             # The device went away and with it what the link was attached to.
@@ -102,8 +108,8 @@ class Attachment:
             return False
         return True
 
-    def _keep(self, link: links.Attachment, name: str) -> None:
-        place = _Place(link, None, adopted=False)
+    def _keep(self, link: links.Attachment, name: str, program: str) -> None:
+        place = _Place(link, None, adopted=False, program=program)
         self._places.append(place)
         if self._pins is not None:
             self._pins.mkdir(parents=True, exist_ok=True)
@@ -121,6 +127,29 @@ class Attachment:
                 except KernelError as error:
                     log.info("link %s has nothing to detach from: %s", path, error)
                 path.unlink()
+
+    def replace(self, program: Program | None) -> None:
+        """Put another program in the place of the one that balances; None: that one again.
+
+        A device that is gone has no place any more, and is left out. KernelError: a device
+        can't have it; then all have what they had.
+        """
+        wanted = program or self._program.object.programs["towpath_lb"]
+        done: list[_Place] = []
+        for place in self._places:
+            if place.program != "towpath_lb":
+                continue
+            try:
+                place.link.update(wanted)
+            except KernelError as error:
+                if error.errno in _GONE:
+                    log.info("%s", error)
+                    continue
+                for each in done:
+                    each.link.update(self._current)
+                raise
+            done.append(place)
+        self._current = wanted
 
     def refresh_vlans(self) -> None:
         """Tell the program which VLAN devices there are on top of which devices."""

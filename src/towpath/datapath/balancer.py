@@ -19,6 +19,7 @@ from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, forget_drops, read_counters, read_verdicts
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.fate import describe
 from towpath.datapath.flow_table import FlowTable
 from towpath.datapath.heap import Heap
 from towpath.datapath.migration import Migration, Moved
@@ -27,6 +28,7 @@ from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
 from towpath.datapath.program import LoadedProgram
 from towpath.datapath.reclaim import Reclaimer
+from towpath.datapath.recorder import Recorder
 from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.slots import MaglevSlots
 from towpath.datapath.snat import begin as begin_snat
@@ -50,8 +52,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from towpath.core.records import Fate
     from towpath.datapath.kept import KeptTables
+    from towpath.datapath.recording import Recording
     from towpath.datapath.tables import Installed
+    from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
 
 log = logging.getLogger(__name__)
@@ -129,6 +134,8 @@ class Balancer:
             self._leave(migration)
             # Only now does no other program fill the table in its own way any more.
             begin_snat(self._program, self._snat)
+            self.recorder = Recorder(self._program, self._attachment)
+            undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
@@ -288,6 +295,7 @@ class Balancer:
         if any(isinstance(step, RemoveBackend) for step in wanted.steps):
             forget_drops(self._program, (handle for _, handle, _ in self._backends))
         # The very objects: what doesn't change next time is then seen at a glance.
+        self.recorder.changed()
         for change in wanted.changes:
             if change.before is not None:
                 del self._observed[change.before.key]
@@ -366,12 +374,24 @@ class Balancer:
         """Forget every flow of services with forwarding snat, as if it had never been."""
         forget_translations(self._program)
 
+    def record(self, capture: Capture) -> Recording:
+        """Begin a capture; it ends when what this returns is closed, or this object.
+
+        DatapathError: it names a service that isn't there, or there are too many captures.
+        """
+        return self.recorder.start(capture, self.observed(), self.fate)
+
+    def fate(self, fate: Fate) -> str:
+        """Return what became of a packet in words: service, backend, verdict."""
+        return describe(fate, self._tables.services.values(), self._observed, self._program)
+
     def refresh_devices(self) -> None:
         """Look again which VLAN devices there are."""
         self._attachment.refresh_vlans()
 
     def detach(self) -> None:
         """Take everything out of the kernel, pins too, and close."""
+        self.recorder.close()
         self._attachment.detach()
         if self._pins is not None:
             remove_pins(self._pins)

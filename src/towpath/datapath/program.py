@@ -20,7 +20,7 @@ from towpath.datapath.kept import TYPES, KeptTables
 from towpath.datapath.layout import Layout
 from towpath.datapath.migration import READ
 from towpath.datapath.pins import LINKS, MAPS, NEXT, found, succeed
-from towpath.datapath.snat import constants
+from towpath.datapath.snat import constants as snat_constants
 from towpath.kernel import links
 from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.errors import KernelError, LayoutError
@@ -89,7 +89,7 @@ class LoadedProgram:
             "trace_cookie": secrets.randbits(63) + 1,
         }
         self._find()
-        for name, value in self._constants().items():
+        for name, value in self.constants.items():
             self.object.rodata[name] = value
         self.object.load()
         self.maps = self.object.maps
@@ -107,9 +107,10 @@ class LoadedProgram:
         families = (self._snat.addresses(version) for version in (4, 6))
         return [address for each in families for address in (*each, *nobody)[:most]]
 
-    def _constants(self) -> dict[str, Any]:
-        """Everything that the program is told before it is loaded."""
-        nat = constants(
+    @property
+    def constants(self) -> dict[str, Any]:
+        """What a program over these tables has to be told before it is loaded."""
+        nat = snat_constants(
             self._snat,
             self.btf.dtype("address"),
             per_family=self.constant("nat_limits", "NAT_SOURCES"),

@@ -25,6 +25,8 @@ class Section:
     size: int
     data: bytes
     link: int
+    offset: int
+    """Of the data in the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Symbol:
     name: str
     section: int
     value: int
+    size: int
 
 
 def c_string(table: bytes, offset: int) -> str:
@@ -59,7 +62,7 @@ def _sections(blob: bytes) -> list[Section]:
     found = []
     for name, kind, _flags, _addr, offset, size, link, *_rest in raw:
         data = b"" if kind == _SHT_NOBITS else blob[offset : offset + size]
-        found.append(Section(c_string(names, name), kind, size, data, link))
+        found.append(Section(c_string(names, name), kind, size, data, link, offset))
     return found
 
 
@@ -67,10 +70,10 @@ def symbols(found: list[Section]) -> list[Symbol]:
     """The symbol table's entries. ValueError: it is damaged."""
     try:
         return [
-            Symbol(c_string(found[section.link].data, name), index, value)
+            Symbol(c_string(found[section.link].data, name), index, value, size)
             for section in found
             if section.kind == _SHT_SYMTAB
-            for name, _info, _other, index, value, _size in _SYMBOL.iter_unpack(section.data)
+            for name, _info, _other, index, value, size in _SYMBOL.iter_unpack(section.data)
         ]
     except (struct.error, IndexError, ValueError) as error:
         raise ValueError(f"a damaged ELF file ({error})") from error

@@ -23,6 +23,7 @@ class MapType(IntEnum):
     CPUMAP = 16
     PERCPU_CGROUP_STORAGE = 21
     DEVMAP_HASH = 25
+    RINGBUF = 27
 
 
 BPF_ANY = 0

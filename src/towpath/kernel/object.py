@@ -54,6 +54,7 @@ class BpfObject:
         self.programs: Mapping[str, Program] = MappingProxyType({})
         self._undo = ExitStack()
         self._loaded = False
+        self._reused: _Dtypes = {}
         opts = ObjectOpenOpts(object_name=self.path.name.partition(".")[0].encode())
         with captured() as printed:
             pointer = lib.bpf_object__open_file(os.fsencode(self.path), ctypes.byref(opts))
@@ -110,7 +111,10 @@ class BpfObject:
         differences = self.layout(map_name).differences(m.layout)
         if differences:
             raise LayoutError(f"map {map_name} of {self.path.name} can't be {m!r}", differences)
-        check(lib.bpf_map__reuse_fd(self._map(map_name), m.fd), f"reuse {m!r} as {map_name}")
+        pointer = self._map(map_name)
+        # Afterwards libbpf has the numbers that its types have where the map was made.
+        self._reused[map_name] = self._dtypes(pointer)
+        check(lib.bpf_map__reuse_fd(pointer, m.fd), f"reuse {m!r} as {map_name}")
 
     def autoload(self, program: str, on: bool) -> None:  # noqa: FBT001 -- a switch by its name
         """Whether `load` loads that program; by default it loads all."""
@@ -119,6 +123,11 @@ class BpfObject:
             there = ", ".join(sorted(name for name, _ in self._walk("program")))
             raise KeyError(f"no program {program!r} in {self.path.name}; there are: {there}")
         check(lib.bpf_program__set_autoload(pointer, on), f"set autoload of program {program}")
+
+    @property
+    def program_names(self) -> tuple[str, ...]:
+        """The programs that are in it, to be loaded or not."""
+        return tuple(name for name, _ in self._walk("program"))
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -150,6 +159,7 @@ class BpfObject:
         logs = self._ask_for_statistics() if statistics else {}
         # Asked for before: libbpf forgets the types of maps that the kernel takes none for.
         dtypes = {name: self._dtypes(pointer) for name, pointer in self._walk("map")}
+        dtypes |= self._reused
         with captured() as printed:
             result = lib.bpf_object__load(self._pointer)
         if result < 0:

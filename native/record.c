@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Empties a BPF ring buffer (kernel/bpf/ringbuf.c) of records, many in one call, and writes
+ * them as pcapng. What it can't know, the names of devices, services and backends, it asks its
+ * caller for, once each.
+ */
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "public.h"
+#include "record.h"
+
+/* <linux/bpf.h> has these too, among thousands of lines. */
+enum ring {
+	RING_HEADER = 8,
+	RING_ALIGN = 8,
+};
+
+static const u32 RING_BUSY = 1u << 31;
+static const u32 RING_DISCARDED = 1u << 30;
+
+enum status {
+	STATUS_EMPTY,	  /* all that there is was taken */
+	STATUS_ROOM,	  /* `out` has no room for the next block */
+	STATUS_INTERFACE, /* the next record is of a device and direction without a number */
+	STATUS_LABEL,	  /* the next record is of a fate without a text */
+	STATUS_DAMAGED,	  /* that is no record: nothing is read any more */
+};
+
+struct reader {
+	struct table names; /* first: towpath_record_* of names take a reader as well */
+	const u8 *data;	    /* twice, one behind the other, so that no record is cut */
+	u64 mask;
+	u64 *consumer;
+	const u64 *producer;
+	u64 clock;	  /* from CLOCK_MONOTONIC to nanoseconds since 1970 */
+	u64 packets_most; /* that are taken; all others are passed over */
+	u64 bytes_most;
+	u64 packets;
+	u64 records;
+	u64 bytes; /* of frames, as they were captured */
+	u32 cpus;
+	u64 last[]; /* packet that was taken, by CPU, plus 1 */
+};
+
+/* What a call did, and what it wants to know. */
+struct report {
+	u64 written; /* bytes of `out` */
+	u64 packets;
+	u64 records;
+	u64 bytes;
+	u32 status; /* enum status */
+	u32 ended;  /* no further packet will be taken */
+	u32 ifindex;
+	u32 direction;
+	u32 service;
+	u32 handle;
+	u32 verdict;
+	u32 _reserved;
+};
+
+/* `size`: bytes of the ring, a power of two. NULL: no memory. */
+PUBLIC struct reader *towpath_record_open(u64 *consumer, const u64 *producer, const u8 *data,
+					  u64 size, u64 clock, u32 cpus)
+{
+	struct reader *made = calloc(1, sizeof(*made) + cpus * sizeof(made->last[0]));
+
+	if (!made)
+		return NULL;
+	made->data = data;
+	made->mask = size - 1;
+	made->consumer = consumer;
+	made->producer = producer;
+	made->clock = clock;
+	made->packets_most = made->bytes_most = UINT64_MAX;
+	made->cpus = cpus;
+	return made;
+}
+
+PUBLIC void towpath_record_close(struct reader *reader)
+{
+	towpath_record_forget(&reader->names);
+	free(reader->names.interfaces);
+	free(reader);
+}
+
+PUBLIC void towpath_record_limit(struct reader *reader, u64 packets, u64 bytes)
+{
+	reader->packets_most = packets;
+	reader->bytes_most = bytes;
+}
+
+static bool is_full(const struct reader *reader)
+{
+	return reader->packets >= reader->packets_most || reader->bytes >= reader->bytes_most;
+}
+
+/*
+ * Whether a record is of a packet that is taken. Both records of a packet are written by its
+ * CPU one right after the other: what comes of the packet that was last taken there is too.
+ */
+static bool take(struct reader *reader, const struct record *head)
+{
+	u64 *last = &reader->last[(head->packet >> RECORD_CPU_SHIFT) % reader->cpus];
+
+	if (*last == head->packet + 1)
+		return true;
+	if (is_full(reader))
+		return false;
+	*last = head->packet + 1;
+	reader->packets++;
+	return true;
+}
+
+static bool is_record(const struct record *head, u32 length)
+{
+	return length >= sizeof(*head) && head->captured <= length - sizeof(*head) &&
+	       head->captured <= RECORD_MOST && head->direction <= RECORD_OUT;
+}
+
+static u32 ask(struct report *report, const struct record *head, enum status what)
+{
+	report->ifindex = head->ifindex;
+	report->direction = head->direction;
+	report->service = head->service;
+	report->handle = head->handle;
+	report->verdict = head->verdict;
+	return what;
+}
+
+/* One record to `out`, if it is of a packet that is taken. */
+static u32 convert(struct reader *reader, const struct record *head, u32 length, u8 *out, u64 room,
+		   struct report *report)
+{
+	struct interface *interface;
+	const struct label *label;
+	u32 size;
+
+	if (!is_record(head, length))
+		return STATUS_DAMAGED;
+	interface = find_interface(&reader->names, head->ifindex, head->direction);
+	if (!interface)
+		return ask(report, head, STATUS_INTERFACE);
+	label = find_label(&reader->names, head);
+	if (!label)
+		return ask(report, head, STATUS_LABEL);
+	size = block_size(head, label);
+	if (size > room - report->written)
+		return STATUS_ROOM;
+	if (!take(reader, head))
+		return STATUS_EMPTY;
+	write_block(out + report->written, head, (const u8 *)(head + 1), label, interface->id,
+		    head->time + reader->clock);
+	report->written += size;
+	interface->records++;
+	reader->records++;
+	reader->bytes += head->captured;
+	return STATUS_EMPTY;
+}
+
+/*
+ * Moves records from the ring to `out` until there is none left, or something is in the way.
+ * What has been moved is the producers' again when this returns.
+ */
+PUBLIC void towpath_record_read(struct reader *reader, u8 *out, u64 room, struct report *report)
+{
+	u64 at = __atomic_load_n(reader->consumer, __ATOMIC_ACQUIRE);
+	u64 end = __atomic_load_n(reader->producer, __ATOMIC_ACQUIRE);
+	u32 status = STATUS_EMPTY;
+
+	memset(report, 0, sizeof(*report));
+	while (at < end) {
+		const u8 *entry = reader->data + (at & reader->mask);
+		u32 header = __atomic_load_n((const u32 *)entry, __ATOMIC_ACQUIRE);
+		u32 length = header & ~(RING_BUSY | RING_DISCARDED);
+
+		if (header & RING_BUSY)
+			break;
+		if (!(header & RING_DISCARDED))
+			status = convert(reader, (const struct record *)(entry + RING_HEADER),
+					 length, out, room, report);
+		if (status != STATUS_EMPTY)
+			break;
+		at += (RING_HEADER + length + RING_ALIGN - 1) & ~(u64)(RING_ALIGN - 1);
+	}
+	__atomic_store_n(reader->consumer, at, __ATOMIC_RELEASE);
+	report->status = status;
+	report->ended = is_full(reader);
+	report->packets = reader->packets;
+	report->records = reader->records;
+	report->bytes = reader->bytes;
+}

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath record [FILTER]...``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from towpath.cli.command import Manual
+from towpath.cli.output import count, socket_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from towpath.agent.capture_documents import CaptureEntry
+    from towpath.client import CaptureStream
+    from towpath.datapath.capture_file import CaptureFile
+
+EXAMPLES = {
+    'towpath record "0.0.0.0/0 0 203.0.113.10/32 80 TCP" -w web.pcapng': "Clients of a VIP.",
+    "towpath record --service web --packets 1000": "The same, by the service's name.",
+    "towpath record --service web -w - | wireshark -k -i -": "Watch it live.",
+    'towpath record "10.0.0.0/8 0 0 0 ANY" "0 0 10.0.0.0/8 8000-8100 UDP"': "Either of two.",
+    "towpath record --snaplen 96 --sample 1/100 --time 60": "A share of all that comes.",
+}
+FILES = {
+    "FILTER": (
+        "SOURCE PORT DESTINATION PORT PROTOCOL: prefixes, ports or ranges (80-90), a protocol's"
+        " name or number; 0 or ANY stands for anything. Packets that one of them matches."
+    )
+}
+_REFRESH_SECONDS = 1.0
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_UNIT = 1000
+
+
+class Sample(click.ParamType[int]):
+    """1/N, or N."""
+
+    name = "1/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return N."""
+        text = str(value).removeprefix("1/")
+        if not text.isdecimal() or not int(text):
+            self.fail(f"{value!r}; allowed: 1/N, such as 1/100", param, ctx)
+        return int(text)
+
+
+@click.command(cls=Manual, examples=EXAMPLES, files=FILES)
+@click.argument("filters", metavar="[FILTER]...", nargs=-1)
+@click.option("--service", "services", multiple=True, metavar="NAME", help="Packets to a service.")
+@click.option("--expr", "expression", default="", help="And only what this matches (pcap-filter).")
+@click.option(
+    "-w",
+    "--write",
+    "path",
+    type=click.Path(path_type=Path, allow_dash=True, dir_okay=False),
+    help="File to write, - for stdout.  [default: towpath-TIME.pcapng]",
+)
+@click.option("--snaplen", type=int, default=65535, help="Bytes of each frame to keep.")
+@click.option("--packets", type=int, default=0, help="End after so many packets.")
+@click.option("--bytes", "size", type=int, default=0, help="End after so many bytes of frames.")
+@click.option("--time", "seconds", type=int, default=0, help="End after so many seconds.")
+@click.option(
+    "--direction",
+    type=click.Choice(["both", "in", "out"]),
+    default="both",
+    show_default=True,
+    help="As they come in, as they are sent on, or both.",
+)
+@click.option("--sample", type=Sample(), default=1, help="Keep one packet of N, at random.")
+@socket_option
+def record(
+    filters: tuple[str, ...],
+    services: tuple[str, ...],
+    expression: str,
+    path: Path | None,
+    snaplen: int,
+    packets: int,
+    size: int,
+    seconds: int,
+    direction: str,
+    sample: int,
+    socket_path: Path,
+) -> None:
+    """Capture packets as they come in and as they are sent on, in pcapng.
+
+    Each packet that comes in says what became of it: service, backend, verdict. What
+    was sent on of it, encapsulated, has the same packet id and the same flow. Without
+    FILTER, --service and --expr everything is captured. Ctrl-C ends it.
+    """
+    from towpath.client import Client
+    from towpath.datapath.capture_file import CaptureFile, CaptureFileError
+    from towpath.model.capture import parse_capture
+
+    capture = parse_capture(
+        {
+            "filters": list(filters),
+            "services": list(services),
+            "expression": expression,
+            "direction": direction,
+            "snaplen": snaplen,
+            "sample": sample,
+            "packets": packets,
+            "bytes": size,
+            "seconds": seconds,
+        }
+    )
+    path = path or Path(time.strftime("towpath-%Y%m%d-%H%M%S.pcapng"))
+    failure = ""
+    with Client(socket_path) as client, client.record(capture) as stream:
+        with CaptureFile(path) as file, _progress(stream), _ended_by_signal(stream):
+            try:
+                _copy(stream, file)
+            except CaptureFileError as error:
+                failure = str(error)
+        stream.close()
+        entry = _final(client, stream.number)
+    _report(entry, path)
+    if failure:
+        raise click.ClickException(failure)
+
+
+def _copy(stream: CaptureStream, file: CaptureFile) -> None:
+    while data := stream.read():
+        file.write(data)
+    file.check()
+
+
+def _final(client: Any, number: int) -> CaptureEntry:
+    """What is said of the capture when it has ended, which may take a moment."""
+    deadline = time.monotonic() + 5
+    entry: CaptureEntry = client.capture(number)
+    while not entry.ended and time.monotonic() < deadline:
+        time.sleep(0.02)
+        entry = client.capture(number)
+    return entry
+
+
+def _report(entry: CaptureEntry, path: Path) -> None:
+    lines = [f"{_state(entry)}; to {path}" if str(path) != "-" else _state(entry)]
+    if entry.lost:
+        lines.append(f"{count(entry.lost)} frames were lost: they came faster than they were read")
+    if entry.ended:
+        lines.append(f"ended: {entry.ended}")
+    click.echo("\n".join(lines), err=True)
+
+
+def _state(entry: CaptureEntry) -> str:
+    return (
+        f"{count(entry.packets)} packets of {count(entry.matched)} that match, "
+        f"{count(entry.frames)} frames, {_size(entry.bytes)}, {count(entry.lost)} lost"
+    )
+
+
+def _size(number: float) -> str:
+    for unit in _UNITS:
+        if number < _UNIT or unit == _UNITS[-1]:
+            return f"{number:.0f} {unit}" if unit == _UNITS[0] else f"{number:.1f} {unit}"
+        number /= _UNIT
+    raise AssertionError
+
+
+@contextmanager
+def _ended_by_signal(stream: CaptureStream) -> Iterator[None]:
+    """SIGINT or SIGTERM has the capture end; the rest of the file still comes.
+
+    A second one doesn't wait for that.
+    """
+    from towpath.client import Client, ClientError
+
+    def end(number: int, frame: object) -> None:
+        del number, frame
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
+        with suppress(ClientError), Client(stream.socket_path) as client:
+            client.stop_capture(stream.number)
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    for each in before:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def _progress(stream: CaptureStream) -> Iterator[None]:
+    """Show how far it has come, on a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=_show, args=(stream, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        click.echo("\r\033[K", nl=False, err=True)
+
+
+def _show(stream: CaptureStream, ended: threading.Event) -> None:
+    from towpath.client import Client, ClientError
+
+    with suppress(ClientError), Client(stream.socket_path) as client:
+        while not ended.wait(_REFRESH_SECONDS):
+            line = _state(client.capture(stream.number))
+            click.echo(f"\r\033[K{line}", nl=False, err=True)

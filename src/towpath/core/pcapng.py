@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The blocks of a pcapng file that aren't packets (draft-ietf-opsawg-pcapng).
+
+All in this machine's byte order, as the format allows.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
+ETHERNET = 1
+_MAGIC = 0x1A2B3C4D
+_LENGTH_UNKNOWN = 0xFFFFFFFFFFFFFFFF
+_NANOSECONDS = 9
+_TEXT_MOST = 65535
+_SMALLEST = 12  # bytes of a block without a body
+
+COMMENT = 1
+_HARDWARE, _OS, _APPLICATION = 2, 3, 4
+_NAME, _DESCRIPTION, _RESOLUTION, _FILTER = 2, 3, 9, 11
+_START, _END, _RECEIVED, _DROPPED, _ACCEPTED, _DELIVERED = 2, 3, 4, 5, 6, 8
+_FILTER_TEXT = b"\0"  # a filter as libpcap has it, or whoever wrote the file
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What the file says of a device and direction."""
+
+    name: str
+    description: str
+    snaplen: int
+    filter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What was counted of an interface by the end. Times are nanoseconds since 1970."""
+
+    interface: int
+    start: int
+    end: int
+    received: int
+    """Packets that the capture was for."""
+    dropped: int
+    """Those that found no room."""
+
+
+def block(kind: int, body: bytes) -> bytes:
+    """Return a block of a body whose length is a multiple of four."""
+    length = struct.pack("=I", len(body) + _SMALLEST)
+    return struct.pack("=I", kind) + length + body + length
+
+
+def options(pairs: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return options, each padded, and their end; nothing at all of none."""
+    made = b"".join(
+        struct.pack("=HH", code, len(value)) + value + bytes(-len(value) % 4)
+        for code, value in pairs
+        if value
+    )
+    return made + bytes(4) if made else b""
+
+
+def text(value: str) -> bytes:
+    """Return what an option can have of a text."""
+    return value.encode(errors="replace")[:_TEXT_MOST]
+
+
+def section_header(*, system: str, application: str, comment: str = "") -> bytes:
+    """Return a Section Header Block: what made the file, and where."""
+    body = struct.pack("=IHHQ", _MAGIC, 1, 0, _LENGTH_UNKNOWN)
+    return block(
+        SECTION,
+        body
+        + options(
+            ((COMMENT, text(comment)), (_OS, text(system)), (_APPLICATION, text(application)))
+        ),
+    )
+
+
+def interface_block(interface: Interface) -> bytes:
+    """Return an Interface Description Block. Time is in nanoseconds."""
+    return block(
+        INTERFACE,
+        struct.pack("=HHI", ETHERNET, 0, interface.snaplen)
+        + options(
+            (
+                (_NAME, text(interface.name)),
+                (_DESCRIPTION, text(interface.description)),
+                (_RESOLUTION, bytes((_NANOSECONDS,))),
+                (_FILTER, _FILTER_TEXT + text(interface.filter) if interface.filter else b""),
+            )
+        ),
+    )
+
+
+def _time(nanoseconds: int) -> bytes:
+    return struct.pack("=II", nanoseconds >> 32, nanoseconds & 0xFFFFFFFF)
+
+
+def statistics_block(found: Statistics) -> bytes:
+    """Return an Interface Statistics Block."""
+    delivered = found.received - found.dropped
+    return block(
+        STATISTICS,
+        struct.pack("=I", found.interface)
+        + _time(found.end)
+        + options(
+            (
+                (_START, _time(found.start)),
+                (_END, _time(found.end)),
+                (_RECEIVED, struct.pack("=Q", found.received)),
+                (_DROPPED, struct.pack("=Q", found.dropped)),
+                (_ACCEPTED, struct.pack("=Q", found.received)),
+                (_DELIVERED, struct.pack("=Q", delivered)),
+            )
+        ),
+    )
+
+
+class Section:
+    """The section that a capture writes: its interfaces, numbered as they come."""
+
+    def __init__(self, header: bytes) -> None:
+        self._pending = [header]
+        self.interfaces: list[Interface] = []
+
+    def add(self, interface: Interface) -> int:
+        """Describe one more interface; returns its number."""
+        self.interfaces.append(interface)
+        self._pending.append(interface_block(interface))
+        return len(self.interfaces) - 1
+
+    def pending(self) -> bytes:
+        """Return blocks that were not returned before, to be written before any packet."""
+        made = b"".join(self._pending)
+        self._pending.clear()
+        return made
+
+
+def whole(data: bytes | memoryview) -> int:
+    """Return how many bytes of blocks are whole: what a file ends with that was cut off."""
+    at = 0
+    while at + _SMALLEST <= len(data):
+        length: int = struct.unpack_from("=I", data, at + 4)[0]
+        if length < _SMALLEST or at + length > len(data):
+            break
+        at += length
+    return at

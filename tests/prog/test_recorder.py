@@ -1,0 +1,576 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recorder: every frame as it came in and as it was sent on, and what became of it.
+
+All frames are run by the program that records; `Rig.check` asserts meanwhile that it balances as
+the other one does: action, every byte, and that no other counter moves.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import ExitStack
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+from scapy.layers.l2 import ARP, Ether
+from scapy.layers.sctp import SCTP
+from scapy.packet import Raw
+from tests.prog.frames_xdp import CLIENTS, VIPS, ether, flows, frame, ip, segment
+from tests.prog.harness_record import (
+    assert_sent_on,
+    assert_told,
+    recorded,
+)
+from tests.prog.harness_xdp import Rig, rigged, service
+from tests.prog.network_xdp import (
+    FAR,
+    FAR_UNRESOLVED,
+    IN,
+    MTU,
+    NEAR,
+    NO_ROUTE,
+    OUT,
+    REFUSED,
+    THIRD,
+    THIRDS,
+)
+from tests.read_pcapng import read
+
+from towpath.balancer import LoadBalancer
+from towpath.datapath.errors import DatapathError
+from towpath.kernel import links, probe
+from towpath.lab.waiting import wait_until
+from towpath.model import ConfigError, FlowTuple, Protocol
+from towpath.model.capture import Capture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
+    from tests.prog.network_xdp import Network
+
+COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
+OTHER = {4: ip_address("203.0.113.99"), 6: ip_address("2001:db8:4::99")}
+
+
+@pytest.fixture
+def balancing(net: Network) -> Iterator[Rig]:
+    """A load balancer of the test's own."""
+    with rigged(net, devices=[THIRD]) as made:
+        yield made
+
+
+def serve_all(rig: Rig, inner: int, *backends: IPv4Address | IPv6Address) -> None:
+    """TCP and UDP of a VIP, to backends."""
+    vip = VIPS[inner]
+    rig.serve(
+        service(vip, *backends, protocol=Protocol.TCP),
+        service(vip, *backends, protocol=Protocol.UDP),
+    )
+
+
+# ---- Both sides ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("inner", "outer"), COMBINATIONS)
+@pytest.mark.parametrize("vlan", [None, 7])
+def test_both_sides_are_captured(rig: Rig, inner: int, outer: int, vlan: int | None) -> None:
+    """As it came in and encapsulated, byte for byte, tied by number, flow, service and backend."""
+    serve_all(rig, inner, *NEAR[outer], *FAR[outer], FAR_UNRESOLVED[outer])
+    frames = [
+        frame(inner, protocol, sport=sport, payload=b"x" * (sport % 200), vlan=vlan)
+        for protocol in (6, 17)
+        for sport in range(1024, 1060)
+    ]
+    with recorded(rig, filters=[f"0 0 {VIPS[inner]} 80 tcp", "0 0 0 80 udp"]) as capture:
+        outcomes = [rig.check(each) for each in frames]
+        found = capture.end()
+    assert {outcome.verdict for outcome in outcomes} == {"tx", "redirect", "handoff"}
+    assert len(found.packets) == 2 * len(frames)
+    sides = zip(frames, outcomes, found.packets[::2], found.packets[1::2], strict=True)
+    for sent, outcome, came, went in sides:
+        assert_told(rig, came, sent, IN, outcome)
+        assert_sent_on(rig, went, came, IN, outcome)
+    assert len({each.packet_id for each in found.packets}) == len(frames)
+
+
+def test_header_options_are_captured(rig: Rig) -> None:
+    """A frame with IPv4 options, one with IPv6 extension headers, and one padded."""
+    frames = [
+        bytes(ether() / ip(4, options=[IPOption(b"\x94\x04\0\0")]) / segment()),
+        bytes(ether() / ip(6) / IPv6ExtHdrDestOpt() / segment()),
+        frame(4, payload=b"") + bytes(6),
+    ]
+    for sent in frames:
+        version = 4 if sent[12:14] == b"\x08\0" else 6
+        serve_all(rig, version, *NEAR[version])
+        with recorded(rig, filters=["0 0 0 80 tcp"]) as capture:
+            outcome = rig.expect(sent, "tx")
+            came, went = capture.end().packets
+        assert_told(rig, came, sent, IN, outcome)
+        assert_sent_on(rig, went, came, IN, outcome)
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+def test_the_other_device_is_named(rig: Rig, inner: int) -> None:
+    """What comes in on one device and goes out of it, or of another, has an interface for each."""
+    serve_all(rig, inner, *NEAR[inner], *FAR[inner])
+    with recorded(rig) as capture:
+        outcomes = [rig.check(each, device) for each in flows(20, inner) for device in (IN, OUT)]
+        found = capture.end()
+    assert {outcome.verdict for outcome in outcomes} == {"tx", "redirect"}
+    assert {each.name for each in found.interfaces} == {
+        f"{device}-{direction}" for device in (IN, OUT) for direction in ("in", "out")
+    }
+    for at, outcome in enumerate(outcomes):
+        came, went = found.packets[2 * at : 2 * at + 2]
+        assert_sent_on(rig, went, came, (IN, OUT)[at % 2], outcome)
+
+
+# ---- What isn't sent on --------------------------------------------------------------------------
+
+PASSED = [
+    ("pass_not_ip", bytes(ether() / ARP())),
+    ("pass_protocol", bytes(ether() / ip(4) / ICMP())),
+    ("pass_no_vip", frame(dport=81)),
+    ("pass_no_vip", frame(6, 17, vip=OTHER[6])),
+    ("pass_fragment", bytes(ether() / ip(4, flags="MF") / segment())),
+    ("pass_malformed", frame()[:40]),
+    ("pass_malformed", frame()[:14]),
+]
+
+
+@pytest.mark.parametrize(("verdict", "sent"), PASSED)
+def test_what_passes_is_captured_once(rig: Rig, verdict: str, sent: bytes) -> None:
+    """With the reason, and nothing else."""
+    serve_all(rig, 4, *NEAR[4])
+    with recorded(rig) as capture:
+        outcome = rig.expect(sent, verdict)
+        (found,) = capture.end().packets
+    assert_told(rig, found, sent, IN, outcome)
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+def test_what_is_dropped_is_captured_once(rig: Rig, inner: int) -> None:
+    """With the reason, the service, and the backend if there was one."""
+    backends = {
+        "drop_no_route": NO_ROUTE[inner],
+        "drop_prohibited": REFUSED["prohibit"][0][inner],
+        "drop_mtu": FAR[inner][0],
+    }
+    for verdict, backend in backends.items():
+        serve_all(rig, inner, backend)
+        sent = frame(inner, payload=b"x" * (MTU[OUT] - 40))
+        with recorded(rig) as capture:
+            outcome = rig.expect(sent, verdict)
+            (found,) = capture.end().packets
+        assert_told(rig, found, sent, IN, outcome)
+    rig.serve(service(VIPS[inner]))
+    with recorded(rig) as capture:
+        outcome = rig.expect(frame(inner), "drop_no_backend")
+        (found,) = capture.end().packets
+    assert_told(rig, found, frame(inner), IN, outcome)
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+def test_without_a_tunnel_both_sides_are_captured(rig: Rig, inner: int) -> None:
+    """Of l2 services too, of which only the link header is another one."""
+    backends = (*NEAR[inner], *FAR[inner])
+    rig.serve(service(VIPS[inner], *backends, forwarding="l2"))
+    with recorded(rig) as capture:
+        frames = list(flows(20, inner, start=200_000))
+        outcomes = [rig.check(each) for each in frames]
+        found = capture.end().packets
+    assert {outcome.verdict for outcome in outcomes} == {"tx", "redirect"}
+    sides = zip(frames, outcomes, found[::2], found[1::2], strict=True)
+    for sent, outcome, came, went in sides:
+        assert_told(rig, came, sent, IN, outcome)
+        assert_sent_on(rig, went, came, IN, outcome)
+
+
+def test_a_refused_source_has_no_backend(rig: Rig) -> None:
+    """Nor the one of the packet before it."""
+    rig.serve(service(VIPS[4], *NEAR[4], allow_from=(ip_network("198.51.100.77/32"),)))
+    other_source = frame(source=ip_address("198.51.100.78"))
+    with recorded(rig) as capture:
+        rig.expect(frame(), "tx")
+        outcome = rig.expect(other_source, "drop_source")
+        found = capture.end().packets[-1]
+    assert_told(rig, found, other_source, IN, outcome)
+
+
+def test_a_trace_is_not_captured(rig: Rig) -> None:
+    """Asking where a flow would go leaves nothing in the file."""
+    serve_all(rig, 4, *NEAR[4])
+    with recorded(rig) as capture:
+        asked = FlowTuple.parse(f"{CLIENTS[4]}:4000 -> {VIPS[4]}:80")
+        assert rig.balancer.trace(asked).verdict == "tx"
+        assert capture.end().packets == []
+
+
+# ---- Filters -------------------------------------------------------------------------------------
+
+
+def other(number: int) -> bytes:
+    """Frames of many kinds, told apart by their number."""
+    source = f"198.51.100.{number % 256}"
+    ports = {"sport": 1000 + number % 7, "dport": 75 + number % 11}
+    kinds = [
+        ip(4, source=ip_address(source)) / TCP(**ports),
+        ip(4, source=ip_address(source)) / UDP(**ports),
+        ip(4, source=ip_address(source)) / SCTP(**ports),
+        ip(4, source=ip_address(source)) / ICMP(),
+        ip(4, source=ip_address(source), flags="MF") / UDP(**ports),
+        ip(4, source=ip_address(source), frag=3, proto=17) / Raw(b"\x03\xe8\0\x50" * 4),
+        ip(6, source=ip_address(f"2001:db8:3::{number % 256:x}")) / TCP(**ports),
+        ip(6) / IPv6ExtHdrDestOpt() / UDP(**ports),
+        ip(6) / IPv6ExtHdrFragment(m=1) / UDP(**ports),
+        ip(6) / IPv6ExtHdrFragment(offset=3, nh=17) / Raw(b"\x03\xe8\0\x50" * 4),
+        ARP(),
+    ]
+    return bytes(ether(vlan=5 if number % 3 == 0 else None) / kinds[number % len(kinds)])
+
+
+def matches(line: str, sent: bytes) -> bool:
+    """Whether a filter matches a frame, by the text of both."""
+    source, sport, destination, dport, protocol = line.split()
+    packet = Ether(sent)
+    layer = packet.getlayer(IP) or packet.getlayer(IPv6)
+    if layer is None:
+        return False
+    number = sent_protocol(layer)
+    for prefix, address in ((source, layer.src), (destination, layer.dst)):
+        if prefix != "0" and ip_address(address) not in ip_network(prefix):
+            return False
+    if protocol not in ("0", str(number)):
+        return False
+    ports = sent_ports(layer, number)
+    for wish, port in zip((sport, dport), ports, strict=True):
+        first, _, last = wish.partition("-")
+        if wish != "0" and not int(first) <= port <= int(last or first):
+            return False
+    return True
+
+
+def sent_protocol(layer: IP | IPv6) -> int:
+    """The transport protocol of a packet."""
+    if isinstance(layer, IP):
+        return int(layer.proto)
+    number, inside = layer.nh, layer.payload
+    while number in (44, 60):
+        number, inside = inside.nh, inside.payload
+    return int(number)
+
+
+def sent_ports(layer: IP | IPv6, protocol: int) -> tuple[int, int]:
+    """Its ports, if it has any: not after the first fragment."""
+    fragment = layer.getlayer(IPv6ExtHdrFragment)
+    offset = layer.frag if isinstance(layer, IP) else fragment.offset if fragment else 0
+    for number, kind in ((6, TCP), (17, UDP), (132, SCTP)):
+        if protocol == number and not offset and (found := layer.getlayer(kind)):
+            return found.sport, found.dport
+    return 0, 0
+
+
+FILTERS = [
+    ["0 0 0 0 0"],
+    ["0.0.0.0/0 0 0.0.0.0/0 0 0"],
+    ["::/0 0 0 0 0"],
+    ["198.51.100.0/28 0 0 0 0"],
+    ["198.51.100.3 0 0 0 0", "2001:db8:3::/122 0 0 0 6"],
+    ["0 1000-1002 0 0 17"],
+    ["0 0 203.0.113.10 78-81 132"],
+    ["0 0 0 80 0"],
+    ["0 0 0 0 1", "0 1003 0 79 6"],
+    ["192.0.2.0/24 0 0 0 0"],
+]
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_filters_select(rig: Rig, filters: list[str]) -> None:
+    """Those frames that one of the filters matches, and no others."""
+    serve_all(rig, 4, *NEAR[4])
+    frames = [other(number) for number in range(200)]
+    with recorded(rig, filters=filters, direction="in") as capture:
+        for each in frames:
+            rig.run(each, IN)
+        found = capture.end()
+        progress = capture.recording.progress()
+    expected = [each for each in frames if any(matches(line, each) for line in filters)]
+    assert [each.data for each in found.packets] == expected
+    assert (progress.seen, progress.matched, progress.packets) == (
+        len(frames),
+        len(expected),
+        len(expected),
+    )
+
+
+def test_many_filters_select(rig: Rig) -> None:
+    """A thousand, of which one matches."""
+    serve_all(rig, 4, *NEAR[4])
+    filters = [f"10.{n % 200}.0.0/16 {n + 1} 0 {n + 1}-{n + 9} tcp" for n in range(999)]
+    with recorded(rig, filters=[*filters, "198.51.100.0/24 0 0 0 tcp"]) as capture:
+        rig.check(frame())
+        rig.check(frame(protocol=17))
+        assert [each.data for each in capture.end().packets if each.inbound] == [frame()]
+
+
+def test_services_are_filters(rig: Rig) -> None:
+    """By their names: VIP, ports and protocol."""
+    rig.serve(
+        service(VIPS[4], *NEAR[4]),
+        service(ip_network("203.0.113.64/28"), *NEAR[4], port=81, protocol=Protocol.UDP),
+    )
+    names = [each.name for each in rig.balancer.observed()]
+    prefixed = frame(4, 17, vip=ip_address("203.0.113.66"), dport=81)
+    for name in names:
+        with recorded(rig, services=[name]) as capture:
+            rig.check(frame())
+            rig.check(frame(protocol=17))
+            rig.check(prefixed)
+            found = capture.end()
+        assert {each.said["service"] for each in found.packets} == {name}
+        assert len(found.packets) == 2
+    with (
+        pytest.raises(DatapathError, match="no service 'nope'; there are: "),
+        recorded(rig, services=["nope"]),
+    ):
+        pass
+
+
+# ---- How much ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("snaplen", [1, 14, 60, 61, 64, 1000, 65535])
+def test_frames_are_cut(rig: Rig, snaplen: int) -> None:
+    """To so many bytes, and the file has the original length."""
+    serve_all(rig, 4, *NEAR[4])
+    frames = [frame(payload=b"x" * size) for size in (0, 1, 5, 6, 7, 8, 946, MTU[IN] - 60)]
+    with recorded(rig, snaplen=snaplen) as capture:
+        outcomes = [rig.expect(each, "tx") for each in frames]
+        found = capture.end()
+    sides = zip(frames, outcomes, found.packets[::2], found.packets[1::2], strict=True)
+    for sent, outcome, came, went in sides:
+        assert (came.data, came.length) == (sent[:snaplen], len(sent))
+        assert (went.data, went.length) == (outcome.frame[:snaplen], len(outcome.frame))
+    assert {each.snaplen for each in found.interfaces} == {snaplen}
+
+
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_one_direction(rig: Rig, direction: str) -> None:
+    """Only what comes in, or only what is sent on; either says what became of it."""
+    serve_all(rig, 4, *NEAR[4])
+    with recorded(rig, direction=direction) as capture:
+        outcome = rig.expect(frame(), "tx")
+        rig.expect(frame(dport=81), "pass_no_vip")
+        found = capture.end().packets
+    if direction == "in":
+        assert [each.inbound for each in found] == [True, True]
+        assert_told(rig, found[0], frame(), IN, outcome)
+    else:
+        (went,) = found
+        assert_sent_on(rig, went, went, IN, outcome)
+
+
+def test_a_sample_is_captured(rig: Rig) -> None:
+    """One of four, at random, and both its sides: 1000 of 4000, give or take six deviations."""
+    serve_all(rig, 4, *NEAR[4])
+    with recorded(rig, sample=4) as capture:
+        for each in flows(4000):
+            rig.run(each, IN, new_jiffy=False)
+        found = capture.end()
+        progress = capture.recording.progress()
+    assert progress.matched == 4000
+    assert abs(progress.packets - 1000) < 6 * (4000 * 0.25 * 0.75) ** 0.5
+    assert len(found.packets) == 2 * progress.packets
+    ids = [each.packet_id for each in found.packets]
+    assert ids[::2] == ids[1::2]
+
+
+@pytest.mark.parametrize(
+    ("limit", "packets", "why"),
+    [({"packets": 7}, 7, "packets"), ({"bytes": 1000}, 8, "bytes"), ({"packets": 1}, 1, "packets")],
+)
+def test_a_capture_ends_by_itself(rig: Rig, limit: dict[str, int], packets: int, why: str) -> None:
+    """After so many packets, or with the packet that brings it to so many bytes; both sides."""
+    serve_all(rig, 4, *NEAR[4])
+    size = len(frame()) + len(frame()) + 20
+    with recorded(rig, **limit) as capture:
+        for each in flows(20):
+            rig.run(each, IN)
+        chunks = b"".join(map(bytes, capture.recording.chunks()))
+        found = read(chunks).packets
+        assert why in capture.recording.ended
+        assert len(found) == 2 * packets == capture.recording.progress().records
+    if "bytes" in limit:
+        assert (packets - 1) * size < limit["bytes"] <= packets * size
+
+
+def test_time_ends_a_capture(rig: Rig) -> None:
+    """After so many seconds, packets or not."""
+    with recorded(rig, seconds=1) as capture:
+        assert b"".join(map(bytes, capture.recording.chunks()))
+        assert "time" in capture.recording.ended
+
+
+# ---- Losses --------------------------------------------------------------------------------------
+
+
+def test_losses_are_counted(rig: Rig) -> None:
+    """What finds no room in the ring is lost, counted and told; packets go on all the same."""
+    serve_all(rig, 4, *NEAR[4], *FAR[4])
+    count = 300
+    with recorded(rig, ring_bytes=4096) as capture:
+        for each in flows(count, start=100_000):
+            rig.check(each)
+        found = capture.end()
+        progress = capture.recording.progress()
+    assert progress.matched == count
+    assert 0 < len(found.packets) < count
+    # Of a packet whose first side was lost the second one isn't tried.
+    came = [each for each in found.packets if each.inbound]
+    interfaces = {each.name: each for each in found.interfaces}
+    assert interfaces[f"{IN}-in"].received == count
+    assert interfaces[f"{IN}-in"].dropped == count - len(came)
+    assert progress.lost == sum(each.dropped or 0 for each in found.interfaces)
+    for interface in found.interfaces:
+        assert interface.received is not None
+        there = [packet for packet in found.packets if packet.interface is interface]
+        assert interface.received - (interface.dropped or 0) == len(there)
+
+
+def test_a_read_ring_loses_nothing(rig: Rig) -> None:
+    """As long as it is read in time: many times its size goes through it."""
+    serve_all(rig, 4, *NEAR[4])
+    with recorded(rig, ring_bytes=1 << 16) as capture:
+        chunks = capture.recording.chunks()
+        made = bytes(next(chunks))
+        sent = list(flows(2000))
+        for at in range(0, len(sent), 50):
+            for each in sent[at : at + 50]:
+                rig.run(each, IN, new_jiffy=False)
+            made += bytes(next(chunks))
+        capture.recording.stop()
+        made += b"".join(map(bytes, chunks))
+    found = read(made)
+    assert [each.data for each in found.packets if each.inbound] == sent
+    assert {each.dropped for each in found.interfaces} == {0}
+
+
+# ---- Several -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
+def test_captures_do_not_disturb_each_other(rig: Rig, order: tuple[int, ...]) -> None:
+    """Each gets what it is for and as much of it as it wants, whenever others begin or end."""
+    serve_all(rig, 4, *NEAR[4])
+    sent = {6: frame(protocol=6, payload=b"x" * 300), 17: frame(protocol=17, payload=b"y" * 300)}
+    wishes: list[dict[str, Any]] = [
+        {"filters": ["0 0 0 0 tcp"], "snaplen": 50},
+        {"filters": ["0 0 0 0 udp"], "snaplen": 200},
+        {"snaplen": 100, "direction": "in"},
+    ]
+    before = _attached(rig)
+    rig.check(sent[6])
+    with (
+        recorded(rig, **wishes[0]) as first,
+        recorded(rig, **wishes[1]) as second,
+        recorded(rig, **wishes[2]) as third,
+    ):
+        captures = [first, second, third]
+        expected: list[list[bytes]] = [[], [], []]
+        going = {0, 1, 2}
+        for ending in order:
+            for protocol in (6, 17):
+                out = rig.expect(sent[protocol], "tx").frame
+                for at in going:
+                    if at == 2:
+                        expected[2].append(sent[protocol][:100])
+                    elif (protocol == 6) == (at == 0):
+                        cut = wishes[at]["snaplen"]
+                        expected[at] += [sent[protocol][:cut], out[:cut]]
+            found = captures[ending].end()
+            assert [each.data for each in found.packets] == expected[ending]
+            going.discard(ending)
+        assert rig.balancer.recorder.recordings == ()
+        assert _attached(rig) == before
+
+
+def test_there_are_so_many_captures(rig: Rig) -> None:
+    """One more is refused, and those that are there go on."""
+    balancer = rig.balancer
+    serve_all(rig, 4, *NEAR[4])
+    with ExitStack() as stack:
+        captures = [stack.enter_context(recorded(rig)) for _ in range(8)]
+        with pytest.raises(DatapathError, match="there are 8 captures, which is the most"):
+            balancer.record(captures[0].recording.capture)
+        rig.expect(frame(), "tx")
+        for each in captures:
+            assert len(each.end().packets) == 2
+
+
+def _attached(rig: Rig) -> set[int]:
+    return {links.xdp_program_id(index) for index in rig.balancer._attachment.devices}
+
+
+# ---- Life ----------------------------------------------------------------------------------------
+
+
+def test_the_program_that_records_is_attached_meanwhile(rig: Rig) -> None:
+    """On every device, and afterwards the other one is again."""
+    before = _attached(rig)
+    assert before == {rig.balancer._program.object.programs["towpath_lb"].id}
+    with recorded(rig) as capture:
+        assert _attached(rig) == {capture.recording.program.id}
+    assert _attached(rig) == before
+
+
+def test_names_follow_the_services(rig: Rig) -> None:
+    """A backend that comes while a capture goes on is called by its address."""
+    serve_all(rig, 4, NEAR[4][0])
+    with recorded(rig, direction="in") as capture:
+        chunks = capture.recording.chunks()
+        made = bytes(next(chunks))
+        rig.expect(frame(), "tx")
+        made += bytes(next(chunks))
+        serve_all(rig, 4, NEAR[4][1])
+        rig.expect(frame(), "tx")
+        capture.recording.stop()
+        made += b"".join(map(bytes, chunks))
+    said = [each.said["backend"] for each in read(made).packets]
+    assert said == [str(NEAR[4][0]), str(NEAR[4][1])]
+
+
+def test_the_library_records(net: Network) -> None:
+    """A script without an agent gets the file's bytes."""
+    with LoadBalancer(THIRD) as balancer, balancer.record(Capture(packets=1)) as recording:
+        index = net.devices[THIRD]
+        sent = frame()
+        context = struct.pack("=6I", 0, len(sent), 0, index, 0, 0)
+        recording.program.test_run(sent, ctx=context if probe.test_run_context() else None)
+        (found,) = read(b"".join(map(bytes, recording.chunks()))).packets
+    assert found.data == sent
+    assert found.said["verdict"] == "pass_no_vip"
+    with LoadBalancer(THIRD) as balancer, pytest.raises(ConfigError, match="snaplen: 0 is out"):
+        balancer.record(Capture(snaplen=0))
+
+
+def test_a_capture_without_a_reader_dies(balancing: Rig) -> None:
+    """When nobody says any more that it is read, packets are no longer looked at."""
+    rig = balancing
+    serve_all(rig, 4, *THIRDS[4])
+    with recorded(rig) as capture:
+        recording = capture.recording
+        rig.expect(frame(), "tx", THIRD)
+        assert recording.progress().seen == 1
+        rig.balancer.recorder._closed.set()  # as if the process had stopped
+
+        def is_dead() -> bool:
+            before = recording.progress().seen
+            rig.expect(frame(), "tx", THIRD)
+            return recording.progress().seen == before
+
+        wait_until(is_dead, seconds=40, what="the capture to die")
