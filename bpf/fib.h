@@ -66,6 +66,46 @@ static __always_inline bool is_source(const struct address *addr)
 }
 
 /*
+ * Asks for the way of a packet that came in on `ingress`. `fib` then has the egress
+ * device, or the next hop's addresses too, and in any case a source address.
+ */
+static __always_inline int fib_find(void *ctx, const struct backend *to, __u32 ingress,
+				    struct bpf_fib_lookup *fib)
+{
+	struct settings *set;
+	__u32 zero = 0, flags = 0;
+	int result;
+
+	set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set)
+		return BPF_FIB_LKUP_RET_NOT_FWDED;
+	fib->ifindex = ingress;
+	if (to->family == FAMILY_V4) {
+		fib_query_v4(fib, to, set);
+		flags = set->fib_source4 ? FIB_LOOKUP_SOURCE : 0;
+	} else {
+		fib_query_v6(fib, to, set);
+		flags = set->fib_source6 ? FIB_LOOKUP_SOURCE : 0;
+	}
+
+	result = bpf_fib_lookup(ctx, fib, sizeof(*fib), flags);
+	/* Then the source stays the one that user space chose for the device. */
+	if (result == FIB_BAD_FLAGS && flags)
+		result = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	return result;
+}
+
+/* What the look-up said of the outer source. */
+static __always_inline void fib_source(const struct backend *to, const struct bpf_fib_lookup *fib,
+				       struct address *saddr)
+{
+	if (to->family == FAMILY_V4)
+		saddr->word[3] = fib->ipv4_src;
+	else
+		__builtin_memcpy(saddr, fib->ipv6_src, 16);
+}
+
+/*
  * Asks the kernel for the way to `to` and fills `hop`, whose rx_* fields say where
  * the packet came from. Returns BPF_FIB_LKUP_RET_*. Called about once a jiffy for
  * each backend and CPU, and kept out of line so that its stack and code stay out
@@ -74,32 +114,14 @@ static __always_inline bool is_source(const struct address *addr)
 static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, struct next_hop *hop)
 {
 	struct bpf_fib_lookup fib = {};
-	struct settings *set;
-	__u32 zero = 0, flags = 0, ingress;
+	__u32 ingress;
 	int result;
 
-	set = bpf_map_lookup_elem(&settings, &zero);
-	if (!set || !to || !hop)
+	if (!to || !hop)
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
 	ingress = fib_ingress(hop->rx_ifindex, hop->rx_vlan);
-	fib.ifindex = ingress;
-	if (to->family == FAMILY_V4) {
-		fib_query_v4(&fib, to, set);
-		flags = set->fib_source4 ? FIB_LOOKUP_SOURCE : 0;
-	} else {
-		fib_query_v6(&fib, to, set);
-		flags = set->fib_source6 ? FIB_LOOKUP_SOURCE : 0;
-	}
-
-	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), flags);
-	/* Then the source stays the one that user space chose for the device. */
-	if (result == FIB_BAD_FLAGS && flags)
-		result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
-
-	if (to->family == FAMILY_V4)
-		hop->saddr.word[3] = fib.ipv4_src;
-	else
-		__builtin_memcpy(&hop->saddr, fib.ipv6_src, 16);
+	result = fib_find(ctx, to, ingress, &fib);
+	fib_source(to, &fib, &hop->saddr);
 	if ((result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH) &&
 	    !is_source(&hop->saddr))
 		result = FIB_NO_SOURCE;

@@ -46,6 +46,7 @@ ARRAY_MAP(backend_cpus, struct backend_cpu);
 ARRAY_MAP(service_cpus, struct service_cpu);
 ARRAY_MAP(verdict_cpus, struct verdict_cpu);
 ARRAY_MAP(flow_cpus, struct flow_cpu);
+ARRAY_MAP(health_cpus, struct health_cpu);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -60,6 +61,14 @@ struct {
 	__type(key, __u32); /* ifindex of the VLAN device */
 	__type(value, struct egress_device);
 } egress_devices SEC(".maps");
+
+/* An entry outlives its connection, whose last packets come after its end: the oldest go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct health_key);
+	__type(value, struct health_probe);
+} health_probes SEC(".maps");
 
 /* Set before loading; the verifier sees constants. */
 const volatile __u64 hash_seed = 0;    /* the same on every node of a group */

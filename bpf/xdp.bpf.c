@@ -10,6 +10,7 @@
 #include "encap.h"
 #include "fib.h"
 #include "flow.h"
+#include "health.h"
 #include "parse.h"
 #include "service.h"
 #include "trace.h"
@@ -25,6 +26,7 @@ const enum vip_kind btf_vip_kind __attribute__((used)) = 0;
 const enum vip_families btf_vip_families __attribute__((used)) = 0;
 const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
+const enum health_verdict btf_health_verdict __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 
 /* The backend that Maglev gives this flow, NULL if the service has none. */
@@ -248,6 +250,13 @@ int towpath_handoff(struct __sk_buff *skb)
 	if (mark->cookie != trace_cookie || !trace_cookie)
 		return TC_ACT_UNSPEC;
 	return bpf_redirect_neigh(mark->ifindex, NULL, 0, 0);
+}
+
+/* On the loopback device, for the packets of this node's own health checks. */
+SEC("tc")
+int towpath_health(struct __sk_buff *skb)
+{
+	return likely(!skb->mark) ? TC_ACT_UNSPEC : health_send(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -49,6 +49,7 @@ class Layout:
                 "service_cpus": services * cpus,
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,
+                "health_cpus": cpus,
                 "works": _WORKS_PER_CPU * cpus,
             },
             cpus,
