@@ -327,14 +327,14 @@ struct health_key {
 
 struct health_probe {
 	struct backend to; /* addr and family; the rest is of no meaning */
-	__u32 mark;	   /* that the packets carry, never 0 */
-	__u32 ifindex;	   /* routed as if they had come in here */
+	__u32 ifindex;	   /* packets are routed as if they had come in here */
+	__u32 _reserved;
 };
 
-/* Every packet with a mark adds one to exactly one of these. PASS_* leave it as it came. */
+/* Every packet with the mark adds one to exactly one of these. */
 enum health_verdict {
 	HEALTH_SENT = 0,
-	HEALTH_PASS_OTHER,    /* not of a connection that was written down */
+	HEALTH_DROP_UNKNOWN,  /* not of a connection that was written down */
 	HEALTH_DROP_NO_ROUTE, /* no way to the backend, or no address to send from */
 	HEALTH_DROP_HEADROOM, /* no room for the outer header */
 	HEALTH_MAX,

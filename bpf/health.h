@@ -85,8 +85,7 @@ static __always_inline bool health_parse(struct __sk_buff *skb, struct packet *p
 	return true;
 }
 
-static __always_inline struct health_probe *health_probe_of(const struct __sk_buff *skb,
-							    const struct packet *pkt)
+static __always_inline struct health_probe *health_probe_of(const struct packet *pkt)
 {
 	struct health_key key = {
 		.addr = pkt->flow.saddr,
@@ -94,10 +93,8 @@ static __always_inline struct health_probe *health_probe_of(const struct __sk_bu
 		.protocol = pkt->flow.protocol,
 		.family = pkt->flow.family,
 	};
-	struct health_probe *probe = bpf_map_lookup_elem(&health_probes, &key);
 
-	/* An entry that has outlived its connection is of no use to another user of marks. */
-	return probe && probe->mark == skb->mark ? probe : NULL;
+	return bpf_map_lookup_elem(&health_probes, &key);
 }
 
 /* Returns the device that leads to the backend and tells the source, 0 if there is no way. */
@@ -151,7 +148,11 @@ static __always_inline int health_encap(struct __sk_buff *skb, const struct pack
 	return 0;
 }
 
-/* For a packet with a mark. Returns what tc is to do with it. */
+/*
+ * For a packet with the mark of health checks. Returns what tc is to do with it. What
+ * isn't sent must not go on either: it would be delivered on this node, and whoever
+ * listens here would be taken for the backend.
+ */
 static __always_inline int health_send(struct __sk_buff *skb)
 {
 	struct packet pkt = {};
@@ -160,10 +161,10 @@ static __always_inline int health_send(struct __sk_buff *skb)
 	struct health_probe *probe;
 	__u32 ifindex;
 
-	probe = health_parse(skb, &pkt) ? health_probe_of(skb, &pkt) : NULL;
+	probe = health_parse(skb, &pkt) ? health_probe_of(&pkt) : NULL;
 	if (!probe) {
-		health_count(HEALTH_PASS_OTHER);
-		return TC_ACT_UNSPEC;
+		health_count(HEALTH_DROP_UNKNOWN);
+		return TC_ACT_SHOT;
 	}
 	ifindex = health_route(skb, probe, &hop);
 	if (!ifindex) {

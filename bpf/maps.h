@@ -79,6 +79,7 @@ const volatile __u32 flow_mask = 0;    /* sets - 1 */
 const volatile __u32 flow_learn = FLOW_LEARN;
 const volatile __u32 services_max = 1; /* columns of service_cpus */
 const volatile __u32 backends_max = 1; /* columns of backend_cpus */
+const volatile __u32 health_mark = 0;  /* of packets of health checks, 0 = there are none */
 
 static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
 {

@@ -256,7 +256,9 @@ int towpath_handoff(struct __sk_buff *skb)
 SEC("tc")
 int towpath_health(struct __sk_buff *skb)
 {
-	return likely(!skb->mark) ? TC_ACT_UNSPEC : health_send(skb);
+	if (likely(skb->mark != health_mark) || !health_mark)
+		return TC_ACT_UNSPEC;
+	return health_send(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tests.prog.network_xdp import IN
-from tests.prog.oracle_xdp import CARRIED, ETHERTYPES, World, flow_hash
+from tests.prog.oracle_xdp import ETHERTYPES, World, flow_hash
 from tests.prog.oracle_xdp_parse import parse
 
 from towpath.datapath.address import family, pack
+from towpath.model.settings import DEFAULT_MARK
 
 if TYPE_CHECKING:
     from tests.prog.harness_xdp import Rig
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from towpath.kernel.programs import TestRun
 
 TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 2, 7
-MARK = 0x74
-SENT, OTHER, NO_ROUTE = "sent", "pass_other", "drop_no_route"
+SENT, UNKNOWN, NO_ROUTE = "sent", "drop_unknown", "drop_no_route"
+NOT_OURS = ""  # not even counted
 LINK = 14
 # On the loopback device both link addresses are zero, and the kernel fills in the real ones later.
 LOOPBACK = bytes(12)
@@ -55,7 +56,7 @@ class HealthRig:
         """What the oracle knows of routes, neighbours and seeds."""
         return self.rig.world
 
-    def note(self, connection: Connection, *, mark: int = MARK, device: str = IN) -> None:
+    def note(self, connection: Connection, *, device: str = IN) -> None:
         """Write a connection down, as user space does before it connects."""
         key = np.zeros((), self._probes.key_dtype)
         key["addr"]["word"] = np.frombuffer(pack(connection.address), ">u4")
@@ -64,7 +65,7 @@ class HealthRig:
         value = np.zeros((), self._probes.value_dtype)
         value["to"]["addr"]["word"] = np.frombuffer(pack(connection.backend), ">u4")
         value["to"]["family"] = family(connection.backend)
-        value["mark"], value["ifindex"] = mark, self.rig.devices[device]
+        value["ifindex"] = self.rig.devices[device]
         self._probes.update(key, value)
 
     def forget(self) -> None:
@@ -77,7 +78,7 @@ class HealthRig:
         return self._run(frame, ctx=struct.pack("=III", 0, 0, mark))
 
     def check(
-        self, packet: bytes, backend: Address | None, verdict: str, *, mark: int = MARK
+        self, packet: bytes, backend: Address | None, verdict: str, *, mark: int = DEFAULT_MARK
     ) -> bytes:
         """Assert what tc is told, every byte, and that this counter moved and no other."""
         before, others = self.counters(), self.rig.counters()
@@ -86,7 +87,7 @@ class HealthRig:
         if verdict == SENT:
             assert backend is not None
             expected = self.encapsulated(packet, backend)
-        action = {SENT: TC_ACT_REDIRECT, NO_ROUTE: TC_ACT_SHOT}.get(verdict, TC_ACT_UNSPEC)
+        action = {SENT: TC_ACT_REDIRECT, NOT_OURS: TC_ACT_UNSPEC}.get(verdict, TC_ACT_SHOT)
         moved = self.counters() - before
         assert run.retval == action
         assert run.data == expected, f"\n{run.data.hex()}\n{expected.hex()}"
@@ -109,6 +110,3 @@ class HealthRig:
         """What became of packets with a mark, of all CPUs."""
         sums: Any = self._rows["packets"].sum(axis=0)
         return Counter({self._names.get(i, str(i)): int(n) for i, n in enumerate(sums)})
-
-
-__all__ = ["CARRIED", "MARK", "NO_ROUTE", "OTHER", "SENT", "Connection", "HealthRig"]

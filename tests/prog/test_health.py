@@ -14,11 +14,10 @@ from scapy.packet import Packet, Raw
 from tests.guests import cases
 from tests.prog.frames_xdp import VIPS
 from tests.prog.harness_health import (
-    CARRIED,
-    MARK,
     NO_ROUTE,
-    OTHER,
+    NOT_OURS,
     SENT,
+    UNKNOWN,
     Connection,
     HealthRig,
 )
@@ -30,13 +29,16 @@ from tests.prog.network_xdp import (
     IN,
     NEAR,
     NEAR_UNRESOLVED,
+    OUT,
     OWN,
     REFUSED,
     network,
 )
 from tests.prog.network_xdp import NO_ROUTE as UNROUTED
+from tests.prog.oracle_xdp import CARRIED
 
 from towpath.model import Source
+from towpath.model.settings import DEFAULT_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,28 +164,30 @@ def test_without_a_route_it_is_dropped_and_counted(
     health.check(bytes(segment(outside)), None, NO_ROUTE)
 
 
-# What is none of ours
+# What is not sent
 
 
 @pytest.mark.parametrize("inside", [4, 6])
-def test_a_packet_without_a_mark_is_not_even_counted(health: HealthRig, inside: int) -> None:
-    """All other traffic of the loopback device."""
+@pytest.mark.parametrize("mark", [0, DEFAULT_MARK + 1, DEFAULT_MARK << 8 | DEFAULT_MARK])
+def test_a_packet_without_the_mark_is_not_even_counted(
+    health: HealthRig, inside: int, mark: int
+) -> None:
+    """All other traffic of the loopback device, also of others who use marks."""
     noted(health, inside, NEAR[inside][0])
-    health.check(bytes(segment(inside)), None, "", mark=0)
+    health.check(bytes(segment(inside)), None, NOT_OURS, mark=mark)
 
 
 @pytest.mark.parametrize("inside", [4, 6])
-def test_others_use_marks_too(health: HealthRig, inside: int) -> None:
-    """Another mark, another port, another address: left alone."""
+def test_a_connection_that_nobody_wrote_down_goes_nowhere(health: HealthRig, inside: int) -> None:
+    """Another port, another address: dropped, since somebody on this node might answer."""
     noted(health, inside, NEAR[inside][0])
-    health.check(bytes(segment(inside)), None, OTHER, mark=MARK + 1)
-    health.check(bytes(segment(inside, sport=PORT + 1)), None, OTHER)
+    health.check(bytes(segment(inside, sport=PORT + 1)), None, UNKNOWN)
     other = segment(inside)
-    other[1].src = str(OWN["tpx1"][inside])
-    health.check(bytes(other), None, OTHER)
+    other[1].src = str(OWN[OUT][inside])
+    health.check(bytes(other), None, UNKNOWN)
 
 
-def test_what_is_no_segment_of_the_kernels_is_left_alone(health: HealthRig) -> None:
+def test_what_is_no_segment_of_the_kernels_goes_nowhere(health: HealthRig) -> None:
     """UDP, fragments, options, extension headers, ARP, and frames that end too soon."""
     for inside in (4, 6):
         noted(health, inside, NEAR[inside][0])
@@ -198,10 +202,10 @@ def test_what_is_no_segment_of_the_kernels_is_left_alone(health: HealthRig) -> N
         IP(**header4, options=[IPOption_NOP()] * 4) / TCP(**ports),
         IPv6(**header6) / IPv6ExtHdrDestOpt() / TCP(**ports),
     ):
-        health.check(bytes(Ether() / packet), None, OTHER)
-    health.check(bytes(Ether(type=0x0806) / Raw(bytes(46))), None, OTHER)
+        health.check(bytes(Ether() / packet), None, UNKNOWN)
+    health.check(bytes(Ether(type=0x0806) / Raw(bytes(46))), None, UNKNOWN)
     for inside, length in ((4, 14 + 20), (4, 14 + 22), (6, 14 + 40), (6, 14 + 42)):
-        health.check(bytes(segment(inside))[:length], None, OTHER)
+        health.check(bytes(segment(inside))[:length], None, UNKNOWN)
 
 
 def test_outer_sources_vary_as_those_of_clients() -> None:

@@ -14,6 +14,7 @@ from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, read_counters
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.health import HealthPath
 from towpath.datapath.heap import Heap
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
@@ -29,7 +30,7 @@ from towpath.kernel import netlink
 from towpath.kernel.bpffs import remove_pins
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
-from towpath.model.settings import Device, Limits, Source
+from towpath.model.settings import DEFAULT_MARK, Device, Limits, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -51,6 +52,8 @@ class Balancer:
     with the same directory takes it over as it is, programs and tables, and no packet
     is lost in between. Without, closing it detaches everything.
 
+    ``health`` is the way that health checks take, their packets carrying ``mark``.
+
     Not thread-safe. A context manager, which closes.
 
     Raises KernelError if a device doesn't exist or can't take the program, or another
@@ -65,6 +68,7 @@ class Balancer:
         source: Source | None = None,
         limits: Limits | None = None,
         pins: Path | None = None,
+        mark: int = DEFAULT_MARK,
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
@@ -75,7 +79,7 @@ class Balancer:
         with ExitStack() as undo, ExitStack() as on_failure:
             if pins is not None:
                 undo.enter_context(held(pins))
-            self._program = LoadedProgram(limits or Limits(), pins)
+            self._program = LoadedProgram(limits or Limits(), pins, mark=mark)
             undo.callback(self._program.close)
             if pins is not None and not self._program.adopted:
                 on_failure.callback(remove_pins, pins / "maps")
@@ -88,6 +92,8 @@ class Balancer:
                 self._adopt()
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
+            self.health = HealthPath(self._program, indexes, mark)
+            undo.callback(self.health.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
 

@@ -37,10 +37,14 @@ _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "c
 
 
 class LoadedProgram:
-    """A loaded object. ``adopted`` says that its maps were there before."""
+    """A loaded object. ``adopted`` says that its maps were there before.
 
-    def __init__(self, limits: Limits, pins: Path | None = None) -> None:
+    ``mark`` is that of health checks' packets, 0 for none.
+    """
+
+    def __init__(self, limits: Limits, pins: Path | None = None, *, mark: int = 0) -> None:
         self._undo = ExitStack()
+        self._mark = mark
         self._rows: dict[str, Any] = {}
         self.object = self._undo.enter_context(BpfObject.packaged("xdp"))
         self.btf = self.object.btf
@@ -71,6 +75,7 @@ class LoadedProgram:
             }
         for name, value in (self._seeds | self.layout.constants()).items():
             self.object.rodata[name] = value
+        self.object.rodata["health_mark"] = self._mark
         self.object.load()
         self.maps = self.object.maps
         if not self.adopted:

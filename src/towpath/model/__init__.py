@@ -19,12 +19,13 @@ from towpath.model.parse import (
 )
 from towpath.model.problems import ConfigError, Problem
 from towpath.model.service import Backend, Protocol, Service, ServiceKey
-from towpath.model.settings import Api, Config, Device, Limits, Metrics, Source, State
+from towpath.model.settings import Api, Checks, Config, Device, Limits, Metrics, Source, State
 
 __all__ = [
     "Address",
     "Api",
     "Backend",
+    "Checks",
     "Config",
     "ConfigError",
     "Device",
