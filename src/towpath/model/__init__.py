@@ -5,6 +5,7 @@ Importing this imports neither pydantic nor YAML.
 """
 
 from towpath.model.flow import FlowTuple
+from towpath.model.health import AllFailed, CheckType, Health
 from towpath.model.kinds import Address
 from towpath.model.parse import (
     advice,
@@ -23,13 +24,16 @@ from towpath.model.settings import Api, Checks, Config, Device, Limits, Metrics,
 
 __all__ = [
     "Address",
+    "AllFailed",
     "Api",
     "Backend",
+    "CheckType",
     "Checks",
     "Config",
     "ConfigError",
     "Device",
     "FlowTuple",
+    "Health",
     "Limits",
     "Metrics",
     "Problem",

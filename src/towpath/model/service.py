@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+from towpath.model.health import Health
 from towpath.model.kinds import (
     Address,
     Flag,
@@ -128,6 +129,8 @@ class Service:
     """Slots of the Maglev table. A prime, best above 100 times the number of backends."""
     flow_table: Annotated[bool, Flag()] = True
     """Whether flows are remembered, so that they keep their backend while tables change."""
+    health: Health | None = None
+    """How backends are checked; those that are down get no new flows. None: they aren't."""
 
     @property
     def key(self) -> ServiceKey:

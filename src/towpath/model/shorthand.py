@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from towpath.model.health import Health
 from towpath.model.service import Backend, Service
 from towpath.model.settings import Device
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from towpath.model.decode import Findings
     from towpath.model.problems import FieldPath
 
-# What a bare word stands for: `devices: [eth0]`, `backends: [192.0.2.11]`.
-_BARE: dict[type, str] = {Device: "name", Backend: "address"}
+# What a bare word stands for: `devices: [eth0]`, `backends: [192.0.2.11]`, `health: tcp`.
+_BARE: dict[type, str] = {Device: "name", Backend: "address", Health: "type"}
 
 
 def written_out(cls: type, raw: object, path: FieldPath, found: Findings) -> object:

@@ -174,6 +174,20 @@ class TestPydantic:
         "forwarding": "dsr",
         "table_size": 251,
         "flow_table": False,
+        "health": {
+            "type": "http",
+            "interval": 0.5,
+            "timeout": 0.25,
+            "rise": 1,
+            "fall": 5,
+            "port": None,
+            "path": "/health?full=1",
+            "host": "web.example",
+            "status": "200-299,404",
+            "verify": False,
+            "command": [],
+            "on_all_failed": "closed",
+        },
     }
 
     def test_round_trip(self) -> None:

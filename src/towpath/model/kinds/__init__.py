@@ -22,31 +22,46 @@ from towpath.model.kinds.addresses import (
     split_endpoint,
 )
 from towpath.model.kinds.base import FieldError, Kind, plain, shown
+from towpath.model.kinds.checks import (
+    CommandLine,
+    Duration,
+    HostName,
+    StatusCodes,
+    UrlPath,
+    has_status,
+)
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
-from towpath.model.kinds.scalars import Flag, Integer, Prime, Word
+from towpath.model.kinds.scalars import Flag, Integer, OptionalPort, Prime, Word
 
 __all__ = [
     "ANY_PORT",
     "PORT",
     "AbsolutePath",
     "Address",
+    "CommandLine",
     "DeviceName",
+    "Duration",
     "FieldError",
     "Flag",
+    "HostName",
     "Integer",
     "Kind",
     "Listen",
     "Name",
+    "OptionalPort",
     "PortRange",
     "PortSet",
     "Ports",
     "Prefix",
     "Prime",
     "SourceAddress",
+    "StatusCodes",
     "UnicastAddress",
+    "UrlPath",
     "Vip",
     "Word",
+    "has_status",
     "not_unicast",
     "plain",
     "prefix_of",

@@ -62,7 +62,9 @@ class Kind:
 
 def plain(value: object) -> object:
     """Return ``value`` as JSON has it: the inverse of :meth:`Kind.parse`."""
-    return value if isinstance(value, bool | int | None) else str(value)
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    return value if isinstance(value, bool | int | float | None) else str(value)
 
 
 def shown(raw: object) -> str:
