@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
-from towpath.agent.documents import Counters, Plan, ServiceEntry, Status, Trace
+from towpath.agent.documents import Check, Counters, Plan, ServiceEntry, Status, Trace
 from towpath.agent.wire import build, plain
 from towpath.model import Backend, Problem, Service, parse_service
 
@@ -184,6 +184,12 @@ class Client:
     def health(self) -> None:
         """Return when all is well; raise RefusedError with what is wrong."""
         self._json("GET", "/v1/health")
+
+    def checks(self, service: str | None = None) -> tuple[Check, ...]:
+        """How every backend is that is checked, or those of one service."""
+        query = "" if service is None else f"?{urlencode({'service': service})}"
+        found: tuple[Check, ...] = build(tuple[Check, ...], self._json("GET", f"/v1/checks{query}"))
+        return found
 
     def counters(self) -> Counters:
         """Packets and bytes by verdict, service and backend, read from the kernel now."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from towpath.agent.controller import Controller
     from towpath.agent.desired import Desired
     from towpath.agent.file import ConfigFile
+    from towpath.agent.health.monitor import Monitor
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
     from towpath.model import FlowTuple
@@ -39,16 +40,19 @@ REFUSALS = (ConfigError, AgentError, DatapathError, KernelError)
 
 
 class Host:
-    """A controller, its thread and its file, as one."""
+    """A controller, its thread, its file and its health checks, as one."""
 
-    def __init__(self, controller: Controller, writer: Writer, file: ConfigFile) -> None:
+    def __init__(
+        self, controller: Controller, writer: Writer, file: ConfigFile, monitor: Monitor
+    ) -> None:
         self.controller = controller
         self.writer = writer
         self.file = file
+        self.monitor = monitor
         self.started = now()
         # What the file was refused for contradicting; None when that is not why.
         self._contradicted: Desired | None = None
-        self.registry = registry(self.counters, self.status)
+        self.registry = registry(self.counters, self.status, self.checks)
 
     async def write(
         self, change: Callable[Args, Plan], *args: Args.args, **kwargs: Args.kwargs
@@ -80,6 +84,15 @@ class Host:
         """Read the kernel's counters."""
         read = self.writer.call(self.controller.datapath.counters)
         return report.counters(read, self.controller.desired.services())
+
+    def checks(self) -> tuple[documents.Check, ...]:
+        """How every backend is that is checked."""
+        return tuple(map(report.check, self.monitor.roster.records()))
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the agent itself, None when all is well."""
+        return self.controller.trouble or self.monitor.trouble
 
     async def trace(self, flow: FlowTuple, device: str | None) -> documents.Trace:
         """Ask the loaded program about a flow."""
@@ -118,7 +131,8 @@ class Host:
             pins=config.state.pins,
             metrics=config.metrics.listen,
             resident_bytes=resident_bytes(),
-            trouble=self.controller.trouble,
+            trouble=self.trouble,
+            checks=Counter(str(record.standing.state) for record in self.monitor.roster.records()),
         )
 
 

@@ -68,15 +68,18 @@ async def serve(host: Host, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    follower = asyncio.create_task(_follow(host, hurry))
+    tasks = [
+        asyncio.create_task(_follow(host, hurry)),
+        asyncio.create_task(host.monitor.run()),
+    ]
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
     finally:
         systemd.stopping()
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _follow(host: Host, hurry: asyncio.Event) -> None:

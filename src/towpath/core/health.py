@@ -131,16 +131,22 @@ def effective(services: Iterable[Service], down: Down) -> tuple[Service, ...]:
 
 
 def _effective(service: Service, down: Down) -> Service:
-    gone = down.get(service.key) if service.health else None
+    gone = down.get(service.key, ())
     if not gone or service.health is None:
         return service
-    sharing = {backend.address for backend in service.backends if backend.weight}
-    if sharing <= set(gone) and service.health.on_all_failed is AllFailed.OPEN:
+    if none_up(service, down) and service.health.on_all_failed is AllFailed.OPEN:
         return service
     backends = tuple(
         replace(each, weight=0) if each.address in gone else each for each in service.backends
     )
     return replace(service, backends=backends)
+
+
+def none_up(service: Service, down: Down) -> bool:
+    """Whether all backends of a service that are to have flows are down."""
+    sharing = {backend.address for backend in service.backends if backend.weight}
+    checked = service.health is not None
+    return checked and bool(sharing) and sharing <= set(down.get(service.key, ()))
 
 
 def held(
