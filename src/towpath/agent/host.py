@@ -18,6 +18,7 @@ from towpath.agent import documents, report
 from towpath.agent.errors import AgentError, ConflictError
 from towpath.agent.file import now
 from towpath.agent.metrics import registry
+from towpath.core.health import State
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError
@@ -84,6 +85,11 @@ class Host:
         """Read the kernel's counters."""
         read = self.writer.call(self.controller.datapath.counters)
         return report.counters(read, self.controller.desired.services())
+
+    def _states(self) -> dict[str, int]:
+        """How many backends are in each state that one is in."""
+        counts = Counter(record.standing.state for record in self.monitor.roster.records())
+        return {str(state): counts[state] for state in State if counts[state]}
 
     def checks(self) -> tuple[documents.Check, ...]:
         """How every backend is that is checked."""

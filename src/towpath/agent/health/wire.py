@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import ssl
 from contextlib import closing, contextmanager
 from functools import cache
@@ -140,8 +141,8 @@ def context(*, verify: bool) -> ssl.SSLContext:
 
 
 def reason(error: OSError) -> str:
-    """What an error says, without numbers."""
-    return (error.strerror or str(error)).lower()
+    """What an error number means; asyncio's own words have addresses in them."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def _tls_reason(error: ssl.SSLError) -> str:
