@@ -219,7 +219,7 @@ def test_what_the_commands_show(agent: Checking) -> None:
         agent.wait(WEB4, be1="down")
         address = str(agent.lab.topology.backend_links[0].node4[0].ip)
         status = agent.command("status")
-        assert "5 up, 1 down" in status
+        assert "5 up, 1 down" in status, status
         assert any(
             WEB4 in line and address in line and "no answer within 0.2 s" in line
             for line in status.splitlines()

@@ -138,7 +138,7 @@ class Host:
             metrics=config.metrics.listen,
             resident_bytes=resident_bytes(),
             trouble=self.trouble,
-            checks=Counter(str(record.standing.state) for record in self.monitor.roster.records()),
+            checks=self._states(),
         )
 
 
