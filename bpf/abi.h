@@ -328,7 +328,7 @@ struct health_key {
 struct health_probe {
 	struct backend to; /* addr and family; the rest is of no meaning */
 	__u32 ifindex;	   /* packets are routed as if they had come in here */
-	__u32 _reserved;
+	__u32 family;	   /* enum family, that of the key once more */
 };
 
 /* Every packet with the mark adds one to exactly one of these. */

@@ -166,6 +166,12 @@ static __always_inline int health_send(struct __sk_buff *skb)
 		health_count(HEALTH_DROP_UNKNOWN);
 		return TC_ACT_SHOT;
 	}
+	/*
+	 * Read from a map it is any number to the verifier. That of 5.10 otherwise takes the family
+	 * that its first way through the parser has set for the only one, and removes what is for
+	 * the other.
+	 */
+	pkt.flow.family = probe->family;
 	ifindex = health_route(skb, probe, &hop);
 	if (!ifindex) {
 		health_count(HEALTH_DROP_NO_ROUTE);

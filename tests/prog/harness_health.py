@@ -65,7 +65,7 @@ class HealthRig:
         value = np.zeros((), self._probes.value_dtype)
         value["to"]["addr"]["word"] = np.frombuffer(pack(connection.backend), ">u4")
         value["to"]["family"] = family(connection.backend)
-        value["ifindex"] = self.rig.devices[device]
+        value["ifindex"], value["family"] = self.rig.devices[device], key["family"]
         self._probes.update(key, value)
 
     def forget(self) -> None:

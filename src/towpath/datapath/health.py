@@ -136,7 +136,7 @@ class HealthPath:
         value: Any = np.zeros((), self._probes.value_dtype)
         value["to"]["addr"]["word"] = np.frombuffer(pack(backend), ">u4")
         value["to"]["family"] = family(backend)
-        value["ifindex"] = self._devices[0]
+        value["ifindex"], value["family"] = self._devices[0], family(own)
         self._probes.update(key, value)
 
 
