@@ -127,12 +127,15 @@ def effective(services: Iterable[Service], down: Down) -> tuple[Service, ...]:
     One of which all backends are down is left as it is, or has none, as it says. Services
     that don't change are the very same objects.
     """
-    return tuple(_effective(service, down) for service in services)
+    # Usually nothing is, and to hash a thousand keys takes longer than the change itself.
+    return tuple(_effective(service, down) for service in services) if down else tuple(services)
 
 
 def _effective(service: Service, down: Down) -> Service:
+    if service.health is None:
+        return service
     gone = down.get(service.key, ())
-    if not gone or service.health is None:
+    if not gone:
         return service
     if none_up(service, down) and service.health.on_all_failed is AllFailed.OPEN:
         return service

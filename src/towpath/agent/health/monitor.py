@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
 from towpath.agent.health.news import tell_change, tell_services
-from towpath.agent.health.roster import Roster, targets_of
+from towpath.agent.health.roster import Roster, Targets
 from towpath.agent.health.target import FailedError, UnableError
 from towpath.core.health import step, unable
 from towpath.model.health import CheckType
@@ -54,6 +54,7 @@ class Monitor:
         self._writer = writer
         self._path = path
         self._limit = asyncio.Semaphore(concurrent)
+        self._targets = Targets()
         self._tasks: dict[Id, Task] = {}
         self._seen: Desired | None = None
         self._news = asyncio.Event()
@@ -85,7 +86,7 @@ class Monitor:
         desired = self._controller.desired
         if desired is self._seen:
             return
-        wanted = targets_of(desired.services())
+        wanted = self._targets.of(desired.services())
         await self._stop([key for key in self._tasks if self._changed(key, wanted.get(key))])
         await self._open(wanted.values())
         self.roster.keep(wanted, self._controller.down, time.time())
@@ -96,7 +97,8 @@ class Monitor:
         self._seen = desired
 
     def _changed(self, key: Id, now: Target | None) -> bool:
-        return now is None or self.roster.get(key).target != now
+        before = self.roster.get(key).target
+        return now is not before and now != before
 
     async def _open(self, wanted: Collection[Target]) -> None:
         vips = {each.vip for each in wanted if each.health.type is not CheckType.COMMAND}

@@ -45,15 +45,32 @@ class Record:
         return replace(self, standing=standing, unmade=self.unmade + 1)
 
 
-def targets_of(services: Iterable[Service]) -> dict[Id, Target]:
-    """Everything that is to be checked: all backends of services with checks.
+class Targets:
+    """Finds what is to be checked. A service that is the same object as before costs nothing."""
 
-    Also those of weight 0, so that it is known how they are before they get flows again.
-    """
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Service, dict[Id, Target]]] = {}
+
+    def of(self, services: Iterable[Service]) -> dict[Id, Target]:
+        """All backends of services with checks.
+
+        Also those of weight 0, so that it is known how they are before they get flows again.
+        """
+        checked = [service for service in services if service.health is not None]
+        # The service is kept with its targets: no other can have its id meanwhile.
+        self._known = {
+            id(service): self._known.get(id(service)) or (service, _targets_of(service))
+            for service in checked
+        }
+        found: dict[Id, Target] = {}
+        for _, targets in self._known.values():
+            found |= targets
+        return found
+
+
+def _targets_of(service: Service) -> dict[Id, Target]:
     return {
         Id(service.key, backend.address): Target.of(service, backend.address)
-        for service in services
-        if service.health is not None
         for backend in service.backends
     }
 
