@@ -18,7 +18,8 @@ from tests.prog.oracle_xdp_parse import parse
 
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.errors import DatapathError
-from towpath.kernel import probe
+from towpath.kernel import policy, probe
+from towpath.kernel.errors import KernelError
 from towpath.kernel.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER, VIP4, VIP6
@@ -248,6 +249,44 @@ def test_a_connection_leaves_nothing_at_either_end(lab: Lab, path: HealthPath) -
         seconds=5,
         what="the backend's ends to go",
     )
+
+
+def test_a_vip_is_no_address_to_ask_from(lab: Lab, balancer: Balancer) -> None:
+    """The answer would be a client's packet. It is asked from the next address."""
+    link = lab.topology.balancer
+    own, extra = link.node4[0], "198.51.100.200"
+    shell(BALANCER, f"ip address add {extra}/32 dev {DEVICE}")
+    try:
+        balancer.health.open([VIP4, own.ip])
+        for outside, to in ((4, backend(lab, 0, 4)), (6, backend(lab, 0, 6))):
+            with closing(balancer.health.connection(VIP4, to)) as connection:
+                assert connection.getsockname()[0] == extra, outside
+        balancer.health.open([VIP4])
+        with closing(balancer.health.connection(VIP4, backend(lab, 0, 4))) as connection:
+            assert connection.getsockname()[0] == str(own.ip)
+    finally:
+        shell(BALANCER, f"ip address del {extra}/32 dev {DEVICE}")
+
+
+def test_a_beginning_that_fails_leaves_nothing(
+    lab: Lab, attached: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next one is whole."""
+
+    def refuse(*_: int) -> None:
+        raise KernelError("add the rule")
+
+    assert attached
+    before = _state()
+    with in_netns(BALANCER), Balancer([Device(DEVICE)], limits=SMALL) as balancer:
+        with monkeypatch.context() as patched:
+            patched.setattr(policy, "to_loopback", refuse)
+            with pytest.raises(KernelError, match="add the rule"):
+                balancer.health.open([VIP4])
+        assert _state() == before
+        balancer.health.open([VIP4])
+        assert ask(balancer.health, VIP4, backend(lab, 0, 4)) == "be1"
+    assert _state() == before
 
 
 @contextmanager

@@ -61,29 +61,43 @@ class HealthPath:
         self._attached: Attachment | None = None
         self._local_sources = LocalSources(devices)
         self._own: dict[int, Address | None] = {}
+        self._vips: frozenset[Address] = frozenset()
 
     def open(self, vips: Iterable[Address]) -> None:
         """Get ready for checks of these VIPs. May be called again. KernelError."""
+        self._vips = frozenset(vips)
         if self._attached is None:
-            # The program before the routes: without it packets would end up on this node.
-            health = self._program.object.programs["towpath_health"]
-            self._attached = attach_tc_egress(health, LOOPBACK)
-            policy.to_loopback(self._mark, TABLE, PRIORITY)
+            self._attach()
         addresses = [each for index in self._devices for each in netlink.addresses(index)]
-        self._own = {version: node_address(addresses, version) for version in (4, 6)}
-        if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in vips):
+        usable = [each for each in addresses if each.ip not in self._vips]
+        self._own = {version: node_address(usable, version) for version in (4, 6)}
+        if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips):
             self._local_sources.allow()
+
+    def _attach(self) -> None:
+        # The program before the routes: without it packets would end up on this node.
+        program = self._program.object.programs["towpath_health"]
+        attached = attach_tc_egress(program, LOOPBACK)
+        try:
+            policy.to_loopback(self._mark, TABLE, PRIORITY)
+        except BaseException:
+            attached.detach()
+            raise
+        self._attached = attached
 
     def close(self) -> None:
         """Detach, and route nothing by the mark any more. Twice is once."""
         if self._attached is not None:
-            try:
-                policy.no_longer(self._mark, TABLE, PRIORITY)
-                self._attached.detach()
-            except KernelError as error:
-                log.warning("%s", error)
+            for undo in (self._unroute, self._attached.detach):
+                try:
+                    undo()
+                except KernelError as error:
+                    log.warning("%s", error)
             self._attached = None
         self._local_sources.restore()
+
+    def _unroute(self) -> None:
+        policy.no_longer(self._mark, TABLE, PRIORITY)
 
     def connection(self, vip: Address, backend: Address) -> socket.socket:
         """Return a TCP socket whose packets to ``vip`` go to ``backend``; not blocking.
@@ -119,13 +133,13 @@ class HealthPath:
         """The node's address that backends know the way to: what the route to this one prefers."""
         if vip.version == backend.version:
             found = preferred_source(backend)
-            if found is not None and found != vip:
+            if found and not found.is_link_local and found not in self._vips:
                 return found
         own = self._own.get(vip.version)
-        if own is None or own == vip:
+        if own is None:
             raise DatapathError(
                 f"no IPv{vip.version} address of this node to check {vip} from: the load "
-                "balancer's devices need one"
+                "balancer's devices need one that is no VIP"
             )
         return own
 
