@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from towpath.agent.documents import Check
     from towpath.lab import Lab
 
-FAST = {"type": "http", "interval": "200ms", "timeout": "200ms", "rise": 2, "fall": 2}
-SECONDS = 15.0
+FAST = {"type": "http", "interval": "300ms", "timeout": "1s", "rise": 2, "fall": 2}
+SECONDS = 30.0
 
 
 def shell(where: str, command: str) -> str:
@@ -132,8 +132,8 @@ def without_vip(lab: Lab, *numbers: int) -> Iterator[None]:
             shell(node, f"ip address add {VIP4}/32 dev lo")
 
 
-def answers(count: int, vip: str = str(VIP4)) -> dict[str, int]:
+def answers(count: int, seconds: int = 10) -> dict[str, int]:
     """How many of so many requests of a client each backend has answered; "" for none."""
-    loop = f"for i in $(seq {count}); do curl -s -m 1 http://{vip}/ || true; echo; done"
+    loop = f"for i in $(seq {count}); do curl -s -m {seconds} http://{VIP4}/ || true; echo; done"
     said = shell(CLIENT, loop).split("\n")[:-1]
     return {name: said.count(name) for name in set(said)}

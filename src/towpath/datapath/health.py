@@ -130,18 +130,23 @@ class HealthPath:
         }
 
     def _source(self, vip: Address, backend: Address) -> Address:
-        """The node's address that backends know the way to: what the route to this one prefers."""
-        if vip.version == backend.version:
-            found = preferred_source(backend)
+        """The node's address that backends know the way to: what the route to this one prefers.
+
+        Else one of the devices, which has none if they are mere trunks of VLANs, else what the
+        route to the VIP prefers.
+        """
+        towards = (backend,) if vip.version == backend.version else ()
+        for found in (
+            *map(preferred_source, towards),
+            self._own.get(vip.version),
+            preferred_source(vip),
+        ):
             if found and not found.is_link_local and found not in self._vips:
                 return found
-        own = self._own.get(vip.version)
-        if own is None:
-            raise DatapathError(
-                f"no IPv{vip.version} address of this node to check {vip} from: the load "
-                "balancer's devices need one that is no VIP"
-            )
-        return own
+        raise DatapathError(
+            f"no IPv{vip.version} address of this node to check {vip} from: the load balancer's "
+            "devices need one that is no VIP"
+        )
 
     def _write_down(self, own: Address, port: int, backend: Address) -> None:
         key: Any = np.zeros((), self._probes.key_dtype)

@@ -61,7 +61,7 @@ class Broken(Direct):
 
 def target(port: int, kind: CheckType = CheckType.HTTP, **fields: object) -> Target:
     """What is at a port of the loopback device."""
-    health = replace(Health(kind, timeout=0.2), **fields)  # type: ignore[arg-type]
+    health = replace(Health(kind, timeout=10.0), **fields)  # type: ignore[arg-type]
     return Target("web", ServiceKey(HOST, port, Protocol.TCP), HOST, HOST, port, health)
 
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from towpath.model import Address
 
-FAST = Health(CheckType.HTTP, interval=0.1, timeout=0.1, rise=2, fall=2)
+FAST = Health(CheckType.HTTP, interval=0.1, timeout=5.0, rise=2, fall=2)
 BACKENDS = tuple(ip_address(f"192.0.2.{number}") for number in (11, 12, 13))
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 @dataclass
