@@ -106,12 +106,14 @@ static __noinline __u32 health_route(struct __sk_buff *skb, const struct health_
 
 	if (!probe || !hop)
 		return 0;
-	result = fib_find(skb, &probe->to, probe->ifindex, &fib);
-	fib_source(&probe->to, &fib, &hop->saddr);
+	result = fib_find(skb, &probe->to, probe->ifindex, probe->l2, &fib);
 	/* The kernel sends it, and resolves what it has to. */
 	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
-	return is_source(&hop->saddr) ? fib.ifindex : 0;
+	if (probe->l2)
+		return fib_on_link(&fib, &probe->to) ? fib.ifindex : 0;
+	result = fib_take_source(hop, &fib, probe->to.family == FAMILY_V4, result);
+	return result == FIB_NO_SOURCE ? 0 : fib.ifindex;
 }
 
 /*
@@ -148,6 +150,18 @@ static __always_inline int health_encap(struct __sk_buff *skb, const struct pack
 	return 0;
 }
 
+/* As it is, in a frame for that very host. */
+static __always_inline int health_relink(const struct health_probe *probe, __u32 ifindex)
+{
+	struct bpf_redir_neigh next_hop = { .nh_family = probe->to.family };
+
+	if (probe->to.family == FAMILY_V4)
+		next_hop.ipv4_nh = probe->to.addr.word[3];
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, &probe->to.addr, 16);
+	return bpf_redirect_neigh(ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
 /*
  * For a packet with the mark of health checks. Returns what tc is to do with it. What
  * isn't sent must not go on either: it would be delivered on this node, and whoever
@@ -177,6 +191,12 @@ static __always_inline int health_send(struct __sk_buff *skb)
 		health_count(HEALTH_DROP_NO_ROUTE);
 		return TC_ACT_SHOT;
 	}
+	/* From here on it is any packet: the mark would route it back. */
+	skb->mark = 0;
+	if (probe->l2) {
+		health_count(HEALTH_SENT);
+		return health_relink(probe, ifindex);
+	}
 	outer.to = &probe->to;
 	outer.hash = hash_flow(&pkt.flow, hash_seed) >> 32;
 	outer.length =
@@ -186,8 +206,6 @@ static __always_inline int health_send(struct __sk_buff *skb)
 		health_count(HEALTH_DROP_HEADROOM);
 		return TC_ACT_SHOT;
 	}
-	/* From here on it is any packet: the mark would route it back. */
-	skb->mark = 0;
 	health_count(HEALTH_SENT);
 	return bpf_redirect_neigh(ifindex, NULL, 0, 0);
 }

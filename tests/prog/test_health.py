@@ -164,6 +164,24 @@ def test_without_a_route_it_is_dropped_and_counted(
     health.check(bytes(segment(outside)), None, NO_ROUTE)
 
 
+# Without a tunnel
+
+
+@pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
+def test_l2_leaves_the_packet_as_it_is(health: HealthRig, inside: int, outside: int) -> None:
+    """The kernel writes the frame: to a neighbour on any device, resolved or not."""
+    for backend in (NEAR[outside][0], FAR[outside][0], FAR_UNRESOLVED[outside]):
+        health.note(Connection(OWN[IN][inside], PORT, backend, l2=True))
+        health.check(bytes(segment(inside)), None, SENT)
+
+
+@pytest.mark.parametrize("outside", [4, 6])
+def test_l2_does_not_go_by_a_gateway(health: HealthRig, outside: int) -> None:
+    """Which would send it back to where the VIP is."""
+    health.note(Connection(OWN[IN][outside], PORT, BEHIND_GATEWAY[outside], l2=True))
+    health.check(bytes(segment(outside)), None, NO_ROUTE)
+
+
 # What is not sent
 
 

@@ -70,6 +70,7 @@ async def serve(host: Host, listener: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
     tasks = [
         asyncio.create_task(_follow(host, hurry)),
+        asyncio.create_task(_age_flows(host)),
         asyncio.create_task(host.monitor.run()),
     ]
     try:
@@ -95,3 +96,10 @@ async def _follow(host: Host, hurry: asyncio.Event) -> None:
             systemd.reloading()
             await host.reload()
             systemd.ready(host.summary())
+
+
+async def _age_flows(host: Host) -> None:
+    """Read the flow table often enough for its ages to be right though nobody asks."""
+    while True:
+        await asyncio.sleep(host.flow_span / 4)
+        await asyncio.to_thread(host.age_flows)

@@ -99,8 +99,10 @@ class HealthPath:
     def _unroute(self) -> None:
         policy.no_longer(self._mark, TABLE, PRIORITY)
 
-    def connection(self, vip: Address, backend: Address) -> socket.socket:
+    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
         """Return a TCP socket whose packets to ``vip`` go to ``backend``; not blocking.
+
+        With ``l2`` they go in a frame to that host, else in a tunnel.
 
         It is to be connected, to any port. Closing it resets the connection, so that
         neither end waits for the other. DatapathError: the node has no address to be
@@ -114,7 +116,7 @@ class HealthPath:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
             made.bind((str(own), 0))
-            self._write_down(own, made.getsockname()[1], backend)
+            self._write_down(own, made.getsockname()[1], backend, l2=l2)
         except BaseException:
             made.close()
             raise
@@ -148,7 +150,7 @@ class HealthPath:
             "devices need one that is no VIP"
         )
 
-    def _write_down(self, own: Address, port: int, backend: Address) -> None:
+    def _write_down(self, own: Address, port: int, backend: Address, *, l2: bool) -> None:
         key: Any = np.zeros((), self._probes.key_dtype)
         key["addr"]["word"] = np.frombuffer(pack(own), ">u4")
         key["port"], key["protocol"], key["family"] = port, socket.IPPROTO_TCP, family(own)
@@ -156,6 +158,7 @@ class HealthPath:
         value["to"]["addr"]["word"] = np.frombuffer(pack(backend), ">u4")
         value["to"]["family"] = family(backend)
         value["ifindex"], value["family"] = self._devices[0], family(own)
+        value["l2"] = l2
         self._probes.update(key, value)
 
 

@@ -19,11 +19,12 @@ from towpath.model.parse import (
     service_problems,
 )
 from towpath.model.problems import ConfigError, Problem
-from towpath.model.service import Backend, Protocol, Service, ServiceKey
+from towpath.model.service import Affinity, Backend, Protocol, Service, ServiceKey
 from towpath.model.settings import Api, Checks, Config, Device, Limits, Metrics, Source, State
 
 __all__ = [
     "Address",
+    "Affinity",
     "AllFailed",
     "Api",
     "Backend",

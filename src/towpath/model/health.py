@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from towpath.model.kinds import (
     PORT,
     CommandLine,
-    Duration,
     Flag,
     HostName,
     Integer,
     OptionalPort,
+    Seconds,
     StatusCodes,
     UrlPath,
     Word,
@@ -68,9 +68,9 @@ class Health:
 
     type: Annotated[CheckType, Word(of=CheckType)]
     """tcp: connect. http, https: a request. command: a program on this node."""
-    interval: Annotated[float, Duration(0.1, LONGEST)] = 5.0
+    interval: Annotated[float, Seconds(0.1, LONGEST)] = 5.0
     """From the beginning of one check to that of the next, in seconds or as 500ms, 5s, 1m."""
-    timeout: Annotated[float, Duration(SHORTEST, LONGEST)] = 2.0
+    timeout: Annotated[float, Seconds(SHORTEST, LONGEST)] = 2.0
     """When a check without an answer has failed. The next one begins after it at the soonest."""
     rise: Annotated[int, Integer(1, MOST_RESULTS)] = 2
     """So many checks in a row that pass make a backend that is down one that is up."""

@@ -39,9 +39,10 @@ class Direct:
     def close(self) -> None:
         """Nothing is left."""
 
-    def connection(self, vip: Address, backend: Address) -> socket.socket:
+    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
         """A plain socket."""
         assert vip == backend
+        assert not l2
         made = socket.socket()
         made.setblocking(False)  # noqa: FBT003 -- as it is called
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -54,9 +55,9 @@ class Broken(Direct):
 
     error: Exception
 
-    def connection(self, vip: Address, backend: Address) -> socket.socket:  # noqa: ARG002
+    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
         """Fail."""
-        raise self.error
+        raise self.error if (vip, backend, l2) == (HOST, HOST, False) else AssertionError
 
 
 def target(port: int, kind: CheckType = CheckType.HTTP, **fields: object) -> Target:

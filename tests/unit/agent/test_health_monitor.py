@@ -20,6 +20,7 @@ from towpath.agent.controller import Controller
 from towpath.agent.errors import InvalidError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.health.roster import Id
+from towpath.agent.health.target import Target
 from towpath.agent.store import Store
 from towpath.agent.writer import Writer
 from towpath.core.health import State
@@ -73,11 +74,12 @@ class Backends:
         """Note it."""
         self.closed += 1
 
-    def connection(self, vip: Address, backend: Address) -> socket.socket:
+    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
         """A socket whose own address tells the backend."""
         if self.broken:
             raise self.broken
         assert vip == HOST
+        assert not l2
         made = socket.socket()
         made.settimeout(0)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -375,6 +377,13 @@ def test_what_the_kernel_had_down_is_held(tmp_path: Path) -> None:
             await monitor._stop(list(monitor._tasks))
 
         asyncio.run(life())
+
+
+def test_a_target_goes_the_way_of_its_service() -> None:
+    """In a tunnel, or in a frame to that very host."""
+    service = web(80)
+    assert not Target.of(service, BACKENDS[0]).l2
+    assert Target.of(replace(service, forwarding="l2"), BACKENDS[0]).l2
 
 
 def test_a_command_is_for_the_file_only(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Path(Protocol):
         """There are no more checks."""
         ...
 
-    def connection(self, vip: Address, backend: Address) -> socket.socket:
+    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
         """A socket to be connected to a VIP, which reaches that backend."""
         ...
 
@@ -49,6 +49,8 @@ class Target:
     vip: Address
     port: int
     health: Health
+    l2: bool = False
+    """Whether the service's packets go on as they are, in a frame for the backend."""
 
     @classmethod
     def of(cls, service: Service, backend: Address) -> Target:
@@ -58,4 +60,5 @@ class Target:
             raise ValueError(f"service {service.name} has no check")
         vip = checked_address(service.vip)
         port = health.port or first_port(service.port)
-        return cls(service.name, service.key, backend, vip, port, health)
+        l2 = service.forwarding == "l2"
+        return cls(service.name, service.key, backend, vip, port, health, l2)

@@ -35,7 +35,7 @@ _OURS = (errno.ENETUNREACH, errno.EPERM, errno.EACCES, errno.EADDRNOTAVAIL, errn
 def opened(path: Path, target: Target) -> Iterator[socket.socket]:
     """A socket in the block that reaches the target once it is connected. UnableError."""
     try:
-        made = path.connection(target.vip, target.backend)
+        made = path.connection(target.vip, target.backend, l2=target.l2)
     except (OSError, KernelError, DatapathError) as error:
         raise UnableError(str(error)) from error
     with closing(made):

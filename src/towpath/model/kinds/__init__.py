@@ -24,14 +24,16 @@ from towpath.model.kinds.addresses import (
 from towpath.model.kinds.base import FieldError, Kind, plain, shown
 from towpath.model.kinds.checks import (
     CommandLine,
-    Duration,
     HostName,
+    Seconds,
     StatusCodes,
     UrlPath,
     has_status,
 )
+from towpath.model.kinds.durations import Duration, written
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
+from towpath.model.kinds.prefixes import Prefixes, fewest
 from towpath.model.kinds.scalars import Flag, Integer, OptionalPort, Prime, Word
 
 __all__ = [
@@ -54,17 +56,21 @@ __all__ = [
     "PortSet",
     "Ports",
     "Prefix",
+    "Prefixes",
     "Prime",
+    "Seconds",
     "SourceAddress",
     "StatusCodes",
     "UnicastAddress",
     "UrlPath",
     "Vip",
     "Word",
+    "fewest",
     "has_status",
     "not_unicast",
     "plain",
     "prefix_of",
     "shown",
     "split_endpoint",
+    "written",
 ]

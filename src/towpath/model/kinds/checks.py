@@ -14,7 +14,7 @@ _DURATION = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(ms|s|m)\s*")
 
 
 @dataclass(frozen=True)
-class Duration(Kind):
+class Seconds(Kind):
     """A time of ``least`` to ``most`` seconds."""
 
     least: float
