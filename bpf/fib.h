@@ -72,6 +72,39 @@ static __always_inline bool is_source(const struct address *addr)
 }
 
 /*
+ * Asks for the way of a packet that came in on `ingress`. `fib` then has the egress
+ * device, or the next hop's addresses too, and a source address unless it goes on as
+ * it is, by `l2`.
+ */
+static __always_inline int fib_find(void *ctx, const struct backend *to, __u32 ingress, bool l2,
+				    struct bpf_fib_lookup *fib)
+{
+	struct settings *set;
+	__u32 zero = 0, flags = 0;
+	int result;
+
+	set = bpf_map_lookup_elem(&settings, &zero);
+	if (!set)
+		return BPF_FIB_LKUP_RET_NOT_FWDED;
+	fib->ifindex = ingress;
+	if (to->family == FAMILY_V4) {
+		fib_query_v4(fib, to, set);
+		flags = set->fib_source4 ? FIB_LOOKUP_SOURCE : 0;
+	} else {
+		fib_query_v6(fib, to, set);
+		flags = set->fib_source6 ? FIB_LOOKUP_SOURCE : 0;
+	}
+	if (l2)
+		flags = 0; /* nothing is sent from this node's address */
+
+	result = bpf_fib_lookup(ctx, fib, sizeof(*fib), flags);
+	/* Then the source stays the one that user space chose for the device. */
+	if (result == FIB_BAD_FLAGS && flags)
+		result = bpf_fib_lookup(ctx, fib, sizeof(*fib), 0);
+	return result;
+}
+
+/*
  * Whether the next hop is the backend itself: the kernel puts a gateway in the place
  * of the destination, of another family too.
  */
@@ -106,33 +139,15 @@ static __always_inline int fib_take_source(struct next_hop *hop, const struct bp
 static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, struct next_hop *hop)
 {
 	struct bpf_fib_lookup fib = {};
-	struct settings *set;
-	__u32 zero = 0, flags = 0, ingress, rx_ifindex;
+	__u32 ingress;
 	bool l2, found;
 	int result;
 
-	set = bpf_map_lookup_elem(&settings, &zero);
-	if (!set || !to || !hop)
+	if (!to || !hop)
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
 	l2 = hop->rx_ifindex & HOP_L2;
-	rx_ifindex = hop->rx_ifindex & ~HOP_L2;
-	ingress = fib_ingress(rx_ifindex, hop->rx_vlan);
-	fib.ifindex = ingress;
-	if (to->family == FAMILY_V4) {
-		fib_query_v4(&fib, to, set);
-		flags = set->fib_source4 ? FIB_LOOKUP_SOURCE : 0;
-	} else {
-		fib_query_v6(&fib, to, set);
-		flags = set->fib_source6 ? FIB_LOOKUP_SOURCE : 0;
-	}
-	if (l2)
-		flags = 0; /* nothing is sent from this node's address */
-
-	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), flags);
-	/* Then the source stays the one that user space chose for the device. */
-	if (result == FIB_BAD_FLAGS && flags)
-		result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
-
+	ingress = fib_ingress(hop->rx_ifindex & ~HOP_L2, hop->rx_vlan);
+	result = fib_find(ctx, to, ingress, l2, &fib);
 	found = result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH;
 	if (found && l2 && !fib_on_link(&fib, to))
 		result = FIB_NOT_ON_LINK;
@@ -145,7 +160,7 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
 		hop->tx_ifindex = fib.ifindex; /* the kernel's to transmit, tags and all */
 	else
-		fib_egress(hop, fib.ifindex, ingress != rx_ifindex);
+		fib_egress(hop, fib.ifindex, ingress != (hop->rx_ifindex & ~HOP_L2));
 	return result;
 }
 

@@ -52,6 +52,7 @@ ARRAY_MAP(backend_flows, __u64); /* packets that no flow entry matched */
 ARRAY_MAP(service_cpus, struct service_cpu);
 ARRAY_MAP(verdict_cpus, struct verdict_cpu);
 ARRAY_MAP(flow_cpus, struct flow_cpu);
+ARRAY_MAP(health_cpus, struct health_cpu);
 
 /* A trie rather than an array: only services that are not for everyone ask it. */
 struct {
@@ -76,6 +77,14 @@ struct {
 	__type(value, struct egress_device);
 } egress_devices SEC(".maps");
 
+/* An entry outlives its connection, whose last packets come after its end: the oldest go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct health_key);
+	__type(value, struct health_probe);
+} health_probes SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -94,6 +103,7 @@ const volatile __u32 flow_learn = FLOW_LEARN;
 const volatile __u32 client_mask = 0;  /* sets - 1 */
 const volatile __u32 services_max = 1; /* columns of service_cpus */
 const volatile __u32 backends_max = 1; /* columns of backend_cpus and backend_flows */
+const volatile __u32 health_mark = 0;  /* of packets of health checks, 0 = there are none */
 
 static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
 {

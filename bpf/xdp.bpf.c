@@ -13,6 +13,7 @@
 #include "fib.h"
 #include "flow.h"
 #include "handoff.h"
+#include "health.h"
 #include "l2.h"
 #include "parse.h"
 #include "service.h"
@@ -34,6 +35,7 @@ const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum nat_limits btf_nat_limits __attribute__((used)) = 0;
 const enum nat_marks btf_nat_marks __attribute__((used)) = 0;
+const enum health_verdict btf_health_verdict __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 const enum drop_limits btf_drop_limits __attribute__((used)) = 0;
 const enum client_limits btf_client_limits __attribute__((used)) = 0;
@@ -373,6 +375,15 @@ int towpath_handoff(struct __sk_buff *skb)
 	else
 		__builtin_memcpy(next_hop.ipv6_nh, &mark->next_hop, 16);
 	return bpf_redirect_neigh(mark->ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/* On the loopback device, for the packets of this node's own health checks. */
+SEC("tc")
+int towpath_health(struct __sk_buff *skb)
+{
+	if (likely(skb->mark != health_mark) || !health_mark)
+		return TC_ACT_UNSPEC;
+	return health_send(skb);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

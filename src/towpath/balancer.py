@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 from towpath.datapath.balancer import Balancer, unnamed
 from towpath.model import (
     Backend,
+    ConfigError,
     Device,
     FlowTuple,
     Limits,
+    Problem,
     Service,
     Snat,
     Source,
@@ -63,6 +65,8 @@ class LoadBalancer:
         KernelError: No such device, another program on it, no permission, ``pins``
             are another process's.
         LayoutError: ``pins`` holds tables of other sizes.
+
+    Health checks are the agent's: a service with one is refused.
 
     Methods that change something raise ConfigError for a value that isn't allowed,
     CapacityError if there is no room and DatapathError if a service can't be translated
@@ -148,12 +152,14 @@ class LoadBalancer:
         """Make these the services, all of them. Flows of those that stay go on."""
         wanted = tuple(services)
         check_services(wanted, checked=self.services())
+        _refuse_checks(wanted)
         return self._balancer.apply(wanted)
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """Return what `apply` would change, and the share of new flows that would move."""
         wanted = tuple(services)
         check_services(wanted, checked=self.services())
+        _refuse_checks(wanted)
         return self._balancer.plan(wanted)
 
     # Backends
@@ -238,6 +244,21 @@ class LoadBalancer:
         if isinstance(flow, str):
             flow = FlowTuple.parse(flow)
         return self._balancer.trace(flow, device)
+
+
+def _refuse_checks(services: Iterable[Service]) -> None:
+    """Raise ConfigError for a health check: nobody would carry it out."""
+    problems = [
+        Problem(
+            f"service {service.name} has a check, which only towpath agent carries out; "
+            "allowed: null",
+            "health",
+        )
+        for service in services
+        if service.health is not None
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _parsed(address: Address | str) -> Address | str:

@@ -24,6 +24,7 @@ from urllib.parse import quote, urlencode
 
 from towpath.agent.capture_documents import HEADER, CaptureEntry
 from towpath.agent.documents import (
+    Check,
     Counters,
     Flow,
     FlowCounts,
@@ -200,6 +201,12 @@ class Client:
     def health(self) -> None:
         """Return when all is well; raise RefusedError with what is wrong."""
         self._json("GET", "/v1/health")
+
+    def checks(self, service: str | None = None) -> tuple[Check, ...]:
+        """How every backend is that is checked, or those of one service."""
+        path = _with_query("/v1/checks", {"service": service})
+        found: tuple[Check, ...] = build(tuple[Check, ...], self._json("GET", path))
+        return found
 
     def counters(self, *, per_cpu: bool = False) -> Counters:
         """Packets and bytes by verdict, service and backend, read from the kernel now.

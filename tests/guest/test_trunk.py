@@ -44,12 +44,13 @@ _AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata
 def topology() -> Iterator[Topology]:
     """Between router and load balancer a trunk, whose own untagged frames lead nowhere."""
     with network() as topology:
-        _make_trunk(topology)
+        make_trunk(topology)
         with passing(topology.balancer.port):
             yield topology
 
 
-def _make_trunk(topology: Topology) -> None:
+def make_trunk(topology: Topology) -> None:
+    """Put a trunk between router and load balancer in place of the wire."""
     link = topology.balancer
     port, backend = link.port, topology.backend_links[0]
     for namespace, device in ((ROUTER, port), (BALANCER, DEVICE)):

@@ -10,6 +10,7 @@ import pytest
 from tests.lab.harness_agent import DEVICE, MAIL, WEB, Agent, running
 
 from towpath.client import Client
+from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ DEFAULTS = {
     "flow_table": True,
     "affinity": None,
     "allow_from": None,
+    "health": None,
 }
 
 
@@ -224,6 +226,33 @@ def test_status_and_health(agent: Agent) -> None:
     assert found["devices"] == [{"name": DEVICE, "mode": "auto"}]
 
 
+def test_checks_are_listed(agent: Agent) -> None:
+    """Of services that have one, with where each backend stands; nobody answers here."""
+    assert agent.request("GET", "/v1/checks") == (200, [])
+    checked = MAIL | {"health": {"type": "tcp", "interval": "100ms", "timeout": "50ms"}}
+    assert agent.request("POST", "/v1/apply", {"services": [checked]})[0] == 200
+
+    def down() -> bool:
+        status, found = agent.request("GET", "/v1/checks?service=mail")
+        assert status == 200
+        return [each["state"] for each in found] == ["down", "down"]
+
+    wait_until(down, seconds=20, what="the checks to fail")
+    (first, second) = agent.request("GET", "/v1/checks")[1]
+    assert [first["backend"], second["backend"]] == ["192.0.2.21", "192.0.2.22"]
+    assert first["service"]["name"] == "mail"
+    assert (first["type"], first["error"]) == ("tcp", "no answer within 0.05 s")
+    assert first["failed"] >= 3
+    assert (first["passed"], first["unmade"]) == (0, 0)
+    assert agent.request("GET", "/v1/status")[1]["checks"] == {"down": 2}
+    status, answer = agent.request("GET", "/v1/checks?service=nobody")
+    assert (status, answer["problems"][0]["message"][:31]) == (
+        404,
+        "there is no service 'nobody'; t",
+    )
+    assert agent.request("POST", "/v1/apply", {"services": [MAIL]})[0] == 200
+
+
 def test_openapi_describes_it(agent: Agent) -> None:
     """With the model's own limits."""
     status, document = agent.request("GET", "/v1/openapi.json")
@@ -241,6 +270,7 @@ def test_openapi_describes_it(agent: Agent) -> None:
         "/v1/plan",
         "/v1/health",
         "/v1/status",
+        "/v1/checks",
         "/v1/counters",
         "/v1/services/{name}/counters",
         "/v1/flows",

@@ -77,14 +77,14 @@ def table(text: str) -> list[list[str]]:
 def test_service_list(agent: Agent) -> None:
     """A line for each service."""
     lines = table(printed(agent, "service", "list"))
-    assert ["web", "203.0.113.10", "80", "tcp", "2", "251", "yes", "file"] in lines
-    assert ["mail", "203.0.113.11", "25", "tcp", "2", "251", "yes", "api"] in lines
+    assert ["web", "203.0.113.10", "80", "tcp", "2", "-", "251", "yes", "file"] in lines
+    assert ["mail", "203.0.113.11", "25", "tcp", "2", "-", "251", "yes", "api"] in lines
 
 
 def test_backend_list_has_shares(agent: Agent) -> None:
     """By weight."""
     lines = table(printed(agent, "backend", "list", "web"))
-    assert ["192.0.2.11", "2", "66.67", "%", "0", "0"] in lines
+    assert ["192.0.2.11", "2", "66.67", "%", "0", "0", "-", "-", "-"] in lines
 
 
 def test_status_says_what_runs(agent: Agent) -> None:

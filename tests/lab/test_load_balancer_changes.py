@@ -86,6 +86,14 @@ def test_a_service_of_another_name_does_not_get_a_vip_that_is_taken(
     assert [service.port for service in balancer.services()] == [81]
 
 
+def test_a_health_check_is_refused(balancer: LoadBalancer) -> None:
+    """Nobody would carry it out."""
+    before = balancer.services()
+    with pytest.raises(ConfigError, match="health: service web has a check, which only towpath"):
+        balancer.add_service("web", **WEB, health="tcp")
+    assert balancer.services() == before
+
+
 def test_wrong_backends_are_refused(balancer: LoadBalancer) -> None:
     """By each of the ways to give them."""
     wrong: list[Callable[[], object]] = [

@@ -205,7 +205,7 @@ def observation(host: Host) -> APIRouter:
     @router.get("/health")
     async def health() -> Response:
         """Whether all is well: 200, or 503 and what is wrong."""
-        trouble = host.controller.trouble
+        trouble = host.trouble
         if trouble:
             return refusals.answer(503, [Problem(trouble)])
         return answer({"status": "ok"})
@@ -214,6 +214,14 @@ def observation(host: Host) -> APIRouter:
     async def status() -> Response:
         """The agent, its file and its limits."""
         return answer(host.status())
+
+    @router.get("/checks", response_model=tuple[documents.Check, ...])
+    async def checks(service: str | None = None) -> Response:
+        """How every backend is that is checked, or those of one service."""
+        if service is not None:
+            host.controller.desired.get(service)
+        found = [each for each in host.checks() if service in {None, each.service.name}]
+        return answer(found)
 
     @router.get("/counters", response_model=documents.Counters)
     def counters(*, per_cpu: bool = False) -> Response:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from towpath.agent.desired import Desired, Owner
 from towpath.agent.errors import InvalidError
-from towpath.model import Config, Problem, Service, check_service, check_services
+from towpath.core.health import effective, held
+from towpath.model import CheckType, Config, Problem, Service, check_service, check_services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from towpath.agent.store import Store
+    from towpath.core.health import Down
     from towpath.core.plan import Plan
     from towpath.datapath.balancer import Member
     from towpath.datapath.counters import Counters
@@ -31,11 +33,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Parts of the configuration that the running datapath was made with.
-FIXED = ("devices", "source", "limits", "api", "metrics", "state", "snat")
+FIXED = ("devices", "source", "limits", "checks", "api", "metrics", "state", "snat")
 
 
 class Datapath(Protocol):
     """What the agent needs of :class:`towpath.datapath.balancer.Balancer`."""
+
+    def observed(self) -> tuple[Service, ...]:
+        """The services that are in the kernel."""
+        ...
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """What apply() would do."""
@@ -79,8 +85,8 @@ class Datapath(Protocol):
 class Controller:
     """The desired state and the way to change it. Methods are called by one thread.
 
-    ``desired`` and ``config`` are replaced, never modified, so that any thread may
-    read them.
+    ``desired``, ``config`` and ``down``, the backends that get no flows since they aren't
+    well, are replaced, never modified, so that any thread may read them.
     """
 
     def __init__(self, config: Config, store: Store, datapath: Datapath) -> None:
@@ -88,11 +94,26 @@ class Controller:
         self.store = store
         self.datapath = datapath
         self.desired = Desired.of(config.services, store.services())
+        self.down: Down = {}
         self.trouble: str | None = None
 
     def start(self) -> Plan:
-        """Bring the kernel to the desired state, whatever it holds."""
-        return self.datapath.apply(self.desired.services())
+        """Bring the kernel to the desired state, whatever it holds.
+
+        What it gave no flows because it was down gets none until it is known to be up.
+        """
+        self.down = held(self.desired.services(), self.datapath.observed())
+        return self._apply(self.desired)
+
+    def set_down(self, down: Down) -> Plan:
+        """Give no new flows to backends that are down, and new ones again to the others."""
+        with self._as_before_on_failure():
+            plan = self.datapath.apply(effective(self.desired.services(), down))
+        self.down = down
+        return plan
+
+    def _apply(self, desired: Desired) -> Plan:
+        return self.datapath.apply(effective(desired.services(), self.down))
 
     def reload(self, config: Config) -> Plan:
         """Take over a changed configuration file.
@@ -105,7 +126,7 @@ class Controller:
         desired = self.desired.replaced(Owner.FILE, config.services)
         self.datapath.refresh_devices()
         with self._as_before_on_failure():
-            plan = self.datapath.apply(desired.services())
+            plan = self._apply(desired)
         self.desired, self.config = desired, config
         return plan
 
@@ -130,12 +151,14 @@ class Controller:
         For Owner.FILE the services are the file's whole content, pruned or not.
         """
         _check(services)
+        if owner is Owner.API:
+            _check_commands(services)
         if owner is Owner.FILE:
             desired = self.desired.replaced(Owner.FILE, services)
         else:
             gone = self._pruned(services) if prune else ()
             desired = self.desired.changed(Owner.API, put=services, remove=gone)
-        return self.datapath.plan(desired.services())
+        return self.datapath.plan(effective(desired.services(), self.down))
 
     def _pruned(self, kept: Iterable[Service]) -> set[str]:
         """Names of the API's services that are not among kept."""
@@ -145,11 +168,12 @@ class Controller:
     def _change(self, put: Collection[Service], remove: Collection[str]) -> Plan:
         """Change services of the API: on disk and in the kernel, or nowhere."""
         _check(put)
+        _check_commands(put)
         desired = self.desired.changed(Owner.API, put=put, remove=remove)
         with self._as_before_on_failure(), self.store.transaction():
             self.store.delete(remove)
             self.store.put(put)
-            plan = self.datapath.apply(desired.services())
+            plan = self._apply(desired)
         self.desired = desired
         return plan
 
@@ -164,7 +188,7 @@ class Controller:
             yield
         except BaseException:
             try:
-                self.datapath.apply(self.desired.services())
+                self._apply(self.desired)
             except Exception:
                 log.exception("the kernel could not be brought back to the state before")
                 self.trouble = "a failed change could not be undone; the log has the reason"
@@ -183,6 +207,24 @@ def _check(services: Collection[Service]) -> None:
             check_service(service)
     else:
         check_services(services)
+
+
+def _check_commands(services: Iterable[Service]) -> None:
+    """Raise InvalidError for a check that runs a command.
+
+    Whoever may use the API's socket may change services, not run programs as the agent.
+    """
+    for service in services:
+        if service.health and service.health.type is CheckType.COMMAND:
+            raise InvalidError(
+                [
+                    Problem(
+                        f"command of service {service.name!r} can't be set through the API;"
+                        " allowed: in the configuration file",
+                        "health.type",
+                    )
+                ]
+            )
 
 
 def _needs_restart(running: Config, new: Config) -> Iterator[Problem]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from towpath.agent.desired import Owner
-from towpath.model import Address, Device, Problem, Protocol, Service
+from towpath.core.health import State as BackendState
+from towpath.model import Address, CheckType, Device, Problem, Protocol, Service
 from towpath.model.kinds import Ports, PortSet, Prefix, Vip
 
 
@@ -58,6 +59,31 @@ class Plan:
     """Steps taken in the kernel, in their order: backend before table before service."""
     moved: float = 0.0
     """Share (0..1) of the new flows of all services that move, each having as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How a backend of a service is, by its health check. Times are ISO 8601."""
+
+    service: ServiceName
+    backend: Address
+    type: CheckType
+    state: BackendState
+    """unknown, up and failing get new flows; held, down and rising don't."""
+    since: str
+    error: str | None = None
+    """Why the last check did not pass, or could not be made; None if it passed."""
+    checked: str | None = None
+    """When the last check ended; None: there was none."""
+    passed: int = 0
+    failed: int = 0
+    unmade: int = 0
+    """Checks that this node could not make, which change nothing."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether the backend gets new flows, unless none of its service is up."""
+        return self.state.serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,3 +274,5 @@ class Status:
     resident_bytes: int
     trouble: str | None = None
     """What is wrong with the agent itself; None when all is well."""
+    checks: dict[str, int] = field(default_factory=dict)
+    """Backends that are checked, by their state."""

@@ -20,6 +20,7 @@ from towpath.agent.errors import AgentError, ConflictError, NotFoundError
 from towpath.agent.file import now
 from towpath.agent.flows import Active, Members, Question, active, counts, names_of, page
 from towpath.agent.metrics import registry
+from towpath.core.health import State
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from towpath.agent.controller import Controller
     from towpath.agent.desired import Desired
     from towpath.agent.file import ConfigFile
+    from towpath.agent.health.monitor import Monitor
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
     from towpath.core.records import Fate
@@ -58,20 +60,26 @@ class _Seen(NamedTuple):
 
 
 class Host:
-    """A controller, its thread and its file, as one."""
+    """A controller, its thread, its file and its health checks, as one."""
 
     def __init__(
-        self, controller: Controller, writer: Writer, file: ConfigFile, balancer: Balancer
+        self,
+        controller: Controller,
+        writer: Writer,
+        file: ConfigFile,
+        balancer: Balancer,
+        monitor: Monitor,
     ) -> None:
         self.controller = controller
         self.writer = writer
         self.file = file
         self.balancer = balancer
+        self.monitor = monitor
         self.started = now()
         # What the file was refused for contradicting; None when that is not why.
         self._contradicted: Desired | None = None
         self.captures = Captures(self.record)
-        self.registry = registry(self.counters, self.status)
+        self.registry = registry(self.counters, self.status, self.checks)
 
     async def write(
         self, change: Callable[Args, Plan], *args: Args.args, **kwargs: Args.kwargs
@@ -152,6 +160,20 @@ class Host:
 
         return self.writer.call(look)
 
+    def _states(self) -> dict[str, int]:
+        """How many backends are in each state that one is in."""
+        counts = Counter(record.standing.state for record in self.monitor.roster.records())
+        return {str(state): counts[state] for state in State if counts[state]}
+
+    def checks(self) -> tuple[documents.Check, ...]:
+        """How every backend is that is checked."""
+        return tuple(map(report.check, self.monitor.roster.records()))
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the agent itself, None when all is well."""
+        return self.controller.trouble or self.monitor.trouble
+
     async def trace(self, flow: FlowTuple, device: str | None) -> documents.Trace:
         """Ask the loaded program about a flow."""
         ran = await self.writer.run(self.controller.datapath.trace, flow, device)
@@ -200,7 +222,8 @@ class Host:
             pins=config.state.pins,
             metrics=config.metrics.listen,
             resident_bytes=resident_bytes(),
-            trouble=self.controller.trouble,
+            trouble=self.trouble,
+            checks=self._states(),
         )
 
 

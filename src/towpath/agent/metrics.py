@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from towpath.agent.documents import Counters, ServiceName, Status
+    from towpath.agent.documents import Check, Counters, ServiceName, Status
     from towpath.model import Address
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,17 @@ _ACTIVE = "Flows that are remembered and were seen in the last five minutes."
 
 
 class DatapathCollector(Collector):
-    """Metrics of counters and status, which it calls for at every scrape."""
+    """Metrics of counters, status and checks, which it calls for at every scrape."""
 
-    def __init__(self, counters: Callable[[], Counters], status: Callable[[], Status]) -> None:
+    def __init__(
+        self,
+        counters: Callable[[], Counters],
+        status: Callable[[], Status],
+        checks: Callable[[], Iterable[Check]] = tuple,
+    ) -> None:
         self._counters = counters
         self._status = status
+        self._checks = checks
 
     def collect(self) -> Iterable[Metric]:
         """All metrics."""
@@ -44,14 +50,19 @@ class DatapathCollector(Collector):
         yield _verdicts(counters)
         yield from _services(counters)
         yield from _backends(counters)
+        yield from _health(self._checks())
         yield from _agent(self._status())
 
 
-def registry(counters: Callable[[], Counters], status: Callable[[], Status]) -> CollectorRegistry:
+def registry(
+    counters: Callable[[], Counters],
+    status: Callable[[], Status],
+    checks: Callable[[], Iterable[Check]] = tuple,
+) -> CollectorRegistry:
     """A registry with the collector in it, and nothing that is not Towpath's."""
     # The collector's description would be its metrics: don't read the kernel for that.
     made = CollectorRegistry(auto_describe=False)
-    made.register(DatapathCollector(counters, status))
+    made.register(DatapathCollector(counters, status, checks))
     return made
 
 
@@ -143,6 +154,26 @@ def _backends(counters: Counters) -> Iterator[Metric]:
             for reason, dropped in backend.dropped.items():
                 reasons.add_metric((*mine, reason), dropped)
     yield from (packets, volume, flows, active, reasons)
+
+
+def _health(checks: Iterable[Check]) -> Iterator[Metric]:
+    up = GaugeMetricFamily(
+        "towpath_backend_health",
+        "1 for a backend whose health check has it get new flows, 0 for one that is down.",
+        labels=BACKEND,
+    )
+    results = CounterMetricFamily(
+        "towpath_backend_checks",
+        "Health checks by how they ended; unmade: this node could not make them.",
+        labels=(*BACKEND, "result"),
+    )
+    for check in checks:
+        mine = (*_labels(check.service), str(check.backend))
+        up.add_metric(mine, int(check.serves))
+        for result in ("passed", "failed", "unmade"):
+            results.add_metric((*mine, result), getattr(check, result))
+    yield up
+    yield results
 
 
 def _agent(status: Status) -> Iterator[Metric]:

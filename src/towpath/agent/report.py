@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from towpath.agent import documents
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from towpath.agent.flows import Active
+    from towpath.agent.health.roster import Record
     from towpath.core.plan import Plan, ServiceChange
     from towpath.datapath.counters import Counters, ServiceCounters
     from towpath.datapath.trace import Trace
@@ -87,6 +89,29 @@ def trace(ran: Trace, services: Iterable[Service]) -> documents.Trace:
         next_hop_mac=ran.next_hop_mac,
         mtu=ran.mtu,
     )
+
+
+def check(record: Record) -> documents.Check:
+    """What is known of a backend that is checked."""
+    target, standing = record.target, record.standing
+    return documents.Check(
+        service=documents.ServiceName(
+            target.service, target.key.vip, target.key.port, target.key.protocol
+        ),
+        backend=target.backend,
+        type=target.health.type,
+        state=standing.state,
+        since=_time(standing.since),
+        error=standing.error,
+        checked=None if standing.checked is None else _time(standing.checked),
+        passed=record.passed,
+        failed=record.failed,
+        unmade=record.unmade,
+    )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _named(service: Service) -> documents.ServiceName:

@@ -15,6 +15,7 @@ from towpath.agent.controller import Controller
 from towpath.agent.desired import Desired
 from towpath.agent.errors import AgentError
 from towpath.agent.file import ConfigFile
+from towpath.agent.health.monitor import Monitor
 from towpath.agent.host import Host, settle
 from towpath.agent.listen import unix_socket
 from towpath.agent.metrics import served
@@ -65,6 +66,7 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
                 limits=config.limits,
                 pins=config.state.pins,
                 snat=config.snat,
+                mark=config.checks.mark,
             )
         )
         if detach_on_exit:
@@ -72,7 +74,8 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         controller = Controller(config, store, balancer)
         writer = stack.enter_context(Writer())
         writer.call(controller.start)
-        host = Host(controller, writer, file, balancer)
+        monitor = Monitor(controller, writer, balancer.health, concurrent=config.checks.concurrent)
+        host = Host(controller, writer, file, balancer, monitor)
         settle()
         stack.enter_context(served(config.metrics.address, host.registry))
         log.info("serving %s at %s", host.summary(), config.api.socket)

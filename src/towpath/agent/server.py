@@ -74,6 +74,7 @@ async def serve(host: Host, listener: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
     tasks = [asyncio.create_task(each(host)) for each in (_age_flows, _warn)]
     tasks.append(asyncio.create_task(_follow(host, hurry)))
+    tasks.append(asyncio.create_task(host.monitor.run()))
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
@@ -81,8 +82,7 @@ async def serve(host: Host, listener: socket.socket) -> None:
         systemd.stopping()
         for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _warn(host: Host) -> None:

@@ -19,7 +19,7 @@ EXAMPLES = {
 
 FILES = {
     "FILE": (
-        "YAML: devices, source, limits, api, metrics, state, services."
+        "YAML: devices, source, limits, checks, api, metrics, state, services."
         " Read again when it changes; services change at once, the rest needs a restart."
     ),
     "/run/towpath/agent.sock": "The API (api.socket), for the owner and the group.",

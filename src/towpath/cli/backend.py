@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import ManualGroup
+from towpath.cli.health import STANDING, standing
 from towpath.cli.output import (
     Format,
     count,
@@ -78,6 +79,7 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
     with Client(socket_path) as client:
         backends = client.backends(service)
         counters = client.counters()
+        checks = {check.backend: check for check in client.checks(service)}
     seen = {
         each.address: each
         for counted in counters.services
@@ -91,6 +93,7 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
             "share": each.weight / total,
             "packets": seen[each.address].packets if each.address in seen else 0,
             "bytes": seen[each.address].bytes if each.address in seen else 0,
+            "health": plain(checks.get(each.address)),
         }
         for each in backends
     ]
@@ -104,10 +107,11 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
                 percent(each["share"]),
                 count(each["packets"]),
                 count(each["bytes"]),
+                *standing(checks.get(backend.address)),
             )
-            for each in data
+            for backend, each in zip(backends, data, strict=True)
         ]
-        print_table(("backend", *numbers), rows, numbers=numbers)
+        print_table(("backend", *numbers, *STANDING), rows, numbers=numbers)
 
     emit(data, form, table)
 

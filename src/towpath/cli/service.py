@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from towpath.cli.command import ManualGroup
+from towpath.cli.health import STANDING, standing
 from towpath.cli.output import Format, emit, output_option, print_table, socket_option
 from towpath.cli.plans import done, show_plan
 from towpath.cli.service_add import add, set_
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from towpath.agent.documents import ServiceEntry
     from towpath.model import Service
 
@@ -31,8 +35,8 @@ FILES = {
     "FILE": (
         "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
         " (16381), flow_table (true), forwarding (dsr, or l2), affinity (none, or a time such as"
-        " 3h), allow_from (everyone, or a list of prefixes) and backends (address, weight); - is"
-        " stdin."
+        " 3h), allow_from (everyone, or a list of prefixes) health (none), and backends"
+        " (address, weight); - is stdin."
     )
 }
 
@@ -68,10 +72,25 @@ def list_(socket_path: Path, form: Format) -> None:
 
     with Client(socket_path) as client:
         entries = client.services()
+        checks = client.checks()
+    up = Counter(check.service.name for check in checks if check.serves)
+    checked = {check.service.name for check in checks}
 
     def table() -> None:
-        columns = ("service", "vip", "port", "protocol", "backends", "table", "flows", "owner")
-        print_table(columns, map(_row, entries), numbers=("port", "backends", "table"))
+        numbers = ("port", "backends", "up", "table")
+        columns = (
+            "service",
+            "vip",
+            "port",
+            "protocol",
+            "backends",
+            "up",
+            "table",
+            "flows",
+            "owner",
+        )
+        rows = (_row(each, up if each.service.name in checked else None) for each in entries)
+        print_table(columns, rows, numbers=numbers)
 
     emit(plain(entries), form, table)
 
@@ -87,14 +106,20 @@ def get(name: str, socket_path: Path, form: Format) -> None:
 
     with Client(socket_path) as client:
         found = client.service(name)
+        checks = {check.backend: check for check in client.checks(name)}
 
     def table() -> None:
         data: dict[str, Any] = plain(found)
-        backends = data.pop("backends")
-        print_table(("service", found.name), list(data.items())[1:])
+        del data["backends"]
+        health = data.pop("health") or {}
+        fields = [*data.items(), *((f"health.{key}", value) for key, value in health.items())]
+        print_table(("service", found.name), fields[1:])
         click.echo()
-        rows = [tuple(backend.values()) for backend in backends]
-        print_table(("backend", "weight"), rows, numbers=("weight",))
+        rows = [
+            (backend.address, backend.weight, *standing(checks.get(backend.address)))
+            for backend in found.backends
+        ]
+        print_table(("backend", "weight", *STANDING), rows, numbers=("weight",))
 
     emit(plain(found), form, table)
 
@@ -195,7 +220,8 @@ def delete(names: tuple[str, ...], socket_path: Path) -> None:
             done(client.remove_service(name))
 
 
-def _row(entry: ServiceEntry) -> tuple[object, ...]:
+def _row(entry: ServiceEntry, up: Mapping[str, int] | None) -> tuple[object, ...]:
+    """A service's line; ``up``: backends that are up by service, None where they aren't checked."""
     service = entry.service
     return (
         service.name,
@@ -203,6 +229,7 @@ def _row(entry: ServiceEntry) -> tuple[object, ...]:
         service.port,
         service.protocol,
         len(service.backends),
+        None if up is None else f"{up[service.name]}/{len(service.backends)}",
         service.table_size,
         service.flow_table,
         entry.owner,

@@ -12,10 +12,10 @@ from towpath.cli.counters import show_services, show_verdicts
 from towpath.cli.output import Format, count, emit, output_option, print_table, socket_option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from towpath.agent.documents import Status
+    from towpath.agent.documents import Check, Status
 
 EXAMPLES = {
     "towpath status": "At a glance.",
@@ -38,13 +38,15 @@ def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> Non
 
     with Client(socket_path) as client:
         found = client.status()
+        checks = client.checks()
         counters = client.counters(per_cpu=per_cpu) if counted else None
-    data = {"status": plain(found)}
+    data = {"status": plain(found), "checks": plain(checks)}
     if counters is not None:
         data["counters"] = plain(counters)
 
     def table() -> None:
         print_table(("agent", ""), _lines(found))
+        _unwell(checks)
         if counters is not None:
             click.echo()
             show_verdicts(counters)
@@ -68,8 +70,22 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     for name, use in status.limits.items():
         by = f" ({owners})" if name == "services" else ""
         yield name.replace("_", " "), f"{count(use.used)} of {count(use.limit)}{by}"
+    if status.checks:
+        yield "checks", ", ".join(f"{number} {state}" for state, number in status.checks.items())
     yield "state", str(status.state)
     yield "pins", str(status.pins)
     yield "metrics", status.metrics or "on the API's socket only"
     if status.trouble:
         yield "trouble", status.trouble
+
+
+def _unwell(checks: Iterable[Check]) -> None:
+    """Backends that aren't known to be up, and why."""
+    rows = [
+        (check.service.name, check.backend, check.state, check.since, check.error)
+        for check in checks
+        if check.state != "up"
+    ]
+    if rows:
+        click.echo()
+        print_table(("service", "backend", "state", "since", "last error"), rows)

@@ -21,6 +21,7 @@ from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.fate import describe
 from towpath.datapath.flow_table import FlowTable
+from towpath.datapath.health import HealthPath
 from towpath.datapath.heap import Heap
 from towpath.datapath.migration import Migration, Moved
 from towpath.datapath.options import Flags, ServiceOptions
@@ -44,7 +45,7 @@ from towpath.kernel.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
-from towpath.model.settings import Device, Limits, Source
+from towpath.model.settings import DEFAULT_MARK, Device, Limits, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class Balancer:
     is lost in between; also where ``limits`` or this version of Towpath ask for other
     tables. Without, closing it detaches everything.
 
+    ``health`` is the way that health checks take, their packets carrying ``mark``.
+
     Not thread-safe. A context manager, which closes.
 
     Raises KernelError if a device doesn't exist or can't take the program, or another
@@ -103,6 +106,7 @@ class Balancer:
         limits: Limits | None = None,
         pins: Path | None = None,
         snat: Snat | None = None,
+        mark: int = DEFAULT_MARK,
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
@@ -114,7 +118,7 @@ class Balancer:
         with ExitStack() as undo, ExitStack() as on_failure:
             if pins is not None:
                 undo.enter_context(held(pins))
-            self._program = LoadedProgram(limits or Limits(), pins, snat=self._snat)
+            self._program = LoadedProgram(limits or Limits(), pins, snat=self._snat, mark=mark)
             undo.callback(self._program.close)
             if pins is not None and not self._program.adopted and not self._program.leaving:
                 on_failure.callback(remove_pins, pins / "maps")
@@ -131,6 +135,8 @@ class Balancer:
                 migration = self._move_in(self._program.leaving)
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
+            self.health = HealthPath(self._program, indexes, mark)
+            undo.callback(self.health.close)
             self._leave(migration)
             # Only now does no other program fill the table in its own way any more.
             begin_snat(self._program, self._snat)

@@ -59,6 +59,7 @@ class Layout:
                 "service_cpus": services * cpus,
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,
+                "health_cpus": cpus,
                 "works": _WORKS_PER_CPU * cpus,
                 "nats": _WORKS_PER_CPU * cpus,
                 "nat_heads": nat_sets,

@@ -50,14 +50,16 @@ class LoadedProgram:
 
     ``leaving``: other tables that are pinned, whose flows have to come along. Where the
     maps are not adopted these are what they are to be filled from, and are still in use.
+    ``mark`` is that of health checks' packets, 0 for none.
 
     LayoutError: tables are pinned that can't be read.
     """
 
     def __init__(
-        self, limits: Limits, pins: Path | None = None, *, snat: Snat | None = None
+        self, limits: Limits, pins: Path | None = None, *, snat: Snat | None = None, mark: int = 0
     ) -> None:
         self._undo = ExitStack()
+        self._mark = mark
         self._rows: dict[str, Any] = {}
         self._pins = pins
         self._snat = snat or Snat()
@@ -116,7 +118,7 @@ class LoadedProgram:
             per_family=self.constant("nat_limits", "NAT_SOURCES"),
             shift=self.constant("nat_limits", "NAT_SEEN_SHIFT"),
         )
-        return self._seeds | self.layout.constants() | nat
+        return self._seeds | self.layout.constants() | nat | {"health_mark": self._mark}
 
     def _find(self) -> None:
         """Use the pinned maps that fit; those that don't, or don't any more, are to be left."""

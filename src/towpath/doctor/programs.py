@@ -23,7 +23,7 @@ _SMALL = Limits(services=128, backends=128, flows=1024, table_slots=4096)
 def balancer() -> Answer:
     """The programs of the load balancer."""
     try:
-        program = LoadedProgram(_SMALL)
+        program = LoadedProgram(_SMALL, mark=1)
     except KernelError as error:
         return no(str(error))
     try:

@@ -29,6 +29,7 @@ Mode = Literal["native", "generic", "auto"]
 
 BPF_XDP = 37
 BPF_TCX_INGRESS = 46
+BPF_TCX_EGRESS = 47
 _BPF_F_BEFORE = 1 << 3
 _LINK_TYPE_XDP = 6
 _XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}
@@ -206,13 +207,29 @@ def attach_tc_ingress(program: Program, ifindex: int) -> Attachment:
     outlives whoever made it: one in our place on a device without an XDP program has nobody to
     serve, and is replaced. KernelError.
     """
+    return _attach_tc(program, ifindex, "ingress", replace=not xdp_program_id(ifindex))
+
+
+def attach_tc_egress(program: Program, ifindex: int) -> Attachment:
+    """Attach to a device's tc egress, for what the IP stack sends.
+
+    As at its ingress. A filter in our place is what a process left that did not end by itself, and
+    is replaced. KernelError.
+    """
+    return _attach_tc(program, ifindex, "egress", replace=True)
+
+
+def _attach_tc(
+    program: Program, ifindex: int, side: tc_filter.Side, *, replace: bool
+) -> Attachment:
     name = device_name(ifindex)
     if not probe.tcx():
-        return tc_filter.attach(program, ifindex, replace=not xdp_program_id(ifindex))
+        return tc_filter.attach(program, ifindex, side, replace=replace)
     # First, so that no other program's verdict hides packets from this one.
     opts = LinkCreateOpts(flags=_BPF_F_BEFORE)
-    fd = lib.bpf_link_create(program.fd, ifindex, BPF_TCX_INGRESS, ctypes.byref(opts))
+    place = BPF_TCX_INGRESS if side == "ingress" else BPF_TCX_EGRESS
+    fd = lib.bpf_link_create(program.fd, ifindex, place, ctypes.byref(opts))
     if fd < 0:
         hint = permission_hint(CAP_BPF, CAP_NET_ADMIN) if fd == -errnos.EPERM else ""
-        raise KernelError(f"attach program {program.name} to tc ingress of {name}", -fd, hint)
+        raise KernelError(f"attach program {program.name} to tc {side} of {name}", -fd, hint)
     return Link(fd, mode="tcx")

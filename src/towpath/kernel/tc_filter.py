@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program at tc's ingress by way of a classic filter, for kernels without TCX (before 6.6).
+"""A program on one side of tc by way of a classic filter, for kernels without TCX (before 6.6).
 
 A filter has one place on a device, the first, and is attached in direct-action mode, so that what
 the program returns is the verdict. It stays when the process that made it ends: there is nothing
@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno as errnos
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from towpath.kernel._structs import TcHook, TcOpts
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from towpath.kernel.programs import Program
 
+Side = Literal["ingress", "egress"]
 _INGRESS, _EGRESS = 1, 2  # BPF_TC_INGRESS, BPF_TC_EGRESS
+_SIDES: dict[Side, int] = {"ingress": _INGRESS, "egress": _EGRESS}
 _PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)  # a clsact qdisc's two sides, as classes
 _RTM_GETTFILTER = 46
 _TCMSG = struct.Struct("=BxxxiIII")
@@ -46,13 +48,14 @@ class TcFilter:
 
     mode = "clsact"
 
-    def __init__(self, ifindex: int, *, made_qdisc: bool = False) -> None:
+    def __init__(self, ifindex: int, side: Side = "ingress", *, made_qdisc: bool = False) -> None:
         self.ifindex = ifindex
+        self.side: Side = side
         self.made_qdisc = made_qdisc
 
     @classmethod
     def from_pin(cls, path: Path | str) -> Self:
-        """The filter that was pinned at ``path``. KernelError: it is no longer on its device."""
+        """The ingress filter pinned at ``path``. KernelError: it is no longer on its device."""
         with Map.from_pin(path) as remembered:
             ifindex, made_qdisc = int(remembered.lookup(0)), bool(remembered.lookup(1))
         if not attached_id(ifindex):
@@ -62,14 +65,18 @@ class TcFilter:
     @property
     def program_id(self) -> int:
         """The id of the program that is attached now, 0 for none."""
-        return attached_id(self.ifindex)
+        return attached_id(self.ifindex, self.side)
 
     def update(self, program: Program) -> None:
         """Replace the program; no packet goes by in between. KernelError."""
-        _attach(self.ifindex, program, _REPLACE)
+        _attach(self.ifindex, self.side, program, _REPLACE)
 
     def pin(self, path: Path | str) -> None:
-        """Name it in a BPF file system. KernelError."""
+        """Name it in a BPF file system, from which `from_pin` gets it back. KernelError."""
+        if self.side != "ingress":
+            raise KernelError(
+                f"pin the {self.side} filter on device {self.ifindex}", errnos.ENOTSUP
+            )
         what = f"pin the filter on device {self.ifindex}"
         fd = check(lib.bpf_map_create(MapType.ARRAY, b"towpath_filter", 4, 4, 2, None), what)
         with Map(fd) as remembered:
@@ -80,7 +87,7 @@ class TcFilter:
     def detach(self) -> None:
         """Remove the filter, unless it is gone already. Twice is once."""
         with captured():
-            result = lib.bpf_tc_detach(_hook(self.ifindex), TcOpts(**_PLACE))
+            result = lib.bpf_tc_detach(_hook(self.ifindex, _SIDES[self.side]), TcOpts(**_PLACE))
         if result < 0 and -result not in _GONE:
             raise _error("remove the filter from", self.ifindex, -result)
         self.remove_qdisc()
@@ -107,8 +114,10 @@ class TcFilter:
         self.detach()
 
 
-def attach(program: Program, ifindex: int, *, replace: bool = False) -> TcFilter:
-    """Attach to a device's tc ingress, making its clsact qdisc if need be. KernelError.
+def attach(
+    program: Program, ifindex: int, side: Side = "ingress", *, replace: bool = False
+) -> TcFilter:
+    """Attach to one side of a device's tc, making its clsact qdisc if need be. KernelError.
 
     ``replace``: nobody owns a filter that is in our place, so that it and its qdisc are taken over.
     """
@@ -116,30 +125,30 @@ def attach(program: Program, ifindex: int, *, replace: bool = False) -> TcFilter
         result = lib.bpf_tc_hook_create(_hook(ifindex))
     if result < 0 and result != -errnos.EEXIST:
         raise _error("make a clsact qdisc on", ifindex, -result)
-    orphaned = replace and attached_id(ifindex) != 0
-    filter_ = TcFilter(ifindex, made_qdisc=result == 0 or orphaned)
+    orphaned = replace and attached_id(ifindex, side) != 0
+    filter_ = TcFilter(ifindex, side, made_qdisc=result == 0 or orphaned)
     try:
-        _attach(ifindex, program, _REPLACE if orphaned else 0)
+        _attach(ifindex, side, program, _REPLACE if orphaned else 0)
     except KernelError:
         filter_.remove_qdisc()
         raise
     return filter_
 
 
-def attached_id(ifindex: int) -> int:
+def attached_id(ifindex: int, side: Side = "ingress") -> int:
     """The id of the program in our place on a device, 0 for none."""
     opts = TcOpts(**_PLACE)
     with captured():
-        result = lib.bpf_tc_query(_hook(ifindex), ctypes.byref(opts))
+        result = lib.bpf_tc_query(_hook(ifindex, _SIDES[side]), ctypes.byref(opts))
     return int(opts.prog_id) if result == 0 else 0
 
 
-def _attach(ifindex: int, program: Program, flags: int) -> None:
+def _attach(ifindex: int, side: Side, program: Program, flags: int) -> None:
     opts = TcOpts(prog_fd=program.fd, flags=flags, **_PLACE)
     with captured():
-        result = lib.bpf_tc_attach(_hook(ifindex), ctypes.byref(opts))
+        result = lib.bpf_tc_attach(_hook(ifindex, _SIDES[side]), ctypes.byref(opts))
     if result < 0:
-        raise _error(f"attach program {program.name} to tc ingress of", ifindex, -result)
+        raise _error(f"attach program {program.name} to tc {side} of", ifindex, -result)
 
 
 def _in_use(ifindex: int) -> bool:

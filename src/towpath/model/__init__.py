@@ -5,6 +5,7 @@ Importing this imports neither pydantic nor YAML.
 """
 
 from towpath.model.flow import FlowTuple
+from towpath.model.health import AllFailed, CheckType, Health
 from towpath.model.kinds import Address
 from towpath.model.parse import (
     advice,
@@ -19,18 +20,22 @@ from towpath.model.parse import (
 )
 from towpath.model.problems import ConfigError, Problem
 from towpath.model.service import Affinity, Backend, Protocol, Service, ServiceKey
-from towpath.model.settings import Api, Config, Device, Limits, Metrics, Source, State
+from towpath.model.settings import Api, Checks, Config, Device, Limits, Metrics, Source, State
 from towpath.model.snat import Snat
 
 __all__ = [
     "Address",
     "Affinity",
+    "AllFailed",
     "Api",
     "Backend",
+    "CheckType",
+    "Checks",
     "Config",
     "ConfigError",
     "Device",
     "FlowTuple",
+    "Health",
     "Limits",
     "Metrics",
     "Problem",

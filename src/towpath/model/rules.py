@@ -8,6 +8,7 @@ itself is absent, and a rule that would need it says nothing.
 from collections.abc import Iterable, Sequence
 
 from towpath.model.decode import Findings, Tree
+from towpath.model.health import check_health_tree
 from towpath.model.keys import KeyIndex
 from towpath.model.kinds import Address, Prefix
 from towpath.model.primes import prime_at_least
@@ -27,6 +28,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     """Check what spans the fields of one service."""
     backends = service.get("backends", [])
     _check_backends(service.get("vip"), backends, (*path, "backends"), found)
+    check_health_tree(service, path, found)
     _check_sources(service.get("vip"), service.get("allow_from"), (*path, "allow_from"), found)
     if service.get("forwarding") == "snat":
         _check_families(service.get("vip"), backends, (*path, "backends"), found)

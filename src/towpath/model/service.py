@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+from towpath.model.health import Health
 from towpath.model.kinds import (
     Address,
     Duration,
@@ -150,6 +151,8 @@ class Service:
     """Whether all flows of a client go to one backend, and how long that is remembered."""
     allow_from: Annotated[tuple[Prefix, ...] | None, Prefixes()] = None
     """Prefixes that clients must be in; packets of others are dropped. None: everyone may."""
+    health: Health | None = None
+    """How backends are checked; those that are down get no new flows. None: they aren't."""
 
     @property
     def key(self) -> ServiceKey:

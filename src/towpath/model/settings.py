@@ -71,6 +71,22 @@ class Limits:
     """Maglev slots of all services together, 4 bytes each."""
 
 
+DEFAULT_MARK = 0x74
+"""Apart from the bits that Kubernetes' own networking uses (0x4000, 0x8000, 0xffff0f00)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """How health checks are carried out. Changing one needs a restart of the agent."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    mark: Annotated[int, Integer(1, (1 << 32) - 1)] = DEFAULT_MARK
+    """Mark (SO_MARK) of their packets on this node; no one else's may have it."""
+    concurrent: Annotated[int, Integer(1, 4096)] = 128
+    """Checks under way at one time; the others wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """The agent's HTTP API."""
@@ -119,6 +135,7 @@ class Config:
     """At least one."""
     source: Source = Source()
     limits: Limits = Limits()
+    checks: Checks = Checks()
     api: Api = Api()
     metrics: Metrics = Metrics()
     state: State = State()

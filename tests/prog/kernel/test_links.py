@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 import subprocess
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,14 @@ from tests.prog.kernel.harness_caps import only
 
 from towpath.kernel import links, probe, tc_filter
 from towpath.kernel.errors import CAP_BPF, KernelError
-from towpath.kernel.links import Link, attach_tc_ingress, attach_xdp, xdp_mode, xdp_program_id
+from towpath.kernel.links import (
+    Link,
+    attach_tc_egress,
+    attach_tc_ingress,
+    attach_xdp,
+    xdp_mode,
+    xdp_program_id,
+)
 from towpath.kernel.netlink import device_index
 
 if TYPE_CHECKING:
@@ -169,6 +178,16 @@ def attach(request: pytest.FixtureRequest) -> Attach:
     return attach_tc_ingress if request.param == "best" else tc_filter.attach
 
 
+@pytest.fixture(params=["best", "filter"])
+def attach_egress(request: pytest.FixtureRequest) -> Attach:
+    """The same for tc's egress."""
+
+    def filtered(program: Program, ifindex: int) -> links.Attachment:
+        return tc_filter.attach(program, ifindex, "egress")
+
+    return attach_tc_egress if request.param == "best" else filtered
+
+
 def test_ingress_gets_a_link_where_there_are_any(sample: BpfObject, veth: int) -> None:
     """Otherwise a filter."""
     with attach_tc_ingress(sample.programs["let_pass"], veth) as attached:
@@ -214,6 +233,55 @@ def test_ingress_is_found_by_its_pin(
     again.detach()
     again.detach()
     assert tc_filter.attached_id(veth) == 0
+
+
+def test_egress_sees_what_the_stack_sends(
+    sample: BpfObject, veth: int, attach_egress: Attach
+) -> None:
+    """And no longer once detached; the ingress is untouched."""
+    wire = Wire()
+    with attach_egress(sample.programs["let_drop"], veth) as attached:
+        assert attached.ifindex == veth
+        assert attached.program_id == sample.programs["let_drop"].id
+        assert tc_filter.attached_id(veth) == 0
+        assert not leaves()
+        frame = wire.send()
+        assert wire.receive() == frame
+        attached.update(sample.programs["let_pass"])
+        assert leaves()
+        attached.update(sample.programs["let_drop"])
+        assert not leaves()
+    assert leaves()
+    assert not has_clsact()
+    wire.close()
+
+
+def leaves() -> bool:
+    """Whether a frame gets out of tp0: one that tc drops is not counted as sent."""
+    before = sent()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out, suppress(OSError):
+        out.bind(("tp0", 0))
+        out.send(FRAME)
+    return sent() > before
+
+
+def sent() -> int:
+    """Frames that tp0 has sent."""
+    command = ("ip", "-s", "-j", "link", "show", "tp0")
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(json.loads(shown)[0]["stats64"]["tx"]["packets"])
+
+
+def test_an_egress_filter_that_was_left_is_replaced(
+    sample: BpfObject, veth: int, pins: Path
+) -> None:
+    """Nobody else can have its place, and it is pinned nowhere."""
+    left = tc_filter.attach(sample.programs["let_pass"], veth, "egress")
+    with pytest.raises(KernelError, match=f"pin the egress filter on device {veth}"):
+        left.pin(pins / "egress")
+    with tc_filter.attach(sample.programs["let_drop"], veth, "egress", replace=True) as again:
+        assert again.program_id == sample.programs["let_drop"].id
+    assert not has_clsact()
 
 
 def test_filter_place_is_taken_once(sample: BpfObject, veth: int) -> None:

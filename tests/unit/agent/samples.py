@@ -44,6 +44,10 @@ class MemoryDatapath:
         self.broken = 0
         self.applied = 0
 
+    def observed(self) -> tuple[Service, ...]:
+        """What is held."""
+        return tuple(self.held.values())
+
     def plan(self, services: Iterable[Service]) -> Plan:
         """By the real planner."""
         return plan(self.held.values(), services)

@@ -13,18 +13,21 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.agent.test_wire import DOCUMENTS, NAME
 
-from towpath.agent.documents import Counters, Status
+from towpath.agent.documents import Check, Counters, Status
 from towpath.agent.errors import AgentError
 from towpath.agent.metrics import registry, served
+from towpath.core.health import State
 
 COUNTERS = next(each for each in DOCUMENTS if isinstance(each, Counters))
+CHECKS = [each for each in DOCUMENTS if isinstance(each, Check)]
 STATUS = next(each for each in DOCUMENTS if isinstance(each, Status))
 LABELS = {"service": "web", "vip": "2001:db8::10", "port": "80", "protocol": "udp"}
+CHECKED = LABELS | {"backend": "192.0.2.1"}
 
 
 def scraped(status: Status = STATUS) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample by its name and labels, as Prometheus' own parser sees them."""
-    text = generate_latest(registry(lambda: COUNTERS, lambda: status)).decode()
+    text = generate_latest(registry(lambda: COUNTERS, lambda: status, lambda: CHECKS)).decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -51,6 +54,10 @@ def scraped(status: Status = STATUS) -> dict[tuple[str, frozenset[tuple[str, str
         ),
         ("towpath_backend_packets_total", LABELS | {"backend": "192.0.2.1"}, 5),
         ("towpath_backend_bytes_total", LABELS | {"backend": "192.0.2.1"}, 6),
+        ("towpath_backend_health", LABELS | {"backend": "192.0.2.1"}, 0),
+        ("towpath_backend_checks_total", CHECKED | {"result": "passed"}, 1),
+        ("towpath_backend_checks_total", CHECKED | {"result": "failed"}, 2),
+        ("towpath_backend_checks_total", CHECKED | {"result": "unmade"}, 3),
         ("towpath_agent_info", {"version": "1"}, 1),
         ("towpath_used", {"limit": "services"}, 1),
         ("towpath_limit", {"limit": "services"}, 2),
@@ -67,13 +74,22 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(scraped()) == 19
+    assert len(scraped()) == 21
 
 
 def test_an_accepted_file_is_not_alarming() -> None:
     """The metric to alert on goes back to 0."""
     status = replace(STATUS, file=replace(STATUS.file, refused=None))
     assert scraped(status)["towpath_config_refused", frozenset()] == 0
+
+
+@pytest.mark.parametrize("state", State)
+def test_whether_a_backend_gets_flows(state: State) -> None:
+    """One number to alert on."""
+    check = replace(CHECKS[0], state=state)
+    text = generate_latest(registry(lambda: COUNTERS, lambda: STATUS, lambda: [check])).decode()
+    (line,) = [each for each in text.splitlines() if each.startswith("towpath_backend_health{")]
+    assert line.rpartition(" ")[2] == ("1.0" if state in {"unknown", "up", "failing"} else "0.0")
 
 
 def test_counters_are_read_at_every_scrape_and_not_before() -> None:

@@ -14,6 +14,7 @@ from tests.unit.agent.samples import service
 from towpath.agent.desired import Owner
 from towpath.agent.documents import (
     BackendCounters,
+    Check,
     Counters,
     CpuCounters,
     CpuVerdicts,
@@ -32,7 +33,8 @@ from towpath.agent.documents import (
     Use,
 )
 from towpath.agent.wire import build, plain
-from towpath.model import Backend, Device, Problem, Protocol
+from towpath.core.health import State
+from towpath.model import Backend, CheckType, Device, Problem, Protocol
 
 NAME = ServiceName("web", ip_address("2001:db8::10"), 80, Protocol.UDP)
 DOCUMENTS = [
@@ -59,6 +61,9 @@ DOCUMENTS = [
     FlowCounts(21, 22, (FlowCount("web", ip_address("192.0.2.1"), 21),)),
     Trace("a -> b tcp", "eth0", "tx", NAME, 1, flow_hit=False, backend=ip_address("192.0.2.1")),
     Trace("a -> b tcp", "eth0", "pass_no_vip"),
+    Check(
+        NAME, ip_address("192.0.2.1"), CheckType.HTTP, State.RISING, "then", "why", "now", 1, 2, 3
+    ),
     Status(
         version="1",
         pid=2,
@@ -71,6 +76,7 @@ DOCUMENTS = [
         pins=Path("/p"),
         metrics=None,
         resident_bytes=3,
+        checks={"up": 2},
     ),
 ]
 

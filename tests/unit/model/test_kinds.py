@@ -208,6 +208,20 @@ class TestPydantic:
         "flow_table": False,
         "affinity": {"timeout": 600},
         "allow_from": ["198.51.100.0/24", "2001:db8:7::/48"],
+        "health": {
+            "type": "http",
+            "interval": 0.5,
+            "timeout": 0.25,
+            "rise": 1,
+            "fall": 5,
+            "port": None,
+            "path": "/health?full=1",
+            "host": "web.example",
+            "status": "200-299,404",
+            "verify": False,
+            "command": [],
+            "on_all_failed": "closed",
+        },
     }
 
     def test_round_trip(self) -> None:

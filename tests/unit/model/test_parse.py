@@ -178,7 +178,10 @@ def test_all_problems_are_found_at_once() -> None:
         ("", "devices: is missing"),
         ("devices:", "1: devices: is empty; allowed: one device or more"),
         ("devices: {}", "1: devices: {} is not a list; allowed: a list, such as [...] or lines "),
-        ("eth0", "1: 'eth0' is not a mapping; allowed keys: devices, source, limits, api, "),
+        (
+            "eth0",
+            "1: 'eth0' is not a mapping; allowed keys: devices, source, limits, checks",
+        ),
         ("devices: [on]", "1: devices[0].name: true is not text; put it in quotes; allowed: "),
         ("devices: [null]", "1: devices[0]: null is not a mapping; allowed keys: name, mode"),
         (

@@ -22,36 +22,51 @@ from towpath.model.kinds.addresses import (
     split_endpoint,
 )
 from towpath.model.kinds.base import FieldError, Kind, plain, shown
+from towpath.model.kinds.checks import (
+    CommandLine,
+    HostName,
+    Seconds,
+    StatusCodes,
+    UrlPath,
+    has_status,
+)
 from towpath.model.kinds.durations import Duration, written
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
 from towpath.model.kinds.prefixes import Prefixes, fewest
-from towpath.model.kinds.scalars import Flag, Integer, Prime, Word
+from towpath.model.kinds.scalars import Flag, Integer, OptionalPort, Prime, Word
 
 __all__ = [
     "ANY_PORT",
     "PORT",
     "AbsolutePath",
     "Address",
+    "CommandLine",
     "DeviceName",
     "Duration",
     "FieldError",
     "Flag",
+    "HostName",
     "Integer",
     "Kind",
     "Listen",
     "Name",
+    "OptionalPort",
     "PortRange",
     "PortSet",
     "Ports",
     "Prefix",
     "Prefixes",
     "Prime",
+    "Seconds",
     "SourceAddress",
+    "StatusCodes",
     "UnicastAddress",
+    "UrlPath",
     "Vip",
     "Word",
     "fewest",
+    "has_status",
     "not_unicast",
     "plain",
     "prefix_of",

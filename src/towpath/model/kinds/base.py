@@ -63,8 +63,8 @@ class Kind:
 def plain(value: object) -> object:
     """Return ``value`` as JSON has it: the inverse of :meth:`Kind.parse`."""
     if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    return value if isinstance(value, bool | int | None) else str(value)
+        return [plain(each) for each in value]
+    return value if isinstance(value, bool | int | float | None) else str(value)
 
 
 def shown(raw: object) -> str:

@@ -87,3 +87,18 @@ class Word(Kind):
     def schema(self) -> dict[str, Any]:
         """Return the words as JSON schema."""
         return {"type": "string", "enum": list(self._words)}
+
+
+@dataclass(frozen=True)
+class OptionalPort(Kind):
+    """A number, or None: whatever is the default."""
+
+    number: Integer
+
+    def parse(self, raw: object) -> int | None:
+        """Return the number."""
+        return None if raw is None else self.number.parse(raw)
+
+    def schema(self) -> dict[str, Any]:
+        """Return the number's JSON schema, or null."""
+        return {"anyOf": [self.number.schema(), {"type": "null"}]}

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One check of one backend."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from towpath.agent.health import command, http
+from towpath.agent.health.target import FailedError
+from towpath.agent.health.wire import Plain, Tls, connect, opened
+from towpath.model.health import CheckType
+
+if TYPE_CHECKING:
+    from towpath.agent.health.target import Path, Target
+
+
+async def check(target: Target, path: Path) -> None:
+    """Return if the backend passes. FailedError: it doesn't. UnableError: it can't be asked."""
+    health = target.health
+    try:
+        async with asyncio.timeout(health.timeout):
+            if health.type is CheckType.COMMAND:
+                await command.run(target)
+            else:
+                await _connect(target, path)
+    except TimeoutError:
+        raise FailedError(f"no answer within {health.timeout:g} s") from None
+
+
+async def _connect(target: Target, path: Path) -> None:
+    health = target.health
+    with opened(path, target) as connection:
+        await connect(connection, target)
+        if health.type is CheckType.HTTP:
+            await http.ask(Plain(connection), target)
+        elif health.type is CheckType.HTTPS:
+            host = health.host or str(target.vip)
+            tls = Tls(connection, host, verify=health.verify)
+            await tls.handshake()
+            await http.ask(tls, target)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks every backend that is to be checked, again and again, and acts on what it finds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeAlias
+
+from towpath.agent.health.check import check
+from towpath.agent.health.news import tell_change, tell_services
+from towpath.agent.health.roster import Roster, Targets
+from towpath.agent.health.target import FailedError, UnableError
+from towpath.core.health import step, unable
+from towpath.model.health import CheckType
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from towpath.agent.controller import Controller
+    from towpath.agent.desired import Desired
+    from towpath.agent.health.roster import Id
+    from towpath.agent.health.target import Path, Target
+    from towpath.agent.writer import Writer
+
+    Task: TypeAlias = asyncio.Task[None]
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2
+"""Between two looks at what is desired and at what checks have found."""
+SPREAD_SECONDS = 0.005
+"""First checks are spread over so much for each backend, at most over the interval."""
+AGAIN_SECONDS = 5.0
+"""After so long what could not be put into force is tried again."""
+
+
+class Monitor:
+    """Runs the checks of a controller's services. `run` goes on until it is cancelled.
+
+    ``roster`` has what was found; it may be read by any thread. ``trouble`` says why checks
+    can't be made or their results not put into force, None when all is well.
+    """
+
+    def __init__(
+        self, controller: Controller, writer: Writer, path: Path, *, concurrent: int
+    ) -> None:
+        self.roster = Roster()
+        self.trouble: str | None = None
+        self._controller = controller
+        self._writer = writer
+        self._path = path
+        self._limit = asyncio.Semaphore(concurrent)
+        self._targets = Targets()
+        self._tasks: dict[Id, Task] = {}
+        self._seen: Desired | None = None
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow what is desired, check, and put into force what was found."""
+        try:
+            while True:
+                wait = LOOK_SECONDS
+                try:
+                    await self._follow()
+                    await self._put_into_force()
+                    self.trouble = None
+                except Exception as error:
+                    wait = AGAIN_SECONDS
+                    if self.trouble != str(error):
+                        log.exception("health checks")
+                    self.trouble = f"health checks: {error}"
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), wait)
+                self._news.clear()
+        finally:
+            await self._stop(list(self._tasks))
+
+    # ---- What is desired -------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Have exactly those targets checked that are desired now."""
+        desired = self._controller.desired
+        if desired is self._seen:
+            return
+        wanted = self._targets.of(desired.services())
+        await self._stop([key for key in self._tasks if self._changed(key, wanted.get(key))])
+        await self._open(wanted.values())
+        self.roster.keep(wanted, self._controller.down, time.time())
+        new = [key for key in wanted if key not in self._tasks]
+        for key in new:
+            watch = self._watch(key, wanted[key], len(new) * SPREAD_SECONDS)
+            self._tasks[key] = asyncio.create_task(watch)
+        self._seen = desired
+
+    def _changed(self, key: Id, now: Target | None) -> bool:
+        before = self.roster.get(key).target
+        return now is not before and now != before
+
+    async def _open(self, wanted: Collection[Target]) -> None:
+        vips = {each.vip for each in wanted if each.health.type is not CheckType.COMMAND}
+        if vips:
+            await self._writer.run(self._path.open, vips)
+        else:
+            await self._writer.run(self._path.close)
+
+    async def _stop(self, keys: Collection[Id]) -> None:
+        gone = [self._tasks.pop(key) for key in keys]
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+
+    # ---- Checks ----------------------------------------------------------------------------------
+
+    async def _watch(self, key: Id, target: Target, spread: float) -> None:
+        """Check one target for as long as it is desired."""
+        loop, interval = asyncio.get_running_loop(), target.health.interval
+        # Apart from each other: checks that begin together would also go on together.
+        due = loop.time() + random.uniform(0, min(interval, spread))  # noqa: S311
+        while True:
+            await asyncio.sleep(due - loop.time())
+            async with self._limit:
+                await self._check(key, target)
+            due = max(due + interval, loop.time())
+
+    async def _check(self, key: Id, target: Target) -> None:
+        before = self.roster.get(key)
+        try:
+            await check(target, self._path)
+            result = None
+        except FailedError as error:
+            result = str(error)
+        except UnableError as error:
+            self.roster.put(key, before.unable(unable(before.standing, str(error), time.time())))
+            return
+        except Exception as error:
+            log.exception("check of %s for service %s", target.backend, target.service)
+            told = f"{type(error).__name__}: {error}"
+            self.roster.put(key, before.unable(unable(before.standing, told, time.time())))
+            return
+        standing = step(before.standing, result, target.health, time.time())
+        self.roster.put(key, before.moved(standing))
+        if standing.state.serves != before.standing.state.serves:
+            tell_change(target, standing)
+            self._news.set()
+
+    # ---- What follows ----------------------------------------------------------------------------
+
+    async def _put_into_force(self) -> None:
+        down = self.roster.down()
+        before = self._controller.down
+        if down != before:
+            await self._writer.run(self._controller.set_down, down)
+            tell_services(self._controller.desired.services(), before, down)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From results of checks to which backends get flows. Pure: no clock, no sockets.
+
+Everything that affects a backend's standing is in `TRANSITIONS`. A backend that has just
+been added is taken for good until it fails as often as one that was up, so that adding
+backends to a working service is never worse than without checks; and one result is enough
+to call it up. One that the kernel gave no flows when the agent came (`State.HELD`) gets
+none until the first result says otherwise, so that a restart of the agent moves no flows.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
+
+from towpath.model.health import AllFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from towpath.model.health import Health
+    from towpath.model.kinds import Address
+    from towpath.model.service import Service, ServiceKey
+
+    Down: TypeAlias = Mapping[ServiceKey, Collection[Address]]
+
+
+class State(enum.StrEnum):
+    """What is known of a backend."""
+
+    UNKNOWN = "unknown"
+    """Nothing yet, or some failures. It gets flows."""
+    HELD = "held"
+    """Nothing yet, and it had no flows before. It gets none."""
+    UP = "up"
+    """The last check passed."""
+    FAILING = "failing"
+    """Up, but the last checks failed. It gets flows."""
+    DOWN = "down"
+    """Too many checks failed. It gets no new flows."""
+    RISING = "rising"
+    """Down, but the last checks passed. It gets no new flows."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether a backend in this state gets new flows."""
+        return self in _SERVING
+
+
+_SERVING = frozenset((State.UNKNOWN, State.UP, State.FAILING))
+
+
+class Event(enum.Enum):
+    """A result, and whether there have been enough of its kind in a row."""
+
+    PASSED = enum.auto()
+    PASSED_ENOUGH = enum.auto()
+    FAILED = enum.auto()
+    FAILED_ENOUGH = enum.auto()
+
+
+def _row(passed: State, passed_enough: State, failed: State, failed_enough: State) -> list[State]:
+    return [passed, passed_enough, failed, failed_enough]
+
+
+_TABLE = {
+    #                    passed        enough    failed         enough
+    State.UNKNOWN: _row(State.UP, State.UP, State.UNKNOWN, State.DOWN),
+    State.HELD: _row(State.UP, State.UP, State.DOWN, State.DOWN),
+    State.UP: _row(State.UP, State.UP, State.FAILING, State.DOWN),
+    State.FAILING: _row(State.UP, State.UP, State.FAILING, State.DOWN),
+    State.DOWN: _row(State.RISING, State.UP, State.DOWN, State.DOWN),
+    State.RISING: _row(State.RISING, State.UP, State.DOWN, State.DOWN),
+}
+TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
+    {
+        (state, event): after
+        for state, row in _TABLE.items()
+        for event, after in zip(Event, row, strict=True)
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a backend stands. ``since`` and ``checked`` are times as the caller has them."""
+
+    state: State
+    since: float
+    """When it came to be in this state."""
+    streak: int = 0
+    """Results in a row that were like the last one."""
+    passed: bool = False
+    """The last result; without a streak of no meaning."""
+    error: str | None = None
+    """Why the last check failed; None if it passed, or there was none."""
+    checked: float | None = None
+    """When the last result came."""
+
+
+def step(before: Standing, error: str | None, health: Health, now: float) -> Standing:
+    """Return the standing after one more result: None if the check passed, else why not."""
+    passed = error is None
+    streak = before.streak + 1 if before.streak and before.passed == passed else 1
+    if passed:
+        event = Event.PASSED_ENOUGH if streak >= health.rise else Event.PASSED
+    else:
+        event = Event.FAILED_ENOUGH if streak >= health.fall else Event.FAILED
+    state = TRANSITIONS[before.state, event]
+    since = before.since if state is before.state else now
+    return Standing(state, since, streak, passed, error, now)
+
+
+def unable(before: Standing, error: str, now: float) -> Standing:
+    """Return the standing after a check that this node could not make: as before, with why."""
+    return replace(before, error=error, checked=now)
+
+
+# ---- What it means for services ------------------------------------------------------------------
+
+
+def effective(services: Iterable[Service], down: Down) -> tuple[Service, ...]:
+    """Return the services as the datapath is to have them: no new flows for what is ``down``.
+
+    One of which all backends are down is left as it is, or has none, as it says. Services
+    that don't change are the very same objects.
+    """
+    # Usually nothing is, and to hash a thousand keys takes longer than the change itself.
+    return tuple(_effective(service, down) for service in services) if down else tuple(services)
+
+
+def _effective(service: Service, down: Down) -> Service:
+    if service.health is None:
+        return service
+    gone = down.get(service.key, ())
+    if not gone:
+        return service
+    if none_up(service, down) and service.health.on_all_failed is AllFailed.OPEN:
+        return service
+    backends = tuple(
+        replace(each, weight=0) if each.address in gone else each for each in service.backends
+    )
+    return replace(service, backends=backends)
+
+
+def none_up(service: Service, down: Down) -> bool:
+    """Whether all backends of a service that are to have flows are down."""
+    sharing = {backend.address for backend in service.backends if backend.weight}
+    checked = service.health is not None
+    return checked and bool(sharing) and sharing <= set(down.get(service.key, ()))
+
+
+def held(
+    desired: Iterable[Service], observed: Iterable[Service]
+) -> dict[ServiceKey, frozenset[Address]]:
+    """Return backends that the kernel gives no flows and that are to be checked: what was down.
+
+    ``observed`` is what the kernel holds as the agent starts.
+    """
+    before = {service.key: service for service in observed}
+    found = {}
+    for service in desired:
+        known = before.get(service.key)
+        if service.health is None or known is None:
+            continue
+        idle = {backend.address for backend in known.backends if not backend.weight}
+        wanted = {backend.address for backend in service.backends if backend.weight}
+        if both := idle & wanted:
+            found[service.key] = frozenset(both)
+    return found

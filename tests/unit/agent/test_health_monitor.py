@@ -1,0 +1,405 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent makes of checks that pass, fail, flap or can't be made."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.unit.agent.harness_servers import HOST, OK, RESET, serving
+from tests.unit.agent.samples import MemoryDatapath
+
+from towpath.agent.controller import Controller
+from towpath.agent.errors import InvalidError
+from towpath.agent.health.monitor import Monitor
+from towpath.agent.health.roster import Id
+from towpath.agent.health.target import Target
+from towpath.agent.store import Store
+from towpath.agent.writer import Writer
+from towpath.core.health import State
+from towpath.kernel.errors import KernelError
+from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from pathlib import Path
+
+    from towpath.model import Address
+
+FAST = Health(CheckType.HTTP, interval=0.1, timeout=5.0, rise=2, fall=2)
+BACKENDS = tuple(ip_address(f"192.0.2.{number}") for number in (11, 12, 13))
+SECONDS = 30.0
+
+
+@dataclass
+class Backends:
+    """A server for all backends, and the way to it: each is known by where it is asked from."""
+
+    ill: set[Address] = field(default_factory=set)
+    asked: list[Address] = field(default_factory=list)
+    opened: list[set[Address]] = field(default_factory=list)
+    under_way: int = 0
+    most: int = 0
+    slow: float = 0.0
+    broken: Exception | None = None
+    closed: int = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer as the backend would that is asked."""
+        own = ip_address(writer.get_extra_info("peername")[0])
+        backend = ip_address(f"192.0.2.{own.packed[-1]}")
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked.append(backend)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(self.slow)
+        writer.write(OK if backend not in self.ill else b"HTTP/1.1 503 Ill\r\n\r\n")
+        await writer.drain()
+        self.under_way -= 1
+
+    def open(self, vips: Iterable[Address]) -> None:
+        """Note it."""
+        if self.broken:
+            raise self.broken
+        self.opened.append(set(vips))
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed += 1
+
+    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
+        """A socket whose own address tells the backend."""
+        if self.broken:
+            raise self.broken
+        assert vip == HOST
+        assert not l2
+        made = socket.socket()
+        made.settimeout(0)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        made.bind((f"127.0.0.{backend.packed[-1]}", 0))
+        return made
+
+
+@dataclass
+class World:
+    """An agent's parts, around a datapath in memory."""
+
+    backends: Backends
+    controller: Controller
+    monitor: Monitor
+    datapath: MemoryDatapath
+    port: int
+
+    @property
+    def service(self) -> Service:
+        """The service, as it is in force."""
+        return self.datapath.held["web"]
+
+    @property
+    def weights(self) -> list[int]:
+        """The weights of its backends."""
+        return [backend.weight for backend in self.service.backends]
+
+    def state(self, backend: Address = BACKENDS[0]) -> State | None:
+        """Where a backend stands; None: it isn't known yet that it is to be checked."""
+        found = {each.target.backend: each.standing for each in self.monitor.roster.records()}
+        return found[backend].state if backend in found else None
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something to come about."""
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, self.monitor.roster.records()
+            await asyncio.sleep(0.01)
+
+    def reload(self, *services: Service) -> None:
+        """Change the configuration file."""
+        self.controller.reload(replace(self.controller.config, services=services))
+
+
+def web(port: int, health: Health | None = FAST) -> Service:
+    """The service that is checked."""
+    backends = tuple(map(Backend, BACKENDS))
+    return Service("web", HOST, port, backends=backends, table_size=251, health=health)
+
+
+@asynccontextmanager
+async def running(
+    directory: Path, backends: Backends, health: Health | None = FAST, *, concurrent: int = 16
+) -> AsyncIterator[World]:
+    """An agent that checks; `World.datapath` may hold something before."""
+    datapath = MemoryDatapath()
+    async with serving(backends.serve) as port:
+        config = Config(devices=(Device("eth0"),), services=(web(port, health),))
+        with Store(directory / "db") as store, Writer() as writer:
+            controller = Controller(config, store, datapath)
+            controller.start()
+            monitor = Monitor(controller, writer, backends, concurrent=concurrent)
+            task = asyncio.create_task(monitor.run())
+            try:
+                yield World(backends, controller, monitor, datapath, port)
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                assert task.cancelled()
+
+
+def lived(life: Coroutine[None, None, None]) -> None:
+    """Run a test to its end, and have nothing left behind."""
+
+    async def run() -> None:
+        await life
+        assert not [task for task in asyncio.all_tasks() if "_watch" in repr(task)]
+
+    asyncio.run(run())
+
+
+def test_what_fails_gets_no_flows_until_it_passes_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others keep theirs, and each change is told once."""
+    caplog.set_level(logging.INFO)
+
+    async def life() -> None:
+        async with running(tmp_path, Backends()) as world:
+            await world.until(lambda: all(world.state(b) is State.UP for b in BACKENDS))
+            assert world.datapath.applied == 1
+            world.backends.ill.add(BACKENDS[1])
+            await world.until(lambda: world.weights == [1, 0, 1])
+            asked = world.backends.asked.count(BACKENDS[1])
+            await world.until(lambda: world.backends.asked.count(BACKENDS[1]) > asked + 3)
+            world.backends.ill.clear()
+            await world.until(lambda: world.weights == [1, 1, 1])
+            assert world.datapath.applied == 3
+
+    lived(life())
+    told = [record.message for record in caplog.records if "backend" in record.message]
+    assert told == [
+        "service web: backend 192.0.2.12 is down: status 503; wanted: 200-399",
+        "service web: backend 192.0.2.12 is up",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wish", "left"), [(AllFailed.OPEN, [1, 1, 1]), (AllFailed.CLOSED, [0, 0, 0])]
+)
+def test_all_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, wish: AllFailed, left: list[int]
+) -> None:
+    """As the service says, and told as what it is."""
+
+    async def life() -> None:
+        health = replace(FAST, on_all_failed=wish)
+        async with running(tmp_path, Backends(ill=set(BACKENDS)), health) as world:
+            await world.until(lambda: all(world.state(b) is State.DOWN for b in BACKENDS))
+            await world.until(lambda: len(world.controller.down.get(world.service.key, ())) == 3)
+            assert world.weights == left
+            world.backends.ill.remove(BACKENDS[2])
+            await world.until(lambda: world.weights == [0, 0, 1])
+
+    lived(life())
+    told = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert told == [f"service web: no backend is up; on_all_failed: {wish}"]
+
+
+def test_what_this_node_cannot_check_stays_as_it_is(tmp_path: Path) -> None:
+    """Whatever fails on this side: no backend is blamed for it."""
+
+    async def life() -> None:
+        async with running(tmp_path, Backends()) as world:
+            await world.until(lambda: all(world.state(b) is State.UP for b in BACKENDS))
+            for broken in (OSError("no ports"), KernelError("map"), ValueError("a fault of ours")):
+                world.backends.broken = broken
+                before = sum(each.unmade for each in world.monitor.roster.records())
+                await world.until(
+                    lambda before=before: (  # type: ignore[misc]
+                        sum(each.unmade for each in world.monitor.roster.records()) > before + 9
+                    )
+                )
+                (first, *_) = world.monitor.roster.records()
+                assert first.standing.error
+                assert str(broken) in first.standing.error
+                assert world.weights == [1, 1, 1]
+            assert {world.state(backend) for backend in BACKENDS} == {State.UP}
+
+    lived(life())
+
+
+def test_a_way_that_cannot_be_opened_is_trouble(tmp_path: Path) -> None:
+    """It is told, no backend is down by it, and it is tried again."""
+
+    async def life() -> None:
+        backends = Backends(broken=KernelError("attach"), ill=set(BACKENDS))
+        async with running(tmp_path, backends) as world:
+            await world.until(lambda: world.monitor.trouble is not None)
+            assert "attach" in str(world.monitor.trouble)
+            assert world.weights == [1, 1, 1]
+            assert not world.monitor.roster.records()
+            backends.broken = None
+            world.monitor._news.set()
+            await world.until(lambda: len(world.monitor.roster.records()) == 3)
+            assert world.monitor.trouble is None
+
+    lived(life())
+
+
+def test_a_datapath_that_refuses_is_trouble(tmp_path: Path) -> None:
+    """What was found is put into force as soon as that works."""
+
+    async def life() -> None:
+        async with running(tmp_path, Backends()) as world:
+            await world.until(lambda: all(world.state(b) is State.UP for b in BACKENDS))
+            world.datapath.broken = 2
+            world.backends.ill.add(BACKENDS[0])
+            await world.until(lambda: world.monitor.trouble is not None)
+            assert world.controller.down == {}
+            world.monitor._news.set()
+            await world.until(lambda: world.weights == [0, 1, 1])
+            await world.until(lambda: world.monitor.trouble is None)
+
+    lived(life())
+
+
+def test_changes_of_what_is_desired_are_followed(tmp_path: Path) -> None:
+    """Backends that come and go, another check, none at all."""
+
+    async def life() -> None:
+        async with running(tmp_path, Backends(ill={BACKENDS[0]})) as world:
+            service = web(world.port)
+            await world.until(lambda: world.weights == [0, 1, 1])
+            world.reload(replace(service, backends=service.backends[:2]))
+            assert world.weights == [0, 1]
+            await world.until(lambda: len(world.monitor.roster.records()) == 2)
+            assert world.state() is State.DOWN
+            await world.until(lambda: world.controller.desired is world.monitor._seen)
+            asked = world.backends.asked.count(BACKENDS[2])
+            world.reload(replace(service, health=replace(FAST, status="503")))
+            await world.until(lambda: world.weights == [1, 0, 0])
+            assert world.backends.asked.count(BACKENDS[2]) > asked
+            world.reload(replace(service, health=None))
+            assert world.weights == [1, 1, 1]
+            await world.until(lambda: not world.monitor.roster.records())
+            assert world.backends.closed == 1
+            assert world.backends.opened[0] == {HOST}
+            world.reload()
+            await world.until(lambda: world.controller.desired is world.monitor._seen)
+            assert not world.monitor._tasks
+
+    lived(life())
+
+
+def test_a_drained_backend_is_checked_too(tmp_path: Path) -> None:
+    """So that it is known how it is before it gets flows again."""
+
+    async def life() -> None:
+        async with running(tmp_path, Backends(ill={BACKENDS[0]})) as world:
+            service = web(world.port)
+            drained = (Backend(BACKENDS[0], 0), *service.backends[1:])
+            world.reload(replace(service, backends=drained))
+            await world.until(lambda: bool(world.controller.down))
+            assert world.state() is State.DOWN
+            assert world.weights == [0, 1, 1]
+            world.reload(service)
+            assert world.weights == [0, 1, 1]
+
+    lived(life())
+
+
+def test_only_so_many_at_a_time(tmp_path: Path) -> None:
+    """The others wait, and their turn comes."""
+
+    async def life() -> None:
+        backends = Backends(slow=0.05)
+        health = replace(FAST, timeout=1.0)
+        async with running(tmp_path, backends, health, concurrent=2) as world:
+            await world.until(lambda: len(backends.asked) > 30)
+            assert backends.most == 2
+            counts = [backends.asked.count(backend) for backend in BACKENDS]
+            assert max(counts) - min(counts) <= 3
+            assert all(world.state(backend) is State.UP for backend in BACKENDS)
+
+    lived(life())
+
+
+def test_checks_are_spread_over_the_interval(tmp_path: Path) -> None:
+    """A thousand that begin together don't all begin at once, nor later than the interval."""
+
+    async def life() -> None:
+        backends = Backends()
+        health = replace(FAST, interval=1.0, timeout=1.0, type=CheckType.TCP)
+        many = tuple(Backend(ip_address(f"192.0.2.{number}")) for number in range(1, 201))
+        async with running(tmp_path, backends, health) as world:
+            await world.until(lambda: all(world.state(b) is State.UP for b in BACKENDS))
+            start = time.time()
+            world.reload(replace(web(world.port, health), backends=many))
+            await world.until(
+                lambda: sum(each.passed > 0 for each in world.monitor.roster.records()) == 200
+            )
+            firsts = [
+                each.standing.since - start
+                for each in world.monitor.roster.records()
+                if each.target.backend not in BACKENDS
+            ]
+        fifths = [sum(i / 5 <= first - 0.1 < (i + 1) / 5 for first in firsts) for i in range(5)]
+        assert max(fifths) < 90
+        assert max(firsts) < 3
+
+    lived(life())
+
+
+def test_what_the_kernel_had_down_is_held(tmp_path: Path) -> None:
+    """A start leaves it without flows; the first result decides."""
+    datapath = MemoryDatapath()
+    service = web(80)
+    idle = tuple(replace(b, weight=int(b.address != BACKENDS[1])) for b in service.backends)
+    datapath.held = {"tcp-127.0.0.1-80": replace(service, name="x", backends=idle, health=None)}
+    with Store(tmp_path / "db") as store:
+        config = Config(devices=(Device("eth0"),), services=(service,))
+        controller = Controller(config, store, datapath)
+        controller.start()
+    assert [backend.weight for backend in datapath.held["web"].backends] == [1, 0, 1]
+    assert controller.down == {service.key: {BACKENDS[1]}}
+    with Writer() as writer:
+        monitor = Monitor(controller, writer, Backends(), concurrent=1)
+
+        async def life() -> None:
+            await monitor._follow()
+            state = monitor.roster.get(Id(service.key, BACKENDS[1])).standing.state
+            assert state is State.HELD
+            assert monitor.roster.down() == controller.down
+            await monitor._stop(list(monitor._tasks))
+
+        asyncio.run(life())
+
+
+def test_a_target_goes_the_way_of_its_service() -> None:
+    """In a tunnel, or in a frame to that very host."""
+    service = web(80)
+    assert not Target.of(service, BACKENDS[0]).l2
+    assert Target.of(replace(service, forwarding="l2"), BACKENDS[0]).l2
+
+
+def test_a_command_is_for_the_file_only(tmp_path: Path) -> None:
+    """Whoever may use the API may not have programs run."""
+    command = Health(CheckType.COMMAND, command=("/bin/true",))
+    service = replace(web(80), vip=ip_address("203.0.113.10"), health=command)
+    datapath = MemoryDatapath()
+    with Store(tmp_path / "db") as store:
+        config = Config(devices=(Device("eth0"),), services=(service,))
+        controller = Controller(config, store, datapath)
+        controller.start()
+        other = replace(service, name="other", port=81)
+        for refused in (controller.put, controller.plan):
+            with pytest.raises(InvalidError) as caught:
+                refused([other])
+            (problem,) = caught.value.problems
+            assert problem.field == "health.type"
+            assert "allowed: in the configuration file" in problem.message
+        assert set(datapath.held) == {"web"}
