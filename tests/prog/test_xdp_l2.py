@@ -38,6 +38,7 @@ from tests.prog.test_xdp_nexthop import bare_network, forwarding, until_as_foret
 from tests.prog.test_xdp_vlan import tag_of, tagged, vlans
 
 from towpath.kernel import netlink, probe
+from towpath.kernel.errors import KernelError
 from towpath.kernel.probe_fib import fib_lookup
 from towpath.model import Backend, Protocol
 
@@ -188,7 +189,9 @@ def test_an_unresolved_backend_is_the_kernels_to_resolve(
 def test_a_drivers_metadata_goes_with_the_packet(rig: Rig, inside: int, outside: int) -> None:
     """Unless the packet is the kernel's to send: then the note takes its place."""
     if not probe.test_run_context():
-        pytest.skip("test runs of this kernel take no metadata")
+        with pytest.raises(KernelError, match=r"test run of program towpath_lb: .*that context"):
+            rig.run(frame(inside), metadata=bytes(4))
+        return
     metadata = bytes(range(16))
     for backend in (NEAR[outside][0], NEAR_UNRESOLVED[outside]):
         serve(rig, inside, backend)

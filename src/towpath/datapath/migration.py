@@ -8,9 +8,11 @@ which index became which. What each map holds decides how, and every map is name
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from towpath.datapath.client_copy import ClientCopy
 from towpath.datapath.counter_copy import CounterCopy
 from towpath.datapath.flow_copy import FlowCopy, Heir
 from towpath.kernel.jiffies import Jiffies
@@ -24,10 +26,20 @@ if TYPE_CHECKING:
 
 
 PLANNED = frozenset(
-    {"vips", "vip_lengths", "port_pages", "services", "maglev", "backends", "settings"}
+    {
+        "vips",
+        "vip_lengths",
+        "port_pages",
+        "services",
+        "sources",
+        "maglev",
+        "backends",
+        "settings",
+    }
 )
 """Written anew from what the old ones say."""
 FLOWS = frozenset({"flows", "flow_tags"})
+CLIENTS = frozenset({"clients"})
 COUNTERS = frozenset(
     {"verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "backend_drops"}
 )
@@ -90,10 +102,12 @@ class Migration:
         return copied
 
     def follow(self) -> int:
-        """The same where what was copied before isn't known: flows only."""
+        """The same where what was copied before isn't known: flows and their clients only."""
         return self._copy_flows()
 
     def _copy_flows(self) -> int:
+        now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+        ClientCopy(self._old, self._new, self._moved.handles, now).run()
         with Jiffies() as jiffies:
             return FlowCopy(self._old, self._new, self._moved.handles, jiffies.now()).run()
 
