@@ -150,7 +150,11 @@ static __always_inline int health_encap(struct __sk_buff *skb, const struct pack
 	return 0;
 }
 
-/* As it is, in a frame for that very host. */
+/*
+ * As it is, in a frame for that very host. The packet that has the kernel resolve the
+ * neighbour is lost: it keeps its route to the loopback device, which the kernel goes by
+ * when the answer comes. TCP sends it again.
+ */
 static __always_inline int health_relink(const struct health_probe *probe, __u32 ifindex)
 {
 	struct bpf_redir_neigh next_hop = { .nh_family = probe->to.family };

@@ -181,6 +181,7 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "flow_table": True,
         "affinity": {"timeout": 600},
         "allow_from": ["10.0.0.0/8", "192.0.2.7/32", "198.51.100.0/24"],
+        "health": None,
     }
     assert "change it with towpath service set dns" in refused(agent, *adding)
     traced = printed(agent, "trace", "198.51.100.7:1 -> 203.0.113.53:53 udp")

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 from tests.lab.harness_balancer import SMALL, assert_gone
 from tests.prog.oracle_xdp import Way, World
 from tests.prog.oracle_xdp_parse import parse
@@ -165,6 +166,39 @@ def _assert_checksums(inner: bytes, version: int) -> None:
     if version == 4:
         del again.chksum
     assert bytes(again) == inner
+
+
+@pytest.mark.parametrize("vip", [VIP4, VIP6])
+def test_l2_is_the_packet_itself_in_a_frame_for_the_backend(
+    lab: Lab, balancer: Balancer, vip: Address
+) -> None:
+    """Here for the router, which is on the link: to its MAC address, with a right checksum."""
+    link = lab.topology.balancer
+    to = link.router4.ip if vip.version == 4 else link.router6.ip
+    with in_netns(BALANCER), suppress(ConnectionRefusedError):
+        socket.create_connection((str(to), 9), TIMEOUT).close()  # its MAC address is known now
+    shell(BALANCER, f"ethtool -K {DEVICE} tx off tso off")
+    with in_netns(ROUTER):
+        seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        seen.bind(("lb", 0))
+    with closing(seen), closing(balancer.health.connection(vip, to, l2=True)) as connection:
+        with suppress(BlockingIOError):
+            connection.connect((str(vip), PORT))
+        port = connection.getsockname()[1]
+        seen.settimeout(TIMEOUT)
+        frame = next(frame for frame in iter(lambda: seen.recv(2048), b"") if _is_syn(frame, port))
+    assert frame[:12] == _macs()
+    flow = parse(frame).flow
+    own = link.node4[0].ip if vip.version == 4 else link.node6[0].ip
+    assert (flow.source, flow.destination, flow.destination_port) == (own, vip, PORT)
+    _assert_checksums(frame[14:], vip.version)
+    assert (IP(frame[14:]).ttl if vip.version == 4 else IPv6(frame[14:]).hlim) == 64
+
+
+def _is_syn(frame: bytes, port: int) -> bool:
+    """Whether a frame has a segment from that port."""
+    packet = Ether(frame)
+    return TCP in packet and packet[TCP].sport == port
 
 
 def test_a_backend_without_the_vip_does_not_answer(lab: Lab, path: HealthPath) -> None:
