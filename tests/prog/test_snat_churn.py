@@ -169,7 +169,7 @@ def test_other_ports_forget_the_flows(net: Network, pins: Path) -> None:
         after.balancer.detach()
 
 
-@pytest.mark.parametrize("flows", [1024, NAT_SMALL.nat_flows, 1 << 16])
+@pytest.mark.parametrize("flows", [1 << 12, NAT_SMALL.nat_flows, 1 << 16])
 def test_tables_of_other_sizes_take_flows_along(net: Network, pins: Path, flows: int) -> None:
     """Each keeps its backend and port, both ways, and how long it is kept."""
     others = service(VIPS[6] + 9, *NEAR[6])

@@ -74,7 +74,7 @@ _NONE4 = FlowTuple.parse("10.10.4.1:33333 -> 203.0.113.99:80 tcp")
 _TCP6 = FlowTuple.parse("[2001:db8:4::1]:12345 -> [2001:db8:3::10]:80 tcp")
 _CH6 = FlowTuple.parse("[2001:db8:4::2]:54321 -> [2001:db8:3::11]:80 tcp")
 _UDP6 = FlowTuple.parse("[2001:db8:4::3]:22222 -> [2001:db8:3::10]:443 udp")
-_SNAT4 = FlowTuple.parse("10.10.5.1:12345 -> 203.0.113.13:80 tcp")
+_SNAT4 = FlowTuple.parse("10.10.9.1:12345 -> 203.0.113.20:80 tcp")
 _NONE6 = FlowTuple.parse("[2001:db8:4::4]:33333 -> [2001:db8:3::99]:80 tcp")
 
 
