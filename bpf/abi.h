@@ -223,13 +223,52 @@ struct flow {
 struct flow_cpu {
 	__u32 tick;
 	__u32 learnt;
-	__u64 _reserved[7];
+	__u32 answer_tick;
+	__u32 answered; /* packets that were too large, see FLOW_ANSWERS */
+	__u64 _reserved[6];
 };
 
 enum flow_limits {
 	FLOW_WAYS = 8,
 	FLOW_SEEN_SHIFT = 6,
 	FLOW_LEARN = 512, /* in a jiffy, which has 1 to 10 ms */
+	FLOW_ANSWERS = 8, /* to packets that are too large, in a jiffy */
+};
+
+/*
+ * ---- Fragments ------------------------------------------------------------
+ *
+ * Only the first fragment of a packet has ports. It leaves them here, and the
+ * backend that it went to, for those that follow: they are the packet's if source,
+ * destination, identification and, for IPv4, protocol are the same (RFC 791;
+ * RFC 8200, 4.5). Handle 0: it went to the kernel, and so do they.
+ *
+ * The table is set-associative. All packets of one pair of addresses share
+ * FRAGMENT_SPREAD sets out of all those there are, which ones only this machine
+ * knows: a sender who has more fragments on the way than fit there displaces his
+ * own, and nobody else's.
+ *
+ * `ref` publishes an entry, as a flow's does: bits of the keyed hash in the low half,
+ * never 0, and the handle in the high half.
+ */
+struct fragment {
+	__u64 ref;
+	struct address saddr;
+	struct address daddr;
+	__be32 id; /* IPv4: the low half, as it lies in the header */
+	__be16 sport;
+	__be16 dport;
+	__u32 seen;    /* when, in 2^20 ns */
+	__u8 protocol; /* of the first fragment's transport header */
+	__u8 family;   /* enum family */
+	__u16 _reserved;
+	__u64 _reserved2;
+};
+
+enum fragment_limits {
+	FRAGMENT_WAYS = 8,
+	FRAGMENT_SPREAD = 16,
+	FRAGMENT_LIFE = 4000, /* in 2^20 ns, so 4.2 s */
 };
 
 /*
@@ -273,17 +312,21 @@ enum verdict {
 	VERDICT_DROP_NO_FORWARDING, /* forwarding is off on the ingress device */
 	VERDICT_DROP_FIB,	    /* a route that XDP can't follow (a tunnel's), or no source */
 	VERDICT_DROP_HEADROOM,	    /* the driver has no room for the outer header */
+	VERDICT_DROP_FRAGMENT,	    /* for a VIP, and of a packet whose first one isn't known */
+	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */
+	VERDICT_TX_TOO_BIG,	    /* too large once encapsulated: the sender is told the MTU */
+	VERDICT_TX_ECHO,	    /* an echo request to a VIP, answered */
 	VERDICT_MAX,
 };
 
 struct verdict_cpu {
-	__u64 packets[16]; /* by enum verdict */
+	__u64 packets[32]; /* by enum verdict */
 };
 
 /*
  * ---- Settings -------------------------------------------------------------
  *
- * One record. The program reads the sources; the rest is for the next program
+ * One record. The program reads the sources and `echo`; the rest is for the next program
  * that is loaded over the same tables, which must agree with this one.
  */
 struct settings {
@@ -296,6 +339,8 @@ struct settings {
 	__be32 vary6;	   /* the same, of the last word */
 	__u32 fib_source4; /* 1: take the FIB's preferred source */
 	__u32 fib_source6;
+	__u32 echo; /* 1: echo requests to VIPs are answered */
+	__u32 _reserved;
 };
 
 /*
@@ -324,6 +369,8 @@ enum trace_flags {
 	TRACE_FLOW_HIT = 1 << 1,   /* the flow table had it */
 	TRACE_MAGLEV = 1 << 2,	   /* the Maglev table chose */
 	TRACE_FIB_CACHED = 1 << 3, /* next hop known from this tick */
+	TRACE_ERROR = 1 << 4,	   /* an ICMP error: the flow is the quoted packet's */
+	TRACE_FRAGMENT = 1 << 5,   /* a fragment */
 };
 
 struct trace {

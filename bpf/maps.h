@@ -21,6 +21,10 @@ struct flow_set {
 	struct flow way[FLOW_WAYS];
 };
 
+struct fragment_set {
+	struct fragment way[FRAGMENT_WAYS];
+};
+
 #define ARRAY_MAP(name, value_type)                \
 	struct {                                   \
 		__uint(type, BPF_MAP_TYPE_ARRAY);  \
@@ -38,6 +42,7 @@ ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
 ARRAY_MAP(flow_tags, __u64); /* a byte for each way of a set */
 ARRAY_MAP(flows, struct flow_set);
+ARRAY_MAP(fragments, struct fragment_set);
 ARRAY_MAP(settings, struct settings);
 ARRAY_MAP(traces, struct trace);
 
@@ -68,8 +73,9 @@ const volatile __u64 trace_cookie = 0; /* random; 0 = no tracing */
 const volatile __u32 vip_mask = 0;     /* entries - 1 */
 const volatile __u32 flow_mask = 0;    /* sets - 1 */
 const volatile __u32 flow_learn = FLOW_LEARN;
-const volatile __u32 services_max = 1; /* columns of service_cpus */
-const volatile __u32 backends_max = 1; /* columns of backend_cpus */
+const volatile __u32 fragment_mask = 0; /* sets - 1 */
+const volatile __u32 services_max = 1;	/* columns of service_cpus */
+const volatile __u32 backends_max = 1;	/* columns of backend_cpus */
 
 static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
 {

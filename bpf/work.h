@@ -7,6 +7,26 @@
 #include "parse.h"
 #include "trace.h"
 
+/* How a packet is other than whole, of TCP or UDP, and live: a set of these. */
+enum special {
+	SPECIAL_QUIET = 1 << 0, /* the flow table learns nothing from it */
+	SPECIAL_FIRST = 1 << 1, /* the first fragment of a packet */
+	SPECIAL_LATER = 1 << 2, /* one that follows it */
+	SPECIAL_ERROR = 1 << 3, /* an ICMP error: the flow is the quoted packet's */
+};
+
+/* Where a special packet's headers are being read, and what the last IP header said. */
+struct walk {
+	struct flow_key flow; /* without ports */
+	__u32 at;	      /* bytes into the frame */
+	__be32 id;	      /* of a fragment */
+	__u16 offset;	      /* of a fragment, in 8 bytes */
+	bool fragment;
+	__u8 nexthdr; /* what is at `at` */
+	__u32 handle; /* of the backend that the first fragment went to */
+	__u32 rank;   /* of the entry that is to be replaced */
+};
+
 /*
  * It lies in a map rather than on the stack: what is read from there is any number
  * to the verifier, which therefore looks at the rest of the program once, and not
@@ -19,9 +39,11 @@ struct work {
 	__u32 row;
 	__u32 cpu;
 	__u32 rx_ifindex;
-	__u32 traced; /* this packet is a trace's */
+	__u32 traced;  /* this packet is a trace's */
+	__u32 special; /* enum special, 0 for almost all */
 	__u64 jiffies;
 	__u64 hash;
+	struct walk walk;
 };
 
 /*
@@ -48,6 +70,7 @@ static __always_inline struct work *work_begin(struct xdp_md *ctx)
 		w->cpu = cpu;
 		w->rx_ifindex = ifindex;
 		w->traced = traced;
+		w->special = traced ? SPECIAL_QUIET : 0;
 	}
 	return w;
 }

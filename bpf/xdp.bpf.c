@@ -12,6 +12,7 @@
 #include "flow.h"
 #include "parse.h"
 #include "service.h"
+#include "special.h"
 #include "trace.h"
 
 /* Enums that occur in expressions only, kept for those who read the BTF. */
@@ -25,6 +26,7 @@ const enum vip_kind btf_vip_kind __attribute__((used)) = 0;
 const enum vip_families btf_vip_families __attribute__((used)) = 0;
 const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
+const enum fragment_limits btf_fragment_limits __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 
 /* The backend that Maglev gives this flow, NULL if the service has none. */
@@ -56,14 +58,14 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 	}
 
 	place = flow_place(w->hash, w->jiffies);
-	backend = backend_of(flow_lookup(&place, &id, !w->traced));
+	backend = backend_of(flow_lookup(&place, &id, !(w->special & SPECIAL_QUIET)));
 	if (likely(backend)) {
 		TRACE_FLAG(w, TRACE_FLOW_HIT);
 		return backend;
 	}
 	*fresh = true;
 	backend = hash_backend(w, service);
-	if (backend && !w->traced && flow_may_learn(w->cpu, w->jiffies))
+	if (backend && !(w->special & SPECIAL_QUIET) && flow_may_learn(w->cpu, w->jiffies))
 		flow_learn_as(&place, &id, backend->handle);
 	return backend;
 }
@@ -129,7 +131,7 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 	if (unlikely(verdict > VERDICT_HANDOFF))
 		return verdict;
 	if (unlikely(outer.hop->mtu && w->pkt.l3_length + outer.length > outer.hop->mtu))
-		return VERDICT_DROP_MTU;
+		return too_big(ctx, w->row, outer.hop->mtu - outer.length);
 	outer_source(&outer);
 	TRACE(w, outer_saddr, outer.saddr);
 	tx_ifindex = outer.hop->tx_ifindex;
@@ -156,7 +158,7 @@ static __always_inline void count_service(const struct work *w, __u32 service, b
 		return;
 	row->packets++;
 	row->bytes += w->pkt.l3_length;
-	if (fresh)
+	if (fresh && !(w->special & SPECIAL_QUIET))
 		row->flows++;
 	if (verdict >= VERDICT_DROP_NO_BACKEND)
 		row->drops++;
@@ -177,6 +179,10 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
 
 	backend = choose_backend(w, service, id, &fresh);
+	if (unlikely(w->special)) {
+		backend = backend_of(special_handle(w->row, backend ? backend->handle : 0));
+		verdict = special_no_backend(w);
+	}
 	if (likely(backend)) {
 		TRACE(w, handle, backend->handle);
 		TRACE(w, outer_daddr, backend->addr);
@@ -199,6 +205,9 @@ static __always_inline int xdp_action(__u32 verdict)
 		return XDP_REDIRECT;
 	case VERDICT_HANDOFF ... VERDICT_PASS_MALFORMED:
 		return XDP_PASS;
+	case VERDICT_TX_TOO_BIG:
+	case VERDICT_TX_ECHO:
+		return XDP_TX;
 	default:
 		return XDP_DROP;
 	}
@@ -215,7 +224,9 @@ int towpath_lb(struct xdp_md *ctx)
 		return XDP_PASS;
 	parsed = parse_packet(ctx, &w->pkt);
 	barrier();
-	if (parsed != PARSE_OK) {
+	if (unlikely(parsed != PARSE_OK))
+		parsed = special_parse(ctx, w->row, parsed);
+	if (unlikely(parsed != PARSE_OK)) {
 		verdict = parsed;
 	} else {
 		verdict = VERDICT_PASS_NO_VIP;
@@ -224,6 +235,8 @@ int towpath_lb(struct xdp_md *ctx)
 			TRACE_FLAG(w, TRACE_VIP);
 			TRACE(w, service, id);
 			verdict = balance(ctx, w, id);
+		} else if (unlikely(w->special & ~SPECIAL_QUIET)) {
+			verdict = special_unserved(w->row);
 		}
 	}
 

@@ -12,6 +12,7 @@ from towpath.model import (
     Backend,
     Device,
     FlowTuple,
+    Icmp,
     Limits,
     Service,
     Source,
@@ -50,6 +51,7 @@ class LoadBalancer:
     Args:
         devices: Names, or :class:`towpath.model.Device` for a mode.
         source: Outer source addresses; by default what the routes prefer.
+        icmp: What is answered on behalf of VIPs; by default echo requests are.
         limits: Room reserved in the kernel.
         pins: Where to keep it alive. None: it ends with this object.
 
@@ -68,12 +70,17 @@ class LoadBalancer:
         self,
         *devices: str | Device,
         source: Source | None = None,
+        icmp: Icmp | None = None,
         limits: Limits | None = None,
         pins: Path | None = None,
     ) -> None:
-        config = make_config({"devices": devices, "source": source, "limits": limits})
+        config = make_config({"devices": devices, "source": source, "icmp": icmp, "limits": limits})
         self._balancer = Balancer(
-            config.devices, source=config.source, limits=config.limits, pins=pins
+            config.devices,
+            source=config.source,
+            icmp=config.icmp,
+            limits=config.limits,
+            pins=pins,
         )
 
     def __enter__(self) -> Self:

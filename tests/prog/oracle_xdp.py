@@ -11,11 +11,21 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
-from tests.prog.oracle_xdp_parse import Flow, Leave, Packet, parse
+from tests.prog.oracle_xdp_parse import FRAGMENT, OTHER_PROTOCOL, Flow, Leave, Packet, parse
+from tests.prog.oracle_xdp_special import (
+    FragmentKey,
+    Left,
+    Special,
+    echo_reply,
+    may_be_answered,
+    read_special,
+    told_mtu,
+    too_big,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +37,21 @@ TX, REDIRECT, HANDOFF = "tx", "redirect", "handoff"
 NO_VIP = "pass_no_vip"
 NO_BACKEND = "drop_no_backend"
 TOO_LARGE = "drop_mtu"
-ACTIONS = {TX: XDP_TX, REDIRECT: XDP_REDIRECT, HANDOFF: XDP_PASS}
+TOO_BIG, ECHO, LOST = "tx_too_big", "tx_echo", "drop_fragment"
+ACTIONS = {
+    TX: XDP_TX,
+    REDIRECT: XDP_REDIRECT,
+    HANDOFF: XDP_PASS,
+    TOO_BIG: XDP_TX,
+    ECHO: XDP_TX,
+}
 
 OUTER_HEADER = {4: 20, 6: 40}
 OUTER_TTL = 64
 CARRIED = {4: 4, 6: 41}  # protocol number of a packet within a packet
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 DSCP_AND_ECN_SHIFT = 20
+TRANSPORTS = (6, 17)
 M64 = (1 << 64) - 1
 
 Ranges = tuple[tuple[int, int], ...]
@@ -85,6 +103,9 @@ class World:
     egress_devices: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Lower device and tag that such a device stands for."""
     remembered: dict[tuple[Key, Flow], Address] = field(default_factory=dict)
+    fragments: dict[FragmentKey, Left] = field(default_factory=dict)
+    """What first fragments have left."""
+    echo: bool = True
     shows_note: bool = True
     """Whether what is put in front of a frame for the kernel is seen with the frame."""
 
@@ -96,17 +117,75 @@ class World:
             for (key, flow), backend in self.remembered.items()
             if key in services and backend in services[key].backends
         }
+        there = {backend for service in services.values() for backend in service.backends}
+        self.fragments = {
+            key: left if left.backend is None or left.backend in there else replace(left, gone=True)
+            for key, left in self.fragments.items()
+        }
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
         """What happens to a frame that comes in on a device. Changes nothing."""
         try:
             packet = parse(frame)
         except Leave as leave:
-            return Outcome(leave.verdict, frame)
+            if leave.verdict not in {FRAGMENT, OTHER_PROTOCOL}:
+                return Outcome(leave.verdict, frame)
+            return self._judge_special(frame, ifindex, leave.verdict)
         key = self.find(packet.flow)
         if key is None:
             return Outcome(NO_VIP, frame)
         return self._balance(frame, ifindex, packet, key)
+
+    def _judge_special(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
+        """The same for fragments and ICMP; the verdict is what those get that nobody awaits."""
+        special = read_special(frame)
+        if special is None:
+            return Outcome(verdict, frame)
+        if special.kind == "echo":
+            return self._judge_echo(frame, special)
+        if special.kind == "later":
+            return self._judge_later(frame, ifindex, special)
+        key = self.find(special.packet.flow)
+        if key is not None:
+            return self._balance(frame, ifindex, special.packet, key, special)
+        passed = Outcome(verdict, frame)
+        if special.kind == "first" and self.is_vip(special.header.destination):
+            return replace(passed, leaves=(special.fragment_key, left_by(special, None)))
+        return passed
+
+    def _judge_echo(self, frame: bytes, special: Special) -> Outcome:
+        header = special.header
+        code = frame[header.transport + 1]
+        answered = self.echo and header.plain and not code and self.is_vip(header.destination)
+        if not answered or not may_be_answered(frame, header.source):
+            return Outcome(OTHER_PROTOCOL, frame)
+        return Outcome(ECHO, echo_reply(frame, header))
+
+    def _judge_later(self, frame: bytes, ifindex: int, special: Special) -> Outcome:
+        header = special.header
+        ours = header.protocol in TRANSPORTS
+        left = self.fragments.get(special.fragment_key)
+        if left is None:
+            lost = ours and self.is_vip(header.destination)
+            return Outcome(LOST if lost else FRAGMENT, frame)
+        if left.backend is None:
+            return Outcome(FRAGMENT, frame)
+        flow = Flow(
+            header.source,
+            header.destination,
+            left.source_port,
+            left.destination_port,
+            left.protocol,
+        )
+        packet = replace(special.packet, flow=flow)
+        key = self.find(flow)
+        if key is None:
+            return Outcome(LOST if self.is_vip(header.destination) else FRAGMENT, frame)
+        return self._balance(frame, ifindex, packet, key, special, left)
+
+    def is_vip(self, address: Address) -> bool:
+        """Whether any service is for an address."""
+        return any(address in ip_network(vip) for vip, _, _ in self.services)
 
     def find(self, flow: Flow) -> Key | None:
         """The service: of this very address and port, else of the longest prefix with the port."""
@@ -118,6 +197,11 @@ class World:
 
     def remember(self, outcome: Outcome) -> None:
         """Learn the flow of a packet that has been through."""
+        if outcome.leaves is not None:
+            key, left = outcome.leaves
+            self.fragments[key] = left
+        if outcome.quiet:
+            return
         if outcome.key is None or outcome.flow is None or outcome.backend is None:
             return
         if self.services[outcome.key].remembers:
@@ -138,11 +222,39 @@ class World:
             return None
         return slots[flow_hash(flow, self.seed) * len(slots) >> 32]
 
-    def _balance(self, frame: bytes, ifindex: int, packet: Packet, key: Key) -> Outcome:
+    def _balance(
+        self,
+        frame: bytes,
+        ifindex: int,
+        packet: Packet,
+        key: Key,
+        special: Special | None = None,
+        left: Left | None = None,
+    ) -> Outcome:
         backend, fresh = self.choose(key, packet.flow)
-        found = Outcome(NO_BACKEND, frame, packet.length, key, packet.flow, backend, fresh=fresh)
+        kind = special.kind if special else ""
+        if left is not None:
+            backend = None if left.gone else left.backend
+        quiet = kind in {"error", "later"}
+        found = Outcome(
+            LOST if kind == "later" else NO_BACKEND,
+            frame,
+            packet.length,
+            key,
+            packet.flow,
+            backend,
+            fresh=fresh and not quiet,
+            quiet=quiet,
+        )
         if backend is None:
             return found
+        if special is not None and kind == "first":
+            found = replace(found, leaves=(special.fragment_key, left_by(special, backend)))
+        return self._send(found, ifindex, packet, backend, kind)
+
+    def _send(
+        self, found: Outcome, ifindex: int, packet: Packet, backend: Address, kind: str
+    ) -> Outcome:
         upper = self.vlan_devices.get((ifindex, packet.tag & 0xFFF)) if packet.tag & 0xFFF else None
         way = self.ways[backend]
         if (upper or ifindex, backend.version) in self.not_forwarding:
@@ -150,7 +262,7 @@ class World:
         if way.refused:
             return found.ends(way.refused)
         if way.mtu and packet.length + OUTER_HEADER[backend.version] > way.mtu:
-            return found.ends(TOO_LARGE)
+            return self._too_large(found, packet, way.mtu - OUTER_HEADER[backend.version], kind)
         outer = self._outer_header(packet, backend, way) + packet.behind_link
         if way.next_hop_mac is None:
             note = struct.pack("=QII", self.cookie, way.ifindex, 0) if self.shows_note else b""
@@ -159,6 +271,13 @@ class World:
         addresses = way.next_hop_mac + way.source_mac
         verdict = TX if device == ifindex else REDIRECT
         return found.ends(verdict, link(addresses, tag, backend) + outer)
+
+    def _too_large(self, found: Outcome, packet: Packet, room: int, kind: str) -> Outcome:
+        mtu = told_mtu(packet, room, kind)
+        if mtu is None or not may_be_answered(found.frame, packet.flow.source):
+            return found.ends(TOO_LARGE)
+        link_length = len(found.frame) - len(packet.behind_link)
+        return found.ends(TOO_BIG, too_big(found.frame, packet, link_length, mtu))
 
     def _egress(self, ifindex: int, upper: int | None, tag: int, way: Way) -> tuple[int, int]:
         """The device that transmits and the tag that the frame gets, 0 for none."""
@@ -186,6 +305,12 @@ class World:
         return way.source.packed
 
 
+def left_by(special: Special, backend: Address | None) -> Left:
+    """What a first fragment that goes to a backend, or to the kernel, leaves."""
+    flow = special.packet.flow
+    return Left(flow.source_port, flow.destination_port, flow.protocol, backend)
+
+
 def is_for(key: Key, flow: Flow) -> bool:
     """Whether a service is for a flow's packets, by the plain meaning of its key."""
     vip, port, protocol = key
@@ -210,13 +335,15 @@ class Outcome:
     flow: Flow | None = None
     backend: Address | None = None
     fresh: bool = False
+    quiet: bool = False
+    """Nothing is learnt from it."""
+    leaves: tuple[FragmentKey, Left] | None = None
+    """What it leaves to the fragments that follow it."""
 
     def ends(self, verdict: str, frame: bytes | None = None) -> Outcome:
         """The same packet with its verdict, and the frame if it was changed."""
         out = self.frame if frame is None else frame
-        return Outcome(
-            verdict, out, self.length, self.key, self.flow, self.backend, fresh=self.fresh
-        )
+        return replace(self, verdict=verdict, frame=out)
 
     @property
     def action(self) -> int:
@@ -228,7 +355,7 @@ class Outcome:
         moved: dict[object, int] = {self.verdict: 1}
         if self.key is None:
             return moved
-        dropped = self.action == XDP_DROP
+        dropped = self.action == XDP_DROP or self.verdict == TOO_BIG
         moved |= {
             (self.key, "packets"): 1,
             (self.key, "bytes"): self.length,

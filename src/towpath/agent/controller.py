@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Parts of the configuration that the running datapath was made with.
-FIXED = ("devices", "source", "limits", "api", "metrics", "state")
+FIXED = ("devices", "source", "icmp", "limits", "api", "metrics", "state")
 
 
 class Datapath(Protocol):

@@ -59,7 +59,11 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         listener = stack.enter_context(unix_socket(config.api.socket))
         balancer = stack.enter_context(
             Balancer(
-                config.devices, source=config.source, limits=config.limits, pins=config.state.pins
+                config.devices,
+                source=config.source,
+                icmp=config.icmp,
+                limits=config.limits,
+                pins=config.state.pins,
             )
         )
         if detach_on_exit:

@@ -31,8 +31,8 @@ VERDICTS = {
     "handoff": "handed to the kernel, which resolves the next hop and sends it",
     "pass_not_ip": "passed to the kernel untouched: not IP",
     "pass_no_vip": "passed to the kernel untouched: no service has that address and port",
-    "pass_protocol": "passed to the kernel untouched: neither TCP nor UDP",
-    "pass_fragment": "passed to the kernel untouched: a fragment",
+    "pass_protocol": "passed to the kernel untouched: neither TCP nor UDP, nor ICMP about a flow",
+    "pass_fragment": "passed to the kernel untouched: a fragment, not of a service's packet",
     "pass_malformed": "passed to the kernel untouched: its headers make no sense",
     "drop_no_backend": "dropped: the service has no backend that takes new flows",
     "drop_mtu": "dropped: larger than the egress MTU once encapsulated",
@@ -41,6 +41,10 @@ VERDICTS = {
     "drop_no_forwarding": "dropped: forwarding is off on the device it came in on",
     "drop_fib": "dropped: XDP can't follow the route to the backend, or has no source address",
     "drop_headroom": "dropped: the driver leaves no room for the outer header",
+    "drop_fragment": "dropped: a fragment for a VIP whose packet's first one isn't known",
+    "drop_mtu_quiet": "dropped: larger than the egress MTU, and enough senders have been told",
+    "tx_too_big": "answered: larger than the egress MTU, the sender is told what fits",
+    "tx_echo": "answered: an echo request to a VIP",
 }
 
 

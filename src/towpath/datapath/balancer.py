@@ -29,7 +29,7 @@ from towpath.kernel import netlink
 from towpath.kernel.bpffs import remove_pins
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
-from towpath.model.settings import Device, Limits, Source
+from towpath.model.settings import Device, Icmp, Limits, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,6 +63,7 @@ class Balancer:
         devices: Sequence[Device],
         *,
         source: Source | None = None,
+        icmp: Icmp | None = None,
         limits: Limits | None = None,
         pins: Path | None = None,
     ) -> None:
@@ -83,7 +84,7 @@ class Balancer:
             self._make_tables()
             settings = self._program.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
-            self._write_source(source or Source(), indexes)
+            self._write_settings(source or Source(), icmp or Icmp(), indexes)
             if self._program.adopted:
                 self._adopt()
             self._attachment = Attachment(self._program, devices, pins)
@@ -130,10 +131,11 @@ class Balancer:
             flag,
         )
 
-    def _write_source(self, source: Source, indexes: Sequence[int]) -> None:
+    def _write_settings(self, source: Source, icmp: Icmp, indexes: Sequence[int]) -> None:
         addresses = [each for index in indexes for each in netlink.addresses(index)]
         record = self._program.maps["settings"].lookup(0)
         fill_settings(record, source, addresses)
+        record["echo"] = icmp.echo
         self._program.maps["settings"].update(0, record)
 
     @property

@@ -49,6 +49,7 @@ class LoadedProgram:
             possible_cpus(),
             flow_ways=self.constant("flow_limits", "FLOW_WAYS"),
             maglev_line=self.constant("maglev_limits", "MAGLEV_LINE"),
+            fragment_ways=self.constant("fragment_limits", "FRAGMENT_WAYS"),
         )
         self._map_directory = pins / "maps" if pins else None
         self.adopted = bool(self._map_directory and self._map_directory.is_dir())

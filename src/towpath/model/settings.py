@@ -10,6 +10,7 @@ from towpath.model.kinds import (
     AbsolutePath,
     Address,
     DeviceName,
+    Flag,
     Integer,
     Listen,
     SourceAddress,
@@ -46,6 +47,16 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Icmp:
+    """What is answered by ICMP on behalf of VIPs."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    echo: Annotated[bool, Flag()] = True
+    """Whether echo requests (ping) to VIPs are answered. false: they pass to the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Room reserved in the kernel. Changing one needs a restart of the agent."""
 
@@ -57,6 +68,8 @@ class Limits:
     """Backends of all services together."""
     flows: Annotated[int, Integer(1024, 1 << 27)] = 524288
     """Flows remembered at one time."""
+    fragments: Annotated[int, Integer(128, 1 << 24)] = 65536
+    """Fragmented packets whose backend is known at one time, 64 bytes each."""
     port_pages: Annotated[int, Integer(1, 1 << 20)] = 1024
     """Pages of ports of services with more than one port or address, 1 KiB each: a page for each
     VIP, and one more for each 256 ports that aren't all alike."""
@@ -113,6 +126,7 @@ class Config:
     source: Source = Source()
     limits: Limits = Limits()
     api: Api = Api()
+    icmp: Icmp = Icmp()
     metrics: Metrics = Metrics()
     state: State = State()
     services: tuple[Service, ...] = ()

@@ -11,19 +11,21 @@ from towpath.datapath.layout import Layout
 from towpath.model import Limits
 
 WAYS = int(BTF.enum("flow_limits")["FLOW_WAYS"])
+FRAGMENT_WAYS = int(BTF.enum("fragment_limits")["FRAGMENT_WAYS"])
 
 limits = st.builds(
     Limits,
     services=st.integers(1, 1 << 20),
     backends=st.integers(1, (1 << 20) - 1),
     flows=st.integers(1024, 1 << 27),
+    fragments=st.integers(128, 1 << 24),
     table_slots=st.integers(251, 1 << 28),
 )
 
 
 def layout(wanted: Limits, cpus: int = 2) -> Layout:
     """The layout with the program's own constants."""
-    return Layout.of(wanted, cpus, flow_ways=WAYS, maglev_line=LINE)
+    return Layout.of(wanted, cpus, flow_ways=WAYS, maglev_line=LINE, fragment_ways=FRAGMENT_WAYS)
 
 
 @given(limits, st.integers(1, 512))
@@ -33,6 +35,7 @@ def test_there_is_room_for_what_the_limits_promise(wanted: Limits, cpus: int) ->
     assert entries["services"] == wanted.services + 1
     assert entries["backends"] == wanted.backends + 1
     assert entries["flows"] * WAYS >= wanted.flows
+    assert entries["fragments"] * FRAGMENT_WAYS >= wanted.fragments
     assert wanted.table_slots <= entries["maglev"] * LINE < wanted.table_slots + LINE
     assert entries["backend_cpus"] == entries["backends"] * cpus
     assert entries["service_cpus"] == entries["services"] * cpus
@@ -46,6 +49,7 @@ def test_a_look_up_needs_no_division(wanted: Limits) -> None:
     for name, mask, need in (
         ("vips", "vip_mask", wanted.services * 16),
         ("flows", "flow_mask", -(-wanted.flows // WAYS)),
+        ("fragments", "fragment_mask", -(-wanted.fragments // FRAGMENT_WAYS)),
     ):
         size = made.entries[name]
         assert size & (size - 1) == 0
