@@ -18,7 +18,7 @@ from tests.prog.told_xdp import note_length, run_on, tellable
 from towpath.core import maglev
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.counters import verdict_names
-from towpath.model import Backend, Device, Limits, Protocol, Service, Source
+from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -169,6 +169,7 @@ def rigged(
     *,
     devices: Iterable[str] = (IN, OUT),
     source: Source | None = None,
+    icmp: Icmp | None = None,
     limits: Limits = SMALL,
     pins: Path | None = None,
 ) -> Iterator[Rig]:
@@ -176,7 +177,7 @@ def rigged(
     source = source or Source()
     on = [Device(name) for name in devices]
     with tellable():
-        balancer = Balancer(on, source=source, limits=limits, pins=pins)
+        balancer = Balancer(on, source=source, icmp=icmp, limits=limits, pins=pins)
     with balancer:
         yield Rig(balancer, network, on[0].name, source)
 

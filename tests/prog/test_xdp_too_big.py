@@ -204,7 +204,7 @@ def test_ipv4_that_allows_fragmentation_is_dropped(rig: Rig) -> None:
 def test_errors_are_not_answered(rig: Rig, family: int) -> None:
     """RFC 1122, 3.2.2; RFC 4443, 2.4: never an error about an error."""
     rig.serve(service(VIPS[family], NEAR[family][0]))
-    fields = {"flags": "DF"} if family == 4 else {}
+    fields: dict[str, Any] = {"flags": "DF"} if family == 4 else {}
     rig.expect(error(answered(family) / Raw(pattern(1430)), **fields), TOO_LARGE)
 
 
