@@ -16,6 +16,7 @@ from towpath.model import (
     Limits,
     Service,
     Source,
+    TracedPacket,
     check_services,
     make_config,
     parse_service,
@@ -220,11 +221,12 @@ class LoadBalancer:
     def trace(self, flow: FlowTuple | str, device: str | None = None) -> Trace:
         """Return what becomes of a flow's next packet, and why. Changes nothing.
 
-        ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp". ValueError if
-        it isn't one.
+        ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
+        stand "size 1500", "error" (ICMP about the flow) or "fragment". ValueError if it
+        isn't one.
         """
         if isinstance(flow, str):
-            flow = FlowTuple.parse(flow)
+            flow = TracedPacket.parse(flow)
         return self._balancer.trace(flow, device)
 
 

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 EXAMPLES = {
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp"': "Which backend, and why.",
     'towpath trace "[2001:db8::7]:40000 -> [2001:db8:ff::10]:53 udp"': "IPv6 in brackets.",
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp size 1500"': (
+        "Whether packets of that size fit."
+    ),
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp error"': (
+        "Who is told of an ICMP error about the flow."
+    ),
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80" -o json | jq -r .backend': (
         "Just the backend."
     ),
@@ -57,14 +63,16 @@ def trace(flow: str, device: str | None, socket_path: Path, form: Format) -> Non
     """Ask the loaded program where a flow's next packet goes, and why.
 
     The program that balances runs on a packet built from the flow; it changes no
-    state and sends nothing. PROTO is tcp unless given.
+    state and sends nothing. PROTO is tcp unless given. Behind it may stand "size
+    BYTES", of the IP packet; "error" for an ICMP error about the flow; or
+    "fragment" for the first fragment of a packet.
     """
     from towpath.agent.wire import plain
     from towpath.client import Client
-    from towpath.model import FlowTuple
+    from towpath.model import TracedPacket
 
     try:
-        parsed = FlowTuple.parse(flow)
+        parsed = TracedPacket.parse(flow)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="flow") from error
     with Client(socket_path) as client:

@@ -20,6 +20,7 @@ from towpath.model.parse import (
 from towpath.model.problems import ConfigError, Problem
 from towpath.model.service import Backend, Protocol, Service, ServiceKey
 from towpath.model.settings import Api, Config, Device, Icmp, Limits, Metrics, Source, State
+from towpath.model.traced import TracedPacket
 
 __all__ = [
     "Address",
@@ -38,6 +39,7 @@ __all__ = [
     "ServiceKey",
     "Source",
     "State",
+    "TracedPacket",
     "advice",
     "check_service",
     "check_services",
