@@ -294,7 +294,8 @@ struct egress_device {
  * ---- Verdicts -------------------------------------------------------------
  *
  * Every packet adds one to exactly one of these. PASS_* leave the packet as it
- * came. DROP_* say why a packet of a service could not be sent on.
+ * came. DROP_* say why a packet of a service could not be sent on. TX_* below
+ * them are answers to the sender.
  */
 enum verdict {
 	VERDICT_TX = 0,	  /* encapsulated, out of the same device */
