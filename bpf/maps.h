@@ -95,8 +95,10 @@ static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
 {
 	struct verdict_cpu *row = bpf_map_lookup_elem(&verdict_cpus, &cpu);
 
+	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
+	barrier_var(verdict);
 	if (row && verdict < VERDICT_MAX)
-		row->packets[verdict]++;
+		row->packets[verdict & (VERDICT_SLOTS - 1)]++;
 }
 
 #endif

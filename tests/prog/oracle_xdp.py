@@ -192,7 +192,7 @@ class World:
         exact = (flow.destination, flow.destination_port, flow.protocol)
         if exact in self.services:
             return exact
-        found = [key for key in self.services if is_for(key, flow)]
+        found = [key for key in self.services if not is_exact(key) and is_for(key, flow)]
         return max(found, key=lambda key: ip_network(key[0]).prefixlen, default=None)
 
     def remember(self, outcome: Outcome) -> None:
@@ -309,6 +309,11 @@ def left_by(special: Special, backend: Address | None) -> Left:
     """What a first fragment that goes to a backend, or to the kernel, leaves."""
     flow = special.packet.flow
     return Left(flow.source_port, flow.destination_port, flow.protocol, backend)
+
+
+def is_exact(key: Key) -> bool:
+    """Whether a service is for one port of one address."""
+    return isinstance(key[1], int) and not isinstance(key[0], IPv4Network | IPv6Network)
 
 
 def is_for(key: Key, flow: Flow) -> bool:
