@@ -358,10 +358,12 @@ def test_one_sender_displaces_nobody_but_himself(rig: Rig, family: int) -> None:
     for first, _ in others:
         rig.run(first)
     attacker = CLIENTS[family] + 77
-    flood = [pieces(family, number=n, source=attacker, size=900)[0] for n in range(1000)]
+    each = bytearray(pieces(family, source=attacker, size=900)[0])
+    identification = {4: slice(18, 20), 6: slice(58, 62)}[family]
     rig.fragments.keep_young()
-    for each in flood:
-        rig.run(each)
+    for number in range(1000):
+        each[identification] = number.to_bytes({4: 2, 6: 4}[family], "big")
+        rig.run(bytes(each))
     rows = rig.fragments.ways.reshape(-1)
     his = (rows["saddr"]["word"] == _words(attacker)).all(axis=1) & (rows["ref"] != 0)
     assert WAYS < his.sum() <= SETS_OF_A_PAIR * WAYS
