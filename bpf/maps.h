@@ -25,6 +25,10 @@ struct fragment_set {
 	struct fragment way[FRAGMENT_WAYS];
 };
 
+struct client_set {
+	struct client way[CLIENT_WAYS];
+};
+
 #define ARRAY_MAP(name, value_type)                \
 	struct {                                   \
 		__uint(type, BPF_MAP_TYPE_ARRAY);  \
@@ -43,14 +47,25 @@ ARRAY_MAP(backends, struct backend);
 ARRAY_MAP(flow_tags, __u64); /* a byte for each way of a set */
 ARRAY_MAP(flows, struct flow_set);
 ARRAY_MAP(fragments, struct fragment_set);
+ARRAY_MAP(clients, struct client_set);
 ARRAY_MAP(settings, struct settings);
 ARRAY_MAP(traces, struct trace);
 
 /* One row for each possible CPU: row * (number of columns) + column. */
 ARRAY_MAP(backend_cpus, struct backend_cpu);
+ARRAY_MAP(backend_flows, __u64); /* packets that no flow entry matched */
 ARRAY_MAP(service_cpus, struct service_cpu);
 ARRAY_MAP(verdict_cpus, struct verdict_cpu);
 ARRAY_MAP(flow_cpus, struct flow_cpu);
+
+/* A trie rather than an array: only services that are not for everyone ask it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct source_key);
+	__type(value, __u32);
+} sources SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -66,6 +81,14 @@ struct {
 	__type(value, struct egress_device);
 } egress_devices SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct backend_drop);
+	__type(value, __u64); /* packets */
+} backend_drops SEC(".maps");
+
 /* Set before loading; the verifier sees constants. */
 const volatile __u64 hash_seed = 0;    /* the same on every node of a group */
 const volatile __u64 flow_seed = 0;    /* random: where a flow lies can't be guessed */
@@ -74,8 +97,9 @@ const volatile __u32 vip_mask = 0;     /* entries - 1 */
 const volatile __u32 flow_mask = 0;    /* sets - 1 */
 const volatile __u32 flow_learn = FLOW_LEARN;
 const volatile __u32 fragment_mask = 0; /* sets - 1 */
+const volatile __u32 client_mask = 0;	/* sets - 1 */
 const volatile __u32 services_max = 1;	/* columns of service_cpus */
-const volatile __u32 backends_max = 1;	/* columns of backend_cpus */
+const volatile __u32 backends_max = 1;	/* columns of backend_cpus and backend_flows */
 
 static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
 {

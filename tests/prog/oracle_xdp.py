@@ -37,6 +37,9 @@ TX, REDIRECT, HANDOFF = "tx", "redirect", "handoff"
 NO_VIP = "pass_no_vip"
 NO_BACKEND = "drop_no_backend"
 TOO_LARGE = "drop_mtu"
+NOT_FOR_YOU = "drop_source"
+NOT_ON_LINK = "drop_not_on_link"
+NO_SOURCE = "drop_fib"
 TOO_BIG, ECHO, LOST = "tx_too_big", "tx_echo", "drop_fragment"
 ACTIONS = {
     TX: XDP_TX,
@@ -49,6 +52,7 @@ ACTIONS = {
 OUTER_HEADER = {4: 20, 6: 40}
 OUTER_TTL = 64
 CARRIED = {4: 4, 6: 41}  # protocol number of a packet within a packet
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 DSCP_AND_ECN_SHIFT = 20
 TRANSPORTS = (6, 17)
@@ -69,6 +73,14 @@ class Served:
     slots: Sequence[Address]
     remembers: bool
     backends: frozenset[Address]
+    unchanged: bool = False
+    """Packets go on as they came, in a new frame (direct routing on one link)."""
+    keeps: int = 0
+    """Seconds that a client keeps its backend, 0 for not at all."""
+    sources: tuple[IPv4Network | IPv6Network, ...] | None = None
+    """Whom it is for; None: everyone."""
+    drained: frozenset[Address] = frozenset()
+    """Backends that get no new flows."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,8 @@ class Way:
     next_hop_mac: bytes | None = None
     mtu: int = 0
     refused: str = ""
+    gateway: Address | None = None
+    """The next hop, where that isn't the address itself."""
 
 
 @dataclass
@@ -106,6 +120,10 @@ class World:
     fragments: dict[FragmentKey, Left] = field(default_factory=dict)
     """What first fragments have left."""
     echo: bool = True
+    clients: dict[tuple[Key, Address], tuple[Address, int]] = field(default_factory=dict)
+    """A client's backend, and when a flow of the client last began."""
+    now: int = 0
+    """In seconds."""
     shows_note: bool = True
     """Whether what is put in front of a frame for the kernel is seen with the frame."""
 
@@ -122,6 +140,11 @@ class World:
             key: left if left.backend is None or left.backend in there else replace(left, gone=True)
             for key, left in self.fragments.items()
         }
+        self.clients = {
+            (key, client): known
+            for (key, client), known in self.clients.items()
+            if key in services and known[0] in services[key].backends
+        }
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
         """What happens to a frame that comes in on a device. Changes nothing."""
@@ -134,7 +157,22 @@ class World:
         key = self.find(packet.flow)
         if key is None:
             return Outcome(NO_VIP, frame)
-        return self._balance(frame, ifindex, packet, key)
+        return self._admit(frame, ifindex, packet, key)
+
+    def _admit(
+        self,
+        frame: bytes,
+        ifindex: int,
+        packet: Packet,
+        key: Key,
+        special: Special | None = None,
+        left: Left | None = None,
+    ) -> Outcome:
+        """Balance what is from a source that the service is for."""
+        sources = self.services[key].sources
+        if sources is not None and not any(packet.flow.source in each for each in sources):
+            return Outcome(NOT_FOR_YOU, frame, packet.length, key, packet.flow)
+        return self._balance(frame, ifindex, packet, key, special, left)
 
     def _judge_special(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
         """The same for fragments and ICMP; the verdict is what those get that nobody awaits."""
@@ -147,7 +185,7 @@ class World:
             return self._judge_later(frame, ifindex, special)
         key = self.find(special.packet.flow)
         if key is not None:
-            return self._balance(frame, ifindex, special.packet, key, special)
+            return self._admit(frame, ifindex, special.packet, key, special)
         passed = Outcome(verdict, frame)
         if special.kind == "first" and self.is_vip(special.header.destination):
             return replace(passed, leaves=(special.fragment_key, left_by(special, None)))
@@ -181,7 +219,7 @@ class World:
         key = self.find(flow)
         if key is None:
             return Outcome(LOST if self.is_vip(header.destination) else FRAGMENT, frame)
-        return self._balance(frame, ifindex, packet, key, special, left)
+        return self._admit(frame, ifindex, packet, key, special, left)
 
     def is_vip(self, address: Address) -> bool:
         """Whether any service is for an address."""
@@ -206,6 +244,8 @@ class World:
             return
         if self.services[outcome.key].remembers:
             self.remembered[outcome.key, outcome.flow] = outcome.backend
+        if self.services[outcome.key].keeps and outcome.fresh:
+            self.clients[outcome.key, outcome.flow.source] = outcome.backend, self.now
 
     def choose(self, key: Key, flow: Flow) -> tuple[Address | None, bool]:
         """The flow's backend, and whether the flow is a new one."""
@@ -213,14 +253,25 @@ class World:
         known = self.remembered.get((key, flow)) if service.remembers else None
         if known is not None:
             return known, False
-        return self.by_maglev(key, flow), True
+        return self.of_client(key, flow) or self.by_maglev(key, flow), True
+
+    def of_client(self, key: Key, flow: Flow) -> Address | None:
+        """The backend that the service's affinity has for the client, if any."""
+        service = self.services[key]
+        backend, began = self.clients.get((key, flow.source), (None, 0))
+        if not service.keeps or backend in service.drained or self.now - began >= service.keeps:
+            return None
+        return backend
 
     def by_maglev(self, key: Key, flow: Flow) -> Address | None:
-        """The backend in the slot that the flow hashes to."""
-        slots = self.services[key].slots
-        if not slots:
+        """The backend in the slot that the flow hashes to, or its client's address does."""
+        service = self.services[key]
+        if not service.slots:
             return None
-        return slots[flow_hash(flow, self.seed) * len(slots) >> 32]
+        hashed = (
+            client_hash(flow.source, self.seed) if service.keeps else flow_hash(flow, self.seed)
+        )
+        return service.slots[hashed * len(service.slots) >> 32]
 
     def _balance(
         self,
@@ -256,23 +307,49 @@ class World:
         self, found: Outcome, ifindex: int, packet: Packet, backend: Address, kind: str
     ) -> Outcome:
         upper = self.vlan_devices.get((ifindex, packet.tag & 0xFFF)) if packet.tag & 0xFFF else None
+        assert found.key is not None
+        unchanged = self.services[found.key].unchanged
+        if why := self._refusal(upper or ifindex, packet, backend, unchanged=unchanged):
+            if why == TOO_LARGE:
+                return self._too_large(found, packet, backend, kind, unchanged=unchanged)
+            return found.ends(why)
         way = self.ways[backend]
-        if (upper or ifindex, backend.version) in self.not_forwarding:
-            return found.ends("drop_no_forwarding")
-        if way.refused:
-            return found.ends(way.refused)
-        if way.mtu and packet.length + OUTER_HEADER[backend.version] > way.mtu:
-            return self._too_large(found, packet, way.mtu - OUTER_HEADER[backend.version], kind)
-        outer = self._outer_header(packet, backend, way) + packet.behind_link
+        outer = b"" if unchanged else self._outer_header(packet, backend, way)
+        version = packet.flow.source.version if unchanged else backend.version
         if way.next_hop_mac is None:
-            note = struct.pack("=QII", self.cookie, way.ifindex, 0) if self.shows_note else b""
-            return found.ends(HANDOFF, note + link(bytes(12), 0, backend) + outer)
+            note = self._note(way, backend if unchanged else None)
+            return found.ends(
+                HANDOFF, note + link(bytes(12), 0, version) + outer + packet.behind_link
+            )
         device, tag = self._egress(ifindex, upper, packet.tag, way)
         addresses = way.next_hop_mac + way.source_mac
         verdict = TX if device == ifindex else REDIRECT
-        return found.ends(verdict, link(addresses, tag, backend) + outer)
+        return found.ends(verdict, link(addresses, tag, version) + outer + packet.behind_link)
 
-    def _too_large(self, found: Outcome, packet: Packet, room: int, kind: str) -> Outcome:
+    def _refusal(self, ifindex: int, packet: Packet, backend: Address, *, unchanged: bool) -> str:
+        """Why a packet can't go to its backend, "" if it can."""
+        way = self.ways[backend]
+        if (ifindex, backend.version) in self.not_forwarding:
+            return "drop_no_forwarding"
+        if way.refused and not (unchanged and way.refused == NO_SOURCE):
+            return way.refused
+        if unchanged and way.gateway is not None:
+            return NOT_ON_LINK
+        added = 0 if unchanged else OUTER_HEADER[backend.version]
+        return TOO_LARGE if way.mtu and packet.length + added > way.mtu else ""
+
+    def _note(self, way: Way, next_hop: Address | None) -> bytes:
+        """What the kernel is told: by which device, and to whom if not to whom it is addressed."""
+        if not self.shows_note:
+            return b""
+        family = FAMILIES[next_hop.version] if next_hop else 0
+        address = next_hop.packed if next_hop else b""
+        return struct.pack("=QII", self.cookie, way.ifindex, family) + address.rjust(16, b"\0")
+
+    def _too_large(
+        self, found: Outcome, packet: Packet, backend: Address, kind: str, *, unchanged: bool
+    ) -> Outcome:
+        room = self.ways[backend].mtu - (0 if unchanged else OUTER_HEADER[backend.version])
         mtu = told_mtu(packet, room, kind)
         if mtu is None or not may_be_answered(found.frame, packet.flow.source):
             return found.ends(TOO_LARGE)
@@ -366,7 +443,11 @@ class Outcome:
             (self.key, "bytes"): self.length,
             (self.key, "flows"): int(self.fresh),
             (self.key, "drops"): int(dropped),
+            (self.key, self.verdict): int(dropped),
         }
+        if self.backend is not None:
+            moved[self.key, self.backend, "flows"] = int(self.fresh)
+            moved[self.key, self.backend, self.verdict] = int(dropped)
         if not dropped:
             moved[self.key, self.backend, "packets"] = 1
             moved[self.key, self.backend, "bytes"] = self.length
@@ -376,9 +457,9 @@ class Outcome:
 # ---- Bytes ---------------------------------------------------------------------------------------
 
 
-def link(addresses: bytes, tag: int, backend: Address) -> bytes:
+def link(addresses: bytes, tag: int, version: int) -> bytes:
     """A link header of 14 bytes, or of 18 with a tag."""
-    ethertype = struct.pack("!H", ETHERTYPES[backend.version])
+    ethertype = struct.pack("!H", ETHERTYPES[version])
     return addresses + (struct.pack("!HH", 0x8100, tag) if tag else b"") + ethertype
 
 
@@ -411,13 +492,22 @@ def checksum(header: bytes) -> int:
 
 def flow_hash(flow: Flow, seed: int) -> int:
     """The 32 bits of the flow's hash that choose slot, source and flow label."""
-    family = {4: socket.AF_INET, 6: socket.AF_INET6}[flow.source.version]
+    family = FAMILIES[flow.source.version]
     ports = struct.pack("!HHBBxx", flow.source_port, flow.destination_port, flow.protocol, family)
     raw = flow.source.packed + flow.destination.packed + ports
     state = seed
     for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
         state = mix(state, word)
     return mix(state, 0) >> 32
+
+
+def client_hash(client: Address, seed: int) -> int:
+    """The 32 bits of the client's address that choose a slot where clients keep their backends."""
+    raw = client.packed if client.version == 6 else client.packed + bytes(4)
+    state = seed
+    for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
+        state = mix(state, word)
+    return mix(mix(state, FAMILIES[client.version]), 0) >> 32
 
 
 def mix(state: int, word: int) -> int:

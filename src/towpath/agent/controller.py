@@ -18,11 +18,13 @@ from towpath.agent.errors import InvalidError
 from towpath.model import Config, Problem, Service, check_service, check_services
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from towpath.agent.store import Store
     from towpath.core.plan import Plan
+    from towpath.datapath.balancer import Member
     from towpath.datapath.counters import Counters
+    from towpath.datapath.flows import FlowTable
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
 
@@ -43,8 +45,22 @@ class Datapath(Protocol):
         """Make the kernel hold these services; refused whole when they don't fit."""
         ...
 
-    def counters(self) -> Counters:
-        """Packets and bytes by verdict, service and backend."""
+    def counters(self, cpu: int | None = None) -> Counters:
+        """Packets and bytes by verdict, service and backend, of one CPU or of all."""
+        ...
+
+    @property
+    def cpus(self) -> Sequence[int]:
+        """The CPUs that may count."""
+        ...
+
+    def members(self) -> dict[int, Member]:
+        """Which backend of which service a handle stands for."""
+        ...
+
+    @property
+    def flow_table(self) -> FlowTable:
+        """The flows that are remembered, which any thread may ask."""
         ...
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:

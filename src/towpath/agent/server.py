@@ -68,15 +68,16 @@ async def serve(host: Host, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    follower = asyncio.create_task(_follow(host, hurry))
+    tasks = [asyncio.create_task(_follow(host, hurry)), asyncio.create_task(_age_flows(host))]
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
     finally:
         systemd.stopping()
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def _follow(host: Host, hurry: asyncio.Event) -> None:
@@ -92,3 +93,10 @@ async def _follow(host: Host, hurry: asyncio.Event) -> None:
             systemd.reloading()
             await host.reload()
             systemd.ready(host.summary())
+
+
+async def _age_flows(host: Host) -> None:
+    """Read the flow table often enough for its ages to be right though nobody asks."""
+    while True:
+        await asyncio.sleep(host.flow_span / 4)
+        await asyncio.to_thread(host.age_flows)

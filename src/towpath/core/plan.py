@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from towpath.core import maglev
+from towpath.core.options import Options
 from towpath.core.steps import (
     AddBackend,
     CreateService,
@@ -261,8 +262,8 @@ def _change(before: Service, after: Service) -> _Planned | None:
         return None
     key = before.key
     steps: list[Step] = []
-    if {"table_size", "flow_table"} & set(differing):
-        steps.append(SetOptions(key, after.table_size, after.flow_table))
+    if Options.of(before) != (options := Options.of(after)):
+        steps.append(SetOptions(key, options))
     steps += [AddBackend(key, backend) for backend in added]
     # A backend with a weight and in no table is one whose removal was begun. So one
     # that had no weight gets it after the table: else a death in between would end its flows.
@@ -285,11 +286,23 @@ def _sharing(service: Service) -> tuple[int, dict[Address, int]]:
 
 def share_moved(before: Service, after: Service) -> float:
     """Return the share (0..1) of new flows that go to another backend than before."""
+    if (before.affinity is None) != (after.affinity is None):
+        # By another hash: each flow goes to any backend, whichever it went to before.
+        old, new = _shares(before), _shares(after)
+        if not old or not new:
+            return float(bool(old) != bool(new))
+        return 1.0 - sum(share * new.get(address, 0.0) for address, share in old.items())
     if _sharing(before) == _sharing(after):
         return 0.0
     addresses = {backend.address for backend in (*before.backends, *after.backends)}
     numbers = {address: number for number, address in enumerate(addresses)}
     return maglev.disruption(_numbered(before, numbers), _numbered(after, numbers))
+
+
+def _shares(service: Service) -> dict[Address, float]:
+    """Return the share (0..1) of new flows that each backend gets."""
+    total = sum(backend.weight for backend in service.backends)
+    return {each.address: each.weight / total for each in service.backends if each.weight}
 
 
 def _numbered(service: Service, numbers: Mapping[Address, int]) -> NDArray[np.uint32]:

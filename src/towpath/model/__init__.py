@@ -18,12 +18,13 @@ from towpath.model.parse import (
     service_problems,
 )
 from towpath.model.problems import ConfigError, Problem
-from towpath.model.service import Backend, Protocol, Service, ServiceKey
+from towpath.model.service import Affinity, Backend, Protocol, Service, ServiceKey
 from towpath.model.settings import Api, Config, Device, Icmp, Limits, Metrics, Source, State
 from towpath.model.traced import TracedPacket
 
 __all__ = [
     "Address",
+    "Affinity",
     "Api",
     "Backend",
     "Config",

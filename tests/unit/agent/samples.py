@@ -14,6 +14,8 @@ from towpath.model import Backend, Service
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from towpath.datapath.balancer import Member
+    from towpath.datapath.flows import FlowTable
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
 
@@ -60,9 +62,21 @@ class MemoryDatapath:
         self.applied += 1
         return made
 
-    def counters(self) -> Counters:
+    cpus = (0,)
+
+    def counters(self, cpu: int | None = None) -> Counters:
         """Nothing was counted."""
+        del cpu
         return Counters({}, {})
+
+    def members(self) -> dict[int, Member]:
+        """There are no handles."""
+        return {}
+
+    @property
+    def flow_table(self) -> FlowTable:
+        """There is none."""
+        raise NotImplementedError
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
         """There is no program to ask."""

@@ -12,6 +12,7 @@ from towpath.model import Limits
 
 WAYS = int(BTF.enum("flow_limits")["FLOW_WAYS"])
 FRAGMENT_WAYS = int(BTF.enum("fragment_limits")["FRAGMENT_WAYS"])
+CLIENTS = int(BTF.enum("client_limits")["CLIENT_WAYS"])
 
 limits = st.builds(
     Limits,
@@ -19,13 +20,22 @@ limits = st.builds(
     backends=st.integers(1, (1 << 20) - 1),
     flows=st.integers(1024, 1 << 27),
     fragments=st.integers(128, 1 << 24),
+    clients=st.integers(1024, 1 << 27),
+    sources=st.integers(1, 1 << 24),
     table_slots=st.integers(251, 1 << 28),
 )
 
 
 def layout(wanted: Limits, cpus: int = 2) -> Layout:
     """The layout with the program's own constants."""
-    return Layout.of(wanted, cpus, flow_ways=WAYS, maglev_line=LINE, fragment_ways=FRAGMENT_WAYS)
+    return Layout.of(
+        wanted,
+        cpus,
+        flow_ways=WAYS,
+        maglev_line=LINE,
+        client_ways=CLIENTS,
+        fragment_ways=FRAGMENT_WAYS,
+    )
 
 
 @given(limits, st.integers(1, 512))
@@ -36,8 +46,11 @@ def test_there_is_room_for_what_the_limits_promise(wanted: Limits, cpus: int) ->
     assert entries["backends"] == wanted.backends + 1
     assert entries["flows"] * WAYS >= wanted.flows
     assert entries["fragments"] * FRAGMENT_WAYS >= wanted.fragments
+    assert entries["clients"] * CLIENTS >= wanted.clients
+    assert entries["sources"] == wanted.sources
     assert wanted.table_slots <= entries["maglev"] * LINE < wanted.table_slots + LINE
     assert entries["backend_cpus"] == entries["backends"] * cpus
+    assert entries["backend_flows"] == entries["backend_cpus"]
     assert entries["service_cpus"] == entries["services"] * cpus
     assert entries["verdict_cpus"] == entries["flow_cpus"] == cpus
 
@@ -50,6 +63,7 @@ def test_a_look_up_needs_no_division(wanted: Limits) -> None:
         ("vips", "vip_mask", wanted.services * 16),
         ("flows", "flow_mask", -(-wanted.flows // WAYS)),
         ("fragments", "fragment_mask", -(-wanted.fragments // FRAGMENT_WAYS)),
+        ("clients", "client_mask", -(-wanted.clients // CLIENTS)),
     ):
         size = made.entries[name]
         assert size & (size - 1) == 0
