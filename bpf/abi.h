@@ -381,10 +381,6 @@ enum verdict {
 	VERDICT_MAX,
 };
 
-enum verdict_slots {
-	VERDICT_SLOTS = 32,
-};
-
 struct verdict_cpu {
 	__u64 packets[32]; /* by enum verdict */
 };

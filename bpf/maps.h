@@ -118,11 +118,12 @@ static __always_inline struct service_cpu *service_row(__u32 cpu, __u32 service)
 static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
 {
 	struct verdict_cpu *row = bpf_map_lookup_elem(&verdict_cpus, &cpu);
+	const __u32 mask = sizeof(row->packets) / sizeof(row->packets[0]) - 1;
 
 	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
 	barrier_var(verdict);
-	if (row && verdict < VERDICT_MAX)
-		row->packets[verdict & (VERDICT_SLOTS - 1)]++;
+	if (row)
+		row->packets[verdict & mask]++;
 }
 
 #endif

@@ -32,6 +32,7 @@ CLIENTS = examples(60, 20)
 MANY = examples(3000, 200)
 TIMEOUT = 600
 MARGIN = 60  # seconds that a test may take
+WRAP = 1 << 32  # of the seconds in an entry
 
 
 @pytest.fixture(autouse=True)
@@ -206,14 +207,19 @@ def test_to_the_second(rig: Rig) -> None:
     ways, (entry,) = known_of(rig, client)
     # The clock moves on by a second at most while this is done, or it is done again.
     while True:
-        now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
-        ways["seen"][entry] = now - TIMEOUT + 1
+        now = seconds_since_boot()
+        ways["seen"][entry] = (now - TIMEOUT + 1) % WRAP
         run = rig.run(frame(4, source=client, sport=2))
-        if int(time.clock_gettime(time.CLOCK_MONOTONIC)) == now:
+        if seconds_since_boot() == now:
             break
     assert run.data[30:34] == first.packed
-    ways["seen"][entry] = int(time.clock_gettime(time.CLOCK_MONOTONIC)) - TIMEOUT
+    ways["seen"][entry] = (seconds_since_boot() - TIMEOUT) % WRAP
     assert rig.run(frame(4, source=client, sport=3)).data[30:34] == other.packed
+
+
+def seconds_since_boot() -> int:
+    """As the program counts them."""
+    return int(time.clock_gettime(time.CLOCK_MONOTONIC))
 
 
 def goes_to(rig: Rig, client: Address, backend: Address) -> bool:
@@ -309,10 +315,10 @@ def test_a_full_table_forgets_those_longest_unseen(rig: Rig) -> None:
     before = ways.copy()
     try:
         # Every set is full of others, one of them longer unseen than the rest.
-        now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+        now = seconds_since_boot()
         ways["ref"], ways["service"] = 1 << 32, 99
-        ways["seen"] = now - 5
-        ways["seen"][:, 3] = now - 50
+        ways["seen"] = (now - 5) % WRAP
+        ways["seen"][:, 3] = (now - 50) % WRAP
         for client in clients(4):
             begin(rig, client, 1)
             begin(rig, client, 2)

@@ -33,11 +33,12 @@ from tests.prog.network_xdp import (
     told_mtu,
 )
 from tests.prog.network_xdp import ip as run_ip
-from tests.prog.oracle_xdp import HANDOFF, NOT_ON_LINK, REDIRECT, TOO_LARGE, TX, Way
+from tests.prog.oracle_xdp import HANDOFF, NOT_ON_LINK, REDIRECT, TOO_BIG, TOO_LARGE, TX, Way
 from tests.prog.test_xdp_nexthop import bare_network, forwarding, until_as_foretold
 from tests.prog.test_xdp_vlan import tag_of, tagged, vlans
 
 from towpath.kernel import netlink, probe
+from towpath.kernel.errors import KernelError
 from towpath.kernel.probe_fib import fib_lookup
 from towpath.model import Backend, Protocol
 
@@ -115,7 +116,8 @@ def test_exactly_the_mtu_and_a_byte_more(
     serve(rig, inside, backends[outside][0])
     verdict = TX if device == IN else REDIRECT
     room = MTU[device] - (len(frame(inside, payload=b"")) - 14)
-    above = TOO_LARGE if fib_lookup().mtu else verdict
+    large = TOO_BIG if inside == 6 else TOO_LARGE
+    above = large if fib_lookup().mtu else verdict
     for _ in range(2):
         rig.expect(frame(inside, payload=bytes(room)), verdict)
         rig.expect(frame(inside, payload=bytes(room)) + bytes(100), verdict)
@@ -188,7 +190,9 @@ def test_an_unresolved_backend_is_the_kernels_to_resolve(
 def test_a_drivers_metadata_goes_with_the_packet(rig: Rig, inside: int, outside: int) -> None:
     """Unless the packet is the kernel's to send: then the note takes its place."""
     if not probe.test_run_context():
-        pytest.skip("test runs of this kernel take no metadata")
+        with pytest.raises(KernelError, match=r"test run of program towpath_lb: .*that context"):
+            rig.run(frame(inside), metadata=bytes(4))
+        return
     metadata = bytes(range(16))
     for backend in (NEAR[outside][0], NEAR_UNRESOLVED[outside]):
         serve(rig, inside, backend)

@@ -280,6 +280,7 @@ def test_every_table_has_its_way() -> None:
         ways = (
             migration.PLANNED,
             migration.FLOWS,
+            migration.CLIENTS,
             migration.COUNTERS,
             migration.DEVICES,
             migration.PASSING,

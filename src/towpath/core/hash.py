@@ -66,6 +66,18 @@ def hash_client(address: bytes, seed: int, *, is_v6: bool) -> int:
     return step(step(state, _FAMILIES[is_v6]), 0)
 
 
+def hash_clients(addresses: NDArray[np.uint8], seed: int, *, is_v6: bool) -> NDArray[np.uint64]:
+    """Return the 64-bit hash of each client; ``addresses`` has shape (n, 16), of one family."""
+    words = np.ascontiguousarray(addresses).reshape(-1, 16).view("<u8").astype(np.uint64)
+    state = np.full(len(words), seed, np.uint64)
+    if is_v6:
+        state = step_all(step_all(state, words[:, 0]), words[:, 1])
+    else:
+        state = step_all(state, words[:, 1] >> np.uint64(32))
+    state = step_all(state, np.full(len(words), _FAMILIES[is_v6], np.uint64))
+    return step_all(state, np.zeros(len(words), np.uint64))
+
+
 def hash_flows(keys: NDArray[Any], seed: int, *, is_v6: bool) -> NDArray[np.uint64]:
     """Return the 64-bit hash of each ``struct flow_key`` in ``keys``.
 

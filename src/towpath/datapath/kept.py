@@ -49,6 +49,11 @@ class _Copied:
         self._wanted = real.layout if real and as_it_is else wanted
         self.max_entries = real.max_entries if real else 1
 
+    @property
+    def key_dtype(self) -> Any:
+        """What a key has in the program that is to come."""
+        return self._wanted.key
+
     @contextmanager
     def mmap(
         self, start: int = 0, count: int | None = None, *, writable: bool = True

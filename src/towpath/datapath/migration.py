@@ -8,9 +8,11 @@ which index became which. What each map holds decides how, and every map is name
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from towpath.datapath.client_copy import ClientCopy
 from towpath.datapath.counter_copy import CounterCopy
 from towpath.datapath.flow_copy import FlowCopy, Heir
 from towpath.kernel.jiffies import Jiffies
@@ -24,17 +26,27 @@ if TYPE_CHECKING:
 
 
 PLANNED = frozenset(
-    {"vips", "vip_lengths", "port_pages", "services", "maglev", "backends", "settings"}
+    {
+        "vips",
+        "vip_lengths",
+        "port_pages",
+        "services",
+        "sources",
+        "maglev",
+        "backends",
+        "settings",
+    }
 )
 """Written anew from what the old ones say."""
 FLOWS = frozenset({"flows", "flow_tags"})
+CLIENTS = frozenset({"clients"})
 COUNTERS = frozenset(
     {"verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "backend_drops"}
 )
 DEVICES = frozenset({"vlan_devices", "egress_devices"})
 """Copied as they are, for the moment until the devices are looked at."""
-PASSING = frozenset({"works", "traces", "flow_cpus"})
-"""With nothing in them that outlives a jiffy."""
+PASSING = frozenset({"works", "traces", "flow_cpus", "fragments"})
+"""With nothing in them that outlives a jiffy, or of fragments the moment until the last comes."""
 
 READ = frozenset({"vips", "services", "maglev", "backends", "settings", "flows", "flow_tags"})
 """Without these there is nothing to go by."""
@@ -90,10 +102,12 @@ class Migration:
         return copied
 
     def follow(self) -> int:
-        """The same where what was copied before isn't known: flows only."""
+        """The same where what was copied before isn't known: flows and their clients only."""
         return self._copy_flows()
 
     def _copy_flows(self) -> int:
+        now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+        ClientCopy(self._old, self._new, self._moved.handles, now).run()
         with Jiffies() as jiffies:
             return FlowCopy(self._old, self._new, self._moved.handles, jiffies.now()).run()
 
