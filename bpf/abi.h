@@ -200,10 +200,11 @@ struct backend_cpu {
 
 /*
  * Dropped packets are counted by their verdict, from VERDICT_DROP_NO_BACKEND on. All
- * verdicts of that kind are the last ones, so that their number says it.
+ * verdicts of that kind are the last ones, so that their number says it. A packet that
+ * is answered with what fits counts as one: it did not reach its backend.
  */
 enum drop_limits {
-	DROP_REASONS = 12,
+	DROP_REASONS = 20,
 };
 
 struct service_cpu {
@@ -211,7 +212,7 @@ struct service_cpu {
 	__u64 bytes;
 	__u64 flows; /* packets that no flow entry matched */
 	__u64 drops;
-	__u64 dropped[12]; /* the same by verdict - VERDICT_DROP_NO_BACKEND */
+	__u64 dropped[20]; /* the same by verdict - VERDICT_DROP_NO_BACKEND */
 };
 
 /*
@@ -265,13 +266,52 @@ struct flow {
 struct flow_cpu {
 	__u32 tick;
 	__u32 learnt;
-	__u64 _reserved[7];
+	__u32 answer_tick;
+	__u32 answered; /* packets that were too large, see FLOW_ANSWERS */
+	__u64 _reserved[6];
 };
 
 enum flow_limits {
 	FLOW_WAYS = 8,
 	FLOW_SEEN_SHIFT = 6,
 	FLOW_LEARN = 512, /* in a jiffy, which has 1 to 10 ms */
+	FLOW_ANSWERS = 8, /* to packets that are too large, in a jiffy */
+};
+
+/*
+ * ---- Fragments ------------------------------------------------------------
+ *
+ * Only the first fragment of a packet has ports. It leaves them here, and the
+ * backend that it went to, for those that follow: they are the packet's if source,
+ * destination, identification and, for IPv4, protocol are the same (RFC 791;
+ * RFC 8200, 4.5). Handle 0: it went to the kernel, and so do they.
+ *
+ * The table is set-associative. All packets of one pair of addresses share
+ * FRAGMENT_SPREAD sets out of all those there are, which ones only this machine
+ * knows: a sender who has more fragments on the way than fit there displaces his
+ * own, and nobody else's.
+ *
+ * `ref` publishes an entry, as a flow's does: bits of the keyed hash in the low half,
+ * never 0, and the handle in the high half.
+ */
+struct fragment {
+	__u64 ref;
+	struct address saddr;
+	struct address daddr;
+	__be32 id; /* IPv4: the low half, as it lies in the header */
+	__be16 sport;
+	__be16 dport;
+	__u32 seen;    /* when, in 2^20 ns */
+	__u8 protocol; /* of the first fragment's transport header */
+	__u8 family;   /* enum family */
+	__u16 _reserved;
+	__u64 _reserved2;
+};
+
+enum fragment_limits {
+	FRAGMENT_WAYS = 8,
+	FRAGMENT_SPREAD = 16,
+	FRAGMENT_LIFE = 4000, /* in 2^20 ns, so 4.2 s */
 };
 
 /*
@@ -392,7 +432,8 @@ struct egress_device {
  * ---- Verdicts -------------------------------------------------------------
  *
  * Every packet adds one to exactly one of these. PASS_* leave the packet as it
- * came. DROP_* say why a packet of a service could not be sent on.
+ * came. DROP_* say why a packet of a service could not be sent on. TX_* below
+ * them are answers to the sender.
  */
 enum verdict {
 	VERDICT_TX = 0,	  /* encapsulated, out of the same device */
@@ -415,6 +456,10 @@ enum verdict {
 	VERDICT_DROP_NAT_PORTS,	    /* no port left to translate a new flow to */
 	VERDICT_DROP_NAT_RATE,	    /* a new flow too many to translate in this jiffy */
 	VERDICT_DROP_TTL,	    /* no hop left to forward a translated packet */
+	VERDICT_DROP_FRAGMENT,	    /* for a VIP, and of a packet whose first one isn't known */
+	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */
+	VERDICT_TX_TOO_BIG,	    /* too large once encapsulated: the sender is told the MTU */
+	VERDICT_TX_ECHO,	    /* an echo request to a VIP, answered */
 	VERDICT_MAX,
 };
 
@@ -425,7 +470,7 @@ struct verdict_cpu {
 /*
  * ---- Settings -------------------------------------------------------------
  *
- * One record. The program reads the sources; the rest is for the next program
+ * One record. The program reads the sources and `echo`; the rest is for the next program
  * that is loaded over the same tables, which must agree with this one.
  */
 struct settings {
@@ -438,6 +483,8 @@ struct settings {
 	__be32 vary6;	   /* the same, of the last word */
 	__u32 fib_source4; /* 1: take the FIB's preferred source */
 	__u32 fib_source6;
+	__u32 echo; /* 1: echo requests to VIPs are answered */
+	__u32 _reserved;
 };
 
 /*
@@ -505,6 +552,8 @@ enum trace_flags {
 	TRACE_FIB_CACHED = 1 << 3, /* next hop known from this tick */
 	TRACE_AFFINITY = 1 << 4,   /* its client was known */
 	TRACE_SNAT = 1 << 8,	   /* translated: outer_saddr and source_port say to what */
+	TRACE_ERROR = 1 << 5,	   /* an ICMP error: the flow is the quoted packet's */
+	TRACE_FRAGMENT = 1 << 6,   /* a fragment */
 };
 
 /* Beside BPF_FIB_LKUP_RET_*, which are below them. */

@@ -129,14 +129,14 @@ __noinline int client_backend(__u32 row, __u32 index)
 	backend = backend_of(client_lookup(&place, &w->pkt.flow.saddr, index));
 	if (client_may_stay(&place, service, backend)) {
 		TRACE_FLAG(w, TRACE_AFFINITY);
-		if (!w->traced && place.set)
+		if (!(w->special & SPECIAL_QUIET) && place.set)
 			place.set->way[place.way % CLIENT_WAYS].seen = place.now;
 		return backend->handle;
 	}
 	backend = hash_backend(w, service, hash >> 32);
 	if (!backend)
 		return 0;
-	if (!w->traced && flow_may_learn(w->cpu, w->jiffies))
+	if (!(w->special & SPECIAL_QUIET) && flow_may_learn(w->cpu, w->jiffies))
 		client_learn(&place, &w->pkt.flow.saddr, index, backend->handle);
 	return backend->handle;
 }

@@ -13,6 +13,7 @@
 
 enum encap_limits {
 	OUTER_TTL = 64,
+	OUTER_ID_STEP = 0x9e37,
 };
 
 /* What the outer header says, decided before the packet is touched. */
@@ -53,9 +54,21 @@ static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
 }
 
 /*
+ * Fragments of one packet share its ID, but the packets around them must not: if these
+ * are fragmented in their turn, their pieces would be taken for one another's. An odd
+ * multiple of the offset differs for all of them.
+ */
+static __always_inline __be16 outer_id(const struct packet *pkt)
+{
+	__u16 offset = bpf_ntohs(pkt->fragment) & IPV4_OFFSET;
+
+	return bpf_htons(bpf_ntohs(pkt->id) + offset * OUTER_ID_STEP);
+}
+
+/*
  * RFC 2003: DF is copied, so that path MTU discovery works through the tunnel.
  * Where it is clear the packet may be fragmented, and the outer ID must be as
- * unique as the inner one is (RFC 6864): it is the inner one.
+ * unique as the inner one is (RFC 6864): it is made of it.
  */
 static __always_inline void write_ipv4(struct iphdr *ip, const struct packet *pkt,
 				       const struct outer *outer)
@@ -67,7 +80,7 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct packet *pk
 	ip->ihl = sizeof(*ip) / 4;
 	ip->tos = pkt->tos;
 	ip->tot_len = bpf_htons(pkt->l3_length + sizeof(*ip));
-	ip->id = may_fragment ? pkt->id : 0;
+	ip->id = may_fragment ? outer_id(pkt) : 0;
 	ip->frag_off = may_fragment ? 0 : bpf_htons(IPV4_DONT_FRAGMENT);
 	ip->ttl = OUTER_TTL;
 	ip->protocol = IPPROTO_IPIP;

@@ -21,6 +21,10 @@ struct flow_set {
 	struct flow way[FLOW_WAYS];
 };
 
+struct fragment_set {
+	struct fragment way[FRAGMENT_WAYS];
+};
+
 struct client_set {
 	struct client way[CLIENT_WAYS];
 };
@@ -42,6 +46,7 @@ ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
 ARRAY_MAP(flow_tags, __u64); /* a byte for each way of a set */
 ARRAY_MAP(flows, struct flow_set);
+ARRAY_MAP(fragments, struct fragment_set);
 ARRAY_MAP(clients, struct client_set);
 ARRAY_MAP(settings, struct settings);
 ARRAY_MAP(traces, struct trace);
@@ -100,10 +105,11 @@ const volatile __u64 trace_cookie = 0; /* random; 0 = no tracing */
 const volatile __u32 vip_mask = 0;     /* entries - 1 */
 const volatile __u32 flow_mask = 0;    /* sets - 1 */
 const volatile __u32 flow_learn = FLOW_LEARN;
-const volatile __u32 client_mask = 0;  /* sets - 1 */
-const volatile __u32 services_max = 1; /* columns of service_cpus */
-const volatile __u32 backends_max = 1; /* columns of backend_cpus and backend_flows */
-const volatile __u32 health_mark = 0;  /* of packets of health checks, 0 = there are none */
+const volatile __u32 fragment_mask = 0; /* sets - 1 */
+const volatile __u32 client_mask = 0;	/* sets - 1 */
+const volatile __u32 services_max = 1;	/* columns of service_cpus */
+const volatile __u32 backends_max = 1;	/* columns of backend_cpus and backend_flows */
+const volatile __u32 health_mark = 0;	/* of packets of health checks, 0 = there are none */
 
 static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
 {

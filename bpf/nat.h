@@ -143,13 +143,6 @@ static __always_inline __u32 nat_next(const struct work *w, const struct nat *n)
 	return number >= all ? number - all : number;
 }
 
-static __always_inline bool address_equal(const struct address *a, const struct address *b)
-{
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-
-	return x[1] == y[1] && x[0] == y[0];
-}
-
 /* Whether an entry is the client's flow, translated to the candidate. */
 static __always_inline bool nat_is_flow(const struct nat_flow *e, const struct flow_key *flow,
 					const struct nat *n)

@@ -36,6 +36,7 @@ enum parse_result {
 enum wire {
 	IPV4_FRAGMENT = 0x3fff, /* more fragments, or an offset */
 	IPV4_DONT_FRAGMENT = 0x4000,
+	IPV4_OFFSET = 0x1fff,
 	IPV6_FRAGMENT = 0xfff9, /* an offset, or more fragments: not an atomic one (RFC 6946) */
 	VLAN_VID = 0x0fff,
 };
@@ -156,8 +157,6 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
 	pkt->l3_length = bpf_ntohs(ip->tot_len);
 	if (pkt->l3_length < header || pkt->l3_length > left)
 		return VERDICT_PASS_MALFORMED;
-	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT))
-		return VERDICT_PASS_FRAGMENT;
 
 	pkt->tos = ip->tos;
 	pkt->ttl = ip->ttl;
@@ -170,6 +169,8 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
 		.protocol = ip->protocol,
 		.family = FAMILY_V4,
 	};
+	if (unlikely(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
+		return VERDICT_PASS_FRAGMENT;
 
 	/* Options are skipped here and carried along with the packet. */
 	c->pos = (void *)ip + header;
@@ -250,7 +251,11 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 	return parse_ports(c, pkt->l3_length - after, &pkt->flow);
 }
 
-/* Fills `pkt` from the frame: all of it, unless it is for another reason than PARSE_OK. */
+/*
+ * Fills `pkt` from the frame: all of it if it returns PARSE_OK, all but the ports, and
+ * for IPv6 the protocol, if VERDICT_PASS_FRAGMENT, all but the ports if
+ * VERDICT_PASS_PROTOCOL.
+ */
 static __always_inline int parse_packet(struct xdp_md *ctx, struct packet *pkt)
 {
 	struct cursor c = cursor_of(ctx);

@@ -348,6 +348,13 @@ static __always_inline void record_fate(struct record *head, const struct record
 	head->action = action;
 }
 
+/* Whether the packet, or an answer in its place, goes out. */
+static __always_inline bool record_is_sent(__u32 verdict)
+{
+	return verdict <= VERDICT_HANDOFF || verdict == VERDICT_TX_TOO_BIG ||
+	       verdict == VERDICT_TX_ECHO;
+}
+
 /*
  * For a packet that has been captured: `verdict` has been carried out, but not left yet. This
  * and the function below are global, so that the verifier looks at them, and at the load
@@ -366,10 +373,10 @@ __noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
 	in->head.ifindex = w->rx_ifindex;
 	in->head.direction = RECORD_IN;
 	record_write(RECORD_IN);
-	if (cpu->chosen && verdict <= VERDICT_HANDOFF) {
+	if (cpu->chosen && record_is_sent(verdict)) {
 		record_fate(&out->head, cpu, w, verdict, action);
 		out->head.time = bpf_ktime_get_ns();
-		out->head.ifindex = w->tx_ifindex;
+		out->head.ifindex = verdict <= VERDICT_HANDOFF ? w->tx_ifindex : w->rx_ifindex;
 		out->head.direction = RECORD_OUT;
 		cpu->captured[RECORD_OUT] = record_copy(ctx, out, cpu->snaplen);
 		record_write(RECORD_OUT);

@@ -110,6 +110,44 @@ static __noinline __u32 vip_prefix_lookup(struct work *w)
 	return 0;
 }
 
+/* The lengths of all VIPs. */
+static __always_inline __u64 vip_lengths_known(bool v4)
+{
+	__u32 zero = 0;
+	struct vip_lengths *lengths = bpf_map_lookup_elem(&vip_lengths, &zero);
+
+	return lengths ? *(volatile __u64 *)&lengths->known[v4 ? VIP_V4 : VIP_V6] : 0;
+}
+
+/* Whether there is a key for the prefix, such as those that say what addresses are VIPs. */
+__noinline int prefix_known(__u32 row)
+{
+	struct work *w = work_of(row);
+
+	return w ? vip_find(&w->prefix) : 0;
+}
+
+/* Whether the destination is a VIP at all, whatever the port. Not in the hot path. */
+__noinline int vip_known(__u32 row)
+{
+	struct work *w = work_of(row);
+	__u64 lengths;
+	bool v4;
+
+	if (!w)
+		return 0;
+	v4 = w->pkt.flow.family == FAMILY_V4;
+	lengths = vip_lengths_known(v4);
+	w->prefix.protocol = 0;
+	w->prefix.family = w->pkt.flow.family | VIP_PREFIX;
+	for (__u32 i = 0; i < VIP_LENGTHS && lengths; i++, lengths >>= 8) {
+		mask_key(&w->prefix, &w->pkt.flow.daddr, v4, lengths & 0xff);
+		if (prefix_known(row))
+			return 1;
+	}
+	return 0;
+}
+
 /* Returns the index of the service, 0 if the destination is no VIP. */
 static __always_inline __u32 service_lookup(struct work *w)
 {

@@ -7,6 +7,26 @@
 #include "parse.h"
 #include "trace.h"
 
+/* How a packet is other than whole, of TCP or UDP, and live: a set of these. */
+enum special {
+	SPECIAL_QUIET = 1 << 0, /* the flow table learns nothing from it */
+	SPECIAL_FIRST = 1 << 1, /* the first fragment of a packet */
+	SPECIAL_LATER = 1 << 2, /* one that follows it */
+	SPECIAL_ERROR = 1 << 3, /* an ICMP error: the flow is the quoted packet's */
+};
+
+/* Where a special packet's headers are being read, and what the last IP header said. */
+struct walk {
+	struct flow_key flow; /* without ports */
+	__u32 at;	      /* bytes into the frame */
+	__be32 id;	      /* of a fragment */
+	__u16 offset;	      /* of a fragment, in 8 bytes */
+	bool fragment;
+	__u8 nexthdr; /* what is at `at` */
+	__u32 handle; /* of the backend that the first fragment went to */
+	__u32 rank;   /* of the entry that is to be replaced */
+};
+
 /*
  * It lies in a map rather than on the stack: what is read from there is any number
  * to the verifier, which therefore looks at the rest of the program once, and not
@@ -19,13 +39,15 @@ struct work {
 	__u32 row;
 	__u32 cpu;
 	__u32 rx_ifindex;
-	__u32 traced; /* this packet is a trace's */
+	__u32 traced;  /* this packet is a trace's */
+	__u32 special; /* enum special, 0 for almost all */
 	__u64 jiffies;
 	__u64 hash;
 	__u32 service;	  /* these three only for the recorder: 0 = not a VIP's */
 	__u32 handle;	  /* of the backend, 0 = none */
 	__u32 tx_ifindex; /* of a packet that is sent on */
 	__u32 _reserved;
+	struct walk walk;
 };
 
 /* Whether this is the program that records: the other one stores nothing for it. */
@@ -36,6 +58,13 @@ const volatile __u32 recording = 0;
 		if (recording)                \
 			(w)->field = (value); \
 	} while (0)
+
+static __always_inline bool address_equal(const struct address *a, const struct address *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return x[1] == y[1] && x[0] == y[0];
+}
 
 /*
  * Two rows for each possible CPU. Traces have one of their own, since before 6.9 a
@@ -61,6 +90,7 @@ static __always_inline struct work *work_begin(struct xdp_md *ctx)
 		w->cpu = cpu;
 		w->rx_ifindex = ifindex;
 		w->traced = traced;
+		w->special = traced ? SPECIAL_QUIET : 0;
 	}
 	return w;
 }

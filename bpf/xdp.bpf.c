@@ -20,6 +20,7 @@
 #include "snat.h"
 #include "snat_icmp.h"
 #include "source.h"
+#include "special.h"
 #include "trace.h"
 
 /* Enums that occur in expressions only, kept for those who read the BTF. */
@@ -36,6 +37,7 @@ const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum nat_limits btf_nat_limits __attribute__((used)) = 0;
 const enum nat_marks btf_nat_marks __attribute__((used)) = 0;
 const enum health_verdict btf_health_verdict __attribute__((used)) = 0;
+const enum fragment_limits btf_fragment_limits __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 const enum drop_limits btf_drop_limits __attribute__((used)) = 0;
 const enum client_limits btf_client_limits __attribute__((used)) = 0;
@@ -65,14 +67,14 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 	}
 
 	place = flow_place(w->hash, w->jiffies);
-	backend = backend_of(flow_lookup(&place, &id, !w->traced));
+	backend = backend_of(flow_lookup(&place, &id, !(w->special & SPECIAL_QUIET)));
 	if (likely(backend)) {
 		TRACE_FLAG(w, TRACE_FLOW_HIT);
 		return backend;
 	}
 	*fresh = true;
 	backend = new_backend(w, service, index);
-	if (backend && !w->traced && flow_may_learn(w->cpu, w->jiffies))
+	if (backend && !(w->special & SPECIAL_QUIET) && flow_may_learn(w->cpu, w->jiffies))
 		flow_learn_as(&place, &id, backend->handle);
 	return backend;
 }
@@ -142,7 +144,7 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 	if (unlikely(verdict > VERDICT_HANDOFF))
 		return verdict;
 	if (unlikely(outer.hop->mtu && w->pkt.l3_length + outer.length > outer.hop->mtu))
-		return VERDICT_DROP_MTU;
+		return too_big(ctx, w->row, outer.hop->mtu - outer.length);
 	outer_source(&outer);
 	TRACE(w, outer_saddr, outer.saddr);
 	tx_ifindex = outer.hop->tx_ifindex;
@@ -175,7 +177,7 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
 	if (verdict > VERDICT_HANDOFF)
 		return verdict;
 	if (outer.hop->mtu && w->pkt.l3_length > outer.hop->mtu)
-		return VERDICT_DROP_MTU;
+		return too_big(ctx, work_row, outer.hop->mtu);
 	tx_ifindex = outer.hop->tx_ifindex;
 
 	if (relink(ctx, &w->pkt, outer.hop))
@@ -246,11 +248,21 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 	if (unlikely(service->flags & SERVICE_SNAT)) {
 		struct nat *n = nat_of(w->row);
 
+		/* What has no ports can't be told from other clients' once it is translated. */
+		if (unlikely(w->special & (SPECIAL_FIRST | SPECIAL_LATER)))
+			return VERDICT_DROP_FRAGMENT;
 		verdict = balance_snat(ctx, w->row, id);
 		*fresh = n && n->fresh;
 		return verdict;
 	}
 	backend = choose_backend(w, service, id, fresh);
+	if (unlikely(w->special)) {
+		if (w->special & SPECIAL_QUIET)
+			*fresh = false;
+		backend = backend_of(special_handle(w->row, backend ? backend->handle : 0));
+		if (!backend)
+			return special_no_backend(w);
+	}
 	if (unlikely(!backend))
 		return VERDICT_DROP_NO_BACKEND;
 	TRACE(w, handle, backend->handle);
@@ -274,6 +286,9 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 	if (!service)
 		return VERDICT_PASS_NO_VIP;
 	RECORD(w, handle, 0);
+	/* Those about a flow that is translated have been looked for before. */
+	if (unlikely(w->special & SPECIAL_ERROR) && service->flags & SERVICE_SNAT)
+		return VERDICT_PASS_PROTOCOL;
 	set = *(const volatile __u32 *)&service->sources;
 	if (unlikely(set) && !source_allowed(w->row, set))
 		verdict = VERDICT_DROP_SOURCE;
@@ -287,14 +302,17 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 /* For a packet that is neither TCP nor UDP: an ICMP error may be about one that was translated. */
 static __noinline __u32 balance_error(struct xdp_md *ctx, struct work *w)
 {
+	struct flow_key flow = w->pkt.flow;
 	struct nat *n = nat_of(w->row);
-	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	bool v4 = flow.family == FAMILY_V4;
 	__u32 verdict;
 
-	if (!n || w->pkt.flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+	if (!n || flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return VERDICT_PASS_PROTOCOL;
 	verdict = nat_error(ctx, w->row);
-	if (n->service && !w->traced)
+	if (verdict == VERDICT_PASS_PROTOCOL)
+		w->pkt.flow = flow;
+	else if (n->service && !w->traced)
 		count_service(w, n->service, false, verdict);
 	return verdict;
 }
@@ -308,6 +326,9 @@ static __always_inline int xdp_action(__u32 verdict)
 		return XDP_REDIRECT;
 	case VERDICT_HANDOFF ... VERDICT_PASS_MALFORMED:
 		return XDP_PASS;
+	case VERDICT_TX_TOO_BIG:
+	case VERDICT_TX_ECHO:
+		return XDP_TX;
 	default:
 		return XDP_DROP;
 	}
@@ -321,10 +342,13 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 
 	parsed = parse_packet(ctx, &w->pkt);
 	barrier();
-	if (parsed != PARSE_OK) {
+	if (unlikely(parsed != PARSE_OK)) {
+		if (nat_ports && parsed == VERDICT_PASS_PROTOCOL)
+			parsed = balance_error(ctx, w);
+		parsed = special_parse(ctx, w->row, parsed);
+	}
+	if (unlikely(parsed != PARSE_OK)) {
 		verdict = parsed;
-		if (nat_ports && verdict == VERDICT_PASS_PROTOCOL)
-			verdict = balance_error(ctx, w);
 	} else {
 		verdict = VERDICT_PASS_NO_VIP;
 		id = service_lookup(w);
@@ -332,6 +356,8 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 			TRACE_FLAG(w, TRACE_VIP);
 			TRACE(w, service, id);
 			verdict = balance(ctx, w, id);
+		} else if (unlikely(w->special & ~SPECIAL_QUIET)) {
+			verdict = special_unserved(w->row);
 		} else if (unlikely(nat_may_be(&w->pkt.flow))) {
 			verdict = nat_reply(ctx, w->row);
 		}

@@ -13,11 +13,13 @@ from towpath.model import (
     ConfigError,
     Device,
     FlowTuple,
+    Icmp,
     Limits,
     Problem,
     Service,
     Snat,
     Source,
+    TracedPacket,
     check_services,
     make_config,
     parse_service,
@@ -56,6 +58,7 @@ class LoadBalancer:
     Args:
         devices: Names, or :class:`towpath.model.Device` for a mode.
         source: Outer source addresses; by default what the routes prefer.
+        icmp: What is answered on behalf of VIPs; by default echo requests are.
         limits: Room reserved in the kernel.
         pins: Where to keep it alive. None: it ends with this object.
         snat: Addresses and ports for services with ``forwarding="snat"``.
@@ -78,14 +81,17 @@ class LoadBalancer:
         self,
         *devices: str | Device,
         source: Source | None = None,
+        icmp: Icmp | None = None,
         limits: Limits | None = None,
         pins: Path | None = None,
         snat: Snat | None = None,
     ) -> None:
-        config = make_config({"devices": devices, "source": source, "limits": limits, "snat": snat})
+        wishes = {"source": source, "icmp": icmp, "limits": limits, "snat": snat}
+        config = make_config({"devices": devices} | wishes)
         self._balancer = Balancer(
             config.devices,
             source=config.source,
+            icmp=config.icmp,
             limits=config.limits,
             pins=pins,
             snat=config.snat,
@@ -238,11 +244,12 @@ class LoadBalancer:
     def trace(self, flow: FlowTuple | str, device: str | None = None) -> Trace:
         """Return what becomes of a flow's next packet, and why. Changes nothing.
 
-        ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp". ValueError if
-        it isn't one.
+        ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
+        stand "size 1500", "error" (ICMP about the flow) or "fragment". ValueError if it
+        isn't one.
         """
         if isinstance(flow, str):
-            flow = FlowTuple.parse(flow)
+            flow = TracedPacket.parse(flow)
         return self._balancer.trace(flow, device)
 
 

@@ -19,7 +19,7 @@ import pytest
 from tests.lab.harness_balancer import ip, state, wait_for_run
 
 import towpath
-from towpath.datapath.trace import packet
+from towpath.datapath.samples import packet
 from towpath.kernel.links import attach_xdp, xdp_mode
 from towpath.kernel.netlink import device_index
 from towpath.kernel.netns import new_netns

@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tests.prog.fragments_xdp import Fragments
 from tests.prog.network_xdp import IN, OUT, Network
 from tests.prog.oracle_xdp import Outcome, Served, World
 from tests.prog.told_xdp import note_length, run_on, tellable
@@ -17,7 +18,7 @@ from tests.prog.told_xdp import note_length, run_on, tellable
 from towpath.core import maglev
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.counters import verdict_names
-from towpath.model import Backend, Device, Limits, Protocol, Service, Source
+from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from towpath.kernel.programs import TestRun
     from towpath.model.kinds import Ports
 
-SMALL = Limits(services=64, backends=1000, flows=1 << 18, table_slots=1 << 18)
+SMALL = Limits(services=64, backends=1000, flows=1 << 18, fragments=1 << 10, table_slots=1 << 18)
 TABLE_SIZE = 1021
 _SERVICE_UNITS = ("packets", "bytes", "flows", "drops")
 _BACKEND_UNITS = ("packets", "bytes")
@@ -66,6 +67,7 @@ class Rig:
                 "flow_cpus",
             )
         }
+        self.fragments = Fragments(program.rows("fragments")["way"])
         self._verdicts = verdict_names(program)
         self._first_drop = min(n for n, name in self._verdicts.items() if name.startswith("drop"))
         self._owners: list[object] = []
@@ -86,21 +88,30 @@ class Rig:
     ) -> TestRun:
         """Run the program on a frame as if it had come in on a device.
 
-        A CPU learns only so many flows in a jiffy: `new_jiffy` has it count from 0 again. What a
-        driver says of a frame is its `metadata`, which takes of the room in front of the frame.
+        A CPU learns only so many flows in a jiffy, and answers so many packets: `new_jiffy` has it
+        count from 0 again. What a driver says of a frame is its `metadata`, which takes of the room
+        in front of the frame.
         """
         if new_jiffy:
             self.tables["flow_cpus"]["tick"] = 0
+            self.tables["flow_cpus"]["answer_tick"] = 0
         return run_on(self._program, frame, self.devices[device], metadata=metadata)
 
     def check(self, frame: bytes, device: str = IN) -> Outcome:
         """Assert action, every byte and every counter; returns what the oracle expected."""
+        self.fragments.keep_young()
         expected = self.world.judge(frame, self.devices[device])
-        before = self.counters()
+        before, known = self.counters(), self.fragments.copy()
         run = self.run(frame, device)
         moved = self.moved(before, self.counters())
+        left = self.fragments.changed(known, self.address_of)
         if (run.retval, run.data, moved) != (expected.action, expected.frame, expected.counts()):
             raise AssertionError(_difference(frame, device, expected, run, moved))
+        # What leaves the same again, in the same moment, changes nothing.
+        leaves = expected.leaves
+        again = leaves and left.new is None and self.world.fragments.get(leaves[0]) == leaves[1]
+        assert left.new == leaves or again, (left, expected)
+        self.world.fragments.pop(left.old, None)  # type: ignore[arg-type]
         self.world.remember(expected)
         self.seen[expected.verdict] += 1
         return expected
@@ -110,6 +121,12 @@ class Rig:
         outcome = self.check(frame, device)
         assert outcome.verdict == verdict, outcome
         return outcome
+
+    def address_of(self, handle: int) -> Address | None:
+        """The backend of a handle, None for handle 0."""
+        table = self.balancer._backends
+        _, backends = self._indexes()
+        return backends[table.index(handle)][1] if handle else None
 
     def counters(self) -> Any:
         """Every counter, summed over the CPUs, as one array."""
@@ -182,6 +199,7 @@ def rigged(
     *,
     devices: Iterable[str] = (IN, OUT),
     source: Source | None = None,
+    icmp: Icmp | None = None,
     limits: Limits = SMALL,
     pins: Path | None = None,
 ) -> Iterator[Rig]:
@@ -189,7 +207,7 @@ def rigged(
     source = source or Source()
     on = [Device(name) for name in devices]
     with tellable():
-        balancer = Balancer(on, source=source, limits=limits, pins=pins)
+        balancer = Balancer(on, source=source, icmp=icmp, limits=limits, pins=pins)
     with balancer:
         yield Rig(balancer, network, on[0].name, source)
 

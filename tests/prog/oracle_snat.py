@@ -228,8 +228,8 @@ class NatWorld(World):
         """
         try:
             packet = parse(frame)
-        except Leave as leave:
-            return Outcome(leave.verdict, frame)
+        except Leave:
+            return super().judge(frame, ifindex)
         key = self.find(packet.flow)
         if key is None:
             return self._reply(frame, ifindex, packet)
@@ -247,6 +247,22 @@ class NatWorld(World):
     def backends_of(self, key: Key) -> frozenset[Address]:
         """Who is there to have flows of a service."""
         return self.services[key].backends if key in self.services else frozenset()
+
+    def _balance(
+        self,
+        frame: bytes,
+        ifindex: int,
+        packet: Packet,
+        key: Key,
+        special: Special | None = None,
+        left: Left | None = None,
+    ) -> Outcome:
+        """What is no whole packet with ports is not translated by itself."""
+        if special is None or key not in self.translated:
+            return super()._balance(frame, ifindex, packet, key, special, left)
+        if special.kind == "error":
+            return Outcome(OTHER_PROTOCOL, frame)
+        return Outcome(LOST, frame, packet.length, key, packet.flow, quiet=True)
 
     # ---- from the client -----------------------------------------------------------------------
 
@@ -292,7 +308,7 @@ class NatWorld(World):
         flow = packet.flow
         ends = Flow(entry.source, entry.backend, entry.port, flow.destination_port, flow.protocol)
         found = ending(found, found.verdict, commit=commit)
-        return self._send(found, ifindex, packet, ends, self.ways[entry.backend])
+        return self._send_translated(found, ifindex, packet, ends, self.ways[entry.backend])
 
     # ---- from the backend ----------------------------------------------------------------------
 
@@ -313,7 +329,7 @@ class NatWorld(World):
             flow.protocol,
         )
         found = ending(found, NO_HOP, commit=lambda: self._answered(entry, tcp_flags(packet)))
-        return self._send(found, ifindex, packet, ends, self.ways[flow.source])
+        return self._send_translated(found, ifindex, packet, ends, self.ways[flow.source])
 
     def _answered(self, entry: Entry, flags: int) -> None:
         entry.seen = self.table.now
@@ -321,7 +337,7 @@ class NatWorld(World):
 
     # ---- both ----------------------------------------------------------------------------------
 
-    def _send(
+    def _send_translated(
         self, found: NatOutcome, ifindex: int, packet: Packet, ends: Flow, way: Way
     ) -> Outcome:
         version = ends.destination.version

@@ -11,11 +11,21 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
-from tests.prog.oracle_xdp_parse import Flow, Leave, Packet, parse
+from tests.prog.oracle_xdp_parse import FRAGMENT, OTHER_PROTOCOL, Flow, Leave, Packet, parse
+from tests.prog.oracle_xdp_special import (
+    FragmentKey,
+    Left,
+    Special,
+    echo_reply,
+    may_be_answered,
+    read_special,
+    told_mtu,
+    too_big,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +40,14 @@ TOO_LARGE = "drop_mtu"
 NOT_FOR_YOU = "drop_source"
 NOT_ON_LINK = "drop_not_on_link"
 NO_SOURCE = "drop_fib"
-ACTIONS = {TX: XDP_TX, REDIRECT: XDP_REDIRECT, HANDOFF: XDP_PASS}
+TOO_BIG, ECHO, LOST = "tx_too_big", "tx_echo", "drop_fragment"
+ACTIONS = {
+    TX: XDP_TX,
+    REDIRECT: XDP_REDIRECT,
+    HANDOFF: XDP_PASS,
+    TOO_BIG: XDP_TX,
+    ECHO: XDP_TX,
+}
 
 OUTER_HEADER = {4: 20, 6: 40}
 OUTER_TTL = 64
@@ -38,6 +55,7 @@ CARRIED = {4: 4, 6: 41}  # protocol number of a packet within a packet
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 DSCP_AND_ECN_SHIFT = 20
+TRANSPORTS = (6, 17)
 M64 = (1 << 64) - 1
 
 Ranges = tuple[tuple[int, int], ...]
@@ -99,6 +117,9 @@ class World:
     egress_devices: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Lower device and tag that such a device stands for."""
     remembered: dict[tuple[Key, Flow], Address] = field(default_factory=dict)
+    fragments: dict[FragmentKey, Left] = field(default_factory=dict)
+    """What first fragments have left."""
+    echo: bool = True
     clients: dict[tuple[Key, Address], tuple[Address, int]] = field(default_factory=dict)
     """A client's backend, and when a flow of the client last began."""
     now: int = 0
@@ -114,6 +135,11 @@ class World:
             for (key, flow), backend in self.remembered.items()
             if key in services and backend in services[key].backends
         }
+        there = {backend for service in services.values() for backend in service.backends}
+        self.fragments = {
+            key: left if left.backend is None or left.backend in there else replace(left, gone=True)
+            for key, left in self.fragments.items()
+        }
         self.clients = {
             (key, client): known
             for (key, client), known in self.clients.items()
@@ -125,14 +151,79 @@ class World:
         try:
             packet = parse(frame)
         except Leave as leave:
-            return Outcome(leave.verdict, frame)
+            if leave.verdict not in {FRAGMENT, OTHER_PROTOCOL}:
+                return Outcome(leave.verdict, frame)
+            return self._judge_special(frame, ifindex, leave.verdict)
         key = self.find(packet.flow)
         if key is None:
             return Outcome(NO_VIP, frame)
+        return self._admit(frame, ifindex, packet, key)
+
+    def _admit(
+        self,
+        frame: bytes,
+        ifindex: int,
+        packet: Packet,
+        key: Key,
+        special: Special | None = None,
+        left: Left | None = None,
+    ) -> Outcome:
+        """Balance what is from a source that the service is for."""
         sources = self.services[key].sources
         if sources is not None and not any(packet.flow.source in each for each in sources):
             return Outcome(NOT_FOR_YOU, frame, packet.length, key, packet.flow)
-        return self._balance(frame, ifindex, packet, key)
+        return self._balance(frame, ifindex, packet, key, special, left)
+
+    def _judge_special(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
+        """The same for fragments and ICMP; the verdict is what those get that nobody awaits."""
+        special = read_special(frame)
+        if special is None:
+            return Outcome(verdict, frame)
+        if special.kind == "echo":
+            return self._judge_echo(frame, special)
+        if special.kind == "later":
+            return self._judge_later(frame, ifindex, special)
+        key = self.find(special.packet.flow)
+        if key is not None:
+            return self._admit(frame, ifindex, special.packet, key, special)
+        passed = Outcome(verdict, frame)
+        if special.kind == "first" and self.is_vip(special.header.destination):
+            return replace(passed, leaves=(special.fragment_key, left_by(special, None)))
+        return passed
+
+    def _judge_echo(self, frame: bytes, special: Special) -> Outcome:
+        header = special.header
+        code = frame[header.transport + 1]
+        answered = self.echo and header.plain and not code and self.is_vip(header.destination)
+        if not answered or not may_be_answered(frame, header.source):
+            return Outcome(OTHER_PROTOCOL, frame)
+        return Outcome(ECHO, echo_reply(frame, header))
+
+    def _judge_later(self, frame: bytes, ifindex: int, special: Special) -> Outcome:
+        header = special.header
+        ours = header.protocol in TRANSPORTS
+        left = self.fragments.get(special.fragment_key)
+        if left is None:
+            lost = ours and self.is_vip(header.destination)
+            return Outcome(LOST if lost else FRAGMENT, frame)
+        if left.backend is None:
+            return Outcome(FRAGMENT, frame)
+        flow = Flow(
+            header.source,
+            header.destination,
+            left.source_port,
+            left.destination_port,
+            left.protocol,
+        )
+        packet = replace(special.packet, flow=flow)
+        key = self.find(flow)
+        if key is None:
+            return Outcome(LOST if self.is_vip(header.destination) else FRAGMENT, frame)
+        return self._admit(frame, ifindex, packet, key, special, left)
+
+    def is_vip(self, address: Address) -> bool:
+        """Whether any service is for an address."""
+        return any(address in ip_network(vip) for vip, _, _ in self.services)
 
     def find(self, flow: Flow) -> Key | None:
         """The service: of this very address and port, else of the longest prefix with the port."""
@@ -144,6 +235,11 @@ class World:
 
     def remember(self, outcome: Outcome) -> None:
         """Learn the flow of a packet that has been through."""
+        if outcome.leaves is not None:
+            key, left = outcome.leaves
+            self.fragments[key] = left
+        if outcome.quiet:
+            return
         if outcome.key is None or outcome.flow is None or outcome.backend is None:
             return
         if self.services[outcome.key].remembers:
@@ -177,14 +273,45 @@ class World:
         )
         return service.slots[hashed * len(service.slots) >> 32]
 
-    def _balance(self, frame: bytes, ifindex: int, packet: Packet, key: Key) -> Outcome:
+    def _balance(
+        self,
+        frame: bytes,
+        ifindex: int,
+        packet: Packet,
+        key: Key,
+        special: Special | None = None,
+        left: Left | None = None,
+    ) -> Outcome:
         backend, fresh = self.choose(key, packet.flow)
-        found = Outcome(NO_BACKEND, frame, packet.length, key, packet.flow, backend, fresh=fresh)
+        kind = special.kind if special else ""
+        if left is not None:
+            backend = None if left.gone else left.backend
+        quiet = kind in {"error", "later"}
+        found = Outcome(
+            LOST if kind == "later" else NO_BACKEND,
+            frame,
+            packet.length,
+            key,
+            packet.flow,
+            backend,
+            fresh=fresh and not quiet,
+            quiet=quiet,
+        )
         if backend is None:
             return found
+        if special is not None and kind == "first":
+            found = replace(found, leaves=(special.fragment_key, left_by(special, backend)))
+        return self._send(found, ifindex, packet, backend, kind)
+
+    def _send(
+        self, found: Outcome, ifindex: int, packet: Packet, backend: Address, kind: str
+    ) -> Outcome:
         upper = self.vlan_devices.get((ifindex, packet.tag & 0xFFF)) if packet.tag & 0xFFF else None
-        unchanged = self.services[key].unchanged
+        assert found.key is not None
+        unchanged = self.services[found.key].unchanged
         if why := self._refusal(upper or ifindex, packet, backend, unchanged=unchanged):
+            if why == TOO_LARGE:
+                return self._too_large(found, packet, backend, kind, unchanged=unchanged)
             return found.ends(why)
         way = self.ways[backend]
         outer = b"" if unchanged else self._outer_header(packet, backend, way)
@@ -219,6 +346,16 @@ class World:
         address = next_hop.packed if next_hop else b""
         return struct.pack("=QII", self.cookie, way.ifindex, family) + address.rjust(16, b"\0")
 
+    def _too_large(
+        self, found: Outcome, packet: Packet, backend: Address, kind: str, *, unchanged: bool
+    ) -> Outcome:
+        room = self.ways[backend].mtu - (0 if unchanged else OUTER_HEADER[backend.version])
+        mtu = told_mtu(packet, room, kind)
+        if mtu is None or not may_be_answered(found.frame, packet.flow.source):
+            return found.ends(TOO_LARGE)
+        link_length = len(found.frame) - len(packet.behind_link)
+        return found.ends(TOO_BIG, too_big(found.frame, packet, link_length, mtu))
+
     def _egress(self, ifindex: int, upper: int | None, tag: int, way: Way) -> tuple[int, int]:
         """The device that transmits and the tag that the frame gets, 0 for none."""
         if way.ifindex in self.egress_devices:
@@ -243,6 +380,12 @@ class World:
             return raw.to_bytes(len(base.packed), "big")
         assert way.source is not None
         return way.source.packed
+
+
+def left_by(special: Special, backend: Address | None) -> Left:
+    """What a first fragment that goes to a backend, or to the kernel, leaves."""
+    flow = special.packet.flow
+    return Left(flow.source_port, flow.destination_port, flow.protocol, backend)
 
 
 def is_exact(key: Key) -> bool:
@@ -274,13 +417,15 @@ class Outcome:
     flow: Flow | None = None
     backend: Address | None = None
     fresh: bool = False
+    quiet: bool = False
+    """Nothing is learnt from it."""
+    leaves: tuple[FragmentKey, Left] | None = None
+    """What it leaves to the fragments that follow it."""
 
     def ends(self, verdict: str, frame: bytes | None = None) -> Outcome:
         """The same packet with its verdict, and the frame if it was changed."""
         out = self.frame if frame is None else frame
-        return Outcome(
-            verdict, out, self.length, self.key, self.flow, self.backend, fresh=self.fresh
-        )
+        return replace(self, verdict=verdict, frame=out)
 
     @property
     def action(self) -> int:
@@ -292,7 +437,7 @@ class Outcome:
         moved: dict[object, int] = {self.verdict: 1}
         if self.key is None:
             return moved
-        dropped = self.action == XDP_DROP
+        dropped = self.action == XDP_DROP or self.verdict == TOO_BIG
         moved |= {
             (self.key, "packets"): 1,
             (self.key, "bytes"): self.length,

@@ -39,17 +39,18 @@ def served(rig: Rig) -> None:
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "icmp"])
 @pytest.mark.parametrize(("flags", "offset"), [(1, 0), (1, 1), (0, 1), (0, 0x1FFF), (7, 0x1000)])
-def test_ipv4_fragments(rig: Rig, protocol: str, flags: int, offset: int) -> None:
-    """The first too, though it has the ports: the others could not follow it."""
+def test_ipv4_fragments_to_no_vip(rig: Rig, protocol: str, flags: int, offset: int) -> None:
+    """The kernel's, and those of ICMP even if they are to a VIP."""
     rest = {"tcp": segment(6), "udp": segment(17), "icmp": ICMP()}[protocol]
-    rig.expect(bytes(ether() / ip(4, flags=flags, frag=offset) / rest), FRAGMENT)
+    vip = VIPS[4] + (protocol != "icmp")
+    rig.expect(bytes(ether() / ip(4, vip=vip, flags=flags, frag=offset) / rest), FRAGMENT)
 
 
 @pytest.mark.parametrize(("more", "offset"), [(1, 0), (1, 1), (0, 1), (0, 0x1FFF)])
-def test_ipv6_fragments(rig: Rig, more: int, offset: int) -> None:
+def test_ipv6_fragments_to_no_vip(rig: Rig, more: int, offset: int) -> None:
     """As with IPv4."""
     header = IPv6ExtHdrFragment(m=more, offset=offset, id=7)
-    rig.expect(bytes(ether() / ip(6) / header / segment()), FRAGMENT)
+    rig.expect(bytes(ether() / ip(6, vip=VIPS[6] + 1) / header / segment()), FRAGMENT)
 
 
 def test_an_atomic_fragment_is_a_whole_packet(rig: Rig) -> None:

@@ -33,7 +33,8 @@ def set_constants(balancer: BpfObject) -> None:
     from towpath.datapath.layout import Layout  # noqa: PLC0415 - as below
     from towpath.model.settings import Limits  # noqa: PLC0415
 
-    sizes = Layout.of(Limits(), os.cpu_count() or 1, flow_ways=8, maglev_line=16, client_ways=8)
+    ways = {"flow_ways": 8, "client_ways": 8, "fragment_ways": 8}
+    sizes = Layout.of(Limits(), os.cpu_count() or 1, maglev_line=16, **ways)
     nat = {"nat_port_first": 10000, "nat_ports": 22768, "nat_sources4": 2, "nat_sources6": 2}
     seeds = {"trace_cookie": 1, "flow_seed": 1, "health_mark": 1}
     for name, value in (sizes.constants() | seeds | nat).items():

@@ -25,9 +25,9 @@ from towpath.agent.wire import plain
 from towpath.model import (
     Address,
     Backend,
-    FlowTuple,
     Problem,
     Service,
+    TracedPacket,
     check_services,
     parse_service,
 )
@@ -243,7 +243,7 @@ def observation(host: Host) -> APIRouter:
     ) -> Response:
         """What the loaded program decides for a flow that comes in on a device, and why."""
         try:
-            parsed = FlowTuple.parse(flow)
+            parsed = TracedPacket.parse(flow)
         except ValueError as error:
             raise InvalidError([Problem(str(error), "flow")]) from error
         return answer(await host.trace(parsed, device))

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Parts of the configuration that the running datapath was made with.
-FIXED = ("devices", "source", "limits", "checks", "api", "metrics", "state", "snat")
+FIXED = (
+    "devices",
+    "source",
+    "icmp",
+    "limits",
+    "checks",
+    "api",
+    "metrics",
+    "state",
+    "snat",
+)
 
 
 class Datapath(Protocol):

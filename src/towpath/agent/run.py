@@ -63,6 +63,7 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
             Balancer(
                 config.devices,
                 source=config.source,
+                icmp=config.icmp,
                 limits=config.limits,
                 pins=config.state.pins,
                 snat=config.snat,

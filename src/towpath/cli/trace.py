@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 EXAMPLES = {
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp"': "Which backend, and why.",
     'towpath trace "[2001:db8::7]:40000 -> [2001:db8:ff::10]:53 udp"': "IPv6 in brackets.",
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp size 1500"': (
+        "Whether packets of that size fit."
+    ),
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp error"': (
+        "Who is told of an ICMP error about the flow."
+    ),
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80" -o json | jq -r .backend': (
         "Just the backend."
     ),
@@ -31,8 +37,8 @@ VERDICTS = {
     "handoff": "handed to the kernel, which resolves the next hop and sends it",
     "pass_not_ip": "passed to the kernel untouched: not IP",
     "pass_no_vip": "passed to the kernel untouched: no service has that address and port",
-    "pass_protocol": "passed to the kernel untouched: neither TCP nor UDP",
-    "pass_fragment": "passed to the kernel untouched: a fragment",
+    "pass_protocol": "passed to the kernel untouched: neither TCP nor UDP, nor ICMP about a flow",
+    "pass_fragment": "passed to the kernel untouched: a fragment, not of a service's packet",
     "pass_malformed": "passed to the kernel untouched: its headers make no sense",
     "drop_no_backend": "dropped: the service has no backend that takes new flows",
     "drop_mtu": "dropped: larger than the egress MTU, with the outer header if there is one",
@@ -46,6 +52,10 @@ VERDICTS = {
     "drop_nat_ports": "dropped: no port of snat.ports is left for a new flow",
     "drop_nat_rate": "dropped: more new flows in a moment than are translated",
     "drop_ttl": "dropped: its TTL or hop limit doesn't allow another hop",
+    "drop_fragment": "dropped: a fragment for a VIP whose packet's first one isn't known",
+    "drop_mtu_quiet": "dropped: larger than the egress MTU, and enough senders have been told",
+    "tx_too_big": "answered: larger than the egress MTU, the sender is told what fits",
+    "tx_echo": "answered: an echo request to a VIP",
 }
 
 
@@ -58,14 +68,16 @@ def trace(flow: str, device: str | None, socket_path: Path, form: Format) -> Non
     """Ask the loaded program where a flow's next packet goes, and why.
 
     The program that balances runs on a packet built from the flow; it changes no
-    state and sends nothing. PROTO is tcp unless given.
+    state and sends nothing. PROTO is tcp unless given. Behind it may stand "size
+    BYTES", of the IP packet; "error" for an ICMP error about the flow; or
+    "fragment" for the first fragment of a packet.
     """
     from towpath.agent.wire import plain
     from towpath.client import Client
-    from towpath.model import FlowTuple
+    from towpath.model import TracedPacket
 
     try:
-        parsed = FlowTuple.parse(flow)
+        parsed = TracedPacket.parse(flow)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="flow") from error
     with Client(socket_path) as client:

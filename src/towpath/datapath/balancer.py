@@ -45,7 +45,7 @@ from towpath.kernel.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
-from towpath.model.settings import DEFAULT_MARK, Device, Limits, Source
+from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Balancer:
         devices: Sequence[Device],
         *,
         source: Source | None = None,
+        icmp: Icmp | None = None,
         limits: Limits | None = None,
         pins: Path | None = None,
         snat: Snat | None = None,
@@ -126,7 +127,7 @@ class Balancer:
             self._make_tables()
             settings = self._program.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
-            self._write_source(source or Source(), indexes)
+            self._write_settings(source or Source(), icmp or Icmp(), indexes)
             migration = None
             if self._program.adopted:
                 self._adopt()
@@ -204,10 +205,11 @@ class Balancer:
             flag,
         )
 
-    def _write_source(self, source: Source, indexes: Sequence[int]) -> None:
+    def _write_settings(self, source: Source, icmp: Icmp, indexes: Sequence[int]) -> None:
         addresses = [each for index in indexes for each in netlink.addresses(index)]
         record = self._program.maps["settings"].lookup(0)
         fill_settings(record, source, addresses)
+        record["echo"] = icmp.echo
         self._program.maps["settings"].update(0, record)
 
     @property

@@ -32,12 +32,19 @@ class Layout:
 
     @classmethod
     def of(
-        cls, limits: Limits, cpus: int, *, flow_ways: int, maglev_line: int, client_ways: int
+        cls,
+        limits: Limits,
+        cpus: int,
+        *,
+        flow_ways: int,
+        maglev_line: int,
+        client_ways: int,
+        fragment_ways: int,
     ) -> Layout:
         """Return the sizes for ``limits`` on a machine with ``cpus`` possible CPUs.
 
-        ``flow_ways``, ``maglev_line`` and ``client_ways``: flows, Maglev slots and clients to
-        one element.
+        ``flow_ways``, ``maglev_line``, ``client_ways`` and ``fragment_ways``: flows, Maglev
+        slots, clients and fragmented packets to one element.
         """
         flow_sets = _power_of_two(-(-limits.flows // flow_ways))
         nat_sets = _power_of_two(-(-limits.nat_flows // NAT_WAYS))
@@ -52,6 +59,7 @@ class Layout:
                 "backends": backends,
                 "flow_tags": flow_sets,
                 "flows": flow_sets,
+                "fragments": _power_of_two(-(-limits.fragments // fragment_ways)),
                 "clients": _power_of_two(-(-limits.clients // client_ways)),
                 "sources": limits.sources,
                 "backend_cpus": backends * cpus,
@@ -78,6 +86,7 @@ class Layout:
             "vip_mask": self.entries["vips"] - 1,
             "flow_mask": self.entries["flows"] - 1,
             "nat_mask": self.entries["nat_flows"] - 1,
+            "fragment_mask": self.entries["fragments"] - 1,
             "client_mask": self.entries["clients"] - 1,
             "services_max": self.entries["services"],
             "backends_max": self.entries["backends"],

@@ -55,11 +55,13 @@ PASSING = frozenset(
         "works",
         "traces",
         "flow_cpus",
+        "fragments",
         "health_probes",
         "health_cpus",
     }
 )
-"""With nothing in them that outlives a jiffy, or the agent that made it."""
+"""With nothing in them that outlives the agent that made it, or a jiffy, or of fragments the moment
+until the last one comes."""
 
 READ = frozenset({"vips", "services", "maglev", "backends", "settings", "flows", "flow_tags"})
 """Without these there is nothing to go by."""

@@ -75,6 +75,7 @@ class LoadedProgram:
             flow_ways=self.constant("flow_limits", "FLOW_WAYS"),
             maglev_line=self.constant("maglev_limits", "MAGLEV_LINE"),
             client_ways=self.constant("client_limits", "CLIENT_WAYS"),
+            fragment_ways=self.constant("fragment_limits", "FRAGMENT_WAYS"),
         )
         try:
             self._load()

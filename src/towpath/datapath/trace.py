@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask the loaded program what it would do with a flow's next packet.
+"""Ask the loaded program what it would do with a flow's next packet, or with one about it.
 
 The frame carries a secret in place of its MAC addresses, by which the program
 knows that it must change nothing and write down what it decides.
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from towpath.datapath.address import family, unpack
 from towpath.datapath.counters import verdict_names
-from towpath.model.service import Protocol, ServiceKey
+from towpath.datapath.samples import sample
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
     from towpath.datapath.program import LoadedProgram
     from towpath.datapath.tables import Installed
     from towpath.model.flow import FlowTuple
+    from towpath.model.service import ServiceKey
 
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 _ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
-_HOPS = 64
 _VLAN_VID = 0xFFF
 _NOT_ASKED = -1
 _REFUSED = "drop_source"
@@ -79,23 +78,6 @@ class Trace:
     mtu: int | None = None
 
 
-def packet(flow: FlowTuple) -> bytes:
-    """Return an IP packet of the flow: a TCP segment without data, or an empty datagram."""
-    ports = flow.source_port.to_bytes(2, "big") + flow.destination_port.to_bytes(2, "big")
-    if flow.protocol is Protocol.TCP:
-        transport = ports + bytes(8) + b"\x50\x10" + bytes(6)
-    else:
-        transport = ports + b"\0\x08\0\0"
-    number = flow.protocol.number
-    addresses = flow.source.packed + flow.destination.packed
-    if isinstance(flow.source, IPv4Address):
-        length = (20 + len(transport)).to_bytes(2, "big")
-        header = b"\x45\0" + length + b"\0\0\x40\0" + bytes((_HOPS, number, 0, 0))
-        return header + addresses + transport
-    length = len(transport).to_bytes(2, "big")
-    return b"\x60\0\0\0" + length + bytes((number, _HOPS)) + addresses + transport
-
-
 def run(
     program: LoadedProgram,
     flow: FlowTuple,
@@ -115,7 +97,7 @@ def run(
         program.cookie.to_bytes(8, "little")
         + device[0].to_bytes(4, "little")
         + _ETHERTYPES[flow.source.version].to_bytes(2, "big")
-        + packet(flow)
+        + sample(flow)
     )
     program.object.programs["towpath_lb"].test_run(frame)
     return _decode(program, flow, device[1], services, table.lookup(0))

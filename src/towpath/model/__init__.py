@@ -20,8 +20,19 @@ from towpath.model.parse import (
 )
 from towpath.model.problems import ConfigError, Problem
 from towpath.model.service import Affinity, Backend, Protocol, Service, ServiceKey
-from towpath.model.settings import Api, Checks, Config, Device, Limits, Metrics, Source, State
+from towpath.model.settings import (
+    Api,
+    Checks,
+    Config,
+    Device,
+    Icmp,
+    Limits,
+    Metrics,
+    Source,
+    State,
+)
 from towpath.model.snat import Snat
+from towpath.model.traced import TracedPacket
 
 __all__ = [
     "Address",
@@ -36,6 +47,7 @@ __all__ = [
     "Device",
     "FlowTuple",
     "Health",
+    "Icmp",
     "Limits",
     "Metrics",
     "Problem",
@@ -45,6 +57,7 @@ __all__ = [
     "Snat",
     "Source",
     "State",
+    "TracedPacket",
     "advice",
     "check_service",
     "check_services",

@@ -10,6 +10,7 @@ from towpath.model.kinds import (
     AbsolutePath,
     Address,
     DeviceName,
+    Flag,
     Integer,
     Listen,
     SourceAddress,
@@ -47,6 +48,16 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Icmp:
+    """What is answered by ICMP on behalf of VIPs."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    echo: Annotated[bool, Flag()] = True
+    """Whether echo requests (ping) to VIPs are answered. false: they pass to the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Room reserved in the kernel. Changing one needs a restart of the agent."""
 
@@ -60,6 +71,8 @@ class Limits:
     """Flows remembered at one time."""
     nat_flows: Annotated[int, Integer(1024, 1 << 24)] = 262144
     """Flows of services with forwarding snat at one time, 73 bytes each."""
+    fragments: Annotated[int, Integer(128, 1 << 24)] = 65536
+    """Fragmented packets whose backend is known at one time, 64 bytes each."""
     clients: Annotated[int, Integer(1024, 1 << 27)] = 131072
     """Clients remembered at one time by services with affinity."""
     sources: Annotated[int, Integer(1, 1 << 24)] = 65536
@@ -137,6 +150,7 @@ class Config:
     limits: Limits = Limits()
     checks: Checks = Checks()
     api: Api = Api()
+    icmp: Icmp = Icmp()
     metrics: Metrics = Metrics()
     state: State = State()
     snat: Snat = NO_SNAT

@@ -11,6 +11,7 @@ from towpath.datapath.layout import Layout
 from towpath.model import Limits
 
 WAYS = int(BTF.enum("flow_limits")["FLOW_WAYS"])
+FRAGMENT_WAYS = int(BTF.enum("fragment_limits")["FRAGMENT_WAYS"])
 CLIENTS = int(BTF.enum("client_limits")["CLIENT_WAYS"])
 
 limits = st.builds(
@@ -18,6 +19,7 @@ limits = st.builds(
     services=st.integers(1, 1 << 20),
     backends=st.integers(1, (1 << 20) - 1),
     flows=st.integers(1024, 1 << 27),
+    fragments=st.integers(128, 1 << 24),
     clients=st.integers(1024, 1 << 27),
     sources=st.integers(1, 1 << 24),
     table_slots=st.integers(251, 1 << 28),
@@ -26,7 +28,14 @@ limits = st.builds(
 
 def layout(wanted: Limits, cpus: int = 2) -> Layout:
     """The layout with the program's own constants."""
-    return Layout.of(wanted, cpus, flow_ways=WAYS, maglev_line=LINE, client_ways=CLIENTS)
+    return Layout.of(
+        wanted,
+        cpus,
+        flow_ways=WAYS,
+        maglev_line=LINE,
+        client_ways=CLIENTS,
+        fragment_ways=FRAGMENT_WAYS,
+    )
 
 
 @given(limits, st.integers(1, 512))
@@ -36,6 +45,7 @@ def test_there_is_room_for_what_the_limits_promise(wanted: Limits, cpus: int) ->
     assert entries["services"] == wanted.services + 1
     assert entries["backends"] == wanted.backends + 1
     assert entries["flows"] * WAYS >= wanted.flows
+    assert entries["fragments"] * FRAGMENT_WAYS >= wanted.fragments
     assert entries["clients"] * CLIENTS >= wanted.clients
     assert entries["sources"] == wanted.sources
     assert wanted.table_slots <= entries["maglev"] * LINE < wanted.table_slots + LINE
@@ -52,6 +62,7 @@ def test_a_look_up_needs_no_division(wanted: Limits) -> None:
     for name, mask, need in (
         ("vips", "vip_mask", wanted.services * 16),
         ("flows", "flow_mask", -(-wanted.flows // WAYS)),
+        ("fragments", "fragment_mask", -(-wanted.fragments // FRAGMENT_WAYS)),
         ("clients", "client_mask", -(-wanted.clients // CLIENTS)),
     ):
         size = made.entries[name]

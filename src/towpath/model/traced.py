@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A packet of a flow as people write it for a trace."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from towpath.model.flow import FlowTuple
+from towpath.model.kinds import FieldError
+
+Kind = Literal["packet", "error", "fragment"]
+
+_SUFFIX = re.compile(r"(?P<flow>.*\S)\s+(?:size\s+(?P<size>\S+)|(?P<kind>error|fragment))\s*")
+_IP_HEADER = {4: 20, 6: 40}
+_TRANSPORT_HEADER = {6: 20, 17: 8}
+# What a test run takes on every kernel, in one page with the room around it.
+LARGEST = 3000
+
+
+@dataclass(frozen=True, slots=True)
+class TracedPacket(FlowTuple):
+    """A packet of a flow, or one about it: what a trace runs the program on."""
+
+    kind: Kind = "packet"
+    """packet: TCP or UDP. error: an ICMP error that quotes a packet to the client. fragment: the
+    first fragment of a packet."""
+    size: int | None = None
+    """Bytes of the IP packet. None: as few as its headers have."""
+
+    @classmethod
+    def parse(cls, text: str) -> "TracedPacket":
+        """Read a flow, behind which may stand ``size BYTES``, ``error`` or ``fragment``.
+
+        Raises ValueError that says which part is wrong and what is allowed.
+        """
+        match = _SUFFIX.fullmatch(text)
+        if match is None:
+            return cls.of(FlowTuple.parse(text))
+        flow = FlowTuple.parse(match["flow"])
+        if match["kind"] is not None:
+            return cls.of(flow, "error" if match["kind"] == "error" else "fragment")
+        return cls.of(flow, size=_size(match["size"], flow))
+
+    @classmethod
+    def of(cls, flow: FlowTuple, kind: Kind = "packet", size: int | None = None) -> "TracedPacket":
+        """Return a packet of a flow."""
+        return cls(
+            flow.source,
+            flow.source_port,
+            flow.destination,
+            flow.destination_port,
+            flow.protocol,
+            kind,
+            size,
+        )
+
+    def __str__(self) -> str:
+        suffix = "" if self.kind == "packet" else f" {self.kind}"
+        return FlowTuple.__str__(self) + (suffix if self.size is None else f" size {self.size}")
+
+
+def smallest(flow: FlowTuple) -> int:
+    """Return the bytes of a flow's packet without data."""
+    return _IP_HEADER[flow.source.version] + _TRANSPORT_HEADER[flow.protocol.number]
+
+
+def _size(text: str, flow: FlowTuple) -> int:
+    least = smallest(flow)
+    if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or not least <= int(text) <= LARGEST:
+        raise FieldError(f"size: {text} is no size; allowed: {least} to {LARGEST} bytes")
+    return int(text)
