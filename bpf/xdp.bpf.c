@@ -19,6 +19,7 @@ const enum verdict btf_verdict __attribute__((used)) = 0;
 const enum family btf_family __attribute__((used)) = 0;
 const enum service_flags btf_service_flags __attribute__((used)) = 0;
 const enum trace_flags btf_trace_flags __attribute__((used)) = 0;
+const enum backend_state btf_backend_state __attribute__((used)) = 0;
 const enum handle_bits btf_handle_bits __attribute__((used)) = 0;
 const enum vip_limits btf_vip_limits __attribute__((used)) = 0;
 const enum vip_kind btf_vip_kind __attribute__((used)) = 0;

@@ -195,8 +195,10 @@ def served(service: Service) -> Served:
     """A service as the oracle has it: what the slots hold is for Maglev's own tests to prove."""
     addresses = [backend.address for backend in service.backends]
     members = [(backend.address.packed, backend.weight) for backend in service.backends]
-    slots = [addresses[at] for at in maglev.table(members, service.table_size)]
-    return Served(slots, service.flow_table, frozenset(addresses))
+    away = [at for at, backend in enumerate(service.backends) if backend.state != "active"]
+    slots = [addresses[at] for at in maglev.table(members, service.table_size, away)]
+    keep = frozenset(each.address for each in service.backends if each.state != "down")
+    return Served(slots, service.flow_table, keep)
 
 
 def _difference(

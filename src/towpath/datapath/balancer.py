@@ -28,7 +28,7 @@ from towpath.datapath.vips import VipIndex
 from towpath.kernel import netlink
 from towpath.kernel.bpffs import remove_pins
 from towpath.kernel.rcu import wait_for_readers
-from towpath.model.service import Service, ServiceKey
+from towpath.model.service import BackendState, Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
 
 if TYPE_CHECKING:
@@ -103,6 +103,10 @@ class Balancer:
             program.constant("handle_bits", "HANDLE_INDEX_BITS"),
             reclaimer,
             program.forgetter("backend_cpus", program.layout.entries["backends"]),
+            {
+                state: program.constant("backend_state", f"BACKEND_{state.name}")
+                for state in BackendState
+            },
         )
         self._tables = Tables(
             self._make_endpoints(reclaimer),

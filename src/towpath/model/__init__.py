@@ -18,13 +18,14 @@ from towpath.model.parse import (
     service_problems,
 )
 from towpath.model.problems import ConfigError, Problem
-from towpath.model.service import Backend, Protocol, Service, ServiceKey
+from towpath.model.service import Backend, BackendState, Protocol, Service, ServiceKey
 from towpath.model.settings import Api, Config, Device, Limits, Metrics, Source, State
 
 __all__ = [
     "Address",
     "Api",
     "Backend",
+    "BackendState",
     "Config",
     "ConfigError",
     "Device",
