@@ -20,7 +20,7 @@ DEFAULTS = {"protocol": "tcp", "forwarding": "dsr", "flow_table": True}
 
 def full(service: dict[str, Any]) -> dict[str, Any]:
     """A service with its defaults, as the API answers it."""
-    backends = [{"weight": 1} | backend for backend in service["backends"]]
+    backends = [{"weight": 1, "state": "active"} | backend for backend in service["backends"]]
     return DEFAULTS | service | {"backends": backends}
 
 
@@ -101,11 +101,17 @@ def test_backends_one_by_one(agent: Agent) -> None:
     assert (status, plan["changes"][0]["backends_added"]) == (200, ["192.0.2.23"])
     status, plan = agent.request("PUT", f"{path}/192.0.2.23", {"weight": 0})
     assert (status, plan["changes"][0]["backends_reweighted"]) == (200, ["192.0.2.23"])
+    status, plan = agent.request("PUT", f"{path}/192.0.2.23", {"state": "draining"})
+    assert (status, plan["changes"][0]["backends_restated"]) == (200, ["192.0.2.23"])
     status, plan = agent.request("DELETE", f"{path}/192.0.2.21")
     assert (status, plan["changes"][0]["backends_removed"]) == (200, ["192.0.2.21"])
+    assert plan["changes"][0]["backends_leaving"] == ["192.0.2.21"]
     assert agent.request("GET", path) == (
         200,
-        [{"address": "192.0.2.22", "weight": 1}, {"address": "192.0.2.23", "weight": 0}],
+        [
+            {"address": "192.0.2.22", "weight": 1, "state": "active"},
+            {"address": "192.0.2.23", "weight": 0, "state": "draining"},
+        ],
     )
 
 
@@ -115,8 +121,8 @@ def test_backends_all_at_once(agent: Agent) -> None:
     body = ["192.0.2.31", {"address": "2001:db8:1::2", "weight": 7}]
     assert agent.request("PUT", path, body)[0] == 200
     assert agent.request("GET", path)[1] == [
-        {"address": "192.0.2.31", "weight": 1},
-        {"address": "2001:db8:1::2", "weight": 7},
+        {"address": "192.0.2.31", "weight": 1, "state": "active"},
+        {"address": "2001:db8:1::2", "weight": 7, "state": "active"},
     ]
 
 

@@ -81,7 +81,7 @@ def test_service_list(agent: Agent) -> None:
 def test_backend_list_has_shares(agent: Agent) -> None:
     """By weight."""
     lines = table(printed(agent, "backend", "list", "web"))
-    assert ["192.0.2.11", "2", "66.67", "%", "0", "0"] in lines
+    assert ["192.0.2.11", "active", "2", "66.67", "%", "0", "0", "0"] in lines
 
 
 def test_status_says_what_runs(agent: Agent) -> None:
@@ -137,6 +137,15 @@ def test_plan_of_a_configuration_file(agent: Agent) -> None:
     assert [(c["action"], c["fields"]) for c in plan["changes"]] == [("change", ["flow_table"])]
 
 
+def listed(agent: Agent, service: str) -> list[tuple[Any, ...]]:
+    """Backends as a program reads them."""
+    rows = json.loads(printed(agent, "backend", "list", service, "-o", "json"))
+    assert {each["flows"] for each in rows} == {0}
+    return [
+        tuple(row[n] for n in ("address", "state", "weight", "share", "leaving")) for row in rows
+    ]
+
+
 def test_backends_come_and_go(agent: Agent) -> None:
     """Each command does what it is called."""
     assert printed(agent, "backend", "add", "mail", "192.0.2.23").startswith("~mail: 2 steps")
@@ -147,12 +156,18 @@ def test_backends_come_and_go(agent: Agent) -> None:
     assert "has no backend 192.0.2.99; it has: 192.0.2.21," in refused(
         agent, "backend", "set", "mail", "192.0.2.99", "--weight", "5"
     )
-    printed(agent, "backend", "drain", "mail", "192.0.2.22")
-    printed(agent, "backend", "remove", "mail", "192.0.2.21")
-    listed = json.loads(printed(agent, "backend", "list", "mail", "-o", "json"))
-    assert [(each["address"], each["weight"]) for each in listed] == [
-        ("192.0.2.22", 0),
-        ("192.0.2.23", 5),
+    said = printed(agent, "backend", "drain", "mail", "192.0.2.22", "--wait")
+    assert said.endswith("no flows remain\n")
+    printed(agent, "backend", "remove", "mail", "192.0.2.21", "--force")
+    assert listed(agent, "mail") == [
+        ("192.0.2.22", "draining", 1, 0.0, False),
+        ("192.0.2.23", "active", 5, 1.0, False),
+    ]
+    printed(agent, "backend", "undrain", "mail", "192.0.2.22")
+    printed(agent, "backend", "set", "mail", "192.0.2.23", "--state", "down")
+    assert listed(agent, "mail") == [
+        ("192.0.2.22", "active", 1, 1.0, False),
+        ("192.0.2.23", "down", 5, 0.0, False),
     ]
     assert "has no backend" in refused(agent, "backend", "remove", "mail", "192.0.2.21")
 

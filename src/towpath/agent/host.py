@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import resource
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from towpath.agent.file import ConfigFile
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
+    from towpath.core.states import BackendKey
+    from towpath.datapath.flows import Census
     from towpath.model import FlowTuple
 
 Args = ParamSpec("Args")
@@ -48,6 +51,8 @@ class Host:
         self.started = now()
         # What the file was refused for contradicting; None when that is not why.
         self._contradicted: Desired | None = None
+        # The flow table is read by one thread at a time.
+        self._counting = threading.Lock()
         self.registry = registry(self.counters, self.status)
 
     async def write(
@@ -76,6 +81,23 @@ class Host:
         before = self._contradicted
         return before is not None and before is not self.controller.desired
 
+    async def reap(self) -> None:
+        """Let those go that were removed and whose flows have ended, or whose time is over."""
+        leaving = self.controller.leaving
+        census = await self.writer.run(self.controller.datapath.census, leaving)
+        flows = await asyncio.to_thread(self._count, census)
+        await self.writer.run(self.controller.reap, leaving, flows)
+
+    def flows(self, name: str) -> tuple[documents.BackendFlows, ...]:
+        """Count the flows of a service's backends, those that are leaving included."""
+        service = self.controller.desired.get(name).service
+        census, backends = self.writer.call(self.controller.census, service)
+        return report.flows(backends, self._count(census), self.controller.leaving)
+
+    def _count(self, census: Census) -> dict[BackendKey, int]:
+        with self._counting:
+            return census.count(self.controller.config.drain.idle)
+
     def counters(self) -> documents.Counters:
         """Read the kernel's counters."""
         read = self.writer.call(self.controller.datapath.counters)
@@ -100,7 +122,8 @@ class Host:
         services = [entry.service for entry in entries]
         used = {
             "services": len(services),
-            "backends": sum(len(service.backends) for service in services),
+            "backends": sum(len(service.backends) for service in services)
+            + len(self.controller.leaving),
             "table_slots": sum(service.table_size for service in services if service.backends),
         }
         return documents.Status(

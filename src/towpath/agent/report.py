@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from towpath.agent import documents
+from towpath.core.states import BackendKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from towpath.core.leaving import LeavingByKey
     from towpath.core.plan import Plan, ServiceChange
     from towpath.datapath.counters import Counters, ServiceCounters
     from towpath.datapath.trace import Trace
@@ -32,6 +35,30 @@ def counters(read: Counters, services: Iterable[Service]) -> documents.Counters:
             if service.key in read.services
         ),
     )
+
+
+def flows(
+    service: Service, counted: Mapping[BackendKey, int], leaving: LeavingByKey
+) -> tuple[documents.BackendFlows, ...]:
+    """Flows of a service's backends, those that are leaving among them."""
+    keys = [BackendKey(service.key, each.address) for each in service.backends]
+    times = [leaving.get(key) for key in keys]
+    return tuple(
+        documents.BackendFlows(
+            backend.address,
+            backend.state,
+            counted.get(key, 0),
+            leaving=gone is not None,
+            since=moment(gone.since) if gone else None,
+            until=moment(gone.until) if gone else None,
+        )
+        for backend, key, gone in zip(service.backends, keys, times, strict=True)
+    )
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601 with an offset, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def trace(ran: Trace, services: Iterable[Service]) -> documents.Trace:
@@ -69,7 +96,9 @@ def _change(change: ServiceChange) -> documents.ServiceChange:
         fields=change.fields,
         backends_added=_addresses(change.backends_added),
         backends_removed=_addresses(change.backends_removed),
+        backends_leaving=_addresses(change.backends_leaving),
         backends_reweighted=_addresses(change.backends_reweighted),
+        backends_restated=_addresses(change.backends_restated),
         moved=change.moved,
     )
 

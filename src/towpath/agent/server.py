@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from anyio.to_thread import current_default_thread_limiter
 
 from towpath.agent import systemd
 from towpath.agent.api import make_app
+from towpath.agent.host import REFUSALS
 from towpath.agent.watch import INTERVAL
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ log = logging.getLogger(__name__)
 # Threads that answer with everything there is. Each may hold all services and counters
 # as text: with anyio's default, 40, many scrapers at once would make the agent large.
 READERS = 2
+
+# Between two counts of the flows of backends that are leaving: so long, and so many times
+# what a count takes.
+REAP_SECONDS = 1.0
+REAP_PAUSES = 20
 
 # Requests that are under way when the agent is told to go get this long.
 GRACE_SECONDS = 5
@@ -68,15 +75,30 @@ async def serve(host: Host, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    follower = asyncio.create_task(_follow(host, hurry))
+    tasks = [asyncio.create_task(_follow(host, hurry)), asyncio.create_task(_reap(host))]
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
     finally:
         systemd.stopping()
-        follower.cancel()
-        with suppress(asyncio.CancelledError):
-            await follower
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _reap(host: Host) -> None:
+    """Let backends go that were removed, when their flows have ended.
+
+    Counting goes through the whole flow table: it takes a small part of the time.
+    """
+    while True:
+        start = time.monotonic()
+        try:
+            if host.controller.leaving:
+                await host.reap()
+        except REFUSALS:
+            log.exception("backends that were removed stay; tried again")
+        await asyncio.sleep(max(REAP_SECONDS, REAP_PAUSES * (time.monotonic() - start)))
 
 
 async def _follow(host: Host, hurry: asyncio.Event) -> None:

@@ -19,7 +19,7 @@ VERBS = {
     "agent": Verb("towpath.cli.agent:agent", "Run the agent: attach, serve the API, follow FILE."),
     "status": Verb("towpath.cli.status:status", "What the agent runs, and what it refused."),
     "service": Verb("towpath.cli.service:service", "List, apply, plan and delete services."),
-    "backend": Verb("towpath.cli.backend:backend", "List and change a service's backends."),
+    "backend": Verb("towpath.cli.drain:backend", "List and change a service's backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
     "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),
     "doctor": Verb("towpath.cli.doctor:doctor", "What this kernel can do, and what is lost."),

@@ -54,6 +54,8 @@ class ServiceChange:
     """With their new weights."""
     backends_restated: tuple[Backend, ...] = ()
     """With their new states."""
+    backends_leaving: tuple[Backend, ...] = ()
+    """Those of the removed that stay, draining, until their flows have ended."""
     moved: float = 0.0
     """Share (0..1) of new flows that go to another backend than before: 0 for a
     service that is added, 1 for one that is removed."""
@@ -299,9 +301,10 @@ def _change(before: Service, after: Service) -> _Planned | None:
     moved = share_moved(before, after)
     reweighted = tuple(each for each in changed if each.weight != old[each.address].weight)
     restated = tuple(each for each in changed if each.state != old[each.address].state)
-    return ServiceChange(
-        before, after, differing, added, removed, reweighted, restated, moved
-    ), steps
+    change = ServiceChange(
+        before, after, differing, added, removed, reweighted, restated, moved=moved
+    )
+    return change, steps
 
 
 def _noted_early(before: Backend, after: Backend) -> bool:

@@ -8,12 +8,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
 from towpath.core.plan import Plan, plan
+from towpath.core.states import BackendKey
 from towpath.datapath import trace
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
 from towpath.datapath.counters import Counters, read_counters
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.flows import Census, FlowTable
 from towpath.datapath.heap import Heap
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
@@ -32,7 +34,7 @@ from towpath.model.service import BackendState, Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -81,6 +83,8 @@ class Balancer:
                 on_failure.callback(remove_pins, pins / "maps")
                 on_failure.callback(remove_pins, pins / "links")
             self._make_tables()
+            self._flows = FlowTable(self._program)
+            undo.callback(self._flows.close)
             settings = self._program.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
             self._write_source(source or Source(), indexes)
@@ -221,6 +225,21 @@ class Balancer:
     def counters(self) -> Counters:
         """Return what has been counted since the load balancer came up."""
         return read_counters(self._program, self._backends, self._tables.services.values())
+
+    def census(self, backends: Collection[BackendKey]) -> Census:
+        """Prepare to count the flows of backends.
+
+        Those that aren't there have none. What is returned may be used by another thread,
+        one at a time, while this object is open.
+        """
+        services = self._tables.services
+        handles = {
+            BackendKey(key, address): handle
+            for key in services.keys() & {each.service for each in backends}
+            for address, handle in services[key].handles.items()
+        }
+        wanted = {key: handles[key] for key in backends if key in handles}
+        return Census(self._flows, wanted)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
         """Return what the program would do with the flow's next packet on ``device``.

@@ -19,7 +19,7 @@ from towpath.model.parse import (
 )
 from towpath.model.problems import ConfigError, Problem
 from towpath.model.service import Backend, BackendState, Protocol, Service, ServiceKey
-from towpath.model.settings import Api, Config, Device, Limits, Metrics, Source, State
+from towpath.model.settings import Api, Config, Device, Drain, Limits, Metrics, Source, State
 
 __all__ = [
     "Address",
@@ -29,6 +29,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Device",
+    "Drain",
     "FlowTuple",
     "Limits",
     "Metrics",

@@ -10,6 +10,7 @@ from towpath.model.kinds import (
     AbsolutePath,
     Address,
     DeviceName,
+    Duration,
     Integer,
     Listen,
     SourceAddress,
@@ -91,6 +92,18 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """How backends that are removed keep the flows they have."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    timeout: Annotated[int, Duration(0, 7 * 86400)] = 600
+    """Whatever flows it has, a backend is gone so long after its removal. 0: at once."""
+    idle: Annotated[int, Duration(1, 1800)] = 300
+    """A flow of which no packet came for so long has ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """What outlives the agent."""
 
@@ -115,4 +128,5 @@ class Config:
     api: Api = Api()
     metrics: Metrics = Metrics()
     state: State = State()
+    drain: Drain = Drain()
     services: tuple[Service, ...] = ()

@@ -12,8 +12,10 @@ from towpath.datapath.errors import CapacityError
 from towpath.model import Backend, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
+    from towpath.core.states import BackendKey
+    from towpath.datapath.flows import Census
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
 
@@ -41,6 +43,14 @@ class MemoryDatapath:
         self.room = room
         self.broken = 0
         self.applied = 0
+
+    def observed(self) -> tuple[Service, ...]:
+        """What it holds."""
+        return tuple(self.held.values())
+
+    def census(self, backends: Collection[BackendKey]) -> Census:
+        """There is no flow table."""
+        raise NotImplementedError
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """By the real planner."""

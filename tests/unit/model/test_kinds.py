@@ -15,6 +15,7 @@ from towpath.model import Config, Service, parse_service, problems_of
 from towpath.model.kinds import (
     AbsolutePath,
     DeviceName,
+    Duration,
     FieldError,
     Flag,
     Integer,
@@ -58,6 +59,12 @@ GOOD: list[tuple[Kind, object, object]] = [
     (Listen(), None, None),
     (Listen(), "[::]:9464", "[::]:9464"),
     (Listen(), "0.0.0.0:9464", "0.0.0.0:9464"),
+    (Duration(0, 86400), 0, 0),
+    (Duration(0, 86400), 90, 90),
+    (Duration(0, 86400), "90s", 90),
+    (Duration(0, 86400), " 10m ", 600),
+    (Duration(0, 86400), "1h", 3600),
+    (Duration(0, 86400), "1d", 86400),
 ]
 
 BAD: list[tuple[Kind, object, str]] = [
@@ -126,6 +133,15 @@ BAD: list[tuple[Kind, object, str]] = [
     (SourceAddress(4), "10.0.0.0/", "is not a prefix"),
     (SourceAddress(4), "224.0.0.0/8", "is a multicast address"),
     (SourceAddress(6), "fe80::/96", "is link-local"),
+    (Duration(0, 60), 61, "61 is out of range; allowed: 0 to 60 seconds, or such as 90s, 10m"),
+    (Duration(1, 60), "0s", "'0s' is out of range; allowed: 1 to 60 seconds"),
+    (Duration(0, 60), "2m", "'2m' is out of range"),
+    (Duration(0, 60), "10", "'10' is no span of time; allowed: 0 to 60 seconds"),
+    (Duration(0, 60), "1m30s", "'1m30s' is no span of time"),
+    (Duration(0, 60), "-1s", "'-1s' is no span of time"),
+    (Duration(0, 60), 1.5, "1.5 is no span of time"),
+    (Duration(0, 60), True, "true is no span of time"),
+    (Duration(0, 60), None, "null is no span of time"),
     (Listen(), "9464", "is not ADDRESS:PORT"),
     (Listen(), ":9464", "'' is not an IPv4 address"),
     (Listen(), "::1:9464", "is not ADDRESS:PORT"),

@@ -22,6 +22,7 @@ from towpath.model.kinds.addresses import (
     split_endpoint,
 )
 from towpath.model.kinds.base import FieldError, Kind, plain, shown
+from towpath.model.kinds.duration import Duration
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
 from towpath.model.kinds.scalars import Flag, Integer, Prime, Word
@@ -32,6 +33,7 @@ __all__ = [
     "AbsolutePath",
     "Address",
     "DeviceName",
+    "Duration",
     "FieldError",
     "Flag",
     "Integer",
