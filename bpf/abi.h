@@ -223,9 +223,17 @@ struct flow_key {
 struct flow {
 	__u64 ref;
 	struct address saddr;
-	__u32 service;
+	__u32 service; /* and FLOW_ENDING */
 	__be16 sport;
 	__u16 seen; /* low bits of jiffies >> FLOW_SEEN_SHIFT */
+};
+
+/*
+ * The client has sent FIN or RST and no SYN since. What the other side sends isn't
+ * seen; as long as it does, the client's acknowledgements keep the entry young.
+ */
+enum flow_flags {
+	FLOW_ENDING = 1 << 30, /* above any index of a service */
 };
 
 /*

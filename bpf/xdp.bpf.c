@@ -25,6 +25,7 @@ const enum vip_limits btf_vip_limits __attribute__((used)) = 0;
 const enum vip_kind btf_vip_kind __attribute__((used)) = 0;
 const enum vip_families btf_vip_families __attribute__((used)) = 0;
 const enum port_pages btf_port_pages __attribute__((used)) = 0;
+const enum flow_flags btf_flow_flags __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
 
@@ -47,7 +48,11 @@ static __always_inline struct backend *hash_backend(struct work *w, const struct
 static __always_inline struct backend *choose_backend(struct work *w, const struct service *service,
 						      __u32 index, bool *fresh)
 {
-	struct flow_id id = { .key = &w->pkt.flow, .service = index };
+	struct flow_id id = {
+		.key = &w->pkt.flow,
+		.service = index,
+		.tcp_flags = w->pkt.tcp_flags,
+	};
 	struct flow_place place;
 	struct backend *backend;
 

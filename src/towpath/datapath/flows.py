@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+ENDED_SECONDS = 10.0
+"""A flow whose client has sent FIN or RST has ended when no packet came for so long."""
+
 _SEEN_BITS = 16
 _CHUNK = 8192
 """Sets that are mapped and looked at at once: 2 MiB."""
@@ -36,6 +39,7 @@ class FlowTable:
     def __init__(self, program: LoadedProgram) -> None:
         self._map = program.maps["flows"]
         self._shift = program.constant("flow_limits", "FLOW_SEEN_SHIFT")
+        self._ending = program.constant("flow_flags", "FLOW_ENDING")
         self._index_bits = program.constant("handle_bits", "HANDLE_INDEX_BITS")
         self._backends = program.layout.entries["backends"]
         self._clock: Clock | None = None
@@ -43,11 +47,12 @@ class FlowTable:
     def count(self, handles: Array, idle: float) -> Array:
         """Return how many flows each handle (uint32) has that were seen in ``idle`` seconds.
 
-        KernelError as for reading a map.
+        Of those that their client has ended, that were seen in ENDED_SECONDS. KernelError as
+        for reading a map.
         """
-        if self._clock is None:
-            self._clock = Clock()
-        limit = self._ticks(idle, self._clock.rate)
+        clock = self._clock = self._clock or Clock()
+        most = self._ticks(idle, clock.rate)
+        most_ending = self._ticks(min(idle, ENDED_SECONDS), clock.rate)
         # Column 0 is for whatever isn't asked for.
         columns = np.zeros(self._backends, np.uint32)
         wanted = np.concatenate([[0], handles]).astype(np.uint32)
@@ -56,19 +61,22 @@ class FlowTable:
         for start in range(0, self._map.max_entries, _CHUNK):
             sets = min(_CHUNK, self._map.max_entries - start)
             with self._map.mmap(start, sets, writable=False) as mapped:
-                ways = mapped.array["way"].reshape(-1)
-                now = self._clock.jiffies() >> self._shift & (1 << _SEEN_BITS) - 1
-                found += self._count(ways, columns, wanted, (now, limit))
+                column, seen, ends = self._entries(mapped.array, columns, wanted)
+            # Read after the entries: none was seen later than now, which would look very old.
+            now = np.uint16(clock.jiffies() >> self._shift & (1 << _SEEN_BITS) - 1)
+            young = now - seen <= np.where(ends, most_ending, most)
+            found += np.bincount(column[young], minlength=len(wanted))
         counted: Array = found[1:]
         return counted
 
-    def _count(self, ways: Array, columns: Array, wanted: Array, age: tuple[int, int]) -> Array:
-        now, most = age
+    def _entries(self, sets: Array, columns: Array, wanted: Array) -> tuple[Array, Array, Array]:
+        """Return the entries of handles that are wanted: column, time seen, whether it ends."""
+        ways = sets["way"].reshape(-1)
         held = (ways["ref"] >> np.uint64(32)).astype(np.uint32)
         column = columns[self._indexes(held)]
         at = np.flatnonzero((column != 0) & (wanted[column] == held))
-        young = np.uint16(now) - ways["seen"][at] <= most
-        return np.bincount(column[at][young], minlength=len(wanted))
+        ends = ways["service"][at] & np.uint32(self._ending) != 0
+        return column[at], ways["seen"][at], ends
 
     def _ticks(self, seconds: float, rate: int) -> int:
         """Return a span in units of ``seen``, rounded up, and less than a round."""
