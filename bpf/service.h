@@ -64,10 +64,14 @@ static __always_inline void mask_key(struct vip_key *key, const struct address *
 }
 
 /* Returns the service of a port on a page of ports, 0 if none. */
-static __always_inline __u32 port_lookup(__u32 page_at, __u16 port)
+static __always_inline __u32 port_lookup(__u32 page_at, __u32 port)
 {
 	struct port_page *page = bpf_map_lookup_elem(&port_pages, &page_at);
-	__u32 entry = page ? page->entry[port >> 8] : 0;
+	__u32 entry;
+
+	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
+	barrier_var(port);
+	entry = page ? page->entry[(port >> 8) & 0xff] : 0;
 
 	if (entry & PORT_WHOLE || !entry)
 		return entry & ~PORT_WHOLE;

@@ -206,7 +206,9 @@ def test_openapi_describes_it(agent: Agent) -> None:
     status, document = agent.request("GET", "/v1/openapi.json")
     assert status == 200
     port = document["components"]["schemas"]["Service"]["properties"]["port"]
-    assert (port["minimum"], port["maximum"]) == (1, 65535)
+    one, text, several = port["anyOf"]
+    assert (one["minimum"], one["maximum"]) == (1, 65535)
+    assert (text["examples"], several["items"]["anyOf"]) == (["8000-8999"], [one, text])
     assert set(document["paths"]) == {
         "/v1/services",
         "/v1/services/{name}",
@@ -230,8 +232,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"vip": "224.0.0.1"}, "vip", "multicast"),
     ({"port": 0}, "port", "allowed: 1 to 65535"),
     ({"port": 65536}, "port", "allowed: 1 to 65535"),
-    ({"port": "80"}, "port", "not a whole number"),
-    ({"port": True}, "port", "not a whole number"),
+    ({"port": "http"}, "port", "neither a port nor a range"),
+    ({"port": True}, "port", "neither a port nor a range"),
+    ({"port": "90-80"}, "port", "allowed: 80-90"),
+    ({"port": [80, 65536]}, "port", "allowed: 1 to 65535"),
+    ({"port": []}, "port", "allowed: a port (1 to 65535), a range such as 8000-8999"),
+    ({"vip": "203.0.113.8/28"}, "vip", "203.0.113.0/28"),
+    ({"vip": "0.0.0.0/0"}, "vip", "/8"),
     ({"protocol": "sctp"}, "protocol", "allowed: tcp, udp"),
     ({"forwarding": "nat"}, "forwarding", "allowed: dsr"),
     ({"table_size": 252}, "table_size", "251 and 257"),

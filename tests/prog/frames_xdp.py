@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
+from tests.prog.frames_fast import redirected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,8 +66,22 @@ def frame(
     **fields: Any,
 ) -> bytes:
     """The plainest frame of its kind."""
-    packet = ether(vlan=vlan) / ip(family, vip=vip, **fields)
-    return bytes(packet / segment(protocol, sport=sport, dport=dport, payload=payload))
+    named = tuple(fields.items())
+    made = _plainest(family, protocol, payload, vlan, named)
+    return redirected(made, protocol, vip or VIPS[family], sport, dport)
+
+
+@cache
+def _plainest(
+    family: int,
+    protocol: int,
+    payload: bytes,
+    vlan: int | None,
+    fields: tuple[tuple[str, Any], ...],
+) -> bytes:
+    """One to the usual VIP and ports, by scapy."""
+    packet = ether(vlan=vlan) / ip(family, **dict(fields))
+    return bytes(packet / segment(protocol, payload=payload))
 
 
 def made_for(service: Service, **fields: Any) -> bytes:

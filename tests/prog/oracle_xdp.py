@@ -113,7 +113,7 @@ class World:
         exact = (flow.destination, flow.destination_port, flow.protocol)
         if exact in self.services:
             return exact
-        found = [key for key in self.services if is_for(key, flow)]
+        found = [key for key in self.services if not is_exact(key) and is_for(key, flow)]
         return max(found, key=lambda key: ip_network(key[0]).prefixlen, default=None)
 
     def remember(self, outcome: Outcome) -> None:
@@ -184,6 +184,11 @@ class World:
             return raw.to_bytes(len(base.packed), "big")
         assert way.source is not None
         return way.source.packed
+
+
+def is_exact(key: Key) -> bool:
+    """Whether a service is for one port of one address."""
+    return isinstance(key[1], int) and not isinstance(key[0], IPv4Network | IPv6Network)
 
 
 def is_for(key: Key, flow: Flow) -> bool:

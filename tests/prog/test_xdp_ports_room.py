@@ -41,8 +41,9 @@ def test_ports_for_which_there_is_no_page_are_refused(net: Network) -> None:
         fits = service(VIP[4], NEAR[4][0], port=Ports.of([(80, 81), (1000, 1001)]))
         rig.serve(fits)
         more = service(VIP[4], NEAR[4][1], port=Ports.of([(90, 91)]))
+        new = service(VIP[4], NEAR[4][1], port=443)
         with pytest.raises(CapacityError, match=r"pages of ports: .*; raise limits\.port_pages"):
-            rig.balancer.apply([fits, more])
-        rig.told(rig.balancer.observed())
+            rig.balancer.apply([new, fits, more])
+        assert rig.balancer.observed() == (fits,)
         verdicts = {port: rig.check(frame(vip=VIP[4], dport=port)).verdict for port in (80, 90)}
         assert verdicts == {80: TX, 90: NO_VIP}

@@ -21,13 +21,17 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from tests.unit.kernel.harness_clang import kept
 from tools.kernels import document, growth, guest, inside
 from tools.kernels.packages import DownloadError, obtain
-from tools.kernels.supported import SUPPORTED, Kernel, named
+from tools.kernels.supported import SUPPORTED, Kernel, Suite, named
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 # One each for the three that must not fail. A guest keeps one CPU busy: with two CPUs three at a
 # time are through no later than two and then one, and none of them idles meanwhile.
@@ -65,15 +69,16 @@ def prepare() -> None:
         )
 
 
-def run_kernel(kernel: Kernel, results: Path) -> Result:
-    """Boot one kernel and run its suites in it."""
+def run_kernel(kernel: Kernel, results: Path, suites: Collection[str]) -> Result:
+    """Boot one kernel and run those of its suites in it that are asked for."""
     result = Result(kernel)
     began = time.monotonic()
     shutil.rmtree(results, ignore_errors=True)  # what an earlier run has left
     try:
         image = obtain(kernel)
         without = [f"--ignore={path}" for path in kernel.without]
-        command = [sys.executable, "-m", "tools.kernels.inside", *kernel.suites, *without]
+        wanted = [suite for suite in kernel.suites if suite in suites]
+        command = [sys.executable, "-m", "tools.kernels.inside", *wanted, *without]
         outcome = guest.run(image, command, results, timeout=TIMEOUT_SECONDS)
     except (DownloadError, guest.GuestError) as error:
         result.troubles.append(str(error))
@@ -128,8 +133,13 @@ def main() -> int:
     parser.add_argument("--kernel", action="append", metavar="NAME", help="only this one")
     parser.add_argument("--ci", action="store_true", help="only those that must not fail")
     parser.add_argument("--write", action="store_true", help="write the page and accept the sizes")
+    parser.add_argument(
+        "--suite", action="append", metavar="NAME", choices=get_args(Suite), help="only this one"
+    )
     parser.add_argument("--results", type=Path, metavar="DIR", help="keep what the guests say")
     options = parser.parse_args()
+    if options.write and options.suite:
+        parser.error("--write is for what all suites have found; leave out --suite")
     kernels = [named(name) for name in options.kernel or ()] or list(SUPPORTED)
     if options.ci:
         kernels = [kernel for kernel in kernels if kernel.blocking]
@@ -139,7 +149,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="towpath-kernels-") as directory:
         places = [(options.results or Path(directory)) / kernel.name for kernel in kernels]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            results = list(pool.map(run_kernel, kernels, places))
+            suites = options.suite or get_args(Suite)
+            results = list(pool.map(partial(run_kernel, suites=suites), kernels, places))
     for result in results:
         if not options.write:
             check_growth(result)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from towpath.core.plan import Plan, plan
 from towpath.core.states import BackendKey
+from towpath.core.steps import MoveService, PublishService
 from towpath.datapath import trace
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
@@ -21,7 +22,7 @@ from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
 from towpath.datapath.program import LoadedProgram
 from towpath.datapath.reclaim import Reclaimer
-from towpath.datapath.room import check_room
+from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.slots import MaglevSlots
 from towpath.datapath.source import fill_settings
 from towpath.datapath.steps import execute
@@ -221,6 +222,9 @@ class Balancer:
                 if each is not None
             },
         )
+        if any(isinstance(step, PublishService | MoveService) for step in wanted.steps):
+            indexes = {key: each.index for key, each in installed.items()}
+            check_endpoints(wanted.steps, self._tables.endpoints, indexes)
 
     def counters(self) -> Counters:
         """Return what has been counted since the load balancer came up."""

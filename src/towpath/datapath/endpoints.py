@@ -10,11 +10,13 @@ ports is one store, to the slot of the prefix.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from towpath.datapath.address import family, pack, unpack
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.paper import PaperIndex, PaperPages
 from towpath.model.kinds import Address, Ports, Prefix
 from towpath.model.service import Protocol, ServiceKey
 
@@ -53,6 +55,12 @@ class Lengths:
         self._most = most
         self._users: dict[int, Counter[int]] = {4: Counter(), 6: Counter()}
 
+    def on_paper(self) -> Lengths:
+        """Return a copy that the program does not see."""
+        copy = Lengths(self._words.copy(), self._most)
+        copy._users = {version: users.copy() for version, users in self._users.items()}
+        return copy
+
     def need(self, vip: Address | Prefix) -> None:
         """Have prefixes of that length looked for. CapacityError: they are too many lengths."""
         users = self._users[vip.version]
@@ -84,8 +92,8 @@ class Endpoints:
 
     def __init__(
         self,
-        index: VipIndex,
-        pages: PortPages,
+        index: VipIndex | PaperIndex,
+        pages: PortPages | PaperPages,
         with_ports: Lengths,
         known: Lengths,
         prefix_flag: int,
@@ -97,6 +105,19 @@ class Endpoints:
         self._flag = prefix_flag
         self._spaces: defaultdict[Space, dict[int, Ports]] = defaultdict(dict)
         self._vips: Counter[Address | Prefix] = Counter()
+
+    def on_paper(self) -> Endpoints:
+        """Return a copy for going through changes, which leaves the kernel's tables alone."""
+        copy = Endpoints(
+            PaperIndex(self._index.get),
+            PaperPages(self._pages),
+            self._with_ports.on_paper(),
+            self._known.on_paper(),
+            self._flag,
+        )
+        copy._spaces.update(self._spaces)
+        copy._vips.update(self._vips)
+        return copy
 
     def publish(self, key: ServiceKey, service: int) -> None:
         """Let packets for ``key`` find a service. CapacityError: there is no room; as before."""
@@ -172,18 +193,25 @@ class Endpoints:
             self._with_ports.leave(key.vip)
             del self._spaces[space]
         else:
-            page = self._pages.build(ports)
-            if not old:
-                self._with_ports.need(key.vip)
-            self._index.set(raw, page)
+            with ExitStack() as undo:
+                page = self._pages.build(ports)
+                undo.callback(self._pages.give_up, page)
+                if not old:
+                    self._with_ports.need(key.vip)
+                    undo.callback(self._with_ports.leave, key.vip)
+                self._index.set(raw, page)
+                undo.pop_all()
             self._spaces[space] = ports
         if old:
             self._pages.give_up(old)
 
     def _learn(self, vip: Address | Prefix) -> None:
-        if not self._vips[vip]:
-            self._known.need(vip)
-            self._index.set(self._prefix_key(vip, _ANY_PROTOCOL), _PRESENT)
+        if vip not in self._vips:
+            with ExitStack() as undo:
+                self._known.need(vip)
+                undo.callback(self._known.leave, vip)
+                self._index.set(self._prefix_key(vip, _ANY_PROTOCOL), _PRESENT)
+                undo.pop_all()
         self._vips[vip] += 1
 
     def _forget(self, vip: Address | Prefix) -> None:

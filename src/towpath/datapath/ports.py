@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from towpath.datapath.reclaim import Reclaimer
 
+    Array = np.ndarray[Any, Any]
+
 _PAGE = 256
 _PORTS = _PAGE * _PAGE
 
@@ -36,23 +38,33 @@ class PortPages:
         self._whole = whole
         self._reclaimer = reclaimer
         self._free = deque(range(1, len(pages)))
+        self._resting = 0
 
     @property
     def capacity(self) -> int:
         """Pages that there is room for."""
         return len(self._entries) - 1
 
+    @property
+    def used(self) -> int:
+        """Pages of sets that have been built and not been given up."""
+        return self.capacity - len(self._free) - self._resting
+
+    def needed(self, services: Mapping[int, Ports]) -> int:
+        """Return how many pages such a set takes."""
+        return 1 + len(_mixed(_rows(services)))
+
+    def size(self, first: int) -> int:
+        """Return how many pages a set has."""
+        return 1 + len(self._pages(first))
+
     def build(self, services: Mapping[int, Ports]) -> int:
         """Write which service each port is for; what two have is the later one's.
 
         Returns the first page, which names the set. CapacityError: too few pages are free.
         """
-        table = np.zeros(_PORTS, np.uint32)
-        for service, ports in services.items():
-            for first, last in ports.ranges:
-                table[first : last + 1] = service
-        rows = table.reshape(_PAGE, _PAGE)
-        mixed = np.flatnonzero((rows != rows[:, :1]).any(axis=1))
+        rows = _rows(services)
+        mixed = _mixed(rows)
         first, *others = self._allocate(1 + len(mixed))
         top = np.where(rows[:, 0] > 0, rows[:, 0] | self._whole, 0).astype(np.uint32)
         top[mixed] = others
@@ -84,7 +96,12 @@ class PortPages:
     def give_up(self, first: int) -> None:
         """Free a set that no key leads to any more, once no packet reads it."""
         pages = (first, *self._pages(first).values())
-        self._reclaimer.defer(lambda: self._free.extend(pages))
+        self._resting += len(pages)
+        self._reclaimer.defer(lambda: self._rested(pages))
+
+    def _rested(self, pages: tuple[int, ...]) -> None:
+        self._resting -= len(pages)
+        self._free.extend(pages)
 
     def _pages(self, first: int) -> dict[int, int]:
         """The pages behind a first one, by their place on it."""
@@ -96,6 +113,19 @@ class PortPages:
         if len(self._free) < count:
             self._reclaimer.flush()
         if len(self._free) < count:
-            used = self.capacity - len(self._free)
-            raise CapacityError("pages of ports", used + count, self.capacity, "port_pages")
+            raise CapacityError("pages of ports", self.used + count, self.capacity, "port_pages")
         return [self._free.popleft() for _ in range(count)]
+
+
+def _rows(services: Mapping[int, Ports]) -> Array:
+    """Return the service of each port, a row to a page."""
+    table = np.zeros(_PORTS, np.uint32)
+    for service, ports in services.items():
+        for first, last in ports.ranges:
+            table[first : last + 1] = service
+    return table.reshape(_PAGE, _PAGE)
+
+
+def _mixed(rows: Array) -> Array:
+    """Return which rows are not all for the same service."""
+    return np.flatnonzero((rows != rows[:, :1]).any(axis=1))

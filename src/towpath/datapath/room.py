@@ -7,24 +7,32 @@ move table ranges in a copy of the heap. It finds the same ranges as the heap wi
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 from towpath.core.steps import (
     AddBackend,
     CreateService,
     DiscardService,
+    MoveService,
+    PublishService,
     RemoveBackend,
     SetOptions,
     SetTable,
     Step,
+    WithdrawService,
 )
 from towpath.datapath.errors import CapacityError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from towpath.datapath.endpoints import Endpoints
     from towpath.datapath.heap import Heap, Range
     from towpath.model.service import ServiceKey
+
+_UNNAMED = 1 << 29
+"""Indexes from here on, which no service has, stand for those that are not known yet."""
 
 
 def _check_count(what: str, now: int, limit: int, changes: Iterable[int]) -> None:
@@ -91,3 +99,23 @@ def _allocate(heap: Heap, size: int) -> int:
     if base is None:
         raise CapacityError("Maglev slots in one piece", size, heap.largest, "table_slots")
     return base
+
+
+def check_endpoints(
+    steps: tuple[Step, ...], endpoints: Endpoints, indexes: Mapping[ServiceKey, int]
+) -> None:
+    """Raise CapacityError if packets could not find every service that the steps publish.
+
+    ``indexes``: of the services that there are now. The endpoints stay as they are.
+    """
+    named, unnamed = dict(indexes), count(_UNNAMED)
+    paper = endpoints.on_paper()
+    for step in steps:
+        if isinstance(step, PublishService):
+            named[step.key] = next(unnamed)
+            paper.publish(step.key, named[step.key])
+        elif isinstance(step, MoveService):
+            named[step.to] = named.pop(step.key)
+            paper.move(step.key, step.to, named[step.to])
+        elif isinstance(step, WithdrawService):
+            paper.withdraw(step.key, named.pop(step.key))

@@ -84,7 +84,7 @@ class Tables:
         reclaimer: Reclaimer,
         forget_service: Callable[[int], None],
     ) -> None:
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self._backends = backends
         self._heap = heap
         self._slots = slots
@@ -113,18 +113,18 @@ class Tables:
 
     def publish(self, key: ServiceKey) -> None:
         """Let packets find the service."""
-        self._endpoints.publish(key, self.services[key].index)
+        self.endpoints.publish(key, self.services[key].index)
 
     def move(self, key: ServiceKey, to: ServiceKey) -> None:
         """Let packets find the service by other ports."""
         service = self.services.pop(key)
         self.services[to] = service
         service.key = to
-        self._endpoints.move(key, to, service.index)
+        self.endpoints.move(key, to, service.index)
 
     def withdraw(self, key: ServiceKey) -> None:
         """Let packets to this VIP pass to the kernel."""
-        self._endpoints.withdraw(key, self.services[key].index)
+        self.endpoints.withdraw(key, self.services[key].index)
 
     def discard(self, key: ServiceKey) -> None:
         """Give up a withdrawn service that has no backends left."""
@@ -181,7 +181,7 @@ class Tables:
     def adopt(self) -> None:
         """Take over what the kernel holds, and put right what was left half done."""
         used: dict[int, Installed] = {}
-        for key, index in self._endpoints.adopt():
+        for key, index in self.endpoints.adopt():
             if index in used:
                 # A move was begun. Packets find it by both until the next apply has said which.
                 used[index].also.add(key)
@@ -238,8 +238,9 @@ class Tables:
     def settle(self) -> None:
         """Withdraw the keys that a death has left and that no service has taken since."""
         for service in self.services.values():
-            for key in service.also - self.services.keys():
-                self._endpoints.withdraw(key, service.index)
+            for key in service.also:
+                if key not in self.services:
+                    self.endpoints.withdraw(key, service.index)
             service.also.clear()
 
     # ---- within ---------------------------------------------------------

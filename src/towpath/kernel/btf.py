@@ -6,9 +6,9 @@ Pure Python: nothing is loaded, no library is asked.
 
 from __future__ import annotations
 
-import enum
 import struct
 from contextlib import contextmanager
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -28,7 +28,7 @@ Dtype: TypeAlias = "np.dtype[Any]"
 # The typedef's name is what says that bytes are in network order.
 _BIG_ENDIAN = {"__be16": ">u2", "__be32": ">u4", "__be64": ">u8"}
 # The functional form; type checkers want its first argument to be a literal.
-_make_enum: Callable[..., type[enum.IntEnum]] = cast("Any", enum.IntEnum)
+_make_enum: Callable[..., type[IntEnum]] = cast("Any", IntEnum)
 _QUALIFIERS = frozenset({Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG, Kind.VAR})
 _AGGREGATES = (Kind.STRUCT, Kind.UNION)
 _WITH_DTYPE = (
@@ -53,6 +53,7 @@ class Btf:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._dtypes: dict[int, Dtype] = {}
+        self._enums: dict[str, type[IntEnum]] = {}
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Btf:
@@ -89,8 +90,13 @@ class Btf:
         """
         return self.dtype_of(self._find(name, _WITH_DTYPE))
 
-    def enum(self, name: str) -> type[enum.IntEnum]:
+    def enum(self, name: str) -> type[IntEnum]:
         """An enum, its members under their C names. BtfError: there is none of that name."""
+        if name not in self._enums:
+            self._enums[name] = self._read_enum(name)
+        return self._enums[name]
+
+    def _read_enum(self, name: str) -> type[IntEnum]:
         with _malformed(f"enum {name}"):
             number = self.resolve(self._find(name, (Kind.ENUM, Kind.ENUM64, Kind.TYPEDEF)))
             if self._table.types[number].kind not in (Kind.ENUM, Kind.ENUM64):

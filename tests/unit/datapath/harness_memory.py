@@ -18,7 +18,7 @@ from towpath.datapath.endpoints import Endpoints, Lengths, pack_key
 from towpath.datapath.heap import Heap
 from towpath.datapath.ports import PortPages
 from towpath.datapath.reclaim import Reclaimer
-from towpath.datapath.room import check_room
+from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.tables import Tables
 from towpath.datapath.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
@@ -153,6 +153,8 @@ class Process:
     def check_room(self, plan: Plan) -> None:
         """Raise CapacityError if a plan is foretold not to fit."""
         installed = self.tables.services
+        indexes = {key: each.index for key, each in installed.items()}
+        check_endpoints(plan.steps, self.tables.endpoints, indexes)
         check_room(
             plan.steps,
             services=len(installed),

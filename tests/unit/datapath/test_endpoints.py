@@ -23,6 +23,8 @@ from towpath.model import Protocol, ServiceKey
 from towpath.model.kinds import ANY_PORT, Ports
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from towpath.model import Address
 
 EDGES = (0, 1, 79, 80, 81, 254, 255, 256, 257, 443, 511, 512, 8000, 8999, 9000, 65279, 65280, 65535)
@@ -97,10 +99,10 @@ def meant(truth: dict[int, ServiceKey], address: Address, port: int, protocol: P
 class EndpointsMachine(RuleBasedStateMachine):
     """Services come, change their ports and go; now and then another process goes on."""
 
-    @initialize()
-    def begin(self) -> None:
-        """Nothing is there."""
-        self.place = Place()
+    @initialize(pages=st.sampled_from((6, 64)))
+    def begin(self, pages: int) -> None:
+        """Nothing is there, and room for much or for little."""
+        self.place = Place(pages)
         self.truth: dict[int, ServiceKey] = {}
         self.next = 1
 
@@ -109,13 +111,31 @@ class EndpointsMachine(RuleBasedStateMachine):
         others = (each for service, each in self.truth.items() if service != but)
         return not any(key == each or key.shared(each) for each in others)
 
+    def carried_out(self, change: Callable[[Endpoints], None]) -> bool:
+        """Whether a change was foretold to find room; it is then made, and does."""
+        before = self.place.image()
+        try:
+            change(self.place.endpoints.on_paper())
+        except CapacityError:
+            return False
+        finally:
+            assert self.place.image() == before
+        change(self.place.endpoints)
+        return True
+
     @rule(key=keys)
     def publish(self, key: ServiceKey) -> None:
         """One more service."""
-        if self.free(key) and len(self.truth) < 8:
-            self.place.endpoints.publish(key, self.next)
+        if not self.free(key) or len(self.truth) == 8:
+            return
+        if self.carried_out(lambda endpoints: endpoints.publish(key, self.next)):
             self.truth[self.next] = key
             self.next += 1
+            return
+        before = self.place.image()
+        with pytest.raises(CapacityError):
+            self.place.endpoints.publish(key, self.next)
+        assert self.place.image() == before
 
     @rule(key=keys, data=st.data())
     def move(self, key: ServiceKey, data: st.DataObject) -> None:
@@ -124,8 +144,9 @@ class EndpointsMachine(RuleBasedStateMachine):
             return
         service = data.draw(st.sampled_from(sorted(self.truth)))
         old = self.truth[service]
-        if self.free(key, service) and key != old:
-            self.place.endpoints.move(old, key, service)
+        if not self.free(key, service) or key == old:
+            return
+        if self.carried_out(lambda endpoints: endpoints.move(old, key, service)):
             self.truth[service] = key
 
     @rule(data=st.data())
@@ -133,7 +154,9 @@ class EndpointsMachine(RuleBasedStateMachine):
         """A service goes."""
         if self.truth:
             service = data.draw(st.sampled_from(sorted(self.truth)))
-            self.place.endpoints.withdraw(self.truth.pop(service), service)
+            key = self.truth[service]
+            if self.carried_out(lambda endpoints: endpoints.withdraw(key, service)):
+                del self.truth[service]
 
     @rule()
     def adopt(self) -> None:
