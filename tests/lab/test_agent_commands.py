@@ -78,6 +78,27 @@ def test_service_list(agent: Agent) -> None:
     assert ["mail", "203.0.113.11", "25", "tcp", "2", "251", "yes", "api"] in lines
 
 
+def test_a_service_is_shown_with_its_backends(agent: Agent) -> None:
+    """All that is known of each."""
+    lines = table(printed(agent, "service", "get", "web"))
+    assert ["192.0.2.11", "2", "active"] in lines
+
+
+def test_an_apply_by_force_lets_no_flows_end(agent: Agent) -> None:
+    """Without it, backends that are not in the file leave."""
+    printed(agent, "service", "apply", services_file(agent, MAIL | {"backends": ["192.0.2.22"]}))
+    printed(agent, "service", "apply", services_file(agent, MAIL))
+    text = printed(
+        agent,
+        "service",
+        "apply",
+        "--force",
+        services_file(agent, MAIL | {"backends": ["192.0.2.22"]}),
+    )
+    assert text.startswith("~mail: ")
+    assert listed(agent, "mail") == [("192.0.2.22", "active", 1, 1.0, False)]
+
+
 def test_backend_list_has_shares(agent: Agent) -> None:
     """By weight."""
     lines = table(printed(agent, "backend", "list", "web"))

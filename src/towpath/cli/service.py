@@ -27,7 +27,7 @@ EXAMPLES = {
 FILES = {
     "FILE": (
         "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
-        " (16381), flow_table (true) and backends (address, weight); - is stdin."
+        " (16381), flow_table (true) and backends (address, weight, state); - is stdin."
     )
 }
 
@@ -85,7 +85,7 @@ def get(name: str, socket_path: Path, form: Format) -> None:
         print_table(("service", found.name), list(data.items())[1:])
         click.echo()
         rows = [tuple(backend.values()) for backend in backends]
-        print_table(("backend", "weight"), rows, numbers=("weight",))
+        print_table(("backend", "weight", "state"), rows, numbers=("weight",))
 
     emit(plain(found), form, table)
 
@@ -99,17 +99,23 @@ def get(name: str, socket_path: Path, form: Format) -> None:
 )
 @file_argument
 @prune_option
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Backends that are removed don't let their flows end: they go at once.",
+)
 @socket_option
-def apply(file: Path, prune: bool, socket_path: Path) -> None:
+def apply(file: Path, prune: bool, force: bool, socket_path: Path) -> None:
     """Add or replace the services in FILE, all or none.
 
-    When this returns, they are on the agent's disk and in the kernel.
+    When this returns, they are on the agent's disk and in the kernel. Backends that are
+    removed get no new flows, and go when those that they have have ended.
     """
     from towpath.client import Client
 
     services = _read(file)
     with Client(socket_path) as client:
-        done(client.apply(services, prune=prune))
+        done(client.apply(services, prune=prune, force=force))
 
 
 @service.command(
