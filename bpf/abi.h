@@ -103,17 +103,40 @@ enum port_pages {
 
 enum service_flags {
 	SERVICE_NO_FLOW_TABLE = 1 << 0, /* every packet goes by Maglev */
+	SERVICE_L2 = 1 << 1,		/* packets keep their IP header, in a new frame */
 };
 
 /*
  * `table` names a range of `maglev` in one word, so that a new table replaces
  * the old one in one store: base in the low half, number of slots in the high
- * half. 0 slots: the service has no backend.
+ * half. 0 slots: the service has no backend. Each of the others is a word of its
+ * own too, and takes effect by its store.
  */
 struct service {
 	__u64 table;
 	__u32 flags;	  /* enum service_flags */
 	__u32 table_size; /* slots it is configured to have, backends or not */
+	__u32 affinity;	  /* seconds that a client keeps its backend, 0 = none */
+	__u32 sources;	  /* the set of source prefixes it is for, 0 = for everyone */
+	__u64 _reserved;
+};
+
+/*
+ * A prefix of a set of sources, in the trie that has those of all sets: 64 bits of
+ * set and family, then those of the address that count. A set is never changed. Its
+ * number is stored in a service when all of its prefixes are there, and they go when
+ * no packet can have the number any more.
+ */
+struct source_key {
+	__u32 prefixlen;
+	__u32 set;
+	__u32 family; /* enum family */
+	struct address addr;
+};
+
+enum source_limits {
+	SOURCE_BITS = 64,   /* before the address */
+	SOURCE_V4_BITS = 96 /* more before an IPv4 address, which is the last word */
 };
 
 /*
@@ -170,7 +193,7 @@ struct backend {
 struct next_hop {
 	struct address saddr; /* outer source, before flow variation */
 	__u32 tick;	      /* low jiffies of the FIB look-up, 0 = none */
-	__u32 rx_ifindex;     /* for packets that came in here ... */
+	__u32 rx_ifindex;     /* for packets that came in here (and see HOP_L2) ... */
 	__u32 tx_ifindex;     /* ... send out of there */
 	__be16 rx_vlan;	      /* tag control word, 0 = untagged */
 	__be16 tx_vlan;
@@ -186,11 +209,29 @@ struct backend_cpu {
 	struct next_hop hop;
 };
 
+/*
+ * Dropped packets are counted by their verdict, from VERDICT_DROP_NO_BACKEND on. All
+ * verdicts of that kind are the last ones, so that their number says it.
+ */
+enum drop_limits {
+	DROP_REASONS = 12,
+};
+
 struct service_cpu {
 	__u64 packets;
 	__u64 bytes;
 	__u64 flows; /* packets that no flow entry matched */
 	__u64 drops;
+	__u64 dropped[12]; /* the same by verdict - VERDICT_DROP_NO_BACKEND */
+};
+
+/*
+ * Packets of a backend that were dropped, a value for each CPU. Few backends ever have
+ * any: an array for all of them and all reasons would be the largest table there is.
+ */
+struct backend_drop {
+	__u32 handle;
+	__u32 verdict; /* enum verdict */
 };
 
 /*
@@ -253,6 +294,23 @@ enum flow_limits {
 };
 
 /*
+ * ---- Clients --------------------------------------------------------------
+ *
+ * Which backend a client was given by a service with affinity. Set-associative and
+ * published by `ref` as the flow table is.
+ */
+struct client {
+	__u64 ref;
+	struct address addr;
+	__u32 service;
+	__u32 seen; /* seconds since boot: when a flow of the client last began */
+};
+
+enum client_limits {
+	CLIENT_WAYS = 8,
+};
+
+/*
  * ---- Devices --------------------------------------------------------------
  *
  * XDP sees what is on the wire of a physical device, the FIB speaks of VLAN
@@ -293,11 +351,13 @@ enum verdict {
 	VERDICT_DROP_NO_FORWARDING, /* forwarding is off on the ingress device */
 	VERDICT_DROP_FIB,	    /* a route that XDP can't follow (a tunnel's), or no source */
 	VERDICT_DROP_HEADROOM,	    /* the driver has no room for the outer header */
+	VERDICT_DROP_SOURCE,	    /* the service isn't for this source */
+	VERDICT_DROP_NOT_ON_LINK,   /* the way to a backend of L2 forwarding has a gateway */
 	VERDICT_MAX,
 };
 
 struct verdict_cpu {
-	__u64 packets[16]; /* by enum verdict */
+	__u64 packets[32]; /* by enum verdict */
 };
 
 /*
@@ -323,12 +383,14 @@ struct settings {
  *
  * Put before a packet that goes to the kernel because its next hop is not yet
  * resolved. The tc program on the same device reads it and sends the packet by
- * way of the neighbour, which the kernel resolves.
+ * way of the neighbour, which the kernel resolves: that of the packet's destination,
+ * or the one named here. As large as metadata can be on older kernels.
  */
 struct handoff {
 	__u64 cookie; /* the one in .rodata: not from a driver */
 	__u32 ifindex;
-	__u32 _reserved;
+	__u32 family; /* of next_hop; 0 = where the packet is addressed to */
+	struct address next_hop;
 };
 
 /*
@@ -344,6 +406,12 @@ enum trace_flags {
 	TRACE_FLOW_HIT = 1 << 1,   /* the flow table had it */
 	TRACE_MAGLEV = 1 << 2,	   /* the Maglev table chose */
 	TRACE_FIB_CACHED = 1 << 3, /* next hop known from this tick */
+	TRACE_AFFINITY = 1 << 4,   /* its client was known */
+};
+
+/* Beside BPF_FIB_LKUP_RET_*, which are below them. */
+enum fib_own_results {
+	FIB_NOT_ON_LINK = 64,
 };
 
 struct trace {
@@ -355,7 +423,7 @@ struct trace {
 	__u32 table_size;
 	__u32 handle;
 	__u32 hash;
-	__s32 fib_result; /* BPF_FIB_LKUP_RET_*; the reader sets it to -1 before */
+	__s32 fib_result; /* BPF_FIB_LKUP_RET_* or one of our own; the reader sets it to -1 before */
 	__u32 mtu;
 	struct next_hop hop;
 	struct address outer_saddr;

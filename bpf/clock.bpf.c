@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Tells user space the time by which flow entries are dated: the kernel shows
- * jiffies to programs only. Never attached, run as a test.
+ * Tells the time as programs have it. Jiffies are nowhere else to be read by every
+ * kernel's user space, and a flow's `seen` is in them. Never attached: a test run
+ * gives its result.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+char _license[] SEC("license") = "Dual BSD/GPL";
 
-/* Returns the low 32 bits of jiffies. */
+/* The low 32 bits of jiffies, in place of an action. */
 SEC("xdp")
 int jiffies(struct xdp_md *ctx)
 {

@@ -21,6 +21,12 @@ enum fib_values {
 	FIB_NO_SOURCE = 9,	    /* BPF_FIB_LKUP_RET_NO_SRC_ADDR, as new */
 };
 
+/*
+ * Beside the index of a device, which is a positive int: the way is to the host itself
+ * and to no gateway. So ways of either kind are never taken for the other.
+ */
+static const __u32 HOP_L2 = 1U << 31;
+
 static __always_inline void fib_query_v4(struct bpf_fib_lookup *fib, const struct backend *to,
 					 const struct settings *set)
 {
@@ -55,7 +61,7 @@ static __always_inline void fib_egress(struct next_hop *hop, __u32 ifindex, bool
 	hop->tx_ifindex = device ? device->ifindex : ifindex;
 	hop->tx_vlan = device ? device->vlan : 0;
 	/* No device speaks for this VLAN: what goes back where it came from stays in it. */
-	if (!device && !vlan_known && ifindex == hop->rx_ifindex)
+	if (!device && !vlan_known && ifindex == (hop->rx_ifindex & ~HOP_L2))
 		hop->tx_vlan = hop->rx_vlan;
 }
 
@@ -66,8 +72,34 @@ static __always_inline bool is_source(const struct address *addr)
 }
 
 /*
+ * Whether the next hop is the backend itself: the kernel puts a gateway in the place
+ * of the destination, of another family too.
+ */
+static __always_inline bool fib_on_link(const struct bpf_fib_lookup *fib, const struct backend *to)
+{
+	const __be32 *next = fib->ipv6_dst;
+
+	if (to->family == FAMILY_V4)
+		return fib->family == AF_INET && fib->ipv4_dst == to->addr.word[3];
+	return next[0] == to->addr.word[0] && next[1] == to->addr.word[1] &&
+	       next[2] == to->addr.word[2] && next[3] == to->addr.word[3];
+}
+
+/* The outer source that the kernel named, without which nothing can be encapsulated. */
+static __always_inline int fib_take_source(struct next_hop *hop, const struct bpf_fib_lookup *fib,
+					   bool v4, int result)
+{
+	if (v4)
+		hop->saddr.word[3] = fib->ipv4_src;
+	else
+		__builtin_memcpy(&hop->saddr, fib->ipv6_src, 16);
+	return is_source(&hop->saddr) ? result : FIB_NO_SOURCE;
+}
+
+/*
  * Asks the kernel for the way to `to` and fills `hop`, whose rx_* fields say where
- * the packet came from. Returns BPF_FIB_LKUP_RET_*. Called about once a jiffy for
+ * the packet came from and whether it is to go to that very host.
+ * Returns BPF_FIB_LKUP_RET_* or one of ours. Called about once a jiffy for
  * each backend and CPU, and kept out of line so that its stack and code stay out
  * of the hot path.
  */
@@ -75,13 +107,16 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 {
 	struct bpf_fib_lookup fib = {};
 	struct settings *set;
-	__u32 zero = 0, flags = 0, ingress;
+	__u32 zero = 0, flags = 0, ingress, rx_ifindex;
+	bool l2, found;
 	int result;
 
 	set = bpf_map_lookup_elem(&settings, &zero);
 	if (!set || !to || !hop)
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
-	ingress = fib_ingress(hop->rx_ifindex, hop->rx_vlan);
+	l2 = hop->rx_ifindex & HOP_L2;
+	rx_ifindex = hop->rx_ifindex & ~HOP_L2;
+	ingress = fib_ingress(rx_ifindex, hop->rx_vlan);
 	fib.ifindex = ingress;
 	if (to->family == FAMILY_V4) {
 		fib_query_v4(&fib, to, set);
@@ -90,19 +125,19 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 		fib_query_v6(&fib, to, set);
 		flags = set->fib_source6 ? FIB_LOOKUP_SOURCE : 0;
 	}
+	if (l2)
+		flags = 0; /* nothing is sent from this node's address */
 
 	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), flags);
 	/* Then the source stays the one that user space chose for the device. */
 	if (result == FIB_BAD_FLAGS && flags)
 		result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 
-	if (to->family == FAMILY_V4)
-		hop->saddr.word[3] = fib.ipv4_src;
-	else
-		__builtin_memcpy(&hop->saddr, fib.ipv6_src, 16);
-	if ((result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH) &&
-	    !is_source(&hop->saddr))
-		result = FIB_NO_SOURCE;
+	found = result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH;
+	if (found && l2 && !fib_on_link(&fib, to))
+		result = FIB_NOT_ON_LINK;
+	if (found && !l2)
+		result = fib_take_source(hop, &fib, to->family == FAMILY_V4, result);
 	/* Zero before 5.12, which do not tell. */
 	hop->mtu = fib.mtu_result;
 	__builtin_memcpy(hop->dmac, fib.dmac, 6);
@@ -110,7 +145,7 @@ static __noinline int fib_ask(struct xdp_md *ctx, const struct backend *to, stru
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
 		hop->tx_ifindex = fib.ifindex; /* the kernel's to transmit, tags and all */
 	else
-		fib_egress(hop, fib.ifindex, ingress != hop->rx_ifindex);
+		fib_egress(hop, fib.ifindex, ingress != rx_ifindex);
 	return result;
 }
 
@@ -128,6 +163,8 @@ static __always_inline __u32 fib_verdict(__s32 result)
 		return VERDICT_DROP_NO_ROUTE;
 	case BPF_FIB_LKUP_RET_FWD_DISABLED:
 		return VERDICT_DROP_NO_FORWARDING;
+	case FIB_NOT_ON_LINK:
+		return VERDICT_DROP_NOT_ON_LINK;
 	default:
 		return VERDICT_DROP_FIB;
 	}

@@ -45,6 +45,21 @@ static __always_inline __u64 hash_flow(const struct flow_key *flow, __u64 seed)
 	return hash_step(state, 0);
 }
 
+/*
+ * Of a client, whatever it is talking to: for services with affinity it takes the
+ * place of the flow hash.
+ */
+static __always_inline __u64 hash_client(const struct flow_key *flow, __u64 seed)
+{
+	__u64 state;
+
+	if (flow->family == FAMILY_V4)
+		state = hash_step(seed, flow->saddr.word[3]);
+	else
+		state = hash_address(seed, &flow->saddr);
+	return hash_step(hash_step(state, flow->family), 0);
+}
+
 /* Of a VIP, for its place in the index: the last words of key in one step. */
 static __always_inline __u64 hash_vip(const struct vip_key *key)
 {

@@ -21,6 +21,10 @@ struct flow_set {
 	struct flow way[FLOW_WAYS];
 };
 
+struct client_set {
+	struct client way[CLIENT_WAYS];
+};
+
 #define ARRAY_MAP(name, value_type)                \
 	struct {                                   \
 		__uint(type, BPF_MAP_TYPE_ARRAY);  \
@@ -38,14 +42,25 @@ ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
 ARRAY_MAP(flow_tags, __u64); /* a byte for each way of a set */
 ARRAY_MAP(flows, struct flow_set);
+ARRAY_MAP(clients, struct client_set);
 ARRAY_MAP(settings, struct settings);
 ARRAY_MAP(traces, struct trace);
 
 /* One row for each possible CPU: row * (number of columns) + column. */
 ARRAY_MAP(backend_cpus, struct backend_cpu);
+ARRAY_MAP(backend_flows, __u64); /* packets that no flow entry matched */
 ARRAY_MAP(service_cpus, struct service_cpu);
 ARRAY_MAP(verdict_cpus, struct verdict_cpu);
 ARRAY_MAP(flow_cpus, struct flow_cpu);
+
+/* A trie rather than an array: only services that are not for everyone ask it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct source_key);
+	__type(value, __u32);
+} sources SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -61,6 +76,14 @@ struct {
 	__type(value, struct egress_device);
 } egress_devices SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct backend_drop);
+	__type(value, __u64); /* packets */
+} backend_drops SEC(".maps");
+
 /* Set before loading; the verifier sees constants. */
 const volatile __u64 hash_seed = 0;    /* the same on every node of a group */
 const volatile __u64 flow_seed = 0;    /* random: where a flow lies can't be guessed */
@@ -68,8 +91,9 @@ const volatile __u64 trace_cookie = 0; /* random; 0 = no tracing */
 const volatile __u32 vip_mask = 0;     /* entries - 1 */
 const volatile __u32 flow_mask = 0;    /* sets - 1 */
 const volatile __u32 flow_learn = FLOW_LEARN;
+const volatile __u32 client_mask = 0;  /* sets - 1 */
 const volatile __u32 services_max = 1; /* columns of service_cpus */
-const volatile __u32 backends_max = 1; /* columns of backend_cpus */
+const volatile __u32 backends_max = 1; /* columns of backend_cpus and backend_flows */
 
 static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
 {
@@ -88,9 +112,12 @@ static __always_inline struct service_cpu *service_row(__u32 cpu, __u32 service)
 static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
 {
 	struct verdict_cpu *row = bpf_map_lookup_elem(&verdict_cpus, &cpu);
+	const __u32 mask = sizeof(row->packets) / sizeof(row->packets[0]) - 1;
 
-	if (row && verdict < VERDICT_MAX)
-		row->packets[verdict]++;
+	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
+	barrier_var(verdict);
+	if (row)
+		row->packets[verdict & mask]++;
 }
 
 #endif

@@ -157,4 +157,21 @@ static __always_inline struct backend *backend_of(__u32 handle)
 	return handle && backend && backend->handle == handle ? backend : NULL;
 }
 
+/* The backend that Maglev gives a hash, NULL if the service has none. */
+static __always_inline struct backend *hash_backend(struct work *w, const struct service *service,
+						    __u32 hash)
+{
+	struct maglev_table table = service_table(service);
+	__u32 slot = hash_scale(hash, table.size);
+	struct backend *backend = backend_of(maglev_lookup(table, slot));
+
+	TRACE(w, hash, hash);
+	TRACE(w, slot, slot);
+	TRACE(w, table_base, table.base);
+	TRACE(w, table_size, table.size);
+	if (backend)
+		TRACE_FLAG(w, TRACE_MAGLEV);
+	return backend;
+}
+
 #endif

@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The load balancer: parse -> service -> backend -> next hop -> encapsulate ->
- * transmit. A packet passes to the kernel as it came until the moment it is
- * encapsulated; from there it is sent, handed to the kernel or dropped with a
+ * The load balancer: parse -> service -> source -> backend -> next hop -> encapsulate
+ * or put into a new frame -> transmit. A packet passes to the kernel as it came until
+ * the moment it is changed; from there it is sent, handed to the kernel or dropped with a
  * counted reason.
  */
 #include <linux/pkt_cls.h>
 
+#include "client.h"
+#include "count.h"
 #include "encap.h"
 #include "fib.h"
 #include "flow.h"
+#include "l2.h"
 #include "parse.h"
 #include "service.h"
+#include "source.h"
 #include "trace.h"
 
 /* Enums that occur in expressions only, kept for those who read the BTF. */
@@ -28,20 +32,18 @@ const enum port_pages btf_port_pages __attribute__((used)) = 0;
 const enum flow_flags btf_flow_flags __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
+const enum drop_limits btf_drop_limits __attribute__((used)) = 0;
+const enum client_limits btf_client_limits __attribute__((used)) = 0;
+const enum source_limits btf_source_limits __attribute__((used)) = 0;
+const enum fib_own_results btf_fib_own_results __attribute__((used)) = 0;
 
-/* The backend that Maglev gives this flow, NULL if the service has none. */
-static __always_inline struct backend *hash_backend(struct work *w, const struct service *service)
+/* For a packet that belongs to no flow that is known. */
+static __always_inline struct backend *new_backend(struct work *w, const struct service *service,
+						   __u32 index)
 {
-	struct maglev_table table = service_table(service);
-	__u32 slot = hash_scale(w->hash >> 32, table.size);
-	struct backend *backend = backend_of(maglev_lookup(table, slot));
-
-	TRACE(w, slot, slot);
-	TRACE(w, table_base, table.base);
-	TRACE(w, table_size, table.size);
-	if (backend)
-		TRACE_FLAG(w, TRACE_MAGLEV);
-	return backend;
+	if (likely(!service->affinity))
+		return hash_backend(w, service, w->hash >> 32);
+	return backend_of(client_backend(w->row, index));
 }
 
 /* The flow's backend by the flow table, else by Maglev, which the table then learns. */
@@ -58,7 +60,7 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 
 	if (service->flags & SERVICE_NO_FLOW_TABLE) {
 		*fresh = true;
-		return hash_backend(w, service);
+		return new_backend(w, service, index);
 	}
 
 	place = flow_place(w->hash, w->jiffies);
@@ -68,7 +70,7 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 		return backend;
 	}
 	*fresh = true;
-	backend = hash_backend(w, service);
+	backend = new_backend(w, service, index);
 	if (backend && !w->traced && flow_may_learn(w->cpu, w->jiffies))
 		flow_learn_as(&place, &id, backend->handle);
 	return backend;
@@ -76,23 +78,24 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 
 /*
  * Points `outer` at the way to its backend: the one found earlier in this jiffy,
- * or else the kernel's answer, put in `fresh`. Returns the verdict it leads to.
+ * or else the kernel's answer, put in `fresh`. `rx_ifindex`: with HOP_L2 if the packet is
+ * to go to that very host. Returns the verdict it leads to.
  */
 static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
 					   struct backend_cpu *row, struct outer *outer,
-					   struct next_hop *fresh)
+					   struct next_hop *fresh, __u32 rx_ifindex)
 {
 	__u32 tick = w->jiffies;
 	int result;
 
-	if (likely(row->hop.tick == tick && row->hop.rx_ifindex == w->rx_ifindex &&
+	if (likely(row->hop.tick == tick && row->hop.rx_ifindex == rx_ifindex &&
 		   row->hop.rx_vlan == w->pkt.vlan)) {
 		TRACE_FLAG(w, TRACE_FIB_CACHED);
 		outer->hop = &row->hop;
 	} else {
 		__builtin_memset(fresh, 0, sizeof(*fresh));
 		fresh->tick = tick;
-		fresh->rx_ifindex = w->rx_ifindex;
+		fresh->rx_ifindex = rx_ifindex;
 		fresh->rx_vlan = w->pkt.vlan;
 		result = fib_ask(ctx, outer->to, fresh);
 		TRACE(w, fib_result, result);
@@ -105,18 +108,43 @@ static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
 	return outer->hop->tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
 }
 
-/* Tells the tc program on this device which way the packet goes. */
-static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex)
+/*
+ * Tells the tc program on this device which way the packet goes: to `next_hop` if it is
+ * not NULL. Takes the place of a driver's metadata, since there may not be room for both.
+ */
+static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex,
+					const struct backend *next_hop)
 {
 	struct handoff *mark;
+	int metadata = (void *)(long)ctx->data - (void *)(long)ctx->data_meta;
 
-	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(*mark)))
+	if (bpf_xdp_adjust_meta(ctx, metadata - (int)sizeof(*mark)))
 		return -1;
 	mark = (void *)(long)ctx->data_meta;
 	if ((void *)(mark + 1) > (void *)(long)ctx->data)
 		return -1;
 	*mark = (struct handoff){ .cookie = trace_cookie, .ifindex = ifindex };
+	if (next_hop) {
+		mark->family = next_hop->family;
+		mark->next_hop = next_hop->addr;
+	}
 	return 0;
+}
+
+/* Sends a packet that is in its frame, and counts it for its backend. Returns the verdict. */
+static __always_inline __u32 hand_on(struct xdp_md *ctx, struct work *w, struct backend_cpu *row,
+				     __u32 verdict, __u32 tx_ifindex,
+				     const struct backend *next_hop)
+{
+	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, next_hop))
+		return VERDICT_DROP_HEADROOM;
+	if (unlikely(verdict == VERDICT_REDIRECT))
+		bpf_redirect(tx_ifindex, 0);
+	if (!w->traced) {
+		row->packets++;
+		row->bytes += w->pkt.l3_length;
+	}
+	return verdict;
 }
 
 static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
@@ -129,7 +157,7 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 						       : sizeof(struct ipv6hdr),
 	};
 	struct next_hop fresh;
-	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh), tx_ifindex;
+	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex), tx_ifindex;
 
 	TRACE(w, hop, *outer.hop);
 	if (unlikely(verdict > VERDICT_HANDOFF))
@@ -142,55 +170,88 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 
 	if (unlikely(encap(ctx, &w->pkt, &outer)))
 		return VERDICT_DROP_HEADROOM;
-	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex))
-		return VERDICT_DROP_HEADROOM;
-	if (unlikely(verdict == VERDICT_REDIRECT))
-		bpf_redirect(tx_ifindex, 0);
-	if (!w->traced) {
-		row->packets++;
-		row->bytes += w->pkt.l3_length;
-	}
-	return verdict;
+	return hand_on(ctx, w, row, verdict, tx_ifindex, NULL);
 }
 
-static __always_inline void count_service(const struct work *w, __u32 service, bool fresh,
-					  __u32 verdict)
+/*
+ * The same without a tunnel, to a backend on the link. Global, so that the verifier looks
+ * at it once and packets in tunnels pay one comparison for it.
+ */
+__noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
 {
-	struct service_cpu *row = service_row(w->cpu, service);
+	struct work *w = work_of(work_row);
+	struct backend *backend = backend_of(handle);
+	struct outer outer = { .to = backend };
+	__u32 verdict, tx_ifindex;
+	struct backend_cpu *row;
+	struct next_hop fresh;
 
+	if (!w || !backend)
+		return VERDICT_DROP_NO_BACKEND;
+	row = backend_row(w->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	if (!row)
-		return;
-	row->packets++;
-	row->bytes += w->pkt.l3_length;
-	if (fresh)
-		row->flows++;
-	if (verdict >= VERDICT_DROP_NO_BACKEND)
-		row->drops++;
+		return VERDICT_DROP_NO_BACKEND;
+	verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex | HOP_L2);
+	TRACE(w, hop, *outer.hop);
+	if (verdict > VERDICT_HANDOFF)
+		return verdict;
+	if (outer.hop->mtu && w->pkt.l3_length > outer.hop->mtu)
+		return VERDICT_DROP_MTU;
+	tx_ifindex = outer.hop->tx_ifindex;
+
+	if (relink(ctx, &w->pkt, outer.hop))
+		return VERDICT_DROP_HEADROOM;
+	return hand_on(ctx, w, row, verdict, tx_ifindex, backend);
+}
+
+/* In the way that the service has. */
+static __always_inline __u32 forward(struct xdp_md *ctx, struct work *w,
+				     const struct service *service, const struct backend *backend)
+{
+	struct backend_cpu *row;
+
+	if (unlikely(service->flags & SERVICE_L2))
+		return send_l2(ctx, w->row, backend->handle);
+	row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	return row ? send_to(ctx, w, backend, row) : VERDICT_DROP_NO_BACKEND;
+}
+
+static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
+					     const struct service *service, __u32 id, bool *fresh)
+{
+	struct backend *backend;
+	__u32 verdict;
+
+	w->jiffies = bpf_jiffies64();
+	w->hash = hash_flow(&w->pkt.flow, hash_seed);
+	TRACE(w, hash, w->hash >> 32);
+	backend = choose_backend(w, service, id, fresh);
+	if (unlikely(!backend))
+		return VERDICT_DROP_NO_BACKEND;
+	TRACE(w, handle, backend->handle);
+	TRACE(w, outer_daddr, backend->addr);
+	if (*fresh && !w->traced)
+		count_backend_flow(w->cpu, backend->handle);
+	verdict = forward(ctx, w, service, backend);
+	if (unlikely(is_drop(verdict)) && !w->traced)
+		count_backend_drop(backend->handle, verdict);
+	return verdict;
 }
 
 /* For a packet whose destination is a VIP. Returns the verdict. */
 static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 id)
 {
 	struct service *service = bpf_map_lookup_elem(&services, &id);
-	__u32 verdict = VERDICT_DROP_NO_BACKEND;
-	struct backend *backend;
-	struct backend_cpu *row;
 	bool fresh = false;
+	__u32 verdict, set;
 
 	if (!service)
 		return VERDICT_PASS_NO_VIP;
-	w->jiffies = bpf_jiffies64();
-	w->hash = hash_flow(&w->pkt.flow, hash_seed);
-
-	backend = choose_backend(w, service, id, &fresh);
-	if (likely(backend)) {
-		TRACE(w, handle, backend->handle);
-		TRACE(w, outer_daddr, backend->addr);
-		row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
-		if (row)
-			verdict = send_to(ctx, w, backend, row);
-	}
-	TRACE(w, hash, w->hash >> 32);
+	set = *(const volatile __u32 *)&service->sources;
+	if (unlikely(set) && !source_allowed(w->row, set))
+		verdict = VERDICT_DROP_SOURCE;
+	else
+		verdict = balance_allowed(ctx, w, service, id, &fresh);
 	if (!w->traced)
 		count_service(w, id, fresh, verdict);
 	return verdict;
@@ -248,12 +309,20 @@ SEC("tc")
 int towpath_handoff(struct __sk_buff *skb)
 {
 	struct handoff *mark = (void *)(long)skb->data_meta;
+	struct bpf_redir_neigh next_hop = {};
 
 	if ((void *)(mark + 1) > (void *)(long)skb->data)
 		return TC_ACT_UNSPEC;
 	if (mark->cookie != trace_cookie || !trace_cookie)
 		return TC_ACT_UNSPEC;
-	return bpf_redirect_neigh(mark->ifindex, NULL, 0, 0);
+	if (!mark->family)
+		return bpf_redirect_neigh(mark->ifindex, NULL, 0, 0);
+	next_hop.nh_family = mark->family;
+	if (mark->family == FAMILY_V4)
+		next_hop.ipv4_nh = mark->next_hop.word[3];
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, &mark->next_hop, 16);
+	return bpf_redirect_neigh(mark->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

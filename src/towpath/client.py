@@ -23,9 +23,13 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
 from towpath.agent.documents import (
-    BackendFlows,
+    BackendStatus,
     Counters,
+    Flow,
+    FlowCounts,
+    Flows,
     Plan,
+    ServiceCounters,
     ServiceEntry,
     Status,
     Trace,
@@ -34,7 +38,7 @@ from towpath.agent.wire import build, plain
 from towpath.model import Backend, BackendState, Problem, Service, parse_service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from towpath.model import Address, FlowTuple
 
@@ -44,6 +48,9 @@ DEFAULT_SOCKET = Path("/run/towpath/agent.sock")
 TIMEOUT_SECONDS = 60.0
 
 NOT_FOUND = 404
+
+# Flows asked for at a time: the most that the agent gives.
+PAGE = 10_000
 
 
 class ClientError(Exception):
@@ -177,12 +184,10 @@ class Client:
         path = _path("services", name, "backends", str(address)) + _forced(force)
         return self._plan("DELETE", path)
 
-    def flows(self, name: str) -> tuple[BackendFlows, ...]:
-        """How many flows each backend of a service has, those that are leaving included."""
-        found: tuple[BackendFlows, ...] = build(
-            tuple[BackendFlows, ...],
-            self._json("GET", _path("services", name, "backends", "flows")),
-        )
+    def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
+        """State and flows of each backend of a service, those that are leaving included."""
+        data = self._json("GET", _path("services", name, "backends", "status"))
+        found: tuple[BackendStatus, ...] = build(tuple[BackendStatus, ...], data)
         return found
 
     # What undoes itself
@@ -222,15 +227,49 @@ class Client:
         """Return when all is well; raise RefusedError with what is wrong."""
         self._json("GET", "/v1/health")
 
-    def counters(self) -> Counters:
-        """Packets and bytes by verdict, service and backend, read from the kernel now."""
-        found: Counters = build(Counters, self._json("GET", "/v1/counters"))
+    def counters(self, *, per_cpu: bool = False) -> Counters:
+        """Packets and bytes by verdict, service and backend, read from the kernel now.
+
+        per_cpu: also each CPU's verdicts.
+        """
+        path = _with_query("/v1/counters", {"per_cpu": per_cpu or None})
+        found: Counters = build(Counters, self._json("GET", path))
+        return found
+
+    def service_counters(self, name: str, *, per_cpu: bool = False) -> ServiceCounters:
+        """The same of one service; per_cpu: also by CPU."""
+        path = _with_query(_path("services", name, "counters"), {"per_cpu": per_cpu or None})
+        found: ServiceCounters = build(ServiceCounters, self._json("GET", path))
+        return found
+
+    def flows(self, *, limit: int | None = None, **question: object) -> Iterator[Flow]:
+        """Flows that are remembered, in no particular order, at most ``limit``.
+
+        Args:
+            limit: None: as many as there are.
+            question: Which: ``service`` (name), ``vip``, ``backend``, ``client`` (address or
+                prefix), ``max_idle`` (seconds). Each may be text.
+        """
+        start: int | None = 0
+        while start is not None and limit != 0:
+            size = PAGE if limit is None else min(limit, PAGE)
+            page = {"start": start, "limit": size}
+            path = _with_query("/v1/flows", question | page)
+            found: Flows = build(Flows, self._json("GET", path))
+            yield from found.flows
+            limit = None if limit is None else limit - len(found.flows)
+            start = found.following
+
+    def flow_counts(self, **question: object) -> FlowCounts:
+        """How many flows are remembered, by backend; ``question`` as for `flows`."""
+        path = _with_query("/v1/flows/count", question)
+        found: FlowCounts = build(FlowCounts, self._json("GET", path))
         return found
 
     def trace(self, flow: FlowTuple | str, *, device: str | None = None) -> Trace:
         """What the loaded program decides for a flow, such as ``SRC:PORT -> DST:PORT tcp``."""
-        query = {"flow": str(flow)} | ({} if device is None else {"device": device})
-        found: Trace = build(Trace, self._json("GET", f"/v1/trace?{urlencode(query)}"))
+        path = _with_query("/v1/trace", {"flow": flow, "device": device})
+        found: Trace = build(Trace, self._json("GET", path))
         return found
 
     def metrics(self) -> str:
@@ -314,6 +353,12 @@ def _path(*parts: str) -> str:
 
 def _forced(force: bool) -> str:  # noqa: FBT001 - a query
     return "?force=true" if force else ""
+
+
+def _with_query(path: str, query: Mapping[str, object]) -> str:
+    """A path with those parameters that are not None."""
+    given = {name: str(value) for name, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _problems(content: bytes) -> tuple[Problem, ...]:

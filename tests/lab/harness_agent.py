@@ -29,7 +29,14 @@ DEVICE, PEER = "tpagent0", "tpagent1"
 PINS = Path("/sys/fs/bpf/tpagent")
 
 # What the configuration file of every test begins with. Small, so that it starts fast.
-LIMITS = {"services": 64, "backends": 1024, "flows": 1024, "table_slots": 200_000}
+LIMITS = {
+    "services": 64,
+    "backends": 1024,
+    "flows": 1024,
+    "clients": 1024,
+    "sources": 500,
+    "table_slots": 200_000,
+}
 WEB = {
     "name": "web",
     "vip": "203.0.113.10",

@@ -16,7 +16,13 @@ from towpath.model import parse_service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DEFAULTS = {"protocol": "tcp", "forwarding": "dsr", "flow_table": True}
+DEFAULTS = {
+    "protocol": "tcp",
+    "forwarding": "dsr",
+    "flow_table": True,
+    "affinity": None,
+    "allow_from": None,
+}
 
 
 def full(service: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +93,29 @@ def test_a_put_adds_and_replaces(agent: Agent) -> None:
     assert agent.request("GET", "/v1/services/dns")[1]["service"]["flow_table"] is False
 
 
+def test_options_are_put_and_got(agent: Agent) -> None:
+    """As they are meant: seconds, and the fewest prefixes."""
+    options = {"forwarding": "l2", "affinity": "1h", "allow_from": ["10.0.0.0/9", "10.128.0.0/9"]}
+    status, plan = agent.request("PUT", "/v1/services/mail", MAIL | options)
+    (change,) = plan["changes"]
+    assert (status, change["fields"]) == (200, ["forwarding", "affinity", "allow_from"])
+    _, entry = agent.request("GET", "/v1/services/mail")
+    meant = {"forwarding": "l2", "affinity": {"timeout": 3600}, "allow_from": ["10.0.0.0/8"]}
+    assert entry["service"] == full(MAIL) | meant
+    unchanged = agent.request("PUT", "/v1/services/mail", entry["service"])
+    assert unchanged == (200, {"changes": [], "steps": 0, "moved": 0.0})
+
+
+def test_more_sources_than_there_is_room_for_are_refused(agent: Agent) -> None:
+    """Saying how many there is room for; nothing is changed."""
+    before = services(agent)
+    many = [f"10.{n}.{m}.1" for n in range(8) for m in range(100)]
+    status, answer = agent.request("PUT", "/v1/services/mail", MAIL | {"allow_from": many})
+    message = "sources: 800 needed, 500 at most; raise limits.sources and restart"
+    assert (status, answer["problems"][0]["message"]) == (409, message)
+    assert services(agent) == before
+
+
 def test_a_delete_removes(agent: Agent) -> None:
     """Once."""
     status, plan = agent.request("DELETE", "/v1/services/mail")
@@ -117,12 +146,12 @@ def test_backends_one_by_one(agent: Agent) -> None:
     )
 
 
-def test_flows_of_backends(agent: Agent) -> None:
+def test_status_of_backends(agent: Agent) -> None:
     """Of those that were removed too, with when they go."""
     path = "/v1/services/mail/backends"
     agent.request("PUT", f"{path}/192.0.2.29", {"state": "quarantined"})
     assert agent.request("DELETE", f"{path}/192.0.2.21")[0] == 200
-    status, found = agent.request("GET", f"{path}/flows")
+    status, found = agent.request("GET", f"{path}/status")
     assert status == 200
     rows = {row["address"]: row for row in found}
     nothing = {"flows": 0, "leaving": False, "since": None, "until": None}
@@ -133,8 +162,8 @@ def test_flows_of_backends(agent: Agent) -> None:
         since, until = (datetime.fromisoformat(gone[name]) for name in ("since", "until"))
         assert (until - since).total_seconds() == 600
     assert agent.request("DELETE", f"{path}/192.0.2.29?force=true")[0] == 200
-    assert "192.0.2.29" not in {row["address"] for row in agent.request("GET", f"{path}/flows")[1]}
-    assert agent.request("GET", "/v1/services/nobody/backends/flows")[0] == 404
+    assert "192.0.2.29" not in {row["address"] for row in agent.request("GET", f"{path}/status")[1]}
+    assert agent.request("GET", "/v1/services/nobody/backends/status")[0] == 404
     assert agent.request("DELETE", f"{path}/192.0.2.22?force=perhaps")[0] == 422
     assert agent.request("PUT", f"{path}/192.0.2.22", {"state": "ill"})[0] == 422
 
@@ -237,13 +266,16 @@ def test_openapi_describes_it(agent: Agent) -> None:
         "/v1/services",
         "/v1/services/{name}",
         "/v1/services/{name}/backends",
-        "/v1/services/{name}/backends/flows",
+        "/v1/services/{name}/backends/status",
         "/v1/services/{name}/backends/{address}",
         "/v1/apply",
         "/v1/plan",
         "/v1/health",
         "/v1/status",
         "/v1/counters",
+        "/v1/services/{name}/counters",
+        "/v1/flows",
+        "/v1/flows/count",
         "/v1/trace",
         "/metrics",
     }
@@ -265,7 +297,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"vip": "203.0.113.8/28"}, "vip", "203.0.113.0/28"),
     ({"vip": "0.0.0.0/0"}, "vip", "/8"),
     ({"protocol": "sctp"}, "protocol", "allowed: tcp, udp"),
-    ({"forwarding": "nat"}, "forwarding", "allowed: dsr"),
+    ({"forwarding": "nat"}, "forwarding", "allowed: dsr, l2"),
+    ({"affinity": {"timeout": 0}}, "affinity.timeout", "1s to 7d"),
+    ({"affinity": {"sticky": 5}}, "affinity.sticky", "unknown key; allowed: timeout"),
+    ({"allow_from": []}, "allow_from", "no list for everyone"),
+    ({"allow_from": ["10.0.0.1/8"]}, "allow_from", "allowed: 10.0.0.0/8, or 10.0.0.1 alone"),
+    ({"allow_from": ["2001:db8::/32"]}, "allow_from", "has no IPv4 prefix"),
     ({"table_size": 252}, "table_size", "251 and 257"),
     ({"table_size": 2}, "table_size", "allowed: a prime from 251 to 4194301"),
     ({"flow_table": "yes"}, "flow_table", "allowed: true, false"),

@@ -49,6 +49,9 @@ READING = {
     "service list": ["service", "list"],
     "service get": ["service", "get", "web"],
     "backend list": ["backend", "list", "web"],
+    "service counters": ["service", "counters", "web", "--per-cpu"],
+    "flows": ["flows"],
+    "flows --count": ["flows", "--count"],
     "trace": ["trace", FLOW],
 }
 
@@ -191,6 +194,63 @@ def test_backends_come_and_go(agent: Agent) -> None:
         ("192.0.2.23", "down", 5, 0.0, False),
     ]
     assert "has no backend" in refused(agent, "backend", "remove", "mail", "192.0.2.21")
+
+
+def test_a_service_is_added_without_a_file(agent: Agent) -> None:
+    """Once, with all that a file could say."""
+    adding = ["service", "add", "dns", "--vip", "203.0.113.53", "--port", "53/udp"]
+    adding += ["--backend", "192.0.2.21=3", "--backend", "192.0.2.22", "--table-size", "251"]
+    adding += ["--forwarding", "l2", "--affinity", "10m", "--allow-from", "10.0.0.0/8,192.0.2.7"]
+    assert printed(agent, *adding, "--allow-from", "198.51.100.0/24").startswith("+dns: ")
+    found = json.loads(printed(agent, "service", "get", "dns", "-o", "json"))
+    assert found == {
+        "name": "dns",
+        "vip": "203.0.113.53",
+        "port": 53,
+        "protocol": "udp",
+        "backends": [
+            {"address": "192.0.2.21", "weight": 3},
+            {"address": "192.0.2.22", "weight": 1},
+        ],
+        "forwarding": "l2",
+        "table_size": 251,
+        "flow_table": True,
+        "affinity": {"timeout": 600},
+        "allow_from": ["10.0.0.0/8", "192.0.2.7/32", "198.51.100.0/24"],
+    }
+    assert "change it with towpath service set dns" in refused(agent, *adding)
+    traced = printed(agent, "trace", "198.51.100.7:1 -> 203.0.113.53:53 udp")
+    assert "the packet as it came, to the backend's MAC address" in traced
+    assert "no hit: the client's address alone is hashed" in traced
+    traced = printed(agent, "trace", "203.0.113.7:1 -> 203.0.113.53:53 udp")
+    assert "drop_source: dropped: the service is not for this source (allow_from)" in traced
+
+
+def test_a_service_is_changed_without_a_file(agent: Agent) -> None:
+    """What isn't named stays."""
+
+    def options() -> tuple[object, ...]:
+        found = json.loads(printed(agent, "service", "get", "mail", "-o", "json"))
+        return tuple(found[n] for n in ("forwarding", "affinity", "allow_from", "flow_table"))
+
+    before = json.loads(printed(agent, "service", "get", "mail", "-o", "json"))["backends"]
+    for arguments, expected in (
+        (["--affinity", "3h"], ("dsr", {"timeout": 10800}, None, True)),
+        (["--forwarding", "l2", "--no-flow-table"], ("l2", {"timeout": 10800}, None, False)),
+        (["--allow-from", "10.0.0.0/8"], ("l2", {"timeout": 10800}, ["10.0.0.0/8"], False)),
+        (["--affinity", "none", "--flow-table"], ("l2", None, ["10.0.0.0/8"], True)),
+        (["--allow-from", "any", "--forwarding", "dsr"], ("dsr", None, None, True)),
+    ):
+        assert printed(agent, "service", "set", "mail", *arguments).startswith("~mail: ")
+        assert options() == expected
+    after = json.loads(printed(agent, "service", "get", "mail", "-o", "json"))["backends"]
+    assert after == before
+    wrong = refused(agent, "service", "set", "mail", "--affinity", "8d")
+    assert "affinity.timeout: '8d' is out of range" in wrong
+    assert agent.command("service", "set", "mail").returncode == 2
+    assert "belongs to the configuration file" in refused(
+        agent, "service", "set", "web", "--affinity", "3h"
+    )
 
 
 def test_a_deleted_service_is_gone(agent: Agent) -> None:

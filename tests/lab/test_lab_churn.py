@@ -133,8 +133,10 @@ class Operator:
             address = backend_addresses(self._lab.topology, WEB6)[name]
             client.set_backends(WEB6, [address])
             start = time.monotonic()
-            assert len(client.flows(WEB6)) == BACKENDS
-            wait_until(lambda: len(client.flows(WEB6)) == 1, seconds=60, what="them to leave")
+            assert len(client.backend_status(WEB6)) == BACKENDS
+            wait_until(
+                lambda: len(client.backend_status(WEB6)) == 1, seconds=60, what="them to leave"
+            )
             return time.monotonic() - start
 
 

@@ -125,7 +125,7 @@ def test_a_removed_backend_keeps_its_connection(
         seconds=ENDED_SECONDS,
         what="the backend to be gone",
     )
-    flows = {each.address for each in agent.client.flows(WEB6)}
+    flows = {each.address for each in agent.client.backend_status(WEB6)}
     assert flows == set(backend_addresses(agent.topology, WEB6).values()) - {address}
 
 

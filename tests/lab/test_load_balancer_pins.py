@@ -25,9 +25,10 @@ from tests.lab.harness_balancer import (
 )
 
 from towpath import LoadBalancer
+from towpath.datapath.errors import CapacityError
 from towpath.kernel import probe
 from towpath.kernel.bpffs import remove_pins
-from towpath.kernel.errors import KernelError, LayoutError
+from towpath.kernel.errors import KernelError
 from towpath.kernel.links import attach_xdp, xdp_program_id
 from towpath.kernel.netlink import device_index
 from towpath.kernel.object import BpfObject
@@ -147,18 +148,20 @@ def test_pins_of_a_living_process_are_refused() -> None:
         assert xdp_program_id(device_index(DEVICE)) == number
 
 
-def test_other_limits_are_refused_and_what_was_there_stays() -> None:
-    """The message has every table that differs, and what to do."""
+def test_other_limits_are_taken_over_and_too_small_ones_refused() -> None:
+    """The refusal says what to raise, and what was there stays."""
     with pinned() as balancer:
         balancer.add_service("web", **WEB)
-    before = state()
-    with pytest.raises(LayoutError, match=f"{PINS}/maps .* other limits.*; detach") as refusal:
-        LoadBalancer(DEVICE, limits=replace(SMALL, services=9, flows=2048), pins=PINS)
-    differing = {line.partition(":")[0] for line in refusal.value.differences}
-    assert differing == {"vips", "services", "service_cpus", "flows", "flow_tags"}
-    assert state() == before
+        before = balancer.trace(FLOW)
+    with LoadBalancer(DEVICE, limits=replace(SMALL, services=9, flows=2048), pins=PINS) as heir:
+        assert heir.trace(FLOW) == before
+        heir.add_service("dns", vip="203.0.113.11", port=53, table_size=251)
+    there = state()
+    with pytest.raises(CapacityError, match=r"2 needed, 1 at most; raise limits\.services"):
+        LoadBalancer(DEVICE, limits=replace(SMALL, services=1), pins=PINS)
+    assert state() == there
     with pinned() as heir:
-        assert heir.trace(FLOW).verdict == "tx"
+        assert heir.trace(FLOW) == before
         heir.detach()
 
 

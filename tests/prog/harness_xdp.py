@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from towpath.kernel.programs import TestRun
     from towpath.model.kinds import Ports
 
-SMALL = Limits(services=64, backends=400, flows=1 << 18, table_slots=1 << 18)
+SMALL = Limits(services=64, backends=1000, flows=1 << 18, table_slots=1 << 18)
 TABLE_SIZE = 1021
 _SERVICE_UNITS = ("packets", "bytes", "flows", "drops")
 _BACKEND_UNITS = ("packets", "bytes")
+_INDEX_BITS = 20
 _AS_ROUTED = Source()
 
 
@@ -57,9 +58,16 @@ class Rig:
         self.seen: Counter[str] = Counter()
         self.tables = {
             name: program.rows(name)
-            for name in ("verdict_cpus", "service_cpus", "backend_cpus", "flow_cpus")
+            for name in (
+                "verdict_cpus",
+                "service_cpus",
+                "backend_cpus",
+                "backend_flows",
+                "flow_cpus",
+            )
         }
         self._verdicts = verdict_names(program)
+        self._first_drop = min(n for n, name in self._verdicts.items() if name.startswith("drop"))
         self._owners: list[object] = []
         self.told(balancer.observed())
 
@@ -109,8 +117,29 @@ class Rig:
         cpus = len(verdicts)
         services = self.tables["service_cpus"].view(np.uint64).reshape(cpus, -1)
         backends = self.tables["backend_cpus"]
-        by_unit = [backends[unit].reshape(cpus, -1).sum(axis=0) for unit in _BACKEND_UNITS]
-        return np.concatenate([verdicts.sum(axis=0), services.sum(axis=0), *by_unit])
+        by_unit = [
+            each.reshape(cpus, -1).sum(axis=0)
+            for each in (*(backends[unit] for unit in _BACKEND_UNITS), self.tables["backend_flows"])
+        ]
+        return np.concatenate(
+            [verdicts.sum(axis=0), services.sum(axis=0), *by_unit, self._backend_drops()]
+        )
+
+    def _backend_drops(self) -> Any:
+        """Packets that were dropped, for each reason and backend."""
+        backends = len(self.tables["backend_flows"]) // len(self.tables["verdict_cpus"])
+        drops = np.zeros((len(self._reasons), backends), np.uint64)
+        for key, packets in self._program.maps["backend_drops"].items():
+            index = int(key["handle"]) & (1 << _INDEX_BITS) - 1
+            drops[int(key["verdict"]) - self._first_drop, index] += packets.sum()
+        return drops.reshape(-1)
+
+    @property
+    def _reasons(self) -> list[object]:
+        """What each counter of dropped packets counts; a number where no reason has it yet."""
+        count = self.tables["service_cpus"]["dropped"].shape[1]
+        numbers = range(self._first_drop, self._first_drop + count)
+        return [self._verdicts.get(number, number) for number in numbers]
 
     def moved(self, before: Any, after: Any) -> dict[object, int]:
         """Counters that changed, by what they count, and by how much."""
@@ -124,8 +153,9 @@ class Rig:
         services, backends = self._indexes()
         cpus = len(verdicts)
         for index in range(len(self.tables["service_cpus"]) // cpus):
-            yield from ((services.get(index, index), unit) for unit in _SERVICE_UNITS)
-        for unit in _BACKEND_UNITS:
+            units = (*_SERVICE_UNITS, *self._reasons)
+            yield from ((services.get(index, index), unit) for unit in units)
+        for unit in (*_BACKEND_UNITS, "flows", *self._reasons):
             for index in range(len(self.tables["backend_cpus"]) // cpus):
                 yield (*backends.get(index, (index,)), unit)
 
@@ -170,14 +200,12 @@ def service(
     port: int | Ports = 80,
     protocol: Protocol = Protocol.TCP,
     table_size: int = TABLE_SIZE,
-    flow_table: bool = True,
+    **options: Any,
 ) -> Service:
     """A service whose backends have weight 1 where nothing else is said."""
     weighted = tuple(b if isinstance(b, Backend) else Backend(b) for b in backends)
     name = re.sub("[^a-z0-9.:-]", "_", f"{protocol}-{port}-{vip}")
-    return Service(
-        name, vip, port, protocol, weighted, table_size=table_size, flow_table=flow_table
-    )
+    return Service(name, vip, port, protocol, weighted, table_size=table_size, **options)
 
 
 def plain_key(key: Any) -> Key:
@@ -197,8 +225,15 @@ def served(service: Service) -> Served:
     members = [(backend.address.packed, backend.weight) for backend in service.backends]
     away = [at for at, backend in enumerate(service.backends) if backend.state != "active"]
     slots = [addresses[at] for at in maglev.table(members, service.table_size, away)]
-    keep = frozenset(each.address for each in service.backends if each.state != "down")
-    return Served(slots, service.flow_table, keep)
+    return Served(
+        slots,
+        service.flow_table,
+        frozenset(each.address for each in service.backends if each.state != "down"),
+        unchanged=service.forwarding == "l2",
+        keeps=service.affinity.timeout if service.affinity else 0,
+        sources=service.allow_from,
+        drained=frozenset(each.address for each in service.backends if not each.takes_flows),
+    )
 
 
 def _difference(

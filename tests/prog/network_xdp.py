@@ -148,7 +148,11 @@ def _ways(devices: dict[str, int]) -> Iterator[tuple[Address, Way]]:
             yield own, Way(refused="drop_no_route")  # it ends here
     for version in (4, 6):
         own, mac = OWN[IN][version], neighbour_mac(IN, GATEWAY)
-        yield BEHIND_GATEWAY[version], Way(devices[IN], own, MACS[IN], mac, told_mtu(IN))
+        gateway = neighbour(IN, version, GATEWAY)
+        yield (
+            BEHIND_GATEWAY[version],
+            Way(devices[IN], own, MACS[IN], mac, told_mtu(IN), gateway=gateway),
+        )
         yield NO_ROUTE[version], Way(refused="drop_no_route")
         for addresses, verdict in REFUSED.values():
             yield addresses[version], Way(refused=verdict)

@@ -27,11 +27,15 @@ TX, REDIRECT, HANDOFF = "tx", "redirect", "handoff"
 NO_VIP = "pass_no_vip"
 NO_BACKEND = "drop_no_backend"
 TOO_LARGE = "drop_mtu"
+NOT_FOR_YOU = "drop_source"
+NOT_ON_LINK = "drop_not_on_link"
+NO_SOURCE = "drop_fib"
 ACTIONS = {TX: XDP_TX, REDIRECT: XDP_REDIRECT, HANDOFF: XDP_PASS}
 
 OUTER_HEADER = {4: 20, 6: 40}
 OUTER_TTL = 64
 CARRIED = {4: 4, 6: 41}  # protocol number of a packet within a packet
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 DSCP_AND_ECN_SHIFT = 20
 M64 = (1 << 64) - 1
@@ -51,6 +55,14 @@ class Served:
     slots: Sequence[Address]
     remembers: bool
     backends: frozenset[Address]
+    unchanged: bool = False
+    """Packets go on as they came, in a new frame (direct routing on one link)."""
+    keeps: int = 0
+    """Seconds that a client keeps its backend, 0 for not at all."""
+    sources: tuple[IPv4Network | IPv6Network, ...] | None = None
+    """Whom it is for; None: everyone."""
+    drained: frozenset[Address] = frozenset()
+    """Backends that get no new flows."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,8 @@ class Way:
     next_hop_mac: bytes | None = None
     mtu: int = 0
     refused: str = ""
+    gateway: Address | None = None
+    """The next hop, where that isn't the address itself."""
 
 
 @dataclass
@@ -85,6 +99,10 @@ class World:
     egress_devices: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Lower device and tag that such a device stands for."""
     remembered: dict[tuple[Key, Flow], Address] = field(default_factory=dict)
+    clients: dict[tuple[Key, Address], tuple[Address, int]] = field(default_factory=dict)
+    """A client's backend, and when a flow of the client last began."""
+    now: int = 0
+    """In seconds."""
     shows_note: bool = True
     """Whether what is put in front of a frame for the kernel is seen with the frame."""
 
@@ -96,6 +114,11 @@ class World:
             for (key, flow), backend in self.remembered.items()
             if key in services and backend in services[key].backends
         }
+        self.clients = {
+            (key, client): known
+            for (key, client), known in self.clients.items()
+            if key in services and known[0] in services[key].backends
+        }
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
         """What happens to a frame that comes in on a device. Changes nothing."""
@@ -106,6 +129,9 @@ class World:
         key = self.find(packet.flow)
         if key is None:
             return Outcome(NO_VIP, frame)
+        sources = self.services[key].sources
+        if sources is not None and not any(packet.flow.source in each for each in sources):
+            return Outcome(NOT_FOR_YOU, frame, packet.length, key, packet.flow)
         return self._balance(frame, ifindex, packet, key)
 
     def find(self, flow: Flow) -> Key | None:
@@ -122,6 +148,8 @@ class World:
             return
         if self.services[outcome.key].remembers:
             self.remembered[outcome.key, outcome.flow] = outcome.backend
+        if self.services[outcome.key].keeps and outcome.fresh:
+            self.clients[outcome.key, outcome.flow.source] = outcome.backend, self.now
 
     def choose(self, key: Key, flow: Flow) -> tuple[Address | None, bool]:
         """The flow's backend, and whether the flow is a new one."""
@@ -129,14 +157,25 @@ class World:
         known = self.remembered.get((key, flow)) if service.remembers else None
         if known is not None:
             return known, False
-        return self.by_maglev(key, flow), True
+        return self.of_client(key, flow) or self.by_maglev(key, flow), True
+
+    def of_client(self, key: Key, flow: Flow) -> Address | None:
+        """The backend that the service's affinity has for the client, if any."""
+        service = self.services[key]
+        backend, began = self.clients.get((key, flow.source), (None, 0))
+        if not service.keeps or backend in service.drained or self.now - began >= service.keeps:
+            return None
+        return backend
 
     def by_maglev(self, key: Key, flow: Flow) -> Address | None:
-        """The backend in the slot that the flow hashes to."""
-        slots = self.services[key].slots
-        if not slots:
+        """The backend in the slot that the flow hashes to, or its client's address does."""
+        service = self.services[key]
+        if not service.slots:
             return None
-        return slots[flow_hash(flow, self.seed) * len(slots) >> 32]
+        hashed = (
+            client_hash(flow.source, self.seed) if service.keeps else flow_hash(flow, self.seed)
+        )
+        return service.slots[hashed * len(service.slots) >> 32]
 
     def _balance(self, frame: bytes, ifindex: int, packet: Packet, key: Key) -> Outcome:
         backend, fresh = self.choose(key, packet.flow)
@@ -144,21 +183,41 @@ class World:
         if backend is None:
             return found
         upper = self.vlan_devices.get((ifindex, packet.tag & 0xFFF)) if packet.tag & 0xFFF else None
+        unchanged = self.services[key].unchanged
+        if why := self._refusal(upper or ifindex, packet, backend, unchanged=unchanged):
+            return found.ends(why)
         way = self.ways[backend]
-        if (upper or ifindex, backend.version) in self.not_forwarding:
-            return found.ends("drop_no_forwarding")
-        if way.refused:
-            return found.ends(way.refused)
-        if way.mtu and packet.length + OUTER_HEADER[backend.version] > way.mtu:
-            return found.ends(TOO_LARGE)
-        outer = self._outer_header(packet, backend, way) + packet.behind_link
+        outer = b"" if unchanged else self._outer_header(packet, backend, way)
+        version = packet.flow.source.version if unchanged else backend.version
         if way.next_hop_mac is None:
-            note = struct.pack("=QII", self.cookie, way.ifindex, 0) if self.shows_note else b""
-            return found.ends(HANDOFF, note + link(bytes(12), 0, backend) + outer)
+            note = self._note(way, backend if unchanged else None)
+            return found.ends(
+                HANDOFF, note + link(bytes(12), 0, version) + outer + packet.behind_link
+            )
         device, tag = self._egress(ifindex, upper, packet.tag, way)
         addresses = way.next_hop_mac + way.source_mac
         verdict = TX if device == ifindex else REDIRECT
-        return found.ends(verdict, link(addresses, tag, backend) + outer)
+        return found.ends(verdict, link(addresses, tag, version) + outer + packet.behind_link)
+
+    def _refusal(self, ifindex: int, packet: Packet, backend: Address, *, unchanged: bool) -> str:
+        """Why a packet can't go to its backend, "" if it can."""
+        way = self.ways[backend]
+        if (ifindex, backend.version) in self.not_forwarding:
+            return "drop_no_forwarding"
+        if way.refused and not (unchanged and way.refused == NO_SOURCE):
+            return way.refused
+        if unchanged and way.gateway is not None:
+            return NOT_ON_LINK
+        added = 0 if unchanged else OUTER_HEADER[backend.version]
+        return TOO_LARGE if way.mtu and packet.length + added > way.mtu else ""
+
+    def _note(self, way: Way, next_hop: Address | None) -> bytes:
+        """What the kernel is told: by which device, and to whom if not to whom it is addressed."""
+        if not self.shows_note:
+            return b""
+        family = FAMILIES[next_hop.version] if next_hop else 0
+        address = next_hop.packed if next_hop else b""
+        return struct.pack("=QII", self.cookie, way.ifindex, family) + address.rjust(16, b"\0")
 
     def _egress(self, ifindex: int, upper: int | None, tag: int, way: Way) -> tuple[int, int]:
         """The device that transmits and the tag that the frame gets, 0 for none."""
@@ -239,7 +298,11 @@ class Outcome:
             (self.key, "bytes"): self.length,
             (self.key, "flows"): int(self.fresh),
             (self.key, "drops"): int(dropped),
+            (self.key, self.verdict): int(dropped),
         }
+        if self.backend is not None:
+            moved[self.key, self.backend, "flows"] = int(self.fresh)
+            moved[self.key, self.backend, self.verdict] = int(dropped)
         if not dropped:
             moved[self.key, self.backend, "packets"] = 1
             moved[self.key, self.backend, "bytes"] = self.length
@@ -249,9 +312,9 @@ class Outcome:
 # ---- Bytes ---------------------------------------------------------------------------------------
 
 
-def link(addresses: bytes, tag: int, backend: Address) -> bytes:
+def link(addresses: bytes, tag: int, version: int) -> bytes:
     """A link header of 14 bytes, or of 18 with a tag."""
-    ethertype = struct.pack("!H", ETHERTYPES[backend.version])
+    ethertype = struct.pack("!H", ETHERTYPES[version])
     return addresses + (struct.pack("!HH", 0x8100, tag) if tag else b"") + ethertype
 
 
@@ -284,13 +347,22 @@ def checksum(header: bytes) -> int:
 
 def flow_hash(flow: Flow, seed: int) -> int:
     """The 32 bits of the flow's hash that choose slot, source and flow label."""
-    family = {4: socket.AF_INET, 6: socket.AF_INET6}[flow.source.version]
+    family = FAMILIES[flow.source.version]
     ports = struct.pack("!HHBBxx", flow.source_port, flow.destination_port, flow.protocol, family)
     raw = flow.source.packed + flow.destination.packed + ports
     state = seed
     for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
         state = mix(state, word)
     return mix(state, 0) >> 32
+
+
+def client_hash(client: Address, seed: int) -> int:
+    """The 32 bits of the client's address that choose a slot where clients keep their backends."""
+    raw = client.packed if client.version == 6 else client.packed + bytes(4)
+    state = seed
+    for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
+        state = mix(state, word)
+    return mix(mix(state, FAMILIES[client.version]), 0) >> 32
 
 
 def mix(state: int, word: int) -> int:

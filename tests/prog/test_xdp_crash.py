@@ -10,7 +10,8 @@ import traceback
 import warnings
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.guests import examples
@@ -22,7 +23,7 @@ from tests.prog.oracle_xdp import NO_VIP, TX
 from towpath.core.plan import plan
 from towpath.datapath.steps import execute
 from towpath.kernel import bpffs
-from towpath.model import Backend, BackendState, Service
+from towpath.model import Affinity, Backend, BackendState, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,9 +48,9 @@ ADOPTED = (DEAD[1], DEAD[1] + QUARTER)
 APPLIED = (ADOPTED[1], ADOPTED[1] + 3 * QUARTER)
 
 
-def at(number: int, *backends: Backend, table_size: int = 251, flow_table: bool = True) -> Service:
+def at(number: int, *backends: Backend, table_size: int = 251, **options: Any) -> Service:
     """The service at one of several VIPs."""
-    return service(VIPS[4] + number, *backends, table_size=table_size, flow_table=flow_table)
+    return service(VIPS[4] + number, *backends, table_size=table_size, **options)
 
 
 def weights(states: dict[str, BackendState] | None = None, **by_name: int) -> list[Backend]:
@@ -62,6 +63,7 @@ def weights(states: dict[str, BackendState] | None = None, **by_name: int) -> li
     ]
 
 
+CLIENTS = (IPv4Network("198.51.100.0/24"),)
 UNTOUCHED = (
     at(0, *weights(a=1, b=2, c=1)),
     service(VIPS[6], *NEAR[6][:3], table_size=251),
@@ -85,10 +87,10 @@ BEFORE = (
 )
 AFTER = (
     # 10 goes, and 16 is new.
-    at(11, *weights(a=1, b=1, c=1, d=2)),
+    at(11, *weights(a=1, b=1, c=1, d=2), affinity=Affinity(1000)),
     at(12, *weights(a=1, b=3)),
     at(13, *weights(a=0, b=5, c=2)),
-    at(14, *weights(a=1, b=1), table_size=509),
+    at(14, *weights(a=1, b=1), table_size=509, forwarding="l2", allow_from=CLIENTS),
     at(15, *weights(a=1, b=1), flow_table=False),
     at(16, *weights(a=1, b=1)),
     at(17, *weights({"b": DOWN, "c": DRAINING, "d": DOWN}, a=1, b=2, c=1, d=1)),
@@ -106,10 +108,10 @@ class Lineage:
 
     def succeed(self) -> Rig:
         """Take over from one that is dead, whose flows are known."""
-        remembered = self.rig.world.remembered
+        before = self.rig.world
         self.rig.balancer.close()
         self.rig = self._lives.enter_context(rigged(self._net, pins=self._pins))
-        self.rig.world.remembered = remembered
+        self.rig.world.remembered, self.rig.world.clients = before.remembered, before.clients
         self.rig.told(self.rig.balancer.observed())
         return self.rig
 

@@ -14,7 +14,7 @@ from tests.prog.network_xdp import IN, NEAR
 from tests.prog.oracle_xdp import TX
 
 from towpath.core.states import BackendKey
-from towpath.datapath.flows import ENDED_SECONDS
+from towpath.datapath.census import ENDED_SECONDS
 from towpath.model import Protocol
 
 PORTS = range(2000, 2020)
@@ -40,21 +40,18 @@ def made(shape: str, port: int, flags: str) -> bytes:
 
 def count(rig: Rig, seconds_ago: float) -> int:
     """Flows of all services, had they been seen so long ago."""
-    table = rig.balancer._flows
+    table = rig.balancer.flow_table
     keys = [
         BackendKey(each.key, backend.address)
         for each in rig.balancer.observed()
         for backend in each.backends
     ]
-    census = rig.balancer.census(keys)
-    census.count(300)
-    assert table._clock is not None
     ways = rig.balancer._program.rows("flows")["way"]
     known = ways["ref"] != 0
     before = ways["seen"].copy()
-    ways["seen"][known] -= np.uint16(int(seconds_ago * table._clock.rate) >> table._shift)
+    ways["seen"][known] -= np.uint16(seconds_ago / table.resolution_seconds)
     try:
-        return sum(census.count(300).values())
+        return sum(rig.balancer.census(keys).count(300).values())
     finally:
         ways["seen"][known] = before[known]
 

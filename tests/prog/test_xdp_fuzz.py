@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,7 @@ from tests.guests import IN_GUEST, examples
 from tests.prog.frames_xdp import CLIENTS, PORT, VIPS
 from tests.prog.harness_xdp import Rig, service
 from tests.prog.network_xdp import (
+    BEHIND_GATEWAY,
     FAR,
     FAR_UNRESOLVED,
     IN,
@@ -29,11 +31,20 @@ from tests.prog.network_xdp import (
     REFUSED,
     THIRDS,
 )
-from tests.prog.oracle_xdp import HANDOFF, NO_BACKEND, NO_VIP, REDIRECT, TOO_LARGE, TX
+from tests.prog.oracle_xdp import (
+    HANDOFF,
+    NO_BACKEND,
+    NO_VIP,
+    NOT_FOR_YOU,
+    NOT_ON_LINK,
+    REDIRECT,
+    TOO_LARGE,
+    TX,
+)
 from tests.prog.oracle_xdp_parse import FRAGMENT, MALFORMED, NOT_IP, OTHER_PROTOCOL
 
 from towpath.kernel.probe_fib import fib_lookup
-from towpath.model import Backend, Protocol, Service
+from towpath.model import Affinity, Backend, Protocol, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +67,10 @@ ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 NO_BACKENDS = 1  # added to VIP or port: other services, other fates
 REMEMBERS_NOTHING = 2
 REFUSING = 3
-UNKNOWN = 4
+ON_LINK = 4
+STICKY = 5
+EXCLUSIVE = 6
+UNKNOWN = 7
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,6 +96,12 @@ def all_services() -> Iterator[Service]:
                 vip, *good, protocol=protocol, port=PORT + REMEMBERS_NOTHING, flow_table=False
             )
             yield service(vip + REFUSING, *refusing, *good[:4], protocol=protocol)
+            behind = [Backend(BEHIND_GATEWAY[v], 6) for v in families]
+            on_link = (*good, *unresolved, *refusing[:2], *behind)
+            yield service(vip + ON_LINK, *on_link, protocol=protocol, forwarding="l2")
+            yield service(vip + STICKY, *weighted, protocol=protocol, affinity=Affinity(10000))
+            few = (ip_network(f"{CLIENTS[family]}/{vip.max_prefixlen - 5}", strict=False),)
+            yield service(vip + EXCLUSIVE, *good, protocol=protocol, allow_from=few)
 
 
 @dataclass(frozen=True)
@@ -166,7 +186,9 @@ recipes = st.builds(
     protocol=mostly(6, st.just(17), st.sampled_from([1, 4, 41, 47, 50, 51, 58, 59, 132])),
     link=mostly("untagged", st.sampled_from(sorted(LINKS))),
     traffic_class=mostly(0, st.integers(0, 255)),
-    vip=st.sampled_from([*[0] * 6, REFUSING, REFUSING, UNKNOWN]),
+    vip=st.sampled_from(
+        [*[0] * 6, REFUSING, REFUSING, ON_LINK, ON_LINK, STICKY, EXCLUSIVE, EXCLUSIVE, UNKNOWN]
+    ),
     port=st.sampled_from([*[0] * 6, NO_BACKENDS, REMEMBERS_NOTHING, UNKNOWN]),
     client=mostly(0, st.integers(0, 100)),
     sport=st.integers(0, 65535),
@@ -210,7 +232,7 @@ def assert_each_verdict_occurred(rig: Rig) -> None:
     """Often enough to have been tried in earnest."""
     for verdict in (TX, REDIRECT, HANDOFF, NO_VIP, OTHER_PROTOCOL, FRAGMENT, MALFORMED, NOT_IP):
         assert rig.seen[verdict] >= AT_LEAST // 100, rig.seen
-    for verdict in (NO_BACKEND, "drop_no_route", "drop_prohibited"):
+    for verdict in (NO_BACKEND, "drop_no_route", "drop_prohibited", NOT_FOR_YOU, NOT_ON_LINK):
         assert rig.seen[verdict] >= AT_LEAST // 1000, rig.seen
     # The oracle knows whether this kernel tells the MTU.
     assert rig.seen[TOO_LARGE] >= AT_LEAST // 1000 * fib_lookup().mtu, rig.seen

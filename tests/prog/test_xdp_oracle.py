@@ -79,14 +79,22 @@ def test_every_counter_is_compared(
         rig.check(frame(family))
 
 
-@pytest.mark.parametrize("table", ["verdict_cpus", "service_cpus", "backend_cpus"])
+@pytest.mark.parametrize(
+    ("table", "field"),
+    [
+        ("verdict_cpus", "packets"),
+        ("service_cpus", "packets"),
+        ("service_cpus", "dropped"),
+        ("backend_cpus", "bytes"),
+        ("backend_flows", ...),
+    ],
+)
 def test_any_other_counter_that_moves_is_noticed(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, table: str
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, table: str, field: Any
 ) -> None:
     """Also those of indexes that nobody uses, on any CPU."""
     really = rig.run
     rows = rig.tables[table]
-    field = "bytes" if table == "backend_cpus" else "packets"
     for at in range(0, len(rows), 7):
 
         def run(made: bytes, device: str = IN, *, at: int = at) -> TestRun:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,7 @@ from tests.guests import IN_GUEST, examples
 from tests.prog.frames_xdp import CLIENTS, PORT, VIPS, ether, ip
 from tests.prog.harness_xdp import SMALL, Rig, plain_key, rigged, service
 from tests.prog.network_xdp import (
+    BEHIND_GATEWAY,
     FAR,
     FAR_UNRESOLVED,
     IN,
@@ -25,11 +26,11 @@ from tests.prog.network_xdp import (
     REFUSED,
     Network,
 )
-from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TX, Outcome, flow_hash
+from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TX, Outcome, client_hash, flow_hash
 from tests.prog.told_xdp import note_length
 
 from towpath.datapath.errors import DatapathError
-from towpath.model import FlowTuple, Protocol, Source
+from towpath.model import Affinity, Backend, FlowTuple, Protocol, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,12 +41,16 @@ if TYPE_CHECKING:
 
 VARIED = Source(IPv4Network("10.0.0.0/16"), IPv6Network("2001:db8:aa::/64"))
 FLOWS = examples(400)
-EVERYWHERE, NOWHERE, FORGETFUL, UNKNOWN = range(4)  # added to the VIP
+EVERYWHERE, NOWHERE, FORGETFUL, ON_LINK, STICKY, EXCLUSIVE, UNKNOWN = range(7)  # added to the VIP
+FEW = {
+    v: (ip_network(f"{CLIENTS[v]}/{length}", strict=False),) for v, length in ((4, 27), (6, 123))
+}
 ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
 SENT = {TX: "success", REDIRECT: "success", HANDOFF: "no neighbour"}
-NOT_SENT = {a[v]: kind for kind, (a, _) in REFUSED.items() for v in (4, 6)} | {
+NOT_SENT: dict[Address, str] = {a[v]: kind for kind, (a, _) in REFUSED.items() for v in (4, 6)} | {
     NO_ROUTE[v]: "not forwarded" for v in (4, 6)
 }
+NOT_SENT |= {BEHIND_GATEWAY[v]: "behind a gateway" for v in (4, 6)}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,9 @@ def rig(net: Network) -> Iterator[Rig]:
                     *backends,
                     protocol=protocol,
                     flow_table=which != FORGETFUL,
+                    forwarding="l2" if which == ON_LINK else "dsr",
+                    affinity=Affinity(10000) if which == STICKY else None,
+                    allow_from=FEW[family] if which == EXCLUSIVE else None,
                 )
                 for family in (4, 6)
                 for protocol in Protocol
@@ -67,6 +75,9 @@ def rig(net: Network) -> Iterator[Rig]:
                     (EVERYWHERE, all_backends(family)),
                     (NOWHERE, ()),
                     (FORGETFUL, all_backends(family)),
+                    (ON_LINK, (*all_backends(family), Backend(BEHIND_GATEWAY[family], 4))),
+                    (STICKY, all_backends(family)),
+                    (EXCLUSIVE, all_backends(family)),
                 )
             )
         )
@@ -88,7 +99,7 @@ def flow_tuples(draw: st.DrawFn) -> FlowTuple:
     return FlowTuple(
         source=CLIENTS[family] + draw(st.integers(0, 100)),
         source_port=draw(st.integers(1, 65535)),
-        destination=VIPS[family] + draw(st.sampled_from([EVERYWHERE, NOWHERE, FORGETFUL, UNKNOWN])),
+        destination=VIPS[family] + draw(st.sampled_from(range(UNKNOWN + 1))),
         destination_port=draw(st.sampled_from([PORT, PORT, PORT, 443])),
         protocol=draw(st.sampled_from(Protocol)),
     )
@@ -105,8 +116,13 @@ def test_what_is_traced_then_happens(rig: Rig) -> None:
     """Any flow, on either device, before its first packet and after."""
     tables = {name: rig.balancer._program.rows(name) for name in array_maps(rig)}
 
+    drops = rig.balancer._program.maps["backend_drops"]
+
     def state() -> dict[str, bytes]:
-        return {name: rows.tobytes() for name, rows in tables.items()}
+        dropped = sorted((key.tobytes(), packets.tobytes()) for key, packets in drops.items())
+        return {name: rows.tobytes() for name, rows in tables.items()} | {
+            "backend_drops": b"".join(key + packets for key, packets in dropped)
+        }
 
     @settings(max_examples=FLOWS, deadline=None)
     @given(flow_tuples(), st.sampled_from([IN, OUT]))
@@ -124,13 +140,17 @@ def test_what_is_traced_then_happens(rig: Rig) -> None:
     rig.seen.clear()
     agree()
     dropped = {"drop_no_route", "drop_prohibited", "drop_no_backend"}
+    dropped |= {"drop_source", "drop_not_on_link"}
+    for _ in range(3):  # a rare one may not have occurred yet
+        if not IN_GUEST and not {*SENT, *dropped} <= set(rig.seen):
+            agree()
     assert IN_GUEST or {*SENT, *dropped} <= set(rig.seen)
 
 
 def array_maps(rig: Rig) -> list[str]:
-    """All that the program can write to and that outlives a packet, but for the traces."""
+    """All arrays that the program can write to and that outlive a packet, but for the traces."""
     maps = rig.balancer._program.maps
-    others = {"traces", "works", "vlan_devices", "egress_devices"}
+    others = {"traces", "works", "vlan_devices", "egress_devices", "sources", "backend_drops"}
     return [name for name in maps if not name.startswith(".") and name not in others]
 
 
@@ -140,13 +160,21 @@ def assert_tells(rig: Rig, trace: Trace, outcome: Outcome) -> None:
     if outcome.key is None or outcome.flow is None:
         assert (trace.service, trace.backend, trace.hash) == (None, None, None)
         return
-    world = rig.world
     assert trace.service is not None
     assert plain_key(trace.service) == outcome.key
-    assert trace.hash == flow_hash(outcome.flow, world.seed)
+    if outcome.verdict == "drop_source":
+        assert (trace.hash, trace.flow_hit, trace.backend) == (None, None, None)
+        return
+    served = rig.world.services[outcome.key]
+    # A world that has remembered knows the client: whether it did before is the trace's to say.
+    asks_for_client = bool(served.keeps and outcome.fresh)
+    assert (trace.client_hit is not None) == asks_for_client
+    by_client = asks_for_client and not trace.client_hit
+    hashed = client_hash(outcome.flow.source, rig.world.seed) if by_client else None
+    assert trace.hash == (hashed or flow_hash(outcome.flow, rig.world.seed))
     assert (trace.flow_hit, trace.backend) == (not outcome.fresh, outcome.backend)
-    slots = len(world.services[outcome.key].slots)
-    by_maglev = outcome.fresh and outcome.backend is not None
+    slots = len(served.slots)
+    by_maglev = outcome.fresh and outcome.backend is not None and not trace.client_hit
     assert trace.slot == (trace.hash * slots >> 32 if by_maglev else None)
     assert trace.table_size == (slots if by_maglev else None)
     if outcome.backend is not None:
@@ -158,15 +186,18 @@ def assert_tells_the_way(rig: Rig, trace: Trace, outcome: Outcome) -> None:
     backend, flow = outcome.backend, outcome.flow
     assert backend is not None
     assert flow is not None
-    assert trace.encapsulation == ENCAPSULATIONS[flow.source.version, backend.version]
+    assert outcome.key is not None
+    on_link = rig.world.services[outcome.key].unchanged
+    encapsulation = None if on_link else ENCAPSULATIONS[flow.source.version, backend.version]
+    assert (trace.forwarding, trace.encapsulation) == ("l2" if on_link else "dsr", encapsulation)
     assert trace.fib_result == SENT.get(outcome.verdict, NOT_SENT.get(backend))
     if outcome.verdict not in SENT:
         return
     way = rig.world.ways[backend]
     link = 14 + (note_length() if outcome.verdict == HANDOFF else 0)
     source = slice(link + 12, link + 16) if backend.version == 4 else slice(link + 8, link + 24)
-    assert trace.outer_source is not None
-    assert trace.outer_source.packed == outcome.frame[source]
+    assert (trace.outer_source is None) == on_link
+    assert trace.outer_source is None or trace.outer_source.packed == outcome.frame[source]
     assert trace.egress is not None
     assert (rig.devices[trace.egress], trace.vlan) == (way.ifindex, None)
     if outcome.verdict != HANDOFF:

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from tests.prog.harness_layout import compile_versions
 from tests.unit.kernel.harness_clang import kept
 from tools.kernels import document, growth, guest, inside
 from tools.kernels.packages import DownloadError, obtain
@@ -57,6 +58,7 @@ def prepare() -> None:
     """Compile here what would be compiled in the guests, where it takes minutes."""
     for source in sorted(Path("tests").resolve().rglob("*.bpf.c")):
         kept(source)
+    compile_versions()
     # Python too: whatever else the environment says, the guests find the bytecode.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     collect = ["pytest", "-q", "--collect-only", "-p", "no:cacheprovider", *inside.TESTS.values()]

@@ -33,7 +33,7 @@ def set_constants(balancer: BpfObject) -> None:
     from towpath.datapath.layout import Layout  # noqa: PLC0415 - as below
     from towpath.model.settings import Limits  # noqa: PLC0415
 
-    sizes = Layout.of(Limits(), os.cpu_count() or 1, flow_ways=8, maglev_line=16)
+    sizes = Layout.of(Limits(), os.cpu_count() or 1, flow_ways=8, maglev_line=16, client_ways=8)
     for name, value in (sizes.constants() | {"trace_cookie": 1, "flow_seed": 1}).items():
         balancer.rodata[name] = value
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Body, FastAPI, Query
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import PlainValidator
 
 from towpath import __version__
-from towpath.agent import documents, refusals
+from towpath.agent import documents, flow_routes, refusals
+from towpath.agent.answer import answer
 from towpath.agent.desired import Owner
 from towpath.agent.errors import InvalidError
 from towpath.agent.host import Host
@@ -78,11 +79,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def answer(document: Any, status: int = 200) -> Response:
-    """A document as JSON. FastAPI's own way would check it once more."""
-    return JSONResponse(plain(document), status)
-
-
 def make_app(host: Host) -> FastAPI:
     """The application that serves a host's API and metrics."""
     app = FastAPI(
@@ -95,7 +91,7 @@ def make_app(host: Host) -> FastAPI:
         responses=REFUSALS,
     )
     refusals.install(app)
-    for router in (services(host), backends(host), observation(host)):
+    for router in (services(host), backends(host), observation(host), flow_routes.routes(host)):
         app.include_router(router, prefix="/v1")
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -166,10 +162,10 @@ def backends(host: Host) -> APIRouter:
         """The backends of a service."""
         return answer(control.desired.get(name).service.backends)
 
-    @router.get("/flows", response_model=tuple[documents.BackendFlows, ...])
-    def count_flows(name: str) -> Response:
-        """How many flows each backend has, those included that were removed and are leaving."""
-        return answer(host.flows(name))
+    @router.get("/status", response_model=tuple[documents.BackendStatus, ...])
+    def backend_status(name: str) -> Response:
+        """State and flows of each backend, of those too that were removed and are leaving."""
+        return answer(host.backend_status(name))
 
     @router.put("", response_model=documents.Plan)
     async def set_backends(
@@ -235,9 +231,17 @@ def observation(host: Host) -> APIRouter:
         return answer(host.status())
 
     @router.get("/counters", response_model=documents.Counters)
-    def counters() -> Response:
-        """Packets and bytes by verdict, service and backend, read from the kernel now."""
-        return answer(host.counters())
+    def counters(*, per_cpu: bool = False) -> Response:
+        """Packets and bytes by verdict, service and backend, read from the kernel now.
+
+        per_cpu: also each CPU's verdicts.
+        """
+        return answer(host.counters(per_cpu=per_cpu))
+
+    @router.get("/services/{name}/counters", response_model=documents.ServiceCounters)
+    def service_counters(name: str, *, per_cpu: bool = False) -> Response:
+        """The same of one service; per_cpu: also by CPU."""
+        return answer(host.service_counters(name, per_cpu=per_cpu))
 
     @router.get("/trace", response_model=documents.Trace)
     async def trace(

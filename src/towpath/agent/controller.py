@@ -22,13 +22,15 @@ from towpath.core.states import BackendKey, effective
 from towpath.model import Config, Problem, Service, check_service, check_services
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from towpath.agent.store import Store
     from towpath.core.leaving import LeavingByKey
     from towpath.core.plan import Plan
+    from towpath.datapath.balancer import Member
+    from towpath.datapath.census import Census
     from towpath.datapath.counters import Counters
-    from towpath.datapath.flows import Census
+    from towpath.datapath.flows import FlowTable
     from towpath.datapath.trace import Trace
     from towpath.model import Address, BackendState, FlowTuple
 
@@ -57,8 +59,22 @@ class Datapath(Protocol):
         """Prepare to count the flows of backends. Those that aren't there have none."""
         ...
 
-    def counters(self) -> Counters:
-        """Packets and bytes by verdict, service and backend."""
+    def counters(self, cpu: int | None = None) -> Counters:
+        """Packets and bytes by verdict, service and backend, of one CPU or of all."""
+        ...
+
+    @property
+    def cpus(self) -> Sequence[int]:
+        """The CPUs that may count."""
+        ...
+
+    def members(self) -> dict[int, Member]:
+        """Which backend of which service a handle stands for."""
+        ...
+
+    @property
+    def flow_table(self) -> FlowTable:
+        """The flows that are remembered, which any thread may ask."""
         ...
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:

@@ -5,7 +5,7 @@ The agent makes them, :class:`towpath.Client` returns them. Importing them costs
 next to nothing: no pydantic, no numpy.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,8 +54,8 @@ class ServiceChange:
 
 
 @dataclass(frozen=True, slots=True)
-class BackendFlows:
-    """Flows that a backend of a service has, or one that was removed and is leaving."""
+class BackendStatus:
+    """A backend of a service as it is, or one that was removed and is leaving."""
 
     address: Annotated[Address, UnicastAddress()]
     state: Annotated[BackendState, Word(of=BackendState)]
@@ -88,6 +88,25 @@ class BackendCounters:
     address: Address
     packets: int
     bytes: int
+    flows: int = 0
+    """Packets that no entry of the flow table matched: new flows, mostly."""
+    active: int | None = None
+    """Flows that the flow table has, seen in the last five minutes. Not known of one CPU."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Packets that could not be sent on, by verdict; those that there were any of."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuCounters:
+    """What one CPU has counted of a service."""
+
+    cpu: int
+    packets: int
+    bytes: int
+    flows: int
+    drops: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    backends: tuple[BackendCounters, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +117,23 @@ class ServiceCounters:
     packets: int
     bytes: int
     flows: int
-    """Packets that no entry of the flow table matched."""
+    """Packets that no entry of the flow table matched: new flows, mostly."""
     drops: int
     backends: tuple[BackendCounters, ...] = ()
+    active: int | None = None
+    """Flows that the flow table has, seen in the last five minutes."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """The drops by verdict; those that there were any of."""
+    cpus: tuple[CpuCounters, ...] = ()
+    """The same by CPU, where that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuVerdicts:
+    """Every packet that one CPU has seen."""
+
+    cpu: int
+    verdicts: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +143,50 @@ class Counters:
     verdicts: dict[str, int]
     """Packets by verdict, such as tx or drop_no_backend."""
     services: tuple[ServiceCounters, ...] = ()
+    cpus: tuple[CpuVerdicts, ...] = ()
+    """The verdicts by CPU, where that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """An entry of the flow table."""
+
+    service: str
+    """Its name."""
+    client: Address
+    client_port: int
+    backend: Address
+    idle_seconds: float
+    """Since its last packet, to a step of 64 jiffies (64 to 640 ms)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """Some of the flow table's entries."""
+
+    flows: tuple[Flow, ...] = ()
+    following: int | None = None
+    """What to ask for as ``start`` to get those after these; None: there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFlows:
+    """How many flows of a service a backend has."""
+
+    service: str
+    backend: Address
+    flows: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCounts:
+    """How many entries of the flow table there are."""
+
+    total: int
+    limit: int
+    """Room that the flow table has, for all services."""
+    backends: tuple[BackendFlows, ...] = ()
+    """Those that have any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +204,14 @@ class Trace:
     hash: int | None = None
     """32 bits, the same on every node."""
     flow_hit: bool | None = None
-    """Whether the flow table had the flow; if not, Maglev chose."""
+    """Whether the flow table had the flow; if not, its client decides or Maglev."""
+    client_hit: bool | None = None
+    """Of a new flow to a service with affinity: whether its client was known."""
     slot: int | None = None
     table_size: int | None = None
     backend: Address | None = None
+    forwarding: str | None = None
+    """dsr: in a tunnel. l2: as it came, to the backend's MAC address."""
     encapsulation: str | None = None
     """ipip, ip6ip6 or 4in6."""
     outer_source: Address | None = None

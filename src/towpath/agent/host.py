@@ -7,38 +7,49 @@ import asyncio
 import gc
 import os
 import resource
-import threading
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from towpath import __version__
 from towpath.agent import documents, report
-from towpath.agent.errors import AgentError, ConflictError
+from towpath.agent.errors import AgentError, ConflictError, NotFoundError
 from towpath.agent.file import now
+from towpath.agent.flows import Active, Members, Question, active, counts, names_of, page
 from towpath.agent.metrics import registry
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError
+from towpath.model.rules import sources_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from towpath.agent.controller import Controller
     from towpath.agent.desired import Desired
     from towpath.agent.file import ConfigFile
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
-    from towpath.core.states import BackendKey
-    from towpath.datapath.flows import Census
-    from towpath.model import FlowTuple
+    from towpath.datapath.counters import Counters
+    from towpath.datapath.flows import FlowTable
+    from towpath.model import FlowTuple, ServiceKey
+
+    _Asked = tuple[FlowTable, Question, Members, Mapping[ServiceKey, str]]
 
 Args = ParamSpec("Args")
 
 # What a change may be refused with; anything else is a fault of ours.
 REFUSALS = (ConfigError, AgentError, DatapathError, KernelError)
+
+
+class _Seen(NamedTuple):
+    """What the kernel has counted, by CPU if asked for, and whose its handles are."""
+
+    counters: Counters
+    members: Members
+    cpus: list[Counters]
 
 
 class Host:
@@ -51,8 +62,6 @@ class Host:
         self.started = now()
         # What the file was refused for contradicting; None when that is not why.
         self._contradicted: Desired | None = None
-        # The flow table is read by one thread at a time.
-        self._counting = threading.Lock()
         self.registry = registry(self.counters, self.status)
 
     async def write(
@@ -85,23 +94,68 @@ class Host:
         """Let those go that were removed and whose flows have ended, or whose time is over."""
         leaving = self.controller.leaving
         census = await self.writer.run(self.controller.datapath.census, leaving)
-        flows = await asyncio.to_thread(self._count, census)
+        flows = await asyncio.to_thread(census.count, self.controller.config.drain.idle)
         await self.writer.run(self.controller.reap, leaving, flows)
 
-    def flows(self, name: str) -> tuple[documents.BackendFlows, ...]:
+    def backend_status(self, name: str) -> tuple[documents.BackendStatus, ...]:
         """Count the flows of a service's backends, those that are leaving included."""
         service = self.controller.desired.get(name).service
-        census, backends = self.writer.call(self.controller.census, service)
-        return report.flows(backends, self._count(census), self.controller.leaving)
+        census, found = self.writer.call(self.controller.census, service)
+        flows = census.count(self.controller.config.drain.idle)
+        return report.backend_status(found, flows, self.controller.leaving)
 
-    def _count(self, census: Census) -> dict[BackendKey, int]:
-        with self._counting:
-            return census.count(self.controller.config.drain.idle)
+    def counters(self, *, per_cpu: bool = False) -> documents.Counters:
+        """Read the kernel's counters, and the flow table. Takes a thread some 10 ms."""
+        seen = self._look(per_cpu=per_cpu)
+        return report.counters(
+            seen.counters, self.controller.desired.services(), self._active(seen), seen.cpus
+        )
 
-    def counters(self) -> documents.Counters:
-        """Read the kernel's counters."""
-        read = self.writer.call(self.controller.datapath.counters)
-        return report.counters(read, self.controller.desired.services())
+    def service_counters(self, name: str, *, per_cpu: bool) -> documents.ServiceCounters:
+        """The same of one service. NotFoundError: there is none of that name."""
+        service = self.controller.desired.get(name).service
+        seen = self._look(per_cpu=per_cpu)
+        if service.key not in seen.counters.services:
+            raise NotFoundError(f"service {name!r} is not in the kernel; see /v1/health")
+        return report.service_counters(service, seen.counters, self._active(seen), seen.cpus)
+
+    def flows(self, question: Question, *, start: int, limit: int) -> dict[str, Any]:
+        """A page of the flow table, in JSON's types. NotFoundError: no such service."""
+        return page(*self._asked(question), start=start, limit=limit)
+
+    def flow_counts(self, question: Question) -> documents.FlowCounts:
+        """How many flows there are. NotFoundError: no such service."""
+        return counts(*self._asked(question))
+
+    @property
+    def flow_span(self) -> float:
+        """Seconds within which the flow table has to be read again."""
+        return self.controller.datapath.flow_table.span_seconds
+
+    def age_flows(self) -> None:
+        """Read the flow table, so that ages stay right though nobody asks."""
+        self.controller.datapath.flow_table.counts()
+
+    def _asked(self, question: Question) -> _Asked:
+        if question.service is not None:
+            self.controller.desired.get(question.service)
+        datapath = self.controller.datapath
+        members = self.writer.call(datapath.members)
+        names = names_of(self.controller.desired.services())
+        return datapath.flow_table, question, members, names
+
+    def _active(self, seen: _Seen) -> Active:
+        return active(self.controller.datapath.flow_table, seen.members)
+
+    def _look(self, *, per_cpu: bool) -> _Seen:
+        """What the writer's thread has to be asked for, all at one moment."""
+        datapath = self.controller.datapath
+
+        def look() -> _Seen:
+            cpus = [datapath.counters(cpu) for cpu in datapath.cpus] if per_cpu else []
+            return _Seen(datapath.counters(), datapath.members(), cpus)
+
+        return self.writer.call(look)
 
     async def trace(self, flow: FlowTuple, device: str | None) -> documents.Trace:
         """Ask the loaded program about a flow."""
@@ -125,6 +179,7 @@ class Host:
             "backends": sum(len(service.backends) for service in services)
             + len(self.controller.leaving),
             "table_slots": sum(service.table_size for service in services if service.backends),
+            "sources": sources_needed(service.allow_from for service in services),
         }
         return documents.Status(
             version=__version__,

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SERVICE = ("service", "vip", "port", "protocol")
 BACKEND = (*SERVICE, "backend")
+_ACTIVE = "Flows that are remembered and were seen in the last five minutes."
 
 
 class DatapathCollector(Collector):
@@ -91,7 +92,7 @@ def _services(counters: Counters) -> Iterator[Metric]:
     meanings = {
         "packets": "Packets that came in for a service.",
         "bytes": "Their bytes, of IP packets before encapsulation.",
-        "flows": "Packets that no entry of the flow table matched.",
+        "flows": "Packets that no entry of the flow table matched: new flows, mostly.",
         "drops": "Packets for a service that could not be sent on.",
     }
     for name, meaning in meanings.items():
@@ -99,16 +100,35 @@ def _services(counters: Counters) -> Iterator[Metric]:
         for service in counters.services:
             family.add_metric(_labels(service.service), getattr(service, name))
         yield family
+    active = GaugeMetricFamily("towpath_service_active_flows", _ACTIVE, labels=SERVICE)
+    reasons = CounterMetricFamily(
+        "towpath_service_dropped_packets",
+        "The drops by reason; a reason is there from its first packet on.",
+        labels=(*SERVICE, "reason"),
+    )
+    for service in counters.services:
+        labels = _labels(service.service)
+        active.add_metric(labels, service.active or 0)
+        for reason, packets in service.dropped.items():
+            reasons.add_metric((*labels, reason), packets)
+    yield active
+    yield reasons
 
 
 def _backends(counters: Counters) -> Iterator[Metric]:
-    packets = CounterMetricFamily(
-        "towpath_backend_packets", "Packets sent to a backend.", labels=BACKEND
+    packets, volume, flows = (
+        CounterMetricFamily(f"towpath_backend_{name}", meaning, labels=BACKEND)
+        for name, meaning in (
+            ("packets", "Packets sent to a backend."),
+            ("bytes", "Their bytes, of IP packets before encapsulation."),
+            ("flows", "New flows that a backend was given."),
+        )
     )
-    volume = CounterMetricFamily(
-        "towpath_backend_bytes",
-        "Their bytes, of IP packets before encapsulation.",
-        labels=BACKEND,
+    active = GaugeMetricFamily("towpath_backend_active_flows", _ACTIVE, labels=BACKEND)
+    reasons = CounterMetricFamily(
+        "towpath_backend_dropped_packets",
+        "Packets for a backend that could not be sent, each reason from its first packet on.",
+        labels=(*BACKEND, "reason"),
     )
     for service in counters.services:
         labels = _labels(service.service)
@@ -116,8 +136,11 @@ def _backends(counters: Counters) -> Iterator[Metric]:
             mine = (*labels, str(backend.address))
             packets.add_metric(mine, backend.packets)
             volume.add_metric(mine, backend.bytes)
-    yield packets
-    yield volume
+            flows.add_metric(mine, backend.flows)
+            active.add_metric(mine, backend.active or 0)
+            for reason, dropped in backend.dropped.items():
+                reasons.add_metric((*mine, reason), dropped)
+    yield from (packets, volume, flows, active, reasons)
 
 
 def _agent(status: Status) -> Iterator[Metric]:

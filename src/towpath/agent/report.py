@@ -10,8 +10,9 @@ from towpath.agent import documents
 from towpath.core.states import BackendKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from towpath.agent.flows import Active
     from towpath.core.leaving import LeavingByKey
     from towpath.core.plan import Plan, ServiceChange
     from towpath.datapath.counters import Counters, ServiceCounters
@@ -25,26 +26,53 @@ def plan(made: Plan) -> documents.Plan:
     return documents.Plan(changes, len(made.steps), made.moved)
 
 
-def counters(read: Counters, services: Iterable[Service]) -> documents.Counters:
-    """Counters of the services given; what is only in the kernel has no name."""
+def counters(
+    read: Counters,
+    services: Iterable[Service],
+    active: Active,
+    cpus: Sequence[Counters] = (),
+) -> documents.Counters:
+    """Counters of the services given; what is only in the kernel has no name.
+
+    ``cpus``: the same by CPU, of which only the verdicts are told here.
+    """
     return documents.Counters(
         read.verdicts,
         tuple(
-            _service_counters(service, read.services[service.key])
+            service_counters(service, read, active)
             for service in services
             if service.key in read.services
         ),
+        tuple(documents.CpuVerdicts(cpu, each.verdicts) for cpu, each in enumerate(cpus)),
     )
 
 
-def flows(
+def service_counters(
+    service: Service, read: Counters, active: Active, cpus: Sequence[Counters] = ()
+) -> documents.ServiceCounters:
+    """Counters of a service that is in the kernel."""
+    counted, flows = read.services[service.key], active.get(service.key, {})
+    return documents.ServiceCounters(
+        service=_named(service),
+        packets=counted.packets,
+        bytes=counted.bytes,
+        flows=counted.flows,
+        drops=counted.drops,
+        backends=_backend_counters(counted, flows),
+        active=sum(flows.values()),
+        dropped=counted.dropped,
+        cpus=tuple(_cpu(cpu, each.services[service.key]) for cpu, each in enumerate(cpus)),
+    )
+
+
+def backend_status(
     service: Service, counted: Mapping[BackendKey, int], leaving: LeavingByKey
-) -> tuple[documents.BackendFlows, ...]:
-    """Flows of a service's backends, those that are leaving among them."""
+) -> tuple[documents.BackendStatus, ...]:
+    """State and flows of a service's backends, those that are leaving among them."""
     keys = [BackendKey(service.key, each.address) for each in service.backends]
     times = [leaving.get(key) for key in keys]
     return tuple(
-        documents.BackendFlows(
+        documents.BackendStatus(
             backend.address,
             backend.state,
             counted.get(key, 0),
@@ -71,9 +99,11 @@ def trace(ran: Trace, services: Iterable[Service]) -> documents.Trace:
         service=None if found is None else _named(found),
         hash=ran.hash,
         flow_hit=ran.flow_hit,
+        client_hit=ran.client_hit,
         slot=ran.slot,
         table_size=ran.table_size,
         backend=ran.backend,
+        forwarding=ran.forwarding,
         encapsulation=ran.encapsulation,
         outer_source=ran.outer_source,
         fib_result=ran.fib_result,
@@ -107,15 +137,30 @@ def _addresses(backends: Iterable[Backend]) -> tuple[Address, ...]:
     return tuple(backend.address for backend in backends)
 
 
-def _service_counters(service: Service, read: ServiceCounters) -> documents.ServiceCounters:
-    return documents.ServiceCounters(
-        service=_named(service),
-        packets=read.packets,
-        bytes=read.bytes,
-        flows=read.flows,
-        drops=read.drops,
-        backends=tuple(
-            documents.BackendCounters(address, traffic.packets, traffic.bytes)
-            for address, traffic in read.backends.items()
-        ),
+def _backend_counters(
+    counted: ServiceCounters, flows: Mapping[Address, int] | None = None
+) -> tuple[documents.BackendCounters, ...]:
+    """Of each backend; ``flows`` has those that are active, where that is known."""
+    return tuple(
+        documents.BackendCounters(
+            address=address,
+            packets=traffic.packets,
+            bytes=traffic.bytes,
+            flows=traffic.flows,
+            active=None if flows is None else flows.get(address, 0),
+            dropped=traffic.dropped,
+        )
+        for address, traffic in counted.backends.items()
+    )
+
+
+def _cpu(cpu: int, counted: ServiceCounters) -> documents.CpuCounters:
+    return documents.CpuCounters(
+        cpu=cpu,
+        packets=counted.packets,
+        bytes=counted.bytes,
+        flows=counted.flows,
+        drops=counted.drops,
+        dropped=counted.dropped,
+        backends=_backend_counters(counted),
     )

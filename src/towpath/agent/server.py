@@ -75,7 +75,8 @@ async def serve(host: Host, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    tasks = [asyncio.create_task(_follow(host, hurry)), asyncio.create_task(_reap(host))]
+    work = (_follow(host, hurry), _reap(host), _age_flows(host))
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
@@ -83,7 +84,8 @@ async def serve(host: Host, listener: socket.socket) -> None:
         systemd.stopping()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def _reap(host: Host) -> None:
@@ -114,3 +116,10 @@ async def _follow(host: Host, hurry: asyncio.Event) -> None:
             systemd.reloading()
             await host.reload()
             systemd.ready(host.summary())
+
+
+async def _age_flows(host: Host) -> None:
+    """Read the flow table often enough for its ages to be right though nobody asks."""
+    while True:
+        await asyncio.sleep(host.flow_span / 4)
+        await asyncio.to_thread(host.age_flows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames as a client's router sends them, and whether one was encapsulated as it should be."""
+"""Frames as a client's router sends them, and whether one came out as it should."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ TCP_SYN = 0x02
 TCP_ACK = 0x10
 
 ETHERNET = 14
+GATEWAY = ip_address("192.0.2.254")
+"""Every backend is behind it, but for the one on the link, which it is itself."""
 GATEWAY_MAC = bytes.fromhex("020000000001")
 _DEVICE_MAC = bytes.fromhex("020000000002")
 IPV4, IPV6 = 4, 6
@@ -86,6 +88,14 @@ def check_encapsulated(sent: bytes, got: bytes, backends: Container[Address]) ->
         raise BenchError(f"{to} is no backend of the service")
     if version == IPV4 and _checksum(outer):
         raise BenchError(f"the outer header's checksum is wrong: {outer.hex()}")
+
+
+def check_in_new_frame(sent: bytes, got: bytes) -> None:
+    """Raise BenchError unless ``got`` is the packet of ``sent`` in a frame to GATEWAY_MAC."""
+    if got[:6] != GATEWAY_MAC:
+        raise BenchError(f"the frame goes to {got[:6].hex(':')}")
+    if got[12:] != sent[12:]:
+        raise BenchError(f"the packet is not what it was: {got.hex()}")
 
 
 def _outer_fields(outer: bytes, version: int) -> tuple[int, int, Address]:

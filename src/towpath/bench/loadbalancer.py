@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from towpath.bench.cpu import on_one_cpu
 from towpath.bench.errors import BenchError
-from towpath.bench.frames import check_encapsulated
+from towpath.bench.frames import check_encapsulated, check_in_new_frame
 from towpath.bench.network import DEVICE, SOURCE, attached_program, bench_network
 from towpath.bench.report import Report, Timing
 from towpath.bench.scenarios import SCENARIOS, SERVICES, Fate, Scenario
@@ -73,7 +73,7 @@ class Rig:
         self.program = program
         self.wrapper = wrapper
         self._balancer = balancer
-        self._backends = {each.key: {b.address for b in each.backends} for each in SERVICES}
+        self._services = {each.key: each for each in SERVICES}
 
     def check(self, scenario: Scenario) -> None:
         """Send one packet. BenchError: it doesn't come out as the scenario says."""
@@ -89,8 +89,13 @@ class Rig:
             if got.data != stimulus.frame:
                 raise BenchError(f"{scenario.name}: the packet passes, but not as it came")
             return
+        service = self._services[scenario.flow.key]
         try:
-            check_encapsulated(stimulus.frame, got.data, self._backends[scenario.flow.key])
+            if service.forwarding == "l2":
+                check_in_new_frame(stimulus.frame, got.data)
+            else:
+                backends = {backend.address for backend in service.backends}
+                check_encapsulated(stimulus.frame, got.data, backends)
         except BenchError as error:
             raise BenchError(f"{scenario.name}: {error}") from error
 

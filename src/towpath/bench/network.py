@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from towpath.bench.errors import BenchError
-from towpath.bench.frames import GATEWAY_MAC, IPV6
+from towpath.bench.frames import GATEWAY, GATEWAY_MAC, IPV6
 from towpath.kernel import netlink
 from towpath.kernel.netns import new_netns
 from towpath.kernel.programs import Program
@@ -23,7 +23,7 @@ _NODAD = 0x02  # IFA_F_NODAD: nobody is there to have the address already
 _PERMANENT = 0x80  # NUD_PERMANENT
 _ROUTES = (
     # address of the device, prefix length, gateway, where the backends are
-    ("192.0.2.1", 24, "192.0.2.254", "198.51.100.0/24"),
+    ("192.0.2.1", 24, str(GATEWAY), "198.51.100.0/24"),
     ("2001:db8:1::1", 64, "2001:db8:1::fe", "2001:db8:2::/64"),
 )
 SOURCE = Source(*(ip_address(address) for address, *_ in _ROUTES))  # type: ignore[arg-type]

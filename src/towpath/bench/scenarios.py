@@ -3,22 +3,25 @@
 
 Names and packets are those of the Linux kernel's own ``xdp-lb`` benchmark, so that figures can
 be compared: "lru" is the flow table, "ch" consistent hashing without it, "diverse" 4096 flows in
-turn, "v4v6" IPv4 in an IPv6 tunnel. Addresses are documentation prefixes but for the clients',
-of whom there are millions.
+turn, "v4v6" IPv4 in an IPv6 tunnel; "l2", "affinity" and "allow-from" are our own. Addresses are
+documentation prefixes but for the clients', of whom there are millions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from typing import Any
 
-from towpath.bench.frames import SOURCE_WORD, TCP_ACK, TCP_SYN, frame
+from towpath.bench.frames import GATEWAY, SOURCE_WORD, TCP_ACK, TCP_SYN, frame
 from towpath.bench.wrapper import Stimulus
 from towpath.model.flow import FlowTuple
-from towpath.model.service import Backend, Service
+from towpath.model.service import Affinity, Backend, Service
 
 BACKENDS = 100
+ALLOWED = 100
+"""Prefixes of the service that isn't for everyone."""
 _DIVERSE = 1 << 12
 _ENDLESS = 1 << 24  # flows that come again after so many: no flow table is that large
 
@@ -67,10 +70,18 @@ _UDP6 = FlowTuple.parse("[2001:db8:4::3]:22222 -> [2001:db8:3::10]:443 udp")
 _NONE6 = FlowTuple.parse("[2001:db8:4::4]:33333 -> [2001:db8:3::99]:80 tcp")
 
 
-def _service(
-    name: str, flow: FlowTuple, backends: tuple[Backend, ...], *, flow_table: bool = True
-) -> Service:
-    return Service(name, *flow.key, backends, flow_table=flow_table)
+_L2 = FlowTuple.parse("10.10.2.5:12345 -> 203.0.113.13:80 tcp")
+_STICKY = FlowTuple.parse("10.10.2.6:12345 -> 203.0.113.14:80 tcp")
+_FOR_SOME = FlowTuple.parse("10.10.2.7:12345 -> 203.0.113.15:80 tcp")
+
+_ALLOWED = (
+    ip_network("10.10.0.0/16"),
+    *(ip_network(f"172.{16 + n // 10}.{n}.0/24") for n in range(ALLOWED - 1)),
+)
+
+
+def _service(name: str, flow: FlowTuple, backends: tuple[Backend, ...], **options: Any) -> Service:
+    return Service(name, *flow.key, backends, **options)
 
 
 SERVICES = (
@@ -81,6 +92,9 @@ SERVICES = (
     _service("tcp6", _TCP6, _V6),
     _service("ch6", _CH6, _V6, flow_table=False),
     _service("udp6", _UDP6, _V6),
+    _service("l2", _L2, (Backend(GATEWAY),), forwarding="l2"),
+    _service("sticky", _STICKY, _V4, flow_table=False, affinity=Affinity()),
+    _service("some", _FOR_SOME, _V4, allow_from=_ALLOWED),
 )
 """Every scenario's service, all of them in place at once."""
 
@@ -113,6 +127,13 @@ SCENARIOS = (
         "tcp-v4-lru-miss", "IPv4 TCP in IPv4, each of a new flow", _TCP4, Fate.HASHED, _ENDLESS
     ),
     Scenario("tcp-v4-syn", "IPv4 TCP in IPv4, the same SYN again", _SYN4, tcp_flags=TCP_SYN),
+    Scenario("tcp-v4-l2-lru-hit", "IPv4 TCP in a new frame, flow known", _L2),
+    Scenario(
+        "tcp-v4-affinity", "IPv4 TCP in IPv4, by its client, who is known", _STICKY, Fate.HASHED
+    ),
+    Scenario(
+        "tcp-v4-allow-from", f"IPv4 TCP in IPv4, flow known, {ALLOWED} prefixes allowed", _FOR_SOME
+    ),
     Scenario("pass-v4-no-vip", "IPv4 TCP to no VIP, passed", _NONE4, Fate.PASSED),
     Scenario("pass-v6-no-vip", "IPv6 TCP to no VIP, passed", _NONE6, Fate.PASSED),
 )

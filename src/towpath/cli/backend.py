@@ -108,7 +108,7 @@ def _rows(client: Client, service: str) -> Iterator[dict[str, Any]]:
     from towpath.agent.wire import plain
 
     weights = {each.address: each.weight for each in client.backends(service)}
-    backends = client.flows(service)
+    backends = client.backend_status(service)
     seen = {
         each.address: each
         for counted in client.counters().services

@@ -129,4 +129,4 @@ def _wait(service: str, address: Address, timeout: float, socket_path: Path) -> 
 
 def _flows(client: Client, service: str, address: Address) -> int:
     """Count the flows of a backend; 0 when it is gone."""
-    return sum(each.flows for each in client.flows(service) if each.address == address)
+    return sum(each.flows for each in client.backend_status(service) if each.address == address)

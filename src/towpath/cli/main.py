@@ -20,6 +20,7 @@ VERBS = {
     "status": Verb("towpath.cli.status:status", "What the agent runs, and what it refused."),
     "service": Verb("towpath.cli.service:service", "List, apply, plan and delete services."),
     "backend": Verb("towpath.cli.drain:backend", "List and change a service's backends."),
+    "flows": Verb("towpath.cli.flows:flows", "The flows that are remembered, and their backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
     "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),
     "doctor": Verb("towpath.cli.doctor:doctor", "What this kernel can do, and what is lost."),

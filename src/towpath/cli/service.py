@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``towpath service list|get|apply|plan|delete``."""
+"""``towpath service list|get|add|set|apply|plan|delete``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from towpath.cli.command import ManualGroup
 from towpath.cli.output import Format, emit, output_option, print_table, socket_option
 from towpath.cli.plans import done, show_plan
+from towpath.cli.service_add import add, set_
 
 if TYPE_CHECKING:
     from towpath.agent.documents import ServiceEntry
@@ -21,13 +22,17 @@ EXAMPLES = {
     "towpath service plan services.yaml": "What an apply would change.",
     "towpath service apply services.yaml": "Add and replace services, all or none.",
     "towpath service get web -o yaml": "One service.",
+    "towpath service counters web": "What it was sent, and what it dropped.",
+    "towpath service set web --affinity 3h": "Change it, without a file.",
     "towpath service delete web": "Balance it no more.",
 }
 
 FILES = {
     "FILE": (
         "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
-        " (16381), flow_table (true) and backends (address, weight, state); - is stdin."
+        " (16381), flow_table (true), forwarding (dsr, or l2), affinity (none, or a time such as"
+        " 3h), allow_from (everyone, or a list of prefixes) and backends (address, weight, state);"
+        " - is stdin."
     )
 }
 
@@ -41,12 +46,16 @@ prune_option = click.option(
 
 @click.group(cls=ManualGroup, examples=EXAMPLES, files=FILES)
 def service() -> None:
-    """List, apply, plan and delete services.
+    """List, add, change, apply, plan and delete services.
 
     A service is a VIP, port and protocol whose flows are shared by backends.
     Services of the agent's own configuration file are listed here and changed
     there.
     """
+
+
+service.add_command(add)
+service.add_command(set_)
 
 
 @service.command("list", examples={"towpath service list -o json": "For a program."})
@@ -86,6 +95,37 @@ def get(name: str, socket_path: Path, form: Format) -> None:
         click.echo()
         rows = [tuple(backend.values()) for backend in backends]
         print_table(("backend", "weight", "state"), rows, numbers=("weight",))
+
+    emit(plain(found), form, table)
+
+
+@service.command(
+    examples={
+        "towpath service counters web": "Packets, bytes, flows and drops, by backend.",
+        "towpath service counters web --per-cpu": "Is one CPU doing all the work?",
+    }
+)
+@click.argument("name")
+@click.option("--per-cpu", is_flag=True, help="Also by CPU.")
+@socket_option
+@output_option
+def counters(name: str, per_cpu: bool, socket_path: Path, form: Format) -> None:
+    """Show what was counted of one service, and why packets were dropped."""
+    from towpath.agent.wire import plain
+    from towpath.cli.counters import show_cpus, show_drops, show_services
+    from towpath.client import Client
+
+    with Client(socket_path) as client:
+        found = client.service_counters(name, per_cpu=per_cpu)
+
+    def table() -> None:
+        show_services([found])
+        if found.drops:
+            click.echo()
+            show_drops(found)
+        if per_cpu:
+            click.echo()
+            show_cpus(found)
 
     emit(plain(found), form, table)
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import Manual
+from towpath.cli.counters import show_services, show_verdicts
 from towpath.cli.output import Format, count, emit, output_option, print_table, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from towpath.agent.documents import Counters, Status
+    from towpath.agent.documents import Status
 
 EXAMPLES = {
     "towpath status": "At a glance.",
@@ -26,17 +27,18 @@ MEBIBYTE = 1 << 20
 
 
 @click.command(cls=Manual, examples=EXAMPLES)
-@click.option("--counters", "counted", is_flag=True, help="Also packets and bytes.")
+@click.option("--counters", "counted", is_flag=True, help="Also packets, bytes, flows and drops.")
+@click.option("--per-cpu", is_flag=True, help="With --counters: also each CPU's verdicts.")
 @socket_option
 @output_option
-def status(counted: bool, socket_path: Path, form: Format) -> None:
+def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> None:
     """What the agent runs, what it refused, and what it has counted."""
     from towpath.agent.wire import plain
     from towpath.client import Client
 
     with Client(socket_path) as client:
         found = client.status()
-        counters = client.counters() if counted else None
+        counters = client.counters(per_cpu=per_cpu) if counted else None
     data = {"status": plain(found)}
     if counters is not None:
         data["counters"] = plain(counters)
@@ -44,7 +46,10 @@ def status(counted: bool, socket_path: Path, form: Format) -> None:
     def table() -> None:
         print_table(("agent", ""), _lines(found))
         if counters is not None:
-            _counters(counters)
+            click.echo()
+            show_verdicts(counters)
+            click.echo()
+            show_services(counters.services)
 
     emit(data, form, table)
 
@@ -68,20 +73,3 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "metrics", status.metrics or "on the API's socket only"
     if status.trouble:
         yield "trouble", status.trouble
-
-
-def _counters(counters: Counters) -> None:
-    click.echo()
-    seen = [(reason, count(n)) for reason, n in counters.verdicts.items() if n]
-    print_table(("verdict", "packets"), seen, numbers=("packets",))
-    click.echo()
-    numbers = ("packets", "bytes", "new flows", "drops")
-    rows = []
-    for each in counters.services:
-        totals = (each.packets, each.bytes, each.flows, each.drops)
-        rows.append((each.service.name, "", *map(count, totals)))
-        rows += [
-            ("", str(backend.address), count(backend.packets), count(backend.bytes), "", "")
-            for backend in each.backends
-        ]
-    print_table(("service", "backend", *numbers), rows, numbers=numbers)

@@ -35,12 +35,14 @@ VERDICTS = {
     "pass_fragment": "passed to the kernel untouched: a fragment",
     "pass_malformed": "passed to the kernel untouched: its headers make no sense",
     "drop_no_backend": "dropped: the service has no backend that takes new flows",
-    "drop_mtu": "dropped: larger than the egress MTU once encapsulated",
+    "drop_mtu": "dropped: larger than the egress MTU, with the outer header if there is one",
     "drop_no_route": "dropped: no route to the backend",
     "drop_prohibited": "dropped: the route to the backend prohibits it",
     "drop_no_forwarding": "dropped: forwarding is off on the device it came in on",
     "drop_fib": "dropped: XDP can't follow the route to the backend, or has no source address",
     "drop_headroom": "dropped: the driver leaves no room for the outer header",
+    "drop_source": "dropped: the service is not for this source (allow_from)",
+    "drop_not_on_link": "dropped: the backend is behind a gateway, where forwarding l2 can't go",
 }
 
 
@@ -76,12 +78,15 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
     else:
         service = trace.service
         yield "service", f"{service.name}: {service.vip} port {service.port}/{service.protocol}"
+    if trace.flow_hit is not None:
         yield "flow table", _flow_table(trace)
+    if trace.client_hit is not None:
+        yield "affinity", _affinity(trace)
     if trace.slot is not None:
         yield "Maglev", f"hash {trace.hash:#010x}, slot {trace.slot} of {trace.table_size}"
     if trace.backend is not None:
         yield "backend", str(trace.backend)
-        yield "encapsulation", f"{trace.encapsulation}, {trace.outer_source} -> {trace.backend}"
+        yield _forwarding(trace)
         yield "next hop", _next_hop(trace)
     if trace.egress:
         yield "leaves by", _egress(trace)
@@ -92,6 +97,18 @@ def _flow_table(trace: Trace) -> str:
     if trace.flow_hit:
         return "hit: the flow keeps the backend it has"
     return "no hit: a new flow, or one that has been forgotten"
+
+
+def _affinity(trace: Trace) -> str:
+    if trace.client_hit:
+        return "hit: the client keeps the backend it has"
+    return "no hit: the client's address alone is hashed"
+
+
+def _forwarding(trace: Trace) -> tuple[str, str]:
+    if trace.encapsulation is None:
+        return "forwarding", "l2: the packet as it came, to the backend's MAC address"
+    return "encapsulation", f"{trace.encapsulation}, {trace.outer_source} -> {trace.backend}"
 
 
 def _next_hop(trace: Trace) -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MULTIPLIER = 0x9FB21C651E98DF25
 _MASK = (1 << 64) - 1
+_FAMILIES = {False: 2, True: 10}
+"""``enum family``."""
 
 
 def step(state: int, word: int) -> int:
@@ -52,6 +54,30 @@ def hash_flow(key: bytes, seed: int, *, is_v6: bool) -> int:
     return step(step(state, _word(key[32:40])), 0)
 
 
+def hash_client(address: bytes, seed: int, *, is_v6: bool) -> int:
+    """Return the 64-bit hash of a client, by the 16 bytes of its ``struct address``.
+
+    For services with affinity its high half chooses the Maglev slot, see :func:`scale`.
+    """
+    if is_v6:
+        state = step(step(seed, _word(address[:8])), _word(address[8:]))
+    else:
+        state = step(seed, _word(address[12:]))
+    return step(step(state, _FAMILIES[is_v6]), 0)
+
+
+def hash_clients(addresses: NDArray[np.uint8], seed: int, *, is_v6: bool) -> NDArray[np.uint64]:
+    """Return the 64-bit hash of each client; ``addresses`` has shape (n, 16), of one family."""
+    words = np.ascontiguousarray(addresses).reshape(-1, 16).view("<u8").astype(np.uint64)
+    state = np.full(len(words), seed, np.uint64)
+    if is_v6:
+        state = step_all(step_all(state, words[:, 0]), words[:, 1])
+    else:
+        state = step_all(state, words[:, 1] >> np.uint64(32))
+    state = step_all(state, np.full(len(words), _FAMILIES[is_v6], np.uint64))
+    return step_all(state, np.zeros(len(words), np.uint64))
+
+
 def hash_flows(keys: NDArray[Any], seed: int, *, is_v6: bool) -> NDArray[np.uint64]:
     """Return the 64-bit hash of each ``struct flow_key`` in ``keys``.
 
@@ -62,14 +88,15 @@ def hash_flows(keys: NDArray[Any], seed: int, *, is_v6: bool) -> NDArray[np.uint
     state = np.full(len(words), seed, np.uint64)
     if is_v6:
         for half in range(4):
-            state = _steps(state, words[:, half])
+            state = step_all(state, words[:, half])
     else:
         high = np.uint64(0xFFFFFFFF00000000)
-        state = _steps(state, words[:, 1] >> np.uint64(32) | words[:, 3] & high)
-    return _steps(_steps(state, words[:, 4]), np.zeros(len(words), np.uint64))
+        state = step_all(state, words[:, 1] >> np.uint64(32) | words[:, 3] & high)
+    return step_all(step_all(state, words[:, 4]), np.zeros(len(words), np.uint64))
 
 
-def _steps(state: NDArray[np.uint64], word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def step_all(state: NDArray[np.uint64], word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Fold 64 bits into each of many states."""
     state = (state ^ word) * np.uint64(MULTIPLIER)
     return state ^ state >> np.uint64(32)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from towpath.core import maglev, sharing
+from towpath.core.options import Options
 from towpath.core.steps import (
     AddBackend,
     CreateService,
@@ -287,8 +288,8 @@ def _change(before: Service, after: Service) -> _Planned | None:
         return None
     key = before.key
     steps: list[Step] = []
-    if {"table_size", "flow_table"} & set(differing):
-        steps.append(SetOptions(key, after.table_size, after.flow_table))
+    if Options.of(before) != (options := Options.of(after)):
+        steps.append(SetOptions(key, options))
     steps += [AddBackend(key, backend) for backend in added]
     early = [each for each in changed if _noted_early(old[each.address], each)]
     steps += [SetBackend(key, backend) for backend in early]
@@ -320,11 +321,24 @@ def _noted_early(before: Backend, after: Backend) -> bool:
 
 def share_moved(before: Service, after: Service) -> float:
     """Return the share (0..1) of new flows that go to another backend than before."""
+    if (before.affinity is None) != (after.affinity is None):
+        # By another hash: each flow goes to any backend, whichever it went to before.
+        old, new = _shares(before), _shares(after)
+        if not old or not new:
+            return float(bool(old) != bool(new))
+        return 1.0 - sum(share * new.get(address, 0.0) for address, share in old.items())
     if sharing.key(before) == sharing.key(after):
         return 0.0
     addresses = {backend.address for backend in (*before.backends, *after.backends)}
     numbers = {address: number for number, address in enumerate(addresses)}
     return maglev.disruption(_numbered(before, numbers), _numbered(after, numbers))
+
+
+def _shares(service: Service) -> dict[Address, float]:
+    """Return the share (0..1) of new flows that each backend gets."""
+    sharing_ones = [backend for backend in service.backends if backend.takes_flows]
+    total = sum(backend.weight for backend in sharing_ones)
+    return {each.address: each.weight / total for each in sharing_ones}
 
 
 def _numbered(service: Service, numbers: Mapping[Address, int]) -> NDArray[np.uint32]:

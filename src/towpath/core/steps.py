@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from towpath.core.options import Options
     from towpath.model.kinds import Address
     from towpath.model.service import Backend, Service, ServiceKey
 
@@ -33,8 +34,7 @@ class SetOptions:
     """Change how a service works. A new size holds from the next table on."""
 
     key: ServiceKey
-    table_size: int
-    flow_table: bool
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,21 +3,28 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from towpath.core.plan import Plan, plan
 from towpath.core.states import BackendKey
-from towpath.core.steps import MoveService, PublishService
+from towpath.core.steps import MoveService, PublishService, RemoveBackend
 from towpath.datapath import trace
+from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
-from towpath.datapath.counters import Counters, read_counters
+from towpath.datapath.census import Census
+from towpath.datapath.counters import Counters, forget_drops, read_counters
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
-from towpath.datapath.flows import Census, FlowTable
+from towpath.datapath.flows import FlowTable
 from towpath.datapath.heap import Heap
+from towpath.datapath.migration import Migration, Moved
+from towpath.datapath.options import Flags, ServiceOptions
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
 from towpath.datapath.program import LoadedProgram
@@ -25,11 +32,13 @@ from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.slots import MaglevSlots
 from towpath.datapath.source import fill_settings
+from towpath.datapath.sources import SourceSets
 from towpath.datapath.steps import execute
 from towpath.datapath.tables import Tables
 from towpath.datapath.vips import VipIndex
 from towpath.kernel import netlink
 from towpath.kernel.bpffs import remove_pins
+from towpath.kernel.jiffies import Jiffies
 from towpath.kernel.rcu import wait_for_readers
 from towpath.model.service import BackendState, Service, ServiceKey
 from towpath.model.settings import Device, Limits, Source
@@ -39,7 +48,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from towpath.datapath.kept import KeptTables
+    from towpath.datapath.tables import Installed
     from towpath.model.flow import FlowTuple
+
+log = logging.getLogger(__name__)
 
 
 def unnamed(key: ServiceKey) -> str:
@@ -47,18 +60,32 @@ def unnamed(key: ServiceKey) -> str:
     return re.sub("[/,]", "_", f"{key.protocol}-{key.vip}-{key.port}")
 
 
+class Member(NamedTuple):
+    """A backend of a service: what a handle stands for."""
+
+    service: ServiceKey
+    backend: Address
+
+    @property
+    def family(self) -> int:
+        """The ``enum family`` of the service's clients."""
+        return FAMILY_V4 if isinstance(self.service.vip, IPv4Address | IPv4Network) else FAMILY_V6
+
+
 class Balancer:
     """An XDP load balancer on ``devices``.
 
     With ``pins``, a directory in a bpffs, it outlives this object: another one made
     with the same directory takes it over as it is, programs and tables, and no packet
-    is lost in between. Without, closing it detaches everything.
+    is lost in between; also where ``limits`` or this version of Towpath ask for other
+    tables. Without, closing it detaches everything.
 
     Not thread-safe. A context manager, which closes.
 
     Raises KernelError if a device doesn't exist or can't take the program, or another
-    process has ``pins``; LayoutError if ``pins`` holds tables of another shape or size.
-    There is then no more in the kernel than before.
+    process has ``pins``; LayoutError if ``pins`` holds tables that this version can't read,
+    CapacityError if what is in them is more than ``limits`` allow. There is then no more
+    in the kernel than before.
     """
 
     def __init__(
@@ -80,19 +107,22 @@ class Balancer:
                 undo.enter_context(held(pins))
             self._program = LoadedProgram(limits or Limits(), pins)
             undo.callback(self._program.close)
-            if pins is not None and not self._program.adopted:
+            if pins is not None and not self._program.adopted and not self._program.leaving:
                 on_failure.callback(remove_pins, pins / "maps")
                 on_failure.callback(remove_pins, pins / "links")
             self._make_tables()
-            self._flows = FlowTable(self._program)
-            undo.callback(self._flows.close)
             settings = self._program.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
             self._write_source(source or Source(), indexes)
+            migration = None
             if self._program.adopted:
                 self._adopt()
+            elif self._program.leaving:
+                on_failure.callback(self._program.give_up)
+                migration = self._move_in(self._program.leaving)
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
+            self._leave(migration)
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
@@ -107,7 +137,9 @@ class Balancer:
             program.rows("backends"),
             program.constant("handle_bits", "HANDLE_INDEX_BITS"),
             reclaimer,
-            program.forgetter("backend_cpus", program.layout.entries["backends"]),
+            program.forgetter(
+                "backend_cpus", "backend_flows", columns=program.layout.entries["backends"]
+            ),
             {
                 state: program.constant("backend_state", f"BACKEND_{state.name}")
                 for state in BackendState
@@ -119,10 +151,26 @@ class Balancer:
             self._heap,
             self._slots,
             program.rows("services"),
-            program.constant("service_flags", "SERVICE_NO_FLOW_TABLE"),
+            self._make_options(reclaimer),
             reclaimer,
-            program.forgetter("service_cpus", program.layout.entries["services"]),
+            program.forgetter("service_cpus", columns=program.layout.entries["services"]),
         )
+
+    def _make_options(self, reclaimer: Reclaimer) -> ServiceOptions:
+        program = self._program
+        trie = program.maps["sources"]
+        self._sources = SourceSets(
+            trie,
+            trie.key_dtype,
+            program.constant("source_limits", "SOURCE_BITS"),
+            program.layout.entries["sources"],
+            reclaimer,
+        )
+        flags = (
+            program.constant("service_flags", name)
+            for name in ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2")
+        )
+        return ServiceOptions(program.rows("services"), Flags(*flags), self._sources)
 
     def _make_endpoints(self, reclaimer: Reclaimer) -> Endpoints:
         program = self._program
@@ -170,11 +218,43 @@ class Balancer:
                 port=key.port,
                 protocol=key.protocol,
                 backends=each.backends(),
-                table_size=each.table_size,
-                flow_table=each.flow_table,
+                **each.options.fields(),
             )
             for key, each in sorted(installed.items(), key=lambda item: item[0].order)
         }
+
+    def _move_in(self, leaving: KeptTables) -> Migration:
+        """Fill the tables, which no packet reads yet, with everything that ``leaving`` has.
+
+        CapacityError: it doesn't fit.
+        """
+        before = _Reader(leaving)
+        self.apply(before.observed())
+        moved = Moved.between(before.installed, self.installed)
+        made = Migration(leaving, self._program, moved)
+        flows = made.before()
+        log.info("copied %d services and %d flows to new tables", len(self.installed), flows)
+        self._program.pin_beside()
+        return made
+
+    def _leave(self, migration: Migration | None) -> None:
+        """After the last device uses these tables: take what came meanwhile along.
+
+        Without a migration a process died in the middle of one, if there are tables to leave.
+        """
+        leaving = self._program.leaving
+        if migration is not None:
+            log.info("copied %d flows that came meanwhile", migration.after())
+        elif leaving is not None:
+            moved = Moved.between(_Reader(leaving).installed, self.installed)
+            flows = Migration(leaving, self._program, moved).follow()
+            log.info("copied %d flows from tables that were being left", flows)
+        self._program.leave()
+
+    @property
+    def installed(self) -> Collection[Installed]:
+        """The services as they are in the kernel."""
+        return self._tables.services.values()
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """Return what `apply` would do with ``services``."""
@@ -198,6 +278,8 @@ class Balancer:
             self._make_tables()
             self._adopt((*self.observed(), *services))
             raise
+        if any(isinstance(step, RemoveBackend) for step in wanted.steps):
+            forget_drops(self._program, (handle for _, handle, _ in self._backends))
         # The very objects: what doesn't change next time is then seen at a glance.
         for change in wanted.changes:
             if change.before is not None:
@@ -221,20 +303,46 @@ class Balancer:
                 for key, each in touched.items()
                 if each is not None
             },
+            sources=self._sources.in_use,
+            sources_limit=self._sources.limit,
+            allowed={
+                key: each.options.allow_from for key, each in touched.items() if each is not None
+            },
         )
         if any(isinstance(step, PublishService | MoveService) for step in wanted.steps):
             indexes = {key: each.index for key, each in installed.items()}
             check_endpoints(wanted.steps, self._tables.endpoints, indexes)
 
-    def counters(self) -> Counters:
-        """Return what has been counted since the load balancer came up."""
-        return read_counters(self._program, self._backends, self._tables.services.values())
+    def counters(self, cpu: int | None = None) -> Counters:
+        """Return what has been counted since the load balancer came up, by one CPU or by all."""
+        installed = self._tables.services.values()
+        return read_counters(self._program, self._backends, installed, cpu)
+
+    @property
+    def cpus(self) -> range:
+        """The CPUs that may count."""
+        return range(self._program.layout.cpus)
+
+    def members(self) -> dict[int, Member]:
+        """Return which backend of which service each handle stands for."""
+        return {
+            handle: Member(service.key, address)
+            for service in self._tables.services.values()
+            for address, handle in service.handles.items()
+        }
+
+    @cached_property
+    def flow_table(self) -> FlowTable:
+        """The flows that the program remembers, until this is closed."""
+        jiffies = Jiffies()
+        self._undo.callback(jiffies.close)
+        return FlowTable.of(self._program, jiffies)
 
     def census(self, backends: Collection[BackendKey]) -> Census:
         """Prepare to count the flows of backends.
 
-        Those that aren't there have none. What is returned may be used by another thread,
-        one at a time, while this object is open.
+        Those that aren't there have none. What is returned may be used by another thread
+        while this object is open.
         """
         services = self._tables.services
         handles = {
@@ -243,7 +351,7 @@ class Balancer:
             for address, handle in services[key].handles.items()
         }
         wanted = {key: handles[key] for key in backends if key in handles}
-        return Census(self._flows, wanted)
+        return Census(self.flow_table, wanted)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
         """Return what the program would do with the flow's next packet on ``device``.
@@ -283,3 +391,12 @@ class Balancer:
         where: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Reader(Balancer):
+    """What is in tables that another program was made for. Changes nothing in the kernel."""
+
+    def __init__(self, kept: KeptTables) -> None:
+        self._program = cast("LoadedProgram", kept)
+        self._make_tables()
+        self._adopt()

@@ -1,115 +1,257 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many flows backends have, counted in the flow table.
+"""The flow table, read as a whole: who is connected to which backend, and since when unseen.
 
-An entry says when its flow was last seen, in units of ``1 << FLOW_SEEN_SHIFT`` jiffies
-and in 16 bits. That clock goes round in 70 minutes (HZ=1000) to 11 hours (HZ=100): an
-entry that lay idle for a whole round looks young again until it is idle once more, so a
-count can be too high for that while, never too low.
+The program writes the table while it is read. Every entry is taken for itself: its
+publishing word, whose handle a backend must still have, and its tag must agree, as
+they must for a packet. Entries of backends that are gone, or that two CPUs wrote at
+once, are left out.
+
+The program keeps no time but the low 16 bits of when a flow was last seen, in steps
+of 64 jiffies: 64 ms and 70 minutes round at 1000 jiffies a second, 256 ms and 4.6
+hours at 250. So the first reading has ages modulo that span, and later ones, if they
+are not further apart, have them right: see :mod:`towpath.datapath.ages`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from towpath.datapath.clock import Clock
-from towpath.kernel.rcu import wait_for_readers
+from towpath.datapath.address import pack
+from towpath.datapath.ages import Ages
+from towpath.kernel.jiffies import per_second
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from ipaddress import IPv4Network, IPv6Network
 
-    from towpath.core.states import BackendKey
     from towpath.datapath.program import LoadedProgram
+    from towpath.kernel.jiffies import Jiffies
+    from towpath.kernel.maps import Map
 
     Array = np.ndarray[Any, Any]
+    Network = IPv4Network | IPv6Network
 
-ENDED_SECONDS = 10.0
-"""A flow whose client has sent FIN or RST has ended when no packet came for so long."""
-
-_SEEN_BITS = 16
-_CHUNK = 8192
-"""Sets that are mapped and looked at at once: 2 MiB."""
-
-
-class FlowTable:
-    """``flows`` of ``bpf/maps.h``, read in bulk. For one thread at a time."""
-
-    def __init__(self, program: LoadedProgram) -> None:
-        self._map = program.maps["flows"]
-        self._shift = program.constant("flow_limits", "FLOW_SEEN_SHIFT")
-        self._ending = program.constant("flow_flags", "FLOW_ENDING")
-        self._index_bits = program.constant("handle_bits", "HANDLE_INDEX_BITS")
-        self._backends = program.layout.entries["backends"]
-        self._clock: Clock | None = None
-
-    def count(self, handles: Array, idle: float) -> Array:
-        """Return how many flows each handle (uint32) has that were seen in ``idle`` seconds.
-
-        Of those that their client has ended, that were seen in ENDED_SECONDS. KernelError as
-        for reading a map.
-        """
-        clock = self._clock = self._clock or Clock()
-        most = self._ticks(idle, clock.rate)
-        most_ending = self._ticks(min(idle, ENDED_SECONDS), clock.rate)
-        # Column 0 is for whatever isn't asked for.
-        columns = np.zeros(self._backends, np.uint32)
-        wanted = np.concatenate([[0], handles]).astype(np.uint32)
-        columns[self._indexes(wanted)] = np.arange(len(wanted))
-        found = np.zeros(len(wanted), np.int64)
-        for start in range(0, self._map.max_entries, _CHUNK):
-            sets = min(_CHUNK, self._map.max_entries - start)
-            with self._map.mmap(start, sets, writable=False) as mapped:
-                column, seen, ends = self._entries(mapped.array, columns, wanted)
-            # Read after the entries: none was seen later than now, which would look very old.
-            now = np.uint16(clock.jiffies() >> self._shift & (1 << _SEEN_BITS) - 1)
-            young = now - seen <= np.where(ends, most_ending, most)
-            found += np.bincount(column[young], minlength=len(wanted))
-        counted: Array = found[1:]
-        return counted
-
-    def _entries(self, sets: Array, columns: Array, wanted: Array) -> tuple[Array, Array, Array]:
-        """Return the entries of handles that are wanted: column, time seen, whether it ends."""
-        ways = sets["way"].reshape(-1)
-        held = (ways["ref"] >> np.uint64(32)).astype(np.uint32)
-        column = columns[self._indexes(held)]
-        at = np.flatnonzero((column != 0) & (wanted[column] == held))
-        ends = ways["service"][at] & np.uint32(self._ending) != 0
-        return column[at], ways["seen"][at], ends
-
-    def _ticks(self, seconds: float, rate: int) -> int:
-        """Return a span in units of ``seen``, rounded up, and less than a round."""
-        ticks = int(seconds * rate) + (1 << self._shift) >> self._shift
-        return min(ticks, (1 << _SEEN_BITS) - 2)
-
-    def _indexes(self, handles: Array) -> Array:
-        """Return the indexes of handles, 0 for those that can't be ours."""
-        indexes = handles & np.uint32((1 << self._index_bits) - 1)
-        indexes[indexes >= self._backends] = 0
-        return indexes
-
-    def close(self) -> None:
-        """Close the clock."""
-        if self._clock is not None:
-            self._clock.close()
-            self._clock = None
+_TAG_SHIFT = 24
+_SEEN_MODULUS = 1 << 16
+_JIFFIES_MODULUS = 1 << 32
+_CHUNK_SETS = 2048
+"""Sets that are read at once: half a MiB."""
+_HALF = 32
+_IPV6 = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
-    """Who is to be counted, as of one moment. Counting may be done by another thread."""
+class Filter:
+    """Which entries are wanted; None: whatever they have there."""
 
-    table: FlowTable
-    handles: Mapping[BackendKey, int]
+    handles: Collection[int] | None = None
+    """Handles of backends, each of which belongs to one service."""
+    clients: Network | None = None
+    """Where the client's address is, which also says the family."""
+    max_idle_seconds: float | None = None
+    """Seen within this time."""
 
-    def count(self, idle: float) -> dict[BackendKey, int]:
-        """Return the flows of each that were seen in the last ``idle`` seconds.
 
-        Waits for the packets now in flight: one that is given a backend by a table that
-        was replaced before the census is counted, too. KernelError.
+EVERY = Filter()
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Entries of the flow table, each field an array with one element for each.
+
+    ``places``: where they are in the table, rising. ``clients``: 16 bytes in network
+    order, an IPv4 address being the last four. ``idle_seconds``: since when no packet
+    was seen, see the module for what that is worth. ``ending``: whether the client has
+    sent FIN or RST, and no SYN since.
+    """
+
+    places: Array
+    handles: Array
+    services: Array
+    clients: Array
+    client_ports: Array
+    idle_seconds: Array
+    ending: Array
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Entries]) -> Entries:
+        """Return the entries of one or more parts, one after the other."""
+        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in cls.__slots__))
+
+    def only(self, which: Array | slice) -> Entries:
+        """Return the entries that an index, a slice or a mask selects."""
+        return Entries(*(getattr(self, name)[which] for name in self.__slots__))
+
+
+class _Clock:
+    """Counts steps of `seen` from the low 32 bits of jiffies, and doesn't go round. Any thread."""
+
+    def __init__(self, jiffies: Callable[[], int], shift: int) -> None:
+        self._jiffies = jiffies
+        self._shift = shift
+        self._last: int = jiffies()
+        self._lock = Lock()
+
+    def steps(self) -> int:
+        with self._lock:
+            self._last += (self._jiffies() - self._last) % _JIFFIES_MODULUS
+            return self._last >> self._shift
+
+
+class FlowTable:
+    """``flows`` and ``flow_tags`` of ``bpf/maps.h``, read when asked, and never written.
+
+    ``backends`` is an array of ``struct backend``; ``index_bits`` says how much of a
+    handle is its index; ``ending`` is FLOW_ENDING; ``seen_shift`` how many low bits
+    of jiffies `seen` lacks; ``jiffies`` tells the time (32 bits), ``hz`` how fast it
+    goes. For any thread.
+    """
+
+    def __init__(
+        self,
+        flows: Map,
+        tags: Map,
+        backends: Array,
+        *,
+        index_bits: int,
+        ending: int,
+        seen_shift: int,
+        jiffies: Callable[[], int],
+        hz: int,
+    ) -> None:
+        self._flows = flows
+        self._tags = tags
+        self._backends = backends
+        self._index_mask = (1 << index_bits) - 1
+        self._ending = ending
+        self._step = (1 << seen_shift) / hz
+        self._clock = _Clock(jiffies, seen_shift)
+        self._ways: int = flows.value_dtype["way"].shape[0]
+        self._chunk = _CHUNK_SETS * self._ways
+        self._ages = Ages(flows.max_entries * self._ways, self._chunk)
+
+    @classmethod
+    def of(cls, program: LoadedProgram, jiffies: Jiffies) -> Self:
+        """Return the flow table of a program, for as long as that is open."""
+        return cls(
+            program.maps["flows"],
+            program.maps["flow_tags"],
+            program.rows("backends"),
+            index_bits=program.constant("handle_bits", "HANDLE_INDEX_BITS"),
+            ending=program.constant("flow_flags", "FLOW_ENDING"),
+            seen_shift=program.constant("flow_limits", "FLOW_SEEN_SHIFT"),
+            jiffies=jiffies.now,
+            hz=per_second(),
+        )
+
+    @property
+    def resolution_seconds(self) -> float:
+        """Seconds from one step of `seen` to the next."""
+        return self._step
+
+    @property
+    def span_seconds(self) -> float:
+        """Seconds after which `seen` goes round: to keep ages right, read at least as often."""
+        return self._step * _SEEN_MODULUS
+
+    def counts(self, wanted: Filter = EVERY) -> dict[int, int]:
+        """Return how many flows each backend has, by its handle; one without is left out."""
+        totals: Counter[int] = Counter()
+        for chunk in self.chunks(wanted):
+            found, numbers = np.unique(chunk.handles, return_counts=True)
+            totals.update(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
+        return dict(totals)
+
+    def entries(
+        self, wanted: Filter = EVERY, *, start: int = 0, limit: int | None = None
+    ) -> Entries:
+        """Return the entries that are wanted, in the order of their places.
+
+        From place ``start`` on, and no more than ``limit``: the place after the last one
+        is where to go on.
         """
-        wait_for_readers()
-        handles = np.fromiter(self.handles.values(), np.uint32, len(self.handles))
-        found = self.table.count(handles, idle).tolist()
-        return dict(zip(self.handles, found, strict=True))
+        chunks, count = [], 0
+        for chunk in self.chunks(wanted, start):
+            chunks.append(chunk)
+            count += len(chunk)
+            if limit is not None and count >= limit:
+                break
+        return Entries.joined(chunks).only(slice(limit))
+
+    def chunks(self, wanted: Filter = EVERY, start: int = 0) -> Iterator[Entries]:
+        """Yield the same part by part, which takes little memory however large the table is."""
+        for first in range(start // self._chunk * self._chunk, self.capacity, self._chunk):
+            found = self._read(first, wanted)
+            yield found.only(found.places >= start) if start > first else found
+
+    @property
+    def capacity(self) -> int:
+        """Flows that there is room for."""
+        return self._flows.max_entries * self._ways
+
+    def _read(self, first: int, wanted: Filter) -> Entries:
+        """The wanted entries of a chunk."""
+        at, sets = first // self._ways, min(_CHUNK_SETS, self._flows.max_entries)
+        with (
+            self._flows.mmap(at, sets, writable=False) as flows,
+            self._tags.mmap(at, sets, writable=False) as tags_of_sets,
+        ):
+            ways = flows.array["way"].reshape(-1).copy()
+            tags = tags_of_sets.array.copy().view(np.uint8).reshape(sets, -1)[:, : self._ways]
+        idle = self._ages.read(first, ways["seen"], self._clock.steps())
+        places = np.flatnonzero(ways["ref"])
+        places = places[self._is_found(ways["ref"][places], tags.reshape(-1)[places])]
+        rows = ways[places]
+        handles = (rows["ref"] >> _HALF).astype(np.uint32)
+        owners = self._backends[handles & self._index_mask]
+        services = rows["service"] & ~np.uint32(self._ending)
+        live = (owners["handle"] == handles) & (owners["service"] == services)
+        made = Entries(
+            places + first,
+            handles,
+            services,
+            np.ascontiguousarray(rows["saddr"]["word"]).view(np.uint8).reshape(-1, 16),
+            rows["sport"].astype(np.uint16),
+            idle[places] * self._step,
+            services != rows["service"],
+        )
+        return made.only(live & self._wanted(made, wanted))
+
+    @staticmethod
+    def _is_found(refs: Array, tags: Array) -> Array:
+        """Whether a packet would look at these entries at all: the tag is part of the hash."""
+        expected = (refs & 0xFFFFFFFF) >> _TAG_SHIFT
+        return np.asarray(tags == np.where(expected, expected, 1))
+
+    @staticmethod
+    def _wanted(entries: Entries, wanted: Filter) -> Array:
+        kept = np.ones(len(entries), bool)
+        if wanted.handles is not None:
+            kept &= np.isin(entries.handles, np.fromiter(wanted.handles, np.uint32))
+        if wanted.clients is not None:
+            kept &= _within(entries.clients, wanted.clients)
+        if wanted.max_idle_seconds is not None:
+            kept &= entries.idle_seconds <= wanted.max_idle_seconds
+        return kept
+
+
+def _within(clients: Array, network: Network) -> Array:
+    """Whether addresses (16 bytes each) are in a network.
+
+    The first twelve bytes tell the families apart: no IPv6 client is in ::/96.
+    """
+    host = network.max_prefixlen - network.prefixlen
+    mask = np.frombuffer((((1 << 128) - 1) >> host << host).to_bytes(16, "big"), np.uint8)
+    prefix = np.frombuffer(pack(network.network_address), np.uint8)
+    inside = ((clients & mask) == prefix).all(axis=1)
+    if network.version == _IPV6:
+        inside &= clients[:, :12].any(axis=1)
+    return np.asarray(inside)

@@ -28,10 +28,13 @@ class Layout:
     cpus: int
 
     @classmethod
-    def of(cls, limits: Limits, cpus: int, *, flow_ways: int, maglev_line: int) -> Layout:
+    def of(
+        cls, limits: Limits, cpus: int, *, flow_ways: int, maglev_line: int, client_ways: int
+    ) -> Layout:
         """Return the sizes for ``limits`` on a machine with ``cpus`` possible CPUs.
 
-        ``flow_ways`` and ``maglev_line``: flows and Maglev slots to one element.
+        ``flow_ways``, ``maglev_line`` and ``client_ways``: flows, Maglev slots and clients to
+        one element.
         """
         flow_sets = _power_of_two(-(-limits.flows // flow_ways))
         services, backends = limits.services + 1, limits.backends + 1  # index 0 is no one's
@@ -45,7 +48,10 @@ class Layout:
                 "backends": backends,
                 "flow_tags": flow_sets,
                 "flows": flow_sets,
+                "clients": _power_of_two(-(-limits.clients // client_ways)),
+                "sources": limits.sources,
                 "backend_cpus": backends * cpus,
+                "backend_flows": backends * cpus,
                 "service_cpus": services * cpus,
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,
@@ -59,6 +65,7 @@ class Layout:
         return {
             "vip_mask": self.entries["vips"] - 1,
             "flow_mask": self.entries["flows"] - 1,
+            "client_mask": self.entries["clients"] - 1,
             "services_max": self.entries["services"],
             "backends_max": self.entries["backends"],
         }

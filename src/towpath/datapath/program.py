@@ -8,15 +8,20 @@ all. A program that is loaded later uses the same maps, with the same seeds.
 
 from __future__ import annotations
 
+import logging
 import secrets
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from towpath.datapath.kept import TYPES, KeptTables
 from towpath.datapath.layout import Layout
-from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir
-from towpath.kernel.errors import LayoutError
+from towpath.datapath.migration import READ
+from towpath.datapath.pins import LINKS, MAPS, NEXT, found, succeed
+from towpath.kernel import links
+from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir, remove_pins
+from towpath.kernel.errors import KernelError, LayoutError
 from towpath.kernel.kept_types import pin_types, pinned_types
 from towpath.kernel.maps import Map, possible_cpus
 from towpath.kernel.object import BpfObject
@@ -27,21 +32,32 @@ if TYPE_CHECKING:
 
     from towpath.model.settings import Limits
 
+log = logging.getLogger(__name__)
+
 # Every node of a group must send a flow to the same backend, so this is not random.
 HASH_SEED = 0x546F7770617468
 _SCRATCH = frozenset({"works"})
 """Maps with nothing in them that outlives a packet: every program has its own."""
-_TYPES = "types"
-"""Among the pinned maps, a copy of their types."""
 _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "cookie"}
 
 
 class LoadedProgram:
-    """A loaded object. ``adopted`` says that its maps were there before."""
+    """A loaded object. ``adopted`` says that its maps were there before.
+
+    ``leaving``: other tables that are pinned, whose flows have to come along. Where the
+    maps are not adopted these are what they are to be filled from, and are still in use.
+
+    LayoutError: tables are pinned that can't be read.
+    """
 
     def __init__(self, limits: Limits, pins: Path | None = None) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
+        self._pins = pins
+        self.adopted = False
+        self.leaving: KeptTables | None = None
+        self.current: Path | None = None
+        """Where these maps are pinned, or will be."""
         self.object = self._undo.enter_context(BpfObject.packaged("xdp"))
         self.btf = self.object.btf
         self.layout = Layout.of(
@@ -49,9 +65,8 @@ class LoadedProgram:
             possible_cpus(),
             flow_ways=self.constant("flow_limits", "FLOW_WAYS"),
             maglev_line=self.constant("maglev_limits", "MAGLEV_LINE"),
+            client_ways=self.constant("client_limits", "CLIENT_WAYS"),
         )
-        self._map_directory = pins / "maps" if pins else None
-        self.adopted = bool(self._map_directory and self._map_directory.is_dir())
         try:
             self._load()
         except BaseException:
@@ -61,44 +76,71 @@ class LoadedProgram:
     def _load(self) -> None:
         for name, entries in self.layout.entries.items():
             self.object.resize(name, entries)
-        if self._map_directory and self.adopted:
-            self._reuse_maps(self._map_directory)
-        else:
-            self._seeds = {
-                "hash_seed": HASH_SEED,
-                "flow_seed": secrets.randbits(64),
-                "trace_cookie": secrets.randbits(63) + 1,
-            }
+        self._seeds = {
+            "hash_seed": HASH_SEED,
+            "flow_seed": secrets.randbits(64),
+            "trace_cookie": secrets.randbits(63) + 1,
+        }
+        self._find()
         for name, value in (self._seeds | self.layout.constants()).items():
             self.object.rodata[name] = value
         self.object.load()
         self.maps = self.object.maps
         if not self.adopted:
             self._store_seeds()
-            self._pin_maps()
+            if self.leaving is None and self._pins:
+                self.current = self._pins / MAPS
+                self._pin_maps()
 
-    def _reuse_maps(self, directory: Path) -> None:
-        """Use the pinned maps. LayoutError, naming all differences, if they don't fit.
+    def _find(self) -> None:
+        """Use the pinned maps that fit; those that don't, or don't any more, are to be left."""
+        there = found(self._pins) if self._pins else []
+        for directory in there:
+            if not self.adopted and self._fits(directory):
+                self.adopted, self.current = True, directory
+        if self.adopted:
+            for directory in there:
+                if directory != self.current:
+                    self._leave_if_readable(directory)
+        elif there:
+            # The last: beside it, one that came later was never in use by all devices.
+            self.leaving = self._readable(there[-1])
+            self._take_seeds(self.leaving.rows("settings")[0])
+
+    def _leave_if_readable(self, directory: Path) -> None:
+        try:
+            self.leaving = self._readable(directory)
+        except KernelError as error:
+            log.warning("flows in %s are not taken over: %s", directory, error)
+
+    def _fits(self, directory: Path) -> bool:
+        """Use the pinned maps if they are as this object wants them.
 
         They must have the sizes just set: the program's constants speak of them.
         """
-        types = pinned_types(directory / _TYPES)
-        pinned = {
-            path.name: self._undo.enter_context(Map.from_pin(path, types))
-            for path in sorted(directory.iterdir())
-            if path.name != _TYPES
-        }
-        self._compare(directory, pinned)
-        for name, each in pinned.items():
-            self.object.reuse(name, each)
-        record = pinned["settings"].lookup(0)
+        with ExitStack() as undo:
+            types = pinned_types(directory / TYPES)
+            pinned = {
+                path.name: undo.enter_context(Map.from_pin(path, types))
+                for path in sorted(directory.iterdir())
+                if path.name != TYPES
+            }
+            if self._differences(pinned):
+                return False
+            for name, each in pinned.items():
+                self.object.reuse(name, each)
+            self._take_seeds(pinned["settings"].lookup(0))
+            # The object's own file descriptors are copies.
+        return True
+
+    def _take_seeds(self, record: Any) -> None:
         self._seeds = {name: int(record[field]) for name, field in _SEEDS.items()}
 
-    def _compare(self, directory: Path, pinned: Mapping[str, Map]) -> None:
+    def _differences(self, pinned: Mapping[str, Map]) -> list[str]:
         wanted = {
             name: self.object.layout(name) for name in self.object.map_names if name not in _SCRATCH
         }
-        differences = [
+        return [
             *(f"{name} is missing" for name in wanted if name not in pinned),
             *(f"{name} is unknown" for name in pinned if name not in wanted),
             *(
@@ -108,12 +150,19 @@ class LoadedProgram:
                 for line in layout.differences(pinned[name].layout)
             ),
         ]
-        if differences:
+
+    def _readable(self, directory: Path) -> KeptTables:
+        """Tables that another program was made for. LayoutError: they aren't understood."""
+        layouts = {name: self.object.layout(name) for name in self.object.map_names}
+        kept = self._undo.enter_context(closing(KeptTables(directory, self.btf, layouts)))
+        missing = [f"{name} is missing" for name in sorted(READ - kept.pinned.keys())]
+        if missing:
             raise LayoutError(
-                f"{directory} has the tables of a load balancer with other limits, or of another"
-                " version of Towpath; detach that one first",
-                differences,
+                f"{directory} has tables that this version of Towpath can't read;"
+                " detach that load balancer first",
+                missing,
             )
+        return kept
 
     def _store_seeds(self) -> None:
         record = np.zeros((), self.btf.dtype("settings"))
@@ -121,16 +170,42 @@ class LoadedProgram:
             record[field] = self._seeds[name]
         self.maps["settings"].update(0, record)
 
+    def pin_beside(self) -> None:
+        """Pin the maps, complete now, beside those that they take the place of."""
+        if self._pins is not None:
+            self.current = self._pins / NEXT
+            # Of a version that came and went half way.
+            remove_pins(self.current)
+            self._pin_maps()
+
     def _pin_maps(self) -> None:
-        if self._map_directory is None:
+        if self.current is None:
             return
         ensure_bpffs()
-        self._map_directory.parent.mkdir(parents=True, exist_ok=True)
-        with new_pin_dir(self._map_directory) as building:
+        self.current.parent.mkdir(parents=True, exist_ok=True)
+        with new_pin_dir(self.current) as building:
             for name, each in self.maps.items():
                 if not name.startswith(".") and name not in _SCRATCH:
                     each.pin(building / name)
-            pin_types(self.btf, building / _TYPES)
+            pin_types(self.btf, building / TYPES)
+
+    def give_up(self) -> None:
+        """Unpin tables that were to take another's place, unless a device has them already.
+
+        Then the next process finds both, and goes on from there.
+        """
+        if self._pins is None or self.current != self._pins / NEXT:
+            return
+        ours = {program.id for program in self.object.programs.values()}
+        pinned = (self._pins / LINKS).glob("*")
+        if not any(links.from_pin(path).program_id in ours for path in pinned):
+            remove_pins(self.current)
+
+    def leave(self) -> None:
+        """Make these tables the only ones that are pinned."""
+        if self._pins is not None and self.current is not None:
+            succeed(self._pins, self.current)
+        self.leaving = None
 
     def constant(self, enum: str, name: str) -> int:
         """Return an enumerator of ``bpf/abi.h``."""
@@ -147,14 +222,15 @@ class LoadedProgram:
             self._rows[name] = self._undo.enter_context(self.maps[name].mmap()).array
         return self._rows[name]
 
-    def forgetter(self, name: str, columns: int) -> Callable[[int], None]:
-        """Return a function that zeroes one column of a per-CPU table."""
-        table = self.maps[name]
-        zero = np.zeros((), table.value_dtype)
+    def forgetter(self, *names: str, columns: int) -> Callable[[int], None]:
+        """Return a function that zeroes one column of per-CPU tables."""
+        tables = [self.maps[name] for name in names]
+        zeros = [np.zeros((), table.value_dtype) for table in tables]
 
         def forget(column: int) -> None:
             for cpu in range(self.layout.cpus):
-                table.update(cpu * columns + column, zero)
+                for table, zero in zip(tables, zeros, strict=True):
+                    table.update(cpu * columns + column, zero)
 
         return forget
 

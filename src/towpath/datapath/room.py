@@ -10,6 +10,7 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
+from towpath.core.options import Options
 from towpath.core.steps import (
     AddBackend,
     CreateService,
@@ -25,11 +26,14 @@ from towpath.core.steps import (
 from towpath.datapath.errors import CapacityError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from towpath.datapath.endpoints import Endpoints
     from towpath.datapath.heap import Heap, Range
+    from towpath.model.kinds import Prefix
     from towpath.model.service import ServiceKey
+
+    Prefixes = tuple[Prefix, ...]
 
 _UNNAMED = 1 << 29
 """Indexes from here on, which no service has, stand for those that are not known yet."""
@@ -57,23 +61,58 @@ def check_room(
     backends_limit: int,
     heap: Heap,
     tables: dict[ServiceKey, tuple[Range, int]],
+    sources: Mapping[Prefixes, int],
+    sources_limit: int,
+    allowed: dict[ServiceKey, Prefixes | None],
 ) -> None:
     """Raise CapacityError if the steps would not all find room.
 
     ``services`` and ``backends``: how many there are now. ``tables``: each service's
     table now (of 0 slots: none), and its configured size. ``heap`` stays as it is,
     except that nothing rests in it any more if there would not be room otherwise.
+    ``sources``: the lists of prefixes that there are, and how many services have each;
+    ``allowed``: the list that a service has now.
     """
     _check_count(
         "services", services, services_limit, _counted(steps, CreateService, DiscardService)
     )
     _check_count("backends", backends, backends_limit, _counted(steps, AddBackend, RemoveBackend))
+    kept = sum(map(len, sources))
+    _check_count("sources", kept, sources_limit, _source_changes(steps, dict(sources), allowed))
     try:
         _check_tables(steps, heap.copy(), tables)
     except CapacityError:
         if not heap.settle():
             raise
         _check_tables(steps, heap.copy(), tables)
+
+
+def _source_changes(
+    steps: tuple[Step, ...],
+    users: dict[Prefixes, int],
+    allowed: dict[ServiceKey, Prefixes | None],
+) -> Iterator[int]:
+    """By how many prefixes there are more or less, one after the other: first the new ones."""
+    lists = dict(allowed)
+    for step in steps:
+        wanted: Prefixes | None
+        match step:
+            case CreateService(service):
+                wanted = Options.of(service).allow_from
+            case SetOptions(_, options):
+                wanted = options.allow_from
+            case DiscardService():
+                wanted = None
+            case _:
+                continue
+        before = lists.get(step.key)
+        lists[step.key] = wanted
+        if wanted is not None:
+            users[wanted] = users.get(wanted, 0) + 1
+            yield len(wanted) if users[wanted] == 1 else 0
+        if before is not None:
+            users[before] -= 1
+            yield 0 if users[before] else -len(before)
 
 
 def _check_tables(
@@ -85,7 +124,7 @@ def _check_tables(
         if isinstance(step, CreateService):
             ranges[step.key], sizes[step.key] = (0, 0), step.service.table_size
         elif isinstance(step, SetOptions):
-            sizes[step.key] = step.table_size
+            sizes[step.key] = step.options.table_size
         elif isinstance(step, SetTable):
             size = sizes[step.key] if any(b.takes_flows for b in step.backends) else 0
             base = _allocate(heap, size) if size else 0

@@ -37,8 +37,8 @@ def _of_service(step: ServiceStep, tables: Tables) -> None:
     match step:
         case CreateService(service):
             tables.create(service)
-        case SetOptions(key, table_size, flow_table):
-            tables.set_options(key, table_size=table_size, flow_table=flow_table)
+        case SetOptions(key, options):
+            tables.set_options(key, options)
         case PublishService(key):
             tables.publish(key)
         case MoveService(key, to):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from towpath.core import sharing
+from towpath.core.options import Options
 from towpath.datapath.errors import CapacityError
 from towpath.model.service import BackendState
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from towpath.datapath.backends import BackendTable
     from towpath.datapath.endpoints import Endpoints
     from towpath.datapath.heap import Heap
+    from towpath.datapath.options import ServiceOptions
     from towpath.datapath.reclaim import Reclaimer
     from towpath.model.service import Backend, Service, ServiceKey
 
@@ -54,8 +56,7 @@ class Installed:
 
     key: ServiceKey
     index: int
-    table_size: int
-    flow_table: bool
+    options: Options
     base: int = 0
     size: int = 0
     """Slots of the table in use; 0 while there is no backend that takes flows."""
@@ -64,6 +65,11 @@ class Installed:
     """Other keys that packets find it by: left by a process that died while it moved it."""
     records: dict[Address, Backend] = field(default_factory=dict)
     """Backends as they are noted in the kernel."""
+
+    @property
+    def table_size(self) -> int:
+        """Slots that its table is to have."""
+        return self.options.table_size
 
     def backends(self) -> tuple[Backend, ...]:
         """Return the backends that have a record."""
@@ -80,7 +86,7 @@ class Tables:
         heap: Heap,
         slots: Slots,
         services: Array,
-        no_flow_table: int,
+        options: ServiceOptions,
         reclaimer: Reclaimer,
         forget_service: Callable[[int], None],
     ) -> None:
@@ -89,7 +95,7 @@ class Tables:
         self._heap = heap
         self._slots = slots
         self._rows = services
-        self._no_flow_table = no_flow_table
+        self._options = options
         self._reclaimer = reclaimer
         self._forget = forget_service
         self._free_indexes = deque(range(1, len(services)))
@@ -107,9 +113,8 @@ class Tables:
         index = self._free_indexes.popleft()
         self._forget(index)
         self._rows[index]["table"] = 0
-        installed = Installed(service.key, index, service.table_size, service.flow_table)
-        self.services[service.key] = installed
-        self._write_options(installed)
+        self.services[service.key] = Installed(service.key, index, Options())
+        self.set_options(service.key, Options.of(service))
 
     def publish(self, key: ServiceKey) -> None:
         """Let packets find the service."""
@@ -130,14 +135,14 @@ class Tables:
         """Give up a withdrawn service that has no backends left."""
         service = self.services.pop(key)
         self._replace_table(service, 0, 0)
+        self._options.give_up(service.index)
         self._reclaimer.defer(lambda: self._free_indexes.append(service.index))
 
-    def set_options(self, key: ServiceKey, *, table_size: int, flow_table: bool) -> None:
+    def set_options(self, key: ServiceKey, options: Options) -> None:
         """Change how a service works; a new size holds from the next table on."""
         service = self.services[key]
-        service.table_size = table_size
-        service.flow_table = flow_table
-        self._write_options(service)
+        self._options.write(service.index, options)
+        service.options = options
 
     def add_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Write a backend's record. Flows reach it by the next table."""
@@ -186,9 +191,9 @@ class Tables:
                 # A move was begun. Packets find it by both until the next apply has said which.
                 used[index].also.add(key)
                 continue
-            row = self._rows[index]
-            flow_table = not int(row["flags"]) & self._no_flow_table
-            used[index] = Installed(key, index, int(row["table_size"]), flow_table)
+            used[index] = Installed(key, index, Options())
+        for index, options in self._options.adopt(used).items():
+            used[index].options = options
         self._free_indexes = deque(i for i in self._free_indexes if i not in used)
 
         records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
@@ -265,7 +270,3 @@ class Tables:
         service.base, service.size = base, size
         if old_size:
             self._heap.rest(old_base, old_size)
-
-    def _write_options(self, service: Installed) -> None:
-        self._rows["table_size"][service.index] = service.table_size
-        self._rows["flags"][service.index] = 0 if service.flow_table else self._no_flow_table

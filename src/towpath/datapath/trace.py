@@ -31,6 +31,7 @@ _ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
 _HOPS = 64
 _VLAN_VID = 0xFFF
 _NOT_ASKED = -1
+_REFUSED = "drop_source"
 _SUCCESS = 0
 # enum in linux/bpf.h, BPF_FIB_LKUP_RET_*
 _FIB_RESULTS = (
@@ -45,6 +46,7 @@ _FIB_RESULTS = (
     "fragmentation needed",
     "no source address",
 )
+_OWN_RESULTS = {"FIB_NOT_ON_LINK": "behind a gateway"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,14 @@ class Trace:
     service: ServiceKey | None = None
     hash: int | None = None
     flow_hit: bool | None = None
+    client_hit: bool | None = None
+    """Of a new flow to a service with affinity: whether its client was known."""
     slot: int | None = None
     table_size: int | None = None
     backend: Address | None = None
+    forwarding: str | None = None
     encapsulation: str | None = None
+    """With its outer source: of a service whose forwarding is dsr."""
     outer_source: Address | None = None
     fib_result: str | None = None
     egress: str | None = None
@@ -126,12 +132,16 @@ def _decode(
     service = services.get(int(record["service"]))
     if not is_set["TRACE_VIP"] or service is None:
         return found
-    by_maglev = is_set["TRACE_MAGLEV"]
+    by_maglev, known = is_set["TRACE_MAGLEV"], is_set["TRACE_FLOW_HIT"]
+    if verdict == _REFUSED:
+        return replace(found, service=service.key)
+    asked_for_client = service.options.affinity is not None and not known
     found = replace(
         found,
         service=service.key,
         hash=int(record["hash"]),
-        flow_hit=is_set["TRACE_FLOW_HIT"],
+        flow_hit=known,
+        client_hit=is_set["TRACE_AFFINITY"] if asked_for_client else None,
         slot=int(record["slot"]) if by_maglev else None,
         table_size=int(record["table_size"]) if by_maglev else None,
     )
@@ -139,20 +149,30 @@ def _decode(
     backend = next((a for a, its_handle in service.handles.items() if its_handle == handle), None)
     if backend is None:
         return found
+    found = replace(found, backend=backend, forwarding=service.options.forwarding)
+    if found.forwarding == "dsr":
+        found = replace(
+            found,
+            encapsulation=_ENCAPSULATIONS[flow.destination.version, backend.version],
+            outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
+        )
     fib = _SUCCESS if is_set["TRACE_FIB_CACHED"] else int(record["fib_result"])
-    return _with_way(found, backend, record, fib)
+    return _with_way(found, record, _fib_result(program, fib))
 
 
-def _with_way(found: Trace, backend: Address, record: Any, fib: int) -> Trace:
-    """Add what the record says of encapsulation and next hop."""
+def _fib_result(program: LoadedProgram, number: int) -> str:
+    own = program.btf.enum("fib_own_results")
+    words = {int(own[name]): said for name, said in _OWN_RESULTS.items()}
+    words |= dict(enumerate(_FIB_RESULTS))
+    return words.get(number, f"error {number}")
+
+
+def _with_way(found: Trace, record: Any, fib_result: str) -> Trace:
+    """Add what the record says of the next hop."""
     hop = record["hop"]
-    inner = found.flow.destination.version
     return replace(
         found,
-        backend=backend,
-        encapsulation=_ENCAPSULATIONS[inner, backend.version],
-        outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
-        fib_result=_FIB_RESULTS[fib] if 0 <= fib < len(_FIB_RESULTS) else f"error {fib}",
+        fib_result=fib_result,
         egress=_device_name(int(hop["tx_ifindex"])),
         vlan=int(hop["tx_vlan"]) & _VLAN_VID or None,
         source_mac=_mac(hop["smac"]),

@@ -18,11 +18,19 @@ from towpath.model.parse import (
     service_problems,
 )
 from towpath.model.problems import ConfigError, Problem
-from towpath.model.service import Backend, BackendState, Protocol, Service, ServiceKey
+from towpath.model.service import (
+    Affinity,
+    Backend,
+    BackendState,
+    Protocol,
+    Service,
+    ServiceKey,
+)
 from towpath.model.settings import Api, Config, Device, Drain, Limits, Metrics, Source, State
 
 __all__ = [
     "Address",
+    "Affinity",
     "Api",
     "Backend",
     "BackendState",

@@ -7,6 +7,7 @@ holes, so one typo does not hide the next; :func:`build` makes the objects.
 """
 
 import difflib
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
@@ -95,8 +96,18 @@ def _value(hint: Any, raw: object, path: FieldPath, found: Findings) -> Any:
             return MISSING
     if get_origin(hint) is tuple:
         return _items(get_args(hint)[0], raw, path, found)
+    if isinstance(hint, types.UnionType):
+        if raw is None:
+            return None
+        hint = _present(hint)
     tree = decode(hint, {} if raw is None else raw, path, found)
     return MISSING if tree is None else tree
+
+
+def _present(hint: types.UnionType) -> Any:
+    """What an optional dataclass is when it is there."""
+    (cls,) = (option for option in get_args(hint) if option is not types.NoneType)
+    return cls
 
 
 def _items(cls: type, raw: object, path: FieldPath, found: Findings) -> Any:
@@ -120,4 +131,6 @@ def _built(hint: Any, value: Any) -> Any:
     if get_origin(hint) is tuple:
         (item, _) = get_args(hint)
         return tuple(build(item, tree) for tree in value)
+    if isinstance(hint, types.UnionType):
+        return None if value is None else build(_present(hint), value)
     return build(hint, value) if is_dataclass(hint) and isinstance(hint, type) else value

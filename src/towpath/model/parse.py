@@ -140,6 +140,7 @@ def _known(service: Service) -> Tree:
         "protocol": service.protocol,
         "backends": service.backends,
         "table_size": service.table_size,
+        "allow_from": service.allow_from,
     }
 
 

@@ -5,7 +5,7 @@ Rules look at trees of :mod:`towpath.model.decode`: a value that was wrong by
 itself is absent, and a rule that would need it says nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from towpath.model.decode import Findings, Tree
 from towpath.model.keys import KeyIndex
@@ -27,6 +27,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     """Check what spans the fields of one service."""
     backends = service.get("backends", [])
     _check_backends(service.get("vip"), backends, (*path, "backends"), found)
+    _check_sources(service.get("vip"), service.get("allow_from"), (*path, "allow_from"), found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
     size = service.get("table_size")
     if size is not None and size < sharing:
@@ -34,6 +35,22 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
             (*path, "table_size"),
             f"{size} slots are too few for {sharing} backends; allowed: a prime of at least "
             f"{prime_at_least(sharing)}, recommended: {recommended_size(sharing)}",
+        )
+
+
+def _check_sources(
+    vip: Address | Prefix | None,
+    sources: Sequence[Prefix] | None,
+    path: FieldPath,
+    found: Findings,
+) -> None:
+    if vip is None or sources is None:
+        return
+    if all(prefix.version != vip.version for prefix in sources):
+        found.add(
+            path,
+            f"has no IPv{vip.version} prefix, so that nobody could reach {vip}; allowed: one IPv"
+            f"{vip.version} prefix or more, such as those of the clients",
         )
 
 
@@ -51,8 +68,8 @@ def _check_backends(
         elif vip is not None and (vip.version, address.version) == (6, 4):
             found.add(
                 at,
-                f"{address} is IPv4 but the vip {vip} is IPv6, which forwarding dsr does not "
-                "carry over IPv4; allowed: an IPv6 address",
+                f"{address} is IPv4 but the vip {vip} is IPv6, which no forwarding carries to an "
+                "IPv4 address; allowed: an IPv6 address",
             )
         if address in first:
             also = field_path((*path, first[address]))
@@ -82,6 +99,11 @@ def check_services_trees(services: Sequence[Tree | None], path: FieldPath, found
             keys.add(key, index)
 
 
+def sources_needed(lists: Iterable[tuple[Prefix, ...] | None]) -> int:
+    """Return how many prefixes there are in lists of which equal ones are kept once."""
+    return sum(len(prefixes) for prefixes in set(lists) if prefixes)
+
+
 def check_room(services: Sequence[Tree | None], limits: Tree, found: Findings) -> None:
     """Check that the services fit into the limits."""
     present = [service for service in services if service]
@@ -91,6 +113,7 @@ def check_room(services: Sequence[Tree | None], limits: Tree, found: Findings) -
         "table_slots": sum(
             service.get("table_size", 0) for service in present if service.get("backends")
         ),
+        "sources": sources_needed(service.get("allow_from") for service in present),
     }
     for name, need in needs.items():
         if limits.get(name, need) < need:

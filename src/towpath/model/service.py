@@ -13,12 +13,14 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from towpath.model.kinds import (
     Address,
+    Duration,
     Flag,
     Integer,
     Name,
     Ports,
     PortSet,
     Prefix,
+    Prefixes,
     Prime,
     UnicastAddress,
     Vip,
@@ -32,6 +34,7 @@ SMALLEST_TABLE = 251
 LARGEST_TABLE = 4194301
 DEFAULT_TABLE = 16381
 MOST_WEIGHT = 65535
+LONGEST_AFFINITY = 7 * 86400
 _IPV6 = 6
 
 
@@ -127,6 +130,16 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class Affinity:
+    """New flows of a client go where those before went, all of them by the client's address."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    timeout: Annotated[int, Duration(1, LONGEST_AFFINITY)] = 3 * 3600
+    """Seconds from the beginning of a client's last flow to when its backend is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """A virtual address and port, and the backends that share its flows."""
 
@@ -142,12 +155,17 @@ class Service:
     """Transport protocol. May stand behind the ports instead: 8000-8999/tcp."""
     backends: tuple[Backend, ...] = ()
     """In any order: the order has no influence. None: packets are dropped and counted."""
-    forwarding: Annotated[Literal["dsr"], Word("dsr")] = "dsr"
-    """How packets reach backends. dsr: in a tunnel, backends answer the client directly."""
+    forwarding: Annotated[Literal["dsr", "l2"], Word("dsr", "l2")] = "dsr"
+    """How packets reach backends, which answer the client directly. dsr: in a tunnel. l2: as they
+    came, but for the MAC addresses; backends are on the same link."""
     table_size: Annotated[int, Prime(SMALLEST_TABLE, LARGEST_TABLE)] = DEFAULT_TABLE
     """Slots of the Maglev table. A prime, best above 100 times the number of backends."""
     flow_table: Annotated[bool, Flag()] = True
     """Whether flows are remembered, so that they keep their backend while tables change."""
+    affinity: Affinity | None = None
+    """Whether all flows of a client go to one backend, and how long that is remembered."""
+    allow_from: Annotated[tuple[Prefix, ...] | None, Prefixes()] = None
+    """Prefixes that clients must be in; packets of others are dropped. None: everyone may."""
 
     @property
     def key(self) -> ServiceKey:

@@ -58,6 +58,10 @@ class Limits:
     """Backends of all services together."""
     flows: Annotated[int, Integer(1024, 1 << 27)] = 524288
     """Flows remembered at one time."""
+    clients: Annotated[int, Integer(1024, 1 << 27)] = 131072
+    """Clients remembered at one time by services with affinity."""
+    sources: Annotated[int, Integer(1, 1 << 24)] = 65536
+    """Prefixes of allow_from of all services together, equal lists counted once."""
     port_pages: Annotated[int, Integer(1, 1 << 20)] = 1024
     """Pages of ports of services with more than one port or address, 1 KiB each: a page for each
     VIP, and one more for each 256 ports that aren't all alike."""

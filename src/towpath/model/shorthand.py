@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from towpath.model.service import Backend, Service
+from towpath.model.service import Affinity, Backend, Service
 from towpath.model.settings import Device
 
 if TYPE_CHECKING:
     from towpath.model.decode import Findings
     from towpath.model.problems import FieldPath
 
-# What a bare word stands for: `devices: [eth0]`, `backends: [192.0.2.11]`.
-_BARE: dict[type, str] = {Device: "name", Backend: "address"}
+# What a bare word stands for: `devices: [eth0]`, `backends: [192.0.2.11]`, `affinity: 3h`.
+_BARE: dict[type, str] = {Device: "name", Backend: "address", Affinity: "timeout"}
 
 
 def written_out(cls: type, raw: object, path: FieldPath, found: Findings) -> object:

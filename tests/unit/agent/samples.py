@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from towpath.core.states import BackendKey
-    from towpath.datapath.flows import Census
+    from towpath.datapath.balancer import Member
+    from towpath.datapath.census import Census
+    from towpath.datapath.flows import FlowTable
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
 
@@ -70,9 +72,21 @@ class MemoryDatapath:
         self.applied += 1
         return made
 
-    def counters(self) -> Counters:
+    cpus = (0,)
+
+    def counters(self, cpu: int | None = None) -> Counters:
         """Nothing was counted."""
+        del cpu
         return Counters({}, {})
+
+    def members(self) -> dict[int, Member]:
+        """There are no handles."""
+        return {}
+
+    @property
+    def flow_table(self) -> FlowTable:
+        """There is none."""
+        raise NotImplementedError
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
         """There is no program to ask."""

@@ -40,6 +40,15 @@ def scraped(status: Status = STATUS) -> dict[tuple[str, frozenset[tuple[str, str
         ("towpath_service_bytes_total", LABELS, 2),
         ("towpath_service_flows_total", LABELS, 3),
         ("towpath_service_drops_total", LABELS, 4),
+        ("towpath_service_active_flows", LABELS, 10),
+        ("towpath_service_dropped_packets_total", LABELS | {"reason": "drop_no_backend"}, 11),
+        ("towpath_backend_flows_total", LABELS | {"backend": "192.0.2.1"}, 7),
+        ("towpath_backend_active_flows", LABELS | {"backend": "192.0.2.1"}, 8),
+        (
+            "towpath_backend_dropped_packets_total",
+            LABELS | {"backend": "192.0.2.1", "reason": "drop_mtu"},
+            9,
+        ),
         ("towpath_backend_packets_total", LABELS | {"backend": "192.0.2.1"}, 5),
         ("towpath_backend_bytes_total", LABELS | {"backend": "192.0.2.1"}, 6),
         ("towpath_agent_info", {"version": "1"}, 1),
@@ -58,7 +67,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(scraped()) == 12
+    assert len(scraped()) == 17
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

@@ -14,8 +14,14 @@ from tests.unit.agent.samples import service
 from towpath.agent.desired import Owner
 from towpath.agent.documents import (
     BackendCounters,
+    BackendFlows,
     Counters,
+    CpuCounters,
+    CpuVerdicts,
     FileStatus,
+    Flow,
+    FlowCounts,
+    Flows,
     Plan,
     ServiceChange,
     ServiceCounters,
@@ -34,8 +40,23 @@ DOCUMENTS = [
     Plan((ServiceChange("change", NAME, ("name",), (ip_address("192.0.2.1"),)),), 3, 0.25),
     Counters(
         {"tx": 2**63},
-        (ServiceCounters(NAME, 1, 2, 3, 4, (BackendCounters(ip_address("192.0.2.1"), 5, 6),)),),
+        (
+            ServiceCounters(
+                NAME,
+                1,
+                2,
+                3,
+                4,
+                (BackendCounters(ip_address("192.0.2.1"), 5, 6, 7, 8, {"drop_mtu": 9}),),
+                10,
+                {"drop_no_backend": 11},
+                (CpuCounters(12, 13, 14, 15, 16, {"drop_fib": 17}),),
+            ),
+        ),
+        (CpuVerdicts(18, {"tx": 19}),),
     ),
+    Flows((Flow("web", ip_address("2001:db8::7"), 40000, ip_address("192.0.2.1"), 0.5),), 20),
+    FlowCounts(21, 22, (BackendFlows("web", ip_address("192.0.2.1"), 21),)),
     Trace("a -> b tcp", "eth0", "tx", NAME, 1, flow_hit=False, backend=ip_address("192.0.2.1")),
     Trace("a -> b tcp", "eth0", "pass_no_vip"),
     Status(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -109,6 +110,28 @@ def test_every_verdict_has_words() -> None:
         names = program.btf.enum("verdict").__members__
     known = {name.removeprefix("VERDICT_").lower() for name in names} - {"max"}
     assert set(VERDICTS) == known
+
+
+def test_a_trace_tells_of_affinity_and_of_a_packet_that_stays_as_it_came() -> None:
+    """And of a source that is refused nothing but that."""
+    trace = Trace(
+        flow="198.51.100.7:40000 -> 203.0.113.10:80 tcp",
+        device="eth0",
+        verdict="tx",
+        service=NAME,
+        flow_hit=False,
+        client_hit=True,
+        backend=ip_address("192.0.2.11"),
+        forwarding="l2",
+    )
+    told = dict(steps(trace))
+    assert told["affinity"] == "hit: the client keeps the backend it has"
+    assert told["forwarding"] == "l2: the packet as it came, to the backend's MAC address"
+    assert "encapsulation" not in told
+    told = dict(steps(replace(trace, client_hit=False)))
+    assert told["affinity"] == "no hit: the client's address alone is hashed"
+    refused = Trace(trace.flow, "eth0", "drop_source", NAME)
+    assert [step for step, _ in steps(refused)] == ["packet", "service", "verdict"]
 
 
 def test_a_trace_tells_every_decision_in_order() -> None:

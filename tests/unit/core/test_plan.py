@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from towpath.core import steps
+from towpath.core.options import FIELDS, Options
 from towpath.core.plan import Plan, backends_gone, plan
-from towpath.model import Backend, BackendState, Protocol, Service, ServiceKey
+from towpath.model import Affinity, Backend, BackendState, Protocol, Service, ServiceKey
 from towpath.model.kinds import Ports
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 VIPS = [ip_address(text) for text in ("203.0.113.10", "203.0.113.11", "2001:db8::10")]
 PORTS = [80, 443, Ports.of([(80, 90)]), Ports.of([(85, 95)]), Ports.of([(443, 443), (8000, 8001)])]
 ADDRESSES = [ip_address(f"2001:db8:1::{host:x}") for host in range(1, 9)]
+NETWORKS = (ip_network("198.51.100.0/24"),)
 
 
 @dataclass
 class Room:
     """One service of the model."""
 
-    options: tuple[int, bool]
+    options: Options
     backends: dict[Address, Backend] = field(default_factory=dict)
     table: frozenset[Backend] | None = None
     """Those that take flows, as of the last SetTable."""
@@ -48,7 +50,7 @@ class Room:
         self.table = frozenset(each for each in backends if each.takes_flows)
         away = {(each.address, each.weight) for each in backends if each.weight}
         self.away = frozenset(away - {(each.address, each.weight) for each in self.table})
-        self.table_size = self.options[0]
+        self.table_size = self.options.table_size
 
 
 class Datapath:
@@ -69,10 +71,10 @@ class Datapath:
         match step:
             case steps.CreateService(service):
                 assert service.key not in self.rooms
-                self.rooms[service.key] = Room((service.table_size, service.flow_table))
-            case steps.SetOptions(key, table_size, flow_table):
-                assert self.rooms[key].options != (table_size, flow_table)
-                self.rooms[key].options = (table_size, flow_table)
+                self.rooms[service.key] = Room(Options.of(service))
+            case steps.SetOptions(key, options):
+                assert self.rooms[key].options != options
+                self.rooms[key].options = options
             case steps.PublishService(key):
                 assert not self.rooms[key].published
                 self.rooms[key].published = True
@@ -137,8 +139,7 @@ class Datapath:
                 str(key),
                 *key,
                 backends=tuple(room.backends.values()),
-                table_size=room.options[0],
-                flow_table=room.options[1],
+                **room.options.fields(),
             )
             for key, room in self.rooms.items()
         )
@@ -149,7 +150,7 @@ class Datapath:
         for service in services:
             room = self.rooms[service.key]
             assert room.published
-            assert room.options == (service.table_size, service.flow_table)
+            assert room.options == Options.of(service)
             assert room.backends == {each.address: each for each in service.backends}
             wanted = Room(room.options)
             wanted.set_table(service.backends)
@@ -295,9 +296,7 @@ def test_a_service_that_gets_other_ports_keeps_all_else(
         assert (unnamed.steps == found.steps) == (stays is not None)
 
 
-def web(
-    *weights: int, name: str = "web", table_size: int = 257, flow_table: bool = True
-) -> Service:
+def web(*weights: int, name: str = "web", table_size: int = 257, **options: Any) -> Service:
     """A service with backends of these weights, the first at ADDRESSES[0]."""
     return Service(
         name,
@@ -305,7 +304,7 @@ def web(
         80,
         backends=tuple(Backend(*each) for each in zip(ADDRESSES, weights, strict=False)),
         table_size=table_size,
-        flow_table=flow_table,
+        **options,
     )
 
 
@@ -350,7 +349,7 @@ def test_change_in_order() -> None:
     after = replace(before, backends=(Backend(ADDRESSES[1], 2), new), flow_table=False)
     found = plan([before], [after])
     assert found.steps == (
-        steps.SetOptions(KEY, 257, flow_table=False),
+        steps.SetOptions(KEY, Options(257, flow_table=False)),
         steps.AddBackend(KEY, new),
         steps.SetBackend(KEY, Backend(ADDRESSES[1], 2)),
         steps.SetTable(KEY, after.backends),
@@ -437,7 +436,46 @@ def test_backends_without_weight_need_no_table() -> None:
 def test_options_that_no_table_depends_on_need_no_table() -> None:
     """The flow table is switched by itself."""
     found = plan([web(1)], [web(1, flow_table=False)])
-    assert found.steps == (steps.SetOptions(KEY, 257, flow_table=False),)
+    assert found.steps == (steps.SetOptions(KEY, Options(257, flow_table=False)),)
+
+
+def test_options_are_fields_of_the_same_names() -> None:
+    """All fields of a service that say neither what it is for nor what its backends are."""
+    others = {"name", "vip", "port", "protocol", "backends"}
+    assert set(FIELDS) == set(Service.__slots__) - others
+    each = web(1, flow_table=False, forwarding="l2", affinity=Affinity(9), allow_from=NETWORKS)
+    assert replace(web(1), **Options.of(each).fields()) == each
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"forwarding": "l2"}, {"affinity": Affinity(600)}, {"allow_from": NETWORKS}],
+    ids=lambda each: next(iter(each)),
+)
+def test_options_change_in_one_step(changed: dict[str, Any]) -> None:
+    """There and back, and flows keep their backends."""
+    before, after = web(1, 1), web(1, 1, **changed)
+    for one, other in ((before, after), (after, before)):
+        found = plan([one], [other])
+        assert found.steps == (steps.SetOptions(KEY, Options.of(other)),)
+        (change,) = found.changes
+        assert change.fields == tuple(changed)
+
+
+def test_the_same_sources_in_other_words_are_no_step() -> None:
+    """Two halves are the whole, and what is within another adds nothing."""
+    texts = ("198.51.100.128/25", "198.51.100.0/25", "198.51.100.7/32")
+    other = web(1, allow_from=tuple(map(ip_network, texts)))
+    assert plan([web(1, allow_from=NETWORKS)], [other]).steps == ()
+
+
+def test_share_moved_when_clients_are_hashed_instead_of_flows() -> None:
+    """Another hash: a flow stays by chance only, as often as the weights have it."""
+    one, other = web(1, 3), web(1, 3, affinity=Affinity())
+    for before, after in ((one, other), (other, one)):
+        assert plan([before], [after]).moved == pytest.approx(1 - (1 / 16 + 9 / 16))
+    assert plan([other], [web(1, 3, affinity=Affinity(5))]).moved == 0
+    assert plan([web()], [web(affinity=Affinity())]).moved == 0
 
 
 def test_a_vip_that_moves_to_another_name_stays_up() -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections import Counter
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tests.unit.datapath.harness_program import BTF, LINE, handle_of, service_of
@@ -16,9 +17,11 @@ from towpath.datapath.address import unpack
 from towpath.datapath.backends import BackendTable
 from towpath.datapath.endpoints import Endpoints, Lengths, pack_key
 from towpath.datapath.heap import Heap
+from towpath.datapath.options import Flags, ServiceOptions
 from towpath.datapath.ports import PortPages
 from towpath.datapath.reclaim import Reclaimer
 from towpath.datapath.room import check_endpoints, check_room
+from towpath.datapath.sources import SourceSets
 from towpath.datapath.tables import Tables
 from towpath.datapath.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
     from towpath.core.plan import Plan
     from towpath.model import Address
+    from towpath.model.kinds import Prefix
 
 INDEX_BITS = int(BTF.enum("handle_bits")["HANDLE_INDEX_BITS"])
 STATES = {state: int(BTF.enum("backend_state")[f"BACKEND_{state.name}"]) for state in BackendState}
@@ -38,6 +42,9 @@ WHOLE = int(BTF.enum("port_pages")["PORT_WHOLE"])
 LENGTHS = int(BTF.enum("vip_families")["VIP_LENGTHS"])
 PROBES = int(BTF.enum("vip_limits")["VIP_PROBES"])
 NO_FLOW_TABLE = int(BTF.enum("service_flags")["SERVICE_NO_FLOW_TABLE"])
+L2 = int(BTF.enum("service_flags")["SERVICE_L2"])
+SOURCE_BITS = int(BTF.enum("source_limits")["SOURCE_BITS"])
+SOURCE_KEY = BTF.dtype("source_key")
 
 View = list["Address | None"]
 """The backend that each slot of a service's table leads to."""
@@ -51,6 +58,9 @@ class Memory:
     backends_limit: int = 24
     table_slots: int = 24 * LINE
     port_pages: int = 8
+    sources_limit: int = 16
+    sources: set[bytes] = field(default_factory=set)
+    """Keys of the trie of source prefixes."""
     vips: Array = field(init=False)
     lengths: Array = field(init=False)
     pages: Array = field(init=False)
@@ -69,6 +79,30 @@ class Memory:
     def copy(self) -> Memory:
         """The same memory, to be changed apart."""
         return deepcopy(self)
+
+    def snapshot(self) -> tuple[Array, Array]:
+        """Return all keys of the trie, and their values."""
+        keys = np.frombuffer(b"".join(sorted(self.sources)), SOURCE_KEY)
+        return keys, np.ones(len(keys), np.uint32)
+
+    def update_batch(self, keys: Array, values: Array) -> None:
+        """Store keys in the trie."""
+        assert len(keys) == len(values)
+        self.sources |= {key.tobytes() for key in keys}
+        assert len(self.sources) <= self.sources_limit
+
+    def delete_batch(self, keys: Array) -> None:
+        """Remove keys from the trie."""
+        for key in keys:
+            self.sources.remove(key.tobytes())
+
+    def allowed(self, index: int) -> tuple[Prefix, ...] | None:
+        """Whom the service at an index is for, as packets see it; None: everyone."""
+        number = int(self.services["sources"][index])
+        if not number:
+            return None
+        found = [key for key in self.snapshot()[0] if key["set"] == number]
+        return tuple(sorted(map(prefix_of_key, found), key=lambda each: (each.version, each)))
 
     def write(self, base: int, handles: Array) -> None:
         """Store handles from slot ``base`` on."""
@@ -119,6 +153,7 @@ class Process:
         reclaimer = Reclaimer(wait_for_readers)
         self.heap = Heap(len(memory.slots), wait_for_readers)
         self.backends = BackendTable(memory.backends, INDEX_BITS, reclaimer, lambda _: None, STATES)
+        self.sources = SourceSets(memory, SOURCE_KEY, SOURCE_BITS, memory.sources_limit, reclaimer)
         self.tables = Tables(
             Endpoints(
                 VipIndex(memory.vips, PROBES, reclaimer, PREFIX),
@@ -131,7 +166,7 @@ class Process:
             self.heap,
             memory,
             memory.services,
-            NO_FLOW_TABLE,
+            ServiceOptions(memory.services, Flags(NO_FLOW_TABLE, L2), self.sources),
             reclaimer,
             lambda index: self.forgotten.update([index]),
         )
@@ -144,8 +179,7 @@ class Process:
                 "any",
                 *key,
                 backends=each.backends(),
-                table_size=each.table_size,
-                flow_table=each.flow_table,
+                **each.options.fields(),
             )
             for key, each in self.tables.services.items()
         )
@@ -165,7 +199,19 @@ class Process:
             tables={
                 key: ((each.base, each.size), each.table_size) for key, each in installed.items()
             },
+            sources=self.sources.in_use,
+            sources_limit=self.memory.sources_limit,
+            allowed={key: each.options.allow_from for key, each in installed.items()},
         )
+
+
+def prefix_of_key(key: Any) -> Prefix:
+    """The prefix that a key of the trie stands for: its address's bits that count."""
+    raw, bits = key["addr"].tobytes(), int(key["prefixlen"]) - SOURCE_BITS
+    if key["family"] == 2:
+        assert raw[:12] == bytes(12)
+        return IPv4Network((raw[12:], bits - 96))
+    return IPv6Network((raw, bits))
 
 
 def view_of(service: Service | None) -> View | None:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from towpath.model import Backend, BackendState, Protocol, Service
+from towpath.model import Affinity, Backend, BackendState, Protocol, Service
 
 if TYPE_CHECKING:
     from towpath.model import Address
@@ -22,18 +22,32 @@ KEYS: list[tuple[Address, int, Protocol]] = [
 ADDRESSES = [
     ip_address(text) for text in ("192.0.2.11", "192.0.2.12", "2001:db8:1::11", "2001:db8:1::12")
 ]
+SOURCES = [
+    None,
+    *(
+        tuple(map(ip_network, texts))
+        for texts in (
+            ["0.0.0.0/0"],
+            ["198.51.100.0/24", "::/0"],
+            ["198.51.100.7/32", "203.0.113.128/25", "2001:db8::/32", "2001:db9::1/128"],
+        )
+    ),
+]
 SIZES = [5, 7, 13, 31]
 
 
 def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
     """Any service of one key, of up to four backends."""
     return st.builds(
-        lambda backends, size, flow_table: Service(
+        lambda backends, size, options: Service(
             "any",
             *key,
             tuple(Backend(address, *each) for address, each in backends.items()),
             table_size=size,
-            flow_table=flow_table,
+            flow_table=options[0],
+            forwarding=options[1],
+            affinity=options[2],
+            allow_from=options[3],
         ),
         st.dictionaries(
             st.sampled_from(ADDRESSES),
@@ -41,7 +55,12 @@ def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
             max_size=4,
         ),
         st.sampled_from(SIZES),
-        st.booleans(),
+        st.tuples(
+            st.booleans(),
+            st.sampled_from(["dsr", "l2"]),
+            st.none() | st.integers(1, 100).map(Affinity),
+            st.sampled_from(SOURCES),
+        ),
     )
 
 

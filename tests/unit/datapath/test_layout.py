@@ -11,19 +11,22 @@ from towpath.datapath.layout import Layout
 from towpath.model import Limits
 
 WAYS = int(BTF.enum("flow_limits")["FLOW_WAYS"])
+CLIENTS = int(BTF.enum("client_limits")["CLIENT_WAYS"])
 
 limits = st.builds(
     Limits,
     services=st.integers(1, 1 << 20),
     backends=st.integers(1, (1 << 20) - 1),
     flows=st.integers(1024, 1 << 27),
+    clients=st.integers(1024, 1 << 27),
+    sources=st.integers(1, 1 << 24),
     table_slots=st.integers(251, 1 << 28),
 )
 
 
 def layout(wanted: Limits, cpus: int = 2) -> Layout:
     """The layout with the program's own constants."""
-    return Layout.of(wanted, cpus, flow_ways=WAYS, maglev_line=LINE)
+    return Layout.of(wanted, cpus, flow_ways=WAYS, maglev_line=LINE, client_ways=CLIENTS)
 
 
 @given(limits, st.integers(1, 512))
@@ -33,8 +36,11 @@ def test_there_is_room_for_what_the_limits_promise(wanted: Limits, cpus: int) ->
     assert entries["services"] == wanted.services + 1
     assert entries["backends"] == wanted.backends + 1
     assert entries["flows"] * WAYS >= wanted.flows
+    assert entries["clients"] * CLIENTS >= wanted.clients
+    assert entries["sources"] == wanted.sources
     assert wanted.table_slots <= entries["maglev"] * LINE < wanted.table_slots + LINE
     assert entries["backend_cpus"] == entries["backends"] * cpus
+    assert entries["backend_flows"] == entries["backend_cpus"]
     assert entries["service_cpus"] == entries["services"] * cpus
     assert entries["verdict_cpus"] == entries["flow_cpus"] == cpus
 
@@ -46,6 +52,7 @@ def test_a_look_up_needs_no_division(wanted: Limits) -> None:
     for name, mask, need in (
         ("vips", "vip_mask", wanted.services * 16),
         ("flows", "flow_mask", -(-wanted.flows // WAYS)),
+        ("clients", "client_mask", -(-wanted.clients // CLIENTS)),
     ):
         size = made.entries[name]
         assert size & (size - 1) == 0

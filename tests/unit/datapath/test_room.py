@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.datapath.harness_memory import Memory, Process, assert_sound
 from tests.unit.datapath.harness_program import LINE
-from tests.unit.datapath.harness_services import ADDRESSES, KEYS, states
+from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, states
 
 from towpath.core.plan import Plan, plan
 from towpath.datapath.errors import CapacityError
@@ -25,6 +25,7 @@ small_memories = st.builds(
     services_limit=st.integers(1, 4),
     backends_limit=st.integers(1, 10),
     table_slots=st.integers(1, 5).map(lambda lines: lines * LINE),
+    sources_limit=st.integers(3, 12),
 )
 
 
@@ -64,10 +65,10 @@ def test_what_is_foretold_comes_true(memory: Memory, ways: Sequence[tuple[Servic
             memory, process = before, Process(before)
 
 
-def service(which: int, size: int, weights: dict[int, int]) -> Service:
+def service(which: int, size: int, weights: dict[int, int], **options: Any) -> Service:
     """A service by number, its backends by number."""
     backends = tuple(Backend(ADDRESSES[number], weight) for number, weight in weights.items())
-    return Service("any", *KEYS[which], backends, table_size=size)
+    return Service("any", *KEYS[which], backends, table_size=size, **options)
 
 
 def test_what_rests_is_reclaimed_before_a_plan_is_refused() -> None:
@@ -116,6 +117,11 @@ def test_room_that_is_there_costs_no_wait() -> None:
             Memory(table_slots=2 * LINE),
             [service(0, 31, {0: 1}), service(1, 5, {0: 1})],
             r"Maglev slots in one piece: 5 needed, 1 at most; raise limits\.table_slots",
+        ),
+        (
+            Memory(sources_limit=5),
+            [service(n, 5, {0: 1}, allow_from=SOURCES[n + 2]) for n in range(2)],
+            r"sources: 6 needed, 5 at most; raise limits\.sources and restart",
         ),
     ],
 )

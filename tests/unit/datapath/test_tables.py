@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.datapath.harness_memory import (
+    L2,
     NO_FLOW_TABLE,
     Memory,
     Process,
@@ -20,13 +21,14 @@ from tests.unit.datapath.harness_memory import (
     by_key,
     view_of,
 )
-from tests.unit.datapath.harness_services import ADDRESSES, KEYS, states
+from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, states
 
+from towpath.core.options import Options
 from towpath.core.plan import plan
 from towpath.core.steps import PublishService
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.steps import execute
-from towpath.model import Backend, BackendState, Service
+from towpath.model import Affinity, Backend, BackendState, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +95,11 @@ def assert_seen(memory: Memory, before: ByKey, after: ByKey) -> None:
     """Packets see each service as it was or as it will be, and nothing between."""
     assert_sound(memory)
     for key in before.keys() | after.keys():
-        assert memory.view(key) in (view_of(before.get(key)), view_of(after.get(key)))
+        one, other = before.get(key), after.get(key)
+        assert memory.view(key) in (view_of(one), view_of(other))
+        if index := memory.service(key):
+            allowed = [each.allow_from for each in (one, other) if each]
+            assert memory.allowed(index) in allowed
 
 
 def assert_flows_go_on(memory: Memory, lasting: dict[int, Address]) -> None:
@@ -112,6 +118,9 @@ def assert_in_force(process: Process, services: Iterable[Service]) -> None:
         assert memory.view(key) == view_of(service)
         assert row["table_size"] == service.table_size
         assert bool(row["flags"] & NO_FLOW_TABLE) != service.flow_table
+        assert bool(row["flags"] & L2) == (service.forwarding == "l2")
+        assert row["affinity"] == (service.affinity.timeout if service.affinity else 0)
+        assert memory.allowed(installed.index) == service.allow_from
     assert process.tables.services.keys() == wanted.keys()
     assert len(memory.published()) == len(wanted)
     in_use = memory.backends[memory.backends["handle"] != 0]
@@ -210,37 +219,34 @@ def service(
     size: int,
     weights: dict[int, int],
     states: dict[int, BackendState] | None = None,
-    *,
-    flow_table: bool = True,
+    **options: Any,
 ) -> Service:
     """A service by number, its backends by number; active if nothing else is said."""
     backends = tuple(
         Backend(ADDRESSES[number], weight, (states or {}).get(number, BackendState.ACTIVE))
         for number, weight in weights.items()
     )
-    return Service("any", *KEYS[which], backends, table_size=size, flow_table=flow_table)
+    return Service("any", *KEYS[which], backends, table_size=size, **options)
 
 
 BEFORE = (
-    service(0, 13, {0: 1, 1: 1, 2: 1}),
-    service(
-        1,
-        7,
-        {0: 1, 2: 0, 1: 1, 3: 2},
-        {1: BackendState.DRAINING},
-    ),
+    service(0, 13, {0: 1, 1: 1, 2: 1}, allow_from=SOURCES[1]),
+    service(1, 7, {0: 1, 2: 0, 1: 1, 3: 2}, {1: BackendState.DRAINING}, allow_from=SOURCES[2]),
     service(3, 5, {2: 1, 3: 2}),
 )
 AFTER = (
-    service(0, 31, {0: 1, 1: 2, 3: 1}),  # larger; one goes, one comes, one weighs more
-    service(  # drained and back, by weight and by state; down
+    # Larger; one goes, one comes, one weighs more; for others.
+    service(0, 31, {0: 1, 1: 2, 3: 1}, allow_from=SOURCES[3]),
+    # Drained and back, by weight and by state; down; for everyone.
+    service(
         1,
         7,
         {0: 2, 2: 3, 1: 2, 3: 2},
         {0: BackendState.QUARANTINED, 3: BackendState.DOWN},
         flow_table=False,
     ),
-    service(2, 13, {1: 1, 2: 1}),  # new, and the last is gone
+    # New, and the last is gone.
+    service(2, 13, {1: 1, 2: 1}, allow_from=SOURCES[2], affinity=Affinity(7), forwarding="l2"),
 )
 
 
@@ -278,7 +284,7 @@ def test_a_death_while_adopting_is_put_right() -> None:
             break
         execute(step, process.tables)
     # An option that no table has been made for yet.
-    process.tables.set_options(AFTER[0].key, table_size=5, flow_table=True)
+    process.tables.set_options(AFTER[0].key, Options(table_size=5, allow_from=SOURCES[2]))
     for line in count():
         memory = start.copy()
         try:
@@ -299,7 +305,7 @@ def test_ranges_in_use_are_known_before_a_table_is_made_again() -> None:
     old = [service(0, 7, {0: 1}), service(1, 7, {1: 1})]
     process = brought_to(old)
     for each in old:
-        process.tables.set_options(each.key, table_size=13, flow_table=True)
+        process.tables.set_options(each.key, Options(table_size=13))
     heir = Process(process.memory)
     assert_in_force(heir, [service(0, 13, {0: 1}), service(1, 13, {1: 1})])
 

@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from pathlib import Path
 from textwrap import dedent
 
@@ -12,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towpath.model import (
+    Affinity,
     Api,
     Backend,
     Config,
@@ -33,7 +41,7 @@ devices:
   - eth0
   - {name: eth1, mode: native}
 source: {ipv4: 172.16.0.0/16, ipv6: 2001:db8:100::/96}
-limits: {services: 10, backends: 20, flows: 2048, table_slots: 50000}
+limits: {services: 10, backends: 20, flows: 2048, table_slots: 50000, clients: 4096, sources: 99}
 api: {socket: /run/lb.sock}
 metrics: {listen: "[::1]:9464"}
 state: {directory: /var/lib/lb, pins: /sys/fs/bpf/lb}
@@ -42,9 +50,11 @@ services:
     vip: 203.0.113.10
     port: 80
     protocol: tcp
-    forwarding: dsr
+    forwarding: l2
     table_size: 251
     flow_table: false
+    affinity: {timeout: 1h30m}
+    allow_from: [198.51.100.7, 198.51.100.0/24, 2001:db8:8000::/33, 2001:db8::/33]
     backends:
       - {address: 192.0.2.11, weight: 3}
       - address: 2001:db8:1::11
@@ -65,7 +75,9 @@ def test_every_key_is_read() -> None:
     assert parse_config(FULL, "lb.yaml") == Config(
         devices=(Device("eth0"), Device("eth1", "native")),
         source=Source(IPv4Network("172.16.0.0/16"), IPv6Network("2001:db8:100::/96")),
-        limits=Limits(services=10, backends=20, flows=2048, table_slots=50000),
+        limits=Limits(
+            services=10, backends=20, flows=2048, clients=4096, sources=99, table_slots=50000
+        ),
         api=Api(Path("/run/lb.sock")),
         metrics=Metrics("[::1]:9464"),
         state=State(Path("/var/lib/lb"), Path("/sys/fs/bpf/lb")),
@@ -80,9 +92,11 @@ def test_every_key_is_read() -> None:
                     Backend(ip_address("2001:db8:1::11")),
                     Backend(ip_address("192.0.2.12")),
                 ),
-                "dsr",
+                "l2",
                 251,
                 flow_table=False,
+                affinity=Affinity(5400),
+                allow_from=(ip_network("198.51.100.0/24"), ip_network("2001:db8::/32")),
             ),
             Service("dns", ip_address("2001:db8::53"), 53, Protocol.UDP),
         ),
@@ -94,6 +108,36 @@ def test_all_but_devices_has_a_default() -> None:
     shortest = parse_config("devices: [eth0]", "lb.yaml")
     assert shortest == Config(devices=(Device("eth0"),))
     assert parse_config("devices: [eth0]\nservices:\nsource:\n", "lb.yaml") == shortest
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("", None), ("{}", Affinity(10800)), ("90s", Affinity(90)), ("{timeout: 90}", Affinity(90))],
+)
+def test_affinity_can_be_written_in_full_or_as_its_timeout(
+    written: str, meant: Affinity | None
+) -> None:
+    """Left empty it is not there."""
+    text = f"devices: [a]\nservices: [{{name: a, vip: 203.0.113.1, port: 1, affinity: {written}}}]"
+    (service,) = parse_config(text, "f").services
+    assert service.affinity == meant
+
+
+def test_lists_of_sources_count_once() -> None:
+    """Equal ones, however they are written, take room once."""
+    text = """\
+        devices: [a]
+        limits: {sources: %d}
+        services:
+          - {name: a, vip: 203.0.113.1, port: 1, allow_from: [10.0.0.0/8, "2001:db8::/32"]}
+          - {name: b, vip: "2001:db8::1", port: 1, allow_from: ["2001:db8::/32", 10.0.0.0/8]}
+          - {name: c, vip: 203.0.113.1, port: 2, allow_from: [10.0.0.0/9, 11.0.0.0/8]}
+          - {name: d, vip: 203.0.113.1, port: 3}
+        """
+    assert parse_config(dedent(text % 4), "lb.yaml").limits.sources == 4
+    assert refused(text % 3) == [
+        "lb.yaml:2: limits.sources: 3 is too few for the services listed; allowed: 4 or more"
+    ]
 
 
 def test_source_prefix_of_one_address_is_that_address() -> None:

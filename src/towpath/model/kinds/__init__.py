@@ -22,9 +22,10 @@ from towpath.model.kinds.addresses import (
     split_endpoint,
 )
 from towpath.model.kinds.base import FieldError, Kind, plain, shown
-from towpath.model.kinds.duration import Duration
+from towpath.model.kinds.durations import Duration, written
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
+from towpath.model.kinds.prefixes import Prefixes, fewest
 from towpath.model.kinds.scalars import Flag, Integer, Prime, Word
 
 __all__ = [
@@ -44,14 +45,17 @@ __all__ = [
     "PortSet",
     "Ports",
     "Prefix",
+    "Prefixes",
     "Prime",
     "SourceAddress",
     "UnicastAddress",
     "Vip",
     "Word",
+    "fewest",
     "not_unicast",
     "plain",
     "prefix_of",
     "shown",
     "split_endpoint",
+    "written",
 ]

@@ -62,6 +62,8 @@ class Kind:
 
 def plain(value: object) -> object:
     """Return ``value`` as JSON has it: the inverse of :meth:`Kind.parse`."""
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
     return value if isinstance(value, bool | int | None) else str(value)
 
 

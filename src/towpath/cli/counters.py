@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters as tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from towpath.cli.output import count, print_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from towpath.agent.documents import BackendCounters, Counters, CpuCounters, ServiceCounters
+
+NUMBERS = ("packets", "bytes", "new flows", "active", "drops")
+
+_Row = tuple[str, ...]
+
+
+def show_verdicts(counters: Counters) -> None:
+    """Packets of each verdict, with a column for each CPU where they are known."""
+    cpus = [f"CPU {each.cpu}" for each in counters.cpus]
+    rows = [
+        (reason, count(number), *(count(each.verdicts.get(reason, 0)) for each in counters.cpus))
+        for reason, number in counters.verdicts.items()
+        if number
+    ]
+    print_table(("verdict", "packets", *cpus), rows, numbers=("packets", *cpus))
+
+
+def show_services(services: Iterable[ServiceCounters]) -> None:
+    """A line for each service, and one for each of its backends."""
+    rows: list[_Row] = []
+    for each in services:
+        rows.append((each.service.name, "", *_numbers(each, each.drops)))
+        rows += _backends("", each.backends)
+    print_table(("service", "backend", *NUMBERS), rows, numbers=NUMBERS)
+
+
+def show_cpus(service: ServiceCounters) -> None:
+    """The same of one service, a block of lines for each CPU that has counted any."""
+    rows: list[_Row] = []
+    for each in service.cpus:
+        if each.packets:
+            rows.append((f"{each.cpu}", "", *_numbers(each, each.drops)))
+            rows += _backends("", each.backends)
+    print_table(("CPU", "backend", *NUMBERS), rows, numbers=NUMBERS)
+
+
+def show_drops(service: ServiceCounters) -> None:
+    """Why packets of a service were dropped, and on the way to which backend."""
+    rows = list(_reasons("", service.dropped))
+    for backend in service.backends:
+        rows += _reasons(str(backend.address), backend.dropped)
+    print_table(("reason", "backend", "packets"), rows, numbers=("packets",))
+
+
+def _reasons(backend: str, dropped: Mapping[str, int]) -> Iterator[_Row]:
+    return ((reason, backend, count(packets)) for reason, packets in dropped.items())
+
+
+def _backends(first: str, backends: Iterable[BackendCounters]) -> Iterator[_Row]:
+    for each in backends:
+        yield first, str(each.address), *_numbers(each, sum(each.dropped.values()))
+
+
+def _numbers(counted: ServiceCounters | BackendCounters | CpuCounters, drops: int) -> _Row:
+    active = getattr(counted, "active", None)
+    return (
+        count(counted.packets),
+        count(counted.bytes),
+        count(counted.flows),
+        "-" if active is None else count(active),
+        count(drops),
+    )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath flows``."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from towpath.cli.command import Manual
+from towpath.cli.output import Format, count, emit, output_option, print_table, socket_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from towpath.agent.documents import Flow, FlowCounts
+
+EXAMPLES = {
+    "towpath flows --service web": "The first hundred of a service.",
+    "towpath flows --client 198.51.100.7": "Which backends a client is on.",
+    "towpath flows --backend 192.0.2.11 --max-idle 60 --count": "Is a backend idle yet?",
+    "towpath flows --limit 0 -o json | jq length": "Every flow, for a program.",
+}
+
+
+@click.command(cls=Manual, examples=EXAMPLES)
+@click.option("--service", help="Flows of this service.")
+@click.option("--vip", help="Flows to this VIP, address or prefix as the service has it.")
+@click.option("--backend", help="Flows that go to this backend.")
+@click.option("--client", help="Flows from this address or prefix.")
+@click.option("--max-idle", type=click.FloatRange(0), help="Seen in the last so many seconds.")
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="List no more than that; 0: all.",
+)
+@click.option("--count", "counted", is_flag=True, help="Only how many, by backend.")
+@socket_option
+@output_option
+def flows(
+    service: str | None,
+    vip: str | None,
+    backend: str | None,
+    client: str | None,
+    max_idle: float | None,
+    limit: int,
+    counted: bool,
+    socket_path: Path,
+    form: Format,
+) -> None:
+    """List the flows that the datapath remembers, and the backend that each has.
+
+    They are what keeps a connection on its backend while tables change. A flow is
+    here from its first packet until its room is needed: how long ago it was last
+    seen is all that tells whether it is still going on.
+    """
+    from towpath.client import Client
+
+    question = {
+        "service": service,
+        "vip": vip,
+        "backend": backend,
+        "client": client,
+        "max_idle": max_idle,
+    }
+    with Client(socket_path) as agent:
+        if counted:
+            _show_counts(agent.flow_counts(**question), form)
+            return
+        # One more tells whether there are more.
+        asked = limit + 1 if limit else None
+        _show(list(agent.flows(limit=asked, **question)), limit, form)
+
+
+def _show(found: Sequence[Flow], limit: int, form: Format) -> None:
+    from towpath.agent.wire import plain
+    from towpath.model.service import endpoint
+
+    shown = list(islice(found, limit or None))
+
+    def table() -> None:
+        columns = ("service", "client", "backend", "idle")
+        rows = (
+            (each.service, endpoint(each.client, each.client_port), each.backend, idle(each))
+            for each in shown
+        )
+        print_table(columns, rows, numbers=("idle",))
+        if len(found) > len(shown):
+            click.echo(
+                f"There are more than {limit}; --limit shows more, --count counts.", err=True
+            )
+
+    emit(plain(shown), form, table)
+
+
+def idle(flow: Flow) -> str:
+    """Since when no packet was seen."""
+    seconds = flow.idle_seconds
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _show_counts(counts: FlowCounts, form: Format) -> None:
+    from towpath.agent.wire import plain
+
+    def table() -> None:
+        rows = [(each.service, str(each.backend), count(each.flows)) for each in counts.backends]
+        total = ("total", f"room for {count(counts.limit)}", count(counts.total))
+        print_table(("service", "backend", "flows"), [*rows, total], numbers=("flows",))
+
+    emit(plain(counts), form, table)

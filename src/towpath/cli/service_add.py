@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath service add|set``: one service without a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from towpath.cli.command import Manual
+from towpath.cli.output import socket_option
+from towpath.cli.plans import done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+ADDING = {
+    "towpath service add web --vip 203.0.113.10 --port 80 --backend 192.0.2.11 "
+    "--backend 192.0.2.12=3": "The second backend gets three times as many flows.",
+    "towpath service add dns --vip 203.0.113.53 --port 53/udp --backend 192.0.2.11 "
+    "--forwarding l2": "Backends on the same link, no tunnel.",
+}
+SETTING = {
+    "towpath service set web --affinity 3h": "Clients keep their backend.",
+    "towpath service set web --affinity none": "Flows of a client are spread again.",
+    "towpath service set web --allow-from 198.51.100.0/24,2001:db8::/32": "For nobody else.",
+    "towpath service set web --allow-from any": "For everyone.",
+}
+NOTHING = {"affinity": "none", "allow_from": "any"}
+"""What stands for a field that isn't there."""
+
+_OPTIONS = (
+    click.option(
+        "--forwarding",
+        type=click.Choice(["dsr", "l2"]),
+        help="dsr: in a tunnel. l2: in a new frame, to backends on the same link.",
+    ),
+    click.option(
+        "--affinity",
+        metavar="TIME|none",
+        help="Flows of a client go to one backend, for so long after the last began: 10m, 3h.",
+    ),
+    click.option(
+        "--allow-from",
+        metavar="PREFIX,...|any",
+        help="Drop packets of other sources; prefixes with commas between, or given again.",
+        multiple=True,
+    ),
+    click.option("--table-size", type=int, help="Slots of the Maglev table, a prime."),
+    click.option(
+        "--flow-table/--no-flow-table", default=None, help="Whether flows are remembered."
+    ),
+)
+
+
+def field_options(command: Command) -> Command:
+    """Give a command the options that are fields of a service."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(cls=Manual, examples=ADDING)
+@click.argument("name")
+@click.option("--vip", required=True, help="Address that clients connect to, or a prefix.")
+@click.option(
+    "--port", required=True, help="Port, range, list or any; the protocol may follow: 53/udp."
+)
+@click.option("--backend", "backends", multiple=True, metavar="ADDRESS[=WEIGHT]")
+@field_options
+@socket_option
+def add(
+    name: str, vip: str, port: str, backends: tuple[str, ...], socket_path: Path, **options: Any
+) -> None:
+    """Add a service; refused when there is one of that name."""
+    from towpath.client import Client
+    from towpath.model import parse_service
+
+    service = parse_service(
+        {"name": name, "vip": vip, "port": port, "backends": [*map(_backend, backends)]}
+        | _given(options)
+    )
+    with Client(socket_path) as client:
+        if name in {entry.service.name for entry in client.services()}:
+            raise click.ClickException(
+                f"there is a service {name!r} already; change it with towpath service set {name}"
+                " or towpath backend"
+            )
+        done(client.put_service(service))
+
+
+@click.command("set", cls=Manual, examples=SETTING)
+@click.argument("name")
+@field_options
+@socket_option
+def set_(name: str, socket_path: Path, **options: Any) -> None:
+    """Change how a service works; what isn't named stays. Flows go on."""
+    from towpath.agent.wire import plain
+    from towpath.client import Client
+    from towpath.model import parse_service
+
+    changes = _given(options)
+    if not changes:
+        raise click.UsageError("nothing to change; see --help for the options")
+    with Client(socket_path) as client:
+        done(client.put_service(parse_service(plain(client.service(name)) | changes)))
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields that were named, as a file would have them."""
+    given = {name: value for name, value in options.items() if value not in {None, ()}}
+    if "allow_from" in given:
+        given["allow_from"] = ",".join(given["allow_from"])
+    return {name: None if NOTHING.get(name) == value else value for name, value in given.items()}
+
+
+def _backend(text: str) -> dict[str, object]:
+    """``ADDRESS`` or ``ADDRESS=WEIGHT``; what is no number is for the model to refuse."""
+    address, _, weight = text.partition("=")
+    if not weight:
+        return {"address": address}
+    return {"address": address, "weight": int(weight) if weight.isdecimal() else weight}

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a service works, apart from which packets it is for and which backends it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from towpath.model.kinds import fewest
+from towpath.model.service import DEFAULT_TABLE, Affinity
+
+if TYPE_CHECKING:
+    from towpath.model.kinds import Prefix
+    from towpath.model.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Fields of :class:`towpath.model.Service`, by the same names."""
+
+    table_size: int = DEFAULT_TABLE
+    flow_table: bool = True
+    forwarding: Literal["dsr", "l2"] = "dsr"
+    affinity: Affinity | None = None
+    allow_from: tuple[Prefix, ...] | None = None
+    """The fewest prefixes that have these addresses: equal sets are equal."""
+
+    @classmethod
+    def of(cls, service: Service) -> Options:
+        """Return those of a service."""
+        allowed = None if service.allow_from is None else fewest(service.allow_from)
+        return cls(
+            table_size=service.table_size,
+            flow_table=service.flow_table,
+            forwarding=service.forwarding,
+            affinity=service.affinity,
+            allow_from=allowed,
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """Return them by name, to make a service of."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+
+FIELDS = tuple(field.name for field in fields(Options))

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long entries of the flow table have not been seen, beyond what their 16 bits can say.
+
+An entry that still has the `seen` that it had when it was last read is older by the
+time since. So ages are right from the second reading on, if readings are not further
+apart than the 16 bits reach.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+_MODULUS = 1 << 16
+_NEVER = -1
+
+
+class Ages:
+    """The ages of ``places`` entries as of their last reading, ``chunk`` of them at a time.
+
+    In steps of `seen`. For any thread.
+    """
+
+    def __init__(self, places: int, chunk: int) -> None:
+        self._chunk = chunk
+        self._seen = np.zeros(places, np.uint16)
+        self._ages = np.zeros(places, np.uint32)
+        self._read_at = [_NEVER] * -(-places // chunk)
+        self._lock = Lock()
+
+    def read(self, start: int, seen: Array, now: int) -> Array:
+        """Return the ages of entries from ``start`` on, a multiple of the chunk.
+
+        ``seen``: uint16, of each of them, free ones too. ``now``: steps that don't go
+        round, and the low 16 bits of which `seen` is in.
+        """
+        ages = ((now - seen.astype(np.int64)) % _MODULUS).astype(np.uint32)
+        here, chunk = slice(start, start + len(seen)), start // self._chunk
+        with self._lock:
+            before = self._read_at[chunk]
+            if before != _NEVER:
+                grown = self._ages[here] + np.uint32(now - before)
+                ages = np.where(seen == self._seen[here], grown, ages)
+            self._seen[here] = seen
+            self._ages[here] = ages
+            self._read_at[chunk] = now
+        return ages
