@@ -209,8 +209,8 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "port": 53,
         "protocol": "udp",
         "backends": [
-            {"address": "192.0.2.21", "weight": 3},
-            {"address": "192.0.2.22", "weight": 1},
+            {"address": "192.0.2.21", "weight": 3, "state": "active"},
+            {"address": "192.0.2.22", "weight": 1, "state": "active"},
         ],
         "forwarding": "l2",
         "table_size": 251,
