@@ -165,6 +165,18 @@ enum handle_bits {
 	HANDLE_GENERATION_BITS = 12,
 };
 
+/*
+ * Noted for whoever reads the state back. What a state means to packets is done by
+ * others: only an active backend is in a table, and one that goes down gets another
+ * handle, so that its flows are stale.
+ */
+enum backend_state {
+	BACKEND_ACTIVE = 0,
+	BACKEND_DRAINING,    /* no new flows, by somebody's wish */
+	BACKEND_QUARANTINED, /* no new flows, since it seems not to be well */
+	BACKEND_DOWN,	     /* no flows */
+};
+
 struct backend {
 	struct address addr; /* outer destination */
 	__u32 handle;	     /* 0 = index not in use */
@@ -172,7 +184,7 @@ struct backend {
 	__u32 weight;	     /* for whoever reads the state back */
 	__u16 generation;    /* the last one that the index had */
 	__u8 family;	     /* of addr, enum family */
-	__u8 _reserved;
+	__u8 state;	     /* enum backend_state */
 };
 
 /*
@@ -254,9 +266,17 @@ struct flow_key {
 struct flow {
 	__u64 ref;
 	struct address saddr;
-	__u32 service;
+	__u32 service; /* and FLOW_ENDING */
 	__be16 sport;
 	__u16 seen; /* low bits of jiffies >> FLOW_SEEN_SHIFT */
+};
+
+/*
+ * The client has sent FIN or RST and no SYN since. What the other side sends isn't
+ * seen; as long as it does, the client's acknowledgements keep the entry young.
+ */
+enum flow_flags {
+	FLOW_ENDING = 1 << 30, /* above any index of a service */
 };
 
 /*

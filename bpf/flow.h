@@ -34,6 +34,7 @@ struct flow_place {
 struct flow_id {
 	const struct flow_key *key;
 	__u32 service;
+	__u8 tcp_flags;
 };
 
 static __always_inline struct flow_place flow_place(__u64 hash, __u64 jiffies)
@@ -67,7 +68,16 @@ static __always_inline bool flow_is(const struct flow *flow, const struct flow_i
 	const __u64 *a = (const __u64 *)&flow->saddr, *b = (const __u64 *)&id->key->saddr;
 
 	return a[1] == b[1] && a[0] == b[0] && flow->sport == id->key->sport &&
-	       flow->service == id->service;
+	       (flow->service & ~FLOW_ENDING) == id->service;
+}
+
+/* Notes that the client ends the flow, or begins another one with its port. */
+static __always_inline void flow_note_edge(struct flow *flow, __u32 service, __u8 flags)
+{
+	if (!(flags & TCP_SYN))
+		service |= FLOW_ENDING;
+	if (flow->service != service)
+		flow->service = service;
 }
 
 /* Returns the handle that the flow was given, 0 if it isn't known. */
@@ -97,6 +107,8 @@ static __always_inline __u32 flow_lookup(struct flow_place *place, const struct 
 			continue;
 		if (touch && flow->seen != place->now)
 			flow->seen = place->now;
+		if (unlikely(id->tcp_flags & TCP_EDGES) && touch)
+			flow_note_edge(flow, id->service, id->tcp_flags);
 		place->way = way;
 		return ref >> 32;
 	}

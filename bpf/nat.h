@@ -17,13 +17,6 @@ enum nat_search {
 	NAT_FULL_SETS = 4, /* in a row that say that the table is full */
 };
 
-enum tcp_flags {
-	TCP_FIN = 0x01,
-	TCP_SYN = 0x02,
-	TCP_RST = 0x04,
-	TCP_ACK = 0x10,
-};
-
 /* How good a way is for a new entry; age comes on top. */
 enum nat_rank {
 	NAT_RANK_UNCONFIRMED = 1 << 16,

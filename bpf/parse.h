@@ -80,7 +80,18 @@ struct packet {
 	__be16 id;	 /* IPv4 */
 	__u8 tos;	 /* DSCP and ECN */
 	__u8 ttl;	 /* or hop limit */
+	__u8 tcp_flags;	 /* the low 8: enum tcp_flag; 0 of other protocols */
+	__u8 _reserved[3];
 	__u32 l4_offset; /* of the transport header from the IP header on */
+};
+
+enum tcp_flag {
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+	TCP_ACK = 0x10,
+	TCP_EDGES = TCP_FIN | TCP_SYN | TCP_RST,
+	TCP_FLAGS_AT = 13, /* in the header */
 };
 
 static __always_inline struct cursor cursor_of(struct xdp_md *ctx)
@@ -127,21 +138,33 @@ static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
 	return tag->ethertype;
 }
 
-/* `left`: bytes of the packet, as its IP header says, from the cursor on. */
-static __always_inline int parse_ports(struct cursor *c, __u32 left, struct flow_key *flow)
+static __always_inline int parse_tcp(struct cursor *c, __u32 left, struct packet *pkt)
 {
-	struct ports *ports;
+	struct tcphdr *tcp = cursor_take(c, struct tcphdr);
 
-	if (flow->protocol != IPPROTO_TCP && flow->protocol != IPPROTO_UDP)
+	if (!tcp || left < sizeof(*tcp))
+		return VERDICT_PASS_MALFORMED;
+	pkt->flow.sport = tcp->source;
+	pkt->flow.dport = tcp->dest;
+	pkt->tcp_flags = ((__u8 *)tcp)[TCP_FLAGS_AT];
+	return PARSE_OK;
+}
+
+/* `left`: bytes of the packet, as its IP header says, from the cursor on. */
+static __always_inline int parse_ports(struct cursor *c, __u32 left, struct packet *pkt)
+{
+	struct udphdr *udp;
+
+	if (likely(pkt->flow.protocol == IPPROTO_TCP))
+		return parse_tcp(c, left, pkt);
+	if (pkt->flow.protocol != IPPROTO_UDP)
 		return VERDICT_PASS_PROTOCOL;
-	if (left < (flow->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr)))
+	udp = cursor_take(c, struct udphdr);
+	if (!udp || left < sizeof(*udp))
 		return VERDICT_PASS_MALFORMED;
-	ports = cursor_take(c, struct ports);
-	if (!ports)
-		return VERDICT_PASS_MALFORMED;
-
-	flow->sport = ports->source;
-	flow->dport = ports->dest;
+	pkt->flow.sport = udp->source;
+	pkt->flow.dport = udp->dest;
+	pkt->tcp_flags = 0;
 	return PARSE_OK;
 }
 
@@ -174,7 +197,7 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
 
 	/* Options are skipped here and carried along with the packet. */
 	c->pos = (void *)ip + header;
-	return parse_ports(c, pkt->l3_length - header, &pkt->flow);
+	return parse_ports(c, pkt->l3_length - header, pkt);
 }
 
 /*
@@ -248,7 +271,7 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 	if (after > pkt->l3_length)
 		return VERDICT_PASS_MALFORMED;
 	pkt->l4_offset = after;
-	return parse_ports(c, pkt->l3_length - after, &pkt->flow);
+	return parse_ports(c, pkt->l3_length - after, pkt);
 }
 
 /*

@@ -130,17 +130,6 @@ __noinline int nat_send(struct xdp_md *ctx, __u32 row)
 	return verdict;
 }
 
-/* TCP's flags, 0 for UDP. The parser found the header whole. */
-static __always_inline __u8 nat_tcp_flags(struct xdp_md *ctx, const struct packet *pkt)
-{
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u8 *flags = data + (pkt->l3_offset & 0x1f) + (pkt->l4_offset & TRANSLATE_L4) + 13;
-
-	if (pkt->flow.protocol != IPPROTO_TCP || (void *)(flags + 1) > end)
-		return 0;
-	return *flags;
-}
-
 /* What a packet must be, so that it can be translated: PARSE_OK or the verdict. */
 static __always_inline int nat_check(const struct packet *pkt)
 {
@@ -154,7 +143,7 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 {
 	struct backend *backend;
 
-	n->flags = nat_tcp_flags(ctx, &w->pkt);
+	n->flags = w->pkt.tcp_flags;
 	n->quote = 0;
 	if (!nat_find(w, n))
 		return NULL;
@@ -289,7 +278,7 @@ __noinline int nat_reply(struct xdp_md *ctx, __u32 row)
 	if (checked != PARSE_OK)
 		return checked;
 	w->jiffies = bpf_jiffies64();
-	n->flags = nat_tcp_flags(ctx, &w->pkt);
+	n->flags = w->pkt.tcp_flags;
 	n->quote = 0;
 	TRACE_FLAG(w, TRACE_SNAT);
 	TRACE(w, service, backend->service);

@@ -19,6 +19,7 @@ __noinline int special_parse(struct xdp_md *ctx, __u32 row, __u32 parsed)
 
 	if (!w)
 		return VERDICT_PASS_MALFORMED;
+	w->pkt.tcp_flags = 0;
 	if (parsed == VERDICT_PASS_FRAGMENT)
 		return fragment_parse(ctx, w);
 	if (parsed == VERDICT_PASS_PROTOCOL)

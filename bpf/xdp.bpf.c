@@ -28,11 +28,13 @@ const enum verdict btf_verdict __attribute__((used)) = 0;
 const enum family btf_family __attribute__((used)) = 0;
 const enum service_flags btf_service_flags __attribute__((used)) = 0;
 const enum trace_flags btf_trace_flags __attribute__((used)) = 0;
+const enum backend_state btf_backend_state __attribute__((used)) = 0;
 const enum handle_bits btf_handle_bits __attribute__((used)) = 0;
 const enum vip_limits btf_vip_limits __attribute__((used)) = 0;
 const enum vip_kind btf_vip_kind __attribute__((used)) = 0;
 const enum vip_families btf_vip_families __attribute__((used)) = 0;
 const enum port_pages btf_port_pages __attribute__((used)) = 0;
+const enum flow_flags btf_flow_flags __attribute__((used)) = 0;
 const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
 const enum nat_limits btf_nat_limits __attribute__((used)) = 0;
 const enum nat_marks btf_nat_marks __attribute__((used)) = 0;
@@ -57,7 +59,11 @@ static __always_inline struct backend *new_backend(struct work *w, const struct 
 static __always_inline struct backend *choose_backend(struct work *w, const struct service *service,
 						      __u32 index, bool *fresh)
 {
-	struct flow_id id = { .key = &w->pkt.flow, .service = index };
+	struct flow_id id = {
+		.key = &w->pkt.flow,
+		.service = index,
+		.tcp_flags = w->pkt.tcp_flags,
+	};
 	struct flow_place place;
 	struct backend *backend;
 

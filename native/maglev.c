@@ -14,6 +14,13 @@
  *    one), and it takes no turns once it has them. Its turns come at times
  *    (k + 1/2) / weight, k = 0, 1, ...
  *
+ * Backends that are away for a while have their slots filled in a second round: the
+ * table is first filled as if all were there, and then those that are there take
+ * turns, from the first on, for the slots of those that are not. What a backend has
+ * from the first round it keeps, whoever comes and goes. In the second round it gets
+ * what it lacks of its share of the whole table among those that are there. It never
+ * has more than that share: among fewer, Webster's method gives nobody less.
+ *
  * Nothing depends on the order that the caller's backends are in, on floating
  * point, or on the machine's byte order.
  */
@@ -23,7 +30,7 @@
 #include "public.h"
 
 struct member {
-	uint32_t label; /* what is written into its slots */
+	uint32_t label; /* what is written into its slots: its place in order */
 	uint32_t slots; /* still to take */
 	uint32_t next;	/* slot to look at in the next turn */
 	uint32_t skip;
@@ -196,40 +203,142 @@ static uint32_t make_classes(struct class *classes, struct member *members, cons
 	return made;
 }
 
+/* The backends as the caller has them: see towpath_maglev(). */
+struct backends {
+	const uint8_t *identities;
+	const uint32_t *ends;
+	const uint32_t *weights;
+	const uint8_t *away; /* NULL: nobody */
+	uint32_t count;
+};
+
+struct room {
+	struct member *members;
+	struct class *classes;
+	uint32_t *weights; /* of the members */
+	uint32_t *owned;   /* slots by place in order */
+};
+
+/* Makes members of the backends, without those away if so asked. Returns their number. */
+static uint32_t make_members(const struct room *room, const struct backends *all, int present_only,
+			     uint32_t size)
+{
+	uint32_t made = 0;
+
+	for (uint32_t i = 0, start = 0; i < all->count; start = all->ends[i++]) {
+		if (present_only && all->away[i])
+			continue;
+		room->members[made].label = i;
+		permute(&room->members[made], all->identities + start, all->ends[i] - start, size);
+		room->weights[made++] = all->weights[i];
+	}
+	return made;
+}
+
+/* Takes turns until nobody lacks a slot. */
+static void fill(struct class *heap, uint32_t left, uint32_t *table, uint32_t size)
+{
+	/* Falling weight is rising time: the array is a heap already. */
+	while (left) {
+		if (heap[0].count)
+			take_turns(&heap[0], table, size);
+		if (!heap[0].count)
+			heap[0] = heap[--left];
+		sift_down(heap, left, 0);
+	}
+}
+
+/* Frees the slots of those away and counts what the others have. */
+static void vacate(const struct room *room, const struct backends *all, uint32_t *table,
+		   uint32_t size)
+{
+	for (uint32_t i = 0; i < all->count; i++)
+		room->owned[i] = 0;
+	for (uint32_t slot = 0; slot < size; slot++) {
+		if (all->away[table[slot]])
+			table[slot] = FREE;
+		else
+			room->owned[table[slot]]++;
+	}
+}
+
+/* Takes what a member has off its share; those that lack nothing leave. */
+static void keep_lacking(struct class *c, const uint32_t *owned)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < c->count; i++) {
+		struct member m = c->members[i];
+
+		m.slots -= owned[m.label];
+		if (m.slots)
+			c->members[kept++] = m;
+	}
+	c->count = kept;
+}
+
+static void fill_in(const struct room *room, const struct backends *all, uint32_t *table,
+		    uint32_t size)
+{
+	uint32_t count, classes;
+
+	vacate(room, all, table, size);
+	count = make_members(room, all, 1, size);
+	classes = make_classes(room->classes, room->members, room->weights, count);
+	share_slots(room->classes, classes, size);
+	for (uint32_t i = 0; i < classes; i++)
+		keep_lacking(&room->classes[i], room->owned);
+	fill(room->classes, classes, table, size);
+}
+
+static int make_room(struct room *room, uint32_t count)
+{
+	*room = (struct room){
+		.members = malloc(count * sizeof(*room->members)),
+		.classes = malloc(count * sizeof(*room->classes)),
+		.weights = malloc(count * sizeof(*room->weights)),
+		.owned = malloc(count * sizeof(*room->owned)),
+	};
+	return room->members && room->classes && room->weights && room->owned ? 0 : -1;
+}
+
+static void free_room(struct room *room)
+{
+	free(room->members);
+	free(room->classes);
+	free(room->weights);
+	free(room->owned);
+}
+
 /*
  * Fills table[0 .. size-1] with labels. size is a prime below 2^22. Backends,
  * 1 <= count <= size, come by falling weight (1 .. 65535), equal weights by
  * identity; identity i is the bytes from ends[i - 1] (0 for the first) to ends[i].
- * Returns 0, or -1 when there is no memory.
+ * Those whose byte in `away` isn't 0, never all of them, have their slots filled by
+ * the others; NULL: nobody is away. Returns 0, or -1 when there is no memory.
  */
 PUBLIC int towpath_maglev(uint32_t *table, uint32_t size, uint32_t count, const uint8_t *identities,
-			  const uint32_t *ends, const uint32_t *weights, const uint32_t *labels)
+			  const uint32_t *ends, const uint32_t *weights, const uint32_t *labels,
+			  const uint8_t *away)
 {
-	struct member *members = malloc(count * sizeof(*members));
-	struct class *classes = malloc(count * sizeof(*classes));
-	uint32_t left;
+	struct backends all = { identities, ends, weights, away, count };
+	struct room room;
+	uint32_t classes;
 
-	if (!members || !classes) {
-		free(members);
-		free(classes);
+	if (make_room(&room, count)) {
+		free_room(&room);
 		return -1;
-	}
-	for (uint32_t i = 0, start = 0; i < count; start = ends[i++]) {
-		members[i].label = labels[i];
-		permute(&members[i], identities + start, ends[i] - start, size);
 	}
 	for (uint32_t slot = 0; slot < size; slot++)
 		table[slot] = FREE;
-	left = make_classes(classes, members, weights, count);
-	share_slots(classes, left, size);
-	/* Falling weight is rising time: the array is a heap already. */
-	while (left) {
-		take_turns(&classes[0], table, size);
-		if (!classes[0].count)
-			classes[0] = classes[--left];
-		sift_down(classes, left, 0);
-	}
-	free(members);
-	free(classes);
+	make_members(&room, &all, 0, size);
+	classes = make_classes(room.classes, room.members, weights, count);
+	share_slots(room.classes, classes, size);
+	fill(room.classes, classes, table, size);
+	if (away)
+		fill_in(&room, &all, table, size);
+	for (uint32_t slot = 0; slot < size; slot++)
+		table[slot] = labels[table[slot]];
+	free_room(&room);
 	return 0;
 }

@@ -7,9 +7,11 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Self
 
+from towpath.core.states import BackendKey
 from towpath.datapath.balancer import Balancer, unnamed
 from towpath.model import (
     Backend,
+    BackendState,
     ConfigError,
     Device,
     FlowTuple,
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
     from towpath.datapath.trace import Trace
     from towpath.model import Address
     from towpath.model.capture import Capture
+
+IDLE_SECONDS = 300.0
+"""A flow of which no packet came for so long has ended."""
 
 
 class LoadBalancer:
@@ -174,15 +179,36 @@ class LoadBalancer:
         """Replace all backends of a service."""
         return self._give(name, list(backends))
 
-    def set_backend(self, name: str, address: Address | str, weight: int = 1) -> Plan:
-        """Add a backend, or change its weight. 0: it gets no new flows."""
-        changed = {"address": address, "weight": weight}
+    def set_backend(
+        self,
+        name: str,
+        address: Address | str,
+        weight: int | None = None,
+        *,
+        state: BackendState | str | None = None,
+    ) -> Plan:
+        """Add a backend, or change its weight or its state; None: as it is, or 1 and active."""
+        changed: dict[str, object] = {"address": address}
+        if (known := self._known(name, address)) is not None:
+            changed |= {"weight": known.weight, "state": known.state}
+        given = {"weight": weight, "state": state}
+        changed |= {key: value for key, value in given.items() if value is not None}
         return self._give(name, [*self._others(name, address), changed])
 
     def remove_backend(self, name: str, address: Address | str) -> Plan:
-        """Remove a backend: its flows move at once. KeyError: the service doesn't have it."""
-        self._weight(name, address)
+        """Remove a backend: its flows move at once. KeyError: the service doesn't have it.
+
+        To let them end first, set its state to draining and wait until `flows` says 0.
+        """
+        self._backend(name, address)
         return self._give(name, self._others(name, address))
+
+    def flows(self, name: str, *, idle: float = IDLE_SECONDS) -> dict[Address, int]:
+        """Count the flows of a service's backends, without those idle for so many seconds."""
+        service = self.service(name)
+        keys = [BackendKey(service.key, each.address) for each in service.backends]
+        counted = self._balancer.census(keys).count(idle)
+        return {key.address: counted[key] for key in keys}
 
     def _give(self, name: str, backends: Sequence[object]) -> Plan:
         """Replace the backends by checked ones, made of whatever describes them."""
@@ -193,11 +219,15 @@ class LoadBalancer:
         backends = self.service(name).backends
         return [each for each in backends if each.address != _parsed(address)]
 
-    def _weight(self, name: str, address: Address | str) -> int:
-        for backend in self.service(name).backends:
-            if backend.address == _parsed(address):
-                return backend.weight
-        raise KeyError(f"service {name} has no backend {address}")
+    def _known(self, name: str, address: Address | str) -> Backend | None:
+        backends = self.service(name).backends
+        return next((each for each in backends if each.address == _parsed(address)), None)
+
+    def _backend(self, name: str, address: Address | str) -> Backend:
+        backend = self._known(name, address)
+        if backend is None:
+            raise KeyError(f"service {name} has no backend {address}")
+        return backend
 
     # What undoes itself
 
@@ -215,17 +245,17 @@ class LoadBalancer:
 
     @contextmanager
     def drained(self, name: str, address: Address | str) -> Iterator[Plan]:
-        """A backend gets no new flows in the block, and its weight back afterwards.
+        """A backend gets no new flows in the block, and its state back afterwards.
 
-        One that is removed in the block, or given another weight, stays so.
+        One that is removed in the block, or given another state, stays so.
         """
-        weight = self._weight(name, address)
+        before = self._backend(name, address).state
         try:
-            yield self.set_backend(name, address, 0)
+            yield self.set_backend(name, address, state=BackendState.DRAINING)
         finally:
             with suppress(KeyError):
-                if self._weight(name, address) == 0:
-                    self.set_backend(name, address, weight)
+                if self._backend(name, address).state is BackendState.DRAINING:
+                    self.set_backend(name, address, state=before)
 
     # What happens
 

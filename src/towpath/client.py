@@ -24,6 +24,7 @@ from urllib.parse import quote, urlencode
 
 from towpath.agent.capture_documents import HEADER, CaptureEntry
 from towpath.agent.documents import (
+    BackendStatus,
     Check,
     Counters,
     Flow,
@@ -36,7 +37,7 @@ from towpath.agent.documents import (
     Trace,
 )
 from towpath.agent.wire import build, plain
-from towpath.model import Backend, Problem, Service, parse_service
+from towpath.model import Backend, BackendState, Problem, Service, parse_service
 from towpath.model.capture import parse_capture
 
 if TYPE_CHECKING:
@@ -129,17 +130,23 @@ class Client:
         self.put_service(service)
         return service
 
-    def put_service(self, service: Service) -> Plan:
-        """Add a service, or replace the one of that name."""
-        return self._plan("PUT", _path("services", service.name), plain(service))
+    def put_service(self, service: Service, *, force: bool = False) -> Plan:
+        """Add a service, or replace the one of that name; force: see remove_backend()."""
+        return self._plan("PUT", _path("services", service.name) + _forced(force), plain(service))
 
     def remove_service(self, name: str) -> Plan:
         """Remove a service."""
         return self._plan("DELETE", _path("services", name))
 
-    def apply(self, services: Iterable[Service], *, prune: bool = False) -> Plan:
-        """Add or replace services, all or none; prune removes the API's others."""
-        return self._plan("POST", "/v1/apply", {"services": plain(list(services)), "prune": prune})
+    def apply(
+        self, services: Iterable[Service], *, prune: bool = False, force: bool = False
+    ) -> Plan:
+        """Add or replace services, all or none; prune removes the API's others.
+
+        Backends that are removed leave as by remove_backend(), with ``force`` at once.
+        """
+        wish = {"services": plain(list(services)), "prune": prune, "force": force}
+        return self._plan("POST", "/v1/apply", wish)
 
     def plan(self, services: Iterable[Service], *, prune: bool = False, owner: str = "api") -> Plan:
         """What apply would change; for owner ``file``, what its configuration file would."""
@@ -152,18 +159,40 @@ class Client:
         """The backends of a service."""
         return self.service(name).backends
 
-    def set_backends(self, name: str, backends: Iterable[Backend | Address | str]) -> Plan:
-        """Replace all backends of a service."""
-        return self._plan("PUT", _path("services", name, "backends"), plain(list(backends)))
+    def set_backends(
+        self, name: str, backends: Iterable[Backend | Address | str], *, force: bool = False
+    ) -> Plan:
+        """Replace all backends of a service. Those removed leave as by remove_backend()."""
+        path = _path("services", name, "backends") + _forced(force)
+        return self._plan("PUT", path, plain(list(backends)))
 
-    def set_backend(self, name: str, address: Address | str, weight: int = 1) -> Plan:
-        """Add a backend, or change its weight. 0: it gets no new flows."""
-        path = _path("services", name, "backends", str(address))
-        return self._plan("PUT", path, {"weight": weight})
+    def set_backend(
+        self,
+        name: str,
+        address: Address | str,
+        weight: int | None = None,
+        *,
+        state: BackendState | str | None = None,
+    ) -> Plan:
+        """Add a backend, or change its weight or its state; None: as it is, or 1 and active."""
+        given = {"weight": weight, "state": None if state is None else str(state)}
+        body = {key: value for key, value in given.items() if value is not None}
+        return self._plan("PUT", _path("services", name, "backends", str(address)), body)
 
-    def remove_backend(self, name: str, address: Address | str) -> Plan:
-        """Remove a backend; its flows go to the others."""
-        return self._plan("DELETE", _path("services", name, "backends", str(address)))
+    def remove_backend(self, name: str, address: Address | str, *, force: bool = False) -> Plan:
+        """Remove a backend: it gets no new flows, and goes when those that it has have ended.
+
+        At the latest that is after ``drain.timeout`` of the agent's configuration. With
+        ``force`` it goes at once, and its flows go to the others.
+        """
+        path = _path("services", name, "backends", str(address)) + _forced(force)
+        return self._plan("DELETE", path)
+
+    def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
+        """State and flows of each backend of a service, those that are leaving included."""
+        data = self._json("GET", _path("services", name, "backends", "status"))
+        found: tuple[BackendStatus, ...] = build(tuple[BackendStatus, ...], data)
+        return found
 
     # What undoes itself
 
@@ -181,15 +210,15 @@ class Client:
 
     @contextmanager
     def drained(self, name: str, address: Address | str) -> Iterator[Plan]:
-        """A backend gets no new flows in the block, and its weight back afterwards."""
+        """A backend gets no new flows in the block, and is as it was afterwards."""
         backend = next((b for b in self.backends(name) if str(b.address) == str(address)), None)
         if backend is None:
             problem = Problem(f"service {name!r} has no backend {address}", "address")
             raise RefusedError(NOT_FOUND, (problem,))
         try:
-            yield self.set_backend(name, address, 0)
+            yield self.set_backend(name, address, state=BackendState.DRAINING)
         finally:
-            self.set_backend(name, address, backend.weight)
+            self.set_backend(name, address, state=backend.state)
 
     # What is going on
 
@@ -415,6 +444,10 @@ def _unreachable(at: Path, error: Exception) -> str:
 
 def _path(*parts: str) -> str:
     return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _forced(force: bool) -> str:  # noqa: FBT001 - a query
+    return "?force=true" if force else ""
 
 
 def _with_query(path: str, query: Mapping[str, object]) -> str:

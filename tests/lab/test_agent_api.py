@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,7 +29,7 @@ DEFAULTS = {
 
 def full(service: dict[str, Any]) -> dict[str, Any]:
     """A service with its defaults, as the API answers it."""
-    backends = [{"weight": 1} | backend for backend in service["backends"]]
+    backends = [{"weight": 1, "state": "active"} | backend for backend in service["backends"]]
     return DEFAULTS | service | {"backends": backends}
 
 
@@ -42,7 +43,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 @pytest.fixture
 def agent(shared: Agent) -> Agent:
     """The agent, with nothing but WEB and MAIL."""
-    status, _ = shared.request("POST", "/v1/apply", {"services": [MAIL], "prune": True})
+    wish = {"services": [MAIL], "prune": True, "force": True}
+    status, _ = shared.request("POST", "/v1/apply", wish)
     assert status == 200
     return shared
 
@@ -132,12 +134,40 @@ def test_backends_one_by_one(agent: Agent) -> None:
     assert (status, plan["changes"][0]["backends_added"]) == (200, ["192.0.2.23"])
     status, plan = agent.request("PUT", f"{path}/192.0.2.23", {"weight": 0})
     assert (status, plan["changes"][0]["backends_reweighted"]) == (200, ["192.0.2.23"])
+    status, plan = agent.request("PUT", f"{path}/192.0.2.23", {"state": "draining"})
+    assert (status, plan["changes"][0]["backends_restated"]) == (200, ["192.0.2.23"])
     status, plan = agent.request("DELETE", f"{path}/192.0.2.21")
     assert (status, plan["changes"][0]["backends_removed"]) == (200, ["192.0.2.21"])
+    assert plan["changes"][0]["backends_leaving"] == ["192.0.2.21"]
     assert agent.request("GET", path) == (
         200,
-        [{"address": "192.0.2.22", "weight": 1}, {"address": "192.0.2.23", "weight": 0}],
+        [
+            {"address": "192.0.2.22", "weight": 1, "state": "active"},
+            {"address": "192.0.2.23", "weight": 0, "state": "draining"},
+        ],
     )
+
+
+def test_status_of_backends(agent: Agent) -> None:
+    """Of those that were removed too, with when they go."""
+    path = "/v1/services/mail/backends"
+    agent.request("PUT", f"{path}/192.0.2.29", {"state": "quarantined"})
+    assert agent.request("DELETE", f"{path}/192.0.2.21")[0] == 200
+    status, found = agent.request("GET", f"{path}/status")
+    assert status == 200
+    rows = {row["address"]: row for row in found}
+    nothing = {"flows": 0, "leaving": False, "since": None, "until": None}
+    assert rows["192.0.2.29"] == {"address": "192.0.2.29", "state": "quarantined"} | nothing
+    # Without flows it may be gone already.
+    if gone := rows.get("192.0.2.21"):
+        assert (gone["state"], gone["leaving"]) == ("draining", True)
+        since, until = (datetime.fromisoformat(gone[name]) for name in ("since", "until"))
+        assert (until - since).total_seconds() == 600
+    assert agent.request("DELETE", f"{path}/192.0.2.29?force=true")[0] == 200
+    assert "192.0.2.29" not in {row["address"] for row in agent.request("GET", f"{path}/status")[1]}
+    assert agent.request("GET", "/v1/services/nobody/backends/status")[0] == 404
+    assert agent.request("DELETE", f"{path}/192.0.2.22?force=perhaps")[0] == 422
+    assert agent.request("PUT", f"{path}/192.0.2.22", {"state": "ill"})[0] == 422
 
 
 def test_backends_all_at_once(agent: Agent) -> None:
@@ -146,8 +176,8 @@ def test_backends_all_at_once(agent: Agent) -> None:
     body = ["192.0.2.31", {"address": "2001:db8:1::2", "weight": 7}]
     assert agent.request("PUT", path, body)[0] == 200
     assert agent.request("GET", path)[1] == [
-        {"address": "192.0.2.31", "weight": 1},
-        {"address": "2001:db8:1::2", "weight": 7},
+        {"address": "192.0.2.31", "weight": 1, "state": "active"},
+        {"address": "2001:db8:1::2", "weight": 7, "state": "active"},
     ]
 
 
@@ -265,6 +295,7 @@ def test_openapi_describes_it(agent: Agent) -> None:
         "/v1/services",
         "/v1/services/{name}",
         "/v1/services/{name}/backends",
+        "/v1/services/{name}/backends/status",
         "/v1/services/{name}/backends/{address}",
         "/v1/apply",
         "/v1/plan",

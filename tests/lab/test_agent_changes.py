@@ -162,15 +162,17 @@ def test_a_temporary_service_may_be_removed_meanwhile(agent: Agent) -> None:
         assert names(agent) == {"web"}
 
 
-def test_a_drained_backend_gets_its_weight_back(agent: Agent) -> None:
+def test_a_drained_backend_is_as_it_was_afterwards(agent: Agent) -> None:
     """And gets no new flows in between."""
     put(agent, MAIL | {"backends": [{"address": "192.0.2.21", "weight": 7}, "192.0.2.22"]})
     with Client(agent.socket) as client:
         with client.drained("mail", "192.0.2.21"):
-            assert [each.weight for each in client.backends("mail")] == [0, 1]
+            assert [each.weight for each in client.backends("mail")] == [7, 1]
+            assert [str(each.state) for each in client.backends("mail")] == ["draining", "active"]
             for port in range(1, 50):
                 trace = client.trace(f"198.51.100.7:{port} -> 203.0.113.11:25 tcp")
                 assert str(trace.backend) == "192.0.2.22"
         assert [each.weight for each in client.backends("mail")] == [7, 1]
+        assert {str(each.state) for each in client.backends("mail")} == {"active"}
         with pytest.raises(RefusedError, match=r"has no backend 192\.0\.2\.99"):
             client.drained("mail", "192.0.2.99").__enter__()

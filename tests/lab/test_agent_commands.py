@@ -81,10 +81,32 @@ def test_service_list(agent: Agent) -> None:
     assert ["mail", "203.0.113.11", "25", "tcp", "2", "-", "251", "yes", "api"] in lines
 
 
+def test_a_service_is_shown_with_its_backends(agent: Agent) -> None:
+    """All that is known of each."""
+    lines = table(printed(agent, "service", "get", "web"))
+    assert ["192.0.2.11", "2", "active"] in lines
+
+
+def test_an_apply_by_force_lets_no_flows_end(agent: Agent) -> None:
+    """Without it, backends that are not in the file leave."""
+    printed(agent, "service", "apply", services_file(agent, MAIL | {"backends": ["192.0.2.22"]}))
+    printed(agent, "service", "apply", services_file(agent, MAIL))
+    text = printed(
+        agent,
+        "service",
+        "apply",
+        "--force",
+        services_file(agent, MAIL | {"backends": ["192.0.2.22"]}),
+    )
+    assert text.startswith("~mail: ")
+    assert listed(agent, "mail") == [("192.0.2.22", "active", 1, 1.0, False)]
+
+
 def test_backend_list_has_shares(agent: Agent) -> None:
     """By weight."""
     lines = table(printed(agent, "backend", "list", "web"))
-    assert ["192.0.2.11", "2", "66.67", "%", "0", "0", "-", "-", "-"] in lines
+    line = ["192.0.2.11", "active", "2", "66.67", "%", "0", "0", "0", "-", "-", "-"]
+    assert line in lines
 
 
 def test_status_says_what_runs(agent: Agent) -> None:
@@ -140,6 +162,15 @@ def test_plan_of_a_configuration_file(agent: Agent) -> None:
     assert [(c["action"], c["fields"]) for c in plan["changes"]] == [("change", ["flow_table"])]
 
 
+def listed(agent: Agent, service: str) -> list[tuple[Any, ...]]:
+    """Backends as a program reads them."""
+    rows = json.loads(printed(agent, "backend", "list", service, "-o", "json"))
+    assert {each["flows"] for each in rows} == {0}
+    return [
+        tuple(row[n] for n in ("address", "state", "weight", "share", "leaving")) for row in rows
+    ]
+
+
 def test_backends_come_and_go(agent: Agent) -> None:
     """Each command does what it is called."""
     assert printed(agent, "backend", "add", "mail", "192.0.2.23").startswith("~mail: 2 steps")
@@ -150,12 +181,18 @@ def test_backends_come_and_go(agent: Agent) -> None:
     assert "has no backend 192.0.2.99; it has: 192.0.2.21," in refused(
         agent, "backend", "set", "mail", "192.0.2.99", "--weight", "5"
     )
-    printed(agent, "backend", "drain", "mail", "192.0.2.22")
-    printed(agent, "backend", "remove", "mail", "192.0.2.21")
-    listed = json.loads(printed(agent, "backend", "list", "mail", "-o", "json"))
-    assert [(each["address"], each["weight"]) for each in listed] == [
-        ("192.0.2.22", 0),
-        ("192.0.2.23", 5),
+    said = printed(agent, "backend", "drain", "mail", "192.0.2.22", "--wait")
+    assert said.endswith("no flows remain\n")
+    printed(agent, "backend", "remove", "mail", "192.0.2.21", "--force")
+    assert listed(agent, "mail") == [
+        ("192.0.2.22", "draining", 1, 0.0, False),
+        ("192.0.2.23", "active", 5, 1.0, False),
+    ]
+    printed(agent, "backend", "undrain", "mail", "192.0.2.22")
+    printed(agent, "backend", "set", "mail", "192.0.2.23", "--state", "down")
+    assert listed(agent, "mail") == [
+        ("192.0.2.22", "active", 1, 1.0, False),
+        ("192.0.2.23", "down", 5, 0.0, False),
     ]
     assert "has no backend" in refused(agent, "backend", "remove", "mail", "192.0.2.21")
 
@@ -173,8 +210,8 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "port": 53,
         "protocol": "udp",
         "backends": [
-            {"address": "192.0.2.21", "weight": 3},
-            {"address": "192.0.2.22", "weight": 1},
+            {"address": "192.0.2.21", "weight": 3, "state": "active"},
+            {"address": "192.0.2.22", "weight": 1, "state": "active"},
         ],
         "forwarding": "l2",
         "table_size": 251,

@@ -14,6 +14,7 @@ from towpath import LoadBalancer
 from towpath.datapath.errors import DatapathError
 from towpath.model import (
     Backend,
+    BackendState,
     ConfigError,
     Device,
     Limits,
@@ -158,8 +159,9 @@ def test_text_means_what_it_means_in_a_file(balancer: LoadBalancer) -> None:
     balancer.set_backend("v6", "2001:0db8::0011", 7)
     assert balancer.service("v6").backends == (Backend(IPv6Address("2001:db8::11"), 7),)
     with balancer.drained("v6", "2001:db8:0:0::11"):
-        assert balancer.service("v6").backends[0].weight == 0
-    assert balancer.service("v6").backends[0].weight == 7
+        assert balancer.service("v6").backends[0].state is BackendState.DRAINING
+    assert balancer.service("v6").backends[0].state is BackendState.ACTIVE
+    assert balancer.flows("v6") == {IPv6Address("2001:db8::11"): 0}
     balancer.remove_backend("v6", "2001:DB8::11")
     assert balancer.service("v6").backends == ()
 
@@ -198,15 +200,16 @@ def test_a_temporary_service_that_is_refused_changes_nothing(balancer: LoadBalan
         pytest.fail("the block was entered")
 
 
-def test_a_drained_backend_has_its_weight_back_after_an_exception(
+def test_a_drained_backend_is_as_it_was_after_an_exception(
     balancer: LoadBalancer,
 ) -> None:
-    """Whatever weight that was."""
+    """Its weight was never touched."""
     balancer.set_backend("web", "192.0.2.11", 9)
 
     def fail() -> None:
         with balancer.drained("web", "192.0.2.11"):
-            assert Backend(ip_address("192.0.2.11"), 0) in balancer.service("web").backends
+            drained = Backend(ip_address("192.0.2.11"), 9, BackendState.DRAINING)
+            assert drained in balancer.service("web").backends
             raise SurpriseError
 
     with pytest.raises(SurpriseError):

@@ -241,15 +241,16 @@ def served(service: Service) -> Served:
     """A service as the oracle has it: what the slots hold is for Maglev's own tests to prove."""
     addresses = [backend.address for backend in service.backends]
     members = [(backend.address.packed, backend.weight) for backend in service.backends]
-    slots = [addresses[at] for at in maglev.table(members, service.table_size)]
+    away = [at for at, backend in enumerate(service.backends) if backend.state != "active"]
+    slots = [addresses[at] for at in maglev.table(members, service.table_size, away)]
     return Served(
         slots,
         service.flow_table,
-        frozenset(addresses),
+        frozenset(each.address for each in service.backends if each.state != "down"),
         unchanged=service.forwarding == "l2",
         keeps=service.affinity.timeout if service.affinity else 0,
         sources=service.allow_from,
-        drained=frozenset(each.address for each in service.backends if not each.weight),
+        drained=frozenset(each.address for each in service.backends if not each.takes_flows),
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests.prog.oracle_xdp import (
     HANDOFF,
+    LOST,
     NO_BACKEND,
     NO_VIP,
     REDIRECT,
@@ -25,13 +26,21 @@ from tests.prog.oracle_xdp import (
     checksum,
     mix,
 )
-from tests.prog.oracle_xdp_parse import Flow, Leave, Packet, parse, walk_extensions
+from tests.prog.oracle_xdp_parse import (
+    OTHER_PROTOCOL,
+    Flow,
+    Leave,
+    Packet,
+    parse,
+    walk_extensions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.prog.oracle_xdp import Key, Way
     from tests.prog.oracle_xdp_parse import Address
+    from tests.prog.oracle_xdp_special import Left, Special
 
 NO_PORT, NO_HOP = "drop_nat_ports", "drop_ttl"
 WAYS, TRIES = 8, 16

@@ -68,7 +68,7 @@ Key = tuple["Address | IPv4Network | IPv6Network", "int | Ranges", int]
 
 @dataclass(frozen=True)
 class Served:
-    """A service: its Maglev table, and whether it remembers its flows."""
+    """A service: its Maglev table, whether it remembers its flows, and whose flows go on."""
 
     slots: Sequence[Address]
     remembers: bool
@@ -128,7 +128,7 @@ class World:
     """Whether what is put in front of a frame for the kernel is seen with the frame."""
 
     def serve(self, services: dict[Key, Served]) -> None:
-        """Replace the services. Flows of backends that are gone are forgotten."""
+        """Replace the services. Flows of backends that are gone or down are forgotten."""
         self.services = services
         self.remembered = {
             (key, flow): backend

@@ -18,7 +18,7 @@ from tests.prog.oracle_xdp import NO_BACKEND, TX, client_hash
 
 from towpath.core import maglev
 from towpath.core.hash import hash_client
-from towpath.model import Affinity, Backend, Protocol, Service
+from towpath.model import Affinity, Backend, BackendState, Protocol, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -245,14 +245,18 @@ def known_of(rig: Rig, client: Address) -> tuple[Any, list[int]]:
     ]
 
 
+@pytest.mark.parametrize("state", [None, BackendState.DRAINING, BackendState.QUARANTINED])
 @pytest.mark.parametrize("family", [4, 6])
-def test_a_drained_backend_gets_no_new_flows(rig: Rig, family: int) -> None:
+def test_a_drained_backend_gets_no_new_flows(
+    rig: Rig, family: int, state: BackendState | None
+) -> None:
     """Flows that are known stay there; the client goes elsewhere, and stays there from then on."""
     drained, *others = NEAR[family]
+    rest = Backend(drained, 1, state) if state else Backend(drained, 0)
     rig.serve(sticky(family, drained, *others))
     before = {client: begin(rig, client, 1).backend for client in clients(family)}
     assert drained in before.values()
-    rig.serve(sticky(family, Backend(drained, 0), *others))
+    rig.serve(sticky(family, rest, *others))
     assert {client: begin(rig, client, 1).backend for client in before} == before
     new = {client: begin(rig, client, 2).backend for client in before}
     assert all(new[c] == b for c, b in before.items() if b != drained)

@@ -19,24 +19,29 @@ from towpath.agent import documents, flow_routes, refusals
 from towpath.agent.answer import answer
 from towpath.agent.capture_api import captures
 from towpath.agent.desired import Owner
-from towpath.agent.errors import InvalidError, NotFoundError
+from towpath.agent.errors import InvalidError
 from towpath.agent.host import Host
 from towpath.agent.wire import plain
 from towpath.model import (
     Address,
     Backend,
+    BackendState,
     Problem,
     Service,
     TracedPacket,
     check_services,
     parse_service,
 )
-from towpath.model.kinds import Integer, UnicastAddress
+from towpath.model.kinds import Integer, UnicastAddress, Word
 from towpath.model.service import MOST_WEIGHT
 
 Checked = Annotated[Service, PlainValidator(parse_service, json_schema_input_type=Service)]
 BackendAddress = Annotated[Address, UnicastAddress()]
-Weight = Annotated[int, Integer(0, MOST_WEIGHT), Body(embed=True)]
+Weight = Annotated[Annotated[int, Integer(0, MOST_WEIGHT)] | None, Body(embed=True)]
+State = Annotated[Annotated[BackendState, Word(of=BackendState)] | None, Body(embed=True)]
+Force = Annotated[
+    bool, Query(description="Backends that are removed don't keep the flows they have")
+]
 
 
 @dataclass
@@ -55,6 +60,8 @@ class Wish:
     services: tuple[Checked, ...]
     prune: bool = False
     """Also remove the API's services that are not listed."""
+    force: bool = False
+    """Backends that are removed don't keep the flows they have."""
 
 
 @dataclass
@@ -119,12 +126,12 @@ def services(host: Host) -> APIRouter:
         return answer(documents.ServiceEntry(*control.desired.get(name)))
 
     @router.put("/services/{name}", response_model=documents.Plan)
-    async def put_service(name: str, service: Checked) -> Response:
+    async def put_service(name: str, service: Checked, force: Force = False) -> Response:  # noqa: FBT002
         """Add a service, or replace the API's service of that name."""
         if service.name != name:
             problem = Problem(f"{service.name!r} is not the name in the path, {name!r}", "name")
             raise InvalidError([problem])
-        return answer(await host.write(control.put, (service,)))
+        return answer(await host.write(control.put, (service,), force=force))
 
     @router.delete("/services/{name}", response_model=documents.Plan)
     async def delete_service(name: str) -> Response:
@@ -135,7 +142,9 @@ def services(host: Host) -> APIRouter:
     async def apply(wish: Wish) -> Response:
         """Add or replace any number of services at once, all or none."""
         check_services(wish.services)
-        return answer(await host.write(control.put, wish.services, prune=wish.prune))
+        return answer(
+            await host.write(control.put, wish.services, prune=wish.prune, force=wish.force)
+        )
 
     @router.post("/plan", response_model=documents.Plan)
     async def plan(question: Question) -> Response:
@@ -160,40 +169,53 @@ def backends(host: Host) -> APIRouter:
         """The backends of a service."""
         return answer(control.desired.get(name).service.backends)
 
+    @router.get("/status", response_model=tuple[documents.BackendStatus, ...])
+    def backend_status(name: str) -> Response:
+        """State and flows of each backend, of those too that were removed and are leaving."""
+        return answer(host.backend_status(name))
+
     @router.put("", response_model=documents.Plan)
-    async def set_backends(name: str, backends: tuple[dict[str, Any] | str, ...]) -> Response:
+    async def set_backends(
+        name: str,
+        backends: tuple[dict[str, Any] | str, ...],
+        force: Force = False,  # noqa: FBT002
+    ) -> Response:
         """Replace all backends of a service of the API."""
 
         def change(service: Service) -> Service:
             return parse_service({**plain(service), "backends": backends})
 
-        return answer(await host.write(control.edit, name, change))
+        return answer(await host.write(control.edit, name, change, force=force))
 
     @router.put("/{address}", response_model=documents.Plan)
-    async def set_backend(name: str, address: BackendAddress, weight: Weight = 1) -> Response:
-        """Add a backend, or change its weight. 0: it gets no new flows."""
-        new = Backend(address, weight)
+    async def set_backend(
+        name: str, address: BackendAddress, weight: Weight = None, state: State = None
+    ) -> Response:
+        """Add a backend, or change its weight or state; what isn't given stays as it is."""
+        given = {"weight": weight, "state": state}
+        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
 
         def change(service: Service) -> Service:
             if address not in {each.address for each in service.backends}:
-                return replace(service, backends=(*service.backends, new))
-            changed = (new if each.address == address else each for each in service.backends)
-            return replace(service, backends=tuple(changed))
+                return replace(service, backends=(*service.backends, Backend(address, **changes)))
+            return replace(
+                service,
+                backends=tuple(
+                    replace(each, **changes) if each.address == address else each
+                    for each in service.backends
+                ),
+            )
 
         return answer(await host.write(control.edit, name, change))
 
     @router.delete("/{address}", response_model=documents.Plan)
-    async def delete_backend(name: str, address: BackendAddress) -> Response:
-        """Remove a backend; its flows go to the others."""
-
-        def change(service: Service) -> Service:
-            kept = tuple(each for each in service.backends if each.address != address)
-            if len(kept) == len(service.backends):
-                known = ", ".join(str(each.address) for each in kept) or "none"
-                raise NotFoundError(f"service {name!r} has no backend {address}; it has: {known}")
-            return replace(service, backends=kept)
-
-        return answer(await host.write(control.edit, name, change))
+    async def delete_backend(
+        name: str,
+        address: BackendAddress,
+        force: Force = False,  # noqa: FBT002
+    ) -> Response:
+        """Remove a backend. It keeps the flows it has until they end or its time is over."""
+        return answer(await host.write(control.remove_backend, name, address, force=force))
 
     return router
 

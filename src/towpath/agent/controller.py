@@ -10,25 +10,31 @@ for a request that nobody got an answer to, and the next start puts that right.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from towpath.agent.desired import Desired, Owner
-from towpath.agent.errors import InvalidError
-from towpath.core.health import effective, held
+from towpath.agent.errors import InvalidError, NotFoundError
+from towpath.core.health import held, verdicts
+from towpath.core.leaving import departures, told, with_leaving
+from towpath.core.states import BackendKey, effective
 from towpath.model import CheckType, Config, Problem, Service, check_service, check_services
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from towpath.agent.store import Store
     from towpath.core.health import Down
+    from towpath.core.leaving import LeavingByKey
     from towpath.core.plan import Plan
     from towpath.datapath.balancer import Member
+    from towpath.datapath.census import Census
     from towpath.datapath.counters import Counters
     from towpath.datapath.flow_table import FlowTable
     from towpath.datapath.trace import Trace
-    from towpath.model import FlowTuple
+    from towpath.model import Address, FlowTuple
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,10 @@ class Datapath(Protocol):
 
     def apply(self, services: Iterable[Service]) -> Plan:
         """Make the kernel hold these services; refused whole when they don't fit."""
+        ...
+
+    def census(self, backends: Collection[BackendKey]) -> Census:
+        """Prepare to count the flows of backends. Those that aren't there have none."""
         ...
 
     def counters(self, cpu: int | None = None) -> Counters:
@@ -95,8 +105,8 @@ class Datapath(Protocol):
 class Controller:
     """The desired state and the way to change it. Methods are called by one thread.
 
-    ``desired``, ``config`` and ``down``, the backends that get no flows since they aren't
-    well, are replaced, never modified, so that any thread may read them.
+    ``desired``, ``leaving``, ``config`` and ``down``, the backends that get no new flows since
+    they aren't well, are replaced, never modified, so that any thread may read them.
     """
 
     def __init__(self, config: Config, store: Store, datapath: Datapath) -> None:
@@ -105,25 +115,26 @@ class Controller:
         self.datapath = datapath
         self.desired = Desired.of(config.services, store.services())
         self.down: Down = {}
+        self.leaving: LeavingByKey = {each.key: each for each in store.leaving()}
         self.trouble: str | None = None
 
     def start(self) -> Plan:
         """Bring the kernel to the desired state, whatever it holds.
 
-        What it gave no flows because it was down gets none until it is known to be up.
+        What it gave no flows because it was down gets none until it is known to be up. Backends
+        that nobody wishes for any more leave as if they were removed now.
         """
         self.down = held(self.desired.services(), self.datapath.observed())
-        return self._apply(self.desired)
+        return self._carry_out(self.desired)
 
     def set_down(self, down: Down) -> Plan:
         """Give no new flows to backends that are down, and new ones again to the others."""
-        with self._as_before_on_failure():
-            plan = self.datapath.apply(effective(self.desired.services(), down))
-        self.down = down
-        return plan
-
-    def _apply(self, desired: Desired) -> Plan:
-        return self.datapath.apply(effective(desired.services(), self.down))
+        before, self.down = self.down, down
+        try:
+            return self._carry_out(self.desired)
+        except BaseException:
+            self.down = before
+            raise
 
     def reload(self, config: Config) -> Plan:
         """Take over a changed configuration file.
@@ -135,23 +146,54 @@ class Controller:
             raise InvalidError(problems)
         desired = self.desired.replaced(Owner.FILE, config.services)
         self.datapath.refresh_devices()
-        with self._as_before_on_failure():
-            plan = self._apply(desired)
-        self.desired, self.config = desired, config
+        plan = self._carry_out(desired, config)
+        self.config = config
         return plan
 
-    def put(self, services: Collection[Service], *, prune: bool = False) -> Plan:
-        """Add or replace services of the API; prune removes its others."""
-        return self._change(services, self._pruned(services) if prune else ())
+    def put(
+        self, services: Collection[Service], *, prune: bool = False, force: bool = False
+    ) -> Plan:
+        """Add or replace services of the API; prune removes its others.
+
+        Backends that are removed keep their flows for a while, unless by force.
+        """
+        keys = {service.key for service in services} if force else set()
+        gone = self._pruned(services) if prune else ()
+        return self._change(services, gone, lambda backend: backend.service in keys)
 
     def delete(self, name: str) -> Plan:
         """Remove a service of the API."""
         self.desired.owned_by_api(name)
         return self._change((), (name,))
 
-    def edit(self, name: str, change: Callable[[Service], Service]) -> Plan:
-        """Replace a service of the API by what change makes of it."""
-        return self._change((change(self.desired.owned_by_api(name)),), ())
+    def edit(self, name: str, change: Callable[[Service], Service], *, force: bool = False) -> Plan:
+        """Replace a service of the API by what change makes of it; force as for put()."""
+        return self.put((change(self.desired.owned_by_api(name)),), force=force)
+
+    def remove_backend(self, name: str, address: Address, *, force: bool = False) -> Plan:
+        """Remove a backend; force also ends the flows of one that is leaving already."""
+        service = self.desired.owned_by_api(name)
+        kept = tuple(each for each in service.backends if each.address != address)
+        gone = BackendKey(service.key, address)
+        if len(kept) == len(service.backends) and not (force and gone in self.leaving):
+            known = ", ".join(str(each.address) for each in kept) or "none"
+            raise NotFoundError(f"service {name!r} has no backend {address}; it has: {known}")
+        at_once = gone if force else None
+        changed = replace(service, backends=kept)
+        return self._change((changed,), (), lambda backend: backend == at_once)
+
+    def reap(self, counted: LeavingByKey, flows: Mapping[BackendKey, int]) -> Plan | None:
+        """Remove the backends that were leaving at a count and are done. None: there are none.
+
+        Done are those without flows, and those whose time is over.
+        """
+        now = time.time()
+        done = {
+            key
+            for key, each in self.leaving.items()
+            if counted.get(key) is each and (not flows.get(key) or now >= each.until)
+        }
+        return self._carry_out(self.desired, at_once=done.__contains__) if done else None
 
     def plan(
         self, services: Collection[Service], *, owner: Owner = Owner.API, prune: bool = False
@@ -168,24 +210,77 @@ class Controller:
         else:
             gone = self._pruned(services) if prune else ()
             desired = self.desired.changed(Owner.API, put=services, remove=gone)
-        return self.datapath.plan(effective(desired.services(), self.down))
+        leaving = self._departures(desired, self.config)
+        return told(self.datapath.plan(self._effective(desired, leaving)), self.leaving, leaving)
+
+    def census(self, service: Service) -> tuple[Census, Service]:
+        """Prepare to count the flows of a service's backends, and the service as it is in force."""
+        mine = [key for key in self.leaving if key.service == service.key]
+        (found,) = effective(with_leaving((service,), mine), verdicts((service,), self.down))
+        keys = [BackendKey(found.key, each.address) for each in found.backends]
+        return self.datapath.census(keys), found
 
     def _pruned(self, kept: Iterable[Service]) -> set[str]:
         """Names of the API's services that are not among kept."""
         owned = {service.name for service in self.desired.services(Owner.API)}
         return owned - {service.name for service in kept}
 
-    def _change(self, put: Collection[Service], remove: Collection[str]) -> Plan:
+    def _change(
+        self,
+        put: Collection[Service],
+        remove: Collection[str],
+        at_once: Callable[[BackendKey], bool] = lambda _: False,
+    ) -> Plan:
         """Change services of the API: on disk and in the kernel, or nowhere."""
         _check(put)
         _check_commands(put)
         desired = self.desired.changed(Owner.API, put=put, remove=remove)
-        with self._as_before_on_failure(), self.store.transaction():
+
+        def write() -> None:
             self.store.delete(remove)
             self.store.put(put)
-            plan = self._apply(desired)
-        self.desired = desired
+
+        return self._carry_out(desired, write=write, at_once=at_once)
+
+    def _carry_out(
+        self,
+        desired: Desired,
+        config: Config | None = None,
+        *,
+        write: Callable[[], None] = lambda: None,
+        at_once: Callable[[BackendKey], bool] = lambda _: False,
+    ) -> Plan:
+        """Make this the desired state, on disk (what ``write`` writes) and in the kernel."""
+        leaving = self._departures(desired, config or self.config, at_once)
+        with self._as_before_on_failure(), self.store.transaction():
+            write()
+            if leaving != self.leaving:
+                self.store.put_leaving(leaving.values())
+            plan = self.datapath.apply(self._effective(desired, leaving))
+        plan = told(plan, self.leaving, leaving)
+        self.desired, self.leaving = desired, leaving
         return plan
+
+    def _departures(
+        self,
+        desired: Desired,
+        config: Config,
+        at_once: Callable[[BackendKey], bool] = lambda _: False,
+    ) -> LeavingByKey:
+        """Who would be leaving if this were desired."""
+        return departures(
+            self.datapath.observed(),
+            desired.services(),
+            self.leaving,
+            now=time.time(),
+            timeout=config.drain.timeout,
+            at_once=at_once,
+        )
+
+    def _effective(self, desired: Desired, leaving: Iterable[BackendKey]) -> tuple[Service, ...]:
+        """What the kernel is to hold."""
+        found = verdicts(desired.services(), self.down)
+        return effective(with_leaving(desired.services(), leaving), found)
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:
@@ -198,7 +293,7 @@ class Controller:
             yield
         except BaseException:
             try:
-                self._apply(self.desired)
+                self.datapath.apply(self._effective(self.desired, self.leaving))
             except Exception:
                 log.exception("the kernel could not be brought back to the state before")
                 self.trouble = "a failed change could not be undone; the log has the reason"

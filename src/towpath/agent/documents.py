@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from towpath.agent.desired import Owner
-from towpath.core.health import State as BackendState
-from towpath.model import Address, CheckType, Device, Problem, Protocol, Service
-from towpath.model.kinds import Ports, PortSet, Prefix, Vip
+from towpath.core.health import State as CheckState
+from towpath.model import Address, BackendState, CheckType, Device, Problem, Protocol, Service
+from towpath.model.kinds import Ports, PortSet, Prefix, UnicastAddress, Vip, Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,27 @@ class ServiceChange:
     moved: float = 0.0
     """Share (0..1) of new flows that go to another backend than before: 0 for a
     service that is added, 1 for one that is removed."""
+    backends_restated: tuple[Address, ...] = ()
+    """Those whose state changes."""
+    backends_leaving: tuple[Address, ...] = ()
+    """Those of the removed that stay, draining, until their flows have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """A backend of a service as it is, or one that was removed and is leaving."""
+
+    address: Annotated[Address, UnicastAddress()]
+    state: Annotated[BackendState, Word(of=BackendState)]
+    """As it is in force: what was found counts, too. draining if it is leaving."""
+    flows: int
+    """That the flow table knows and that have not been idle for long."""
+    leaving: bool = False
+    """It was removed, and goes when it has no flows."""
+    since: str | None = None
+    """When it was removed, ISO 8601."""
+    until: str | None = None
+    """When it goes at the latest, ISO 8601."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +89,7 @@ class Check:
     service: ServiceName
     backend: Address
     type: CheckType
-    state: BackendState
+    state: CheckState
     """unknown, up and failing get new flows; held, down and rising don't."""
     since: str
     error: str | None = None

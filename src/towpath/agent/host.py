@@ -107,6 +107,20 @@ class Host:
         before = self._contradicted
         return before is not None and before is not self.controller.desired
 
+    async def reap(self) -> None:
+        """Let those go that were removed and whose flows have ended, or whose time is over."""
+        leaving = self.controller.leaving
+        census = await self.writer.run(self.controller.datapath.census, leaving)
+        flows = await asyncio.to_thread(census.count, self.controller.config.drain.idle)
+        await self.writer.run(self.controller.reap, leaving, flows)
+
+    def backend_status(self, name: str) -> tuple[documents.BackendStatus, ...]:
+        """Count the flows of a service's backends, those that are leaving included."""
+        service = self.controller.desired.get(name).service
+        census, found = self.writer.call(self.controller.census, service)
+        flows = census.count(self.controller.config.drain.idle)
+        return report.backend_status(found, flows, self.controller.leaving)
+
     def counters(self, *, per_cpu: bool = False) -> documents.Counters:
         """Read the kernel's counters, and the flow table. Takes a thread some 10 ms."""
         seen = self._look(per_cpu=per_cpu)
@@ -203,7 +217,8 @@ class Host:
         services = [entry.service for entry in entries]
         used = {
             "services": len(services),
-            "backends": sum(len(service.backends) for service in services),
+            "backends": sum(len(service.backends) for service in services)
+            + len(self.controller.leaving),
             "table_slots": sum(service.table_size for service in services if service.backends),
             "sources": sources_needed(service.allow_from for service in services),
         }

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from towpath.agent import documents
+from towpath.core.states import BackendKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from towpath.agent.flows import Active
     from towpath.agent.health.roster import Record
+    from towpath.core.leaving import LeavingByKey
     from towpath.core.plan import Plan, ServiceChange
     from towpath.datapath.counters import Counters, ServiceCounters
     from towpath.datapath.trace import Trace
@@ -62,6 +64,30 @@ def service_counters(
         dropped=counted.dropped,
         cpus=tuple(_cpu(cpu, each.services[service.key]) for cpu, each in enumerate(cpus)),
     )
+
+
+def backend_status(
+    service: Service, counted: Mapping[BackendKey, int], leaving: LeavingByKey
+) -> tuple[documents.BackendStatus, ...]:
+    """State and flows of a service's backends, those that are leaving among them."""
+    keys = [BackendKey(service.key, each.address) for each in service.backends]
+    times = [leaving.get(key) for key in keys]
+    return tuple(
+        documents.BackendStatus(
+            backend.address,
+            backend.state,
+            counted.get(key, 0),
+            leaving=gone is not None,
+            since=moment(gone.since) if gone else None,
+            until=moment(gone.until) if gone else None,
+        )
+        for backend, key, gone in zip(service.backends, keys, times, strict=True)
+    )
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601 with an offset, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def trace(ran: Trace, services: Iterable[Service]) -> documents.Trace:
@@ -125,7 +151,9 @@ def _change(change: ServiceChange) -> documents.ServiceChange:
         fields=change.fields,
         backends_added=_addresses(change.backends_added),
         backends_removed=_addresses(change.backends_removed),
+        backends_leaving=_addresses(change.backends_leaving),
         backends_reweighted=_addresses(change.backends_reweighted),
+        backends_restated=_addresses(change.backends_restated),
         moved=change.moved,
     )
 

@@ -20,6 +20,7 @@ from anyio.to_thread import current_default_thread_limiter
 from towpath.agent import exhaustion, systemd
 from towpath.agent.api import make_app
 from towpath.agent.exhaustion import ExhaustionWatch
+from towpath.agent.host import REFUSALS
 from towpath.agent.watch import INTERVAL
 from towpath.model.snat import NO_SNAT
 
@@ -33,6 +34,11 @@ log = logging.getLogger(__name__)
 # Threads that answer with everything there is. Each may hold all services and counters
 # as text: with anyio's default, 40, many scrapers at once would make the agent large.
 READERS = 2
+
+# Between two counts of the flows of backends that are leaving: so long, and so many times
+# what a count takes.
+REAP_SECONDS = 1.0
+REAP_PAUSES = 20
 
 # Requests that are under way when the agent is told to go get this long.
 GRACE_SECONDS = 5
@@ -72,9 +78,8 @@ async def serve(host: Host, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    tasks = [asyncio.create_task(each(host)) for each in (_age_flows, _warn)]
-    tasks.append(asyncio.create_task(_follow(host, hurry)))
-    tasks.append(asyncio.create_task(host.monitor.run()))
+    work = (_follow(host, hurry), _reap(host), _age_flows(host), _warn(host), host.monitor.run())
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
@@ -94,6 +99,21 @@ async def _warn(host: Host) -> None:
     while True:
         await asyncio.sleep(exhaustion.INTERVAL)
         watch.look(await host.writer.run(verdicts))
+
+
+async def _reap(host: Host) -> None:
+    """Let backends go that were removed, when their flows have ended.
+
+    Counting goes through the whole flow table: it takes a small part of the time.
+    """
+    while True:
+        start = time.monotonic()
+        try:
+            if host.controller.leaving:
+                await host.reap()
+        except REFUSALS:
+            log.exception("backends that were removed stay; tried again")
+        await asyncio.sleep(max(REAP_SECONDS, REAP_PAUSES * (time.monotonic() - start)))
 
 
 async def _follow(host: Host, hurry: asyncio.Event) -> None:

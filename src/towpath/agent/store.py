@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was set through the API, in SQLite below the state directory.
+"""What was set through the API and what goes on, in SQLite below the state directory.
 
 A service is one row: its name and the JSON document that the API has of it, so that
 a field that a newer version adds needs no other schema. The schema's version is
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from towpath.agent.errors import AgentError
 from towpath.agent.wire import build, plain
+from towpath.core.leaving import Leaving
 from towpath.model import Service
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ MIGRATIONS = (
     DROP TABLE backends;
     DROP TABLE services;
     ALTER TABLE documents RENAME TO services;
+    """,
+    """
+    CREATE TABLE leaving (document TEXT NOT NULL) STRICT;
     """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -127,6 +131,20 @@ class Store:
         """Forget services. Call it in a transaction."""
         with self._explained("write"):
             self._db.executemany("DELETE FROM services WHERE name = ?", ((n,) for n in names))
+
+    def leaving(self) -> tuple[Leaving, ...]:
+        """Backends that were removed and keep their flows for a while."""
+        with self._explained("read"):
+            rows = self._db.execute("SELECT document FROM leaving ORDER BY rowid")
+            return tuple(build(Leaving, json.loads(document)) for (document,) in rows)
+
+    def put_leaving(self, leaving: Iterable[Leaving]) -> None:
+        """Make these all that are leaving. Call it in a transaction."""
+        with self._explained("write"):
+            self._db.execute("DELETE FROM leaving")
+            self._db.executemany(
+                "INSERT INTO leaving VALUES (?)", ((json.dumps(plain(each)),) for each in leaving)
+            )
 
     def _prepare(self) -> None:
         """Set the connection up and bring the schema to SCHEMA_VERSION."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``towpath backend list|add|set|drain|remove``."""
+"""``towpath backend list|add|set``, and what :mod:`towpath.cli.drain` has."""
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,9 +20,13 @@ from towpath.cli.output import (
     socket_option,
 )
 from towpath.cli.plans import done
+from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from towpath.client import Client
 
 Address = IPv4Address | IPv6Address
 
@@ -30,8 +34,9 @@ EXAMPLES = {
     "towpath backend list web": "Backends, their shares and their traffic.",
     "towpath backend add web 192.0.2.13 --weight 2": "One more, for twice as many flows.",
     "towpath backend set web 192.0.2.11 --weight 2": "Twice as many new flows.",
-    "towpath backend drain web 192.0.2.11": "No new flows; those it has stay.",
-    "towpath backend remove web 192.0.2.11": "Its flows go to the others at once.",
+    "towpath backend drain web 192.0.2.11 --wait": "No new flows; wait until the last has ended.",
+    "towpath backend undrain web 192.0.2.11": "It is back.",
+    "towpath backend remove web 192.0.2.11": "It goes when its flows have ended.",
 }
 
 weight_option = click.option(
@@ -72,48 +77,60 @@ def backend() -> None:
 @socket_option
 @output_option
 def list_(service: str, socket_path: Path, form: Format) -> None:
-    """List a service's backends, with what each should get and has got."""
+    """List a service's backends, with what each should get and has got.
+
+    Those too that were removed and are leaving: they have no share, and go when their
+    flows have ended.
+    """
     from towpath.agent.wire import plain
     from towpath.client import Client
 
     with Client(socket_path) as client:
-        backends = client.backends(service)
-        counters = client.counters()
+        rows = list(_rows(client, service))
         checks = {check.backend: check for check in client.checks(service)}
+    data = [row | {"health": plain(checks.get(row["address"]))} for row in rows]
+
+    def table() -> None:
+        numbers = ("weight", "share", "flows", "packets", "bytes")
+        shown = [
+            (
+                row["address"],
+                "leaving" if row["leaving"] else row["state"],
+                row["weight"],
+                percent(row["share"]),
+                *(count(row[name]) for name in numbers[2:]),
+                *standing(checks.get(row["address"])),
+            )
+            for row in rows
+        ]
+        print_table(("backend", "state", *numbers, *STANDING), shown, numbers=numbers)
+
+    emit(data, form, table)
+
+
+def _rows(client: Client, service: str) -> Iterator[dict[str, Any]]:
+    """Return each backend as it is wished for and as it is."""
+    from towpath.agent.wire import plain
+
+    weights = {each.address: each.weight for each in client.backends(service)}
+    backends = client.backend_status(service)
     seen = {
         each.address: each
-        for counted in counters.services
+        for counted in client.counters().services
         if counted.service.name == service
         for each in counted.backends
     }
-    total = sum(each.weight for each in backends) or 1
-    data = [
-        {
+    active = {each.address for each in backends if each.state is BackendState.ACTIVE}
+    total = sum(weights.get(address, 0) for address in active) or 1
+    for each in backends:
+        weight, traffic = weights.get(each.address, 0), seen.get(each.address)
+        yield {
             **plain(each),
-            "share": each.weight / total,
-            "packets": seen[each.address].packets if each.address in seen else 0,
-            "bytes": seen[each.address].bytes if each.address in seen else 0,
-            "health": plain(checks.get(each.address)),
+            "weight": weight,
+            "share": weight / total if each.address in active else 0.0,
+            "packets": traffic.packets if traffic else 0,
+            "bytes": traffic.bytes if traffic else 0,
         }
-        for each in backends
-    ]
-
-    def table() -> None:
-        numbers = ("weight", "share", "packets", "bytes")
-        rows = [
-            (
-                each["address"],
-                each["weight"],
-                percent(each["share"]),
-                count(each["packets"]),
-                count(each["bytes"]),
-                *standing(checks.get(backend.address)),
-            )
-            for backend, each in zip(backends, data, strict=True)
-        ]
-        print_table(("backend", *numbers, *STANDING), rows, numbers=numbers)
-
-    emit(data, form, table)
 
 
 @backend.command("add", examples={"towpath backend add web 192.0.2.13": "One more."})
@@ -135,24 +152,43 @@ def add(service: str, address: Address, weight: int, socket_path: Path) -> None:
 
 
 @backend.command(
-    "set", examples={"towpath backend set web 192.0.2.11 --weight 2": "Twice as many."}
+    "set",
+    examples={
+        "towpath backend set web 192.0.2.11 --weight 2": "Twice as many.",
+        "towpath backend set web 192.0.2.11 --state down": "Its flows go to the others at once.",
+    },
 )
 @service_argument
 @address_argument
 @click.option(
     "--weight",
     type=click.IntRange(0, 65535),
-    required=True,
     help="Share of new flows relative to the others; 0: none.",
 )
+@click.option(
+    "--state",
+    type=click.Choice([str(state) for state in BackendState]),
+    help="active; draining or quarantined: no new flows; down: no flows.",
+)
 @socket_option
-def set_(service: str, address: Address, weight: int, socket_path: Path) -> None:
-    """Change a backend's weight; refused when the service does not have it."""
-    _set_weight(service, address, weight, socket_path)
+def set_(
+    service: str, address: Address, weight: int | None, state: str | None, socket_path: Path
+) -> None:
+    """Change a backend's weight or state; refused when the service does not have it."""
+    if weight is None and state is None:
+        raise click.UsageError("Name what to change: --weight, --state or both.")
+    change(service, address, socket_path, weight=weight, state=state)
 
 
-def _set_weight(service: str, address: Address, weight: int, socket_path: Path) -> None:
-    """Change the weight of a backend that is there."""
+def change(
+    service: str,
+    address: Address,
+    socket_path: Path,
+    *,
+    weight: int | None = None,
+    state: str | None = None,
+) -> None:
+    """Change a backend that is there."""
     from towpath.client import Client
 
     with Client(socket_path) as client:
@@ -162,27 +198,4 @@ def _set_weight(service: str, address: Address, weight: int, socket_path: Path) 
                 f"service {service!r} has no backend {address}; it has:"
                 f" {', '.join(map(str, known)) or 'none'}; add one with towpath backend add"
             )
-        done(client.set_backend(service, address, weight))
-
-
-@backend.command(
-    "drain", examples={"towpath backend drain web 192.0.2.11": "Before it is upgraded."}
-)
-@service_argument
-@address_argument
-@socket_option
-def drain(service: str, address: Address, socket_path: Path) -> None:
-    """Give a backend no new flows: weight 0. Those it has stay."""
-    _set_weight(service, address, 0, socket_path)
-
-
-@backend.command("remove", examples={"towpath backend remove web 192.0.2.11": "At once."})
-@service_argument
-@address_argument
-@socket_option
-def remove(service: str, address: Address, socket_path: Path) -> None:
-    """Remove a backend; its flows go to the others at once."""
-    from towpath.client import Client
-
-    with Client(socket_path) as client:
-        done(client.remove_backend(service, address))
+        done(client.set_backend(service, address, weight, state=state))

@@ -19,7 +19,7 @@ VERBS = {
     "agent": Verb("towpath.cli.agent:agent", "Run the agent: attach, serve the API, follow FILE."),
     "status": Verb("towpath.cli.status:status", "What the agent runs, and what it refused."),
     "service": Verb("towpath.cli.service:service", "List, apply, plan and delete services."),
-    "backend": Verb("towpath.cli.backend:backend", "List and change a service's backends."),
+    "backend": Verb("towpath.cli.drain:backend", "List and change a service's backends."),
     "flows": Verb("towpath.cli.flows:flows", "The flows that are remembered, and their backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
     "record": Verb("towpath.cli.record:record", "Capture packets, both sides of each."),

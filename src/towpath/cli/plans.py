@@ -59,6 +59,8 @@ def _differences(change: ServiceChange) -> Iterator[str]:
         ("+", change.backends_added),
         ("-", change.backends_removed),
         ("~ weight of", change.backends_reweighted),
+        ("~ state of", change.backends_restated),
     ):
         for address in addresses:
-            yield f"{sign} {address}"
+            flows = " when its flows have ended" if address in change.backends_leaving else ""
+            yield f"{sign} {address}{flows}"

@@ -35,8 +35,8 @@ FILES = {
     "FILE": (
         "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
         " (16381), flow_table (true), forwarding (dsr, or l2), affinity (none, or a time such as"
-        " 3h), allow_from (everyone, or a list of prefixes) health (none), and backends"
-        " (address, weight); - is stdin."
+        " 3h), allow_from (everyone, or a list of prefixes), health (none), and backends"
+        " (address, weight, state); - is stdin."
     )
 }
 
@@ -110,16 +110,16 @@ def get(name: str, socket_path: Path, form: Format) -> None:
 
     def table() -> None:
         data: dict[str, Any] = plain(found)
-        del data["backends"]
+        backends = data.pop("backends")
         health = data.pop("health") or {}
         fields = [*data.items(), *((f"health.{key}", value) for key, value in health.items())]
         print_table(("service", found.name), fields[1:])
         click.echo()
         rows = [
-            (backend.address, backend.weight, *standing(checks.get(backend.address)))
-            for backend in found.backends
+            (*each.values(), *standing(checks.get(backend.address)))
+            for backend, each in zip(found.backends, backends, strict=True)
         ]
-        print_table(("backend", "weight", *STANDING), rows, numbers=("weight",))
+        print_table(("backend", "weight", "state", *STANDING), rows, numbers=("weight",))
 
     emit(plain(found), form, table)
 
@@ -164,17 +164,23 @@ def counters(name: str, per_cpu: bool, socket_path: Path, form: Format) -> None:
 )
 @file_argument
 @prune_option
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Backends that are removed don't let their flows end: they go at once.",
+)
 @socket_option
-def apply(file: Path, prune: bool, socket_path: Path) -> None:
+def apply(file: Path, prune: bool, force: bool, socket_path: Path) -> None:
     """Add or replace the services in FILE, all or none.
 
-    When this returns, they are on the agent's disk and in the kernel.
+    When this returns, they are on the agent's disk and in the kernel. Backends that are
+    removed get no new flows, and go when those that they have have ended.
     """
     from towpath.client import Client
 
     services = _read(file)
     with Client(socket_path) as client:
-        done(client.apply(services, prune=prune))
+        done(client.apply(services, prune=prune, force=force))
 
 
 @service.command(

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
+from towpath.core.states import BackendKey
 from towpath.model.health import AllFailed
+from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -121,33 +123,29 @@ def unable(before: Standing, error: str, now: float) -> Standing:
 # ---- What it means for services ------------------------------------------------------------------
 
 
-def effective(services: Iterable[Service], down: Down) -> tuple[Service, ...]:
-    """Return the services as the datapath is to have them: no new flows for what is ``down``.
+def verdicts(services: Iterable[Service], down: Down) -> dict[BackendKey, BackendState]:
+    """Return what is to become of backends: no new flows for what is ``down``.
 
-    One of which all backends are down is left as it is, or has none, as it says. Services
-    that don't change are the very same objects.
+    A service of which all backends are down keeps them, or has none, as it says.
     """
     # Usually nothing is, and to hash a thousand keys takes longer than the change itself.
-    return tuple(_effective(service, down) for service in services) if down else tuple(services)
+    return {
+        BackendKey(service.key, address): BackendState.QUARANTINED
+        for service in services
+        if down and service.health is not None
+        for address in _quarantined(service, service.health, down)
+    }
 
 
-def _effective(service: Service, down: Down) -> Service:
-    if service.health is None:
-        return service
-    gone = down.get(service.key, ())
-    if not gone:
-        return service
-    if none_up(service, down) and service.health.on_all_failed is AllFailed.OPEN:
-        return service
-    backends = tuple(
-        replace(each, weight=0) if each.address in gone else each for each in service.backends
-    )
-    return replace(service, backends=backends)
+def _quarantined(service: Service, health: Health, down: Down) -> Collection[Address]:
+    if health.on_all_failed is AllFailed.OPEN and none_up(service, down):
+        return ()
+    return down.get(service.key, ())
 
 
 def none_up(service: Service, down: Down) -> bool:
     """Whether all backends of a service that are to have flows are down."""
-    sharing = {backend.address for backend in service.backends if backend.weight}
+    sharing = {backend.address for backend in service.backends if backend.takes_flows}
     checked = service.health is not None
     return checked and bool(sharing) and sharing <= set(down.get(service.key, ()))
 
@@ -165,8 +163,8 @@ def held(
         known = before.get(service.key)
         if service.health is None or known is None:
             continue
-        idle = {backend.address for backend in known.backends if not backend.weight}
-        wanted = {backend.address for backend in service.backends if backend.weight}
+        idle = {backend.address for backend in known.backends if not backend.takes_flows}
+        wanted = {backend.address for backend in service.backends if backend.takes_flows}
         if both := idle & wanted:
             found[service.key] = frozenset(both)
     return found

@@ -4,8 +4,8 @@
 Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer",
 NSDI 2016, section 3.4, with weights. ``native/maglev.c`` has the algorithm and
 says where it differs from the paper: fewer slots move when backends change.
-A table depends on the set of backends, their weights and its size, and on
-nothing else: every node makes the same.
+A table depends on the set of backends, their weights, which of them are away, and
+its size, and on nothing else: every node makes the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from towpath.core.native import fill_maglev
 from towpath.model.primes import is_prime
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,13 +26,20 @@ _MOST_WEIGHT = 65535
 _MOST_SLOTS = 1 << 22
 
 
-def table(backends: Sequence[tuple[bytes, int]], size: int) -> NDArray[np.uint32]:
+def table(
+    backends: Sequence[tuple[bytes, int]], size: int, away: Collection[int] = ()
+) -> NDArray[np.uint32]:
     """Return, for each of ``size`` slots, an index into ``backends``.
 
     A backend is its identity, bytes that no other of them has, and its weight (0
     to 65535). It gets slots in proportion to its weight, at least one, but none
     if its weight is 0. Without a backend to share the slots the table is empty.
     ``size`` is a prime below 2**22.
+
+    ``away``: indexes of backends that get no slot for now and will be back. Nobody
+    else's slots move when they go or come: the others share theirs, so that all get
+    slots in proportion to their weights, and whoever comes back has exactly the slots
+    that it had.
 
     Raises ValueError if backends are more than slots, an identity is there twice,
     a weight is out of range, or size is.
@@ -51,9 +58,12 @@ def table(backends: Sequence[tuple[bytes, int]], size: int) -> NDArray[np.uint32
     identities = [identity for _, identity, _ in order]
     if len(set(identities)) < len(identities):
         raise ValueError("an identity is there twice; allowed: once")
-    return fill_maglev(
-        size, identities, [-weight for weight, _, _ in order], [index for _, _, index in order]
-    )
+    labels = [index for _, _, index in order]
+    absent = set(away)
+    missing = [label in absent for label in labels]
+    if all(missing):
+        return np.empty(0, np.uint32)
+    return fill_maglev(size, identities, [-weight for weight, _, _ in order], labels, missing)
 
 
 def disruption(old: NDArray[np.generic], new: NDArray[np.generic]) -> float:

@@ -25,7 +25,7 @@ LIBRARY = Path(__file__).parent.parent / "objects" / "libtowpath_core.so"
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 _U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "towpath_maglev": (_INT, [_POINTER, _U32, _U32, ctypes.c_char_p, *[_POINTER] * 3]),
+    "towpath_maglev": (_INT, [_POINTER, _U32, _U32, ctypes.c_char_p, *[_POINTER] * 4]),
     "towpath_wildcard_open": (
         _POINTER,
         [_U32, _POINTER, _POINTER, _U32, _POINTER, _U32, ctypes.c_char_p, _POINTER],
@@ -67,17 +67,19 @@ def library() -> Any:
 
 
 def fill_maglev(
-    size: int, identities: list[bytes], weights: list[int], labels: list[int]
+    size: int, identities: list[bytes], weights: list[int], labels: list[int], away: list[bool]
 ) -> NDArray[np.uint32]:
     """Fill a table of ``size`` slots, a prime below 2**22, with labels.
 
     The backends, at least one and at most ``size``, are in order of falling
-    weight (1 to 65535), those of equal weight by identity. Raises MemoryError.
+    weight (1 to 65535), those of equal weight by identity. The others fill the slots
+    of those that are ``away``, which not all may be. Raises MemoryError.
     """
     count = len(identities)
     table = np.empty(size, np.uint32)
     ends = np.cumsum([len(identity) for identity in identities], dtype=np.uint32)
     numbers = np.array([weights, labels], np.uint32)
+    flags = np.array(away, np.uint8)
     failed = library().towpath_maglev(
         table.ctypes.data,
         size,
@@ -86,6 +88,7 @@ def fill_maglev(
         ends.ctypes.data,
         numbers[0].ctypes.data,
         numbers[1].ctypes.data,
+        flags.ctypes.data if flags.any() else None,
     )
     if failed:
         raise MemoryError(f"no memory for a Maglev table of {count} backends")

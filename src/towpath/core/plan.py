@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from towpath.core import maglev
+from towpath.core import maglev, sharing
 from towpath.core.options import Options
 from towpath.core.steps import (
     AddBackend,
@@ -23,13 +23,13 @@ from towpath.core.steps import (
     MoveService,
     PublishService,
     RemoveBackend,
+    SetBackend,
     SetOptions,
     SetTable,
-    SetWeight,
     Step,
     WithdrawService,
 )
-from towpath.model.service import Backend, Service, ServiceKey
+from towpath.model.service import Backend, BackendState, Service, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,6 +53,10 @@ class ServiceChange:
     backends_removed: tuple[Backend, ...] = ()
     backends_reweighted: tuple[Backend, ...] = ()
     """With their new weights."""
+    backends_restated: tuple[Backend, ...] = ()
+    """With their new states."""
+    backends_leaving: tuple[Backend, ...] = ()
+    """Those of the removed that stay, draining, until their flows have ended."""
     moved: float = 0.0
     """Share (0..1) of new flows that go to another backend than before: 0 for a
     service that is added, 1 for one that is removed."""
@@ -112,13 +116,7 @@ def plan(
     """
     before, after = tuple(observed), tuple(desired)
     old, new = _apart(before, after)
-    moved = _moved(
-        [old[key] for key in _ordered(old.keys() - new.keys())],
-        [new[key] for key in _ordered(new.keys() - old.keys())],
-    )
-    old_kept = {each.key: before for before, each in moved} | {
-        key: service for key, service in old.items() if key in new
-    }
+    old_kept = _kept(old, new)
     gone = old.keys() - {each.key for each in old_kept.values()}
     removals = [_removal(old[key]) for key in _ordered(gone)]
     differing = [key for key, service in new.items() if not _equal(old_kept.get(key), service)]
@@ -128,6 +126,23 @@ def plan(
     changes = tuple(change for change, _ in planned)
     steps = tuple(step for _, steps in planned for step in steps)
     return Plan(changes, steps, _moved_overall(changes, before, traffic))
+
+
+def backends_gone(
+    observed: Iterable[Service], desired: Iterable[Service]
+) -> tuple[tuple[Service, Service, Backend], ...]:
+    """Return the backends that services lose which stay: before, after, backend.
+
+    Neither side has a service twice (ValueError). A service that goes takes its
+    backends along; they are not among these.
+    """
+    old, new = _apart(tuple(observed), tuple(desired))
+    return tuple(
+        (before, new[key], backend)
+        for key, before in _kept(old, new).items()
+        for backend in before.backends
+        if backend.address not in {each.address for each in new[key].backends}
+    )
 
 
 _Planned = tuple[ServiceChange, list[Step]]
@@ -157,6 +172,19 @@ def _apart(
                 if other.port == service.port and other.key == service.key:
                     raise _twice(service.key)
     return old, new
+
+
+def _kept(
+    old: Mapping[ServiceKey, Service], new: Mapping[ServiceKey, Service]
+) -> dict[ServiceKey, Service]:
+    """Return the services that stay as they were, by the keys that they will have."""
+    moved = _moved(
+        [old[key] for key in _ordered(old.keys() - new.keys())],
+        [new[key] for key in _ordered(new.keys() - old.keys())],
+    )
+    return {each.key: before for before, each in moved} | {
+        key: service for key, service in old.items() if key in new
+    }
 
 
 def _moved(gone: list[Service], come: list[Service]) -> list[tuple[Service, Service]]:
@@ -250,38 +278,45 @@ def _change(before: Service, after: Service) -> _Planned | None:
     new = {backend.address: backend for backend in after.backends}
     added = tuple(backend for backend in after.backends if backend.address not in old)
     removed = tuple(backend for backend in before.backends if backend.address not in new)
-    reweighted = tuple(
-        backend for backend in after.backends if old.get(backend.address, backend) != backend
-    )
+    changed = [each for each in after.backends if old.get(each.address, each) != each]
     differing = tuple(
         field.name
         for field in fields(Service)
         if field.name != "backends" and getattr(before, field.name) != getattr(after, field.name)
     )
-    if not (added or removed or reweighted or differing):
+    if not (added or removed or changed or differing):
         return None
     key = before.key
     steps: list[Step] = []
     if Options.of(before) != (options := Options.of(after)):
         steps.append(SetOptions(key, options))
     steps += [AddBackend(key, backend) for backend in added]
-    # A backend with a weight and in no table is one whose removal was begun. So one
-    # that had no weight gets it after the table: else a death in between would end its flows.
-    steps += [SetWeight(key, backend) for backend in reweighted if old[backend.address].weight]
-    if _sharing(before) != _sharing(after):
+    early = [each for each in changed if _noted_early(old[each.address], each)]
+    steps += [SetBackend(key, backend) for backend in early]
+    if sharing.key(before) != sharing.key(after):
         steps.append(SetTable(key, after.backends))
-    steps += [SetWeight(key, backend) for backend in reweighted if not old[backend.address].weight]
+    steps += [SetBackend(key, backend) for backend in changed if backend not in early]
     steps += [RemoveBackend(key, backend.address) for backend in removed]
     if before.key != after.key:
         steps.append(MoveService(before.key, after.key))
     moved = share_moved(before, after)
-    return ServiceChange(before, after, differing, added, removed, reweighted, moved), steps
+    reweighted = tuple(each for each in changed if each.weight != old[each.address].weight)
+    restated = tuple(each for each in changed if each.state != old[each.address].state)
+    change = ServiceChange(
+        before, after, differing, added, removed, reweighted, restated, moved=moved
+    )
+    return change, steps
 
 
-def _sharing(service: Service) -> tuple[int, dict[Address, int]]:
-    """All that a service's table depends on."""
-    weights = {backend.address: backend.weight for backend in service.backends if backend.weight}
-    return service.table_size, weights
+def _noted_early(before: Backend, after: Backend) -> bool:
+    """Whether a backend's new weight and state are noted before the table is set.
+
+    A backend that takes flows by its record and is in no table is one whose removal
+    was begun. So one that had no slots is noted after the table: else a death in
+    between would end its flows. One that goes down loses them, and must have left
+    the table before.
+    """
+    return before.takes_flows and after.state is not BackendState.DOWN
 
 
 def share_moved(before: Service, after: Service) -> float:
@@ -292,7 +327,7 @@ def share_moved(before: Service, after: Service) -> float:
         if not old or not new:
             return float(bool(old) != bool(new))
         return 1.0 - sum(share * new.get(address, 0.0) for address, share in old.items())
-    if _sharing(before) == _sharing(after):
+    if sharing.key(before) == sharing.key(after):
         return 0.0
     addresses = {backend.address for backend in (*before.backends, *after.backends)}
     numbers = {address: number for number, address in enumerate(addresses)}
@@ -301,12 +336,12 @@ def share_moved(before: Service, after: Service) -> float:
 
 def _shares(service: Service) -> dict[Address, float]:
     """Return the share (0..1) of new flows that each backend gets."""
-    total = sum(backend.weight for backend in service.backends)
-    return {each.address: each.weight / total for each in service.backends if each.weight}
+    sharing_ones = [backend for backend in service.backends if backend.takes_flows]
+    total = sum(backend.weight for backend in sharing_ones)
+    return {each.address: each.weight / total for each in sharing_ones}
 
 
 def _numbered(service: Service, numbers: Mapping[Address, int]) -> NDArray[np.uint32]:
     """Return the service's table with a number for each address."""
-    identities = [(backend.address.packed, backend.weight) for backend in service.backends]
     own = np.array([numbers[backend.address] for backend in service.backends], np.uint32)
-    return own[maglev.table(identities, service.table_size)]
+    return own[sharing.table(service.backends, service.table_size)]

@@ -54,8 +54,11 @@ class AddBackend:
 
 
 @dataclass(frozen=True, slots=True)
-class SetWeight:
-    """Note a backend's new weight. A table that is set takes effect, not this."""
+class SetBackend:
+    """Note a backend's new weight and state. A table that is set takes effect, not this.
+
+    But for one that is now down: its flows move at once. It is then in no table.
+    """
 
     key: ServiceKey
     backend: Backend
@@ -65,8 +68,8 @@ class SetWeight:
 class SetTable:
     """Put a table of these backends, all of them known, in the place of the old one.
 
-    Those of weight 0 get no slot. If none is left the table is empty and packets
-    of no known flow are dropped.
+    Those that take no flows get no slot. If none is left the table is empty and
+    packets of no known flow are dropped.
     """
 
     key: ServiceKey
@@ -105,5 +108,5 @@ class DiscardService:
 ServiceStep: TypeAlias = (
     CreateService | SetOptions | PublishService | MoveService | WithdrawService | DiscardService
 )
-BackendStep: TypeAlias = AddBackend | SetWeight | SetTable | RemoveBackend
+BackendStep: TypeAlias = AddBackend | SetBackend | SetTable | RemoveBackend
 Step: TypeAlias = ServiceStep | BackendStep

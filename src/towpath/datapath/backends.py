@@ -16,10 +16,10 @@ import numpy as np
 
 from towpath.datapath.address import Address, family, pack, unpack
 from towpath.datapath.errors import CapacityError
-from towpath.model.service import Backend
+from towpath.model.service import Backend, BackendState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from towpath.datapath.reclaim import Reclaimer
 
@@ -28,7 +28,8 @@ class BackendTable:
     """``backends`` of ``bpf/maps.h`` through a mapping of it.
 
     ``rows`` is an array of ``struct backend``; ``index_bits`` says how much of a
-    handle is its index; ``forget`` zeroes what the CPUs keep about an index.
+    handle is its index; ``forget`` zeroes what the CPUs keep about an index;
+    ``states`` has the numbers of ``enum backend_state``.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class BackendTable:
         index_bits: int,
         reclaimer: Reclaimer,
         forget: Callable[[int], None],
+        states: Mapping[BackendState, int],
     ) -> None:
         self._rows = rows
+        self._states = states
         self._bits = index_bits
         self._generations = (1 << 32 - index_bits) - 1
         self._reclaimer = reclaimer
@@ -82,14 +85,34 @@ class BackendTable:
         row["addr"]["word"] = np.frombuffer(pack(backend.address), ">u4")
         row["family"] = family(backend.address)
         row["service"] = service
-        row["weight"] = backend.weight
+        self.note(handle, backend)
         row["handle"] = handle
         self._in_use += 1
         return handle
 
-    def set_weight(self, handle: int, weight: int) -> None:
-        """Note a weight for whoever reads the state back; packets go by the table."""
-        self._rows[self.index(handle)]["weight"] = weight
+    def note(self, handle: int, backend: Backend) -> None:
+        """Note weight and state for whoever reads them back; packets go by the table.
+
+        In between the record never says that the backend takes flows, unless it did or will.
+        """
+        row = self._rows[self.index(handle)]
+        fields = [("state", self._states[backend.state]), ("weight", backend.weight)]
+        if backend.state is BackendState.ACTIVE:
+            fields.reverse()
+        for field, value in fields:
+            row[field] = value
+
+    def renew(self, handle: int) -> int:
+        """Give a backend that is in no table another handle, and return it.
+
+        Every flow that has the old one is stale at once.
+        """
+        row = self._rows[self.index(handle)]
+        generation = int(row["generation"]) % self._generations + 1
+        renewed = generation << self._bits | self.index(handle)
+        row["generation"] = generation
+        row["handle"] = renewed
+        return renewed
 
     def remove(self, handle: int) -> None:
         """Give a backend's index up. No table may hold the handle any more."""
@@ -101,9 +124,10 @@ class BackendTable:
     def __iter__(self) -> Iterator[tuple[int, int, Backend]]:
         """Yield service, handle and backend of every record in use."""
         for row in self._rows[np.flatnonzero(self._rows["handle"])]:
-            yield int(row["service"]), int(row["handle"]), _backend(row)
+            yield int(row["service"]), int(row["handle"]), self._backend(row)
 
-
-def _backend(row: Any) -> Backend:
-    address: Address = unpack(row["addr"].tobytes(), int(row["family"]))
-    return Backend(address, int(row["weight"]))
+    def _backend(self, row: Any) -> Backend:
+        address: Address = unpack(row["addr"].tobytes(), int(row["family"]))
+        number = int(row["state"])
+        state = next(each for each, known in self._states.items() if known == number)
+        return Backend(address, int(row["weight"]), state)

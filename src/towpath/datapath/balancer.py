@@ -11,11 +11,13 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
 from towpath.core.plan import Plan, plan
+from towpath.core.states import BackendKey
 from towpath.core.steps import MoveService, PublishService, RemoveBackend
 from towpath.datapath import trace
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.backends import BackendTable
+from towpath.datapath.census import Census
 from towpath.datapath.counters import Counters, forget_drops, read_counters, read_verdicts
 from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import DatapathError
@@ -44,7 +46,7 @@ from towpath.kernel import netlink
 from towpath.kernel.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
 from towpath.kernel.rcu import wait_for_readers
-from towpath.model.service import Service, ServiceKey
+from towpath.model.service import BackendState, Service, ServiceKey
 from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
@@ -160,6 +162,10 @@ class Balancer:
             program.forgetter(
                 "backend_cpus", "backend_flows", columns=program.layout.entries["backends"]
             ),
+            {
+                state: program.constant("backend_state", f"BACKEND_{state.name}")
+                for state in BackendState
+            },
         )
         self._tables = Tables(
             self._make_endpoints(reclaimer),
@@ -364,6 +370,21 @@ class Balancer:
     def verdicts(self) -> dict[str, int]:
         """Return how many packets had each verdict: a part of `counters`, for less."""
         return read_verdicts(self._program)
+
+    def census(self, backends: Collection[BackendKey]) -> Census:
+        """Prepare to count the flows of backends.
+
+        Those that aren't there have none. What is returned may be used by another thread
+        while this object is open.
+        """
+        services = self._tables.services
+        handles = {
+            BackendKey(key, address): handle
+            for key in services.keys() & {each.service for each in backends}
+            for address, handle in services[key].handles.items()
+        }
+        wanted = {key: handles[key] for key in backends if key in handles}
+        return Census(self.flow_table, wanted)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
         """Return what the program would do with the flow's next packet on ``device``.

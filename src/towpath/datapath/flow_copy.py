@@ -79,6 +79,7 @@ class FlowCopy:
         self._heirs = heirs
         self._ways = new.rows("flows")["way"]
         self._tags = _tags(new.rows("flow_tags"))
+        self._service_bits = np.uint32(~new.constant("flow_flags", "FLOW_ENDING") & 0xFFFFFFFF)
         self._settings = new.rows("settings")[0]
         self._now = (now >> new.constant("flow_limits", "FLOW_SEEN_SHIFT")) % _SEEN_MODULUS
 
@@ -104,7 +105,10 @@ class FlowCopy:
         return known.only(np.argsort(known.ages, kind="stable"))
 
     def _give_heirs(self, rows: Array) -> Array:
-        """Store new handles and services in entries; returns which entries have them."""
+        """Store new handles and services in entries; returns which entries have them.
+
+        What else `service` says, that a flow is ending, is left out: it counts for longer.
+        """
         handles = np.array(sorted(self._heirs), np.uint64)
         if not len(handles):
             return np.zeros(len(rows), bool)

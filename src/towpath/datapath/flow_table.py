@@ -68,7 +68,8 @@ class Entries:
 
     ``places``: where they are in the table, rising. ``clients``: 16 bytes in network
     order, an IPv4 address being the last four. ``idle_seconds``: since when no packet
-    was seen, see the module for what that is worth.
+    was seen, see the module for what that is worth. ``ending``: whether the client has
+    sent FIN or RST, and no SYN since.
     """
 
     places: Array
@@ -77,6 +78,7 @@ class Entries:
     clients: Array
     client_ports: Array
     idle_seconds: Array
+    ending: Array
 
     def __len__(self) -> int:
         return len(self.places)
@@ -110,8 +112,9 @@ class FlowTable:
     """``flows`` and ``flow_tags`` of ``bpf/maps.h``, read when asked, and never written.
 
     ``backends`` is an array of ``struct backend``; ``index_bits`` says how much of a
-    handle is its index; ``seen_shift`` how many low bits of jiffies `seen` lacks;
-    ``jiffies`` tells the time (32 bits), ``hz`` how fast it goes. For any thread.
+    handle is its index; ``ending`` is FLOW_ENDING; ``seen_shift`` how many low bits
+    of jiffies `seen` lacks; ``jiffies`` tells the time (32 bits), ``hz`` how fast it
+    goes. For any thread.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class FlowTable:
         backends: Array,
         *,
         index_bits: int,
+        ending: int,
         seen_shift: int,
         jiffies: Callable[[], int],
         hz: int,
@@ -129,6 +133,7 @@ class FlowTable:
         self._tags = tags
         self._backends = backends
         self._index_mask = (1 << index_bits) - 1
+        self._ending = ending
         self._step = (1 << seen_shift) / hz
         self._clock = _Clock(jiffies, seen_shift)
         self._ways: int = flows.value_dtype["way"].shape[0]
@@ -143,6 +148,7 @@ class FlowTable:
             program.maps["flow_tags"],
             program.rows("backends"),
             index_bits=program.constant("handle_bits", "HANDLE_INDEX_BITS"),
+            ending=program.constant("flow_flags", "FLOW_ENDING"),
             seen_shift=program.constant("flow_limits", "FLOW_SEEN_SHIFT"),
             jiffies=jiffies.now,
             hz=per_second(),
@@ -217,6 +223,7 @@ class FlowTable:
             np.ascontiguousarray(rows["saddr"]["word"]).view(np.uint8).reshape(-1, 16),
             rows["sport"].astype(np.uint16),
             idle[places] * self._step,
+            services != rows["service"],
         )
         return made.only(live & self._wanted(made, wanted))
 

@@ -126,7 +126,7 @@ def _check_tables(
         elif isinstance(step, SetOptions):
             sizes[step.key] = step.options.table_size
         elif isinstance(step, SetTable):
-            size = sizes[step.key] if any(b.weight for b in step.backends) else 0
+            size = sizes[step.key] if any(b.takes_flows for b in step.backends) else 0
             base = _allocate(heap, size) if size else 0
             if ranges[step.key][1]:
                 heap.rest(*ranges[step.key])

@@ -13,9 +13,9 @@ from towpath.core.steps import (
     MoveService,
     PublishService,
     RemoveBackend,
+    SetBackend,
     SetOptions,
     SetTable,
-    SetWeight,
     Step,
     WithdrawService,
 )
@@ -55,8 +55,8 @@ def _of_backends(step: BackendStep, tables: Tables) -> None:
     match step:
         case AddBackend(key, backend):
             tables.add_backend(key, backend)
-        case SetWeight(key, backend):
-            tables.set_weight(key, backend)
+        case SetBackend(key, backend):
+            tables.set_backend(key, backend)
         case SetTable(key, backends):
             tables.set_table(key, backends)
         case RemoveBackend(key, address):

@@ -6,22 +6,23 @@ them leaves a load balancer that works. What such a death can leave behind is
 found and put right by :meth:`Tables.adopt`:
 
 * backends of a service that no VIP leads to: given up;
-* backends that their service's table doesn't know: given up;
-* a table that isn't the one its backends and weights make: made again.
+* backends that take flows by their record and that no table knows: given up;
+* a table that isn't the one that its backends make: made again, but if it would be
+  empty, they are noted as the table has them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from towpath.core import maglev
+from towpath.core import sharing
 from towpath.core.options import Options
 from towpath.datapath.errors import CapacityError
-from towpath.model.service import Backend, Service, ServiceKey
+from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from towpath.datapath.heap import Heap
     from towpath.datapath.options import ServiceOptions
     from towpath.datapath.reclaim import Reclaimer
+    from towpath.model.service import Backend, Service, ServiceKey
 
     Array = np.ndarray[Any, Any]
 
@@ -57,11 +59,12 @@ class Installed:
     options: Options
     base: int = 0
     size: int = 0
-    """Slots of the table in use; 0 while there is no backend with a weight."""
+    """Slots of the table in use; 0 while there is no backend that takes flows."""
     handles: dict[Address, int] = field(default_factory=dict)
     also: set[ServiceKey] = field(default_factory=set)
     """Other keys that packets find it by: left by a process that died while it moved it."""
-    weights: dict[Address, int] = field(default_factory=dict)
+    records: dict[Address, Backend] = field(default_factory=dict)
+    """Backends as they are noted in the kernel."""
 
     @property
     def table_size(self) -> int:
@@ -70,7 +73,7 @@ class Installed:
 
     def backends(self) -> tuple[Backend, ...]:
         """Return the backends that have a record."""
-        return tuple(Backend(address, weight) for address, weight in self.weights.items())
+        return tuple(self.records.values())
 
 
 class Tables:
@@ -145,19 +148,27 @@ class Tables:
         """Write a backend's record. Flows reach it by the next table."""
         service = self.services[key]
         service.handles[backend.address] = self._backends.add(service.index, backend)
-        service.weights[backend.address] = backend.weight
+        service.records[backend.address] = backend
 
-    def set_weight(self, key: ServiceKey, backend: Backend) -> None:
-        """Note a backend's weight. It takes effect by the next table."""
+    def set_backend(self, key: ServiceKey, backend: Backend) -> None:
+        """Note a backend's weight and state, which take effect by the next table.
+
+        One that goes down, and is in no table, gets a new handle: its flows move at once.
+        """
         service = self.services[key]
-        self._backends.set_weight(service.handles[backend.address], backend.weight)
-        service.weights[backend.address] = backend.weight
+        handle = service.handles[backend.address]
+        down = backend.state is BackendState.DOWN
+        if down and service.records[backend.address].state is not BackendState.DOWN:
+            handle = self._backends.renew(handle)
+        self._backends.note(handle, backend)
+        service.handles[backend.address] = handle
+        service.records[backend.address] = backend
 
     def remove_backend(self, key: ServiceKey, address: Address) -> None:
         """Give up a backend that is in no table: its flows move at once."""
         service = self.services[key]
         self._backends.remove(service.handles.pop(address))
-        del service.weights[address]
+        del service.records[address]
 
     def set_table(self, key: ServiceKey, members: Iterable[Backend]) -> None:
         """Make ``members``, which have records, share the service's new flows."""
@@ -208,13 +219,26 @@ class Tables:
         found = self._slots.read(service.base, service.size)
         known = set(np.unique(found).tolist())
         for handle, backend in records:
-            if handle in known or not backend.weight:
+            if handle in known or not backend.takes_flows:
                 service.handles[backend.address] = handle
-                service.weights[backend.address] = backend.weight
+                service.records[backend.address] = backend
             else:
                 self._backends.remove(handle)
+        if known and not any(each.takes_flows for each in service.backends()):
+            self._believe_table(service, known)
         if not np.array_equal(self._table(service, service.backends()), found):
             self.set_table(service.key, service.backends())
+
+    def _believe_table(self, service: Installed, known: set[int]) -> None:
+        """Note as active whatever the table has, where by the records it would be empty.
+
+        Either the records were to follow the table or the table the records; until the
+        next apply has said which, new flows go on.
+        """
+        for backend in service.backends():
+            if service.handles[backend.address] in known:
+                active = replace(backend, weight=backend.weight or 1, state=BackendState.ACTIVE)
+                self.set_backend(service.key, active)
 
     def settle(self) -> None:
         """Withdraw the keys that a death has left and that no service has taken since."""
@@ -230,8 +254,7 @@ class Tables:
         """Return the handles of the service's table, slot by slot."""
         members = tuple(members)
         handles = np.array([service.handles[b.address] for b in members], np.uint32)
-        identities = [(b.address.packed, b.weight) for b in members]
-        return handles[maglev.table(identities, service.table_size)]
+        return handles[sharing.table(members, service.table_size)]
 
     def _allocate(self, count: int) -> int:
         base = self._heap.allocate(count)

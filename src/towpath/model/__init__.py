@@ -19,12 +19,20 @@ from towpath.model.parse import (
     service_problems,
 )
 from towpath.model.problems import ConfigError, Problem
-from towpath.model.service import Affinity, Backend, Protocol, Service, ServiceKey
+from towpath.model.service import (
+    Affinity,
+    Backend,
+    BackendState,
+    Protocol,
+    Service,
+    ServiceKey,
+)
 from towpath.model.settings import (
     Api,
     Checks,
     Config,
     Device,
+    Drain,
     Icmp,
     Limits,
     Metrics,
@@ -40,11 +48,13 @@ __all__ = [
     "AllFailed",
     "Api",
     "Backend",
+    "BackendState",
     "CheckType",
     "Checks",
     "Config",
     "ConfigError",
     "Device",
+    "Drain",
     "FlowTuple",
     "Health",
     "Icmp",

@@ -54,6 +54,19 @@ class Protocol(enum.StrEnum):
         return 6 if self is Protocol.TCP else 17
 
 
+class BackendState(enum.StrEnum):
+    """Whether a backend gets new flows, and whether those that it has go on."""
+
+    ACTIVE = "active"
+    """New flows by weight."""
+    DRAINING = "draining"
+    """No new flows; those it has go on. A person's wish."""
+    QUARANTINED = "quarantined"
+    """The same, as the finding of a health check."""
+    DOWN = "down"
+    """No new flows, and those it has go to others at once."""
+
+
 def endpoint(address: Address | Prefix, port: int | Ports) -> str:
     """Return ``192.0.2.1:80`` or ``[2001:db8::1]:80``."""
     return f"[{address}]:{port}" if address.version == _IPV6 else f"{address}:{port}"
@@ -111,6 +124,13 @@ class Backend:
     """Where encapsulated packets are sent to. Identifies the backend in its service."""
     weight: Annotated[int, Integer(0, MOST_WEIGHT)] = 1
     """Share of new flows, relative to the service's other backends. 0: no new flows."""
+    state: Annotated[BackendState, Word(of=BackendState)] = BackendState.ACTIVE
+    """active, or draining or quarantined (no new flows), or down (its flows go elsewhere too)."""
+
+    @property
+    def takes_flows(self) -> bool:
+        """Whether new flows go there."""
+        return self.weight > 0 and self.state is BackendState.ACTIVE
 
 
 @dataclass(frozen=True, slots=True)

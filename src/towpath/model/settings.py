@@ -10,6 +10,7 @@ from towpath.model.kinds import (
     AbsolutePath,
     Address,
     DeviceName,
+    Duration,
     Flag,
     Integer,
     Listen,
@@ -127,6 +128,18 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """How backends that are removed keep the flows they have."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    timeout: Annotated[int, Duration(0, 7 * 86400)] = 600
+    """Whatever flows it has, a backend is gone so long after its removal. 0: at once."""
+    idle: Annotated[int, Duration(1, 1800)] = 300
+    """A flow of which no packet came for so long has ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """What outlives the agent."""
 
@@ -155,4 +168,5 @@ class Config:
     state: State = State()
     snat: Snat = NO_SNAT
     """What services with forwarding snat need."""
+    drain: Drain = Drain()
     services: tuple[Service, ...] = ()

@@ -12,9 +12,11 @@ from towpath.datapath.errors import CapacityError
 from towpath.model import Backend, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
+    from towpath.core.states import BackendKey
     from towpath.datapath.balancer import Member
+    from towpath.datapath.census import Census
     from towpath.datapath.flow_table import FlowTable
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
@@ -45,8 +47,12 @@ class MemoryDatapath:
         self.applied = 0
 
     def observed(self) -> tuple[Service, ...]:
-        """What is held."""
+        """What it holds."""
         return tuple(self.held.values())
+
+    def census(self, backends: Collection[BackendKey]) -> Census:
+        """There is no flow table."""
+        raise NotImplementedError
 
     def plan(self, services: Iterable[Service]) -> Plan:
         """By the real planner."""

@@ -103,9 +103,9 @@ class World:
         return self.datapath.held["web"]
 
     @property
-    def weights(self) -> list[int]:
-        """The weights of its backends."""
-        return [backend.weight for backend in self.service.backends]
+    def taking(self) -> list[int]:
+        """1 for each of its backends that gets new flows, else 0."""
+        return [int(backend.takes_flows) for backend in self.service.backends]
 
     def state(self, backend: Address = BACKENDS[0]) -> State | None:
         """Where a backend stands; None: it isn't known yet that it is to be checked."""
@@ -172,11 +172,11 @@ def test_what_fails_gets_no_flows_until_it_passes_again(
             await world.until(lambda: all(world.state(b) is State.UP for b in BACKENDS))
             assert world.datapath.applied == 1
             world.backends.ill.add(BACKENDS[1])
-            await world.until(lambda: world.weights == [1, 0, 1])
+            await world.until(lambda: world.taking == [1, 0, 1])
             asked = world.backends.asked.count(BACKENDS[1])
             await world.until(lambda: world.backends.asked.count(BACKENDS[1]) > asked + 3)
             world.backends.ill.clear()
-            await world.until(lambda: world.weights == [1, 1, 1])
+            await world.until(lambda: world.taking == [1, 1, 1])
             assert world.datapath.applied == 3
 
     lived(life())
@@ -200,9 +200,9 @@ def test_all_down(
         async with running(tmp_path, Backends(ill=set(BACKENDS)), health) as world:
             await world.until(lambda: all(world.state(b) is State.DOWN for b in BACKENDS))
             await world.until(lambda: len(world.controller.down.get(world.service.key, ())) == 3)
-            assert world.weights == left
+            assert world.taking == left
             world.backends.ill.remove(BACKENDS[2])
-            await world.until(lambda: world.weights == [0, 0, 1])
+            await world.until(lambda: world.taking == [0, 0, 1])
 
     lived(life())
     told = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
@@ -226,7 +226,7 @@ def test_what_this_node_cannot_check_stays_as_it_is(tmp_path: Path) -> None:
                 (first, *_) = world.monitor.roster.records()
                 assert first.standing.error
                 assert str(broken) in first.standing.error
-                assert world.weights == [1, 1, 1]
+                assert world.taking == [1, 1, 1]
             assert {world.state(backend) for backend in BACKENDS} == {State.UP}
 
     lived(life())
@@ -240,7 +240,7 @@ def test_a_way_that_cannot_be_opened_is_trouble(tmp_path: Path) -> None:
         async with running(tmp_path, backends) as world:
             await world.until(lambda: world.monitor.trouble is not None)
             assert "attach" in str(world.monitor.trouble)
-            assert world.weights == [1, 1, 1]
+            assert world.taking == [1, 1, 1]
             assert not world.monitor.roster.records()
             backends.broken = None
             world.monitor._news.set()
@@ -261,7 +261,7 @@ def test_a_datapath_that_refuses_is_trouble(tmp_path: Path) -> None:
             await world.until(lambda: world.monitor.trouble is not None)
             assert world.controller.down == {}
             world.monitor._news.set()
-            await world.until(lambda: world.weights == [0, 1, 1])
+            await world.until(lambda: world.taking == [0, 1, 1])
             await world.until(lambda: world.monitor.trouble is None)
 
     lived(life())
@@ -273,18 +273,18 @@ def test_changes_of_what_is_desired_are_followed(tmp_path: Path) -> None:
     async def life() -> None:
         async with running(tmp_path, Backends(ill={BACKENDS[0]})) as world:
             service = web(world.port)
-            await world.until(lambda: world.weights == [0, 1, 1])
+            await world.until(lambda: world.taking == [0, 1, 1])
             world.reload(replace(service, backends=service.backends[:2]))
-            assert world.weights == [0, 1]
+            assert world.taking == [0, 1]
             await world.until(lambda: len(world.monitor.roster.records()) == 2)
             assert world.state() is State.DOWN
             await world.until(lambda: world.controller.desired is world.monitor._seen)
             asked = world.backends.asked.count(BACKENDS[2])
             world.reload(replace(service, health=replace(FAST, status="503")))
-            await world.until(lambda: world.weights == [1, 0, 0])
+            await world.until(lambda: world.taking == [1, 0, 0])
             assert world.backends.asked.count(BACKENDS[2]) > asked
             world.reload(replace(service, health=None))
-            assert world.weights == [1, 1, 1]
+            assert world.taking == [1, 1, 1]
             await world.until(lambda: not world.monitor.roster.records())
             assert world.backends.closed == 1
             assert world.backends.opened[0] == {HOST}
@@ -305,9 +305,9 @@ def test_a_drained_backend_is_checked_too(tmp_path: Path) -> None:
             world.reload(replace(service, backends=drained))
             await world.until(lambda: bool(world.controller.down))
             assert world.state() is State.DOWN
-            assert world.weights == [0, 1, 1]
+            assert world.taking == [0, 1, 1]
             world.reload(service)
-            assert world.weights == [0, 1, 1]
+            assert world.taking == [0, 1, 1]
 
     lived(life())
 
@@ -364,7 +364,7 @@ def test_what_the_kernel_had_down_is_held(tmp_path: Path) -> None:
         config = Config(devices=(Device("eth0"),), services=(service,))
         controller = Controller(config, store, datapath)
         controller.start()
-    assert [backend.weight for backend in datapath.held["web"].backends] == [1, 0, 1]
+    assert [backend.takes_flows for backend in datapath.held["web"].backends] == [True, False, True]
     assert controller.down == {service.key: {BACKENDS[1]}}
     with Writer() as writer:
         monitor = Monitor(controller, writer, Backends(), concurrent=1)

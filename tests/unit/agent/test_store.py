@@ -13,6 +13,7 @@ import pytest
 from tests.unit.agent.samples import service
 
 from towpath.agent.store import MIGRATIONS, SCHEMA_VERSION, Store, StoreError
+from towpath.core.leaving import Leaving
 from towpath.model import Backend, Protocol, Service
 from towpath.model.kinds import ANY_PORT, Ports
 
@@ -41,6 +42,24 @@ def test_a_service_comes_back_as_it_was(tmp_path: Path) -> None:
     with Store(tmp_path / "db") as store, store.transaction():
         store.put([EVERYTHING, service("web")])
     assert saved(tmp_path / "db") == (EVERYTHING, service("web"))
+
+
+def test_who_leaves_comes_back_as_it_was(tmp_path: Path) -> None:
+    """Also of many ports and addresses; put again, they are all there are."""
+    one = Leaving(ip_address("203.0.113.10"), 80, Protocol.TCP, ip_address("192.0.2.1"), 1.5, 61.5)
+    other = Leaving(
+        ip_network("2001:db8::/64"),
+        ANY_PORT,
+        Protocol.UDP,
+        ip_address("2001:db8:1::1"),
+        2.0,
+        3.0,
+    )
+    for leaving in ((one, other), (other,), ()):
+        with Store(tmp_path / "db") as store, store.transaction():
+            store.put_leaving(leaving)
+        with Store(tmp_path / "db") as store:
+            assert store.leaving() == leaving
 
 
 def test_a_put_replaces(tmp_path: Path) -> None:
@@ -128,7 +147,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     Store(tmp_path / "db").close()
     with closing(sqlite3.connect(tmp_path / "db")) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(StoreError, match=r"written by a newer Towpath \(schema 3, .* up to 2\)"):
+    with pytest.raises(StoreError, match=r"written by a newer Towpath \(schema 4, .* up to 3\)"):
         Store(tmp_path / "db")
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 MASK = (1 << 64) - 1
 
@@ -52,12 +52,35 @@ def table(backends: Sequence[tuple[bytes, int]], size: int) -> list[int]:
     order = in_order(backends)
     if not order:
         return []
+    slots = [-1] * size
+    _take_turns(backends, order, shares([backends[i][1] for i in order], size), slots)
+    return slots
+
+
+def table_without(
+    backends: Sequence[tuple[bytes, int]], size: int, away: Collection[int]
+) -> list[int]:
+    """The same with some away: the others keep their slots and fill up those."""
+    order = [index for index in in_order(backends) if index not in away]
+    if not order:
+        return []
+    slots = [-1 if index in away else index for index in table(backends, size)]
+    wanted = shares([backends[index][1] for index in order], size)
+    lacking = [want - slots.count(index) for want, index in zip(wanted, order, strict=True)]
+    _take_turns(backends, order, lacking, slots)
+    return slots
+
+
+def _take_turns(
+    backends: Sequence[tuple[bytes, int]], order: list[int], left: list[int], slots: list[int]
+) -> None:
+    """Fill the slots that are free (-1), each backend as many as it has left to take."""
+    size = len(slots)
     weights = [backends[index][1] for index in order]
-    left = shares(weights, size)
     places = [permutation(backends[index][0], size) for index in order]
     turns = [(Fraction(1, 2 * weight), place, 0) for place, weight in enumerate(weights)]
+    turns = [turn for turn in turns if left[turn[1]]]
     heapq.heapify(turns)
-    slots = [-1] * size
     while turns:
         _, place, k = heapq.heappop(turns)
         offset, skip = places[place]
@@ -68,7 +91,6 @@ def table(backends: Sequence[tuple[bytes, int]], size: int) -> list[int]:
         if left[place]:
             time = Fraction(2 * (k + 1) + 1, 2 * weights[place])
             heapq.heappush(turns, (time, place, k + 1))
-    return slots
 
 
 def paper_table(identities: Sequence[bytes], size: int) -> list[bytes]:

@@ -7,13 +7,20 @@ import random
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import product
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.core.health import TRANSITIONS, Event, Standing, State, effective, held, step, unable
-from towpath.model import AllFailed, Backend, CheckType, Health, Service
+from towpath.core import states
+from towpath.core.health import TRANSITIONS, Event, Standing, State, held, step, unable, verdicts
+from towpath.model import AllFailed, Backend, BackendState, CheckType, Health, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from towpath.core.health import Down
 
 TCP = Health(CheckType.TCP)
 ADDRESSES = [ip_address(f"192.0.2.{i}") for i in range(1, 5)]
@@ -138,35 +145,40 @@ def test_a_check_that_could_not_be_made_decides_nothing() -> None:
 # What it means for services
 
 
-def weights(service: Service) -> list[int]:
-    """The weights of a service's backends."""
-    return [backend.weight for backend in service.backends]
+def effective(services: Sequence[Service], down: Down) -> tuple[Service, ...]:
+    """The services as the datapath gets them."""
+    return states.effective(services, verdicts(services, down))
 
 
-def test_what_is_down_has_no_weight() -> None:
-    """The others keep theirs, and a service without changes is the very same object."""
+def takers(service: Service) -> list[int]:
+    """Which backends get new flows, from 1 on; others are quarantined or have no weight."""
+    for each in service.backends:
+        assert each.state in {BackendState.ACTIVE, BackendState.QUARANTINED}
+    return [at for at, backend in enumerate(service.backends, 1) if backend.takes_flows]
+
+
+def test_what_is_down_is_quarantined() -> None:
+    """The others are as they were, and a service without changes is the very same object."""
     other = replace(WEB, name="other", port=81)
     changed, same = effective([WEB, other], {WEB.key: {ADDRESSES[1], ADDRESSES[3]}})
-    assert weights(changed) == [1, 0, 3, 0]
+    assert takers(changed) == [1, 3]
     assert replace(changed, backends=WEB.backends) == WEB
     assert same is other
 
 
-@pytest.mark.parametrize(
-    ("wish", "left"), [(AllFailed.OPEN, [1, 2, 3, 4]), (AllFailed.CLOSED, [0, 0, 0, 0])]
-)
+@pytest.mark.parametrize(("wish", "left"), [(AllFailed.OPEN, [1, 2, 3, 4]), (AllFailed.CLOSED, [])])
 def test_all_down(wish: AllFailed, left: list[int]) -> None:
     """All get flows as if they were up, or none."""
     service = replace(WEB, health=replace(TCP, on_all_failed=wish))
     (found,) = effective([service], {WEB.key: set(ADDRESSES)})
-    assert weights(found) == left
+    assert takers(found) == left
 
 
 def test_all_down_but_those_that_get_no_flows_anyway() -> None:
     """A drained backend doesn't count as one that is left, and stays drained."""
     backends = (replace(WEB.backends[0], weight=0), *WEB.backends[1:])
     (found,) = effective([replace(WEB, backends=backends)], {WEB.key: set(ADDRESSES[1:])})
-    assert weights(found) == [0, 2, 3, 4]
+    assert takers(found) == [2, 3, 4]
 
 
 def test_without_a_check_nothing_is_down() -> None:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from towpath.core import steps
 from towpath.core.options import FIELDS, Options
-from towpath.core.plan import Plan, plan
-from towpath.model import Affinity, Backend, Protocol, Service, ServiceKey
+from towpath.core.plan import Plan, backends_gone, plan
+from towpath.model import Affinity, Backend, BackendState, Protocol, Service, ServiceKey
 from towpath.model.kinds import Ports
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterable
 
     from towpath.model import Address
 
@@ -33,11 +34,23 @@ class Room:
     """One service of the model."""
 
     options: Options
-    backends: dict[Address, int] = field(default_factory=dict)
-    table: dict[Address, int] | None = None
-    """Weights by address, as of the last SetTable."""
+    backends: dict[Address, Backend] = field(default_factory=dict)
+    table: frozenset[Backend] | None = None
+    """Those that take flows, as of the last SetTable."""
+    away: frozenset[tuple[Address, int]] = frozenset()
+    """Those whose slots the others filled then, with their weights."""
+    fresh: set[Address] = field(default_factory=set)
+    """Those whose flows a step has moved."""
     table_size: int = 0
     published: bool = False
+
+    def set_table(self, backends: Iterable[Backend]) -> None:
+        """Have those that take flows share the table."""
+        backends = tuple(backends)
+        self.table = frozenset(each for each in backends if each.takes_flows)
+        away = {(each.address, each.weight) for each in backends if each.weight}
+        self.away = frozenset(away - {(each.address, each.weight) for each in self.table})
+        self.table_size = self.options.table_size
 
 
 class Datapath:
@@ -74,21 +87,29 @@ class Datapath:
                 self.rooms[key].published = False
             case steps.DiscardService(key):
                 room = self.rooms.pop(key)
-                assert (room.published, room.backends, room.table) == (False, {}, {})
+                assert (room.published, room.backends, room.table) == (False, {}, frozenset())
 
     def _change_backends(self, step: steps.BackendStep) -> None:
         match step:
             case steps.AddBackend(key, backend):
                 assert backend.address not in self.rooms[key].backends
-                self.rooms[key].backends[backend.address] = backend.weight
-            case steps.SetWeight(key, backend):
-                assert self.rooms[key].backends[backend.address] != backend.weight
-                self.rooms[key].backends[backend.address] = backend.weight
+                self.rooms[key].backends[backend.address] = backend
+            case steps.SetBackend(key, backend):
+                room = self.rooms[key]
+                assert room.backends[backend.address] != backend
+                if backend.state == "down" != room.backends[backend.address].state:
+                    assert backend.address not in {each.address for each in room.table or ()}
+                    room.fresh.add(backend.address)
+                room.backends[backend.address] = backend
             case steps.SetTable(key, backends):
                 room = self.rooms[key]
-                room.table = {each.address: each.weight for each in backends if each.weight}
-                room.table_size = room.options.table_size
-                assert all(room.backends[each.address] in (each.weight, 0) for each in backends)
+                room.set_table(backends)
+                noted = [room.backends[each.address] for each in backends]
+                pairs = zip(noted, backends, strict=True)
+                assert all(
+                    before == after or not before.takes_flows or after.state == "down"
+                    for before, after in pairs
+                )
             case steps.RemoveBackend(key, address):
                 del self.rooms[key].backends[address]
 
@@ -96,7 +117,7 @@ class Datapath:
         """No service without table, no table that refers to an absent backend."""
         for room in self.rooms.values():
             assert not room.published or room.table is not None
-            assert (room.table or {}).keys() <= room.backends.keys()
+            assert {each.address for each in room.table or ()} <= room.backends.keys()
 
     def recover(self) -> None:
         """What a datapath does after a crash: drop what is half done, mend tables."""
@@ -104,10 +125,11 @@ class Datapath:
             if not room.published:
                 del self.rooms[key]
                 continue
-            known = room.table or {}
-            room.backends = {a: w for a, w in room.backends.items() if a in known or not w}
-            room.table = {address: weight for address, weight in room.backends.items() if weight}
-            room.table_size = room.options.table_size
+            known = {each.address for each in room.table or ()}
+            room.backends = {
+                a: each for a, each in room.backends.items() if a in known or not each.takes_flows
+            }
+            room.set_table(room.backends.values())
         self.check()
 
     def observed(self) -> tuple[Service, ...]:
@@ -116,7 +138,7 @@ class Datapath:
             Service(
                 str(key),
                 *key,
-                backends=tuple(Backend(*each) for each in room.backends.items()),
+                backends=tuple(room.backends.values()),
                 **room.options.fields(),
             )
             for key, room in self.rooms.items()
@@ -129,8 +151,10 @@ class Datapath:
             room = self.rooms[service.key]
             assert room.published
             assert room.options == Options.of(service)
-            assert room.backends == {each.address: each.weight for each in service.backends}
-            assert room.table == {a: w for a, w in room.backends.items() if w}
+            assert room.backends == {each.address: each for each in service.backends}
+            wanted = Room(room.options)
+            wanted.set_table(service.backends)
+            assert (room.table, room.away) == (wanted.table, wanted.away)
             assert room.table_size == service.table_size or not room.table
 
 
@@ -149,12 +173,16 @@ def services_of(draw: st.DrawFn) -> tuple[Service, ...]:
     for key in sorted(drawn, key=lambda key: key.order):
         if not any(key.shared(other) for other in keys):
             keys.append(key)
-    weights = st.dictionaries(st.sampled_from(ADDRESSES), st.integers(0, 3), max_size=5)
+    backends = st.dictionaries(
+        st.sampled_from(ADDRESSES),
+        st.tuples(st.integers(0, 3), st.sampled_from(BackendState)),
+        max_size=5,
+    )
     return tuple(
         Service(
             f"service-{number}",
             *key,
-            backends=tuple(Backend(*each) for each in draw(weights).items()),
+            backends=tuple(Backend(address, *each) for address, each in draw(backends).items()),
             table_size=draw(st.sampled_from([251, 257])),
             flow_table=draw(st.booleans()),
         )
@@ -195,6 +223,7 @@ def test_planning_again_after_a_crash_leads_to_the_same(
     datapath.recover()
     for key, stay in stays(observed, desired).items():
         assert stay <= datapath.rooms[key].backends.keys()
+        assert not stay & datapath.rooms[key].fresh
     for step in plan(datapath.observed(), desired).steps:
         datapath.carry_out(step)
     datapath.assert_is(desired)
@@ -203,9 +232,12 @@ def test_planning_again_after_a_crash_leads_to_the_same(
 def stays(
     observed: tuple[Service, ...], desired: tuple[Service, ...]
 ) -> dict[ServiceKey, set[Address]]:
-    """The backends of each service that are there before and after: their flows go on."""
+    """The backends of each service that are there before and after, not down: flows go on."""
     before, after = (
-        {each.key: {backend.address for backend in each.backends} for each in services}
+        {
+            each.key: {backend.address for backend in each.backends if backend.state != "down"}
+            for each in services
+        }
         for services in (observed, desired)
     )
     return {key: before[key] & after[key] for key in before.keys() & after.keys()}
@@ -319,7 +351,7 @@ def test_change_in_order() -> None:
     assert found.steps == (
         steps.SetOptions(KEY, Options(257, flow_table=False)),
         steps.AddBackend(KEY, new),
-        steps.SetWeight(KEY, Backend(ADDRESSES[1], 2)),
+        steps.SetBackend(KEY, Backend(ADDRESSES[1], 2)),
         steps.SetTable(KEY, after.backends),
         steps.RemoveBackend(KEY, ADDRESSES[0]),
     )
@@ -334,10 +366,63 @@ def test_a_weight_from_zero_is_noted_last() -> None:
     """A backend that drained keeps its flows, whenever the process dies."""
     after = web(2, 3)
     assert plan([web(1, 0)], [after]).steps == (
-        steps.SetWeight(KEY, after.backends[0]),
+        steps.SetBackend(KEY, after.backends[0]),
         steps.SetTable(KEY, after.backends),
-        steps.SetWeight(KEY, after.backends[1]),
+        steps.SetBackend(KEY, after.backends[1]),
     )
+
+
+def restated(service: Service, **states: BackendState) -> Service:
+    """The service with other states of its backends: `first`, `second`."""
+    numbers = {"first": 0, "second": 1}
+    backends = list(service.backends)
+    for name, state in states.items():
+        backends[numbers[name]] = replace(backends[numbers[name]], state=state)
+    return replace(service, backends=tuple(backends))
+
+
+def test_states_are_noted_in_order() -> None:
+    """A backend leaves the table with its state noted, comes back noted last."""
+    before = web(1, 1)
+    after = restated(before, second=BackendState.DRAINING)
+    found = plan([before], [after])
+    (change,) = found.changes
+    assert change.backends_restated == after.backends[1:]
+    assert change.backends_reweighted == ()
+    assert change.moved == pytest.approx(0.5, abs=0.01)
+    noted = steps.SetBackend(KEY, after.backends[1])
+    assert found.steps == (noted, steps.SetTable(KEY, after.backends))
+    noted = steps.SetBackend(KEY, before.backends[1])
+    assert plan([after], [before]).steps == (steps.SetTable(KEY, before.backends), noted)
+
+
+def test_a_backend_goes_down_when_no_table_has_it() -> None:
+    """Its flows then go where the table says, and none comes back to it."""
+    before = web(1, 1)
+    after = restated(before, first=BackendState.DOWN)
+    noted = steps.SetBackend(KEY, after.backends[0])
+    assert plan([before], [after]).steps == (steps.SetTable(KEY, after.backends), noted)
+    drained = restated(before, first=BackendState.DRAINING)
+    assert plan([drained], [after]).steps == (noted,)
+
+
+def test_a_wish_and_a_finding_make_the_same_table() -> None:
+    """Between draining and quarantined only the note changes."""
+    drained, ill = (
+        restated(web(1, 1), first=state)
+        for state in (BackendState.DRAINING, BackendState.QUARANTINED)
+    )
+    assert plan([drained], [ill]).steps == (steps.SetBackend(KEY, ill.backends[0]),)
+
+
+def test_backends_gone() -> None:
+    """Those that services lose which stay, under another name or other ports too."""
+    before = web(1, 1)
+    after = replace(web(1), name="other", port=Ports.of([(80, 81)]))
+    gone = Service("gone", VIPS[1], 80, backends=before.backends)
+    assert backends_gone([before, gone], [after]) == ((before, after, before.backends[1]),)
+    assert backends_gone([after], [before]) == ()
+    assert backends_gone([before], [before]) == ()
 
 
 def test_backends_without_weight_need_no_table() -> None:

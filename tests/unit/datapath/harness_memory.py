@@ -24,7 +24,7 @@ from towpath.datapath.room import check_endpoints, check_room
 from towpath.datapath.sources import SourceSets
 from towpath.datapath.tables import Tables
 from towpath.datapath.vips import VipIndex
-from towpath.model import Service, ServiceKey
+from towpath.model import BackendState, Service, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from towpath.model.kinds import Prefix
 
 INDEX_BITS = int(BTF.enum("handle_bits")["HANDLE_INDEX_BITS"])
+STATES = {state: int(BTF.enum("backend_state")[f"BACKEND_{state.name}"]) for state in BackendState}
 PREFIX = int(BTF.enum("vip_kind")["VIP_PREFIX"])
 WHOLE = int(BTF.enum("port_pages")["PORT_WHOLE"])
 LENGTHS = int(BTF.enum("vip_families")["VIP_LENGTHS"])
@@ -152,7 +153,7 @@ class Process:
         """Services whose counters were zeroed, by index."""
         reclaimer = Reclaimer(wait_for_readers)
         self.heap = Heap(len(memory.slots), wait_for_readers)
-        self.backends = BackendTable(memory.backends, INDEX_BITS, reclaimer, lambda _: None)
+        self.backends = BackendTable(memory.backends, INDEX_BITS, reclaimer, lambda _: None, STATES)
         self.sources = SourceSets(memory, SOURCE_KEY, SOURCE_BITS, memory.sources_limit, reclaimer)
         self.tables = Tables(
             Endpoints(
@@ -219,7 +220,9 @@ def view_of(service: Service | None) -> View | None:
     if service is None:
         return None
     identities = [(backend.address.packed, backend.weight) for backend in service.backends]
-    return [service.backends[i].address for i in maglev.table(identities, service.table_size)]
+    away = [i for i, each in enumerate(service.backends) if each.state != "active"]
+    slots = maglev.table(identities, service.table_size, away)
+    return [service.backends[i].address for i in slots]
 
 
 def by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from towpath.model import Affinity, Backend, Protocol, Service
+from towpath.model import Affinity, Backend, BackendState, Protocol, Service
 
 if TYPE_CHECKING:
     from towpath.model import Address
@@ -39,17 +39,21 @@ SIZES = [5, 7, 13, 31]
 def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
     """Any service of one key, of up to four backends."""
     return st.builds(
-        lambda weights, size, options: Service(
+        lambda backends, size, options: Service(
             "any",
             *key,
-            tuple(Backend(address, weight) for address, weight in weights.items()),
+            tuple(Backend(address, *each) for address, each in backends.items()),
             table_size=size,
             flow_table=options[0],
             forwarding=options[1],
             affinity=options[2],
             allow_from=options[3],
         ),
-        st.dictionaries(st.sampled_from(ADDRESSES), st.integers(0, 3), max_size=4),
+        st.dictionaries(
+            st.sampled_from(ADDRESSES),
+            st.tuples(st.integers(0, 3), st.sampled_from(BackendState)),
+            max_size=4,
+        ),
         st.sampled_from(SIZES),
         st.tuples(
             st.booleans(),

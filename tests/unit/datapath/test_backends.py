@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.unit.datapath.harness_memory import STATES
 from tests.unit.datapath.harness_program import BTF
 
 from towpath.datapath.backends import BackendTable
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.reclaim import Reclaimer
-from towpath.model import Backend
+from towpath.model import Backend, BackendState
 
 ROW = BTF.dtype("backend")
 BITS = int(BTF.enum("handle_bits")["HANDLE_INDEX_BITS"])
@@ -44,12 +45,17 @@ class BackendMachine(RuleBasedStateMachine):
     def open(self) -> None:
         """Make a table of what is in memory."""
         reclaimer = Reclaimer(self.resting.clear)
-        self.table = BackendTable(self.rows, self.bits, reclaimer, self.forgotten.append)
+        self.table = BackendTable(self.rows, self.bits, reclaimer, self.forgotten.append, STATES)
 
-    @rule(service=st.integers(1, 2**32 - 1), address=addresses, weight=weights)
-    def add(self, service: int, address: str, weight: int) -> None:
+    @rule(
+        service=st.integers(1, 2**32 - 1),
+        address=addresses,
+        weight=weights,
+        state=st.sampled_from(BackendState),
+    )
+    def add(self, service: int, address: str, weight: int, state: BackendState) -> None:
         """A handle that is new in every way, or a refusal that changes nothing."""
-        backend = Backend(ip_address(address), weight)
+        backend = Backend(ip_address(address), weight, state)
         before = self.rows.tobytes()
         self.forgotten.clear()
         try:
@@ -77,13 +83,24 @@ class BackendMachine(RuleBasedStateMachine):
         self.resting.add(self.table.index(handle))
 
     @precondition(lambda self: self.truth)
-    @rule(data=st.data(), weight=weights)
-    def reweight(self, data: st.DataObject, weight: int) -> None:
-        """Nothing but the weight changes."""
+    @rule(data=st.data(), weight=weights, state=st.sampled_from(BackendState))
+    def note(self, data: st.DataObject, weight: int, state: BackendState) -> None:
+        """Nothing but weight and state changes."""
         handle = data.draw(st.sampled_from(sorted(self.truth)))
         service, backend = self.truth[handle]
-        self.truth[handle] = service, Backend(backend.address, weight)
-        self.table.set_weight(handle, weight)
+        self.truth[handle] = service, Backend(backend.address, weight, state)
+        self.table.note(handle, self.truth[handle][1])
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        """It has another handle at once, and is otherwise as it was; the index stays taken."""
+        old = data.draw(st.sampled_from(sorted(self.truth)))
+        new = self.table.renew(old)
+        assert new != old
+        assert self.table.index(new) == self.table.index(old)
+        self.truth[new] = self.truth.pop(old)
+        self.last[self.table.index(new)] = new
 
     @rule()
     def start_again(self) -> None:
@@ -119,7 +136,7 @@ TestBackendsThatWrapAround = FewGenerationsMachine.TestCase
 
 def opened(rows: int, bits: int = BITS) -> BackendTable:
     """A new table."""
-    return BackendTable(np.zeros(rows, ROW), bits, Reclaimer(lambda: None), lambda _: None)
+    return BackendTable(np.zeros(rows, ROW), bits, Reclaimer(lambda: None), lambda _: None, STATES)
 
 
 def test_generations_go_round_and_leave_out_zero() -> None:

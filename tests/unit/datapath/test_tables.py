@@ -28,7 +28,7 @@ from towpath.core.plan import plan
 from towpath.core.steps import PublishService
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.steps import execute
-from towpath.model import Affinity, Backend, Service
+from towpath.model import Affinity, Backend, BackendState, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Services = tuple[Service, ...]
 ByKey = dict[Any, Service]
+
+DOWN = "down"
 
 
 def brought_to(services: Iterable[Service], memory: Memory | None = None) -> Process:
@@ -51,15 +53,33 @@ def bring(process: Process, services: Iterable[Service]) -> None:
     """Apply, step by step, with every check after each."""
     after = by_key(services)
     before = by_key(process.observed())
-    lasting = {
-        handle: address
-        for handle, (key, address) in handles(process, before.keys() & after.keys()).items()
-        if address in {backend.address for backend in after[key].backends}
+    known = handles(process, before.keys() & after.keys())
+    lasting = lasting_flows(process, after.values())
+    goes_down = {
+        handle
+        for handle, (key, address) in known.items()
+        if (state_of(before[key], address) != DOWN and state_of(after[key], address) == DOWN)
     }
     for step in plan(process.observed(), after.values()).steps:
         execute(step, process.tables)
         assert_seen(process.memory, before, after)
         assert_flows_go_on(process.memory, lasting)
+    assert not any(process.memory.address(handle) for handle in goes_down)
+
+
+def lasting_flows(process: Process, services: Iterable[Service]) -> dict[int, Address]:
+    """Handles whose flows a change to ``services`` leaves alone, and their backends."""
+    before, after = by_key(process.observed()), by_key(services)
+    return {
+        handle: address
+        for handle, (key, address) in handles(process, before.keys() & after.keys()).items()
+        if state_of(after[key], address) not in ("", DOWN)
+    }
+
+
+def state_of(service: Service, address: Address) -> str:
+    """A backend's state, "" if the service doesn't have it."""
+    return next((str(each.state) for each in service.backends if each.address == address), "")
 
 
 def handles(process: Process, keys: Iterable[ServiceKey]) -> dict[int, tuple[ServiceKey, Address]]:
@@ -194,21 +214,37 @@ def killed_at(line: int) -> Iterator[list[int]]:
         sys.settrace(before)
 
 
-def service(which: int, size: int, weights: dict[int, int], **options: Any) -> Service:
-    """A service by number, its backends by number."""
-    backends = tuple(Backend(ADDRESSES[number], weight) for number, weight in weights.items())
+def service(
+    which: int,
+    size: int,
+    weights: dict[int, int],
+    states: dict[int, BackendState] | None = None,
+    **options: Any,
+) -> Service:
+    """A service by number, its backends by number; active if nothing else is said."""
+    backends = tuple(
+        Backend(ADDRESSES[number], weight, (states or {}).get(number, BackendState.ACTIVE))
+        for number, weight in weights.items()
+    )
     return Service("any", *KEYS[which], backends, table_size=size, **options)
 
 
 BEFORE = (
     service(0, 13, {0: 1, 1: 1, 2: 1}, allow_from=SOURCES[1]),
-    service(1, 7, {0: 1, 2: 0}, allow_from=SOURCES[2]),
+    service(1, 7, {0: 1, 2: 0, 1: 1, 3: 2}, {1: BackendState.DRAINING}, allow_from=SOURCES[2]),
     service(3, 5, {2: 1, 3: 2}),
 )
 AFTER = (
     # Larger; one goes, one comes, one weighs more; for others.
     service(0, 31, {0: 1, 1: 2, 3: 1}, allow_from=SOURCES[3]),
-    service(1, 7, {0: 0, 2: 3}, flow_table=False),  # drained and back; for everyone
+    # Drained and back, by weight and by state; down; for everyone.
+    service(
+        1,
+        7,
+        {0: 2, 2: 3, 1: 2, 3: 2},
+        {0: BackendState.QUARANTINED, 3: BackendState.DOWN},
+        flow_table=False,
+    ),
     # New, and the last is gone.
     service(2, 13, {1: 1, 2: 1}, allow_from=SOURCES[2], affinity=Affinity(7), forwarding="l2"),
 )
@@ -217,8 +253,11 @@ AFTER = (
 def test_a_death_at_any_line_is_put_right() -> None:
     """On a way that has every kind of step, killed before each line that is run."""
     start = brought_to(BEFORE).memory
-    steps = plan(Process(start.copy()).observed(), AFTER).steps
+    before = Process(start.copy())
+    steps = plan(before.observed(), AFTER).steps
     assert len({type(step) for step in steps}) == 9
+    lasting = lasting_flows(before, AFTER)
+    assert len(lasting) == 5
     for line in count():
         memory = start.copy()
         process = Process(memory)
@@ -227,7 +266,9 @@ def test_a_death_at_any_line_is_put_right() -> None:
                 for step in steps:
                     execute(step, process.tables)
         except Killed:
+            assert_flows_go_on(memory, lasting)
             assert_put_right(memory, BEFORE, AFTER)
+            assert_flows_go_on(memory, lasting)
         else:
             assert_in_force(process, AFTER)
             break

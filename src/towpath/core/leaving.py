@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backends that nobody wishes for any more and that still have flows.
+
+They stay for a while, draining, and are no part of what is wished for: which ones
+they are follows from what is observed and what is desired. Their weight is 0, so the
+table is made without them when they leave, and is not touched when they are gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated
+
+from towpath.core.plan import Plan, ServiceChange, backends_gone
+from towpath.core.states import BackendKey
+from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip
+from towpath.model.service import Backend, BackendState, Protocol, Service, ServiceKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A backend that was removed while it may have had flows."""
+
+    vip: Annotated[Address | Prefix, Vip()]
+    port: Annotated[int | Ports, PortSet()]
+    protocol: Protocol
+    address: Annotated[Address, UnicastAddress()]
+    since: float
+    """When it was removed, in seconds since 1970."""
+    until: float
+    """It is gone by then, whatever flows it has."""
+
+    @property
+    def key(self) -> BackendKey:
+        """The backend."""
+        return BackendKey(ServiceKey(self.vip, self.port, self.protocol), self.address)
+
+
+LeavingByKey = dict[BackendKey, Leaving]
+
+
+def departures(
+    observed: Iterable[Service],
+    desired: Iterable[Service],
+    known: Mapping[BackendKey, Leaving],
+    *,
+    now: float,
+    timeout: float,
+    at_once: Callable[[BackendKey], bool] = lambda _: False,
+) -> LeavingByKey:
+    """Return the backends that are there, are not desired, and are to keep their flows.
+
+    Those that are ``known`` to be leaving keep their times; others have ``timeout``
+    seconds from ``now``, and with a timeout of 0 none. Without flows to keep there is
+    nothing to wait for: where the service remembers none, where the backend is down, and
+    where ``at_once`` says so.
+    """
+    found = {}
+    for before, after, backend in backends_gone(observed, desired):
+        key = BackendKey(after.key, backend.address)
+        remembers = before.flow_table and after.flow_table
+        if not remembers or backend.state is BackendState.DOWN or at_once(key):
+            continue
+        earlier = known.get(BackendKey(before.key, backend.address))
+        times = (earlier.since, earlier.until) if earlier else (now, now + timeout)
+        if earlier or timeout:
+            found[key] = Leaving(*after.key, backend.address, *times)
+    return found
+
+
+def with_leaving(services: Iterable[Service], leaving: Iterable[BackendKey]) -> tuple[Service, ...]:
+    """Return the services with the backends that are leaving them, draining.
+
+    Services that nobody leaves are the very objects.
+    """
+    by_service: dict[ServiceKey, list[Address]] = {}
+    for key in leaving:
+        by_service.setdefault(key.service, []).append(key.address)
+    if not by_service:
+        return tuple(services)
+    return tuple(_with(service, by_service.get(service.key, ())) for service in services)
+
+
+def _with(service: Service, addresses: Iterable[Address]) -> Service:
+    more = tuple(Backend(address, 0, BackendState.DRAINING) for address in addresses)
+    return replace(service, backends=(*service.backends, *more)) if more else service
+
+
+def told(made: Plan, before: Iterable[BackendKey], after: Iterable[BackendKey]) -> Plan:
+    """Return a plan as it is meant: backends that leave are removed, those back are added.
+
+    ``before`` and ``after``: which backends were leaving, and are once it is carried out.
+    """
+    was, leaves = frozenset(before), frozenset(after)
+    if not was and not leaves:
+        return made
+    return replace(made, changes=tuple(_told(each, was, leaves) for each in made.changes))
+
+
+def _told(
+    change: ServiceChange, was: frozenset[BackendKey], leaves: frozenset[BackendKey]
+) -> ServiceChange:
+    def among(keys: frozenset[BackendKey], backends: Iterable[Backend]) -> tuple[Backend, ...]:
+        return tuple(each for each in backends if BackendKey(change.key, each.address) in keys)
+
+    # In order, and each once.
+    changed = dict.fromkeys((*change.backends_reweighted, *change.backends_restated))
+    gone = among(leaves, changed)
+    back = among(was - leaves, changed)
+
+    def others(backends: Iterable[Backend]) -> tuple[Backend, ...]:
+        return tuple(each for each in backends if each not in (*gone, *back))
+
+    return replace(
+        change,
+        backends_added=(*change.backends_added, *back),
+        backends_removed=(*change.backends_removed, *gone),
+        backends_leaving=gone,
+        backends_reweighted=others(change.backends_reweighted),
+        backends_restated=others(change.backends_restated),
+    )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who leaves, for how long, and how that is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from towpath.core.leaving import Leaving, LeavingByKey, departures, told, with_leaving
+from towpath.core.plan import Plan, plan
+from towpath.core.states import BackendKey
+from towpath.model import Backend, BackendState, Service
+from towpath.model.kinds import Ports
+
+VIP = ip_address("203.0.113.10")
+A, B, C = (ip_address(f"192.0.2.{host}") for host in (1, 2, 3))
+NOW, TIMEOUT = 1000.0, 60.0
+
+
+def web(*addresses: object, **fields: Any) -> Service:
+    """A service of these backends."""
+    backends = tuple(Backend(ip_address(str(each))) for each in addresses)
+    return replace(Service("web", VIP, 80, backends=backends, table_size=251), **fields)
+
+
+KEY = web().key
+
+
+def leaving(service: Service, address: object, since: float = NOW) -> LeavingByKey:
+    """One that left at a time."""
+    each = Leaving(*service.key, ip_address(str(address)), since, since + TIMEOUT)
+    return {each.key: each}
+
+
+def gone(
+    observed: Service, desired: Service, known: LeavingByKey | None = None, **more: Any
+) -> LeavingByKey:
+    """Who leaves when that becomes desired."""
+    options: dict[str, Any] = {"now": NOW, "timeout": TIMEOUT} | more
+    return departures([observed], [desired], known or {}, **options)
+
+
+def test_what_is_there_and_not_desired_leaves() -> None:
+    """For as long as is said; whoever is desired does not."""
+    assert gone(web(A, B), web(A)) == leaving(web(), B)
+    assert gone(web(A), web(A, B)) == {}
+    assert gone(web(A), web(A)) == {}
+
+
+def test_a_service_takes_its_backends_along() -> None:
+    """Packets to a VIP that isn't there pass to the kernel: there are no flows to keep."""
+    assert departures([web(A)], [], {}, now=NOW, timeout=TIMEOUT) == {}
+
+
+def test_times_stay() -> None:
+    """A change of something else begins nothing anew, nor does a longer or no timeout."""
+    known = leaving(web(), B, NOW - 30)
+    for timeout in (TIMEOUT, 1000.0, 0.0):
+        assert gone(web(A, B), web(A), known, timeout=timeout) == known
+
+
+def test_other_ports_change_nothing() -> None:
+    """The service goes on under another key, and so does who leaves it."""
+    moved = web(A, port=Ports.of([(80, 81)]))
+    assert gone(web(A, B), moved, leaving(web(), B, NOW - 30)) == leaving(moved, B, NOW - 30)
+
+
+def test_without_flows_to_keep_nobody_leaves() -> None:
+    """No time, no flow table, down, or by force: removed at once."""
+    assert gone(web(A, B), web(A), timeout=0) == {}
+    assert gone(web(A, B, flow_table=False), web(A, flow_table=False)) == {}
+    down = Backend(B, 1, BackendState.DOWN)
+    assert gone(web(A, backends=(down,)), web(A)) == {}
+    forced = BackendKey(KEY, B)
+    assert gone(web(A, B, C), web(A), at_once=forced.__eq__) == leaving(web(), C)
+
+
+def test_they_drain_without_weight() -> None:
+    """Only services that somebody leaves are other objects."""
+    one, other = web(A), Service("other", VIP, 81)
+    found = with_leaving([one, other], leaving(web(), B))
+    assert found[0].backends == (Backend(A), Backend(B, 0, BackendState.DRAINING))
+    assert found[1] is other
+    assert with_leaving([one], ())[0] is one
+
+
+def changed(before: Service, after: Service, was: LeavingByKey, leaves: LeavingByKey) -> Plan:
+    """A plan as it is told."""
+    made = plan(with_leaving([before], was), with_leaving([after], leaves))
+    return told(made, was, leaves)
+
+
+def test_it_is_told_as_it_is_meant() -> None:
+    """Who leaves is removed, who comes back is added; who is gone is removed, in the end."""
+    nobody: LeavingByKey = {}
+    b = leaving(web(), B)
+    (change,) = changed(web(A, B), web(A), nobody, b).changes
+    assert [each.address for each in change.backends_removed] == [B]
+    assert change.backends_leaving == change.backends_removed
+    assert change.backends_reweighted == change.backends_restated == ()
+    assert change.moved == pytest.approx(0.5, abs=0.01)
+
+    (change,) = changed(web(A), web(A, B), b, nobody).changes
+    assert change.backends_added == (Backend(B),)
+    assert change.backends_reweighted == change.backends_restated == ()
+
+    (change,) = changed(web(A), web(A), b, nobody).changes
+    assert [each.address for each in change.backends_removed] == [B]
+    assert change.backends_leaving == ()
+    assert change.moved == 0
+
+
+def test_other_changes_are_told_as_they_are() -> None:
+    """Beside somebody who leaves."""
+    heavier = web(A, backends=(Backend(A, 2),))
+    (change,) = changed(web(A, B), heavier, {}, leaving(web(), B)).changes
+    assert change.backends_reweighted == (Backend(A, 2),)
+    assert [each.address for each in change.backends_removed] == [B]
+    assert changed(web(A), web(A), leaving(web(), B), leaving(web(), B)).changes == ()
