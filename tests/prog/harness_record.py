@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TX, flow_hash
+from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TOO_BIG, TX, flow_hash
 from tests.prog.told_xdp import note_length, run_program_on, tellable
 from tests.read_pcapng import Capture, Packet, read
 
@@ -85,7 +85,7 @@ def assert_sent_on(rig: Rig, found: Packet, first: Packet, device: str, outcome:
     way = rig.world.ways[outcome.backend]
     lower = rig.world.egress_devices.get(way.ifindex, (way.ifindex, 0))[0]
     egress = way.ifindex if outcome.verdict == HANDOFF else lower
-    name = device if outcome.verdict == TX else socket.if_indextoname(egress)
+    name = device if outcome.verdict in {TX, TOO_BIG} else socket.if_indextoname(egress)
     assert found.interface.name == f"{name}-out"
     assert_fate(rig, found, outcome)
 

@@ -134,10 +134,10 @@ def test_the_other_device_is_named(rig: Rig, inner: int) -> None:
 
 PASSED = [
     ("pass_not_ip", bytes(ether() / ARP())),
-    ("pass_protocol", bytes(ether() / ip(4) / ICMP())),
+    ("pass_protocol", bytes(ether() / ip(4) / ICMP(type="echo-reply"))),
     ("pass_no_vip", frame(dport=81)),
     ("pass_no_vip", frame(6, 17, vip=OTHER[6])),
-    ("pass_fragment", bytes(ether() / ip(4, flags="MF") / segment())),
+    ("pass_fragment", bytes(ether() / ip(4, vip=OTHER[4], flags="MF") / segment())),
     ("pass_malformed", frame()[:40]),
     ("pass_malformed", frame()[:14]),
 ]
@@ -159,7 +159,6 @@ def test_what_is_dropped_is_captured_once(rig: Rig, inner: int) -> None:
     backends = {
         "drop_no_route": NO_ROUTE[inner],
         "drop_prohibited": REFUSED["prohibit"][0][inner],
-        "drop_mtu": FAR[inner][0],
     }
     for verdict, backend in backends.items():
         serve_all(rig, inner, backend)
@@ -173,6 +172,18 @@ def test_what_is_dropped_is_captured_once(rig: Rig, inner: int) -> None:
         outcome = rig.expect(frame(inner), "drop_no_backend")
         (found,) = capture.end().packets
     assert_told(rig, found, frame(inner), IN, outcome)
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+def test_an_answer_is_captured_beside_what_it_answers(rig: Rig, inner: int) -> None:
+    """The packet that is too large, and what its sender is told."""
+    serve_all(rig, inner, FAR[inner][0])
+    sent = frame(inner, payload=b"x" * (MTU[OUT] - 40), **({"flags": "DF"} if inner == 4 else {}))
+    with recorded(rig) as capture:
+        outcome = rig.expect(sent, "tx_too_big")
+        came, went = capture.end().packets
+    assert_told(rig, came, sent, IN, outcome)
+    assert_sent_on(rig, went, came, IN, outcome)
 
 
 @pytest.mark.parametrize("inner", [4, 6])

@@ -240,6 +240,7 @@ def test_the_last_hop(nat: NatRig, version: int) -> None:
         (key, "packets"): 1,
         (key, "bytes"): len(came) - 14,
         (key, "drops"): 1,
+        (key, NO_HOP): 1,
     }
     assert_becomes(nat, came, (NO_HOP, came), counts)
 

@@ -41,7 +41,7 @@ def test_what_is_traced_then_happens(nat: NatRig, version: int, protocol: Protoc
     before = state()
     new = nat.balancer.trace(flow)
     assert state() == before
-    assert (new.verdict, new.flow_hit, new.encapsulation) == (TX, False, "snat")
+    assert (new.verdict, new.flow_hit, new.forwarding) == (TX, False, "snat")
     assert new.source_port is None
     sent = nat.expect(client_frame(version, protocol.number), TX)
     assert isinstance(sent, NatOutcome)

@@ -51,7 +51,7 @@ from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -117,6 +117,7 @@ class Balancer:
         self._pins = pins
         self._snat = snat or Snat()
         self._observed: dict[ServiceKey, Service] = {}
+        self._tell_recorder: Callable[[], None] = lambda: None
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             if pins is not None:
@@ -144,6 +145,7 @@ class Balancer:
             # Only now does no other program fill the table in its own way any more.
             begin_snat(self._program, self._snat)
             self.recorder = Recorder(self._program, self._attachment)
+            self._tell_recorder = self.recorder.changed
             undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
@@ -309,7 +311,7 @@ class Balancer:
         if any(isinstance(step, RemoveBackend) for step in wanted.steps):
             forget_drops(self._program, (handle for _, handle, _ in self._backends))
         # The very objects: what doesn't change next time is then seen at a glance.
-        self.recorder.changed()
+        self._tell_recorder()
         for change in wanted.changes:
             if change.before is not None:
                 del self._observed[change.before.key]
