@@ -178,7 +178,8 @@ def test_what_is_dropped_is_captured_once(rig: Rig, inner: int) -> None:
 def test_an_answer_is_captured_beside_what_it_answers(rig: Rig, inner: int) -> None:
     """The packet that is too large, and what its sender is told."""
     serve_all(rig, inner, FAR[inner][0])
-    sent = frame(inner, payload=b"x" * (MTU[OUT] - 40), **({"flags": "DF"} if inner == 4 else {}))
+    fields: dict[str, Any] = {"flags": "DF"} if inner == 4 else {}
+    sent = frame(inner, payload=b"x" * (MTU[OUT] - 40), **fields)
     with recorded(rig) as capture:
         outcome = rig.expect(sent, "tx_too_big")
         came, went = capture.end().packets
