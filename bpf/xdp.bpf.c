@@ -254,7 +254,7 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 	if (unlikely(service->flags & SERVICE_SNAT)) {
 		struct nat *n = nat_of(w->row);
 
-		/* What has no ports can't be told from other clients' once it is translated. */
+		/* Later ones have no ports to tell whose they are once they are translated. */
 		if (unlikely(w->special & (SPECIAL_FIRST | SPECIAL_LATER)))
 			return VERDICT_DROP_FRAGMENT;
 		verdict = balance_snat(ctx, w->row, id);

@@ -26,6 +26,7 @@ from towpath.datapath.flow_table import FlowTable
 from towpath.datapath.health import HealthPath
 from towpath.datapath.heap import Heap
 from towpath.datapath.migration import Migration, Moved
+from towpath.datapath.nat_flows import NatFlows
 from towpath.datapath.options import Flags, ServiceOptions
 from towpath.datapath.pins import held
 from towpath.datapath.ports import PortPages
@@ -365,9 +366,13 @@ class Balancer:
     @cached_property
     def flow_table(self) -> FlowTable:
         """The flows that the program remembers, until this is closed."""
+        return FlowTable.of(self._program, self._jiffies)
+
+    @cached_property
+    def _jiffies(self) -> Jiffies:
         jiffies = Jiffies()
         self._undo.callback(jiffies.close)
-        return FlowTable.of(self._program, jiffies)
+        return jiffies
 
     def verdicts(self) -> dict[str, int]:
         """Return how many packets had each verdict: a part of `counters`, for less."""
@@ -386,7 +391,8 @@ class Balancer:
             for address, handle in services[key].handles.items()
         }
         wanted = {key: handles[key] for key in backends if key in handles}
-        return Census(self.flow_table, wanted)
+        translated = NatFlows.of(self._program, self._jiffies)
+        return Census(self.flow_table, wanted, translated)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
         """Return what the program would do with the flow's next packet on ``device``.

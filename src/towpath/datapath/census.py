@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from towpath.core.states import BackendKey
     from towpath.datapath.flow_table import FlowTable
+    from towpath.datapath.nat_flows import NatFlows
 
 ENDED_SECONDS = 10.0
 """A flow whose client has sent FIN or RST has ended when no packet came for so long."""
@@ -28,6 +29,7 @@ class Census:
 
     table: FlowTable
     handles: Mapping[BackendKey, int]
+    translated: NatFlows
 
     def count(self, idle: float) -> dict[BackendKey, int]:
         """Return the flows of each that were seen in the last ``idle`` seconds.
@@ -44,4 +46,5 @@ class Census:
             on = ~chunk.ending | (chunk.idle_seconds <= min(idle, ENDED_SECONDS) + step)
             handles, numbers = np.unique(chunk.handles[on], return_counts=True)
             totals.update(dict(zip(handles.tolist(), numbers.tolist(), strict=True)))
+        totals += self.translated.counts(set(self.handles.values()), idle, ENDED_SECONDS)
         return {key: totals[handle] for key, handle in self.handles.items()}
