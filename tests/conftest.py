@@ -15,7 +15,7 @@ import socket
 import struct
 
 import pytest
-from tests.guests import IN_GUEST, thinned
+from tests.guests import IN_GUEST, divided, thinned
 
 # From <sched.h> and <sys/mount.h>; os.unshare is there from Python 3.12 only.
 CLONE_NEWNS = 0x00020000
@@ -39,11 +39,21 @@ def pytest_configure() -> None:
     _set_loopback_up()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For guests that share the tests of programs among them."""
+    parser.addoption("--part", metavar="K/N", help="of the tests of programs part K (from 0) of N")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In a guest, run fewer cases of what the host tries in many."""
+    left: list[pytest.Item] = []
+    if part := config.getoption("part"):
+        number, _, parts = part.partition("/")
+        items[:], left = divided(items, int(number), int(parts))
     if IN_GUEST:
-        items[:], left = thinned(items)
-        config.hook.pytest_deselected(items=left)
+        items[:], more = thinned(items)
+        left += more
+    config.hook.pytest_deselected(items=left)
 
 
 def _mount(source: str, target: str, kind: str, flags: int = 0) -> None:

@@ -41,6 +41,21 @@ def thinned(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytes
     return kept, left
 
 
+def divided(
+    items: Iterable[pytest.Item], part: int, parts: int
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Of the tests of programs every so manieth, from one on; all others; and those left out."""
+    numbers: dict[str, int] = {}
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        mine = not name.startswith("tests/prog/")
+        mine = mine or numbers.setdefault(name, len(numbers)) % parts == part
+        (kept if mine else left).append(item)
+    return kept, left
+
+
 def cases(on_host: Sequence[T], step: int) -> Sequence[T]:
     """Which of many alike cases to try: all, or in a guest every so manieth."""
     return on_host[::step] if IN_GUEST else on_host

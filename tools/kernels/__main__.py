@@ -71,14 +71,18 @@ def prepare() -> None:
         )
 
 
-def run_kernel(kernel: Kernel, results: Path, suites: Collection[str]) -> Result:
-    """Boot one kernel and run those of its suites in it that are asked for."""
+def run_kernel(kernel: Kernel, results: Path, part: str | None, suites: Collection[str]) -> Result:
+    """Boot one kernel and run those of its suites in it that are asked for.
+
+    ``part``: which part of the tests of programs, such as 0/3; None: all.
+    """
     result = Result(kernel)
     began = time.monotonic()
     shutil.rmtree(results, ignore_errors=True)  # what an earlier run has left
     try:
         image = obtain(kernel)
         without = [f"--ignore={path}" for path in kernel.without]
+        without += [f"--part={part}"] if part else []
         wanted = [suite for suite in kernel.suites if suite in suites]
         command = [sys.executable, "-m", "tools.kernels.inside", *wanted, *without]
         outcome = guest.run(image, command, results, timeout=TIMEOUT_SECONDS)
@@ -133,7 +137,11 @@ def main() -> int:
     """Run the matrix."""
     parser = argparse.ArgumentParser(prog="python -m tools.kernels", description=__doc__)
     parser.add_argument("--kernel", action="append", metavar="NAME", help="only this one")
-    parser.add_argument("--ci", action="store_true", help="only those that must not fail")
+    parser.add_argument(
+        "--ci",
+        action="store_true",
+        help="only those that must not fail, which share the tests of programs among them",
+    )
     parser.add_argument("--write", action="store_true", help="write the page and accept the sizes")
     parser.add_argument(
         "--suite", action="append", metavar="NAME", choices=get_args(Suite), help="only this one"
@@ -151,8 +159,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="towpath-kernels-") as directory:
         places = [(options.results or Path(directory)) / kernel.name for kernel in kernels]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            suites = options.suite or get_args(Suite)
-            results = list(pool.map(partial(run_kernel, suites=suites), kernels, places))
+            run = partial(run_kernel, suites=options.suite or get_args(Suite))
+            shared = options.ci and len(kernels) > 1
+            parts = [f"{i}/{len(kernels)}" if shared else None for i in range(len(kernels))]
+            results = list(pool.map(run, kernels, places, parts))
     for result in results:
         if not options.write:
             check_growth(result)
