@@ -340,7 +340,7 @@ def test_the_agent_is_killed_and_comes_back(lab: Lab, tmp_path: Path) -> None:
         assert not failed
         with Client(agents.socket) as client:
             found = client.trace("198.51.100.2:40000 -> 203.0.113.10:7000 tcp")
-            assert found.encapsulation == "snat"
+            assert found.forwarding == "snat"
             verdicts = client.counters().verdicts
         assert not any(n for verdict, n in verdicts.items() if verdict.startswith("drop"))
     agents.kill()
