@@ -298,6 +298,8 @@ def test_openapi_describes_it(agent: Agent) -> None:
         "/v1/services/{name}/backends/status",
         "/v1/services/{name}/backends/{address}",
         "/v1/apply",
+        "/v1/captures",
+        "/v1/captures/{number}",
         "/v1/plan",
         "/v1/health",
         "/v1/status",

@@ -186,7 +186,7 @@ def test_nothing_of_the_checks_is_left(agent: Checking) -> None:
     wait_until(
         lambda: "fwmark 0x74" not in shell(BALANCER, state), seconds=SECONDS, what="the rule to go"
     )
-    assert agent.states(WEB4) == {}
+    wait_until(lambda: agent.states(WEB4) == {}, seconds=SECONDS, what="the checks to go")
     agent.write()
     agent.wait(WEB4, **UP)
     assert "fwmark 0x74" in shell(BALANCER, state)

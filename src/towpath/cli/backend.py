@@ -87,7 +87,7 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
 
     with Client(socket_path) as client:
         rows = list(_rows(client, service))
-        checks = {check.backend: check for check in client.checks(service)}
+        checks = {str(check.backend): check for check in client.checks(service)}
     data = [row | {"health": plain(checks.get(row["address"]))} for row in rows]
 
     def table() -> None:
