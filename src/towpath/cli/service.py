@@ -34,8 +34,8 @@ EXAMPLES = {
 FILES = {
     "FILE": (
         "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
-        " (16381), flow_table (true), forwarding (dsr, l2 or snat), affinity (none, or a time such as"
-        " 3h), allow_from (everyone, or a list of prefixes), health (none), and backends"
+        " (16381), flow_table (true), forwarding (dsr, l2 or snat), affinity (none, or a time such"
+        " as 3h), allow_from (everyone, or a list of prefixes), health (none), and backends"
         " (address, weight, state); - is stdin."
     )
 }
