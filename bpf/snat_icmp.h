@@ -8,27 +8,15 @@
 #ifndef TOWPATH_SNAT_ICMP_H
 #define TOWPATH_SNAT_ICMP_H
 
+#include "icmp.h"
 #include "snat.h"
 
 /* From RFC 792 and 4443; <linux/icmp.h> includes more than a BPF program can. */
 enum quoting {
-	QUOTING_UNREACHABLE = 3,
-	QUOTING_TIME_EXCEEDED = 11,
-	QUOTING_PARAMETER = 12,
-	QUOTING6_FIRST = 1, /* all of ICMPv6's errors */
-	QUOTING6_LAST = 4,
 	QUOTING_HEADER = 8,    /* in front of the quote */
 	QUOTING_TRANSPORT = 8, /* bytes of the transport header that are quoted at least */
 	QUOTING_OFFSET = 0x1fff,
 };
-
-static __always_inline bool icmp_is_quoting(__u8 type, bool v4)
-{
-	if (!v4)
-		return type >= QUOTING6_FIRST && type <= QUOTING6_LAST;
-	return type == QUOTING_UNREACHABLE || type == QUOTING_TIME_EXCEEDED ||
-	       type == QUOTING_PARAMETER;
-}
 
 /* Reads the quoted IP header: fills the flow turned round, returns the header's length or 0. */
 static __always_inline __u32 quoted_ipv4(struct cursor *c, struct flow_key *flow)
@@ -77,7 +65,7 @@ static __noinline bool nat_read_error(struct xdp_md *ctx, struct work *w, struct
 
 	c.pos += (w->pkt.l3_offset & 0x1f) + (w->pkt.l4_offset & TRANSLATE_L4);
 	type = c.pos;
-	if ((void *)type + QUOTING_HEADER > c.end || !icmp_is_quoting(*type, v4))
+	if ((void *)type + QUOTING_HEADER > c.end || !icmp_is_error(v4, *type))
 		return false;
 	c.pos = (void *)type + QUOTING_HEADER;
 	header = v4 ? quoted_ipv4(&c, flow) : quoted_ipv6(&c, flow);
