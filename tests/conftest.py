@@ -15,7 +15,8 @@ import socket
 import struct
 
 import pytest
-from tests.guests import IN_GUEST, divided, thinned
+from hypothesis import HealthCheck, settings
+from tests.guests import IN_GUEST, costs, divided, for_guests, thinned
 
 # From <sched.h> and <sys/mount.h>; os.unshare is there from Python 3.12 only.
 CLONE_NEWNS = 0x00020000
@@ -28,10 +29,17 @@ IFF_UP = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Leave the machine's namespaces before any test module is imported."""
+    config.addinivalue_line("markers", "host: no kernel makes a difference, guests leave it out")
     if os.geteuid() != 0:
         pytest.exit("the tests load BPF programs and make network namespaces: run them as root", 1)
+    # No deadline: how long an example takes on a busy machine says nothing of the code.
+    unhurried = [HealthCheck.too_slow]
+    settings.register_profile(
+        "towpath", deadline=None, print_blob=True, suppress_health_check=unhurried
+    )
+    settings.load_profile("towpath")
     _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount("tmpfs", "/run", "tmpfs")
@@ -40,19 +48,24 @@ def pytest_configure() -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """For guests that share the tests of programs among them."""
-    parser.addoption("--part", metavar="K/N", help="of the tests of programs part K (from 0) of N")
+    """For guests that share the costly tests among them."""
+    parser.addoption("--part", metavar="K/N", help="of the costly tests part K (from 0) of N")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In a guest, run fewer cases of what the host tries in many."""
-    left: list[pytest.Item] = []
+    if not IN_GUEST:
+        return
+    kept, left = for_guests(items)
+    kept, more = thinned(kept)
+    left += more
     if part := config.getoption("part"):
         number, _, parts = part.partition("/")
-        items[:], left = divided(items, int(number), int(parts))
-    if IN_GUEST:
-        items[:], more = thinned(items)
+        kept, more = divided(kept, int(number), int(parts), costs())
         left += more
+    # In the order that they came in: a module's tests share what it has loaded.
+    gone = set(left)
+    items[:] = [item for item in items if item not in gone]
     config.hook.pytest_deselected(items=left)
 
 

@@ -7,11 +7,13 @@ few.
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pytest
 
@@ -20,6 +22,7 @@ IN_GUEST = bool(os.environ.get("TOWPATH_GUEST"))
 
 T = TypeVar("T")
 MOST_PARAMETERS = 4
+COSTS = Path(__file__).with_name("guest_costs.json")
 _SHARE = 50
 
 
@@ -41,18 +44,50 @@ def thinned(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytes
     return kept, left
 
 
-def divided(
-    items: Iterable[pytest.Item], part: int, parts: int
-) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Of the tests of programs every so manieth, from one on; all others; and those left out."""
-    numbers: dict[str, int] = {}
+def for_guests(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Those that guests run; and those marked `host`: no kernel makes a difference to them."""
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
+        (left if item.get_closest_marker("host") else kept).append(item)
+    return kept, left
+
+
+def costs() -> dict[str, float]:
+    """Seconds that each costly test took in the slowest guest, by its name without parameters.
+
+    `make kernels WRITE=1` writes them.
+    """
+    known: dict[str, float] = json.loads(COSTS.read_text()) if COSTS.exists() else {}
+    return known
+
+
+def divided(
+    items: Iterable[pytest.Item], part: int, parts: int, costs: Mapping[str, float]
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """What guests that share the costly tests run in one of them; and those left out.
+
+    Of the costly ones each goes to one guest, those with parameters to as many as there are sets
+    of them, each to another; so that all have about as much to do. Each guest runs all others.
+    """
+    costly: dict[str, list[pytest.Item]] = {}
+    kept, left = [], []
+    for item in items:
         name = item.nodeid.partition("[")[0]
-        mine = not name.startswith("tests/prog/")
-        mine = mine or numbers.setdefault(name, len(numbers)) % parts == part
-        (kept if mine else left).append(item)
+        if name in costs:
+            costly.setdefault(name, []).append(item)
+        else:
+            kept.append(item)
+    load = [0.0] * parts
+    for name in sorted(costly, key=lambda name: (-costs[name], name)):
+        alike = costly[name]
+        least = sorted(range(parts), key=load.__getitem__)
+        for number, item in enumerate(alike):
+            if number >= parts:
+                left.append(item)
+                continue
+            load[least[number]] += costs[name]
+            (kept if least[number] == part else left).append(item)
     return kept, left
 
 

@@ -14,6 +14,8 @@ from towpath.kernel import probe
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.host
+
 
 @pytest.mark.skipif(not probe.test_run_context(), reason="runs need a context: Linux 5.15")
 def test_all_cases_are_timed_and_packets_reach_the_file(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from towpath.bench.wildcard_rig import WAYS, WildcardRig, rules_of
 from towpath.cli.main import cli
 from towpath.wildcard import Packet
 
+pytestmark = pytest.mark.host
+
 
 def test_all_ways_find_what_the_oracle_says() -> None:
     """Table, list of masks and scan; and a rule that one of them lacks is noticed."""

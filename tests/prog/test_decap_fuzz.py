@@ -171,7 +171,7 @@ recipes = st.builds(
 def test_program_and_oracle_agree_on_made_frames(rig: Rig) -> None:
     """Same action, bytes and counters, on frames that are nearly right; every verdict occurs."""
 
-    @settings(max_examples=MADE, deadline=None)
+    @settings(max_examples=MADE)
     @given(recipes)
     def agree(recipe: Recipe) -> None:
         rig.check(recipe.frame())
@@ -186,7 +186,7 @@ def test_program_and_oracle_agree_on_made_frames(rig: Rig) -> None:
 def test_program_and_oracle_agree_on_garbage(rig: Rig) -> None:
     """Random bytes, behind an EtherType that makes the program look at them or not."""
 
-    @settings(max_examples=GARBAGE, deadline=None)
+    @settings(max_examples=GARBAGE)
     @given(
         st.sampled_from([b"", MACS + ETHERTYPES[4], MACS + ETHERTYPES[6], MACS + LINKS["tagged"]]),
         st.binary(min_size=14, max_size=200),

@@ -6,12 +6,15 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.prog.frames_xdp import ether, frame, ip, segment
 
 if TYPE_CHECKING:
     from tests.prog.oracle_xdp_parse import Address
+
+pytestmark = pytest.mark.host
 
 VIPS: dict[int, st.SearchStrategy[Address]] = {
     4: st.integers(1, 2**32 - 1).map(IPv4Address),

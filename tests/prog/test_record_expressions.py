@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, TCP, UDP, IPOption
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
@@ -251,9 +251,8 @@ def programs(draw: st.DrawFn) -> list[Instruction]:
     ]
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+@pytest.mark.host
+@settings(max_examples=300, derandomize=True)
 @given(programs(), st.lists(st.sampled_from(CORPUS), min_size=4, max_size=4))
 def test_any_program_means_the_same(program: list[Instruction], frames: list[bytes]) -> None:
     """Loads beyond the end, divisions by zero, shifts by any number, memory, all the jumps."""

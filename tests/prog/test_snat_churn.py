@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tests.prog.oracle_xdp import Outcome
 
 
+@pytest.mark.host
 def test_every_address_is_used(net: Network) -> None:
     """Sixteen addresses of sixteen ports are 256 flows towards one backend."""
     wide = replace(NARROW, ipv4=tuple(IPv4Address("192.0.2.208") + n for n in range(16)))
@@ -62,6 +63,7 @@ def test_every_address_is_used(net: Network) -> None:
         assert len(used) > 16 * PORTS * 3 // 4
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("version", [4, 6])
 def test_any_sequence(net: Network, version: int) -> None:
     """Clients, backends and time in any order: port, bytes and counters as the oracle says."""

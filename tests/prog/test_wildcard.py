@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.guests import IN_GUEST
 from tests.prog.harness_wildcard import TABLE, Asker, clear, loaded
@@ -64,8 +64,6 @@ def rig() -> Iterator[Rig]:
 
 @settings(
     max_examples=_EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 @given(some=st.lists(rules(), min_size=1, max_size=24), data=st.data())
 def insert_and_delete(rig: Rig, some: list[Rule], data: st.DataObject) -> None:

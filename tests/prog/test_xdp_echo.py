@@ -89,7 +89,7 @@ def test_every_ttl_and_checksum(rig: Rig, family: int) -> None:
     made = bytearray(request(family))
     places = {4: (24, 36), 6: (56,)}[family]
 
-    @settings(max_examples=examples(300), deadline=None)
+    @settings(max_examples=examples(300))
     @given(st.integers(0, 65535), st.integers(0, 65535), st.integers(0, 255))
     def agree(first: int, second: int, ttl: int) -> None:
         for at, value in zip(places, (first, second), strict=False):

@@ -213,7 +213,7 @@ devices = st.sampled_from([IN, IN, OUT])
 def test_program_and_oracle_agree_on_any_frame(rig: Rig) -> None:
     """Same action, bytes and counters, on frames nearly right; every verdict occurs often."""
 
-    @settings(max_examples=RECIPES, deadline=None)
+    @settings(max_examples=RECIPES)
     @given(recipes, st.lists(damages, min_size=DAMAGED, max_size=DAMAGED), devices)
     def agree(recipe: Recipe, copies: list[Damage], device: str) -> None:
         frame = recipe.frame()
@@ -242,7 +242,7 @@ def test_program_and_oracle_agree_on_garbage(rig: Rig) -> None:
     """Random bytes, behind an EtherType that makes the program look at them or not."""
     starts = [b"", MACS + ETHERTYPES[4], MACS + ETHERTYPES[6], MACS + LINKS["tagged"]]
 
-    @settings(max_examples=GARBAGE, deadline=None)
+    @settings(max_examples=GARBAGE)
     @given(st.sampled_from(starts), st.binary(min_size=14, max_size=200))
     def agree(start: bytes, rest: bytes) -> None:
         rig.check(start + rest)

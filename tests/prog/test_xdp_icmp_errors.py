@@ -298,7 +298,7 @@ def test_any_quote_whatever(rig: Rig, family: int) -> None:
     edits = st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255)), max_size=3)
     seen = set()
 
-    @settings(max_examples=examples(1500), deadline=None)
+    @settings(max_examples=examples(1500))
     @given(edits, st.integers(0, len(good)), st.binary(max_size=40), st.integers(-40, 40))
     def agree(edits: list[tuple[int, int]], cut: int, more: bytes, lie: int) -> None:
         quote = bytearray(good)

@@ -124,7 +124,7 @@ def test_what_is_traced_then_happens(rig: Rig) -> None:
             "backend_drops": b"".join(key + packets for key, packets in dropped)
         }
 
-    @settings(max_examples=FLOWS, deadline=None)
+    @settings(max_examples=FLOWS)
     @given(flow_tuples(), st.sampled_from([IN, OUT]))
     def agree(flow: FlowTuple, device: str) -> None:
         before = state()

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.guests import MOST_PARAMETERS, divided, thinned
+from tests.guests import MOST_PARAMETERS, divided, for_guests, thinned
 
 if TYPE_CHECKING:
     import pytest
@@ -18,6 +18,11 @@ class Item:
     """A test, as far as it matters here."""
 
     nodeid: str
+    marker: str | None = None
+
+    def get_closest_marker(self, name: str) -> str | None:
+        """As pytest's."""
+        return name if name == self.marker else None
 
 
 PROG = [
@@ -34,15 +39,34 @@ def items(made: list[Item]) -> list[pytest.Item]:
     return cast("list[Any]", made)
 
 
-def test_each_test_of_programs_is_in_one_part_and_all_others_in_each() -> None:
-    """With all its parameters."""
+COSTS = {"tests/prog/test_x.py::test_u": 5.0, "tests/guest/test_bond.py::test_b": 90.0}
+
+
+def test_costly_tests_are_shared_and_all_others_are_everyones() -> None:
+    """One set of parameters for each guest; what has none goes to the one with least to do."""
     counted = Counter[object]()
+    shared: list[set[str]] = []
     for part in range(3):
-        kept, left = divided(items(PROG + GUEST), part, 3)
+        kept, left = divided(items(PROG + GUEST), part, 3, COSTS)
         assert sorted(map(hash, [*kept, *left])) == sorted(map(hash, PROG + GUEST))
-        assert len(kept) == 2 * 9 + len(GUEST)
         counted.update(kept)
-    assert counted == Counter(PROG) + Counter(GUEST * 3)
+        shared.append({each.nodeid for each in kept if each.nodeid.partition("[")[0] in COSTS})
+    costly = {each for each in PROG + GUEST if each.nodeid.partition("[")[0] in COSTS}
+    for each in {*PROG, *GUEST} - costly:
+        assert counted[each] == 3
+    assert sorted(map(len, shared)) == [1, 1, 2]
+    assert len(set.union(*shared)) == 4
+
+
+def test_without_costs_each_guest_runs_everything() -> None:
+    """As before anybody has measured."""
+    assert divided(items(PROG), 1, 3, {}) == (items(PROG), [])
+
+
+def test_what_is_the_hosts_alone_is_left_out() -> None:
+    """By its marker."""
+    marked = Item("tests/prog/test_x.py::test_z", marker="host")
+    assert for_guests(items([marked, *PROG])) == (items(PROG), items([marked]))
 
 
 def test_of_many_parameters_some_are_tried() -> None:

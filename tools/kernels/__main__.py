@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from tests import guests
 from tests.prog.harness_layout import compile_versions
 from tests.unit.kernel.harness_clang import kept
 from tools.kernels import document, growth, guest, inside
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 # One each for the three that must not fail. A guest keeps one CPU busy: with two CPUs three at a
 # time are through no later than two and then one, and none of them idles meanwhile.
 AT_ONCE = 3
-TIMEOUT_SECONDS = 1200.0
+TIMEOUT_SECONDS = 3600.0
+CI_TIMEOUT_SECONDS = 1080.0
 PAGE = Path("docs/kernels.md")
 _SAID = 5000
 """Characters of a guest's output that are shown where something went wrong: its end."""
@@ -71,10 +73,14 @@ def prepare() -> None:
         )
 
 
-def run_kernel(kernel: Kernel, results: Path, part: str | None, suites: Collection[str]) -> Result:
+def run_kernel(
+    kernel: Kernel, results: Path, part: str | None, *, suites: Collection[str], timeout: float
+) -> Result:
     """Boot one kernel and run those of its suites in it that are asked for.
 
-    ``part``: which part of the tests of programs, such as 0/3; None: all.
+    ``timeout``: in seconds, for all of it.
+
+    ``part``: which part of the costly tests, such as 0/3; None: all.
     """
     result = Result(kernel)
     began = time.monotonic()
@@ -85,7 +91,7 @@ def run_kernel(kernel: Kernel, results: Path, part: str | None, suites: Collecti
         without += [f"--part={part}"] if part else []
         wanted = [suite for suite in kernel.suites if suite in suites]
         command = [sys.executable, "-m", "tools.kernels.inside", *wanted, *without]
-        outcome = guest.run(image, command, results, timeout=TIMEOUT_SECONDS)
+        outcome = guest.run(image, command, results, timeout=timeout)
     except (DownloadError, guest.GuestError) as error:
         result.troubles.append(str(error))
         return result
@@ -140,7 +146,7 @@ def main() -> int:
     parser.add_argument(
         "--ci",
         action="store_true",
-        help="only those that must not fail, which share the tests of programs among them",
+        help="only those that must not fail, which share the costly tests among them",
     )
     parser.add_argument("--write", action="store_true", help="write the page and accept the sizes")
     parser.add_argument(
@@ -159,7 +165,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="towpath-kernels-") as directory:
         places = [(options.results or Path(directory)) / kernel.name for kernel in kernels]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            run = partial(run_kernel, suites=options.suite or get_args(Suite))
+            seconds = CI_TIMEOUT_SECONDS if options.ci else TIMEOUT_SECONDS
+            run = partial(run_kernel, suites=options.suite or get_args(Suite), timeout=seconds)
             shared = options.ci and len(kernels) > 1
             parts = [f"{i}/{len(kernels)}" if shared else None for i in range(len(kernels))]
             results = list(pool.map(run, kernels, places, parts))
@@ -176,9 +183,14 @@ def main() -> int:
 
 
 def write(results: list[Result]) -> None:
-    """Write the page, and accept the sizes of programs."""
+    """Write the page, accept the sizes of programs, and note which tests are costly."""
     growth.accept({r.kernel.name: growth.sizes(r.report["programs"]) for r in results})
     PAGE.write_text(document.page({r.kernel.name: r.report for r in results}))
+    slowest: dict[str, float] = {}
+    for result in results:
+        for name, seconds in result.report["costs"].items():
+            slowest[name] = max(seconds, slowest.get(name, 0))
+    guests.COSTS.write_text(json.dumps(slowest, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ RESULTS = Path("/results")
 # Asked for by name: nothing in a guest's userspace loads them on demand.
 MODULES = "veth tun dummy bonding 8021q ipip ip6_tunnel sch_netem sch_fq ip_vs virtio_net"
 
+TEST_SECONDS = 600
+# Tests that took less, on average over their parameters, are not told of.
+COSTLY_SECONDS = 3.0
+
 # A suite's tests. One run of pytest for all suites: starting it takes half a minute.
 TESTS = {"prog": "tests/prog", "lab": "tests/guest", "degrade": "tests/guest/test_degrade.py"}
 
@@ -86,7 +90,9 @@ def run_tests(suites: list[str], without: list[str]) -> tuple[int, dict[str, Any
     wanted = [suite for suite in suites if suite in TESTS]
     if not wanted:
         return 0, {}
-    options = ["-q", "-p", "no:cacheprovider", f"--junitxml={RESULTS}/tests.xml"]
+    # Each test's name is told before it runs: it is what a guest that hangs has come to.
+    options = ["-v", "-p", "no:cacheprovider", f"--junitxml={RESULTS}/tests.xml"]
+    options.append(f"--timeout={TEST_SECONDS}")
     paths = [TESTS[suite] for suite in wanted]
     command = [sys.executable, "-m", "pytest", *options, *paths, *without]
     with (RESULTS / "tests.txt").open("w") as output:
@@ -94,10 +100,25 @@ def run_tests(suites: list[str], without: list[str]) -> tuple[int, dict[str, Any
     return code.returncode, tally(RESULTS / "tests.xml", wanted)
 
 
+def cases_of(path: Path) -> list[ET.Element]:
+    """Return what pytest has written of each test."""
+    # Written by pytest a moment ago.
+    return list(ET.parse(path).iter("testcase")) if path.exists() else []  # noqa: S314
+
+
+def costs(path: Path) -> dict[str, float]:
+    """Return the seconds that costly tests took, by their names without parameters."""
+    took: dict[str, list[float]] = {}
+    for case in cases_of(path):
+        name = f"{case.get('classname')}".replace(".", "/") + f".py::{case.get('name')}"
+        took.setdefault(name.partition("[")[0], []).append(float(case.get("time", 0)))
+    means = {name: sum(seconds) / len(seconds) for name, seconds in took.items()}
+    return {name: round(mean, 1) for name, mean in means.items() if mean >= COSTLY_SECONDS}
+
+
 def tally(path: Path, suites: list[str]) -> dict[str, Any]:
     """Count what pytest has written, by suite."""
-    # Written by pytest a moment ago.
-    cases = list(ET.parse(path).iter("testcase")) if path.exists() else []  # noqa: S314
+    cases = cases_of(path)
     found = {}
     for suite in suites:
         module = TESTS[suite].removesuffix(".py").replace("/", ".")
@@ -127,6 +148,7 @@ def main(arguments: list[str]) -> int:
         report["programs"] = load_objects()
         report["doctor"] = diagnose()
     code, report["suites"] = run_tests(suites, without)
+    report["costs"] = costs(RESULTS / "tests.xml")
     (RESULTS / "report.json").write_text(json.dumps(report, indent=1))
     refused = any("refused" in each for each in report.get("programs", ()))
     return int(refused or code != 0)

@@ -285,9 +285,7 @@ steps = st.one_of(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(taken=st.lists(steps, max_size=30))
 def test_map_is_a_dict(sample: BpfObject, taken: list[tuple[str, int, int]]) -> None:
     """Whatever is done to it, a hash map has what a dict would."""

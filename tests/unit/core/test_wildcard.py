@@ -66,7 +66,7 @@ def check(memory: Memory, oracle: Oracle, some: Sequence[Rule]) -> None:
             assert memory.find(packet) == oracle.lookup(packet)[0], packet
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from((4, 6)), st.lists(rules().map(numbered), min_size=1, max_size=30), st.data())
 def test_changes_in_any_order_leave_what_they_say(
     version: int, some: list[Rule], data: st.DataObject
@@ -290,7 +290,7 @@ def test_bits_too_many_are_cleared() -> None:
     assert np.array_equal(memory.index["tuples"]["top"][used], fitting["tuples"]["top"][used])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_is_noticed_or_harmless(data: st.DataObject) -> None:
     """Whatever is in the arrays, opening them ends, with a half or with an error."""

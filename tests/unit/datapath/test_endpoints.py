@@ -176,9 +176,7 @@ class EndpointsMachine(RuleBasedStateMachine):
 
 
 TestEndpoints = EndpointsMachine.TestCase
-TestEndpoints.settings = TestEndpoints.settings.__class__(
-    max_examples=25, stateful_step_count=12, deadline=None
-)
+TestEndpoints.settings = TestEndpoints.settings.__class__(max_examples=25, stateful_step_count=12)
 
 
 @given(st.lists(port_sets, min_size=1, max_size=4))

@@ -71,9 +71,7 @@ def place(dtype: Dtype, path: str) -> tuple[Dtype, int]:
     return dtype, offset
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=st.lists(records, min_size=1, max_size=15))
 def test_layout_is_the_compilers(directory: Path, made: list[Record]) -> None:
     """Every member of every record is where, and what, the compiler says."""
@@ -260,7 +258,7 @@ def use(blob: bytes) -> None:
                     continue
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_damage_is_a_btf_error(directory: Path, names: Btf, data: st.DataObject) -> None:
     """A damaged blob fails as BTF, never otherwise, and doesn't hang."""
@@ -271,7 +269,7 @@ def test_damage_is_a_btf_error(directory: Path, names: Btf, data: st.DataObject)
     use(bytes(blob[: data.draw(st.integers(0, len(blob)))] if data.draw(st.booleans()) else blob))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_damaged_elf_is_a_value_error(directory: Path, names: Btf, data: st.DataObject) -> None:
     """A damaged ELF file fails as such."""
