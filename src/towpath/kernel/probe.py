@@ -28,7 +28,7 @@ from towpath.kernel.errors import KernelError
 from towpath.kernel.libbpf import get_info, lib
 from towpath.kernel.map_types import BPF_F_MMAPABLE, MapType
 from towpath.kernel.netns import new_netns
-from towpath.kernel.programs import ProgramType
+from towpath.kernel.programs import BPF_F_TEST_XDP_LIVE_FRAMES, ProgramType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,6 +111,20 @@ def test_run_context() -> bool:
         data_size_in=len(packet),
         ctx_in=ctypes.addressof(context),
         ctx_size_in=len(context),
+    )
+    with tiny(ProgramType.XDP) as fd:
+        return bool(lib.bpf_prog_test_run_opts(fd, ctypes.byref(opts)) == 0)
+
+
+@cache
+def live_frames() -> bool:
+    """A test run can send the frames that a program redirects (5.18)."""
+    packet = ctypes.create_string_buffer(64)
+    opts = TestRunOpts(
+        data_in=ctypes.addressof(packet),
+        data_size_in=len(packet),
+        repeat=1,
+        flags=BPF_F_TEST_XDP_LIVE_FRAMES,
     )
     with tiny(ProgramType.XDP) as fd:
         return bool(lib.bpf_prog_test_run_opts(fd, ctypes.byref(opts)) == 0)
