@@ -159,10 +159,10 @@ int clients(struct xdp_md *ctx)
 	if (!count || (void *)(packet + 1) > (void *)(long)ctx->data_end ||
 	    packet->eth.h_proto != bpf_htons(ETH_P_IP))
 		return XDP_PASS;
-	if (packet->ip.saddr != bench.vip || packet->udp.source != bench.port)
-		count->unknown++;
-	else if (packet->mark)
+	if (packet->mark)
 		count->answered_mark = packet->mark;
+	else if (packet->ip.saddr != bench.vip || packet->udp.source != bench.port)
+		count->unknown++;
 	else
 		count->answered++;
 	return XDP_DROP;
@@ -182,10 +182,10 @@ static __always_inline void count_arrival(struct strays *stray, __u32 backend, i
 {
 	struct arrivals *count = bpf_map_lookup_elem(&arrived, &backend);
 
-	if (!count || backend >= bench.backends || !right)
-		stray->wrong++;
-	else if (mark)
+	if (mark)
 		stray->arrived_mark = mark;
+	else if (!count || backend >= bench.backends || !right)
+		stray->wrong++;
 	else
 		count->packets++;
 }

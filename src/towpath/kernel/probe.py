@@ -28,7 +28,7 @@ from towpath.kernel.errors import KernelError
 from towpath.kernel.libbpf import get_info, lib
 from towpath.kernel.map_types import BPF_F_MMAPABLE, MapType
 from towpath.kernel.netns import new_netns
-from towpath.kernel.programs import BPF_F_TEST_XDP_LIVE_FRAMES, ProgramType
+from towpath.kernel.programs import BPF_F_TEST_XDP_LIVE_FRAMES, LIVE_BATCH, ProgramType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,6 +125,7 @@ def live_frames() -> bool:
         data_size_in=len(packet),
         repeat=1,
         flags=BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size=LIVE_BATCH,
     )
     with tiny(ProgramType.XDP) as fd:
         return bool(lib.bpf_prog_test_run_opts(fd, ctypes.byref(opts)) == 0)
