@@ -34,25 +34,24 @@ _MANY = 50  # flows, and packets, to a backend, from which on shares can be expe
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of the runs."""
+    """Of the runs, or the turns."""
 
     p50: float
     min: float
     max: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
+    def of(cls, values: Sequence[float], digits: int = 1) -> Self:
         """Sum up; there is at least one."""
-        return cls(
-            *(round(each, 1) for each in (statistics.median(values), min(values), max(values)))
-        )
+        found = statistics.median(values), min(values), max(values)
+        return cls(*(round(each, digits) for each in found))
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
     """One way's packets. ``cpu_ns``: of the node for one that arrives; ``busy``: its share of time.
 
-    ``ratio``: packets a second as a multiple of the baseline's, median of the turns.
+    ``ratio``: packets a second as a multiple of the baseline's in the same turn.
     """
 
     name: str
@@ -60,7 +59,7 @@ class Pace:
     offered_per_second: float
     cpu_ns: Spread | None
     busy: float | None
-    ratio: float | None
+    ratio: Spread | None
     runs: int
 
 
@@ -214,22 +213,18 @@ def _check_node(way: Way, sample: Sample, before: Seen, after: Seen) -> None:
 
 def _pace(way: Way, samples: Sequence[Sample], base: Sequence[Sample] | None) -> Pace:
     rates = [each.total / each.seconds for each in samples]
-    cpu = [each.cpu for each in samples if each.cpu is not None]
-    work = [1e9 * used / each.total for used, each in zip(cpu, samples, strict=False)]
-    busy = [used / each.seconds for used, each in zip(cpu, samples, strict=False)]
+    ratios = [
+        rate * other.seconds / other.total for rate, other in zip(rates, base or (), strict=False)
+    ]
+    used = [(each, each.cpu) for each in samples if each.cpu is not None]
+    work = [1e9 * cpu / each.total for each, cpu in used]
+    busy = [cpu / each.seconds for each, cpu in used]
     return Pace(
         way.name,
         Spread.of(rates),
         round(statistics.median(each.sent / each.seconds for each in samples), 1),
         Spread.of(work) if work else None,
         round(statistics.median(busy), 2) if busy else None,
-        round(
-            statistics.median(
-                rate * other.seconds / other.total for rate, other in zip(rates, base, strict=True)
-            ),
-            2,
-        )
-        if base
-        else None,
+        Spread.of(ratios, 2) if ratios else None,
         len(samples),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from towpath.bench.forward_network import MOST_BACKENDS
 from towpath.bench.forward_ways import BASELINE, WAYS
 from towpath.cli.command import Manual
 
@@ -39,7 +40,7 @@ _MILLION = 1e6
 )
 @click.option(
     "--backends",
-    type=click.IntRange(1, 1000),
+    type=click.IntRange(1, MOST_BACKENDS),
     default=10,
     show_default=True,
     help="Backends of the service.",
@@ -124,14 +125,17 @@ def _print(report: ForwardReport) -> None:
     from towpath.cli.output import print_table
 
     about = {way.name: way.about for way in WAYS}
-    columns = ("way", "p50", "min", "max", "ratio", "CPU ns", "min", "max", "busy", "about")
+    columns = (
+        *("way", "p50", "min", "max", "ratio", "least"),
+        *("CPU ns", "min", "max", "busy", "about"),
+    )
     print_table(
-        columns, [(*_row(each), about[each.name]) for each in report.ways], numbers=columns[1:9]
+        columns, [(*_row(each), about[each.name]) for each in report.ways], numbers=columns[1:-1]
     )
     click.echo(
         f"\nMillions of packets a second that arrived, of {report.flows} flows over"
-        f" {report.backends} backends, and as a multiple of {BASELINE}'s; CPU time of the node for"
-        f" each, and its share of the time. Linux {report.kernel}."
+        f" {report.backends} backends, and as a multiple of {BASELINE}'s in the same turn; CPU time"
+        f" of the node for each, and its share of the time. Linux {report.kernel}."
     )
     if any(each.busy is not None and each.busy < _BUSY for each in report.ways):
         click.echo(
@@ -144,7 +148,7 @@ def _row(pace: Pace) -> tuple[str, ...]:
     return (
         pace.name,
         *_millions(pace.packets_per_second),
-        "" if pace.ratio is None else f"{pace.ratio:.2f}",
+        *(_ratio(pace.ratio) if pace.ratio else ("", "")),
         *(_whole(pace.cpu_ns) if pace.cpu_ns else ("", "", "")),
         "" if pace.busy is None else f"{pace.busy:.2f}",
     )
@@ -152,6 +156,10 @@ def _row(pace: Pace) -> tuple[str, ...]:
 
 def _millions(spread: Spread) -> tuple[str, ...]:
     return tuple(f"{each / _MILLION:.3f}" for each in (spread.p50, spread.min, spread.max))
+
+
+def _ratio(spread: Spread) -> tuple[str, ...]:
+    return f"{spread.p50:.2f}", f"{spread.min:.2f}"
 
 
 def _whole(spread: Spread) -> tuple[str, ...]:

@@ -23,14 +23,15 @@ SAMPLE = Sample(
 
 
 def test_figures_are_of_what_arrived() -> None:
-    """Packets a second and CPU of each; the ratio is that of the turns, not of the medians."""
+    """Packets a second and CPU of each; a ratio is of two runs of the same turn."""
     samples = [SAMPLE, replace(SAMPLE, arrived=(1000, 1000)), replace(SAMPLE, arrived=(50, 50))]
-    base = [replace(SAMPLE, arrived=(250, 250)), SAMPLE, replace(SAMPLE, arrived=(10, 10))]
+    base = [replace(SAMPLE, arrived=(250, 250)), replace(SAMPLE, arrived=(200, 200))]
+    base.append(replace(SAMPLE, arrived=(10, 15)))
     pace = _pace(SNAT, samples, base)
     assert pace.packets_per_second == Spread(2000, 200, 4000)
     assert pace.offered_per_second == 4000
     assert pace.cpu_ns == Spread(250_000, 125_000, 2_500_000)
-    assert (pace.busy, pace.ratio, pace.runs) == (0.5, 2, 3)
+    assert (pace.busy, pace.ratio, pace.runs) == (0.5, Spread(4, 2, 5), 3)
 
 
 def test_what_cannot_be_seen_is_left_out() -> None:
