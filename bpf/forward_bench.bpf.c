@@ -177,17 +177,14 @@ static __always_inline int is_right(const struct headers *packet, __u32 backend,
 	       (inner == packet || inner->ip.daddr == bench.vip);
 }
 
-static __always_inline void count_arrival(struct strays *stray, __u32 backend, int right,
-					  __u32 mark)
+static __always_inline void count_other(__u32 mark)
 {
-	struct arrivals *count = bpf_map_lookup_elem(&arrived, &backend);
+	struct strays *stray = count_strays();
 
-	if (mark)
+	if (stray && mark)
 		stray->arrived_mark = mark;
-	else if (!count || backend >= bench.backends || !right)
+	else if (stray)
 		stray->wrong++;
-	else
-		count->packets++;
 }
 
 /* Of a packet in which nothing is summed up but the IP header: no sum changes. */
@@ -210,17 +207,21 @@ int backends(struct xdp_md *ctx)
 {
 	struct headers *packet = (void *)(long)ctx->data, *inner = packet;
 	void *end = (void *)(long)ctx->data_end;
-	struct strays *stray = count_strays();
+	struct arrivals *count;
 	__u32 backend;
 
-	if (!stray || (void *)(packet + 1) > end || packet->eth.h_proto != bpf_htons(ETH_P_IP))
+	if ((void *)(packet + 1) > end || packet->eth.h_proto != bpf_htons(ETH_P_IP))
 		return XDP_PASS;
 	if (bench.protocol == IPPROTO_IPIP)
 		inner = (void *)packet + sizeof(struct iphdr);
 	if ((void *)(inner + 1) > end)
 		return XDP_PASS;
 	backend = packet->eth.h_dest[4] << 8 | packet->eth.h_dest[5];
-	count_arrival(stray, backend, is_right(packet, backend, inner), inner->mark);
+	count = bpf_map_lookup_elem(&arrived, &backend);
+	if (count && backend < bench.backends && !inner->mark && is_right(packet, backend, inner))
+		count->packets++;
+	else
+		count_other(inner->mark);
 	return bench.answers ? answer(packet) : XDP_DROP;
 }
 

@@ -24,7 +24,7 @@ from towpath.datapath.balancer import Balancer
 from towpath.kernel.links import attach_xdp
 from towpath.kernel.netns import in_netns
 from towpath.model.service import Backend, Protocol, Service
-from towpath.model.settings import Device
+from towpath.model.settings import Device, Limits
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from towpath.bench.forward_network import Network
     from towpath.kernel.programs import Program
 
+_ROOM = 8
 _RULES = {KUBE_PROXY: forward_rules.kube_proxy, SHORT: forward_rules.short}
 
 
@@ -53,16 +54,16 @@ class Seen:
 
 
 def node(
-    by: str, network: Network, redirect: Program
+    by: str, network: Network, flows: int, redirect: Program
 ) -> AbstractContextManager[Callable[[], Seen]]:
-    """Make the node forward in the block; gives what asks it. ``redirect``: the program for that.
+    """Make the node forward in the block, with room for so many flows; gives what asks it.
 
-    BenchError, KernelError: it can't.
+    ``redirect``: the program for the way of that name. BenchError, KernelError: it can't.
     """
     if by == REDIRECT:
         return _redirecting(network, redirect)
     if by == TOWPATH:
-        return _balancing(network)
+        return _balancing(network, flows)
     return _routing(network, by)
 
 
@@ -103,7 +104,7 @@ def _routing(network: Network, by: str) -> Iterator[Callable[[], Seen]]:
 
 
 @contextmanager
-def _balancing(network: Network) -> Iterator[Callable[[], Seen]]:
+def _balancing(network: Network, flows: int) -> Iterator[Callable[[], Seen]]:
     backends = tuple(Backend(address) for address in _addresses(network))
     services = (
         Service("snat", VIP, PORT, Protocol.UDP, backends, forwarding="snat"),
@@ -115,11 +116,16 @@ def _balancing(network: Network) -> Iterator[Callable[[], Seen]]:
         counters = balancer.counters()
         redirected = counters.verdicts["redirect"]
         others = sum(counters.verdicts.values()) - redirected
-        flows = sum(each.flows for each in counters.services.values())
+        known = sum(each.flows for each in counters.services.values())
         with in_netns(network.enter.namespace):
-            return Seen(_forwarded(), redirected, others, flows)
+            return Seen(_forwarded(), redirected, others, known)
 
     devices = [Device(IN, "native"), Device(OUT, "native")]
-    with in_netns(network.enter.namespace), Balancer(devices, snat=Snat((NODE,))) as balancer:
+    # A translated flow takes two places, and finds one in a few of the table's only.
+    limits = Limits(nat_flows=max(Limits().nat_flows, _ROOM * flows))
+    with (
+        in_netns(network.enter.namespace),
+        Balancer(devices, snat=Snat((NODE,)), limits=limits) as balancer,
+    ):
         balancer.apply(services)
         yield ask
