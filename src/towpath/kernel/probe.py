@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # Two instructions: return 0.
 _RETURN_0 = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
+# The same with XDP_DROP: of a live frame that is aborted the kernel's log tells.
+_RETURN_DROP = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
 _NO_SUCH_HELPER = (b"invalid func ", b"unknown func ", b"cannot use helper ")
 # Three: r0 = 0, store that at __sk_buff's offset of tstamp, return.
 _STORE_TSTAMP = _RETURN_0[:8] + struct.pack("<BBhi", 0x7B, 0x01, 152, 0) + _RETURN_0[8:]
@@ -127,8 +129,10 @@ def live_frames() -> bool:
         flags=BPF_F_TEST_XDP_LIVE_FRAMES,
         batch_size=LIVE_BATCH,
     )
-    with tiny(ProgramType.XDP) as fd:
-        return bool(lib.bpf_prog_test_run_opts(fd, ctypes.byref(opts)) == 0)
+    fd = _load(ProgramType.XDP, _RETURN_DROP)
+    found = fd >= 0 and lib.bpf_prog_test_run_opts(fd, ctypes.byref(opts)) == 0
+    _close(fd)
+    return bool(found)
 
 
 @cache
