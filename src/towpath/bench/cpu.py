@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+
+def on_one_cpu() -> AbstractContextManager[None]:
+    """Keep this thread on one CPU, the last of those it may use."""
+    return on_cpu(max(os.sched_getaffinity(0)))
 
 
 @contextmanager
-def on_one_cpu() -> Iterator[None]:
-    """Keep this thread on one CPU, the last of those it may use."""
+def on_cpu(number: int) -> Iterator[None]:
+    """Keep this thread on that CPU."""
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
+    os.sched_setaffinity(0, {number})
     try:
         yield
     finally:

@@ -91,6 +91,9 @@ class TestRunOpts(_Sized):
         ("retval", c_uint32),
         ("repeat", c_int),
         ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
     )
 
 

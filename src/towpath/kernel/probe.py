@@ -28,13 +28,15 @@ from towpath.kernel.errors import KernelError
 from towpath.kernel.libbpf import get_info, lib
 from towpath.kernel.map_types import BPF_F_MMAPABLE, MapType
 from towpath.kernel.netns import new_netns
-from towpath.kernel.programs import ProgramType
+from towpath.kernel.programs import BPF_F_TEST_XDP_LIVE_FRAMES, LIVE_BATCH, ProgramType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # Two instructions: return 0.
 _RETURN_0 = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
+# The same with XDP_DROP: of a live frame that is aborted the kernel's log tells.
+_RETURN_DROP = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
 _NO_SUCH_HELPER = (b"invalid func ", b"unknown func ", b"cannot use helper ")
 # Three: r0 = 0, store that at __sk_buff's offset of tstamp, return.
 _STORE_TSTAMP = _RETURN_0[:8] + struct.pack("<BBhi", 0x7B, 0x01, 152, 0) + _RETURN_0[8:]
@@ -114,6 +116,23 @@ def test_run_context() -> bool:
     )
     with tiny(ProgramType.XDP) as fd:
         return bool(lib.bpf_prog_test_run_opts(fd, ctypes.byref(opts)) == 0)
+
+
+@cache
+def live_frames() -> bool:
+    """A test run can send the frames that a program redirects (5.18)."""
+    packet = ctypes.create_string_buffer(64)
+    opts = TestRunOpts(
+        data_in=ctypes.addressof(packet),
+        data_size_in=len(packet),
+        repeat=1,
+        flags=BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size=LIVE_BATCH,
+    )
+    fd = _load(ProgramType.XDP, _RETURN_DROP)
+    found = fd >= 0 and lib.bpf_prog_test_run_opts(fd, ctypes.byref(opts)) == 0
+    _close(fd)
+    return bool(found)
 
 
 @cache

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import pytest
 from tests.prog.kernel.harness_caps import only
 
@@ -19,7 +22,7 @@ NO_SUCH = 9999
 @pytest.fixture(autouse=True)
 def forget() -> None:
     """Ask the kernel again."""
-    for each in (probe.map_mmap, probe.batch, probe.xdp_link, probe.tcx):
+    for each in (probe.map_mmap, probe.batch, probe.xdp_link, probe.tcx, probe.live_frames):
         each.cache_clear()
 
 
@@ -49,6 +52,13 @@ def test_without_capabilities_nothing_can_be_done() -> None:
         assert not probe.batch()
         assert not probe.xdp_link()
         assert not probe.tcx()
+        assert not probe.live_frames()
+
+
+def test_live_frames_are_found_where_there_are_any() -> None:
+    """They came with 5.18."""
+    version = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    assert probe.live_frames() == (version >= (5, 18))
 
 
 def test_answers_are_kept() -> None:
