@@ -141,7 +141,7 @@ __noinline int nat_send(struct xdp_md *ctx, __u32 row)
 	if (unlikely(verdict > VERDICT_HANDOFF))
 		return verdict;
 	if (unlikely(n->hop.mtu && w->pkt.l3_length > n->hop.mtu))
-		return VERDICT_DROP_MTU;
+		return n->quote ? VERDICT_DROP_MTU : too_big(ctx, row, n->hop.mtu);
 	if (unlikely(nat_rewrite(ctx, w, n)))
 		return VERDICT_DROP_HEADROOM;
 	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, NULL))

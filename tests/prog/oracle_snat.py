@@ -12,13 +12,14 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tests.prog.oracle_snat_bytes import hops, tcp_flags, translated
+from tests.prog.oracle_snat_bytes import fragment_of, hops, tcp_flags, translated
 from tests.prog.oracle_xdp import (
     HANDOFF,
     LOST,
     NO_BACKEND,
     NO_VIP,
     REDIRECT,
+    TOO_BIG,
     TOO_LARGE,
     TX,
     Outcome,
@@ -34,7 +35,7 @@ from tests.prog.oracle_xdp_parse import (
     Packet,
     parse,
 )
-from tests.prog.oracle_xdp_special import read_special
+from tests.prog.oracle_xdp_special import may_be_answered, read_special, told_mtu, too_big
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -432,7 +433,7 @@ class NatWorld(World):
         if way.refused:
             return ending(found, way.refused)
         if way.mtu and packet.length > way.mtu:
-            return ending(found, TOO_LARGE)
+            return self._told(found, packet, way.mtu)
         out = translated(packet, ends, self.table.seed)
         ethertype = {4: b"\x08\x00", 6: b"\x86\xdd"}[version]
         if way.next_hop_mac is None:
@@ -443,6 +444,15 @@ class NatWorld(World):
         addresses = way.next_hop_mac + way.source_mac
         verdict = TX if device == ifindex else REDIRECT
         return ending(found, verdict, frame=addresses + tagged + ethertype + out)
+
+    def _told(self, found: NatOutcome, packet: Packet, room: int) -> Outcome:
+        """Nothing is added to a packet, so its sender is told the MTU of the way itself."""
+        fragment = fragment_of(packet.behind_link)
+        mtu = told_mtu(packet, room, "later" if fragment and fragment.offset else "")
+        if mtu is None or not may_be_answered(found.frame, packet.flow.source):
+            return ending(found, TOO_LARGE)
+        start = len(found.frame) - len(packet.behind_link)
+        return ending(found, TOO_BIG, frame=too_big(found.frame, packet, start, mtu))
 
 
 def leaves(special: Special | None, backend: Address | None) -> tuple[FragmentKey, Left] | None:
