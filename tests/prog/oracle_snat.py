@@ -328,10 +328,10 @@ class NatWorld(World):
             return found
         if entry.backend not in self.backends_of(key):
             return ending(found, LOST, commit=lambda: self.table.forget(entry))
-        found = ending(found, LOST, commit=lambda: self._seen(entry, 0))
+        found = ending(found, LOST, entry=entry, commit=lambda: self._seen(entry, 0))
         if left.gone or left.backend != entry.backend:
             return found
-        found = ending(found, LOST, backend=entry.backend, entry=entry)
+        found = ending(found, LOST, backend=entry.backend)
         return self._to_backend(found, ifindex, packet, found.commit)
 
     def _stale(self, entry: Entry, key: Key, flags: int) -> bool:
@@ -405,7 +405,7 @@ class NatWorld(World):
         else:
             found = ending(found, NO_HOP, leaves=leaves(special, entry.backend))
         if hops(packet) <= 1:
-            return found
+            return ending(found, NO_HOP, entry=None)  # the flow isn't seen
         flow = entry.flow
         ends = Flow(
             flow.destination,

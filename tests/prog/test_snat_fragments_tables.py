@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import random
+import time
 from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.guests import examples
 from tests.prog.harness_snat import (
     NARROW,
     PORTS,
@@ -21,17 +24,16 @@ from tests.prog.harness_snat import (
 from tests.prog.harness_snat_fragments import (
     assert_whole,
     entry_ends,
+    framed,
     pieces,
     reversed_ends,
     talk,
     whole,
 )
 from tests.prog.network_xdp import NEAR
-from tests.prog.oracle_snat import NO_PORT
-from tests.prog.oracle_xdp import (
-    LOST,
-    TX,
-)
+from tests.prog.oracle_snat import NO_HOP, NO_PORT
+from tests.prog.oracle_xdp import LOST, NO_VIP, TX
+from tests.prog.oracle_xdp_parse import FRAGMENT
 
 from towpath.model import Protocol
 
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.prog.network_xdp import Network
+    from tests.prog.oracle_xdp_parse import Flow
+
+OLD = 5.0
 
 
 def test_translated_to_several_addresses(net: Network) -> None:
@@ -86,3 +91,40 @@ def test_another_process_goes_on(net: Network, pins: Path, version: int) -> None
         came += [after.expect(each, TX) for each in pieces(answered)[1:]]
         assert_whole(after, came, answered, back)
         after.balancer.detach()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_any_sequence(net: Network, version: int) -> None:
+    """Few identifications, few ports, both sides, any order: bytes and counters as foretold."""
+    dice = random.Random(version)  # noqa: S311 - a test that repeats
+    sizes = (0, 200, 592, 1500, 1501)
+    with nat_rigged(net, NARROW) as nat:
+        nat.serve(*(snat_service(version, *NEAR[version][:3], protocol=p) for p in Protocol))
+        known: list[Flow] = []
+        began = time.monotonic()
+        for _ in range(examples(2000, 400)):
+            protocol, flags = dice.choice([6, 17]), dice.choice(["S", "A", "A", "A", "FA", "R"])
+            size, hops = dice.choice(sizes), dice.choice([1, 2, 64, 64, 64])
+            ends = None
+            if known and dice.random() < 0.5:
+                ends = reversed_ends(dice.choice(known[-40:]))
+                if dice.random() < 0.1:
+                    ends = replace(ends, destination_port=dice.choice([53, 20000, 20007]))
+            packet = whole(
+                version,
+                protocol,
+                ends=ends,
+                size=size,
+                flags=flags,
+                hops=hops,
+                sport=dice.randrange(1, 60),
+            )
+            cuts = [framed(packet), *pieces(packet, dice.randrange(1, 5))]
+            outcome = nat.check(dice.choice(cuts if dice.random() < 0.7 else cuts[1:2]))
+            if ends is None and outcome.verdict == TX:
+                known.append(entry_ends(outcome)[0])
+            # Whether something is a second older or younger is for other tests to say.
+            if time.monotonic() - began > OLD:
+                nat.empty()
+                began = time.monotonic()
+        assert {TX, LOST, FRAGMENT, NO_HOP, NO_VIP} <= set(nat.seen), nat.seen
