@@ -304,7 +304,8 @@ enum flow_limits {
  * Only the first fragment of a packet has ports. It leaves them here, and the
  * backend that it went to, for those that follow: they are the packet's if source,
  * destination, identification and, for IPv4, protocol are the same (RFC 791;
- * RFC 8200, 4.5). Handle 0: it went to the kernel, and so do they.
+ * RFC 8200, 4.5). Handle 0: it went to the kernel, and so do they. Of a backend's answer that
+ * is translated the handle is the backend's that sent it.
  *
  * The table is set-associative. All packets of one pair of addresses share
  * FRAGMENT_SPREAD sets out of all those there are, which ones only this machine
@@ -476,9 +477,9 @@ enum verdict {
 	VERDICT_DROP_NAT_PORTS,	    /* no port left to translate a new flow to */
 	VERDICT_DROP_NAT_RATE,	    /* a new flow too many to translate in this jiffy */
 	VERDICT_DROP_TTL,	    /* no hop left to forward a translated packet */
-	VERDICT_DROP_FRAGMENT,	    /* for a VIP, and of a packet whose first one isn't known */
+	VERDICT_DROP_FRAGMENT,	    /* its first one isn't known, or where that went is gone */
 	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */
-	VERDICT_TX_TOO_BIG,	    /* too large once encapsulated: the sender is told the MTU */
+	VERDICT_TX_TOO_BIG,	    /* like DROP_MTU, and the sender is told what fits */
 	VERDICT_TX_ECHO,	    /* an echo request to a VIP, answered */
 	VERDICT_MAX,
 };

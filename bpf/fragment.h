@@ -151,6 +151,26 @@ static __always_inline int fragment_later(struct work *w)
 	return vip_known(w->row) ? VERDICT_DROP_FRAGMENT : VERDICT_PASS_FRAGMENT;
 }
 
+/* What a first fragment's transport header says, of which all is there. False: it has none. */
+static __always_inline bool fragment_transport(struct xdp_md *ctx, struct work *w)
+{
+	bool tcp = w->walk.nexthdr == IPPROTO_TCP;
+	struct tcphdr *header;
+	struct cursor c;
+
+	if (!walk_ports(ctx, w, tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr), &w->pkt.flow))
+		return false;
+	if (!tcp)
+		return true;
+	if (!walk_cursor(ctx, &w->walk, &c))
+		return false;
+	header = cursor_take(&c, struct tcphdr);
+	if (!header)
+		return false;
+	w->pkt.tcp_flags = ((__u8 *)header)[TCP_FLAGS_AT];
+	return true;
+}
+
 /* Gives a fragment the ports of its packet. Those that can't be read pass as they came. */
 static __always_inline int fragment_parse(struct xdp_md *ctx, struct work *w)
 {
@@ -158,14 +178,10 @@ static __always_inline int fragment_parse(struct xdp_md *ctx, struct work *w)
 
 	w->walk.at = w->pkt.l3_offset;
 	result = walk_ip(ctx, w->row);
+	w->pkt.l4_offset = w->walk.at - w->pkt.l3_offset;
 	if (result == VERDICT_PASS_FRAGMENT && w->walk.offset && walk_has(w, 0))
 		return fragment_later(w);
-	if (result != PARSE_OK)
-		return VERDICT_PASS_FRAGMENT;
-	if (!walk_ports(ctx, w,
-			w->walk.nexthdr == IPPROTO_TCP ? sizeof(struct tcphdr)
-						       : sizeof(struct udphdr),
-			&w->pkt.flow))
+	if (result != PARSE_OK || !fragment_transport(ctx, w))
 		return VERDICT_PASS_FRAGMENT;
 	w->special |= SPECIAL_FIRST;
 	return PARSE_OK;

@@ -74,6 +74,7 @@ struct nat {
 	__u32 quote;   /* in an ICMP error, from the IP header on: the quoted one; else 0 */
 	__u32 quoted_ports;
 	__u32 quoted_check; /* 0: the quote ends before it */
+	__u32 quoted_id;    /* 0: what is quoted is no fragment */
 	__be16 port;
 	__u16 now;
 	__u8 forward_tag;
@@ -90,12 +91,18 @@ static __always_inline struct nat *nat_of(__u32 row)
 	return bpf_map_lookup_elem(&nats, &row);
 }
 
-/* Whether a destination may be one that packets were translated to: most others are told apart. */
+/* Whether an address may be one that packets are translated to: most others are told apart. */
+static __always_inline bool nat_may_be_source(const struct address *address)
+{
+	return nat_known >> (bpf_ntohl(address->word[3]) & 63) & 1;
+}
+
+/* The same for a destination with its port. */
 static __always_inline bool nat_may_be(const struct flow_key *flow)
 {
 	if (!nat_ports || bpf_ntohs(flow->dport) - nat_port_first >= nat_ports)
 		return false;
-	return nat_known >> (bpf_ntohl(flow->daddr.word[3]) & 63) & 1;
+	return nat_may_be_source(&flow->daddr);
 }
 
 #endif

@@ -7,6 +7,7 @@
 #define TOWPATH_PARSE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -275,9 +276,9 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 }
 
 /*
- * Fills `pkt` from the frame: all of it if it returns PARSE_OK, all but the ports, and
- * for IPv6 the protocol, if VERDICT_PASS_FRAGMENT, all but the ports if
- * VERDICT_PASS_PROTOCOL.
+ * Fills `pkt` from the frame: all of it if it returns PARSE_OK, all but the ports, and for
+ * IPv6 the protocol and where the transport is, if VERDICT_PASS_FRAGMENT, all but the ports
+ * if VERDICT_PASS_PROTOCOL.
  */
 static __always_inline int parse_packet(struct xdp_md *ctx, struct packet *pkt)
 {

@@ -8,10 +8,13 @@
 #ifndef TOWPATH_SNAT_H
 #define TOWPATH_SNAT_H
 
+#include "count.h"
 #include "fib.h"
 #include "handoff.h"
 #include "nat.h"
 #include "service.h"
+#include "special.h"
+#include "translate_fragment.h"
 #include "translate_icmp.h"
 
 /*
@@ -105,6 +108,24 @@ __noinline int nat_write_error(struct xdp_md *ctx, __u32 row)
 	return w && n ? translate_error(ctx, &w->pkt, n, &n->hop) : -1;
 }
 
+__noinline int nat_write_fragment(struct xdp_md *ctx, __u32 row)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+
+	return w && n ? translate_fragment(ctx, w, n) : -1;
+}
+
+static __always_inline int nat_rewrite(struct xdp_md *ctx, const struct work *w,
+				       const struct nat *n)
+{
+	if (unlikely(n->quote))
+		return nat_write_error(ctx, w->row);
+	if (unlikely(w->special & SPECIAL_FRAGMENT))
+		return nat_write_fragment(ctx, w->row);
+	return nat_write_packet(ctx, w->row);
+}
+
 /* Sends the packet as n says by way of n->hop, to which n->verdict leads. */
 __noinline int nat_send(struct xdp_md *ctx, __u32 row)
 {
@@ -120,8 +141,8 @@ __noinline int nat_send(struct xdp_md *ctx, __u32 row)
 	if (unlikely(verdict > VERDICT_HANDOFF))
 		return verdict;
 	if (unlikely(n->hop.mtu && w->pkt.l3_length > n->hop.mtu))
-		return VERDICT_DROP_MTU;
-	if (unlikely(n->quote ? nat_write_error(ctx, row) : nat_write_packet(ctx, row)))
+		return n->quote ? VERDICT_DROP_MTU : too_big(ctx, row, n->hop.mtu);
+	if (unlikely(nat_rewrite(ctx, w, n)))
 		return VERDICT_DROP_HEADROOM;
 	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, NULL))
 		return VERDICT_DROP_HEADROOM;
@@ -157,6 +178,15 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 		nat_forget(w->row);
 	n->way = NAT_WAYS;
 	return NULL;
+}
+
+/*
+ * Whether a fragment goes where its packet's others go, given the backend of the flow: the
+ * first one says so, and later ones are lost if the flow has another by now.
+ */
+static __always_inline bool nat_keeps_together(const struct work *w, __u32 handle)
+{
+	return special_handle(w->row, handle) == handle;
 }
 
 /* Gives a new flow to a backend: PARSE_OK or the verdict. The backend is then in n->handle. */
@@ -209,6 +239,31 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
 		row->bytes += w->pkt.l3_length;
 	}
 	return verdict;
+}
+
+/*
+ * Sends a client's later fragment after the first one. Without a translation it is lost: the
+ * first one has met no backend, or one that no flow of the client's has any more.
+ */
+__noinline int nat_follow(struct xdp_md *ctx, __u32 row)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	int result;
+
+	if (!w || !n)
+		return VERDICT_DROP_FRAGMENT;
+	n->fresh = 0;
+	result = nat_check(&w->pkt);
+	if (result != PARSE_OK)
+		return result;
+	if (!nat_choices(w) || !nat_backend(ctx, w, n) || !nat_keeps_together(w, n->handle))
+		return VERDICT_DROP_FRAGMENT;
+	TRACE_FLAG(w, TRACE_FLOW_HIT);
+	result = nat_to_backend(ctx, row);
+	if (is_drop(result) && !w->traced)
+		count_backend_drop(n->handle, result);
+	return result;
 }
 
 /* This CPU's memory of the way to a client. */
@@ -273,6 +328,8 @@ __noinline int nat_reply(struct xdp_md *ctx, __u32 row)
 		return VERDICT_PASS_NO_VIP;
 	backend = backend_of(n->handle);
 	if (!backend || !address_equal(&backend->addr, &w->pkt.flow.saddr))
+		return VERDICT_PASS_NO_VIP;
+	if (unlikely(w->special & SPECIAL_FRAGMENT) && !nat_keeps_together(w, n->handle))
 		return VERDICT_PASS_NO_VIP;
 	checked = nat_check(&w->pkt);
 	if (checked != PARSE_OK)

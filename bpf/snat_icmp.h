@@ -16,10 +16,14 @@ enum quoting {
 	QUOTING_HEADER = 8,    /* in front of the quote */
 	QUOTING_TRANSPORT = 8, /* bytes of the transport header that are quoted at least */
 	QUOTING_OFFSET = 0x1fff,
+	QUOTING_OFFSET_V6 = 0xfff8,
 };
 
-/* Reads the quoted IP header: fills the flow turned round, returns the header's length or 0. */
-static __always_inline __u32 quoted_ipv4(struct cursor *c, struct flow_key *flow)
+/*
+ * Both read the quoted IP header: fill the flow turned round, and quoted_id if it is of a
+ * first fragment. They return the header's length, or 0.
+ */
+static __always_inline __u32 quoted_ipv4(struct cursor *c, struct flow_key *flow, struct nat *n)
 {
 	struct iphdr *ip = cursor_take(c, struct iphdr);
 
@@ -31,12 +35,15 @@ static __always_inline __u32 quoted_ipv4(struct cursor *c, struct flow_key *flow
 		.protocol = ip->protocol,
 		.family = FAMILY_V4,
 	};
+	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT))
+		n->quoted_id = n->quote + offsetof(struct iphdr, id);
 	return ip->ihl * 4;
 }
 
-static __always_inline __u32 quoted_ipv6(struct cursor *c, struct flow_key *flow)
+static __always_inline __u32 quoted_ipv6(struct cursor *c, struct flow_key *flow, struct nat *n)
 {
 	struct ipv6hdr *ip = cursor_take(c, struct ipv6hdr);
+	struct ipv6_fragment *frag;
 
 	if (!ip || ip->version != 6)
 		return 0;
@@ -45,7 +52,15 @@ static __always_inline __u32 quoted_ipv6(struct cursor *c, struct flow_key *flow
 	flow->protocol = ip->nexthdr;
 	flow->family = FAMILY_V6;
 	flow->_reserved = 0;
-	return sizeof(*ip);
+	if (ip->nexthdr != IPPROTO_FRAGMENT)
+		return sizeof(*ip);
+	frag = cursor_take(c, struct ipv6_fragment);
+	if (!frag || frag->offset & bpf_htons(QUOTING_OFFSET_V6))
+		return 0;
+	flow->protocol = frag->nexthdr;
+	if (frag->offset & bpf_htons(IPV6_FRAGMENT))
+		n->quoted_id = n->quote + sizeof(*ip) + offsetof(struct ipv6_fragment, id);
+	return sizeof(*ip) + sizeof(*frag);
 }
 
 /*
@@ -68,7 +83,9 @@ static __noinline bool nat_read_error(struct xdp_md *ctx, struct work *w, struct
 	if ((void *)type + QUOTING_HEADER > c.end || !icmp_is_error(v4, *type))
 		return false;
 	c.pos = (void *)type + QUOTING_HEADER;
-	header = v4 ? quoted_ipv4(&c, flow) : quoted_ipv6(&c, flow);
+	n->quote = w->pkt.l4_offset + QUOTING_HEADER;
+	n->quoted_id = 0;
+	header = v4 ? quoted_ipv4(&c, flow, n) : quoted_ipv6(&c, flow, n);
 	if (!header || (flow->protocol != IPPROTO_TCP && flow->protocol != IPPROTO_UDP))
 		return false;
 
@@ -77,7 +94,6 @@ static __noinline bool nat_read_error(struct xdp_md *ctx, struct work *w, struct
 		return false;
 	flow->sport = ports->dest;
 	flow->dport = ports->source;
-	n->quote = w->pkt.l4_offset + QUOTING_HEADER;
 	n->quoted_ports = n->quote + header;
 	/* A quote may end before TCP's checksum. */
 	check = n->quoted_ports + (flow->protocol == IPPROTO_TCP ? 16 : 6);

@@ -8,6 +8,7 @@
 
 #include "fragment.h"
 #include "icmp.h"
+#include "nat_maps.h"
 
 /*
  * For what parse_packet() did not call PARSE_OK. Returns PARSE_OK if the packet now has a
@@ -39,7 +40,7 @@ __noinline int special_handle(__u32 row, __u32 handle)
 		return 0;
 	if (w->special & SPECIAL_ERROR)
 		TRACE_FLAG(w, TRACE_ERROR);
-	if (w->special & (SPECIAL_FIRST | SPECIAL_LATER))
+	if (w->special & SPECIAL_FRAGMENT)
 		TRACE_FLAG(w, TRACE_FRAGMENT);
 	if (w->special & SPECIAL_FIRST && handle)
 		fragment_learn(row, handle);
@@ -58,9 +59,10 @@ __noinline int special_unserved(__u32 row)
 
 	if (!w || w->special & SPECIAL_ERROR)
 		return VERDICT_PASS_PROTOCOL;
-	if (!vip_known(row))
+	if (!vip_known(row) && !nat_may_be_source(&w->pkt.flow.daddr))
 		return VERDICT_PASS_FRAGMENT;
-	if (w->special & SPECIAL_LATER) /* there was a service when the first one came */
+	/* There was a service when the first one came, or it was an answer. */
+	if (w->special & SPECIAL_LATER)
 		return VERDICT_DROP_FRAGMENT;
 	fragment_learn(row, 0);
 	return VERDICT_PASS_FRAGMENT;

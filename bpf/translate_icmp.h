@@ -3,23 +3,31 @@
 #ifndef TOWPATH_TRANSLATE_ICMP_H
 #define TOWPATH_TRANSLATE_ICMP_H
 
-#include "translate.h"
+#include "translate_fragment.h"
 
-/* The quoted packet went the other way: its source is who the error is for. */
+/*
+ * The quoted packet went the other way: its source is who the error is for. A fragment gets
+ * the identification back that it had come to us with.
+ */
 static __always_inline int quoted_addresses_v4(struct iphdr *ip, void *end, const struct nat *n,
-					       __u64 *difference, __u64 *all)
+					       __u8 protocol, __u64 *difference, __u64 *all)
 {
+	__u64 header;
 	__u16 before;
 
 	if ((void *)(ip + 1) > end)
 		return -1;
 	*difference = difference32(ip->saddr, n->daddr.word[3]) +
 		      difference32(ip->daddr, n->saddr.word[3]);
+	header = *difference;
+	if (n->quoted_id)
+		header += replace_id_ipv4(
+			ip, identification_mask(&n->daddr, &n->saddr, FAMILY_V4, protocol));
 	before = ip->check;
-	ip->check = checksum_after(before, *difference);
+	ip->check = checksum_after(before, header);
 	ip->saddr = n->daddr.word[3];
 	ip->daddr = n->saddr.word[3];
-	*all += *difference + difference16(before, ip->check);
+	*all += header + difference16(before, ip->check);
 	return 0;
 }
 
@@ -32,6 +40,18 @@ static __always_inline int quoted_addresses_v6(struct ipv6hdr *ip, void *end, co
 		return -1;
 	*difference = replace_address(&ends[0], &n->daddr) + replace_address(&ends[1], &n->saddr);
 	*all += *difference;
+	return 0;
+}
+
+static __always_inline int quoted_id_v6(void *ip, void *end, const struct nat *n, __u64 *all)
+{
+	__be32 *id = ip + (n->quoted_id & TRANSLATE_L4);
+
+	if (!n->quoted_id)
+		return 0;
+	if ((void *)(id + 1) > end)
+		return -1;
+	*all += replace_id_ipv6(id, identification_mask(&n->daddr, &n->saddr, FAMILY_V6, 0));
 	return 0;
 }
 
@@ -82,12 +102,14 @@ static __always_inline int translate_error(struct xdp_md *ctx, const struct pack
 		if (ip + sizeof(struct iphdr) > c.end)
 			return -1;
 		translate_ipv4(ip, n);
-		result = quoted_addresses_v4(ip + quote, c.end, n, &difference, &all);
+		result = quoted_addresses_v4(ip + quote, c.end, n, pkt->flow.protocol, &difference,
+					     &all);
 	} else {
 		if (ip + sizeof(struct ipv6hdr) > c.end)
 			return -1;
 		all = translate_ipv6(ip, n);
-		result = quoted_addresses_v6(ip + quote, c.end, n, &difference, &all);
+		result = quoted_addresses_v6(ip + quote, c.end, n, &difference, &all) ||
+			 quoted_id_v6(ip, c.end, n, &all);
 	}
 	if (result || quoted_transport(ip, c.end, n, tcp, difference, &all))
 		return -1;

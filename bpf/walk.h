@@ -45,6 +45,7 @@ static __always_inline int walk_fragment(struct walk *walk, struct cursor *c)
 	if (!frag)
 		return VERDICT_PASS_MALFORMED;
 	walk->nexthdr = frag->nexthdr;
+	walk->id_at = walk->at + offsetof(struct ipv6_fragment, id);
 	walk->at += sizeof(*frag);
 	if (!(frag->offset & bpf_htons(IPV6_FRAGMENT)))
 		return WALK_ON;
@@ -109,6 +110,7 @@ static __always_inline int walk_ipv4(struct xdp_md *ctx, struct walk *walk)
 		return VERDICT_PASS_MALFORMED;
 	walk->flow.saddr = (struct address){ .word[3] = ip->saddr };
 	walk->flow.daddr = (struct address){ .word[3] = ip->daddr };
+	walk->id_at = walk->at + offsetof(struct iphdr, id);
 	walk->id = bpf_htonl(bpf_ntohs(ip->id));
 	walk->offset = bpf_ntohs(ip->frag_off) & IPV4_OFFSET;
 	walk->fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT);

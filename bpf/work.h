@@ -13,13 +13,15 @@ enum special {
 	SPECIAL_FIRST = 1 << 1, /* the first fragment of a packet */
 	SPECIAL_LATER = 1 << 2, /* one that follows it */
 	SPECIAL_ERROR = 1 << 3, /* an ICMP error: the flow is the quoted packet's */
+	SPECIAL_FRAGMENT = SPECIAL_FIRST | SPECIAL_LATER,
 };
 
 /* Where a special packet's headers are being read, and what the last IP header said. */
 struct walk {
 	struct flow_key flow; /* without ports */
 	__u32 at;	      /* bytes into the frame */
-	__be32 id;	      /* of a fragment */
+	__u32 id_at;	      /* of a fragment, bytes into the frame: where its ... */
+	__be32 id;	      /* ... identification is */
 	__u16 offset;	      /* of a fragment, in 8 bytes */
 	bool fragment;
 	__u8 nexthdr; /* what is at `at` */

@@ -235,6 +235,8 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 row, __u32 id)
 		if (!w->traced)
 			count_backend_flow(w->cpu, n->handle);
 	}
+	if (unlikely(w->special & SPECIAL_FIRST))
+		special_handle(row, n->handle);
 	if (result == PARSE_OK)
 		result = nat_to_backend(ctx, row);
 	if (unlikely(is_drop(result)) && !w->traced)
@@ -254,10 +256,8 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 	if (unlikely(service->flags & SERVICE_SNAT)) {
 		struct nat *n = nat_of(w->row);
 
-		/* Later ones have no ports to tell whose they are once they are translated. */
-		if (unlikely(w->special & (SPECIAL_FIRST | SPECIAL_LATER)))
-			return VERDICT_DROP_FRAGMENT;
-		verdict = balance_snat(ctx, w->row, id);
+		verdict = unlikely(w->special & SPECIAL_LATER) ? nat_follow(ctx, w->row)
+							       : balance_snat(ctx, w->row, id);
 		*fresh = n && n->fresh;
 		return verdict;
 	}
@@ -323,6 +323,16 @@ static __noinline __u32 balance_error(struct xdp_md *ctx, struct work *w)
 	return verdict;
 }
 
+/* For a special packet whose flow is of no service: a fragment may be an answer's. */
+static __noinline __u32 unserved(struct xdp_md *ctx, struct work *w)
+{
+	__u32 verdict = VERDICT_PASS_NO_VIP;
+
+	if (w->special & SPECIAL_FRAGMENT && nat_may_be(&w->pkt.flow))
+		verdict = nat_reply(ctx, w->row);
+	return verdict == VERDICT_PASS_NO_VIP ? (__u32)special_unserved(w->row) : verdict;
+}
+
 static __always_inline int xdp_action(__u32 verdict)
 {
 	switch (verdict) {
@@ -363,7 +373,7 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 			TRACE(w, service, id);
 			verdict = balance(ctx, w, id);
 		} else if (unlikely(w->special & ~SPECIAL_QUIET)) {
-			verdict = special_unserved(w->row);
+			verdict = unserved(ctx, w);
 		} else if (unlikely(nat_may_be(&w->pkt.flow))) {
 			verdict = nat_reply(ctx, w->row);
 		}

@@ -36,9 +36,12 @@ PORT, CLOSED = 7000, 7001
 TIMEOUT = 10.0
 VIPS: dict[int, Address] = {4: VIP4, 6: VIP6}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-DOWNLOAD = 300_000
-NARROW = 1300  # MTU of the client's link, of which only the router knows
+BACKENDS = 3
+DOWNLOAD = UPLOAD = 300_000
+NARROW = 1300  # MTU of a link or way, of which only one node knows
+LOCKED = ["mtu", "lock", str(NARROW)]
 REQUESTS = 40
+SMALL_DATAGRAM = 100
 LIMITS = {"services": 16, "backends": 64, "flows": 1024, "table_slots": 65536}
 
 
@@ -66,14 +69,15 @@ class _Talk(StreamRequestHandler):
 
 
 class _Echo(BaseRequestHandler):
-    """The same to a datagram."""
+    """The same to a small datagram; a large one comes back."""
 
     server: _UdpServer
 
     def handle(self) -> None:
-        _, answering = self.request
+        data, answering = self.request
         said = {"name": self.server.name, "peer": plain(self.client_address[0])}
-        answering.sendto(json.dumps(said).encode(), self.client_address)
+        answer = data if len(data) > SMALL_DATAGRAM else json.dumps(said).encode()
+        answering.sendto(answer, self.client_address)
 
 
 def plain(address: str) -> str:
@@ -84,7 +88,7 @@ def plain(address: str) -> str:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Three backends that know nothing of VIPs."""
-    with Lab.up(3) as lab, ExitStack() as undo:
+    with Lab.up(BACKENDS) as lab, ExitStack() as undo:
         for link in lab.topology.backend_links:
             for vip, length in ((VIP4, 32), (VIP6, 128)):
                 command = ["ip", "-n", link.node, "address", "del", f"{vip}/{length}", "dev", "lo"]
@@ -148,11 +152,20 @@ def services(lab: Lab) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def balancer(lab: Lab) -> Iterator[LoadBalancer]:
-    """A load balancer on its host's only device."""
+    """A load balancer on its host's only device. Nobody has learnt anything of a path yet."""
+    forget_paths(lab)
     with in_netns(BALANCER), LoadBalancer(DEVICE, limits=SMALL, snat=snat(lab)) as balancer:
         for each in services(lab):
             balancer.add_service(**each)
         yield balancer
+
+
+def forget_paths(lab: Lab) -> None:
+    """Have all hosts forget the path MTUs that they were told of."""
+    for namespace in lab.topology.namespaces:
+        for family in ("-4", "-6"):
+            flush = ["ip", "-n", namespace, family, "route", "flush", "cache"]
+            subprocess.run(flush, check=True)
 
 
 class Talk:
@@ -164,9 +177,14 @@ class Talk:
         self._file = self._socket.makefile("rwb")
         self.said = self.ask(0)
 
-    def ask(self, size: int) -> dict[str, str]:
-        """Have so many bytes sent; who sent them to whom."""
-        self._file.write(b"%d\n" % size)
+    @property
+    def node(self) -> str:
+        """The backend's namespace."""
+        return f"tp-{self.said['name']}"
+
+    def ask(self, size: int, upload: int = 0) -> dict[str, str]:
+        """Have so many bytes sent, by a line with so many in front; who sent them to whom."""
+        self._file.write(b" " * upload + b"%d\n" % size)
         self._file.flush()
         said: dict[str, str] = json.loads(self._file.readline())
         assert self._file.read(size) == b"x" * size
@@ -237,10 +255,58 @@ def test_a_narrow_link_to_the_client(lab: Lab, balancer: LoadBalancer, version: 
     with narrow_link():
         with closing(Talk(version)) as talk:
             assert talk.ask(DOWNLOAD) == talk.said
-        node = f"tp-{talk.said['name']}"
-        assert learnt_mtu(node, own(lab, version)) == NARROW
+        assert learnt_mtu(talk.node, own(lab, version)) == NARROW
     counted = balancer.counters().services[balancer.service(f"tcp{version}").key]
     assert counted.reply_bytes > DOWNLOAD
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_datagrams_in_fragments(balancer: LoadBalancer, version: int) -> None:
+    """Of two to six fragments each: every byte is there and back, by several backends."""
+    sizes = (1473, 2000, 4000, 4001, 8000)
+    for _ in range(REQUESTS // 4):
+        with closing(client_of(version)) as client:
+            for size in sizes:
+                data = bytes(at * 37 % 251 for at in range(size))
+                client.send(data)
+                assert client.recv(1 << 16) == data
+    counted = balancer.counters()
+    mine = counted.services[balancer.service(f"udp{version}").key]
+    assert mine.flows == REQUESTS // 4
+    assert mine.packets == mine.replies
+    assert mine.packets >= REQUESTS // 4 * (2 + 2 + 3 + 3 + 6)
+    assert len([each for each in mine.backends.values() if each.packets]) > 1
+    assert not any(n for verdict, n in counted.verdicts.items() if verdict.startswith("drop"))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_narrow_way_out(lab: Lab, balancer: LoadBalancer, version: int) -> None:
+    """Whoever sends more than the load balancer can send on learns of it: client and backend."""
+    for to, upload in (("backends", UPLOAD), ("client", 0)):
+        forget_paths(lab)
+        with closing(Talk(version)) as talk, narrow_way(lab, version, to):
+            assert talk.ask(0 if upload else DOWNLOAD, upload) == talk.said
+            teller, node = (VIPS[version], CLIENT) if upload else (own(lab, version), talk.node)
+            assert learnt_mtu(node, teller) == NARROW
+    counted = balancer.counters()
+    assert counted.verdicts["tx_too_big"] >= 2
+    dropped = {verdict for verdict, n in counted.verdicts.items() if n and verdict[:4] == "drop"}
+    assert dropped <= {"drop_mtu_quiet"}
+
+
+@contextmanager
+def narrow_way(lab: Lab, version: int, to: str) -> Iterator[None]:
+    """The load balancer's ways to clients or backends take only so much."""
+    links = [lab.topology.client] if to == "client" else lab.topology.backend_links
+    networks = [str(link.ipv4 if version == 4 else link.ipv6) for link in links]
+    link = lab.topology.balancer
+    router = (link.router4 if version == 4 else link.router6).ip
+    ip = ["ip", "-n", BALANCER, "route"]
+    with ExitStack() as undo:
+        for each in networks:
+            subprocess.run([*ip, "add", each, "via", str(router), *LOCKED], check=True)
+            undo.callback(subprocess.run, [*ip, "del", each], check=True)
+        yield
 
 
 @contextmanager

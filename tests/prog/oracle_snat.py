@@ -2,45 +2,47 @@
 """What source NAT must do with a frame, said a second time in plain Python.
 
 Shares no code with Towpath. `NatTable` is the table of translations as the comments of
-``bpf/abi.h`` and ``bpf/nat.h`` describe it; packets are written anew, with checksums computed from
-scratch (RFC 1071) where the program follows them (RFC 1624).
+``bpf/abi.h`` and ``bpf/nat.h`` describe it; the bytes are in `oracle_snat_bytes`.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tests.prog.oracle_snat_bytes import fragment_of, hops, tcp_flags, translated
 from tests.prog.oracle_xdp import (
     HANDOFF,
     LOST,
     NO_BACKEND,
     NO_VIP,
     REDIRECT,
+    TOO_BIG,
     TOO_LARGE,
     TX,
     Outcome,
     World,
-    checksum,
+    left_by,
     mix,
 )
 from tests.prog.oracle_xdp_parse import (
+    FRAGMENT,
     OTHER_PROTOCOL,
     Flow,
     Leave,
     Packet,
     parse,
-    walk_extensions,
 )
+from tests.prog.oracle_xdp_special import may_be_answered, read_special, told_mtu, too_big
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.prog.oracle_xdp import Key, Way
     from tests.prog.oracle_xdp_parse import Address
-    from tests.prog.oracle_xdp_special import Left, Special
+    from tests.prog.oracle_xdp_special import FragmentKey, Left, Special
 
 NO_PORT, NO_HOP = "drop_nat_ports", "drop_ttl"
 WAYS, TRIES = 8, 16
@@ -218,7 +220,7 @@ class NatOutcome(Outcome):
         if not self.reply:
             return super().counts()
         moved: dict[object, int] = {self.verdict: 1}
-        if self.key is not None and not self.verdict.startswith(("drop", "pass")):
+        if self.key is not None and self.verdict in {TX, REDIRECT, HANDOFF}:
             moved |= {(self.key, "replies"): 1, (self.key, "reply_bytes"): self.length}
         return moved
 
@@ -248,10 +250,13 @@ class NatWorld(World):
 
     def remember(self, outcome: Outcome) -> None:
         """Carry out what a packet changes."""
-        if isinstance(outcome, NatOutcome):
-            outcome.commit()
-        else:
+        if not isinstance(outcome, NatOutcome):
             super().remember(outcome)
+            return
+        outcome.commit()
+        if outcome.leaves is not None:
+            key, left = outcome.leaves
+            self.fragments[key] = left
 
     def backends_of(self, key: Key) -> frozenset[Address]:
         """Who is there to have flows of a service."""
@@ -266,16 +271,29 @@ class NatWorld(World):
         special: Special | None = None,
         left: Left | None = None,
     ) -> Outcome:
-        """What is no whole packet with ports is not translated by itself."""
+        """Errors are translated by what they quote, which isn't told here."""
         if special is None or key not in self.translated:
             return super()._balance(frame, ifindex, packet, key, special, left)
         if special.kind == "error":
             return Outcome(OTHER_PROTOCOL, frame)
-        return Outcome(LOST, frame, packet.length, key, packet.flow, quiet=True)
+        if left is not None:
+            return self._follow(frame, ifindex, packet, key, left)
+        return self._forward(frame, ifindex, packet, key, special)
+
+    def _judge_special(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
+        """A fragment may be an answer's."""
+        special = read_special(frame)
+        if special is not None and special.kind in {"first", "later"}:
+            answer = self._reply_in_fragments(frame, ifindex, special)
+            if answer is not None:
+                return answer
+        return super()._judge_special(frame, ifindex, verdict)
 
     # ---- from the client -----------------------------------------------------------------------
 
-    def _forward(self, frame: bytes, ifindex: int, packet: Packet, key: Key) -> Outcome:
+    def _forward(
+        self, frame: bytes, ifindex: int, packet: Packet, key: Key, special: Special | None = None
+    ) -> Outcome:
         flow, flags = packet.flow, tcp_flags(packet)
         found = NatOutcome(NO_BACKEND, frame, packet.length, key, flow)
         if hops(packet) <= 1:
@@ -284,7 +302,8 @@ class NatWorld(World):
         entry = self.table.find(flow, hash64)
         stale = entry is not None and self._stale(entry, key, flags)
         if entry is not None and not stale:
-            found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry)
+            left = leaves(special, entry.backend)
+            found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
         backend = self.by_maglev(key, flow)
         if backend is None:
@@ -294,8 +313,26 @@ class NatWorld(World):
         if entry is not None:
             self.table.forget(entry)
         made = self.table.make(flow, hash64, backend, flags)
-        found = ending(found, NO_PORT, fresh=True, backend=backend, entry=made)
+        left = leaves(special, backend)
+        found = ending(found, NO_PORT, fresh=True, backend=backend, entry=made, leaves=left)
         return found if made is None else self._to_backend(found, ifindex, packet, lambda: None)
+
+    def _follow(self, frame: bytes, ifindex: int, packet: Packet, key: Key, left: Left) -> Outcome:
+        """A later fragment goes to the backend of the first one, while its flow is there."""
+        flow = packet.flow
+        found = NatOutcome(LOST, frame, packet.length, key, flow, quiet=True)
+        if hops(packet) <= 1:
+            return ending(found, NO_HOP)
+        entry = self.table.find(flow, flow_hash64(flow, self.seed))
+        if entry is None:
+            return found
+        if entry.backend not in self.backends_of(key):
+            return ending(found, LOST, commit=lambda: self.table.forget(entry))
+        found = ending(found, LOST, entry=entry, commit=lambda: self._seen(entry, 0))
+        if left.gone or left.backend != entry.backend:
+            return found
+        found = ending(found, LOST, backend=entry.backend)
+        return self._to_backend(found, ifindex, packet, found.commit)
 
     def _stale(self, entry: Entry, key: Key, flags: int) -> bool:
         if entry.backend not in self.backends_of(key):
@@ -321,14 +358,54 @@ class NatWorld(World):
 
     # ---- from the backend ----------------------------------------------------------------------
 
-    def _reply(self, frame: bytes, ifindex: int, packet: Packet) -> Outcome:
+    def _reply_in_fragments(self, frame: bytes, ifindex: int, special: Special) -> Outcome | None:
+        """The same for a fragment, None if it is none to one of our addresses."""
+        packet, left = special.packet, self.fragments.get(special.fragment_key)
+        if special.kind == "later":
+            if left is None or left.backend is None:
+                return None
+            flow = Flow(
+                packet.flow.source,
+                packet.flow.destination,
+                left.source_port,
+                left.destination_port,
+                left.protocol,
+            )
+            packet = replace(packet, flow=flow)
+        if self.find(packet.flow) is not None or not self._may_be_source(packet.flow.destination):
+            return None
+        found = self._reply(frame, ifindex, packet, special, left)
+        if found.verdict != NO_VIP:
+            return found
+        if special.kind == "later":
+            return Outcome(LOST, frame)
+        return Outcome(FRAGMENT, frame, leaves=leaves(special, None))
+
+    def _may_be_source(self, address: Address) -> bool:
+        """All that the program asks of an address: its last six bits are one of ours."""
+        ours = (source for sources in self.table.sources.values() for source in sources)
+        return int(address) & 63 in {int(source) & 63 for source in ours}
+
+    def _reply(
+        self,
+        frame: bytes,
+        ifindex: int,
+        packet: Packet,
+        special: Special | None = None,
+        left: Left | None = None,
+    ) -> Outcome:
         entry = self.table.find_reply(packet.flow)
         key = self.find(entry.flow) if entry else None
         if entry is None or key is None or entry.backend not in self.backends_of(key):
             return Outcome(NO_VIP, frame)
         found = NatOutcome(NO_HOP, frame, packet.length, key, packet.flow, reply=True, entry=entry)
+        if special is not None and special.kind == "later":
+            if left is None or left.gone or left.backend != entry.backend:
+                return Outcome(NO_VIP, frame)
+        else:
+            found = ending(found, NO_HOP, leaves=leaves(special, entry.backend))
         if hops(packet) <= 1:
-            return found
+            return ending(found, NO_HOP, entry=None)  # the flow isn't seen
         flow = entry.flow
         ends = Flow(
             flow.destination,
@@ -356,8 +433,8 @@ class NatWorld(World):
         if way.refused:
             return ending(found, way.refused)
         if way.mtu and packet.length > way.mtu:
-            return ending(found, TOO_LARGE)
-        out = translated(packet, ends)
+            return self._told(found, packet, way.mtu)
+        out = translated(packet, ends, self.table.seed)
         ethertype = {4: b"\x08\x00", 6: b"\x86\xdd"}[version]
         if way.next_hop_mac is None:
             note = self._note(way, None)
@@ -368,61 +445,27 @@ class NatWorld(World):
         verdict = TX if device == ifindex else REDIRECT
         return ending(found, verdict, frame=addresses + tagged + ethertype + out)
 
+    def _told(self, found: NatOutcome, packet: Packet, room: int) -> Outcome:
+        """Nothing is added to a packet, so its sender is told the MTU of the way itself."""
+        fragment = fragment_of(packet.behind_link)
+        mtu = told_mtu(packet, room, "later" if fragment and fragment.offset else "")
+        if mtu is None or not may_be_answered(found.frame, packet.flow.source):
+            return ending(found, TOO_LARGE)
+        start = len(found.frame) - len(packet.behind_link)
+        return ending(found, TOO_BIG, frame=too_big(found.frame, packet, start, mtu))
+
+
+def leaves(special: Special | None, backend: Address | None) -> tuple[FragmentKey, Left] | None:
+    """What a packet that goes to a backend, or is its answer, leaves to later fragments."""
+    if special is None or special.kind != "first":
+        return None
+    return special.fragment_key, left_by(special, backend)
+
 
 def ending(found: NatOutcome, verdict: str, **changed: object) -> NatOutcome:
     """The same packet with its verdict and what else is known by now."""
     fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
     return NatOutcome(**(fields | {"verdict": verdict} | changed))
-
-
-# ---- Bytes ---------------------------------------------------------------------------------------
-
-
-def transport_offset(packet: Packet) -> int:
-    """Where the transport header begins in the IP packet."""
-    raw = packet.behind_link
-    return (raw[0] & 15) * 4 if raw[0] >> 4 == 4 else walk_extensions(raw)[1]
-
-
-def tcp_flags(packet: Packet) -> int:
-    """The flags of a TCP segment, 0 of a datagram."""
-    if packet.flow.protocol != TCP:
-        return 0
-    return packet.behind_link[transport_offset(packet) + 13]
-
-
-def hops(packet: Packet) -> int:
-    """TTL or hop limit."""
-    return packet.behind_link[8 if packet.behind_link[0] >> 4 == 4 else 7]
-
-
-def translated(packet: Packet, ends: Flow) -> bytes:
-    """The IP packet, padding too, between other ends and one hop farther."""
-    raw, at = bytearray(packet.behind_link), transport_offset(packet)
-    raw[at : at + 4] = struct.pack("!HH", ends.source_port, ends.destination_port)
-    if raw[0] >> 4 == 4:
-        raw[8] -= 1
-        raw[12:20] = ends.source.packed + ends.destination.packed
-        raw[10:12] = bytes(2)
-        raw[10:12] = struct.pack("!H", checksum(bytes(raw[: (raw[0] & 15) * 4])))
-    else:
-        raw[7] -= 1
-        raw[8:40] = ends.source.packed + ends.destination.packed
-    segment = bytes(raw[at : packet.length])
-    where = at + (16 if ends.protocol == TCP else 6)
-    if ends.protocol == TCP or raw[where : where + 2] != bytes(2):
-        raw[where : where + 2] = struct.pack("!H", transport_checksum(segment, ends))
-    return bytes(raw)
-
-
-def transport_checksum(segment: bytes, ends: Flow) -> int:
-    """RFC 9293 and 768: over the pseudo header and the segment with a checksum of 0."""
-    at = 16 if ends.protocol == TCP else 6
-    segment = segment[:at] + bytes(2) + segment[at + 2 :]
-    pseudo = ends.source.packed + ends.destination.packed
-    pseudo += struct.pack("!II", len(segment), ends.protocol)
-    found = checksum(pseudo + segment + bytes(len(segment) % 2))
-    return 0xFFFF if ends.protocol == UDP and found == 0 else found
 
 
 def flow_hash64(flow: Flow, seed: int) -> int:

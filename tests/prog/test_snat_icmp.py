@@ -13,12 +13,15 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from scapy.layers.inet6 import IPv6ExtHdrFragment
 from tests.prog.frames_xdp import CLIENTS, VIPS
 from tests.prog.harness_snat import NatRig, answer, client_frame, nat_rigged, services, snat_service
+from tests.prog.harness_snat_fragments import PIECE, entry_ends, reversed_ends, whole
 from tests.prog.harness_xdp import key_of
 from tests.prog.network_xdp import FAR, IN, NEAR, NO_ROUTE, OUT
 from tests.prog.oracle_snat import NO_HOP, NatOutcome
 from tests.prog.oracle_xdp import REDIRECT, TX, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, checksum
+from tests.prog.wire_fragments import cut
 
 from towpath.model import Protocol
 
@@ -269,16 +272,59 @@ def test_what_is_about_nothing_we_sent_passes(nat: NatRig, version: int) -> None
     assert_passes(nat, framed(error(ROUTERS[version], source, quote, kind=back)))
 
 
-def test_a_quoted_fragment_has_no_ports(nat: NatRig) -> None:
-    """Behind the first there are other bytes in their place."""
-    talk = conversation(nat, 4, 17)
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_later_fragment_is_quoted_without_ports(nat: NatRig, version: int) -> None:
+    """Behind the first there are other bytes in their place: nobody knows whose it was."""
+    talk = fragmented(nat, version, 17)
     source, _ = entry_of(talk.sent_on)
-    quote = bytearray(talk.sent_on.frame[14:])
-    quote[6:8] = b"\x20\x01"
-    assert_passes(nat, framed(error(ROUTERS[4], source, hop(bytes(quote), 9), kind=(3, 4))))
-    quote[6:8] = b"\x20\x00"  # the first one has them
-    came = framed(error(ROUTERS[4], source, hop(bytes(quote), 9), kind=(3, 4)))
-    assert nat.run(came).retval == XDP_TX
+    quote = talk.sent_on.frame[14:]
+    later = bytearray(quote)
+    at = {4: 7, 6: 43}[version]
+    later[at] |= 8
+    later[:] = hop(bytes(later), 9)
+    assert_passes(nat, framed(error(ROUTERS[version], source, bytes(later), kind=(3, 1))))
+
+
+@pytest.mark.parametrize(("version", "protocol"), BOTH)
+def test_a_quoted_first_fragment(nat: NatRig, version: int, protocol: int) -> None:
+    """Is told with the identification that it came with, to either side."""
+    talk = fragmented(nat, version, protocol)
+    source, backend = entry_of(talk.sent_on)
+    header = HEADER[version] + {4: 0, 6: 8}[version]
+    for kind in ERRORS[version]:
+        for length in (header + 8, header + 16, header + 18, 500):
+            came = error(
+                ROUTERS[version], source, hop(talk.sent_on.frame[14:], 3)[:length], kind=kind
+            )
+            quote = hop(talk.sent[14:], 3)[:length]
+            expected = error(VIPS[version], CLIENTS[version], quote, kind=kind, hops=59)
+            counts = reply_counts(talk.sent_on, len(came))
+            assert_becomes(nat, framed(came), (TX, expected), counts)
+            back = hop(talk.answered_on.frame[14:], 3)[:length]
+            came = error(ROUTERS[version], VIPS[version], back, kind=kind)
+            quote = hop(talk.answered[14:], 3)[:length]
+            expected = error(source, backend, quote, kind=kind, hops=59)
+            counts = forward_counts(talk.sent_on, len(came))
+            assert_becomes(nat, framed(came), (TX, expected), counts)
+
+
+def test_a_quoted_packet_that_only_looks_like_a_fragment(nat: NatRig) -> None:
+    """Has kept its identification (RFC 6946)."""
+    sent = framed(whole(6, size=99, headers=IPv6ExtHdrFragment(id=7)))
+    there = nat.expect(sent, TX)
+    source, _ = entry_of(there)
+    came = error(ROUTERS[6], source, hop(there.frame[14:], 3), kind=(2, 0))
+    expected = error(VIPS[6], CLIENTS[6], hop(sent[14:], 3), kind=(2, 0), hops=59)
+    assert_becomes(nat, framed(came), (TX, expected), reply_counts(there, len(came)))
+
+
+def fragmented(nat: NatRig, version: int, protocol: int) -> Conversation:
+    """The first fragment of a packet each way."""
+    sent = framed(cut(whole(version, protocol), PIECE, 4711)[0])
+    there = nat.expect(sent, TX)
+    ends, _ = entry_ends(there)
+    answered = framed(cut(whole(version, ends=reversed_ends(ends)), PIECE, 4712)[0])
+    return Conversation(sent, there, answered, nat.expect(answered, TX))
 
 
 @pytest.mark.parametrize("version", [4, 6])

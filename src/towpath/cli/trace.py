@@ -52,7 +52,7 @@ VERDICTS = {
     "drop_nat_ports": "dropped: no port of snat.ports is left for a new flow",
     "drop_nat_rate": "dropped: more new flows in a moment than are translated",
     "drop_ttl": "dropped: its TTL or hop limit doesn't allow another hop",
-    "drop_fragment": "dropped: a fragment for a VIP whose packet's first one isn't known",
+    "drop_fragment": "dropped: a fragment whose first one isn't known, or its translation is gone",
     "drop_mtu_quiet": "dropped: larger than the egress MTU, and enough senders have been told",
     "tx_too_big": "answered: larger than the egress MTU, the sender is told what fits",
     "tx_echo": "answered: an echo request to a VIP",
