@@ -27,6 +27,7 @@ from tests.prog.harness_snat import (
     port_of,
     snat_service,
 )
+from tests.prog.harness_snat_flows import listed
 from tests.prog.harness_xdp import service
 from tests.prog.network_xdp import GATEWAY, IN, NEAR, neighbour
 from tests.prog.network_xdp import ip as run_ip
@@ -34,6 +35,7 @@ from tests.prog.oracle_snat import NO_PORT, NatOutcome
 from tests.prog.oracle_xdp import NO_VIP, TX, XDP_DROP, XDP_PASS, XDP_TX, checksum
 
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.nat_flows import Wanted
 from towpath.model import Protocol, Snat
 from towpath.model.kinds import PortRange
 
@@ -41,8 +43,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.prog.harness_snat_flows import Listed
     from tests.prog.network_xdp import Network
     from tests.prog.oracle_xdp import Outcome
+
+    from towpath.model import Address
 
 
 def test_every_address_is_used(net: Network) -> None:
@@ -100,9 +105,7 @@ def test_ports_that_change_hands_while_packets_come(net: Network) -> None:
 
     Each answer that is translated goes to a client that there is, never to a mixture of two.
     """
-    clients = {ip_address("198.51.100.0") + n: 40000 + 7 * n for n in range(256)}
-    run_ip(f"route replace 198.51.100.0/24 via {neighbour(IN, 4, GATEWAY)} dev {IN}")
-    frames = [client_frame(4, 17, source=client, sport=port) for client, port in clients.items()]
+    clients, frames = many_clients()
     with nat_rigged(net, NARROW, limits=replace(NAT_SMALL, nat_flows=1024)) as nat:
         nat.serve(snat_service(4, NEAR[4][0], protocol=Protocol.UDP))
         ports = {run.data[34:36] for run in map(nat.run, frames) if run.retval == XDP_TX}
@@ -114,12 +117,32 @@ def test_ports_that_change_hands_while_packets_come(net: Network) -> None:
     assert len({frame[30:34] for frame in back}) > PORTS
 
 
+def many_clients() -> tuple[dict[Address, int], list[bytes]]:
+    """Clients, each with a port that no other has, and a datagram of each; routes lead to them."""
+    clients = {ip_address("198.51.100.0") + n: 40000 + 7 * n for n in range(256)}
+    run_ip(f"route replace 198.51.100.0/24 via {neighbour(IN, 4, GATEWAY)} dev {IN}")
+    return clients, [
+        client_frame(4, 17, source=client, sport=port) for client, port in clients.items()
+    ]
+
+
 def answers_meanwhile(nat: NatRig, ask: Callable[[], object]) -> list[bytes]:
     """What is translated of answers to every port while a thread asks again and again."""
     replies = [
         bytes(ether() / ip(4, source=NEAR[4][0], vip=SOURCES[4]) / UDP(sport=80, dport=20000 + n))
         for n in range(PORTS)
     ]
+    back: list[bytes] = []
+
+    def answers() -> None:
+        back.extend(run.data for run in map(nat.run, replies) if run.retval == XDP_TX)
+
+    meanwhile(ask, answers)
+    return back
+
+
+def meanwhile(ask: Callable[[], object], look: Callable[[], object]) -> None:
+    """Look while a thread asks again and again."""
     done = threading.Event()
 
     def asking() -> None:
@@ -127,13 +150,34 @@ def answers_meanwhile(nat: NatRig, ask: Callable[[], object]) -> list[bytes]:
             ask()
         done.set()
 
-    back = []
     thread = threading.Thread(target=asking)
     thread.start()
     while not done.is_set():
-        back += [run.data for run in map(nat.run, replies) if run.retval == XDP_TX]
+        look()
     thread.join()
-    return back
+
+
+def test_ports_that_change_hands_while_flows_are_listed(net: Network) -> None:
+    """Every flow that is listed is one that there was, never a mixture of two."""
+    clients, frames = many_clients()
+    with nat_rigged(net, NARROW, limits=replace(NAT_SMALL, nat_flows=1024)) as nat:
+        nat.serve(snat_service(4, NEAR[4][0], protocol=Protocol.UDP))
+        seen: set[Listed] = set()
+
+        def look() -> None:
+            seen.update(listed(nat, nat.balancer.nat_flows.entries(Wanted(expired=True))))
+
+        meanwhile(lambda: [nat.run(each) for each in frames], look)
+    assert {(client, port) for client, port, *_ in seen} <= clients.items()
+    assert len({client for client, *_ in seen}) > PORTS
+
+
+def test_without_an_address_no_flow_is_listed(net: Network) -> None:
+    """And there is no room for any."""
+    with nat_rigged(net, Snat()) as nat:
+        assert nat.balancer.nat_flows.capacity == 0
+        assert not nat.balancer.nat_flows.entries()
+        assert not nat.balancer.nat_flows.counts()
 
 
 # ---- Restarts ------------------------------------------------------------------------------------
