@@ -258,7 +258,9 @@ class Client:
         Args:
             limit: None: as many as there are.
             question: Which: ``service`` (name), ``vip``, ``backend``, ``client`` (address or
-                prefix), ``max_idle`` (seconds). Each may be text.
+                prefix), ``max_idle`` (seconds), ``translated`` (the address, or ADDRESS:PORT,
+                that the backend sees of a translated flow), ``expired`` (True: also translated
+                flows whose time is over). Each may be text.
         """
         start: int | None = 0
         while start is not None and limit != 0:

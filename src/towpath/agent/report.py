@@ -63,6 +63,8 @@ def service_counters(
         active=sum(flows.values()),
         dropped=counted.dropped,
         cpus=tuple(_cpu(cpu, each.services[service.key]) for cpu, each in enumerate(cpus)),
+        replies=counted.replies,
+        reply_bytes=counted.reply_bytes,
     )
 
 
