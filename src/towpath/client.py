@@ -173,9 +173,13 @@ class Client:
         weight: int | None = None,
         *,
         state: BackendState | str | None = None,
+        port: int | None = None,
     ) -> Plan:
-        """Add a backend, or change its weight or its state; None: as it is, or 1 and active."""
-        given = {"weight": weight, "state": None if state is None else str(state)}
+        """Add a backend, or change its weight, state or port.
+
+        None: as it is, or 1, active and the service's port, for which ``port`` 0 stands.
+        """
+        given = {"weight": weight, "state": None if state is None else str(state), "port": port}
         body = {key: value for key, value in given.items() if value is not None}
         return self._plan("PUT", _path("services", name, "backends", str(address)), body)
 

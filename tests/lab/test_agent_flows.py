@@ -34,7 +34,7 @@ NAT6: dict[str, Any] = NAT | {
     "name": "nat6",
     "vip": "2001:db8:4::20",
     "port": 80,
-    "backends": ["2001:db8:1::11"],
+    "backends": [{"address": "2001:db8:1::11", "port": 8080}],
 }
 FLOWS = {"web": 30, "nat": 40, "nat6": 20}
 TRANSLATED = FLOWS["nat"] + FLOWS["nat6"]
@@ -91,6 +91,7 @@ def test_both_kinds_are_listed(agent: Agent) -> None:
         assert 20000 <= made.port <= 29999
         asked = 7000 + each.client_port if version == 4 else 80
         assert (str(made.vip), made.vip_port) == ((NAT, NAT6)[version == 6]["vip"], asked)
+        assert made.backend_port == (asked if version == 4 else 8080)
         assert made.state == "new"
         assert 0 < made.remaining_seconds < 63
     assert len(keys(found)) == sum(FLOWS.values())
@@ -207,7 +208,7 @@ def test_the_command_shows_translations(agent: Agent) -> None:
     (one,) = json.loads(ran.stdout)
     assert one["client_port"] == int(lines[2][1].rpartition(":")[2])
     assert set(one["translation"]) == {
-        *("address", "port", "vip", "vip_port", "state", "remaining_seconds")
+        *("address", "port", "vip", "vip_port", "backend_port", "state", "remaining_seconds")
     }
     ran = agent.command("flows", "--service", "web", "--limit", "1")
     assert "translated" not in ran.stdout
@@ -269,3 +270,50 @@ def test_a_change_of_forwarding_leaves_no_flows_of_before(agent: Agent) -> None:
         assert client.count_flows(service="mail").translated == 7
         assert client.service_counters("mail").active == 7
         client.remove_service("mail")
+
+
+def test_a_backend_gets_a_port_of_its_own(agent: Agent) -> None:
+    """By command and API; what was there before stays where it is, and nonsense is refused."""
+    web: dict[str, Any] = NAT | {"name": "own", "vip": "203.0.113.21", "port": 80}
+    put(agent, web)
+
+    def flow(sport: int) -> int:
+        send(packet("198.51.100.9", web, sport=sport))
+        with Client(agent.socket) as client:
+
+            def found() -> list[int]:
+                listed = client.list_flows(service="own")
+                return [
+                    each.translation.backend_port
+                    for each in listed
+                    if each.translation and each.client_port == sport
+                ]
+
+            wait_until(lambda: bool(found()), seconds=10, what="the flow")
+            return found()[0]
+
+    assert flow(7000) == 80
+    for address in ("192.0.2.11", "192.0.2.12"):
+        ran = agent.command("backend", "set", "own", address, "--port", "8080")
+        assert (ran.returncode, ran.stderr) == (0, "")
+    assert (flow(7001), flow(7000)) == (8080, 80)
+    ran = agent.command("service", "get", "own")
+    rows = [line.split()[:4] for line in ran.stdout.splitlines()]
+    assert ["192.0.2.11", "1", "active", "8080"] in rows
+    with Client(agent.socket) as client:
+        plan = client.set_backend("own", "192.0.2.12", port=8081)
+        assert [str(each) for each in plan.changes[0].backends_redirected] == ["192.0.2.12"]
+        client.set_backend("own", "192.0.2.12", weight=3)
+        assert [each.port for each in client.backends("own")] == [8080, 8081]
+        client.set_backend("own", "192.0.2.12", port=0)
+        assert [each.port for each in client.backends("own")] == [8080, None]
+    ran = agent.command("service", "set", "own", "--forwarding", "dsr")
+    assert ran.returncode == 1
+    assert "forwarding dsr does not change ports" in ran.stderr
+    ran = agent.command("backend", "set", "web", "192.0.2.11", "--port", "8080")
+    assert ran.returncode == 1
+    status, body = agent.request("PUT", "/v1/services/own/backends/192.0.2.11", {"port": 65536})
+    assert (status, body["problems"][0]["field"]) == (422, "port")
+    with Client(agent.socket) as client:
+        assert client.service("own").forwarding == "snat"
+        client.remove_service("own")

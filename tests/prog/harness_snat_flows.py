@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from towpath.datapath.nat_flows import Translations
 
-Listed = tuple["Address", int, "Address", int, "Address", int, "Address"]
-"""Client, VIP and our own end, each with its port; and the backend."""
+Listed = tuple["Address", int, "Address", int, "Address", int, "Address", int]
+"""Client, VIP, our own end and the backend, each with its port."""
 
 
 def listed(nat: NatRig, found: Translations) -> Iterator[Listed]:
@@ -34,4 +34,5 @@ def listed(nat: NatRig, found: Translations) -> Iterator[Listed]:
             nat.balancer.nat_flows.sources[int(found.sources[i])],
             int(found.ports[i]),
             members[handle].backend,
+            int(found.backend_ports[i]),
         )

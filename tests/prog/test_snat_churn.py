@@ -36,7 +36,7 @@ from tests.prog.oracle_xdp import NO_VIP, TX, XDP_DROP, XDP_PASS, XDP_TX, checks
 
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.nat_flows import Wanted
-from towpath.model import Protocol, Snat
+from towpath.model import Backend, Protocol, Snat
 from towpath.model.kinds import PortRange
 
 if TYPE_CHECKING:
@@ -68,11 +68,14 @@ def test_every_address_is_used(net: Network) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_any_sequence(net: Network, version: int) -> None:
+@pytest.mark.parametrize("own", [None, 8080])
+def test_any_sequence(net: Network, version: int, own: int | None) -> None:
     """Clients, backends and time in any order: port, bytes and counters as the oracle says."""
     dice = random.Random(version)  # noqa: S311 - a test that repeats
     with nat_rigged(net, NARROW, limits=replace(NAT_SMALL, nat_flows=1024)) as nat:
-        nat.serve(*(snat_service(version, *NEAR[version][:2], protocol=p) for p in Protocol))
+        first, second = NEAR[version][:2]
+        backends = Backend(first, port=own), Backend(second)
+        nat.serve(*(snat_service(version, *backends, protocol=p) for p in Protocol))
         # More connections than there are ports, so that some are refused whatever the hash is.
         for sport in range(1, 3 * PORTS):
             begun = nat.check(client_frame(version, sport=sport))
@@ -184,12 +187,15 @@ def test_without_an_address_no_flow_is_listed(net: Network) -> None:
 
 
 def test_another_process_goes_on(net: Network, pins: Path) -> None:
-    """With the same addresses and ports every flow keeps its own."""
+    """With the same addresses and ports every flow keeps its own, and backends theirs."""
+    backends = Backend(NEAR[4][0], port=8080), Backend(NEAR[4][1])
     with nat_rigged(net, NARROW, pins=pins) as nat:
-        nat.serve(snat_service(4))
+        nat.serve(snat_service(4, *backends))
         flows = [established(nat, 4, 6, 1000 + n) for n in range(8)]
     with nat_rigged(net, replace(NARROW, tcp_timeout=600), pins=pins) as after:
-        assert [each.forwarding for each in after.balancer.observed()] == ["snat"]
+        (observed,) = after.balancer.observed()
+        assert (observed.forwarding, set(observed.backends)) == ("snat", set(backends))
+        after.told([observed])
         after.world.table = replace(nat.world.table, timeouts=after.world.table.timeouts)
         for number, flow in enumerate(flows):
             again = after.expect(client_frame(sport=1000 + number, flags="A"), TX)
@@ -219,7 +225,8 @@ def test_tables_of_other_sizes_take_flows_along(net: Network, pins: Path, flows:
     others = service(VIPS[6] + 9, *NEAR[6])
     with nat_rigged(net, pins=pins) as nat:
         nat.serve(others)
-        nat.serve(others, snat_service(4), snat_service(6, protocol=Protocol.UDP))
+        own = Backend(NEAR[6][0], port=8080)
+        nat.serve(others, snat_service(4), snat_service(6, own, protocol=Protocol.UDP))
         kept = [
             established(nat, version, protocol, 1000 + n)
             for version, protocol in ((4, 6), (6, 17))

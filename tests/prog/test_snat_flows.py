@@ -29,7 +29,7 @@ from tests.prog.test_snat_table import LIVES
 
 from towpath.datapath.flow_table import Filter
 from towpath.datapath.nat_flows import ALL, STATES, Wanted
-from towpath.model import Protocol, Snat
+from towpath.model import Backend, Protocol, Snat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,11 @@ def nat(wide: NatRig) -> NatRig:
     wide.serve()
     wide.empty()
     wide.serve(
-        *(snat_service(v, *NEAR[v][:3], protocol=p, port=PORT) for v in (4, 6) for p in Protocol)
+        *(
+            snat_service(v, Backend(NEAR[v][0], port=8080), *NEAR[v][1:3], protocol=p, port=PORT)
+            for v in (4, 6)
+            for p in Protocol
+        )
     )
     return wide
 
@@ -78,6 +82,7 @@ def known(nat: NatRig) -> Counter[Listed]:
             e.source,
             e.port,
             e.backend,
+            e.reply.source_port,
         )
         for e in nat.world.table.entries()
     )
@@ -108,7 +113,7 @@ def test_every_translation_is_listed(nat: NatRig) -> None:
     assert counted(nat, found) == known(nat)
     assert (found.places[1:] > found.places[:-1]).all()
     assert {each[4] for each in known(nat)} == {SOURCES[4], SOURCES[4] + 1, SOURCES[6]}
-    backends = Counter(each[-1] for each in known(nat).elements())
+    backends = Counter(each[-2] for each in known(nat).elements())
     members = nat.balancer.members()
     found_by = Counter[object]()
     for handle, flows in nat.balancer.nat_flows.counts().items():
@@ -153,7 +158,7 @@ def test_by_client_backend_and_idle_time(nat: NatRig) -> None:
             assert found == mine
     handle = next(h for h, m in nat.balancer.members().items() if m.backend == NEAR[4][0])
     some = counted(nat, table.entries(Wanted(Filter({handle}))))
-    assert {each[-1] for each in some} == {NEAR[4][0]}
+    assert {each[-2] for each in some} == {NEAR[4][0]}
     assert not table.entries(Wanted(Filter(())))
     nat.later(20)
     nat.expect(client_frame(sport=1000), TX)
@@ -226,7 +231,7 @@ def test_flows_of_a_removed_backend_are_left_out(nat: NatRig) -> None:
     nat.serve(snat_service(4, first, second))
     for number in range(SEVERAL):
         nat.expect(client_frame(sport=1000 + number), TX)
-    stays = {each: 1 for each in known(nat) if each[-1] == second}
+    stays = {each: 1 for each in known(nat) if each[-2] == second}
     for backends in ([second], [second, third]):
         nat.serve(snat_service(4, *backends))
         assert counted(nat, nat.balancer.nat_flows.entries()) == stays

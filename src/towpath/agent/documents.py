@@ -52,6 +52,8 @@ class ServiceChange:
     """Those whose state changes."""
     backends_leaving: tuple[Address, ...] = ()
     """Those of the removed that stay, draining, until their flows have ended."""
+    backends_redirected: tuple[Address, ...] = ()
+    """Those whose port changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,8 @@ class Translation:
     vip: Address
     """What the client has sent to."""
     vip_port: int
+    backend_port: int
+    """Where it goes at the backend."""
     state: str
     """new: not yet confirmed by both sides. established. closing: reset, or ended by both sides.
     expired: its time is over, and no other flow has taken its port yet."""
@@ -272,6 +276,8 @@ class Trace:
     outer_source: Address | None = None
     source_port: int | None = None
     """What its source port becomes, for a flow that is translated already."""
+    destination_port: int | None = None
+    """What its destination port becomes, for a packet that is translated."""
     fib_result: str | None = None
     """What the kernel's routing said."""
     egress: str | None = None

@@ -214,6 +214,7 @@ def _translated(
         entries.client_ports.tolist(),
         entries.vips,
         entries.vip_ports.tolist(),
+        entries.backend_ports.tolist(),
         entries.sources.tolist(),
         entries.ports.tolist(),
         entries.states.tolist(),
@@ -222,7 +223,8 @@ def _translated(
         entries.remaining_seconds.round(3).tolist(),
         strict=True,
     )
-    for handle, client, client_port, vip, vip_port, source, port, state, over, idle, left in rows:
+    for handle, client, client_port, vip, vip_port, backend_port, *rest in rows:
+        source, port, state, over, idle, left = rest
         end = ends[handle]
         yield {
             "service": end.service,
@@ -235,6 +237,7 @@ def _translated(
                 "port": port,
                 "vip": end.text(vip.tobytes()),
                 "vip_port": vip_port,
+                "backend_port": backend_port,
                 "state": "expired" if over else STATES[state],
                 "remaining_seconds": left,
             },

@@ -81,6 +81,7 @@ class Translations:
     client_ports: Array
     vips: Array
     vip_ports: Array
+    backend_ports: Array
     sources: Array
     ports: Array
     states: Array
@@ -258,6 +259,7 @@ class NatFlows:
             rows["client_port"].astype(np.uint16),
             _octets(rows["vip"]),
             rows["vip_port"].astype(np.uint16),
+            rows["backend_port"].astype(np.uint16),
             rows["source"],
             rows["port"].astype(np.uint16),
             states,
