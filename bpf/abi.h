@@ -181,10 +181,11 @@ struct backend {
 	struct address addr; /* outer destination */
 	__u32 handle;	     /* 0 = index not in use */
 	__u32 service;	     /* the service it belongs to */
-	__u32 weight;	     /* for whoever reads the state back */
-	__u16 generation;    /* the last one that the index had */
-	__u8 family;	     /* of addr, enum family */
-	__u8 state;	     /* enum backend_state */
+	__u16 weight;	     /* for whoever reads the state back */
+	__be16 port;	  /* new translated flows go to; 0 = the one that the client has sent to */
+	__u16 generation; /* the last one that the index had */
+	__u8 family;	  /* of addr, enum family */
+	__u8 state;	  /* enum backend_state */
 };
 
 /*
@@ -389,13 +390,14 @@ struct nat_flow {
 	struct address client;
 	struct address vip;
 	__be16 client_port;
-	__be16 vip_port; /* the backend's too */
-	__be16 port;	 /* translated source port */
+	__be16 vip_port;
+	__be16 port; /* translated source port */
 	__u8 protocol;
 	__u8 source; /* translated source address, by its number */
 	__u32 handle;
 	__u32 version;
-	__u64 _reserved;
+	__be16 backend_port;
+	__u16 _reserved[3];
 };
 
 enum nat_marks {
@@ -596,8 +598,9 @@ struct trace {
 	struct next_hop hop;
 	struct address outer_saddr;
 	struct address outer_daddr;
-	__be16 source_port; /* translated; 0: none yet */
-	__u16 _reserved[3];
+	__be16 source_port;	 /* translated; 0: none yet */
+	__be16 destination_port; /* of a translated packet */
+	__u16 _reserved[2];
 };
 
 /*

@@ -163,6 +163,7 @@ static __always_inline bool nat_look(const struct work *w, struct nat *n, struct
 		if (!ref || !nat_is_flow(e, &w->pkt.flow, n))
 			continue;
 		n->handle = e->handle;
+		n->backend_port = e->backend_port;
 		barrier();
 		if (*(volatile __u64 *)&e->ref != ref)
 			continue;
@@ -306,6 +307,7 @@ static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e,
 	e->client_port = flow->sport;
 	e->vip_port = flow->dport;
 	e->port = n->port;
+	e->backend_port = n->backend_port;
 	e->protocol = flow->protocol;
 	e->source = n->source;
 	e->handle = n->handle;
@@ -342,6 +344,7 @@ __noinline int nat_place(__u32 row, __u32 pressed)
 
 		if (e->ref && nat_is_flow(e, &w->pkt.flow, n)) {
 			n->handle = e->handle;
+			n->backend_port = e->backend_port;
 			n->way = way;
 			result = NAT_FOUND;
 			break;
@@ -384,7 +387,7 @@ __noinline int nat_extend(__u32 row)
 	return 0;
 }
 
-/* Makes candidate `i` the one, towards the backend in n->handle. False: it isn't there. */
+/* Makes candidate `i` the one, towards n->handle and its port. False: it isn't there. */
 static __always_inline bool nat_propose(struct work *w, struct nat *n, __u32 i)
 {
 	__u32 index = n->handle & ((1 << HANDLE_INDEX_BITS) - 1);
@@ -395,7 +398,7 @@ static __always_inline bool nat_propose(struct work *w, struct nat *n, __u32 i)
 		return false;
 	n->tries = i;
 	nat_candidate(w, n, i ? nat_next(w, n) : n->first);
-	reply = nat_reply_hash(n->key, &backend->addr, w->pkt.flow.dport, w->pkt.flow.family);
+	reply = nat_reply_hash(n->key, &backend->addr, n->backend_port, w->pkt.flow.family);
 	n->reply = reply;
 	n->reply_tag = nat_tag(reply);
 	return true;
@@ -426,7 +429,7 @@ __noinline int nat_attempt(__u32 row, __u32 i, __u32 pressed)
 
 /*
  * Gives the flow, which nat_find() doesn't find, an address and a port towards the
- * backend in n->handle: NAT_MADE, NAT_FOUND with another CPU's answer, or something else if
+ * backend in n->handle and its port: NAT_MADE, NAT_FOUND with another CPU's answer, or something else if
  * there is none.
  */
 __noinline int nat_make(__u32 row, __u32 pressed)
@@ -450,7 +453,7 @@ static __always_inline bool nat_has_place(int result)
 /* Whether what was copied from an entry fits the packet, whose source must be its backend. */
 static __always_inline bool nat_is_reply(const struct nat_flow *e, const struct flow_key *flow)
 {
-	return e->vip_port == flow->sport && e->port == flow->dport &&
+	return e->backend_port == flow->sport && e->port == flow->dport &&
 	       e->protocol == flow->protocol;
 }
 
@@ -493,7 +496,7 @@ __noinline int nat_find_reply(__u32 row)
 		source = &nat_addresses[e->source % (2 * NAT_SOURCES)];
 		n->saddr = e->vip;
 		n->daddr = e->client;
-		n->sport = flow->sport;
+		n->sport = e->vip_port;
 		n->dport = e->client_port;
 		n->handle = e->handle;
 		if (e->source / NAT_SOURCES != (flow->family == FAMILY_V6) ||

@@ -79,7 +79,8 @@ struct nat {
 	__u16 now;
 	__u8 forward_tag;
 	__u8 reply_tag;
-	__u8 flags; /* TCP */
+	__u8 flags;	     /* TCP */
+	__be16 backend_port; /* of the flow, whatever its backend's is by now */
 	struct next_hop hop;
 };
 

@@ -193,6 +193,7 @@ static __always_inline bool nat_keeps_together(const struct work *w, __u32 handl
 static __noinline int nat_admit(struct work *w, struct nat *n, const struct backend *backend)
 {
 	n->handle = backend->handle;
+	n->backend_port = backend->port ?: w->pkt.flow.dport;
 	if (w->traced) {
 		nat_candidate(w, n, n->first);
 		return PARSE_OK;
@@ -227,8 +228,9 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
 	n->saddr = *(const struct address *)source;
 	n->daddr = backend->addr;
 	n->sport = n->port;
-	n->dport = w->pkt.flow.dport;
+	n->dport = n->backend_port;
 	TRACE_FLAG(w, TRACE_SNAT);
+	TRACE(w, destination_port, n->dport);
 	TRACE(w, outer_saddr, n->saddr);
 	if (n->way < NAT_WAYS)
 		TRACE(w, source_port, n->port);

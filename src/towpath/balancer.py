@@ -186,13 +186,19 @@ class LoadBalancer:
         weight: int | None = None,
         *,
         state: BackendState | str | None = None,
+        port: int | None = None,
     ) -> Plan:
-        """Add a backend, or change its weight or its state; None: as it is, or 1 and active."""
+        """Add a backend, or change its weight, state or port.
+
+        None: as it is, or 1, active and the service's port, for which ``port`` 0 stands.
+        """
         changed: dict[str, object] = {"address": address}
         if (known := self._known(name, address)) is not None:
-            changed |= {"weight": known.weight, "state": known.state}
+            changed |= {"weight": known.weight, "state": known.state, "port": known.port}
         given = {"weight": weight, "state": state}
         changed |= {key: value for key, value in given.items() if value is not None}
+        if port is not None:
+            changed["port"] = port or None
         return self._give(name, [*self._others(name, address), changed])
 
     def remove_backend(self, name: str, address: Address | str) -> Plan:

@@ -173,9 +173,13 @@ class Client:
         weight: int | None = None,
         *,
         state: BackendState | str | None = None,
+        port: int | None = None,
     ) -> Plan:
-        """Add a backend, or change its weight or its state; None: as it is, or 1 and active."""
-        given = {"weight": weight, "state": None if state is None else str(state)}
+        """Add a backend, or change its weight, state or port.
+
+        None: as it is, or 1, active and the service's port, for which ``port`` 0 stands.
+        """
+        given = {"weight": weight, "state": None if state is None else str(state), "port": port}
         body = {key: value for key, value in given.items() if value is not None}
         return self._plan("PUT", _path("services", name, "backends", str(address)), body)
 
@@ -258,7 +262,9 @@ class Client:
         Args:
             limit: None: as many as there are.
             question: Which: ``service`` (name), ``vip``, ``backend``, ``client`` (address or
-                prefix), ``max_idle`` (seconds). Each may be text.
+                prefix), ``max_idle`` (seconds), ``translated`` (the address, or ADDRESS:PORT,
+                that the backend sees of a translated flow), ``expired`` (True: also translated
+                flows whose time is over). Each may be text.
         """
         start: int | None = 0
         while start is not None and limit != 0:

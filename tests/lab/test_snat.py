@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from ipaddress import ip_address
 from socketserver import BaseRequestHandler, StreamRequestHandler, ThreadingTCPServer, UDPServer
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from towpath.model import Address
 
-PORT, CLOSED = 7000, 7001
+PORT, CLOSED, OTHER = 7000, 7001, 80
 TIMEOUT = 10.0
 VIPS: dict[int, Address] = {4: VIP4, 6: VIP6}
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -62,8 +62,12 @@ class _Talk(StreamRequestHandler):
 
     server: _TcpServer
 
+    def _lines(self) -> Iterator[bytes]:
+        with suppress(ConnectionResetError):  # as health checks end
+            yield from self.rfile
+
     def handle(self) -> None:
-        for line in self.rfile:
+        for line in self._lines():
             said = {"name": self.server.name, "peer": plain(self.client_address[0])}
             self.wfile.write(json.dumps(said).encode() + b"\n" + b"x" * int(line))
 
@@ -171,9 +175,9 @@ def forget_paths(lab: Lab) -> None:
 class Talk:
     """A client's connection to the VIP."""
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, port: int = PORT) -> None:
         with in_netns(CLIENT):
-            self._socket = socket.create_connection((str(VIPS[version]), PORT), timeout=TIMEOUT)
+            self._socket = socket.create_connection((str(VIPS[version]), port), timeout=TIMEOUT)
         self._file = self._socket.makefile("rwb")
         self.said = self.ask(0)
 
@@ -420,3 +424,54 @@ def test_the_agent_is_killed_and_comes_back(lab: Lab, tmp_path: Path) -> None:
         ) as last,
     ):
         last.detach()
+
+
+def test_backends_at_a_port_of_their_own(lab: Lab, tmp_path: Path) -> None:
+    """Clients reach them at the VIP's, and checks at theirs; who doesn't listen is found down."""
+    agents = Agents(lab, tmp_path)
+    config = yaml.safe_load(agents.file.read_text())
+    listening, silent, *_ = (str(each.node4[0].ip) for each in lab.topology.backend_links)
+    config["services"] = [
+        {
+            "name": "own",
+            "vip": str(VIP4),
+            "port": OTHER,
+            "forwarding": "snat",
+            "table_size": 251,
+            "health": {"type": "tcp", "interval": 0.1, "fall": 1, "rise": 1},
+            "backends": [
+                {"address": listening, "port": PORT},
+                {"address": silent, "port": CLOSED},
+            ],
+        }
+    ]
+    agents.file.write_text(yaml.safe_dump(config))
+    agents.start()
+    try:
+        with Client(agents.socket) as client:
+
+            def states() -> dict[str, tuple[str, str]]:
+                found = {each.backend: str(each.state) for each in client.checks("own")}
+                in_force = {each.address: each.state for each in client.backend_status("own")}
+                return {str(a): (found[a], str(in_force[a])) for a in found}
+
+            wait_until(
+                lambda: states() == {listening: ("up", "active"), silent: ("down", "quarantined")},
+                seconds=20,
+                what="the checks to tell them apart",
+            )
+            for _ in range(REQUESTS // 4):
+                with closing(Talk(4, OTHER)) as talk:
+                    assert talk.ask(3000)["name"] == "be1"
+            ends = {each.translation for each in client.list_flows(service="own")}
+            assert {each.backend_port for each in ends if each} == {PORT}
+            assert {each.vip_port for each in ends if each} == {OTHER}
+    finally:
+        agents.kill()
+        with (
+            in_netns(BALANCER),
+            LoadBalancer(
+                DEVICE, limits=Limits(**LIMITS), snat=snat(lab), pins=lab.bpffs / "snat"
+            ) as last,
+        ):
+            last.detach()

@@ -32,7 +32,7 @@ from tests.prog.told_xdp import tellable
 from towpath.datapath import snat as datapath_snat
 from towpath.datapath.balancer import Balancer
 from towpath.model import Backend, Device, Limits, Protocol, Service, Snat
-from towpath.model.kinds import PortRange
+from towpath.model.kinds import Address, PortRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tests.prog.network_xdp import Network
     from tests.prog.oracle_xdp import Outcome
-    from tests.prog.oracle_xdp_parse import Address, Flow
+    from tests.prog.oracle_xdp_parse import Flow
 
 SOURCE4, SOURCE6 = IPv4Address("192.0.2.200"), IPv6Address("2001:db8:2::200")
 SOURCES: dict[int, Address] = {4: SOURCE4, 6: SOURCE6}
@@ -89,6 +89,12 @@ class NatRig(Rig):
         super().told(services)
         if isinstance(self.world, NatWorld):
             self.world.translated = {key_of(s) for s in services if s.forwarding == "snat"}
+            self.world.table.own_ports = {
+                (s.vip, s.port, s.protocol.number, backend.address): backend.port
+                for s in services
+                for backend in s.backends
+                if backend.port and isinstance(s.port, int) and isinstance(s.vip, Address)
+            }
 
     def counters(self) -> Any:
         """Every counter; those of replies come last."""

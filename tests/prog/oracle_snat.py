@@ -64,12 +64,15 @@ class Entry:
     seen: int
     client: int = 0
     answers: int = 0
+    own_port: int = 0
+    """The backend's, 0 for that of the VIP."""
 
     @property
     def reply(self) -> Flow:
         """The backend's packets."""
         flow = self.flow
-        return Flow(self.backend, self.source, flow.destination_port, self.port, flow.protocol)
+        own = self.own_port or flow.destination_port
+        return Flow(self.backend, self.source, own, self.port, flow.protocol)
 
     @property
     def closing(self) -> bool:
@@ -97,6 +100,8 @@ class NatTable:
     now: int = 0
     ways: dict[int, list[Entry | None]] = field(default_factory=dict)
     reach: dict[int, int] = field(default_factory=dict)
+    own_ports: dict[tuple[Address, int, int, Address], int] = field(default_factory=dict)
+    """Ports of backends by VIP, its port, protocol and backend, where they are others."""
 
     def at(self, number: int) -> list[Entry | None]:
         """A set."""
@@ -169,6 +174,8 @@ class NatTable:
                 if i:
                     self.reach[home] = max(self.reach.get(home, 0), i)
                 entry = Entry(flow, source, port, backend, self.now, marks(flags))
+                asked = flow.destination, flow.destination_port, flow.protocol, backend
+                entry.own_port = self.own_ports.get(asked, 0)
                 ways = self.at(number)
                 way = self._way(ways, entry.reply, pressed=pressed)
                 if way is not None:
@@ -352,7 +359,8 @@ class NatWorld(World):
         entry = found.entry
         assert entry is not None
         flow = packet.flow
-        ends = Flow(entry.source, entry.backend, entry.port, flow.destination_port, flow.protocol)
+        own = entry.reply.source_port
+        ends = Flow(entry.source, entry.backend, entry.port, own, flow.protocol)
         found = ending(found, found.verdict, commit=commit)
         return self._send_translated(found, ifindex, packet, ends, self.ways[entry.backend])
 

@@ -7,6 +7,7 @@ Nothing here depends on which kernel it is.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -18,9 +19,12 @@ from click.testing import CliRunner
 
 from towpath.cli.main import cli
 from towpath.datapath.balancer import Balancer
+from towpath.datapath.recorder import Recorder
 from towpath.doctor import Capability, devices, doctor, judge
 from towpath.doctor.probes import PROBES, ask
 from towpath.doctor.rules import rules
+from towpath.kernel import pcap
+from towpath.kernel.errors import KernelError
 from towpath.kernel.links import attach_tc_ingress, attach_xdp, xdp_program_id
 from towpath.kernel.messages import ROUTE, Netlink
 from towpath.kernel.netlink import addresses, device_index, mtu
@@ -131,6 +135,7 @@ def test_each_probe_of_the_kernel_answers() -> None:
         ("ring buffer", "BPF_MAP_TYPE_RINGBUF"),
         ("programs at connect()", "BPF_CGROUP_INET4_CONNECT"),
         ("bpf_redirect_neigh", "BPF_FUNC_redirect_neigh"),
+        ("copies of frames", "BPF_FUNC_xdp_load_bytes"),
     ],
 )
 def test_what_is_found_is_what_the_kernel_is_made_of(capability: str, name: str) -> None:
@@ -171,6 +176,49 @@ def test_programs_are_described() -> None:
     assert "towpath_handoff" in found
     assert "bytes jited" in found
     assert "towpath_decap" in diagnosed()["decapsulation program"].found
+    assert "towpath_recorder" in diagnosed()["recorder program"].found
+
+
+def test_source_nat_is_verified_apart() -> None:
+    """The load balancer's program doesn't have it unless there is something to translate to."""
+    plain, translating = (
+        int(re.findall(r"towpath_lb .*?(\d+) bytes jited", diagnosed()[name].found)[0])
+        for name in ("load balancer program", "source NAT program")
+    )
+    assert plain + 5000 < translating
+
+
+def test_a_recorder_that_is_refused_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the kernel's words."""
+
+    def refuse(*_: object) -> None:
+        raise KernelError("load recorder.bpf.o", 7)
+
+    monkeypatch.setattr(Recorder, "tried", refuse)
+    for key in ("recorder_program", "recorder_program_of_source_nat"):
+        answer = ask(key)
+        assert answer.works is False
+        assert answer.found.startswith("load recorder.bpf.o: ")
+
+
+def test_expressions_need_libpcap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the package that has it."""
+    assert "libpcap version" in ask("libpcap").found
+    monkeypatch.setattr(pcap, "_SONAMES", ("libabsent.so.0",))
+    pcap.library.cache_clear()
+    try:
+        answer = ask("libpcap")
+        assert answer.works is False
+        assert "install the package libpcap0.8" in answer.found
+    finally:
+        pcap.library.cache_clear()
+
+
+def test_rules_by_mark_are_there_if_iproute2_can_add_one(pair: tuple[str, str]) -> None:
+    """In this namespace, which goes with the test."""
+    del pair
+    added = [ip("ip", f"-{v}", "rule", "add", "fwmark", "7", "table", "7") for v in (4, 6)]
+    assert all(each.returncode == 0 for each in added) == has("policy routing")
 
 
 def test_pins_have_a_place_where_a_bpf_file_system_is_or_would_be_mounted() -> None:

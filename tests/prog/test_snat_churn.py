@@ -27,6 +27,7 @@ from tests.prog.harness_snat import (
     port_of,
     snat_service,
 )
+from tests.prog.harness_snat_flows import listed
 from tests.prog.harness_xdp import service
 from tests.prog.network_xdp import GATEWAY, IN, NEAR, neighbour
 from tests.prog.network_xdp import ip as run_ip
@@ -34,15 +35,19 @@ from tests.prog.oracle_snat import NO_PORT, NatOutcome
 from tests.prog.oracle_xdp import NO_VIP, TX, XDP_DROP, XDP_PASS, XDP_TX, checksum
 
 from towpath.datapath.errors import DatapathError
-from towpath.model import Protocol, Snat
+from towpath.datapath.nat_flows import Wanted
+from towpath.model import Backend, Protocol, Snat
 from towpath.model.kinds import PortRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.prog.harness_snat_flows import Listed
     from tests.prog.network_xdp import Network
     from tests.prog.oracle_xdp import Outcome
+
+    from towpath.model import Address
 
 
 @pytest.mark.host
@@ -65,11 +70,14 @@ def test_every_address_is_used(net: Network) -> None:
 
 @pytest.mark.host
 @pytest.mark.parametrize("version", [4, 6])
-def test_any_sequence(net: Network, version: int) -> None:
+@pytest.mark.parametrize("own", [None, 8080])
+def test_any_sequence(net: Network, version: int, own: int | None) -> None:
     """Clients, backends and time in any order: port, bytes and counters as the oracle says."""
     dice = random.Random(version)  # noqa: S311 - a test that repeats
     with nat_rigged(net, NARROW, limits=replace(NAT_SMALL, nat_flows=1024)) as nat:
-        nat.serve(*(snat_service(version, *NEAR[version][:2], protocol=p) for p in Protocol))
+        first, second = NEAR[version][:2]
+        backends = Backend(first, port=own), Backend(second)
+        nat.serve(*(snat_service(version, *backends, protocol=p) for p in Protocol))
         # More connections than there are ports, so that some are refused whatever the hash is.
         for sport in range(1, 3 * PORTS):
             begun = nat.check(client_frame(version, sport=sport))
@@ -102,9 +110,7 @@ def test_ports_that_change_hands_while_packets_come(net: Network) -> None:
 
     Each answer that is translated goes to a client that there is, never to a mixture of two.
     """
-    clients = {ip_address("198.51.100.0") + n: 40000 + 7 * n for n in range(256)}
-    run_ip(f"route replace 198.51.100.0/24 via {neighbour(IN, 4, GATEWAY)} dev {IN}")
-    frames = [client_frame(4, 17, source=client, sport=port) for client, port in clients.items()]
+    clients, frames = many_clients()
     with nat_rigged(net, NARROW, limits=replace(NAT_SMALL, nat_flows=1024)) as nat:
         nat.serve(snat_service(4, NEAR[4][0], protocol=Protocol.UDP))
         ports = {run.data[34:36] for run in map(nat.run, frames) if run.retval == XDP_TX}
@@ -116,12 +122,32 @@ def test_ports_that_change_hands_while_packets_come(net: Network) -> None:
     assert len({frame[30:34] for frame in back}) > PORTS
 
 
+def many_clients() -> tuple[dict[Address, int], list[bytes]]:
+    """Clients, each with a port that no other has, and a datagram of each; routes lead to them."""
+    clients = {ip_address("198.51.100.0") + n: 40000 + 7 * n for n in range(256)}
+    run_ip(f"route replace 198.51.100.0/24 via {neighbour(IN, 4, GATEWAY)} dev {IN}")
+    return clients, [
+        client_frame(4, 17, source=client, sport=port) for client, port in clients.items()
+    ]
+
+
 def answers_meanwhile(nat: NatRig, ask: Callable[[], object]) -> list[bytes]:
     """What is translated of answers to every port while a thread asks again and again."""
     replies = [
         bytes(ether() / ip(4, source=NEAR[4][0], vip=SOURCES[4]) / UDP(sport=80, dport=20000 + n))
         for n in range(PORTS)
     ]
+    back: list[bytes] = []
+
+    def answers() -> None:
+        back.extend(run.data for run in map(nat.run, replies) if run.retval == XDP_TX)
+
+    meanwhile(ask, answers)
+    return back
+
+
+def meanwhile(ask: Callable[[], object], look: Callable[[], object]) -> None:
+    """Look while a thread asks again and again."""
     done = threading.Event()
 
     def asking() -> None:
@@ -129,25 +155,49 @@ def answers_meanwhile(nat: NatRig, ask: Callable[[], object]) -> list[bytes]:
             ask()
         done.set()
 
-    back = []
     thread = threading.Thread(target=asking)
     thread.start()
     while not done.is_set():
-        back += [run.data for run in map(nat.run, replies) if run.retval == XDP_TX]
+        look()
     thread.join()
-    return back
+
+
+def test_ports_that_change_hands_while_flows_are_listed(net: Network) -> None:
+    """Every flow that is listed is one that there was, never a mixture of two."""
+    clients, frames = many_clients()
+    with nat_rigged(net, NARROW, limits=replace(NAT_SMALL, nat_flows=1024)) as nat:
+        nat.serve(snat_service(4, NEAR[4][0], protocol=Protocol.UDP))
+        seen: set[Listed] = set()
+
+        def look() -> None:
+            seen.update(listed(nat, nat.balancer.nat_flows.entries(Wanted(expired=True))))
+
+        meanwhile(lambda: [nat.run(each) for each in frames], look)
+    assert {(client, port) for client, port, *_ in seen} <= clients.items()
+    assert len({client for client, *_ in seen}) > PORTS
+
+
+def test_without_an_address_no_flow_is_listed(net: Network) -> None:
+    """And there is no room for any."""
+    with nat_rigged(net, Snat()) as nat:
+        assert nat.balancer.nat_flows.capacity == 0
+        assert not nat.balancer.nat_flows.entries()
+        assert not nat.balancer.nat_flows.counts()
 
 
 # ---- Restarts ------------------------------------------------------------------------------------
 
 
 def test_another_process_goes_on(net: Network, pins: Path) -> None:
-    """With the same addresses and ports every flow keeps its own."""
+    """With the same addresses and ports every flow keeps its own, and backends theirs."""
+    backends = Backend(NEAR[4][0], port=8080), Backend(NEAR[4][1])
     with nat_rigged(net, NARROW, pins=pins) as nat:
-        nat.serve(snat_service(4))
+        nat.serve(snat_service(4, *backends))
         flows = [established(nat, 4, 6, 1000 + n) for n in range(8)]
     with nat_rigged(net, replace(NARROW, tcp_timeout=600), pins=pins) as after:
-        assert [each.forwarding for each in after.balancer.observed()] == ["snat"]
+        (observed,) = after.balancer.observed()
+        assert (observed.forwarding, set(observed.backends)) == ("snat", set(backends))
+        after.told([observed])
         after.world.table = replace(nat.world.table, timeouts=after.world.table.timeouts)
         for number, flow in enumerate(flows):
             again = after.expect(client_frame(sport=1000 + number, flags="A"), TX)
@@ -177,7 +227,8 @@ def test_tables_of_other_sizes_take_flows_along(net: Network, pins: Path, flows:
     others = service(VIPS[6] + 9, *NEAR[6])
     with nat_rigged(net, pins=pins) as nat:
         nat.serve(others)
-        nat.serve(others, snat_service(4), snat_service(6, protocol=Protocol.UDP))
+        own = Backend(NEAR[6][0], port=8080)
+        nat.serve(others, snat_service(4), snat_service(6, own, protocol=Protocol.UDP))
         kept = [
             established(nat, version, protocol, 1000 + n)
             for version, protocol in ((4, 6), (6, 17))

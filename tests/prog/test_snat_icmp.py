@@ -23,7 +23,7 @@ from tests.prog.oracle_snat import NO_HOP, NatOutcome
 from tests.prog.oracle_xdp import REDIRECT, TX, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, checksum
 from tests.prog.wire_fragments import cut
 
-from towpath.model import Protocol
+from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,19 @@ def nothing_known(nat: NatRig) -> None:
     nat.serve()
     nat.empty()
     nat.serve(*services())
+
+
+def own_ports(nat: NatRig, first: int) -> None:
+    """Have every backend listen elsewhere than at the VIP's port."""
+    nat.serve(
+        *(
+            snat_service(
+                v, *(Backend(a, port=first + n) for n, a in enumerate(NEAR[v])), protocol=p
+            )
+            for v in (4, 6)
+            for p in Protocol
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -158,9 +171,12 @@ def entry_of(outcome: Outcome) -> tuple[Address, Address]:
 # ---- Errors that are translated --------------------------------------------------------------
 
 
+@pytest.mark.parametrize("own", [0, 8080])
 @pytest.mark.parametrize(("version", "protocol"), BOTH)
-def test_a_router_towards_the_backend(nat: NatRig, version: int, protocol: int) -> None:
+def test_a_router_towards_the_backend(nat: NatRig, version: int, protocol: int, own: int) -> None:
     """Every error, quoting as little as the RFCs allow or all: the client gets it from the VIP."""
+    if own:
+        own_ports(nat, own)
     talk = conversation(nat, version, protocol)
     source, backend = entry_of(talk.sent_on)
     whole = len(talk.sent) - 14
@@ -180,9 +196,12 @@ def test_a_router_towards_the_backend(nat: NatRig, version: int, protocol: int) 
                 assert_becomes(nat, framed(came), (TX, expected), counts)
 
 
+@pytest.mark.parametrize("own", [0, 8080])
 @pytest.mark.parametrize(("version", "protocol"), BOTH)
-def test_a_router_towards_the_client(nat: NatRig, version: int, protocol: int) -> None:
+def test_a_router_towards_the_client(nat: NatRig, version: int, protocol: int, own: int) -> None:
     """What it says of an answer is told to the backend, by our own address."""
+    if own:
+        own_ports(nat, own)
     talk = conversation(nat, version, protocol)
     source, backend = entry_of(talk.sent_on)
     whole = len(talk.answered) - 14

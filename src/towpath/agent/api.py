@@ -38,6 +38,7 @@ from towpath.model.service import MOST_WEIGHT
 Checked = Annotated[Service, PlainValidator(parse_service, json_schema_input_type=Service)]
 BackendAddress = Annotated[Address, UnicastAddress()]
 Weight = Annotated[Annotated[int, Integer(0, MOST_WEIGHT)] | None, Body(embed=True)]
+Port = Annotated[Annotated[int, Integer(0, 65535)] | None, Body(embed=True)]
 State = Annotated[Annotated[BackendState, Word(of=BackendState)] | None, Body(embed=True)]
 Force = Annotated[
     bool, Query(description="Backends that are removed don't keep the flows they have")
@@ -189,11 +190,20 @@ def backends(host: Host) -> APIRouter:
 
     @router.put("/{address}", response_model=documents.Plan)
     async def set_backend(
-        name: str, address: BackendAddress, weight: Weight = None, state: State = None
+        name: str,
+        address: BackendAddress,
+        weight: Weight = None,
+        state: State = None,
+        port: Port = None,
     ) -> Response:
-        """Add a backend, or change its weight or state; what isn't given stays as it is."""
+        """Add a backend, or change its weight, state or port; what isn't given stays as it is.
+
+        Port 0: the service's.
+        """
         given = {"weight": weight, "state": state}
         changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        if port is not None:
+            changes["port"] = port or None
 
         def change(service: Service) -> Service:
             if address not in {each.address for each in service.backends}:

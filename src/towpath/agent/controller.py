@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from towpath.datapath.census import Census
     from towpath.datapath.counters import Counters
     from towpath.datapath.flow_table import FlowTable
+    from towpath.datapath.nat_flows import NatFlows
     from towpath.datapath.trace import Trace
     from towpath.model import Address, FlowTuple
 
@@ -87,6 +88,11 @@ class Datapath(Protocol):
     @property
     def flow_table(self) -> FlowTable:
         """The flows that are remembered, which any thread may ask."""
+        ...
+
+    @property
+    def nat_flows(self) -> NatFlows:
+        """The flows that are translated, which any thread may ask."""
         ...
 
     def verdicts(self) -> dict[str, int]:

@@ -52,6 +52,8 @@ class ServiceChange:
     """Those whose state changes."""
     backends_leaving: tuple[Address, ...] = ()
     """Those of the removed that stay, draining, until their flows have ended."""
+    backends_redirected: tuple[Address, ...] = ()
+    """Those whose port changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class BackendStatus:
     state: Annotated[BackendState, Word(of=BackendState)]
     """As it is in force: what was found counts, too. draining if it is leaving."""
     flows: int
-    """That the flow table knows and that have not been idle for long."""
+    """That are remembered and have not been idle for long."""
     leaving: bool = False
     """It was removed, and goes when it has no flows."""
     since: str | None = None
@@ -117,7 +119,7 @@ class BackendCounters:
     flows: int = 0
     """Packets that no entry of the flow table matched: new flows, mostly."""
     active: int | None = None
-    """Flows that the flow table has, seen in the last five minutes. Not known of one CPU."""
+    """Flows that are remembered and were seen in the last five minutes. Not known of one CPU."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Packets that could not be sent on, by verdict; those that there were any of."""
 
@@ -147,7 +149,7 @@ class ServiceCounters:
     drops: int
     backends: tuple[BackendCounters, ...] = ()
     active: int | None = None
-    """Flows that the flow table has, seen in the last five minutes."""
+    """Flows that are remembered and were seen in the last five minutes."""
     dropped: dict[str, int] = field(default_factory=dict)
     """The drops by verdict; those that there were any of."""
     cpus: tuple[CpuCounters, ...] = ()
@@ -177,8 +179,29 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Translation:
+    """What a flow of a service with forwarding snat is translated to."""
+
+    address: Address
+    """Ours, which the backend sees as its client's."""
+    port: int
+    """The source port there."""
+    vip: Address
+    """What the client has sent to."""
+    vip_port: int
+    backend_port: int
+    """Where it goes at the backend."""
+    state: str
+    """new: not yet confirmed by both sides. established. closing: reset, or ended by both sides.
+    expired: its time is over, and no other flow has taken its port yet."""
+    remaining_seconds: float
+    """Until it has expired if no packet comes, 0 if it has; to a step of 256 jiffies (0.26 to
+    2.6 s)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Flow:
-    """An entry of the flow table."""
+    """A flow that is remembered."""
 
     service: str
     """Its name."""
@@ -186,12 +209,15 @@ class Flow:
     client_port: int
     backend: Address
     idle_seconds: float
-    """Since its last packet, to a step of 64 jiffies (64 to 640 ms)."""
+    """Since its last packet, to a step of 64 jiffies (64 to 640 ms). If it is translated, since the
+    last of either side, to a step of 256."""
+    translation: Translation | None = None
+    """None: it isn't translated, but goes in a tunnel or a new frame."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flows:
-    """Some of the flow table's entries."""
+    """Some of the flows that are remembered."""
 
     flows: tuple[Flow, ...] = ()
     following: int | None = None
@@ -209,13 +235,17 @@ class FlowCount:
 
 @dataclass(frozen=True, slots=True)
 class FlowCounts:
-    """How many entries of the flow table there are."""
+    """How many flows are remembered."""
 
     total: int
     limit: int
-    """Room that the flow table has, for all services."""
+    """Room for those that aren't translated, of all services."""
     backends: tuple[FlowCount, ...] = ()
     """Those that have any."""
+    translated: int = 0
+    """Of the total, those that are translated."""
+    nat_limit: int = 0
+    """Room for those; 0 where there is no address to translate to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +276,8 @@ class Trace:
     outer_source: Address | None = None
     source_port: int | None = None
     """What its source port becomes, for a flow that is translated already."""
+    destination_port: int | None = None
+    """What its destination port becomes, for a packet that is translated."""
     fib_result: str | None = None
     """What the kernel's routing said."""
     egress: str | None = None

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flow table in the API: a page at a time, and counted."""
+"""Flows in the API: a page at a time, and counted."""
 
+import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -12,15 +14,41 @@ from towpath.agent.errors import InvalidError
 from towpath.agent.flows import Question
 from towpath.agent.host import Host
 from towpath.model import Problem
-from towpath.model.kinds import Kind, Prefix, UnicastAddress, Vip, prefix_of
+from towpath.model.kinds import (
+    Address,
+    FieldError,
+    Kind,
+    Prefix,
+    UnicastAddress,
+    Vip,
+    prefix_of,
+    split_endpoint,
+)
 
 MOST_AT_ONCE = 10_000
 _CLIENTS = "an address, or a prefix of addresses such as 198.51.100.0/24"
+_SOURCES = "an address, or address and port (1 to 65535) as 192.0.2.1:10533 or [2001:db8::1]:10533"
+
+Expired = Annotated[
+    bool, Query(description="Also translated flows whose time is over, if their port is free")
+]
 
 
 def client_prefix(text: str) -> Prefix:
     """The clients that an address or prefix stands for. FieldError: it is neither."""
     return prefix_of(text, f"allowed: {_CLIENTS}")
+
+
+def translated_source(text: str) -> tuple[Address, int | None]:
+    """The address and perhaps port of ours that a backend sees. FieldError: it is neither."""
+    try:
+        if re.fullmatch(r".*\..*:.*|\[.*", text):
+            address, port = split_endpoint(text)
+            return UnicastAddress().parse(address), port
+        return UnicastAddress().parse(text), None
+    except FieldError as error:
+        why = str(error).partition("; allowed")[0]
+        raise FieldError(f"{why}; allowed: {_SOURCES}") from None
 
 
 def question(
@@ -31,38 +59,41 @@ def question(
     max_idle: Annotated[
         float | None, Query(ge=0, description="Seconds: seen within this time")
     ] = None,
+    translated: Annotated[
+        str | None,
+        Query(description=f"What the backend sees of a translated client: {_SOURCES}"),
+    ] = None,
+    *,
+    expired: Expired = False,
 ) -> Question:
     """Which flows a request is about. InvalidError: a value that is not allowed."""
     return Question(
         service=service,
         vip=_parsed("vip", vip, Vip()),
         backend=_parsed("backend", backend, UnicastAddress()),
-        client=_client(client),
+        client=_by("client", client, client_prefix),
         max_idle=max_idle,
+        translated=_by("translated", translated, translated_source),
+        expired=expired,
     )
 
 
 def _parsed(field: str, text: str | None, kind: Kind) -> Any:
-    if text is None:
-        return None
+    return _by(field, text, kind.parse)
+
+
+def _by(field: str, text: str | None, parse: Callable[[str], Any]) -> Any:
     try:
-        return kind.parse(text)
+        return None if text is None else parse(text)
     except ValueError as error:
         raise InvalidError([Problem(str(error), field)]) from error
-
-
-def _client(text: str | None) -> Prefix | None:
-    try:
-        return None if text is None else client_prefix(text)
-    except ValueError as error:
-        raise InvalidError([Problem(str(error), "client")]) from error
 
 
 Asked = Annotated[Question, Depends(question)]
 
 
 def routes(host: Host) -> APIRouter:
-    """Reading the flow table."""
+    """Reading flows."""
     router = APIRouter(prefix="/flows", tags=["flows"])
 
     @router.get("", response_model=documents.Flows)

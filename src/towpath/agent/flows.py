@@ -1,21 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about the flow table, by the names that people have for things."""
+"""Questions about flows, by the names that people have for things.
+
+They are in two tables: those of services with ``forwarding: snat`` have one of their own. Which of
+them a backend's flows are in is its service's matter; what the other one may still have of it, from
+before the forwarding was changed, no packet finds. In pages the flow table comes first.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.agent import documents
 from towpath.datapath.address import FAMILY_V4
 from towpath.datapath.flow_table import Filter
+from towpath.datapath.nat_flows import STATES, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from towpath.datapath.balancer import Member
     from towpath.datapath.flow_table import Entries, FlowTable
+    from towpath.datapath.nat_flows import NatFlows, Translations
     from towpath.model import Address, Service, ServiceKey
     from towpath.model.kinds import Prefix
 
@@ -26,6 +33,13 @@ Active = dict["ServiceKey", dict["Address", int]]
 
 ACTIVE_SECONDS = 300.0
 """A flow that was not seen for so long is not called active."""
+
+
+class Tables(NamedTuple):
+    """Where flows are remembered."""
+
+    plain: FlowTable
+    translated: NatFlows
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +55,30 @@ class Question:
     """Where the client's address is; an address is a prefix of its full length."""
     max_idle: float | None = None
     """Seconds: seen within this time."""
+    translated: tuple[Address, int | None] | None = None
+    """Address and perhaps port of ours that the backend sees: only translated flows have one."""
+    expired: bool = False
+    """Also translated flows whose time is over, and whose port no other has taken since."""
 
-    def filter(self, members: Members, names: Mapping[ServiceKey, str]) -> Filter:
+    def plain(self, members: Members, names: Mapping[ServiceKey, str]) -> Filter:
         """Return the same question for the flow table."""
-        handles = [handle for handle, member in members.items() if self._is_about(member, names)]
-        return Filter(handles, self.client, self.max_idle)
+        mine = () if self.translated else self._handles(members, names, translated=False)
+        return Filter(mine, self.client, self.max_idle)
+
+    def wanted(self, members: Members, names: Mapping[ServiceKey, str]) -> Wanted:
+        """Return the same question for the table of translations."""
+        mine = self._handles(members, names, translated=True)
+        source, port = self.translated or (None, None)
+        return Wanted(Filter(mine, self.client, self.max_idle), source, port, self.expired)
+
+    def _handles(
+        self, members: Members, names: Mapping[ServiceKey, str], *, translated: bool
+    ) -> list[int]:
+        return [
+            handle
+            for handle, member in members.items()
+            if member.translated is translated and self._is_about(member, names)
+        ]
 
     def _is_about(self, member: Member, names: Mapping[ServiceKey, str]) -> bool:
         return (
@@ -64,7 +97,7 @@ def names_of(services: Iterable[Service]) -> dict[ServiceKey, str]:
 
 
 def page(
-    table: FlowTable,
+    tables: Tables,
     question: Question,
     members: Members,
     names: Mapping[ServiceKey, str],
@@ -72,51 +105,85 @@ def page(
     start: int,
     limit: int,
 ) -> dict[str, Any]:
-    """Return up to ``limit`` entries from place ``start`` on, as documents.Flows is in JSON.
+    """Return up to ``limit`` flows from place ``start`` on, as documents.Flows is in JSON.
 
     Without the documents, which take several times as long as all the rest for pages of
     ten thousand: the agent's other threads wait meanwhile.
     """
     # One more than asked for, which tells whether there are more.
-    found = table.entries(question.filter(members, names), start=start, limit=limit + 1)
-    following = int(found.places[limit]) if len(found) > limit else None
-    shown = found.only(slice(limit))
-    return {"flows": list(_flows(shown, members, names)), "following": following}
+    wanted, before = limit + 1, tables.plain.capacity
+    plain = tables.plain.entries(question.plain(members, names), start=start, limit=wanted)
+    translated = tables.translated.entries(
+        question.wanted(members, names), start=max(start - before, 0), limit=wanted - len(plain)
+    )
+    places = [*plain.places.tolist(), *(translated.places + before).tolist()]
+    rest = translated.only(slice(max(limit - len(plain), 0)))
+    flows = [
+        *_flows(plain.only(slice(limit)), members, names),
+        *_translated(rest, tables.translated, members, names),
+    ]
+    return {"flows": flows, "following": places[limit] if len(places) > limit else None}
 
 
 def counts(
-    table: FlowTable, question: Question, members: Members, names: Mapping[ServiceKey, str]
+    tables: Tables, question: Question, members: Members, names: Mapping[ServiceKey, str]
 ) -> documents.FlowCounts:
     """Return how many there are, by backend."""
-    found = table.counts(question.filter(members, names))
+    translated = tables.translated.counts(question.wanted(members, names))
+    # No handle is in both.
+    found = translated | tables.plain.counts(question.plain(members, names))
     backends = tuple(
         documents.FlowCount(names.get(member.service, str(member.service)), member.backend, number)
         for handle, member in members.items()
         if (number := found.get(handle, 0))
     )
-    return documents.FlowCounts(sum(each.flows for each in backends), table.capacity, backends)
+    return documents.FlowCounts(
+        total=sum(found.values()),
+        limit=tables.plain.capacity,
+        backends=backends,
+        translated=translated.total(),
+        nat_limit=tables.translated.capacity,
+    )
 
 
-def active(table: FlowTable, members: Members) -> Active:
+def active(tables: Tables, members: Members) -> Active:
     """Return how many flows each backend has that were seen lately; 0 is told, too."""
-    found = table.counts(Filter(max_idle_seconds=ACTIVE_SECONDS))
+    question = Question(max_idle=ACTIVE_SECONDS)
+    found = tables.translated.counts(question.wanted(members, {}))
+    found |= tables.plain.counts(question.plain(members, {}))
     made: Active = {}
     for handle, member in members.items():
         made.setdefault(member.service, {})[member.backend] = found.get(handle, 0)
     return made
 
 
-def _flows(
-    entries: Entries, members: Members, names: Mapping[ServiceKey, str]
-) -> Iterator[dict[str, Any]]:
-    ends = {
-        handle: (
+class _End(NamedTuple):
+    """What a handle stands for, as it is shown."""
+
+    service: str
+    backend: str
+    family: int
+
+    def text(self, address: bytes) -> str:
+        """An address of the service's clients."""
+        return inet_ntop(self.family, address[-4:] if self.family == AF_INET else address)
+
+
+def _ends(members: Members, names: Mapping[ServiceKey, str]) -> dict[int, _End]:
+    return {
+        handle: _End(
             names.get(member.service, str(member.service)),
             str(member.backend),
             AF_INET if member.family == FAMILY_V4 else AF_INET6,
         )
         for handle, member in members.items()
     }
+
+
+def _flows(
+    entries: Entries, members: Members, names: Mapping[ServiceKey, str]
+) -> Iterator[dict[str, Any]]:
+    ends = _ends(members, names)
     rows = zip(
         entries.handles.tolist(),
         entries.clients,
@@ -125,12 +192,53 @@ def _flows(
         strict=True,
     )
     for handle, client, port, idle in rows:
-        service, backend, family = ends[handle]
-        raw = client.tobytes()
+        end = ends[handle]
         yield {
-            "service": service,
-            "client": inet_ntop(family, raw[12:] if family == AF_INET else raw),
+            "service": end.service,
+            "client": end.text(client.tobytes()),
             "client_port": port,
-            "backend": backend,
+            "backend": end.backend,
             "idle_seconds": idle,
+            "translation": None,
+        }
+
+
+def _translated(
+    entries: Translations, table: NatFlows, members: Members, names: Mapping[ServiceKey, str]
+) -> Iterator[dict[str, Any]]:
+    ends = _ends(members, names)
+    sources = {number: str(address) for number, address in table.sources.items()}
+    rows = zip(
+        entries.handles.tolist(),
+        entries.clients,
+        entries.client_ports.tolist(),
+        entries.vips,
+        entries.vip_ports.tolist(),
+        entries.backend_ports.tolist(),
+        entries.sources.tolist(),
+        entries.ports.tolist(),
+        entries.states.tolist(),
+        entries.expired.tolist(),
+        entries.idle_seconds.round(3).tolist(),
+        entries.remaining_seconds.round(3).tolist(),
+        strict=True,
+    )
+    for handle, client, client_port, vip, vip_port, backend_port, *rest in rows:
+        source, port, state, over, idle, left = rest
+        end = ends[handle]
+        yield {
+            "service": end.service,
+            "client": end.text(client.tobytes()),
+            "client_port": client_port,
+            "backend": end.backend,
+            "idle_seconds": idle,
+            "translation": {
+                "address": sources[source],
+                "port": port,
+                "vip": end.text(vip.tobytes()),
+                "vip_port": vip_port,
+                "backend_port": backend_port,
+                "state": "expired" if over else STATES[state],
+                "remaining_seconds": left,
+            },
         }

@@ -18,7 +18,7 @@ from towpath.agent import documents, report
 from towpath.agent.captures import Captures
 from towpath.agent.errors import AgentError, ConflictError, NotFoundError
 from towpath.agent.file import now
-from towpath.agent.flows import Active, Members, Question, active, counts, names_of, page
+from towpath.agent.flows import Active, Members, Question, Tables, active, counts, names_of, page
 from towpath.agent.metrics import registry
 from towpath.core.health import State
 from towpath.datapath.errors import DatapathError
@@ -38,12 +38,11 @@ if TYPE_CHECKING:
     from towpath.core.records import Fate
     from towpath.datapath.balancer import Balancer
     from towpath.datapath.counters import Counters
-    from towpath.datapath.flow_table import FlowTable
     from towpath.datapath.recording import Recording
     from towpath.model import FlowTuple, ServiceKey
     from towpath.model.capture import Capture
 
-    _Asked = tuple[FlowTable, Question, Members, Mapping[ServiceKey, str]]
+    _Asked = tuple[Tables, Question, Members, Mapping[ServiceKey, str]]
 
 Args = ParamSpec("Args")
 
@@ -122,7 +121,7 @@ class Host:
         return report.backend_status(found, flows, self.controller.leaving)
 
     def counters(self, *, per_cpu: bool = False) -> documents.Counters:
-        """Read the kernel's counters, and the flow table. Takes a thread some 10 ms."""
+        """Read the kernel's counters, and the flows. Takes a thread some 10 ms."""
         seen = self._look(per_cpu=per_cpu)
         return report.counters(
             seen.counters, self.controller.desired.services(), self._active(seen), seen.cpus
@@ -137,7 +136,7 @@ class Host:
         return report.service_counters(service, seen.counters, self._active(seen), seen.cpus)
 
     def list_flows(self, question: Question, *, start: int, limit: int) -> dict[str, Any]:
-        """A page of the flow table, in JSON's types. NotFoundError: no such service."""
+        """A page of the flows, in JSON's types. NotFoundError: no such service."""
         return page(*self._asked(question), start=start, limit=limit)
 
     def count_flows(self, question: Question) -> documents.FlowCounts:
@@ -146,23 +145,28 @@ class Host:
 
     @property
     def flow_span(self) -> float:
-        """Seconds within which the flow table has to be read again."""
-        return self.controller.datapath.flow_table.span_seconds
+        """Seconds within which the flows have to be read again."""
+        return min(table.span_seconds for table in self._tables)
 
     def age_flows(self) -> None:
-        """Read the flow table, so that ages stay right though nobody asks."""
-        self.controller.datapath.flow_table.counts()
+        """Read the flows, so that ages stay right though nobody asks."""
+        for table in self._tables:
+            table.counts()
+
+    @property
+    def _tables(self) -> Tables:
+        datapath = self.controller.datapath
+        return Tables(datapath.flow_table, datapath.nat_flows)
 
     def _asked(self, question: Question) -> _Asked:
         if question.service is not None:
             self.controller.desired.get(question.service)
-        datapath = self.controller.datapath
-        members = self.writer.call(datapath.members)
+        members = self.writer.call(self.controller.datapath.members)
         names = names_of(self.controller.desired.services())
-        return datapath.flow_table, question, members, names
+        return self._tables, question, members, names
 
     def _active(self, seen: _Seen) -> Active:
-        return active(self.controller.datapath.flow_table, seen.members)
+        return active(self._tables, seen.members)
 
     def _look(self, *, per_cpu: bool) -> _Seen:
         """What the writer's thread has to be asked for, all at one moment."""

@@ -63,6 +63,8 @@ def service_counters(
         active=sum(flows.values()),
         dropped=counted.dropped,
         cpus=tuple(_cpu(cpu, each.services[service.key]) for cpu, each in enumerate(cpus)),
+        replies=counted.replies,
+        reply_bytes=counted.reply_bytes,
     )
 
 
@@ -108,6 +110,7 @@ def trace(ran: Trace, services: Iterable[Service]) -> documents.Trace:
         encapsulation=ran.encapsulation,
         outer_source=ran.outer_source,
         source_port=ran.source_port,
+        destination_port=ran.destination_port,
         fib_result=ran.fib_result,
         egress=ran.egress,
         vlan=ran.vlan,
@@ -154,6 +157,7 @@ def _change(change: ServiceChange) -> documents.ServiceChange:
         backends_leaving=_addresses(change.backends_leaving),
         backends_reweighted=_addresses(change.backends_reweighted),
         backends_restated=_addresses(change.backends_restated),
+        backends_redirected=_addresses(change.backends_redirected),
         moved=change.moved,
     )
 

@@ -34,6 +34,7 @@ EXAMPLES = {
     "towpath backend list web": "Backends, their shares and their traffic.",
     "towpath backend add web 192.0.2.13 --weight 2": "One more, for twice as many flows.",
     "towpath backend set web 192.0.2.11 --weight 2": "Twice as many new flows.",
+    "towpath backend set web 192.0.2.11 --port 8080": "New flows go there (forwarding snat).",
     "towpath backend drain web 192.0.2.11 --wait": "No new flows; wait until the last has ended.",
     "towpath backend undrain web 192.0.2.11": "It is back.",
     "towpath backend remove web 192.0.2.11": "It goes when its flows have ended.",
@@ -45,6 +46,13 @@ weight_option = click.option(
     default=1,
     show_default=True,
     help="Share of new flows relative to the others; 0: none.",
+)
+
+
+port_option = click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Its own port, with forwarding snat; 0: the service's. Flows that there are keep theirs.",
 )
 
 
@@ -137,8 +145,9 @@ def _rows(client: Client, service: str) -> Iterator[dict[str, Any]]:
 @service_argument
 @address_argument
 @weight_option
+@port_option
 @socket_option
-def add(service: str, address: Address, weight: int, socket_path: Path) -> None:
+def add(service: str, address: Address, weight: int, port: int | None, socket_path: Path) -> None:
     """Add a backend; refused when the service has it."""
     from towpath.client import Client
 
@@ -148,7 +157,7 @@ def add(service: str, address: Address, weight: int, socket_path: Path) -> None:
                 f"service {service!r} has backend {address} already; change it with"
                 f" towpath backend set {service} {address} --weight N"
             )
-        done(client.set_backend(service, address, weight))
+        done(client.set_backend(service, address, weight, port=port))
 
 
 @backend.command(
@@ -170,14 +179,20 @@ def add(service: str, address: Address, weight: int, socket_path: Path) -> None:
     type=click.Choice([str(state) for state in BackendState]),
     help="active; draining or quarantined: no new flows; down: no flows.",
 )
+@port_option
 @socket_option
 def set_(
-    service: str, address: Address, weight: int | None, state: str | None, socket_path: Path
+    service: str,
+    address: Address,
+    weight: int | None,
+    state: str | None,
+    port: int | None,
+    socket_path: Path,
 ) -> None:
-    """Change a backend's weight or state; refused when the service does not have it."""
-    if weight is None and state is None:
-        raise click.UsageError("Name what to change: --weight, --state or both.")
-    change(service, address, socket_path, weight=weight, state=state)
+    """Change a backend's weight, state or port; refused when the service does not have it."""
+    if weight is None and state is None and port is None:
+        raise click.UsageError("Name what to change: --weight, --state, --port or several.")
+    change(service, address, socket_path, weight=weight, state=state, port=port)
 
 
 def change(
@@ -187,6 +202,7 @@ def change(
     *,
     weight: int | None = None,
     state: str | None = None,
+    port: int | None = None,
 ) -> None:
     """Change a backend that is there."""
     from towpath.client import Client
@@ -198,4 +214,4 @@ def change(
                 f"service {service!r} has no backend {address}; it has:"
                 f" {', '.join(map(str, known)) or 'none'}; add one with towpath backend add"
             )
-        done(client.set_backend(service, address, weight, state=state))
+        done(client.set_backend(service, address, weight, state=state, port=port))

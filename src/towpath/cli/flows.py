@@ -21,6 +21,7 @@ EXAMPLES = {
     "towpath flows --service web": "The first hundred of a service.",
     "towpath flows --client 198.51.100.7": "Which backends a client is on.",
     "towpath flows --backend 192.0.2.11 --max-idle 60 --count": "Is a backend idle yet?",
+    "towpath flows --translated 192.0.2.1:10533": "Who is behind what a backend's log says.",
     "towpath flows --limit 0 -o json | jq length": "Every flow, for a program.",
 }
 
@@ -31,6 +32,12 @@ EXAMPLES = {
 @click.option("--backend", help="Flows that go to this backend.")
 @click.option("--client", help="Flows from this address or prefix.")
 @click.option("--max-idle", type=click.FloatRange(0), help="Seen in the last so many seconds.")
+@click.option(
+    "--translated",
+    metavar="ADDRESS[:PORT]",
+    help="Flows of which the backend sees this address and port.",
+)
+@click.option("--expired", is_flag=True, help="Also translated flows whose time is over.")
 @click.option(
     "--limit",
     type=click.IntRange(0),
@@ -47,6 +54,8 @@ def flows(
     backend: str | None,
     client: str | None,
     max_idle: float | None,
+    translated: str | None,
+    expired: bool,
     limit: int,
     counted: bool,
     socket_path: Path,
@@ -57,6 +66,11 @@ def flows(
     They are what keeps a connection on its backend while tables change. A flow is
     here from its first packet until its room is needed: how long ago it was last
     seen is all that tells whether it is still going on.
+
+    Flows of services with forwarding snat also tell what they are translated to,
+    and have a state: new, until both sides have agreed; established; closing. When
+    their time is over (left: how long that is if no packet comes) they are no longer
+    listed, but with --expired, until another flow takes their port.
     """
     from towpath.client import Client
 
@@ -66,6 +80,8 @@ def flows(
         "backend": backend,
         "client": client,
         "max_idle": max_idle,
+        "translated": translated,
+        "expired": expired or None,
     }
     with Client(socket_path) as agent:
         if counted:
@@ -83,12 +99,15 @@ def _show(found: Sequence[Flow], limit: int, form: Format) -> None:
     shown = list(islice(found, limit or None))
 
     def table() -> None:
-        columns = ("service", "client", "backend", "idle")
-        rows = (
-            (each.service, endpoint(each.client, each.client_port), each.backend, idle(each))
-            for each in shown
-        )
-        print_table(columns, rows, numbers=("idle",))
+        columns = {
+            "service": [each.service for each in shown],
+            "client": [endpoint(each.client, each.client_port) for each in shown],
+            "backend": [str(each.backend) for each in shown],
+            "idle": [duration(each.idle_seconds) for each in shown],
+        }
+        if any(each.translation for each in shown):
+            columns |= _translations(shown)
+        print_table(list(columns), zip(*columns.values(), strict=True), numbers=("idle", "left"))
         if len(found) > len(shown):
             click.echo(
                 f"There are more than {limit}; --limit shows more, --count counts.", err=True
@@ -97,9 +116,20 @@ def _show(found: Sequence[Flow], limit: int, form: Format) -> None:
     emit(plain(shown), form, table)
 
 
-def idle(flow: Flow) -> str:
-    """Since when no packet was seen."""
-    seconds = flow.idle_seconds
+def _translations(flows: Sequence[Flow]) -> dict[str, list[str]]:
+    """More columns; empty for a flow that isn't translated."""
+    from towpath.model.service import endpoint
+
+    made = [each.translation for each in flows]
+    return {
+        "translated to": [endpoint(each.address, each.port) if each else "" for each in made],
+        "state": [each.state if each else "" for each in made],
+        "left": [duration(each.remaining_seconds) if each else "" for each in made],
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 12.3 s, or from a minute on as 1:02:03."""
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
@@ -112,7 +142,10 @@ def _show_counts(counts: FlowCounts, form: Format) -> None:
 
     def table() -> None:
         rows = [(each.service, str(each.backend), count(each.flows)) for each in counts.backends]
-        total = ("total", f"room for {count(counts.limit)}", count(counts.total))
+        room = f"room for {count(counts.limit)}"
+        if counts.nat_limit:
+            room += f", and {count(counts.nat_limit)} translated"
+        total = ("total", room, count(counts.total))
         print_table(("service", "backend", "flows"), [*rows, total], numbers=("flows",))
 
     emit(plain(counts), form, table)

@@ -60,6 +60,7 @@ def _differences(change: ServiceChange) -> Iterator[str]:
         ("-", change.backends_removed),
         ("~ weight of", change.backends_reweighted),
         ("~ state of", change.backends_restated),
+        ("~ port of", change.backends_redirected),
     ):
         for address in addresses:
             flows = " when its flows have ended" if address in change.backends_leaving else ""

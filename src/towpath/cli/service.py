@@ -36,7 +36,7 @@ FILES = {
         "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
         " (16381), flow_table (true), forwarding (dsr, l2 or snat), affinity (none, or a time such"
         " as 3h), allow_from (everyone, or a list of prefixes), health (none), and backends"
-        " (address, weight, state); - is stdin."
+        " (address, weight, state, port); - is stdin."
     )
 }
 
@@ -119,7 +119,8 @@ def get(name: str, socket_path: Path, form: Format) -> None:
             (*each.values(), *standing(checks.get(backend.address)))
             for backend, each in zip(found.backends, backends, strict=True)
         ]
-        print_table(("backend", "weight", "state", *STANDING), rows, numbers=("weight",))
+        columns = ("backend", "weight", "state", "port", *STANDING)
+        print_table(columns, rows, numbers=("weight", "port"))
 
     emit(plain(found), form, table)
 

@@ -130,7 +130,8 @@ def _forwarding(trace: Trace) -> tuple[str, str]:
 
 def _translation(trace: Trace) -> str:
     port = f"port {trace.source_port}" if trace.source_port else "a port that is yet to be chosen"
-    return f"snat, {trace.outer_source} {port} -> {trace.backend}"
+    end = f"{trace.backend} port {trace.destination_port}"
+    return f"snat, {trace.outer_source} {port} -> {end}"
 
 
 def _next_hop(trace: Trace) -> str:

@@ -107,7 +107,13 @@ def _told(
         return tuple(each for each in backends if BackendKey(change.key, each.address) in keys)
 
     # In order, and each once.
-    changed = dict.fromkeys((*change.backends_reweighted, *change.backends_restated))
+    changed = dict.fromkeys(
+        (
+            *change.backends_reweighted,
+            *change.backends_restated,
+            *change.backends_redirected,
+        )
+    )
     gone = among(leaves, changed)
     back = among(was - leaves, changed)
 
@@ -121,4 +127,5 @@ def _told(
         backends_leaving=gone,
         backends_reweighted=others(change.backends_reweighted),
         backends_restated=others(change.backends_restated),
+        backends_redirected=others(change.backends_redirected),
     )

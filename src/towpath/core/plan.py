@@ -55,6 +55,8 @@ class ServiceChange:
     """With their new weights."""
     backends_restated: tuple[Backend, ...] = ()
     """With their new states."""
+    backends_redirected: tuple[Backend, ...] = ()
+    """With their new ports."""
     backends_leaving: tuple[Backend, ...] = ()
     """Those of the removed that stay, draining, until their flows have ended."""
     moved: float = 0.0
@@ -302,8 +304,9 @@ def _change(before: Service, after: Service) -> _Planned | None:
     moved = share_moved(before, after)
     reweighted = tuple(each for each in changed if each.weight != old[each.address].weight)
     restated = tuple(each for each in changed if each.state != old[each.address].state)
+    redirected = tuple(each for each in changed if each.port != old[each.address].port)
     change = ServiceChange(
-        before, after, differing, added, removed, reweighted, restated, moved=moved
+        before, after, differing, added, removed, reweighted, restated, redirected, moved=moved
     )
     return change, steps
 

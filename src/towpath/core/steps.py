@@ -57,7 +57,8 @@ class AddBackend:
 class SetBackend:
     """Note a backend's new weight and state. A table that is set takes effect, not this.
 
-    But for one that is now down: its flows move at once. It is then in no table.
+    But for one that is now down: its flows move at once. It is then in no table. And for a
+    new port: translated flows that begin go there from now on.
     """
 
     key: ServiceKey

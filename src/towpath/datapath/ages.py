@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long entries of the flow table have not been seen, beyond what their 16 bits can say.
+"""How long entries of a table of flows have not been seen, beyond what their 16 bits can say.
 
 An entry that still has the `seen` that it had when it was last read is older by the
 time since. So ages are right from the second reading on, if readings are not further
@@ -9,14 +9,37 @@ apart than the 16 bits reach.
 from __future__ import annotations
 
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Array = np.ndarray[Any, Any]
 
 _MODULUS = 1 << 16
+_JIFFIES_MODULUS = 1 << 32
 _NEVER = -1
+
+
+class Clock:
+    """Counts steps of 2**shift jiffies from their low 32 bits, and doesn't go round.
+
+    ``jiffies`` returns these bits. For any thread.
+    """
+
+    def __init__(self, jiffies: Callable[[], int], shift: int) -> None:
+        self._jiffies = jiffies
+        self._shift = shift
+        self._last: int = jiffies()
+        self._lock = Lock()
+
+    def steps(self) -> int:
+        """Return the steps until now. Ask at least once in 2**32 jiffies (49 days at 1000 Hz)."""
+        with self._lock:
+            self._last += (self._jiffies() - self._last) % _JIFFIES_MODULUS
+            return self._last >> self._shift
 
 
 class Ages:

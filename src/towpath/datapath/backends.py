@@ -10,6 +10,7 @@ still has the old handle is stale by itself.
 from __future__ import annotations
 
 from collections import deque
+from socket import htons
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class BackendTable:
         states: Mapping[BackendState, int],
     ) -> None:
         self._rows = rows
+        # As numbers of this machine's: numpy stores those of another order in two steps.
+        self._ports = rows["port"].view(np.uint16)
         self._states = states
         self._bits = index_bits
         self._generations = (1 << 32 - index_bits) - 1
@@ -93,9 +96,11 @@ class BackendTable:
     def note(self, handle: int, backend: Backend) -> None:
         """Note weight and state for whoever reads them back; packets go by the table.
 
+        The port of translated flows that begin is in force at once.
         In between the record never says that the backend takes flows, unless it did or will.
         """
         row = self._rows[self.index(handle)]
+        self._ports[self.index(handle)] = htons(backend.port or 0)
         fields = [("state", self._states[backend.state]), ("weight", backend.weight)]
         if backend.state is BackendState.ACTIVE:
             fields.reverse()
@@ -130,4 +135,4 @@ class BackendTable:
         address: Address = unpack(row["addr"].tobytes(), int(row["family"]))
         number = int(row["state"])
         state = next(each for each, known in self._states.items() if known == number)
-        return Backend(address, int(row["weight"]), state)
+        return Backend(address, int(row["weight"]), state, int(row["port"]) or None)

@@ -76,6 +76,8 @@ class Member(NamedTuple):
 
     service: ServiceKey
     backend: Address
+    translated: bool = False
+    """Its flows are among those that are translated."""
 
     @property
     def family(self) -> int:
@@ -358,7 +360,7 @@ class Balancer:
     def members(self) -> dict[int, Member]:
         """Return which backend of which service each handle stands for."""
         return {
-            handle: Member(service.key, address)
+            handle: Member(service.key, address, service.options.forwarding == "snat")
             for service in self._tables.services.values()
             for address, handle in service.handles.items()
         }
@@ -367,6 +369,11 @@ class Balancer:
     def flow_table(self) -> FlowTable:
         """The flows that the program remembers, until this is closed."""
         return FlowTable.of(self._program, self._jiffies)
+
+    @cached_property
+    def nat_flows(self) -> NatFlows:
+        """The flows that are translated, until this is closed."""
+        return NatFlows.of(self._program, self._jiffies)
 
     @cached_property
     def _jiffies(self) -> Jiffies:
@@ -391,8 +398,7 @@ class Balancer:
             for address, handle in services[key].handles.items()
         }
         wanted = {key: handles[key] for key in backends if key in handles}
-        translated = NatFlows.of(self._program, self._jiffies)
-        return Census(self.flow_table, wanted, translated)
+        return Census(self.flow_table, wanted, self.nat_flows)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
         """Return what the program would do with the flow's next packet on ``device``.

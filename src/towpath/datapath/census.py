@@ -46,5 +46,5 @@ class Census:
             on = ~chunk.ending | (chunk.idle_seconds <= min(idle, ENDED_SECONDS) + step)
             handles, numbers = np.unique(chunk.handles[on], return_counts=True)
             totals.update(dict(zip(handles.tolist(), numbers.tolist(), strict=True)))
-        totals += self.translated.counts(set(self.handles.values()), idle, ENDED_SECONDS)
+        totals += self.translated.going_on(set(self.handles.values()), idle, ENDED_SECONDS)
         return {key: totals[handle] for key, handle in self.handles.items()}

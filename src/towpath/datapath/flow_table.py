@@ -16,13 +16,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from towpath.datapath.address import pack
-from towpath.datapath.ages import Ages
+from towpath.datapath.ages import Ages, Clock
 from towpath.kernel.jiffies import per_second
 
 if TYPE_CHECKING:
@@ -38,13 +37,13 @@ if TYPE_CHECKING:
 
 _TAG_SHIFT = 24
 _SEEN_MODULUS = 1 << 16
-_JIFFIES_MODULUS = 1 << 32
 _CHUNK_SETS = 2048
 """Sets that are read at once: half a MiB."""
 _HALF = 32
 SERVICE = (1 << 30) - 1
 """Of an entry's `service`, the index. Higher bits are flags."""
 _IPV6 = 6
+_ADDRESS_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +84,16 @@ class Entries:
 
     @classmethod
     def joined(cls, parts: Sequence[Entries]) -> Entries:
-        """Return the entries of one or more parts, one after the other."""
+        """Return the entries of parts, one after the other."""
+        if not parts:
+            none = np.zeros(0, np.int64)
+            clients = np.zeros((0, _ADDRESS_BYTES), np.uint8)
+            return cls(none, none, none, clients, none, none, none)
         return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in cls.__slots__))
 
     def only(self, which: Array | slice) -> Entries:
         """Return the entries that an index, a slice or a mask selects."""
         return Entries(*(getattr(self, name)[which] for name in self.__slots__))
-
-
-class _Clock:
-    """Counts steps of `seen` from the low 32 bits of jiffies, and doesn't go round. Any thread."""
-
-    def __init__(self, jiffies: Callable[[], int], shift: int) -> None:
-        self._jiffies = jiffies
-        self._shift = shift
-        self._last: int = jiffies()
-        self._lock = Lock()
-
-    def steps(self) -> int:
-        with self._lock:
-            self._last += (self._jiffies() - self._last) % _JIFFIES_MODULUS
-            return self._last >> self._shift
 
 
 class FlowTable:
@@ -135,7 +123,7 @@ class FlowTable:
         self._index_mask = (1 << index_bits) - 1
         self._ending = ending
         self._step = (1 << seen_shift) / hz
-        self._clock = _Clock(jiffies, seen_shift)
+        self._clock = Clock(jiffies, seen_shift)
         self._ways: int = flows.value_dtype["way"].shape[0]
         self._chunk = _CHUNK_SETS * self._ways
         self._ages = Ages(flows.max_entries * self._ways, self._chunk)
@@ -190,6 +178,8 @@ class FlowTable:
 
     def chunks(self, wanted: Filter = EVERY, start: int = 0) -> Iterator[Entries]:
         """Yield the same part by part, which takes little memory however large the table is."""
+        if wanted.handles is not None and not wanted.handles:
+            return
         for first in range(start // self._chunk * self._chunk, self.capacity, self._chunk):
             found = self._read(first, wanted)
             yield found.only(found.places >= start) if start > first else found
@@ -220,7 +210,7 @@ class FlowTable:
             places + first,
             handles,
             services,
-            np.ascontiguousarray(rows["saddr"]["word"]).view(np.uint8).reshape(-1, 16),
+            np.ascontiguousarray(rows["saddr"]["word"]).view(np.uint8).reshape(-1, _ADDRESS_BYTES),
             rows["sport"].astype(np.uint16),
             idle[places] * self._step,
             services != rows["service"],
@@ -239,13 +229,13 @@ class FlowTable:
         if wanted.handles is not None:
             kept &= np.isin(entries.handles, np.fromiter(wanted.handles, np.uint32))
         if wanted.clients is not None:
-            kept &= _within(entries.clients, wanted.clients)
+            kept &= within(entries.clients, wanted.clients)
         if wanted.max_idle_seconds is not None:
             kept &= entries.idle_seconds <= wanted.max_idle_seconds
         return kept
 
 
-def _within(clients: Array, network: Network) -> Array:
+def within(clients: Array, network: Network) -> Array:
     """Whether addresses (16 bytes each) are in a network.
 
     The first twelve bytes tell the families apart: no IPv6 client is in ::/96.

@@ -87,6 +87,9 @@ class NatCopy:
             ways, head = mapped.array["way"].copy(), mapped_heads.array.copy()
         sets, at = np.nonzero(ways["ref"])
         rows = converted(ways[sets, at], self._ways.dtype)
+        if "backend_port" not in (ways.dtype.names or ()):
+            # Of a version whose backends had the VIP's port.
+            rows["backend_port"] = rows["vip_port"]
         life = converted(head["life"][sets, at], self._heads["life"].dtype)
         made = _Entries(
             rows, life, _tags(head["forward"])[sets, at], _tags(head["reply"])[sets, at]

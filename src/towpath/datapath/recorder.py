@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from towpath import wildcard
@@ -33,7 +33,7 @@ from towpath.kernel.ring import Ring
 from towpath.wildcard import FullError, TooComplexError, WildcardTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from towpath.core.records import Fate
     from towpath.datapath.attachment import Attachment
@@ -115,6 +115,15 @@ class Recorder:
                 recording.give_up()
                 raise
         return recording
+
+    @contextmanager
+    def tried(self, capture: Capture) -> Iterator[Program]:
+        """A capture's program for the block, loaded as `start` would, and put nowhere.
+
+        DatapathError, KernelError: there can be no such capture.
+        """
+        with self._lock, self._load(capture, 0, rules_of(capture, ())) as loaded:
+            yield loaded.programs[PROGRAM]
 
     def _free_slot(self) -> int:
         taken = {each.slot for each in self._chain}

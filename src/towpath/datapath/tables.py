@@ -151,7 +151,7 @@ class Tables:
         service.records[backend.address] = backend
 
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
-        """Note a backend's weight and state, which take effect by the next table.
+        """Note a backend's weight and state, which take effect by the next table; and its port.
 
         One that goes down, and is in no table, gets a new handle: its flows move at once.
         """

@@ -70,6 +70,8 @@ class Trace:
     """Where it comes from to the backend."""
     source_port: int | None = None
     """The same, of a flow that is translated already."""
+    destination_port: int | None = None
+    """Where it goes at the backend, of a packet that is translated."""
     fib_result: str | None = None
     egress: str | None = None
     vlan: int | None = None
@@ -140,6 +142,7 @@ def _decode(
             found,
             outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
             source_port=int(record["source_port"]) or None,
+            destination_port=int(record["destination_port"]),
         )
     if found.forwarding == "dsr":
         found = replace(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # <linux/bpf.h>, what is used nowhere else.
 _REDIRECT_NEIGH = 152  # BPF_FUNC_redirect_neigh
+_PROBE_READ_KERNEL = 113  # BPF_FUNC_probe_read_kernel
+_XDP_LOAD_BYTES = 189  # BPF_FUNC_xdp_load_bytes
 _RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
 _CGROUP_SOCK_ADDR = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 
@@ -54,6 +56,12 @@ def ask(key: str) -> Answer:
 
 def _either(question: Callable[[], bool], if_yes: str, if_no: str) -> Callable[[], Answer]:
     return lambda: either(question(), if_yes, if_no)
+
+
+def _helper(number: int, name: str, program: ProgramType = ProgramType.XDP) -> Probe:
+    return Probe(
+        _either(lambda: probe.helper(number, program), name, f"this kernel does not allow {name}")
+    )
 
 
 def _always(found: str) -> Callable[[], Answer]:
@@ -142,7 +150,16 @@ PROBES = {
     ),
     "xdp_link": Probe(_either(probe.xdp_link, "bpf_link", "no bpf_link for XDP"), "namespace"),
     "balancer_program": Probe(programs.balancer),
+    "source_nat_program": Probe(programs.source_nat),
     "decap_program": Probe(programs.decap),
+    "recorder_program": Probe(programs.recorder),
+    "recorder_program_of_source_nat": Probe(programs.recorder_of_source_nat),
+    "xdp_load_bytes": _helper(_XDP_LOAD_BYTES, "bpf_xdp_load_bytes"),
+    "probe_read_kernel": _helper(_PROBE_READ_KERNEL, "bpf_probe_read_kernel"),
+    "libpcap": Probe(programs.expressions, "nothing"),
+    "rules_by_mark": Probe(
+        _either(probe_net.rules_by_mark, "rules by mark", "no rules by mark"), "namespace"
+    ),
     "tcx": Probe(_either(probe.tcx, "TCX links", "no TCX links")),
     "clsact": Probe(
         _either(probe_net.clsact, "clsact and cls_bpf", "no clsact or cls_bpf"), "namespace"

@@ -3,33 +3,81 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import closing
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, cast
 
 from towpath.datapath.program import LoadedProgram
+from towpath.datapath.recorder import Recorder
 from towpath.doctor.capability import Answer, no, yes
+from towpath.kernel import pcap
 from towpath.kernel.errors import KernelError
 from towpath.kernel.object import BpfObject
+from towpath.model.capture import Capture
 from towpath.model.settings import Limits
+from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from towpath.datapath.attachment import Attachment
     from towpath.kernel.programs import Program
 
 # Small tables are made at once, and the verifier walks the same way for all sizes.
-_SMALL = Limits(services=128, backends=128, flows=1024, table_slots=4096)
+_SMALL = Limits(services=128, backends=128, flows=1024, nat_flows=1024, table_slots=4096)
+# Without addresses to translate to, the verifier leaves source NAT out.
+_SNAT = Snat((IPv4Address("192.0.2.1"),), (IPv6Address("2001:db8::1"),))
+_CAPTURE = Capture(("198.51.100.0/24 0 203.0.113.10 80 tcp",))
 
 
 def balancer() -> Answer:
     """The programs of the load balancer."""
+    return _balancer(Snat())
+
+
+def source_nat() -> Answer:
+    """The same with source NAT in them."""
+    return _balancer(_SNAT)
+
+
+def _balancer(snat: Snat) -> Answer:
     try:
-        program = LoadedProgram(_SMALL, mark=1)
+        with closing(LoadedProgram(_SMALL, snat=snat, mark=1)) as program:
+            return yes(_described(program.object.programs.values()))
     except KernelError as error:
         return no(str(error))
+
+
+def recorder() -> Answer:
+    """The program of a capture."""
+    return _recorder(Snat())
+
+
+def recorder_of_source_nat() -> Answer:
+    """The same of a load balancer with source NAT: the largest program that there is."""
+    return _recorder(_SNAT)
+
+
+def _recorder(snat: Snat) -> Answer:
+    """Over the tables of a load balancer that is attached nowhere."""
+    nowhere = cast("Attachment", None)
     try:
-        return yes(_described(program.object.programs.values()))
-    finally:
-        program.close()
+        with (
+            closing(LoadedProgram(_SMALL, snat=snat, mark=1)) as program,
+            closing(Recorder(program, nowhere)) as made,
+            made.tried(_CAPTURE) as tried,
+        ):
+            return yes(_described([tried]))
+    except KernelError as error:
+        return no(str(error))
+
+
+def expressions() -> Answer:
+    """The system's libpcap."""
+    try:
+        return yes(pcap.version())
+    except KernelError as error:
+        return no(str(error))
 
 
 def decap() -> Answer:

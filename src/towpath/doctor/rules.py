@@ -52,6 +52,10 @@ _IPV6 = "bpf_fib_lookup of IPv6"
 _V4, _V6 = 4, 6
 _EVERYTHING = "everything"
 _BALANCER = "load balancer"
+_RECORDER = "recorder"
+_SOURCE_NAT = "source NAT program"
+_RULES_BY_MARK = "policy routing"
+_NO_CAPTURES = "packets can't be captured"
 _NOTHING_YET = "nothing so far"
 
 RULES = (
@@ -118,6 +122,12 @@ RULES = (
         "nothing is balanced",
         required=True,
     ),
+    Rule(
+        _SOURCE_NAT,
+        (Way("source_nat_program"),),
+        "forwarding: snat",
+        "with addresses in snat the agent does not start",
+    ),
     Rule("decapsulation program", (Way("decap_program"),), "decap", "decap does not run"),
     Rule(
         "programs at tc ingress",
@@ -162,6 +172,32 @@ RULES = (
         "source: node",
         "outer source addresses must be configured",
     ),
+    Rule(
+        _RULES_BY_MARK,
+        (Way("rules_by_mark"),),
+        "health checks by tcp, http and https",
+        "backends can only be checked by commands",
+    ),
+    Rule("ring buffer", (Way("ring_buffer"),), _RECORDER, _NO_CAPTURES),
+    Rule(
+        "recorder program",
+        (
+            Way("recorder_program_of_source_nat"),
+            Way("recorder_program", "no captures where there are addresses in snat"),
+        ),
+        _RECORDER,
+        _NO_CAPTURES,
+    ),
+    Rule(
+        "copies of frames",
+        (
+            Way("xdp_load_bytes"),
+            Way("probe_read_kernel", "captures, too, if the kernel is locked down"),
+        ),
+        _RECORDER,
+        _NO_CAPTURES,
+    ),
+    Rule("libpcap", (Way("libpcap"),), "record --expr", "captures can't be chosen by expressions"),
 )
 
 
@@ -173,9 +209,11 @@ def _of_config(rule: Rule, config: Config) -> Rule:
     if rule.name == _BPFFS:
         ways = tuple(Way(f"{way.probe}:{config.state.pins}", way.loses) for way in rule.ways)
         return replace(rule, ways=ways, required=True)
-    if rule.name == _IPV6:
-        return replace(rule, required=_V6 in _families(config))
-    return rule
+    needed = {
+        _IPV6: _V6 in _families(config),
+        _SOURCE_NAT: bool(config.snat.ipv4 or config.snat.ipv6),
+    }
+    return replace(rule, required=needed.get(rule.name, rule.required))
 
 
 def _families(config: Config) -> set[int]:
@@ -226,7 +264,6 @@ def _xdp(device: Device) -> Rule:
 NOT_YET_USED = tuple(
     Rule(name, (Way(probe),), f"{feature}, not yet used", _NOTHING_YET)
     for name, probe, feature in (
-        ("ring buffer", "ring_buffer", "recorder"),
         ("kernel BTF", "kernel_btf", "following the kernel's own types"),
         ("managed neighbours", "managed_neighbours", "neighbours"),
         ("programs at connect()", "connect", "socket load balancing"),

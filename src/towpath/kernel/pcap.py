@@ -55,6 +55,7 @@ def library() -> Any:
             ("pcap_geterr", c_char_p, (c_void_p,)),
             ("pcap_compile", c_int, (c_void_p, POINTER(Program), c_char_p, c_int, c_uint32)),
             ("pcap_freecode", None, (POINTER(Program),)),
+            ("pcap_lib_version", c_char_p, ()),
         ):
             getattr(loaded, function).restype = result
             getattr(loaded, function).argtypes = arguments
@@ -62,6 +63,12 @@ def library() -> Any:
     raise KernelError(
         f"open {_SONAMES[0]}, which expressions need", hint="install the package libpcap0.8"
     )
+
+
+def version() -> str:
+    """What the library says of itself. KernelError: it isn't installed."""
+    said: bytes = library().pcap_lib_version()
+    return said.decode(errors="replace")
 
 
 def compile_expression(expression: str) -> tuple[Instruction, ...]:

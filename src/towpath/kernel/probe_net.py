@@ -7,10 +7,12 @@ KernelError: no network namespace can be made. OSError: no veth device.
 from __future__ import annotations
 
 import ctypes
+import errno as errnos
 import socket
 import struct
 import sys
 from functools import cache
+from pathlib import Path
 
 from towpath.kernel import probe
 from towpath.kernel._structs import TcHook, TcOpts
@@ -19,10 +21,13 @@ from towpath.kernel.messages import CREATE, DUMP, Netlink, attribute, attributes
 from towpath.kernel.programs import ProgramType
 from towpath.kernel.sandbox import sandbox
 
-_RTM_NEWNEIGH, _RTM_GETNEIGH, _RTM_NEWQDISC = 28, 30, 36
+_RTM_NEWNEIGH, _RTM_GETNEIGH, _RTM_NEWRULE, _RTM_NEWQDISC = 28, 30, 32, 36
+_FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FR_ACT_TO_TBL = 6, 10, 15, 1
 _NDMSG = struct.Struct("=BxxxiHBB")
 _NDA_DST, _NDA_FLAGS_EXT, _NTF_EXT_MANAGED = 1, 15, 1
 _TCA_KIND, _TC_H_ROOT = 1, 0xFFFFFFFF
+_NO_RULES = (errnos.EAFNOSUPPORT, errnos.EOPNOTSUPP)
+_IPV6_ADDRESSES = Path("/proc/thread-self/net/if_inet6")  # not there: IPv6 is switched off
 _PEER = socket.inet_aton("192.0.2.2")
 
 
@@ -57,6 +62,30 @@ def _managed(netlink: Netlink) -> bool:
             flags = int.from_bytes(found.get(_NDA_FLAGS_EXT, b""), sys.byteorder)
             return bool(flags & _NTF_EXT_MANAGED)
     return False
+
+
+@cache
+def rules_by_mark() -> bool:
+    """What routes a packet goes by may depend on its socket's mark (CONFIG_IP_MULTIPLE_TABLES).
+
+    Of IPv4, and of IPv6 (CONFIG_IPV6_MULTIPLE_TABLES) where that isn't switched off.
+    """
+    with sandbox() as network:
+        families = [socket.AF_INET]
+        if _IPV6_ADDRESSES.exists():
+            families.append(socket.AF_INET6)
+        for family in families:
+            # Struct fib_rule_hdr: family, six bytes of 0, the action, flags.
+            message = struct.pack("=B6xBI", family, _FR_ACT_TO_TBL, 0)
+            for kind in (_FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE):
+                message += attribute(kind, 1)
+            try:
+                network.netlink.ask(_RTM_NEWRULE, message, CREATE)
+            except OSError as error:
+                if error.errno not in _NO_RULES:
+                    raise
+                return False
+        return True
 
 
 @cache

@@ -32,6 +32,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     _check_sources(service.get("vip"), service.get("allow_from"), (*path, "allow_from"), found)
     if service.get("forwarding") == "snat":
         _check_families(service.get("vip"), backends, (*path, "backends"), found)
+    _check_ports(service, backends, (*path, "backends"), found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
     size = service.get("table_size")
     if size is not None and size < sharing:
@@ -93,6 +94,22 @@ def _check_families(
                 f"{address} is IPv6 but the vip {vip} is IPv4, which forwarding snat does not "
                 "translate to IPv6; allowed: an IPv4 address",
             )
+
+
+def _check_ports(
+    service: Tree, backends: Sequence[Tree | None], path: FieldPath, found: Findings
+) -> None:
+    """Only what is translated can go to another port, and many ports can't all go to one."""
+    forwarding, port = service.get("forwarding"), service.get("port")
+    why = ""
+    if forwarding not in {None, "snat"}:
+        why = f"forwarding {forwarding} does not change ports; allowed: none, or forwarding: snat"
+    elif port is not None and not isinstance(port, int):
+        why = f"the service is for ports {port}; allowed: none, or a service for one port"
+    for index, backend in enumerate(backends if why else ()):
+        own = backend.get("port") if backend else None
+        if own is not None:
+            found.add((*path, index, "port"), f"{own} is the backend's own, but {why}")
 
 
 def check_services_trees(services: Sequence[Tree | None], path: FieldPath, found: Findings) -> None:

@@ -13,11 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from towpath.model.health import Health
 from towpath.model.kinds import (
+    PORT,
     Address,
     Duration,
     Flag,
     Integer,
     Name,
+    OptionalPort,
     Ports,
     PortSet,
     Prefix,
@@ -126,6 +128,9 @@ class Backend:
     """Share of new flows, relative to the service's other backends. 0: no new flows."""
     state: Annotated[BackendState, Word(of=BackendState)] = BackendState.ACTIVE
     """active, or draining or quarantined (no new flows), or down (its flows go elsewhere too)."""
+    port: Annotated[int | None, OptionalPort(PORT)] = None
+    """Port that translated flows go to, with forwarding snat and a service of one port; those that
+    there are keep theirs. None: the service's."""
 
     @property
     def takes_flows(self) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from towpath.datapath.balancer import Member
     from towpath.datapath.census import Census
     from towpath.datapath.flow_table import FlowTable
+    from towpath.datapath.nat_flows import NatFlows
     from towpath.datapath.trace import Trace
     from towpath.model import FlowTuple
 
@@ -90,6 +91,11 @@ class MemoryDatapath:
     @property
     def flow_table(self) -> FlowTable:
         """There is none."""
+        raise NotImplementedError
+
+    @property
+    def nat_flows(self) -> NatFlows:
+        """There are none."""
         raise NotImplementedError
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:

@@ -380,10 +380,18 @@ def test_what_the_kernel_had_down_is_held(tmp_path: Path) -> None:
 
 
 def test_a_target_goes_the_way_of_its_service() -> None:
-    """In a tunnel, or in a frame to that very host."""
-    service = web(80)
-    assert not Target.of(service, BACKENDS[0]).l2
-    assert Target.of(replace(service, forwarding="l2"), BACKENDS[0]).l2
+    """In a tunnel, in a frame to that very host, or to the host's own address and port."""
+    service, backend = web(80), Backend(BACKENDS[0])
+    tunnel = Target.of(service, backend)
+    assert (tunnel.l2, tunnel.direct, tunnel.end) == (False, False, (service.vip, 80))
+    framed = Target.of(replace(service, forwarding="l2"), backend)
+    assert (framed.l2, framed.direct, framed.end) == (True, False, (service.vip, 80))
+    translated = replace(service, forwarding="snat")
+    for port, asked, end in ((None, None, 80), (8080, None, 8080), (8080, 9090, 9090)):
+        assert service.health is not None
+        made = replace(translated, health=replace(service.health, port=asked))
+        target = Target.of(made, replace(backend, port=port))
+        assert (target.l2, target.direct, target.end) == (False, True, (BACKENDS[0], end))
 
 
 def test_a_command_is_for_the_file_only(tmp_path: Path) -> None:

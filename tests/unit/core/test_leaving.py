@@ -113,6 +113,16 @@ def test_it_is_told_as_it_is_meant() -> None:
     assert change.moved == 0
 
 
+def test_a_backend_that_leaves_has_no_new_port() -> None:
+    """Its flows keep the old one, and nobody asks for another."""
+    own = web(A, backends=(Backend(A), Backend(B, port=8080)))
+    (change,) = changed(own, web(A), {}, leaving(web(), B)).changes
+    assert [each.address for each in change.backends_leaving] == [B]
+    assert change.backends_redirected == ()
+    (change,) = changed(own, web(A, B), {}, {}).changes
+    assert change.backends_redirected == (Backend(B),)
+
+
 def test_other_changes_are_told_as_they_are() -> None:
     """Beside somebody who leaves."""
     heavier = web(A, backends=(Backend(A, 2),))

@@ -372,6 +372,20 @@ def test_a_weight_from_zero_is_noted_last() -> None:
     )
 
 
+def test_a_port_is_noted_and_no_table_made() -> None:
+    """The same backends have the same shares."""
+    before = web(1, 1)
+    changed = replace(before.backends[1], port=8080)
+    after = replace(before, backends=(before.backends[0], changed))
+    for old, new in ((before, after), (after, before)):
+        found = plan([old], [new])
+        (change,) = found.changes
+        assert change.backends_redirected == (new.backends[1],)
+        assert (change.backends_restated, change.backends_reweighted) == ((), ())
+        assert change.moved == 0
+        assert found.steps == (steps.SetBackend(KEY, new.backends[1]),)
+
+
 def restated(service: Service, **states: BackendState) -> Service:
     """The service with other states of its backends: `first`, `second`."""
     numbers = {"first": 0, "second": 1}

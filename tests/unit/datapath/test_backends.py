@@ -25,6 +25,7 @@ A_BACKEND = Backend(ip_address("192.0.2.1"))
 
 addresses = st.ip_addresses()
 weights = st.integers(0, 65535)
+ports = st.none() | st.integers(1, 65535)
 
 
 class BackendMachine(RuleBasedStateMachine):
@@ -52,10 +53,13 @@ class BackendMachine(RuleBasedStateMachine):
         address=addresses,
         weight=weights,
         state=st.sampled_from(BackendState),
+        port=ports,
     )
-    def add(self, service: int, address: str, weight: int, state: BackendState) -> None:
+    def add(
+        self, service: int, address: str, weight: int, state: BackendState, port: int | None
+    ) -> None:
         """A handle that is new in every way, or a refusal that changes nothing."""
-        backend = Backend(ip_address(address), weight, state)
+        backend = Backend(ip_address(address), weight, state, port)
         before = self.rows.tobytes()
         self.forgotten.clear()
         try:
@@ -83,12 +87,12 @@ class BackendMachine(RuleBasedStateMachine):
         self.resting.add(self.table.index(handle))
 
     @precondition(lambda self: self.truth)
-    @rule(data=st.data(), weight=weights, state=st.sampled_from(BackendState))
-    def note(self, data: st.DataObject, weight: int, state: BackendState) -> None:
-        """Nothing but weight and state changes."""
+    @rule(data=st.data(), weight=weights, state=st.sampled_from(BackendState), port=ports)
+    def note(self, data: st.DataObject, weight: int, state: BackendState, port: int | None) -> None:
+        """Nothing but weight, state and port changes."""
         handle = data.draw(st.sampled_from(sorted(self.truth)))
         service, backend = self.truth[handle]
-        self.truth[handle] = service, Backend(backend.address, weight, state)
+        self.truth[handle] = service, Backend(backend.address, weight, state, port)
         self.table.note(handle, self.truth[handle][1])
 
     @precondition(lambda self: self.truth)
@@ -179,3 +183,14 @@ def test_a_full_table_says_which_setting_to_raise() -> None:
         CapacityError, match=r"backends: 3 needed, 2 at most; raise limits\.backends"
     ):
         table.add(1, A_BACKEND)
+
+
+def test_a_port_is_stored_at_once() -> None:
+    """Packets find the old or the new one: numpy swaps the bytes of others where they lie."""
+    rows = np.zeros(ROWS, ROW)
+    table = BackendTable(rows, BITS, Reclaimer(lambda: None), lambda _: None, STATES)
+    handle = table.add(1, Backend(A_BACKEND.address, port=0x1234))
+    (at,) = np.flatnonzero(rows["handle"] == handle)
+    assert rows["port"][at : at + 1].tobytes() == b"\x12\x34"
+    assert table._ports.dtype.isnative
+    assert np.shares_memory(table._ports, rows)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from towpath.doctor import Answer, Capability, judge, rules
 from towpath.doctor.capability import no, unprobed, yes
 from towpath.doctor.rules import RULES, Rule, Way
-from towpath.model import Backend, Config, Device, Service
+from towpath.model import Backend, Config, Device, Service, Snat
 
 RULE = Rule("thing", (Way("best"), Way("second", "speed")), "someone", "all", required=True)
 
@@ -27,6 +27,11 @@ FALLBACKS = {
         "fib_source",
         "the outer source may be another than the route prefers",
     ),
+    "recorder program": (
+        "recorder_program_of_source_nat",
+        "no captures where there are addresses in snat",
+    ),
+    "copies of frames": ("xdp_load_bytes", "captures, too, if the kernel is locked down"),
     "BPF file system": ("bpffs", "only the mount namespace of the agent sees the pins"),
     "permissions": ("permissions", "an agent can't take over what an earlier one has pinned"),
 }
@@ -153,6 +158,35 @@ def test_only_the_families_of_the_backends_are_needed(
     for version in (4, 6):
         assert found[f"IPv{version} forwarding on eth0"].required == (version in required)
     assert found["bpf_fib_lookup of IPv6"].required == (6 in required)
+
+
+def test_source_nat_is_needed_by_whom_it_is_configured_for() -> None:
+    """By the addresses: without any no service can be translated."""
+    lacking = {"source_nat_program"}
+    assert not verdicts(lacking)["source NAT program"].fatal
+    without = config(Device("eth0"))
+    assert not verdicts(lacking, without)["source NAT program"].fatal
+    for snat in (Snat((IPv4Address("192.0.2.1"),)), Snat((), (IPv6Address("2001:db8::1"),))):
+        found = verdicts(lacking, replace(without, snat=snat))["source NAT program"]
+        assert found.fatal
+        assert found.loses == "with addresses in snat the agent does not start"
+
+
+def test_captures_and_checks_can_be_done_without() -> None:
+    """Packets are balanced all the same."""
+    lacking = {
+        "ring_buffer": "ring buffer",
+        "recorder_program": "recorder program",
+        "recorder_program_of_source_nat": "recorder program",
+        "xdp_load_bytes": "copies of frames",
+        "probe_read_kernel": "copies of frames",
+        "libpcap": "libpcap",
+        "rules_by_mark": "policy routing",
+    }
+    found = verdicts(set(lacking), config(Device("eth0")))
+    for name in set(lacking.values()):
+        assert (found[name].state, found[name].required) == ("missing", False)
+    assert found["recorder program"].loses == "packets can't be captured"
 
 
 def test_an_agent_needs_a_place_for_its_pins() -> None:

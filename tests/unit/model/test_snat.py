@@ -9,6 +9,7 @@ import pytest
 
 from towpath.model import ConfigError, Service, Snat, make_config, parse_config
 from towpath.model.kinds import PortRange
+from towpath.model.parse import service_problems
 
 SERVICE = "services: [{name: web, vip: 203.0.113.10, port: 80, forwarding: snat}]\n"
 
@@ -107,3 +108,39 @@ def test_objects_say_what_they_lack() -> None:
     assert "snat.ipv4 has none" in (Snat().problem(web) or "")
     assert Snat(ipv4=(ip_address("192.0.2.1"),)).problem(web) is None  # type: ignore[arg-type]
     assert Snat().problem(Service("web", ip_address("203.0.113.10"), 80)) is None
+
+
+OWN = "backends: [{address: 192.0.2.2, port: 8080}, 192.0.2.3]"
+
+
+def test_backends_may_have_a_port_of_their_own() -> None:
+    """Where they have none it is the service's."""
+    services = SERVICE.replace("snat}", f"snat, {OWN}}}")
+    (service,) = parse_config(
+        f"devices: [eth0]\nsnat: {{ipv4: [192.0.2.9]}}\n{services}", "towpath.yaml"
+    ).services
+    assert [backend.port for backend in service.backends] == [8080, None]
+    assert service_problems(service) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("snat", "dsr"), "8080 is the backend's own, but forwarding dsr does not change ports; "),
+        (("snat", "l2"), "8080 is the backend's own, but forwarding l2 does not change ports; "),
+        (("forwarding: snat, ", ""), "8080 is the backend's own, but forwarding dsr does not"),
+        (("80,", "[80, 81],"), "8080 is the backend's own, but the service is for ports 80-81; "),
+        (("80,", "80-89,"), "8080 is the backend's own, but the service is for ports 80-89; "),
+        (("80,", "any,"), "8080 is the backend's own, but the service is for ports any; allowed: "),
+        (("8080", "0"), "0 is out of range; allowed: 1 to 65535"),
+        (("8080", "65536"), "65536 is out of range; allowed: 1 to 65535"),
+    ],
+)
+def test_a_port_of_its_own_is_for_what_can_be_translated_to_it(
+    change: tuple[str, str], message: str
+) -> None:
+    """Of one port, by forwarding snat."""
+    services = SERVICE.replace("snat}", f"snat, {OWN}}}").replace(*change)
+    found = problem("{ipv4: [192.0.2.9]}", services)
+    assert found.startswith(f"towpath.yaml:3: services[0].backends[0].port: {message}")
+    assert found.count("\n") == 0

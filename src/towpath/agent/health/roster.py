@@ -70,7 +70,7 @@ class Targets:
 
 def _targets_of(service: Service) -> dict[Id, Target]:
     return {
-        Id(service.key, backend.address): Target.of(service, backend.address)
+        Id(service.key, backend.address): Target.of(service, backend)
         for backend in service.backends
     }
 

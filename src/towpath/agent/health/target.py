@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
-    from towpath.model import Address, Health, Service, ServiceKey
+    from towpath.model import Address, Backend, Health, Service, ServiceKey
 
 
 class FailedError(Exception):
@@ -51,14 +51,29 @@ class Target:
     health: Health
     l2: bool = False
     """Whether the service's packets go on as they are, in a frame for the backend."""
+    direct: bool = False
+    """Whether they go to the backend's own address, being translated. The port is that there."""
+
+    @property
+    def end(self) -> tuple[Address, int]:
+        """Where a check connects to."""
+        return (self.backend if self.direct else self.vip), self.port
 
     @classmethod
-    def of(cls, service: Service, backend: Address) -> Target:
+    def of(cls, service: Service, backend: Backend) -> Target:
         """The target that a backend of a service with a check is."""
         health = service.health
         if health is None:
             raise ValueError(f"service {service.name} has no check")
         vip = checked_address(service.vip)
-        port = health.port or first_port(service.port)
-        l2 = service.forwarding == "l2"
-        return cls(service.name, service.key, backend, vip, port, health, l2)
+        port = health.port or backend.port or first_port(service.port)
+        return cls(
+            service.name,
+            service.key,
+            backend.address,
+            vip,
+            port,
+            health,
+            l2=service.forwarding == "l2",
+            direct=service.forwarding == "snat",
+        )
