@@ -181,7 +181,7 @@ def test_l2_is_the_packet_itself_in_a_frame_for_the_backend(
     with in_netns(ROUTER):
         seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         seen.bind(("lb", 0))
-    with closing(seen), closing(balancer.health.connection(vip, to, l2=True)) as connection:
+    with closing(seen), closing(balancer.health.connection(vip, to, forwarding="l2")) as connection:
         with suppress(BlockingIOError):
             connection.connect((str(vip), PORT))
         port = connection.getsockname()[1]

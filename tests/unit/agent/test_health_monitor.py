@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.model import Address
+    from towpath.model.service import Forwarding
 
 FAST = Health(CheckType.HTTP, interval=0.1, timeout=5.0, rise=2, fall=2)
 BACKENDS = tuple(ip_address(f"192.0.2.{number}") for number in (11, 12, 13))
@@ -74,12 +75,14 @@ class Backends:
         """Note it."""
         self.closed += 1
 
-    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
+    def connection(
+        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+    ) -> socket.socket:
         """A socket whose own address tells the backend."""
         if self.broken:
             raise self.broken
         assert vip == HOST
-        assert not l2
+        assert forwarding == "dsr"
         made = socket.socket()
         made.settimeout(0)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -380,10 +383,13 @@ def test_what_the_kernel_had_down_is_held(tmp_path: Path) -> None:
 
 
 def test_a_target_goes_the_way_of_its_service() -> None:
-    """In a tunnel, or in a frame to that very host."""
+    """And is asked for the VIP, unless its packets are for the backend's own address."""
     service = web(80)
-    assert not Target.of(service, BACKENDS[0]).l2
-    assert Target.of(replace(service, forwarding="l2"), BACKENDS[0]).l2
+    ways: list[tuple[Forwarding, Address]]
+    ways = [("dsr", HOST), ("l2", HOST), ("snat", BACKENDS[0])]
+    for forwarding, to in ways:
+        target = Target.of(replace(service, forwarding=forwarding), BACKENDS[0])
+        assert (target.forwarding, target.to) == (forwarding, to)
 
 
 def test_a_command_is_for_the_file_only(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ _OURS = (errno.ENETUNREACH, errno.EPERM, errno.EACCES, errno.EADDRNOTAVAIL, errn
 def opened(path: Path, target: Target) -> Iterator[socket.socket]:
     """A socket in the block that reaches the target once it is connected. UnableError."""
     try:
-        made = path.connection(target.vip, target.backend, l2=target.l2)
+        made = path.connection(target.vip, target.backend, forwarding=target.forwarding)
     except (OSError, KernelError, DatapathError) as error:
         raise UnableError(str(error)) from error
     with closing(made):
@@ -46,7 +46,7 @@ async def connect(connection: socket.socket, target: Target) -> None:
     """Connect to the target. FailedError, UnableError."""
     loop = asyncio.get_running_loop()
     try:
-        await loop.sock_connect(connection, (str(target.vip), target.port))
+        await loop.sock_connect(connection, (str(target.to), target.port))
     except OSError as error:
         kind = UnableError if error.errno in _OURS else FailedError
         raise kind(f"can't connect: {reason(error)}") from error
