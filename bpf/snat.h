@@ -138,8 +138,9 @@ static __always_inline int nat_check(const struct packet *pkt)
 	return likely(pkt->l4_offset <= TRANSLATE_L4 - 20) ? PARSE_OK : VERDICT_PASS_PROTOCOL;
 }
 
-/* The backend that the flow has, NULL if it is a new one. */
-static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w, struct nat *n)
+/* The backend that a flow of this service has, NULL if it is a new one. */
+static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w, struct nat *n,
+					      __u32 service)
 {
 	struct backend *backend;
 
@@ -148,7 +149,7 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 	if (!nat_find(w, n))
 		return NULL;
 	backend = backend_of(n->handle);
-	if (likely(backend && !nat_begins_anew(w, n))) {
+	if (likely(backend && backend->service == service && !nat_begins_anew(w, n))) {
 		if (!w->traced)
 			nat_client_seen(n);
 		return backend;

@@ -10,6 +10,7 @@
 
 #include "icmp.h"
 #include "snat.h"
+#include "source.h"
 
 /*
  * Reads an error and makes w->pkt.flow what it is about, as a packet of the other side's:
@@ -54,6 +55,15 @@ static __always_inline struct backend *nat_of_error(struct work *w, struct nat *
 	return nat_find(w, n) ? backend_of(n->handle) : NULL;
 }
 
+/* Whether the service is for the client, as it has to be for what the client's side sends. */
+static __always_inline bool nat_allowed_source(const struct work *w, __u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+	__u32 set = service ? *(const volatile __u32 *)&service->sources : 0;
+
+	return !set || source_allowed(w->row, set);
+}
+
 /*
  * For an ICMP packet. Returns the verdict; PASS_PROTOCOL if it isn't about a packet that
  * was translated. For one about an answer, n->service is the service that it was for.
@@ -75,8 +85,11 @@ __noinline int nat_error(struct xdp_md *ctx, __u32 row)
 	backend = nat_of_error(w, n, &to_client);
 	if (!backend)
 		return VERDICT_PASS_PROTOCOL;
-	if (!to_client)
+	if (!to_client) {
 		n->service = backend->service;
+		if (!nat_allowed_source(w, n->service))
+			return VERDICT_DROP_SOURCE;
+	}
 	checked = nat_check(&w->pkt);
 	if (checked != PARSE_OK)
 		return checked;

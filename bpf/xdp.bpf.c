@@ -222,7 +222,7 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 row, __u32 id)
 	result = nat_choices(w) ? nat_check(&w->pkt) : VERDICT_DROP_NAT_PORTS;
 	if (result != PARSE_OK)
 		return result;
-	backend = nat_backend(ctx, w, n);
+	backend = nat_backend(ctx, w, n, id);
 	if (backend) {
 		TRACE_FLAG(w, TRACE_FLOW_HIT);
 	} else {

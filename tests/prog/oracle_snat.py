@@ -38,7 +38,7 @@ from tests.prog.oracle_xdp_parse import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.prog.oracle_xdp import Key, Way
+    from tests.prog.oracle_xdp import Key, Served, Way
     from tests.prog.oracle_xdp_parse import Address
     from tests.prog.oracle_xdp_special import Left, Special
 
@@ -62,6 +62,10 @@ class Entry:
     seen: int
     client: int = 0
     answers: int = 0
+    gone: bool = False
+    """The backend has been removed, or was down, since."""
+    key: Key | None = None
+    """The service that it is for."""
 
     @property
     def reply(self) -> Flow:
@@ -244,7 +248,13 @@ class NatWorld(World):
             return self._reply(frame, ifindex, packet)
         if key not in self.translated:
             return super().judge(frame, ifindex)
-        return self._forward(frame, ifindex, packet, key)
+        return self._admit(frame, ifindex, packet, key)
+
+    def serve(self, services: dict[Key, Served]) -> None:
+        """Replace the services. What is translated to a backend that is gone is nobody's."""
+        super().serve(services)
+        for entry in self.table.entries():
+            entry.gone |= entry.key is None or entry.backend not in self.backends_of(entry.key)
 
     def remember(self, outcome: Outcome) -> None:
         """Carry out what a packet changes."""
@@ -257,6 +267,20 @@ class NatWorld(World):
         """Who is there to have flows of a service."""
         return self.services[key].backends if key in self.services else frozenset()
 
+    def _admit(
+        self,
+        frame: bytes,
+        ifindex: int,
+        packet: Packet,
+        key: Key,
+        special: Special | None = None,
+        left: Left | None = None,
+    ) -> Outcome:
+        """An error about no flow that is known is the kernel's, whoever sent it."""
+        if special is not None and special.kind == "error" and key in self.translated:
+            return Outcome(OTHER_PROTOCOL, frame)
+        return super()._admit(frame, ifindex, packet, key, special, left)
+
     def _balance(
         self,
         frame: bytes,
@@ -267,10 +291,10 @@ class NatWorld(World):
         left: Left | None = None,
     ) -> Outcome:
         """What is no whole packet with ports is not translated by itself."""
-        if special is None or key not in self.translated:
+        if key not in self.translated:
             return super()._balance(frame, ifindex, packet, key, special, left)
-        if special.kind == "error":
-            return Outcome(OTHER_PROTOCOL, frame)
+        if special is None:
+            return self._forward(frame, ifindex, packet, key)
         return Outcome(LOST, frame, packet.length, key, packet.flow, quiet=True)
 
     # ---- from the client -----------------------------------------------------------------------
@@ -286,7 +310,7 @@ class NatWorld(World):
         if entry is not None and not stale:
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
-        backend = self.by_maglev(key, flow)
+        backend = self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
             forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
@@ -294,11 +318,20 @@ class NatWorld(World):
         if entry is not None:
             self.table.forget(entry)
         made = self.table.make(flow, hash64, backend, flags)
+        if made is not None:
+            made.key = key
         found = ending(found, NO_PORT, fresh=True, backend=backend, entry=made)
-        return found if made is None else self._to_backend(found, ifindex, packet, lambda: None)
+
+        def commit() -> None:
+            if self.services[key].keeps:
+                self.clients[key, flow.source] = backend, self.now
+
+        if made is None:
+            return ending(found, NO_PORT, commit=commit)
+        return self._to_backend(found, ifindex, packet, commit)
 
     def _stale(self, entry: Entry, key: Key, flags: int) -> bool:
-        if entry.backend not in self.backends_of(key):
+        if entry.gone or entry.key != key:
             return True
         begins = flags & SYN_OR_ACK == TCP_SYN
         return begins and (entry.closing or self.table.expired(entry))
@@ -323,9 +356,9 @@ class NatWorld(World):
 
     def _reply(self, frame: bytes, ifindex: int, packet: Packet) -> Outcome:
         entry = self.table.find_reply(packet.flow)
-        key = self.find(entry.flow) if entry else None
-        if entry is None or key is None or entry.backend not in self.backends_of(key):
+        if entry is None or entry.gone:
             return Outcome(NO_VIP, frame)
+        key = entry.key
         found = NatOutcome(NO_HOP, frame, packet.length, key, packet.flow, reply=True, entry=entry)
         if hops(packet) <= 1:
             return found
