@@ -77,7 +77,9 @@ class HealthPath:
         self._vips = frozenset(vips)
         if self._attached is None:
             self._attach()
-        addresses = [each for index in self._devices for each in netlink.addresses(index)]
+        on_them = [upper for upper, lower, _ in netlink.vlan_devices() if lower in self._devices]
+        indexes = (*self._devices, *on_them)
+        addresses = [each for index in indexes for each in netlink.addresses(index)]
         usable = [each for each in addresses if each.ip not in self._vips]
         self._own = {version: node_address(usable, version) for version in (4, 6)}
         if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips):
@@ -155,8 +157,7 @@ class HealthPath:
     def _source(self, vip: Address, backend: Address) -> Address:
         """The node's address that backends know the way to: what the route to this one prefers.
 
-        Else one of the devices, which has none if they are mere trunks of VLANs, else what the
-        route to the VIP prefers.
+        Else one of the devices or of VLANs on them, else what the route to the VIP prefers.
         """
         towards = (backend,) if vip.version == backend.version else ()
         for found in (
