@@ -71,15 +71,17 @@ static __always_inline bool icmp_is_error(bool v4, __u8 type)
 }
 
 /*
- * Gives an error, whose quote is next, the flow of the quoted packet as its client's packets
- * have it. The error must be addressed to who sent the quoted packet. A quote that isn't of a
- * TCP or UDP packet, or too short to tell, leaves the error as it is.
+ * Gives an error, whose quote is next, the flow of the quoted packet as packets of its other
+ * side have it, and walks up to the quoted ports. The error must be addressed to who sent the
+ * quoted packet. A quote that isn't of a TCP or UDP packet, or too short to tell, leaves the
+ * error as it is: VERDICT_PASS_PROTOCOL.
  */
-static __always_inline int icmp_error(struct xdp_md *ctx, struct work *w)
+__noinline int icmp_quoted(struct xdp_md *ctx, __u32 row)
 {
+	struct work *w = work_of(row);
 	struct flow_key ports = {};
 
-	if (walk_ip(ctx, w->row) != PARSE_OK)
+	if (!w || walk_ip(ctx, row) != PARSE_OK)
 		return VERDICT_PASS_PROTOCOL;
 	if (!address_equal(&w->walk.flow.saddr, &w->pkt.flow.daddr))
 		return VERDICT_PASS_PROTOCOL;
@@ -89,7 +91,6 @@ static __always_inline int icmp_error(struct xdp_md *ctx, struct work *w)
 	w->pkt.flow.sport = ports.dport;
 	w->pkt.flow.dport = ports.sport;
 	w->pkt.flow.protocol = ports.protocol;
-	w->special |= SPECIAL_ERROR | SPECIAL_QUIET;
 	return PARSE_OK;
 }
 
@@ -433,7 +434,10 @@ static __always_inline int icmp_parse(struct xdp_md *ctx, struct work *w)
 	if (!icmp_is_error(v4, *type))
 		return VERDICT_PASS_PROTOCOL;
 	w->walk.at += sizeof(struct icmp_header);
-	return icmp_error(ctx, w);
+	if (icmp_quoted(ctx, w->row) != PARSE_OK)
+		return VERDICT_PASS_PROTOCOL;
+	w->special |= SPECIAL_ERROR | SPECIAL_QUIET;
+	return PARSE_OK;
 }
 
 #endif

@@ -159,8 +159,9 @@ static __always_inline int nat_check(const struct packet *pkt)
 	return likely(pkt->l4_offset <= TRANSLATE_L4 - 20) ? PARSE_OK : VERDICT_PASS_PROTOCOL;
 }
 
-/* The backend that the flow has, NULL if it is a new one. */
-static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w, struct nat *n)
+/* The backend that a flow of this service has, NULL if it is a new one. */
+static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w, struct nat *n,
+					      __u32 service)
 {
 	struct backend *backend;
 
@@ -169,7 +170,7 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 	if (!nat_find(w, n))
 		return NULL;
 	backend = backend_of(n->handle);
-	if (likely(backend && !nat_begins_anew(w, n))) {
+	if (likely(backend && backend->service == service && !nat_begins_anew(w, n))) {
 		if (!w->traced)
 			nat_client_seen(n);
 		return backend;
@@ -247,7 +248,7 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
  * Sends a client's later fragment after the first one. Without a translation it is lost: the
  * first one has met no backend, or one that no flow of the client's has any more.
  */
-__noinline int nat_follow(struct xdp_md *ctx, __u32 row)
+__noinline int nat_follow(struct xdp_md *ctx, __u32 row, __u32 service)
 {
 	struct work *w = work_of(row);
 	struct nat *n = nat_of(row);
@@ -259,7 +260,8 @@ __noinline int nat_follow(struct xdp_md *ctx, __u32 row)
 	result = nat_check(&w->pkt);
 	if (result != PARSE_OK)
 		return result;
-	if (!nat_choices(w) || !nat_backend(ctx, w, n) || !nat_keeps_together(w, n->handle))
+	if (!nat_choices(w) || !nat_backend(ctx, w, n, service) ||
+	    !nat_keeps_together(w, n->handle))
 		return VERDICT_DROP_FRAGMENT;
 	TRACE_FLAG(w, TRACE_FLOW_HIT);
 	result = nat_to_backend(ctx, row);

@@ -10,58 +10,7 @@
 
 #include "icmp.h"
 #include "snat.h"
-
-/* From RFC 792 and 4443; <linux/icmp.h> includes more than a BPF program can. */
-enum quoting {
-	QUOTING_HEADER = 8,    /* in front of the quote */
-	QUOTING_TRANSPORT = 8, /* bytes of the transport header that are quoted at least */
-	QUOTING_OFFSET = 0x1fff,
-	QUOTING_OFFSET_V6 = 0xfff8,
-};
-
-/*
- * Both read the quoted IP header: fill the flow turned round, and quoted_id if it is of a
- * first fragment. They return the header's length, or 0.
- */
-static __always_inline __u32 quoted_ipv4(struct cursor *c, struct flow_key *flow, struct nat *n)
-{
-	struct iphdr *ip = cursor_take(c, struct iphdr);
-
-	if (!ip || ip->version != 4 || ip->ihl < 5 || ip->frag_off & bpf_htons(QUOTING_OFFSET))
-		return 0;
-	*flow = (struct flow_key){
-		.saddr.word[3] = ip->daddr,
-		.daddr.word[3] = ip->saddr,
-		.protocol = ip->protocol,
-		.family = FAMILY_V4,
-	};
-	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT))
-		n->quoted_id = n->quote + offsetof(struct iphdr, id);
-	return ip->ihl * 4;
-}
-
-static __always_inline __u32 quoted_ipv6(struct cursor *c, struct flow_key *flow, struct nat *n)
-{
-	struct ipv6hdr *ip = cursor_take(c, struct ipv6hdr);
-	struct ipv6_fragment *frag;
-
-	if (!ip || ip->version != 6)
-		return 0;
-	__builtin_memcpy(&flow->saddr, &ip->daddr, 16);
-	__builtin_memcpy(&flow->daddr, &ip->saddr, 16);
-	flow->protocol = ip->nexthdr;
-	flow->family = FAMILY_V6;
-	flow->_reserved = 0;
-	if (ip->nexthdr != IPPROTO_FRAGMENT)
-		return sizeof(*ip);
-	frag = cursor_take(c, struct ipv6_fragment);
-	if (!frag || frag->offset & bpf_htons(QUOTING_OFFSET_V6))
-		return 0;
-	flow->protocol = frag->nexthdr;
-	if (frag->offset & bpf_htons(IPV6_FRAGMENT))
-		n->quoted_id = n->quote + sizeof(*ip) + offsetof(struct ipv6_fragment, id);
-	return sizeof(*ip) + sizeof(*frag);
-}
+#include "source.h"
 
 /*
  * Reads an error and makes w->pkt.flow what it is about, as a packet of the other side's:
@@ -71,35 +20,26 @@ static __always_inline __u32 quoted_ipv6(struct cursor *c, struct flow_key *flow
 static __noinline bool nat_read_error(struct xdp_md *ctx, struct work *w, struct nat *n)
 {
 	bool v4 = w->pkt.flow.family == FAMILY_V4;
-	struct address to = w->pkt.flow.daddr;
-	struct cursor c = cursor_of(ctx);
-	struct flow_key *flow = &w->pkt.flow;
-	struct ports *ports;
-	__u32 header, check;
+	struct cursor c;
+	__u32 check;
 	__u8 *type;
 
-	c.pos += (w->pkt.l3_offset & 0x1f) + (w->pkt.l4_offset & TRANSLATE_L4);
-	type = c.pos;
-	if ((void *)type + QUOTING_HEADER > c.end || !icmp_is_error(v4, *type))
+	w->walk.at = w->pkt.l3_offset + w->pkt.l4_offset;
+	if (!walk_cursor(ctx, &w->walk, &c))
 		return false;
-	c.pos = (void *)type + QUOTING_HEADER;
-	n->quote = w->pkt.l4_offset + QUOTING_HEADER;
-	n->quoted_id = 0;
-	header = v4 ? quoted_ipv4(&c, flow, n) : quoted_ipv6(&c, flow, n);
-	if (!header || (flow->protocol != IPPROTO_TCP && flow->protocol != IPPROTO_UDP))
+	type = cursor_take(&c, __u8);
+	if (!type || !icmp_is_error(v4, *type))
 		return false;
-
-	ports = (void *)type + QUOTING_HEADER + (header & 0x3f);
-	if ((void *)(ports + 1) > c.end)
+	w->walk.at += sizeof(struct icmp_header);
+	n->quote = w->pkt.l4_offset + sizeof(struct icmp_header);
+	if (icmp_quoted(ctx, w->row) != PARSE_OK)
 		return false;
-	flow->sport = ports->dest;
-	flow->dport = ports->source;
-	n->quoted_ports = n->quote + header;
+	n->quoted_ports = w->walk.at - w->pkt.l3_offset;
+	n->quoted_id = w->walk.fragment ? w->walk.id_at - w->pkt.l3_offset : 0;
 	/* A quote may end before TCP's checksum. */
-	check = n->quoted_ports + (flow->protocol == IPPROTO_TCP ? 16 : 6);
+	check = n->quoted_ports + (w->pkt.flow.protocol == IPPROTO_TCP ? 16 : 6);
 	n->quoted_check = check + 2 <= w->pkt.l3_length ? check : 0;
-	return n->quoted_ports + QUOTING_TRANSPORT <= w->pkt.l3_length &&
-	       address_equal(&flow->daddr, &to);
+	return check < TRANSLATE_L4;
 }
 
 /* Finds whom it is for: fills n as for a packet of the flow's. Returns the backend, or NULL. */
@@ -114,6 +54,15 @@ static __always_inline struct backend *nat_of_error(struct work *w, struct nat *
 	}
 	w->hash = hash_flow(&w->pkt.flow, hash_seed);
 	return nat_find(w, n) ? backend_of(n->handle) : NULL;
+}
+
+/* Whether the service is for the client, as it has to be for what the client's side sends. */
+static __always_inline bool nat_allowed_source(const struct work *w, __u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+	__u32 set = service ? *(const volatile __u32 *)&service->sources : 0;
+
+	return !set || source_allowed(w->row, set);
 }
 
 /*
@@ -137,8 +86,11 @@ __noinline int nat_error(struct xdp_md *ctx, __u32 row)
 	backend = nat_of_error(w, n, &to_client);
 	if (!backend)
 		return VERDICT_PASS_PROTOCOL;
-	if (!to_client)
+	if (!to_client) {
 		n->service = backend->service;
+		if (!nat_allowed_source(w, n->service))
+			return VERDICT_DROP_SOURCE;
+	}
 	checked = nat_check(&w->pkt);
 	if (checked != PARSE_OK)
 		return checked;

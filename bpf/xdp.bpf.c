@@ -222,7 +222,7 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 row, __u32 id)
 	result = nat_choices(w) ? nat_check(&w->pkt) : VERDICT_DROP_NAT_PORTS;
 	if (result != PARSE_OK)
 		return result;
-	backend = nat_backend(ctx, w, n);
+	backend = nat_backend(ctx, w, n, id);
 	if (backend) {
 		TRACE_FLAG(w, TRACE_FLOW_HIT);
 	} else {
@@ -256,7 +256,7 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
 	if (unlikely(service->flags & SERVICE_SNAT)) {
 		struct nat *n = nat_of(w->row);
 
-		verdict = unlikely(w->special & SPECIAL_LATER) ? nat_follow(ctx, w->row)
+		verdict = unlikely(w->special & SPECIAL_LATER) ? nat_follow(ctx, w->row, id)
 							       : balance_snat(ctx, w->row, id);
 		*fresh = n && n->fresh;
 		return verdict;

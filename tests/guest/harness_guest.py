@@ -175,7 +175,7 @@ def sent_to(balancer: LoadBalancer, address: Address) -> int:
 # ---- Servers and clients -----------------------------------------------------------------------
 
 
-class _Stream(socketserver.BaseRequestHandler):
+class Stream(socketserver.BaseRequestHandler):
     """Answer all that was asked, several times over."""
 
     request: socket.socket
@@ -205,7 +205,9 @@ class _Udp4(socketserver.UDPServer):
     pass
 
 
-class _Tcp6(_Tcp4):
+class Tcp6(_Tcp4):
+    """And IPv4, if for all addresses."""
+
     address_family = socket.AF_INET6
 
 
@@ -217,8 +219,8 @@ class _Udp6(_Udp4):
 def _serving(node: str) -> Iterator[None]:
     """TCP and UDP on both VIPs, which the node has on its loopback."""
     with ExitStack() as undo:
-        for tcp, udp, vip in ((_Tcp4, _Udp4, VIP4), (_Tcp6, _Udp6, VIP6)):
-            for kind, handler in ((tcp, _Stream), (udp, _Datagrams)):
+        for tcp, udp, vip in ((_Tcp4, _Udp4, VIP4), (Tcp6, _Udp6, VIP6)):
+            for kind, handler in ((tcp, Stream), (udp, _Datagrams)):
                 with in_netns(node):
                     server = undo.enter_context(kind((str(vip), PORT), handler))
                 thread = threading.Thread(target=server.serve_forever, args=(0.1,))

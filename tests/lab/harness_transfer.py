@@ -45,13 +45,14 @@ class _Handler(StreamRequestHandler):
     server: _Server
 
     def handle(self) -> None:
-        word, size = self.rfile.readline().split()
-        self.wfile.write(self.server.name.encode() + b"\n")
-        if word == b"GET":
-            for _ in range(int(size) // len(BLOCK)):
-                self.wfile.write(BLOCK)
-        else:
-            self.wfile.write(_digest(self.rfile, int(size)).encode() + b"\n")
+        while line := self.rfile.readline():
+            word, size = line.split()
+            self.wfile.write(self.server.name.encode() + b"\n")
+            if word == b"GET":
+                for _ in range(int(size) // len(BLOCK)):
+                    self.wfile.write(BLOCK)
+            else:
+                self.wfile.write(_digest(self.rfile, int(size)).encode() + b"\n")
 
 
 class _Answer(BaseRequestHandler):
@@ -102,7 +103,7 @@ def transfer_servers(lab: Lab, *vips: Address) -> Iterator[None]:
 
 def download(vip: Address, size: int = SIZE) -> tuple[str, str, str]:
     """Fetch so many bytes by a new connection: who sent them, to which address, their hash."""
-    with _connected(vip) as client, client.makefile("rb") as stream:
+    with connected(vip) as client, client.makefile("rb") as stream:
         client.sendall(f"GET {size}\n".encode())
         name = stream.readline().decode().strip()
         return name, client.getsockname()[0], _digest(stream, size)
@@ -110,7 +111,7 @@ def download(vip: Address, size: int = SIZE) -> tuple[str, str, str]:
 
 def upload(vip: Address, size: int = SIZE) -> tuple[str, str, str]:
     """Send so many bytes: who received them, from which address, and what it says they hash to."""
-    with _connected(vip) as client, client.makefile("rb") as stream:
+    with connected(vip) as client, client.makefile("rb") as stream:
         client.sendall(f"PUT {size}\n".encode())
         name = stream.readline().decode().strip()
         for _ in range(size // len(BLOCK)):
@@ -118,7 +119,8 @@ def upload(vip: Address, size: int = SIZE) -> tuple[str, str, str]:
         return name, client.getsockname()[0], stream.readline().decode().strip()
 
 
-def _connected(vip: Address) -> socket.socket:
+def connected(vip: Address) -> socket.socket:
+    """A client's connection to a server behind the VIP."""
     with in_netns(CLIENT):
         return socket.create_connection((str(vip), PORT), timeout=TIMEOUT)
 

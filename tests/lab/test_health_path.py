@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from contextlib import closing, contextmanager, suppress
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +25,7 @@ from towpath.kernel.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER, VIP4, VIP6
 from towpath.lab.waiting import wait_until
-from towpath.model import Device
+from towpath.model import Device, Snat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,7 +181,7 @@ def test_l2_is_the_packet_itself_in_a_frame_for_the_backend(
     with in_netns(ROUTER):
         seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         seen.bind(("lb", 0))
-    with closing(seen), closing(balancer.health.connection(vip, to, l2=True)) as connection:
+    with closing(seen), closing(balancer.health.connection(vip, to, forwarding="l2")) as connection:
         with suppress(BlockingIOError):
             connection.connect((str(vip), PORT))
         port = connection.getsockname()[1]
@@ -300,6 +300,34 @@ def test_a_vip_is_no_address_to_ask_from(lab: Lab, balancer: Balancer) -> None:
             assert connection.getsockname()[0] == str(own.ip)
     finally:
         shell(BALANCER, f"ip address del {extra}/32 dev {DEVICE}")
+
+
+def test_a_backend_is_asked_from_what_clients_are_translated_to(lab: Lab) -> None:
+    """Itself, without the way of marks; from the route's address while that one is elsewhere."""
+    own, extra = lab.topology.balancer.node4[0].ip, IPv4Address("198.51.100.200")
+    to = backend(lab, 0, 4)
+    with (
+        in_netns(BALANCER),
+        Balancer([Device(DEVICE)], limits=SMALL, snat=Snat((extra,))) as balancer,
+    ):
+        balancer.health.open([VIP4])
+        assert asked_from(balancer, to) == own
+        shell(BALANCER, f"ip address add {extra}/32 dev {DEVICE}")
+        shell(ROUTER, f"ip route add {extra} via {own}")
+        try:
+            assert asked_from(balancer, to) == extra
+        finally:
+            shell(BALANCER, f"ip address del {extra}/32 dev {DEVICE}")
+            shell(ROUTER, f"ip route del {extra}")
+        assert not any(balancer.health.counters().values())
+
+
+def asked_from(balancer: Balancer, to: Address) -> Address:
+    """Ask a backend in the way of translated packets: who asks."""
+    with closing(balancer.health.connection(VIP4, to, forwarding="snat")) as connection:
+        connection.settimeout(TIMEOUT)
+        connection.connect((str(to), PORT))
+        return ip_address(connection.getsockname()[0])
 
 
 def test_a_beginning_that_fails_leaves_nothing(

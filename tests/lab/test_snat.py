@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from tests.lab.harness_balancer import SMALL
+from tests.lab.harness_health import FAST
 
 from towpath import LoadBalancer
 from towpath.client import Client, ClientError
@@ -354,6 +355,20 @@ class Agents:
         self.file.write_text(yaml.safe_dump(config))
         self.process: subprocess.Popen[str] | None = None
 
+    def check(self, **fields: Any) -> None:
+        """Have the TCP services' backends checked. For an agent that isn't started yet."""
+        config = yaml.safe_load(self.file.read_text())
+        for each in config["services"]:
+            if each["protocol"] == "tcp":
+                each["health"] = FAST | {"type": "tcp"} | fields
+        self.file.write_text(yaml.safe_dump(config))
+
+    def states(self) -> dict[str, str]:
+        """How the backends are that are checked, by their addresses."""
+        with Client(self.socket) as client:
+            checks = [each for version in VIPS for each in client.checks(f"tcp{version}")]
+        return {str(each.backend): str(each.state) for each in checks}
+
     def start(self) -> None:
         """Start one, which takes over what the last one left."""
         command = [sys.executable, "-m", "towpath", "agent", "--config", str(self.file)]
@@ -374,6 +389,17 @@ class Agents:
         assert self.process is not None
         self.process.kill()
         self.process.wait(20)
+
+    def end(self) -> None:
+        """Kill it, and remove what works on without it."""
+        self.kill()
+        pins = self.lab.bpffs / "snat"
+        limits = Limits(**LIMITS)
+        with (
+            in_netns(BALANCER),
+            LoadBalancer(DEVICE, limits=limits, snat=snat(self.lab), pins=pins) as last,
+        ):
+            last.detach()
 
 
 def test_the_agent_is_killed_and_comes_back(lab: Lab, tmp_path: Path) -> None:
@@ -413,17 +439,7 @@ def test_the_agent_is_killed_and_comes_back(lab: Lab, tmp_path: Path) -> None:
             assert found.forwarding == "snat"
             verdicts = client.counters().verdicts
         assert not any(n for verdict, n in verdicts.items() if verdict.startswith("drop"))
-    agents.kill()
-    with (
-        in_netns(BALANCER),
-        LoadBalancer(
-            DEVICE,
-            limits=Limits(**LIMITS),
-            snat=snat(lab),
-            pins=lab.bpffs / "snat",
-        ) as last,
-    ):
-        last.detach()
+    agents.end()
 
 
 def test_backends_at_a_port_of_their_own(lab: Lab, tmp_path: Path) -> None:
@@ -467,11 +483,42 @@ def test_backends_at_a_port_of_their_own(lab: Lab, tmp_path: Path) -> None:
             assert {each.backend_port for each in ends if each} == {PORT}
             assert {each.vip_port for each in ends if each} == {OTHER}
     finally:
-        agents.kill()
-        with (
-            in_netns(BALANCER),
-            LoadBalancer(
-                DEVICE, limits=Limits(**LIMITS), snat=snat(lab), pins=lab.bpffs / "snat"
-            ) as last,
-        ):
-            last.detach()
+        agents.end()
+
+
+def test_backends_are_checked_at_their_own_address(lab: Lab, tmp_path: Path) -> None:
+    """From the address that clients are translated to, and nobody else need be let in."""
+    agents = Agents(lab, tmp_path)
+    agents.check()
+    links = lab.topology.backend_links
+    everyone = [str(at[0].ip) for each in links for at in (each.node4, each.node6)]
+    first = links[0]
+    agents.start()
+    wait_until(lambda: states(agents, everyone) == {"up"}, seconds=20, what="all to be up")
+    with unanswered(lab, first.node, 4):
+        gone = str(first.node4[0].ip)
+        others = [each for each in everyone if each != gone]
+        wait_until(lambda: states(agents, [gone]) == {"down"}, seconds=20, what="it to be down")
+        assert states(agents, others) == {"up"}
+        for _ in range(REQUESTS):
+            with closing(Talk(4)) as talk:
+                assert talk.said["name"] != first.port
+    wait_until(lambda: states(agents, everyone) == {"up"}, seconds=20, what="all to be up again")
+    agents.end()
+
+
+def states(agents: Agents, backends: list[str]) -> set[str]:
+    """The states of some backends."""
+    found = agents.states()
+    return {found.get(each, "unknown") for each in backends}
+
+
+@contextmanager
+def unanswered(lab: Lab, node: str, version: int) -> Iterator[None]:
+    """A backend has no way back to the address that clients are translated to."""
+    what = ["blackhole", str(own(lab, version))]
+    subprocess.run(["ip", "-n", node, "route", "add", *what], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "-n", node, "route", "del", *what], check=True)

@@ -185,13 +185,14 @@ def client_frame(
     payload: bytes = b"towpath",
     vlan: int | None = None,
     source: Address | None = None,
+    vip: Address | None = None,
     hops: int = 64,
 ) -> bytes:
     """What a client sends, with all checksums right."""
     transport = TRANSPORTS[protocol](sport=sport, dport=dport)
     if isinstance(transport, TCP):
         transport.flags = flags
-    header = ip(version, source=source, **_left(version, hops))
+    header = ip(version, source=source, vip=vip, **_left(version, hops))
     return bytes(ether(vlan=vlan) / header / transport / Raw(payload))
 
 

@@ -40,7 +40,7 @@ from tests.prog.oracle_xdp_special import may_be_answered, read_special, told_mt
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.prog.oracle_xdp import Key, Way
+    from tests.prog.oracle_xdp import Key, Served, Way
     from tests.prog.oracle_xdp_parse import Address
     from tests.prog.oracle_xdp_special import FragmentKey, Left, Special
 
@@ -66,6 +66,10 @@ class Entry:
     answers: int = 0
     own_port: int = 0
     """The backend's, 0 for that of the VIP."""
+    gone: bool = False
+    """The backend has been removed, or was down, since."""
+    key: Key | None = None
+    """The service that it is for."""
 
     @property
     def reply(self) -> Flow:
@@ -253,7 +257,13 @@ class NatWorld(World):
             return self._reply(frame, ifindex, packet)
         if key not in self.translated:
             return super().judge(frame, ifindex)
-        return self._forward(frame, ifindex, packet, key)
+        return self._admit(frame, ifindex, packet, key)
+
+    def serve(self, services: dict[Key, Served]) -> None:
+        """Replace the services. What is translated to a backend that is gone is nobody's."""
+        super().serve(services)
+        for entry in self.table.entries():
+            entry.gone |= entry.key is None or entry.backend not in self.backends_of(entry.key)
 
     def remember(self, outcome: Outcome) -> None:
         """Carry out what a packet changes."""
@@ -269,6 +279,20 @@ class NatWorld(World):
         """Who is there to have flows of a service."""
         return self.services[key].backends if key in self.services else frozenset()
 
+    def _admit(
+        self,
+        frame: bytes,
+        ifindex: int,
+        packet: Packet,
+        key: Key,
+        special: Special | None = None,
+        left: Left | None = None,
+    ) -> Outcome:
+        """An error about no flow that is known is the kernel's, whoever sent it."""
+        if special is not None and special.kind == "error" and key in self.translated:
+            return Outcome(OTHER_PROTOCOL, frame)
+        return super()._admit(frame, ifindex, packet, key, special, left)
+
     def _balance(
         self,
         frame: bytes,
@@ -278,11 +302,9 @@ class NatWorld(World):
         special: Special | None = None,
         left: Left | None = None,
     ) -> Outcome:
-        """Errors are translated by what they quote, which isn't told here."""
-        if special is None or key not in self.translated:
+        """What is translated goes another way."""
+        if key not in self.translated:
             return super()._balance(frame, ifindex, packet, key, special, left)
-        if special.kind == "error":
-            return Outcome(OTHER_PROTOCOL, frame)
         if left is not None:
             return self._follow(frame, ifindex, packet, key, left)
         return self._forward(frame, ifindex, packet, key, special)
@@ -312,7 +334,7 @@ class NatWorld(World):
             left = leaves(special, entry.backend)
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
-        backend = self.by_maglev(key, flow)
+        backend = self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
             forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
@@ -320,9 +342,18 @@ class NatWorld(World):
         if entry is not None:
             self.table.forget(entry)
         made = self.table.make(flow, hash64, backend, flags)
+        if made is not None:
+            made.key = key
         left = leaves(special, backend)
         found = ending(found, NO_PORT, fresh=True, backend=backend, entry=made, leaves=left)
-        return found if made is None else self._to_backend(found, ifindex, packet, lambda: None)
+
+        def commit() -> None:
+            if self.services[key].keeps:
+                self.clients[key, flow.source] = backend, self.now
+
+        if made is None:
+            return ending(found, NO_PORT, commit=commit)
+        return self._to_backend(found, ifindex, packet, commit)
 
     def _follow(self, frame: bytes, ifindex: int, packet: Packet, key: Key, left: Left) -> Outcome:
         """A later fragment goes to the backend of the first one, while its flow is there."""
@@ -333,7 +364,7 @@ class NatWorld(World):
         entry = self.table.find(flow, flow_hash64(flow, self.seed))
         if entry is None:
             return found
-        if entry.backend not in self.backends_of(key):
+        if entry.gone or entry.key != key:
             return ending(found, LOST, commit=lambda: self.table.forget(entry))
         found = ending(found, LOST, entry=entry, commit=lambda: self._seen(entry, 0))
         if left.gone or left.backend != entry.backend:
@@ -342,7 +373,7 @@ class NatWorld(World):
         return self._to_backend(found, ifindex, packet, found.commit)
 
     def _stale(self, entry: Entry, key: Key, flags: int) -> bool:
-        if entry.backend not in self.backends_of(key):
+        if entry.gone or entry.key != key:
             return True
         begins = flags & SYN_OR_ACK == TCP_SYN
         return begins and (entry.closing or self.table.expired(entry))
@@ -403,9 +434,9 @@ class NatWorld(World):
         left: Left | None = None,
     ) -> Outcome:
         entry = self.table.find_reply(packet.flow)
-        key = self.find(entry.flow) if entry else None
-        if entry is None or key is None or entry.backend not in self.backends_of(key):
+        if entry is None or entry.gone:
             return Outcome(NO_VIP, frame)
+        key = entry.key
         found = NatOutcome(NO_HOP, frame, packet.length, key, packet.flow, reply=True, entry=entry)
         if special is not None and special.kind == "later":
             if left is None or left.gone or left.backend != entry.backend:

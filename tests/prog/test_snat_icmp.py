@@ -26,7 +26,7 @@ from tests.prog.wire_fragments import cut
 from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.prog.network_xdp import Network
     from tests.prog.oracle_xdp import Outcome
@@ -38,7 +38,7 @@ TOO_BIG = {4: (3, 4), 6: (2, 0)}
 ERRORS = {4: [(3, 0), (3, 3), (3, 4), (11, 0), (12, 0)], 6: [(1, 4), (2, 0), (3, 0), (4, 1)]}
 HEADER = {4: 20, 6: 40}
 MTU = 1300
-ACTIONS = {TX: XDP_TX, REDIRECT: XDP_REDIRECT, NO_HOP: XDP_DROP}
+ACTIONS = {TX: XDP_TX, REDIRECT: XDP_REDIRECT}
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +135,8 @@ def assert_becomes(
     verdict, packet = expected
     before = nat.counters()
     run = nat.run(frame, device)
-    assert run.retval == ACTIONS.get(verdict, XDP_PASS)
-    out = run.data if verdict == NO_HOP or verdict.startswith("pass") else run.data[14:]
+    assert run.retval == ACTIONS.get(verdict, XDP_DROP if verdict.startswith("drop") else XDP_PASS)
+    out = run.data if verdict.startswith(("drop", "pass")) else run.data[14:]
     assert out.hex() == packet.hex()
     assert nat.moved(before, nat.counters()) == {verdict: 1} | counts
 
@@ -265,6 +265,108 @@ def test_the_last_hop(nat: NatRig, version: int) -> None:
         (key, NO_HOP): 1,
     }
     assert_becomes(nat, came, (NO_HOP, came), counts)
+
+
+# ---- What stands between the quoted header and the quoted ports ----------------------------------
+
+HOP_BY_HOP, ROUTING, FRAGMENT, NO_NEXT, DESTINATION = 0, 43, 44, 59, 60
+# Each without its first byte, the next header.
+SHORT = bytes.fromhex("00 0104 00000000")  # PadN
+LONG = bytes.fromhex("02 0114") + bytes(20)
+ATOMIC = bytes.fromhex("000000 12345678")
+FIRST = bytes.fromhex("000001 12345678")
+LATER = bytes.fromhex("000009 12345678")
+Chain = list[tuple[int, bytes]]
+PASSED_OVER: dict[str, Chain] = {
+    "hop-by-hop": [(HOP_BY_HOP, SHORT)],
+    "destination": [(DESTINATION, LONG)],
+    "routing, arrived": [(ROUTING, bytes(7))],
+    "atomic fragment": [(FRAGMENT, ATOMIC)],
+    "first fragment": [(FRAGMENT, FIRST)],
+    "options of a fragment": [(DESTINATION, LONG), (FRAGMENT, FIRST), (DESTINATION, LONG)],
+    "as many as are read": [(DESTINATION, SHORT)] * 7,
+}
+NOT_READ: dict[str, Chain] = {
+    "later fragment": [(FRAGMENT, LATER)],
+    "routing, on its way": [(ROUTING, bytes.fromhex("000201 00000000"))],
+    "one too many": [(DESTINATION, SHORT)] * 8,
+    "no next header": [(NO_NEXT, bytes(7))],
+}
+
+
+def extended(packet: bytes, chain: Chain) -> bytes:
+    """An IPv6 packet with these headers between its own and its transport's."""
+    kinds = [kind for kind, _ in chain] + [packet[6]]
+    between = b"".join(
+        bytes([following]) + rest for (_, rest), following in zip(chain, kinds[1:], strict=True)
+    )
+    length = struct.pack("!H", len(packet) - 40 + len(between))
+    return packet[:4] + length + bytes([kinds[0]]) + packet[7:40] + between + packet[40:]
+
+
+def with_options(packet: bytes, words: int) -> bytes:
+    """An IPv4 packet with so many words of options that do nothing."""
+    head = bytes([0x45 + words, packet[1]]) + struct.pack("!H", len(packet) + 4 * words)
+    return hop(head + packet[4:20] + b"\1" * 4 * words + packet[20:], packet[8])
+
+
+def assert_both_ways(
+    nat: NatRig, version: int, protocol: int, between: Callable[[bytes], bytes]
+) -> None:
+    """Errors about packets with something in between, cut off at every byte up to the ports' end.
+
+    Towards the client and towards the backend.
+    """
+    talk = conversation(nat, version, protocol)
+    source, backend = entry_of(talk.sent_on)
+    kind, router = TOO_BIG[version], ROUTERS[version]
+    ways = (
+        (
+            (router, source, talk.sent_on.frame[14:]),
+            (VIPS[version], CLIENTS[version], talk.sent[14:]),
+            reply_counts,
+        ),
+        (
+            (router, VIPS[version], talk.answered_on.frame[14:]),
+            (source, backend, talk.answered[14:]),
+            forward_counts,
+        ),
+    )
+    for (sender, to, quoted), (as_from, told, original), counts in ways:
+        quote, expected = (between(hop(each, 5)) for each in (quoted, original))
+        least = len(quote) - len(quoted) + HEADER[version] + 8
+        for length in range(least):
+            assert_passes(nat, framed(error(sender, to, quote[:length], kind=kind)))
+        # Not between the two bytes of TCP's checksum, of which one alone can't be right.
+        for length in (least, least + 1, least + 8, least + 10, len(quote)):
+            came = error(sender, to, quote[:length], kind=kind)
+            out = error(as_from, told, expected[:length], kind=kind, hops=59)
+            assert_becomes(nat, framed(came), (TX, out), counts(talk.sent_on, len(came)))
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+@pytest.mark.parametrize("chain", PASSED_OVER.values(), ids=PASSED_OVER.keys())
+def test_extension_headers_in_the_quote(nat: NatRig, protocol: int, chain: Chain) -> None:
+    """Are left as they are, and the ports and checksum behind them are translated."""
+    assert_both_ways(nat, 6, protocol, lambda packet: extended(packet, chain))
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+@pytest.mark.parametrize("words", [1, 3, 10])
+def test_options_in_the_quote(nat: NatRig, protocol: int, words: int) -> None:
+    """The same for IPv4, whose header's own checksum covers them."""
+    assert_both_ways(nat, 4, protocol, lambda packet: with_options(packet, words))
+
+
+@pytest.mark.parametrize("chain", NOT_READ.values(), ids=NOT_READ.keys())
+def test_quotes_whose_ports_are_not_found_pass(nat: NatRig, chain: Chain) -> None:
+    """There are none, or too many headers before them."""
+    talk = conversation(nat, 6, 6)
+    source, _ = entry_of(talk.sent_on)
+    quotes = ((source, talk.sent_on.frame[14:]), (VIPS[6], talk.answered_on.frame[14:]))
+    for to, quoted in quotes:
+        quote = extended(hop(quoted, 5), chain)
+        assert_passes(nat, framed(error(ROUTERS[6], to, quote, kind=TOO_BIG[6])))
 
 
 # ---- Errors that are not ours --------------------------------------------------------------------

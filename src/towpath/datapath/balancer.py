@@ -142,7 +142,7 @@ class Balancer:
                 migration = self._move_in(self._program.leaving)
             self._attachment = Attachment(self._program, devices, pins)
             undo.callback(self._attachment.close)
-            self.health = HealthPath(self._program, indexes, mark)
+            self.health = HealthPath(self._program, indexes, mark, self._snat)
             undo.callback(self.health.close)
             self._leave(migration)
             # Only now does no other program fill the table in its own way any more.

@@ -5,6 +5,9 @@ A socket is bound to an address of the node, its end is written down in ``health
 together with the backend, and then it is connected to the VIP. Its packets carry a mark
 that routes them to the loopback device, where ``bpf/health.h`` encapsulates them. The
 answers come from the VIP to the node's address, and the kernel finds the socket by itself.
+
+Where clients' packets are translated the backend is asked for itself, which needs none of
+that: such a packet differs in nothing from one of this node's own.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from towpath.datapath.address import Address
     from towpath.datapath.program import LoadedProgram
     from towpath.kernel.links import Attachment
+    from towpath.model.service import Forwarding
+    from towpath.model.snat import Snat
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +52,18 @@ _ANY_PORT = 9  # to ask for a route needs one
 
 
 class HealthPath:
-    """Makes connections that go to a backend by way of its tunnel and its VIP.
+    """Makes connections that go to a backend in the way of clients' packets.
 
-    ``devices`` are the indexes of the load balancer's. Nothing is attached or routed before
+    ``devices`` are the indexes of the load balancer's; ``snat`` says what clients are translated
+    to. Nothing is attached or routed before
     `open`; `close` undoes it. `connection` may be called from another thread than the rest.
     """
 
-    def __init__(self, program: LoadedProgram, devices: Sequence[int], mark: int) -> None:
+    def __init__(
+        self, program: LoadedProgram, devices: Sequence[int], mark: int, snat: Snat
+    ) -> None:
         self._program = program
+        self._snat = snat
         self._probes = program.maps["health_probes"]
         self._devices = devices
         self._mark = mark
@@ -68,7 +77,9 @@ class HealthPath:
         self._vips = frozenset(vips)
         if self._attached is None:
             self._attach()
-        addresses = [each for index in self._devices for each in netlink.addresses(index)]
+        on_them = [upper for upper, lower, _ in netlink.vlan_devices() if lower in self._devices]
+        indexes = (*self._devices, *on_them)
+        addresses = [each for index in indexes for each in netlink.addresses(index)]
         usable = [each for each in addresses if each.ip not in self._vips]
         self._own = {version: node_address(usable, version) for version in (4, 6)}
         if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips):
@@ -99,24 +110,28 @@ class HealthPath:
     def _unroute(self) -> None:
         policy.no_longer(self._mark, TABLE, PRIORITY)
 
-    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
-        """Return a TCP socket whose packets to ``vip`` go to ``backend``; not blocking.
+    def connection(
+        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+    ) -> socket.socket:
+        """Return a TCP socket whose packets go to ``backend`` as clients' do; not blocking.
 
-        With ``l2`` they go in a frame to that host, else in a tunnel.
-
-        It is to be connected, to any port. Closing it resets the connection, so that
-        neither end waits for the other. DatapathError: the node has no address to be
-        answered at. OSError: no sockets or ports are left.
+        It is to be connected to ``vip``, with forwarding snat to ``backend``, at any port.
+        Closing it resets the connection, so that neither end waits for the other.
+        DatapathError: the node has no address to be answered at. OSError: no sockets or ports
+        are left.
         """
-        own = self._source(vip, backend)
+        translated = forwarding == "snat"
+        own = self._translated(backend) if translated else self._source(vip, backend)
         made = socket.socket(_SOCKET_FAMILIES[vip.version], socket.SOCK_STREAM)
         try:
             made.settimeout(0)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+            if not translated:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
             made.bind((str(own), 0))
-            self._write_down(own, made.getsockname()[1], backend, l2=l2)
+            if not translated:
+                self._write_down(own, made.getsockname()[1], backend, l2=forwarding == "l2")
         except BaseException:
             made.close()
             raise
@@ -131,11 +146,18 @@ class HealthPath:
             if member.name != "HEALTH_MAX"
         }
 
+    def _translated(self, backend: Address) -> Address:
+        """What a client's packets are translated to, if this node can be answered there.
+
+        Backends may let nobody else in.
+        """
+        ours = self._snat.addresses(backend.version)
+        return next(filter(is_local, ours), None) or self._source(backend, backend)
+
     def _source(self, vip: Address, backend: Address) -> Address:
         """The node's address that backends know the way to: what the route to this one prefers.
 
-        Else one of the devices, which has none if they are mere trunks of VLANs, else what the
-        route to the VIP prefers.
+        Else one of the devices or of VLANs on them, else what the route to the VIP prefers.
         """
         towards = (backend,) if vip.version == backend.version else ()
         for found in (

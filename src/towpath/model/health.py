@@ -60,8 +60,8 @@ class AllFailed(enum.StrEnum):
 class Health:
     """A service's health check, carried out for each of its backends.
 
-    tcp, http and https go through the data path: in the tunnel to the backend, for the
-    service's VIP.
+    tcp, http and https go in the way of clients' packets: in the tunnel to the backend, for the
+    service's VIP; with forwarding snat to the backend's own address.
     """
 
     __pydantic_config__: ClassVar[Any] = _PYDANTIC

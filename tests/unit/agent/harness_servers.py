@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.model import Address
+    from towpath.model.service import Forwarding
 
     Behaviour: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -39,10 +40,12 @@ class Direct:
     def close(self) -> None:
         """Nothing is left."""
 
-    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
+    def connection(
+        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+    ) -> socket.socket:
         """A plain socket."""
         assert vip == backend
-        assert not l2
+        assert forwarding == "dsr"
         made = socket.socket()
         made.setblocking(False)  # noqa: FBT003 -- as it is called
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -55,9 +58,11 @@ class Broken(Direct):
 
     error: Exception
 
-    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
+    def connection(
+        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+    ) -> socket.socket:
         """Fail."""
-        raise self.error if (vip, backend, l2) == (HOST, HOST, False) else AssertionError
+        raise self.error if (vip, backend, forwarding) == (HOST, HOST, "dsr") else AssertionError
 
 
 def target(port: int, kind: CheckType = CheckType.HTTP, **fields: object) -> Target:

@@ -7,8 +7,6 @@ import asyncio
 import errno
 import socket
 import time
-from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -364,15 +362,3 @@ async def quiet() -> int:
     while len(asyncio.all_tasks()) > 1 and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
     return len(list(Path("/proc/self/fd").iterdir()))  # noqa: ASYNC240 -- no disk behind it
-
-
-def test_a_translated_backend_is_asked_itself() -> None:
-    """At its own address, in no tunnel: it has neither the VIP nor anything that unwraps."""
-
-    async def run(host: str) -> str:
-        async with serving(says(OK)) as port:
-            there = replace(target(port), vip=ip_address("203.0.113.10"), direct=True)
-            return await outcome(replace(there, backend=ip_address(host)), Broken(OSError("path")))
-
-    assert asyncio.run(run(str(HOST))) == ""
-    assert asyncio.run(run("127.0.0.2")).startswith("can't connect: ")

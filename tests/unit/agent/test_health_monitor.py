@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.model import Address
+    from towpath.model.service import Forwarding
 
 FAST = Health(CheckType.HTTP, interval=0.1, timeout=5.0, rise=2, fall=2)
 BACKENDS = tuple(ip_address(f"192.0.2.{number}") for number in (11, 12, 13))
@@ -74,12 +75,14 @@ class Backends:
         """Note it."""
         self.closed += 1
 
-    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
+    def connection(
+        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+    ) -> socket.socket:
         """A socket whose own address tells the backend."""
         if self.broken:
             raise self.broken
         assert vip == HOST
-        assert not l2
+        assert forwarding == "dsr"
         made = socket.socket()
         made.settimeout(0)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -380,18 +383,18 @@ def test_what_the_kernel_had_down_is_held(tmp_path: Path) -> None:
 
 
 def test_a_target_goes_the_way_of_its_service() -> None:
-    """In a tunnel, in a frame to that very host, or to the host's own address and port."""
+    """And is asked for the VIP, unless its packets are for the backend's own address and port."""
     service, backend = web(80), Backend(BACKENDS[0])
-    tunnel = Target.of(service, backend)
-    assert (tunnel.l2, tunnel.direct, tunnel.end) == (False, False, (service.vip, 80))
-    framed = Target.of(replace(service, forwarding="l2"), backend)
-    assert (framed.l2, framed.direct, framed.end) == (True, False, (service.vip, 80))
+    ways: list[tuple[Forwarding, Address]]
+    ways = [("dsr", HOST), ("l2", HOST), ("snat", BACKENDS[0])]
+    for forwarding, to in ways:
+        target = Target.of(replace(service, forwarding=forwarding), backend)
+        assert (target.forwarding, target.to, target.port) == (forwarding, to, 80)
     translated = replace(service, forwarding="snat")
-    for port, asked, end in ((None, None, 80), (8080, None, 8080), (8080, 9090, 9090)):
+    for port, asked, expected in ((8080, None, 8080), (8080, 9090, 9090)):
         assert service.health is not None
         made = replace(translated, health=replace(service.health, port=asked))
-        target = Target.of(made, replace(backend, port=port))
-        assert (target.l2, target.direct, target.end) == (False, True, (BACKENDS[0], end))
+        assert Target.of(made, replace(backend, port=port)).port == expected
 
 
 def test_a_command_is_for_the_file_only(tmp_path: Path) -> None:

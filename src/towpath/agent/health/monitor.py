@@ -101,11 +101,7 @@ class Monitor:
         return now is not before and now != before
 
     async def _open(self, wanted: Collection[Target]) -> None:
-        vips = {
-            each.vip
-            for each in wanted
-            if each.health.type is not CheckType.COMMAND and not each.direct
-        }
+        vips = {each.vip for each in wanted if each.health.type is not CheckType.COMMAND}
         if vips:
             await self._writer.run(self._path.open, vips)
         else:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.model import Address, Backend, Health, Service, ServiceKey
+    from towpath.model.service import Forwarding
 
 
 class FailedError(Exception):
@@ -34,8 +35,10 @@ class Path(Protocol):
         """There are no more checks."""
         ...
 
-    def connection(self, vip: Address, backend: Address, *, l2: bool = False) -> socket.socket:
-        """A socket to be connected to a VIP, which reaches that backend."""
+    def connection(
+        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+    ) -> socket.socket:
+        """A socket that reaches a backend when it is connected to `Target.to`."""
         ...
 
 
@@ -49,15 +52,13 @@ class Target:
     vip: Address
     port: int
     health: Health
-    l2: bool = False
-    """Whether the service's packets go on as they are, in a frame for the backend."""
-    direct: bool = False
-    """Whether they go to the backend's own address, being translated. The port is that there."""
+    forwarding: Forwarding = "dsr"
+    """How the service's packets get to the backend."""
 
     @property
-    def end(self) -> tuple[Address, int]:
-        """Where a check connects to."""
-        return (self.backend if self.direct else self.vip), self.port
+    def to(self) -> Address:
+        """Whom the backend is asked as: the VIP, unless it doesn't know of that."""
+        return self.backend if self.forwarding == "snat" else self.vip
 
     @classmethod
     def of(cls, service: Service, backend: Backend) -> Target:
@@ -67,13 +68,5 @@ class Target:
             raise ValueError(f"service {service.name} has no check")
         vip = checked_address(service.vip)
         port = health.port or backend.port or first_port(service.port)
-        return cls(
-            service.name,
-            service.key,
-            backend.address,
-            vip,
-            port,
-            health,
-            l2=service.forwarding == "l2",
-            direct=service.forwarding == "snat",
-        )
+        way = service.forwarding
+        return cls(service.name, service.key, backend.address, vip, port, health, way)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import socket
 import ssl
-import struct
 from contextlib import closing, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -22,13 +20,12 @@ from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     from towpath.agent.health.target import Path, Target
-    from towpath.model import Address
 
 CHUNK = 16384
-_LINGER_NONE = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 # What connect() says of this node and not of the other end: no route to the loopback device, a
 # rule of a local firewall, no ports.
 _OURS = (errno.ENETUNREACH, errno.EPERM, errno.EACCES, errno.EADDRNOTAVAIL, errno.ENOBUFS)
@@ -38,31 +35,18 @@ _OURS = (errno.ENETUNREACH, errno.EPERM, errno.EACCES, errno.EADDRNOTAVAIL, errn
 def opened(path: Path, target: Target) -> Iterator[socket.socket]:
     """A socket in the block that reaches the target once it is connected. UnableError."""
     try:
-        if target.direct:
-            made = _ordinary(target.backend)
-        else:
-            made = path.connection(target.vip, target.backend, l2=target.l2)
+        made = path.connection(target.vip, target.backend, forwarding=target.forwarding)
     except (OSError, KernelError, DatapathError) as error:
         raise UnableError(str(error)) from error
     with closing(made):
         yield made
 
 
-def _ordinary(backend: Address) -> socket.socket:
-    """A socket of this node's, as any has. Closing it resets the connection."""
-    family = socket.AF_INET if backend.version == 4 else socket.AF_INET6  # noqa: PLR2004
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.settimeout(0)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-    return made
-
-
 async def connect(connection: socket.socket, target: Target) -> None:
     """Connect to the target. FailedError, UnableError."""
     loop = asyncio.get_running_loop()
     try:
-        address, port = target.end
-        await loop.sock_connect(connection, (str(address), port))
+        await loop.sock_connect(connection, (str(target.to), target.port))
     except OSError as error:
         kind = UnableError if error.errno in _OURS else FailedError
         raise kind(f"can't connect: {reason(error)}") from error
