@@ -29,7 +29,9 @@ DEFAULTS = {
 
 def full(service: dict[str, Any]) -> dict[str, Any]:
     """A service with its defaults, as the API answers it."""
-    backends = [{"weight": 1, "state": "active"} | backend for backend in service["backends"]]
+    backends = [
+        {"weight": 1, "state": "active", "port": None} | backend for backend in service["backends"]
+    ]
     return DEFAULTS | service | {"backends": backends}
 
 
@@ -142,8 +144,8 @@ def test_backends_one_by_one(agent: Agent) -> None:
     assert agent.request("GET", path) == (
         200,
         [
-            {"address": "192.0.2.22", "weight": 1, "state": "active"},
-            {"address": "192.0.2.23", "weight": 0, "state": "draining"},
+            {"address": "192.0.2.22", "weight": 1, "state": "active", "port": None},
+            {"address": "192.0.2.23", "weight": 0, "state": "draining", "port": None},
         ],
     )
 
@@ -176,8 +178,8 @@ def test_backends_all_at_once(agent: Agent) -> None:
     body = ["192.0.2.31", {"address": "2001:db8:1::2", "weight": 7}]
     assert agent.request("PUT", path, body)[0] == 200
     assert agent.request("GET", path)[1] == [
-        {"address": "192.0.2.31", "weight": 1, "state": "active"},
-        {"address": "2001:db8:1::2", "weight": 7, "state": "active"},
+        {"address": "192.0.2.31", "weight": 1, "state": "active", "port": None},
+        {"address": "2001:db8:1::2", "weight": 7, "state": "active", "port": None},
     ]
 
 

@@ -84,7 +84,7 @@ def test_service_list(agent: Agent) -> None:
 def test_a_service_is_shown_with_its_backends(agent: Agent) -> None:
     """All that is known of each."""
     lines = table(printed(agent, "service", "get", "web"))
-    assert ["192.0.2.11", "2", "active", "-", "-", "-"] in lines
+    assert ["192.0.2.11", "2", "active", "-", "-", "-", "-"] in lines
 
 
 def test_an_apply_by_force_lets_no_flows_end(agent: Agent) -> None:
@@ -210,8 +210,8 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "port": 53,
         "protocol": "udp",
         "backends": [
-            {"address": "192.0.2.21", "weight": 3, "state": "active"},
-            {"address": "192.0.2.22", "weight": 1, "state": "active"},
+            {"address": "192.0.2.21", "weight": 3, "state": "active", "port": None},
+            {"address": "192.0.2.22", "weight": 1, "state": "active", "port": None},
         ],
         "forwarding": "l2",
         "table_size": 251,
