@@ -21,7 +21,7 @@ from tests.prog.harness_xdp import key_of
 from tests.prog.network_xdp import FAR, IN, NEAR, NO_ROUTE, OUT
 from tests.prog.oracle_snat import NO_HOP, NatOutcome
 from tests.prog.oracle_xdp import REDIRECT, TX, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, checksum
-from tests.prog.wire_fragments import cut
+from tests.prog.wire_fragments import cut, identification
 
 from towpath.model import Backend, Protocol
 
@@ -274,7 +274,7 @@ HOP_BY_HOP, ROUTING, FRAGMENT, NO_NEXT, DESTINATION = 0, 43, 44, 59, 60
 SHORT = bytes.fromhex("00 0104 00000000")  # PadN
 LONG = bytes.fromhex("02 0114") + bytes(20)
 ATOMIC = bytes.fromhex("000000 12345678")
-FIRST = bytes.fromhex("000001 12345678")
+FIRST = bytes.fromhex("000001 12345678")  # its identification is not the one that was sent
 LATER = bytes.fromhex("000009 12345678")
 Chain = list[tuple[int, bytes]]
 PASSED_OVER: dict[str, Chain] = {
@@ -310,13 +310,34 @@ def with_options(packet: bytes, words: int) -> bytes:
     return hop(head + packet[4:20] + b"\1" * 4 * words + packet[20:], packet[8])
 
 
+def turned(nat: NatRig, version: int, protocol: int) -> list[int]:
+    """What changes in the identification of a client's fragments, and of a backend's."""
+    talk = fragmented(nat, version, protocol)
+    pairs = ((talk.sent, talk.sent_on), (talk.answered, talk.answered_on))
+    return [
+        int.from_bytes(identification(came[14:])) ^ int.from_bytes(identification(on.frame[14:]))
+        for came, on in pairs
+    ]
+
+
+def with_turned(chain: Chain, change: int) -> Chain:
+    """With that change in the identification of a first fragment."""
+    number = int.from_bytes(FIRST[-4:]) ^ change
+    return [(kind, FIRST[:3] + number.to_bytes(4) if it == FIRST else it) for kind, it in chain]
+
+
 def assert_both_ways(
-    nat: NatRig, version: int, protocol: int, between: Callable[[bytes], bytes]
+    nat: NatRig,
+    version: int,
+    protocol: int,
+    between: Callable[[bytes, int], bytes],
 ) -> None:
     """Errors about packets with something in between, cut off at every byte up to the ports' end.
 
-    Towards the client and towards the backend.
+    Towards the client and towards the backend. ``between`` is told of the packet that came what
+    has changed in its identification since it was sent.
     """
+    changes = turned(nat, version, protocol)
     talk = conversation(nat, version, protocol)
     source, backend = entry_of(talk.sent_on)
     kind, router = TOO_BIG[version], ROUTERS[version]
@@ -332,8 +353,9 @@ def assert_both_ways(
             forward_counts,
         ),
     )
-    for (sender, to, quoted), (as_from, told, original), counts in ways:
-        quote, expected = (between(hop(each, 5)) for each in (quoted, original))
+    for change, (came_to, goes_to, counts) in zip(changes, ways, strict=True):
+        (sender, to, quoted), (as_from, told, original) = came_to, goes_to
+        quote, expected = between(hop(quoted, 5), change), between(hop(original, 5), 0)
         least = len(quote) - len(quoted) + HEADER[version] + 8
         for length in range(least):
             assert_passes(nat, framed(error(sender, to, quote[:length], kind=kind)))
@@ -348,14 +370,16 @@ def assert_both_ways(
 @pytest.mark.parametrize("chain", PASSED_OVER.values(), ids=PASSED_OVER.keys())
 def test_extension_headers_in_the_quote(nat: NatRig, protocol: int, chain: Chain) -> None:
     """Are left as they are, and the ports and checksum behind them are translated."""
-    assert_both_ways(nat, 6, protocol, lambda packet: extended(packet, chain))
+    assert_both_ways(
+        nat, 6, protocol, lambda packet, change: extended(packet, with_turned(chain, change))
+    )
 
 
 @pytest.mark.parametrize("protocol", [6, 17])
 @pytest.mark.parametrize("words", [1, 3, 10])
 def test_options_in_the_quote(nat: NatRig, protocol: int, words: int) -> None:
     """The same for IPv4, whose header's own checksum covers them."""
-    assert_both_ways(nat, 4, protocol, lambda packet: with_options(packet, words))
+    assert_both_ways(nat, 4, protocol, lambda packet, _: with_options(packet, words))
 
 
 @pytest.mark.parametrize("chain", NOT_READ.values(), ids=NOT_READ.keys())
