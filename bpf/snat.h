@@ -11,7 +11,7 @@
 #include "count.h"
 #include "fib.h"
 #include "handoff.h"
-#include "nat.h"
+#include "nat_new.h"
 #include "service.h"
 #include "special.h"
 #include "translate_fragment.h"
