@@ -59,10 +59,14 @@ static __always_inline bool fragment_lives(const struct fragment *entry, __u32 n
 }
 
 /* Puts what the first fragment left into the flow and the walk. False: nothing is known of it. */
-static __always_inline bool fragment_find(struct work *w)
+__noinline int fragment_find(__u32 row)
 {
-	struct fragment_place place = fragment_place(w);
+	struct work *w = work_of(row);
+	struct fragment_place place;
 
+	if (!w)
+		return false;
+	place = fragment_place(w);
 	if (!place.set)
 		return false;
 	for (__u32 way = 0; way < FRAGMENT_WAYS; way++) {
@@ -141,7 +145,7 @@ static __always_inline int fragment_later(struct work *w)
 
 	if (w->pkt.flow.family == FAMILY_V4 && protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return VERDICT_PASS_FRAGMENT;
-	if (fragment_find(w)) {
+	if (fragment_find(w->row)) {
 		w->special |= SPECIAL_LATER | SPECIAL_QUIET;
 		return w->walk.handle ? PARSE_OK : VERDICT_PASS_FRAGMENT;
 	}

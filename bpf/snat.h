@@ -11,7 +11,7 @@
 #include "count.h"
 #include "fib.h"
 #include "handoff.h"
-#include "nat.h"
+#include "nat_new.h"
 #include "service.h"
 #include "special.h"
 #include "translate_fragment.h"
@@ -138,6 +138,7 @@ __noinline int nat_send(struct xdp_md *ctx, __u32 row)
 	verdict = n->verdict;
 	tx_ifindex = n->hop.tx_ifindex;
 	TRACE(w, hop, n->hop);
+	RECORD(w, tx_ifindex, tx_ifindex);
 	if (unlikely(verdict > VERDICT_HANDOFF))
 		return verdict;
 	if (unlikely(n->hop.mtu && w->pkt.l3_length > n->hop.mtu))
@@ -224,6 +225,8 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
 	if (!backend || !row)
 		return VERDICT_DROP_NO_BACKEND;
 	TRACE(w, handle, n->handle);
+	RECORD(w, service, backend->service);
+	RECORD(w, handle, n->handle);
 	TRACE(w, outer_daddr, backend->addr);
 	source = &nat_addresses[n->source % (2 * NAT_SOURCES)];
 	n->saddr = *(const struct address *)source;
@@ -307,6 +310,8 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 row)
 	way = nat_way_to(w, n);
 	if (!backend || !way)
 		return VERDICT_PASS_NO_VIP;
+	RECORD(w, service, backend->service);
+	RECORD(w, handle, n->handle);
 	holds = nat_hop_holds(w, &way->hop) && way->family == w->pkt.flow.family &&
 		address_equal(&way->hop.saddr, &n->daddr);
 	if (!holds && !w->traced) {

@@ -291,7 +291,6 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 
 	if (!service)
 		return VERDICT_PASS_NO_VIP;
-	RECORD(w, handle, 0);
 	/* Those about a flow that is translated have been looked for before. */
 	if (unlikely(w->special & SPECIAL_ERROR) && service->flags & SERVICE_SNAT)
 		return VERDICT_PASS_PROTOCOL;
@@ -353,9 +352,11 @@ static __always_inline int xdp_action(__u32 verdict)
 /* All of a packet's way, once it has a row to be worked on in. Returns the verdict. */
 static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 {
-	__u32 verdict, id = 0;
+	__u32 verdict, id;
 	int parsed;
 
+	RECORD(w, service, 0);
+	RECORD(w, handle, 0);
 	parsed = parse_packet(ctx, &w->pkt);
 	barrier();
 	if (unlikely(parsed != PARSE_OK)) {
@@ -371,6 +372,7 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 		if (id) {
 			TRACE_FLAG(w, TRACE_VIP);
 			TRACE(w, service, id);
+			RECORD(w, service, id);
 			verdict = balance(ctx, w, id);
 		} else if (unlikely(w->special & ~SPECIAL_QUIET)) {
 			verdict = unserved(ctx, w);
@@ -380,7 +382,6 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 	}
 
 	TRACE(w, verdict, verdict);
-	RECORD(w, service, id);
 	if (!w->traced)
 		count_verdict(w->cpu, verdict);
 	return verdict;

@@ -49,7 +49,7 @@ from tests.prog.oracle_xdp import (
 from tests.prog.oracle_xdp_parse import FRAGMENT, parse
 from tests.prog.wire_fragments import cut, identification, put_together
 
-from towpath.model import Protocol
+from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +91,21 @@ def test_packets_arrive_whole(nat: NatRig, version: int, protocol: int, vlan: in
             client_frame(version, protocol, sport=1000 + number, flags="A", vlan=vlan), TX
         )
         assert (after.fresh, after.backend) == (False, first.backend)
+
+
+@pytest.mark.parametrize(("version", "protocol"), BOTH)
+def test_backends_at_a_port_of_their_own(nat: NatRig, version: int, protocol: int) -> None:
+    """The first fragment is sent there and answered from there; the others have no ports."""
+    kind = Protocol.TCP if protocol == 6 else Protocol.UDP
+    backends = (Backend(each, port=8080 + n) for n, each in enumerate(NEAR[version]))
+    nat.serve(snat_service(version, *backends, protocol=kind))
+    ports = set()
+    for number in range(1, 12):
+        first = talk(nat, whole(version, protocol, sport=1000 + number), number)
+        ends, _ = entry_ends(first)
+        ports.add(ends.destination_port)
+    assert len(ports) > 2
+    assert ports <= {8080 + n for n in range(len(NEAR[version]))}
 
 
 @pytest.mark.parametrize(("version", "protocol"), BOTH)
