@@ -104,12 +104,13 @@ class NatRig(Rig):
         cpus = len(self.tables["verdict_cpus"])
         return np.concatenate([super().counters(), rows.reshape(cpus, -1).sum(axis=0)])
 
-    def _counter_owners(self) -> Iterator[object]:
-        yield from super()._counter_owners()
-        if "reply_cpus" in self.tables:
-            services, _ = self._indexes()
-            for index in range(len(self.tables["reply_cpus"]) // len(self.tables["verdict_cpus"])):
-                yield from ((services.get(index, index), unit) for unit in _REPLIES)
+    def _owner(self, at: int) -> object:
+        others = sum(self._sizes)
+        if at < others:
+            return super()._owner(at)
+        services, _ = self._named
+        index, unit = divmod(at - others, len(_REPLIES))
+        return services.get(index, index), _REPLIES[unit]
 
     def check(self, frame: bytes, device: str = IN) -> Outcome:
         """As for every packet; the oracle then learns what time it is."""

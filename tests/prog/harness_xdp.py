@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import contextmanager
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,6 @@ class Rig:
         self.fragments = Fragments(program.rows("fragments")["way"])
         self._verdicts = verdict_names(program)
         self._first_drop = min(n for n, name in self._verdicts.items() if name.startswith("drop"))
-        self._owners: list[object] = []
         self.told(balancer.observed())
 
     def serve(self, *services: Service) -> None:
@@ -81,7 +81,7 @@ class Rig:
     def told(self, services: Iterable[Service]) -> None:
         """Let the oracle know what the load balancer has been given."""
         self.world.serve({key_of(service): served(service) for service in services})
-        self._owners = list(self._counter_owners())
+        self._named = self._indexes()
 
     def run(
         self, frame: bytes, device: str = IN, *, new_jiffy: bool = True, metadata: bytes = b""
@@ -151,7 +151,7 @@ class Rig:
             drops[int(key["verdict"]) - self._first_drop, index] += packets.sum()
         return drops.reshape(-1)
 
-    @property
+    @cached_property
     def _reasons(self) -> list[object]:
         """What each counter of dropped packets counts; a number where no reason has it yet."""
         count = self.tables["service_cpus"]["dropped"].shape[1]
@@ -161,20 +161,35 @@ class Rig:
     def moved(self, before: Any, after: Any) -> dict[object, int]:
         """Counters that changed, by what they count, and by how much."""
         difference = (after - before).astype(np.int64)
-        return {self._owners[at]: int(difference[at]) for at in np.flatnonzero(difference)}
+        return {self._owner(int(at)): int(difference[at]) for at in np.flatnonzero(difference)}
 
-    def _counter_owners(self) -> Iterator[object]:
-        """What each element of `counters` counts; a number where it is no one's."""
-        verdicts = self.tables["verdict_cpus"]["packets"]
-        yield from (self._verdicts.get(number, number) for number in range(verdicts.shape[1]))
-        services, backends = self._indexes()
-        cpus = len(verdicts)
-        for index in range(len(self.tables["service_cpus"]) // cpus):
+    def _owner(self, at: int) -> object:
+        """What an element of `counters` counts; a number where it is no one's."""
+        services, backends = self._named
+        verdicts, by_service, by_backend = self._sizes
+        if at < verdicts:
+            return self._verdicts.get(at, at)
+        at -= verdicts
+        if at < by_service:
             units = (*_SERVICE_UNITS, *self._reasons)
-            yield from ((services.get(index, index), unit) for unit in units)
-        for unit in (*_BACKEND_UNITS, "flows", *self._reasons):
-            for index in range(len(self.tables["backend_cpus"]) // cpus):
-                yield (*backends.get(index, (index,)), unit)
+            index, unit = divmod(at, len(units))
+            return services.get(index, index), units[unit]
+        units = (*_BACKEND_UNITS, "flows", *self._reasons)
+        unit, index = divmod(at - by_service, by_backend // len(units))
+        return *backends.get(index, (index,)), units[unit]
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int, int]:
+        """How many of `counters` are of verdicts, of services, and of backends."""
+        cpus, verdicts = self.tables["verdict_cpus"]["packets"].shape
+        reasons = len(self._reasons)
+        services = len(self.tables["service_cpus"]) // cpus
+        backends = len(self.tables["backend_cpus"]) // cpus
+        return (
+            verdicts,
+            services * (len(_SERVICE_UNITS) + reasons),
+            backends * (len(_BACKEND_UNITS) + 1 + reasons),
+        )
 
     def _indexes(self) -> tuple[dict[int, Key], dict[int, tuple[Key, Address]]]:
         """Services by their index, and backends by theirs."""
