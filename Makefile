@@ -3,9 +3,9 @@
 #   make demo     a load balancer in network namespaces, with real traffic
 #   make test     every check and every test (needs root)
 #   make kernels  the tests inside every supported kernel, in QEMU (needs root);
-#                 CI=1 leaves out those that may fail, and divides the costly
-#                 tests among the others; WRITE=1 also writes docs/kernels.md,
-#                 accepts programs' sizes and notes which tests are costly
+#                 CI=1 leaves out those that may fail, and divides the tests
+#                 of programs among the others; WRITE=1 also writes
+#                 docs/kernels.md, accepts programs' sizes, notes tests' costs
 #   make bench    nanoseconds per packet, measured inside the kernel (needs root)
 #   make objects  compile the BPF programs and the native library, if out of date
 #   make lint     formatting, types and import contract

@@ -16,7 +16,7 @@ import struct
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tests.guests import IN_GUEST, costs, divided, for_guests, thinned
+from tests.guests import IN_GUEST, costs, divided, thinned, unmarked
 
 # From <sched.h> and <sys/mount.h>; os.unshare is there from Python 3.12 only.
 CLONE_NEWNS = 0x00020000
@@ -32,6 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the machine's namespaces before any test module is imported."""
     config.addinivalue_line("markers", "host: no kernel makes a difference, guests leave it out")
+    config.addinivalue_line("markers", "thorough: guests that share tests leave it out")
     if os.geteuid() != 0:
         pytest.exit("the tests load BPF programs and make network namespaces: run them as root", 1)
     # No deadline: how long an example takes on a busy machine says nothing of the code.
@@ -48,20 +49,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """For guests that share the costly tests among them."""
-    parser.addoption("--part", metavar="K/N", help="of the costly tests part K (from 0) of N")
+    """For guests that share the tests of programs among them."""
+    parser.addoption("--part", metavar="K/N", help="of the tests of programs part K (from 0) of N")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In a guest, run fewer cases of what the host tries in many."""
     if not IN_GUEST:
         return
-    kept, left = for_guests(items)
-    kept, more = thinned(kept)
-    left += more
+    kept, left = unmarked(items, "host")
     if part := config.getoption("part"):
         number, _, parts = part.partition("/")
+        kept, thorough = unmarked(kept, "thorough")
         kept, more = divided(kept, int(number), int(parts), costs())
+        left += thorough + more
+    else:
+        kept, more = thinned(kept)
         left += more
     # In the order that they came in: a module's tests share what it has loaded.
     gone = set(left)

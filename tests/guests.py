@@ -44,17 +44,19 @@ def thinned(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytes
     return kept, left
 
 
-def for_guests(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Those that guests run; and those marked `host`: no kernel makes a difference to them."""
+def unmarked(
+    items: Iterable[pytest.Item], marker: str
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Those without a marker; and those that have it."""
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
-        (left if item.get_closest_marker("host") else kept).append(item)
+        (left if item.get_closest_marker(marker) else kept).append(item)
     return kept, left
 
 
 def costs() -> dict[str, float]:
-    """Seconds that each costly test took in the slowest guest, by its name without parameters.
+    """Seconds that each module of tests of programs took in a guest.
 
     `make kernels WRITE=1` writes them.
     """
@@ -65,29 +67,31 @@ def costs() -> dict[str, float]:
 def divided(
     items: Iterable[pytest.Item], part: int, parts: int, costs: Mapping[str, float]
 ) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """What guests that share the costly tests run in one of them; and those left out.
+    """What a guest runs that shares the tests of programs with others; and those left out.
 
-    Of the costly ones each goes to one guest, those with parameters to as many as there are sets
-    of them, each to another; so that all have about as much to do. Each guest runs all others.
+    Whole modules, so that what their tests have in common is loaded once, and as many for each
+    guest as give all about as much to do. Of a test's sets of parameters one. Everything else is
+    run in each guest.
     """
-    costly: dict[str, list[pytest.Item]] = {}
-    kept, left = [], []
+    modules: dict[str, dict[str, list[pytest.Item]]] = {}
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
     for item in items:
-        name = item.nodeid.partition("[")[0]
-        if name in costs:
-            costly.setdefault(name, []).append(item)
+        module, _, name = item.nodeid.partition("::")
+        if module.startswith("tests/prog/"):
+            alike = modules.setdefault(module, {}).setdefault(name.partition("[")[0], [])
+            alike.append(item)
         else:
             kept.append(item)
+    cost = {module: costs.get(module, len(tests)) for module, tests in modules.items()}
     load = [0.0] * parts
-    for name in sorted(costly, key=lambda name: (-costs[name], name)):
-        alike = costly[name]
-        least = sorted(range(parts), key=load.__getitem__)
-        for number, item in enumerate(alike):
-            if number >= parts:
-                left.append(item)
-                continue
-            load[least[number]] += costs[name]
-            (kept if least[number] == part else left).append(item)
+    for module in sorted(modules, key=lambda module: (-cost[module], module)):
+        least = min(range(parts), key=load.__getitem__)
+        load[least] += cost[module]
+        for alike in modules[module].values():
+            chosen = part % len(alike) if least == part else None
+            kept += [item for at, item in enumerate(alike) if at == chosen]
+            left += [item for at, item in enumerate(alike) if at != chosen]
     return kept, left
 
 

@@ -34,9 +34,12 @@ PASSED = BY_NAME["pass-v4-no-vip"]
 LOOPBACK = 1
 
 # test_degrade.py has what these kernels are told.
-pytestmark = pytest.mark.skipif(
-    not probe.test_run_context(), reason="this kernel's test runs take no context"
-)
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(
+        not probe.test_run_context(), reason="this kernel's test runs take no context"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

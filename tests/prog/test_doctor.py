@@ -352,6 +352,7 @@ def machine() -> dict[str, Any]:
     }
 
 
+@pytest.mark.thorough
 def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
     before = machine()
@@ -376,6 +377,7 @@ def test_json_is_a_list_of_capabilities() -> None:
         assert (each["loses"] == "") == (each["state"] == "available")
 
 
+@pytest.mark.thorough
 def test_a_configuration_that_cannot_work_is_refused(tmp_path: Path, pair: tuple[str, str]) -> None:
     """Exit code 1, every reason in one line, and the diagnosis all the same."""
     file = tmp_path / "towpath.yaml"
@@ -390,6 +392,7 @@ def test_a_configuration_that_cannot_work_is_refused(tmp_path: Path, pair: tuple
     assert f"XDP on {pair[0]}" not in done.stderr
 
 
+@pytest.mark.thorough
 def test_without_privileges_it_says_what_it_could_not_probe() -> None:
     """Permissions are missing, so most is unknown, and the reason is in each line."""
     code, found = run_without("all")
@@ -403,6 +406,7 @@ def test_without_privileges_it_says_what_it_could_not_probe() -> None:
     ]
 
 
+@pytest.mark.thorough
 def test_without_a_right_to_namespaces_programs_are_probed_all_the_same() -> None:
     """What needs a network of its own isn't known then."""
     code, found = run_without("sys_admin")

@@ -97,6 +97,7 @@ def test_both_sides_are_captured(rig: Rig, inner: int, outer: int, vlan: int | N
     assert len({each.packet_id for each in found.packets}) == len(frames)
 
 
+@pytest.mark.thorough
 def test_header_options_are_captured(rig: Rig) -> None:
     """A frame with IPv4 options, one with IPv6 extension headers, and one padded."""
     frames = [
@@ -114,6 +115,7 @@ def test_header_options_are_captured(rig: Rig) -> None:
         assert_sent_on(rig, went, came, IN, outcome)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("inner", [4, 6])
 def test_the_other_device_is_named(rig: Rig, inner: int) -> None:
     """What comes in on one device and goes out of it, or of another, has an interface for each."""
@@ -143,6 +145,7 @@ PASSED = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("verdict", "sent"), PASSED)
 def test_what_passes_is_captured_once(rig: Rig, verdict: str, sent: bytes) -> None:
     """With the reason, and nothing else."""
@@ -174,6 +177,7 @@ def test_what_is_dropped_is_captured_once(rig: Rig, inner: int) -> None:
     assert_told(rig, found, frame(inner), IN, outcome)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("inner", [4, 6])
 def test_an_answer_is_captured_beside_what_it_answers(rig: Rig, inner: int) -> None:
     """The packet that is too large, and what its sender is told."""
@@ -187,6 +191,7 @@ def test_an_answer_is_captured_beside_what_it_answers(rig: Rig, inner: int) -> N
     assert_sent_on(rig, went, came, IN, outcome)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("inner", [4, 6])
 def test_without_a_tunnel_both_sides_are_captured(rig: Rig, inner: int) -> None:
     """Of l2 services too, of which only the link header is another one."""
@@ -203,6 +208,7 @@ def test_without_a_tunnel_both_sides_are_captured(rig: Rig, inner: int) -> None:
         assert_sent_on(rig, went, came, IN, outcome)
 
 
+@pytest.mark.thorough
 def test_a_refused_source_has_no_backend(rig: Rig) -> None:
     """Nor the one of the packet before it."""
     rig.serve(service(VIPS[4], *NEAR[4], allow_from=(ip_network("198.51.100.77/32"),)))
@@ -214,6 +220,7 @@ def test_a_refused_source_has_no_backend(rig: Rig) -> None:
     assert_told(rig, found, other_source, IN, outcome)
 
 
+@pytest.mark.thorough
 def test_a_trace_is_not_captured(rig: Rig) -> None:
     """Asking where a flow would go leaves nothing in the file."""
     serve_all(rig, 4, *NEAR[4])
@@ -320,6 +327,7 @@ def test_filters_select(rig: Rig, filters: list[str]) -> None:
     )
 
 
+@pytest.mark.thorough
 def test_many_filters_select(rig: Rig) -> None:
     """A thousand, of which one matches."""
     serve_all(rig, 4, *NEAR[4])
@@ -330,6 +338,7 @@ def test_many_filters_select(rig: Rig) -> None:
         assert [each.data for each in capture.end().packets if each.inbound] == [frame()]
 
 
+@pytest.mark.thorough
 def test_services_are_filters(rig: Rig) -> None:
     """By their names: VIP, ports and protocol."""
     rig.serve(
@@ -356,6 +365,7 @@ def test_services_are_filters(rig: Rig) -> None:
 # ---- How much ------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("snaplen", [1, 14, 60, 61, 64, 1000, 65535])
 def test_frames_are_cut(rig: Rig, snaplen: int) -> None:
     """To so many bytes, and the file has the original length."""
@@ -371,6 +381,7 @@ def test_frames_are_cut(rig: Rig, snaplen: int) -> None:
     assert {each.snaplen for each in found.interfaces} == {snaplen}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("direction", ["in", "out"])
 def test_one_direction(rig: Rig, direction: str) -> None:
     """Only what comes in, or only what is sent on; either says what became of it."""
@@ -387,6 +398,7 @@ def test_one_direction(rig: Rig, direction: str) -> None:
         assert_sent_on(rig, went, went, IN, outcome)
 
 
+@pytest.mark.thorough
 def test_a_sample_is_captured(rig: Rig) -> None:
     """One of four, at random, and both its sides: 1000 of 4000, give or take six deviations."""
     serve_all(rig, 4, *NEAR[4])
@@ -402,6 +414,7 @@ def test_a_sample_is_captured(rig: Rig) -> None:
     assert ids[::2] == ids[1::2]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("limit", "packets", "why"),
     [({"packets": 7}, 7, "packets"), ({"bytes": 1000}, 8, "bytes"), ({"packets": 1}, 1, "packets")],
@@ -421,6 +434,7 @@ def test_a_capture_ends_by_itself(rig: Rig, limit: dict[str, int], packets: int,
         assert (packets - 1) * size < limit["bytes"] <= packets * size
 
 
+@pytest.mark.thorough
 def test_time_ends_a_capture(rig: Rig) -> None:
     """After so many seconds, packets or not."""
     with recorded(rig, seconds=1) as capture:
@@ -431,6 +445,7 @@ def test_time_ends_a_capture(rig: Rig) -> None:
 # ---- Losses --------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_losses_are_counted(rig: Rig) -> None:
     """What finds no room in the ring is lost, counted and told; packets go on all the same."""
     serve_all(rig, 4, *NEAR[4], *FAR[4])
@@ -475,6 +490,7 @@ def test_a_read_ring_loses_nothing(rig: Rig) -> None:
 # ---- Several -------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0)])
 def test_captures_do_not_disturb_each_other(rig: Rig, order: tuple[int, ...]) -> None:
     """Each gets what it is for and as much of it as it wants, whenever others begin or end."""
@@ -511,6 +527,7 @@ def test_captures_do_not_disturb_each_other(rig: Rig, order: tuple[int, ...]) ->
         assert _attached(rig) == before
 
 
+@pytest.mark.thorough
 def test_there_are_so_many_captures(rig: Rig) -> None:
     """One more is refused, and those that are there go on."""
     balancer = rig.balancer
@@ -531,6 +548,7 @@ def _attached(rig: Rig) -> set[int]:
 # ---- Life ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_the_program_that_records_is_attached_meanwhile(rig: Rig) -> None:
     """On every device, and afterwards the other one is again."""
     before = _attached(rig)
@@ -540,6 +558,7 @@ def test_the_program_that_records_is_attached_meanwhile(rig: Rig) -> None:
     assert _attached(rig) == before
 
 
+@pytest.mark.thorough
 def test_names_follow_the_services(rig: Rig) -> None:
     """A backend that comes while a capture goes on is called by its address."""
     serve_all(rig, 4, NEAR[4][0])
@@ -556,6 +575,7 @@ def test_names_follow_the_services(rig: Rig) -> None:
     assert said == [str(NEAR[4][0]), str(NEAR[4][1])]
 
 
+@pytest.mark.thorough
 def test_the_library_records(net: Network) -> None:
     """A script without an agent gets the file's bytes."""
     with LoadBalancer(THIRD) as balancer, balancer.record(Capture(packets=1)) as recording:
@@ -570,6 +590,7 @@ def test_the_library_records(net: Network) -> None:
         balancer.record(Capture(snaplen=0))
 
 
+@pytest.mark.thorough
 def test_a_capture_without_a_reader_dies(balancing: Rig) -> None:
     """When nobody says any more that it is read, packets are no longer looked at."""
     rig = balancing

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
     from towpath.model import Address
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.host
 def test_every_address_is_used(net: Network) -> None:

@@ -93,6 +93,7 @@ def test_another_process_goes_on(net: Network, pins: Path, version: int) -> None
         after.balancer.detach()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("version", [4, 6])
 def test_any_sequence(net: Network, version: int) -> None:
     """Few identifications, few ports, both sides, any order: bytes and counters as foretold."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+pytestmark = pytest.mark.thorough
+
 _CHANGES = 600 if IN_GUEST else 12_000
 _KILLS = 2 if IN_GUEST else 6
 _NONE = -1

@@ -28,6 +28,8 @@ from towpath.wildcard import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.thorough
+
 SOURCE = Path(__file__).with_name("wildcard.bpf.c")
 OTHER = Path(__file__).with_name("other_wildcard.bpf.c")
 DROP, PASS, TX = 1, 2, 3

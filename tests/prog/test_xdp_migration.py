@@ -150,6 +150,7 @@ def test_nothing_is_lost(net: Network, pins: Path, name: str, *, back: bool) -> 
             fill(heir)
 
 
+@pytest.mark.thorough
 def test_the_flows_that_were_seen_last_find_room(net: Network, pins: Path) -> None:
     """In a table that is too small for all; those without go by Maglev."""
     count = 3000
@@ -173,6 +174,7 @@ def test_the_flows_that_were_seen_last_find_room(net: Network, pins: Path) -> No
             assert (run.retval, run.data) == (judged.action, judged.frame)
 
 
+@pytest.mark.thorough
 def test_what_comes_meanwhile_comes_along(
     net: Network, pins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +213,7 @@ def test_what_comes_meanwhile_comes_along(
             assert not heir.expect(each, TX).fresh
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_is_refused(net: Network, pins: Path) -> None:
     """With the limit to raise; the load balancer of before goes on as it was."""
     with rigged(net, pins=pins) as rig:
@@ -243,6 +246,7 @@ def pinned(pins: Path) -> dict[str, int]:
     }
 
 
+@pytest.mark.thorough
 def test_a_table_that_is_missing_is_made(net: Network, pins: Path) -> None:
     """As in a version that didn't have it yet."""
     with rigged(net, pins=pins) as rig:
@@ -260,6 +264,7 @@ def test_a_table_that_is_missing_is_made(net: Network, pins: Path) -> None:
             heir.expect(made, TX)
 
 
+@pytest.mark.thorough
 def test_what_can_not_be_read_is_refused(net: Network, pins: Path) -> None:
     """Without the table there is nothing to go by."""
     with rigged(net, pins=pins) as rig:
@@ -274,6 +279,7 @@ def test_what_can_not_be_read_is_refused(net: Network, pins: Path) -> None:
     assert pinned(pins) == before
 
 
+@pytest.mark.thorough
 def test_every_table_has_its_way() -> None:
     """A map that comes to the program has to be thought of here."""
     with BpfObject.packaged("xdp") as made:
@@ -300,6 +306,7 @@ def leave_pin(path: Path) -> None:
         made.programs["jiffies"].pin(path)
 
 
+@pytest.mark.thorough
 def test_half_built_directories_are_removed(net: Network, pins: Path) -> None:
     """Of processes that have other numbers, too."""
     with rigged(net, pins=pins) as rig:

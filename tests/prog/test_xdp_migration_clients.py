@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from towpath.model import Service
 
+pytestmark = pytest.mark.thorough
+
 MANY = examples(300, 60)
 LIMITS = {
     "more clients": replace(SMALL, clients=SMALL.clients * 8, sources=99),

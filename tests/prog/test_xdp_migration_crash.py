@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+pytestmark = pytest.mark.thorough
+
 MODULES = (attachment, balancer, bpffs, migration, pins, program)
 FILES = {each.__file__ for each in MODULES}
 DEVICES = (IN, OUT)

@@ -112,6 +112,7 @@ def packet_of(flow: FlowTuple) -> bytes:
     return bytes(ether() / header / (TCP if flow.protocol is Protocol.TCP else UDP)(**ports))
 
 
+@pytest.mark.thorough
 def test_what_is_traced_then_happens(rig: Rig) -> None:
     """Any flow, on either device, before its first packet and after."""
     tables = {name: rig.balancer._program.rows(name) for name in array_maps(rig)}

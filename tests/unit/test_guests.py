@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.guests import MOST_PARAMETERS, divided, for_guests, thinned
+from tests.guests import MOST_PARAMETERS, divided, thinned, unmarked
 
 if TYPE_CHECKING:
     import pytest
@@ -32,6 +32,7 @@ GUEST = [
     Item("tests/guest/test_netem.py::test_transfers"),
     Item("tests/guest/test_bond.py::test_b"),
 ]
+GUEST_MODULES = {each.nodeid.partition("::")[0] for each in GUEST}
 
 
 def items(made: list[Item]) -> list[pytest.Item]:
@@ -39,34 +40,37 @@ def items(made: list[Item]) -> list[pytest.Item]:
     return cast("list[Any]", made)
 
 
-COSTS = {"tests/prog/test_x.py::test_u": 5.0, "tests/guest/test_bond.py::test_b": 90.0}
-
-
-def test_costly_tests_are_shared_and_all_others_are_everyones() -> None:
-    """One set of parameters for each guest; what has none goes to the one with least to do."""
+def test_each_module_of_programs_is_in_one_part_and_all_others_in_each() -> None:
+    """Of its tests one set of parameters each."""
     counted = Counter[object]()
-    shared: list[set[str]] = []
-    for part in range(3):
-        kept, left = divided(items(PROG + GUEST), part, 3, COSTS)
+    modules: list[set[str]] = []
+    for part in range(2):
+        kept, left = divided(items(PROG + GUEST), part, 2, {})
         assert sorted(map(hash, [*kept, *left])) == sorted(map(hash, PROG + GUEST))
         counted.update(kept)
-        shared.append({each.nodeid for each in kept if each.nodeid.partition("[")[0] in COSTS})
-    costly = {each for each in PROG + GUEST if each.nodeid.partition("[")[0] in COSTS}
-    for each in {*PROG, *GUEST} - costly:
-        assert counted[each] == 3
-    assert sorted(map(len, shared)) == [1, 1, 2]
-    assert len(set.union(*shared)) == 4
+        modules.append({each.nodeid.partition("::")[0] for each in kept} - {*GUEST_MODULES})
+    assert sorted(map(sorted, modules)) == [["tests/prog/test_x.py"], ["tests/prog/test_y.py"]]
+    assert all(counted[each] == 2 for each in GUEST)
+    names = Counter(each.nodeid.partition("[")[0] for each in PROG if counted[each])
+    assert set(names.values()) == {1}
+    assert len(names) == 6
 
 
-def test_without_costs_each_guest_runs_everything() -> None:
-    """As before anybody has measured."""
-    assert divided(items(PROG), 1, 3, {}) == (items(PROG), [])
+def test_all_have_about_as_much_to_do() -> None:
+    """As the modules' costs have it; an unknown one's are guessed by its tests."""
+    costs = {"tests/prog/test_a.py": 50.0, "tests/prog/test_x.py": 30.0, "tests/prog/test_y.py": 20}
+    made = [Item("tests/prog/test_a.py::test_b"), *PROG]
+    found = [divided(items(made), part, 2, costs)[0] for part in range(2)]
+    assert [{each.nodeid.partition("::")[0][-4] for each in kept} for kept in found] == [
+        {"a"},
+        {"x", "y"},
+    ]
 
 
 def test_what_is_the_hosts_alone_is_left_out() -> None:
     """By its marker."""
     marked = Item("tests/prog/test_x.py::test_z", marker="host")
-    assert for_guests(items([marked, *PROG])) == (items(PROG), items([marked]))
+    assert unmarked(items([marked, *PROG]), "host") == (items(PROG), items([marked]))
 
 
 def test_of_many_parameters_some_are_tried() -> None:

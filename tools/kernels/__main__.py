@@ -80,7 +80,7 @@ def run_kernel(
 
     ``timeout``: in seconds, for all of it.
 
-    ``part``: which part of the costly tests, such as 0/3; None: all.
+    ``part``: which part of the tests of programs, such as 0/3; None: all.
     """
     result = Result(kernel)
     began = time.monotonic()
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument(
         "--ci",
         action="store_true",
-        help="only those that must not fail, which share the costly tests among them",
+        help="only those that must not fail, which share the tests of programs among them",
     )
     parser.add_argument("--write", action="store_true", help="write the page and accept the sizes")
     parser.add_argument(
@@ -183,14 +183,15 @@ def main() -> int:
 
 
 def write(results: list[Result]) -> None:
-    """Write the page, accept the sizes of programs, and note which tests are costly."""
+    """Write the page, accept the sizes of programs, and note what tests cost."""
     growth.accept({r.kernel.name: growth.sizes(r.report["programs"]) for r in results})
     PAGE.write_text(document.page({r.kernel.name: r.report for r in results}))
-    slowest: dict[str, float] = {}
+    # What one test module takes, where it was run by itself or with all others.
+    known = guests.costs()
     for result in results:
-        for name, seconds in result.report["costs"].items():
-            slowest[name] = max(seconds, slowest.get(name, 0))
-    guests.COSTS.write_text(json.dumps(slowest, indent=1, sort_keys=True) + "\n")
+        known |= result.report["costs"]
+    known = {module: seconds for module, seconds in known.items() if Path(module).exists()}
+    guests.COSTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,6 @@ RESULTS = Path("/results")
 MODULES = "veth tun dummy bonding 8021q ipip ip6_tunnel sch_netem sch_fq ip_vs virtio_net"
 
 TEST_SECONDS = 600
-# Tests that took less, on average over their parameters, are not told of.
-COSTLY_SECONDS = 3.0
 
 # A suite's tests. One run of pytest for all suites: starting it takes half a minute.
 TESTS = {"prog": "tests/prog", "lab": "tests/guest", "degrade": "tests/guest/test_degrade.py"}
@@ -106,14 +104,12 @@ def cases_of(path: Path) -> list[ET.Element]:
     return list(ET.parse(path).iter("testcase")) if path.exists() else []  # noqa: S314
 
 
-def costs(path: Path) -> dict[str, float]:
-    """Return the seconds that costly tests took, by their names without parameters."""
-    took: dict[str, list[float]] = {}
+def costs(path: Path) -> dict[str, int]:
+    """Return the seconds that each module of tests took."""
+    took: Counter[str] = Counter()
     for case in cases_of(path):
-        name = f"{case.get('classname')}".replace(".", "/") + f".py::{case.get('name')}"
-        took.setdefault(name.partition("[")[0], []).append(float(case.get("time", 0)))
-    means = {name: sum(seconds) / len(seconds) for name, seconds in took.items()}
-    return {name: round(mean, 1) for name, mean in means.items() if mean >= COSTLY_SECONDS}
+        took[f"{case.get('classname')}".replace(".", "/") + ".py"] += float(case.get("time", 0))
+    return {module: round(seconds) for module, seconds in took.items()}
 
 
 def tally(path: Path, suites: list[str]) -> dict[str, Any]:
