@@ -106,9 +106,10 @@ def cases_of(path: Path) -> list[ET.Element]:
 
 def costs(path: Path) -> dict[str, int]:
     """Return the seconds that each module of tests took."""
-    took: Counter[str] = Counter()
+    took: dict[str, float] = {}
     for case in cases_of(path):
-        took[f"{case.get('classname')}".replace(".", "/") + ".py"] += float(case.get("time", 0))
+        module = f"{case.get('classname')}".replace(".", "/") + ".py"
+        took[module] = took.get(module, 0) + float(case.get("time", 0))
     return {module: round(seconds) for module, seconds in took.items()}
 
 
