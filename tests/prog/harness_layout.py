@@ -77,7 +77,7 @@ def version(name: str) -> Iterator[None]:
 
     with (
         patch.object(BpfObject, "packaged", compiled),
-        patch.object(told_xdp, "_compiled", lambda: _compiled(name, told=told)),
+        patch.object(told_xdp, "_compiled", lambda _: _compiled(name, told=told)),
     ):
         yield
 

@@ -71,6 +71,7 @@ def arrives(source: str, port: int) -> bool:
             return False
 
 
+@pytest.mark.thorough
 def test_the_tutorial(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each step filters what it says it does, and the last one finds the rules again."""
     steps = blocks("python")

@@ -291,6 +291,7 @@ def test_fragments_of_errors_pass(rig: Rig) -> None:
         rig.expect(whole[:20] + flags + whole[22:], FRAGMENT)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_quote_whatever(rig: Rig, family: int) -> None:
     """Damaged at random, cut and lengthened: as the oracle says, and nothing else moves."""

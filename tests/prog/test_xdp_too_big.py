@@ -252,6 +252,7 @@ def test_fragments_that_are_too_large(rig: Rig) -> None:
 # ---- How often -----------------------------------------------------------------------------------
 
 
+@pytest.mark.host
 def test_a_flood_is_answered_so_often_and_no_more(rig: Rig) -> None:
     """The rest are dropped under a name of their own, and only in the same jiffy."""
     rig.serve(service(VIPS[4], NEAR[4][0]))
