@@ -59,6 +59,7 @@ def test_translated_to_several_addresses(net: Network) -> None:
         assert len(seen) > 5
 
 
+@pytest.mark.thorough
 def test_no_port_left(net: Network) -> None:
     """Nothing of the packet is sent, and no other flow's port is taken."""
     with nat_rigged(net, NARROW) as nat:

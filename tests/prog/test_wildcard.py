@@ -25,7 +25,7 @@ from towpath.wildcard import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_EXAMPLES = 25 if IN_GUEST else 100
+_EXAMPLES = 10 if IN_GUEST else 100
 _ROOM = 512
 _MIXED = 350
 

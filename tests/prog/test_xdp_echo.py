@@ -79,6 +79,7 @@ def test_the_answer_as_others_read_it(rig: Rig, family: int, vlan: int | None) -
         assert bytes(again) == bytes(network)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_ttl_and_checksum(rig: Rig, family: int) -> None:
     """Updated and not made anew: what was wrong stays as wrong."""

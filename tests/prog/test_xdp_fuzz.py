@@ -210,6 +210,7 @@ damages = st.builds(
 devices = st.sampled_from([IN, IN, OUT])
 
 
+@pytest.mark.thorough
 def test_program_and_oracle_agree_on_any_frame(rig: Rig) -> None:
     """Same action, bytes and counters, on frames nearly right; every verdict occurs often."""
 

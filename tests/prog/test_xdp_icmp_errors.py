@@ -174,6 +174,7 @@ def test_ipv4_errors_in_an_ipv6_tunnel(rig: Rig) -> None:
     assert rig.expect(error(answered(4)), TX).backend == there.backend
 
 
+@pytest.mark.thorough
 def test_ipv4_options_in_front_and_in_the_quote(rig: Rig) -> None:
     """On either side, of any length."""
     for outside in range(0, 41, 4):
@@ -273,6 +274,7 @@ def test_a_frame_that_is_cut(rig: Rig, family: int) -> None:
         rig.expect(made[:length], MALFORMED)
 
 
+@pytest.mark.thorough
 def test_a_header_length_that_lies(rig: Rig) -> None:
     """In the quote: any value of its first byte."""
     quoted = bytearray(bytes(answered(4)) + bytes(60))

@@ -76,6 +76,7 @@ def assert_all_bits_vary(used: Counter[bytes], bits: int) -> None:
             assert ones in (0, total)
 
 
+@pytest.mark.thorough
 def test_flows_of_one_backend_use_many_sources(net: Network) -> None:
     """The address must not follow from the slot, which is the backend's: RSS needs the variety."""
     prefix = IPv4Network("10.0.0.0/24")

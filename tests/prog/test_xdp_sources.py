@@ -59,6 +59,7 @@ def stored(rig: Rig) -> int:
 # ---- Who may -------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", [4, 6])
 def test_every_length_of_prefix(rig: Rig, family: int) -> None:
     """From all addresses to a single one: inside it is balanced, a step outside it is not."""

@@ -100,6 +100,7 @@ def run_kernel(
     report = results / "report.json"
     if report.exists():
         result.report = json.loads(report.read_text())
+        result.report |= {"seconds": result.seconds, "part": part}
     if not outcome.ok:
         result.troubles.append(outcome.explained())
     result.troubles += _troubles(result.report, outcome, results)

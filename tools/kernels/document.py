@@ -28,6 +28,16 @@ Kernels before 5.12 don't tell the MTU when the FIB is asked: packets larger tha
 not recognised there before they are sent, and the device drops them.
 """
 
+_SUITES = {
+    "prog": "tests of programs",
+    "lab": "lab tests for guests",
+    "degrade": "what is lost, and told",
+}
+
+_SHARED = """Beside each other on two CPUs. As in CI they shared the tests of programs among them:
+each module ran in one of them."""
+_WHOLE = "Each ran all tests of programs that are not marked for the host alone."
+
 _MARKS = {"available": "yes", "fallback": "fallback", "missing": "**no**", "unknown": "?"}
 
 
@@ -54,15 +64,19 @@ def counted(suite: dict[str, Any]) -> str:
 
 
 def _kernels(reports: Mapping[str, dict[str, Any]]) -> list[str]:
+    def seconds(report: dict[str, Any]) -> str:
+        return f"{report['seconds']:.0f} s"
+
     def ran(report: dict[str, Any], suite: str) -> str:
         found = report["suites"].get(suite)
         return counted(found) if found else "-"
 
     rows = (
-        (name, report["release"], ran(report, "prog"), ran(report, "lab"))
+        (name, report["release"], *(ran(report, suite) for suite in _SUITES), seconds(report))
         for name, report in reports.items()
     )
-    return _table(("kernel", "booted", "`prog` tests", "`lab` tests marked for guests"), rows)
+    lines = _table(("kernel", "booted", *_SUITES.values(), "in all"), rows)
+    return [*lines, "", _SHARED if any(r.get("part") for r in reports.values()) else _WHOLE]
 
 
 def _capabilities(reports: Mapping[str, dict[str, Any]]) -> list[str]:
