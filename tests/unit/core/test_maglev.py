@@ -262,9 +262,9 @@ def test_a_thousand_services_are_fast() -> None:
 
 
 def _seconds(backends: Backends, size: int) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     maglev.table(backends, size)
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 class TestDisruption:
