@@ -22,10 +22,11 @@ import numpy as np
 
 from towpath.datapath.address import pack
 from towpath.datapath.ages import Ages, Clock
+from towpath.datapath.columns import Columns, page
 from towpath.kernel.jiffies import per_second
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator
     from ipaddress import IPv4Network, IPv6Network
 
     from towpath.datapath.program import LoadedProgram
@@ -62,7 +63,7 @@ EVERY = Filter()
 
 
 @dataclass(frozen=True, slots=True)
-class Entries:
+class Entries(Columns):
     """Entries of the flow table, each field an array with one element for each.
 
     ``places``: where they are in the table, rising. ``clients``: 16 bytes in network
@@ -79,21 +80,7 @@ class Entries:
     idle_seconds: Array
     ending: Array
 
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Entries]) -> Entries:
-        """Return the entries of parts, one after the other."""
-        if not parts:
-            none = np.zeros(0, np.int64)
-            clients = np.zeros((0, _ADDRESS_BYTES), np.uint8)
-            return cls(none, none, none, clients, none, none, none)
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in cls.__slots__))
-
-    def only(self, which: Array | slice) -> Entries:
-        """Return the entries that an index, a slice or a mask selects."""
-        return Entries(*(getattr(self, name)[which] for name in self.__slots__))
+    ADDRESSES = frozenset({"clients"})
 
 
 class FlowTable:
@@ -168,13 +155,7 @@ class FlowTable:
         From place ``start`` on, and no more than ``limit``: the place after the last one
         is where to go on.
         """
-        chunks, count = [], 0
-        for chunk in self.chunks(wanted, start):
-            chunks.append(chunk)
-            count += len(chunk)
-            if limit is not None and count >= limit:
-                break
-        return Entries.joined(chunks).only(slice(limit))
+        return page(Entries, self.chunks(wanted, start), limit)
 
     def chunks(self, wanted: Filter = EVERY, start: int = 0) -> Iterator[Entries]:
         """Yield the same part by part, which takes little memory however large the table is."""

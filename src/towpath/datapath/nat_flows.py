@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from towpath.datapath.ages import Ages, Clock
+from towpath.datapath.columns import Columns, page
 from towpath.datapath.flow_table import EVERY, Filter, within
 from towpath.kernel.jiffies import per_second
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from towpath.datapath.address import Address
     from towpath.datapath.program import LoadedProgram
@@ -65,7 +66,7 @@ ALL = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
-class Translations:
+class Translations(Columns):
     """Entries of the table, each field an array with one element for each.
 
     ``places``: where they are in the table, rising. ``clients`` and ``vips``: 16 bytes in network
@@ -89,21 +90,7 @@ class Translations:
     remaining_seconds: Array
     expired: Array
 
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Translations]) -> Translations:
-        """Return the entries of parts, one after the other."""
-        if not parts:
-            none, addresses = np.zeros(0, np.int64), np.zeros((0, _ADDRESS_BYTES), np.uint8)
-            are_addresses = {"clients", "vips"}
-            return cls(*(addresses if n in are_addresses else none for n in cls.__slots__))
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in cls.__slots__))
-
-    def only(self, which: Array | slice) -> Translations:
-        """Return the entries that an index, a slice or a mask selects."""
-        return Translations(*(getattr(self, name)[which] for name in self.__slots__))
+    ADDRESSES = frozenset({"clients", "vips"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +214,7 @@ class NatFlows:
         From place ``start`` on, and no more than ``limit``: the place after the last one is where
         to go on. KernelError.
         """
-        chunks, count = [], 0
-        for chunk in self.chunks(wanted, start):
-            chunks.append(chunk)
-            count += len(chunk)
-            if limit is not None and count >= limit:
-                break
-        return Translations.joined(chunks).only(slice(limit))
+        return page(Translations, self.chunks(wanted, start), limit)
 
     def chunks(self, wanted: Wanted = ALL, start: int = 0) -> Iterator[Translations]:
         """Yield the same part by part, which takes little memory however large the table is."""
