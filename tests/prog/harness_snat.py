@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -31,6 +32,7 @@ from tests.prog.told_xdp import tellable
 
 from towpath.datapath import snat as datapath_snat
 from towpath.datapath.balancer import Balancer
+from towpath.kernel.jiffies import Jiffies
 from towpath.model import Backend, Device, Limits, Protocol, Service, Snat
 from towpath.model.kinds import Address, PortRange
 
@@ -50,6 +52,10 @@ NARROW = replace(SNAT, ports=PortRange(20000, 20000 + PORTS - 1))
 NAT_SMALL = replace(SMALL, nat_flows=1 << 13)
 _REPLIES = ("replies", "reply_bytes")
 _MASK = 0xFFFF
+_UNIT = 1 << 8
+"""Jiffies in a unit of the table's time."""
+_CLEARANCE = 8
+"""Jiffies that a packet may take, on a busy machine."""
 
 
 class NatRig(Rig):
@@ -57,8 +63,9 @@ class NatRig(Rig):
 
     world: NatWorld
 
-    def __init__(self, balancer: Balancer, network: Network, snat: Snat) -> None:
+    def __init__(self, balancer: Balancer, network: Network, snat: Snat, jiffies: Jiffies) -> None:
         super().__init__(balancer, network, IN)
+        self._jiffies = jiffies
         program = self._program
         hz = datapath_snat.jiffies_per_second()
         times = {
@@ -113,7 +120,8 @@ class NatRig(Rig):
         return services.get(index, index), _REPLIES[unit]
 
     def check(self, frame: bytes, device: str = IN) -> Outcome:
-        """As for every packet; the oracle then learns what time it is."""
+        """As for every packet; the oracle knows what time it is."""
+        self._tell_time()
         outcome = super().check(frame, device)
         table = self.world.table
         entry = outcome.entry if isinstance(outcome, NatOutcome) else None
@@ -121,6 +129,12 @@ class NatRig(Rig):
             number, way = table.place(entry)
             table.now = entry.seen = int(self.tables["nat_heads"]["life"]["seen"][number][way])
         return outcome
+
+    def _tell_time(self) -> None:
+        """In the table's units, whose next one is not so near that the program could see it."""
+        while (now := self._jiffies.now()) % _UNIT >= _UNIT - _CLEARANCE:
+            time.sleep(0.001)
+        self.world.table.now = now // _UNIT & _MASK
 
     def later(self, seconds: float) -> None:
         """Make everything in the table so much older."""
@@ -150,8 +164,8 @@ def nat_rigged(
     """A load balancer on two devices of the network that translates."""
     with tellable():
         balancer = Balancer([Device(IN), Device(OUT)], limits=limits, snat=snat, pins=pins)
-    with balancer:
-        yield NatRig(balancer, network, snat)
+    with balancer, Jiffies() as jiffies:
+        yield NatRig(balancer, network, snat, jiffies)
 
 
 def client_ways(network: Network) -> dict[Address, Way]:
