@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -37,6 +37,7 @@ KERNEL_ARGUMENTS = (
 # don't see each other's changed instructions as real ones do. It is booted again then. What
 # goes wrong once the command has begun is never tried again.
 BOOTS = 3
+BOOT_SECONDS = 90.0
 _SOCKET_SECONDS = 10
 _CONSOLE_LINES = 40
 
@@ -111,7 +112,7 @@ def _boot(
         for tag, path in shares.items():
             undo.enter_context(_share(path, sockets / tag, writable=tag == "results"))
         qemu = _qemu(image, initrd, {tag: sockets / tag for tag in shares}, results, arguments)
-        in_time = _wait(qemu, timeout)
+        in_time = _wait(qemu, timeout, results / "booted")
     return _outcome(results, in_time=in_time, seconds=time.monotonic() - began)
 
 
@@ -188,10 +189,15 @@ def _qemu(
     return subprocess.Popen(words, stdin=subprocess.DEVNULL)
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:
-    """Return whether the guest ended by itself."""
+def _wait(process: subprocess.Popen[bytes], timeout: float, booted: Path) -> bool:
+    """Return whether the guest ended by itself. One that doesn't come to its command need not."""
     try:
-        process.wait(timeout)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(min(timeout, BOOT_SECONDS))
+            return True
+        if not booted.exists():
+            return False
+        process.wait(max(timeout - BOOT_SECONDS, 0))
     except subprocess.TimeoutExpired:
         return False
     else:
