@@ -256,6 +256,7 @@ def test_errors_are_not_answered(nat: NatRig, version: int) -> None:
 # ---- How often -----------------------------------------------------------------------------------
 
 
+@pytest.mark.host
 @pytest.mark.parametrize("reply", [False, True])
 def test_a_flood_is_answered_so_often_and_no_more(nat: NatRig, *, reply: bool) -> None:
     """The rest are dropped under a name of their own, and only in the same jiffy."""
