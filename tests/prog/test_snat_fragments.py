@@ -187,22 +187,30 @@ def test_ways(nat: NatRig, version: int) -> None:
 
 @pytest.mark.parametrize(("version", "protocol"), BOTH)
 def test_clients_with_one_identification(nat: NatRig, version: int, protocol: int) -> None:
-    """Towards one backend theirs differ, and each one's from packet to packet; so do answers'."""
+    """Towards one backend theirs differ, and each one's from packet to packet.
+
+    Which a client gets depends on a random seed. Of IPv4's 65,536 two clients can get the same: one
+    pair in twenty runs, more than three pairs in one of five million.
+    """
     nat.serve(*services_of(version, NEAR[version][0]))
     clients = 40
     network = ip_network(f"{CLIENTS[version]}/{ {4: 24, 6: 64}[version] }", strict=False)
     run_ip(f"route replace {network} via {neighbour(IN, version, GATEWAY)} dev {IN}")
     way = nat.world.ways[CLIENTS[version]]
-    seen = set()
+    seen: set[bytes] = set()
     for client in range(clients):
+        own = set()
         source = network.network_address + 1 + client
         nat.world.ways[source] = way
         for number in (1, 2, 3):
             made = pieces(whole(version, protocol, source=source), number)
             ids = {identification(behind_link(nat.expect(each, TX))) for each in made}
             assert len(ids) == 1
-            seen |= ids
-    assert len(seen) == 3 * clients
+            own |= ids
+        assert len(own) == 3
+        seen |= own
+    shared = {4: 3, 6: 0}[version]
+    assert len(seen) >= 3 * (clients - shared)
 
 
 def services_of(version: int, *backends: Address) -> list[Any]:
