@@ -18,6 +18,8 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools hatch_build.py
+# A module's tests stay together: they share what it has loaded.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
 # Tests get their own processes, so that stopping pytest, however it is stopped,
 # stops every server and agent a test has started. The namespaces that they need

@@ -3,7 +3,8 @@
 
 Devices, named namespaces, pins, sockets and attached programs are then out of
 reach of the machine, and the kernel removes them when pytest ends, however it
-ends. `make test` adds a process namespace, which does the same for processes.
+ends. `make test` adds a process namespace, which does the same for processes, and
+runs several pytests side by side, each of them in namespaces of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ CLONE_NEWNET = 0x40000000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 SIOCSIFFLAGS = 0x8914
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 IFF_UP = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -41,6 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "towpath", deadline=None, print_blob=True, suppress_health_check=unhurried
     )
     settings.load_profile("towpath")
+    # What a test has started and lost is this process's then, and no other pytest's.
+    _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
     _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount("tmpfs", "/run", "tmpfs")

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from towpath.lab import LabError, namespaces
 from towpath.lab.state import DIRECTORY
 from towpath.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TOWPATH = [sys.executable, "-m", "towpath"]
 
@@ -30,15 +34,22 @@ def leftovers() -> list[str]:
 
 
 def _command_lines() -> list[str]:
-    """Of every process that has not ended."""
-    found = []
+    """Of every process below this one that has not ended."""
+    parents, lines = {}, {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = (process / "cmdline").read_bytes()
+            command = (process / "cmdline").read_bytes()
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
         except OSError:
             continue
-        found.append(line.replace(b"\0", b" ").decode(errors="replace"))
-    return found
+        parents[process.name] = parent
+        lines[process.name] = command.replace(b"\0", b" ").decode(errors="replace")
+    return [line for process, line in lines.items() if str(os.getpid()) in _above(process, parents)]
+
+
+def _above(process: str, parents: dict[str, str]) -> Iterator[str]:
+    while (process := parents.get(process, "")) != "":
+        yield process
 
 
 def _is_ours(line: str) -> bool:

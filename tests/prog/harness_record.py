@@ -8,14 +8,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from tests.prog.frames_xdp import VIPS
+from tests.prog.harness_xdp import service
 from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TOO_BIG, TX, flow_hash
 from tests.prog.told_xdp import note_length, run_program_on, tellable
 from tests.read_pcapng import Capture, Packet, read
 
+from towpath.model import Protocol
 from towpath.model.capture import parse_capture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from ipaddress import IPv4Address, IPv6Address
 
     from tests.prog.harness_xdp import Rig
     from tests.prog.oracle_xdp import Outcome
@@ -24,6 +28,15 @@ if TYPE_CHECKING:
     from towpath.kernel.programs import TestRun
 
 SENT_ON = (TX, REDIRECT, HANDOFF)
+
+
+def serve_all(rig: Rig, inner: int, *backends: IPv4Address | IPv6Address) -> None:
+    """TCP and UDP of a VIP, to backends."""
+    vip = VIPS[inner]
+    rig.serve(
+        service(vip, *backends, protocol=Protocol.TCP),
+        service(vip, *backends, protocol=Protocol.UDP),
+    )
 
 
 class Recorded:

@@ -202,8 +202,9 @@ def test_all_down(
         health = replace(FAST, on_all_failed=wish)
         async with running(tmp_path, Backends(ill=set(BACKENDS)), health) as world:
             await world.until(lambda: all(world.state(b) is State.DOWN for b in BACKENDS))
+            # Noted before the writer's thread has done it.
             await world.until(lambda: len(world.controller.down.get(world.service.key, ())) == 3)
-            assert world.taking == left
+            await world.until(lambda: world.taking == left)
             world.backends.ill.remove(BACKENDS[2])
             await world.until(lambda: world.taking == [0, 0, 1])
 
