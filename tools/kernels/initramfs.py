@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import lzma
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,18 +18,21 @@ MODULES = ("virtiofs", "virtio_console", "overlay", "virtio_pci")
 BUSYBOX = Path("/bin/busybox")
 
 # The guest's userspace is the host's, read-only, with what it writes in memory.
-# /results is the one place whose writes reach the host.
+# /results is the one place whose writes reach the host. The working directory is
+# to be seen even if it is where the guest has something of its own, such as in /tmp.
 INIT = """#!/bin/sh
 PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 while read module; do insmod /modules/$module || echo "insmod $module failed"; done </modules/order
-mkdir -p /lower /memory /new
+here=@HERE@
+mkdir -p /lower /memory /new /here
 mount -t virtiofs -o ro root /lower || poweroff -f
 mount -t tmpfs -o mode=755 memory /memory
 mkdir /memory/upper /memory/work
 mount -t overlay -o lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work overlay /new
+mount -o bind "/new$here" /here
 for dir in proc sys dev; do mount --move /$dir /new/$dir; done
 mkdir -p /new/dev/shm /new/dev/pts /new/results /new/lib/modules
 mount -t tmpfs run /new/run
@@ -39,6 +43,8 @@ mount -t tmpfs modules /new/lib/modules
 mkdir -p /new/lib/modules/$(uname -r) /new/run/netns
 mount -o bind /lower@MODULES@ /new/lib/modules/$(uname -r)
 mount -t virtiofs results /new/results
+mkdir -p "/new$here"
+mount --move /here "/new$here"
 ln -s /proc/self/fd /new/dev/fd
 mount -t bpf bpf /new/sys/fs/bpf
 mount -t debugfs debug /new/sys/kernel/debug
@@ -49,7 +55,7 @@ exec chroot /new /bin/sh /results/run >/new/dev/hvc0 2>&1 </new/dev/null
 
 
 def build(image: Image, target: Path) -> None:
-    """Write the initramfs of a kernel to ``target``."""
+    """Write the initramfs of a kernel, and for this working directory, to ``target``."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for each in ("bin", "dev", "proc", "sys", "modules"):
@@ -59,7 +65,8 @@ def build(image: Image, target: Path) -> None:
             (root / "bin" / applet).symlink_to("busybox")
         _copy_modules(image, root / "modules")
         init = root / "init"
-        init.write_text(INIT.replace("@MODULES@", str(image.modules)))
+        here = shlex.quote(str(Path.cwd()))
+        init.write_text(INIT.replace("@MODULES@", str(image.modules)).replace("@HERE@", here))
         init.chmod(0o755)
         _pack(root, target)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from tools.kernels import guest
@@ -59,6 +60,17 @@ def test_nothing_a_guest_writes_reaches_the_host(oldest: Image, tmp_path: Path) 
     assert outcome.ok
     assert outcome.output.strip() == "here"
     assert not path.exists()
+
+
+def test_the_working_directory_is_seen_wherever_it_is(
+    oldest: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where a guest has something of its own, as in /tmp."""
+    with TemporaryDirectory(dir="/tmp", prefix="with a blank ") as name:
+        Path(name, "there").write_text("yes")
+        monkeypatch.chdir(name)
+        outcome = guest.run(oldest, ["cat", "there"], tmp_path, timeout=60)
+    assert outcome.output == "yes"
 
 
 def test_a_panic_is_told_with_its_cause(oldest: Image, tmp_path: Path) -> None:
