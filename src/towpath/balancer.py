@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from towpath.closing import Closing
 from towpath.core.states import BackendKey
 from towpath.datapath.balancer import Balancer, unnamed
 from towpath.model import (
@@ -44,7 +45,7 @@ IDLE_SECONDS = 300.0
 """A flow of which no packet came for so long has ended."""
 
 
-class LoadBalancer:
+class LoadBalancer(Closing):
     """An XDP load balancer on one or more network devices.
 
         with LoadBalancer("eth0") as lb:
@@ -101,12 +102,6 @@ class LoadBalancer:
             pins=pins,
             snat=config.snat,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Detach and remove everything; with pins, leave it at work. Twice is once."""

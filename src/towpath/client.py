@@ -19,7 +19,7 @@ import socket
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from towpath.agent.capture_documents import HEADER, CaptureEntry
@@ -37,6 +37,7 @@ from towpath.agent.documents import (
     Trace,
 )
 from towpath.agent.wire import build, plain
+from towpath.closing import Closing
 from towpath.model import Backend, BackendState, Problem, Service, parse_service
 from towpath.model.capture import parse_capture
 
@@ -80,7 +81,7 @@ class RefusedError(ClientError):
         super().__init__("\n".join(map(str, problems)) or f"the agent answered {status}")
 
 
-class Client:
+class Client(Closing):
     """A connection to an agent. A context manager, which closes it.
 
     Methods raise UnreachableError or RefusedError. Not for several threads at a
@@ -96,12 +97,6 @@ class Client:
     ) -> None:
         self.socket_path = Path(socket_path)
         self._connection = _UnixConnection(self.socket_path, timeout)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -354,7 +349,7 @@ class Client:
         return _unreachable(self.socket_path, error)
 
 
-class CaptureStream:
+class CaptureStream(Closing):
     """A capture's file, as it comes. A context manager, which ends the capture.
 
     ``number`` is the capture's, by which others stop it. Raises UnreachableError or
@@ -392,12 +387,6 @@ class CaptureStream:
         if self._answer is not None:
             self._answer.close()
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from towpath.agent.errors import AgentError
 from towpath.agent.wire import build, plain
+from towpath.closing import Closing
 from towpath.core.leaving import Leaving
 from towpath.model import Service
 
@@ -71,7 +72,7 @@ class StoreError(AgentError):
     """The state database could not be opened, read or written."""
 
 
-class Store:
+class Store(Closing):
     """The services owned by the API. Used by one thread at a time.
 
     Args:
@@ -88,12 +89,6 @@ class Store:
             except BaseException:
                 self._db.close()
                 raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the database; what was committed is on disk already."""

@@ -7,17 +7,16 @@ import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from towpath.bench.errors import BenchError
+from towpath.closing import Closing
 from towpath.kernel import probe
 from towpath.kernel.object import BpfObject
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from towpath.kernel.programs import Program, TestRun
 
 _ETHERNET = 14
@@ -60,7 +59,7 @@ class Stimulus:
         return program.test_run(self.frame, repeat=repeat, ctx=context)
 
 
-class Wrapper:
+class Wrapper(Closing):
     """The loaded wrapper. ``floor`` is its program that does nothing but return XDP_TX.
 
     A context manager, which closes. KernelError: it can't be loaded. BenchError: this kernel
@@ -135,17 +134,6 @@ class Wrapper:
     def close(self) -> None:
         """Unload it. Twice is once."""
         self._undo.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Wrapper of {self.batch} packets a batch>"

@@ -8,8 +8,9 @@ import re
 from contextlib import ExitStack
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+from towpath.closing import Closing
 from towpath.core.plan import Plan, plan
 from towpath.core.states import BackendKey
 from towpath.core.steps import MoveService, PublishService, RemoveBackend
@@ -54,7 +55,6 @@ from towpath.model.snat import Snat
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from towpath.core.records import Fate
     from towpath.datapath.kept import KeptTables
@@ -85,7 +85,7 @@ class Member(NamedTuple):
         return FAMILY_V4 if isinstance(self.service.vip, IPv4Address | IPv4Network) else FAMILY_V6
 
 
-class Balancer:
+class Balancer(Closing):
     """An XDP load balancer on ``devices``.
 
     With ``pins``, a directory in a bpffs, it outlives this object: another one made
@@ -443,17 +443,6 @@ class Balancer:
     def close(self) -> None:
         """Let go: without pins the load balancer is gone, with pins it works on."""
         self._undo.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Reader(Balancer):

@@ -9,12 +9,9 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
+from towpath.closing import Closing
 from towpath.core.pcapng import whole
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 STDOUT = Path("-")
 _CHECK_SECONDS = 1.0
@@ -24,7 +21,7 @@ class CaptureFileError(Exception):
     """Nothing more can be written; the message says what there is."""
 
 
-class CaptureFile:
+class CaptureFile(Closing):
     """A pcapng file, ``-`` for standard output. What was there before is replaced.
 
     A context manager. CaptureFileError: it can't be opened.
@@ -89,14 +86,3 @@ class CaptureFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -18,6 +18,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal, Self
 
+from towpath.closing import Closing
 from towpath.datapath.decap_table import DecapCounters, DecapError, DecapTable, tunnel_address
 from towpath.kernel.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.errors import LayoutError
@@ -29,7 +30,6 @@ from towpath.kernel.object import BpfObject
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-    from types import TracebackType
 
     from towpath.datapath.address import Address
 
@@ -44,7 +44,7 @@ VERDICTS = "verdicts"
 LINK = "link"
 
 
-class Decap:
+class Decap(Closing):
     """Unwraps IPIP, IP6IP6, 4in6 and 6in4 packets that come in on one device.
 
     ``device`` is a name or an index, ``addresses`` are the outer destinations to unwrap for,
@@ -153,17 +153,6 @@ class Decap:
         if self.pins is None:
             self._link.detach()
         self._link.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def detach_pinned(pins: Path) -> None:

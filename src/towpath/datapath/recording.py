@@ -8,9 +8,10 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from towpath import __version__
+from towpath.closing import Closing
 from towpath.core import pcapng, records
 from towpath.kernel.maps import possible_cpus
 from towpath.model.capture import filter_text
@@ -18,7 +19,6 @@ from towpath.model.capture import filter_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import ExitStack
-    from types import TracebackType
 
     from towpath.core.records import Fate
     from towpath.datapath.recorder import Recorder
@@ -80,7 +80,7 @@ class _Names(records.Names):
         return self._labels[fate]
 
 
-class Recording:
+class Recording(Closing):
     """A capture that goes on. `chunks` gives the file; `stop` may be called by any thread.
 
     A context manager, which closes.
@@ -210,17 +210,6 @@ class Recording:
         """Let go of what it has, of a capture that never began."""
         self._closed = True
         self._undo.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def device_name(ifindex: int) -> str:

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Self
 
+from towpath.closing import Closing
 from towpath.kernel.object import BpfObject
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; Python has no name for it
 _FRAME = bytes(64)
@@ -23,7 +20,7 @@ def per_second() -> int:
     return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
-class Jiffies:
+class Jiffies(Closing):
     """A clock that reads what ``bpf_jiffies64`` gives. A context manager, which closes.
 
     KernelError: no permission to load a program.
@@ -44,14 +41,3 @@ class Jiffies:
     def close(self) -> None:
         """Unload the program. Twice is once."""
         self._object.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from towpath.closing import Closing
 from towpath.kernel._records import Array, round_up, view
 from towpath.kernel.errors import KernelError, errno_name
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from towpath.kernel.btf import Dtype
 
 _HINTS = {
@@ -25,7 +24,7 @@ _HINTS = {
 }
 
 
-class MappedArray:
+class MappedArray(Closing):
     """Elements ``start`` to ``start + count`` of an array map, shared with the kernel.
 
     ``array`` is a numpy view: what is stored there, programs see at once. Only whole stores of up
@@ -66,14 +65,3 @@ class MappedArray:
         self._array = None
         with contextlib.suppress(BufferError):
             self._memory.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from towpath.closing import Closing
 from towpath.kernel import _batch, bpffs
 from towpath.kernel._records import Array, Record, encode, encode_all, round_up, view
 from towpath.kernel._structs import BtfInfo, MapInfo
@@ -29,7 +30,6 @@ from towpath.kernel.mapped import MappedArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 
 _PER_CPU = frozenset(
@@ -48,7 +48,7 @@ def possible_cpus() -> int:
     return check(lib.libbpf_num_possible_cpus(), "count possible CPUs")
 
 
-class Map:
+class Map(Closing):
     """One map in the kernel, through a file descriptor of its own.
 
     Keys and values have the dtypes of the BTF they were declared with; a map without BTF has plain
@@ -228,17 +228,6 @@ class Map:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Map {self.name} id {self.id}>"

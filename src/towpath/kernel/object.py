@@ -9,9 +9,10 @@ import os
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from towpath.closing import Closing
 from towpath.kernel import verifier
 from towpath.kernel._structs import ObjectOpenOpts
 from towpath.kernel.btf import Btf, Dtype
@@ -37,7 +38,7 @@ _SUFFIX = ".bpf.o"
 _Dtypes: TypeAlias = "dict[str, tuple[Dtype | None, Dtype | None]]"
 
 
-class BpfObject:
+class BpfObject(Closing):
     """One compiled object file.
 
     Between opening and `load`, constants can be set, maps resized or replaced and programs left
@@ -247,14 +248,3 @@ class BpfObject:
         """Close all file descriptors. Twice is once."""
         self._open_pointer = None
         self._undo.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

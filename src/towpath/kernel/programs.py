@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
+from towpath.closing import Closing
 from towpath.kernel import bpffs
 from towpath.kernel._structs import ProgInfo, TestRunOpts
 from towpath.kernel.errors import CAP_BPF, KernelError, errno_name, permission_hint
@@ -16,7 +17,6 @@ from towpath.kernel.libbpf import get_info, lib
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 
 class ProgramType(IntEnum):
@@ -50,7 +50,7 @@ class TestRun:
     duration_ns: int
 
 
-class Program:
+class Program(Closing):
     """One loaded program, through a file descriptor of its own.
 
     ``tag`` is the kernel's hash of its instructions, ``jited_bytes`` the machine code's size and
@@ -139,17 +139,6 @@ class Program:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Program {self.name} id {self.id}>"

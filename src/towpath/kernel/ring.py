@@ -6,21 +6,19 @@ from __future__ import annotations
 import mmap
 import os
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 
+from towpath.closing import Closing
 from towpath.kernel.errors import CAP_BPF, KernelError, permission_hint
 from towpath.kernel.libbpf import check, lib
 from towpath.kernel.map_types import MapType
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
 _EPERM = 1
 
 
-class Ring:
+class Ring(Closing):
     """A ring of ``size`` bytes, a power of two and at least a page.
 
     ``consumer`` (writable) and ``producer`` are the positions, arrays of one 64-bit word, and
@@ -57,14 +55,3 @@ class Ring:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
+from towpath.closing import Closing
 from towpath.kernel import lock
 from towpath.kernel.object import BpfObject
 from towpath.kernel.rcu import wait_for_readers
@@ -19,7 +20,6 @@ from towpath.wildcard.half import FamilyTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from towpath.core.wildcard import Report
     from towpath.kernel.maps import Map
@@ -43,7 +43,7 @@ class Statistics:
     bytes: int
 
 
-class WildcardTable:
+class WildcardTable(Closing):
     """A table that a program declares by ``WILDCARD_TABLE(name, rules)``.
 
     ``source`` is the loaded object, or the directory that its table is pinned in: there the
@@ -248,17 +248,6 @@ class WildcardTable:
         """Let go of the table; its rules stay. Twice is once."""
         with self._lock:
             self._undo.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<WildcardTable {self.name}>"
