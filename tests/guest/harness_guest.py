@@ -67,15 +67,19 @@ def run(namespace: str, command: list[str], given: str = "") -> str:
 
 
 @contextmanager
-def network(backends: int = 1) -> Iterator[Topology]:
-    """The lab's network, with a server on every backend behind tunnel devices of the kernel."""
+def network(backends: int = 1, *, tunnels: bool = True) -> Iterator[Topology]:
+    """The lab's network, with a server on every backend behind tunnel devices of the kernel.
+
+    Without ``tunnels`` the test has to unwrap what comes there.
+    """
     topology = Topology(backends)
     with ExitStack() as undo:
         for name in topology.namespaces:
             undo.callback(namespaces.remove, name)
         build(topology)
         for link in topology.backend_links:
-            _decapsulate(link.node, link.node4[0].ip, link.node6[0].ip)
+            if tunnels:
+                _decapsulate(link.node, link.node4[0].ip, link.node6[0].ip)
             undo.enter_context(_serving(link.node))
         yield topology
 
