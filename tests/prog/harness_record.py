@@ -11,7 +11,7 @@ from unittest.mock import patch
 from tests.prog.frames_xdp import VIPS
 from tests.prog.harness_xdp import service
 from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TOO_BIG, TX, flow_hash
-from tests.prog.told_xdp import note_length, run_program_on, tellable
+from tests.prog.told_xdp import note_length, run_program_on, tell, tellable
 from tests.read_pcapng import Capture, Packet, read
 
 from towpath.model import Protocol
@@ -52,7 +52,10 @@ class Recorded:
         """As `Rig.run`, by the program that is attached meanwhile."""
         if new_jiffy:
             self.rig.tables["flow_cpus"]["tick"] = 0
-        head = self.rig.balancer.recorder.recordings[0]
+        # One's program hands the packet to the next one's.
+        head, *others = self.rig.balancer.recorder.recordings
+        for each in others:
+            tell(each.object, self.rig.devices[device])
         return run_program_on(
             head.object, head.program, frame, self.rig.devices[device], metadata=metadata
         )

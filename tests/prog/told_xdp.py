@@ -70,13 +70,19 @@ def run_on(program: LoadedProgram, frame: bytes, ifindex: int, *, metadata: byte
     return run_program_on(program.object, balancer, frame, ifindex, metadata=metadata)
 
 
+def tell(obj: BpfObject, ifindex: int) -> None:
+    """Tell an object that was loaded as `tellable` the device, if this kernel's context doesn't."""
+    if not probe.test_run_context():
+        with obj.maps[".bss"].mmap() as variables:
+            variables.array["told_ifindex"] = ifindex
+
+
 def run_program_on(
     obj: BpfObject, program: Program, frame: bytes, ifindex: int, *, metadata: bytes = b""
 ) -> TestRun:
     """The same of any program of an object that was loaded as `tellable`."""
     if not probe.test_run_context():
-        with obj.maps[".bss"].mmap() as variables:
-            variables.array["told_ifindex"] = ifindex
+        tell(obj, ifindex)
         if not metadata:
             return program.test_run(frame)
     end = len(metadata) + len(frame)
