@@ -109,7 +109,7 @@ def test_who_has_not_confirmed_gives_way(nat: NatRig, version: int) -> None:
         assert (again.fresh, port_of(again)) == (False, port_of(flow))
 
 
-@pytest.mark.thorough
+@pytest.mark.host  # a guest may be too slow for two packets in a jiffy
 def test_a_flood_is_limited(nat: NatRig) -> None:
     """A CPU translates so many new flows in a jiffy; known flows never count."""
     known = client_frame(sport=3)
