@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 REQUESTS = 40
+TRIES = 3
 DOWNLOAD = UPLOAD = 300_000
 NARROW = 1300  # MTU of a link or way, of which only one node knows
 LOCKED = ["mtu", "lock", str(NARROW)]
@@ -154,11 +155,15 @@ def test_datagrams_in_fragments(balancer: LoadBalancer, version: int) -> None:
 def test_a_narrow_way_out(lab: Lab, balancer: LoadBalancer, version: int) -> None:
     """Whoever sends more than the load balancer can send on learns of it: client and backend."""
     for to, upload in (("backends", UPLOAD), ("client", 0)):
-        forget_paths(lab)
-        with closing(Talk(version)) as talk, narrow_way(lab, version, to):
-            assert talk.ask(0 if upload else DOWNLOAD, upload) == talk.said
-            teller, node = (VIPS[version], CLIENT) if upload else (own(lab, version), talk.node)
-            assert learnt_mtu(node, teller) == NARROW
+        learnt: list[int] = []
+        # Seen once in many runs: all arrives, and the sender has no path MTU in its routes.
+        while not any(learnt) and len(learnt) < TRIES:
+            forget_paths(lab)
+            with closing(Talk(version)) as talk, narrow_way(lab, version, to):
+                assert talk.ask(0 if upload else DOWNLOAD, upload) == talk.said
+                teller, node = (VIPS[version], CLIENT) if upload else (own(lab, version), talk.node)
+                learnt.append(learnt_mtu(node, teller))
+        assert learnt[-1] == NARROW, learnt
     counted = balancer.counters()
     assert counted.verdicts["tx_too_big"] >= 2
     dropped = {verdict for verdict, n in counted.verdicts.items() if n and verdict[:4] == "drop"}
