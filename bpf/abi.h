@@ -267,17 +267,21 @@ struct flow_key {
 struct flow {
 	__u64 ref;
 	struct address saddr;
-	__u32 service; /* and FLOW_ENDING */
+	__u32 service; /* and enum flow_flags */
 	__be16 sport;
 	__u16 seen; /* low bits of jiffies >> FLOW_SEEN_SHIFT */
 };
 
 /*
- * The client has sent FIN or RST and no SYN since. What the other side sends isn't
- * seen; as long as it does, the client's acknowledgements keep the entry young.
+ * What the client has sent, above any index of a service. ENDING: FIN or RST, and no SYN
+ * since. What the other side sends isn't seen; as long as it does, the client's
+ * acknowledgements keep the entry young. OPENING: nothing but SYNs. Neither: the flow is
+ * established, or not TCP's.
  */
 enum flow_flags {
-	FLOW_ENDING = 1 << 30, /* above any index of a service */
+	FLOW_ENDING = 1 << 30,
+	FLOW_OPENING = 1U << 31,
+	FLOW_STATE = FLOW_ENDING | FLOW_OPENING,
 };
 
 /*

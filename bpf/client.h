@@ -104,7 +104,7 @@ static __always_inline bool client_may_stay(const struct client_place *place,
 {
 	const struct client *client;
 
-	if (!place->set || !backend || !backend->weight || backend->state != BACKEND_ACTIVE)
+	if (!place->set || !backend || !takes_flows(backend))
 		return false;
 	client = &place->set->way[place->way % CLIENT_WAYS];
 	return place->now - client->seen < service->affinity;

@@ -23,6 +23,7 @@ static const __u64 BYTES_80 = 0x8080808080808080ULL;
 /* Where a flow belongs, and where it was found. */
 struct flow_place {
 	__u64 *tags;
+	struct flow *flow; /* NULL: not found */
 	__u32 set;
 	__u32 hash; /* goes into `ref` */
 	__u32 way;  /* FLOW_NO_WAY: not found */
@@ -68,21 +69,11 @@ static __always_inline bool flow_is(const struct flow *flow, const struct flow_i
 	const __u64 *a = (const __u64 *)&flow->saddr, *b = (const __u64 *)&id->key->saddr;
 
 	return a[1] == b[1] && a[0] == b[0] && flow->sport == id->key->sport &&
-	       (flow->service & ~FLOW_ENDING) == id->service;
+	       (flow->service & ~FLOW_STATE) == id->service;
 }
 
-/* Notes that the client ends the flow, or begins another one with its port. */
-static __always_inline void flow_note_edge(struct flow *flow, __u32 service, __u8 flags)
-{
-	if (!(flags & TCP_SYN))
-		service |= FLOW_ENDING;
-	if (flow->service != service)
-		flow->service = service;
-}
-
-/* Returns the handle that the flow was given, 0 if it isn't known. */
-static __always_inline __u32 flow_lookup(struct flow_place *place, const struct flow_id *id,
-					 bool touch)
+/* Returns the handle that the flow was given, 0 if it isn't known. Changes nothing. */
+static __always_inline __u32 flow_lookup(struct flow_place *place, const struct flow_id *id)
 {
 	struct flow_set *set;
 	__u64 matches;
@@ -105,14 +96,61 @@ static __always_inline __u32 flow_lookup(struct flow_place *place, const struct 
 		ref = *(volatile __u64 *)&flow->ref;
 		if ((__u32)ref != place->hash || !flow_is(flow, id))
 			continue;
-		if (touch && flow->seen != place->now)
-			flow->seen = place->now;
-		if (unlikely(id->tcp_flags & TCP_EDGES) && touch)
-			flow_note_edge(flow, id->service, id->tcp_flags);
+		place->flow = flow;
 		place->way = way;
 		return ref >> 32;
 	}
 	return 0;
+}
+
+/*
+ * The state of a flow after a segment of the client's. A SYN begins a connection where there
+ * is none or where one has ended, and changes nothing of one that goes on: it may be forged
+ * (RFC 5961, 4).
+ */
+static __always_inline __u32 flow_next_state(__u32 state, __u8 tcp_flags)
+{
+	if (tcp_begins(tcp_flags))
+		return state ? FLOW_OPENING : 0;
+	if (tcp_flags & (TCP_FIN | TCP_RST))
+		return FLOW_ENDING;
+	return state & FLOW_ENDING;
+}
+
+/*
+ * Notes a packet of the flow that was found. Two CPUs that note two packets at once may lose
+ * what one of them says of the state: the flow is then remembered for longer than it need be.
+ */
+static __always_inline void flow_note(const struct flow_place *place, const struct flow_id *id)
+{
+	struct flow *flow = place->flow;
+	__u32 service;
+
+	if (!flow)
+		return;
+	if (flow->seen != place->now)
+		flow->seen = place->now;
+	service = flow->service;
+	if (likely(service == id->service && !(id->tcp_flags & TCP_EDGES)))
+		return;
+	service = id->service | flow_next_state(service & FLOW_STATE, id->tcp_flags);
+	if (flow->service != service)
+		flow->service = service;
+}
+
+/*
+ * Whether a segment begins another flow than the one that was found, if the choice is free: a
+ * SYN, and of the flow that was found nothing but SYNs has been seen, or its end, or for long
+ * nothing.
+ */
+static __always_inline bool flow_begins_anew(const struct flow_place *place,
+					     const struct flow_id *id)
+{
+	const struct flow *flow = place->flow;
+
+	if (likely(!tcp_begins(id->tcp_flags)) || !flow)
+		return false;
+	return flow->service & FLOW_STATE || (__u16)(place->now - flow->seen) > flow_idle;
 }
 
 /* Whether this CPU may learn one more flow in this jiffy, of which it may learn `most`. */
@@ -167,7 +205,7 @@ static __always_inline void flow_learn_as(const struct flow_place *place, const 
 
 	*(volatile __u64 *)&flow->ref = 0;
 	flow->saddr = id->key->saddr;
-	flow->service = id->service;
+	flow->service = id->service | (tcp_begins(id->tcp_flags) ? FLOW_OPENING : 0);
 	flow->sport = id->key->sport;
 	flow->seen = place->now;
 	barrier();

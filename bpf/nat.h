@@ -197,17 +197,23 @@ static __always_inline struct nat_life *nat_life_of(const struct nat *n)
 	return head && n->way < NAT_WAYS ? &head->life[n->way] : NULL;
 }
 
-/* Whether a SYN that comes for the entry found begins another connection. */
-static __always_inline bool nat_begins_anew(const struct work *w, const struct nat *n)
+/*
+ * Whether a SYN that comes for the entry found begins another connection: the one that it
+ * was for is over, or was never established. `moves`: its backend takes no new flows.
+ */
+static __always_inline bool nat_begins_anew(const struct work *w, const struct nat *n, bool moves)
 {
 	struct nat_life *life = nat_life_of(n);
 	__u16 age;
 
-	if (!life || (n->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+	if (!life || !tcp_begins(n->flags))
 		return false;
 	age = n->now - life->seen;
-	return nat_is_closing(life->client, life->backend) ||
-	       age > nat_allowed(w->pkt.flow.protocol, life->client, life->backend);
+	if (nat_is_closing(life->client, life->backend) ||
+	    age > nat_allowed(w->pkt.flow.protocol, life->client, life->backend))
+		return true;
+	return moves && (!(life->client & NAT_ANSWERED) ||
+			 age > flow_idle >> (NAT_SEEN_SHIFT - FLOW_SEEN_SHIFT));
 }
 
 /* Notes a packet of the client's: it confirms the flow if the backend has answered. */

@@ -95,6 +95,12 @@ enum tcp_flag {
 	TCP_FLAGS_AT = 13, /* in the header */
 };
 
+/* Whether a segment asks for a connection: RFC 9293, 3.5. */
+static __always_inline bool tcp_begins(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
 static __always_inline struct cursor cursor_of(struct xdp_md *ctx)
 {
 	return (struct cursor){

@@ -195,6 +195,12 @@ static __always_inline struct backend *backend_of(__u32 handle)
 	return handle && backend && backend->handle == handle ? backend : NULL;
 }
 
+/* Whether new flows go there: it is then in the service's table, or about to be. */
+static __always_inline bool takes_flows(const struct backend *backend)
+{
+	return backend->state == BACKEND_ACTIVE && backend->weight;
+}
+
 /* The backend that Maglev gives a hash, NULL if the service has none. */
 static __always_inline struct backend *hash_backend(struct work *w, const struct service *service,
 						    __u32 hash)

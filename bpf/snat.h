@@ -171,7 +171,8 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 	if (!nat_find(w, n))
 		return NULL;
 	backend = backend_of(n->handle);
-	if (likely(backend && backend->service == service && !nat_begins_anew(w, n))) {
+	if (likely(backend && backend->service == service &&
+		   !nat_begins_anew(w, n, !takes_flows(backend)))) {
 		if (!w->traced)
 			nat_client_seen(n);
 		return backend;

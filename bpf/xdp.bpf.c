@@ -55,7 +55,11 @@ static __always_inline struct backend *new_backend(struct work *w, const struct 
 	return backend_of(client_backend(w->row, index));
 }
 
-/* The flow's backend by the flow table, else by Maglev, which the table then learns. */
+/*
+ * The flow's backend by the flow table, else by Maglev, which the table then learns. A port
+ * that is used again by its client, or a SYN that nobody has answered, is no reason to stay
+ * with a backend that takes no new flows.
+ */
 static __always_inline struct backend *choose_backend(struct work *w, const struct service *service,
 						      __u32 index, bool *fresh)
 {
@@ -73,8 +77,10 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
 	}
 
 	place = flow_place(w->hash, w->jiffies);
-	backend = backend_of(flow_lookup(&place, &id, !(w->special & SPECIAL_QUIET)));
-	if (likely(backend)) {
+	backend = backend_of(flow_lookup(&place, &id));
+	if (likely(backend) && (likely(!flow_begins_anew(&place, &id)) || takes_flows(backend))) {
+		if (likely(!(w->special & SPECIAL_QUIET)))
+			flow_note(&place, &id);
 		TRACE_FLAG(w, TRACE_FLOW_HIT);
 		return backend;
 	}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from towpath.closing import Closing
 from towpath.core.states import BackendKey
 from towpath.datapath.balancer import Balancer, unnamed
+from towpath.datapath.flow_table import IDLE_SECONDS
 from towpath.model import (
     Backend,
     BackendState,
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from towpath.datapath.trace import Trace
     from towpath.model import Address
     from towpath.model.capture import Capture
-
-IDLE_SECONDS = 300.0
-"""A flow of which no packet came for so long has ended."""
 
 
 class LoadBalancer(Closing):
@@ -276,7 +274,7 @@ class LoadBalancer(Closing):
         """Return what becomes of a flow's next packet, and why. Changes nothing.
 
         ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
-        stand "size 1500", "error" (ICMP about the flow) or "fragment". ValueError if it
+        stand "size 1500", "syn", "error" (ICMP about the flow) or "fragment". ValueError if it
         isn't one.
         """
         if isinstance(flow, str):

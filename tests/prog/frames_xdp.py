@@ -51,7 +51,10 @@ def segment(
     protocol: int = 6, *, sport: int = 40000, dport: int = PORT, payload: bytes = b"towpath"
 ) -> Packet:
     """A TCP segment or UDP datagram."""
-    return TRANSPORTS[protocol](sport=sport, dport=dport) / Raw(payload)
+    header = TRANSPORTS[protocol](sport=sport, dport=dport)
+    if isinstance(header, TCP):
+        header.flags = "A"
+    return header / Raw(payload)
 
 
 def frame(

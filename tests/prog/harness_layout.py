@@ -26,7 +26,7 @@ Edits = tuple[tuple[str, str], ...]
 _FLOW = """\
 	__u64 ref;
 	struct address saddr;
-	__u32 service; /* and FLOW_ENDING */
+	__u32 service; /* and enum flow_flags */
 	__be16 sport;
 	__u16 seen; /* low bits of jiffies >> FLOW_SEEN_SHIFT */
 """

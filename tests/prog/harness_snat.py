@@ -26,6 +26,7 @@ from tests.prog.network_xdp import (
     told_mtu,
 )
 from tests.prog.network_xdp import ip as run_ip
+from tests.prog.oracle_flows import IDLE_SECONDS
 from tests.prog.oracle_snat import NatOutcome, NatTable, NatWorld
 from tests.prog.oracle_xdp import TX, Way
 from tests.prog.told_xdp import tellable
@@ -74,6 +75,7 @@ class NatRig(Rig):
             "tcp_closing": 30,
             "udp_open": snat.udp_timeout,
             "udp_new": 30,
+            "idle": IDLE_SECONDS,
         }
         known = {name: getattr(self.world, name) for name in self.world.__dataclass_fields__}
         table = NatTable(

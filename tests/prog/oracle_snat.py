@@ -12,7 +12,8 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tests.prog.oracle_snat_bytes import fragment_of, hops, tcp_flags, translated
+from tests.prog.oracle_flows import asks_for_a_connection
+from tests.prog.oracle_snat_bytes import hops, translated
 from tests.prog.oracle_xdp import (
     HANDOFF,
     LOST,
@@ -33,7 +34,9 @@ from tests.prog.oracle_xdp_parse import (
     Flow,
     Leave,
     Packet,
+    fragment_of,
     parse,
+    tcp_flags,
 )
 from tests.prog.oracle_xdp_special import may_be_answered, read_special, told_mtu, too_big
 
@@ -49,8 +52,7 @@ WAYS, TRIES = 8, 16
 FULL_SETS = 4  # that are looked at before it is taken for granted that all are
 TCP, UDP = 6, 17
 ANSWERED, FIN, RST = 1, 2, 4
-TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
-SYN_OR_ACK = TCP_SYN | TCP_ACK
+TCP_FIN, TCP_SYN, TCP_RST = 1, 2, 4
 
 
 @dataclass(eq=False)
@@ -100,7 +102,7 @@ class NatTable:
     first_port: int
     ports: int
     timeouts: dict[str, int]
-    """In units, by tcp_open, tcp_new, tcp_closing, udp_open, udp_new."""
+    """In units, by tcp_open, tcp_new, tcp_closing, udp_open, udp_new, idle."""
     now: int = 0
     ways: dict[int, list[Entry | None]] = field(default_factory=dict)
     reach: dict[int, int] = field(default_factory=dict)
@@ -155,6 +157,10 @@ class NatTable:
         else:
             kind = "tcp_open" if entry.confirmed else "tcp_new"
         return self.age(entry) > self.timeouts[kind]
+
+    def idle(self, entry: Entry) -> bool:
+        """Whether it was unseen for so long that a SYN may begin another flow."""
+        return self.age(entry) > self.timeouts["idle"]
 
     def age(self, entry: Entry) -> int:
         """Units since its last packet."""
@@ -375,8 +381,12 @@ class NatWorld(World):
     def _stale(self, entry: Entry, key: Key, flags: int) -> bool:
         if entry.gone or entry.key != key:
             return True
-        begins = flags & SYN_OR_ACK == TCP_SYN
-        return begins and (entry.closing or self.table.expired(entry))
+        if not asks_for_a_connection(flags):
+            return False
+        over = entry.closing or self.table.expired(entry)
+        # One that its backend keeps only while it has something to keep.
+        leaves = entry.backend in self.services[key].drained
+        return over or (leaves and (not entry.confirmed or self.table.idle(entry)))
 
     def _seen(self, entry: Entry, flags: int) -> None:
         entry.seen = self.table.now

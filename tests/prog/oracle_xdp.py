@@ -15,7 +15,16 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
-from tests.prog.oracle_xdp_parse import FRAGMENT, OTHER_PROTOCOL, Flow, Leave, Packet, parse
+from tests.prog.oracle_flows import Life
+from tests.prog.oracle_xdp_parse import (
+    FRAGMENT,
+    OTHER_PROTOCOL,
+    Flow,
+    Leave,
+    Packet,
+    parse,
+    tcp_flags,
+)
 from tests.prog.oracle_xdp_special import (
     FragmentKey,
     Left,
@@ -117,6 +126,8 @@ class World:
     egress_devices: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Lower device and tag that such a device stands for."""
     remembered: dict[tuple[Key, Flow], Address] = field(default_factory=dict)
+    lives: dict[tuple[Key, Flow], Life] = field(default_factory=dict)
+    """Of remembered flows; one that isn't here goes on, and was just seen."""
     fragments: dict[FragmentKey, Left] = field(default_factory=dict)
     """What first fragments have left."""
     echo: bool = True
@@ -244,14 +255,23 @@ class World:
             return
         if self.services[outcome.key].remembers:
             self.remembered[outcome.key, outcome.flow] = outcome.backend
+            if outcome.fresh:
+                self.lives[outcome.key, outcome.flow] = Life.begins_with(outcome.flags)
+            else:
+                self.life(outcome.key, outcome.flow).goes_on_with(outcome.flags)
         if self.services[outcome.key].keeps and outcome.fresh:
             self.clients[outcome.key, outcome.flow.source] = outcome.backend, self.now
 
-    def choose(self, key: Key, flow: Flow) -> tuple[Address | None, bool]:
+    def life(self, key: Key, flow: Flow) -> Life:
+        """What is known of a remembered flow."""
+        return self.lives.setdefault((key, flow), Life())
+
+    def choose(self, key: Key, flow: Flow, flags: int) -> tuple[Address | None, bool]:
         """The flow's backend, and whether the flow is a new one."""
         service = self.services[key]
         known = self.remembered.get((key, flow)) if service.remembers else None
-        if known is not None:
+        leaves = known in service.drained and self.life(key, flow).gives_way_to(flags)
+        if known is not None and not leaves:
             return known, False
         return self.of_client(key, flow) or self.by_maglev(key, flow), True
 
@@ -282,8 +302,9 @@ class World:
         special: Special | None = None,
         left: Left | None = None,
     ) -> Outcome:
-        backend, fresh = self.choose(key, packet.flow)
         kind = special.kind if special else ""
+        flags = tcp_flags(packet) if kind in {"", "first"} else 0
+        backend, fresh = self.choose(key, packet.flow, flags)
         if left is not None:
             backend = None if left.gone else left.backend
         quiet = kind in {"error", "later"}
@@ -296,6 +317,7 @@ class World:
             backend,
             fresh=fresh and not quiet,
             quiet=quiet,
+            flags=flags,
         )
         if backend is None:
             return found
@@ -421,6 +443,8 @@ class Outcome:
     """Nothing is learnt from it."""
     leaves: tuple[FragmentKey, Left] | None = None
     """What it leaves to the fragments that follow it."""
+    flags: int = 0
+    """Of a TCP segment."""
 
     def ends(self, verdict: str, frame: bytes | None = None) -> Outcome:
         """The same packet with its verdict, and the frame if it was changed."""

@@ -152,3 +152,54 @@ def transport(protocol: int, source: Address, destination: Address, segment: byt
     if len(segment) < SMALLEST_TRANSPORT[protocol]:
         raise Leave(MALFORMED)
     return Flow(source, destination, number(segment[:2]), number(segment[2:4]), protocol)
+
+
+# ---- In a packet that has been parsed ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """What an IP packet says of itself that is a part of one."""
+
+    id_at: int
+    id_size: int
+    offset: int  # in 8 bytes
+
+
+def fragment_of(raw: bytes) -> Fragment | None:
+    """None: the packet is whole. RFC 791; RFC 8200, 4.5, and 6946 for those that only look so."""
+    if raw[0] >> 4 == 4:
+        flags = number(raw[6:8])
+        return Fragment(4, 2, flags & 0x1FFF) if flags & 0x3FFF else None
+    kind, at = raw[6], 40
+    while kind in {0, 43, 60, FRAGMENT_HEADER}:
+        if kind != FRAGMENT_HEADER:
+            kind, at = raw[at], at + (raw[at + 1] + 1) * 8
+            continue
+        flags = number(raw[at + 2 : at + 4])
+        if flags & 0xFFF9:
+            return Fragment(at + 4, 4, flags >> 3)
+        kind, at = raw[at], at + 8
+    return None
+
+
+def transport_offset(packet: Packet) -> int:
+    """Where the transport header begins in the IP packet, which is none of the later fragments."""
+    raw = packet.behind_link
+    if raw[0] >> 4 == 4:
+        return (raw[0] & 15) * 4
+    fragment = fragment_of(raw)
+    if fragment is None:
+        return walk_extensions(raw)[1]
+    # Behind the fragment header there may be more headers.
+    at = fragment.id_at + 4
+    behind = raw[:6] + raw[at - 8 : at - 7] + raw[7:40] + raw[at:]
+    return at + walk_extensions(behind)[1] - 40
+
+
+def tcp_flags(packet: Packet) -> int:
+    """The flags of a TCP segment, 0 of a datagram."""
+    fragment = fragment_of(packet.behind_link)
+    if packet.flow.protocol != TCP or (fragment and fragment.offset):
+        return 0
+    return packet.behind_link[transport_offset(packet) + 13]

@@ -61,6 +61,10 @@ def test_an_end_is_noted_and_a_beginning_too(rig: Rig, shape: str) -> None:
     """FIN or RST ends; data after it changes nothing; SYN begins anew. Packets are as ever."""
     for port in PORTS:
         rig.expect(made(shape, port, "S"), TX)
+    assert count(rig, ENDED_SECONDS - 2) == len(PORTS)
+    assert count(rig, ENDED_SECONDS + 1) == 0
+    for port in PORTS:
+        rig.expect(made(shape, port, "A"), TX)
     assert count(rig, ENDED_SECONDS + 1) == len(PORTS)
     rig.expect(made(shape, PORTS[0], "FA"), TX)
     rig.expect(made(shape, PORTS[1], "R"), TX)
@@ -71,13 +75,15 @@ def test_an_end_is_noted_and_a_beginning_too(rig: Rig, shape: str) -> None:
     assert count(rig, ENDED_SECONDS + 1) == len(PORTS) - 4
     assert count(rig, ENDED_SECONDS - 2) == len(PORTS)
     rig.expect(made(shape, PORTS[0], "S"), TX)
+    assert count(rig, ENDED_SECONDS + 1) == len(PORTS) - 4
+    rig.expect(made(shape, PORTS[0], "A"), TX)
     assert count(rig, ENDED_SECONDS + 1) == len(PORTS) - 3
 
 
 def test_a_trace_notes_nothing(rig: Rig) -> None:
     """Whatever segment it is made with."""
     program = rig.balancer._program
-    rig.expect(made("v4", 2000, "S"), TX)
+    rig.expect(made("v4", 2000, "A"), TX)
     start = program.cookie.to_bytes(8, "little") + rig.devices[IN].to_bytes(4, "little")
     program.object.programs["towpath_lb"].test_run(start + made("v4", 2000, "F")[12:])
     assert program.maps["traces"].lookup(0)["flags"] & program.constant(

@@ -22,6 +22,9 @@ EXAMPLES = {
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp size 1500"': (
         "Whether packets of that size fit."
     ),
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp syn"': (
+        "Where a new connection from that port goes."
+    ),
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp error"': (
         "Who is told of an ICMP error about the flow."
     ),
@@ -69,8 +72,9 @@ def trace(flow: str, device: str | None, socket_path: Path, form: Format) -> Non
 
     The program that balances runs on a packet built from the flow; it changes no
     state and sends nothing. PROTO is tcp unless given. Behind it may stand "size
-    BYTES", of the IP packet; "error" for an ICMP error about the flow; or
-    "fragment" for the first fragment of a packet.
+    BYTES", of the IP packet; "syn" for a segment that asks for a connection;
+    "error" for an ICMP error about the flow; or "fragment" for the first fragment
+    of a packet.
     """
     from towpath.agent.wire import plain
     from towpath.client import Client

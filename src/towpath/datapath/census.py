@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from towpath.datapath.nat_flows import NatFlows
 
 ENDED_SECONDS = 10.0
-"""A flow whose client has sent FIN or RST has ended when no packet came for so long."""
+"""A flow whose client has sent FIN or RST has ended when no packet came for so long.
+
+So has one of which nothing but SYNs came: another SYN is given a backend anew.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Census:
     def count(self, idle: float) -> dict[BackendKey, int]:
         """Return the flows of each that were seen in the last ``idle`` seconds.
 
-        Of those that their client has ended, that were seen in ENDED_SECONDS. Waits for
+        Of those that their client has ended or only begun, in ENDED_SECONDS. Waits for
         the packets now in flight: one that is given a backend by a table that was replaced
         before the census is counted, too. KernelError.
         """
@@ -43,7 +46,8 @@ class Census:
         totals: Counter[int] = Counter()
         wanted = Filter(handles=frozenset(self.handles.values()), max_idle_seconds=idle + step)
         for chunk in self.table.chunks(wanted):
-            on = ~chunk.ending | (chunk.idle_seconds <= min(idle, ENDED_SECONDS) + step)
+            established = ~(chunk.ending | chunk.opening)
+            on = established | (chunk.idle_seconds <= min(idle, ENDED_SECONDS) + step)
             handles, numbers = np.unique(chunk.handles[on], return_counts=True)
             totals.update(dict(zip(handles.tolist(), numbers.tolist(), strict=True)))
         totals += self.translated.going_on(set(self.handles.values()), idle, ENDED_SECONDS)

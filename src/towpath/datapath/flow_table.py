@@ -41,8 +41,13 @@ _SEEN_MODULUS = 1 << 16
 _CHUNK_SETS = 2048
 """Sets that are read at once: half a MiB."""
 _HALF = 32
+IDLE_SECONDS = 300
+"""A flow of which no packet came for so long has ended, unless a drain is told otherwise.
+
+And a SYN may begin another one at another backend, if its own takes no new flows.
+"""
 SERVICE = (1 << 30) - 1
-"""Of an entry's `service`, the index. Higher bits are flags."""
+"""Of an entry's `service`, the index. Higher bits are ``enum flow_flags``."""
 _IPV6 = 6
 _ADDRESS_BYTES = 16
 
@@ -69,7 +74,7 @@ class Entries(Columns):
     ``places``: where they are in the table, rising. ``clients``: 16 bytes in network
     order, an IPv4 address being the last four. ``idle_seconds``: since when no packet
     was seen, see the module for what that is worth. ``ending``: whether the client has
-    sent FIN or RST, and no SYN since.
+    sent FIN or RST, and no SYN since. ``opening``: whether it has sent nothing but SYNs.
     """
 
     places: Array
@@ -79,6 +84,7 @@ class Entries(Columns):
     client_ports: Array
     idle_seconds: Array
     ending: Array
+    opening: Array
 
     ADDRESSES = frozenset({"clients"})
 
@@ -87,9 +93,9 @@ class FlowTable:
     """``flows`` and ``flow_tags`` of ``bpf/maps.h``, read when asked, and never written.
 
     ``backends`` is an array of ``struct backend``; ``index_bits`` says how much of a
-    handle is its index; ``ending`` is FLOW_ENDING; ``seen_shift`` how many low bits
-    of jiffies `seen` lacks; ``jiffies`` tells the time (32 bits), ``hz`` how fast it
-    goes. For any thread.
+    handle is its index; ``ending`` is FLOW_ENDING and ``opening`` FLOW_OPENING; ``seen_shift``
+    how many low bits of jiffies `seen` lacks; ``jiffies`` tells the time (32 bits), ``hz`` how
+    fast it goes. For any thread.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class FlowTable:
         *,
         index_bits: int,
         ending: int,
+        opening: int,
         seen_shift: int,
         jiffies: Callable[[], int],
         hz: int,
@@ -108,7 +115,7 @@ class FlowTable:
         self._tags = tags
         self._backends = backends
         self._index_mask = (1 << index_bits) - 1
-        self._ending = ending
+        self._ending, self._opening = np.uint32(ending), np.uint32(opening)
         self._step = (1 << seen_shift) / hz
         self._clock = Clock(jiffies, seen_shift)
         self._ways: int = flows.value_dtype["way"].shape[0]
@@ -124,6 +131,7 @@ class FlowTable:
             program.rows("backends"),
             index_bits=program.constant("handle_bits", "HANDLE_INDEX_BITS"),
             ending=program.constant("flow_flags", "FLOW_ENDING"),
+            opening=program.constant("flow_flags", "FLOW_OPENING"),
             seen_shift=program.constant("flow_limits", "FLOW_SEEN_SHIFT"),
             jiffies=jiffies.now,
             hz=per_second(),
@@ -194,7 +202,8 @@ class FlowTable:
             np.ascontiguousarray(rows["saddr"]["word"]).view(np.uint8).reshape(-1, _ADDRESS_BYTES),
             rows["sport"].astype(np.uint16),
             idle[places] * self._step,
-            services != rows["service"],
+            rows["service"] & self._ending != 0,
+            rows["service"] & self._opening != 0,
         )
         return made.only(live & self._wanted(made, wanted))
 

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from towpath.datapath.flow_table import IDLE_SECONDS
 from towpath.datapath.kept import TYPES, KeptTables
 from towpath.datapath.layout import Layout
 from towpath.datapath.migration import READ
 from towpath.datapath.pins import LINKS, MAPS, NEXT, found, succeed
 from towpath.datapath.snat import constants as snat_constants
+from towpath.datapath.snat import units
 from towpath.kernel import links
 from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.errors import KernelError, LayoutError
+from towpath.kernel.jiffies import per_second
 from towpath.kernel.kept_types import pin_types, pinned_types
 from towpath.kernel.maps import Map, possible_cpus
 from towpath.kernel.object import BpfObject
@@ -119,7 +122,12 @@ class LoadedProgram:
             per_family=self.constant("nat_limits", "NAT_SOURCES"),
             shift=self.constant("nat_limits", "NAT_SEEN_SHIFT"),
         )
-        return self._seeds | self.layout.constants() | nat | {"health_mark": self._mark}
+        seen_shift = self.constant("flow_limits", "FLOW_SEEN_SHIFT")
+        others = {
+            "health_mark": self._mark,
+            "flow_idle": units(IDLE_SECONDS, per_second(), seen_shift),
+        }
+        return self._seeds | self.layout.constants() | nat | others
 
     def _find(self) -> None:
         """Use the pinned maps that fit; those that don't, or don't any more, are to be left."""

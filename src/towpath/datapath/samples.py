@@ -19,6 +19,7 @@ _ICMP, _ICMPV6, _FRAGMENT_HEADER = 1, 58, 44
 # RFC 1191: fragmentation needed, RFC 4443: Packet Too Big; both with an MTU of 1280.
 _TOO_BIG = {4: b"\x03\x04\0\0\0\0\x05\0", 6: b"\x02\0\0\0\0\0\x05\0"}
 _SOME_DATA = bytes(8)
+_SYN, _ACK = 0x02, 0x10
 
 
 def sample(flow: FlowTuple) -> bytes:
@@ -29,15 +30,17 @@ def sample(flow: FlowTuple) -> bytes:
         return _error(flow)
     if flow.kind == "fragment":
         return _first_fragment(flow)
+    if flow.kind == "syn":
+        return packet(flow, tcp_flags=_SYN)
     return packet(flow, bytes((flow.size or 0) - smallest(flow)) if flow.size else b"")
 
 
-def packet(flow: FlowTuple, data: bytes = b"") -> bytes:
+def packet(flow: FlowTuple, data: bytes = b"", *, tcp_flags: int = _ACK) -> bytes:
     """Return an IP packet of the flow: a TCP segment or a datagram, and no checksums.
 
     IPv4 may not be fragmented.
     """
-    transport = _transport(flow, flow.source_port, flow.destination_port, data)
+    transport = _transport(flow, flow.source_port, flow.destination_port, data, tcp_flags)
     protocol = flow.protocol.number
     return _header(flow.source, flow.destination, protocol, len(transport)) + transport
 
@@ -64,10 +67,12 @@ def _first_fragment(flow: FlowTuple) -> bytes:
     return _header(flow.source, flow.destination, _FRAGMENT_HEADER, size) + fragment + first
 
 
-def _transport(flow: FlowTuple, source: int, destination: int, data: bytes) -> bytes:
+def _transport(
+    flow: FlowTuple, source: int, destination: int, data: bytes, tcp_flags: int = _ACK
+) -> bytes:
     ports = source.to_bytes(2, "big") + destination.to_bytes(2, "big")
     if flow.protocol is Protocol.TCP:
-        return ports + bytes(8) + b"\x50\x10" + bytes(6) + data
+        return ports + bytes(8) + bytes((0x50, tcp_flags)) + bytes(6) + data
     return ports + (8 + len(data)).to_bytes(2, "big") + bytes(2) + data
 
 

@@ -3,14 +3,15 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from towpath.model.flow import FlowTuple
 from towpath.model.kinds import FieldError
+from towpath.model.service import Protocol
 
-Kind = Literal["packet", "error", "fragment"]
+Kind = Literal["packet", "syn", "error", "fragment"]
 
-_SUFFIX = re.compile(r"(?P<flow>.*\S)\s+(?:size\s+(?P<size>\S+)|(?P<kind>error|fragment))\s*")
+_SUFFIX = re.compile(r"(?P<flow>.*\S)\s+(?:size\s+(?P<size>\S+)|(?P<kind>syn|error|fragment))\s*")
 _IP_HEADER = {4: 20, 6: 40}
 _TRANSPORT_HEADER = {6: 20, 17: 8}
 # What a test run takes on every kernel, in one page with the room around it.
@@ -22,14 +23,14 @@ class TracedPacket(FlowTuple):
     """A packet of a flow, or one about it: what a trace runs the program on."""
 
     kind: Kind = "packet"
-    """packet: TCP or UDP. error: an ICMP error that quotes a packet to the client. fragment: the
-    first fragment of a packet."""
+    """packet: TCP or UDP, of a flow that goes on. syn: TCP, of one that begins. error: an ICMP
+    error that quotes a packet to the client. fragment: the first fragment of a packet."""
     size: int | None = None
     """Bytes of the IP packet. None: as few as its headers have."""
 
     @classmethod
     def parse(cls, text: str) -> "TracedPacket":
-        """Read a flow, behind which may stand ``size BYTES``, ``error`` or ``fragment``.
+        """Read a flow, behind which may stand ``size BYTES``, ``syn``, ``error`` or ``fragment``.
 
         Raises ValueError that says which part is wrong and what is allowed.
         """
@@ -38,7 +39,10 @@ class TracedPacket(FlowTuple):
             return cls.of(FlowTuple.parse(text))
         flow = FlowTuple.parse(match["flow"])
         if match["kind"] is not None:
-            return cls.of(flow, "error" if match["kind"] == "error" else "fragment")
+            kind = next(each for each in get_args(Kind) if each == match["kind"])
+            if kind == "syn" and flow.protocol is not Protocol.TCP:
+                raise ValueError(f"syn: of {flow.protocol}; allowed: of tcp")
+            return cls.of(flow, kind)
         return cls.of(flow, size=_size(match["size"], flow))
 
     @classmethod

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.model.test_flow import flows
 
-from towpath.model import FlowTuple, TracedPacket
+from towpath.model import FlowTuple, Protocol, TracedPacket
 from towpath.model.traced import smallest
 
 FLOW = "198.51.100.7:40000 -> 203.0.113.10:80 tcp"
@@ -25,6 +25,8 @@ def test_what_is_written_is_read(flow: FlowTuple, size: int | None) -> None:
     """With a size, without, and of each other kind."""
     packets = [TracedPacket.of(flow, size=size)]
     packets += [TracedPacket.of(flow, "error"), TracedPacket.of(flow, "fragment")]
+    if flow.protocol is Protocol.TCP:
+        packets.append(TracedPacket.of(flow, "syn"))
     for packet in packets:
         assert TracedPacket.parse(str(packet)) == packet
         assert TracedPacket.parse(f"  {packet} ") == packet
@@ -48,6 +50,7 @@ def test_a_flow_is_a_packet_of_it() -> None:
         (f"{FLOW} size 99999999999999999999", "is no size"),
         (f"{FLOW} echo", "is not a flow; allowed: SRC:PORT"),
         (f"{FLOW} error error", "is not a flow"),
+        (f"{FLOW[:-3]}udp syn", "syn: of udp; allowed: of tcp"),
         ("error", "is not a flow"),
         ("198.51.100.7:x -> 203.0.113.10:80 tcp error", "source"),
         ("198.51.100.7:1 -> 203.0.113.10:80 sctp size 100", "protocol: 'sctp' is not known"),
