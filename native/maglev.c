@@ -156,7 +156,7 @@ static uint32_t scale(uint64_t hash, uint32_t n)
 	return (hash >> 32) * n >> 32;
 }
 
-/* As in bpf/hash.h: xor, multiply by an odd constant, fold the high half down. */
+/* As in bpf/net/hash.h: xor, multiply by an odd constant, fold the high half down. */
 static uint64_t hash_step(uint64_t state, uint64_t word)
 {
 	state = (state ^ word) * 0x9fb21c651e98df25ULL;

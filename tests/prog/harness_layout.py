@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Edits = tuple[tuple[str, str], ...]
-"""What to replace in ``bpf/abi.h``, and by what."""
+"""What to replace in ``bpf/abi/lb.h``, and by what."""
 
 _FLOW = """\
 	__u64 ref;

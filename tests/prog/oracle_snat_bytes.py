@@ -80,7 +80,7 @@ def translated_fragment(
 
 
 def masked(identification: bytes, flow: Flow, seed: int) -> bytes:
-    """As the comments of bpf/translate_fragment.h say: XORed with a keyed hash of the pair."""
+    """As the comments of bpf/snat/rewrite_fragment.h say: XORed with a keyed hash of the pair."""
     state = seed
     for address in (flow.source, flow.destination):
         for word in struct.unpack("<2Q", address.packed.rjust(16, b"\0")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clients and backends around a node that forwards, by ``bpf/forward_bench.bpf.c``."""
+"""The clients and backends around a node that forwards, by ``bpf/bench/forward.bpf.c``."""
 
 from __future__ import annotations
 

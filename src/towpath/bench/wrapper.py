@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times XDP programs from within the kernel, by ``bpf/bench.bpf.c``."""
+"""Times XDP programs from within the kernel, by ``bpf/bench/timer.bpf.c``."""
 
 from __future__ import annotations
 

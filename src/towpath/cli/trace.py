@@ -109,7 +109,7 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "next hop", _next_hop(trace)
     if trace.egress:
         yield "leaves by", _egress(trace)
-    yield "verdict", f"{trace.verdict}: {VERDICTS.get(trace.verdict, 'see bpf/abi.h')}"
+    yield "verdict", f"{trace.verdict}: {VERDICTS.get(trace.verdict, 'see bpf/abi/lb.h')}"
 
 
 def _flow_table(trace: Trace) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes records out of a BPF ring buffer, as blocks of a pcapng file.
 
-``native/record*.c`` does it, many records in a call; ``bpf/record_abi.h`` says what a record
+``native/record*.c`` does it, many records in a call; ``bpf/abi/recorder.h`` says what a record
 is. Names of devices, services and backends it asks for, once each.
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the rules of one half of a wildcard table, IPv4 or IPv6.
 
-``native/wildcard*.c`` does the writing, ``bpf/wildcard_abi.h`` says what the arrays
+``native/wildcard*.c`` does the writing, ``bpf/abi/wildcard.h`` says what the arrays
 hold; this is the same for Python. The arrays may be any memory. Where they are a
 kernel's maps, packets read them while they are written, and what they may still be
 reading is used again only after a wait, which the caller has to supply.

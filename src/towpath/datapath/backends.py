@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class BackendTable:
-    """``backends`` of ``bpf/maps.h`` through a mapping of it.
+    """``backends`` of ``bpf/lb/maps.h`` through a mapping of it.
 
     ``rows`` is an array of ``struct backend``; ``index_bits`` says how much of a
     handle is its index; ``forget`` zeroes what the CPUs keep about an index;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which packets are for which service: what ``bpf/service.h`` looks up.
+"""Which packets are for which service: what ``bpf/lb/service.h`` looks up.
 
 One port of one address is a key of the index of VIPs. More ports, or more
 addresses, are a prefix in the same index that leads to pages of ports; and every

@@ -90,7 +90,7 @@ class Entries(Columns):
 
 
 class FlowTable:
-    """``flows`` and ``flow_tags`` of ``bpf/maps.h``, read when asked, and never written.
+    """``flows`` and ``flow_tags`` of ``bpf/lb/maps.h``, read when asked, and never written.
 
     ``backends`` is an array of ``struct backend``; ``index_bits`` says how much of a
     handle is its index; ``ending`` is FLOW_ENDING and ``opening`` FLOW_OPENING; ``seen_shift``

@@ -3,7 +3,7 @@
 
 A socket is bound to an address of the node, its end is written down in ``health_probes``
 together with the backend, and then it is connected to the VIP. Its packets carry a mark
-that routes them to the loopback device, where ``bpf/health.h`` encapsulates them. The
+that routes them to the loopback device, where ``bpf/health/egress.h`` encapsulates them. The
 answers come from the VIP to the node's address, and the kernel finds the socket by itself.
 
 Where clients' packets are translated the backend is asked for itself, which needs none of

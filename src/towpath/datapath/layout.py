@@ -25,7 +25,7 @@ def _power_of_two(n: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Entries of each map, by its name in ``bpf/maps.h``."""
+    """Entries of each map, by its name in ``bpf/lb/maps.h``."""
 
     entries: dict[str, int]
     cpus: int
@@ -81,7 +81,7 @@ class Layout:
         )
 
     def constants(self) -> dict[str, int]:
-        """Return what ``bpf/maps.h`` wants to know of the sizes."""
+        """Return what ``bpf/lb/maps.h`` wants to know of the sizes."""
         return {
             "vip_mask": self.entries["vips"] - 1,
             "flow_mask": self.entries["flows"] - 1,

@@ -2,7 +2,7 @@
 """The flows of services with ``forwarding: snat``: who is behind which port of ours.
 
 The program writes the table while it is read. Its entries are published by `ref`, which has a
-version that every rewriting raises (``struct nat_flow`` of ``bpf/abi.h``): an entry is taken if
+version that every rewriting raises (``struct nat_flow`` of ``bpf/abi/lb.h``): an entry is taken if
 `ref` was the same before and after it was copied. One that is rewritten meanwhile is left out, as
 are those of backends that are gone.
 
@@ -102,14 +102,14 @@ class Marks:
     rst: int
 
     def states(self, client: Array, backend: Array, udp: Array) -> Array:
-        """Return indexes of STATES, as ``nat_allowed`` of ``bpf/nat.h`` decides."""
+        """Return indexes of STATES, as ``nat_allowed`` of ``bpf/snat/table.h`` decides."""
         closing = ((client | backend) & self.rst) | (client & backend & self.fin)
         answered = client & self.answered
         return np.where((closing != 0) & ~udp, CLOSING, np.where(answered, ESTABLISHED, NEW))
 
 
 class NatFlows:
-    """``nat_heads`` and ``nat_flows`` of ``bpf/nat_maps.h``, read when asked, and never written.
+    """``nat_heads`` and ``nat_flows`` of ``bpf/snat/maps.h``, read when asked, and never written.
 
     ``backends`` is an array of ``struct backend``; ``index_bits`` says how much of a handle is its
     index. ``sources``: the addresses that there are, by their number; without any the table is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of services as ``struct service`` of ``bpf/abi.h`` has them.
+"""Options of services as ``struct service`` of ``bpf/abi/lb.h`` has them.
 
 Each is a word of its own, stored once: a packet goes by the old value or by the new one.
 """

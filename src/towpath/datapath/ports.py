@@ -28,7 +28,7 @@ _PORTS = _PAGE * _PAGE
 
 
 class PortPages:
-    """``port_pages`` of ``bpf/maps.h`` through a mapping of it. Page 0 is never used.
+    """``port_pages`` of ``bpf/lb/maps.h`` through a mapping of it. Page 0 is never used.
 
     ``whole`` is PORT_WHOLE: with it an entry of a first page is a service.
     """

@@ -245,7 +245,7 @@ class LoadedProgram:
         self.leaving = None
 
     def constant(self, enum: str, name: str) -> int:
-        """Return an enumerator of ``bpf/abi.h``."""
+        """Return an enumerator of ``bpf/abi/lb.h``."""
         return int(self.btf.enum(enum)[name])
 
     @property

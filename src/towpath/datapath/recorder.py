@@ -2,7 +2,7 @@
 """The recorder: captures of what the load balancer's program sees and does.
 
 While there is a capture, a program that records stands in the load balancer's place on the
-devices (``bpf/recorder.bpf.c``), put there and taken away by replacing the program of a link:
+devices (``bpf/recorder/recorder.bpf.c``), put there and taken away by replacing the program of a link:
 no packet goes by in between, and without a capture nothing is paid. Each capture is a program
 of its own, loaded for its filter; they form a chain whose last one balances.
 

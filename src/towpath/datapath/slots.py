@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class MaglevSlots:
-    """Ranges of slots in ``maglev`` of ``bpf/maps.h``, ``line`` of them to an element."""
+    """Ranges of slots in ``maglev`` of ``bpf/lb/maps.h``, ``line`` of them to an element."""
 
     def __init__(self, table: Map, line: int) -> None:
         self._map = table

@@ -42,7 +42,7 @@ def units(seconds: int, hz: int, shift: int) -> int:
 
 
 def constants(snat: Snat, dtype: Any, *, per_family: int, shift: int) -> dict[str, Any]:
-    """Return what ``bpf/nat_maps.h`` wants to know of the configuration.
+    """Return what ``bpf/snat/maps.h`` wants to know of the configuration.
 
     ``dtype``: of an array of addresses, IPv6's from element ``per_family`` on. ``shift``: a unit
     of time is that power of two of jiffies. Without an address there are no ports either, and the

@@ -48,7 +48,7 @@ class Trie(Protocol):
 
 
 class SourceSets:
-    """``sources`` of ``bpf/maps.h``.
+    """``sources`` of ``bpf/lb/maps.h``.
 
     ``key_type`` is the dtype of ``struct source_key``, ``set_bits`` is SOURCE_BITS, the bits
     before the address; ``limit`` is how many prefixes there is room for.

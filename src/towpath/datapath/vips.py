@@ -30,7 +30,7 @@ _FAMILY = 19
 
 
 class VipIndex:
-    """``vips`` of ``bpf/maps.h`` through a mapping of it.
+    """``vips`` of ``bpf/lb/maps.h`` through a mapping of it.
 
     ``slots`` is an array of ``struct vip_slot`` whose length is a power of two; ``prefix_flag`` is
     VIP_PREFIX, which the family of a prefix has.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules as ``bpf/wildcard_abi.h`` has them, and back.
+"""Rules as ``bpf/abi/wildcard.h`` has them, and back.
 
 A rule is packed by :mod:`struct`, which takes a fraction of the time that filling in a
 numpy record takes. That the two agree is tested.

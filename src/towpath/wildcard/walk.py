@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a look-up costs: the way of a packet through the arrays, step by step.
 
-The same as ``wildcard_find()`` of ``bpf/wildcard.h``, slowly. It sees what packets see.
+The same as ``wildcard_find()`` of ``bpf/wildcard/wildcard.h``, slowly. It sees what packets see.
 """
 
 from __future__ import annotations

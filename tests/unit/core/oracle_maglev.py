@@ -14,7 +14,7 @@ MASK = (1 << 64) - 1
 
 
 def step(state: int, word: int) -> int:
-    """Fold 64 bits into the state, as bpf/hash.h does."""
+    """Fold 64 bits into the state, as bpf/net/hash.h does."""
     state = (state ^ word) * 0x9FB21C651E98DF25 & MASK
     return state ^ state >> 32
 

@@ -25,7 +25,7 @@ from towpath.core.records import DamagedError, Fate, Names, RecordReader
 
 SIZE = 1 << 14
 BUSY, DISCARDED = 1 << 31, 1 << 30
-RECORD = struct.Struct("<QQQIIIIIBBBx")  # struct record of bpf/record_abi.h
+RECORD = struct.Struct("<QQQIIIIIBBBx")  # struct record of bpf/abi/recorder.h
 CLOCK = 1_700_000_000_000_000_000
 
 

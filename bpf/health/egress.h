@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The packets of health checks, sent to a backend in the way of a client's.
+ *
+ * The kernel's TCP makes them: a socket of this node's own is connected to the
+ * VIP, and routing by its mark brings what it sends to the loopback device, where
+ * this looks up which backend the connection is for. The packet inside stays as
+ * it is, checksum included. The backend answers from the VIP to the node's own
+ * address, which is what the socket waits for.
+ */
+#ifndef TOWPATH_HEALTH_H
+#define TOWPATH_HEALTH_H
+
+#include <linux/pkt_cls.h>
+
+#include "net/encap.h"
+#include "net/fib.h"
+#include "net/hash.h"
+
+static __always_inline void health_count(__u32 verdict)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct health_cpu *row = bpf_map_lookup_elem(&health_cpus, &cpu);
+
+	if (row && verdict < HEALTH_MAX)
+		row->packets[verdict]++;
+}
+
+/* The kernel's own segments have no IPv4 options and no IPv6 extensions: nothing else is a probe. */
+static __always_inline bool health_parse_v4(struct cursor *c, struct packet *pkt)
+{
+	struct iphdr *ip = cursor_take(c, struct iphdr);
+
+	if (!ip || ip->ihl != sizeof(*ip) / 4 || ip->frag_off & bpf_htons(IPV4_FRAGMENT))
+		return false;
+	pkt->flow.saddr.word[3] = ip->saddr;
+	pkt->flow.daddr.word[3] = ip->daddr;
+	pkt->flow.protocol = ip->protocol;
+	pkt->flow.family = FAMILY_V4;
+	pkt->l3_length = bpf_ntohs(ip->tot_len);
+	pkt->fragment = ip->frag_off;
+	pkt->id = ip->id;
+	pkt->tos = ip->tos;
+	return true;
+}
+
+static __always_inline bool health_parse_v6(struct cursor *c, struct packet *pkt)
+{
+	struct ipv6hdr *ip = cursor_take(c, struct ipv6hdr);
+
+	if (!ip)
+		return false;
+	__builtin_memcpy(&pkt->flow.saddr, &ip->saddr, 16);
+	__builtin_memcpy(&pkt->flow.daddr, &ip->daddr, 16);
+	pkt->flow.protocol = ip->nexthdr;
+	pkt->flow.family = FAMILY_V6;
+	pkt->l3_length = bpf_ntohs(ip->payload_len) + sizeof(*ip);
+	pkt->tos = bpf_ntohl(*(__be32 *)ip) >> 20;
+	return true;
+}
+
+static __always_inline bool health_parse(struct __sk_buff *skb, struct packet *pkt)
+{
+	struct cursor c = {
+		.pos = (void *)(long)skb->data,
+		.end = (void *)(long)skb->data_end,
+	};
+	struct ethhdr *eth = cursor_take(&c, struct ethhdr);
+	struct ports *ports;
+	bool parsed = false;
+
+	if (!eth)
+		return false;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		parsed = health_parse_v4(&c, pkt);
+	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		parsed = health_parse_v6(&c, pkt);
+	if (!parsed || pkt->flow.protocol != IPPROTO_TCP)
+		return false;
+	ports = cursor_take(&c, struct ports);
+	if (!ports)
+		return false;
+	pkt->flow.sport = ports->source;
+	pkt->flow.dport = ports->dest;
+	return true;
+}
+
+static __always_inline struct health_probe *health_probe_of(const struct packet *pkt)
+{
+	struct health_key key = {
+		.addr = pkt->flow.saddr,
+		.port = pkt->flow.sport,
+		.protocol = pkt->flow.protocol,
+		.family = pkt->flow.family,
+	};
+
+	return bpf_map_lookup_elem(&health_probes, &key);
+}
+
+/* Returns the device that leads to the backend and tells the source, 0 if there is no way. */
+static __noinline __u32 health_route(struct __sk_buff *skb, const struct health_probe *probe,
+				     struct next_hop *hop)
+{
+	struct bpf_fib_lookup fib = {};
+	int result;
+
+	if (!probe || !hop)
+		return 0;
+	result = fib_find(skb, &probe->to, probe->ifindex, probe->l2, &fib);
+	/* The kernel sends it, and resolves what it has to. */
+	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return 0;
+	if (probe->l2)
+		return fib_on_link(&fib, &probe->to) ? fib.ifindex : 0;
+	result = fib_take_source(hop, &fib, probe->to.family == FAMILY_V4, result);
+	return result == FIB_NO_SOURCE ? 0 : fib.ifindex;
+}
+
+/*
+ * Room is made in a way that tells the kernel of the tunnel: a checksum or segments
+ * that are still to be made are then left only to devices that can make them inside.
+ */
+static __always_inline int health_encap(struct __sk_buff *skb, const struct packet *pkt,
+					const struct outer *outer)
+{
+	bool v4 = outer->to->family == FAMILY_V4;
+	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO |
+		      (v4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
+	struct cursor c;
+	struct ethhdr *eth;
+
+	if (bpf_skb_adjust_room(skb, outer->length, BPF_ADJ_ROOM_MAC, flags))
+		return -1;
+	c.pos = (void *)(long)skb->data;
+	c.end = (void *)(long)skb->data_end;
+	eth = cursor_take(&c, struct ethhdr);
+	if (!eth)
+		return -1;
+	if (v4) {
+		if (c.pos + sizeof(struct iphdr) > c.end)
+			return -1;
+		eth->h_proto = bpf_htons(ETH_P_IP);
+		write_ipv4(c.pos, pkt, outer);
+	} else {
+		if (c.pos + sizeof(struct ipv6hdr) > c.end)
+			return -1;
+		eth->h_proto = bpf_htons(ETH_P_IPV6);
+		write_ipv6(c.pos, pkt, outer);
+	}
+	return 0;
+}
+
+/*
+ * As it is, in a frame for that very host. The packet that has the kernel resolve the
+ * neighbour is lost: it keeps its route to the loopback device, which the kernel goes by
+ * when the answer comes. TCP sends it again.
+ */
+static __always_inline int health_relink(const struct health_probe *probe, __u32 ifindex)
+{
+	struct bpf_redir_neigh next_hop = { .nh_family = probe->to.family };
+
+	if (probe->to.family == FAMILY_V4)
+		next_hop.ipv4_nh = probe->to.addr.word[3];
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, &probe->to.addr, 16);
+	return bpf_redirect_neigh(ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/*
+ * For a packet with the mark of health checks. Returns what tc is to do with it. What
+ * isn't sent must not go on either: it would be delivered on this node, and whoever
+ * listens here would be taken for the backend.
+ */
+static __always_inline int health_send(struct __sk_buff *skb)
+{
+	struct packet pkt = {};
+	struct next_hop hop = {};
+	struct outer outer = { .hop = &hop };
+	struct health_probe *probe;
+	__u32 ifindex;
+
+	probe = health_parse(skb, &pkt) ? health_probe_of(&pkt) : NULL;
+	if (!probe) {
+		health_count(HEALTH_DROP_UNKNOWN);
+		return TC_ACT_SHOT;
+	}
+	/*
+	 * Read from a map it is any number to the verifier. That of 5.10 otherwise takes the family
+	 * that its first way through the parser has set for the only one, and removes what is for
+	 * the other.
+	 */
+	pkt.flow.family = probe->family;
+	ifindex = health_route(skb, probe, &hop);
+	if (!ifindex) {
+		health_count(HEALTH_DROP_NO_ROUTE);
+		return TC_ACT_SHOT;
+	}
+	/* From here on it is any packet: the mark would route it back. */
+	skb->mark = 0;
+	if (probe->l2) {
+		health_count(HEALTH_SENT);
+		return health_relink(probe, ifindex);
+	}
+	outer.to = &probe->to;
+	outer.hash = hash_flow(&pkt.flow, hash_seed) >> 32;
+	outer.length =
+		probe->to.family == FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	outer_source(&outer);
+	if (health_encap(skb, &pkt, &outer)) {
+		health_count(HEALTH_DROP_HEADROOM);
+		return TC_ACT_SHOT;
+	}
+	health_count(HEALTH_SENT);
+	return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+}
+
+#endif

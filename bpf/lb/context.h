@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* One packet on its way through the load balancer. */
+#ifndef TOWPATH_WORK_H
+#define TOWPATH_WORK_H
+
+#include "lb/maps.h"
+#include "net/parse.h"
+#include "lb/trace.h"
+
+/* How a packet is other than whole, of TCP or UDP, and live: a set of these. */
+enum special {
+	SPECIAL_QUIET = 1 << 0, /* the flow table learns nothing from it */
+	SPECIAL_FIRST = 1 << 1, /* the first fragment of a packet */
+	SPECIAL_LATER = 1 << 2, /* one that follows it */
+	SPECIAL_ERROR = 1 << 3, /* an ICMP error: the flow is the quoted packet's */
+	SPECIAL_FRAGMENT = SPECIAL_FIRST | SPECIAL_LATER,
+};
+
+/* Where a special packet's headers are being read, and what the last IP header said. */
+struct walk {
+	struct flow_key flow; /* without ports */
+	__u32 at;	      /* bytes into the frame */
+	__u32 id_at;	      /* of a fragment, bytes into the frame: where its ... */
+	__be32 id;	      /* ... identification is */
+	__u16 offset;	      /* of a fragment, in 8 bytes */
+	bool fragment;
+	__u8 nexthdr; /* what is at `at` */
+	__u32 handle; /* of the backend that the first fragment went to */
+	__u32 rank;   /* of the entry that is to be replaced */
+};
+
+/*
+ * It lies in a map rather than on the stack: what is read from there is any number
+ * to the verifier, which therefore looks at the rest of the program once, and not
+ * again for every way through the parser. And a global function, which takes no
+ * pointers before 5.12, finds it by its row.
+ */
+struct work {
+	struct packet pkt;
+	struct vip_key prefix; /* that is being looked for */
+	__u32 row;
+	__u32 cpu;
+	__u32 rx_ifindex;
+	__u32 traced;  /* this packet is a trace's */
+	__u32 special; /* enum special, 0 for almost all */
+	__u64 jiffies;
+	__u64 hash;
+	__u32 service;	  /* these three only for the recorder: 0 = not a VIP's */
+	__u32 handle;	  /* of the backend, 0 = none */
+	__u32 tx_ifindex; /* of a packet that is sent on */
+	__u32 _reserved;
+	struct walk walk;
+};
+
+/* Whether this is the program that records: the other one stores nothing for it. */
+const volatile __u32 recording = 0;
+
+#define RECORD(w, field, value)               \
+	do {                                  \
+		if (recording)                \
+			(w)->field = (value); \
+	} while (0)
+
+static __always_inline bool address_equal(const struct address *a, const struct address *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return x[1] == y[1] && x[0] == y[0];
+}
+
+/*
+ * Two rows for each possible CPU. Traces have one of their own, since before 6.9 a
+ * test run may be interrupted by packets of the same CPU.
+ */
+ARRAY_MAP(works, struct work);
+
+static __always_inline struct work *work_of(__u32 row)
+{
+	return bpf_map_lookup_elem(&works, &row);
+}
+
+/* The row of this CPU for a packet that came in. Parser and balance() fill the rest. */
+static __always_inline struct work *work_begin(struct xdp_md *ctx)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), ifindex = ctx->ingress_ifindex;
+	__u32 traced = trace_requested(ctx, &ifindex);
+	__u32 row = cpu * 2 + traced;
+	struct work *w = work_of(row);
+
+	if (w) {
+		w->row = row;
+		w->cpu = cpu;
+		w->rx_ifindex = ifindex;
+		w->traced = traced;
+		w->special = traced ? SPECIAL_QUIET : 0;
+	}
+	return w;
+}
+
+static __always_inline struct trace *trace_of(const struct work *w)
+{
+	__u32 zero = 0;
+
+	return unlikely(w->traced) ? bpf_map_lookup_elem(&traces, &zero) : NULL;
+}
+
+#define TRACE(w, field, value)                      \
+	do {                                        \
+		struct trace *_trace = trace_of(w); \
+		if (_trace)                         \
+			_trace->field = (value);    \
+	} while (0)
+
+#define TRACE_FLAG(w, flag)                         \
+	do {                                        \
+		struct trace *_trace = trace_of(w); \
+		if (_trace)                         \
+			_trace->flags |= (flag);    \
+	} while (0)
+
+#endif

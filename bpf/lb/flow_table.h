@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The flow table: which backend a flow was given, so that it keeps it while
+ * tables change. It is a cache. What it forgets, Maglev answers.
+ *
+ * All CPUs share it, since a flow's packets may move between them, and none takes
+ * a lock: see struct flow for why a race costs an entry and never a wrong backend.
+ */
+#ifndef TOWPATH_FLOW_H
+#define TOWPATH_FLOW_H
+
+#include "net/hash.h"
+#include "lb/maps.h"
+#include "net/parse.h"
+
+enum flow_result {
+	FLOW_NO_WAY = FLOW_WAYS,
+};
+
+static const __u64 BYTES_01 = 0x0101010101010101ULL;
+static const __u64 BYTES_80 = 0x8080808080808080ULL;
+
+/* Where a flow belongs, and where it was found. */
+struct flow_place {
+	__u64 *tags;
+	struct flow *flow; /* NULL: not found */
+	__u32 set;
+	__u32 hash; /* goes into `ref` */
+	__u32 way;  /* FLOW_NO_WAY: not found */
+	__u16 now;  /* in units of `seen` */
+	__u8 tag;
+};
+
+/* What a flow is found by. */
+struct flow_id {
+	const struct flow_key *key;
+	__u32 service;
+	__u8 tcp_flags;
+};
+
+static __always_inline struct flow_place flow_place(__u64 hash, __u64 jiffies)
+{
+	__u64 keyed = hash_step(hash, flow_seed);
+	__u32 set = keyed & flow_mask;
+
+	return (struct flow_place){
+		.tags = bpf_map_lookup_elem(&flow_tags, &set),
+		.set = set,
+		.hash = keyed >> 32,
+		.way = FLOW_NO_WAY,
+		.now = jiffies >> FLOW_SEEN_SHIFT,
+		.tag = keyed >> 56 ?: 1,
+	};
+}
+
+/*
+ * Marks the ways whose tag is `tag` by the high bit of their byte. A byte above one
+ * that matches can be marked wrongly; the entry itself decides.
+ */
+static __always_inline __u64 match_tags(__u64 tags, __u8 tag)
+{
+	__u64 difference = tags ^ BYTES_01 * tag;
+
+	return (difference - BYTES_01) & ~difference & BYTES_80;
+}
+
+static __always_inline bool flow_is(const struct flow *flow, const struct flow_id *id)
+{
+	const __u64 *a = (const __u64 *)&flow->saddr, *b = (const __u64 *)&id->key->saddr;
+
+	return a[1] == b[1] && a[0] == b[0] && flow->sport == id->key->sport &&
+	       (flow->service & ~FLOW_STATE) == id->service;
+}
+
+/* Returns the handle that the flow was given, 0 if it isn't known. Changes nothing. */
+static __always_inline __u32 flow_lookup(struct flow_place *place, const struct flow_id *id)
+{
+	struct flow_set *set;
+	__u64 matches;
+
+	if (!place->tags)
+		return 0;
+	matches = match_tags(*(volatile __u64 *)place->tags, place->tag);
+	if (!matches)
+		return 0;
+	set = bpf_map_lookup_elem(&flows, &place->set);
+	if (!set)
+		return 0;
+
+	for (__u32 way = 0; way < FLOW_WAYS; way++, matches >>= 8) {
+		struct flow *flow = &set->way[way];
+		__u64 ref;
+
+		if (!(matches & 0x80))
+			continue;
+		ref = *(volatile __u64 *)&flow->ref;
+		if ((__u32)ref != place->hash || !flow_is(flow, id))
+			continue;
+		place->flow = flow;
+		place->way = way;
+		return ref >> 32;
+	}
+	return 0;
+}
+
+/*
+ * The state of a flow after a segment of the client's. A SYN begins a connection where there
+ * is none or where one has ended, and changes nothing of one that goes on: it may be forged
+ * (RFC 5961, 4).
+ */
+static __always_inline __u32 flow_next_state(__u32 state, __u8 tcp_flags)
+{
+	if (tcp_begins(tcp_flags))
+		return state ? FLOW_OPENING : 0;
+	if (tcp_flags & (TCP_FIN | TCP_RST))
+		return FLOW_ENDING;
+	return state & FLOW_ENDING;
+}
+
+/*
+ * Notes a packet of the flow that was found. Two CPUs that note two packets at once may lose
+ * what one of them says of the state: the flow is then remembered for longer than it need be.
+ */
+static __always_inline void flow_note(const struct flow_place *place, const struct flow_id *id)
+{
+	struct flow *flow = place->flow;
+	__u32 service;
+
+	if (!flow)
+		return;
+	if (flow->seen != place->now)
+		flow->seen = place->now;
+	service = flow->service;
+	if (likely(service == id->service && !(id->tcp_flags & TCP_EDGES)))
+		return;
+	service = id->service | flow_next_state(service & FLOW_STATE, id->tcp_flags);
+	if (flow->service != service)
+		flow->service = service;
+}
+
+/*
+ * Whether a segment begins another flow than the one that was found, if the choice is free: a
+ * SYN, and of the flow that was found nothing but SYNs has been seen, or its end, or for long
+ * nothing.
+ */
+static __always_inline bool flow_begins_anew(const struct flow_place *place,
+					     const struct flow_id *id)
+{
+	const struct flow *flow = place->flow;
+
+	if (likely(!tcp_begins(id->tcp_flags)) || !flow)
+		return false;
+	return flow->service & FLOW_STATE || (__u16)(place->now - flow->seen) > flow_idle;
+}
+
+/* Whether this CPU may learn one more flow in this jiffy, of which it may learn `most`. */
+static __always_inline bool may_learn(__u32 cpu, __u32 tick, __u32 most)
+{
+	struct flow_cpu *row = bpf_map_lookup_elem(&flow_cpus, &cpu);
+
+	if (!row)
+		return false;
+	if (row->tick != tick) {
+		row->tick = tick;
+		row->learnt = 0;
+	}
+	return row->learnt++ < most;
+}
+
+static __always_inline bool flow_may_learn(__u32 cpu, __u32 tick)
+{
+	return may_learn(cpu, tick, flow_learn);
+}
+
+/* A free way, else the one longest unseen. Age and way are compared as one number. */
+static __always_inline __u32 flow_victim(const struct flow_set *set, __u16 now)
+{
+	__u32 oldest = 0;
+
+#pragma unroll
+	for (__u32 way = 0; way < FLOW_WAYS; way++) {
+		const struct flow *flow = &set->way[way];
+		__u32 age = flow->ref ? (__u16)(now - flow->seen) : 0x10000;
+		__u32 rank = age * FLOW_WAYS + (FLOW_WAYS - 1 - way);
+
+		if (rank > oldest)
+			oldest = rank;
+	}
+	return FLOW_WAYS - 1 - oldest % FLOW_WAYS;
+}
+
+/* Learns a flow, in the entry that it was found in if there was one. */
+static __always_inline void flow_learn_as(const struct flow_place *place, const struct flow_id *id,
+					  __u32 handle)
+{
+	struct flow_set *set = bpf_map_lookup_elem(&flows, &place->set);
+	struct flow *flow;
+	__u32 way;
+
+	if (!set || !place->tags)
+		return;
+	way = place->way == FLOW_NO_WAY ? flow_victim(set, place->now) : place->way;
+	way %= FLOW_WAYS;
+	flow = &set->way[way];
+
+	*(volatile __u64 *)&flow->ref = 0;
+	flow->saddr = id->key->saddr;
+	flow->service = id->service | (tcp_begins(id->tcp_flags) ? FLOW_OPENING : 0);
+	flow->sport = id->key->sport;
+	flow->seen = place->now;
+	barrier();
+	*(volatile __u64 *)&flow->ref = (__u64)handle << 32 | place->hash;
+	/* One byte, so that two CPUs that learn in one set don't undo each other. */
+	((volatile __u8 *)place->tags)[way] = place->tag;
+}
+
+#endif

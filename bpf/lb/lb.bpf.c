@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The load balancer: parse -> service -> source -> backend -> next hop -> encapsulate
+ * or put into a new frame -> transmit. A packet passes to the kernel as it came until
+ * the moment it is changed; from there it is sent, handed to the kernel or dropped with a
+ * counted reason.
+ */
+#include <linux/pkt_cls.h>
+
+#include "lb/affinity.h"
+#include "lb/counters.h"
+#include "net/encap.h"
+#include "net/fib.h"
+#include "lb/flow_table.h"
+#include "lb/punt.h"
+#include "health/egress.h"
+#include "lb/l2.h"
+#include "net/parse.h"
+#include "lb/service.h"
+#include "snat/snat.h"
+#include "snat/icmp.h"
+#include "lb/allow_from.h"
+#include "lb/slow_path.h"
+#include "lb/trace.h"
+
+/* Enums that occur in expressions only, kept for those who read the BTF. */
+const enum verdict btf_verdict __attribute__((used)) = 0;
+const enum family btf_family __attribute__((used)) = 0;
+const enum service_flags btf_service_flags __attribute__((used)) = 0;
+const enum trace_flags btf_trace_flags __attribute__((used)) = 0;
+const enum backend_state btf_backend_state __attribute__((used)) = 0;
+const enum handle_bits btf_handle_bits __attribute__((used)) = 0;
+const enum vip_limits btf_vip_limits __attribute__((used)) = 0;
+const enum vip_kind btf_vip_kind __attribute__((used)) = 0;
+const enum vip_families btf_vip_families __attribute__((used)) = 0;
+const enum port_pages btf_port_pages __attribute__((used)) = 0;
+const enum flow_flags btf_flow_flags __attribute__((used)) = 0;
+const enum flow_limits btf_flow_limits __attribute__((used)) = 0;
+const enum nat_limits btf_nat_limits __attribute__((used)) = 0;
+const enum nat_marks btf_nat_marks __attribute__((used)) = 0;
+const enum health_verdict btf_health_verdict __attribute__((used)) = 0;
+const enum fragment_limits btf_fragment_limits __attribute__((used)) = 0;
+const enum maglev_limits btf_maglev_limits __attribute__((used)) = 0;
+const enum drop_limits btf_drop_limits __attribute__((used)) = 0;
+const enum client_limits btf_client_limits __attribute__((used)) = 0;
+const enum source_limits btf_source_limits __attribute__((used)) = 0;
+const enum fib_own_results btf_fib_own_results __attribute__((used)) = 0;
+
+/* For a packet that belongs to no flow that is known. */
+static __always_inline struct backend *new_backend(struct work *w, const struct service *service,
+						   __u32 index)
+{
+	if (likely(!service->affinity))
+		return hash_backend(w, service, w->hash >> 32);
+	return backend_of(client_backend(w->row, index));
+}
+
+/*
+ * The flow's backend by the flow table, else by Maglev, which the table then learns. A port
+ * that is used again by its client, or a SYN that nobody has answered, is no reason to stay
+ * with a backend that takes no new flows.
+ */
+static __always_inline struct backend *choose_backend(struct work *w, const struct service *service,
+						      __u32 index, bool *fresh)
+{
+	struct flow_id id = {
+		.key = &w->pkt.flow,
+		.service = index,
+		.tcp_flags = w->pkt.tcp_flags,
+	};
+	struct flow_place place;
+	struct backend *backend;
+
+	if (service->flags & SERVICE_NO_FLOW_TABLE) {
+		*fresh = true;
+		return new_backend(w, service, index);
+	}
+
+	place = flow_place(w->hash, w->jiffies);
+	backend = backend_of(flow_lookup(&place, &id));
+	if (likely(backend) && (likely(!flow_begins_anew(&place, &id)) || takes_flows(backend))) {
+		if (likely(!(w->special & SPECIAL_QUIET)))
+			flow_note(&place, &id);
+		TRACE_FLAG(w, TRACE_FLOW_HIT);
+		return backend;
+	}
+	*fresh = true;
+	backend = new_backend(w, service, index);
+	if (backend && !(w->special & SPECIAL_QUIET) && flow_may_learn(w->cpu, w->jiffies))
+		flow_learn_as(&place, &id, backend->handle);
+	return backend;
+}
+
+/*
+ * Points `outer` at the way to its backend: the one found earlier in this jiffy,
+ * or else the kernel's answer, put in `fresh`. `rx_ifindex`: with HOP_L2 if the packet is
+ * to go to that very host. Returns the verdict it leads to.
+ */
+static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
+					   struct backend_cpu *row, struct outer *outer,
+					   struct next_hop *fresh, __u32 rx_ifindex)
+{
+	__u32 tick = w->jiffies;
+	int result;
+
+	if (likely(row->hop.tick == tick && row->hop.rx_ifindex == rx_ifindex &&
+		   row->hop.rx_vlan == w->pkt.vlan)) {
+		TRACE_FLAG(w, TRACE_FIB_CACHED);
+		outer->hop = &row->hop;
+	} else {
+		__builtin_memset(fresh, 0, sizeof(*fresh));
+		fresh->tick = tick;
+		fresh->rx_ifindex = rx_ifindex;
+		fresh->rx_vlan = w->pkt.vlan;
+		result = fib_ask(ctx, outer->to, fresh);
+		TRACE(w, fib_result, result);
+		outer->hop = fresh;
+		if (result != BPF_FIB_LKUP_RET_SUCCESS)
+			return fib_verdict(result);
+		if (!w->traced)
+			row->hop = *fresh;
+	}
+	return outer->hop->tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
+}
+
+/* Sends a packet that is in its frame, and counts it for its backend. Returns the verdict. */
+static __always_inline __u32 hand_on(struct xdp_md *ctx, struct work *w, struct backend_cpu *row,
+				     __u32 verdict, __u32 tx_ifindex,
+				     const struct backend *next_hop)
+{
+	RECORD(w, tx_ifindex, tx_ifindex);
+	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, next_hop))
+		return VERDICT_DROP_HEADROOM;
+	if (unlikely(verdict == VERDICT_REDIRECT))
+		bpf_redirect(tx_ifindex, 0);
+	if (!w->traced) {
+		row->packets++;
+		row->bytes += w->pkt.l3_length;
+	}
+	return verdict;
+}
+
+static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
+				     const struct backend *backend, struct backend_cpu *row)
+{
+	struct outer outer = {
+		.to = backend,
+		.hash = w->hash >> 32,
+		.length = backend->family == FAMILY_V4 ? sizeof(struct iphdr)
+						       : sizeof(struct ipv6hdr),
+	};
+	struct next_hop fresh;
+	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex), tx_ifindex;
+
+	TRACE(w, hop, *outer.hop);
+	if (unlikely(verdict > VERDICT_HANDOFF))
+		return verdict;
+	if (unlikely(outer.hop->mtu && w->pkt.l3_length + outer.length > outer.hop->mtu))
+		return too_big(ctx, w->row, outer.hop->mtu - outer.length);
+	outer_source(&outer);
+	TRACE(w, outer_saddr, outer.saddr);
+	tx_ifindex = outer.hop->tx_ifindex;
+
+	if (unlikely(encap(ctx, &w->pkt, &outer)))
+		return VERDICT_DROP_HEADROOM;
+	return hand_on(ctx, w, row, verdict, tx_ifindex, NULL);
+}
+
+/*
+ * The same without a tunnel, to a backend on the link. Global, so that the verifier looks
+ * at it once and packets in tunnels pay one comparison for it.
+ */
+__noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
+{
+	struct work *w = work_of(work_row);
+	struct backend *backend = backend_of(handle);
+	struct outer outer = { .to = backend };
+	__u32 verdict, tx_ifindex;
+	struct backend_cpu *row;
+	struct next_hop fresh;
+
+	if (!w || !backend)
+		return VERDICT_DROP_NO_BACKEND;
+	row = backend_row(w->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!row)
+		return VERDICT_DROP_NO_BACKEND;
+	verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex | HOP_L2);
+	TRACE(w, hop, *outer.hop);
+	if (verdict > VERDICT_HANDOFF)
+		return verdict;
+	if (outer.hop->mtu && w->pkt.l3_length > outer.hop->mtu)
+		return too_big(ctx, work_row, outer.hop->mtu);
+	tx_ifindex = outer.hop->tx_ifindex;
+
+	if (relink(ctx, &w->pkt, outer.hop))
+		return VERDICT_DROP_HEADROOM;
+	return hand_on(ctx, w, row, verdict, tx_ifindex, backend);
+}
+
+/* In the way that the service has. */
+static __always_inline __u32 forward(struct xdp_md *ctx, struct work *w,
+				     const struct service *service, const struct backend *backend)
+{
+	struct backend_cpu *row;
+
+	if (unlikely(service->flags & SERVICE_L2))
+		return send_l2(ctx, w->row, backend->handle);
+	row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	return row ? send_to(ctx, w, backend, row) : VERDICT_DROP_NO_BACKEND;
+}
+
+/*
+ * The same for a service that is forwarded by source NAT. Returns the verdict; n->fresh
+ * says whether the flow is a new one.
+ */
+__noinline int balance_snat(struct xdp_md *ctx, __u32 row, __u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	struct backend *backend;
+	int result;
+
+	if (!service || !w || !n)
+		return VERDICT_DROP_NO_BACKEND;
+	n->fresh = 0;
+	/* None: the service is left from an agent that was configured otherwise. */
+	result = nat_choices(w) ? nat_check(&w->pkt) : VERDICT_DROP_NAT_PORTS;
+	if (result != PARSE_OK)
+		return result;
+	backend = nat_backend(ctx, w, n, id);
+	if (backend) {
+		TRACE_FLAG(w, TRACE_FLOW_HIT);
+	} else {
+		n->fresh = 1;
+		backend = new_backend(w, service, id);
+		if (!backend)
+			return VERDICT_DROP_NO_BACKEND;
+		result = nat_admit(w, n, backend);
+		TRACE(w, handle, n->handle);
+		if (!w->traced)
+			count_backend_flow(w->cpu, n->handle);
+	}
+	if (unlikely(w->special & SPECIAL_FIRST))
+		special_handle(row, n->handle);
+	if (result == PARSE_OK)
+		result = nat_to_backend(ctx, row);
+	if (unlikely(is_drop(result)) && !w->traced)
+		count_backend_drop(n->handle, result);
+	return result;
+}
+
+static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
+					     const struct service *service, __u32 id, bool *fresh)
+{
+	struct backend *backend;
+	__u32 verdict;
+
+	w->jiffies = bpf_jiffies64();
+	w->hash = hash_flow(&w->pkt.flow, hash_seed);
+	TRACE(w, hash, w->hash >> 32);
+	if (unlikely(service->flags & SERVICE_SNAT)) {
+		struct nat *n = nat_of(w->row);
+
+		verdict = unlikely(w->special & SPECIAL_LATER) ? nat_follow(ctx, w->row, id)
+							       : balance_snat(ctx, w->row, id);
+		*fresh = n && n->fresh;
+		return verdict;
+	}
+	backend = choose_backend(w, service, id, fresh);
+	if (unlikely(w->special)) {
+		if (w->special & SPECIAL_QUIET)
+			*fresh = false;
+		backend = backend_of(special_handle(w->row, backend ? backend->handle : 0));
+		if (!backend)
+			return special_no_backend(w);
+	}
+	if (unlikely(!backend))
+		return VERDICT_DROP_NO_BACKEND;
+	TRACE(w, handle, backend->handle);
+	RECORD(w, handle, backend->handle);
+	TRACE(w, outer_daddr, backend->addr);
+	if (*fresh && !w->traced)
+		count_backend_flow(w->cpu, backend->handle);
+	verdict = forward(ctx, w, service, backend);
+	if (unlikely(is_drop(verdict)) && !w->traced)
+		count_backend_drop(backend->handle, verdict);
+	return verdict;
+}
+
+/* For a packet whose destination is a VIP. Returns the verdict. */
+static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+	bool fresh = false;
+	__u32 verdict, set;
+
+	if (!service)
+		return VERDICT_PASS_NO_VIP;
+	/* Those about a flow that is translated have been looked for before. */
+	if (unlikely(w->special & SPECIAL_ERROR) && service->flags & SERVICE_SNAT)
+		return VERDICT_PASS_PROTOCOL;
+	set = *(const volatile __u32 *)&service->sources;
+	if (unlikely(set) && !source_allowed(w->row, set))
+		verdict = VERDICT_DROP_SOURCE;
+	else
+		verdict = balance_allowed(ctx, w, service, id, &fresh);
+	if (!w->traced)
+		count_service(w, id, fresh, verdict);
+	return verdict;
+}
+
+/* For a packet that is neither TCP nor UDP: an ICMP error may be about one that was translated. */
+static __noinline __u32 balance_error(struct xdp_md *ctx, struct work *w)
+{
+	struct flow_key flow = w->pkt.flow;
+	struct nat *n = nat_of(w->row);
+	bool v4 = flow.family == FAMILY_V4;
+	__u32 verdict;
+
+	if (!n || flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return VERDICT_PASS_PROTOCOL;
+	verdict = nat_error(ctx, w->row);
+	if (verdict == VERDICT_PASS_PROTOCOL)
+		w->pkt.flow = flow;
+	else if (n->service && !w->traced)
+		count_service(w, n->service, false, verdict);
+	return verdict;
+}
+
+/* For a special packet whose flow is of no service: a fragment may be an answer's. */
+static __noinline __u32 unserved(struct xdp_md *ctx, struct work *w)
+{
+	__u32 verdict = VERDICT_PASS_NO_VIP;
+
+	if (w->special & SPECIAL_FRAGMENT && nat_may_be(&w->pkt.flow))
+		verdict = nat_reply(ctx, w->row);
+	return verdict == VERDICT_PASS_NO_VIP ? (__u32)special_unserved(w->row) : verdict;
+}
+
+static __always_inline int xdp_action(__u32 verdict)
+{
+	switch (verdict) {
+	case VERDICT_TX:
+		return XDP_TX;
+	case VERDICT_REDIRECT:
+		return XDP_REDIRECT;
+	case VERDICT_HANDOFF ... VERDICT_PASS_MALFORMED:
+		return XDP_PASS;
+	case VERDICT_TX_TOO_BIG:
+	case VERDICT_TX_ECHO:
+		return XDP_TX;
+	default:
+		return XDP_DROP;
+	}
+}
+
+/* All of a packet's way, once it has a row to be worked on in. Returns the verdict. */
+static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
+{
+	__u32 verdict, id;
+	int parsed;
+
+	RECORD(w, service, 0);
+	RECORD(w, handle, 0);
+	parsed = parse_packet(ctx, &w->pkt);
+	barrier();
+	if (unlikely(parsed != PARSE_OK)) {
+		if (nat_ports && parsed == VERDICT_PASS_PROTOCOL)
+			parsed = balance_error(ctx, w);
+		parsed = special_parse(ctx, w->row, parsed);
+	}
+	if (unlikely(parsed != PARSE_OK)) {
+		verdict = parsed;
+	} else {
+		verdict = VERDICT_PASS_NO_VIP;
+		id = service_lookup(w);
+		if (id) {
+			TRACE_FLAG(w, TRACE_VIP);
+			TRACE(w, service, id);
+			RECORD(w, service, id);
+			verdict = balance(ctx, w, id);
+		} else if (unlikely(w->special & ~SPECIAL_QUIET)) {
+			verdict = unserved(ctx, w);
+		} else if (unlikely(nat_may_be(&w->pkt.flow))) {
+			verdict = nat_reply(ctx, w->row);
+		}
+	}
+
+	TRACE(w, verdict, verdict);
+	if (!w->traced)
+		count_verdict(w->cpu, verdict);
+	return verdict;
+}
+
+SEC("xdp")
+int towpath_lb(struct xdp_md *ctx)
+{
+	struct work *w = work_begin(ctx);
+
+	return w ? xdp_action(handle(ctx, w)) : XDP_PASS;
+}
+
+/*
+ * On the same device, for packets that XDP encapsulated and could not send: the
+ * kernel resolves the next hop and sends them when it answers. No forwarding
+ * setting or source check of the kernel stands in their way.
+ */
+SEC("tc")
+int towpath_handoff(struct __sk_buff *skb)
+{
+	struct handoff *mark = (void *)(long)skb->data_meta;
+	struct bpf_redir_neigh next_hop = {};
+
+	if ((void *)(mark + 1) > (void *)(long)skb->data)
+		return TC_ACT_UNSPEC;
+	if (mark->cookie != trace_cookie || !trace_cookie)
+		return TC_ACT_UNSPEC;
+	if (!mark->family)
+		return bpf_redirect_neigh(mark->ifindex, NULL, 0, 0);
+	next_hop.nh_family = mark->family;
+	if (mark->family == FAMILY_V4)
+		next_hop.ipv4_nh = mark->next_hop.word[3];
+	else
+		__builtin_memcpy(next_hop.ipv6_nh, &mark->next_hop, 16);
+	return bpf_redirect_neigh(mark->ifindex, &next_hop, sizeof(next_hop), 0);
+}
+
+/* On the loopback device, for the packets of this node's own health checks. */
+SEC("tc")
+int towpath_health(struct __sk_buff *skb)
+{
+	if (likely(skb->mark != health_mark) || !health_mark)
+		return TC_ACT_UNSPEC;
+	return health_send(skb);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The tables of the load balancer.
+ *
+ * All are plain arrays: the JIT turns a look-up into a bounds check and an
+ * addition. BPF_F_MMAPABLE lets user space write them through a mapping and
+ * starts them on a page, so that an entry of 64 bytes is one cache line. Sizes
+ * are placeholders that user space sets before it loads the object.
+ */
+#ifndef TOWPATH_MAPS_H
+#define TOWPATH_MAPS_H
+
+#include <stdbool.h>
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi/lb.h"
+
+struct flow_set {
+	struct flow way[FLOW_WAYS];
+};
+
+struct fragment_set {
+	struct fragment way[FRAGMENT_WAYS];
+};
+
+struct client_set {
+	struct client way[CLIENT_WAYS];
+};
+
+#define ARRAY_MAP(name, value_type)                \
+	struct {                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);  \
+		__uint(map_flags, BPF_F_MMAPABLE); \
+		__uint(max_entries, 1);            \
+		__type(key, __u32);                \
+		__type(value, value_type);         \
+	} name SEC(".maps")
+
+ARRAY_MAP(vips, struct vip_slot);
+ARRAY_MAP(vip_lengths, struct vip_lengths);
+ARRAY_MAP(port_pages, struct port_page);
+ARRAY_MAP(services, struct service);
+ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
+ARRAY_MAP(backends, struct backend);
+ARRAY_MAP(flow_tags, __u64); /* a byte for each way of a set */
+ARRAY_MAP(flows, struct flow_set);
+ARRAY_MAP(fragments, struct fragment_set);
+ARRAY_MAP(clients, struct client_set);
+ARRAY_MAP(settings, struct settings);
+ARRAY_MAP(traces, struct trace);
+
+/* One row for each possible CPU: row * (number of columns) + column. */
+ARRAY_MAP(backend_cpus, struct backend_cpu);
+ARRAY_MAP(backend_flows, __u64); /* packets that no flow entry matched */
+ARRAY_MAP(service_cpus, struct service_cpu);
+ARRAY_MAP(verdict_cpus, struct verdict_cpu);
+ARRAY_MAP(flow_cpus, struct flow_cpu);
+ARRAY_MAP(health_cpus, struct health_cpu);
+
+/* A trie rather than an array: only services that are not for everyone ask it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct source_key);
+	__type(value, __u32);
+} sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct vlan_key);
+	__type(value, __u32); /* ifindex of the VLAN device */
+} vlan_devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32); /* ifindex of the VLAN device */
+	__type(value, struct egress_device);
+} egress_devices SEC(".maps");
+
+/* An entry outlives its connection, whose last packets come after its end: the oldest go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct health_key);
+	__type(value, struct health_probe);
+} health_probes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct backend_drop);
+	__type(value, __u64); /* packets */
+} backend_drops SEC(".maps");
+
+/* Set before loading; the verifier sees constants. */
+const volatile __u64 hash_seed = 0;    /* the same on every node of a group */
+const volatile __u64 flow_seed = 0;    /* random: where a flow lies can't be guessed */
+const volatile __u64 trace_cookie = 0; /* random; 0 = no tracing */
+const volatile __u32 vip_mask = 0;     /* entries - 1 */
+const volatile __u32 flow_mask = 0;    /* sets - 1 */
+const volatile __u32 flow_learn = FLOW_LEARN;
+const volatile __u32 flow_idle = 0xffff; /* in units of flow.seen: an older one has ended */
+const volatile __u32 fragment_mask = 0;	 /* sets - 1 */
+const volatile __u32 client_mask = 0;	 /* sets - 1 */
+const volatile __u32 services_max = 1;	 /* columns of service_cpus */
+const volatile __u32 backends_max = 1;	 /* columns of backend_cpus and backend_flows */
+const volatile __u32 health_mark = 0;	 /* of packets of health checks, 0 = there are none */
+
+static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
+{
+	__u32 i = cpu * backends_max + backend;
+
+	return bpf_map_lookup_elem(&backend_cpus, &i);
+}
+
+static __always_inline struct service_cpu *service_row(__u32 cpu, __u32 service)
+{
+	__u32 i = cpu * services_max + service;
+
+	return bpf_map_lookup_elem(&service_cpus, &i);
+}
+
+static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
+{
+	struct verdict_cpu *row = bpf_map_lookup_elem(&verdict_cpus, &cpu);
+	const __u32 mask = sizeof(row->packets) / sizeof(row->packets[0]) - 1;
+
+	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
+	barrier_var(verdict);
+	if (row)
+		row->packets[verdict & mask]++;
+}
+
+#endif

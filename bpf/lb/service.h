@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* From a destination to its service, and from a flow to a backend by Maglev. */
+#ifndef TOWPATH_SERVICE_H
+#define TOWPATH_SERVICE_H
+
+#include "net/hash.h"
+#include "lb/maps.h"
+#include "lb/context.h"
+
+/* The lengths of prefixes that have ports. */
+static __always_inline __u64 vip_lengths_with_ports(bool v4)
+{
+	__u32 zero = 0;
+	struct vip_lengths *lengths = bpf_map_lookup_elem(&vip_lengths, &zero);
+
+	return lengths ? *(volatile __u64 *)&lengths->ports[v4 ? VIP_V4 : VIP_V6] : 0;
+}
+
+static __always_inline bool vip_equal(const struct vip_key *a, const struct vip_key *b)
+{
+	if (a->addr.word[3] != b->addr.word[3] ||
+	    *(const __u32 *)&a->port != *(const __u32 *)&b->port)
+		return false;
+	return a->family == FAMILY_V4 ||
+	       (a->addr.word[0] == b->addr.word[0] && a->addr.word[1] == b->addr.word[1] &&
+		a->addr.word[2] == b->addr.word[2]);
+}
+
+/* Returns what the slot of a key holds, 0 if there is none. */
+static __always_inline __u32 vip_find(const struct vip_key *key)
+{
+	__u32 first = hash_vip(key) >> 32;
+
+	for (__u32 i = 0; i < VIP_PROBES; i++) {
+		__u32 at = (first + i) & vip_mask;
+		struct vip_slot *slot = bpf_map_lookup_elem(&vips, &at);
+
+		if (!slot || slot->key.family == FAMILY_NONE)
+			return 0;
+		if (vip_equal(&slot->key, key) && slot->service)
+			return slot->service;
+	}
+	return 0;
+}
+
+/* Keeps the first `length` bits of an address, whose first word is `at` bits in. */
+static __always_inline __be32 mask_word(__be32 word, __u32 length, __u32 at)
+{
+	if (length >= at + 32)
+		return word;
+	return length <= at ? 0 : word & bpf_htonl(~0U << (at + 32 - length));
+}
+
+static __always_inline void mask_key(struct vip_key *key, const struct address *addr, bool v4,
+				     __u32 length)
+{
+	key->port = bpf_htons(length);
+	if (v4)
+		length += 96;
+	key->addr.word[0] = mask_word(addr->word[0], length, 0);
+	key->addr.word[1] = mask_word(addr->word[1], length, 32);
+	key->addr.word[2] = mask_word(addr->word[2], length, 64);
+	key->addr.word[3] = mask_word(addr->word[3], length, 96);
+}
+
+/* Returns the service of a port on a page of ports, 0 if none. */
+static __always_inline __u32 port_lookup(__u32 page_at, __u32 port)
+{
+	struct port_page *page = bpf_map_lookup_elem(&port_pages, &page_at);
+	__u32 entry;
+
+	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
+	barrier_var(port);
+	entry = page ? page->entry[(port >> 8) & 0xff] : 0;
+
+	if (entry & PORT_WHOLE || !entry)
+		return entry & ~PORT_WHOLE;
+	page = bpf_map_lookup_elem(&port_pages, &entry);
+	return page ? page->entry[port & 0xff] : 0;
+}
+
+/*
+ * Returns the service of the destination's port under one prefix, 0 if there is none.
+ * Global, so that the verifier looks at its loop once.
+ */
+__noinline int prefix_service(__u32 row)
+{
+	struct work *w = work_of(row);
+	__u32 page = w ? vip_find(&w->prefix) : 0;
+
+	return page ? port_lookup(page, bpf_ntohs(w->pkt.flow.dport)) : 0;
+}
+
+/* The service of a destination among the prefixes, the longest first; 0 if none has its port. */
+static __noinline __u32 vip_prefix_lookup(struct work *w)
+{
+	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	__u64 lengths = vip_lengths_with_ports(v4);
+
+	w->prefix.protocol = w->pkt.flow.protocol;
+	w->prefix.family = w->pkt.flow.family | VIP_PREFIX;
+	for (__u32 i = 0; i < VIP_LENGTHS && lengths; i++, lengths >>= 8) {
+		__u32 service;
+
+		mask_key(&w->prefix, &w->pkt.flow.daddr, v4, lengths & 0xff);
+		service = prefix_service(w->row);
+		if (service)
+			return service;
+	}
+	return 0;
+}
+
+/* The lengths of all VIPs. */
+static __always_inline __u64 vip_lengths_known(bool v4)
+{
+	__u32 zero = 0;
+	struct vip_lengths *lengths = bpf_map_lookup_elem(&vip_lengths, &zero);
+
+	return lengths ? *(volatile __u64 *)&lengths->known[v4 ? VIP_V4 : VIP_V6] : 0;
+}
+
+/* Whether there is a key for the prefix, such as those that say what addresses are VIPs. */
+__noinline int prefix_known(__u32 row)
+{
+	struct work *w = work_of(row);
+
+	return w ? vip_find(&w->prefix) : 0;
+}
+
+/* Whether the destination is a VIP at all, whatever the port. Not in the hot path. */
+__noinline int vip_known(__u32 row)
+{
+	struct work *w = work_of(row);
+	__u64 lengths;
+	bool v4;
+
+	if (!w)
+		return 0;
+	v4 = w->pkt.flow.family == FAMILY_V4;
+	lengths = vip_lengths_known(v4);
+	w->prefix.protocol = 0;
+	w->prefix.family = w->pkt.flow.family | VIP_PREFIX;
+	for (__u32 i = 0; i < VIP_LENGTHS && lengths; i++, lengths >>= 8) {
+		mask_key(&w->prefix, &w->pkt.flow.daddr, v4, lengths & 0xff);
+		if (prefix_known(row))
+			return 1;
+	}
+	return 0;
+}
+
+/* Returns the index of the service, 0 if the destination is no VIP. */
+static __always_inline __u32 service_lookup(struct work *w)
+{
+	const struct flow_key *flow = &w->pkt.flow;
+	struct vip_key key = {
+		.addr = flow->daddr,
+		.port = flow->dport,
+		.protocol = flow->protocol,
+		.family = flow->family,
+	};
+	__u32 service = vip_find(&key);
+
+	if (likely(service) || likely(!vip_lengths_with_ports(flow->family == FAMILY_V4)))
+		return service;
+	return vip_prefix_lookup(w);
+}
+
+struct maglev_table {
+	__u32 base;
+	__u32 size;
+};
+
+static __always_inline struct maglev_table service_table(const struct service *service)
+{
+	__u64 word = *(const volatile __u64 *)&service->table;
+
+	return (struct maglev_table){ .base = word, .size = word >> 32 };
+}
+
+/* Returns the handle in the slot that the flow hashes to, 0 if there is none. */
+static __always_inline __u32 maglev_lookup(struct maglev_table table, __u32 slot)
+{
+	__u32 at = table.base + slot, line_at = at / MAGLEV_LINE;
+	struct maglev_line *line = table.size ? bpf_map_lookup_elem(&maglev, &line_at) : NULL;
+
+	return line ? line->handle[at % MAGLEV_LINE] : 0;
+}
+
+/* The backend of a handle, NULL if its index has been given to another since. */
+static __always_inline struct backend *backend_of(__u32 handle)
+{
+	__u32 index = handle & ((1 << HANDLE_INDEX_BITS) - 1);
+	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+
+	return handle && backend && backend->handle == handle ? backend : NULL;
+}
+
+/* Whether new flows go there: it is then in the service's table, or about to be. */
+static __always_inline bool takes_flows(const struct backend *backend)
+{
+	return backend->state == BACKEND_ACTIVE && backend->weight;
+}
+
+/* The backend that Maglev gives a hash, NULL if the service has none. */
+static __always_inline struct backend *hash_backend(struct work *w, const struct service *service,
+						    __u32 hash)
+{
+	struct maglev_table table = service_table(service);
+	__u32 slot = hash_scale(hash, table.size);
+	struct backend *backend = backend_of(maglev_lookup(table, slot));
+
+	TRACE(w, hash, hash);
+	TRACE(w, slot, slot);
+	TRACE(w, table_base, table.base);
+	TRACE(w, table_size, table.size);
+	if (backend)
+		TRACE_FLAG(w, TRACE_MAGLEV);
+	return backend;
+}
+
+#endif

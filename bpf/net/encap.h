@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The outer header: IPIP (RFC 2003), and IPv6 around either family (RFC 2473).
+ *
+ * The packet inside is not touched. Its TTL in particular stays: the VIP is this
+ * node's own address, so that this is no forwarding of it (RFC 2003, 3.1).
+ */
+#ifndef TOWPATH_ENCAP_H
+#define TOWPATH_ENCAP_H
+
+#include "lb/maps.h"
+#include "net/parse.h"
+
+enum encap_limits {
+	OUTER_TTL = 64,
+	OUTER_ID_STEP = 0x9e37,
+};
+
+/* What the outer header says, decided before the packet is touched. */
+struct outer {
+	const struct backend *to;
+	const struct next_hop *hop;
+	struct address saddr;
+	__u32 length; /* of the header: 20 or 40 */
+	__u32 hash;
+};
+
+/*
+ * Fills the host bits of a prefix from the flow's hash, for the backend's RSS: the
+ * last from the low ones, since the high ones chose the slot and with it the backend.
+ */
+static __always_inline void outer_source(struct outer *outer)
+{
+	__u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	outer->saddr = outer->hop->saddr;
+	if (set)
+		outer->saddr.word[3] |= bpf_htonl(outer->hash) &
+					(outer->to->family == FAMILY_V4 ? set->vary4 : set->vary6);
+}
+
+static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
+{
+	const __u16 *half = (const __u16 *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < (int)(sizeof(*ip) / 2); i++)
+		sum += half[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/*
+ * Fragments of one packet share its ID, but the packets around them must not: if these
+ * are fragmented in their turn, their pieces would be taken for one another's. An odd
+ * multiple of the offset differs for all of them.
+ */
+static __always_inline __be16 outer_id(const struct packet *pkt)
+{
+	__u16 offset = bpf_ntohs(pkt->fragment) & IPV4_OFFSET;
+
+	return bpf_htons(bpf_ntohs(pkt->id) + offset * OUTER_ID_STEP);
+}
+
+/*
+ * RFC 2003: DF is copied, so that path MTU discovery works through the tunnel.
+ * Where it is clear the packet may be fragmented, and the outer ID must be as
+ * unique as the inner one is (RFC 6864): it is made of it.
+ */
+static __always_inline void write_ipv4(struct iphdr *ip, const struct packet *pkt,
+				       const struct outer *outer)
+{
+	bool may_fragment =
+		pkt->flow.family == FAMILY_V4 && !(pkt->fragment & bpf_htons(IPV4_DONT_FRAGMENT));
+
+	ip->version = 4;
+	ip->ihl = sizeof(*ip) / 4;
+	ip->tos = pkt->tos;
+	ip->tot_len = bpf_htons(pkt->l3_length + sizeof(*ip));
+	ip->id = may_fragment ? outer_id(pkt) : 0;
+	ip->frag_off = may_fragment ? 0 : bpf_htons(IPV4_DONT_FRAGMENT);
+	ip->ttl = OUTER_TTL;
+	ip->protocol = IPPROTO_IPIP;
+	ip->check = 0;
+	ip->saddr = outer->saddr.word[3];
+	ip->daddr = outer->to->addr.word[3];
+	ip->check = ipv4_checksum(ip);
+}
+
+/* RFC 6438: the flow label carries the flow's hash to the fabric's ECMP. */
+static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
+				       const struct outer *outer)
+{
+	__u32 label = outer->hash & 0xfffff;
+
+	*(__be32 *)ip = bpf_htonl(6U << 28 | (__u32)pkt->tos << 20 | label);
+	ip->payload_len = bpf_htons(pkt->l3_length);
+	ip->nexthdr = pkt->flow.family == FAMILY_V4 ? IPPROTO_IPIP : IPPROTO_IPV6;
+	ip->hop_limit = OUTER_TTL;
+	__builtin_memcpy(&ip->saddr, &outer->saddr, 16);
+	__builtin_memcpy(&ip->daddr, &outer->to->addr, 16);
+}
+
+static __always_inline void write_ethernet(struct ethhdr *eth, const struct next_hop *hop,
+					   __be16 proto)
+{
+	__builtin_memcpy(eth->h_dest, hop->dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, hop->smac, ETH_ALEN);
+	eth->h_proto = proto;
+}
+
+/* Returns where the outer IP header goes, behind the link layer that it writes. */
+static __always_inline void *write_link(struct cursor *c, const struct next_hop *hop, __be16 proto)
+{
+	struct ethhdr *eth = cursor_take(c, struct ethhdr);
+	struct vlan_tag *tag;
+
+	if (!eth)
+		return NULL;
+	if (likely(!hop->tx_vlan)) {
+		write_ethernet(eth, hop, proto);
+		return c->pos;
+	}
+	tag = cursor_take(c, struct vlan_tag);
+	if (!tag)
+		return NULL;
+	write_ethernet(eth, hop, bpf_htons(ETH_P_8021Q));
+	tag->tci = hop->tx_vlan;
+	tag->ethertype = proto;
+	return c->pos;
+}
+
+/* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
+static __always_inline int encap(struct xdp_md *ctx, const struct packet *pkt,
+				 const struct outer *outer)
+{
+	const struct next_hop *hop = outer->hop;
+	__u32 link = sizeof(struct ethhdr) + (hop->tx_vlan ? sizeof(struct vlan_tag) : 0);
+	bool v4 = outer->to->family == FAMILY_V4;
+	struct cursor c;
+	void *ip;
+
+	if (bpf_xdp_adjust_head(ctx, (int)pkt->l3_offset - (int)(link + outer->length)))
+		return -1;
+	c = cursor_of(ctx);
+	ip = write_link(&c, hop, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6));
+	if (!ip)
+		return -1;
+	if (v4) {
+		if (ip + sizeof(struct iphdr) > c.end)
+			return -1;
+		write_ipv4(ip, pkt, outer);
+	} else {
+		if (ip + sizeof(struct ipv6hdr) > c.end)
+			return -1;
+		write_ipv6(ip, pkt, outer);
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Cursor parsers. Each checks bounds, moves the cursor past what it read and
+ * says what comes next, or which verdict ends the parse.
+ */
+#ifndef TOWPATH_PARSE_H
+#define TOWPATH_PARSE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi/lb.h"
+
+#define barrier()   asm volatile("" ::: "memory")
+#define likely(x)   __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+enum parse_limits {
+	IPV6_EXTENSIONS = 8, /* headers walked before a packet is let pass */
+};
+
+enum parse_result {
+	PARSE_OK = -1, /* anything else is an enum verdict */
+};
+
+/* The few numbers of the wire that no uapi header names. */
+enum wire {
+	IPV4_FRAGMENT = 0x3fff, /* more fragments, or an offset */
+	IPV4_DONT_FRAGMENT = 0x4000,
+	IPV4_OFFSET = 0x1fff,
+	IPV6_FRAGMENT = 0xfff9, /* an offset, or more fragments: not an atomic one (RFC 6946) */
+	VLAN_VID = 0x0fff,
+};
+
+struct cursor {
+	void *pos;
+	void *end;
+};
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 ethertype;
+};
+
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+struct ipv6_extension {
+	__u8 nexthdr;
+	__u8 length; /* in 8 bytes, the first 8 not counted */
+	__u8 type;   /* of a routing header */
+	__u8 segments_left;
+};
+
+struct ipv6_fragment {
+	__u8 nexthdr;
+	__u8 reserved;
+	__be16 offset;
+	__be32 id;
+};
+
+/* What the rest of the program wants to know of a packet. */
+struct packet {
+	struct flow_key flow;
+	__u32 l3_offset; /* 14, or 18 behind a tag */
+	__u32 l3_length; /* as the IP header says, so without any padding */
+	__be16 vlan;	 /* tag control word, 0 = untagged */
+	__be16 fragment; /* IPv4: flags as they came */
+	__be16 id;	 /* IPv4 */
+	__u8 tos;	 /* DSCP and ECN */
+	__u8 ttl;	 /* or hop limit */
+	__u8 tcp_flags;	 /* the low 8: enum tcp_flag; 0 of other protocols */
+	__u8 _reserved[3];
+	__u32 l4_offset; /* of the transport header from the IP header on */
+};
+
+enum tcp_flag {
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+	TCP_ACK = 0x10,
+	TCP_EDGES = TCP_FIN | TCP_SYN | TCP_RST,
+	TCP_FLAGS_AT = 13, /* in the header */
+};
+
+/* Whether a segment asks for a connection: RFC 9293, 3.5. */
+static __always_inline bool tcp_begins(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
+static __always_inline struct cursor cursor_of(struct xdp_md *ctx)
+{
+	return (struct cursor){
+		.pos = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+	};
+}
+
+/* 64 bits wide, since the verifier allows no 32-bit arithmetic on pointers. */
+static __always_inline __s64 cursor_left(const struct cursor *c)
+{
+	return c->end - c->pos;
+}
+
+/* The header at the cursor, or NULL if the frame ends within it. */
+#define cursor_take(c, type)                          \
+	({                                            \
+		type *_header = (c)->pos;             \
+		if ((void *)(_header + 1) > (c)->end) \
+			_header = NULL;               \
+		else                                  \
+			(c)->pos = _header + 1;       \
+		_header;                              \
+	})
+
+/* Returns the EtherType behind at most one 802.1Q tag, 0 when truncated. */
+static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
+{
+	struct ethhdr *eth = cursor_take(c, struct ethhdr);
+	struct vlan_tag *tag;
+
+	*vlan = 0;
+	if (!eth)
+		return 0;
+	if (likely(eth->h_proto != bpf_htons(ETH_P_8021Q)))
+		return eth->h_proto;
+
+	tag = cursor_take(c, struct vlan_tag);
+	if (!tag)
+		return 0;
+	*vlan = tag->tci;
+	return tag->ethertype;
+}
+
+static __always_inline int parse_tcp(struct cursor *c, __u32 left, struct packet *pkt)
+{
+	struct tcphdr *tcp = cursor_take(c, struct tcphdr);
+
+	if (!tcp || left < sizeof(*tcp))
+		return VERDICT_PASS_MALFORMED;
+	pkt->flow.sport = tcp->source;
+	pkt->flow.dport = tcp->dest;
+	pkt->tcp_flags = ((__u8 *)tcp)[TCP_FLAGS_AT];
+	return PARSE_OK;
+}
+
+/* `left`: bytes of the packet, as its IP header says, from the cursor on. */
+static __always_inline int parse_ports(struct cursor *c, __u32 left, struct packet *pkt)
+{
+	struct udphdr *udp;
+
+	if (likely(pkt->flow.protocol == IPPROTO_TCP))
+		return parse_tcp(c, left, pkt);
+	if (pkt->flow.protocol != IPPROTO_UDP)
+		return VERDICT_PASS_PROTOCOL;
+	udp = cursor_take(c, struct udphdr);
+	if (!udp || left < sizeof(*udp))
+		return VERDICT_PASS_MALFORMED;
+	pkt->flow.sport = udp->source;
+	pkt->flow.dport = udp->dest;
+	pkt->tcp_flags = 0;
+	return PARSE_OK;
+}
+
+static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
+{
+	__s64 left = cursor_left(c);
+	__u32 header;
+	struct iphdr *ip = cursor_take(c, struct iphdr);
+
+	if (!ip || ip->version != 4 || ip->ihl < 5)
+		return VERDICT_PASS_MALFORMED;
+	header = ip->ihl * 4;
+	pkt->l3_length = bpf_ntohs(ip->tot_len);
+	if (pkt->l3_length < header || pkt->l3_length > left)
+		return VERDICT_PASS_MALFORMED;
+
+	pkt->tos = ip->tos;
+	pkt->ttl = ip->ttl;
+	pkt->l4_offset = header;
+	pkt->id = ip->id;
+	pkt->fragment = ip->frag_off;
+	pkt->flow = (struct flow_key){
+		.saddr.word[3] = ip->saddr,
+		.daddr.word[3] = ip->daddr,
+		.protocol = ip->protocol,
+		.family = FAMILY_V4,
+	};
+	if (unlikely(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
+		return VERDICT_PASS_FRAGMENT;
+
+	/* Options are skipped here and carried along with the packet. */
+	c->pos = (void *)ip + header;
+	return parse_ports(c, pkt->l3_length - header, pkt);
+}
+
+/*
+ * Walks to the transport header. A routing header with segments left means that
+ * the destination in the packet is not its last, and it is not ours to balance.
+ */
+static __always_inline int parse_ipv6_extensions(struct cursor *c, __u8 nexthdr, __u8 *protocol)
+{
+	struct ipv6_extension *ext;
+	struct ipv6_fragment *frag;
+
+#pragma unroll
+	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
+		switch (nexthdr) {
+		case IPPROTO_HOPOPTS:
+		case IPPROTO_DSTOPTS:
+		case IPPROTO_ROUTING:
+			ext = cursor_take(c, struct ipv6_extension);
+			if (!ext)
+				return VERDICT_PASS_MALFORMED;
+			if (nexthdr == IPPROTO_ROUTING && ext->segments_left)
+				return VERDICT_PASS_PROTOCOL;
+			nexthdr = ext->nexthdr;
+			c->pos = (void *)ext + (ext->length + 1) * 8;
+			break;
+		case IPPROTO_FRAGMENT:
+			frag = cursor_take(c, struct ipv6_fragment);
+			if (!frag)
+				return VERDICT_PASS_MALFORMED;
+			if (frag->offset & bpf_htons(IPV6_FRAGMENT))
+				return VERDICT_PASS_FRAGMENT;
+			nexthdr = frag->nexthdr;
+			break;
+		default:
+			*protocol = nexthdr;
+			return PARSE_OK;
+		}
+	}
+	return VERDICT_PASS_PROTOCOL;
+}
+
+static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
+{
+	__s64 left = cursor_left(c);
+	__u32 after;
+	struct ipv6hdr *ip = cursor_take(c, struct ipv6hdr);
+	void *start = ip;
+	int result;
+
+	if (!ip || ip->version != 6)
+		return VERDICT_PASS_MALFORMED;
+	pkt->l3_length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	if (pkt->l3_length > left)
+		return VERDICT_PASS_MALFORMED;
+
+	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+	pkt->ttl = ip->hop_limit;
+	pkt->id = pkt->fragment = 0;
+	__builtin_memcpy(&pkt->flow.saddr, &ip->saddr, 16);
+	__builtin_memcpy(&pkt->flow.daddr, &ip->daddr, 16);
+	pkt->flow.family = FAMILY_V6;
+	pkt->flow.protocol = ip->nexthdr;
+	pkt->flow._reserved = 0;
+
+	if (unlikely(ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP)) {
+		result = parse_ipv6_extensions(c, ip->nexthdr, &pkt->flow.protocol);
+		if (result != PARSE_OK)
+			return result;
+	}
+	after = c->pos - start;
+	if (after > pkt->l3_length)
+		return VERDICT_PASS_MALFORMED;
+	pkt->l4_offset = after;
+	return parse_ports(c, pkt->l3_length - after, pkt);
+}
+
+/*
+ * Fills `pkt` from the frame: all of it if it returns PARSE_OK, all but the ports, and for
+ * IPv6 the protocol and where the transport is, if VERDICT_PASS_FRAGMENT, all but the ports
+ * if VERDICT_PASS_PROTOCOL.
+ */
+static __always_inline int parse_packet(struct xdp_md *ctx, struct packet *pkt)
+{
+	struct cursor c = cursor_of(ctx);
+	__be16 ethertype = parse_ethernet(&c, &pkt->vlan);
+
+	pkt->l3_offset = c.pos - (void *)(long)ctx->data;
+	if (ethertype == bpf_htons(ETH_P_IP))
+		return parse_ipv4(&c, pkt);
+	if (ethertype == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(&c, pkt);
+	return ethertype ? VERDICT_PASS_NOT_IP : VERDICT_PASS_MALFORMED;
+}
+
+#endif

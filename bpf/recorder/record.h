@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The recorder: keeps a frame as it came in, and when it is known what became of it writes
+ * that and the frame that was sent on into the rings of the captures that want it.
+ */
+#ifndef TOWPATH_RECORD_H
+#define TOWPATH_RECORD_H
+
+#include "net/hash.h"
+#include "net/parse.h"
+#include "abi/recorder.h"
+#include "wildcard/wildcard.h"
+#include "lb/context.h"
+
+WILDCARD_TABLE(capture, 64);
+
+/* All captures share what follows; only the rules above are each one's own. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, RECORD_CAPTURES);
+	__type(key, __u32);
+	__type(value, __u32);
+} record_chain SEC(".maps"); /* by slot: the program of the capture that is asked next */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, RECORD_CAPTURES);
+	__type(key, __u32);
+	__type(value, __u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_RINGBUF);
+			__uint(max_entries, 1 << 16);
+		});
+} record_rings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, RECORD_LOSSES);
+	__type(key, struct record_loss);
+	__type(value, __u64);
+} record_losses SEC(".maps");
+
+ARRAY_MAP(record_slots, struct record_slot);
+ARRAY_MAP(record_cpus, struct record_cpu);
+ARRAY_MAP(record_frames, struct record_frame); /* two for each CPU, by direction */
+
+/* Set before loading. */
+const volatile __u32 record_slot = 0;	      /* this capture's */
+const volatile __u32 record_match = 0;	      /* enum record_match */
+const volatile __u32 record_sample = ~0U;     /* wanted is whoever draws no higher number */
+const volatile __u32 record_load_helper = 0;  /* bpf_xdp_load_bytes, since 5.18 */
+const volatile __u32 record_rule_devices = 0; /* rules name devices */
+
+static __always_inline struct record_cpu *record_cpu(void)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(&record_cpus, &cpu);
+}
+
+static __always_inline struct record_frame *record_frame(__u32 direction)
+{
+	__u32 at = bpf_get_smp_processor_id() * 2 + direction;
+
+	return bpf_map_lookup_elem(&record_frames, &at);
+}
+
+/* ---- Whether somebody reads ------------------------------------------------------ */
+
+static __always_inline bool record_alive(struct record_cpu *cpu)
+{
+	__u32 at = record_slot, now = bpf_jiffies64();
+	struct record_slot *slot = bpf_map_lookup_elem(&record_slots, &at);
+	struct record_seen *seen = &cpu->seen_beat[record_slot % RECORD_CAPTURES];
+	__u32 beat = slot ? *(volatile __u32 *)&slot->beat : 0;
+
+	if (seen->beat != beat) {
+		seen->beat = beat;
+		seen->jiffies = now;
+	}
+	return now - seen->jiffies < RECORD_LEASE;
+}
+
+/* ---- What the packet is ---------------------------------------------------------- */
+
+/* Of SCTP as well. Only the first fragment of a packet has ports. */
+static __always_inline void record_ports(struct cursor *c, struct flow_key *flow)
+{
+	struct ports *ports;
+
+	if (flow->protocol != IPPROTO_TCP && flow->protocol != IPPROTO_UDP &&
+	    flow->protocol != IPPROTO_SCTP)
+		return;
+	ports = cursor_take(c, struct ports);
+	if (!ports)
+		return;
+	flow->sport = ports->source;
+	flow->dport = ports->dest;
+}
+
+static __always_inline void record_ipv4(struct cursor *c, struct flow_key *flow)
+{
+	struct iphdr *ip = cursor_take(c, struct iphdr);
+
+	if (!ip || ip->version != 4 || ip->ihl < 5)
+		return;
+	flow->family = FAMILY_V4;
+	flow->protocol = ip->protocol;
+	flow->saddr.word[3] = ip->saddr;
+	flow->daddr.word[3] = ip->daddr;
+	if (ip->frag_off & bpf_htons(0x1fff))
+		return;
+	c->pos = (void *)ip + ip->ihl * 4;
+	record_ports(c, flow);
+}
+
+static __always_inline void record_ipv6(struct cursor *c, struct flow_key *flow)
+{
+	struct ipv6hdr *ip = cursor_take(c, struct ipv6hdr);
+	struct ipv6_extension *ext;
+	struct ipv6_fragment *frag;
+	__u8 next;
+
+	if (!ip || ip->version != 6)
+		return;
+	flow->family = FAMILY_V6;
+	__builtin_memcpy(&flow->saddr, &ip->saddr, 16);
+	__builtin_memcpy(&flow->daddr, &ip->daddr, 16);
+	next = ip->nexthdr;
+
+#pragma unroll
+	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
+		flow->protocol = next;
+		if (next == IPPROTO_FRAGMENT) {
+			frag = cursor_take(c, struct ipv6_fragment);
+			if (!frag)
+				return;
+			flow->protocol = next = frag->nexthdr;
+			if (frag->offset & bpf_htons(0xfff8))
+				return;
+		} else if (next == IPPROTO_HOPOPTS || next == IPPROTO_DSTOPTS ||
+			   next == IPPROTO_ROUTING) {
+			ext = cursor_take(c, struct ipv6_extension);
+			if (!ext)
+				return;
+			next = ext->nexthdr;
+			c->pos = (void *)ext + (ext->length + 1) * 8;
+		} else {
+			break;
+		}
+	}
+	flow->protocol = next;
+	record_ports(c, flow);
+}
+
+/*
+ * Fills the 5-tuple as far as the frame has it. Unlike the load balancer's own parser this one
+ * is content with less: what is nonsense, or no service's, is what one wants to see.
+ */
+__noinline int record_parse(struct xdp_md *ctx)
+{
+	struct record_cpu *cpu = record_cpu();
+	struct cursor c = cursor_of(ctx);
+	__be16 ethertype;
+
+	if (!cpu)
+		return 0;
+	ethertype = parse_ethernet(&c, &cpu->vlan);
+	__builtin_memset(&cpu->flow, 0, sizeof(cpu->flow));
+	if (ethertype == bpf_htons(ETH_P_IP))
+		record_ipv4(&c, &cpu->flow);
+	else if (ethertype == bpf_htons(ETH_P_IPV6))
+		record_ipv6(&c, &cpu->flow);
+	return 0;
+}
+
+/* ---- Whether it is wanted -------------------------------------------------------- */
+
+static __always_inline bool record_rules_match(struct xdp_md *ctx, const struct record_cpu *cpu)
+{
+	const struct flow_key *flow = &cpu->flow;
+	struct wildcard_key key = {
+		.sport = flow->sport,
+		.dport = flow->dport,
+		.protocol = flow->protocol,
+		.family = flow->family,
+		.vlan = bpf_ntohs(cpu->vlan) & VLAN_VID,
+		.ifindex = record_rule_devices ? ctx->ingress_ifindex : 0,
+	};
+	__u64 value;
+
+	__builtin_memcpy(key.saddr, &flow->saddr, 16);
+	__builtin_memcpy(key.daddr, &flow->daddr, 16);
+	return wildcard_lookup(capture, &key, &value);
+}
+
+/*
+ * Whether an expression matches the packet: user space puts its instructions in the place of
+ * these before it loads the program. So many, all of which can be reached, but are not.
+ */
+#define RECORD_EXPRESSION_ROOM "4090"
+
+__noinline int record_expression(struct xdp_md *ctx)
+{
+	int result;
+
+	asm volatile("%0 = 0\n"
+		     ".rept " RECORD_EXPRESSION_ROOM "\n"
+		     "%0 |= 0\n"
+		     ".endr\n"
+		     : "=r"(result)
+		     : "r"(ctx));
+	return result;
+}
+
+static __always_inline bool record_wanted(struct xdp_md *ctx, struct record_cpu *cpu)
+{
+	struct record_count *count = &cpu->counts[record_slot % RECORD_CAPTURES];
+
+	count->seen++;
+	if (record_match & RECORD_RULES && !record_rules_match(ctx, cpu))
+		return false;
+	if (record_match & RECORD_EXPRESSION && !record_expression(ctx))
+		return false;
+	count->matched++;
+	return record_sample == ~0U || bpf_get_prandom_u32() <= record_sample;
+}
+
+/* ---- Frames ---------------------------------------------------------------------- */
+
+/* Copies as much of the frame as the captures want; returns how much. */
+static __always_inline __u32 record_copy(struct xdp_md *ctx, struct record_frame *frame,
+					 __u32 snaplen)
+{
+	void *data = (void *)(long)ctx->data;
+	__u64 length = (void *)(long)ctx->data_end - data, size = length;
+
+	if (size > snaplen)
+		size = snaplen;
+	if (size > RECORD_MOST)
+		size = RECORD_MOST;
+	if (!size)
+		return 0;
+	/* From 1 to 64 KiB, also to verifiers that learn nothing of a comparison with 0. */
+	size--;
+	asm volatile("" : "+r"(size));
+	size = (size & RECORD_MOST) + 1;
+	frame->head.length = length;
+	if (record_load_helper) {
+		if (bpf_xdp_load_bytes(ctx, 0, frame->data, size))
+			return 0;
+	} else if (bpf_probe_read_kernel(frame->data, size, data)) {
+		return 0;
+	}
+	return size;
+}
+
+/* For a packet that this capture wants: keeps it as it is now, and the time. */
+static __always_inline void record_take(struct xdp_md *ctx, struct record_cpu *cpu)
+{
+	struct record_frame *frame = record_frame(RECORD_IN);
+	__u32 at = record_slot;
+	struct record_slot *slot = bpf_map_lookup_elem(&record_slots, &at);
+
+	if (!slot || !frame)
+		return;
+	if (!cpu->chosen) {
+		frame->head.time = bpf_ktime_get_ns();
+		cpu->snaplen = 0;
+	}
+	cpu->chosen |= 1U << record_slot;
+	if (cpu->snaplen >= slot->snaplen)
+		return;
+	cpu->snaplen = slot->snaplen;
+	cpu->captured[RECORD_IN] = record_copy(ctx, frame, slot->snaplen);
+}
+
+static __always_inline void record_lost(const struct record *head, __u32 slot)
+{
+	struct record_loss key = {
+		.slot = slot,
+		.ifindex = head->ifindex,
+		.direction = head->direction,
+	};
+	__u64 *lost = bpf_map_lookup_elem(&record_losses, &key), one = 1;
+
+	if (lost)
+		__sync_fetch_and_add(lost, 1);
+	else if (bpf_map_update_elem(&record_losses, &key, &one, BPF_NOEXIST))
+		/* Another CPU was first. */
+		if ((lost = bpf_map_lookup_elem(&record_losses, &key)))
+			__sync_fetch_and_add(lost, 1);
+}
+
+/*
+ * Writes this CPU's frame of a direction into the ring of one capture, if that wants it. A
+ * capture for which there is no room doesn't want the packet's other frame either.
+ *
+ * Global, and told numbers only, so that the verifier looks at it once: older ones hold what
+ * differs from turn to turn of a loop against each other, all of it.
+ */
+__noinline int record_write_one(__u32 at, __u32 direction)
+{
+	struct record_frame *frame = record_frame(direction & 1);
+	struct record_slot *slot = bpf_map_lookup_elem(&record_slots, &at);
+	struct record_cpu *cpu = record_cpu();
+	__u64 size;
+	void *ring;
+
+	if (!frame || !slot || !cpu || !(cpu->chosen >> (at & 31) & 1) ||
+	    !(slot->directions >> (direction & 1) & 1))
+		return 0;
+	ring = bpf_map_lookup_elem(&record_rings, &at);
+	if (!ring)
+		return 0;
+	size = cpu->captured[direction & 1];
+	if (size > slot->snaplen)
+		size = slot->snaplen;
+	asm volatile("" : "+r"(size));
+	size &= RECORD_MOST;
+	frame->head.captured = size;
+	if (bpf_ringbuf_output(ring, frame, sizeof(frame->head) + size, BPF_RB_NO_WAKEUP)) {
+		record_lost(&frame->head, at);
+		cpu->chosen &= ~(1U << (at & 31));
+	}
+	return 0;
+}
+
+static __always_inline void record_write(__u32 direction)
+{
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < RECORD_CAPTURES; i++)
+		record_write_one(i, direction);
+}
+
+/* ---- What became of it ----------------------------------------------------------- */
+
+static __always_inline void record_fate(struct record *head, const struct record_cpu *cpu,
+					const struct work *w, __u32 verdict, __u32 action)
+{
+	head->packet = (__u64)w->cpu << RECORD_CPU_SHIFT | cpu->packets;
+	head->flow = hash_flow(&cpu->flow, hash_seed);
+	head->service = w->service;
+	head->handle = w->service ? w->handle : 0;
+	head->verdict = verdict;
+	head->action = action;
+}
+
+/* Whether the packet, or an answer in its place, goes out. */
+static __always_inline bool record_is_sent(__u32 verdict)
+{
+	return verdict <= VERDICT_HANDOFF || verdict == VERDICT_TX_TOO_BIG ||
+	       verdict == VERDICT_TX_ECHO;
+}
+
+/*
+ * For a packet that has been captured: `verdict` has been carried out, but not left yet. This
+ * and the function below are global, so that the verifier looks at them, and at the load
+ * balancer between them, once each.
+ */
+__noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
+{
+	struct record_frame *in = record_frame(RECORD_IN), *out = record_frame(RECORD_OUT);
+	struct record_cpu *cpu = record_cpu();
+	struct work *w = work_of(bpf_get_smp_processor_id() * 2);
+
+	if (!in || !out || !cpu || !w)
+		return 0;
+	cpu->packets++;
+	record_fate(&in->head, cpu, w, verdict, action);
+	in->head.ifindex = w->rx_ifindex;
+	in->head.direction = RECORD_IN;
+	record_write(RECORD_IN);
+	if (cpu->chosen && record_is_sent(verdict)) {
+		record_fate(&out->head, cpu, w, verdict, action);
+		out->head.time = bpf_ktime_get_ns();
+		out->head.ifindex = verdict <= VERDICT_HANDOFF ? w->tx_ifindex : w->rx_ifindex;
+		out->head.direction = RECORD_OUT;
+		cpu->captured[RECORD_OUT] = record_copy(ctx, out, cpu->snaplen);
+		record_write(RECORD_OUT);
+	}
+	cpu->chosen = 0;
+	return 0;
+}
+
+/* For a packet that has come in: keeps it if this capture wants it. */
+__noinline int record_begin(struct xdp_md *ctx)
+{
+	struct record_cpu *cpu = record_cpu();
+
+	if (!cpu || !record_alive(cpu))
+		return 0;
+	record_parse(ctx);
+	if (record_wanted(ctx, cpu))
+		record_take(ctx, cpu);
+	return 0;
+}
+
+#endif

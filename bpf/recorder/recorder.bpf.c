@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The load balancer with a recorder: takes the other one's place on the devices while there
+ * is a capture, so that nothing is paid for it when there is none.
+ *
+ * Each capture is one instance of this program, loaded for its filter. They form a chain: the
+ * first is attached, each looks at the packet and then calls the next, and the last, which has
+ * none to call, is the load balancer and writes for all of them. If the chain is cut, which it
+ * is when the process that made it dies, the first is the last: packets go on as ever.
+ */
+#include "lb/lb.bpf.c"
+
+#include "recorder/record.h"
+
+const enum record_limits btf_record_limits __attribute__((used)) = 0;
+const enum record_direction btf_record_direction __attribute__((used)) = 0;
+const enum record_match btf_record_match __attribute__((used)) = 0;
+const struct record btf_record __attribute__((used)) = {};
+
+SEC("xdp")
+int towpath_recorder(struct xdp_md *ctx)
+{
+	__u32 verdict, action;
+	struct record_cpu *cpu;
+	struct work *w;
+
+	record_begin(ctx);
+	bpf_tail_call(ctx, &record_chain, record_slot);
+
+	w = work_begin(ctx);
+	if (!w)
+		return XDP_PASS;
+	verdict = handle(ctx, w);
+	action = xdp_action(verdict);
+	cpu = record_cpu();
+	if (cpu && cpu->chosen)
+		record_end(ctx, verdict, action);
+	return action;
+}

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * New translations: an address and a port that no other flow to the same backend has.
+ *
+ * Two packets of one new flow, on two CPUs, meet under the lock of its first set and get
+ * one entry.
+ */
+#ifndef TOWPATH_NAT_NEW_H
+#define TOWPATH_NAT_NEW_H
+
+#include "snat/table.h"
+#include "lb/service.h"
+
+enum nat_search {
+	NAT_FULL_SETS = 4, /* in a row that say that the table is full */
+};
+
+/* How good a way is for a new entry; age comes on top. */
+enum nat_rank {
+	NAT_RANK_UNCONFIRMED = 1 << 16,
+	NAT_RANK_EXPIRED = 2 << 16,
+	NAT_RANK_FREE = 3 << 16,
+	NAT_RANK_SAME_PORT = 4 << 16, /* it must go: its packets couldn't be told from ours */
+	NAT_RANK_TAKEN = 5 << 16,
+};
+
+enum nat_result {
+	NAT_FULL = 0, /* no way in the set */
+	NAT_TAKEN,    /* another flow to the same backend has the port */
+	NAT_MADE,
+	NAT_FOUND,
+};
+
+/*
+ * How good a way is; more is better. `pressed`: what isn't confirmed yet, or is at its
+ * end, may go before its time.
+ */
+static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life life,
+				      const struct nat *n, bool pressed)
+{
+	__u16 age = n->now - life.seen;
+	__u32 rank = 0;
+
+	if (!e->ref)
+		return NAT_RANK_FREE;
+	if (age > nat_allowed(e->protocol, life.client, life.backend))
+		rank = NAT_RANK_EXPIRED + age;
+	else if (pressed &&
+		 (!(life.client & NAT_ANSWERED) || nat_is_closing(life.client, life.backend)))
+		rank = NAT_RANK_UNCONFIRMED + age;
+	if ((__u32)e->ref == n->reply)
+		return rank ? NAT_RANK_SAME_PORT : NAT_RANK_TAKEN;
+	return rank;
+}
+
+static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e, __u32 way,
+				      const struct flow_key *flow, const struct nat *n)
+{
+	__u32 version = e->version + 1 ?: 1;
+
+	*(volatile __u64 *)&e->ref = 0;
+	barrier();
+	e->client = flow->saddr;
+	e->vip = flow->daddr;
+	e->client_port = flow->sport;
+	e->vip_port = flow->dport;
+	e->port = n->port;
+	e->backend_port = n->backend_port;
+	e->protocol = flow->protocol;
+	e->source = n->source;
+	e->handle = n->handle;
+	e->version = version;
+	head->life[way] = (struct nat_life){ .seen = n->now, .client = nat_marks_of(n) };
+	((volatile __u8 *)&head->forward)[way] = n->forward_tag;
+	((volatile __u8 *)&head->reply)[way] = n->reply_tag;
+	barrier();
+	*(volatile __u64 *)&e->ref = (__u64)version << 32 | n->reply;
+}
+
+/* Tries the candidate. NAT_FOUND: another CPU was faster. */
+__noinline int nat_place(__u32 row, __u32 pressed)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	struct nat_head *head;
+	struct nat_set *set;
+	struct nat_lock *lock;
+	__u32 at, result = NAT_FULL;
+
+	if (!w || !n)
+		return NAT_FULL;
+	head = bpf_map_lookup_elem(&nat_heads, &n->set);
+	set = bpf_map_lookup_elem(&nat_flows, &n->set);
+	lock = bpf_map_lookup_elem(&nat_locks, &n->set);
+	if (!head || !set || !lock)
+		return NAT_FULL;
+
+	n->best = 0;
+	bpf_spin_lock(&lock->lock);
+	for (__u32 way = 0; way < NAT_WAYS; way++) {
+		const struct nat_flow *e = &set->way[way];
+
+		if (e->ref && nat_is_flow(e, &w->pkt.flow, n)) {
+			n->handle = e->handle;
+			n->backend_port = e->backend_port;
+			n->way = way;
+			result = NAT_FOUND;
+			break;
+		}
+		/* By way of memory, so that the verifier doesn't follow every rank by itself. */
+		*(volatile __u32 *)&n->rank = nat_rank(e, head->life[way], n, pressed);
+		if (*(volatile __u32 *)&n->rank > *(volatile __u32 *)&n->best) {
+			n->best = *(volatile __u32 *)&n->rank;
+			n->way = way;
+		}
+	}
+	if (result == NAT_FULL && n->best == NAT_RANK_TAKEN)
+		result = NAT_TAKEN;
+	if (result == NAT_FULL && n->best) {
+		at = *(volatile __u32 *)&n->way % NAT_WAYS;
+		nat_write(head, &set->way[at], at, &w->pkt.flow, n);
+		result = NAT_MADE;
+	}
+	bpf_spin_unlock(&lock->lock);
+	return result;
+}
+
+/* Has flows of the first set look as far as the candidate that one of them needs. */
+__noinline int nat_extend(__u32 row)
+{
+	struct nat *n = nat_of(row);
+	struct nat_head *head;
+	struct nat_lock *lock;
+
+	if (!n)
+		return 0;
+	head = bpf_map_lookup_elem(&nat_heads, &n->home);
+	lock = bpf_map_lookup_elem(&nat_locks, &n->home);
+	if (!head || !lock)
+		return 0;
+	bpf_spin_lock(&lock->lock);
+	if (head->reach < n->tries)
+		head->reach = n->tries;
+	bpf_spin_unlock(&lock->lock);
+	return 0;
+}
+
+/* Makes candidate `i` the one, towards n->handle and its port. False: it isn't there. */
+static __always_inline bool nat_propose(struct work *w, struct nat *n, __u32 i)
+{
+	__u32 index = n->handle & ((1 << HANDLE_INDEX_BITS) - 1);
+	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+	__u64 reply;
+
+	if (!backend)
+		return false;
+	n->tries = i;
+	nat_candidate(w, n, i ? nat_next(w, n) : n->first);
+	reply = nat_reply_hash(n->key, &backend->addr, n->backend_port, w->pkt.flow.family);
+	n->reply = reply;
+	n->reply_tag = nat_tag(reply);
+	return true;
+}
+
+/*
+ * Tries candidate `i`. NAT_TAKEN: the next one is worth a look. NAT_FULL: none is; a few
+ * full sets in a row say that all are, so that, unless `pressed`, no others are looked at,
+ * which a flood would have to pay for with each of its packets.
+ */
+__noinline int nat_attempt(__u32 row, __u32 i, __u32 pressed)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	int result;
+
+	if (!w || !n || !nat_propose(w, n, i))
+		return NAT_FULL;
+	if (i)
+		nat_extend(row);
+	else
+		n->full = 0;
+	result = nat_place(row, pressed);
+	if (result != NAT_FULL)
+		return result;
+	return ++n->full < NAT_FULL_SETS || pressed ? NAT_TAKEN : NAT_FULL;
+}
+
+/*
+ * Gives the flow, which nat_find() doesn't find, an address and a port towards the
+ * backend in n->handle and its port: NAT_MADE, NAT_FOUND with another CPU's answer, or something else if
+ * there is none.
+ */
+__noinline int nat_make(__u32 row, __u32 pressed)
+{
+	for (__u32 i = 0; i < NAT_TRIES; i++) {
+		int result = nat_attempt(row, i, pressed);
+
+		if (result != NAT_TAKEN)
+			return result;
+	}
+	return NAT_TAKEN;
+}
+
+static __always_inline bool nat_has_place(int result)
+{
+	return result == NAT_MADE || result == NAT_FOUND;
+}
+
+#endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * ICMP errors about translated packets (RFC 5508): what a router or a backend says of what
+ * we sent it is told to the client, what the client's side says of our answers to the
+ * backend. Who it was that said so is hidden like everything else behind the VIP or our
+ * own address, which are routable where the error goes; its own address need not be.
+ */
+#ifndef TOWPATH_SNAT_ICMP_H
+#define TOWPATH_SNAT_ICMP_H
+
+#include "lb/icmp.h"
+#include "snat/snat.h"
+#include "lb/allow_from.h"
+
+/*
+ * Reads an error and makes w->pkt.flow what it is about, as a packet of the other side's:
+ * with the quoted destination as its source. False if it isn't about TCP or UDP, or says
+ * too little. The outer destination must have sent what is quoted.
+ */
+static __noinline bool nat_read_error(struct xdp_md *ctx, struct work *w, struct nat *n)
+{
+	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	struct cursor c;
+	__u32 check;
+	__u8 *type;
+
+	w->walk.at = w->pkt.l3_offset + w->pkt.l4_offset;
+	if (!walk_cursor(ctx, &w->walk, &c))
+		return false;
+	type = cursor_take(&c, __u8);
+	if (!type || !icmp_is_error(v4, *type))
+		return false;
+	w->walk.at += sizeof(struct icmp_header);
+	n->quote = w->pkt.l4_offset + sizeof(struct icmp_header);
+	if (icmp_quoted(ctx, w->row) != PARSE_OK)
+		return false;
+	n->quoted_ports = w->walk.at - w->pkt.l3_offset;
+	n->quoted_id = w->walk.fragment ? w->walk.id_at - w->pkt.l3_offset : 0;
+	/* A quote may end before TCP's checksum. */
+	check = n->quoted_ports + (w->pkt.flow.protocol == IPPROTO_TCP ? 16 : 6);
+	n->quoted_check = check + 2 <= w->pkt.l3_length ? check : 0;
+	return check < TRANSLATE_L4;
+}
+
+/* Finds whom it is for: fills n as for a packet of the flow's. Returns the backend, or NULL. */
+static __always_inline struct backend *nat_of_error(struct work *w, struct nat *n, bool *to_client)
+{
+	*to_client = nat_may_be(&w->pkt.flow) && nat_find_reply(w->row);
+	if (*to_client) {
+		struct backend *backend = backend_of(n->handle);
+
+		return backend && address_equal(&backend->addr, &w->pkt.flow.saddr) ? backend
+										    : NULL;
+	}
+	w->hash = hash_flow(&w->pkt.flow, hash_seed);
+	return nat_find(w, n) ? backend_of(n->handle) : NULL;
+}
+
+/* Whether the service is for the client, as it has to be for what the client's side sends. */
+static __always_inline bool nat_allowed_source(const struct work *w, __u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+	__u32 set = service ? *(const volatile __u32 *)&service->sources : 0;
+
+	return !set || source_allowed(w->row, set);
+}
+
+/*
+ * For an ICMP packet. Returns the verdict; PASS_PROTOCOL if it isn't about a packet that
+ * was translated. For one about an answer, n->service is the service that it was for.
+ */
+__noinline int nat_error(struct xdp_md *ctx, __u32 row)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	struct backend *backend;
+	bool to_client;
+	int checked;
+
+	if (!w || !n)
+		return VERDICT_PASS_PROTOCOL;
+	n->service = 0;
+	w->jiffies = bpf_jiffies64();
+	if (w->pkt.l4_offset > TRANSLATE_L4 / 2 || !nat_read_error(ctx, w, n))
+		return VERDICT_PASS_PROTOCOL;
+	backend = nat_of_error(w, n, &to_client);
+	if (!backend)
+		return VERDICT_PASS_PROTOCOL;
+	if (!to_client) {
+		n->service = backend->service;
+		if (!nat_allowed_source(w, n->service))
+			return VERDICT_DROP_SOURCE;
+	}
+	checked = nat_check(&w->pkt);
+	if (checked != PARSE_OK)
+		return checked;
+	return to_client ? nat_to_client(ctx, row) : nat_to_backend(ctx, row);
+}
+
+#endif

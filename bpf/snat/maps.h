@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The tables of source NAT, and what a packet's translation is worked out in. */
+#ifndef TOWPATH_NAT_MAPS_H
+#define TOWPATH_NAT_MAPS_H
+
+#include "lb/maps.h"
+
+struct nat_set {
+	struct nat_flow way[NAT_WAYS];
+};
+
+struct nat_lock {
+	struct bpf_spin_lock lock;
+};
+
+ARRAY_MAP(nat_heads, struct nat_head);
+ARRAY_MAP(nat_flows, struct nat_set);
+ARRAY_MAP(nat_states, struct nat_state);
+ARRAY_MAP(reply_cpus, struct reply_cpu); /* row * services + service */
+ARRAY_MAP(nat_ways, struct nat_way);	 /* row * NAT_CLIENTS + client */
+
+/* Apart from the sets: the kernel maps no array with locks in it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct nat_lock);
+} nat_locks SEC(".maps");
+
+/* Set before loading. No ports: no service is translated, and the verifier leaves all of it out. */
+const volatile struct address nat_addresses[2 * NAT_SOURCES] = {};
+const volatile __u64 nat_known = 0; /* a bit for each last byte of them, modulo 64 */
+const volatile __u32 nat_sources4 = 0;
+const volatile __u32 nat_sources6 = 0;
+const volatile __u32 nat_port_first = 0;
+const volatile __u32 nat_ports = 0;
+const volatile __u32 nat_mask = 0; /* sets - 1 */
+
+const volatile __u32 nat_learn = FLOW_LEARN; /* new flows in a jiffy and CPU */
+
+/* In units of nat_life.seen. */
+const volatile __u32 nat_tcp_open = 0;
+const volatile __u32 nat_tcp_new = 0;
+const volatile __u32 nat_tcp_closing = 0;
+const volatile __u32 nat_udp_open = 0;
+const volatile __u32 nat_udp_new = 0;
+
+/* A packet's translation: what it becomes, and where in the table that is kept. */
+struct nat {
+	struct address saddr;
+	struct address daddr;
+	__be16 sport;
+	__be16 dport;
+	__u32 handle;
+	__u64 keyed; /* the client's flow, keyed */
+	__u64 key;   /* of the candidate: translated address, port, protocol */
+	__u64 ref;   /* of the entry found */
+	__u32 first; /* candidate, and how far it is from each to the next */
+	__u32 stride;
+	__u32 number; /* of the candidate */
+	__u32 home;   /* the first one's set */
+	__u32 set;
+	__u32 way; /* NAT_WAYS: not found */
+	__u32 source;
+	__u32 tries;   /* candidates gone past */
+	__u32 full;    /* of them, whose set was full */
+	__u32 reach;   /* of the first set */
+	__u32 reply;   /* hash for `ref` */
+	__u32 fresh;   /* the flow is a new one */
+	__u32 verdict; /* that the next hop leads to */
+	__u32 rank;    /* of a way, and the best so far */
+	__u32 best;
+	__u32 service; /* that an ICMP error is counted for */
+	__u32 quote;   /* in an ICMP error, from the IP header on: the quoted one; else 0 */
+	__u32 quoted_ports;
+	__u32 quoted_check; /* 0: the quote ends before it */
+	__u32 quoted_id;    /* 0: what is quoted is no fragment */
+	__be16 port;
+	__u16 now;
+	__u8 forward_tag;
+	__u8 reply_tag;
+	__u8 flags;	     /* TCP */
+	__be16 backend_port; /* of the flow, whatever its backend's is by now */
+	struct next_hop hop;
+};
+
+/* A row for each row of `works`: global functions find it by the same number. */
+ARRAY_MAP(nats, struct nat);
+
+static __always_inline struct nat *nat_of(__u32 row)
+{
+	return bpf_map_lookup_elem(&nats, &row);
+}
+
+/* Whether an address may be one that packets are translated to: most others are told apart. */
+static __always_inline bool nat_may_be_source(const struct address *address)
+{
+	return nat_known >> (bpf_ntohl(address->word[3]) & 63) & 1;
+}
+
+/* The same for a destination with its port. */
+static __always_inline bool nat_may_be(const struct flow_key *flow)
+{
+	if (!nat_ports || bpf_ntohs(flow->dport) - nat_port_first >= nat_ports)
+		return false;
+	return nat_may_be_source(&flow->daddr);
+}
+
+#endif

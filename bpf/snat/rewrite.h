@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Writes other addresses and ports into a packet, one hop less, and the way out in front.
+ * Checksums are followed, never made anew: a packet that was broken stays so.
+ */
+#ifndef TOWPATH_TRANSLATE_H
+#define TOWPATH_TRANSLATE_H
+
+#include "net/checksum.h"
+#include "net/encap.h"
+#include "snat/maps.h"
+
+enum translate_limits {
+	TRANSLATE_L4 = 0xfff, /* farthest transport header in an IP packet, IPv6 extensions too */
+};
+
+/* Both return the sum of differences that the transport's checksum covers. */
+static __always_inline __u64 translate_ipv4(struct iphdr *ip, const struct nat *n)
+{
+	__u64 difference = difference32(ip->saddr, n->saddr.word[3]) +
+			   difference32(ip->daddr, n->daddr.word[3]);
+	__u16 *hops = (__u16 *)&ip->ttl, before = *hops;
+
+	ip->ttl--;
+	ip->check = checksum_after(ip->check, difference + difference16(before, *hops));
+	ip->saddr = n->saddr.word[3];
+	ip->daddr = n->daddr.word[3];
+	return difference;
+}
+
+static __always_inline __u64 translate_ipv6(struct ipv6hdr *ip, const struct nat *n)
+{
+	struct address *ends = (struct address *)&ip->saddr;
+
+	ip->hop_limit--;
+	return replace_address(&ends[0], &n->saddr) + replace_address(&ends[1], &n->daddr);
+}
+
+/* `difference`: of the addresses. The checksum is where the protocol has it. */
+static __always_inline int translate_ports(struct cursor *c, const struct nat *n, bool tcp,
+					   __u64 difference)
+{
+	struct ports *ports = c->pos;
+	__u16 *check = c->pos + (tcp ? 16 : 6);
+	__u32 before, after;
+
+	if ((void *)(check + 1) > c->end)
+		return -1;
+	before = *(__u32 *)ports;
+	ports->source = n->sport;
+	ports->dest = n->dport;
+	after = *(__u32 *)ports;
+	difference += difference32(before, after);
+	*check = tcp ? checksum_after(*check, difference) : udp_checksum_after(*check, difference);
+	return 0;
+}
+
+/*
+ * Puts the link layer of the way out in front of the packet. Returns a cursor at the IP
+ * header, whose `pos` is NULL if the driver had no room.
+ */
+static __always_inline struct cursor translate_link(struct xdp_md *ctx, const struct packet *pkt,
+						    const struct next_hop *hop)
+{
+	__u32 link = sizeof(struct ethhdr) + (hop->tx_vlan ? sizeof(struct vlan_tag) : 0);
+	bool v4 = pkt->flow.family == FAMILY_V4;
+	struct cursor c = {};
+
+	if (pkt->l3_offset != link && bpf_xdp_adjust_head(ctx, (int)pkt->l3_offset - (int)link))
+		return c;
+	c = cursor_of(ctx);
+	c.pos = write_link(&c, hop, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6));
+	return c;
+}
+
+/* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
+static __always_inline int translate(struct xdp_md *ctx, const struct packet *pkt,
+				     const struct nat *n, const struct next_hop *hop)
+{
+	struct cursor c = translate_link(ctx, pkt, hop);
+	__u32 l4 = pkt->l4_offset & TRANSLATE_L4;
+	bool tcp = pkt->flow.protocol == IPPROTO_TCP;
+	void *ip = c.pos;
+	__u64 difference;
+
+	if (!ip)
+		return -1;
+	if (pkt->flow.family == FAMILY_V4) {
+		if (ip + sizeof(struct iphdr) > c.end)
+			return -1;
+		difference = translate_ipv4(ip, n);
+	} else {
+		if (ip + sizeof(struct ipv6hdr) > c.end)
+			return -1;
+		difference = translate_ipv6(ip, n);
+	}
+	c.pos = ip + l4;
+	return translate_ports(&c, n, tcp, difference);
+}
+
+#endif

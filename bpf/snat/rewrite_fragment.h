@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Translates a fragment. Only the first one of a packet has ports and the transport's
+ * checksum, which covers all of the packet and is followed like any other.
+ *
+ * Identifications tell packets apart within a pair of addresses, and who numbers them knows
+ * of no other sender (RFC 791; RFC 8200, 4.5). Translated, many senders are one pair, so
+ * each gets numbers of its own (RFC 3022, 4.3; RFC 4963): XORed with what only depends on the
+ * addresses that the packet came with, so that one sender's stay different, and those of
+ * one packet's fragments the same.
+ */
+#ifndef TOWPATH_TRANSLATE_FRAGMENT_H
+#define TOWPATH_TRANSLATE_FRAGMENT_H
+
+#include "net/hash.h"
+#include "lb/maps.h"
+#include "snat/rewrite.h"
+#include "lb/context.h"
+
+/* For packets from one address to another. IPv6 fragments need not agree on a protocol. */
+static __always_inline __u32 identification_mask(const struct address *from,
+						 const struct address *to, __u8 family,
+						 __u8 protocol)
+{
+	__u64 pair = hash_address(hash_address(flow_seed, from), to);
+
+	return hash_step(pair, family == FAMILY_V4 ? protocol : 0) >> 32;
+}
+
+/* Both return the difference. IPv4 has 16 bits of the mask. */
+static __always_inline __u64 replace_id_ipv4(struct iphdr *ip, __u32 mask)
+{
+	__be16 before = ip->id;
+
+	ip->id = before ^ bpf_htons((__u16)mask);
+	return difference16(before, ip->id);
+}
+
+static __always_inline __u64 replace_id_ipv6(__be32 *id, __u32 mask)
+{
+	__be32 before = *id;
+
+	*id = before ^ bpf_htonl(mask);
+	return difference32(before, *id);
+}
+
+/* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
+static __always_inline int translate_fragment(struct xdp_md *ctx, const struct work *w,
+					      const struct nat *n)
+{
+	const struct packet *pkt = &w->pkt;
+	const struct flow_key *flow = &pkt->flow;
+	__u32 mask = identification_mask(&flow->saddr, &flow->daddr, flow->family, flow->protocol);
+	__u32 l4 = pkt->l4_offset & TRANSLATE_L4;
+	struct cursor c = translate_link(ctx, pkt, &n->hop);
+	void *ip = c.pos;
+	__u64 difference;
+
+	if (!ip)
+		return -1;
+	if (flow->family == FAMILY_V4) {
+		struct iphdr *header = ip;
+
+		if (ip + sizeof(*header) > c.end)
+			return -1;
+		difference = translate_ipv4(header, n);
+		header->check = checksum_after(header->check, replace_id_ipv4(header, mask));
+	} else {
+		__be32 *id = ip + ((w->walk.id_at - pkt->l3_offset) & TRANSLATE_L4);
+
+		if (ip + sizeof(struct ipv6hdr) > c.end || (void *)(id + 1) > c.end)
+			return -1;
+		difference = translate_ipv6(ip, n);
+		replace_id_ipv6(id, mask);
+	}
+	if (w->special & SPECIAL_LATER)
+		return 0;
+	c.pos = ip + l4;
+	return translate_ports(&c, n, flow->protocol == IPPROTO_TCP, difference);
+}
+
+#endif

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The table of translations. struct nat_flow has its layout and says how entries are
+ * published; here they are found, for either side, and given up. nat_new.h makes them.
+ *
+ * Entries are written under a lock of their set and read without one.
+ */
+#ifndef TOWPATH_NAT_H
+#define TOWPATH_NAT_H
+
+#include "lb/flow_table.h"
+#include "snat/maps.h"
+#include "lb/context.h"
+
+/* ---- Keys ------------------------------------------------------------------------- */
+
+/*
+ * What differs most comes lowest: one step carries it into all the bits above, and those
+ * are what chooses the set.
+ */
+static __always_inline __u64 nat_key(__be32 last_word, __be16 port, __u8 protocol)
+{
+	return hash_step(flow_seed, bpf_ntohs(port) | (__u32)protocol << 16 |
+					    (__u64)bpf_ntohl(last_word) << 24);
+}
+
+/* Of what a backend sends: `key`, its address and port. */
+static __always_inline __u64 nat_reply_hash(__u64 key, const struct address *backend, __be16 port,
+					    __u8 family)
+{
+	const __u64 *half = (const __u64 *)backend;
+
+	if (family == FAMILY_V6)
+		key = hash_step(key, half[0]);
+	return hash_step(hash_step(key, half[1]), port);
+}
+
+static __always_inline __u8 nat_tag(__u64 hash)
+{
+	return hash >> 56 ?: 1;
+}
+
+/* ---- States ----------------------------------------------------------------------- */
+
+static __always_inline bool nat_is_closing(__u8 client, __u8 backend)
+{
+	return (client | backend) & NAT_RST || client & backend & NAT_FIN;
+}
+
+/* How long such an entry is kept after its last packet. */
+static __always_inline __u32 nat_allowed(__u8 protocol, __u8 client, __u8 backend)
+{
+	if (protocol == IPPROTO_UDP)
+		return client & NAT_ANSWERED ? nat_udp_open : nat_udp_new;
+	if (nat_is_closing(client, backend))
+		return nat_tcp_closing;
+	return client & NAT_ANSWERED ? nat_tcp_open : nat_tcp_new;
+}
+
+static __always_inline __u8 nat_marks_of(const struct nat *n)
+{
+	return (n->flags & TCP_FIN ? NAT_FIN : 0) | (n->flags & TCP_RST ? NAT_RST : 0);
+}
+
+static __always_inline void nat_seen(struct nat_life *life, __u8 *marks, __u8 more, __u16 now)
+{
+	if (life->seen != now)
+		life->seen = now;
+	if (more & ~*marks)
+		*marks |= more;
+}
+
+/* ---- The client's side ------------------------------------------------------------ */
+
+/* How many addresses and ports there are to choose from. */
+static __always_inline __u32 nat_choices(const struct work *w)
+{
+	return (w->pkt.flow.family == FAMILY_V4 ? nat_sources4 : nat_sources6) * nat_ports;
+}
+
+static __always_inline void nat_begin(const struct work *w, struct nat *n)
+{
+	__u32 all = nat_choices(w);
+
+	n->keyed = hash_step(w->hash, flow_seed);
+	n->forward_tag = nat_tag(n->keyed);
+	n->first = hash_scale(n->keyed, all);
+	/* A few are gone through one after the other, so that none is left out. */
+	n->stride = all > NAT_TRIES ? 1 + hash_scale(n->keyed >> 32, all - 1) : 1;
+	n->now = w->jiffies >> NAT_SEEN_SHIFT;
+	n->way = NAT_WAYS;
+}
+
+/* Makes `number` of all addresses and ports the candidate. */
+static __always_inline void nat_candidate(const struct work *w, struct nat *n, __u32 number)
+{
+	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	__u32 source = 0;
+
+	n->number = number;
+	if ((v4 ? nat_sources4 : nat_sources6) > 1)
+		source = number / nat_ports;
+	n->port = bpf_htons(nat_port_first + number - source * nat_ports);
+	n->source = v4 ? source : NAT_SOURCES + source;
+	n->key = nat_key(nat_addresses[n->source % (2 * NAT_SOURCES)].word[3], n->port,
+			 w->pkt.flow.protocol);
+	n->set = n->key & nat_mask;
+}
+
+/* The candidate after this one. */
+static __always_inline __u32 nat_next(const struct work *w, const struct nat *n)
+{
+	__u32 all = nat_choices(w), number = n->number + n->stride;
+
+	return number >= all ? number - all : number;
+}
+
+/* Whether an entry is the client's flow, translated to the candidate. */
+static __always_inline bool nat_is_flow(const struct nat_flow *e, const struct flow_key *flow,
+					const struct nat *n)
+{
+	return e->client_port == flow->sport && e->port == n->port && e->source == n->source &&
+	       e->protocol == flow->protocol && e->vip_port == flow->dport &&
+	       address_equal(&e->client, &flow->saddr) && address_equal(&e->vip, &flow->daddr);
+}
+
+/* Looks for the flow in the candidate's set. */
+static __always_inline bool nat_look(const struct work *w, struct nat *n, struct nat_head *head)
+{
+	__u64 matches = match_tags(*(volatile __u64 *)&head->forward, n->forward_tag);
+	struct nat_set *set = matches ? bpf_map_lookup_elem(&nat_flows, &n->set) : NULL;
+
+	if (!set)
+		return false;
+	for (__u32 way = 0; way < NAT_WAYS; way++, matches >>= 8) {
+		const struct nat_flow *e = &set->way[way];
+		__u64 ref;
+
+		if (!(matches & 0x80))
+			continue;
+		ref = *(volatile __u64 *)&e->ref;
+		if (!ref || !nat_is_flow(e, &w->pkt.flow, n))
+			continue;
+		n->handle = e->handle;
+		n->backend_port = e->backend_port;
+		barrier();
+		if (*(volatile __u64 *)&e->ref != ref)
+			continue;
+		n->ref = ref;
+		n->way = way;
+		return true;
+	}
+	return false;
+}
+
+/*
+ * Makes candidate `i` the one, and looks for the flow there. Global, so that the verifier
+ * looks at it once, and not at every way through all candidates.
+ */
+__noinline int nat_look_at(__u32 row, __u32 i)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	struct nat_head *head;
+
+	if (!w || !n)
+		return 0;
+	nat_candidate(w, n, i ? nat_next(w, n) : n->first);
+	head = bpf_map_lookup_elem(&nat_heads, &n->set);
+	if (!head)
+		return 0;
+	if (!i) {
+		n->home = n->set;
+		n->reach = *(volatile __u8 *)&head->reach;
+	}
+	return nat_look(w, n, head);
+}
+
+/* Finds the client's flow. */
+static __always_inline bool nat_find(struct work *w, struct nat *n)
+{
+	nat_begin(w, n);
+	if (likely(nat_look_at(w->row, 0)))
+		return true;
+	for (__u32 i = 1; i < NAT_TRIES && i <= n->reach; i++) {
+		if (nat_look_at(w->row, i))
+			return true;
+	}
+	return false;
+}
+
+/* Where the entry that was found keeps its state. */
+static __always_inline struct nat_life *nat_life_of(const struct nat *n)
+{
+	struct nat_head *head = bpf_map_lookup_elem(&nat_heads, &n->set);
+
+	return head && n->way < NAT_WAYS ? &head->life[n->way] : NULL;
+}
+
+/*
+ * Whether a SYN that comes for the entry found begins another connection: the one that it
+ * was for is over, or was never established. `moves`: its backend takes no new flows.
+ */
+static __always_inline bool nat_begins_anew(const struct work *w, const struct nat *n, bool moves)
+{
+	struct nat_life *life = nat_life_of(n);
+	__u16 age;
+
+	if (!life || !tcp_begins(n->flags))
+		return false;
+	age = n->now - life->seen;
+	if (nat_is_closing(life->client, life->backend) ||
+	    age > nat_allowed(w->pkt.flow.protocol, life->client, life->backend))
+		return true;
+	return moves && (!(life->client & NAT_ANSWERED) ||
+			 age > flow_idle >> (NAT_SEEN_SHIFT - FLOW_SEEN_SHIFT));
+}
+
+/* Notes a packet of the client's: it confirms the flow if the backend has answered. */
+static __always_inline void nat_client_seen(const struct nat *n)
+{
+	struct nat_life *life = nat_life_of(n);
+	__u8 more = nat_marks_of(n);
+
+	if (!life)
+		return;
+	if (!(n->flags & TCP_SYN) && life->backend & NAT_ANSWERED)
+		more |= NAT_ANSWERED;
+	nat_seen(life, &life->client, more, n->now);
+}
+
+/* Gives up the entry that was found, unless it is another's by now. */
+__noinline int nat_forget(__u32 row)
+{
+	struct nat *n = nat_of(row);
+	struct nat_head *head;
+	struct nat_set *set;
+	struct nat_lock *lock;
+	__u32 way;
+
+	if (!n)
+		return 0;
+	head = bpf_map_lookup_elem(&nat_heads, &n->set);
+	set = bpf_map_lookup_elem(&nat_flows, &n->set);
+	lock = bpf_map_lookup_elem(&nat_locks, &n->set);
+	way = n->way;
+	if (!head || !set || !lock || way >= NAT_WAYS)
+		return 0;
+	bpf_spin_lock(&lock->lock);
+	if (set->way[way].ref == n->ref) {
+		*(volatile __u64 *)&set->way[way].ref = 0;
+		((volatile __u8 *)&head->forward)[way] = 0;
+		((volatile __u8 *)&head->reply)[way] = 0;
+	}
+	bpf_spin_unlock(&lock->lock);
+	return 0;
+}
+
+/* ---- The backend's side ----------------------------------------------------------- */
+
+/* Whether what was copied from an entry fits the packet, whose source must be its backend. */
+static __always_inline bool nat_is_reply(const struct nat_flow *e, const struct flow_key *flow)
+{
+	return e->backend_port == flow->sport && e->port == flow->dport &&
+	       e->protocol == flow->protocol;
+}
+
+/*
+ * Finds what a backend's packet is a reply to, and translates it back: fills saddr, sport,
+ * daddr, dport and handle. Returns 1 if it is one. Global, as nat_look_at().
+ */
+__noinline int nat_find_reply(__u32 row)
+{
+	struct work *w = work_of(row);
+	struct nat *n = nat_of(row);
+	const struct flow_key *flow;
+	struct nat_head *head;
+	struct nat_set *set;
+	__u64 reply, matches;
+
+	if (!w || !n)
+		return 0;
+	flow = &w->pkt.flow;
+	n->key = nat_key(flow->daddr.word[3], flow->dport, flow->protocol);
+	n->set = n->key & nat_mask;
+	reply = nat_reply_hash(n->key, &flow->saddr, flow->sport, flow->family);
+	head = bpf_map_lookup_elem(&nat_heads, &n->set);
+	if (!head)
+		return 0;
+	matches = match_tags(*(volatile __u64 *)&head->reply, nat_tag(reply));
+	set = matches ? bpf_map_lookup_elem(&nat_flows, &n->set) : NULL;
+	if (!set)
+		return 0;
+	for (__u32 way = 0; way < NAT_WAYS; way++, matches >>= 8) {
+		const struct nat_flow *e = &set->way[way];
+		const volatile struct address *source;
+		__u64 ref;
+
+		if (!(matches & 0x80))
+			continue;
+		ref = *(volatile __u64 *)&e->ref;
+		if (!ref || (__u32)ref != (__u32)reply || !nat_is_reply(e, flow))
+			continue;
+		source = &nat_addresses[e->source % (2 * NAT_SOURCES)];
+		n->saddr = e->vip;
+		n->daddr = e->client;
+		n->sport = e->vip_port;
+		n->dport = e->client_port;
+		n->handle = e->handle;
+		if (e->source / NAT_SOURCES != (flow->family == FAMILY_V6) ||
+		    source->word[3] != flow->daddr.word[3] ||
+		    source->word[2] != flow->daddr.word[2] ||
+		    source->word[1] != flow->daddr.word[1] ||
+		    source->word[0] != flow->daddr.word[0])
+			continue;
+		barrier();
+		if (*(volatile __u64 *)&e->ref != ref)
+			continue;
+		n->way = way;
+		return 1;
+	}
+	return 0;
+}
+
+static __always_inline void nat_backend_seen(const struct work *w, struct nat *n)
+{
+	struct nat_life *life = nat_life_of(n);
+
+	if (life)
+		nat_seen(life, &life->backend, NAT_ANSWERED | nat_marks_of(n),
+			 w->jiffies >> NAT_SEEN_SHIFT);
+}
+
+#endif
