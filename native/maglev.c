@@ -27,7 +27,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "public.h"
+#include "export.h"
 
 struct member {
 	uint32_t label; /* what is written into its slots: its place in order */

@@ -24,7 +24,7 @@
 #include <stddef.h>
 
 #include "../bpf/wildcard_abi.h"
-#include "public.h"
+#include "export.h"
 
 typedef __u64 u64;
 typedef __u32 u32;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the recorder and user space share: records in a ring, and the state of captures.
- * The same rules as in abi.h. native/record.c includes this file, Python reads the BTF.
+ * The same rules as in abi.h. native/recorder/reader.c includes this file, Python reads the BTF.
  */
 #ifndef TOWPATH_RECORD_ABI_H
 #define TOWPATH_RECORD_ABI_H

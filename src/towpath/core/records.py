@@ -27,7 +27,7 @@ _NANOSECONDS = 1 << 64
 
 
 class Status(IntEnum):
-    """Why a call ended, ``enum status`` of ``native/record.c``."""
+    """Why a call ended, ``enum status`` of ``native/recorder/reader.c``."""
 
     EMPTY = 0
     ROOM = 1

@@ -54,7 +54,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How full a half is, ``struct report`` of ``native/wildcard_report.c``."""
+    """How full a half is, ``struct report`` of ``native/wildcard/report.c``."""
 
     rules: int
     limit: int

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "public.h"
+#include "export.h"
 #include "record.h"
 
 /* <linux/bpf.h> has these too, among thousands of lines. */

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "public.h"
+#include "export.h"
 #include "record.h"
 
 enum {
