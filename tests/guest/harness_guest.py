@@ -19,10 +19,10 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from towpath import LoadBalancer
-from towpath.kernel.links import attach_xdp, xdp_mode
-from towpath.kernel.netlink import device_index
-from towpath.kernel.netns import in_netns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.links import attach_xdp, xdp_mode
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import namespaces
 from towpath.lab.network import build
 from towpath.lab.topology import (

@@ -14,7 +14,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from tests.guest.harness_guest import TIMEOUT, run
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import LabError
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER
 from towpath.lab.waiting import wait_until

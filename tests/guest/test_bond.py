@@ -18,8 +18,8 @@ from tests.guest.harness_guest import (
     rejoin,
 )
 
-from towpath.kernel.netlink import set_forwarding
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.interfaces import set_forwarding
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, ROUTER
 
 if TYPE_CHECKING:

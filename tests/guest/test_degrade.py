@@ -22,12 +22,13 @@ from tests.lab.harness_balancer import DEVICE, FLOW, PEER, SMALL, VIP, ip, progr
 from towpath import LoadBalancer
 from towpath.cli.main import cli
 from towpath.doctor import doctor
-from towpath.kernel import netlink, probe, tc_filter
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.netlink import device_index
-from towpath.kernel.netns import in_netns, new_netns
-from towpath.kernel.object import BpfObject
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.probe_fib import fib_lookup
+from towpath.kernel.net import clsact, interfaces
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import in_netns, new_netns
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Wire:
     """The other end of the cable: frames in, and what comes back."""
 
     def __init__(self, far: int) -> None:
-        self._mac = netlink.mac(device_index(DEVICE)).hex(":")
+        self._mac = interfaces.mac(device_index(DEVICE)).hex(":")
         with in_netns(far):
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
             self._socket.bind((PEER, 3))
@@ -124,7 +125,7 @@ def test_handed_over_packets_reach_a_backend_with_or_without_tcx(wire: Wire) -> 
     """By a TCX link or by a classic filter: the kernel asks for the neighbour and sends them."""
     before, index = state(), device_index(DEVICE)
     with balancing(BEHIND) as balancer:
-        filtered = tc_filter.attached_id(index)
+        filtered = clsact.attached_id(index)
         assert (filtered in programs(balancer)) == (not probe.tcx())
         wire.send(100)
         wait_until(wire.came, seconds=10, what="the packet")

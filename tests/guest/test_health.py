@@ -44,7 +44,7 @@ from tests.guest.test_trunk import BACKENDS, CLIENTS, make_trunk
 from towpath import LoadBalancer
 from towpath.agent.health.check import check
 from towpath.agent.health.target import FailedError, Target
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER
 from towpath.model import Backend, CheckType, Device, Health, Protocol, Service, Snat
 

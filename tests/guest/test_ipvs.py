@@ -26,7 +26,7 @@ from tests.guest.harness_guest import (
 )
 
 from towpath.datapath.decap import Decap
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, DEVICE
 from towpath.lab.waiting import wait_until
 

@@ -23,8 +23,8 @@ from tests.guest.harness_guest import (
     run,
 )
 
-from towpath.kernel.netlink import device_index, set_forwarding
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.interfaces import device_index, set_forwarding
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER, VIP4_NETWORK, VIP6_NETWORK
 from towpath.lab.waiting import wait_until
 

@@ -11,12 +11,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from towpath.kernel import tc_filter
+from towpath.kernel.bpf.links import xdp_program_id
+from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import KernelError
-from towpath.kernel.links import xdp_program_id
-from towpath.kernel.netlink import device_index
-from towpath.kernel.netns import new_netns
-from towpath.kernel.programs import Program
+from towpath.kernel.net import clsact
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import new_netns
 from towpath.lab.waiting import wait_until
 from towpath.model import Limits
 
@@ -75,7 +75,7 @@ def state(*names: str) -> dict[str, object]:
     for name in names or (DEVICE,):
         index = device_index(name)
         found[f"{name} xdp"] = xdp_program_id(index)
-        found[f"{name} filter"] = tc_filter.attached_id(index)
+        found[f"{name} filter"] = clsact.attached_id(index)
         for family in ("ipv4", "ipv6"):
             path = Path(f"/proc/sys/net/{family}/conf/{name}/forwarding")
             found[f"{name} {family} forwarding"] = path.read_text().strip()

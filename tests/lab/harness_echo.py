@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import TYPE_CHECKING, Self
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import CLIENT, VIP4
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from pyroute2 import IPRoute
 from tests.lab.harness_transfer import BLOCK, FAMILIES, PORT, TIMEOUT, connected
 
 from towpath import LoadBalancer
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.netlink import device_index
-from towpath.kernel.netns import in_netns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import namespaces, network
 from towpath.lab.topology import (
     BALANCER,

@@ -21,9 +21,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from towpath.datapath.balancer import Balancer
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.netns import in_netns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.netns import in_netns
 from towpath.model import Backend, Device, Limits, Protocol, Service, Source
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import TYPE_CHECKING
 
 from towpath import LoadBalancer
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.netns import in_netns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.netns import in_netns
 from towpath.model import Limits
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from tests.prog.frames_xdp import flows
 from tests.read_pcapng import Capture, read
 
 from towpath.client import Client
-from towpath.kernel import links
+from towpath.kernel.bpf import links
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from socketserver import BaseRequestHandler, StreamRequestHandler, ThreadingTCPServer, UDPServer
 from typing import TYPE_CHECKING, Any
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import Lab, network
 from towpath.lab.topology import CLIENT, VIP4, VIP6
 from towpath.model import Snat

@@ -9,9 +9,9 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.netlink import device_index
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.interfaces import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

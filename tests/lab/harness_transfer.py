@@ -12,7 +12,7 @@ from pathlib import Path
 from socketserver import BaseRequestHandler, StreamRequestHandler, ThreadingTCPServer, UDPServer
 from typing import TYPE_CHECKING
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import CLIENT
 
 if TYPE_CHECKING:

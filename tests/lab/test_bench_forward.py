@@ -21,7 +21,7 @@ from towpath.bench import BenchError, forward_node, forward_rules, forward_world
 from towpath.bench.forward import ForwardReport, measure
 from towpath.bench.forward_ways import KUBE_PROXY, SHORT, WAYS
 from towpath.cli.main import cli
-from towpath.kernel import probe
+from towpath.kernel.bpf import probe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,9 +17,9 @@ from tests.prog import harness_decap
 from tests.prog.harness_decap import CLIENTS, TARGETS, VIPS
 from tests.prog.wire_decap import BACKEND, TIMEOUT, WIRE, tunnel, until, wire
 
-from towpath.kernel.links import xdp_program_id
-from towpath.kernel.netlink import device_index
-from towpath.kernel.netns import in_netns
+from towpath.kernel.bpf.links import xdp_program_id
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

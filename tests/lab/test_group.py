@@ -31,7 +31,7 @@ from tests.lab.harness_group import (
 from tests.lab.harness_transfer import FAMILIES, PORT, transfer_servers
 from tests.lab.test_path_mtu import learned, mtu
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.topology import CLIENT, ROUTER, VIP4, VIP6
 from towpath.lab.waiting import wait_until

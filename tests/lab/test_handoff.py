@@ -30,8 +30,8 @@ from tests.lab.harness_handoff import (
     wires,
 )
 
-from towpath.kernel import probe
-from towpath.kernel.netns import in_netns
+from towpath.kernel.bpf import probe
+from towpath.kernel.net.netns import in_netns
 from towpath.model import Source
 
 if TYPE_CHECKING:

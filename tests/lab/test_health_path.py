@@ -19,9 +19,10 @@ from tests.prog.oracle_xdp_parse import parse
 
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.errors import DatapathError
-from towpath.kernel import policy, probe
+from towpath.kernel.bpf import probe
 from towpath.kernel.errors import KernelError
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net import rules
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER, VIP4, VIP6
 from towpath.lab.waiting import wait_until
@@ -342,7 +343,7 @@ def test_a_beginning_that_fails_leaves_nothing(
     before = _state()
     with in_netns(BALANCER), Balancer([Device(DEVICE)], limits=SMALL) as balancer:
         with monkeypatch.context() as patched:
-            patched.setattr(policy, "to_loopback", refuse)
+            patched.setattr(rules, "to_loopback", refuse)
             with pytest.raises(KernelError, match="add the rule"):
                 balancer.health.open([VIP4])
         assert _state() == before

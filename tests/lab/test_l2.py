@@ -25,7 +25,7 @@ from tests.lab.harness_lan import (
     own,
 )
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from unittest.mock import ANY
 import pytest
 from tests.lab.harness_lab import TOWPATH, assert_nothing_left, towpath
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.agent import WEB6, Agent, backend_addresses
 from towpath.lab.topology import BALANCER, CLIENT, VIP6

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.lab.harness_lab import assert_nothing_left
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.agent import Agent
 from towpath.lab.topology import CLIENT, VIP4, VIP6

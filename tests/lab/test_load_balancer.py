@@ -13,7 +13,7 @@ from tests.lab.harness_balancer import SMALL, assert_gone, programs
 from tests.lab.harness_echo import PORT, Conversation, echo_servers, who_answers
 
 from towpath import LoadBalancer
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.topology import BALANCER, CLIENT, DEVICE, VIP4, VIP6
 from towpath.lab.traffic import Answers, request

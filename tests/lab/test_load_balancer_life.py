@@ -21,11 +21,12 @@ from tests.lab.harness_balancer import (
 )
 
 from towpath import LoadBalancer
-from towpath.kernel import probe, tc_filter
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.links import attach_xdp, xdp_mode, xdp_program_id
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import KernelError
-from towpath.kernel.links import attach_xdp, xdp_mode, xdp_program_id
-from towpath.kernel.netlink import device_index, set_forwarding
-from towpath.kernel.object import BpfObject
+from towpath.kernel.net import clsact
+from towpath.kernel.net.interfaces import device_index, set_forwarding
 from towpath.model import Device
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def test_a_kernel_without_tcx_is_left_clean(monkeypatch: pytest.MonkeyPatch) -> 
     before = state()
     with LoadBalancer(DEVICE, limits=SMALL) as balancer:
         numbers = programs(balancer)
-        assert tc_filter.attached_id(device_index(DEVICE)) in numbers
+        assert clsact.attached_id(device_index(DEVICE)) in numbers
     assert state() == before
     assert_gone(numbers)
 

@@ -26,12 +26,12 @@ from tests.lab.harness_balancer import (
 
 from towpath import LoadBalancer
 from towpath.datapath.errors import CapacityError
-from towpath.kernel import probe
-from towpath.kernel.bpffs import remove_pins
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.links import attach_xdp, xdp_program_id
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import KernelError
-from towpath.kernel.links import attach_xdp, xdp_program_id
-from towpath.kernel.netlink import device_index
-from towpath.kernel.object import BpfObject
+from towpath.kernel.net.interfaces import device_index
 from towpath.model import Source
 
 if TYPE_CHECKING:

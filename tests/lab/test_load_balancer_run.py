@@ -11,8 +11,8 @@ import pytest
 from tests.lab.harness_balancer import DEVICE, SMALL, device, script, state, wait_for_run
 
 from towpath import LoadBalancer
-from towpath.kernel.links import xdp_program_id
-from towpath.kernel.netlink import device_index
+from towpath.kernel.bpf.links import xdp_program_id
+from towpath.kernel.net.interfaces import device_index
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tests.lab.harness_stream import passing, streaming
 from tests.prog.harness_layout import version
 
 from towpath import LoadBalancer
-from towpath.kernel.bpffs import remove_pins
+from towpath.kernel.bpf.bpffs import remove_pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

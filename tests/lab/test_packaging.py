@@ -72,7 +72,7 @@ def test_an_installed_wheel_loads_its_programs_without_a_compiler(
     """Nothing of the source tree and no tool is needed where it runs."""
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (
-        "import towpath; from towpath.kernel.object import BpfObject\n"
+        "import towpath; from towpath.kernel.bpf.object import BpfObject\n"
         "assert 'site' in towpath.__file__\n"
         "with BpfObject.packaged('pass') as program: program.load()\n"
         "print('loaded')"

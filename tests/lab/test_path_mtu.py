@@ -23,7 +23,7 @@ from tests.lab.harness_transfer import (
 )
 
 from towpath import LoadBalancer
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab import Lab
 from towpath.lab.topology import BALANCER, CLIENT, CORE_MTU, DEVICE, ROUTER, VIP4, VIP6
 

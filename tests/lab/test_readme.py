@@ -20,10 +20,10 @@ from tests.lab.harness_balancer import ip, state, wait_for_run
 
 import towpath
 from towpath.datapath.samples import packet
-from towpath.kernel.links import attach_xdp, xdp_mode
-from towpath.kernel.netlink import device_index
-from towpath.kernel.netns import new_netns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.links import attach_xdp, xdp_mode
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import new_netns
 from towpath.model import FlowTuple, parse_config
 
 if TYPE_CHECKING:

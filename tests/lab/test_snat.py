@@ -26,7 +26,7 @@ from tests.lab.harness_snat import (
 )
 
 from towpath import LoadBalancer
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, CLIENT, DEVICE, ROUTER
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from tests.prog.harness_xdp import Rig, rigged
 from tests.prog.network_xdp import Network, network
 
-from towpath.kernel import bpffs, links
+from towpath.kernel.bpf import bpffs, links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,12 +15,12 @@ from scapy.packet import Packet, Raw
 from tests.prog.oracle_decap import UNWRAPPED, Outcome, unwrap
 
 from towpath.datapath.decap_table import DecapCounters, DecapTable
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.object import BpfObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
 
 SOURCES = {4: "198.51.100.1", 6: "2001:db8:1::1"}
 TARGETS = {4: "192.0.2.11", 6: "2001:db8:2::11"}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.prog.harness_xdp import Rig
     from tests.prog.oracle_xdp_parse import Address
 
-    from towpath.kernel.programs import TestRun
+    from towpath.kernel.bpf.programs import TestRun
 
 TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 2, 7
 SENT, UNKNOWN, NO_ROUTE = "sent", "drop_unknown", "drop_no_route"

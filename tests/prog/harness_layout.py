@@ -13,8 +13,8 @@ from unittest.mock import patch
 from tests.prog import told_xdp
 from tests.unit.kernel.harness_clang import KEPT, ROOT, kept
 
-from towpath.kernel import probe
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.object import BpfObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ import numpy as np
 from tests.prog.harness_churn import FINISHED, STARTED
 from tests.prog.harness_wildcard import TABLE, fill
 
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.object import BpfObject
 from towpath.wildcard import Packet, reuse
 
 if TYPE_CHECKING:

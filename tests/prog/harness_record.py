@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.prog.oracle_xdp import Outcome
 
     from towpath.datapath.recording import Recording
-    from towpath.kernel.programs import TestRun
+    from towpath.kernel.bpf.programs import TestRun
 
 SENT_ON = (TX, REDIRECT, HANDOFF)
 

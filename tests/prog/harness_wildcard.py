@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.object import BpfObject
 from towpath.wildcard import WildcardTable, resize
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.prog.oracle_xdp import Key
     from tests.prog.oracle_xdp_parse import Address
 
-    from towpath.kernel.programs import TestRun
+    from towpath.kernel.bpf.programs import TestRun
     from towpath.model.kinds import Ports
 
 SMALL = Limits(services=64, backends=1000, flows=1 << 18, fragments=1 << 10, table_slots=1 << 18)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from tests.prog.oracle_xdp import Way
 
-from towpath.kernel.netns import new_netns
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf.probe_fib import fib_lookup
+from towpath.kernel.net.netns import new_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ from towpath.bench.network import attached_program
 from towpath.bench.scenarios import BACKENDS, SERVICES, Fate
 from towpath.bench.wrapper import Action
 from towpath.cli.main import cli
-from towpath.kernel import probe
+from towpath.kernel.bpf import probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

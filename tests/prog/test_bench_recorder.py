@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from towpath.bench import recorder
-from towpath.kernel import probe
+from towpath.kernel.bpf import probe
 
 if TYPE_CHECKING:
     from pathlib import Path

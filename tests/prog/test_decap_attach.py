@@ -13,10 +13,10 @@ from tests.prog.wire_decap import ip
 
 from towpath.datapath.decap import Decap, detach_pinned
 from towpath.datapath.decap_table import DecapError
+from towpath.kernel.bpf.links import xdp_program_id
+from towpath.kernel.bpf.maps import Map
 from towpath.kernel.errors import KernelError, LayoutError
-from towpath.kernel.links import xdp_program_id
-from towpath.kernel.maps import Map
-from towpath.kernel.netlink import device_index
+from towpath.kernel.net.interfaces import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -29,7 +29,7 @@ from tests.prog.wire_decap import (
 )
 
 from towpath.datapath.decap import Decap, Mode
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

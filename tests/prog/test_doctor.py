@@ -23,15 +23,15 @@ from towpath.datapath.recorder import Recorder
 from towpath.doctor import Capability, devices, doctor, judge
 from towpath.doctor.probes import PROBES, ask
 from towpath.doctor.rules import rules
-from towpath.kernel import pcap
+from towpath.kernel.bpf import pcap
+from towpath.kernel.bpf.links import attach_tc_ingress, attach_xdp, xdp_program_id
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.sandbox import MTU, NAMES, sandbox
 from towpath.kernel.errors import KernelError
-from towpath.kernel.links import attach_tc_ingress, attach_xdp, xdp_program_id
-from towpath.kernel.messages import ROUTE, Netlink
-from towpath.kernel.netlink import addresses, device_index, mtu
-from towpath.kernel.netns import new_netns
-from towpath.kernel.object import BpfObject
-from towpath.kernel.sandbox import MTU, NAMES, sandbox
-from towpath.kernel.xdp_features import XdpFeatures, xdp_features
+from towpath.kernel.net.interfaces import addresses, device_index, mtu
+from towpath.kernel.net.messages import ROUTE, Netlink
+from towpath.kernel.net.netns import new_netns
+from towpath.kernel.net.xdp_features import XdpFeatures, xdp_features
 from towpath.model import Config, Device
 
 if TYPE_CHECKING:

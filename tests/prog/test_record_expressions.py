@@ -28,9 +28,9 @@ from tests.prog.network_xdp import IN, NEAR
 
 from towpath.core.cbpf import Instruction, TranslationError, translate
 from towpath.datapath.errors import DatapathError
-from towpath.kernel import pcap
-from towpath.kernel.libbpf import lib
-from towpath.kernel.programs import Program, ProgramType
+from towpath.kernel.bpf import pcap
+from towpath.kernel.bpf.libbpf import lib
+from towpath.kernel.bpf.programs import Program, ProgramType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -170,7 +170,7 @@ def translated(program: Sequence[Instruction], room: int = ROOM) -> Iterator[Pro
     """A program that is nothing but a translated filter."""
     code = translate(program, room)
     log = ctypes.create_string_buffer(1 << 16)
-    from towpath.kernel._structs import ProgLoadOpts  # noqa: PLC0415 - for this alone
+    from towpath.kernel.bpf._structs import ProgLoadOpts  # noqa: PLC0415 - for this alone
 
     opts = ProgLoadOpts(log_level=1, log_size=len(log), log_buf=ctypes.addressof(log))
     fd = lib.bpf_prog_load(

@@ -40,8 +40,8 @@ from tests.read_pcapng import read
 
 from towpath.balancer import LoadBalancer
 from towpath.datapath.errors import DatapathError
-from towpath.kernel import links, probe
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf import links, probe
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.lab.waiting import wait_until
 from towpath.model import ConfigError, FlowTuple
 from towpath.model.capture import Capture

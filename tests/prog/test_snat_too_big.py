@@ -28,7 +28,7 @@ from tests.prog.oracle_xdp import REDIRECT, TOO_BIG, TOO_LARGE, TX, XDP_DROP
 from tests.prog.test_snat_icmp import ROUTERS, error
 from tests.prog.wire_fragments import cut, summed
 
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Protocol
 
 if TYPE_CHECKING:

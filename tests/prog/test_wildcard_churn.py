@@ -23,7 +23,7 @@ from tests.prog.harness_wildcard import TABLE, Asker, prepare
 from tests.unit.kernel.harness_clang import compile_bpf
 from tests.unit.wildcard.oracle_wildcard import matches
 
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.object import BpfObject
 from towpath.wildcard import Packet, Rule, WildcardTable, pin, reuse
 
 if TYPE_CHECKING:

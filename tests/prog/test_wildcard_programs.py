@@ -12,8 +12,8 @@ import pytest
 from tests.unit.kernel.harness_clang import compile_bpf
 
 from towpath.bench.frames import frame
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import KernelError, LayoutError
-from towpath.kernel.object import BpfObject
 from towpath.model.flow import FlowTuple
 from towpath.wildcard import (
     Packet,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from towpath.kernel import bpffs, netlink
-from towpath.kernel.netns import new_netns
+from towpath.kernel.bpf import bpffs
+from towpath.kernel.net import interfaces
+from towpath.kernel.net.netns import new_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +47,8 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @contextmanager
 def network() -> Iterator[None]:
     """A namespace whose loopback device has the addresses that the tutorial speaks of."""
-    with new_netns(), netlink.connected() as wire:
-        index = netlink.device_index("lo")
+    with new_netns(), interfaces.connected() as wire:
+        index = interfaces.device_index("lo")
         wire.link("set", index=index, state="up")
         for address in (SERVER, DENIED, OTHER):
             wire.addr("add", index=index, address=address, prefixlen=32)

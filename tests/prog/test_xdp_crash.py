@@ -22,7 +22,7 @@ from tests.prog.oracle_xdp import NO_VIP, TX
 
 from towpath.core.plan import plan
 from towpath.datapath.steps import execute
-from towpath.kernel import bpffs
+from towpath.kernel.bpf import bpffs
 from towpath.model import Affinity, Backend, BackendState, Service
 
 if TYPE_CHECKING:

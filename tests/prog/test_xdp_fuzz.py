@@ -43,7 +43,7 @@ from tests.prog.oracle_xdp import (
 )
 from tests.prog.oracle_xdp_parse import FRAGMENT, MALFORMED, NOT_IP, OTHER_PROTOCOL
 
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Affinity, Backend, Protocol, Service
 
 if TYPE_CHECKING:

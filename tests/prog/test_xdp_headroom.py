@@ -13,7 +13,7 @@ from tests.prog.network_xdp import IN, NEAR, NEAR_UNRESOLVED
 from tests.prog.oracle_xdp import XDP_DROP
 from tests.prog.told_xdp import note_length
 
-from towpath.kernel import probe
+from towpath.kernel.bpf import probe
 from towpath.kernel.errors import KernelError
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside

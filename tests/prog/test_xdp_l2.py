@@ -37,9 +37,10 @@ from tests.prog.oracle_xdp import HANDOFF, NOT_ON_LINK, REDIRECT, TOO_BIG, TOO_L
 from tests.prog.test_xdp_nexthop import bare_network, forwarding, until_as_foretold
 from tests.prog.test_xdp_vlan import tag_of, tagged, vlans
 
-from towpath.kernel import netlink, probe
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.kernel.errors import KernelError
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.net import interfaces
 from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def test_the_packet_is_left_alone(rig: Rig, inside: int, outside: int) -> None:
 def test_tags_are_kept_pushed_popped_and_exchanged(rig: Rig, inside: int, outside: int) -> None:
     """As those of packets in tunnels are; a tag means four bytes more or less in front."""
     for family in ("ipv4", "ipv6"):
-        netlink.set_forwarding(THIRD, family, on=True)
+        interfaces.set_forwarding(THIRD, family, on=True)
     serve(rig, inside, *NEAR[outside])
     out = rig.expect(tagged(inside, 7, priority=3), TX).frame
     assert (tag_of(out), out[16:]) == (3 << 13 | 7, tagged(inside, 7)[16:])

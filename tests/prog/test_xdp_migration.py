@@ -20,8 +20,8 @@ from towpath.datapath import balancer, migration
 from towpath.datapath.attachment import Attachment
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.migration import Migration
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import LayoutError
-from towpath.kernel.object import BpfObject
 from towpath.model import Backend, Limits, Protocol
 from towpath.model.kinds import Ports
 

@@ -24,9 +24,9 @@ from tests.prog.test_xdp_crash import in_child
 
 from towpath.datapath import attachment, balancer, migration, pins, program
 from towpath.datapath.balancer import Balancer
-from towpath.kernel import bpffs, probe
-from towpath.kernel.links import xdp_program_id
-from towpath.kernel.programs import Program
+from towpath.kernel.bpf import bpffs, probe
+from towpath.kernel.bpf.links import xdp_program_id
+from towpath.kernel.bpf.programs import Program
 from towpath.model import Backend, Device
 from towpath.model.kinds import Ports
 

@@ -44,9 +44,9 @@ from tests.prog.oracle_xdp import (
     Way,
 )
 
-from towpath.kernel import netlink
-from towpath.kernel.netns import new_netns
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf.probe_fib import fib_lookup
+from towpath.kernel.net import interfaces
+from towpath.kernel.net.netns import new_netns
 from towpath.model import Backend, Source
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from tests.prog.oracle_xdp_parse import Address
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
-FAMILY: dict[int, netlink.Family] = {4: "ipv4", 6: "ipv6"}
+FAMILY: dict[int, interfaces.Family] = {4: "ipv4", 6: "ipv6"}
 
 
 def serve(rig: Rig, inside: int, *backends: Address | Backend) -> None:
@@ -152,7 +152,7 @@ def bare_network(*, loopback: bool) -> Iterator[Network]:
                 for v in (4, 6)
             ),
         )
-        yield Network({IN: netlink.device_index(IN)}, {})
+        yield Network({IN: interfaces.device_index(IN)}, {})
 
 
 @pytest.mark.parametrize("outside", [4, 6])
@@ -172,13 +172,13 @@ def test_forwarding_switched_off_on_the_ingress_device(rig: Rig, outside: int) -
 def forwarding(rig: Rig, device: str, version: int, *, on: bool) -> Iterator[None]:
     """Switch a device's forwarding, for real and for the oracle."""
     key = (rig.devices[device], version)
-    before = netlink.set_forwarding(device, FAMILY[version], on)
+    before = interfaces.set_forwarding(device, FAMILY[version], on)
     rig.world.not_forwarding ^= {key}
     rig.forget_ways()
     try:
         yield
     finally:
-        netlink.set_forwarding(device, FAMILY[version], before)
+        interfaces.set_forwarding(device, FAMILY[version], before)
         rig.world.not_forwarding ^= {key}
         rig.forget_ways()
 

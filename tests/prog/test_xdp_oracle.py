@@ -15,7 +15,7 @@ from tests.prog.oracle_xdp import HANDOFF, NO_VIP, TX, Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from towpath.kernel.programs import TestRun
+    from towpath.kernel.bpf.programs import TestRun
 
 FAMILIES = [4, 6]
 

@@ -14,7 +14,7 @@ from tests.prog.harness_xdp import Rig, rigged, service
 from tests.prog.network_xdp import FAR, IN, NEAR, NEAR_UNRESOLVED, OUT, OWN, Network
 from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TX
 
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Backend, Source
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside

@@ -11,7 +11,7 @@ from tests.prog.harness_xdp import Rig, rigged, service
 from tests.prog.network_xdp import NEAR, Network
 from tests.prog.oracle_xdp import TX
 
-from towpath.kernel import bpffs
+from towpath.kernel.bpf import bpffs
 from towpath.model import Backend, BackendState
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tests.prog.network_xdp import ip as ip_tool
 from tests.prog.oracle_xdp import OUTER_HEADER, REDIRECT, TOO_BIG, TOO_LARGE, TX, Way
 from tests.prog.test_xdp_icmp_errors import answered, error
 
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Protocol
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from tests.prog.oracle_xdp import NO_VIP, OUTER_HEADER, TOO_BIG, TX, flow_hash
 from tests.prog.oracle_xdp_parse import FRAGMENT, OTHER_PROTOCOL, Flow
 
 from towpath.datapath.samples import sample
-from towpath.kernel.probe_fib import fib_lookup
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import FlowTuple, Protocol, TracedPacket
 
 if TYPE_CHECKING:

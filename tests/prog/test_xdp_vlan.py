@@ -27,7 +27,7 @@ from tests.prog.network_xdp import (
 )
 from tests.prog.oracle_xdp import HANDOFF, REDIRECT, TX
 
-from towpath.kernel import netlink
+from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,11 +65,11 @@ def vlans(rig: Rig, **found: tuple[str, int]) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def forwarding_on_the_vlan_device() -> Iterator[None]:
     """Packets that come in with a tag come in there, as far as forwarding is concerned."""
-    families: tuple[netlink.Family, ...] = ("ipv4", "ipv6")
-    before = [netlink.set_forwarding(THIRD, family, on=True) for family in families]
+    families: tuple[interfaces.Family, ...] = ("ipv4", "ipv6")
+    before = [interfaces.set_forwarding(THIRD, family, on=True) for family in families]
     yield
     for family, was in zip(families, before, strict=True):
-        netlink.set_forwarding(THIRD, family, was)
+        interfaces.set_forwarding(THIRD, family, was)
 
 
 def tagged(inside: int, vid: int, *, priority: int = 0, eligible: int = 0) -> bytes:
@@ -163,7 +163,7 @@ def test_forwarding_is_the_vlan_devices_business(rig: Rig, outside: int) -> None
     """A packet comes in on the VLAN device, whose setting is not the lower device's."""
     rig.serve(service(VIPS[4], *NEAR[outside]))
     with vlans(rig, tpx2=(IN, 100)):
-        netlink.set_forwarding(THIRD, "ipv4" if outside == 4 else "ipv6", on=False)
+        interfaces.set_forwarding(THIRD, "ipv4" if outside == 4 else "ipv6", on=False)
         rig.world.not_forwarding = {(rig.devices[THIRD], outside)}
         rig.expect(tagged(4, 100), "drop_no_forwarding")
         rig.expect(frame(4), TX)
@@ -174,10 +174,10 @@ def test_forwarding_is_the_vlan_devices_business(rig: Rig, outside: int) -> None
 def test_vlan_devices_are_found_and_may_forward(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those on our devices: nothing else switches it on for a VLAN device made later."""
     for family in ("ipv4", "ipv6"):
-        netlink.set_forwarding(THIRD, family, on=False)
+        interfaces.set_forwarding(THIRD, family, on=False)
     upper, lower = rig.devices[THIRD], rig.devices[IN]
     with vlans(rig), monkeypatch.context() as patch:
-        patch.setattr(netlink, "vlan_devices", lambda: [(upper, lower, 100)])
+        patch.setattr(interfaces, "vlan_devices", lambda: [(upper, lower, 100)])
         rig.balancer.refresh_devices()
         rig.world.vlan_devices[lower, 100] = upper
         rig.world.egress_devices[upper] = lower, 100

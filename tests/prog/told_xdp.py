@@ -17,14 +17,14 @@ from unittest.mock import patch
 
 from tests.unit.kernel.harness_clang import compile_bpf
 
-from towpath.kernel import probe
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.object import BpfObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from towpath.datapath.program import LoadedProgram
-    from towpath.kernel.programs import Program, TestRun
+    from towpath.kernel.bpf.programs import Program, TestRun
 
 SOURCES = {
     "xdp": Path(__file__).with_name("told.bpf.c"),

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from tests.prog.harness_decap import CLIENTS, PROTOCOLS, SOURCES, TARGETS, VIPS
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

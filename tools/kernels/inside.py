@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
-    from towpath.kernel.object import BpfObject
+    from towpath.kernel.bpf.object import BpfObject
 
 RESULTS = Path("/results")
 # Asked for by name: nothing in a guest's userspace loads them on demand.
@@ -45,8 +45,8 @@ def set_constants(balancer: BpfObject) -> None:
 
 def load_objects() -> list[dict[str, Any]]:
     """Load every object that is shipped, and say what the verifier said."""
+    from towpath.kernel.bpf.object import BpfObject  # noqa: PLC0415
     from towpath.kernel.errors import KernelError  # noqa: PLC0415 - 1 s in a guest
-    from towpath.kernel.object import BpfObject  # noqa: PLC0415
 
     directory = Path("src/towpath/objects")
     found = []

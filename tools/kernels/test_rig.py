@@ -28,7 +28,7 @@ char _license[] __attribute__((section("license"), used)) = "GPL";
 
 LOAD = """
 import sys
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import KernelError
 try:
     with BpfObject(sys.argv[1]) as loaded:

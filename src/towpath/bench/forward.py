@@ -18,7 +18,7 @@ from towpath.bench.forward_network import forward_network
 from towpath.bench.forward_node import Seen, node
 from towpath.bench.forward_ways import BASELINE, TOWPATH, WAYS, Way
 from towpath.bench.forward_world import Cpus, Sample, World, world
-from towpath.kernel import probe
+from towpath.kernel.bpf import probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -18,8 +18,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from towpath.kernel import napi, netlink
-from towpath.kernel.netns import in_netns, new_netns
+from towpath.kernel.net import interfaces, napi
+from towpath.kernel.net.netns import in_netns, new_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,7 @@ def forward_network(backends: int) -> Iterator[Network]:
         for namespace in (clients, servers, node):
             _set_sysctls(namespace, _EVERYWHERE)
         _set_sysctls(node, _FORWARDING)
-        with netlink.connected() as wire:
+        with interfaces.connected() as wire:
             for name, peer, where in ((IN, _CLIENTS, clients), (OUT, _BACKENDS, servers)):
                 far = {"ifname": peer, "net_ns_fd": where}
                 wire.link("add", ifname=name, kind="veth", peer=far)
@@ -99,7 +99,7 @@ def forward_network(backends: int) -> Iterator[Network]:
             _up(servers, _BACKENDS),
             backends,
         )
-        with in_netns(node), netlink.connected() as wire:
+        with in_netns(node), interfaces.connected() as wire:
             _address(wire, made)
         for name in (IN, OUT):
             _receive_frames(name)
@@ -115,10 +115,10 @@ def _set_sysctls(namespace: int, values: dict[str, str]) -> None:
 
 
 def _up(namespace: int, name: str) -> End:
-    with in_netns(namespace), netlink.connected() as wire:
-        index = netlink.device_index(name)
+    with in_netns(namespace), interfaces.connected() as wire:
+        index = interfaces.device_index(name)
         wire.link("set", index=index, state="up")
-        return End(namespace, index, netlink.mac(index))
+        return End(namespace, index, interfaces.mac(index))
 
 
 def _address(wire: Any, network: Network) -> None:

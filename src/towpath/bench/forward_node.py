@@ -21,8 +21,8 @@ from towpath.bench.forward_ways import (
     VIP_L2,
 )
 from towpath.datapath.balancer import Balancer
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.netns import in_netns
+from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.net.netns import in_netns
 from towpath.model.service import Backend, Protocol, Service
 from towpath.model.settings import Device, Limits
 from towpath.model.snat import Snat
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
     from towpath.bench.forward_network import Network
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
 
 _ROOM = 8
 _RULES = {KUBE_PROXY: forward_rules.kube_proxy, SHORT: forward_rules.short}

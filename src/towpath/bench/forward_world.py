@@ -22,10 +22,10 @@ from towpath.bench.forward_network import (
 )
 from towpath.bench.forward_ways import PORT
 from towpath.bench.frames import frame
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.napi import cpu_seconds
-from towpath.kernel.netns import in_netns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.napi import cpu_seconds
+from towpath.kernel.net.netns import in_netns
 from towpath.model.flow import FlowTuple
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from towpath.datapath.recording import Recording
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
     from towpath.model.capture import Capture
 
 RUNS = 21

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.bench.errors import BenchError
 from towpath.bench.frames import GATEWAY, GATEWAY_MAC, IPV6
-from towpath.kernel import netlink
-from towpath.kernel.netns import new_netns
-from towpath.kernel.programs import Program
+from towpath.kernel.bpf.programs import Program
+from towpath.kernel.net import interfaces
+from towpath.kernel.net.netns import new_netns
 from towpath.model.settings import Source
 from towpath.model.snat import Snat
 
@@ -39,10 +39,10 @@ def bench_network() -> Iterator[int]:
 
     The namespace is gone after the block, with all that is in it.
     """
-    with new_netns(), netlink.connected() as wire:
+    with new_netns(), interfaces.connected() as wire:
         wire.link("add", ifname=DEVICE, kind="veth", peer={"ifname": _PEER})
-        index = netlink.device_index(DEVICE)
-        for each in (index, netlink.device_index(_PEER)):
+        index = interfaces.device_index(DEVICE)
+        for each in (index, interfaces.device_index(_PEER)):
             wire.link("set", index=each, state="up")
         for route in _ROUTES:
             _add_route(wire, index, *route)
@@ -61,8 +61,8 @@ def _add_route(
 
 def attached_program(index: int) -> Program:
     """The XDP program on a device. BenchError: there is none."""
-    with netlink.connected() as wire:
+    with interfaces.connected() as wire:
         found = wire.link("get", index=index)[0].get_nested("IFLA_XDP", "IFLA_XDP_PROG_ID")
     if not found:
-        raise BenchError(f"no XDP program is attached to {netlink.device_name(index)}")
+        raise BenchError(f"no XDP program is attached to {interfaces.device_name(index)}")
     return Program.from_id(found)

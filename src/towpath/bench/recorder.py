@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.datapath.recording import Progress, Recording
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
 
 RUNS = 15
 SIZES = (64, 1494)

@@ -14,7 +14,7 @@ import numpy as np
 from towpath.bench import wildcard_others
 from towpath.bench.errors import BenchError
 from towpath.bench.rulesets import columns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.object import BpfObject
 from towpath.wildcard import Rule, WildcardTable, resize
 from towpath.wildcard.codec import FAMILIES
 from towpath.wildcard.maps import PARTS

@@ -13,11 +13,11 @@ import numpy as np
 
 from towpath.bench.errors import BenchError
 from towpath.closing import Closing
-from towpath.kernel import probe
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.object import BpfObject
 
 if TYPE_CHECKING:
-    from towpath.kernel.programs import Program, TestRun
+    from towpath.kernel.bpf.programs import Program, TestRun
 
 _ETHERNET = 14
 _XDP_MD = "6I"  # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue, egress

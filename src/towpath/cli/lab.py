@@ -110,7 +110,7 @@ def status(form: Format) -> None:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(name: str, command: tuple[str, ...]) -> None:
     """Run COMMAND in the namespace NAME (client or tp-client)."""
-    from towpath.kernel.netns import in_netns
+    from towpath.kernel.net.netns import in_netns
     from towpath.lab import Lab
 
     with reported():

@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from towpath.datapath.forwarding import Forwarding
-from towpath.kernel import links, netlink
-from towpath.kernel.bpffs import remove_pins
+from towpath.kernel.bpf import links
+from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.links import attach_tc_ingress, attach_xdp
 from towpath.kernel.errors import KernelError
-from towpath.kernel.links import attach_tc_ingress, attach_xdp
+from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from towpath.datapath.program import LoadedProgram
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
     from towpath.model.settings import Device
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Attachment:
             raise
 
     def _attach(self, device: Device) -> None:
-        index = netlink.device_index(device.name)
+        index = interfaces.device_index(device.name)
         self._allow_forwarding(index)
         programs = self._program.object.programs
         # tc first: from its first packet on, XDP may hand packets over.
@@ -89,7 +90,7 @@ class Attachment:
 
     def _allow_forwarding(self, index: int) -> None:
         # The FIB wants it of the device that it is told a packet came in on.
-        for name in netlink.entrances(index):
+        for name in interfaces.entrances(index):
             self._forwarding.allow(name)
 
     def _adopt(self, name: str, program: str) -> bool:
@@ -156,7 +157,7 @@ class Attachment:
         maps = self._program.maps
         by_tag, by_device = maps["vlan_devices"], maps["egress_devices"]
         found_tags, found_devices = set(), set()
-        for upper, lower, vid in netlink.vlan_devices():
+        for upper, lower, vid in interfaces.vlan_devices():
             tag = np.zeros((), by_tag.key_dtype)
             tag["ifindex"], tag["vid"] = lower, vid
             way = np.zeros((), by_device.value_dtype)
@@ -165,7 +166,7 @@ class Attachment:
             by_tag.update(tag, upper)
             if lower in self.devices:
                 # A tagged packet comes in on this one, as far as the FIB is concerned.
-                self._forwarding.allow(netlink.device_name(upper))
+                self._forwarding.allow(interfaces.device_name(upper))
             found_tags.add(tag.tobytes())
             found_devices.add(upper)
         for key in [key for key, _ in by_tag.items() if key.tobytes() not in found_tags]:

@@ -44,10 +44,10 @@ from towpath.datapath.sources import SourceSets
 from towpath.datapath.steps import execute
 from towpath.datapath.tables import Tables
 from towpath.datapath.vips import VipIndex
-from towpath.kernel import netlink
-from towpath.kernel.bpffs import remove_pins
+from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.kernel.jiffies import Jiffies
-from towpath.kernel.rcu import wait_for_readers
+from towpath.kernel.net import interfaces
 from towpath.model.service import BackendState, Service, ServiceKey
 from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
@@ -116,7 +116,7 @@ class Balancer(Closing):
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
-        indexes = [netlink.device_index(device.name) for device in devices]
+        indexes = [interfaces.device_index(device.name) for device in devices]
         self._pins = pins
         self._snat = snat or Snat()
         self._observed: dict[ServiceKey, Service] = {}
@@ -217,7 +217,7 @@ class Balancer(Closing):
         )
 
     def _write_settings(self, source: Source, icmp: Icmp, indexes: Sequence[int]) -> None:
-        addresses = [each for index in indexes for each in netlink.addresses(index)]
+        addresses = [each for index in indexes for each in interfaces.addresses(index)]
         record = self._program.maps["settings"].lookup(0)
         fill_settings(record, source, addresses)
         record["echo"] = icmp.echo

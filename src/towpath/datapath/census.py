@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from towpath.datapath.flow_table import Filter
-from towpath.kernel.rcu import wait_for_readers
+from towpath.kernel.bpf.rcu import wait_for_readers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from towpath.closing import Closing
 from towpath.datapath.decap_table import DecapCounters, DecapError, DecapTable, tunnel_address
-from towpath.kernel.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
+from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
+from towpath.kernel.bpf.links import Link, attach_xdp
+from towpath.kernel.bpf.maps import Map
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import LayoutError
-from towpath.kernel.links import Link, attach_xdp
-from towpath.kernel.maps import Map
-from towpath.kernel.netlink import device_index, device_name
-from towpath.kernel.object import BpfObject
+from towpath.kernel.net.interfaces import device_index, device_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

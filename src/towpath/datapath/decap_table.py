@@ -15,8 +15,8 @@ from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:
-    from towpath.kernel.maps import Map
-    from towpath.kernel.object import BpfObject
+    from towpath.kernel.bpf.maps import Map
+    from towpath.kernel.bpf.object import BpfObject
 
 
 class DecapError(DatapathError):

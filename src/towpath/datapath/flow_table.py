@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
     from towpath.datapath.program import LoadedProgram
+    from towpath.kernel.bpf.maps import Map
     from towpath.kernel.jiffies import Jiffies
-    from towpath.kernel.maps import Map
 
     Array = np.ndarray[Any, Any]
     Network = IPv4Network | IPv6Network

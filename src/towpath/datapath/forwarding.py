@@ -6,12 +6,12 @@ from __future__ import annotations
 import logging
 import os
 
-from towpath.kernel import netlink
 from towpath.kernel.errors import KernelError
+from towpath.kernel.net import interfaces
 
 log = logging.getLogger(__name__)
 
-_FAMILIES: tuple[netlink.Family, ...] = ("ipv4", "ipv6")
+_FAMILIES: tuple[interfaces.Family, ...] = ("ipv4", "ipv6")
 
 
 class Forwarding:
@@ -19,13 +19,13 @@ class Forwarding:
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._switched: list[tuple[str, netlink.Family]] = []
+        self._switched: list[tuple[str, interfaces.Family]] = []
 
     def allow(self, device: str) -> None:
         """Switch it on, for both families. Where that can't be done it stays off."""
         for family in _FAMILIES:
             try:
-                if not netlink.set_forwarding(device, family, on=True):
+                if not interfaces.set_forwarding(device, family, on=True):
                     self._switched.append((device, family))
             except KernelError as error:
                 log.info("%s: %s forwarding can't be set: %s", device, family, error)
@@ -39,7 +39,7 @@ class Forwarding:
             return
         for device, family in reversed(self._switched):
             try:
-                netlink.set_forwarding(device, family, on=False)
+                interfaces.set_forwarding(device, family, on=False)
             except KernelError as error:
                 log.info("%s: %s forwarding can't be restored: %s", device, family, error)
         self._switched.clear()

@@ -24,16 +24,16 @@ from towpath.datapath.address import family, pack
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.local_sources import LocalSources, is_local
 from towpath.datapath.source import node_address
-from towpath.kernel import netlink, policy
+from towpath.kernel.bpf.links import attach_tc_egress
 from towpath.kernel.errors import KernelError
-from towpath.kernel.links import attach_tc_egress
+from towpath.kernel.net import interfaces, rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from towpath.datapath.address import Address
     from towpath.datapath.program import LoadedProgram
-    from towpath.kernel.links import Attachment
+    from towpath.kernel.bpf.links import Attachment
     from towpath.model.service import Forwarding
     from towpath.model.snat import Snat
 
@@ -77,9 +77,9 @@ class HealthPath:
         self._vips = frozenset(vips)
         if self._attached is None:
             self._attach()
-        on_them = [upper for upper, lower, _ in netlink.vlan_devices() if lower in self._devices]
+        on_them = [upper for upper, lower, _ in interfaces.vlan_devices() if lower in self._devices]
         indexes = (*self._devices, *on_them)
-        addresses = [each for index in indexes for each in netlink.addresses(index)]
+        addresses = [each for index in indexes for each in interfaces.addresses(index)]
         usable = [each for each in addresses if each.ip not in self._vips]
         self._own = {version: node_address(usable, version) for version in (4, 6)}
         if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips):
@@ -90,7 +90,7 @@ class HealthPath:
         program = self._program.object.programs["towpath_health"]
         attached = attach_tc_egress(program, LOOPBACK)
         try:
-            policy.to_loopback(self._mark, TABLE, PRIORITY)
+            rules.to_loopback(self._mark, TABLE, PRIORITY)
         except BaseException:
             attached.detach()
             raise
@@ -108,7 +108,7 @@ class HealthPath:
         self._local_sources.restore()
 
     def _unroute(self) -> None:
-        policy.no_longer(self._mark, TABLE, PRIORITY)
+        rules.no_longer(self._mark, TABLE, PRIORITY)
 
     def connection(
         self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"

@@ -15,16 +15,16 @@ import numpy as np
 
 from towpath.datapath.convert import converted
 from towpath.datapath.layout import Layout
-from towpath.kernel.btf import BtfError
-from towpath.kernel.kept_types import pinned_types
-from towpath.kernel.maps import Map, possible_cpus
+from towpath.kernel.bpf.btf import BtfError
+from towpath.kernel.bpf.maps import Map, possible_cpus
+from towpath.kernel.bpf.pinned_btf import pinned_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from towpath.kernel.btf import Btf
-    from towpath.kernel.layout import Layout as MapLayout
+    from towpath.kernel.bpf.btf import Btf
+    from towpath.kernel.bpf.layout import Layout as MapLayout
 
     Array = np.ndarray[Any, Any]
 

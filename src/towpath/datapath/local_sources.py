@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from towpath.kernel import netlink
+from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ class LocalSources:
         """Set what must be set. Where that can't be done it stays as it is."""
         for index in self._devices:
             for name, wanted in self._WANTED:
-                path = Path("/proc/sys/net/ipv4/conf", netlink.device_name(index), name)
+                path = Path("/proc/sys/net/ipv4/conf", interfaces.device_name(index), name)
                 try:
                     before = path.read_text().strip()
                     # A filter that is off, or looser, is fine.

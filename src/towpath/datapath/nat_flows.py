@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from towpath.datapath.address import Address
     from towpath.datapath.program import LoadedProgram
+    from towpath.kernel.bpf.maps import Map
     from towpath.kernel.jiffies import Jiffies
-    from towpath.kernel.maps import Map
 
     Array = np.ndarray[Any, Any]
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from towpath.kernel import lock
-from towpath.kernel.bpffs import ROOT, ensure_bpffs, remove_pins
+from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, remove_pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,13 +23,13 @@ from towpath.datapath.migration import READ
 from towpath.datapath.pins import LINKS, MAPS, NEXT, found, succeed
 from towpath.datapath.snat import constants as snat_constants
 from towpath.datapath.snat import units
-from towpath.kernel import links
-from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir, remove_pins
+from towpath.kernel.bpf import links
+from towpath.kernel.bpf.bpffs import ensure_bpffs, new_pin_dir, remove_pins
+from towpath.kernel.bpf.maps import Map, possible_cpus
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.pinned_btf import pin_types, pinned_types
 from towpath.kernel.errors import KernelError, LayoutError
 from towpath.kernel.jiffies import per_second
-from towpath.kernel.kept_types import pin_types, pinned_types
-from towpath.kernel.maps import Map, possible_cpus
-from towpath.kernel.object import BpfObject
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:

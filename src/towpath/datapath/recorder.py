@@ -22,14 +22,14 @@ from towpath.core.cbpf import TranslationError, translate
 from towpath.datapath.capture_rules import rules_of
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.recording import PROGRAM, Recording
-from towpath.kernel import probe
-from towpath.kernel.maps import possible_cpus
-from towpath.kernel.object import BpfObject
-from towpath.kernel.patch import with_function
-from towpath.kernel.pcap import ExpressionError, compile_expression
-from towpath.kernel.programs import ProgramType
-from towpath.kernel.rcu import wait_for_readers
-from towpath.kernel.ring import Ring
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.maps import possible_cpus
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.patch import with_function
+from towpath.kernel.bpf.pcap import ExpressionError, compile_expression
+from towpath.kernel.bpf.programs import ProgramType
+from towpath.kernel.bpf.rcu import wait_for_readers
+from towpath.kernel.bpf.ring import Ring
 from towpath.wildcard import FullError, TooComplexError, WildcardTable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from towpath.core.records import Fate
     from towpath.datapath.attachment import Attachment
     from towpath.datapath.program import LoadedProgram
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
     from towpath.model.capture import Capture
     from towpath.model.service import Service
     from towpath.wildcard import Rule

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from towpath import __version__
 from towpath.closing import Closing
 from towpath.core import pcapng, records
-from towpath.kernel.maps import possible_cpus
+from towpath.kernel.bpf.maps import possible_cpus
 from towpath.model.capture import filter_text
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from towpath.core.records import Fate
     from towpath.datapath.recorder import Recorder
-    from towpath.kernel.object import BpfObject
-    from towpath.kernel.ring import Ring
+    from towpath.kernel.bpf.object import BpfObject
+    from towpath.kernel.bpf.ring import Ring
     from towpath.model.capture import Capture
 
 PROGRAM = "towpath_recorder"

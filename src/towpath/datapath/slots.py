@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.kernel.maps import Map
+    from towpath.kernel.bpf.maps import Map
 
     Array = np.ndarray[Any, Any]
 

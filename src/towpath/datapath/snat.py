@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.datapath.program import LoadedProgram
-    from towpath.kernel.maps import Map
+    from towpath.kernel.bpf.maps import Map
     from towpath.model.service import Service
     from towpath.model.snat import Snat
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from towpath.doctor import permissions
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
-from towpath.kernel import links, probe
+from towpath.kernel.bpf import links, probe
+from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError
-from towpath.kernel.programs import Program
-from towpath.kernel.xdp_features import XdpFeatures, try_native, xdp_features
+from towpath.kernel.net.xdp_features import XdpFeatures, try_native, xdp_features
 
 if TYPE_CHECKING:
-    from towpath.kernel.netlink import Family
+    from towpath.kernel.net.interfaces import Family
 
 # What the load balancer's program is called in the kernel, and nobody else's.
 _OWN = "towpath_lb"

@@ -6,7 +6,8 @@ from __future__ import annotations
 from functools import cache
 
 from towpath.doctor.capability import Answer, no, unprobed, yes
-from towpath.kernel import libbpf, probe
+from towpath.kernel.bpf import libbpf, probe
+from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.errors import (
     CAP_BPF,
     CAP_NET_ADMIN,
@@ -14,7 +15,6 @@ from towpath.kernel.errors import (
     KernelError,
     effective_capabilities,
 )
-from towpath.kernel.programs import ProgramType
 
 _CAP_PERFMON = 38
 # CAP_PERFMON: without it the verifier refuses comparisons of packet pointers.

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from towpath.doctor import devices, permissions, programs
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
-from towpath.kernel import bpffs, netlink, probe, probe_net
+from towpath.kernel.bpf import bpffs, probe, probe_net
+from towpath.kernel.bpf.map_types import MapType
+from towpath.kernel.bpf.probe_fib import fib_lookup
+from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.errors import CAP_SYS_ADMIN, KernelError
-from towpath.kernel.map_types import MapType
-from towpath.kernel.probe_fib import fib_lookup
-from towpath.kernel.programs import ProgramType
+from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +124,7 @@ def _device(question: Callable[[str, int], Answer]) -> Probe:
 
     def run(name: str) -> Answer:
         try:
-            index = netlink.device_index(name)
+            index = interfaces.device_index(name)
         except KernelError as error:
             return no(str(error))
         return question(name, index)

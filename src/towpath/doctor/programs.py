@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, cast
 from towpath.datapath.program import LoadedProgram
 from towpath.datapath.recorder import Recorder
 from towpath.doctor.capability import Answer, no, yes
-from towpath.kernel import pcap
+from towpath.kernel.bpf import pcap
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import KernelError
-from towpath.kernel.object import BpfObject
 from towpath.model.capture import Capture
 from towpath.model.settings import Limits
 from towpath.model.snat import Snat
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.datapath.attachment import Attachment
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
 
 # Small tables are made at once, and the verifier walks the same way for all sizes.
 _SMALL = Limits(services=128, backends=128, flows=1024, nat_flows=1024, table_slots=4096)

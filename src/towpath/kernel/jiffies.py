@@ -7,7 +7,7 @@ import time
 from functools import cache
 
 from towpath.closing import Closing
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.object import BpfObject
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; Python has no name for it
 _FRAME = bytes(64)

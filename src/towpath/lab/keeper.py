@@ -15,10 +15,10 @@ import sys
 from contextlib import ExitStack
 
 from towpath.datapath.decap import Decap
-from towpath.kernel.links import attach_xdp
-from towpath.kernel.netlink import device_index
-from towpath.kernel.netns import in_netns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import DEVICE, Link, Topology
 
 

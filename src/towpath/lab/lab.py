@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Self
 
-from towpath.kernel.bpffs import ensure_bpffs
+from towpath.kernel.bpf.bpffs import ensure_bpffs
 from towpath.lab import namespaces, network, state, web
 from towpath.lab.errors import LabError
 from towpath.lab.interrupt import undisturbed

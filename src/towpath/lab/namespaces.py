@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyroute2 import netns
 
-from towpath.kernel.netns import in_netns
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.errors import LabError
 
 if TYPE_CHECKING:

@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from towpath.kernel.bpffs import ensure_bpffs, new_pin_dir
+from towpath.kernel.bpf.bpffs import ensure_bpffs, new_pin_dir
+from towpath.kernel.bpf.maps import Map
+from towpath.kernel.bpf.object import OBJECTS, BpfObject
+from towpath.kernel.bpf.pinned_btf import pin_types, pinned_types
 from towpath.kernel.errors import LayoutError
-from towpath.kernel.kept_types import pin_types, pinned_types
-from towpath.kernel.maps import Map
-from towpath.kernel.object import OBJECTS, BpfObject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from towpath.kernel.btf import Dtype
-    from towpath.kernel.layout import Layout
+    from towpath.kernel.bpf.btf import Dtype
+    from towpath.kernel.bpf.layout import Layout
 
 INCLUDE = OBJECTS / "include"
 """For the compiler's ``-I``: where ``<towpath/wildcard.h>`` is."""

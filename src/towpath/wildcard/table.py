@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.closing import Closing
 from towpath.kernel import lock
-from towpath.kernel.object import BpfObject
-from towpath.kernel.rcu import wait_for_readers
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.wildcard import maps
 from towpath.wildcard.codec import BOTH, FAMILIES, MOST_NUMBER, number_of
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from towpath.core.wildcard import Report
-    from towpath.kernel.maps import Map
+    from towpath.kernel.bpf.maps import Map
     from towpath.wildcard.rule import Packet, Rule
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.kernel.harness_clang import compile_bpf
 
-from towpath.kernel import bpffs, netlink
-from towpath.kernel.netns import new_netns
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf import bpffs
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net import interfaces
+from towpath.kernel.net.netns import new_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +64,7 @@ def veth() -> Iterator[int]:
         ip("link add tp0 type veth peer name tp1")
         ip("link set tp0 up")
         ip("link set tp1 up")
-        yield netlink.device_index("tp0")
+        yield interfaces.device_index("tp0")
 
 
 def ip(arguments: str) -> None:

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.prog.kernel.harness_caps import only
 
-from towpath.kernel import _libc, bpffs
+from towpath.kernel import _libc
+from towpath.kernel.bpf import bpffs
+from towpath.kernel.bpf.maps import Map
+from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import KernelError
-from towpath.kernel.maps import Map
-from towpath.kernel.netns import unshare
-from towpath.kernel.programs import Program
+from towpath.kernel.net.netns import unshare
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from towpath.kernel.object import BpfObject
+    from towpath.kernel.bpf.object import BpfObject
 
 
 def test_mounted_once(tmp_path: Path) -> None:

@@ -14,9 +14,8 @@ import pytest
 from tests.prog.kernel.conftest import ip
 from tests.prog.kernel.harness_caps import only
 
-from towpath.kernel import links, probe, tc_filter
-from towpath.kernel.errors import CAP_BPF, KernelError
-from towpath.kernel.links import (
+from towpath.kernel.bpf import links, probe
+from towpath.kernel.bpf.links import (
     Link,
     attach_tc_egress,
     attach_tc_ingress,
@@ -24,14 +23,16 @@ from towpath.kernel.links import (
     xdp_mode,
     xdp_program_id,
 )
-from towpath.kernel.netlink import device_index
+from towpath.kernel.errors import CAP_BPF, KernelError
+from towpath.kernel.net import clsact
+from towpath.kernel.net.interfaces import device_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from towpath.kernel.object import BpfObject
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.object import BpfObject
+    from towpath.kernel.bpf.programs import Program
 
     Attach = Callable[[Program, int], links.Attachment]
 
@@ -137,7 +138,7 @@ def test_missing_device_is_refused(sample: BpfObject, veth: int) -> None:
 def test_missing_capabilities_are_named(sample: BpfObject, veth: int) -> None:
     """Filters take CAP_NET_ADMIN. Links don't: the program took it when it was loaded."""
     with only(CAP_BPF), pytest.raises(KernelError, match=r"EPERM.*needs CAP_NET_ADMIN$"):
-        tc_filter.attach(sample.programs["let_pass"], veth)
+        clsact.attach(sample.programs["let_pass"], veth)
 
 
 def test_closing_an_unpinned_link_ends_it(sample: BpfObject, veth: int) -> None:
@@ -175,7 +176,7 @@ def test_link_of_a_gone_device_says_so(sample: BpfObject, veth: int) -> None:
 @pytest.fixture(params=["best", "filter"])
 def attach(request: pytest.FixtureRequest) -> Attach:
     """Attach to tc's ingress the best way that this kernel has, and as one without TCX would."""
-    return attach_tc_ingress if request.param == "best" else tc_filter.attach
+    return attach_tc_ingress if request.param == "best" else clsact.attach
 
 
 @pytest.fixture(params=["best", "filter"])
@@ -183,7 +184,7 @@ def attach_egress(request: pytest.FixtureRequest) -> Attach:
     """The same for tc's egress."""
 
     def filtered(program: Program, ifindex: int) -> links.Attachment:
-        return tc_filter.attach(program, ifindex, "egress")
+        return clsact.attach(program, ifindex, "egress")
 
     return attach_tc_egress if request.param == "best" else filtered
 
@@ -192,7 +193,7 @@ def test_ingress_gets_a_link_where_there_are_any(sample: BpfObject, veth: int) -
     """Otherwise a filter."""
     with attach_tc_ingress(sample.programs["let_pass"], veth) as attached:
         assert attached.mode == ("tcx" if probe.tcx() else "clsact")
-        assert isinstance(attached, Link if probe.tcx() else tc_filter.TcFilter)
+        assert isinstance(attached, Link if probe.tcx() else clsact.TcFilter)
 
 
 def test_ingress_program_decides(sample: BpfObject, veth: int, attach: Attach) -> None:
@@ -232,7 +233,7 @@ def test_ingress_is_found_by_its_pin(
     assert again.program_id == sample.programs["let_drop"].id
     again.detach()
     again.detach()
-    assert tc_filter.attached_id(veth) == 0
+    assert clsact.attached_id(veth) == 0
 
 
 def test_egress_sees_what_the_stack_sends(
@@ -243,7 +244,7 @@ def test_egress_sees_what_the_stack_sends(
     with attach_egress(sample.programs["let_drop"], veth) as attached:
         assert attached.ifindex == veth
         assert attached.program_id == sample.programs["let_drop"].id
-        assert tc_filter.attached_id(veth) == 0
+        assert clsact.attached_id(veth) == 0
         assert not leaves()
         frame = wire.send()
         assert wire.receive() == frame
@@ -276,25 +277,25 @@ def test_an_egress_filter_that_was_left_is_replaced(
     sample: BpfObject, veth: int, pins: Path
 ) -> None:
     """Nobody else can have its place, and it is pinned nowhere."""
-    left = tc_filter.attach(sample.programs["let_pass"], veth, "egress")
+    left = clsact.attach(sample.programs["let_pass"], veth, "egress")
     with pytest.raises(KernelError, match=f"pin the egress filter on device {veth}"):
         left.pin(pins / "egress")
-    with tc_filter.attach(sample.programs["let_drop"], veth, "egress", replace=True) as again:
+    with clsact.attach(sample.programs["let_drop"], veth, "egress", replace=True) as again:
         assert again.program_id == sample.programs["let_drop"].id
     assert not has_clsact()
 
 
 def test_filter_place_is_taken_once(sample: BpfObject, veth: int) -> None:
     """The second is told the first."""
-    with tc_filter.attach(sample.programs["let_pass"], veth):
+    with clsact.attach(sample.programs["let_pass"], veth):
         message = f"program {sample.programs['let_pass'].id} is attached there"
         with pytest.raises(KernelError, match=message):
-            tc_filter.attach(sample.programs["let_drop"], veth)
+            clsact.attach(sample.programs["let_drop"], veth)
 
 
 def test_filter_that_is_gone_is_told(sample: BpfObject, veth: int, pins: Path) -> None:
     """A pin outlives the filter, and says so."""
-    filter_ = tc_filter.attach(sample.programs["let_pass"], veth)
+    filter_ = clsact.attach(sample.programs["let_pass"], veth)
     filter_.pin(pins / "filter")
     filter_.detach()
     with pytest.raises(KernelError, match=f"device {veth} has none"):
@@ -305,16 +306,16 @@ def test_qdisc_goes_with_the_filter_that_it_was_made_for(
     sample: BpfObject, veth: int, pins: Path
 ) -> None:
     """By whoever detaches it; from a device that is gone it has gone already."""
-    tc_filter.attach(sample.programs["let_pass"], veth).detach()
+    clsact.attach(sample.programs["let_pass"], veth).detach()
     assert not has_clsact()
-    tc_filter.attach(sample.programs["let_pass"], veth).pin(pins / "filter")
+    clsact.attach(sample.programs["let_pass"], veth).pin(pins / "filter")
     assert has_clsact()
     links.from_pin(pins / "filter").detach()
     assert not has_clsact()
     with pytest.raises(KernelError, match="attach program count"):
-        tc_filter.attach(sample.programs["count"], veth)
+        clsact.attach(sample.programs["count"], veth)
     assert not has_clsact()
-    left = tc_filter.attach(sample.programs["let_pass"], veth)
+    left = clsact.attach(sample.programs["let_pass"], veth)
     ip("link del tp0")
     left.detach()
 
@@ -324,11 +325,11 @@ def test_qdisc_stays_when_it_is_someone_elses_too(sample: BpfObject, veth: int, 
     sample.programs["let_pass"].pin(pins / "other")
     egress = ("dev", "tp0", "egress")
     other = ("tc", "filter", "add", *egress, "bpf", "da", "pinned", str(pins / "other"))
-    with tc_filter.attach(sample.programs["let_pass"], veth):
+    with clsact.attach(sample.programs["let_pass"], veth):
         subprocess.run(other, check=True)
     assert has_clsact()
     subprocess.run(("tc", "filter", "del", *egress), check=True)
-    tc_filter.attach(sample.programs["let_pass"], veth).detach()
+    clsact.attach(sample.programs["let_pass"], veth).detach()
     assert has_clsact()
 
 
@@ -344,8 +345,8 @@ def test_missing_device_has_no_filter(sample: BpfObject, veth: int) -> None:
     """The index is in the message."""
     assert veth
     with pytest.raises(KernelError, match="make a clsact qdisc on device 12345"):
-        tc_filter.attach(sample.programs["let_pass"], 12345)
-    assert tc_filter.attached_id(12345) == 0
+        clsact.attach(sample.programs["let_pass"], 12345)
+    assert clsact.attached_id(12345) == 0
 
 
 def test_ingress_takes_tc_programs_only(sample: BpfObject, veth: int, attach: Attach) -> None:

@@ -13,16 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.prog.kernel.harness_caps import only
 
+from towpath.kernel.bpf.libbpf import lib
+from towpath.kernel.bpf.map_types import BPF_EXIST, BPF_NOEXIST, MapType
+from towpath.kernel.bpf.maps import Map, possible_cpus
 from towpath.kernel.errors import KernelError
-from towpath.kernel.libbpf import lib
-from towpath.kernel.map_types import BPF_EXIST, BPF_NOEXIST, MapType
-from towpath.kernel.maps import Map, possible_cpus
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from towpath.kernel._records import Array
-    from towpath.kernel.object import BpfObject
+    from towpath.kernel.bpf._records import Array
+    from towpath.kernel.bpf.object import BpfObject
 
 # Kinds of maps with batches and without, of which the tests ask the same.
 KINDS = ["entries", "pairs", "by_cpu", "counts_by_cpu", "prefixes", "untyped"]

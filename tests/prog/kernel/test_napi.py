@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from towpath.bench.forward_network import forward_network
-from towpath.kernel import napi
 from towpath.kernel.errors import KernelError
-from towpath.kernel.netns import new_netns
+from towpath.kernel.net import napi
+from towpath.kernel.net.netns import new_netns
 
 needs_threads = pytest.mark.skipif(
     not Path("/sys/class/net/lo/threaded").exists(),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.prog.kernel.conftest import ip
 
-from towpath.kernel import netlink
 from towpath.kernel.errors import KernelError
+from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,8 @@ def told_by_ip(device: str) -> Any:
 
 def test_names_and_indexes_belong_together(veth: int) -> None:
     """One leads to the other."""
-    assert netlink.device_index("tp0") == veth == told_by_ip("tp0")["ifindex"]
-    assert netlink.device_name(veth) == "tp0"
+    assert interfaces.device_index("tp0") == veth == told_by_ip("tp0")["ifindex"]
+    assert interfaces.device_name(veth) == "tp0"
 
 
 def test_device_is_what_iproute2_says(veth: int) -> None:
@@ -38,9 +38,9 @@ def test_device_is_what_iproute2_says(veth: int) -> None:
     ip("addr add 10.0.0.1 peer 10.0.0.2 dev tp0")
     ip("addr add 203.0.113.9/32 dev tp1")
     told = told_by_ip("tp0")
-    assert netlink.mac(veth).hex(":") == told["address"]
-    assert netlink.mtu(veth) == told["mtu"]
-    found = netlink.addresses(veth)
+    assert interfaces.mac(veth).hex(":") == told["address"]
+    assert interfaces.mtu(veth) == told["mtu"]
+    found = interfaces.addresses(veth)
     assert {address.ip for address in found} == {
         ip_interface(each["local"]).ip for each in told["addr_info"]
     }
@@ -49,24 +49,24 @@ def test_device_is_what_iproute2_says(veth: int) -> None:
 
 def test_device_without_an_address_has_none(veth: int) -> None:
     """No addresses is a list of none."""
-    assert netlink.addresses(netlink.device_index("lo")) == []
+    assert interfaces.addresses(interfaces.device_index("lo")) == []
     assert veth
 
 
 def test_vlan_devices_are_none_without_any(veth: int) -> None:
     """Other devices aren't taken for them."""
     assert veth
-    assert netlink.vlan_devices() == []
+    assert interfaces.vlan_devices() == []
 
 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda: netlink.device_index("nope"),
-        lambda: netlink.device_name(999),
-        lambda: netlink.mac(999),
-        lambda: netlink.mtu(999),
-        lambda: netlink.set_forwarding("nope", "ipv4", on=True),
+        lambda: interfaces.device_index("nope"),
+        lambda: interfaces.device_name(999),
+        lambda: interfaces.mac(999),
+        lambda: interfaces.mtu(999),
+        lambda: interfaces.set_forwarding("nope", "ipv4", on=True),
     ],
 )
 def test_missing_devices_are_told_with_those_there_are(
@@ -79,13 +79,13 @@ def test_missing_devices_are_told_with_those_there_are(
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_forwarding_tells_what_was_before(veth: int, family: netlink.Family) -> None:
+def test_forwarding_tells_what_was_before(veth: int, family: interfaces.Family) -> None:
     """So that it can be put back."""
     assert veth
     setting = Path(f"/proc/sys/net/{family}/conf/tp0/forwarding")
     before = setting.read_text() != "0\n"
-    assert netlink.set_forwarding("tp0", family, on=True) is before
+    assert interfaces.set_forwarding("tp0", family, on=True) is before
     assert setting.read_text() == "1\n"
-    assert netlink.set_forwarding("tp0", family, on=False) is True
-    assert netlink.set_forwarding("tp0", family, on=False) is False
+    assert interfaces.set_forwarding("tp0", family, on=False) is True
+    assert interfaces.set_forwarding("tp0", family, on=False) is False
     assert setting.read_text() == "0\n"

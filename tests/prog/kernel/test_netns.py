@@ -15,9 +15,9 @@ import pytest
 from tests.prog.kernel.conftest import ip
 from tests.prog.kernel.harness_caps import only
 
-from towpath.kernel import bpffs
+from towpath.kernel.bpf import bpffs
 from towpath.kernel.errors import KernelError
-from towpath.kernel.netns import in_netns, new_netns, unshare
+from towpath.kernel.net.netns import in_netns, new_netns, unshare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

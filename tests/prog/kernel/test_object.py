@@ -13,11 +13,11 @@ import pytest
 from tests.prog.kernel.harness_caps import only
 from tests.unit.kernel.harness_clang import compile_bpf
 
-from towpath.kernel import object as object_module
-from towpath.kernel.btf import Kind
+from towpath.kernel.bpf import object as object_module
+from towpath.kernel.bpf.btf import Kind
+from towpath.kernel.bpf.maps import Map
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import CAP_BPF, KernelError, LayoutError, VerifierError
-from towpath.kernel.maps import Map
-from towpath.kernel.object import BpfObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ import re
 import pytest
 from tests.prog.kernel.harness_caps import only
 
-from towpath.kernel import probe
-from towpath.kernel.libbpf import version
-from towpath.kernel.map_types import MapType
-from towpath.kernel.programs import ProgramType
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.libbpf import version
+from towpath.kernel.bpf.map_types import MapType
+from towpath.kernel.bpf.programs import ProgramType
 
 FIB_LOOKUP = 69
 REDIRECT_NEIGH = 152

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from towpath.kernel import probe
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.programs import Program, ProgramType
 from towpath.kernel.errors import KernelError
-from towpath.kernel.object import BpfObject
-from towpath.kernel.programs import Program, ProgramType
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from towpath.kernel import _libc, rcu
-from towpath.kernel.object import BpfObject
+from towpath.kernel import _libc
+from towpath.kernel.bpf import rcu
+from towpath.kernel.bpf.object import BpfObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from towpath.agent.documents import Plan, ServiceChange, ServiceName, Trace
 from towpath.cli.output import Format, count, emit, percent, print_table
 from towpath.cli.plans import done, show_plan
 from towpath.cli.trace import VERDICTS, steps
-from towpath.kernel.object import BpfObject
+from towpath.kernel.bpf.object import BpfObject
 from towpath.model import Protocol
 
 if TYPE_CHECKING:

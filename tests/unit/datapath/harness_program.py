@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from towpath.kernel.btf import Btf
-from towpath.kernel.object import OBJECTS
+from towpath.kernel.bpf.btf import Btf
+from towpath.kernel.bpf.object import OBJECTS
 
 SOURCE = Path(__file__).with_name("program.c")
 HEADERS = Path(__file__).parents[3] / "bpf"

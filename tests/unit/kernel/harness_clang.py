@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from towpath.kernel.object import OBJECTS
+from towpath.kernel.bpf.object import OBJECTS
 
 ROOT = Path(__file__).parents[3]
 KEPT = ROOT / "build" / "tests"

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.unit.kernel.c_types import PRELUDE, Leaf, Record, Writer, records
 from tests.unit.kernel.harness_clang import ROOT, compile_bpf
 
-from towpath.kernel import _elf
-from towpath.kernel.btf import Btf, BtfError, Dtype, Kind
+from towpath.kernel.bpf import _elf
+from towpath.kernel.bpf.btf import Btf, BtfError, Dtype, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

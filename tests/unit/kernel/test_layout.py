@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from towpath.kernel.layout import Layout, describe, opaque
-from towpath.kernel.map_types import BPF_F_RDONLY_PROG, MapType
+from towpath.kernel.bpf.layout import Layout, describe, opaque
+from towpath.kernel.bpf.map_types import BPF_F_RDONLY_PROG, MapType
 
 POINT = np.dtype([("x", "<u4"), ("y", ">u2"), ("tag", "u1", (2,))])
 WANTED = Layout(MapType.HASH, np.dtype("u4"), POINT, 16, 0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from towpath.kernel.netlink import entrances_among, vlans_among
+from towpath.kernel.net.interfaces import entrances_among, vlans_among
 
 
 def received(index: int, kind: str, link: int, data: Any, *more: tuple[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.kernel._records import encode, encode_all, round_up, view
+from towpath.kernel.bpf._records import encode, encode_all, round_up, view
 
 POINT = np.dtype([("x", "<u4"), ("y", ">u2"), ("tag", "u1", (2,))])
 

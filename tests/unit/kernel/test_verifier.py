@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from towpath.kernel import verifier
+from towpath.kernel.bpf import verifier
 
 OLD = """\
 0: R1=ctx(off=0,imm=0) R10=fp0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from towpath.kernel import _libc
 from towpath.kernel.errors import CAP_SYS_ADMIN, KernelError, errno_name, permission_hint
-from towpath.kernel.netns import in_netns, unshare
+from towpath.kernel.net.netns import in_netns, unshare
 
 # CPUCLOCK_SCHED of linux/posix-timers.h: with it and a process id one has a clock's id.
 _SCHEDULED = 2

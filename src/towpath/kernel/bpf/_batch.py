@@ -11,9 +11,9 @@ import ctypes
 import errno as errnos
 from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.kernel._structs import MapBatchOpts
+from towpath.kernel.bpf._structs import MapBatchOpts
+from towpath.kernel.bpf.libbpf import lib
 from towpath.kernel.errors import ENOTSUPP
-from towpath.kernel.libbpf import lib
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

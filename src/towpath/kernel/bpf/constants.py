@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from towpath.kernel._records import Record, encode
+from towpath.kernel.bpf._records import Record, encode
 
 if TYPE_CHECKING:
-    from towpath.kernel.btf import Btf, Variable
+    from towpath.kernel.bpf.btf import Btf, Variable
 
 
 class Check(Protocol):

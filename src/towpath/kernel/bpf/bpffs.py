@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from towpath.kernel import _libc
+from towpath.kernel.bpf.libbpf import check, lib
 from towpath.kernel.errors import CAP_BPF, CAP_SYS_ADMIN, KernelError, errno_name, permission_hint
-from towpath.kernel.libbpf import check, lib
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

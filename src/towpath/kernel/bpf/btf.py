@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from towpath.kernel import _elf
-from towpath.kernel._btf_wire import BtfError, Kind, Member, Table, Type, Variable
+from towpath.kernel.bpf import _elf
+from towpath.kernel.bpf._btf_wire import BtfError, Kind, Member, Table, Type, Variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

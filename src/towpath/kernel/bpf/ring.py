@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from towpath.closing import Closing
+from towpath.kernel.bpf.libbpf import check, lib
+from towpath.kernel.bpf.map_types import MapType
 from towpath.kernel.errors import CAP_BPF, KernelError, permission_hint
-from towpath.kernel.libbpf import check, lib
-from towpath.kernel.map_types import MapType
 
 _EPERM = 1
 

@@ -10,10 +10,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
 from towpath.closing import Closing
-from towpath.kernel import bpffs
-from towpath.kernel._structs import ProgInfo, TestRunOpts
+from towpath.kernel.bpf import bpffs
+from towpath.kernel.bpf._structs import ProgInfo, TestRunOpts
+from towpath.kernel.bpf.libbpf import get_info, lib
 from towpath.kernel.errors import CAP_BPF, KernelError, errno_name, permission_hint
-from towpath.kernel.libbpf import get_info, lib
 
 if TYPE_CHECKING:
     from pathlib import Path

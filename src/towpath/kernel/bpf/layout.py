@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from towpath.kernel.map_types import BPF_F_RDONLY_PROG, MapType, type_name
+from towpath.kernel.bpf.map_types import BPF_F_RDONLY_PROG, MapType, type_name
 
 if TYPE_CHECKING:
-    from towpath.kernel.btf import Dtype
+    from towpath.kernel.bpf.btf import Dtype
 
 
 @dataclass(frozen=True, slots=True)

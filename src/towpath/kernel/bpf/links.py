@@ -13,17 +13,18 @@ import errno as errnos
 import os
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from towpath.kernel import bpffs, probe, tc_filter
-from towpath.kernel._structs import LinkCreateOpts, LinkInfo, XdpQueryOpts
+from towpath.kernel.bpf import bpffs, probe
+from towpath.kernel.bpf._structs import LinkCreateOpts, LinkInfo, XdpQueryOpts
+from towpath.kernel.bpf.libbpf import get_info, lib
 from towpath.kernel.errors import CAP_BPF, CAP_NET_ADMIN, KernelError, permission_hint
-from towpath.kernel.libbpf import get_info, lib
-from towpath.kernel.netlink import device_name
+from towpath.kernel.net import clsact
+from towpath.kernel.net.interfaces import device_name
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
 
 Mode = Literal["native", "generic", "auto"]
 
@@ -135,7 +136,7 @@ class Link:
 def from_pin(path: Path | str) -> Attachment:
     """Whatever `Attachment.pin` named ``path``: a link, or a classic filter. KernelError."""
     if bpffs.kind_of_pin(path) == "map":
-        return tc_filter.TcFilter.from_pin(path)
+        return clsact.TcFilter.from_pin(path)
     return Link.from_pin(path)
 
 
@@ -219,12 +220,10 @@ def attach_tc_egress(program: Program, ifindex: int) -> Attachment:
     return _attach_tc(program, ifindex, "egress", replace=True)
 
 
-def _attach_tc(
-    program: Program, ifindex: int, side: tc_filter.Side, *, replace: bool
-) -> Attachment:
+def _attach_tc(program: Program, ifindex: int, side: clsact.Side, *, replace: bool) -> Attachment:
     name = device_name(ifindex)
     if not probe.tcx():
-        return tc_filter.attach(program, ifindex, side, replace=replace)
+        return clsact.attach(program, ifindex, side, replace=replace)
     # First, so that no other program's verdict hides packets from this one.
     opts = LinkCreateOpts(flags=_BPF_F_BEFORE)
     place = BPF_TCX_INGRESS if side == "ingress" else BPF_TCX_EGRESS

@@ -8,8 +8,8 @@ import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.kernel.messages import CREATE, ROUTE, Netlink, attribute, text
-from towpath.kernel.netns import new_netns
+from towpath.kernel.net.messages import CREATE, ROUTE, Netlink, attribute, text
+from towpath.kernel.net.netns import new_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

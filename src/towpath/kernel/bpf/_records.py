@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 if TYPE_CHECKING:
-    from towpath.kernel.btf import Dtype
+    from towpath.kernel.bpf.btf import Dtype
 
 Record: TypeAlias = "int | bytes | tuple[Any, ...] | list[Any] | np.generic | np.ndarray[Any, Any]"
 Array: TypeAlias = "np.ndarray[Any, Any]"

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.kernel.messages import CREATE, Netlink, attribute
-from towpath.kernel.object import BpfObject
-from towpath.kernel.sandbox import ADDRESS, LOOPBACK, MTU, sandbox
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.sandbox import ADDRESS, LOOPBACK, MTU, sandbox
+from towpath.kernel.net.messages import CREATE, Netlink, attribute
 
 if TYPE_CHECKING:
-    from towpath.kernel.sandbox import Sandbox
+    from towpath.kernel.bpf.sandbox import Sandbox
 
 _RESOLVED, _UNRESOLVED = "192.0.2.2", "192.0.2.3"
 _MAC = bytes.fromhex("020000000002")

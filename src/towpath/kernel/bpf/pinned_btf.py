@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from towpath.kernel.btf import Btf
-from towpath.kernel.libbpf import check, lib
-from towpath.kernel.map_types import MapType
-from towpath.kernel.maps import Map
+from towpath.kernel.bpf.btf import Btf
+from towpath.kernel.bpf.libbpf import check, lib
+from towpath.kernel.bpf.map_types import MapType
+from towpath.kernel.bpf.maps import Map
 
 if TYPE_CHECKING:
     from pathlib import Path

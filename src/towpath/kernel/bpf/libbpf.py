@@ -18,7 +18,7 @@ from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_voi
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from towpath.kernel._structs import (
+from towpath.kernel.bpf._structs import (
     LinkCreateOpts,
     MapBatchOpts,
     MapCreateOpts,

@@ -14,12 +14,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from towpath.kernel import probe
-from towpath.kernel._structs import TcHook, TcOpts
-from towpath.kernel.libbpf import captured, lib
-from towpath.kernel.messages import CREATE, DUMP, Netlink, attribute, attributes, text
-from towpath.kernel.programs import ProgramType
-from towpath.kernel.sandbox import sandbox
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf._structs import TcHook, TcOpts
+from towpath.kernel.bpf.libbpf import captured, lib
+from towpath.kernel.bpf.programs import ProgramType
+from towpath.kernel.bpf.sandbox import sandbox
+from towpath.kernel.net.messages import CREATE, DUMP, Netlink, attribute, attributes, text
 
 _RTM_NEWNEIGH, _RTM_GETNEIGH, _RTM_NEWRULE, _RTM_NEWQDISC = 28, 30, 32, 36
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FR_ACT_TO_TBL = 6, 10, 15, 1

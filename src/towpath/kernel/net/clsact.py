@@ -14,18 +14,18 @@ import errno as errnos
 import struct
 from typing import TYPE_CHECKING, Literal, Self
 
-from towpath.kernel._structs import TcHook, TcOpts
+from towpath.kernel.bpf._structs import TcHook, TcOpts
+from towpath.kernel.bpf.libbpf import captured, check, lib
+from towpath.kernel.bpf.map_types import MapType
+from towpath.kernel.bpf.maps import Map
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
-from towpath.kernel.libbpf import captured, check, lib
-from towpath.kernel.map_types import MapType
-from towpath.kernel.maps import Map
-from towpath.kernel.messages import DUMP, ROUTE, Netlink
+from towpath.kernel.net.messages import DUMP, ROUTE, Netlink
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from towpath.kernel.programs import Program
+    from towpath.kernel.bpf.programs import Program
 
 Side = Literal["ingress", "egress"]
 _INGRESS, _EGRESS = 1, 2  # BPF_TC_INGRESS, BPF_TC_EGRESS

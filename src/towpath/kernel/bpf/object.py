@@ -13,10 +13,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from towpath.closing import Closing
-from towpath.kernel import verifier
-from towpath.kernel._structs import ObjectOpenOpts
-from towpath.kernel.btf import Btf, Dtype
-from towpath.kernel.constants import Constants
+from towpath.kernel.bpf import verifier
+from towpath.kernel.bpf._structs import ObjectOpenOpts
+from towpath.kernel.bpf.btf import Btf, Dtype
+from towpath.kernel.bpf.constants import Constants
+from towpath.kernel.bpf.layout import Layout, opaque
+from towpath.kernel.bpf.libbpf import captured, check, lib
+from towpath.kernel.bpf.maps import Map
+from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import (
     CAP_BPF,
     CAP_NET_ADMIN,
@@ -25,10 +29,6 @@ from towpath.kernel.errors import (
     VerifierError,
     permission_hint,
 )
-from towpath.kernel.layout import Layout, opaque
-from towpath.kernel.libbpf import captured, check, lib
-from towpath.kernel.maps import Map
-from towpath.kernel.programs import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from towpath.closing import Closing
-from towpath.kernel import _batch, bpffs
-from towpath.kernel._records import Array, Record, encode, encode_all, round_up, view
-from towpath.kernel._structs import BtfInfo, MapInfo
-from towpath.kernel.btf import Btf, Dtype
+from towpath.kernel.bpf import _batch, bpffs
+from towpath.kernel.bpf._records import Array, Record, encode, encode_all, round_up, view
+from towpath.kernel.bpf._structs import BtfInfo, MapInfo
+from towpath.kernel.bpf.btf import Btf, Dtype
+from towpath.kernel.bpf.layout import Layout, opaque
+from towpath.kernel.bpf.libbpf import check, get_info, lib
+from towpath.kernel.bpf.map_types import BPF_ANY, MapType
+from towpath.kernel.bpf.mmap import MappedArray
 from towpath.kernel.errors import (
     CAP_BPF,
     KernelError,
     permission_hint,
 )
-from towpath.kernel.layout import Layout, opaque
-from towpath.kernel.libbpf import check, get_info, lib
-from towpath.kernel.map_types import BPF_ANY, MapType
-from towpath.kernel.mapped import MappedArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
-from towpath.kernel.netlink import connected, netlink_error
+from towpath.kernel.net.interfaces import connected, netlink_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from towpath.kernel import _libc
-from towpath.kernel._structs import (
+from towpath.kernel.bpf._structs import (
     LinkCreateOpts,
     MapBatchOpts,
     MapCreateOpts,
@@ -24,11 +24,11 @@ from towpath.kernel._structs import (
     ProgLoadOpts,
     TestRunOpts,
 )
+from towpath.kernel.bpf.libbpf import get_info, lib
+from towpath.kernel.bpf.map_types import BPF_F_MMAPABLE, MapType
+from towpath.kernel.bpf.programs import BPF_F_TEST_XDP_LIVE_FRAMES, LIVE_BATCH, ProgramType
 from towpath.kernel.errors import KernelError
-from towpath.kernel.libbpf import get_info, lib
-from towpath.kernel.map_types import BPF_F_MMAPABLE, MapType
-from towpath.kernel.netns import new_netns
-from towpath.kernel.programs import BPF_F_TEST_XDP_LIVE_FRAMES, LIVE_BATCH, ProgramType
+from towpath.kernel.net.netns import new_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

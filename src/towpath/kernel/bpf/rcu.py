@@ -12,9 +12,9 @@ import os
 from functools import cache
 
 from towpath.kernel import _libc
-from towpath.kernel._structs import MapCreateOpts
-from towpath.kernel.libbpf import check, lib
-from towpath.kernel.map_types import MapType
+from towpath.kernel.bpf._structs import MapCreateOpts
+from towpath.kernel.bpf.libbpf import check, lib
+from towpath.kernel.bpf.map_types import MapType
 
 _MEMBARRIER_CMD_GLOBAL = 1
 

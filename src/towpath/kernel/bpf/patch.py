@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from towpath.kernel import _elf
+from towpath.kernel.bpf import _elf
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from towpath.kernel.object import BpfObject
+    from towpath.kernel.bpf.object import BpfObject
 
 _INSTRUCTION = 8
 

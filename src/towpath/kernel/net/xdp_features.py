@@ -10,11 +10,11 @@ import struct
 import sys
 from enum import IntFlag
 
-from towpath.kernel._structs import LinkCreateOpts
-from towpath.kernel.libbpf import lib
-from towpath.kernel.messages import GENERIC, ROUTE, Netlink, attribute, attributes, text
-from towpath.kernel.probe import tiny
-from towpath.kernel.programs import ProgramType
+from towpath.kernel.bpf._structs import LinkCreateOpts
+from towpath.kernel.bpf.libbpf import lib
+from towpath.kernel.bpf.probe import tiny
+from towpath.kernel.bpf.programs import ProgramType
+from towpath.kernel.net.messages import GENERIC, ROUTE, Netlink, attribute, attributes, text
 
 _GENL_HEADER = struct.Struct("=BBxx")  # struct genlmsghdr: command, version
 _CONTROLLER, _GETFAMILY = 16, 3  # GENL_ID_CTRL, CTRL_CMD_GETFAMILY

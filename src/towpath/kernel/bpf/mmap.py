@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from towpath.closing import Closing
-from towpath.kernel._records import Array, round_up, view
+from towpath.kernel.bpf._records import Array, round_up, view
 from towpath.kernel.errors import KernelError, errno_name
 
 if TYPE_CHECKING:
-    from towpath.kernel.btf import Dtype
+    from towpath.kernel.bpf.btf import Dtype
 
 _HINTS = {
     "EPERM": "the map is frozen: writable=False is allowed",
