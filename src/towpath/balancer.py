@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from towpath.closing import Closing
-from towpath.core.states import BackendKey
+from towpath.core.lb.states import BackendKey
 from towpath.datapath.balancer import Balancer, unnamed
 from towpath.datapath.flow_table import IDLE_SECONDS
 from towpath.model import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from towpath.core.plan import Plan
+    from towpath.core.lb.plan import Plan
     from towpath.datapath.counters import Counters
     from towpath.datapath.recording import Recording
     from towpath.datapath.trace import Trace

@@ -25,7 +25,7 @@ from towpath.model import Backend, FlowTuple, Service
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from towpath.core.steps import Step
+    from towpath.core.lb.steps import Step
     from towpath.datapath.tables import Tables
 
 

@@ -16,7 +16,7 @@ from tests.prog.network_xdp import IN, OUT, Network
 from tests.prog.oracle_xdp import Outcome, Served, World
 from tests.prog.told_xdp import note_length, run_on, tellable
 
-from towpath.core import maglev
+from towpath.core.lb import maglev
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.counters import verdict_names
 from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source

@@ -26,7 +26,7 @@ from tests.prog.harness_record import recorded
 from tests.prog.harness_xdp import Rig, service
 from tests.prog.network_xdp import IN, NEAR
 
-from towpath.core.cbpf import Instruction, TranslationError, translate
+from towpath.core.recorder.cbpf import Instruction, TranslationError, translate
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.bpf import pcap
 from towpath.kernel.bpf.libbpf import lib

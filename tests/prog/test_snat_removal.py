@@ -14,8 +14,8 @@ from tests.prog.network_xdp import NEAR
 from tests.prog.oracle_snat import NatOutcome
 from tests.prog.oracle_xdp import TX
 
-from towpath.core.leaving import with_leaving
-from towpath.core.states import BackendKey
+from towpath.core.lb.leaving import with_leaving
+from towpath.core.lb.states import BackendKey
 from towpath.datapath.census import ENDED_SECONDS
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from tests.prog.harness_xdp import Rig, key_of, rigged, service
 from tests.prog.network_xdp import FAR, NEAR, Network
 from tests.prog.oracle_xdp import NO_BACKEND, TX, client_hash
 
-from towpath.core import maglev
-from towpath.core.hash import hash_client
+from towpath.core.lb import maglev
+from towpath.core.lb.hash import hash_client
 from towpath.model import Affinity, Backend, BackendState, Protocol, Service
 
 if TYPE_CHECKING:

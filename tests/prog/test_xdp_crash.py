@@ -20,7 +20,7 @@ from tests.prog.harness_xdp import Rig, key_of, rigged, served, service
 from tests.prog.network_xdp import IN, NEAR, Network
 from tests.prog.oracle_xdp import NO_VIP, TX
 
-from towpath.core.plan import plan
+from towpath.core.lb.plan import plan
 from towpath.datapath.steps import execute
 from towpath.kernel.bpf import bpffs
 from towpath.model import Affinity, Backend, BackendState, Service

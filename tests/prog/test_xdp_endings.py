@@ -13,7 +13,7 @@ from tests.prog.harness_xdp import Rig, service
 from tests.prog.network_xdp import IN, NEAR
 from tests.prog.oracle_xdp import TX
 
-from towpath.core.states import BackendKey
+from towpath.core.lb.states import BackendKey
 from towpath.datapath.census import ENDED_SECONDS
 from towpath.model import Protocol
 

@@ -16,8 +16,8 @@ from tests.prog.harness_xdp import SMALL, Rig, rigged, service
 from tests.prog.network_xdp import NEAR, Network
 from tests.prog.oracle_xdp import XDP_TX
 
-from towpath.core.leaving import with_leaving
-from towpath.core.states import BackendKey
+from towpath.core.lb.leaving import with_leaving
+from towpath.core.lb.states import BackendKey
 from towpath.model import BackendState
 
 if TYPE_CHECKING:

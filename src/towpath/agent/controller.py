@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 from towpath.agent.desired import Desired, Owner
 from towpath.agent.errors import InvalidError, NotFoundError
 from towpath.core.health import held, verdicts
-from towpath.core.leaving import departures, told, with_leaving
-from towpath.core.states import BackendKey, effective
+from towpath.core.lb.leaving import departures, told, with_leaving
+from towpath.core.lb.states import BackendKey, effective
 from towpath.model import CheckType, Config, Problem, Service, check_service, check_services
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from towpath.agent.store import Store
     from towpath.core.health import Down
-    from towpath.core.leaving import LeavingByKey
-    from towpath.core.plan import Plan
+    from towpath.core.lb.leaving import LeavingByKey
+    from towpath.core.lb.plan import Plan
     from towpath.datapath.balancer import Member
     from towpath.datapath.census import Census
     from towpath.datapath.counters import Counters

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from towpath.agent.file import ConfigFile
     from towpath.agent.health.monitor import Monitor
     from towpath.agent.writer import Writer
-    from towpath.core.plan import Plan
-    from towpath.core.records import Fate
+    from towpath.core.lb.plan import Plan
     from towpath.datapath.balancer import Balancer
     from towpath.datapath.counters import Counters
     from towpath.datapath.recording import Recording
     from towpath.model import FlowTuple, ServiceKey
     from towpath.model.capture import Capture
+    from towpath.native.records import Fate
 
     _Asked = tuple[Tables, Question, Members, Mapping[ServiceKey, str]]
 

@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from towpath.agent import documents
-from towpath.core.states import BackendKey
+from towpath.core.lb.states import BackendKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from towpath.agent.flows import Active
     from towpath.agent.health.roster import Record
-    from towpath.core.leaving import LeavingByKey
-    from towpath.core.plan import Plan, ServiceChange
+    from towpath.core.lb.leaving import LeavingByKey
+    from towpath.core.lb.plan import Plan, ServiceChange
     from towpath.datapath.counters import Counters, ServiceCounters
     from towpath.datapath.trace import Trace
     from towpath.model import Address, Backend, Service

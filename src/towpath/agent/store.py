@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from towpath.agent.errors import AgentError
 from towpath.agent.wire import build, plain
 from towpath.closing import Closing
-from towpath.core.leaving import Leaving
+from towpath.core.lb.leaving import Leaving
 from towpath.model import Service
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from towpath.core.states import BackendKey
+from towpath.core.lb.states import BackendKey
 from towpath.model.health import AllFailed
 from towpath.model.service import BackendState
 

@@ -11,9 +11,9 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from towpath.closing import Closing
-from towpath.core.plan import Plan, plan
-from towpath.core.states import BackendKey
-from towpath.core.steps import MoveService, PublishService, RemoveBackend
+from towpath.core.lb.plan import Plan, plan
+from towpath.core.lb.states import BackendKey
+from towpath.core.lb.steps import MoveService, PublishService, RemoveBackend
 from towpath.datapath import trace
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.attachment import Attachment
@@ -56,12 +56,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
-    from towpath.core.records import Fate
     from towpath.datapath.kept import KeptTables
     from towpath.datapath.recording import Recording
     from towpath.datapath.tables import Installed
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
+    from towpath.native.records import Fate
 
 log = logging.getLogger(__name__)
 

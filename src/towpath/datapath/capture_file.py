@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from towpath.closing import Closing
-from towpath.core.pcapng import whole
+from towpath.core.recorder.pcapng import whole
 
 STDOUT = Path("-")
 _CHECK_SECONDS = 1.0

@@ -15,7 +15,7 @@ from towpath.kernel.bpf.rcu import wait_for_readers
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from towpath.core.states import BackendKey
+    from towpath.core.lb.states import BackendKey
     from towpath.datapath.flow_table import FlowTable
     from towpath.datapath.nat_flows import NatFlows
 

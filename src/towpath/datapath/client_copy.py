@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.core.hash import hash_clients, step_all
+from towpath.core.lb.hash import hash_clients, step_all
 from towpath.datapath.convert import converted
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from towpath.datapath.counters import verdict_names
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from towpath.core.records import Fate
     from towpath.datapath.program import LoadedProgram
     from towpath.datapath.tables import Installed
     from towpath.model.service import Service, ServiceKey
+    from towpath.native.records import Fate
 
 
 def describe(

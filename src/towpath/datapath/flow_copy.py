@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.core.hash import hash_flows, step_all
+from towpath.core.lb.hash import hash_flows, step_all
 from towpath.datapath.convert import converted
 from towpath.datapath.endpoints import pack_key
 from towpath.datapath.flow_table import SERVICE

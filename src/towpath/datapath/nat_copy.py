@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.core.hash import step_all
+from towpath.core.lb.hash import step_all
 from towpath.datapath.convert import converted
 
 if TYPE_CHECKING:

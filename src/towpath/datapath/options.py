@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towpath.core.options import Options
+from towpath.core.lb.options import Options
 from towpath.datapath.sources import EVERYONE
 from towpath.model.service import Affinity, Forwarding
 

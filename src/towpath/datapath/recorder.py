@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from towpath import wildcard
-from towpath.core.cbpf import TranslationError, translate
+from towpath.core.recorder.cbpf import TranslationError, translate
 from towpath.datapath.capture_rules import rules_of
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.recording import PROGRAM, Recording
@@ -35,12 +35,12 @@ from towpath.wildcard import FullError, TooComplexError, WildcardTable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from towpath.core.records import Fate
     from towpath.datapath.attachment import Attachment
     from towpath.datapath.program import LoadedProgram
     from towpath.kernel.bpf.programs import Program
     from towpath.model.capture import Capture
     from towpath.model.service import Service
+    from towpath.native.records import Fate
     from towpath.wildcard import Rule
 
 log = logging.getLogger(__name__)

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 
 from towpath import __version__
 from towpath.closing import Closing
-from towpath.core import pcapng, records
+from towpath.core.recorder import pcapng
 from towpath.kernel.bpf.maps import possible_cpus
 from towpath.model.capture import filter_text
+from towpath.native import records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import ExitStack
 
-    from towpath.core.records import Fate
     from towpath.datapath.recorder import Recorder
     from towpath.kernel.bpf.object import BpfObject
     from towpath.kernel.bpf.ring import Ring
     from towpath.model.capture import Capture
+    from towpath.native.records import Fate
 
 PROGRAM = "towpath_recorder"
 _BUFFER = 1 << 20

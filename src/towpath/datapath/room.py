@@ -10,8 +10,8 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING
 
-from towpath.core.options import Options
-from towpath.core.steps import (
+from towpath.core.lb.options import Options
+from towpath.core.lb.steps import (
     AddBackend,
     CreateService,
     DiscardService,

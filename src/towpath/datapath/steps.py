@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from towpath.core.steps import (
+from towpath.core.lb.steps import (
     AddBackend,
     BackendStep,
     CreateService,
@@ -21,7 +21,7 @@ from towpath.core.steps import (
 )
 
 if TYPE_CHECKING:
-    from towpath.core.steps import ServiceStep
+    from towpath.core.lb.steps import ServiceStep
     from towpath.datapath.tables import Tables
 
 

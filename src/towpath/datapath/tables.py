@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from towpath.core import sharing
-from towpath.core.options import Options
+from towpath.core.lb import sharing
+from towpath.core.lb.options import Options
 from towpath.datapath.errors import CapacityError
 from towpath.model.service import BackendState
 

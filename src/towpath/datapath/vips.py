@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.core.hash import hash_vip
+from towpath.core.lb.hash import hash_vip
 from towpath.datapath.address import FAMILY_V6
 from towpath.datapath.errors import CapacityError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.core.wildcard import Half, RefusedError, Report, Status
+from towpath.native.wildcard import Half, RefusedError, Report, Status
 from towpath.wildcard.codec import decode, encode, key_of, matching
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError, WildcardError
 
@@ -28,7 +28,7 @@ _IFINDEX = 32
 class FamilyTable:
     """The rules of one family.
 
-    ``arrays``: index, slots and rules, as :class:`towpath.core.wildcard.Half` wants them.
+    ``arrays``: index, slots and rules, as :class:`towpath.native.wildcard.Half` wants them.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ from towpath.wildcard.half import FamilyTable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from towpath.core.wildcard import Report
     from towpath.kernel.bpf.maps import Map
+    from towpath.native.wildcard import Report
     from towpath.wildcard.rule import Packet, Rule
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from towpath.core.plan import Plan, plan
+from towpath.core.lb.plan import Plan, plan
 from towpath.datapath.counters import Counters
 from towpath.datapath.errors import CapacityError
 from towpath.model import Backend, Service
@@ -14,7 +14,7 @@ from towpath.model import Backend, Service
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from towpath.core.states import BackendKey
+    from towpath.core.lb.states import BackendKey
     from towpath.datapath.balancer import Member
     from towpath.datapath.census import Census
     from towpath.datapath.flow_table import FlowTable

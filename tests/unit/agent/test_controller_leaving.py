@@ -14,7 +14,7 @@ from tests.unit.agent.samples import MemoryDatapath, service
 from towpath.agent.controller import Controller
 from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.agent.store import Store
-from towpath.core.states import BackendKey
+from towpath.core.lb.states import BackendKey
 from towpath.model import Backend, BackendState, CheckType, Config, Device, Drain, Health, Service
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.agent.samples import service
 
 from towpath.agent.store import MIGRATIONS, SCHEMA_VERSION, Store, StoreError
-from towpath.core.leaving import Leaving
+from towpath.core.lb.leaving import Leaving
 from towpath.model import Backend, Protocol, Service
 from towpath.model.kinds import ANY_PORT, Ports
 

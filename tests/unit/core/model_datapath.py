@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from towpath.core import steps
-from towpath.core.options import Options
+from towpath.core.lb import steps
+from towpath.core.lb.options import Options
 from towpath.model import Backend, Service, ServiceKey
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def shares(weights: Sequence[int], size: int) -> list[int]:
 
 
 def table(backends: Sequence[tuple[bytes, int]], size: int) -> list[int]:
-    """What towpath.core.maglev.table() has to return."""
+    """What towpath.core.lb.maglev.table() has to return."""
     order = in_order(backends)
     if not order:
         return []

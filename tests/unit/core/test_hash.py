@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.core.hash import hash_flow, hash_flows, hash_vip, scale, step
+from towpath.core.lb.hash import hash_flow, hash_flows, hash_vip, scale, step
 
 FAMILY_V4, FAMILY_V6 = 2, 10
 U64 = st.integers(0, 2**64 - 1)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.core import states
 from towpath.core.health import TRANSITIONS, Event, Standing, State, held, step, unable, verdicts
+from towpath.core.lb import states
 from towpath.model import AllFailed, Backend, BackendState, CheckType, Health, Service
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from towpath.core.leaving import Leaving, LeavingByKey, departures, told, with_leaving
-from towpath.core.plan import Plan, plan
-from towpath.core.states import BackendKey
+from towpath.core.lb.leaving import Leaving, LeavingByKey, departures, told, with_leaving
+from towpath.core.lb.plan import Plan, plan
+from towpath.core.lb.states import BackendKey
 from towpath.model import Backend, BackendState, Service
 from towpath.model.kinds import Ports
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.core import oracle_maglev as oracle
 
-from towpath.core import maglev
+from towpath.core.lb import maglev
 from towpath.model.primes import prime_at_least
 
 if TYPE_CHECKING:

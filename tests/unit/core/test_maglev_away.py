@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.core import oracle_maglev as oracle
 from tests.unit.core.test_maglev import backends_of, random_backends, report
 
-from towpath.core import maglev
+from towpath.core.lb import maglev
 from towpath.model.primes import prime_at_least
 
 if TYPE_CHECKING:

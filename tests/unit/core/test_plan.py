@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.core.model_datapath import Datapath
 
-from towpath.core import steps
-from towpath.core.options import FIELDS, Options
-from towpath.core.plan import Plan, backends_gone, plan
+from towpath.core.lb import steps
+from towpath.core.lb.options import FIELDS, Options
+from towpath.core.lb.plan import Plan, backends_gone, plan
 from towpath.model import Affinity, Backend, BackendState, Protocol, Service, ServiceKey
 from towpath.model.kinds import Ports
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.read_pcapng import Capture, read
 
-from towpath.core.pcapng import (
+from towpath.core.recorder.pcapng import (
     Interface,
     Section,
     Statistics,
@@ -21,7 +21,7 @@ from towpath.core.pcapng import (
     statistics_block,
     whole,
 )
-from towpath.core.records import DamagedError, Fate, Names, RecordReader
+from towpath.native.records import DamagedError, Fate, Names, RecordReader
 
 SIZE = 1 << 14
 BUSY, DISCARDED = 1 << 31, 1 << 30

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from towpath.core.states import BackendKey, effective
+from towpath.core.lb.states import BackendKey, effective
 from towpath.model import Backend, BackendState, Service
 
 VIP = ip_address("203.0.113.10")

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.unit.wildcard.harness_half import Memory
 from tests.unit.wildcard.oracle_wildcard import Oracle, packets_for, rules
 
-from towpath.core.native import library
-from towpath.core.wildcard import Half, RefusedError, Status
+from towpath.native.library import library
+from towpath.native.wildcard import Half, RefusedError, Status
 from towpath.wildcard import Packet, Rule
 from towpath.wildcard.codec import encode
 

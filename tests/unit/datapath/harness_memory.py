@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tests.unit.datapath.harness_program import BTF, LINE, handle_of, service_of
 
-from towpath.core import maglev
+from towpath.core.lb import maglev
 from towpath.datapath.address import unpack
 from towpath.datapath.backends import BackendTable
 from towpath.datapath.endpoints import Endpoints, Lengths, pack_key
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tests.unit.datapath.harness_program import Array
 
-    from towpath.core.plan import Plan
+    from towpath.core.lb.plan import Plan
     from towpath.model import Address
     from towpath.model.kinds import Prefix
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.datapath import harness_program
 
-from towpath.core import hash as user_space
+from towpath.core.lb import hash as user_space
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6
 
 families = st.sampled_from([FAMILY_V4, FAMILY_V6])

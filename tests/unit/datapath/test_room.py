@@ -12,7 +12,7 @@ from tests.unit.datapath.harness_memory import Memory, Process, assert_sound
 from tests.unit.datapath.harness_program import LINE
 from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, states
 
-from towpath.core.plan import Plan, plan
+from towpath.core.lb.plan import Plan, plan
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.steps import execute
 from towpath.model import Backend, Service

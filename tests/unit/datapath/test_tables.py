@@ -23,9 +23,9 @@ from tests.unit.datapath.harness_memory import (
 )
 from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, states
 
-from towpath.core.options import Options
-from towpath.core.plan import plan
-from towpath.core.steps import PublishService
+from towpath.core.lb.options import Options
+from towpath.core.lb.plan import plan
+from towpath.core.lb.steps import PublishService
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.steps import execute
 from towpath.model import Affinity, Backend, BackendState, Service

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.core.wildcard import Half
+from towpath.native.wildcard import Half
 from towpath.wildcard import maps
 from towpath.wildcard.codec import FAMILIES, encode, key_of, number_of
 from towpath.wildcard.walk import Walker

@@ -8,7 +8,7 @@ from ctypes import POINTER, c_char_p, c_int, c_uint, c_uint8, c_uint16, c_uint32
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from towpath.core.cbpf import Instruction
+from towpath.core.recorder.cbpf import Instruction
 from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:

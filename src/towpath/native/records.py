@@ -11,12 +11,12 @@ import ctypes
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towpath.core.native import library
+from towpath.native.library import library
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from towpath.core.pcapng import Section
+    from towpath.core.recorder.pcapng import Section
 
     Array = np.ndarray[Any, Any]
 

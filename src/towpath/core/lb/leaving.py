@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from towpath.core.plan import Plan, ServiceChange, backends_gone
-from towpath.core.states import BackendKey
+from towpath.core.lb.plan import Plan, ServiceChange, backends_gone
+from towpath.core.lb.states import BackendKey
 from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip
 from towpath.model.service import Backend, BackendState, Protocol, Service, ServiceKey
 

@@ -2,7 +2,7 @@
 """Which backends share a service's new flows.
 
 The table is filled as if all backends with a weight were there, and those that aren't
-active have their slots filled by the others: see :mod:`towpath.core.maglev`. Weight 0
+active have their slots filled by the others: see :mod:`towpath.core.lb.maglev`. Weight 0
 is for a backend that goes for good: the table is then made without it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from towpath.core import maglev
+from towpath.core.lb import maglev
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def table(backends: Sequence[Backend], size: int) -> NDArray[np.uint32]:
     """Return, for each of ``size`` slots, an index into ``backends``; empty if nobody shares.
 
-    ValueError as :func:`towpath.core.maglev.table` says.
+    ValueError as :func:`towpath.core.lb.maglev.table` says.
     """
     identities = [(backend.address.packed, backend.weight) for backend in backends]
     away = [at for at, each in enumerate(backends) if each.state is not BackendState.ACTIVE]

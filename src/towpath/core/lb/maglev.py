@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from towpath.core.native import fill_maglev
 from towpath.model.primes import is_prime
+from towpath.native.library import fill_maglev
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

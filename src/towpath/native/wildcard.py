@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.core.native import library
+from towpath.native.library import library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from towpath.core import maglev, sharing
-from towpath.core.options import Options
-from towpath.core.steps import (
+from towpath.core.lb import maglev, sharing
+from towpath.core.lb.options import Options
+from towpath.core.lb.steps import (
     AddBackend,
     CreateService,
     DiscardService,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from towpath.core.options import Options
+    from towpath.core.lb.options import Options
     from towpath.model.kinds import Address
     from towpath.model.service import Backend, Service, ServiceKey
 
