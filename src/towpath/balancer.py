@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.closing import Closing
 from towpath.core.lb.states import BackendKey
-from towpath.datapath.balancer import Balancer, unnamed
-from towpath.datapath.flow_table import IDLE_SECONDS
+from towpath.datapath.flows.flow_table import IDLE_SECONDS
+from towpath.datapath.lb.balancer import Balancer, unnamed
 from towpath.model import (
     Backend,
     BackendState,
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.core.lb.plan import Plan
-    from towpath.datapath.counters import Counters
-    from towpath.datapath.recording import Recording
-    from towpath.datapath.trace import Trace
+    from towpath.datapath.observe.counters import Counters
+    from towpath.datapath.observe.trace import Trace
+    from towpath.datapath.recorder.capture import Recording
     from towpath.model import Address
     from towpath.model.capture import Capture
 

@@ -25,7 +25,7 @@ from tests.guest.harness_guest import (
     sent_to,
 )
 
-from towpath.datapath.decap import Decap
+from towpath.datapath.decap.decap import Decap
 from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, DEVICE
 from towpath.lab.waiting import wait_until

@@ -17,8 +17,8 @@ from tests.lab.harness_balancer import SMALL, assert_gone
 from tests.prog.oracle_xdp import Way, World
 from tests.prog.oracle_xdp_parse import parse
 
-from towpath.datapath.balancer import Balancer
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.lb.balancer import Balancer
 from towpath.kernel.bpf import probe
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules
@@ -31,7 +31,7 @@ from towpath.model import Device, Snat
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.datapath.health import HealthPath
+    from towpath.datapath.health.path import HealthPath
     from towpath.model import Address
 
 PORT = 80

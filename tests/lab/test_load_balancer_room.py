@@ -17,16 +17,16 @@ import pytest
 from tests.lab.harness_balancer import DEVICE, SMALL, VIP, device, unchanged
 
 from towpath import LoadBalancer
-from towpath.datapath import balancer as datapath
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.steps import execute as carry_out
+from towpath.datapath.lb import balancer as datapath
+from towpath.datapath.lb.execute import execute as carry_out
 from towpath.model import Backend, FlowTuple, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from towpath.core.lb.steps import Step
-    from towpath.datapath.tables import Tables
+    from towpath.datapath.lb.services import Tables
 
 
 @pytest.fixture(autouse=True)

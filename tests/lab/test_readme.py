@@ -19,7 +19,7 @@ import pytest
 from tests.lab.harness_balancer import ip, state, wait_for_run
 
 import towpath
-from towpath.datapath.samples import packet
+from towpath.datapath.observe.testpackets import packet
 from towpath.kernel.bpf.links import attach_xdp, xdp_mode
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.interfaces import device_index

@@ -14,7 +14,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from tests.prog.oracle_decap import UNWRAPPED, Outcome, unwrap
 
-from towpath.datapath.decap_table import DecapCounters, DecapTable
+from towpath.datapath.decap.table import DecapCounters, DecapTable
 from towpath.kernel.bpf.object import BpfObject
 
 if TYPE_CHECKING:

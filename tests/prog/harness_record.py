@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.prog.harness_xdp import Rig
     from tests.prog.oracle_xdp import Outcome
 
-    from towpath.datapath.recording import Recording
+    from towpath.datapath.recorder.capture import Recording
     from towpath.kernel.bpf.programs import TestRun
 
 SENT_ON = (TX, REDIRECT, HANDOFF)

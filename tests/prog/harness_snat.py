@@ -31,8 +31,8 @@ from tests.prog.oracle_snat import NatOutcome, NatTable, NatWorld
 from tests.prog.oracle_xdp import TX, Way
 from tests.prog.told_xdp import tellable
 
-from towpath.datapath import snat as datapath_snat
-from towpath.datapath.balancer import Balancer
+from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.snat import table as datapath_snat
 from towpath.kernel.jiffies import Jiffies
 from towpath.model import Backend, Device, Limits, Protocol, Service, Snat
 from towpath.model.kinds import Address, PortRange

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.prog.harness_snat import NatRig
     from tests.prog.oracle_xdp_parse import Address
 
-    from towpath.datapath.nat_flows import Translations
+    from towpath.datapath.flows.nat_table import Translations
 
 Listed = tuple["Address", int, "Address", int, "Address", int, "Address", int]
 """Client, VIP, our own end and the backend, each with its port."""

@@ -17,8 +17,8 @@ from tests.prog.oracle_xdp import Outcome, Served, World
 from tests.prog.told_xdp import note_length, run_on, tellable
 
 from towpath.core.lb import maglev
-from towpath.datapath.balancer import Balancer
-from towpath.datapath.counters import verdict_names
+from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.observe.counters import verdict_names
 from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from towpath.kernel.bpf import probe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.datapath.counters import ServiceCounters
+    from towpath.datapath.observe.counters import ServiceCounters
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 HIT = BY_NAME["tcp-v4-lru-hit"]

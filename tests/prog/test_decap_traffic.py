@@ -28,7 +28,7 @@ from tests.prog.wire_decap import (
     wire,
 )
 
-from towpath.datapath.decap import Decap, Mode
+from towpath.datapath.decap.decap import Decap, Mode
 from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:

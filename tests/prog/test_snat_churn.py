@@ -35,7 +35,7 @@ from tests.prog.oracle_snat import NO_PORT, NatOutcome
 from tests.prog.oracle_xdp import NO_VIP, TX, XDP_DROP, XDP_PASS, XDP_TX, checksum
 
 from towpath.datapath.errors import DatapathError
-from towpath.datapath.nat_flows import Wanted
+from towpath.datapath.flows.nat_table import Wanted
 from towpath.model import Backend, Protocol, Snat
 from towpath.model.kinds import PortRange
 

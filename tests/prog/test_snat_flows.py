@@ -27,8 +27,8 @@ from tests.prog.oracle_snat import NatOutcome
 from tests.prog.oracle_xdp import TX
 from tests.prog.test_snat_table import LIVES
 
-from towpath.datapath.flow_table import Filter
-from towpath.datapath.nat_flows import ALL, STATES, Wanted
+from towpath.datapath.flows.flow_table import Filter
+from towpath.datapath.flows.nat_table import ALL, STATES, Wanted
 from towpath.model import Backend, Protocol, Snat
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from tests.prog.network_xdp import Network
 
-    from towpath.datapath.nat_flows import Translations
+    from towpath.datapath.flows.nat_table import Translations
 
 SEVERAL = examples(60, 20)
 STEP = 2.6

@@ -16,7 +16,7 @@ from tests.prog.oracle_xdp import TX
 
 from towpath.core.lb.leaving import with_leaving
 from towpath.core.lb.states import BackendKey
-from towpath.datapath.census import ENDED_SECONDS
+from towpath.datapath.flows.count import ENDED_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

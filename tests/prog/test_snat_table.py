@@ -26,7 +26,7 @@ from tests.prog.oracle_snat import NO_PORT, NatOutcome, flow_hash64
 from tests.prog.oracle_xdp import NO_VIP, TX, XDP_DROP, XDP_TX
 from tests.prog.test_xdp_flood import one_cpu
 
-from towpath.datapath.snat import jiffies_per_second
+from towpath.datapath.snat.table import jiffies_per_second
 from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from tests.prog.network_xdp import IN, NEAR, Network
 from tests.prog.oracle_xdp import NO_VIP, TX
 
 from towpath.core.lb.plan import plan
-from towpath.datapath.steps import execute
+from towpath.datapath.lb.execute import execute
 from towpath.kernel.bpf import bpffs
 from towpath.model import Affinity, Backend, BackendState, Service
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tests.prog.oracle_xdp_parse import Address
 
-    from towpath.datapath.balancer import Balancer
+    from towpath.datapath.lb.balancer import Balancer
     from towpath.model import ServiceKey
 
 A, B, C, D = NEAR[4][:4]

@@ -14,7 +14,7 @@ from tests.prog.network_xdp import IN, NEAR
 from tests.prog.oracle_xdp import TX
 
 from towpath.core.lb.states import BackendKey
-from towpath.datapath.census import ENDED_SECONDS
+from towpath.datapath.flows.count import ENDED_SECONDS
 from towpath.model import Protocol
 
 PORTS = range(2000, 2020)

@@ -15,7 +15,7 @@ from tests.prog.harness_xdp import SMALL, Rig, service
 from tests.prog.network_xdp import NEAR
 from tests.prog.oracle_xdp import TX
 
-from towpath.datapath.flow_table import EVERY, Filter
+from towpath.datapath.flows.flow_table import EVERY, Filter
 from towpath.kernel.jiffies import Jiffies, per_second
 from towpath.model import Protocol
 from towpath.model.kinds import Ports
@@ -23,7 +23,7 @@ from towpath.model.kinds import Ports
 if TYPE_CHECKING:
     from tests.prog.oracle_xdp_parse import Address
 
-    from towpath.datapath.flow_table import Entries
+    from towpath.datapath.flows.flow_table import Entries
 
 MANY = examples(200, 60)
 

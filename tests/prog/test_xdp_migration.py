@@ -16,10 +16,11 @@ from tests.prog.network_xdp import IN, NEAR, NO_ROUTE, Network
 from tests.prog.oracle_xdp import NO_BACKEND, NO_VIP, TX, XDP_TX
 from tests.prog.told_xdp import run_on
 
-from towpath.datapath import balancer, migration
-from towpath.datapath.attachment import Attachment
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.migration import Migration
+from towpath.datapath.lb import balancer
+from towpath.datapath.migration import migration
+from towpath.datapath.migration.migration import Migration
+from towpath.datapath.program.attachment import Attachment
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import LayoutError
 from towpath.model import Backend, Limits, Protocol

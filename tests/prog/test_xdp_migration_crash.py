@@ -22,8 +22,10 @@ from tests.prog.network_xdp import IN, NEAR, OUT, Network
 from tests.prog.oracle_xdp import TX
 from tests.prog.test_xdp_crash import in_child
 
-from towpath.datapath import attachment, balancer, migration, pins, program
-from towpath.datapath.balancer import Balancer
+from towpath.datapath.lb import balancer
+from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.migration import migration
+from towpath.datapath.program import attachment, pins, program
 from towpath.kernel.bpf import bpffs, probe
 from towpath.kernel.bpf.links import xdp_program_id
 from towpath.kernel.bpf.programs import Program

@@ -22,7 +22,7 @@ from tests.prog.oracle_flows import IDLE_SECONDS
 from tests.prog.oracle_xdp import NO_BACKEND, TX
 
 from towpath.core.lb.states import BackendKey
-from towpath.datapath.census import ENDED_SECONDS
+from towpath.datapath.flows.count import ENDED_SECONDS
 from towpath.kernel.jiffies import per_second
 from towpath.model import Backend, BackendState, Protocol, TracedPacket
 from towpath.model.service import Affinity

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tests.prog.oracle_xdp_parse import Address
 
-    from towpath.datapath.trace import Trace
+    from towpath.datapath.observe.trace import Trace
 
 VARIED = Source(IPv4Network("10.0.0.0/16"), IPv6Network("2001:db8:aa::/64"))
 FLOWS = examples(400)

@@ -13,7 +13,7 @@ from tests.prog.network_xdp import IN, MTU, NEAR
 from tests.prog.oracle_xdp import NO_VIP, OUTER_HEADER, TOO_BIG, TX, flow_hash
 from tests.prog.oracle_xdp_parse import FRAGMENT, OTHER_PROTOCOL, Flow
 
-from towpath.datapath.samples import sample
+from towpath.datapath.observe.testpackets import sample
 from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import FlowTuple, Protocol, TracedPacket
 

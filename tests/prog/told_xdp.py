@@ -23,7 +23,7 @@ from towpath.kernel.bpf.object import BpfObject
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.datapath.program import LoadedProgram
+    from towpath.datapath.program.program import LoadedProgram
     from towpath.kernel.bpf.programs import Program, TestRun
 
 SOURCES = {

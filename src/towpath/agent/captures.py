@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from towpath.datapath.recording import Progress, Recording
+    from towpath.datapath.recorder.capture import Progress, Recording
     from towpath.model.capture import Capture
 
 log = logging.getLogger(__name__)

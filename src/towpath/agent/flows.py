@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.agent import documents
 from towpath.datapath.address import FAMILY_V4
-from towpath.datapath.flow_table import Filter
-from towpath.datapath.nat_flows import STATES, Wanted
+from towpath.datapath.flows.flow_table import Filter
+from towpath.datapath.flows.nat_table import STATES, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from towpath.datapath.balancer import Member
-    from towpath.datapath.flow_table import Entries, FlowTable
-    from towpath.datapath.nat_flows import NatFlows, Translations
+    from towpath.datapath.flows.flow_table import Entries, FlowTable
+    from towpath.datapath.flows.nat_table import NatFlows, Translations
+    from towpath.datapath.lb.balancer import Member
     from towpath.model import Address, Service, ServiceKey
     from towpath.model.kinds import Prefix
 

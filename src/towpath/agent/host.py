@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from towpath.agent.health.monitor import Monitor
     from towpath.agent.writer import Writer
     from towpath.core.lb.plan import Plan
-    from towpath.datapath.balancer import Balancer
-    from towpath.datapath.counters import Counters
-    from towpath.datapath.recording import Recording
+    from towpath.datapath.lb.balancer import Balancer
+    from towpath.datapath.observe.counters import Counters
+    from towpath.datapath.recorder.capture import Recording
     from towpath.model import FlowTuple, ServiceKey
     from towpath.model.capture import Capture
     from towpath.native.records import Fate

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from towpath.agent.health.roster import Record
     from towpath.core.lb.leaving import LeavingByKey
     from towpath.core.lb.plan import Plan, ServiceChange
-    from towpath.datapath.counters import Counters, ServiceCounters
-    from towpath.datapath.trace import Trace
+    from towpath.datapath.observe.counters import Counters, ServiceCounters
+    from towpath.datapath.observe.trace import Trace
     from towpath.model import Address, Backend, Service
 
 

@@ -22,8 +22,8 @@ from towpath.agent.metrics import served
 from towpath.agent.server import serve
 from towpath.agent.store import Store
 from towpath.agent.writer import Writer
-from towpath.datapath.balancer import Balancer
-from towpath.datapath.snat import check as check_snat
+from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.snat.table import check as check_snat
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError
 

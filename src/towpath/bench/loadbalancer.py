@@ -26,13 +26,13 @@ from towpath.bench.network import DEVICE, SNAT, SOURCE, attached_program, bench_
 from towpath.bench.report import Report, Timing
 from towpath.bench.scenarios import SCENARIOS, SERVICES, Fate, Scenario
 from towpath.bench.wrapper import Action, Stimulus, Wrapper
-from towpath.datapath.balancer import Balancer
+from towpath.datapath.lb.balancer import Balancer
 from towpath.model.settings import Device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from towpath.datapath.recording import Recording
+    from towpath.datapath.recorder.capture import Recording
     from towpath.kernel.bpf.programs import Program
     from towpath.model.capture import Capture
 

@@ -22,14 +22,14 @@ from towpath.bench.loadbalancer import Rig, rig
 from towpath.bench.report import Timing
 from towpath.bench.scenarios import SCENARIOS
 from towpath.bench.wrapper import Action, Stimulus
-from towpath.datapath.capture_file import CaptureFile
+from towpath.datapath.recorder.file import CaptureFile
 from towpath.model.capture import Capture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from towpath.datapath.recording import Progress, Recording
+    from towpath.datapath.recorder.capture import Progress, Recording
     from towpath.kernel.bpf.programs import Program
 
 RUNS = 15

@@ -16,8 +16,8 @@ from towpath.cli.output import Format, count, emit, output_option, print_table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.datapath.decap import Decap
-    from towpath.datapath.decap_table import DecapCounters
+    from towpath.datapath.decap.decap import Decap
+    from towpath.datapath.decap.table import DecapCounters
 
 PINS = Path("/sys/fs/bpf/towpath-decap")
 STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -103,7 +103,7 @@ def decap(
 
 
 def _pinned(pins: Path, action: str, form: Format) -> None:
-    from towpath.datapath.decap import Decap, detach_pinned
+    from towpath.datapath.decap.decap import Decap, detach_pinned
 
     if action == "detach":
         detach_pinned(pins)
@@ -119,7 +119,7 @@ def _attach_pinned(
     pins: Path,
     form: Format,
 ) -> None:
-    from towpath.datapath.decap import Decap
+    from towpath.datapath.decap.decap import Decap
 
     with Decap(device, addresses, mode, pins=pins) as running:
         click.echo(f"{_what(running)}, pinned in {pins}", err=True)
@@ -133,7 +133,7 @@ def _run(
     mode: Literal["auto", "native", "generic"],
     form: Format,
 ) -> None:
-    from towpath.datapath.decap import Decap
+    from towpath.datapath.decap.decap import Decap
 
     with Decap(device, addresses, mode) as running:
         _wait(running)
@@ -149,7 +149,7 @@ def _undisturbed() -> Iterator[None]:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
-        from towpath.datapath.decap_table import DecapError
+        from towpath.datapath.decap.table import DecapError
 
         try:
             yield

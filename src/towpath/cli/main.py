@@ -37,7 +37,7 @@ REPORTED = (
     ("towpath.model.problems", "ConfigError"),
     ("towpath.kernel.errors", "KernelError"),
     ("towpath.datapath.errors", "DatapathError"),
-    ("towpath.datapath.capture_file", "CaptureFileError"),
+    ("towpath.datapath.recorder.file", "CaptureFileError"),
     ("towpath.agent.errors", "AgentError"),
 )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from towpath.agent.capture_documents import CaptureEntry
     from towpath.client import CaptureStream
-    from towpath.datapath.capture_file import CaptureFile
+    from towpath.datapath.recorder.file import CaptureFile
 
 EXAMPLES = {
     'towpath record "0.0.0.0/0 0 203.0.113.10/32 80 TCP" -w web.pcapng': "Clients of a VIP.",
@@ -98,7 +98,7 @@ def record(
     FILTER, --service and --expr everything is captured. Ctrl-C ends it.
     """
     from towpath.client import Client
-    from towpath.datapath.capture_file import CaptureFile, CaptureFileError
+    from towpath.datapath.recorder.file import CaptureFile, CaptureFileError
     from towpath.model.capture import parse_capture
 
     capture = parse_capture(

@@ -7,8 +7,8 @@ from contextlib import closing
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, cast
 
-from towpath.datapath.program import LoadedProgram
-from towpath.datapath.recorder import Recorder
+from towpath.datapath.program.program import LoadedProgram
+from towpath.datapath.recorder.recorder import Recorder
 from towpath.doctor.capability import Answer, no, yes
 from towpath.kernel.bpf import pcap
 from towpath.kernel.bpf.object import BpfObject
@@ -20,7 +20,7 @@ from towpath.model.snat import Snat
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from towpath.datapath.attachment import Attachment
+    from towpath.datapath.program.attachment import Attachment
     from towpath.kernel.bpf.programs import Program
 
 # Small tables are made at once, and the verifier walks the same way for all sizes.

@@ -14,7 +14,7 @@ import signal
 import sys
 from contextlib import ExitStack
 
-from towpath.datapath.decap import Decap
+from towpath.datapath.decap.decap import Decap
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.interfaces import device_index

@@ -7,19 +7,19 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from towpath.core.lb.plan import Plan, plan
-from towpath.datapath.counters import Counters
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.observe.counters import Counters
 from towpath.model import Backend, Service
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from towpath.core.lb.states import BackendKey
-    from towpath.datapath.balancer import Member
-    from towpath.datapath.census import Census
-    from towpath.datapath.flow_table import FlowTable
-    from towpath.datapath.nat_flows import NatFlows
-    from towpath.datapath.trace import Trace
+    from towpath.datapath.flows.count import Census
+    from towpath.datapath.flows.flow_table import FlowTable
+    from towpath.datapath.flows.nat_table import NatFlows
+    from towpath.datapath.lb.balancer import Member
+    from towpath.datapath.observe.trace import Trace
     from towpath.model import FlowTuple
 
 

@@ -14,16 +14,16 @@ from tests.unit.datapath.harness_program import BTF, LINE, handle_of, service_of
 
 from towpath.core.lb import maglev
 from towpath.datapath.address import unpack
-from towpath.datapath.backends import BackendTable
-from towpath.datapath.endpoints import Endpoints, Lengths, pack_key
-from towpath.datapath.heap import Heap
-from towpath.datapath.options import Flags, ServiceOptions
-from towpath.datapath.ports import PortPages
-from towpath.datapath.reclaim import Reclaimer
-from towpath.datapath.room import check_endpoints, check_room
-from towpath.datapath.sources import SourceSets
-from towpath.datapath.tables import Tables
-from towpath.datapath.vips import VipIndex
+from towpath.datapath.lb.admission import check_endpoints, check_room
+from towpath.datapath.lb.allow_from import SourceSets
+from towpath.datapath.lb.backends import BackendTable
+from towpath.datapath.lb.extents import Heap
+from towpath.datapath.lb.grace import Reclaimer
+from towpath.datapath.lb.lookup import Endpoints, Lengths, pack_key
+from towpath.datapath.lb.options import Flags, ServiceOptions
+from towpath.datapath.lb.port_pages import PortPages
+from towpath.datapath.lb.services import Tables
+from towpath.datapath.lb.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.datapath.harness_program import BTF
 
 from towpath.datapath.address import family, pack, unpack
-from towpath.datapath.endpoints import pack_key
+from towpath.datapath.lb.lookup import pack_key
 from towpath.model import Protocol, ServiceKey
 
 addresses = st.ip_addresses()

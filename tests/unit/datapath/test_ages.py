@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.datapath.ages import Ages
+from towpath.datapath.flows.ages import Ages
 
 PLACES, CHUNK = 10, 4
 SPAN = 1 << 16

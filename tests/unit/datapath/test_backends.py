@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.unit.datapath.harness_memory import STATES
 from tests.unit.datapath.harness_program import BTF
 
-from towpath.datapath.backends import BackendTable
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.reclaim import Reclaimer
+from towpath.datapath.lb.backends import BackendTable
+from towpath.datapath.lb.grace import Reclaimer
 from towpath.model import Backend, BackendState
 
 ROW = BTF.dtype("backend")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.unit.datapath.harness_memory import LENGTHS, PREFIX, PROBES, WHOLE, Memory
 
-from towpath.datapath.endpoints import Endpoints, Lengths
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.ports import PortPages
-from towpath.datapath.reclaim import Reclaimer
-from towpath.datapath.vips import VipIndex
+from towpath.datapath.lb.grace import Reclaimer
+from towpath.datapath.lb.lookup import Endpoints, Lengths
+from towpath.datapath.lb.port_pages import PortPages
+from towpath.datapath.lb.vips import VipIndex
 from towpath.model import Protocol, ServiceKey
 from towpath.model.kinds import ANY_PORT, Ports
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from towpath.datapath.heap import Heap
+from towpath.datapath.lb.extents import Heap
 
 SIZE = 48
 FREE, USED, RESTING = "free", "used", "resting"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tests.unit.datapath.harness_program import BTF
 
-from towpath.datapath.flow_copy import Heir
-from towpath.datapath.nat_copy import NatCopy
+from towpath.datapath.migration.flows import Heir
+from towpath.datapath.migration.nat import NatCopy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

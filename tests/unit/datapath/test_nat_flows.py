@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.unit.datapath.harness_program import BTF
 
-from towpath.datapath.nat_flows import Marks, NatFlows
+from towpath.datapath.flows.nat_table import Marks, NatFlows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

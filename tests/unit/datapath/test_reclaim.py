@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from towpath.datapath.reclaim import Reclaimer
+from towpath.datapath.lb.grace import Reclaimer
 
 
 def test_waits_once_then_frees_all_in_order() -> None:

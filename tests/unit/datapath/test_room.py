@@ -14,7 +14,7 @@ from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, state
 
 from towpath.core.lb.plan import Plan, plan
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.steps import execute
+from towpath.datapath.lb.execute import execute
 from towpath.model import Backend, Service
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.unit.datapath.harness_program import BTF
 
 from towpath.datapath.address import unpack
-from towpath.datapath.source import fill_settings, node_address, vary_mask
+from towpath.datapath.lb.outer_source import fill_settings, node_address, vary_mask
 from towpath.model import Source
 
 DEVICE = [

@@ -14,8 +14,8 @@ from tests.unit.datapath.harness_memory import SOURCE_BITS, SOURCE_KEY, Memory, 
 from tests.unit.datapath.harness_services import SOURCES
 
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.reclaim import Reclaimer
-from towpath.datapath.sources import EVERYONE, SourceSets
+from towpath.datapath.lb.allow_from import EVERYONE, SourceSets
+from towpath.datapath.lb.grace import Reclaimer
 
 if TYPE_CHECKING:
     from towpath.model.kinds import Prefix

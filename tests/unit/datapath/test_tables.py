@@ -27,7 +27,7 @@ from towpath.core.lb.options import Options
 from towpath.core.lb.plan import plan
 from towpath.core.lb.steps import PublishService
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.steps import execute
+from towpath.datapath.lb.execute import execute
 from towpath.model import Affinity, Backend, BackendState, Service
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.unit.datapath.harness_program import BTF, hash_vip, service_of
 
 from towpath.datapath.address import FAMILY_V6
-from towpath.datapath.endpoints import pack_key
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.reclaim import Reclaimer
-from towpath.datapath.vips import VipIndex
+from towpath.datapath.lb.grace import Reclaimer
+from towpath.datapath.lb.lookup import pack_key
+from towpath.datapath.lb.vips import VipIndex
 from towpath.model import Protocol, ServiceKey
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ class UnableError(Exception):
 
 
 class Path(Protocol):
-    """The way to backends: :class:`towpath.datapath.health.HealthPath`."""
+    """The way to backends: :class:`towpath.datapath.health.path.HealthPath`."""
 
     def open(self, vips: Iterable[Address]) -> None:
         """Get ready for checks of these VIPs. KernelError."""

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decapsulating end: unwraps tunnel packets on a backend's device.
+
+A script's own, gone when the block ends::
+
+    with Decap("eth0", ["192.0.2.11", "2001:db8::11"]) as decap:
+        ...
+        print(decap.counters().verdicts["unwrapped"])
+
+or pinned, which outlives the process::
+
+    Decap("eth0", ["192.0.2.11"], pins=Path("/sys/fs/bpf/towpath-decap")).close()
+    Decap.pinned(Path("/sys/fs/bpf/towpath-decap")).detach()
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Literal, Self
+
+from towpath.closing import Closing
+from towpath.datapath.decap.table import DecapCounters, DecapError, DecapTable, tunnel_address
+from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
+from towpath.kernel.bpf.links import Link, attach_xdp
+from towpath.kernel.bpf.maps import Map
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.errors import LayoutError
+from towpath.kernel.net.interfaces import device_index, device_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from towpath.datapath.address import Address
+
+Mode = Literal["auto", "native", "generic"]
+
+OBJECT = "decap"
+PROGRAM = "towpath_decap"
+
+# Maps of the object; also what the pins are called.
+ADDRESSES = "addresses"
+VERDICTS = "verdicts"
+LINK = "link"
+
+
+class Decap(Closing):
+    """Unwraps IPIP, IP6IP6, 4in6 and 6in4 packets that come in on one device.
+
+    ``device`` is a name or an index, ``addresses`` are the outer destinations to unwrap for,
+    ``mode`` is where the program runs: native in the driver, generic in the kernel's stack, auto
+    the first of these that works. With ``pins``, a directory that doesn't exist yet in a BPF file
+    system, the program stays attached after `close`, until `detach`.
+
+    A context manager, which closes. DecapError: a wrong address, too many, or ``pins`` is there
+    already. KernelError: no such device, another program is attached, a capability is missing.
+    """
+
+    def __init__(
+        self,
+        device: str | int,
+        addresses: Iterable[str | Address],
+        mode: Mode = "auto",
+        *,
+        pins: Path | None = None,
+    ) -> None:
+        wanted = [tunnel_address(address) for address in addresses]
+        index = device_index(device) if isinstance(device, str) else device
+        self.pins: Path | None = None
+        if pins is not None:
+            _check_free(pins)
+        with ExitStack() as undo:
+            obj = undo.enter_context(BpfObject.packaged(OBJECT))
+            obj.load()
+            self._table = DecapTable(obj, obj.maps[ADDRESSES], obj.maps[VERDICTS])
+            for address in wanted:
+                self._table.add(address)
+            self._link = attach_xdp(obj.programs[PROGRAM], index, mode)
+            undo.callback(self._let_go)
+            if pins is not None:
+                _pin(pins, obj, self._link)
+                self.pins = pins
+            self._undo = undo.pop_all()
+
+    @classmethod
+    def pinned(cls, pins: Path) -> Self:
+        """Return what another process has pinned in ``pins``.
+
+        DecapError: nothing is there. LayoutError: another version of Towpath has, and its maps
+        can't be read; `detach_pinned` takes such a one down too.
+        """
+        _check_pinned(pins)
+        self = cls.__new__(cls)
+        self.pins = pins
+        with ExitStack() as undo, BpfObject.packaged(OBJECT) as obj:
+            addresses = undo.enter_context(_open_map(pins, obj, ADDRESSES))
+            verdicts = undo.enter_context(_open_map(pins, obj, VERDICTS))
+            self._table = DecapTable(obj, addresses, verdicts)
+            self._link = Link.from_pin(pins / LINK)
+            undo.callback(self._let_go)
+            self._undo = undo.pop_all()
+        return self
+
+    @property
+    def ifindex(self) -> int:
+        """The device's index, 0 when the device has gone."""
+        return self._link.ifindex
+
+    @property
+    def device(self) -> str:
+        """The device's name. KernelError: it has gone, or is in another network namespace."""
+        return device_name(self.ifindex)
+
+    @property
+    def mode(self) -> str:
+        """Where the program runs: "native" or "generic"."""
+        return self._link.mode
+
+    @property
+    def why_generic(self) -> str:
+        """What the driver said when mode auto had to settle for generic."""
+        return self._link.why_generic
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The addresses unwrapped for: IPv4 first, in order."""
+        return self._table.addresses
+
+    def add(self, address: str | Address) -> None:
+        """Unwrap for this address too, from now on. DecapError: not an address, or no room."""
+        self._table.add(address)
+
+    def remove(self, address: str | Address) -> None:
+        """Leave packets for this address alone from now on. DecapError: it isn't there."""
+        self._table.remove(address)
+
+    def counters(self) -> DecapCounters:
+        """Read the counters. Not one moment's: packets go on while they are read."""
+        return self._table.counters()
+
+    def close(self) -> None:
+        """Detach, unless pinned, and let go of everything in the kernel. Twice is once."""
+        self._undo.close()
+
+    def detach(self) -> None:
+        """Detach even if pinned, remove the pins, and close."""
+        if self.pins is not None:
+            self._link.detach()
+            remove_pins(self.pins)
+        self.close()
+
+    def _let_go(self) -> None:
+        if self.pins is None:
+            self._link.detach()
+        self._link.close()
+
+
+def detach_pinned(pins: Path) -> None:
+    """Detach what is pinned in ``pins``, by whichever version, and remove the pins.
+
+    DecapError: nothing is there.
+    """
+    _check_pinned(pins)
+    Link.from_pin(pins / LINK).detach()
+    remove_pins(pins)
+
+
+def _check_pinned(pins: Path) -> None:
+    if not (pins / LINK).exists():
+        raise DecapError(f"{pins}: no decapsulation is pinned there")
+
+
+def _check_free(pins: Path) -> None:
+    if pins.exists():
+        raise DecapError(
+            f"{pins}: something is pinned there already; detach it first, or name another directory"
+        )
+
+
+def _pin(pins: Path, obj: BpfObject, link: Link) -> None:
+    if pins.is_relative_to(ROOT):
+        ensure_bpffs()
+    with new_pin_dir(pins) as directory:
+        for name in (ADDRESSES, VERDICTS):
+            obj.maps[name].pin(directory / name)
+        link.pin(directory / LINK)
+
+
+def _open_map(pins: Path, obj: BpfObject, name: str) -> Map:
+    found = Map.from_pin(pins / name)
+    differences = obj.layout(name).differences(found.layout)
+    if differences:
+        found.close()
+        raise LayoutError(f"{pins / name}: pinned by another version of Towpath", differences)
+    return found

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way of health checks: connections of this node's own, sent as a client's packets are.
+
+A socket is bound to an address of the node, its end is written down in ``health_probes``
+together with the backend, and then it is connected to the VIP. Its packets carry a mark
+that routes them to the loopback device, where ``bpf/health/egress.h`` encapsulates them. The
+answers come from the VIP to the node's address, and the kernel finds the socket by itself.
+
+Where clients' packets are translated the backend is asked for itself, which needs none of
+that: such a packet differs in nothing from one of this node's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+from ipaddress import IPv4Address, ip_address
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from towpath.datapath.address import family, pack
+from towpath.datapath.errors import DatapathError
+from towpath.datapath.health.local_sources import LocalSources, is_local
+from towpath.datapath.lb.outer_source import node_address
+from towpath.kernel.bpf.links import attach_tc_egress
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net import interfaces, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from towpath.datapath.address import Address
+    from towpath.datapath.program.program import LoadedProgram
+    from towpath.kernel.bpf.links import Attachment
+    from towpath.model.service import Forwarding
+    from towpath.model.snat import Snat
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = 1
+# Of the rule and the table of routes; a rule for marks stands before those of most others.
+TABLE = 0x7470
+PRIORITY = 747
+
+# Of an IPv6 link's smallest MTU, 1280, what two IPv6 headers and one of TCP leave.
+SEGMENT = 1180
+_LINGER_NONE = struct.pack("ii", 1, 0)  # struct linger: on, for no time
+_SOCKET_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ANY_PORT = 9  # to ask for a route needs one
+
+
+class HealthPath:
+    """Makes connections that go to a backend in the way of clients' packets.
+
+    ``devices`` are the indexes of the load balancer's; ``snat`` says what clients are translated
+    to. Nothing is attached or routed before
+    `open`; `close` undoes it. `connection` may be called from another thread than the rest.
+    """
+
+    def __init__(
+        self, program: LoadedProgram, devices: Sequence[int], mark: int, snat: Snat
+    ) -> None:
+        self._program = program
+        self._snat = snat
+        self._probes = program.maps["health_probes"]
+        self._devices = devices
+        self._mark = mark
+        self._attached: Attachment | None = None
+        self._local_sources = LocalSources(devices)
+        self._own: dict[int, Address | None] = {}
+        self._vips: frozenset[Address] = frozenset()
+
+    def open(self, vips: Iterable[Address]) -> None:
+        """Get ready for checks of these VIPs. May be called again. KernelError."""
+        self._vips = frozenset(vips)
+        if self._attached is None:
+            self._attach()
+        on_them = [upper for upper, lower, _ in interfaces.vlan_devices() if lower in self._devices]
+        indexes = (*self._devices, *on_them)
+        addresses = [each for index in indexes for each in interfaces.addresses(index)]
+        usable = [each for each in addresses if each.ip not in self._vips]
+        self._own = {version: node_address(usable, version) for version in (4, 6)}
+        if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips):
+            self._local_sources.allow()
+
+    def _attach(self) -> None:
+        # The program before the routes: without it packets would end up on this node.
+        program = self._program.object.programs["towpath_health"]
+        attached = attach_tc_egress(program, LOOPBACK)
+        try:
+            rules.to_loopback(self._mark, TABLE, PRIORITY)
+        except BaseException:
+            attached.detach()
+            raise
+        self._attached = attached
+
+    def close(self) -> None:
+        """Detach, and route nothing by the mark any more. Twice is once."""
+        if self._attached is not None:
+            for undo in (self._unroute, self._attached.detach):
+                try:
+                    undo()
+                except KernelError as error:
+                    log.warning("%s", error)
+            self._attached = None
+        self._local_sources.restore()
+
+    def _unroute(self) -> None:
+        rules.no_longer(self._mark, TABLE, PRIORITY)
+
+    def connection(
+        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+    ) -> socket.socket:
+        """Return a TCP socket whose packets go to ``backend`` as clients' do; not blocking.
+
+        It is to be connected to ``vip``, with forwarding snat to ``backend``, at any port.
+        Closing it resets the connection, so that neither end waits for the other.
+        DatapathError: the node has no address to be answered at. OSError: no sockets or ports
+        are left.
+        """
+        translated = forwarding == "snat"
+        own = self._translated(backend) if translated else self._source(vip, backend)
+        made = socket.socket(_SOCKET_FAMILIES[vip.version], socket.SOCK_STREAM)
+        try:
+            made.settimeout(0)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+            if not translated:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+            made.bind((str(own), 0))
+            if not translated:
+                self._write_down(own, made.getsockname()[1], backend, l2=forwarding == "l2")
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    def counters(self) -> dict[str, int]:
+        """Packets by what became of them, such as sent or drop_no_route."""
+        packets = self._program.rows("health_cpus")["packets"].sum(axis=0)
+        return {
+            member.name.removeprefix("HEALTH_").lower(): int(packets[int(member)])
+            for member in self._program.btf.enum("health_verdict")
+            if member.name != "HEALTH_MAX"
+        }
+
+    def _translated(self, backend: Address) -> Address:
+        """What a client's packets are translated to, if this node can be answered there.
+
+        Backends may let nobody else in.
+        """
+        ours = self._snat.addresses(backend.version)
+        return next(filter(is_local, ours), None) or self._source(backend, backend)
+
+    def _source(self, vip: Address, backend: Address) -> Address:
+        """The node's address that backends know the way to: what the route to this one prefers.
+
+        Else one of the devices or of VLANs on them, else what the route to the VIP prefers.
+        """
+        towards = (backend,) if vip.version == backend.version else ()
+        for found in (
+            *map(preferred_source, towards),
+            self._own.get(vip.version),
+            preferred_source(vip),
+        ):
+            if found and not found.is_link_local and found not in self._vips:
+                return found
+        raise DatapathError(
+            f"no IPv{vip.version} address of this node to check {vip} from: the load balancer's "
+            "devices need one that is no VIP"
+        )
+
+    def _write_down(self, own: Address, port: int, backend: Address, *, l2: bool) -> None:
+        key: Any = np.zeros((), self._probes.key_dtype)
+        key["addr"]["word"] = np.frombuffer(pack(own), ">u4")
+        key["port"], key["protocol"], key["family"] = port, socket.IPPROTO_TCP, family(own)
+        value: Any = np.zeros((), self._probes.value_dtype)
+        value["to"]["addr"]["word"] = np.frombuffer(pack(backend), ">u4")
+        value["to"]["family"] = family(backend)
+        value["ifindex"], value["family"] = self._devices[0], family(own)
+        value["l2"] = l2
+        self._probes.update(key, value)
+
+
+def preferred_source(towards: Address) -> Address | None:
+    """Return the address that this node's packets to another have; None if there is no route."""
+    with socket.socket(_SOCKET_FAMILIES[towards.version], socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect((str(towards), _ANY_PORT))
+        except OSError:
+            return None
+        return ip_address(asking.getsockname()[0])

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Indexes and handles of backends, and their records in the kernel.
+
+A record is written while nothing refers to it and published by a Maglev table
+that holds its handle. An index that was given up rests until no packet can
+still be using it, and comes back with the next generation: a flow entry that
+still has the old handle is stale by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from socket import htons
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from towpath.datapath.address import Address, family, pack, unpack
+from towpath.datapath.errors import CapacityError
+from towpath.model.service import Backend, BackendState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from towpath.datapath.lb.grace import Reclaimer
+
+
+class BackendTable:
+    """``backends`` of ``bpf/lb/maps.h`` through a mapping of it.
+
+    ``rows`` is an array of ``struct backend``; ``index_bits`` says how much of a
+    handle is its index; ``forget`` zeroes what the CPUs keep about an index;
+    ``states`` has the numbers of ``enum backend_state``.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray[Any, Any],
+        index_bits: int,
+        reclaimer: Reclaimer,
+        forget: Callable[[int], None],
+        states: Mapping[BackendState, int],
+    ) -> None:
+        self._rows = rows
+        # As numbers of this machine's: numpy stores those of another order in two steps.
+        self._ports = rows["port"].view(np.uint16)
+        self._states = states
+        self._bits = index_bits
+        self._generations = (1 << 32 - index_bits) - 1
+        self._reclaimer = reclaimer
+        self._forget = forget
+        self._in_use = int(np.count_nonzero(rows["handle"]))
+        # Index 0 is never used: no handle is 0.
+        self._free: deque[int] = deque(int(i) + 1 for i in np.flatnonzero(rows["handle"][1:] == 0))
+
+    @property
+    def capacity(self) -> int:
+        """Backends that there is room for."""
+        return len(self._rows) - 1
+
+    @property
+    def available(self) -> int:
+        """Backends that can be added, not counting those that rest."""
+        return len(self._free)
+
+    @property
+    def in_use(self) -> int:
+        """Backends that there are."""
+        return self._in_use
+
+    def index(self, handle: int) -> int:
+        """Return the index in a handle."""
+        return handle & (1 << self._bits) - 1
+
+    def add(self, service: int, backend: Backend) -> int:
+        """Write a backend's record and return its handle. CapacityError when full."""
+        if not self._free:
+            self._reclaimer.flush()
+        if not self._free:
+            raise CapacityError("backends", self.capacity + 1, self.capacity, "backends")
+        index = self._free.popleft()
+        row = self._rows[index]
+        generation = int(row["generation"]) % self._generations + 1
+        if row["generation"]:
+            self._forget(index)
+        handle = generation << self._bits | index
+        row["generation"] = generation
+        row["addr"]["word"] = np.frombuffer(pack(backend.address), ">u4")
+        row["family"] = family(backend.address)
+        row["service"] = service
+        self.note(handle, backend)
+        row["handle"] = handle
+        self._in_use += 1
+        return handle
+
+    def note(self, handle: int, backend: Backend) -> None:
+        """Note weight and state for whoever reads them back; packets go by the table.
+
+        The port of translated flows that begin is in force at once.
+        In between the record never says that the backend takes flows, unless it did or will.
+        """
+        row = self._rows[self.index(handle)]
+        self._ports[self.index(handle)] = htons(backend.port or 0)
+        fields = [("state", self._states[backend.state]), ("weight", backend.weight)]
+        if backend.state is BackendState.ACTIVE:
+            fields.reverse()
+        for field, value in fields:
+            row[field] = value
+
+    def renew(self, handle: int) -> int:
+        """Give a backend that is in no table another handle, and return it.
+
+        Every flow that has the old one is stale at once.
+        """
+        row = self._rows[self.index(handle)]
+        generation = int(row["generation"]) % self._generations + 1
+        renewed = generation << self._bits | self.index(handle)
+        row["generation"] = generation
+        row["handle"] = renewed
+        return renewed
+
+    def remove(self, handle: int) -> None:
+        """Give a backend's index up. No table may hold the handle any more."""
+        index = self.index(handle)
+        self._rows[index]["handle"] = 0
+        self._in_use -= 1
+        self._reclaimer.defer(lambda: self._free.append(index))
+
+    def __iter__(self) -> Iterator[tuple[int, int, Backend]]:
+        """Yield service, handle and backend of every record in use."""
+        for row in self._rows[np.flatnonzero(self._rows["handle"])]:
+            yield int(row["service"]), int(row["handle"]), self._backend(row)
+
+    def _backend(self, row: Any) -> Backend:
+        address: Address = unpack(row["addr"].tobytes(), int(row["family"]))
+        number = int(row["state"])
+        state = next(each for each, known in self._states.items() if known == number)
+        return Backend(address, int(row["weight"]), state, int(row["port"]) or None)

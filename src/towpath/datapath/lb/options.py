@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of services as ``struct service`` of ``bpf/abi/lb.h`` has them.
+
+Each is a word of its own, stored once: a packet goes by the old value or by the new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from towpath.core.lb.options import Options
+from towpath.datapath.lb.allow_from import EVERYONE
+from towpath.model.service import Affinity, Forwarding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+
+    from towpath.datapath.lb.allow_from import SourceSets
+
+    Array = np.ndarray[Any, Any]
+
+
+class Flags(NamedTuple):
+    """``enum service_flags``."""
+
+    no_flow_table: int
+    l2: int
+    snat: int
+
+    def forwarding(self, flags: int) -> Forwarding:
+        """Return how packets go to backends by a service's flags."""
+        if flags & self.l2:
+            return "l2"
+        return "snat" if flags & self.snat else "dsr"
+
+
+class ServiceOptions:
+    """The options of all services. ``rows`` is an array of ``struct service``."""
+
+    def __init__(self, rows: Array, flags: Flags, sources: SourceSets) -> None:
+        self._rows = rows
+        self._flags = flags
+        self._sources = sources
+        self._sets: dict[int, int] = {}
+        """The set of sources that each service, by its index, has taken."""
+
+    def write(self, index: int, options: Options) -> None:
+        """Store a service's options. CapacityError: there is no room for its sources."""
+        before, taken = self._sets.get(index, EVERYONE), self._sources.take(options.allow_from)
+        self._sets[index] = taken
+        self._rows["sources"][index] = taken
+        self._sources.leave(before)
+        self._rows["table_size"][index] = options.table_size
+        self._rows["affinity"][index] = options.affinity.timeout if options.affinity else 0
+        self._rows["flags"][index] = self._flags_of(options)
+
+    def give_up(self, index: int) -> None:
+        """Let go of what a service has taken that packets find no more."""
+        self._sources.leave(self._sets.pop(index, EVERYONE))
+
+    def adopt(self, indexes: Iterable[int]) -> dict[int, Options]:
+        """Take over what the kernel holds for these services, and return it."""
+        self._sets = {index: int(self._rows["sources"][index]) for index in indexes}
+        prefixes = self._sources.adopt(self._sets.values())
+        return {
+            index: self._options(self._rows[index], prefixes.get(taken))
+            for index, taken in self._sets.items()
+        }
+
+    def _flags_of(self, options: Options) -> int:
+        remembers = 0 if options.flow_table else self._flags.no_flow_table
+        ways = {"dsr": 0, "l2": self._flags.l2, "snat": self._flags.snat}
+        return remembers | ways[options.forwarding]
+
+    def _options(self, row: Any, allow_from: Any) -> Options:
+        flags, timeout = int(row["flags"]), int(row["affinity"])
+        return Options(
+            table_size=int(row["table_size"]),
+            flow_table=not flags & self._flags.no_flow_table,
+            forwarding=self._flags.forwarding(flags),
+            affinity=Affinity(timeout) if timeout else None,
+            allow_from=allow_from,
+        )

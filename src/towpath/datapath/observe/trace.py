@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ask the loaded program what it would do with a flow's next packet, or with one about it.
+
+The frame carries a secret in place of its MAC addresses, by which the program
+knows that it must change nothing and write down what it decides.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from towpath.datapath.address import family, unpack
+from towpath.datapath.observe.counters import verdict_names
+from towpath.datapath.observe.testpackets import sample
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from towpath.datapath.address import Address
+    from towpath.datapath.lb.services import Installed
+    from towpath.datapath.program.program import LoadedProgram
+    from towpath.model.flow import FlowTuple
+    from towpath.model.service import ServiceKey
+
+_ETHERTYPES = {4: 0x0800, 6: 0x86DD}
+_ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
+_VLAN_VID = 0xFFF
+_NOT_ASKED = -1
+_REFUSED = "drop_source"
+_SUCCESS = 0
+# enum in linux/bpf.h, BPF_FIB_LKUP_RET_*
+_FIB_RESULTS = (
+    "success",
+    "blackhole",
+    "unreachable",
+    "prohibit",
+    "not forwarded",
+    "forwarding disabled",
+    "unsupported encapsulation",
+    "no neighbour",
+    "fragmentation needed",
+    "no source address",
+)
+_OWN_RESULTS = {"FIB_NOT_ON_LINK": "behind a gateway"}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Every decision about one packet. What wasn't reached is None."""
+
+    flow: FlowTuple
+    device: str
+    verdict: str
+    service: ServiceKey | None = None
+    hash: int | None = None
+    flow_hit: bool | None = None
+    client_hit: bool | None = None
+    """Of a new flow to a service with affinity: whether its client was known."""
+    slot: int | None = None
+    table_size: int | None = None
+    backend: Address | None = None
+    forwarding: str | None = None
+    encapsulation: str | None = None
+    """With its outer source: of a service whose forwarding is dsr."""
+    outer_source: Address | None = None
+    """Where it comes from to the backend."""
+    source_port: int | None = None
+    """The same, of a flow that is translated already."""
+    destination_port: int | None = None
+    """Where it goes at the backend, of a packet that is translated."""
+    fib_result: str | None = None
+    egress: str | None = None
+    vlan: int | None = None
+    source_mac: str | None = None
+    next_hop_mac: str | None = None
+    mtu: int | None = None
+
+
+def run(
+    program: LoadedProgram,
+    flow: FlowTuple,
+    device: tuple[int, str],
+    services: Mapping[int, Installed],
+) -> Trace:
+    """Trace one packet that comes in on ``device``, an interface index and name.
+
+    ``services``: what is in the kernel, by index. One trace at a time: there is
+    one record to write to.
+    """
+    table = program.maps["traces"]
+    record = np.zeros((), program.btf.dtype("trace"))
+    record["fib_result"] = _NOT_ASKED
+    table.update(0, record)
+    frame = (
+        program.cookie.to_bytes(8, "little")
+        + device[0].to_bytes(4, "little")
+        + _ETHERTYPES[flow.source.version].to_bytes(2, "big")
+        + sample(flow)
+    )
+    program.object.programs["towpath_lb"].test_run(frame)
+    return _decode(program, flow, device[1], services, table.lookup(0))
+
+
+def _decode(
+    program: LoadedProgram,
+    flow: FlowTuple,
+    device: str,
+    services: Mapping[int, Installed],
+    record: Any,
+) -> Trace:
+    verdict = verdict_names(program)[int(record["verdict"])]
+    found = Trace(flow, device, verdict)
+    flags = {name: int(flag) for name, flag in program.btf.enum("trace_flags").__members__.items()}
+    is_set = {name: bool(int(record["flags"]) & flag) for name, flag in flags.items()}
+    service = services.get(int(record["service"]))
+    if not is_set["TRACE_VIP"] or service is None:
+        return found
+    by_maglev, known = is_set["TRACE_MAGLEV"], is_set["TRACE_FLOW_HIT"]
+    if verdict == _REFUSED:
+        return replace(found, service=service.key)
+    asked_for_client = service.options.affinity is not None and not known
+    found = replace(
+        found,
+        service=service.key,
+        hash=int(record["hash"]),
+        flow_hit=known,
+        client_hit=is_set["TRACE_AFFINITY"] if asked_for_client else None,
+        slot=int(record["slot"]) if by_maglev else None,
+        table_size=int(record["table_size"]) if by_maglev else None,
+    )
+    handle = int(record["handle"])
+    backend = next((a for a, its_handle in service.handles.items() if its_handle == handle), None)
+    if backend is None:
+        return found
+    found = replace(found, backend=backend, forwarding=service.options.forwarding)
+    if is_set["TRACE_SNAT"]:
+        found = replace(
+            found,
+            outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
+            source_port=int(record["source_port"]) or None,
+            destination_port=int(record["destination_port"]),
+        )
+    if found.forwarding == "dsr":
+        found = replace(
+            found,
+            encapsulation=_ENCAPSULATIONS[flow.destination.version, backend.version],
+            outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
+        )
+    fib = _SUCCESS if is_set["TRACE_FIB_CACHED"] else int(record["fib_result"])
+    return _with_way(found, record, _fib_result(program, fib))
+
+
+def _fib_result(program: LoadedProgram, number: int) -> str:
+    own = program.btf.enum("fib_own_results")
+    words = {int(own[name]): said for name, said in _OWN_RESULTS.items()}
+    words |= dict(enumerate(_FIB_RESULTS))
+    return words.get(number, f"error {number}")
+
+
+def _with_way(found: Trace, record: Any, fib_result: str) -> Trace:
+    """Add what the record says of the next hop."""
+    hop = record["hop"]
+    return replace(
+        found,
+        fib_result=fib_result,
+        egress=_device_name(int(hop["tx_ifindex"])),
+        vlan=int(hop["tx_vlan"]) & _VLAN_VID or None,
+        source_mac=_mac(hop["smac"]),
+        next_hop_mac=_mac(hop["dmac"]),
+        mtu=int(hop["mtu"]) or None,
+    )
+
+
+def _device_name(ifindex: int) -> str | None:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return None
+
+
+def _mac(raw: Any) -> str | None:
+    return raw.tobytes().hex(":") if raw.any() else None

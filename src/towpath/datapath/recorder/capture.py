@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One capture: reads its ring, and makes a pcapng file of what is in it."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from towpath import __version__
+from towpath.closing import Closing
+from towpath.core.recorder import pcapng
+from towpath.kernel.bpf.maps import possible_cpus
+from towpath.model.capture import filter_text
+from towpath.native import records
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import ExitStack
+
+    from towpath.datapath.recorder.recorder import Recorder
+    from towpath.kernel.bpf.object import BpfObject
+    from towpath.kernel.bpf.ring import Ring
+    from towpath.model.capture import Capture
+    from towpath.native.records import Fate
+
+PROGRAM = "towpath_recorder"
+_BUFFER = 1 << 20
+_IDLE_SECONDS = 0.02
+_DIRECTIONS = ("in", "out")
+_CLOCK_TRIES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a capture has come."""
+
+    seen: int
+    """Packets that the program had."""
+    matched: int
+    """Those that the capture is for, before sampling."""
+    packets: int
+    """Those that were captured."""
+    records: int
+    """Frames of them: as they came in, as they were sent on, or both."""
+    bytes: int
+    """Bytes of these frames that were kept."""
+    lost: int
+    """Frames for which the ring had no room."""
+
+
+class _Names(records.Names):
+    """Describes devices as they are met, and remembers what became of packets."""
+
+    def __init__(
+        self, section: pcapng.Section, capture: Capture, describe: Callable[[Fate], str | None]
+    ) -> None:
+        self._section = section
+        self._capture = capture
+        self._describe = describe
+        self._labels: dict[Fate, str] = {}
+        self.interfaces: dict[tuple[int, int], int] = {}
+
+    def interface(self, ifindex: int, direction: int) -> int:
+        key = ifindex, direction
+        if key not in self.interfaces:
+            name = f"{device_name(ifindex)}-{_DIRECTIONS[direction]}"
+            meaning = "as packets came in", "as they were sent on"
+            self.interfaces[key] = self._section.add(
+                pcapng.Interface(
+                    name, meaning[direction], self._capture.snaplen, filter_text(self._capture)
+                )
+            )
+        return self.interfaces[key]
+
+    def label(self, fate: Fate) -> str:
+        self._labels[fate] = self._describe(fate) or self._labels.get(fate, "")
+        return self._labels[fate]
+
+
+class Recording(Closing):
+    """A capture that goes on. `chunks` gives the file; `stop` may be called by any thread.
+
+    A context manager, which closes.
+    """
+
+    def __init__(
+        self,
+        *,
+        capture: Capture,
+        slot: int,
+        ring: Ring,
+        loaded: BpfObject,
+        recorder: Recorder,
+        describe: Callable[[Fate], str | None],
+        undo: ExitStack,
+    ) -> None:
+        self.capture = capture
+        self.slot = slot
+        self.object = loaded
+        self.program = loaded.programs[PROGRAM]
+        self.started = time.time_ns()
+        self.ended = ""
+        """Why it has ended, in words; empty until then."""
+        self._ring = ring
+        self._recorder = recorder
+        self._undo = undo
+        self._begun = time.monotonic()
+        self._stop = threading.Event()
+        self._closed = False
+        self._version = recorder.version
+        self._section = pcapng.Section(
+            pcapng.section_header(
+                system=f"{platform.system()} {platform.release()}",
+                application=f"towpath {__version__}",
+                comment=filter_text(capture),
+            )
+        )
+        self._names = _Names(self._section, capture, describe)
+        self._reader = records.RecordReader(
+            ring.consumer,
+            ring.producer,
+            ring.data,
+            clock=_clock(),
+            cpus=possible_cpus(),
+            packets=capture.packets or records.UNLIMITED,
+            size=capture.bytes or records.UNLIMITED,
+        )
+        undo.callback(self._reader.close)
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Give the file, piece by piece, until it ends; then `ended` says why.
+
+        A piece is valid until the next one is asked for. Each is of whole blocks.
+        """
+        yield memoryview(self._section.pending())
+        buffer = bytearray(_BUFFER)
+        view = memoryview(buffer)
+        while not self._is_over():
+            size = self._read(buffer)
+            if size:
+                yield view[:size]
+            if size < _BUFFER // 2:
+                self._stop.wait(_IDLE_SECONDS)
+        self._recorder.stop(self)
+        while size := self._read(buffer):
+            yield view[:size]
+        yield memoryview(self._statistics())
+
+    def _read(self, buffer: bytearray) -> int:
+        if self._version != self._recorder.version:
+            self._version = self._recorder.version
+            self._reader.forget_labels()
+        return self._reader.read(buffer, self._section, self._names)
+
+    def _is_over(self) -> bool:
+        if self._reader.ended:
+            limit = self.capture.packets and self._reader.packets >= self.capture.packets
+            self.stop(
+                "so many packets were wished for" if limit else "so many bytes were wished for"
+            )
+        elif self.capture.seconds and time.monotonic() >= self._begun + self.capture.seconds:
+            self.stop("so much time was wished for")
+        return self._stop.is_set()
+
+    def _statistics(self) -> bytes:
+        lost = self._recorder.losses(self.slot)
+        now = time.time_ns()
+        # A device of which everything was lost is described only now.
+        numbers = {self._names.interface(*key): key for key in (*self._names.interfaces, *lost)}
+        blocks = [self._section.pending()]
+        for number, key in sorted(numbers.items()):
+            dropped = lost.get(key, 0)
+            received = self._reader.count(number) + dropped
+            blocks.append(
+                pcapng.statistics_block(
+                    pcapng.Statistics(number, self.started, now, received, dropped)
+                )
+            )
+        return b"".join(blocks)
+
+    def progress(self) -> Progress:
+        """Return how far it has come."""
+        seen, matched = self._recorder.counts(self.slot)
+        return Progress(
+            seen=seen,
+            matched=matched,
+            packets=self._reader.packets,
+            records=self._reader.records,
+            bytes=self._reader.bytes,
+            lost=sum(self._recorder.losses(self.slot).values()),
+        )
+
+    def stop(self, why: str = "it was stopped") -> None:
+        """Have `chunks` come to its end."""
+        self.ended = self.ended or why
+        self._stop.set()
+
+    def close(self) -> None:
+        """Take it out of the kernel, at its end or before. Twice is once."""
+        if not self._closed:
+            self._closed = True
+            self.stop()
+            self._recorder.stop(self)
+            self._undo.close()
+
+    def give_up(self) -> None:
+        """Let go of what it has, of a capture that never began."""
+        self._closed = True
+        self._undo.close()
+
+
+def device_name(ifindex: int) -> str:
+    """Return a device's name, or its number once it is gone."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return f"if{ifindex}"
+
+
+def _clock() -> int:
+    """Nanoseconds from CLOCK_MONOTONIC to 1970: the best of several readings."""
+    found = []
+    for _ in range(_CLOCK_TRIES):
+        before = time.monotonic_ns()
+        now = time.time_ns()
+        after = time.monotonic_ns()
+        found.append((after - before, now - (before + after) // 2))
+    return min(found)[1]

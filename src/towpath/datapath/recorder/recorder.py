@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recorder: captures of what the load balancer's program sees and does.
+
+While there is a capture, a program that records stands in the load balancer's place on the
+devices (``bpf/recorder/recorder.bpf.c``), put there and taken away by replacing the program of a link:
+no packet goes by in between, and without a capture nothing is paid. Each capture is a program
+of its own, loaded for its filter; they form a chain whose last one balances.
+
+Nothing of this is pinned. If this process dies, the chain is cut by the kernel, and the first
+program, which stays attached where links are pinned, balances and finds itself without a reader.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from towpath import wildcard
+from towpath.core.recorder.cbpf import TranslationError, translate
+from towpath.datapath.errors import DatapathError
+from towpath.datapath.recorder.capture import PROGRAM, Recording
+from towpath.datapath.recorder.filters import rules_of
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.maps import possible_cpus
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.patch import with_function
+from towpath.kernel.bpf.pcap import ExpressionError, compile_expression
+from towpath.kernel.bpf.programs import ProgramType
+from towpath.kernel.bpf.rcu import wait_for_readers
+from towpath.kernel.bpf.ring import Ring
+from towpath.wildcard import FullError, TooComplexError, WildcardTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from towpath.datapath.program.attachment import Attachment
+    from towpath.datapath.program.program import LoadedProgram
+    from towpath.kernel.bpf.programs import Program
+    from towpath.model.capture import Capture
+    from towpath.model.service import Service
+    from towpath.native.records import Fate
+    from towpath.wildcard import Rule
+
+log = logging.getLogger(__name__)
+
+OBJECT = "recorder"
+RING_BYTES = 1 << 26
+"""Of a capture by default: a quarter of a second of full frames at a million a second."""
+_RULES = "capture"
+_EXPRESSION = "record_expression"
+_BEAT_SECONDS = 0.2
+_LOAD_BYTES = 189  # BPF_FUNC_xdp_load_bytes
+_DIRECTIONS = {"in": 1, "out": 2, "both": 3}
+_ALL_SAMPLES = (1 << 32) - 1
+
+
+class Recorder:
+    """The captures of one load balancer. May be used by several threads."""
+
+    def __init__(self, program: LoadedProgram, attachment: Attachment) -> None:
+        self._program = program
+        self._attachment = attachment
+        self._lock = threading.RLock()
+        self._undo = ExitStack()
+        self._shared: BpfObject | None = None
+        self._heart: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._chain: list[Recording] = []
+        self.version = 0
+        """Increases when packets' fates may be called otherwise than before."""
+
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """The captures that go on, the newest first."""
+        return tuple(self._chain)
+
+    # ---- begin -----------------------------------------------------------------------------------
+
+    def start(
+        self,
+        capture: Capture,
+        services: Iterable[Service],
+        describe: Callable[[Fate], str],
+        *,
+        ring_bytes: int = RING_BYTES,
+    ) -> Recording:
+        """Begin a capture. What it gives has to be read, and closed.
+
+        ``services``: those that it may name. ``describe``: says in words what became of a
+        packet; called by whoever reads. ``ring_bytes``: how much may wait to be read, a
+        power of two. DatapathError: there are too many captures, or it can't be had.
+        KernelError.
+        """
+        rules = rules_of(capture, services)
+        with self._lock, ExitStack() as undo:
+            slot = self._free_slot()
+            ring = undo.enter_context(Ring(ring_bytes, "record_ring"))
+            loaded = undo.enter_context(self._load(capture, slot, rules))
+            undo.enter_context(self._table(loaded, rules))
+            recording = Recording(
+                capture=capture,
+                slot=slot,
+                ring=ring,
+                loaded=loaded,
+                recorder=self,
+                describe=describe,
+                undo=undo.pop_all(),
+            )
+            try:
+                self._open_slot(capture, slot, ring)
+                self._put_first(recording)
+            except BaseException:
+                recording.give_up()
+                raise
+        return recording
+
+    @contextmanager
+    def tried(self, capture: Capture) -> Iterator[Program]:
+        """A capture's program for the block, loaded as `start` would, and put nowhere.
+
+        DatapathError, KernelError: there can be no such capture.
+        """
+        with self._lock, self._load(capture, 0, rules_of(capture, ())) as loaded:
+            yield loaded.programs[PROGRAM]
+
+    def _free_slot(self) -> int:
+        taken = {each.slot for each in self._chain}
+        most = int(self._maps().btf.enum("record_limits")["RECORD_CAPTURES"])
+        free = next((slot for slot in range(most) if slot not in taken), None)
+        if free is None:
+            raise DatapathError(f"there are {most} captures, which is the most; stop one first")
+        return free
+
+    def _maps(self) -> BpfObject:
+        """The object whose maps all captures share; it has no program."""
+        if self._shared is None:
+            obj = BpfObject.packaged(OBJECT)
+            with ExitStack() as undo:
+                undo.enter_context(obj)
+                self._use_maps(obj, self._program.maps)
+                cpus = possible_cpus()
+                slots = int(obj.btf.enum("record_limits")["RECORD_CAPTURES"])
+                for name, entries in (
+                    ("record_slots", slots),
+                    ("record_cpus", cpus),
+                    ("record_frames", 2 * cpus),
+                ):
+                    obj.resize(name, entries)
+                for name in obj.program_names:
+                    obj.autoload(name, on=False)
+                obj.load()
+                self.slots = undo.enter_context(obj.maps["record_slots"].mmap()).array
+                self.cpus = undo.enter_context(obj.maps["record_cpus"].mmap()).array
+                self._undo = undo.pop_all()
+            self._shared = obj
+        return self._shared
+
+    @staticmethod
+    def _use_maps(obj: BpfObject, maps: Any) -> None:
+        """Let an object use maps that there are; what only the other one has is left out."""
+        wanted = set(obj.map_names)
+        for name, each in maps.items():
+            if name in wanted and not name.startswith(f"{_RULES}_"):
+                obj.resize(name, each.max_entries)
+                obj.reuse(name, each)
+
+    def _load(self, capture: Capture, slot: int, rules: list[Rule]) -> BpfObject:
+        """Load a capture's own program, which the load balancer's tables and constants are for."""
+        shared = self._maps()
+        obj = _object(capture.expression)
+        with ExitStack() as undo:
+            undo.enter_context(obj)
+            self._use_maps(obj, shared.maps)
+            by_family = {v: sum(r.version in (v, None) for r in rules) for v in (4, 6)}
+            wildcard.resize(obj, _RULES, ipv4=by_family[4], ipv6=by_family[6])
+            match = obj.btf.enum("record_match")
+            constants = self._program.constants | {
+                "recording": 1,
+                "record_slot": slot,
+                "record_match": (int(match["RECORD_RULES"]) if rules else 0)
+                | (int(match["RECORD_EXPRESSION"]) if capture.expression else 0),
+                "record_sample": _ALL_SAMPLES // capture.sample,
+                "record_load_helper": probe.helper(_LOAD_BYTES, ProgramType.XDP),
+            }
+            for name, value in constants.items():
+                obj.rodata[name] = value
+            for name in obj.program_names:
+                obj.autoload(name, on=name == PROGRAM)
+            obj.load()
+            undo.pop_all()
+        return obj
+
+    @staticmethod
+    def _table(loaded: BpfObject, rules: list[Rule]) -> WildcardTable:
+        table = WildcardTable(loaded, _RULES)
+        try:
+            table.insert_many(rules)
+        except (FullError, TooComplexError) as error:
+            table.close()
+            raise DatapathError(f"filters: {error}") from error
+        return table
+
+    def _open_slot(self, capture: Capture, slot: int, ring: Ring) -> None:
+        maps = self._maps().maps
+        self.cpus["counts"][:, slot] = 0
+        losses = maps["record_losses"]
+        for key in list(losses.keys()):
+            if int(key["slot"]) == slot:
+                losses.delete(key, missing_ok=True)
+        self.slots["snaplen"][slot] = capture.snaplen
+        self.slots["directions"][slot] = _DIRECTIONS[capture.direction]
+        self.slots["beat"][slot] += 1
+        maps["record_rings"].update(slot, ring.fd)
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._beat, name="recorder", daemon=True)
+            self._heart.start()
+
+    def _beat(self) -> None:
+        """Tell programs that somebody is there, for as long as this process lives."""
+        while not self._closed.wait(_BEAT_SECONDS):
+            with self._lock:
+                if not self._closed.is_set():
+                    self.slots["beat"] += 1
+
+    # ---- the chain -------------------------------------------------------------------------------
+
+    def _put_first(self, recording: Recording) -> None:
+        self._follow(recording, self._chain[0].program if self._chain else None)
+        self._chain.insert(0, recording)
+        try:
+            self._attachment.replace(recording.program)
+        except BaseException:
+            self._chain.remove(recording)
+            raise
+
+    def _follow(self, recording: Recording, program: Program | None) -> None:
+        """Have a capture's program call another one, or none."""
+        chain = self._maps().maps["record_chain"]
+        if program is None:
+            chain.delete(recording.slot, missing_ok=True)
+        else:
+            chain.update(recording.slot, program.fd)
+
+    def stop(self, recording: Recording) -> None:
+        """End a capture: when this returns its ring gets no more records. Twice is once."""
+        with self._lock:
+            if recording not in self._chain:
+                return
+            at = self._chain.index(recording)
+            after = self._chain[at + 1].program if at + 1 < len(self._chain) else None
+            if at:
+                self._follow(self._chain[at - 1], after)
+            else:
+                self._attachment.replace(after)
+            self._chain.remove(recording)
+            # Packets that are under way still have its bit, and its program.
+            wait_for_readers()
+            self._follow(recording, None)
+            self._maps().maps["record_rings"].delete(recording.slot, missing_ok=True)
+
+    # ---- what was counted ------------------------------------------------------------------------
+
+    def counts(self, slot: int) -> tuple[int, int]:
+        """Return how many packets a capture was asked about, and how many it was for."""
+        counts = self.cpus["counts"][:, slot]
+        return int(counts["seen"].sum()), int(counts["matched"].sum())
+
+    def losses(self, slot: int) -> dict[tuple[int, int], int]:
+        """Return the records that found no room, by interface index and direction."""
+        keys, values = self._maps().maps["record_losses"].snapshot()
+        return {
+            (int(key["ifindex"]), int(key["direction"])): int(value)
+            for key, value in zip(keys, values, strict=True)
+            if int(key["slot"]) == slot
+        }
+
+    # ---- life ------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Services are others now: what became of packets has to be asked anew."""
+        self.version += 1
+
+    def close(self) -> None:
+        """End all captures. Twice is once."""
+        for recording in self.recordings:
+            recording.close()
+        with self._lock:
+            self._closed.set()
+        if self._heart is not None:
+            self._heart.join()
+        self._undo.close()
+
+
+def _object(expression: str) -> BpfObject:
+    """Open the object, with an expression in it if there is one."""
+    obj = BpfObject.packaged(OBJECT)
+    if not expression:
+        return obj
+    with obj:
+        path = obj.path
+    try:
+        program = compile_expression(expression)
+        return with_function(BpfObject, path, _EXPRESSION, lambda room: translate(program, room))
+    except (ExpressionError, TranslationError) as error:
+        raise DatapathError(f"expression: {error}") from error
