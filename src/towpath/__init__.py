@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from towpath.balancer import LoadBalancer
-    from towpath.client import Client
+    from towpath.api.client import Client
+    from towpath.loadbalancer import LoadBalancer
 
 __all__ = ["Client", "LoadBalancer", "__version__"]
 
@@ -24,11 +24,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """Import a public class on first use (PEP 562)."""
     if name == "LoadBalancer":
-        from towpath.balancer import LoadBalancer
+        from towpath.loadbalancer import LoadBalancer
 
         return LoadBalancer
     if name == "Client":
-        from towpath.client import Client
+        from towpath.api.client import Client
 
         return Client
     raise AttributeError(f"module 'towpath' has no attribute {name!r}")

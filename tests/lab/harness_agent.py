@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from towpath.client import Client, ClientError
+from towpath.api.client import Client, ClientError
 from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 

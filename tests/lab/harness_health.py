@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from towpath.client import Client, ClientError
+from towpath.api.client import Client, ClientError
 from towpath.lab.agent import WEB4, WEB6, configuration, service
 from towpath.lab.topology import BALANCER, CLIENT, VIP4
 from towpath.lab.waiting import wait_until
@@ -18,7 +18,7 @@ from towpath.lab.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.agent.documents import Check
+    from towpath.api.documents import Check
     from towpath.lab import Lab
 
 FAST = {"type": "http", "interval": "300ms", "timeout": "1s", "rise": 2, "fall": 2}

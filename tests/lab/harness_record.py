@@ -15,7 +15,7 @@ from tests.lab.harness_agent import DEVICE, PEER, TOWPATH, Agent, ip
 from tests.prog.frames_xdp import flows
 from tests.read_pcapng import Capture, read
 
-from towpath.client import Client
+from towpath.api.client import Client
 from towpath.kernel.bpf import links
 from towpath.lab.waiting import wait_until
 

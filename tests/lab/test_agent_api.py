@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.lab.harness_agent import DEVICE, MAIL, WEB, Agent, running
 
-from towpath.client import Client
+from towpath.api.client import Client
 from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.lab.harness_agent import DNS, MAIL, WEB, Agent, names, put, running
 
-from towpath.client import Client, RefusedError
+from towpath.api.client import Client, RefusedError
 from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.agent.documents import FileStatus
+    from towpath.api.documents import FileStatus
 
 
 @pytest.fixture(scope="module")

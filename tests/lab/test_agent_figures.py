@@ -16,8 +16,8 @@ import pytest
 import yaml
 from tests.lab.harness_agent import Agent, put, running
 
-from towpath.agent.wire import plain
-from towpath.client import Client
+from towpath.api.client import Client
+from towpath.api.codec import plain
 from towpath.model import Backend, Limits, Service
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from scapy.layers.l2 import Ether
 from tests.lab.harness_agent import DEVICE, MAIL, WEB, Agent, ip, put, running
 from tests.lab.test_agent_observation import packet, send
 
-from towpath.client import Client
+from towpath.api.client import Client
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.agent.documents import Flow
+    from towpath.api.documents import Flow
 
 OURS = {4: "192.0.2.1", 6: "2001:db8:1::1"}
 NAT = {

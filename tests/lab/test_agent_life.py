@@ -23,7 +23,7 @@ from tests.lab.harness_agent import (
     running,
 )
 
-from towpath.client import Client
+from towpath.api.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from tests.lab.harness_agent import MAIL, PEER, WEB, Agent, running
 
-from towpath.client import Client
+from towpath.api.client import Client
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:

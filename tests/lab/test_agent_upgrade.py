@@ -31,7 +31,7 @@ from tests.lab.harness_agent import (
 )
 from tests.lab.harness_stream import passing, streaming
 
-from towpath.client import Client
+from towpath.api.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

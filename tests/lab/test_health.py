@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.lab.harness_health import FAST, SECONDS, Checking, answers, shell, without_vip
 
-from towpath.client import Client, RefusedError
+from towpath.api.client import Client, RefusedError
 from towpath.lab import Lab
 from towpath.lab.agent import WEB4, WEB6
 from towpath.lab.topology import BALANCER, DEVICE, VIP4

@@ -22,7 +22,7 @@ import yaml
 from tests.lab.harness_lab import assert_nothing_left
 from tests.lab.harness_requests import Answers
 
-from towpath.client import Client, ClientError
+from towpath.api.client import Client, ClientError
 from towpath.lab import Lab, namespaces
 from towpath.lab.agent import WEB4, WEB6, backend_addresses, configuration, service
 from towpath.lab.topology import BALANCER, CLIENT, VIP4, VIP6

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from towpath.client import Client, ClientError
+from towpath.api.client import Client, ClientError
 from towpath.lab import Lab
 from towpath.lab.agent import WEB4, configuration
 from towpath.lab.topology import VIP4

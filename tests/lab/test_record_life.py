@@ -17,7 +17,7 @@ from tests.lab.harness_record import (
 from tests.prog.frames_xdp import flows, frame
 from tests.read_pcapng import read
 
-from towpath.client import Client
+from towpath.api.client import Client
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:

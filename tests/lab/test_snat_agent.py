@@ -25,7 +25,7 @@ from tests.lab.harness_snat import (
 )
 
 from towpath import LoadBalancer
-from towpath.client import Client, ClientError
+from towpath.api.client import Client, ClientError
 from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, DEVICE, VIP4
 from towpath.lab.waiting import wait_until

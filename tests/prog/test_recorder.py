@@ -38,11 +38,11 @@ from tests.prog.network_xdp import (
 )
 from tests.read_pcapng import read
 
-from towpath.balancer import LoadBalancer
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.bpf import links, probe
 from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.lab.waiting import wait_until
+from towpath.loadbalancer import LoadBalancer
 from towpath.model import ConfigError, FlowTuple
 from towpath.model.capture import Capture
 

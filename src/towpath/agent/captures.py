@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import StreamingResponse
 
-from towpath.agent import capture_documents as documents
 from towpath.agent.errors import NotFoundError
+from towpath.api import captures as documents
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

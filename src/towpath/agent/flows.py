@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towpath.agent import documents
+from towpath.api import documents
 from towpath.datapath.address import FAMILY_V4
 from towpath.datapath.flows.flow_table import Filter
 from towpath.datapath.flows.nat_table import STATES, Wanted

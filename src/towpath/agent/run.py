@@ -11,17 +11,17 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from towpath.agent.controller import Controller
-from towpath.agent.desired import Desired
+from towpath.agent.agent import Host, settle
+from towpath.agent.config.file import ConfigFile
 from towpath.agent.errors import AgentError
-from towpath.agent.file import ConfigFile
 from towpath.agent.health.monitor import Monitor
-from towpath.agent.host import Host, settle
-from towpath.agent.listen import unix_socket
-from towpath.agent.metrics import served
-from towpath.agent.server import serve
-from towpath.agent.store import Store
-from towpath.agent.writer import Writer
+from towpath.agent.http.listen import unix_socket
+from towpath.agent.http.metrics import served
+from towpath.agent.http.server import serve
+from towpath.agent.state.controller import Controller
+from towpath.agent.state.desired import Desired
+from towpath.agent.state.store import Store
+from towpath.agent.state.writer import Writer
 from towpath.datapath.lb.balancer import Balancer
 from towpath.datapath.snat.table import check as check_snat
 from towpath.kernel import lock

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from towpath.client import Client
+    from towpath.api.client import Client
 
 Address = IPv4Address | IPv6Address
 
@@ -90,8 +90,8 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
     Those too that were removed and are leaving: they have no share, and go when their
     flows have ended.
     """
-    from towpath.agent.wire import plain
-    from towpath.client import Client
+    from towpath.api.client import Client
+    from towpath.api.codec import plain
 
     with Client(socket_path) as client:
         rows = list(_rows(client, service))
@@ -118,7 +118,7 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
 
 def _rows(client: Client, service: str) -> Iterator[dict[str, Any]]:
     """Return each backend as it is wished for and as it is."""
-    from towpath.agent.wire import plain
+    from towpath.api.codec import plain
 
     weights = {each.address: each.weight for each in client.backends(service)}
     backends = client.backend_status(service)
@@ -149,7 +149,7 @@ def _rows(client: Client, service: str) -> Iterator[dict[str, Any]]:
 @socket_option
 def add(service: str, address: Address, weight: int, port: int | None, socket_path: Path) -> None:
     """Add a backend; refused when the service has it."""
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     with Client(socket_path) as client:
         if address in {each.address for each in client.backends(service)}:
@@ -205,7 +205,7 @@ def change(
     port: int | None = None,
 ) -> None:
     """Change a backend that is there."""
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     with Client(socket_path) as client:
         known = [each.address for each in client.backends(service)]

@@ -10,7 +10,7 @@ from towpath.cli.output import count, print_table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from towpath.agent.documents import BackendCounters, Counters, CpuCounters, ServiceCounters
+    from towpath.api.documents import BackendCounters, Counters, CpuCounters, ServiceCounters
 
 NUMBERS = ("packets", "bytes", "new flows", "active", "drops")
 

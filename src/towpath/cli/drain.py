@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from towpath.client import Client
+    from towpath.api.client import Client
 
 POLL_SECONDS = 1.0
 TIMEOUT_SECONDS = 600.0
@@ -100,7 +100,7 @@ def remove(
     At the latest that is after drain.timeout of the agent's configuration. One that is
     leaving can be removed once more, by --force.
     """
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     with Client(socket_path) as client:
         done(client.remove_backend(service, address, force=force))
@@ -110,7 +110,7 @@ def remove(
 
 def _wait(service: str, address: Address, timeout: float, socket_path: Path) -> None:
     """Return when a backend has no flows; say how many there are whenever that changes."""
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     end = time.monotonic() + timeout
     said = None

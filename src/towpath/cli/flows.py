@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from towpath.agent.documents import Flow, FlowCounts
+    from towpath.api.documents import Flow, FlowCounts
 
 EXAMPLES = {
     "towpath flows --service web": "The first hundred of a service.",
@@ -72,7 +72,7 @@ def flows(
     their time is over (left: how long that is if no packet comes) they are no longer
     listed, but with --expired, until another flow takes their port.
     """
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     question = {
         "service": service,
@@ -93,7 +93,7 @@ def flows(
 
 
 def _show(found: Sequence[Flow], limit: int, form: Format) -> None:
-    from towpath.agent.wire import plain
+    from towpath.api.codec import plain
     from towpath.model.service import endpoint
 
     shown = list(islice(found, limit or None))
@@ -138,7 +138,7 @@ def duration(seconds: float) -> str:
 
 
 def _show_counts(counts: FlowCounts, form: Format) -> None:
-    from towpath.agent.wire import plain
+    from towpath.api.codec import plain
 
     def table() -> None:
         rows = [(each.service, str(each.backend), count(each.flows)) for each in counts.backends]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from towpath.agent.documents import Check
+    from towpath.api.documents import Check
 
 STANDING = ("health", "since", "last error")
 """Columns of `standing`."""

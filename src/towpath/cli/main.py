@@ -33,7 +33,7 @@ VERBS = {
 # Errors whose message was written for the person at the terminal, by the module
 # that defines them. A module that has not been imported cannot have raised one.
 REPORTED = (
-    ("towpath.client", "ClientError"),
+    ("towpath.api.client", "ClientError"),
     ("towpath.model.problems", "ConfigError"),
     ("towpath.kernel.errors", "KernelError"),
     ("towpath.datapath.errors", "DatapathError"),

@@ -12,7 +12,7 @@ from towpath.cli.output import Format, emit, percent, print_table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.agent.documents import Plan, ServiceChange
+    from towpath.api.documents import Plan, ServiceChange
 
 COLUMNS = ("", "service", "for", "what changes", "new flows moved")
 SIGNS = {"add": "+", "remove": "-", "change": "~"}
@@ -20,7 +20,7 @@ SIGNS = {"add": "+", "remove": "-", "change": "~"}
 
 def show_plan(plan: Plan, form: Format) -> None:
     """Print a plan."""
-    from towpath.agent.wire import plain
+    from towpath.api.codec import plain
 
     def table() -> None:
         if not plan.changes:

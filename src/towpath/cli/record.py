@@ -19,8 +19,8 @@ from towpath.cli.output import count, socket_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.agent.capture_documents import CaptureEntry
-    from towpath.client import CaptureStream
+    from towpath.api.captures import CaptureEntry
+    from towpath.api.client import CaptureStream
     from towpath.datapath.recorder.file import CaptureFile
 
 EXAMPLES = {
@@ -97,7 +97,7 @@ def record(
     was sent on of it, encapsulated, has the same packet id and the same flow. Without
     FILTER, --service and --expr everything is captured. Ctrl-C ends it.
     """
-    from towpath.client import Client
+    from towpath.api.client import Client
     from towpath.datapath.recorder.file import CaptureFile, CaptureFileError
     from towpath.model.capture import parse_capture
 
@@ -175,7 +175,7 @@ def _ended_by_signal(stream: CaptureStream) -> Iterator[None]:
 
     A second one doesn't wait for that.
     """
-    from towpath.client import Client, ClientError
+    from towpath.api.client import Client, ClientError
 
     def end(number: int, frame: object) -> None:
         del number, frame
@@ -212,7 +212,7 @@ def _progress(stream: CaptureStream) -> Iterator[None]:
 
 
 def _show(stream: CaptureStream, ended: threading.Event) -> None:
-    from towpath.client import Client, ClientError
+    from towpath.api.client import Client, ClientError
 
     with suppress(ClientError), Client(stream.socket_path) as client:
         while not ended.wait(_REFRESH_SECONDS):

@@ -13,7 +13,7 @@ from towpath.cli.output import Format, count, emit, output_option, print_table, 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from towpath.agent.capture_documents import CaptureEntry
+    from towpath.api.captures import CaptureEntry
 
 EXAMPLES = {
     "towpath recorder list": "Captures that go on, and the last ones that have ended.",
@@ -31,8 +31,8 @@ def recorder() -> None:
 @output_option
 def list_(socket_path: Path, form: Format) -> None:
     """List captures."""
-    from towpath.agent.wire import plain
-    from towpath.client import Client
+    from towpath.api.client import Client
+    from towpath.api.codec import plain
 
     with Client(socket_path) as client:
         entries = client.captures()
@@ -60,7 +60,7 @@ def _row(entry: CaptureEntry) -> tuple[str, ...]:
 @socket_option
 def stop(number: int, socket_path: Path) -> None:
     """End a capture."""
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     with Client(socket_path) as client:
         client.stop_capture(number)

@@ -18,7 +18,7 @@ from towpath.cli.service_add import add, set_
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from towpath.agent.documents import ServiceEntry
+    from towpath.api.documents import ServiceEntry
     from towpath.model import Service
 
 EXAMPLES = {
@@ -67,8 +67,8 @@ service.add_command(set_)
 @output_option
 def list_(socket_path: Path, form: Format) -> None:
     """List every service."""
-    from towpath.agent.wire import plain
-    from towpath.client import Client
+    from towpath.api.client import Client
+    from towpath.api.codec import plain
 
     with Client(socket_path) as client:
         entries = client.services()
@@ -101,8 +101,8 @@ def list_(socket_path: Path, form: Format) -> None:
 @output_option
 def get(name: str, socket_path: Path, form: Format) -> None:
     """Show one service."""
-    from towpath.agent.wire import plain
-    from towpath.client import Client
+    from towpath.api.client import Client
+    from towpath.api.codec import plain
 
     with Client(socket_path) as client:
         found = client.service(name)
@@ -137,9 +137,9 @@ def get(name: str, socket_path: Path, form: Format) -> None:
 @output_option
 def counters(name: str, per_cpu: bool, socket_path: Path, form: Format) -> None:
     """Show what was counted of one service, and why packets were dropped."""
-    from towpath.agent.wire import plain
+    from towpath.api.client import Client
+    from towpath.api.codec import plain
     from towpath.cli.counters import show_cpus, show_drops, show_services
-    from towpath.client import Client
 
     with Client(socket_path) as client:
         found = client.service_counters(name, per_cpu=per_cpu)
@@ -177,7 +177,7 @@ def apply(file: Path, prune: bool, force: bool, socket_path: Path) -> None:
     When this returns, they are on the agent's disk and in the kernel. Backends that are
     removed get no new flows, and go when those that they have have ended.
     """
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     services = _read(file)
     with Client(socket_path) as client:
@@ -208,7 +208,7 @@ def plan(file: Path, prune: bool, whole: bool, socket_path: Path, form: Format) 
     new flows that would go to another backend than now. Flows that the flow
     table knows keep their backend as long as it is there.
     """
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     services = _read_config(file) if whole else _read(file)
     with Client(socket_path) as client:
@@ -220,7 +220,7 @@ def plan(file: Path, prune: bool, whole: bool, socket_path: Path, form: Format) 
 @socket_option
 def delete(names: tuple[str, ...], socket_path: Path) -> None:
     """Delete services of the API; their packets pass to the kernel from then on."""
-    from towpath.client import Client
+    from towpath.api.client import Client
 
     with Client(socket_path) as client:
         for name in names:

@@ -76,7 +76,7 @@ def add(
     name: str, vip: str, port: str, backends: tuple[str, ...], socket_path: Path, **options: Any
 ) -> None:
     """Add a service; refused when there is one of that name."""
-    from towpath.client import Client
+    from towpath.api.client import Client
     from towpath.model import parse_service
 
     service = parse_service(
@@ -98,8 +98,8 @@ def add(
 @socket_option
 def set_(name: str, socket_path: Path, **options: Any) -> None:
     """Change how a service works; what isn't named stays. Flows go on."""
-    from towpath.agent.wire import plain
-    from towpath.client import Client
+    from towpath.api.client import Client
+    from towpath.api.codec import plain
     from towpath.model import parse_service
 
     changes = _given(options)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from towpath.agent.documents import Check, Status
+    from towpath.api.documents import Check, Status
 
 EXAMPLES = {
     "towpath status": "At a glance.",
@@ -33,8 +33,8 @@ MEBIBYTE = 1 << 20
 @output_option
 def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> None:
     """What the agent runs, what it refused, and what it has counted."""
-    from towpath.agent.wire import plain
-    from towpath.client import Client
+    from towpath.api.client import Client
+    from towpath.api.codec import plain
 
     with Client(socket_path) as client:
         found = client.status()

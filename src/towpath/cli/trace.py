@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from towpath.agent.documents import Trace
+    from towpath.api.documents import Trace
 
 EXAMPLES = {
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp"': "Which backend, and why.",
@@ -76,8 +76,8 @@ def trace(flow: str, device: str | None, socket_path: Path, form: Format) -> Non
     "error" for an ICMP error about the flow; or "fragment" for the first fragment
     of a packet.
     """
-    from towpath.agent.wire import plain
-    from towpath.client import Client
+    from towpath.api.client import Client
+    from towpath.api.codec import plain
     from towpath.model import TracedPacket
 
     try:

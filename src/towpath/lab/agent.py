@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from towpath.client import Client, ClientError
+from towpath.api.client import Client, ClientError
 from towpath.lab.errors import LabError
 from towpath.lab.topology import BALANCER, DEVICE, VIP4, VIP6
 from towpath.lab.waiting import wait_until

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from towpath.agent.wire import plain
+from towpath.api.codec import plain
 from towpath.lab.agent import WEB4, WEB6, Agent, weights
 from towpath.lab.errors import LabError
 from towpath.lab.interrupt import undisturbed

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.agent.samples import MemoryDatapath, service
 
-from towpath.agent.controller import Controller
-from towpath.agent.desired import Owner
 from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
-from towpath.agent.store import Store, StoreError
+from towpath.agent.state.controller import Controller
+from towpath.agent.state.desired import Owner
+from towpath.agent.state.store import Store, StoreError
 from towpath.datapath.errors import CapacityError
 from towpath.model import Config, ConfigError, Device, Limits
 

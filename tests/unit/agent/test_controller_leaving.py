@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.agent.samples import MemoryDatapath, service
 
-from towpath.agent.controller import Controller
 from towpath.agent.errors import ConflictError, NotFoundError
-from towpath.agent.store import Store
+from towpath.agent.state.controller import Controller
+from towpath.agent.state.store import Store
 from towpath.core.lb.states import BackendKey
 from towpath.model import Backend, BackendState, CheckType, Config, Device, Drain, Health, Service
 

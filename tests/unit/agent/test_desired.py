@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from tests.unit.agent.samples import service
 
-from towpath.agent.desired import Desired, Owner
 from towpath.agent.errors import ConflictError, NotFoundError
+from towpath.agent.state.desired import Desired, Owner
 
 WEB, MAIL = service("web"), service("mail", port=25)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from towpath.agent.config.file import ConfigFile
 from towpath.agent.errors import InvalidError
-from towpath.agent.file import ConfigFile
 from towpath.model import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from tests.unit.agent.harness_servers import (
     target,
 )
 
-from towpath.agent.health import wire
+from towpath.agent.health import stream
 from towpath.datapath.errors import DatapathError
 from towpath.model import CheckType
 
@@ -197,9 +197,9 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]
 def trusting(tls: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This node trusts that certificate."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
-    wire.context.cache_clear()
+    stream.context.cache_clear()
     yield
-    wire.context.cache_clear()
+    stream.context.cache_clear()
 
 
 def tried_tls(server: ssl.SSLContext, behaviour: Behaviour, **fields: object) -> str:
@@ -216,7 +216,7 @@ def test_any_certificate_will_do(tls: tuple[ssl.SSLContext, Path]) -> None:
     """Unless it is to be verified."""
     assert tried_tls(tls[0], says(OK)) == ""
     assert tried_tls(tls[0], says(b"HTTP/1.1 500 No\r\n\r\n")) == "status 500; wanted: 200-399"
-    wire.context.cache_clear()
+    stream.context.cache_clear()
     message = tried_tls(tls[0], says(OK), verify=True)
     assert message == "no TLS: certificate: self-signed certificate"
 

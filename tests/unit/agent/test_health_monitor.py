@@ -16,13 +16,13 @@ import pytest
 from tests.unit.agent.harness_servers import HOST, OK, RESET, serving
 from tests.unit.agent.samples import MemoryDatapath
 
-from towpath.agent.controller import Controller
 from towpath.agent.errors import InvalidError
 from towpath.agent.health.monitor import Monitor
-from towpath.agent.health.roster import Id
+from towpath.agent.health.registry import Id
 from towpath.agent.health.target import Target
-from towpath.agent.store import Store
-from towpath.agent.writer import Writer
+from towpath.agent.state.controller import Controller
+from towpath.agent.state.store import Store
+from towpath.agent.state.writer import Writer
 from towpath.core.health import State
 from towpath.kernel.errors import KernelError
 from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service

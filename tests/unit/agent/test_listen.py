@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from towpath.agent.errors import AgentError
-from towpath.agent.listen import unix_socket
+from towpath.agent.http.listen import unix_socket
 
 if TYPE_CHECKING:
     from pathlib import Path

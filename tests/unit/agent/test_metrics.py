@@ -13,9 +13,9 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.agent.test_wire import DOCUMENTS, NAME
 
-from towpath.agent.documents import Check, Counters, Status
 from towpath.agent.errors import AgentError
-from towpath.agent.metrics import registry, served
+from towpath.agent.http.metrics import registry, served
+from towpath.api.documents import Check, Counters, Status
 from towpath.core.health import State
 
 COUNTERS = next(each for each in DOCUMENTS if isinstance(each, Counters))

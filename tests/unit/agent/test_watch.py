@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from towpath.agent.watch import Watch
+from towpath.agent.config.watch import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from tests.unit.agent.samples import service
 
-from towpath.agent.desired import Owner
-from towpath.agent.documents import (
+from towpath.agent.state.desired import Owner
+from towpath.api.codec import build, plain
+from towpath.api.documents import (
     BackendCounters,
     Check,
     Counters,
@@ -32,7 +33,6 @@ from towpath.agent.documents import (
     Trace,
     Use,
 )
-from towpath.agent.wire import build, plain
 from towpath.core.health import State
 from towpath.model import Backend, CheckType, Device, Problem, Protocol
 

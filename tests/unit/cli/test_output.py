@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from towpath.agent.documents import Plan, ServiceChange, ServiceName, Trace
+from towpath.api.documents import Plan, ServiceChange, ServiceName, Trace
 from towpath.cli.output import Format, count, emit, percent, print_table
 from towpath.cli.plans import done, show_plan
 from towpath.cli.trace import VERDICTS, steps

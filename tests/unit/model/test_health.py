@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from towpath.agent.wire import build, plain
+from towpath.api.codec import build, plain
 from towpath.model import (
     AllFailed,
     CheckType,

@@ -7,8 +7,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from towpath.agent.health import command, http
+from towpath.agent.health.stream import Plain, Tls, connect, opened
 from towpath.agent.health.target import FailedError
-from towpath.agent.health.wire import Plain, Tls, connect, opened
 from towpath.model.health import CheckType
 
 if TYPE_CHECKING:

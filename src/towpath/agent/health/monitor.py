@@ -11,8 +11,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
-from towpath.agent.health.news import tell_change, tell_services
-from towpath.agent.health.roster import Roster, Targets
+from towpath.agent.health.log import tell_change, tell_services
+from towpath.agent.health.registry import Roster, Targets
 from towpath.agent.health.target import FailedError, UnableError
 from towpath.core.health import step, unable
 from towpath.model.health import CheckType
@@ -20,11 +20,11 @@ from towpath.model.health import CheckType
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from towpath.agent.controller import Controller
-    from towpath.agent.desired import Desired
-    from towpath.agent.health.roster import Id
+    from towpath.agent.health.registry import Id
     from towpath.agent.health.target import Path, Target
-    from towpath.agent.writer import Writer
+    from towpath.agent.state.controller import Controller
+    from towpath.agent.state.desired import Desired
+    from towpath.agent.state.writer import Writer
 
     Task: TypeAlias = asyncio.Task[None]
 

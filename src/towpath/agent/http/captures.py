@@ -7,9 +7,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import PlainValidator
 
-from towpath.agent.capture_documents import MEDIA_TYPE, CaptureEntry
 from towpath.agent.captures import CaptureResponse, Captures
-from towpath.agent.wire import plain
+from towpath.api.captures import MEDIA_TYPE, CaptureEntry
+from towpath.api.codec import plain
 from towpath.model.capture import Capture, parse_capture
 
 Checked = Annotated[Capture, PlainValidator(parse_capture, json_schema_input_type=Capture)]

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from towpath.agent.desired import Desired, Owner
 from towpath.agent.errors import InvalidError, NotFoundError
+from towpath.agent.state.desired import Desired, Owner
 from towpath.core.health import held, verdicts
 from towpath.core.lb.leaving import departures, told, with_leaving
 from towpath.core.lb.states import BackendKey, effective
@@ -25,7 +25,7 @@ from towpath.model import CheckType, Config, Problem, Service, check_service, ch
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from towpath.agent.store import Store
+    from towpath.agent.state.store import Store
     from towpath.core.health import Down
     from towpath.core.lb.leaving import LeavingByKey
     from towpath.core.lb.plan import Plan

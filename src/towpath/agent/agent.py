@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from towpath import __version__
-from towpath.agent import documents, report
 from towpath.agent.captures import Captures
+from towpath.agent.config.file import now
 from towpath.agent.errors import AgentError, ConflictError, NotFoundError
-from towpath.agent.file import now
 from towpath.agent.flows import Active, Members, Question, Tables, active, counts, names_of, page
-from towpath.agent.metrics import registry
+from towpath.agent.http import present
+from towpath.agent.http.metrics import registry
+from towpath.api import documents
 from towpath.core.health import State
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
@@ -29,11 +30,11 @@ from towpath.model.rules import sources_needed
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from towpath.agent.controller import Controller
-    from towpath.agent.desired import Desired
-    from towpath.agent.file import ConfigFile
+    from towpath.agent.config.file import ConfigFile
     from towpath.agent.health.monitor import Monitor
-    from towpath.agent.writer import Writer
+    from towpath.agent.state.controller import Controller
+    from towpath.agent.state.desired import Desired
+    from towpath.agent.state.writer import Writer
     from towpath.core.lb.plan import Plan
     from towpath.datapath.lb.balancer import Balancer
     from towpath.datapath.observe.counters import Counters
@@ -84,7 +85,7 @@ class Host:
         self, change: Callable[Args, Plan], *args: Args.args, **kwargs: Args.kwargs
     ) -> documents.Plan:
         """Run one of the controller's changes on the writer's thread."""
-        return report.plan(await self.writer.run(change, *args, **kwargs))
+        return present.plan(await self.writer.run(change, *args, **kwargs))
 
     async def reload(self) -> None:
         """Take the configuration file over, or note why not."""
@@ -118,12 +119,12 @@ class Host:
         service = self.controller.desired.get(name).service
         census, found = self.writer.call(self.controller.census, service)
         flows = census.count(self.controller.config.drain.idle)
-        return report.backend_status(found, flows, self.controller.leaving)
+        return present.backend_status(found, flows, self.controller.leaving)
 
     def counters(self, *, per_cpu: bool = False) -> documents.Counters:
         """Read the kernel's counters, and the flows. Takes a thread some 10 ms."""
         seen = self._look(per_cpu=per_cpu)
-        return report.counters(
+        return present.counters(
             seen.counters, self.controller.desired.services(), self._active(seen), seen.cpus
         )
 
@@ -133,7 +134,7 @@ class Host:
         seen = self._look(per_cpu=per_cpu)
         if service.key not in seen.counters.services:
             raise NotFoundError(f"service {name!r} is not in the kernel; see /v1/health")
-        return report.service_counters(service, seen.counters, self._active(seen), seen.cpus)
+        return present.service_counters(service, seen.counters, self._active(seen), seen.cpus)
 
     def list_flows(self, question: Question, *, start: int, limit: int) -> dict[str, Any]:
         """A page of the flows, in JSON's types. NotFoundError: no such service."""
@@ -185,7 +186,7 @@ class Host:
 
     def checks(self) -> tuple[documents.Check, ...]:
         """How every backend is that is checked."""
-        return tuple(map(report.check, self.monitor.roster.records()))
+        return tuple(map(present.check, self.monitor.roster.records()))
 
     @property
     def trouble(self) -> str | None:
@@ -195,7 +196,7 @@ class Host:
     async def trace(self, flow: FlowTuple, device: str | None) -> documents.Trace:
         """Ask the loaded program about a flow."""
         ran = await self.writer.run(self.controller.datapath.trace, flow, device)
-        return report.trace(ran, self.controller.desired.services())
+        return present.trace(ran, self.controller.desired.services())
 
     def record(self, capture: Capture) -> Recording:
         """Begin a capture, in any thread but the writer's."""

@@ -7,10 +7,10 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from towpath.agent.documents import FileStatus
+from towpath.agent.config.load import read_config
+from towpath.agent.config.watch import Watch
 from towpath.agent.errors import RefusedError
-from towpath.agent.parse import read_config
-from towpath.agent.watch import Watch
+from towpath.api.documents import FileStatus
 from towpath.model import Config, ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from towpath.agent.desired import Owner
+from towpath.agent.state.desired import Owner
 from towpath.core.health import State as CheckState
 from towpath.model import Address, BackendState, CheckType, Device, Problem, Protocol, Service
 from towpath.model.kinds import Ports, PortSet, Prefix, UnicastAddress, Vip, Word

@@ -6,14 +6,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from towpath.agent import documents
+from towpath.api import documents
 from towpath.core.lb.states import BackendKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from towpath.agent.flows import Active
-    from towpath.agent.health.roster import Record
+    from towpath.agent.health.registry import Record
     from towpath.core.lb.leaving import LeavingByKey
     from towpath.core.lb.plan import Plan, ServiceChange
     from towpath.datapath.observe.counters import Counters, ServiceCounters

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, Response
 
-from towpath.agent import documents
-from towpath.agent.answer import answer
+from towpath.agent.agent import Host
 from towpath.agent.errors import InvalidError
 from towpath.agent.flows import Question
-from towpath.agent.host import Host
+from towpath.agent.http.response import answer
+from towpath.api import documents
 from towpath.model import Problem
 from towpath.model.kinds import (
     Address,

@@ -15,13 +15,14 @@ from fastapi.responses import PlainTextResponse, Response
 from pydantic import PlainValidator
 
 from towpath import __version__
-from towpath.agent import documents, flow_routes, refusals
-from towpath.agent.answer import answer
-from towpath.agent.capture_api import captures
-from towpath.agent.desired import Owner
+from towpath.agent.agent import Host
 from towpath.agent.errors import InvalidError
-from towpath.agent.host import Host
-from towpath.agent.wire import plain
+from towpath.agent.http import errors, flows
+from towpath.agent.http.captures import captures
+from towpath.agent.http.response import answer
+from towpath.agent.state.desired import Owner
+from towpath.api import documents
+from towpath.api.codec import plain
 from towpath.model import (
     Address,
     Backend,
@@ -92,12 +93,12 @@ def make_app(host: Host) -> FastAPI:
         redoc_url=None,
         responses=REFUSALS,
     )
-    refusals.install(app)
+    errors.install(app)
     for router in (
         services(host),
         backends(host),
         observation(host),
-        flow_routes.routes(host),
+        flows.routes(host),
         captures(host.captures),
     ):
         app.include_router(router, prefix="/v1")
@@ -239,7 +240,7 @@ def observation(host: Host) -> APIRouter:
         """Whether all is well: 200, or 503 and what is wrong."""
         trouble = host.trouble
         if trouble:
-            return refusals.answer(503, [Problem(trouble)])
+            return errors.answer(503, [Problem(trouble)])
         return answer({"status": "ok"})
 
     @router.get("/status", response_model=documents.Status)

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse, Response
 
-from towpath.agent.wire import plain
+from towpath.api.codec import plain
 
 
 def answer(document: Any, status: int = 200) -> Response:

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from towpath.agent.errors import AgentError, ConflictError, InvalidError, NotFoundError
-from towpath.agent.wire import plain
+from towpath.api.codec import plain
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError, Problem, problems_of

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from towpath.agent.capture_documents import HEADER, CaptureEntry
-from towpath.agent.documents import (
+from towpath.api.captures import HEADER, CaptureEntry
+from towpath.api.codec import build, plain
+from towpath.api.documents import (
     BackendStatus,
     Check,
     Counters,
@@ -36,7 +37,6 @@ from towpath.agent.documents import (
     Status,
     Trace,
 )
-from towpath.agent.wire import build, plain
 from towpath.closing import Closing
 from towpath.model import Backend, BackendState, Problem, Service, parse_service
 from towpath.model.capture import parse_capture

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 
-from towpath.agent import exhaustion, systemd
-from towpath.agent.api import make_app
-from towpath.agent.exhaustion import ExhaustionWatch
-from towpath.agent.host import REFUSALS
-from towpath.agent.watch import INTERVAL
+from towpath.agent import systemd
+from towpath.agent.agent import REFUSALS
+from towpath.agent.config.watch import INTERVAL
+from towpath.agent.http.services import make_app
+from towpath.agent.state import exhaustion
+from towpath.agent.state.exhaustion import ExhaustionWatch
 from towpath.model.snat import NO_SNAT
 
 if TYPE_CHECKING:
     import socket
 
-    from towpath.agent.host import Host
+    from towpath.agent.agent import Host
 
 log = logging.getLogger(__name__)
 

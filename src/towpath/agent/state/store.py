@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from towpath.agent.errors import AgentError
-from towpath.agent.wire import build, plain
+from towpath.api.codec import build, plain
 from towpath.closing import Closing
 from towpath.core.lb.leaving import Leaving
 from towpath.model import Service

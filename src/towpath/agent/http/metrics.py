@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from towpath.agent.documents import Check, Counters, ServiceName, Status
+    from towpath.api.documents import Check, Counters, ServiceName, Status
     from towpath.model import Address
 
 log = logging.getLogger(__name__)
