@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.lab.harness_agent import DEVICE, PEER, TOWPATH, Agent, ip
-from tests.prog.frames_xdp import flows
+from tests.prog.lb.frames import flows
 from tests.read_pcapng import Capture, read
 
 from towpath.api.client import Client

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from scapy.layers.inet import UDP
 from scapy.packet import Raw
-from tests.prog import harness_decap
-from tests.prog.harness_decap import CLIENTS, TARGETS, VIPS
-from tests.prog.wire_decap import BACKEND, TIMEOUT, WIRE, tunnel, until, wire
+from tests.prog.decap import harness
+from tests.prog.decap.harness import CLIENTS, TARGETS, VIPS
+from tests.prog.decap.wire import BACKEND, TIMEOUT, WIRE, tunnel, until, wire
 
 from towpath.kernel.bpf.links import xdp_program_id
 from towpath.kernel.net.interfaces import device_index
@@ -51,7 +51,7 @@ def attached() -> bool:
 
 def send(count: int) -> None:
     """Send that many tunnel packets from the balancer's end."""
-    header = harness_decap.ip(4, CLIENTS[4], VIPS[4])
+    header = harness.ip(4, CLIENTS[4], VIPS[4])
     with closing(tunnel(4, 4)) as raw:
         for _ in range(count):
             raw.send(bytes(header / UDP(sport=1, dport=9) / Raw(b"x")))

@@ -14,8 +14,8 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from tests.lab.harness_balancer import SMALL, assert_gone
-from tests.prog.oracle_xdp import Way, World
-from tests.prog.oracle_xdp_parse import parse
+from tests.prog.lb.oracle import Way, World
+from tests.prog.lb.oracle_parse import parse
 
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.lb.balancer import Balancer

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.lab.harness_balancer import DEVICE, PEER, PINS, SMALL, VIP, device, ip
 from tests.lab.harness_stream import passing, streaming
-from tests.prog.harness_layout import version
+from tests.prog.lb.harness_layout import version
 
 from towpath import LoadBalancer
 from towpath.kernel.bpf.bpffs import remove_pins

@@ -29,7 +29,7 @@ from tests.lab.harness_record import (
     send,
     send_until_it_ends,
 )
-from tests.prog.frames_xdp import flows, frame
+from tests.prog.lb.frames import flows, frame
 from tests.read_pcapng import read
 
 from towpath.api.client import Client

@@ -14,7 +14,7 @@ from tests.lab.harness_record import (
     resolve_backends,
     send,
 )
-from tests.prog.frames_xdp import flows, frame
+from tests.prog.lb.frames import flows, frame
 from tests.read_pcapng import read
 
 from towpath.api.client import Client

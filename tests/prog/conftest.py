@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.prog.harness_xdp import Rig, rigged
-from tests.prog.network_xdp import Network, network
+from tests.prog.lb.harness import Rig, rigged
+from tests.prog.lb.network import Network, network
 
 from towpath.kernel.bpf import bpffs, links
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from tests import guests
-from tests.prog.harness_layout import compile_versions
+from tests.prog.lb.harness_layout import compile_versions
 from tests.unit.kernel.harness_clang import kept
 from tools.kernels import document, growth, guest, inside
 from tools.kernels.packages import DownloadError, obtain

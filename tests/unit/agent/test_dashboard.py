@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.unit.agent.test_metrics import scraped
+from tests.unit.agent.http.test_metrics import scraped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.core import oracle_maglev as oracle
-from tests.unit.core.test_maglev import backends_of, random_backends, report
+from tests.unit.core.lb.test_maglev import backends_of, random_backends, report
 
 from towpath.core.lb import maglev
 from towpath.model.primes import prime_at_least

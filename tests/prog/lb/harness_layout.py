@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load balancer as another version would have compiled it: other structs, same packets."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from tests.unit.kernel.harness_clang import KEPT, ROOT, kept
+
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.object import BpfObject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Edits = tuple[tuple[str, str], ...]
+"""What to replace in ``bpf/abi/lb.h``, and by what."""
+
+_FLOW = """\
+	__u64 ref;
+	struct address saddr;
+	__u32 service; /* and enum flow_flags */
+	__be16 sport;
+	__u16 seen; /* low bits of jiffies >> FLOW_SEEN_SHIFT */
+"""
+_OTHER_FLOW = """\
+	__u32 service;
+	__u16 seen;
+	__be16 sport;
+	__u64 more;
+	__u64 ref;
+	struct address saddr;
+"""
+
+VERSIONS: dict[str, Edits] = {
+    # Fields that moved, came and went; verdicts that have other numbers.
+    "records": (
+        (_FLOW, _OTHER_FLOW),
+        ("struct backend {\n", "struct backend {\n\t__u64 more;\n"),
+        (
+            "struct service_cpu {\n\t__u64 packets;\n\t__u64 bytes;\n",
+            "struct service_cpu {\n\t__u64 more;\n\t__u64 bytes;\n\t__u64 packets;\n",
+        ),
+        ("\tVERDICT_DROP_NO_BACKEND,\n", "\tVERDICT_PASS_ONCE,\n\tVERDICT_DROP_NO_BACKEND,\n"),
+        ("__u64 packets[32]; /* by enum verdict */", "__u64 packets[64]; /* by enum verdict */"),
+        ("DROP_REASONS = 20", "DROP_REASONS = 24"),
+        ("__u64 dropped[20];", "__u64 dropped[24];"),
+        ("struct settings {\n", "struct settings {\n\t__u64 more;\n"),
+        ("\t__u64 _reserved;\n};\n\nenum vip_limits", "\t__u64 more[2];\n};\n\nenum vip_limits"),
+    ),
+    # Other ways to divide the same things.
+    "numbers": (
+        ("FLOW_WAYS = 8", "FLOW_WAYS = 4"),
+        ("HANDLE_INDEX_BITS = 20", "HANDLE_INDEX_BITS = 18"),
+        ("HANDLE_GENERATION_BITS = 12", "HANDLE_GENERATION_BITS = 14"),
+        ("MAGLEV_LINE = 16", "MAGLEV_LINE = 8"),
+        ("__u32 handle[16];", "__u32 handle[8];"),
+    ),
+}
+
+
+@contextmanager
+def version(name: str) -> Iterator[None]:
+    """Load balancers that are loaded in the block are of that version."""
+    packaged = BpfObject.packaged
+    told = not probe.test_run_context()
+
+    def compiled(wanted: str) -> BpfObject:
+        return BpfObject(_compiled(name, told=told)) if wanted == "xdp" else packaged(wanted)
+
+    with (
+        patch.object(BpfObject, "packaged", compiled),
+        patch.object(told, "_compiled", lambda _: _compiled(name, told=told)),
+    ):
+        yield
+
+
+def compile_versions() -> None:
+    """Compile everything that a test may ask for, on any kernel."""
+    for name in VERSIONS:
+        for told in (False, True):
+            _compiled(name, told=told)
+
+
+@cache
+def _compiled(name: str, *, told: bool) -> Path:
+    """Compile a version; ``told``: as kernels need it whose test runs take no context."""
+    headers = _edited(VERSIONS[name])
+    source = told.SOURCES["xdp"].read_text() if told else '#include "xdp.bpf.c"\n'
+    return kept(source, "-mcpu=v3", "-I", str(headers))  # as the shipped one is compiled
+
+
+def _edited(edits: Edits) -> Path:
+    """A copy of the sources with the edits made."""
+    text = (ROOT / "bpf" / "abi.h").read_text()
+    for old, new in edits:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    digest = hashlib.sha256(text.encode())
+    for path in sorted((ROOT / "bpf").iterdir()):
+        digest.update(path.read_bytes())
+    directory = KEPT / f"version-{digest.hexdigest()[:16]}"
+    shutil.copytree(ROOT / "bpf", directory, dirs_exist_ok=True)
+    (directory / "abi.h").write_text(text)
+    return directory

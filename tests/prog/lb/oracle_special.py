@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the load balancer must see in fragments and in ICMP, said a second time in plain Python.
+
+Written from the RFCs (791, 792, 1122, 1191, 1812, 4443, 8200) and from the comments of
+``bpf/abi/lb.h``. Frames come here when `oracle_xdp_parse.parse` has found that they are fragments, or
+of another protocol than TCP and UDP: their IP headers are whole.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from tests.prog.lb.oracle_parse import (
+    DESTINATION,
+    FRAGMENT_HEADER,
+    HOP_BY_HOP,
+    MOST_EXTENSIONS,
+    ROUTING,
+    SMALLEST_TRANSPORT,
+    Flow,
+    Packet,
+    number,
+    split_link,
+)
+
+if TYPE_CHECKING:
+    from tests.prog.lb.oracle_parse import Address
+
+ICMP = {4: 1, 6: 58}
+ECHO = {4: 8, 6: 128}
+ECHO_REPLY = {4: 0, 6: 129}
+ERRORS = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
+QUOTED_TRANSPORT = 8
+FARTHEST = 0xFFF  # headers further into the frame are not read
+OUTER_ID_STEP = 0x9E37
+REPLY_TTL = 64
+SMALLEST_MTU = {4: 68, 6: 1280}
+
+FragmentKey = tuple["Address", "Address", int, int]
+"""Source, destination, identification, and for IPv4 the protocol."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a first fragment leaves to those that follow."""
+
+    source_port: int
+    destination_port: int
+    protocol: int
+    backend: Address | None  # None: it went to the kernel
+    gone: bool = False  # the backend has been removed since
+
+
+@dataclass(frozen=True)
+class Header:
+    """An IP header, and what is behind it and its extension headers."""
+
+    source: Address
+    destination: Address
+    protocol: int
+    transport: int  # where it begins
+    fragment: bool = False
+    offset: int = 0
+    identification: int = 0
+    plain: bool = True  # neither options nor extension headers
+
+
+@dataclass(frozen=True)
+class Special:
+    """A fragment, an ICMP error or an echo request, as far as the frame itself tells."""
+
+    kind: str  # first, later, error, echo
+    packet: Packet  # its flow: without ports for "later", the quoted packet's turned round
+    header: Header
+
+    @property
+    def fragment_key(self) -> FragmentKey:
+        """What all fragments of one packet have in common."""
+        header = self.header
+        protocol = header.protocol if header.source.version == 4 else 0
+        return header.source, header.destination, header.identification, protocol
+
+
+def read_special(frame: bytes) -> Special | None:
+    """What a frame is; None if it is none of these, or can't be told."""
+    tag, ethertype, rest = split_link(frame)
+    start = len(frame) - len(rest)
+    version = 4 if ethertype == 0x0800 else 6
+    header = read_header(frame, start, version)
+    if header is None:
+        return None
+    packet = _packet(tag, rest, version, header)
+    end = start + packet.length
+    if header.fragment:
+        return _fragment(frame, packet, header, end)
+    return _icmp(frame, packet, header, end)
+
+
+def _icmp(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+    version = header.source.version
+    at = header.transport
+    if header.protocol != ICMP[version] or at + 8 > min(end, len(frame)) or at > FARTHEST:
+        return None
+    if frame[at] == ECHO[version]:
+        return Special("echo", packet, header)
+    return _error(frame, packet, header, end) if frame[at] in ERRORS[version] else None
+
+
+def read_header(frame: bytes, at: int, version: int) -> Header | None:
+    """The IP header at a place in the frame. None: there is none, or it ends too soon."""
+    if at > FARTHEST:
+        return None
+    if version == 4:
+        return _read_ipv4(frame, at)
+    return _read_ipv6(frame, at)
+
+
+def _read_ipv4(frame: bytes, at: int) -> Header | None:
+    raw = frame[at : at + 20]
+    if len(raw) < 20 or raw[0] >> 4 != 4 or raw[0] & 15 < 5:
+        return None
+    flags = number(raw[6:8])
+    return Header(
+        IPv4Address(raw[12:16]),
+        IPv4Address(raw[16:20]),
+        raw[9],
+        at + (raw[0] & 15) * 4,
+        fragment=bool(flags & 0x3FFF),
+        offset=flags & 0x1FFF,
+        identification=number(raw[4:6]),
+        plain=raw[0] & 15 == 5,
+    )
+
+
+def _read_ipv6(frame: bytes, at: int) -> Header | None:
+    raw = frame[at : at + 40]
+    if len(raw) < 40 or raw[0] >> 4 != 6:
+        return None
+    header = Header(IPv6Address(raw[8:24]), IPv6Address(raw[24:40]), raw[6], at + 40)
+    return _walk(frame, header)
+
+
+def _walk(frame: bytes, header: Header) -> Header | None:
+    """Past the extension headers; behind a fragment header that means it the count starts anew."""
+    steps = 0
+    while steps <= MOST_EXTENSIONS:
+        at, kind = header.transport, header.protocol
+        if at > FARTHEST:
+            return None
+        if kind not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION):
+            return header
+        steps += 1
+        size = 8 if kind == FRAGMENT_HEADER else 4
+        raw = frame[at : at + size]
+        if len(raw) < size or (kind == ROUTING and raw[3]):
+            return None
+        length = 8 if kind == FRAGMENT_HEADER else (raw[1] + 1) * 8
+        header = replace(header, protocol=raw[0], transport=at + length, plain=False)
+        if kind == FRAGMENT_HEADER and number(raw[2:4]) & 0xFFF9:
+            if header.fragment:
+                return None  # a fragment of a fragment
+            header = replace(
+                header,
+                fragment=True,
+                offset=number(raw[2:4]) >> 3,
+                identification=number(raw[4:8]),
+            )
+            if header.offset:
+                return header
+            steps = 0
+    return None
+
+
+def _packet(tag: int, rest: bytes, version: int, header: Header) -> Packet:
+    """The packet, with a flow that has no ports yet."""
+    flow = Flow(header.source, header.destination, 0, 0, header.protocol)
+    if version == 4:
+        identification = header.identification + OUTER_ID_STEP * header.offset & 0xFFFF
+        dont_fragment = bool(rest[6] & 0x40)
+        return Packet(tag, rest, number(rest[2:4]), rest[1], dont_fragment, identification, flow)
+    length, traffic_class = 40 + number(rest[4:6]), number(rest[:2]) >> 4 & 0xFF
+    return Packet(tag, rest, length, traffic_class, None, 0, flow)
+
+
+def _fragment(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+    if header.offset:
+        return Special("later", packet, header) if header.transport <= end else None
+    least = SMALLEST_TRANSPORT.get(header.protocol, 0)
+    ports = _ports(frame, header, end, least)
+    if ports is None:
+        return None
+    source, destination = ports
+    flow = replace(packet.flow, source_port=source, destination_port=destination)
+    return Special("first", replace(packet, flow=flow), header)
+
+
+def _error(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+    """RFC 792: the internet header and 8 bytes of what came behind it."""
+    quoted = read_header(frame, header.transport + 8, header.source.version)
+    if quoted is None or quoted.offset or quoted.source != header.destination:
+        return None
+    ports = _ports(frame, quoted, end, QUOTED_TRANSPORT)
+    if ports is None:
+        return None
+    source, destination = ports
+    flow = Flow(quoted.destination, quoted.source, destination, source, quoted.protocol)
+    return Special("error", replace(packet, flow=flow), header)
+
+
+def _ports(frame: bytes, header: Header, end: int, least: int) -> tuple[int, int] | None:
+    at = header.transport
+    if header.protocol not in SMALLEST_TRANSPORT or at + least > end or at > FARTHEST:
+        return None
+    raw = frame[at : at + 4]
+    return (number(raw[:2]), number(raw[2:])) if len(raw) == 4 else None
+
+
+# ---- Answers -------------------------------------------------------------------------------------
+
+
+def may_be_answered(frame: bytes, source: Address) -> bool:
+    """A frame to one receiver, from one sender: RFC 1122, 3.2.2."""
+    if frame[0] & 1:
+        return False
+    if isinstance(source, IPv4Address):
+        return source.packed[0] not in (0, 127) and source.packed[0] < 224
+    return not source.is_multicast and int(source) > 1
+
+
+def link_back(frame: bytes, start: int) -> bytes:
+    """The link header of an answer: addresses exchanged, the tag as it was."""
+    return frame[6:12] + frame[:6] + frame[12:start]
+
+
+def echo_reply(frame: bytes, header: Header) -> bytes:
+    """The answer to an echo request: addresses exchanged, another type, a TTL of its own.
+
+    Checksums that were wrong stay wrong by as much.
+    """
+    version = header.source.version
+    start = header.transport - {4: 20, 6: 40}[version]
+    made = bytearray(link_back(frame, start) + frame[start:])
+    addresses = {4: (12, 16, 20), 6: (8, 24, 40)}[version]
+    first, second, third = (start + at for at in addresses)
+    made[first:third] = frame[second:third] + frame[first:second]
+    ttl = start + {4: 8, 6: 7}[version]
+    made[ttl] = REPLY_TTL
+    if version == 4:
+        _update(made, start + 10, frame[ttl] << 8, REPLY_TTL << 8)
+    made[header.transport] = ECHO_REPLY[version]
+    _update(made, header.transport + 2, ECHO[version] << 8, ECHO_REPLY[version] << 8)
+    return bytes(made)
+
+
+def _update(made: bytearray, at: int, before: int, after: int) -> None:
+    """RFC 1624: HC' = ~(~HC + ~m + m')."""
+    total = (~number(bytes(made[at : at + 2])) & 0xFFFF) + (~before & 0xFFFF) + after
+    made[at : at + 2] = (~_folded(total) & 0xFFFF).to_bytes(2, "big")
+
+
+def _folded(total: int) -> int:
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def checksum(data: bytes) -> bytes:
+    """RFC 1071, of an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    return (~_folded(total) & 0xFFFF).to_bytes(2, "big")
+
+
+def told_mtu(packet: Packet, room: int, kind: str) -> int | None:
+    """What the sender of a packet that is larger than `room` is told, None for nothing."""
+    version = packet.flow.source.version
+    if kind == "error":
+        return None
+    if version == 6:
+        return max(room, SMALLEST_MTU[6]) if packet.length > SMALLEST_MTU[6] else None
+    if kind == "later" or not packet.dont_fragment or room < SMALLEST_MTU[4]:
+        return None
+    return room
+
+
+def too_big(frame: bytes, packet: Packet, header_at: int, mtu: int) -> bytes:
+    """Fragmentation needed (RFC 1191) or Packet Too Big (RFC 4443), from the VIP."""
+    link = link_back(frame, header_at)
+    source, target = _ends(packet, frame, header_at)
+    if isinstance(source, IPv4Address):
+        quote = packet.behind_link[: 548 if packet.length >= 548 else 68]
+        icmp = _summed(struct.pack("!BBHI", 3, 4, 0, mtu) + quote, b"")
+        fixed = struct.pack("!BBHHHBBH", 0x45, 0xC0, 20 + len(icmp), 0, 0x4000, REPLY_TTL, 1, 0)
+        header = fixed + source.packed + target.packed
+        return link + header[:10] + checksum(header) + header[12:] + icmp
+    quote = packet.behind_link[:1232]
+    addresses = source.packed + target.packed
+    pseudo = addresses + struct.pack("!II", 8 + len(quote), 58)
+    icmp = _summed(struct.pack("!BBHI", 2, 0, 0, mtu) + quote, pseudo)
+    return link + struct.pack("!IHBB", 6 << 28, len(icmp), 58, REPLY_TTL) + addresses + icmp
+
+
+def _ends(packet: Packet, frame: bytes, at: int) -> tuple[Address, Address]:
+    """Who answers, and whom: the packet's destination and source."""
+    header = read_header(frame, at, packet.flow.source.version)
+    assert header is not None
+    return header.destination, header.source
+
+
+def _summed(icmp: bytes, pseudo: bytes) -> bytes:
+    return icmp[:2] + checksum(pseudo + icmp) + icmp[4:]

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hundred thousand flows, counted, and which of them move when a backend goes."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from tests.guests import examples
+from tests.prog.lb.frames import VIPS, flows
+from tests.prog.lb.harness import SMALL, Rig, rigged, service
+from tests.prog.lb.network import NEAR, Network
+from tests.prog.lb.oracle import XDP_TX
+
+from towpath.core.lb.leaving import with_leaving
+from towpath.core.lb.states import BackendKey
+from towpath.model import BackendState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from towpath.model import Address, Service
+
+FLOWS = examples(100_000, 2_000)
+ROOMY = replace(SMALL, flows=1 << 20)
+"""So much room that no flow pushes another one out."""
+WEB = service(VIPS[4], *NEAR[4], table_size=1021)
+GONE = NEAR[4][3]
+IDLE = 300.0
+OUTER_DESTINATION = slice(30, 34)
+
+
+@pytest.fixture
+def rig(net: Network) -> Iterator[Rig]:
+    """A load balancer with room for all flows."""
+    with rigged(net, limits=ROOMY) as made:
+        made.serve(WEB)
+        yield made
+
+
+def backends(rig: Rig, count: int = FLOWS) -> list[bytes]:
+    """Send a packet of each flow: the backend that each goes to."""
+    found = []
+    for each in flows(count):
+        run = rig.run(each)
+        assert run.retval == XDP_TX
+        found.append(run.data[OUTER_DESTINATION])
+    return found
+
+
+def census(rig: Rig, of: Service = WEB, idle: float = IDLE) -> dict[Address, int]:
+    """Flows as they are counted, those of no backend left out."""
+    keys = [BackendKey(of.key, each.address) for each in of.backends]
+    counted = rig.balancer.census(keys).count(idle)
+    return {key.address: flows for key, flows in counted.items() if flows}
+
+
+def moved(before: list[bytes], after: list[bytes]) -> Counter[bytes]:
+    """How many flows each backend has lost."""
+    return Counter(was for was, now in zip(before, after, strict=True) if was != now)
+
+
+def test_a_removal_moves_only_the_flows_of_one(
+    rig: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None while it leaves, its own and no other when it is gone."""
+    before = backends(rig)
+    owned = Counter(before)
+    assert census(rig) == {each: owned[each.packed] for each in NEAR[4]}
+
+    rest = replace(WEB, backends=tuple(b for b in WEB.backends if b.address != GONE))
+    (leaving,) = with_leaving([rest], [BackendKey(WEB.key, GONE)])
+    rig.serve(leaving)
+    by_leaving = moved(before, backends(rig))
+    assert census(rig) == {each: owned[each.packed] for each in NEAR[4]}
+
+    rig.serve(rest)
+    after = backends(rig)
+    by_force = moved(before, after)
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n  {FLOWS} flows, {owned[GONE.packed]} of the backend removed: moved while it"
+            f" leaves {by_leaving.total()}, when it is gone {dict(by_force)} "
+        )
+    assert by_leaving == {}
+    assert by_force == {GONE.packed: owned[GONE.packed]}
+    assert census(rig) == {each: Counter(after)[each.packed] for each in NEAR[4] if each != GONE}
+
+
+def test_down_is_counted_as_nobody(rig: Rig) -> None:
+    """Entries of handles that are stale are no flows, whoever has the index by then."""
+    owned = Counter(backends(rig, 1000))
+    fallen = tuple(
+        replace(each, state=BackendState.DOWN) if each.address == GONE else each
+        for each in WEB.backends
+    )
+    rig.serve(replace(WEB, backends=fallen))
+    expected = {each: owned[each.packed] for each in NEAR[4] if each != GONE}
+    assert census(rig) == expected
+    rig.serve(WEB)
+    assert census(rig) == expected
+
+
+def test_services_have_flows_of_their_own(rig: Rig) -> None:
+    """One host behind two services is two backends."""
+    other = replace(WEB, name="other", port=81)
+    rig.serve(WEB, other)
+    owned = Counter(backends(rig, 1000))
+    assert census(rig) == {each: owned[each.packed] for each in NEAR[4]}
+    assert census(rig, other) == {}
+    gone = replace(WEB, name="gone", port=82)
+    assert rig.balancer.census([BackendKey(gone.key, GONE)]).count(IDLE) == {}
+
+
+@pytest.mark.parametrize("shift", [0, 40_000], ids=["now", "when the clock goes round"])
+def test_flows_that_were_idle_too_long_have_ended(rig: Rig, shift: int) -> None:
+    """By the time they were last seen; their clock goes round, and so does the count."""
+    backends(rig, 1000)
+    table = rig.balancer.flow_table
+    assert sum(census(rig).values()) == 1000
+    ways = rig.balancer._program.rows("flows")["way"]
+    known = ways["ref"] != 0
+    idle = (20 + shift) * table.resolution_seconds
+    for back, counted in ((10, 1000), (30, 0), (10, 1000)):
+        ways["seen"][known] = np.uint16(table._clock.steps() - back - shift & 0xFFFF)
+        assert sum(census(rig, idle=idle).values()) == counted
