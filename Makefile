@@ -18,6 +18,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := src tests tools hatch_build.py
+C_SOURCES := $(wildcard bpf/*/*.[ch] native/*.[ch] native/*/*.[ch])
 # A module's tests stay together: they share what it has loaded.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
@@ -54,13 +55,13 @@ lint: install-dev lint-quick
 format: install-dev
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
-	$(BIN)/clang-format -i $(wildcard bpf/*.[ch] native/*.[ch])
+	$(BIN)/clang-format -i $(C_SOURCES)
 
 .PHONY: lint-quick
 lint-quick:
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/clang-format --dry-run -Werror bpf/*.h bpf/*.c native/*.c
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

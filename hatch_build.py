@@ -31,8 +31,8 @@ NATIVE_FLAGS = (
     *("-std=gnu11", "-Wall", "-Wextra", "-Werror"),
 )
 
-# What programs of others include.
-PUBLIC_HEADERS = "wildcard*.h"
+# What programs of others include, below <towpath/>, and where it is in bpf/.
+PUBLIC_HEADERS = {"wildcard.h": "wildcard/wildcard.h", "abi/wildcard.h": "abi/wildcard.h"}
 
 
 class MissingToolError(Exception):
@@ -81,26 +81,34 @@ def stale(target: Path, sources: list[Path]) -> bool:
     return any(source.stat().st_mtime_ns > made for source in sources)
 
 
+def object_name(source: Path) -> str:
+    """Return an object's name: lb of lb/lb.bpf.c, bench_forward of bench/forward.bpf.c."""
+    folder, stem = source.parent.name, source.name.removesuffix(".bpf.c")
+    return stem if stem == folder else f"{folder}_{stem}"
+
+
 def compile_bpf(source: Path, target: Path) -> None:
-    """Compile one BPF program; DWARF is stripped, BTF stays."""
+    """Compile one BPF program of bpf/CAPABILITY/; DWARF is stripped, BTF stays."""
+    include = ("-I", str(source.parents[1]), *asm_headers())
     with replacing(target) as partial:
-        run(tool("clang"), *BPF_FLAGS, *asm_headers(), "-c", str(source), "-o", str(partial))
+        run(tool("clang"), *BPF_FLAGS, *include, "-c", str(source), "-o", str(partial))
         run(tool("llvm-strip"), "-g", str(partial))
 
 
-def compile_native(sources: list[Path], target: Path) -> None:
+def compile_native(root: Path, sources: list[Path], target: Path) -> None:
     """Compile the native library that Python loads through ctypes."""
+    include = ("-I", str(root / "native"), "-I", str(root / "bpf"))
     with replacing(target) as partial:
-        run(tool("clang"), *NATIVE_FLAGS, *map(str, sources), "-o", str(partial))
+        run(tool("clang"), *NATIVE_FLAGS, *include, *map(str, sources), "-o", str(partial))
 
 
 def copy_headers(root: Path) -> None:
     """Put the headers that other people's programs include where they find them."""
     include = root / "src" / "towpath" / "objects" / "include" / "towpath"
-    include.mkdir(parents=True, exist_ok=True)
-    for source in sorted((root / "bpf").glob(PUBLIC_HEADERS)):
-        target = include / source.name
-        if stale(target, [source]):
+    for name, place in PUBLIC_HEADERS.items():
+        source, target = root / "bpf" / place, include / name
+        if source.exists() and stale(target, [source]):
+            target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as partial:
                 shutil.copyfile(source, partial)
 
@@ -111,19 +119,21 @@ def compile_objects(root: Path) -> list[Path]:
     objects.mkdir(parents=True, exist_ok=True)
     copy_headers(root)
     rules = root / "hatch_build.py"
-    headers = sorted((root / "bpf").glob("*.h"))
+    headers = sorted((root / "bpf").rglob("*.h"))
     targets = []
-    for source in sorted((root / "bpf").glob("*.bpf.c")):
-        target = objects / source.with_suffix(".o").name
+    for source in sorted((root / "bpf").glob("*/*.bpf.c")):
+        target = objects / f"{object_name(source)}.bpf.o"
         if stale(target, [source, rules, *headers]):
             compile_bpf(source, target)
         targets.append(target)
-    natives = sorted((root / "native").glob("*.c"))
+    for old in set(objects.glob("*.bpf.o")) - set(targets):
+        old.unlink()  # of a source that is gone or has another name
+    natives = sorted((root / "native").rglob("*.c"))
     if natives:
         target = objects / "libtowpath_core.so"
-        shared = [*(root / "native").glob("*.h"), *(root / "bpf").glob("*abi.h")]
+        shared = [*(root / "native").rglob("*.h"), *(root / "bpf" / "abi").glob("*.h")]
         if stale(target, [rules, *natives, *shared]):
-            compile_native(natives, target)
+            compile_native(root, natives, target)
         targets.append(target)
     return targets
 

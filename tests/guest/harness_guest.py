@@ -118,7 +118,7 @@ def rejoin(topology: Topology, of_router: str, of_balancer: str) -> None:
 def passing(*devices: str) -> Iterator[None]:
     """Let the router's devices take what XDP sends them: that needs a program on veth."""
     with in_netns(ROUTER), ExitStack() as undo:
-        program = undo.enter_context(BpfObject.packaged("pass"))
+        program = undo.enter_context(BpfObject.packaged("lab_pass"))
         program.load()
         for device in devices:
             link = attach_xdp(program.programs["pass"], device_index(device), "native")

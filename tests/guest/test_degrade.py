@@ -112,7 +112,7 @@ class Wire:
 @pytest.fixture
 def wire(peer: int) -> Iterator[Wire]:
     """The other end; XDP's packets arrive there."""
-    with in_netns(peer), BpfObject.packaged("pass") as passing:
+    with in_netns(peer), BpfObject.packaged("lab_pass") as passing:
         passing.load()
         link = attach_xdp(passing.programs["pass"], device_index(PEER), "native")
     with link:

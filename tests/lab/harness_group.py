@@ -157,7 +157,7 @@ def _join_second(undo: ExitStack) -> None:
     with IPRoute(netns=ROUTER) as router:
         network._connect(router, _SECOND_LINK)
     with in_netns(ROUTER):
-        program = undo.enter_context(BpfObject.packaged("pass"))
+        program = undo.enter_context(BpfObject.packaged("lab_pass"))
         program.load()
         index = device_index(_SECOND_LINK.port)
         undo.enter_context(attach_xdp(program.programs["pass"], index, "native"))

@@ -97,7 +97,7 @@ def _wire(name: str) -> None:
 @contextmanager
 def _polling(where: str) -> Iterator[None]:
     """Have the far end take what comes by XDP: see ``bpf/lab/pass.bpf.c``."""
-    with in_netns(where), BpfObject.packaged("pass") as obj:
+    with in_netns(where), BpfObject.packaged("lab_pass") as obj:
         obj.load()
         with attach_xdp(obj.programs["pass"], socket.if_nametoindex(WIRE), "native"):
             yield

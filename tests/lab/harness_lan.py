@@ -114,7 +114,7 @@ def _plug_in(name: str) -> None:
 @contextmanager
 def _polling(name: str) -> Iterator[None]:
     """Have the switch take what a load balancer sends by XDP: see ``bpf/lab/pass.bpf.c``."""
-    with in_netns(SWITCH), BpfObject.packaged("pass") as obj:
+    with in_netns(SWITCH), BpfObject.packaged("lab_pass") as obj:
         obj.load()
         index = socket.if_nametoindex(name.removeprefix("tpn-"))
         with attach_xdp(obj.programs["pass"], index, "native"):

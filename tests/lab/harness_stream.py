@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @contextmanager
 def passing(device: str) -> Iterator[None]:
     """Have a device take what its peer sends by XDP: see ``bpf/lab/pass.bpf.c``."""
-    with BpfObject.packaged("pass") as made:
+    with BpfObject.packaged("lab_pass") as made:
         made.load()
         with attach_xdp(made.programs["pass"], device_index(device), "native"):
             yield

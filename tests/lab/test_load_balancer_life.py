@@ -123,7 +123,7 @@ def test_a_second_load_balancer_is_refused_and_the_first_works_on() -> None:
 def test_a_second_device_that_refuses_takes_the_first_back() -> None:
     """All of the devices or none."""
     add_second()
-    with BpfObject.packaged("pass") as other:
+    with BpfObject.packaged("lab_pass") as other:
         other.load()
         with attach_xdp(other.programs["pass"], device_index(SECOND)):
             before = state(DEVICE, SECOND)

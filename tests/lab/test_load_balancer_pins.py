@@ -204,7 +204,7 @@ def test_a_device_that_was_made_again_is_attached_to_again() -> None:
 def _busy() -> Iterator[None]:
     """Another program is on the second device."""
     add_second()
-    with BpfObject.packaged("pass") as other:
+    with BpfObject.packaged("lab_pass") as other:
         other.load()
         with attach_xdp(other.programs["pass"], device_index(SECOND)):
             yield

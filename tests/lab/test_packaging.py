@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from hatch_build import compile_objects
+from hatch_build import compile_objects, object_name
 
 import towpath
 
@@ -48,16 +48,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_carries_every_compiled_object(wheel: Path) -> None:
     """One object for each BPF source, the native library, the licences, the public headers."""
     names = zipfile.ZipFile(wheel).namelist()
-    sources = [source.name for source in (ROOT / "bpf").glob("*.bpf.c")]
+    sources = list((ROOT / "bpf").glob("*/*.bpf.c"))
     assert len(sources) >= 4
     for source in sources:
-        assert f"towpath/objects/{source.removesuffix('.c')}.o" in names
+        assert f"towpath/objects/{object_name(source)}.bpf.o" in names
     assert "towpath/objects/libtowpath_core.so" in names
     assert "towpath/py.typed" in names
     assert sum("licenses" in name for name in names) == 3
-    assert {Path(name).name for name in names if name.endswith((".c", ".h"))} == {
+    include = "towpath/objects/include/towpath/"
+    assert {name.removeprefix(include) for name in names if name.endswith((".c", ".h"))} == {
         "wildcard.h",
-        "wildcard_abi.h",
+        "abi/wildcard.h",
     }
 
 
@@ -74,7 +75,7 @@ def test_an_installed_wheel_loads_its_programs_without_a_compiler(
     script = (
         "import towpath; from towpath.kernel.bpf.object import BpfObject\n"
         "assert 'site' in towpath.__file__\n"
-        "with BpfObject.packaged('pass') as program: program.load()\n"
+        "with BpfObject.packaged('lab_pass') as program: program.load()\n"
         "print('loaded')"
     )
     done = subprocess.run(
@@ -99,10 +100,10 @@ def test_objects_keep_btf_and_lose_dwarf() -> None:
 
 
 def _tree(root: Path, answer: int) -> None:
-    (root / "bpf").mkdir(parents=True, exist_ok=True)
+    (root / "bpf" / "answer").mkdir(parents=True, exist_ok=True)
     (root / "hatch_build.py").touch()
-    (root / "bpf" / "answer.h").write_text(HEADER % answer)
-    (root / "bpf" / "answer.bpf.c").write_text(PROGRAM)
+    (root / "bpf" / "answer" / "answer.h").write_text(HEADER % answer)
+    (root / "bpf" / "answer" / "answer.bpf.c").write_text(PROGRAM)
 
 
 def test_an_object_is_compiled_again_when_a_header_changes_and_only_then(tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_an_object_is_compiled_again_when_a_header_changes_and_only_then(tmp_pat
     stamp = made.stat().st_mtime_ns
     compile_objects(tmp_path)
     assert made.stat().st_mtime_ns == stamp
-    header = tmp_path / "bpf" / "answer.h"
+    header = tmp_path / "bpf" / "answer" / "answer.h"
     header.write_text(HEADER % 2)
     os.utime(header, ns=(stamp + 1, stamp + 1))
     compile_objects(tmp_path)
@@ -125,7 +126,7 @@ def test_a_program_that_does_not_compile_leaves_the_old_object(tmp_path: Path) -
     _tree(tmp_path, 1)
     (made,) = compile_objects(tmp_path)
     before = made.read_bytes()
-    source = tmp_path / "bpf" / "answer.bpf.c"
+    source = tmp_path / "bpf" / "answer" / "answer.bpf.c"
     source.write_text("#error no\n")
     later = made.stat().st_mtime_ns + 1
     os.utime(source, ns=(later, later))

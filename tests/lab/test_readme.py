@@ -65,7 +65,7 @@ SCRIPT = blocks("python", "In Python")[0]
 @contextmanager
 def network() -> Iterator[socket.socket]:
     """A namespace with the script's device; gives the other end of its wire."""
-    with new_netns(), BpfObject.packaged("pass") as passing:
+    with new_netns(), BpfObject.packaged("lab_pass") as passing:
         ip(NETWORK)
         passing.load()
         # A veth takes what XDP sends back only while it has a program itself.

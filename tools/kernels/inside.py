@@ -54,7 +54,7 @@ def load_objects() -> list[dict[str, Any]]:
         began = time.monotonic()
         try:
             with BpfObject(path) as loaded:
-                if path.name in {"xdp.bpf.o", "recorder.bpf.o"}:
+                if path.name in {"lb.bpf.o", "recorder.bpf.o"}:
                     set_constants(loaded)
                 loaded.load(statistics=True)
                 found += [

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""What both ends of the agent's socket share: documents, how they are written, and the client."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from towpath.agent.state.desired import Owner
 from towpath.core.health import State as CheckState
 from towpath.model import Address, BackendState, CheckType, Device, Problem, Protocol, Service
 from towpath.model.kinds import Ports, PortSet, Prefix, UnicastAddress, Vip, Word
+from towpath.model.owner import Owner
 
 
 @dataclass(frozen=True, slots=True)

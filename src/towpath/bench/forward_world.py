@@ -190,7 +190,7 @@ def world(network: Network, cpus: Cpus, *, apart: bool) -> Iterator[World]:
     node's, by its CPU.
     """
     with ExitStack() as undo:
-        loaded = undo.enter_context(BpfObject.packaged("forward_bench"))
+        loaded = undo.enter_context(BpfObject.packaged("bench_forward"))
         loaded.load()
         for end, name in ((network.clients, "clients"), (network.backends, "backends")):
             with in_netns(end.namespace):

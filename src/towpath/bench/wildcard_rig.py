@@ -81,7 +81,7 @@ class WildcardRig:
         self._queries = queries
         self._undo = ExitStack()
         with ExitStack() as undo:
-            self.object = undo.enter_context(BpfObject.packaged("wildcard_bench"))
+            self.object = undo.enter_context(BpfObject.packaged("bench_wildcard"))
             self.object.autoload("answer_floor", on=False)
             for way in WAYS[1:]:
                 for program in (f"bench_{way}", f"answer_{way}"):

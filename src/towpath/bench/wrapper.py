@@ -74,7 +74,7 @@ class Wrapper(Closing):
             )
         self._undo = ExitStack()
         with ExitStack() as undo:
-            loaded = undo.enter_context(BpfObject.packaged("bench"))
+            loaded = undo.enter_context(BpfObject.packaged("bench_timer"))
             loaded.load()
             self._undo = undo.pop_all()
         self.floor = loaded.programs["bench_floor"]

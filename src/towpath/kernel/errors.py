@@ -28,7 +28,7 @@ _EVERY_USER = ["0", "0", "4294967295"]  # how /proc/self/uid_map is in the first
 class KernelError(Exception):
     """The kernel, or the library that speaks to it, refused.
 
-    ``what`` names the attempt and its object ("load xdp.bpf.o"), ``errno`` is the positive error
+    ``what`` names the attempt and its object ("load lb.bpf.o"), ``errno`` is the positive error
     number, 0 when there is none.
     """
 

@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _pass_on(stack: ExitStack, device: str) -> None:
-    program = stack.enter_context(BpfObject.packaged("pass"))
+    program = stack.enter_context(BpfObject.packaged("lab_pass"))
     program.load()
     stack.enter_context(attach_xdp(program.programs["pass"], device_index(device), "native"))
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The library in C, by ctypes: Maglev tables, wildcard tables, the recorder's blocks."""

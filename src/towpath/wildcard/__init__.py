@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wildcard rules for BPF programs: prefixes, port ranges, priorities, changed in place.
 
-``bpf/wildcard/wildcard.h`` looks packets up, :class:`WildcardTable` writes the rules. Nothing else of
-Towpath is needed; ``docs/wildcard.md`` is the tutorial.
+``bpf/wildcard/wildcard.h`` looks packets up, :class:`WildcardTable` writes the rules. Nothing else
+of Towpath is needed; ``docs/wildcard.md`` is the tutorial.
 """
 
 from __future__ import annotations

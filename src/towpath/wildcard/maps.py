@@ -30,7 +30,7 @@ INCLUDE = OBJECTS / "include"
 """For the compiler's ``-I``: where ``<towpath/wildcard.h>`` is."""
 PARTS = ("index", "slots", "rules")
 VERSIONS = (4, 6)
-_REFERENCE = "wildcard_bench"  # the packaged object that has a table, called "rules"
+_REFERENCE = "bench_wildcard"  # the packaged object that has a table, called "rules"
 _REFERENCE_TABLE = "rules"
 _TYPES = "types"
 _MOST_RULES = 1 << 24  # a slot has so many bits to say where a run begins

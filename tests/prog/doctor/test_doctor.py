@@ -145,7 +145,7 @@ def test_what_is_found_is_what_the_kernel_is_made_of(capability: str, name: str)
 
 def test_tc_programs_go_where_the_probe_says(pair: tuple[str, str]) -> None:
     """A TCX link if there are any, else a filter."""
-    with BpfObject.packaged("xdp") as loaded:
+    with BpfObject.packaged("lb") as loaded:
         loaded.autoload("towpath_lb", on=False)
         loaded.load()
         program = loaded.programs["towpath_handoff"]
@@ -294,7 +294,7 @@ def test_a_device_without_native_xdp_falls_back(pair: tuple[str, str]) -> None:
 def test_another_program_in_its_place_is_named_and_left_alone(pair: tuple[str, str]) -> None:
     """The load balancer could not be attached."""
     index = device_index(pair[0])
-    with BpfObject.packaged("pass") as other:
+    with BpfObject.packaged("lab_pass") as other:
         other.load()
         program = other.programs["pass"]
         with attach_xdp(program, index):
@@ -329,7 +329,7 @@ def test_redirects_are_known_where_the_kernel_tells(pair: tuple[str, str]) -> No
     ip("ip", "link", "set", pair[0], "up")
     ip("ip", "link", "set", pair[1], "up")
     tells = xdp_features(device_index(pair[0])) is not None
-    with BpfObject.packaged("pass") as other:
+    with BpfObject.packaged("lab_pass") as other:
         other.load()
         with attach_xdp(other.programs["pass"], device_index(pair[1]), "native"):
             found = of_devices(Device(pair[0]))[f"redirects to {pair[0]}"]

@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
+from tests.prog.lb.told import SOURCES
 from tests.unit.kernel.harness_clang import KEPT, ROOT, kept
 
 from towpath.kernel.bpf import probe
@@ -72,7 +73,7 @@ def version(name: str) -> Iterator[None]:
     told = not probe.test_run_context()
 
     def compiled(wanted: str) -> BpfObject:
-        return BpfObject(_compiled(name, told=told)) if wanted == "xdp" else packaged(wanted)
+        return BpfObject(_compiled(name, told=told)) if wanted == "lb" else packaged(wanted)
 
     with (
         patch.object(BpfObject, "packaged", compiled),
@@ -92,20 +93,20 @@ def compile_versions() -> None:
 def _compiled(name: str, *, told: bool) -> Path:
     """Compile a version; ``told``: as kernels need it whose test runs take no context."""
     headers = _edited(VERSIONS[name])
-    source = told.SOURCES["xdp"].read_text() if told else '#include "xdp.bpf.c"\n'
+    source = SOURCES["lb"].read_text() if told else '#include "lb/lb.bpf.c"\n'
     return kept(source, "-mcpu=v3", "-I", str(headers))  # as the shipped one is compiled
 
 
 def _edited(edits: Edits) -> Path:
     """A copy of the sources with the edits made."""
-    text = (ROOT / "bpf" / "abi.h").read_text()
+    text = (ROOT / "bpf" / "abi" / "lb.h").read_text()
     for old, new in edits:
         assert text.count(old) == 1, old
         text = text.replace(old, new)
     digest = hashlib.sha256(text.encode())
-    for path in sorted((ROOT / "bpf").iterdir()):
+    for path in sorted((ROOT / "bpf").rglob("*.[ch]")):
         digest.update(path.read_bytes())
     directory = KEPT / f"version-{digest.hexdigest()[:16]}"
     shutil.copytree(ROOT / "bpf", directory, dirs_exist_ok=True)
-    (directory / "abi.h").write_text(text)
+    (directory / "abi" / "lb.h").write_text(text)
     return directory

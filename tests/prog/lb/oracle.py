@@ -2,9 +2,9 @@
 """What the load balancer must do with a frame, said a second time in plain Python.
 
 Shares no code with Towpath. A `World` is told which services, routes and neighbours there are; it
-parses the frame by itself, hashes as the comments of ``bpf/net/hash.h`` say, chooses the Maglev slot,
-writes the outer headers from the RFCs (2003, 2473, 6040, 6438, 6864, 1071) and says which counters
-have to move.
+parses the frame by itself, hashes as the comments of ``bpf/net/hash.h`` say, chooses the Maglev
+slot, writes the outer headers from the RFCs (2003, 2473, 6040, 6438, 6864, 1071) and says which
+counters have to move.
 """
 
 from __future__ import annotations

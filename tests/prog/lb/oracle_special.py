@@ -2,7 +2,7 @@
 """What the load balancer must see in fragments and in ICMP, said a second time in plain Python.
 
 Written from the RFCs (791, 792, 1122, 1191, 1812, 4443, 8200) and from the comments of
-``bpf/abi/lb.h``. Frames come here when `oracle_xdp_parse.parse` has found that they are fragments, or
+``bpf/abi/lb.h``. Frames come here when `oracle_parse.parse` has found that they are fragments, or
 of another protocol than TCP and UDP: their IP headers are whole.
 """
 

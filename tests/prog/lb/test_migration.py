@@ -283,7 +283,7 @@ def test_what_can_not_be_read_is_refused(net: Network, pins: Path) -> None:
 @pytest.mark.thorough
 def test_every_table_has_its_way() -> None:
     """A map that comes to the program has to be thought of here."""
-    with BpfObject.packaged("xdp") as made:
+    with BpfObject.packaged("lb") as made:
         ways = (
             migration.PLANNED,
             migration.FLOWS,

@@ -10,7 +10,6 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +24,8 @@ from tests.prog.lb.test_crash import in_child
 from towpath.datapath.lb import balancer
 from towpath.datapath.lb.balancer import Balancer
 from towpath.datapath.migration import migration
-from towpath.datapath.program import attachment, pins, program
+from towpath.datapath.program import attachment, program
+from towpath.datapath.program import pins as pins_module
 from towpath.kernel.bpf import bpffs, probe
 from towpath.kernel.bpf.links import xdp_program_id
 from towpath.kernel.bpf.programs import Program
@@ -34,11 +34,12 @@ from towpath.model.kinds import Ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
 
 pytestmark = pytest.mark.thorough
 
-MODULES = (attachment, balancer, bpffs, migration, pins, program)
+MODULES = (attachment, balancer, bpffs, migration, pins_module, program)
 FILES = {each.__file__ for each in MODULES}
 DEVICES = (IN, OUT)
 KILLS = examples(18, 3)
@@ -206,7 +207,7 @@ def test_each_state_that_pins_can_be_left_in(pins: Path, line: Heirs, step: str)
         "both": ("pins", "succeed", 4),
     }[step]
     first = pins_module_line(where[1]) + where[2]
-    die_at(pins, "this", (str(Path(bpffs.__file__).parents[1] / "datapath" / "pins.py"), first))
+    die_at(pins, "this", (pins_module.__file__, first))
     left = {
         "beside": ["links", "maps", "maps-next"],
         "renamed": ["links", "maps-next", "maps-old"],
@@ -225,7 +226,7 @@ def test_each_state_that_pins_can_be_left_in(pins: Path, line: Heirs, step: str)
 
 def pins_module_line(function: str) -> int:
     """The line of a function's docstring."""
-    code = getattr(pins, function).__code__
+    code = getattr(pins_module, function).__code__
     return int(code.co_firstlineno) + 1
 
 
@@ -234,7 +235,7 @@ def test_limits_apart_from_versions(net: Network, pins: Path, line: Heirs) -> No
     world = line.rig.world
     line.rig.balancer.close()
     first = pins_module_line("succeed") + 1
-    die_at(pins, "this", (str(Path(bpffs.__file__).parents[1] / "datapath" / "pins.py"), first))
+    die_at(pins, "this", (pins_module.__file__, first))
     larger = replace(SMALL, flows=SMALL.flows * 2, services=99)
     with rigged(net, pins=pins, limits=larger) as heir:
         heir.world.remembered = world.remembered

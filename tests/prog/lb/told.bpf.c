@@ -10,4 +10,4 @@ volatile __u32 told_ifindex;
 /* In the one place where the context is asked for it. */
 #define ingress_ifindex rx_queue_index * 0 + told_ifindex
 
-#include "xdp.bpf.c"
+#include "lb/lb.bpf.c"

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from towpath.kernel.bpf.programs import Program, TestRun
 
 SOURCES = {
-    "xdp": Path(__file__).with_name("told.bpf.c"),
-    "recorder": Path(__file__).with_name("told_recorder.bpf.c"),
+    "lb": Path(__file__).with_name("told.bpf.c"),
+    "recorder": Path(__file__).parents[1] / "recorder" / "told.bpf.c",
 }
 
 

@@ -7,4 +7,4 @@ volatile __u32 told_ifindex;
 /* In the places where the context is asked for it. */
 #define ingress_ifindex rx_queue_index * 0 + told_ifindex
 
-#include "recorder.bpf.c"
+#include "recorder/recorder.bpf.c"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client's port that is used again, where packets are translated: see test_xdp_reuse."""
+"""A client's port that is used again, where packets are translated: see lb/test_reuse.py."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def fill(queries: Array, packets: Sequence[Packet]) -> None:
 def loaded(rules: int = 2000, room: int = 1024) -> Iterator[tuple[Asker, BpfObject]]:
     """The packaged program with a table for so many rules of each family."""
     with ExitStack() as undo:
-        obj = undo.enter_context(BpfObject.packaged("wildcard_bench"))
+        obj = undo.enter_context(BpfObject.packaged("bench_wildcard"))
         prepare(obj, rules, room)
         obj.load()
         yield Asker(obj, room, undo), obj

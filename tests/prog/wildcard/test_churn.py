@@ -36,14 +36,14 @@ pytestmark = pytest.mark.thorough
 _CHANGES = 600 if IN_GUEST else 12_000
 _KILLS = 2 if IN_GUEST else 6
 _NONE = -1
-_ROOT = Path(__file__).parents[2]
-_SLOW = Path(__file__).with_name("slow_wildcard.bpf.c")
+_ROOT = Path(__file__).parents[3]
+_SLOW = Path(__file__).with_name("slow.bpf.c")
 
 
 @pytest.fixture
 def pinned(pins: Path) -> Path:
     """A pinned table."""
-    with BpfObject.packaged("wildcard_bench") as obj:
+    with BpfObject.packaged("bench_wildcard") as obj:
         prepare(obj, 500, PACKETS)
         obj.load()
         pin(obj, TABLE, pins)
@@ -137,7 +137,7 @@ def test_a_writer_that_is_killed_leaves_a_table(pinned: Path, tmp_path: Path) ->
     chance = random.Random(2)  # noqa: S311 -- not a secret
     todo = list(changes(_CHANGES, replacements=True))
     with ExitStack() as undo:
-        obj = undo.enter_context(BpfObject.packaged("wildcard_bench"))
+        obj = undo.enter_context(BpfObject.packaged("bench_wildcard"))
         prepare(obj, 500, PACKETS)
         reuse(obj, TABLE, pinned)
         obj.load()

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.thorough
 
-SOURCE = Path(__file__).with_name("wildcard.bpf.c")
-OTHER = Path(__file__).with_name("other_wildcard.bpf.c")
+SOURCE = Path(__file__).with_name("rules.bpf.c")
+OTHER = Path(__file__).with_name("other.bpf.c")
 DROP, PASS, TX = 1, 2, 3
 OK, SHOT = 0, 2
 FRAME = frame(FlowTuple.parse("10.1.2.3:1234 -> 192.0.2.1:80 tcp"))

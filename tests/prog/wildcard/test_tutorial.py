@@ -21,7 +21,7 @@ from towpath.kernel.net.netns import new_netns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TUTORIAL = Path(__file__).parents[2] / "docs" / "wildcard.md"
+TUTORIAL = Path(__file__).parents[3] / "docs" / "wildcard.md"
 SERVER = "192.0.2.1"
 DENIED, OTHER = "203.0.113.7", "203.0.113.200"
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from tests.unit.agent.samples import service
 
-from towpath.agent.state.desired import Owner
 from towpath.api.codec import build, plain
 from towpath.api.documents import (
     BackendCounters,
@@ -35,6 +34,7 @@ from towpath.api.documents import (
 )
 from towpath.core.health import State
 from towpath.model import Backend, CheckType, Device, Problem, Protocol
+from towpath.model.owner import Owner
 
 NAME = ServiceName("web", ip_address("2001:db8::10"), 80, Protocol.UDP)
 DOCUMENTS = [

@@ -106,7 +106,7 @@ def test_a_change_is_told_in_one_line(capsys: Captured) -> None:
 
 def test_every_verdict_has_words() -> None:
     """Those of the program, no more and no fewer."""
-    with BpfObject.packaged("xdp") as program:
+    with BpfObject.packaged("lb") as program:
         names = program.btf.enum("verdict").__members__
     known = {name.removeprefix("VERDICT_").lower() for name in names} - {"max"}
     assert set(VERDICTS) == known

@@ -17,7 +17,7 @@ from towpath.kernel.bpf.object import OBJECTS
 
 SOURCE = Path(__file__).with_name("program.c")
 HEADERS = Path(__file__).parents[3] / "bpf"
-BTF = Btf.from_elf(OBJECTS / "xdp.bpf.o")
+BTF = Btf.from_elf(OBJECTS / "lb.bpf.o")
 LINE = int(BTF.enum("maglev_limits")["MAGLEV_LINE"])
 
 Array = np.ndarray[Any, Any]

@@ -5,8 +5,8 @@
  */
 #include <sys/cdefs.h>
 
-#include "maps.h"
-#include "parse.h"
+#include "lb/maps.h"
+#include "net/parse.h"
 
 /* The tables that a destination is looked up in. */
 struct index {
@@ -27,7 +27,7 @@ static struct {
 static void *array_element(const void *map, const void *key);
 #define bpf_map_lookup_elem array_element
 #define vip_mask (memory.index.vips_len - 1)
-#include "service.h"
+#include "lb/service.h"
 
 static void *array_element(const void *map, const void *key)
 {

@@ -48,6 +48,6 @@ def kept(source: Path | str, *flags: str) -> Path:
 def _digest(*of: str) -> str:
     """What stands for a compilation: its input, and whatever it might include of ours."""
     made = hashlib.sha256("\0".join(of).encode())
-    for path in sorted((ROOT / "bpf").iterdir()):
+    for path in sorted((ROOT / "bpf").rglob("*.[ch]")):
         made.update(path.read_bytes())
     return made.hexdigest()[:32]

@@ -10,9 +10,9 @@ from towpath.kernel.errors import KernelError, LayoutError, VerifierError, errno
 
 def test_message_has_what_which_why_and_what_to_do() -> None:
     """One line: the attempt, the error with its name, the hint."""
-    error = KernelError("load xdp.bpf.o", errno.EPERM, "needs CAP_BPF")
-    assert str(error) == "load xdp.bpf.o: Operation not permitted (EPERM): needs CAP_BPF"
-    assert (error.what, error.errno, error.hint) == ("load xdp.bpf.o", 1, "needs CAP_BPF")
+    error = KernelError("load lb.bpf.o", errno.EPERM, "needs CAP_BPF")
+    assert str(error) == "load lb.bpf.o: Operation not permitted (EPERM): needs CAP_BPF"
+    assert (error.what, error.errno, error.hint) == ("load lb.bpf.o", 1, "needs CAP_BPF")
 
 
 def test_errors_without_a_number_have_no_number() -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The configuration file: read in a child process, watched, taken over or refused whole."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The agent's HTTP side: routes, what they answer, metrics, and the sockets they are served on."""

@@ -20,7 +20,6 @@ from towpath.agent.errors import InvalidError
 from towpath.agent.http import errors, flows
 from towpath.agent.http.captures import captures
 from towpath.agent.http.response import answer
-from towpath.agent.state.desired import Owner
 from towpath.api import documents
 from towpath.api.codec import plain
 from towpath.model import (
@@ -34,6 +33,7 @@ from towpath.model import (
     parse_service,
 )
 from towpath.model.kinds import Integer, UnicastAddress, Word
+from towpath.model.owner import Owner
 from towpath.model.service import MOST_WEIGHT
 
 Checked = Annotated[Service, PlainValidator(parse_service, json_schema_input_type=Service)]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""What is desired and who wishes it: kept in a database, carried out by one thread."""

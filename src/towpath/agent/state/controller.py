@@ -16,11 +16,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from towpath.agent.errors import InvalidError, NotFoundError
-from towpath.agent.state.desired import Desired, Owner
+from towpath.agent.state.desired import Desired
 from towpath.core.health import held, verdicts
 from towpath.core.lb.leaving import departures, told, with_leaving
 from towpath.core.lb.states import BackendKey, effective
 from towpath.model import CheckType, Config, Problem, Service, check_service, check_services
+from towpath.model.owner import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

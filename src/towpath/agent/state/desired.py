@@ -8,26 +8,19 @@ so it is refused rather than resolved by some precedence.
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.model import Problem, Service
 from towpath.model.keys import Clash, KeyIndex
+from towpath.model.owner import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
 # Names that an error message lists.
 MOST_NAMES = 10
-
-
-class Owner(enum.StrEnum):
-    """Where a service comes from, which is the only place it can be changed."""
-
-    FILE = "file"
-    API = "api"
 
 
 class Owned(NamedTuple):

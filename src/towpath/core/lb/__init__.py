@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The load balancer's pure part: plans and their steps, states, Maglev, hashes."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The recorder's pure part: filters as programs, captures as pcapng."""

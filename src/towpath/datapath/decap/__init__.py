@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The backends' side: a program that takes outer headers off, and whose addresses it is for."""

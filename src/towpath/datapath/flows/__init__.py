@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The tables of flows, read as a whole: listed, counted, aged."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The way of health checks' packets: through the tunnel, as clients' packets go."""

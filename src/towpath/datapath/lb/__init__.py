@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The load balancer's tables: services, backends, Maglev slots, and how they are changed."""

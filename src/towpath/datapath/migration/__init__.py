@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""From pinned tables of another layout to this version's, while packets use both."""

@@ -92,8 +92,8 @@ class KeptTables:
     """The maps pinned in ``directory``, as the program that is to come would have them.
 
     ``wanted`` and ``layouts``: its types, and what each of its maps looks like. This has what
-    :class:`towpath.datapath.program.program.LoadedProgram` has for those who read tables. A constant is
-    the one that the maps were made with. KernelError: no maps are pinned there.
+    :class:`towpath.datapath.program.program.LoadedProgram` has for those who read tables. A
+    constant is the one that the maps were made with. KernelError: no maps are pinned there.
     """
 
     def __init__(self, directory: Path, wanted: Btf, layouts: dict[str, MapLayout]) -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""What the load balancer has done and would do: counters, traces, verdicts in words."""

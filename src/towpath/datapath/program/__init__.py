@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The load balancer's program: loaded over its maps, pinned, attached to devices."""

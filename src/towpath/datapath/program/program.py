@@ -70,7 +70,7 @@ class LoadedProgram:
         self.leaving: KeptTables | None = None
         self.current: Path | None = None
         """Where these maps are pinned, or will be."""
-        self.object = self._undo.enter_context(BpfObject.packaged("xdp"))
+        self.object = self._undo.enter_context(BpfObject.packaged("lb"))
         self.btf = self.object.btf
         self.layout = Layout.of(
             limits,

@@ -2,8 +2,8 @@
 """The recorder: captures of what the load balancer's program sees and does.
 
 While there is a capture, a program that records stands in the load balancer's place on the
-devices (``bpf/recorder/recorder.bpf.c``), put there and taken away by replacing the program of a link:
-no packet goes by in between, and without a capture nothing is paid. Each capture is a program
+devices (``bpf/recorder/recorder.bpf.c``), put there and taken away by replacing the program of a
+link: no packet goes by in between, and without a capture nothing is paid. Each capture is a program
 of its own, loaded for its filter; they form a chain whose last one balances.
 
 Nothing of this is pinned. If this process dies, the chain is cut by the kernel, and the first

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""Source NAT: addresses, ports and times, as the program is told of them."""

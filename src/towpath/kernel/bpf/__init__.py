@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""BPF: objects, maps, programs and links by libbpf, types by BTF, and what this kernel can do."""

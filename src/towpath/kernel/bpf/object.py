@@ -33,7 +33,7 @@ from towpath.kernel.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-OBJECTS = Path(__file__).parent.parent / "objects"
+OBJECTS = Path(__file__).parents[2] / "objects"
 _SUFFIX = ".bpf.o"
 _Dtypes: TypeAlias = "dict[str, tuple[Dtype | None, Dtype | None]]"
 
@@ -68,7 +68,7 @@ class BpfObject(Closing):
 
     @classmethod
     def packaged(cls, name: str) -> Self:
-        """The object of that name that comes with Towpath: "xdp" is xdp.bpf.o."""
+        """The object of that name that comes with Towpath: "lb" is lb.bpf.o."""
         path = OBJECTS / f"{name}{_SUFFIX}"
         if not path.exists():
             there = sorted(file.name.removesuffix(_SUFFIX) for file in OBJECTS.glob(f"*{_SUFFIX}"))
@@ -222,7 +222,7 @@ class BpfObject(Closing):
         name_of = getattr(lib, f"bpf_{kind}__name")
         pointer = None
         while pointer := following(self._pointer, pointer):
-            # A section's map is called "xdp.rodata", after the object.
+            # A section's map is called "lb.rodata", after the object.
             _object, dot, section = name_of(pointer).decode().rpartition(".")
             yield (f".{section}" if dot else section), pointer
 

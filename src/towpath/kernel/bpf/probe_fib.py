@@ -51,7 +51,7 @@ def fib_lookup() -> FibLookup:
 
     KernelError: no namespace can be made or no program loaded. OSError: no veth device.
     """
-    with BpfObject.packaged("probe") as asker, sandbox() as network:
+    with BpfObject.packaged("doctor_probe") as asker, sandbox() as network:
         asker.load()
         _neighbour(network.netlink, network.near)
         found = _ask(asker, _RESOLVED)

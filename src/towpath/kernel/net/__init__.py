@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TODO."""
+"""The kernel's network configuration: devices, addresses, rules, namespaces, by netlink."""

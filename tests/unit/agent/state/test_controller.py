@@ -11,10 +11,10 @@ from tests.unit.agent.samples import MemoryDatapath, service
 
 from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
 from towpath.agent.state.controller import Controller
-from towpath.agent.state.desired import Owner
 from towpath.agent.state.store import Store, StoreError
 from towpath.datapath.errors import CapacityError
 from towpath.model import Config, ConfigError, Device, Limits
+from towpath.model.owner import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,8 @@ import pytest
 from tests.unit.agent.samples import service
 
 from towpath.agent.errors import ConflictError, NotFoundError
-from towpath.agent.state.desired import Desired, Owner
+from towpath.agent.state.desired import Desired
+from towpath.model.owner import Owner
 
 WEB, MAIL = service("web"), service("mail", port=25)
 

@@ -124,10 +124,13 @@ def test_values_read_as_written(directory: Path) -> None:
 
 
 def test_records_that_cross_have_no_holes(directory: Path) -> None:
-    """Every byte of every struct in abi.h belongs to a member: none is left to chance."""
-    names = re.findall(r"^struct (\w+) {", (ROOT / "bpf" / "abi.h").read_text(), re.MULTILINE)
+    """Every byte of every struct in abi/ belongs to a member: none is left to chance."""
+    headers = sorted((ROOT / "bpf" / "abi").glob("*.h"))
+    text = "\n".join(header.read_text() for header in headers)
+    names = re.findall(r"^struct (\w+) {", text, re.MULTILINE)
+    includes = "\n".join(f'#include "abi/{header.name}"' for header in headers)
     markers = "\n".join(f"struct {name} marker_{name};" for name in names)
-    btf = Btf.from_elf(make(directory, f'#include "abi.h"\n{markers}'))
+    btf = Btf.from_elf(make(directory, f"{includes}\n{markers}"))
     assert names
     for name in names:
         dtype = btf.dtype(name)

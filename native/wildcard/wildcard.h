@@ -23,7 +23,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "../bpf/wildcard_abi.h"
+#include "abi/wildcard.h"
 #include "export.h"
 
 typedef __u64 u64;

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../bpf/record_abi.h"
+#include "abi/recorder.h"
 
 typedef uint8_t u8;
 typedef uint16_t u16;
