@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from towpath.core.lb.steps import Step
-    from towpath.datapath.lb.services import Tables
+    from towpath.datapath.lb.tables import Tables
 
 
 @pytest.fixture(autouse=True)

@@ -273,8 +273,7 @@ def assert_tables_are_those_of_their_backends(rig: Rig) -> None:
     tables = rig.balancer._tables
     for each in rig.balancer.observed():
         installed = tables.services[each.key]
-        word = int(tables._rows["table"][installed.index])
-        handles = tables._slots.read(word & 0xFFFFFFFF, word >> 32).tolist()
+        handles = tables.slots.read(*tables.rows.table(installed.index)).tolist()
         address_of = {handle: address for address, handle in installed.handles.items()}
         wanted = served(each).slots
         assert [address_of.get(handle) for handle in handles] == list(wanted)

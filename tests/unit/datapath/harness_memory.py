@@ -14,15 +14,16 @@ from tests.unit.datapath.harness_program import BTF, LINE, handle_of, service_of
 
 from towpath.core.lb import maglev
 from towpath.datapath.address import unpack
-from towpath.datapath.lb.admission import check_endpoints, check_room
+from towpath.datapath.lb.admission import check
 from towpath.datapath.lb.allow_from import SourceSets
 from towpath.datapath.lb.backends import BackendTable
-from towpath.datapath.lb.extents import Heap
+from towpath.datapath.lb.extents import Extents
 from towpath.datapath.lb.grace import Reclaimer
+from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.lookup import Endpoints, Lengths, pack_key
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
-from towpath.datapath.lb.services import Tables
+from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
 
@@ -105,8 +106,9 @@ class Memory:
         found = [key for key in self.snapshot()[0] if key["set"] == number]
         return tuple(sorted(map(prefix_of_key, found), key=lambda each: (each.version, each)))
 
-    def write(self, base: int, handles: Array) -> None:
+    def fill(self, base: int, make: Callable[[], Array]) -> None:
         """Store handles from slot ``base`` on."""
+        handles = make()
         assert base + len(handles) <= len(self.slots)
         self.slots[base : base + len(handles)] = handles
 
@@ -152,10 +154,10 @@ class Process:
         self.forgotten: Counter[int] = Counter()
         """Services whose counters were zeroed, by index."""
         reclaimer = Reclaimer(wait_for_readers)
-        self.heap = Heap(len(memory.slots), wait_for_readers)
+        self.extents = Extents(len(memory.slots), wait_for_readers)
         self.backends = BackendTable(memory.backends, INDEX_BITS, reclaimer, lambda _: None, STATES)
         self.sources = SourceSets(memory, SOURCE_KEY, SOURCE_BITS, memory.sources_limit, reclaimer)
-        self.tables = Tables(
+        self.tables = KernelTables(
             Endpoints(
                 VipIndex(memory.vips, PROBES, reclaimer, PREFIX),
                 PortPages(memory.pages, WHOLE, reclaimer),
@@ -164,12 +166,10 @@ class Process:
                 PREFIX,
             ),
             self.backends,
-            self.heap,
+            self.extents,
             memory,
-            memory.services,
+            ServiceRows(memory.services, reclaimer, lambda index: self.forgotten.update([index])),
             ServiceOptions(memory.services, Flags(NO_FLOW_TABLE, L2, SNAT), self.sources),
-            reclaimer,
-            lambda index: self.forgotten.update([index]),
         )
         self.tables.adopt()
 
@@ -187,23 +187,7 @@ class Process:
 
     def check_room(self, plan: Plan) -> None:
         """Raise CapacityError if a plan is foretold not to fit."""
-        installed = self.tables.services
-        indexes = {key: each.index for key, each in installed.items()}
-        check_endpoints(plan.steps, self.tables.endpoints, indexes)
-        check_room(
-            plan.steps,
-            services=len(installed),
-            services_limit=self.memory.services_limit,
-            backends=sum(len(each.handles) for each in installed.values()),
-            backends_limit=self.backends.capacity,
-            heap=self.heap,
-            tables={
-                key: ((each.base, each.size), each.table_size) for key, each in installed.items()
-            },
-            sources=self.sources.in_use,
-            sources_limit=self.memory.sources_limit,
-            allowed={key: each.options.allow_from for key, each in installed.items()},
-        )
+        check(self.tables, plan.steps)
 
 
 def prefix_of_key(key: Any) -> Prefix:

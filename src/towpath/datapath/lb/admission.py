@@ -1,160 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether there is room for a plan, found before its first step is taken.
+"""Whether a plan fits, found before its first step is taken.
 
-The steps are gone through on paper: they only count services and backends, and
-move table ranges in a copy of the heap. It finds the same ranges as the heap will.
+A dry run executes the plan's own steps, by the same code, over parts that count instead of
+store: what a step needs is asked for in the very order in which it will be.
 """
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING
 
-from towpath.core.lb.options import Options
-from towpath.core.lb.steps import (
-    AddBackend,
-    CreateService,
-    DiscardService,
-    MoveService,
-    PublishService,
-    RemoveBackend,
-    SetOptions,
-    SetTable,
-    Step,
-    WithdrawService,
-)
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.lb.dry_run import (
+    DryRunBackends,
+    DryRunOptions,
+    DryRunRows,
+    DryRunSlots,
+    Tally,
+)
+from towpath.datapath.lb.execute import execute
+from towpath.datapath.lb.extents import NoExtentError
+from towpath.datapath.lb.tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
-    from towpath.datapath.lb.extents import Heap, Range
-    from towpath.datapath.lb.lookup import Endpoints
-    from towpath.model.kinds import Prefix
+    from towpath.core.lb.steps import Step
+    from towpath.datapath.lb.kernel_tables import KernelTables
+    from towpath.datapath.lb.services import Installed
     from towpath.model.service import ServiceKey
 
-    Prefixes = tuple[Prefix, ...]
 
-_UNNAMED = 1 << 29
-"""Indexes from here on, which no service has, stand for those that are not known yet."""
-
-
-def _check_count(what: str, now: int, limit: int, changes: Iterable[int]) -> None:
-    most = now
-    for change in changes:
-        now += change
-        most = max(most, now)
-    if most > limit:
-        raise CapacityError(what, most, limit, what)
-
-
-def _counted(steps: Iterable[Step], more: type[Step], less: type[Step]) -> Iterable[int]:
-    return (1 if isinstance(s, more) else -1 for s in steps if isinstance(s, more | less))
-
-
-def check_room(
-    steps: tuple[Step, ...],
-    *,
-    services: int,
-    services_limit: int,
-    backends: int,
-    backends_limit: int,
-    heap: Heap,
-    tables: dict[ServiceKey, tuple[Range, int]],
-    sources: Mapping[Prefixes, int],
-    sources_limit: int,
-    allowed: dict[ServiceKey, Prefixes | None],
-) -> None:
+def check(tables: KernelTables, steps: Iterable[Step]) -> None:
     """Raise CapacityError if the steps would not all find room.
 
-    ``services`` and ``backends``: how many there are now. ``tables``: each service's
-    table now (of 0 slots: none), and its configured size. ``heap`` stays as it is,
-    except that nothing rests in it any more if there would not be room otherwise.
-    ``sources``: the lists of prefixes that there are, and how many services have each;
-    ``allowed``: the list that a service has now.
+    Nothing is changed, but that Maglev slots that were retired are reclaimed, after a grace
+    period, if there would not be room otherwise.
     """
-    _check_count(
-        "services", services, services_limit, _counted(steps, CreateService, DiscardService)
-    )
-    _check_count("backends", backends, backends_limit, _counted(steps, AddBackend, RemoveBackend))
-    kept = sum(map(len, sources))
-    _check_count("sources", kept, sources_limit, _source_changes(steps, dict(sources), allowed))
-    try:
-        _check_tables(steps, heap.copy(), tables)
-    except CapacityError:
-        if not heap.settle():
-            raise
-        _check_tables(steps, heap.copy(), tables)
+    steps = tuple(steps)
+    shortage = DryRun(tables).shortage(steps)
+    if isinstance(shortage, NoExtentError) and tables.extents.reclaim():
+        shortage = DryRun(tables).shortage(steps)
+    if shortage is not None:
+        raise shortage
 
 
-def _source_changes(
-    steps: tuple[Step, ...],
-    users: dict[Prefixes, int],
-    allowed: dict[ServiceKey, Prefixes | None],
-) -> Iterator[int]:
-    """By how many prefixes there are more or less, one after the other: first the new ones."""
-    lists = dict(allowed)
-    for step in steps:
-        wanted: Prefixes | None
-        match step:
-            case CreateService(service):
-                wanted = Options.of(service).allow_from
-            case SetOptions(_, options):
-                wanted = options.allow_from
-            case DiscardService():
-                wanted = None
-            case _:
-                continue
-        before = lists.get(step.key)
-        lists[step.key] = wanted
-        if wanted is not None:
-            users[wanted] = users.get(wanted, 0) + 1
-            yield len(wanted) if users[wanted] == 1 else 0
-        if before is not None:
-            users[before] -= 1
-            yield 0 if users[before] else -len(before)
+class DryRun:
+    """One trial of steps on copies of what ``tables`` know, which stay as they are."""
+
+    def __init__(self, tables: KernelTables) -> None:
+        backends, rows, options = tables.backends, tables.rows, tables.options
+        users = options.users
+        self._tallies = (
+            Tally("services", len(tables.services), rows.limit),
+            Tally("backends", backends.in_use, backends.capacity),
+            Tally("sources", sum(map(len, users)), options.sources_limit),
+        )
+        of_services, of_backends, of_sources = self._tallies
+        self._tables = Tables(
+            tables.endpoints.dry_run(),
+            DryRunBackends(of_backends),
+            tables.extents.dry_run(),
+            DryRunSlots(),
+            DryRunRows(of_services),
+            DryRunOptions(of_sources, users, options.allowed),
+        )
+        self._tables.services = _Copies(tables.services)
+
+    def shortage(self, steps: Iterable[Step]) -> CapacityError | None:
+        """Execute the steps: what there is too little of, None if all is well.
+
+        Of what is only counted the need of the whole plan is known, and is told first.
+        """
+        stopped: CapacityError | None = None
+        for step in steps:
+            try:
+                execute(step, self._tables)
+            except CapacityError as error:
+                # What comes after it is counted all the same.
+                stopped = stopped or error
+        counted = (tally.shortage() for tally in self._tallies)
+        return next((each for each in counted if each is not None), stopped)
 
 
-def _check_tables(
-    steps: tuple[Step, ...], heap: Heap, tables: dict[ServiceKey, tuple[Range, int]]
-) -> None:
-    ranges = {key: table for key, (table, _) in tables.items()}
-    sizes = {key: size for key, (_, size) in tables.items()}
-    for step in steps:
-        if isinstance(step, CreateService):
-            ranges[step.key], sizes[step.key] = (0, 0), step.service.table_size
-        elif isinstance(step, SetOptions):
-            sizes[step.key] = step.options.table_size
-        elif isinstance(step, SetTable):
-            size = sizes[step.key] if any(b.takes_flows for b in step.backends) else 0
-            base = _allocate(heap, size) if size else 0
-            if ranges[step.key][1]:
-                heap.rest(*ranges[step.key])
-            ranges[step.key] = (base, size)
+class _Copies(dict["ServiceKey", "Installed"]):
+    """Services that a dry run may change: each is copied when it is first looked at."""
 
+    def __init__(self, services: Mapping[ServiceKey, Installed]) -> None:
+        super().__init__()
+        self._services = services
 
-def _allocate(heap: Heap, size: int) -> int:
-    base = heap.allocate(size)
-    if base is None:
-        raise CapacityError("Maglev slots in one piece", size, heap.largest, "table_slots")
-    return base
+    def __missing__(self, key: ServiceKey) -> Installed:
+        self[key] = self._services[key].copy()
+        return self[key]
 
-
-def check_endpoints(
-    steps: tuple[Step, ...], endpoints: Endpoints, indexes: Mapping[ServiceKey, int]
-) -> None:
-    """Raise CapacityError if packets could not find every service that the steps publish.
-
-    ``indexes``: of the services that there are now. The endpoints stay as they are.
-    """
-    named, unnamed = dict(indexes), count(_UNNAMED)
-    paper = endpoints.on_paper()
-    for step in steps:
-        if isinstance(step, PublishService):
-            named[step.key] = next(unnamed)
-            paper.publish(step.key, named[step.key])
-        elif isinstance(step, MoveService):
-            named[step.to] = named.pop(step.key)
-            paper.move(step.key, step.to, named[step.to])
-        elif isinstance(step, WithdrawService):
-            paper.withdraw(step.key, named.pop(step.key))
+    def pop(self, key: ServiceKey) -> Installed:  # type: ignore[override]
+        """Take a service out."""
+        found = self[key]
+        del self[key]
+        return found

@@ -74,6 +74,10 @@ class SourceSets:
         """How many services use each list."""
         return {prefixes: self._users[number] for prefixes, number in self._numbers.items()}
 
+    def prefixes(self, number: int) -> tuple[Prefix, ...] | None:
+        """Return the prefixes of a set that is in use, None for everyone."""
+        return self._sets.get(number)
+
     def take(self, prefixes: tuple[Prefix, ...] | None) -> int:
         """Return the number of a set of these, which is there when this returns.
 
@@ -123,7 +127,7 @@ class SourceSets:
 
     def _store(self, prefixes: tuple[Prefix, ...]) -> int:
         if self._kept + len(prefixes) > self.limit:
-            self._reclaimer.flush()
+            self._reclaimer.reclaim()
         if self._kept + len(prefixes) > self.limit:
             raise CapacityError("sources", self._kept + len(prefixes), self.limit, "sources")
         taken = self._sets.keys() | self._resting
@@ -137,7 +141,7 @@ class SourceSets:
 
     def _rest(self, number: int, prefixes: tuple[Prefix, ...]) -> None:
         self._resting.add(number)
-        self._reclaimer.defer(lambda: self._remove(number, prefixes))
+        self._reclaimer.retire(lambda: self._remove(number, prefixes))
 
     def _remove(self, number: int, prefixes: tuple[Prefix, ...]) -> None:
         self._trie.delete_batch(self._keys(number, prefixes))

@@ -75,7 +75,7 @@ class BackendTable:
     def add(self, service: int, backend: Backend) -> int:
         """Write a backend's record and return its handle. CapacityError when full."""
         if not self._free:
-            self._reclaimer.flush()
+            self._reclaimer.reclaim()
         if not self._free:
             raise CapacityError("backends", self.capacity + 1, self.capacity, "backends")
         index = self._free.popleft()
@@ -124,7 +124,7 @@ class BackendTable:
         index = self.index(handle)
         self._rows[index]["handle"] = 0
         self._in_use -= 1
-        self._reclaimer.defer(lambda: self._free.append(index))
+        self._reclaimer.retire(lambda: self._free.append(index))
 
     def __iter__(self) -> Iterator[tuple[int, int, Backend]]:
         """Yield service, handle and backend of every record in use."""

@@ -13,25 +13,26 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from towpath.closing import Closing
 from towpath.core.lb.plan import Plan, plan
 from towpath.core.lb.states import BackendKey
-from towpath.core.lb.steps import MoveService, PublishService, RemoveBackend
+from towpath.core.lb.steps import RemoveBackend
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flows.count import Census
 from towpath.datapath.flows.flow_table import FlowTable
 from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
-from towpath.datapath.lb.admission import check_endpoints, check_room
+from towpath.datapath.lb.admission import check
 from towpath.datapath.lb.allow_from import SourceSets
 from towpath.datapath.lb.backends import BackendTable
 from towpath.datapath.lb.execute import execute
-from towpath.datapath.lb.extents import Heap
+from towpath.datapath.lb.extents import Extents
 from towpath.datapath.lb.grace import Reclaimer
+from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.lookup import Endpoints, Lengths
 from towpath.datapath.lb.maglev_table import MaglevSlots
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.outer_source import fill_settings
 from towpath.datapath.lb.port_pages import PortPages
-from towpath.datapath.lb.services import Tables
+from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.vips import VipIndex
 from towpath.datapath.migration.migration import Migration, Moved
 from towpath.datapath.observe import trace
@@ -159,7 +160,7 @@ class Balancer(Closing):
         self._slots = MaglevSlots(
             program.maps["maglev"], program.constant("maglev_limits", "MAGLEV_LINE")
         )
-        self._heap = Heap(self._slots.capacity, wait_for_readers)
+        self._extents = Extents(self._slots.capacity, wait_for_readers)
         self._backends = BackendTable(
             program.rows("backends"),
             program.constant("handle_bits", "HANDLE_INDEX_BITS"),
@@ -172,17 +173,19 @@ class Balancer(Closing):
                 for state in BackendState
             },
         )
-        self._tables = Tables(
+        self._tables = KernelTables(
             self._make_endpoints(reclaimer),
             self._backends,
-            self._heap,
+            self._extents,
             self._slots,
-            program.rows("services"),
-            self._make_options(reclaimer),
-            reclaimer,
-            program.forgetter(
-                "service_cpus", "reply_cpus", columns=program.layout.entries["services"]
+            ServiceRows(
+                program.rows("services"),
+                reclaimer,
+                program.forgetter(
+                    "service_cpus", "reply_cpus", columns=program.layout.entries["services"]
+                ),
             ),
+            self._make_options(reclaimer),
         )
 
     def _make_options(self, reclaimer: Reclaimer) -> ServiceOptions:
@@ -300,11 +303,11 @@ class Balancer(Closing):
         services = tuple(services)
         check_snat(self._snat, services)
         wanted = self.plan(services)
-        self._check_room(wanted)
+        check(self._tables, wanted.steps)
         try:
             for step in wanted.steps:
                 execute(step, self._tables)
-            self._tables.settle()
+            self._tables.withdraw_leftovers()
         except BaseException:
             # As after a death: the kernel's tables say what there is.
             wait_for_readers()
@@ -320,32 +323,6 @@ class Balancer(Closing):
                 del self._observed[change.before.key]
         self._observed |= {each.after.key: each.after for each in wanted.changes if each.after}
         return wanted
-
-    def _check_room(self, wanted: Plan) -> None:
-        installed = self._tables.services
-        before = (change.before.key for change in wanted.changes if change.before)
-        touched = {key: installed.get(key) for key in before}
-        check_room(
-            wanted.steps,
-            services=len(installed),
-            services_limit=self._program.layout.entries["services"] - 1,
-            backends=self._backends.in_use,
-            backends_limit=self._backends.capacity,
-            heap=self._heap,
-            tables={
-                key: ((each.base, each.size), each.table_size)
-                for key, each in touched.items()
-                if each is not None
-            },
-            sources=self._sources.in_use,
-            sources_limit=self._sources.limit,
-            allowed={
-                key: each.options.allow_from for key, each in touched.items() if each is not None
-            },
-        )
-        if any(isinstance(step, PublishService | MoveService) for step in wanted.steps):
-            indexes = {key: each.index for key, each in installed.items()}
-            check_endpoints(wanted.steps, self._tables.endpoints, indexes)
 
     def counters(self, cpu: int | None = None) -> Counters:
         """Return what has been counted since the load balancer came up, by one CPU or by all."""

@@ -1,25 +1,150 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-ins for the index of VIPs and for pages of ports, which are only counted.
+"""Stand-ins for the kernel's tables that count instead of store.
 
-:class:`~towpath.datapath.lb.lookup.Endpoints` over them goes through a change without
-touching the kernel, and finds whether there is room for it.
+:class:`~towpath.datapath.lb.tables.Tables` over them executes a plan's steps without
+touching the kernel: see :mod:`towpath.datapath.lb.admission`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from towpath.datapath.errors import CapacityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from towpath.core.lb.options import Options
     from towpath.datapath.lb.port_pages import PortPages
-    from towpath.model.kinds import Ports
+    from towpath.model.kinds import Ports, Prefix
+    from towpath.model.service import Backend
+
+    Prefixes = tuple[Prefix, ...]
+
+_UNNAMED = 1 << 29
+"""Indexes from here on, which no service has, stand for those that are not known yet."""
 
 
-class PaperIndex:
-    """What an index would hold."""
+class Tally:
+    """How many of a thing there would be, and at most were on the way."""
+
+    def __init__(self, what: str, now: int, limit: int) -> None:
+        self._what = what
+        self._now = self._most = now
+        self._limit = limit
+
+    def add(self, more: int) -> None:
+        """Count more, or fewer."""
+        self._now += more
+        self._most = max(self._most, self._now)
+
+    def shortage(self) -> CapacityError | None:
+        """What would be short, None if nothing is."""
+        if self._most <= self._limit:
+            return None
+        return CapacityError(self._what, self._most, self._limit, self._what)
+
+
+class DryRunRows:
+    """Stands in for the array of services."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self._names = count(_UNNAMED)
+
+    def take(self) -> int:
+        """Count a service."""
+        self.tally.add(1)
+        return next(self._names)
+
+    def give_back(self, index: int) -> None:
+        """Count one fewer."""
+        del index
+        self.tally.add(-1)
+
+    def set_table(self, index: int, base: int, size: int) -> None:
+        """Store nothing."""
+
+
+class DryRunBackends:
+    """Stands in for the array of backends. Handles are no one's."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+
+    def add(self, service: int, backend: Backend) -> int:
+        """Count a backend."""
+        del service, backend
+        self.tally.add(1)
+        return 0
+
+    def note(self, handle: int, backend: Backend) -> None:
+        """Store nothing."""
+
+    def renew(self, handle: int) -> int:
+        """Store nothing."""
+        return handle
+
+    def remove(self, handle: int) -> None:
+        """Count one fewer."""
+        del handle
+        self.tally.add(-1)
+
+
+class DryRunSlots:
+    """Stands in for the Maglev array."""
+
+    def fill(self, base: int, make: Callable[[], Any]) -> None:
+        """Make nothing, which would take longest of all."""
+
+
+class DryRunOptions:
+    """Stands in for the options of services, and counts the source prefixes that they need.
+
+    ``users``: how many services have each list of prefixes; ``allowed``: the list that a service
+    has, by its index.
+    """
+
+    def __init__(
+        self,
+        tally: Tally,
+        users: Mapping[Prefixes, int],
+        allowed: Callable[[int], Prefixes | None],
+    ) -> None:
+        self.tally = tally
+        self._users = Counter(users)
+        self._allowed = allowed
+        self._changed: dict[int, Prefixes | None] = {}
+
+    def write(self, index: int, options: Options) -> None:
+        """Count a service's list, and then the one that it had no more."""
+        before = self._list(index)
+        self._changed[index] = options.allow_from
+        if options.allow_from is not None:
+            self._users[options.allow_from] += 1
+            if self._users[options.allow_from] == 1:
+                self.tally.add(len(options.allow_from))
+        self._leave(before)
+
+    def give_up(self, index: int) -> None:
+        """Count a service's list no more."""
+        self._leave(self._list(index))
+        self._changed[index] = None
+
+    def _list(self, index: int) -> Prefixes | None:
+        return self._changed[index] if index in self._changed else self._allowed(index)
+
+    def _leave(self, prefixes: Prefixes | None) -> None:
+        if prefixes is not None:
+            self._users[prefixes] -= 1
+            if not self._users[prefixes]:
+                self.tally.add(-len(prefixes))
+
+
+class DryRunIndex:
+    """What an index of VIPs would hold."""
 
     def __init__(self, get: Callable[[bytes], int]) -> None:
         self._get = get
@@ -42,10 +167,10 @@ class PaperIndex:
         self._changed[key] = 0
 
 
-class PaperPages:
-    """How many pages would be in use. Sets that are built are called -1, -2, and so on."""
+class DryRunPages:
+    """How many pages of ports would be in use. Sets that are built are called -1, -2, and so on."""
 
-    def __init__(self, pages: PortPages | PaperPages) -> None:
+    def __init__(self, pages: PortPages | DryRunPages) -> None:
         self._pages = pages
         self.capacity: int = pages.capacity
         self.used: int = pages.used
@@ -61,12 +186,12 @@ class PaperPages:
 
     def build(self, services: Mapping[int, Ports]) -> int:
         """Count the pages of a set. CapacityError: there would be too few."""
-        count = self.needed(services)
-        if self.used + count > self.capacity:
-            raise CapacityError("pages of ports", self.used + count, self.capacity, "port_pages")
-        self.used += count
+        needed = self.needed(services)
+        if self.used + needed > self.capacity:
+            raise CapacityError("pages of ports", self.used + needed, self.capacity, "port_pages")
+        self.used += needed
         name = -1 - len(self._built)
-        self._built[name] = count
+        self._built[name] = needed
         return name
 
     def give_up(self, first: int) -> None:

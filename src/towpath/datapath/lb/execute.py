@@ -22,7 +22,7 @@ from towpath.core.lb.steps import (
 
 if TYPE_CHECKING:
     from towpath.core.lb.steps import ServiceStep
-    from towpath.datapath.lb.services import Tables
+    from towpath.datapath.lb.tables import Tables
 
 
 def execute(step: Step, tables: Tables) -> None:

@@ -5,9 +5,9 @@ One array for all services makes replacing a table a single store and needs no
 map per service. The allocator is first-fit over a sorted list of free ranges:
 tables are few and mostly of one size.
 
-A range that is given up rests until no packet can still be reading it. Where a
-range will be depends on nothing but what was allocated and given up before, so
-that a copy of the heap foretells it.
+A range that is given up is retired: it is free again after a grace period, when no
+packet can still be reading it. Where a range will be depends on nothing but what was
+allocated and given up before, so that a dry run over a copy finds the same ones.
 """
 
 from __future__ import annotations
@@ -15,29 +15,36 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
+from towpath.datapath.errors import CapacityError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+class NoExtentError(CapacityError):
+    """No free range is large enough."""
+
 
 Range = tuple[int, int]
 """Base and number of slots."""
 
 
-class Heap:
+class Extents:
     """Hands out ranges of ``size`` slots. Knows nothing of what is in them.
 
-    ``wait_for_readers`` returns when no packet reads any more what rests by then.
+    ``wait_for_readers`` returns when no packet reads any more what is retired by then.
     """
 
     def __init__(self, size: int, wait_for_readers: Callable[[], None] = lambda: None) -> None:
         self.size = size
         self._wait = wait_for_readers
         self._free: list[Range] = [(0, size)]
-        self._resting: list[Range] = []
+        self._retired: list[Range] = []
 
-    def copy(self) -> Heap:
-        """Return a heap in the same state that waits for nobody, to plan with."""
-        made = Heap(self.size)
-        made._free, made._resting = self._free.copy(), self._resting.copy()
+    def dry_run(self) -> Extents:
+        """Return extents in the same state that wait for nobody."""
+        made = Extents(self.size)
+        made._free, made._retired = self._free.copy(), self._retired.copy()
         return made
 
     @property
@@ -51,7 +58,7 @@ class Heap:
         Waits for readers, if that can help, and only then.
         """
         base = self._first_fit(count)
-        if base is None and self.settle():
+        if base is None and self.reclaim():
             base = self._first_fit(count)
         return base
 
@@ -64,18 +71,18 @@ class Heap:
         pieces = [(start, base - start), (base + count, start + room - base - count)]
         self._free[i : i + 1] = [piece for piece in pieces if piece[1]]
 
-    def rest(self, base: int, count: int) -> None:
+    def retire(self, base: int, count: int) -> None:
         """Give a range back once the packets now in flight are through."""
-        self._resting.append((base, count))
+        self._retired.append((base, count))
 
-    def settle(self) -> bool:
-        """Wait for readers, so that nothing rests any more. False if nothing did."""
-        if not self._resting:
+    def reclaim(self) -> bool:
+        """Wait for readers, so that nothing is retired any more. False if nothing did."""
+        if not self._retired:
             return False
         self._wait()
-        for each in self._resting:
+        for each in self._retired:
             self._release(*each)
-        self._resting.clear()
+        self._retired.clear()
         return True
 
     def _first_fit(self, count: int) -> int | None:

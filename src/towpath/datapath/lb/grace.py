@@ -23,11 +23,11 @@ class Reclaimer:
         self._wait = wait_for_readers
         self._kept: deque[Callable[[], None]] = deque()
 
-    def defer(self, free: Callable[[], None]) -> None:
+    def retire(self, free: Callable[[], None]) -> None:
         """Call ``free`` once the packets now in flight are through."""
         self._kept.append(free)
 
-    def flush(self) -> bool:
+    def reclaim(self) -> bool:
         """Wait for readers and free what was kept. False if there was nothing."""
         before_the_wait = len(self._kept)
         if not before_the_wait:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.datapath.address import family, pack, unpack
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.lb.dry_run import PaperIndex, PaperPages
+from towpath.datapath.lb.dry_run import DryRunIndex, DryRunPages
 from towpath.model.kinds import Address, Ports, Prefix
 from towpath.model.service import Protocol, ServiceKey
 
@@ -55,7 +55,7 @@ class Lengths:
         self._most = most
         self._users: dict[int, Counter[int]] = {4: Counter(), 6: Counter()}
 
-    def on_paper(self) -> Lengths:
+    def dry_run(self) -> Lengths:
         """Return a copy that the program does not see."""
         copy = Lengths(self._words.copy(), self._most)
         copy._users = {version: users.copy() for version, users in self._users.items()}
@@ -92,8 +92,8 @@ class Endpoints:
 
     def __init__(
         self,
-        index: VipIndex | PaperIndex,
-        pages: PortPages | PaperPages,
+        index: VipIndex | DryRunIndex,
+        pages: PortPages | DryRunPages,
         with_ports: Lengths,
         known: Lengths,
         prefix_flag: int,
@@ -106,13 +106,13 @@ class Endpoints:
         self._spaces: defaultdict[Space, dict[int, Ports]] = defaultdict(dict)
         self._vips: Counter[Address | Prefix] = Counter()
 
-    def on_paper(self) -> Endpoints:
+    def dry_run(self) -> Endpoints:
         """Return a copy for going through changes, which leaves the kernel's tables alone."""
         copy = Endpoints(
-            PaperIndex(self._index.get),
-            PaperPages(self._pages),
-            self._with_ports.on_paper(),
-            self._known.on_paper(),
+            DryRunIndex(self._index.get),
+            DryRunPages(self._pages),
+            self._with_ports.dry_run(),
+            self._known.dry_run(),
             self._flag,
         )
         copy._spaces.update(self._spaces)

@@ -8,16 +8,26 @@ count it as this process's memory for good.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from towpath.kernel.bpf.maps import Map
 
     Array = np.ndarray[Any, Any]
+
+
+class Slots(Protocol):
+    """Ranges of slots that can be filled and read."""
+
+    def fill(self, base: int, make: Callable[[], Array]) -> None:
+        """Store the handles (uint32) that ``make`` returns, from slot ``base`` on."""
+
+    def read(self, base: int, count: int) -> Array:
+        """Return a copy of ``count`` handles from slot ``base`` on."""
 
 
 class MaglevSlots:
@@ -32,8 +42,9 @@ class MaglevSlots:
         """Slots that there are."""
         return self._map.max_entries * self._line
 
-    def write(self, base: int, handles: Array) -> None:
-        """Store handles (uint32) from slot ``base`` on."""
+    def fill(self, base: int, make: Callable[[], Array]) -> None:
+        """Store the handles (uint32) that ``make`` returns, from slot ``base`` on."""
+        handles = make()
         with self._window(base, len(handles), writable=True) as window:
             window[:] = handles
 

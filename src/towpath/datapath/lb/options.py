@@ -13,11 +13,12 @@ from towpath.datapath.lb.allow_from import EVERYONE
 from towpath.model.service import Affinity, Forwarding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
 
     from towpath.datapath.lb.allow_from import SourceSets
+    from towpath.model.kinds import Prefix
 
     Array = np.ndarray[Any, Any]
 
@@ -59,6 +60,20 @@ class ServiceOptions:
     def give_up(self, index: int) -> None:
         """Let go of what a service has taken that packets find no more."""
         self._sources.leave(self._sets.pop(index, EVERYONE))
+
+    @property
+    def users(self) -> Mapping[tuple[Prefix, ...], int]:
+        """How many services have each list of source prefixes."""
+        return self._sources.in_use
+
+    @property
+    def sources_limit(self) -> int:
+        """Source prefixes that there is room for."""
+        return self._sources.limit
+
+    def allowed(self, index: int) -> tuple[Prefix, ...] | None:
+        """Return whom a service is for, None for everyone."""
+        return self._sources.prefixes(self._sets.get(index, EVERYONE))
 
     def adopt(self, indexes: Iterable[int]) -> dict[int, Options]:
         """Take over what the kernel holds for these services, and return it."""

@@ -97,7 +97,7 @@ class PortPages:
         """Free a set that no key leads to any more, once no packet reads it."""
         pages = (first, *self._pages(first).values())
         self._resting += len(pages)
-        self._reclaimer.defer(lambda: self._rested(pages))
+        self._reclaimer.retire(lambda: self._rested(pages))
 
     def _rested(self, pages: tuple[int, ...]) -> None:
         self._resting -= len(pages)
@@ -111,7 +111,7 @@ class PortPages:
 
     def _allocate(self, count: int) -> list[int]:
         if len(self._free) < count:
-            self._reclaimer.flush()
+            self._reclaimer.reclaim()
         if len(self._free) < count:
             raise CapacityError("pages of ports", self.used + count, self.capacity, "port_pages")
         return [self._free.popleft() for _ in range(count)]

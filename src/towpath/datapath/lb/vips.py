@@ -71,7 +71,7 @@ class VipIndex:
         at = self._places.get(key)
         if at is None:
             at = self._find(key)
-            if at is None and self._reclaimer.flush():
+            if at is None and self._reclaimer.reclaim():
                 at = self._find(key)
             if at is None:
                 raise CapacityError("VIP index", self._probes + 1, self._probes, "services")
@@ -85,7 +85,7 @@ class VipIndex:
         self._services[at] = 0
         self._keys[at, :_FAMILY] = 0
         self._resting.add(at)
-        self._reclaimer.defer(lambda: self._resting.discard(at))
+        self._reclaimer.retire(lambda: self._resting.discard(at))
 
     def _find(self, key: bytes) -> int | None:
         first = hash_vip(key, is_v6=key[_FAMILY] & ~self._prefix_flag == FAMILY_V6) >> 32

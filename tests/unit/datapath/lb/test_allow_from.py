@@ -68,7 +68,7 @@ def test_a_set_stays_until_the_last_leaves_and_readers_are_through() -> None:
     assert world.stored() == {number: set(TWO)}
     again = world.sets.take(TWO)
     assert again != number
-    world.reclaimer.flush()
+    world.reclaimer.reclaim()
     assert world.stored() == {again: set(TWO)}
     assert world.sets.take(ONE) == number
 
@@ -96,12 +96,12 @@ def test_what_nobody_names_goes_after_a_restart() -> None:
     assert world.sets.adopt([kept, EVERYONE, kept]) == {kept: FOUR}
     # A packet that came while the other process lived may still read it.
     assert world.stored().keys() == {kept, lost}
-    world.reclaimer.flush()
+    world.reclaimer.reclaim()
     assert world.stored().keys() == {kept}
     assert world.sets.take(FOUR) == kept
     for _ in range(3):
         world.sets.leave(kept)
-    world.reclaimer.flush()
+    world.reclaimer.reclaim()
     assert world.stored() == {}
 
 
@@ -115,7 +115,7 @@ def test_two_sets_of_one_list_are_two() -> None:
     world.sets.adopt([first, second])
     for number in (first, second):
         world.sets.leave(number)
-    world.reclaimer.flush()
+    world.reclaimer.reclaim()
     assert world.stored() == {}
 
 
@@ -140,7 +140,7 @@ def test_services_find_their_list_at_any_time(
         stored = world.stored()
         for each, named in services.items():
             assert stored.get(named, set()) == set(lists[each] or ())
-    world.reclaimer.flush()
+    world.reclaimer.reclaim()
     assert world.stored().keys() == set(services.values()) - {EVERYONE}
     users = Counter(lists[each] for each in services if lists[each])
     assert dict(world.sets.in_use) == dict(users)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heap beside a map of cells, which cannot be wrong about overlaps."""
+"""The extents beside a map of cells, which cannot be wrong about overlaps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from towpath.datapath.lb.extents import Heap
+from towpath.datapath.lb.extents import Extents
 
 SIZE = 48
 FREE, USED, RESTING = "free", "used", "resting"
@@ -19,13 +19,13 @@ counts = st.integers(1, SIZE // 2)
 bases = st.integers(0, SIZE - 1)
 
 
-class HeapMachine(RuleBasedStateMachine):
-    """Every operation, done to the heap and to a list with one entry per slot."""
+class ExtentsMachine(RuleBasedStateMachine):
+    """Every operation, done to the extents and to a list with one entry per slot."""
 
     def __init__(self) -> None:
         super().__init__()
         self.waits = 0
-        self.heap = Heap(SIZE, self._wait)
+        self.extents = Extents(SIZE, self._wait)
         self.cells = [FREE] * SIZE
         self.taken: list[tuple[int, int]] = []
 
@@ -53,7 +53,7 @@ class HeapMachine(RuleBasedStateMachine):
         if expected is None and RESTING in self.cells:
             self.wake()
             expected, waits = self.first_fit(count), waits + 1
-        assert self.heap.allocate(count) == expected
+        assert self.extents.allocate(count) == expected
         assert self.waits == waits
         if expected is not None:
             assert set(self.cells[expected : expected + count]) == {FREE}
@@ -64,27 +64,27 @@ class HeapMachine(RuleBasedStateMachine):
     def reserve(self, base: int, count: int) -> None:
         """A given range, if all of it is free."""
         if set(self.cells[base : base + count]) == {FREE} and base + count <= SIZE:
-            self.heap.reserve(base, count)
+            self.extents.reserve(base, count)
             self.mark(base, count, USED)
             self.taken.append((base, count))
         else:
             message = re.escape(f"slots {base} to {base + count - 1} are not free")
             with pytest.raises(ValueError, match=message):
-                self.heap.reserve(base, count)
+                self.extents.reserve(base, count)
 
     @precondition(lambda self: self.taken)
     @rule(data=st.data())
     def rest(self, data: st.DataObject) -> None:
         """A range that is given up is nobody's until readers have been waited for."""
         each = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
-        self.heap.rest(*each)
+        self.extents.retire(*each)
         self.mark(*each, RESTING)
 
     @rule()
     def settle(self) -> None:
         """Everything that rests is free after one wait; there is none for nothing."""
         waits, resting = self.waits, RESTING in self.cells
-        assert self.heap.settle() == resting
+        assert self.extents.reclaim() == resting
         assert self.waits == waits + resting
         self.wake()
 
@@ -94,9 +94,9 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(wanted=st.lists(counts, max_size=4))
     def foretell(self, wanted: list[int]) -> None:
-        """A copy finds what the heap will find, waits for nobody and changes nothing."""
+        """A copy finds what the extents will find, waits for nobody and changes nothing."""
         waits = self.waits
-        copy, again = self.heap.copy(), self.heap.copy()
+        copy, again = self.extents.dry_run(), self.extents.dry_run()
         assert [copy.allocate(count) for count in wanted] == [
             again.allocate(count) for count in wanted
         ]
@@ -104,24 +104,24 @@ class HeapMachine(RuleBasedStateMachine):
 
     @invariant()
     def free_ranges_are_joined(self) -> None:
-        """The heap's free ranges are the runs of free cells."""
-        assert self.heap._free == self.runs()
-        assert self.heap.largest == max((room for _, room in self.runs()), default=0)
+        """The extents's free ranges are the runs of free cells."""
+        assert self.extents._free == self.runs()
+        assert self.extents.largest == max((room for _, room in self.runs()), default=0)
 
 
-TestHeap = HeapMachine.TestCase
+TestExtents = ExtentsMachine.TestCase
 
 
 def test_reserve_refuses_an_empty_range() -> None:
     """A table of 0 slots is no range."""
     with pytest.raises(ValueError, match="not free"):
-        Heap(8).reserve(0, 0)
+        Extents(8).reserve(0, 0)
 
 
 def test_ranges_given_back_in_any_order_are_one_again() -> None:
     """Neighbours before, after and on both sides are joined."""
-    heap = Heap(40)
-    ranges = [(base, 10) for base in range(0, 40, 10) if heap.allocate(10) == base]
+    extents = Extents(40)
+    ranges = [(base, 10) for base in range(0, 40, 10) if extents.allocate(10) == base]
     for base, count in (ranges[0], ranges[2], ranges[3], ranges[1]):
-        heap.rest(base, count)
-    assert heap.allocate(40) == 0
+        extents.retire(base, count)
+    assert extents.allocate(40) == 0

@@ -115,7 +115,7 @@ class EndpointsMachine(RuleBasedStateMachine):
         """Whether a change was foretold to find room; it is then made, and does."""
         before = self.place.image()
         try:
-            change(self.place.endpoints.on_paper())
+            change(self.place.endpoints.dry_run())
         except CapacityError:
             return False
         finally:

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables that the program reads: changed step by step, and taken over after a death.
+
+What a death between two steps can leave behind is found and put right:
+
+* backends of a service that no VIP leads to: given up;
+* backends that take flows by their record and that no table knows: given up;
+* a table that isn't the one that its backends make: made again, but if it would be
+  empty, they are noted as the table has them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from towpath.core.lb.options import Options
+from towpath.datapath.lb.services import Installed
+from towpath.datapath.lb.tables import Tables
+from towpath.model.service import BackendState
+
+if TYPE_CHECKING:
+    from towpath.datapath.lb.backends import BackendTable
+    from towpath.datapath.lb.extents import Extents
+    from towpath.datapath.lb.lookup import Endpoints
+    from towpath.datapath.lb.maglev_table import Slots
+    from towpath.datapath.lb.options import ServiceOptions
+    from towpath.datapath.lb.services import ServiceRows
+    from towpath.model.service import Backend
+
+
+class KernelTables(Tables):
+    """Everything that user space writes and the program reads."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        backends: BackendTable,
+        extents: Extents,
+        slots: Slots,
+        rows: ServiceRows,
+        options: ServiceOptions,
+    ) -> None:
+        super().__init__(endpoints, backends, extents, slots, rows, options)
+        self.endpoints = endpoints
+        self.backends = backends
+        self.extents = extents
+        self.slots = slots
+        self.rows = rows
+        self.options = options
+
+    def adopt(self) -> None:
+        """Take over what the kernel holds, and put right what was left half done."""
+        used: dict[int, Installed] = {}
+        for key, index in self.endpoints.adopt():
+            if index in used:
+                # A move was begun. Packets find it by both until the next apply has said which.
+                used[index].also.add(key)
+                continue
+            used[index] = Installed(key, index, Options())
+        for index, options in self.options.adopt(used).items():
+            used[index].options = options
+        self.rows.reserve(used)
+
+        records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
+        for index, handle, backend in list(self.backends):
+            if index in used:
+                records[index].append((handle, backend))
+            else:
+                self.backends.remove(handle)
+        # All ranges in use first: a table that is made again must not get one of them.
+        for service in used.values():
+            self._adopt_range(service)
+        for index, service in used.items():
+            self.services[service.key] = service
+            self._adopt_service(service, records[index])
+
+    def _adopt_range(self, service: Installed) -> None:
+        service.base, service.size = self.rows.table(service.index)
+        if service.size:
+            self.extents.reserve(service.base, service.size)
+
+    def _adopt_service(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
+        found = self.slots.read(service.base, service.size)
+        known = set(np.unique(found).tolist())
+        for handle, backend in records:
+            if handle in known or not backend.takes_flows:
+                service.handles[backend.address] = handle
+                service.records[backend.address] = backend
+            else:
+                self.backends.remove(handle)
+        if known and not any(each.takes_flows for each in service.backends()):
+            self._believe_table(service, known)
+        if not np.array_equal(self._table(service, service.backends()), found):
+            self.set_table(service.key, service.backends())
+
+    def _believe_table(self, service: Installed, known: set[int]) -> None:
+        """Note as active whatever the table has, where by the records it would be empty.
+
+        Either the records were to follow the table or the table the records; until the
+        next apply has said which, new flows go on.
+        """
+        for backend in service.backends():
+            if service.handles[backend.address] in known:
+                active = replace(backend, weight=backend.weight or 1, state=BackendState.ACTIVE)
+                self.set_backend(service.key, active)
+
+    def withdraw_leftovers(self) -> None:
+        """Withdraw the keys that a death has left and that no service has taken since."""
+        for service in self.services.values():
+            for key in service.also:
+                if key not in self.services:
+                    self.endpoints.withdraw(key, service.index)
+            service.also.clear()

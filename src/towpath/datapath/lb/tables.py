@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The single steps that change the services in the kernel.
+
+Each step leaves the tables consistent, so that an agent that dies between two of
+them leaves a load balancer that works. What such a death can leave behind is put
+right by :meth:`towpath.datapath.lb.kernel_tables.KernelTables.adopt`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from towpath.core.lb import sharing
+from towpath.core.lb.options import Options
+from towpath.datapath.lb.extents import NoExtentError
+from towpath.datapath.lb.services import Installed
+from towpath.model.service import BackendState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from towpath.datapath.address import Address
+    from towpath.datapath.lb.extents import Extents
+    from towpath.datapath.lb.lookup import Endpoints
+    from towpath.model.service import Backend, Service, ServiceKey
+
+    Array = np.ndarray[Any, Any]
+
+
+class Rows(Protocol):
+    """Rows of services: see :class:`towpath.datapath.lb.services.ServiceRows`."""
+
+    def take(self) -> int:
+        """Return an index that no service has."""
+
+    def give_back(self, index: int) -> None:
+        """Free an index that no packet finds any more."""
+
+    def set_table(self, index: int, base: int, size: int) -> None:
+        """Swap a service's table in one store."""
+
+
+class Backends(Protocol):
+    """Records of backends: see :class:`towpath.datapath.lb.backends.BackendTable`."""
+
+    def add(self, service: int, backend: Backend) -> int:
+        """Write a record and return its handle."""
+
+    def note(self, handle: int, backend: Backend) -> None:
+        """Note weight, state and port."""
+
+    def renew(self, handle: int) -> int:
+        """Give a backend that is in no table another handle, and return it."""
+
+    def remove(self, handle: int) -> None:
+        """Give a record up."""
+
+
+class Slots(Protocol):
+    """The Maglev array: see :class:`towpath.datapath.lb.maglev_table.MaglevSlots`."""
+
+    def fill(self, base: int, make: Callable[[], Array]) -> None:
+        """Store the handles (uint32) that ``make`` returns, from slot ``base`` on."""
+
+
+class OptionsOfServices(Protocol):
+    """Options of services: see :class:`towpath.datapath.lb.options.ServiceOptions`."""
+
+    def write(self, index: int, options: Options) -> None:
+        """Store a service's options."""
+
+    def give_up(self, index: int) -> None:
+        """Let go of what a service has taken that packets find no more."""
+
+
+class Tables:
+    """The steps, over the kernel's tables or over what stands in for them."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        backends: Backends,
+        extents: Extents,
+        slots: Slots,
+        rows: Rows,
+        options: OptionsOfServices,
+    ) -> None:
+        self._endpoints = endpoints
+        self._backends = backends
+        self._extents = extents
+        self._rows = rows
+        self._options = options
+        self._slots = slots
+        self.services: dict[ServiceKey, Installed] = {}
+
+    # ---- steps ----------------------------------------------------------
+
+    def create(self, service: Service) -> None:
+        """Prepare a service that nothing leads to yet."""
+        self.services[service.key] = Installed(service.key, self._rows.take(), Options())
+        self.set_options(service.key, Options.of(service))
+
+    def publish(self, key: ServiceKey) -> None:
+        """Let packets find the service."""
+        self._endpoints.publish(key, self.services[key].index)
+
+    def move(self, key: ServiceKey, to: ServiceKey) -> None:
+        """Let packets find the service by other ports."""
+        service = self.services.pop(key)
+        self.services[to] = service
+        service.key = to
+        self._endpoints.move(key, to, service.index)
+
+    def withdraw(self, key: ServiceKey) -> None:
+        """Let packets to this VIP pass to the kernel."""
+        self._endpoints.withdraw(key, self.services[key].index)
+
+    def discard(self, key: ServiceKey) -> None:
+        """Give up a withdrawn service that has no backends left."""
+        service = self.services.pop(key)
+        self._replace_table(service, 0, 0)
+        self._options.give_up(service.index)
+        self._rows.give_back(service.index)
+
+    def set_options(self, key: ServiceKey, options: Options) -> None:
+        """Change how a service works; a new size holds from the next table on."""
+        service = self.services[key]
+        self._options.write(service.index, options)
+        service.options = options
+
+    def add_backend(self, key: ServiceKey, backend: Backend) -> None:
+        """Write a backend's record. Flows reach it by the next table."""
+        service = self.services[key]
+        service.handles[backend.address] = self._backends.add(service.index, backend)
+        service.records[backend.address] = backend
+
+    def set_backend(self, key: ServiceKey, backend: Backend) -> None:
+        """Note a backend's weight and state, which take effect by the next table; and its port.
+
+        One that goes down, and is in no table, gets a new handle: its flows move at once.
+        """
+        service = self.services[key]
+        handle = service.handles[backend.address]
+        down = backend.state is BackendState.DOWN
+        if down and service.records[backend.address].state is not BackendState.DOWN:
+            handle = self._backends.renew(handle)
+        self._backends.note(handle, backend)
+        service.handles[backend.address] = handle
+        service.records[backend.address] = backend
+
+    def remove_backend(self, key: ServiceKey, address: Address) -> None:
+        """Give up a backend that is in no table: its flows move at once."""
+        service = self.services[key]
+        self._backends.remove(service.handles.pop(address))
+        del service.records[address]
+
+    def set_table(self, key: ServiceKey, members: Iterable[Backend]) -> None:
+        """Make ``members``, which have records, share the service's new flows."""
+        service, members = self.services[key], tuple(members)
+        if not any(each.takes_flows for each in members):
+            self._replace_table(service, 0, 0)
+            return
+        base = self._allocate(service.table_size)
+        self._slots.fill(base, lambda: self._table(service, members))
+        self._replace_table(service, base, service.table_size)
+
+    # ---- within ---------------------------------------------------------
+
+    def _table(self, service: Installed, members: Iterable[Backend]) -> Array:
+        """Return the handles of the service's table, slot by slot."""
+        members = tuple(members)
+        handles = np.array([service.handles[b.address] for b in members], np.uint32)
+        return handles[sharing.table(members, service.table_size)]
+
+    def _allocate(self, count: int) -> int:
+        base = self._extents.allocate(count)
+        if base is None:
+            what = "Maglev slots in one piece"
+            raise NoExtentError(what, count, self._extents.largest, "table_slots")
+        return base
+
+    def _replace_table(self, service: Installed, base: int, size: int) -> None:
+        """Swap the table in one store; the old one is retired."""
+        self._rows.set_table(service.index, base, size)
+        old_base, old_size = service.base, service.size
+        service.base, service.size = base, size
+        if old_size:
+            self._extents.retire(old_base, old_size)
