@@ -125,7 +125,7 @@ def test_every_byte_on_the_wire(lab: Lab, balancer: Balancer, vip: Address, outs
     assert len(sent) >= 4  # SYN, ACK, request, reset
     program = balancer._program
     macs = _macs()
-    world = World(program._seeds["hash_seed"], program.cookie)
+    world = World(program.tables.seeds["hash_seed"], program.cookie)
     for frame in sent:
         inner = frame[:14] + frame[14 + (20 if outside == 4 else 40) :]
         packet = parse(inner[:12] + (b"\x08\x00" if vip.version == 4 else b"\x86\xdd") + inner[14:])

@@ -32,7 +32,7 @@ TESTS = {"prog": "tests/prog", "lab": "tests/guest", "degrade": "tests/guest/tes
 
 def set_constants(balancer: BpfObject) -> None:
     """Give the load balancer what it is loaded with in earnest: the verifier goes by it."""
-    from towpath.datapath.program.layout import Layout  # noqa: PLC0415 - as below
+    from towpath.datapath.maps.layout import Layout  # noqa: PLC0415 - as below
     from towpath.model.settings import Limits  # noqa: PLC0415
 
     ways = {"flow_ways": 8, "client_ways": 8, "fragment_ways": 8}

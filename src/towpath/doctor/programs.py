@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, cast
 
+from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.program.program import LoadedProgram
 from towpath.datapath.recorder.recorder import Recorder
 from towpath.doctor.capability import Answer, no, yes
@@ -18,7 +19,7 @@ from towpath.model.settings import Limits
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from towpath.datapath.program.attachment import Attachment
     from towpath.kernel.bpf.programs import Program
@@ -40,9 +41,19 @@ def source_nat() -> Answer:
     return _balancer(_SNAT)
 
 
+@contextmanager
+def _loaded(snat: Snat) -> Iterator[LoadedProgram]:
+    """The load balancer's program over tables of its own."""
+    with (
+        closing(SharedMaps(_SMALL)) as tables,
+        closing(LoadedProgram(tables, snat=snat, mark=1)) as program,
+    ):
+        yield program
+
+
 def _balancer(snat: Snat) -> Answer:
     try:
-        with closing(LoadedProgram(_SMALL, snat=snat, mark=1)) as program:
+        with _loaded(snat) as program:
             return yes(_described(program.object.programs.values()))
     except KernelError as error:
         return no(str(error))
@@ -63,7 +74,7 @@ def _recorder(snat: Snat) -> Answer:
     nowhere = cast("Attachment", None)
     try:
         with (
-            closing(LoadedProgram(_SMALL, snat=snat, mark=1)) as program,
+            _loaded(snat) as program,
             closing(Recorder(program, nowhere)) as made,
             made.tried(_CAPTURE) as tried,
         ):

@@ -20,6 +20,11 @@ def per_second() -> int:
     return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
+def units(seconds: int, hz: int, shift: int) -> int:
+    """Return seconds in units of 2**shift jiffies, rounded up."""
+    return -(-seconds * hz >> shift)
+
+
 class Jiffies(Closing):
     """A clock that reads what ``bpf_jiffies64`` gives. A context manager, which closes.
 

@@ -49,7 +49,7 @@ class Rig:
         self.devices = network.devices
         program = self._program = balancer._program
         self.world = World(
-            program._seeds["hash_seed"],
+            program.tables.seeds["hash_seed"],
             program.cookie,
             ways=network.ways_from(first),
             shows_note=note_length() > 0,
@@ -124,7 +124,7 @@ class Rig:
 
     def address_of(self, handle: int) -> Address | None:
         """The backend of a handle, None for handle 0."""
-        table = self.balancer._backends
+        table = self.balancer._contents.tables.backends
         _, backends = self._indexes()
         return backends[table.index(handle)][1] if handle else None
 
@@ -193,8 +193,8 @@ class Rig:
 
     def _indexes(self) -> tuple[dict[int, Key], dict[int, tuple[Key, Address]]]:
         """Services by their index, and backends by theirs."""
-        table = self.balancer._backends
-        installed = self.balancer._tables.services.values()
+        table = self.balancer._contents.tables.backends
+        installed = self.balancer._contents.tables.services.values()
         services = {each.index: plain_key(each.key) for each in installed}
         backends = {
             table.index(handle): (plain_key(each.key), address)

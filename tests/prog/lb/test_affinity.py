@@ -235,7 +235,7 @@ def known_of(rig: Rig, client: Address) -> tuple[Any, list[int]]:
     raw = client.packed.rjust(16, b"\0")
     handles = {
         handle
-        for each in rig.balancer._tables.services.values()
+        for each in rig.balancer._contents.tables.services.values()
         for handle in each.handles.values()
     }
     return ways, [

@@ -168,7 +168,7 @@ def test_death_between_two_steps(rig: Rig, line: Lineage, done: int) -> None:
 
     def die_after_some_steps() -> None:
         for step in STEPS[:done]:
-            execute(step, rig.balancer._tables)
+            execute(step, rig.balancer._contents.tables)
 
     child = in_child(die_after_some_steps)
     assert os.waitpid(child, 0) == (child, 0)
@@ -270,7 +270,7 @@ def assert_works(rig: Rig, ports: tuple[int, int]) -> None:
 
 def assert_tables_are_those_of_their_backends(rig: Rig) -> None:
     """Slot by slot, in the kernel's memory."""
-    tables = rig.balancer._tables
+    tables = rig.balancer._contents.tables
     for each in rig.balancer.observed():
         installed = tables.services[each.key]
         handles = tables.slots.read(*tables.rows.table(installed.index)).tolist()

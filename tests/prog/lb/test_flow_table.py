@@ -48,7 +48,7 @@ def known(rig: Rig) -> Counter[Known]:
 
 def read(rig: Rig, entries: Entries) -> Counter[Known]:
     """What was read, in the same terms."""
-    installed = rig.balancer._tables.services.values()
+    installed = rig.balancer._contents.tables.services.values()
     addresses = {handle: a for each in installed for a, handle in each.handles.items()}
     versions = {each.index: each.key.vip.version for each in installed}
     return Counter(
@@ -98,7 +98,7 @@ def test_counts_are_by_backend(rig: Rig) -> None:
     backends = Counter((service, backend) for _, _, service, backend in known(rig).elements())
     expected = {
         each.handles[address]: backends[each.index, address]
-        for each in rig.balancer._tables.services.values()
+        for each in rig.balancer._contents.tables.services.values()
         for address in each.handles
         if backends[each.index, address]
     }
@@ -153,7 +153,7 @@ def test_by_backend(rig: Rig) -> None:
     """Several at once; none means none."""
     serve_all(rig)
     table, everything = rig.balancer.flow_table, known(rig)
-    installed = list(rig.balancer._tables.services.values())
+    installed = list(rig.balancer._contents.tables.services.values())
     both = [each for each in installed if NEAR[4][1] in each.handles]
     wanted = [(each.index, address) for each in both for address in NEAR[4][:2]]
     by_index = {each.index: each for each in installed}

@@ -35,7 +35,7 @@ def tight(net: Network) -> Iterator[Rig]:
 
 def handle(rig: Rig, address: Address) -> tuple[int, int]:
     """Index and generation of a backend of the only service."""
-    [installed] = rig.balancer._tables.services.values()
+    [installed] = rig.balancer._contents.tables.services.values()
     found = installed.handles[address]
     return found & 0xFFFFF, found >> 20
 

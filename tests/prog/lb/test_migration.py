@@ -18,6 +18,7 @@ from tests.prog.lb.told import run_on
 
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb import balancer
+from towpath.datapath.maps.pinned import READ
 from towpath.datapath.migration import migration
 from towpath.datapath.migration.migration import Migration
 from towpath.datapath.program.attachment import Attachment
@@ -127,7 +128,7 @@ def test_nothing_is_lost(net: Network, pins: Path, name: str, *, back: bool) -> 
         counted = rig.balancer.counters()
         entries = len(rig.balancer.flow_table.entries())
     with second[0], rigged(net, pins=pins, limits=second[1]) as heir:
-        assert not heir.balancer._program.adopted
+        assert not heir.balancer._maps.adopted
         succeeded(heir, rig)
         assert described(heir) == observed
         found = heir.balancer.counters()
@@ -232,7 +233,7 @@ def test_what_does_not_fit_is_refused(net: Network, pins: Path) -> None:
             pass
         assert pinned(pins) == before
     with rigged(net, pins=pins) as heir:
-        assert heir.balancer._program.adopted
+        assert heir.balancer._maps.adopted
         succeeded(heir, rig)
         for each in frames():
             assert not heir.expect(each, TX).fresh or each[33] == 12
@@ -294,7 +295,7 @@ def test_every_table_has_its_way() -> None:
         )
         assert frozenset.union(*ways) == set(made.map_names)
         assert sum(map(len, ways)) == len(made.map_names)
-        assert set(made.map_names) >= migration.READ
+        assert set(made.map_names) >= READ
 
 
 # ---- What a dead process has left ----------------------------------------------------------------

@@ -69,7 +69,7 @@ def test_clients_sources_and_forwarding_come_along(net: Network, pins: Path, nam
         rig.serve(some, *(sticky(family, slice(6)) for family in (4, 6)))
         observed = described(rig)
     with rigged(net, pins=pins) as heir:
-        assert not heir.balancer._program.adopted
+        assert not heir.balancer._maps.adopted
         succeed(heir, rig)
         assert described(heir) == observed
         assert stored(heir) == 1
@@ -112,5 +112,5 @@ def test_sources_that_do_not_fit_are_refused(net: Network, pins: Path) -> None:
     ):
         pass
     with rigged(net, pins=pins) as heir:
-        assert heir.balancer._program.adopted
+        assert heir.balancer._maps.adopted
         heir.expect(sent_by(CLIENTS[4]), TX)

@@ -23,9 +23,9 @@ from tests.prog.lb.test_crash import in_child
 
 from towpath.datapath.lb import balancer
 from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.maps import pins as pins_module
 from towpath.datapath.migration import migration
 from towpath.datapath.program import attachment, program
-from towpath.datapath.program import pins as pins_module
 from towpath.kernel.bpf import bpffs, probe
 from towpath.kernel.bpf.links import xdp_program_id
 from towpath.kernel.bpf.programs import Program

@@ -140,7 +140,7 @@ def test_other_services_are_for_everyone(rig: Rig) -> None:
 def test_equal_lists_are_kept_once(rig: Rig) -> None:
     """However they are written; the list stays as long as one service has it."""
     rig.serve()
-    rig.balancer._tables.rows._reclaimer.reclaim()
+    rig.balancer._contents.tables.rows._reclaimer.reclaim()
     assert stored(rig) == 0
     rig.serve(
         allowing(4, "198.51.100.0/24", "203.0.113.0/24"),
@@ -149,6 +149,6 @@ def test_equal_lists_are_kept_once(rig: Rig) -> None:
     )
     assert stored(rig) == 3
     rig.serve(allowing(4, "198.51.100.0/24", "203.0.113.0/24", port=81))
-    rig.balancer._tables.rows._reclaimer.reclaim()
+    rig.balancer._contents.tables.rows._reclaimer.reclaim()
     assert stored(rig) == 2
     rig.expect(sent_by(CLIENTS[4], dport=81), TX)

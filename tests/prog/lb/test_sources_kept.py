@@ -82,11 +82,11 @@ def test_a_restart_reads_back_what_there_is(net: Network, pins: Path) -> None:
         assert stored(rig) == kept == 4
         rig.expect(sent_by(CLIENTS[4]), TX)
         rig.serve(*wanted[1:])
-        rig.balancer._tables.rows._reclaimer.reclaim()
+        rig.balancer._contents.tables.rows._reclaimer.reclaim()
         assert stored(rig) == 4
         rig.expect(sent_by(CLIENTS[6]), TX)
         rig.serve(*wanted[2:])
-        rig.balancer._tables.rows._reclaimer.reclaim()
+        rig.balancer._contents.tables.rows._reclaimer.reclaim()
         assert stored(rig) == 1
 
 
@@ -118,7 +118,7 @@ def test_no_packet_meets_half_a_list(net: Network, pins: Path) -> None:
                 while True:
                     balancer.apply([wishes[changes[0] % 2]])
                     # As if room were short: what was taken out goes at once.
-                    balancer._tables.rows._reclaimer.reclaim()
+                    balancer._contents.tables.rows._reclaimer.reclaim()
                     changes[0] = (changes[0] + 1) % 256
 
             child = in_child(change_for_ever)
@@ -132,5 +132,5 @@ def test_no_packet_meets_half_a_list(net: Network, pins: Path) -> None:
             (found,) = rig.balancer.observed()
             assert found.allow_from in [each.allow_from for each in wishes]
             rig.expect(sent_by(CLIENTS[4], sport=1), TX)
-            rig.balancer._tables.rows._reclaimer.reclaim()
+            rig.balancer._contents.tables.rows._reclaimer.reclaim()
             assert stored(rig) == len(found.allow_from or ())

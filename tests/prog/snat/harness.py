@@ -32,8 +32,7 @@ from tests.prog.lb.told import tellable
 from tests.prog.snat.oracle import NatOutcome, NatTable, NatWorld
 
 from towpath.datapath.lb.balancer import Balancer
-from towpath.datapath.snat import table as datapath_snat
-from towpath.kernel.jiffies import Jiffies
+from towpath.kernel.jiffies import Jiffies, per_second
 from towpath.model import Backend, Device, Limits, Protocol, Service, Snat
 from towpath.model.kinds import Address, PortRange
 
@@ -68,7 +67,7 @@ class NatRig(Rig):
         super().__init__(balancer, network, IN)
         self._jiffies = jiffies
         program = self._program
-        hz = datapath_snat.jiffies_per_second()
+        hz = per_second()
         times = {
             "tcp_open": snat.tcp_timeout,
             "tcp_new": 60,
@@ -79,7 +78,7 @@ class NatRig(Rig):
         }
         known = {name: getattr(self.world, name) for name in self.world.__dataclass_fields__}
         table = NatTable(
-            seed=program._seeds["flow_seed"],
+            seed=program.tables.seeds["flow_seed"],
             sets=program.layout.entries["nat_flows"],
             sources={4: list(snat.ipv4), 6: list(snat.ipv6)},
             first_port=snat.ports.first,
@@ -140,7 +139,7 @@ class NatRig(Rig):
 
     def later(self, seconds: float) -> None:
         """Make everything in the table so much older."""
-        units = round(seconds * datapath_snat.jiffies_per_second()) >> 8
+        units = round(seconds * per_second()) >> 8
         seen = self.tables["nat_heads"]["life"]["seen"]
         seen[:] = (seen.astype(np.int64) - units) & _MASK
         for entry in self.world.table.entries():

@@ -26,7 +26,7 @@ from tests.prog.snat.harness import (
 )
 from tests.prog.snat.oracle import NO_PORT, NatOutcome, flow_hash64
 
-from towpath.datapath.snat.table import jiffies_per_second
+from towpath.kernel.jiffies import per_second
 from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def test_a_flood_is_limited(nat: NatRig) -> None:
     with one_cpu() as cpu:
         for first, second in itertools.pairwise(made):
             nat.run(first)
-            rows["learnt"][cpu] = NARROW.rate // jiffies_per_second()
+            rows["learnt"][cpu] = NARROW.rate // per_second()
             # In a jiffy of its own it is translated.
             if nat.run(second, new_jiffy=False).retval == XDP_DROP:
                 break

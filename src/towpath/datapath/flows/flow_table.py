@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from ipaddress import IPv4Network, IPv6Network
 
-    from towpath.datapath.program.program import LoadedProgram
+    from towpath.datapath.maps.source import TableSource
     from towpath.kernel.bpf.maps import Map
     from towpath.kernel.jiffies import Jiffies
 
@@ -123,16 +123,16 @@ class FlowTable:
         self._ages = Ages(flows.max_entries * self._ways, self._chunk)
 
     @classmethod
-    def of(cls, program: LoadedProgram, jiffies: Jiffies) -> Self:
-        """Return the flow table of a program, for as long as that is open."""
+    def of(cls, source: TableSource, jiffies: Jiffies) -> Self:
+        """Return the flow table in some maps, for as long as that is open."""
         return cls(
-            program.maps["flows"],
-            program.maps["flow_tags"],
-            program.rows("backends"),
-            index_bits=program.constant("handle_bits", "HANDLE_INDEX_BITS"),
-            ending=program.constant("flow_flags", "FLOW_ENDING"),
-            opening=program.constant("flow_flags", "FLOW_OPENING"),
-            seen_shift=program.constant("flow_limits", "FLOW_SEEN_SHIFT"),
+            source.maps["flows"],
+            source.maps["flow_tags"],
+            source.rows("backends"),
+            index_bits=source.constant("handle_bits", "HANDLE_INDEX_BITS"),
+            ending=source.constant("flow_flags", "FLOW_ENDING"),
+            opening=source.constant("flow_flags", "FLOW_OPENING"),
+            seen_shift=source.constant("flow_limits", "FLOW_SEEN_SHIFT"),
             jiffies=jiffies.now,
             hz=per_second(),
         )

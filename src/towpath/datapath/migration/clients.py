@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.core.lb.hash import hash_clients, step_all
-from towpath.datapath.migration.records import converted
+from towpath.datapath.maps.records import converted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from towpath.datapath.maps.pinned import PinnedMaps
     from towpath.datapath.migration.flows import Heir
-    from towpath.datapath.migration.pinned_tables import KeptTables
     from towpath.datapath.program.program import LoadedProgram
 
     Array = np.ndarray[Any, Any]
@@ -38,7 +38,7 @@ class ClientCopy:
     """
 
     def __init__(
-        self, old: KeptTables, new: LoadedProgram, heirs: Mapping[int, Heir], now: int
+        self, old: PinnedMaps, new: LoadedProgram, heirs: Mapping[int, Heir], now: int
     ) -> None:
         self._old = old.pinned.get("clients")
         self._heirs = heirs

@@ -16,8 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from towpath.datapath.maps.pinned import PinnedMaps
     from towpath.datapath.migration.flows import Heir
-    from towpath.datapath.migration.pinned_tables import KeptTables
     from towpath.datapath.program.program import LoadedProgram
 
     Array = np.ndarray[Any, Any]
@@ -33,7 +33,7 @@ class CounterCopy:
 
     def __init__(
         self,
-        old: KeptTables,
+        old: PinnedMaps,
         new: LoadedProgram,
         services: Mapping[int, int],
         handles: Mapping[int, Heir],

@@ -23,12 +23,12 @@ import numpy as np
 from towpath.core.lb.hash import hash_flows, step_all
 from towpath.datapath.flows.flow_table import SERVICE
 from towpath.datapath.lb.lookup import pack_key
-from towpath.datapath.migration.records import converted
+from towpath.datapath.maps.records import converted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from towpath.datapath.migration.pinned_tables import KeptTables
+    from towpath.datapath.maps.pinned import PinnedMaps
     from towpath.datapath.program.program import LoadedProgram
     from towpath.model.service import ServiceKey
 
@@ -73,13 +73,12 @@ class FlowCopy:
     """
 
     def __init__(
-        self, old: KeptTables, new: LoadedProgram, heirs: Mapping[int, Heir], now: int
+        self, old: PinnedMaps, new: LoadedProgram, heirs: Mapping[int, Heir], now: int
     ) -> None:
         self._old = old
         self._heirs = heirs
         self._ways = new.rows("flows")["way"]
         self._tags = _tags(new.rows("flow_tags"))
-        self._service_bits = np.uint32(~new.constant("flow_flags", "FLOW_ENDING") & 0xFFFFFFFF)
         self._settings = new.rows("settings")[0]
         self._now = (now >> new.constant("flow_limits", "FLOW_SEEN_SHIFT")) % _SEEN_MODULUS
 

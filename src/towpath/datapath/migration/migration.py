@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.datapath.lb.services import Installed
-    from towpath.datapath.migration.pinned_tables import KeptTables
+    from towpath.datapath.maps.pinned import PinnedMaps
     from towpath.datapath.program.program import LoadedProgram
 
 
@@ -63,9 +63,6 @@ PASSING = frozenset(
 """With nothing in them that outlives the agent that made it, or a jiffy, or of fragments the moment
 until the last one comes."""
 
-READ = frozenset({"vips", "services", "maglev", "backends", "settings", "flows", "flow_tags"})
-"""Without these there is nothing to go by."""
-
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -95,7 +92,7 @@ class Moved:
 class Migration:
     """The way from the tables that are left to those that take their place."""
 
-    def __init__(self, old: KeptTables, new: LoadedProgram, moved: Moved) -> None:
+    def __init__(self, old: PinnedMaps, new: LoadedProgram, moved: Moved) -> None:
         self._old, self._new = old, new
         self._moved = moved
         self._counters = CounterCopy(old, new, moved.services, moved.handles)
@@ -128,7 +125,7 @@ class Migration:
         return flows + NatCopy(self._old, self._new, self._moved.handles).run()
 
 
-def copy_devices(old: KeptTables, new: LoadedProgram) -> None:
+def copy_devices(old: PinnedMaps, new: LoadedProgram) -> None:
     """Tell the program of the VLAN devices that the one before knew."""
     for name in sorted(DEVICES):
         for key, value in old.maps[name].items():

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.core.lb.hash import step_all
-from towpath.datapath.migration.records import converted
+from towpath.datapath.maps.records import converted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from towpath.datapath.maps.pinned import PinnedMaps
     from towpath.datapath.migration.flows import Heir
-    from towpath.datapath.migration.pinned_tables import KeptTables
     from towpath.datapath.program.program import LoadedProgram
 
     Array = np.ndarray[Any, Any]
@@ -50,7 +50,7 @@ class NatCopy:
     Only if both translate to the same addresses and ports.
     """
 
-    def __init__(self, old: KeptTables, new: LoadedProgram, heirs: Mapping[int, Heir]) -> None:
+    def __init__(self, old: PinnedMaps, new: LoadedProgram, heirs: Mapping[int, Heir]) -> None:
         self._old, self._new = old, new
         self._heirs = heirs
         self._ways = new.rows("nat_flows")["way"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from towpath.datapath.address import Address
     from towpath.datapath.lb.backends import BackendTable
     from towpath.datapath.lb.services import Installed
-    from towpath.datapath.program.program import LoadedProgram
+    from towpath.datapath.maps.source import TableSource
     from towpath.model.service import ServiceKey
 
     Array = np.ndarray[Any, Any]
@@ -62,9 +62,9 @@ class Counters:
     services: dict[ServiceKey, ServiceCounters]
 
 
-def verdict_names(program: LoadedProgram) -> dict[int, str]:
+def verdict_names(source: TableSource) -> dict[int, str]:
     """Return ``enum verdict`` as lower-case names without their prefix."""
-    members = program.btf.enum("verdict")
+    members = source.btf.enum("verdict")
     return {
         int(member): name.removeprefix(_PREFIX).lower()
         for name, member in members.__members__.items()
@@ -75,11 +75,11 @@ def verdict_names(program: LoadedProgram) -> dict[int, str]:
 class _Reader:
     """Reads the tables of one CPU, or the sums over all."""
 
-    def __init__(self, program: LoadedProgram, cpu: int | None) -> None:
-        self._program = program
+    def __init__(self, source: TableSource, cpu: int | None) -> None:
+        self._source = source
         self._cpu = cpu
-        self._names = verdict_names(program)
-        self._first_drop = program.constant("verdict", f"{_PREFIX}{_FIRST_DROP}")
+        self._names = verdict_names(source)
+        self._first_drop = source.constant("verdict", f"{_PREFIX}{_FIRST_DROP}")
         self.services = self._fields("service_cpus")
         self.replies = self._fields("reply_cpus")
         self.backends = self._fields("backend_cpus")
@@ -93,18 +93,18 @@ class _Reader:
 
     def _fields(self, name: str) -> dict[str, Array]:
         """Each counter of a table as an array over its columns."""
-        with self._program.maps[name].mmap(writable=False) as mapped:
-            rows = mapped.array.reshape(self._program.layout.cpus, -1)
+        with self._source.maps[name].mmap(writable=False) as mapped:
+            rows = mapped.array.reshape(self._source.layout.cpus, -1)
             names = [each for each in rows.dtype.names or () if rows.dtype[each].base.kind == "u"]
             return {each: self._of_cpu(rows[each]) for each in names}
 
     def _backend_flows(self) -> Array:
-        with self._program.maps["backend_flows"].mmap(writable=False) as mapped:
-            return self._of_cpu(mapped.array.reshape(self._program.layout.cpus, -1))
+        with self._source.maps["backend_flows"].mmap(writable=False) as mapped:
+            return self._of_cpu(mapped.array.reshape(self._source.layout.cpus, -1))
 
     def _backend_drops(self) -> dict[int, dict[str, int]]:
         found: defaultdict[int, dict[str, int]] = defaultdict(dict)
-        for key, packets in self._program.maps["backend_drops"].items():
+        for key, packets in self._source.maps["backend_drops"].items():
             number = int(packets.sum() if self._cpu is None else packets[self._cpu])
             if number:
                 found[int(key["handle"])][self._names[int(key["verdict"])]] = number
@@ -112,7 +112,7 @@ class _Reader:
 
     def verdicts(self) -> dict[str, int]:
         """The packets of each verdict."""
-        with self._program.maps["verdict_cpus"].mmap(writable=False) as mapped:
+        with self._source.maps["verdict_cpus"].mmap(writable=False) as mapped:
             packets = self._of_cpu(mapped.array["packets"])
         return {name: int(packets[number]) for number, name in self._names.items()}
 
@@ -125,13 +125,13 @@ class _Reader:
 
 
 def read_counters(
-    program: LoadedProgram,
+    source: TableSource,
     backends: BackendTable,
     services: Iterable[Installed],
     cpu: int | None = None,
 ) -> Counters:
     """Read everything at once, of all CPUs or of one; no system call per counter."""
-    reader = _Reader(program, cpu)
+    reader = _Reader(source, cpu)
 
     def traffic(handle: int) -> Traffic:
         at = backends.index(handle)
@@ -158,16 +158,8 @@ def read_counters(
     return Counters(reader.verdicts(), {each.key: counted(each) for each in services})
 
 
-def read_verdicts(program: LoadedProgram) -> dict[str, int]:
+def read_verdicts(source: TableSource) -> dict[str, int]:
     """Return the packets of each verdict, of all CPUs."""
-    with program.maps["verdict_cpus"].mmap(writable=False) as mapped:
+    with source.maps["verdict_cpus"].mmap(writable=False) as mapped:
         totals = mapped.array["packets"].sum(axis=0, dtype=np.uint64)
-    return {name: int(totals[number]) for number, name in verdict_names(program).items()}
-
-
-def forget_drops(program: LoadedProgram, handles: Iterable[int]) -> None:
-    """Give up the room of backends' drops whose handle isn't among ``handles``."""
-    table, kept = program.maps["backend_drops"], set(handles)
-    for key in list(table.keys()):
-        if int(key["handle"]) not in kept:
-            table.delete(key, missing_ok=True)
+    return {name: int(totals[number]) for number, name in verdict_names(source).items()}

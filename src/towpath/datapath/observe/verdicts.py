@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from towpath.datapath.lb.services import Installed
-    from towpath.datapath.program.program import LoadedProgram
+    from towpath.datapath.maps.source import TableSource
     from towpath.model.service import Service, ServiceKey
     from towpath.native.records import Fate
 
@@ -20,7 +20,7 @@ def describe(
     fate: Fate,
     installed: Iterable[Installed],
     services: Mapping[ServiceKey, Service],
-    program: LoadedProgram,
+    source: TableSource,
 ) -> str:
     """Return ``service=web backend=192.0.2.11 verdict=tx``, as far as there are such.
 
@@ -35,6 +35,6 @@ def describe(
         backends = service.handles.items() if service else ()
         found = next((str(a) for a, handle in backends if handle == fate.handle), None)
         words.append(f"backend={found or f'#{fate.handle}'}")
-    names = verdict_names(program)
+    names = verdict_names(source)
     words.append(f"verdict={names.get(fate.verdict, fate.verdict)}")
     return " ".join(words)

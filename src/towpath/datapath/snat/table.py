@@ -1,77 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Source NAT's addresses, ports and times, as the program's constants have them."""
+"""Source NAT's table: emptied when other addresses are translated to, and who may use it."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from towpath.datapath.address import pack
 from towpath.datapath.errors import DatapathError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from towpath.datapath.program.program import LoadedProgram
+    from towpath.datapath.maps.shared import SharedMaps
     from towpath.kernel.bpf.maps import Map
     from towpath.model.service import Service
     from towpath.model.snat import Snat
-
-# Seconds. RFC 5382 asks for 4 minutes of a connection that isn't established or is at its end;
-# here, unlike in a home gateway, such an entry costs a port of a few that many clients share.
-TCP_NEW = 60
-TCP_CLOSING = 30
-UDP_NEW = 30
-
-# CLOCK_MONOTONIC_COARSE of linux/time.h: its resolution is the kernel's tick.
-_COARSE = 6
-_KNOWN_BITS = 64
-
-
-def jiffies_per_second() -> int:
-    """Return the kernel's HZ."""
-    return round(1 / time.clock_getres(_COARSE))
-
-
-def units(seconds: int, hz: int, shift: int) -> int:
-    """Return seconds in units of 2**shift jiffies, rounded up."""
-    return -(-seconds * hz >> shift)
-
-
-def constants(snat: Snat, dtype: Any, *, per_family: int, shift: int) -> dict[str, Any]:
-    """Return what ``bpf/snat/maps.h`` wants to know of the configuration.
-
-    ``dtype``: of an array of addresses, IPv6's from element ``per_family`` on. ``shift``: a unit
-    of time is that power of two of jiffies. Without an address there are no ports either, and the
-    program has no source NAT in it at all.
-    """
-    addresses = np.zeros(2 * per_family, dtype)
-    known = 0
-    for first, version in ((0, 4), (per_family, 6)):
-        for number, address in enumerate(snat.addresses(version)):
-            addresses[first + number]["word"] = np.frombuffer(pack(address), ">u4")
-            known |= 1 << int(address) % _KNOWN_BITS
-    first_port, last_port = snat.ports
-    hz = jiffies_per_second()
-    seconds = {
-        "nat_tcp_open": snat.tcp_timeout,
-        "nat_tcp_new": TCP_NEW,
-        "nat_tcp_closing": TCP_CLOSING,
-        "nat_udp_open": snat.udp_timeout,
-        "nat_udp_new": min(UDP_NEW, snat.udp_timeout),
-    }
-    return {
-        "nat_addresses": addresses,
-        "nat_known": known,
-        "nat_sources4": len(snat.ipv4),
-        "nat_sources6": len(snat.ipv6),
-        "nat_port_first": first_port,
-        "nat_ports": last_port - first_port + 1 if known else 0,
-        "nat_learn": max(snat.rate // hz, 1),
-    } | {name: units(each, hz, shift) for name, each in seconds.items()}
 
 
 def fingerprint(snat: Snat) -> int:
@@ -80,26 +25,26 @@ def fingerprint(snat: Snat) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") | 1
 
 
-def begin(program: LoadedProgram, snat: Snat) -> None:
+def begin(tables: SharedMaps, snat: Snat) -> None:
     """Forget translations that other addresses or ports were used for.
 
     They would not be found again, and hold ports until they are old.
     """
-    state: Map = program.maps["nat_states"]
+    state: Map = tables.maps["nat_states"]
     record = state.lookup(0)
     wanted = fingerprint(snat)
     if int(record["config"]) == wanted:
         return
     if record["config"]:  # a new table is empty, and its pages are not there yet
-        forget(program)
+        forget(tables)
     record["config"] = wanted
     state.update(0, record)
 
 
-def forget(program: LoadedProgram) -> None:
+def forget(tables: SharedMaps) -> None:
     """Empty the table."""
     for name in ("nat_heads", "nat_flows"):
-        program.rows(name).view(np.uint8)[:] = 0
+        tables.rows(name).view(np.uint8)[:] = 0
 
 
 def check(snat: Snat, services: Iterable[Service]) -> None:

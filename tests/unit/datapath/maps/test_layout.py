@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.datapath.harness_program import BTF, LINE
 
-from towpath.datapath.program.layout import Layout
+from towpath.datapath.maps.layout import Layout
 from towpath.model import Limits
 
 WAYS = int(BTF.enum("flow_limits")["FLOW_WAYS"])

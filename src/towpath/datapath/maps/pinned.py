@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.datapath.migration.records import converted
-from towpath.datapath.program.layout import Layout
+from towpath.datapath.maps.layout import Layout
+from towpath.datapath.maps.records import converted
 from towpath.kernel.bpf.btf import BtfError
 from towpath.kernel.bpf.maps import Map, possible_cpus
 from towpath.kernel.bpf.pinned_btf import pinned_types
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TYPES = "types"
 """Among the pinned maps, a copy of their types."""
+READ = frozenset({"vips", "services", "maglev", "backends", "settings", "flows", "flow_tags"})
+"""Without these there is nothing to go by."""
 _LINES = frozenset({"maglev"})
 """Whose elements are pieces of one array, and as long as the constants of their version say."""
 
@@ -88,7 +90,7 @@ class _Copied:
     update = update_batch = delete = delete_batch = ignore
 
 
-class KeptTables:
+class PinnedMaps:
     """The maps pinned in ``directory``, as the program that is to come would have them.
 
     ``wanted`` and ``layouts``: its types, and what each of its maps looks like. This has what

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load balancer's tables, put together from the maps that they are in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from towpath.datapath.lb.allow_from import SourceSets
+from towpath.datapath.lb.backends import BackendTable
+from towpath.datapath.lb.extents import Extents
+from towpath.datapath.lb.grace import Reclaimer
+from towpath.datapath.lb.kernel_tables import KernelTables
+from towpath.datapath.lb.lookup import Endpoints, Lengths
+from towpath.datapath.lb.maglev_table import MaglevSlots
+from towpath.datapath.lb.options import Flags, ServiceOptions
+from towpath.datapath.lb.port_pages import PortPages
+from towpath.datapath.lb.services import ServiceRows
+from towpath.datapath.lb.vips import VipIndex
+from towpath.kernel.bpf.rcu import wait_for_readers
+from towpath.model.service import BackendState
+
+if TYPE_CHECKING:
+    from towpath.datapath.maps.source import TableSource
+
+
+def tables(source: TableSource) -> KernelTables:
+    """Return the tables in these maps, as they are when nothing is in them."""
+    reclaimer = Reclaimer(wait_for_readers)
+    slots = MaglevSlots(source.maps["maglev"], source.constant("maglev_limits", "MAGLEV_LINE"))
+    return KernelTables(
+        _endpoints(source, reclaimer),
+        _backends(source, reclaimer),
+        Extents(slots.capacity, wait_for_readers),
+        slots,
+        _services(source, reclaimer),
+        _options(source, reclaimer),
+    )
+
+
+def _services(source: TableSource, reclaimer: Reclaimer) -> ServiceRows:
+    columns = source.layout.entries["services"]
+    forget = source.forgetter("service_cpus", "reply_cpus", columns=columns)
+    return ServiceRows(source.rows("services"), reclaimer, forget)
+
+
+def _backends(source: TableSource, reclaimer: Reclaimer) -> BackendTable:
+    columns = source.layout.entries["backends"]
+    states = {
+        state: source.constant("backend_state", f"BACKEND_{state.name}") for state in BackendState
+    }
+    return BackendTable(
+        source.rows("backends"),
+        source.constant("handle_bits", "HANDLE_INDEX_BITS"),
+        reclaimer,
+        source.forgetter("backend_cpus", "backend_flows", columns=columns),
+        states,
+    )
+
+
+def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
+    trie = source.maps["sources"]
+    sets = SourceSets(
+        trie,
+        trie.key_dtype,
+        source.constant("source_limits", "SOURCE_BITS"),
+        source.layout.entries["sources"],
+        reclaimer,
+    )
+    names = ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2", "SERVICE_SNAT")
+    flags = Flags(*(source.constant("service_flags", name) for name in names))
+    return ServiceOptions(source.rows("services"), flags, sets)
+
+
+def _endpoints(source: TableSource, reclaimer: Reclaimer) -> Endpoints:
+    flag = source.constant("vip_kind", "VIP_PREFIX")
+    probes = source.constant("vip_limits", "VIP_PROBES")
+    most = source.constant("vip_families", "VIP_LENGTHS")
+    whole = source.constant("port_pages", "PORT_WHOLE")
+    (lengths,) = source.rows("vip_lengths")
+    return Endpoints(
+        VipIndex(source.rows("vips"), probes, reclaimer, flag),
+        PortPages(source.rows("port_pages"), whole, reclaimer),
+        Lengths(lengths["ports"], most),
+        Lengths(lengths["known"], most),
+        flag,
+    )

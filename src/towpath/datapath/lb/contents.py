@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services in the kernel: what they are, and how they become what is wished for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from towpath.core.lb.plan import Plan, plan
+from towpath.core.lb.steps import RemoveBackend
+from towpath.datapath.lb import build
+from towpath.datapath.lb.admission import check
+from towpath.datapath.lb.execute import execute
+from towpath.kernel.bpf.rcu import wait_for_readers
+from towpath.model.service import Service, ServiceKey
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from towpath.datapath.lb.services import Installed
+    from towpath.datapath.maps.source import TableSource
+
+
+def unnamed(key: ServiceKey) -> str:
+    """Return what a service is called whose name isn't known, such as tcp-203.0.113.10-80."""
+    return re.sub("[/,]", "_", f"{key.protocol}-{key.vip}-{key.port}")
+
+
+class Contents:
+    """The services in the maps of ``source``, by name and by what the kernel has of them.
+
+    Where there are services in the maps already they are taken over by :meth:`adopt`.
+    """
+
+    def __init__(self, source: TableSource) -> None:
+        self._source = source
+        self.tables = build.tables(source)
+        self._observed: dict[ServiceKey, Service] = {}
+
+    def observed(self) -> tuple[Service, ...]:
+        """Return the services that are in the kernel.
+
+        The kernel doesn't know their names: a service that this object hasn't
+        been given is called as :func:`unnamed` says.
+        """
+        return tuple(self._observed.values())
+
+    @property
+    def by_key(self) -> dict[ServiceKey, Service]:
+        """The same by what they are for."""
+        return self._observed
+
+    @property
+    def installed(self) -> Collection[Installed]:
+        """The services as they are in the kernel."""
+        return self.tables.services.values()
+
+    def adopt(self, known: Iterable[Service] = ()) -> None:
+        """Take over what is in the kernel, with the names that are ``known``."""
+        self.tables.adopt()
+        names = {service.key: service.name for service in known}
+        self._observed = {
+            key: Service(
+                name=names.get(key, unnamed(key)),
+                vip=key.vip,
+                port=key.port,
+                protocol=key.protocol,
+                backends=each.backends(),
+                **each.options.fields(),
+            )
+            for key, each in sorted(self.tables.services.items(), key=lambda item: item[0].order)
+        }
+
+    def plan(self, services: Iterable[Service]) -> Plan:
+        """Return what `apply` would do with ``services``."""
+        return plan(self.observed(), tuple(services))
+
+    def apply(self, services: Iterable[Service]) -> Plan:
+        """Make ``services`` what is in the kernel, step by step, and return the steps.
+
+        Flows go on throughout. CapacityError: there is no room; nothing was changed then.
+        """
+        services = tuple(services)
+        wanted = self.plan(services)
+        check(self.tables, wanted.steps)
+        try:
+            for step in wanted.steps:
+                execute(step, self.tables)
+            self.tables.withdraw_leftovers()
+        except BaseException:
+            # As after a death: the kernel's tables say what there is.
+            wait_for_readers()
+            self.tables = build.tables(self._source)
+            self.adopt((*self.observed(), *services))
+            raise
+        if any(isinstance(step, RemoveBackend) for step in wanted.steps):
+            self._forget_drops()
+        for change in wanted.changes:
+            if change.before is not None:
+                del self._observed[change.before.key]
+        # The very objects: what doesn't change next time is then seen at a glance.
+        self._observed |= {each.after.key: each.after for each in wanted.changes if each.after}
+        return wanted
+
+    def _forget_drops(self) -> None:
+        """Give up the room of drops of backends that are gone."""
+        table = self._source.maps["backend_drops"]
+        known = {handle for _, handle, _ in self.tables.backends}
+        for key in list(table.keys()):
+            if int(key["handle"]) not in known:
+                table.delete(key, missing_ok=True)
