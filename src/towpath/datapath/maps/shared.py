@@ -261,7 +261,7 @@ class SharedMaps:
         return int(self.btf.enum(enum)[name])
 
     def rows(self, name: str) -> Any:
-        """Map a whole table for as long as the program is open."""
+        """Map a whole table for as long as the maps are open."""
         if name not in self._rows:
             self._rows[name] = self._undo.enter_context(self.maps[name].mmap()).array
         return self._rows[name]

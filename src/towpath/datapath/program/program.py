@@ -32,6 +32,7 @@ class LoadedProgram:
 
     def __init__(self, tables: SharedMaps, *, snat: Snat | None = None, mark: int = 0) -> None:
         self._undo = ExitStack()
+        self._rows: dict[str, Any] = {}
         self._mark = mark
         self._snat = snat or Snat()
         self.tables = tables
@@ -88,8 +89,12 @@ class LoadedProgram:
         return self.tables.constant(enum, name)
 
     def rows(self, name: str) -> Any:
-        """Map a whole table for as long as the maps are open."""
-        return self.tables.rows(name)
+        """Map a whole table for as long as it is open; one of this program's own, too."""
+        if name in self.tables.maps:
+            return self.tables.rows(name)
+        if name not in self._rows:
+            self._rows[name] = self._undo.enter_context(self.maps[name].mmap()).array
+        return self._rows[name]
 
     def forgetter(self, *names: str, columns: int) -> Callable[[int], None]:
         """Return a function that zeroes one column of per-CPU tables."""
