@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the recorder and user space share: records in a ring, and the state of captures.
- * The same rules as in abi.h. native/recorder/reader.c includes this file, Python reads the BTF.
+ * The rules of base.h hold here too. native/recorder/reader.c includes this file, Python reads the BTF.
  */
-#ifndef TOWPATH_RECORD_ABI_H
-#define TOWPATH_RECORD_ABI_H
+#ifndef TOWPATH_ABI_RECORDER_H
+#define TOWPATH_ABI_RECORDER_H
 
 #include <linux/types.h>
 
-#include "abi/lb.h"
+#include "abi/base.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wpadded"

@@ -2,9 +2,9 @@
 /*
  * The memory of a wildcard table: what user space writes and wildcard.h reads.
  *
- * It is apart from abi.h because other people's programs include it, and so does
+ * It is apart from the others because other people's programs include it, and so does
  * native/wildcard.h, the writer. Python reads it from the BTF of whatever object
- * has the table. The rules of abi.h hold here too: no implicit padding, enums for
+ * has the table. The rules of base.h hold here too: no implicit padding, enums for
  * numbers that have a name.
  *
  * A table has two halves, IPv4 and IPv6, that know nothing of each other. A half
@@ -22,8 +22,8 @@
  *
  * `device` is a number that stands for an ingress device, see `devices` below.
  */
-#ifndef TOWPATH_WILDCARD_ABI_H
-#define TOWPATH_WILDCARD_ABI_H
+#ifndef TOWPATH_ABI_WILDCARD_H
+#define TOWPATH_ABI_WILDCARD_H
 
 #include <linux/types.h>
 

@@ -40,7 +40,7 @@ struct headers {
 } __attribute__((packed));
 
 /*
- * What crosses here is no other program's business: hence not in abi.h. These two are
+ * What crosses here is no other program's business: hence not in abi/. These two are
  * the whole of .bss. User space writes `bench` and nobody else while packets go.
  */
 struct bench {

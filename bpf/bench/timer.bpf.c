@@ -36,7 +36,7 @@ const enum bench_limits btf_bench_limits __attribute__((used)) = 0;
 
 /*
  * The only record that crosses here, and no other program's business: hence not
- * in abi.h. It is the whole of .bss.
+ * in abi/. It is the whole of .bss.
  */
 struct bench {
 	/* What to send: written by user space before a run. */

@@ -17,7 +17,8 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "abi/lb.h"
+#include "abi/base.h"
+#include "abi/decap.h"
 #include "net/parse.h"
 
 struct {

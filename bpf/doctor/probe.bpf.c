@@ -8,7 +8,7 @@
 #include <linux/types.h>
 #include <bpf/bpf_helpers.h>
 
-/* The only record that crosses here, and no other program's business: hence not in abi.h. */
+/* The only record that crosses here, and no other program's business: hence not in abi/. */
 struct fib_question {
 	__u32 family; /* AF_INET or AF_INET6 */
 	__u32 flags;  /* BPF_FIB_LOOKUP_* */

@@ -15,7 +15,12 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "abi/base.h"
+#include "abi/flows.h"
+#include "abi/health.h"
 #include "abi/lb.h"
+#include "abi/net.h"
+#include "abi/trace.h"
 
 struct flow_set {
 	struct flow way[FLOW_WAYS];

@@ -8,7 +8,7 @@
 #ifndef TOWPATH_CHECKSUM_H
 #define TOWPATH_CHECKSUM_H
 
-#include "abi/lb.h"
+#include "abi/base.h"
 
 static __always_inline __u64 difference32(__u32 from, __u32 to)
 {

@@ -10,6 +10,7 @@
 #ifndef TOWPATH_HASH_H
 #define TOWPATH_HASH_H
 
+#include "abi/base.h"
 #include "abi/lb.h"
 
 /* The multiplier of Pelle Evensen's rrmxmx, a mixer that passes PractRand. */

@@ -19,6 +19,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "abi/base.h"
 #include "abi/lb.h"
 
 #define barrier()   asm volatile("" ::: "memory")

@@ -3,6 +3,7 @@
 #ifndef TOWPATH_NAT_MAPS_H
 #define TOWPATH_NAT_MAPS_H
 
+#include "abi/snat.h"
 #include "lb/maps.h"
 
 struct nat_set {

@@ -15,7 +15,7 @@
  *			return XDP_DROP;
  *
  * towpath.wildcard.WildcardTable writes the rules, while packets are looked up.
- * docs/wildcard.md is the tutorial, wildcard_abi.h says what lies where.
+ * docs/wildcard.md is the tutorial, abi/wildcard.h says what lies where.
  *
  * A table may be used by several programs and a program may have several tables.
  */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses as ``struct address`` of ``bpf/abi/lb.h`` has them."""
+"""Addresses as ``struct address`` of ``bpf/abi/base.h`` has them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Edits = tuple[tuple[str, str], ...]
-"""What to replace in ``bpf/abi/lb.h``, and by what."""
+"""What to replace in the headers of ``bpf/abi/``, and by what."""
 
 _FLOW = """\
 	__u64 ref;
@@ -99,14 +99,16 @@ def _compiled(name: str, *, told: bool) -> Path:
 
 def _edited(edits: Edits) -> Path:
     """A copy of the sources with the edits made."""
-    text = (ROOT / "bpf" / "abi" / "lb.h").read_text()
+    texts = {path.name: path.read_text() for path in sorted((ROOT / "bpf" / "abi").glob("*.h"))}
     for old, new in edits:
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    digest = hashlib.sha256(text.encode())
+        (name,) = (name for name, text in texts.items() if old in text)
+        assert texts[name].count(old) == 1, old
+        texts[name] = texts[name].replace(old, new)
+    digest = hashlib.sha256("".join(texts.values()).encode())
     for path in sorted((ROOT / "bpf").rglob("*.[ch]")):
         digest.update(path.read_bytes())
     directory = KEPT / f"version-{digest.hexdigest()[:16]}"
     shutil.copytree(ROOT / "bpf", directory, dirs_exist_ok=True)
-    (directory / "abi" / "lb.h").write_text(text)
+    for name, text in texts.items():
+        (directory / "abi" / name).write_text(text)
     return directory

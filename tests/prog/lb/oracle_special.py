@@ -2,8 +2,8 @@
 """What the load balancer must see in fragments and in ICMP, said a second time in plain Python.
 
 Written from the RFCs (791, 792, 1122, 1191, 1812, 4443, 8200) and from the comments of
-``bpf/abi/lb.h``. Frames come here when `oracle_parse.parse` has found that they are fragments, or
-of another protocol than TCP and UDP: their IP headers are whole.
+``bpf/abi/flows.h``. Frames come here when `oracle_parse.parse` has found that they are fragments,
+or of another protocol than TCP and UDP: their IP headers are whole.
 """
 
 from __future__ import annotations

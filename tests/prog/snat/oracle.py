@@ -2,7 +2,7 @@
 """What source NAT must do with a frame, said a second time in plain Python.
 
 Shares no code with Towpath. `NatTable` is the table of translations as the comments of
-``bpf/abi/lb.h`` and ``bpf/snat/table.h`` describe it; the bytes are in `oracle_bytes`.
+``bpf/abi/snat.h`` and ``bpf/snat/table.h`` describe it; the bytes are in `oracle_bytes`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 """The flows of services with ``forwarding: snat``: who is behind which port of ours.
 
 The program writes the table while it is read. Its entries are published by `ref`, which has a
-version that every rewriting raises (``struct nat_flow`` of ``bpf/abi/lb.h``): an entry is taken if
-`ref` was the same before and after it was copied. One that is rewritten meanwhile is left out, as
-are those of backends that are gone.
+version that every rewriting raises (``struct nat_flow`` of ``bpf/abi/snat.h``): an entry is taken
+if `ref` was the same before and after it was copied. One that is rewritten meanwhile is left out,
+as are those of backends that are gone.
 
 The program searches for nothing that is old: an entry whose time is over is there until its way or
 its port is wanted, and a packet of the flow before that makes it young again. Such an entry is

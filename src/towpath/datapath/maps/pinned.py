@@ -129,7 +129,7 @@ class PinnedMaps:
         return self._rows[name]
 
     def constant(self, enum: str, name: str) -> int:
-        """Return an enumerator of the ``bpf/abi/lb.h`` that the maps were made with.
+        """Return an enumerator of the ``bpf/abi/`` that the maps were made with.
 
         One that it didn't have is that of the program to come.
         """

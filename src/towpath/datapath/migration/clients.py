@@ -4,7 +4,7 @@
 Where a client is follows from its address and the index of the service, which is
 another one in the other tables: so it is hashed anew. Where a set is full those stay
 whose last flow began last. The program may write the same entry at the same time:
-see ``struct client`` in ``bpf/abi/lb.h`` for why that costs the entry and no more.
+see ``struct client`` in ``bpf/abi/flows.h`` for why that costs the entry and no more.
 """
 
 from __future__ import annotations

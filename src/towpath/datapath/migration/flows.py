@@ -9,7 +9,7 @@ into each set that it could belong to, as many as the table is larger. The progr
 finds one of them, and the others are never seen and age.
 
 Where a set is full those that were seen last stay. The program may write the same
-entry at the same time: see ``struct flow`` in ``bpf/abi/lb.h`` for why that costs the
+entry at the same time: see ``struct flow`` in ``bpf/abi/flows.h`` for why that costs the
 entry and no more.
 """
 

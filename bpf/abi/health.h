@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A probe is a connection of this node's own to a VIP, of which packets come by
+ * the loopback device with a mark. They are encapsulated as a client's would be,
+ * to the backend that user space wrote down for the connection before it made it.
+ */
+#ifndef TOWPATH_ABI_HEALTH_H
+#define TOWPATH_ABI_HEALTH_H
+
+#include <linux/types.h>
+
+#include "abi/base.h"
+#include "abi/lb.h"
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic error "-Wpadded"
+
+struct health_key {
+	struct address addr; /* the connection's end on this node */
+	__be16 port;
+	__u8 protocol;
+	__u8 family; /* enum family, of addr and of the VIP */
+};
+
+struct health_probe {
+	struct backend to; /* addr and family; the rest is of no meaning */
+	__u32 ifindex;	   /* packets are routed as if they had come in here */
+	__u8 family;	   /* enum family, that of the key once more */
+	__u8 l2;	   /* 1: as it is to that very host, not in a tunnel */
+	__u16 _reserved;
+};
+
+/* Every packet with the mark adds one to exactly one of these. */
+enum health_verdict {
+	HEALTH_SENT = 0,
+	HEALTH_DROP_UNKNOWN,  /* not of a connection that was written down */
+	HEALTH_DROP_NO_ROUTE, /* no way to the backend, or no address to send from */
+	HEALTH_DROP_HEADROOM, /* no room for the outer header */
+	HEALTH_MAX,
+};
+
+struct health_cpu {
+	__u64 packets[8]; /* by enum health_verdict */
+};
+
+#pragma GCC diagnostic pop
+
+#endif
