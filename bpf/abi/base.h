@@ -20,6 +20,8 @@
 
 #include <linux/types.h>
 
+#include "abi/btf.h"
+
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wpadded"
 
@@ -29,6 +31,7 @@ enum family {
 	FAMILY_V4 = 2,
 	FAMILY_V6 = 10,
 };
+BTF_KEEP(enum family);
 
 struct address {
 	__be32 word[4];

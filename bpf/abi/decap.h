@@ -10,6 +10,7 @@
 #include <linux/types.h>
 
 #include "abi/base.h"
+#include "abi/btf.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wpadded"
@@ -33,6 +34,7 @@ enum decap_verdict {
 	DECAP_DROP_ADJUST,    /* the driver would not move the frame's start */
 	DECAP_MAX,
 };
+BTF_KEEP(enum decap_verdict);
 
 struct decap_cpu {
 	__u64 packets[8]; /* by enum decap_verdict */

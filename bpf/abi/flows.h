@@ -9,6 +9,7 @@
 #include <linux/types.h>
 
 #include "abi/base.h"
+#include "abi/btf.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wpadded"
@@ -46,6 +47,7 @@ enum flow_flags {
 	FLOW_OPENING = 1U << 31,
 	FLOW_STATE = FLOW_ENDING | FLOW_OPENING,
 };
+BTF_KEEP(enum flow_flags);
 
 /*
  * A CPU learns so many flows in a jiffy and no more. In a flood the rest go by
@@ -65,6 +67,7 @@ enum flow_limits {
 	FLOW_LEARN = 512, /* in a jiffy, which has 1 to 10 ms */
 	FLOW_ANSWERS = 8, /* to packets that are too large, in a jiffy */
 };
+BTF_KEEP(enum flow_limits);
 
 /*
  * ---- Fragments ------------------------------------------------------------
@@ -102,6 +105,7 @@ enum fragment_limits {
 	FRAGMENT_SPREAD = 16,
 	FRAGMENT_LIFE = 4000, /* in 2^20 ns, so 4.2 s */
 };
+BTF_KEEP(enum fragment_limits);
 
 /*
  * ---- Clients --------------------------------------------------------------
@@ -119,6 +123,7 @@ struct client {
 enum client_limits {
 	CLIENT_WAYS = 8,
 };
+BTF_KEEP(enum client_limits);
 
 #pragma GCC diagnostic pop
 

@@ -10,6 +10,7 @@
 #include <linux/types.h>
 
 #include "abi/base.h"
+#include "abi/btf.h"
 #include "abi/lb.h"
 
 #pragma GCC diagnostic push
@@ -38,6 +39,7 @@ enum health_verdict {
 	HEALTH_DROP_HEADROOM, /* no room for the outer header */
 	HEALTH_MAX,
 };
+BTF_KEEP(enum health_verdict);
 
 struct health_cpu {
 	__u64 packets[8]; /* by enum health_verdict */

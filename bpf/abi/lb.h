@@ -9,6 +9,7 @@
 #include <linux/types.h>
 
 #include "abi/base.h"
+#include "abi/btf.h"
 #include "abi/net.h"
 
 #pragma GCC diagnostic push
@@ -39,6 +40,7 @@ struct vip_key {
 enum vip_kind {
 	VIP_PREFIX = 0x40,
 };
+BTF_KEEP(enum vip_kind);
 
 struct vip_slot {
 	struct vip_key key;
@@ -49,6 +51,7 @@ struct vip_slot {
 enum vip_limits {
 	VIP_PROBES = 16, /* slots looked at before giving up */
 };
+BTF_KEEP(enum vip_limits);
 
 /*
  * Which lengths the prefixes in the index have, so that no others are looked for:
@@ -64,6 +67,7 @@ enum vip_families {
 	VIP_V6 = 1,
 	VIP_LENGTHS = 8,
 };
+BTF_KEEP(enum vip_families);
 
 /*
  * Ports of a prefix and protocol, by their high byte and then, on a page that the
@@ -80,12 +84,14 @@ enum port_pages {
 	PORT_ENTRIES = 256,
 	PORT_WHOLE = 1 << 30,
 };
+BTF_KEEP(enum port_pages);
 
 enum service_flags {
 	SERVICE_NO_FLOW_TABLE = 1 << 0, /* every packet goes by Maglev */
 	SERVICE_L2 = 1 << 1,		/* packets keep their IP header, in a new frame */
 	SERVICE_SNAT = 1 << 4,		/* translated, not encapsulated */
 };
+BTF_KEEP(enum service_flags);
 
 /*
  * `table` names a range of `maglev` in one word, so that a new table replaces
@@ -119,6 +125,7 @@ enum source_limits {
 	SOURCE_BITS = 64,   /* before the address */
 	SOURCE_V4_BITS = 96 /* more before an IPv4 address, which is the last word */
 };
+BTF_KEEP(enum source_limits);
 
 /*
  * Maglev slots, each a backend's handle, a cache line to an element: elements of
@@ -127,6 +134,7 @@ enum source_limits {
 enum maglev_limits {
 	MAGLEV_LINE = 16,
 };
+BTF_KEEP(enum maglev_limits);
 
 struct maglev_line {
 	__u32 handle[16];
@@ -144,6 +152,7 @@ enum handle_bits {
 	HANDLE_INDEX_BITS = 20,
 	HANDLE_GENERATION_BITS = 12,
 };
+BTF_KEEP(enum handle_bits);
 
 /*
  * Noted for whoever reads the state back. What a state means to packets is done by
@@ -156,6 +165,7 @@ enum backend_state {
 	BACKEND_QUARANTINED, /* no new flows, since it seems not to be well */
 	BACKEND_DOWN,	     /* no flows */
 };
+BTF_KEEP(enum backend_state);
 
 struct backend {
 	struct address addr; /* outer destination */
@@ -186,6 +196,7 @@ struct backend_cpu {
 enum drop_limits {
 	DROP_REASONS = 20,
 };
+BTF_KEEP(enum drop_limits);
 
 struct service_cpu {
 	__u64 packets;
@@ -238,6 +249,7 @@ enum verdict {
 	VERDICT_TX_ECHO,	    /* an echo request to a VIP, answered */
 	VERDICT_MAX,
 };
+BTF_KEEP(enum verdict);
 
 struct verdict_cpu {
 	__u64 packets[32]; /* by enum verdict */

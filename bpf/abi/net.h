@@ -6,6 +6,7 @@
 #include <linux/types.h>
 
 #include "abi/base.h"
+#include "abi/btf.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wpadded"
@@ -28,6 +29,7 @@ struct next_hop {
 enum fib_own_results {
 	FIB_NOT_ON_LINK = 64,
 };
+BTF_KEEP(enum fib_own_results);
 
 /*
  * XDP sees what is on the wire of a physical device, the FIB speaks of VLAN

@@ -9,6 +9,7 @@
 #include <linux/types.h>
 
 #include "abi/base.h"
+#include "abi/btf.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wpadded"
@@ -20,17 +21,20 @@ enum record_limits {
 	RECORD_CPU_SHIFT = 48,	 /* in a packet's number: its CPU, above the count there */
 	RECORD_LOSSES = 1 << 12, /* devices, by capture and direction, that losses are counted of */
 };
+BTF_KEEP(enum record_limits);
 
 enum record_direction {
 	RECORD_IN = 0,	/* as it came in */
 	RECORD_OUT = 1, /* as it was sent on */
 };
+BTF_KEEP(enum record_direction);
 
 /* Which packets a capture is for: all, unless one of these is set; both where both are. */
 enum record_match {
 	RECORD_RULES = 1 << 0,	    /* those that a rule matches */
 	RECORD_EXPRESSION = 1 << 1, /* those that record_expression() says yes to */
 };
+BTF_KEEP(enum record_match);
 
 /*
  * In a ring, before the bytes of the frame. What came in and what was sent on of one packet

@@ -21,6 +21,7 @@
 #include <linux/types.h>
 
 #include "abi/base.h"
+#include "abi/btf.h"
 #include "abi/net.h"
 
 #pragma GCC diagnostic push
@@ -60,6 +61,7 @@ enum nat_marks {
 	NAT_FIN = 1 << 1,
 	NAT_RST = 1 << 2,
 };
+BTF_KEEP(enum nat_marks);
 
 enum nat_limits {
 	NAT_WAYS = 8,
@@ -68,6 +70,7 @@ enum nat_limits {
 	NAT_SOURCES = 16,  /* addresses of a family; IPv6 is numbered from here */
 	NAT_CLIENTS = 256, /* whose next hops a CPU keeps */
 };
+BTF_KEEP(enum nat_limits);
 
 /* What came back from backends for a service, one row for each CPU. */
 struct reply_cpu {

@@ -11,6 +11,7 @@
 #include <linux/types.h>
 
 #include "abi/base.h"
+#include "abi/btf.h"
 #include "abi/net.h"
 
 #pragma GCC diagnostic push
@@ -26,6 +27,7 @@ enum trace_flags {
 	TRACE_ERROR = 1 << 5,	   /* an ICMP error: the flow is the quoted packet's */
 	TRACE_FRAGMENT = 1 << 6,   /* a fragment */
 };
+BTF_KEEP(enum trace_flags);
 
 struct trace {
 	__u32 flags;   /* enum trace_flags */

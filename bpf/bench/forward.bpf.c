@@ -23,14 +23,14 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "abi/btf.h"
+
 enum bench_limits {
 	BENCH_BACKENDS = 1024,
 	BENCH_GLANCES = 1024, /* at the clock, between two packets */
 	BENCH_CLIENTS = 256,  /* flows from one port; they differ in the last byte of the address */
 };
-
-/* Keeps the enum for those who read the BTF. */
-const enum bench_limits btf_bench_limits __attribute__((used)) = 0;
+BTF_KEEP(enum bench_limits);
 
 struct headers {
 	struct ethhdr eth;

@@ -24,15 +24,15 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "abi/btf.h"
+
 enum bench_limits {
 	BENCH_BATCH = 32,
 	BENCH_HEADERS = 64,    /* source_offset is below this, a power of two */
 	BENCH_REWRITTEN = 8,   /* words behind the Ethernet header that are put back */
 	BENCH_NOT_CALLED = -1, /* the slot of under_test is empty */
 };
-
-/* Keeps the enum for those who read the BTF. */
-const enum bench_limits btf_bench_limits __attribute__((used)) = 0;
+BTF_KEEP(enum bench_limits);
 
 /*
  * The only record that crosses here, and no other program's business: hence not

@@ -19,6 +19,7 @@
  */
 #include <linux/pkt_cls.h>
 
+#include "abi/btf.h"
 #include "wildcard/wildcard.h"
 
 enum bench_limits {
@@ -27,10 +28,8 @@ enum bench_limits {
 	BENCH_MASKS = 8 * BENCH_CHUNK,
 	BENCH_RULES = 128 * BENCH_CHUNK,
 };
-
-/* Keep the enums for those who read the BTF. */
-const enum bench_limits btf_bench_limits __attribute__((used)) = 0;
-const enum wildcard_limits btf_wildcard_limits __attribute__((used)) = 0;
+BTF_KEEP(enum bench_limits);
+BTF_KEEP(enum wildcard_limits);
 
 WILDCARD_TABLE(rules, 1);
 

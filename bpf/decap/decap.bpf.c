@@ -35,9 +35,6 @@ struct {
 	__type(value, struct decap_cpu);
 } verdicts SEC(".maps");
 
-/* Enums that only appear in expressions reach BTF through a variable. */
-enum decap_verdict _decap_verdict = 0;
-
 enum ecn {
 	ECN_NOT_ECT = 0,
 	ECN_ECT_1 = 1,

@@ -8,6 +8,8 @@
 #include <linux/types.h>
 #include <bpf/bpf_helpers.h>
 
+#include "abi/btf.h"
+
 /* The only record that crosses here, and no other program's business: hence not in abi/. */
 struct fib_question {
 	__u32 family; /* AF_INET or AF_INET6 */
@@ -20,9 +22,7 @@ struct fib_question {
 	__u32 mtu;
 	__s32 result; /* BPF_FIB_LKUP_RET_* or a negative error number */
 };
-
-/* Keeps the struct for those who read the BTF. */
-const struct fib_question btf_fib_question __attribute__((used)) = {};
+BTF_KEEP(struct fib_question);
 
 SEC("xdp")
 int probe_fib(struct xdp_md *ctx)

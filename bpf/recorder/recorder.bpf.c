@@ -12,11 +12,6 @@
 
 #include "recorder/record.h"
 
-const enum record_limits btf_record_limits __attribute__((used)) = 0;
-const enum record_direction btf_record_direction __attribute__((used)) = 0;
-const enum record_match btf_record_match __attribute__((used)) = 0;
-const struct record btf_record __attribute__((used)) = {};
-
 SEC("xdp")
 int towpath_recorder(struct xdp_md *ctx)
 {
