@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from tests.prog.lb.told import SOURCES
+from tests.prog.lb import told
 from tests.unit.kernel.harness_clang import KEPT, ROOT, kept
 
 from towpath.kernel.bpf import probe
@@ -70,14 +70,14 @@ VERSIONS: dict[str, Edits] = {
 def version(name: str) -> Iterator[None]:
     """Load balancers that are loaded in the block are of that version."""
     packaged = BpfObject.packaged
-    told = not probe.test_run_context()
+    tell = not probe.test_run_context()
 
     def compiled(wanted: str) -> BpfObject:
-        return BpfObject(_compiled(name, told=told)) if wanted == "lb" else packaged(wanted)
+        return BpfObject(_compiled(name, tell=tell)) if wanted == "lb" else packaged(wanted)
 
     with (
         patch.object(BpfObject, "packaged", compiled),
-        patch.object(told, "_compiled", lambda _: _compiled(name, told=told)),
+        patch.object(told, "_compiled", lambda _: _compiled(name, tell=tell)),
     ):
         yield
 
@@ -85,15 +85,15 @@ def version(name: str) -> Iterator[None]:
 def compile_versions() -> None:
     """Compile everything that a test may ask for, on any kernel."""
     for name in VERSIONS:
-        for told in (False, True):
-            _compiled(name, told=told)
+        for tell in (False, True):
+            _compiled(name, tell=tell)
 
 
 @cache
-def _compiled(name: str, *, told: bool) -> Path:
-    """Compile a version; ``told``: as kernels need it whose test runs take no context."""
+def _compiled(name: str, *, tell: bool) -> Path:
+    """Compile a version; ``tell``: as kernels need it whose test runs take no context."""
     headers = _edited(VERSIONS[name])
-    source = SOURCES["lb"].read_text() if told else '#include "lb/lb.bpf.c"\n'
+    source = told.SOURCES["lb"].read_text() if tell else '#include "lb/lb.bpf.c"\n'
     return kept(source, "-mcpu=v3", "-I", str(headers))  # as the shipped one is compiled
 
 
