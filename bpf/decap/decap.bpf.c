@@ -127,7 +127,7 @@ static __always_inline bool parse_outer_ipv6(struct cursor *c, struct outer *out
 	if (!ip || ip->version != 6)
 		return false;
 	result = parse_ipv6_extensions(c, ip->nexthdr, &outer->protocol);
-	if (result == VERDICT_PASS_FRAGMENT)
+	if (result == PARSE_FRAGMENT)
 		outer->protocol = ((struct ipv6_fragment *)c->pos)[-1].nexthdr;
 	else if (result != PARSE_OK)
 		return false;
@@ -139,7 +139,7 @@ static __always_inline bool parse_outer_ipv6(struct cursor *c, struct outer *out
 	__builtin_memcpy(&outer->key.addr, &ip->daddr, sizeof(outer->key.addr));
 	outer->key.family = FAMILY_V6;
 	outer->ecn = ip->flow_lbl[0] >> IPV6_ECN_SHIFT & ECN_MASK;
-	outer->fragment = result == VERDICT_PASS_FRAGMENT;
+	outer->fragment = result == PARSE_FRAGMENT;
 	outer->malformed = length < before || length > left;
 	outer->length = length - before;
 	return true;

@@ -13,6 +13,9 @@
 
 #include <linux/pkt_cls.h>
 
+#include "lb/maps.h"
+#include "lb/route.h"
+#include "lb/tunnel.h"
 #include "net/encap.h"
 #include "net/fib.h"
 #include "net/hash.h"
@@ -61,10 +64,7 @@ static __always_inline bool health_parse_v6(struct cursor *c, struct packet *pkt
 
 static __always_inline bool health_parse(struct __sk_buff *skb, struct packet *pkt)
 {
-	struct cursor c = {
-		.pos = (void *)(long)skb->data,
-		.end = (void *)(long)skb->data_end,
-	};
+	struct cursor c = cursor_of(skb);
 	struct ethhdr *eth = cursor_take(&c, struct ethhdr);
 	struct ports *ports;
 	bool parsed = false;
@@ -106,48 +106,15 @@ static __noinline __u32 health_route(struct __sk_buff *skb, const struct health_
 
 	if (!probe || !hop)
 		return 0;
-	result = fib_find(skb, &probe->to, probe->ifindex, probe->l2, &fib);
+	result =
+		route_find(skb, &probe->to.addr, probe->to.family, probe->ifindex, probe->l2, &fib);
 	/* The kernel sends it, and resolves what it has to. */
-	if (result != BPF_FIB_LKUP_RET_SUCCESS && result != BPF_FIB_LKUP_RET_NO_NEIGH)
+	if (!fib_found(result))
 		return 0;
 	if (probe->l2)
-		return fib_on_link(&fib, &probe->to) ? fib.ifindex : 0;
+		return fib_on_link(&fib, &probe->to.addr, probe->to.family) ? fib.ifindex : 0;
 	result = fib_take_source(hop, &fib, probe->to.family == FAMILY_V4, result);
 	return result == FIB_NO_SOURCE ? 0 : fib.ifindex;
-}
-
-/*
- * Room is made in a way that tells the kernel of the tunnel: a checksum or segments
- * that are still to be made are then left only to devices that can make them inside.
- */
-static __always_inline int health_encap(struct __sk_buff *skb, const struct packet *pkt,
-					const struct outer *outer)
-{
-	bool v4 = outer->to->family == FAMILY_V4;
-	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO |
-		      (v4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
-	struct cursor c;
-	struct ethhdr *eth;
-
-	if (bpf_skb_adjust_room(skb, outer->length, BPF_ADJ_ROOM_MAC, flags))
-		return -1;
-	c.pos = (void *)(long)skb->data;
-	c.end = (void *)(long)skb->data_end;
-	eth = cursor_take(&c, struct ethhdr);
-	if (!eth)
-		return -1;
-	if (v4) {
-		if (c.pos + sizeof(struct iphdr) > c.end)
-			return -1;
-		eth->h_proto = bpf_htons(ETH_P_IP);
-		write_ipv4(c.pos, pkt, outer);
-	} else {
-		if (c.pos + sizeof(struct ipv6hdr) > c.end)
-			return -1;
-		eth->h_proto = bpf_htons(ETH_P_IPV6);
-		write_ipv6(c.pos, pkt, outer);
-	}
-	return 0;
 }
 
 /*
@@ -201,12 +168,12 @@ static __always_inline int health_send(struct __sk_buff *skb)
 		health_count(HEALTH_SENT);
 		return health_relink(probe, ifindex);
 	}
-	outer.to = &probe->to;
+	outer.daddr = &probe->to.addr;
+	outer.family = &probe->to.family;
 	outer.hash = hash_flow(&pkt.flow, hash_seed) >> 32;
-	outer.length =
-		probe->to.family == FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
-	outer_source(&outer);
-	if (health_encap(skb, &pkt, &outer)) {
+	outer.length = outer_length(probe->to.family);
+	tunnel_source(&outer);
+	if (skb_encap(skb, &pkt, &outer)) {
 		health_count(HEALTH_DROP_HEADROOM);
 		return TC_ACT_SHOT;
 	}

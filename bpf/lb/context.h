@@ -4,8 +4,19 @@
 #define TOWPATH_WORK_H
 
 #include "lb/maps.h"
+#include "net/address.h"
+#include "net/exthdr.h"
 #include "net/parse.h"
 #include "lb/trace.h"
+
+#define PARSE_IS(name)                                                \
+	_Static_assert((int)PARSE_##name == (int)VERDICT_PASS_##name, \
+		       "what ends a parse has its verdict's number")
+PARSE_IS(NOT_IP);
+PARSE_IS(PROTOCOL);
+PARSE_IS(FRAGMENT);
+PARSE_IS(MALFORMED);
+#undef PARSE_IS
 
 /* How a packet is other than whole, of TCP or UDP, and live: a set of these. */
 enum special {
@@ -14,19 +25,6 @@ enum special {
 	SPECIAL_LATER = 1 << 2, /* one that follows it */
 	SPECIAL_ERROR = 1 << 3, /* an ICMP error: the flow is the quoted packet's */
 	SPECIAL_FRAGMENT = SPECIAL_FIRST | SPECIAL_LATER,
-};
-
-/* Where a special packet's headers are being read, and what the last IP header said. */
-struct walk {
-	struct flow_key flow; /* without ports */
-	__u32 at;	      /* bytes into the frame */
-	__u32 id_at;	      /* of a fragment, bytes into the frame: where its ... */
-	__be32 id;	      /* ... identification is */
-	__u16 offset;	      /* of a fragment, in 8 bytes */
-	bool fragment;
-	__u8 nexthdr; /* what is at `at` */
-	__u32 handle; /* of the backend that the first fragment went to */
-	__u32 rank;   /* of the entry that is to be replaced */
 };
 
 /*
@@ -49,7 +47,9 @@ struct work {
 	__u32 handle;	  /* of the backend, 0 = none */
 	__u32 tx_ifindex; /* of a packet that is sent on */
 	__u32 _reserved;
-	struct walk walk;
+	struct hdr_state hdr; /* of a special packet: where its headers are being read */
+	__u32 first_handle;   /* of the backend that the first fragment went to */
+	__u32 rank;	      /* of the fragment's entry that is to be replaced */
 };
 
 /* Whether this is the program that records: the other one stores nothing for it. */
@@ -60,13 +60,6 @@ const volatile __u32 recording = 0;
 		if (recording)                \
 			(w)->field = (value); \
 	} while (0)
-
-static __always_inline bool address_equal(const struct address *a, const struct address *b)
-{
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
-
-	return x[1] == y[1] && x[0] == y[0];
-}
 
 /*
  * Two rows for each possible CPU. Traces have one of their own, since before 6.9 a

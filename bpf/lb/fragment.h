@@ -12,7 +12,7 @@
 #include "net/hash.h"
 #include "lb/maps.h"
 #include "lb/service.h"
-#include "net/exthdr.h"
+#include "lb/headers.h"
 
 /* Where a packet's entry belongs. */
 struct fragment_place {
@@ -24,13 +24,13 @@ struct fragment_place {
 /* IPv6 fragments need not agree on what follows (RFC 8200, 4.5). */
 static __always_inline __u8 fragment_protocol(const struct work *w)
 {
-	return w->pkt.flow.family == FAMILY_V4 ? w->walk.nexthdr : 0;
+	return w->pkt.flow.family == FAMILY_V4 ? w->hdr.nexthdr : 0;
 }
 
 static __always_inline struct fragment_place fragment_place(const struct work *w)
 {
 	const struct flow_key *flow = &w->pkt.flow;
-	__u32 id = bpf_ntohl(w->walk.id);
+	__u32 id = bpf_ntohl(w->hdr.id);
 	__u64 pair, keyed;
 	__u32 at;
 
@@ -49,8 +49,8 @@ static __always_inline bool fragment_is(const struct fragment *entry, const stru
 	const __u64 *a = (const __u64 *)&entry->saddr, *b = (const __u64 *)&w->pkt.flow.saddr;
 
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] &&
-	       entry->id == w->walk.id && entry->family == w->pkt.flow.family &&
-	       (entry->family != FAMILY_V4 || entry->protocol == w->walk.nexthdr);
+	       entry->id == w->hdr.id && entry->family == w->pkt.flow.family &&
+	       (entry->family != FAMILY_V4 || entry->protocol == w->hdr.nexthdr);
 }
 
 static __always_inline bool fragment_lives(const struct fragment *entry, __u32 now)
@@ -58,7 +58,7 @@ static __always_inline bool fragment_lives(const struct fragment *entry, __u32 n
 	return entry->ref && now - entry->seen < FRAGMENT_LIFE;
 }
 
-/* Puts what the first fragment left into the flow and the walk. False: nothing is known of it. */
+/* Puts what the first fragment left into the flow and the context. False: nothing is known of it. */
 __noinline int fragment_find(__u32 row)
 {
 	struct work *w = work_of(row);
@@ -79,7 +79,7 @@ __noinline int fragment_find(__u32 row)
 		w->pkt.flow.protocol = entry->protocol;
 		w->pkt.flow.sport = entry->sport;
 		w->pkt.flow.dport = entry->dport;
-		w->walk.handle = ref >> 32;
+		w->first_handle = ref >> 32;
 		barrier();
 		return *(const volatile __u64 *)&entry->ref == ref;
 	}
@@ -93,7 +93,7 @@ __noinline int fragment_find(__u32 row)
 static __always_inline struct fragment *fragment_victim(const struct fragment_place *place,
 							struct work *w)
 {
-	volatile __u32 *best = &w->walk.rank;
+	volatile __u32 *best = &w->rank;
 
 	*best = 0;
 	for (__u32 way = 0; way < FRAGMENT_WAYS; way++) {
@@ -128,7 +128,7 @@ __noinline int fragment_learn(__u32 row, __u32 handle)
 	*(volatile __u64 *)&entry->ref = 0;
 	entry->saddr = w->pkt.flow.saddr;
 	entry->daddr = w->pkt.flow.daddr;
-	entry->id = w->walk.id;
+	entry->id = w->hdr.id;
 	entry->sport = w->pkt.flow.sport;
 	entry->dport = w->pkt.flow.dport;
 	entry->seen = place.now;
@@ -141,13 +141,13 @@ __noinline int fragment_learn(__u32 row, __u32 handle)
 
 static __always_inline int fragment_later(struct work *w)
 {
-	__u8 protocol = w->walk.nexthdr;
+	__u8 protocol = w->hdr.nexthdr;
 
 	if (w->pkt.flow.family == FAMILY_V4 && protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return VERDICT_PASS_FRAGMENT;
 	if (fragment_find(w->row)) {
 		w->special |= SPECIAL_LATER | SPECIAL_QUIET;
-		return w->walk.handle ? PARSE_OK : VERDICT_PASS_FRAGMENT;
+		return w->first_handle ? PARSE_OK : VERDICT_PASS_FRAGMENT;
 	}
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return VERDICT_PASS_FRAGMENT;
@@ -158,15 +158,16 @@ static __always_inline int fragment_later(struct work *w)
 /* What a first fragment's transport header says, of which all is there. False: it has none. */
 static __always_inline bool fragment_transport(struct xdp_md *ctx, struct work *w)
 {
-	bool tcp = w->walk.nexthdr == IPPROTO_TCP;
+	bool tcp = w->hdr.nexthdr == IPPROTO_TCP;
+	struct cursor c = cursor_of(ctx);
 	struct tcphdr *header;
-	struct cursor c;
 
-	if (!walk_ports(ctx, w, tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr), &w->pkt.flow))
+	if (!hdr_ports(&w->hdr, &w->pkt, c, tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr),
+		       &w->pkt.flow))
 		return false;
 	if (!tcp)
 		return true;
-	if (!walk_cursor(ctx, &w->walk, &c))
+	if (!hdr_cursor(&w->hdr, &c))
 		return false;
 	header = cursor_take(&c, struct tcphdr);
 	if (!header)
@@ -180,10 +181,10 @@ static __always_inline int fragment_parse(struct xdp_md *ctx, struct work *w)
 {
 	int result;
 
-	w->walk.at = w->pkt.l3_offset;
-	result = walk_ip(ctx, w->row);
-	w->pkt.l4_offset = w->walk.at - w->pkt.l3_offset;
-	if (result == VERDICT_PASS_FRAGMENT && w->walk.offset && walk_has(w, 0))
+	w->hdr.at = w->pkt.l3_offset;
+	result = read_ip(ctx, w->row);
+	w->pkt.l4_offset = w->hdr.at - w->pkt.l3_offset;
+	if (result == VERDICT_PASS_FRAGMENT && w->hdr.offset && hdr_within(&w->hdr, &w->pkt, 0))
 		return fragment_later(w);
 	if (result != PARSE_OK || !fragment_transport(ctx, w))
 		return VERDICT_PASS_FRAGMENT;

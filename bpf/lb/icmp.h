@@ -11,7 +11,7 @@
 
 #include "net/encap.h"
 #include "lb/service.h"
-#include "net/exthdr.h"
+#include "lb/headers.h"
 
 /* <linux/icmp.h> needs a libc. Both families have this header. */
 struct icmp_header {
@@ -72,7 +72,7 @@ static __always_inline bool icmp_is_error(bool v4, __u8 type)
 
 /*
  * Gives an error, whose quote is next, the flow of the quoted packet as packets of its other
- * side have it, and walks up to the quoted ports. The error must be addressed to who sent the
+ * side have it, and reads up to the quoted ports. The error must be addressed to who sent the
  * quoted packet. A quote that isn't of a TCP or UDP packet, or too short to tell, leaves the
  * error as it is: VERDICT_PASS_PROTOCOL.
  */
@@ -81,13 +81,13 @@ __noinline int icmp_quoted(struct xdp_md *ctx, __u32 row)
 	struct work *w = work_of(row);
 	struct flow_key ports = {};
 
-	if (!w || walk_ip(ctx, row) != PARSE_OK)
+	if (!w || read_ip(ctx, row) != PARSE_OK)
 		return VERDICT_PASS_PROTOCOL;
-	if (!address_equal(&w->walk.flow.saddr, &w->pkt.flow.daddr))
+	if (!address_equal(&w->hdr.flow.saddr, &w->pkt.flow.daddr))
 		return VERDICT_PASS_PROTOCOL;
-	if (!walk_ports(ctx, w, ICMP_QUOTED_TRANSPORT, &ports))
+	if (!hdr_ports(&w->hdr, &w->pkt, cursor_of(ctx), ICMP_QUOTED_TRANSPORT, &ports))
 		return VERDICT_PASS_PROTOCOL;
-	w->pkt.flow.saddr = w->walk.flow.daddr;
+	w->pkt.flow.saddr = w->hdr.flow.daddr;
 	w->pkt.flow.sport = ports.dport;
 	w->pkt.flow.dport = ports.sport;
 	w->pkt.flow.protocol = ports.protocol;
@@ -106,7 +106,7 @@ static __always_inline bool icmp_answerable(const struct flow_key *flow)
 		return first && first != 127 && first < 224;
 	if (bpf_ntohl(from->word[0]) >> 24 == 0xff)
 		return false;
-	return from->word[0] || from->word[1] || from->word[2] || bpf_ntohl(from->word[3]) > 1;
+	return address_is_source(from);
 }
 
 /* The link header of a frame that goes back where another came from, its tag as it was. */
@@ -389,7 +389,7 @@ static __always_inline int echo_ipv6(struct cursor *c)
 /*
  * Answers an echo request to a VIP in place. Options and extension headers may ask for more
  * than that (RFC 1122, 3.2.2.6) and are the kernel's; what they stand in front of is at
- * `walk.at`.
+ * `hdr.at`.
  */
 static __always_inline int icmp_echo(struct xdp_md *ctx, struct work *w)
 {
@@ -400,7 +400,7 @@ static __always_inline int icmp_echo(struct xdp_md *ctx, struct work *w)
 	struct icmp_link link = {};
 	int verdict;
 
-	if (!set || !set->echo || w->walk.at != w->pkt.l3_offset + header)
+	if (!set || !set->echo || w->hdr.at != w->pkt.l3_offset + header)
 		return VERDICT_PASS_PROTOCOL;
 	if (!icmp_answerable(&w->pkt.flow) || !vip_known(w->row))
 		return VERDICT_PASS_PROTOCOL;
@@ -417,14 +417,14 @@ static __always_inline int icmp_echo(struct xdp_md *ctx, struct work *w)
 static __always_inline int icmp_parse(struct xdp_md *ctx, struct work *w)
 {
 	bool v4 = w->pkt.flow.family == FAMILY_V4;
-	struct cursor c;
+	struct cursor c = cursor_of(ctx);
 	__u8 *type;
 
 	if (w->pkt.flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return VERDICT_PASS_PROTOCOL;
-	w->walk.at = w->pkt.l3_offset;
-	if (walk_ip(ctx, w->row) != PARSE_OK || !walk_has(w, sizeof(struct icmp_header)) ||
-	    !walk_cursor(ctx, &w->walk, &c))
+	w->hdr.at = w->pkt.l3_offset;
+	if (read_ip(ctx, w->row) != PARSE_OK ||
+	    !hdr_within(&w->hdr, &w->pkt, sizeof(struct icmp_header)) || !hdr_cursor(&w->hdr, &c))
 		return VERDICT_PASS_PROTOCOL;
 	type = cursor_take(&c, __u8);
 	if (!type)
@@ -433,7 +433,7 @@ static __always_inline int icmp_parse(struct xdp_md *ctx, struct work *w)
 		return icmp_echo(ctx, w);
 	if (!icmp_is_error(v4, *type))
 		return VERDICT_PASS_PROTOCOL;
-	w->walk.at += sizeof(struct icmp_header);
+	w->hdr.at += sizeof(struct icmp_header);
 	if (icmp_quoted(ctx, w->row) != PARSE_OK)
 		return VERDICT_PASS_PROTOCOL;
 	w->special |= SPECIAL_ERROR | SPECIAL_QUIET;

@@ -7,22 +7,23 @@
  */
 #include <linux/pkt_cls.h>
 
-#include "lb/affinity.h"
-#include "lb/counters.h"
-#include "net/encap.h"
-#include "net/fib.h"
-#include "lb/flow_table.h"
-#include "lb/punt.h"
 #include "health/egress.h"
-#include "lb/enums.h"
-#include "lb/l2.h"
-#include "net/parse.h"
-#include "lb/service.h"
-#include "snat/snat.h"
-#include "snat/icmp.h"
+#include "lb/affinity.h"
 #include "lb/allow_from.h"
+#include "lb/counters.h"
+#include "lb/flow_table.h"
+#include "lb/l2.h"
+#include "lb/punt.h"
+#include "lb/route.h"
+#include "lb/service.h"
 #include "lb/slow_path.h"
 #include "lb/trace.h"
+#include "lb/tunnel.h"
+#include "net/encap.h"
+#include "net/fib.h"
+#include "net/parse.h"
+#include "snat/icmp.h"
+#include "snat/snat.h"
 
 /* For a packet that belongs to no flow that is known. */
 static __always_inline struct backend *new_backend(struct work *w, const struct service *service,
@@ -78,23 +79,18 @@ static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
 					   struct backend_cpu *row, struct outer *outer,
 					   struct next_hop *fresh, __u32 rx_ifindex)
 {
-	__u32 tick = w->jiffies;
 	int result;
 
-	if (likely(row->hop.tick == tick && row->hop.rx_ifindex == rx_ifindex &&
-		   row->hop.rx_vlan == w->pkt.vlan)) {
+	if (likely(hop_holds(&row->hop, w->jiffies, rx_ifindex, w->pkt.vlan))) {
 		TRACE_FLAG(w, TRACE_FIB_CACHED);
 		outer->hop = &row->hop;
 	} else {
-		__builtin_memset(fresh, 0, sizeof(*fresh));
-		fresh->tick = tick;
-		fresh->rx_ifindex = rx_ifindex;
-		fresh->rx_vlan = w->pkt.vlan;
-		result = fib_ask(ctx, outer->to, fresh);
+		hop_begin(fresh, w->jiffies, rx_ifindex, w->pkt.vlan);
+		result = route_ask(ctx, outer->daddr, *outer->family, fresh);
 		TRACE(w, fib_result, result);
 		outer->hop = fresh;
 		if (result != BPF_FIB_LKUP_RET_SUCCESS)
-			return fib_verdict(result);
+			return route_verdict(result);
 		if (!w->traced)
 			row->hop = *fresh;
 	}
@@ -122,10 +118,10 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 				     const struct backend *backend, struct backend_cpu *row)
 {
 	struct outer outer = {
-		.to = backend,
+		.daddr = &backend->addr,
+		.family = &backend->family,
 		.hash = w->hash >> 32,
-		.length = backend->family == FAMILY_V4 ? sizeof(struct iphdr)
-						       : sizeof(struct ipv6hdr),
+		.length = outer_length(backend->family),
 	};
 	struct next_hop fresh;
 	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex), tx_ifindex;
@@ -135,11 +131,11 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 		return verdict;
 	if (unlikely(outer.hop->mtu && w->pkt.l3_length + outer.length > outer.hop->mtu))
 		return too_big(ctx, w->row, outer.hop->mtu - outer.length);
-	outer_source(&outer);
+	tunnel_source(&outer);
 	TRACE(w, outer_saddr, outer.saddr);
 	tx_ifindex = outer.hop->tx_ifindex;
 
-	if (unlikely(encap(ctx, &w->pkt, &outer)))
+	if (unlikely(xdp_encap(ctx, &w->pkt, &outer)))
 		return VERDICT_DROP_HEADROOM;
 	return hand_on(ctx, w, row, verdict, tx_ifindex, NULL);
 }
@@ -152,7 +148,7 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
 {
 	struct work *w = work_of(work_row);
 	struct backend *backend = backend_of(handle);
-	struct outer outer = { .to = backend };
+	struct outer outer = {};
 	__u32 verdict, tx_ifindex;
 	struct backend_cpu *row;
 	struct next_hop fresh;
@@ -162,6 +158,8 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
 	row = backend_row(w->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	if (!row)
 		return VERDICT_DROP_NO_BACKEND;
+	outer.daddr = &backend->addr;
+	outer.family = &backend->family;
 	verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex | HOP_L2);
 	TRACE(w, hop, *outer.hop);
 	if (verdict > VERDICT_HANDOFF)
@@ -341,7 +339,7 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
 
 	RECORD(w, service, 0);
 	RECORD(w, handle, 0);
-	parsed = parse_packet(ctx, &w->pkt);
+	parsed = parse_frame(cursor_of(ctx), &w->pkt);
 	barrier();
 	if (unlikely(parsed != PARSE_OK)) {
 		if (nat_ports && parsed == VERDICT_PASS_PROTOCOL)

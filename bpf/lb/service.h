@@ -16,6 +16,19 @@ static __always_inline __u64 vip_lengths_with_ports(bool v4)
 	return lengths ? *(volatile __u64 *)&lengths->ports[v4 ? VIP_V4 : VIP_V6] : 0;
 }
 
+/* Of a VIP, for its place in the index: the last words of key in one step. */
+static __always_inline __u64 hash_vip(const struct vip_key *key)
+{
+	__u64 tail = *(const __u32 *)&key->port;
+	__u64 state = hash_step(0, key->addr.word[3] | tail << 32);
+
+	if ((key->family & ~VIP_PREFIX) == FAMILY_V6)
+		state = hash_step(
+			hash_step(state, key->addr.word[0] | (__u64)key->addr.word[1] << 32),
+			key->addr.word[2]);
+	return state;
+}
+
 static __always_inline bool vip_equal(const struct vip_key *a, const struct vip_key *b)
 {
 	if (a->addr.word[3] != b->addr.word[3] ||

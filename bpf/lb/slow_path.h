@@ -11,7 +11,7 @@
 #include "snat/maps.h"
 
 /*
- * For what parse_packet() did not call PARSE_OK. Returns PARSE_OK if the packet now has a
+ * For what parse_frame() did not call PARSE_OK. Returns PARSE_OK if the packet now has a
  * flow, else its verdict.
  */
 __noinline int special_parse(struct xdp_md *ctx, __u32 row, __u32 parsed)
@@ -44,7 +44,7 @@ __noinline int special_handle(__u32 row, __u32 handle)
 		TRACE_FLAG(w, TRACE_FRAGMENT);
 	if (w->special & SPECIAL_FIRST && handle)
 		fragment_learn(row, handle);
-	return w->special & SPECIAL_LATER ? w->walk.handle : handle;
+	return w->special & SPECIAL_LATER ? w->first_handle : handle;
 }
 
 static __always_inline __u32 special_no_backend(const struct work *w)

@@ -2,13 +2,13 @@
 /*
  * The outer header: IPIP (RFC 2003), and IPv6 around either family (RFC 2473).
  *
- * The packet inside is not touched. Its TTL in particular stays: the VIP is this
- * node's own address, so that this is no forwarding of it (RFC 2003, 3.1).
+ * The packet inside is not touched. Its TTL in particular stays: who encapsulates has it
+ * for an address of this node's own, so that this is no forwarding of it (RFC 2003, 3.1).
  */
 #ifndef TOWPATH_ENCAP_H
 #define TOWPATH_ENCAP_H
 
-#include "lb/maps.h"
+#include "abi/net.h"
 #include "net/parse.h"
 
 enum encap_limits {
@@ -16,28 +16,23 @@ enum encap_limits {
 	OUTER_ID_STEP = 0x9e37,
 };
 
-/* What the outer header says, decided before the packet is touched. */
+/*
+ * What the outer header says, decided before the packet is touched. The family is read where it
+ * lies, in a map: there it is any number to the verifier, which goes through all that follows
+ * once for each family if it is told which one has been seen.
+ */
 struct outer {
-	const struct backend *to;
+	const struct address *daddr;
+	const __u8 *family; /* of daddr, enum family */
 	const struct next_hop *hop;
 	struct address saddr;
 	__u32 length; /* of the header: 20 or 40 */
 	__u32 hash;
 };
 
-/*
- * Fills the host bits of a prefix from the flow's hash, for the backend's RSS: the
- * last from the low ones, since the high ones chose the slot and with it the backend.
- */
-static __always_inline void outer_source(struct outer *outer)
+static __always_inline __u32 outer_length(__u8 family)
 {
-	__u32 zero = 0;
-	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
-
-	outer->saddr = outer->hop->saddr;
-	if (set)
-		outer->saddr.word[3] |= bpf_htonl(outer->hash) &
-					(outer->to->family == FAMILY_V4 ? set->vary4 : set->vary6);
+	return family == FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 }
 
 static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
@@ -86,7 +81,7 @@ static __always_inline void write_ipv4(struct iphdr *ip, const struct packet *pk
 	ip->protocol = IPPROTO_IPIP;
 	ip->check = 0;
 	ip->saddr = outer->saddr.word[3];
-	ip->daddr = outer->to->addr.word[3];
+	ip->daddr = outer->daddr->word[3];
 	ip->check = ipv4_checksum(ip);
 }
 
@@ -101,7 +96,7 @@ static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct packet *
 	ip->nexthdr = pkt->flow.family == FAMILY_V4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	ip->hop_limit = OUTER_TTL;
 	__builtin_memcpy(&ip->saddr, &outer->saddr, 16);
-	__builtin_memcpy(&ip->daddr, &outer->to->addr, 16);
+	__builtin_memcpy(&ip->daddr, outer->daddr, 16);
 }
 
 static __always_inline void write_ethernet(struct ethhdr *eth, const struct next_hop *hop,
@@ -134,12 +129,12 @@ static __always_inline void *write_link(struct cursor *c, const struct next_hop 
 }
 
 /* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
-static __always_inline int encap(struct xdp_md *ctx, const struct packet *pkt,
-				 const struct outer *outer)
+static __always_inline int xdp_encap(struct xdp_md *ctx, const struct packet *pkt,
+				     const struct outer *outer)
 {
 	const struct next_hop *hop = outer->hop;
 	__u32 link = sizeof(struct ethhdr) + (hop->tx_vlan ? sizeof(struct vlan_tag) : 0);
-	bool v4 = outer->to->family == FAMILY_V4;
+	bool v4 = *outer->family == FAMILY_V4;
 	struct cursor c;
 	void *ip;
 
@@ -157,6 +152,40 @@ static __always_inline int encap(struct xdp_md *ctx, const struct packet *pkt,
 		if (ip + sizeof(struct ipv6hdr) > c.end)
 			return -1;
 		write_ipv6(ip, pkt, outer);
+	}
+	return 0;
+}
+
+/*
+ * The same in tc, for a packet whose link layer the kernel is to write. Room is made in a way
+ * that tells the kernel of the tunnel: a checksum or segments that are still to be made are
+ * then left only to devices that can make them inside.
+ */
+static __always_inline int skb_encap(struct __sk_buff *skb, const struct packet *pkt,
+				     const struct outer *outer)
+{
+	bool v4 = *outer->family == FAMILY_V4;
+	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO |
+		      (v4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
+	struct cursor c;
+	struct ethhdr *eth;
+
+	if (bpf_skb_adjust_room(skb, outer->length, BPF_ADJ_ROOM_MAC, flags))
+		return -1;
+	c = cursor_of(skb);
+	eth = cursor_take(&c, struct ethhdr);
+	if (!eth)
+		return -1;
+	if (v4) {
+		if (c.pos + sizeof(struct iphdr) > c.end)
+			return -1;
+		eth->h_proto = bpf_htons(ETH_P_IP);
+		write_ipv4(c.pos, pkt, outer);
+	} else {
+		if (c.pos + sizeof(struct ipv6hdr) > c.end)
+			return -1;
+		eth->h_proto = bpf_htons(ETH_P_IPV6);
+		write_ipv6(c.pos, pkt, outer);
 	}
 	return 0;
 }

@@ -1,180 +1,157 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Reads the headers of packets that parse_packet() has put aside: fragments, ICMP, and
- * the packets that ICMP errors quote. This is no hot path. The place in the frame is in
- * the work row between steps, and the steps are global functions: the verifier looks at
- * each once, whatever came before it.
+ * Reads the headers of packets that parse_frame() has put aside, one at a time: fragments,
+ * ICMP, and the packets that ICMP errors quote. This is no hot path.
+ *
+ * Where it has come to in the frame is in a struct that is kept in a map between steps, so that
+ * the verifier takes it for any number and each step can be a global function of the program's,
+ * which is looked at once, whatever came before it.
  */
-#ifndef TOWPATH_WALK_H
-#define TOWPATH_WALK_H
+#ifndef TOWPATH_NET_EXTHDR_H
+#define TOWPATH_NET_EXTHDR_H
 
 #include "net/parse.h"
-#include "lb/context.h"
 
-enum walk_result {
-	WALK_ON = -2, /* else PARSE_OK or an enum verdict */
+enum hdr_result {
+	HDR_MORE = -2, /* else an enum parse_result */
 };
 
-enum walk_limits {
-	WALK_REACH = 0xfff, /* headers further into the frame are not read */
+enum hdr_limits {
+	HDR_REACH = 0xfff, /* headers further into the frame are not read */
 };
 
-/* A cursor at the place that the walk has come to. False: that is too far. */
-static __always_inline bool walk_cursor(struct xdp_md *ctx, const struct walk *walk,
-					struct cursor *c)
+/* Where a packet's headers are being read, and what the last IP header said. */
+struct hdr_state {
+	struct flow_key flow; /* without ports */
+	__u32 at;	      /* bytes into the frame */
+	__u32 id_at;	      /* of a fragment, bytes into the frame: where its ... */
+	__be32 id;	      /* ... identification is */
+	__u16 offset;	      /* of a fragment, in 8 bytes */
+	bool fragment;
+	__u8 nexthdr; /* what is at `at` */
+};
+
+/* Moves a cursor from the frame's start to the header that is next. False: that is too far. */
+static __always_inline bool hdr_cursor(const struct hdr_state *hdr, struct cursor *c)
 {
-	__u64 at = walk->at;
+	__u64 at = hdr->at;
 
-	if (at > WALK_REACH)
+	if (at > HDR_REACH)
 		return false;
-	*c = cursor_of(ctx);
 	c->pos += at;
 	return true;
 }
 
 /* Whether the packet goes on for so many bytes from here on; padding isn't the packet's. */
-static __always_inline bool walk_has(const struct work *w, __u32 bytes)
+static __always_inline bool hdr_within(const struct hdr_state *hdr, const struct packet *pkt,
+				       __u32 bytes)
 {
-	return w->walk.at + bytes <= w->pkt.l3_offset + w->pkt.l3_length;
+	return hdr->at + bytes <= pkt->l3_offset + pkt->l3_length;
 }
 
-static __always_inline int walk_fragment(struct walk *walk, struct cursor *c)
+static __always_inline int hdr_skip_fragment(struct hdr_state *hdr, struct cursor *c)
 {
 	struct ipv6_fragment *frag = cursor_take(c, struct ipv6_fragment);
 
 	if (!frag)
-		return VERDICT_PASS_MALFORMED;
-	walk->nexthdr = frag->nexthdr;
-	walk->id_at = walk->at + offsetof(struct ipv6_fragment, id);
-	walk->at += sizeof(*frag);
+		return PARSE_MALFORMED;
+	hdr->nexthdr = frag->nexthdr;
+	hdr->id_at = hdr->at + offsetof(struct ipv6_fragment, id);
+	hdr->at += sizeof(*frag);
 	if (!(frag->offset & bpf_htons(IPV6_FRAGMENT)))
-		return WALK_ON;
-	walk->id = frag->id;
-	walk->offset = bpf_ntohs(frag->offset) >> 3;
-	walk->fragment = true;
-	return VERDICT_PASS_FRAGMENT;
+		return HDR_MORE;
+	hdr->id = frag->id;
+	hdr->offset = bpf_ntohs(frag->offset) >> 3;
+	hdr->fragment = true;
+	return PARSE_FRAGMENT;
 }
 
-/* Walks past one extension header as parse_ipv6_extensions() does; PARSE_OK: there is none. */
-__noinline int walk_extension(struct xdp_md *ctx, __u32 row)
+/*
+ * Skips one extension header as parse_ipv6_extensions() does: HDR_MORE, or PARSE_OK if there is
+ * none. A fragment header ends the walk, behind it, with PARSE_FRAGMENT, unless it is that of a
+ * whole packet. `c`: at the frame's start.
+ */
+static __always_inline int hdr_skip(struct hdr_state *hdr, struct cursor c)
 {
-	struct work *w = work_of(row);
 	struct ipv6_extension *ext;
-	struct cursor c;
 
-	if (!w || !walk_cursor(ctx, &w->walk, &c))
-		return VERDICT_PASS_PROTOCOL;
-	switch (w->walk.nexthdr) {
+	if (!hdr_cursor(hdr, &c))
+		return PARSE_PROTOCOL;
+	switch (hdr->nexthdr) {
 	case IPPROTO_HOPOPTS:
 	case IPPROTO_DSTOPTS:
 	case IPPROTO_ROUTING:
 		ext = cursor_take(&c, struct ipv6_extension);
 		if (!ext)
-			return VERDICT_PASS_MALFORMED;
-		if (w->walk.nexthdr == IPPROTO_ROUTING && ext->segments_left)
-			return VERDICT_PASS_PROTOCOL;
-		w->walk.nexthdr = ext->nexthdr;
-		w->walk.at += (ext->length + 1) * 8;
-		return WALK_ON;
+			return PARSE_MALFORMED;
+		if (hdr->nexthdr == IPPROTO_ROUTING && ext->segments_left)
+			return PARSE_PROTOCOL;
+		hdr->nexthdr = ext->nexthdr;
+		hdr->at += (ext->length + 1) * 8;
+		return HDR_MORE;
 	case IPPROTO_FRAGMENT:
-		return walk_fragment(&w->walk, &c);
+		return hdr_skip_fragment(hdr, &c);
 	default:
 		return PARSE_OK;
 	}
 }
 
-/*
- * Walks past extension headers. A fragment header ends the walk, behind it, with
- * VERDICT_PASS_FRAGMENT, unless it is that of a whole packet.
- */
-static __always_inline int walk_extensions(struct xdp_md *ctx, __u32 row)
+/* Reads the IPv4 header that is next, and moves behind it. `c`: at the frame's start. */
+static __always_inline int hdr_read_ipv4(struct hdr_state *hdr, struct cursor c)
 {
-	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
-		int result = walk_extension(ctx, row);
-
-		if (result != WALK_ON)
-			return result;
-	}
-	return VERDICT_PASS_PROTOCOL;
-}
-
-static __always_inline int walk_ipv4(struct xdp_md *ctx, struct walk *walk)
-{
-	struct cursor c;
 	struct iphdr *ip;
 
-	if (!walk_cursor(ctx, walk, &c))
-		return VERDICT_PASS_PROTOCOL;
+	if (!hdr_cursor(hdr, &c))
+		return PARSE_PROTOCOL;
 	ip = cursor_take(&c, struct iphdr);
 	if (!ip || ip->version != 4 || ip->ihl < 5)
-		return VERDICT_PASS_MALFORMED;
-	walk->flow.saddr = (struct address){ .word[3] = ip->saddr };
-	walk->flow.daddr = (struct address){ .word[3] = ip->daddr };
-	walk->id_at = walk->at + offsetof(struct iphdr, id);
-	walk->id = bpf_htonl(bpf_ntohs(ip->id));
-	walk->offset = bpf_ntohs(ip->frag_off) & IPV4_OFFSET;
-	walk->fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT);
-	walk->nexthdr = ip->protocol;
-	walk->at += ip->ihl * 4;
-	return walk->offset ? VERDICT_PASS_FRAGMENT : PARSE_OK;
+		return PARSE_MALFORMED;
+	hdr->flow.saddr = (struct address){ .word[3] = ip->saddr };
+	hdr->flow.daddr = (struct address){ .word[3] = ip->daddr };
+	hdr->id_at = hdr->at + offsetof(struct iphdr, id);
+	hdr->id = bpf_htonl(bpf_ntohs(ip->id));
+	hdr->offset = bpf_ntohs(ip->frag_off) & IPV4_OFFSET;
+	hdr->fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT);
+	hdr->nexthdr = ip->protocol;
+	hdr->at += ip->ihl * 4;
+	return hdr->offset ? PARSE_FRAGMENT : PARSE_OK;
 }
 
-static __always_inline int walk_ipv6(struct xdp_md *ctx, struct walk *walk, __u32 row)
+/* The same of IPv6. PARSE_OK: extension headers may follow. */
+static __always_inline int hdr_read_ipv6(struct hdr_state *hdr, struct cursor c)
 {
 	struct ipv6hdr *ip;
-	struct cursor c;
-	int result;
 
-	if (!walk_cursor(ctx, walk, &c))
-		return VERDICT_PASS_PROTOCOL;
+	if (!hdr_cursor(hdr, &c))
+		return PARSE_PROTOCOL;
 	ip = cursor_take(&c, struct ipv6hdr);
 	if (!ip || ip->version != 6)
-		return VERDICT_PASS_MALFORMED;
-	__builtin_memcpy(&walk->flow.saddr, &ip->saddr, 16);
-	__builtin_memcpy(&walk->flow.daddr, &ip->daddr, 16);
-	walk->fragment = false;
-	walk->nexthdr = ip->nexthdr;
-	walk->at += sizeof(*ip);
-	result = walk_extensions(ctx, row);
-	if (result == VERDICT_PASS_FRAGMENT && !walk->offset)
-		result = walk_extensions(ctx, row);
-	return result;
+		return PARSE_MALFORMED;
+	__builtin_memcpy(&hdr->flow.saddr, &ip->saddr, 16);
+	__builtin_memcpy(&hdr->flow.daddr, &ip->daddr, 16);
+	hdr->fragment = false;
+	hdr->nexthdr = ip->nexthdr;
+	hdr->at += sizeof(*ip);
+	return PARSE_OK;
 }
 
 /*
- * Walks past the IP header that it stands before, of the packet's family, and past its
- * extension headers. Returns PARSE_OK before a transport header, whose packet may be a
- * first fragment; VERDICT_PASS_FRAGMENT before the rest of one that has none.
+ * Takes the ports that are next into `flow`, with their protocol. `least` bytes of the
+ * transport header must be there. False: they aren't, or it has no ports.
  */
-__noinline int walk_ip(struct xdp_md *ctx, __u32 row)
-{
-	struct work *w = work_of(row);
-
-	if (!w)
-		return VERDICT_PASS_MALFORMED;
-	if (w->pkt.flow.family == FAMILY_V4)
-		return walk_ipv4(ctx, &w->walk);
-	return walk_ipv6(ctx, &w->walk, row);
-}
-
-/*
- * Takes the ports at the walk's place into `flow`, with their protocol. `least` bytes of
- * the transport header must be there. False: they aren't, or it has no ports.
- */
-static __always_inline bool walk_ports(struct xdp_md *ctx, const struct work *w, __u32 least,
-				       struct flow_key *flow)
+static __always_inline bool hdr_ports(const struct hdr_state *hdr, const struct packet *pkt,
+				      struct cursor c, __u32 least, struct flow_key *flow)
 {
 	struct ports *ports;
-	struct cursor c;
 
-	if (w->walk.nexthdr != IPPROTO_TCP && w->walk.nexthdr != IPPROTO_UDP)
+	if (hdr->nexthdr != IPPROTO_TCP && hdr->nexthdr != IPPROTO_UDP)
 		return false;
-	if (!walk_has(w, least) || !walk_cursor(ctx, &w->walk, &c))
+	if (!hdr_within(hdr, pkt, least) || !hdr_cursor(hdr, &c))
 		return false;
 	ports = cursor_take(&c, struct ports);
 	if (!ports)
 		return false;
-	flow->protocol = w->walk.nexthdr;
+	flow->protocol = hdr->nexthdr;
 	flow->sport = ports->source;
 	flow->dport = ports->dest;
 	return true;

@@ -11,7 +11,6 @@
 #define TOWPATH_HASH_H
 
 #include "abi/base.h"
-#include "abi/lb.h"
 
 /* The multiplier of Pelle Evensen's rrmxmx, a mixer that passes PractRand. */
 static const __u64 HASH_MULTIPLIER = 0x9fb21c651e98df25ULL;
@@ -59,19 +58,6 @@ static __always_inline __u64 hash_client(const struct flow_key *flow, __u64 seed
 	else
 		state = hash_address(seed, &flow->saddr);
 	return hash_step(hash_step(state, flow->family), 0);
-}
-
-/* Of a VIP, for its place in the index: the last words of key in one step. */
-static __always_inline __u64 hash_vip(const struct vip_key *key)
-{
-	__u64 tail = *(const __u32 *)&key->port;
-	__u64 state = hash_step(0, key->addr.word[3] | tail << 32);
-
-	if ((key->family & ~VIP_PREFIX) == FAMILY_V6)
-		state = hash_step(
-			hash_step(state, key->addr.word[0] | (__u64)key->addr.word[1] << 32),
-			key->addr.word[2]);
-	return state;
 }
 
 /* 32 bits to [0, n) without a division (Lemire, arXiv:1805.10941). */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Cursor parsers. Each checks bounds, moves the cursor past what it read and
- * says what comes next, or which verdict ends the parse.
+ * says what comes next, or what ends the parse.
  */
 #ifndef TOWPATH_PARSE_H
 #define TOWPATH_PARSE_H
@@ -20,7 +20,6 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi/base.h"
-#include "abi/lb.h"
 
 #define barrier()   asm volatile("" ::: "memory")
 #define likely(x)   __builtin_expect(!!(x), 1)
@@ -30,8 +29,16 @@ enum parse_limits {
 	IPV6_EXTENSIONS = 8, /* headers walked before a packet is let pass */
 };
 
+/*
+ * What ends a parse. The load balancer has a verdict of the same number for each of these
+ * but the first, so that it returns either.
+ */
 enum parse_result {
-	PARSE_OK = -1, /* anything else is an enum verdict */
+	PARSE_OK = -1,
+	PARSE_NOT_IP = 3,
+	PARSE_PROTOCOL = 5, /* neither TCP nor UDP */
+	PARSE_FRAGMENT = 6,
+	PARSE_MALFORMED = 7, /* shorter than its headers say, or nonsense in them */
 };
 
 /* The few numbers of the wire that no uapi header names. */
@@ -102,13 +109,12 @@ static __always_inline bool tcp_begins(__u8 flags)
 	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
-static __always_inline struct cursor cursor_of(struct xdp_md *ctx)
-{
-	return (struct cursor){
-		.pos = (void *)(long)ctx->data,
-		.end = (void *)(long)ctx->data_end,
-	};
-}
+/* Of the frame that a program is given, by XDP or tc. */
+#define cursor_of(ctx)                                \
+	((struct cursor){                             \
+		.pos = (void *)(long)(ctx)->data,     \
+		.end = (void *)(long)(ctx)->data_end, \
+	})
 
 /* 64 bits wide, since the verifier allows no 32-bit arithmetic on pointers. */
 static __always_inline __s64 cursor_left(const struct cursor *c)
@@ -151,7 +157,7 @@ static __always_inline int parse_tcp(struct cursor *c, __u32 left, struct packet
 	struct tcphdr *tcp = cursor_take(c, struct tcphdr);
 
 	if (!tcp || left < sizeof(*tcp))
-		return VERDICT_PASS_MALFORMED;
+		return PARSE_MALFORMED;
 	pkt->flow.sport = tcp->source;
 	pkt->flow.dport = tcp->dest;
 	pkt->tcp_flags = ((__u8 *)tcp)[TCP_FLAGS_AT];
@@ -166,10 +172,10 @@ static __always_inline int parse_ports(struct cursor *c, __u32 left, struct pack
 	if (likely(pkt->flow.protocol == IPPROTO_TCP))
 		return parse_tcp(c, left, pkt);
 	if (pkt->flow.protocol != IPPROTO_UDP)
-		return VERDICT_PASS_PROTOCOL;
+		return PARSE_PROTOCOL;
 	udp = cursor_take(c, struct udphdr);
 	if (!udp || left < sizeof(*udp))
-		return VERDICT_PASS_MALFORMED;
+		return PARSE_MALFORMED;
 	pkt->flow.sport = udp->source;
 	pkt->flow.dport = udp->dest;
 	pkt->tcp_flags = 0;
@@ -183,11 +189,11 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
 	struct iphdr *ip = cursor_take(c, struct iphdr);
 
 	if (!ip || ip->version != 4 || ip->ihl < 5)
-		return VERDICT_PASS_MALFORMED;
+		return PARSE_MALFORMED;
 	header = ip->ihl * 4;
 	pkt->l3_length = bpf_ntohs(ip->tot_len);
 	if (pkt->l3_length < header || pkt->l3_length > left)
-		return VERDICT_PASS_MALFORMED;
+		return PARSE_MALFORMED;
 
 	pkt->tos = ip->tos;
 	pkt->ttl = ip->ttl;
@@ -201,7 +207,7 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
 		.family = FAMILY_V4,
 	};
 	if (unlikely(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
-		return VERDICT_PASS_FRAGMENT;
+		return PARSE_FRAGMENT;
 
 	/* Options are skipped here and carried along with the packet. */
 	c->pos = (void *)ip + header;
@@ -225,18 +231,18 @@ static __always_inline int parse_ipv6_extensions(struct cursor *c, __u8 nexthdr,
 		case IPPROTO_ROUTING:
 			ext = cursor_take(c, struct ipv6_extension);
 			if (!ext)
-				return VERDICT_PASS_MALFORMED;
+				return PARSE_MALFORMED;
 			if (nexthdr == IPPROTO_ROUTING && ext->segments_left)
-				return VERDICT_PASS_PROTOCOL;
+				return PARSE_PROTOCOL;
 			nexthdr = ext->nexthdr;
 			c->pos = (void *)ext + (ext->length + 1) * 8;
 			break;
 		case IPPROTO_FRAGMENT:
 			frag = cursor_take(c, struct ipv6_fragment);
 			if (!frag)
-				return VERDICT_PASS_MALFORMED;
+				return PARSE_MALFORMED;
 			if (frag->offset & bpf_htons(IPV6_FRAGMENT))
-				return VERDICT_PASS_FRAGMENT;
+				return PARSE_FRAGMENT;
 			nexthdr = frag->nexthdr;
 			break;
 		default:
@@ -244,7 +250,7 @@ static __always_inline int parse_ipv6_extensions(struct cursor *c, __u8 nexthdr,
 			return PARSE_OK;
 		}
 	}
-	return VERDICT_PASS_PROTOCOL;
+	return PARSE_PROTOCOL;
 }
 
 static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
@@ -256,10 +262,10 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 	int result;
 
 	if (!ip || ip->version != 6)
-		return VERDICT_PASS_MALFORMED;
+		return PARSE_MALFORMED;
 	pkt->l3_length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	if (pkt->l3_length > left)
-		return VERDICT_PASS_MALFORMED;
+		return PARSE_MALFORMED;
 
 	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
 	pkt->ttl = ip->hop_limit;
@@ -277,27 +283,27 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 	}
 	after = c->pos - start;
 	if (after > pkt->l3_length)
-		return VERDICT_PASS_MALFORMED;
+		return PARSE_MALFORMED;
 	pkt->l4_offset = after;
 	return parse_ports(c, pkt->l3_length - after, pkt);
 }
 
 /*
  * Fills `pkt` from the frame: all of it if it returns PARSE_OK, all but the ports, and for
- * IPv6 the protocol and where the transport is, if VERDICT_PASS_FRAGMENT, all but the ports
- * if VERDICT_PASS_PROTOCOL.
+ * IPv6 the protocol and where the transport is, if PARSE_FRAGMENT, all but the ports
+ * if PARSE_PROTOCOL.
  */
-static __always_inline int parse_packet(struct xdp_md *ctx, struct packet *pkt)
+static __always_inline int parse_frame(struct cursor c, struct packet *pkt)
 {
-	struct cursor c = cursor_of(ctx);
+	const void *frame = c.pos;
 	__be16 ethertype = parse_ethernet(&c, &pkt->vlan);
 
-	pkt->l3_offset = c.pos - (void *)(long)ctx->data;
+	pkt->l3_offset = c.pos - frame;
 	if (ethertype == bpf_htons(ETH_P_IP))
 		return parse_ipv4(&c, pkt);
 	if (ethertype == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(&c, pkt);
-	return ethertype ? VERDICT_PASS_NOT_IP : VERDICT_PASS_MALFORMED;
+	return ethertype ? PARSE_NOT_IP : PARSE_MALFORMED;
 }
 
 #endif

@@ -20,22 +20,22 @@
 static __noinline bool nat_read_error(struct xdp_md *ctx, struct work *w, struct nat *n)
 {
 	bool v4 = w->pkt.flow.family == FAMILY_V4;
-	struct cursor c;
+	struct cursor c = cursor_of(ctx);
 	__u32 check;
 	__u8 *type;
 
-	w->walk.at = w->pkt.l3_offset + w->pkt.l4_offset;
-	if (!walk_cursor(ctx, &w->walk, &c))
+	w->hdr.at = w->pkt.l3_offset + w->pkt.l4_offset;
+	if (!hdr_cursor(&w->hdr, &c))
 		return false;
 	type = cursor_take(&c, __u8);
 	if (!type || !icmp_is_error(v4, *type))
 		return false;
-	w->walk.at += sizeof(struct icmp_header);
+	w->hdr.at += sizeof(struct icmp_header);
 	n->quote = w->pkt.l4_offset + sizeof(struct icmp_header);
 	if (icmp_quoted(ctx, w->row) != PARSE_OK)
 		return false;
-	n->quoted_ports = w->walk.at - w->pkt.l3_offset;
-	n->quoted_id = w->walk.fragment ? w->walk.id_at - w->pkt.l3_offset : 0;
+	n->quoted_ports = w->hdr.at - w->pkt.l3_offset;
+	n->quoted_id = w->hdr.fragment ? w->hdr.id_at - w->pkt.l3_offset : 0;
 	/* A quote may end before TCP's checksum. */
 	check = n->quoted_ports + (w->pkt.flow.protocol == IPPROTO_TCP ? 16 : 6);
 	n->quoted_check = check + 2 <= w->pkt.l3_length ? check : 0;

@@ -66,7 +66,7 @@ static __always_inline int translate_fragment(struct xdp_md *ctx, const struct w
 		difference = translate_ipv4(header, n);
 		header->check = checksum_after(header->check, replace_id_ipv4(header, mask));
 	} else {
-		__be32 *id = ip + ((w->walk.id_at - pkt->l3_offset) & TRANSLATE_L4);
+		__be32 *id = ip + ((w->hdr.id_at - pkt->l3_offset) & TRANSLATE_L4);
 
 		if (ip + sizeof(struct ipv6hdr) > c.end || (void *)(id + 1) > c.end)
 			return -1;

@@ -9,8 +9,9 @@
 #define TOWPATH_SNAT_H
 
 #include "lb/counters.h"
-#include "net/fib.h"
 #include "lb/punt.h"
+#include "lb/route.h"
+#include "net/fib.h"
 #include "snat/allocate.h"
 #include "lb/service.h"
 #include "lb/slow_path.h"
@@ -23,7 +24,7 @@
  */
 
 /* Asks the kernel for the way of a packet between these two, into n->hop. */
-__noinline int nat_ask(struct xdp_md *ctx, __u32 row, __u32 v4)
+__noinline int nat_ask(struct xdp_md *ctx, __u32 row, __u32 family)
 {
 	struct bpf_fib_lookup fib = {};
 	struct nat *n = nat_of(row);
@@ -34,32 +35,17 @@ __noinline int nat_ask(struct xdp_md *ctx, __u32 row, __u32 v4)
 	if (!n)
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
 	hop = &n->hop;
-	ingress = fib_ingress(hop->rx_ifindex, hop->rx_vlan);
+	ingress = fib_ingress(&vlan_devices, hop->rx_ifindex, hop->rx_vlan);
 	fib.ifindex = ingress;
-	if (v4) {
-		fib.family = AF_INET;
-		fib.ipv4_src = n->saddr.word[3];
-		fib.ipv4_dst = n->daddr.word[3];
-	} else {
-		fib.family = AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, &n->saddr, 16);
-		__builtin_memcpy(fib.ipv6_dst, &n->daddr, 16);
-	}
-	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
-	hop->mtu = fib.mtu_result;
-	__builtin_memcpy(hop->dmac, fib.dmac, 6);
-	__builtin_memcpy(hop->smac, fib.smac, 6);
-	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
-		hop->tx_ifindex = fib.ifindex;
-	else
-		fib_egress(hop, fib.ifindex, ingress != hop->rx_ifindex);
+	fib_addresses(&fib, family, &n->saddr, &n->daddr);
+	result = fib_lookup(ctx, &fib, false);
+	fib_take_hop(&egress_devices, hop, &fib, ingress, result);
 	return result;
 }
 
 static __always_inline bool nat_hop_holds(const struct work *w, const struct next_hop *hop)
 {
-	return hop->tick == (__u32)w->jiffies && hop->rx_ifindex == w->rx_ifindex &&
-	       hop->rx_vlan == w->pkt.vlan;
+	return hop_holds(hop, w->jiffies, w->rx_ifindex, w->pkt.vlan);
 }
 
 /*
@@ -76,15 +62,12 @@ static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct work *w, st
 		TRACE_FLAG(w, TRACE_FIB_CACHED);
 		n->hop = *kept;
 	} else {
-		__builtin_memset(&n->hop, 0, sizeof(n->hop));
+		hop_begin(&n->hop, w->jiffies, w->rx_ifindex, w->pkt.vlan);
 		n->hop.saddr = *saddr;
-		n->hop.tick = w->jiffies;
-		n->hop.rx_ifindex = w->rx_ifindex;
-		n->hop.rx_vlan = w->pkt.vlan;
-		result = nat_ask(ctx, w->row, w->pkt.flow.family == FAMILY_V4);
+		result = nat_ask(ctx, w->row, w->pkt.flow.family);
 		TRACE(w, fib_result, result);
 		if (result != BPF_FIB_LKUP_RET_SUCCESS)
-			return fib_verdict(result);
+			return route_verdict(result);
 		if (!w->traced)
 			*kept = n->hop;
 	}

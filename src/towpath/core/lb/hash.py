@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hashes of ``bpf/net/hash.h``, so that user space knows where the program looks.
+"""The hashes of ``bpf/net/hash.h`` and ``bpf/lb/service.h``: where the program looks.
 
 Words are the little-endian values of bytes in network order, as the program
 reads them from memory.
