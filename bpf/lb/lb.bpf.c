@@ -13,11 +13,10 @@
 #include "lb/counters.h"
 #include "lb/flow_table.h"
 #include "lb/l2.h"
-#include "lb/punt.h"
-#include "lb/route.h"
 #include "lb/service.h"
 #include "lb/slow_path.h"
 #include "lb/trace.h"
+#include "lb/transmit.h"
 #include "lb/tunnel.h"
 #include "net/encap.h"
 #include "net/fib.h"
@@ -81,37 +80,17 @@ static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
 {
 	int result;
 
-	if (likely(hop_holds(&row->hop, w->jiffies, rx_ifindex, w->pkt.vlan))) {
+	if (likely(next_hop_holds(w, &row->hop, rx_ifindex))) {
 		TRACE_FLAG(w, TRACE_FIB_CACHED);
 		outer->hop = &row->hop;
 	} else {
-		hop_begin(fresh, w->jiffies, rx_ifindex, w->pkt.vlan);
+		next_hop_begin(w, fresh, rx_ifindex);
 		result = route_ask(ctx, outer->daddr, *outer->family, fresh);
-		TRACE(w, fib_result, result);
 		outer->hop = fresh;
-		if (result != BPF_FIB_LKUP_RET_SUCCESS)
+		if (!next_hop_keep(w, &row->hop, fresh, result))
 			return route_verdict(result);
-		if (!w->traced)
-			row->hop = *fresh;
 	}
-	return outer->hop->tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
-}
-
-/* Sends a packet that is in its frame, and counts it for its backend. Returns the verdict. */
-static __always_inline __u32 hand_on(struct xdp_md *ctx, struct work *w, struct backend_cpu *row,
-				     __u32 verdict, __u32 tx_ifindex,
-				     const struct backend *next_hop)
-{
-	RECORD(w, tx_ifindex, tx_ifindex);
-	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, next_hop))
-		return VERDICT_DROP_HEADROOM;
-	if (unlikely(verdict == VERDICT_REDIRECT))
-		bpf_redirect(tx_ifindex, 0);
-	if (!w->traced) {
-		row->packets++;
-		row->bytes += w->pkt.l3_length;
-	}
-	return verdict;
+	return next_hop_verdict(w, outer->hop);
 }
 
 static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
@@ -127,9 +106,9 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex), tx_ifindex;
 
 	TRACE(w, hop, *outer.hop);
-	if (unlikely(verdict > VERDICT_HANDOFF))
+	if (unlikely(!is_sent(verdict)))
 		return verdict;
-	if (unlikely(outer.hop->mtu && w->pkt.l3_length + outer.length > outer.hop->mtu))
+	if (!next_hop_fits(w, outer.hop, outer.length))
 		return too_big(ctx, w->row, outer.hop->mtu - outer.length);
 	tunnel_source(&outer);
 	TRACE(w, outer_saddr, outer.saddr);
@@ -137,7 +116,10 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
 
 	if (unlikely(xdp_encap(ctx, &w->pkt, &outer)))
 		return VERDICT_DROP_HEADROOM;
-	return hand_on(ctx, w, row, verdict, tx_ifindex, NULL);
+	verdict = transmit(ctx, w, verdict, tx_ifindex, NULL);
+	if (likely(is_sent(verdict)))
+		count_sent(w, row);
+	return verdict;
 }
 
 /*
@@ -162,15 +144,18 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
 	outer.family = &backend->family;
 	verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex | HOP_L2);
 	TRACE(w, hop, *outer.hop);
-	if (verdict > VERDICT_HANDOFF)
+	if (!is_sent(verdict))
 		return verdict;
-	if (outer.hop->mtu && w->pkt.l3_length > outer.hop->mtu)
+	if (!next_hop_fits(w, outer.hop, 0))
 		return too_big(ctx, work_row, outer.hop->mtu);
 	tx_ifindex = outer.hop->tx_ifindex;
 
 	if (relink(ctx, &w->pkt, outer.hop))
 		return VERDICT_DROP_HEADROOM;
-	return hand_on(ctx, w, row, verdict, tx_ifindex, backend);
+	verdict = transmit(ctx, w, verdict, tx_ifindex, backend);
+	if (is_sent(verdict))
+		count_sent(w, row);
+	return verdict;
 }
 
 /* In the way that the service has. */

@@ -9,9 +9,7 @@
 #define TOWPATH_SNAT_H
 
 #include "lb/counters.h"
-#include "lb/punt.h"
-#include "lb/route.h"
-#include "net/fib.h"
+#include "lb/transmit.h"
 #include "snat/allocate.h"
 #include "lb/service.h"
 #include "lb/slow_path.h"
@@ -43,11 +41,6 @@ __noinline int nat_ask(struct xdp_md *ctx, __u32 row, __u32 family)
 	return result;
 }
 
-static __always_inline bool nat_hop_holds(const struct work *w, const struct next_hop *hop)
-{
-	return hop_holds(hop, w->jiffies, w->rx_ifindex, w->pkt.vlan);
-}
-
 /*
  * Fills n->hop: what is `kept`, if it `holds`, or the kernel's answer, which is kept then.
  * `saddr` goes with it. Returns the verdict it leads to.
@@ -62,16 +55,13 @@ static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct work *w, st
 		TRACE_FLAG(w, TRACE_FIB_CACHED);
 		n->hop = *kept;
 	} else {
-		hop_begin(&n->hop, w->jiffies, w->rx_ifindex, w->pkt.vlan);
+		next_hop_begin(w, &n->hop, w->rx_ifindex);
 		n->hop.saddr = *saddr;
 		result = nat_ask(ctx, w->row, w->pkt.flow.family);
-		TRACE(w, fib_result, result);
-		if (result != BPF_FIB_LKUP_RET_SUCCESS)
+		if (!next_hop_keep(w, kept, &n->hop, result))
 			return route_verdict(result);
-		if (!w->traced)
-			*kept = n->hop;
 	}
-	return n->hop.tx_ifindex == w->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
+	return next_hop_verdict(w, &n->hop);
 }
 
 /* These write the packet; 0, or -1 if the driver left no room. */
@@ -121,18 +111,13 @@ __noinline int nat_send(struct xdp_md *ctx, __u32 row)
 	verdict = n->verdict;
 	tx_ifindex = n->hop.tx_ifindex;
 	TRACE(w, hop, n->hop);
-	RECORD(w, tx_ifindex, tx_ifindex);
-	if (unlikely(verdict > VERDICT_HANDOFF))
+	if (unlikely(!is_sent(verdict)))
 		return verdict;
-	if (unlikely(n->hop.mtu && w->pkt.l3_length > n->hop.mtu))
+	if (!next_hop_fits(w, &n->hop, 0))
 		return n->quote ? VERDICT_DROP_MTU : too_big(ctx, row, n->hop.mtu);
 	if (unlikely(nat_rewrite(ctx, w, n)))
 		return VERDICT_DROP_HEADROOM;
-	if (unlikely(verdict == VERDICT_HANDOFF) && mark_handoff(ctx, tx_ifindex, NULL))
-		return VERDICT_DROP_HEADROOM;
-	if (unlikely(verdict == VERDICT_REDIRECT))
-		bpf_redirect(tx_ifindex, 0);
-	return verdict;
+	return transmit(ctx, w, verdict, tx_ifindex, NULL);
 }
 
 /* What a packet must be, so that it can be translated: PARSE_OK or the verdict. */
@@ -222,12 +207,11 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
 	TRACE(w, outer_saddr, n->saddr);
 	if (n->way < NAT_WAYS)
 		TRACE(w, source_port, n->port);
-	n->verdict = nat_next_hop(ctx, w, n, &row->hop, nat_hop_holds(w, &row->hop), &n->saddr);
+	n->verdict = nat_next_hop(ctx, w, n, &row->hop, next_hop_holds(w, &row->hop, w->rx_ifindex),
+				  &n->saddr);
 	verdict = nat_send(ctx, row_at);
-	if (verdict <= VERDICT_HANDOFF && !w->traced) {
-		row->packets++;
-		row->bytes += w->pkt.l3_length;
-	}
+	if (is_sent(verdict))
+		count_sent(w, row);
 	return verdict;
 }
 
@@ -296,7 +280,7 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 row)
 		return VERDICT_PASS_NO_VIP;
 	RECORD(w, service, backend->service);
 	RECORD(w, handle, n->handle);
-	holds = nat_hop_holds(w, &way->hop) && way->family == w->pkt.flow.family &&
+	holds = next_hop_holds(w, &way->hop, w->rx_ifindex) && way->family == w->pkt.flow.family &&
 		address_equal(&way->hop.saddr, &n->daddr);
 	if (!holds && !w->traced) {
 		way->hop.tick = 0;
@@ -304,7 +288,7 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 row)
 	}
 	n->verdict = nat_next_hop(ctx, w, n, &way->hop, holds, &n->daddr);
 	verdict = nat_send(ctx, row);
-	if (verdict <= VERDICT_HANDOFF && !w->traced)
+	if (is_sent(verdict) && !w->traced)
 		count_reply(w, backend->service);
 	return verdict;
 }
