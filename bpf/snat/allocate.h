@@ -11,7 +11,7 @@
 #include "snat/table.h"
 #include "lb/service.h"
 
-enum nat_search {
+enum nat_search_limits {
 	NAT_FULL_SETS = 4, /* in a row that say that the table is full */
 };
 
@@ -38,7 +38,7 @@ enum nat_result {
 static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life life,
 				      const struct nat *n, bool pressed)
 {
-	__u16 age = n->now - life.seen;
+	__u16 age = n->search.now - life.seen;
 	__u32 rank = 0;
 
 	if (!e->ref)
@@ -48,7 +48,7 @@ static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life 
 	else if (pressed &&
 		 (!(life.client & NAT_ANSWERED) || nat_is_closing(life.client, life.backend)))
 		rank = NAT_RANK_UNCONFIRMED + age;
-	if ((__u32)e->ref == n->reply)
+	if ((__u32)e->ref == n->search.reply)
 		return rank ? NAT_RANK_SAME_PORT : NAT_RANK_TAKEN;
 	return rank;
 }
@@ -64,17 +64,17 @@ static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e,
 	e->vip = flow->daddr;
 	e->client_port = flow->sport;
 	e->vip_port = flow->dport;
-	e->port = n->port;
+	e->port = n->search.port;
 	e->backend_port = n->backend_port;
 	e->protocol = flow->protocol;
-	e->source = n->source;
+	e->source = n->search.source;
 	e->handle = n->handle;
 	e->version = version;
-	head->life[way] = (struct nat_life){ .seen = n->now, .client = nat_marks_of(n) };
-	((volatile __u8 *)&head->forward)[way] = n->forward_tag;
-	((volatile __u8 *)&head->reply)[way] = n->reply_tag;
+	head->life[way] = (struct nat_life){ .seen = n->search.now, .client = nat_marks_of(n) };
+	((volatile __u8 *)&head->forward)[way] = n->search.forward_tag;
+	((volatile __u8 *)&head->reply)[way] = n->search.reply_tag;
 	barrier();
-	*(volatile __u64 *)&e->ref = (__u64)version << 32 | n->reply;
+	*(volatile __u64 *)&e->ref = (__u64)version << 32 | n->search.reply;
 }
 
 /* Tries the candidate. NAT_FOUND: another CPU was faster. */
@@ -89,13 +89,13 @@ __noinline int nat_place(__u32 row, __u32 pressed)
 
 	if (!w || !n)
 		return NAT_FULL;
-	head = bpf_map_lookup_elem(&nat_heads, &n->set);
-	set = bpf_map_lookup_elem(&nat_flows, &n->set);
-	lock = bpf_map_lookup_elem(&nat_locks, &n->set);
+	head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
+	set = bpf_map_lookup_elem(&nat_flows, &n->search.set);
+	lock = bpf_map_lookup_elem(&nat_locks, &n->search.set);
 	if (!head || !set || !lock)
 		return NAT_FULL;
 
-	n->best = 0;
+	n->search.best = 0;
 	bpf_spin_lock(&lock->lock);
 	for (__u32 way = 0; way < NAT_WAYS; way++) {
 		const struct nat_flow *e = &set->way[way];
@@ -103,21 +103,21 @@ __noinline int nat_place(__u32 row, __u32 pressed)
 		if (e->ref && nat_is_flow(e, &w->pkt.flow, n)) {
 			n->handle = e->handle;
 			n->backend_port = e->backend_port;
-			n->way = way;
+			n->search.way = way;
 			result = NAT_FOUND;
 			break;
 		}
 		/* By way of memory, so that the verifier doesn't follow every rank by itself. */
-		*(volatile __u32 *)&n->rank = nat_rank(e, head->life[way], n, pressed);
-		if (*(volatile __u32 *)&n->rank > *(volatile __u32 *)&n->best) {
-			n->best = *(volatile __u32 *)&n->rank;
-			n->way = way;
+		*(volatile __u32 *)&n->search.rank = nat_rank(e, head->life[way], n, pressed);
+		if (*(volatile __u32 *)&n->search.rank > *(volatile __u32 *)&n->search.best) {
+			n->search.best = *(volatile __u32 *)&n->search.rank;
+			n->search.way = way;
 		}
 	}
-	if (result == NAT_FULL && n->best == NAT_RANK_TAKEN)
+	if (result == NAT_FULL && n->search.best == NAT_RANK_TAKEN)
 		result = NAT_TAKEN;
-	if (result == NAT_FULL && n->best) {
-		at = *(volatile __u32 *)&n->way % NAT_WAYS;
+	if (result == NAT_FULL && n->search.best) {
+		at = *(volatile __u32 *)&n->search.way % NAT_WAYS;
 		nat_write(head, &set->way[at], at, &w->pkt.flow, n);
 		result = NAT_MADE;
 	}
@@ -134,13 +134,13 @@ __noinline int nat_extend(__u32 row)
 
 	if (!n)
 		return 0;
-	head = bpf_map_lookup_elem(&nat_heads, &n->home);
-	lock = bpf_map_lookup_elem(&nat_locks, &n->home);
+	head = bpf_map_lookup_elem(&nat_heads, &n->search.home);
+	lock = bpf_map_lookup_elem(&nat_locks, &n->search.home);
 	if (!head || !lock)
 		return 0;
 	bpf_spin_lock(&lock->lock);
-	if (head->reach < n->tries)
-		head->reach = n->tries;
+	if (head->reach < n->search.tries)
+		head->reach = n->search.tries;
 	bpf_spin_unlock(&lock->lock);
 	return 0;
 }
@@ -154,11 +154,11 @@ static __always_inline bool nat_propose(struct work *w, struct nat *n, __u32 i)
 
 	if (!backend)
 		return false;
-	n->tries = i;
-	nat_candidate(w, n, i ? nat_next(w, n) : n->first);
-	reply = nat_reply_hash(n->key, &backend->addr, n->backend_port, w->pkt.flow.family);
-	n->reply = reply;
-	n->reply_tag = nat_tag(reply);
+	n->search.tries = i;
+	nat_candidate(w, n, i ? nat_next(w, n) : n->search.first);
+	reply = nat_reply_hash(n->search.key, &backend->addr, n->backend_port, w->pkt.flow.family);
+	n->search.reply = reply;
+	n->search.reply_tag = nat_tag(reply);
 	return true;
 }
 
@@ -178,11 +178,11 @@ __noinline int nat_attempt(__u32 row, __u32 i, __u32 pressed)
 	if (i)
 		nat_extend(row);
 	else
-		n->full = 0;
+		n->search.full = 0;
 	result = nat_place(row, pressed);
 	if (result != NAT_FULL)
 		return result;
-	return ++n->full < NAT_FULL_SETS || pressed ? NAT_TAKEN : NAT_FULL;
+	return ++n->search.full < NAT_FULL_SETS || pressed ? NAT_TAKEN : NAT_FULL;
 }
 
 /*

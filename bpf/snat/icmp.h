@@ -31,14 +31,14 @@ static __noinline bool nat_read_error(struct xdp_md *ctx, struct work *w, struct
 	if (!type || !icmp_is_error(v4, *type))
 		return false;
 	w->hdr.at += sizeof(struct icmp_header);
-	n->quote = w->pkt.l4_offset + sizeof(struct icmp_header);
+	n->quote.at = w->pkt.l4_offset + sizeof(struct icmp_header);
 	if (icmp_quoted(ctx, w->row) != PARSE_OK)
 		return false;
-	n->quoted_ports = w->hdr.at - w->pkt.l3_offset;
-	n->quoted_id = w->hdr.fragment ? w->hdr.id_at - w->pkt.l3_offset : 0;
+	n->quote.ports = w->hdr.at - w->pkt.l3_offset;
+	n->quote.id = w->hdr.fragment ? w->hdr.id_at - w->pkt.l3_offset : 0;
 	/* A quote may end before TCP's checksum. */
-	check = n->quoted_ports + (w->pkt.flow.protocol == IPPROTO_TCP ? 16 : 6);
-	n->quoted_check = check + 2 <= w->pkt.l3_length ? check : 0;
+	check = n->quote.ports + (w->pkt.flow.protocol == IPPROTO_TCP ? 16 : 6);
+	n->quote.check = check + 2 <= w->pkt.l3_length ? check : 0;
 	return check < TRANSLATE_L4;
 }
 

@@ -5,6 +5,7 @@
 
 #include "abi/snat.h"
 #include "lb/maps.h"
+#include "snat/rewrite.h"
 
 struct nat_set {
 	struct nat_flow way[NAT_WAYS];
@@ -46,43 +47,44 @@ const volatile __u32 nat_tcp_closing = 0;
 const volatile __u32 nat_udp_open = 0;
 const volatile __u32 nat_udp_new = 0;
 
-/* A packet's translation: what it becomes, and where in the table that is kept. */
-struct nat {
-	struct address saddr;
-	struct address daddr;
-	__be16 sport;
-	__be16 dport;
-	__u32 handle;
+/* Where in the table a flow is looked for, or is to be put. */
+struct nat_search {
 	__u64 keyed; /* the client's flow, keyed */
 	__u64 key;   /* of the candidate: translated address, port, protocol */
 	__u64 ref;   /* of the entry found */
 	__u32 first; /* candidate, and how far it is from each to the next */
 	__u32 stride;
 	__u32 number; /* of the candidate */
-	__u32 home;   /* the first one's set */
-	__u32 set;
-	__u32 way; /* NAT_WAYS: not found */
-	__u32 source;
-	__u32 tries;   /* candidates gone past */
-	__u32 full;    /* of them, whose set was full */
-	__u32 reach;   /* of the first set */
-	__u32 reply;   /* hash for `ref` */
-	__u32 fresh;   /* the flow is a new one */
-	__u32 verdict; /* that the next hop leads to */
-	__u32 rank;    /* of a way, and the best so far */
-	__u32 best;
-	__u32 service; /* that an ICMP error is counted for */
-	__u32 quote;   /* in an ICMP error, from the IP header on: the quoted one; else 0 */
-	__u32 quoted_ports;
-	__u32 quoted_check; /* 0: the quote ends before it */
-	__u32 quoted_id;    /* 0: what is quoted is no fragment */
+	__u32 source; /* its address, by its number, and port */
 	__be16 port;
-	__u16 now;
+	__u16 now;   /* in units of nat_life.seen */
+	__u32 home;  /* the first one's set */
+	__u32 reach; /* of that */
+	__u32 set;
+	__u32 way;   /* NAT_WAYS: not found */
+	__u32 tries; /* candidates gone past */
+	__u32 full;  /* of them, whose set was full */
+	__u32 reply; /* hash for `ref` */
+	__u32 rank;  /* of a way, and the best so far */
+	__u32 best;
 	__u8 forward_tag;
 	__u8 reply_tag;
-	__u8 flags;	     /* TCP */
-	__be16 backend_port; /* of the flow, whatever its backend's is by now */
+	__u16 _reserved;
+};
+
+/* A packet's translation. */
+struct nat {
+	struct nat_tuple tuple;
+	__u32 handle; /* of the flow's backend */
+	struct nat_search search;
+	struct nat_quote quote;
 	struct next_hop hop;
+	__u32 verdict;	     /* that the next hop leads to */
+	__u32 fresh;	     /* the flow is a new one */
+	__u32 service;	     /* that an ICMP error is counted for */
+	__be16 backend_port; /* of the flow, whatever its backend's is by now */
+	__u8 flags;	     /* TCP */
+	__u8 _reserved;
 };
 
 /* A row for each row of `works`: global functions find it by the same number. */

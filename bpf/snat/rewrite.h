@@ -8,36 +8,51 @@
 
 #include "net/checksum.h"
 #include "net/encap.h"
-#include "snat/maps.h"
 
 enum translate_limits {
 	TRANSLATE_L4 = 0xfff, /* farthest transport header in an IP packet, IPv6 extensions too */
 };
 
+/* What a packet becomes. */
+struct nat_tuple {
+	struct address saddr;
+	struct address daddr;
+	__be16 sport;
+	__be16 dport;
+};
+
+/* Of the packet that an ICMP error quotes: where that has what, from the error's IP header on. */
+struct nat_quote {
+	__u32 at; /* its own IP header; 0: the packet is no error */
+	__u32 ports;
+	__u32 check; /* 0: the quote ends before it */
+	__u32 id;    /* 0: what is quoted is no fragment */
+};
+
 /* Both return the sum of differences that the transport's checksum covers. */
-static __always_inline __u64 translate_ipv4(struct iphdr *ip, const struct nat *n)
+static __always_inline __u64 translate_ipv4(struct iphdr *ip, const struct nat_tuple *to)
 {
-	__u64 difference = difference32(ip->saddr, n->saddr.word[3]) +
-			   difference32(ip->daddr, n->daddr.word[3]);
+	__u64 difference = difference32(ip->saddr, to->saddr.word[3]) +
+			   difference32(ip->daddr, to->daddr.word[3]);
 	__u16 *hops = (__u16 *)&ip->ttl, before = *hops;
 
 	ip->ttl--;
 	ip->check = checksum_after(ip->check, difference + difference16(before, *hops));
-	ip->saddr = n->saddr.word[3];
-	ip->daddr = n->daddr.word[3];
+	ip->saddr = to->saddr.word[3];
+	ip->daddr = to->daddr.word[3];
 	return difference;
 }
 
-static __always_inline __u64 translate_ipv6(struct ipv6hdr *ip, const struct nat *n)
+static __always_inline __u64 translate_ipv6(struct ipv6hdr *ip, const struct nat_tuple *to)
 {
 	struct address *ends = (struct address *)&ip->saddr;
 
 	ip->hop_limit--;
-	return replace_address(&ends[0], &n->saddr) + replace_address(&ends[1], &n->daddr);
+	return replace_address(&ends[0], &to->saddr) + replace_address(&ends[1], &to->daddr);
 }
 
 /* `difference`: of the addresses. The checksum is where the protocol has it. */
-static __always_inline int translate_ports(struct cursor *c, const struct nat *n, bool tcp,
+static __always_inline int translate_ports(struct cursor *c, const struct nat_tuple *to, bool tcp,
 					   __u64 difference)
 {
 	struct ports *ports = c->pos;
@@ -47,8 +62,8 @@ static __always_inline int translate_ports(struct cursor *c, const struct nat *n
 	if ((void *)(check + 1) > c->end)
 		return -1;
 	before = *(__u32 *)ports;
-	ports->source = n->sport;
-	ports->dest = n->dport;
+	ports->source = to->sport;
+	ports->dest = to->dport;
 	after = *(__u32 *)ports;
 	difference += difference32(before, after);
 	*check = tcp ? checksum_after(*check, difference) : udp_checksum_after(*check, difference);
@@ -75,7 +90,7 @@ static __always_inline struct cursor translate_link(struct xdp_md *ctx, const st
 
 /* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
 static __always_inline int translate(struct xdp_md *ctx, const struct packet *pkt,
-				     const struct nat *n, const struct next_hop *hop)
+				     const struct nat_tuple *to, const struct next_hop *hop)
 {
 	struct cursor c = translate_link(ctx, pkt, hop);
 	__u32 l4 = pkt->l4_offset & TRANSLATE_L4;
@@ -88,14 +103,14 @@ static __always_inline int translate(struct xdp_md *ctx, const struct packet *pk
 	if (pkt->flow.family == FAMILY_V4) {
 		if (ip + sizeof(struct iphdr) > c.end)
 			return -1;
-		difference = translate_ipv4(ip, n);
+		difference = translate_ipv4(ip, to);
 	} else {
 		if (ip + sizeof(struct ipv6hdr) > c.end)
 			return -1;
-		difference = translate_ipv6(ip, n);
+		difference = translate_ipv6(ip, to);
 	}
 	c.pos = ip + l4;
-	return translate_ports(&c, n, tcp, difference);
+	return translate_ports(&c, to, tcp, difference);
 }
 
 #endif

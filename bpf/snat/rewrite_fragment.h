@@ -46,13 +46,14 @@ static __always_inline __u64 replace_id_ipv6(__be32 *id, __u32 mask)
 
 /* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
 static __always_inline int translate_fragment(struct xdp_md *ctx, const struct work *w,
-					      const struct nat *n)
+					      const struct nat_tuple *to,
+					      const struct next_hop *hop)
 {
 	const struct packet *pkt = &w->pkt;
 	const struct flow_key *flow = &pkt->flow;
 	__u32 mask = identification_mask(&flow->saddr, &flow->daddr, flow->family, flow->protocol);
 	__u32 l4 = pkt->l4_offset & TRANSLATE_L4;
-	struct cursor c = translate_link(ctx, pkt, &n->hop);
+	struct cursor c = translate_link(ctx, pkt, hop);
 	void *ip = c.pos;
 	__u64 difference;
 
@@ -63,20 +64,20 @@ static __always_inline int translate_fragment(struct xdp_md *ctx, const struct w
 
 		if (ip + sizeof(*header) > c.end)
 			return -1;
-		difference = translate_ipv4(header, n);
+		difference = translate_ipv4(header, to);
 		header->check = checksum_after(header->check, replace_id_ipv4(header, mask));
 	} else {
 		__be32 *id = ip + ((w->hdr.id_at - pkt->l3_offset) & TRANSLATE_L4);
 
 		if (ip + sizeof(struct ipv6hdr) > c.end || (void *)(id + 1) > c.end)
 			return -1;
-		difference = translate_ipv6(ip, n);
+		difference = translate_ipv6(ip, to);
 		replace_id_ipv6(id, mask);
 	}
 	if (w->special & SPECIAL_LATER)
 		return 0;
 	c.pos = ip + l4;
-	return translate_ports(&c, n, flow->protocol == IPPROTO_TCP, difference);
+	return translate_ports(&c, to, flow->protocol == IPPROTO_TCP, difference);
 }
 
 #endif

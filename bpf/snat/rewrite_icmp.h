@@ -9,7 +9,8 @@
  * The quoted packet went the other way: its source is who the error is for. A fragment gets
  * the identification back that it had come to us with.
  */
-static __always_inline int quoted_addresses_v4(struct iphdr *ip, void *end, const struct nat *n,
+static __always_inline int quoted_addresses_v4(struct iphdr *ip, void *end,
+					       const struct nat_tuple *to, bool fragment,
 					       __u8 protocol, __u64 *difference, __u64 *all)
 {
 	__u64 header;
@@ -17,60 +18,63 @@ static __always_inline int quoted_addresses_v4(struct iphdr *ip, void *end, cons
 
 	if ((void *)(ip + 1) > end)
 		return -1;
-	*difference = difference32(ip->saddr, n->daddr.word[3]) +
-		      difference32(ip->daddr, n->saddr.word[3]);
+	*difference = difference32(ip->saddr, to->daddr.word[3]) +
+		      difference32(ip->daddr, to->saddr.word[3]);
 	header = *difference;
-	if (n->quoted_id)
+	if (fragment)
 		header += replace_id_ipv4(
-			ip, identification_mask(&n->daddr, &n->saddr, FAMILY_V4, protocol));
+			ip, identification_mask(&to->daddr, &to->saddr, FAMILY_V4, protocol));
 	before = ip->check;
 	ip->check = checksum_after(before, header);
-	ip->saddr = n->daddr.word[3];
-	ip->daddr = n->saddr.word[3];
+	ip->saddr = to->daddr.word[3];
+	ip->daddr = to->saddr.word[3];
 	*all += header + difference16(before, ip->check);
 	return 0;
 }
 
-static __always_inline int quoted_addresses_v6(struct ipv6hdr *ip, void *end, const struct nat *n,
-					       __u64 *difference, __u64 *all)
+static __always_inline int quoted_addresses_v6(struct ipv6hdr *ip, void *end,
+					       const struct nat_tuple *to, __u64 *difference,
+					       __u64 *all)
 {
 	struct address *ends = (struct address *)&ip->saddr;
 
 	if ((void *)(ip + 1) > end)
 		return -1;
-	*difference = replace_address(&ends[0], &n->daddr) + replace_address(&ends[1], &n->saddr);
+	*difference = replace_address(&ends[0], &to->daddr) + replace_address(&ends[1], &to->saddr);
 	*all += *difference;
 	return 0;
 }
 
-static __always_inline int quoted_id_v6(void *ip, void *end, const struct nat *n, __u64 *all)
+static __always_inline int quoted_id_v6(void *ip, void *end, const struct nat_tuple *to,
+					const struct nat_quote *quote, __u64 *all)
 {
-	__be32 *id = ip + (n->quoted_id & TRANSLATE_L4);
+	__be32 *id = ip + (quote->id & TRANSLATE_L4);
 
-	if (!n->quoted_id)
+	if (!quote->id)
 		return 0;
 	if ((void *)(id + 1) > end)
 		return -1;
-	*all += replace_id_ipv6(id, identification_mask(&n->daddr, &n->saddr, FAMILY_V6, 0));
+	*all += replace_id_ipv6(id, identification_mask(&to->daddr, &to->saddr, FAMILY_V6, 0));
 	return 0;
 }
 
 /* The quoted ports, and the checksum behind them if the quote is long enough to have it. */
-static __always_inline int quoted_transport(void *ip, void *end, const struct nat *n, bool tcp,
+static __always_inline int quoted_transport(void *ip, void *end, const struct nat_tuple *to,
+					    const struct nat_quote *quote, bool tcp,
 					    __u64 difference, __u64 *all)
 {
-	struct ports *ports = ip + (n->quoted_ports & TRANSLATE_L4);
-	__u16 *check = ip + (n->quoted_check & TRANSLATE_L4), check_before;
+	struct ports *ports = ip + (quote->ports & TRANSLATE_L4);
+	__u16 *check = ip + (quote->check & TRANSLATE_L4), check_before;
 	__u32 before;
 
 	if ((void *)(ports + 1) > end)
 		return -1;
 	before = *(__u32 *)ports;
-	ports->source = n->dport;
-	ports->dest = n->sport;
+	ports->source = to->dport;
+	ports->dest = to->sport;
 	difference += difference32(before, *(__u32 *)ports);
 	*all += difference32(before, *(__u32 *)ports);
-	if (!n->quoted_check)
+	if (!quote->check)
 		return 0;
 	if ((void *)(check + 1) > end)
 		return -1;
@@ -86,10 +90,12 @@ static __always_inline int quoted_transport(void *ip, void *end, const struct na
  * for IPv6 the addresses in front.
  */
 static __always_inline int translate_error(struct xdp_md *ctx, const struct packet *pkt,
-					   const struct nat *n, const struct next_hop *hop)
+					   const struct nat_tuple *to,
+					   const struct nat_quote *quote,
+					   const struct next_hop *hop)
 {
 	struct cursor c = translate_link(ctx, pkt, hop);
-	__u32 l4 = pkt->l4_offset & TRANSLATE_L4, quote = n->quote & TRANSLATE_L4;
+	__u32 l4 = pkt->l4_offset & TRANSLATE_L4, quoted = quote->at & TRANSLATE_L4;
 	bool tcp = pkt->flow.protocol == IPPROTO_TCP;
 	__u64 difference = 0, all = 0;
 	void *ip = c.pos;
@@ -101,17 +107,17 @@ static __always_inline int translate_error(struct xdp_md *ctx, const struct pack
 	if (pkt->flow.family == FAMILY_V4) {
 		if (ip + sizeof(struct iphdr) > c.end)
 			return -1;
-		translate_ipv4(ip, n);
-		result = quoted_addresses_v4(ip + quote, c.end, n, pkt->flow.protocol, &difference,
-					     &all);
+		translate_ipv4(ip, to);
+		result = quoted_addresses_v4(ip + quoted, c.end, to, quote->id, pkt->flow.protocol,
+					     &difference, &all);
 	} else {
 		if (ip + sizeof(struct ipv6hdr) > c.end)
 			return -1;
-		all = translate_ipv6(ip, n);
-		result = quoted_addresses_v6(ip + quote, c.end, n, &difference, &all) ||
-			 quoted_id_v6(ip, c.end, n, &all);
+		all = translate_ipv6(ip, to);
+		result = quoted_addresses_v6(ip + quoted, c.end, to, &difference, &all) ||
+			 quoted_id_v6(ip, c.end, to, quote, &all);
 	}
-	if (result || quoted_transport(ip, c.end, n, tcp, difference, &all))
+	if (result || quoted_transport(ip, c.end, to, quote, tcp, difference, &all))
 		return -1;
 	check = ip + l4 + 2;
 	if ((void *)(check + 1) > c.end)

@@ -35,7 +35,7 @@ __noinline int nat_ask(struct xdp_md *ctx, __u32 row, __u32 family)
 	hop = &n->hop;
 	ingress = fib_ingress(&vlan_devices, hop->rx_ifindex, hop->rx_vlan);
 	fib.ifindex = ingress;
-	fib_addresses(&fib, family, &n->saddr, &n->daddr);
+	fib_addresses(&fib, family, &n->tuple.saddr, &n->tuple.daddr);
 	result = fib_lookup(ctx, &fib, false);
 	fib_take_hop(&egress_devices, hop, &fib, ingress, result);
 	return result;
@@ -70,7 +70,7 @@ __noinline int nat_write_packet(struct xdp_md *ctx, __u32 row)
 	struct work *w = work_of(row);
 	struct nat *n = nat_of(row);
 
-	return w && n ? translate(ctx, &w->pkt, n, &n->hop) : -1;
+	return w && n ? translate(ctx, &w->pkt, &n->tuple, &n->hop) : -1;
 }
 
 __noinline int nat_write_error(struct xdp_md *ctx, __u32 row)
@@ -78,7 +78,7 @@ __noinline int nat_write_error(struct xdp_md *ctx, __u32 row)
 	struct work *w = work_of(row);
 	struct nat *n = nat_of(row);
 
-	return w && n ? translate_error(ctx, &w->pkt, n, &n->hop) : -1;
+	return w && n ? translate_error(ctx, &w->pkt, &n->tuple, &n->quote, &n->hop) : -1;
 }
 
 __noinline int nat_write_fragment(struct xdp_md *ctx, __u32 row)
@@ -86,13 +86,13 @@ __noinline int nat_write_fragment(struct xdp_md *ctx, __u32 row)
 	struct work *w = work_of(row);
 	struct nat *n = nat_of(row);
 
-	return w && n ? translate_fragment(ctx, w, n) : -1;
+	return w && n ? translate_fragment(ctx, w, &n->tuple, &n->hop) : -1;
 }
 
 static __always_inline int nat_rewrite(struct xdp_md *ctx, const struct work *w,
 				       const struct nat *n)
 {
-	if (unlikely(n->quote))
+	if (unlikely(n->quote.at))
 		return nat_write_error(ctx, w->row);
 	if (unlikely(w->special & SPECIAL_FRAGMENT))
 		return nat_write_fragment(ctx, w->row);
@@ -114,7 +114,7 @@ __noinline int nat_send(struct xdp_md *ctx, __u32 row)
 	if (unlikely(!is_sent(verdict)))
 		return verdict;
 	if (!next_hop_fits(w, &n->hop, 0))
-		return n->quote ? VERDICT_DROP_MTU : too_big(ctx, row, n->hop.mtu);
+		return n->quote.at ? VERDICT_DROP_MTU : too_big(ctx, row, n->hop.mtu);
 	if (unlikely(nat_rewrite(ctx, w, n)))
 		return VERDICT_DROP_HEADROOM;
 	return transmit(ctx, w, verdict, tx_ifindex, NULL);
@@ -135,7 +135,7 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 	struct backend *backend;
 
 	n->flags = w->pkt.tcp_flags;
-	n->quote = 0;
+	n->quote.at = 0;
 	if (!nat_find(w, n))
 		return NULL;
 	backend = backend_of(n->handle);
@@ -147,7 +147,7 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
 	}
 	if (!w->traced)
 		nat_forget(w->row);
-	n->way = NAT_WAYS;
+	n->search.way = NAT_WAYS;
 	return NULL;
 }
 
@@ -166,7 +166,7 @@ static __noinline int nat_admit(struct work *w, struct nat *n, const struct back
 	n->handle = backend->handle;
 	n->backend_port = backend->port ?: w->pkt.flow.dport;
 	if (w->traced) {
-		nat_candidate(w, n, n->first);
+		nat_candidate(w, n, n->search.first);
 		return PARSE_OK;
 	}
 	if (!may_learn(w->cpu, w->jiffies, nat_learn))
@@ -197,18 +197,18 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
 	RECORD(w, service, backend->service);
 	RECORD(w, handle, n->handle);
 	TRACE(w, outer_daddr, backend->addr);
-	source = &nat_addresses[n->source % (2 * NAT_SOURCES)];
-	n->saddr = *(const struct address *)source;
-	n->daddr = backend->addr;
-	n->sport = n->port;
-	n->dport = n->backend_port;
+	source = &nat_addresses[n->search.source % (2 * NAT_SOURCES)];
+	n->tuple.saddr = *(const struct address *)source;
+	n->tuple.daddr = backend->addr;
+	n->tuple.sport = n->search.port;
+	n->tuple.dport = n->backend_port;
 	TRACE_FLAG(w, TRACE_SNAT);
-	TRACE(w, destination_port, n->dport);
-	TRACE(w, outer_saddr, n->saddr);
-	if (n->way < NAT_WAYS)
-		TRACE(w, source_port, n->port);
+	TRACE(w, destination_port, n->tuple.dport);
+	TRACE(w, outer_saddr, n->tuple.saddr);
+	if (n->search.way < NAT_WAYS)
+		TRACE(w, source_port, n->search.port);
 	n->verdict = nat_next_hop(ctx, w, n, &row->hop, next_hop_holds(w, &row->hop, w->rx_ifindex),
-				  &n->saddr);
+				  &n->tuple.saddr);
 	verdict = nat_send(ctx, row_at);
 	if (is_sent(verdict))
 		count_sent(w, row);
@@ -244,7 +244,7 @@ __noinline int nat_follow(struct xdp_md *ctx, __u32 row, __u32 service)
 /* This CPU's memory of the way to a client. */
 static __always_inline struct nat_way *nat_way_to(const struct work *w, const struct nat *n)
 {
-	const __u64 *half = (const __u64 *)&n->daddr;
+	const __u64 *half = (const __u64 *)&n->tuple.daddr;
 	__u64 hash = hash_step(hash_step(flow_seed, half[0]), half[1]);
 	__u32 at = w->cpu * NAT_CLIENTS + (hash >> 32) % NAT_CLIENTS;
 
@@ -281,12 +281,12 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 row)
 	RECORD(w, service, backend->service);
 	RECORD(w, handle, n->handle);
 	holds = next_hop_holds(w, &way->hop, w->rx_ifindex) && way->family == w->pkt.flow.family &&
-		address_equal(&way->hop.saddr, &n->daddr);
+		address_equal(&way->hop.saddr, &n->tuple.daddr);
 	if (!holds && !w->traced) {
 		way->hop.tick = 0;
 		way->family = w->pkt.flow.family;
 	}
-	n->verdict = nat_next_hop(ctx, w, n, &way->hop, holds, &n->daddr);
+	n->verdict = nat_next_hop(ctx, w, n, &way->hop, holds, &n->tuple.daddr);
 	verdict = nat_send(ctx, row);
 	if (is_sent(verdict) && !w->traced)
 		count_reply(w, backend->service);
@@ -313,7 +313,7 @@ __noinline int nat_reply(struct xdp_md *ctx, __u32 row)
 		return checked;
 	w->jiffies = bpf_jiffies64();
 	n->flags = w->pkt.tcp_flags;
-	n->quote = 0;
+	n->quote.at = 0;
 	TRACE_FLAG(w, TRACE_SNAT);
 	TRACE(w, service, backend->service);
 	TRACE(w, handle, n->handle);

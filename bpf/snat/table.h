@@ -82,13 +82,13 @@ static __always_inline void nat_begin(const struct work *w, struct nat *n)
 {
 	__u32 all = nat_choices(w);
 
-	n->keyed = hash_step(w->hash, flow_seed);
-	n->forward_tag = nat_tag(n->keyed);
-	n->first = hash_scale(n->keyed, all);
+	n->search.keyed = hash_step(w->hash, flow_seed);
+	n->search.forward_tag = nat_tag(n->search.keyed);
+	n->search.first = hash_scale(n->search.keyed, all);
 	/* A few are gone through one after the other, so that none is left out. */
-	n->stride = all > NAT_TRIES ? 1 + hash_scale(n->keyed >> 32, all - 1) : 1;
-	n->now = w->jiffies >> NAT_SEEN_SHIFT;
-	n->way = NAT_WAYS;
+	n->search.stride = all > NAT_TRIES ? 1 + hash_scale(n->search.keyed >> 32, all - 1) : 1;
+	n->search.now = w->jiffies >> NAT_SEEN_SHIFT;
+	n->search.way = NAT_WAYS;
 }
 
 /* Makes `number` of all addresses and ports the candidate. */
@@ -97,20 +97,20 @@ static __always_inline void nat_candidate(const struct work *w, struct nat *n, _
 	bool v4 = w->pkt.flow.family == FAMILY_V4;
 	__u32 source = 0;
 
-	n->number = number;
+	n->search.number = number;
 	if ((v4 ? nat_sources4 : nat_sources6) > 1)
 		source = number / nat_ports;
-	n->port = bpf_htons(nat_port_first + number - source * nat_ports);
-	n->source = v4 ? source : NAT_SOURCES + source;
-	n->key = nat_key(nat_addresses[n->source % (2 * NAT_SOURCES)].word[3], n->port,
-			 w->pkt.flow.protocol);
-	n->set = n->key & nat_mask;
+	n->search.port = bpf_htons(nat_port_first + number - source * nat_ports);
+	n->search.source = v4 ? source : NAT_SOURCES + source;
+	n->search.key = nat_key(nat_addresses[n->search.source % (2 * NAT_SOURCES)].word[3],
+				n->search.port, w->pkt.flow.protocol);
+	n->search.set = n->search.key & nat_mask;
 }
 
 /* The candidate after this one. */
 static __always_inline __u32 nat_next(const struct work *w, const struct nat *n)
 {
-	__u32 all = nat_choices(w), number = n->number + n->stride;
+	__u32 all = nat_choices(w), number = n->search.number + n->search.stride;
 
 	return number >= all ? number - all : number;
 }
@@ -119,16 +119,17 @@ static __always_inline __u32 nat_next(const struct work *w, const struct nat *n)
 static __always_inline bool nat_is_flow(const struct nat_flow *e, const struct flow_key *flow,
 					const struct nat *n)
 {
-	return e->client_port == flow->sport && e->port == n->port && e->source == n->source &&
-	       e->protocol == flow->protocol && e->vip_port == flow->dport &&
-	       address_equal(&e->client, &flow->saddr) && address_equal(&e->vip, &flow->daddr);
+	return e->client_port == flow->sport && e->port == n->search.port &&
+	       e->source == n->search.source && e->protocol == flow->protocol &&
+	       e->vip_port == flow->dport && address_equal(&e->client, &flow->saddr) &&
+	       address_equal(&e->vip, &flow->daddr);
 }
 
 /* Looks for the flow in the candidate's set. */
 static __always_inline bool nat_look(const struct work *w, struct nat *n, struct nat_head *head)
 {
-	__u64 matches = match_tags(*(volatile __u64 *)&head->forward, n->forward_tag);
-	struct nat_set *set = matches ? bpf_map_lookup_elem(&nat_flows, &n->set) : NULL;
+	__u64 matches = match_tags(*(volatile __u64 *)&head->forward, n->search.forward_tag);
+	struct nat_set *set = matches ? bpf_map_lookup_elem(&nat_flows, &n->search.set) : NULL;
 
 	if (!set)
 		return false;
@@ -146,8 +147,8 @@ static __always_inline bool nat_look(const struct work *w, struct nat *n, struct
 		barrier();
 		if (*(volatile __u64 *)&e->ref != ref)
 			continue;
-		n->ref = ref;
-		n->way = way;
+		n->search.ref = ref;
+		n->search.way = way;
 		return true;
 	}
 	return false;
@@ -165,13 +166,13 @@ __noinline int nat_look_at(__u32 row, __u32 i)
 
 	if (!w || !n)
 		return 0;
-	nat_candidate(w, n, i ? nat_next(w, n) : n->first);
-	head = bpf_map_lookup_elem(&nat_heads, &n->set);
+	nat_candidate(w, n, i ? nat_next(w, n) : n->search.first);
+	head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
 	if (!head)
 		return 0;
 	if (!i) {
-		n->home = n->set;
-		n->reach = *(volatile __u8 *)&head->reach;
+		n->search.home = n->search.set;
+		n->search.reach = *(volatile __u8 *)&head->reach;
 	}
 	return nat_look(w, n, head);
 }
@@ -182,7 +183,7 @@ static __always_inline bool nat_find(struct work *w, struct nat *n)
 	nat_begin(w, n);
 	if (likely(nat_look_at(w->row, 0)))
 		return true;
-	for (__u32 i = 1; i < NAT_TRIES && i <= n->reach; i++) {
+	for (__u32 i = 1; i < NAT_TRIES && i <= n->search.reach; i++) {
 		if (nat_look_at(w->row, i))
 			return true;
 	}
@@ -192,9 +193,9 @@ static __always_inline bool nat_find(struct work *w, struct nat *n)
 /* Where the entry that was found keeps its state. */
 static __always_inline struct nat_life *nat_life_of(const struct nat *n)
 {
-	struct nat_head *head = bpf_map_lookup_elem(&nat_heads, &n->set);
+	struct nat_head *head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
 
-	return head && n->way < NAT_WAYS ? &head->life[n->way] : NULL;
+	return head && n->search.way < NAT_WAYS ? &head->life[n->search.way] : NULL;
 }
 
 /*
@@ -208,7 +209,7 @@ static __always_inline bool nat_begins_anew(const struct work *w, const struct n
 
 	if (!life || !tcp_begins(n->flags))
 		return false;
-	age = n->now - life->seen;
+	age = n->search.now - life->seen;
 	if (nat_is_closing(life->client, life->backend) ||
 	    age > nat_allowed(w->pkt.flow.protocol, life->client, life->backend))
 		return true;
@@ -226,7 +227,7 @@ static __always_inline void nat_client_seen(const struct nat *n)
 		return;
 	if (!(n->flags & TCP_SYN) && life->backend & NAT_ANSWERED)
 		more |= NAT_ANSWERED;
-	nat_seen(life, &life->client, more, n->now);
+	nat_seen(life, &life->client, more, n->search.now);
 }
 
 /* Gives up the entry that was found, unless it is another's by now. */
@@ -240,14 +241,14 @@ __noinline int nat_forget(__u32 row)
 
 	if (!n)
 		return 0;
-	head = bpf_map_lookup_elem(&nat_heads, &n->set);
-	set = bpf_map_lookup_elem(&nat_flows, &n->set);
-	lock = bpf_map_lookup_elem(&nat_locks, &n->set);
-	way = n->way;
+	head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
+	set = bpf_map_lookup_elem(&nat_flows, &n->search.set);
+	lock = bpf_map_lookup_elem(&nat_locks, &n->search.set);
+	way = n->search.way;
 	if (!head || !set || !lock || way >= NAT_WAYS)
 		return 0;
 	bpf_spin_lock(&lock->lock);
-	if (set->way[way].ref == n->ref) {
+	if (set->way[way].ref == n->search.ref) {
 		*(volatile __u64 *)&set->way[way].ref = 0;
 		((volatile __u8 *)&head->forward)[way] = 0;
 		((volatile __u8 *)&head->reply)[way] = 0;
@@ -281,14 +282,14 @@ __noinline int nat_find_reply(__u32 row)
 	if (!w || !n)
 		return 0;
 	flow = &w->pkt.flow;
-	n->key = nat_key(flow->daddr.word[3], flow->dport, flow->protocol);
-	n->set = n->key & nat_mask;
-	reply = nat_reply_hash(n->key, &flow->saddr, flow->sport, flow->family);
-	head = bpf_map_lookup_elem(&nat_heads, &n->set);
+	n->search.key = nat_key(flow->daddr.word[3], flow->dport, flow->protocol);
+	n->search.set = n->search.key & nat_mask;
+	reply = nat_reply_hash(n->search.key, &flow->saddr, flow->sport, flow->family);
+	head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
 	if (!head)
 		return 0;
 	matches = match_tags(*(volatile __u64 *)&head->reply, nat_tag(reply));
-	set = matches ? bpf_map_lookup_elem(&nat_flows, &n->set) : NULL;
+	set = matches ? bpf_map_lookup_elem(&nat_flows, &n->search.set) : NULL;
 	if (!set)
 		return 0;
 	for (__u32 way = 0; way < NAT_WAYS; way++, matches >>= 8) {
@@ -302,10 +303,10 @@ __noinline int nat_find_reply(__u32 row)
 		if (!ref || (__u32)ref != (__u32)reply || !nat_is_reply(e, flow))
 			continue;
 		source = &nat_addresses[e->source % (2 * NAT_SOURCES)];
-		n->saddr = e->vip;
-		n->daddr = e->client;
-		n->sport = e->vip_port;
-		n->dport = e->client_port;
+		n->tuple.saddr = e->vip;
+		n->tuple.daddr = e->client;
+		n->tuple.sport = e->vip_port;
+		n->tuple.dport = e->client_port;
 		n->handle = e->handle;
 		if (e->source / NAT_SOURCES != (flow->family == FAMILY_V6) ||
 		    source->word[3] != flow->daddr.word[3] ||
@@ -316,7 +317,7 @@ __noinline int nat_find_reply(__u32 row)
 		barrier();
 		if (*(volatile __u64 *)&e->ref != ref)
 			continue;
-		n->way = way;
+		n->search.way = way;
 		return 1;
 	}
 	return 0;
