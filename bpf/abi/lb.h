@@ -276,14 +276,14 @@ struct settings {
 };
 
 /*
- * ---- Hand-off -------------------------------------------------------------
+ * ---- Punt -----------------------------------------------------------------
  *
  * Put before a packet that goes to the kernel because its next hop is not yet
  * resolved. The tc program on the same device reads it and sends the packet by
  * way of the neighbour, which the kernel resolves: that of the packet's destination,
  * or the one named here. As large as metadata can be on older kernels.
  */
-struct handoff {
+struct punt {
 	__u64 cookie; /* the one in .rodata: not from a driver */
 	__u32 ifindex;
 	__u32 family; /* of next_hop; 0 = where the packet is addressed to */

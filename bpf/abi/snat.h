@@ -72,14 +72,14 @@ enum nat_limits {
 };
 BTF_KEEP(enum nat_limits);
 
-/* What came back from backends for a service, one row for each CPU. */
+/* What came back from backends for a service, counted by each CPU for itself. */
 struct reply_cpu {
 	__u64 packets;
 	__u64 bytes;
 };
 
 /* The way to a client as one CPU knows it. `hop.saddr` is the client's address. */
-struct nat_way {
+struct nat_client_hop {
 	struct next_hop hop;
 	__u32 family;
 	__u32 _reserved[3];

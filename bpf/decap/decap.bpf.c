@@ -305,10 +305,10 @@ int towpath_decap(struct xdp_md *ctx)
 {
 	enum decap_verdict verdict = decapsulate(ctx);
 	__u32 zero = 0;
-	struct decap_cpu *row = bpf_map_lookup_elem(&verdicts, &zero);
+	struct decap_cpu *stats = bpf_map_lookup_elem(&verdicts, &zero);
 
-	if (row && verdict < DECAP_MAX)
-		row->packets[verdict]++;
+	if (stats && verdict < DECAP_MAX)
+		stats->packets[verdict]++;
 	return verdict < DECAP_DROP_MALFORMED ? XDP_PASS : XDP_DROP;
 }
 

@@ -8,8 +8,8 @@
  * it is, checksum included. The backend answers from the VIP to the node's own
  * address, which is what the socket waits for.
  */
-#ifndef TOWPATH_HEALTH_H
-#define TOWPATH_HEALTH_H
+#ifndef TOWPATH_HEALTH_EGRESS_H
+#define TOWPATH_HEALTH_EGRESS_H
 
 #include <linux/pkt_cls.h>
 
@@ -23,10 +23,10 @@
 static __always_inline void health_count(__u32 verdict)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
-	struct health_cpu *row = bpf_map_lookup_elem(&health_cpus, &cpu);
+	struct health_cpu *stats = bpf_map_lookup_elem(&health_cpus, &cpu);
 
-	if (row && verdict < HEALTH_MAX)
-		row->packets[verdict]++;
+	if (stats && verdict < HEALTH_MAX)
+		stats->packets[verdict]++;
 }
 
 /* The kernel's own segments have no IPv4 options and no IPv6 extensions: nothing else is a probe. */

@@ -5,10 +5,10 @@
  * A client that isn't known, or not any more, goes by Maglev and by its address alone.
  * So every load balancer of a group gives a client the same backend, without being told
  * what the others did; the table here only holds the client there while tables change.
- * See flow.h for why no lock is needed.
+ * See struct flow for why no lock is needed.
  */
-#ifndef TOWPATH_CLIENT_H
-#define TOWPATH_CLIENT_H
+#ifndef TOWPATH_LB_AFFINITY_H
+#define TOWPATH_LB_AFFINITY_H
 
 #include "lb/flow_table.h"
 #include "net/hash.h"
@@ -19,19 +19,19 @@
 static const __u64 SECOND_NS = 1000000000ULL;
 
 /* Where a client belongs, and where it was found. */
-struct client_place {
+struct affinity_place {
 	struct client_set *set;
 	__u32 hash; /* goes into `ref` */
 	__u32 way;  /* CLIENT_WAYS: not found */
 	__u32 now;  /* seconds since boot */
 };
 
-static __always_inline struct client_place client_place(__u64 hash, __u32 service)
+static __always_inline struct affinity_place affinity_place(__u64 hash, __u32 service)
 {
 	__u64 keyed = hash_step(hash_step(hash, flow_seed), service);
 	__u32 set = keyed & client_mask;
 
-	return (struct client_place){
+	return (struct affinity_place){
 		.set = bpf_map_lookup_elem(&clients, &set),
 		.hash = keyed >> 32,
 		.way = CLIENT_WAYS,
@@ -40,8 +40,8 @@ static __always_inline struct client_place client_place(__u64 hash, __u32 servic
 }
 
 /* Returns the handle that the client was given, however long ago; 0 if it isn't known. */
-static __always_inline __u32 client_lookup(struct client_place *place, const struct address *addr,
-					   __u32 service)
+static __always_inline __u32 affinity_lookup(struct affinity_place *place,
+					     const struct address *addr, __u32 service)
 {
 	if (!place->set)
 		return 0;
@@ -60,7 +60,7 @@ static __always_inline __u32 client_lookup(struct client_place *place, const str
 }
 
 /* A free way, else the one longest unseen. */
-static __always_inline __u32 client_victim(const struct client_set *set, __u32 now)
+static __always_inline __u32 affinity_victim(const struct client_set *set, __u32 now)
 {
 	__u32 oldest = 0, victim = 0;
 
@@ -77,8 +77,8 @@ static __always_inline __u32 client_victim(const struct client_set *set, __u32 n
 }
 
 /* Learns a client, in the entry that it was found in if there was one. */
-static __always_inline void client_learn(const struct client_place *place,
-					 const struct address *addr, __u32 service, __u32 handle)
+static __always_inline void affinity_learn(const struct affinity_place *place,
+					   const struct address *addr, __u32 service, __u32 handle)
 {
 	struct client *client;
 	__u32 way = place->way;
@@ -86,7 +86,7 @@ static __always_inline void client_learn(const struct client_place *place,
 	if (!place->set)
 		return;
 	if (way == CLIENT_WAYS)
-		way = client_victim(place->set, place->now);
+		way = affinity_victim(place->set, place->now);
 	client = &place->set->way[way % CLIENT_WAYS];
 
 	*(volatile __u64 *)&client->ref = 0;
@@ -98,9 +98,9 @@ static __always_inline void client_learn(const struct client_place *place,
 }
 
 /* Whether new flows of a client that was at this backend may still go there. */
-static __always_inline bool client_may_stay(const struct client_place *place,
-					    const struct service *service,
-					    const struct backend *backend)
+static __always_inline bool affinity_may_stay(const struct affinity_place *place,
+					      const struct service *service,
+					      const struct backend *backend)
 {
 	const struct client *client;
 
@@ -114,30 +114,30 @@ static __always_inline bool client_may_stay(const struct client_place *place,
  * Returns the handle of the backend for a new flow, 0 if there is none. Global, so that
  * the verifier looks at its loops once.
  */
-__noinline int client_backend(__u32 row, __u32 index)
+__noinline int affinity_backend(__u32 slot, __u32 index)
 {
 	const struct service *service = bpf_map_lookup_elem(&services, &index);
-	struct work *w = work_of(row);
-	struct client_place place;
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct affinity_place place;
 	struct backend *backend;
 	__u64 hash;
 
-	if (!w || !service)
+	if (!lb || !service)
 		return 0;
-	hash = hash_client(&w->pkt.flow, hash_seed);
-	place = client_place(hash, index);
-	backend = backend_of(client_lookup(&place, &w->pkt.flow.saddr, index));
-	if (client_may_stay(&place, service, backend)) {
-		TRACE_FLAG(w, TRACE_AFFINITY);
-		if (!(w->special & SPECIAL_QUIET) && place.set)
+	hash = hash_client(&lb->pkt.flow, hash_seed);
+	place = affinity_place(hash, index);
+	backend = backend_of(affinity_lookup(&place, &lb->pkt.flow.saddr, index));
+	if (affinity_may_stay(&place, service, backend)) {
+		TRACE_FLAG(lb, TRACE_AFFINITY);
+		if (!(lb->pkt_flags & PKT_NO_LEARN) && place.set)
 			place.set->way[place.way % CLIENT_WAYS].seen = place.now;
 		return backend->handle;
 	}
-	backend = hash_backend(w, service, hash >> 32);
+	backend = hash_backend(lb, service, hash >> 32);
 	if (!backend)
 		return 0;
-	if (!(w->special & SPECIAL_QUIET) && flow_may_learn(w->cpu, w->jiffies))
-		client_learn(&place, &w->pkt.flow.saddr, index, backend->handle);
+	if (!(lb->pkt_flags & PKT_NO_LEARN) && flow_may_learn(lb->cpu, lb->jiffies))
+		affinity_learn(&place, &lb->pkt.flow.saddr, index, backend->handle);
 	return backend->handle;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Which sources a service is for. */
-#ifndef TOWPATH_SOURCE_H
-#define TOWPATH_SOURCE_H
+#ifndef TOWPATH_LB_ALLOW_FROM_H
+#define TOWPATH_LB_ALLOW_FROM_H
 
 #include "lb/maps.h"
 #include "lb/context.h"
@@ -11,15 +11,15 @@
  * number once: it may be replaced at any time, and the set that it names is whole until
  * all packets that have read it are through. Global, so that the verifier looks at it once.
  */
-__noinline int source_allowed(__u32 row, __u32 set)
+__noinline int source_allowed(__u32 slot, __u32 set)
 {
 	struct source_key key = { .prefixlen = SOURCE_BITS + 128, .set = set };
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	if (!w)
+	if (!lb)
 		return 0;
-	key.family = w->pkt.flow.family;
-	key.addr = w->pkt.flow.saddr;
+	key.family = lb->pkt.flow.family;
+	key.addr = lb->pkt.flow.saddr;
 	return bpf_map_lookup_elem(&sources, &key) ? 1 : 0;
 }
 

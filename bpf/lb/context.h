@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* One packet on its way through the load balancer. */
-#ifndef TOWPATH_WORK_H
-#define TOWPATH_WORK_H
+#ifndef TOWPATH_LB_CONTEXT_H
+#define TOWPATH_LB_CONTEXT_H
 
 #include "lb/maps.h"
 #include "net/address.h"
@@ -19,35 +19,35 @@ PARSE_IS(MALFORMED);
 #undef PARSE_IS
 
 /* How a packet is other than whole, of TCP or UDP, and live: a set of these. */
-enum special {
-	SPECIAL_QUIET = 1 << 0, /* the flow table learns nothing from it */
-	SPECIAL_FIRST = 1 << 1, /* the first fragment of a packet */
-	SPECIAL_LATER = 1 << 2, /* one that follows it */
-	SPECIAL_ERROR = 1 << 3, /* an ICMP error: the flow is the quoted packet's */
-	SPECIAL_FRAGMENT = SPECIAL_FIRST | SPECIAL_LATER,
+enum pkt_flags {
+	PKT_NO_LEARN = 1 << 0,	 /* the flow table learns nothing from it */
+	PKT_FRAG_FIRST = 1 << 1, /* the first fragment of a packet */
+	PKT_FRAG_LATER = 1 << 2, /* one that follows it */
+	PKT_ICMP_ERROR = 1 << 3, /* an ICMP error: the flow is the quoted packet's */
+	PKT_FRAGMENT = PKT_FRAG_FIRST | PKT_FRAG_LATER,
 };
 
 /*
  * It lies in a map rather than on the stack: what is read from there is any number
  * to the verifier, which therefore looks at the rest of the program once, and not
  * again for every way through the parser. And a global function, which takes no
- * pointers before 5.12, finds it by its row.
+ * pointers before 5.12, finds it by its slot.
  */
-struct work {
+struct lb_ctx {
 	struct packet pkt;
 	struct vip_key prefix; /* that is being looked for */
-	__u32 row;
+	__u32 slot;
 	__u32 cpu;
 	__u32 rx_ifindex;
-	__u32 traced;  /* this packet is a trace's */
-	__u32 special; /* enum special, 0 for almost all */
+	__u32 traced;	 /* this packet is a trace's */
+	__u32 pkt_flags; /* enum pkt_flags, 0 for almost all */
 	__u64 jiffies;
 	__u64 hash;
 	__u32 service;	  /* these three only for the recorder: 0 = not a VIP's */
 	__u32 handle;	  /* of the backend, 0 = none */
 	__u32 tx_ifindex; /* of a packet that is sent on */
 	__u32 _reserved;
-	struct hdr_state hdr; /* of a special packet: where its headers are being read */
+	struct hdr_state hdr; /* on the slow path: where headers are being read */
 	__u32 first_handle;   /* of the backend that the first fragment went to */
 	__u32 rank;	      /* of the fragment's entry that is to be replaced */
 };
@@ -55,60 +55,60 @@ struct work {
 /* Whether this is the program that records: the other one stores nothing for it. */
 const volatile __u32 recording = 0;
 
-#define RECORD(w, field, value)               \
-	do {                                  \
-		if (recording)                \
-			(w)->field = (value); \
+#define RECORD(lb, field, value)               \
+	do {                                   \
+		if (recording)                 \
+			(lb)->field = (value); \
 	} while (0)
 
 /*
- * Two rows for each possible CPU. Traces have one of their own, since before 6.9 a
+ * Two for each possible CPU. Traces have one of their own, since before 6.9 a
  * test run may be interrupted by packets of the same CPU.
  */
-ARRAY_MAP(works, struct work);
+ARRAY_MAP(contexts, struct lb_ctx);
 
-static __always_inline struct work *work_of(__u32 row)
+static __always_inline struct lb_ctx *lb_ctx_of(__u32 slot)
 {
-	return bpf_map_lookup_elem(&works, &row);
+	return bpf_map_lookup_elem(&contexts, &slot);
 }
 
-/* The row of this CPU for a packet that came in. Parser and balance() fill the rest. */
-static __always_inline struct work *work_begin(struct xdp_md *ctx)
+/* This CPU's, for a packet that came in. Parser and balance() fill the rest. */
+static __always_inline struct lb_ctx *lb_ctx_begin(struct xdp_md *ctx)
 {
 	__u32 cpu = bpf_get_smp_processor_id(), ifindex = ctx->ingress_ifindex;
 	__u32 traced = trace_requested(ctx, &ifindex);
-	__u32 row = cpu * 2 + traced;
-	struct work *w = work_of(row);
+	__u32 slot = cpu * 2 + traced;
+	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	if (w) {
-		w->row = row;
-		w->cpu = cpu;
-		w->rx_ifindex = ifindex;
-		w->traced = traced;
-		w->special = traced ? SPECIAL_QUIET : 0;
+	if (lb) {
+		lb->slot = slot;
+		lb->cpu = cpu;
+		lb->rx_ifindex = ifindex;
+		lb->traced = traced;
+		lb->pkt_flags = traced ? PKT_NO_LEARN : 0;
 	}
-	return w;
+	return lb;
 }
 
-static __always_inline struct trace *trace_of(const struct work *w)
+static __always_inline struct trace *trace_of(const struct lb_ctx *lb)
 {
 	__u32 zero = 0;
 
-	return unlikely(w->traced) ? bpf_map_lookup_elem(&traces, &zero) : NULL;
+	return unlikely(lb->traced) ? bpf_map_lookup_elem(&traces, &zero) : NULL;
 }
 
-#define TRACE(w, field, value)                      \
-	do {                                        \
-		struct trace *_trace = trace_of(w); \
-		if (_trace)                         \
-			_trace->field = (value);    \
+#define TRACE(lb, field, value)                      \
+	do {                                         \
+		struct trace *_trace = trace_of(lb); \
+		if (_trace)                          \
+			_trace->field = (value);     \
 	} while (0)
 
-#define TRACE_FLAG(w, flag)                         \
-	do {                                        \
-		struct trace *_trace = trace_of(w); \
-		if (_trace)                         \
-			_trace->flags |= (flag);    \
+#define TRACE_FLAG(lb, flag)                         \
+	do {                                         \
+		struct trace *_trace = trace_of(lb); \
+		if (_trace)                          \
+			_trace->flags |= (flag);     \
 	} while (0)
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What is counted of a packet of a service: for the service, and for its backend. */
-#ifndef TOWPATH_COUNT_H
-#define TOWPATH_COUNT_H
+#ifndef TOWPATH_LB_COUNTERS_H
+#define TOWPATH_LB_COUNTERS_H
 
 #include "lb/maps.h"
 #include "lb/context.h"
@@ -17,22 +17,22 @@ static __always_inline bool is_drop(__u32 verdict)
 	return verdict >= VERDICT_DROP_NO_BACKEND;
 }
 
-static __always_inline void count_service(const struct work *w, __u32 service, bool fresh,
+static __always_inline void count_service(const struct lb_ctx *lb, __u32 service, bool fresh,
 					  __u32 verdict)
 {
-	struct service_cpu *row = service_row(w->cpu, service);
+	struct service_cpu *stats = service_stats(lb->cpu, service);
 	__u32 reason = verdict - VERDICT_DROP_NO_BACKEND;
 
-	if (!row)
+	if (!stats)
 		return;
-	row->packets++;
-	row->bytes += w->pkt.l3_length;
+	stats->packets++;
+	stats->bytes += lb->pkt.l3_length;
 	if (fresh)
-		row->flows++;
+		stats->flows++;
 	if (unlikely(is_drop(verdict))) {
-		row->drops++;
+		stats->drops++;
 		if (reason < DROP_REASONS)
-			row->dropped[reason]++;
+			stats->dropped[reason]++;
 	}
 }
 

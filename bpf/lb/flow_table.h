@@ -6,8 +6,8 @@
  * All CPUs share it, since a flow's packets may move between them, and none takes
  * a lock: see struct flow for why a race costs an entry and never a wrong backend.
  */
-#ifndef TOWPATH_FLOW_H
-#define TOWPATH_FLOW_H
+#ifndef TOWPATH_LB_FLOW_TABLE_H
+#define TOWPATH_LB_FLOW_TABLE_H
 
 #include "net/hash.h"
 #include "lb/maps.h"
@@ -156,15 +156,15 @@ static __always_inline bool flow_begins_anew(const struct flow_place *place,
 /* Whether this CPU may learn one more flow in this jiffy, of which it may learn `most`. */
 static __always_inline bool may_learn(__u32 cpu, __u32 tick, __u32 most)
 {
-	struct flow_cpu *row = bpf_map_lookup_elem(&flow_cpus, &cpu);
+	struct flow_cpu *budget = bpf_map_lookup_elem(&flow_cpus, &cpu);
 
-	if (!row)
+	if (!budget)
 		return false;
-	if (row->tick != tick) {
-		row->tick = tick;
-		row->learnt = 0;
+	if (budget->tick != tick) {
+		budget->tick = tick;
+		budget->learnt = 0;
 	}
-	return row->learnt++ < most;
+	return budget->learnt++ < most;
 }
 
 static __always_inline bool flow_may_learn(__u32 cpu, __u32 tick)

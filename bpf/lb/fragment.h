@@ -6,8 +6,8 @@
  * No lock, as in the flow table: see struct flow. A reader looks at `ref` again when it
  * has read the rest, so that what it read is one entry's.
  */
-#ifndef TOWPATH_FRAGMENT_H
-#define TOWPATH_FRAGMENT_H
+#ifndef TOWPATH_LB_FRAGMENT_H
+#define TOWPATH_LB_FRAGMENT_H
 
 #include "net/hash.h"
 #include "lb/maps.h"
@@ -22,20 +22,20 @@ struct fragment_place {
 };
 
 /* IPv6 fragments need not agree on what follows (RFC 8200, 4.5). */
-static __always_inline __u8 fragment_protocol(const struct work *w)
+static __always_inline __u8 fragment_protocol(const struct lb_ctx *lb)
 {
-	return w->pkt.flow.family == FAMILY_V4 ? w->hdr.nexthdr : 0;
+	return lb->pkt.flow.family == FAMILY_V4 ? lb->hdr.nexthdr : 0;
 }
 
-static __always_inline struct fragment_place fragment_place(const struct work *w)
+static __always_inline struct fragment_place fragment_place(const struct lb_ctx *lb)
 {
-	const struct flow_key *flow = &w->pkt.flow;
-	__u32 id = bpf_ntohl(w->hdr.id);
+	const struct flow_key *flow = &lb->pkt.flow;
+	__u32 id = bpf_ntohl(lb->hdr.id);
 	__u64 pair, keyed;
 	__u32 at;
 
 	pair = hash_address(hash_address(flow_seed, &flow->saddr), &flow->daddr);
-	keyed = hash_step(hash_step(pair, id), fragment_protocol(w));
+	keyed = hash_step(hash_step(pair, id), fragment_protocol(lb));
 	at = hash_step(pair, id % FRAGMENT_SPREAD) & fragment_mask;
 	return (struct fragment_place){
 		.set = bpf_map_lookup_elem(&fragments, &at),
@@ -44,13 +44,13 @@ static __always_inline struct fragment_place fragment_place(const struct work *w
 	};
 }
 
-static __always_inline bool fragment_is(const struct fragment *entry, const struct work *w)
+static __always_inline bool fragment_is(const struct fragment *entry, const struct lb_ctx *lb)
 {
-	const __u64 *a = (const __u64 *)&entry->saddr, *b = (const __u64 *)&w->pkt.flow.saddr;
+	const __u64 *a = (const __u64 *)&entry->saddr, *b = (const __u64 *)&lb->pkt.flow.saddr;
 
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] &&
-	       entry->id == w->hdr.id && entry->family == w->pkt.flow.family &&
-	       (entry->family != FAMILY_V4 || entry->protocol == w->hdr.nexthdr);
+	       entry->id == lb->hdr.id && entry->family == lb->pkt.flow.family &&
+	       (entry->family != FAMILY_V4 || entry->protocol == lb->hdr.nexthdr);
 }
 
 static __always_inline bool fragment_lives(const struct fragment *entry, __u32 now)
@@ -59,14 +59,14 @@ static __always_inline bool fragment_lives(const struct fragment *entry, __u32 n
 }
 
 /* Puts what the first fragment left into the flow and the context. False: nothing is known of it. */
-__noinline int fragment_find(__u32 row)
+__noinline int fragment_find(__u32 slot)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct fragment_place place;
 
-	if (!w)
+	if (!lb)
 		return false;
-	place = fragment_place(w);
+	place = fragment_place(lb);
 	if (!place.set)
 		return false;
 	for (__u32 way = 0; way < FRAGMENT_WAYS; way++) {
@@ -74,12 +74,12 @@ __noinline int fragment_find(__u32 row)
 		__u64 ref = *(const volatile __u64 *)&entry->ref;
 
 		if ((__u32)ref != place.hash || !fragment_lives(entry, place.now) ||
-		    !fragment_is(entry, w))
+		    !fragment_is(entry, lb))
 			continue;
-		w->pkt.flow.protocol = entry->protocol;
-		w->pkt.flow.sport = entry->sport;
-		w->pkt.flow.dport = entry->dport;
-		w->first_handle = ref >> 32;
+		lb->pkt.flow.protocol = entry->protocol;
+		lb->pkt.flow.sport = entry->sport;
+		lb->pkt.flow.dport = entry->dport;
+		lb->first_handle = ref >> 32;
 		barrier();
 		return *(const volatile __u64 *)&entry->ref == ref;
 	}
@@ -91,16 +91,16 @@ __noinline int fragment_find(__u32 row)
  * is kept where the verifier doesn't follow it: it would go through all orders of ages.
  */
 static __always_inline struct fragment *fragment_victim(const struct fragment_place *place,
-							struct work *w)
+							struct lb_ctx *lb)
 {
-	volatile __u32 *best = &w->rank;
+	volatile __u32 *best = &lb->rank;
 
 	*best = 0;
 	for (__u32 way = 0; way < FRAGMENT_WAYS; way++) {
 		const struct fragment *entry = &place->set->way[way];
 		__u32 age = FRAGMENT_LIFE, rank;
 
-		if ((__u32)entry->ref == place->hash && fragment_is(entry, w))
+		if ((__u32)entry->ref == place->hash && fragment_is(entry, lb))
 			age = FRAGMENT_LIFE + 1;
 		else if (fragment_lives(entry, place->now))
 			age = place->now - entry->seen;
@@ -112,83 +112,83 @@ static __always_inline struct fragment *fragment_victim(const struct fragment_pl
 }
 
 /* Has the packet's other fragments follow this one to a backend; handle 0: to the kernel. */
-__noinline int fragment_learn(__u32 row, __u32 handle)
+__noinline int fragment_learn(__u32 slot, __u32 handle)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct fragment_place place;
 	struct fragment *entry;
 
-	if (!w || w->traced)
+	if (!lb || lb->traced)
 		return 0;
-	place = fragment_place(w);
+	place = fragment_place(lb);
 	if (!place.set)
 		return 0;
-	entry = fragment_victim(&place, w);
+	entry = fragment_victim(&place, lb);
 
 	*(volatile __u64 *)&entry->ref = 0;
-	entry->saddr = w->pkt.flow.saddr;
-	entry->daddr = w->pkt.flow.daddr;
-	entry->id = w->hdr.id;
-	entry->sport = w->pkt.flow.sport;
-	entry->dport = w->pkt.flow.dport;
+	entry->saddr = lb->pkt.flow.saddr;
+	entry->daddr = lb->pkt.flow.daddr;
+	entry->id = lb->hdr.id;
+	entry->sport = lb->pkt.flow.sport;
+	entry->dport = lb->pkt.flow.dport;
 	entry->seen = place.now;
-	entry->protocol = w->pkt.flow.protocol;
-	entry->family = w->pkt.flow.family;
+	entry->protocol = lb->pkt.flow.protocol;
+	entry->family = lb->pkt.flow.family;
 	barrier();
 	*(volatile __u64 *)&entry->ref = (__u64)handle << 32 | place.hash;
 	return 0;
 }
 
-static __always_inline int fragment_later(struct work *w)
+static __always_inline int fragment_later(struct lb_ctx *lb)
 {
-	__u8 protocol = w->hdr.nexthdr;
+	__u8 protocol = lb->hdr.nexthdr;
 
-	if (w->pkt.flow.family == FAMILY_V4 && protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (lb->pkt.flow.family == FAMILY_V4 && protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return VERDICT_PASS_FRAGMENT;
-	if (fragment_find(w->row)) {
-		w->special |= SPECIAL_LATER | SPECIAL_QUIET;
-		return w->first_handle ? PARSE_OK : VERDICT_PASS_FRAGMENT;
+	if (fragment_find(lb->slot)) {
+		lb->pkt_flags |= PKT_FRAG_LATER | PKT_NO_LEARN;
+		return lb->first_handle ? PARSE_OK : VERDICT_PASS_FRAGMENT;
 	}
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return VERDICT_PASS_FRAGMENT;
 	/* The first one went to some backend, or will: any other would never see it whole. */
-	return vip_known(w->row) ? VERDICT_DROP_FRAGMENT : VERDICT_PASS_FRAGMENT;
+	return vip_known(lb->slot) ? VERDICT_DROP_FRAGMENT : VERDICT_PASS_FRAGMENT;
 }
 
 /* What a first fragment's transport header says, of which all is there. False: it has none. */
-static __always_inline bool fragment_transport(struct xdp_md *ctx, struct work *w)
+static __always_inline bool fragment_transport(struct xdp_md *ctx, struct lb_ctx *lb)
 {
-	bool tcp = w->hdr.nexthdr == IPPROTO_TCP;
+	bool tcp = lb->hdr.nexthdr == IPPROTO_TCP;
 	struct cursor c = cursor_of(ctx);
 	struct tcphdr *header;
 
-	if (!hdr_ports(&w->hdr, &w->pkt, c, tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr),
-		       &w->pkt.flow))
+	if (!hdr_ports(&lb->hdr, &lb->pkt, c, tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr),
+		       &lb->pkt.flow))
 		return false;
 	if (!tcp)
 		return true;
-	if (!hdr_cursor(&w->hdr, &c))
+	if (!hdr_cursor(&lb->hdr, &c))
 		return false;
 	header = cursor_take(&c, struct tcphdr);
 	if (!header)
 		return false;
-	w->pkt.tcp_flags = ((__u8 *)header)[TCP_FLAGS_AT];
+	lb->pkt.tcp_flags = ((__u8 *)header)[TCP_FLAGS_AT];
 	return true;
 }
 
 /* Gives a fragment the ports of its packet. Those that can't be read pass as they came. */
-static __always_inline int fragment_parse(struct xdp_md *ctx, struct work *w)
+static __always_inline int fragment_parse(struct xdp_md *ctx, struct lb_ctx *lb)
 {
 	int result;
 
-	w->hdr.at = w->pkt.l3_offset;
-	result = read_ip(ctx, w->row);
-	w->pkt.l4_offset = w->hdr.at - w->pkt.l3_offset;
-	if (result == VERDICT_PASS_FRAGMENT && w->hdr.offset && hdr_within(&w->hdr, &w->pkt, 0))
-		return fragment_later(w);
-	if (result != PARSE_OK || !fragment_transport(ctx, w))
+	lb->hdr.at = lb->pkt.l3_offset;
+	result = read_ip(ctx, lb->slot);
+	lb->pkt.l4_offset = lb->hdr.at - lb->pkt.l3_offset;
+	if (result == VERDICT_PASS_FRAGMENT && lb->hdr.offset && hdr_within(&lb->hdr, &lb->pkt, 0))
+		return fragment_later(lb);
+	if (result != PARSE_OK || !fragment_transport(ctx, lb))
 		return VERDICT_PASS_FRAGMENT;
-	w->special |= SPECIAL_FIRST;
+	lb->pkt_flags |= PKT_FRAG_FIRST;
 	return PARSE_OK;
 }
 

@@ -7,17 +7,17 @@
 #include "net/exthdr.h"
 
 /* Skips one extension header; PARSE_OK: there is none. */
-__noinline int skip_header(struct xdp_md *ctx, __u32 row)
+__noinline int skip_header(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	return w ? hdr_skip(&w->hdr, cursor_of(ctx)) : PARSE_PROTOCOL;
+	return lb ? hdr_skip(&lb->hdr, cursor_of(ctx)) : PARSE_PROTOCOL;
 }
 
-static __always_inline int skip_headers(struct xdp_md *ctx, __u32 row)
+static __always_inline int skip_headers(struct xdp_md *ctx, __u32 slot)
 {
 	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
-		int result = skip_header(ctx, row);
+		int result = skip_header(ctx, slot);
 
 		if (result != HDR_MORE)
 			return result;
@@ -25,15 +25,15 @@ static __always_inline int skip_headers(struct xdp_md *ctx, __u32 row)
 	return PARSE_PROTOCOL;
 }
 
-static __always_inline int read_ipv6(struct xdp_md *ctx, struct hdr_state *hdr, __u32 row)
+static __always_inline int read_ipv6(struct xdp_md *ctx, struct hdr_state *hdr, __u32 slot)
 {
 	int result = hdr_read_ipv6(hdr, cursor_of(ctx));
 
 	if (result != PARSE_OK)
 		return result;
-	result = skip_headers(ctx, row);
+	result = skip_headers(ctx, slot);
 	if (result == PARSE_FRAGMENT && !hdr->offset)
-		result = skip_headers(ctx, row);
+		result = skip_headers(ctx, slot);
 	return result;
 }
 
@@ -42,15 +42,15 @@ static __always_inline int read_ipv6(struct xdp_md *ctx, struct hdr_state *hdr, 
  * Returns PARSE_OK before a transport header, whose packet may be a first fragment;
  * PARSE_FRAGMENT before the rest of one that has none.
  */
-__noinline int read_ip(struct xdp_md *ctx, __u32 row)
+__noinline int read_ip(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	if (!w)
+	if (!lb)
 		return PARSE_MALFORMED;
-	if (w->pkt.flow.family == FAMILY_V4)
-		return hdr_read_ipv4(&w->hdr, cursor_of(ctx));
-	return read_ipv6(ctx, &w->hdr, row);
+	if (lb->pkt.flow.family == FAMILY_V4)
+		return hdr_read_ipv4(&lb->hdr, cursor_of(ctx));
+	return read_ipv6(ctx, &lb->hdr, slot);
 }
 
 #endif

@@ -6,8 +6,8 @@
  * An error's backend is chosen by the flow of the quoted packet, turned round: so it is the
  * one that the flow's packets go to, on every load balancer of a group.
  */
-#ifndef TOWPATH_ICMP_H
-#define TOWPATH_ICMP_H
+#ifndef TOWPATH_LB_ICMP_H
+#define TOWPATH_LB_ICMP_H
 
 #include "net/encap.h"
 #include "lb/service.h"
@@ -76,21 +76,21 @@ static __always_inline bool icmp_is_error(bool v4, __u8 type)
  * quoted packet. A quote that isn't of a TCP or UDP packet, or too short to tell, leaves the
  * error as it is: VERDICT_PASS_PROTOCOL.
  */
-__noinline int icmp_quoted(struct xdp_md *ctx, __u32 row)
+__noinline int icmp_quoted(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct flow_key ports = {};
 
-	if (!w || read_ip(ctx, row) != PARSE_OK)
+	if (!lb || read_ip(ctx, slot) != PARSE_OK)
 		return VERDICT_PASS_PROTOCOL;
-	if (!address_equal(&w->hdr.flow.saddr, &w->pkt.flow.daddr))
+	if (!address_equal(&lb->hdr.flow.saddr, &lb->pkt.flow.daddr))
 		return VERDICT_PASS_PROTOCOL;
-	if (!hdr_ports(&w->hdr, &w->pkt, cursor_of(ctx), ICMP_QUOTED_TRANSPORT, &ports))
+	if (!hdr_ports(&lb->hdr, &lb->pkt, cursor_of(ctx), ICMP_QUOTED_TRANSPORT, &ports))
 		return VERDICT_PASS_PROTOCOL;
-	w->pkt.flow.saddr = w->hdr.flow.daddr;
-	w->pkt.flow.sport = ports.dport;
-	w->pkt.flow.dport = ports.sport;
-	w->pkt.flow.protocol = ports.protocol;
+	lb->pkt.flow.saddr = lb->hdr.flow.daddr;
+	lb->pkt.flow.sport = ports.dport;
+	lb->pkt.flow.dport = ports.sport;
+	lb->pkt.flow.protocol = ports.protocol;
 	return PARSE_OK;
 }
 
@@ -117,14 +117,14 @@ struct icmp_link {
 };
 
 /* Reads it off the frame that came. False: nobody is to be answered. */
-static __always_inline bool icmp_link_back(struct cursor *c, const struct work *w,
+static __always_inline bool icmp_link_back(struct cursor *c, const struct lb_ctx *lb,
 					   struct icmp_link *link)
 {
 	struct ethhdr *eth = cursor_take(c, struct ethhdr);
 	struct vlan_tag *tag;
 
 	/* To all or to many on the link (a trace's frame has other things there). */
-	if (!eth || (!w->traced && eth->h_dest[0] & 1))
+	if (!eth || (!lb->traced && eth->h_dest[0] & 1))
 		return false;
 	__builtin_memcpy(link->eth.h_dest, eth->h_source, ETH_ALEN);
 	__builtin_memcpy(link->eth.h_source, eth->h_dest, ETH_ALEN);
@@ -181,7 +181,7 @@ static __always_inline __u16 icmp_fold(__s64 sum)
 	return ~folded;
 }
 
-static __always_inline bool too_big_ipv4(struct cursor *c, const struct work *w, __u32 mtu,
+static __always_inline bool too_big_ipv4(struct cursor *c, const struct lb_ctx *lb, __u32 mtu,
 					 bool whole)
 {
 	__u32 quote = whole ? ICMP_QUOTE : ICMP_QUOTE_SHORT;
@@ -200,8 +200,8 @@ static __always_inline bool too_big_ipv4(struct cursor *c, const struct work *w,
 	ip->ttl = OUTER_TTL;
 	ip->protocol = IPPROTO_ICMP;
 	ip->check = 0;
-	ip->saddr = w->pkt.flow.daddr.word[3];
-	ip->daddr = w->pkt.flow.saddr.word[3];
+	ip->saddr = lb->pkt.flow.daddr.word[3];
+	ip->daddr = lb->pkt.flow.saddr.word[3];
 	ip->check = ipv4_checksum(ip);
 
 	*(__be32 *)icmp = bpf_htonl(ICMP_DEST_UNREACH << 24 | ICMP_FRAG_NEEDED << 16);
@@ -226,13 +226,13 @@ struct icmpv6_pseudo {
 	__be32 nexthdr;
 };
 
-static __always_inline bool too_big_ipv6(struct cursor *c, const struct work *w, __u32 mtu)
+static __always_inline bool too_big_ipv6(struct cursor *c, const struct lb_ctx *lb, __u32 mtu)
 {
 	const __u32 length = sizeof(struct icmp_header) + ICMPV6_QUOTE;
 	struct icmp_over_ipv6 *header = cursor_take(c, struct icmp_over_ipv6);
 	struct icmpv6_pseudo pseudo = {
-		.saddr = w->pkt.flow.daddr,
-		.daddr = w->pkt.flow.saddr,
+		.saddr = lb->pkt.flow.daddr,
+		.daddr = lb->pkt.flow.saddr,
 		.length = bpf_htonl(length),
 		.nexthdr = bpf_htonl(IPPROTO_ICMPV6),
 	};
@@ -264,53 +264,53 @@ static __always_inline bool too_big_ipv6(struct cursor *c, const struct work *w,
  * one that allows fragmentation (RFC 1191), nor who sent an error, nor with IPv4 for the
  * later fragments (RFC 1122, 3.2.2). IPv6 packets of 1280 bytes nobody makes smaller.
  */
-static __always_inline bool too_big_answerable(const struct work *w, __u32 mtu)
+static __always_inline bool too_big_answerable(const struct lb_ctx *lb, __u32 mtu)
 {
-	if (w->special & SPECIAL_ERROR || !icmp_answerable(&w->pkt.flow))
+	if (lb->pkt_flags & PKT_ICMP_ERROR || !icmp_answerable(&lb->pkt.flow))
 		return false;
-	if (w->pkt.flow.family == FAMILY_V6)
-		return w->pkt.l3_length > ICMPV6_SMALLEST_MTU;
-	return w->pkt.fragment & bpf_htons(IPV4_DONT_FRAGMENT) && mtu >= ICMP_SMALLEST_MTU &&
-	       !(w->special & SPECIAL_LATER);
+	if (lb->pkt.flow.family == FAMILY_V6)
+		return lb->pkt.l3_length > ICMPV6_SMALLEST_MTU;
+	return lb->pkt.fragment & bpf_htons(IPV4_DONT_FRAGMENT) && mtu >= ICMP_SMALLEST_MTU &&
+	       !(lb->pkt_flags & PKT_FRAG_LATER);
 }
 
 /* Whether this CPU may answer one more packet in this jiffy. */
-static __always_inline bool too_big_may_answer(const struct work *w)
+static __always_inline bool too_big_may_answer(const struct lb_ctx *lb)
 {
-	__u32 cpu = w->cpu, tick = w->jiffies;
-	struct flow_cpu *row = bpf_map_lookup_elem(&flow_cpus, &cpu);
+	__u32 cpu = lb->cpu, tick = lb->jiffies;
+	struct flow_cpu *budget = bpf_map_lookup_elem(&flow_cpus, &cpu);
 
-	if (w->traced)
+	if (lb->traced)
 		return true;
-	if (!row)
+	if (!budget)
 		return false;
-	if (row->answer_tick != tick) {
-		row->answer_tick = tick;
-		row->answered = 0;
+	if (budget->answer_tick != tick) {
+		budget->answer_tick = tick;
+		budget->answered = 0;
 	}
-	return row->answered++ < FLOW_ANSWERS;
+	return budget->answered++ < FLOW_ANSWERS;
 }
 
 /*
  * Turns a packet that is too large for the way to its backend into the answer that says so,
  * from the VIP to the client. `mtu`: of the way, without the outer header. Returns the verdict.
  */
-__noinline int too_big(struct xdp_md *ctx, __u32 row, __u32 mtu)
+__noinline int too_big(struct xdp_md *ctx, __u32 slot, __u32 mtu)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct cursor c = cursor_of(ctx);
 	struct icmp_link link = {};
 	__s32 grow, quote;
 	bool v4, whole;
 	__s64 left;
 
-	if (!w || !too_big_answerable(w, mtu) || !icmp_link_back(&c, w, &link))
+	if (!lb || !too_big_answerable(lb, mtu) || !icmp_link_back(&c, lb, &link))
 		return VERDICT_DROP_MTU;
-	if (!too_big_may_answer(w))
+	if (!too_big_may_answer(lb))
 		return VERDICT_DROP_MTU_QUIET;
 
-	v4 = w->pkt.flow.family == FAMILY_V4;
-	whole = w->pkt.l3_length >= ICMP_QUOTE;
+	v4 = lb->pkt.flow.family == FAMILY_V4;
+	whole = lb->pkt.l3_length >= ICMP_QUOTE;
 	if (v4) {
 		grow = sizeof(struct iphdr) + sizeof(struct icmp_header);
 		quote = whole ? ICMP_QUOTE : ICMP_QUOTE_SHORT;
@@ -323,13 +323,13 @@ __noinline int too_big(struct xdp_md *ctx, __u32 row, __u32 mtu)
 	c = cursor_of(ctx);
 	left = cursor_left(&c);
 	barrier_var(left);
-	if (bpf_xdp_adjust_tail(ctx, (__s32)(w->pkt.l3_offset + grow + quote - left)))
+	if (bpf_xdp_adjust_tail(ctx, (__s32)(lb->pkt.l3_offset + grow + quote - left)))
 		return VERDICT_DROP_HEADROOM;
 	c = cursor_of(ctx);
 	if (!icmp_write_link(&c, &link))
 		return VERDICT_DROP_HEADROOM;
-	if (v4 ? too_big_ipv4(&c, w, mtu, whole)
-	       : too_big_ipv6(&c, w, mtu > ICMPV6_SMALLEST_MTU ? mtu : ICMPV6_SMALLEST_MTU))
+	if (v4 ? too_big_ipv4(&c, lb, mtu, whole)
+	       : too_big_ipv6(&c, lb, mtu > ICMPV6_SMALLEST_MTU ? mtu : ICMPV6_SMALLEST_MTU))
 		return VERDICT_TX_TOO_BIG;
 	return VERDICT_DROP_HEADROOM;
 }
@@ -391,20 +391,20 @@ static __always_inline int echo_ipv6(struct cursor *c)
  * than that (RFC 1122, 3.2.2.6) and are the kernel's; what they stand in front of is at
  * `hdr.at`.
  */
-static __always_inline int icmp_echo(struct xdp_md *ctx, struct work *w)
+static __always_inline int icmp_echo(struct xdp_md *ctx, struct lb_ctx *lb)
 {
-	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	bool v4 = lb->pkt.flow.family == FAMILY_V4;
 	__u32 zero = 0, header = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 	struct cursor c = cursor_of(ctx);
 	struct icmp_link link = {};
 	int verdict;
 
-	if (!set || !set->echo || w->hdr.at != w->pkt.l3_offset + header)
+	if (!set || !set->echo || lb->hdr.at != lb->pkt.l3_offset + header)
 		return VERDICT_PASS_PROTOCOL;
-	if (!icmp_answerable(&w->pkt.flow) || !vip_known(w->row))
+	if (!icmp_answerable(&lb->pkt.flow) || !vip_known(lb->slot))
 		return VERDICT_PASS_PROTOCOL;
-	if (!icmp_link_back(&c, w, &link))
+	if (!icmp_link_back(&c, lb, &link))
 		return VERDICT_PASS_PROTOCOL;
 	verdict = v4 ? echo_ipv4(&c) : echo_ipv6(&c);
 	c = cursor_of(ctx);
@@ -414,29 +414,30 @@ static __always_inline int icmp_echo(struct xdp_md *ctx, struct work *w)
 }
 
 /* For a packet of neither TCP nor UDP: PARSE_OK if it belongs to a flow, else the verdict. */
-static __always_inline int icmp_parse(struct xdp_md *ctx, struct work *w)
+static __always_inline int icmp_parse(struct xdp_md *ctx, struct lb_ctx *lb)
 {
-	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	bool v4 = lb->pkt.flow.family == FAMILY_V4;
 	struct cursor c = cursor_of(ctx);
 	__u8 *type;
 
-	if (w->pkt.flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+	if (lb->pkt.flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return VERDICT_PASS_PROTOCOL;
-	w->hdr.at = w->pkt.l3_offset;
-	if (read_ip(ctx, w->row) != PARSE_OK ||
-	    !hdr_within(&w->hdr, &w->pkt, sizeof(struct icmp_header)) || !hdr_cursor(&w->hdr, &c))
+	lb->hdr.at = lb->pkt.l3_offset;
+	if (read_ip(ctx, lb->slot) != PARSE_OK ||
+	    !hdr_within(&lb->hdr, &lb->pkt, sizeof(struct icmp_header)) ||
+	    !hdr_cursor(&lb->hdr, &c))
 		return VERDICT_PASS_PROTOCOL;
 	type = cursor_take(&c, __u8);
 	if (!type)
 		return VERDICT_PASS_PROTOCOL;
 	if (*type == (v4 ? ICMP_ECHO : ICMPV6_ECHO))
-		return icmp_echo(ctx, w);
+		return icmp_echo(ctx, lb);
 	if (!icmp_is_error(v4, *type))
 		return VERDICT_PASS_PROTOCOL;
-	w->hdr.at += sizeof(struct icmp_header);
-	if (icmp_quoted(ctx, w->row) != PARSE_OK)
+	lb->hdr.at += sizeof(struct icmp_header);
+	if (icmp_quoted(ctx, lb->slot) != PARSE_OK)
 		return VERDICT_PASS_PROTOCOL;
-	w->special |= SPECIAL_ERROR | SPECIAL_QUIET;
+	lb->pkt_flags |= PKT_ICMP_ERROR | PKT_NO_LEARN;
 	return PARSE_OK;
 }
 

@@ -6,8 +6,8 @@
  * down to its TTL. That this node is no router for it follows from the frame's being
  * for a VIP, which is this node's own address as much as it is the backend's.
  */
-#ifndef TOWPATH_L2_H
-#define TOWPATH_L2_H
+#ifndef TOWPATH_LB_L2_H
+#define TOWPATH_LB_L2_H
 
 #include "net/encap.h"
 #include "lb/maps.h"

@@ -25,12 +25,12 @@
 #include "snat/snat.h"
 
 /* For a packet that belongs to no flow that is known. */
-static __always_inline struct backend *new_backend(struct work *w, const struct service *service,
+static __always_inline struct backend *new_backend(struct lb_ctx *lb, const struct service *service,
 						   __u32 index)
 {
 	if (likely(!service->affinity))
-		return hash_backend(w, service, w->hash >> 32);
-	return backend_of(client_backend(w->row, index));
+		return hash_backend(lb, service, lb->hash >> 32);
+	return backend_of(affinity_backend(lb->slot, index));
 }
 
 /*
@@ -38,33 +38,33 @@ static __always_inline struct backend *new_backend(struct work *w, const struct 
  * that is used again by its client, or a SYN that nobody has answered, is no reason to stay
  * with a backend that takes no new flows.
  */
-static __always_inline struct backend *choose_backend(struct work *w, const struct service *service,
-						      __u32 index, bool *fresh)
+static __always_inline struct backend *
+choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bool *fresh)
 {
 	struct flow_id id = {
-		.key = &w->pkt.flow,
+		.key = &lb->pkt.flow,
 		.service = index,
-		.tcp_flags = w->pkt.tcp_flags,
+		.tcp_flags = lb->pkt.tcp_flags,
 	};
 	struct flow_place place;
 	struct backend *backend;
 
 	if (service->flags & SERVICE_NO_FLOW_TABLE) {
 		*fresh = true;
-		return new_backend(w, service, index);
+		return new_backend(lb, service, index);
 	}
 
-	place = flow_place(w->hash, w->jiffies);
+	place = flow_place(lb->hash, lb->jiffies);
 	backend = backend_of(flow_lookup(&place, &id));
 	if (likely(backend) && (likely(!flow_begins_anew(&place, &id)) || takes_flows(backend))) {
-		if (likely(!(w->special & SPECIAL_QUIET)))
+		if (likely(!(lb->pkt_flags & PKT_NO_LEARN)))
 			flow_note(&place, &id);
-		TRACE_FLAG(w, TRACE_FLOW_HIT);
+		TRACE_FLAG(lb, TRACE_FLOW_HIT);
 		return backend;
 	}
 	*fresh = true;
-	backend = new_backend(w, service, index);
-	if (backend && !(w->special & SPECIAL_QUIET) && flow_may_learn(w->cpu, w->jiffies))
+	backend = new_backend(lb, service, index);
+	if (backend && !(lb->pkt_flags & PKT_NO_LEARN) && flow_may_learn(lb->cpu, lb->jiffies))
 		flow_learn_as(&place, &id, backend->handle);
 	return backend;
 }
@@ -74,51 +74,51 @@ static __always_inline struct backend *choose_backend(struct work *w, const stru
  * or else the kernel's answer, put in `fresh`. `rx_ifindex`: with HOP_L2 if the packet is
  * to go to that very host. Returns the verdict it leads to.
  */
-static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct work *w,
-					   struct backend_cpu *row, struct outer *outer,
+static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct lb_ctx *lb,
+					   struct backend_cpu *stats, struct outer *outer,
 					   struct next_hop *fresh, __u32 rx_ifindex)
 {
 	int result;
 
-	if (likely(next_hop_holds(w, &row->hop, rx_ifindex))) {
-		TRACE_FLAG(w, TRACE_FIB_CACHED);
-		outer->hop = &row->hop;
+	if (likely(next_hop_holds(lb, &stats->hop, rx_ifindex))) {
+		TRACE_FLAG(lb, TRACE_FIB_CACHED);
+		outer->hop = &stats->hop;
 	} else {
-		next_hop_begin(w, fresh, rx_ifindex);
+		next_hop_begin(lb, fresh, rx_ifindex);
 		result = route_ask(ctx, outer->daddr, *outer->family, fresh);
 		outer->hop = fresh;
-		if (!next_hop_keep(w, &row->hop, fresh, result))
+		if (!next_hop_keep(lb, &stats->hop, fresh, result))
 			return route_verdict(result);
 	}
-	return next_hop_verdict(w, outer->hop);
+	return next_hop_verdict(lb, outer->hop);
 }
 
-static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
-				     const struct backend *backend, struct backend_cpu *row)
+static __always_inline __u32 send_to(struct xdp_md *ctx, struct lb_ctx *lb,
+				     const struct backend *backend, struct backend_cpu *stats)
 {
 	struct outer outer = {
 		.daddr = &backend->addr,
 		.family = &backend->family,
-		.hash = w->hash >> 32,
+		.hash = lb->hash >> 32,
 		.length = outer_length(backend->family),
 	};
 	struct next_hop fresh;
-	__u32 verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex), tx_ifindex;
+	__u32 verdict = find_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex), tx_ifindex;
 
-	TRACE(w, hop, *outer.hop);
+	TRACE(lb, hop, *outer.hop);
 	if (unlikely(!is_sent(verdict)))
 		return verdict;
-	if (!next_hop_fits(w, outer.hop, outer.length))
-		return too_big(ctx, w->row, outer.hop->mtu - outer.length);
+	if (!next_hop_fits(lb, outer.hop, outer.length))
+		return too_big(ctx, lb->slot, outer.hop->mtu - outer.length);
 	tunnel_source(&outer);
-	TRACE(w, outer_saddr, outer.saddr);
+	TRACE(lb, outer_saddr, outer.saddr);
 	tx_ifindex = outer.hop->tx_ifindex;
 
-	if (unlikely(xdp_encap(ctx, &w->pkt, &outer)))
+	if (unlikely(xdp_encap(ctx, &lb->pkt, &outer)))
 		return VERDICT_DROP_HEADROOM;
-	verdict = transmit(ctx, w, verdict, tx_ifindex, NULL);
+	verdict = transmit(ctx, lb, verdict, tx_ifindex, NULL);
 	if (likely(is_sent(verdict)))
-		count_sent(w, row);
+		count_sent(lb, stats);
 	return verdict;
 }
 
@@ -126,131 +126,132 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct work *w,
  * The same without a tunnel, to a backend on the link. Global, so that the verifier looks
  * at it once and packets in tunnels pay one comparison for it.
  */
-__noinline int send_l2(struct xdp_md *ctx, __u32 work_row, __u32 handle)
+__noinline int send_l2(struct xdp_md *ctx, __u32 slot, __u32 handle)
 {
-	struct work *w = work_of(work_row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct backend *backend = backend_of(handle);
 	struct outer outer = {};
 	__u32 verdict, tx_ifindex;
-	struct backend_cpu *row;
+	struct backend_cpu *stats;
 	struct next_hop fresh;
 
-	if (!w || !backend)
+	if (!lb || !backend)
 		return VERDICT_DROP_NO_BACKEND;
-	row = backend_row(w->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
-	if (!row)
+	stats = backend_stats(lb->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!stats)
 		return VERDICT_DROP_NO_BACKEND;
 	outer.daddr = &backend->addr;
 	outer.family = &backend->family;
-	verdict = find_next_hop(ctx, w, row, &outer, &fresh, w->rx_ifindex | HOP_L2);
-	TRACE(w, hop, *outer.hop);
+	verdict = find_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex | HOP_L2);
+	TRACE(lb, hop, *outer.hop);
 	if (!is_sent(verdict))
 		return verdict;
-	if (!next_hop_fits(w, outer.hop, 0))
-		return too_big(ctx, work_row, outer.hop->mtu);
+	if (!next_hop_fits(lb, outer.hop, 0))
+		return too_big(ctx, slot, outer.hop->mtu);
 	tx_ifindex = outer.hop->tx_ifindex;
 
-	if (relink(ctx, &w->pkt, outer.hop))
+	if (relink(ctx, &lb->pkt, outer.hop))
 		return VERDICT_DROP_HEADROOM;
-	verdict = transmit(ctx, w, verdict, tx_ifindex, backend);
+	verdict = transmit(ctx, lb, verdict, tx_ifindex, backend);
 	if (is_sent(verdict))
-		count_sent(w, row);
+		count_sent(lb, stats);
 	return verdict;
 }
 
 /* In the way that the service has. */
-static __always_inline __u32 forward(struct xdp_md *ctx, struct work *w,
+static __always_inline __u32 forward(struct xdp_md *ctx, struct lb_ctx *lb,
 				     const struct service *service, const struct backend *backend)
 {
-	struct backend_cpu *row;
+	struct backend_cpu *stats;
 
 	if (unlikely(service->flags & SERVICE_L2))
-		return send_l2(ctx, w->row, backend->handle);
-	row = backend_row(w->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
-	return row ? send_to(ctx, w, backend, row) : VERDICT_DROP_NO_BACKEND;
+		return send_l2(ctx, lb->slot, backend->handle);
+	stats = backend_stats(lb->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	return stats ? send_to(ctx, lb, backend, stats) : VERDICT_DROP_NO_BACKEND;
 }
 
 /*
  * The same for a service that is forwarded by source NAT. Returns the verdict; n->fresh
  * says whether the flow is a new one.
  */
-__noinline int balance_snat(struct xdp_md *ctx, __u32 row, __u32 id)
+__noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 {
 	struct service *service = bpf_map_lookup_elem(&services, &id);
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	struct backend *backend;
 	int result;
 
-	if (!service || !w || !n)
+	if (!service || !lb || !n)
 		return VERDICT_DROP_NO_BACKEND;
 	n->fresh = 0;
 	/* None: the service is left from an agent that was configured otherwise. */
-	result = nat_choices(w) ? nat_check(&w->pkt) : VERDICT_DROP_NAT_PORTS;
+	result = nat_choices(lb) ? nat_check(&lb->pkt) : VERDICT_DROP_NAT_PORTS;
 	if (result != PARSE_OK)
 		return result;
-	backend = nat_backend(ctx, w, n, id);
+	backend = nat_backend(ctx, lb, n, id);
 	if (backend) {
-		TRACE_FLAG(w, TRACE_FLOW_HIT);
+		TRACE_FLAG(lb, TRACE_FLOW_HIT);
 	} else {
 		n->fresh = 1;
-		backend = new_backend(w, service, id);
+		backend = new_backend(lb, service, id);
 		if (!backend)
 			return VERDICT_DROP_NO_BACKEND;
-		result = nat_admit(w, n, backend);
-		TRACE(w, handle, n->handle);
-		if (!w->traced)
-			count_backend_flow(w->cpu, n->handle);
+		result = nat_admit(lb, n, backend);
+		TRACE(lb, handle, n->handle);
+		if (!lb->traced)
+			count_backend_flow(lb->cpu, n->handle);
 	}
-	if (unlikely(w->special & SPECIAL_FIRST))
-		special_handle(row, n->handle);
+	if (unlikely(lb->pkt_flags & PKT_FRAG_FIRST))
+		slow_path_handle(slot, n->handle);
 	if (result == PARSE_OK)
-		result = nat_to_backend(ctx, row);
-	if (unlikely(is_drop(result)) && !w->traced)
+		result = nat_to_backend(ctx, slot);
+	if (unlikely(is_drop(result)) && !lb->traced)
 		count_backend_drop(n->handle, result);
 	return result;
 }
 
-static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct work *w,
+static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct lb_ctx *lb,
 					     const struct service *service, __u32 id, bool *fresh)
 {
 	struct backend *backend;
 	__u32 verdict;
 
-	w->jiffies = bpf_jiffies64();
-	w->hash = hash_flow(&w->pkt.flow, hash_seed);
-	TRACE(w, hash, w->hash >> 32);
+	lb->jiffies = bpf_jiffies64();
+	lb->hash = hash_flow(&lb->pkt.flow, hash_seed);
+	TRACE(lb, hash, lb->hash >> 32);
 	if (unlikely(service->flags & SERVICE_SNAT)) {
-		struct nat *n = nat_of(w->row);
+		struct nat *n = nat_of(lb->slot);
 
-		verdict = unlikely(w->special & SPECIAL_LATER) ? nat_follow(ctx, w->row, id)
-							       : balance_snat(ctx, w->row, id);
+		verdict = unlikely(lb->pkt_flags & PKT_FRAG_LATER)
+				  ? nat_follow(ctx, lb->slot, id)
+				  : balance_snat(ctx, lb->slot, id);
 		*fresh = n && n->fresh;
 		return verdict;
 	}
-	backend = choose_backend(w, service, id, fresh);
-	if (unlikely(w->special)) {
-		if (w->special & SPECIAL_QUIET)
+	backend = choose_backend(lb, service, id, fresh);
+	if (unlikely(lb->pkt_flags)) {
+		if (lb->pkt_flags & PKT_NO_LEARN)
 			*fresh = false;
-		backend = backend_of(special_handle(w->row, backend ? backend->handle : 0));
+		backend = backend_of(slow_path_handle(lb->slot, backend ? backend->handle : 0));
 		if (!backend)
-			return special_no_backend(w);
+			return slow_path_no_backend(lb);
 	}
 	if (unlikely(!backend))
 		return VERDICT_DROP_NO_BACKEND;
-	TRACE(w, handle, backend->handle);
-	RECORD(w, handle, backend->handle);
-	TRACE(w, outer_daddr, backend->addr);
-	if (*fresh && !w->traced)
-		count_backend_flow(w->cpu, backend->handle);
-	verdict = forward(ctx, w, service, backend);
-	if (unlikely(is_drop(verdict)) && !w->traced)
+	TRACE(lb, handle, backend->handle);
+	RECORD(lb, handle, backend->handle);
+	TRACE(lb, outer_daddr, backend->addr);
+	if (*fresh && !lb->traced)
+		count_backend_flow(lb->cpu, backend->handle);
+	verdict = forward(ctx, lb, service, backend);
+	if (unlikely(is_drop(verdict)) && !lb->traced)
 		count_backend_drop(backend->handle, verdict);
 	return verdict;
 }
 
 /* For a packet whose destination is a VIP. Returns the verdict. */
-static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 id)
+static __always_inline __u32 balance(struct xdp_md *ctx, struct lb_ctx *lb, __u32 id)
 {
 	struct service *service = bpf_map_lookup_elem(&services, &id);
 	bool fresh = false;
@@ -259,44 +260,44 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct work *w, __u32 i
 	if (!service)
 		return VERDICT_PASS_NO_VIP;
 	/* Those about a flow that is translated have been looked for before. */
-	if (unlikely(w->special & SPECIAL_ERROR) && service->flags & SERVICE_SNAT)
+	if (unlikely(lb->pkt_flags & PKT_ICMP_ERROR) && service->flags & SERVICE_SNAT)
 		return VERDICT_PASS_PROTOCOL;
 	set = *(const volatile __u32 *)&service->sources;
-	if (unlikely(set) && !source_allowed(w->row, set))
+	if (unlikely(set) && !source_allowed(lb->slot, set))
 		verdict = VERDICT_DROP_SOURCE;
 	else
-		verdict = balance_allowed(ctx, w, service, id, &fresh);
-	if (!w->traced)
-		count_service(w, id, fresh, verdict);
+		verdict = balance_allowed(ctx, lb, service, id, &fresh);
+	if (!lb->traced)
+		count_service(lb, id, fresh, verdict);
 	return verdict;
 }
 
 /* For a packet that is neither TCP nor UDP: an ICMP error may be about one that was translated. */
-static __noinline __u32 balance_error(struct xdp_md *ctx, struct work *w)
+static __noinline __u32 balance_error(struct xdp_md *ctx, struct lb_ctx *lb)
 {
-	struct flow_key flow = w->pkt.flow;
-	struct nat *n = nat_of(w->row);
+	struct flow_key flow = lb->pkt.flow;
+	struct nat *n = nat_of(lb->slot);
 	bool v4 = flow.family == FAMILY_V4;
 	__u32 verdict;
 
 	if (!n || flow.protocol != (v4 ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return VERDICT_PASS_PROTOCOL;
-	verdict = nat_error(ctx, w->row);
+	verdict = nat_error(ctx, lb->slot);
 	if (verdict == VERDICT_PASS_PROTOCOL)
-		w->pkt.flow = flow;
-	else if (n->service && !w->traced)
-		count_service(w, n->service, false, verdict);
+		lb->pkt.flow = flow;
+	else if (n->service && !lb->traced)
+		count_service(lb, n->service, false, verdict);
 	return verdict;
 }
 
-/* For a special packet whose flow is of no service: a fragment may be an answer's. */
-static __noinline __u32 unserved(struct xdp_md *ctx, struct work *w)
+/* For a packet of the slow path whose flow is of no service: a fragment may be an answer's. */
+static __noinline __u32 unserved(struct xdp_md *ctx, struct lb_ctx *lb)
 {
 	__u32 verdict = VERDICT_PASS_NO_VIP;
 
-	if (w->special & SPECIAL_FRAGMENT && nat_may_be(&w->pkt.flow))
-		verdict = nat_reply(ctx, w->row);
-	return verdict == VERDICT_PASS_NO_VIP ? (__u32)special_unserved(w->row) : verdict;
+	if (lb->pkt_flags & PKT_FRAGMENT && nat_may_be(&lb->pkt.flow))
+		verdict = nat_reply(ctx, lb->slot);
+	return verdict == VERDICT_PASS_NO_VIP ? (__u32)slow_path_unserved(lb->slot) : verdict;
 }
 
 static __always_inline int xdp_action(__u32 verdict)
@@ -316,50 +317,50 @@ static __always_inline int xdp_action(__u32 verdict)
 	}
 }
 
-/* All of a packet's way, once it has a row to be worked on in. Returns the verdict. */
-static __always_inline __u32 handle(struct xdp_md *ctx, struct work *w)
+/* All of a packet's way, once it has a context. Returns the verdict. */
+static __always_inline __u32 handle(struct xdp_md *ctx, struct lb_ctx *lb)
 {
 	__u32 verdict, id;
 	int parsed;
 
-	RECORD(w, service, 0);
-	RECORD(w, handle, 0);
-	parsed = parse_frame(cursor_of(ctx), &w->pkt);
+	RECORD(lb, service, 0);
+	RECORD(lb, handle, 0);
+	parsed = parse_frame(cursor_of(ctx), &lb->pkt);
 	barrier();
 	if (unlikely(parsed != PARSE_OK)) {
 		if (nat_ports && parsed == VERDICT_PASS_PROTOCOL)
-			parsed = balance_error(ctx, w);
-		parsed = special_parse(ctx, w->row, parsed);
+			parsed = balance_error(ctx, lb);
+		parsed = slow_path_parse(ctx, lb->slot, parsed);
 	}
 	if (unlikely(parsed != PARSE_OK)) {
 		verdict = parsed;
 	} else {
 		verdict = VERDICT_PASS_NO_VIP;
-		id = service_lookup(w);
+		id = service_lookup(lb);
 		if (id) {
-			TRACE_FLAG(w, TRACE_VIP);
-			TRACE(w, service, id);
-			RECORD(w, service, id);
-			verdict = balance(ctx, w, id);
-		} else if (unlikely(w->special & ~SPECIAL_QUIET)) {
-			verdict = unserved(ctx, w);
-		} else if (unlikely(nat_may_be(&w->pkt.flow))) {
-			verdict = nat_reply(ctx, w->row);
+			TRACE_FLAG(lb, TRACE_VIP);
+			TRACE(lb, service, id);
+			RECORD(lb, service, id);
+			verdict = balance(ctx, lb, id);
+		} else if (unlikely(lb->pkt_flags & ~PKT_NO_LEARN)) {
+			verdict = unserved(ctx, lb);
+		} else if (unlikely(nat_may_be(&lb->pkt.flow))) {
+			verdict = nat_reply(ctx, lb->slot);
 		}
 	}
 
-	TRACE(w, verdict, verdict);
-	if (!w->traced)
-		count_verdict(w->cpu, verdict);
+	TRACE(lb, verdict, verdict);
+	if (!lb->traced)
+		count_verdict(lb->cpu, verdict);
 	return verdict;
 }
 
 SEC("xdp")
 int towpath_lb(struct xdp_md *ctx)
 {
-	struct work *w = work_begin(ctx);
+	struct lb_ctx *lb = lb_ctx_begin(ctx);
 
-	return w ? xdp_action(handle(ctx, w)) : XDP_PASS;
+	return lb ? xdp_action(handle(ctx, lb)) : XDP_PASS;
 }
 
 /*
@@ -370,7 +371,7 @@ int towpath_lb(struct xdp_md *ctx)
 SEC("tc")
 int towpath_handoff(struct __sk_buff *skb)
 {
-	struct handoff *mark = (void *)(long)skb->data_meta;
+	struct punt *mark = (void *)(long)skb->data_meta;
 	struct bpf_redir_neigh next_hop = {};
 
 	if ((void *)(mark + 1) > (void *)(long)skb->data)

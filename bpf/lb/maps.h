@@ -7,8 +7,8 @@
  * starts them on a page, so that an entry of 64 bytes is one cache line. Sizes
  * are placeholders that user space sets before it loads the object.
  */
-#ifndef TOWPATH_MAPS_H
-#define TOWPATH_MAPS_H
+#ifndef TOWPATH_LB_MAPS_H
+#define TOWPATH_LB_MAPS_H
 
 #include <stdbool.h>
 
@@ -56,7 +56,7 @@ ARRAY_MAP(clients, struct client_set);
 ARRAY_MAP(settings, struct settings);
 ARRAY_MAP(traces, struct trace);
 
-/* One row for each possible CPU: row * (number of columns) + column. */
+/* One row for each possible CPU: cpu * (number of columns) + column. */
 ARRAY_MAP(backend_cpus, struct backend_cpu);
 ARRAY_MAP(backend_flows, __u64); /* packets that no flow entry matched */
 ARRAY_MAP(service_cpus, struct service_cpu);
@@ -117,14 +117,14 @@ const volatile __u32 services_max = 1;	 /* columns of service_cpus */
 const volatile __u32 backends_max = 1;	 /* columns of backend_cpus and backend_flows */
 const volatile __u32 health_mark = 0;	 /* of packets of health checks, 0 = there are none */
 
-static __always_inline struct backend_cpu *backend_row(__u32 cpu, __u32 backend)
+static __always_inline struct backend_cpu *backend_stats(__u32 cpu, __u32 backend)
 {
 	__u32 i = cpu * backends_max + backend;
 
 	return bpf_map_lookup_elem(&backend_cpus, &i);
 }
 
-static __always_inline struct service_cpu *service_row(__u32 cpu, __u32 service)
+static __always_inline struct service_cpu *service_stats(__u32 cpu, __u32 service)
 {
 	__u32 i = cpu * services_max + service;
 
@@ -133,13 +133,13 @@ static __always_inline struct service_cpu *service_row(__u32 cpu, __u32 service)
 
 static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
 {
-	struct verdict_cpu *row = bpf_map_lookup_elem(&verdict_cpus, &cpu);
-	const __u32 mask = sizeof(row->packets) / sizeof(row->packets[0]) - 1;
+	struct verdict_cpu *stats = bpf_map_lookup_elem(&verdict_cpus, &cpu);
+	const __u32 mask = sizeof(stats->packets) / sizeof(stats->packets[0]) - 1;
 
 	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
 	barrier_var(verdict);
-	if (row)
-		row->packets[verdict & mask]++;
+	if (stats)
+		stats->packets[verdict & mask]++;
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The note in front of a packet that the kernel is to send. */
-#ifndef TOWPATH_HANDOFF_H
-#define TOWPATH_HANDOFF_H
+#ifndef TOWPATH_LB_PUNT_H
+#define TOWPATH_LB_PUNT_H
 
 #include "lb/maps.h"
 
@@ -9,10 +9,9 @@
  * Tells the tc program on this device which way the packet goes: to `next_hop` if it is
  * not NULL. Takes the place of a driver's metadata, since there may not be room for both.
  */
-static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex,
-					const struct backend *next_hop)
+static __always_inline int punt(struct xdp_md *ctx, __u32 ifindex, const struct backend *next_hop)
 {
-	struct handoff *mark;
+	struct punt *mark;
 	int metadata = (void *)(long)ctx->data - (void *)(long)ctx->data_meta;
 
 	if (bpf_xdp_adjust_meta(ctx, metadata - (int)sizeof(*mark)))
@@ -20,7 +19,7 @@ static __always_inline int mark_handoff(struct xdp_md *ctx, __u32 ifindex,
 	mark = (void *)(long)ctx->data_meta;
 	if ((void *)(mark + 1) > (void *)(long)ctx->data)
 		return -1;
-	*mark = (struct handoff){ .cookie = trace_cookie, .ifindex = ifindex };
+	*mark = (struct punt){ .cookie = trace_cookie, .ifindex = ifindex };
 	if (next_hop) {
 		mark->family = next_hop->family;
 		mark->next_hop = next_hop->addr;

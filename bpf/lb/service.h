@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* From a destination to its service, and from a flow to a backend by Maglev. */
-#ifndef TOWPATH_SERVICE_H
-#define TOWPATH_SERVICE_H
+#ifndef TOWPATH_LB_SERVICE_H
+#define TOWPATH_LB_SERVICE_H
 
 #include "net/hash.h"
 #include "lb/maps.h"
@@ -96,27 +96,27 @@ static __always_inline __u32 port_lookup(__u32 page_at, __u32 port)
  * Returns the service of the destination's port under one prefix, 0 if there is none.
  * Global, so that the verifier looks at its loop once.
  */
-__noinline int prefix_service(__u32 row)
+__noinline int prefix_service(__u32 slot)
 {
-	struct work *w = work_of(row);
-	__u32 page = w ? vip_find(&w->prefix) : 0;
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	__u32 page = lb ? vip_find(&lb->prefix) : 0;
 
-	return page ? port_lookup(page, bpf_ntohs(w->pkt.flow.dport)) : 0;
+	return page ? port_lookup(page, bpf_ntohs(lb->pkt.flow.dport)) : 0;
 }
 
 /* The service of a destination among the prefixes, the longest first; 0 if none has its port. */
-static __noinline __u32 vip_prefix_lookup(struct work *w)
+static __noinline __u32 vip_prefix_lookup(struct lb_ctx *lb)
 {
-	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	bool v4 = lb->pkt.flow.family == FAMILY_V4;
 	__u64 lengths = vip_lengths_with_ports(v4);
 
-	w->prefix.protocol = w->pkt.flow.protocol;
-	w->prefix.family = w->pkt.flow.family | VIP_PREFIX;
+	lb->prefix.protocol = lb->pkt.flow.protocol;
+	lb->prefix.family = lb->pkt.flow.family | VIP_PREFIX;
 	for (__u32 i = 0; i < VIP_LENGTHS && lengths; i++, lengths >>= 8) {
 		__u32 service;
 
-		mask_key(&w->prefix, &w->pkt.flow.daddr, v4, lengths & 0xff);
-		service = prefix_service(w->row);
+		mask_key(&lb->prefix, &lb->pkt.flow.daddr, v4, lengths & 0xff);
+		service = prefix_service(lb->slot);
 		if (service)
 			return service;
 	}
@@ -133,38 +133,38 @@ static __always_inline __u64 vip_lengths_known(bool v4)
 }
 
 /* Whether there is a key for the prefix, such as those that say what addresses are VIPs. */
-__noinline int prefix_known(__u32 row)
+__noinline int prefix_known(__u32 slot)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	return w ? vip_find(&w->prefix) : 0;
+	return lb ? vip_find(&lb->prefix) : 0;
 }
 
 /* Whether the destination is a VIP at all, whatever the port. Not in the hot path. */
-__noinline int vip_known(__u32 row)
+__noinline int vip_known(__u32 slot)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 	__u64 lengths;
 	bool v4;
 
-	if (!w)
+	if (!lb)
 		return 0;
-	v4 = w->pkt.flow.family == FAMILY_V4;
+	v4 = lb->pkt.flow.family == FAMILY_V4;
 	lengths = vip_lengths_known(v4);
-	w->prefix.protocol = 0;
-	w->prefix.family = w->pkt.flow.family | VIP_PREFIX;
+	lb->prefix.protocol = 0;
+	lb->prefix.family = lb->pkt.flow.family | VIP_PREFIX;
 	for (__u32 i = 0; i < VIP_LENGTHS && lengths; i++, lengths >>= 8) {
-		mask_key(&w->prefix, &w->pkt.flow.daddr, v4, lengths & 0xff);
-		if (prefix_known(row))
+		mask_key(&lb->prefix, &lb->pkt.flow.daddr, v4, lengths & 0xff);
+		if (prefix_known(slot))
 			return 1;
 	}
 	return 0;
 }
 
 /* Returns the index of the service, 0 if the destination is no VIP. */
-static __always_inline __u32 service_lookup(struct work *w)
+static __always_inline __u32 service_lookup(struct lb_ctx *lb)
 {
-	const struct flow_key *flow = &w->pkt.flow;
+	const struct flow_key *flow = &lb->pkt.flow;
 	struct vip_key key = {
 		.addr = flow->daddr,
 		.port = flow->dport,
@@ -175,7 +175,7 @@ static __always_inline __u32 service_lookup(struct work *w)
 
 	if (likely(service) || likely(!vip_lengths_with_ports(flow->family == FAMILY_V4)))
 		return service;
-	return vip_prefix_lookup(w);
+	return vip_prefix_lookup(lb);
 }
 
 struct maglev_table {
@@ -215,19 +215,19 @@ static __always_inline bool takes_flows(const struct backend *backend)
 }
 
 /* The backend that Maglev gives a hash, NULL if the service has none. */
-static __always_inline struct backend *hash_backend(struct work *w, const struct service *service,
-						    __u32 hash)
+static __always_inline struct backend *hash_backend(struct lb_ctx *lb,
+						    const struct service *service, __u32 hash)
 {
 	struct maglev_table table = service_table(service);
 	__u32 slot = hash_scale(hash, table.size);
 	struct backend *backend = backend_of(maglev_lookup(table, slot));
 
-	TRACE(w, hash, hash);
-	TRACE(w, slot, slot);
-	TRACE(w, table_base, table.base);
-	TRACE(w, table_size, table.size);
+	TRACE(lb, hash, hash);
+	TRACE(lb, slot, slot);
+	TRACE(lb, table_base, table.base);
+	TRACE(lb, table_size, table.size);
 	if (backend)
-		TRACE_FLAG(w, TRACE_MAGLEV);
+		TRACE_FLAG(lb, TRACE_MAGLEV);
 	return backend;
 }
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Packets whose flow isn't in front: fragments, and ICMP. They are given the flow that
- * they belong to, and then go the way of all packets.
+ * The slow path: packets whose flow isn't in front, fragments and ICMP. They are given the flow
+ * that they belong to, and then go the way of all packets.
  */
-#ifndef TOWPATH_SPECIAL_H
-#define TOWPATH_SPECIAL_H
+#ifndef TOWPATH_LB_SLOW_PATH_H
+#define TOWPATH_LB_SLOW_PATH_H
 
 #include "lb/fragment.h"
 #include "lb/icmp.h"
@@ -14,57 +14,57 @@
  * For what parse_frame() did not call PARSE_OK. Returns PARSE_OK if the packet now has a
  * flow, else its verdict.
  */
-__noinline int special_parse(struct xdp_md *ctx, __u32 row, __u32 parsed)
+__noinline int slow_path_parse(struct xdp_md *ctx, __u32 slot, __u32 parsed)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	if (!w)
+	if (!lb)
 		return VERDICT_PASS_MALFORMED;
-	w->pkt.tcp_flags = 0;
+	lb->pkt.tcp_flags = 0;
 	if (parsed == VERDICT_PASS_FRAGMENT)
-		return fragment_parse(ctx, w);
+		return fragment_parse(ctx, lb);
 	if (parsed == VERDICT_PASS_PROTOCOL)
-		return icmp_parse(ctx, w);
+		return icmp_parse(ctx, lb);
 	return parsed;
 }
 
 /*
- * The handle of the backend that a special packet goes to, given the one that its flow has
+ * The handle of the backend that such a packet goes to, given the one that its flow has
  * now; 0 for none of both.
  */
-__noinline int special_handle(__u32 row, __u32 handle)
+__noinline int slow_path_handle(__u32 slot, __u32 handle)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	if (!w)
+	if (!lb)
 		return 0;
-	if (w->special & SPECIAL_ERROR)
-		TRACE_FLAG(w, TRACE_ERROR);
-	if (w->special & SPECIAL_FRAGMENT)
-		TRACE_FLAG(w, TRACE_FRAGMENT);
-	if (w->special & SPECIAL_FIRST && handle)
-		fragment_learn(row, handle);
-	return w->special & SPECIAL_LATER ? w->first_handle : handle;
+	if (lb->pkt_flags & PKT_ICMP_ERROR)
+		TRACE_FLAG(lb, TRACE_ERROR);
+	if (lb->pkt_flags & PKT_FRAGMENT)
+		TRACE_FLAG(lb, TRACE_FRAGMENT);
+	if (lb->pkt_flags & PKT_FRAG_FIRST && handle)
+		fragment_learn(slot, handle);
+	return lb->pkt_flags & PKT_FRAG_LATER ? lb->first_handle : handle;
 }
 
-static __always_inline __u32 special_no_backend(const struct work *w)
+static __always_inline __u32 slow_path_no_backend(const struct lb_ctx *lb)
 {
-	return w->special & SPECIAL_LATER ? VERDICT_DROP_FRAGMENT : VERDICT_DROP_NO_BACKEND;
+	return lb->pkt_flags & PKT_FRAG_LATER ? VERDICT_DROP_FRAGMENT : VERDICT_DROP_NO_BACKEND;
 }
 
-/* The verdict of a special packet whose flow is of no service. */
-__noinline int special_unserved(__u32 row)
+/* The verdict of such a packet whose flow is of no service. */
+__noinline int slow_path_unserved(__u32 slot)
 {
-	struct work *w = work_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	if (!w || w->special & SPECIAL_ERROR)
+	if (!lb || lb->pkt_flags & PKT_ICMP_ERROR)
 		return VERDICT_PASS_PROTOCOL;
-	if (!vip_known(row) && !nat_may_be_source(&w->pkt.flow.daddr))
+	if (!vip_known(slot) && !nat_may_be_source(&lb->pkt.flow.daddr))
 		return VERDICT_PASS_FRAGMENT;
 	/* There was a service when the first one came, or it was an answer. */
-	if (w->special & SPECIAL_LATER)
+	if (lb->pkt_flags & PKT_FRAG_LATER)
 		return VERDICT_DROP_FRAGMENT;
-	fragment_learn(row, 0);
+	fragment_learn(slot, 0);
 	return VERDICT_PASS_FRAGMENT;
 }
 

@@ -5,9 +5,8 @@
  */
 #include <linux/bpf.h>
 
-#include "lb/enums.h"
+#include "abi/trace.h"
 #include "lb/maps.h"
-#include "lb/trace.h"
 #include "snat/maps.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

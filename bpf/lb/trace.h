@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What was decided about a packet, and its way to whoever asked. */
-#ifndef TOWPATH_TRACE_H
-#define TOWPATH_TRACE_H
+#ifndef TOWPATH_LB_TRACE_H
+#define TOWPATH_LB_TRACE_H
 
 #include "lb/maps.h"
 #include "net/parse.h"

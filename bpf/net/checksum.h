@@ -5,8 +5,8 @@
  * A difference is a sum of words that came, and of the complements of those that went,
  * as they lie in memory: the sum doesn't care about byte order (RFC 1071).
  */
-#ifndef TOWPATH_CHECKSUM_H
-#define TOWPATH_CHECKSUM_H
+#ifndef TOWPATH_NET_CHECKSUM_H
+#define TOWPATH_NET_CHECKSUM_H
 
 #include "abi/base.h"
 

@@ -5,8 +5,8 @@
  * The packet inside is not touched. Its TTL in particular stays: who encapsulates has it
  * for an address of this node's own, so that this is no forwarding of it (RFC 2003, 3.1).
  */
-#ifndef TOWPATH_ENCAP_H
-#define TOWPATH_ENCAP_H
+#ifndef TOWPATH_NET_ENCAP_H
+#define TOWPATH_NET_ENCAP_H
 
 #include "abi/net.h"
 #include "net/parse.h"

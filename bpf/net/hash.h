@@ -7,8 +7,8 @@
  * the high half down. For a fixed state it is a bijection of its word, so two
  * flows that differ in one word never collide on that word alone.
  */
-#ifndef TOWPATH_HASH_H
-#define TOWPATH_HASH_H
+#ifndef TOWPATH_NET_HASH_H
+#define TOWPATH_NET_HASH_H
 
 #include "abi/base.h"
 

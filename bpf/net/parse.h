@@ -3,8 +3,8 @@
  * Cursor parsers. Each checks bounds, moves the cursor past what it read and
  * says what comes next, or what ends the parse.
  */
-#ifndef TOWPATH_PARSE_H
-#define TOWPATH_PARSE_H
+#ifndef TOWPATH_NET_PARSE_H
+#define TOWPATH_NET_PARSE_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,8 +3,8 @@
  * The recorder: keeps a frame as it came in, and when it is known what became of it writes
  * that and the frame that was sent on into the rings of the captures that want it.
  */
-#ifndef TOWPATH_RECORD_H
-#define TOWPATH_RECORD_H
+#ifndef TOWPATH_RECORDER_RECORD_H
+#define TOWPATH_RECORDER_RECORD_H
 
 #include "net/hash.h"
 #include "net/parse.h"
@@ -338,12 +338,12 @@ static __always_inline void record_write(__u32 direction)
 /* ---- What became of it ----------------------------------------------------------- */
 
 static __always_inline void record_fate(struct record *head, const struct record_cpu *cpu,
-					const struct work *w, __u32 verdict, __u32 action)
+					const struct lb_ctx *lb, __u32 verdict, __u32 action)
 {
-	head->packet = (__u64)w->cpu << RECORD_CPU_SHIFT | cpu->packets;
+	head->packet = (__u64)lb->cpu << RECORD_CPU_SHIFT | cpu->packets;
 	head->flow = hash_flow(&cpu->flow, hash_seed);
-	head->service = w->service;
-	head->handle = w->service ? w->handle : 0;
+	head->service = lb->service;
+	head->handle = lb->service ? lb->handle : 0;
 	head->verdict = verdict;
 	head->action = action;
 }
@@ -364,19 +364,19 @@ __noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
 {
 	struct record_frame *in = record_frame(RECORD_IN), *out = record_frame(RECORD_OUT);
 	struct record_cpu *cpu = record_cpu();
-	struct work *w = work_of(bpf_get_smp_processor_id() * 2);
+	struct lb_ctx *lb = lb_ctx_of(bpf_get_smp_processor_id() * 2);
 
-	if (!in || !out || !cpu || !w)
+	if (!in || !out || !cpu || !lb)
 		return 0;
 	cpu->packets++;
-	record_fate(&in->head, cpu, w, verdict, action);
-	in->head.ifindex = w->rx_ifindex;
+	record_fate(&in->head, cpu, lb, verdict, action);
+	in->head.ifindex = lb->rx_ifindex;
 	in->head.direction = RECORD_IN;
 	record_write(RECORD_IN);
 	if (cpu->chosen && record_is_sent(verdict)) {
-		record_fate(&out->head, cpu, w, verdict, action);
+		record_fate(&out->head, cpu, lb, verdict, action);
 		out->head.time = bpf_ktime_get_ns();
-		out->head.ifindex = verdict <= VERDICT_HANDOFF ? w->tx_ifindex : w->rx_ifindex;
+		out->head.ifindex = verdict <= VERDICT_HANDOFF ? lb->tx_ifindex : lb->rx_ifindex;
 		out->head.direction = RECORD_OUT;
 		cpu->captured[RECORD_OUT] = record_copy(ctx, out, cpu->snaplen);
 		record_write(RECORD_OUT);

@@ -17,15 +17,15 @@ int towpath_recorder(struct xdp_md *ctx)
 {
 	__u32 verdict, action;
 	struct record_cpu *cpu;
-	struct work *w;
+	struct lb_ctx *lb;
 
 	record_begin(ctx);
 	bpf_tail_call(ctx, &record_chain, record_slot);
 
-	w = work_begin(ctx);
-	if (!w)
+	lb = lb_ctx_begin(ctx);
+	if (!lb)
 		return XDP_PASS;
-	verdict = handle(ctx, w);
+	verdict = handle(ctx, lb);
 	action = xdp_action(verdict);
 	cpu = record_cpu();
 	if (cpu && cpu->chosen)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * New translations: an address and a port that no other flow to the same backend has.
+ * New bindings (RFC 4787): an address and a port that no other flow to the same backend has.
  *
  * Two packets of one new flow, on two CPUs, meet under the lock of its first set and get
  * one entry.
  */
-#ifndef TOWPATH_NAT_NEW_H
-#define TOWPATH_NAT_NEW_H
+#ifndef TOWPATH_SNAT_ALLOCATE_H
+#define TOWPATH_SNAT_ALLOCATE_H
 
 #include "snat/table.h"
 #include "lb/service.h"
@@ -27,16 +27,16 @@ enum nat_rank {
 enum nat_result {
 	NAT_FULL = 0, /* no way in the set */
 	NAT_TAKEN,    /* another flow to the same backend has the port */
-	NAT_MADE,
+	NAT_BOUND,
 	NAT_FOUND,
 };
 
 /*
- * How good a way is; more is better. `pressed`: what isn't confirmed yet, or is at its
+ * How good a way is; more is better. `evict`: what isn't confirmed yet, or is at its
  * end, may go before its time.
  */
 static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life life,
-				      const struct nat *n, bool pressed)
+				      const struct nat *n, bool evict)
 {
 	__u16 age = n->search.now - life.seen;
 	__u32 rank = 0;
@@ -45,7 +45,7 @@ static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life 
 		return NAT_RANK_FREE;
 	if (age > nat_allowed(e->protocol, life.client, life.backend))
 		rank = NAT_RANK_EXPIRED + age;
-	else if (pressed &&
+	else if (evict &&
 		 (!(life.client & NAT_ANSWERED) || nat_is_closing(life.client, life.backend)))
 		rank = NAT_RANK_UNCONFIRMED + age;
 	if ((__u32)e->ref == n->search.reply)
@@ -77,17 +77,17 @@ static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e,
 	*(volatile __u64 *)&e->ref = (__u64)version << 32 | n->search.reply;
 }
 
-/* Tries the candidate. NAT_FOUND: another CPU was faster. */
-__noinline int nat_place(__u32 row, __u32 pressed)
+/* Binds the flow to the candidate. NAT_FOUND: another CPU was faster. */
+__noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	struct nat_head *head;
 	struct nat_set *set;
 	struct nat_lock *lock;
 	__u32 at, result = NAT_FULL;
 
-	if (!w || !n)
+	if (!lb || !n)
 		return NAT_FULL;
 	head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
 	set = bpf_map_lookup_elem(&nat_flows, &n->search.set);
@@ -100,7 +100,7 @@ __noinline int nat_place(__u32 row, __u32 pressed)
 	for (__u32 way = 0; way < NAT_WAYS; way++) {
 		const struct nat_flow *e = &set->way[way];
 
-		if (e->ref && nat_is_flow(e, &w->pkt.flow, n)) {
+		if (e->ref && nat_is_flow(e, &lb->pkt.flow, n)) {
 			n->handle = e->handle;
 			n->backend_port = e->backend_port;
 			n->search.way = way;
@@ -108,7 +108,7 @@ __noinline int nat_place(__u32 row, __u32 pressed)
 			break;
 		}
 		/* By way of memory, so that the verifier doesn't follow every rank by itself. */
-		*(volatile __u32 *)&n->search.rank = nat_rank(e, head->life[way], n, pressed);
+		*(volatile __u32 *)&n->search.rank = nat_rank(e, head->life[way], n, evict);
 		if (*(volatile __u32 *)&n->search.rank > *(volatile __u32 *)&n->search.best) {
 			n->search.best = *(volatile __u32 *)&n->search.rank;
 			n->search.way = way;
@@ -118,17 +118,17 @@ __noinline int nat_place(__u32 row, __u32 pressed)
 		result = NAT_TAKEN;
 	if (result == NAT_FULL && n->search.best) {
 		at = *(volatile __u32 *)&n->search.way % NAT_WAYS;
-		nat_write(head, &set->way[at], at, &w->pkt.flow, n);
-		result = NAT_MADE;
+		nat_write(head, &set->way[at], at, &lb->pkt.flow, n);
+		result = NAT_BOUND;
 	}
 	bpf_spin_unlock(&lock->lock);
 	return result;
 }
 
 /* Has flows of the first set look as far as the candidate that one of them needs. */
-__noinline int nat_extend(__u32 row)
+__noinline int nat_extend_depth(__u32 slot)
 {
-	struct nat *n = nat_of(row);
+	struct nat *n = nat_of(slot);
 	struct nat_head *head;
 	struct nat_lock *lock;
 
@@ -146,7 +146,7 @@ __noinline int nat_extend(__u32 row)
 }
 
 /* Makes candidate `i` the one, towards n->handle and its port. False: it isn't there. */
-static __always_inline bool nat_propose(struct work *w, struct nat *n, __u32 i)
+static __always_inline bool nat_take_candidate(struct lb_ctx *lb, struct nat *n, __u32 i)
 {
 	__u32 index = n->handle & ((1 << HANDLE_INDEX_BITS) - 1);
 	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
@@ -155,8 +155,8 @@ static __always_inline bool nat_propose(struct work *w, struct nat *n, __u32 i)
 	if (!backend)
 		return false;
 	n->search.tries = i;
-	nat_candidate(w, n, i ? nat_next(w, n) : n->search.first);
-	reply = nat_reply_hash(n->search.key, &backend->addr, n->backend_port, w->pkt.flow.family);
+	nat_candidate(lb, n, i ? nat_next(lb, n) : n->search.first);
+	reply = nat_reply_hash(n->search.key, &backend->addr, n->backend_port, lb->pkt.flow.family);
 	n->search.reply = reply;
 	n->search.reply_tag = nat_tag(reply);
 	return true;
@@ -164,36 +164,36 @@ static __always_inline bool nat_propose(struct work *w, struct nat *n, __u32 i)
 
 /*
  * Tries candidate `i`. NAT_TAKEN: the next one is worth a look. NAT_FULL: none is; a few
- * full sets in a row say that all are, so that, unless `pressed`, no others are looked at,
+ * full sets in a row say that all are, so that, unless `evict`, no others are looked at,
  * which a flood would have to pay for with each of its packets.
  */
-__noinline int nat_attempt(__u32 row, __u32 i, __u32 pressed)
+__noinline int nat_try_candidate(__u32 slot, __u32 i, __u32 evict)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	int result;
 
-	if (!w || !n || !nat_propose(w, n, i))
+	if (!lb || !n || !nat_take_candidate(lb, n, i))
 		return NAT_FULL;
 	if (i)
-		nat_extend(row);
+		nat_extend_depth(slot);
 	else
 		n->search.full = 0;
-	result = nat_place(row, pressed);
+	result = nat_bind_candidate(slot, evict);
 	if (result != NAT_FULL)
 		return result;
-	return ++n->search.full < NAT_FULL_SETS || pressed ? NAT_TAKEN : NAT_FULL;
+	return ++n->search.full < NAT_FULL_SETS || evict ? NAT_TAKEN : NAT_FULL;
 }
 
 /*
- * Gives the flow, which nat_find() doesn't find, an address and a port towards the
- * backend in n->handle and its port: NAT_MADE, NAT_FOUND with another CPU's answer, or something else if
- * there is none.
+ * Binds the flow, which nat_find() doesn't find, to an address and a port towards the backend
+ * in n->handle and its port: NAT_BOUND, NAT_FOUND with another CPU's answer, or something else
+ * if there is none.
  */
-__noinline int nat_make(__u32 row, __u32 pressed)
+__noinline int nat_bind(__u32 slot, __u32 evict)
 {
 	for (__u32 i = 0; i < NAT_TRIES; i++) {
-		int result = nat_attempt(row, i, pressed);
+		int result = nat_try_candidate(slot, i, evict);
 
 		if (result != NAT_TAKEN)
 			return result;
@@ -201,9 +201,9 @@ __noinline int nat_make(__u32 row, __u32 pressed)
 	return NAT_TAKEN;
 }
 
-static __always_inline bool nat_has_place(int result)
+static __always_inline bool nat_is_bound(int result)
 {
-	return result == NAT_MADE || result == NAT_FOUND;
+	return result == NAT_BOUND || result == NAT_FOUND;
 }
 
 #endif

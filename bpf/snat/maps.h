@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The tables of source NAT, and what a packet's translation is worked out in. */
-#ifndef TOWPATH_NAT_MAPS_H
-#define TOWPATH_NAT_MAPS_H
+#ifndef TOWPATH_SNAT_MAPS_H
+#define TOWPATH_SNAT_MAPS_H
 
 #include "abi/snat.h"
 #include "lb/maps.h"
@@ -18,8 +18,8 @@ struct nat_lock {
 ARRAY_MAP(nat_heads, struct nat_head);
 ARRAY_MAP(nat_flows, struct nat_set);
 ARRAY_MAP(nat_states, struct nat_state);
-ARRAY_MAP(reply_cpus, struct reply_cpu); /* row * services + service */
-ARRAY_MAP(nat_ways, struct nat_way);	 /* row * NAT_CLIENTS + client */
+ARRAY_MAP(reply_cpus, struct reply_cpu);	   /* cpu * services + service */
+ARRAY_MAP(nat_client_hops, struct nat_client_hop); /* cpu * NAT_CLIENTS + client */
 
 /* Apart from the sets: the kernel maps no array with locks in it. */
 struct {
@@ -59,7 +59,7 @@ struct nat_search {
 	__be16 port;
 	__u16 now;   /* in units of nat_life.seen */
 	__u32 home;  /* the first one's set */
-	__u32 reach; /* of that */
+	__u32 depth; /* `reach` of that */
 	__u32 set;
 	__u32 way;   /* NAT_WAYS: not found */
 	__u32 tries; /* candidates gone past */
@@ -87,12 +87,12 @@ struct nat {
 	__u8 _reserved;
 };
 
-/* A row for each row of `works`: global functions find it by the same number. */
+/* One for each of `contexts`: global functions find it by the same slot. */
 ARRAY_MAP(nats, struct nat);
 
-static __always_inline struct nat *nat_of(__u32 row)
+static __always_inline struct nat *nat_of(__u32 slot)
 {
-	return bpf_map_lookup_elem(&nats, &row);
+	return bpf_map_lookup_elem(&nats, &slot);
 }
 
 /* Whether an address may be one that packets are translated to: most others are told apart. */

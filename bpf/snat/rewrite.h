@@ -3,8 +3,8 @@
  * Writes other addresses and ports into a packet, one hop less, and the way out in front.
  * Checksums are followed, never made anew: a packet that was broken stays so.
  */
-#ifndef TOWPATH_TRANSLATE_H
-#define TOWPATH_TRANSLATE_H
+#ifndef TOWPATH_SNAT_REWRITE_H
+#define TOWPATH_SNAT_REWRITE_H
 
 #include "net/checksum.h"
 #include "net/encap.h"

@@ -9,8 +9,8 @@
  * addresses that the packet came with, so that one sender's stay different, and those of
  * one packet's fragments the same.
  */
-#ifndef TOWPATH_TRANSLATE_FRAGMENT_H
-#define TOWPATH_TRANSLATE_FRAGMENT_H
+#ifndef TOWPATH_SNAT_REWRITE_FRAGMENT_H
+#define TOWPATH_SNAT_REWRITE_FRAGMENT_H
 
 #include "net/hash.h"
 #include "lb/maps.h"
@@ -45,11 +45,11 @@ static __always_inline __u64 replace_id_ipv6(__be32 *id, __u32 mask)
 }
 
 /* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
-static __always_inline int translate_fragment(struct xdp_md *ctx, const struct work *w,
+static __always_inline int translate_fragment(struct xdp_md *ctx, const struct lb_ctx *lb,
 					      const struct nat_tuple *to,
 					      const struct next_hop *hop)
 {
-	const struct packet *pkt = &w->pkt;
+	const struct packet *pkt = &lb->pkt;
 	const struct flow_key *flow = &pkt->flow;
 	__u32 mask = identification_mask(&flow->saddr, &flow->daddr, flow->family, flow->protocol);
 	__u32 l4 = pkt->l4_offset & TRANSLATE_L4;
@@ -67,14 +67,14 @@ static __always_inline int translate_fragment(struct xdp_md *ctx, const struct w
 		difference = translate_ipv4(header, to);
 		header->check = checksum_after(header->check, replace_id_ipv4(header, mask));
 	} else {
-		__be32 *id = ip + ((w->hdr.id_at - pkt->l3_offset) & TRANSLATE_L4);
+		__be32 *id = ip + ((lb->hdr.id_at - pkt->l3_offset) & TRANSLATE_L4);
 
 		if (ip + sizeof(struct ipv6hdr) > c.end || (void *)(id + 1) > c.end)
 			return -1;
 		difference = translate_ipv6(ip, to);
 		replace_id_ipv6(id, mask);
 	}
-	if (w->special & SPECIAL_LATER)
+	if (lb->pkt_flags & PKT_FRAG_LATER)
 		return 0;
 	c.pos = ip + l4;
 	return translate_ports(&c, to, flow->protocol == IPPROTO_TCP, difference);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Translates an ICMP error: its own addresses, and what it quotes. */
-#ifndef TOWPATH_TRANSLATE_ICMP_H
-#define TOWPATH_TRANSLATE_ICMP_H
+#ifndef TOWPATH_SNAT_REWRITE_ICMP_H
+#define TOWPATH_SNAT_REWRITE_ICMP_H
 
 #include "snat/rewrite_fragment.h"
 

@@ -5,8 +5,8 @@
  * is translated to what the client expects. Both are forwarded as a router would: one hop
  * less, and the way that the kernel's routes say.
  */
-#ifndef TOWPATH_SNAT_H
-#define TOWPATH_SNAT_H
+#ifndef TOWPATH_SNAT_SNAT_H
+#define TOWPATH_SNAT_SNAT_H
 
 #include "lb/counters.h"
 #include "lb/transmit.h"
@@ -17,15 +17,15 @@
 #include "snat/rewrite_icmp.h"
 
 /*
- * Most of what follows is in global functions, which find the packet by its row: the verifier
+ * Most of what follows is in global functions, which find the packet by its slot: the verifier
  * looks at each of them once, whoever calls it and whatever it then knows.
  */
 
 /* Asks the kernel for the way of a packet between these two, into n->hop. */
-__noinline int nat_ask(struct xdp_md *ctx, __u32 row, __u32 family)
+__noinline int nat_ask(struct xdp_md *ctx, __u32 slot, __u32 family)
 {
 	struct bpf_fib_lookup fib = {};
-	struct nat *n = nat_of(row);
+	struct nat *n = nat_of(slot);
 	struct next_hop *hop;
 	__u32 ingress;
 	int result;
@@ -45,79 +45,79 @@ __noinline int nat_ask(struct xdp_md *ctx, __u32 row, __u32 family)
  * Fills n->hop: what is `kept`, if it `holds`, or the kernel's answer, which is kept then.
  * `saddr` goes with it. Returns the verdict it leads to.
  */
-static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct work *w, struct nat *n,
+static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct lb_ctx *lb, struct nat *n,
 					  struct next_hop *kept, bool holds,
 					  const struct address *saddr)
 {
 	int result;
 
 	if (likely(holds)) {
-		TRACE_FLAG(w, TRACE_FIB_CACHED);
+		TRACE_FLAG(lb, TRACE_FIB_CACHED);
 		n->hop = *kept;
 	} else {
-		next_hop_begin(w, &n->hop, w->rx_ifindex);
+		next_hop_begin(lb, &n->hop, lb->rx_ifindex);
 		n->hop.saddr = *saddr;
-		result = nat_ask(ctx, w->row, w->pkt.flow.family);
-		if (!next_hop_keep(w, kept, &n->hop, result))
+		result = nat_ask(ctx, lb->slot, lb->pkt.flow.family);
+		if (!next_hop_keep(lb, kept, &n->hop, result))
 			return route_verdict(result);
 	}
-	return next_hop_verdict(w, &n->hop);
+	return next_hop_verdict(lb, &n->hop);
 }
 
 /* These write the packet; 0, or -1 if the driver left no room. */
-__noinline int nat_write_packet(struct xdp_md *ctx, __u32 row)
+__noinline int nat_write_packet(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 
-	return w && n ? translate(ctx, &w->pkt, &n->tuple, &n->hop) : -1;
+	return lb && n ? translate(ctx, &lb->pkt, &n->tuple, &n->hop) : -1;
 }
 
-__noinline int nat_write_error(struct xdp_md *ctx, __u32 row)
+__noinline int nat_write_error(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 
-	return w && n ? translate_error(ctx, &w->pkt, &n->tuple, &n->quote, &n->hop) : -1;
+	return lb && n ? translate_error(ctx, &lb->pkt, &n->tuple, &n->quote, &n->hop) : -1;
 }
 
-__noinline int nat_write_fragment(struct xdp_md *ctx, __u32 row)
+__noinline int nat_write_fragment(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 
-	return w && n ? translate_fragment(ctx, w, &n->tuple, &n->hop) : -1;
+	return lb && n ? translate_fragment(ctx, lb, &n->tuple, &n->hop) : -1;
 }
 
-static __always_inline int nat_rewrite(struct xdp_md *ctx, const struct work *w,
+static __always_inline int nat_rewrite(struct xdp_md *ctx, const struct lb_ctx *lb,
 				       const struct nat *n)
 {
 	if (unlikely(n->quote.at))
-		return nat_write_error(ctx, w->row);
-	if (unlikely(w->special & SPECIAL_FRAGMENT))
-		return nat_write_fragment(ctx, w->row);
-	return nat_write_packet(ctx, w->row);
+		return nat_write_error(ctx, lb->slot);
+	if (unlikely(lb->pkt_flags & PKT_FRAGMENT))
+		return nat_write_fragment(ctx, lb->slot);
+	return nat_write_packet(ctx, lb->slot);
 }
 
 /* Sends the packet as n says by way of n->hop, to which n->verdict leads. */
-__noinline int nat_send(struct xdp_md *ctx, __u32 row)
+__noinline int nat_send(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	__u32 tx_ifindex, verdict;
 
-	if (!w || !n)
+	if (!lb || !n)
 		return VERDICT_DROP_HEADROOM;
 	verdict = n->verdict;
 	tx_ifindex = n->hop.tx_ifindex;
-	TRACE(w, hop, n->hop);
+	TRACE(lb, hop, n->hop);
 	if (unlikely(!is_sent(verdict)))
 		return verdict;
-	if (!next_hop_fits(w, &n->hop, 0))
-		return n->quote.at ? VERDICT_DROP_MTU : too_big(ctx, row, n->hop.mtu);
-	if (unlikely(nat_rewrite(ctx, w, n)))
+	if (!next_hop_fits(lb, &n->hop, 0))
+		return n->quote.at ? VERDICT_DROP_MTU : too_big(ctx, slot, n->hop.mtu);
+	if (unlikely(nat_rewrite(ctx, lb, n)))
 		return VERDICT_DROP_HEADROOM;
-	return transmit(ctx, w, verdict, tx_ifindex, NULL);
+	return transmit(ctx, lb, verdict, tx_ifindex, NULL);
 }
 
 /* What a packet must be, so that it can be translated: PARSE_OK or the verdict. */
@@ -129,24 +129,24 @@ static __always_inline int nat_check(const struct packet *pkt)
 }
 
 /* The backend that a flow of this service has, NULL if it is a new one. */
-static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w, struct nat *n,
+static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct lb_ctx *lb, struct nat *n,
 					      __u32 service)
 {
 	struct backend *backend;
 
-	n->flags = w->pkt.tcp_flags;
+	n->flags = lb->pkt.tcp_flags;
 	n->quote.at = 0;
-	if (!nat_find(w, n))
+	if (!nat_find(lb, n))
 		return NULL;
 	backend = backend_of(n->handle);
 	if (likely(backend && backend->service == service &&
-		   !nat_begins_anew(w, n, !takes_flows(backend)))) {
-		if (!w->traced)
+		   !nat_begins_anew(lb, n, !takes_flows(backend)))) {
+		if (!lb->traced)
 			nat_client_seen(n);
 		return backend;
 	}
-	if (!w->traced)
-		nat_forget(w->row);
+	if (!lb->traced)
+		nat_forget(lb->slot);
 	n->search.way = NAT_WAYS;
 	return NULL;
 }
@@ -155,63 +155,63 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct work *w
  * Whether a fragment goes where its packet's others go, given the backend of the flow: the
  * first one says so, and later ones are lost if the flow has another by now.
  */
-static __always_inline bool nat_keeps_together(const struct work *w, __u32 handle)
+static __always_inline bool nat_keeps_together(const struct lb_ctx *lb, __u32 handle)
 {
-	return special_handle(w->row, handle) == handle;
+	return slow_path_handle(lb->slot, handle) == handle;
 }
 
 /* Gives a new flow to a backend: PARSE_OK or the verdict. The backend is then in n->handle. */
-static __noinline int nat_admit(struct work *w, struct nat *n, const struct backend *backend)
+static __noinline int nat_admit(struct lb_ctx *lb, struct nat *n, const struct backend *backend)
 {
 	n->handle = backend->handle;
-	n->backend_port = backend->port ?: w->pkt.flow.dport;
-	if (w->traced) {
-		nat_candidate(w, n, n->search.first);
+	n->backend_port = backend->port ?: lb->pkt.flow.dport;
+	if (lb->traced) {
+		nat_candidate(lb, n, n->search.first);
 		return PARSE_OK;
 	}
-	if (!may_learn(w->cpu, w->jiffies, nat_learn))
+	if (!may_learn(lb->cpu, lb->jiffies, nat_learn))
 		return VERDICT_DROP_NAT_RATE;
 	/* What nobody has confirmed gives way only when nothing else is left. */
-	if (!nat_has_place(nat_make(w->row, 0)) && !nat_has_place(nat_make(w->row, 1)))
+	if (!nat_is_bound(nat_bind(lb->slot, 0)) && !nat_is_bound(nat_bind(lb->slot, 1)))
 		return VERDICT_DROP_NAT_PORTS;
 	return PARSE_OK;
 }
 
 /* Sends a client's packet to the flow's backend. */
-__noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
+__noinline int nat_to_backend(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row_at);
-	struct nat *n = nat_of(row_at);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	const volatile struct address *source;
 	struct backend *backend;
-	struct backend_cpu *row;
+	struct backend_cpu *stats;
 	__u32 verdict;
 
-	if (!w || !n)
+	if (!lb || !n)
 		return VERDICT_DROP_NO_BACKEND;
 	backend = backend_of(n->handle);
-	row = backend_row(w->cpu, n->handle & ((1 << HANDLE_INDEX_BITS) - 1));
-	if (!backend || !row)
+	stats = backend_stats(lb->cpu, n->handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!backend || !stats)
 		return VERDICT_DROP_NO_BACKEND;
-	TRACE(w, handle, n->handle);
-	RECORD(w, service, backend->service);
-	RECORD(w, handle, n->handle);
-	TRACE(w, outer_daddr, backend->addr);
+	TRACE(lb, handle, n->handle);
+	RECORD(lb, service, backend->service);
+	RECORD(lb, handle, n->handle);
+	TRACE(lb, outer_daddr, backend->addr);
 	source = &nat_addresses[n->search.source % (2 * NAT_SOURCES)];
 	n->tuple.saddr = *(const struct address *)source;
 	n->tuple.daddr = backend->addr;
 	n->tuple.sport = n->search.port;
 	n->tuple.dport = n->backend_port;
-	TRACE_FLAG(w, TRACE_SNAT);
-	TRACE(w, destination_port, n->tuple.dport);
-	TRACE(w, outer_saddr, n->tuple.saddr);
+	TRACE_FLAG(lb, TRACE_SNAT);
+	TRACE(lb, destination_port, n->tuple.dport);
+	TRACE(lb, outer_saddr, n->tuple.saddr);
 	if (n->search.way < NAT_WAYS)
-		TRACE(w, source_port, n->search.port);
-	n->verdict = nat_next_hop(ctx, w, n, &row->hop, next_hop_holds(w, &row->hop, w->rx_ifindex),
-				  &n->tuple.saddr);
-	verdict = nat_send(ctx, row_at);
+		TRACE(lb, source_port, n->search.port);
+	n->verdict = nat_next_hop(ctx, lb, n, &stats->hop,
+				  next_hop_holds(lb, &stats->hop, lb->rx_ifindex), &n->tuple.saddr);
+	verdict = nat_send(ctx, slot);
 	if (is_sent(verdict))
-		count_sent(w, row);
+		count_sent(lb, stats);
 	return verdict;
 }
 
@@ -219,107 +219,109 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 row_at)
  * Sends a client's later fragment after the first one. Without a translation it is lost: the
  * first one has met no backend, or one that no flow of the client's has any more.
  */
-__noinline int nat_follow(struct xdp_md *ctx, __u32 row, __u32 service)
+__noinline int nat_follow(struct xdp_md *ctx, __u32 slot, __u32 service)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	int result;
 
-	if (!w || !n)
+	if (!lb || !n)
 		return VERDICT_DROP_FRAGMENT;
 	n->fresh = 0;
-	result = nat_check(&w->pkt);
+	result = nat_check(&lb->pkt);
 	if (result != PARSE_OK)
 		return result;
-	if (!nat_choices(w) || !nat_backend(ctx, w, n, service) ||
-	    !nat_keeps_together(w, n->handle))
+	if (!nat_choices(lb) || !nat_backend(ctx, lb, n, service) ||
+	    !nat_keeps_together(lb, n->handle))
 		return VERDICT_DROP_FRAGMENT;
-	TRACE_FLAG(w, TRACE_FLOW_HIT);
-	result = nat_to_backend(ctx, row);
-	if (is_drop(result) && !w->traced)
+	TRACE_FLAG(lb, TRACE_FLOW_HIT);
+	result = nat_to_backend(ctx, slot);
+	if (is_drop(result) && !lb->traced)
 		count_backend_drop(n->handle, result);
 	return result;
 }
 
 /* This CPU's memory of the way to a client. */
-static __always_inline struct nat_way *nat_way_to(const struct work *w, const struct nat *n)
+static __always_inline struct nat_client_hop *nat_client_hop_of(const struct lb_ctx *lb,
+								const struct nat *n)
 {
 	const __u64 *half = (const __u64 *)&n->tuple.daddr;
 	__u64 hash = hash_step(hash_step(flow_seed, half[0]), half[1]);
-	__u32 at = w->cpu * NAT_CLIENTS + (hash >> 32) % NAT_CLIENTS;
+	__u32 at = lb->cpu * NAT_CLIENTS + (hash >> 32) % NAT_CLIENTS;
 
-	return bpf_map_lookup_elem(&nat_ways, &at);
+	return bpf_map_lookup_elem(&nat_client_hops, &at);
 }
 
-static __always_inline void count_reply(const struct work *w, __u32 service)
+static __always_inline void count_reply(const struct lb_ctx *lb, __u32 service)
 {
-	__u32 at = w->cpu * services_max + service;
-	struct reply_cpu *row = bpf_map_lookup_elem(&reply_cpus, &at);
+	__u32 at = lb->cpu * services_max + service;
+	struct reply_cpu *stats = bpf_map_lookup_elem(&reply_cpus, &at);
 
-	if (row) {
-		row->packets++;
-		row->bytes += w->pkt.l3_length;
+	if (stats) {
+		stats->packets++;
+		stats->bytes += lb->pkt.l3_length;
 	}
 }
 
 /* Sends a packet whose translation nat_find_reply() has found to the client. */
-__noinline int nat_to_client(struct xdp_md *ctx, __u32 row)
+__noinline int nat_to_client(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	struct backend *backend;
-	struct nat_way *way;
+	struct nat_client_hop *way;
 	__u32 verdict;
 	bool holds;
 
-	if (!w || !n)
+	if (!lb || !n)
 		return VERDICT_PASS_NO_VIP;
 	backend = backend_of(n->handle);
-	way = nat_way_to(w, n);
+	way = nat_client_hop_of(lb, n);
 	if (!backend || !way)
 		return VERDICT_PASS_NO_VIP;
-	RECORD(w, service, backend->service);
-	RECORD(w, handle, n->handle);
-	holds = next_hop_holds(w, &way->hop, w->rx_ifindex) && way->family == w->pkt.flow.family &&
+	RECORD(lb, service, backend->service);
+	RECORD(lb, handle, n->handle);
+	holds = next_hop_holds(lb, &way->hop, lb->rx_ifindex) &&
+		way->family == lb->pkt.flow.family &&
 		address_equal(&way->hop.saddr, &n->tuple.daddr);
-	if (!holds && !w->traced) {
+	if (!holds && !lb->traced) {
 		way->hop.tick = 0;
-		way->family = w->pkt.flow.family;
+		way->family = lb->pkt.flow.family;
 	}
-	n->verdict = nat_next_hop(ctx, w, n, &way->hop, holds, &n->tuple.daddr);
-	verdict = nat_send(ctx, row);
-	if (is_sent(verdict) && !w->traced)
-		count_reply(w, backend->service);
+	n->verdict = nat_next_hop(ctx, lb, n, &way->hop, holds, &n->tuple.daddr);
+	verdict = nat_send(ctx, slot);
+	if (is_sent(verdict) && !lb->traced)
+		count_reply(lb, backend->service);
 	return verdict;
 }
 
 /* For a packet to one of our translated addresses and ports. Returns the verdict. */
-__noinline int nat_reply(struct xdp_md *ctx, __u32 row)
+__noinline int nat_reply(struct xdp_md *ctx, __u32 slot)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	struct backend *backend;
 	int checked;
 
-	if (!w || !n || !nat_find_reply(row))
+	if (!lb || !n || !nat_find_reply(slot))
 		return VERDICT_PASS_NO_VIP;
 	backend = backend_of(n->handle);
-	if (!backend || !address_equal(&backend->addr, &w->pkt.flow.saddr))
+	if (!backend || !address_equal(&backend->addr, &lb->pkt.flow.saddr))
 		return VERDICT_PASS_NO_VIP;
-	if (unlikely(w->special & SPECIAL_FRAGMENT) && !nat_keeps_together(w, n->handle))
+	if (unlikely(lb->pkt_flags & PKT_FRAGMENT) && !nat_keeps_together(lb, n->handle))
 		return VERDICT_PASS_NO_VIP;
-	checked = nat_check(&w->pkt);
+	checked = nat_check(&lb->pkt);
 	if (checked != PARSE_OK)
 		return checked;
-	w->jiffies = bpf_jiffies64();
-	n->flags = w->pkt.tcp_flags;
+	lb->jiffies = bpf_jiffies64();
+	n->flags = lb->pkt.tcp_flags;
 	n->quote.at = 0;
-	TRACE_FLAG(w, TRACE_SNAT);
-	TRACE(w, service, backend->service);
-	TRACE(w, handle, n->handle);
-	if (!w->traced)
-		nat_backend_seen(w, n);
-	return nat_to_client(ctx, row);
+	TRACE_FLAG(lb, TRACE_SNAT);
+	TRACE(lb, service, backend->service);
+	TRACE(lb, handle, n->handle);
+	if (!lb->traced)
+		nat_backend_seen(lb, n);
+	return nat_to_client(ctx, slot);
 }
 
 #endif

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The table of translations. struct nat_flow has its layout and says how entries are
- * published; here they are found, for either side, and given up. nat_new.h makes them.
+ * published; here they are found, for either side, and given up. allocate.h makes them.
  *
  * Entries are written under a lock of their set and read without one.
  */
-#ifndef TOWPATH_NAT_H
-#define TOWPATH_NAT_H
+#ifndef TOWPATH_SNAT_TABLE_H
+#define TOWPATH_SNAT_TABLE_H
 
 #include "lb/flow_table.h"
 #include "snat/maps.h"
@@ -73,28 +73,28 @@ static __always_inline void nat_seen(struct nat_life *life, __u8 *marks, __u8 mo
 /* ---- The client's side ------------------------------------------------------------ */
 
 /* How many addresses and ports there are to choose from. */
-static __always_inline __u32 nat_choices(const struct work *w)
+static __always_inline __u32 nat_choices(const struct lb_ctx *lb)
 {
-	return (w->pkt.flow.family == FAMILY_V4 ? nat_sources4 : nat_sources6) * nat_ports;
+	return (lb->pkt.flow.family == FAMILY_V4 ? nat_sources4 : nat_sources6) * nat_ports;
 }
 
-static __always_inline void nat_begin(const struct work *w, struct nat *n)
+static __always_inline void nat_begin(const struct lb_ctx *lb, struct nat *n)
 {
-	__u32 all = nat_choices(w);
+	__u32 all = nat_choices(lb);
 
-	n->search.keyed = hash_step(w->hash, flow_seed);
+	n->search.keyed = hash_step(lb->hash, flow_seed);
 	n->search.forward_tag = nat_tag(n->search.keyed);
 	n->search.first = hash_scale(n->search.keyed, all);
 	/* A few are gone through one after the other, so that none is left out. */
 	n->search.stride = all > NAT_TRIES ? 1 + hash_scale(n->search.keyed >> 32, all - 1) : 1;
-	n->search.now = w->jiffies >> NAT_SEEN_SHIFT;
+	n->search.now = lb->jiffies >> NAT_SEEN_SHIFT;
 	n->search.way = NAT_WAYS;
 }
 
 /* Makes `number` of all addresses and ports the candidate. */
-static __always_inline void nat_candidate(const struct work *w, struct nat *n, __u32 number)
+static __always_inline void nat_candidate(const struct lb_ctx *lb, struct nat *n, __u32 number)
 {
-	bool v4 = w->pkt.flow.family == FAMILY_V4;
+	bool v4 = lb->pkt.flow.family == FAMILY_V4;
 	__u32 source = 0;
 
 	n->search.number = number;
@@ -103,14 +103,14 @@ static __always_inline void nat_candidate(const struct work *w, struct nat *n, _
 	n->search.port = bpf_htons(nat_port_first + number - source * nat_ports);
 	n->search.source = v4 ? source : NAT_SOURCES + source;
 	n->search.key = nat_key(nat_addresses[n->search.source % (2 * NAT_SOURCES)].word[3],
-				n->search.port, w->pkt.flow.protocol);
+				n->search.port, lb->pkt.flow.protocol);
 	n->search.set = n->search.key & nat_mask;
 }
 
 /* The candidate after this one. */
-static __always_inline __u32 nat_next(const struct work *w, const struct nat *n)
+static __always_inline __u32 nat_next(const struct lb_ctx *lb, const struct nat *n)
 {
-	__u32 all = nat_choices(w), number = n->search.number + n->search.stride;
+	__u32 all = nat_choices(lb), number = n->search.number + n->search.stride;
 
 	return number >= all ? number - all : number;
 }
@@ -126,7 +126,7 @@ static __always_inline bool nat_is_flow(const struct nat_flow *e, const struct f
 }
 
 /* Looks for the flow in the candidate's set. */
-static __always_inline bool nat_look(const struct work *w, struct nat *n, struct nat_head *head)
+static __always_inline bool nat_look(const struct lb_ctx *lb, struct nat *n, struct nat_head *head)
 {
 	__u64 matches = match_tags(*(volatile __u64 *)&head->forward, n->search.forward_tag);
 	struct nat_set *set = matches ? bpf_map_lookup_elem(&nat_flows, &n->search.set) : NULL;
@@ -140,7 +140,7 @@ static __always_inline bool nat_look(const struct work *w, struct nat *n, struct
 		if (!(matches & 0x80))
 			continue;
 		ref = *(volatile __u64 *)&e->ref;
-		if (!ref || !nat_is_flow(e, &w->pkt.flow, n))
+		if (!ref || !nat_is_flow(e, &lb->pkt.flow, n))
 			continue;
 		n->handle = e->handle;
 		n->backend_port = e->backend_port;
@@ -158,33 +158,33 @@ static __always_inline bool nat_look(const struct work *w, struct nat *n, struct
  * Makes candidate `i` the one, and looks for the flow there. Global, so that the verifier
  * looks at it once, and not at every way through all candidates.
  */
-__noinline int nat_look_at(__u32 row, __u32 i)
+__noinline int nat_look_at(__u32 slot, __u32 i)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	struct nat_head *head;
 
-	if (!w || !n)
+	if (!lb || !n)
 		return 0;
-	nat_candidate(w, n, i ? nat_next(w, n) : n->search.first);
+	nat_candidate(lb, n, i ? nat_next(lb, n) : n->search.first);
 	head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
 	if (!head)
 		return 0;
 	if (!i) {
 		n->search.home = n->search.set;
-		n->search.reach = *(volatile __u8 *)&head->reach;
+		n->search.depth = *(volatile __u8 *)&head->reach;
 	}
-	return nat_look(w, n, head);
+	return nat_look(lb, n, head);
 }
 
 /* Finds the client's flow. */
-static __always_inline bool nat_find(struct work *w, struct nat *n)
+static __always_inline bool nat_find(struct lb_ctx *lb, struct nat *n)
 {
-	nat_begin(w, n);
-	if (likely(nat_look_at(w->row, 0)))
+	nat_begin(lb, n);
+	if (likely(nat_look_at(lb->slot, 0)))
 		return true;
-	for (__u32 i = 1; i < NAT_TRIES && i <= n->search.reach; i++) {
-		if (nat_look_at(w->row, i))
+	for (__u32 i = 1; i < NAT_TRIES && i <= n->search.depth; i++) {
+		if (nat_look_at(lb->slot, i))
 			return true;
 	}
 	return false;
@@ -202,7 +202,8 @@ static __always_inline struct nat_life *nat_life_of(const struct nat *n)
  * Whether a SYN that comes for the entry found begins another connection: the one that it
  * was for is over, or was never established. `moves`: its backend takes no new flows.
  */
-static __always_inline bool nat_begins_anew(const struct work *w, const struct nat *n, bool moves)
+static __always_inline bool nat_begins_anew(const struct lb_ctx *lb, const struct nat *n,
+					    bool moves)
 {
 	struct nat_life *life = nat_life_of(n);
 	__u16 age;
@@ -211,7 +212,7 @@ static __always_inline bool nat_begins_anew(const struct work *w, const struct n
 		return false;
 	age = n->search.now - life->seen;
 	if (nat_is_closing(life->client, life->backend) ||
-	    age > nat_allowed(w->pkt.flow.protocol, life->client, life->backend))
+	    age > nat_allowed(lb->pkt.flow.protocol, life->client, life->backend))
 		return true;
 	return moves && (!(life->client & NAT_ANSWERED) ||
 			 age > flow_idle >> (NAT_SEEN_SHIFT - FLOW_SEEN_SHIFT));
@@ -231,9 +232,9 @@ static __always_inline void nat_client_seen(const struct nat *n)
 }
 
 /* Gives up the entry that was found, unless it is another's by now. */
-__noinline int nat_forget(__u32 row)
+__noinline int nat_forget(__u32 slot)
 {
-	struct nat *n = nat_of(row);
+	struct nat *n = nat_of(slot);
 	struct nat_head *head;
 	struct nat_set *set;
 	struct nat_lock *lock;
@@ -270,18 +271,18 @@ static __always_inline bool nat_is_reply(const struct nat_flow *e, const struct 
  * Finds what a backend's packet is a reply to, and translates it back: fills saddr, sport,
  * daddr, dport and handle. Returns 1 if it is one. Global, as nat_look_at().
  */
-__noinline int nat_find_reply(__u32 row)
+__noinline int nat_find_reply(__u32 slot)
 {
-	struct work *w = work_of(row);
-	struct nat *n = nat_of(row);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 	const struct flow_key *flow;
 	struct nat_head *head;
 	struct nat_set *set;
 	__u64 reply, matches;
 
-	if (!w || !n)
+	if (!lb || !n)
 		return 0;
-	flow = &w->pkt.flow;
+	flow = &lb->pkt.flow;
 	n->search.key = nat_key(flow->daddr.word[3], flow->dport, flow->protocol);
 	n->search.set = n->search.key & nat_mask;
 	reply = nat_reply_hash(n->search.key, &flow->saddr, flow->sport, flow->family);
@@ -323,13 +324,13 @@ __noinline int nat_find_reply(__u32 row)
 	return 0;
 }
 
-static __always_inline void nat_backend_seen(const struct work *w, struct nat *n)
+static __always_inline void nat_backend_seen(const struct lb_ctx *lb, struct nat *n)
 {
 	struct nat_life *life = nat_life_of(n);
 
 	if (life)
 		nat_seen(life, &life->backend, NAT_ANSWERED | nat_marks_of(n),
-			 w->jiffies >> NAT_SEEN_SHIFT);
+			 lb->jiffies >> NAT_SEEN_SHIFT);
 }
 
 #endif

@@ -73,6 +73,8 @@ def version(name: str) -> Iterator[None]:
     tell = not probe.test_run_context()
 
     def compiled(wanted: str) -> BpfObject:
+        if wanted == "lb_tables":
+            return BpfObject(_compiled_tables(name))
         return BpfObject(_compiled(name, tell=tell)) if wanted == "lb" else packaged(wanted)
 
     with (
@@ -85,6 +87,7 @@ def version(name: str) -> Iterator[None]:
 def compile_versions() -> None:
     """Compile everything that a test may ask for, on any kernel."""
     for name in VERSIONS:
+        _compiled_tables(name)
         for tell in (False, True):
             _compiled(name, tell=tell)
 
@@ -95,6 +98,13 @@ def _compiled(name: str, *, tell: bool) -> Path:
     headers = _edited(VERSIONS[name])
     source = told.SOURCES["lb"].read_text() if tell else '#include "lb/lb.bpf.c"\n'
     return kept(source, "-mcpu=v3", "-I", str(headers))  # as the shipped one is compiled
+
+
+@cache
+def _compiled_tables(name: str) -> Path:
+    """The maps of a version."""
+    headers = _edited(VERSIONS[name])
+    return kept('#include "lb/tables.bpf.c"\n', "-mcpu=v3", "-I", str(headers))
 
 
 def _edited(edits: Edits) -> Path:

@@ -152,7 +152,7 @@ def array_maps(rig: Rig) -> list[str]:
     """All arrays that the program can write to and that outlive a packet, but for the traces."""
     maps = rig.balancer._program.maps
     others = {
-        *("traces", "works", "nats", "nat_locks"),
+        *("traces", "contexts", "nats", "nat_locks"),
         *("vlan_devices", "egress_devices", "sources", "backend_drops", "health_probes"),
     }
     return [name for name in maps if not name.startswith(".") and name not in others]

@@ -87,7 +87,7 @@ class NatRig(Rig):
         )
         self.world = NatWorld(**known, table=table)
         self.world.ways |= client_ways(network)
-        for name in ("reply_cpus", "nat_heads", "nat_flows", "nat_ways"):
+        for name in ("reply_cpus", "nat_heads", "nat_flows", "nat_client_hops"):
             self.tables[name] = program.rows(name)
         self.told(balancer.observed())
 
@@ -155,7 +155,7 @@ class NatRig(Rig):
     def forget_ways(self) -> None:
         """Have the kernel asked again for every next hop."""
         super().forget_ways()
-        self.tables["nat_ways"]["hop"]["tick"] = 0
+        self.tables["nat_client_hops"]["hop"]["tick"] = 0
 
 
 @contextmanager

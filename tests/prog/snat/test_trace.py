@@ -32,7 +32,8 @@ def nat(net: Network) -> Iterator[NatRig]:
 @pytest.mark.parametrize(("version", "protocol"), BOTH)
 def test_what_is_traced_then_happens(nat: NatRig, version: int, protocol: Protocol) -> None:
     """Before the first packet the port isn't chosen, then it is told; tables stay as they are."""
-    names = ("nat_heads", "nat_flows", "nat_ways", "service_cpus", "backend_cpus", "reply_cpus")
+    counters = ("service_cpus", "backend_cpus", "reply_cpus")
+    names = ("nat_heads", "nat_flows", "nat_client_hops", *counters)
 
     def state() -> list[bytes]:
         return [nat.balancer._program.rows(name).tobytes() for name in names]

@@ -21,12 +21,12 @@ static struct {
 	struct maglev_line *maglev;
 	struct backend *backends;
 	__u32 maglev_len, backends_len;
-	struct work *work;
+	struct lb_ctx *context;
 } memory;
 
 static void *array_element(const void *map, const void *key);
 #define bpf_map_lookup_elem array_element
-#define vip_mask (memory.index.vips_len - 1)
+#define vip_mask	    (memory.index.vips_len - 1)
 #include "lb/service.h"
 
 static void *array_element(const void *map, const void *key)
@@ -39,8 +39,8 @@ static void *array_element(const void *map, const void *key)
 		return memory.index.lengths;
 	if (map == &port_pages)
 		return at < memory.index.pages_len ? &memory.index.pages[at] : NULL;
-	if (map == &works)
-		return memory.work;
+	if (map == &contexts)
+		return memory.context;
 	if (map == &maglev)
 		return at < memory.maglev_len ? &memory.maglev[at] : NULL;
 	return at < memory.backends_len ? &memory.backends[at] : NULL;
@@ -49,16 +49,16 @@ static void *array_element(const void *map, const void *key)
 /* Returns the index of the service that a packet with this destination is for, or 0. */
 __u32 program_service(const struct index *index, const struct vip_key *key)
 {
-	struct work work = { .pkt.flow = {
-				     .daddr = key->addr,
-				     .dport = key->port,
-				     .protocol = key->protocol,
-				     .family = key->family,
-			     } };
+	struct lb_ctx context = { .pkt.flow = {
+					  .daddr = key->addr,
+					  .dport = key->port,
+					  .protocol = key->protocol,
+					  .family = key->family,
+				  } };
 
 	memory.index = *index;
-	memory.work = &work;
-	return service_lookup(&work);
+	memory.context = &context;
+	return service_lookup(&context);
 }
 
 /* Returns the handle that Maglev gives a flow with this hash, 0 for none or a stale one. */

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # A service has a key of its own, and its VIP one more: one slot in eight is used when the index
 # is full, and a probe sequence of 16 is then longer than any that occurs.
 _VIP_SLOTS_PER_SERVICE = 16
-_WORKS_PER_CPU = 2
+_CONTEXTS_PER_CPU = 2
 NAT_WAYS = 8
 NAT_CLIENTS = 256
 """Of ``enum nat_limits``."""
@@ -68,13 +68,13 @@ class Layout:
                 "verdict_cpus": cpus,
                 "flow_cpus": cpus,
                 "health_cpus": cpus,
-                "works": _WORKS_PER_CPU * cpus,
-                "nats": _WORKS_PER_CPU * cpus,
+                "contexts": _CONTEXTS_PER_CPU * cpus,
+                "nats": _CONTEXTS_PER_CPU * cpus,
                 "nat_heads": nat_sets,
                 "nat_flows": nat_sets,
                 "nat_locks": nat_sets,
                 "nat_states": 1,
-                "nat_ways": NAT_CLIENTS * cpus,
+                "nat_client_hops": NAT_CLIENTS * cpus,
                 "reply_cpus": services * cpus,
             },
             cpus,

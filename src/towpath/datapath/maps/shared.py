@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 # Every node of a group must send a flow to the same backend, so this is not random.
 HASH_SEED = 0x546F7770617468
-SCRATCH = frozenset({"works", "nats", "nat_ways"})
+SCRATCH = frozenset({"contexts", "nats", "nat_client_hops"})
 """Maps with nothing in them that outlives a packet: every program has its own."""
 _OBJECT = "lb_tables"
 _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "cookie"}

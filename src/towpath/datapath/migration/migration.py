@@ -51,8 +51,8 @@ PASSING = frozenset(
     {
         "nats",
         "nat_locks",
-        "nat_ways",
-        "works",
+        "nat_client_hops",
+        "contexts",
         "traces",
         "flow_cpus",
         "fragments",
