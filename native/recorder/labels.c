@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "export.h"
-#include "record.h"
+#include "recorder/record.h"
 
 enum {
 	FIRST_ROOM = 64,

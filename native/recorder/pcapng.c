@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "record.h"
+#include "recorder/record.h"
 
 enum pcapng {
 	PCAPNG_PACKET = 6,

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "export.h"
-#include "record.h"
+#include "recorder/record.h"
 
 /* <linux/bpf.h> has these too, among thousands of lines. */
 enum ring {

@@ -11,7 +11,7 @@
  *  - bits too many in columns, and tops too high: made to fit;
  *  - a tuple without rules: no packet looks into it.
  */
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 /* Notes where a rule is. A version that is older than another goes on the list. */
 static int adopt_rule(struct half *half, u32 bit, u64 hash, const struct wildcard_rule *rule)

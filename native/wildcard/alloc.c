@@ -9,7 +9,7 @@
  * are few, two for each tuple at most and what is free between them, so they are
  * walked rather than listed: `orders` has the size of each where it begins.
  */
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 enum {
 	WORD = 64,

@@ -8,7 +8,7 @@
  */
 #include <string.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 enum {
 	/* A rule that matches more leaves sets the tuple's bit in `any`. */

@@ -6,7 +6,7 @@
  * that rules name get numbers, all others are 0. A number that no rule uses any
  * more stays with its device until numbers run out.
  */
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 enum {
 	DEVICE_BITS = 0xfff, /* in the last word of a key */

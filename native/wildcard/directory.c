@@ -6,7 +6,7 @@
  */
 #include <stdlib.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 /* Numbers count up: multiplied by an odd one they are spread, and never collide twice. */
 static u32 home(const struct directory *directory, u64 number)

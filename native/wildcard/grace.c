@@ -7,7 +7,7 @@
  */
 #include <stdlib.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 /* Room for so many more; made before a change, which can't stop half way. */
 bool make_rest_room(struct half *half, u32 count)

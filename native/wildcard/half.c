@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 /* ---- open and close ---- */
 

@@ -2,7 +2,7 @@
 /* One rule in the place of another. */
 #include <stdlib.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 bool reserve_replaced(struct half *half)
 {

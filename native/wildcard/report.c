@@ -2,7 +2,7 @@
 /* What is in a half, and room made by moving it. */
 #include <string.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 /* As core/classifier.py has it. */
 struct report {

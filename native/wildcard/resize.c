@@ -8,7 +8,7 @@
  */
 #include <string.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 /* Slots that are kept for new tuples: these must never fail for want of room. */
 static const u32 KEEP = WILDCARD_TUPLES << SMALLEST_ORDER;

@@ -8,7 +8,7 @@
  */
 #include <string.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 static u64 *slot_in(const struct half *half, u32 bit, u64 hash)
 {

@@ -10,7 +10,7 @@
  */
 #include <string.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 enum {
 	FEW_TUPLES = 24,  /* up to here a run is crowded that is SHORT_RUN long */

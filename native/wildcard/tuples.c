@@ -2,7 +2,7 @@
 /* Tuples: hash tables of rules whose masks have some bits in common. */
 #include <string.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 u64 hash_in(const struct half *half, u32 bit, const u64 *bits)
 {

@@ -8,7 +8,7 @@
  */
 #include <stdlib.h>
 
-#include "wildcard.h"
+#include "wildcard/wildcard.h"
 
 enum {
 	SAMPLE = 1024, /* rules looked at */

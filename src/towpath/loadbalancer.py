@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.closing import Closing
 from towpath.core.lb.states import BackendKey
+from towpath.datapath.balancer import Balancer
 from towpath.datapath.flows.flow_table import IDLE_SECONDS
-from towpath.datapath.lb.balancer import Balancer
 from towpath.datapath.lb.contents import unnamed
 from towpath.model import (
     Backend,

@@ -20,7 +20,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.balancer import Balancer
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.netns import in_netns

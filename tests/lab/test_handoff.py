@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tests.lab.harness_handoff import Mode
 
-    from towpath.datapath.lb.balancer import Balancer
+    from towpath.datapath.balancer import Balancer
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
 SENT = 20

@@ -17,8 +17,8 @@ from tests.lab.harness_balancer import SMALL, assert_gone
 from tests.prog.lb.oracle import Way, World
 from tests.prog.lb.oracle_parse import parse
 
+from towpath.datapath.balancer import Balancer
 from towpath.datapath.errors import DatapathError
-from towpath.datapath.lb.balancer import Balancer
 from towpath.kernel.bpf import probe
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules

@@ -17,8 +17,8 @@ import pytest
 from tests.lab.harness_balancer import DEVICE, SMALL, VIP, device, unchanged
 
 from towpath import LoadBalancer
+from towpath.datapath import balancer as datapath
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.lb import balancer as datapath
 from towpath.datapath.lb.execute import execute as carry_out
 from towpath.model import Backend, FlowTuple, Service
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from towpath.agent.state.desired import Desired
     from towpath.agent.state.writer import Writer
     from towpath.core.lb.plan import Plan
-    from towpath.datapath.lb.balancer import Balancer
+    from towpath.datapath.balancer import Balancer
     from towpath.datapath.observe.counters import Counters
     from towpath.datapath.recorder.capture import Recording
     from towpath.model import FlowTuple, ServiceKey

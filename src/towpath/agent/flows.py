@@ -20,9 +20,9 @@ from towpath.datapath.flows.nat_table import STATES, Wanted
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from towpath.datapath.balancer import Member
     from towpath.datapath.flows.flow_table import Entries, FlowTable
     from towpath.datapath.flows.nat_table import NatFlows, Translations
-    from towpath.datapath.lb.balancer import Member
     from towpath.model import Address, Service, ServiceKey
     from towpath.model.kinds import Prefix
 

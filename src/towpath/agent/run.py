@@ -22,7 +22,7 @@ from towpath.agent.state.controller import Controller
 from towpath.agent.state.desired import Desired
 from towpath.agent.state.store import Store
 from towpath.agent.state.writer import Writer
-from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.balancer import Balancer
 from towpath.datapath.snat.table import check as check_snat
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError

@@ -20,7 +20,7 @@ from towpath.bench.forward_ways import (
     VIP_DSR,
     VIP_L2,
 )
-from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.balancer import Balancer
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.net.netns import in_netns
 from towpath.model.service import Backend, Protocol, Service

@@ -26,7 +26,7 @@ from towpath.bench.network import DEVICE, SNAT, SOURCE, attached_program, bench_
 from towpath.bench.report import Report, Timing
 from towpath.bench.scenarios import SCENARIOS, SERVICES, Fate, Scenario
 from towpath.bench.wrapper import Action, Stimulus, Wrapper
-from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.balancer import Balancer
 from towpath.model.settings import Device
 
 if TYPE_CHECKING:

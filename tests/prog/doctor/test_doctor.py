@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from towpath.cli.main import cli
-from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.balancer import Balancer
 from towpath.datapath.recorder.recorder import Recorder
 from towpath.doctor import Capability, devices, doctor, judge
 from towpath.doctor.probes import PROBES, ask

@@ -17,7 +17,7 @@ from tests.prog.lb.oracle import Outcome, Served, World
 from tests.prog.lb.told import note_length, run_on, tellable
 
 from towpath.core.lb import maglev
-from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.balancer import Balancer
 from towpath.datapath.observe.counters import verdict_names
 from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source
 

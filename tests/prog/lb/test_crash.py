@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tests.prog.lb.oracle_parse import Address
 
-    from towpath.datapath.lb.balancer import Balancer
+    from towpath.datapath.balancer import Balancer
     from towpath.model import ServiceKey
 
 A, B, C, D = NEAR[4][:4]

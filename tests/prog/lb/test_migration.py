@@ -16,8 +16,8 @@ from tests.prog.lb.network import IN, NEAR, NO_ROUTE, Network
 from tests.prog.lb.oracle import NO_BACKEND, NO_VIP, TX, XDP_TX
 from tests.prog.lb.told import run_on
 
+from towpath.datapath import balancer
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.lb import balancer
 from towpath.datapath.maps.pinned import READ
 from towpath.datapath.migration import migration
 from towpath.datapath.migration.migration import Migration

@@ -21,8 +21,8 @@ from tests.prog.lb.network import IN, NEAR, OUT, Network
 from tests.prog.lb.oracle import TX
 from tests.prog.lb.test_crash import in_child
 
-from towpath.datapath.lb import balancer
-from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath import balancer
+from towpath.datapath.balancer import Balancer
 from towpath.datapath.maps import pins as pins_module
 from towpath.datapath.migration import migration
 from towpath.datapath.program import attachment, program

@@ -26,7 +26,7 @@ from towpath.model import Affinity, Backend
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from towpath.datapath.lb.balancer import Balancer
+    from towpath.datapath.balancer import Balancer
     from towpath.model import Service
 
 CHANGES = examples(60, 10)

@@ -31,7 +31,7 @@ from tests.prog.lb.oracle_flows import IDLE_SECONDS
 from tests.prog.lb.told import tellable
 from tests.prog.snat.oracle import NatOutcome, NatTable, NatWorld
 
-from towpath.datapath.lb.balancer import Balancer
+from towpath.datapath.balancer import Balancer
 from towpath.kernel.jiffies import Jiffies, per_second
 from towpath.model import Backend, Device, Limits, Protocol, Service, Snat
 from towpath.model.kinds import Address, PortRange

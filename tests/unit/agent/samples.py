@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from towpath.core.lb.states import BackendKey
+    from towpath.datapath.balancer import Member
     from towpath.datapath.flows.count import Census
     from towpath.datapath.flows.flow_table import FlowTable
     from towpath.datapath.flows.nat_table import NatFlows
-    from towpath.datapath.lb.balancer import Member
     from towpath.datapath.observe.trace import Trace
     from towpath.model import FlowTuple
 

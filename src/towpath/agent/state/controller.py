@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from towpath.core.health import Down
     from towpath.core.lb.leaving import LeavingByKey
     from towpath.core.lb.plan import Plan
+    from towpath.datapath.balancer import Member
     from towpath.datapath.flows.count import Census
     from towpath.datapath.flows.flow_table import FlowTable
     from towpath.datapath.flows.nat_table import NatFlows
-    from towpath.datapath.lb.balancer import Member
     from towpath.datapath.observe.counters import Counters
     from towpath.datapath.observe.trace import Trace
     from towpath.model import Address, FlowTuple
@@ -55,7 +55,7 @@ FIXED = (
 
 
 class Datapath(Protocol):
-    """What the agent needs of :class:`towpath.datapath.lb.balancer.Balancer`."""
+    """What the agent needs of :class:`towpath.datapath.balancer.Balancer`."""
 
     def observed(self) -> tuple[Service, ...]:
         """The services that are in the kernel."""

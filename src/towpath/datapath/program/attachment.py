@@ -10,18 +10,13 @@ its program in their place without a packet between the two.
 from __future__ import annotations
 
 import atexit
-import errno
-import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from towpath.datapath.attach.places import Places
 from towpath.datapath.program.forwarding import Forwarding
-from towpath.kernel.bpf import links
-from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.links import attach_tc_ingress, attach_xdp
-from towpath.kernel.errors import KernelError
 from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
@@ -32,19 +27,8 @@ if TYPE_CHECKING:
     from towpath.kernel.bpf.programs import Program
     from towpath.model.settings import Device
 
-log = logging.getLogger(__name__)
-
-_GONE = frozenset((errno.ENOLINK, errno.ENODEV))
-
-
-@dataclass
-class _Place:
-    """A program's place on a device."""
-
-    link: links.Attachment
-    pin: Path | None
-    adopted: bool
-    program: str
+_XDP = "xdp-"
+"""What the names of the places begin with where packets are balanced."""
 
 
 class Attachment:
@@ -58,14 +42,13 @@ class Attachment:
         self, program: LoadedProgram, devices: Iterable[Device], pins: Path | None = None
     ) -> None:
         self._program = program
-        self._pins = pins / "links" if pins else None
-        self._places: list[_Place] = []
+        self._pinned = pins is not None
+        self._places = Places(pins / "links" if pins else None)
         self._forwarding = Forwarding()
         if not pins:
             # A script may end without closing what it made.
             atexit.register(self._forwarding.restore)
         self.devices: dict[int, str] = {}
-        self._current = program.object.programs["towpath_lb"]
         try:
             for device in devices:
                 self._attach(device)
@@ -80,12 +63,16 @@ class Attachment:
         self._allow_forwarding(index)
         programs = self._program.object.programs
         # tc first: from its first packet on, XDP may hand packets over.
-        if not self._adopt(f"tc-{index}", "towpath_handoff"):
-            handoff = attach_tc_ingress(programs["towpath_handoff"], index)
-            self._keep(handoff, f"tc-{index}", "towpath_handoff")
-        if not self._adopt(f"xdp-{index}", "towpath_lb"):
-            balancer = attach_xdp(programs["towpath_lb"], index, device.mode)
-            self._keep(balancer, f"xdp-{index}", "towpath_lb")
+        self._places.take(
+            f"tc-{index}",
+            programs["towpath_handoff"],
+            lambda program: attach_tc_ingress(program, index),
+        )
+        self._places.take(
+            f"{_XDP}{index}",
+            programs["towpath_lb"],
+            lambda program: attach_xdp(program, index, device.mode),
+        )
         self.devices[index] = device.name
 
     def _allow_forwarding(self, index: int) -> None:
@@ -93,41 +80,11 @@ class Attachment:
         for name in interfaces.entrances(index):
             self._forwarding.allow(name)
 
-    def _adopt(self, name: str, program: str) -> bool:
-        """Put our program into a pinned link. False if there is none that still works."""
-        if self._pins is None or not (self._pins / name).exists():
-            return False
-        path = self._pins / name
-        try:
-            link = links.from_pin(path)
-            self._places.append(_Place(link, path, adopted=True, program=program))
-            link.update(self._program.object.programs[program])
-        except KernelError as error:
-            # The device went away and with it what the link was attached to.
-            log.info("link %s is of no use any more: %s", path, error)
-            path.unlink()
-            return False
-        return True
-
-    def _keep(self, link: links.Attachment, name: str, program: str) -> None:
-        place = _Place(link, None, adopted=False, program=program)
-        self._places.append(place)
-        if self._pins is not None:
-            self._pins.mkdir(parents=True, exist_ok=True)
-            link.pin(self._pins / name)
-            place.pin = self._pins / name
-
     def _drop_other_devices(self) -> None:
         """Detach from devices that an earlier configuration named."""
-        if self._pins is None or not self._pins.is_dir():
-            return
-        for path in list(self._pins.iterdir()):
-            if int(path.name.rpartition("-")[2]) not in self.devices:
-                try:
-                    links.from_pin(path).detach()
-                except KernelError as error:
-                    log.info("link %s has nothing to detach from: %s", path, error)
-                path.unlink()
+        for name in self._places.pinned():
+            if int(name.rpartition("-")[2]) not in self.devices:
+                self._places.drop(name)
 
     def replace(self, program: Program | None) -> None:
         """Put another program in the place of the one that balances; None: that one again.
@@ -136,21 +93,8 @@ class Attachment:
         can't have it; then all have what they had.
         """
         wanted = program or self._program.object.programs["towpath_lb"]
-        done: list[_Place] = []
-        for place in self._places:
-            if place.program != "towpath_lb":
-                continue
-            try:
-                place.link.update(wanted)
-            except KernelError as error:
-                if error.errno in _GONE:
-                    log.info("%s", error)
-                    continue
-                for each in done:
-                    each.link.update(self._current)
-                raise
-            done.append(place)
-        self._current = wanted
+        balancing = [place for place in self._places if place.name.startswith(_XDP)]
+        self._places.replace(balancing, wanted)
 
     def refresh_vlans(self) -> None:
         """Tell the program which VLAN devices there are on top of which devices."""
@@ -176,37 +120,21 @@ class Attachment:
 
     def detach(self) -> None:
         """Take the program off every device, pinned or not, and leave them as they were."""
-        self._end(self._places)
+        self._places.detach()
         self._restore_forwarding()
-        if self._pins is not None:
-            remove_pins(self._pins)
 
     def close(self) -> None:
         """Let go. What isn't pinned is detached, and the devices are as they were."""
-        if self._pins is None:
+        if self._pinned:
+            self._places.close()
+        else:
             self.detach()
-        self._let_go()
+            self._places.close()
 
     def _give_up(self) -> None:
         """Leave what was there before this object, and no more."""
-        self._end(place for place in self._places if not place.adopted)
+        self._places.give_up()
         self._restore_forwarding()
-        self._let_go()
-
-    def _end(self, places: Iterable[_Place]) -> None:
-        # XDP before tc: what it has handed over is still taken.
-        for place in reversed(list(places)):
-            try:
-                place.link.detach()
-            except KernelError as error:
-                log.warning("%s", error)
-            if place.pin is not None:
-                place.pin.unlink(missing_ok=True)
-
-    def _let_go(self) -> None:
-        for place in self._places:
-            place.link.close()
-        self._places.clear()
 
     def _restore_forwarding(self) -> None:
         atexit.unregister(self._forwarding.restore)
