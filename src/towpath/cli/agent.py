@@ -12,7 +12,7 @@ import click
 from towpath.cli.command import Manual
 
 EXAMPLES = {
-    "towpath agent --config /etc/towpath.yaml": "In the foreground; systemd's way too.",
+    "towpath agent --config /etc/towpath/towpath.yaml": "In the foreground; systemd's way too.",
     "kill -HUP $(pidof -s towpath)": "Read the file again at once.",
     "towpath agent --config lb.yaml --detach-on-exit": "Leave nothing behind: for trying out.",
 }

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = {
     "towpath doctor": "What this kernel can do, on any device.",
-    "towpath doctor --config /etc/towpath.yaml": "And whether this configuration can work here.",
+    "towpath doctor --config /etc/towpath/towpath.yaml": (
+        "And whether this configuration can work here."
+    ),
     "towpath doctor -o json | jq -r '.[] | select(.state != \"available\") | .name'": (
         "What is not as it should be."
     ),

@@ -42,7 +42,7 @@ REPORTED = (
 )
 
 EXAMPLES = {
-    "towpath agent --config /etc/towpath.yaml": "Run the agent in the foreground.",
+    "towpath agent --config /etc/towpath/towpath.yaml": "Run the agent in the foreground.",
     "towpath service list": "What is balanced.",
     "towpath service plan new-services.yaml": "What an apply would change.",
     "towpath backend drain web 192.0.2.11": "No new flows for a backend.",
