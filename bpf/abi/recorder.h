@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the recorder and user space share: records in a ring, and the state of captures.
- * The rules of base.h hold here too. native/recorder/reader.c includes this file, Python reads the BTF.
+ * The rules of base.h hold here too. native/recorder/ includes this file, Python reads the BTF.
  */
 #ifndef TOWPATH_ABI_RECORDER_H
 #define TOWPATH_ABI_RECORDER_H

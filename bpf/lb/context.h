@@ -111,4 +111,19 @@ static __always_inline struct trace *trace_of(const struct lb_ctx *lb)
 			_trace->flags |= (flag);     \
 	} while (0)
 
+/* Decisions that both a trace and a record tell. */
+static __always_inline void note_service(struct lb_ctx *lb, __u32 service)
+{
+	TRACE_FLAG(lb, TRACE_VIP);
+	TRACE(lb, service, service);
+	RECORD(lb, service, service);
+}
+
+static __always_inline void note_backend(struct lb_ctx *lb, const struct backend *backend)
+{
+	TRACE(lb, handle, backend->handle);
+	RECORD(lb, handle, backend->handle);
+	TRACE(lb, outer_daddr, backend->addr);
+}
+
 #endif

@@ -58,7 +58,7 @@ static __always_inline bool fragment_lives(const struct fragment *entry, __u32 n
 	return entry->ref && now - entry->seen < FRAGMENT_LIFE;
 }
 
-/* Puts what the first fragment left into the flow and the context. False: nothing is known of it. */
+/* Puts what the first fragment left into the context. False: nothing is known of it. */
 __noinline int fragment_find(__u32 slot)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);

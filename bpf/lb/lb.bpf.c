@@ -74,9 +74,9 @@ choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bo
  * or else the kernel's answer, put in `fresh`. `rx_ifindex`: with HOP_L2 if the packet is
  * to go to that very host. Returns the verdict it leads to.
  */
-static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct lb_ctx *lb,
-					   struct backend_cpu *stats, struct outer *outer,
-					   struct next_hop *fresh, __u32 rx_ifindex)
+static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx *lb,
+					      struct backend_cpu *stats, struct outer *outer,
+					      struct next_hop *fresh, __u32 rx_ifindex)
 {
 	int result;
 
@@ -93,8 +93,8 @@ static __always_inline __u32 find_next_hop(struct xdp_md *ctx, struct lb_ctx *lb
 	return next_hop_verdict(lb, outer->hop);
 }
 
-static __always_inline __u32 send_to(struct xdp_md *ctx, struct lb_ctx *lb,
-				     const struct backend *backend, struct backend_cpu *stats)
+static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
+					 const struct backend *backend, struct backend_cpu *stats)
 {
 	struct outer outer = {
 		.daddr = &backend->addr,
@@ -103,7 +103,8 @@ static __always_inline __u32 send_to(struct xdp_md *ctx, struct lb_ctx *lb,
 		.length = outer_length(backend->family),
 	};
 	struct next_hop fresh;
-	__u32 verdict = find_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex), tx_ifindex;
+	__u32 verdict = backend_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex),
+	      tx_ifindex;
 
 	TRACE(lb, hop, *outer.hop);
 	if (unlikely(!is_sent(verdict)))
@@ -142,7 +143,7 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 slot, __u32 handle)
 		return VERDICT_DROP_NO_BACKEND;
 	outer.daddr = &backend->addr;
 	outer.family = &backend->family;
-	verdict = find_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex | HOP_L2);
+	verdict = backend_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex | HOP_L2);
 	TRACE(lb, hop, *outer.hop);
 	if (!is_sent(verdict))
 		return verdict;
@@ -167,7 +168,7 @@ static __always_inline __u32 forward(struct xdp_md *ctx, struct lb_ctx *lb,
 	if (unlikely(service->flags & SERVICE_L2))
 		return send_l2(ctx, lb->slot, backend->handle);
 	stats = backend_stats(lb->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
-	return stats ? send_to(ctx, lb, backend, stats) : VERDICT_DROP_NO_BACKEND;
+	return stats ? send_tunnel(ctx, lb, backend, stats) : VERDICT_DROP_NO_BACKEND;
 }
 
 /*
@@ -239,9 +240,7 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct lb_ctx *
 	}
 	if (unlikely(!backend))
 		return VERDICT_DROP_NO_BACKEND;
-	TRACE(lb, handle, backend->handle);
-	RECORD(lb, handle, backend->handle);
-	TRACE(lb, outer_daddr, backend->addr);
+	note_backend(lb, backend);
 	if (*fresh && !lb->traced)
 		count_backend_flow(lb->cpu, backend->handle);
 	verdict = forward(ctx, lb, service, backend);
@@ -297,7 +296,9 @@ static __noinline __u32 unserved(struct xdp_md *ctx, struct lb_ctx *lb)
 
 	if (lb->pkt_flags & PKT_FRAGMENT && nat_may_be(&lb->pkt.flow))
 		verdict = nat_reply(ctx, lb->slot);
-	return verdict == VERDICT_PASS_NO_VIP ? (__u32)slow_path_unserved(lb->slot) : verdict;
+	if (verdict != VERDICT_PASS_NO_VIP)
+		return verdict;
+	return slow_path_unserved(lb->slot, nat_may_be_source(&lb->pkt.flow.daddr));
 }
 
 static __always_inline int xdp_action(__u32 verdict)
@@ -338,9 +339,7 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct lb_ctx *lb)
 		verdict = VERDICT_PASS_NO_VIP;
 		id = service_lookup(lb);
 		if (id) {
-			TRACE_FLAG(lb, TRACE_VIP);
-			TRACE(lb, service, id);
-			RECORD(lb, service, id);
+			note_service(lb, id);
 			verdict = balance(ctx, lb, id);
 		} else if (unlikely(lb->pkt_flags & ~PKT_NO_LEARN)) {
 			verdict = unserved(ctx, lb);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The way to a backend: what is asked of the kernel, as the settings say, and what its answer means. */
+/* The way to a backend: what the kernel is asked, as the settings say, and what it answers. */
 #ifndef TOWPATH_LB_ROUTE_H
 #define TOWPATH_LB_ROUTE_H
 

@@ -8,7 +8,6 @@
 
 #include "lb/fragment.h"
 #include "lb/icmp.h"
-#include "snat/maps.h"
 
 /*
  * For what parse_frame() did not call PARSE_OK. Returns PARSE_OK if the packet now has a
@@ -52,14 +51,14 @@ static __always_inline __u32 slow_path_no_backend(const struct lb_ctx *lb)
 	return lb->pkt_flags & PKT_FRAG_LATER ? VERDICT_DROP_FRAGMENT : VERDICT_DROP_NO_BACKEND;
 }
 
-/* The verdict of such a packet whose flow is of no service. */
-__noinline int slow_path_unserved(__u32 slot)
+/* The verdict of such a packet whose flow is of no service. `ours`: its destination may be. */
+__noinline int slow_path_unserved(__u32 slot, __u32 ours)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 
 	if (!lb || lb->pkt_flags & PKT_ICMP_ERROR)
 		return VERDICT_PASS_PROTOCOL;
-	if (!vip_known(slot) && !nat_may_be_source(&lb->pkt.flow.daddr))
+	if (!vip_known(slot) && !ours)
 		return VERDICT_PASS_FRAGMENT;
 	/* There was a service when the first one came, or it was an answer. */
 	if (lb->pkt_flags & PKT_FRAG_LATER)

@@ -193,10 +193,8 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 slot)
 	stats = backend_stats(lb->cpu, n->handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	if (!backend || !stats)
 		return VERDICT_DROP_NO_BACKEND;
-	TRACE(lb, handle, n->handle);
 	RECORD(lb, service, backend->service);
-	RECORD(lb, handle, n->handle);
-	TRACE(lb, outer_daddr, backend->addr);
+	note_backend(lb, backend);
 	source = &nat_addresses[n->search.source % (2 * NAT_SOURCES)];
 	n->tuple.saddr = *(const struct address *)source;
 	n->tuple.daddr = backend->addr;
