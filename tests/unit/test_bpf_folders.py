@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 BPF = Path(__file__).resolve().parents[2] / "bpf"
-BELOW = {
+BELOW: dict[str, set[str]] = {
     "abi": set(),
     "net": {"abi"},
     "lb": {"abi", "net"},
