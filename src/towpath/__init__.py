@@ -1,34 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
 """Towpath: an XDP layer-4 load balancer, programmed and operated from Python.
 
-Two ways in, imported when first asked for so that ``import towpath`` costs next
-to nothing:
+Ways in:
 
 - :class:`towpath.LoadBalancer` loads and attaches the datapath in this process;
-- :class:`towpath.Client` talks to a running agent.
+- :class:`towpath.Client` talks to a running agent, :class:`towpath.AsyncClient` does so
+  with asyncio. Both load balancers are :class:`towpath.Balancing`;
+- :class:`towpath.WildcardTable` writes rules for BPF programs of one's own.
+
+Beside them are the classes that their methods take, return and raise. All are imported when
+first asked for, so that ``import towpath`` costs next to nothing.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from towpath.api.aio import AsyncClient
     from towpath.api.client import Client
+    from towpath.balancing import Balancing
+    from towpath.errors import ConfigError, ConflictError, Error, KernelError, NotFoundError
     from towpath.loadbalancer import LoadBalancer
+    from towpath.model import (
+        Affinity,
+        Backend,
+        BackendState,
+        Device,
+        Drain,
+        FlowTuple,
+        Health,
+        Icmp,
+        Limits,
+        Protocol,
+        Service,
+        ServiceKey,
+        Snat,
+        Source,
+    )
+    from towpath.model.capture import Capture
+    from towpath.wildcard import Packet, Rule, WildcardTable
 
-__all__ = ["Client", "LoadBalancer", "__version__"]
+__all__ = [
+    "Affinity",
+    "AsyncClient",
+    "Backend",
+    "BackendState",
+    "Balancing",
+    "Capture",
+    "Client",
+    "ConfigError",
+    "ConflictError",
+    "Device",
+    "Drain",
+    "Error",
+    "FlowTuple",
+    "Health",
+    "Icmp",
+    "KernelError",
+    "Limits",
+    "LoadBalancer",
+    "NotFoundError",
+    "Packet",
+    "Protocol",
+    "Rule",
+    "Service",
+    "ServiceKey",
+    "Snat",
+    "Source",
+    "WildcardTable",
+    "__version__",
+]
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "towpath.api.aio": ("AsyncClient",),
+    "towpath.api.client": ("Client",),
+    "towpath.balancing": ("Balancing",),
+    "towpath.errors": ("ConfigError", "ConflictError", "Error", "KernelError", "NotFoundError"),
+    "towpath.loadbalancer": ("LoadBalancer",),
+    "towpath.model": (
+        "Affinity",
+        "Backend",
+        "BackendState",
+        "Device",
+        "Drain",
+        "FlowTuple",
+        "Health",
+        "Icmp",
+        "Limits",
+        "Protocol",
+        "Service",
+        "ServiceKey",
+        "Snat",
+        "Source",
+    ),
+    "towpath.model.capture": ("Capture",),
+    "towpath.wildcard": ("Packet", "Rule", "WildcardTable"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     """Import a public class on first use (PEP 562)."""
-    if name == "LoadBalancer":
-        from towpath.loadbalancer import LoadBalancer
+    if name not in _HOMES:
+        raise AttributeError(f"module 'towpath' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
-        return LoadBalancer
-    if name == "Client":
-        from towpath.api.client import Client
 
-        return Client
-    raise AttributeError(f"module 'towpath' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    """Every public name, whether it was imported yet or not."""
+    return sorted(__all__)

@@ -3,20 +3,28 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
-from ipaddress import ip_address
+import time
+from dataclasses import replace
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from towpath.closing import Closing
+from towpath.api.calls import Pages
+from towpath.api.codec import build
+from towpath.balancing import Balancing
+from towpath.core.lb.counted import backend_status, service_with_active, with_active
+from towpath.core.lb.leaving import LeavingByKey, departures, told, with_leaving
 from towpath.core.lb.states import BackendKey
 from towpath.datapath.balancer import Balancer
-from towpath.datapath.flows.flow_table import IDLE_SECONDS
+from towpath.datapath.flows.answers import Tables, active, counts, names_of, page
 from towpath.datapath.lb.contents import unnamed
+from towpath.documents import Flows
+from towpath.errors import ConflictError, NotFoundError
 from towpath.model import (
     Backend,
     BackendState,
     ConfigError,
     Device,
+    Drain,
     FlowTuple,
     Icmp,
     Limits,
@@ -30,21 +38,32 @@ from towpath.model import (
     parse_service,
 )
 from towpath.model.capture import parse_capture
+from towpath.model.flow_question import FlowQuestion
+from towpath.model.keys import KeyIndex
 from towpath.signals import wait_for_end
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+    from typing import Unpack
 
-    from towpath.core.lb.plan import Plan
-    from towpath.datapath.observe.counters import Counters
-    from towpath.datapath.observe.trace import Trace
+    from towpath.datapath.flows.answers import Members
     from towpath.datapath.recorder.capture import Recording
-    from towpath.model import Address
+    from towpath.documents import (
+        BackendStatus,
+        Counters,
+        Flow,
+        FlowCounts,
+        Plan,
+        ServiceCounters,
+        Trace,
+    )
+    from towpath.model import Address, ServiceKey
     from towpath.model.capture import Capture
+    from towpath.model.fields import BackendFields, FlowFields
 
 
-class LoadBalancer(Closing):
+class LoadBalancer(Balancing):
     """An XDP load balancer on one or more network devices.
 
         with LoadBalancer("eth0") as lb:
@@ -61,24 +80,30 @@ class LoadBalancer(Closing):
     put in its place.
 
     Args:
-        devices: Names, or :class:`towpath.model.Device` for a mode.
+        devices: Names, or :class:`towpath.Device` for a mode.
         source: Outer source addresses; by default what the routes prefer.
         icmp: What is answered on behalf of VIPs; by default echo requests are.
         limits: Room reserved in the kernel.
         pins: Where to keep it alive. None: it ends with this object.
         snat: Addresses and ports for services with ``forwarding="snat"``.
+        drain: How backends that are removed keep the flows they have.
 
     Raises:
         ConfigError: A value that isn't allowed.
         KernelError: No such device, another program on it, no permission, ``pins``
             are another process's.
-        LayoutError: ``pins`` holds tables of other sizes.
 
     Health checks are the agent's: a service with one is refused.
 
+    A backend that is removed keeps its flows until they have ended, unless it is removed by
+    force: meanwhile it is *leaving*. Whether it is done is looked at by every method that
+    changes something, by `run` once a second, and by `reap`; a script that does neither keeps
+    it. Who takes ``pins`` over finds it as a backend that drains, with weight 0.
+
     Methods that change something raise ConfigError for a value that isn't allowed,
-    CapacityError if there is no room and DatapathError if a service can't be translated
-    for want of an address; nothing is changed then. Not thread-safe.
+    ConflictError for what contradicts other services: CapacityError if there is no room and
+    DatapathError if a service can't be translated for want of an address. Nothing is changed
+    then. Not thread-safe, but for `run` beside one thread that changes something.
     A context manager, which closes.
     """
 
@@ -90,9 +115,14 @@ class LoadBalancer(Closing):
         limits: Limits | None = None,
         pins: Path | None = None,
         snat: Snat | None = None,
+        drain: Drain | None = None,
     ) -> None:
-        wishes = {"source": source, "icmp": icmp, "limits": limits, "snat": snat}
-        config = make_config({"devices": devices} | wishes)
+        wishes = {"source": source, "icmp": icmp, "limits": limits, "snat": snat, "drain": drain}
+        given = {name: wish for name, wish in wishes.items() if wish is not None}
+        config = make_config({"devices": devices} | given)
+        self._drain = config.drain
+        self._leaving: LeavingByKey = {}
+        self._lock = RLock()
         self._balancer = Balancer(
             config.devices,
             source=config.source,
@@ -113,65 +143,120 @@ class LoadBalancer(Closing):
     def run(self) -> None:
         """Return when the process is asked to end: by Ctrl-C or SIGTERM.
 
-        For the main thread only: elsewhere ValueError.
+        For the main thread only: elsewhere ValueError. Meanwhile backends that are leaving go
+        when they are done.
         """
-        wait_for_end()
+        wait_for_end(self.reap)
+
+    def reap(self) -> None:
+        """Remove the backends that are leaving and whose flows have ended, or whose time is over.
+
+        The time is ``drain.timeout``. Costs nothing when there are none.
+        """
+        with self._lock:
+            if not self._leaving:
+                return
+            flows = self._balancer.census(self._leaving).count(self._drain.idle)
+            now = time.time()
+            left = {
+                key: each
+                for key, each in self._leaving.items()
+                if flows.get(key) and now < each.until
+            }
+            if len(left) < len(self._leaving):
+                self._balancer.apply(with_leaving(self.services(), left))
+                self._leaving = left
 
     # Services
 
     def services(self) -> tuple[Service, ...]:
         """Every service that is in the kernel."""
-        return self._balancer.observed()
+        gone: dict[ServiceKey, set[Address]] = {}
+        for key in self._leaving:
+            gone.setdefault(key.service, set()).add(key.address)
+        observed = self._balancer.observed()
+        return tuple(_without(each, gone.get(each.key)) for each in observed) if gone else observed
 
     def service(self, name: str) -> Service:
-        """One service. KeyError: there is none of that name."""
+        """One service. NotFoundError: there is none of that name."""
         for service in self.services():
             if service.name == name:
                 return service
-        raise KeyError(
-            f"no service {name}; there are: {', '.join(s.name for s in self.services())}"
-        )
-
-    def add_service(self, name: str, **fields: Any) -> Service:
-        """Add a service, or replace the one of that name, from plain values.
-
-        Takes the fields of :class:`towpath.model.Service`; addresses may be text and
-        backends may be addresses.
-        """
-        service = parse_service({"name": name, **fields})
-        self.put_service(service)
-        return service
-
-    def put_service(self, service: Service) -> Plan:
-        """Add a service, or replace the one of that name."""
-        replaced = {service.name, unnamed(service.key)}
-        others = [each for each in self.services() if each.name not in replaced]
-        return self.apply([*others, service])
+        known = ", ".join(each.name for each in self.services()) or "none"
+        raise NotFoundError(f"there is no service {name!r}; there are: {known}")
 
     def remove_service(self, name: str) -> Plan:
-        """Remove a service: packets to it pass to the kernel. KeyError: there is none."""
+        """Remove a service: packets to it pass to the kernel. NotFoundError: there is none."""
         gone = self.service(name)
-        return self.apply(each for each in self.services() if each is not gone)
+        return self._carry_out([each for each in self.services() if each.key != gone.key])
 
-    def apply(self, services: Iterable[Service]) -> Plan:
-        """Make these the services, all of them. Flows of those that stay go on."""
-        wanted = tuple(services)
-        check_services(wanted, checked=self.services())
-        _refuse_checks(wanted)
-        return self._balancer.apply(wanted)
+    def apply(
+        self, services: Iterable[Service], *, prune: bool = False, force: bool = False
+    ) -> Plan:
+        """Add or replace services, all or none; prune removes the others.
 
-    def plan(self, services: Iterable[Service]) -> Plan:
+        Backends that are removed leave as by `remove_backend`, with ``force`` at once. Flows
+        of those that stay go on.
+        """
+        given = tuple(services)
+        keys = {service.key for service in given} if force else set()
+        return self._carry_out(self._with(given, prune=prune), lambda key: key.service in keys)
+
+    def plan(self, services: Iterable[Service], *, prune: bool = False) -> Plan:
         """Return what `apply` would change, and the share of new flows that would move."""
-        wanted = tuple(services)
-        check_services(wanted, checked=self.services())
-        _refuse_checks(wanted)
-        return self._balancer.plan(wanted)
+        wanted = self._with(tuple(services), prune=prune)
+        leaving = self._departures(wanted)
+        planned = self._balancer.plan(with_leaving(wanted, leaving))
+        return told(planned.plan, self._leaving, leaving)
+
+    def _with(self, given: Sequence[Service], *, prune: bool) -> list[Service]:
+        """Return all services as they are to be. ConfigError, ConflictError."""
+        there = self.services()
+        check_services(given, checked=there)
+        _refuse_checks(given)
+        # One that was taken over has no name of its own until it is put.
+        replaced = {each.name for each in given} | {unnamed(each.key) for each in given}
+        kept = [] if prune else [each for each in there if each.name not in replaced]
+        _refuse_clashes(given, kept)
+        return [*kept, *given]
+
+    def _carry_out(
+        self, wanted: Sequence[Service], at_once: Callable[[BackendKey], bool] = lambda _: False
+    ) -> Plan:
+        """Make these the services, all of them."""
+        with self._lock:
+            self.reap()
+            leaving = self._departures(wanted, at_once)
+            done = self._balancer.apply(with_leaving(wanted, leaving))
+            plan = told(done.plan, self._leaving, leaving)
+            self._leaving = leaving
+            # Most of those removed have no flows.
+            self.reap()
+            return plan
+
+    def _departures(
+        self, wanted: Iterable[Service], at_once: Callable[[BackendKey], bool] = lambda _: False
+    ) -> LeavingByKey:
+        return departures(
+            self._balancer.observed(),
+            wanted,
+            self._leaving,
+            now=time.time(),
+            timeout=self._drain.timeout,
+            at_once=at_once,
+        )
 
     # Backends
 
-    def set_backends(self, name: str, backends: Iterable[Backend | Address | str]) -> Plan:
-        """Replace all backends of a service."""
-        return self._give(name, list(backends))
+    def set_backends(
+        self,
+        name: str,
+        backends: Iterable[Backend | BackendFields | Address | str],
+        *,
+        force: bool = False,
+    ) -> Plan:
+        """Replace all backends of a service. Those removed leave as by `remove_backend`."""
+        return self.put_service(_with_backends(self.service(name), list(backends)), force=force)
 
     def set_backend(
         self,
@@ -186,101 +271,150 @@ class LoadBalancer(Closing):
 
         None: as it is, or 1, active and the service's port, for which ``port`` 0 stands.
         """
-        changed: dict[str, object] = {"address": address}
-        if (known := self._known(name, address)) is not None:
-            changed |= {"weight": known.weight, "state": known.state, "port": known.port}
-        given = {"weight": weight, "state": state}
-        changed |= {key: value for key, value in given.items() if value is not None}
+        service = self.service(name)
+        given: dict[str, object] = {"address": address, "weight": weight, "state": state}
+        changed = {key: value for key, value in given.items() if value is not None}
         if port is not None:
             changed["port"] = port or None
-        return self._give(name, [*self._others(name, address), changed])
+        try:
+            known = service.backend(address)
+        except NotFoundError:
+            return self.put_service(_with_backends(service, [*service.backends, changed]))
+        before = {"weight": known.weight, "state": known.state, "port": known.port}
+        backends = [before | changed if each is known else each for each in service.backends]
+        return self.put_service(_with_backends(service, backends))
 
-    def remove_backend(self, name: str, address: Address | str) -> Plan:
-        """Remove a backend: its flows move at once. KeyError: the service doesn't have it.
+    def remove_backend(self, name: str, address: Address | str, *, force: bool = False) -> Plan:
+        """Remove a backend: it gets no new flows, and goes when those that it has have ended.
 
-        To let them end first, set its state to draining and wait until `flows` says 0.
+        At the latest that is after ``drain.timeout``, see the class. With ``force`` it goes at
+        once, and its flows go to the others. NotFoundError: the service doesn't have it.
         """
-        self._backend(name, address)
-        return self._give(name, self._others(name, address))
-
-    def flows(self, name: str, *, idle: float = IDLE_SECONDS) -> dict[Address, int]:
-        """Count the flows of a service's backends, without those idle for so many seconds."""
         service = self.service(name)
-        keys = [BackendKey(service.key, each.address) for each in service.backends]
-        counted = self._balancer.census(keys).count(idle)
-        return {key.address: counted[key] for key in keys}
+        leaving = {str(key.address) for key in self._leaving if key.service == service.key}
+        if force and str(address) in leaving:
+            return self._carry_out(self.services(), lambda key: str(key.address) == str(address))
+        gone = service.backend(address)
+        changed = replace(
+            service, backends=tuple(each for each in service.backends if each is not gone)
+        )
+        key = BackendKey(service.key, gone.address)
+        return self._carry_out(
+            [changed if each.key == service.key else each for each in self.services()],
+            lambda backend: force and backend == key,
+        )
 
-    def _give(self, name: str, backends: Sequence[object]) -> Plan:
-        """Replace the backends by checked ones, made of whatever describes them."""
-        fields = {field: getattr(self.service(name), field) for field in Service.__slots__}
-        return self.put_service(parse_service(fields | {"backends": backends}))
-
-    def _others(self, name: str, address: Address | str) -> list[Backend]:
-        backends = self.service(name).backends
-        return [each for each in backends if each.address != _parsed(address)]
-
-    def _known(self, name: str, address: Address | str) -> Backend | None:
-        backends = self.service(name).backends
-        return next((each for each in backends if each.address == _parsed(address)), None)
-
-    def _backend(self, name: str, address: Address | str) -> Backend:
-        backend = self._known(name, address)
-        if backend is None:
-            raise KeyError(f"service {name} has no backend {address}")
-        return backend
-
-    # What undoes itself
-
-    @contextmanager
-    def temporary(self, *services: Service) -> Iterator[Plan]:
-        """Services that are there in the block; afterwards all is as it was before."""
-        names = {service.name for service in services}
-        before = [each for each in self.services() if each.name in names]
-        kept = (each for each in self.services() if each.name not in names)
-        try:
-            yield self.apply([*kept, *services])
-        finally:
-            others = (each for each in self.services() if each.name not in names)
-            self.apply([*others, *before])
-
-    @contextmanager
-    def drained(self, name: str, address: Address | str) -> Iterator[Plan]:
-        """A backend gets no new flows in the block, and its state back afterwards.
-
-        One that is removed in the block, or given another state, stays so.
-        """
-        before = self._backend(name, address).state
-        try:
-            yield self.set_backend(name, address, state=BackendState.DRAINING)
-        finally:
-            with suppress(KeyError):
-                if self._backend(name, address).state is BackendState.DRAINING:
-                    self.set_backend(name, address, state=before)
+    def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
+        """State and flows of each backend of a service, those that are leaving included."""
+        key = self.service(name).key
+        found = next(each for each in self._balancer.observed() if each.key == key)
+        backends = [BackendKey(key, each.address) for each in found.backends]
+        flows = self._balancer.census(backends).count(self._drain.idle)
+        return backend_status(found, flows, self._leaving)
 
     # What happens
 
-    def counters(self) -> Counters:
-        """Packets and bytes by verdict, service and backend."""
-        return self._balancer.counters()
+    def counters(self, *, per_cpu: bool = False) -> Counters:
+        """Packets and bytes by verdict, service and backend, read from the kernel now.
 
-    def record(self, capture: Capture) -> Recording:
-        """Begin a capture, whose `chunks` are a pcapng file; closing it ends it.
+        per_cpu: also each CPU's verdicts.
+        """
+        read = self._balancer.counters()
+        flows = active(self._tables, self._balancer.members())
+        return with_active(read, self.services(), flows, self._by_cpu(per_cpu))
+
+    def service_counters(self, name: str, *, per_cpu: bool = False) -> ServiceCounters:
+        """The same of one service; per_cpu: also by CPU."""
+        service, read = self.service(name), self._balancer.counters()
+        flows = active(self._tables, self._balancer.members())
+        return service_with_active(service, read, flows, self._by_cpu(per_cpu))
+
+    def _by_cpu(self, wished: bool) -> list[Counters]:  # noqa: FBT001 - per_cpu
+        return [self._balancer.counters(cpu) for cpu in self._balancer.cpus] if wished else []
+
+    def flows(self, *, limit: int | None = None, **question: Unpack[FlowFields]) -> Iterator[Flow]:
+        """Flows that are remembered, in no particular order.
+
+        Args:
+            limit: At most so many; None: as many as there are.
+            question: Which, as :class:`towpath.model.fields.FlowFields` has them: ``service``,
+                ``vip``, ``backend``, ``client``, ``max_idle``, ``translated``, ``expired``.
+        """
+        pages = Pages(limit)
+        while following := pages.next:
+            start, size = following
+            data = page(*self._asked(question), start=start, limit=size)
+            found: Flows = build(Flows, data)
+            yield from found.flows
+            pages.got(found)
+
+    def count_flows(self, **question: Unpack[FlowFields]) -> FlowCounts:
+        """How many flows are remembered, by backend; ``question`` as for `flows`."""
+        return counts(*self._asked(question))
+
+    def _asked(
+        self, fields: FlowFields
+    ) -> tuple[Tables, FlowQuestion, Members, dict[ServiceKey, str]]:
+        question = FlowQuestion.of(**fields)
+        if question.service is not None:
+            self.service(question.service)
+        return self._tables, question, self._balancer.members(), names_of(self.services())
+
+    @property
+    def _tables(self) -> Tables:
+        return Tables(self._balancer.flow_table, self._balancer.nat_flows)
+
+    def trace(self, flow: FlowTuple | str, *, device: str | None = None) -> Trace:
+        """Return what becomes of a flow's next packet, and why. Changes nothing.
+
+        ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
+        stand "size 1500", "syn", "error" (ICMP about the flow) or "fragment". ConfigError if it
+        isn't one. ``device``: where it comes in; the first unless one is named.
+        """
+        if isinstance(flow, str):
+            try:
+                flow = TracedPacket.parse(flow)
+            except ValueError as error:
+                raise ConfigError([Problem(str(error), "flow")]) from error
+        return self._balancer.trace(flow, device)
+
+    def record(self, capture: Capture | Mapping[str, Any]) -> Recording:
+        """Begin a capture, whose pieces are a pcapng file; closing it ends it.
 
         ConfigError: something in it is wrong. DatapathError: it names a service that isn't
         there, its expression can't be had, or there are eight already.
         """
         return self._balancer.record(parse_capture(capture))
 
-    def trace(self, flow: FlowTuple | str, device: str | None = None) -> Trace:
-        """Return what becomes of a flow's next packet, and why. Changes nothing.
 
-        ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
-        stand "size 1500", "syn", "error" (ICMP about the flow) or "fragment". ValueError if it
-        isn't one.
-        """
-        if isinstance(flow, str):
-            flow = TracedPacket.parse(flow)
-        return self._balancer.trace(flow, device)
+def _without(service: Service, gone: set[Address] | None) -> Service:
+    """Return a service as it is wished for: without the backends that are leaving it."""
+    if not gone:
+        return service
+    kept = tuple(each for each in service.backends if each.address not in gone)
+    return replace(service, backends=kept)
+
+
+def _with_backends(service: Service, backends: Sequence[object]) -> Service:
+    """Return a service with other backends, made of whatever describes them. ConfigError."""
+    fields = {field: getattr(service, field) for field in Service.__slots__}
+    return parse_service(fields | {"backends": backends})
+
+
+def _refuse_clashes(given: Iterable[Service], kept: Iterable[Service]) -> None:
+    """Raise ConflictError for a service that is for packets which another one is for."""
+    taken = KeyIndex[str]()
+    for service in kept:
+        taken.add(service.key, service.name)
+    clashes = [(service, taken.clash(service.key)) for service in given]
+    problems = [
+        f"{clash.key} of service {service.name!r} is taken by service {clash.owner!r}; "
+        "allowed: one service each"
+        for service, clash in clashes
+        if clash
+    ]
+    if problems:
+        raise ConflictError("\n".join(problems))
 
 
 def _refuse_checks(services: Iterable[Service]) -> None:
@@ -296,11 +430,3 @@ def _refuse_checks(services: Iterable[Service]) -> None:
     ]
     if problems:
         raise ConfigError(problems)
-
-
-def _parsed(address: Address | str) -> Address | str:
-    """Return the address that a text means, in whatever way it is written; else the text."""
-    try:
-        return ip_address(address)
-    except ValueError:
-        return address

@@ -9,20 +9,30 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ASKED = (signal.SIGINT, signal.SIGTERM)
 
 
-def wait_for_end() -> None:
+def wait_for_end(meanwhile: Callable[[], object] = lambda: None, every: float = 1.0) -> None:
     """Return when SIGINT (Ctrl-C) or SIGTERM comes, whichever thread the kernel gives it to.
+
+    ``meanwhile`` is called ``every`` so many seconds.
 
     For the main thread only, as signal handlers are: elsewhere ValueError.
     """
     # A signal that is already here when waiting begins raises this instead.
     with suppress(KeyboardInterrupt), _signals() as signals:
-        while signals.recv(1)[0] not in ASKED:
-            pass
+        signals.settimeout(every)
+        while not _asked(signals):
+            meanwhile()
+
+
+def _asked(signals: socket.socket) -> bool:
+    try:
+        return signals.recv(1)[0] in ASKED
+    except TimeoutError:
+        return False
 
 
 @contextmanager

@@ -172,8 +172,9 @@ def received(node: str, device: str) -> tuple[int, int]:
 
 def sent_to(balancer: LoadBalancer, address: Address) -> int:
     """Packets that the load balancer has sent to a backend, whichever service they were for."""
-    services = balancer.counters().services.values()
-    return sum(each.backends[address].packets for each in services if address in each.backends)
+    services = balancer.counters().services
+    backends = (backend for each in services for backend in each.backends)
+    return sum(backend.packets for backend in backends if backend.address == address)
 
 
 # ---- Servers and clients -----------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -70,7 +70,7 @@ def peer() -> Iterator[int]:
 def balancing(backend: str) -> Iterator[LoadBalancer]:
     """A load balancer with one service of one backend."""
     with LoadBalancer(DEVICE, limits=SMALL) as balancer:
-        service = {"vip": VIP, "port": 80, "table_size": 251, "backends": [backend]}
+        service: dict[str, Any] = {"vip": VIP, "port": 80, "table_size": 251, "backends": [backend]}
         balancer.add_service("tcp", protocol="tcp", **service)
         balancer.add_service("udp", protocol="udp", **service)
         yield balancer

@@ -62,7 +62,7 @@ def test_the_kernels_tunnels_unwrap_every_packet(
         )
         counters = balancer.counters()
     assert received(node, device)[1] == 0
-    asked = counters.services[ServiceKey(vip, PORT, Protocol.TCP)]
+    asked = counters.service(ServiceKey(vip, PORT, Protocol.TCP))
     assert SIZE < asked.bytes < TIMES * SIZE
     assert asked.drops == 0
-    assert counters.services[ServiceKey(vip, PORT, Protocol.UDP)].packets == 1
+    assert counters.service(ServiceKey(vip, PORT, Protocol.UDP)).packets == 1

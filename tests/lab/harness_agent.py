@@ -183,7 +183,7 @@ def running(directory: Path, **config: Any) -> Iterator[Agent]:
 def names(agent: Agent) -> set[str]:
     """The services in force."""
     with Client(agent.socket) as client:
-        return {entry.service.name for entry in client.services()}
+        return {each.name for each in client.services()}
 
 
 def put(agent: Agent, *services: dict[str, Any], prune: bool = False) -> None:

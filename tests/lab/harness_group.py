@@ -101,8 +101,7 @@ class Group:
 
     @staticmethod
     def _counted(balancer: LoadBalancer, service: str, unit: str) -> int:
-        counted = balancer.counters().services.get(balancer.service(service).key)
-        return int(getattr(counted, unit)) if counted else 0
+        return int(getattr(balancer.counters().service(service), unit))
 
     def verdicts(self) -> dict[str, dict[str, int]]:
         """What has been counted by each, without what is for the kernel."""

@@ -508,7 +508,7 @@ def test_the_client_speaks_all_of_it(agent: Agent) -> None:
         dns = client.add_service("dns", vip="203.0.113.12", port=53, backends=["192.0.2.31"])
         assert client.service("dns") == dns
         assert client.remove_service("dns").changes[0].action == "remove"
-        assert [str(entry.owner) for entry in client.services()] == ["file", "api"]
+        assert [str(entry.owner) for entry in client.entries()] == ["file", "api"]
         assert client.set_backends("mail", ["192.0.2.21"]).moved > 0
         client.set_backend("mail", "192.0.2.22", 5)
         assert [backend.weight for backend in client.backends("mail")] == [1, 5]

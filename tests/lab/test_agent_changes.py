@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.lab.harness_agent import DNS, MAIL, WEB, Agent, names, put, running
 
-from towpath.api.client import Client, RefusedError
+from towpath.api.client import Client
+from towpath.errors import NotFoundError
 from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 
@@ -174,5 +175,5 @@ def test_a_drained_backend_is_as_it_was_afterwards(agent: Agent) -> None:
                 assert str(trace.backend) == "192.0.2.22"
         assert [each.weight for each in client.backends("mail")] == [7, 1]
         assert {str(each.state) for each in client.backends("mail")} == {"active"}
-        with pytest.raises(RefusedError, match=r"has no backend 192\.0\.2\.99"):
+        with pytest.raises(NotFoundError, match=r"has no backend 192\.0\.2\.99"):
             client.drained("mail", "192.0.2.99").__enter__()

@@ -68,7 +68,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 def flows(agent: Agent, **question: Any) -> list[Flow]:
     """What the agent lists."""
     with Client(agent.socket) as client:
-        return list(client.list_flows(**question))
+        return list(client.flows(**question))
 
 
 def keys(found: list[Flow]) -> set[tuple[str, str, int]]:
@@ -282,7 +282,7 @@ def test_a_backend_gets_a_port_of_its_own(agent: Agent) -> None:
         with Client(agent.socket) as client:
 
             def found() -> list[int]:
-                listed = client.list_flows(service="own")
+                listed = client.flows(service="own")
                 return [
                     each.translation.backend_port
                     for each in listed

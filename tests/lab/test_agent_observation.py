@@ -120,7 +120,7 @@ def test_counters_by_cpu(agent: Agent) -> None:
 def test_flows_are_listed(agent: Agent) -> None:
     """Each with client, service and the backend that a trace says it has."""
     with Client(agent.socket) as client:
-        found = list(client.list_flows())
+        found = list(client.flows())
         assert len(found) == sum(FLOWS.values())
         assert {
             (each.client_port, str(each.client)) for each in found if each.service == "web"
@@ -156,7 +156,7 @@ def test_flows_are_listed(agent: Agent) -> None:
 def test_flows_are_picked(agent: Agent, question: dict[str, Any], services: set[str]) -> None:
     """By any of their parts; listed and counted alike."""
     with Client(agent.socket) as client:
-        found = list(client.list_flows(**question))
+        found = list(client.flows(**question))
         assert {each.service for each in found} == services
         counts = client.count_flows(**question)
     assert counts.total == len(found) == sum(FLOWS[name] for name in services)
@@ -176,7 +176,7 @@ def test_flows_come_in_pages(agent: Agent) -> None:
     keys = [(f["service"], f["client"], f["client_port"]) for f in first["flows"] + rest["flows"]]
     assert len(set(keys)) == sum(FLOWS.values())
     with Client(agent.socket) as client:
-        assert len(list(client.list_flows(limit=70))) == 70
+        assert len(list(client.flows(limit=70))) == 70
 
 
 @pytest.mark.parametrize(

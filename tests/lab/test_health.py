@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.lab.harness_health import FAST, SECONDS, Checking, answers, shell, without_vip
 
-from towpath.api.client import Client, RefusedError
+from towpath.api.client import ApiError, Client
 from towpath.lab import Lab
 from towpath.lab.agent import WEB4, WEB6
 from towpath.lab.topology import BALANCER, DEVICE, VIP4
@@ -204,7 +204,7 @@ def test_a_command_is_run_for_each_backend(agent: Checking) -> None:
     agent.wait(WEB4, be1="up", be2="up")
     agent.wait(WEB6, be1="down")
     assert agent.checks(WEB6)["be1"].error == "exit status 1"
-    with Client(agent.socket) as client, pytest.raises(RefusedError) as caught:
+    with Client(agent.socket) as client, pytest.raises(ApiError) as caught:
         client.add_service(
             "other", vip="203.0.113.99", port=1, health={"type": "command", "command": ["/bin/id"]}
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import socket
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.lab.harness_lan import (
@@ -60,10 +60,10 @@ def balancer() -> Iterator[LoadBalancer]:
         yield made
 
 
-def serve(balancer: LoadBalancer, version: int, known_by: int, **fields: object) -> None:
+def serve(balancer: LoadBalancer, version: int, known_by: int, **fields: Any) -> None:
     """The VIP of a family, with all backends on the link."""
     backends = [own(name, known_by) for name in BACKENDS]
-    wanted = {"forwarding": "l2", "table_size": 251} | fields
+    wanted: dict[str, Any] = {"forwarding": "l2", "table_size": 251} | fields
     balancer.add_service("echo", vip=VIPS[version], port=PORT, backends=backends, **wanted)
 
 
@@ -96,7 +96,7 @@ def test_full_sized_packets_need_no_room_for_a_tunnel(
     source = client_addresses(version)[0]
     assert ask(VIPS[version], source, LARGE) in BACKENDS
     counters = balancer.counters()
-    (counted,) = counters.services.values()
+    (counted,) = counters.services
     assert not any(n for name, n in counters.verdicts.items() if name.startswith("drop"))
     assert counted.bytes > LARGE
     # Most of what came was as large as it can be.

@@ -67,11 +67,11 @@ def test_clients_of_both_families_reach_every_backend(lab: Lab, balancer: LoadBa
     assert ask(lab, VIP4) == ask(lab, VIP6) == {"be1", "be2", "be3"}
     counters = balancer.counters()
     for name in ("web4", "web6"):
-        counted = counters.services[balancer.service(name).key]
+        counted = counters.service(balancer.service(name).key)
         assert counted.flows >= REQUESTS
         assert counted.packets > 4 * REQUESTS
-        assert sum(each.packets for each in counted.backends.values()) == counted.packets
-        assert all(each.packets for each in counted.backends.values())
+        assert sum(each.packets for each in counted.backends) == counted.packets
+        assert all(each.packets for each in counted.backends)
         assert counted.drops == 0
     assert not any(n for verdict, n in counters.verdicts.items() if verdict.startswith("drop"))
 
@@ -129,7 +129,7 @@ def test_a_removed_backend_loses_its_flows_and_no_others(lab: Lab, balancer: Loa
     with ExitStack() as stack:
         talks = [stack.enter_context(Conversation()) for _ in range(REQUESTS)]
         assert {talk.backend for talk in talks} == {"be1", "be2", "be3"}
-        balancer.remove_backend("echo", ipv4(lab)[1])
+        balancer.remove_backend("echo", ipv4(lab)[1], force=True)
         balancer.set_backend("echo", ipv4(lab)[0], 7)
         assert all(talk.goes_on() for talk in talks if talk.backend != "be2")
 
@@ -190,9 +190,11 @@ def test_traffic_goes_on_when_the_script_is_killed_and_another_takes_over(lab: L
         with in_netns(BALANCER), LoadBalancer(DEVICE, limits=SMALL, pins=pins) as heir:
             (service,) = heir.services()
             assert {str(backend.address) for backend in service.backends} == set(backends)
-            assert heir.counters().services[service.key].flows > REQUESTS
+            assert heir.counters().service(service.key).flows > REQUESTS
             assert conversation.goes_on()
-            heir.set_backends(service.name, [backends[int(conversation.backend[2:]) - 1]])
+            heir.set_backends(
+                service.name, [backends[int(conversation.backend[2:]) - 1]], force=True
+            )
             assert who_answers(REQUESTS) == {conversation.backend}
             assert conversation.goes_on()
             numbers = programs(heir)

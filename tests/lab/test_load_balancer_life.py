@@ -156,7 +156,7 @@ def test_the_other_device_is_restored_when_one_vanishes() -> None:
     with LoadBalancer(DEVICE, SECOND, limits=SMALL) as balancer:
         balancer.add_service("web", **WEB)
         ip(f"link del {SECOND}")
-        assert balancer.trace(FLOW, DEVICE).verdict == "tx"
+        assert balancer.trace(FLOW, device=DEVICE).verdict == "tx"
     assert state(DEVICE) == before
 
 
@@ -165,6 +165,6 @@ def test_several_devices_share_services() -> None:
     add_second()
     with LoadBalancer(DEVICE, SECOND, limits=SMALL) as balancer:
         balancer.add_service("web", **WEB)
-        assert balancer.trace(FLOW, DEVICE).verdict == "tx"
-        there = balancer.trace(FLOW, SECOND)
+        assert balancer.trace(FLOW, device=DEVICE).verdict == "tx"
+        there = balancer.trace(FLOW, device=SECOND)
         assert (there.verdict, there.device, there.egress) == ("redirect", SECOND, DEVICE)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    from towpath.model.fields import BackendFields
+
 BACKENDS = ["192.0.2.11", "192.0.2.12", "192.0.2.13"]
 UPGRADES = 4
 LARGE = replace(SMALL, flows=1 << 16)
@@ -46,7 +48,7 @@ def balancer(limits: Any) -> LoadBalancer:
 
 def serve(where: LoadBalancer, *weights: int) -> None:
     """The service with these weights of its backends."""
-    backends = [
+    backends: list[BackendFields] = [
         {"address": address, "weight": weight}
         for address, weight in zip(BACKENDS, weights, strict=True)
     ]
@@ -83,7 +85,7 @@ def test_upgrades_under_traffic(other: Any, limits: Any) -> None:
     assert (seen["lost"], seen["twice"]) == (0, 0)
     assert seen["sent"] > 1000
     with this(), balancer(LARGE) as last:
-        counted = last.counters().services[last.services()[0].key]
+        counted = last.counters().service(last.services()[0].key)
         assert counted.drops == 0
         # The program and the last copy may have met at a counter.
         assert abs(seen["sent"] - counted.packets) <= UPGRADES

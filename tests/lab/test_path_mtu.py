@@ -122,7 +122,7 @@ def test_an_upload_that_the_tunnel_has_no_room_for(balancer: LoadBalancer, famil
     told = counters.verdicts["tx_too_big"]
     assert 0 < told < 100
     service = balancer.service(f"tcp{family}")
-    assert counters.services[service.key].drops == told + counters.verdicts["drop_mtu_quiet"]
+    assert counters.service(service.key).drops == told + counters.verdicts["drop_mtu_quiet"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

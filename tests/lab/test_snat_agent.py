@@ -192,7 +192,7 @@ def test_backends_at_a_port_of_their_own(lab: Lab, tmp_path: Path) -> None:
             for _ in range(REQUESTS // 4):
                 with closing(Talk(4, OTHER)) as talk:
                     assert talk.ask(3000)["name"] == "be1"
-            ends = {each.translation for each in client.list_flows(service="own")}
+            ends = {each.translation for each in client.flows(service="own")}
             assert {each.backend_port for each in ends if each} == {PORT}
             assert {each.vip_port for each in ends if each} == {OTHER}
     finally:

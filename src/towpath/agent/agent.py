@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from towpath import __version__
+from towpath import __version__, errors
 from towpath.agent.captures import Captures
 from towpath.agent.config.file import now
 from towpath.agent.errors import AgentError, ConflictError, NotFoundError
-from towpath.agent.flows import Active, Members, Question, Tables, active, counts, names_of, page
 from towpath.agent.http import present
 from towpath.agent.http.metrics import registry
 from towpath.api import documents
 from towpath.core.health import State
+from towpath.core.lb.counted import backend_status, service_with_active, with_active
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.flows.answers import Active, Members, Tables, active, counts, names_of, page
 from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError
 from towpath.model.rules import sources_needed
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
     from towpath.agent.state.controller import Controller
     from towpath.agent.state.desired import Desired
     from towpath.agent.state.writer import Writer
-    from towpath.core.lb.plan import Plan
     from towpath.datapath.balancer import Balancer
-    from towpath.datapath.observe.counters import Counters
     from towpath.datapath.recorder.capture import Recording
+    from towpath.documents import Counters, Plan
     from towpath.model import FlowTuple, ServiceKey
     from towpath.model.capture import Capture
+    from towpath.model.flow_question import FlowQuestion
     from towpath.native.records import Fate
 
-    _Asked = tuple[Tables, Question, Members, Mapping[ServiceKey, str]]
+    _Asked = tuple[Tables, FlowQuestion, Members, Mapping[ServiceKey, str]]
 
 Args = ParamSpec("Args")
 
@@ -83,9 +84,9 @@ class Host:
 
     async def write(
         self, change: Callable[Args, Plan], *args: Args.args, **kwargs: Args.kwargs
-    ) -> documents.Plan:
+    ) -> Plan:
         """Run one of the controller's changes on the writer's thread."""
-        return present.plan(await self.writer.run(change, *args, **kwargs))
+        return await self.writer.run(change, *args, **kwargs)
 
     async def reload(self) -> None:
         """Take the configuration file over, or note why not."""
@@ -119,12 +120,12 @@ class Host:
         service = self.controller.desired.get(name).service
         census, found = self.writer.call(self.controller.census, service)
         flows = census.count(self.controller.config.drain.idle)
-        return present.backend_status(found, flows, self.controller.leaving)
+        return backend_status(found, flows, self.controller.leaving)
 
     def counters(self, *, per_cpu: bool = False) -> documents.Counters:
         """Read the kernel's counters, and the flows. Takes a thread some 10 ms."""
         seen = self._look(per_cpu=per_cpu)
-        return present.counters(
+        return with_active(
             seen.counters, self.controller.desired.services(), self._active(seen), seen.cpus
         )
 
@@ -132,15 +133,17 @@ class Host:
         """The same of one service. NotFoundError: there is none of that name."""
         service = self.controller.desired.get(name).service
         seen = self._look(per_cpu=per_cpu)
-        if service.key not in seen.counters.services:
-            raise NotFoundError(f"service {name!r} is not in the kernel; see /v1/health")
-        return present.service_counters(service, seen.counters, self._active(seen), seen.cpus)
+        try:
+            return service_with_active(service, seen.counters, self._active(seen), seen.cpus)
+        except errors.NotFoundError:
+            message = f"service {name!r} is not in the kernel; see /v1/health"
+            raise NotFoundError(message) from None
 
-    def list_flows(self, question: Question, *, start: int, limit: int) -> dict[str, Any]:
+    def list_flows(self, question: FlowQuestion, *, start: int, limit: int) -> dict[str, Any]:
         """A page of the flows, in JSON's types. NotFoundError: no such service."""
         return page(*self._asked(question), start=start, limit=limit)
 
-    def count_flows(self, question: Question) -> documents.FlowCounts:
+    def count_flows(self, question: FlowQuestion) -> documents.FlowCounts:
         """How many flows there are. NotFoundError: no such service."""
         return counts(*self._asked(question))
 
@@ -159,7 +162,7 @@ class Host:
         datapath = self.controller.datapath
         return Tables(datapath.flow_table, datapath.nat_flows)
 
-    def _asked(self, question: Question) -> _Asked:
+    def _asked(self, question: FlowQuestion) -> _Asked:
         if question.service is not None:
             self.controller.desired.get(question.service)
         members = self.writer.call(self.controller.datapath.members)
@@ -195,8 +198,7 @@ class Host:
 
     async def trace(self, flow: FlowTuple, device: str | None) -> documents.Trace:
         """Ask the loaded program about a flow."""
-        ran = await self.writer.run(self.controller.datapath.trace, flow, device)
-        return present.trace(ran, self.controller.desired.services())
+        return await self.writer.run(self.controller.datapath.trace, flow, device)
 
     def record(self, capture: Capture) -> Recording:
         """Begin a capture, in any thread but the writer's."""

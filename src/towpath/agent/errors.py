@@ -5,17 +5,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from towpath.errors import Error
 from towpath.model import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-class AgentError(Exception):
+class AgentError(Error):
     """The agent could not start or do what was asked; the message is for its operator."""
 
 
-class RefusedError(AgentError):
+class RequestError(AgentError):
     """A request refused whole, nothing changed.
 
     Attributes:
@@ -27,13 +28,13 @@ class RefusedError(AgentError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-class InvalidError(RefusedError):
+class InvalidError(RequestError):
     """The request makes no sense whatever the state is."""
 
 
-class ConflictError(RefusedError):
+class ConflictError(RequestError):
     """The request contradicts what is there: another owner, name or VIP."""
 
 
-class NotFoundError(RefusedError):
+class NotFoundError(RequestError):
     """The request names something that is not there."""

@@ -8,83 +8,69 @@
         with agent.drained("web", "192.0.2.11"):
             ...  # no new flows go there until the block ends
 
-Only the standard library and the model are imported, so that scripts start fast.
+Only the standard library, h11 and the model are imported, so that scripts start fast.
 """
 
 from __future__ import annotations
 
-import json
 import select
 import socket
-from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING, TypeVar
 
+from towpath.api import calls
 from towpath.api.captures import HEADER, CaptureEntry
-from towpath.api.codec import build, plain
-from towpath.api.documents import (
-    BackendStatus,
-    Check,
-    Counters,
-    Flow,
-    FlowCounts,
-    Flows,
-    Plan,
-    ServiceCounters,
-    ServiceEntry,
-    Status,
-    Trace,
-)
+from towpath.api.errors import ApiError, ClientError, UnreachableError, refusal, unreachable
+from towpath.api.wire import BROKEN, Wire
+from towpath.balancing import Balancing
 from towpath.closing import Closing
-from towpath.model import Backend, BackendState, Problem, Service, parse_service
-from towpath.model.capture import parse_capture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any, Unpack
 
-    from towpath.model import Address, FlowTuple
+    from towpath.api.documents import (
+        BackendStatus,
+        Check,
+        Counters,
+        Flow,
+        FlowCounts,
+        Plan,
+        ServiceCounters,
+        ServiceEntry,
+        Status,
+        Trace,
+    )
+    from towpath.model import Address, Backend, BackendState, FlowTuple, Service
     from towpath.model.capture import Capture
+    from towpath.model.fields import BackendFields, FlowFields
+
+__all__ = [
+    "DEFAULT_SOCKET",
+    "ApiError",
+    "CaptureStream",
+    "Client",
+    "ClientError",
+    "UnreachableError",
+]
 
 DEFAULT_SOCKET = Path("/run/towpath/agent.sock")
 
 # A thousand services are applied in seconds; whoever takes longer is not there.
 TIMEOUT_SECONDS = 60.0
 
-NOT_FOUND = 404
+_SUCCESS = range(200, 300)
+_READ = 1 << 18
 
-# Flows asked for at a time: the most that the agent gives.
-PAGE = 10_000
-
-
-class ClientError(Exception):
-    """The agent could not be asked, or refused."""
+T = TypeVar("T")
 
 
-class UnreachableError(ClientError):
-    """Nobody answers at the socket, or not in a way that can be understood."""
-
-
-class RefusedError(ClientError):
-    """The agent refused; nothing was changed.
-
-    Attributes:
-        status: HTTP status: 404 not there, 409 contradicts what is there or does
-            not fit, 422 a value that is not allowed, 500 the kernel or the disk.
-        problems: Everything that is wrong, with its field.
-    """
-
-    def __init__(self, status: int, problems: tuple[Problem, ...]) -> None:
-        self.status = status
-        self.problems = problems
-        super().__init__("\n".join(map(str, problems)) or f"the agent answered {status}")
-
-
-class Client(Closing):
+class Client(Balancing):
     """A connection to an agent. A context manager, which closes it.
 
-    Methods raise UnreachableError or RefusedError. Not for several threads at a
+    Methods raise UnreachableError or ApiError, which is a NotFoundError, a ConflictError or
+    a ConfigError as well where a LoadBalancer would raise that. Not for several threads at a
     time; each can have its own.
 
     Args:
@@ -96,7 +82,7 @@ class Client(Closing):
         self, socket_path: Path | str = DEFAULT_SOCKET, *, timeout: float = TIMEOUT_SECONDS
     ) -> None:
         self.socket_path = Path(socket_path)
-        self._connection = _UnixConnection(self.socket_path, timeout)
+        self._connection = _Connection(self.socket_path, timeout)
 
     def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -104,34 +90,25 @@ class Client(Closing):
 
     # Services
 
-    def services(self) -> tuple[ServiceEntry, ...]:
+    def services(self) -> tuple[Service, ...]:
+        """Every service."""
+        return tuple(entry.service for entry in self.entries())
+
+    def entries(self) -> tuple[ServiceEntry, ...]:
         """Every service, with its owner."""
-        found: tuple[ServiceEntry, ...] = build(
-            tuple[ServiceEntry, ...], self._json("GET", "/v1/services")
-        )
-        return found
+        return self._ask(calls.services())
 
     def service(self, name: str) -> Service:
-        """One service."""
-        return self._entry(name).service
-
-    def add_service(self, name: str, **fields: Any) -> Service:
-        """Add a service, or replace the one of that name, from plain values.
-
-        Takes the fields of :class:`towpath.model.Service`; addresses may be text and
-        backends may be addresses. Raises ConfigError when a value is not allowed.
-        """
-        service = parse_service({"name": name, **fields})
-        self.put_service(service)
-        return service
+        """One service. NotFoundError: there is none of that name."""
+        return self._ask(calls.service(name)).service
 
     def put_service(self, service: Service, *, force: bool = False) -> Plan:
         """Add a service, or replace the one of that name; force: see remove_backend()."""
-        return self._plan("PUT", _path("services", service.name) + _forced(force), plain(service))
+        return self._ask(calls.put_service(service, force=force))
 
     def remove_service(self, name: str) -> Plan:
-        """Remove a service."""
-        return self._plan("DELETE", _path("services", name))
+        """Remove a service. NotFoundError: there is none of that name."""
+        return self._ask(calls.remove_service(name))
 
     def apply(
         self, services: Iterable[Service], *, prune: bool = False, force: bool = False
@@ -140,26 +117,23 @@ class Client(Closing):
 
         Backends that are removed leave as by remove_backend(), with ``force`` at once.
         """
-        wish = {"services": plain(list(services)), "prune": prune, "force": force}
-        return self._plan("POST", "/v1/apply", wish)
+        return self._ask(calls.apply(services, prune=prune, force=force))
 
     def plan(self, services: Iterable[Service], *, prune: bool = False, owner: str = "api") -> Plan:
         """What apply would change; for owner ``file``, what its configuration file would."""
-        question = {"services": plain(list(services)), "prune": prune, "owner": str(owner)}
-        return self._plan("POST", "/v1/plan", question)
+        return self._ask(calls.plan(services, prune=prune, owner=owner))
 
     # Backends
 
-    def backends(self, name: str) -> tuple[Backend, ...]:
-        """The backends of a service."""
-        return self.service(name).backends
-
     def set_backends(
-        self, name: str, backends: Iterable[Backend | Address | str], *, force: bool = False
+        self,
+        name: str,
+        backends: Iterable[Backend | BackendFields | Address | str],
+        *,
+        force: bool = False,
     ) -> Plan:
         """Replace all backends of a service. Those removed leave as by remove_backend()."""
-        path = _path("services", name, "backends") + _forced(force)
-        return self._plan("PUT", path, plain(list(backends)))
+        return self._ask(calls.set_backends(name, backends, force=force))
 
     def set_backend(
         self,
@@ -174,288 +148,218 @@ class Client(Closing):
 
         None: as it is, or 1, active and the service's port, for which ``port`` 0 stands.
         """
-        given = {"weight": weight, "state": None if state is None else str(state), "port": port}
-        body = {key: value for key, value in given.items() if value is not None}
-        return self._plan("PUT", _path("services", name, "backends", str(address)), body)
+        return self._ask(calls.set_backend(name, address, weight, state, port))
 
     def remove_backend(self, name: str, address: Address | str, *, force: bool = False) -> Plan:
         """Remove a backend: it gets no new flows, and goes when those that it has have ended.
 
         At the latest that is after ``drain.timeout`` of the agent's configuration. With
-        ``force`` it goes at once, and its flows go to the others.
+        ``force`` it goes at once, and its flows go to the others. NotFoundError: the service
+        doesn't have it.
         """
-        path = _path("services", name, "backends", str(address)) + _forced(force)
-        return self._plan("DELETE", path)
+        return self._ask(calls.remove_backend(name, address, force=force))
 
     def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
         """State and flows of each backend of a service, those that are leaving included."""
-        data = self._json("GET", _path("services", name, "backends", "status"))
-        found: tuple[BackendStatus, ...] = build(tuple[BackendStatus, ...], data)
-        return found
-
-    # What undoes itself
-
-    @contextmanager
-    def temporary(self, *services: Service) -> Iterator[Plan]:
-        """Services that are there in the block; afterwards all is as it was before."""
-        before = {entry.service.name: entry.service for entry in self.services()}
-        made = self.apply(services)
-        with ExitStack() as undo:
-            undo.callback(self.apply, [before[s.name] for s in services if s.name in before])
-            for service in services:
-                if service.name not in before:
-                    undo.callback(self._forget, service.name)
-            yield made
-
-    @contextmanager
-    def drained(self, name: str, address: Address | str) -> Iterator[Plan]:
-        """A backend gets no new flows in the block, and is as it was afterwards."""
-        backend = next((b for b in self.backends(name) if str(b.address) == str(address)), None)
-        if backend is None:
-            problem = Problem(f"service {name!r} has no backend {address}", "address")
-            raise RefusedError(NOT_FOUND, (problem,))
-        try:
-            yield self.set_backend(name, address, state=BackendState.DRAINING)
-        finally:
-            self.set_backend(name, address, state=backend.state)
+        return self._ask(calls.backend_status(name))
 
     # What is going on
 
     def status(self) -> Status:
         """The agent, its file and its limits."""
-        found: Status = build(Status, self._json("GET", "/v1/status"))
-        return found
+        return self._ask(calls.status())
 
     def health(self) -> None:
-        """Return when all is well; raise RefusedError with what is wrong."""
-        self._json("GET", "/v1/health")
+        """Return when all is well; raise ApiError with what is wrong."""
+        self._ask(calls.health())
 
     def checks(self, service: str | None = None) -> tuple[Check, ...]:
         """How every backend is that is checked, or those of one service."""
-        path = _with_query("/v1/checks", {"service": service})
-        found: tuple[Check, ...] = build(tuple[Check, ...], self._json("GET", path))
-        return found
+        return self._ask(calls.checks(service))
 
     def counters(self, *, per_cpu: bool = False) -> Counters:
         """Packets and bytes by verdict, service and backend, read from the kernel now.
 
         per_cpu: also each CPU's verdicts.
         """
-        path = _with_query("/v1/counters", {"per_cpu": per_cpu or None})
-        found: Counters = build(Counters, self._json("GET", path))
-        return found
+        return self._ask(calls.counters(per_cpu=per_cpu))
 
     def service_counters(self, name: str, *, per_cpu: bool = False) -> ServiceCounters:
         """The same of one service; per_cpu: also by CPU."""
-        path = _with_query(_path("services", name, "counters"), {"per_cpu": per_cpu or None})
-        found: ServiceCounters = build(ServiceCounters, self._json("GET", path))
-        return found
+        return self._ask(calls.service_counters(name, per_cpu=per_cpu))
 
-    def list_flows(self, *, limit: int | None = None, **question: object) -> Iterator[Flow]:
-        """Flows that are remembered, in no particular order, at most ``limit``.
+    def flows(self, *, limit: int | None = None, **question: Unpack[FlowFields]) -> Iterator[Flow]:
+        """Flows that are remembered, in no particular order.
 
         Args:
-            limit: None: as many as there are.
-            question: Which: ``service`` (name), ``vip``, ``backend``, ``client`` (address or
-                prefix), ``max_idle`` (seconds), ``translated`` (the address, or ADDRESS:PORT,
-                that the backend sees of a translated flow), ``expired`` (True: also translated
-                flows whose time is over). Each may be text.
+            limit: At most so many; None: as many as there are.
+            question: Which, as :class:`towpath.model.fields.FlowFields` has them: ``service``,
+                ``vip``, ``backend``, ``client``, ``max_idle``, ``translated``, ``expired``.
         """
-        start: int | None = 0
-        while start is not None and limit != 0:
-            size = PAGE if limit is None else min(limit, PAGE)
-            page = {"start": start, "limit": size}
-            path = _with_query("/v1/flows", question | page)
-            found: Flows = build(Flows, self._json("GET", path))
-            yield from found.flows
-            limit = None if limit is None else limit - len(found.flows)
-            start = found.following
+        pages = calls.Pages(limit)
+        while following := pages.next:
+            start, size = following
+            page = self._ask(calls.flows(question, start=start, limit=size))
+            yield from page.flows
+            pages.got(page)
 
-    def count_flows(self, **question: object) -> FlowCounts:
-        """How many flows are remembered, by backend; ``question`` as for `list_flows`."""
-        path = _with_query("/v1/flows/count", question)
-        found: FlowCounts = build(FlowCounts, self._json("GET", path))
-        return found
+    def count_flows(self, **question: Unpack[FlowFields]) -> FlowCounts:
+        """How many flows are remembered, by backend; ``question`` as for `flows`."""
+        return self._ask(calls.count_flows(question))
 
     def trace(self, flow: FlowTuple | str, *, device: str | None = None) -> Trace:
-        """What the loaded program decides for a flow, such as ``SRC:PORT -> DST:PORT tcp``."""
-        path = _with_query("/v1/trace", {"flow": flow, "device": device})
-        found: Trace = build(Trace, self._json("GET", path))
-        return found
+        """What becomes of a flow's next packet, and why. Changes nothing.
+
+        ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
+        stand "size 1500", "syn", "error" (ICMP about the flow) or "fragment".
+        """
+        return self._ask(calls.trace(flow, device))
 
     # Captures
 
-    def record(self, capture: Capture) -> CaptureStream:
+    def record(self, capture: Capture | Mapping[str, Any]) -> CaptureStream:
         """Begin a capture; what this returns is read until it ends.
 
         It has a connection of its own, so that this client can go on asking.
         """
-        return CaptureStream(self.socket_path, parse_capture(capture))
+        return CaptureStream(self.socket_path, calls.record(capture))
 
     def captures(self) -> tuple[CaptureEntry, ...]:
         """Captures that go on, and the last ones that have ended."""
-        found: tuple[CaptureEntry, ...] = build(
-            tuple[CaptureEntry, ...], self._json("GET", "/v1/captures")
-        )
-        return found
+        return self._ask(calls.captures())
 
     def capture(self, number: int) -> CaptureEntry:
         """How far a capture has come."""
-        found: CaptureEntry = build(CaptureEntry, self._json("GET", _path("captures", str(number))))
-        return found
+        return self._ask(calls.capture(number))
 
     def stop_capture(self, number: int) -> CaptureEntry:
         """Have a capture end: whoever reads it gets the rest of the file."""
-        found: CaptureEntry = build(
-            CaptureEntry, self._json("DELETE", _path("captures", str(number)))
-        )
-        return found
+        return self._ask(calls.stop_capture(number))
 
     def metrics(self) -> str:
         """Prometheus metrics as text."""
-        return self._ask("GET", "/metrics").decode()
+        return self._ask(calls.metrics())
 
-    def _forget(self, name: str) -> None:
-        """Remove a service unless somebody else has already."""
-        try:
-            self.remove_service(name)
-        except RefusedError as error:
-            if error.status != NOT_FOUND:
-                raise
-
-    def _entry(self, name: str) -> ServiceEntry:
-        found: ServiceEntry = build(ServiceEntry, self._json("GET", _path("services", name)))
-        return found
-
-    def _plan(self, method: str, path: str, body: object = None) -> Plan:
-        made: Plan = build(Plan, self._json(method, path, body))
-        return made
-
-    def _json(self, method: str, path: str, body: object = None) -> Any:
-        return json.loads(self._ask(method, path, body))
-
-    def _ask(self, method: str, path: str, body: object = None) -> bytes:
-        """Send a request; return the body of an answer that says yes."""
-        try:
-            status, content = self._connection.exchange(method, path, body)
-        except (OSError, HTTPException) as error:
-            self.close()
-            raise UnreachableError(self._unreachable(error)) from error
-        if status >= 300:  # noqa: PLR2004 - the first that isn't a success
-            raise RefusedError(status, _problems(content))
-        return content
-
-    def _unreachable(self, error: Exception) -> str:
-        return _unreachable(self.socket_path, error)
+    def _ask(self, call: calls.Call[T]) -> T:
+        """Send a request; return what an answer that says yes says."""
+        return self._connection.ask(call)
 
 
 class CaptureStream(Closing):
-    """A capture's file, as it comes. A context manager, which ends the capture.
+    """A capture's file, as it comes: iterating gives its pieces until it ends.
 
-    ``number`` is the capture's, by which others stop it. Raises UnreachableError or
-    RefusedError.
+    A context manager, which ends the capture. ``number`` is the capture's, by which others
+    stop it. Raises UnreachableError or ApiError.
     """
 
-    def __init__(self, socket_path: Path, capture: Capture) -> None:
+    def __init__(self, socket_path: Path, call: calls.Call[bytes]) -> None:
         self.socket_path = socket_path
-        self._connection = _UnixConnection(socket_path, TIMEOUT_SECONDS)
-        self._answer: HTTPResponse | None = None
-        with self._errors():
-            body = json.dumps(plain(capture)).encode()
-            self._connection.request(
-                "POST", "/v1/captures", body, {"Content-Type": "application/json"}
-            )
-            stream = self._connection.sock
-            answer = self._answer = self._connection.getresponse()
-            if answer.status >= 300:  # noqa: PLR2004 - the first that isn't a success
-                content = answer.read()
-                self.close()
-                raise RefusedError(answer.status, _problems(content))
-        self.number = int(answer.headers[HEADER])
+        self._connection = _Connection(socket_path, TIMEOUT_SECONDS)
+        try:
+            headers = self._connection.begin(call)
+        except ClientError:
+            self.close()
+            raise
+        self.number = int(headers[HEADER.lower()])
         # From now on there may be nothing to say for as long as there is no packet.
-        stream.settimeout(None)
+        self._connection.wait_for_ever()
 
-    def read(self, most: int = 1 << 20) -> bytes:
-        """Wait for more of the file; nothing when it has ended."""
-        if self._answer is None:
-            raise ValueError("the capture is closed")
-        with self._errors():
-            return self._answer.read1(most)
+    def read(self) -> bytes:
+        """Wait for more of the file; nothing when it has ended. ValueError: it is closed."""
+        return self._connection.read()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give the file, piece by piece, until it ends."""
+        while data := self.read():
+            yield data
+
+    def save(self, path: Path | str) -> int:
+        """Write the file until it ends; returns its bytes."""
+        with Path(path).open("wb") as file:
+            return sum(map(file.write, self))
+
+    def stop(self) -> None:
+        """Have it end; the rest of the file can still be read. For any thread."""
+        with Client(self.socket_path) as client:
+            client.stop_capture(self.number)
 
     def close(self) -> None:
         """Leave: the capture ends if it hasn't."""
-        if self._answer is not None:
-            self._answer.close()
         self._connection.close()
+
+
+class _Connection:
+    """A unix socket, kept open between requests, and what is said over it."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._socket: socket.socket | None = None
+        self._wire = Wire()
+
+    def ask(self, call: calls.Call[T]) -> T:
+        """Send a request and read its answer."""
+        self.begin(call)
+        return call.read(self._rest())
+
+    def begin(self, call: calls.Call[Any]) -> dict[str, str]:
+        """Send a request; return the headers of an answer that says yes."""
+        with self._errors():
+            self._open().sendall(self._wire.send(call))
+            while (head := self._wire.head()) is None:
+                self._receive()
+        status, headers = head
+        if status not in _SUCCESS:
+            raise refusal(status, self._rest())
+        return headers
+
+    def read(self) -> bytes:
+        """Return more of the answer's body; nothing at its end. ValueError: it is closed."""
+        with self._errors():
+            while (part := self._wire.part()) is None:
+                self._receive()
+            return part
+
+    def wait_for_ever(self) -> None:
+        """Let the rest of the answer take any time."""
+        if self._socket is not None:
+            self._socket.settimeout(None)
+
+    def close(self) -> None:
+        """Close the socket; the next request opens one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _rest(self) -> bytes:
+        parts = []
+        while part := self.read():
+            parts.append(part)
+        return b"".join(parts)
+
+    def _receive(self) -> None:
+        if self._socket is None:
+            raise ValueError("the connection is closed")
+        self._wire.receive(self._socket.recv(_READ))
+
+    def _open(self) -> socket.socket:
+        # Nothing is owed to us: what can be read now is the end of the connection,
+        # which an agent that restarted, or waited long enough, has closed.
+        if self._socket is not None and (
+            not self._wire.idle or select.select([self._socket], [], [], 0)[0]
+        ):
+            self.close()
+        if self._socket is None:
+            self._wire = Wire()
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.settimeout(self._timeout)
+            self._socket.connect(str(self._path))
+        return self._socket
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, HTTPException) as error:
+        except (OSError, BROKEN) as error:
             self.close()
-            raise UnreachableError(_unreachable(self.socket_path, error)) from error
-
-
-class _UnixConnection(HTTPConnection):
-    """HTTP over a unix socket, kept open between requests."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the path rather than to a host."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-    def exchange(self, method: str, path: str, body: object) -> tuple[int, bytes]:
-        """Send a request and read its answer: status and content."""
-        # Nothing is owed to us: what can be read now is the end of the connection,
-        # which an agent that restarted, or waited long enough, has closed.
-        if self.sock is not None and select.select([self.sock], [], [], 0)[0]:
-            self.close()
-        content = None if body is None else json.dumps(body).encode()
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        self.request(method, path, content, headers)
-        answer = self.getresponse()
-        return answer.status, answer.read()
-
-
-def _unreachable(at: Path, error: Exception) -> str:
-    """What was wrong, where, and what to do."""
-    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-        return (
-            f"no agent answers at {at}; start one (towpath agent --config FILE)"
-            " or name its socket (--socket, TOWPATH_SOCKET)"
-        )
-    if isinstance(error, PermissionError):
-        return f"no permission to ask the agent at {at}; use its owner or group (sudo)"
-    if isinstance(error, TimeoutError):
-        return f"the agent at {at} took too long to answer; see its log"
-    return f"the agent at {at} broke off: {error}; see its log"
-
-
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
-
-
-def _forced(force: bool) -> str:  # noqa: FBT001 - a query
-    return "?force=true" if force else ""
-
-
-def _with_query(path: str, query: Mapping[str, object]) -> str:
-    """A path with those parameters that are not None."""
-    given = {name: str(value) for name, value in query.items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
-
-
-def _problems(content: bytes) -> tuple[Problem, ...]:
-    """Why the agent refused, or what it said if it was something else that answered."""
-    try:
-        found: tuple[Problem, ...] = build(tuple[Problem, ...], json.loads(content)["problems"])
-    except (ValueError, KeyError, TypeError):
-        text = content.decode(errors="replace").strip()
-        return (Problem(text or "refused without a reason"),)
-    return found
+            raise unreachable(self._path, error) from error

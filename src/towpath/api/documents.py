@@ -1,18 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the API answers with, as dataclasses.
 
-The agent makes them, :class:`towpath.Client` returns them. Importing them costs
-next to nothing: no pydantic, no numpy.
+The agent makes them, :class:`towpath.Client` returns them. What any load balancer says of itself
+comes from :mod:`towpath.documents`; what only an agent has to say is made here.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
 
 from towpath.core.health import State as CheckState
-from towpath.model import Address, BackendState, CheckType, Device, Problem, Protocol, Service
-from towpath.model.kinds import Ports, PortSet, Prefix, UnicastAddress, Vip, Word
+from towpath.documents import (
+    BackendCounters,
+    BackendStatus,
+    Counters,
+    CpuCounters,
+    CpuVerdicts,
+    Flow,
+    FlowCount,
+    FlowCounts,
+    Flows,
+    Plan,
+    ServiceChange,
+    ServiceCounters,
+    ServiceName,
+    Trace,
+    Translation,
+)
+from towpath.model import Address, CheckType, Device, Problem, Service
 from towpath.model.owner import Owner
+
+__all__ = [
+    "BackendCounters",
+    "BackendStatus",
+    "Check",
+    "Counters",
+    "CpuCounters",
+    "CpuVerdicts",
+    "FileStatus",
+    "Flow",
+    "FlowCount",
+    "FlowCounts",
+    "Flows",
+    "Plan",
+    "ServiceChange",
+    "ServiceCounters",
+    "ServiceEntry",
+    "ServiceName",
+    "Status",
+    "Trace",
+    "Translation",
+    "Use",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,66 +60,6 @@ class ServiceEntry:
     owner: Owner
     """file: it can only be changed in the configuration file. api: anyone may change it."""
     service: Service
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceName:
-    """A service by its name and by what it is for."""
-
-    name: str
-    vip: Annotated[Address | Prefix, Vip()]
-    port: Annotated[int | Ports, PortSet()]
-    protocol: Protocol
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceChange:
-    """What an apply does to one service."""
-
-    action: Literal["add", "remove", "change"]
-    service: ServiceName
-    fields: tuple[str, ...] = ()
-    """Fields that differ; for a service that is added or removed, none."""
-    backends_added: tuple[Address, ...] = ()
-    backends_removed: tuple[Address, ...] = ()
-    backends_reweighted: tuple[Address, ...] = ()
-    moved: float = 0.0
-    """Share (0..1) of new flows that go to another backend than before: 0 for a
-    service that is added, 1 for one that is removed."""
-    backends_restated: tuple[Address, ...] = ()
-    """Those whose state changes."""
-    backends_leaving: tuple[Address, ...] = ()
-    """Those of the removed that stay, draining, until their flows have ended."""
-    backends_redirected: tuple[Address, ...] = ()
-    """Those whose port changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class BackendStatus:
-    """A backend of a service as it is, or one that was removed and is leaving."""
-
-    address: Annotated[Address, UnicastAddress()]
-    state: Annotated[BackendState, Word(of=BackendState)]
-    """As it is in force: what was found counts, too. draining if it is leaving."""
-    flows: int
-    """That are remembered and have not been idle for long."""
-    leaving: bool = False
-    """It was removed, and goes when it has no flows."""
-    since: str | None = None
-    """When it was removed, ISO 8601."""
-    until: str | None = None
-    """When it goes at the latest, ISO 8601."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an apply would change, or has changed."""
-
-    changes: tuple[ServiceChange, ...] = ()
-    steps: int = 0
-    """Steps taken in the kernel, in their order: backend before table before service."""
-    moved: float = 0.0
-    """Share (0..1) of the new flows of all services that move, each having as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,185 +85,6 @@ class Check:
     def serves(self) -> bool:
         """Whether the backend gets new flows, unless none of its service is up."""
         return self.state.serves
-
-
-@dataclass(frozen=True, slots=True)
-class BackendCounters:
-    """What was sent to a backend. Bytes are of IP packets before encapsulation."""
-
-    address: Address
-    packets: int
-    bytes: int
-    flows: int = 0
-    """Packets that no entry of the flow table matched: new flows, mostly."""
-    active: int | None = None
-    """Flows that are remembered and were seen in the last five minutes. Not known of one CPU."""
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Packets that could not be sent on, by verdict; those that there were any of."""
-
-
-@dataclass(frozen=True, slots=True)
-class CpuCounters:
-    """What one CPU has counted of a service."""
-
-    cpu: int
-    packets: int
-    bytes: int
-    flows: int
-    drops: int
-    dropped: dict[str, int] = field(default_factory=dict)
-    backends: tuple[BackendCounters, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceCounters:
-    """What came in for a service."""
-
-    service: ServiceName
-    packets: int
-    bytes: int
-    flows: int
-    """Packets that no entry of the flow table matched: new flows, mostly."""
-    drops: int
-    backends: tuple[BackendCounters, ...] = ()
-    active: int | None = None
-    """Flows that are remembered and were seen in the last five minutes."""
-    dropped: dict[str, int] = field(default_factory=dict)
-    """The drops by verdict; those that there were any of."""
-    cpus: tuple[CpuCounters, ...] = ()
-    """The same by CPU, where that was asked for."""
-    replies: int = 0
-    """Packets of backends that went back to clients; with forwarding snat only."""
-    reply_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CpuVerdicts:
-    """Every packet that one CPU has seen."""
-
-    cpu: int
-    verdicts: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """Every packet that the datapath has seen."""
-
-    verdicts: dict[str, int]
-    """Packets by verdict, such as tx or drop_no_backend."""
-    services: tuple[ServiceCounters, ...] = ()
-    cpus: tuple[CpuVerdicts, ...] = ()
-    """The verdicts by CPU, where that was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Translation:
-    """What a flow of a service with forwarding snat is translated to."""
-
-    address: Address
-    """Ours, which the backend sees as its client's."""
-    port: int
-    """The source port there."""
-    vip: Address
-    """What the client has sent to."""
-    vip_port: int
-    backend_port: int
-    """Where it goes at the backend."""
-    state: str
-    """new: not yet confirmed by both sides. established. closing: reset, or ended by both sides.
-    expired: its time is over, and no other flow has taken its port yet."""
-    remaining_seconds: float
-    """Until it has expired if no packet comes, 0 if it has; to a step of 256 jiffies (0.26 to
-    2.6 s)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """A flow that is remembered."""
-
-    service: str
-    """Its name."""
-    client: Address
-    client_port: int
-    backend: Address
-    idle_seconds: float
-    """Since its last packet, to a step of 64 jiffies (64 to 640 ms). If it is translated, since the
-    last of either side, to a step of 256."""
-    translation: Translation | None = None
-    """None: it isn't translated, but goes in a tunnel or a new frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flows:
-    """Some of the flows that are remembered."""
-
-    flows: tuple[Flow, ...] = ()
-    following: int | None = None
-    """What to ask for as ``start`` to get those after these; None: there are none."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlowCount:
-    """How many flows of a service a backend has."""
-
-    service: str
-    backend: Address
-    flows: int
-
-
-@dataclass(frozen=True, slots=True)
-class FlowCounts:
-    """How many flows are remembered."""
-
-    total: int
-    limit: int
-    """Room for those that aren't translated, of all services."""
-    backends: tuple[FlowCount, ...] = ()
-    """Those that have any."""
-    translated: int = 0
-    """Of the total, those that are translated."""
-    nat_limit: int = 0
-    """Room for those; 0 where there is no address to translate to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """Every decision about a flow's next packet. What wasn't reached is None."""
-
-    flow: str
-    """SRC:PORT -> DST:PORT PROTO."""
-    device: str
-    """It came in here."""
-    verdict: str
-    """Where the packet goes, such as tx, or why it goes nowhere."""
-    service: ServiceName | None = None
-    """None: the destination is no VIP of ours."""
-    hash: int | None = None
-    """32 bits, the same on every node."""
-    flow_hit: bool | None = None
-    """Whether the flow table had the flow; if not, its client decides or Maglev."""
-    client_hit: bool | None = None
-    """Of a new flow to a service with affinity: whether its client was known."""
-    slot: int | None = None
-    table_size: int | None = None
-    backend: Address | None = None
-    forwarding: str | None = None
-    """dsr: in a tunnel. l2: as it came, to the backend's MAC address."""
-    encapsulation: str | None = None
-    """ipip, ip6ip6 or 4in6; snat: none, but translated."""
-    outer_source: Address | None = None
-    source_port: int | None = None
-    """What its source port becomes, for a flow that is translated already."""
-    destination_port: int | None = None
-    """What its destination port becomes, for a packet that is translated."""
-    fib_result: str | None = None
-    """What the kernel's routing said."""
-    egress: str | None = None
-    """It leaves from here."""
-    vlan: int | None = None
-    source_mac: str | None = None
-    next_hop_mac: str | None = None
-    mtu: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

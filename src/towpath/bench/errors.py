@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from towpath.errors import Error
 
-class BenchError(Exception):
+
+class BenchError(Error):
     """The program doesn't do what is to be timed; the message says with which packet."""

@@ -116,7 +116,7 @@ def _balancing(network: Network, flows: int) -> Iterator[Callable[[], Seen]]:
         counters = balancer.counters()
         redirected = counters.verdicts["redirect"]
         others = sum(counters.verdicts.values()) - redirected
-        known = sum(each.flows for each in counters.services.values())
+        known = sum(each.flows for each in counters.services)
         with in_netns(network.enter.namespace):
             return Seen(_forwarded(), redirected, others, known)
 

@@ -165,8 +165,8 @@ class Rig:
 
     def _fresh(self, scenario: Scenario) -> int:
         """Return how many of the service's packets the flow table had no flow for so far."""
-        counters = self._balancer.counters().services.get(scenario.flow.key)
-        return counters.flows if counters else 0
+        counters = self._balancer.counters().services
+        return sum(each.flows for each in counters if each.service.key == scenario.flow.key)
 
     def _goes_its_way(self, scenario: Scenario, fresh: int) -> bool:
         meant = self._packets if scenario.fate is Fate.HASHED else 0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.api.documents import Flow, FlowCounts
+    from towpath.model.fields import FlowFields
 
 EXAMPLES = {
     "towpath flows --service web": "The first hundred of a service.",
@@ -74,7 +75,7 @@ def flows(
     """
     from towpath.api.client import Client
 
-    question = {
+    question: FlowFields = {
         "service": service,
         "vip": vip,
         "backend": backend,
@@ -89,7 +90,7 @@ def flows(
             return
         # One more tells whether there are more.
         asked = limit + 1 if limit else None
-        _show(list(agent.list_flows(limit=asked, **question)), limit, form)
+        _show(list(agent.flows(limit=asked, **question)), limit, form)
 
 
 def _show(found: Sequence[Flow], limit: int, form: Format) -> None:

@@ -7,13 +7,13 @@ and shell completion answer at once.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from towpath import __version__
 from towpath.cli.command import LazyGroup, Verb
+from towpath.errors import Error
 
 VERBS = {
     "agent": Verb("towpath.cli.agent:agent", "Run the agent: attach, serve the API, follow FILE."),
@@ -29,17 +29,6 @@ VERBS = {
     "lab": Verb("towpath.cli.lab:lab", "A load balancer, clients and backends in namespaces."),
     "bench": Verb("towpath.cli.bench:bench", "Time the datapath inside the kernel."),
 }
-
-# Errors whose message was written for the person at the terminal, by the module
-# that defines them. A module that has not been imported cannot have raised one.
-REPORTED = (
-    ("towpath.api.client", "ClientError"),
-    ("towpath.model.problems", "ConfigError"),
-    ("towpath.kernel.errors", "KernelError"),
-    ("towpath.datapath.errors", "DatapathError"),
-    ("towpath.datapath.recorder.file", "CaptureFileError"),
-    ("towpath.agent.errors", "AgentError"),
-)
 
 EXAMPLES = {
     "towpath agent --config /etc/towpath/towpath.yaml": "Run the agent in the foreground.",
@@ -66,14 +55,8 @@ class Root(LazyGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click leaves quietly when whoever read the output has gone
-        except reported_errors() as error:
+        except (OSError, Error) as error:
             raise click.ClickException(str(error)) from error
-
-
-def reported_errors() -> tuple[type[Exception], ...]:
-    """OSError, and the classes of REPORTED that could have been raised in this process."""
-    found = (getattr(sys.modules.get(module), name, None) for module, name in REPORTED)
-    return OSError, *(each for each in found if each is not None)
 
 
 @click.group(cls=Root, verbs=VERBS, examples=EXAMPLES, files=FILES)

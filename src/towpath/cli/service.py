@@ -71,7 +71,7 @@ def list_(socket_path: Path, form: Format) -> None:
     from towpath.api.codec import plain
 
     with Client(socket_path) as client:
-        entries = client.services()
+        entries = client.entries()
         checks = client.checks()
     up = Counter(check.service.name for check in checks if check.serves)
     checked = {check.service.name for check in checks}

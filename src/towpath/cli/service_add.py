@@ -84,7 +84,7 @@ def add(
         | _given(options)
     )
     with Client(socket_path) as client:
-        if name in {entry.service.name for entry in client.services()}:
+        if name in {each.name for each in client.services()}:
             raise click.ClickException(
                 f"there is a service {name!r} already; change it with towpath service set {name}"
                 " or towpath backend"

@@ -23,7 +23,7 @@ from towpath.datapath.maps.pins import held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
 from towpath.datapath.observe import trace
-from towpath.datapath.observe.counters import Counters, read_counters, read_verdicts
+from towpath.datapath.observe.counters import read_counters, read_verdicts
 from towpath.datapath.observe.verdicts import describe
 from towpath.datapath.program.attachment import Attachment
 from towpath.datapath.program.program import LoadedProgram
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-    from towpath.core.lb.plan import Plan
+    from towpath.core.lb.plan import Transition
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.recorder.capture import Recording
+    from towpath.documents import Counters, Trace
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
     from towpath.model.service import Service, ServiceKey
@@ -157,11 +158,11 @@ class Balancer(Closing):
         """The services as they are in the kernel."""
         return self._contents.installed
 
-    def plan(self, services: Iterable[Service]) -> Plan:
+    def plan(self, services: Iterable[Service]) -> Transition:
         """Return what `apply` would do with ``services``."""
         return self._contents.plan(services)
 
-    def apply(self, services: Iterable[Service]) -> Plan:
+    def apply(self, services: Iterable[Service]) -> Transition:
         """Make ``services`` what is in the kernel, step by step, and return the steps.
 
         Flows go on throughout. CapacityError: there is no room, DatapathError: there is no
@@ -176,7 +177,8 @@ class Balancer(Closing):
     def counters(self, cpu: int | None = None) -> Counters:
         """Return what has been counted since the load balancer came up, by one CPU or by all."""
         installed = self._contents.installed
-        return read_counters(self._maps, self._contents.tables.backends, installed, cpu)
+        backends = self._contents.tables.backends
+        return read_counters(self._maps, backends, installed, self._contents.by_key, cpu)
 
     @property
     def cpus(self) -> range:
@@ -226,7 +228,7 @@ class Balancer(Closing):
         wanted = {key: handles[key] for key in backends if key in handles}
         return Census(self.flow_table, wanted, self.nat_flows)
 
-    def trace(self, flow: FlowTuple, device: str | None = None) -> trace.Trace:
+    def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
         """Return what the program would do with the flow's next packet on ``device``.
 
         The first device unless one is named. Changes nothing. DatapathError if
@@ -236,7 +238,9 @@ class Balancer(Closing):
         for index, name in self._attachment.devices.items():
             if name == wanted:
                 by_index = {each.index: each for each in self._contents.installed}
-                return trace.run(self._program, flow, (index, name), by_index)
+                return trace.run(
+                    self._program, flow, (index, name), by_index, self._contents.by_key
+                )
         raise DatapathError(f"not on device {wanted}; on: {', '.join(self.devices)}")
 
     def forget_translations(self) -> None:

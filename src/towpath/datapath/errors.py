@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from towpath.errors import ConflictError
 
-class DatapathError(Exception):
+
+class DatapathError(ConflictError):
     """The datapath can't do what was asked; nothing was changed."""
 
 

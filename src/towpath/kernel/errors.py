@@ -7,6 +7,8 @@ import errno as errnos
 import os
 from pathlib import Path
 
+from towpath.errors import Error
+
 # The kernel's own, not meant for programs: BPF returns it for "not supported" all the same.
 ENOTSUPP = 524
 # POSIX has two names for this number, and Linux goes by the other one.
@@ -25,7 +27,7 @@ _CAPABILITY_NAMES = {
 _EVERY_USER = ["0", "0", "4294967295"]  # how /proc/self/uid_map is in the first user namespace
 
 
-class KernelError(Exception):
+class KernelError(Error):
     """The kernel, or the library that speaks to it, refused.
 
     ``what`` names the attempt and its object ("load lb.bpf.o"), ``errno`` is the positive error

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from towpath.errors import Error
 
-class LabError(Exception):
+
+class LabError(Error):
     """The lab cannot do what was asked; the message says what and what to do."""

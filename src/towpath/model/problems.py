@@ -4,6 +4,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from towpath.errors import Error
+
 FieldPath = tuple[str | int, ...]
 
 
@@ -36,7 +38,7 @@ class Problem:
         return ": ".join(part for part in (place, self.field, self.message) if part)
 
 
-class ConfigError(ValueError):
+class ConfigError(Error, ValueError):
     """Input refused whole. ``problems`` has every problem found, in input order."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+from towpath.errors import NotFoundError
 from towpath.model.health import Health
 from towpath.model.kinds import (
     PORT,
     Address,
     Duration,
+    FieldError,
     Flag,
     Integer,
     Name,
@@ -29,6 +31,7 @@ from towpath.model.kinds import (
     Vip,
     Word,
 )
+from towpath.model.problems import ConfigError, Problem
 
 # Read by pydantic when it makes a schema of a dataclass.
 PYDANTIC = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -183,3 +186,18 @@ class Service:
     def key(self) -> ServiceKey:
         """What identifies the service, whatever its name."""
         return ServiceKey(self.vip, self.port, self.protocol)
+
+    def backend(self, address: Address | str) -> Backend:
+        """Return the backend with an address.
+
+        NotFoundError: the service doesn't have it. ConfigError: that is no address.
+        """
+        try:
+            wanted = UnicastAddress().parse(address)
+        except FieldError as error:
+            raise ConfigError([Problem(str(error), "address")]) from error
+        for each in self.backends:
+            if each.address == wanted:
+                return each
+        known = ", ".join(str(each.address) for each in self.backends) or "none"
+        raise NotFoundError(f"service {self.name!r} has no backend {address}; it has: {known}")

@@ -41,7 +41,7 @@ class TracedPacket(FlowTuple):
         if match["kind"] is not None:
             kind = next(each for each in get_args(Kind) if each == match["kind"])
             if kind == "syn" and flow.protocol is not Protocol.TCP:
-                raise ValueError(f"syn: of {flow.protocol}; allowed: of tcp")
+                raise FieldError(f"syn: of {flow.protocol}; allowed: of tcp")
             return cls.of(flow, kind)
         return cls.of(flow, size=_size(match["size"], flow))
 

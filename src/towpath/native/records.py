@@ -11,6 +11,7 @@ import ctypes
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from towpath.errors import Error
 from towpath.native.library import library
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Fate(NamedTuple):
     verdict: int
 
 
-class DamagedError(Exception):
+class DamagedError(Error):
     """What is in the ring are no records."""
 
 

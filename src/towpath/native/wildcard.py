@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from towpath.errors import Error
 from towpath.native.library import library
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Status(IntEnum):
     DAMAGED = -7
 
 
-class RefusedError(Exception):
+class WriterError(Error):
     """A change was refused. ``done``: how many of the rules it was for are changed."""
 
     def __init__(self, status: Status, done: int = 0) -> None:
@@ -84,7 +85,7 @@ class Half:
     are through that are looked up at the call; on arrays that nobody else reads it has
     nothing to do.
 
-    One thread at a time. MemoryError: there is none. RefusedError: the arrays hold no
+    One thread at a time. MemoryError: there is none. WriterError: the arrays hold no
     table (DAMAGED). ValueError: not so many random bytes.
     """
 
@@ -127,7 +128,7 @@ class Half:
     # ---- changes ---------------------------------------------------------------------------------
 
     def insert(self, rules: Array | bytes) -> None:
-        """Insert rules, in order. RefusedError: those before the first refused are in."""
+        """Insert rules, in order. WriterError: those before the first refused are in."""
         raw = rules if isinstance(rules, bytes) else np.ascontiguousarray(rules).tobytes()
         count = len(raw) // self._dtype.itemsize
         if count > 1 and library().towpath_wildcard_fit(self._half, raw, count):
@@ -135,7 +136,7 @@ class Half:
         self._many(self._insert, raw, self._dtype.itemsize)
 
     def delete(self, numbers: Sequence[int]) -> None:
-        """Delete rules by number, in order. RefusedError as for ``insert``."""
+        """Delete rules by number, in order. WriterError as for ``insert``."""
         self._many(self._delete, array("Q", numbers).tobytes(), _NUMBER_BYTES)
 
     def _many(self, function: Any, raw: bytes, size: int) -> None:
@@ -156,7 +157,7 @@ class Half:
     def replace(self, rules: Sequence[bytes]) -> None:
         """Put rules in the places of those with their numbers and lower versions.
 
-        Waits for readers, once for all, unless each stays in its slot. RefusedError: none
+        Waits for readers, once for all, unless each stays in its slot. WriterError: none
         that comes after the first refused has been replaced.
         """
         pending = False
@@ -189,7 +190,7 @@ class Half:
         return bool(self._has(self._half, number))
 
     def get(self, number: int) -> Any:
-        """A copy of one rule, a record. RefusedError: there is none of that number."""
+        """A copy of one rule, a record. WriterError: there is none of that number."""
         record = np.zeros(1, self._dtype)
         self._finally_done(
             lambda: library().towpath_wildcard_get(self._half, number, record.ctypes.data)
@@ -252,4 +253,4 @@ class Half:
 def _error(status: Status, done: int = 0) -> Exception:
     if status == Status.NO_MEMORY:
         return MemoryError("no memory for the directory of wildcard rules")
-    return RefusedError(status, done)
+    return WriterError(status, done)

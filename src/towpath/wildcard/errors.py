@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from towpath.errors import Error, NotFoundError
 
-class WildcardError(Exception):
+
+class WildcardError(Error):
     """A change that a wildcard table can't make; the message says why."""
 
 
@@ -19,8 +21,5 @@ class TooComplexError(WildcardError):
     """
 
 
-class NoSuchRuleError(WildcardError, KeyError):
+class NoSuchRuleError(WildcardError, NotFoundError):
     """There is no rule with that number."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.native.wildcard import Half, RefusedError, Report, Status
+from towpath.native.wildcard import Half, Report, Status, WriterError
 from towpath.wildcard.codec import decode, encode, key_of, matching
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError, WildcardError
 
@@ -38,7 +38,7 @@ class FamilyTable:
         self.index = arrays[0].reshape(-1)[0:1]
         try:
             self._half = Half(family.words, *arrays, secrets.token_bytes(48), wait)
-        except RefusedError as error:
+        except WriterError as error:
             raise WildcardError(
                 f"the IPv{family.version} maps hold no wildcard table: something else has "
                 "written to them"
@@ -59,7 +59,7 @@ class FamilyTable:
             )
             try:
                 self._half.insert(records)
-            except RefusedError as error:
+            except WriterError as error:
                 explained = self._explained(error)
                 self._half.delete([number for _, number in numbered[: error.done]])
                 raise explained from error
@@ -69,7 +69,7 @@ class FamilyTable:
         self._sorted = None
         try:
             self._half.delete(numbers)
-        except RefusedError as error:
+        except WriterError as error:
             raise self._explained(error) from error
 
     def replace(self, rules: Mapping[int, Rule], version: int | None = None) -> None:
@@ -113,10 +113,10 @@ class FamilyTable:
     def _errors(self, number: int | None = None) -> Iterator[None]:
         try:
             yield
-        except RefusedError as error:
+        except WriterError as error:
             raise self._explained(error, number) from error
 
-    def _explained(self, error: RefusedError, number: int | None = None) -> WildcardError:
+    def _explained(self, error: WriterError, number: int | None = None) -> WildcardError:
         name, report = f"IPv{self.family.version}", self._half.report()
         if error.status is Status.NO_SUCH_RULE:
             which = "with one of these numbers" if number is None else f"{number}"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import ItemsView, Mapping, ValuesView
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,14 @@ from towpath.wildcard import maps
 from towpath.wildcard.codec import BOTH, FAMILIES, MOST_NUMBER, number_of
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError
 from towpath.wildcard.half import FamilyTable
+from towpath.wildcard.rule import Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from towpath.kernel.bpf.maps import Map
     from towpath.native.wildcard import Report
-    from towpath.wildcard.rule import Packet, Rule
+    from towpath.wildcard.rule import Packet
 
 
 class Match(NamedTuple):
@@ -43,8 +45,12 @@ class Statistics:
     bytes: int
 
 
-class WildcardTable(Closing):
-    """A table that a program declares by ``WILDCARD_TABLE(name, rules)``.
+class WildcardTable(Closing, Mapping[int, Rule]):
+    """A table that a program declares by ``WILDCARD_TABLE(name, rules)``: rules by their numbers.
+
+    A mapping, in the order in which rules win: the first of those that match a packet is what
+    it finds. Rules come by `insert`, which gives them their numbers, and go by ``del`` or
+    `delete`; `replace` and `set_value` change them.
 
     ``source`` is the loaded object, or the directory that its table is pinned in: there the
     last writer may have ended at any point, and this one goes on from what packets see.
@@ -212,16 +218,37 @@ class WildcardTable(Closing):
             half = self._halves_of(number)[0]
             return half.decode(half.record(number))
 
-    def __iter__(self) -> Iterator[tuple[int, Rule]]:
-        """Numbers and rules, as they were at the call, those that win first."""
+    def __delitem__(self, number: int) -> None:
+        """Delete a rule. NoSuchRuleError."""
+        self.delete(number)
+
+    def __iter__(self) -> Iterator[int]:
+        """The rules' numbers, as they were at the call, those that win first."""
+        with self._lock:
+            ranks = {
+                rank
+                for half in self._halves.values()
+                for rank in half.records()["head"]["rank"].tolist()
+            }
+        return map(number_of, sorted(ranks, reverse=True))
+
+    def items(self) -> ItemsView[int, Rule]:
+        """Numbers and rules, those that win first; iterating is of one moment."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Rule]:
+        """The rules, those that win first; iterating is of one moment."""
+        return _Values(self)
+
+    def snapshot(self) -> dict[int, Rule]:
+        """Return all rules by their numbers, as they are at this moment, those that win first."""
         with self._lock:
             found = {}
             for half in self._halves.values():
                 ifindexes = half.ifindexes()
                 for record in half.records():
                     found[int(record["head"]["rank"])] = half.decode(record, ifindexes)
-        for rank in sorted(found, reverse=True):
-            yield number_of(rank), found[rank]
+        return {number_of(rank): found[rank] for rank in sorted(found, reverse=True)}
 
     def lookup(self, packet: Packet) -> Match | None:
         """What a packet finds, None if no rule matches: by comparing it with all rules.
@@ -251,6 +278,24 @@ class WildcardTable(Closing):
 
     def __repr__(self) -> str:
         return f"<WildcardTable {self.name}>"
+
+
+class _Items(ItemsView[int, Rule]):
+    """Rules that are read all at once rather than one by one."""
+
+    _mapping: WildcardTable
+
+    def __iter__(self) -> Iterator[tuple[int, Rule]]:
+        return iter(self._mapping.snapshot().items())
+
+
+class _Values(ValuesView[Rule]):
+    """The same without their numbers."""
+
+    _mapping: WildcardTable
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._mapping.snapshot().values())
 
 
 def _find(source: BpfObject | Path | str, name: str, undo: ExitStack) -> dict[str, Map]:

@@ -25,7 +25,7 @@ from towpath.kernel.bpf import probe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.datapath.observe.counters import ServiceCounters
+    from towpath.documents import ServiceCounters
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 HIT = BY_NAME["tcp-v4-lru-hit"]
@@ -58,12 +58,12 @@ def load_balancer() -> Iterator[Rig]:
 
 def counted(load_balancer: Rig, scenario: Scenario) -> ServiceCounters:
     """What the scenario's service has counted."""
-    return load_balancer._balancer.counters().services[scenario.flow.key]
+    return load_balancer._balancer.counters().service(scenario.flow.key)
 
 
 def served(counters: ServiceCounters) -> dict[object, int]:
     """Packets by backend."""
-    return {address: traffic.packets for address, traffic in counters.backends.items()}
+    return {each.address: each.packets for each in counters.backends}
 
 
 def encapsulated(load_balancer: Rig, scenario: Scenario) -> tuple[bytes, bytearray]:

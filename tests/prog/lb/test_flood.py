@@ -145,5 +145,5 @@ def test_cpus_that_write_one_table_at_once(small: Rig) -> None:
     assert changes > 1
     counted = small.balancer.counters()
     assert counted.verdicts[TX] == len(threads) * rounds * len(made)
-    [of_service] = counted.services.values()
+    [of_service] = counted.services
     assert of_service.packets == counted.verdicts[TX]

@@ -86,8 +86,8 @@ def test_counters_and_next_hop_begin_anew(tight: Rig) -> None:
         rows["generation"] = start
         for address in (*NEAR[4][:4], *NEAR[6][:4]):
             tight.serve(service(VIPS[4], address))
-            [counted] = tight.balancer.counters().services.values()
-            assert counted.backends[address].packets == 0
+            [counted] = tight.balancer.counters().services
+            assert counted.backend(address).packets == 0
             _, generation = handle(tight, address)
             assert 0 < generation <= GENERATIONS
             for each in flows(3):

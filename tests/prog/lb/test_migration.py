@@ -259,9 +259,9 @@ def test_a_table_that_is_missing_is_made(net: Network, pins: Path) -> None:
     with rigged(net, pins=pins) as heir:
         succeeded(heir, rig)
         assert described(heir) == observed
-        for key, each in heir.balancer.counters().services.items():
-            assert each.packets == counted.services[key].packets
-            assert {b.flows for b in each.backends.values()} <= {0}
+        for each in heir.balancer.counters().services:
+            assert each.packets == counted.service(each.service.key).packets
+            assert {b.flows for b in each.backends} <= {0}
         for made in frames():
             heir.expect(made, TX)
 

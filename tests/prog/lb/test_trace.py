@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from tests.prog.lb.oracle_parse import Address
 
-    from towpath.datapath.observe.trace import Trace
+    from towpath.documents import Trace
 
 VARIED = Source(IPv4Network("10.0.0.0/16"), IPv6Network("2001:db8:aa::/64"))
 FLOWS = examples(400)
@@ -165,7 +165,7 @@ def assert_tells(rig: Rig, trace: Trace, outcome: Outcome) -> None:
         assert (trace.service, trace.backend, trace.hash) == (None, None, None)
         return
     assert trace.service is not None
-    assert plain_key(trace.service) == outcome.key
+    assert plain_key(trace.service.key) == outcome.key
     if outcome.verdict == "drop_source":
         assert (trace.hash, trace.flow_hit, trace.backend) == (None, None, None)
         return

@@ -190,5 +190,5 @@ def test_states_and_weights_leave_it_alone(nat: NatRig) -> None:
     ):
         nat.serve(snat_service(4, changed, others))
         assert set(nat.balancer.observed()[0].backends) == {changed, others}
-        (change,) = nat.balancer.plan([snat_service(4, whole, others)]).changes
+        (change,) = nat.balancer.plan([snat_service(4, whole, others)]).plan.changes
         assert bool(change.backends_redirected) == (changed.port != OWN)

@@ -95,4 +95,4 @@ def prepare(obj: BpfObject, rules: int, room: int) -> None:
 
 def clear(table: WildcardTable) -> None:
     """Delete every rule."""
-    table.delete_many([number for number, _ in table])
+    table.delete_many(list(table))

@@ -140,7 +140,7 @@ def test_a_pinned_table_outlives_its_program(compiled: Path, pins: Path) -> None
         obj.load()
         assert obj.programs["one_table"].test_run(FRAME).retval == SHOT
         with WildcardTable(pins, "acl") as acl:
-            assert [number for number, _ in acl] == [first, second]
+            assert list(acl) == [first, second]
             assert acl[first] == Rule.of("10.0.0.0/8", ifindex=3, value=SHOT)
             assert acl.lookup(PACKET) == (second, SHOT)
             acl.delete(second)

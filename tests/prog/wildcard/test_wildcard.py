@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def insert_and_delete(rig: Rig, some: list[Rule], data: st.DataObject) -> None:
     for number in gone:
         del rig.oracle.rules[number]
     rig.check(some)
-    assert list(rig.table) == rig.oracle.in_order()
+    assert list(rig.table.items()) == rig.oracle.in_order()
     assert len(rig.table) == len(rig.oracle.rules)
 
 
@@ -157,7 +158,7 @@ def test_what_is_not_there(rig: Rig) -> None:
         ValueError, match=f"rule {number} is of IPv4, what is to replace it of both"
     ):
         rig.table.replace(number, Rule())
-    assert list(rig.table) == [(number, Rule.of("10.0.0.0/8"))]
+    assert list(rig.table.items()) == [(number, Rule.of("10.0.0.0/8"))]
     assert number in rig.table
     assert missing not in rig.table
 
@@ -169,7 +170,7 @@ def test_too_many_rules_for_one_packet(rig: Rig) -> None:
     overlapping = [Rule(None, None, (0, 65535), (0, 65534 - n % 3), value=n) for n in range(1100)]
     with pytest.raises(TooComplexError, match="more than 1024 IPv4 rules"):
         rig.table.insert_many(overlapping)
-    assert list(rig.table) == [(kept, Rule.of("10.0.0.0/8", value=7))]
+    assert list(rig.table.items()) == [(kept, Rule.of("10.0.0.0/8", value=7))]
     rig.oracle.rules = dict(rig.table)
     rig.check([Rule.of("10.0.0.0/8")])
 
@@ -186,11 +187,38 @@ def test_a_full_table() -> None:
             FullError, match="no room for another IPv4 rule: 10 are in, allowed: 10"
         ):
             table.insert_many(Rule.of(f"10.0.0.{n}") for n in range(11))
-        assert [number for number, _ in table] == numbers
+        assert list(table) == numbers
         assert asker.ask([packets_for([Rule.of("10.0.0.1")])[0]]) == [(0, 0)]
         assert table.statistics().rules == 10
         table.delete(numbers[0])
         assert table.insert(Rule()) in table
+
+
+def test_it_is_a_mapping(rig: Rig) -> None:
+    """Of rules by their numbers, those first that win; what is read is of one moment."""
+    rig.clear()
+    low, both, high = (
+        Rule.of("10.0.0.0/8", priority=1),
+        Rule(priority=2),
+        Rule.of("2001:db8::/32", priority=3),
+    )
+    numbers = [rig.table.insert(rule) for rule in (low, both, high)]
+    table: Mapping[int, Rule] = rig.table
+    assert isinstance(table, Mapping)
+    assert list(table) == list(table.keys()) == numbers[::-1]
+    assert list(table.values()) == [high, both, low]
+    assert list(table.items()) == list(zip(numbers[::-1], (high, both, low), strict=True))
+    assert dict(table) == rig.table.snapshot() == table
+    assert (table.get(numbers[0]), table.get(0)) == (low, None)
+    assert (numbers[0], low) in table.items()
+    left = iter(table.items())
+    del rig.table[numbers[1]]
+    assert len(list(left)) == 3
+    assert numbers[1] not in table
+    with pytest.raises(NoSuchRuleError, match="there is no rule"):
+        del rig.table[numbers[1]]
+    assert len(table) == 2
+    rig.oracle.rules = dict(table)
 
 
 def test_other_families_match_nothing(rig: Rig) -> None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from towpath.core.lb.plan import Plan, plan
+from towpath.core.lb.plan import Transition, plan
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.observe.counters import Counters
+from towpath.documents import Counters
 from towpath.model import Backend, Service
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from towpath.datapath.flows.count import Census
     from towpath.datapath.flows.flow_table import FlowTable
     from towpath.datapath.flows.nat_table import NatFlows
-    from towpath.datapath.observe.trace import Trace
+    from towpath.documents import Trace
     from towpath.model import FlowTuple
 
 
@@ -55,11 +55,11 @@ class MemoryDatapath:
         """There is no flow table."""
         raise NotImplementedError
 
-    def plan(self, services: Iterable[Service]) -> Plan:
+    def plan(self, services: Iterable[Service]) -> Transition:
         """By the real planner."""
         return plan(self.held.values(), services)
 
-    def apply(self, services: Iterable[Service]) -> Plan:
+    def apply(self, services: Iterable[Service]) -> Transition:
         """All or, when broken, a part."""
         services = tuple(services)
         made = self.plan(services)
@@ -82,7 +82,7 @@ class MemoryDatapath:
     def counters(self, cpu: int | None = None) -> Counters:
         """Nothing was counted."""
         del cpu
-        return Counters({}, {})
+        return Counters({})
 
     def members(self) -> dict[int, Member]:
         """There are no handles."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.unit.datapath.harness_program import Array
 
-    from towpath.core.lb.plan import Plan
+    from towpath.core.lb.plan import Transition
     from towpath.model import Address
     from towpath.model.kinds import Prefix
 
@@ -185,7 +185,7 @@ class Process:
             for key, each in self.tables.services.items()
         )
 
-    def check_room(self, plan: Plan) -> None:
+    def check_room(self, plan: Transition) -> None:
         """Raise CapacityError if a plan is foretold not to fit."""
         check(self.tables, plan.steps)
 

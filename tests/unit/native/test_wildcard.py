@@ -17,7 +17,7 @@ from tests.unit.wildcard.harness_half import Memory
 from tests.unit.wildcard.oracle_wildcard import Oracle, packets_for, rules
 
 from towpath.native.library import library
-from towpath.native.wildcard import Half, RefusedError, Status
+from towpath.native.wildcard import Half, Status, WriterError
 from towpath.wildcard import Packet, Rule
 from towpath.wildcard.codec import encode
 
@@ -102,7 +102,7 @@ def test_a_full_half_refuses_and_keeps_what_it_has() -> None:
     half = memory.open()
     records = [memory.encode(host_rule(host), host + 1) for host in range(501)]
     half.insert(b"".join(records[:500]))
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(WriterError) as refused:
         half.insert(records[500])
     assert refused.value.status is Status.FULL
     assert half.report().rules == half.report().limit == 500
@@ -117,7 +117,7 @@ def test_what_is_in_order_before_the_refused_is_in() -> None:
     memory = Memory(4, rules=10)
     half = memory.open()
     packed = b"".join(memory.encode(host_rule(host), host + 1) for host in range(12))
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(WriterError) as refused:
         half.insert(packed)
     assert (refused.value.status, refused.value.done) == (Status.FULL, 10)
     assert memory.numbers(half) == list(range(1, 11))
@@ -130,7 +130,7 @@ def test_rules_for_the_same_packets_are_refused_where_too_many() -> None:
     for number in range(1, 1025):
         half.insert(memory.encode(Rule(priority=number), number))
     assert memory.find(packet_from(1)) == 1024
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(WriterError) as refused:
         half.insert(memory.encode(Rule(), 1025))
     assert refused.value.status is Status.TOO_COMPLEX
     assert memory.numbers(half) == list(range(1024, 0, -1))
@@ -165,7 +165,7 @@ def test_churn_in_a_full_half_never_fails() -> None:
             gone = chance.choice(list(oracle.rules))
             half.delete([gone])
             del oracle.rules[gone]
-        with suppress(RefusedError):
+        with suppress(WriterError):
             half.insert(memory.encode(rule, number))
             oracle.insert(number, rule)
     assert memory.numbers(half) == [number for number, _ in oracle.in_order()]
@@ -199,7 +199,7 @@ def test_a_value_changes_in_place() -> None:
     half.set_value(1, 1 << 63)
     assert int(half.get(1)["head"]["value"]) == 1 << 63
     assert np.array_equal(before, memory.slots)
-    with pytest.raises(RefusedError):
+    with pytest.raises(WriterError):
         half.set_value(2, 0)
 
 
@@ -238,7 +238,7 @@ def test_devices_run_out_and_come_back() -> None:
     half = memory.open()
     given_out = {half.device(ifindex) for ifindex in range(1000, 1255)}
     assert given_out == set(range(1, 256))
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(WriterError) as refused:
         half.device(5000)
     assert refused.value.status is Status.NO_DEVICE
     assert half.device(1000) in given_out  # known
@@ -314,7 +314,7 @@ def test_damage_is_noticed_or_harmless(data: st.DataObject) -> None:
         words[at] ^= np.uint64(1) << np.uint64(data.draw(st.integers(0, 63)))
     try:
         half = memory.open()
-    except RefusedError as error:
+    except WriterError as error:
         refused = error.status
     else:
         assert half.report().rules <= 40
@@ -329,7 +329,7 @@ def test_arrays_of_another_kind_hold_no_table() -> None:
     memory = Memory(4)
     chance = np.random.default_rng(1)
     memory.index.view(np.uint64)[:] = chance.integers(0, 1 << 63, memory.index.nbytes // 8)
-    with pytest.raises(RefusedError, match="DAMAGED"):
+    with pytest.raises(WriterError, match="DAMAGED"):
         memory.open()
 
 

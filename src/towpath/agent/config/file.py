@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from towpath.agent.config.load import read_config
 from towpath.agent.config.watch import Watch
-from towpath.agent.errors import RefusedError
+from towpath.agent.errors import RequestError
 from towpath.api.documents import FileStatus
 from towpath.model import Config, ConfigError, Problem
 
@@ -62,6 +62,6 @@ class ConfigFile:
 
 def problems_in(error: Exception) -> tuple[Problem, ...]:
     """What an error says, as problems."""
-    if isinstance(error, ConfigError | RefusedError):
+    if isinstance(error, ConfigError | RequestError):
         return error.problems
     return (Problem(str(error)),)

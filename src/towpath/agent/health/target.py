@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from towpath.errors import Error
 from towpath.model.health import checked_address, first_port
 
 if TYPE_CHECKING:
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from towpath.model.service import Forwarding
 
 
-class FailedError(Exception):
+class FailedError(Error):
     """The backend did not pass; the message says why."""
 
 
-class UnableError(Exception):
+class UnableError(Error):
     """This node could not make the check; that says nothing about the backend."""
 
 

@@ -29,13 +29,12 @@ if TYPE_CHECKING:
     from towpath.agent.state.store import Store
     from towpath.core.health import Down
     from towpath.core.lb.leaving import LeavingByKey
-    from towpath.core.lb.plan import Plan
+    from towpath.core.lb.plan import Transition
     from towpath.datapath.balancer import Member
     from towpath.datapath.flows.count import Census
     from towpath.datapath.flows.flow_table import FlowTable
     from towpath.datapath.flows.nat_table import NatFlows
-    from towpath.datapath.observe.counters import Counters
-    from towpath.datapath.observe.trace import Trace
+    from towpath.documents import Counters, Plan, Trace
     from towpath.model import Address, FlowTuple
 
 log = logging.getLogger(__name__)
@@ -61,11 +60,11 @@ class Datapath(Protocol):
         """The services that are in the kernel."""
         ...
 
-    def plan(self, services: Iterable[Service]) -> Plan:
+    def plan(self, services: Iterable[Service]) -> Transition:
         """What apply() would do."""
         ...
 
-    def apply(self, services: Iterable[Service]) -> Plan:
+    def apply(self, services: Iterable[Service]) -> Transition:
         """Make the kernel hold these services; refused whole when they don't fit."""
         ...
 
@@ -218,7 +217,8 @@ class Controller:
             gone = self._pruned(services) if prune else ()
             desired = self.desired.changed(Owner.API, put=services, remove=gone)
         leaving = self._departures(desired, self.config)
-        return told(self.datapath.plan(self._effective(desired, leaving)), self.leaving, leaving)
+        wanted = self.datapath.plan(self._effective(desired, leaving))
+        return told(wanted.plan, self.leaving, leaving)
 
     def census(self, service: Service) -> tuple[Census, Service]:
         """Prepare to count the flows of a service's backends, and the service as it is in force."""
@@ -263,8 +263,8 @@ class Controller:
             write()
             if leaving != self.leaving:
                 self.store.put_leaving(leaving.values())
-            plan = self.datapath.apply(self._effective(desired, leaving))
-        plan = told(plan, self.leaving, leaving)
+            done = self.datapath.apply(self._effective(desired, leaving))
+        plan = told(done.plan, self.leaving, leaving)
         self.desired, self.leaving = desired, leaving
         return plan
 

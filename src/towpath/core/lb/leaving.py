@@ -11,13 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
-from towpath.core.lb.plan import Plan, ServiceChange, backends_gone
+from towpath.core.lb.plan import backends_gone
 from towpath.core.lb.states import BackendKey
 from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip
 from towpath.model.service import Backend, BackendState, Protocol, Service, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from towpath.documents import Plan, ServiceChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +105,8 @@ def told(made: Plan, before: Iterable[BackendKey], after: Iterable[BackendKey]) 
 def _told(
     change: ServiceChange, was: frozenset[BackendKey], leaves: frozenset[BackendKey]
 ) -> ServiceChange:
-    def among(keys: frozenset[BackendKey], backends: Iterable[Backend]) -> tuple[Backend, ...]:
-        return tuple(each for each in backends if BackendKey(change.key, each.address) in keys)
+    def among(keys: frozenset[BackendKey], backends: Iterable[Address]) -> tuple[Address, ...]:
+        return tuple(each for each in backends if BackendKey(change.service.key, each) in keys)
 
     # In order, and each once.
     changed = dict.fromkeys(
@@ -117,7 +119,7 @@ def _told(
     gone = among(leaves, changed)
     back = among(was - leaves, changed)
 
-    def others(backends: Iterable[Backend]) -> tuple[Backend, ...]:
+    def others(backends: Iterable[Address]) -> tuple[Address, ...]:
         return tuple(each for each in backends if each not in (*gone, *back))
 
     return replace(

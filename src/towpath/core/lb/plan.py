@@ -9,8 +9,8 @@ change: the service then keeps its flows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from towpath.core.lb.steps import (
     Step,
     WithdrawService,
 )
+from towpath.documents import Plan, ServiceChange, ServiceName
 from towpath.model.service import Backend, BackendState, Service, ServiceKey
 
 if TYPE_CHECKING:
@@ -39,76 +40,31 @@ if TYPE_CHECKING:
     from towpath.model.kinds import Address
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceChange:
-    """What becomes of one service."""
+class Change(NamedTuple):
+    """A service as it was and as it will be."""
 
     before: Service | None
     """None: the service is added."""
     after: Service | None
     """None: the service is removed."""
-    fields: tuple[str, ...] = ()
-    """Fields that differ, of those besides the backends; none if added or removed."""
-    backends_added: tuple[Backend, ...] = ()
-    backends_removed: tuple[Backend, ...] = ()
-    backends_reweighted: tuple[Backend, ...] = ()
-    """With their new weights."""
-    backends_restated: tuple[Backend, ...] = ()
-    """With their new states."""
-    backends_redirected: tuple[Backend, ...] = ()
-    """With their new ports."""
-    backends_leaving: tuple[Backend, ...] = ()
-    """Those of the removed that stay, draining, until their flows have ended."""
-    moved: float = 0.0
-    """Share (0..1) of new flows that go to another backend than before: 0 for a
-    service that is added, 1 for one that is removed."""
-
-    @property
-    def action(self) -> Literal["add", "remove", "change"]:
-        """What happens to the service as a whole."""
-        if self.before is None:
-            return "add"
-        return "remove" if self.after is None else "change"
-
-    @property
-    def service(self) -> Service:
-        """The service as it will be, or as it was if it is removed."""
-        service = self.after or self.before
-        if service is None:
-            raise ValueError("a change of nothing to nothing")
-        return service
-
-    @property
-    def key(self) -> ServiceKey:
-        """What the service is for, as it will be, or as it was if it is removed."""
-        return self.service.key
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do, in this order, and what it amounts to."""
+class Transition:
+    """The way from what is observed to what is desired: what to do, in this order."""
 
-    changes: tuple[ServiceChange, ...] = ()
-    """By service: removals, changes, additions."""
+    changes: tuple[Change, ...] = ()
+    """By service: removals, changes, additions. Those of ``plan``, with the whole services."""
     steps: tuple[Step, ...] = ()
-    moved: float = 0.0
-    """Share (0..1) of new flows of all services observed that move."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether all is as desired."""
-        return not self.changes
-
-    def of(self, action: Literal["add", "remove", "change"]) -> tuple[ServiceChange, ...]:
-        """Return the changes of one kind."""
-        return tuple(change for change in self.changes if change.action == action)
+    plan: Plan = field(default_factory=Plan)
+    """What it amounts to, as people are told."""
 
 
 def plan(
     observed: Iterable[Service],
     desired: Iterable[Service],
     traffic: Mapping[ServiceKey, float] | None = None,
-) -> Plan:
+) -> Transition:
     """Plan the way from ``observed`` to ``desired``; neither has a service twice.
 
     ``traffic`` says how many new flows each observed service gets, in any unit,
@@ -124,10 +80,12 @@ def plan(
     differing = [key for key, service in new.items() if not _equal(old_kept.get(key), service)]
     common = [_change(old_kept[key], new[key]) for key in _ordered(old_kept.keys() & differing)]
     additions = [_addition(new[key]) for key in _ordered(new.keys() - old_kept.keys())]
-    planned = [*removals, *(change for change in common if change), *additions]
-    changes = tuple(change for change, _ in planned)
-    steps = tuple(step for _, steps in planned for step in steps)
-    return Plan(changes, steps, _moved_overall(changes, before, traffic))
+    planned = [*removals, *(each for each in common if each), *additions]
+    steps = tuple(step for each in planned for step in each.steps)
+    told = Plan(
+        tuple(each.told for each in planned), len(steps), _moved_overall(planned, before, traffic)
+    )
+    return Transition(tuple(each.change for each in planned), steps, told)
 
 
 def backends_gone(
@@ -147,7 +105,12 @@ def backends_gone(
     )
 
 
-_Planned = tuple[ServiceChange, list[Step]]
+class _Planned(NamedTuple):
+    """What becomes of one service."""
+
+    change: Change
+    told: ServiceChange
+    steps: list[Step]
 
 
 # Up to so many changed services are compared with all others one by one.
@@ -241,7 +204,7 @@ def _ordered(keys: Iterable[ServiceKey]) -> list[ServiceKey]:
 
 
 def _moved_overall(
-    changes: Iterable[ServiceChange],
+    planned: Iterable[_Planned],
     observed: tuple[Service, ...],
     traffic: Mapping[ServiceKey, float] | None,
 ) -> float:
@@ -251,28 +214,47 @@ def _moved_overall(
         return 1.0 if traffic is None else traffic.get(key, 0.0)
 
     total = len(observed) if traffic is None else sum(flows(each.key) for each in observed)
-    moved = sum(change.moved * flows(change.key) for change in changes if change.before)
+    moved = sum(
+        each.told.moved * flows(each.told.service.key) for each in planned if each.change.before
+    )
     return moved / total if total else 0.0
 
 
 def _addition(service: Service) -> _Planned:
     key = service.key
-    return ServiceChange(None, service, backends_added=service.backends), [
-        CreateService(service),
-        *(AddBackend(key, backend) for backend in service.backends),
-        SetTable(key, service.backends),
-        PublishService(key),
-    ]
+    told = ServiceChange(
+        "add", ServiceName.of(service), backends_added=_addresses(service.backends)
+    )
+    return _Planned(
+        Change(None, service),
+        told,
+        [
+            CreateService(service),
+            *(AddBackend(key, backend) for backend in service.backends),
+            SetTable(key, service.backends),
+            PublishService(key),
+        ],
+    )
 
 
 def _removal(service: Service) -> _Planned:
     key = service.key
-    return ServiceChange(service, None, backends_removed=service.backends, moved=1.0), [
-        WithdrawService(key),
-        SetTable(key, ()),
-        *(RemoveBackend(key, backend.address) for backend in service.backends),
-        DiscardService(key),
-    ]
+    told = ServiceChange(
+        "remove",
+        ServiceName.of(service),
+        backends_removed=_addresses(service.backends),
+        moved=1.0,
+    )
+    return _Planned(
+        Change(service, None),
+        told,
+        [
+            WithdrawService(key),
+            SetTable(key, ()),
+            *(RemoveBackend(key, backend.address) for backend in service.backends),
+            DiscardService(key),
+        ],
+    )
 
 
 def _change(before: Service, after: Service) -> _Planned | None:
@@ -282,9 +264,9 @@ def _change(before: Service, after: Service) -> _Planned | None:
     removed = tuple(backend for backend in before.backends if backend.address not in new)
     changed = [each for each in after.backends if old.get(each.address, each) != each]
     differing = tuple(
-        field.name
-        for field in fields(Service)
-        if field.name != "backends" and getattr(before, field.name) != getattr(after, field.name)
+        each.name
+        for each in fields(Service)
+        if each.name != "backends" and getattr(before, each.name) != getattr(after, each.name)
     )
     if not (added or removed or changed or differing):
         return None
@@ -301,14 +283,30 @@ def _change(before: Service, after: Service) -> _Planned | None:
     steps += [RemoveBackend(key, backend.address) for backend in removed]
     if before.key != after.key:
         steps.append(MoveService(before.key, after.key))
-    moved = share_moved(before, after)
-    reweighted = tuple(each for each in changed if each.weight != old[each.address].weight)
-    restated = tuple(each for each in changed if each.state != old[each.address].state)
-    redirected = tuple(each for each in changed if each.port != old[each.address].port)
-    change = ServiceChange(
-        before, after, differing, added, removed, reweighted, restated, redirected, moved=moved
+
+    def differing_in(name: str) -> tuple[Address, ...]:
+        return tuple(
+            each.address
+            for each in changed
+            if getattr(each, name) != getattr(old[each.address], name)
+        )
+
+    told = ServiceChange(
+        "change",
+        ServiceName.of(after),
+        differing,
+        backends_added=_addresses(added),
+        backends_removed=_addresses(removed),
+        backends_reweighted=differing_in("weight"),
+        backends_restated=differing_in("state"),
+        backends_redirected=differing_in("port"),
+        moved=share_moved(before, after),
     )
-    return change, steps
+    return _Planned(Change(before, after), told, steps)
+
+
+def _addresses(backends: Iterable[Backend]) -> tuple[Address, ...]:
+    return tuple(backend.address for backend in backends)
 
 
 def _noted_early(before: Backend, after: Backend) -> bool:

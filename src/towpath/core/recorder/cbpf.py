@@ -13,6 +13,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from towpath.errors import Error
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -48,7 +50,7 @@ class Instruction(NamedTuple):
     k: int
 
 
-class TranslationError(ValueError):
+class TranslationError(Error, ValueError):
     """The program can't be translated; the message says why."""
 
 

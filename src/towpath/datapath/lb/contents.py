@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from towpath.core.lb.plan import Plan, plan
+from towpath.core.lb.plan import Transition, plan
 from towpath.core.lb.steps import RemoveBackend
 from towpath.datapath.lb import build
 from towpath.datapath.lb.admission import check
@@ -71,11 +71,11 @@ class Contents:
             for key, each in sorted(self.tables.services.items(), key=lambda item: item[0].order)
         }
 
-    def plan(self, services: Iterable[Service]) -> Plan:
+    def plan(self, services: Iterable[Service]) -> Transition:
         """Return what `apply` would do with ``services``."""
         return plan(self.observed(), tuple(services))
 
-    def apply(self, services: Iterable[Service]) -> Plan:
+    def apply(self, services: Iterable[Service]) -> Transition:
         """Make ``services`` what is in the kernel, step by step, and return the steps.
 
         Flows go on throughout. CapacityError: there is no room; nothing was changed then.

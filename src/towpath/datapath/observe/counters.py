@@ -4,62 +4,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from towpath.documents import BackendCounters, Counters, ServiceCounters, ServiceName
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.backends import BackendTable
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.maps.source import TableSource
-    from towpath.model.service import ServiceKey
+    from towpath.model.service import Service, ServiceKey
 
     Array = np.ndarray[Any, Any]
 
 _PREFIX = "VERDICT_"
 _FIRST_DROP = "DROP_NO_BACKEND"
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What was sent to a backend, and what could not be.
-
-    Bytes are of the IP packets before they were encapsulated. ``flows``: packets that
-    the flow table didn't know, so new flows mostly. ``dropped``: packets by the name of
-    their verdict, those that there were any of.
-    """
-
-    packets: int
-    bytes: int
-    flows: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceCounters:
-    """One service: what came in for it, in the same terms. ``drops`` is the sum of ``dropped``."""
-
-    packets: int
-    bytes: int
-    flows: int
-    drops: int
-    backends: dict[Address, Traffic]
-    dropped: dict[str, int] = field(default_factory=dict)
-    replies: int = 0
-    """What backends answered, of services that are forwarded by source NAT."""
-    reply_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """``verdicts``: packets by the name of their verdict, which every packet has one of."""
-
-    verdicts: dict[str, int]
-    services: dict[ServiceKey, ServiceCounters]
 
 
 def verdict_names(source: TableSource) -> dict[int, str]:
@@ -128,14 +91,19 @@ def read_counters(
     source: TableSource,
     backends: BackendTable,
     services: Iterable[Installed],
+    named: Mapping[ServiceKey, Service],
     cpu: int | None = None,
 ) -> Counters:
-    """Read everything at once, of all CPUs or of one; no system call per counter."""
+    """Read everything at once, of all CPUs or of one; no system call per counter.
+
+    ``named``: the services with their names. How many flows are active isn't counted here.
+    """
     reader = _Reader(source, cpu)
 
-    def traffic(handle: int) -> Traffic:
+    def traffic(address: Address, handle: int) -> BackendCounters:
         at = backends.index(handle)
-        return Traffic(
+        return BackendCounters(
+            address=address,
             packets=int(reader.backends["packets"][at]),
             bytes=int(reader.backends["bytes"][at]),
             flows=int(reader.backend_flows[at]),
@@ -145,17 +113,18 @@ def read_counters(
     def counted(service: Installed) -> ServiceCounters:
         at = service.index
         return ServiceCounters(
+            service=ServiceName.of(named[service.key]),
             packets=int(reader.services["packets"][at]),
             bytes=int(reader.services["bytes"][at]),
             flows=int(reader.services["flows"][at]),
             drops=int(reader.services["drops"][at]),
-            backends={address: traffic(handle) for address, handle in service.handles.items()},
+            backends=tuple(traffic(*each) for each in service.handles.items()),
             dropped=reader.dropped(reader.services["dropped"][at]),
             replies=int(reader.replies["packets"][at]),
             reply_bytes=int(reader.replies["bytes"][at]),
         )
 
-    return Counters(reader.verdicts(), {each.key: counted(each) for each in services})
+    return Counters(reader.verdicts(), tuple(map(counted, services)))
 
 
 def read_verdicts(source: TableSource) -> dict[str, int]:

@@ -8,7 +8,7 @@ knows that it must change nothing and write down what it decides.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,15 +16,15 @@ import numpy as np
 from towpath.datapath.address import family, unpack
 from towpath.datapath.observe.counters import verdict_names
 from towpath.datapath.observe.testpackets import sample
+from towpath.documents import ServiceName, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.program.program import LoadedProgram
     from towpath.model.flow import FlowTuple
-    from towpath.model.service import ServiceKey
+    from towpath.model.service import Service, ServiceKey
 
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 _ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
@@ -48,48 +48,17 @@ _FIB_RESULTS = (
 _OWN_RESULTS = {"FIB_NOT_ON_LINK": "behind a gateway"}
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """Every decision about one packet. What wasn't reached is None."""
-
-    flow: FlowTuple
-    device: str
-    verdict: str
-    service: ServiceKey | None = None
-    hash: int | None = None
-    flow_hit: bool | None = None
-    client_hit: bool | None = None
-    """Of a new flow to a service with affinity: whether its client was known."""
-    slot: int | None = None
-    table_size: int | None = None
-    backend: Address | None = None
-    forwarding: str | None = None
-    encapsulation: str | None = None
-    """With its outer source: of a service whose forwarding is dsr."""
-    outer_source: Address | None = None
-    """Where it comes from to the backend."""
-    source_port: int | None = None
-    """The same, of a flow that is translated already."""
-    destination_port: int | None = None
-    """Where it goes at the backend, of a packet that is translated."""
-    fib_result: str | None = None
-    egress: str | None = None
-    vlan: int | None = None
-    source_mac: str | None = None
-    next_hop_mac: str | None = None
-    mtu: int | None = None
-
-
 def run(
     program: LoadedProgram,
     flow: FlowTuple,
     device: tuple[int, str],
     services: Mapping[int, Installed],
+    named: Mapping[ServiceKey, Service],
 ) -> Trace:
     """Trace one packet that comes in on ``device``, an interface index and name.
 
-    ``services``: what is in the kernel, by index. One trace at a time: there is
-    one record to write to.
+    ``services``: what is in the kernel, by index; ``named``: the same with names. One trace
+    at a time: there is one record to write to.
     """
     table = program.maps["traces"]
     record = np.zeros((), program.btf.dtype("trace"))
@@ -102,7 +71,7 @@ def run(
         + sample(flow)
     )
     program.object.programs["towpath_lb"].test_run(frame)
-    return _decode(program, flow, device[1], services, table.lookup(0))
+    return _decode(program, flow, device[1], services, named, table.lookup(0))
 
 
 def _decode(
@@ -110,22 +79,24 @@ def _decode(
     flow: FlowTuple,
     device: str,
     services: Mapping[int, Installed],
+    named: Mapping[ServiceKey, Service],
     record: Any,
 ) -> Trace:
     verdict = verdict_names(program)[int(record["verdict"])]
-    found = Trace(flow, device, verdict)
+    found = Trace(str(flow), device, verdict)
     flags = {name: int(flag) for name, flag in program.btf.enum("trace_flags").__members__.items()}
     is_set = {name: bool(int(record["flags"]) & flag) for name, flag in flags.items()}
     service = services.get(int(record["service"]))
     if not is_set["TRACE_VIP"] or service is None:
         return found
+    name = ServiceName.of(named[service.key])
     by_maglev, known = is_set["TRACE_MAGLEV"], is_set["TRACE_FLOW_HIT"]
     if verdict == _REFUSED:
-        return replace(found, service=service.key)
+        return replace(found, service=name)
     asked_for_client = service.options.affinity is not None and not known
     found = replace(
         found,
-        service=service.key,
+        service=name,
         hash=int(record["hash"]),
         flow_hit=known,
         client_hit=is_set["TRACE_AFFINITY"] if asked_for_client else None,

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from towpath import __version__
@@ -149,6 +150,15 @@ class Recording(Closing):
         while size := self._read(buffer):
             yield view[:size]
         yield memoryview(self._statistics())
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give copies of the `chunks`, which may be kept."""
+        return map(bytes, self.chunks())
+
+    def save(self, path: Path | str) -> int:
+        """Write the file until it ends; returns its bytes."""
+        with Path(path).open("wb") as file:
+            return sum(map(file.write, self.chunks()))
 
     def _read(self, buffer: bytearray) -> int:
         if self._version != self._recorder.version:

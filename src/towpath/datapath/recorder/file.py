@@ -12,12 +12,13 @@ from pathlib import Path
 
 from towpath.closing import Closing
 from towpath.core.recorder.pcapng import whole
+from towpath.errors import Error
 
 STDOUT = Path("-")
 _CHECK_SECONDS = 1.0
 
 
-class CaptureFileError(Exception):
+class CaptureFileError(Error):
     """Nothing more can be written; the message says what there is."""
 
 

@@ -11,6 +11,7 @@ import ctypes
 import errno as errnos
 from typing import TYPE_CHECKING, NamedTuple
 
+from towpath.errors import Error
 from towpath.kernel.bpf._structs import MapBatchOpts
 from towpath.kernel.bpf.libbpf import lib
 from towpath.kernel.errors import ENOTSUPP
@@ -30,7 +31,7 @@ class Sizes(NamedTuple):
     value: int
 
 
-class BatchError(Exception):
+class BatchError(Error):
     """The kernel refused; ``number`` is the error number."""
 
     def __init__(self, number: int) -> None:

@@ -12,8 +12,10 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from towpath.errors import Error
 
-class BtfError(ValueError):
+
+class BtfError(Error, ValueError):
     """A blob that isn't BTF, or a type that isn't in it or that has no dtype."""
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from towpath.core.recorder.cbpf import Instruction
+from towpath.errors import Error
 from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _SNAPLEN = 65535
 _NETMASK_UNKNOWN = 0xFFFFFFFF
 
 
-class ExpressionError(ValueError):
+class ExpressionError(Error, ValueError):
     """libpcap doesn't understand the expression; the message has its reason."""
 
 

@@ -8,6 +8,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from towpath.errors import Error
+
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core import CoreSchema
@@ -17,7 +19,7 @@ _LONGEST = 60  # of what a message quotes, in characters
 _TEXT = (str, enum.Enum, Path, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
 
 
-class FieldError(ValueError):
+class FieldError(Error, ValueError):
     """A value that its field can't hold: what is wrong, and what is allowed."""
 
 

@@ -14,7 +14,8 @@ from tests.unit.core.model_datapath import Datapath
 
 from towpath.core.lb import steps
 from towpath.core.lb.options import FIELDS, Options
-from towpath.core.lb.plan import Plan, backends_gone, plan
+from towpath.core.lb.plan import Change, Transition, backends_gone, plan
+from towpath.documents import ServiceName
 from towpath.model import Affinity, Backend, BackendState, Protocol, Service, ServiceKey
 from towpath.model.kinds import Ports
 
@@ -141,10 +142,10 @@ def test_order_and_names_make_no_steps(
     chance.shuffle(others)
     found = plan(services, others)
     assert found.steps == ()
-    assert found.moved == 0
-    assert [change.fields for change in found.changes] == [("name",)] * len(services)
-    assert plan(services, services) == Plan()
-    assert plan(services, services).empty
+    assert found.plan.moved == 0
+    assert [change.fields for change in found.plan.changes] == [("name",)] * len(services)
+    assert plan(services, services) == Transition()
+    assert plan(services, services).plan.empty
 
 
 @given(services_of(), st.sampled_from(PORTS))
@@ -160,7 +161,7 @@ def test_a_service_that_gets_other_ports_keeps_all_else(
             continue
         found = plan(services, [*others, changed])
         assert found.steps == (steps.MoveService(service.key, key),)
-        (change,) = found.changes
+        (change,) = found.plan.changes
         assert (change.fields, change.moved) == (("port",), 0)
         unnamed = plan(services, [*others, replace(changed, name="somebody")])
         stays = service.key.ports.overlap(key.ports)
@@ -193,10 +194,11 @@ def test_addition_in_order() -> None:
         steps.SetTable(KEY, (first, second)),
         steps.PublishService(KEY),
     )
-    (change,) = found.of("add")
-    assert change.service == web(1, 2)
-    assert change.backends_added == (first, second)
-    assert change.moved == found.moved == 0
+    (change,) = found.plan.of("add")
+    assert change.service == ServiceName.of(web(1, 2))
+    assert found.changes == (Change(None, web(1, 2)),)
+    assert change.backends_added == (first.address, second.address)
+    assert change.moved == found.plan.moved == 0
 
 
 def test_removal_in_order() -> None:
@@ -208,9 +210,9 @@ def test_removal_in_order() -> None:
         steps.RemoveBackend(KEY, ADDRESSES[0]),
         steps.DiscardService(KEY),
     )
-    (change,) = found.of("remove")
-    assert (change.key, change.backends_removed) == (KEY, web(1).backends)
-    assert change.moved == found.moved == 1
+    (change,) = found.plan.of("remove")
+    assert (change.service.key, change.backends_removed) == (KEY, (ADDRESSES[0],))
+    assert change.moved == found.plan.moved == 1
 
 
 def test_change_in_order() -> None:
@@ -226,11 +228,11 @@ def test_change_in_order() -> None:
         steps.SetTable(KEY, after.backends),
         steps.RemoveBackend(KEY, ADDRESSES[0]),
     )
-    (change,) = found.of("change")
+    (change,) = found.plan.of("change")
     assert change.fields == ("flow_table",)
-    assert change.backends_added == (new,)
-    assert change.backends_reweighted == (Backend(ADDRESSES[1], 2),)
-    assert change.backends_removed == (Backend(ADDRESSES[0]),)
+    assert change.backends_added == (new.address,)
+    assert change.backends_reweighted == (ADDRESSES[1],)
+    assert change.backends_removed == (ADDRESSES[0],)
 
 
 def test_a_weight_from_zero_is_noted_last() -> None:
@@ -250,8 +252,8 @@ def test_a_port_is_noted_and_no_table_made() -> None:
     after = replace(before, backends=(before.backends[0], changed))
     for old, new in ((before, after), (after, before)):
         found = plan([old], [new])
-        (change,) = found.changes
-        assert change.backends_redirected == (new.backends[1],)
+        (change,) = found.plan.changes
+        assert change.backends_redirected == (new.backends[1].address,)
         assert (change.backends_restated, change.backends_reweighted) == ((), ())
         assert change.moved == 0
         assert found.steps == (steps.SetBackend(KEY, new.backends[1]),)
@@ -271,8 +273,8 @@ def test_states_are_noted_in_order() -> None:
     before = web(1, 1)
     after = restated(before, second=BackendState.DRAINING)
     found = plan([before], [after])
-    (change,) = found.changes
-    assert change.backends_restated == after.backends[1:]
+    (change,) = found.plan.changes
+    assert change.backends_restated == (after.backends[1].address,)
     assert change.backends_reweighted == ()
     assert change.moved == pytest.approx(0.5, abs=0.01)
     noted = steps.SetBackend(KEY, after.backends[1])
@@ -314,7 +316,7 @@ def test_backends_without_weight_need_no_table() -> None:
     """To add or remove one that gets no flows leaves the table as it is."""
     found = plan([web(1)], [web(1, 0)])
     assert found.steps == (steps.AddBackend(KEY, Backend(ADDRESSES[1], 0)),)
-    assert found.moved == 0
+    assert found.plan.moved == 0
     assert plan([web(1, 0)], [web(1)]).steps == (steps.RemoveBackend(KEY, ADDRESSES[1]),)
 
 
@@ -343,7 +345,7 @@ def test_options_change_in_one_step(changed: dict[str, Any]) -> None:
     for one, other in ((before, after), (after, before)):
         found = plan([one], [other])
         assert found.steps == (steps.SetOptions(KEY, Options.of(other)),)
-        (change,) = found.changes
+        (change,) = found.plan.changes
         assert change.fields == tuple(changed)
 
 
@@ -358,9 +360,9 @@ def test_share_moved_when_clients_are_hashed_instead_of_flows() -> None:
     """Another hash: a flow stays by chance only, as often as the weights have it."""
     one, other = web(1, 3), web(1, 3, affinity=Affinity())
     for before, after in ((one, other), (other, one)):
-        assert plan([before], [after]).moved == pytest.approx(1 - (1 / 16 + 9 / 16))
-    assert plan([other], [web(1, 3, affinity=Affinity(5))]).moved == 0
-    assert plan([web()], [web(affinity=Affinity())]).moved == 0
+        assert plan([before], [after]).plan.moved == pytest.approx(1 - (1 / 16 + 9 / 16))
+    assert plan([other], [web(1, 3, affinity=Affinity(5))]).plan.moved == 0
+    assert plan([web()], [web(affinity=Affinity())]).plan.moved == 0
 
 
 def test_a_vip_that_moves_to_another_name_stays_up() -> None:
@@ -369,38 +371,38 @@ def test_a_vip_that_moves_to_another_name_stays_up() -> None:
     other = Service("other", VIPS[1], 80, backends=(Backend(ADDRESSES[5]),), table_size=257)
     swapped = [replace(one, vip=other.vip), replace(other, vip=one.vip)]
     found = plan([one, other], swapped)
-    assert [change.fields for change in found.changes] == [("name",), ("name",)]
+    assert [change.fields for change in found.plan.changes] == [("name",), ("name",)]
     assert {type(step) for step in found.steps} == {
         steps.AddBackend,
         steps.SetTable,
         steps.RemoveBackend,
     }
-    assert found.moved == 1
+    assert found.plan.moved == 1
 
 
 def test_share_moved_is_that_of_the_tables() -> None:
     """One of two backends leaves: half of the flows move; the overall share is weighed."""
     idle = Service("idle", VIPS[1], 80, backends=(Backend(ADDRESSES[0]),), table_size=257)
     found = plan([web(1, 1), idle], [web(1), idle])
-    (change,) = found.changes
+    (change,) = found.plan.changes
     assert change.moved == pytest.approx(0.5, abs=0.01)
-    assert found.moved == pytest.approx(change.moved / 2)
+    assert found.plan.moved == pytest.approx(change.moved / 2)
     busy = plan([web(1, 1), idle], [web(1), idle], traffic={KEY: 3.0, idle.key: 1.0})
-    assert busy.moved == pytest.approx(change.moved * 3 / 4)
+    assert busy.plan.moved == pytest.approx(change.moved * 3 / 4)
 
 
 def test_another_table_size_moves_flows() -> None:
     """The share is of flows, not of slots: sizes may differ."""
-    (change,) = plan([web(1, 1)], [web(1, 1, table_size=251)]).changes
+    (change,) = plan([web(1, 1)], [web(1, 1, table_size=251)]).plan.changes
     assert 0 < change.moved < 1
-    (change,) = plan([web(1)], [web(1, table_size=251)]).changes
+    (change,) = plan([web(1)], [web(1, table_size=251)]).plan.changes
     assert change.moved == 0
 
 
 def test_removals_make_room_first() -> None:
     """What goes away goes before anything new comes."""
     gone, new = web(1), Service("new", VIPS[1], 80)
-    assert [change.action for change in plan([gone], [new]).changes] == ["remove", "add"]
+    assert [change.action for change in plan([gone], [new]).plan.changes] == ["remove", "add"]
 
 
 def test_a_service_given_twice_is_refused() -> None:

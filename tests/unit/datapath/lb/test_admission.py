@@ -12,7 +12,7 @@ from tests.unit.datapath.harness_memory import Memory, Process, assert_sound
 from tests.unit.datapath.harness_program import LINE
 from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, states
 
-from towpath.core.lb.plan import Plan, plan
+from towpath.core.lb.plan import Transition, plan
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.execute import execute
 from towpath.model import Backend, Service
@@ -29,7 +29,7 @@ small_memories = st.builds(
 )
 
 
-def foretold(process: Process, wanted: Plan) -> bool:
+def foretold(process: Process, wanted: Transition) -> bool:
     """Whether the steps are foretold to find room."""
     try:
         process.check_room(wanted)
@@ -38,7 +38,7 @@ def foretold(process: Process, wanted: Plan) -> bool:
     return True
 
 
-def carried_out(process: Process, wanted: Plan) -> bool:
+def carried_out(process: Process, wanted: Transition) -> bool:
     """Whether they did."""
     try:
         for step in wanted.steps:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions about flows, by the names that people have for things.
+"""Answers to questions about flows, by the names that people have for things.
 
 They are in two tables: those of services with ``forwarding: snat`` have one of their own. Which of
 them a backend's flows are in is its service's matter; what the other one may still have of it, from
@@ -8,14 +8,14 @@ before the forwarding was changed, no packet finds. In pages the flow table come
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from towpath.api import documents
+from towpath import documents
 from towpath.datapath.address import FAMILY_V4
 from towpath.datapath.flows.flow_table import Filter
 from towpath.datapath.flows.nat_table import STATES, Wanted
+from towpath.model.flow_question import FlowQuestion
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from towpath.datapath.flows.flow_table import Entries, FlowTable
     from towpath.datapath.flows.nat_table import NatFlows, Translations
     from towpath.model import Address, Service, ServiceKey
-    from towpath.model.kinds import Prefix
 
 Members = dict[int, "Member"]
 """By handle."""
@@ -42,53 +41,39 @@ class Tables(NamedTuple):
     translated: NatFlows
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Which flows are asked for; None: whatever they have there."""
-
-    service: str | None = None
-    """Name of the service."""
-    vip: Address | Prefix | None = None
-    """The VIP, as the service has it."""
-    backend: Address | None = None
-    client: Prefix | None = None
-    """Where the client's address is; an address is a prefix of its full length."""
-    max_idle: float | None = None
-    """Seconds: seen within this time."""
-    translated: tuple[Address, int | None] | None = None
-    """Address and perhaps port of ours that the backend sees: only translated flows have one."""
-    expired: bool = False
-    """Also translated flows whose time is over, and whose port no other has taken since."""
-
-    def plain(self, members: Members, names: Mapping[ServiceKey, str]) -> Filter:
-        """Return the same question for the flow table."""
-        mine = () if self.translated else self._handles(members, names, translated=False)
-        return Filter(mine, self.client, self.max_idle)
-
-    def wanted(self, members: Members, names: Mapping[ServiceKey, str]) -> Wanted:
-        """Return the same question for the table of translations."""
-        mine = self._handles(members, names, translated=True)
-        source, port = self.translated or (None, None)
-        return Wanted(Filter(mine, self.client, self.max_idle), source, port, self.expired)
-
-    def _handles(
-        self, members: Members, names: Mapping[ServiceKey, str], *, translated: bool
-    ) -> list[int]:
-        return [
-            handle
-            for handle, member in members.items()
-            if member.translated is translated and self._is_about(member, names)
-        ]
-
-    def _is_about(self, member: Member, names: Mapping[ServiceKey, str]) -> bool:
-        return (
-            (self.service is None or names.get(member.service) == self.service)
-            and (self.vip is None or member.service.vip == self.vip)
-            and (self.backend is None or member.backend == self.backend)
-        )
+def _plain(question: FlowQuestion, members: Members, names: Mapping[ServiceKey, str]) -> Filter:
+    """Return a question as the flow table takes it."""
+    mine = () if question.translated else _handles(question, members, names, translated=False)
+    return Filter(mine, question.client, question.max_idle)
 
 
-EVERY = Question()
+def _wanted(question: FlowQuestion, members: Members, names: Mapping[ServiceKey, str]) -> Wanted:
+    """Return the same question as the table of translations takes it."""
+    mine = _handles(question, members, names, translated=True)
+    source, port = question.translated or (None, None)
+    return Wanted(Filter(mine, question.client, question.max_idle), source, port, question.expired)
+
+
+def _handles(
+    question: FlowQuestion,
+    members: Members,
+    names: Mapping[ServiceKey, str],
+    *,
+    translated: bool,
+) -> list[int]:
+    return [
+        handle
+        for handle, member in members.items()
+        if member.translated is translated and _is_about(question, member, names)
+    ]
+
+
+def _is_about(question: FlowQuestion, member: Member, names: Mapping[ServiceKey, str]) -> bool:
+    return (
+        (question.service is None or names.get(member.service) == question.service)
+        and (question.vip is None or member.service.vip == question.vip)
+        and (question.backend is None or member.backend == question.backend)
+    )
 
 
 def names_of(services: Iterable[Service]) -> dict[ServiceKey, str]:
@@ -98,7 +83,7 @@ def names_of(services: Iterable[Service]) -> dict[ServiceKey, str]:
 
 def page(
     tables: Tables,
-    question: Question,
+    question: FlowQuestion,
     members: Members,
     names: Mapping[ServiceKey, str],
     *,
@@ -112,9 +97,9 @@ def page(
     """
     # One more than asked for, which tells whether there are more.
     wanted, before = limit + 1, tables.plain.capacity
-    plain = tables.plain.entries(question.plain(members, names), start=start, limit=wanted)
+    plain = tables.plain.entries(_plain(question, members, names), start=start, limit=wanted)
     translated = tables.translated.entries(
-        question.wanted(members, names), start=max(start - before, 0), limit=wanted - len(plain)
+        _wanted(question, members, names), start=max(start - before, 0), limit=wanted - len(plain)
     )
     places = [*plain.places.tolist(), *(translated.places + before).tolist()]
     rest = translated.only(slice(max(limit - len(plain), 0)))
@@ -126,12 +111,12 @@ def page(
 
 
 def counts(
-    tables: Tables, question: Question, members: Members, names: Mapping[ServiceKey, str]
+    tables: Tables, question: FlowQuestion, members: Members, names: Mapping[ServiceKey, str]
 ) -> documents.FlowCounts:
     """Return how many there are, by backend."""
-    translated = tables.translated.counts(question.wanted(members, names))
+    translated = tables.translated.counts(_wanted(question, members, names))
     # No handle is in both.
-    found = translated | tables.plain.counts(question.plain(members, names))
+    found = translated | tables.plain.counts(_plain(question, members, names))
     backends = tuple(
         documents.FlowCount(names.get(member.service, str(member.service)), member.backend, number)
         for handle, member in members.items()
@@ -148,9 +133,9 @@ def counts(
 
 def active(tables: Tables, members: Members) -> Active:
     """Return how many flows each backend has that were seen lately; 0 is told, too."""
-    question = Question(max_idle=ACTIVE_SECONDS)
-    found = tables.translated.counts(question.wanted(members, {}))
-    found |= tables.plain.counts(question.plain(members, {}))
+    question = FlowQuestion(max_idle=ACTIVE_SECONDS)
+    found = tables.translated.counts(_wanted(question, members, {}))
+    found |= tables.plain.counts(_plain(question, members, {}))
     made: Active = {}
     for handle, member in members.items():
         made.setdefault(member.service, {})[member.backend] = found.get(handle, 0)

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every request that the API takes, as a value: what to send, and what the answer is read as.
+
+Nothing here sends anything: :class:`towpath.Client` and :class:`towpath.AsyncClient` do, each in
+its own way.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+from towpath.api.captures import CaptureEntry
+from towpath.api.codec import build, plain
+from towpath.api.documents import (
+    BackendStatus,
+    Check,
+    Counters,
+    FlowCounts,
+    Flows,
+    Plan,
+    ServiceCounters,
+    ServiceEntry,
+    Status,
+    Trace,
+)
+from towpath.model.capture import parse_capture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from towpath.model import Address, Backend, BackendState, FlowTuple, Service
+    from towpath.model.capture import Capture
+    from towpath.model.fields import BackendFields, FlowFields
+
+T = TypeVar("T")
+
+# Flows asked for at a time: the most that the agent gives.
+PAGE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request."""
+
+    method: str
+    target: str
+    read: Callable[[bytes], T]
+    """What the body of an answer means."""
+    body: bytes | None = None
+    """JSON."""
+
+
+def _call(hint: type[T], method: str, path: str, body: object = None, **query: object) -> Call[T]:
+    """Return a call whose answer is a document of type ``hint``."""
+    given = {name: str(value) for name, value in query.items() if value is not None}
+    target = f"{path}?{urlencode(given)}" if given else path
+
+    def read(content: bytes) -> T:
+        found: T = build(hint, json.loads(content))
+        return found
+
+    return Call(method, target, read, None if body is None else json.dumps(body).encode())
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _forced(force: bool) -> str | None:  # noqa: FBT001 - a query
+    return "true" if force else None
+
+
+# Services
+
+
+def services() -> Call[tuple[ServiceEntry, ...]]:
+    """Every service, with its owner."""
+    return _call(tuple[ServiceEntry, ...], "GET", "/v1/services")
+
+
+def service(name: str) -> Call[ServiceEntry]:
+    """One service, with its owner."""
+    return _call(ServiceEntry, "GET", _path("services", name))
+
+
+def put_service(made: Service, *, force: bool) -> Call[Plan]:
+    """Add or replace one."""
+    path = _path("services", made.name)
+    return _call(Plan, "PUT", path, plain(made), force=_forced(force))
+
+
+def remove_service(name: str) -> Call[Plan]:
+    """Remove one."""
+    return _call(Plan, "DELETE", _path("services", name))
+
+
+def apply(made: Iterable[Service], *, prune: bool, force: bool) -> Call[Plan]:
+    """Add or replace several, all or none."""
+    body = {"services": plain(list(made)), "prune": prune, "force": force}
+    return _call(Plan, "POST", "/v1/apply", body)
+
+
+def plan(made: Iterable[Service], *, prune: bool, owner: str) -> Call[Plan]:
+    """What that would change."""
+    body = {"services": plain(list(made)), "prune": prune, "owner": str(owner)}
+    return _call(Plan, "POST", "/v1/plan", body)
+
+
+# Backends
+
+
+def set_backends(
+    name: str, backends: Iterable[Backend | BackendFields | Address | str], *, force: bool
+) -> Call[Plan]:
+    """Replace all backends of a service."""
+    path = _path("services", name, "backends")
+    return _call(Plan, "PUT", path, plain(list(backends)), force=_forced(force))
+
+
+def set_backend(
+    name: str,
+    address: Address | str,
+    weight: int | None,
+    state: BackendState | str | None,
+    port: int | None,
+) -> Call[Plan]:
+    """Add a backend, or change it."""
+    given = {"weight": weight, "state": None if state is None else str(state), "port": port}
+    body = {key: value for key, value in given.items() if value is not None}
+    return _call(Plan, "PUT", _path("services", name, "backends", str(address)), body)
+
+
+def remove_backend(name: str, address: Address | str, *, force: bool) -> Call[Plan]:
+    """Remove a backend."""
+    path = _path("services", name, "backends", str(address))
+    return _call(Plan, "DELETE", path, force=_forced(force))
+
+
+def backend_status(name: str) -> Call[tuple[BackendStatus, ...]]:
+    """State and flows of each backend of a service."""
+    path = _path("services", name, "backends", "status")
+    return _call(tuple[BackendStatus, ...], "GET", path)
+
+
+# What is going on
+
+
+def status() -> Call[Status]:
+    """The agent, its file and its limits."""
+    return _call(Status, "GET", "/v1/status")
+
+
+def health() -> Call[dict[str, str]]:
+    """Whether all is well."""
+    return _call(dict[str, str], "GET", "/v1/health")
+
+
+def checks(name: str | None) -> Call[tuple[Check, ...]]:
+    """How every backend is that is checked, or those of one service."""
+    return _call(tuple[Check, ...], "GET", "/v1/checks", service=name)
+
+
+def counters(*, per_cpu: bool) -> Call[Counters]:
+    """Packets and bytes by verdict, service and backend."""
+    return _call(Counters, "GET", "/v1/counters", per_cpu=per_cpu or None)
+
+
+def service_counters(name: str, *, per_cpu: bool) -> Call[ServiceCounters]:
+    """The same of one service."""
+    path = _path("services", name, "counters")
+    return _call(ServiceCounters, "GET", path, per_cpu=per_cpu or None)
+
+
+def flows(question: FlowFields, *, start: int, limit: int) -> Call[Flows]:
+    """A page of the flows that are remembered."""
+    return _call(Flows, "GET", "/v1/flows", **question, start=start, limit=limit)
+
+
+def count_flows(question: FlowFields) -> Call[FlowCounts]:
+    """How many there are, by backend."""
+    return _call(FlowCounts, "GET", "/v1/flows/count", **question)
+
+
+def trace(flow: FlowTuple | str, device: str | None) -> Call[Trace]:
+    """What the loaded program decides for a flow."""
+    return _call(Trace, "GET", "/v1/trace", flow=flow, device=device)
+
+
+def metrics() -> Call[str]:
+    """Prometheus metrics as text."""
+    return Call("GET", "/metrics", bytes.decode)
+
+
+# Captures
+
+
+def record(capture: Capture | Mapping[str, Any]) -> Call[bytes]:
+    """Begin a capture; its answer goes on until it ends. ConfigError: something is wrong."""
+    body = json.dumps(plain(parse_capture(capture))).encode()
+    return Call("POST", "/v1/captures", bytes, body)
+
+
+def captures() -> Call[tuple[CaptureEntry, ...]]:
+    """Captures that go on, and the last ones that have ended."""
+    return _call(tuple[CaptureEntry, ...], "GET", "/v1/captures")
+
+
+def capture(number: int) -> Call[CaptureEntry]:
+    """How far one has come."""
+    return _call(CaptureEntry, "GET", _path("captures", str(number)))
+
+
+def stop_capture(number: int) -> Call[CaptureEntry]:
+    """Have one end."""
+    return _call(CaptureEntry, "DELETE", _path("captures", str(number)))
+
+
+class Pages:
+    """Which pages of flows to ask for, to have at most ``limit`` of them."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._left = limit
+        self._start: int | None = 0
+
+    @property
+    def next(self) -> tuple[int, int] | None:
+        """Where the next page begins and how long it is to be; None: that's all."""
+        if self._start is None or self._left == 0:
+            return None
+        return self._start, PAGE if self._left is None else min(self._left, PAGE)
+
+    def got(self, page: Flows) -> None:
+        """Note what came."""
+        if self._left is not None:
+            self._left -= len(page.flows)
+        self._start = page.following
