@@ -13,6 +13,7 @@ import pytest
 from tests.lab.harness_agent import (
     DEVICE,
     DNS,
+    LIMITS,
     MAIL,
     PINS,
     WEB,
@@ -24,6 +25,7 @@ from tests.lab.harness_agent import (
 )
 
 from towpath.api.client import Client
+from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +116,59 @@ def test_a_second_agent_on_the_same_socket_is_refused(agent: Agent, tmp_path: Pa
     assert ran.returncode == 1
     assert f"another agent answers at {agent.socket}" in ran.stderr
     assert names(agent) == {"web"}
+
+
+# Without devices
+
+
+def without_devices(agent: Agent) -> None:
+    """Take what the load balancer needs out of the file."""
+    agent.config = {key: agent.config[key] for key in ("api", "state")}
+    agent.write()
+
+
+def test_an_agent_needs_no_device(tmp_path: Path) -> None:
+    """It serves its API, and says what it does: nothing."""
+    agent = Agent(tmp_path)
+    without_devices(agent)
+    agent.start()
+    with Client(agent.socket) as client:
+        client.health()
+        status = client.status()
+        assert "towpath_agent_info" in client.metrics()
+    assert status.devices == ()
+    assert status.capabilities == {}
+    assert agent.command("status").returncode == 0
+    assert agent.command("status", "--counters").returncode == 0
+    refused = agent.command("service", "list")
+    assert refused.returncode == 1
+    assert "not configured here: devices" in refused.stderr
+    agent.write(devices=[DEVICE])
+    with Client(agent.socket) as client:
+        wait_until(lambda: bool(client.status().file.problems), seconds=10, what="a refusal")
+        assert [each.field for each in client.status().file.problems] == ["devices"]
+    assert agent.end() == 0
+    assert not PINS.exists()
+
+
+def test_a_load_balancer_that_is_no_longer_configured_is_detached(agent: Agent) -> None:
+    """By the next agent, unless the API has services that it would then forget."""
+    put(agent, MAIL)
+    agent.end()
+    without_devices(agent)
+    error = refused_start(agent)
+    assert "devices is missing, but services were set through the API: mail;" in error
+    assert programs() != []
+    agent.write(devices=[DEVICE], limits=LIMITS)
+    agent.start()
+    with Client(agent.socket) as client:
+        client.remove_service("mail")
+    agent.end()
+    without_devices(agent)
+    agent.start()
+    assert programs() == []
+    assert agent.end() == 0
+    assert not PINS.exists()
 
 
 # Starts that are refused

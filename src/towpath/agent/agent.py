@@ -1,252 +1,234 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API and the metrics ask of a running agent."""
+"""An agent's life: its parts, its configuration file, and what it says of itself."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
+import logging
 import os
 import resource
-from collections import Counter
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from towpath import __version__, errors
-from towpath.agent.captures import Captures
-from towpath.agent.config.file import now
-from towpath.agent.errors import AgentError, ConflictError, NotFoundError
-from towpath.agent.http import present
-from towpath.agent.http.metrics import registry
+from towpath import __version__
+from towpath.agent import systemd
+from towpath.agent.errors import InvalidError
+from towpath.agent.http.metrics import agent_metrics, registry
+from towpath.agent.parts import Given
+from towpath.agent.sources.file import FileSource
+from towpath.agent.sources.intake import Intake, now
+from towpath.agent.state.writer import Writer
+from towpath.agent.supervisor import Supervisor
 from towpath.api import documents
-from towpath.core.health import State
-from towpath.core.lb.counted import backend_status, service_with_active, with_active
-from towpath.datapath.errors import DatapathError
-from towpath.datapath.flows.answers import Active, Members, Tables, active, counts, names_of, page
-from towpath.kernel.errors import KernelError
-from towpath.model import ConfigError
-from towpath.model.rules import sources_needed
+from towpath.capabilities import API, CAPABILITIES, FILE
+from towpath.closing import Closing
+from towpath.model import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator
+
+    from prometheus_client.core import Metric
 
     from towpath.agent.config.file import ConfigFile
-    from towpath.agent.health.monitor import Monitor
-    from towpath.agent.state.controller import Controller
-    from towpath.agent.state.desired import Desired
-    from towpath.agent.state.writer import Writer
-    from towpath.datapath.balancer import Balancer
-    from towpath.datapath.recorder.capture import Recording
-    from towpath.documents import Counters, Plan
-    from towpath.model import FlowTuple, ServiceKey
-    from towpath.model.capture import Capture
-    from towpath.model.flow_question import FlowQuestion
-    from towpath.native.records import Fate
+    from towpath.agent.parts import Part
+    from towpath.model import Config
 
-    _Asked = tuple[Tables, FlowQuestion, Members, Mapping[ServiceKey, str]]
+log = logging.getLogger(__name__)
 
-Args = ParamSpec("Args")
+T = TypeVar("T")
 
-# What a change may be refused with; anything else is a fault of ours.
-REFUSALS = (ConfigError, AgentError, DatapathError, KernelError)
+FIXED = ("api", "metrics", "state")
+"""Keys of the configuration that can't change while an agent runs, whatever its parts."""
 
 
-class _Seen(NamedTuple):
-    """What the kernel has counted, by CPU if asked for, and whose its handles are."""
+class Agent(Closing):
+    """The parts that a file's configuration asks for, started in their order.
 
-    counters: Counters
-    members: Members
-    cpus: list[Counters]
+    Raises what the first part raises that can't start; what was in force then still is. Closing
+    it ends the parts in the opposite order, and leaves what they have in the kernel, unless
+    ``detach_on_exit``.
+    """
 
-
-class Host:
-    """A controller, its thread, its file and its health checks, as one."""
-
-    def __init__(
-        self,
-        controller: Controller,
-        writer: Writer,
-        file: ConfigFile,
-        balancer: Balancer,
-        monitor: Monitor,
-    ) -> None:
-        self.controller = controller
-        self.writer = writer
-        self.file = file
-        self.balancer = balancer
-        self.monitor = monitor
+    def __init__(self, file: ConfigFile, *, detach_on_exit: bool = False) -> None:
+        self.config = file.first
         self.started = now()
-        # What the file was refused for contradicting; None when that is not why.
-        self._contradicted: Desired | None = None
-        self.captures = Captures(self.record)
-        self.registry = registry(self.counters, self.status, self.checks)
+        self.supervisor = Supervisor()
+        self.registry = registry(self._metrics)
+        self.parts: tuple[Part, ...] = ()
+        self._trouble: str | None = None
+        self._faults: dict[str, str] = {}
+        self._detach_on_exit = detach_on_exit
+        with ExitStack() as undo:
+            self._writer = undo.enter_context(Writer())
+            for capability in CAPABILITIES:
+                given = Given(self.config, self._writer, capability.pins(self.config))
+                if capability.configured(self.config):
+                    part: Part = capability.load("agent", "start")(given)
+                    undo.callback(self._end, part)
+                    self.parts = (*self.parts, part)
+                elif capability.left(self.config):
+                    capability.load("agent", "forget")(given)
+            # Nothing changes any more when the parts end.
+            undo.callback(self._writer.close)
+            self._undo = undo.pop_all()
+        self.file = FileSource(file, Intake(str(file.path), self._reload, self._desired))
+        settle()
 
-    async def write(
-        self, change: Callable[Args, Plan], *args: Args.args, **kwargs: Args.kwargs
-    ) -> Plan:
-        """Run one of the controller's changes on the writer's thread."""
-        return await self.writer.run(change, *args, **kwargs)
+    def close(self) -> None:
+        """End all parts."""
+        self._undo.close()
 
-    async def reload(self) -> None:
-        """Take the configuration file over, or note why not."""
+    def _end(self, part: Part) -> None:
         try:
-            # Not on the writer's thread: changes go on while a large file is read.
-            config = await asyncio.to_thread(self.file.read)
-            await self.writer.run(self.controller.reload, config)
-        except REFUSALS as error:
-            self.file.refuse(error)
-            contradiction = isinstance(error, ConflictError | DatapathError)
-            self._contradicted = self.controller.desired if contradiction else None
-        else:
-            self.file.accept()
-            self._contradicted = None
+            if self._detach_on_exit:
+                part.detach()
+            part.close()
+        except Exception:
+            log.exception("%s did not end as it should", part.name)
+
+    # ---- Life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin the background work. For the event loop."""
+        self.supervisor.start("configuration file", self.file.run)
+        for part in self.parts:
+            for name, work in part.tasks().items():
+                self.supervisor.start(name, work)
+        systemd.ready(self.summary())
+
+    def stop(self) -> None:
+        """End what requests are waiting for: the server is about to go."""
+        for part in self.parts:
+            part.stop()
+
+    async def end(self) -> None:
+        """End the background work."""
+        systemd.stopping()
+        await self.supervisor.stop()
+
+    def _desired(self) -> tuple[object, ...]:
+        return tuple(part.desired() for part in self.parts)
+
+    async def _reload(self, config: Config) -> None:
+        """Have all parts take a changed configuration over, or none."""
+        systemd.reloading()
+        try:
+            if problems := list(needs_restart(self.config, config, self.parts)):
+                raise InvalidError(problems)
+            await self._writer.run(self._apply, config)
             settle()
+        finally:
+            systemd.ready(self.summary())
 
-    def may_fit_now(self) -> bool:
-        """Whether the services that the file was refused for have changed since."""
-        before = self._contradicted
-        return before is not None and before is not self.controller.desired
+    def _apply(self, config: Config) -> None:
+        """Apply part by part; when one refuses, those before it get back what was in force."""
+        for number, part in enumerate(self.parts):
+            try:
+                part.apply(config)
+            except BaseException:
+                self._undo_apply(self.parts[:number])
+                raise
+        self.config, self._trouble = config, None
 
-    async def reap(self) -> None:
-        """Let those go that were removed and whose flows have ended, or whose time is over."""
-        leaving = self.controller.leaving
-        census = await self.writer.run(self.controller.datapath.census, leaving)
-        flows = await asyncio.to_thread(census.count, self.controller.config.drain.idle)
-        await self.writer.run(self.controller.reap, leaving, flows)
+    def _undo_apply(self, parts: Iterable[Part]) -> None:
+        for part in parts:
+            try:
+                part.apply(self.config)
+            except Exception:
+                log.exception(
+                    "%s could not be brought back to the configuration in force", part.name
+                )
+                self._trouble = f"{part.name} has a configuration that was refused; see the log"
 
-    def backend_status(self, name: str) -> tuple[documents.BackendStatus, ...]:
-        """Count the flows of a service's backends, those that are leaving included."""
-        service = self.controller.desired.get(name).service
-        census, found = self.writer.call(self.controller.census, service)
-        flows = census.count(self.controller.config.drain.idle)
-        return backend_status(found, flows, self.controller.leaving)
-
-    def counters(self, *, per_cpu: bool = False) -> documents.Counters:
-        """Read the kernel's counters, and the flows. Takes a thread some 10 ms."""
-        seen = self._look(per_cpu=per_cpu)
-        return with_active(
-            seen.counters, self.controller.desired.services(), self._active(seen), seen.cpus
-        )
-
-    def service_counters(self, name: str, *, per_cpu: bool) -> documents.ServiceCounters:
-        """The same of one service. NotFoundError: there is none of that name."""
-        service = self.controller.desired.get(name).service
-        seen = self._look(per_cpu=per_cpu)
-        try:
-            return service_with_active(service, seen.counters, self._active(seen), seen.cpus)
-        except errors.NotFoundError:
-            message = f"service {name!r} is not in the kernel; see /v1/health"
-            raise NotFoundError(message) from None
-
-    def list_flows(self, question: FlowQuestion, *, start: int, limit: int) -> dict[str, Any]:
-        """A page of the flows, in JSON's types. NotFoundError: no such service."""
-        return page(*self._asked(question), start=start, limit=limit)
-
-    def count_flows(self, question: FlowQuestion) -> documents.FlowCounts:
-        """How many flows there are. NotFoundError: no such service."""
-        return counts(*self._asked(question))
-
-    @property
-    def flow_span(self) -> float:
-        """Seconds within which the flows have to be read again."""
-        return min(table.span_seconds for table in self._tables)
-
-    def age_flows(self) -> None:
-        """Read the flows, so that ages stay right though nobody asks."""
-        for table in self._tables:
-            table.counts()
-
-    @property
-    def _tables(self) -> Tables:
-        datapath = self.controller.datapath
-        return Tables(datapath.flow_table, datapath.nat_flows)
-
-    def _asked(self, question: FlowQuestion) -> _Asked:
-        if question.service is not None:
-            self.controller.desired.get(question.service)
-        members = self.writer.call(self.controller.datapath.members)
-        names = names_of(self.controller.desired.services())
-        return self._tables, question, members, names
-
-    def _active(self, seen: _Seen) -> Active:
-        return active(self._tables, seen.members)
-
-    def _look(self, *, per_cpu: bool) -> _Seen:
-        """What the writer's thread has to be asked for, all at one moment."""
-        datapath = self.controller.datapath
-
-        def look() -> _Seen:
-            cpus = [datapath.counters(cpu) for cpu in datapath.cpus] if per_cpu else []
-            return _Seen(datapath.counters(), datapath.members(), cpus)
-
-        return self.writer.call(look)
-
-    def _states(self) -> dict[str, int]:
-        """How many backends are in each state that one is in."""
-        counts = Counter(record.standing.state for record in self.monitor.roster.records())
-        return {str(state): counts[state] for state in State if counts[state]}
-
-    def checks(self) -> tuple[documents.Check, ...]:
-        """How every backend is that is checked."""
-        return tuple(map(present.check, self.monitor.roster.records()))
+    # ---- What it says of itself ------------------------------------------------------------------
 
     @property
     def trouble(self) -> str | None:
         """What is wrong with the agent itself, None when all is well."""
-        return self.controller.trouble or self.monitor.trouble
+        parts = (*(part.trouble for part in self.parts), *self._faults.values())
+        found = (self._trouble, *parts, *self.supervisor.troubles)
+        return "; ".join(each for each in found if each) or None
 
-    async def trace(self, flow: FlowTuple, device: str | None) -> documents.Trace:
-        """Ask the loaded program about a flow."""
-        return await self.writer.run(self.controller.datapath.trace, flow, device)
+    def summary(self) -> str:
+        """One line for systemctl status."""
+        return ", ".join(self._summaries().values()) or "nothing that is configured"
 
-    def record(self, capture: Capture) -> Recording:
-        """Begin a capture, in any thread but the writer's."""
+    def _summaries(self) -> dict[str, str]:
+        unread = "it can't be read"
+        return {
+            part.name: self._asked(part, "summary", part.summary, unread) for part in self.parts
+        }
 
-        def describe(fate: Fate) -> str:
-            return self.writer.call(self.balancer.fate, fate)
-
-        # Loading takes a while, in which changes go on.
-        services = self.writer.call(self.balancer.observed)
-        return self.balancer.recorder.start(capture, services, describe)
+    def _asked(self, part: Part, question: str, ask: Callable[[], T], otherwise: T) -> T:
+        """What a part answers. One that can't is told as trouble, and is no other's concern."""
+        question = f"{part.name}: {question}"
+        try:
+            answer = ask()
+        except Exception as error:
+            trouble = f"{question}: {str(error) or type(error).__name__}"
+            if self._faults.get(question) != trouble:
+                log.exception(question)
+            self._faults[question] = trouble
+            return otherwise
+        self._faults.pop(question, None)
+        return answer
 
     def metrics(self) -> tuple[bytes, str]:
         """Prometheus metrics as text, and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
-    def summary(self) -> str:
-        """One line for systemctl status."""
-        return f"{len(self.controller.desired.services())} services"
+    def _metrics(self) -> Iterator[Metric]:
+        for part in self.parts:
+            none: list[Metric] = []
+            yield from self._asked(part, "metrics", partial(_listed, part), none)
+        yield from agent_metrics(self.status())
 
     def status(self) -> documents.Status:
         """The agent as a whole."""
-        config, entries = self.controller.config, list(self.controller.desired)
-        services = [entry.service for entry in entries]
-        used = {
-            "services": len(services),
-            "backends": sum(len(service.backends) for service in services)
-            + len(self.controller.leaving),
-            "table_slots": sum(service.table_size for service in services if service.backends),
-            "sources": sources_needed(service.allow_from for service in services),
+        facts: dict[str, Any] = {
+            "devices": (),
+            "services": dict.fromkeys((FILE, API), 0),
+            "limits": {},
         }
+        for part in self.parts:
+            none: dict[str, Any] = {}
+            facts |= self._asked(part, "facts", part.facts, none)
         return documents.Status(
             version=__version__,
             pid=os.getpid(),
             started=self.started,
-            devices=config.devices,
             file=self.file.status,
-            services={"file": 0, "api": 0} | Counter(str(entry.owner) for entry in entries),
-            limits={
-                name: documents.Use(number, getattr(config.limits, name))
-                for name, number in used.items()
-            },
-            state=config.state.directory,
-            pins=config.state.pins,
-            metrics=config.metrics.listen,
+            state=self.config.state.directory,
+            pins=self.config.state.pins,
+            metrics=self.config.metrics.listen,
             resident_bytes=resident_bytes(),
+            capabilities=self._summaries(),
             trouble=self.trouble,
-            checks=self._states(),
+            **facts,
         )
+
+
+def needs_restart(running: Config, new: Config, parts: Iterable[Part]) -> Iterator[Problem]:
+    """Problems for each key that differs and that can't change while an agent runs."""
+    keys = [*(key for part in parts for key in part.fixed), *FIXED]
+    for key in keys:
+        if running.section(key) != new.section(key):
+            yield Problem("can't change while the agent runs; restart it to take it over", key)
+    for name in sorted({*running.sections} ^ {*new.sections}):
+        if name not in keys:
+            what = "removed" if name in running.sections else "added"
+            yield Problem(f"can't be {what} while the agent runs; restart it", name)
+    if not running.devices and new.devices:
+        yield Problem("can't be added while the agent runs; restart it", "devices")
+
+
+def _listed(part: Part) -> list[Metric]:
+    """A part's metrics, all of them or an error."""
+    return list(part.metrics())
 
 
 def settle() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from towpath.datapath.errors import DatapathError
 from towpath.errors import Error
-from towpath.model import Problem
+from towpath.kernel.errors import KernelError
+from towpath.model import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,3 +40,7 @@ class ConflictError(RequestError):
 
 class NotFoundError(RequestError):
     """The request names something that is not there."""
+
+
+# What a change may be refused with; anything else is a fault of ours.
+REFUSALS = (ConfigError, AgentError, DatapathError, KernelError)

@@ -11,19 +11,12 @@ import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from towpath.agent.agent import Host, settle
+from towpath.agent.agent import Agent
 from towpath.agent.config.file import ConfigFile
 from towpath.agent.errors import AgentError
-from towpath.agent.health.monitor import Monitor
 from towpath.agent.http.listen import unix_socket
 from towpath.agent.http.metrics import served
 from towpath.agent.http.server import serve
-from towpath.agent.state.controller import Controller
-from towpath.agent.state.desired import Desired
-from towpath.agent.state.store import Store
-from towpath.agent.state.writer import Writer
-from towpath.datapath.balancer import Balancer
-from towpath.datapath.snat.table import check as check_snat
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError
 
@@ -32,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
-
-DATABASE = "state.db"
 
 # A thread that computes gives way after this many seconds. The default, 5 ms, is
 # as long as a change of a backend may take altogether.
@@ -55,32 +46,11 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
     config.state.directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(_sole(config.state.directory))
-        store = stack.enter_context(Store(config.state.directory / DATABASE))
-        # Contradictions are found before anything is attached.
-        check_snat(config.snat, Desired.of(config.services, store.services()).services())
         listener = stack.enter_context(unix_socket(config.api.socket))
-        balancer = stack.enter_context(
-            Balancer(
-                config.devices,
-                source=config.source,
-                icmp=config.icmp,
-                limits=config.limits,
-                pins=config.state.pins,
-                snat=config.snat,
-                mark=config.checks.mark,
-            )
-        )
-        if detach_on_exit:
-            stack.callback(balancer.detach)
-        controller = Controller(config, store, balancer)
-        writer = stack.enter_context(Writer())
-        writer.call(controller.start)
-        monitor = Monitor(controller, writer, balancer.health, concurrent=config.checks.concurrent)
-        host = Host(controller, writer, file, balancer, monitor)
-        settle()
-        stack.enter_context(served(config.metrics.address, host.registry))
-        log.info("serving %s at %s", host.summary(), config.api.socket)
-        asyncio.run(serve(host, listener))
+        agent = stack.enter_context(Agent(file, detach_on_exit=detach_on_exit))
+        stack.enter_context(served(config.metrics.address, agent.registry))
+        log.info("serving %s at %s", agent.summary(), config.api.socket)
+        asyncio.run(serve(agent, listener))
 
 
 @contextmanager

@@ -252,6 +252,13 @@ class AsyncClient:
         """Have a capture end: whoever reads it gets the rest of the file."""
         return await self._ask(calls.stop_capture(number))
 
+    async def get(self, path: str) -> Any:
+        """Return what the agent answers to GET on a path below /v1, in JSON's types.
+
+        For capabilities that have no method here.
+        """
+        return await self._ask(calls.get(path))
+
     async def metrics(self) -> str:
         """Prometheus metrics as text."""
         return await self._ask(calls.metrics())

@@ -189,6 +189,11 @@ def trace(flow: FlowTuple | str, device: str | None) -> Call[Trace]:
     return _call(Trace, "GET", "/v1/trace", flow=flow, device=device)
 
 
+def get(path: str) -> Call[Any]:
+    """Whatever is at a path below /v1, in JSON's types."""
+    return Call("GET", f"/v1/{path}", json.loads)
+
+
 def metrics() -> Call[str]:
     """Prometheus metrics as text."""
     return Call("GET", "/metrics", bytes.decode)

@@ -236,6 +236,13 @@ class Client(Balancing):
         """Have a capture end: whoever reads it gets the rest of the file."""
         return self._ask(calls.stop_capture(number))
 
+    def get(self, path: str) -> Any:
+        """Return what the agent answers to GET on a path below /v1, in JSON's types.
+
+        For capabilities that have no method here.
+        """
+        return self._ask(calls.get(path))
+
     def metrics(self) -> str:
         """Prometheus metrics as text."""
         return self._ask(calls.metrics())

@@ -27,7 +27,6 @@ from towpath.documents import (
     Translation,
 )
 from towpath.model import Address, CheckType, Device, Problem, Service
-from towpath.model.owner import Owner
 
 __all__ = [
     "BackendCounters",
@@ -57,8 +56,9 @@ __all__ = [
 class ServiceEntry:
     """A service and where it comes from."""
 
-    owner: Owner
-    """file: it can only be changed in the configuration file. api: anyone may change it."""
+    owner: str
+    """Its source, the only place to change it. file: the configuration file. api: anyone may
+    change it. An agent may have others."""
     service: Service
 
 
@@ -101,6 +101,21 @@ class FileStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """A source of services, and what became of what it has."""
+
+    accepted: str | None = None
+    """When the services that are in force were taken over, ISO 8601; None: before the agent
+    started."""
+    refused: str | None = None
+    """When later ones were refused; None when there are none."""
+    problems: tuple[Problem, ...] = ()
+    """Why they were refused."""
+    trouble: str | None = None
+    """Why the source can't be read just now; None when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
 class Use:
     """How much of a limit is taken."""
 
@@ -128,3 +143,7 @@ class Status:
     """What is wrong with the agent itself; None when all is well."""
     checks: dict[str, int] = field(default_factory=dict)
     """Backends that are checked, by their state."""
+    capabilities: dict[str, str] = field(default_factory=dict)
+    """What the agent does: each capability that is configured, in a few words."""
+    sources: dict[str, SourceStatus] = field(default_factory=dict)
+    """Where services come from, besides the file."""

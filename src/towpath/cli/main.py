@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from towpath import __version__
+from towpath.capabilities import CAPABILITIES
 from towpath.cli.command import LazyGroup, Verb
 from towpath.errors import Error
 
@@ -29,6 +30,8 @@ VERBS = {
     "lab": Verb("towpath.cli.lab:lab", "A load balancer, clients and backends in namespaces."),
     "bench": Verb("towpath.cli.bench:bench", "Time the datapath inside the kernel."),
 }
+
+VERBS |= {each.name: Verb(each.command(), each.summary) for each in CAPABILITIES if each.summary}
 
 EXAMPLES = {
     "towpath agent --config /etc/towpath/towpath.yaml": "Run the agent in the foreground.",

@@ -38,8 +38,8 @@ def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> Non
 
     with Client(socket_path) as client:
         found = client.status()
-        checks = client.checks()
-        counters = client.counters(per_cpu=per_cpu) if counted else None
+        checks = client.checks() if found.devices else ()
+        counters = client.counters(per_cpu=per_cpu) if counted and found.devices else None
     data = {"status": plain(found), "checks": plain(checks)}
     if counters is not None:
         data["counters"] = plain(counters)
@@ -60,12 +60,15 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "version", status.version
     yield "process", f"{status.pid}, {status.resident_bytes / MEBIBYTE:.0f} MiB"
     yield "started", status.started
-    yield "devices", ", ".join(f"{each.name} ({each.mode})" for each in status.devices)
+    if status.devices:
+        yield "devices", ", ".join(f"{each.name} ({each.mode})" for each in status.devices)
+    yield from status.capabilities.items() or (("capabilities", "none is configured"),)
     yield "file", f"{status.file.path}, in force since {status.file.accepted}"
     if status.file.refused:
         yield "refused", f"its content of {status.file.refused}:"
         for problem in status.file.problems:
             yield "", str(problem)
+    yield from _sources(status)
     owners = ", ".join(f"{number} by {owner}" for owner, number in status.services.items())
     for name, use in status.limits.items():
         by = f" ({owners})" if name == "services" else ""
@@ -77,6 +80,15 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "metrics", status.metrics or "on the API's socket only"
     if status.trouble:
         yield "trouble", status.trouble
+
+
+def _sources(status: Status) -> Iterator[tuple[str, str]]:
+    for name, source in status.sources.items():
+        since = f"in force since {source.accepted}" if source.accepted else "as it was before"
+        yield f"source {name}", source.trouble or since
+        if source.refused:
+            yield "refused", f"what it had at {source.refused}:"
+            yield from (("", str(problem)) for problem in source.problems)
 
 
 def _unwell(checks: Iterable[Check]) -> None:

@@ -15,11 +15,13 @@ stay behind is a kernel module that the kernel loaded when it was asked (veth, s
 
 from __future__ import annotations
 
+from collections import ChainMap
+from functools import partial
 from typing import TYPE_CHECKING
 
 from towpath.doctor.capability import Answer, Capability, State
 from towpath.doctor.judge import judge
-from towpath.doctor.rules import rules
+from towpath.doctor.rules import capabilities, rules
 
 if TYPE_CHECKING:
     from towpath.model.settings import Config
@@ -32,6 +34,8 @@ def doctor(config: Config | None = None) -> list[Capability]:
 
     Works without privileges as far as it can: what can't be probed then is ``unknown``.
     """
-    from towpath.doctor.probes import ask  # noqa: PLC0415 -- numpy; rules are read without
+    from towpath.doctor.probes import PROBES, ask  # noqa: PLC0415 -- numpy; rules do without
 
-    return [judge(rule, ask) for rule in rules(config)]
+    more = [each.find("doctor", "PROBES") or {} for each in capabilities(config)]
+    probes = dict(ChainMap(PROBES, *more))
+    return [judge(rule, partial(ask, probes=probes)) for rule in rules(config)]

@@ -18,7 +18,7 @@ from towpath.kernel.errors import CAP_SYS_ADMIN, KernelError
 from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 # <linux/bpf.h>, what is used nowhere else.
 _REDIRECT_NEIGH = 152  # BPF_FUNC_redirect_neigh
@@ -41,10 +41,13 @@ class Probe:
     """Without which it isn't run: loading programs; and a network namespace to do it in."""
 
 
-def ask(key: str) -> Answer:
-    """Run the probe of a key such as ``tcx`` or ``native:eth0``. Raises nothing."""
+def ask(key: str, probes: Mapping[str, Probe] | None = None) -> Answer:
+    """Run the probe of a key such as ``tcx`` or ``native:eth0``. Raises nothing.
+
+    One of ``probes``, if they are others than those that are here.
+    """
     name, _, argument = key.partition(":")
-    wanted = PROBES[name]
+    wanted = (probes or PROBES)[name]
     if wanted.needs != "nothing":
         obstacle = permissions.obstacle(namespace=wanted.needs == "namespace")
         if obstacle:

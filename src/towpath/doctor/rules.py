@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from towpath.capabilities import CAPABILITIES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from towpath.capabilities import Capability
     from towpath.model.settings import Config, Device
 
 
@@ -39,10 +42,24 @@ class Rule:
 
 
 def rules(config: Config | None = None) -> list[Rule]:
-    """What a configuration needs; without one, what a load balancer needs on any device."""
+    """What a configuration needs; without one, what everything needs on any device."""
+    more = [rule for capability in capabilities(config) for rule in _more(capability, config)]
     if config is None:
-        return [*RULES, *NOT_YET_USED]
-    return [*(_of_config(rule, config) for rule in RULES), *_devices(config), *NOT_YET_USED]
+        return [*RULES, *more, *NOT_YET_USED]
+    mine = [_of_config(rule, config) for rule in RULES]
+    return [*mine, *_devices(config), *more, *NOT_YET_USED]
+
+
+def capabilities(config: Config | None) -> list[Capability]:
+    """Those that a configuration has; without one, all."""
+    return [each for each in CAPABILITIES if config is None or each.configured(config)]
+
+
+def _more(capability: Capability, config: Config | None) -> Iterator[Rule]:
+    """What a capability needs by a module of its own."""
+    made = capability.find("doctor", "rules")
+    if made is not None:
+        yield from made(config and config.sections[capability.name])
 
 
 # ---- On any device -------------------------------------------------------------------------------
@@ -209,6 +226,8 @@ def _of_config(rule: Rule, config: Config) -> Rule:
     if rule.name == _BPFFS:
         ways = tuple(Way(f"{way.probe}:{config.state.pins}", way.loses) for way in rule.ways)
         return replace(rule, ways=ways, required=True)
+    if not config.devices and rule.needed_by != _EVERYTHING:
+        return replace(rule, required=False)
     needed = {
         _IPV6: _V6 in _families(config),
         _SOURCE_NAT: bool(config.snat.ipv4 or config.snat.ipv6),

@@ -8,13 +8,14 @@ holes, so one typo does not hide the next; :func:`build` makes the objects.
 
 import difflib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from towpath.model.kinds import FieldError, Kind, shown
 from towpath.model.problems import FieldPath
+from towpath.model.settings import DERIVED
 from towpath.model.shorthand import written_out
 
 T = TypeVar("T")
@@ -42,24 +43,31 @@ def _hints(cls: type) -> dict[str, Any]:
 
 @cache
 def _fields(cls: type) -> dict[str, "Field[Any]"]:
-    return {field.name: field for field in fields(cls)}
+    return {each.name: each for each in fields(cls) if each.metadata != DERIVED}
 
 
-def decode(cls: type, raw: object, path: FieldPath, found: Findings) -> Tree | None:
+def _derived(cls: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(cls) if each.metadata == DERIVED)
+
+
+def decode(
+    cls: type, raw: object, path: FieldPath, found: Findings, others: Collection[str] = ()
+) -> Tree | None:
     """Read ``raw``, a mapping or an instance of ``cls``, as fields of ``cls``.
 
     Returns the fields that are right, defaults included; None if ``raw`` is
-    neither.
+    neither. ``others`` are keys that are allowed, and read by someone else.
     """
+    allowed = (*_fields(cls), *others)
     raw = written_out(cls, raw, path, found)
     if is_dataclass(raw) and isinstance(raw, cls):
         raw = {name: getattr(raw, name) for name in _fields(cls)}
     if not isinstance(raw, Mapping):
-        found.add(path, f"{shown(raw)} is not a mapping; allowed keys: {', '.join(_fields(cls))}")
+        found.add(path, f"{shown(raw)} is not a mapping; allowed keys: {', '.join(allowed)}")
         return None
     for key in raw:
-        if key not in _fields(cls):
-            found.add((*path, str(key)), _unknown(key, cls))
+        if key not in allowed:
+            found.add((*path, str(key)), _unknown(key, allowed))
     tree: Tree = {}
     for name, hint in _hints_of_fields(cls):
         if name in raw:
@@ -79,10 +87,10 @@ def _default(cls: type, name: str) -> Any:
     return _fields(cls)[name].default
 
 
-def _unknown(key: object, cls: type) -> str:
-    near = difflib.get_close_matches(str(key), _fields(cls), 1, 0.7)
+def _unknown(key: object, allowed: Collection[str]) -> str:
+    near = difflib.get_close_matches(str(key), allowed, 1, 0.7)
     meant = f"did you mean {near[0]}? " if near else ""
-    return f"unknown key; {meant}allowed: {', '.join(_fields(cls))}"
+    return f"unknown key; {meant}allowed: {', '.join(allowed)}"
 
 
 def _value(hint: Any, raw: object, path: FieldPath, found: Findings) -> Any:
@@ -123,8 +131,9 @@ def _items(cls: type, raw: object, path: FieldPath, found: Findings) -> Any:
 
 
 def build(cls: type[T], tree: Tree) -> T:
-    """Make the object of a tree that has no holes."""
-    return cls(**{name: _built(hint, tree[name]) for name, hint in _hints_of_fields(cls)})
+    """Make the object of a tree that has no holes. What is no key of its own is an object there."""
+    made = {name: _built(hint, tree[name]) for name, hint in _hints_of_fields(cls)}
+    return cls(**made, **{name: tree[name] for name in _derived(cls) if name in tree})
 
 
 def _built(hint: Any, value: Any) -> Any:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from towpath.capabilities import sections
 from towpath.model.decode import Findings, Tree, build, decode
 from towpath.model.problems import ConfigError, FieldPath, Problem, field_path
 from towpath.model.rules import (
@@ -19,8 +21,9 @@ from towpath.model.settings import Config, Limits
 from towpath.model.snat import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from towpath.capabilities import Capability, Origin
     from towpath.model.yamltext import Lines
 
 
@@ -157,15 +160,37 @@ def _service_file(raw: object, found: Findings) -> Tree | None:
 
 
 def _config(raw: object, found: Findings) -> Tree | None:
-    tree = _checked_services(decode(Config, raw, (), found), found)
-    if tree is None:
+    others = sections()
+    tree = _checked_services(decode(Config, raw, (), found, others), found)
+    if tree is None or not isinstance(raw, Mapping):
         return None
-    devices = tree.get("devices")
-    if devices == []:
+    devices = tree.get("devices", [])
+    if "devices" in raw and devices == []:
         found.add(("devices",), "is empty; allowed: one device or more")
-    _check_devices(devices or [], found)
+    elif not raw:
+        # Nothing at all is no wish, but a file that something else has emptied.
+        found.add(("devices",), "is missing")
+    elif not devices and "devices" not in raw and tree.get("services"):
+        found.add(("devices",), "is missing, but there are services; allowed: one device or more")
+    _check_devices(devices, found)
     check_room(tree.get("services", []), tree.get("limits", {}), found)
     _check_snat(tree.get("services", []), tree.get("snat"), found)
+    trees = {name: _section(of, raw[name], found) for name, of in others.items() if name in raw}
+    if not found.items:
+        tree["sections"] = {
+            name: build(others[name].load("model", "Section"), each)
+            for name, each in trees.items()
+            if each is not None
+        }
+    return tree
+
+
+def _section(of: Capability | Origin, raw: object, found: Findings) -> Tree | None:
+    """Read the section of a capability or a source; what is empty has its defaults."""
+    tree = decode(of.load("model", "Section"), {} if raw is None else raw, (of.name,), found)
+    check: Callable[[Tree, FieldPath, Findings], None] | None = of.find("model", "check")
+    if tree is not None and check is not None:
+        check(tree, (of.name,), found)
     return tree
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything of a configuration file except the services."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,6 +21,9 @@ from towpath.model.kinds import (
 )
 from towpath.model.service import PYDANTIC, Service
 from towpath.model.snat import NO_SNAT, Snat
+
+DERIVED = {"derived": True}
+"""Metadata of a field that is no key of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,9 @@ class Config:
 
     __pydantic_config__: ClassVar[Any] = PYDANTIC
 
-    devices: tuple[Device, ...]
-    """At least one."""
+    devices: tuple[Device, ...] = ()
+    """What balances, if there are services. Without any, the agent does only what else is
+    configured."""
     source: Source = Source()
     limits: Limits = Limits()
     checks: Checks = Checks()
@@ -170,3 +175,9 @@ class Config:
     """What services with forwarding snat need."""
     drain: Drain = Drain()
     services: tuple[Service, ...] = ()
+    sections: Mapping[str, Any] = field(default_factory=dict, metadata=DERIVED)
+    """What other capabilities and sources have here, by the name of their section."""
+
+    def section(self, key: str) -> object:
+        """Return what a key of the file has, a section included; None if it isn't there."""
+        return self.sections[key] if key in self.sections else getattr(self, key, None)

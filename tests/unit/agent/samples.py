@@ -8,19 +8,13 @@ from typing import TYPE_CHECKING
 
 from towpath.core.lb.plan import Transition, plan
 from towpath.datapath.errors import CapacityError
-from towpath.documents import Counters
 from towpath.model import Backend, Service
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from towpath.core.lb.states import BackendKey
-    from towpath.datapath.balancer import Member
     from towpath.datapath.flows.count import Census
-    from towpath.datapath.flows.flow_table import FlowTable
-    from towpath.datapath.flows.nat_table import NatFlows
-    from towpath.documents import Trace
-    from towpath.model import FlowTuple
 
 
 def service(name: str, vip: str = "203.0.113.10", *backends: str, port: int = 80) -> Service:
@@ -72,35 +66,6 @@ class MemoryDatapath:
         self.held = {each.name: each for each in services}
         self.applied += 1
         return made
-
-    def verdicts(self) -> dict[str, int]:
-        """None."""
-        return {}
-
-    cpus = (0,)
-
-    def counters(self, cpu: int | None = None) -> Counters:
-        """Nothing was counted."""
-        del cpu
-        return Counters({})
-
-    def members(self) -> dict[int, Member]:
-        """There are no handles."""
-        return {}
-
-    @property
-    def flow_table(self) -> FlowTable:
-        """There is none."""
-        raise NotImplementedError
-
-    @property
-    def nat_flows(self) -> NatFlows:
-        """There are none."""
-        raise NotImplementedError
-
-    def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
-        """There is no program to ask."""
-        raise NotImplementedError
 
     def refresh_devices(self) -> None:
         """There are none."""

@@ -32,13 +32,13 @@ from towpath.api.documents import (
     Trace,
     Use,
 )
+from towpath.capabilities import FILE
 from towpath.core.health import State
 from towpath.model import Backend, CheckType, Device, Problem, Protocol
-from towpath.model.owner import Owner
 
 NAME = ServiceName("web", ip_address("2001:db8::10"), 80, Protocol.UDP)
 DOCUMENTS = [
-    ServiceEntry(Owner.FILE, service("web", "2001:db8::10", "2001:db8::1")),
+    ServiceEntry(FILE, service("web", "2001:db8::10", "2001:db8::1")),
     Plan((ServiceChange("change", NAME, ("name",), (ip_address("192.0.2.1"),)),), 3, 0.25),
     Counters(
         {"tx": 2**63},

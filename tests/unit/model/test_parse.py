@@ -172,11 +172,23 @@ def test_all_problems_are_found_at_once() -> None:
     assert str(caught.value).splitlines() == (here / "wrong.txt").read_text().splitlines()
 
 
+def test_without_services_no_device_is_needed() -> None:
+    """An agent may do something else than balance, but a file that says nothing is none."""
+    config = parse_config("api: {socket: /run/x.sock}", "towpath.yaml")
+    assert config.devices == ()
+    assert config.services == ()
+    assert config.sections == {}
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("", "devices: is missing"),
         ("devices:", "1: devices: is empty; allowed: one device or more"),
+        (
+            "services: [{name: a, vip: 192.0.2.1, port: 1}]",
+            "1: devices: is missing, but there are services; allowed: one device or more",
+        ),
         ("devices: {}", "1: devices: {} is not a list; allowed: a list, such as [...] or lines "),
         (
             "eth0",

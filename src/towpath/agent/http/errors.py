@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
@@ -22,7 +23,7 @@ from towpath.model import ConfigError, Problem, problems_of
 from towpath.model.problems import field_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from fastapi import FastAPI, Request, Response
 
@@ -40,10 +41,10 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
-def install(app: FastAPI) -> None:
-    """Make app answer errors with problems."""
+def install(app: FastAPI, absent: Collection[str] = ()) -> None:
+    """Make app answer errors with problems. ``absent``: keys that would bring more paths."""
     app.exception_handler(RequestValidationError)(_invalid)
-    app.exception_handler(HTTPException)(_http)
+    app.exception_handler(HTTPException)(partial(_http, absent))
     for kind, _ in STATUS:
         app.add_exception_handler(kind, _refused)
 
@@ -60,9 +61,10 @@ def _refused(_: Request, error: Exception) -> Response:
     return answer(status, getattr(error, "problems", (Problem(str(error)),)))
 
 
-def _http(request: Request, error: HTTPException) -> Response:
+def _http(absent: Collection[str], request: Request, error: HTTPException) -> Response:
     """No such path, or not with this method."""
-    message = f"{request.method} {request.url.path}: {error.detail}; see /v1/openapi.json"
+    more = f"; not configured here: {', '.join(absent)}" if absent else ""
+    message = f"{request.method} {request.url.path}: {error.detail}; see /v1/openapi.json{more}"
     return answer(error.status_code, [Problem(message)])
 
 

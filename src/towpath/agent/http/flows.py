@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flows in the API: a page at a time, and counted."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, Response
 
-from towpath.agent.agent import Host
 from towpath.agent.http.response import answer
 from towpath.api import documents
 from towpath.model.flow_question import SOURCES, FlowQuestion
+
+if TYPE_CHECKING:
+    from towpath.agent.lb.observer import Observer
 
 MOST_AT_ONCE = 10_000
 
@@ -48,7 +50,7 @@ def question(
 Asked = Annotated[FlowQuestion, Depends(question)]
 
 
-def routes(host: Host) -> APIRouter:
+def routes(observer: "Observer") -> APIRouter:
     """Reading flows."""
     router = APIRouter(prefix="/flows", tags=["flows"])
 
@@ -59,11 +61,11 @@ def routes(host: Host) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 1000,
     ) -> Response:
         """Flows that are remembered, in no particular order. Pages are not of one moment."""
-        return JSONResponse(host.list_flows(asked, start=start, limit=limit))
+        return JSONResponse(observer.list_flows(asked, start=start, limit=limit))
 
     @router.get("/count", response_model=documents.FlowCounts)
     def count_flows(asked: Asked) -> Response:
         """How many they are, by backend."""
-        return answer(host.count_flows(asked))
+        return answer(observer.count_flows(asked))
 
     return router

@@ -31,39 +31,31 @@ BACKEND = (*SERVICE, "backend")
 _ACTIVE = "Flows that are remembered and were seen in the last five minutes."
 
 
-class DatapathCollector(Collector):
-    """Metrics of counters, status and checks, which it calls for at every scrape."""
+class _Collector(Collector):
+    """Metrics of what it calls at every scrape."""
 
-    def __init__(
-        self,
-        counters: Callable[[], Counters],
-        status: Callable[[], Status],
-        checks: Callable[[], Iterable[Check]] = tuple,
-    ) -> None:
-        self._counters = counters
-        self._status = status
-        self._checks = checks
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
 
     def collect(self) -> Iterable[Metric]:
         """All metrics."""
-        counters = self._counters()
-        yield _verdicts(counters)
-        yield from _services(counters)
-        yield from _backends(counters)
-        yield from _health(self._checks())
-        yield from _agent(self._status())
+        return self._read()
 
 
-def registry(
-    counters: Callable[[], Counters],
-    status: Callable[[], Status],
-    checks: Callable[[], Iterable[Check]] = tuple,
-) -> CollectorRegistry:
-    """A registry with the collector in it, and nothing that is not Towpath's."""
+def registry(read: Callable[[], Iterable[Metric]]) -> CollectorRegistry:
+    """A registry of what ``read`` gives at every scrape, and nothing that is not Towpath's."""
     # The collector's description would be its metrics: don't read the kernel for that.
     made = CollectorRegistry(auto_describe=False)
-    made.register(DatapathCollector(counters, status, checks))
+    made.register(_Collector(read))
     return made
+
+
+def datapath_metrics(counters: Counters, checks: Iterable[Check]) -> Iterator[Metric]:
+    """Metrics of a load balancer."""
+    yield _verdicts(counters)
+    yield from _services(counters)
+    yield from _backends(counters)
+    yield from _health(checks)
 
 
 @contextmanager
@@ -176,7 +168,8 @@ def _health(checks: Iterable[Check]) -> Iterator[Metric]:
     yield results
 
 
-def _agent(status: Status) -> Iterator[Metric]:
+def agent_metrics(status: Status) -> Iterator[Metric]:
+    """Metrics of the agent itself."""
     yield InfoMetricFamily("towpath_agent", "This agent.", value={"version": status.version})
     used = GaugeMetricFamily("towpath_used", "Of a limit, what is taken.", labels=("limit",))
     limits = GaugeMetricFamily("towpath_limit", "Room that is reserved.", labels=("limit",))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves the API until a signal says otherwise, and follows the configuration file.
+"""Serves the API until a signal says otherwise.
 
 uvicorn under FastAPI: the API's validation and its OpenAPI description come from
 the model's own dataclasses, and both are small enough for a daemon.
@@ -8,38 +8,23 @@ the model's own dataclasses, and both are small enough for a daemon.
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
-import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 
-from towpath.agent import systemd
-from towpath.agent.agent import REFUSALS
-from towpath.agent.config.watch import INTERVAL
-from towpath.agent.http.services import make_app
-from towpath.agent.state import exhaustion
-from towpath.agent.state.exhaustion import ExhaustionWatch
-from towpath.model.snat import NO_SNAT
+from towpath.agent.http.app import make_app
 
 if TYPE_CHECKING:
     import socket
 
-    from towpath.agent.agent import Host
-
-log = logging.getLogger(__name__)
+    from towpath.agent.agent import Agent
 
 # Threads that answer with everything there is. Each may hold all services and counters
 # as text: with anyio's default, 40, many scrapers at once would make the agent large.
 READERS = 2
-
-# Between two counts of the flows of backends that are leaving: so long, and so many times
-# what a count takes.
-REAP_SECONDS = 1.0
-REAP_PAUSES = 20
 
 # Requests that are under way when the agent is told to go get this long.
 GRACE_SECONDS = 5
@@ -52,11 +37,11 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-async def serve(host: Host, listener: socket.socket) -> None:
+async def serve(agent: Agent, listener: socket.socket) -> None:
     """Answer requests on listener until SIGTERM or SIGINT; SIGHUP reads the file again."""
     server = _Server(
         uvicorn.Config(
-            make_app(host),
+            make_app(agent),
             loop="asyncio",
             http="h11",
             ws="none",
@@ -69,71 +54,17 @@ async def serve(host: Host, listener: socket.socket) -> None:
         )
     )
     current_default_thread_limiter().total_tokens = READERS
-    hurry = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        host.captures.stop_all("the agent ends")
+        agent.stop()
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    work = (_follow(host, hurry), _reap(host), _age_flows(host), _warn(host), host.monitor.run())
-    tasks = [asyncio.create_task(each) for each in work]
+    loop.add_signal_handler(signal.SIGHUP, agent.file.hurry.set)
     try:
-        systemd.ready(host.summary())
+        agent.start()
         await server.serve(sockets=[listener])
     finally:
-        systemd.stopping()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _warn(host: Host) -> None:
-    """Say in the log when translations run out."""
-    if host.controller.config.snat == NO_SNAT:
-        return
-    verdicts = host.controller.datapath.verdicts
-    watch = ExhaustionWatch(await host.writer.run(verdicts), time.monotonic)
-    while True:
-        await asyncio.sleep(exhaustion.INTERVAL)
-        watch.look(await host.writer.run(verdicts))
-
-
-async def _reap(host: Host) -> None:
-    """Let backends go that were removed, when their flows have ended.
-
-    Counting goes through the whole flow table: it takes a small part of the time.
-    """
-    while True:
-        start = time.monotonic()
-        try:
-            if host.controller.leaving:
-                await host.reap()
-        except REFUSALS:
-            log.exception("backends that were removed stay; tried again")
-        await asyncio.sleep(max(REAP_SECONDS, REAP_PAUSES * (time.monotonic() - start)))
-
-
-async def _follow(host: Host, hurry: asyncio.Event) -> None:
-    """Take the file over whenever it changes, or at once when hurry is set.
-
-    Also when it was refused for contradicting services that are others by now.
-    """
-    while True:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(hurry.wait(), INTERVAL)
-        if hurry.is_set() or host.file.watch.changed() or host.may_fit_now():
-            hurry.clear()
-            systemd.reloading()
-            await host.reload()
-            systemd.ready(host.summary())
-
-
-async def _age_flows(host: Host) -> None:
-    """Read the flow table often enough for its ages to be right though nobody asks."""
-    while True:
-        await asyncio.sleep(host.flow_span / 4)
-        await asyncio.to_thread(host.age_flows)
+        await agent.end()

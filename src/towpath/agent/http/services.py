@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP API below /v1. Its OpenAPI description is at /v1/openapi.json.
+"""The load balancer's part of the API: services, backends, and what the datapath does.
 
 What a request holds is checked by the model, as the configuration file is: the
 same rules, the same messages. Whatever changes something runs on the writer's
@@ -8,20 +8,17 @@ everything there is (plain functions) runs on a thread, the rest on the loop.
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from fastapi import APIRouter, Body, FastAPI, Query
-from fastapi.responses import PlainTextResponse, Response
+from fastapi import APIRouter, Body, Query
+from fastapi.responses import Response
 from pydantic import PlainValidator
 
-from towpath import __version__
-from towpath.agent.agent import Host
 from towpath.agent.errors import InvalidError
-from towpath.agent.http import errors, flows
-from towpath.agent.http.captures import captures
 from towpath.agent.http.response import answer
 from towpath.api import documents
 from towpath.api.codec import plain
+from towpath.capabilities import API
 from towpath.model import (
     Address,
     Backend,
@@ -36,6 +33,10 @@ from towpath.model.kinds import Integer, UnicastAddress, Word
 from towpath.model.owner import Owner
 from towpath.model.service import MOST_WEIGHT
 
+if TYPE_CHECKING:
+    from towpath.agent.lb.observer import Observer
+    from towpath.agent.lb.part import LoadBalancer
+
 Checked = Annotated[Service, PlainValidator(parse_service, json_schema_input_type=Service)]
 BackendAddress = Annotated[Address, UnicastAddress()]
 Weight = Annotated[Annotated[int, Integer(0, MOST_WEIGHT)] | None, Body(embed=True)]
@@ -44,13 +45,6 @@ State = Annotated[Annotated[BackendState, Word(of=BackendState)] | None, Body(em
 Force = Annotated[
     bool, Query(description="Backends that are removed don't keep the flows they have")
 ]
-
-
-@dataclass
-class Problems:
-    """Why a request was refused; nothing was changed."""
-
-    problems: tuple[Problem, ...]
 
 
 @dataclass
@@ -70,62 +64,24 @@ class Wish:
 class Question(Wish):
     """Services whose apply is to be planned."""
 
-    owner: Owner = Owner.API
-    """file: as if services were all that the configuration file has."""
+    owner: Owner = API
+    """Another than api, such as file: as if services were all that this source has."""
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problems, "description": "The body is not JSON"},
-    404: {"model": Problems, "description": "There is no such service or backend"},
-    409: {"model": Problems, "description": "Contradicts what is there, or does not fit"},
-    422: {"model": Problems, "description": "A field has a value that is not allowed"},
-}
-
-
-def make_app(host: Host) -> FastAPI:
-    """The application that serves a host's API and metrics."""
-    app = FastAPI(
-        title="Towpath agent",
-        version=__version__,
-        summary="Services and backends of an XDP load balancer",
-        openapi_url="/v1/openapi.json",
-        docs_url=None,  # would load its scripts from elsewhere
-        redoc_url=None,
-        responses=REFUSALS,
-    )
-    errors.install(app)
-    for router in (
-        services(host),
-        backends(host),
-        observation(host),
-        flows.routes(host),
-        captures(host.captures),
-    ):
-        app.include_router(router, prefix="/v1")
-
-    @app.get("/metrics", response_class=PlainTextResponse)
-    def metrics() -> Response:
-        """Prometheus metrics, read from the kernel now."""
-        text, kind = host.metrics()
-        return Response(text, media_type=kind)
-
-    return app
-
-
-def services(host: Host) -> APIRouter:
+def services(balancer: "LoadBalancer") -> APIRouter:
     """Reading and changing services."""
     router = APIRouter(tags=["services"])
-    control = host.controller
+    control = balancer.controller
 
     @router.get("/services", response_model=tuple[documents.ServiceEntry, ...])
     def list_services() -> Response:
         """Every service, with its owner."""
-        return answer([documents.ServiceEntry(*each) for each in control.desired])
+        return answer(balancer.observer.entries())
 
     @router.get("/services/{name}", response_model=documents.ServiceEntry)
     async def get_service(name: str) -> Response:
         """One service, with its owner."""
-        return answer(documents.ServiceEntry(*control.desired.get(name)))
+        return answer(balancer.observer.entry(name))
 
     @router.put("/services/{name}", response_model=documents.Plan)
     async def put_service(name: str, service: Checked, force: Force = False) -> Response:  # noqa: FBT002
@@ -133,19 +89,19 @@ def services(host: Host) -> APIRouter:
         if service.name != name:
             problem = Problem(f"{service.name!r} is not the name in the path, {name!r}", "name")
             raise InvalidError([problem])
-        return answer(await host.write(control.put, (service,), force=force))
+        return answer(await balancer.write(control.put, (service,), force=force))
 
     @router.delete("/services/{name}", response_model=documents.Plan)
     async def delete_service(name: str) -> Response:
         """Remove a service of the API."""
-        return answer(await host.write(control.delete, name))
+        return answer(await balancer.write(control.delete, name))
 
     @router.post("/apply", response_model=documents.Plan)
     async def apply(wish: Wish) -> Response:
         """Add or replace any number of services at once, all or none."""
         check_services(wish.services)
         return answer(
-            await host.write(control.put, wish.services, prune=wish.prune, force=wish.force)
+            await balancer.write(control.put, wish.services, prune=wish.prune, force=wish.force)
         )
 
     @router.post("/plan", response_model=documents.Plan)
@@ -153,7 +109,7 @@ def services(host: Host) -> APIRouter:
         """What an apply would change, and what share of new flows would move."""
         check_services(question.services)
         return answer(
-            await host.write(
+            await balancer.write(
                 control.plan, question.services, owner=question.owner, prune=question.prune
             )
         )
@@ -161,10 +117,10 @@ def services(host: Host) -> APIRouter:
     return router
 
 
-def backends(host: Host) -> APIRouter:
+def backends(balancer: "LoadBalancer") -> APIRouter:
     """Reading and changing one service's backends."""
     router = APIRouter(prefix="/services/{name}/backends", tags=["backends"])
-    control = host.controller
+    control = balancer.controller
 
     @router.get("", response_model=tuple[Backend, ...])
     async def list_backends(name: str) -> Response:
@@ -174,7 +130,7 @@ def backends(host: Host) -> APIRouter:
     @router.get("/status", response_model=tuple[documents.BackendStatus, ...])
     def backend_status(name: str) -> Response:
         """State and flows of each backend, of those too that were removed and are leaving."""
-        return answer(host.backend_status(name))
+        return answer(balancer.observer.backend_status(name))
 
     @router.put("", response_model=documents.Plan)
     async def set_backends(
@@ -187,7 +143,7 @@ def backends(host: Host) -> APIRouter:
         def change(service: Service) -> Service:
             return parse_service({**plain(service), "backends": backends})
 
-        return answer(await host.write(control.edit, name, change, force=force))
+        return answer(await balancer.write(control.edit, name, change, force=force))
 
     @router.put("/{address}", response_model=documents.Plan)
     async def set_backend(
@@ -217,7 +173,7 @@ def backends(host: Host) -> APIRouter:
                 ),
             )
 
-        return answer(await host.write(control.edit, name, change))
+        return answer(await balancer.write(control.edit, name, change))
 
     @router.delete("/{address}", response_model=documents.Plan)
     async def delete_backend(
@@ -226,35 +182,19 @@ def backends(host: Host) -> APIRouter:
         force: Force = False,  # noqa: FBT002
     ) -> Response:
         """Remove a backend. It keeps the flows it has until they end or its time is over."""
-        return answer(await host.write(control.remove_backend, name, address, force=force))
+        return answer(await balancer.write(control.remove_backend, name, address, force=force))
 
     return router
 
 
-def observation(host: Host) -> APIRouter:
-    """What the agent and the datapath are doing."""
+def observation(observer: "Observer") -> APIRouter:
+    """What the datapath and its health checks are doing."""
     router = APIRouter(tags=["observation"])
-
-    @router.get("/health")
-    async def health() -> Response:
-        """Whether all is well: 200, or 503 and what is wrong."""
-        trouble = host.trouble
-        if trouble:
-            return errors.answer(503, [Problem(trouble)])
-        return answer({"status": "ok"})
-
-    @router.get("/status", response_model=documents.Status)
-    async def status() -> Response:
-        """The agent, its file and its limits."""
-        return answer(host.status())
 
     @router.get("/checks", response_model=tuple[documents.Check, ...])
     async def checks(service: str | None = None) -> Response:
         """How every backend is that is checked, or those of one service."""
-        if service is not None:
-            host.controller.desired.get(service)
-        found = [each for each in host.checks() if service in {None, each.service.name}]
-        return answer(found)
+        return answer(observer.checks(service))
 
     @router.get("/counters", response_model=documents.Counters)
     def counters(*, per_cpu: bool = False) -> Response:
@@ -262,12 +202,12 @@ def observation(host: Host) -> APIRouter:
 
         per_cpu: also each CPU's verdicts.
         """
-        return answer(host.counters(per_cpu=per_cpu))
+        return answer(observer.counters(per_cpu=per_cpu))
 
     @router.get("/services/{name}/counters", response_model=documents.ServiceCounters)
     def service_counters(name: str, *, per_cpu: bool = False) -> Response:
         """The same of one service; per_cpu: also by CPU."""
-        return answer(host.service_counters(name, per_cpu=per_cpu))
+        return answer(observer.service_counters(name, per_cpu=per_cpu))
 
     @router.get("/trace", response_model=documents.Trace)
     async def trace(
@@ -279,6 +219,6 @@ def observation(host: Host) -> APIRouter:
             parsed = TracedPacket.parse(flow)
         except ValueError as error:
             raise InvalidError([Problem(str(error), "flow")]) from error
-        return answer(await host.trace(parsed, device))
+        return answer(await observer.trace(parsed, device))
 
     return router

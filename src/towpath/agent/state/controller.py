@@ -17,44 +17,29 @@ from typing import TYPE_CHECKING, Protocol
 
 from towpath.agent.errors import InvalidError, NotFoundError
 from towpath.agent.state.desired import Desired
+from towpath.capabilities import API, FILE, origin
 from towpath.core.health import held, verdicts
 from towpath.core.lb.leaving import departures, told, with_leaving
 from towpath.core.lb.states import BackendKey, effective
-from towpath.model import CheckType, Config, Problem, Service, check_service, check_services
-from towpath.model.owner import Owner
+from towpath.model import CheckType, Problem, Service, check_service, check_services
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from towpath.agent.sources.intake import Update
     from towpath.agent.state.store import Store
     from towpath.core.health import Down
     from towpath.core.lb.leaving import LeavingByKey
     from towpath.core.lb.plan import Transition
-    from towpath.datapath.balancer import Member
     from towpath.datapath.flows.count import Census
-    from towpath.datapath.flows.flow_table import FlowTable
-    from towpath.datapath.flows.nat_table import NatFlows
-    from towpath.documents import Counters, Plan, Trace
-    from towpath.model import Address, FlowTuple
+    from towpath.documents import Plan
+    from towpath.model import Address, Config
 
 log = logging.getLogger(__name__)
 
-# Parts of the configuration that the running datapath was made with.
-FIXED = (
-    "devices",
-    "source",
-    "icmp",
-    "limits",
-    "checks",
-    "api",
-    "metrics",
-    "state",
-    "snat",
-)
-
 
 class Datapath(Protocol):
-    """What the agent needs of :class:`towpath.datapath.balancer.Balancer`."""
+    """What changes need of :class:`towpath.datapath.balancer.Balancer`."""
 
     def observed(self) -> tuple[Service, ...]:
         """The services that are in the kernel."""
@@ -72,37 +57,6 @@ class Datapath(Protocol):
         """Prepare to count the flows of backends. Those that aren't there have none."""
         ...
 
-    def counters(self, cpu: int | None = None) -> Counters:
-        """Packets and bytes by verdict, service and backend, of one CPU or of all."""
-        ...
-
-    @property
-    def cpus(self) -> Sequence[int]:
-        """The CPUs that may count."""
-        ...
-
-    def members(self) -> dict[int, Member]:
-        """Which backend of which service a handle stands for."""
-        ...
-
-    @property
-    def flow_table(self) -> FlowTable:
-        """The flows that are remembered, which any thread may ask."""
-        ...
-
-    @property
-    def nat_flows(self) -> NatFlows:
-        """The flows that are translated, which any thread may ask."""
-        ...
-
-    def verdicts(self) -> dict[str, int]:
-        """Packets by verdict."""
-        ...
-
-    def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
-        """What the loaded program decides for a flow."""
-        ...
-
     def refresh_devices(self) -> None:
         """Look again which VLAN devices there are."""
         ...
@@ -113,13 +67,19 @@ class Controller:
 
     ``desired``, ``leaving``, ``config`` and ``down``, the backends that get no new flows since
     they aren't well, are replaced, never modified, so that any thread may read them.
+
+    ``sources``: those, besides the file, whose services are desired as they were last handed in.
+    ConflictError: they contradict the file, or each other.
     """
 
-    def __init__(self, config: Config, store: Store, datapath: Datapath) -> None:
+    def __init__(
+        self, config: Config, store: Store, datapath: Datapath, sources: Collection[str] = (API,)
+    ) -> None:
         self.config = config
-        self.store = store
-        self.datapath = datapath
-        self.desired = Desired.of(config.services, store.services())
+        self.desired = stored(config, store, sources)
+        self._sources = sources
+        self._store = store
+        self._datapath = datapath
         self.down: Down = {}
         self.leaving: LeavingByKey = {each.key: each for each in store.leaving()}
         self.trouble: str | None = None
@@ -128,10 +88,19 @@ class Controller:
         """Bring the kernel to the desired state, whatever it holds.
 
         What it gave no flows because it was down gets none until it is known to be up. Backends
-        that nobody wishes for any more leave as if they were removed now.
+        that nobody wishes for any more leave as if they were removed now. Services of sources
+        that there are no more are forgotten.
         """
-        self.down = held(self.desired.services(), self.datapath.observed())
-        return self._carry_out(self.desired)
+        self.down = held(self.desired.services(), self._datapath.observed())
+        gone = [owner for owner in self._store.owners() if owner not in self._sources]
+
+        def write() -> None:
+            for owner in gone:
+                names = [service.name for service in self._store.services(owner)]
+                log.info("%s is no source any more: %s", owner, ", ".join(names))
+                self._store.delete(names)
+
+        return self._carry_out(self.desired, write=write)
 
     def set_down(self, down: Down) -> Plan:
         """Give no new flows to backends that are down, and new ones again to the others."""
@@ -145,13 +114,10 @@ class Controller:
     def reload(self, config: Config) -> Plan:
         """Take over a changed configuration file.
 
-        Raises InvalidError when it changes what needs a restart, ConflictError
-        when it contradicts services of the API.
+        Raises ConflictError when it contradicts services of another source.
         """
-        if problems := list(_needs_restart(self.config, config)):
-            raise InvalidError(problems)
-        desired = self.desired.replaced(Owner.FILE, config.services)
-        self.datapath.refresh_devices()
+        desired = self.desired.replaced(FILE, config.services)
+        self._datapath.refresh_devices()
         plan = self._carry_out(desired, config)
         self.config = config
         return plan
@@ -166,6 +132,17 @@ class Controller:
         keys = {service.key for service in services} if force else set()
         gone = self._pruned(services) if prune else ()
         return self._change(services, gone, lambda backend: backend.service in keys)
+
+    def take(self, owner: str, update: Update) -> Plan:
+        """Take over what another source than the file or the API hands in.
+
+        Raises ConflictError when it contradicts services of the others.
+        """
+        owned = {service.name for service in self.desired.services(owner)}
+        gone = (
+            self._pruned(update.put, owner) if update.whole else owned.intersection(update.remove)
+        )
+        return self._change(update.put, gone, owner=owner)
 
     def delete(self, name: str) -> Plan:
         """Remove a service of the API."""
@@ -201,23 +178,20 @@ class Controller:
         }
         return self._carry_out(self.desired, at_once=done.__contains__) if done else None
 
-    def plan(
-        self, services: Collection[Service], *, owner: Owner = Owner.API, prune: bool = False
-    ) -> Plan:
+    def plan(self, services: Collection[Service], *, owner: str = API, prune: bool = False) -> Plan:
         """What would happen if owner asked for these services. Nothing is changed.
 
-        For Owner.FILE the services are the file's whole content, pruned or not.
+        For another owner than the API they are all that it has, pruned or not.
         """
         _check(services)
-        if owner is Owner.API:
-            _check_commands(services)
-        if owner is Owner.FILE:
-            desired = self.desired.replaced(Owner.FILE, services)
-        else:
+        _check_commands(services, owner)
+        if owner == API:
             gone = self._pruned(services) if prune else ()
-            desired = self.desired.changed(Owner.API, put=services, remove=gone)
+            desired = self.desired.changed(API, put=services, remove=gone)
+        else:
+            desired = self.desired.replaced(owner, services)
         leaving = self._departures(desired, self.config)
-        wanted = self.datapath.plan(self._effective(desired, leaving))
+        wanted = self._datapath.plan(self._effective(desired, leaving))
         return told(wanted.plan, self.leaving, leaving)
 
     def census(self, service: Service) -> tuple[Census, Service]:
@@ -225,11 +199,15 @@ class Controller:
         mine = [key for key in self.leaving if key.service == service.key]
         (found,) = effective(with_leaving((service,), mine), verdicts((service,), self.down))
         keys = [BackendKey(found.key, each.address) for each in found.backends]
-        return self.datapath.census(keys), found
+        return self._datapath.census(keys), found
 
-    def _pruned(self, kept: Iterable[Service]) -> set[str]:
-        """Names of the API's services that are not among kept."""
-        owned = {service.name for service in self.desired.services(Owner.API)}
+    def leaving_census(self) -> tuple[LeavingByKey, Census]:
+        """Who is leaving, and what counts their flows, for reap()."""
+        return self.leaving, self._datapath.census(self.leaving)
+
+    def _pruned(self, kept: Iterable[Service], owner: str = API) -> set[str]:
+        """Names of the owner's services that are not among kept."""
+        owned = {service.name for service in self.desired.services(owner)}
         return owned - {service.name for service in kept}
 
     def _change(
@@ -237,15 +215,16 @@ class Controller:
         put: Collection[Service],
         remove: Collection[str],
         at_once: Callable[[BackendKey], bool] = lambda _: False,
+        owner: str = API,
     ) -> Plan:
-        """Change services of the API: on disk and in the kernel, or nowhere."""
+        """Change services of an owner: on disk and in the kernel, or nowhere."""
         _check(put)
-        _check_commands(put)
-        desired = self.desired.changed(Owner.API, put=put, remove=remove)
+        _check_commands(put, owner)
+        desired = self.desired.changed(owner, put=put, remove=remove)
 
         def write() -> None:
-            self.store.delete(remove)
-            self.store.put(put)
+            self._store.delete(remove)
+            self._store.put(put, owner)
 
         return self._carry_out(desired, write=write, at_once=at_once)
 
@@ -259,11 +238,11 @@ class Controller:
     ) -> Plan:
         """Make this the desired state, on disk (what ``write`` writes) and in the kernel."""
         leaving = self._departures(desired, config or self.config, at_once)
-        with self._as_before_on_failure(), self.store.transaction():
+        with self._as_before_on_failure(), self._store.transaction():
             write()
             if leaving != self.leaving:
-                self.store.put_leaving(leaving.values())
-            done = self.datapath.apply(self._effective(desired, leaving))
+                self._store.put_leaving(leaving.values())
+            done = self._datapath.apply(self._effective(desired, leaving))
         plan = told(done.plan, self.leaving, leaving)
         self.desired, self.leaving = desired, leaving
         return plan
@@ -276,7 +255,7 @@ class Controller:
     ) -> LeavingByKey:
         """Who would be leaving if this were desired."""
         return departures(
-            self.datapath.observed(),
+            self._datapath.observed(),
             desired.services(),
             self.leaving,
             now=time.time(),
@@ -300,12 +279,17 @@ class Controller:
             yield
         except BaseException:
             try:
-                self.datapath.apply(self._effective(self.desired, self.leaving))
+                self._datapath.apply(self._effective(self.desired, self.leaving))
             except Exception:
                 log.exception("the kernel could not be brought back to the state before")
                 self.trouble = "a failed change could not be undone; the log has the reason"
             raise
         self.trouble = None
+
+
+def stored(config: Config, store: Store, sources: Iterable[str]) -> Desired:
+    """What is desired when an agent starts. ConflictError: sources contradict each other."""
+    return Desired.of({FILE: config.services} | {each: store.services(each) for each in sources})
 
 
 def _check(services: Collection[Service]) -> None:
@@ -321,26 +305,21 @@ def _check(services: Collection[Service]) -> None:
         check_services(services)
 
 
-def _check_commands(services: Iterable[Service]) -> None:
-    """Raise InvalidError for a check that runs a command.
+def _check_commands(services: Iterable[Service], owner: str) -> None:
+    """Raise InvalidError for a check that runs a command, unless it is in the file.
 
-    Whoever may use the API's socket may change services, not run programs as the agent.
+    Whoever may change services, by the API's socket for one, may not run programs as the agent.
     """
+    if owner == FILE:
+        return
     for service in services:
         if service.health and service.health.type is CheckType.COMMAND:
             raise InvalidError(
                 [
                     Problem(
-                        f"command of service {service.name!r} can't be set through the API;"
-                        " allowed: in the configuration file",
+                        f"command of service {service.name!r} can't be set through"
+                        f" {origin(owner).label}; allowed: in the configuration file",
                         "health.type",
                     )
                 ]
             )
-
-
-def _needs_restart(running: Config, new: Config) -> Iterator[Problem]:
-    """Problems for each part that differs and that the datapath was made with."""
-    for part in FIXED:
-        if getattr(running, part) != getattr(new, part):
-            yield Problem("can't change while the agent runs; restart it to take it over", part)

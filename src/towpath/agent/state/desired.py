@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One desired state from two sources: the configuration file and the API.
+"""One desired state from all sources, such as the configuration file and the API.
 
 Pure. A service belongs to the source that named it. The same name, or the same
-VIP, port and protocol, in both is a contradiction that only a person can solve,
+VIP, port and protocol, in two is a contradiction that only a person can solve,
 so it is refused rather than resolved by some precedence.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.agent.errors import ConflictError, NotFoundError
+from towpath.capabilities import API, origin
 from towpath.model import Problem, Service
 from towpath.model.keys import Clash, KeyIndex
-from towpath.model.owner import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -26,13 +26,14 @@ MOST_NAMES = 10
 class Owned(NamedTuple):
     """A service and where it comes from."""
 
-    owner: Owner
+    owner: str
+    """The source's name."""
     service: Service
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """The services of both sources, by name and by what they are for.
+    """The services of all sources, by name and by what they are for.
 
     Made by :meth:`of` and by the methods that return a changed copy; each looks
     only at what it changes, so that one backend more costs the same whether there
@@ -43,14 +44,17 @@ class Desired:
     _keys: KeyIndex[Owned]
 
     @classmethod
-    def of(cls, file: Iterable[Service] = (), api: Iterable[Service] = ()) -> Desired:
-        """Both sources' services. Raises ConflictError with every contradiction."""
-        return cls({}, KeyIndex()).changed(Owner.FILE, put=file).changed(Owner.API, put=api)
+    def of(cls, sources: Mapping[str, Iterable[Service]]) -> Desired:
+        """All sources' services. Raises ConflictError with the contradictions to those before."""
+        made = cls({}, KeyIndex())
+        for owner, services in sources.items():
+            made = made.changed(owner, put=services)
+        return made
 
     def __iter__(self) -> Iterator[Owned]:
         return iter(self._names.values())
 
-    def services(self, owner: Owner | None = None) -> tuple[Service, ...]:
+    def services(self, owner: str | None = None) -> tuple[Service, ...]:
         """All services, or those of one owner."""
         return tuple(each.service for each in self if owner in {None, each.owner})
 
@@ -64,12 +68,12 @@ class Desired:
     def owned_by_api(self, name: str) -> Service:
         """A service that the API may change; raises NotFoundError or ConflictError."""
         owner, service = self.get(name)
-        if owner is not Owner.API:
-            raise ConflictError([Problem(elsewhere(name), "name")])
+        if owner != API:
+            raise ConflictError([Problem(elsewhere(name, owner), "name")])
         return service
 
     def changed(
-        self, owner: Owner, *, put: Iterable[Service] = (), remove: Collection[str] = ()
+        self, owner: str, *, put: Iterable[Service] = (), remove: Collection[str] = ()
     ) -> Desired:
         """A copy in which owner's services have been removed, and others added or replaced.
 
@@ -78,7 +82,7 @@ class Desired:
         names, keys = dict(self._names), self._keys.copy()
         put = tuple(put)
         for name in (*remove, *(service.name for service in put)):
-            if (old := names.get(name)) and old.owner is owner:
+            if (old := names.get(name)) and old.owner == owner:
                 # Replaced in its place; gone unless it is put again.
                 keys.remove(old.service.key)
         for name in set(remove) - {service.name for service in put}:
@@ -93,9 +97,9 @@ class Desired:
             raise ConflictError(problems)
         return Desired(names, keys)
 
-    def replaced(self, owner: Owner, services: Iterable[Service]) -> Desired:
+    def replaced(self, owner: str, services: Iterable[Service]) -> Desired:
         """A copy in which these are all the services that owner has."""
-        gone = [each.service.name for each in self if each.owner is owner]
+        gone = [each.service.name for each in self if each.owner == owner]
         return self.changed(owner, put=services, remove=gone)
 
     def _some_names(self) -> str:
@@ -104,9 +108,9 @@ class Desired:
         return ", ".join(shown) or "none"
 
 
-def elsewhere(name: str) -> str:
-    """Why the API does not change a service of the file."""
-    return f"service {name!r} belongs to the configuration file; change it there"
+def elsewhere(name: str, owner: str) -> str:
+    """Why the API does not change a service of another source."""
+    return f"service {name!r} belongs to {origin(owner).label}; change it there"
 
 
 def _conflicts(
@@ -114,13 +118,15 @@ def _conflicts(
 ) -> Iterator[Problem]:
     """Why a service can't be beside the one of its name, or one that is for the same packets."""
     service = new.service
-    if same_name and same_name.owner is not new.owner:
-        if new.owner is Owner.API:
-            yield Problem(elsewhere(service.name), "name")
+    if same_name and same_name.owner != new.owner:
+        if new.owner == API:
+            yield Problem(elsewhere(service.name, same_name.owner), "name")
         else:
+            there = origin(same_name.owner)
+            how = f" ({there.remove.format(name=service.name)})" if there.remove else ""
             yield Problem(
-                f"service {service.name!r} was also set through the API; remove it there"
-                f" (towpath service delete {service.name}) or here",
+                f"service {service.name!r} was also set through {there.label}; remove it"
+                f" there{how} or here",
                 "name",
             )
     elif clash:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was set through the API and what goes on, in SQLite below the state directory.
+"""What sources have handed in and what goes on, in SQLite below the state directory.
 
 A service is one row: its name and the JSON document that the API has of it, so that
 a field that a newer version adds needs no other schema. The schema's version is
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from towpath.agent.errors import AgentError
 from towpath.api.codec import build, plain
+from towpath.capabilities import API
 from towpath.closing import Closing
 from towpath.core.lb.leaving import Leaving
 from towpath.model import Service
@@ -64,8 +65,14 @@ MIGRATIONS = (
     """
     CREATE TABLE leaving (document TEXT NOT NULL) STRICT;
     """,
+    """
+    ALTER TABLE services ADD COLUMN owner TEXT NOT NULL DEFAULT 'api';
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
+
+DATABASE = "state.db"
+"""The file's name in the state directory."""
 
 
 class StoreError(AgentError):
@@ -73,7 +80,7 @@ class StoreError(AgentError):
 
 
 class Store(Closing):
-    """The services owned by the API. Used by one thread at a time.
+    """The services of all sources but the file. Used by one thread at a time.
 
     Args:
         path: The database; made when absent. Its directory must exist.
@@ -94,11 +101,20 @@ class Store(Closing):
         """Close the database; what was committed is on disk already."""
         self._db.close()
 
-    def services(self) -> tuple[Service, ...]:
-        """Every stored service, by name; backends in the order they were given."""
+    def services(self, owner: str = API) -> tuple[Service, ...]:
+        """Every stored service of a source, by name; backends in the order they were given."""
         with self._explained("read"):
-            rows = self._db.execute("SELECT document FROM services ORDER BY name")
+            rows = self._db.execute(
+                "SELECT document FROM services WHERE owner = ? ORDER BY name", (owner,)
+            )
             return tuple(build(Service, json.loads(document)) for (document,) in rows)
+
+    def owners(self) -> tuple[str, ...]:
+        """The sources that have services here."""
+        with self._explained("read"):
+            return tuple(
+                each for (each,) in self._db.execute("SELECT DISTINCT owner FROM services")
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -114,12 +130,12 @@ class Store(Closing):
                 self._db.execute("ROLLBACK")
             raise
 
-    def put(self, services: Iterable[Service]) -> None:
+    def put(self, services: Iterable[Service], owner: str = API) -> None:
         """Add services, replacing those of the same name. Call it in a transaction."""
         with self._explained("write"):
             self._db.executemany(
-                "INSERT OR REPLACE INTO services VALUES (?, ?)",
-                ((each.name, json.dumps(plain(each))) for each in services),
+                "INSERT OR REPLACE INTO services (name, document, owner) VALUES (?, ?, ?)",
+                ((each.name, json.dumps(plain(each)), owner) for each in services),
             )
 
     def delete(self, names: Iterable[str]) -> None:

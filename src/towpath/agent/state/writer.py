@@ -42,4 +42,8 @@ class Writer:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is under way, and take no more. Twice is once."""
         self._thread.shutdown()

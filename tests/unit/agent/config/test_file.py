@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration file: read, accepted, refused."""
+"""The configuration file: read, or refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from towpath.agent.config.file import ConfigFile
-from towpath.agent.errors import InvalidError
-from towpath.model import ConfigError, Problem
+from towpath.model import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,11 +23,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_right_file_is_in_force(path: Path) -> None:
-    """From the time it was read."""
+    """And known by its path."""
     file = ConfigFile(path)
     assert [device.name for device in file.first.devices] == ["eth0"]
-    assert file.status.path == path
-    assert file.status.refused is None
+    assert file.path == path
 
 
 def test_a_wrong_file_names_file_line_field_and_what_is_allowed(path: Path) -> None:
@@ -60,19 +58,3 @@ def test_a_file_that_can_not_be_read_is_refused(
     with pytest.raises(ConfigError, match=message) as caught:
         ConfigFile(path)
     assert caught.value.problems[0].file == str(path)
-
-
-def test_a_refused_change_is_remembered_until_one_is_accepted(path: Path) -> None:
-    """Beside what is still in force."""
-    file = ConfigFile(path)
-    in_force = file.status.accepted
-    problem = Problem("can't change", "devices")
-    file.refuse(InvalidError([problem]))
-    refused = file.status
-    assert refused.problems == (problem,)
-    assert refused.accepted == in_force
-    assert refused.refused is not None
-    file.accept()
-    accepted = file.status
-    assert accepted.problems == ()
-    assert accepted.refused is None

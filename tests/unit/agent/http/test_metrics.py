@@ -6,6 +6,8 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import chain
+from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
@@ -14,9 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.test_codec import DOCUMENTS, NAME
 
 from towpath.agent.errors import AgentError
-from towpath.agent.http.metrics import registry, served
+from towpath.agent.http.metrics import agent_metrics, datapath_metrics, registry, served
 from towpath.api.documents import Check, Counters, Status
 from towpath.core.health import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client import CollectorRegistry
 
 COUNTERS = next(each for each in DOCUMENTS if isinstance(each, Counters))
 CHECKS = [each for each in DOCUMENTS if isinstance(each, Check)]
@@ -25,9 +32,14 @@ LABELS = {"service": "web", "vip": "2001:db8::10", "port": "80", "protocol": "ud
 CHECKED = LABELS | {"backend": "192.0.2.1"}
 
 
+def made(status: Status = STATUS, checks: Iterable[Check] = CHECKS) -> CollectorRegistry:
+    """A registry as an agent with a load balancer has it."""
+    return registry(lambda: chain(datapath_metrics(COUNTERS, checks), agent_metrics(status)))
+
+
 def scraped(status: Status = STATUS) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """Every sample by its name and labels, as Prometheus' own parser sees them."""
-    text = generate_latest(registry(lambda: COUNTERS, lambda: status, lambda: CHECKS)).decode()
+    text = generate_latest(made(status=status)).decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -87,7 +99,7 @@ def test_an_accepted_file_is_not_alarming() -> None:
 def test_whether_a_backend_gets_flows(state: State) -> None:
     """One number to alert on."""
     check = replace(CHECKS[0], state=state)
-    text = generate_latest(registry(lambda: COUNTERS, lambda: STATUS, lambda: [check])).decode()
+    text = generate_latest(made(checks=[check])).decode()
     (line,) = [each for each in text.splitlines() if each.startswith("towpath_backend_health{")]
     assert line.rpartition(" ")[2] == ("1.0" if state in {"unknown", "up", "failing"} else "0.0")
 
@@ -100,10 +112,10 @@ def test_counters_are_read_at_every_scrape_and_not_before() -> None:
         reads.append(NAME)
         return COUNTERS
 
-    made = registry(read, lambda: STATUS)
+    found = registry(lambda: datapath_metrics(read(), CHECKS))
     assert reads == []
-    generate_latest(made)
-    generate_latest(made)
+    generate_latest(found)
+    generate_latest(found)
     assert len(reads) == 2
 
 
@@ -114,7 +126,7 @@ def test_they_are_served_on_an_address_of_their_own() -> None:
     address = ip_address("127.0.0.1"), port
     for _ in range(2):
         with (
-            served(address, registry(lambda: COUNTERS, lambda: STATUS)),
+            served(address, made()),
             urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
         ):
             assert b'towpath_verdict_packets_total{reason="tx"}' in answer.read()
@@ -124,10 +136,9 @@ def test_a_port_that_is_taken_is_said() -> None:
     """With the setting it comes from."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        made = registry(lambda: COUNTERS, lambda: STATUS)
         message = f"metrics.listen: can't listen on 127.0.0.1 port {port}: Address already in use"
         with (
             pytest.raises(AgentError, match=message),
-            served((ip_address("127.0.0.1"), port), made),
+            served((ip_address("127.0.0.1"), port), made()),
         ):
             pass

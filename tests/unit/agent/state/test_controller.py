@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.agent.samples import MemoryDatapath, service
 
-from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
+from towpath.agent.errors import ConflictError, NotFoundError
+from towpath.agent.sources.intake import Update
 from towpath.agent.state.controller import Controller
 from towpath.agent.state.store import Store, StoreError
+from towpath.capabilities import API, FILE, ORIGINS, Origin
 from towpath.datapath.errors import CapacityError
-from towpath.model import Config, ConfigError, Device, Limits
-from towpath.model.owner import Owner
+from towpath.model import Config, ConfigError, Device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -190,19 +191,6 @@ def test_a_reload_replaces_the_files_services(
     assert store.services() == (MAIL,)
 
 
-def test_a_reload_that_needs_a_restart_is_refused_whole(
-    controller: Controller, datapath: MemoryDatapath
-) -> None:
-    """Naming every part that does."""
-    new = Config(devices=(Device("eth1"),), limits=Limits(services=5), services=(DNS,))
-    with pytest.raises(InvalidError) as caught:
-        controller.reload(new)
-    assert [problem.field for problem in caught.value.problems] == ["devices", "limits"]
-    assert "restart" in str(caught.value)
-    assert names(datapath) == {"web"}
-    assert controller.config is CONFIG
-
-
 def test_a_reload_that_contradicts_the_api_is_refused_whole(
     controller: Controller, datapath: MemoryDatapath
 ) -> None:
@@ -219,7 +207,7 @@ def test_a_plan_changes_nothing(
     """For either owner."""
     applied = datapath.applied
     as_api = controller.plan([MAIL])
-    as_file = controller.plan([DNS], owner=Owner.FILE)
+    as_file = controller.plan([DNS], owner=FILE)
     assert [(c.action, c.service.name) for c in as_api.changes] == [("add", "mail")]
     assert [(c.action, c.service.name) for c in as_file.changes] == [
         ("remove", "web"),
@@ -227,3 +215,64 @@ def test_a_plan_changes_nothing(
     ]
     assert datapath.applied == applied
     assert store.services() == ()
+
+
+# Sources other than the file and the API
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A source that is registered."""
+    origin = Origin("elsewhere", "", "somewhere else")
+    monkeypatch.setattr("towpath.capabilities.ORIGINS", (*ORIGINS, origin))
+    return origin.name
+
+
+def test_a_source_s_services_are_in_both_places(
+    store: Store, datapath: MemoryDatapath, elsewhere: str
+) -> None:
+    """All that it has, or a change of it; others' stay."""
+    controller = Controller(CONFIG, store, datapath, (API, elsewhere))
+    controller.start()
+    controller.put([DNS])
+    controller.take(elsewhere, Update((MAIL,)))
+    assert names(datapath) == {"web", "dns", "mail"}
+    assert store.services(elsewhere) == (MAIL,)
+    assert store.services() == (DNS,)
+    other = service("other", port=8080)
+    controller.take(elsewhere, Update((other,), whole=False))
+    assert names(datapath) == {"web", "dns", "mail", "other"}
+    controller.take(elsewhere, Update((), ("mail", "dns", "web"), whole=False))
+    assert names(datapath) == {"web", "dns", "other"}
+    controller.take(elsewhere, Update(()))
+    assert names(datapath) == {"web", "dns"}
+
+
+def test_a_source_s_services_are_desired_before_it_hands_them_in(
+    store: Store, datapath: MemoryDatapath, elsewhere: str
+) -> None:
+    """By the next agent; without the source they are forgotten."""
+    first = Controller(CONFIG, store, datapath, (API, elsewhere))
+    first.start()
+    first.put([DNS])
+    first.take(elsewhere, Update((MAIL,)))
+    Controller(CONFIG, store, datapath, (API, elsewhere)).start()
+    assert names(datapath) == {"web", "dns", "mail"}
+    Controller(CONFIG, store, datapath).start()
+    assert names(datapath) == {"web", "dns"}
+    assert store.owners() == (API,)
+
+
+def test_a_source_that_contradicts_another_is_refused_whole(
+    store: Store, datapath: MemoryDatapath, elsewhere: str
+) -> None:
+    """What it had stays."""
+    controller = Controller(CONFIG, store, datapath, (API, elsewhere))
+    controller.start()
+    controller.take(elsewhere, Update((MAIL,)))
+    with pytest.raises(ConflictError, match="'web' was also set through the configuration file"):
+        controller.take(elsewhere, Update((DNS, replace(WEB, port=81))))
+    assert names(datapath) == {"web", "mail"}
+    assert store.services(elsewhere) == (MAIL,)
+    with pytest.raises(ConflictError, match="'mail' belongs to somewhere else; change it there"):
+        controller.put([MAIL])

@@ -3,32 +3,44 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from tests.unit.agent.samples import service
 
 from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.agent.state.desired import Desired
-from towpath.model.owner import Owner
+from towpath.capabilities import API, FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from towpath.model import Service
 
 WEB, MAIL = service("web"), service("mail", port=25)
 
 
+def of(file: Iterable[Service] = (), api: Iterable[Service] = ()) -> Desired:
+    """What the file and the API desire."""
+    return Desired.of({FILE: file, API: api})
+
+
 def test_both_sources_are_in_force() -> None:
     """Services of the file and of the API are all wished for, each with its owner."""
-    desired = Desired.of([WEB], [MAIL])
-    assert list(desired) == [(Owner.FILE, WEB), (Owner.API, MAIL)]
+    desired = of([WEB], [MAIL])
+    assert list(desired) == [(FILE, WEB), (API, MAIL)]
     assert desired.services() == (WEB, MAIL)
-    assert desired.services(Owner.API) == (MAIL,)
-    assert desired.get("mail") == (Owner.API, MAIL)
+    assert desired.services(API) == (MAIL,)
+    assert desired.get("mail") == (API, MAIL)
 
 
 def test_a_name_in_both_sources_is_a_conflict() -> None:
     """The message names the service and both ways out."""
     with pytest.raises(ConflictError, match=r"service 'web' belongs to the configuration file"):
-        Desired.of([WEB], [service("web", "203.0.113.99")])
-    api = Desired.of([], [WEB])
+        of([WEB], [service("web", "203.0.113.99")])
+    api = of([], [WEB])
     with pytest.raises(ConflictError, match=r"was also set through the API; remove it there"):
-        api.replaced(Owner.FILE, [service("web", "203.0.113.99")])
+        api.replaced(FILE, [service("web", "203.0.113.99")])
 
 
 def test_a_vip_in_both_sources_is_a_conflict() -> None:
@@ -38,51 +50,51 @@ def test_a_vip_in_both_sources_is_a_conflict() -> None:
         match=r"vip: 203\.0\.113\.10:80/tcp of service 'other' \(api\) is already that of service"
         r" 'web' \(file\)",
     ):
-        Desired.of([WEB], [service("other")])
+        of([WEB], [service("other")])
 
 
 def test_every_conflict_is_named() -> None:
     """Not only the first."""
     with pytest.raises(ConflictError) as caught:
-        Desired.of([WEB, MAIL], [service("web", port=99), service("other", port=25)])
+        of([WEB, MAIL], [service("web", port=99), service("other", port=25)])
     assert [problem.field for problem in caught.value.problems] == ["name", "vip"]
 
 
 def test_the_same_vip_with_another_port_is_none() -> None:
     """What must be unique is address, port and protocol together."""
-    assert len(Desired.of([WEB], [MAIL]).services()) == 2
+    assert len(of([WEB], [MAIL]).services()) == 2
 
 
 def test_services_exchange_their_vips_in_one_change() -> None:
     """What goes makes room for what comes."""
-    desired = Desired.of([], [service("a", port=1), service("b", port=2)])
-    swapped = desired.changed(Owner.API, put=[service("a", port=2), service("b", port=1)])
+    desired = of([], [service("a", port=1), service("b", port=2)])
+    swapped = desired.changed(API, put=[service("a", port=2), service("b", port=1)])
     assert {each.service.name: each.service.port for each in swapped} == {"a": 2, "b": 1}
 
 
 def test_a_change_leaves_the_original_as_it_was() -> None:
     """States are values: a refused change has changed nothing."""
-    desired = Desired.of([], [WEB])
-    changed = desired.changed(Owner.API, put=[MAIL], remove=["web"])
+    desired = of([], [WEB])
+    changed = desired.changed(API, put=[MAIL], remove=["web"])
     assert desired.services() == (WEB,)
     assert changed.services() == (MAIL,)
 
 
 def test_a_vip_is_free_once_its_service_is_gone() -> None:
     """Nothing of a removed service lingers."""
-    desired = Desired.of([], [WEB]).changed(Owner.API, remove=["web"])
-    assert desired.changed(Owner.FILE, put=[service("other")]).services() == (service("other"),)
+    desired = of([], [WEB]).changed(API, remove=["web"])
+    assert desired.changed(FILE, put=[service("other")]).services() == (service("other"),)
 
 
 def test_replacing_the_file_keeps_the_apis() -> None:
     """And the file's services that are not in the new one go."""
-    desired = Desired.of([WEB], [MAIL]).replaced(Owner.FILE, [service("new", port=8080)])
+    desired = of([WEB], [MAIL]).replaced(FILE, [service("new", port=8080)])
     assert [each.service.name for each in desired] == ["mail", "new"]
 
 
 def test_the_api_changes_only_what_is_its_own() -> None:
     """A service of the file is refused, one that isn't there is not found."""
-    desired = Desired.of([WEB], [MAIL])
+    desired = of([WEB], [MAIL])
     assert desired.owned_by_api("mail") == MAIL
     with pytest.raises(ConflictError, match="belongs to the configuration file; change it there"):
         desired.owned_by_api("web")
@@ -92,8 +104,8 @@ def test_the_api_changes_only_what_is_its_own() -> None:
 
 def test_an_unknown_name_is_answered_with_some_that_are_known() -> None:
     """Some: there may be thousands."""
-    many = Desired.of([service(f"s{i:02}", port=1 + i) for i in range(30)])
+    many = of([service(f"s{i:02}", port=1 + i) for i in range(30)])
     with pytest.raises(NotFoundError, match=r"there are: s00, .*, s09, \.\.\.$"):
         many.get("x")
     with pytest.raises(NotFoundError, match="there are: none"):
-        Desired.of().get("x")
+        of().get("x")

@@ -147,7 +147,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     Store(tmp_path / "db").close()
     with closing(sqlite3.connect(tmp_path / "db")) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(StoreError, match=r"written by a newer Towpath \(schema 4, .* up to 3\)"):
+    with pytest.raises(StoreError, match=r"written by a newer Towpath \(schema 5, .* up to 4\)"):
         Store(tmp_path / "db")
 
 

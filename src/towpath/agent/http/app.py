@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP API below /v1: what each agent has, and what its parts bring.
+
+Its OpenAPI description is at /v1/openapi.json.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import PlainTextResponse, Response
+
+from towpath import __version__
+from towpath.agent.agent import Agent
+from towpath.agent.http import errors
+from towpath.agent.http.response import answer
+from towpath.api import documents
+from towpath.capabilities import CAPABILITIES
+from towpath.model import Problem
+
+
+@dataclass
+class Problems:
+    """Why a request was refused; nothing was changed."""
+
+    problems: tuple[Problem, ...]
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problems, "description": "The body is not JSON"},
+    404: {"model": Problems, "description": "There is no such service or backend"},
+    409: {"model": Problems, "description": "Contradicts what is there, or does not fit"},
+    422: {"model": Problems, "description": "A field has a value that is not allowed"},
+}
+
+
+def make_app(agent: Agent) -> FastAPI:
+    """The application that serves an agent's API and metrics."""
+    app = FastAPI(
+        title="Towpath agent",
+        version=__version__,
+        summary="Services and backends of an XDP load balancer",
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # would load its scripts from elsewhere
+        redoc_url=None,
+        responses=REFUSALS,
+    )
+    absent = [each for each in CAPABILITIES if not each.configured(agent.config)]
+    errors.install(app, [each.key or each.name for each in absent])
+    for router in (observation(agent), *(each for part in agent.parts for each in part.routes())):
+        app.include_router(router, prefix="/v1")
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def metrics() -> Response:
+        """Prometheus metrics, read from the kernel now."""
+        text, kind = agent.metrics()
+        return Response(text, media_type=kind)
+
+    return app
+
+
+def observation(agent: Agent) -> APIRouter:
+    """What the agent itself is doing."""
+    router = APIRouter(tags=["observation"])
+
+    @router.get("/health")
+    async def health() -> Response:
+        """Whether all is well: 200, or 503 and what is wrong."""
+        trouble = agent.trouble
+        if trouble:
+            return errors.answer(503, [Problem(trouble)])
+        return answer({"status": "ok"})
+
+    @router.get("/status", response_model=documents.Status)
+    async def status() -> Response:
+        """The agent, its file and its limits."""
+        return answer(agent.status())
+
+    return router

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load balancer as a part of an agent: devices, services, health checks, captures."""
+
+from towpath.agent.lb.part import forget, start
+
+__all__ = ["forget", "start"]

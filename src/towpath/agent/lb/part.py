@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A load balancer's life within an agent: its state, its sources, its background work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from towpath.agent.captures import Captures
+from towpath.agent.errors import REFUSALS, AgentError
+from towpath.agent.health.monitor import Monitor
+from towpath.agent.http import captures, flows, services
+from towpath.agent.http.metrics import datapath_metrics
+from towpath.agent.lb.observer import Observer
+from towpath.agent.parts import Part
+from towpath.agent.sources.intake import Intake
+from towpath.agent.state import exhaustion
+from towpath.agent.state.controller import Controller, stored
+from towpath.agent.state.exhaustion import ExhaustionWatch
+from towpath.agent.state.store import DATABASE, Store
+from towpath.capabilities import API, FILE, ORIGINS
+from towpath.datapath.balancer import Balancer
+from towpath.datapath.maps.pins import LINKS, MAPS, NEXT, held
+from towpath.datapath.snat.table import check as check_snat
+from towpath.kernel.bpf import links
+from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.errors import KernelError
+from towpath.model.snat import NO_SNAT
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from fastapi import APIRouter
+    from prometheus_client.core import Metric
+
+    from towpath.agent.parts import Given
+    from towpath.agent.sources import Source
+    from towpath.agent.sources.intake import Update
+    from towpath.datapath.recorder.capture import Recording
+    from towpath.documents import Plan
+    from towpath.model import Config
+    from towpath.model.capture import Capture
+    from towpath.native.records import Fate
+
+log = logging.getLogger(__name__)
+
+Args = ParamSpec("Args")
+
+# Between two counts of the flows of backends that are leaving: so long, and so many times
+# what a count takes.
+REAP_SECONDS = 1.0
+REAP_PAUSES = 20
+
+
+def start(given: Given) -> LoadBalancer:
+    """Balance on the devices, taking over what is pinned."""
+    return LoadBalancer(given)
+
+
+def forget(given: Given) -> None:
+    """Take a load balancer out of the kernel that an earlier configuration had.
+
+    AgentError: the API has services; without devices nobody would balance them.
+    """
+    database = given.state / DATABASE
+    if database.exists():
+        with Store(database) as store:
+            names = [service.name for service in store.services(API)]
+        if names:
+            raise AgentError(
+                f"devices is missing, but services were set through the API: {', '.join(names)};"
+                " name a device, and remove them first (towpath service delete NAME)"
+            )
+        database.unlink()
+    if (given.pins / LINKS).is_dir():
+        _detach(given.pins)
+        log.info("no device is configured any more: the load balancer has been detached")
+
+
+def _detach(pins: Path) -> None:
+    with held(pins):
+        for path in (pins / LINKS).iterdir():
+            try:
+                links.from_pin(path).detach()
+            except KernelError as error:
+                log.info("link %s has nothing to detach from: %s", path, error)
+        for name in (LINKS, NEXT, MAPS):
+            remove_pins(pins / name)
+
+
+class LoadBalancer(Part):
+    """Devices, services and their backends, health checks, captures."""
+
+    name = "lb"
+    fixed = ("devices", "source", "icmp", "limits", "checks", "snat")
+
+    def __init__(self, given: Given) -> None:
+        config, self._writer = given.config, given.writer
+        self._sources: dict[str, tuple[Source, Intake[Update]]] = {}
+        enabled = [each for each in ORIGINS if each.name == API or each.name in config.sections]
+        names = [each.name for each in enabled]
+        with ExitStack() as undo:
+            store = undo.enter_context(Store(given.state / DATABASE))
+            # Contradictions are found before anything is attached.
+            check_snat(config.snat, stored(config, store, names).services())
+            self._balancer = undo.enter_context(
+                Balancer(
+                    config.devices,
+                    source=config.source,
+                    icmp=config.icmp,
+                    limits=config.limits,
+                    pins=given.pins,
+                    snat=config.snat,
+                    mark=config.checks.mark,
+                )
+            )
+            self.controller = Controller(config, store, self._balancer, names)
+            self._writer.call(self.controller.start)
+            self._undo = undo.pop_all()
+        self._monitor = Monitor(
+            self.controller,
+            self._writer,
+            self._balancer.health,
+            concurrent=config.checks.concurrent,
+        )
+        self.observer = Observer(self.controller, self._monitor, self._writer, self._balancer)
+        self.captures = Captures(self._record)
+        for each in enabled:
+            intake: Intake[Update] = Intake(
+                each.label, partial(self._take, each.name), lambda: (self.desired(),)
+            )
+            source = each.load("agent", "Source")(config.sections.get(each.name), intake)
+            self._sources[each.name] = source, intake
+
+    def desired(self) -> object:
+        """The services of all sources."""
+        return self.controller.desired
+
+    # ---- Changes ---------------------------------------------------------------------------------
+
+    async def write(
+        self, change: Callable[Args, Plan], *args: Args.args, **kwargs: Args.kwargs
+    ) -> Plan:
+        """Run one of the controller's changes on the writer's thread."""
+        return await self._writer.run(change, *args, **kwargs)
+
+    def apply(self, config: Config) -> None:
+        """Take over the file's services."""
+        self.controller.reload(config)
+
+    async def _take(self, owner: str, update: Update) -> None:
+        await self._writer.run(self.controller.take, owner, update)
+
+    def _record(self, capture: Capture) -> Recording:
+        """Begin a capture, in any thread but the writer's."""
+
+        def describe(fate: Fate) -> str:
+            return self._writer.call(self._balancer.fate, fate)
+
+        # Loading takes a while, in which changes go on.
+        found = self._writer.call(self._balancer.observed)
+        return self._balancer.recorder.start(capture, found, describe)
+
+    def stop(self) -> None:
+        """End captures: their clients get the rest of their files."""
+        self.captures.stop_all("the agent ends")
+
+    def detach(self) -> None:
+        """Take it off all devices, pins too."""
+        self._balancer.detach()
+
+    def close(self) -> None:
+        """Let go of it: it works on."""
+        self._undo.close()
+
+    # ---- In the background -----------------------------------------------------------------------
+
+    def tasks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Health checks, backends that leave, ages of flows, warnings, sources."""
+        sources = {name: source.run for name, (source, _) in self._sources.items()}
+        return {
+            "health checks": self._monitor.run,
+            "backends that leave": self._reap,
+            "ages of flows": self._age_flows,
+            "warnings": self._warn,
+        } | {f"source {name}": run for name, run in sources.items()}
+
+    async def _reap(self) -> None:
+        """Let those go that were removed and whose flows have ended, or whose time is over.
+
+        Counting goes through the whole flow table: it takes a small part of the time.
+        """
+        while True:
+            begun = time.monotonic()
+            if self.controller.leaving:
+                try:
+                    await self._reap_once()
+                except REFUSALS:
+                    log.exception("backends that were removed stay; tried again")
+            await asyncio.sleep(max(REAP_SECONDS, REAP_PAUSES * (time.monotonic() - begun)))
+
+    async def _reap_once(self) -> None:
+        leaving, census = await self._writer.run(self.controller.leaving_census)
+        found = await asyncio.to_thread(census.count, self.controller.config.drain.idle)
+        await self._writer.run(self.controller.reap, leaving, found)
+
+    async def _age_flows(self) -> None:
+        """Read the flow table often enough for its ages to be right though nobody asks."""
+        while True:
+            await asyncio.sleep(self.observer.flow_span / 4)
+            await asyncio.to_thread(self.observer.age_flows)
+
+    async def _warn(self) -> None:
+        """Say in the log when translations run out."""
+        if self.controller.config.snat == NO_SNAT:
+            return
+        watch = ExhaustionWatch(await self.observer.verdicts(), time.monotonic)
+        while True:
+            await asyncio.sleep(exhaustion.INTERVAL)
+            watch.look(await self.observer.verdicts())
+
+    # ---- What it says of itself ------------------------------------------------------------------
+
+    @property
+    def trouble(self) -> str | None:
+        """A change that could not be undone, checks that can't be made, sources that are away."""
+        return self.controller.trouble or self._monitor.trouble or next(self._away(), None)
+
+    def _away(self) -> Iterator[str]:
+        for name, (source, _) in self._sources.items():
+            if source.trouble:
+                yield f"source {name}: {source.trouble}"
+
+    def summary(self) -> str:
+        """How many services there are."""
+        return f"{len(self.controller.desired.services())} services"
+
+    def facts(self) -> dict[str, Any]:
+        """Devices, services by owner, limits, checks, and sources other than the file."""
+        return {
+            "devices": self.controller.config.devices,
+            "services": dict.fromkeys((FILE, API), 0) | self.observer.owners(),
+            "limits": self.observer.limits(),
+            "checks": self.observer.states(),
+            "sources": {
+                name: replace(intake.status, trouble=source.trouble)
+                for name, (source, intake) in self._sources.items()
+                if name != API
+            },
+        }
+
+    def metrics(self) -> Iterable[Metric]:
+        """Of packets, services, backends and their checks."""
+        return datapath_metrics(self.observer.counters(), self.observer.checks())
+
+    def routes(self) -> Iterable[APIRouter]:
+        """Services, backends, flows, captures, and what they have seen."""
+        return (
+            services.services(self),
+            services.backends(self),
+            services.observation(self.observer),
+            flows.routes(self.observer),
+            captures.captures(self.captures),
+        )

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent is made of: one part for each capability that is configured.
+
+The module of a capability in this layer has two functions::
+
+    def start(given: Given) -> Part      take over or make what it has in the kernel
+    def forget(given: Given) -> None     remove what an earlier agent left that had it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from fastapi import APIRouter
+    from prometheus_client.core import Metric
+
+    from towpath.agent.state.writer import Writer
+    from towpath.model import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a part is started with."""
+
+    config: Config
+    writer: Writer
+    """The thread on which everything is changed."""
+    pins: Path
+    """Where it pins what is to outlive the agent. Nothing has to be there."""
+
+    @property
+    def state(self) -> Path:
+        """A directory that outlives the agent and the machine."""
+        return self.config.state.directory
+
+
+class Part:
+    """One capability in a running agent. What is not needed can be left as it is here.
+
+    A change of the configuration is checked (``fixed``), then applied part by part; when one
+    refuses, those before it get the configuration that was in force. What a part says of itself
+    may be asked for by any thread.
+    """
+
+    name: str
+    fixed: tuple[str, ...] = ()
+    """Keys of the configuration that can't change while the agent runs."""
+
+    def apply(self, config: Config) -> None:
+        """Take over a changed configuration, on the writer's thread.
+
+        An exception of ``errors.REFUSALS`` refuses it; everything is then as before.
+        """
+
+    def desired(self) -> object:
+        """What the configuration must agree with; another object whenever it has changed.
+
+        A configuration that was refused is tried again then.
+        """
+
+    def tasks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What goes on in the background, by what messages call it."""
+        return {}
+
+    def stop(self) -> None:
+        """End what requests are waiting for: the agent is about to go."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong, None when all is well."""
+        return None
+
+    def summary(self) -> str:
+        """What it does, in a few words, for `towpath status`."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Fields of documents.Status that are its own."""
+        return {}
+
+    def metrics(self) -> Iterable[Metric]:
+        """Its metrics, read now."""
+        return ()
+
+    def routes(self) -> Iterable[APIRouter]:
+        """Its part of the API, below /v1."""
+        return ()
+
+    def detach(self) -> None:
+        """Take everything out of the kernel. Followed by close()."""
+
+    def close(self) -> None:
+        """Let go. What is in the kernel stays there."""

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source hands its content to, and what became of it."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from operator import is_not
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from towpath.agent.errors import REFUSALS, ConflictError, RequestError
+from towpath.api.documents import SourceStatus
+from towpath.datapath.errors import DatapathError
+from towpath.model import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from towpath.model import Service
+
+log = logging.getLogger(__name__)
+
+Content = TypeVar("Content")
+
+
+def now() -> str:
+    """The time, ISO 8601 with its offset, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def problems_in(error: Exception) -> tuple[Problem, ...]:
+    """What an error says, as problems."""
+    if isinstance(error, ConfigError | RequestError):
+        return error.problems
+    return (Problem(str(error)),)
+
+
+class Update(NamedTuple):
+    """Services that a source hands in."""
+
+    put: tuple[Service, ...]
+    remove: tuple[str, ...] = ()
+    """Names of services that are gone."""
+    whole: bool = True
+    """Whether ``put`` are all that the source has; otherwise others stay."""
+
+
+class Intake(Generic[Content]):
+    """Takes what a source has; what is refused changes nothing.
+
+    Args:
+        name: What messages call the source.
+        take: Puts a content into force, or raises one of errors.REFUSALS.
+        desired: What the content must agree with; other objects whenever that has changed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        take: Callable[[Content], Awaitable[object]],
+        desired: Callable[[], tuple[object, ...]],
+    ) -> None:
+        self.name = name
+        self._take = take
+        self._desired = desired
+        self._status = SourceStatus()
+        # What it was refused for contradicting; None when that is not why.
+        self._contradicted: tuple[object, ...] | None = None
+
+    @property
+    def status(self) -> SourceStatus:
+        """What is in force, and what was refused. For any thread."""
+        return self._status
+
+    async def offer(self, content: Content) -> bool:
+        """Have a content put into force; whether it was. After a refusal, offer all there is."""
+        try:
+            await self._take(content)
+        except REFUSALS as error:
+            self.refuse(error)
+            return False
+        self.accept()
+        return True
+
+    def may_fit_now(self) -> bool:
+        """Whether what the content was refused for contradicting has changed since."""
+        before = self._contradicted
+        return before is not None and any(map(is_not, before, self._desired()))
+
+    def accept(self) -> None:
+        """What was handed in is in force."""
+        log.info("%s: in force", self.name)
+        self._contradicted = None
+        self._status = SourceStatus(accepted=now())
+
+    def refuse(self, error: Exception) -> None:
+        """What was handed in is not; what was in force before stays."""
+        contradiction = isinstance(error, ConflictError | DatapathError)
+        self._contradicted = self._desired() if contradiction else None
+        self._status = SourceStatus(self._status.accepted, now(), problems_in(error))
+        for problem in self._status.problems:
+            log.error("%s: refused, what was in force stays: %s", self.name, problem)

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Background tasks that don't die silently.
+
+A task that ends with an error is logged once, told in the agent's health, and begun again
+after a pause; when it has gone on for a while it is well again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 5.0
+"""From an error to the next try, and how long a task goes on before it counts as well."""
+
+
+class Supervisor:
+    """Runs tasks until it is stopped. For the event loop only, but for ``troubles``."""
+
+    def __init__(self, pause: float = PAUSE_SECONDS) -> None:
+        self._pause = pause
+        self._tasks: list[asyncio.Task[None]] = []
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def troubles(self) -> Iterable[str]:
+        """What is wrong with tasks, for any thread."""
+        return tuple(self._troubles.values())
+
+    def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a task. One that returns is done."""
+        self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
+
+    async def stop(self) -> None:
+        """Cancel all tasks and wait for them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            well = asyncio.get_running_loop().call_later(self._pause, self._well, name)
+            try:
+                return await work()
+            except Exception as error:
+                trouble = f"{name}: {str(error) or type(error).__name__}"
+                if self._troubles.get(name) != trouble:
+                    log.exception("%s: tried again every %g s", name, self._pause)
+                self._troubles[name] = trouble
+            finally:
+                well.cancel()
+            await asyncio.sleep(self._pause)
+
+    def _well(self, name: str) -> None:
+        if self._troubles.pop(name, None):
+            log.info("%s: well again", name)
