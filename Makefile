@@ -7,6 +7,8 @@
 #                 of programs among the others; WRITE=1 also writes
 #                 docs/kernels.md, accepts programs' sizes, notes tests' costs
 #   make bench    nanoseconds per packet, measured inside the kernel (needs root)
+#   make bench-check  instructions per packet, held to budgets, counted in
+#                 QEMU (needs root); WRITE=1 makes what is measured the budgets
 #   make objects  compile the BPF programs and the native library, if out of date
 #   make lint     formatting, types and import contract
 #   make format   write Python and C as lint wants them
@@ -45,6 +47,11 @@ kernels: objects
 
 bench: install-demo objects
 	$(BIN)/towpath bench lb --json
+
+.PHONY: bench-check
+bench-check: objects
+	@tools/install dev,demo kernels
+	$(BIN)/python -m tools.instructions $(if $(WRITE),--write) $(CHECK_ARGS)
 
 objects: | $(VENV)
 	@$(BIN)/python hatch_build.py
