@@ -22,10 +22,22 @@ if TYPE_CHECKING:
     from tools.kernels.packages import Image
 
 MEMORY_MIB = 1536
+
+
+@dataclass(frozen=True, slots=True)
+class Emulation:
+    """How QEMU runs a guest, and how long it may take to come to its command."""
+
+    options: tuple[str, ...]
+    boot_seconds: float
+
+
 # Emulated: KVM is not to be had everywhere, and the same everywhere is worth more.
-QUICK = ("-accel", "tcg,thread=multi", "-smp", "2")
+QUICK = Emulation(("-accel", "tcg,thread=multi", "-smp", "2"), 90.0)
 """As fast as it goes."""
-COUNTING = ("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1")
+COUNTING = Emulation(
+    ("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"), 240.0
+)
 """An instruction takes a nanosecond by all clocks of the guest; while it idles they leap."""
 MACHINE = ("-machine", "q35,memory-backend=memory")
 # No more than numpy's wheels want (x86-64-v2): wider vectors, which the C library would then use,
@@ -40,7 +52,6 @@ KERNEL_ARGUMENTS = (
 # don't see each other's changed instructions as real ones do. It is booted again then. What
 # goes wrong once the command has begun is never tried again.
 BOOTS = 3
-BOOT_SECONDS = 90.0
 _SOCKET_SECONDS = 10
 _CONSOLE_LINES = 40
 
@@ -90,7 +101,7 @@ def run(
     *,
     timeout: float,
     arguments: str = "",
-    emulation: Sequence[str] = QUICK,
+    emulation: Emulation = QUICK,
 ) -> Outcome:
     """Run a command inside a kernel, in this working directory.
 
@@ -111,7 +122,7 @@ def _boot(
     results: Path,
     timeout: float,
     arguments: str,
-    emulation: Sequence[str],
+    emulation: Emulation,
 ) -> Outcome:
     began = time.monotonic()
     results.mkdir(parents=True, exist_ok=True)
@@ -126,8 +137,8 @@ def _boot(
         for tag, path in shares.items():
             undo.enter_context(_share(path, sockets / tag, writable=tag == "results"))
         words = _qemu(image, initrd, {tag: sockets / tag for tag in shares}, results, arguments)
-        qemu = subprocess.Popen([*words, *emulation], stdin=subprocess.DEVNULL)
-        in_time = _wait(qemu, timeout, results / "booted")
+        qemu = subprocess.Popen([*words, *emulation.options], stdin=subprocess.DEVNULL)
+        in_time = _wait(qemu, timeout, results / "booted", emulation.boot_seconds)
     return _outcome(results, in_time=in_time, seconds=time.monotonic() - began)
 
 
@@ -204,15 +215,17 @@ def _qemu(
     return words
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float, booted: Path) -> bool:
+def _wait(
+    process: subprocess.Popen[bytes], timeout: float, booted: Path, boot_seconds: float
+) -> bool:
     """Return whether the guest ended by itself. One that doesn't come to its command need not."""
     try:
         with suppress(subprocess.TimeoutExpired):
-            process.wait(min(timeout, BOOT_SECONDS))
+            process.wait(min(timeout, boot_seconds))
             return True
         if not booted.exists():
             return False
-        process.wait(max(timeout - BOOT_SECONDS, 0))
+        process.wait(max(timeout - boot_seconds, 0))
     except subprocess.TimeoutExpired:
         return False
     else:
