@@ -7,6 +7,7 @@ import asyncio
 import gc
 import os
 import resource
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from towpath.agent.writer import Writer
     from towpath.core.plan import Plan
     from towpath.core.records import Fate
+    from towpath.core.states import BackendKey
     from towpath.datapath.balancer import Balancer
     from towpath.datapath.counters import Counters
     from towpath.datapath.recording import Recording
@@ -106,12 +108,22 @@ class Host:
         before = self._contradicted
         return before is not None and before is not self.controller.desired
 
-    async def reap(self) -> None:
-        """Let those go that were removed and whose flows have ended, or whose time is over."""
+    async def reap(self) -> float:
+        """Let those go that were removed and whose flows have ended, or whose time is over.
+
+        Returns the CPU time that it took to count the flows, in seconds.
+        """
         leaving = self.controller.leaving
         census = await self.writer.run(self.controller.datapath.census, leaving)
-        flows = await asyncio.to_thread(census.count, self.controller.config.drain.idle)
+        idle = self.controller.config.drain.idle
+
+        def count() -> tuple[dict[BackendKey, int], float]:
+            begun = time.thread_time()
+            return census.count(idle), time.thread_time() - begun
+
+        flows, seconds = await asyncio.to_thread(count)
         await self.writer.run(self.controller.reap, leaving, flows)
+        return seconds
 
     def backend_status(self, name: str) -> tuple[documents.BackendStatus, ...]:
         """Count the flows of a service's backends, those that are leaving included."""

@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -26,6 +27,7 @@ from towpath.model.snat import NO_SNAT
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Awaitable, Callable
 
     from towpath.agent.host import Host
 
@@ -36,12 +38,16 @@ log = logging.getLogger(__name__)
 READERS = 2
 
 # Between two counts of the flows of backends that are leaving: so long, and so many times
-# what a count takes.
+# the CPU time of a count. Not the time until it is done: where others have the CPU that is
+# long, and says nothing of what counting costs.
 REAP_SECONDS = 1.0
 REAP_PAUSES = 20
 
 # Requests that are under way when the agent is told to go get this long.
 GRACE_SECONDS = 5
+
+# Before what failed unforeseen is begun again.
+AGAIN_SECONDS = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -78,8 +84,9 @@ async def serve(host: Host, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, hurry.set)
-    work = (_follow(host, hurry), _reap(host), _age_flows(host), _warn(host), host.monitor.run())
-    tasks = [asyncio.create_task(each) for each in work]
+    work = [partial(_follow, host, hurry)]
+    work += [partial(each, host) for each in (_reap, _age_flows, _warn)]
+    tasks = [asyncio.create_task(each) for each in (*map(_lasting, work), host.monitor.run())]
     try:
         systemd.ready(host.summary())
         await server.serve(sockets=[listener])
@@ -88,6 +95,21 @@ async def serve(host: Host, listener: socket.socket) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _lasting(work: Callable[[], Awaitable[None]]) -> None:
+    """Do work that goes on for as long as the agent does, also when it fails unforeseen.
+
+    A task that has ended would be missed by nobody until what it does is needed.
+    """
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a part of the agent failed; it is begun again")
+        else:
+            return
+        await asyncio.sleep(AGAIN_SECONDS)
 
 
 async def _warn(host: Host) -> None:
@@ -107,13 +129,13 @@ async def _reap(host: Host) -> None:
     Counting goes through the whole flow table: it takes a small part of the time.
     """
     while True:
-        start = time.monotonic()
+        seconds = 0.0
         try:
             if host.controller.leaving:
-                await host.reap()
+                seconds = await host.reap()
         except REFUSALS:
             log.exception("backends that were removed stay; tried again")
-        await asyncio.sleep(max(REAP_SECONDS, REAP_PAUSES * (time.monotonic() - start)))
+        await asyncio.sleep(max(REAP_SECONDS, REAP_PAUSES * seconds))
 
 
 async def _follow(host: Host, hurry: asyncio.Event) -> None:
