@@ -22,6 +22,9 @@ BIN := $(VENV)/bin
 SOURCES := src tests tools hatch_build.py
 # A module's tests stay together: they share what it has loaded.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+# Should all limits of tests fail (pyproject.toml has them): the run is told to end, which names
+# what was running, and a minute later it is ended.
+TEST_LIMIT ?= 2h
 
 # Tests get their own processes, so that stopping pytest, however it is stopped,
 # stops every server and agent a test has started. The namespaces that they need
@@ -37,7 +40,8 @@ demo: install-demo objects
 test: install-dev objects
 	@failed=; \
 	$(MAKE) --no-print-directory lint-quick || failed="lint (above) and perhaps tests"; \
-	$(ISOLATED) $(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
+	$(ISOLATED) timeout --foreground --signal INT --kill-after 60 $(TEST_LIMIT) \
+	$(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
 	[ -z "$$failed" ] || { echo "make test: failed: $$failed" >&2; exit 1; }
 
 kernels: objects

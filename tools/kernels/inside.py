@@ -90,7 +90,7 @@ def run_tests(suites: list[str], without: list[str]) -> tuple[int, dict[str, Any
         return 0, {}
     # Each test's name is told before it runs: it is what a guest that hangs has come to.
     options = ["-v", "-p", "no:cacheprovider", f"--junitxml={RESULTS}/tests.xml"]
-    options.append(f"--timeout={TEST_SECONDS}")
+    options += [f"--timeout={TEST_SECONDS}", "-o", f"faulthandler_timeout={TEST_SECONDS + 60}"]
     paths = [TESTS[suite] for suite in wanted]
     command = [sys.executable, "-m", "pytest", *options, *paths, *without]
     with (RESULTS / "tests.txt").open("w") as output:
