@@ -134,7 +134,7 @@ class Seen:
     def read_until(self, protocol: int, outside: int, count: int) -> None:
         """Return when so many tunnel packets were seen. AssertionError in time if not."""
         wait_until(
-            lambda: self._read(protocol, outside) >= count, seconds=10, what=f"{count} packets"
+            lambda: self._read(protocol, outside) >= count, seconds=120, what=f"{count} packets"
         )
 
     def _read(self, protocol: int, outside: int) -> int:

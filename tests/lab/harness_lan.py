@@ -37,7 +37,7 @@ NETWORKS = {4: "192.0.2.{}/24", 6: "2001:db8:2::{:x}/64"}
 VIPS = {4: ip_address("192.0.2.100"), 6: ip_address("2001:db8:2::100")}
 CLIENT_ADDRESSES = range(200, 216)
 PORT = 7000
-TIMEOUT = 10.0  # seconds, for what takes milliseconds
+TIMEOUT = 60.0  # seconds, for what takes milliseconds
 SMALL = Limits(services=8, backends=32, flows=4096, table_slots=1 << 14, clients=1024)
 
 

@@ -163,7 +163,7 @@ class Talk:
 
     @property
     def mtu(self) -> int:
-        """What this side believes that the path takes; `their_mtu`: the backend, when it answered."""
+        """What this side believes that the path takes; `their_mtu` is what the backend does."""
         return path_mtu(self._socket)
 
     def ask(self, size: int, upload: int = 0) -> dict[str, str]:

@@ -91,7 +91,7 @@ def run_without(*rights: str) -> tuple[int, dict[str, Any]]:
     """Run the command in a process that lacks these capabilities; its exit code and JSON."""
     command = ["setpriv", f"--bounding-set={','.join(f'-{right}' for right in rights)}"]
     command += [sys.executable, "-m", "towpath", "doctor", "-o", "json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=240)
     return done.returncode, {each["name"]: each for each in json.loads(done.stdout)}
 
 

@@ -83,3 +83,31 @@ def test_a_count_costs_what_it_computes() -> None:
         cost = asyncio.run(Host.reap(host(controller=controller, writer=writer)))
     assert 0 <= cost < WAITED
     assert reaped == [{"one": 1}]
+
+
+def test_a_file_that_takes_long_to_read_holds_up_nobody() -> None:
+    """The loop answers and the writer changes things meanwhile."""
+    reading, go = threading.Event(), threading.Event()
+    reloaded: list[object] = []
+
+    def read() -> str:
+        reading.set()
+        go.wait()
+        return "config"
+
+    file = SimpleNamespace(read=read, accept=lambda: None)
+    controller = SimpleNamespace(reload=reloaded.append)
+
+    async def run() -> None:
+        reload = asyncio.create_task(
+            Host.reload(host(file=file, controller=controller, writer=writer))
+        )
+        await asyncio.to_thread(reading.wait)
+        assert await writer.run(lambda: "changed") == "changed"
+        assert not reload.done()
+        go.set()
+        await reload
+
+    with Writer() as writer:
+        asyncio.run(run())
+    assert reloaded == ["config"]
