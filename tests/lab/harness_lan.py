@@ -20,6 +20,7 @@ from towpath import LoadBalancer
 from towpath.kernel.links import attach_xdp
 from towpath.kernel.netns import in_netns
 from towpath.kernel.object import BpfObject
+from towpath.lab.network import SENDERS_OFFLOADS, switch_off
 from towpath.model import Limits
 
 if TYPE_CHECKING:
@@ -106,9 +107,7 @@ def _plug_in(name: str) -> None:
     )
     if name == CLIENT:
         # What a device does before a packet is on a wire: see the lab's network.
-        with in_netns(name):
-            off = ["ethtool", "-K", DEVICE, "tx", "off", "tso", "off", "gso", "off"]
-            subprocess.run(off, check=True, capture_output=True)
+        switch_off(name, DEVICE, *SENDERS_OFFLOADS)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.kernel.netns import in_netns
 from towpath.lab import Lab, network
-from towpath.lab.topology import CLIENT, VIP4, VIP6
+from towpath.lab.topology import CLIENT, DEVICE, VIP4, VIP6
 from towpath.model import Snat
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def snat_lab() -> Iterator[Lab]:
             for vip, length in ((VIP4, 32), (VIP6, 128)):
                 command = ["ip", "-n", link.node, "address", "del", f"{vip}/{length}", "dev", "lo"]
                 subprocess.run(command, check=True)
-            network._compute_checksums(link.node)
+            network.switch_off(link.node, DEVICE, *network.SENDERS_OFFLOADS)
             undo.enter_context(serving(link.node, link.port))
         yield lab
 

@@ -23,6 +23,7 @@ from towpath.kernel import policy, probe
 from towpath.kernel.errors import KernelError
 from towpath.kernel.netns import in_netns
 from towpath.lab import Lab
+from towpath.lab.network import switch_off
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER, VIP4, VIP6
 from towpath.lab.waiting import wait_until
 from towpath.model import Device, Snat
@@ -114,7 +115,7 @@ def test_every_byte_on_the_wire(lab: Lab, balancer: Balancer, vip: Address, outs
         seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         seen.bind(("lb", 0))
     with closing(seen):
-        shell(BALANCER, f"ethtool -K {DEVICE} tx off tso off")
+        switch_off(BALANCER, DEVICE, "tx-checksumming")
         assert ask(balancer.health, vip, to) == "be1"
         seen.settimeout(0)
         frames = list(_frames(seen))
@@ -177,7 +178,7 @@ def test_l2_is_the_packet_itself_in_a_frame_for_the_backend(
     to = link.router4.ip if vip.version == 4 else link.router6.ip
     with in_netns(BALANCER), suppress(ConnectionRefusedError):
         socket.create_connection((str(to), 9), TIMEOUT).close()  # its MAC address is known now
-    shell(BALANCER, f"ethtool -K {DEVICE} tx off tso off")
+    switch_off(BALANCER, DEVICE, "tx-checksumming")
     with in_netns(ROUTER):
         seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         seen.bind(("lb", 0))

@@ -339,6 +339,9 @@ def test_redirects_are_known_where_the_kernel_tells(pair: tuple[str, str]) -> No
 # ---- The command ---------------------------------------------------------------------------------
 
 
+_NET = Path("/proc/sys/net")
+
+
 def machine() -> dict[str, Any]:
     """All that probing could have changed."""
     return {
@@ -348,7 +351,7 @@ def machine() -> dict[str, Any]:
         "links": ip("ip", "-d", "-o", "link").stdout,
         "queues": ip("tc", "qdisc").stdout,
         "neighbours": ip("ip", "neigh").stdout,
-        "forwarding": ip("sysctl", "-ar", r"net\.ipv[46]\.conf\..*\.forwarding").stdout,
+        "forwarding": {path: path.read_text() for path in _NET.glob("ipv[46]/conf/*/forwarding")},
         "pins": sorted(Path("/sys/fs/bpf").iterdir()),
     }
 
