@@ -6,6 +6,11 @@
 #                 CI=1 leaves out those that may fail, and divides the tests
 #                 of programs among the others; WRITE=1 also writes
 #                 docs/kernels.md, accepts programs' sizes, notes tests' costs
+#   make declared a few of the tests where this machine seems to have nothing
+#                 but what outside.txt declares (needs root)
+#   make bare     `make demo` and `make test` in fresh roots of Debian 12, 13 and
+#                 unstable (needs root); BARE_ARGS="--on trixie --command demo"
+#                 chooses, WRITE=1 also writes the table in docs/install.md
 #   make bench    nanoseconds per packet, measured inside the kernel (needs root)
 #   make bench-check  instructions per packet, held to budgets, counted in
 #                 QEMU (needs root); WRITE=1 makes what is measured the budgets
@@ -31,7 +36,7 @@ TEST_LIMIT ?= 2h
 # beyond that (network, mounts) are made by tests/conftest.py.
 ISOLATED := unshare --pid --fork --kill-child --mount-proc
 
-.PHONY: demo test kernels bench objects lint format clean install-dev install-demo
+.PHONY: demo test declared kernels bare bench objects lint format clean install-dev install-demo
 
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
@@ -44,10 +49,30 @@ test: install-dev objects
 	$(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
 	[ -z "$$failed" ] || { echo "make test: failed: $$failed" >&2; exit 1; }
 
+# Tests that use each of what is declared for them, where there is nothing else:
+# less than three minutes for what `make bare` takes an hour for.
+DECLARED := tests/lab/test_group.py tests/lab/test_health_path.py tests/lab/test_l2.py \
+	tests/lab/test_lab_life.py tests/lab/test_packaging.py tests/lab/test_record_command.py \
+	tests/prog/test_doctor.py tests/prog/test_record_expressions.py \
+	tests/prog/kernel/test_links.py tests/unit/bench/test_rulesets.py \
+	tests/unit/agent/test_health_check.py tests/unit/kernel/test_layout.py \
+	tests/unit/test_outside.py
+declared: install-dev objects
+	$(BIN)/python -m tools.bare.view --for demo --for test $(VIEW_ARGS) -- \
+		$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) \
+		--deselect tests/unit/agent/test_health_check.py::test_ten_thousand_checks_leave_nothing \
+		$(DECLARED)
+	$(BIN)/python -m pytest -q -p no:cacheprovider tools/bare/test_view.py
+
 kernels: objects
-	@tools/install dev,demo kernels
+	@tools/install dev,demo demo test kernels
 	$(ISOLATED) $(BIN)/python -m tools.kernels $(if $(CI),--ci) $(if $(WRITE),--write) $(KERNELS_ARGS)
 	$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider tools/kernels
+
+bare:
+	@tools/install dev,demo demo test bare
+	$(BIN)/python -m tools.bare $(if $(WRITE),--write) $(BARE_ARGS)
+	$(BIN)/python -m pytest -q -p no:cacheprovider tools/bare/test_machine.py
 
 bench: install-demo objects
 	$(BIN)/towpath bench lb --json
@@ -76,13 +101,13 @@ lint-quick:
 	$(BIN)/lint-imports --no-cache
 
 install-dev:
-	@tools/install dev,demo
+	@tools/install dev,demo demo test
 
 install-demo:
-	@tools/install demo
+	@tools/install demo demo
 
 $(VENV):
-	@tools/install demo
+	@tools/install demo demo
 
 clean:
 	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,11 +15,16 @@ import os
 import signal
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests import hangs
 from tests.guests import IN_GUEST, costs, divided, thinned, unmarked
+from tests.outside import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # From <sched.h> and <sys/mount.h>; os.unshare is there from Python 3.12 only.
 CLONE_NEWNS = 0x00020000
@@ -31,6 +36,9 @@ PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 IFF_UP = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+watch = Watch()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "towpath", deadline=None, print_blob=True, suppress_health_check=unhurried
     )
     settings.load_profile("towpath")
+    watch.begin()
     # Who began this in the background may have had it ignore Ctrl-C, as shells do. All that tests
     # start would inherit that, and not end when they tell it to.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -58,6 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
     _mount("bpf", "/sys/fs/bpf", "bpf")
     _set_loopback_up()
     hangs.watch(config)
+
+
+@pytest.fixture(autouse=True)
+def _declared() -> Iterator[None]:
+    """Fail a test if it, or a fixture before it, has run a program that is not declared."""
+    yield
+    seen, watch.seen = watch.seen, []
+    assert not seen, f"run, and not declared in src/towpath/doctor/outside.txt: {seen}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

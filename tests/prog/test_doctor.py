@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from towpath.cli.main import cli
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.recorder import Recorder
-from towpath.doctor import Capability, devices, doctor, judge
+from towpath.doctor import Capability, devices, doctor, judge, outside
 from towpath.doctor.probes import PROBES, ask
 from towpath.doctor.rules import rules
 from towpath.kernel import pcap
@@ -120,7 +120,7 @@ def test_every_way_has_its_probe() -> None:
 def test_each_probe_of_the_kernel_answers() -> None:
     """Also those that no verdict on this kernel depends on."""
     of_devices = {"native", "generic", "redirect_target", "forwarding4", "forwarding6"}
-    for name in set(PROBES) - of_devices:
+    for name in set(PROBES) - of_devices - {"outside"}:
         answer = ask(name)
         assert answer.works is not None, (name, answer)
         assert answer.found, name
@@ -356,11 +356,28 @@ def machine() -> dict[str, Any]:
     }
 
 
+def test_a_program_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its package, and what does not work without."""
+    (rule,) = (rule for rule in rules() if rule.name == "nft")
+    found = judge(rule, ask)
+    assert found.state == "available"
+    assert found.found.endswith("/nft")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(outside, "_SYSTEM", "/nowhere")
+    found = judge(rule, ask)
+    assert (found.state, found.needed_by) == ("missing", "bench forward")
+    assert (found.found, found.loses) == (
+        "not there; the package nftables has it",
+        "it does not run",
+    )
+    assert not found.fatal
+
+
 @pytest.mark.thorough
 def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
     before = machine()
-    for name in PROBES:
+    for name in set(PROBES) - {"outside"}:
         of_a_device = name.startswith(("native", "generic", "redirect_t", "forwarding"))
         ask(f"{name}:{pair[0]}" if of_a_device else name)
     doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))

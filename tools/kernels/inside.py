@@ -73,10 +73,12 @@ def load_objects() -> list[dict[str, Any]]:
 
 
 def diagnose() -> list[dict[str, Any]]:
-    """Return what `towpath doctor` finds here."""
+    """Return what `towpath doctor` finds in this kernel; programs and files are the host's."""
     from towpath.doctor import doctor  # noqa: PLC0415 - as above
+    from towpath.doctor.rules import OUTSIDE  # noqa: PLC0415 - as above
 
-    return [asdict(each) for each in doctor()]
+    hosts = {rule.name for rule in OUTSIDE}
+    return [asdict(each) for each in doctor() if each.name not in hosts]
 
 
 def run_tests(suites: list[str], without: list[str]) -> tuple[int, dict[str, Any]]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from towpath.doctor.outside import declared, is_library
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,8 +43,9 @@ class Rule:
 def rules(config: Config | None = None) -> list[Rule]:
     """What a configuration needs; without one, what a load balancer needs on any device."""
     if config is None:
-        return [*RULES, *NOT_YET_USED]
-    return [*(_of_config(rule, config) for rule in RULES), *_devices(config), *NOT_YET_USED]
+        return [*RULES, *OUTSIDE, *NOT_YET_USED]
+    of_config = (_of_config(rule, config) for rule in RULES)
+    return [*of_config, *_devices(config), *OUTSIDE, *NOT_YET_USED]
 
 
 # ---- On any device -------------------------------------------------------------------------------
@@ -257,6 +260,16 @@ def _xdp(device: Device) -> Rule:
         "the load balancer can't be attached",
         required=True,
     )
+
+
+# ---- Programs and files --------------------------------------------------------------------------
+
+# Libraries are asked what they can do: those have rules above.
+OUTSIDE = tuple(
+    Rule(need.name, (Way(f"outside:{need.name}"),), need.needed_by, need.loses)
+    for need in declared()
+    if need.needed_by and not is_library(need.name)
+)
 
 
 # ---- Informational -------------------------------------------------------------------------------
