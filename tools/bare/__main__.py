@@ -152,6 +152,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Try all out."""
     options = arguments()
+    # A shell has what it runs in the background ignore SIGINT: commands in roots would, too.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     changed = subprocess.run(
@@ -175,9 +176,12 @@ def main() -> int:
     print(document.table(rows))
     if options.write:
         document.write(rows)
-    failed = [each for each in results if each.distribution.blocking and not each.ok]
-    print(f"bare: {len(results) - len(failed)} passed, {len(failed)} failed")
-    return int(bool(failed))
+    failed = [each.distribution for each in results if not each.ok]
+    blocking = [each for each in failed if each.blocking]
+    for each in failed:
+        print(f"{each.title} failed" + ("" if each.blocking else " (not blocking)"))
+    print(f"bare: {len(results) - len(failed)} passed, {len(blocking)} failed")
+    return int(bool(blocking))
 
 
 if __name__ == "__main__":
