@@ -6,7 +6,14 @@
 #                 CI=1 leaves out those that may fail, and divides the tests
 #                 of programs among the others; WRITE=1 also writes
 #                 docs/kernels.md, accepts programs' sizes, notes tests' costs
+#   make declared a few of the tests where this machine seems to have nothing
+#                 but what outside.txt declares (needs root)
+#   make bare     `make demo` and `make test` in fresh roots of Debian 12, 13 and
+#                 unstable (needs root); BARE_ARGS="--on trixie --command demo"
+#                 chooses, WRITE=1 also writes the table in docs/install.md
 #   make bench    nanoseconds per packet, measured inside the kernel (needs root)
+#   make bench-check  instructions per packet, held to budgets, counted in
+#                 QEMU (needs root); WRITE=1 makes what is measured the budgets
 #   make objects  compile the BPF programs and the native library, if out of date
 #   make lint     formatting, types and import contract
 #   make format   write Python and C as lint wants them
@@ -21,13 +28,16 @@ SOURCES := src tests tools hatch_build.py
 C_SOURCES := $(wildcard bpf/*/*.[ch] native/*.[ch] native/*/*.[ch])
 # A module's tests stay together: they share what it has loaded.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+# Should all limits of tests fail (pyproject.toml has them): the run is told to end, which names
+# what was running, and a minute later it is ended.
+TEST_LIMIT ?= 2h
 
 # Tests get their own processes, so that stopping pytest, however it is stopped,
 # stops every server and agent a test has started. The namespaces that they need
 # beyond that (network, mounts) are made by tests/conftest.py.
 ISOLATED := unshare --pid --fork --kill-child --mount-proc
 
-.PHONY: demo test kernels bench objects lint format clean install-dev install-demo
+.PHONY: demo test declared kernels bare bench objects lint format clean install-dev install-demo
 
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
@@ -36,16 +46,42 @@ demo: install-demo objects
 test: install-dev objects
 	@failed=; \
 	$(MAKE) --no-print-directory lint-quick || failed="lint (above) and perhaps tests"; \
-	$(ISOLATED) $(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
+	$(ISOLATED) timeout --foreground --signal INT --kill-after 60 $(TEST_LIMIT) \
+	$(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
 	[ -z "$$failed" ] || { echo "make test: failed: $$failed" >&2; exit 1; }
 
+# Tests that use each of what is declared for them, where there is nothing else:
+# less than three minutes for what `make bare` takes an hour for.
+DECLARED := tests/lab/test_group.py tests/lab/test_health_path.py tests/lab/test_l2.py \
+	tests/lab/test_lab_life.py tests/lab/test_packaging.py tests/lab/test_record_command.py \
+	tests/prog/doctor/test_doctor.py tests/prog/recorder/test_expressions.py \
+	tests/prog/kernel/test_links.py tests/unit/bench/test_rulesets.py \
+	tests/unit/agent/test_health_check.py tests/unit/kernel/bpf/test_layout.py \
+	tests/unit/test_outside.py
+declared: install-dev objects
+	$(BIN)/python -m tools.bare.view --for demo --for test $(VIEW_ARGS) -- \
+		$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) \
+		--deselect tests/unit/agent/test_health_check.py::test_ten_thousand_checks_leave_nothing \
+		$(DECLARED)
+	$(BIN)/python -m pytest -q -p no:cacheprovider tools/bare/test_view.py
+
 kernels: objects
-	@tools/install dev,demo kernels
+	@tools/install dev,demo demo test kernels
 	$(ISOLATED) $(BIN)/python -m tools.kernels $(if $(CI),--ci) $(if $(WRITE),--write) $(KERNELS_ARGS)
 	$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider tools/kernels
 
+bare:
+	@tools/install dev,demo demo test bare
+	$(BIN)/python -m tools.bare $(if $(WRITE),--write) $(BARE_ARGS)
+	$(BIN)/python -m pytest -q -p no:cacheprovider tools/bare/test_machine.py
+
 bench: install-demo objects
 	$(BIN)/towpath bench lb --json
+
+.PHONY: bench-check
+bench-check: objects
+	@tools/install dev,demo kernels
+	$(BIN)/python -m tools.instructions $(if $(WRITE),--write) $(CHECK_ARGS)
 
 objects: | $(VENV)
 	@$(BIN)/python hatch_build.py
@@ -66,13 +102,13 @@ lint-quick:
 	$(BIN)/lint-imports --no-cache
 
 install-dev:
-	@tools/install dev,demo
+	@tools/install dev,demo demo test
 
 install-demo:
-	@tools/install demo
+	@tools/install demo demo
 
 $(VENV):
-	@tools/install demo
+	@tools/install demo demo
 
 clean:
 	rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,12 +12,19 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests import hangs
 from tests.guests import IN_GUEST, costs, divided, thinned, unmarked
+from tests.outside import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # From <sched.h> and <sys/mount.h>; os.unshare is there from Python 3.12 only.
 CLONE_NEWNS = 0x00020000
@@ -29,6 +36,9 @@ PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 IFF_UP = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+watch = Watch()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,17 +53,33 @@ def pytest_configure(config: pytest.Config) -> None:
         "towpath", deadline=None, print_blob=True, suppress_health_check=unhurried
     )
     settings.load_profile("towpath")
-    # What a test has started and lost is this process's then, and no other pytest's.
+    watch.begin()
+    # Who began this in the background may have had it ignore Ctrl-C, as shells do. All that tests
+    # start would inherit that, and not end when they tell it to.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What a test has started and lost is this process's then, and no other pytest's. What a
+    # worker leaves that ends is the controller's, which ends it.
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")
     _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWNET), "unshare")
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount("tmpfs", "/run", "tmpfs")
     _mount("bpf", "/sys/fs/bpf", "bpf")
     _set_loopback_up()
+    hangs.watch(config)
+
+
+@pytest.fixture(autouse=True)
+def _declared() -> Iterator[None]:
+    """Fail a test if it, or a fixture before it, has run a program that is not declared."""
+    yield
+    seen, watch.seen = watch.seen, []
+    assert not seen, f"run, and not declared in src/towpath/doctor/outside.txt: {seen}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """For guests that share the tests of programs among them."""
+    """For guests that share the tests of programs among them; and for what hangs."""
+    hangs.add_options(parser)
     parser.addoption("--part", metavar="K/N", help="of the tests of programs part K (from 0) of N")
 
 

@@ -117,6 +117,12 @@ static __always_inline __u32 flow_next_state(__u32 state, __u8 tcp_flags)
 	return state & FLOW_ENDING;
 }
 
+/* The same of one that nobody remembers: its first segment may be its last. */
+static __always_inline __u32 flow_first_state(__u8 tcp_flags)
+{
+	return flow_next_state(FLOW_OPENING, tcp_flags);
+}
+
 /*
  * Notes a packet of the flow that was found. Two CPUs that note two packets at once may lose
  * what one of them says of the state: the flow is then remembered for longer than it need be.
@@ -205,7 +211,7 @@ static __always_inline void flow_learn_as(const struct flow_place *place, const 
 
 	*(volatile __u64 *)&flow->ref = 0;
 	flow->saddr = id->key->saddr;
-	flow->service = id->service | (tcp_begins(id->tcp_flags) ? FLOW_OPENING : 0);
+	flow->service = id->service | flow_first_state(id->tcp_flags);
 	flow->sport = id->key->sport;
 	flow->seen = place->now;
 	barrier();

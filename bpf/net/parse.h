@@ -21,9 +21,14 @@
 
 #include "abi/base.h"
 
-#define barrier()   asm volatile("" ::: "memory")
-#define likely(x)   __builtin_expect(!!(x), 1)
+#define barrier() asm volatile("" ::: "memory")
+/* bpf_helpers.h has these since libbpf 1.7. */
+#ifndef likely
+#define likely(x) __builtin_expect(!!(x), 1)
+#endif
+#ifndef unlikely
 #define unlikely(x) __builtin_expect(!!(x), 0)
+#endif
 
 enum parse_limits {
 	IPV6_EXTENSIONS = 8, /* headers walked before a packet is let pass */

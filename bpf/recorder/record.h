@@ -277,6 +277,15 @@ static __always_inline void record_take(struct xdp_md *ctx, struct record_cpu *c
 	cpu->captured[RECORD_IN] = record_copy(ctx, frame, slot->snaplen);
 }
 
+/*
+ * Adds without asking what was there before. Relaxed, or clang 20 and newer fetch it all the same,
+ * which kernels before 5.12 can't.
+ */
+static __always_inline void record_add_one(__u64 *to)
+{
+	__atomic_fetch_add(to, 1, __ATOMIC_RELAXED);
+}
+
 static __always_inline void record_lost(const struct record *head, __u32 slot)
 {
 	struct record_loss key = {
@@ -287,11 +296,11 @@ static __always_inline void record_lost(const struct record *head, __u32 slot)
 	__u64 *lost = bpf_map_lookup_elem(&record_losses, &key), one = 1;
 
 	if (lost)
-		__sync_fetch_and_add(lost, 1);
+		record_add_one(lost);
 	else if (bpf_map_update_elem(&record_losses, &key, &one, BPF_NOEXIST))
 		/* Another CPU was first. */
 		if ((lost = bpf_map_lookup_elem(&record_losses, &key)))
-			__sync_fetch_and_add(lost, 1);
+			record_add_one(lost);
 }
 
 /*

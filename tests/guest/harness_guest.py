@@ -45,7 +45,7 @@ Address = IPv4Address | IPv6Address
 
 SMALL = Limits(services=8, backends=32, flows=4096, table_slots=8192)
 PORT = 7777
-TIMEOUT = 20.0  # seconds, for what takes a few at most
+TIMEOUT = 60.0  # seconds, for what takes a few at most
 TIMES = 4  # as much is answered as was asked
 VIPS: tuple[Address, ...] = (VIP4, VIP6)
 TUNNEL4, TUNNEL6 = "tpipip", "tpip6tnl"

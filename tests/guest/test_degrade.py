@@ -128,7 +128,7 @@ def test_handed_over_packets_reach_a_backend_with_or_without_tcx(wire: Wire) -> 
         filtered = clsact.attached_id(index)
         assert (filtered in programs(balancer)) == (not probe.tcx())
         wire.send(100)
-        wait_until(wire.came, seconds=10, what="the packet")
+        wait_until(wire.came, seconds=120, what="the packet")
         assert balancer.counters().verdicts["handoff"] == 1
         (packet,) = wire.tunnelled
         assert (packet.dst, packet[IP:2].dst) == (BEHIND, str(VIP))
@@ -141,11 +141,11 @@ def test_packets_larger_than_the_mtu_are_dropped_by_someone(wire: Wire) -> None:
     fits = MTU - OUTER - INNER
     with balancing(BACKEND) as balancer:
         wire.send(fits)
-        wait_until(wire.came, seconds=10, what="the packet that fits")
+        wait_until(wire.came, seconds=120, what="the packet that fits")
         # What is more than the MTU by less than a VLAN tag, veth takes.
         wire.send(fits + 8)
         wire.send(fits - 1)
-        wait_until(lambda: wire.came(2), seconds=10, what="the packet after it")
+        wait_until(lambda: wire.came(2), seconds=120, what="the packet after it")
         verdicts = balancer.counters().verdicts
     assert [packet.len for packet in wire.tunnelled] == [MTU, MTU - 1]
     told = fib_lookup().mtu

@@ -28,7 +28,6 @@ from tests.guest.harness_guest import (
     network,
     passing,
     received,
-    run,
 )
 from tests.guest.harness_probes import (
     Frame,
@@ -45,6 +44,7 @@ from towpath import LoadBalancer
 from towpath.agent.health.check import check
 from towpath.agent.health.target import FailedError, Target
 from towpath.kernel.net.netns import in_netns
+from towpath.lab.network import switch_off
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER
 from towpath.model import Backend, CheckType, Device, Health, Protocol, Service, Snat
 
@@ -99,7 +99,7 @@ def joint(request: pytest.FixtureRequest) -> Iterator[Joint]:
         if request.param == "on VLAN devices":
             names = (f"{DEVICE}.{vlan}" for vlan in (CLIENTS, BACKENDS))
             wire = replace(wire, devices=tuple(Device(name, "generic") for name in names))
-        run(BALANCER, ["ethtool", "-K", DEVICE, "tx", "off", "tso", "off"])
+        switch_off(BALANCER, DEVICE, "tx-checksumming")
         with passing(link.port):
             yield wire
 

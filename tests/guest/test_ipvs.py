@@ -105,6 +105,6 @@ def test_a_director_is_replaced(topology: Topology) -> None:
                     >= sent_to(balancer, backend)
                     > SIZE / 1500
                 ),
-                seconds=10,
+                seconds=120,
                 what="what the load balancer has sent to be unwrapped",
             )

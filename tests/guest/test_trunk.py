@@ -20,11 +20,11 @@ from tests.guest.harness_guest import (
     ip,
     network,
     passing,
-    run,
 )
 
 from towpath.kernel.net.interfaces import device_index, set_forwarding
 from towpath.kernel.net.netns import in_netns
+from towpath.lab.network import switch_off
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER, VIP4_NETWORK, VIP6_NETWORK
 from towpath.lab.waiting import wait_until
 
@@ -55,7 +55,7 @@ def make_trunk(topology: Topology) -> None:
     port, backend = link.port, topology.backend_links[0]
     for namespace, device in ((ROUTER, port), (BALANCER, DEVICE)):
         # As a wire has it: a tag in the frame, not beside it.
-        run(namespace, ["ethtool", "-K", device, "txvlan", "off"])
+        switch_off(namespace, device, "tx-vlan-offload")
         ip(
             namespace,
             f"address flush dev {device}",
@@ -134,7 +134,7 @@ class Seen:
     def read_until(self, protocol: int, outside: int, count: int) -> None:
         """Return when so many tunnel packets were seen. AssertionError in time if not."""
         wait_until(
-            lambda: self._read(protocol, outside) >= count, seconds=10, what=f"{count} packets"
+            lambda: self._read(protocol, outside) >= count, seconds=120, what=f"{count} packets"
         )
 
     def _read(self, protocol: int, outside: int) -> int:

@@ -57,7 +57,7 @@ def test_the_kernels_tunnels_unwrap_every_packet(
         # The connection's last words may still be on their way.
         wait_until(
             lambda: received(node, device)[0] - before == sent_to(balancer, backend) > SIZE / 1500,
-            seconds=10,
+            seconds=120,
             what="as many packets out of the tunnel as went into it",
         )
         counters = balancer.counters()

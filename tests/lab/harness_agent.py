@@ -103,7 +103,7 @@ class Agent:
         command = [*TOWPATH, "agent", "--config", str(self.file), *options]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log)
-        wait_until(self._serves, seconds=20, what="the agent to serve")
+        wait_until(self._serves, seconds=120, what="the agent to serve")
 
     def _serves(self) -> bool:
         assert self.process is not None
@@ -118,13 +118,13 @@ class Agent:
         """SIGTERM; returns the exit code."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(120)
 
     def kill(self) -> None:
         """SIGKILL, as by the kernel's out-of-memory killer."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(120)
 
     def command(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """Run the command line against it."""
@@ -135,12 +135,12 @@ class Agent:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
         """A request as any program may send it; bytes are sent as they are."""
-        connection = HTTPConnection("localhost", timeout=20)
+        connection = HTTPConnection("localhost", timeout=120)
         connection.sock = socket(AF_UNIX)
         connection.sock.connect(str(self.socket))
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()

@@ -90,7 +90,9 @@ def programs(balancer: LoadBalancer) -> set[int]:
 
 def assert_gone(numbers: set[int]) -> None:
     """Wait until none of these programs is in the kernel."""
-    wait_until(lambda: not any(map(_exists, numbers)), seconds=5, what=f"programs {numbers} to go")
+    wait_until(
+        lambda: not any(map(_exists, numbers)), seconds=120, what=f"programs {numbers} to go"
+    )
 
 
 def _exists(number: int) -> bool:
@@ -121,7 +123,7 @@ def script(text: str) -> Iterator[subprocess.Popen[str]]:
 
 def wait_for_run(process: subprocess.Popen[str]) -> None:
     """Return when a script is in run(): it then has a handler for SIGTERM."""
-    wait_until(lambda: _catches(process.pid, signal.SIGTERM), seconds=10, what="run()")
+    wait_until(lambda: _catches(process.pid, signal.SIGTERM), seconds=120, what="run()")
 
 
 def _catches(pid: int, number: int) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from towpath.lab import Lab
 
 PORT = 7000
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 
 
 class _Server(ThreadingTCPServer):

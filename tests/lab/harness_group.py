@@ -52,7 +52,7 @@ VIPS: dict[int, Address] = {4: VIP4, 6: VIP6}
 LIMITS = Limits(services=8, backends=32, flows=4096, table_slots=8192, clients=1024)
 ICMP = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
 _NETWORKS = {4: VIP4_NETWORK, 6: VIP6_NETWORK}
-_ICMP_NAMES = {4: "icmp", 6: "ipv6-icmp"}
+_ICMP = {4: 1, 6: 58}  # by number: names need an /etc/protocols
 _ICMP_TABLE = "100"
 _SECOND_LINK = Link(
     SECOND, "lb2", IPv4Network("192.0.2.252/30"), IPv6Network("2001:db8:2:63::/64"), CORE_MTU
@@ -142,7 +142,7 @@ def group(lab: Lab) -> Iterator[Group]:
             for service in services(lab, reverse=reverse):
                 members[name].add_service(**service)
         made.icmp_to(BALANCER)
-        for version, protocol in _ICMP_NAMES.items():
+        for version, protocol in _ICMP.items():
             ip(ROUTER, f"-{version}", "rule", "add", "ipproto", protocol, "lookup", _ICMP_TABLE)
         made.share()
         yield made

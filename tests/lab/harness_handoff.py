@@ -47,7 +47,7 @@ CLIENTS = {4: "203.0.113.77", 6: "2001:db8:3::77"}
 VIPS = {4: ip_address("203.0.113.10"), 6: ip_address("2001:db8:4::10")}
 CARRIED = {4: socket.IPPROTO_IPIP, 6: socket.IPPROTO_IPV6}
 PORT = 80
-TIMEOUT = 10.0  # seconds, for what takes milliseconds
+TIMEOUT = 60.0  # seconds, for what takes milliseconds
 SMALL = Limits(services=4, backends=16, flows=4096, table_slots=4096)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from towpath.lab import Lab
 
 FAST = {"type": "http", "interval": "300ms", "timeout": "1s", "rise": 2, "fall": 2}
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 def shell(where: str, command: str) -> str:

@@ -60,7 +60,7 @@ def assert_nothing_left() -> None:
     """Fail, naming what there is, unless all of it goes."""
     # A process that has been killed keeps its command line until it has been reaped.
     with suppress(LabError):
-        wait_until(lambda: not leftovers(), seconds=5, what="the lab to go")
+        wait_until(lambda: not leftovers(), seconds=120, what="the lab to go")
     assert leftovers() == []
 
 

@@ -20,6 +20,7 @@ from towpath import LoadBalancer
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.netns import in_netns
+from towpath.lab.network import SENDERS_OFFLOADS, switch_off
 from towpath.model import Limits
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ NETWORKS = {4: "192.0.2.{}/24", 6: "2001:db8:2::{:x}/64"}
 VIPS = {4: ip_address("192.0.2.100"), 6: ip_address("2001:db8:2::100")}
 CLIENT_ADDRESSES = range(200, 216)
 PORT = 7000
-TIMEOUT = 10.0  # seconds, for what takes milliseconds
+TIMEOUT = 60.0  # seconds, for what takes milliseconds
 SMALL = Limits(services=8, backends=32, flows=4096, table_slots=1 << 14, clients=1024)
 
 
@@ -106,9 +107,7 @@ def _plug_in(name: str) -> None:
     )
     if name == CLIENT:
         # What a device does before a packet is on a wire: see the lab's network.
-        with in_netns(name):
-            off = ["ethtool", "-K", DEVICE, "tx", "off", "tso", "off", "gso", "off"]
-            subprocess.run(off, check=True, capture_output=True)
+        switch_off(name, DEVICE, *SENDERS_OFFLOADS)
 
 
 @contextmanager

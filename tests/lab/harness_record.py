@@ -47,7 +47,7 @@ def recording(agent: Agent, path: Path | str, *arguments: str) -> Iterator[subpr
             last = before and client.captures()[-1].id
             wait_until(
                 lambda: any(c.id > last for c in client.captures()) or process.poll() is not None,
-                seconds=20,
+                seconds=120,
                 what="the capture to begin",
             )
             yield process
@@ -69,14 +69,14 @@ def captured(agent: Agent, packets: int) -> None:
     """Wait until the newest capture has so many packets."""
     with Client(agent.socket) as client:
         wait_until(
-            lambda: client.captures()[-1].packets >= packets, seconds=10, what=f"{packets} packets"
+            lambda: client.captures()[-1].packets >= packets, seconds=120, what=f"{packets} packets"
         )
 
 
 def end(process: subprocess.Popen[str], number: int = signal.SIGINT) -> tuple[int, str]:
     """Send it a signal; returns exit code and what it said."""
     process.send_signal(number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=120)
     return process.returncode, said
 
 
@@ -109,7 +109,7 @@ def going(agent: Agent) -> list[int]:
 
 def send_until_it_ends(process: subprocess.Popen[Any]) -> None:
     """Send packets for as long as the command runs."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         send(*flows(100))
         time.sleep(0.05)

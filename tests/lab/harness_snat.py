@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import subprocess
 import threading
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.kernel.net.netns import in_netns
 from towpath.lab import Lab, network
-from towpath.lab.topology import CLIENT, VIP4, VIP6
+from towpath.lab.topology import CLIENT, DEVICE, VIP4, VIP6
 from towpath.model import Snat
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from towpath.model import Address
 
 PORT, CLOSED, OTHER = 7000, 7001, 80
-TIMEOUT = 10.0
+TIMEOUT = 60.0  # seconds, for what takes milliseconds
 VIPS: dict[int, Address] = {4: VIP4, 6: VIP6}
 BACKENDS = 3
 SMALL_DATAGRAM = 100
@@ -52,7 +53,8 @@ class _Talk(StreamRequestHandler):
     def handle(self) -> None:
         for line in self._lines():
             said = {"name": self.server.name, "peer": plain(self.client_address[0])}
-            self.wfile.write(json.dumps(said).encode() + b"\n" + b"x" * int(line))
+            mtu = {"mtu": path_mtu(self.connection)}
+            self.wfile.write(json.dumps(said | mtu).encode() + b"\n" + b"x" * int(line))
 
 
 class _Echo(BaseRequestHandler):
@@ -65,6 +67,13 @@ class _Echo(BaseRequestHandler):
         said = {"name": self.server.name, "peer": plain(self.client_address[0])}
         answer = data if len(data) > SMALL_DATAGRAM else json.dumps(said).encode()
         answering.sendto(answer, self.client_address)
+
+
+def path_mtu(connection: socket.socket) -> int:
+    """What a TCP socket believes that its path takes: of struct tcp_info, tcpi_pmtu."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64)
+    (mtu,) = struct.unpack_from("=I", info, 60)
+    return int(mtu)
 
 
 def plain(address: str) -> str:
@@ -80,7 +89,7 @@ def snat_lab() -> Iterator[Lab]:
             for vip, length in ((VIP4, 32), (VIP6, 128)):
                 command = ["ip", "-n", link.node, "address", "del", f"{vip}/{length}", "dev", "lo"]
                 subprocess.run(command, check=True)
-            network._compute_checksums(link.node)
+            network.switch_off(link.node, DEVICE, *network.SENDERS_OFFLOADS)
             undo.enter_context(serving(link.node, link.port))
         yield lab
 
@@ -144,6 +153,7 @@ class Talk:
         with in_netns(CLIENT):
             self._socket = socket.create_connection((str(VIPS[version]), port), timeout=TIMEOUT)
         self._file = self._socket.makefile("rwb")
+        self.their_mtu = 0
         self.said = self.ask(0)
 
     @property
@@ -151,13 +161,19 @@ class Talk:
         """The backend's namespace."""
         return f"tp-{self.said['name']}"
 
+    @property
+    def mtu(self) -> int:
+        """What this side believes that the path takes; `their_mtu` is what the backend does."""
+        return path_mtu(self._socket)
+
     def ask(self, size: int, upload: int = 0) -> dict[str, str]:
         """Have so many bytes sent, by a line with so many in front; who sent them to whom."""
         self._file.write(b" " * upload + b"%d\n" % size)
         self._file.flush()
-        said: dict[str, str] = json.loads(self._file.readline())
+        said = json.loads(self._file.readline())
         assert self._file.read(size) == b"x" * size
-        return said
+        self.their_mtu = said.pop("mtu")
+        return dict(said)
 
     def close(self) -> None:
         """End it."""

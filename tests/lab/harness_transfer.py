@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PORT = 7100
 SIZE = 20 << 20
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 BLOCK = bytes(range(256)) * 256
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -134,7 +134,7 @@ def ping(vip: Address, count: int) -> list[bytes]:
         # Such sockets are for groups that are named here; the kernel makes the checksums.
         Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 0")
         with socket.socket(FAMILIES[vip.version], socket.SOCK_DGRAM, protocol) as client:
-            client.settimeout(5)
+            client.settimeout(TIMEOUT)
             client.connect((str(vip), 0))
             for number in range(count):
                 data = bytes(at % 251 for at in range(100 * number))
@@ -146,7 +146,7 @@ def ping(vip: Address, count: int) -> list[bytes]:
 def datagrams(vip: Address, payloads: list[bytes]) -> list[tuple[str, str]]:
     """Send datagrams from one port, each when the one before has been answered: the answers."""
     with in_netns(CLIENT), socket.socket(FAMILIES[vip.version], socket.SOCK_DGRAM) as client:
-        client.settimeout(5)
+        client.settimeout(TIMEOUT)
         client.connect((str(vip), PORT))
         answers = []
         for payload in payloads:

@@ -269,7 +269,7 @@ def test_checks_are_listed(agent: Agent) -> None:
         assert status == 200
         return [each["state"] for each in found] == ["down", "down"]
 
-    wait_until(down, seconds=20, what="the checks to fail")
+    wait_until(down, seconds=120, what="the checks to fail")
     (first, second) = agent.request("GET", "/v1/checks")[1]
     assert [first["backend"], second["backend"]] == ["192.0.2.21", "192.0.2.22"]
     assert first["service"]["name"] == "mail"

@@ -52,7 +52,7 @@ def file_status(agent: Agent) -> FileStatus:
 def file_problems(agent: Agent) -> list[str]:
     """Wait until a content of the file has been refused; why."""
     wait_until(
-        lambda: file_status(agent).refused is not None, seconds=10, what="the file to be refused"
+        lambda: file_status(agent).refused is not None, seconds=120, what="the file to be refused"
     )
     return [str(problem) for problem in file_status(agent).problems]
 
@@ -61,7 +61,7 @@ def in_force(agent: Agent, *expected: str) -> None:
     """Wait until exactly these services are in force, and the file with them."""
     wait_until(
         lambda: names(agent) == set(expected) and file_status(agent).refused is None,
-        seconds=10,
+        seconds=120,
         what=f"services {expected}",
     )
 

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: T201 - what was measured is printed
-"""The agent's figures: how fast, how large. Bounds leave room for a busy machine.
+"""How large the agent is. How fast: ``towpath bench control``.
 
 What was measured is printed with ``pytest -rP``.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ from tests.lab.harness_agent import Agent, put, running
 
 from towpath.api.client import Client
 from towpath.api.codec import plain
+from towpath.lab.waiting import wait_until
 from towpath.model import Backend, Limits, Service
 
 if TYPE_CHECKING:
@@ -52,56 +51,31 @@ def resident(agent: Agent) -> float:
         return client.status().resident_bytes / MEBIBYTE
 
 
-def test_a_backend_change_takes_milliseconds(agent: Agent) -> None:
-    """5 ms on an idle machine, from the call until it is on disk, in the kernel and answered."""
-    put(agent, plain(service(0)), prune=True)
-    times = []
-    with Client(agent.socket) as client:
-        for round_ in range(50):
-            begun = time.perf_counter()
-            client.set_backend("s0", service(0).backends[0].address, 1 + round_ % 2)
-            times.append(1000 * (time.perf_counter() - begun))
-    print(f"backend change: p50 {statistics.median(times):.2f} ms, min {min(times):.2f} ms")
-    assert min(times) < 5
-    assert statistics.median(times) < 15
-
-
-def test_a_thousand_services_take_seconds(agent: Agent) -> None:
-    """5 s from nothing, through the API; and 120 MiB hold them."""
+def test_a_thousand_services_fit(agent: Agent) -> None:
+    """120 MiB hold them, set through the API."""
     put(agent, prune=True)
     services = [service(number) for number in range(SERVICES)]
     with Client(agent.socket) as client:
-        begun = time.perf_counter()
         plan = client.apply(services)
-        taken = time.perf_counter() - begun
         assert len(plan.changes) == SERVICES
         client.metrics()
-    print(f"{SERVICES} services x {BACKENDS} backends: {taken:.2f} s, {resident(agent):.0f} MiB")
-    assert taken < 5
+    print(f"{SERVICES} services x {BACKENDS} backends: {resident(agent):.0f} MiB")
     assert resident(agent) < 120
 
 
-def test_a_file_of_a_thousand_services_does_not_hold_up_the_api(agent: Agent) -> None:
+def test_a_file_of_a_thousand_services_fits(agent: Agent) -> None:
     """Nor does it make the agent large, read once or again."""
     put(agent, prune=True)
     assert Limits().services > SERVICES
     for count in (SERVICES, SERVICES - 1):
         config = agent.config | {"services": plain([service(n) for n in range(count)])}
         agent.file.write_text(yaml.dump(config, Dumper=yaml.CSafeDumper))
-        slowest = _slowest_answer_until(agent, count)
-        print(f"file of {count}: slowest answer {slowest:.3f} s, {resident(agent):.0f} MiB")
-        assert slowest < 0.5
+        with Client(agent.socket) as client:
+            wait_until(
+                lambda: client.status().services["file"] == count,  # noqa: B023
+                seconds=120,
+                what="the file",
+            )
+        print(f"file of {count}: {resident(agent):.0f} MiB")
         assert resident(agent) < 120
     agent.write(services=[])
-
-
-def _slowest_answer_until(agent: Agent, count: int) -> float:
-    """Ask for the health until so many services are in force; the longest wait."""
-    slowest, deadline = 0.0, time.monotonic() + 30
-    with Client(agent.socket) as client:
-        while client.status().services["file"] != count:
-            assert time.monotonic() < deadline
-            begun = time.perf_counter()
-            client.health()
-            slowest = max(slowest, time.perf_counter() - begun)
-    return slowest

@@ -59,7 +59,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
         with Client(started.socket) as client:
             wait_until(
                 lambda: client.count_flows().total == sum(FLOWS.values()),
-                seconds=10,
+                seconds=120,
                 what="every flow to be known",
             )
         yield started
@@ -230,7 +230,7 @@ def test_metrics_and_counters_have_them(agent: Agent) -> None:
     ip("route", "replace", "198.51.100.0/24", "via", "192.0.2.254", "dev", DEVICE)
     reply = TCP(sport=one.translation.vip_port, dport=one.translation.port, flags="SA")
     send(bytes(Ether() / IP(src=str(one.backend), dst=OURS[4]) / reply))
-    wait_until(lambda: counted(agent, "nat").replies == before.replies + 1, seconds=10, what="it")
+    wait_until(lambda: counted(agent, "nat").replies == before.replies + 1, seconds=120, what="it")
     with Client(agent.socket) as client:
         text = client.metrics()
     for name, active in FLOWS.items():
@@ -262,11 +262,11 @@ def test_a_change_of_forwarding_leaves_no_flows_of_before(agent: Agent) -> None:
     with Client(agent.socket) as client:
         client.add_service(**mail)
         send(*(packet("198.51.100.9", mail, sport=5000 + n) for n in range(5)))
-        wait_until(lambda: client.count_flows(service="mail").total == 5, seconds=10, what="them")
+        wait_until(lambda: client.count_flows(service="mail").total == 5, seconds=120, what="them")
         put(agent, mail | {"forwarding": "snat"})
         assert client.count_flows(service="mail").total == 0
         send(*(packet("198.51.100.9", mail, sport=6000 + n) for n in range(7)))
-        wait_until(lambda: client.count_flows(service="mail").total == 7, seconds=10, what="them")
+        wait_until(lambda: client.count_flows(service="mail").total == 7, seconds=120, what="them")
         assert client.count_flows(service="mail").translated == 7
         assert client.service_counters("mail").active == 7
         client.remove_service("mail")
@@ -289,7 +289,7 @@ def test_a_backend_gets_a_port_of_its_own(agent: Agent) -> None:
                     if each.translation and each.client_port == sport
                 ]
 
-            wait_until(lambda: bool(found()), seconds=10, what="the flow")
+            wait_until(lambda: bool(found()), seconds=120, what="the flow")
             return found()[0]
 
     assert flow(7000) == 80

@@ -235,9 +235,9 @@ def test_a_client_outlives_its_agent(agent: Agent) -> None:
 def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
     """Which serves nothing else: the API is for those who may open its socket."""
     with running(tmp_path, metrics={"listen": "127.0.0.1:19464"}):
-        with urlopen("http://127.0.0.1:19464/metrics", timeout=10) as answer:
+        with urlopen("http://127.0.0.1:19464/metrics", timeout=60) as answer:
             text = answer.read().decode()
         labels = 'backend="192.0.2.11",port="80",protocol="tcp",service="web",vip="203.0.113.10"'
         assert f"towpath_backend_packets_total{{{labels}}} 0.0" in text
-        with urlopen("http://127.0.0.1:19464/v1/services", timeout=10) as answer:
+        with urlopen("http://127.0.0.1:19464/v1/services", timeout=60) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain")

@@ -46,7 +46,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
         with Client(started.socket) as client:
             wait_until(
                 lambda: sum(each.packets for each in client.counters().services) == expected,
-                seconds=10,
+                seconds=120,
                 what="every packet to be counted",
             )
         yield started
@@ -266,7 +266,7 @@ def test_dropped_packets_of_a_backend_have_their_reason(agent: Agent) -> None:
         send(*(packet("198.51.100.7", lost, sport=2000 + n) for n in range(7)))
         wait_until(
             lambda: client.service_counters("lost").packets == 7,
-            seconds=10,
+            seconds=120,
             what="the packets to be counted",
         )
         counted = client.service_counters("lost")

@@ -216,7 +216,7 @@ def test_a_part_that_comes_to_the_other_is_dropped(made: Group, version: int) ->
 
             expected = before + len(later)
             wait_until(
-                partial(has_dropped, made, other(name), expected), seconds=5, what="the drops"
+                partial(has_dropped, made, other(name), expected), seconds=120, what="the drops"
             )
             # The two are one: with the same parts at the same one it arrives.
             for part in (first, *later):

@@ -102,16 +102,16 @@ def test_a_lab_that_cannot_be_built_leaves_nothing(
 def test_an_interrupted_up_leaves_nothing(number: signal.Signals) -> None:
     """The command ends by the signal it got, when it has undone what it had done."""
     command = start("lab", "up")
-    wait_until(lambda: ROUTER in namespaces.existing(), seconds=20, what="the first namespace")
+    wait_until(lambda: ROUTER in namespaces.existing(), seconds=120, what="the first namespace")
     command.send_signal(number)
-    output, _ = command.communicate(timeout=20)
+    output, _ = command.communicate(timeout=120)
     assert command.returncode == -number, output
 
 
 def test_down_clears_up_after_a_killed_up() -> None:
     """What is about to be built is known before anything is."""
     command = start("lab", "up")
-    wait_until(lambda: ROUTER in namespaces.existing(), seconds=20, what="the first namespace")
+    wait_until(lambda: ROUTER in namespaces.existing(), seconds=120, what="the first namespace")
     command.kill()
     command.communicate()
     assert leftovers() != []

@@ -39,7 +39,7 @@ def serve(lab: Lab) -> subprocess.Popen[str]:
     confined = ["setpriv", "--no-new-privs", "--bounding-set", capabilities()]
     command = [*confined, sys.executable, "-m", "towpath", "agent", "--config", str(config)]
     agent = lab.spawn("lb", command, log_to="agent.log")
-    wait_until(lambda: answers(lab) or agent.poll() is not None, seconds=20, what="the agent")
+    wait_until(lambda: answers(lab) or agent.poll() is not None, seconds=120, what="the agent")
     assert agent.poll() is None, (lab.directory / "agent.log").read_text()
     return agent
 

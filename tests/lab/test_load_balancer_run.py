@@ -84,7 +84,7 @@ def test_run_ends_when_the_process_is_asked_to(number: signal.Signals, threads: 
         assert state() != before
         wait_for_run(running)
         running.send_signal(number)
-        _, errors = running.communicate(timeout=10)
+        _, errors = running.communicate(timeout=120)
     assert (running.returncode, errors) == (0, "")
     assert state() == before
 
@@ -93,7 +93,7 @@ def test_run_sees_a_signal_that_another_thread_gets() -> None:
     """A script may have threads that were there before it waits."""
     before = state()
     with script(OPENED + CHOSEN_THREAD + RUN) as running:
-        _, errors = running.communicate(timeout=10)
+        _, errors = running.communicate(timeout=120)
     assert (running.returncode, errors) == (0, "")
     assert state() == before
 
@@ -102,7 +102,7 @@ def test_an_interrupt_before_run_is_an_exception_like_any_other() -> None:
     """The process ends by the signal, and nothing is left."""
     before = state()
     with script(OPENED + INTERRUPTED_BEFORE) as running:
-        _, errors = running.communicate(timeout=10)
+        _, errors = running.communicate(timeout=120)
     assert running.returncode == -signal.SIGINT
     assert errors.endswith("KeyboardInterrupt\n")
     assert state() == before
@@ -112,7 +112,7 @@ def test_a_script_may_end_without_closing() -> None:
     """Nothing is left all the same."""
     before = state()
     with script(OPENED + NOT_CLOSED) as running:
-        _, errors = running.communicate(timeout=10)
+        _, errors = running.communicate(timeout=120)
     assert (running.returncode, errors) == (0, "")
     assert state() == before
 
@@ -125,7 +125,7 @@ def test_a_forked_child_leaves_its_parents_load_balancer_alone() -> None:
         assert xdp_program_id(device_index(DEVICE))
         assert found[f"{DEVICE} ipv4 forwarding"] == found[f"{DEVICE} ipv6 forwarding"] == "1"
         running.send_signal(signal.SIGINT)
-        running.communicate(timeout=10)
+        running.communicate(timeout=120)
     assert state() == before
 
 
@@ -134,8 +134,8 @@ def test_a_script_that_is_killed_takes_its_program_along() -> None:
     before = state()
     with script(OPENED + RUN) as running:
         running.kill()
-        running.communicate(timeout=10)
-    wait_until(lambda: not xdp_program_id(device_index(DEVICE)), seconds=5, what="XDP to go")
+        running.communicate(timeout=120)
+    wait_until(lambda: not xdp_program_id(device_index(DEVICE)), seconds=120, what="XDP to go")
     left = {name: value for name, value in state().items() if value != before[name]}
     assert left == {f"{DEVICE} ipv4 forwarding": "1", f"{DEVICE} ipv6 forwarding": "1"}
 

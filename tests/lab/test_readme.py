@@ -73,7 +73,7 @@ def network() -> Iterator[socket.socket]:
             wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EVERYTHING))
             with closing(wire):
                 wire.bind(("wire", EVERYTHING))
-                wire.settimeout(10)
+                wire.settimeout(60)
                 yield wire
 
 
@@ -132,7 +132,7 @@ def test_the_script_balances_until_ctrl_c(tmp_path: Path) -> None:
         web = Counter(balanced(wire, flow) for flow in flows("203.0.113.10:80", "tcp"))
         dns = Counter(balanced(wire, flow) for flow in flows("[2001:db8:53::1]:53", "udp"))
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=10)
+        output, errors = process.communicate(timeout=120)
         assert (process.returncode, errors) == (0, "")
         assert state("eth0") == before
     assert {str(address) for address in web} == {"192.0.2.11", "192.0.2.12"}

@@ -79,7 +79,7 @@ def test_wireshark_shows_the_way(agent: Agent, tmp_path: Path) -> None:
     path = tmp_path / "x.pcapng"
     with recording(agent, path, "--service", "web", "--packets", "9") as process:
         send(*flows(20))
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
     first = accepted(path).packets[0]
     fields = ["-T", "fields", "-e", "frame.interface_name", "-e", "ip.dst"]
     for wanted in (
@@ -101,7 +101,7 @@ def test_times_are_right(agent: Agent, tmp_path: Path) -> None:
     with recording(agent, path, "--packets", "20", "--service", "web") as process:
         before = time.time_ns()
         send(*flows(20))
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
         after = time.time_ns()
     times = [each.time for each in accepted(path).packets]
     assert times == sorted(times)
@@ -114,11 +114,11 @@ def test_limits_end_it(agent: Agent, tmp_path: Path) -> None:
     path = tmp_path / "x.pcapng"
     with recording(agent, path, "--packets", "5", "--snaplen", "60") as process:
         send(*flows(30))
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=120)
     assert "ended: so many packets" in said
     assert len(accepted(path).packets) == 10
     with recording(agent, path, "--time", "1", "--sample", "1/3") as process:
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=120)
     assert (process.returncode, "ended: so much time" in said) == (0, True)
     assert len(accepted(path).packets) <= 2
 
@@ -176,7 +176,7 @@ def test_others_list_and_stop_it(agent: Agent, tmp_path: Path) -> None:
         assert entry["capture"]["services"] == ["web"]
         assert "service web" in agent.command("recorder", "list").stdout
         assert agent.command("recorder", "stop", str(entry["id"])).returncode == 0
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=120)
     assert (process.returncode, "ended: it was stopped" in said) == (0, True)
     accepted(path)
     refused = agent.command("recorder", "stop", "999")
@@ -221,7 +221,7 @@ def test_wrong_usage_is_refused(agent: Agent, arguments: list[str], message: str
     refused = agent.command("record", *arguments)
     assert refused.returncode == 1
     assert message in refused.stderr
-    wait_until(lambda: not going(agent), seconds=5, what="no capture")
+    wait_until(lambda: not going(agent), seconds=120, what="no capture")
 
 
 # ---- Faults --------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_a_full_disk_ends_it(agent: Agent, tmp_path: Path) -> None:
         path = mount / "x.pcapng"
         with recording(agent, path) as process:
             send_until_it_ends(process)
-            _, said = process.communicate(timeout=20)
+            _, said = process.communicate(timeout=120)
         assert process.returncode == 1
         assert f"{path}: No space left on device; what was written before is there" in said
         found = accepted(path)
@@ -244,7 +244,7 @@ def test_a_full_disk_ends_it(agent: Agent, tmp_path: Path) -> None:
         assert 60_000 < path.stat().st_size <= 65536
     finally:
         subprocess.run(["umount", str(mount)], check=True)
-    wait_until(lambda: not going(agent), seconds=5, what="the capture to end")
+    wait_until(lambda: not going(agent), seconds=120, what="the capture to end")
 
 
 def test_a_file_that_vanishes_ends_it(agent: Agent, tmp_path: Path) -> None:
@@ -253,10 +253,10 @@ def test_a_file_that_vanishes_ends_it(agent: Agent, tmp_path: Path) -> None:
     with recording(agent, path) as process:
         path.unlink()
         send_until_it_ends(process)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert f"{path} was deleted while it was written to" in said
-    wait_until(lambda: not going(agent), seconds=5, what="the capture to end")
+    wait_until(lambda: not going(agent), seconds=120, what="the capture to end")
 
 
 def test_a_killed_reader_leaves_nothing(agent: Agent, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_killed_reader_leaves_nothing(agent: Agent, tmp_path: Path) -> None:
     with recording(agent, tmp_path / "x.pcapng") as process:
         assert program_of_device() != before
         process.kill()
-        wait_until(lambda: not going(agent), seconds=10, what="the capture to end")
+        wait_until(lambda: not going(agent), seconds=120, what="the capture to end")
     assert program_of_device() == before
 
 
@@ -282,7 +282,7 @@ def test_a_reader_that_stops_loses_packets_and_no_more(agent: Agent) -> None:
     total = 0
     with Client(agent.socket) as client:
         before = client.counters().verdicts["tx"]
-        deadline = time.monotonic() + 25
+        deadline = time.monotonic() + 120
         while not client.capture(number).lost:
             assert time.monotonic() < deadline
             send(*[big] * 2000)

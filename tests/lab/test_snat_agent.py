@@ -86,7 +86,7 @@ class Agents:
         """Start one, which takes over what the last one left."""
         command = [sys.executable, "-m", "towpath", "agent", "--config", str(self.file)]
         self.process = self.lab.spawn(BALANCER, command, log_to="snat.log")
-        wait_until(self._serves, seconds=20, what="the agent to serve")
+        wait_until(self._serves, seconds=120, what="the agent to serve")
 
     def _serves(self) -> bool:
         assert self.process is not None
@@ -142,7 +142,7 @@ def test_the_agent_is_killed_and_comes_back(lab: Lab, tmp_path: Path) -> None:
                 agents.kill()
                 before = asked
                 agents.start()
-                wait_until(lambda: asked > before + 24, seconds=20, what="requests")  # noqa: B023
+                wait_until(lambda: asked > before + 24, seconds=120, what="requests")  # noqa: B023
         finally:
             done.set()
             thread.join()
@@ -186,7 +186,7 @@ def test_backends_at_a_port_of_their_own(lab: Lab, tmp_path: Path) -> None:
 
             wait_until(
                 lambda: states() == {listening: ("up", "active"), silent: ("down", "quarantined")},
-                seconds=20,
+                seconds=120,
                 what="the checks to tell them apart",
             )
             for _ in range(REQUESTS // 4):
@@ -207,16 +207,16 @@ def test_backends_are_checked_at_their_own_address(lab: Lab, tmp_path: Path) -> 
     everyone = [str(at[0].ip) for each in links for at in (each.node4, each.node6)]
     first = links[0]
     agents.start()
-    wait_until(lambda: states(agents, everyone) == {"up"}, seconds=20, what="all to be up")
+    wait_until(lambda: states(agents, everyone) == {"up"}, seconds=120, what="all to be up")
     with unanswered(lab, first.node, 4):
         gone = str(first.node4[0].ip)
         others = [each for each in everyone if each != gone]
-        wait_until(lambda: states(agents, [gone]) == {"down"}, seconds=20, what="it to be down")
+        wait_until(lambda: states(agents, [gone]) == {"down"}, seconds=120, what="it to be down")
         assert states(agents, others) == {"up"}
         for _ in range(REQUESTS):
             with closing(Talk(4)) as talk:
                 assert talk.said["name"] != first.port
-    wait_until(lambda: states(agents, everyone) == {"up"}, seconds=20, what="all to be up again")
+    wait_until(lambda: states(agents, everyone) == {"up"}, seconds=120, what="all to be up again")
     agents.end()
 
 

@@ -22,13 +22,28 @@ if TYPE_CHECKING:
     from tools.kernels.packages import Image
 
 MEMORY_MIB = 1536
-CPUS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Emulation:
+    """How QEMU runs a guest, and how long it may take to come to its command."""
+
+    options: tuple[str, ...]
+    boot_seconds: float
+
+
 # Emulated: KVM is not to be had everywhere, and the same everywhere is worth more.
-MACHINE = ("-machine", "q35,memory-backend=memory", "-accel", "tcg,thread=multi")
+QUICK = Emulation(("-accel", "tcg,thread=multi", "-smp", "2"), 90.0)
+"""As fast as it goes."""
+COUNTING = Emulation(
+    ("-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-smp", "1"), 240.0
+)
+"""An instruction takes a nanosecond by all clocks of the guest; while it idles they leap."""
+MACHINE = ("-machine", "q35,memory-backend=memory")
 # No more than numpy's wheels want (x86-64-v2): wider vectors, which the C library would then use,
 # cost an emulator a fifth more.
 MODEL = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16"
-CPU = ("-cpu", MODEL, "-smp", str(CPUS), "-m", str(MEMORY_MIB))
+CPU = ("-cpu", MODEL, "-m", str(MEMORY_MIB))
 KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
     "random.trust_cpu=on cryptomgr.notests lsm=capability audit=0"
@@ -37,7 +52,6 @@ KERNEL_ARGUMENTS = (
 # don't see each other's changed instructions as real ones do. It is booted again then. What
 # goes wrong once the command has begun is never tried again.
 BOOTS = 3
-BOOT_SECONDS = 90.0
 _SOCKET_SECONDS = 10
 _CONSOLE_LINES = 40
 
@@ -81,23 +95,34 @@ def _is_trouble(line: str) -> bool:
 
 
 def run(
-    image: Image, command: Sequence[str], results: Path, *, timeout: float, arguments: str = ""
+    image: Image,
+    command: Sequence[str],
+    results: Path,
+    *,
+    timeout: float,
+    arguments: str = "",
+    emulation: Emulation = QUICK,
 ) -> Outcome:
     """Run a command inside a kernel, in this working directory.
 
     ``results`` is a directory that the guest sees as /results and may write to. ``timeout`` is
-    in seconds, for one boot. ``arguments`` are further ones for the kernel. GuestError: QEMU or
-    virtiofsd are missing.
+    in seconds, for one boot. ``arguments`` are further ones for the kernel. ``emulation`` is QUICK
+    or COUNTING. GuestError: QEMU or virtiofsd are missing.
     """
     for _ in range(BOOTS):
-        outcome = _boot(image, command, results, timeout, arguments)
+        outcome = _boot(image, command, results, timeout, arguments, emulation)
         if outcome.started:
             break
     return outcome
 
 
 def _boot(
-    image: Image, command: Sequence[str], results: Path, timeout: float, arguments: str
+    image: Image,
+    command: Sequence[str],
+    results: Path,
+    timeout: float,
+    arguments: str,
+    emulation: Emulation,
 ) -> Outcome:
     began = time.monotonic()
     results.mkdir(parents=True, exist_ok=True)
@@ -111,8 +136,9 @@ def _boot(
         shares = {"root": Path("/"), "results": results}
         for tag, path in shares.items():
             undo.enter_context(_share(path, sockets / tag, writable=tag == "results"))
-        qemu = _qemu(image, initrd, {tag: sockets / tag for tag in shares}, results, arguments)
-        in_time = _wait(qemu, timeout, results / "booted")
+        words = _qemu(image, initrd, {tag: sockets / tag for tag in shares}, results, arguments)
+        qemu = subprocess.Popen([*words, *emulation.options], stdin=subprocess.DEVNULL)
+        in_time = _wait(qemu, timeout, results / "booted", emulation.boot_seconds)
     return _outcome(results, in_time=in_time, seconds=time.monotonic() - began)
 
 
@@ -168,7 +194,7 @@ def _wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:
 
 def _qemu(
     image: Image, initrd: Path, sockets: dict[str, Path], results: Path, arguments: str
-) -> subprocess.Popen[bytes]:
+) -> list[str]:
     binary = shutil.which("qemu-system-x86_64")
     if binary is None:
         raise GuestError("qemu-system-x86_64 is not installed; it is in qemu-system-x86")
@@ -186,18 +212,20 @@ def _qemu(
     for tag, socket in sockets.items():
         words += ["-chardev", f"socket,id={tag},path={socket}"]
         words += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL)
+    return words
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float, booted: Path) -> bool:
+def _wait(
+    process: subprocess.Popen[bytes], timeout: float, booted: Path, boot_seconds: float
+) -> bool:
     """Return whether the guest ended by itself. One that doesn't come to its command need not."""
     try:
         with suppress(subprocess.TimeoutExpired):
-            process.wait(min(timeout, BOOT_SECONDS))
+            process.wait(min(timeout, boot_seconds))
             return True
         if not booted.exists():
             return False
-        process.wait(max(timeout - BOOT_SECONDS, 0))
+        process.wait(max(timeout - boot_seconds, 0))
     except subprocess.TimeoutExpired:
         return False
     else:

@@ -73,10 +73,12 @@ def load_objects() -> list[dict[str, Any]]:
 
 
 def diagnose() -> list[dict[str, Any]]:
-    """Return what `towpath doctor` finds here."""
+    """Return what `towpath doctor` finds in this kernel; programs and files are the host's."""
     from towpath.doctor import doctor  # noqa: PLC0415 - as above
+    from towpath.doctor.rules import OUTSIDE  # noqa: PLC0415 - as above
 
-    return [asdict(each) for each in doctor()]
+    hosts = {rule.name for rule in OUTSIDE}
+    return [asdict(each) for each in doctor() if each.name not in hosts]
 
 
 def run_tests(suites: list[str], without: list[str]) -> tuple[int, dict[str, Any]]:
@@ -90,7 +92,7 @@ def run_tests(suites: list[str], without: list[str]) -> tuple[int, dict[str, Any
         return 0, {}
     # Each test's name is told before it runs: it is what a guest that hangs has come to.
     options = ["-v", "-p", "no:cacheprovider", f"--junitxml={RESULTS}/tests.xml"]
-    options.append(f"--timeout={TEST_SECONDS}")
+    options += [f"--timeout={TEST_SECONDS}", "-o", f"faulthandler_timeout={TEST_SECONDS + 60}"]
     paths = [TESTS[suite] for suite in wanted]
     command = [sys.executable, "-m", "pytest", *options, *paths, *without]
     with (RESULTS / "tests.txt").open("w") as output:

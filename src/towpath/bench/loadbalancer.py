@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from towpath.bench.cpu import on_one_cpu
@@ -27,7 +27,7 @@ from towpath.bench.report import Report, Timing
 from towpath.bench.scenarios import SCENARIOS, SERVICES, Fate, Scenario
 from towpath.bench.wrapper import Action, Stimulus, Wrapper
 from towpath.datapath.balancer import Balancer
-from towpath.model.settings import Device
+from towpath.model.settings import Device, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from towpath.model.capture import Capture
 
 RUNS = 21
-_BATCHES = 2000  # of 32 packets: some milliseconds a run
-_UNTIMED = 256  # twice round the 4096 flows of a diverse scenario
 _WARM_UPS = 50
 _STRAY = 0.01  # share of packets: another scenario's flows displace a few known ones
 
@@ -71,16 +69,27 @@ def measure(
     return Report(os.uname().release, Timing.of("floor", floors).p50_ns, timings)
 
 
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How many batches of 32 packets a run has. The untimed ones come first: they fill caches."""
+
+    timed: int = 2000
+    """Some milliseconds."""
+    untimed: int = 256
+    """Twice round the 4096 flows of a diverse scenario."""
+
+
 class Rig:
     """A load balancer with every scenario's service, and the wrapper to time it with."""
 
     def __init__(
-        self, ifindex: int, balancer: Balancer, program: Program, wrapper: Wrapper
+        self, ifindex: int, balancer: Balancer, program: Program, wrapper: Wrapper, length: Length
     ) -> None:
         self.ifindex = ifindex
         self.program = program
         self.wrapper = wrapper
         self._balancer = balancer
+        self._length = length
         self._services = {each.key: each for each in SERVICES}
 
     def record(self, capture: Capture) -> Recording:
@@ -129,6 +138,8 @@ class Rig:
     def warm_up(self, scenario: Scenario) -> None:
         """Check the scenario, then send its packets until they all go its way."""
         self.check(scenario)
+        if scenario.full:
+            self._fill(scenario)
         for _ in range(_WARM_UPS):
             before = self._fresh(scenario)
             self._time(self.program, scenario, _action(scenario))
@@ -138,7 +149,7 @@ class Rig:
         raise self._astray(scenario, fresh)
 
     def time(self, scenario: Scenario) -> float:
-        """Return nanoseconds per packet, of some ten thousand packets."""
+        """Return nanoseconds per packet, the mean of a run."""
         before = self._fresh(scenario)
         taken = self._time(self.program, scenario, _action(scenario))
         fresh = self._fresh(scenario) - before
@@ -150,18 +161,25 @@ class Rig:
         """The same of a program that does nothing."""
         return self._time(self.wrapper.floor, scenario, Action.TX)
 
+    def _fill(self, scenario: Scenario) -> None:
+        """Send as many flows as there is room for."""
+        batches = Limits().nat_flows // self.wrapper.batch
+        stimulus = self.stimulus(scenario)
+        self.wrapper.time(self.program, stimulus, _action(scenario), batches=batches)
+
     def _time(self, program: Program, scenario: Scenario, expected: Action) -> float:
         if scenario.anew:
             self._forget_translations()
         stimulus = self.stimulus(scenario)
-        return self.wrapper.time(program, stimulus, expected, batches=_BATCHES, untimed=_UNTIMED)
+        timed, untimed = self._length.timed, self._length.untimed
+        return self.wrapper.time(program, stimulus, expected, batches=timed, untimed=untimed)
 
     def _forget_translations(self) -> None:
         self._balancer.forget_translations()
 
     @property
     def _packets(self) -> int:
-        return (_BATCHES + _UNTIMED) * self.wrapper.batch
+        return (self._length.timed + self._length.untimed) * self.wrapper.batch
 
     def _fresh(self, scenario: Scenario) -> int:
         """Return how many of the service's packets the flow table had no flow for so far."""
@@ -180,7 +198,7 @@ class Rig:
 
 
 @contextmanager
-def rig() -> Iterator[Rig]:
+def rig(length: Length | None = None) -> Iterator[Rig]:
     """Run the block with a load balancer in a network namespace of its own."""
     with (
         bench_network() as ifindex,
@@ -189,7 +207,7 @@ def rig() -> Iterator[Rig]:
     ):
         balancer.apply(SERVICES)
         with attached_program(ifindex) as program:
-            yield Rig(ifindex, balancer, program, wrapper)
+            yield Rig(ifindex, balancer, program, wrapper, length or Length())
 
 
 def _action(scenario: Scenario) -> Action:

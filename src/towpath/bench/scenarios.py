@@ -53,6 +53,8 @@ class Scenario:
     """Whether it is the backend's answers that are timed."""
     anew: bool = False
     """Whether every run begins with no translations."""
+    full: bool = False
+    """Whether the table of translations is full of such flows before the first run."""
 
     def stimulus(self, ifindex: int) -> Stimulus:
         """The packets, as they come in on a device."""
@@ -162,6 +164,7 @@ SCENARIOS = (
         _ENDLESS,
         TCP_SYN,
         snat=True,
+        full=True,
     ),
     Scenario("tcp-v4-l2-lru-hit", "IPv4 TCP in a new frame, flow known", _L2),
     Scenario(

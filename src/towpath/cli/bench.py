@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.bench.scenarios import SCENARIOS
+from towpath.cli.bench_control import control
 from towpath.cli.bench_forward import forward
 from towpath.cli.command import ManualGroup
 
@@ -27,14 +28,15 @@ _SIZES = (1_000, 10_000, 100_000)
 
 @click.group(cls=ManualGroup)
 def bench() -> None:
-    """Time the datapath inside the kernel, and what gets through a node.
+    """Time the datapath inside the kernel, what gets through a node, and changes.
 
-    For all but forward a wrapper program calls the program under test again and again, and undoes
-    what it did to the packet in between. The wrapper's own time, measured around a program that
-    does nothing, is the floor: it is in every figure, so subtract it before comparing.
+    For all but forward and control a wrapper program calls the program under test again and again,
+    and undoes what it did to the packet in between. The wrapper's own time, measured around a
+    program that does nothing, is the floor: it is in every figure, so subtract it before comparing.
     """
 
 
+bench.add_command(control)
 bench.add_command(forward)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from towpath.doctor import devices, permissions, programs
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
+from towpath.doctor.outside import declared
 from towpath.kernel.bpf import bpffs, probe, probe_net
 from towpath.kernel.bpf.map_types import MapType
 from towpath.kernel.bpf.probe_fib import fib_lookup
@@ -135,6 +136,14 @@ def _device(question: Callable[[str, int], Answer]) -> Probe:
     return Probe(run, "nothing")
 
 
+def _outside(name: str) -> Answer:
+    """A program or a file that outside.txt declares."""
+    need = next(each for each in declared() if each.name == name)
+    if found := need.found():
+        return yes(found)
+    return no(f"not there; the package {need.packages[0]} has it")
+
+
 # ---- All -----------------------------------------------------------------------------------------
 
 PROBES = {
@@ -189,6 +198,7 @@ PROBES = {
     "ring_buffer": Probe(
         _either(lambda: probe.map_type(_RINGBUF), "BPF_MAP_TYPE_RINGBUF", "no ring buffer")
     ),
+    "outside": Probe(_outside, "nothing"),
     "kernel_btf": Probe(_btf, "nothing"),
     "managed_neighbours": Probe(
         _either(probe_net.managed_neighbours, "NTF_EXT_MANAGED", "NTF_EXT_MANAGED is ignored"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from towpath.capabilities import CAPABILITIES
+from towpath.doctor.outside import declared, is_library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,9 +46,9 @@ def rules(config: Config | None = None) -> list[Rule]:
     """What a configuration needs; without one, what everything needs on any device."""
     more = [rule for capability in capabilities(config) for rule in _more(capability, config)]
     if config is None:
-        return [*RULES, *more, *NOT_YET_USED]
+        return [*RULES, *OUTSIDE, *more, *NOT_YET_USED]
     mine = [_of_config(rule, config) for rule in RULES]
-    return [*mine, *_devices(config), *more, *NOT_YET_USED]
+    return [*mine, *_devices(config), *OUTSIDE, *more, *NOT_YET_USED]
 
 
 def capabilities(config: Config | None) -> list[Capability]:
@@ -276,6 +277,16 @@ def _xdp(device: Device) -> Rule:
         "the load balancer can't be attached",
         required=True,
     )
+
+
+# ---- Programs and files --------------------------------------------------------------------------
+
+# Libraries are asked what they can do: those have rules above.
+OUTSIDE = tuple(
+    Rule(need.name, (Way(f"outside:{need.name}"),), need.needed_by, need.loses)
+    for need in declared()
+    if need.needed_by and not is_library(need.name)
+)
 
 
 # ---- Informational -------------------------------------------------------------------------------

@@ -31,6 +31,15 @@ def _checked(result: int, path: Path | str | None = None) -> int:
     return result
 
 
+def has_library(name: str) -> bool:
+    """Whether the dynamic linker finds a library, such as libbpf.so.1."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
 def setns(fd: int, kind: int) -> None:
     """Move the calling thread into a namespace."""
     _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(kind)))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ EVERYWHERE = {
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
 }
+# A sender without these computes checksums and cuts segments itself.
+#
+# veth hands packets over with both left undone, since no wire would spoil them.
+# An XDP program sends such a packet on as it is, and the receiver then finds a
+# wrong checksum. A real device has finished both before a packet is on the wire.
+SENDERS_OFFLOADS = (
+    "tx-checksumming",
+    "tcp-segmentation-offload",
+    "generic-segmentation-offload",
+)
 FORWARDING = {
     "net/ipv4/ip_forward": "1",
     "net/ipv6/conf/all/forwarding": "1",
@@ -58,7 +69,7 @@ def build(topology: Topology) -> None:
         _route(router, VIP6_NETWORK, topology.balancer.node6[0].ip)
     for link in topology.backend_links:
         _own_vips(link.node)
-    _compute_checksums(CLIENT)
+    switch_off(CLIENT, DEVICE, *SENDERS_OFFLOADS)
 
 
 def _set_sysctls(name: str, values: dict[str, str]) -> None:
@@ -115,18 +126,8 @@ def _own_vips(name: str) -> None:
         node.addr("add", index=lo, address=str(VIP6), prefixlen=VIP6.max_prefixlen)
 
 
-def _compute_checksums(name: str) -> None:
-    """Make a sender compute checksums and cut segments itself.
-
-    veth hands packets over with both left undone, since no wire would spoil them.
-    An XDP program sends such a packet on as it is, and the receiver then finds a
-    wrong checksum. A real device has finished both before a packet is on the wire.
-    """
-    with in_netns(name):
-        device = IoctlEthtool(DEVICE)
-        try:
-            device.set_offload_flag("tx-checksumming", 0)
-            device.set_offload_flag("tcp-segmentation-offload", 0)
-            device.set_offload_flag("generic-segmentation-offload", 0)
-        finally:
-            device.close()
+def switch_off(name: str, device: str, *offloads: str) -> None:
+    """Switch off what a device in a namespace does for the stack, by ethtool's long names."""
+    with in_netns(name), closing(IoctlEthtool(device)) as control:
+        for offload in offloads:
+            control.set_offload_flag(offload, 0)

@@ -32,7 +32,7 @@ WIRE = "tpdc0"  # what either end calls its side of the veth pair
 TUN = "tpdctun"
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 PREFIX = {4: 32, 6: 128}
-TIMEOUT = 10.0  # seconds, for what takes milliseconds
+TIMEOUT = 60.0  # seconds, for what takes milliseconds
 TUN_MTU = 1380  # and an outer header still fits into what the wire takes
 
 _TUNSETIFF = 0x400454CA

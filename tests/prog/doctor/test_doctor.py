@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from towpath.cli.main import cli
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.recorder.recorder import Recorder
-from towpath.doctor import Capability, devices, doctor, judge
+from towpath.doctor import Capability, devices, doctor, judge, outside
 from towpath.doctor.probes import PROBES, ask
 from towpath.doctor.rules import rules
 from towpath.kernel.bpf import pcap
@@ -91,7 +91,7 @@ def run_without(*rights: str) -> tuple[int, dict[str, Any]]:
     """Run the command in a process that lacks these capabilities; its exit code and JSON."""
     command = ["setpriv", f"--bounding-set={','.join(f'-{right}' for right in rights)}"]
     command += [sys.executable, "-m", "towpath", "doctor", "-o", "json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=120)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=240)
     return done.returncode, {each["name"]: each for each in json.loads(done.stdout)}
 
 
@@ -120,7 +120,7 @@ def test_every_way_has_its_probe() -> None:
 def test_each_probe_of_the_kernel_answers() -> None:
     """Also those that no verdict on this kernel depends on."""
     of_devices = {"native", "generic", "redirect_target", "forwarding4", "forwarding6"}
-    for name in set(PROBES) - of_devices:
+    for name in set(PROBES) - of_devices - {"outside"}:
         answer = ask(name)
         assert answer.works is not None, (name, answer)
         assert answer.found, name
@@ -339,6 +339,9 @@ def test_redirects_are_known_where_the_kernel_tells(pair: tuple[str, str]) -> No
 # ---- The command ---------------------------------------------------------------------------------
 
 
+_NET = Path("/proc/sys/net")
+
+
 def machine() -> dict[str, Any]:
     """All that probing could have changed."""
     return {
@@ -348,16 +351,33 @@ def machine() -> dict[str, Any]:
         "links": ip("ip", "-d", "-o", "link").stdout,
         "queues": ip("tc", "qdisc").stdout,
         "neighbours": ip("ip", "neigh").stdout,
-        "forwarding": ip("sysctl", "-ar", r"net\.ipv[46]\.conf\..*\.forwarding").stdout,
+        "forwarding": {path: path.read_text() for path in _NET.glob("ipv[46]/conf/*/forwarding")},
         "pins": sorted(Path("/sys/fs/bpf").iterdir()),
     }
+
+
+def test_a_program_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its package, and what does not work without."""
+    (rule,) = (rule for rule in rules() if rule.name == "nft")
+    found = judge(rule, ask)
+    assert found.state == "available"
+    assert found.found.endswith("/nft")
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(outside, "_SYSTEM", "/nowhere")
+    found = judge(rule, ask)
+    assert (found.state, found.needed_by) == ("missing", "bench forward")
+    assert (found.found, found.loses) == (
+        "not there; the package nftables has it",
+        "it does not run",
+    )
+    assert not found.fatal
 
 
 @pytest.mark.thorough
 def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
     before = machine()
-    for name in PROBES:
+    for name in set(PROBES) - {"outside"}:
         of_a_device = name.startswith(("native", "generic", "redirect_t", "forwarding"))
         ask(f"{name}:{pair[0]}" if of_a_device else name)
     doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))

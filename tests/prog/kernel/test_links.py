@@ -53,7 +53,7 @@ class Wire:
         self._out.bind(("tp1", 0))
         self._in = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5))
         self._in.bind(("tp0", 0x88B5))
-        self._in.settimeout(10)
+        self._in.settimeout(60)
         self._count = 0
 
     def send(self) -> bytes:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PACKETS = 256
 BATCH = 8
 LISTENING = 2
-"""In the file that says how far the writer is: that the listener is there."""
+"""In the file that says how far the writer is: how often the listener has looked up, and one."""
 ENOUGH = np.uint64(1 << 63)
 """What the writer has finished when all is done."""
 NOTE = np.dtype(
@@ -87,6 +87,7 @@ def main(program: str, pins: str, progress: str, notes: str) -> None:
             note["last"] = shared[STARTED]
             note["number"], note["value"] = answers["number"], answers["value"]
             output.write(note.tobytes())
+            shared[LISTENING] += 1
 
 
 if __name__ == "__main__":

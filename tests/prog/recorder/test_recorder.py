@@ -386,4 +386,4 @@ def test_a_capture_without_a_reader_dies(balancing: Rig) -> None:
             rig.expect(frame(), "tx", THIRD)
             return recording.progress().seen == before
 
-        wait_until(is_dead, seconds=40, what="the capture to die")
+        wait_until(is_dead, seconds=120, what="the capture to die")

@@ -59,15 +59,18 @@ class Ages:
         """Return the ages of entries from ``start`` on, a multiple of the chunk.
 
         ``seen``: uint16, of each of them, free ones too. ``now``: steps that don't go
-        round, and the low 16 bits of which `seen` is in.
+        round, and the low 16 bits of which `seen` is in. It may be less than another
+        thread's that was here first: that reading is the newer one, and is kept.
         """
         ages = ((now - seen.astype(np.int64)) % _MODULUS).astype(np.uint32)
         here, chunk = slice(start, start + len(seen)), start // self._chunk
         with self._lock:
             before = self._read_at[chunk]
             if before != _NEVER:
-                grown = self._ages[here] + np.uint32(now - before)
-                ages = np.where(seen == self._seen[here], grown, ages)
+                grown = np.maximum(self._ages[here].astype(np.int64) + (now - before), 0)
+                ages = np.where(seen == self._seen[here], grown, ages).astype(np.uint32)
+            if now < before:
+                return ages
             self._seen[here] = seen
             self._ages[here] = ages
             self._read_at[chunk] = now

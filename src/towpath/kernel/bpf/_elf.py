@@ -14,6 +14,7 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _SHT_SYMTAB = 2
 _SHT_NOBITS = 8
+_SHF_EXECINSTR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Section:
     link: int
     offset: int
     """Of the data in the file."""
+    executable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +62,10 @@ def _sections(blob: bytes) -> list[Section]:
     raw = [_SECTION.unpack_from(blob, table + i * entry_size) for i in range(count)]
     names = blob[raw[names_index][4] :]
     found = []
-    for name, kind, _flags, _addr, offset, size, link, *_rest in raw:
+    for name, kind, flags, _addr, offset, size, link, *_rest in raw:
         data = b"" if kind == _SHT_NOBITS else blob[offset : offset + size]
-        found.append(Section(c_string(names, name), kind, size, data, link, offset))
+        executable = bool(flags & _SHF_EXECINSTR)
+        found.append(Section(c_string(names, name), kind, size, data, link, offset, executable))
     return found
 
 

@@ -127,7 +127,7 @@ def test_they_are_served_on_an_address_of_their_own() -> None:
     for _ in range(2):
         with (
             served(address, made()),
-            urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+            urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer,
         ):
             assert b'towpath_verdict_packets_total{reason="tx"}' in answer.read()
 

@@ -49,3 +49,28 @@ def test_the_first_reading_knows_16_bits() -> None:
     assert ages.read(0, seen, 5 * SPAN).tolist() == [
         each + 2 * SPAN - 10 for each in (10, 5, 0, 11)
     ]
+
+
+def test_a_reading_may_be_overtaken_by_a_later_one() -> None:
+    """Of two threads the one that looked at the clock first may come to the ages last."""
+    ages = Ages(CHUNK, CHUNK)
+    seen = np.array([100, 90, 0, 40], np.uint16)
+    assert ages.read(0, seen, SPAN + 100).tolist() == [0, 10, 100, 60]
+    newer = np.array([100, 90, 0, 102], np.uint16)
+    assert ages.read(0, newer, 2 * SPAN + 102).tolist() == [SPAN + 2, SPAN + 12, SPAN + 102, 0]
+    assert ages.read(0, seen, 2 * SPAN + 99).tolist() == [SPAN - 1, SPAN + 9, SPAN + 99, 59]
+    # The last place's 16 bits can't say more. What was read later is still known.
+    assert ages.read(0, newer, 3 * SPAN).tolist() == [
+        2 * SPAN - 100,
+        2 * SPAN - 90,
+        2 * SPAN,
+        SPAN - 102,
+    ]
+
+
+def test_no_age_is_below_zero() -> None:
+    """Where an overtaken reading's clock is behind an entry that both have seen."""
+    ages = Ages(CHUNK, CHUNK)
+    seen = np.full(CHUNK, 7, np.uint16)
+    ages.read(0, seen, 7)
+    assert ages.read(0, seen, 6).tolist() == [0] * CHUNK
