@@ -157,7 +157,14 @@ def test_its_services_outlive_it(agent: Agent, services: Path) -> None:
 
 
 def test_without_its_section_its_services_go(agent: Agent) -> None:
-    """With the next agent; a running one refuses such a file."""
+    """With the next agent; a running one refuses such a file, and one that has it changed."""
+    agent.write(directory={"path": "/elsewhere"})
+    with Client(agent.socket) as client:
+        wait_until(lambda: bool(client.status().file.problems), seconds=10, what="a refusal")
+        (problem,) = client.status().file.problems
+    assert str(problem) == (
+        "directory: can't change while the agent runs; restart it to take it over"
+    )
     del agent.config["directory"]
     agent.write()
     with Client(agent.socket) as client:

@@ -48,8 +48,11 @@ class Part:
     """
 
     name: str
-    fixed: tuple[str, ...] = ()
-    """Keys of the configuration that can't change while the agent runs."""
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Keys of the configuration that can't change while the agent runs: its section."""
+        return (self.name,)
 
     def apply(self, config: Config) -> None:
         """Take over a changed configuration, on the writer's thread.

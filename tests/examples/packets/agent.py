@@ -37,6 +37,7 @@ class Packets(Part):
     """Counts packets."""
 
     name = "packets"
+    fixed = ()  # apply() says what can't change
 
     def __init__(self, given: Given) -> None:
         self._section: Section = given.config.sections[self.name]

@@ -66,6 +66,12 @@ def test_a_section_comes_or_goes_with_a_restart() -> None:
     assert not refused(with_section, replace(CONFIG, sections={"more": 2}))
 
 
+def test_a_part_s_section_can_not_change_unless_it_says_so() -> None:
+    """Nobody is left with a change that has no effect."""
+    before, after = (replace(CONFIG, sections={"faulty": number}) for number in (1, 2))
+    assert [each.field for each in needs_restart(before, after, [Faulty()])] == ["faulty"]
+
+
 def test_a_load_balancer_comes_with_a_restart() -> None:
     """However else it is configured."""
     new = replace(CONFIG, snat=Snat(ipv4=(IPv4Address("192.0.2.1"),)))

@@ -100,13 +100,14 @@ class LoadBalancer(Part):
     """Devices, services and their backends, health checks, captures."""
 
     name = "lb"
-    fixed = ("devices", "source", "icmp", "limits", "checks", "snat")
+    fixed: tuple[str, ...] = ("devices", "source", "icmp", "limits", "checks", "snat")
 
     def __init__(self, given: Given) -> None:
         config, self._writer = given.config, given.writer
         self._sources: dict[str, tuple[Source, Intake[Update]]] = {}
         enabled = [each for each in ORIGINS if each.name == API or each.name in config.sections]
         names = [each.name for each in enabled]
+        self.fixed = (*self.fixed, *(name for name in names if name != API))
         with ExitStack() as undo:
             store = undo.enter_context(Store(given.state / DATABASE))
             # Contradictions are found before anything is attached.
