@@ -19,10 +19,11 @@ struct place *find_place(const struct half *half, u64 number)
 	const struct directory *directory = &half->directory;
 
 	for (u32 at = home(directory, number);; at = (at + 1) & (directory->size - 1)) {
-		if (directory->places[at].number == number)
-			return &directory->places[at];
+		/* First, since no rule has number 0, which is what is asked for then. */
 		if (!directory->places[at].number)
 			return NULL;
+		if (directory->places[at].number == number)
+			return &directory->places[at];
 	}
 }
 

@@ -209,7 +209,9 @@ def test_it_is_a_mapping(rig: Rig) -> None:
     assert list(table.values()) == [high, both, low]
     assert list(table.items()) == list(zip(numbers[::-1], (high, both, low), strict=True))
     assert dict(table) == rig.table.snapshot() == table
-    assert (table.get(numbers[0]), table.get(0)) == (low, None)
+    assert table.get(numbers[0]) == low
+    for nobody in (0, -1, numbers[0] + (1 << 64), numbers[-1] + 1):
+        assert (table.get(nobody), nobody in table) == (None, False)
     assert (numbers[0], low) in table.items()
     left = iter(table.items())
     del rig.table[numbers[1]]

@@ -203,6 +203,17 @@ def test_a_value_changes_in_place() -> None:
         half.set_value(2, 0)
 
 
+def test_there_is_no_rule_zero() -> None:
+    """It isn't mistaken for a place in which no number stands."""
+    memory = Memory(4)
+    half = memory.open()
+    half.insert(memory.encode(host_rule(1), 1))
+    assert 0 not in half
+    with pytest.raises(WriterError) as caught:
+        half.get(0)
+    assert caught.value.status is Status.NO_SUCH_RULE
+
+
 def test_a_replacement_that_stays_in_its_slot_waits_for_nobody() -> None:
     """New ports, priority or value are one store; another address takes a wait."""
     memory = Memory(4)
