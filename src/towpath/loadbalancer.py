@@ -148,14 +148,15 @@ class LoadBalancer(Balancing):
         """
         wait_for_end(self.reap)
 
-    def reap(self) -> None:
+    def reap(self) -> bool:
         """Remove the backends that are leaving and whose flows have ended, or whose time is over.
 
-        The time is ``drain.timeout``. Costs nothing when there are none.
+        The time is ``drain.timeout``. Returns whether any is still leaving. Costs nothing when
+        none is.
         """
         with self._lock:
             if not self._leaving:
-                return
+                return False
             flows = self._balancer.census(self._leaving).count(self._drain.idle)
             now = time.time()
             left = {
@@ -166,6 +167,7 @@ class LoadBalancer(Balancing):
             if len(left) < len(self._leaving):
                 self._balancer.apply(with_leaving(self.services(), left))
                 self._leaving = left
+            return bool(left)
 
     # Services
 
