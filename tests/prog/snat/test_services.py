@@ -90,6 +90,11 @@ def begin(nat: NatRig, client: Address, sport: int, protocol: int = 6) -> Outcom
     return sent
 
 
+def next_of(nat: NatRig, client: Address, sport: int) -> Outcome:
+    """A segment of a flow that was begun."""
+    return nat.expect(client_frame(client.version, source=client, sport=sport, flags="A"), TX)
+
+
 def others(whole: Service, address: Address, state: BackendState) -> Service:
     """The service with one of its backends in that state."""
     return replace(
@@ -164,13 +169,14 @@ def test_a_client_whose_backend_takes_no_flows(
     whole = sticky(version, *NEAR[version][:3])
     nat.serve(whole)
     homes = {client: begin(nat, client, 1).backend for client in clients(version)}
+    assert {client: next_of(nat, client, 1).backend for client in homes} == homes
     gone = NEAR[version][0]
     assert gone in homes.values()
     nat.serve(others(whole, gone, state))
     moved = {client: begin(nat, client, 2).backend for client in homes}
     assert gone not in moved.values()
     for client, home in homes.items():
-        went_on = begin(nat, client, 1)
+        went_on = next_of(nat, client, 1)
         assert (went_on.backend == home) == (home != gone or state is not DOWN)
         assert home == gone or moved[client] == home
     nat.serve(whole)
