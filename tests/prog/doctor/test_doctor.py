@@ -377,7 +377,7 @@ def test_a_program_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
     before = machine()
-    for name in set(PROBES) - {"outside"}:
+    for name in (name for name in PROBES if name != "outside"):
         of_a_device = name.startswith(("native", "generic", "redirect_t", "forwarding"))
         ask(f"{name}:{pair[0]}" if of_a_device else name)
     doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))
