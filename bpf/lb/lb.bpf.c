@@ -326,7 +326,7 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct lb_ctx *lb)
 
 	RECORD(lb, service, 0);
 	RECORD(lb, handle, 0);
-	parsed = parse_frame(cursor_of(ctx), &lb->pkt);
+	parsed = parse_packet(ctx, &lb->pkt);
 	barrier();
 	if (unlikely(parsed != PARSE_OK)) {
 		if (nat_ports && parsed == VERDICT_PASS_PROTOCOL)

@@ -10,7 +10,7 @@
 #include "lb/icmp.h"
 
 /*
- * For what parse_frame() did not call PARSE_OK. Returns PARSE_OK if the packet now has a
+ * For what parse_packet() did not call PARSE_OK. Returns PARSE_OK if the packet now has a
  * flow, else its verdict.
  */
 __noinline int slow_path_parse(struct xdp_md *ctx, __u32 slot, __u32 parsed)

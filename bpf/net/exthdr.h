@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Reads the headers of packets that parse_frame() has put aside, one at a time: fragments,
+ * Reads the headers of packets that parse_packet() has put aside, one at a time: fragments,
  * ICMP, and the packets that ICMP errors quote. This is no hot path.
  *
  * Where it has come to in the frame is in a struct that is kept in a map between steps, so that

@@ -298,9 +298,8 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
  * IPv6 the protocol and where the transport is, if PARSE_FRAGMENT, all but the ports
  * if PARSE_PROTOCOL.
  */
-static __always_inline int parse_frame(struct cursor c, struct packet *pkt)
+static __always_inline int parse_frame(struct cursor c, const void *frame, struct packet *pkt)
 {
-	const void *frame = c.pos;
 	__be16 ethertype = parse_ethernet(&c, &pkt->vlan);
 
 	pkt->l3_offset = c.pos - frame;
@@ -310,5 +309,11 @@ static __always_inline int parse_frame(struct cursor c, struct packet *pkt)
 		return parse_ipv6(&c, pkt);
 	return ethertype ? PARSE_NOT_IP : PARSE_MALFORMED;
 }
+
+/*
+ * Of the frame that a program is given. Its start is read from the context once more, since it
+ * would be kept in a register beside the cursor.
+ */
+#define parse_packet(ctx, pkt) parse_frame(cursor_of(ctx), (const void *)(long)(ctx)->data, pkt)
 
 #endif
