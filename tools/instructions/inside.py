@@ -98,7 +98,7 @@ def main(objects: str, *names: str) -> int:
     chosen.sort(key=lambda scenario: scenario.flows)
     # The tables are seeded at random so that nobody can choose which flows share a set. Here the
     # same ones do in every guest.
-    seeded = patch("towpath.datapath.program.secrets.randbits", Random(1).getrandbits)  # noqa: S311
+    seeded = patch("towpath.datapath.maps.shared.secrets.randbits", Random(1).getrandbits)  # noqa: S311
     with seeded, on_one_cpu(), rig(Length(TIMED, UNTIMED)) as bench:
         found = {scenario.name: count(bench, scenario) for scenario in chosen}
     check_clock()
