@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from towpath.agent.errors import InvalidError, NotFoundError
+from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
 from towpath.agent.state.desired import Desired
 from towpath.capabilities import API, FILE, origin
 from towpath.core.health import held, verdicts
@@ -69,7 +69,7 @@ class Controller:
     they aren't well, are replaced, never modified, so that any thread may read them.
 
     ``sources``: those, besides the file, whose services are desired as they were last handed in.
-    ConflictError: they contradict the file, or each other.
+    ConflictError: the API's contradict the file.
     """
 
     def __init__(
@@ -77,7 +77,6 @@ class Controller:
     ) -> None:
         self.config = config
         self.desired = stored(config, store, sources)
-        self._sources = sources
         self._store = store
         self._datapath = datapath
         self.down: Down = {}
@@ -88,17 +87,18 @@ class Controller:
         """Bring the kernel to the desired state, whatever it holds.
 
         What it gave no flows because it was down gets none until it is known to be up. Backends
-        that nobody wishes for any more leave as if they were removed now. Services of sources
-        that there are no more are forgotten.
+        that nobody wishes for any more leave as if they were removed now. Stored services that are
+        not desired, as those of sources that there are no more, are forgotten.
         """
         self.down = held(self.desired.services(), self._datapath.observed())
-        gone = [owner for owner in self._store.owners() if owner not in self._sources]
 
         def write() -> None:
-            for owner in gone:
-                names = [service.name for service in self._store.services(owner)]
-                log.info("%s is no source any more: %s", owner, ", ".join(names))
-                self._store.delete(names)
+            for owner in self._store.owners():
+                kept = {service.name for service in self.desired.services(owner)}
+                gone = {service.name for service in self._store.services(owner)} - kept
+                if gone:
+                    log.info("forgotten, of source %s: %s", owner, ", ".join(sorted(gone)))
+                    self._store.delete(gone)
 
         return self._carry_out(self.desired, write=write)
 
@@ -288,8 +288,29 @@ class Controller:
 
 
 def stored(config: Config, store: Store, sources: Iterable[str]) -> Desired:
-    """What is desired when an agent starts. ConflictError: sources contradict each other."""
-    return Desired.of({FILE: config.services} | {each: store.services(each) for each in sources})
+    """What is desired when an agent starts. ConflictError: the API contradicts the file.
+
+    What other sources have handed in is left out where it contradicts these: it may not be what
+    they have now, and only they can tell.
+    """
+    api = store.services() if API in sources else ()
+    desired = Desired.of({FILE: config.services, API: api})
+    for owner in sources:
+        if owner != API:
+            desired = _as_far_as_it_fits(desired, owner, store.services(owner))
+    return desired
+
+
+def _as_far_as_it_fits(desired: Desired, owner: str, services: Collection[Service]) -> Desired:
+    try:
+        return desired.changed(owner, put=services)
+    except ConflictError:
+        for service in services:
+            try:
+                desired = desired.changed(owner, put=(service,))
+            except ConflictError as error:
+                log.warning("source %s: %s", owner, error)
+    return desired
 
 
 def _check(services: Collection[Service]) -> None:

@@ -263,6 +263,24 @@ def test_a_source_s_services_are_desired_before_it_hands_them_in(
     assert store.owners() == (API,)
 
 
+def test_a_service_moves_from_a_source_to_the_file_while_no_agent_runs(
+    store: Store, datapath: MemoryDatapath, elsewhere: str
+) -> None:
+    """What was handed in before doesn't stand in its way; the rest of it stays."""
+    first = Controller(CONFIG, store, datapath, (API, elsewhere))
+    first.start()
+    first.take(elsewhere, Update((MAIL, DNS)))
+    moved = replace(MAIL, backends=WEB.backends)
+    config = replace(CONFIG, services=(WEB, moved))
+    second = Controller(config, store, datapath, (API, elsewhere))
+    second.start()
+    assert second.desired.get("mail") == (FILE, moved)
+    assert moved.backends[0] in datapath.held["mail"].backends
+    assert [each.service.name for each in second.desired if each.owner == elsewhere] == ["dns"]
+    assert store.services(elsewhere) == (DNS,)
+    second.take(elsewhere, Update((DNS,)))
+
+
 def test_a_source_that_contradicts_another_is_refused_whole(
     store: Store, datapath: MemoryDatapath, elsewhere: str
 ) -> None:
