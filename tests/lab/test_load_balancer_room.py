@@ -13,8 +13,8 @@ import pytest
 from tests.lab.harness_balancer import DEVICE, SMALL, VIP, device, unchanged
 
 from towpath import LoadBalancer
-from towpath.datapath import balancer as datapath
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.lb import contents
 from towpath.datapath.lb.execute import execute as carry_out
 from towpath.documents import ServiceName
 from towpath.model import Backend, FlowTuple, Service
@@ -94,7 +94,7 @@ def test_a_change_that_is_interrupted_can_be_made_again(
     for last in count():
         balancer.apply(before, prune=True)
         with monkeypatch.context() as patch:
-            patch.setattr(datapath, "execute", _interrupted_after(last))
+            patch.setattr(contents, "execute", _interrupted_after(last))
             try:
                 balancer.apply(after, prune=True)
             except KeyboardInterrupt:
@@ -149,7 +149,7 @@ def test_a_change_takes_as_many_steps_whatever_else_there_is(
             steps.append(step)
             carry_out(step, tables)
 
-        monkeypatch.setattr(datapath, "execute", execute)
+        monkeypatch.setattr(contents, "execute", execute)
         before = words(balancer)
         balancer.set_backend(changed.name, changed.backends[3].address, 2)
         assert sorted(type(step).__name__ for step in steps) == ["SetBackend", "SetTable"]
