@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Announces itself by a file in the root, leaves an orphan, and goes on.
-LINGER = "(setsid sleep 1000 &) ; touch /root/begun; sleep 1000"
+LINGER = "(setsid sleep 1000 &) ; touch /srv/begun; sleep 1000"
 RUN = """
 import signal, sys
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_a_run_that_is_stopped_leaves_nothing(
     root = tmp_path / "root"
     command = [sys.executable, "-c", RUN, str(archive), str(root), LINGER, str(tmp_path / "log")]
     with subprocess.Popen(command) as running:
-        wait_for((root / "root/begun").exists)
+        wait_for((root / "srv/begun").exists)
         running.send_signal(number)
     wait_for(lambda: not inside(root))
     assert str(root) not in Path("/proc/self/mounts").read_text()
