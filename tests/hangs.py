@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 LOOK_SECONDS = 1.0
+WORKER_SECONDS = 420
+"""More than the limits in pyproject.toml, which come first."""
 _WORKER = "PYTEST_XDIST_WORKER"
 
 
@@ -178,7 +180,8 @@ def _descendants(process: int) -> Iterator[int]:
 
 def add_options(parser: pytest.Parser) -> None:
     """Have pytest know the last of the three limits."""
-    parser.addini("worker_timeout", "seconds in a test after which its worker is ended")
+    told = "seconds in a test after which its worker is ended"
+    parser.addini("worker_timeout", told, default=str(WORKER_SECONDS))
 
 
 def watch(config: pytest.Config) -> None:
