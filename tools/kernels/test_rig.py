@@ -94,7 +94,7 @@ def test_a_hang_ends_in_time(oldest: Image, tmp_path: Path) -> None:
 def test_a_kernel_without_a_root_is_told(oldest: Image, tmp_path: Path) -> None:
     """What never came to the command is told apart from a command that hangs."""
     outcome = guest.run(
-        oldest, ["true"], tmp_path, timeout=60, arguments="init=/x rdinit=/x root=x"
+        oldest, ["true"], tmp_path, timeout=600, arguments="init=/x rdinit=/x root=x"
     )
     assert outcome.ending in {"panic", "no boot"}
     assert not outcome.ok
