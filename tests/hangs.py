@@ -63,6 +63,11 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]
         ):
             self._assign_work_unit(node)
 
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """Give a worker another file. One that has just ended can't be told: see `remove_node`."""
+        with suppress(OSError):
+            super()._assign_work_unit(node)
+
 
 def current(work: dict[str, dict[str, bool]]) -> tuple[str, str] | None:
     """The first test of a worker that isn't done, and its file."""

@@ -53,6 +53,7 @@ RECIPES = examples(1000)
 DAMAGED = RECIPES // 50  # copies of each recipe's frame
 GARBAGE = examples(1500)
 AT_LEAST = RECIPES * DAMAGED
+MOST_ROUNDS = 4
 
 MACS = bytes.fromhex("020000000002 020000000001")
 LINKS = {
@@ -225,18 +226,24 @@ def test_program_and_oracle_agree_on_any_frame(rig: Rig) -> None:
     rig.seen.clear()
     agree()
     assert rig.seen.total() >= AT_LEAST
-    if not IN_GUEST:
-        assert_each_verdict_occurred(rig)
+    # What is drawn is chance, and one kind may hardly be among it: then on.
+    for _ in range(MOST_ROUNDS):
+        if IN_GUEST or not rare(rig):
+            return
+        agree()
+    assert rare(rig) == {}
 
 
-def assert_each_verdict_occurred(rig: Rig) -> None:
-    """Often enough to have been tried in earnest."""
-    for verdict in (TX, REDIRECT, HANDOFF, NO_VIP, OTHER_PROTOCOL, FRAGMENT, MALFORMED, NOT_IP):
-        assert rig.seen[verdict] >= AT_LEAST // 100, rig.seen
-    for verdict in (NO_BACKEND, "drop_no_route", "drop_prohibited", NOT_FOR_YOU, NOT_ON_LINK):
-        assert rig.seen[verdict] >= AT_LEAST // 1000, rig.seen
+def rare(rig: Rig) -> dict[str, int]:
+    """Verdicts that didn't occur often enough to have been tried in earnest, and how often."""
+    usual = (TX, REDIRECT, HANDOFF, NO_VIP, OTHER_PROTOCOL, FRAGMENT, MALFORMED, NOT_IP)
+    drops = (NO_BACKEND, "drop_no_route", "drop_prohibited", NOT_FOR_YOU, NOT_ON_LINK)
+    least = dict.fromkeys(usual, AT_LEAST // 100) | dict.fromkeys(drops, AT_LEAST // 1000)
     # The oracle knows whether this kernel tells the MTU.
-    assert rig.seen[TOO_LARGE] >= AT_LEAST // 1000 * fib_lookup().mtu, rig.seen
+    least[TOO_LARGE] = AT_LEAST // 1000 * fib_lookup().mtu
+    return {
+        verdict: rig.seen[verdict] for verdict, most in least.items() if rig.seen[verdict] < most
+    }
 
 
 def test_program_and_oracle_agree_on_garbage(rig: Rig) -> None:
