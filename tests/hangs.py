@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 LOOK_SECONDS = 1.0
-WORKER_SECONDS = 420
+WORKER_SECONDS = 1020
 """More than the limits in pyproject.toml, which come first."""
 _WORKER = "PYTEST_XDIST_WORKER"
 
