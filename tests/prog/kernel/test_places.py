@@ -169,14 +169,14 @@ def test_the_next_process_finds_what_was_pinned(
 
     after = Places(pins)
     assert after.take("it", programs[second], hook).adopted
-    assert there(hook, programs) == [second]
+    wait_until(lambda: there(hook, programs) == [second], seconds=SECONDS, what="the first to go")
     assert [path.name for path in pins.iterdir()] == ["it"] == list(after.pinned())
     after.close()
 
     last = Places(pins)
     last.drop("it")
     last.drop("it")
-    assert there(hook, programs) == []
+    wait_until(lambda: there(hook, programs) == [], seconds=SECONDS, what="the second to go")
     assert last.pinned() == ()
 
 

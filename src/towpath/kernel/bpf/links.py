@@ -20,6 +20,7 @@ from towpath.kernel.bpf._structs import LinkCreateOpts, LinkInfo, XdpQueryOpts
 from towpath.kernel.bpf.attach_types import AttachType, LinkType, hook_name
 from towpath.kernel.bpf.libbpf import get_info, lib
 from towpath.kernel.bpf.programs import ProgramType
+from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.kernel.errors import (
     CAP_BPF,
     CAP_NET_ADMIN,
@@ -55,6 +56,7 @@ _MODES: dict[int, str] = {
 _OF_ONE_HOOK = frozenset(
     (ProgramType.CGROUP_SOCK, ProgramType.CGROUP_SOCK_ADDR, ProgramType.CGROUP_SOCKOPT)
 )
+_TRIES = 20
 _TRACEPOINT_NAME = 128  # bytes; the longest of the kernel's own has 50
 
 
@@ -311,8 +313,9 @@ def _attach_tc(program: Program, ifindex: int, side: clsact.Side, *, replace: bo
 class TracepointLink(Link):
     """A program at a tracepoint of the kernel.
 
-    The kernel can't replace the program of such a link. So `update` attaches the new one beside the
-    old one, which then goes: nothing is missed, and what happens in between both of them see.
+    The kernel can't replace the program of such a link, nor end it while something holds it. So
+    `update` attaches the new one beside the old one, which goes a moment later: nothing is missed,
+    and what happens in between both of them see.
     """
 
     def __init__(self, fd: int, *, pin: Path | None = None) -> None:
@@ -322,21 +325,21 @@ class TracepointLink(Link):
 
     def update(self, program: Program) -> None:
         """Attach another program, and let the one before go. KernelError."""
+        if program.id == self.program_id:
+            return
+        making = self._pin and self._pin.with_name(f"{self._pin.name}-new")
+        if making is not None:
+            making.unlink(missing_ok=True)  # of a process that was killed half-way
         fd = _open_tracepoint(program, self.tracepoint)
         try:
-            if self._pin is not None:
-                self._replace_pin(self._pin, fd)
+            if making is not None and self._pin is not None:
+                bpffs.pin(fd, making, f"link to tracepoint {self.tracepoint}")
+                making.replace(self._pin)
         except BaseException:
             os.close(fd)
             raise
         os.close(self.fd)
         self.fd, self.id = fd, get_info(fd, LinkInfo(), "ask for a link").id
-
-    def _replace_pin(self, path: Path, fd: int) -> None:
-        making = path.with_name(f"{path.name}-new")
-        making.unlink(missing_ok=True)  # of a process that was killed half-way
-        bpffs.pin(fd, making, f"link to tracepoint {self.tracepoint}")
-        making.replace(path)
 
     def pin(self, path: Path | str) -> None:
         """Name the link in a BPF file system, which keeps it attached. KernelError."""
@@ -362,17 +365,29 @@ def attach_tracepoint(program: Program, name: str) -> TracepointLink:
 
 def _open_tracepoint(program: Program, name: str) -> int:
     what = f"attach program {program.name} to tracepoint {name}"
-    typed = program.type == ProgramType.TRACING
-    fd: int = lib.bpf_raw_tracepoint_open(None if typed else name.encode(), program.fd)
+    target = None if program.type == ProgramType.TRACING else name.encode()
+    fd: int = lib.bpf_raw_tracepoint_open(target, program.fd)
+    tries = 0
+    while fd == -errnos.EEXIST and tries < _TRIES:
+        # A link of this program that has just lost its pin is about to end.
+        wait_for_readers()
+        fd, tries = lib.bpf_raw_tracepoint_open(target, program.fd), tries + 1
     if fd < 0:
-        hint = "this kernel has no such tracepoint" if fd == -errnos.ENOENT else ""
-        if fd == -errnos.EPERM:
-            hint = permission_hint(CAP_BPF, CAP_PERFMON)
-        raise KernelError(what, -fd, hint)
+        raise KernelError(what, -fd, _tracepoint_hint(-fd))
     if (there := tracepoint_of(fd)) != name:
         os.close(fd)
         raise KernelError(what, errnos.EINVAL, f"it is for {there or 'no tracepoint'}")
     return fd
+
+
+def _tracepoint_hint(number: int) -> str:
+    if number == errnos.EPERM:
+        return permission_hint(CAP_BPF, CAP_PERFMON)
+    known = {
+        errnos.ENOENT: "this kernel has no such tracepoint",
+        errnos.EEXIST: "the program is there already",
+    }
+    return known.get(number, "")
 
 
 def tracepoint_of(fd: int) -> str:

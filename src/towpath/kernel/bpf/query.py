@@ -10,7 +10,7 @@ from typing import NamedTuple
 from towpath.kernel import _libc
 from towpath.kernel.bpf._structs import QueryAttr
 from towpath.kernel.bpf.attach_types import AttachType, hook_name
-from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
+from towpath.kernel.errors import CAP_BPF, CAP_NET_ADMIN, KernelError, permission_hint
 
 _BPF_PROG_QUERY = 16
 _EFFECTIVE = 1 << 0  # BPF_F_QUERY_EFFECTIVE
@@ -63,7 +63,7 @@ def query(target: int, attach_type: int, *, effective: bool = False) -> Found:
 def _error(attach_type: int, number: int) -> KernelError:
     hint = ""
     if number == errnos.EPERM:
-        hint = permission_hint(CAP_NET_ADMIN)
+        hint = permission_hint(CAP_BPF, CAP_NET_ADMIN)
     elif number == errnos.EINVAL:
         hint = "this kernel does not have that hook"
     return KernelError(f"ask for the programs at {hook_name(attach_type)}", number, hint)
