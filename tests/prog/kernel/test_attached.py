@@ -51,10 +51,16 @@ ACCEPT_ALL = "1,6 0 0 4294967295,"  # classic BPF
 T = TypeVar("T")
 
 
-def shown(*command: str) -> Any:
-    """What a command of iproute2 says, of JSON."""
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
+def told_filters(side: clsact.Side) -> list[tuple[int, int, int]]:
+    """Priority, handle and program of the BPF filters that iproute2 sees on tp0."""
+    command = ["tc", "-j", "filter", "show", "dev", "tp0", side]
+    shown = subprocess.run(command, check=True, capture_output=True).stdout
+    filters = [each for each in json.loads(shown) if each["kind"] == "bpf" and "options" in each]
+    options = [(each["pref"], each["options"]) for each in filters]
+    return [
+        (priority, int(each["handle"], 16), each.get("prog", {}).get("id", 0))
+        for priority, each in options
+    ]
 
 
 def tc(arguments: str, *more: str) -> None:
@@ -105,12 +111,12 @@ def test_xdp_by_a_link(sample: BpfObject, veth: int, pins: Path, mode: Any) -> N
         assert (found.program_id, found.name) == (program.id, "count")
         assert (found.link_id, found.pins) == (link.id, there)
         assert str(found) == f"count (id {program.id}, link {link.id}, pinned at {there[0]})"
-        (told,) = shown("ip", "-j", "-d", "link", "show", "tp0")
+        command = ["ip", "-j", "-d", "link", "show", "tp0"]
+        (told,) = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         assert told["xdp"]["prog"]["id"] == found.program_id
         assert told["xdp"]["prog"]["tag"] == found.tag == program.tag
     assert program.loaded_ns < before
-    assert found.loaded is not None
-    ago = datetime.now(UTC) - found.loaded
+    ago = datetime.now(UTC) - datetime.fromisoformat(found.loaded)
     assert abs(ago.total_seconds() - (before - program.loaded_ns) / 1e9) < 600
     assert Inventory().xdp(veth) == []
 
@@ -221,22 +227,17 @@ def test_filters_in_the_order_of_running(
     tc(f"{where} pref 10 bpf da pinned {pins / 'let_pass'}")
     tc(f"{where} pref 30 bpf bytecode", ACCEPT_ALL)
     # Where this kernel has another kind.
-    other_kind = f"tc {where} pref 5 u32 match u32 0 0 classid 1:1".split()
-    subprocess.run(other_kind, check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["tc", *f"{where} pref 5 u32 match u32 0 0 classid 1:1".split()],
+        check=False,
+        stderr=subprocess.DEVNULL,
+    )
     rows = Inventory().tc(veth, side)
     names = ["let_pass", "let_drop", "let_pass", "classic BPF"]
     assert brief(rows) == [(f"tc {side}", "clsact", name) for name in names]
     assert {(each.place, each.link_id) for each in rows} == {("tp0", 0)}
     assert str(rows[3]) == "classic BPF"
-    told = [
-        (
-            each["pref"],
-            int(each["options"]["handle"], 16),
-            each["options"].get("prog", {}).get("id", 0),
-        )
-        for each in shown("tc", "-j", "filter", "show", "dev", "tp0", side)
-        if each["kind"] == "bpf" and "options" in each
-    ]
+    told = told_filters(side)
     found = clsact.filters(veth, side)
     assert [(each.priority, each.handle, each.program_id) for each in found] == told
     assert [each.direct for each in found] == [True, False, True, False]
@@ -413,7 +414,7 @@ def test_without_rights_ids_are_all_there_is(
         with only(CAP_BPF, CAP_NET_ADMIN):
             rows = [*Inventory().device(veth), *Inventory().cgroup(cgroup, CONNECT4)]
         assert [(each.hook, each.name, each.tag, each.loaded) for each in rows] == [
-            (hook, "", "", None) for hook in ("xdp", "tc ingress", "connect4")
+            (hook, "", "", "") for hook in ("xdp", "tc ingress", "connect4")
         ]
         assert rows[2].link_id is None
         assert rows[2].program_id == link.program_id

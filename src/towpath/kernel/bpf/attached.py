@@ -12,7 +12,6 @@ import errno as errnos
 import os
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,8 +55,8 @@ class AttachedProgram:
     """Empty where this process may not ask."""
     tag: str
     """The kernel's hash of its instructions, hexadecimal; empty as above."""
-    loaded: datetime | None
-    """When it was loaded; None as above."""
+    loaded: str
+    """When it was loaded, such as 2026-11-29T08:00:00Z; empty as above."""
     link_id: int | None
     """0: attached without a link. None: not known."""
     pins: tuple[str, ...]
@@ -84,7 +83,7 @@ class _Facts(NamedTuple):
 
     name: str = ""
     tag: str = ""
-    loaded: datetime | None = None
+    loaded: str = ""
 
 
 class Inventory:
@@ -187,8 +186,8 @@ class Inventory:
         if number not in self._facts:
             try:
                 with Program.from_id(number) as program:
-                    loaded = (self._booted + program.loaded_ns) // 10**9
-                    moment = datetime.fromtimestamp(loaded, UTC)
+                    loaded = time.gmtime((self._booted + program.loaded_ns) // 10**9)
+                    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", loaded)
                     self._facts[number] = _Facts(program.name, program.tag, moment)
             except KernelError:  # not allowed, or gone by now
                 self._facts[number] = _Facts()
