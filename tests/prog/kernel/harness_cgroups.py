@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import socket
 import subprocess
@@ -88,21 +89,24 @@ def _removed(path: Path) -> bool:
 
 # Reads commands, one a line, and answers each with a line.
 _INSIDE = """
-import collections, json, socket, sys
+import collections, json, select, socket, sys
 
 def connect(port):
     with socket.create_connection(("127.0.0.1", port)) as client:
         return client.recv(1).decode()
 
-def connects(port, number):
-    "Connections one after the other: how many came to each listener, or failed, and how."
+def connects(port):
+    "Connections, until there is another command: how many came to whom, or failed, and how."
     came = collections.Counter()
-    for _ in range(number):
+    while not select.select([sys.stdin], [], [], 0)[0]:
         try:
             came[connect(port)] += 1
         except OSError as error:
             came[type(error).__name__] += 1
     return json.dumps(came)
+
+def stop():
+    return "stopped"
 
 def hooks():
     "Everything that has a hook, over both families."
@@ -155,14 +159,35 @@ class Inside:
 
     def ask(self, command: str) -> str:
         """Have it do something; what came of it."""
+        self._tell(command)
+        return self._answer()
+
+    def _tell(self, command: str) -> None:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         print(command, file=self.process.stdin, flush=True)
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
     def connect(self, port: int) -> str:
         """What the listener said that a connection to that port of 127.0.0.1 has got."""
         return self.ask(f"connect {port}")
+
+    @contextmanager
+    def connecting(self, port: int) -> Iterator[dict[str, int]]:
+        """Have it connect all the time of the block.
+
+        What it gives has afterwards how many connections each listener got, and how many failed.
+        """
+        came: dict[str, int] = {}
+        self._tell(f"connects {port}")
+        try:
+            yield came
+        finally:
+            self._tell("stop")
+            came |= json.loads(self._answer())
+            assert self._answer() == "stopped"
 
     def __enter__(self) -> Self:
         return self
@@ -177,6 +202,7 @@ class Listener:
 
     def __init__(self, name: str) -> None:
         self._name = name.encode()
+        self.served = 0
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -189,6 +215,7 @@ class Listener:
                 return
             with client, suppress(OSError):
                 client.send(self._name)
+            self.served += 1
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -20,7 +20,7 @@ from towpath.kernel.net.netns import unshare
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MS_BIND = 4096
+MS_BIND, MNT_DETACH = 4096, 2
 ROOT_ID = 1  # of the hierarchy's root
 SYS = Path("/sys/fs/cgroup")
 
@@ -32,6 +32,7 @@ def elsewhere(prepare: Callable[[], None]) -> Path:
     def alone() -> None:
         try:
             unshare(mounts=True)
+            _libc.umount(mount_point(), MNT_DETACH)
             _libc.mount("none", SYS, "tmpfs", 0)
             prepare()
             found.append(mount_point())
@@ -79,30 +80,33 @@ def test_a_place_of_its_own(tmp_path: Path) -> None:
 
 def test_the_usual_place_before_others(tmp_path: Path) -> None:
     """It is what the others of the machine look at."""
+    both = [tmp_path / "own", SYS / "unified"]
 
-    def prepare() -> None:
-        mount_at(tmp_path / "own")
-        mount_at(SYS / "unified")
+    def prepare(paths: list[Path]) -> None:
+        for path in paths:
+            mount_at(path)
 
-    assert elsewhere(prepare) == SYS / "unified"
+    for paths in (both, both[::-1]):
+        assert elsewhere(partial(prepare, paths)) == SYS / "unified"
 
 
 def test_the_whole_before_a_part(tmp_path: Path) -> None:
     """A part is better than nothing."""
     part, whole = tmp_path / "part", tmp_path / "whole"
+    part.mkdir()
 
-    def prepare_part() -> None:
+    def mount_part() -> None:
         mount_at(whole)
-        part.mkdir(exist_ok=True)
         _libc.mount(str(whole / made.name), part, None, MS_BIND)
-
-    def prepare_part_only() -> None:
-        prepare_part()
         _libc.umount(whole)
 
+    def mount_both() -> None:
+        mount_part()
+        mount_at(whole)
+
     with new_cgroup() as made:
-        assert elsewhere(prepare_part) == whole
-        assert elsewhere(prepare_part_only) == part
+        assert elsewhere(mount_part) == part
+        assert elsewhere(mount_both) == whole
 
 
 def test_a_mount_that_another_covers_is_not_it(tmp_path: Path) -> None:

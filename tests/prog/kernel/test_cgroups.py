@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +93,6 @@ def test_a_program_decides_where_connections_go(objects: Path, cgroup: Path) -> 
 
 def test_no_connection_sees_no_program_while_it_is_replaced(objects: Path, cgroup: Path) -> None:
     """Each goes to the one's listener or to the other's; without a program there is nobody."""
-    port, came = dead_port(), []
     with (
         Listener("A") as first,
         Listener("B") as second,
@@ -104,19 +101,13 @@ def test_no_connection_sees_no_program_while_it_is_replaced(objects: Path, cgrou
         Inside(cgroup) as inside,
         attach_cgroup(one.programs["connect4"], cgroup, CONNECT4) as link,
     ):
-        number, thread, updates = link.id, None, 0
-        thread = threading.Thread(target=lambda: came.append(inside.ask(f"connects {port} 400")))
-        thread.start()
-        while thread.is_alive():
-            for each in (other, one):
-                link.update(each.programs["connect4"])
+        number, updates = link.id, 0
+        with inside.connecting(dead_port()) as came:
+            while min(updates, first.served, second.served) < 100:
+                link.update((other, one)[updates % 2].programs["connect4"])
                 updates += 1
-        thread.join()
         assert link.id == number
-    tally = json.loads(came[0])
-    assert set(tally) == {"A", "B"}
-    assert sum(tally.values()) == 400
-    assert updates > 100
+    assert set(came) == {"A", "B"}
 
 
 def test_a_pinned_link_is_found_again(sockets: BpfObject, cgroup: Path, pins: Path) -> None:
@@ -204,18 +195,21 @@ def test_what_others_attach_below_takes_nothing_away(
 
 
 def test_links_and_programs_that_allow_others_run_together(
-    sockets: BpfObject, cgroup: Path
+    sockets: BpfObject, cgroup: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And nobody can come without allowing others, once there is a link."""
+    """Nobody's place is taken, in the cgroup or below it."""
     hook = AttachType.CGROUP_INET_SOCK_CREATE
     with (
         loaded(sockets.path.parent) as theirs,
         attached_legacy(theirs.programs["sock_create"], cgroup, hook, MULTI),
+        new_cgroup(cgroup) as below,
         attach_cgroup(sockets.programs["sock_create"], cgroup, hook),
-        Inside(cgroup) as inside,
+        attach_cgroup(sockets.programs["sock_create"], below, hook),
+        Inside(below) as inside,
     ):
+        assert caplog.text == ""
         assert inside.ask("keep") == "kept"
-        assert (calls(sockets)["sock_create"], calls(theirs)["sock_create"]) == (1, 1)
+        assert (calls(sockets)["sock_create"], calls(theirs)["sock_create"]) == (2, 1)
 
 
 # ---- Without its cgroup --------------------------------------------------------------------------

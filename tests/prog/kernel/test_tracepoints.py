@@ -99,23 +99,36 @@ def test_a_program_sees_what_happens(traced: BpfObject, veth: int, name: str) ->
         assert counts(traced)[column] == seen
 
 
-def test_nothing_is_missed_while_it_is_replaced(traced: BpfObject, veth: int, pins: Path) -> None:
+@pytest.mark.parametrize("pinned", [True, False])
+def test_nothing_is_missed_while_it_is_replaced(
+    traced: BpfObject, veth: int, pins: Path, *, pinned: bool
+) -> None:
     """What happens in between is seen by both."""
-    programs = traced.programs
-    link = attach_tracepoint(programs["errors"], NAME)
-    link.pin(pins / "errors")
+    link = attach_tracepoint(traced.programs["errors"], NAME)
+    if pinned:
+        link.pin(pins / "errors")
     # The XDP program last: devices that have come up send frames of their own.
-    with attach_xdp(programs["astray"], veth, "generic"):
+    with attach_xdp(traced.programs["astray"], veth, "generic"):
         with straying(traced):
             for name in ("typed_errors", "errors") * 10:
-                link.update(programs[name])
+                link.update(traced.programs[name])
                 wait_for_another(traced)
         strayed, seen, seen_typed = counts(traced)
         assert min(seen, seen_typed) > 0
         assert seen + seen_typed >= strayed
+    link.detach()
+
+
+def test_a_pin_follows_what_replaces_it(traced: BpfObject, veth: int, pins: Path) -> None:
+    """It keeps the program that came last, and no other."""
+    link = attach_tracepoint(traced.programs["errors"], NAME)
+    link.pin(pins / "errors")
+    link.update(traced.programs["typed_errors"])
+    link.update(traced.programs["errors"])
+    with attach_xdp(traced.programs["astray"], veth, "generic"):
         assert [path.name for path in pins.iterdir()] == ["errors"]
         link.close()
-        # The pin is of the one that came last.
+        seen = counts(traced)[1]
         stray(traced, 1)
         assert counts(traced)[1] > seen
         links.from_pin(pins / "errors").detach()
