@@ -256,7 +256,8 @@ def attached_legacy(program: Program, path: Path, attach_type: int, flags: int) 
     libbpf = _shared_object()
     with opened(path) as fd:
         result = libbpf.bpf_prog_attach(program.fd, fd, attach_type, ctypes.c_uint(flags))
-        assert result == 0, os.strerror(-result)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
         try:
             yield
         finally:

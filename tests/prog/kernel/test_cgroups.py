@@ -212,6 +212,16 @@ def test_links_and_programs_that_allow_others_run_together(
         assert (calls(sockets)["sock_create"], calls(theirs)["sock_create"]) == (2, 1)
 
 
+@pytest.mark.parametrize("flags", [NONE, OVERRIDE])
+def test_nobody_can_be_alone_where_a_link_is(sockets: BpfObject, cgroup: Path, flags: int) -> None:
+    """Who wants that is refused, and the link stays."""
+    other = sockets.programs["also_connect4"]
+    with attach_cgroup(sockets.programs["connect4"], cgroup, CONNECT4) as link:
+        with pytest.raises(PermissionError), attached_legacy(other, cgroup, CONNECT4, flags):
+            pytest.fail("it was let in")
+        assert link.attached
+
+
 # ---- Without its cgroup --------------------------------------------------------------------------
 
 

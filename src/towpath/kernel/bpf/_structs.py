@@ -238,7 +238,7 @@ class _OfTracepoint(ctypes.Structure):
 
 
 class _OfTracing(ctypes.Structure):
-    """The target is told since 5.13: a program, if this link's is an extension of it."""
+    """5.10 tells no target. It is a program if this link's is an extension of it."""
 
     _fields_ = (("attach_type", c_uint32), ("target_obj_id", c_uint32), ("target_btf_id", c_uint32))
 
