@@ -23,6 +23,9 @@ EXAMPLES = {
     "towpath doctor --config /etc/towpath/towpath.yaml": (
         "And whether this configuration can work here."
     ),
+    "towpath doctor --config FILE -o json | jq '.[].attached[]'": (
+        "Who is attached to the devices: Towpath and others."
+    ),
     "towpath doctor -o json | jq -r '.[] | select(.state != \"available\") | .name'": (
         "What is not as it should be."
     ),
@@ -49,7 +52,10 @@ def doctor(path: Path | None, form: Format) -> None:
 
     Each capability is available, has a fallback in its place, is missing, or is
     unknown where it could not be probed; without root much is. JSON and YAML are a
-    list of {name, state, found, needed_by, loses, required}.
+    list of {name, state, found, needed_by, loses, required, attached}.
+
+    Of each device of the configuration it is told which programs are attached to it,
+    whoever has attached them: at XDP and at both sides of tc.
 
     Probing tries the thing itself, never asks for the kernel's version, and disturbs
     nobody: on a device that is up nothing is attached to find out.

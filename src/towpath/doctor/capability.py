@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from towpath.kernel.bpf.attached import AttachedProgram
 
 State = Literal["available", "fallback", "missing", "unknown"]
 
@@ -26,6 +29,8 @@ class Capability:
     """What the user goes without; empty when it is available, a guess when it is unknown."""
     required: bool
     """Without it, or what takes its place, nothing works that the configuration asks for."""
+    attached: tuple[AttachedProgram, ...] = ()
+    """The programs that ``found`` is about, whoever's."""
 
     @property
     def fatal(self) -> bool:
@@ -41,6 +46,8 @@ class Answer:
     """None: it could not be probed."""
     found: str = ""
     """In words: what is there, what is not, or why it could not be probed."""
+    attached: tuple[AttachedProgram, ...] = ()
+    """Programs that are there."""
 
 
 def yes(found: str = "") -> Answer:

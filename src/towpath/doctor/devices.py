@@ -4,17 +4,21 @@
 from __future__ import annotations
 
 import os
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from towpath.doctor import permissions
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
 from towpath.kernel.bpf import links, probe
+from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError
 from towpath.kernel.net.xdp_features import XdpFeatures, try_native, xdp_features
 
 if TYPE_CHECKING:
+    from towpath.kernel.bpf.attached import AttachedProgram
     from towpath.kernel.net.interfaces import Family
 
 # What the load balancer's program is called in the kernel, and nobody else's.
@@ -70,6 +74,18 @@ def _attached(index: int) -> Answer | None:
     if name != _OWN:
         return no(f"program {name} (id {number}) is attached already")
     return yes()
+
+
+def programs(_: str, index: int) -> Answer:
+    """Who is attached, and where: a load balancer and whatever else its packets meet."""
+    there = tuple(Inventory().device(index))
+    by_hook = groupby(there, key=attrgetter("hook"))
+    found = [f"{hook}: {', '.join(map(_told, rows))}" for hook, rows in by_hook]
+    return Answer(works=True, found="; ".join(found) or "none", attached=there)
+
+
+def _told(program: AttachedProgram) -> str:
+    return f"{program.how} {program}"
 
 
 def redirect_target(_: str, index: int) -> Answer:

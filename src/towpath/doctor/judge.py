@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from towpath.doctor.rules import Rule
+    from towpath.kernel.bpf.attached import AttachedProgram
 
 
 def judge(rule: Rule, ask: Callable[[str], Answer]) -> Capability:
@@ -25,8 +26,9 @@ def judge(rule: Rule, ask: Callable[[str], Answer]) -> Capability:
             return _capability(rule, "unknown", answer.found, rule.loses)
         if answer.works:
             if way is rule.ways[0]:
-                return _capability(rule, "available", answer.found, "")
-            return _capability(rule, "fallback", _join(answer.found, refused), way.loses)
+                return _capability(rule, "available", answer.found, "", answer.attached)
+            found = _join(answer.found, refused)
+            return _capability(rule, "fallback", found, way.loses, answer.attached)
         refused[answer.found] = None
     return _capability(rule, "missing", _join("", refused), rule.loses)
 
@@ -37,5 +39,7 @@ def _join(found: str, refused: dict[str, None]) -> str:
     return f"{found} ({why})" if found and why else found or why
 
 
-def _capability(rule: Rule, state: State, found: str, loses: str) -> Capability:
-    return Capability(rule.name, state, found, rule.needed_by, loses, rule.required)
+def _capability(
+    rule: Rule, state: State, found: str, loses: str, attached: tuple[AttachedProgram, ...] = ()
+) -> Capability:
+    return Capability(rule.name, state, found, rule.needed_by, loses, rule.required, attached)

@@ -11,16 +11,16 @@ from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.errors import (
     CAP_BPF,
     CAP_NET_ADMIN,
+    CAP_PERFMON,
     CAP_SYS_ADMIN,
     KernelError,
     effective_capabilities,
 )
 
-_CAP_PERFMON = 38
 # CAP_PERFMON: without it the verifier refuses comparisons of packet pointers.
 _NEEDED = {
     "CAP_BPF": CAP_BPF,
-    "CAP_PERFMON": _CAP_PERFMON,
+    "CAP_PERFMON": CAP_PERFMON,
     "CAP_NET_ADMIN": CAP_NET_ADMIN,
 }
 
@@ -36,7 +36,7 @@ def library() -> Answer:
 def held(number: int) -> bool:
     """Whether this thread has a capability; CAP_SYS_ADMIN stands in for the two of BPF."""
     capabilities = effective_capabilities()
-    wanted = {number, CAP_SYS_ADMIN} if number in (CAP_BPF, _CAP_PERFMON) else {number}
+    wanted = {number, CAP_SYS_ADMIN} if number in (CAP_BPF, CAP_PERFMON) else {number}
     return any(capabilities >> each & 1 for each in wanted)
 
 

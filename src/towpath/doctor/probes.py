@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from towpath.doctor import devices, permissions, programs
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
 from towpath.doctor.outside import declared
+from towpath.kernel import cgroup
 from towpath.kernel.bpf import bpffs, probe, probe_net
 from towpath.kernel.bpf.map_types import MapType
 from towpath.kernel.bpf.probe_fib import fib_lookup
@@ -26,7 +27,6 @@ _REDIRECT_NEIGH = 152  # BPF_FUNC_redirect_neigh
 _PROBE_READ_KERNEL = 113  # BPF_FUNC_probe_read_kernel
 _XDP_LOAD_BYTES = 189  # BPF_FUNC_xdp_load_bytes
 _RINGBUF = 27  # BPF_MAP_TYPE_RINGBUF
-_CGROUP_SOCK_ADDR = 18  # BPF_PROG_TYPE_CGROUP_SOCK_ADDR
 
 _KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 _FILE_SYSTEMS = Path("/proc/filesystems")
@@ -101,6 +101,14 @@ def _mountable(pins: str = str(bpffs.ROOT)) -> Answer:
 
 def _btf() -> Answer:
     return either(os.access(_KERNEL_BTF, os.R_OK), str(_KERNEL_BTF), f"no {_KERNEL_BTF} to read")
+
+
+def _cgroups() -> Answer:
+    """Where programs for cgroups could be attached."""
+    try:
+        return yes(f"mounted at {cgroup.mount_point()}")
+    except KernelError as error:
+        return no(error.hint)
 
 
 # ---- Waiting -------------------------------------------------------------------------------------
@@ -192,6 +200,7 @@ PROBES = {
     "first_address": Probe(_always("the first address of the devices"), "nothing"),
     "native": _device(devices.native),
     "generic": _device(devices.generic),
+    "programs": _device(devices.programs),
     "redirect_target": _device(devices.redirect_target),
     "forwarding4": _device(lambda name, _: devices.forwarding(name, "ipv4")),
     "forwarding6": _device(lambda name, _: devices.forwarding(name, "ipv6")),
@@ -206,11 +215,12 @@ PROBES = {
     ),
     "connect": Probe(
         _either(
-            lambda: probe.program_type(_CGROUP_SOCK_ADDR),
+            lambda: probe.program_type(ProgramType.CGROUP_SOCK_ADDR),
             "BPF_PROG_TYPE_CGROUP_SOCK_ADDR",
             "no programs of cgroups at connect()",
         )
     ),
+    "cgroups": Probe(_cgroups, "nothing"),
     "departure_time": Probe(
         _either(probe.departure_time, "skb->tstamp can be written", "skb->tstamp can't be written")
     ),

@@ -259,6 +259,12 @@ def _devices(config: Config) -> Iterator[Rule]:
                 "the kernel tells no way to a backend for packets of this device",
                 required=version in families,
             )
+        yield Rule(
+            f"programs on {device.name}",
+            (Way(f"programs:{device.name}"),),
+            "load balancer: who else sees its packets",
+            "who else sees packets of this device is not known",
+        )
 
 
 _XDP_WAYS = {
@@ -297,6 +303,7 @@ NOT_YET_USED = tuple(
         ("kernel BTF", "kernel_btf", "following the kernel's own types"),
         ("managed neighbours", "managed_neighbours", "neighbours"),
         ("programs at connect()", "connect", "socket load balancing"),
+        ("cgroups of version 2", "cgroups", "socket load balancing"),
         ("departure times", "departure_time", "pacing"),
         ("fq qdisc", "fq", "pacing"),
     )

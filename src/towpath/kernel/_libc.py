@@ -21,6 +21,7 @@ MS_PRIVATE = 0x40000
 
 # From <asm/unistd.h>; the others have the number of AArch64, the generic one.
 _MEMBARRIER = 324 if platform.machine() == "x86_64" else 283
+_BPF = 321 if platform.machine() == "x86_64" else 280
 _STATFS_SIZE = 256  # twice what any 64-bit architecture has
 
 
@@ -78,3 +79,9 @@ def file_system_type(path: Path | str) -> int:
 def membarrier(command: int) -> int:
     """Order memory against the other CPUs, as by ``command``; a set of bits if that is a query."""
     return _checked(_libc.syscall(ctypes.c_long(_MEMBARRIER), ctypes.c_int(command), 0, 0))
+
+
+def bpf(command: int, attr: ctypes.Structure) -> None:
+    """Ask BPF itself: for what the oldest libbpf that is supported has no function or field."""
+    size = ctypes.c_uint(ctypes.sizeof(attr))
+    _checked(_libc.syscall(ctypes.c_long(_BPF), ctypes.c_int(command), ctypes.byref(attr), size))

@@ -17,10 +17,12 @@ _NAMES = {ENOTSUPP: "ENOTSUPP", errnos.EOPNOTSUPP: "EOPNOTSUPP"}
 # Capability numbers of <linux/capability.h>, those that anything here asks for.
 CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
+CAP_PERFMON = 38
 CAP_BPF = 39
 _CAPABILITY_NAMES = {
     CAP_NET_ADMIN: "CAP_NET_ADMIN",
     CAP_SYS_ADMIN: "CAP_SYS_ADMIN",
+    CAP_PERFMON: "CAP_PERFMON",
     CAP_BPF: "CAP_BPF",
 }
 
@@ -84,8 +86,8 @@ def permission_hint(*needed: int) -> str:
     """Which of the capabilities ``needed`` this thread lacks, as the end of an EPERM message."""
     held = effective_capabilities()
     if held >> CAP_SYS_ADMIN & 1:
-        # CAP_SYS_ADMIN stands in for CAP_BPF.
-        needed = tuple(number for number in needed if number != CAP_BPF)
+        # CAP_SYS_ADMIN stands in for the two of BPF.
+        needed = tuple(number for number in needed if number not in (CAP_BPF, CAP_PERFMON))
     missing = [_CAPABILITY_NAMES[number] for number in needed if not held >> number & 1]
     if missing:
         return "needs " + " and ".join(missing)

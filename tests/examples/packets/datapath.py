@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from towpath.closing import Closing
+from towpath.datapath.attach.places import Places
 from towpath.datapath.maps.pins import held
-from towpath.kernel.bpf import links
 from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.hooks import Tc
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.interfaces import device_index
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAPS = ("wanted", "counted")
-LINK = "link"
+LINKS, PLACE = "links", "ingress"
 
 
 class PacketCounter(Closing):
@@ -46,19 +47,10 @@ class PacketCounter(Closing):
             self._undo = undo.pop_all()
 
     def _attach(self, index: int) -> None:
-        program, pin = self._object.programs["packets_count"], self.pins / LINK
-        if pin.exists():
-            link = links.from_pin(pin)
-            if link.ifindex == index:
-                # No packet goes by uncounted: the program is replaced where it is.
-                link.update(program)
-                link.close()
-                return
-            link.detach()
-            pin.unlink()
-        link = links.attach_tc_ingress(program, index)
-        link.pin(pin)
-        link.close()
+        # Where an earlier agent's program is, no packet goes by uncounted: it is replaced there.
+        places = Places(self.pins / LINKS)
+        places.take(PLACE, self._object.programs["packets_count"], Tc(index, "ingress"))
+        places.close()
 
     def count_ports(self, first: int, last: int) -> None:
         """Count packets to these ports from now on."""
@@ -81,6 +73,5 @@ class PacketCounter(Closing):
 
 def detach(pins: Path) -> None:
     """Take out of the kernel what is pinned."""
-    if (pins / LINK).exists():
-        links.from_pin(pins / LINK).detach()
+    Places(pins / LINKS).drop(PLACE)
     remove_pins(pins)

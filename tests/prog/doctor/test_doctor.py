@@ -120,7 +120,7 @@ def test_every_way_has_its_probe() -> None:
 
 def test_each_probe_of_the_kernel_answers() -> None:
     """Also those that no verdict on this kernel depends on."""
-    of_devices = {"native", "generic", "redirect_target", "forwarding4", "forwarding6"}
+    of_devices = {"native", "generic", "redirect_target", "forwarding4", "forwarding6", "programs"}
     for name in set(PROBES) - of_devices - {"outside"}:
         answer = ask(name)
         assert answer.works is not None, (name, answer)
@@ -305,6 +305,54 @@ def test_another_program_in_its_place_is_named_and_left_alone(pair: tuple[str, s
             assert xdp_program_id(index) == program.id
 
 
+def test_who_is_attached_to_a_device_is_told(pair: tuple[str, str], tmp_path: Path) -> None:
+    """In words, and for programs as all that is known of each."""
+    index = device_index(pair[0])
+    line = f"programs on {pair[0]}"
+    found = of_devices(Device(pair[0]))[line]
+    assert (found.state, found.found, found.attached) == ("available", "none", ())
+    file = tmp_path / "towpath.yaml"
+    file.write_text(f"devices: [{pair[0]}]\n")
+    with BpfObject.packaged("lab_pass") as other, BpfObject.packaged("lb") as balancer:
+        other.load()
+        balancer.load()
+        program, handoff = other.programs["pass"], balancer.programs["towpath_handoff"]
+        with attach_xdp(program, index) as link, attach_tc_ingress(handoff, index) as ingress:
+            found = of_devices(Device(pair[0]))[line]
+            assert not found.required
+            assert found.found.startswith(f"xdp: native pass (id {program.id}, link {link.id}); ")
+            assert f"; tc ingress: {ingress.mode} towpath_handoff (id {handoff.id}" in found.found
+            done = run("--config", str(file), "-o", "json")
+            (told,) = (each for each in json.loads(done.stdout) if each["name"] == line)
+            assert [(each["hook"], each["name"]) for each in told["attached"]] == [
+                ("xdp", "pass"),
+                ("tc ingress", "towpath_handoff"),
+            ]
+            assert told["attached"][0] == {
+                "hook": "xdp",
+                "place": pair[0],
+                "how": "native",
+                "program_id": program.id,
+                "name": "pass",
+                "tag": program.tag,
+                "loaded": found.attached[0].loaded,
+                "link_id": link.id,
+                "pins": [],
+            }
+    absent = of_devices(Device("absent0"))["programs on absent0"]
+    assert (absent.state, absent.fatal) == ("missing", False)
+
+
+def test_cgroups_are_where_this_machine_has_them() -> None:
+    """Or it is said how to mount them."""
+    mounted = [
+        line for line in Path("/proc/self/mounts").read_text().splitlines() if " cgroup2 " in line
+    ]
+    found = diagnosed()["cgroups of version 2"]
+    assert (found.state == "available") == bool(mounted)
+    assert any(f" {found.found.removeprefix('mounted at ')} cgroup2 " in line for line in mounted)
+
+
 @pytest.mark.thorough
 def test_a_running_load_balancer_is_in_nobodys_way(pair: tuple[str, str]) -> None:
     """What is attached is ours, so it is known to work."""
@@ -380,7 +428,7 @@ def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
     before = machine()
     for name in (name for name in PROBES if name != "outside"):
-        of_a_device = name.startswith(("native", "generic", "redirect_t", "forwarding"))
+        of_a_device = name.startswith(("native", "generic", "redirect_t", "forwarding", "programs"))
         ask(f"{name}:{pair[0]}" if of_a_device else name)
     doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))
     assert machine() == before
@@ -388,16 +436,18 @@ def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
 
 @pytest.mark.thorough
 def test_json_is_a_list_of_capabilities() -> None:
-    """Six fields each, their types, and an exit code of 0 when nothing needed is missing."""
+    """Seven fields each, their types, and an exit code of 0 when nothing needed is missing."""
     done = run("-o", "json")
     assert (done.exit_code, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert [each["name"] for each in found] == list(diagnosed())
     for each in found:
-        assert list(each) == ["name", "state", "found", "needed_by", "loses", "required"]
+        texts = ["name", "state", "found", "needed_by", "loses"]
+        assert list(each) == [*texts, "required", "attached"]
         assert each["state"] in STATES
         assert isinstance(each["required"], bool)
-        assert all(isinstance(each[key], str) for key in list(each)[:-1])
+        assert all(isinstance(each[key], str) for key in texts)
+        assert each["attached"] == []
         assert (each["loses"] == "") == (each["state"] == "available")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.prog.kernel.harness_cgroups import loaded, new_cgroup
 from tests.unit.kernel.harness_clang import compile_bpf
 
 from towpath.kernel.bpf import bpffs
@@ -55,6 +56,28 @@ def pins() -> Iterator[Path]:
     path.mkdir()
     yield path
     bpffs.remove_pins(path)
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """Make a cgroup for the test."""
+    with new_cgroup() as path:
+        yield path
+
+
+@pytest.fixture
+def sockets(objects: Path) -> Iterator[BpfObject]:
+    """Load a program for each hook of a cgroup."""
+    with loaded(objects) as made:
+        yield made
+
+
+@pytest.fixture
+def traced(objects: Path) -> Iterator[BpfObject]:
+    """Load the programs at a tracepoint."""
+    with BpfObject(objects / "tracepoints.bpf.o") as made:
+        made.load()
+        yield made
 
 
 @pytest.fixture

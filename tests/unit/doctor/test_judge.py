@@ -207,7 +207,7 @@ def test_what_no_feature_uses_yet_says_so() -> None:
 
 def test_the_fields_are_those_of_the_json_output() -> None:
     """Names and their order are what programs rely on."""
-    names = ["name", "state", "found", "needed_by", "loses", "required"]
+    names = ["name", "state", "found", "needed_by", "loses", "required", "attached"]
     assert [field.name for field in fields(Capability)] == names
     capability = judge(RULE, lambda _: yes("fine"))
     assert list(asdict(capability)) == names

@@ -16,7 +16,7 @@ import numpy as np
 
 from towpath.datapath.attach.places import Places
 from towpath.datapath.program.forwarding import Forwarding
-from towpath.kernel.bpf.links import attach_tc_ingress, attach_xdp
+from towpath.kernel.bpf.hooks import Tc, Xdp
 from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
@@ -63,16 +63,8 @@ class Attachment:
         self._allow_forwarding(index)
         programs = self._program.object.programs
         # tc first: from its first packet on, XDP may hand packets over.
-        self._places.take(
-            f"tc-{index}",
-            programs["towpath_handoff"],
-            lambda program: attach_tc_ingress(program, index),
-        )
-        self._places.take(
-            f"{_XDP}{index}",
-            programs["towpath_lb"],
-            lambda program: attach_xdp(program, index, device.mode),
-        )
+        self._places.take(f"tc-{index}", programs["towpath_handoff"], Tc(index, "ingress"))
+        self._places.take(f"{_XDP}{index}", programs["towpath_lb"], Xdp(index, device.mode))
         self.devices[index] = device.name
 
     def _allow_forwarding(self, index: int) -> None:

@@ -221,15 +221,69 @@ class BtfInfo(ctypes.Structure):
     )
 
 
+class _OfDevice(ctypes.Structure):
+    """Of XDP links, which have no attach type, and of TCX links."""
+
+    _fields_ = (("ifindex", c_uint32), ("attach_type", c_uint32))
+
+
+class _OfCgroup(ctypes.Structure):
+    _fields_ = (("cgroup_id", c_uint64), ("attach_type", c_uint32))
+
+
+class _OfTracepoint(ctypes.Structure):
+    """``name`` is the address of a buffer, and ``name_len`` its size."""
+
+    _fields_ = (("name", c_uint64), ("name_len", c_uint32))
+
+
+class _OfTracing(ctypes.Structure):
+    """5.10 tells no target. It is a program if this link's is an extension of it."""
+
+    _fields_ = (("attach_type", c_uint32), ("target_obj_id", c_uint32), ("target_btf_id", c_uint32))
+
+
+class _LinkTarget(ctypes.Union):
+    _fields_ = (
+        ("device", _OfDevice),
+        ("cgroup", _OfCgroup),
+        ("tracepoint", _OfTracepoint),
+        ("tracing", _OfTracing),
+        ("_room", c_uint64 * 5),
+    )
+
+
 class LinkInfo(ctypes.Structure):
-    """Of a link; `ifindex` and `attach_type` are what XDP and TCX links have in that place."""
+    """struct bpf_link_info; which part of ``target`` counts is a matter of ``type``."""
 
     _fields_ = (
         ("type", c_uint32),
         ("id", c_uint32),
         ("prog_id", c_uint32),
         ("_pad", c_uint32),
-        ("ifindex", c_uint32),
+        ("target", _LinkTarget),
+    )
+
+
+# ---- What the kernel is asked by bpf(2) itself, <linux/bpf.h> ------------------------------------
+
+
+class QueryAttr(ctypes.Structure):
+    """union bpf_attr of BPF_PROG_QUERY.
+
+    Kernels before 6.6 take what follows ``prog_attach_flags`` as zero only.
+    """
+
+    _fields_ = (
+        ("target", c_uint32),
         ("attach_type", c_uint32),
-        ("_rest", c_uint64 * 4),
+        ("query_flags", c_uint32),
+        ("attach_flags", c_uint32),
+        ("prog_ids", c_uint64),
+        ("count", c_uint32),
+        ("_pad", c_uint32),
+        ("prog_attach_flags", c_uint64),
+        ("link_ids", c_uint64),
+        ("link_attach_flags", c_uint64),
+        ("revision", c_uint64),
     )

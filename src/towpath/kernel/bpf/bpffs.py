@@ -116,6 +116,25 @@ def kind_of_pin(path: Path | str) -> str:
     return found
 
 
+def pins(root: Path = ROOT) -> Iterator[tuple[Path, str, int]]:
+    """Yield what is pinned below a directory: path, kind, and a file descriptor until the next.
+
+    Without what this process may not open, and what goes meanwhile.
+    """
+    for directory, _, names in os.walk(root):
+        for path in (Path(directory, name) for name in names):
+            if path.is_symlink():
+                continue
+            try:
+                fd, kind = _open(path, "object")
+            except KernelError:
+                continue
+            try:
+                yield path, kind, fd
+            finally:
+                os.close(fd)
+
+
 def _open(path: Path | str, wanted: str) -> tuple[int, str]:
     fd: int = lib.bpf_obj_get(os.fsencode(path))
     if fd < 0:

@@ -73,6 +73,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map__initial_value": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "bpf_program__name": (c_char_p, (c_void_p,)),
     "bpf_program__fd": (c_int, (c_void_p,)),
+    "bpf_program__expected_attach_type": (c_int, (c_void_p,)),
     "bpf_program__autoload": (ctypes.c_bool, (c_void_p,)),
     "bpf_program__set_autoload": (c_int, (c_void_p, ctypes.c_bool)),
     "bpf_program__set_log_level": (c_int, (c_void_p, c_uint32)),
@@ -101,6 +102,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_link_create": (c_int, (c_int, c_int, c_int, POINTER(LinkCreateOpts))),
     "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),
     "bpf_link_detach": (c_int, (c_int,)),
+    "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
     "bpf_xdp_query": (c_int, (c_int, c_int, POINTER(XdpQueryOpts))),
     "bpf_tc_hook_create": (c_int, (POINTER(TcHook),)),
     "bpf_tc_hook_destroy": (c_int, (POINTER(TcHook),)),
@@ -113,6 +115,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map_get_fd_by_id": (c_int, (c_uint32,)),
     "bpf_prog_get_fd_by_id": (c_int, (c_uint32,)),
     "bpf_link_get_fd_by_id": (c_int, (c_uint32,)),
+    "bpf_link_get_next_id": (c_int, (c_uint32, _COUNT)),
     "bpf_btf_get_fd_by_id": (c_int, (c_uint32,)),
 }
 

@@ -204,7 +204,8 @@ class BpfObject(Closing):
             fd = lib.bpf_program__fd(pointer)
             if fd >= 0:
                 told = verifier.processed(logs[name].value.decode()) if name in logs else 0
-                made = Program(os.dup(fd), name=name, verified=told)
+                hook = lib.bpf_program__expected_attach_type(pointer)
+                made = Program(os.dup(fd), name=name, verified=told, attach_type=hook)
                 self._undo.callback(made.close)
                 yield name, made
 

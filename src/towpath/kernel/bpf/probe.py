@@ -24,6 +24,7 @@ from towpath.kernel.bpf._structs import (
     ProgLoadOpts,
     TestRunOpts,
 )
+from towpath.kernel.bpf.attach_types import AttachType
 from towpath.kernel.bpf.libbpf import get_info, lib
 from towpath.kernel.bpf.map_types import BPF_F_MMAPABLE, MapType
 from towpath.kernel.bpf.programs import BPF_F_TEST_XDP_LIVE_FRAMES, LIVE_BATCH, ProgramType
@@ -44,8 +45,6 @@ _NO_DEVICE = 0x7FFFFFFF
 _LOOPBACK = 1  # in every network namespace
 _XDP_GENERIC = 1 << 1
 _MEMBARRIER_CMD_QUERY, _MEMBARRIER_CMD_GLOBAL = 0, 1
-_BPF_XDP = 37
-_BPF_TCX_INGRESS = 46
 
 
 @cache
@@ -77,7 +76,7 @@ def xdp_link() -> bool:
     opts = LinkCreateOpts(flags=_XDP_GENERIC)
     try:
         with new_netns(), tiny(ProgramType.XDP) as fd:
-            return _close(lib.bpf_link_create(fd, _LOOPBACK, _BPF_XDP, ctypes.byref(opts)))
+            return _close(lib.bpf_link_create(fd, _LOOPBACK, AttachType.XDP, ctypes.byref(opts)))
     except KernelError:
         return False
 
@@ -88,7 +87,7 @@ def tcx() -> bool:
     opts = LinkCreateOpts()
     try:
         with tiny(ProgramType.SCHED_CLS) as fd:
-            result = lib.bpf_link_create(fd, _NO_DEVICE, _BPF_TCX_INGRESS, ctypes.byref(opts))
+            result = lib.bpf_link_create(fd, _NO_DEVICE, AttachType.TCX_INGRESS, ctypes.byref(opts))
     except KernelError:
         return False
     # A kernel that knows the attach type looks for the device, another one doesn't get that far.

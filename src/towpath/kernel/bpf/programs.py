@@ -25,6 +25,12 @@ class ProgramType(IntEnum):
     SOCKET_FILTER = 1
     SCHED_CLS = 3
     XDP = 6
+    CGROUP_SKB = 8
+    CGROUP_SOCK = 9
+    RAW_TRACEPOINT = 17
+    CGROUP_SOCK_ADDR = 18
+    CGROUP_SOCKOPT = 25
+    TRACING = 26
 
 
 BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1
@@ -55,17 +61,23 @@ class Program(Closing):
 
     ``tag`` is the kernel's hash of its instructions, ``jited_bytes`` the machine code's size and
     ``verified_instructions`` how many the verifier walked through; both are 0 where the kernel
-    doesn't tell. A context manager, which closes the file descriptor. The program lives on while
-    something is attached or a pin names it.
+    doesn't tell. ``loaded_ns`` is when it was loaded, in nanoseconds of CLOCK_BOOTTIME.
+    ``attach_type`` is the hook that it was compiled for (BPF_*), None where only the kernel knows.
+    A context manager, which closes the file descriptor. The program lives on while something is
+    attached or a pin names it.
     """
 
-    def __init__(self, fd: int, *, name: str = "", verified: int = 0) -> None:
+    def __init__(
+        self, fd: int, *, name: str = "", verified: int = 0, attach_type: int | None = None
+    ) -> None:
         self.fd = fd
         info = get_info(fd, ProgInfo(), f"ask for the program behind file descriptor {fd}")
         self.name: str = name or info.name.decode()
         self.id: int = info.id
         self.tag: str = bytes(info.tag).hex()
         self.type: int = info.type
+        self.attach_type = attach_type
+        self.loaded_ns: int = info.load_time
         self.jited_bytes: int = info.jited_prog_len
         self.verified_instructions: int = info.verified_insns or verified
 
@@ -142,3 +154,12 @@ class Program(Closing):
 
     def __repr__(self) -> str:
         return f"<Program {self.name} id {self.id}>"
+
+
+def described(number: int) -> str:
+    """A program as messages name it: by its id, and its name where that may be asked for."""
+    try:
+        with Program.from_id(number) as program:
+            return f"program {program.name} (id {number})"
+    except KernelError:
+        return f"program {number}"

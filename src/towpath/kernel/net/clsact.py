@@ -12,14 +12,15 @@ from __future__ import annotations
 import ctypes
 import errno as errnos
 import struct
-from typing import TYPE_CHECKING, Literal, Self
+import sys
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from towpath.kernel.bpf._structs import TcHook, TcOpts
 from towpath.kernel.bpf.libbpf import captured, check, lib
 from towpath.kernel.bpf.map_types import MapType
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
-from towpath.kernel.net.messages import DUMP, ROUTE, Netlink
+from towpath.kernel.net.messages import DUMP, ROUTE, Netlink, attributes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +32,10 @@ Side = Literal["ingress", "egress"]
 _INGRESS, _EGRESS = 1, 2  # BPF_TC_INGRESS, BPF_TC_EGRESS
 _SIDES: dict[Side, int] = {"ingress": _INGRESS, "egress": _EGRESS}
 _PARENTS = (0xFFFFFFF2, 0xFFFFFFF3)  # a clsact qdisc's two sides, as classes
-_RTM_GETTFILTER = 46
+_QDISC = 0xFFFF0000  # the handle of a clsact or an ingress qdisc
+_RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_TCA_BPF_FLAGS, _TCA_BPF_ID, _ACT_DIRECT = 8, 11, 1
 _TCMSG = struct.Struct("=BxxxiIII")
 _REPLACE = 1  # BPF_TC_F_REPLACE
 _GONE = (errnos.ENOENT, errnos.ENODEV, errnos.EINVAL)  # filter, device, qdisc
@@ -66,6 +70,11 @@ class TcFilter:
     def program_id(self) -> int:
         """The id of the program that is attached now, 0 for none."""
         return attached_id(self.ifindex, self.side)
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is still there: whoever removes the device or the qdisc takes it along."""
+        return self.program_id != 0
 
     def update(self, program: Program) -> None:
         """Replace the program; no packet goes by in between. KernelError."""
@@ -149,6 +158,52 @@ def _attach(ifindex: int, side: Side, program: Program, flags: int) -> None:
         result = lib.bpf_tc_attach(_hook(ifindex, _SIDES[side]), ctypes.byref(opts))
     if result < 0:
         raise _error(f"attach program {program.name} to tc {side} of", ifindex, -result)
+
+
+class Filter(NamedTuple):
+    """A BPF filter on one side of a device's tc, whoever's."""
+
+    priority: int
+    """Lower ones run first; of one priority the one that was added last."""
+    handle: int
+    program_id: int
+    """0 of classic BPF."""
+    direct: bool
+    """What it returns is the verdict (direct-action)."""
+
+
+def filters(ifindex: int, side: Side) -> list[Filter]:
+    """The BPF filters on one side of a device, in the order in which they run. OSError."""
+    with Netlink(ROUTE) as netlink:
+        kind = _qdisc(netlink, ifindex)
+        if kind is None or (kind == "ingress" and side == "egress"):
+            return []
+        message = _TCMSG.pack(0, ifindex, 0, _PARENTS[_SIDES[side] - 1], 0)
+        answers = netlink.ask(_RTM_GETTFILTER, message, DUMP)
+    return [found for body in answers if (found := _filter(body)) is not None]
+
+
+def _qdisc(netlink: Netlink, ifindex: int) -> str | None:
+    """What a device has for filters: "clsact", or "ingress", which has that side only."""
+    for body in netlink.ask(_RTM_GETQDISC, _TCMSG.pack(0, ifindex, 0, 0, 0), DUMP):
+        _, index, handle, _, _ = _TCMSG.unpack_from(body)
+        if (index, handle) == (ifindex, _QDISC):
+            return attributes(body[_TCMSG.size :])[_TCA_KIND].rstrip(b"\0").decode()
+    return None
+
+
+def _filter(body: bytes) -> Filter | None:
+    """A filter of a dump; None: it is of another kind, or stands for all of its priority."""
+    _, _, handle, _, info = _TCMSG.unpack_from(body)
+    found = attributes(body[_TCMSG.size :])
+    if found.get(_TCA_KIND) != b"bpf\0" or not handle:
+        return None
+    options = attributes(found.get(_TCA_OPTIONS, b""))
+    number, flags = (
+        int.from_bytes(options.get(each, b""), sys.byteorder)
+        for each in (_TCA_BPF_ID, _TCA_BPF_FLAGS)
+    )
+    return Filter(info >> 16, handle, number, bool(flags & _ACT_DIRECT))
 
 
 def _in_use(ifindex: int) -> bool:

@@ -11,6 +11,7 @@ import sys
 from enum import IntFlag
 
 from towpath.kernel.bpf._structs import LinkCreateOpts
+from towpath.kernel.bpf.attach_types import AttachType
 from towpath.kernel.bpf.libbpf import lib
 from towpath.kernel.bpf.probe import tiny
 from towpath.kernel.bpf.programs import ProgramType
@@ -23,7 +24,7 @@ _DEV_GET, _IFINDEX, _XDP_FEATURES = 1, 1, 3  # NETDEV_CMD_DEV_GET, NETDEV_A_DEV_
 
 _LINK = struct.Struct("=xxHiII")  # struct ifinfomsg: type, index, flags, changed flags
 _RTM_GETLINK, _IFF_UP = 18, 1
-_BPF_XDP, _XDP_NATIVE = 37, 1 << 2
+_XDP_NATIVE = 1 << 2
 
 
 class XdpFeatures(IntFlag):
@@ -77,7 +78,7 @@ def try_native(ifindex: int) -> bool | None:
         return None
     opts = LinkCreateOpts(flags=_XDP_NATIVE)
     with tiny(ProgramType.XDP) as program:
-        fd = lib.bpf_link_create(program, ifindex, _BPF_XDP, ctypes.byref(opts))
+        fd = lib.bpf_link_create(program, ifindex, AttachType.XDP, ctypes.byref(opts))
     if -fd in (errnos.EBUSY, errnos.EEXIST):
         return None
     if fd >= 0:
