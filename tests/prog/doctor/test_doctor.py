@@ -11,6 +11,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from towpath.doctor.rules import rules
 from towpath.kernel.bpf import pcap
 from towpath.kernel.bpf.links import attach_tc_ingress, attach_xdp, xdp_program_id
 from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.programs import Program
 from towpath.kernel.bpf.sandbox import MTU, NAMES, sandbox
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.interfaces import addresses, device_index, mtu
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from click.testing import Result
+
+    from towpath.kernel.bpf.links import Attachment, Link
 
 STATES = {"available", "fallback", "missing", "unknown"}
 
@@ -305,42 +309,64 @@ def test_another_program_in_its_place_is_named_and_left_alone(pair: tuple[str, s
             assert xdp_program_id(index) == program.id
 
 
-def test_who_is_attached_to_a_device_is_told(pair: tuple[str, str], tmp_path: Path) -> None:
-    """In words, and for programs as all that is known of each."""
-    index = device_index(pair[0])
+def test_who_is_attached_to_a_device_is_told(pair: tuple[str, str]) -> None:
+    """At each hook, by whomever."""
     line = f"programs on {pair[0]}"
     found = of_devices(Device(pair[0]))[line]
     assert (found.state, found.found, found.attached) == ("available", "none", ())
-    file = tmp_path / "towpath.yaml"
-    file.write_text(f"devices: [{pair[0]}]\n")
+    with occupied(device_index(pair[0])) as (xdp, ingress):
+        found = of_devices(Device(pair[0]))[line]
+        assert not found.required
+        assert found.found.startswith(f"xdp: native pass (id {xdp.program_id}, link {xdp.id}); ")
+        there = f"{ingress.mode} towpath_handoff (id {ingress.program_id}"
+        assert f"; tc ingress: {there}" in found.found
+        assert [(each.hook, each.name) for each in found.attached] == [
+            ("xdp", "pass"),
+            ("tc ingress", "towpath_handoff"),
+        ]
+    absent = of_devices(Device("absent0"))["programs on absent0"]
+    assert (absent.state, absent.fatal) == ("missing", False)
+
+
+@contextmanager
+def occupied(index: int) -> Iterator[tuple[Link, Attachment]]:
+    """Attach something at XDP and at tc's ingress."""
     with BpfObject.packaged("lab_pass") as other, BpfObject.packaged("lb") as balancer:
         other.load()
+        balancer.autoload("towpath_lb", on=False)
         balancer.load()
-        program, handoff = other.programs["pass"], balancer.programs["towpath_handoff"]
-        with attach_xdp(program, index) as link, attach_tc_ingress(handoff, index) as ingress:
-            found = of_devices(Device(pair[0]))[line]
-            assert not found.required
-            assert found.found.startswith(f"xdp: native pass (id {program.id}, link {link.id}); ")
-            assert f"; tc ingress: {ingress.mode} towpath_handoff (id {handoff.id}" in found.found
-            done = run("--config", str(file), "-o", "json")
-            (told,) = (each for each in json.loads(done.stdout) if each["name"] == line)
-            assert [(each["hook"], each["name"]) for each in told["attached"]] == [
-                ("xdp", "pass"),
-                ("tc ingress", "towpath_handoff"),
-            ]
-            assert told["attached"][0] == {
+        with (
+            attach_xdp(other.programs["pass"], index) as xdp,
+            attach_tc_ingress(balancer.programs["towpath_handoff"], index) as ingress,
+        ):
+            yield xdp, ingress
+
+
+@pytest.mark.thorough
+def test_programs_get_all_that_is_known_of_who_is_attached(
+    pair: tuple[str, str], tmp_path: Path
+) -> None:
+    """In JSON, in the line of the device."""
+    file = tmp_path / "towpath.yaml"
+    file.write_text(f"devices: [{pair[0]}]\n")
+    with occupied(device_index(pair[0])) as (xdp, _):
+        done = run("--config", str(file), "-o", "json")
+        lines = {each["name"]: each["attached"] for each in json.loads(done.stdout)}
+        first, _ = lines.pop(f"programs on {pair[0]}")
+        assert not any(lines.values())
+        with Program.from_id(xdp.program_id) as program:
+            assert first | {"loaded": ""} == {
                 "hook": "xdp",
                 "place": pair[0],
                 "how": "native",
                 "program_id": program.id,
                 "name": "pass",
                 "tag": program.tag,
-                "loaded": found.attached[0].loaded,
-                "link_id": link.id,
+                "loaded": "",
+                "link_id": xdp.id,
                 "pins": [],
             }
-    absent = of_devices(Device("absent0"))["programs on absent0"]
-    assert (absent.state, absent.fatal) == ("missing", False)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", first["loaded"])
 
 
 def test_cgroups_are_where_this_machine_has_them() -> None:

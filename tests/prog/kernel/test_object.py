@@ -211,7 +211,7 @@ def test_packaged_objects_are_found_by_name(objects: Path, monkeypatch: pytest.M
     monkeypatch.setattr(object_module, "OBJECTS", objects)
     with BpfObject.packaged("sample") as made:
         assert made.path == objects / "sample.bpf.o"
-    with pytest.raises(KernelError, match="there are: bad_map, other_layout, refused, sample"):
+    with pytest.raises(KernelError, match=r"there are: bad_map, .*other_layout, refused, sample"):
         BpfObject.packaged("nothing")
 
 
