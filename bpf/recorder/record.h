@@ -239,14 +239,14 @@ static __always_inline __u32 record_copy(struct xdp_md *ctx, struct record_frame
 
 	if (size > snaplen)
 		size = snaplen;
-	if (size > RECORD_MOST)
-		size = RECORD_MOST;
+	if (size > RECORD_MAX_SNAPLEN)
+		size = RECORD_MAX_SNAPLEN;
 	if (!size)
 		return 0;
 	/* From 1 to 64 KiB, also to verifiers that learn nothing of a comparison with 0. */
 	size--;
 	asm volatile("" : "+r"(size));
-	size = (size & RECORD_MOST) + 1;
+	size = (size & RECORD_MAX_SNAPLEN) + 1;
 	frame->head.length = length;
 	if (record_load_helper) {
 		if (bpf_xdp_load_bytes(ctx, 0, frame->data, size))
@@ -328,7 +328,7 @@ __noinline int record_write_one(__u32 at, __u32 direction)
 	if (size > slot->snaplen)
 		size = slot->snaplen;
 	asm volatile("" : "+r"(size));
-	size &= RECORD_MOST;
+	size &= RECORD_MAX_SNAPLEN;
 	frame->head.captured = size;
 	if (bpf_ringbuf_output(ring, frame, sizeof(frame->head) + size, BPF_RB_NO_WAKEUP)) {
 		record_lost(&frame->head, at);

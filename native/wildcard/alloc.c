@@ -80,7 +80,7 @@ void free_rules(struct half *half, u32 at, u32 count)
 
 static u8 *block(struct half *half, u32 at)
 {
-	return &half->orders[at >> SMALLEST_ORDER];
+	return &half->orders[at >> MIN_ORDER];
 }
 
 /* Halves a free block until one of the wanted order begins at `wanted`. */
@@ -104,7 +104,7 @@ static void split(struct half *half, u32 at, u32 wanted, u32 order)
  */
 u32 take_slots(struct half *half, u32 order, u32 keep)
 {
-	u32 best = NOWHERE, best_order = MOST_ORDERS;
+	u32 best = NOWHERE, best_order = MAX_ORDERS;
 
 	if (half->unused_slots < (1U << order) + keep)
 		return NOWHERE;
@@ -124,7 +124,7 @@ u32 take_slots(struct half *half, u32 order, u32 keep)
 /* Takes slots that are known to be in use. False if they can't be. */
 bool reserve_slots(struct half *half, u32 at, u32 order)
 {
-	if (order < SMALLEST_ORDER || order >= MOST_ORDERS || at & ((1U << order) - 1))
+	if (order < MIN_ORDER || order >= MAX_ORDERS || at & ((1U << order) - 1))
 		return false;
 	for (u32 from = 0; from < half->slot_count;) {
 		u32 has = *block(half, from) & ~FREE_BLOCK;

@@ -12,7 +12,7 @@
 
 enum {
 	/* A rule that matches more leaves sets the tuple's bit in `any`. */
-	MOST_LEAVES = WILDCARD_WINDOW_LEAVES / 8,
+	MAX_LEAVES = WILDCARD_WINDOW_LEAVES / 8,
 	/* Made to fit again after so many removals, and as many as there are rules. */
 	PATIENCE = 64,
 };
@@ -31,13 +31,13 @@ static struct leaves window_leaves(const struct wildcard_window *window, const u
 	u32 first = bits[window->word] >> window->shift & fixed;
 	u32 span = ~fixed & (WILDCARD_WINDOW_LEAVES - 1);
 
-	return (struct leaves){ first, first + span, span >= MOST_LEAVES };
+	return (struct leaves){ first, first + span, span >= MAX_LEAVES };
 }
 
 static struct leaves port_leaves(const struct wildcard_rule *rule)
 {
 	return (struct leaves){ rule->dport_low, rule->dport_low + rule->dport_span,
-				rule->dport_span >= MOST_LEAVES };
+				rule->dport_span >= MAX_LEAVES };
 }
 
 static struct leaves protocol_leaves(const struct half *half, const struct wildcard_rule *rule)

@@ -28,10 +28,10 @@ PUBLIC void towpath_wildcard_close(struct half *half)
 static void start_slots(struct half *half)
 {
 	for (u32 at = 0, order; at < half->slot_count; at += 1U << order) {
-		order = at ? __builtin_ctz(at) : MOST_ORDERS - 1;
+		order = at ? __builtin_ctz(at) : MAX_ORDERS - 1;
 		while (at + (1ULL << order) > half->slot_count)
 			order--;
-		half->orders[at >> SMALLEST_ORDER] = order;
+		half->orders[at >> MIN_ORDER] = order;
 		free_slots(half, at);
 	}
 }
@@ -50,7 +50,7 @@ static void start_rules(struct half *half)
 static bool allocate(struct half *half)
 {
 	half->taken = calloc((half->rule_count + 63) / 64, sizeof(u64));
-	half->orders = calloc(half->slot_count >> SMALLEST_ORDER, 1);
+	half->orders = calloc(half->slot_count >> MIN_ORDER, 1);
 	half->scratch = malloc(sizeof(*half->scratch));
 	return half->taken && half->orders && half->scratch && reserve_place(half) &&
 	       make_rest_room(half, 1);
@@ -65,7 +65,7 @@ static void initialize(struct half *half, const u64 *multipliers)
 	/* Bits 8 to 20 of an IPv4 address, 32 to 44 of an IPv6 one: until rules come. */
 	index->source = (struct wildcard_window){ 0, is_v4 ? 43 : 19 };
 	index->destination = (struct wildcard_window){ 0, is_v4 ? 11 : 19 };
-	for (u32 i = MOST_WORDS + 1; i-- > 0;)
+	for (u32 i = MAX_WORDS + 1; i-- > 0;)
 		publish(&index->multipliers[i], multipliers[i] | 1);
 }
 

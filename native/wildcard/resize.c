@@ -11,7 +11,7 @@
 #include "wildcard/wildcard.h"
 
 /* Slots that are kept for new tuples: these must never fail for want of room. */
-static const u32 KEEP = WILDCARD_TUPLES << SMALLEST_ORDER;
+static const u32 KEEP = WILDCARD_TUPLES << MIN_ORDER;
 
 /* Rules that go to one slot. */
 struct gathering {
@@ -136,9 +136,9 @@ void shrink_tuple(struct half *half, u32 bit)
 {
 	u32 order = order_of(tuple_at(half, bit)->place), runs = half->tuples[bit].runs;
 
-	if (order == SMALLEST_ORDER || 16 * runs >= 1U << order)
+	if (order == MIN_ORDER || 16 * runs >= 1U << order)
 		return;
-	while (order > SMALLEST_ORDER && 4 * runs < 1U << order)
+	while (order > MIN_ORDER && 4 * runs < 1U << order)
 		order--;
 	if (make_rest_room(half, runs + RESTS + 1))
 		resize_tuple(half, bit, order);

@@ -53,7 +53,7 @@ static struct choice look_around(const struct half *half, const struct wildcard_
 				 u32 crowded)
 {
 	struct choice choice = { -1, -1 };
-	u32 most_bits = 0, least = WILDCARD_RUN;
+	u32 max_bits = 0, least = WILDCARD_RUN;
 
 	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++) {
 		const u64 *mask = tuple_at(half, bit)->mask;
@@ -62,8 +62,8 @@ static struct choice look_around(const struct half *half, const struct wildcard_
 		if (!half->tuples[bit].live || !is_within(half, mask_of(half, rule), mask))
 			continue;
 		count = count_in_run(half, bit, hash_in(half, bit, bits_of(rule)));
-		if (count < crowded && bits_in(half, mask) >= most_bits) {
-			most_bits = bits_in(half, mask);
+		if (count < crowded && bits_in(half, mask) >= max_bits) {
+			max_bits = bits_in(half, mask);
 			choice.narrowest = bit;
 		}
 		if (count < least) {
@@ -185,7 +185,7 @@ static void widest(const struct half *half, const u64 *mask, u32 used, u64 *wide
  */
 static int make_tuple_for(struct half *half, const struct wildcard_rule *rule, u32 used)
 {
-	u64 mask[MOST_WORDS] = { 0 };
+	u64 mask[MAX_WORDS] = { 0 };
 
 	if (used < WILDCARD_TUPLES - 1 || is_there(half, mask))
 		widest(half, mask_of(half, rule), used, mask);

@@ -11,7 +11,7 @@ u64 hash_in(const struct half *half, u32 bit, const u64 *bits)
 
 	for (u32 i = 0; i < half->words; i++)
 		hash += (bits[i] & mask[i]) * by[i];
-	return (hash ^ hash >> 32) * by[MOST_WORDS];
+	return (hash ^ hash >> 32) * by[MAX_WORDS];
 }
 
 /* Whether what matches `mask` agrees in all bits of `wider`. */
@@ -56,13 +56,13 @@ int make_tuple(struct half *half, const u64 *mask)
 		bit++;
 	if (bit == WILDCARD_TUPLES)
 		return retire_empty(half) || half->resting_count ? NO_ROOM : TOO_COMPLEX;
-	first = take_slots(half, SMALLEST_ORDER, 0);
+	first = take_slots(half, MIN_ORDER, 0);
 	if (first == NOWHERE)
 		return NO_ROOM;
-	memset(half->slots + first, 0, sizeof(u64) << SMALLEST_ORDER);
+	memset(half->slots + first, 0, sizeof(u64) << MIN_ORDER);
 	tuple = tuple_at(half, bit);
 	memcpy(tuple->mask, mask, half->words * sizeof(*mask));
-	publish(&tuple->place, make_place(first, SMALLEST_ORDER));
+	publish(&tuple->place, make_place(first, MIN_ORDER));
 	half->tuples[bit] = (struct tuple){ .used = true, .live = true };
 	return bit;
 }

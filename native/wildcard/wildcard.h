@@ -32,9 +32,9 @@ typedef __u16 u16;
 typedef __u8 u8;
 
 enum {
-	MOST_WORDS = WILDCARD_WORDS_V6,
-	SMALLEST_ORDER = 3, /* 8 slots are a cache line */
-	MOST_ORDERS = 25,
+	MAX_WORDS = WILDCARD_WORDS_V6,
+	MIN_ORDER = 3, /* 8 slots are a cache line */
+	MAX_ORDERS = 25,
 	NOWHERE = 0xffffffff,
 	RESTS = 4, /* what a change rests at most, besides what a resize does */
 };

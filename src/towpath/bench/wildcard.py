@@ -35,7 +35,7 @@ TRACES = ("matching", "local", "random")
 RUNS = 9
 _QUERIES = 1 << 16
 _CHECKED = 1 << 11  # packets whose way is followed to know what it costs
-_SLOWEST = 1e8  # nanoseconds that one run of a slow way may take
+_MAX_NANOSECONDS = 1e8  # nanoseconds that one run of a slow way may take
 _CHANGES = 10_000
 _SEED = 1
 
@@ -171,7 +171,7 @@ def _measure_trace(
 def _lookups_in_a_run(rig: WildcardRig, way: str) -> int:
     """As many as there are packets, or as take no longer than a person waits."""
     one = rig.time(way, rig.batch)
-    return max(rig.batch, min(_QUERIES, int(_SLOWEST / one)))
+    return max(rig.batch, min(_QUERIES, int(_MAX_NANOSECONDS / one)))
 
 
 def _check_agreement(rig: WildcardRig, ways: Iterable[str]) -> None:

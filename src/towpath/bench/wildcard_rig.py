@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WAYS = ("rules", "masks", "scan")
 _FRAME = bytes(64)
 _FAMILY = {4: 2, 6: 10}
-_MOST_PRIORITY = (1 << 20) - 1
+_MAX_PRIORITY = (1 << 20) - 1
 
 
 def rules_of(generated: Array, version: int) -> list[Rule]:
@@ -45,7 +45,7 @@ def rules_of(generated: Array, version: int) -> list[Rule]:
             (dport[0], dport[1]),
             None if protocol < 0 else protocol,
             value=place,
-            priority=_MOST_PRIORITY - place,
+            priority=_MAX_PRIORITY - place,
         )
         for place, (
             source,

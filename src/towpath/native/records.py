@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 UNLIMITED = (1 << 64) - 1
-_LABEL_MOST = 255
+_MAX_LABEL = 255
 _INTERFACE_ROOM = 4096  # what a description of an interface takes at most
 _NANOSECONDS = 1 << 64
 
@@ -167,7 +167,7 @@ class RecordReader:
         return written
 
     def _learn_label(self, fate: Fate, names: Names) -> None:
-        text = (names.label(fate).encode()[:_LABEL_MOST]) or b"?"
+        text = (names.label(fate).encode()[:_MAX_LABEL]) or b"?"
         self._check(self._library.towpath_record_label(self._reader, *fate, text, len(text)))
 
     def forget_labels(self) -> None:

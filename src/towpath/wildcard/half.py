@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.native.wildcard import Half, Report, Status, WriterError
-from towpath.wildcard.codec import MOST_NUMBER, decode, encode, key_of, matching
+from towpath.wildcard.codec import MAX_NUMBER, decode, encode, key_of, matching
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError, WildcardError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class FamilyTable:
 
     def __contains__(self, number: int) -> bool:
         # Of 64 bits is all that the library is told.
-        return 0 < number <= MOST_NUMBER and number in self._half
+        return 0 < number <= MAX_NUMBER and number in self._half
 
     def record(self, number: int) -> Any:
         """A rule's record. NoSuchRuleError."""

@@ -15,7 +15,7 @@ from towpath.kernel import lock
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.wildcard import maps
-from towpath.wildcard.codec import BOTH, FAMILIES, MOST_NUMBER, number_of
+from towpath.wildcard.codec import BOTH, FAMILIES, MAX_NUMBER, number_of
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError
 from towpath.wildcard.half import FamilyTable
 from towpath.wildcard.rule import Rule
@@ -127,8 +127,8 @@ class WildcardTable(Closing, Mapping[int, Rule]):
 
     def _new_numbers(self, count: int) -> list[int]:
         first, self._last = self._last + 1, self._last + count
-        if self._last > MOST_NUMBER:
-            raise FullError(f"all of the {MOST_NUMBER} numbers for rules have been used")
+        if self._last > MAX_NUMBER:
+            raise FullError(f"all of the {MAX_NUMBER} numbers for rules have been used")
         # Before the rules are there: whoever takes over doesn't give a number out again.
         self._numbers[0] = self._last
         return list(range(first, self._last + 1))

@@ -17,9 +17,9 @@ from tests.prog.lb.oracle_parse import (
     DESTINATION,
     FRAGMENT_HEADER,
     HOP_BY_HOP,
-    MOST_EXTENSIONS,
+    MAX_EXTENSIONS,
+    MIN_TRANSPORT,
     ROUTING,
-    SMALLEST_TRANSPORT,
     Flow,
     Packet,
     number,
@@ -34,10 +34,10 @@ ECHO = {4: 8, 6: 128}
 ECHO_REPLY = {4: 0, 6: 129}
 ERRORS = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
 QUOTED_TRANSPORT = 8
-FARTHEST = 0xFFF  # headers further into the frame are not read
+MAX_OFFSET = 0xFFF  # headers further into the frame are not read
 OUTER_ID_STEP = 0x9E37
 REPLY_TTL = 64
-SMALLEST_MTU = {4: 68, 6: 1280}
+MIN_MTU = {4: 68, 6: 1280}
 
 FragmentKey = tuple["Address", "Address", int, int]
 """Source, destination, identification, and for IPv4 the protocol."""
@@ -102,7 +102,7 @@ def read_special(frame: bytes) -> Special | None:
 def _icmp(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
     version = header.source.version
     at = header.transport
-    if header.protocol != ICMP[version] or at + 8 > min(end, len(frame)) or at > FARTHEST:
+    if header.protocol != ICMP[version] or at + 8 > min(end, len(frame)) or at > MAX_OFFSET:
         return None
     if frame[at] == ECHO[version]:
         return Special("echo", packet, header)
@@ -111,7 +111,7 @@ def _icmp(frame: bytes, packet: Packet, header: Header, end: int) -> Special | N
 
 def read_header(frame: bytes, at: int, version: int) -> Header | None:
     """The IP header at a place in the frame. None: there is none, or it ends too soon."""
-    if at > FARTHEST:
+    if at > MAX_OFFSET:
         return None
     if version == 4:
         return _read_ipv4(frame, at)
@@ -146,9 +146,9 @@ def _read_ipv6(frame: bytes, at: int) -> Header | None:
 def _walk(frame: bytes, header: Header) -> Header | None:
     """Past the extension headers; behind a fragment header that means it the count starts anew."""
     steps = 0
-    while steps <= MOST_EXTENSIONS:
+    while steps <= MAX_EXTENSIONS:
         at, kind = header.transport, header.protocol
-        if at > FARTHEST:
+        if at > MAX_OFFSET:
             return None
         if kind not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION):
             return header
@@ -188,7 +188,7 @@ def _packet(tag: int, rest: bytes, version: int, header: Header) -> Packet:
 def _fragment(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
     if header.offset:
         return Special("later", packet, header) if header.transport <= end else None
-    least = SMALLEST_TRANSPORT.get(header.protocol, 0)
+    least = MIN_TRANSPORT.get(header.protocol, 0)
     ports = _ports(frame, header, end, least)
     if ports is None:
         return None
@@ -212,7 +212,7 @@ def _error(frame: bytes, packet: Packet, header: Header, end: int) -> Special | 
 
 def _ports(frame: bytes, header: Header, end: int, least: int) -> tuple[int, int] | None:
     at = header.transport
-    if header.protocol not in SMALLEST_TRANSPORT or at + least > end or at > FARTHEST:
+    if header.protocol not in MIN_TRANSPORT or at + least > end or at > MAX_OFFSET:
         return None
     raw = frame[at : at + 4]
     return (number(raw[:2]), number(raw[2:])) if len(raw) == 4 else None
@@ -279,8 +279,8 @@ def told_mtu(packet: Packet, room: int, kind: str) -> int | None:
     if kind == "error":
         return None
     if version == 6:
-        return max(room, SMALLEST_MTU[6]) if packet.length > SMALLEST_MTU[6] else None
-    if kind == "later" or not packet.dont_fragment or room < SMALLEST_MTU[4]:
+        return max(room, MIN_MTU[6]) if packet.length > MIN_MTU[6] else None
+    if kind == "later" or not packet.dont_fragment or room < MIN_MTU[4]:
         return None
     return room
 
