@@ -106,12 +106,12 @@ class Observer:
         """How every backend is that is checked, or those of one service. NotFoundError."""
         if service is not None:
             self._controller.desired.get(service)
-        found = map(present.check, self._monitor.roster.records())
+        found = map(present.check, self._monitor.registry.records())
         return tuple(each for each in found if service in {None, each.service.name})
 
     def states(self) -> dict[str, int]:
         """How many backends are in each state that one is in."""
-        found = Counter(record.standing.state for record in self._monitor.roster.records())
+        found = Counter(record.standing.state for record in self._monitor.registry.records())
         return {str(state): found[state] for state in State if found[state]}
 
     def limits(self) -> dict[str, documents.Use]:
