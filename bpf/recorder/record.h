@@ -346,8 +346,8 @@ static __always_inline void record_write(__u32 direction)
 
 /* ---- What became of it ----------------------------------------------------------- */
 
-static __always_inline void record_fate(struct record *head, const struct record_cpu *cpu,
-					const struct lb_ctx *lb, __u32 verdict, __u32 action)
+static __always_inline void record_outcome(struct record *head, const struct record_cpu *cpu,
+					   const struct lb_ctx *lb, __u32 verdict, __u32 action)
 {
 	head->packet = (__u64)lb->cpu << RECORD_CPU_SHIFT | cpu->packets;
 	head->flow = hash_flow(&cpu->flow, hash_seed);
@@ -378,12 +378,12 @@ __noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
 	if (!in || !out || !cpu || !lb)
 		return 0;
 	cpu->packets++;
-	record_fate(&in->head, cpu, lb, verdict, action);
+	record_outcome(&in->head, cpu, lb, verdict, action);
 	in->head.ifindex = lb->rx_ifindex;
 	in->head.direction = RECORD_IN;
 	record_write(RECORD_IN);
 	if (cpu->chosen && record_is_sent(verdict)) {
-		record_fate(&out->head, cpu, lb, verdict, action);
+		record_outcome(&out->head, cpu, lb, verdict, action);
 		out->head.time = bpf_ktime_get_ns();
 		out->head.ifindex = verdict <= VERDICT_HANDOFF ? lb->tx_ifindex : lb->rx_ifindex;
 		out->head.direction = RECORD_OUT;

@@ -24,7 +24,7 @@ enum status {
 	STATUS_EMPTY,	  /* all that there is was taken */
 	STATUS_ROOM,	  /* `out` has no room for the next block */
 	STATUS_INTERFACE, /* the next record is of a device and direction without a number */
-	STATUS_LABEL,	  /* the next record is of a fate without a text */
+	STATUS_LABEL,	  /* the next record is of an outcome without a text */
 	STATUS_DAMAGED,	  /* that is no record: nothing is read any more */
 };
 

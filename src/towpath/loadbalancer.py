@@ -157,7 +157,7 @@ class LoadBalancer(Balancing):
         with self._lock:
             if not self._leaving:
                 return False
-            flows = self._balancer.census(self._leaving).count(self._drain.idle)
+            flows = self._balancer.flow_counter(self._leaving).count(self._drain.idle)
             now = time.time()
             left = {
                 key: each
@@ -311,7 +311,7 @@ class LoadBalancer(Balancing):
         key = self.service(name).key
         found = next(each for each in self._balancer.observed() if each.key == key)
         backends = [BackendKey(key, each.address) for each in found.backends]
-        flows = self._balancer.census(backends).count(self._drain.idle)
+        flows = self._balancer.flow_counter(backends).count(self._drain.idle)
         return backend_status(found, flows, self._leaving)
 
     # What happens

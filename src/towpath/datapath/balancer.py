@@ -13,7 +13,7 @@ from towpath.closing import Closing
 from towpath.core.lb.states import BackendKey
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.errors import DatapathError
-from towpath.datapath.flows.count import Census
+from towpath.datapath.flows.count import FlowCounter
 from towpath.datapath.flows.flow_table import FlowTable
 from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
     from towpath.model.service import Service, ServiceKey
-    from towpath.native.records import Fate
+    from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class Balancer(Closing):
         """Return how many packets had each verdict: a part of `counters`, for less."""
         return read_verdicts(self._maps)
 
-    def census(self, backends: Collection[BackendKey]) -> Census:
+    def flow_counter(self, backends: Collection[BackendKey]) -> FlowCounter:
         """Prepare to count the flows of backends.
 
         Those that aren't there have none. What is returned may be used by another thread
@@ -226,7 +226,7 @@ class Balancer(Closing):
             for address, handle in services[key].handles.items()
         }
         wanted = {key: handles[key] for key in backends if key in handles}
-        return Census(self.flow_table, wanted, self.nat_flows)
+        return FlowCounter(self.flow_table, wanted, self.nat_flows)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
         """Return what the program would do with the flow's next packet on ``device``.
@@ -252,11 +252,11 @@ class Balancer(Closing):
 
         DatapathError: it names a service that isn't there, or there are too many captures.
         """
-        return self.recorder.start(capture, self.observed(), self.fate)
+        return self.recorder.start(capture, self.observed(), self.describe)
 
-    def fate(self, fate: Fate) -> str:
+    def describe(self, outcome: Outcome) -> str:
         """Return what became of a packet in words: service, backend, verdict."""
-        return describe(fate, self._contents.installed, self._contents.by_key, self._maps)
+        return describe(outcome, self._contents.installed, self._contents.by_key, self._maps)
 
     def refresh_devices(self) -> None:
         """Look again which VLAN devices there are."""

@@ -98,8 +98,8 @@ class Observer:
     def backend_status(self, name: str) -> tuple[documents.BackendStatus, ...]:
         """Count the flows of a service's backends, those that are leaving included."""
         service = self._controller.desired.get(name).service
-        census, found = self._writer.call(self._controller.census, service)
-        flows = census.count(self._controller.config.drain.idle)
+        counter, found = self._writer.call(self._controller.flow_counter, service)
+        flows = counter.count(self._controller.config.drain.idle)
         return backend_status(found, flows, self._controller.leaving)
 
     def checks(self, service: str | None = None) -> tuple[documents.Check, ...]:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from towpath.documents import Plan
     from towpath.model import Config
     from towpath.model.capture import Capture
-    from towpath.native.records import Fate
+    from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,8 @@ class LoadBalancer(Part):
     def _record(self, capture: Capture) -> Recording:
         """Begin a capture, in any thread but the writer's."""
 
-        def describe(fate: Fate) -> str:
-            return self._writer.call(self._balancer.fate, fate)
+        def describe(outcome: Outcome) -> str:
+            return self._writer.call(self._balancer.describe, outcome)
 
         # Loading takes a while, in which changes go on.
         found = self._writer.call(self._balancer.observed)
@@ -210,12 +210,12 @@ class LoadBalancer(Part):
 
     async def _reap_once(self) -> float:
         """Returns the CPU time that it took to count the flows, in seconds."""
-        leaving, census = await self._writer.run(self.controller.leaving_census)
+        leaving, counter = await self._writer.run(self.controller.leaving_flow_counter)
         idle = self.controller.config.drain.idle
 
         def count() -> tuple[dict[BackendKey, int], float]:
             begun = time.thread_time()
-            return census.count(idle), time.thread_time() - begun
+            return counter.count(idle), time.thread_time() - begun
 
         found, seconds = await asyncio.to_thread(count)
         await self._writer.run(self.controller.reap, leaving, found)

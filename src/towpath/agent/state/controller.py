@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from towpath.core.health import Down
     from towpath.core.lb.leaving import LeavingByKey
     from towpath.core.lb.plan import Transition
-    from towpath.datapath.flows.count import Census
+    from towpath.datapath.flows.count import FlowCounter
     from towpath.documents import Plan
     from towpath.model import Address, Config
 
@@ -53,7 +53,7 @@ class Datapath(Protocol):
         """Make the kernel hold these services; refused whole when they don't fit."""
         ...
 
-    def census(self, backends: Collection[BackendKey]) -> Census:
+    def flow_counter(self, backends: Collection[BackendKey]) -> FlowCounter:
         """Prepare to count the flows of backends. Those that aren't there have none."""
         ...
 
@@ -194,16 +194,16 @@ class Controller:
         wanted = self._datapath.plan(self._effective(desired, leaving))
         return told(wanted.plan, self.leaving, leaving)
 
-    def census(self, service: Service) -> tuple[Census, Service]:
+    def flow_counter(self, service: Service) -> tuple[FlowCounter, Service]:
         """Prepare to count the flows of a service's backends, and the service as it is in force."""
         mine = [key for key in self.leaving if key.service == service.key]
         (found,) = effective(with_leaving((service,), mine), verdicts((service,), self.down))
         keys = [BackendKey(found.key, each.address) for each in found.backends]
-        return self._datapath.census(keys), found
+        return self._datapath.flow_counter(keys), found
 
-    def leaving_census(self) -> tuple[LeavingByKey, Census]:
+    def leaving_flow_counter(self) -> tuple[LeavingByKey, FlowCounter]:
         """Who is leaving, and what counts their flows, for reap()."""
-        return self.leaving, self._datapath.census(self.leaving)
+        return self.leaving, self._datapath.flow_counter(self.leaving)
 
     def _pruned(self, kept: Iterable[Service], owner: str = API) -> set[str]:
         """Names of the owner's services that are not among kept."""

@@ -58,7 +58,7 @@ def test_a_count_costs_what_it_computes() -> None:
         return {"one": 1}
 
     controller = SimpleNamespace(
-        leaving_census=lambda: ({}, SimpleNamespace(count=count)),
+        leaving_flow_counter=lambda: ({}, SimpleNamespace(count=count)),
         config=SimpleNamespace(drain=SimpleNamespace(idle=1.0)),
         reap=lambda _, flows: reaped.append(flows),
     )
