@@ -152,7 +152,7 @@ EXPECTED = {name: expected(name) for name in SERVICES}
 
 
 def in_force(client: Client) -> dict[str, dict[str, tuple[str, bool]]]:
-    """The state of each backend of each web service, and whether it is leaving."""
+    """The state of each backend of each web service, and whether it is terminating."""
     return {
         name: {str(b.address): (str(b.state), b.leaving) for b in client.backend_status(name)}
         for name in SERVICES

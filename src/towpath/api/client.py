@@ -160,7 +160,7 @@ class Client(Balancing):
         return self._ask(calls.remove_backend(name, address, force=force))
 
     def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
-        """State and flows of each backend of a service, those that are leaving included."""
+        """State and flows of each backend of a service, those that are terminating included."""
         return self._ask(calls.backend_status(name))
 
     # What is going on

@@ -18,8 +18,8 @@ from tests.prog.lb.harness import SMALL, Rig, rigged, service
 from tests.prog.lb.network import NEAR, Network
 from tests.prog.lb.oracle import XDP_TX
 
-from towpath.core.lb.leaving import with_leaving
 from towpath.core.lb.states import BackendKey
+from towpath.core.lb.terminating import merge_terminating
 from towpath.datapath.maps import shared
 from towpath.model import BackendState
 
@@ -83,9 +83,9 @@ def test_a_removal_moves_only_the_flows_of_one(
     assert flow_counts(rig) == {each: owned[each.packed] for each in NEAR[4]}
 
     rest = replace(WEB, backends=tuple(b for b in WEB.backends if b.address != GONE))
-    (leaving,) = with_leaving([rest], [BackendKey(WEB.key, GONE)])
-    rig.serve(leaving)
-    by_leaving = moved(before, backends(rig))
+    (terminating,) = merge_terminating([rest], [BackendKey(WEB.key, GONE)])
+    rig.serve(terminating)
+    by_terminating = moved(before, backends(rig))
     assert flow_counts(rig) == {each: owned[each.packed] for each in NEAR[4]}
 
     rig.serve(rest)
@@ -94,9 +94,9 @@ def test_a_removal_moves_only_the_flows_of_one(
     with capsys.disabled():
         sys.stdout.write(
             f"\n  {FLOWS} flows, {owned[GONE.packed]} of the backend removed: moved while it"
-            f" leaves {by_leaving.total()}, when it is gone {dict(by_force)} "
+            f" leaves {by_terminating.total()}, when it is gone {dict(by_force)} "
         )
-    assert by_leaving == {}
+    assert by_terminating == {}
     assert by_force == {GONE.packed: owned[GONE.packed]}
     assert flow_counts(rig) == {
         each: Counter(after)[each.packed] for each in NEAR[4] if each != GONE

@@ -14,8 +14,8 @@ from tests.prog.snat.harness import NatRig, answer, client_frame, established, n
 from tests.prog.snat.harness import snat_service as translated
 from tests.prog.snat.oracle import NatOutcome
 
-from towpath.core.lb.leaving import with_leaving
 from towpath.core.lb.states import BackendKey
+from towpath.core.lb.terminating import merge_terminating
 from towpath.datapath.flows.count import ENDED_SECONDS
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ def test_a_backend_that_leaves_keeps_its_flows(nat: NatRig, version: int) -> Non
     assert flow_counts(nat, whole) == Counter(homes.values())
     gone = homes[0]
     rest = replace(whole, backends=tuple(b for b in whole.backends if b.address != gone))
-    (leaving,) = with_leaving([rest], [BackendKey(whole.key, gone)])
-    nat.serve(leaving)
+    (terminating,) = merge_terminating([rest], [BackendKey(whole.key, gone)])
+    nat.serve(terminating)
     for number, home in homes.items():
         frame = client_frame(version, sport=1000 + number, flags="A")
         assert backend_of(nat.expect(frame, TX)) == home
     new = {backend_of(established(nat, version, 6, 9000 + n)) for n in range(FLOWS)}
     assert gone not in new
-    assert flow_counts(nat, leaving)[gone] == Counter(homes.values())[gone]
+    assert flow_counts(nat, terminating)[gone] == Counter(homes.values())[gone]
 
 
 def test_flows_that_have_ended_count_no_longer(nat: NatRig) -> None:

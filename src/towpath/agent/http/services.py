@@ -129,7 +129,7 @@ def backends(balancer: "LoadBalancer") -> APIRouter:
 
     @router.get("/status", response_model=tuple[documents.BackendStatus, ...])
     def backend_status(name: str) -> Response:
-        """State and flows of each backend, of those too that were removed and are leaving."""
+        """State and flows of each backend, of those too that were removed and are terminating."""
         return answer(balancer.observer.backend_status(name))
 
     @router.put("", response_model=documents.Plan)

@@ -96,11 +96,11 @@ class Observer:
         return documents.ServiceEntry(*self._controller.desired.get(name))
 
     def backend_status(self, name: str) -> tuple[documents.BackendStatus, ...]:
-        """Count the flows of a service's backends, those that are leaving included."""
+        """Count the flows of a service's backends, those that are terminating included."""
         service = self._controller.desired.get(name).service
         counter, found = self._writer.call(self._controller.flow_counter, service)
         flows = counter.count(self._controller.config.drain.idle)
-        return backend_status(found, flows, self._controller.leaving)
+        return backend_status(found, flows, self._controller.terminating)
 
     def checks(self, service: str | None = None) -> tuple[documents.Check, ...]:
         """How every backend is that is checked, or those of one service. NotFoundError."""
@@ -120,7 +120,7 @@ class Observer:
         used = {
             "services": len(services),
             "backends": sum(len(service.backends) for service in services)
-            + len(self._controller.leaving),
+            + len(self._controller.terminating),
             "table_slots": sum(service.table_size for service in services if service.backends),
             "sources": sources_needed(service.allow_from for service in services),
         }

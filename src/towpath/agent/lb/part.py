@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 Args = ParamSpec("Args")
 
-# Between two counts of the flows of backends that are leaving: so long, and so many times
+# Between two counts of the flows of backends that are terminating: so long, and so many times
 # the CPU time of a count. Not the time until it is done: where others have the CPU that is
 # long, and says nothing of what counting costs.
 REAP_SECONDS = 1.0
@@ -201,7 +201,7 @@ class LoadBalancer(Part):
         """
         while True:
             seconds = 0.0
-            if self.controller.leaving:
+            if self.controller.terminating:
                 try:
                     seconds = await self._reap_once()
                 except REFUSALS:
@@ -210,7 +210,7 @@ class LoadBalancer(Part):
 
     async def _reap_once(self) -> float:
         """Returns the CPU time that it took to count the flows, in seconds."""
-        leaving, counter = await self._writer.run(self.controller.leaving_flow_counter)
+        terminating, counter = await self._writer.run(self.controller.terminating_flow_counter)
         idle = self.controller.config.drain.idle
 
         def count() -> tuple[dict[BackendKey, int], float]:
@@ -218,7 +218,7 @@ class LoadBalancer(Part):
             return counter.count(idle), time.thread_time() - begun
 
         found, seconds = await asyncio.to_thread(count)
-        await self._writer.run(self.controller.reap, leaving, found)
+        await self._writer.run(self.controller.reap, terminating, found)
         return seconds
 
     async def _age_flows(self) -> None:
