@@ -46,10 +46,10 @@ static bool withdraw_unused(struct half *half)
 		u64 *slot = &half->index->devices[at];
 		u32 number = (u32)*slot;
 
-		if (!number || half->device_uses[number] || !make_rest_room(half, 1))
+		if (!number || half->device_uses[number] || !reserve_retired(half, 1))
 			continue;
 		publish(slot, *slot >> WILDCARD_IFINDEX << WILDCARD_IFINDEX);
-		rest(half, REST_DEVICE, number, 0);
+		retire(half, RETIRED_DEVICE, number, 0);
 		any = true;
 	}
 	return any;
@@ -82,8 +82,8 @@ PUBLIC int towpath_wildcard_device(struct half *half, u32 ifindex)
 		number = make_device(half, slot, ifindex);
 	if (number >= 0)
 		half->device_uses[number]++;
-	else if (withdraw_unused(half) || half->resting_count)
-		return NO_ROOM;
+	else if (withdraw_unused(half) || half->retired_count)
+		return NO_SPACE;
 	return number;
 }
 

@@ -10,47 +10,47 @@
 #include "wildcard/wildcard.h"
 
 /* Room for so many more; made before a change, which can't stop half way. */
-bool make_rest_room(struct half *half, u32 count)
+bool reserve_retired(struct half *half, u32 count)
 {
-	u32 room = half->resting_room ? half->resting_room : 64;
-	struct resting *larger;
+	u32 capacity = half->retired_capacity ? half->retired_capacity : 64;
+	struct retired *larger;
 
-	if (half->resting_count + count <= half->resting_room)
+	if (half->retired_count + count <= half->retired_capacity)
 		return true;
-	while (room < half->resting_count + count)
-		room *= 2;
-	larger = realloc(half->resting, room * sizeof(*larger));
+	while (capacity < half->retired_count + count)
+		capacity *= 2;
+	larger = realloc(half->retired, capacity * sizeof(*larger));
 	if (!larger)
 		return false;
-	half->resting = larger;
-	half->resting_room = room;
+	half->retired = larger;
+	half->retired_capacity = capacity;
 	return true;
 }
 
-void rest(struct half *half, int kind, u32 at, u32 count)
+void retire(struct half *half, int kind, u32 at, u32 count)
 {
-	half->resting[half->resting_count++] = (struct resting){ kind, at, count };
+	half->retired[half->retired_count++] = (struct retired){ kind, at, count };
 }
 
-/* Frees all that rests. To be called when packets that began before are through. */
-PUBLIC void towpath_wildcard_settle(struct half *half)
+/* Frees all that is retired. To be called when packets that began before are through. */
+PUBLIC void towpath_wildcard_reclaim(struct half *half)
 {
-	for (struct resting *r = half->resting; r < half->resting + half->resting_count; r++) {
+	for (struct retired *r = half->retired; r < half->retired + half->retired_count; r++) {
 		switch (r->kind) {
-		case REST_RULES:
+		case RETIRED_RULES:
 			free_rules(half, r->at, r->count);
 			break;
-		case REST_SLOTS:
+		case RETIRED_SLOTS:
 			free_slots(half, r->at);
 			break;
-		case REST_TUPLE:
+		case RETIRED_TUPLE:
 			publish(&tuple_at(half, r->at)->place, 0);
 			half->tuples[r->at].used = false;
 			break;
-		case REST_DEVICE:
+		case RETIRED_DEVICE:
 			half->device_taken[r->at] = false;
 			break;
 		}
 	}
-	half->resting_count = 0;
+	half->retired_count = 0;
 }

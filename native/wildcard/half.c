@@ -20,7 +20,7 @@ PUBLIC void towpath_wildcard_close(struct half *half)
 	free(half->orders);
 	free(half->replaced);
 	free(half->scratch);
-	free(half->resting);
+	free(half->retired);
 	free(half);
 }
 
@@ -53,7 +53,7 @@ static bool allocate(struct half *half)
 	half->orders = calloc(half->slot_count >> MIN_ORDER, 1);
 	half->scratch = malloc(sizeof(*half->scratch));
 	return half->taken && half->orders && half->scratch && reserve_place(half) &&
-	       make_rest_room(half, 1);
+	       reserve_retired(half, 1);
 }
 
 /* A table that nobody has opened yet: the first multiplier says last that it is ready. */
@@ -109,8 +109,8 @@ PUBLIC struct half *towpath_wildcard_open(u32 words, struct wildcard_index *inde
 
 /*
  * Slots for one run more, twice as many if half of them are taken. A tuple that can't
- * have them works all the same, if slower, unless there will be some when what rests
- * is freed.
+ * have them works all the same, if slower, unless there will be some when what is
+ * retired is freed.
  */
 static int give_slots(struct half *half, u32 bit)
 {
@@ -119,10 +119,10 @@ static int give_slots(struct half *half, u32 bit)
 
 	if (2 * runs < 1U << order)
 		return DONE;
-	if (!make_rest_room(half, runs + RESTS + 1))
+	if (!reserve_retired(half, runs + MAX_RETIRED + 1))
 		return NO_MEMORY;
 	status = resize_tuple(half, bit, order + 1);
-	return status == NO_ROOM && !half->resting_count ? DONE : status;
+	return status == NO_SPACE && !half->retired_count ? DONE : status;
 }
 
 /* Publishes a rule in a tuple that has been chosen, and says where. */
@@ -149,9 +149,9 @@ int publish_in(struct half *half, u32 bit, const struct wildcard_rule *rule, str
 }
 
 /* For one change. It moves places, so that none may be known before. */
-bool make_room(struct half *half)
+bool prepare_change(struct half *half)
 {
-	return reserve_place(half) && reserve_replaced(half) && make_rest_room(half, RESTS);
+	return reserve_place(half) && reserve_replaced(half) && reserve_retired(half, MAX_RETIRED);
 }
 
 static int insert_one(struct half *half, const struct wildcard_rule *rule)
@@ -161,7 +161,7 @@ static int insert_one(struct half *half, const struct wildcard_rule *rule)
 
 	if (half->directory.count >= half->limit)
 		return FULL;
-	if (!make_room(half))
+	if (!prepare_change(half))
 		return NO_MEMORY;
 	status = choose_tuple(half, rule);
 	if (status >= 0)
@@ -203,7 +203,7 @@ int withdraw(struct half *half, const struct place *place)
 
 	if (status != DONE)
 		return status;
-	use_device(half, rule, -1); /* it rests, and so is still there */
+	use_device(half, rule, -1); /* retired, and so still there */
 	if (half->tuples[place->tuple].rules)
 		forget(half, place->tuple);
 	else
@@ -216,7 +216,7 @@ static int delete_one(struct half *half, u64 number)
 	struct place *place;
 	int status;
 
-	if (!make_room(half))
+	if (!prepare_change(half))
 		return NO_MEMORY;
 	place = find_place(half, number);
 	if (!place)

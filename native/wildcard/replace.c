@@ -59,7 +59,7 @@ PUBLIC int towpath_wildcard_replace(struct half *half, const struct wildcard_rul
 	struct place *place, new;
 	int status;
 
-	if (!make_room(half))
+	if (!prepare_change(half))
 		return NO_MEMORY;
 	place = find_place(half, number_of(rule));
 	if (!place)
@@ -80,7 +80,7 @@ PUBLIC int towpath_wildcard_replace(struct half *half, const struct wildcard_rul
 PUBLIC int towpath_wildcard_finish(struct half *half)
 {
 	while (half->replaced_count) {
-		int status = make_rest_room(half, RESTS)
+		int status = reserve_retired(half, MAX_RETIRED)
 				     ? withdraw(half, &half->replaced[half->replaced_count - 1])
 				     : NO_MEMORY;
 

@@ -12,7 +12,7 @@ struct report {
 	u32 runs;
 	u32 longest_run;
 	u32 slots; /* that these tuples have */
-	u32 resting;
+	u32 retired;
 	u32 unused; /* rules of the array that are free */
 };
 
@@ -81,7 +81,7 @@ PUBLIC void towpath_wildcard_report(struct half *half, struct report *report)
 	*report = (struct report){
 		.rules = half->directory.count,
 		.limit = half->limit,
-		.resting = half->resting_count,
+		.retired = half->retired_count,
 		.unused = half->unused,
 	};
 	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++) {
@@ -102,19 +102,19 @@ static void move_run(struct half *half, u32 bit, u64 *slot, void *to)
 	(void)to;
 	if (better == NOWHERE)
 		return;
-	if (better > first || !make_rest_room(half, 1)) {
+	if (better > first || !reserve_retired(half, 1)) {
 		free_rules(half, better, count);
 		return;
 	}
 	memcpy(rule_at(half, better), rule_at(half, first),
 	       (size_t)count * half->rule_words * sizeof(u64));
 	publish(slot, *slot - first + better);
-	rest(half, REST_RULES, first, count);
+	retire(half, RETIRED_RULES, first, count);
 }
 
 /*
  * Moves runs together: where free rules are many, but nowhere so many side by side
- * as a run needs, they will be once what rests now is freed.
+ * as a run needs, they will be once what is retired now is freed.
  */
 PUBLIC void towpath_wildcard_compact(struct half *half)
 {

@@ -83,7 +83,7 @@ static bool is_shared(u64 run, u32 at, const u64 *slots, u32 size, u32 step)
 	return false;
 }
 
-/* What of `slots` isn't in `others` rests, or is free at once if packets never saw it. */
+/* What of `slots` isn't in `others` is retired, or is free at once if packets never saw it. */
 static void drop_runs(struct half *half, const u64 *slots, u32 size, const u64 *others,
 		      u32 others_size, bool was_seen)
 {
@@ -91,7 +91,7 @@ static void drop_runs(struct half *half, const u64 *slots, u32 size, const u64 *
 		if (!slots[at] || is_shared(slots[at], at, others, others_size, size))
 			continue;
 		if (was_seen)
-			rest(half, REST_RULES, run_first(slots[at]), run_count(slots[at]));
+			retire(half, RETIRED_RULES, run_first(slots[at]), run_count(slots[at]));
 		else
 			free_rules(half, run_first(slots[at]), run_count(slots[at]));
 	}
@@ -106,7 +106,7 @@ static u32 count_runs(const u64 *slots, u32 size)
 	return runs;
 }
 
-/* Gives a tuple 2^order slots, or returns NO_ROOM and leaves it as it is. */
+/* Gives a tuple 2^order slots, or returns NO_SPACE and leaves it as it is. */
 int resize_tuple(struct half *half, u32 bit, u32 order)
 {
 	u64 place = tuple_at(half, bit)->place, *old = half->slots + place_first(place), *new;
@@ -114,7 +114,7 @@ int resize_tuple(struct half *half, u32 bit, u32 order)
 	u32 first = take_slots(half, order, KEEP);
 
 	if (first == NOWHERE)
-		return NO_ROOM;
+		return NO_SPACE;
 	new = half->slots + first;
 	memset(new, 0, size * sizeof(*new));
 	for (u32 slot = 0; slot < size; slot++) {
@@ -122,11 +122,11 @@ int resize_tuple(struct half *half, u32 bit, u32 order)
 			continue;
 		drop_runs(half, new, size, old, old_size, false);
 		free_slots(half, first);
-		return NO_ROOM;
+		return NO_SPACE;
 	}
 	publish(&tuple_at(half, bit)->place, make_place(first, order));
 	drop_runs(half, old, old_size, new, size, true);
-	rest(half, REST_SLOTS, place_first(place), 0);
+	retire(half, RETIRED_SLOTS, place_first(place), 0);
 	half->tuples[bit].runs = count_runs(new, size);
 	return DONE;
 }
@@ -140,6 +140,6 @@ void shrink_tuple(struct half *half, u32 bit)
 		return;
 	while (order > MIN_ORDER && 4 * runs < 1U << order)
 		order--;
-	if (make_rest_room(half, runs + RESTS + 1))
+	if (reserve_retired(half, runs + MAX_RETIRED + 1))
 		resize_tuple(half, bit, order);
 }

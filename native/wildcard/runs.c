@@ -4,7 +4,7 @@
  *
  * A packet reads the slot once and then the run that it says. So a run isn't
  * changed: another one is made, published by one store into the slot, and the old
- * one rests.
+ * one is retired.
  */
 #include <string.h>
 
@@ -58,7 +58,7 @@ static u32 list_rules(struct half *half, u64 run, u32 without, const struct wild
 
 /*
  * Replaces a run in one store. It is counted before: a packet that finds the count as
- * it was has seen one change at most. The caller has made room to rest one.
+ * it was has seen one change at most. The caller has made room to retire one.
  */
 static int replace_run(struct half *half, u32 bit, u64 *slot, u32 without,
 		       const struct wildcard_rule *with)
@@ -68,12 +68,12 @@ static int replace_run(struct half *half, u32 bit, u64 *slot, u32 without,
 	u64 old = *slot, new = count ? make_run(half, bit, rules, count) : 0;
 
 	if (count && !new)
-		return NO_ROOM;
+		return NO_SPACE;
 	publish(&half->index->changes, half->index->changes + 1);
 	publish(slot, new);
 	half->tuples[bit].runs += !!new - !!old;
 	if (old)
-		rest(half, REST_RULES, run_first(old), run_count(old));
+		retire(half, RETIRED_RULES, run_first(old), run_count(old));
 	return DONE;
 }
 

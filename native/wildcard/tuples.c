@@ -31,7 +31,7 @@ static bool retire_empty(struct half *half)
 {
 	bool any = false;
 
-	if (!make_rest_room(half, 2 * WILDCARD_TUPLES))
+	if (!reserve_retired(half, 2 * WILDCARD_TUPLES))
 		return false;
 	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++) {
 		struct tuple *tuple = &half->tuples[bit];
@@ -39,8 +39,8 @@ static bool retire_empty(struct half *half)
 		if (!tuple->live || tuple->rules)
 			continue;
 		tuple->live = false;
-		rest(half, REST_SLOTS, place_first(tuple_at(half, bit)->place), 0);
-		rest(half, REST_TUPLE, bit, 0);
+		retire(half, RETIRED_SLOTS, place_first(tuple_at(half, bit)->place), 0);
+		retire(half, RETIRED_TUPLE, bit, 0);
 		any = true;
 	}
 	return any;
@@ -55,10 +55,10 @@ int make_tuple(struct half *half, const u64 *mask)
 	while (bit < WILDCARD_TUPLES && half->tuples[bit].used)
 		bit++;
 	if (bit == WILDCARD_TUPLES)
-		return retire_empty(half) || half->resting_count ? NO_ROOM : TOO_COMPLEX;
+		return retire_empty(half) || half->retired_count ? NO_SPACE : TOO_COMPLEX;
 	first = take_slots(half, MIN_ORDER, 0);
 	if (first == NOWHERE)
-		return NO_ROOM;
+		return NO_SPACE;
 	memset(half->slots + first, 0, sizeof(u64) << MIN_ORDER);
 	tuple = tuple_at(half, bit);
 	memcpy(tuple->mask, mask, half->words * sizeof(*mask));

@@ -9,8 +9,8 @@
  *  - What packets can reach is never written over. A change is made where nothing
  *    leads to and published by one aligned store: of a slot for a run of rules, of
  *    a place for the whole hash table of a tuple.
- *  - What packets could reach until now rests until all that began by then are
- *    through (wildcard_rest.c), and only then it is used again.
+ *  - What packets could reach until now is retired. It is reclaimed, and used again,
+ *    only when all that began by then are through (grace.c).
  *  - Columns and tops are widened before a rule is published, and narrowed after it
  *    is gone.
  *
@@ -36,7 +36,7 @@ enum {
 	MIN_ORDER = 3, /* 8 slots are a cache line */
 	MAX_ORDERS = 25,
 	NOWHERE = 0xffffffff,
-	RESTS = 4, /* what a change rests at most, besides what a resize does */
+	MAX_RETIRED = 4, /* what a change retires at most, besides what a resize does */
 };
 
 /* What the functions that Python calls return. */
@@ -44,7 +44,7 @@ enum status {
 	DONE = 0,
 	PENDING = 1,	  /* the old rule goes by towpath_wildcard_finish() */
 	FULL = -1,	  /* as many rules as it was made for */
-	NO_ROOM = -2,	  /* towpath_wildcard_settle() or _compact() may help */
+	NO_SPACE = -2,	  /* towpath_wildcard_reclaim() or _compact() may help */
 	TOO_COMPLEX = -3, /* all tuples that would do have a full run there */
 	NO_SUCH_RULE = -4,
 	NO_MEMORY = -5,
@@ -68,15 +68,15 @@ struct directory {
 
 /* What only the writer knows of a tuple. */
 struct tuple {
-	bool used; /* its bit is not to be had, because of rules or of what rests */
+	bool used; /* its bit is not to be had, because of rules or of what is retired */
 	bool live; /* rules may be put into it */
 	u32 rules;
 	u32 runs;
 	u32 removals; /* since columns and top were last made to fit */
 };
 
-struct resting {
-	enum { REST_RULES, REST_SLOTS, REST_TUPLE, REST_DEVICE } kind;
+struct retired {
+	enum { RETIRED_RULES, RETIRED_SLOTS, RETIRED_TUPLE, RETIRED_DEVICE } kind;
 	u32 at;
 	u32 count;
 };
@@ -106,9 +106,9 @@ struct half {
 	u32 replaced_room;
 
 	struct wildcard_index *scratch;
-	struct resting *resting;
-	u32 resting_count;
-	u32 resting_room;
+	struct retired *retired;
+	u32 retired_count;
+	u32 retired_capacity;
 };
 
 /* ---- the arrays ---- */
@@ -179,7 +179,7 @@ static inline void publish(u64 *word, u64 value)
 	__atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
-/* ---- wildcard_memory.c: room in the arrays ---- */
+/* ---- alloc.c: room in the arrays ---- */
 u32 take_rules(struct half *half, u32 count);
 bool reserve_rules(struct half *half, u32 at, u32 count);
 void free_rules(struct half *half, u32 at, u32 count);
@@ -187,17 +187,17 @@ u32 take_slots(struct half *half, u32 order, u32 keep);
 bool reserve_slots(struct half *half, u32 at, u32 order);
 void free_slots(struct half *half, u32 at);
 
-/* ---- wildcard_rest.c: what packets may still be reading ---- */
-bool make_rest_room(struct half *half, u32 count);
-void rest(struct half *half, int kind, u32 at, u32 count);
+/* ---- grace.c: what packets may still be reading ---- */
+bool reserve_retired(struct half *half, u32 count);
+void retire(struct half *half, int kind, u32 at, u32 count);
 
-/* ---- wildcard_directory.c: where each rule is ---- */
+/* ---- directory.c: where each rule is ---- */
 struct place *find_place(const struct half *half, u64 number);
 bool reserve_place(struct half *half);
 struct place *add_place(struct half *half, u64 number);
 void remove_place(struct half *half, struct place *place);
 
-/* ---- wildcard_columns.c: which tuples a packet has to look into ---- */
+/* ---- columns.c: which tuples a packet has to look into ---- */
 void widen(struct half *half, u32 bit, const struct wildcard_rule *rule);
 void refit(struct half *half, u32 bit);
 void clear_columns(struct half *half, u32 bit);
@@ -205,20 +205,20 @@ void raise_top(struct half *half, u32 bit, u64 rank);
 void refit_ceilings(struct half *half);
 void forget(struct half *half, u32 bit);
 
-/* ---- wildcard_windows.c: what the columns look at ---- */
+/* ---- window.c: what the columns look at ---- */
 bool choose_windows(struct half *half, const u64 *rules, u32 count);
 
-/* ---- wildcard_tuples.c: the hash tables ---- */
+/* ---- tuples.c: the hash tables ---- */
 u64 hash_in(const struct half *half, u32 bit, const u64 *bits);
 bool is_within(const struct half *half, const u64 *mask, const u64 *wider);
 int make_tuple(struct half *half, const u64 *mask);
 void empty_tuple(struct half *half, u32 bit);
 
-/* ---- wildcard_resize.c ---- */
+/* ---- resize.c ---- */
 int resize_tuple(struct half *half, u32 bit, u32 order);
 void shrink_tuple(struct half *half, u32 bit);
 
-/* ---- wildcard_runs.c: rules that share a slot ---- */
+/* ---- runs.c: rules that share a slot ---- */
 u32 count_in_run(const struct half *half, u32 bit, u64 hash);
 int add_to_run(struct half *half, u32 bit, u64 hash, const struct wildcard_rule *rule);
 int take_from_run(struct half *half, const struct place *place);
@@ -226,22 +226,22 @@ int change_in_run(struct half *half, const struct place *place, const struct wil
 u64 make_run(struct half *half, u32 bit, const struct wildcard_rule *const *rules, u32 count);
 struct wildcard_rule *find_in_run(const struct half *half, const struct place *place);
 
-/* ---- wildcard_choice.c: which tuple a rule goes into ---- */
+/* ---- select.c: which tuple a rule goes into ---- */
 int choose_tuple(struct half *half, const struct wildcard_rule *rule);
 
-/* ---- wildcard_devices.c ---- */
+/* ---- devices.c ---- */
 void use_device(struct half *half, const struct wildcard_rule *rule, int change);
 int adopt_devices(struct half *half);
 
-/* ---- wildcard_adopt.c ---- */
+/* ---- adopt.c ---- */
 int adopt(struct half *half);
 
 /* ---- wildcard.c ---- */
-bool make_room(struct half *half);
+bool prepare_change(struct half *half);
 int publish_in(struct half *half, u32 bit, const struct wildcard_rule *rule, struct place *place);
 int withdraw(struct half *half, const struct place *place);
 
-/* ---- wildcard_replace.c ---- */
+/* ---- replace.c ---- */
 bool reserve_replaced(struct half *half);
 PUBLIC int towpath_wildcard_finish(struct half *half);
 

@@ -139,7 +139,7 @@ def sources_needed(lists: Iterable[tuple[Prefix, ...] | None]) -> int:
     return sum(len(prefixes) for prefixes in set(lists) if prefixes)
 
 
-def check_room(services: Sequence[Tree | None], limits: Tree, found: Findings) -> None:
+def check_capacity(services: Sequence[Tree | None], limits: Tree, found: Findings) -> None:
     """Check that the services fit into the limits."""
     present = [service for service in services if service]
     needs = {

@@ -36,7 +36,7 @@ class Status(IntEnum):
     DONE = 0
     PENDING = 1
     FULL = -1
-    NO_ROOM = -2
+    NO_SPACE = -2
     TOO_COMPLEX = -3
     NO_SUCH_RULE = -4
     NO_MEMORY = -5
@@ -65,7 +65,7 @@ class Report:
     longest_run: int
     slots: int
     """Slots that tuples have."""
-    resting: int
+    retired: int
     """Things that packets may still be reading."""
     unused: int
     """Rules' worth of memory that is free."""
@@ -132,7 +132,7 @@ class Half:
         raw = rules if isinstance(rules, bytes) else np.ascontiguousarray(rules).tobytes()
         count = len(raw) // self._dtype.itemsize
         if count > 1 and library().towpath_wildcard_fit(self._half, raw, count):
-            self.settle()
+            self.reclaim()
         self._many(self._insert, raw, self._dtype.itemsize)
 
     def delete(self, numbers: Sequence[int]) -> None:
@@ -166,7 +166,7 @@ class Half:
                 pending |= self._finally_done(partial(self._replace, self._half, rule)) > 0
         finally:
             if pending:
-                self.settle()
+                self.reclaim()
                 self._finally_done(lambda: library().towpath_wildcard_finish(self._half))
 
     def set_value(self, number: int, value: int) -> None:
@@ -211,10 +211,10 @@ class Half:
 
     # ---- room ------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
+    def reclaim(self) -> None:
         """Wait for readers, and free what they may have been reading."""
         self._wait()
-        library().towpath_wildcard_settle(self._half)
+        library().towpath_wildcard_reclaim(self._half)
 
     def _finally_done(
         self,
@@ -229,15 +229,15 @@ class Half:
         """
         if status is None:
             status = attempt()
-        while status == Status.NO_ROOM:
+        while status == Status.NO_SPACE:
             before = done()
-            self.settle()
+            self.reclaim()
             status = attempt()
-            if status == Status.NO_ROOM and done() == before:
+            if status == Status.NO_SPACE and done() == before:
                 library().towpath_wildcard_compact(self._half)
-                self.settle()
+                self.reclaim()
                 status = attempt()
-                if status == Status.NO_ROOM and done() == before:
+                if status == Status.NO_SPACE and done() == before:
                     break
         if status < 0:
             raise _error(Status(status), done())

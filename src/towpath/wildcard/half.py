@@ -121,7 +121,7 @@ class FamilyTable:
         if error.status is Status.NO_SUCH_RULE:
             which = "with one of these numbers" if number is None else f"{number}"
             return NoSuchRuleError(f"there is no {name} rule {which}")
-        if error.status in (Status.FULL, Status.NO_ROOM):
+        if error.status in (Status.FULL, Status.NO_SPACE):
             return FullError(
                 f"no room for another {name} rule: {report.rules} are in, allowed: {report.limit}; "
                 "make the table larger (towpath.wildcard.resize) before its program is loaded"

@@ -50,7 +50,7 @@ def test_a_list_that_does_not_fit_changes_nothing(net: Network) -> None:
             assert (rig.balancer.observed(), stored(rig)) == (before, 6)
             rig.expect(sent_by(IPv4Address(six[0])), TX)
             rig.expect(sent_by(IPv4Address(other[5])), NOT_FOR_YOU)
-        # What rests makes room when it is needed.
+        # What is retired makes room when it is needed.
         rig.serve()
         for _ in range(5):
             rig.serve(allowing(4, *ten[:5]))

@@ -181,11 +181,11 @@ def test_rules_can_be_moved_together() -> None:
     half = memory.open()
     half.insert(b"".join(memory.encode(host_rule(16 * n), n + 1) for n in range(2000)))
     half.delete(range(1, 2000, 2))
-    half.settle()
+    half.reclaim()
     before = max(memory.places())
     library().towpath_wildcard_compact(half._half)
     assert all(memory.find(packet_from(16 * n)) == (n + 1 if n % 2 else 0) for n in range(2000))
-    half.settle()
+    half.reclaim()
     assert max(memory.places()) < 1500 < before
     assert half.report().unused == len(memory.rules) - 1 - 1000
 
@@ -239,7 +239,7 @@ def test_slots_grow_and_shrink_with_the_rules() -> None:
     assert all(memory.find(packet_from(16 * n)) == n + 1 for n in range(4989, 5000))
     half.delete(range(4990, 5001))
     assert (half.report().tuples, half.report().slots) == (0, 0)
-    half.settle()
+    half.reclaim()
     assert half.report().unused == len(memory.rules) - 1
 
 

@@ -71,7 +71,7 @@ class OptionsOfServices(Protocol):
     def write(self, index: int, options: Options) -> None:
         """Store a service's options."""
 
-    def give_up(self, index: int) -> None:
+    def retire(self, index: int) -> None:
         """Let go of what a service has taken that packets find no more."""
 
 
@@ -121,7 +121,7 @@ class Tables:
         """Give up a withdrawn service that has no backends left."""
         service = self.services.pop(key)
         self._replace_table(service, 0, 0)
-        self._options.give_up(service.index)
+        self._options.retire(service.index)
         self._rows.give_back(service.index)
 
     def set_options(self, key: ServiceKey, options: Options) -> None:
