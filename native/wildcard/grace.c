@@ -10,47 +10,48 @@
 #include "wildcard/wildcard.h"
 
 /* Room for so many more; made before a change, which can't stop half way. */
-bool reserve_retired(struct half *half, u32 count)
+bool reserve_retired(struct family *family, u32 count)
 {
-	u32 capacity = half->retired_capacity ? half->retired_capacity : 64;
+	u32 capacity = family->retired_capacity ? family->retired_capacity : 64;
 	struct retired *larger;
 
-	if (half->retired_count + count <= half->retired_capacity)
+	if (family->retired_count + count <= family->retired_capacity)
 		return true;
-	while (capacity < half->retired_count + count)
+	while (capacity < family->retired_count + count)
 		capacity *= 2;
-	larger = realloc(half->retired, capacity * sizeof(*larger));
+	larger = realloc(family->retired, capacity * sizeof(*larger));
 	if (!larger)
 		return false;
-	half->retired = larger;
-	half->retired_capacity = capacity;
+	family->retired = larger;
+	family->retired_capacity = capacity;
 	return true;
 }
 
-void retire(struct half *half, int kind, u32 at, u32 count)
+void retire(struct family *family, int kind, u32 at, u32 count)
 {
-	half->retired[half->retired_count++] = (struct retired){ kind, at, count };
+	family->retired[family->retired_count++] = (struct retired){ kind, at, count };
 }
 
 /* Frees all that is retired. To be called when packets that began before are through. */
-PUBLIC void towpath_wildcard_reclaim(struct half *half)
+PUBLIC void towpath_wildcard_reclaim(struct family *family)
 {
-	for (struct retired *r = half->retired; r < half->retired + half->retired_count; r++) {
+	for (struct retired *r = family->retired; r < family->retired + family->retired_count;
+	     r++) {
 		switch (r->kind) {
 		case RETIRED_RULES:
-			free_rules(half, r->at, r->count);
+			free_rules(family, r->at, r->count);
 			break;
 		case RETIRED_SLOTS:
-			free_slots(half, r->at);
+			free_slots(family, r->at);
 			break;
 		case RETIRED_TUPLE:
-			publish(&tuple_at(half, r->at)->place, 0);
-			half->tuples[r->at].used = false;
+			publish(&tuple_at(family, r->at)->place, 0);
+			family->tuples[r->at].used = false;
 			break;
 		case RETIRED_DEVICE:
-			half->device_taken[r->at] = false;
+			family->device_taken[r->at] = false;
 			break;
 		}
 	}
-	half->retired_count = 0;
+	family->retired_count = 0;
 }

@@ -2,9 +2,9 @@
 /*
  * The writer of wildcard tables: what its files share.
  *
- * A half is one address family of a table. Its three arrays are the kernel's own
- * memory, mapped; packets read them while they are written. Three rules keep every
- * packet's answer right:
+ * A table's IPv4 and IPv6 are apart; a struct family is one of them. Its three arrays
+ * are the kernel's own memory, mapped; packets read them while they are written.
+ * Three rules keep every packet's answer right:
  *
  *  - What packets can reach is never written over. A change is made where nothing
  *    leads to and published by one aligned store: of a slot for a run of rules, of
@@ -81,7 +81,7 @@ struct retired {
 	u32 count;
 };
 
-struct half {
+struct family {
 	u32 words;	/* of a key */
 	u32 rule_words; /* of a rule, in the array */
 	u32 limit;	/* rules that it promises to hold */
@@ -113,9 +113,9 @@ struct half {
 
 /* ---- the arrays ---- */
 
-static inline struct wildcard_rule *rule_at(const struct half *half, u32 at)
+static inline struct wildcard_rule *rule_at(const struct family *family, u32 at)
 {
-	return (struct wildcard_rule *)(half->rules + (size_t)at * half->rule_words);
+	return (struct wildcard_rule *)(family->rules + (size_t)at * family->rule_words);
 }
 
 static inline u64 *bits_of(const struct wildcard_rule *rule)
@@ -123,9 +123,9 @@ static inline u64 *bits_of(const struct wildcard_rule *rule)
 	return (u64 *)(rule + 1);
 }
 
-static inline u64 *mask_of(const struct half *half, const struct wildcard_rule *rule)
+static inline u64 *mask_of(const struct family *family, const struct wildcard_rule *rule)
 {
-	return bits_of(rule) + half->words;
+	return bits_of(rule) + family->words;
 }
 
 static inline u64 number_of(const struct wildcard_rule *rule)
@@ -133,9 +133,9 @@ static inline u64 number_of(const struct wildcard_rule *rule)
 	return ~rule->rank & ((1ULL << WILDCARD_PRIORITY) - 1);
 }
 
-static inline struct wildcard_tuple *tuple_at(const struct half *half, u32 bit)
+static inline struct wildcard_tuple *tuple_at(const struct family *family, u32 bit)
 {
-	return &half->index->tuples[(1ULL << bit) * WILDCARD_BIT_HASH >> 58];
+	return &family->index->tuples[(1ULL << bit) * WILDCARD_BIT_HASH >> 58];
 }
 
 static inline u32 run_first(u64 slot)
@@ -180,69 +180,71 @@ static inline void publish(u64 *word, u64 value)
 }
 
 /* ---- alloc.c: room in the arrays ---- */
-u32 take_rules(struct half *half, u32 count);
-bool reserve_rules(struct half *half, u32 at, u32 count);
-void free_rules(struct half *half, u32 at, u32 count);
-u32 take_slots(struct half *half, u32 order, u32 keep);
-bool reserve_slots(struct half *half, u32 at, u32 order);
-void free_slots(struct half *half, u32 at);
+u32 take_rules(struct family *family, u32 count);
+bool reserve_rules(struct family *family, u32 at, u32 count);
+void free_rules(struct family *family, u32 at, u32 count);
+u32 take_slots(struct family *family, u32 order, u32 keep);
+bool reserve_slots(struct family *family, u32 at, u32 order);
+void free_slots(struct family *family, u32 at);
 
 /* ---- grace.c: what packets may still be reading ---- */
-bool reserve_retired(struct half *half, u32 count);
-void retire(struct half *half, int kind, u32 at, u32 count);
+bool reserve_retired(struct family *family, u32 count);
+void retire(struct family *family, int kind, u32 at, u32 count);
 
 /* ---- directory.c: where each rule is ---- */
-struct place *find_place(const struct half *half, u64 number);
-bool reserve_place(struct half *half);
-struct place *add_place(struct half *half, u64 number);
-void remove_place(struct half *half, struct place *place);
+struct place *find_place(const struct family *family, u64 number);
+bool reserve_place(struct family *family);
+struct place *add_place(struct family *family, u64 number);
+void remove_place(struct family *family, struct place *place);
 
 /* ---- columns.c: which tuples a packet has to look into ---- */
-void widen(struct half *half, u32 bit, const struct wildcard_rule *rule);
-void refit(struct half *half, u32 bit);
-void clear_columns(struct half *half, u32 bit);
-void raise_top(struct half *half, u32 bit, u64 rank);
-void refit_ceilings(struct half *half);
-void forget(struct half *half, u32 bit);
+void widen(struct family *family, u32 bit, const struct wildcard_rule *rule);
+void refit(struct family *family, u32 bit);
+void clear_columns(struct family *family, u32 bit);
+void raise_top(struct family *family, u32 bit, u64 rank);
+void refit_ceilings(struct family *family);
+void forget(struct family *family, u32 bit);
 
 /* ---- window.c: what the columns look at ---- */
-bool choose_windows(struct half *half, const u64 *rules, u32 count);
+bool choose_windows(struct family *family, const u64 *rules, u32 count);
 
 /* ---- tuples.c: the hash tables ---- */
-u64 hash_in(const struct half *half, u32 bit, const u64 *bits);
-bool is_within(const struct half *half, const u64 *mask, const u64 *wider);
-int make_tuple(struct half *half, const u64 *mask);
-void empty_tuple(struct half *half, u32 bit);
+u64 hash_in(const struct family *family, u32 bit, const u64 *bits);
+bool is_within(const struct family *family, const u64 *mask, const u64 *wider);
+int make_tuple(struct family *family, const u64 *mask);
+void empty_tuple(struct family *family, u32 bit);
 
 /* ---- resize.c ---- */
-int resize_tuple(struct half *half, u32 bit, u32 order);
-void shrink_tuple(struct half *half, u32 bit);
+int resize_tuple(struct family *family, u32 bit, u32 order);
+void shrink_tuple(struct family *family, u32 bit);
 
 /* ---- runs.c: rules that share a slot ---- */
-u32 count_in_run(const struct half *half, u32 bit, u64 hash);
-int add_to_run(struct half *half, u32 bit, u64 hash, const struct wildcard_rule *rule);
-int take_from_run(struct half *half, const struct place *place);
-int change_in_run(struct half *half, const struct place *place, const struct wildcard_rule *rule);
-u64 make_run(struct half *half, u32 bit, const struct wildcard_rule *const *rules, u32 count);
-struct wildcard_rule *find_in_run(const struct half *half, const struct place *place);
+u32 count_in_run(const struct family *family, u32 bit, u64 hash);
+int add_to_run(struct family *family, u32 bit, u64 hash, const struct wildcard_rule *rule);
+int take_from_run(struct family *family, const struct place *place);
+int change_in_run(struct family *family, const struct place *place,
+		  const struct wildcard_rule *rule);
+u64 make_run(struct family *family, u32 bit, const struct wildcard_rule *const *rules, u32 count);
+struct wildcard_rule *find_in_run(const struct family *family, const struct place *place);
 
 /* ---- select.c: which tuple a rule goes into ---- */
-int choose_tuple(struct half *half, const struct wildcard_rule *rule);
+int choose_tuple(struct family *family, const struct wildcard_rule *rule);
 
 /* ---- devices.c ---- */
-void use_device(struct half *half, const struct wildcard_rule *rule, int change);
-int adopt_devices(struct half *half);
+void use_device(struct family *family, const struct wildcard_rule *rule, int change);
+int adopt_devices(struct family *family);
 
 /* ---- adopt.c ---- */
-int adopt(struct half *half);
+int adopt(struct family *family);
 
-/* ---- wildcard.c ---- */
-bool prepare_change(struct half *half);
-int publish_in(struct half *half, u32 bit, const struct wildcard_rule *rule, struct place *place);
-int withdraw(struct half *half, const struct place *place);
+/* ---- family.c ---- */
+bool prepare_change(struct family *family);
+int publish_in(struct family *family, u32 bit, const struct wildcard_rule *rule,
+	       struct place *place);
+int withdraw(struct family *family, const struct place *place);
 
 /* ---- replace.c ---- */
-bool reserve_replaced(struct half *half);
-PUBLIC int towpath_wildcard_finish(struct half *half);
+bool reserve_replaced(struct family *family);
+PUBLIC int towpath_wildcard_finish(struct family *family);
 
 #endif

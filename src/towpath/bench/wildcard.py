@@ -128,7 +128,7 @@ def _measure_set(flavour: str, size: int, version: int, runs: int, *, others: bo
         ]
         floor = statistics.median(rig.time("floor", _QUERIES) for _ in range(runs))
         filled = rig.table.statistics()
-        half = filled.ipv4 if version == 4 else filled.ipv6  # noqa: PLR2004
+        family = filled.ipv4 if version == 4 else filled.ipv6  # noqa: PLR2004
         changes = _measure_changes(rig, numbers, rules)
         return SetReport(
             flavour,
@@ -137,8 +137,8 @@ def _measure_set(flavour: str, size: int, version: int, runs: int, *, others: bo
             masks,
             round(seconds, 3),
             round(rig.bytes / size, 1),
-            half.tuples,
-            half.longest_run,
+            family.tuples,
+            family.longest_run,
             round(floor, 2),
             tuple(lookups),
             changes,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from towpath.core.lb import maglev, sharing
+from towpath.core.lb import maglev, service_table
 from towpath.core.lb.options import Options
 from towpath.core.lb.steps import (
     AddBackend,
@@ -281,7 +281,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
     steps += [AddBackend(key, backend) for backend in added]
     early = [each for each in changed if _noted_early(old[each.address], each)]
     steps += [SetBackend(key, backend) for backend in early]
-    if sharing.key(before) != sharing.key(after):
+    if service_table.key(before) != service_table.key(after):
         steps.append(SetTable(key, after.backends))
     steps += [SetBackend(key, backend) for backend in changed if backend not in early]
     steps += [RemoveBackend(key, backend.address) for backend in removed]
@@ -332,7 +332,7 @@ def share_moved(before: Service, after: Service) -> float:
         if not old or not new:
             return float(bool(old) != bool(new))
         return 1.0 - sum(share * new.get(address, 0.0) for address, share in old.items())
-    if sharing.key(before) == sharing.key(after):
+    if service_table.key(before) == service_table.key(after):
         return 0.0
     addresses = {backend.address for backend in (*before.backends, *after.backends)}
     numbers = {address: number for number, address in enumerate(addresses)}
@@ -349,4 +349,4 @@ def _shares(service: Service) -> dict[Address, float]:
 def _numbered(service: Service, numbers: Mapping[Address, int]) -> NDArray[np.uint32]:
     """Return the service's table with a number for each address."""
     own = np.array([numbers[backend.address] for backend in service.backends], np.uint32)
-    return own[sharing.table(service.backends, service.table_size)]
+    return own[service_table.table(service.backends, service.table_size)]

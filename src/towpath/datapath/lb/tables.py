@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from towpath.core.lb import sharing
+from towpath.core.lb import service_table
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.extents import NoExtentError
 from towpath.datapath.lb.services import Installed
@@ -172,7 +172,7 @@ class Tables:
         """Return the handles of the service's table, slot by slot."""
         members = tuple(members)
         handles = np.array([service.handles[b.address] for b in members], np.uint32)
-        return handles[sharing.table(members, service.table_size)]
+        return handles[service_table.table(members, service.table_size)]
 
     def _allocate(self, count: int) -> int:
         base = self._extents.allocate(count)
