@@ -24,7 +24,7 @@ from towpath.api.captures import HEADER, CaptureEntry
 from towpath.api.errors import ApiError, ClientError, UnreachableError, refusal, unreachable
 from towpath.api.wire import BROKEN, Wire
 from towpath.balancing import Balancing
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -252,7 +252,7 @@ class Client(Balancing):
         return self._connection.ask(call)
 
 
-class CaptureStream(Closing):
+class CaptureStream(Closeable):
     """A capture's file, as it comes: iterating gives its pieces until it ends.
 
     A context manager, which ends the capture. ``number`` is the capture's, by which others

@@ -9,7 +9,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.core.lb.states import BackendKey
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.errors import DatapathError
@@ -67,7 +67,7 @@ class Member(NamedTuple):
         return FAMILY_V4 if isinstance(self.service.vip, IPv4Address | IPv4Network) else FAMILY_V6
 
 
-class Balancer(Closing):
+class Balancer(Closeable):
     """An XDP load balancer on ``devices``.
 
     With ``pins``, a directory in a bpffs, it outlives this object: another one made

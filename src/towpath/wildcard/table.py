@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel import lock
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.rcu import wait_for_readers
@@ -45,7 +45,7 @@ class Statistics:
     bytes: int
 
 
-class WildcardTable(Closing, Mapping[int, Rule]):
+class WildcardTable(Closeable, Mapping[int, Rule]):
     """A table that a program declares by ``WILDCARD_TABLE(name, rules)``: rules by their numbers.
 
     A mapping, in the order in which rules win: the first of those that match a packet is what

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from towpath.agent.errors import AgentError
 from towpath.api.codec import build, plain
 from towpath.capabilities import API
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.core.lb.terminating import Terminating
 from towpath.model import Service
 
@@ -79,7 +79,7 @@ class StoreError(AgentError):
     """The state database could not be opened, read or written."""
 
 
-class Store(Closing):
+class Store(Closeable):
     """The services of all sources but the file. Used by one thread at a time.
 
     Args:

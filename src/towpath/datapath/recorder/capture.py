@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from towpath import __version__
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.core.recorder import pcapng
 from towpath.kernel.bpf.maps import possible_cpus
 from towpath.model.capture import filter_text
@@ -82,7 +82,7 @@ class _Names(records.Names):
         return self._labels[outcome]
 
 
-class Recording(Closing):
+class Recording(Closeable):
     """A capture that goes on. `chunks` gives the file; `stop` may be called by any thread.
 
     A context manager, which closes.
