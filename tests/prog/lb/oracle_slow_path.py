@@ -69,7 +69,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Special:
+class SlowPath:
     """A fragment, an ICMP error or an echo request, as far as the frame itself tells."""
 
     kind: str  # first, later, error, echo
@@ -84,7 +84,7 @@ class Special:
         return header.source, header.destination, header.identification, protocol
 
 
-def read_special(frame: bytes) -> Special | None:
+def read_slow_path(frame: bytes) -> SlowPath | None:
     """What a frame is; None if it is none of these, or can't be told."""
     tag, ethertype, rest = split_link(frame)
     start = len(frame) - len(rest)
@@ -99,13 +99,13 @@ def read_special(frame: bytes) -> Special | None:
     return _icmp(frame, packet, header, end)
 
 
-def _icmp(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+def _icmp(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
     version = header.source.version
     at = header.transport
     if header.protocol != ICMP[version] or at + 8 > min(end, len(frame)) or at > MAX_OFFSET:
         return None
     if frame[at] == ECHO[version]:
-        return Special("echo", packet, header)
+        return SlowPath("echo", packet, header)
     return _error(frame, packet, header, end) if frame[at] in ERRORS[version] else None
 
 
@@ -185,19 +185,19 @@ def _packet(tag: int, rest: bytes, version: int, header: Header) -> Packet:
     return Packet(tag, rest, length, traffic_class, None, 0, flow)
 
 
-def _fragment(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+def _fragment(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
     if header.offset:
-        return Special("later", packet, header) if header.transport <= end else None
+        return SlowPath("later", packet, header) if header.transport <= end else None
     least = MIN_TRANSPORT.get(header.protocol, 0)
     ports = _ports(frame, header, end, least)
     if ports is None:
         return None
     source, destination = ports
     flow = replace(packet.flow, source_port=source, destination_port=destination)
-    return Special("first", replace(packet, flow=flow), header)
+    return SlowPath("first", replace(packet, flow=flow), header)
 
 
-def _error(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+def _error(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
     """RFC 792: the internet header and 8 bytes of what came behind it."""
     quoted = read_header(frame, header.transport + 8, header.source.version)
     if quoted is None or quoted.offset or quoted.source != header.destination:
@@ -207,7 +207,7 @@ def _error(frame: bytes, packet: Packet, header: Header, end: int) -> Special | 
         return None
     source, destination = ports
     flow = Flow(quoted.destination, quoted.source, destination, source, quoted.protocol)
-    return Special("error", replace(packet, flow=flow), header)
+    return SlowPath("error", replace(packet, flow=flow), header)
 
 
 def _ports(frame: bytes, header: Header, end: int, least: int) -> tuple[int, int] | None:

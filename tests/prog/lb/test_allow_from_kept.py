@@ -17,8 +17,8 @@ from tests.prog.lb.frames import VIPS
 from tests.prog.lb.harness import SMALL, Rig, rigged, service
 from tests.prog.lb.network import NEAR, Network
 from tests.prog.lb.oracle import NOT_FOR_YOU, TX, XDP_DROP, XDP_TX
+from tests.prog.lb.test_allow_from import CLIENTS, allowing, prefixes, sent_by, stored
 from tests.prog.lb.test_crash import Lineage, in_child
-from tests.prog.lb.test_sources import CLIENTS, allowing, prefixes, sent_by, stored
 
 from towpath.datapath.errors import CapacityError
 from towpath.model import Affinity, Backend
