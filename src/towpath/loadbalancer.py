@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
-    from towpath.datapath.flows.answers import Members
+    from towpath.datapath.flows.members import Members
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import (
         BackendStatus,

@@ -21,7 +21,7 @@ from tests.lab.harness_released import SCHEMA, released
 from tests.lab.harness_stream import passing, streaming
 from tests.lab.harness_upgrade import BY_API, BY_FILE, QUIET, SECONDS, SERVICES
 
-from towpath.agent.state.store import DATABASE, SCHEMA_VERSION
+from towpath.agent.lb.store import DATABASE, SCHEMA_VERSION
 from towpath.api.client import Client
 from towpath.lab.waiting import wait_until
 

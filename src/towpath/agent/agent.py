@@ -21,8 +21,8 @@ from towpath.agent.http.metrics import agent_metrics, registry
 from towpath.agent.parts import Given
 from towpath.agent.sources.file import FileSource
 from towpath.agent.sources.intake import Intake, now
-from towpath.agent.state.writer import Writer
 from towpath.agent.supervisor import Supervisor
+from towpath.agent.writer import Writer
 from towpath.api import documents
 from towpath.capabilities import API, CAPABILITIES, FILE
 from towpath.closeable import Closeable

@@ -6,15 +6,14 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from towpath.closeable import Closeable
 from towpath.core.lb.states import BackendKey
-from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flows.count import FlowCounter
 from towpath.datapath.flows.flow_table import FlowTable
+from towpath.datapath.flows.members import Member, Members
 from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.lb.contents import Contents
@@ -47,24 +46,10 @@ if TYPE_CHECKING:
     from towpath.documents import Counters, Trace
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
-    from towpath.model.service import Service, ServiceKey
+    from towpath.model.service import Service
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
-
-
-class Member(NamedTuple):
-    """A backend of a service: what a handle stands for."""
-
-    service: ServiceKey
-    backend: Address
-    translated: bool = False
-    """Its flows are among those that are translated."""
-
-    @property
-    def family(self) -> int:
-        """The ``enum family`` of the service's clients."""
-        return FAMILY_V4 if isinstance(self.service.vip, IPv4Address | IPv4Network) else FAMILY_V6
 
 
 class Balancer(Closeable):
@@ -185,7 +170,7 @@ class Balancer(Closeable):
         """The CPUs that may count."""
         return range(self._program.layout.cpus)
 
-    def members(self) -> dict[int, Member]:
+    def members(self) -> Members:
         """Return which backend of which service each handle stands for."""
         return {
             handle: Member(service.key, address, service.options.forwarding == "snat")

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from towpath.agent.health.registry import Id
     from towpath.agent.health.target import ProbePath, Target
-    from towpath.agent.state.controller import Controller
-    from towpath.agent.state.desired import Desired
-    from towpath.agent.state.writer import Writer
+    from towpath.agent.lb.controller import Controller
+    from towpath.agent.lb.desired import Desired
+    from towpath.agent.writer import Writer
 
     Task: TypeAlias = asyncio.Task[None]
 

@@ -12,17 +12,17 @@ from towpath.agent.http import present
 from towpath.api import documents
 from towpath.core.health import State
 from towpath.core.lb.counted import backend_status, service_with_active, with_active
-from towpath.datapath.flows.answers import Active, Members, Tables, active, counts, names_of, page
+from towpath.datapath.flows.answers import Active, Tables, active, counts, names_of, page
 from towpath.model.rules import sources_needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from towpath.agent.health.monitor import Monitor
-    from towpath.agent.state.controller import Controller
-    from towpath.agent.state.writer import Writer
-    from towpath.datapath.balancer import Member
+    from towpath.agent.lb.controller import Controller
+    from towpath.agent.writer import Writer
     from towpath.datapath.flows.flow_table import FlowTable
+    from towpath.datapath.flows.members import Members
     from towpath.datapath.flows.nat_table import NatFlows
     from towpath.documents import Counters, Trace
     from towpath.model import FlowTuple, ServiceKey
@@ -43,7 +43,7 @@ class Observed(Protocol):
         """The CPUs that may count."""
         ...
 
-    def members(self) -> dict[int, Member]:
+    def members(self) -> Members:
         """Which backend of which service a handle stands for."""
         ...
 

@@ -11,18 +11,18 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from towpath.agent.captures import Captures
 from towpath.agent.errors import REFUSALS, AgentError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.http import captures, flows, services
 from towpath.agent.http.metrics import datapath_metrics
+from towpath.agent.lb import exhaustion
+from towpath.agent.lb.controller import Controller, stored
+from towpath.agent.lb.exhaustion import ExhaustionWatch
 from towpath.agent.lb.observer import Observer
+from towpath.agent.lb.store import DATABASE, Store
 from towpath.agent.parts import Part
+from towpath.agent.recorder.captures import Captures
 from towpath.agent.sources.intake import Intake
-from towpath.agent.state import exhaustion
-from towpath.agent.state.controller import Controller, stored
-from towpath.agent.state.exhaustion import ExhaustionWatch
-from towpath.agent.state.store import DATABASE, Store
 from towpath.capabilities import API, FILE, ORIGINS
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.maps.pins import LINKS, MAPS, NEXT, held

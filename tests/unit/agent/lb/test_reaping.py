@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from towpath.agent.lb import part
 from towpath.agent.lb.part import LoadBalancer
 from towpath.agent.sources.file import FileSource
-from towpath.agent.state.writer import Writer
 from towpath.agent.supervisor import Supervisor
+from towpath.agent.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

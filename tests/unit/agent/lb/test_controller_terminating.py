@@ -12,8 +12,8 @@ import pytest
 from tests.unit.agent.samples import MemoryDatapath, service
 
 from towpath.agent.errors import ConflictError, NotFoundError
-from towpath.agent.state.controller import Controller
-from towpath.agent.state.store import Store
+from towpath.agent.lb.controller import Controller
+from towpath.agent.lb.store import Store
 from towpath.core.lb.states import BackendKey
 from towpath.model import Backend, BackendState, CheckType, Config, Device, Drain, Health, Service
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
-from towpath.agent.state.desired import Desired
+from towpath.agent.lb.desired import Desired
 from towpath.capabilities import API, FILE, origin
 from towpath.core.health import held, verdicts
 from towpath.core.lb.states import BackendKey, effective
@@ -26,8 +26,8 @@ from towpath.model import CheckType, Problem, Service, check_service, check_serv
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from towpath.agent.lb.store import Store
     from towpath.agent.sources.intake import Update
-    from towpath.agent.state.store import Store
     from towpath.core.health import Down
     from towpath.core.lb.plan import Transition
     from towpath.core.lb.terminating import TerminatingByKey

@@ -20,9 +20,9 @@ from towpath.agent.errors import InvalidError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.health.registry import Id
 from towpath.agent.health.target import Target
-from towpath.agent.state.controller import Controller
-from towpath.agent.state.store import Store
-from towpath.agent.state.writer import Writer
+from towpath.agent.lb.controller import Controller
+from towpath.agent.lb.store import Store
+from towpath.agent.writer import Writer
 from towpath.core.health import State
 from towpath.kernel.errors import KernelError
 from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service

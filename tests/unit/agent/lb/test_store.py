@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.agent.samples import service
 
-from towpath.agent.state.store import MIGRATIONS, SCHEMA_VERSION, Store, StoreError
+from towpath.agent.lb.store import MIGRATIONS, SCHEMA_VERSION, Store, StoreError
 from towpath.core.lb.terminating import Terminating
 from towpath.model import Backend, Protocol, Service
 from towpath.model.kinds import ANY_PORT, Ports
