@@ -56,12 +56,12 @@ DECLARED := tests/lab/test_group.py tests/lab/test_health_path.py tests/lab/test
 	tests/lab/test_lab_life.py tests/lab/test_packaging.py tests/lab/test_record_command.py \
 	tests/prog/doctor/test_doctor.py tests/prog/recorder/test_expressions.py \
 	tests/prog/kernel/test_links.py tests/unit/bench/test_rulesets.py \
-	tests/unit/agent/test_health_check.py tests/unit/kernel/bpf/test_layout.py \
+	tests/unit/agent/health/test_check.py tests/unit/kernel/bpf/test_layout.py \
 	tests/unit/test_outside.py
 declared: install-dev objects
 	$(BIN)/python -m tools.bare.view --for demo --for test $(VIEW_ARGS) -- \
 		$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) \
-		--deselect tests/unit/agent/test_health_check.py::test_ten_thousand_checks_leave_nothing \
+		--deselect tests/unit/agent/health/test_check.py::test_ten_thousand_checks_leave_nothing \
 		$(DECLARED)
 	$(BIN)/python -m pytest -q -p no:cacheprovider tools/bare/test_view.py
 

@@ -212,7 +212,7 @@ struct backends {
 	uint32_t count;
 };
 
-struct room {
+struct scratch {
 	struct member *members;
 	struct class *classes;
 	uint32_t *weights; /* of the members */
@@ -220,17 +220,18 @@ struct room {
 };
 
 /* Makes members of the backends, without those away if so asked. Returns their number. */
-static uint32_t make_members(const struct room *room, const struct backends *all, int present_only,
-			     uint32_t size)
+static uint32_t make_members(const struct scratch *scratch, const struct backends *all,
+			     int present_only, uint32_t size)
 {
 	uint32_t made = 0;
 
 	for (uint32_t i = 0, start = 0; i < all->count; start = all->ends[i++]) {
 		if (present_only && all->away[i])
 			continue;
-		room->members[made].label = i;
-		permute(&room->members[made], all->identities + start, all->ends[i] - start, size);
-		room->weights[made++] = all->weights[i];
+		scratch->members[made].label = i;
+		permute(&scratch->members[made], all->identities + start, all->ends[i] - start,
+			size);
+		scratch->weights[made++] = all->weights[i];
 	}
 	return made;
 }
@@ -249,16 +250,16 @@ static void fill(struct class *heap, uint32_t left, uint32_t *table, uint32_t si
 }
 
 /* Frees the slots of those away and counts what the others have. */
-static void vacate(const struct room *room, const struct backends *all, uint32_t *table,
+static void vacate(const struct scratch *scratch, const struct backends *all, uint32_t *table,
 		   uint32_t size)
 {
 	for (uint32_t i = 0; i < all->count; i++)
-		room->owned[i] = 0;
+		scratch->owned[i] = 0;
 	for (uint32_t slot = 0; slot < size; slot++) {
 		if (all->away[table[slot]])
 			table[slot] = FREE;
 		else
-			room->owned[table[slot]]++;
+			scratch->owned[table[slot]]++;
 	}
 }
 
@@ -277,37 +278,37 @@ static void keep_lacking(struct class *c, const uint32_t *owned)
 	c->count = kept;
 }
 
-static void fill_in(const struct room *room, const struct backends *all, uint32_t *table,
+static void fill_in(const struct scratch *scratch, const struct backends *all, uint32_t *table,
 		    uint32_t size)
 {
 	uint32_t count, classes;
 
-	vacate(room, all, table, size);
-	count = make_members(room, all, 1, size);
-	classes = make_classes(room->classes, room->members, room->weights, count);
-	share_slots(room->classes, classes, size);
+	vacate(scratch, all, table, size);
+	count = make_members(scratch, all, 1, size);
+	classes = make_classes(scratch->classes, scratch->members, scratch->weights, count);
+	share_slots(scratch->classes, classes, size);
 	for (uint32_t i = 0; i < classes; i++)
-		keep_lacking(&room->classes[i], room->owned);
-	fill(room->classes, classes, table, size);
+		keep_lacking(&scratch->classes[i], scratch->owned);
+	fill(scratch->classes, classes, table, size);
 }
 
-static int make_room(struct room *room, uint32_t count)
+static int alloc_scratch(struct scratch *scratch, uint32_t count)
 {
-	*room = (struct room){
-		.members = malloc(count * sizeof(*room->members)),
-		.classes = malloc(count * sizeof(*room->classes)),
-		.weights = malloc(count * sizeof(*room->weights)),
-		.owned = malloc(count * sizeof(*room->owned)),
+	*scratch = (struct scratch){
+		.members = malloc(count * sizeof(*scratch->members)),
+		.classes = malloc(count * sizeof(*scratch->classes)),
+		.weights = malloc(count * sizeof(*scratch->weights)),
+		.owned = malloc(count * sizeof(*scratch->owned)),
 	};
-	return room->members && room->classes && room->weights && room->owned ? 0 : -1;
+	return scratch->members && scratch->classes && scratch->weights && scratch->owned ? 0 : -1;
 }
 
-static void free_room(struct room *room)
+static void free_scratch(struct scratch *scratch)
 {
-	free(room->members);
-	free(room->classes);
-	free(room->weights);
-	free(room->owned);
+	free(scratch->members);
+	free(scratch->classes);
+	free(scratch->weights);
+	free(scratch->owned);
 }
 
 /*
@@ -322,23 +323,23 @@ PUBLIC int towpath_maglev(uint32_t *table, uint32_t size, uint32_t count, const 
 			  const uint8_t *away)
 {
 	struct backends all = { identities, ends, weights, away, count };
-	struct room room;
+	struct scratch scratch;
 	uint32_t classes;
 
-	if (make_room(&room, count)) {
-		free_room(&room);
+	if (alloc_scratch(&scratch, count)) {
+		free_scratch(&scratch);
 		return -1;
 	}
 	for (uint32_t slot = 0; slot < size; slot++)
 		table[slot] = FREE;
-	make_members(&room, &all, 0, size);
-	classes = make_classes(room.classes, room.members, weights, count);
-	share_slots(room.classes, classes, size);
-	fill(room.classes, classes, table, size);
+	make_members(&scratch, &all, 0, size);
+	classes = make_classes(scratch.classes, scratch.members, weights, count);
+	share_slots(scratch.classes, classes, size);
+	fill(scratch.classes, classes, table, size);
 	if (away)
-		fill_in(&room, &all, table, size);
+		fill_in(&scratch, &all, table, size);
 	for (uint32_t slot = 0; slot < size; slot++)
 		table[slot] = labels[table[slot]];
-	free_room(&room);
+	free_scratch(&scratch);
 	return 0;
 }

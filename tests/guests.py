@@ -21,7 +21,7 @@ IN_GUEST = bool(os.environ.get("TOWPATH_GUEST"))
 """Whether this is one of the kernel matrix's guests."""
 
 T = TypeVar("T")
-MOST_PARAMETERS = 4
+MAX_PARAMETERS = 4
 COSTS = Path(__file__).with_name("guest_costs.json")
 _SHARE = 50
 
@@ -38,7 +38,7 @@ def thinned(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytes
         by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     kept, left = [], []
     for alike in by_test.values():
-        step = -(-len(alike) // MOST_PARAMETERS)
+        step = -(-len(alike) // MAX_PARAMETERS)
         kept += alike[::step]
         left += [item for i, item in enumerate(alike) if i % step]
     return kept, left

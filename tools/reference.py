@@ -145,7 +145,7 @@ def _classes(module: str) -> dict[str, ast.ClassDef]:
 def _class(node: ast.ClassDef) -> str:
     """Return what a class, its fields and its methods say."""
     bases = [ast.unparse(base) for base in node.bases]
-    shown = [base for base in bases if base not in {"Protocol", "Closing", "NamedTuple"}]
+    shown = [base for base in bases if base not in {"Protocol", "Closeable", "NamedTuple"}]
     lines = [f"### {node.name}", ""]
     if shown:
         lines += [f"Is a {' and a '.join(f'`{base}`' for base in shown)}.", ""]

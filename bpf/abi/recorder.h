@@ -15,8 +15,8 @@
 #pragma GCC diagnostic error "-Wpadded"
 
 enum record_limits {
-	RECORD_CAPTURES = 8,	 /* at a time: each has a slot, a bit and a ring */
-	RECORD_MOST = 0xffff,	 /* bytes of a frame that are kept at most */
+	RECORD_CAPTURES = 8,	     /* at a time: each has a slot, a bit and a ring */
+	RECORD_MAX_SNAPLEN = 0xffff, /* bytes of a frame that are kept at most */
 	RECORD_LEASE = 2048,	 /* jiffies without a beat (2 to 20 s) until a capture is dead */
 	RECORD_CPU_SHIFT = 48,	 /* in a packet's number: its CPU, above the count there */
 	RECORD_LOSSES = 1 << 12, /* devices, by capture and direction, that losses are counted of */

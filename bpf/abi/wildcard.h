@@ -7,7 +7,7 @@
  * has the table. The rules of base.h hold here too: no implicit padding, enums for
  * numbers that have a name.
  *
- * A table has two halves, IPv4 and IPv6, that know nothing of each other. A half
+ * A table has two families, IPv4 and IPv6, that know nothing of each other. A family
  * is three arrays:
  *
  *   index   one struct wildcard_index: which tuples a packet has to look into
@@ -64,7 +64,7 @@ enum wildcard_shifts {
 };
 
 enum wildcard_flags {
-	WILDCARD_BOTH = 1 << 0, /* of all addresses: in the other half as well */
+	WILDCARD_BOTH = 1 << 0, /* of all addresses: in the other family as well */
 };
 
 /*
@@ -139,7 +139,7 @@ struct wildcard_index {
 	__u64 any_destination;
 	__u64 any_port;
 	__u64 any_protocol;
-	__u64 last_number; /* that a rule has been given, in this half or the other */
+	__u64 last_number; /* that a rule has been given, in this family or the other */
 	__u64 changes;	   /* of rules, counted before packets see them */
 	__u64 _reserved[2];
 	struct wildcard_tuple tuples[64];
@@ -162,7 +162,7 @@ struct wildcard_index {
 #define WILDCARD_DEVICE_SLOT(ifindex) ((ifindex) * 0x9e3779b1U >> 22)
 
 /*
- * Elements of the arrays of a half that is to hold so many rules: a quarter more
+ * Elements of the arrays of a family that is to hold so many rules: a quarter more
  * rules, since each change writes its run anew beside the old one, and four slots
  * for each.
  */

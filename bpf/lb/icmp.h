@@ -50,9 +50,9 @@ enum icmp_limits {
 	ICMP_QUOTED_TRANSPORT = 8,
 	/* RFC 1812, 4.3.2.3: 576 bytes in all. */
 	ICMP_QUOTE = 576 - 20 - 8,
-	ICMP_QUOTE_SHORT = 68,	/* for packets of less than that */
-	ICMP_SMALLEST_MTU = 68, /* RFC 791 */
-	ICMP_TOS = 0xc0,	/* RFC 1812, 4.3.2.5: internetwork control */
+	ICMP_QUOTE_SHORT = 68, /* for packets of less than that */
+	ICMP_MIN_MTU = 68,     /* RFC 791 */
+	ICMP_TOS = 0xc0,       /* RFC 1812, 4.3.2.5: internetwork control */
 	/* RFC 4443, 2.4: the smallest MTU of IPv6 in all. */
 	ICMPV6_SMALLEST_MTU = 1280,
 	ICMPV6_QUOTE = 1280 - 40 - 8,
@@ -270,7 +270,7 @@ static __always_inline bool too_big_answerable(const struct lb_ctx *lb, __u32 mt
 		return false;
 	if (lb->pkt.flow.family == FAMILY_V6)
 		return lb->pkt.l3_length > ICMPV6_SMALLEST_MTU;
-	return lb->pkt.fragment & bpf_htons(IPV4_DONT_FRAGMENT) && mtu >= ICMP_SMALLEST_MTU &&
+	return lb->pkt.fragment & bpf_htons(IPV4_DONT_FRAGMENT) && mtu >= ICMP_MIN_MTU &&
 	       !(lb->pkt_flags & PKT_FRAG_LATER);
 }
 

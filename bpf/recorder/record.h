@@ -239,14 +239,14 @@ static __always_inline __u32 record_copy(struct xdp_md *ctx, struct record_frame
 
 	if (size > snaplen)
 		size = snaplen;
-	if (size > RECORD_MOST)
-		size = RECORD_MOST;
+	if (size > RECORD_MAX_SNAPLEN)
+		size = RECORD_MAX_SNAPLEN;
 	if (!size)
 		return 0;
 	/* From 1 to 64 KiB, also to verifiers that learn nothing of a comparison with 0. */
 	size--;
 	asm volatile("" : "+r"(size));
-	size = (size & RECORD_MOST) + 1;
+	size = (size & RECORD_MAX_SNAPLEN) + 1;
 	frame->head.length = length;
 	if (record_load_helper) {
 		if (bpf_xdp_load_bytes(ctx, 0, frame->data, size))
@@ -328,7 +328,7 @@ __noinline int record_write_one(__u32 at, __u32 direction)
 	if (size > slot->snaplen)
 		size = slot->snaplen;
 	asm volatile("" : "+r"(size));
-	size &= RECORD_MOST;
+	size &= RECORD_MAX_SNAPLEN;
 	frame->head.captured = size;
 	if (bpf_ringbuf_output(ring, frame, sizeof(frame->head) + size, BPF_RB_NO_WAKEUP)) {
 		record_lost(&frame->head, at);
@@ -346,8 +346,8 @@ static __always_inline void record_write(__u32 direction)
 
 /* ---- What became of it ----------------------------------------------------------- */
 
-static __always_inline void record_fate(struct record *head, const struct record_cpu *cpu,
-					const struct lb_ctx *lb, __u32 verdict, __u32 action)
+static __always_inline void record_outcome(struct record *head, const struct record_cpu *cpu,
+					   const struct lb_ctx *lb, __u32 verdict, __u32 action)
 {
 	head->packet = (__u64)lb->cpu << RECORD_CPU_SHIFT | cpu->packets;
 	head->flow = hash_flow(&cpu->flow, hash_seed);
@@ -378,12 +378,12 @@ __noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
 	if (!in || !out || !cpu || !lb)
 		return 0;
 	cpu->packets++;
-	record_fate(&in->head, cpu, lb, verdict, action);
+	record_outcome(&in->head, cpu, lb, verdict, action);
 	in->head.ifindex = lb->rx_ifindex;
 	in->head.direction = RECORD_IN;
 	record_write(RECORD_IN);
 	if (cpu->chosen && record_is_sent(verdict)) {
-		record_fate(&out->head, cpu, lb, verdict, action);
+		record_outcome(&out->head, cpu, lb, verdict, action);
 		out->head.time = bpf_ktime_get_ns();
 		out->head.ifindex = verdict <= VERDICT_HANDOFF ? lb->tx_ifindex : lb->rx_ifindex;
 		out->head.direction = RECORD_OUT;

@@ -267,26 +267,26 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 slot)
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct nat *n = nat_of(slot);
 	struct backend *backend;
-	struct nat_client_hop *way;
+	struct nat_client_hop *client;
 	__u32 verdict;
 	bool holds;
 
 	if (!lb || !n)
 		return VERDICT_PASS_NO_VIP;
 	backend = backend_of(n->handle);
-	way = nat_client_hop_of(lb, n);
-	if (!backend || !way)
+	client = nat_client_hop_of(lb, n);
+	if (!backend || !client)
 		return VERDICT_PASS_NO_VIP;
 	RECORD(lb, service, backend->service);
 	RECORD(lb, handle, n->handle);
-	holds = next_hop_holds(lb, &way->hop, lb->rx_ifindex) &&
-		way->family == lb->pkt.flow.family &&
-		address_equal(&way->hop.saddr, &n->tuple.daddr);
+	holds = next_hop_holds(lb, &client->hop, lb->rx_ifindex) &&
+		client->family == lb->pkt.flow.family &&
+		address_equal(&client->hop.saddr, &n->tuple.daddr);
 	if (!holds && !lb->traced) {
-		way->hop.tick = 0;
-		way->family = lb->pkt.flow.family;
+		client->hop.tick = 0;
+		client->family = lb->pkt.flow.family;
 	}
-	n->verdict = nat_next_hop(ctx, lb, n, &way->hop, holds, &n->tuple.daddr);
+	n->verdict = nat_next_hop(ctx, lb, n, &client->hop, holds, &n->tuple.daddr);
 	verdict = nat_send(ctx, slot);
 	if (is_sent(verdict) && !lb->traced)
 		count_reply(lb, backend->service);

@@ -95,7 +95,7 @@ PUBLIC u64 towpath_record_count(const struct table *table, u32 id)
 	return 0;
 }
 
-/* Returns 0, or -1 without memory. A text has 1 to LABEL_MOST bytes. */
+/* Returns 0, or -1 without memory. A text has 1 to LABEL_MAX bytes. */
 PUBLIC int towpath_record_label(struct table *table, u32 service, u32 handle, u32 verdict,
 				const char *text, u32 length)
 {

@@ -77,7 +77,7 @@ static u8 *put_hex(u8 *at, u64 number)
 
 static u8 *put_comment(u8 *at, u64 flow, const struct label *label)
 {
-	u8 text[FLOW + LABEL_MOST], *end;
+	u8 text[FLOW + LABEL_MAX], *end;
 
 	end = put(text, "flow=", 5);
 	end = put_hex(end, flow);

@@ -24,7 +24,7 @@ enum status {
 	STATUS_EMPTY,	  /* all that there is was taken */
 	STATUS_ROOM,	  /* `out` has no room for the next block */
 	STATUS_INTERFACE, /* the next record is of a device and direction without a number */
-	STATUS_LABEL,	  /* the next record is of a fate without a text */
+	STATUS_LABEL,	  /* the next record is of an outcome without a text */
 	STATUS_DAMAGED,	  /* that is no record: nothing is read any more */
 };
 
@@ -34,9 +34,9 @@ struct reader {
 	u64 mask;
 	u64 *consumer;
 	const u64 *producer;
-	u64 clock;	  /* from CLOCK_MONOTONIC to nanoseconds since 1970 */
-	u64 packets_most; /* that are taken; all others are passed over */
-	u64 bytes_most;
+	u64 clock;	 /* from CLOCK_MONOTONIC to nanoseconds since 1970 */
+	u64 max_packets; /* that are taken; all others are passed over */
+	u64 max_bytes;
 	u64 packets;
 	u64 records;
 	u64 bytes; /* of frames, as they were captured */
@@ -73,7 +73,7 @@ PUBLIC struct reader *towpath_record_open(u64 *consumer, const u64 *producer, co
 	made->consumer = consumer;
 	made->producer = producer;
 	made->clock = clock;
-	made->packets_most = made->bytes_most = UINT64_MAX;
+	made->max_packets = made->max_bytes = UINT64_MAX;
 	made->cpus = cpus;
 	return made;
 }
@@ -87,13 +87,13 @@ PUBLIC void towpath_record_close(struct reader *reader)
 
 PUBLIC void towpath_record_limit(struct reader *reader, u64 packets, u64 bytes)
 {
-	reader->packets_most = packets;
-	reader->bytes_most = bytes;
+	reader->max_packets = packets;
+	reader->max_bytes = bytes;
 }
 
 static bool is_full(const struct reader *reader)
 {
-	return reader->packets >= reader->packets_most || reader->bytes >= reader->bytes_most;
+	return reader->packets >= reader->max_packets || reader->bytes >= reader->max_bytes;
 }
 
 /*
@@ -116,7 +116,7 @@ static bool take(struct reader *reader, const struct record *head)
 static bool is_record(const struct record *head, u32 length)
 {
 	return length >= sizeof(*head) && head->captured <= length - sizeof(*head) &&
-	       head->captured <= RECORD_MOST && head->direction <= RECORD_OUT;
+	       head->captured <= RECORD_MAX_SNAPLEN && head->direction <= RECORD_OUT;
 }
 
 static u32 ask(struct report *report, const struct record *head, enum status what)

@@ -14,7 +14,7 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 
 enum record_text {
-	LABEL_MOST = 255, /* bytes of a label */
+	LABEL_MAX = 255, /* bytes of a label */
 };
 
 /* A device and direction, as the file has it. */
@@ -32,7 +32,7 @@ struct label {
 	u32 handle;
 	u32 verdict;
 	u16 length; /* 0: nothing here */
-	char text[LABEL_MOST];
+	char text[LABEL_MAX];
 };
 
 struct table {

@@ -14,64 +14,65 @@
 #include "wildcard/wildcard.h"
 
 /* Notes where a rule is. A version that is older than another goes on the list. */
-static int adopt_rule(struct half *half, u32 bit, u64 hash, const struct wildcard_rule *rule)
+static int adopt_rule(struct family *family, u32 bit, u64 hash, const struct wildcard_rule *rule)
 {
 	struct place here = { number_of(rule), hash, bit, rule->version };
 	struct place *known;
 
-	if (!here.number || !reserve_place(half) || !reserve_replaced(half))
+	if (!here.number || !reserve_place(family) || !reserve_replaced(family))
 		return here.number ? NO_MEMORY : DAMAGED;
-	use_device(half, rule, 1);
-	half->tuples[bit].rules++;
-	known = find_place(half, here.number);
+	use_device(family, rule, 1);
+	family->tuples[bit].rules++;
+	known = find_place(family, here.number);
 	if (!known) {
-		*add_place(half, here.number) = here;
+		*add_place(family, here.number) = here;
 		return DONE;
 	}
 	if (known->version == here.version)
 		return DAMAGED;
 	if (known->version < here.version) {
-		half->replaced[half->replaced_count++] = *known;
+		family->replaced[family->replaced_count++] = *known;
 		*known = here;
 	} else {
-		half->replaced[half->replaced_count++] = here;
+		family->replaced[family->replaced_count++] = here;
 	}
 	return DONE;
 }
 
-static int adopt_run(struct half *half, u32 bit, u32 at, u64 slot)
+static int adopt_run(struct family *family, u32 bit, u32 at, u64 slot)
 {
-	u64 place = tuple_at(half, bit)->place;
+	u64 place = tuple_at(family, bit)->place;
 
-	if (!reserve_rules(half, run_first(slot), run_count(slot)))
+	if (!reserve_rules(family, run_first(slot), run_count(slot)))
 		return DAMAGED;
-	half->tuples[bit].runs++;
+	family->tuples[bit].runs++;
 	for (u32 i = 0; i < run_count(slot); i++) {
-		const struct wildcard_rule *rule = rule_at(half, run_first(slot) + i);
-		u64 hash = hash_in(half, bit, bits_of(rule));
+		const struct wildcard_rule *rule = rule_at(family, run_first(slot) + i);
+		u64 hash = hash_in(family, bit, bits_of(rule));
 		int status;
 
 		if (slot_of(place, hash) != at ||
-		    !is_within(half, mask_of(half, rule), tuple_at(half, bit)->mask))
+		    !is_within(family, mask_of(family, rule), tuple_at(family, bit)->mask))
 			return DAMAGED;
-		status = adopt_rule(half, bit, hash, rule);
+		status = adopt_rule(family, bit, hash, rule);
 		if (status != DONE)
 			return status;
 	}
 	return DONE;
 }
 
-static int adopt_tuple(struct half *half, u32 bit)
+static int adopt_tuple(struct family *family, u32 bit)
 {
-	u64 place = tuple_at(half, bit)->place;
+	u64 place = tuple_at(family, bit)->place;
 	u32 size = place_size(place);
 
 	if (!size || size & (size - 1) ||
-	    !reserve_slots(half, place_first(place), __builtin_ctz(size)))
+	    !reserve_slots(family, place_first(place), __builtin_ctz(size)))
 		return DAMAGED;
-	half->tuples[bit] = (struct tuple){ .used = true, .live = true };
+	family->tuples[bit] = (struct tuple){ .used = true, .live = true };
 	for (u32 at = place_first(place); at < place_first(place) + size; at++) {
-		int status = half->slots[at] ? adopt_run(half, bit, at, half->slots[at]) : DONE;
+		int status =
+			family->slots[at] ? adopt_run(family, bit, at, family->slots[at]) : DONE;
 
 		if (status != DONE)
 			return status;
@@ -79,35 +80,35 @@ static int adopt_tuple(struct half *half, u32 bit)
 	return DONE;
 }
 
-static bool is_valid_window(const struct half *half, const struct wildcard_window *window)
+static bool is_valid_window(const struct family *family, const struct wildcard_window *window)
 {
-	return window->shift < 64 && window->word <= (half->words == WILDCARD_WORDS_V6);
+	return window->shift < 64 && window->word <= (family->words == WILDCARD_WORDS_V6);
 }
 
-static void tidy_tuple(struct half *half, u32 bit)
+static void tidy_tuple(struct family *family, u32 bit)
 {
-	if (half->tuples[bit].rules)
-		refit(half, bit);
-	else if (half->tuples[bit].live)
-		empty_tuple(half, bit);
+	if (family->tuples[bit].rules)
+		refit(family, bit);
+	else if (family->tuples[bit].live)
+		empty_tuple(family, bit);
 	else
-		clear_columns(half, bit);
+		clear_columns(family, bit);
 }
 
-/* Finds everything that is in the arrays. To be called on a half that knows nothing. */
-int adopt(struct half *half)
+/* Finds everything that is in the arrays. To be called on a family that knows nothing. */
+int adopt(struct family *family)
 {
-	int status = adopt_devices(half);
+	int status = adopt_devices(family);
 
-	if (!is_valid_window(half, &half->index->source) ||
-	    !is_valid_window(half, &half->index->destination))
+	if (!is_valid_window(family, &family->index->source) ||
+	    !is_valid_window(family, &family->index->destination))
 		return DAMAGED;
 	for (u32 bit = 0; bit < WILDCARD_TUPLES && status == DONE; bit++)
-		if (tuple_at(half, bit)->place)
-			status = adopt_tuple(half, bit);
+		if (tuple_at(family, bit)->place)
+			status = adopt_tuple(family, bit);
 	if (status == DONE)
-		status = towpath_wildcard_finish(half);
+		status = towpath_wildcard_finish(family);
 	for (u32 bit = 0; bit < WILDCARD_TUPLES && status == DONE; bit++)
-		tidy_tuple(half, bit);
+		tidy_tuple(family, bit);
 	return status;
 }

@@ -33,106 +33,106 @@ static u64 run_bits(u32 at, u32 count)
 	return ((1ULL << count) - 1) << at % WORD;
 }
 
-static void take(struct half *half, u32 at, u32 count)
+static void take(struct family *family, u32 at, u32 count)
 {
-	half->taken[at / WORD] |= run_bits(at, count);
-	half->unused -= count;
+	family->taken[at / WORD] |= run_bits(at, count);
+	family->unused -= count;
 }
 
 /* The first of `count` rules side by side; NOWHERE if there are none. */
-u32 take_rules(struct half *half, u32 count)
+u32 take_rules(struct family *family, u32 count)
 {
-	u32 words = (half->rule_count + WORD - 1) / WORD;
+	u32 words = (family->rule_count + WORD - 1) / WORD;
 	bool is_leading = true;
 
-	for (u32 word = half->hint / WORD; word < words; word++) {
-		u64 unused = ~half->taken[word], found = beginnings(unused, count);
+	for (u32 word = family->hint / WORD; word < words; word++) {
+		u64 unused = ~family->taken[word], found = beginnings(unused, count);
 		u32 at = word * WORD + __builtin_ctzll(found | 1ULL << (WORD - 1));
 
 		if (found) {
-			take(half, at, count);
+			take(family, at, count);
 			return at;
 		}
 		is_leading &= !unused;
 		if (is_leading)
-			half->hint = (word + 1) * WORD;
+			family->hint = (word + 1) * WORD;
 	}
 	return NOWHERE;
 }
 
 /* Takes rules that are known to be in use. False if they can't be. */
-bool reserve_rules(struct half *half, u32 at, u32 count)
+bool reserve_rules(struct family *family, u32 at, u32 count)
 {
 	if (!count || count > WILDCARD_RUN || at % WORD + count > WORD ||
-	    at + count > half->rule_count || half->taken[at / WORD] & run_bits(at, count))
+	    at + count > family->rule_count || family->taken[at / WORD] & run_bits(at, count))
 		return false;
-	take(half, at, count);
+	take(family, at, count);
 	return true;
 }
 
-void free_rules(struct half *half, u32 at, u32 count)
+void free_rules(struct family *family, u32 at, u32 count)
 {
-	half->taken[at / WORD] &= ~run_bits(at, count);
-	half->unused += count;
-	if (at < half->hint)
-		half->hint = at;
+	family->taken[at / WORD] &= ~run_bits(at, count);
+	family->unused += count;
+	if (at < family->hint)
+		family->hint = at;
 }
 
-static u8 *block(struct half *half, u32 at)
+static u8 *block(struct family *family, u32 at)
 {
-	return &half->orders[at >> SMALLEST_ORDER];
+	return &family->orders[at >> MIN_ORDER];
 }
 
 /* Halves a free block until one of the wanted order begins at `wanted`. */
-static void split(struct half *half, u32 at, u32 wanted, u32 order)
+static void split(struct family *family, u32 at, u32 wanted, u32 order)
 {
-	while ((*block(half, at) & ~FREE_BLOCK) > order) {
-		u32 smaller = (*block(half, at) & ~FREE_BLOCK) - 1;
+	while ((*block(family, at) & ~FREE_BLOCK) > order) {
+		u32 smaller = (*block(family, at) & ~FREE_BLOCK) - 1;
 
-		*block(half, at) = FREE_BLOCK | smaller;
-		*block(half, at + (1U << smaller)) = FREE_BLOCK | smaller;
+		*block(family, at) = FREE_BLOCK | smaller;
+		*block(family, at + (1U << smaller)) = FREE_BLOCK | smaller;
 		if (wanted >= at + (1U << smaller))
 			at += 1U << smaller;
 	}
-	*block(half, at) = order;
-	half->unused_slots -= 1U << order;
+	*block(family, at) = order;
+	family->unused_slots -= 1U << order;
 }
 
 /*
  * The first of 2^order slots, of the smallest free block that has them; NOWHERE if
  * there is none, or if less than `keep` would be left.
  */
-u32 take_slots(struct half *half, u32 order, u32 keep)
+u32 take_slots(struct family *family, u32 order, u32 keep)
 {
-	u32 best = NOWHERE, best_order = MOST_ORDERS;
+	u32 best = NOWHERE, best_order = MAX_ORDERS;
 
-	if (half->unused_slots < (1U << order) + keep)
+	if (family->unused_slots < (1U << order) + keep)
 		return NOWHERE;
-	for (u32 at = 0; at < half->slot_count; at += 1U << (*block(half, at) & ~FREE_BLOCK)) {
-		u32 has = *block(half, at) & ~FREE_BLOCK;
+	for (u32 at = 0; at < family->slot_count; at += 1U << (*block(family, at) & ~FREE_BLOCK)) {
+		u32 has = *block(family, at) & ~FREE_BLOCK;
 
-		if (*block(half, at) & FREE_BLOCK && has >= order && has < best_order) {
+		if (*block(family, at) & FREE_BLOCK && has >= order && has < best_order) {
 			best = at;
 			best_order = has;
 		}
 	}
 	if (best != NOWHERE)
-		split(half, best, best, order);
+		split(family, best, best, order);
 	return best;
 }
 
 /* Takes slots that are known to be in use. False if they can't be. */
-bool reserve_slots(struct half *half, u32 at, u32 order)
+bool reserve_slots(struct family *family, u32 at, u32 order)
 {
-	if (order < SMALLEST_ORDER || order >= MOST_ORDERS || at & ((1U << order) - 1))
+	if (order < MIN_ORDER || order >= MAX_ORDERS || at & ((1U << order) - 1))
 		return false;
-	for (u32 from = 0; from < half->slot_count;) {
-		u32 has = *block(half, from) & ~FREE_BLOCK;
+	for (u32 from = 0; from < family->slot_count;) {
+		u32 has = *block(family, from) & ~FREE_BLOCK;
 
 		if (at < from + (1U << has)) {
-			if (!(*block(half, from) & FREE_BLOCK) || has < order)
+			if (!(*block(family, from) & FREE_BLOCK) || has < order)
 				return false;
-			split(half, from, at, order);
+			split(family, from, at, order);
 			return true;
 		}
 		from += 1U << has;
@@ -141,18 +141,18 @@ bool reserve_slots(struct half *half, u32 at, u32 order)
 }
 
 /* Frees the block that begins there, and joins it with its free neighbours. */
-void free_slots(struct half *half, u32 at)
+void free_slots(struct family *family, u32 at)
 {
-	u32 order = *block(half, at);
+	u32 order = *block(family, at);
 
-	half->unused_slots += 1U << order;
+	family->unused_slots += 1U << order;
 	for (;;) {
 		u32 buddy = at ^ 1U << order;
 
-		if (buddy >= half->slot_count || *block(half, buddy) != (FREE_BLOCK | order))
+		if (buddy >= family->slot_count || *block(family, buddy) != (FREE_BLOCK | order))
 			break;
 		at &= ~(1U << order);
 		order++;
 	}
-	*block(half, at) = FREE_BLOCK | order;
+	*block(family, at) = FREE_BLOCK | order;
 }

@@ -12,7 +12,7 @@
 
 enum {
 	/* A rule that matches more leaves sets the tuple's bit in `any`. */
-	MOST_LEAVES = WILDCARD_WINDOW_LEAVES / 8,
+	MAX_LEAVES = WILDCARD_WINDOW_LEAVES / 8,
 	/* Made to fit again after so many removals, and as many as there are rules. */
 	PATIENCE = 64,
 };
@@ -31,20 +31,20 @@ static struct leaves window_leaves(const struct wildcard_window *window, const u
 	u32 first = bits[window->word] >> window->shift & fixed;
 	u32 span = ~fixed & (WILDCARD_WINDOW_LEAVES - 1);
 
-	return (struct leaves){ first, first + span, span >= MOST_LEAVES };
+	return (struct leaves){ first, first + span, span >= MAX_LEAVES };
 }
 
 static struct leaves port_leaves(const struct wildcard_rule *rule)
 {
 	return (struct leaves){ rule->dport_low, rule->dport_low + rule->dport_span,
-				rule->dport_span >= MOST_LEAVES };
+				rule->dport_span >= MAX_LEAVES };
 }
 
-static struct leaves protocol_leaves(const struct half *half, const struct wildcard_rule *rule)
+static struct leaves protocol_leaves(const struct family *family, const struct wildcard_rule *rule)
 {
-	u32 last = half->words - 1;
+	u32 last = family->words - 1;
 	u32 protocol = bits_of(rule)[last] >> WILDCARD_PROTOCOL & 0xff;
-	bool all = !(mask_of(half, rule)[last] >> WILDCARD_PROTOCOL & 0xff);
+	bool all = !(mask_of(family, rule)[last] >> WILDCARD_PROTOCOL & 0xff);
 
 	return (struct leaves){ protocol, protocol, all };
 }
@@ -55,9 +55,9 @@ static const u64 *source_of(const u64 *words)
 }
 
 /* IPv4 has both addresses in one word. */
-static const u64 *destination_of(const struct half *half, const u64 *words)
+static const u64 *destination_of(const struct family *family, const u64 *words)
 {
-	return half->words == WILDCARD_WORDS_V4 ? words : words + 2;
+	return family->words == WILDCARD_WORDS_V4 ? words : words + 2;
 }
 
 static void set(u64 *word, u64 bit)
@@ -91,24 +91,24 @@ static void set_ports(u64 *column, u64 *any, struct leaves leaves, u64 bit)
 }
 
 /* Lets packets that match the rule look into the tuple. */
-static void widen_columns(struct half *half, struct wildcard_index *index, u64 bit,
+static void widen_columns(struct family *family, struct wildcard_index *index, u64 bit,
 			  const struct wildcard_rule *rule)
 {
-	const u64 *bits = bits_of(rule), *mask = mask_of(half, rule);
+	const u64 *bits = bits_of(rule), *mask = mask_of(family, rule);
 
 	set_leaves(index->sources, &index->any_source,
 		   window_leaves(&index->source, source_of(bits), source_of(mask)), bit);
 	set_leaves(index->destinations, &index->any_destination,
-		   window_leaves(&index->destination, destination_of(half, bits),
-				 destination_of(half, mask)),
+		   window_leaves(&index->destination, destination_of(family, bits),
+				 destination_of(family, mask)),
 		   bit);
 	set_ports(index->ports, &index->any_port, port_leaves(rule), bit);
-	set_leaves(index->protocols, &index->any_protocol, protocol_leaves(half, rule), bit);
+	set_leaves(index->protocols, &index->any_protocol, protocol_leaves(family, rule), bit);
 }
 
-void widen(struct half *half, u32 bit, const struct wildcard_rule *rule)
+void widen(struct family *family, u32 bit, const struct wildcard_rule *rule)
 {
-	widen_columns(half, half->index, 1ULL << bit, rule);
+	widen_columns(family, family->index, 1ULL << bit, rule);
 }
 
 /* Clears the bit wherever it isn't set in the scratch index. */
@@ -119,9 +119,9 @@ static void narrow(u64 *column, const u64 *fitting, u32 leaves, u64 bit)
 			clear(&column[leaf], bit);
 }
 
-static void narrow_columns(struct half *half, const struct wildcard_index *fitting, u64 bit)
+static void narrow_columns(struct family *family, const struct wildcard_index *fitting, u64 bit)
 {
-	struct wildcard_index *index = half->index;
+	struct wildcard_index *index = family->index;
 
 	narrow(&index->any_source, &fitting->any_source, 1, bit);
 	narrow(&index->any_destination, &fitting->any_destination, 1, bit);
@@ -134,61 +134,61 @@ static void narrow_columns(struct half *half, const struct wildcard_index *fitti
 }
 
 /* An index in which nothing is set but the windows. */
-static struct wildcard_index *blank(struct half *half)
+static struct wildcard_index *blank(struct family *family)
 {
-	memset(half->scratch, 0, sizeof(*half->scratch));
-	half->scratch->source = half->index->source;
-	half->scratch->destination = half->index->destination;
-	return half->scratch;
+	memset(family->scratch, 0, sizeof(*family->scratch));
+	family->scratch->source = family->index->source;
+	family->scratch->destination = family->index->destination;
+	return family->scratch;
 }
 
 /* No packet looks into the tuple any more. */
-void clear_columns(struct half *half, u32 bit)
+void clear_columns(struct family *family, u32 bit)
 {
-	narrow_columns(half, blank(half), 1ULL << bit);
+	narrow_columns(family, blank(family), 1ULL << bit);
 }
 
 /* Makes columns, top and ceilings fit what is left in the tuple. */
-void refit(struct half *half, u32 bit)
+void refit(struct family *family, u32 bit)
 {
-	u64 place = tuple_at(half, bit)->place, top = 0;
-	struct wildcard_index *fitting = blank(half);
+	u64 place = tuple_at(family, bit)->place, top = 0;
+	struct wildcard_index *fitting = blank(family);
 
 	for (u32 at = 0; at < place_size(place); at++) {
-		u64 slot = half->slots[place_first(place) + at];
+		u64 slot = family->slots[place_first(place) + at];
 
 		for (u32 i = 0; i < run_count(slot); i++) {
-			const struct wildcard_rule *rule = rule_at(half, run_first(slot) + i);
+			const struct wildcard_rule *rule = rule_at(family, run_first(slot) + i);
 
-			widen_columns(half, fitting, 1, rule);
+			widen_columns(family, fitting, 1, rule);
 			top = rule->rank > top ? rule->rank : top;
 		}
 	}
-	narrow_columns(half, fitting, 1ULL << bit);
-	publish(&tuple_at(half, bit)->top, top);
-	refit_ceilings(half);
-	half->tuples[bit].removals = 0;
+	narrow_columns(family, fitting, 1ULL << bit);
+	publish(&tuple_at(family, bit)->top, top);
+	refit_ceilings(family);
+	family->tuples[bit].removals = 0;
 }
 
 /* To be called when a rule has gone. */
-void forget(struct half *half, u32 bit)
+void forget(struct family *family, u32 bit)
 {
-	struct tuple *tuple = &half->tuples[bit];
+	struct tuple *tuple = &family->tuples[bit];
 
 	if (++tuple->removals <= PATIENCE + tuple->rules)
 		return;
-	refit(half, bit);
-	shrink_tuple(half, bit);
+	refit(family, bit);
+	shrink_tuple(family, bit);
 }
 
 /* ---- tops ---- */
 
-void refit_ceilings(struct half *half)
+void refit_ceilings(struct family *family)
 {
 	u64 ceiling = 0;
 
 	for (u32 bit = WILDCARD_TUPLES; bit-- > 0;) {
-		struct wildcard_tuple *tuple = tuple_at(half, bit);
+		struct wildcard_tuple *tuple = tuple_at(family, bit);
 
 		if (tuple->top > ceiling)
 			ceiling = tuple->top;
@@ -198,14 +198,14 @@ void refit_ceilings(struct half *half)
 }
 
 /* To be called before a rule of that rank is published. */
-void raise_top(struct half *half, u32 bit, u64 rank)
+void raise_top(struct family *family, u32 bit, u64 rank)
 {
-	struct wildcard_tuple *tuple = tuple_at(half, bit);
+	struct wildcard_tuple *tuple = tuple_at(family, bit);
 
 	if (tuple->top >= rank)
 		return;
 	publish(&tuple->top, rank);
 	for (u32 below = 0; below <= bit; below++)
-		if (tuple_at(half, below)->ceiling < rank)
-			publish(&tuple_at(half, below)->ceiling, rank);
+		if (tuple_at(family, below)->ceiling < rank)
+			publish(&tuple_at(family, below)->ceiling, rank);
 }

@@ -12,20 +12,20 @@ enum {
 	DEVICE_BITS = 0xfff, /* in the last word of a key */
 };
 
-static u64 *device_slot(struct half *half, u32 ifindex, u32 probe)
+static u64 *device_slot(struct family *family, u32 ifindex, u32 probe)
 {
 	u32 at = (WILDCARD_DEVICE_SLOT(ifindex) + probe) & (WILDCARD_DEVICE_SLOTS - 1);
 
-	return &half->index->devices[at];
+	return &family->index->devices[at];
 }
 
 /* The slot that has a device; else the first that could have it; NULL = none. */
-static u64 *find_device(struct half *half, u32 ifindex)
+static u64 *find_device(struct family *family, u32 ifindex)
 {
 	u64 *vacant = NULL;
 
 	for (u32 probe = 0; probe < WILDCARD_DEVICE_PROBES; probe++) {
-		u64 *slot = device_slot(half, ifindex, probe);
+		u64 *slot = device_slot(family, ifindex, probe);
 
 		if (*slot >> WILDCARD_IFINDEX == ifindex && *slot)
 			return slot;
@@ -38,29 +38,29 @@ static u64 *find_device(struct half *half, u32 ifindex)
 }
 
 /* Takes the numbers that no rule uses from their devices. */
-static bool withdraw_unused(struct half *half)
+static bool withdraw_unused(struct family *family)
 {
 	bool any = false;
 
 	for (u32 at = 0; at < WILDCARD_DEVICE_SLOTS; at++) {
-		u64 *slot = &half->index->devices[at];
+		u64 *slot = &family->index->devices[at];
 		u32 number = (u32)*slot;
 
-		if (!number || half->device_uses[number] || !make_rest_room(half, 1))
+		if (!number || family->device_uses[number] || !reserve_retired(family, 1))
 			continue;
 		publish(slot, *slot >> WILDCARD_IFINDEX << WILDCARD_IFINDEX);
-		rest(half, REST_DEVICE, number, 0);
+		retire(family, RETIRED_DEVICE, number, 0);
 		any = true;
 	}
 	return any;
 }
 
-static int make_device(struct half *half, u64 *slot, u32 ifindex)
+static int make_device(struct family *family, u64 *slot, u32 ifindex)
 {
 	for (u32 number = 1; number <= WILDCARD_DEVICES; number++) {
-		if (half->device_taken[number])
+		if (family->device_taken[number])
 			continue;
-		half->device_taken[number] = true;
+		family->device_taken[number] = true;
 		publish(slot, (u64)ifindex << WILDCARD_IFINDEX | number);
 		return number;
 	}
@@ -71,46 +71,46 @@ static int make_device(struct half *half, u64 *slot, u32 ifindex)
  * The number for an interface index (not 0), or a status. It is held until
  * towpath_wildcard_release(), since the rules that it is for aren't there yet.
  */
-PUBLIC int towpath_wildcard_device(struct half *half, u32 ifindex)
+PUBLIC int towpath_wildcard_device(struct family *family, u32 ifindex)
 {
-	u64 *slot = find_device(half, ifindex);
+	u64 *slot = find_device(family, ifindex);
 	int number = NO_DEVICE;
 
 	if (slot && (u32)*slot)
 		number = (u32)*slot;
 	else if (slot)
-		number = make_device(half, slot, ifindex);
+		number = make_device(family, slot, ifindex);
 	if (number >= 0)
-		half->device_uses[number]++;
-	else if (withdraw_unused(half) || half->resting_count)
-		return NO_ROOM;
+		family->device_uses[number]++;
+	else if (withdraw_unused(family) || family->retired_count)
+		return NO_SPACE;
 	return number;
 }
 
-PUBLIC void towpath_wildcard_release(struct half *half, u32 number)
+PUBLIC void towpath_wildcard_release(struct family *family, u32 number)
 {
-	half->device_uses[number]--;
+	family->device_uses[number]--;
 }
 
 /* Counts a rule's use of its device, up or down. */
-void use_device(struct half *half, const struct wildcard_rule *rule, int change)
+void use_device(struct family *family, const struct wildcard_rule *rule, int change)
 {
-	u32 last = half->words - 1;
+	u32 last = family->words - 1;
 
-	if (mask_of(half, rule)[last] & DEVICE_BITS)
-		half->device_uses[bits_of(rule)[last] & DEVICE_BITS] += change;
+	if (mask_of(family, rule)[last] & DEVICE_BITS)
+		family->device_uses[bits_of(rule)[last] & DEVICE_BITS] += change;
 }
 
 /* Takes over the numbers that are given out. */
-int adopt_devices(struct half *half)
+int adopt_devices(struct family *family)
 {
 	for (u32 at = 0; at < WILDCARD_DEVICE_SLOTS; at++) {
-		u32 number = (u32)half->index->devices[at];
+		u32 number = (u32)family->index->devices[at];
 
-		if (number > WILDCARD_DEVICES || (number && half->device_taken[number]))
+		if (number > WILDCARD_DEVICES || (number && family->device_taken[number]))
 			return DAMAGED;
-		half->device_taken[number] = true;
+		family->device_taken[number] = true;
 	}
-	half->device_taken[0] = true;
+	family->device_taken[0] = true;
 	return DONE;
 }

@@ -14,9 +14,9 @@ static u32 home(const struct directory *directory, u64 number)
 	return (number * 0x9e3779b97f4a7c15ULL >> 32) & (directory->size - 1);
 }
 
-struct place *find_place(const struct half *half, u64 number)
+struct place *find_place(const struct family *family, u64 number)
 {
-	const struct directory *directory = &half->directory;
+	const struct directory *directory = &family->directory;
 
 	for (u32 at = home(directory, number);; at = (at + 1) & (directory->size - 1)) {
 		/* First, since no rule has number 0, which is what is asked for then. */
@@ -28,29 +28,29 @@ struct place *find_place(const struct half *half, u64 number)
 }
 
 /* Makes sure that a place can be added; half of them are always free. */
-bool reserve_place(struct half *half)
+bool reserve_place(struct family *family)
 {
-	struct directory old = half->directory;
+	struct directory old = family->directory;
 	u32 size = old.size ? 2 * old.size : 64;
 
 	if (2 * (old.count + 1) <= old.size)
 		return true;
-	half->directory = (struct directory){ calloc(size, sizeof(struct place)), size, 0 };
-	if (!half->directory.places) {
-		half->directory = old;
+	family->directory = (struct directory){ calloc(size, sizeof(struct place)), size, 0 };
+	if (!family->directory.places) {
+		family->directory = old;
 		return false;
 	}
 	for (u32 at = 0; at < old.size; at++)
 		if (old.places[at].number)
-			*add_place(half, old.places[at].number) = old.places[at];
+			*add_place(family, old.places[at].number) = old.places[at];
 	free(old.places);
 	return true;
 }
 
 /* A place for a number that has none; the caller fills it. */
-struct place *add_place(struct half *half, u64 number)
+struct place *add_place(struct family *family, u64 number)
 {
-	struct directory *directory = &half->directory;
+	struct directory *directory = &family->directory;
 	u32 at = home(directory, number);
 
 	while (directory->places[at].number)
@@ -61,9 +61,9 @@ struct place *add_place(struct half *half, u64 number)
 }
 
 /* Those behind move up, so that no search for them ends in a gap. */
-void remove_place(struct half *half, struct place *place)
+void remove_place(struct family *family, struct place *place)
 {
-	struct directory *directory = &half->directory;
+	struct directory *directory = &family->directory;
 	u32 mask = directory->size - 1, gap = place - directory->places;
 
 	for (u32 at = (gap + 1) & mask; directory->places[at].number; at = (at + 1) & mask) {

@@ -10,47 +10,48 @@
 #include "wildcard/wildcard.h"
 
 /* Room for so many more; made before a change, which can't stop half way. */
-bool make_rest_room(struct half *half, u32 count)
+bool reserve_retired(struct family *family, u32 count)
 {
-	u32 room = half->resting_room ? half->resting_room : 64;
-	struct resting *larger;
+	u32 capacity = family->retired_capacity ? family->retired_capacity : 64;
+	struct retired *larger;
 
-	if (half->resting_count + count <= half->resting_room)
+	if (family->retired_count + count <= family->retired_capacity)
 		return true;
-	while (room < half->resting_count + count)
-		room *= 2;
-	larger = realloc(half->resting, room * sizeof(*larger));
+	while (capacity < family->retired_count + count)
+		capacity *= 2;
+	larger = realloc(family->retired, capacity * sizeof(*larger));
 	if (!larger)
 		return false;
-	half->resting = larger;
-	half->resting_room = room;
+	family->retired = larger;
+	family->retired_capacity = capacity;
 	return true;
 }
 
-void rest(struct half *half, int kind, u32 at, u32 count)
+void retire(struct family *family, int kind, u32 at, u32 count)
 {
-	half->resting[half->resting_count++] = (struct resting){ kind, at, count };
+	family->retired[family->retired_count++] = (struct retired){ kind, at, count };
 }
 
-/* Frees all that rests. To be called when packets that began before are through. */
-PUBLIC void towpath_wildcard_settle(struct half *half)
+/* Frees all that is retired. To be called when packets that began before are through. */
+PUBLIC void towpath_wildcard_reclaim(struct family *family)
 {
-	for (struct resting *r = half->resting; r < half->resting + half->resting_count; r++) {
+	for (struct retired *r = family->retired; r < family->retired + family->retired_count;
+	     r++) {
 		switch (r->kind) {
-		case REST_RULES:
-			free_rules(half, r->at, r->count);
+		case RETIRED_RULES:
+			free_rules(family, r->at, r->count);
 			break;
-		case REST_SLOTS:
-			free_slots(half, r->at);
+		case RETIRED_SLOTS:
+			free_slots(family, r->at);
 			break;
-		case REST_TUPLE:
-			publish(&tuple_at(half, r->at)->place, 0);
-			half->tuples[r->at].used = false;
+		case RETIRED_TUPLE:
+			publish(&tuple_at(family, r->at)->place, 0);
+			family->tuples[r->at].used = false;
 			break;
-		case REST_DEVICE:
-			half->device_taken[r->at] = false;
+		case RETIRED_DEVICE:
+			family->device_taken[r->at] = false;
 			break;
 		}
 	}
-	half->resting_count = 0;
+	family->retired_count = 0;
 }

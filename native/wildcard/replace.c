@@ -4,45 +4,47 @@
 
 #include "wildcard/wildcard.h"
 
-bool reserve_replaced(struct half *half)
+bool reserve_replaced(struct family *family)
 {
-	u32 room = half->replaced_room ? 2 * half->replaced_room : 16;
+	u32 room = family->replaced_room ? 2 * family->replaced_room : 16;
 	struct place *larger;
 
-	if (half->replaced_count < half->replaced_room)
+	if (family->replaced_count < family->replaced_room)
 		return true;
-	larger = realloc(half->replaced, room * sizeof(*larger));
+	larger = realloc(family->replaced, room * sizeof(*larger));
 	if (!larger)
 		return false;
-	half->replaced = larger;
-	half->replaced_room = room;
+	family->replaced = larger;
+	family->replaced_room = room;
 	return true;
 }
 
-static bool stays_in_slot(struct half *half, const struct place *place,
+static bool stays_in_slot(struct family *family, const struct place *place,
 			  const struct wildcard_rule *rule)
 {
-	u64 at = tuple_at(half, place->tuple)->place;
+	u64 at = tuple_at(family, place->tuple)->place;
 
-	return is_within(half, mask_of(half, rule), tuple_at(half, place->tuple)->mask) &&
-	       slot_of(at, hash_in(half, place->tuple, bits_of(rule))) == slot_of(at, place->hash);
+	return is_within(family, mask_of(family, rule), tuple_at(family, place->tuple)->mask) &&
+	       slot_of(at, hash_in(family, place->tuple, bits_of(rule))) ==
+		       slot_of(at, place->hash);
 }
 
-static int change_in_place(struct half *half, struct place *place, const struct wildcard_rule *rule)
+static int change_in_place(struct family *family, struct place *place,
+			   const struct wildcard_rule *rule)
 {
-	const struct wildcard_rule *old = find_in_run(half, place);
+	const struct wildcard_rule *old = find_in_run(family, place);
 	int status;
 
-	widen(half, place->tuple, rule);
-	raise_top(half, place->tuple, rule->rank);
-	status = change_in_run(half, place, rule);
+	widen(family, place->tuple, rule);
+	raise_top(family, place->tuple, rule->rank);
+	status = change_in_run(family, place, rule);
 	if (status != DONE)
 		return status;
-	use_device(half, rule, 1);
-	use_device(half, old, -1);
-	place->hash = hash_in(half, place->tuple, bits_of(rule));
+	use_device(family, rule, 1);
+	use_device(family, old, -1);
+	place->hash = hash_in(family, place->tuple, bits_of(rule));
 	place->version = rule->version;
-	forget(half, place->tuple);
+	forget(family, place->tuple);
 	return DONE;
 }
 
@@ -54,39 +56,40 @@ static int change_in_place(struct half *half, struct place *place, const struct 
  * would not be: a packet that has looked in vain where the new one is now would
  * look in vain where the old one was.
  */
-PUBLIC int towpath_wildcard_replace(struct half *half, const struct wildcard_rule *rule)
+PUBLIC int towpath_wildcard_replace(struct family *family, const struct wildcard_rule *rule)
 {
 	struct place *place, new;
 	int status;
 
-	if (!make_room(half))
+	if (!prepare_change(family))
 		return NO_MEMORY;
-	place = find_place(half, number_of(rule));
+	place = find_place(family, number_of(rule));
 	if (!place)
 		return NO_SUCH_RULE;
-	if (stays_in_slot(half, place, rule))
-		return change_in_place(half, place, rule);
-	status = choose_tuple(half, rule);
+	if (stays_in_slot(family, place, rule))
+		return change_in_place(family, place, rule);
+	status = choose_tuple(family, rule);
 	if (status >= 0)
-		status = publish_in(half, status, rule, &new);
+		status = publish_in(family, status, rule, &new);
 	if (status != DONE)
 		return status;
-	half->replaced[half->replaced_count++] = *place;
+	family->replaced[family->replaced_count++] = *place;
 	*place = new;
 	return PENDING;
 }
 
 /* Withdraws the rules that have been replaced, when packets have been waited for. */
-PUBLIC int towpath_wildcard_finish(struct half *half)
+PUBLIC int towpath_wildcard_finish(struct family *family)
 {
-	while (half->replaced_count) {
-		int status = make_rest_room(half, RESTS)
-				     ? withdraw(half, &half->replaced[half->replaced_count - 1])
-				     : NO_MEMORY;
+	while (family->replaced_count) {
+		int status =
+			reserve_retired(family, MAX_RETIRED)
+				? withdraw(family, &family->replaced[family->replaced_count - 1])
+				: NO_MEMORY;
 
 		if (status != DONE)
 			return status;
-		half->replaced_count--;
+		family->replaced_count--;
 	}
 	return DONE;
 }

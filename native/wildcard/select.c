@@ -19,12 +19,12 @@ enum {
 	LONG_RUN = 12,
 };
 
-static u32 tuples_used(const struct half *half)
+static u32 tuples_used(const struct family *family)
 {
 	u32 used = 0;
 
 	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++)
-		used += half->tuples[bit].live && half->tuples[bit].rules;
+		used += family->tuples[bit].live && family->tuples[bit].rules;
 	return used;
 }
 
@@ -34,11 +34,11 @@ static u32 crowded_from(u32 used)
 	return used < FEW_TUPLES ? SHORT_RUN : used < MANY_TUPLES ? LONG_RUN : WILDCARD_RUN;
 }
 
-static u32 bits_in(const struct half *half, const u64 *mask)
+static u32 bits_in(const struct family *family, const u64 *mask)
 {
 	u32 bits = 0;
 
-	for (u32 i = 0; i < half->words; i++)
+	for (u32 i = 0; i < family->words; i++)
 		bits += __builtin_popcountll(mask[i]);
 	return bits;
 }
@@ -49,21 +49,21 @@ struct choice {
 	int shortest;  /* of those that aren't full; -1 = none */
 };
 
-static struct choice look_around(const struct half *half, const struct wildcard_rule *rule,
+static struct choice look_around(const struct family *family, const struct wildcard_rule *rule,
 				 u32 crowded)
 {
 	struct choice choice = { -1, -1 };
-	u32 most_bits = 0, least = WILDCARD_RUN;
+	u32 max_bits = 0, least = WILDCARD_RUN;
 
 	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++) {
-		const u64 *mask = tuple_at(half, bit)->mask;
+		const u64 *mask = tuple_at(family, bit)->mask;
 		u32 count;
 
-		if (!half->tuples[bit].live || !is_within(half, mask_of(half, rule), mask))
+		if (!family->tuples[bit].live || !is_within(family, mask_of(family, rule), mask))
 			continue;
-		count = count_in_run(half, bit, hash_in(half, bit, bits_of(rule)));
-		if (count < crowded && bits_in(half, mask) >= most_bits) {
-			most_bits = bits_in(half, mask);
+		count = count_in_run(family, bit, hash_in(family, bit, bits_of(rule)));
+		if (count < crowded && bits_in(family, mask) >= max_bits) {
+			max_bits = bits_in(family, mask);
 			choice.narrowest = bit;
 		}
 		if (count < least) {
@@ -88,9 +88,10 @@ static void set_prefix(u64 *high, u64 *low, u32 length)
 }
 
 /* Prefix lengths of source and destination. */
-static void read_lengths(const struct half *half, const u64 *mask, u32 *source, u32 *destination)
+static void read_lengths(const struct family *family, const u64 *mask, u32 *source,
+			 u32 *destination)
 {
-	if (half->words == WILDCARD_WORDS_V4) {
+	if (family->words == WILDCARD_WORDS_V4) {
 		*source = __builtin_popcountll(mask[0] >> 32);
 		*destination = __builtin_popcountll(mask[0] & 0xffffffff);
 	} else {
@@ -99,9 +100,9 @@ static void read_lengths(const struct half *half, const u64 *mask, u32 *source, 
 	}
 }
 
-static void write_lengths(const struct half *half, u64 *mask, u32 source, u32 destination)
+static void write_lengths(const struct family *family, u64 *mask, u32 source, u32 destination)
 {
-	if (half->words == WILDCARD_WORDS_V4) {
+	if (family->words == WILDCARD_WORDS_V4) {
 		mask[0] = prefix(source) | prefix(destination) >> 32;
 	} else {
 		set_prefix(&mask[0], &mask[1], source);
@@ -132,25 +133,26 @@ static u32 rounded(u32 length, u32 width, u32 unit)
  * ports, and with shorter addresses. If `one_sided`, also without the address that
  * is much the shorter of the two, and that side's port.
  */
-static void relax(const struct half *half, const u64 *mask, u32 unit, bool one_sided, u64 *relaxed)
+static void relax(const struct family *family, const u64 *mask, u32 unit, bool one_sided,
+		  u64 *relaxed)
 {
-	u32 width = half->words == WILDCARD_WORDS_V4 ? 32 : 128;
-	u32 source, destination, last = half->words - 1;
+	u32 width = family->words == WILDCARD_WORDS_V4 ? 32 : 128;
+	u32 source, destination, last = family->words - 1;
 	bool no_source, no_destination;
 
-	read_lengths(half, mask, &source, &destination);
+	read_lengths(family, mask, &source, &destination);
 	no_source = one_sided && destination > source + width / 8;
 	no_destination = one_sided && source > destination + width / 8;
-	write_lengths(half, relaxed, no_source ? 0 : rounded(source, width, unit),
+	write_lengths(family, relaxed, no_source ? 0 : rounded(source, width, unit),
 		      no_destination ? 0 : rounded(destination, width, unit));
 	relaxed[last] = relaxed_ports(mask[last], no_source, no_destination);
 }
 
-static bool is_there(const struct half *half, const u64 *mask)
+static bool is_there(const struct family *family, const u64 *mask)
 {
 	for (u32 bit = 0; bit < WILDCARD_TUPLES; bit++)
-		if (half->tuples[bit].live &&
-		    !memcmp(tuple_at(half, bit)->mask, mask, half->words * sizeof(*mask)))
+		if (family->tuples[bit].live &&
+		    !memcmp(tuple_at(family, bit)->mask, mask, family->words * sizeof(*mask)))
 			return true;
 	return false;
 }
@@ -160,22 +162,22 @@ static bool is_there(const struct half *half, const u64 *mask)
  * which begin the coarser the fewer tuples are left. If all are there, the rule's
  * own, which may be there twice.
  */
-static void widest(const struct half *half, const u64 *mask, u32 used, u64 *wider)
+static void widest(const struct family *family, const u64 *mask, u32 used, u64 *wider)
 {
-	u32 width = half->words == WILDCARD_WORDS_V4 ? 32 : 128, last = half->words - 1;
+	u32 width = family->words == WILDCARD_WORDS_V4 ? 32 : 128, last = family->words - 1;
 	u32 unit = width / (used < FEW_TUPLES ? 8 : used < MANY_TUPLES ? 4 : 2);
 
 	for (; unit >= width / 16; unit /= 2) {
-		relax(half, mask, unit, true, wider);
-		if (!is_there(half, wider))
+		relax(family, mask, unit, true, wider);
+		if (!is_there(family, wider))
 			return;
-		relax(half, mask, unit, false, wider);
-		if (!is_there(half, wider))
+		relax(family, mask, unit, false, wider);
+		if (!is_there(family, wider))
 			return;
 	}
-	memcpy(wider, mask, half->words * sizeof(*mask));
+	memcpy(wider, mask, family->words * sizeof(*mask));
 	wider[last] = relaxed_ports(mask[last], false, false);
-	if (is_there(half, wider))
+	if (is_there(family, wider))
 		wider[last] = mask[last];
 }
 
@@ -183,27 +185,27 @@ static void widest(const struct half *half, const u64 *mask, u32 used, u64 *wide
  * A new tuple for a rule, or a status. The last tuple is for rules that no other
  * takes, unless there is one that takes all.
  */
-static int make_tuple_for(struct half *half, const struct wildcard_rule *rule, u32 used)
+static int make_tuple_for(struct family *family, const struct wildcard_rule *rule, u32 used)
 {
-	u64 mask[MOST_WORDS] = { 0 };
+	u64 mask[MAX_WORDS] = { 0 };
 
-	if (used < WILDCARD_TUPLES - 1 || is_there(half, mask))
-		widest(half, mask_of(half, rule), used, mask);
-	return make_tuple(half, mask);
+	if (used < WILDCARD_TUPLES - 1 || is_there(family, mask))
+		widest(family, mask_of(family, rule), used, mask);
+	return make_tuple(family, mask);
 }
 
 /* The bit of the tuple that a rule goes into, or a status. */
-int choose_tuple(struct half *half, const struct wildcard_rule *rule)
+int choose_tuple(struct family *family, const struct wildcard_rule *rule)
 {
-	u32 used = tuples_used(half);
-	struct choice choice = look_around(half, rule, crowded_from(used));
-	bool worth_it = used < MANY_TUPLES && !is_there(half, mask_of(half, rule));
+	u32 used = tuples_used(family);
+	struct choice choice = look_around(family, rule, crowded_from(used));
+	bool worth_it = used < MANY_TUPLES && !is_there(family, mask_of(family, rule));
 	int made;
 
 	if (choice.narrowest >= 0)
 		return choice.narrowest;
 	if (choice.shortest >= 0 && !worth_it)
 		return choice.shortest;
-	made = make_tuple_for(half, rule, used);
+	made = make_tuple_for(family, rule, used);
 	return made < 0 && choice.shortest >= 0 ? choice.shortest : made;
 }

@@ -2,15 +2,15 @@
 /*
  * The writer of wildcard tables: what its files share.
  *
- * A half is one address family of a table. Its three arrays are the kernel's own
- * memory, mapped; packets read them while they are written. Three rules keep every
- * packet's answer right:
+ * A table's IPv4 and IPv6 are apart; a struct family is one of them. Its three arrays
+ * are the kernel's own memory, mapped; packets read them while they are written.
+ * Three rules keep every packet's answer right:
  *
  *  - What packets can reach is never written over. A change is made where nothing
  *    leads to and published by one aligned store: of a slot for a run of rules, of
  *    a place for the whole hash table of a tuple.
- *  - What packets could reach until now rests until all that began by then are
- *    through (wildcard_rest.c), and only then it is used again.
+ *  - What packets could reach until now is retired. It is reclaimed, and used again,
+ *    only when all that began by then are through (grace.c).
  *  - Columns and tops are widened before a rule is published, and narrowed after it
  *    is gone.
  *
@@ -32,11 +32,11 @@ typedef __u16 u16;
 typedef __u8 u8;
 
 enum {
-	MOST_WORDS = WILDCARD_WORDS_V6,
-	SMALLEST_ORDER = 3, /* 8 slots are a cache line */
-	MOST_ORDERS = 25,
+	MAX_WORDS = WILDCARD_WORDS_V6,
+	MIN_ORDER = 3, /* 8 slots are a cache line */
+	MAX_ORDERS = 25,
 	NOWHERE = 0xffffffff,
-	RESTS = 4, /* what a change rests at most, besides what a resize does */
+	MAX_RETIRED = 4, /* what a change retires at most, besides what a resize does */
 };
 
 /* What the functions that Python calls return. */
@@ -44,7 +44,7 @@ enum status {
 	DONE = 0,
 	PENDING = 1,	  /* the old rule goes by towpath_wildcard_finish() */
 	FULL = -1,	  /* as many rules as it was made for */
-	NO_ROOM = -2,	  /* towpath_wildcard_settle() or _compact() may help */
+	NO_SPACE = -2,	  /* towpath_wildcard_reclaim() or _compact() may help */
 	TOO_COMPLEX = -3, /* all tuples that would do have a full run there */
 	NO_SUCH_RULE = -4,
 	NO_MEMORY = -5,
@@ -68,20 +68,20 @@ struct directory {
 
 /* What only the writer knows of a tuple. */
 struct tuple {
-	bool used; /* its bit is not to be had, because of rules or of what rests */
+	bool used; /* its bit is not to be had, because of rules or of what is retired */
 	bool live; /* rules may be put into it */
 	u32 rules;
 	u32 runs;
 	u32 removals; /* since columns and top were last made to fit */
 };
 
-struct resting {
-	enum { REST_RULES, REST_SLOTS, REST_TUPLE, REST_DEVICE } kind;
+struct retired {
+	enum { RETIRED_RULES, RETIRED_SLOTS, RETIRED_TUPLE, RETIRED_DEVICE } kind;
 	u32 at;
 	u32 count;
 };
 
-struct half {
+struct family {
 	u32 words;	/* of a key */
 	u32 rule_words; /* of a rule, in the array */
 	u32 limit;	/* rules that it promises to hold */
@@ -106,16 +106,16 @@ struct half {
 	u32 replaced_room;
 
 	struct wildcard_index *scratch;
-	struct resting *resting;
-	u32 resting_count;
-	u32 resting_room;
+	struct retired *retired;
+	u32 retired_count;
+	u32 retired_capacity;
 };
 
 /* ---- the arrays ---- */
 
-static inline struct wildcard_rule *rule_at(const struct half *half, u32 at)
+static inline struct wildcard_rule *rule_at(const struct family *family, u32 at)
 {
-	return (struct wildcard_rule *)(half->rules + (size_t)at * half->rule_words);
+	return (struct wildcard_rule *)(family->rules + (size_t)at * family->rule_words);
 }
 
 static inline u64 *bits_of(const struct wildcard_rule *rule)
@@ -123,9 +123,9 @@ static inline u64 *bits_of(const struct wildcard_rule *rule)
 	return (u64 *)(rule + 1);
 }
 
-static inline u64 *mask_of(const struct half *half, const struct wildcard_rule *rule)
+static inline u64 *mask_of(const struct family *family, const struct wildcard_rule *rule)
 {
-	return bits_of(rule) + half->words;
+	return bits_of(rule) + family->words;
 }
 
 static inline u64 number_of(const struct wildcard_rule *rule)
@@ -133,9 +133,9 @@ static inline u64 number_of(const struct wildcard_rule *rule)
 	return ~rule->rank & ((1ULL << WILDCARD_PRIORITY) - 1);
 }
 
-static inline struct wildcard_tuple *tuple_at(const struct half *half, u32 bit)
+static inline struct wildcard_tuple *tuple_at(const struct family *family, u32 bit)
 {
-	return &half->index->tuples[(1ULL << bit) * WILDCARD_BIT_HASH >> 58];
+	return &family->index->tuples[(1ULL << bit) * WILDCARD_BIT_HASH >> 58];
 }
 
 static inline u32 run_first(u64 slot)
@@ -179,70 +179,72 @@ static inline void publish(u64 *word, u64 value)
 	__atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
-/* ---- wildcard_memory.c: room in the arrays ---- */
-u32 take_rules(struct half *half, u32 count);
-bool reserve_rules(struct half *half, u32 at, u32 count);
-void free_rules(struct half *half, u32 at, u32 count);
-u32 take_slots(struct half *half, u32 order, u32 keep);
-bool reserve_slots(struct half *half, u32 at, u32 order);
-void free_slots(struct half *half, u32 at);
+/* ---- alloc.c: room in the arrays ---- */
+u32 take_rules(struct family *family, u32 count);
+bool reserve_rules(struct family *family, u32 at, u32 count);
+void free_rules(struct family *family, u32 at, u32 count);
+u32 take_slots(struct family *family, u32 order, u32 keep);
+bool reserve_slots(struct family *family, u32 at, u32 order);
+void free_slots(struct family *family, u32 at);
 
-/* ---- wildcard_rest.c: what packets may still be reading ---- */
-bool make_rest_room(struct half *half, u32 count);
-void rest(struct half *half, int kind, u32 at, u32 count);
+/* ---- grace.c: what packets may still be reading ---- */
+bool reserve_retired(struct family *family, u32 count);
+void retire(struct family *family, int kind, u32 at, u32 count);
 
-/* ---- wildcard_directory.c: where each rule is ---- */
-struct place *find_place(const struct half *half, u64 number);
-bool reserve_place(struct half *half);
-struct place *add_place(struct half *half, u64 number);
-void remove_place(struct half *half, struct place *place);
+/* ---- directory.c: where each rule is ---- */
+struct place *find_place(const struct family *family, u64 number);
+bool reserve_place(struct family *family);
+struct place *add_place(struct family *family, u64 number);
+void remove_place(struct family *family, struct place *place);
 
-/* ---- wildcard_columns.c: which tuples a packet has to look into ---- */
-void widen(struct half *half, u32 bit, const struct wildcard_rule *rule);
-void refit(struct half *half, u32 bit);
-void clear_columns(struct half *half, u32 bit);
-void raise_top(struct half *half, u32 bit, u64 rank);
-void refit_ceilings(struct half *half);
-void forget(struct half *half, u32 bit);
+/* ---- columns.c: which tuples a packet has to look into ---- */
+void widen(struct family *family, u32 bit, const struct wildcard_rule *rule);
+void refit(struct family *family, u32 bit);
+void clear_columns(struct family *family, u32 bit);
+void raise_top(struct family *family, u32 bit, u64 rank);
+void refit_ceilings(struct family *family);
+void forget(struct family *family, u32 bit);
 
-/* ---- wildcard_windows.c: what the columns look at ---- */
-bool choose_windows(struct half *half, const u64 *rules, u32 count);
+/* ---- window.c: what the columns look at ---- */
+bool choose_windows(struct family *family, const u64 *rules, u32 count);
 
-/* ---- wildcard_tuples.c: the hash tables ---- */
-u64 hash_in(const struct half *half, u32 bit, const u64 *bits);
-bool is_within(const struct half *half, const u64 *mask, const u64 *wider);
-int make_tuple(struct half *half, const u64 *mask);
-void empty_tuple(struct half *half, u32 bit);
+/* ---- tuples.c: the hash tables ---- */
+u64 hash_in(const struct family *family, u32 bit, const u64 *bits);
+bool is_within(const struct family *family, const u64 *mask, const u64 *wider);
+int make_tuple(struct family *family, const u64 *mask);
+void empty_tuple(struct family *family, u32 bit);
 
-/* ---- wildcard_resize.c ---- */
-int resize_tuple(struct half *half, u32 bit, u32 order);
-void shrink_tuple(struct half *half, u32 bit);
+/* ---- resize.c ---- */
+int resize_tuple(struct family *family, u32 bit, u32 order);
+void shrink_tuple(struct family *family, u32 bit);
 
-/* ---- wildcard_runs.c: rules that share a slot ---- */
-u32 count_in_run(const struct half *half, u32 bit, u64 hash);
-int add_to_run(struct half *half, u32 bit, u64 hash, const struct wildcard_rule *rule);
-int take_from_run(struct half *half, const struct place *place);
-int change_in_run(struct half *half, const struct place *place, const struct wildcard_rule *rule);
-u64 make_run(struct half *half, u32 bit, const struct wildcard_rule *const *rules, u32 count);
-struct wildcard_rule *find_in_run(const struct half *half, const struct place *place);
+/* ---- runs.c: rules that share a slot ---- */
+u32 count_in_run(const struct family *family, u32 bit, u64 hash);
+int add_to_run(struct family *family, u32 bit, u64 hash, const struct wildcard_rule *rule);
+int take_from_run(struct family *family, const struct place *place);
+int change_in_run(struct family *family, const struct place *place,
+		  const struct wildcard_rule *rule);
+u64 make_run(struct family *family, u32 bit, const struct wildcard_rule *const *rules, u32 count);
+struct wildcard_rule *find_in_run(const struct family *family, const struct place *place);
 
-/* ---- wildcard_choice.c: which tuple a rule goes into ---- */
-int choose_tuple(struct half *half, const struct wildcard_rule *rule);
+/* ---- select.c: which tuple a rule goes into ---- */
+int choose_tuple(struct family *family, const struct wildcard_rule *rule);
 
-/* ---- wildcard_devices.c ---- */
-void use_device(struct half *half, const struct wildcard_rule *rule, int change);
-int adopt_devices(struct half *half);
+/* ---- devices.c ---- */
+void use_device(struct family *family, const struct wildcard_rule *rule, int change);
+int adopt_devices(struct family *family);
 
-/* ---- wildcard_adopt.c ---- */
-int adopt(struct half *half);
+/* ---- adopt.c ---- */
+int adopt(struct family *family);
 
-/* ---- wildcard.c ---- */
-bool make_room(struct half *half);
-int publish_in(struct half *half, u32 bit, const struct wildcard_rule *rule, struct place *place);
-int withdraw(struct half *half, const struct place *place);
+/* ---- family.c ---- */
+bool prepare_change(struct family *family);
+int publish_in(struct family *family, u32 bit, const struct wildcard_rule *rule,
+	       struct place *place);
+int withdraw(struct family *family, const struct place *place);
 
-/* ---- wildcard_replace.c ---- */
-bool reserve_replaced(struct half *half);
-PUBLIC int towpath_wildcard_finish(struct half *half);
+/* ---- replace.c ---- */
+bool reserve_replaced(struct family *family);
+PUBLIC int towpath_wildcard_finish(struct family *family);
 
 #endif

@@ -89,21 +89,21 @@ static bool is_same(const struct wildcard_window *one, const struct wildcard_win
 }
 
 /* Chooses windows for rules that are to come, and says whether they are others. */
-bool choose_windows(struct half *half, const u64 *rules, u32 count)
+bool choose_windows(struct family *family, const u64 *rules, u32 count)
 {
 	u32 stride = count > SAMPLE ? count / SAMPLE : 1;
-	struct sample sample = { rules, half->words, half->rule_words, stride, count / stride };
-	struct wildcard_index *index = half->index;
+	struct sample sample = { rules, family->words, family->rule_words, stride, count / stride };
+	struct wildcard_index *index = family->index;
 	struct best source = { index->source, 1e300 }, destination = { index->destination, 1e300 };
 	struct change *changes = calloc(LAST_LEAF + 2, sizeof(*changes));
 
 	if (!changes)
 		return false;
-	if (half->words == WILDCARD_WORDS_V4) {
+	if (family->words == WILDCARD_WORDS_V4) {
 		try_windows(&sample, 0, 0, 32, 64, changes, &source);
 		try_windows(&sample, 0, 0, 0, 32, changes, &destination);
 	}
-	for (u32 word = 0; word < 2 && half->words == WILDCARD_WORDS_V6; word++) {
+	for (u32 word = 0; word < 2 && family->words == WILDCARD_WORDS_V6; word++) {
 		try_windows(&sample, 0, word, 0, 64, changes, &source);
 		try_windows(&sample, 2, word, 0, 64, changes, &destination);
 	}

@@ -154,7 +154,7 @@ class Balancing(Protocol):
 
     @abstractmethod
     def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
-        """State and flows of each backend of a service, those that are leaving included."""
+        """State and flows of each backend of a service, those that are terminating included."""
 
     # What undoes itself
 

@@ -77,11 +77,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class BackendStatus:
-    """A backend of a service as it is, or one that was removed and is leaving."""
+    """A backend of a service as it is, or one that was removed and is terminating."""
 
     address: Annotated[Address, UnicastAddress()]
     state: Annotated[BackendState, Word(of=BackendState)]
-    """As it is in force: what was found counts, too. draining if it is leaving."""
+    """As it is in force: what was found counts, too. draining if it is terminating."""
     flows: int
     """That are remembered and have not been idle for long."""
     leaving: bool = False

@@ -12,8 +12,13 @@ from towpath.api.calls import Pages
 from towpath.api.codec import build
 from towpath.balancing import Balancing
 from towpath.core.lb.counted import backend_status, service_with_active, with_active
-from towpath.core.lb.leaving import LeavingByKey, departures, told, with_leaving
 from towpath.core.lb.states import BackendKey
+from towpath.core.lb.terminating import (
+    TerminatingByKey,
+    find_terminating,
+    merge_terminating,
+    plan_terminating,
+)
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.flows.answers import Tables, active, counts, names_of, page
 from towpath.datapath.lb.contents import unnamed
@@ -47,7 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
-    from towpath.datapath.flows.answers import Members
+    from towpath.datapath.flows.members import Members
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import (
         BackendStatus,
@@ -96,9 +101,10 @@ class LoadBalancer(Balancing):
     Health checks are the agent's: a service with one is refused.
 
     A backend that is removed keeps its flows until they have ended, unless it is removed by
-    force: meanwhile it is *leaving*. Whether it is done is looked at by every method that
-    changes something, by `run` once a second, and by `reap`; a script that does neither keeps
-    it. Who takes ``pins`` over finds it as a backend that drains, with weight 0.
+    force: meanwhile it is terminating (`BackendStatus` has it as ``leaving``). Whether it is done
+    is looked at by every method that changes something, by `run` once a second, and by `reap`; a
+    script that does neither keeps it. Who takes ``pins`` over finds it as a backend that drains,
+    with weight 0.
 
     Methods that change something raise ConfigError for a value that isn't allowed,
     ConflictError for what contradicts other services: CapacityError if there is no room and
@@ -121,7 +127,7 @@ class LoadBalancer(Balancing):
         given = {name: wish for name, wish in wishes.items() if wish is not None}
         config = make_config({"devices": devices} | given)
         self._drain = config.drain
-        self._leaving: LeavingByKey = {}
+        self._terminating: TerminatingByKey = {}
         self._lock = RLock()
         self._balancer = Balancer(
             config.devices,
@@ -143,30 +149,30 @@ class LoadBalancer(Balancing):
     def run(self) -> None:
         """Return when the process is asked to end: by Ctrl-C or SIGTERM.
 
-        For the main thread only: elsewhere ValueError. Meanwhile backends that are leaving go
+        For the main thread only: elsewhere ValueError. Meanwhile backends that are terminating go
         when they are done.
         """
         wait_for_end(self.reap)
 
     def reap(self) -> bool:
-        """Remove the backends that are leaving and whose flows have ended, or whose time is over.
+        """Remove terminating backends whose flows have ended, or whose time is over.
 
-        The time is ``drain.timeout``. Returns whether any is still leaving. Costs nothing when
+        The time is ``drain.timeout``. Returns whether any is still terminating. Costs nothing when
         none is.
         """
         with self._lock:
-            if not self._leaving:
+            if not self._terminating:
                 return False
-            flows = self._balancer.census(self._leaving).count(self._drain.idle)
+            flows = self._balancer.flow_counter(self._terminating).count(self._drain.idle)
             now = time.time()
             left = {
                 key: each
-                for key, each in self._leaving.items()
+                for key, each in self._terminating.items()
                 if flows.get(key) and now < each.until
             }
-            if len(left) < len(self._leaving):
-                self._balancer.apply(with_leaving(self.services(), left))
-                self._leaving = left
+            if len(left) < len(self._terminating):
+                self._balancer.apply(merge_terminating(self.services(), left))
+                self._terminating = left
             return bool(left)
 
     # Services
@@ -174,7 +180,7 @@ class LoadBalancer(Balancing):
     def services(self) -> tuple[Service, ...]:
         """Every service that is in the kernel."""
         gone: dict[ServiceKey, set[Address]] = {}
-        for key in self._leaving:
+        for key in self._terminating:
             gone.setdefault(key.service, set()).add(key.address)
         observed = self._balancer.observed()
         return tuple(_without(each, gone.get(each.key)) for each in observed) if gone else observed
@@ -207,9 +213,9 @@ class LoadBalancer(Balancing):
     def plan(self, services: Iterable[Service], *, prune: bool = False) -> Plan:
         """Return what `apply` would change, and the share of new flows that would move."""
         wanted = self._with(tuple(services), prune=prune)
-        leaving = self._departures(wanted)
-        planned = self._balancer.plan(with_leaving(wanted, leaving))
-        return told(planned.plan, self._leaving, leaving)
+        terminating = self._find_terminating(wanted)
+        planned = self._balancer.plan(merge_terminating(wanted, terminating))
+        return plan_terminating(planned.plan, self._terminating, terminating)
 
     def _with(self, given: Sequence[Service], *, prune: bool) -> list[Service]:
         """Return all services as they are to be. ConfigError, ConflictError."""
@@ -228,21 +234,21 @@ class LoadBalancer(Balancing):
         """Make these the services, all of them."""
         with self._lock:
             self.reap()
-            leaving = self._departures(wanted, at_once)
-            done = self._balancer.apply(with_leaving(wanted, leaving))
-            plan = told(done.plan, self._leaving, leaving)
-            self._leaving = leaving
+            terminating = self._find_terminating(wanted, at_once)
+            done = self._balancer.apply(merge_terminating(wanted, terminating))
+            plan = plan_terminating(done.plan, self._terminating, terminating)
+            self._terminating = terminating
             # Most of those removed have no flows.
             self.reap()
             return plan
 
-    def _departures(
+    def _find_terminating(
         self, wanted: Iterable[Service], at_once: Callable[[BackendKey], bool] = lambda _: False
-    ) -> LeavingByKey:
-        return departures(
+    ) -> TerminatingByKey:
+        return find_terminating(
             self._balancer.observed(),
             wanted,
-            self._leaving,
+            self._terminating,
             now=time.time(),
             timeout=self._drain.timeout,
             at_once=at_once,
@@ -293,8 +299,8 @@ class LoadBalancer(Balancing):
         once, and its flows go to the others. NotFoundError: the service doesn't have it.
         """
         service = self.service(name)
-        leaving = {str(key.address) for key in self._leaving if key.service == service.key}
-        if force and str(address) in leaving:
+        terminating = {str(key.address) for key in self._terminating if key.service == service.key}
+        if force and str(address) in terminating:
             return self._carry_out(self.services(), lambda key: str(key.address) == str(address))
         gone = service.backend(address)
         changed = replace(
@@ -307,12 +313,12 @@ class LoadBalancer(Balancing):
         )
 
     def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
-        """State and flows of each backend of a service, those that are leaving included."""
+        """State and flows of each backend of a service, those that are terminating included."""
         key = self.service(name).key
         found = next(each for each in self._balancer.observed() if each.key == key)
         backends = [BackendKey(key, each.address) for each in found.backends]
-        flows = self._balancer.census(backends).count(self._drain.idle)
-        return backend_status(found, flows, self._leaving)
+        flows = self._balancer.flow_counter(backends).count(self._drain.idle)
+        return backend_status(found, flows, self._terminating)
 
     # What happens
 
@@ -390,7 +396,7 @@ class LoadBalancer(Balancing):
 
 
 def _without(service: Service, gone: set[Address] | None) -> Service:
-    """Return a service as it is wished for: without the backends that are leaving it."""
+    """Return a service as it is wished for: without those that are terminating."""
     if not gone:
         return service
     kept = tuple(each for each in service.backends if each.address not in gone)

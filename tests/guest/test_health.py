@@ -42,7 +42,7 @@ from tests.guest.test_trunk import BACKENDS, CLIENTS, make_trunk
 
 from towpath import LoadBalancer
 from towpath.agent.health.check import check
-from towpath.agent.health.target import FailedError, Target
+from towpath.agent.health.target import CheckFailedError, Target
 from towpath.kernel.net.netns import in_netns
 from towpath.lab.network import switch_off
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER
@@ -224,7 +224,7 @@ def is_up(balancer: LoadBalancer, target: Target) -> bool:
     with in_netns(BALANCER):
         try:
             asyncio.run(check(target, balancer._balancer.health))
-        except FailedError:
+        except CheckFailedError:
             return False
         return True
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from towpath.api.client import Client, ClientError
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 TOWPATH = [sys.executable, "-m", "towpath"]
 DEVICE, PEER = "tpagent0", "tpagent1"
@@ -67,6 +69,10 @@ class Agent:
     directory: Path
     config: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    namespace: str | None = None
+    """The network namespace that it runs in; None: that of the test."""
+    code: Path | None = None
+    """The repository whose code it runs; None: this one."""
 
     def __post_init__(self) -> None:
         self.config = {
@@ -101,9 +107,31 @@ class Agent:
     def start(self, *options: str) -> None:
         """Start it and wait until it serves."""
         command = [*TOWPATH, "agent", "--config", str(self.file), *options]
-        with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log)
+        with (self.directory / "log").open("ab") as log, self._inside():
+            self.process = subprocess.Popen(command, stderr=log, env=self._environment())
         wait_until(self._serves, seconds=120, what="the agent to serve")
+
+    def start_in_vain(self) -> str:
+        """Start it and wait until it has given up; returns what it says."""
+        command = [*TOWPATH, "agent", "--config", str(self.file)]
+        with self._inside():
+            ran = subprocess.run(
+                command,
+                env=self._environment(),
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        assert ran.returncode == 1, ran.stderr
+        return ran.stderr
+
+    def _inside(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.namespace is None else in_netns(self.namespace)
+
+    def _environment(self) -> dict[str, str]:
+        code = {} if self.code is None else {"PYTHONPATH": str(self.code / "src")}
+        return os.environ | code
 
     def _serves(self) -> bool:
         assert self.process is not None
@@ -168,9 +196,9 @@ def device() -> Iterator[None]:
 
 
 @contextmanager
-def running(directory: Path, **config: Any) -> Iterator[Agent]:
+def running(directory: Path, *, code: Path | None = None, **config: Any) -> Iterator[Agent]:
     """An agent that serves, killed at the end if the test has not ended it."""
-    agent = Agent(directory, config)
+    agent = Agent(directory, config, code=code)
     with device():
         agent.start()
         try:

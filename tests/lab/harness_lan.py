@@ -24,7 +24,7 @@ from towpath.lab.network import SENDERS_OFFLOADS, switch_off
 from towpath.model import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
     Address = IPv4Address | IPv6Address
@@ -50,20 +50,21 @@ def ip(where: str, *commands: str) -> None:
 
 def own(host: str, version: int) -> Address:
     """A host's address on the link."""
-    return ip_address(_on_link(HOSTS.index(host) + 1, version).partition("/")[0])
+    return ip_address(on_link(HOSTS.index(host) + 1, version).partition("/")[0])
 
 
 def client_addresses(version: int) -> list[Address]:
     """More addresses of the client's: each is a client."""
-    return [ip_address(_on_link(n, version).partition("/")[0]) for n in CLIENT_ADDRESSES]
+    return [ip_address(on_link(n, version).partition("/")[0]) for n in CLIENT_ADDRESSES]
 
 
-def _on_link(number: int, version: int) -> str:
+def on_link(number: int, version: int) -> str:
+    """A host's address on the link with the link's prefix length, by the host's number."""
     return NETWORKS[version].format(number)
 
 
 @contextmanager
-def lan() -> Iterator[None]:
+def lan(vips: Sequence[Address] = tuple(VIPS.values())) -> Iterator[None]:
     """The switch and its hosts, and a server on each backend; gone afterwards."""
     with ExitStack() as undo:
         for name in (SWITCH, *HOSTS):
@@ -81,14 +82,14 @@ def lan() -> Iterator[None]:
         ip(
             CLIENT,
             *(
-                f"address add {_on_link(n, v)} dev {DEVICE}"
+                f"address add {on_link(n, v)} dev {DEVICE}"
                 for v in (4, 6)
                 for n in CLIENT_ADDRESSES
             ),
         )
-        ip(BALANCERS[0], *(f"address add {vip} dev {DEVICE}" for vip in VIPS.values()))
+        ip(BALANCERS[0], *(f"address add {vip} dev {DEVICE}" for vip in vips))
         for name in BACKENDS:
-            _silent_owner(name)
+            _silent_owner(name, vips)
             undo.enter_context(_server(name))
         yield
 
@@ -98,7 +99,7 @@ def _plug_in(name: str) -> None:
     port = name.removeprefix("tpn-")
     peer = f"peer name {DEVICE} netns {name}"
     ip(SWITCH, f"link add {port} type veth {peer}", f"link set {port} master br0 up")
-    addresses = [_on_link(HOSTS.index(name) + 1, version) for version in (4, 6)]
+    addresses = [on_link(HOSTS.index(name) + 1, version) for version in (4, 6)]
     ip(
         name,
         "link set lo up",
@@ -120,12 +121,12 @@ def _polling(name: str) -> Iterator[None]:
             yield
 
 
-def _silent_owner(name: str) -> None:
+def _silent_owner(name: str, vips: Sequence[Address]) -> None:
     """Give a backend the VIPs. On the link it keeps quiet about them: IPv6 does by itself."""
     with in_netns(name):
         Path("/proc/sys/net/ipv4/conf/all/arp_ignore").write_text("1")
         Path("/proc/sys/net/ipv4/conf/all/arp_announce").write_text("2")
-    ip(name, *(f"address add {vip} dev lo" for vip in VIPS.values()))
+    ip(name, *(f"address add {vip} dev lo" for vip in vips))
 
 
 class _Server(ThreadingTCPServer):

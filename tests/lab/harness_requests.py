@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients that ask for a page without a pause, over connections that stay and over new ones.
 
-Run as a program it does so until SIGTERM, and then says what came back. Arguments are the VIPs.
+Run as a program it does so until SIGTERM, and then says what came back. Arguments are the seconds
+between two requests of one client, and the VIPs.
 """
 
 from __future__ import annotations
@@ -13,13 +14,24 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 PORT = 80
 KEPT = 4  # connections to each VIP that stay for so many requests
 REQUESTS_KEPT = 150
 TIMEOUT = 60.0  # seconds: a lost packet costs a few, however busy the machine is
-PAUSE = 0.01  # of the machine's two cores others want some
 REQUEST = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: %s\r\n\r\n"
+
+
+class Connection(NamedTuple):
+    """One that was answered."""
+
+    begun: float
+    """time.monotonic(), which all processes of a machine share."""
+    vip: str
+    port: int
+    """The client's."""
+    backend: str
 
 
 @dataclass
@@ -33,6 +45,15 @@ class Answers:
     slowest: float = 0.0
     """Seconds."""
     by_backend: dict[str, int] = field(default_factory=dict)
+    connections: list[Connection] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, said: str) -> Answers:
+        """What the program says."""
+        fields = json.loads(said)
+        return cls(
+            **fields | {"connections": [Connection(*each) for each in fields["connections"]]}
+        )
 
     @property
     def total(self) -> int:
@@ -43,8 +64,9 @@ class Answers:
 class Clients:
     """All of them, in one loop."""
 
-    def __init__(self, vips: list[str]) -> None:
+    def __init__(self, pause: float, vips: list[str]) -> None:
         self.answers = Answers()
+        self._pause = pause
         self._vips = vips
         self._going = True
 
@@ -63,8 +85,7 @@ class Clients:
 
     async def _ask(self, vip: str, requests: int) -> None:
         while self._going:
-            begun = time.strftime("%X")
-            done = 0
+            begun, moment, done = time.strftime("%X"), time.monotonic(), 0
             try:
                 async with asyncio.timeout(TIMEOUT):
                     reader, writer = await asyncio.open_connection(vip, PORT)
@@ -72,8 +93,11 @@ class Clients:
                 try:
                     while self._going and done < requests:
                         served = await self._exchange(reader, writer, served, last=requests == 1)
+                        if not done:
+                            port = writer.get_extra_info("sockname")[1]
+                            self.answers.connections.append(Connection(moment, vip, port, served))
                         done += 1
-                        await asyncio.sleep(PAUSE)
+                        await asyncio.sleep(self._pause)
                 finally:
                     writer.close()
                     with suppress(OSError):
@@ -111,7 +135,7 @@ class Clients:
 
 def main() -> None:
     """Ask, then print the answers as JSON."""
-    clients = Clients(sys.argv[1:])
+    clients = Clients(float(sys.argv[1]), sys.argv[2:])
     asyncio.run(clients.run())
     sys.stdout.write(json.dumps(asdict(clients.answers)))
 

@@ -134,7 +134,7 @@ def test_a_removed_backend_keeps_its_connection(
 
 
 def test_force_ends_connections(agent: Agent, connection: Connection) -> None:
-    """Those of the backend that is removed, also when it was leaving in peace."""
+    """Those of the backend that is removed, also when it was terminating."""
     address = address_of(agent, connection)
     agent.run("backend", "remove", WEB6, str(address))
     assert connection.ask() == connection.backend

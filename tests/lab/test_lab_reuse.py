@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real clients use their ports again while the backend that had them is leaving."""
+"""Real clients use their ports again while the backend that had them is terminating."""
 
 from __future__ import annotations
 

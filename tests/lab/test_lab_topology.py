@@ -10,7 +10,7 @@ import pytest
 from towpath.lab.errors import LabError
 from towpath.lab.topology import (
     CORE_MTU,
-    MOST_BACKENDS,
+    MAX_BACKENDS,
     VIP4,
     VIP6,
     Topology,
@@ -24,7 +24,7 @@ DOCUMENTATION: list[IPv4Network | IPv6Network] = [
 
 def test_every_address_is_one_for_documentation() -> None:
     """No lab, however large, uses an address that could be somebody's."""
-    links = Topology(MOST_BACKENDS).links
+    links = Topology(MAX_BACKENDS).links
     used = [one.ip for link in links for one in (*link.of_router, *link.of_node)]
     for address in (VIP4, VIP6, *used):
         assert any(address in network for network in DOCUMENTATION)
@@ -32,7 +32,7 @@ def test_every_address_is_one_for_documentation() -> None:
 
 def test_no_address_and_no_network_is_used_twice() -> None:
     """The largest lab's links do not overlap."""
-    links = Topology(MOST_BACKENDS).links
+    links = Topology(MAX_BACKENDS).links
     for networks in ([link.ipv4 for link in links], [link.ipv6 for link in links]):
         assert len(set(networks)) == len(links)
     addresses = [one.ip for link in links for one in (*link.of_router, *link.of_node)]
@@ -48,10 +48,10 @@ def test_links_behind_the_router_have_room_for_an_outer_header() -> None:
         assert link.mtu == CORE_MTU >= topology.client.mtu + 40
 
 
-@pytest.mark.parametrize("backends", [-1, 0, MOST_BACKENDS + 1])
+@pytest.mark.parametrize("backends", [-1, 0, MAX_BACKENDS + 1])
 def test_a_number_of_backends_without_room_is_refused(backends: int) -> None:
     """The message says what is allowed."""
-    with pytest.raises(LabError, match=f"backends: {backends}; allowed: 1 to {MOST_BACKENDS}"):
+    with pytest.raises(LabError, match=f"backends: {backends}; allowed: 1 to {MAX_BACKENDS}"):
         Topology(backends)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.guests import MOST_PARAMETERS, divided, thinned, unmarked
+from tests.guests import MAX_PARAMETERS, divided, thinned, unmarked
 
 if TYPE_CHECKING:
     import pytest
@@ -79,5 +79,5 @@ def test_of_many_parameters_some_are_tried() -> None:
     assert {"x.py::test_u[0]", "x.py::test_u[3]"} <= {
         each.nodeid.partition("_")[2] for each in kept
     }
-    assert len(kept) <= 6 * MOST_PARAMETERS
+    assert len(kept) <= 6 * MAX_PARAMETERS
     assert len(kept) + len(left) == len(PROG)

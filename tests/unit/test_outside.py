@@ -64,10 +64,6 @@ HANDED_ON = {
     "tests/lab/harness_record.py::accepted",
     "tests/lab/harness_record.py::recording",
     "tests/lab/test_agent_upgrade.py::test_killed_at_any_moment_of_a_start",
-    (
-        "tests/lab/test_agent_upgrade.py"
-        "::test_limits_that_are_too_small_now_keep_the_agent_from_starting"
-    ),
     "tests/lab/test_lab_drain.py::test_a_drain_waits_for_a_connection",
     "tests/lab/test_lab_drain.py::test_a_removed_backend_keeps_its_connection",
     "tests/lab/test_record_command.py::piped",

@@ -21,11 +21,11 @@ from towpath.agent.http.metrics import agent_metrics, registry
 from towpath.agent.parts import Given
 from towpath.agent.sources.file import FileSource
 from towpath.agent.sources.intake import Intake, now
-from towpath.agent.state.writer import Writer
 from towpath.agent.supervisor import Supervisor
+from towpath.agent.writer import Writer
 from towpath.api import documents
 from towpath.capabilities import API, CAPABILITIES, FILE
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.model import Problem
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ FIXED = ("api", "metrics", "state")
 """Keys of the configuration that can't change while an agent runs, whatever its parts."""
 
 
-class Agent(Closing):
+class Agent(Closeable):
     """The parts that a file's configuration asks for, started in their order.
 
     Raises what the first part raises that can't start; what was in force then still is. Closing

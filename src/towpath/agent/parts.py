@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
     from prometheus_client.core import Metric
 
-    from towpath.agent.state.writer import Writer
+    from towpath.agent.writer import Writer
     from towpath.model import Config
 
 

@@ -152,7 +152,7 @@ class AsyncClient:
         return await self._ask(calls.remove_backend(name, address, force=force))
 
     async def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
-        """State and flows of each backend of a service, those that are leaving included."""
+        """State and flows of each backend of a service, those that are terminating included."""
         return await self._ask(calls.backend_status(name))
 
     # What undoes itself

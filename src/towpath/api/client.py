@@ -24,7 +24,7 @@ from towpath.api.captures import HEADER, CaptureEntry
 from towpath.api.errors import ApiError, ClientError, UnreachableError, refusal, unreachable
 from towpath.api.wire import BROKEN, Wire
 from towpath.balancing import Balancing
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -160,7 +160,7 @@ class Client(Balancing):
         return self._ask(calls.remove_backend(name, address, force=force))
 
     def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
-        """State and flows of each backend of a service, those that are leaving included."""
+        """State and flows of each backend of a service, those that are terminating included."""
         return self._ask(calls.backend_status(name))
 
     # What is going on
@@ -252,7 +252,7 @@ class Client(Balancing):
         return self._connection.ask(call)
 
 
-class CaptureStream(Closing):
+class CaptureStream(Closeable):
     """A capture's file, as it comes: iterating gives its pieces until it ends.
 
     A context manager, which ends the capture. ``number`` is the capture's, by which others

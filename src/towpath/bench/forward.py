@@ -28,7 +28,7 @@ _PASSES, _ROUNDS = 50, 2  # of all flows in a pass
 _GAP = 10_000  # nanoseconds, for flows that are new
 _FIRST_RUN = 300_000
 _STRAY = 0.001  # share of packets that may be of flows that are not known yet
-_LEAST_SHARE, _MOST_SHARE = 0.5, 2.0  # of a backend, as a multiple of its fair share
+_MIN_SHARE, _MAX_SHARE = 0.5, 2.0  # of a backend, as a multiple of its fair share
 _MANY = 50  # flows, and packets, to a backend, from which on shares can be expected to be even
 
 
@@ -196,7 +196,7 @@ def _check_shares(way: Way, sample: Sample, flows: int) -> None:
         return
     fair = sample.total / len(sample.arrived)
     least, most = min(sample.arrived), max(sample.arrived)
-    if least < _LEAST_SHARE * fair or most > _MOST_SHARE * fair:
+    if least < _MIN_SHARE * fair or most > _MAX_SHARE * fair:
         raise BenchError(f"{way.name}: of backends one had {least} packets and another {most}")
 
 

@@ -24,7 +24,7 @@ from towpath.kernel.net.netns import in_netns, new_netns
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MOST_BACKENDS = 1000
+MAX_BACKENDS = 1000
 FIRST_CLIENT = IPv4Address("198.18.0.0")
 FIRST_BACKEND = IPv4Address("198.19.1.0")
 NODE = IPv4Address("198.19.0.1")

@@ -24,7 +24,7 @@ from towpath.bench.frames import (
 )
 from towpath.bench.network import DEVICE, SNAT, SOURCE, attached_program, bench_network
 from towpath.bench.report import Report, Timing
-from towpath.bench.scenarios import SCENARIOS, SERVICES, Fate, Scenario
+from towpath.bench.scenarios import SCENARIOS, SERVICES, Outcome, Scenario
 from towpath.bench.wrapper import Action, Stimulus, Wrapper
 from towpath.datapath.balancer import Balancer
 from towpath.model.settings import Device, Limits
@@ -187,13 +187,13 @@ class Rig:
         return sum(each.flows for each in counters if each.service.key == scenario.flow.key)
 
     def _goes_its_way(self, scenario: Scenario, fresh: int) -> bool:
-        meant = self._packets if scenario.fate is Fate.HASHED else 0
+        meant = self._packets if scenario.outcome is Outcome.HASHED else 0
         return abs(fresh - meant) <= _STRAY * self._packets
 
     def _astray(self, scenario: Scenario, fresh: int) -> BenchError:
         return BenchError(
             f"{scenario.name}: of {self._packets} packets {fresh} were of flows that the flow "
-            f"table didn't have; meant is that {scenario.fate.value}"
+            f"table didn't have; meant is that {scenario.outcome.value}"
         )
 
 
@@ -211,4 +211,4 @@ def rig(length: Length | None = None) -> Iterator[Rig]:
 
 
 def _action(scenario: Scenario) -> Action:
-    return Action.PASS if scenario.fate is Fate.PASSED else Action.TX
+    return Action.PASS if scenario.outcome is Outcome.PASSED else Action.TX

@@ -29,7 +29,7 @@ _V4 = tuple(Backend(ip_address(f"198.51.100.{n}")) for n in range(1, BACKENDS + 
 _V6 = tuple(Backend(ip_address(f"2001:db8:2::{n:x}")) for n in range(1, BACKENDS + 1))
 
 
-class Fate(Enum):
+class Outcome(Enum):
     """What becomes of a scenario's packets."""
 
     KNOWN = "the flow table has their flow"
@@ -44,7 +44,7 @@ class Scenario:
     name: str
     about: str
     flow: FlowTuple
-    fate: Fate = Fate.KNOWN
+    outcome: Outcome = Outcome.KNOWN
     flows: int = 1
     tcp_flags: int = TCP_ACK
     snat: bool = False
@@ -110,9 +110,9 @@ SERVICES = (
 """Every scenario's service, all of them in place at once."""
 
 _LRU4 = Scenario("tcp-v4-lru-hit", "IPv4 TCP in IPv4, flow known", _TCP4)
-_HASH4 = Scenario("tcp-v4-ch", "IPv4 TCP in IPv4, hashed", _CH4, Fate.HASHED)
+_HASH4 = Scenario("tcp-v4-ch", "IPv4 TCP in IPv4, hashed", _CH4, Outcome.HASHED)
 _LRU6 = Scenario("tcp-v6-lru-hit", "IPv6 TCP in IPv6, flow known", _TCP6)
-_HASH6 = Scenario("tcp-v6-ch", "IPv6 TCP in IPv6, hashed", _CH6, Fate.HASHED)
+_HASH6 = Scenario("tcp-v6-ch", "IPv6 TCP in IPv6, hashed", _CH6, Outcome.HASHED)
 _LRU_UDP4 = Scenario("udp-v4-lru-hit", "IPv4 UDP in IPv4, flow known", _UDP4)
 _LRU_UDP6 = Scenario("udp-v6-lru-hit", "IPv6 UDP in IPv6, flow known", _UDP6)
 
@@ -135,7 +135,7 @@ SCENARIOS = (
     _diverse(_HASH6, "tcp-v6-ch-diverse"),
     _diverse(_LRU_UDP4, "udp-v4-lru-diverse"),
     Scenario(
-        "tcp-v4-lru-miss", "IPv4 TCP in IPv4, each of a new flow", _TCP4, Fate.HASHED, _ENDLESS
+        "tcp-v4-lru-miss", "IPv4 TCP in IPv4, each of a new flow", _TCP4, Outcome.HASHED, _ENDLESS
     ),
     Scenario("tcp-v4-syn", "IPv4 TCP in IPv4, the same SYN again", _SYN4, tcp_flags=TCP_SYN),
     Scenario("snat-v4-hit", "IPv4 TCP, translated, flow known", _SNAT4, snat=True),
@@ -150,7 +150,7 @@ SCENARIOS = (
         "snat-v4-new",
         "IPv4 TCP, translated, each of a new flow",
         _SNAT4,
-        Fate.HASHED,
+        Outcome.HASHED,
         _ENDLESS,
         TCP_SYN,
         snat=True,
@@ -160,7 +160,7 @@ SCENARIOS = (
         "snat-v4-flood",
         "the same, each in the place of an unconfirmed one",
         _SNAT4,
-        Fate.HASHED,
+        Outcome.HASHED,
         _ENDLESS,
         TCP_SYN,
         snat=True,
@@ -168,11 +168,11 @@ SCENARIOS = (
     ),
     Scenario("tcp-v4-l2-lru-hit", "IPv4 TCP in a new frame, flow known", _L2),
     Scenario(
-        "tcp-v4-affinity", "IPv4 TCP in IPv4, by its client, who is known", _STICKY, Fate.HASHED
+        "tcp-v4-affinity", "IPv4 TCP in IPv4, by its client, who is known", _STICKY, Outcome.HASHED
     ),
     Scenario(
         "tcp-v4-allow-from", f"IPv4 TCP in IPv4, flow known, {ALLOWED} prefixes allowed", _FOR_SOME
     ),
-    Scenario("pass-v4-no-vip", "IPv4 TCP to no VIP, passed", _NONE4, Fate.PASSED),
-    Scenario("pass-v6-no-vip", "IPv6 TCP to no VIP, passed", _NONE6, Fate.PASSED),
+    Scenario("pass-v4-no-vip", "IPv4 TCP to no VIP, passed", _NONE4, Outcome.PASSED),
+    Scenario("pass-v6-no-vip", "IPv6 TCP to no VIP, passed", _NONE6, Outcome.PASSED),
 )

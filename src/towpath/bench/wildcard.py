@@ -35,7 +35,7 @@ TRACES = ("matching", "local", "random")
 RUNS = 9
 _QUERIES = 1 << 16
 _CHECKED = 1 << 11  # packets whose way is followed to know what it costs
-_SLOWEST = 1e8  # nanoseconds that one run of a slow way may take
+_MAX_NANOSECONDS = 1e8  # nanoseconds that one run of a slow way may take
 _CHANGES = 10_000
 _SEED = 1
 
@@ -128,7 +128,7 @@ def _measure_set(flavour: str, size: int, version: int, runs: int, *, others: bo
         ]
         floor = statistics.median(rig.time("floor", _QUERIES) for _ in range(runs))
         filled = rig.table.statistics()
-        half = filled.ipv4 if version == 4 else filled.ipv6  # noqa: PLR2004
+        family = filled.ipv4 if version == 4 else filled.ipv6  # noqa: PLR2004
         changes = _measure_changes(rig, numbers, rules)
         return SetReport(
             flavour,
@@ -137,8 +137,8 @@ def _measure_set(flavour: str, size: int, version: int, runs: int, *, others: bo
             masks,
             round(seconds, 3),
             round(rig.bytes / size, 1),
-            half.tuples,
-            half.longest_run,
+            family.tuples,
+            family.longest_run,
             round(floor, 2),
             tuple(lookups),
             changes,
@@ -171,7 +171,7 @@ def _measure_trace(
 def _lookups_in_a_run(rig: WildcardRig, way: str) -> int:
     """As many as there are packets, or as take no longer than a person waits."""
     one = rig.time(way, rig.batch)
-    return max(rig.batch, min(_QUERIES, int(_SLOWEST / one)))
+    return max(rig.batch, min(_QUERIES, int(_MAX_NANOSECONDS / one)))
 
 
 def _check_agreement(rig: WildcardRig, ways: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WAYS = ("rules", "masks", "scan")
 _FRAME = bytes(64)
 _FAMILY = {4: 2, 6: 10}
-_MOST_PRIORITY = (1 << 20) - 1
+_MAX_PRIORITY = (1 << 20) - 1
 
 
 def rules_of(generated: Array, version: int) -> list[Rule]:
@@ -45,7 +45,7 @@ def rules_of(generated: Array, version: int) -> list[Rule]:
             (dport[0], dport[1]),
             None if protocol < 0 else protocol,
             value=place,
-            priority=_MOST_PRIORITY - place,
+            priority=_MAX_PRIORITY - place,
         )
         for place, (
             source,
@@ -123,7 +123,7 @@ class WildcardRig:
 
     def records(self) -> Array:
         """The table's rules as the kernel has them."""
-        return self.table._halves[self.version].records()  # noqa: SLF001 -- to be compared
+        return self.table._tables[self.version].records()  # noqa: SLF001 -- to be compared
 
     def ask(self, packets: Array) -> None:
         """Make these the packets that are looked up (dtype PACKET, as many as ``queries``)."""
@@ -146,7 +146,7 @@ class WildcardRig:
 
     @property
     def bytes(self) -> int:
-        """Kernel memory of the half that is measured."""
+        """Kernel memory of the family that is measured."""
         each = [self.object.maps[f"rules_{part}{self.version}"] for part in PARTS]
         return sum(one.max_entries * one.value_dtype.itemsize for one in each)
 
@@ -161,10 +161,10 @@ class WildcardRig:
     def cost(self, packets: Array) -> Cost:
         """What the look-ups of these packets cost, found by following each."""
         family = FAMILIES[self.version]
-        half = f"rules_{{}}{self.version}".format
+        name = f"rules_{{}}{self.version}".format
         with ExitStack() as stack:
             arrays = [
-                stack.enter_context(self.object.maps[half(part)].mmap(writable=False)).array
+                stack.enter_context(self.object.maps[name(part)].mmap(writable=False)).array
                 for part in PARTS
             ]
             walker = Walker(family, *arrays)

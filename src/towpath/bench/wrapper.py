@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from towpath.bench.errors import BenchError
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel.bpf import probe
 from towpath.kernel.bpf.object import BpfObject
 
@@ -59,7 +59,7 @@ class Stimulus:
         return program.test_run(self.frame, repeat=repeat, ctx=context)
 
 
-class Wrapper(Closing):
+class Wrapper(Closeable):
     """The loaded wrapper. ``floor`` is its program that does nothing but return XDP_TX.
 
     A context manager, which closes. KernelError: it can't be loaded. BenchError: this kernel

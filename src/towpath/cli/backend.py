@@ -87,8 +87,8 @@ def backend() -> None:
 def list_(service: str, socket_path: Path, form: Format) -> None:
     """List a service's backends, with what each should get and has got.
 
-    Those too that were removed and are leaving: they have no share, and go when their
-    flows have ended.
+    Those too that were removed and are terminating, which is shown as leaving: they have no
+    share, and go when their flows have ended.
     """
     from towpath.api.client import Client
     from towpath.api.codec import plain

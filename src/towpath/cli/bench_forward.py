@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from towpath.bench.forward_network import MOST_BACKENDS
+from towpath.bench.forward_network import MAX_BACKENDS
 from towpath.bench.forward_ways import BASELINE, WAYS
 from towpath.cli.command import Manual
 
@@ -40,7 +40,7 @@ _MILLION = 1e6
 )
 @click.option(
     "--backends",
-    type=click.IntRange(1, MOST_BACKENDS),
+    type=click.IntRange(1, MAX_BACKENDS),
     default=10,
     show_default=True,
     help="Backends of the service.",

@@ -98,7 +98,7 @@ def remove(
     """Remove a backend. It gets no new flows, and goes when those that it has have ended.
 
     At the latest that is after drain.timeout of the agent's configuration. One that is
-    leaving can be removed once more, by --force.
+    terminating can be removed once more, by --force.
     """
     from towpath.api.client import Client
 

@@ -6,15 +6,14 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.core.lb.states import BackendKey
-from towpath.datapath.address import FAMILY_V4, FAMILY_V6, Address
 from towpath.datapath.errors import DatapathError
-from towpath.datapath.flows.count import Census
+from towpath.datapath.flows.count import FlowCounter
 from towpath.datapath.flows.flow_table import FlowTable
+from towpath.datapath.flows.members import Member, Members
 from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.lb.contents import Contents
@@ -47,27 +46,13 @@ if TYPE_CHECKING:
     from towpath.documents import Counters, Trace
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
-    from towpath.model.service import Service, ServiceKey
-    from towpath.native.records import Fate
+    from towpath.model.service import Service
+    from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
 
 
-class Member(NamedTuple):
-    """A backend of a service: what a handle stands for."""
-
-    service: ServiceKey
-    backend: Address
-    translated: bool = False
-    """Its flows are among those that are translated."""
-
-    @property
-    def family(self) -> int:
-        """The ``enum family`` of the service's clients."""
-        return FAMILY_V4 if isinstance(self.service.vip, IPv4Address | IPv4Network) else FAMILY_V6
-
-
-class Balancer(Closing):
+class Balancer(Closeable):
     """An XDP load balancer on ``devices``.
 
     With ``pins``, a directory in a bpffs, it outlives this object: another one made
@@ -185,7 +170,7 @@ class Balancer(Closing):
         """The CPUs that may count."""
         return range(self._program.layout.cpus)
 
-    def members(self) -> dict[int, Member]:
+    def members(self) -> Members:
         """Return which backend of which service each handle stands for."""
         return {
             handle: Member(service.key, address, service.options.forwarding == "snat")
@@ -213,7 +198,7 @@ class Balancer(Closing):
         """Return how many packets had each verdict: a part of `counters`, for less."""
         return read_verdicts(self._maps)
 
-    def census(self, backends: Collection[BackendKey]) -> Census:
+    def flow_counter(self, backends: Collection[BackendKey]) -> FlowCounter:
         """Prepare to count the flows of backends.
 
         Those that aren't there have none. What is returned may be used by another thread
@@ -226,7 +211,7 @@ class Balancer(Closing):
             for address, handle in services[key].handles.items()
         }
         wanted = {key: handles[key] for key in backends if key in handles}
-        return Census(self.flow_table, wanted, self.nat_flows)
+        return FlowCounter(self.flow_table, wanted, self.nat_flows)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
         """Return what the program would do with the flow's next packet on ``device``.
@@ -252,11 +237,11 @@ class Balancer(Closing):
 
         DatapathError: it names a service that isn't there, or there are too many captures.
         """
-        return self.recorder.start(capture, self.observed(), self.fate)
+        return self.recorder.start(capture, self.observed(), self.describe)
 
-    def fate(self, fate: Fate) -> str:
+    def describe(self, outcome: Outcome) -> str:
         """Return what became of a packet in words: service, backend, verdict."""
-        return describe(fate, self._contents.installed, self._contents.by_key, self._maps)
+        return describe(outcome, self._contents.installed, self._contents.by_key, self._maps)
 
     def refresh_devices(self) -> None:
         """Look again which VLAN devices there are."""

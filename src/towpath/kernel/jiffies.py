@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from functools import cache
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel.bpf.object import BpfObject
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; Python has no name for it
@@ -25,7 +25,7 @@ def units(seconds: int, hz: int, shift: int) -> int:
     return -(-seconds * hz >> shift)
 
 
-class Jiffies(Closing):
+class Jiffies(Closeable):
     """A clock that reads what ``bpf_jiffies64`` gives. A context manager, which closes.
 
     KernelError: no permission to load a program.

@@ -28,21 +28,21 @@ VIPS: dict[str, Address] = dict(zip(FAMILIES, (VIP4, VIP6), strict=True))
 FLOW = f"198.51.100.2:40000 -> {VIP4}:80 tcp"
 
 # One for each download, which may be two different ones, and one to take away.
-FEWEST_BACKENDS = 3
+MIN_BACKENDS = 3
 
 
 class Demo:
     """One run of the demo.
 
     Args:
-        backends: How many, at least FEWEST_BACKENDS.
+        backends: How many, at least MIN_BACKENDS.
         requests: How many for each address family.
         directory: Where distribution.png and summary.json go; made if need be.
     """
 
     def __init__(self, backends: int, requests: int, directory: Path) -> None:
-        if backends < FEWEST_BACKENDS:
-            raise LabError(f"backends: {backends}; the demo needs {FEWEST_BACKENDS} or more")
+        if backends < MIN_BACKENDS:
+            raise LabError(f"backends: {backends}; the demo needs {MIN_BACKENDS} or more")
         self.backends = backends
         self.requests = requests
         self.directory = directory

@@ -40,7 +40,7 @@ VIP4_NETWORK = IPv4Network("203.0.113.0/24")
 VIP6_NETWORK = IPv6Network("2001:db8:ff::/64")
 
 # 192.0.2.0/24 has 64 networks of four addresses; the first is the balancer's.
-MOST_BACKENDS = 63
+MAX_BACKENDS = 63
 
 # Clients see the usual 1500. Behind the router a packet is up to 40 bytes (an
 # IPv6 header) longer, and the balancer must not have to fragment or refuse it.
@@ -102,8 +102,8 @@ class Topology:
     backends: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.backends <= MOST_BACKENDS:
-            raise LabError(f"backends: {self.backends}; allowed: 1 to {MOST_BACKENDS}")
+        if not 1 <= self.backends <= MAX_BACKENDS:
+            raise LabError(f"backends: {self.backends}; allowed: 1 to {MAX_BACKENDS}")
 
     @property
     def client(self) -> Link:

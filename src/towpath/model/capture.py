@@ -24,12 +24,12 @@ from towpath.model.kinds.base import text
 from towpath.model.problems import ConfigError, Problem, field_path
 from towpath.model.service import PYDANTIC
 
-MOST_SNAPLEN = 65535
-MOST_FILTERS = 10_000
-_MOST_TEXT = 65535
-_MOST = (1 << 63) - 1
-_MOST_SECONDS = 10_000_000
-_MOST_SAMPLE = 1 << 31
+MAX_SNAPLEN = 65535
+MAX_FILTERS = 10_000
+_MAX_TEXT = 65535
+_MAX_COUNT = (1 << 63) - 1
+_MAX_SECONDS = 10_000_000
+_MAX_SAMPLE = 1 << 31
 _LAST_PORT = 65535
 _LAST_PROTOCOL = 255
 _ANY = {"0", "any"}
@@ -160,13 +160,13 @@ class Line(Kind):
     def parse(self, raw: object) -> str:
         """Return the text."""
         found = text(raw, "text")
-        if len(found) > _MOST_TEXT or "\0" in found:
-            raise FieldError(f"{shown(found)}; allowed: {_MOST_TEXT} characters, none of them 0")
+        if len(found) > _MAX_TEXT or "\0" in found:
+            raise FieldError(f"{shown(found)}; allowed: {_MAX_TEXT} characters, none of them 0")
         return found
 
     def schema(self) -> dict[str, Any]:
         """Return a text's JSON schema."""
-        return {"type": "string", "maxLength": _MOST_TEXT}
+        return {"type": "string", "maxLength": _MAX_TEXT}
 
 
 @dataclass(frozen=True)
@@ -179,13 +179,13 @@ class Texts(Kind):
         """Return them."""
         if not isinstance(raw, list | tuple):
             raise FieldError(f"{shown(raw)} is not a list; allowed: a list of texts")
-        if len(raw) > MOST_FILTERS:
-            raise FieldError(f"{len(raw)} are too many; allowed: {MOST_FILTERS}")
+        if len(raw) > MAX_FILTERS:
+            raise FieldError(f"{len(raw)} are too many; allowed: {MAX_FILTERS}")
         return tuple(self.kind.parse(each) for each in raw)
 
     def schema(self) -> dict[str, Any]:
         """Return a list's JSON schema."""
-        return {"type": "array", "items": self.kind.schema(), "maxItems": MOST_FILTERS}
+        return {"type": "array", "items": self.kind.schema(), "maxItems": MAX_FILTERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +205,15 @@ class Capture:
     """A filter in tcpdump's language, such as ``tcp and portrange 8000-8100``."""
     direction: Annotated[str, Word("both", "in", "out")] = "both"
     """in: packets as they come in; out: as they are sent on, encapsulated; both."""
-    snaplen: Annotated[int, Integer(1, MOST_SNAPLEN)] = MOST_SNAPLEN
+    snaplen: Annotated[int, Integer(1, MAX_SNAPLEN)] = MAX_SNAPLEN
     """Bytes of each frame that are kept. The file has the original length all the same."""
-    sample: Annotated[int, Integer(1, _MOST_SAMPLE)] = 1
+    sample: Annotated[int, Integer(1, _MAX_SAMPLE)] = 1
     """Keep one packet of so many, at random."""
-    packets: Annotated[int, Integer(0, _MOST)] = 0
+    packets: Annotated[int, Integer(0, _MAX_COUNT)] = 0
     """End after so many packets; 0: don't. What came in and what was sent on are one."""
-    bytes: Annotated[int, Integer(0, _MOST)] = 0
+    bytes: Annotated[int, Integer(0, _MAX_COUNT)] = 0
     """End when so many bytes of frames have been captured; 0: don't."""
-    seconds: Annotated[int, Integer(0, _MOST_SECONDS)] = 0
+    seconds: Annotated[int, Integer(0, _MAX_SECONDS)] = 0
     """End after so long; 0: don't."""
 
 

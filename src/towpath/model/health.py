@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 # Read by pydantic when it makes a schema of a dataclass.
 _PYDANTIC = {"extra": "forbid", "use_attribute_docstrings": True}
 
-LONGEST = 3600.0
-SHORTEST = 0.05
-MOST_RESULTS = 100
+MAX_SECONDS = 3600.0
+MIN_SECONDS = 0.05
+MAX_RESULTS = 100
 
 
 class CheckType(enum.StrEnum):
@@ -68,13 +68,13 @@ class Health:
 
     type: Annotated[CheckType, Word(of=CheckType)]
     """tcp: connect. http, https: a request. command: a program on this node."""
-    interval: Annotated[float, Seconds(0.1, LONGEST)] = 5.0
+    interval: Annotated[float, Seconds(0.1, MAX_SECONDS)] = 5.0
     """From the beginning of one check to that of the next, in seconds or as 500ms, 5s, 1m."""
-    timeout: Annotated[float, Seconds(SHORTEST, LONGEST)] = 2.0
+    timeout: Annotated[float, Seconds(MIN_SECONDS, MAX_SECONDS)] = 2.0
     """When a check without an answer has failed. The next one begins after it at the soonest."""
-    rise: Annotated[int, Integer(1, MOST_RESULTS)] = 2
+    rise: Annotated[int, Integer(1, MAX_RESULTS)] = 2
     """So many checks in a row that pass make a backend that is down one that is up."""
-    fall: Annotated[int, Integer(1, MOST_RESULTS)] = 3
+    fall: Annotated[int, Integer(1, MAX_RESULTS)] = 3
     """So many checks in a row that fail make a backend that is up one that is down."""
     port: Annotated[int | None, OptionalPort(PORT)] = None
     """Port of the VIP to connect to. null: the first of the service."""

@@ -11,7 +11,7 @@ from towpath.capabilities import sections
 from towpath.model.decode import Findings, Tree, build, decode
 from towpath.model.problems import ConfigError, FieldPath, Problem, field_path
 from towpath.model.rules import (
-    check_room,
+    check_capacity,
     check_service_tree,
     check_services_trees,
     recommended_size,
@@ -90,7 +90,7 @@ def check_services(
     ]
     check_services_trees(trees, ("services",), found)
     if limits is not None:
-        check_room(trees, decode(Limits, limits, ("limits",), found) or {}, found)
+        check_capacity(trees, decode(Limits, limits, ("limits",), found) or {}, found)
     if found.items:
         raise ConfigError(_problems(found))
 
@@ -173,7 +173,7 @@ def _config(raw: object, found: Findings) -> Tree | None:
     elif not devices and "devices" not in raw and tree.get("services"):
         found.add(("devices",), "is missing, but there are services; allowed: one device or more")
     _check_devices(devices, found)
-    check_room(tree.get("services", []), tree.get("limits", {}), found)
+    check_capacity(tree.get("services", []), tree.get("limits", {}), found)
     _check_snat(tree.get("services", []), tree.get("snat"), found)
     trees = {name: _section(of, raw[name], found) for name, of in others.items() if name in raw}
     if not found.items:

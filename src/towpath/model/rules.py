@@ -13,7 +13,7 @@ from towpath.model.keys import KeyIndex
 from towpath.model.kinds import Address, Prefix
 from towpath.model.primes import prime_at_least
 from towpath.model.problems import FieldPath, field_path
-from towpath.model.service import LARGEST_TABLE, ServiceKey
+from towpath.model.service import MAX_TABLE, ServiceKey
 
 SLOTS_PER_BACKEND = 100
 """A table this many times larger than its backends follows the weights within 1 %."""
@@ -21,7 +21,7 @@ SLOTS_PER_BACKEND = 100
 
 def recommended_size(backends: int) -> int:
     """Return the table size recommended for that many backends: a prime."""
-    return min(prime_at_least(SLOTS_PER_BACKEND * backends + 1), LARGEST_TABLE)
+    return min(prime_at_least(SLOTS_PER_BACKEND * backends + 1), MAX_TABLE)
 
 
 def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
@@ -139,7 +139,7 @@ def sources_needed(lists: Iterable[tuple[Prefix, ...] | None]) -> int:
     return sum(len(prefixes) for prefixes in set(lists) if prefixes)
 
 
-def check_room(services: Sequence[Tree | None], limits: Tree, found: Findings) -> None:
+def check_capacity(services: Sequence[Tree | None], limits: Tree, found: Findings) -> None:
     """Check that the services fit into the limits."""
     present = [service for service in services if service]
     needs = {

@@ -36,11 +36,11 @@ from towpath.model.problems import ConfigError, Problem
 # Read by pydantic when it makes a schema of a dataclass.
 PYDANTIC = {"extra": "forbid", "use_attribute_docstrings": True}
 
-SMALLEST_TABLE = 251
-LARGEST_TABLE = 4194301
+MIN_TABLE = 251
+MAX_TABLE = 4194301
 DEFAULT_TABLE = 16381
-MOST_WEIGHT = 65535
-LONGEST_AFFINITY = 7 * 86400
+MAX_WEIGHT = 65535
+MAX_AFFINITY = 7 * 86400
 _IPV6 = 6
 
 
@@ -127,7 +127,7 @@ class Backend:
 
     address: Annotated[Address, UnicastAddress()]
     """Where encapsulated packets are sent to. Identifies the backend in its service."""
-    weight: Annotated[int, Integer(0, MOST_WEIGHT)] = 1
+    weight: Annotated[int, Integer(0, MAX_WEIGHT)] = 1
     """Share of new flows, relative to the service's other backends. 0: no new flows."""
     state: Annotated[BackendState, Word(of=BackendState)] = BackendState.ACTIVE
     """active, or draining or quarantined (no new flows), or down (its flows go elsewhere too)."""
@@ -147,7 +147,7 @@ class Affinity:
 
     __pydantic_config__: ClassVar[Any] = PYDANTIC
 
-    timeout: Annotated[int, Duration(1, LONGEST_AFFINITY)] = 3 * 3600
+    timeout: Annotated[int, Duration(1, MAX_AFFINITY)] = 3 * 3600
     """Seconds from the beginning of a client's last flow to when its backend is forgotten."""
 
 
@@ -171,7 +171,7 @@ class Service:
     """How packets reach backends. dsr: in a tunnel. l2: as they came, but for the MAC addresses;
     backends are on the same link. Both ways they answer the client directly. snat: from an address
     of the load balancer's; they answer that and need to know nothing."""
-    table_size: Annotated[int, Prime(SMALLEST_TABLE, LARGEST_TABLE)] = DEFAULT_TABLE
+    table_size: Annotated[int, Prime(MIN_TABLE, MAX_TABLE)] = DEFAULT_TABLE
     """Slots of the Maglev table. A prime, best above 100 times the number of backends."""
     flow_table: Annotated[bool, Flag()] = True
     """Whether flows are remembered, so that they keep their backend while tables change."""

@@ -10,7 +10,7 @@ from towpath.model.kinds.translation import PortSpan, TranslationAddresses
 from towpath.model.service import PYDANTIC, Service
 
 # The table counts time in at most 2.56 s and has 16 bits for it; at 1000 Hz that is 4.6 h.
-LONGEST_TIMEOUT = 14400
+MAX_TIMEOUT = 14400
 
 _PORTS = PortRange(10000, 32767)
 
@@ -30,12 +30,12 @@ class Snat:
     """The same for IPv6."""
     ports: Annotated[PortRange, PortSpan()] = _PORTS
     """Source ports to choose from. This node must use none of them itself on those addresses."""
-    tcp_timeout: Annotated[int, Integer(60, LONGEST_TIMEOUT)] = 7200
+    tcp_timeout: Annotated[int, Integer(60, MAX_TIMEOUT)] = 7200
     """Seconds that an established TCP connection without packets is remembered."""
     rate: Annotated[int, Integer(1000, 1 << 30)] = 200000
     """New flows a second that each CPU translates at most. The rest is dropped: a flood mustn't
     take all ports, nor all time."""
-    udp_timeout: Annotated[int, Integer(10, LONGEST_TIMEOUT)] = 60
+    udp_timeout: Annotated[int, Integer(10, MAX_TIMEOUT)] = 60
     """Seconds that a UDP flow with packets both ways is remembered after the last of them."""
 
     def addresses(self, version: int) -> tuple[Address, ...]:

@@ -15,7 +15,7 @@ _SUFFIX = re.compile(r"(?P<flow>.*\S)\s+(?:size\s+(?P<size>\S+)|(?P<kind>syn|err
 _IP_HEADER = {4: 20, 6: 40}
 _TRANSPORT_HEADER = {6: 20, 17: 8}
 # What a test run takes on every kernel, in one page with the room around it.
-LARGEST = 3000
+MAX_SIZE = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,6 @@ def smallest(flow: FlowTuple) -> int:
 
 def _size(text: str, flow: FlowTuple) -> int:
     least = smallest(flow)
-    if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or not least <= int(text) <= LARGEST:
-        raise FieldError(f"size: {text} is no size; allowed: {least} to {LARGEST} bytes")
+    if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or not least <= int(text) <= MAX_SIZE:
+        raise FieldError(f"size: {text} is no size; allowed: {least} to {MAX_SIZE} bytes")
     return int(text)

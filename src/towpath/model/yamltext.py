@@ -20,9 +20,9 @@ from towpath.model.problems import FieldPath
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Aliases may repeat what they stand for; with this many values it becomes abuse.
-_MOST_REPEATED = 500_000
+_MAX_REPEATED = 500_000
 
-_DEEPEST = 32
+_MAX_DEPTH = 32
 
 
 class Lines:
@@ -68,8 +68,8 @@ def _check_depth(text: str) -> None:
     for event in yaml.parse(text, _Loader):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise _malformed(f"nested more than {_DEEPEST} deep", event.start_mark)
+        if depth > _MAX_DEPTH:
+            raise _malformed(f"nested more than {_MAX_DEPTH} deep", event.start_mark)
 
 
 class _Reader:
@@ -85,7 +85,7 @@ class _Reader:
         self.lines.put(path, node)
         self._repeated += id(node) in self._seen
         self._seen.add(id(node))
-        if id(node) in self._inside or self._repeated > _MOST_REPEATED:
+        if id(node) in self._inside or self._repeated > _MAX_REPEATED:
             raise _malformed("an alias repeats what it is in, or too much", node.start_mark)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)

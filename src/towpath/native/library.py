@@ -41,7 +41,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "towpath_wildcard_get": (_INT, [_POINTER, _U64, _POINTER]),
     "towpath_wildcard_list": (None, [_POINTER, _POINTER]),
     "towpath_wildcard_report": (None, [_POINTER, _POINTER]),
-    "towpath_wildcard_settle": (None, [_POINTER]),
+    "towpath_wildcard_reclaim": (None, [_POINTER]),
     "towpath_wildcard_compact": (None, [_POINTER]),
     "towpath_wildcard_device": (_INT, [_POINTER, _U32]),
     "towpath_wildcard_release": (None, [_POINTER, _U32]),

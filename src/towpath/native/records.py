@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 UNLIMITED = (1 << 64) - 1
-_LABEL_MOST = 255
+_MAX_LABEL = 255
 _INTERFACE_ROOM = 4096  # what a description of an interface takes at most
 _NANOSECONDS = 1 << 64
 
@@ -37,7 +37,7 @@ class Status(IntEnum):
     DAMAGED = 4
 
 
-class Fate(NamedTuple):
+class Outcome(NamedTuple):
     """What became of a packet: index of the service, handle of the backend, verdict."""
 
     service: int
@@ -69,7 +69,7 @@ class Names:
         """Return the file's number of a device and direction, after making it one."""
         raise NotImplementedError
 
-    def label(self, fate: Fate) -> str:
+    def label(self, outcome: Outcome) -> str:
         """Return what to say of packets that this became of."""
         raise NotImplementedError
 
@@ -149,7 +149,7 @@ class RecordReader:
             )
             written += report.written
             if report.status == Status.LABEL:
-                self._learn_label(Fate(report.service, report.handle, report.verdict), names)
+                self._learn_label(Outcome(report.service, report.handle, report.verdict), names)
             elif report.status == Status.INTERFACE:
                 number = names.interface(report.ifindex, report.direction)
                 self._check(
@@ -166,9 +166,9 @@ class RecordReader:
                 break
         return written
 
-    def _learn_label(self, fate: Fate, names: Names) -> None:
-        text = (names.label(fate).encode()[:_LABEL_MOST]) or b"?"
-        self._check(self._library.towpath_record_label(self._reader, *fate, text, len(text)))
+    def _learn_label(self, outcome: Outcome, names: Names) -> None:
+        text = (names.label(outcome).encode()[:_MAX_LABEL]) or b"?"
+        self._check(self._library.towpath_record_label(self._reader, *outcome, text, len(text)))
 
     def forget_labels(self) -> None:
         """Ask anew what became of packets is called."""

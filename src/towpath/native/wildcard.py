@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the rules of one half of a wildcard table, IPv4 or IPv6.
+"""Writes the rules of one address family of a wildcard table.
 
 ``native/wildcard*.c`` does the writing, ``bpf/abi/wildcard.h`` says what the arrays
 hold; this is the same for Python. The arrays may be any memory. Where they are a
@@ -36,7 +36,7 @@ class Status(IntEnum):
     DONE = 0
     PENDING = 1
     FULL = -1
-    NO_ROOM = -2
+    NO_SPACE = -2
     TOO_COMPLEX = -3
     NO_SUCH_RULE = -4
     NO_MEMORY = -5
@@ -55,7 +55,7 @@ class WriterError(Error):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How full a half is, ``struct report`` of ``native/wildcard/report.c``."""
+    """How full a family is, ``struct report`` of ``native/wildcard/report.c``."""
 
     rules: int
     limit: int
@@ -65,7 +65,7 @@ class Report:
     longest_run: int
     slots: int
     """Slots that tuples have."""
-    resting: int
+    retired: int
     """Things that packets may still be reading."""
     unused: int
     """Rules' worth of memory that is free."""
@@ -74,7 +74,7 @@ class Report:
 _REPORT = np.dtype([(name, np.uint32) for name in Report.__dataclass_fields__])
 
 
-class Half:
+class FamilyWriter:
     """One address family of a table.
 
     ``words``: 64-bit words of a key, 2 or 5. ``index``, ``slots``, ``rules``: the three
@@ -112,7 +112,7 @@ class Half:
         # What the last writer left behind may still be read.
         wait_for_readers()
         status = ctypes.c_int()
-        self._half: int | None = library().towpath_wildcard_open(
+        self._family: int | None = library().towpath_wildcard_open(
             words,
             index.ctypes.data,
             slots.ctypes.data,
@@ -122,7 +122,7 @@ class Half:
             random,
             ctypes.byref(status),
         )
-        if self._half is None:
+        if self._family is None:
             raise _error(Status(status.value))
 
     # ---- changes ---------------------------------------------------------------------------------
@@ -131,8 +131,8 @@ class Half:
         """Insert rules, in order. WriterError: those before the first refused are in."""
         raw = rules if isinstance(rules, bytes) else np.ascontiguousarray(rules).tobytes()
         count = len(raw) // self._dtype.itemsize
-        if count > 1 and library().towpath_wildcard_fit(self._half, raw, count):
-            self.settle()
+        if count > 1 and library().towpath_wildcard_fit(self._family, raw, count):
+            self.reclaim()
         self._many(self._insert, raw, self._dtype.itemsize)
 
     def delete(self, numbers: Sequence[int]) -> None:
@@ -141,14 +141,14 @@ class Half:
 
     def _many(self, function: Any, raw: bytes, size: int) -> None:
         count = len(raw) // size
-        status = function(self._half, raw, count, self._done_here)
+        status = function(self._family, raw, count, self._done_here)
         if status == Status.DONE:
             return
         address, done = np.frombuffer(raw, np.uint8).ctypes.data, self._done.value
 
         def go_on() -> int:
             nonlocal done
-            status = function(self._half, address + done * size, count - done, self._done_here)
+            status = function(self._family, address + done * size, count - done, self._done_here)
             done += self._done.value
             return int(status)
 
@@ -163,58 +163,60 @@ class Half:
         pending = False
         try:
             for rule in rules:
-                pending |= self._finally_done(partial(self._replace, self._half, rule)) > 0
+                pending |= self._finally_done(partial(self._replace, self._family, rule)) > 0
         finally:
             if pending:
-                self.settle()
-                self._finally_done(lambda: library().towpath_wildcard_finish(self._half))
+                self.reclaim()
+                self._finally_done(lambda: library().towpath_wildcard_finish(self._family))
 
     def set_value(self, number: int, value: int) -> None:
         """Give a rule another value, in one store."""
-        self._finally_done(lambda: library().towpath_wildcard_set_value(self._half, number, value))
+        self._finally_done(
+            lambda: library().towpath_wildcard_set_value(self._family, number, value)
+        )
 
     def device(self, ifindex: int) -> int:
         """The number that stands for a device in keys, a new one if it has none.
 
         It is held, also when no rule names it, until ``release``.
         """
-        return self._finally_done(lambda: library().towpath_wildcard_device(self._half, ifindex))
+        return self._finally_done(lambda: library().towpath_wildcard_device(self._family, ifindex))
 
     def release(self, number: int) -> None:
         """Hold a device's number no longer: rules that name it do that."""
-        library().towpath_wildcard_release(self._half, number)
+        library().towpath_wildcard_release(self._family, number)
 
     # ---- what there is ---------------------------------------------------------------------------
 
     def __contains__(self, number: int) -> bool:
-        return bool(self._has(self._half, number))
+        return bool(self._has(self._family, number))
 
     def get(self, number: int) -> Any:
         """A copy of one rule, a record. WriterError: there is none of that number."""
         record = np.zeros(1, self._dtype)
         self._finally_done(
-            lambda: library().towpath_wildcard_get(self._half, number, record.ctypes.data)
+            lambda: library().towpath_wildcard_get(self._family, number, record.ctypes.data)
         )
         return record[0]
 
     def rules(self) -> Array:
         """A copy of all rules, the one of highest rank first."""
         records: Array = np.zeros(self.report().rules, self._dtype)
-        library().towpath_wildcard_list(self._half, records.ctypes.data)
+        library().towpath_wildcard_list(self._family, records.ctypes.data)
         return records[np.argsort(records["head"]["rank"])[::-1]]
 
     def report(self) -> Report:
         """How full it is."""
         record = np.zeros(1, _REPORT)
-        library().towpath_wildcard_report(self._half, record.ctypes.data)
+        library().towpath_wildcard_report(self._family, record.ctypes.data)
         return Report(*record[0].tolist())
 
     # ---- room ------------------------------------------------------------------------------------
 
-    def settle(self) -> None:
+    def reclaim(self) -> None:
         """Wait for readers, and free what they may have been reading."""
         self._wait()
-        library().towpath_wildcard_settle(self._half)
+        library().towpath_wildcard_reclaim(self._family)
 
     def _finally_done(
         self,
@@ -229,15 +231,15 @@ class Half:
         """
         if status is None:
             status = attempt()
-        while status == Status.NO_ROOM:
+        while status == Status.NO_SPACE:
             before = done()
-            self.settle()
+            self.reclaim()
             status = attempt()
-            if status == Status.NO_ROOM and done() == before:
-                library().towpath_wildcard_compact(self._half)
-                self.settle()
+            if status == Status.NO_SPACE and done() == before:
+                library().towpath_wildcard_compact(self._family)
+                self.reclaim()
                 status = attempt()
-                if status == Status.NO_ROOM and done() == before:
+                if status == Status.NO_SPACE and done() == before:
                     break
         if status < 0:
             raise _error(Status(status), done())
@@ -245,8 +247,8 @@ class Half:
 
     def close(self) -> None:
         """Let go of the arrays, which keep the rules. Twice is once."""
-        library().towpath_wildcard_close(self._half)
-        self._half = None
+        library().towpath_wildcard_close(self._family)
+        self._family = None
         self._arrays = ()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.wildcard.rule import MOST_PRIORITY, Packet, Ports, Prefix, Rule
+from towpath.wildcard.rule import MAX_PRIORITY, Packet, Ports, Prefix, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 NUMBER_BITS = 44
-MOST_NUMBER = (1 << NUMBER_BITS) - 2  # its complement, the rank of priority 0, isn't 0
+MAX_NUMBER = (1 << NUMBER_BITS) - 2  # its complement, the rank of priority 0, isn't 0
 BOTH = 1  # WILDCARD_BOTH
 _SPORT, _DPORT, _PROTOCOL, _VLAN = 48, 32, 24, 12
 _PORT, _BYTE, _TWELVE = 0xFFFF, 0xFF, 0xFFF
@@ -137,7 +137,7 @@ def decode(family: Family, record: Any, ifindexes: Mapping[int, int]) -> Rule:
         bits[-1] >> _PROTOCOL & _BYTE if mask[-1] >> _PROTOCOL & _BYTE else None,
         bits[-1] >> _VLAN & _TWELVE if mask[-1] >> _VLAN & _TWELVE else None,
         ifindexes[bits[-1] & _TWELVE] if mask[-1] & _TWELVE else None,
-        int(head["rank"]) >> NUMBER_BITS & MOST_PRIORITY,
+        int(head["rank"]) >> NUMBER_BITS & MAX_PRIORITY,
         int(head["value"]),
     )
 

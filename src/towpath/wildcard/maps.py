@@ -33,7 +33,7 @@ VERSIONS = (4, 6)
 _REFERENCE = "bench_wildcard"  # the packaged object that has a table, called "rules"
 _REFERENCE_TABLE = "rules"
 _TYPES = "types"
-_MOST_RULES = 1 << 24  # a slot has so many bits to say where a run begins
+_MAX_RULES = 1 << 24  # a slot has so many bits to say where a run begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +83,10 @@ def check(table: str, maps: Mapping[str, Map]) -> None:
         differences += [f"{table}_{part}: {line}" for line in same_size.differences(found)]
     for version in VERSIONS:
         rules = maps.get(f"rules{version}")
-        if rules is not None and not wanted().spare <= rules.max_entries <= _MOST_RULES:
+        if rules is not None and not wanted().spare <= rules.max_entries <= _MAX_RULES:
             differences.append(
                 f"{table}_rules{version}: max_entries is {rules.max_entries} instead of "
-                f"{wanted().spare} to {_MOST_RULES}"
+                f"{wanted().spare} to {_MAX_RULES}"
             )
         slots = maps.get(f"slots{version}")
         if slots is not None and slots.max_entries % 8:

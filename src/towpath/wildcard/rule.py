@@ -12,14 +12,14 @@ Prefix: TypeAlias = IPv4Network | IPv6Network
 Ports: TypeAlias = tuple[int, int]
 """The first and the last of a range."""
 
-MOST_PRIORITY = (1 << 20) - 1
-_MOST_VALUE = (1 << 64) - 1
-_MOST_IFINDEX = (1 << 31) - 1
-_MOST_VLAN = 4094
-_MOST_PORT = 65535
-_MOST_PROTOCOL = 255
+MAX_PRIORITY = (1 << 20) - 1
+_MAX_VALUE = (1 << 64) - 1
+_MAX_IFINDEX = (1 << 31) - 1
+_MAX_VLAN = 4094
+_MAX_PORT = 65535
+_MAX_PROTOCOL = 255
 
-ANY_PORT: Ports = (0, _MOST_PORT)
+ANY_PORT: Ports = (0, _MAX_PORT)
 _ALL: dict[int, Prefix] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 PROTOCOLS = {
     "icmp": 1,
@@ -73,14 +73,14 @@ class Rule:
         _check_ports("source_ports", self.source_ports)
         _check_ports("destination_ports", self.destination_ports)
         for name, number, least, most in (
-            ("protocol", self.protocol, 0, _MOST_PROTOCOL),
-            ("vlan", self.vlan, 0, _MOST_VLAN),
-            ("ifindex", self.ifindex, 1, _MOST_IFINDEX),
+            ("protocol", self.protocol, 0, _MAX_PROTOCOL),
+            ("vlan", self.vlan, 0, _MAX_VLAN),
+            ("ifindex", self.ifindex, 1, _MAX_IFINDEX),
         ):
             if number is not None:
                 _check_number(name, number, least, most)
-        _check_number("priority", self.priority, 0, MOST_PRIORITY)
-        _check_number("value", self.value, 0, _MOST_VALUE)
+        _check_number("priority", self.priority, 0, MAX_PRIORITY)
+        _check_number("value", self.value, 0, _MAX_VALUE)
 
     @classmethod
     def of(
@@ -137,11 +137,11 @@ class Packet:
                 f"{self.destination} is IPv{self.destination.version}; allowed: both of one family"
             )
         for name, number, most in (
-            ("source_port", self.source_port, _MOST_PORT),
-            ("destination_port", self.destination_port, _MOST_PORT),
-            ("protocol", self.protocol, _MOST_PROTOCOL),
-            ("vlan", self.vlan, _MOST_VLAN + 1),
-            ("ifindex", self.ifindex, _MOST_IFINDEX),
+            ("source_port", self.source_port, _MAX_PORT),
+            ("destination_port", self.destination_port, _MAX_PORT),
+            ("protocol", self.protocol, _MAX_PROTOCOL),
+            ("vlan", self.vlan, _MAX_VLAN + 1),
+            ("ifindex", self.ifindex, _MAX_IFINDEX),
         ):
             _check_number(name, number, 0, most)
 
@@ -162,8 +162,8 @@ def _check_prefix(name: str, prefix: object) -> None:
 
 def _check_ports(name: str, ports: Ports) -> None:
     first, last = ports
-    _check_number(name, first, 0, _MOST_PORT)
-    _check_number(name, last, 0, _MOST_PORT)
+    _check_number(name, first, 0, _MAX_PORT)
+    _check_number(name, last, 0, _MAX_PORT)
     if first > last:
         raise ValueError(f"{name}: {first} to {last} is empty; allowed: the lower one first")
 

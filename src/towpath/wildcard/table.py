@@ -10,14 +10,14 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel import lock
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.wildcard import maps
-from towpath.wildcard.codec import BOTH, FAMILIES, MOST_NUMBER, number_of
+from towpath.wildcard.codec import BOTH, FAMILIES, MAX_NUMBER, number_of
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError
-from towpath.wildcard.half import FamilyTable
+from towpath.wildcard.family import FamilyTable
 from towpath.wildcard.rule import Rule
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Match(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """How full a table is: each half by itself, and ``bytes`` of kernel memory, used or not."""
+    """How full a table is: each family by itself, and ``bytes`` of kernel memory, used or not."""
 
     rules: int
     ipv4: Report
@@ -45,7 +45,7 @@ class Statistics:
     bytes: int
 
 
-class WildcardTable(Closing, Mapping[int, Rule]):
+class WildcardTable(Closeable, Mapping[int, Rule]):
     """A table that a program declares by ``WILDCARD_TABLE(name, rules)``: rules by their numbers.
 
     A mapping, in the order in which rules win: the first of those that match a packet is what
@@ -72,10 +72,12 @@ class WildcardTable(Closing, Mapping[int, Rule]):
             self._bytes = sum(
                 each.max_entries * each.value_dtype.itemsize for each in found.values()
             )
-            self._halves = {version: _half(version, found, undo) for version in maps.VERSIONS}
-            self._numbers = self._halves[4].index["last_number"]
-            self._last = max(int(self._numbers[0]), *map(_newest, self._halves.values()))
-            self._both = _reconcile(self._halves)
+            self._tables = {
+                version: _family_table(version, found, undo) for version in maps.VERSIONS
+            }
+            self._numbers = self._tables[4].index["last_number"]
+            self._last = max(int(self._numbers[0]), *map(_newest, self._tables.values()))
+            self._both = _reconcile(self._tables)
             self._undo = undo.pop_all()
 
     # ---- changes ---------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ class WildcardTable(Closing, Mapping[int, Rule]):
             return self.insert_many((rule,))[0]
         with self._lock:
             number = self._new_numbers(1)[0]
-            self._halves[version].insert(((rule, number),))
+            self._tables[version].insert(((rule, number),))
         return number
 
     def insert_many(self, rules: Iterable[Rule]) -> list[int]:
@@ -116,19 +118,19 @@ class WildcardTable(Closing, Mapping[int, Rule]):
         return numbers
 
     def _insert_all(self, numbered: Sequence[tuple[Rule, int]]) -> None:
-        """Insert in both halves, all or none."""
+        """Insert in both tables, all or none."""
         with ExitStack() as undo:
-            for version, half in self._halves.items():
+            for version, table in self._tables.items():
                 mine = [pair for pair in numbered if pair[0].version in (version, None)]
                 if mine:
-                    half.insert(mine)
-                    undo.callback(half.delete, [number for _, number in mine])
+                    table.insert(mine)
+                    undo.callback(table.delete, [number for _, number in mine])
             undo.pop_all()
 
     def _new_numbers(self, count: int) -> list[int]:
         first, self._last = self._last + 1, self._last + count
-        if self._last > MOST_NUMBER:
-            raise FullError(f"all of the {MOST_NUMBER} numbers for rules have been used")
+        if self._last > MAX_NUMBER:
+            raise FullError(f"all of the {MAX_NUMBER} numbers for rules have been used")
         # Before the rules are there: whoever takes over doesn't give a number out again.
         self._numbers[0] = self._last
         return list(range(first, self._last + 1))
@@ -136,8 +138,8 @@ class WildcardTable(Closing, Mapping[int, Rule]):
     def delete(self, number: int) -> None:
         """Delete a rule. NoSuchRuleError."""
         with self._lock:
-            for half in self._halves_of(number):
-                half.delete((number,))
+            for table in self._tables_of(number):
+                table.delete((number,))
             self._both.discard(number)
 
     def delete_many(self, numbers: Iterable[int]) -> None:
@@ -148,11 +150,11 @@ class WildcardTable(Closing, Mapping[int, Rule]):
                 raise NoSuchRuleError(
                     f"a number is there twice among {len(numbers)}; allowed: once"
                 )
-            placed = {number: self._halves_of(number) for number in numbers}
-            for half in self._halves.values():
-                mine = [number for number in numbers if half in placed[number]]
+            placed = {number: self._tables_of(number) for number in numbers}
+            for table in self._tables.values():
+                mine = [number for number in numbers if table in placed[number]]
                 if mine:
-                    half.delete(mine)
+                    table.delete(mine)
             self._both.difference_update(numbers)
 
     def replace(self, number: int, rule: Rule) -> None:
@@ -171,16 +173,16 @@ class WildcardTable(Closing, Mapping[int, Rule]):
         is replaced then. FullError, TooComplexError: those that come before in order are.
         """
         with self._lock:
-            placed = {number: self._halves_of(number) for number in rules}
+            placed = {number: self._tables_of(number) for number in rules}
             for number, rule in rules.items():
                 self._check_families(number, rule, placed[number])
-            for half in self._halves.values():
-                mine = {number: rule for number, rule in rules.items() if half in placed[number]}
+            for table in self._tables.values():
+                mine = {number: rule for number, rule in rules.items() if table in placed[number]}
                 if mine:
-                    half.replace(mine)
+                    table.replace(mine)
 
-    def _check_families(self, number: int, rule: Rule, halves: Sequence[FamilyTable]) -> None:
-        old = None if number in self._both else halves[0].family.version
+    def _check_families(self, number: int, rule: Rule, tables: Sequence[FamilyTable]) -> None:
+        old = None if number in self._both else tables[0].family.version
         if rule.version != old:
             words = {None: "both families", 4: "IPv4", 6: "IPv6"}
             raise ValueError(
@@ -193,30 +195,32 @@ class WildcardTable(Closing, Mapping[int, Rule]):
         if not 0 <= value < 1 << 64:
             raise ValueError(f"value: {value}; allowed: 0 to {(1 << 64) - 1}")
         with self._lock:
-            for half in self._halves_of(number):
-                half.set_value(number, value)
+            for table in self._tables_of(number):
+                table.set_value(number, value)
 
-    def _halves_of(self, number: int) -> list[FamilyTable]:
-        halves = [half for half in self._halves.values() if number in half]
-        if not halves:
+    def _tables_of(self, number: int) -> list[FamilyTable]:
+        tables = [table for table in self._tables.values() if number in table]
+        if not tables:
             raise NoSuchRuleError(f"{self.name}: there is no rule {number}")
-        return halves
+        return tables
 
     # ---- what there is ---------------------------------------------------------------------------
 
     def __len__(self) -> int:
         with self._lock:
-            return sum(half.report().rules for half in self._halves.values()) - len(self._both)
+            return sum(table.report().rules for table in self._tables.values()) - len(self._both)
 
     def __contains__(self, number: object) -> bool:
         with self._lock:
-            return isinstance(number, int) and any(number in half for half in self._halves.values())
+            return isinstance(number, int) and any(
+                number in table for table in self._tables.values()
+            )
 
     def __getitem__(self, number: int) -> Rule:
         """The rule with a number. NoSuchRuleError."""
         with self._lock:
-            half = self._halves_of(number)[0]
-            return half.decode(half.record(number))
+            table = self._tables_of(number)[0]
+            return table.decode(table.record(number))
 
     def __delitem__(self, number: int) -> None:
         """Delete a rule. NoSuchRuleError."""
@@ -227,8 +231,8 @@ class WildcardTable(Closing, Mapping[int, Rule]):
         with self._lock:
             ranks = {
                 rank
-                for half in self._halves.values()
-                for rank in half.records()["head"]["rank"].tolist()
+                for table in self._tables.values()
+                for rank in table.records()["head"]["rank"].tolist()
             }
         return map(number_of, sorted(ranks, reverse=True))
 
@@ -244,10 +248,10 @@ class WildcardTable(Closing, Mapping[int, Rule]):
         """Return all rules by their numbers, as they are at this moment, those that win first."""
         with self._lock:
             found = {}
-            for half in self._halves.values():
-                ifindexes = half.ifindexes()
-                for record in half.records():
-                    found[int(record["head"]["rank"])] = half.decode(record, ifindexes)
+            for table in self._tables.values():
+                ifindexes = table.ifindexes()
+                for record in table.records():
+                    found[int(record["head"]["rank"])] = table.decode(record, ifindexes)
         return {number_of(rank): found[rank] for rank in sorted(found, reverse=True)}
 
     def lookup(self, packet: Packet) -> Match | None:
@@ -256,7 +260,7 @@ class WildcardTable(Closing, Mapping[int, Rule]):
         This is what programs do, but not how they do it: it knows no tuples, slots or columns.
         """
         with self._lock:
-            record = self._halves[packet.source.version].lookup(packet)
+            record = self._tables[packet.source.version].lookup(packet)
         if record is None:
             return None
         return Match(number_of(int(record["head"]["rank"])), int(record["head"]["value"]))
@@ -266,7 +270,7 @@ class WildcardTable(Closing, Mapping[int, Rule]):
         rules = len(self)
         with self._lock:
             return Statistics(
-                rules, self._halves[4].report(), self._halves[6].report(), self._bytes
+                rules, self._tables[4].report(), self._tables[6].report(), self._bytes
             )
 
     # ---- life ------------------------------------------------------------------------------------
@@ -305,14 +309,14 @@ def _find(source: BpfObject | Path | str, name: str, undo: ExitStack) -> dict[st
     return maps.of_pins(Path(source), name, undo)
 
 
-def _half(version: int, found: Mapping[str, Map], undo: ExitStack) -> FamilyTable:
+def _family_table(version: int, found: Mapping[str, Map], undo: ExitStack) -> FamilyTable:
     index, slots, rules = (
         maps.memory(found[part], maps.wanted().layouts[part].value, undo)
         for part in (f"index{version}", f"slots{version}", f"rules{version}")
     )
-    half = FamilyTable(FAMILIES[version], (index, slots, rules), wait_for_readers)
-    undo.callback(half.close)
-    return half
+    table = FamilyTable(FAMILIES[version], (index, slots, rules), wait_for_readers)
+    undo.callback(table.close)
+    return table
 
 
 def _scattered(pair: tuple[Rule, int]) -> int:
@@ -320,32 +324,32 @@ def _scattered(pair: tuple[Rule, int]) -> int:
     return pair[1] * 0x9E3779B1 & 0xFFFFFFFF
 
 
-def _newest(half: FamilyTable) -> int:
-    ranks = half.records()["head"]["rank"].tolist()
+def _newest(table: FamilyTable) -> int:
+    ranks = table.records()["head"]["rank"].tolist()
     return max(map(number_of, ranks), default=0)
 
 
-def _reconcile(halves: Mapping[int, FamilyTable]) -> set[int]:
-    """Put right what was done in one half only; returns the rules of both families.
+def _reconcile(tables: Mapping[int, FamilyTable]) -> set[int]:
+    """Put right what was done in one table only; returns the rules of both families.
 
-    A rule that one half lacks was about to be inserted or deleted: it is deleted. One that is
-    newer in one half was about to be replaced: it is, in the other.
+    A rule that one table lacks was about to be inserted or deleted: it is deleted. One that is
+    newer in one table was about to be replaced: it is, in the other.
     """
     there = {
         version: {
             number_of(int(record["head"]["rank"])): record
-            for record in half.records()
+            for record in table.records()
             if int(record["head"]["flags"]) & BOTH
         }
-        for version, half in halves.items()
+        for version, table in tables.items()
     }
     both = there[4].keys() & there[6].keys()
-    for version, half in halves.items():
-        half.delete([number for number in there[version] if number not in both])
+    for version, table in tables.items():
+        table.delete([number for number in there[version] if number not in both])
     for number in both:
-        ages = {version: int(there[version][number]["head"]["version"]) for version in halves}
+        ages = {version: int(there[version][number]["head"]["version"]) for version in tables}
         newer, older = (4, 6) if ages[4] > ages[6] else (6, 4)
         if ages[newer] > ages[older]:
-            rule = halves[newer].decode(there[newer][number])
-            halves[older].replace({number: rule}, ages[newer])
+            rule = tables[newer].decode(there[newer][number])
+            tables[older].replace({number: rule}, ages[newer])
     return set(both)

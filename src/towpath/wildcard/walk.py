@@ -34,7 +34,7 @@ class Steps(NamedTuple):
 
 
 class Walker:
-    """Looks keys up in a half's arrays, of one element, of slots and of rules.
+    """Looks keys up in a family's arrays, of one element, of slots and of rules.
 
     What is small is copied when this is made: for a table that nobody changes meanwhile.
     """

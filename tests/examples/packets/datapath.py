@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.datapath.attach.places import Places
 from towpath.datapath.maps.pins import held
 from towpath.kernel.bpf.bpffs import remove_pins
@@ -24,7 +24,7 @@ MAPS = ("wanted", "counted")
 LINKS, PLACE = "links", "ingress"
 
 
-class PacketCounter(Closing):
+class PacketCounter(Closeable):
     """Counts packets on a device, also after this is closed; the next one goes on counting.
 
     KernelError: there is no such device, or something else has ``pins``.

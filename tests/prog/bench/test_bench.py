@@ -17,7 +17,7 @@ from towpath.bench import SCENARIOS, BenchError, Scenario, Stimulus, Wrapper, me
 from towpath.bench.frames import GATEWAY_MAC, check_encapsulated, frame
 from towpath.bench.loadbalancer import Rig, rig
 from towpath.bench.network import attached_program
-from towpath.bench.scenarios import BACKENDS, SERVICES, Fate
+from towpath.bench.scenarios import BACKENDS, SERVICES, Outcome
 from towpath.bench.wrapper import Action
 from towpath.cli.main import cli
 from towpath.kernel.bpf import probe
@@ -133,21 +133,21 @@ def test_packets_come_out_as_the_scenario_says(load_balancer: Rig, name: str) ->
 
 def test_every_scenario_but_those_that_pass_is_for_a_service() -> None:
     """The services are exactly those that scenarios send packets to."""
-    wanted = {each.flow.key for each in SCENARIOS if each.fate is not Fate.PASSED}
+    wanted = {each.flow.key for each in SCENARIOS if each.outcome is not Outcome.PASSED}
     assert {service.key for service in SERVICES} == wanted
 
 
 def test_a_wrong_verdict_is_told(load_balancer: Rig) -> None:
     """A packet that passes where it should be sent on stops the benchmark."""
     with pytest.raises(BenchError, match="wrong: the packet is XDP_PASS, not XDP_TX"):
-        load_balancer.check(replace(PASSED, name="wrong", fate=Fate.HASHED))
+        load_balancer.check(replace(PASSED, name="wrong", outcome=Outcome.HASHED))
 
 
 def test_a_wrong_way_is_told(load_balancer: Rig) -> None:
     """Packets that the flow table answers aren't timed as hashed ones."""
     load_balancer.warm_up(HIT)
     with pytest.raises(BenchError, match="of 72192 packets 0 were of flows"):
-        load_balancer.time(replace(HIT, name="wrong", fate=Fate.HASHED))
+        load_balancer.time(replace(HIT, name="wrong", outcome=Outcome.HASHED))
 
 
 @pytest.mark.parametrize(

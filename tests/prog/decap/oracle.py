@@ -36,7 +36,7 @@ ECN_TABLE: dict[int, dict[int, int | None]] = {
 
 _EXTENSIONS = {0: "hop-by-hop", 43: "routing", 60: "destination"}
 _FRAGMENT_HEADER = 44
-_MOST_EXTENSIONS = 7
+_MAX_EXTENSIONS = 7
 _FAMILIES = {4: 0x0800, 41: 0x86DD}  # what each tunnel protocol carries
 
 
@@ -158,7 +158,7 @@ def parse_ipv6(packet: bytes) -> tuple[Outer, bytes]:
 def walk_extensions(packet: bytes) -> tuple[int, int, bool]:
     """The first header that is no extension, where it begins, and whether this is a fragment."""
     kind, at = packet[6], 40
-    for _ in range(_MOST_EXTENSIONS + 1):
+    for _ in range(_MAX_EXTENSIONS + 1):
         if kind == _FRAGMENT_HEADER:
             if len(packet) < at + 8:
                 raise Leave(OTHER)

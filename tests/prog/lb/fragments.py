@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tests.prog.lb.oracle_special import FragmentKey, Left
+from tests.prog.lb.oracle_slow_path import FragmentKey, Left
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,13 +25,13 @@ from tests.prog.lb.oracle_parse import (
     parse,
     tcp_flags,
 )
-from tests.prog.lb.oracle_special import (
+from tests.prog.lb.oracle_slow_path import (
     FragmentKey,
     Left,
-    Special,
+    SlowPath,
     echo_reply,
     may_be_answered,
-    read_special,
+    read_slow_path,
     told_mtu,
     too_big,
 )
@@ -164,7 +164,7 @@ class World:
         except Leave as leave:
             if leave.verdict not in {FRAGMENT, OTHER_PROTOCOL}:
                 return Outcome(leave.verdict, frame)
-            return self._judge_special(frame, ifindex, leave.verdict)
+            return self._judge_slow(frame, ifindex, leave.verdict)
         key = self.find(packet.flow)
         if key is None:
             return Outcome(NO_VIP, frame)
@@ -176,44 +176,44 @@ class World:
         ifindex: int,
         packet: Packet,
         key: Key,
-        special: Special | None = None,
+        slow: SlowPath | None = None,
         left: Left | None = None,
     ) -> Outcome:
         """Balance what is from a source that the service is for."""
         sources = self.services[key].sources
         if sources is not None and not any(packet.flow.source in each for each in sources):
             return Outcome(NOT_FOR_YOU, frame, packet.length, key, packet.flow)
-        return self._balance(frame, ifindex, packet, key, special, left)
+        return self._balance(frame, ifindex, packet, key, slow, left)
 
-    def _judge_special(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
+    def _judge_slow(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
         """The same for fragments and ICMP; the verdict is what those get that nobody awaits."""
-        special = read_special(frame)
-        if special is None:
+        slow = read_slow_path(frame)
+        if slow is None:
             return Outcome(verdict, frame)
-        if special.kind == "echo":
-            return self._judge_echo(frame, special)
-        if special.kind == "later":
-            return self._judge_later(frame, ifindex, special)
-        key = self.find(special.packet.flow)
+        if slow.kind == "echo":
+            return self._judge_echo(frame, slow)
+        if slow.kind == "later":
+            return self._judge_later(frame, ifindex, slow)
+        key = self.find(slow.packet.flow)
         if key is not None:
-            return self._admit(frame, ifindex, special.packet, key, special)
+            return self._admit(frame, ifindex, slow.packet, key, slow)
         passed = Outcome(verdict, frame)
-        if special.kind == "first" and self.is_vip(special.header.destination):
-            return replace(passed, leaves=(special.fragment_key, left_by(special, None)))
+        if slow.kind == "first" and self.is_vip(slow.header.destination):
+            return replace(passed, leaves=(slow.fragment_key, left_by(slow, None)))
         return passed
 
-    def _judge_echo(self, frame: bytes, special: Special) -> Outcome:
-        header = special.header
+    def _judge_echo(self, frame: bytes, slow: SlowPath) -> Outcome:
+        header = slow.header
         code = frame[header.transport + 1]
         answered = self.echo and header.plain and not code and self.is_vip(header.destination)
         if not answered or not may_be_answered(frame, header.source):
             return Outcome(OTHER_PROTOCOL, frame)
         return Outcome(ECHO, echo_reply(frame, header))
 
-    def _judge_later(self, frame: bytes, ifindex: int, special: Special) -> Outcome:
-        header = special.header
+    def _judge_later(self, frame: bytes, ifindex: int, slow: SlowPath) -> Outcome:
+        header = slow.header
         ours = header.protocol in TRANSPORTS
-        left = self.fragments.get(special.fragment_key)
+        left = self.fragments.get(slow.fragment_key)
         if left is None:
             lost = ours and self.is_vip(header.destination)
             return Outcome(LOST if lost else FRAGMENT, frame)
@@ -226,11 +226,11 @@ class World:
             left.destination_port,
             left.protocol,
         )
-        packet = replace(special.packet, flow=flow)
+        packet = replace(slow.packet, flow=flow)
         key = self.find(flow)
         if key is None:
             return Outcome(LOST if self.is_vip(header.destination) else FRAGMENT, frame)
-        return self._admit(frame, ifindex, packet, key, special, left)
+        return self._admit(frame, ifindex, packet, key, slow, left)
 
     def is_vip(self, address: Address) -> bool:
         """Whether any service is for an address."""
@@ -299,10 +299,10 @@ class World:
         ifindex: int,
         packet: Packet,
         key: Key,
-        special: Special | None = None,
+        slow: SlowPath | None = None,
         left: Left | None = None,
     ) -> Outcome:
-        kind = special.kind if special else ""
+        kind = slow.kind if slow else ""
         flags = tcp_flags(packet) if kind in {"", "first"} else 0
         backend, fresh = self.choose(key, packet.flow, flags)
         if left is not None:
@@ -321,8 +321,8 @@ class World:
         )
         if backend is None:
             return found
-        if special is not None and kind == "first":
-            found = replace(found, leaves=(special.fragment_key, left_by(special, backend)))
+        if slow is not None and kind == "first":
+            found = replace(found, leaves=(slow.fragment_key, left_by(slow, backend)))
         return self._send(found, ifindex, packet, backend, kind)
 
     def _send(
@@ -404,9 +404,9 @@ class World:
         return way.source.packed
 
 
-def left_by(special: Special, backend: Address | None) -> Left:
+def left_by(slow: SlowPath, backend: Address | None) -> Left:
     """What a first fragment that goes to a backend, or to the kernel, leaves."""
-    flow = special.packet.flow
+    flow = slow.packet.flow
     return Left(flow.source_port, flow.destination_port, flow.protocol, backend)
 
 

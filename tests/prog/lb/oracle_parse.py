@@ -18,9 +18,9 @@ FRAGMENT = "pass_fragment"
 MALFORMED = "pass_malformed"
 
 TCP, UDP = 6, 17
-SMALLEST_TRANSPORT = {TCP: 20, UDP: 8}
+MIN_TRANSPORT = {TCP: 20, UDP: 8}
 HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION = 0, 43, 44, 60
-MOST_EXTENSIONS = 7  # with an eighth the packet is left alone, whatever follows
+MAX_EXTENSIONS = 7  # with an eighth the packet is left alone, whatever follows
 
 
 class Leave(Exception):  # noqa: N818 - not an error: the parse is over
@@ -130,7 +130,7 @@ def parse_ipv6(tag: int, rest: bytes) -> Packet:
 def walk_extensions(rest: bytes) -> tuple[int, int]:
     """The first header that is none of those walked past, and where it begins."""
     kind, at = rest[6], 40
-    for _ in range(MOST_EXTENSIONS + 1):
+    for _ in range(MAX_EXTENSIONS + 1):
         if kind not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION):
             return kind, at
         size = 8 if kind == FRAGMENT_HEADER else 4  # what is read of it
@@ -147,9 +147,9 @@ def walk_extensions(rest: bytes) -> tuple[int, int]:
 
 def transport(protocol: int, source: Address, destination: Address, segment: bytes) -> Flow:
     """The flow that a segment or datagram belongs to; its header must be there whole."""
-    if protocol not in SMALLEST_TRANSPORT:
+    if protocol not in MIN_TRANSPORT:
         raise Leave(OTHER_PROTOCOL)
-    if len(segment) < SMALLEST_TRANSPORT[protocol]:
+    if len(segment) < MIN_TRANSPORT[protocol]:
         raise Leave(MALFORMED)
     return Flow(source, destination, number(segment[:2]), number(segment[2:4]), protocol)
 

@@ -51,7 +51,7 @@ def count(rig: Rig, seconds_ago: float) -> int:
     before = ways["seen"].copy()
     ways["seen"][known] -= np.uint16(seconds_ago / table.resolution_seconds)
     try:
-        return sum(rig.balancer.census(keys).count(300).values())
+        return sum(rig.balancer.flow_counter(keys).count(300).values())
     finally:
         ways["seen"][known] = before[known]
 

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 RECIPES = examples(1000)
 DAMAGED = RECIPES // 50  # copies of each recipe's frame
 GARBAGE = examples(1500)
-AT_LEAST = RECIPES * DAMAGED
-MOST_ROUNDS = 4
+MIN_FRAMES = RECIPES * DAMAGED
+MAX_ROUNDS = 4
 
 MACS = bytes.fromhex("020000000002 020000000001")
 LINKS = {
@@ -225,9 +225,9 @@ def test_program_and_oracle_agree_on_any_frame(rig: Rig) -> None:
 
     rig.seen.clear()
     agree()
-    assert rig.seen.total() >= AT_LEAST
+    assert rig.seen.total() >= MIN_FRAMES
     # What is drawn is chance, and one kind may hardly be among it: then on.
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         if IN_GUEST or not rare(rig):
             return
         agree()
@@ -238,9 +238,9 @@ def rare(rig: Rig) -> dict[str, int]:
     """Verdicts that didn't occur often enough to have been tried in earnest, and how often."""
     usual = (TX, REDIRECT, HANDOFF, NO_VIP, OTHER_PROTOCOL, FRAGMENT, MALFORMED, NOT_IP)
     drops = (NO_BACKEND, "drop_no_route", "drop_prohibited", NOT_FOR_YOU, NOT_ON_LINK)
-    least = dict.fromkeys(usual, AT_LEAST // 100) | dict.fromkeys(drops, AT_LEAST // 1000)
+    least = dict.fromkeys(usual, MIN_FRAMES // 100) | dict.fromkeys(drops, MIN_FRAMES // 1000)
     # The oracle knows whether this kernel tells the MTU.
-    least[TOO_LARGE] = AT_LEAST // 1000 * fib_lookup().mtu
+    least[TOO_LARGE] = MIN_FRAMES // 1000 * fib_lookup().mtu
     return {
         verdict: rig.seen[verdict] for verdict, most in least.items() if rig.seen[verdict] < most
     }

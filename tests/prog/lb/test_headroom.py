@@ -17,7 +17,7 @@ from towpath.kernel.bpf import probe
 from towpath.kernel.errors import KernelError
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
-MOST_METADATA = 212  # in steps of 4
+MAX_METADATA = 212  # in steps of 4
 ALWAYS_TAKEN = 32  # by test runs that take metadata at all; newer kernels take all of it
 NO_ROOM = "drop_headroom"
 
@@ -44,7 +44,7 @@ def test_every_size_of_headroom(rig: Rig, inside: int, outside: int, *, unresolv
             rig.run(frame(inside), metadata=bytes(4))
         return
     fits: list[bool] = []
-    for size in range(0, MOST_METADATA + 1, 4):
+    for size in range(0, MAX_METADATA + 1, 4):
         metadata = bytes(range(size))
         before = rig.counters()
         try:

@@ -15,8 +15,8 @@ from tests.prog.lb.harness import SMALL, Rig, rigged, service
 from tests.prog.lb.harness_layout import VERSIONS, version
 from tests.prog.lb.network import NEAR, Network
 from tests.prog.lb.oracle import NOT_FOR_YOU, TX
+from tests.prog.lb.test_allow_from import CLIENTS, allowing, sent_by, stored
 from tests.prog.lb.test_migration import described, send
-from tests.prog.lb.test_sources import CLIENTS, allowing, sent_by, stored
 
 from towpath.datapath.errors import CapacityError
 from towpath.model import Affinity

@@ -18,8 +18,8 @@ from tests.prog.lb.harness import SMALL, Rig, rigged, service
 from tests.prog.lb.network import NEAR, Network
 from tests.prog.lb.oracle import XDP_TX
 
-from towpath.core.lb.leaving import with_leaving
 from towpath.core.lb.states import BackendKey
+from towpath.core.lb.terminating import merge_terminating
 from towpath.datapath.maps import shared
 from towpath.model import BackendState
 
@@ -62,10 +62,10 @@ def backends(rig: Rig, count: int = FLOWS) -> list[bytes]:
     return found
 
 
-def census(rig: Rig, of: Service = WEB, idle: float = IDLE) -> dict[Address, int]:
+def flow_counts(rig: Rig, of: Service = WEB, idle: float = IDLE) -> dict[Address, int]:
     """Flows as they are counted, those of no backend left out."""
     keys = [BackendKey(of.key, each.address) for each in of.backends]
-    counted = rig.balancer.census(keys).count(idle)
+    counted = rig.balancer.flow_counter(keys).count(idle)
     return {key.address: flows for key, flows in counted.items() if flows}
 
 
@@ -80,13 +80,13 @@ def test_a_removal_moves_only_the_flows_of_one(
     """None while it leaves, its own and no other when it is gone."""
     before = backends(rig)
     owned = Counter(before)
-    assert census(rig) == {each: owned[each.packed] for each in NEAR[4]}
+    assert flow_counts(rig) == {each: owned[each.packed] for each in NEAR[4]}
 
     rest = replace(WEB, backends=tuple(b for b in WEB.backends if b.address != GONE))
-    (leaving,) = with_leaving([rest], [BackendKey(WEB.key, GONE)])
-    rig.serve(leaving)
-    by_leaving = moved(before, backends(rig))
-    assert census(rig) == {each: owned[each.packed] for each in NEAR[4]}
+    (terminating,) = merge_terminating([rest], [BackendKey(WEB.key, GONE)])
+    rig.serve(terminating)
+    by_terminating = moved(before, backends(rig))
+    assert flow_counts(rig) == {each: owned[each.packed] for each in NEAR[4]}
 
     rig.serve(rest)
     after = backends(rig)
@@ -94,11 +94,13 @@ def test_a_removal_moves_only_the_flows_of_one(
     with capsys.disabled():
         sys.stdout.write(
             f"\n  {FLOWS} flows, {owned[GONE.packed]} of the backend removed: moved while it"
-            f" leaves {by_leaving.total()}, when it is gone {dict(by_force)} "
+            f" leaves {by_terminating.total()}, when it is gone {dict(by_force)} "
         )
-    assert by_leaving == {}
+    assert by_terminating == {}
     assert by_force == {GONE.packed: owned[GONE.packed]}
-    assert census(rig) == {each: Counter(after)[each.packed] for each in NEAR[4] if each != GONE}
+    assert flow_counts(rig) == {
+        each: Counter(after)[each.packed] for each in NEAR[4] if each != GONE
+    }
 
 
 def test_down_is_counted_as_nobody(rig: Rig) -> None:
@@ -110,9 +112,9 @@ def test_down_is_counted_as_nobody(rig: Rig) -> None:
     )
     rig.serve(replace(WEB, backends=fallen))
     expected = {each: owned[each.packed] for each in NEAR[4] if each != GONE}
-    assert census(rig) == expected
+    assert flow_counts(rig) == expected
     rig.serve(WEB)
-    assert census(rig) == expected
+    assert flow_counts(rig) == expected
 
 
 def test_services_have_flows_of_their_own(rig: Rig) -> None:
@@ -120,10 +122,10 @@ def test_services_have_flows_of_their_own(rig: Rig) -> None:
     other = replace(WEB, name="other", port=81)
     rig.serve(WEB, other)
     owned = Counter(backends(rig, 1000))
-    assert census(rig) == {each: owned[each.packed] for each in NEAR[4]}
-    assert census(rig, other) == {}
+    assert flow_counts(rig) == {each: owned[each.packed] for each in NEAR[4]}
+    assert flow_counts(rig, other) == {}
     gone = replace(WEB, name="gone", port=82)
-    assert rig.balancer.census([BackendKey(gone.key, GONE)]).count(IDLE) == {}
+    assert rig.balancer.flow_counter([BackendKey(gone.key, GONE)]).count(IDLE) == {}
 
 
 @pytest.mark.parametrize("shift", [0, 40_000], ids=["now", "when the clock goes round"])
@@ -131,10 +133,10 @@ def test_flows_that_were_idle_too_long_have_ended(rig: Rig, shift: int) -> None:
     """By the time they were last seen; their clock goes round, and so does the count."""
     backends(rig, 1000)
     table = rig.balancer.flow_table
-    assert sum(census(rig).values()) == 1000
+    assert sum(flow_counts(rig).values()) == 1000
     ways = rig.balancer._program.rows("flows")["way"]
     known = ways["ref"] != 0
     idle = (20 + shift) * table.resolution_seconds
     for back, counted in ((10, 1000), (30, 0), (10, 1000)):
         ways["seen"][known] = np.uint16(table._clock.steps() - back - shift & 0xFFFF)
-        assert sum(census(rig, idle=idle).values()) == counted
+        assert sum(flow_counts(rig, idle=idle).values()) == counted

@@ -176,7 +176,7 @@ def test_a_drain_doesnt_wait_for_syns(rig: Rig) -> None:
         reuse.send(port, "S")
     reuse.send(PORTS[0], "A")
     keys = [BackendKey(reuse.web.key, each.address) for each in reuse.web.backends]
-    count = rig.balancer.census(keys).count
+    count = rig.balancer.flow_counter(keys).count
     assert sum(count(IDLE_SECONDS).values()) == len(PORTS)
     reuse.grow_older(ENDED_SECONDS + 1)
     assert sum(count(IDLE_SECONDS).values()) == 1

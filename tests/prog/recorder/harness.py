@@ -72,7 +72,7 @@ def recorded(rig: Rig, *, ring_bytes: int = 1 << 20, **wish: Any) -> Iterator[Re
     balancer = rig.balancer
     with tellable():
         recording = balancer.recorder.start(
-            parse_capture(wish), balancer.observed(), balancer.fate, ring_bytes=ring_bytes
+            parse_capture(wish), balancer.observed(), balancer.describe, ring_bytes=ring_bytes
         )
     with recording:
         made = Recorded(rig, recording)
@@ -86,7 +86,7 @@ def assert_told(rig: Rig, found: Packet, frame: bytes, device: str, outcome: Out
     assert found.data == frame
     assert found.length == len(frame)
     assert found.interface.name == f"{device}-in"
-    assert_fate(rig, found, outcome)
+    assert_outcome(rig, found, outcome)
 
 
 def assert_sent_on(rig: Rig, found: Packet, first: Packet, device: str, outcome: Outcome) -> None:
@@ -103,10 +103,10 @@ def assert_sent_on(rig: Rig, found: Packet, first: Packet, device: str, outcome:
     egress = way.ifindex if outcome.verdict == HANDOFF else lower
     name = device if outcome.verdict in {TX, TOO_BIG} else socket.if_indextoname(egress)
     assert found.interface.name == f"{name}-out"
-    assert_fate(rig, found, outcome)
+    assert_outcome(rig, found, outcome)
 
 
-def assert_fate(rig: Rig, found: Packet, outcome: Outcome) -> None:
+def assert_outcome(rig: Rig, found: Packet, outcome: Outcome) -> None:
     """Assert what is said of a packet: verdict, service, backend, flow."""
     said = found.said
     assert found.action == outcome.action

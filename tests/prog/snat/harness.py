@@ -50,6 +50,8 @@ SNAT = Snat((SOURCE4,), (SOURCE6,))
 PORTS = 16
 NARROW = replace(SNAT, ports=PortRange(20000, 20000 + PORTS - 1))
 NAT_SMALL = replace(SMALL, nat_flows=1 << 13)
+BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
+"""Families of clients and protocols of services."""
 _REPLIES = ("replies", "reply_bytes")
 _MASK = 0xFFFF
 _UNIT = 1 << 8

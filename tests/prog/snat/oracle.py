@@ -37,7 +37,7 @@ from tests.prog.lb.oracle_parse import (
     parse,
     tcp_flags,
 )
-from tests.prog.lb.oracle_special import may_be_answered, read_special, told_mtu, too_big
+from tests.prog.lb.oracle_slow_path import may_be_answered, read_slow_path, told_mtu, too_big
 from tests.prog.snat.oracle_bytes import hops, translated
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from tests.prog.lb.oracle import Key, Served, Way
     from tests.prog.lb.oracle_parse import Address
-    from tests.prog.lb.oracle_special import FragmentKey, Left, Special
+    from tests.prog.lb.oracle_slow_path import FragmentKey, Left, SlowPath
 
 NO_PORT, NO_HOP = "drop_nat_ports", "drop_ttl"
 WAYS, TRIES = 8, 16
@@ -291,13 +291,13 @@ class NatWorld(World):
         ifindex: int,
         packet: Packet,
         key: Key,
-        special: Special | None = None,
+        slow: SlowPath | None = None,
         left: Left | None = None,
     ) -> Outcome:
         """An error about no flow that is known is the kernel's, whoever sent it."""
-        if special is not None and special.kind == "error" and key in self.translated:
+        if slow is not None and slow.kind == "error" and key in self.translated:
             return Outcome(OTHER_PROTOCOL, frame)
-        return super()._admit(frame, ifindex, packet, key, special, left)
+        return super()._admit(frame, ifindex, packet, key, slow, left)
 
     def _balance(
         self,
@@ -305,29 +305,29 @@ class NatWorld(World):
         ifindex: int,
         packet: Packet,
         key: Key,
-        special: Special | None = None,
+        slow: SlowPath | None = None,
         left: Left | None = None,
     ) -> Outcome:
         """What is translated goes another way."""
         if key not in self.translated:
-            return super()._balance(frame, ifindex, packet, key, special, left)
+            return super()._balance(frame, ifindex, packet, key, slow, left)
         if left is not None:
             return self._follow(frame, ifindex, packet, key, left)
-        return self._forward(frame, ifindex, packet, key, special)
+        return self._forward(frame, ifindex, packet, key, slow)
 
-    def _judge_special(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
+    def _judge_slow(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
         """A fragment may be an answer's."""
-        special = read_special(frame)
-        if special is not None and special.kind in {"first", "later"}:
-            answer = self._reply_in_fragments(frame, ifindex, special)
+        slow = read_slow_path(frame)
+        if slow is not None and slow.kind in {"first", "later"}:
+            answer = self._reply_in_fragments(frame, ifindex, slow)
             if answer is not None:
                 return answer
-        return super()._judge_special(frame, ifindex, verdict)
+        return super()._judge_slow(frame, ifindex, verdict)
 
     # ---- from the client -----------------------------------------------------------------------
 
     def _forward(
-        self, frame: bytes, ifindex: int, packet: Packet, key: Key, special: Special | None = None
+        self, frame: bytes, ifindex: int, packet: Packet, key: Key, slow: SlowPath | None = None
     ) -> Outcome:
         flow, flags = packet.flow, tcp_flags(packet)
         found = NatOutcome(NO_BACKEND, frame, packet.length, key, flow)
@@ -337,7 +337,7 @@ class NatWorld(World):
         entry = self.table.find(flow, hash64)
         stale = entry is not None and self._stale(entry, key, flags)
         if entry is not None and not stale:
-            left = leaves(special, entry.backend)
+            left = leaves(slow, entry.backend)
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
         backend = self.of_client(key, flow) or self.by_maglev(key, flow)
@@ -350,7 +350,7 @@ class NatWorld(World):
         made = self.table.make(flow, hash64, backend, flags)
         if made is not None:
             made.key = key
-        left = leaves(special, backend)
+        left = leaves(slow, backend)
         found = ending(found, NO_PORT, fresh=True, backend=backend, entry=made, leaves=left)
 
         def commit() -> None:
@@ -407,10 +407,10 @@ class NatWorld(World):
 
     # ---- from the backend ----------------------------------------------------------------------
 
-    def _reply_in_fragments(self, frame: bytes, ifindex: int, special: Special) -> Outcome | None:
+    def _reply_in_fragments(self, frame: bytes, ifindex: int, slow: SlowPath) -> Outcome | None:
         """The same for a fragment, None if it is none to one of our addresses."""
-        packet, left = special.packet, self.fragments.get(special.fragment_key)
-        if special.kind == "later":
+        packet, left = slow.packet, self.fragments.get(slow.fragment_key)
+        if slow.kind == "later":
             if left is None or left.backend is None:
                 return None
             flow = Flow(
@@ -423,12 +423,12 @@ class NatWorld(World):
             packet = replace(packet, flow=flow)
         if self.find(packet.flow) is not None or not self._may_be_source(packet.flow.destination):
             return None
-        found = self._reply(frame, ifindex, packet, special, left)
+        found = self._reply(frame, ifindex, packet, slow, left)
         if found.verdict != NO_VIP:
             return found
-        if special.kind == "later":
+        if slow.kind == "later":
             return Outcome(LOST, frame)
-        return Outcome(FRAGMENT, frame, leaves=leaves(special, None))
+        return Outcome(FRAGMENT, frame, leaves=leaves(slow, None))
 
     def _may_be_source(self, address: Address) -> bool:
         """All that the program asks of an address: its last six bits are one of ours."""
@@ -440,7 +440,7 @@ class NatWorld(World):
         frame: bytes,
         ifindex: int,
         packet: Packet,
-        special: Special | None = None,
+        slow: SlowPath | None = None,
         left: Left | None = None,
     ) -> Outcome:
         entry = self.table.find_reply(packet.flow)
@@ -448,11 +448,11 @@ class NatWorld(World):
             return Outcome(NO_VIP, frame)
         key = entry.key
         found = NatOutcome(NO_HOP, frame, packet.length, key, packet.flow, reply=True, entry=entry)
-        if special is not None and special.kind == "later":
+        if slow is not None and slow.kind == "later":
             if left is None or left.gone or left.backend != entry.backend:
                 return Outcome(NO_VIP, frame)
         else:
-            found = ending(found, NO_HOP, leaves=leaves(special, entry.backend))
+            found = ending(found, NO_HOP, leaves=leaves(slow, entry.backend))
         if hops(packet) <= 1:
             return ending(found, NO_HOP, entry=None)  # the flow isn't seen
         flow = entry.flow
@@ -504,11 +504,11 @@ class NatWorld(World):
         return ending(found, TOO_BIG, frame=too_big(found.frame, packet, start, mtu))
 
 
-def leaves(special: Special | None, backend: Address | None) -> tuple[FragmentKey, Left] | None:
+def leaves(slow: SlowPath | None, backend: Address | None) -> tuple[FragmentKey, Left] | None:
     """What a packet that goes to a backend, or is its answer, leaves to later fragments."""
-    if special is None or special.kind != "first":
+    if slow is None or slow.kind != "first":
         return None
-    return special.fragment_key, left_by(special, backend)
+    return slow.fragment_key, left_by(slow, backend)
 
 
 def ending(found: NatOutcome, verdict: str, **changed: object) -> NatOutcome:

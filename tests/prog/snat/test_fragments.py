@@ -28,10 +28,9 @@ from tests.prog.lb.oracle import (
 from tests.prog.lb.oracle_parse import FRAGMENT, parse
 from tests.prog.lb.wire_fragments import cut, identification, put_together
 from tests.prog.snat.harness import (
+    BOTH,
     NatRig,
     client_frame,
-    nat_rigged,
-    services,
     snat_service,
 )
 from tests.prog.snat.harness_fragments import (
@@ -52,28 +51,10 @@ from tests.prog.snat.oracle_bytes import transport_checksum
 from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.prog.lb.network import Network
     from tests.prog.lb.oracle_parse import Address
 
-BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
-
-
-@pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
-    """A load balancer that translates to one address of each family."""
-    with nat_rigged(net) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(nat: NatRig) -> None:
-    """Each test starts with a service of each kind, no translations, and no fragments."""
-    nat.serve()
-    nat.empty()
-    forget(nat)
-    nat.serve(*services())
+# A service of each kind, no translations, and no fragments.
+pytestmark = pytest.mark.usefixtures("nothing_known")
 
 
 # ---- There and back ------------------------------------------------------------------------------

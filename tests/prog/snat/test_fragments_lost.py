@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.prog.lb.frames import PORT, VIPS
@@ -19,17 +19,16 @@ from tests.prog.lb.oracle import (
 )
 from tests.prog.lb.oracle_parse import FRAGMENT
 from tests.prog.snat.harness import (
+    BOTH,
     SOURCES,
     NatRig,
     client_frame,
     established,
-    nat_rigged,
     services,
     snat_service,
 )
 from tests.prog.snat.harness_fragments import (
     entry_ends,
-    forget,
     framed,
     pieces,
     reversed_ends,
@@ -39,28 +38,8 @@ from tests.prog.snat.oracle import NO_HOP, NatOutcome
 
 from towpath.model import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.prog.lb.network import Network
-
-BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
-
-
-@pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
-    """A load balancer that translates to one address of each family."""
-    with nat_rigged(net) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(nat: NatRig) -> None:
-    """Each test starts with a service of each kind, no translations, and no fragments."""
-    nat.serve()
-    nat.empty()
-    forget(nat)
-    nat.serve(*services())
+# A service of each kind, no translations, and no fragments.
+pytestmark = pytest.mark.usefixtures("nothing_known")
 
 
 # ---- What is gone --------------------------------------------------------------------------------

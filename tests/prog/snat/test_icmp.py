@@ -19,41 +19,33 @@ from tests.prog.lb.harness import key_of
 from tests.prog.lb.network import FAR, IN, NEAR, NO_ROUTE, OUT
 from tests.prog.lb.oracle import REDIRECT, TX, XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX, checksum
 from tests.prog.lb.wire_fragments import cut, identification
-from tests.prog.snat.harness import NatRig, answer, client_frame, nat_rigged, services, snat_service
+from tests.prog.snat.harness import (
+    BOTH,
+    NatRig,
+    answer,
+    client_frame,
+    snat_service,
+)
 from tests.prog.snat.harness_fragments import PIECE, entry_ends, reversed_ends, whole
 from tests.prog.snat.oracle import NO_HOP, NatOutcome
 
 from towpath.model import Backend, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from tests.prog.lb.network import Network
     from tests.prog.lb.oracle import Outcome
     from tests.prog.lb.oracle_parse import Address
 
-BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
+# A service of each kind, no translations, and no fragments.
+pytestmark = pytest.mark.usefixtures("nothing_known")
+
 ROUTERS: dict[int, Address] = {4: ip_address("10.88.0.1"), 6: ip_address("2001:db8:88::1")}
 TOO_BIG = {4: (3, 4), 6: (2, 0)}
 ERRORS = {4: [(3, 0), (3, 3), (3, 4), (11, 0), (12, 0)], 6: [(1, 4), (2, 0), (3, 0), (4, 1)]}
 HEADER = {4: 20, 6: 40}
 MTU = 1300
 ACTIONS = {TX: XDP_TX, REDIRECT: XDP_REDIRECT}
-
-
-@pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
-    """A load balancer that translates to one address of each family."""
-    with nat_rigged(net) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(nat: NatRig) -> None:
-    """Each test starts with a service of each kind and no translations."""
-    nat.serve()
-    nat.empty()
-    nat.serve(*services())
 
 
 def own_ports(nat: NatRig, first: int) -> None:

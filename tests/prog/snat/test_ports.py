@@ -11,6 +11,7 @@ from tests.prog.lb.frames import PORT, VIPS
 from tests.prog.lb.network import NEAR
 from tests.prog.lb.oracle import NO_VIP, TX
 from tests.prog.snat.harness import (
+    BOTH,
     NARROW,
     PORTS,
     NatRig,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from towpath.model import Service
 
 OWN = 8080
-BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
 MANY = examples(100, 20)
 
 

@@ -10,25 +10,15 @@ from tests.prog.lb.frames import VIPS
 from tests.prog.lb.network import FAR, IN, NEAR, OUT
 from tests.prog.lb.oracle import REDIRECT, TX
 from tests.prog.recorder.harness import recorded
-from tests.prog.snat.harness import NatRig, answer, client_frame, nat_rigged, snat_service
+from tests.prog.snat.harness import NatRig, answer, client_frame, snat_service
 from tests.prog.snat.oracle import NatOutcome
 
 from towpath.model import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.prog.lb.network import Network
     from tests.read_pcapng import Packet
 
 BOTH = [(version, protocol) for version in (4, 6) for protocol in Protocol]
-
-
-@pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
-    """A load balancer that translates."""
-    with nat_rigged(net) as made:
-        yield made
 
 
 def ways(*packets: Packet) -> list[str]:

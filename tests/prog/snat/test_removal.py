@@ -14,8 +14,8 @@ from tests.prog.snat.harness import NatRig, answer, client_frame, established, n
 from tests.prog.snat.harness import snat_service as translated
 from tests.prog.snat.oracle import NatOutcome
 
-from towpath.core.lb.leaving import with_leaving
 from towpath.core.lb.states import BackendKey
+from towpath.core.lb.terminating import merge_terminating
 from towpath.datapath.flows.count import ENDED_SECONDS
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def nat(net: Network) -> Iterator[NatRig]:
         yield made
 
 
-def census(nat: NatRig, of: Service) -> dict[Address, int]:
+def flow_counts(nat: NatRig, of: Service) -> dict[Address, int]:
     """Flows as they are counted, those of no backend left out."""
     keys = [BackendKey(of.key, each.address) for each in of.backends]
-    counted = nat.balancer.census(keys).count(IDLE)
+    counted = nat.balancer.flow_counter(keys).count(IDLE)
     return {key.address: flows for key, flows in counted.items() if flows}
 
 
@@ -56,17 +56,17 @@ def test_a_backend_that_leaves_keeps_its_flows(nat: NatRig, version: int) -> Non
     whole = translated(version, *NEAR[version][:3])
     nat.serve(whole)
     homes = {n: backend_of(established(nat, version, 6, 1000 + n)) for n in range(FLOWS)}
-    assert census(nat, whole) == Counter(homes.values())
+    assert flow_counts(nat, whole) == Counter(homes.values())
     gone = homes[0]
     rest = replace(whole, backends=tuple(b for b in whole.backends if b.address != gone))
-    (leaving,) = with_leaving([rest], [BackendKey(whole.key, gone)])
-    nat.serve(leaving)
+    (terminating,) = merge_terminating([rest], [BackendKey(whole.key, gone)])
+    nat.serve(terminating)
     for number, home in homes.items():
         frame = client_frame(version, sport=1000 + number, flags="A")
         assert backend_of(nat.expect(frame, TX)) == home
     new = {backend_of(established(nat, version, 6, 9000 + n)) for n in range(FLOWS)}
     assert gone not in new
-    assert census(nat, leaving)[gone] == Counter(homes.values())[gone]
+    assert flow_counts(nat, terminating)[gone] == Counter(homes.values())[gone]
 
 
 def test_flows_that_have_ended_count_no_longer(nat: NatRig) -> None:
@@ -77,11 +77,11 @@ def test_flows_that_have_ended_count_no_longer(nat: NatRig) -> None:
         established(nat, 4, 6, 1000 + number)
     half = nat.expect(client_frame(sport=1000, flags="FA"), TX)
     nat.expect(client_frame(sport=1001, flags="R"), TX)
-    assert census(nat, whole) == {NEAR[4][0]: 3}
+    assert flow_counts(nat, whole) == {NEAR[4][0]: 3}
     nat.later(2 * ENDED_SECONDS)
-    assert census(nat, whole) == {NEAR[4][0]: 2}
+    assert flow_counts(nat, whole) == {NEAR[4][0]: 2}
     nat.expect(answer(half, flags="FA"), TX)
     nat.later(2 * ENDED_SECONDS)
-    assert census(nat, whole) == {NEAR[4][0]: 1}
+    assert flow_counts(nat, whole) == {NEAR[4][0]: 1}
     nat.later(2 * IDLE)
-    assert census(nat, whole) == {}
+    assert flow_counts(nat, whole) == {}

@@ -15,6 +15,7 @@ from tests.prog.lb.network import GATEWAY, IN, NEAR, neighbour
 from tests.prog.lb.network import ip as run_ip
 from tests.prog.lb.oracle import NO_BACKEND, NO_VIP, NOT_FOR_YOU, TX
 from tests.prog.snat.harness import (
+    BOTH,
     NatRig,
     answer,
     client_frame,
@@ -25,7 +26,6 @@ from tests.prog.snat.harness import (
 )
 from tests.prog.snat.oracle import NatOutcome
 from tests.prog.snat.test_icmp import (
-    BOTH,
     ROUTERS,
     TOO_BIG,
     assert_becomes,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 from scapy.layers.inet import IPOption_RR
@@ -24,33 +23,21 @@ from tests.prog.lb.network import (
     told_mtu,
 )
 from tests.prog.lb.oracle import HANDOFF, NO_BACKEND, NO_VIP, REDIRECT, TOO_BIG, TOO_LARGE, TX
-from tests.prog.snat.harness import NatRig, answer, client_frame, nat_rigged, services, snat_service
+from tests.prog.snat.harness import (
+    BOTH,
+    NatRig,
+    answer,
+    client_frame,
+    snat_service,
+)
 from tests.prog.snat.oracle import NO_HOP, NatOutcome
 
 from towpath.model import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+# A service of each kind, no translations, and no fragments.
+pytestmark = pytest.mark.usefixtures("nothing_known")
 
-    from tests.prog.lb.network import Network
-
-BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
 MANY = examples(200, 40)
-
-
-@pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
-    """A load balancer that translates to one address of each family."""
-    with nat_rigged(net) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(nat: NatRig) -> None:
-    """Each test starts with a service of each kind and no translations."""
-    nat.serve()
-    nat.empty()
-    nat.serve(*services())
 
 
 @pytest.mark.parametrize(("version", "protocol"), BOTH)

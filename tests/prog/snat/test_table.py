@@ -13,6 +13,7 @@ from tests.prog.lb.network import NEAR
 from tests.prog.lb.oracle import NO_VIP, TX, XDP_DROP, XDP_TX
 from tests.prog.lb.test_flood import one_cpu
 from tests.prog.snat.harness import (
+    BOTH,
     NARROW,
     PORTS,
     SOURCES,
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
     from tests.prog.lb.network import Network
     from tests.prog.lb.oracle import Outcome
-
-BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
 
 
 @pytest.fixture(scope="module")

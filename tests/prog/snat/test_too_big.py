@@ -17,12 +17,11 @@ from tests.prog.lb.network import ip as run_ip
 from tests.prog.lb.oracle import REDIRECT, TOO_BIG, TOO_LARGE, TX, XDP_DROP
 from tests.prog.lb.wire_fragments import cut, summed
 from tests.prog.snat.harness import (
+    BOTH,
     SOURCES,
     NatRig,
     answer,
     client_frame,
-    nat_rigged,
-    services,
     snat_service,
 )
 from tests.prog.snat.harness_fragments import entry_ends, framed, pattern, reversed_ends, whole
@@ -34,32 +33,23 @@ from towpath.model import Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.prog.lb.network import Network
     from tests.prog.lb.oracle import Outcome
     from tests.prog.lb.oracle_parse import Address
 
-BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
+# A service of each kind, no translations, and no fragments.
+pytestmark = pytest.mark.usefixtures("nothing_known")
+
 HEADER = {4: 20, 6: 40}
 QUOTED = {4: 548, 6: 1232}
 QUIET = "drop_mtu_quiet"
 ANSWERS = 8  # of a CPU, in a jiffy
 
 
-@pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
-    """A load balancer that translates to one address of each family."""
-    with nat_rigged(net) as made:
-        yield made
-
-
 @pytest.fixture(autouse=True)
-def nothing_known(nat: NatRig) -> None:
-    """Each test starts with a service of each kind and no translations."""
+def _told_mtu() -> None:
+    """Only where the FIB look-up tells the MTU."""
     if not fib_lookup().mtu:
         pytest.skip("the FIB look-up tells no MTU")  # before 5.12
-    nat.serve()
-    nat.empty()
-    nat.serve(*services())
 
 
 def large(length: int, make: Callable[..., bytes], *, dont_fragment: bool = True) -> bytes:

@@ -176,7 +176,7 @@ def test_too_many_rules_for_one_packet(rig: Rig) -> None:
 
 
 def test_a_full_table() -> None:
-    """When one half is full a rule of both families goes into neither."""
+    """When one family is full a rule of both families goes into neither."""
     with loaded(rules=10) as (asker, obj), WildcardTable(obj, TABLE) as table:
         numbers = table.insert_many(Rule.of(f"2001:db8::{n}") for n in range(10))
         with pytest.raises(

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
-from towpath.agent.health.target import FailedError, Target, UnableError
+from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, Target
 from towpath.model import CheckType, Health, Protocol, ServiceKey
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ async def outcome(wanted: Target, path: Direct | None = None) -> str:
     """How a check ends: "" if it passes, else why it doesn't."""
     try:
         await check(wanted, path or Direct())
-    except FailedError as error:
+    except CheckFailedError as error:
         return str(error)
-    except UnableError as error:
+    except CheckNotMadeError as error:
         return f"unable: {error}"
     return ""
 

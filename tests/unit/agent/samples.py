@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from towpath.core.lb.states import BackendKey
-    from towpath.datapath.flows.count import Census
+    from towpath.datapath.flows.count import FlowCounter
 
 
 def service(name: str, vip: str = "203.0.113.10", *backends: str, port: int = 80) -> Service:
@@ -45,7 +45,7 @@ class MemoryDatapath:
         """What it holds."""
         return tuple(self.held.values())
 
-    def census(self, backends: Collection[BackendKey]) -> Census:
+    def flow_counter(self, backends: Collection[BackendKey]) -> FlowCounter:
         """There is no flow table."""
         raise NotImplementedError
 

@@ -6,24 +6,24 @@ from __future__ import annotations
 from itertools import pairwise
 
 from towpath.model.primes import is_prime, prime_at_least, prime_at_most
-from towpath.model.service import DEFAULT_TABLE, LARGEST_TABLE, SMALLEST_TABLE
+from towpath.model.service import DEFAULT_TABLE, MAX_TABLE, MIN_TABLE
 
-MOST = 1 << 16
+LIMIT = 1 << 16
 
 
 def sieve() -> list[int]:
-    """All primes below MOST."""
-    flags = bytearray([0, 0]) + bytearray([1]) * (MOST - 2)
+    """All primes below LIMIT."""
+    flags = bytearray([0, 0]) + bytearray([1]) * (LIMIT - 2)
     for number in range(2, 256):
         if flags[number]:
-            flags[number * number :: number] = bytes(len(range(number * number, MOST, number)))
-    return [number for number in range(MOST) if flags[number]]
+            flags[number * number :: number] = bytes(len(range(number * number, LIMIT, number)))
+    return [number for number in range(LIMIT) if flags[number]]
 
 
 def test_equals_a_sieve() -> None:
     """Every number below 65536 is told apart, and its neighbours are found."""
     primes = sieve()
-    assert [number for number in range(-5, MOST) if is_prime(number)] == primes
+    assert [number for number in range(-5, LIMIT) if is_prime(number)] == primes
     for before, after in pairwise(primes):
         assert prime_at_most(after - 1) == before
         assert prime_at_least(before + 1) == after
@@ -36,4 +36,4 @@ def test_what_fools_weaker_tests() -> None:
 
 def test_table_sizes_are_primes() -> None:
     """The default and both ends of the range are allowed themselves."""
-    assert all(map(is_prime, [SMALLEST_TABLE, DEFAULT_TABLE, LARGEST_TABLE]))
+    assert all(map(is_prime, [MIN_TABLE, DEFAULT_TABLE, MAX_TABLE]))

@@ -21,7 +21,7 @@ from towpath.core.recorder.pcapng import (
     statistics_block,
     whole,
 )
-from towpath.native.records import DamagedError, Fate, Names, RecordReader
+from towpath.native.records import DamagedError, Names, Outcome, RecordReader
 
 SIZE = 1 << 14
 BUSY, DISCARDED = 1 << 31, 1 << 30
@@ -85,10 +85,10 @@ class Called(Names):
         self.asked.append((ifindex, direction))
         return self.section.add(Interface(f"{ifindex}-{direction}", "", 100))
 
-    def label(self, fate: Fate) -> str:
+    def label(self, outcome: Outcome) -> str:
         """By all its numbers."""
-        self.asked.append(fate)
-        return f"fate={fate.service}/{fate.handle}/{fate.verdict}{self.suffix}"
+        self.asked.append(outcome)
+        return f"outcome={outcome.service}/{outcome.handle}/{outcome.verdict}{self.suffix}"
 
 
 @dataclass
@@ -154,7 +154,7 @@ def test_every_record_is_a_packet(records: list[Sent], start: int, room: int) ->
         assert packet.action == record.action
         assert packet.interface.name == f"{record.ifindex}-{record.direction}"
         assert packet.said["flow"] == f"{record.flow:016x}"
-        assert packet.said["fate"] == f"{record.service}/{record.handle}/{record.verdict}"
+        assert packet.said["outcome"] == f"{record.service}/{record.handle}/{record.verdict}"
     assert made.ring.consumer[0] == made.ring.producer[0]
     assert made.reader.records == len(records)
     assert made.reader.bytes == sum(len(each.data) for each in records)
@@ -216,7 +216,7 @@ def test_names_can_be_forgotten() -> None:
     made.reader.forget_labels()
     made.names.suffix = "-new"
     made.ring.put(Sent(b"", service=5, handle=35).record())
-    assert b"fate=5/35/0-new" in made.take()
+    assert b"outcome=5/35/0-new" in made.take()
 
 
 def test_a_text_that_is_too_long_is_cut() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from towpath.wildcard import Packet, Rule
-from towpath.wildcard.rule import MOST_PRIORITY
+from towpath.wildcard.rule import MAX_PRIORITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,7 +117,7 @@ def rules(draw: st.DrawFn) -> Rule:
         draw(st.sampled_from((None, 6, 17, 0, 255))),
         draw(st.sampled_from((None, None, None, 0, 1, 4094))),
         draw(st.sampled_from((None, None, None, 1, 7, 70000))),
-        draw(st.sampled_from((0, 0, 0, 1, 2, MOST_PRIORITY))),
+        draw(st.sampled_from((0, 0, 0, 1, 2, MAX_PRIORITY))),
         draw(st.sampled_from((0, 1, (1 << 64) - 1))),
     )
 

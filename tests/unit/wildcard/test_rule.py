@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.unit.wildcard.oracle_wildcard import matches, packets_for, rules
 
 from towpath.wildcard import Packet, Rule, maps
-from towpath.wildcard.codec import FAMILIES, MOST_NUMBER, V4, decode, encode, key_of, matching
+from towpath.wildcard.codec import FAMILIES, MAX_NUMBER, V4, decode, encode, key_of, matching
 from towpath.wildcard.codec import number_of as number_of_rank
-from towpath.wildcard.rule import MOST_PRIORITY
+from towpath.wildcard.rule import MAX_PRIORITY
 
 ANY4, ANY6 = ip_network("0.0.0.0/0"), ip_network("::/0")
 
@@ -94,7 +94,7 @@ def test_packets_have_one_family_and_numbers_in_range() -> None:
 # ---- In memory -----------------------------------------------------------------------------------
 
 
-@given(rule=rules(), number=st.integers(1, MOST_NUMBER), version=st.integers(0, 2**32 - 1))
+@given(rule=rules(), number=st.integers(1, MAX_NUMBER), version=st.integers(0, 2**32 - 1))
 def test_a_record_has_everything_of_a_rule(rule: Rule, number: int, version: int) -> None:
     """What is packed by struct reads as the compiler laid it out, and makes the same rule again."""
     for family in FAMILIES.values():
@@ -127,7 +127,7 @@ def test_comparing_records_with_a_key_is_matching(some: list[Rule]) -> None:
         assert found.tolist() == [matches(rule, packet) for rule in mine]
 
 
-@given(rules(), rules(), st.integers(1, MOST_NUMBER - 1))
+@given(rules(), rules(), st.integers(1, MAX_NUMBER - 1))
 def test_priority_outranks_age_and_age_decides_ties(one: Rule, other: Rule, number: int) -> None:
     """The rank of a higher priority is higher, of equal ones that of the lower number."""
 
@@ -139,14 +139,14 @@ def test_priority_outranks_age_and_age_decides_ties(one: Rule, other: Rule, numb
         assert rank(one, number) > rank(other, number + 1)
     else:
         first, second = sorted((one, other), key=lambda rule: rule.priority)
-        assert rank(first, 1) < rank(second, MOST_NUMBER)
+        assert rank(first, 1) < rank(second, MAX_NUMBER)
     assert 0 < rank(one, number) < 1 << 64
 
 
 def test_the_lowest_rank_is_not_that_of_no_rule() -> None:
     """Priority 0 and the highest number still rank above nothing."""
-    assert V4.record.unpack(encode(V4, Rule(source=ANY4), MOST_NUMBER))[0] == 1
-    assert MOST_PRIORITY == 0xFFFFF
+    assert V4.record.unpack(encode(V4, Rule(source=ANY4), MAX_NUMBER))[0] == 1
+    assert MAX_PRIORITY == 0xFFFFF
 
 
 def test_keys_are_in_the_order_that_bpf_has() -> None:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 from towpath.agent.health import command, http
 from towpath.agent.health.stream import Plain, Tls, connect, opened
-from towpath.agent.health.target import FailedError
+from towpath.agent.health.target import CheckFailedError
 from towpath.model.health import CheckType
 
 if TYPE_CHECKING:
-    from towpath.agent.health.target import Path, Target
+    from towpath.agent.health.target import ProbePath, Target
 
 
-async def check(target: Target, path: Path) -> None:
-    """Return if the backend passes. FailedError: it doesn't. UnableError: it can't be asked."""
+async def check(target: Target, path: ProbePath) -> None:
+    """Return if the backend passes.
+
+    CheckFailedError: it doesn't. CheckNotMadeError: it can't be asked.
+    """
     health = target.health
     try:
         async with asyncio.timeout(health.timeout):
@@ -25,10 +28,10 @@ async def check(target: Target, path: Path) -> None:
             else:
                 await _connect(target, path)
     except TimeoutError:
-        raise FailedError(f"no answer within {health.timeout:g} s") from None
+        raise CheckFailedError(f"no answer within {health.timeout:g} s") from None
 
 
-async def _connect(target: Target, path: Path) -> None:
+async def _connect(target: Target, path: ProbePath) -> None:
     health = target.health
     with opened(path, target) as connection:
         await connect(connection, target)

@@ -10,7 +10,7 @@ import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from towpath.agent.health.target import FailedError, UnableError
+from towpath.agent.health.target import CheckFailedError, CheckNotMadeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ KEPT = 512
 
 
 async def run(target: Target) -> None:
-    """Run the target's command; FailedError unless it exits with 0.
+    """Run the target's command; CheckFailedError unless it exits with 0.
 
     If this is cancelled, it is killed with all processes that it has started.
     """
@@ -37,7 +37,7 @@ async def run(target: Target) -> None:
                 start_new_session=True,
             )
         except OSError as error:
-            raise UnableError(f"{target.health.command[0]}: {error.strerror}") from error
+            raise CheckNotMadeError(f"{target.health.command[0]}: {error.strerror}") from error
         finally:
             os.close(end)
         try:
@@ -47,7 +47,7 @@ async def run(target: Target) -> None:
             await process.wait()
             raise
         if status:
-            raise FailedError(": ".join(filter(None, (_meaning(status), said.last_line()))))
+            raise CheckFailedError(": ".join(filter(None, (_meaning(status), said.last_line()))))
 
 
 def environment(target: Target) -> dict[str, str]:
@@ -89,7 +89,7 @@ def _output() -> Iterator[tuple[_Said, int]]:
     try:
         pipe, end = os.pipe2(os.O_CLOEXEC)
     except OSError as error:
-        raise UnableError(str(error)) from error
+        raise CheckNotMadeError(str(error)) from error
     os.set_blocking(pipe, False)
     said = _Said(pipe)
     loop.add_reader(pipe, said.read)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import h11
 
 from towpath import __version__
-from towpath.agent.health.target import FailedError
+from towpath.agent.health.target import CheckFailedError
 from towpath.model.kinds import has_status
 from towpath.model.service import endpoint
 
@@ -23,7 +23,7 @@ REST_BYTES = 1 << 16
 REST_SECONDS = 0.1
 
 
-class Wire(Protocol):
+class Stream(Protocol):
     """What an exchange needs of a connection."""
 
     async def send(self, data: bytes) -> None:
@@ -35,16 +35,16 @@ class Wire(Protocol):
         ...
 
 
-async def ask(wire: Wire, target: Target) -> None:
-    """Send the target's request. FailedError unless the answer's status is a good one."""
+async def ask(stream: Stream, target: Target) -> None:
+    """Send the target's request. CheckFailedError unless the answer's status is a good one."""
     protocol = h11.Connection(h11.CLIENT)
     request = protocol.send(_request(target)) or b""
-    await wire.send(request + (protocol.send(h11.EndOfMessage()) or b""))
-    status = await _status(wire, protocol)
+    await stream.send(request + (protocol.send(h11.EndOfMessage()) or b""))
+    status = await _status(stream, protocol)
     wanted = target.health.status
-    await _let_end(wire)
+    await _let_end(stream)
     if not has_status(wanted, status):
-        raise FailedError(f"status {status}; wanted: {wanted}")
+        raise CheckFailedError(f"status {status}; wanted: {wanted}")
 
 
 def _request(target: Target) -> h11.Request:
@@ -62,19 +62,19 @@ def _request(target: Target) -> h11.Request:
     )
 
 
-async def _status(wire: Wire, protocol: h11.Connection) -> int:
+async def _status(stream: Stream, protocol: h11.Connection) -> int:
     """The status of the answer, whatever precedes it."""
     while True:
         try:
             event = protocol.next_event()
         except h11.RemoteProtocolError as error:
-            raise FailedError(_complaint(protocol, error)) from error
+            raise CheckFailedError(_complaint(protocol, error)) from error
         if isinstance(event, h11.Response):
             return event.status_code
         if event is h11.NEED_DATA:
-            protocol.receive_data(await wire.receive())
+            protocol.receive_data(await stream.receive())
         elif not isinstance(event, h11.InformationalResponse):
-            raise FailedError("closed the connection without an answer")
+            raise CheckFailedError("closed the connection without an answer")
 
 
 def _complaint(protocol: h11.Connection, error: Exception) -> str:
@@ -85,9 +85,9 @@ def _complaint(protocol: h11.Connection, error: Exception) -> str:
     return f"no HTTP: {error}"
 
 
-async def _let_end(wire: Wire) -> None:
+async def _let_end(stream: Stream) -> None:
     left = REST_BYTES
-    with suppress(FailedError, TimeoutError):
+    with suppress(CheckFailedError, TimeoutError):
         async with asyncio.timeout(REST_SECONDS):
-            while left > 0 and (data := await wire.receive()):
+            while left > 0 and (data := await stream.receive()):
                 left -= len(data)

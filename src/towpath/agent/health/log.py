@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def tell_change(target: Target, standing: Standing) -> None:
+def log_change(target: Target, standing: Standing) -> None:
     """A backend gets flows from now on, or gets none any more."""
     if standing.state.serves:
         log.info("service %s: backend %s is up", target.service, target.backend)
@@ -28,7 +28,7 @@ def tell_change(target: Target, standing: Standing) -> None:
         )
 
 
-def tell_services(services: Iterable[Service], before: Down, after: Down) -> None:
+def log_services(services: Iterable[Service], before: Down, after: Down) -> None:
     """All backends of a service have come to be down, or one is up again."""
     for service in services:
         was, now = none_up(service, before), none_up(service, after)

@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
-from towpath.agent.health.log import tell_change, tell_services
-from towpath.agent.health.registry import Roster, Targets
-from towpath.agent.health.target import FailedError, UnableError
+from towpath.agent.health.log import log_change, log_services
+from towpath.agent.health.registry import Registry, Targets
+from towpath.agent.health.target import CheckFailedError, CheckNotMadeError
 from towpath.core.health import step, unable
 from towpath.model.health import CheckType
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from towpath.agent.health.registry import Id
-    from towpath.agent.health.target import Path, Target
-    from towpath.agent.state.controller import Controller
-    from towpath.agent.state.desired import Desired
-    from towpath.agent.state.writer import Writer
+    from towpath.agent.health.target import ProbePath, Target
+    from towpath.agent.lb.controller import Controller
+    from towpath.agent.lb.desired import Desired
+    from towpath.agent.writer import Writer
 
     Task: TypeAlias = asyncio.Task[None]
 
@@ -41,14 +41,14 @@ AGAIN_SECONDS = 5.0
 class Monitor:
     """Runs the checks of a controller's services. `run` goes on until it is cancelled.
 
-    ``roster`` has what was found; it may be read by any thread. ``trouble`` says why checks
+    ``registry`` has what was found; it may be read by any thread. ``trouble`` says why checks
     can't be made or their results not put into force, None when all is well.
     """
 
     def __init__(
-        self, controller: Controller, writer: Writer, path: Path, *, concurrent: int
+        self, controller: Controller, writer: Writer, path: ProbePath, *, concurrent: int
     ) -> None:
-        self.roster = Roster()
+        self.registry = Registry()
         self.trouble: str | None = None
         self._controller = controller
         self._writer = writer
@@ -89,7 +89,7 @@ class Monitor:
         wanted = self._targets.of(desired.services())
         await self._stop([key for key in self._tasks if self._changed(key, wanted.get(key))])
         await self._open(wanted.values())
-        self.roster.keep(wanted, self._controller.down, time.time())
+        self.registry.keep(wanted, self._controller.down, time.time())
         new = [key for key in wanted if key not in self._tasks]
         for key in new:
             watch = self._watch(key, wanted[key], len(new) * SPREAD_SECONDS)
@@ -97,7 +97,7 @@ class Monitor:
         self._seen = desired
 
     def _changed(self, key: Id, now: Target | None) -> bool:
-        before = self.roster.get(key).target
+        before = self.registry.get(key).target
         return now is not before and now != before
 
     async def _open(self, wanted: Collection[Target]) -> None:
@@ -127,31 +127,31 @@ class Monitor:
             due = max(due + interval, loop.time())
 
     async def _check(self, key: Id, target: Target) -> None:
-        before = self.roster.get(key)
+        before = self.registry.get(key)
         try:
             await check(target, self._path)
             result = None
-        except FailedError as error:
+        except CheckFailedError as error:
             result = str(error)
-        except UnableError as error:
-            self.roster.put(key, before.unable(unable(before.standing, str(error), time.time())))
+        except CheckNotMadeError as error:
+            self.registry.put(key, before.unable(unable(before.standing, str(error), time.time())))
             return
         except Exception as error:
             log.exception("check of %s for service %s", target.backend, target.service)
             told = f"{type(error).__name__}: {error}"
-            self.roster.put(key, before.unable(unable(before.standing, told, time.time())))
+            self.registry.put(key, before.unable(unable(before.standing, told, time.time())))
             return
         standing = step(before.standing, result, target.health, time.time())
-        self.roster.put(key, before.moved(standing))
+        self.registry.put(key, before.moved(standing))
         if standing.state.serves != before.standing.state.serves:
-            tell_change(target, standing)
+            log_change(target, standing)
             self._news.set()
 
     # ---- What follows ----------------------------------------------------------------------------
 
     async def _put_into_force(self) -> None:
-        down = self.roster.down()
+        down = self.registry.down()
         before = self._controller.down
         if down != before:
             await self._writer.run(self._controller.set_down, down)
-            tell_services(self._controller.desired.services(), before, down)
+            log_services(self._controller.desired.services(), before, down)

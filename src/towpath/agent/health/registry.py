@@ -75,7 +75,7 @@ def _targets_of(service: Service) -> dict[Id, Target]:
     }
 
 
-class Roster:
+class Registry:
     """Records by service and backend. One thread writes; any may read."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from towpath.agent.health.target import FailedError, UnableError
+from towpath.agent.health.target import CheckFailedError, CheckNotMadeError
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from towpath.agent.health.target import Path, Target
+    from towpath.agent.health.target import ProbePath, Target
 
 CHUNK = 16384
 # What connect() says of this node and not of the other end: no route to the loopback device, a
@@ -32,23 +32,23 @@ _OURS = (errno.ENETUNREACH, errno.EPERM, errno.EACCES, errno.EADDRNOTAVAIL, errn
 
 
 @contextmanager
-def opened(path: Path, target: Target) -> Iterator[socket.socket]:
-    """A socket in the block that reaches the target once it is connected. UnableError."""
+def opened(path: ProbePath, target: Target) -> Iterator[socket.socket]:
+    """A socket in the block that reaches the target once it is connected. CheckNotMadeError."""
     try:
         made = path.connection(target.vip, target.backend, forwarding=target.forwarding)
     except (OSError, KernelError, DatapathError) as error:
-        raise UnableError(str(error)) from error
+        raise CheckNotMadeError(str(error)) from error
     with closing(made):
         yield made
 
 
 async def connect(connection: socket.socket, target: Target) -> None:
-    """Connect to the target. FailedError, UnableError."""
+    """Connect to the target. CheckFailedError, CheckNotMadeError."""
     loop = asyncio.get_running_loop()
     try:
         await loop.sock_connect(connection, (str(target.to), target.port))
     except OSError as error:
-        kind = UnableError if error.errno in _OURS else FailedError
+        kind = CheckNotMadeError if error.errno in _OURS else CheckFailedError
         raise kind(f"can't connect: {reason(error)}") from error
 
 
@@ -60,25 +60,28 @@ class Plain:
         self._loop = asyncio.get_running_loop()
 
     async def send(self, data: bytes) -> None:
-        """Send all of it. FailedError."""
+        """Send all of it. CheckFailedError."""
         try:
             await self._loop.sock_sendall(self._socket, data)
         except OSError as error:
-            raise FailedError(f"can't send: {reason(error)}") from error
+            raise CheckFailedError(f"can't send: {reason(error)}") from error
 
     async def receive(self) -> bytes:
-        """Return some bytes, none at the end. FailedError."""
+        """Return some bytes, none at the end. CheckFailedError."""
         try:
             return await self._loop.sock_recv(self._socket, CHUNK)
         except OSError as error:
-            raise FailedError(f"can't receive: {reason(error)}") from error
+            raise CheckFailedError(f"can't receive: {reason(error)}") from error
 
 
 class Tls:
-    """Bytes over TLS over a socket. FailedError: the other end doesn't speak it, or not rightly."""
+    """Bytes over TLS over a socket.
+
+    CheckFailedError: the other end doesn't speak it, or not rightly.
+    """
 
     def __init__(self, connection: socket.socket, host: str, *, verify: bool) -> None:
-        self._wire = Plain(connection)
+        self._stream = Plain(connection)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context(verify=verify).wrap_bio(
             self._incoming, self._outgoing, server_hostname=host
@@ -93,7 +96,7 @@ class Tls:
             except ssl.SSLWantReadError:
                 await self._exchange()
             except ssl.SSLError as error:
-                raise FailedError(f"no TLS: {_tls_reason(error)}") from error
+                raise CheckFailedError(f"no TLS: {_tls_reason(error)}") from error
         await self._flush()
 
     async def send(self, data: bytes) -> None:
@@ -101,7 +104,7 @@ class Tls:
         try:
             self._tls.write(data)
         except ssl.SSLError as error:
-            raise FailedError(f"no TLS: {_tls_reason(error)}") from error
+            raise CheckFailedError(f"no TLS: {_tls_reason(error)}") from error
         await self._flush()
 
     async def receive(self) -> bytes:
@@ -114,18 +117,18 @@ class Tls:
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 return b""
             except ssl.SSLError as error:
-                raise FailedError(f"no TLS: {_tls_reason(error)}") from error
+                raise CheckFailedError(f"no TLS: {_tls_reason(error)}") from error
 
     async def _exchange(self) -> None:
         await self._flush()
-        if data := await self._wire.receive():
+        if data := await self._stream.receive():
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
 
     async def _flush(self) -> None:
         if data := self._outgoing.read():
-            await self._wire.send(data)
+            await self._stream.send(data)
 
 
 @cache

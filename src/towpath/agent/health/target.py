@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from towpath.model.service import Forwarding
 
 
-class FailedError(Error):
+class CheckFailedError(Error):
     """The backend did not pass; the message says why."""
 
 
-class UnableError(Error):
+class CheckNotMadeError(Error):
     """This node could not make the check; that says nothing about the backend."""
 
 
-class Path(Protocol):
+class ProbePath(Protocol):
     """The way to backends: :class:`towpath.datapath.health.path.HealthPath`."""
 
     def open(self, vips: Iterable[Address]) -> None:

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import PlainValidator
 
-from towpath.agent.captures import CaptureResponse, Captures
+from towpath.agent.recorder.captures import CaptureResponse, Captures
 from towpath.api.captures import MEDIA_TYPE, CaptureEntry
 from towpath.api.codec import plain
 from towpath.model.capture import Capture, parse_capture

@@ -13,7 +13,7 @@ from towpath.model.flow_question import SOURCES, FlowQuestion
 if TYPE_CHECKING:
     from towpath.agent.lb.observer import Observer
 
-MOST_AT_ONCE = 10_000
+MAX_LIMIT = 10_000
 
 Expired = Annotated[
     bool, Query(description="Also translated flows whose time is over, if their port is free")
@@ -58,7 +58,7 @@ def routes(observer: "Observer") -> APIRouter:
     def list_flows(
         asked: Asked,
         start: Annotated[int, Query(ge=0, description="Where the page before ended")] = 0,
-        limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 1000,
+        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 1000,
     ) -> Response:
         """Flows that are remembered, in no particular order. Pages are not of one moment."""
         return JSONResponse(observer.list_flows(asked, start=start, limit=limit))

@@ -31,7 +31,7 @@ from towpath.model import (
 )
 from towpath.model.kinds import Integer, UnicastAddress, Word
 from towpath.model.owner import Owner
-from towpath.model.service import MOST_WEIGHT
+from towpath.model.service import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from towpath.agent.lb.observer import Observer
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Checked = Annotated[Service, PlainValidator(parse_service, json_schema_input_type=Service)]
 BackendAddress = Annotated[Address, UnicastAddress()]
-Weight = Annotated[Annotated[int, Integer(0, MOST_WEIGHT)] | None, Body(embed=True)]
+Weight = Annotated[Annotated[int, Integer(0, MAX_WEIGHT)] | None, Body(embed=True)]
 Port = Annotated[Annotated[int, Integer(0, 65535)] | None, Body(embed=True)]
 State = Annotated[Annotated[BackendState, Word(of=BackendState)] | None, Body(embed=True)]
 Force = Annotated[
@@ -129,7 +129,7 @@ def backends(balancer: "LoadBalancer") -> APIRouter:
 
     @router.get("/status", response_model=tuple[documents.BackendStatus, ...])
     def backend_status(name: str) -> Response:
-        """State and flows of each backend, of those too that were removed and are leaving."""
+        """State and flows of each backend, of those too that were removed and are terminating."""
         return answer(balancer.observer.backend_status(name))
 
     @router.put("", response_model=documents.Plan)

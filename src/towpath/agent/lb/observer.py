@@ -12,17 +12,17 @@ from towpath.agent.http import present
 from towpath.api import documents
 from towpath.core.health import State
 from towpath.core.lb.counted import backend_status, service_with_active, with_active
-from towpath.datapath.flows.answers import Active, Members, Tables, active, counts, names_of, page
+from towpath.datapath.flows.answers import Active, Tables, active, counts, names_of, page
 from towpath.model.rules import sources_needed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from towpath.agent.health.monitor import Monitor
-    from towpath.agent.state.controller import Controller
-    from towpath.agent.state.writer import Writer
-    from towpath.datapath.balancer import Member
+    from towpath.agent.lb.controller import Controller
+    from towpath.agent.writer import Writer
     from towpath.datapath.flows.flow_table import FlowTable
+    from towpath.datapath.flows.members import Members
     from towpath.datapath.flows.nat_table import NatFlows
     from towpath.documents import Counters, Trace
     from towpath.model import FlowTuple, ServiceKey
@@ -43,7 +43,7 @@ class Observed(Protocol):
         """The CPUs that may count."""
         ...
 
-    def members(self) -> dict[int, Member]:
+    def members(self) -> Members:
         """Which backend of which service a handle stands for."""
         ...
 
@@ -96,22 +96,22 @@ class Observer:
         return documents.ServiceEntry(*self._controller.desired.get(name))
 
     def backend_status(self, name: str) -> tuple[documents.BackendStatus, ...]:
-        """Count the flows of a service's backends, those that are leaving included."""
+        """Count the flows of a service's backends, those that are terminating included."""
         service = self._controller.desired.get(name).service
-        census, found = self._writer.call(self._controller.census, service)
-        flows = census.count(self._controller.config.drain.idle)
-        return backend_status(found, flows, self._controller.leaving)
+        counter, found = self._writer.call(self._controller.flow_counter, service)
+        flows = counter.count(self._controller.config.drain.idle)
+        return backend_status(found, flows, self._controller.terminating)
 
     def checks(self, service: str | None = None) -> tuple[documents.Check, ...]:
         """How every backend is that is checked, or those of one service. NotFoundError."""
         if service is not None:
             self._controller.desired.get(service)
-        found = map(present.check, self._monitor.roster.records())
+        found = map(present.check, self._monitor.registry.records())
         return tuple(each for each in found if service in {None, each.service.name})
 
     def states(self) -> dict[str, int]:
         """How many backends are in each state that one is in."""
-        found = Counter(record.standing.state for record in self._monitor.roster.records())
+        found = Counter(record.standing.state for record in self._monitor.registry.records())
         return {str(state): found[state] for state in State if found[state]}
 
     def limits(self) -> dict[str, documents.Use]:
@@ -120,7 +120,7 @@ class Observer:
         used = {
             "services": len(services),
             "backends": sum(len(service.backends) for service in services)
-            + len(self._controller.leaving),
+            + len(self._controller.terminating),
             "table_slots": sum(service.table_size for service in services if service.backends),
             "sources": sources_needed(service.allow_from for service in services),
         }

@@ -11,18 +11,18 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from towpath.agent.captures import Captures
 from towpath.agent.errors import REFUSALS, AgentError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.http import captures, flows, services
 from towpath.agent.http.metrics import datapath_metrics
+from towpath.agent.lb import exhaustion
+from towpath.agent.lb.controller import Controller, stored
+from towpath.agent.lb.exhaustion import ExhaustionWatch
 from towpath.agent.lb.observer import Observer
+from towpath.agent.lb.store import DATABASE, Store
 from towpath.agent.parts import Part
+from towpath.agent.recorder.captures import Captures
 from towpath.agent.sources.intake import Intake
-from towpath.agent.state import exhaustion
-from towpath.agent.state.controller import Controller, stored
-from towpath.agent.state.exhaustion import ExhaustionWatch
-from towpath.agent.state.store import DATABASE, Store
 from towpath.capabilities import API, FILE, ORIGINS
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.maps.pins import LINKS, MAPS, NEXT, held
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from towpath.documents import Plan
     from towpath.model import Config
     from towpath.model.capture import Capture
-    from towpath.native.records import Fate
+    from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
 
 Args = ParamSpec("Args")
 
-# Between two counts of the flows of backends that are leaving: so long, and so many times
+# Between two counts of the flows of backends that are terminating: so long, and so many times
 # the CPU time of a count. Not the time until it is done: where others have the CPU that is
 # long, and says nothing of what counting costs.
 REAP_SECONDS = 1.0
@@ -163,8 +163,8 @@ class LoadBalancer(Part):
     def _record(self, capture: Capture) -> Recording:
         """Begin a capture, in any thread but the writer's."""
 
-        def describe(fate: Fate) -> str:
-            return self._writer.call(self._balancer.fate, fate)
+        def describe(outcome: Outcome) -> str:
+            return self._writer.call(self._balancer.describe, outcome)
 
         # Loading takes a while, in which changes go on.
         found = self._writer.call(self._balancer.observed)
@@ -201,7 +201,7 @@ class LoadBalancer(Part):
         """
         while True:
             seconds = 0.0
-            if self.controller.leaving:
+            if self.controller.terminating:
                 try:
                     seconds = await self._reap_once()
                 except REFUSALS:
@@ -210,15 +210,15 @@ class LoadBalancer(Part):
 
     async def _reap_once(self) -> float:
         """Returns the CPU time that it took to count the flows, in seconds."""
-        leaving, census = await self._writer.run(self.controller.leaving_census)
+        terminating, counter = await self._writer.run(self.controller.terminating_flow_counter)
         idle = self.controller.config.drain.idle
 
         def count() -> tuple[dict[BackendKey, int], float]:
             begun = time.thread_time()
-            return census.count(idle), time.thread_time() - begun
+            return counter.count(idle), time.thread_time() - begun
 
         found, seconds = await asyncio.to_thread(count)
-        await self._writer.run(self.controller.reap, leaving, found)
+        await self._writer.run(self.controller.reap, terminating, found)
         return seconds
 
     async def _age_flows(self) -> None:

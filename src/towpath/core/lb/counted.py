@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is read of the kernel made into one: counters, flows, who is leaving."""
+"""What is read of the kernel made into one: counters, flows, who is terminating."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from towpath.documents import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from towpath.core.lb.leaving import LeavingByKey
+    from towpath.core.lb.terminating import TerminatingByKey
     from towpath.model.kinds import Address
     from towpath.model.service import Service, ServiceKey
 
@@ -80,11 +80,11 @@ def _cpu(cpu: int, counted: ServiceCounters) -> CpuCounters:
 
 
 def backend_status(
-    service: Service, counted: Mapping[BackendKey, int], leaving: LeavingByKey
+    service: Service, counted: Mapping[BackendKey, int], terminating: TerminatingByKey
 ) -> tuple[BackendStatus, ...]:
-    """State and flows of a service's backends, those that are leaving among them."""
+    """State and flows of a service's backends, those that are terminating among them."""
     keys = [BackendKey(service.key, each.address) for each in service.backends]
-    times = [leaving.get(key) for key in keys]
+    times = [terminating.get(key) for key in keys]
     return tuple(
         BackendStatus(
             backend.address,

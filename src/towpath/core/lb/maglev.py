@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_MOST_WEIGHT = 65535
-_MOST_SLOTS = 1 << 22
+_MAX_WEIGHT = 65535
+_MAX_SLOTS = 1 << 22
 
 
 def table(
@@ -44,15 +44,15 @@ def table(
     Raises ValueError if backends are more than slots, an identity is there twice,
     a weight is out of range, or size is.
     """
-    if not (0 < size < _MOST_SLOTS and is_prime(size)):
-        raise ValueError(f"a table of {size} slots; allowed: a prime below {_MOST_SLOTS}")
+    if not (0 < size < _MAX_SLOTS and is_prime(size)):
+        raise ValueError(f"a table of {size} slots; allowed: a prime below {_MAX_SLOTS}")
     order = sorted(
         (-weight, identity, index) for index, (identity, weight) in enumerate(backends) if weight
     )
     if not order:
         return np.empty(0, np.uint32)
-    if order[0][0] < -_MOST_WEIGHT or order[-1][0] > 0:
-        raise ValueError(f"a weight is out of range; allowed: 0 to {_MOST_WEIGHT}")
+    if order[0][0] < -_MAX_WEIGHT or order[-1][0] > 0:
+        raise ValueError(f"a weight is out of range; allowed: 0 to {_MAX_WEIGHT}")
     if len(order) > size:
         raise ValueError(f"{len(order)} backends for {size} slots; allowed: at most {size}")
     identities = [identity for _, identity, _ in order]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from towpath.core.lb import maglev, sharing
+from towpath.core.lb import maglev, service_table
 from towpath.core.lb.options import Options
 from towpath.core.lb.steps import (
     AddBackend,
@@ -82,10 +82,12 @@ def plan(
     additions = [_addition(new[key]) for key in _ordered(new.keys() - old_kept.keys())]
     planned = [*removals, *(each for each in common if each), *additions]
     steps = tuple(step for each in planned for step in each.steps)
-    told = Plan(
-        tuple(each.told for each in planned), len(steps), _moved_overall(planned, before, traffic)
+    summary = Plan(
+        tuple(each.summary for each in planned),
+        len(steps),
+        _moved_overall(planned, before, traffic),
     )
-    return Transition(tuple(each.change for each in planned), steps, told)
+    return Transition(tuple(each.change for each in planned), steps, summary)
 
 
 def backends_gone(
@@ -109,7 +111,7 @@ class _Planned(NamedTuple):
     """What becomes of one service."""
 
     change: Change
-    told: ServiceChange
+    summary: ServiceChange
     steps: list[Step]
 
 
@@ -215,19 +217,21 @@ def _moved_overall(
 
     total = len(observed) if traffic is None else sum(flows(each.key) for each in observed)
     moved = sum(
-        each.told.moved * flows(each.told.service.key) for each in planned if each.change.before
+        each.summary.moved * flows(each.summary.service.key)
+        for each in planned
+        if each.change.before
     )
     return moved / total if total else 0.0
 
 
 def _addition(service: Service) -> _Planned:
     key = service.key
-    told = ServiceChange(
+    summary = ServiceChange(
         "add", ServiceName.of(service), backends_added=_addresses(service.backends)
     )
     return _Planned(
         Change(None, service),
-        told,
+        summary,
         [
             CreateService(service),
             *(AddBackend(key, backend) for backend in service.backends),
@@ -239,7 +243,7 @@ def _addition(service: Service) -> _Planned:
 
 def _removal(service: Service) -> _Planned:
     key = service.key
-    told = ServiceChange(
+    summary = ServiceChange(
         "remove",
         ServiceName.of(service),
         backends_removed=_addresses(service.backends),
@@ -247,7 +251,7 @@ def _removal(service: Service) -> _Planned:
     )
     return _Planned(
         Change(service, None),
-        told,
+        summary,
         [
             WithdrawService(key),
             SetTable(key, ()),
@@ -277,7 +281,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
     steps += [AddBackend(key, backend) for backend in added]
     early = [each for each in changed if _noted_early(old[each.address], each)]
     steps += [SetBackend(key, backend) for backend in early]
-    if sharing.key(before) != sharing.key(after):
+    if service_table.key(before) != service_table.key(after):
         steps.append(SetTable(key, after.backends))
     steps += [SetBackend(key, backend) for backend in changed if backend not in early]
     steps += [RemoveBackend(key, backend.address) for backend in removed]
@@ -291,7 +295,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
             if getattr(each, name) != getattr(old[each.address], name)
         )
 
-    told = ServiceChange(
+    summary = ServiceChange(
         "change",
         ServiceName.of(after),
         differing,
@@ -302,7 +306,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
         backends_redirected=differing_in("port"),
         moved=share_moved(before, after),
     )
-    return _Planned(Change(before, after), told, steps)
+    return _Planned(Change(before, after), summary, steps)
 
 
 def _addresses(backends: Iterable[Backend]) -> tuple[Address, ...]:
@@ -328,7 +332,7 @@ def share_moved(before: Service, after: Service) -> float:
         if not old or not new:
             return float(bool(old) != bool(new))
         return 1.0 - sum(share * new.get(address, 0.0) for address, share in old.items())
-    if sharing.key(before) == sharing.key(after):
+    if service_table.key(before) == service_table.key(after):
         return 0.0
     addresses = {backend.address for backend in (*before.backends, *after.backends)}
     numbers = {address: number for number, address in enumerate(addresses)}
@@ -345,4 +349,4 @@ def _shares(service: Service) -> dict[Address, float]:
 def _numbered(service: Service, numbers: Mapping[Address, int]) -> NDArray[np.uint32]:
     """Return the service's table with a number for each address."""
     own = np.array([numbers[backend.address] for backend in service.backends], np.uint32)
-    return own[sharing.table(service.backends, service.table_size)]
+    return own[service_table.table(service.backends, service.table_size)]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MEMORY = 16
-_FRAME_MOST = 0xFFFF
-_OFFSET_MOST = 0x7FFF
+_MAX_FRAME = 0xFFFF
+_MAX_OFFSET = 0x7FFF
 _WORD_BITS = 32
 _SIZES = {0x00: 4, 0x08: 2, 0x10: 1}
 """Bytes by the size bits of an instruction, which are the same in both."""
@@ -237,7 +237,7 @@ def _give_up(writer: _Writer, reject: int) -> None:
 
 def _absolute(writer: _Writer, k: int, size: int, register: int, reject: int) -> None:
     end = k + _SIZES[size]
-    if end > _FRAME_MOST:
+    if end > _MAX_FRAME:
         _give_up(writer, reject)
         return
     writer.move(_AT, _FRAME)
@@ -249,11 +249,11 @@ def _absolute(writer: _Writer, k: int, size: int, register: int, reject: int) ->
 
 def _indirect(writer: _Writer, k: int, size: int, register: int, reject: int) -> None:
     end = k + _SIZES[size]
-    if end > _FRAME_MOST:
+    if end > _MAX_FRAME:
         _give_up(writer, reject)
         return
     # So that the verifier knows how far it goes; no frame is longer.
-    writer.jump(_JMP | _JGT | _K, _XR, 0, _FRAME_MOST - end, reject)
+    writer.jump(_JMP | _JGT | _K, _XR, 0, _MAX_FRAME - end, reject)
     writer.move(_AT, _FRAME)
     writer.put(_ALU64 | _ADD | _X, _AT, _XR)
     writer.move(_END, _AT)
@@ -264,7 +264,7 @@ def _indirect(writer: _Writer, k: int, size: int, register: int, reject: int) ->
 
 def _fetch(writer: _Writer, k: int, size: int, register: int) -> None:
     """Load what is ``k`` bytes behind r2, and put it in this machine's order."""
-    if k > _OFFSET_MOST:
+    if k > _MAX_OFFSET:
         writer.put(_ALU64 | _ADD | _K, _AT, 0, 0, k)
         k = 0
     writer.put(_LDX | _MEM | size, register, _AT, k)

@@ -18,8 +18,8 @@ ETHERNET = 1
 _MAGIC = 0x1A2B3C4D
 _LENGTH_UNKNOWN = 0xFFFFFFFFFFFFFFFF
 _NANOSECONDS = 9
-_TEXT_MOST = 65535
-_SMALLEST = 12  # bytes of a block without a body
+_MAX_TEXT = 65535
+_MIN_BLOCK = 12  # bytes of a block without a body
 
 COMMENT = 1
 _HARDWARE, _OS, _APPLICATION = 2, 3, 4
@@ -53,7 +53,7 @@ class Statistics:
 
 def block(kind: int, body: bytes) -> bytes:
     """Return a block of a body whose length is a multiple of four."""
-    length = struct.pack("=I", len(body) + _SMALLEST)
+    length = struct.pack("=I", len(body) + _MIN_BLOCK)
     return struct.pack("=I", kind) + length + body + length
 
 
@@ -69,7 +69,7 @@ def options(pairs: Iterable[tuple[int, bytes]]) -> bytes:
 
 def text(value: str) -> bytes:
     """Return what an option can have of a text."""
-    return value.encode(errors="replace")[:_TEXT_MOST]
+    return value.encode(errors="replace")[:_MAX_TEXT]
 
 
 def section_header(*, system: str, application: str, comment: str = "") -> bytes:
@@ -147,9 +147,9 @@ class Section:
 def whole(data: bytes | memoryview) -> int:
     """Return how many bytes of blocks are whole: what a file ends with that was cut off."""
     at = 0
-    while at + _SMALLEST <= len(data):
+    while at + _MIN_BLOCK <= len(data):
         length: int = struct.unpack_from("=I", data, at + 4)[0]
-        if length < _SMALLEST or at + length > len(data):
+        if length < _MIN_BLOCK or at + length > len(data):
             break
         at += length
     return at

@@ -18,7 +18,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal, Self
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.datapath.decap.table import DecapCounters, DecapError, DecapTable, tunnel_address
 from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.bpf.links import Link, attach_xdp
@@ -44,7 +44,7 @@ VERDICTS = "verdicts"
 LINK = "link"
 
 
-class Decap(Closing):
+class Decap(Closeable):
     """Unwraps IPIP, IP6IP6, 4in6 and 6in4 packets that come in on one device.
 
     ``device`` is a name or an index, ``addresses`` are the outer destinations to unwrap for,

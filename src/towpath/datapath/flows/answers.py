@@ -20,13 +20,11 @@ from towpath.model.flow_question import FlowQuestion
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from towpath.datapath.balancer import Member
     from towpath.datapath.flows.flow_table import Entries, FlowTable
+    from towpath.datapath.flows.members import Member, Members
     from towpath.datapath.flows.nat_table import NatFlows, Translations
     from towpath.model import Address, Service, ServiceKey
 
-Members = dict[int, "Member"]
-"""By handle."""
 Active = dict["ServiceKey", dict["Address", int]]
 """Flows by service and backend."""
 

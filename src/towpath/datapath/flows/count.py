@@ -27,7 +27,7 @@ So has one of which nothing but SYNs came: another SYN is given a backend anew.
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class FlowCounter:
     """Who is to be counted, as of one moment. Any thread may count."""
 
     table: FlowTable
@@ -39,7 +39,7 @@ class Census:
 
         Of those that their client has ended or only begun, in ENDED_SECONDS. Waits for
         the packets now in flight: one that is given a backend by a table that was replaced
-        before the census is counted, too. KernelError.
+        before this is counted, too. KernelError.
         """
         wait_for_readers()
         step = self.table.resolution_seconds

@@ -67,7 +67,7 @@ class SourceSets:
         self._users: Counter[int] = Counter()
         self._kept = 0
         """Prefixes in the map, those that rest too."""
-        self._resting: set[int] = set()
+        self._retired: set[int] = set()
 
     @property
     def in_use(self) -> Mapping[tuple[Prefix, ...], int]:
@@ -130,7 +130,7 @@ class SourceSets:
             self._reclaimer.reclaim()
         if self._kept + len(prefixes) > self.limit:
             raise CapacityError("sources", self._kept + len(prefixes), self.limit, "sources")
-        taken = self._sets.keys() | self._resting
+        taken = self._sets.keys() | self._retired
         number = next(n for n in count(1) if n not in taken)
         keys = self._keys(number, prefixes)
         self._trie.update_batch(keys, np.full(len(keys), _PRESENT, np.uint32))
@@ -140,13 +140,13 @@ class SourceSets:
         return number
 
     def _rest(self, number: int, prefixes: tuple[Prefix, ...]) -> None:
-        self._resting.add(number)
+        self._retired.add(number)
         self._reclaimer.retire(lambda: self._remove(number, prefixes))
 
     def _remove(self, number: int, prefixes: tuple[Prefix, ...]) -> None:
         self._trie.delete_batch(self._keys(number, prefixes))
         self._kept -= len(prefixes)
-        self._resting.discard(number)
+        self._retired.discard(number)
 
     def _keys(self, number: int, prefixes: tuple[Prefix, ...]) -> Array:
         keys = np.zeros(len(prefixes), self._type)

@@ -2,7 +2,7 @@
 """Indexes and handles of backends, and their records in the kernel.
 
 A record is written while nothing refers to it and published by a Maglev table
-that holds its handle. An index that was given up rests until no packet can
+that holds its handle. An index that was given up is retired until no packet can
 still be using it, and comes back with the next generation: a flow entry that
 still has the old handle is stale by itself.
 """

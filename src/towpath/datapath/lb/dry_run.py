@@ -128,7 +128,7 @@ class DryRunOptions:
                 self.tally.add(len(options.allow_from))
         self._leave(before)
 
-    def give_up(self, index: int) -> None:
+    def retire(self, index: int) -> None:
         """Count a service's list no more."""
         self._leave(self._list(index))
         self._changed[index] = None
@@ -194,7 +194,7 @@ class DryRunPages:
         self._built[name] = needed
         return name
 
-    def give_up(self, first: int) -> None:
+    def retire(self, first: int) -> None:
         """Count a set's pages no more."""
         self.used -= self.size(first)
 

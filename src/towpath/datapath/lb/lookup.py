@@ -195,7 +195,7 @@ class Endpoints:
         else:
             with ExitStack() as undo:
                 page = self._pages.build(ports)
-                undo.callback(self._pages.give_up, page)
+                undo.callback(self._pages.retire, page)
                 if not old:
                     self._with_ports.need(key.vip)
                     undo.callback(self._with_ports.leave, key.vip)
@@ -203,7 +203,7 @@ class Endpoints:
                 undo.pop_all()
             self._spaces[space] = ports
         if old:
-            self._pages.give_up(old)
+            self._pages.retire(old)
 
     def _learn(self, vip: Address | Prefix) -> None:
         if vip not in self._vips:

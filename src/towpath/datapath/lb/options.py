@@ -57,7 +57,7 @@ class ServiceOptions:
         self._rows["affinity"][index] = options.affinity.timeout if options.affinity else 0
         self._rows["flags"][index] = self._flags_of(options)
 
-    def give_up(self, index: int) -> None:
+    def retire(self, index: int) -> None:
         """Let go of what a service has taken that packets find no more."""
         self._sources.leave(self._sets.pop(index, EVERYONE))
 

@@ -38,7 +38,7 @@ class PortPages:
         self._whole = whole
         self._reclaimer = reclaimer
         self._free = deque(range(1, len(pages)))
-        self._resting = 0
+        self._retired = 0
 
     @property
     def capacity(self) -> int:
@@ -48,7 +48,7 @@ class PortPages:
     @property
     def used(self) -> int:
         """Pages of sets that have been built and not been given up."""
-        return self.capacity - len(self._free) - self._resting
+        return self.capacity - len(self._free) - self._retired
 
     def needed(self, services: Mapping[int, Ports]) -> int:
         """Return how many pages such a set takes."""
@@ -93,14 +93,14 @@ class PortPages:
         for page in (first, *self._pages(first).values()):
             self._free.remove(page)
 
-    def give_up(self, first: int) -> None:
+    def retire(self, first: int) -> None:
         """Free a set that no key leads to any more, once no packet reads it."""
         pages = (first, *self._pages(first).values())
-        self._resting += len(pages)
-        self._reclaimer.retire(lambda: self._rested(pages))
+        self._retired += len(pages)
+        self._reclaimer.retire(lambda: self._reclaimed(pages))
 
-    def _rested(self, pages: tuple[int, ...]) -> None:
-        self._resting -= len(pages)
+    def _reclaimed(self, pages: tuple[int, ...]) -> None:
+        self._retired -= len(pages)
         self._free.extend(pages)
 
     def _pages(self, first: int) -> dict[int, int]:

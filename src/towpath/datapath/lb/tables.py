@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from towpath.core.lb import sharing
+from towpath.core.lb import service_table
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.extents import NoExtentError
 from towpath.datapath.lb.services import Installed
@@ -71,7 +71,7 @@ class OptionsOfServices(Protocol):
     def write(self, index: int, options: Options) -> None:
         """Store a service's options."""
 
-    def give_up(self, index: int) -> None:
+    def retire(self, index: int) -> None:
         """Let go of what a service has taken that packets find no more."""
 
 
@@ -121,7 +121,7 @@ class Tables:
         """Give up a withdrawn service that has no backends left."""
         service = self.services.pop(key)
         self._replace_table(service, 0, 0)
-        self._options.give_up(service.index)
+        self._options.retire(service.index)
         self._rows.give_back(service.index)
 
     def set_options(self, key: ServiceKey, options: Options) -> None:
@@ -172,7 +172,7 @@ class Tables:
         """Return the handles of the service's table, slot by slot."""
         members = tuple(members)
         handles = np.array([service.handles[b.address] for b in members], np.uint32)
-        return handles[sharing.table(members, service.table_size)]
+        return handles[service_table.table(members, service.table_size)]
 
     def _allocate(self, count: int) -> int:
         base = self._extents.allocate(count)

@@ -52,7 +52,7 @@ class VipIndex:
         self._places: dict[bytes, int] = {
             self._keys[at].tobytes(): int(at) for at in np.flatnonzero(self._services)
         }
-        self._resting: set[int] = set()
+        self._retired: set[int] = set()
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
         """Yield each key (20 bytes) and its service."""
@@ -84,13 +84,13 @@ class VipIndex:
         at = self._places.pop(key)
         self._services[at] = 0
         self._keys[at, :_FAMILY] = 0
-        self._resting.add(at)
-        self._reclaimer.retire(lambda: self._resting.discard(at))
+        self._retired.add(at)
+        self._reclaimer.retire(lambda: self._retired.discard(at))
 
     def _find(self, key: bytes) -> int | None:
         first = hash_vip(key, is_v6=key[_FAMILY] & ~self._prefix_flag == FAMILY_V6) >> 32
         for i in range(self._probes):
             at = (first + i) & self._mask
-            if not self._services[at] and at not in self._resting:
+            if not self._services[at] and at not in self._retired:
                 return at
         return None

@@ -106,7 +106,7 @@ class FlowCopy:
     def _give_heirs(self, rows: Array) -> Array:
         """Store new handles and services in entries; returns which entries have them.
 
-        What else `service` says, that a flow is ending, is left out: it counts for longer.
+        What else `service` says, the flow's state, stays.
         """
         handles = np.array(sorted(self._heirs), np.uint64)
         if not len(handles):

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.maps.source import TableSource
     from towpath.model.service import Service, ServiceKey
-    from towpath.native.records import Fate
+    from towpath.native.records import Outcome
 
 
 def describe(
-    fate: Fate,
+    outcome: Outcome,
     installed: Iterable[Installed],
     services: Mapping[ServiceKey, Service],
     source: TableSource,
@@ -27,14 +27,14 @@ def describe(
     What isn't there any more has its number: ``service=#3``.
     """
     words = []
-    service = next((each for each in installed if each.index == fate.service), None)
-    if fate.service:
+    service = next((each for each in installed if each.index == outcome.service), None)
+    if outcome.service:
         named = services.get(service.key) if service else None
-        words.append(f"service={named.name if named else f'#{fate.service}'}")
-    if fate.handle:
+        words.append(f"service={named.name if named else f'#{outcome.service}'}")
+    if outcome.handle:
         backends = service.handles.items() if service else ()
-        found = next((str(a) for a, handle in backends if handle == fate.handle), None)
-        words.append(f"backend={found or f'#{fate.handle}'}")
+        found = next((str(a) for a, handle in backends if handle == outcome.handle), None)
+        words.append(f"backend={found or f'#{outcome.handle}'}")
     names = verdict_names(source)
-    words.append(f"verdict={names.get(fate.verdict, fate.verdict)}")
+    words.append(f"verdict={names.get(outcome.verdict, outcome.verdict)}")
     return " ".join(words)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from towpath import __version__
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.core.recorder import pcapng
 from towpath.kernel.bpf.maps import possible_cpus
 from towpath.model.capture import filter_text
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from towpath.kernel.bpf.object import BpfObject
     from towpath.kernel.bpf.ring import Ring
     from towpath.model.capture import Capture
-    from towpath.native.records import Fate
+    from towpath.native.records import Outcome
 
 PROGRAM = "towpath_recorder"
 _BUFFER = 1 << 20
@@ -57,12 +57,12 @@ class _Names(records.Names):
     """Describes devices as they are met, and remembers what became of packets."""
 
     def __init__(
-        self, section: pcapng.Section, capture: Capture, describe: Callable[[Fate], str | None]
+        self, section: pcapng.Section, capture: Capture, describe: Callable[[Outcome], str | None]
     ) -> None:
         self._section = section
         self._capture = capture
         self._describe = describe
-        self._labels: dict[Fate, str] = {}
+        self._labels: dict[Outcome, str] = {}
         self.interfaces: dict[tuple[int, int], int] = {}
 
     def interface(self, ifindex: int, direction: int) -> int:
@@ -77,12 +77,12 @@ class _Names(records.Names):
             )
         return self.interfaces[key]
 
-    def label(self, fate: Fate) -> str:
-        self._labels[fate] = self._describe(fate) or self._labels.get(fate, "")
-        return self._labels[fate]
+    def label(self, outcome: Outcome) -> str:
+        self._labels[outcome] = self._describe(outcome) or self._labels.get(outcome, "")
+        return self._labels[outcome]
 
 
-class Recording(Closing):
+class Recording(Closeable):
     """A capture that goes on. `chunks` gives the file; `stop` may be called by any thread.
 
     A context manager, which closes.
@@ -96,7 +96,7 @@ class Recording(Closing):
         ring: Ring,
         loaded: BpfObject,
         recorder: Recorder,
-        describe: Callable[[Fate], str | None],
+        describe: Callable[[Outcome], str | None],
         undo: ExitStack,
     ) -> None:
         self.capture = capture

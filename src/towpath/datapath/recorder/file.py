@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.core.recorder.pcapng import whole
 from towpath.errors import Error
 
@@ -22,7 +22,7 @@ class CaptureFileError(Error):
     """Nothing more can be written; the message says what there is."""
 
 
-class CaptureFile(Closing):
+class CaptureFile(Closeable):
     """A pcapng file, ``-`` for standard output. What was there before is replaced.
 
     A context manager. CaptureFileError: it can't be opened.

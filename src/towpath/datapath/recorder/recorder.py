@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from towpath.kernel.bpf.programs import Program
     from towpath.model.capture import Capture
     from towpath.model.service import Service
-    from towpath.native.records import Fate
+    from towpath.native.records import Outcome
     from towpath.wildcard import Rule
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Recorder:
         self,
         capture: Capture,
         services: Iterable[Service],
-        describe: Callable[[Fate], str],
+        describe: Callable[[Outcome], str],
         *,
         ring_bytes: int = RING_BYTES,
     ) -> Recording:

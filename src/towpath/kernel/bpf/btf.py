@@ -44,7 +44,7 @@ _SIGNED = 1
 _BOOL = 4
 _KERNEL_NAME = 15
 _POINTER_SIZE = 8  # of BPF, whatever the host's
-_WIDEST_INT = 8
+_MAX_INT_SIZE = 8
 
 
 class Btf:
@@ -193,7 +193,7 @@ class Btf:
             encoding, _width = self._table.integer(number)
             if encoding & _BOOL:
                 return np.dtype(np.bool_)
-            if size > _WIDEST_INT:
+            if size > _MAX_INT_SIZE:
                 return np.dtype((np.void, size))
             return np.dtype(f"{'i' if encoding & _SIGNED else 'u'}{size}")
         raise BtfError(f"{_label(type_)} has no dtype")

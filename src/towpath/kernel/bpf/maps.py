@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel.bpf import _batch, bpffs
 from towpath.kernel.bpf._records import Array, Record, encode, encode_all, round_up, view
 from towpath.kernel.bpf._structs import BtfInfo, MapInfo
@@ -48,7 +48,7 @@ def possible_cpus() -> int:
     return check(lib.libbpf_num_possible_cpus(), "count possible CPUs")
 
 
-class Map(Closing):
+class Map(Closeable):
     """One map in the kernel, through a file descriptor of its own.
 
     Keys and values have the dtypes of the BTF they were declared with; a map without BTF has plain

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel.bpf._records import Array, round_up, view
 from towpath.kernel.errors import KernelError, errno_name
 
@@ -24,7 +24,7 @@ _HINTS = {
 }
 
 
-class MappedArray(Closing):
+class MappedArray(Closeable):
     """Elements ``start`` to ``start + count`` of an array map, shared with the kernel.
 
     ``array`` is a numpy view: what is stored there, programs see at once. Only whole stores of up

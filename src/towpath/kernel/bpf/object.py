@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel.bpf import verifier
 from towpath.kernel.bpf._structs import ObjectOpenOpts
 from towpath.kernel.bpf.btf import Btf, Dtype
@@ -38,7 +38,7 @@ _SUFFIX = ".bpf.o"
 _Dtypes: TypeAlias = "dict[str, tuple[Dtype | None, Dtype | None]]"
 
 
-class BpfObject(Closing):
+class BpfObject(Closeable):
     """One compiled object file.
 
     Between opening and `load`, constants can be set, maps resized or replaced and programs left

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Self
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel.bpf import bpffs
 from towpath.kernel.bpf._structs import ProgInfo, TestRunOpts
 from towpath.kernel.bpf.libbpf import get_info, lib
@@ -56,7 +56,7 @@ class TestRun:
     duration_ns: int
 
 
-class Program(Closing):
+class Program(Closeable):
     """One loaded program, through a file descriptor of its own.
 
     ``tag`` is the kernel's hash of its instructions, ``jited_bytes`` the machine code's size and

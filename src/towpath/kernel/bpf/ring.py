@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.kernel.bpf.libbpf import check, lib
 from towpath.kernel.bpf.map_types import MapType
 from towpath.kernel.errors import CAP_BPF, KernelError, permission_hint
@@ -18,7 +18,7 @@ from towpath.kernel.errors import CAP_BPF, KernelError, permission_hint
 _EPERM = 1
 
 
-class Ring(Closing):
+class Ring(Closeable):
     """A ring of ``size`` bytes, a power of two and at least a page.
 
     ``consumer`` (writable) and ``producer`` are the positions, arrays of one 64-bit word, and

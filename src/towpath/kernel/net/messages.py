@@ -28,7 +28,7 @@ _ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
-_LARGEST = 1 << 16
+_MAX_MESSAGE = 1 << 16
 
 
 class Netlink:
@@ -48,7 +48,7 @@ class Netlink:
 
     def _answers(self) -> Iterator[bytes]:
         while True:
-            received = self._socket.recv(_LARGEST)
+            received = self._socket.recv(_MAX_MESSAGE)
             for kind, sequence, body in _split(received):
                 if sequence != self._sequence:
                     continue  # of a request whose answers nobody read to the end

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
-_LONGEST = 60  # of what a message quotes, in characters
+_MAX_QUOTED = 60  # of what a message quotes, in characters
 
 _TEXT = (str, enum.Enum, Path, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
 
@@ -77,7 +77,7 @@ def shown(raw: object) -> str:
     except ValueError:  # more digits than Python converts
         quoted = "a number of thousands of digits"
     quoted = words.get(quoted, quoted)
-    return quoted if len(quoted) <= _LONGEST else f"{quoted[: _LONGEST - 3]}..."
+    return quoted if len(quoted) <= _MAX_QUOTED else f"{quoted[: _MAX_QUOTED - 3]}..."
 
 
 def text(raw: object, allowed: str) -> str:

@@ -11,9 +11,9 @@ from towpath.model.kinds.addresses import Address, Prefix, UnicastAddress, not_u
 from towpath.model.kinds.base import FieldError, Kind, shown
 from towpath.model.kinds.ports import LAST_PORT, PortRange
 
-MOST_ADDRESSES = 16
+MAX_ADDRESSES = 16
 FIRST_PORT = 1024
-FEWEST_PORTS = 16
+MIN_PORTS = 16
 _RANGE = re.compile(r"\s*([0-9]{1,5})\s*-\s*([0-9]{1,5})\s*")
 
 
@@ -23,14 +23,14 @@ class TranslationAddresses(Kind):
     def __init__(self, version: int) -> None:
         self._version = version
         self._allowed = (
-            f"allowed: up to {MOST_ADDRESSES} IPv{version} addresses, each by itself or in a prefix"
+            f"allowed: up to {MAX_ADDRESSES} IPv{version} addresses, each by itself or in a prefix"
         )
 
     def parse(self, raw: object) -> tuple[Address, ...]:
         """Return the addresses in the order given; one by itself is a list too."""
         items = raw if isinstance(raw, list | tuple) else [] if raw is None else [raw]
         found = [address for item in items for address in self._addresses(item)]
-        if len(found) > MOST_ADDRESSES:
+        if len(found) > MAX_ADDRESSES:
             raise FieldError(f"{len(found)} addresses are too many; {self._allowed}")
         for address in found:
             if found.count(address) > 1:
@@ -43,7 +43,7 @@ class TranslationAddresses(Kind):
         prefix = self._prefix(item)
         if prefix.version != self._version:
             raise FieldError(f"{shown(item)} is IPv{prefix.version}; {self._allowed}")
-        if prefix.num_addresses > MOST_ADDRESSES:
+        if prefix.num_addresses > MAX_ADDRESSES:
             raise FieldError(f"{prefix} is too wide; {self._allowed}")
         # Not hosts(): the first and the last address are as good as the others here.
         return list(prefix)
@@ -65,7 +65,7 @@ class PortSpan(Kind):
     """A range of ports that is wide enough to give one to every flow for a while."""
 
     allowed = (
-        f"a range of at least {FEWEST_PORTS} ports from {FIRST_PORT} to {LAST_PORT}, "
+        f"a range of at least {MIN_PORTS} ports from {FIRST_PORT} to {LAST_PORT}, "
         "such as 10000-32767"
     )
 
@@ -81,7 +81,7 @@ class PortSpan(Kind):
             raise FieldError(f"{shown(raw)} ends before it begins; allowed: {last}-{first}")
         if not FIRST_PORT <= first <= last <= LAST_PORT:
             raise FieldError(f"{first}-{last} is out of range; allowed: {self.allowed}")
-        if last - first + 1 < FEWEST_PORTS:
+        if last - first + 1 < MIN_PORTS:
             raise FieldError(f"{last - first + 1} ports are too few; allowed: {self.allowed}")
         return PortRange(first, last)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from towpath.agent.lb import part
 from towpath.agent.lb.part import LoadBalancer
 from towpath.agent.sources.file import FileSource
-from towpath.agent.state.writer import Writer
 from towpath.agent.supervisor import Supervisor
+from towpath.agent.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ def test_they_are_counted_again_after_a_failure(monkeypatch: pytest.MonkeyPatch)
             return 0.0
 
         reaping = SimpleNamespace(
-            controller=SimpleNamespace(leaving={"one": None}), _reap_once=reap_once
+            controller=SimpleNamespace(terminating={"one": None}), _reap_once=reap_once
         )
         supervisor = Supervisor(0.0)
         supervisor.start("reaping", lambda: LoadBalancer._reap(cast("LoadBalancer", reaping)))
@@ -58,7 +58,7 @@ def test_a_count_costs_what_it_computes() -> None:
         return {"one": 1}
 
     controller = SimpleNamespace(
-        leaving_census=lambda: ({}, SimpleNamespace(count=count)),
+        terminating_flow_counter=lambda: ({}, SimpleNamespace(count=count)),
         config=SimpleNamespace(drain=SimpleNamespace(idle=1.0)),
         reap=lambda _, flows: reaped.append(flows),
     )

@@ -90,7 +90,7 @@ def test_what_rests_is_reclaimed_before_a_plan_is_refused() -> None:
 
 
 def test_room_that_is_there_costs_no_wait() -> None:
-    """What rests is left alone while there is other room."""
+    """What is retired is left alone while there is other room."""
     waits: list[int] = []
     process = Process(Memory(table_slots=8 * LINE), lambda: waits.append(1))
     for services in ([service(0, 13, {0: 1})], [], [service(0, 13, {0: 1})]):

@@ -39,13 +39,13 @@ class BackendMachine(RuleBasedStateMachine):
         self.truth: dict[int, tuple[int, Backend]] = {}
         self.last: dict[int, int] = {}
         """By index, the handle it had last."""
-        self.resting: set[int] = set()
+        self.retired: set[int] = set()
         self.forgotten: list[int] = []
         self.open()
 
     def open(self) -> None:
         """Make a table of what is in memory."""
-        reclaimer = Reclaimer(self.resting.clear)
+        reclaimer = Reclaimer(self.retired.clear)
         self.table = BackendTable(self.rows, self.bits, reclaimer, self.forgotten.append, STATES)
 
     @rule(
@@ -70,7 +70,7 @@ class BackendMachine(RuleBasedStateMachine):
             return
         index = self.table.index(handle)
         assert 0 < index < ROWS
-        assert index not in self.resting
+        assert index not in self.retired
         assert index not in map(self.table.index, self.truth)
         assert handle != self.last.get(index, 0)
         assert self.forgotten == ([index] if index in self.last else [])
@@ -84,7 +84,7 @@ class BackendMachine(RuleBasedStateMachine):
         handle = data.draw(st.sampled_from(sorted(self.truth)))
         del self.truth[handle]
         self.table.remove(handle)
-        self.resting.add(self.table.index(handle))
+        self.retired.add(self.table.index(handle))
 
     @precondition(lambda self: self.truth)
     @rule(data=st.data(), weight=weights, state=st.sampled_from(BackendState), port=ports)
@@ -109,7 +109,7 @@ class BackendMachine(RuleBasedStateMachine):
     @rule()
     def start_again(self) -> None:
         """Another process goes on, by when no packet of before is on its way."""
-        self.resting.clear()
+        self.retired.clear()
         self.open()
 
     @invariant()
@@ -117,7 +117,7 @@ class BackendMachine(RuleBasedStateMachine):
         """Iterating gives what was added."""
         found = {handle: (service, backend) for service, handle, backend in self.table}
         assert found == self.truth
-        assert self.table.available == ROWS - 1 - len(self.truth) - len(self.resting)
+        assert self.table.available == ROWS - 1 - len(self.truth) - len(self.retired)
         assert self.table.in_use == len(self.truth)
 
     @invariant()

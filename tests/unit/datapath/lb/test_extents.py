@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from towpath.datapath.lb.extents import Extents
 
 SIZE = 48
-FREE, USED, RESTING = "free", "used", "resting"
+FREE, USED, RETIRED = "free", "used", "retired"
 
 counts = st.integers(1, SIZE // 2)
 bases = st.integers(0, SIZE - 1)
@@ -48,9 +48,9 @@ class ExtentsMachine(RuleBasedStateMachine):
 
     @rule(count=counts)
     def allocate(self, count: int) -> None:
-        """The first range that fits; what rests is taken only when nothing else fits."""
+        """The first range that fits; what is retired is taken only when nothing else fits."""
         expected, waits = self.first_fit(count), self.waits
-        if expected is None and RESTING in self.cells:
+        if expected is None and RETIRED in self.cells:
             self.wake()
             expected, waits = self.first_fit(count), waits + 1
         assert self.extents.allocate(count) == expected
@@ -78,19 +78,19 @@ class ExtentsMachine(RuleBasedStateMachine):
         """A range that is given up is nobody's until readers have been waited for."""
         each = self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))
         self.extents.retire(*each)
-        self.mark(*each, RESTING)
+        self.mark(*each, RETIRED)
 
     @rule()
     def settle(self) -> None:
-        """Everything that rests is free after one wait; there is none for nothing."""
-        waits, resting = self.waits, RESTING in self.cells
-        assert self.extents.reclaim() == resting
-        assert self.waits == waits + resting
+        """Everything that is retired is free after one wait; there is none for nothing."""
+        waits, retired = self.waits, RETIRED in self.cells
+        assert self.extents.reclaim() == retired
+        assert self.waits == waits + retired
         self.wake()
 
     def wake(self) -> None:
         """What rested is free."""
-        self.cells = [FREE if state == RESTING else state for state in self.cells]
+        self.cells = [FREE if state == RETIRED else state for state in self.cells]
 
     @rule(wanted=st.lists(counts, max_size=4))
     def foretell(self, wanted: list[int]) -> None:

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from towpath.core.lb.leaving import Leaving, LeavingByKey, departures, told, with_leaving
 from towpath.core.lb.plan import plan
 from towpath.core.lb.states import BackendKey
+from towpath.core.lb.terminating import (
+    Terminating,
+    TerminatingByKey,
+    find_terminating,
+    merge_terminating,
+    plan_terminating,
+)
 from towpath.model import Backend, BackendState, Service
 from towpath.model.kinds import Ports
 
@@ -32,35 +38,35 @@ def web(*addresses: object, **fields: Any) -> Service:
 KEY = web().key
 
 
-def leaving(service: Service, address: object, since: float = NOW) -> LeavingByKey:
+def terminating(service: Service, address: object, since: float = NOW) -> TerminatingByKey:
     """One that left at a time."""
-    each = Leaving(*service.key, ip_address(str(address)), since, since + TIMEOUT)
+    each = Terminating(*service.key, ip_address(str(address)), since, since + TIMEOUT)
     return {each.key: each}
 
 
 def gone(
-    observed: Service, desired: Service, known: LeavingByKey | None = None, **more: Any
-) -> LeavingByKey:
+    observed: Service, desired: Service, known: TerminatingByKey | None = None, **more: Any
+) -> TerminatingByKey:
     """Who leaves when that becomes desired."""
     options: dict[str, Any] = {"now": NOW, "timeout": TIMEOUT} | more
-    return departures([observed], [desired], known or {}, **options)
+    return find_terminating([observed], [desired], known or {}, **options)
 
 
 def test_what_is_there_and_not_desired_leaves() -> None:
     """For as long as is said; whoever is desired does not."""
-    assert gone(web(A, B), web(A)) == leaving(web(), B)
+    assert gone(web(A, B), web(A)) == terminating(web(), B)
     assert gone(web(A), web(A, B)) == {}
     assert gone(web(A), web(A)) == {}
 
 
 def test_a_service_takes_its_backends_along() -> None:
     """Packets to a VIP that isn't there pass to the kernel: there are no flows to keep."""
-    assert departures([web(A)], [], {}, now=NOW, timeout=TIMEOUT) == {}
+    assert find_terminating([web(A)], [], {}, now=NOW, timeout=TIMEOUT) == {}
 
 
 def test_times_stay() -> None:
     """A change of something else begins nothing anew, nor does a longer or no timeout."""
-    known = leaving(web(), B, NOW - 30)
+    known = terminating(web(), B, NOW - 30)
     for timeout in (TIMEOUT, 1000.0, 0.0):
         assert gone(web(A, B), web(A), known, timeout=timeout) == known
 
@@ -68,7 +74,9 @@ def test_times_stay() -> None:
 def test_other_ports_change_nothing() -> None:
     """The service goes on under another key, and so does who leaves it."""
     moved = web(A, port=Ports.of([(80, 81)]))
-    assert gone(web(A, B), moved, leaving(web(), B, NOW - 30)) == leaving(moved, B, NOW - 30)
+    assert gone(web(A, B), moved, terminating(web(), B, NOW - 30)) == terminating(
+        moved, B, NOW - 30
+    )
 
 
 def test_without_flows_to_keep_nobody_leaves() -> None:
@@ -78,28 +86,30 @@ def test_without_flows_to_keep_nobody_leaves() -> None:
     down = Backend(B, 1, BackendState.DOWN)
     assert gone(web(A, backends=(down,)), web(A)) == {}
     forced = BackendKey(KEY, B)
-    assert gone(web(A, B, C), web(A), at_once=forced.__eq__) == leaving(web(), C)
+    assert gone(web(A, B, C), web(A), at_once=forced.__eq__) == terminating(web(), C)
 
 
 def test_they_drain_without_weight() -> None:
     """Only services that somebody leaves are other objects."""
     one, other = web(A), Service("other", VIP, 81)
-    found = with_leaving([one, other], leaving(web(), B))
+    found = merge_terminating([one, other], terminating(web(), B))
     assert found[0].backends == (Backend(A), Backend(B, 0, BackendState.DRAINING))
     assert found[1] is other
-    assert with_leaving([one], ())[0] is one
+    assert merge_terminating([one], ())[0] is one
 
 
-def changed(before: Service, after: Service, was: LeavingByKey, leaves: LeavingByKey) -> Plan:
+def changed(
+    before: Service, after: Service, was: TerminatingByKey, leaves: TerminatingByKey
+) -> Plan:
     """A plan as it is told."""
-    made = plan(with_leaving([before], was), with_leaving([after], leaves))
-    return told(made.plan, was, leaves)
+    made = plan(merge_terminating([before], was), merge_terminating([after], leaves))
+    return plan_terminating(made.plan, was, leaves)
 
 
 def test_it_is_told_as_it_is_meant() -> None:
     """Who leaves is removed, who comes back is added; who is gone is removed, in the end."""
-    nobody: LeavingByKey = {}
-    b = leaving(web(), B)
+    nobody: TerminatingByKey = {}
+    b = terminating(web(), B)
     (change,) = changed(web(A, B), web(A), nobody, b).changes
     assert change.backends_removed == (B,)
     assert change.backends_leaving == change.backends_removed
@@ -119,7 +129,7 @@ def test_it_is_told_as_it_is_meant() -> None:
 def test_a_backend_that_leaves_has_no_new_port() -> None:
     """Its flows keep the old one, and nobody asks for another."""
     own = web(A, backends=(Backend(A), Backend(B, port=8080)))
-    (change,) = changed(own, web(A), {}, leaving(web(), B)).changes
+    (change,) = changed(own, web(A), {}, terminating(web(), B)).changes
     assert change.backends_leaving == (B,)
     assert change.backends_redirected == ()
     (change,) = changed(own, web(A, B), {}, {}).changes
@@ -129,7 +139,7 @@ def test_a_backend_that_leaves_has_no_new_port() -> None:
 def test_other_changes_are_told_as_they_are() -> None:
     """Beside somebody who leaves."""
     heavier = web(A, backends=(Backend(A, 2),))
-    (change,) = changed(web(A, B), heavier, {}, leaving(web(), B)).changes
+    (change,) = changed(web(A, B), heavier, {}, terminating(web(), B)).changes
     assert change.backends_reweighted == (A,)
     assert change.backends_removed == (B,)
-    assert changed(web(A), web(A), leaving(web(), B), leaving(web(), B)).changes == ()
+    assert changed(web(A), web(A), terminating(web(), B), terminating(web(), B)).changes == ()

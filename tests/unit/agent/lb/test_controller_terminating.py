@@ -12,8 +12,8 @@ import pytest
 from tests.unit.agent.samples import MemoryDatapath, service
 
 from towpath.agent.errors import ConflictError, NotFoundError
-from towpath.agent.state.controller import Controller
-from towpath.agent.state.store import Store
+from towpath.agent.lb.controller import Controller
+from towpath.agent.lb.store import Store
 from towpath.core.lb.states import BackendKey
 from towpath.model import Backend, BackendState, CheckType, Config, Device, Drain, Health, Service
 
@@ -72,10 +72,10 @@ def test_a_removed_backend_drains(
     assert plan.changes[0].backends_leaving == (B,)
     assert datapath.held["web"].backends == (Backend(A), Backend(C), GONE)
     assert controller.desired.get("web").service == without(WEB, B)
-    (leaving,) = store.leaving()
-    assert leaving.key == KEY
-    assert before <= leaving.since <= time.time()
-    assert leaving.until == leaving.since + 60
+    (terminating,) = store.terminating()
+    assert terminating.key == KEY
+    assert before <= terminating.since <= time.time()
+    assert terminating.until == terminating.since + 60
     with pytest.raises(NotFoundError, match=r"no backend 192\.0\.2\.2; it has: 192"):
         controller.remove_backend("web", B)
 
@@ -88,20 +88,20 @@ def test_whichever_way_it_is_removed(controller: Controller, datapath: MemoryDat
     assert len(datapath.held["web"].backends) == 3
     controller.reload(replace(CONFIG, services=(without(FILE, B),)))
     assert GONE in datapath.held["file"].backends
-    assert len(controller.leaving) == 3
+    assert len(controller.terminating) == 3
 
 
 def test_force_ends_it_at_once(
     controller: Controller, store: Store, datapath: MemoryDatapath
 ) -> None:
-    """Of the one that is named and of no other, also when it is leaving already."""
+    """Of the one that is named and of no other, also when it is terminating already."""
     controller.remove_backend("web", C, force=True)
     assert addresses(datapath) == [A, B]
     controller.remove_backend("web", B)
     controller.reload(replace(CONFIG, services=(without(FILE, B),)))
     controller.remove_backend("web", B, force=True)
     assert addresses(datapath) == [A]
-    assert [each.key.service for each in store.leaving()] == [FILE.key]
+    assert [each.key.service for each in store.terminating()] == [FILE.key]
     controller.put([WEB])
     controller.put([without(WEB, A, B)], force=True)
     assert addresses(datapath) == [C]
@@ -119,7 +119,7 @@ def test_no_timeout_no_leave(store: Store, datapath: MemoryDatapath) -> None:
     assert datapath.held["web"] == without(WEB, B)
     controller.reload(CONFIG)
     controller.remove_backend("web", C)
-    assert len(controller.leaving) == 1
+    assert len(controller.terminating) == 1
 
 
 def test_back_before_it_was_gone(
@@ -130,7 +130,7 @@ def test_back_before_it_was_gone(
     plan = controller.put([WEB])
     assert plan.changes[0].backends_added == (B,)
     assert datapath.held["web"] == WEB
-    assert store.leaving() == ()
+    assert store.terminating() == ()
 
 
 def test_a_restart_goes_on_waiting(
@@ -138,10 +138,10 @@ def test_a_restart_goes_on_waiting(
 ) -> None:
     """With the same end, whenever the process died."""
     controller.remove_backend("web", B)
-    before = store.leaving()
+    before = store.terminating()
     heir = Controller(CONFIG, store, datapath)
     assert heir.start().steps == 0
-    assert store.leaving() == before
+    assert store.terminating() == before
     assert GONE in datapath.held["web"].backends
 
 
@@ -153,7 +153,7 @@ def test_what_was_removed_while_nobody_ran_leaves(
     heir = Controller(replace(CONFIG, services=(without(FILE, B),)), store, datapath)
     heir.start()
     assert GONE in datapath.held["file"].backends
-    assert store.leaving()[0].key == BackendKey(FILE.key, B)
+    assert store.terminating()[0].key == BackendKey(FILE.key, B)
 
 
 def test_a_change_that_fails_leaves_nobody_leaving(
@@ -164,8 +164,8 @@ def test_a_change_that_fails_leaves_nobody_leaving(
     with pytest.raises(OSError, match="out of memory"):
         controller.remove_backend("web", B)
     assert datapath.held == {"file": FILE, "web": WEB}
-    assert store.leaving() == ()
-    assert not controller.leaving
+    assert store.terminating() == ()
+    assert not controller.terminating
 
 
 def test_a_plan_says_who_would_leave(controller: Controller, datapath: MemoryDatapath) -> None:
@@ -173,7 +173,7 @@ def test_a_plan_says_who_would_leave(controller: Controller, datapath: MemoryDat
     plan = controller.plan([without(WEB, B)])
     assert plan.changes[0].backends_leaving == (B,)
     assert datapath.held["web"] == WEB
-    assert not controller.leaving
+    assert not controller.terminating
 
 
 def test_the_last_flow_ends_it(
@@ -181,14 +181,14 @@ def test_the_last_flow_ends_it(
 ) -> None:
     """Not before; what still has flows stays."""
     controller.put([without(WEB, B, C)])
-    leaving = controller.leaving
-    assert controller.reap(leaving, dict.fromkeys(leaving, 1)) is None
-    plan = controller.reap(leaving, {KEY: 0, BackendKey(WEB.key, C): 5})
+    terminating = controller.terminating
+    assert controller.reap(terminating, dict.fromkeys(terminating, 1)) is None
+    plan = controller.reap(terminating, {KEY: 0, BackendKey(WEB.key, C): 5})
     assert plan is not None
     assert plan.changes[0].backends_removed == (B,)
     assert plan.moved == 0
     assert addresses(datapath) == [A, C]
-    assert [each.address for each in store.leaving()] == [C]
+    assert [each.address for each in store.terminating()] == [C]
 
 
 def test_its_time_ends_it(
@@ -196,19 +196,19 @@ def test_its_time_ends_it(
 ) -> None:
     """Whatever flows it has."""
     controller.remove_backend("web", B)
-    leaving, now = controller.leaving, time.time()
+    terminating, now = controller.terminating, time.time()
     monkeypatch.setattr(time, "time", lambda: now + 59)
-    assert controller.reap(leaving, {KEY: 1}) is None
+    assert controller.reap(terminating, {KEY: 1}) is None
     monkeypatch.setattr(time, "time", lambda: now + 61)
-    controller.reap(leaving, {KEY: 1})
+    controller.reap(terminating, {KEY: 1})
     assert datapath.held["web"] == without(WEB, B)
-    assert not controller.leaving
+    assert not controller.terminating
 
 
 def test_a_count_of_before_ends_nothing(controller: Controller, datapath: MemoryDatapath) -> None:
     """It came back and left again since: flows of between were not counted."""
     controller.remove_backend("web", B)
-    counted = controller.leaving
+    counted = controller.terminating
     controller.put([WEB])
     controller.remove_backend("web", B)
     assert controller.reap(counted, {KEY: 0}) is None

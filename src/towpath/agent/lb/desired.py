@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
 # Names that an error message lists.
-MOST_NAMES = 10
+MAX_NAMES = 10
 
 
 class Owned(NamedTuple):
@@ -104,7 +104,7 @@ class Desired:
 
     def _some_names(self) -> str:
         names = sorted(self._names)
-        shown = [*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])]
+        shown = [*names[:MAX_NAMES], *(["..."] if len(names) > MAX_NAMES else [])]
         return ", ".join(shown) or "none"
 
 

@@ -16,22 +16,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
-from towpath.agent.state.desired import Desired
+from towpath.agent.lb.desired import Desired
 from towpath.capabilities import API, FILE, origin
 from towpath.core.health import held, verdicts
-from towpath.core.lb.leaving import departures, told, with_leaving
 from towpath.core.lb.states import BackendKey, effective
+from towpath.core.lb.terminating import find_terminating, merge_terminating, plan_terminating
 from towpath.model import CheckType, Problem, Service, check_service, check_services
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from towpath.agent.lb.store import Store
     from towpath.agent.sources.intake import Update
-    from towpath.agent.state.store import Store
     from towpath.core.health import Down
-    from towpath.core.lb.leaving import LeavingByKey
     from towpath.core.lb.plan import Transition
-    from towpath.datapath.flows.count import Census
+    from towpath.core.lb.terminating import TerminatingByKey
+    from towpath.datapath.flows.count import FlowCounter
     from towpath.documents import Plan
     from towpath.model import Address, Config
 
@@ -53,7 +53,7 @@ class Datapath(Protocol):
         """Make the kernel hold these services; refused whole when they don't fit."""
         ...
 
-    def census(self, backends: Collection[BackendKey]) -> Census:
+    def flow_counter(self, backends: Collection[BackendKey]) -> FlowCounter:
         """Prepare to count the flows of backends. Those that aren't there have none."""
         ...
 
@@ -80,7 +80,7 @@ class Controller:
         self._store = store
         self._datapath = datapath
         self.down: Down = {}
-        self.leaving: LeavingByKey = {each.key: each for each in store.leaving()}
+        self.terminating: TerminatingByKey = {each.key: each for each in store.terminating()}
         self.trouble: str | None = None
 
     def start(self) -> Plan:
@@ -154,26 +154,26 @@ class Controller:
         return self.put((change(self.desired.owned_by_api(name)),), force=force)
 
     def remove_backend(self, name: str, address: Address, *, force: bool = False) -> Plan:
-        """Remove a backend; force also ends the flows of one that is leaving already."""
+        """Remove a backend; force also ends the flows of one that is terminating already."""
         service = self.desired.owned_by_api(name)
         kept = tuple(each for each in service.backends if each.address != address)
         gone = BackendKey(service.key, address)
-        if len(kept) == len(service.backends) and not (force and gone in self.leaving):
+        if len(kept) == len(service.backends) and not (force and gone in self.terminating):
             known = ", ".join(str(each.address) for each in kept) or "none"
             raise NotFoundError(f"service {name!r} has no backend {address}; it has: {known}")
         at_once = gone if force else None
         changed = replace(service, backends=kept)
         return self._change((changed,), (), lambda backend: backend == at_once)
 
-    def reap(self, counted: LeavingByKey, flows: Mapping[BackendKey, int]) -> Plan | None:
-        """Remove the backends that were leaving at a count and are done. None: there are none.
+    def reap(self, counted: TerminatingByKey, flows: Mapping[BackendKey, int]) -> Plan | None:
+        """Remove the backends that were terminating at a count and are done. None: there are none.
 
         Done are those without flows, and those whose time is over.
         """
         now = time.time()
         done = {
             key
-            for key, each in self.leaving.items()
+            for key, each in self.terminating.items()
             if counted.get(key) is each and (not flows.get(key) or now >= each.until)
         }
         return self._carry_out(self.desired, at_once=done.__contains__) if done else None
@@ -190,20 +190,20 @@ class Controller:
             desired = self.desired.changed(API, put=services, remove=gone)
         else:
             desired = self.desired.replaced(owner, services)
-        leaving = self._departures(desired, self.config)
-        wanted = self._datapath.plan(self._effective(desired, leaving))
-        return told(wanted.plan, self.leaving, leaving)
+        terminating = self._find_terminating(desired, self.config)
+        wanted = self._datapath.plan(self._effective(desired, terminating))
+        return plan_terminating(wanted.plan, self.terminating, terminating)
 
-    def census(self, service: Service) -> tuple[Census, Service]:
+    def flow_counter(self, service: Service) -> tuple[FlowCounter, Service]:
         """Prepare to count the flows of a service's backends, and the service as it is in force."""
-        mine = [key for key in self.leaving if key.service == service.key]
-        (found,) = effective(with_leaving((service,), mine), verdicts((service,), self.down))
+        mine = [key for key in self.terminating if key.service == service.key]
+        (found,) = effective(merge_terminating((service,), mine), verdicts((service,), self.down))
         keys = [BackendKey(found.key, each.address) for each in found.backends]
-        return self._datapath.census(keys), found
+        return self._datapath.flow_counter(keys), found
 
-    def leaving_census(self) -> tuple[LeavingByKey, Census]:
-        """Who is leaving, and what counts their flows, for reap()."""
-        return self.leaving, self._datapath.census(self.leaving)
+    def terminating_flow_counter(self) -> tuple[TerminatingByKey, FlowCounter]:
+        """Who is terminating, and what counts their flows, for reap()."""
+        return self.terminating, self._datapath.flow_counter(self.terminating)
 
     def _pruned(self, kept: Iterable[Service], owner: str = API) -> set[str]:
         """Names of the owner's services that are not among kept."""
@@ -237,36 +237,38 @@ class Controller:
         at_once: Callable[[BackendKey], bool] = lambda _: False,
     ) -> Plan:
         """Make this the desired state, on disk (what ``write`` writes) and in the kernel."""
-        leaving = self._departures(desired, config or self.config, at_once)
+        terminating = self._find_terminating(desired, config or self.config, at_once)
         with self._as_before_on_failure(), self._store.transaction():
             write()
-            if leaving != self.leaving:
-                self._store.put_leaving(leaving.values())
-            done = self._datapath.apply(self._effective(desired, leaving))
-        plan = told(done.plan, self.leaving, leaving)
-        self.desired, self.leaving = desired, leaving
+            if terminating != self.terminating:
+                self._store.put_terminating(terminating.values())
+            done = self._datapath.apply(self._effective(desired, terminating))
+        plan = plan_terminating(done.plan, self.terminating, terminating)
+        self.desired, self.terminating = desired, terminating
         return plan
 
-    def _departures(
+    def _find_terminating(
         self,
         desired: Desired,
         config: Config,
         at_once: Callable[[BackendKey], bool] = lambda _: False,
-    ) -> LeavingByKey:
-        """Who would be leaving if this were desired."""
-        return departures(
+    ) -> TerminatingByKey:
+        """Who would be terminating if this were desired."""
+        return find_terminating(
             self._datapath.observed(),
             desired.services(),
-            self.leaving,
+            self.terminating,
             now=time.time(),
             timeout=config.drain.timeout,
             at_once=at_once,
         )
 
-    def _effective(self, desired: Desired, leaving: Iterable[BackendKey]) -> tuple[Service, ...]:
+    def _effective(
+        self, desired: Desired, terminating: Iterable[BackendKey]
+    ) -> tuple[Service, ...]:
         """What the kernel is to hold."""
         found = verdicts(desired.services(), self.down)
-        return effective(with_leaving(desired.services(), leaving), found)
+        return effective(merge_terminating(desired.services(), terminating), found)
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:
@@ -279,7 +281,7 @@ class Controller:
             yield
         except BaseException:
             try:
-                self._datapath.apply(self._effective(self.desired, self.leaving))
+                self._datapath.apply(self._effective(self.desired, self.terminating))
             except Exception:
                 log.exception("the kernel could not be brought back to the state before")
                 self.trouble = "a failed change could not be undone; the log has the reason"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from towpath.agent.errors import AgentError
 from towpath.api.codec import build, plain
 from towpath.capabilities import API
-from towpath.closing import Closing
-from towpath.core.lb.leaving import Leaving
+from towpath.closeable import Closeable
+from towpath.core.lb.terminating import Terminating
 from towpath.model import Service
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class StoreError(AgentError):
     """The state database could not be opened, read or written."""
 
 
-class Store(Closing):
+class Store(Closeable):
     """The services of all sources but the file. Used by one thread at a time.
 
     Args:
@@ -143,18 +143,19 @@ class Store(Closing):
         with self._explained("write"):
             self._db.executemany("DELETE FROM services WHERE name = ?", ((n,) for n in names))
 
-    def leaving(self) -> tuple[Leaving, ...]:
+    def terminating(self) -> tuple[Terminating, ...]:
         """Backends that were removed and keep their flows for a while."""
         with self._explained("read"):
             rows = self._db.execute("SELECT document FROM leaving ORDER BY rowid")
-            return tuple(build(Leaving, json.loads(document)) for (document,) in rows)
+            return tuple(build(Terminating, json.loads(document)) for (document,) in rows)
 
-    def put_leaving(self, leaving: Iterable[Leaving]) -> None:
-        """Make these all that are leaving. Call it in a transaction."""
+    def put_terminating(self, terminating: Iterable[Terminating]) -> None:
+        """Make these all that are terminating. Call it in a transaction."""
         with self._explained("write"):
             self._db.execute("DELETE FROM leaving")
             self._db.executemany(
-                "INSERT INTO leaving VALUES (?)", ((json.dumps(plain(each)),) for each in leaving)
+                "INSERT INTO leaving VALUES (?)",
+                ((json.dumps(plain(each)),) for each in terminating),
             )
 
     def _prepare(self) -> None:

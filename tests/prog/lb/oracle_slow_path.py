@@ -17,9 +17,9 @@ from tests.prog.lb.oracle_parse import (
     DESTINATION,
     FRAGMENT_HEADER,
     HOP_BY_HOP,
-    MOST_EXTENSIONS,
+    MAX_EXTENSIONS,
+    MIN_TRANSPORT,
     ROUTING,
-    SMALLEST_TRANSPORT,
     Flow,
     Packet,
     number,
@@ -34,10 +34,10 @@ ECHO = {4: 8, 6: 128}
 ECHO_REPLY = {4: 0, 6: 129}
 ERRORS = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
 QUOTED_TRANSPORT = 8
-FARTHEST = 0xFFF  # headers further into the frame are not read
+MAX_OFFSET = 0xFFF  # headers further into the frame are not read
 OUTER_ID_STEP = 0x9E37
 REPLY_TTL = 64
-SMALLEST_MTU = {4: 68, 6: 1280}
+MIN_MTU = {4: 68, 6: 1280}
 
 FragmentKey = tuple["Address", "Address", int, int]
 """Source, destination, identification, and for IPv4 the protocol."""
@@ -69,7 +69,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Special:
+class SlowPath:
     """A fragment, an ICMP error or an echo request, as far as the frame itself tells."""
 
     kind: str  # first, later, error, echo
@@ -84,7 +84,7 @@ class Special:
         return header.source, header.destination, header.identification, protocol
 
 
-def read_special(frame: bytes) -> Special | None:
+def read_slow_path(frame: bytes) -> SlowPath | None:
     """What a frame is; None if it is none of these, or can't be told."""
     tag, ethertype, rest = split_link(frame)
     start = len(frame) - len(rest)
@@ -99,19 +99,19 @@ def read_special(frame: bytes) -> Special | None:
     return _icmp(frame, packet, header, end)
 
 
-def _icmp(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+def _icmp(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
     version = header.source.version
     at = header.transport
-    if header.protocol != ICMP[version] or at + 8 > min(end, len(frame)) or at > FARTHEST:
+    if header.protocol != ICMP[version] or at + 8 > min(end, len(frame)) or at > MAX_OFFSET:
         return None
     if frame[at] == ECHO[version]:
-        return Special("echo", packet, header)
+        return SlowPath("echo", packet, header)
     return _error(frame, packet, header, end) if frame[at] in ERRORS[version] else None
 
 
 def read_header(frame: bytes, at: int, version: int) -> Header | None:
     """The IP header at a place in the frame. None: there is none, or it ends too soon."""
-    if at > FARTHEST:
+    if at > MAX_OFFSET:
         return None
     if version == 4:
         return _read_ipv4(frame, at)
@@ -146,9 +146,9 @@ def _read_ipv6(frame: bytes, at: int) -> Header | None:
 def _walk(frame: bytes, header: Header) -> Header | None:
     """Past the extension headers; behind a fragment header that means it the count starts anew."""
     steps = 0
-    while steps <= MOST_EXTENSIONS:
+    while steps <= MAX_EXTENSIONS:
         at, kind = header.transport, header.protocol
-        if at > FARTHEST:
+        if at > MAX_OFFSET:
             return None
         if kind not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION):
             return header
@@ -185,19 +185,19 @@ def _packet(tag: int, rest: bytes, version: int, header: Header) -> Packet:
     return Packet(tag, rest, length, traffic_class, None, 0, flow)
 
 
-def _fragment(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+def _fragment(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
     if header.offset:
-        return Special("later", packet, header) if header.transport <= end else None
-    least = SMALLEST_TRANSPORT.get(header.protocol, 0)
+        return SlowPath("later", packet, header) if header.transport <= end else None
+    least = MIN_TRANSPORT.get(header.protocol, 0)
     ports = _ports(frame, header, end, least)
     if ports is None:
         return None
     source, destination = ports
     flow = replace(packet.flow, source_port=source, destination_port=destination)
-    return Special("first", replace(packet, flow=flow), header)
+    return SlowPath("first", replace(packet, flow=flow), header)
 
 
-def _error(frame: bytes, packet: Packet, header: Header, end: int) -> Special | None:
+def _error(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
     """RFC 792: the internet header and 8 bytes of what came behind it."""
     quoted = read_header(frame, header.transport + 8, header.source.version)
     if quoted is None or quoted.offset or quoted.source != header.destination:
@@ -207,12 +207,12 @@ def _error(frame: bytes, packet: Packet, header: Header, end: int) -> Special | 
         return None
     source, destination = ports
     flow = Flow(quoted.destination, quoted.source, destination, source, quoted.protocol)
-    return Special("error", replace(packet, flow=flow), header)
+    return SlowPath("error", replace(packet, flow=flow), header)
 
 
 def _ports(frame: bytes, header: Header, end: int, least: int) -> tuple[int, int] | None:
     at = header.transport
-    if header.protocol not in SMALLEST_TRANSPORT or at + least > end or at > FARTHEST:
+    if header.protocol not in MIN_TRANSPORT or at + least > end or at > MAX_OFFSET:
         return None
     raw = frame[at : at + 4]
     return (number(raw[:2]), number(raw[2:])) if len(raw) == 4 else None
@@ -279,8 +279,8 @@ def told_mtu(packet: Packet, room: int, kind: str) -> int | None:
     if kind == "error":
         return None
     if version == 6:
-        return max(room, SMALLEST_MTU[6]) if packet.length > SMALLEST_MTU[6] else None
-    if kind == "later" or not packet.dont_fragment or room < SMALLEST_MTU[4]:
+        return max(room, MIN_MTU[6]) if packet.length > MIN_MTU[6] else None
+    if kind == "later" or not packet.dont_fragment or room < MIN_MTU[4]:
         return None
     return room
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Halves of tables in ordinary memory, looked up by the walker."""
+"""Tables of one family in ordinary memory, looked up by the walker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.native.wildcard import Half
+from towpath.native.wildcard import FamilyWriter
 from towpath.wildcard import maps
 from towpath.wildcard.codec import FAMILIES, encode, key_of, number_of
 from towpath.wildcard.walk import Walker
@@ -22,7 +22,7 @@ _RANDOM = hashlib.sha384(b"the same each time").digest()
 
 
 class Memory:
-    """The three arrays of a half. ``spare``: how many rules beyond WILDCARD_SPARE fit."""
+    """The three arrays of a family. ``spare``: how many rules beyond WILDCARD_SPARE fit."""
 
     def __init__(self, version: int, rules: int = 1000, slots: int = 4096) -> None:
         self.family = FAMILIES[version]
@@ -32,9 +32,11 @@ class Memory:
         self.rules: Array = np.zeros(maps.rules_room(rules), layouts[f"rules{version}"].value)
         self.waits = 0
 
-    def open(self) -> Half:
+    def open(self) -> FamilyWriter:
         """Write to it, as a process that begins does."""
-        return Half(self.family.words, self.index, self.slots, self.rules, _RANDOM, self._wait)
+        return FamilyWriter(
+            self.family.words, self.index, self.slots, self.rules, _RANDOM, self._wait
+        )
 
     def _wait(self) -> None:
         self.waits += 1
@@ -58,6 +60,6 @@ class Memory:
             found += (runs[runs != 0] & 0xFFFFFF).tolist()
         return found
 
-    def numbers(self, half: Half) -> list[int]:
+    def numbers(self, writer: FamilyWriter) -> list[int]:
         """The numbers of all rules, that of the best first."""
-        return [number_of(int(rank)) for rank in half.rules()["head"]["rank"]]
+        return [number_of(int(rank)) for rank in writer.rules()["head"]["rank"]]

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from towpath.agent.state.writer import Writer
+from towpath.agent.writer import Writer
 
 
 def test_calls_run_one_at_a_time_in_their_order() -> None:

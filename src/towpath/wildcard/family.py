@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.native.wildcard import Half, Report, Status, WriterError
-from towpath.wildcard.codec import MOST_NUMBER, decode, encode, key_of, matching
+from towpath.native.wildcard import FamilyWriter, Report, Status, WriterError
+from towpath.wildcard.codec import MAX_NUMBER, decode, encode, key_of, matching
 from towpath.wildcard.errors import FullError, NoSuchRuleError, TooComplexError, WildcardError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _IFINDEX = 32
 class FamilyTable:
     """The rules of one family.
 
-    ``arrays``: index, slots and rules, as :class:`towpath.native.wildcard.Half` wants them.
+    ``arrays``: index, slots and rules, as :class:`towpath.native.wildcard.FamilyWriter` wants them.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class FamilyTable:
         self.family = family
         self.index = arrays[0].reshape(-1)[0:1]
         try:
-            self._half = Half(family.words, *arrays, secrets.token_bytes(48), wait)
+            self._writer = FamilyWriter(family.words, *arrays, secrets.token_bytes(48), wait)
         except WriterError as error:
             raise WildcardError(
                 f"the IPv{family.version} maps hold no wildcard table: something else has "
@@ -58,17 +58,17 @@ class FamilyTable:
                 ]
             )
             try:
-                self._half.insert(records)
+                self._writer.insert(records)
             except WriterError as error:
                 explained = self._explained(error)
-                self._half.delete([number for _, number in numbered[: error.done]])
+                self._writer.delete([number for _, number in numbered[: error.done]])
                 raise explained from error
 
     def delete(self, numbers: Sequence[int]) -> None:
         """Delete rules. NoSuchRuleError: those before are deleted."""
         self._sorted = None
         try:
-            self._half.delete(numbers)
+            self._writer.delete(numbers)
         except WriterError as error:
             raise self._explained(error) from error
 
@@ -76,7 +76,7 @@ class FamilyTable:
         """Replace rules, by default with versions one higher, at one wait for readers."""
         self._sorted = None
         with self._devices(rules.values()) as devices, self._errors():
-            self._half.replace(
+            self._writer.replace(
                 [
                     encode(
                         self.family,
@@ -97,17 +97,17 @@ class FamilyTable:
             for rule in rules:
                 if rule.ifindex is not None and rule.ifindex not in numbers:
                     with self._errors():
-                        numbers[rule.ifindex] = self._half.device(rule.ifindex)
+                        numbers[rule.ifindex] = self._writer.device(rule.ifindex)
             yield numbers
         finally:
             for number in numbers.values():
-                self._half.release(number)
+                self._writer.release(number)
 
     def set_value(self, number: int, value: int) -> None:
         """Give a rule another value."""
         self._sorted = None
         with self._errors(number):
-            self._half.set_value(number, value)
+            self._writer.set_value(number, value)
 
     @contextmanager
     def _errors(self, number: int | None = None) -> Iterator[None]:
@@ -117,11 +117,11 @@ class FamilyTable:
             raise self._explained(error, number) from error
 
     def _explained(self, error: WriterError, number: int | None = None) -> WildcardError:
-        name, report = f"IPv{self.family.version}", self._half.report()
+        name, report = f"IPv{self.family.version}", self._writer.report()
         if error.status is Status.NO_SUCH_RULE:
             which = "with one of these numbers" if number is None else f"{number}"
             return NoSuchRuleError(f"there is no {name} rule {which}")
-        if error.status in (Status.FULL, Status.NO_ROOM):
+        if error.status in (Status.FULL, Status.NO_SPACE):
             return FullError(
                 f"no room for another {name} rule: {report.rules} are in, allowed: {report.limit}; "
                 "make the table larger (towpath.wildcard.resize) before its program is loaded"
@@ -139,12 +139,12 @@ class FamilyTable:
 
     def __contains__(self, number: int) -> bool:
         # Of 64 bits is all that the library is told.
-        return 0 < number <= MOST_NUMBER and number in self._half
+        return 0 < number <= MAX_NUMBER and number in self._writer
 
     def record(self, number: int) -> Any:
         """A rule's record. NoSuchRuleError."""
         with self._errors(number):
-            return self._half.get(number)
+            return self._writer.get(number)
 
     def version_of(self, number: int) -> int:
         """How often a rule has been replaced. NoSuchRuleError."""
@@ -153,7 +153,7 @@ class FamilyTable:
     def records(self) -> Array:
         """All rules' records, the one that wins first. Not to be written to."""
         if self._sorted is None:
-            self._sorted = self._half.rules()
+            self._sorted = self._writer.rules()
         return self._sorted
 
     def decode(self, record: Any, ifindexes: Mapping[int, int] | None = None) -> Rule:
@@ -176,8 +176,8 @@ class FamilyTable:
 
     def report(self) -> Report:
         """How full it is."""
-        return self._half.report()
+        return self._writer.report()
 
     def close(self) -> None:
         """Let go of the arrays."""
-        self._half.close()
+        self._writer.close()

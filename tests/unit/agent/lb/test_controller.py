@@ -10,9 +10,9 @@ import pytest
 from tests.unit.agent.samples import MemoryDatapath, service
 
 from towpath.agent.errors import ConflictError, NotFoundError
+from towpath.agent.lb.controller import Controller
+from towpath.agent.lb.store import Store, StoreError
 from towpath.agent.sources.intake import Update
-from towpath.agent.state.controller import Controller
-from towpath.agent.state.store import Store, StoreError
 from towpath.capabilities import API, FILE, ORIGINS, Origin
 from towpath.datapath.errors import CapacityError
 from towpath.model import Config, ConfigError, Device

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class Terminating:
     """A backend that was removed while it may have had flows."""
 
     vip: Annotated[Address | Prefix, Vip()]
@@ -41,21 +41,21 @@ class Leaving:
         return BackendKey(ServiceKey(self.vip, self.port, self.protocol), self.address)
 
 
-LeavingByKey = dict[BackendKey, Leaving]
+TerminatingByKey = dict[BackendKey, Terminating]
 
 
-def departures(
+def find_terminating(
     observed: Iterable[Service],
     desired: Iterable[Service],
-    known: Mapping[BackendKey, Leaving],
+    known: Mapping[BackendKey, Terminating],
     *,
     now: float,
     timeout: float,
     at_once: Callable[[BackendKey], bool] = lambda _: False,
-) -> LeavingByKey:
+) -> TerminatingByKey:
     """Return the backends that are there, are not desired, and are to keep their flows.
 
-    Those that are ``known`` to be leaving keep their times; others have ``timeout``
+    Those that are ``known`` to be terminating keep their times; others have ``timeout``
     seconds from ``now``, and with a timeout of 0 none. Without flows to keep there is
     nothing to wait for: where the service remembers none, where the backend is down, and
     where ``at_once`` says so.
@@ -69,17 +69,19 @@ def departures(
         earlier = known.get(BackendKey(before.key, backend.address))
         times = (earlier.since, earlier.until) if earlier else (now, now + timeout)
         if earlier or timeout:
-            found[key] = Leaving(*after.key, backend.address, *times)
+            found[key] = Terminating(*after.key, backend.address, *times)
     return found
 
 
-def with_leaving(services: Iterable[Service], leaving: Iterable[BackendKey]) -> tuple[Service, ...]:
-    """Return the services with the backends that are leaving them, draining.
+def merge_terminating(
+    services: Iterable[Service], terminating: Iterable[BackendKey]
+) -> tuple[Service, ...]:
+    """Return the services with the backends of theirs that are terminating, draining.
 
     Services that nobody leaves are the very objects.
     """
     by_service: dict[ServiceKey, list[Address]] = {}
-    for key in leaving:
+    for key in terminating:
         by_service.setdefault(key.service, []).append(key.address)
     if not by_service:
         return tuple(services)
@@ -91,18 +93,20 @@ def _with(service: Service, addresses: Iterable[Address]) -> Service:
     return replace(service, backends=(*service.backends, *more)) if more else service
 
 
-def told(made: Plan, before: Iterable[BackendKey], after: Iterable[BackendKey]) -> Plan:
+def plan_terminating(made: Plan, before: Iterable[BackendKey], after: Iterable[BackendKey]) -> Plan:
     """Return a plan as it is meant: backends that leave are removed, those back are added.
 
-    ``before`` and ``after``: which backends were leaving, and are once it is carried out.
+    ``before`` and ``after``: which backends were terminating, and are once it is carried out.
     """
     was, leaves = frozenset(before), frozenset(after)
     if not was and not leaves:
         return made
-    return replace(made, changes=tuple(_told(each, was, leaves) for each in made.changes))
+    return replace(
+        made, changes=tuple(_change_terminating(each, was, leaves) for each in made.changes)
+    )
 
 
-def _told(
+def _change_terminating(
     change: ServiceChange, was: frozenset[BackendKey], leaves: frozenset[BackendKey]
 ) -> ServiceChange:
     def among(keys: frozenset[BackendKey], backends: Iterable[Address]) -> tuple[Address, ...]:

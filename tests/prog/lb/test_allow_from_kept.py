@@ -17,8 +17,8 @@ from tests.prog.lb.frames import VIPS
 from tests.prog.lb.harness import SMALL, Rig, rigged, service
 from tests.prog.lb.network import NEAR, Network
 from tests.prog.lb.oracle import NOT_FOR_YOU, TX, XDP_DROP, XDP_TX
+from tests.prog.lb.test_allow_from import CLIENTS, allowing, prefixes, sent_by, stored
 from tests.prog.lb.test_crash import Lineage, in_child
-from tests.prog.lb.test_sources import CLIENTS, allowing, prefixes, sent_by, stored
 
 from towpath.datapath.errors import CapacityError
 from towpath.model import Affinity, Backend
@@ -50,7 +50,7 @@ def test_a_list_that_does_not_fit_changes_nothing(net: Network) -> None:
             assert (rig.balancer.observed(), stored(rig)) == (before, 6)
             rig.expect(sent_by(IPv4Address(six[0])), TX)
             rig.expect(sent_by(IPv4Address(other[5])), NOT_FOR_YOU)
-        # What rests makes room when it is needed.
+        # What is retired makes room when it is needed.
         rig.serve()
         for _ in range(5):
             rig.serve(allowing(4, *ten[:5]))

@@ -20,9 +20,9 @@ from towpath.agent.errors import InvalidError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.health.registry import Id
 from towpath.agent.health.target import Target
-from towpath.agent.state.controller import Controller
-from towpath.agent.state.store import Store
-from towpath.agent.state.writer import Writer
+from towpath.agent.lb.controller import Controller
+from towpath.agent.lb.store import Store
+from towpath.agent.writer import Writer
 from towpath.core.health import State
 from towpath.kernel.errors import KernelError
 from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service
@@ -112,14 +112,14 @@ class World:
 
     def state(self, backend: Address = BACKENDS[0]) -> State | None:
         """Where a backend stands; None: it isn't known yet that it is to be checked."""
-        found = {each.target.backend: each.standing for each in self.monitor.roster.records()}
+        found = {each.target.backend: each.standing for each in self.monitor.registry.records()}
         return found[backend].state if backend in found else None
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for something to come about."""
         deadline = time.monotonic() + SECONDS
         while not condition():
-            assert time.monotonic() < deadline, self.monitor.roster.records()
+            assert time.monotonic() < deadline, self.monitor.registry.records()
             await asyncio.sleep(0.01)
 
     def reload(self, *services: Service) -> None:
@@ -221,13 +221,13 @@ def test_what_this_node_cannot_check_stays_as_it_is(tmp_path: Path) -> None:
             await world.until(lambda: all(world.state(b) is State.UP for b in BACKENDS))
             for broken in (OSError("no ports"), KernelError("map"), ValueError("a fault of ours")):
                 world.backends.broken = broken
-                before = sum(each.unmade for each in world.monitor.roster.records())
+                before = sum(each.unmade for each in world.monitor.registry.records())
                 await world.until(
                     lambda before=before: (  # type: ignore[misc]
-                        sum(each.unmade for each in world.monitor.roster.records()) > before + 9
+                        sum(each.unmade for each in world.monitor.registry.records()) > before + 9
                     )
                 )
-                (first, *_) = world.monitor.roster.records()
+                (first, *_) = world.monitor.registry.records()
                 assert first.standing.error
                 assert str(broken) in first.standing.error
                 assert world.taking == [1, 1, 1]
@@ -245,10 +245,10 @@ def test_a_way_that_cannot_be_opened_is_trouble(tmp_path: Path) -> None:
             await world.until(lambda: world.monitor.trouble is not None)
             assert "attach" in str(world.monitor.trouble)
             assert world.taking == [1, 1, 1]
-            assert not world.monitor.roster.records()
+            assert not world.monitor.registry.records()
             backends.broken = None
             world.monitor._news.set()
-            await world.until(lambda: len(world.monitor.roster.records()) == 3)
+            await world.until(lambda: len(world.monitor.registry.records()) == 3)
             assert world.monitor.trouble is None
 
     lived(life())
@@ -280,7 +280,7 @@ def test_changes_of_what_is_desired_are_followed(tmp_path: Path) -> None:
             await world.until(lambda: world.taking == [0, 1, 1])
             world.reload(replace(service, backends=service.backends[:2]))
             assert world.taking == [0, 1, 0]  # what was removed has its flows still
-            await world.until(lambda: len(world.monitor.roster.records()) == 2)
+            await world.until(lambda: len(world.monitor.registry.records()) == 2)
             assert world.state() is State.DOWN
             await world.until(lambda: world.controller.desired is world.monitor._seen)
             asked = world.backends.asked.count(BACKENDS[2])
@@ -289,7 +289,7 @@ def test_changes_of_what_is_desired_are_followed(tmp_path: Path) -> None:
             assert world.backends.asked.count(BACKENDS[2]) > asked
             world.reload(replace(service, health=None))
             assert world.taking == [1, 1, 1]
-            await world.until(lambda: not world.monitor.roster.records())
+            await world.until(lambda: not world.monitor.registry.records())
             assert world.backends.closed == 1
             assert world.backends.opened[0] == {HOST}
             world.reload()
@@ -351,7 +351,7 @@ def test_checks_are_spread_over_the_interval(
             monkeypatch.setattr("towpath.agent.health.monitor.random.uniform", draw)
             world.reload(replace(web(world.port, health), backends=many))
             await world.until(
-                lambda: sum(each.passed > 0 for each in world.monitor.roster.records()) == 200
+                lambda: sum(each.passed > 0 for each in world.monitor.registry.records()) == 200
             )
         # Each draws once when it begins to be checked, out of 5 ms for every one that does.
         new = 200 - len(BACKENDS)
@@ -378,9 +378,9 @@ def test_what_the_kernel_had_down_is_held(tmp_path: Path) -> None:
 
         async def life() -> None:
             await monitor._follow()
-            state = monitor.roster.get(Id(service.key, BACKENDS[1])).standing.state
+            state = monitor.registry.get(Id(service.key, BACKENDS[1])).standing.state
             assert state is State.HELD
-            assert monitor.roster.down() == controller.down
+            assert monitor.registry.down() == controller.down
             await monitor._stop(list(monitor._tasks))
 
         asyncio.run(life())

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.unit.agent.samples import service
 
-from towpath.agent.state.store import MIGRATIONS, SCHEMA_VERSION, Store, StoreError
-from towpath.core.lb.leaving import Leaving
+from towpath.agent.lb.store import MIGRATIONS, SCHEMA_VERSION, Store, StoreError
+from towpath.core.lb.terminating import Terminating
 from towpath.model import Backend, Protocol, Service
 from towpath.model.kinds import ANY_PORT, Ports
 
@@ -46,8 +46,10 @@ def test_a_service_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_who_leaves_comes_back_as_it_was(tmp_path: Path) -> None:
     """Also of many ports and addresses; put again, they are all there are."""
-    one = Leaving(ip_address("203.0.113.10"), 80, Protocol.TCP, ip_address("192.0.2.1"), 1.5, 61.5)
-    other = Leaving(
+    one = Terminating(
+        ip_address("203.0.113.10"), 80, Protocol.TCP, ip_address("192.0.2.1"), 1.5, 61.5
+    )
+    other = Terminating(
         ip_network("2001:db8::/64"),
         ANY_PORT,
         Protocol.UDP,
@@ -55,11 +57,11 @@ def test_who_leaves_comes_back_as_it_was(tmp_path: Path) -> None:
         2.0,
         3.0,
     )
-    for leaving in ((one, other), (other,), ()):
+    for terminating in ((one, other), (other,), ()):
         with Store(tmp_path / "db") as store, store.transaction():
-            store.put_leaving(leaving)
+            store.put_terminating(terminating)
         with Store(tmp_path / "db") as store:
-            assert store.leaving() == leaving
+            assert store.terminating() == terminating
 
 
 def test_a_put_replaces(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def _device() -> Iterator[None]:
 
 
 @contextmanager
-def leaving(drain: Drain, pins: Path | None = None) -> Iterator[LoadBalancer]:
+def terminating(drain: Drain, pins: Path | None = None) -> Iterator[LoadBalancer]:
     """A load balancer that a backend with flows has just been removed from."""
     with LoadBalancer(DEVICE, limits=SMALL, drain=drain, pins=pins) as balancer:
         balancer.add_service("web", **WEB)
@@ -54,7 +54,7 @@ def in_kernel(balancer: LoadBalancer) -> list[object]:
 
 def test_it_goes_when_its_time_is_over() -> None:
     """Whatever flows it has; until then it stays, however often one looks."""
-    with leaving(Drain(timeout=2)) as balancer:
+    with terminating(Drain(timeout=2)) as balancer:
         assert balancer.reap()
         assert GONE in in_kernel(balancer)
         (entry,) = (each for each in balancer.backend_status("web") if each.leaving)
@@ -67,14 +67,14 @@ def test_it_goes_when_its_time_is_over() -> None:
 
 def test_it_goes_when_its_flows_have_ended() -> None:
     """Those that nothing came of for long enough."""
-    with leaving(Drain(idle=1)) as balancer:
+    with terminating(Drain(idle=1)) as balancer:
         wait_until(lambda: not balancer.reap(), seconds=10, what="it to go")
         assert in_kernel(balancer) == [OTHER]
 
 
 def test_run_sees_to_it() -> None:
     """While it waits for the signal."""
-    with leaving(Drain(timeout=1)) as balancer:
+    with terminating(Drain(timeout=1)) as balancer:
         seen: list[bool] = []
 
         def watch() -> None:
@@ -96,7 +96,7 @@ def test_run_sees_to_it() -> None:
 
 def test_the_next_change_sees_to_it() -> None:
     """Of any service."""
-    with leaving(Drain(timeout=1)) as balancer:
+    with terminating(Drain(timeout=1)) as balancer:
         over = threading.Event()
         over.wait(1.1)
         balancer.add_service("dns", vip="203.0.113.11", port=53, table_size=251)
@@ -105,14 +105,14 @@ def test_the_next_change_sees_to_it() -> None:
 
 def test_without_a_time_it_goes_at_once() -> None:
     """As by force."""
-    with leaving(Drain(timeout=0)) as balancer:
+    with terminating(Drain(timeout=0)) as balancer:
         assert in_kernel(balancer) == [OTHER]
 
 
 def test_who_takes_over_finds_it_draining() -> None:
     """With weight 0: that somebody wanted it gone the kernel doesn't know."""
     try:
-        with leaving(Drain(), PINS):
+        with terminating(Drain(), PINS):
             pass
         with LoadBalancer(DEVICE, limits=SMALL, pins=PINS) as heir:
             (service,) = heir.services()

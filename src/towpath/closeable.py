@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Self
 
 
-class Closing:
+class Closeable:
     """Something with a ``close`` that may be called twice."""
 
     __slots__ = ()

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.agent.samples import service
 
 from towpath.agent.errors import ConflictError, NotFoundError
-from towpath.agent.state.desired import Desired
+from towpath.agent.lb.desired import Desired
 from towpath.capabilities import API, FILE
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which backends share a service's new flows.
+"""A service's Maglev table: which backends share its new flows.
 
 The table is filled as if all backends with a weight were there, and those that aren't
 active have their slots filled by the others: see :mod:`towpath.core.lb.maglev`. Weight 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from towpath.agent.state.exhaustion import QUIET, ExhaustionWatch
+from towpath.agent.lb.exhaustion import QUIET, ExhaustionWatch
 
 if TYPE_CHECKING:
     import pytest
