@@ -87,10 +87,11 @@ class _Facts(NamedTuple):
 
 
 class Inventory:
-    """What is attached at the moment when it is made. Each answer is in the order of running.
+    """What is attached. Each answer is in the order of running.
 
-    Without CAP_SYS_ADMIN neither names nor links are known. KernelError: CAP_NET_ADMIN is missing,
-    or what was asked for is not there.
+    Hooks are asked each time, the machine's links and pins once. Without CAP_SYS_ADMIN neither
+    names nor links are known. KernelError: CAP_NET_ADMIN is missing, or what was asked for is not
+    there.
     """
 
     def __init__(self) -> None:

@@ -173,13 +173,16 @@ class Filter(NamedTuple):
 
 
 def filters(ifindex: int, side: Side) -> list[Filter]:
-    """The BPF filters on one side of a device, in the order in which they run. OSError."""
-    with Netlink(ROUTE) as netlink:
-        kind = _qdisc(netlink, ifindex)
-        if kind is None or (kind == "ingress" and side == "egress"):
-            return []
-        message = _TCMSG.pack(0, ifindex, 0, _PARENTS[_SIDES[side] - 1], 0)
-        answers = netlink.ask(_RTM_GETTFILTER, message, DUMP)
+    """The BPF filters on one side of a device, in the order in which they run. KernelError."""
+    try:
+        with Netlink(ROUTE) as netlink:
+            kind = _qdisc(netlink, ifindex)
+            if kind is None or (kind == "ingress" and side == "egress"):
+                return []
+            message = _TCMSG.pack(0, ifindex, 0, _PARENTS[_SIDES[side] - 1], 0)
+            answers = netlink.ask(_RTM_GETTFILTER, message, DUMP)
+    except OSError as error:
+        raise _error(f"ask for the filters at tc {side} of", ifindex, error.errno or 0) from error
     return [found for body in answers if (found := _filter(body)) is not None]
 
 
