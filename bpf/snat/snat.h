@@ -196,7 +196,7 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 slot)
 	RECORD(lb, service, backend->service);
 	note_backend(lb, backend);
 	source = &nat_addresses[n->search.source % (2 * NAT_SOURCES)];
-	n->tuple.saddr = *(const struct address *)source;
+	n->tuple.saddr = *source;
 	n->tuple.daddr = backend->addr;
 	n->tuple.sport = n->search.port;
 	n->tuple.dport = n->backend_port;
