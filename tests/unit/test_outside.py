@@ -32,6 +32,8 @@ USERS = {
     "tests/": {"test", "demo"},
     "tools/kernels": {"kernels", "build"},
     "tools/instructions": {"kernels", "build"},
+    "tools/debian": {"kernels"},
+    "tools/compilers": {"kernels", "build"},
     "tools/bare": {"bare"},
     "src/": {"run", "demo", "bench"},
     "hatch_build.py": {"build"},
@@ -76,7 +78,7 @@ HANDED_ON = {
     "tools/kernels/guest.py::_share",
     "tools/kernels/initramfs.py::_applets",
     "tools/kernels/initramfs.py::_pack",
-    "tools/kernels/packages.py::_run",
+    "tools/debian/archive.py::run",
     "tools/kernels/test_rig.py::test_a_program_that_a_kernel_refuses_is_told",
 }
 

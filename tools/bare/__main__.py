@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.bare import document, image
-from tools.bare.distributions import SUPPORTED, Distribution, named
 from tools.bare.machine import Machine, Ran, machine
+from tools.debian.archive import cache_directory
+from tools.debian.distributions import SUPPORTED, Distribution, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,7 +116,7 @@ def counted(said: str) -> str:
 @contextmanager
 def workplace() -> Iterator[Path]:
     """Return a directory for roots, emptied. Only one run at a time has it."""
-    cache = image.cache_directory()
+    cache = cache_directory("bare")
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         try:

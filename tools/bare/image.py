@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.bare import host
-from tools.kernels.packages import KEYRING, mirror
+from tools.debian.archive import KEYRING, cache_directory, mirror
 
 if TYPE_CHECKING:
-    from tools.bare.distributions import Distribution
+    from pathlib import Path
+
+    from tools.debian.distributions import Distribution
 
 # What the README asks for.
 _WITH = ("git", "make")
@@ -23,18 +23,12 @@ _DAYS = 7
 """How long an archive is kept."""
 
 
-def cache_directory() -> Path:
-    """Return where archives are kept, outside the repository."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "towpath" / "bare"
-
-
 def obtain(distribution: Distribution, *, fresh: bool = False) -> Path:
     """Return the archive of a distribution's root; made if there is none of these days."""
     options, source = host.apt_options(), mirror()
     made_from = "\n".join((distribution.name, options, source, *_WITH))
     key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
-    archive = cache_directory() / f"{distribution.name}-{key}.tar"
+    archive = cache_directory("bare") / f"{distribution.name}-{key}.tar"
     if not fresh and archive.exists() and time.time() - archive.stat().st_mtime < _DAYS * 86400:
         return archive
     archive.parent.mkdir(parents=True, exist_ok=True)

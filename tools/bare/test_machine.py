@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tools.bare import image
-from tools.bare.distributions import SUPPORTED
 from tools.bare.machine import machine
+from tools.debian.distributions import SUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

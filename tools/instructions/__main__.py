@@ -25,10 +25,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from tools.debian.archive import DownloadError
 from tools.instructions import budgets, document, inside
 from tools.instructions.budgets import Counts
 from tools.kernels import guest
-from tools.kernels.packages import DownloadError, Image, obtain
+from tools.kernels.packages import Image, obtain
 from tools.kernels.supported import named
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,8 +28,9 @@ from typing import TYPE_CHECKING, Any, get_args
 from tests import guests
 from tests.prog.lb.harness_layout import compile_versions
 from tests.unit.kernel.harness_clang import kept
+from tools.debian.archive import DownloadError
 from tools.kernels import document, growth, guest, inside
-from tools.kernels.packages import DownloadError, obtain
+from tools.kernels.packages import obtain
 from tools.kernels.supported import SUPPORTED, Kernel, Suite, named
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The distributions that the README's commands are tried on. This is the one list."""
+"""The releases of Debian that Towpath is tried on. This is the one list."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Distribution:
     title: str
     """How it is called in tables."""
     blocking: bool = True
-    """Whether a failure fails the run."""
+    """Whether a failure of the README's commands there fails the run."""
 
 
 SUPPORTED = (
