@@ -88,7 +88,8 @@ class Archive:
         return sorted((self.directory / "cache/archives").glob("*.deb"))
 
     def _get(self, *words: str, cwd: Path | None = None) -> str:
-        return run("apt-get", *self.options, "-qq", *words, cwd=cwd)
+        # Quieter, it wouldn't say what doesn't fit together.
+        return run("apt-get", *self.options, "-q", *words, cwd=cwd)
 
 
 def mirror() -> str:
@@ -131,7 +132,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
     except FileNotFoundError:
         raise DownloadError(f"{words[0]} is not installed") from None
     if done.returncode:
-        # What doesn't fit together apt tells on the other stream.
+        # apt tells on the other stream.
         told = done.stdout.partition("unmet dependencies:\n")[2] + done.stderr
-        raise DownloadError(f"{words[0]} … {words[-1]}: {told.strip()}")
+        raise DownloadError(f"{words[0]} … {words[-1]}:\n{told.rstrip()}")
     return done.stdout

@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from tools.compilers import here
 from tools.debian.archive import DownloadError
 from tools.instructions import budgets, document, inside
 from tools.instructions.budgets import Counts
@@ -41,15 +40,6 @@ _HIDDEN = ("/tmp", "/run", "/dev", "/proc", "/sys", "/results")  # noqa: S108 - 
 
 class CountError(Exception):
     """Nothing could be counted."""
-
-
-def clang_version() -> str:
-    """Return the full version of the compiler that is first on PATH."""
-    said = subprocess.run(["clang", "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"clang version (\d+[.\d]*)", said)
-    if found is None:
-        raise CountError(f"clang doesn't say its version, but: {said.splitlines()[0]}")
-    return found.group(1)
 
 
 def compile_programs(tree: Path, target: Path) -> None:
@@ -92,7 +82,7 @@ def count_all(trees: list[Path], kernel: str, names: list[str]) -> list[Counts]:
             raise CountError(f"{tree} is not built: run make objects in it")
         if any(tree.is_relative_to(each) for each in _HIDDEN) and tree != ROOT:
             raise CountError(f"a guest doesn't see {tree}: have it somewhere else")
-    clang, image = clang_version(), obtain(named(kernel))
+    clang, image = here.version(), obtain(named(kernel))
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     with (
@@ -151,7 +141,7 @@ def main() -> int:
     other = [options.against.resolve()] if options.against else []
     try:
         *before, now = count_all([*other, ROOT], options.kernel, options.scenario)
-    except (CountError, DownloadError, guest.GuestError) as error:
+    except (CountError, here.UnknownCompilerError, DownloadError, guest.GuestError) as error:
         print(f"nothing was counted: {error}", file=sys.stderr)
         return 1
     floors = ", ".join(f"{each:,.1f}" for each in sorted(set(now.floors.values())))

@@ -4,6 +4,7 @@
     python -m tools.kernels                     all kernels, everything
     python -m tools.kernels --kernel 6.1        one of them
     python -m tools.kernels --ci                what CI runs
+    python -m tools.kernels --suite compilers   only what the newest compiler has made
     python -m tools.kernels --write             and write docs/kernels.md and the accepted sizes
 
 Exit code 0: all blocking kernels are well.
@@ -28,6 +29,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from tests import guests
 from tests.prog.lb.harness_layout import compile_versions
 from tests.unit.kernel.harness_clang import kept
+from tools.compilers import build, here
+from tools.compilers.supported import NEWEST
 from tools.debian.archive import DownloadError
 from tools.kernels import document, growth, guest, inside
 from tools.kernels.packages import obtain
@@ -55,6 +58,8 @@ class Result:
     report: dict[str, Any] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
     """Empty: all is well."""
+    notes: list[str] = field(default_factory=list)
+    """What was not checked."""
 
 
 def prepare() -> None:
@@ -72,6 +77,20 @@ def prepare() -> None:
             stdout=subprocess.DEVNULL,
             check=True,
         )
+
+
+def compile_newest() -> str:
+    """Have the newest compiler make what guests load; return what has kept it from that."""
+    try:
+        build.make(NEWEST)
+    except (build.CompileError, DownloadError) as error:
+        return str(error)
+    return ""
+
+
+def clang_versions() -> dict[str, str | None]:
+    """Return of each list of programs in a guest's report what has made them."""
+    return {"programs": here.version(), "newest": build.read(NEWEST).get("clang")}
 
 
 def run_kernel(
@@ -102,6 +121,7 @@ def run_kernel(
     if report.exists():
         result.report = json.loads(report.read_text())
         result.report |= {"seconds": result.seconds, "part": part}
+        result.report["clang"] = clang_versions()
     if not outcome.ok:
         result.troubles.append(outcome.explained())
     result.troubles += _troubles(result.report, outcome, results)
@@ -113,7 +133,8 @@ def _troubles(report: dict[str, Any], outcome: guest.Outcome, results: Path) -> 
     said = tests.read_text(errors="replace")[-_SAID:] if tests.exists() else ""
     if not report:
         return [each for each in (outcome.output[-_SAID:], said) if each]
-    found = [each["refused"] for each in report.get("programs", ()) if "refused" in each]
+    loaded = [*report.get("programs", ()), *report.get("newest", ())]
+    found = [each["refused"] for each in loaded if "refused" in each]
     if any(ran["counts"].get("failed") or not ran["counts"] for ran in report["suites"].values()):
         found.append(said)
     return found
@@ -121,10 +142,22 @@ def _troubles(report: dict[str, Any], outcome: guest.Outcome, results: Path) -> 
 
 def check_growth(result: Result) -> None:
     """Note the programs that have grown since their sizes were accepted."""
-    before = growth.accepted().get(result.kernel.name)
-    if before is not None and result.report:
-        now = growth.sizes(result.report["programs"])
-        result.troubles += growth.grown(result.kernel.name, before, now)
+    name, accepted = result.kernel.name, growth.accepted()
+    for clang, now in document.sizes(result.report).items():
+        before = accepted.get(clang, {}).get(name)
+        if before is None:
+            result.notes.append(f"no sizes are accepted of what {clang} makes: none was checked")
+        else:
+            result.troubles += growth.grown(f"{name}, {clang}", before, now)
+
+
+def loaded(report: dict[str, Any]) -> str:
+    """Return how many programs a kernel has taken, of which compilers."""
+    counts = [
+        f"{sum('program' in each for each in programs)} by clang {version}"
+        for version, programs in document.loaded(report).items()
+    ]
+    return f"programs loaded: {', '.join(counts) or 0}"
 
 
 def show(result: Result) -> None:
@@ -134,15 +167,14 @@ def show(result: Result) -> None:
     state = "FAILED" if result.troubles else "ok"
     if result.troubles and not result.kernel.blocking:
         state = "failed (not blocking)"
-    loaded = sum("program" in each for each in result.report.get("programs", ()))
     name = result.report.get("release", result.kernel.name)
-    print(f"{name}: {state}, {result.seconds:.0f} s: {loaded} programs loaded; {ran}")
-    for trouble in result.troubles:
+    print(f"{name}: {state}, {result.seconds:.0f} s: {loaded(result.report)}; {ran}")
+    for trouble in (*result.notes, *result.troubles):
         print(f"  {trouble}".replace("\n", "\n  "))
 
 
-def main() -> int:
-    """Run the matrix."""
+def arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.kernels", description=__doc__)
     parser.add_argument("--kernel", action="append", metavar="NAME", help="only this one")
     parser.add_argument(
@@ -150,43 +182,71 @@ def main() -> int:
         action="store_true",
         help="only those that must not fail, which share the tests of programs among them",
     )
-    parser.add_argument("--write", action="store_true", help="write the page and accept the sizes")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="accept the sizes of programs, and if all suites are run write the page",
+    )
     parser.add_argument(
         "--suite", action="append", metavar="NAME", choices=get_args(Suite), help="only this one"
     )
     parser.add_argument("--results", type=Path, metavar="DIR", help="keep what the guests say")
-    options = parser.parse_args()
-    if options.write and options.suite:
-        parser.error("--write is for what all suites have found; leave out --suite")
+    return parser.parse_args()
+
+
+def run_all(
+    kernels: list[Kernel], suites: Collection[str], options: argparse.Namespace
+) -> list[Result]:
+    """Boot all kernels, beside each other."""
+    with tempfile.TemporaryDirectory(prefix="towpath-kernels-") as directory:
+        places = [
+            (options.results or Path(directory)).resolve() / kernel.name for kernel in kernels
+        ]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            seconds = CI_TIMEOUT_SECONDS if options.ci else TIMEOUT_SECONDS
+            run = partial(run_kernel, suites=suites, timeout=seconds)
+            shared = options.ci and len(kernels) > 1
+            parts = [f"{i}/{len(kernels)}" if shared else None for i in range(len(kernels))]
+            return list(pool.map(run, kernels, places, parts))
+
+
+def main() -> int:
+    """Run the matrix."""
+    options = arguments()
     kernels = [named(name) for name in options.kernel or ()] or list(SUPPORTED)
     if options.ci:
         kernels = [kernel for kernel in kernels if kernel.blocking]
+    suites = set(options.suite or get_args(Suite))
 
     began = time.monotonic()
     prepare()
-    with tempfile.TemporaryDirectory(prefix="towpath-kernels-") as directory:
-        places = [(options.results or Path(directory)) / kernel.name for kernel in kernels]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            seconds = CI_TIMEOUT_SECONDS if options.ci else TIMEOUT_SECONDS
-            run = partial(run_kernel, suites=options.suite or get_args(Suite), timeout=seconds)
-            shared = options.ci and len(kernels) > 1
-            parts = [f"{i}/{len(kernels)}" if shared else None for i in range(len(kernels))]
-            results = list(pool.map(run, kernels, places, parts))
+    trouble = compile_newest() if "compilers" in suites else ""
+    if trouble:
+        suites.remove("compilers")
+    results = run_all(kernels, suites, options)
     for result in results:
         if not options.write:
             check_growth(result)
         show(result)
     if options.write:
-        write([result for result in results if result.report])
+        write([result for result in results if result.report], whole=not options.suite)
     failed = sum(bool(result.troubles) for result in results if result.kernel.blocking)
     print(f"{time.monotonic() - began:.0f} s in all")
     print(f"kernels: {len(results) - failed} passed, {failed} failed")
-    return int(failed > 0)
+    if trouble:
+        print(f"{NEWEST.title}: FAILED, and no kernel has loaded what it makes: {trouble}")
+    return int(failed > 0 or bool(trouble))
 
 
-def write(results: list[Result]) -> None:
-    """Write the page, accept the sizes of programs, and note what tests cost."""
-    growth.accept({r.kernel.name: growth.sizes(r.report["programs"]) for r in results})
+def write(results: list[Result], *, whole: bool) -> None:
+    """Accept the sizes of programs; of ``whole`` runs write the page, and note what tests cost."""
+    found: growth.Accepted = {}
+    for result in results:
+        for clang, sizes in document.sizes(result.report).items():
+            found.setdefault(clang, {})[result.kernel.name] = sizes
+    growth.accept(found)
+    if not whole:
+        return
     PAGE.write_text(document.page({r.kernel.name: r.report for r in results}))
     # What one test module takes, where it was run by itself or with all others.
     known = guests.costs()

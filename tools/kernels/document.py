@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tools.kernels import growth
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -32,6 +34,7 @@ _SUITES = {
     "prog": "tests of programs",
     "lab": "lab tests for guests",
     "degrade": "what is lost, and told",
+    "compilers": "tests of what the newest clang makes",
 }
 
 _SHARED = """Beside each other on two CPUs. As in CI they shared the tests of programs among them:
@@ -52,9 +55,22 @@ def page(reports: Mapping[str, dict[str, Any]]) -> str:
     lines = [_HEAD, "## Which kernels", "", *_kernels(reports), ""]
     lines += ["## What each can do", "", *_capabilities(reports), ""]
     lines += ["## What the verifier says", ""]
-    lines += ["Instructions processed by the verifier, and bytes of machine code.", ""]
-    lines += [*_programs(reports), _TAIL]
+    lines += [*_verified(reports), _TAIL]
     return "\n".join(lines)
+
+
+def loaded(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the programs that were loaded, by the version of the clang that has made them."""
+    lists = ("programs", "newest")
+    return {report["clang"][each]: report[each] for each in lists if each in report}
+
+
+def sizes(report: dict[str, Any]) -> dict[str, growth.Sizes]:
+    """Return the sizes of these, by compiler."""
+    return {
+        growth.compiler(version): growth.sizes(programs)
+        for version, programs in loaded(report).items()
+    }
 
 
 def counted(suite: dict[str, Any]) -> str:
@@ -94,10 +110,19 @@ def _capabilities(reports: Mapping[str, dict[str, Any]]) -> list[str]:
     return _table(("capability", *reports, "needed by", "without it"), rows)
 
 
-def _programs(reports: Mapping[str, dict[str, Any]]) -> list[str]:
+def _verified(reports: Mapping[str, dict[str, Any]]) -> list[str]:
+    lines = ["Instructions processed by the verifier, and bytes of machine code."]
+    versions = dict.fromkeys(version for report in reports.values() for version in loaded(report))
+    for version in versions:
+        by_kernel = {name: loaded(report).get(version, []) for name, report in reports.items()}
+        lines += ["", f"### clang {version}", "", *_programs(by_kernel)]
+    return lines
+
+
+def _programs(loaded: Mapping[str, list[dict[str, Any]]]) -> list[str]:
     by_kernel = {
-        name: {each["program"]: each for each in report["programs"] if "program" in each}
-        for name, report in reports.items()
+        name: {each["program"]: each for each in programs if "program" in each}
+        for name, programs in loaded.items()
     }
     names = list(dict.fromkeys(each for one in by_kernel.values() for each in one))
     rows = []
@@ -107,4 +132,4 @@ def _programs(reports: Mapping[str, dict[str, Any]]) -> list[str]:
             for one in by_kernel.values()
         ]
         rows.append((f"`{name}`", *cells))
-    return _table(("program", *reports), rows)
+    return _table(("program", *loaded), rows)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from tools.compilers.supported import NEWEST
+
 if TYPE_CHECKING:
     from towpath.kernel.bpf.object import BpfObject
 
@@ -27,7 +29,13 @@ MODULES = "veth tun dummy bonding 8021q ipip ip6_tunnel sch_netem sch_fq ip_vs i
 TEST_SECONDS = 600
 
 # A suite's tests. One run of pytest for all suites: starting it takes half a minute.
-TESTS = {"prog": "tests/prog", "lab": "tests/guest", "degrade": "tests/guest/test_degrade.py"}
+TESTS = {
+    "prog": "tests/prog",
+    "lab": "tests/guest",
+    "degrade": "tests/guest/test_degrade.py",
+    "compilers": "tests/compilers",
+}
+SHIPPED = Path("src/towpath/objects")
 
 
 def set_constants(balancer: BpfObject) -> None:
@@ -43,12 +51,11 @@ def set_constants(balancer: BpfObject) -> None:
         balancer.rodata[name] = value
 
 
-def load_objects() -> list[dict[str, Any]]:
-    """Load every object that is shipped, and say what the verifier said."""
+def load_objects(directory: Path) -> list[dict[str, Any]]:
+    """Load every object of a directory, and say what the verifier said."""
     from towpath.kernel.bpf.object import BpfObject  # noqa: PLC0415
     from towpath.kernel.errors import KernelError  # noqa: PLC0415 - 1 s in a guest
 
-    directory = Path("src/towpath/objects")
     found = []
     for path in sorted(directory.glob("*.bpf.o")):
         began = time.monotonic()
@@ -144,12 +151,15 @@ def main(arguments: list[str]) -> int:
         subprocess.run(["/sbin/modprobe", "-q", module], check=False)
     report: dict[str, Any] = {"release": os.uname().release}
     if "load" in suites:
-        report["programs"] = load_objects()
+        report["programs"] = load_objects(SHIPPED)
         report["doctor"] = diagnose()
+    if "compilers" in suites:
+        report["newest"] = load_objects(NEWEST.made / "objects")
     code, report["suites"] = run_tests(suites, without)
     report["costs"] = costs(RESULTS / "tests.xml")
     (RESULTS / "report.json").write_text(json.dumps(report, indent=1))
-    refused = any("refused" in each for each in report.get("programs", ()))
+    loaded = [*report.get("programs", ()), *report.get("newest", ())]
+    refused = any("refused" in each for each in loaded)
     return int(refused or code != 0)
 
 

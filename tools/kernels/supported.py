@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Suite = Literal["load", "prog", "lab", "degrade"]
+Suite = Literal["load", "prog", "lab", "degrade", "compilers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Kernel:
     """Package of the image, or one that depends on it."""
     suites: tuple[Suite, ...]
     """What is run: every object loaded, the prog tests, the lab tests for guests or of those the
-    cases in which something is lost."""
+    cases in which something is lost; what the newest compiler makes of all objects loaded, and
+    packets run through it."""
     version: str | None = None
     """Exactly this version; None: the release's newest."""
     blocking: bool = True
@@ -40,13 +41,19 @@ SUPPORTED = (
         "5.10",
         "bullseye",
         "linux-image-5.10.0-32-cloud-amd64",
-        ("load", "prog", "degrade"),
+        ("load", "prog", "degrade", "compilers"),
         "5.10.223-1",
     ),
-    Kernel("6.1", "bookworm", "linux-image-cloud-amd64", ("load", "prog", "lab")),
-    Kernel("6.12", "trixie", "linux-image-cloud-amd64", ("load", "prog", "lab")),
+    Kernel("6.1", "bookworm", "linux-image-cloud-amd64", ("load", "prog", "lab", "compilers")),
+    Kernel("6.12", "trixie", "linux-image-cloud-amd64", ("load", "prog", "lab", "compilers")),
     # Its packages rotate out of the archive: what breaks there is news, not a failure.
-    Kernel("unstable", "sid", "linux-image-cloud-amd64", ("load", "prog", "lab"), blocking=False),
+    Kernel(
+        "unstable",
+        "sid",
+        "linux-image-cloud-amd64",
+        ("load", "prog", "lab", "compilers"),
+        blocking=False,
+    ),
 )
 
 
