@@ -6,6 +6,11 @@
 #                 CI=1 leaves out those that may fail, and divides the tests
 #                 of programs among the others; WRITE=1 also writes
 #                 docs/kernels.md, accepts programs' sizes, notes tests' costs
+#   make compilers  compile with the oldest clang that is supported and the newest
+#                 that Debian has, and load what the newest makes in every kernel
+#                 that must not fail (needs root); CI=1 leaves the kernels to
+#                 make kernels, which does that as well; WRITE=1 also writes the
+#                 table in docs/install.md and accepts sizes
 #   make declared a few of the tests where this machine seems to have nothing
 #                 but what outside.txt declares (needs root)
 #   make bare     `make demo` and `make test` in fresh roots of Debian 12, 13 and
@@ -37,7 +42,7 @@ TEST_LIMIT ?= 2h
 # beyond that (network, mounts) are made by tests/conftest.py.
 ISOLATED := unshare --pid --fork --kill-child --mount-proc
 
-.PHONY: demo test declared kernels bare bench objects lint format clean install-dev install-demo
+.PHONY: demo test declared compilers kernels bare bench objects lint format clean install-dev install-demo
 
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
@@ -64,6 +69,12 @@ declared: install-dev objects
 		--deselect tests/unit/agent/health/test_check.py::test_ten_thousand_checks_leave_nothing \
 		$(DECLARED)
 	$(BIN)/python -m pytest -q -p no:cacheprovider tools/bare/test_view.py
+
+compilers: objects
+	@tools/install dev,demo demo test kernels
+	$(ISOLATED) $(BIN)/python -m tools.compilers $(if $(CI),--ci) $(if $(WRITE),--write) $(COMPILERS_ARGS)
+	$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider tools/compilers
+	$(if $(CI),,$(ISOLATED) $(BIN)/python -m tools.kernels --ci --suite compilers $(if $(WRITE),--write))
 
 kernels: objects
 	@tools/install dev,demo demo test kernels

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import pytest
 from hatch_build import compile_objects, object_name
+from tools.compilers.atomics import fetching, fetching_in
 
 import towpath
 from towpath.kernel.bpf._elf import sections
 
 ROOT = Path(__file__).resolve().parents[2]
-
-_ATOMIC = 0xC3  # BPF_STX | BPF_ATOMIC, of whatever size
 
 HEADER = "enum answer { ANSWER = %d };\n"
 PROGRAM = """\
@@ -103,22 +102,13 @@ def test_objects_keep_btf_and_lose_dwarf() -> None:
         assert ".debug_" not in listing.stdout
 
 
-def fetching(code: bytes) -> int:
-    """How many atomic instructions of a program fetch what was there before (BPF_FETCH)."""
-    instructions = struct.iter_unpack("<BBhi", code)
-    return sum(
-        operation & 0xE7 == _ATOMIC and bool(imm & 1) for operation, _, _, imm in instructions
-    )
-
-
 def test_no_atomic_fetches_what_nobody_asks_for() -> None:
     """Linux 5.10 has none that do; clang 20 and newer make them where sources are not careful."""
     fetch, plain = ((0xDB, 0x10, 0, each) for each in (1, 0))
     assert fetching(struct.pack("<BBhi", *fetch) + struct.pack("<BBhi", *plain)) == 1
     for built in (ROOT / "src" / "towpath" / "objects").glob("*.bpf.o"):
-        code = [each.data for each in sections(built.read_bytes()) if each.executable]
-        assert code
-        assert not any(map(fetching, code)), built.name
+        assert any(each.executable for each in sections(built.read_bytes()))
+        assert not fetching_in(built), built.name
 
 
 def _tree(root: Path, answer: int) -> None:

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tools.debian import page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tools.bare.machine import Ran
-
-PAGE = Path("docs/install.md")
-_BETWEEN = re.compile(r"(?<=<!-- make bare -->\n).*(?=<!-- end -->)", re.DOTALL)
 
 
 def outcome(ran: Ran, counted: str) -> str:
@@ -27,14 +24,12 @@ def outcome(ran: Ran, counted: str) -> str:
 def table(rows: Mapping[str, Mapping[str, str]]) -> str:
     """Return distributions by commands."""
     commands = list(dict.fromkeys(name for row in rows.values() for name in row))
-    head = [["", *(f"`make {name}`" for name in commands)], ["---"] * (len(commands) + 1)]
-    body = [[title, *(row.get(name, "-") for name in commands)] for title, row in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [*head, *body])
+    body = [(title, *(row.get(name, "-") for name in commands)) for title, row in rows.items()]
+    return page.table(("", *(f"`make {name}`" for name in commands)), *body)
 
 
 def write(rows: Mapping[str, Mapping[str, str]]) -> None:
     """Put the table in the page, with this machine's kernel and the day."""
     kernel, day = os.uname().release.partition("-")[0], f"{datetime.now(UTC):%Y-%m-%d}"
     where = f"{day}, Linux {kernel}, {len(os.sched_getaffinity(0))} CPUs:"
-    text = _BETWEEN.sub(lambda _: f"{where}\n\n{table(rows)}\n", PAGE.read_text())
-    PAGE.write_text(text)
+    page.write("bare", f"{where}\n\n{table(rows)}\n")

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compilers that Towpath is made for. This is the one list.
 
-Majors are named here: a release of Debian has several beside each other, and keeps each for a year
-and more. Of a major, of libbpf and of the kernel's headers it has one version at a time, and that
-one is tried: unstable's archive keeps no other. A major that is newer than all that are named is
-told, and where nothing depends on it (outside CI) it is tried; nothing fails because of it until
-somebody names it.
+Majors are named here: a release of Debian has several beside each other. Of a major, of libbpf and
+of the kernel's headers it has one version at a time, and that one is tried: unstable's archive
+keeps no other. A major that is newer than all that are named is told, and where nothing depends on
+it (outside CI) it is tried; nothing fails because of it until somebody names it.
 """
 
 from __future__ import annotations
