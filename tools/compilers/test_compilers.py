@@ -107,8 +107,8 @@ def test_what_an_archive_does_not_have_is_told(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="Unable to locate package clang-999"):
         archive.versions(untold.packages)
     library = f"libllvm{NEWEST.major}"
-    with pytest.raises(DownloadError, match=rf"clang-{NEWEST.major} : Depends: {library}"):
-        archive.versions([*NEWEST.packages, f"{library}-"])
+    with pytest.raises(DownloadError, match=rf"(?s)clang-{NEWEST.major}.*{library}"):
+        archive.versions([f"{library}-", *NEWEST.packages])
     found = archive.versions(NEWEST.packages)
     assert {"libbpf-dev", library, *NEWEST.packages} <= found.keys()
 
