@@ -82,6 +82,7 @@ SECTIONS = (
                 "ServiceChange",
                 "ServiceName",
                 "BackendStatus",
+                "DeviceStatus",
                 "Counters",
                 "ServiceCounters",
                 "BackendCounters",

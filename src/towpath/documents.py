@@ -34,6 +34,22 @@ class ServiceName:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """A device that packets of services come in on, as it is now."""
+
+    name: str
+    """What the configuration calls it."""
+    index: int | None = None
+    """Its interface index; None: nothing is attached, and nothing that comes in is balanced."""
+    called: str | None = None
+    """The name that it has by now, where that is another one."""
+    mode: str | None = None
+    """native: the program runs in the driver. generic: in the kernel's stack."""
+    trouble: str | None = None
+    """What is wrong, such as that there is no such device; None when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceChange:
     """What an apply does to one service."""
 

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from towpath.documents import (
         BackendStatus,
         Counters,
+        DeviceStatus,
         Flow,
         FlowCounts,
         Plan,
@@ -83,6 +84,10 @@ class LoadBalancer(Balancing):
     LoadBalancer with that directory takes it over. The kernel doesn't know names: a
     service that was taken over is called such as "tcp-203.0.113.10-80" until one is
     put in its place.
+
+    A device that goes is attached to again when there is one of its name again, and what others
+    detach, switch off or unpin is put back (docs/operations.md). Whether there is anything to do
+    is looked at by every method that changes something, at once by `run`, and by `follow`.
 
     Args:
         devices: Names, or :class:`towpath.Device` for a mode.
@@ -149,10 +154,27 @@ class LoadBalancer(Balancing):
     def run(self) -> None:
         """Return when the process is asked to end: by Ctrl-C or SIGTERM.
 
-        For the main thread only: elsewhere ValueError. Meanwhile backends that are terminating go
-        when they are done.
+        For the main thread only: elsewhere ValueError. Meanwhile devices are followed, and
+        backends that are terminating go when they are done.
         """
-        wait_for_end(self.reap)
+        wait_for_end(self._meanwhile, on=self._balancer.fileno())
+
+    def _meanwhile(self) -> None:
+        self.follow()
+        self.reap()
+
+    def follow(self) -> tuple[str, ...]:
+        """Follow what has changed on this machine; returns what is wrong and can't be put right.
+
+        Such as a device that is missing: nothing that comes in there is balanced until it is back.
+        """
+        with self._lock:
+            self._balancer.follow()
+            return self._balancer.troubles
+
+    def devices(self) -> tuple[DeviceStatus, ...]:
+        """How the devices are."""
+        return self._balancer.device_status
 
     def reap(self) -> bool:
         """Remove terminating backends whose flows have ended, or whose time is over.
@@ -233,6 +255,8 @@ class LoadBalancer(Balancing):
     ) -> Plan:
         """Make these the services, all of them."""
         with self._lock:
+            if self._balancer.is_due:
+                self.follow()
             self.reap()
             terminating = self._find_terminating(wanted, at_once)
             done = self._balancer.apply(merge_terminating(wanted, terminating))

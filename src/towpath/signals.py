@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import socket
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,25 +15,27 @@ if TYPE_CHECKING:
 ASKED = (signal.SIGINT, signal.SIGTERM)
 
 
-def wait_for_end(meanwhile: Callable[[], object] = lambda: None, every: float = 1.0) -> None:
+def wait_for_end(
+    meanwhile: Callable[[], object] = lambda: None, every: float = 1.0, on: int | None = None
+) -> None:
     """Return when SIGINT (Ctrl-C) or SIGTERM comes, whichever thread the kernel gives it to.
 
-    ``meanwhile`` is called ``every`` so many seconds.
+    ``meanwhile`` is called ``every`` so many seconds, and when the descriptor ``on`` has
+    something to read, which it is to take.
 
     For the main thread only, as signal handlers are: elsewhere ValueError.
     """
     # A signal that is already here when waiting begins raises this instead.
     with suppress(KeyboardInterrupt), _signals() as signals:
-        signals.settimeout(every)
-        while not _asked(signals):
+        waiting = select.poll()
+        for each in (signals, on):
+            if each is not None:
+                waiting.register(each, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in waiting.poll(every * 1000)]
+            if signals.fileno() in ready and signals.recv(1)[0] in ASKED:
+                return
             meanwhile()
-
-
-def _asked(signals: socket.socket) -> bool:
-    try:
-        return signals.recv(1)[0] in ASKED
-    except TimeoutError:
-        return False
 
 
 @contextmanager

@@ -18,9 +18,11 @@ from tests.guest.harness_guest import (
     rejoin,
 )
 
+from towpath.kernel.net import sysctl
 from towpath.kernel.net.interfaces import set_forwarding
 from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, ROUTER
+from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +74,34 @@ def test_balancing_on_a_bond(topology: Topology, vip: Address, forwarding: bool)
         used = {each: packets_of(each) for each in MEMBERS}
     assert not any(number for name, number in verdicts.items() if name.startswith("drop")), verdicts
     assert all(used.values()), used
+
+
+def test_a_part_that_leaves_and_comes_back_forwards_again(topology: Topology) -> None:
+    """Packets come in by it, as far as the FIB is concerned; while it is none it is as it was."""
+    part = MEMBERS[0]
+    with in_netns(BALANCER):
+        for family in sysctl.FAMILIES:
+            set_forwarding("all", family, on=False)
+    with balancing(topology, BOND) as balancer:
+
+        def forwards() -> bool:
+            return sysctl.FORWARDING["ipv4"].read(part) == "1"
+
+        assert forwards()
+        ip(BALANCER, f"link set {part} nomaster")
+        assert balancer.follow() == ()
+        assert not forwards()
+        ip(BALANCER, f"link set {part} down", f"link set {part} master {BOND}")
+        assert balancer.follow() == ()
+        assert forwards()
+        wait_until(lambda: _answered(VIPS[0]), seconds=120, what="the bond to work with both")
+
+
+def _answered(vip: Address) -> bool:
+    before = packets_of(MEMBERS[0])
+    for _ in range(8):
+        ask(vip, 5_000)
+    return packets_of(MEMBERS[0]) > before
 
 
 def packets_of(device: str) -> int:

@@ -22,6 +22,7 @@ from tests.guest.harness_guest import (
     passing,
 )
 
+from towpath.kernel.net import sysctl
 from towpath.kernel.net.interfaces import device_index, set_forwarding
 from towpath.kernel.net.netns import in_netns
 from towpath.lab.network import switch_off
@@ -52,7 +53,7 @@ def topology() -> Iterator[Topology]:
 def make_trunk(topology: Topology) -> None:
     """Put a trunk between router and load balancer in place of the wire."""
     link = topology.balancer
-    port, backend = link.port, topology.backend_links[0]
+    port = link.port
     for namespace, device in ((ROUTER, port), (BALANCER, DEVICE)):
         # As a wire has it: a tag in the frame, not beside it.
         switch_off(namespace, device, "tx-vlan-offload")
@@ -76,8 +77,17 @@ def make_trunk(topology: Topology) -> None:
     ip(
         BALANCER,
         *(f"address add {each} dev {DEVICE}.{CLIENTS}" for each in link.of_node),
+    )
+    join_backends(topology)
+
+
+def join_backends(topology: Topology) -> None:
+    """Give the load balancer's VLAN device of the backends its addresses and routes."""
+    backend = topology.backend_links[0]
+    ip(
+        BALANCER,
         f"address add 10.20.0.2/24 dev {DEVICE}.{BACKENDS}",
-        f"address add fd20::2/64 dev {DEVICE}.{BACKENDS}",
+        f"address add fd20::2/64 dev {DEVICE}.{BACKENDS} nodad",
         f"route add {backend.ipv4} via 10.20.0.1",
         f"route add {backend.ipv6} via fd20::1",
     )
@@ -122,6 +132,57 @@ def test_vlan_devices_are_found(topology: Topology) -> None:
         }
         trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
         assert (trace.vlan, trace.egress) == (BACKENDS, DEVICE)
+
+
+@pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
+def test_a_vlan_device_that_is_made_again_is_followed(
+    topology: Topology, inside: int, outside: int
+) -> None:
+    """It has another index then; packets have its tag again at once, and it forwards."""
+    (vip,) = (each for each in VIPS if each.version == inside)
+    protocol = {4: socket.IPPROTO_IPIP, 6: socket.IPPROTO_IPV6}[inside]
+    name = f"{DEVICE}.{BACKENDS}"
+    with balancing(topology, outside=outside) as balancer:
+        with in_netns(BALANCER):
+            before = device_index(name)
+        ip(BALANCER, f"link delete {name}")
+        assert balancer.follow() == ()
+        ip(
+            BALANCER,
+            f"link add {name} link {DEVICE} type vlan id {BACKENDS}",
+            f"link set {name} up",
+        )
+        join_backends(topology)
+        assert balancer.follow() == ()
+        with in_netns(BALANCER):
+            assert device_index(name) != before
+        with captured(topology) as seen:
+            already = balancer.counters().verdicts["tx"]
+            ask(vip, 50_000)
+            ask_by_datagram(vip)
+            sent = balancer.counters().verdicts["tx"] - already
+            assert sent > 30
+            seen.read_until(protocol, outside, sent)
+        assert set(seen.tags) == {BACKENDS}, seen.tags
+        trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
+        assert (trace.vlan, trace.egress) == (BACKENDS, DEVICE)
+
+
+def test_a_vlan_device_of_clients_that_is_made_later_forwards(topology: Topology) -> None:
+    """Packets come in by it from then on, as far as the FIB is concerned; and then no more."""
+    name = f"{DEVICE}.77"
+    with balancing(topology) as balancer:
+        ip(BALANCER, f"link add {name} link {DEVICE} type vlan id 77")
+        assert balancer.follow() == ()
+        with in_netns(BALANCER):
+            assert sysctl.FORWARDING["ipv4"].read(name) == "1"
+            index = device_index(name)
+        maps = balancer._balancer._program.maps
+        assert index in {int(value) for _, value in maps["vlan_devices"].items()}
+        ip(BALANCER, f"link delete {name}")
+        assert balancer.follow() == ()
+        assert index not in {int(value) for _, value in maps["vlan_devices"].items()}
+        assert index not in {int(key) for key, _ in maps["egress_devices"].items()}
 
 
 class Seen:

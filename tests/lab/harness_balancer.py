@@ -79,6 +79,8 @@ def state(*names: str) -> dict[str, object]:
         for family in ("ipv4", "ipv6"):
             path = Path(f"/proc/sys/net/{family}/conf/{name}/forwarding")
             found[f"{name} {family} forwarding"] = path.read_text().strip()
+        listens = Path(f"/proc/sys/net/ipv6/conf/{name}/accept_ra")
+        found[f"{name} accept_ra"] = listens.read_text().strip()
     return found
 
 

@@ -30,6 +30,7 @@ from tests.lab.harness_agent import (
     running,
 )
 from tests.lab.harness_stream import passing, streaming
+from tests.prog.lb.harness import pin_directories
 
 from towpath.api.client import Client
 
@@ -76,7 +77,7 @@ def test_another_file_after_a_kill(agent: Agent) -> None:
         assert client.count_flows().limit == SIZES[1]
         assert client.trace("198.51.100.7:40000 -> 203.0.113.10:80").backend == before
     assert names(agent) == {"web", "mail", "dns"}
-    assert sorted(path.name for path in PINS.iterdir()) == ["links", "maps"]
+    assert pin_directories(PINS) == ["links", "maps"]
 
 
 def test_limits_that_are_too_small_now_keep_the_agent_from_starting(agent: Agent) -> None:
@@ -87,7 +88,7 @@ def test_limits_that_are_too_small_now_keep_the_agent_from_starting(agent: Agent
         agent.write(limits=LIMITS | {"flows": SIZES[1], "backends": 4})
         said = agent.start_in_vain()
         assert "backends: 5 needed, 4 at most; raise limits.backends and restart" in said
-        assert sorted(path.name for path in PINS.iterdir()) == ["links", "maps"]
+        assert pin_directories(PINS) == ["links", "maps"]
         agent.write(limits=LIMITS | {"flows": SIZES[0]})
         agent.start()
         seen = stream.report()
@@ -118,7 +119,7 @@ def test_killed_at_any_moment_of_a_start(agent: Agent) -> None:
                 starting.kill()
             taken = seconds_to_start(agent)
             print(f"kill {kill}: serves after {taken:.2f} s")
-            assert sorted(path.name for path in PINS.iterdir()) == ["links", "maps"]
+            assert pin_directories(PINS) == ["links", "maps"]
         seen = stream.report()
     print(seen)
     assert (seen["lost"], seen["twice"], seen["moved"]) == (0, 0, {})

@@ -139,3 +139,30 @@ def test_its_help_costs_no_heavy_import() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "[]\n"
+
+
+def test_a_device_that_comes_back_is_attached_to_again() -> None:
+    """By the command that still runs, which says so on the way."""
+    with in_netns(BACKEND):
+        subprocess.run(
+            ["ip", "link", "add", "tpdc9", "type", "veth", "peer", "name", "tpdc8"], check=True
+        )
+        command = [*TOWPATH, "tpdc9", *BOTH]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+            assert running.stderr
+            try:
+                assert running.stderr.readline().startswith("tpdc9: unwrapping for")
+                subprocess.run(["ip", "link", "delete", "tpdc9"], check=True)
+                assert running.stderr.readline().startswith("no such device: tpdc9")
+                subprocess.run(
+                    ["ip", "link", "add", "tpdc9", "type", "veth", "peer", "name", "tpdc8"],
+                    check=True,
+                )
+                assert running.stderr.readline().startswith("tpdc9: unwrapping for")
+                assert xdp_program_id(device_index("tpdc9"))
+                running.terminate()
+                assert running.wait(TIMEOUT) == 0
+                assert not xdp_program_id(device_index("tpdc9"))
+            finally:
+                running.kill()
+                subprocess.run(["ip", "link", "delete", "tpdc9"], check=False)

@@ -24,6 +24,8 @@ from towpath import LoadBalancer
 from towpath.model import Limits
 limits = Limits(services=8, backends=32, flows=1024, table_slots=8192)
 lb = LoadBalancer("{DEVICE}", limits=limits)
+backends = ["192.0.2.11", "2001:db8::11"]
+lb.add_service("web", vip="203.0.113.10", port=80, backends=backends, table_size=251)
 def handlers():
     return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 before = handlers()
@@ -130,14 +132,18 @@ def test_a_forked_child_leaves_its_parents_load_balancer_alone() -> None:
 
 
 def test_a_script_that_is_killed_takes_its_program_along() -> None:
-    """Only the kernel is there to clean up: it has the links, but forwarding stays on."""
+    """Only the kernel is there to clean up: it has the links, but settings stay as they are."""
     before = state()
     with script(OPENED + RUN) as running:
         running.kill()
         running.communicate(timeout=120)
     wait_until(lambda: not xdp_program_id(device_index(DEVICE)), seconds=120, what="XDP to go")
     left = {name: value for name, value in state().items() if value != before[name]}
-    assert left == {f"{DEVICE} ipv4 forwarding": "1", f"{DEVICE} ipv6 forwarding": "1"}
+    assert left == {
+        f"{DEVICE} ipv4 forwarding": "1",
+        f"{DEVICE} ipv6 forwarding": "1",
+        f"{DEVICE} accept_ra": "2",
+    }
 
 
 def test_run_is_for_the_main_thread() -> None:

@@ -17,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from towpath import __version__
 from towpath.agent import systemd
 from towpath.agent.errors import InvalidError
+from towpath.agent.files import Files
 from towpath.agent.http.metrics import agent_metrics, registry
 from towpath.agent.parts import Given
 from towpath.agent.sources.file import FileSource
@@ -75,7 +76,9 @@ class Agent(Closeable):
             # Nothing changes any more when the parts end.
             undo.callback(self._writer.close)
             self._undo = undo.pop_all()
-        self.file = FileSource(file, Intake(str(file.path), self._reload, self._desired))
+        self.files = Files(dict(self._own_files()))
+        intake = Intake(str(file.path), self._reload, self._desired)
+        self.file = FileSource(file, intake, lambda: self.trouble)
         settle()
 
     def close(self) -> None:
@@ -90,11 +93,18 @@ class Agent(Closeable):
         except Exception:
             log.exception("%s did not end as it should", part.name)
 
+    def _own_files(self) -> Iterator[tuple[Path, str]]:
+        """What has to be there for as long as the agent is, and what it means if it isn't."""
+        yield self.config.api.socket, "nobody can reach its API there; restart it"
+        for part in self.parts:
+            yield from part.files().items()
+
     # ---- Life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin the background work. For the event loop."""
         self.supervisor.start("configuration file", self.file.run)
+        self.supervisor.start("files", self.files.run)
         for part in self.parts:
             for name, work in part.tasks().items():
                 self.supervisor.start(name, work)
@@ -150,7 +160,7 @@ class Agent(Closeable):
     def trouble(self) -> str | None:
         """What is wrong with the agent itself, None when all is well."""
         parts = (*(part.trouble for part in self.parts), *self._faults.values())
-        found = (self._trouble, *parts, *self.supervisor.troubles)
+        found = (self._trouble, *parts, *self.files.troubles, *self.supervisor.troubles)
         return "; ".join(each for each in found if each) or None
 
     def summary(self) -> str:

@@ -66,6 +66,10 @@ class Part:
         A configuration that was refused is tried again then.
         """
 
+    def files(self) -> Mapping[Path, str]:
+        """Files of its own that have to stay as they are, and what it means if they don't."""
+        return {}
+
     def tasks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What goes on in the background, by what messages call it."""
         return {}

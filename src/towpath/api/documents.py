@@ -15,6 +15,7 @@ from towpath.documents import (
     Counters,
     CpuCounters,
     CpuVerdicts,
+    DeviceStatus,
     Flow,
     FlowCount,
     FlowCounts,
@@ -35,6 +36,7 @@ __all__ = [
     "Counters",
     "CpuCounters",
     "CpuVerdicts",
+    "DeviceStatus",
     "FileStatus",
     "Flow",
     "FlowCount",
@@ -147,3 +149,5 @@ class Status:
     """What the agent does: each capability that is configured, in a few words."""
     sources: dict[str, SourceStatus] = field(default_factory=dict)
     """Where services come from, besides the file."""
+    device_status: tuple[DeviceStatus, ...] = ()
+    """How the devices are: what is attached where, and which are missing."""

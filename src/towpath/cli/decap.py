@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PINS = Path("/sys/fs/bpf/towpath-decap")
 STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-REFRESH = 1.0  # seconds between two looks at the counters in a terminal
+REFRESH = 1.0  # seconds between two looks at the device, and at the counters in a terminal
 
 EXAMPLES = {
     "towpath decap eth0 --address 192.0.2.11": "Unwrap until Ctrl-C; then print the counters.",
@@ -85,7 +85,8 @@ def decap(
     must not be 1 if answers take another way than DEVICE.
 
     Without --pin it runs until SIGINT, SIGTERM or SIGHUP, then detaches and prints the
-    counters. One command serves one device.
+    counters; a DEVICE that goes is attached to again when it is back. With --pin nobody is
+    there to do that. One command serves one device.
     """
     if action is not None:
         if device is not None or addresses:
@@ -164,14 +165,18 @@ def _wait(running: Decap) -> None:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
-    what = _what(running)
+    what, told = _what(running), ""
     if not console.is_terminal:
         console.print(what, soft_wrap=True)
-        signal.sigwait(STOPS)
+        while signal.sigtimedwait(STOPS, REFRESH) is None:
+            trouble = running.follow()
+            if trouble != told:
+                console.print(trouble or _what(running), soft_wrap=True)
+            told = trouble
         return
     with console.status(what) as status:
         while signal.sigtimedwait(STOPS, REFRESH) is None:
-            status.update(f"{what}: {_totals(running.counters())}")
+            status.update(running.follow() or f"{what}: {_totals(running.counters())}")
 
 
 def _what(running: Decap) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from towpath.api.documents import Check, Status
+    from towpath.api.documents import Check, DeviceStatus, Status
 
 EXAMPLES = {
     "towpath status": "At a glance.",
@@ -60,8 +60,8 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "version", status.version
     yield "process", f"{status.pid}, {status.resident_bytes / MEBIBYTE:.0f} MiB"
     yield "started", status.started
-    if status.devices:
-        yield "devices", ", ".join(f"{each.name} ({each.mode})" for each in status.devices)
+    if status.device_status:
+        yield "devices", ", ".join(map(_device, status.device_status))
     yield from status.capabilities.items() or (("capabilities", "none is configured"),)
     yield "file", f"{status.file.path}, in force since {status.file.accepted}"
     if status.file.refused:
@@ -80,6 +80,11 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "metrics", status.metrics or "on the API's socket only"
     if status.trouble:
         yield "trouble", status.trouble
+
+
+def _device(device: DeviceStatus) -> str:
+    called = f", called {device.called}" if device.called else ""
+    return f"{device.name} ({device.mode or 'not attached'}{called})"
 
 
 def _sources(status: Status) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.closeable import Closeable
 from towpath.core.lb.states import BackendKey
@@ -16,15 +16,14 @@ from towpath.datapath.flows.flow_table import FlowTable
 from towpath.datapath.flows.members import Member, Members
 from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
+from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
-from towpath.datapath.lb.outer_source import fill_settings
 from towpath.datapath.maps.pins import held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
 from towpath.datapath.observe import trace
 from towpath.datapath.observe.counters import read_counters, read_verdicts
 from towpath.datapath.observe.verdicts import describe
-from towpath.datapath.program.attachment import Attachment
 from towpath.datapath.program.program import LoadedProgram
 from towpath.datapath.recorder.recorder import Recorder
 from towpath.datapath.snat.table import begin as begin_snat
@@ -32,7 +31,6 @@ from towpath.datapath.snat.table import check as check_snat
 from towpath.datapath.snat.table import forget as forget_translations
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
-from towpath.kernel.net import interfaces
 from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
@@ -43,13 +41,28 @@ if TYPE_CHECKING:
     from towpath.core.lb.plan import Transition
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.recorder.capture import Recording
-    from towpath.documents import Counters, Trace
+    from towpath.documents import Counters, DeviceStatus, Trace
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
     from towpath.model.service import Service
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
+
+
+class Followed(NamedTuple):
+    """How often something was put right that others had done."""
+
+    programs: int
+    """Of a device: detached, or another one put in their place."""
+    settings: int
+    """Of a device, that is needed otherwise than it was set."""
+    checks: int
+    """The program or the routing of health checks."""
+    pins: int
+    """Pins that were removed."""
+    resyncs: int
+    """All was asked for again, since messages about changes were lost."""
 
 
 class Balancer(Closeable):
@@ -83,13 +96,13 @@ class Balancer(Closeable):
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
-        indexes = [interfaces.device_index(device.name) for device in devices]
         self._pins = pins
         self._snat = snat or Snat()
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
-            if pins is not None:
-                undo.enter_context(held(pins))
+            hold = None if pins is None else undo.enter_context(held(pins))
+            self._host = Host(devices, source or Source(), pins)
+            undo.callback(self._host.close)
             self._maps = SharedMaps(limits or Limits(), pins)
             undo.callback(self._maps.close)
             if pins is not None and not self._maps.adopted and not self._maps.leaving:
@@ -100,16 +113,24 @@ class Balancer(Closeable):
             self._contents = Contents(self._maps)
             settings = self._maps.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
-            self._write_settings(source or Source(), icmp or Icmp(), indexes)
+            self._answer_echoes(icmp or Icmp())
             takeover = Takeover(self._program, self._contents)
             on_failure.callback(takeover.give_up)
             if takeover.state is State.MOVING:
                 begin_snat(self._maps, self._snat)
             takeover.before_attaching()
-            self._attachment = Attachment(self._program, devices, pins)
-            undo.callback(self._attachment.close)
-            self.health = HealthPath(self._program, indexes, mark, self._snat)
+            self._attachment = self._host.attach(self._program, self._contents)
+            undo.callback(self._host.let_go)
+            self.health = HealthPath(
+                self._program,
+                self._attachment,
+                self._host.devices,
+                self._host.switches,
+                mark=mark,
+                snat=self._snat,
+            )
             undo.callback(self.health.close)
+            self._host.follow_with(self.health, hold)
             takeover.after_attaching()
             # Only now does no other program fill the table in its own way any more.
             begin_snat(self._maps, self._snat)
@@ -118,10 +139,8 @@ class Balancer(Closeable):
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
-    def _write_settings(self, source: Source, icmp: Icmp, indexes: Sequence[int]) -> None:
-        addresses = [each for index in indexes for each in interfaces.addresses(index)]
+    def _answer_echoes(self, icmp: Icmp) -> None:
         record = self._maps.maps["settings"].lookup(0)
-        fill_settings(record, source, addresses)
         record["echo"] = icmp.echo
         self._maps.maps["settings"].update(0, record)
 
@@ -155,7 +174,7 @@ class Balancer(Closeable):
         """
         services = tuple(services)
         check_snat(self._snat, services)
-        made = self._contents.apply(services)
+        made = self._contents.apply(services, self._host.prepare)
         self.recorder.changed()
         return made
 
@@ -219,7 +238,7 @@ class Balancer(Closeable):
         The first device unless one is named. Changes nothing. DatapathError if
         the program isn't on that device.
         """
-        wanted = device or self.devices[0]
+        wanted = device or next(iter(self.devices), "any: none is there")
         for index, name in self._attachment.devices.items():
             if name == wanted:
                 by_index = {each.index: each for each in self._contents.installed}
@@ -243,14 +262,56 @@ class Balancer(Closeable):
         """Return what became of a packet in words: service, backend, verdict."""
         return describe(outcome, self._contents.installed, self._contents.by_key, self._maps)
 
+    # ---- the machine -----------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is something for `follow` to look at."""
+        return self._host.devices.fileno()
+
+    def follow(self) -> None:
+        """Follow what has changed on this machine: devices, addresses, VLANs, what others undid.
+
+        To be called when `fileno` is readable, and once a second: not everything is told. What
+        can't be put right is among ``troubles``. OSError: it can't be found out.
+        """
+        self._host.follow()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `follow` is to be called now."""
+        return self._host.is_due
+
     def refresh_devices(self) -> None:
-        """Look again which VLAN devices there are."""
-        self._attachment.refresh_vlans()
+        """The same, and all that was written for it is compared with what there is."""
+        self._host.follow(thoroughly=True)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What is wrong with devices, settings and pins; empty when all is well. For any thread."""
+        return self._host.troubles
+
+    @property
+    def device_status(self) -> tuple[DeviceStatus, ...]:
+        """The devices that were asked for, and how they are. For any thread."""
+        return self._attachment.status
+
+    @property
+    def followed(self) -> Followed:
+        """How often it had to be put right what others did. For any thread."""
+        return Followed(
+            programs=self._attachment.repairs,
+            settings=self._host.switches.repairs,
+            checks=self.health.repairs,
+            pins=self._host.repairs,
+            resyncs=self._host.devices.resyncs,
+        )
+
+    # ---- the end ---------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Take everything out of the kernel, pins too, and close."""
         self.recorder.close()
-        self._attachment.detach()
+        self._host.detach()
         if self._pins is not None:
             remove_pins(self._pins)
         self.close()

@@ -15,11 +15,12 @@ from towpath.kernel.bpf import links, probe
 from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError
+from towpath.kernel.net.interfaces import device_index, device_name
 from towpath.kernel.net.xdp_features import XdpFeatures, try_native, xdp_features
 
 if TYPE_CHECKING:
     from towpath.kernel.bpf.attached import AttachedProgram
-    from towpath.kernel.net.interfaces import Family
+    from towpath.kernel.net.sysctl import Family
 
 # What the load balancer's program is called in the kernel, and nobody else's.
 _OWN = "towpath_lb"
@@ -100,9 +101,17 @@ def redirect_target(_: str, index: int) -> Answer:
     return unprobed("its driver does not take them now; some do once a program is attached")
 
 
+def _first_name(device: str) -> str:
+    """What the kernel calls a device that may be named by another name of its."""
+    try:
+        return device_name(device_index(device))
+    except KernelError:
+        return device
+
+
 def forwarding(device: str, family: Family) -> Answer:
     """Forwarding is on, or may be switched on: the FIB answers for no other device."""
-    path = _SYSCTL / family / "conf" / device / "forwarding"
+    path = _SYSCTL / family / "conf" / _first_name(device) / "forwarding"
     try:
         on = path.read_text().strip() != "0"
     except FileNotFoundError:
@@ -112,4 +121,4 @@ def forwarding(device: str, family: Family) -> Answer:
     if not permissions.held(CAP_NET_ADMIN):
         return unprobed("off, and this process lacks CAP_NET_ADMIN to switch it on")
     writable = os.access(path, os.W_OK)
-    return either(writable, "off until the agent runs", f"off, and {path} is read-only")
+    return either(writable, "off until a backend needs it", f"off, and {path} is read-only")

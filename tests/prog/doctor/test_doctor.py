@@ -386,17 +386,26 @@ def test_a_running_load_balancer_is_in_nobodys_way(pair: tuple[str, str]) -> Non
         found = of_devices(Device(pair[0]))
         assert found[f"XDP on {pair[0]}"].state == "available"
         assert found[f"XDP on {pair[0]}"].found == "attached in native mode"
-        assert found[f"IPv4 forwarding on {pair[0]}"].found == "on"
+        assert found[f"IPv4 forwarding on {pair[0]}"].found == "off until a backend needs it"
 
 
 def test_forwarding_is_looked_at_and_not_touched(pair: tuple[str, str]) -> None:
     """Off is as good as on, since the agent may switch it on."""
     setting = Path("/proc/sys/net/ipv4/conf") / pair[0] / "forwarding"
-    for value, said in (("0", "off until the agent runs"), ("1", "on")):
+    for value, said in (("0", "off until a backend needs it"), ("1", "on")):
         setting.write_text(value)
         answer = devices.forwarding(pair[0], "ipv4")
         assert (answer.works, answer.found) == (True, said)
         assert setting.read_text().strip() == value
+
+
+def test_a_device_may_be_named_by_another_name_of_its(pair: tuple[str, str]) -> None:
+    """Settings are under its first one."""
+    ip("ip", "link", "property", "add", "dev", pair[0], "altname", "tp-other-name")
+    answer = devices.forwarding("tp-other-name", "ipv4")
+    assert (answer.works, answer.found) == (True, "off until a backend needs it")
+    found = of_devices(Device("tp-other-name"))["IPv4 forwarding on tp-other-name"]
+    assert found.state == "available"
 
 
 def test_redirects_are_known_where_the_kernel_tells(pair: tuple[str, str]) -> None:

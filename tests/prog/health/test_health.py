@@ -21,7 +21,7 @@ from tests.prog.health.harness import (
     HealthRig,
 )
 from tests.prog.lb.frames import VIPS
-from tests.prog.lb.harness import Rig, rigged
+from tests.prog.lb.harness import Rig, rigged, service
 from tests.prog.lb.network import (
     BEHIND_GATEWAY,
     FAR,
@@ -52,10 +52,16 @@ PORT = 40000
 @pytest.fixture
 def health(rig: Rig) -> Iterator[HealthRig]:
     """The program, with nothing written down."""
+    forward_both(rig)
     made = HealthRig(rig)
     made.forget()
     yield made
     made.forget()
+
+
+def forward_both(rig: Rig) -> None:
+    """Have backends of both families, without which nothing would be forwarded in them."""
+    rig.serve(service(VIPS[4], NEAR[4][0], NEAR[6][0]))
 
 
 def segment(
@@ -231,6 +237,7 @@ def test_outer_sources_vary_as_those_of_clients() -> None:
     prefixes = {4: ip_network("10.44.0.0/16"), 6: ip_network("2001:db8:44::/96")}
     source = Source(ipv4=IPv4Network("10.44.0.0/16"), ipv6=IPv6Network("2001:db8:44::/96"))
     with network() as net, rigged(net, source=source) as rig:
+        forward_both(rig)
         health = HealthRig(rig)
         for inside, outside in COMBINATIONS:
             seen = set()

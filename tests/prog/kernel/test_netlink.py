@@ -13,7 +13,7 @@ import pytest
 from tests.prog.kernel.conftest import ip
 
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net import interfaces
+from towpath.kernel.net import interfaces, sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,12 +53,6 @@ def test_device_without_an_address_has_none(veth: int) -> None:
     assert veth
 
 
-def test_vlan_devices_are_none_without_any(veth: int) -> None:
-    """Other devices aren't taken for them."""
-    assert veth
-    assert interfaces.vlan_devices() == []
-
-
 @pytest.mark.parametrize(
     "ask",
     [
@@ -79,7 +73,7 @@ def test_missing_devices_are_told_with_those_there_are(
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_forwarding_tells_what_was_before(veth: int, family: interfaces.Family) -> None:
+def test_forwarding_tells_what_was_before(veth: int, family: sysctl.Family) -> None:
     """So that it can be put back."""
     assert veth
     setting = Path(f"/proc/sys/net/{family}/conf/tp0/forwarding")

@@ -18,6 +18,7 @@ from tests.prog.lb.told import note_length, run_on, tellable
 
 from towpath.core.lb import maglev
 from towpath.datapath.balancer import Balancer
+from towpath.datapath.maps.pins import HOST, NAMES
 from towpath.datapath.observe.counters import verdict_names
 from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source
 
@@ -225,6 +226,11 @@ def rigged(
         balancer = Balancer(on, source=source, icmp=icmp, limits=limits, pins=pins)
     with balancer:
         yield Rig(balancer, network, on[0].name, source)
+
+
+def pin_directories(pins: Path) -> list[str]:
+    """The directories of tables and links; what is noted of devices is beside them."""
+    return sorted(path.name for path in pins.iterdir() if path.name not in {NAMES, HOST})
 
 
 def service(

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.guests import examples
 from tests.prog.lb.frames import VIPS, flows, frame, made_for
-from tests.prog.lb.harness import SMALL, Rig, rigged, service
+from tests.prog.lb.harness import SMALL, Rig, pin_directories, rigged, service
 from tests.prog.lb.harness_layout import VERSIONS, version
 from tests.prog.lb.network import IN, NEAR, NO_ROUTE, Network
 from tests.prog.lb.oracle import NO_BACKEND, NO_VIP, TX, XDP_TX
 from tests.prog.lb.told import run_on
 
-from towpath.datapath import balancer
+from towpath.datapath import balancer, host
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.maps.pinned import READ
 from towpath.datapath.migration import migration
@@ -138,7 +138,7 @@ def test_nothing_is_lost(net: Network, pins: Path, name: str, *, back: bool) -> 
         }
         assert by_key(found) == by_key(counted)
         assert len(heir.balancer.flow_table.entries()) >= entries
-        assert sorted(path.name for path in pins.iterdir()) == ["links", "maps"]
+        assert pin_directories(pins) == ["links", "maps"]
         remembered = len(heir.world.remembered)
         if back:
             send(heir, frames())
@@ -203,7 +203,7 @@ def test_what_comes_meanwhile_comes_along(
                 rig.world.remember(rig.world.judge(each, rig.devices[IN]))
             return after(migration)
 
-        monkeypatch.setattr(balancer, "Attachment", attached)
+        monkeypatch.setattr(host, "Attachment", attached)
         monkeypatch.setattr(Migration, "after", finished)
         limits = replace(SMALL, flows=SMALL.flows * 2)
         heir = lives.enter_context(rigged(net, pins=pins, limits=limits))
@@ -327,6 +327,6 @@ def test_half_built_directories_are_removed(net: Network, pins: Path) -> None:
         leave_pin(pins / name / "vips")
     with rigged(net, pins=pins) as heir:
         succeeded(heir, rig)
-        assert sorted(path.name for path in pins.iterdir()) == ["links", "maps"]
+        assert pin_directories(pins) == ["links", "maps"]
         for each in flows(MANY):
             assert not heir.expect(each, TX).fresh

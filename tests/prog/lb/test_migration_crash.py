@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.guests import examples
 from tests.prog.lb.frames import VIPS, flows, frame
-from tests.prog.lb.harness import SMALL, Rig, rigged, service
+from tests.prog.lb.harness import SMALL, Rig, pin_directories, rigged, service
 from tests.prog.lb.harness_layout import version
 from tests.prog.lb.network import IN, NEAR, OUT, Network
 from tests.prog.lb.oracle import TX
 from tests.prog.lb.test_crash import in_child
 
-from towpath.datapath import balancer
+from towpath.datapath import balancer, host
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.maps import pins as pins_module
 from towpath.datapath.migration import migration
-from towpath.datapath.program import attachment, program
-from towpath.kernel.bpf import bpffs, probe
+from towpath.datapath.program import attachment, forwarding, program, switches
+from towpath.kernel.bpf import bpffs, notes, probe
 from towpath.kernel.bpf.links import xdp_program_id
 from towpath.kernel.bpf.programs import Program
 from towpath.model import Backend, Device
@@ -39,7 +39,18 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.thorough
 
-MODULES = (attachment, balancer, bpffs, migration, pins_module, program)
+MODULES = (
+    attachment,
+    balancer,
+    bpffs,
+    forwarding,
+    host,
+    migration,
+    notes,
+    pins_module,
+    program,
+    switches,
+)
 FILES = {each.__file__ for each in MODULES}
 DEVICES = (IN, OUT)
 KILLS = examples(18, 3)
@@ -184,7 +195,7 @@ def test_death_at_any_line(pins: Path, line: Heirs) -> None:
         heir = line.enter(names[heir_is])
         heir.world.remembered = world.remembered
         heir.told(heir.balancer.observed())
-        assert sorted(path.name for path in pins.iterdir()) == ["links", "maps"]
+        assert pin_directories(pins) == ["links", "maps"]
         pass_through(heir, frames())
         heir.balancer.close()
         line.rig, current = heir, heir_is
@@ -213,12 +224,12 @@ def test_each_state_that_pins_can_be_left_in(pins: Path, line: Heirs, step: str)
         "renamed": ["links", "maps-next", "maps-old"],
         "both": ["links", "maps", "maps-old"],
     }
-    assert sorted(path.name for path in pins.iterdir()) == left[step]
+    assert pin_directories(pins) == left[step]
     assert_goes_on(line.rig)
     heir = line.enter("this")
     heir.world.remembered = world.remembered
     heir.told(heir.balancer.observed())
-    assert sorted(path.name for path in pins.iterdir()) == ["links", "maps"]
+    assert pin_directories(pins) == ["links", "maps"]
     heir.serve(*services(5, 0, 1))
     for each in frames():
         assert not heir.expect(each, TX).fresh
@@ -240,6 +251,6 @@ def test_limits_apart_from_versions(net: Network, pins: Path, line: Heirs) -> No
     with rigged(net, pins=pins, limits=larger) as heir:
         heir.world.remembered = world.remembered
         heir.told(heir.balancer.observed())
-        assert sorted(path.name for path in pins.iterdir()) == ["links", "maps"]
+        assert pin_directories(pins) == ["links", "maps"]
         for each in frames():
             assert not heir.expect(each, TX).fresh

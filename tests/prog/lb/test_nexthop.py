@@ -45,7 +45,7 @@ from tests.prog.lb.oracle import (
 )
 
 from towpath.kernel.bpf.probe_fib import fib_lookup
-from towpath.kernel.net import interfaces
+from towpath.kernel.net import interfaces, sysctl
 from towpath.kernel.net.netns import new_netns
 from towpath.model import Backend, Source
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle_parse import Address
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
-FAMILY: dict[int, interfaces.Family] = {4: "ipv4", 6: "ipv6"}
+FAMILY: dict[int, sysctl.Family] = {4: "ipv4", 6: "ipv6"}
 
 
 def serve(rig: Rig, inside: int, *backends: Address | Backend) -> None:

@@ -27,7 +27,7 @@ from tests.prog.lb.network import (
 )
 from tests.prog.lb.oracle import HANDOFF, REDIRECT, TX
 
-from towpath.kernel.net import interfaces
+from towpath.kernel.net import interfaces, sysctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def vlans(rig: Rig, **found: tuple[str, int]) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def forwarding_on_the_vlan_device() -> Iterator[None]:
     """Packets that come in with a tag come in there, as far as forwarding is concerned."""
-    families: tuple[interfaces.Family, ...] = ("ipv4", "ipv6")
+    families: tuple[sysctl.Family, ...] = ("ipv4", "ipv6")
     before = [interfaces.set_forwarding(THIRD, family, on=True) for family in families]
     yield
     for family, was in zip(families, before, strict=True):
@@ -177,7 +177,9 @@ def test_vlan_devices_are_found_and_may_forward(rig: Rig, monkeypatch: pytest.Mo
         interfaces.set_forwarding(THIRD, family, on=False)
     upper, lower = rig.devices[THIRD], rig.devices[IN]
     with vlans(rig), monkeypatch.context() as patch:
-        patch.setattr(interfaces, "vlan_devices", lambda: [(upper, lower, 100)])
+        devices = rig.balancer._host.devices
+        patch.setattr(devices, "vlans", lambda: [(upper, lower, 100)])
+        patch.setattr(devices, "entrances", lambda at: [at, upper] if at == lower else [at])
         rig.balancer.refresh_devices()
         rig.world.vlan_devices[lower, 100] = upper
         rig.world.egress_devices[upper] = lower, 100

@@ -18,6 +18,7 @@ from towpath.api.documents import (
     Counters,
     CpuCounters,
     CpuVerdicts,
+    DeviceStatus,
     FileStatus,
     Flow,
     FlowCount,
@@ -77,6 +78,10 @@ DOCUMENTS = [
         metrics=None,
         resident_bytes=3,
         checks={"up": 2},
+        device_status=(
+            DeviceStatus("eth0", 2, called="lan0", mode="native"),
+            DeviceStatus("eth1", trouble="device eth1 is missing: it is gone"),
+        ),
     ),
 ]
 

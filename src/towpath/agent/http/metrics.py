@@ -17,11 +17,11 @@ from prometheus_client.registry import Collector
 from towpath.agent.errors import AgentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
-    from towpath.api.documents import Check, Counters, ServiceName, Status
+    from towpath.api.documents import Check, Counters, DeviceStatus, ServiceName, Status
     from towpath.model import Address
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,32 @@ def _health(checks: Iterable[Check]) -> Iterator[Metric]:
             results.add_metric((*mine, result), getattr(check, result))
     yield up
     yield results
+
+
+def host_metrics(devices: Iterable[DeviceStatus], followed: Mapping[str, int]) -> Iterator[Metric]:
+    """Metrics of devices, and of what was put right that others had done."""
+    attached = GaugeMetricFamily(
+        "towpath_device_attached",
+        "1 for a device whose packets are balanced, 0 for one that is missing or refuses.",
+        labels=("device",),
+    )
+    for device in devices:
+        attached.add_metric((device.name,), int(device.index is not None))
+    yield attached
+    repairs = CounterMetricFamily(
+        "towpath_repairs",
+        "How often something was put back that others had taken away, or set otherwise.",
+        labels=("what",),
+    )
+    for what, times in followed.items():
+        if what != "resyncs":
+            repairs.add_metric((what,), times)
+    yield repairs
+    yield CounterMetricFamily(
+        "towpath_resyncs",
+        "How often all devices were asked for again, since changes of them were lost.",
+        value=followed["resyncs"],
+    )
 
 
 def agent_metrics(status: Status) -> Iterator[Metric]:

@@ -14,22 +14,21 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from towpath.agent.errors import REFUSALS, AgentError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.http import captures, flows, services
-from towpath.agent.http.metrics import datapath_metrics
+from towpath.agent.http.metrics import datapath_metrics, host_metrics
 from towpath.agent.lb import exhaustion
 from towpath.agent.lb.controller import Controller, stored
 from towpath.agent.lb.exhaustion import ExhaustionWatch
 from towpath.agent.lb.observer import Observer
 from towpath.agent.lb.store import DATABASE, Store
 from towpath.agent.parts import Part
+from towpath.agent.readable import readable
 from towpath.agent.recorder.captures import Captures
 from towpath.agent.sources.intake import Intake
 from towpath.capabilities import API, FILE, ORIGINS
 from towpath.datapath.balancer import Balancer
-from towpath.datapath.maps.pins import LINKS, MAPS, NEXT, held
+from towpath.datapath.host import detach_pinned
+from towpath.datapath.maps.pins import LINKS
 from towpath.datapath.snat.table import check as check_snat
-from towpath.kernel.bpf import links
-from towpath.kernel.bpf.bpffs import remove_pins
-from towpath.kernel.errors import KernelError
 from towpath.model.snat import NO_SNAT
 
 if TYPE_CHECKING:
@@ -59,6 +58,10 @@ Args = ParamSpec("Args")
 REAP_SECONDS = 1.0
 REAP_PAUSES = 20
 
+# Between two looks at what the machine has when nothing is told, and at least.
+FOLLOW_SECONDS = 1.0
+FOLLOW_PAUSE = 0.05
+
 
 def start(given: Given) -> LoadBalancer:
     """Balance on the devices, taking over what is pinned."""
@@ -81,19 +84,8 @@ def forget(given: Given) -> None:
             )
         database.unlink()
     if (given.pins / LINKS).is_dir():
-        _detach(given.pins)
+        detach_pinned(given.pins)
         log.info("no device is configured any more: the load balancer has been detached")
-
-
-def _detach(pins: Path) -> None:
-    with held(pins):
-        for path in (pins / LINKS).iterdir():
-            try:
-                links.from_pin(path).detach()
-            except KernelError as error:
-                log.info("link %s has nothing to detach from: %s", path, error)
-        for name in (LINKS, NEXT, MAPS):
-            remove_pins(pins / name)
 
 
 class LoadBalancer(Part):
@@ -109,7 +101,8 @@ class LoadBalancer(Part):
         names = [each.name for each in enabled]
         self.fixed = (*self.fixed, *(name for name in names if name != API))
         with ExitStack() as undo:
-            store = undo.enter_context(Store(given.state / DATABASE))
+            self._database = given.state / DATABASE
+            store = undo.enter_context(Store(self._database))
             # Contradictions are found before anything is attached.
             check_snat(config.snat, stored(config, store, names).services())
             self._balancer = undo.enter_context(
@@ -184,15 +177,31 @@ class LoadBalancer(Part):
 
     # ---- In the background -----------------------------------------------------------------------
 
+    def files(self) -> Mapping[Path, str]:
+        """The database: what is written to one that was removed nobody finds again."""
+        what = "what sources and the API change is forgotten at the next start; restart it now"
+        return {self._database: what}
+
     def tasks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
-        """Health checks, backends that leave, ages of flows, warnings, sources."""
+        """Devices, health checks, backends that leave, ages of flows, warnings, sources."""
         sources = {name: source.run for name, (source, _) in self._sources.items()}
         return {
+            "devices": self._follow,
             "health checks": self._monitor.run,
             "backends that leave": self._reap,
             "ages of flows": self._age_flows,
             "warnings": self._warn,
         } | {f"source {name}": run for name, run in sources.items()}
+
+    async def _follow(self) -> None:
+        """Follow devices, addresses, VLANs, and what others undo: at once where the kernel tells.
+
+        However much it tells, changes of services get their turn in between.
+        """
+        while True:
+            await readable(self._balancer.fileno(), FOLLOW_SECONDS)
+            await self._writer.run(self._balancer.follow)
+            await asyncio.sleep(FOLLOW_PAUSE)
 
     async def _reap(self) -> None:
         """Let those go that were removed and whose flows have ended, or whose time is over.
@@ -240,8 +249,9 @@ class LoadBalancer(Part):
 
     @property
     def trouble(self) -> str | None:
-        """A change that could not be undone, checks that can't be made, sources that are away."""
-        return self.controller.trouble or self._monitor.trouble or next(self._away(), None)
+        """What is wrong with devices and pins; a change that could not be undone; and so on."""
+        found = (self.controller.trouble, self._monitor.trouble, *self._away())
+        return "; ".join([*self._balancer.troubles, *filter(None, found)]) or None
 
     def _away(self) -> Iterator[str]:
         for name, (source, _) in self._sources.items():
@@ -249,13 +259,18 @@ class LoadBalancer(Part):
                 yield f"source {name}: {source.trouble}"
 
     def summary(self) -> str:
-        """How many services there are."""
-        return f"{len(self.controller.desired.services())} services"
+        """How many services there are, and devices where one is missing."""
+        services = f"{len(self.controller.desired.services())} services"
+        devices = self._balancer.device_status
+        there = sum(each.index is not None for each in devices)
+        all_there = there == len(devices)
+        return services if all_there else f"{services} on {there} of {len(devices)} devices"
 
     def facts(self) -> dict[str, Any]:
         """Devices, services by owner, limits, checks, and sources other than the file."""
         return {
             "devices": self.controller.config.devices,
+            "device_status": self._balancer.device_status,
             "services": dict.fromkeys((FILE, API), 0) | self.observer.owners(),
             "limits": self.observer.limits(),
             "checks": self.observer.states(),
@@ -267,8 +282,9 @@ class LoadBalancer(Part):
         }
 
     def metrics(self) -> Iterable[Metric]:
-        """Of packets, services, backends and their checks."""
-        return datapath_metrics(self.observer.counters(), self.observer.checks())
+        """Of packets, services, backends and their checks, and of devices."""
+        yield from datapath_metrics(self.observer.counters(), self.observer.checks())
+        yield from host_metrics(self._balancer.device_status, self._balancer.followed._asdict())
 
     def routes(self) -> Iterable[APIRouter]:
         """Services, backends, flows, captures, and what they have seen."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,20 +13,33 @@ from towpath.api.documents import FileStatus
 from towpath.model import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from towpath.agent.config.file import ConfigFile
     from towpath.agent.sources.intake import Intake
     from towpath.model import Config
 
+log = logging.getLogger(__name__)
+
 
 class FileSource:
-    """Follows a file whose first content is in force. ``hurry`` has it read at once."""
+    """Follows a file whose first content is in force. ``hurry`` has it read at once.
+
+    ``lacks`` says what is wrong all the same when a content has been put into force.
+    """
 
     trouble: str | None = None
 
-    def __init__(self, file: ConfigFile, intake: Intake[Config]) -> None:
+    def __init__(
+        self,
+        file: ConfigFile,
+        intake: Intake[Config],
+        lacks: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.hurry = asyncio.Event()
         self._file = file
         self._intake = intake
+        self._lacks = lacks
         intake.accept()
 
     @property
@@ -56,4 +70,5 @@ class FileSource:
         except ConfigError as error:
             self._intake.refuse(error)
         else:
-            await self._intake.offer(config)
+            if await self._intake.offer(config) and (lacks := self._lacks()):
+                log.warning("%s: but %s", self._file.path, lacks)

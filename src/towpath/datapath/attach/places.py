@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from towpath.kernel.bpf import links
 from towpath.kernel.bpf.bpffs import remove_pins
@@ -93,7 +93,7 @@ class Places:
 
     def _adopted(self, name: str, program: Program, hook: Hook) -> Place | None:
         """Put a program into the link that there is. None: there is none that still works."""
-        place = self._held(name) or self._found(name, program, hook)
+        place = self.get(name) or self._found(name, program, hook)
         if place is None:
             return None
         try:
@@ -115,7 +115,7 @@ class Places:
             self._places.append(place)
         return place
 
-    def _held(self, name: str) -> Place | None:
+    def get(self, name: str) -> Place | None:
         """The place of that name that this process has."""
         return next((each for each in self._places if each.name == name), None)
 
@@ -176,6 +176,15 @@ class Places:
             done.append((place, place.program))
             place.program = program
 
+    def pin_again(self) -> list[str]:
+        """Pin those again whose pins somebody has removed; their names. KernelError."""
+        missing = [place for place in self._places if place.pin and not place.pin.exists()]
+        for place in missing:
+            path = cast("Path", place.pin)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            place.link.pin(path)
+        return [place.name for place in missing]
+
     def pinned(self) -> tuple[str, ...]:
         """The names of all places that are pinned, taken by this process or not."""
         if self._pins is None or not self._pins.is_dir():
@@ -188,7 +197,7 @@ class Places:
 
     def drop(self, name: str) -> None:
         """End the attachment of that name, this process's or what an earlier one has left."""
-        if place := self._held(name):
+        if place := self.get(name):
             self._end([place])
         if self._pins is None:
             return

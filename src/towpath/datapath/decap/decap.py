@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Literal, Self
 from towpath.closeable import Closeable
 from towpath.datapath.decap.table import DecapCounters, DecapError, DecapTable, tunnel_address
 from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
-from towpath.kernel.bpf.links import Link, attach_xdp
+from towpath.kernel.bpf.links import Link, attach_xdp, xdp_program_id
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
-from towpath.kernel.errors import LayoutError
+from towpath.kernel.errors import KernelError, LayoutError
 from towpath.kernel.net.interfaces import device_index, device_name
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.datapath.address import Address
+    from towpath.kernel.bpf.programs import Program
 
 Mode = Literal["auto", "native", "generic"]
 
@@ -75,6 +76,9 @@ class Decap(Closeable):
             self._table = DecapTable(obj, obj.maps[ADDRESSES], obj.maps[VERDICTS])
             for address in wanted:
                 self._table.add(address)
+            self._name = device if isinstance(device, str) else device_name(index)
+            self._wished: Mode = mode
+            self._program: Program | None = obj.programs[PROGRAM]
             self._link = attach_xdp(obj.programs[PROGRAM], index, mode)
             undo.callback(self._let_go)
             if pins is not None:
@@ -96,6 +100,7 @@ class Decap(Closeable):
             addresses = undo.enter_context(_open_map(pins, obj, ADDRESSES))
             verdicts = undo.enter_context(_open_map(pins, obj, VERDICTS))
             self._table = DecapTable(obj, addresses, verdicts)
+            self._program = None
             self._link = Link.from_pin(pins / LINK)
             undo.callback(self._let_go)
             self._undo = undo.pop_all()
@@ -137,6 +142,38 @@ class Decap(Closeable):
     def counters(self) -> DecapCounters:
         """Read the counters. Not one moment's: packets go on while they are read."""
         return self._table.counters()
+
+    def follow(self) -> str:
+        """Attach again if the device has gone and come back, or somebody has detached the program.
+
+        To be called now and then by the process that has attached. A device that is renamed keeps
+        its program until another one has its name. Returns what is wrong, such as that there is no
+        such device; empty when all is well.
+        """
+        if self._program is None:
+            return ""
+        if self._link.fd >= 0 and not self._is_here(self._link.ifindex):
+            # Wherever it is by now, such as in another network namespace: it isn't wanted there.
+            self._link.detach()
+        try:
+            index = device_index(self._name)
+            if self._link.fd < 0 or index != self._link.ifindex:
+                self._move(self._program, index)
+        except KernelError as error:
+            return str(error)
+        return ""
+
+    def _is_here(self, index: int) -> bool:
+        return self._link.attached and xdp_program_id(index) == self._link.program_id
+
+    def _move(self, program: Program, index: int) -> None:
+        """Attach to a device in place of the one before, if that is still there."""
+        link = attach_xdp(program, index, self._wished)
+        self._link.detach()
+        self._link = link
+        if self.pins is not None:
+            (self.pins / LINK).unlink(missing_ok=True)
+            link.pin(self.pins / LINK)
 
     def close(self) -> None:
         """Detach, unless pinned, and let go of everything in the kernel. Twice is once."""

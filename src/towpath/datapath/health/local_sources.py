@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import logging
 import socket
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from towpath.kernel.net import interfaces
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.sysctl import ACCEPT_LOCAL, RP_FILTER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection
 
     from towpath.datapath.address import Address
+    from towpath.datapath.program.switches import Switches
+    from towpath.kernel.net.devices import Devices
 
 log = logging.getLogger(__name__)
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_STRICT, _LOOSE = "1", "2"
 
 
 class LocalSources:
@@ -26,43 +28,46 @@ class LocalSources:
 
     That is what answers look like where a VIP is also an address of the load balancer,
     such as on lo for a routing daemon to announce it; the kernel takes them for forged.
-    What was changed is restored.
+    What was changed is set back.
     """
 
-    _WANTED = ("accept_local", "1"), ("rp_filter", "2")
-
-    def __init__(self, devices: Sequence[int]) -> None:
+    def __init__(self, devices: Devices, switches: Switches) -> None:
         self._devices = devices
-        self._before: dict[Path, str] = {}
+        self._switches = switches
+        self._told: frozenset[str] = frozenset()
 
-    def allow(self) -> None:
-        """Set what must be set. Where that can't be done it stays as it is."""
-        for index in self._devices:
-            for name, wanted in self._WANTED:
-                path = Path("/proc/sys/net/ipv4/conf", interfaces.device_name(index), name)
-                try:
-                    before = path.read_text().strip()
-                    # A filter that is off, or looser, is fine.
-                    if path in self._before or before == wanted:
-                        continue
-                    if name == "rp_filter" and not self._is_strict(path):
-                        continue
-                    path.write_text(wanted)
-                    self._before[path] = before
-                except OSError as error:
-                    log.warning("%s can't be set: %s", path, error)
+    def allow(self, indexes: Collection[int]) -> None:
+        """Have it so on these devices and no others; again, when others changed it.
 
-    def _is_strict(self, path: Path) -> bool:
-        """Whether the reverse path filter is: the larger of the device's and everyone's counts."""
-        everyone = path.parent.parent / "all" / path.name
-        return max(path.read_text().strip(), everyone.read_text().strip()) == "1"
+        Where that can't be done it stays as it is.
+        """
+        for setting in (RP_FILTER, ACCEPT_LOCAL):
+            for index in self._switches.where(setting):
+                if index not in indexes:
+                    self._switches.unset(index, setting)
+        failed = []
+        for index in indexes:
+            try:
+                self._allow(index)
+            except KernelError as error:
+                failed.append(str(error))
+        for each in failed:
+            if each not in self._told:
+                log.warning("%s; checks of VIPs that this node has too may fail", each)
+        self._told = frozenset(failed)
+
+    def _allow(self, index: int) -> None:
+        device = self._devices.get(index)
+        if device is None:
+            return
+        self._switches.set(index, ACCEPT_LOCAL, "1")
+        # A filter that is off, or looser, is fine. The larger of the device's and all's counts.
+        if max(RP_FILTER.read(device.name), RP_FILTER.read("all")) == _STRICT:
+            self._switches.set(index, RP_FILTER, _LOOSE)
 
     def restore(self) -> None:
-        """Set what was changed to what it was. Twice is once."""
-        for path, before in self._before.items():
-            with suppress(OSError):  # the device is gone
-                path.write_text(before)
-        self._before.clear()
+        """Set back what was changed, by whichever process. Twice is once."""
+        self.allow(())
 
 
 def is_local(address: Address) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,17 +23,21 @@ import numpy as np
 from towpath.datapath.address import family, pack
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.health.local_sources import LocalSources, is_local
-from towpath.datapath.lb.outer_source import node_address
+from towpath.datapath.lb.outer_source import Vips, node_address
 from towpath.kernel.bpf.links import attach_tc_egress
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net import interfaces, rules
+from towpath.kernel.net import rules
+from towpath.kernel.net.routes import preferred_source, stays_here
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from towpath.datapath.address import Address
+    from towpath.datapath.program.attachment import Attachment
     from towpath.datapath.program.program import LoadedProgram
-    from towpath.kernel.bpf.links import Attachment
+    from towpath.datapath.program.switches import Switches
+    from towpath.kernel.bpf import links
+    from towpath.kernel.net.devices import Devices
     from towpath.model.service import Forwarding
     from towpath.model.snat import Snat
 
@@ -48,42 +52,79 @@ PRIORITY = 747
 SEGMENT = 1180
 _LINGER_NONE = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 _SOCKET_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_ANY_PORT = 9  # to ask for a route needs one
 
 
 class HealthPath:
     """Makes connections that go to a backend in the way of clients' packets.
 
-    ``devices`` are the indexes of the load balancer's; ``snat`` says what clients are translated
-    to. Nothing is attached or routed before
-    `open`; `close` undoes it. `connection` may be called from another thread than the rest.
+    ``attachment`` has the load balancer's devices, of all ``devices``; ``snat`` says what clients
+    are translated to. Nothing is attached, routed or set before `open`; `close` undoes it.
+    `connection` may be called from another thread than the rest.
     """
 
     def __init__(
-        self, program: LoadedProgram, devices: Sequence[int], mark: int, snat: Snat
+        self,
+        program: LoadedProgram,
+        attachment: Attachment,
+        devices: Devices,
+        switches: Switches,
+        *,
+        mark: int,
+        snat: Snat,
     ) -> None:
         self._program = program
         self._snat = snat
         self._probes = program.maps["health_probes"]
+        self._attachment = attachment
         self._devices = devices
         self._mark = mark
-        self._attached: Attachment | None = None
-        self._local_sources = LocalSources(devices)
+        self._attached: links.Attachment | None = None
+        self._local_sources = LocalSources(devices, switches)
         self._own: dict[int, Address | None] = {}
         self._vips: frozenset[Address] = frozenset()
+        self.repairs = 0
+        """How often something was put back that others had taken away."""
 
     def open(self, vips: Iterable[Address]) -> None:
         """Get ready for checks of these VIPs. May be called again. KernelError."""
         self._vips = frozenset(vips)
         if self._attached is None:
             self._attach()
-        on_them = [upper for upper, lower, _ in interfaces.vlan_devices() if lower in self._devices]
-        indexes = (*self._devices, *on_them)
-        addresses = [each for index in indexes for each in interfaces.addresses(index)]
-        usable = [each for each in addresses if each.ip not in self._vips]
-        self._own = {version: node_address(usable, version) for version in (4, 6)}
-        if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips):
-            self._local_sources.allow()
+        self._devices.read()
+        self.follow()
+
+    def follow(self) -> None:
+        """Be ready still, as devices, addresses and rules are now. KernelError."""
+        if self._attached is None:
+            return
+        self._look_after(self._attached)
+        indexes = [
+            each for index in self._attachment.devices for each in self._devices.entrances(index)
+        ]
+        addresses, vips = self._devices.addresses(indexes), Vips(self._vips)
+        self._own = {version: node_address(addresses, version, vips) for version in (4, 6)}
+        answered_here = any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips)
+        self._local_sources.allow(indexes if answered_here else ())
+
+    def _look_after(self, attached: links.Attachment) -> None:
+        """Put back what others have taken away, such as a rule that a network manager doesn't know.
+
+        KernelError.
+        """
+        program = self._program.object.programs["towpath_health"]
+        if attached.program_id != program.id or not attached.attached:
+            self._tell("the program of health checks on lo was detached or replaced")
+            attached.detach()
+            self._attached = attach_tc_egress(program, LOOPBACK)
+        for vip in {each.version: each for each in self._vips}.values():
+            if not stays_here(vip, self._mark):
+                self._tell(f"the rule or route for mark {self._mark} was removed")
+                rules.to_loopback(self._mark, TABLE, PRIORITY)
+                break
+
+    def _tell(self, what: str) -> None:
+        self.repairs += 1
+        log.warning("%s by somebody else; it is put back", what)
 
     def _attach(self) -> None:
         # The program before the routes: without it packets would end up on this node.
@@ -172,6 +213,12 @@ class HealthPath:
             "devices need one that is no VIP"
         )
 
+    def _first(self) -> int:
+        """The device that the FIB is asked for, as if a client's packet had come in there."""
+        for index in self._attachment.devices:
+            return index
+        raise DatapathError("none of the load balancer's devices is there")
+
     def _write_down(self, own: Address, port: int, backend: Address, *, l2: bool) -> None:
         key: Any = np.zeros((), self._probes.key_dtype)
         key["addr"]["word"] = np.frombuffer(pack(own), ">u4")
@@ -179,16 +226,6 @@ class HealthPath:
         value: Any = np.zeros((), self._probes.value_dtype)
         value["to"]["addr"]["word"] = np.frombuffer(pack(backend), ">u4")
         value["to"]["family"] = family(backend)
-        value["ifindex"], value["family"] = self._devices[0], family(own)
+        value["ifindex"], value["family"] = self._first(), family(own)
         value["l2"] = l2
         self._probes.update(key, value)
-
-
-def preferred_source(towards: Address) -> Address | None:
-    """Return the address that this node's packets to another have; None if there is no route."""
-    with socket.socket(_SOCKET_FAMILIES[towards.version], socket.SOCK_DGRAM) as asking:
-        try:
-            asking.connect((str(towards), _ANY_PORT))
-        except OSError:
-            return None
-        return ip_address(asking.getsockname()[0])

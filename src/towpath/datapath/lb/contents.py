@@ -15,7 +15,7 @@ from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.maps.source import TableSource
@@ -36,6 +36,8 @@ class Contents:
         self._source = source
         self.tables = build.tables(source)
         self._observed: dict[ServiceKey, Service] = {}
+        self.version = 0
+        """Increases when the services are others than before."""
 
     def observed(self) -> tuple[Service, ...]:
         """Return the services that are in the kernel.
@@ -57,6 +59,7 @@ class Contents:
 
     def adopt(self, known: Iterable[Service] = ()) -> None:
         """Take over what is in the kernel, with the names that are ``known``."""
+        self.version += 1
         self.tables.adopt()
         names = {service.key: service.name for service in known}
         self._observed = {
@@ -75,14 +78,19 @@ class Contents:
         """Return what `apply` would do with ``services``."""
         return plan(self.observed(), tuple(services))
 
-    def apply(self, services: Iterable[Service]) -> Transition:
+    def apply(
+        self, services: Iterable[Service], prepare: Callable[[Transition], None] = lambda _: None
+    ) -> Transition:
         """Make ``services`` what is in the kernel, step by step, and return the steps.
 
-        Flows go on throughout. CapacityError: there is no room; nothing was changed then.
+        ``prepare`` is called before the first one. Flows go on throughout. CapacityError: there is
+        no room; nothing was changed then.
         """
         services = tuple(services)
         wanted = self.plan(services)
         check(self.tables, wanted.steps)
+        prepare(wanted)
+        self.version += 1
         try:
             for step in wanted.steps:
                 execute(step, self.tables)

@@ -1,54 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outer source addresses, as the program's ``struct settings`` has them."""
+"""Outer source addresses, as the program's ``struct settings`` has them.
+
+"node" means what the route to a backend prefers. From Linux 6.7 on the look-up in the FIB tells it.
+For older kernels one address of each family is chosen here: the one that the kernel itself takes
+towards most backends, asked again as routes and addresses change. It is never a VIP: a backend has
+that on itself, and its kernel takes packets that come from there for forged. Where the route would
+have a VIP, the address that is chosen here is used on all kernels.
+"""
 
 from __future__ import annotations
 
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
-)
+from collections import Counter
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from towpath.datapath.address import Address, pack
+from towpath.kernel.net.routes import preferred_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from towpath.kernel.net.devices import Owned
     from towpath.model.settings import Source
 
-Interface = IPv4Interface | IPv6Interface
-Wish = str | IPv4Address | IPv4Network | IPv6Address | IPv6Network
+Network = IPv4Network | IPv6Network
+Wish = str | Address | Network
 _WORD_BITS = 32
+_HOST_BITS = {4: 8, 6: 64}
+"""Backends whose addresses differ in no more than so many bits are taken to be behind one route."""
+_ASKED = 32
+"""Such routes that the kernel is asked about."""
+_LOOKED_AT = 2048
+"""Backends that such routes are looked for among."""
 
 
-def node_address(interfaces: Iterable[Interface], version: int) -> Address | None:
-    """Return the first address of a family that others can answer to."""
-    found = (i.ip for i in interfaces if i.version == version and not i.ip.is_link_local)
-    return next(found, None)
+class Vips:
+    """The addresses that services are for."""
+
+    def __init__(self, vips: Iterable[Address | Network] = ()) -> None:
+        vips = set(vips)
+        self._single = {each for each in vips if isinstance(each, IPv4Address | IPv6Address)}
+        self._networks = [each for each in vips if isinstance(each, IPv4Network | IPv6Network)]
+
+    def with_more(self, vips: Iterable[Address | Network]) -> Vips:
+        """Return these and others."""
+        return Vips((*self._single, *self._networks, *vips))
+
+    def __contains__(self, address: Address) -> bool:
+        """Whether some service is for an address."""
+        return address in self._single or any(address in each for each in self._networks)
 
 
-def vary_mask(network: IPv4Network | IPv6Network) -> int:
+def node_address(owned: Iterable[Owned], version: int, vips: Vips | None = None) -> Address | None:
+    """Return the address of a family that others can best answer to; None: there is none.
+
+    As RFC 6724 would have it, without knowing to whom: not a deprecated one if there is another,
+    nor one that is temporary or secondary; the first of those that are as good.
+    """
+    usable = [
+        each
+        for each in owned
+        if each.interface.version == version
+        and each.usable
+        and not each.interface.ip.is_link_local
+        and (vips is None or each.interface.ip not in vips)
+    ]
+    best = min(usable, key=lambda each: (each.deprecated, each.secondary), default=None)
+    return best.interface.ip if best else None
+
+
+def alike(backends: Iterable[Address]) -> list[Address]:
+    """Return one of those backends that are taken to be behind one route, of a few routes."""
+    found: dict[tuple[int, int], Address] = {}
+    for each in islice(backends, _LOOKED_AT):
+        if len(found) == _ASKED:
+            break
+        version = each.version
+        found.setdefault((version, int(each) >> _HOST_BITS[version]), each)
+    return list(found.values())
+
+
+def choose(
+    version: int, backends: Iterable[Address], vips: Vips, owned: Iterable[Owned]
+) -> tuple[bool, Address | None]:
+    """Whether routes may choose the source of packets to backends, and the one that else is.
+
+    ``owned``: addresses to choose from where no route tells. None: there is none that will do.
+    """
+    towards = (each for each in backends if each.version == version)
+    found = Counter(each for each in map(preferred_source, towards) if each is not None)
+    routed = not any(each in vips for each in found)
+    for each, _ in found.most_common():
+        if not (each in vips or each.is_link_local or each.is_loopback):
+            return routed, each
+    return routed, node_address(owned, version, vips)
+
+
+def vary_mask(network: Network) -> int:
     """Return the host bits of a prefix within the address's last 32 bits."""
     host_bits = min(network.max_prefixlen - network.prefixlen, _WORD_BITS)
     return (1 << host_bits) - 1
 
 
-def fill_settings(record: Any, source: Source, interfaces: Iterable[Interface]) -> None:
-    """Write the sources of both families to a ``struct settings``.
-
-    "node" leaves the choice to the route; the device's own address, written
-    beside it, is for kernels whose FIB look-up doesn't tell a source (before 6.7).
-    """
-    interfaces = tuple(interfaces)
+def fill_settings(
+    record: Any, source: Source, backends: Sequence[Address], vips: Vips, owned: Iterable[Owned]
+) -> None:
+    """Write the sources of both families to a ``struct settings``."""
+    owned = tuple(owned)
     for version, wish in ((4, source.ipv4), (6, source.ipv6)):
-        address, vary = _resolve(wish, interfaces, version)
-        record[f"fib_source{version}"] = wish == "node"
+        routed, address, vary = _resolve(wish, version, backends, vips, owned)
+        record[f"fib_source{version}"] = routed
         record[f"vary{version}"] = vary
         record[f"source{version}"]["word"] = np.frombuffer(
             pack(address) if address else bytes(16), ">u4"
@@ -56,10 +120,11 @@ def fill_settings(record: Any, source: Source, interfaces: Iterable[Interface]) 
 
 
 def _resolve(
-    wish: Wish, interfaces: tuple[Interface, ...], version: int
-) -> tuple[Address | None, int]:
+    wish: Wish, version: int, backends: Sequence[Address], vips: Vips, owned: Iterable[Owned]
+) -> tuple[bool, Address | None, int]:
     if isinstance(wish, IPv4Network | IPv6Network):
-        return wish.network_address, vary_mask(wish)
+        return False, wish.network_address, vary_mask(wish)
     if isinstance(wish, IPv4Address | IPv6Address):
-        return wish, 0
-    return node_address(interfaces, version), 0
+        return False, wish, 0
+    routed, address = choose(version, backends, vips, owned)
+    return routed, address, 0

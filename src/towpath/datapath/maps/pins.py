@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The directory of pins that keeps a load balancer alive: who may use it, what is in it.
 
-`maps` are the tables, `links` the program's places on the devices. While tables of
+`maps` are the tables, `links` the program's places on the devices; `devices` notes what these are
+called, and `host` what was set on them and how that was before. While tables of
 another shape take the place of those that are there, `maps-next` are complete beside
 `maps`, then one after the other:
 
@@ -16,11 +17,12 @@ each amounts to. No table is changed before it is over, so both have the same se
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from towpath.kernel import lock
 from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, remove_pins
+from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,24 +31,59 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAPS, NEXT, OLD, LINKS = "maps", "maps-next", "maps-old", "links"
+NAMES, HOST = "devices", "host"
+
+
+class Hold:
+    """A directory of pins that nobody else may use."""
+
+    def __init__(self, pins: Path, undo: ExitStack) -> None:
+        self._pins = pins
+        self._undo = undo
+        self._inode = 0
+        self.again()
+
+    def again(self) -> bool:
+        """Make the directory and hold it, if somebody has removed it; whether it was gone.
+
+        KernelError: another process has it by now, or there is no BPF file system and none can be
+        mounted.
+        """
+        if self._inode and self._inode == _inode(self._pins):
+            return False
+        if self._pins.is_relative_to(ROOT):
+            ensure_bpffs()
+        was_held = bool(self._inode)
+        try:
+            self._pins.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise KernelError(f"make {self._pins}", error.errno or 0) from error
+        self._undo.enter_context(lock.exclusive(self._pins))
+        self._inode = _inode(self._pins)
+        return was_held
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
 
 
 @contextmanager
-def held(pins: Path) -> Iterator[None]:
+def held(pins: Path) -> Iterator[Hold]:
     """Keep others out of a directory of pins in the block, making it if need be.
 
     Two that write the same tables would take each other's room. It is left behind
     only if something is pinned in it. What a process that was killed has left half
     built is removed. KernelError: another process has it.
     """
-    if pins.is_relative_to(ROOT):
-        ensure_bpffs()
-    pins.mkdir(parents=True, exist_ok=True)
     try:
-        with lock.exclusive(pins):
+        with ExitStack() as undo:
+            hold = Hold(pins, undo)
             if pins.is_relative_to(ROOT):
                 _tidy(pins)
-            yield
+            yield hold
     finally:
         with suppress(OSError):  # it isn't empty, or gone already
             pins.rmdir()

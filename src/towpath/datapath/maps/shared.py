@@ -10,6 +10,7 @@ all. Maps that are adopted keep their seeds. Programs are loaded over them by
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
@@ -231,9 +232,8 @@ class SharedMaps:
         ensure_bpffs()
         self.current.parent.mkdir(parents=True, exist_ok=True)
         with new_pin_dir(self.current) as building:
-            for name, each in self.maps.items():
-                if not name.startswith(".") and name not in SCRATCH:
-                    each.pin(building / name)
+            for name in self._pinnable():
+                self.maps[name].pin(building / name)
             pin_types(self.btf, building / TYPES)
 
     def give_up(self, programs: Collection[int]) -> None:
@@ -252,7 +252,28 @@ class SharedMaps:
         """Make these tables the only ones that are pinned."""
         if self._pins is not None and self.current is not None:
             succeed(self._pins, self.current)
+            self.current = self._pins / MAPS
         self.leaving = None
+
+    def pin_again(self) -> list[str]:
+        """Pin those again whose pins somebody has removed; their names. KernelError."""
+        if self.current is None:
+            return []
+        try:
+            there = set(os.listdir(self.current))  # noqa: PTH208 -- names, a second apart for ever
+        except FileNotFoundError:
+            self._pin_maps()
+            return [self.current.name]
+        missing = [name for name in (*self._pinnable(), TYPES) if name not in there]
+        for name in missing:
+            if name == TYPES:
+                pin_types(self.btf, self.current / TYPES)
+            else:
+                self.maps[name].pin(self.current / name)
+        return missing
+
+    def _pinnable(self) -> list[str]:
+        return [name for name in self.maps if not name.startswith(".") and name not in SCRATCH]
 
     # ---- for who reads and writes them -----------------------------------------------------------
 

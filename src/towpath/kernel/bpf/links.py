@@ -72,7 +72,7 @@ class Attachment(Protocol):
 
     @property
     def attached(self) -> bool:
-        """Whether what it is attached to is still there."""
+        """Whether it still is: others may detach it, and a device that goes takes it along."""
 
     def update(self, program: Program) -> None:
         """Replace the program; no packet goes by in between."""
@@ -136,7 +136,10 @@ class Link:
 
     @property
     def attached(self) -> bool:
-        """Whether what it is attached to is still there: the device, the cgroup."""
+        """Whether what it is attached to is still there: the device, the cgroup.
+
+        The device may be in another network namespace by now.
+        """
         info = self._info()
         if info.type in _OF_DEVICES:
             return bool(info.target.device.ifindex)

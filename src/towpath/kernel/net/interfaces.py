@@ -10,16 +10,15 @@ import errno as errnos
 import socket
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.sysctl import FORWARDING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-
-_ETH_P_8021Q = 0x8100
+    from towpath.kernel.net.sysctl import Family
 
 
 def device_index(name: str) -> int:
@@ -61,53 +60,6 @@ def mtu(index: int) -> int:
     return int(_link(index).get("mtu"))
 
 
-def vlan_devices() -> list[tuple[int, int, int]]:
-    """All 802.1Q devices: index, index of the device below, VLAN id.
-
-    Those whose device below is in another network namespace aren't among them.
-    """
-    with connected() as netlink:
-        return vlans_among(netlink.get_links())
-
-
-def vlans_among(messages: Iterable[Any]) -> list[tuple[int, int, int]]:
-    """The same, of link messages from anywhere."""
-    found = []
-    for message in messages:
-        info = message.get("linkinfo")
-        if info is None or info.get("kind") != "vlan" or message.get("link_netnsid") is not None:
-            continue
-        data = info.get("data")
-        if data.get("vlan_protocol") == _ETH_P_8021Q:
-            found.append((message["index"], message.get("link"), data.get("vlan_id")))
-    return found
-
-
-def entrances(index: int) -> list[str]:
-    """Names of the devices that packets of a device come in by, as routing sees it.
-
-    Its VLAN devices, the devices that it is a bond of, and itself. KernelError: no such device.
-    """
-    with connected() as netlink:
-        return [device_name(index), *entrances_among(netlink.get_links(), index)]
-
-
-def entrances_among(messages: Iterable[Any], index: int) -> list[str]:
-    """The same without the device itself, of link messages from anywhere."""
-    messages = list(messages)
-    tagged = {upper for upper, lower, _ in vlans_among(messages) if lower == index}
-    return [
-        message.get("ifname")
-        for message in messages
-        if message["index"] in tagged or (message.get("master") == index and _is_bonded(message))
-    ]
-
-
-def _is_bonded(message: Any) -> bool:
-    info = message.get("linkinfo")
-    return info is not None and info.get("slave_kind") == "bond"
-
-
 def _link(index: int) -> Any:
     with connected() as netlink:
         try:
@@ -118,26 +70,19 @@ def _link(index: int) -> Any:
             raise KernelError(f"read device {index}", error.code) from error
 
 
-Family = Literal["ipv4", "ipv6"]
-_SYSCTL = Path("/proc/sys/net")
-
-
 def set_forwarding(name: str, family: Family, on: bool) -> bool:  # noqa: FBT001 -- the new state
     """Switch a device's packet forwarding; returns what it was before.
 
     ``name`` can be "all" or "default" as well. KernelError: no such device, or not allowed.
     """
-    path = _SYSCTL / family / "conf" / name / "forwarding"
     try:
-        before = path.read_text().strip() != "0"
+        before = FORWARDING[family].read(name) != "0"
         if before != on:
-            path.write_text("1" if on else "0")
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
+            FORWARDING[family].write(name, "1" if on else "0")
+    except KernelError as error:
+        if error.errno == errnos.ENOENT:
             device_index(name)
-        hint = permission_hint(CAP_NET_ADMIN) if isinstance(error, PermissionError) else ""
-        what = f"set {family} forwarding of {name}"
-        raise KernelError(what, error.errno or 0, hint) from error
+        raise
     return before
 
 

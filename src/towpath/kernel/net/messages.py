@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Netlink messages put together by hand, for probes.
+"""Netlink messages put together by hand: for probes, and for what follows the kernel for long.
 
-Everything else speaks netlink by way of pyroute2, which takes longer to import than all probes
-together take to run, and which lacks some of what they ask for.
+Everything else speaks netlink by way of pyroute2. It takes longer to import than all probes
+together take to run, lacks some of what they ask for, and a socket of its that has lost messages
+answers nothing any more (see :mod:`towpath.kernel.net.watch`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +25,22 @@ DUMP = 0x300
 CREATE = 0x400 | 0x200  # NLM_F_CREATE | NLM_F_EXCL
 
 _REQUEST, _ACK = 0x1, 0x4
+_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: things changed while they were listed
 _ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _MAX_MESSAGE = 1 << 16
+_MAX_DUMP_TRIES = 8
+
+
+class Received(NamedTuple):
+    """One message: its type, flags, the number of the request that it answers, and its body."""
+
+    kind: int
+    flags: int
+    sequence: int
+    body: bytes
 
 
 class Netlink:
@@ -39,23 +51,33 @@ class Netlink:
         self._sequence = 0
 
     def ask(self, kind: int, body: bytes, flags: int = 0) -> list[bytes]:
-        """Send a request; the bodies of all messages that answer it. OSError: it was refused."""
+        """Send a request; the bodies of all messages that answer it. OSError: it was refused.
+
+        A list of what changes all the time may have something twice, or not.
+        """
+        for _ in range(_MAX_DUMP_TRIES):
+            *answers, end = self._ask(kind, body, flags)
+            if not any(each.flags & _INTERRUPTED for each in (*answers, end)):
+                break
+        return [each.body for each in answers]
+
+    def _ask(self, kind: int, body: bytes, flags: int) -> list[Received]:
+        """What answers a request, the end of it included."""
         self._sequence += 1
         flags |= _REQUEST | _ACK
         length = _HEADER.size + len(body)
         self._socket.send(_HEADER.pack(length, kind, flags, self._sequence, 0) + body)
         return list(self._answers())
 
-    def _answers(self) -> Iterator[bytes]:
+    def _answers(self) -> Iterator[Received]:
         while True:
-            received = self._socket.recv(_MAX_MESSAGE)
-            for kind, sequence, body in _split(received):
-                if sequence != self._sequence:
+            for each in split(self._socket.recv(_MAX_MESSAGE)):
+                if each.sequence != self._sequence:
                     continue  # of a request whose answers nobody read to the end
-                if kind in (_ERROR, _DONE):
-                    _check(body)
+                yield each
+                if each.kind in (_ERROR, _DONE):
+                    _check(each.body)
                     return
-                yield body
 
     def __enter__(self) -> Self:
         return self
@@ -76,15 +98,18 @@ def attribute(kind: int, value: bytes | int) -> bytes:
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Take attributes apart: their values by type."""
-    found = {}
+    """Take attributes apart: their values by type, the last one of each."""
+    return dict(each_attribute(data))
+
+
+def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and value of each attribute, in their order."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
         if length < _ATTRIBUTE.size:
-            break
-        found[kind & _TYPE_MASK] = data[_ATTRIBUTE.size : length]
+            return
+        yield kind & _TYPE_MASK, data[_ATTRIBUTE.size : length]
         data = data[_padded(length) :]
-    return found
 
 
 def text(value: str) -> bytes:
@@ -92,11 +117,19 @@ def text(value: str) -> bytes:
     return value.encode() + b"\0"
 
 
-def _split(received: bytes) -> Iterator[tuple[int, int, bytes]]:
+def split(received: bytes) -> Iterator[Received]:
+    """The messages in what a socket gave."""
     while len(received) >= _HEADER.size:
-        length, kind, _, sequence, _ = _HEADER.unpack_from(received)
-        yield kind, sequence, received[_HEADER.size : length]
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(received)
+        if length < _HEADER.size:
+            return
+        yield Received(kind, flags, sequence, received[_HEADER.size : length])
         received = received[_padded(length) :]
+
+
+def message(kind: int, body: bytes) -> bytes:
+    """A message with its header, as others' parsers want it."""
+    return _HEADER.pack(_HEADER.size + len(body), kind, 0, 0, 0) + body
 
 
 def _padded(length: int) -> int:

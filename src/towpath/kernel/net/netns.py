@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from towpath.closeable import Closeable
 from towpath.kernel import _libc
 from towpath.kernel.errors import CAP_SYS_ADMIN, KernelError, errno_name, permission_hint
 
@@ -31,6 +32,28 @@ def in_netns(where: str | Path | int) -> Iterator[None]:
         return
     with _opened(_path(where)) as fd, _inside(fd, f"network namespace {where}"):
         yield
+
+
+class Home(Closeable):
+    """The calling thread's network namespace, for whoever may be in another one later."""
+
+    def __init__(self) -> None:
+        self._fd = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Run the block in it. A thread that is in it needs no right to move. KernelError."""
+        if os.path.samestat(os.fstat(self._fd), Path(_OWN).stat()):
+            yield
+            return
+        with in_netns(self._fd):
+            yield
+
+    def close(self) -> None:
+        """Let go of it. Twice is once."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 @contextmanager

@@ -16,9 +16,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.test_codec import DOCUMENTS, NAME
 
 from towpath.agent.errors import AgentError
-from towpath.agent.http.metrics import agent_metrics, datapath_metrics, registry, served
+from towpath.agent.http.metrics import (
+    agent_metrics,
+    datapath_metrics,
+    host_metrics,
+    registry,
+    served,
+)
 from towpath.api.documents import Check, Counters, Status
 from towpath.core.health import State
+from towpath.datapath.balancer import Followed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,13 +35,20 @@ if TYPE_CHECKING:
 COUNTERS = next(each for each in DOCUMENTS if isinstance(each, Counters))
 CHECKS = [each for each in DOCUMENTS if isinstance(each, Check)]
 STATUS = next(each for each in DOCUMENTS if isinstance(each, Status))
+FOLLOWED = Followed(programs=1, settings=2, checks=3, pins=4, resyncs=5)
 LABELS = {"service": "web", "vip": "2001:db8::10", "port": "80", "protocol": "udp"}
 CHECKED = LABELS | {"backend": "192.0.2.1"}
 
 
 def made(status: Status = STATUS, checks: Iterable[Check] = CHECKS) -> CollectorRegistry:
     """A registry as an agent with a load balancer has it."""
-    return registry(lambda: chain(datapath_metrics(COUNTERS, checks), agent_metrics(status)))
+    return registry(
+        lambda: chain(
+            datapath_metrics(COUNTERS, checks),
+            host_metrics(status.device_status, FOLLOWED._asdict()),
+            agent_metrics(status),
+        )
+    )
 
 
 def scraped(status: Status = STATUS) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -51,6 +65,13 @@ def scraped(status: Status = STATUS) -> dict[tuple[str, frozenset[tuple[str, str
     ("name", "labels", "value"),
     [
         ("towpath_verdict_packets_total", {"reason": "tx"}, 2**63),
+        ("towpath_device_attached", {"device": "eth0"}, 1),
+        ("towpath_device_attached", {"device": "eth1"}, 0),
+        ("towpath_repairs_total", {"what": "programs"}, 1),
+        ("towpath_repairs_total", {"what": "settings"}, 2),
+        ("towpath_repairs_total", {"what": "checks"}, 3),
+        ("towpath_repairs_total", {"what": "pins"}, 4),
+        ("towpath_resyncs_total", {}, 5),
         ("towpath_service_packets_total", LABELS, 1),
         ("towpath_service_bytes_total", LABELS, 2),
         ("towpath_service_flows_total", LABELS, 3),
@@ -86,7 +107,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(scraped()) == 23
+    assert len(scraped()) == 30
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/operations.md names all that the code changes on a machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from towpath.cli import decap
+from towpath.datapath.health import path
+from towpath.datapath.maps.pins import HOST, LINKS, MAPS, NAMES
+from towpath.kernel.bpf import bpffs
+from towpath.kernel.net import clsact, sysctl
+from towpath.model.settings import DEFAULT_MARK, Api, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+CHANGES = PAGE.partition("## What Towpath changes")[2].partition("\n## ")[0]
+SOURCE = ROOT / "src" / "towpath"
+# These work in namespaces of their own, or only read: the page says so.
+ELSEWHERE = {"lab", "bench"}
+SYSCTLS = SOURCE / "kernel" / "net" / "sysctl.py"
+
+
+def sources() -> Iterator[Path]:
+    """The modules that can change something on the machine they run on."""
+    for each in sorted(SOURCE.rglob("*.py")):
+        if each.relative_to(SOURCE).parts[0] not in ELSEWHERE:
+            yield each
+
+
+def strings(module: Path) -> Iterator[str]:
+    """The text constants of a module that are no docstrings."""
+    tree = ast.parse(module.read_text())
+    lone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in lone:
+            yield node.value
+
+
+@pytest.mark.parametrize("setting", sysctl.WRITTEN, ids=str)
+def test_every_setting_is_there(setting: sysctl.Sysctl) -> None:
+    """With when and why it is written, and what else it changes."""
+    name = re.escape(f"net.{setting.family}.conf.DEVICE.{setting.name}")
+    (row,) = re.findall(rf"^\| `{name}` = \d \|(.*)\|$", CHANGES, re.MULTILINE)
+    assert all(cell.strip() for cell in row.split("|"))
+
+
+def test_no_setting_is_there_that_is_never_written() -> None:
+    """The page is no longer than the list in the code."""
+    found = set(re.findall(r"^\| `net\.(\w+)\.conf\.DEVICE\.(\w+)`", CHANGES, re.MULTILINE))
+    assert found == {tuple(each) for each in sysctl.WRITTEN}
+
+
+def test_settings_are_written_in_one_place() -> None:
+    """Nothing else in the code knows a file below /proc/sys, but to read it."""
+    known = {
+        str(each.relative_to(SOURCE))
+        for each in sources()
+        if any("/proc/sys" in text or "/sys/class/net" in text for text in strings(each))
+    }
+    reads = {"doctor/devices.py"}
+    in_namespaces = {"kernel/net/napi.py"}  # for `towpath bench` alone
+    assert known == {str(SYSCTLS.relative_to(SOURCE)), *reads, *in_namespaces}
+    assert "write" not in (SOURCE / "doctor" / "devices.py").read_text()
+    users = [each.stem for each in sources() if re.search(r"\bnapi\b", each.read_text())]
+    assert users == ["napi"]
+
+
+def test_every_program_that_is_attached_is_there() -> None:
+    """By its name in the kernel, which bpftool shows."""
+    programs = {
+        name
+        for source in (ROOT / "bpf").rglob("*.bpf.c")
+        for name in re.findall(r"^int (towpath_\w+)\(", source.read_text(), re.MULTILINE)
+    }
+    assert programs >= {"towpath_lb", "towpath_decap"}
+    attached = {text for each in sources() for text in strings(each)} & programs
+    assert attached == programs
+    for name in programs:
+        assert f"`{name}`" in CHANGES
+
+
+def test_routing_is_as_it_is_made() -> None:
+    """Mark, table and priority."""
+    assert f"fwmark {DEFAULT_MARK:#x} lookup {path.TABLE} priority {path.PRIORITY}" in CHANGES
+    assert f"table {path.TABLE} ({path.TABLE:#x})" in CHANGES
+
+
+def test_the_filter_is_as_it_is_made() -> None:
+    """Priority and handle, by which `tc filter show` has it."""
+    place = clsact._PLACE
+    assert f"priority {place['priority']}, handle {place['handle']:#x}" in CHANGES
+
+
+def test_every_place_for_files_is_there() -> None:
+    """By its default, and what is in it."""
+    state = State()
+    for place in (state.directory, state.pins, Api().socket, decap.PINS, bpffs.ROOT):
+        assert f"`{place}`" in CHANGES
+    for name in (MAPS, LINKS, NAMES, HOST):
+        assert f"`{name}`" in CHANGES
+
+
+def test_nothing_that_the_page_rules_out_is_done() -> None:
+    """ethtool, other qdiscs, interrupts, neighbours, addresses and other routes."""
+    words = re.compile(
+        r"ethtool|SIOCETHTOOL|smp_affinity|RLIMIT_|netlink\.(?:neigh|addr|tc)\(|link\(\"(?:set|add|del)"
+    )
+    assert {str(each) for each in sources() if words.search(each.read_text())} == set()
+    writers = {each.stem for each in sources() if "netlink.route" in each.read_text()}
+    assert writers == {"rules"}
+
+
+def test_links_within_the_page_lead_somewhere() -> None:
+    """To a heading."""
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-")
+        for line in PAGE.splitlines()
+        if line.startswith("#")
+    }
+    assert set(re.findall(r"\(#([\w-]+)\)", PAGE)) <= headings
