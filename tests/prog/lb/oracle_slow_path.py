@@ -251,14 +251,29 @@ def echo_reply(frame: bytes, header: Header) -> bytes:
     if version == 4:
         _update(made, start + 10, frame[ttl] << 8, REPLY_TTL << 8)
     made[header.transport] = ECHO_REPLY[version]
-    _update(made, header.transport + 2, ECHO[version] << 8, ECHO_REPLY[version] << 8)
+    at = header.transport + 2
+    _update(made, at, ECHO[version] << 8, ECHO_REPLY[version] << 8)
+    # What is summed up: with IPv6 the addresses as well, which aren't zero (RFC 8200, 8.1).
+    message = made[start + 8 : at] if version == 6 else made[header.transport : at]
+    message += made[at + 2 : start + _total_length(frame, start, version)]
+    if not any(message + made[at : at + 2]):
+        made[at : at + 2] = b"\xff\xff"
     return bytes(made)
 
 
+def _total_length(frame: bytes, start: int, version: int) -> int:
+    if version == 4:
+        return number(frame[start + 2 : start + 4])
+    return 40 + number(frame[start + 4 : start + 6])
+
+
 def _update(made: bytearray, at: int, before: int, after: int) -> None:
-    """RFC 1624: HC' = ~(~HC + ~m + m')."""
-    total = (~number(bytes(made[at : at + 2])) & 0xFFFF) + (~before & 0xFFFF) + after
-    made[at : at + 2] = (~_folded(total) & 0xFFFF).to_bytes(2, "big")
+    """What a word is less than it was, the checksum is more, modulo 2^16 - 1 (RFC 1071, 2).
+
+    Zero is 0x0000 then, as the complement of a sum of anything else than zeros.
+    """
+    found = (number(bytes(made[at : at + 2])) + before - after) % 0xFFFF
+    made[at : at + 2] = found.to_bytes(2, "big")
 
 
 def _folded(total: int) -> int:

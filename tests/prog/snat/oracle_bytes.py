@@ -91,14 +91,13 @@ def masked(identification: bytes, flow: Flow, seed: int) -> bytes:
 
 
 def followed(check: bytes, old: bytes, new: bytes, *, zero: bool) -> bytes:
-    """A checksum of what was old and is new now: RFC 1624. `zero`: whether it may be 0."""
-    total = ~int.from_bytes(check, "big") & 0xFFFF
-    for at in range(0, len(old), 2):
-        total += ~int.from_bytes(old[at : at + 2], "big") & 0xFFFF
-        total += int.from_bytes(new[at : at + 2], "big")
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    found = ~total & 0xFFFF
+    """A checksum of what was old and is new now. `zero`: whether it may be 0.
+
+    Sums are modulo 2^16 - 1 (RFC 1071, 2), and so are numbers of any length, of which 2^16 is 1.
+    Something of what is summed up isn't zero: an address.
+    """
+    less = int.from_bytes(old, "big") - int.from_bytes(new, "big")
+    found = (int.from_bytes(check, "big") + less) % 0xFFFF
     return (found if found or zero else 0xFFFF).to_bytes(2, "big")
 
 
