@@ -232,7 +232,7 @@ enum verdict {
 	VERDICT_PASS_FRAGMENT,
 	VERDICT_PASS_MALFORMED, /* shorter than its headers say, or nonsense in them */
 	VERDICT_DROP_NO_BACKEND,
-	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated */
+	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated, and nobody is told */
 	VERDICT_DROP_NO_ROUTE,
 	VERDICT_DROP_PROHIBITED,    /* blackhole or prohibit route */
 	VERDICT_DROP_NO_FORWARDING, /* forwarding is off on the ingress device */
@@ -258,7 +258,7 @@ struct verdict_cpu {
 /*
  * ---- Settings -------------------------------------------------------------
  *
- * One record. The program reads the sources and `echo`; the rest is for the next program
+ * One record. The program reads all but the seeds and the cookie, which are for the next program
  * that is loaded over the same tables, which must agree with this one.
  */
 struct settings {
@@ -271,8 +271,8 @@ struct settings {
 	__be32 vary6;	   /* the same, of the last word */
 	__u32 fib_source4; /* 1: take the FIB's preferred source */
 	__u32 fib_source6;
-	__u32 echo; /* 1: echo requests to VIPs are answered */
-	__u32 _reserved;
+	__u32 echo;	  /* 1: echo requests to VIPs are answered */
+	__u32 too_big_df; /* 1: of too large IPv4 packets only those with DF are answered */
 };
 
 /*

@@ -264,9 +264,21 @@ static __always_inline bool too_big_ipv6(struct cursor *c, const struct lb_ctx *
 }
 
 /*
- * Whether a sender can be told that a packet is too large, and `mtu` what he may send. Not
- * one that allows fragmentation (RFC 1191), nor who sent an error, nor with IPv4 for the
- * later fragments (RFC 1122, 3.2.2). IPv6 packets of 1280 bytes nobody makes smaller.
+ * Whether somebody is told of packets that he allows to be fragmented. RFC 1191 and 1812 know no
+ * such answer, since a router would fragment; here the packet is lost otherwise.
+ */
+static __always_inline bool too_big_without_df(void)
+{
+	__u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	return set && !set->too_big_df;
+}
+
+/*
+ * Whether a sender can be told that a packet is too large, and `mtu` what he may send. Not who
+ * sent an error, nor with IPv4 for the later fragments (RFC 1122, 3.2.2). IPv6 packets of 1280
+ * bytes nobody makes smaller.
  */
 static __always_inline bool too_big_answerable(const struct lb_ctx *lb, __u32 mtu)
 {
@@ -274,8 +286,9 @@ static __always_inline bool too_big_answerable(const struct lb_ctx *lb, __u32 mt
 		return false;
 	if (lb->pkt.flow.family == FAMILY_V6)
 		return lb->pkt.l3_length > ICMPV6_SMALLEST_MTU;
-	return lb->pkt.fragment & bpf_htons(IPV4_DONT_FRAGMENT) && mtu >= ICMP_MIN_MTU &&
-	       !(lb->pkt_flags & PKT_FRAG_LATER);
+	if (mtu < ICMP_MIN_MTU || lb->pkt_flags & PKT_FRAG_LATER)
+		return false;
+	return lb->pkt.fragment & bpf_htons(IPV4_DONT_FRAGMENT) || too_big_without_df();
 }
 
 /* Whether this CPU may answer one more packet in this jiffy. */

@@ -87,7 +87,8 @@ class LoadBalancer(Balancing):
     Args:
         devices: Names, or :class:`towpath.Device` for a mode.
         source: Outer source addresses; by default what the routes prefer.
-        icmp: What is answered on behalf of VIPs; by default echo requests are.
+        icmp: What is answered on behalf of VIPs; by default echo requests, and all that is too
+            large for the way to its backend.
         limits: Room reserved in the kernel.
         pins: Where to keep it alive. None: it ends with this object.
         snat: Addresses and ports for services with ``forwarding="snat"``.

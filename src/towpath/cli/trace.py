@@ -44,7 +44,7 @@ VERDICTS = {
     "pass_fragment": "passed to the kernel untouched: a fragment, not of a service's packet",
     "pass_malformed": "passed to the kernel untouched: its headers make no sense",
     "drop_no_backend": "dropped: the service has no backend that takes new flows",
-    "drop_mtu": "dropped: larger than the egress MTU, with the outer header if there is one",
+    "drop_mtu": "dropped: larger than the egress MTU, outer header included; nobody is told",
     "drop_no_route": "dropped: no route to the backend",
     "drop_prohibited": "dropped: the route to the backend prohibits it",
     "drop_no_forwarding": "dropped: forwarding is off on the device it came in on",

@@ -123,6 +123,7 @@ class Balancer(Closeable):
         record = self._maps.maps["settings"].lookup(0)
         fill_settings(record, source, addresses)
         record["echo"] = icmp.echo
+        record["too_big_df"] = icmp.fragmentation_needed == "df"
         self._maps.maps["settings"].update(0, record)
 
     @property

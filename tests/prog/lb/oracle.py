@@ -131,6 +131,8 @@ class World:
     fragments: dict[FragmentKey, Left] = field(default_factory=dict)
     """What first fragments have left."""
     echo: bool = True
+    df_only: bool = False
+    """Only who has set DF is told what fits."""
     clients: dict[tuple[Key, Address], tuple[Address, int]] = field(default_factory=dict)
     """A client's backend, and when a flow of the client last began."""
     now: int = 0
@@ -372,7 +374,7 @@ class World:
         self, found: Outcome, packet: Packet, backend: Address, kind: str, *, unchanged: bool
     ) -> Outcome:
         room = self.ways[backend].mtu - (0 if unchanged else OUTER_HEADER[backend.version])
-        mtu = told_mtu(packet, room, kind)
+        mtu = told_mtu(packet, room, kind, df_only=self.df_only)
         if mtu is None or not may_be_answered(found.frame, packet.flow.source):
             return found.ends(TOO_LARGE)
         link_length = len(found.frame) - len(packet.behind_link)

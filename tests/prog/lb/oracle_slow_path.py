@@ -288,16 +288,19 @@ def checksum(data: bytes) -> bytes:
     return (~_folded(total) & 0xFFFF).to_bytes(2, "big")
 
 
-def told_mtu(packet: Packet, room: int, kind: str) -> int | None:
-    """What the sender of a packet that is larger than `room` is told, None for nothing."""
+def told_mtu(packet: Packet, room: int, kind: str, *, df_only: bool = False) -> int | None:
+    """What the sender of a packet that is larger than `room` is told, None for nothing.
+
+    `df_only`: nothing without DF, as in RFC 1191.
+    """
     version = packet.flow.source.version
     if kind == "error":
         return None
     if version == 6:
         return max(room, MIN_MTU[6]) if packet.length > MIN_MTU[6] else None
-    if kind == "later" or not packet.dont_fragment or room < MIN_MTU[4]:
+    if kind == "later" or room < MIN_MTU[4]:
         return None
-    return room
+    return None if df_only and not packet.dont_fragment else room
 
 
 def too_big(frame: bytes, packet: Packet, header_at: int, mtu: int) -> bytes:

@@ -497,7 +497,8 @@ class NatWorld(World):
     def _told(self, found: NatOutcome, packet: Packet, room: int) -> Outcome:
         """Nothing is added to a packet, so its sender is told the MTU of the way itself."""
         fragment = fragment_of(packet.behind_link)
-        mtu = told_mtu(packet, room, "later" if fragment and fragment.offset else "")
+        kind = "later" if fragment and fragment.offset else ""
+        mtu = told_mtu(packet, room, kind, df_only=self.df_only)
         if mtu is None or not may_be_answered(found.frame, packet.flow.source):
             return ending(found, TOO_LARGE)
         start = len(found.frame) - len(packet.behind_link)
