@@ -55,6 +55,10 @@ VERSIONS: dict[str, Edits] = {
         ("struct settings {\n", "struct settings {\n\t__u64 more;\n"),
         ("\t__u64 _reserved;\n};\n\nenum vip_limits", "\t__u64 more[2];\n};\n\nenum vip_limits"),
     ),
+    # Nothing but verdicts that have other numbers.
+    "verdicts": (
+        ("\tVERDICT_DROP_NO_BACKEND,\n", "\tVERDICT_PASS_ONCE,\n\tVERDICT_DROP_NO_BACKEND,\n"),
+    ),
     # Other ways to divide the same things.
     "numbers": (
         ("FLOW_WAYS = 8", "FLOW_WAYS = 4"),
