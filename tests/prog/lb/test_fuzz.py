@@ -38,7 +38,7 @@ from tests.prog.lb.oracle import (
     NOT_FOR_YOU,
     NOT_ON_LINK,
     REDIRECT,
-    TOO_LARGE,
+    TOO_BIG,
     TX,
 )
 from tests.prog.lb.oracle_parse import FRAGMENT, MALFORMED, NOT_IP, OTHER_PROTOCOL
@@ -240,7 +240,7 @@ def rare(rig: Rig) -> dict[str, int]:
     drops = (NO_BACKEND, "drop_no_route", "drop_prohibited", NOT_FOR_YOU, NOT_ON_LINK)
     least = dict.fromkeys(usual, MIN_FRAMES // 100) | dict.fromkeys(drops, MIN_FRAMES // 1000)
     # The oracle knows whether this kernel tells the MTU.
-    least[TOO_LARGE] = MIN_FRAMES // 1000 * fib_lookup().mtu
+    least[TOO_BIG] = MIN_FRAMES // 1000 * fib_lookup().mtu
     return {
         verdict: rig.seen[verdict] for verdict, most in least.items() if rig.seen[verdict] < most
     }
