@@ -231,6 +231,7 @@ enum verdict {
 	VERDICT_PASS_PROTOCOL, /* neither TCP nor UDP */
 	VERDICT_PASS_FRAGMENT,
 	VERDICT_PASS_MALFORMED, /* shorter than its headers say, or nonsense in them */
+	VERDICT_PASS_QINQ,	/* behind more tags than one, or another than 802.1Q's */
 	VERDICT_DROP_NO_BACKEND,
 	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated, and nobody is told */
 	VERDICT_DROP_NO_ROUTE,

@@ -16,6 +16,7 @@ PARSE_IS(NOT_IP);
 PARSE_IS(PROTOCOL);
 PARSE_IS(FRAGMENT);
 PARSE_IS(MALFORMED);
+PARSE_IS(QINQ);
 #undef PARSE_IS
 
 /* How a packet is other than whole, of TCP or UDP, and live: a set of these. */

@@ -308,7 +308,7 @@ static __always_inline int xdp_action(__u32 verdict)
 		return XDP_TX;
 	case VERDICT_REDIRECT:
 		return XDP_REDIRECT;
-	case VERDICT_HANDOFF ... VERDICT_PASS_MALFORMED:
+	case VERDICT_HANDOFF ... VERDICT_PASS_QINQ:
 		return XDP_PASS;
 	case VERDICT_TX_TOO_BIG:
 	case VERDICT_TX_ECHO:

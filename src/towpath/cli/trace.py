@@ -43,6 +43,7 @@ VERDICTS = {
     "pass_protocol": "passed to the kernel untouched: neither TCP nor UDP, nor ICMP about a flow",
     "pass_fragment": "passed to the kernel untouched: a fragment, not of a service's packet",
     "pass_malformed": "passed to the kernel untouched: its headers make no sense",
+    "pass_qinq": "passed to the kernel untouched: behind an 802.1ad tag, or two tags",
     "drop_no_backend": "dropped: the service has no backend that takes new flows",
     "drop_mtu": "dropped: larger than the egress MTU, outer header included; nobody is told",
     "drop_no_route": "dropped: no route to the backend",

@@ -16,7 +16,10 @@ NOT_IP = "pass_not_ip"
 OTHER_PROTOCOL = "pass_protocol"
 FRAGMENT = "pass_fragment"
 MALFORMED = "pass_malformed"
+QINQ = "pass_qinq"
 
+TAGS = (0x8100, 0x88A8)
+"""802.1Q's and 802.1ad's."""
 TCP, UDP = 6, 17
 MIN_TRANSPORT = {TCP: 20, UDP: 8}
 HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION = 0, 43, 44, 60
@@ -62,6 +65,8 @@ def parse(frame: bytes) -> Packet:
         return parse_ipv4(tag, rest)
     if ethertype == 0x86DD:
         return parse_ipv6(tag, rest)
+    if ethertype in TAGS:
+        raise Leave(QINQ)
     # Nothing has EtherType 0: such a frame says nothing at all.
     raise Leave(NOT_IP if ethertype else MALFORMED)
 
