@@ -246,6 +246,7 @@ enum verdict {
 	VERDICT_DROP_TTL,	    /* no hop left to forward a translated packet */
 	VERDICT_DROP_FRAGMENT,	    /* its first one isn't known, or where that went is gone */
 	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */
+	VERDICT_DROP_NO_FLOW,	    /* a RST for no flow that is translated */
 	VERDICT_TX_TOO_BIG,	    /* like DROP_MTU, and the sender is told what fits */
 	VERDICT_TX_ECHO,	    /* an echo request to a VIP, answered */
 	VERDICT_MAX,

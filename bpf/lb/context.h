@@ -105,6 +105,12 @@ static __always_inline struct trace *trace_of(const struct lb_ctx *lb)
 			_trace->field = (value);     \
 	} while (0)
 
+/* Whether anything is to be remembered by this packet. A reset begins nothing. */
+static __always_inline bool may_be_learnt(const struct lb_ctx *lb)
+{
+	return !(lb->pkt_flags & PKT_NO_LEARN) && likely(!(lb->pkt.tcp_flags & TCP_RST));
+}
+
 #define TRACE_FLAG(lb, flag)                         \
 	do {                                         \
 		struct trace *_trace = trace_of(lb); \

@@ -62,9 +62,9 @@ choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bo
 		TRACE_FLAG(lb, TRACE_FLOW_HIT);
 		return backend;
 	}
-	*fresh = true;
+	*fresh = !(id.tcp_flags & TCP_RST);
 	backend = new_backend(lb, service, index);
-	if (backend && !(lb->pkt_flags & PKT_NO_LEARN) && flow_may_learn(lb->cpu, lb->jiffies))
+	if (backend && may_be_learnt(lb) && flow_may_learn(lb->cpu, lb->jiffies))
 		flow_learn_as(&place, &id, backend->handle);
 	return backend;
 }
@@ -193,6 +193,9 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 	backend = nat_backend(ctx, lb, n, id);
 	if (backend) {
 		TRACE_FLAG(lb, TRACE_FLOW_HIT);
+	} else if (lb->pkt.tcp_flags & TCP_RST) {
+		/* It could only be sent by a binding, which it would be the first and last to need. */
+		return VERDICT_DROP_NO_FLOW;
 	} else {
 		n->fresh = 1;
 		backend = new_backend(lb, service, id);

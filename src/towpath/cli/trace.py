@@ -58,6 +58,7 @@ VERDICTS = {
     "drop_ttl": "dropped: its TTL or hop limit doesn't allow another hop",
     "drop_fragment": "dropped: a fragment whose first one isn't known, or its translation is gone",
     "drop_mtu_quiet": "dropped: larger than the egress MTU, and enough senders have been told",
+    "drop_no_flow": "dropped: a reset of a connection that isn't translated",
     "tx_too_big": "answered: larger than the egress MTU, the sender is told what fits",
     "tx_echo": "answered: an echo request to a VIP",
 }
@@ -73,9 +74,9 @@ def trace(flow: str, device: str | None, socket_path: Path, form: Format) -> Non
 
     The program that balances runs on a packet built from the flow; it changes no
     state and sends nothing. PROTO is tcp unless given. Behind it may stand "size
-    BYTES", of the IP packet; "syn" for a segment that asks for a connection;
-    "error" for an ICMP error about the flow; or "fragment" for the first fragment
-    of a packet.
+    BYTES", of the IP packet; "syn" for a segment that asks for a connection, "rst"
+    for one that resets it; "error" for an ICMP error about the flow; or "fragment" for
+    the first fragment of a packet.
     """
     from towpath.api.client import Client
     from towpath.api.codec import plain

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
-from tests.prog.lb.oracle_flows import Life
+from tests.prog.lb.oracle_flows import RST, Life
 from tests.prog.lb.oracle_parse import (
     FRAGMENT,
     OTHER_PROTOCOL,
@@ -310,6 +310,9 @@ class World:
         if left is not None:
             backend = None if left.gone else left.backend
         quiet = kind in {"error", "later"}
+        if flags & RST and fresh:
+            # It ends what nobody knows. Who remembers no flow counts them all.
+            quiet, fresh = True, not self.services[key].remembers
         found = Outcome(
             LOST if kind == "later" else NO_BACKEND,
             frame,
@@ -317,7 +320,7 @@ class World:
             key,
             packet.flow,
             backend,
-            fresh=fresh and not quiet,
+            fresh=fresh and kind not in {"error", "later"},
             quiet=quiet,
             flags=flags,
         )

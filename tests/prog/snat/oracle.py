@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle_parse import Address
     from tests.prog.lb.oracle_slow_path import FragmentKey, Left, SlowPath
 
-NO_PORT, NO_HOP = "drop_nat_ports", "drop_ttl"
+NO_PORT, NO_HOP, NO_FLOW = "drop_nat_ports", "drop_ttl", "drop_no_flow"
 WAYS, TRIES = 8, 16
 FULL_SETS = 4  # that are looked at before it is taken for granted that all are
 TCP, UDP = 6, 17
@@ -340,9 +340,11 @@ class NatWorld(World):
             left = leaves(slow, entry.backend)
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
+        forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
+        if flags & TCP_RST:
+            return ending(found, NO_FLOW, commit=forget)
         backend = self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
-            forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
         # The table is changed already by packets that can't be sent on.
         if entry is not None:
