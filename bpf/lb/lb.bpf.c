@@ -261,9 +261,10 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct lb_ctx *lb, __u3
 
 	if (!service)
 		return VERDICT_PASS_NO_VIP;
-	/* Those about a flow that is translated have been looked for before. */
-	if (unlikely(lb->pkt_flags & PKT_ICMP_ERROR) && service->flags & SERVICE_SNAT)
-		return VERDICT_PASS_PROTOCOL;
+	/* Errors about a flow that is translated have been looked for before. */
+	if (unlikely(lb->pkt_flags & (PKT_ICMP_ERROR | PKT_AUTHENTICATED)) &&
+	    service->flags & SERVICE_SNAT)
+		return slow_path_untranslated(lb);
 	set = *(const volatile __u32 *)&service->sources;
 	if (unlikely(set) && !source_allowed(lb->slot, set))
 		verdict = VERDICT_DROP_SOURCE;
@@ -297,7 +298,8 @@ static __noinline __u32 unserved(struct xdp_md *ctx, struct lb_ctx *lb)
 {
 	__u32 verdict = VERDICT_PASS_NO_VIP;
 
-	if (lb->pkt_flags & PKT_FRAGMENT && nat_may_be(&lb->pkt.flow))
+	if (lb->pkt_flags & PKT_FRAGMENT && !(lb->pkt_flags & PKT_AUTHENTICATED) &&
+	    nat_may_be(&lb->pkt.flow))
 		verdict = nat_reply(ctx, lb->slot);
 	if (verdict != VERDICT_PASS_NO_VIP)
 		return verdict;

@@ -107,6 +107,7 @@ enum tcp_flag {
 	TCP_ACK = 0x10,
 	TCP_EDGES = TCP_FIN | TCP_SYN | TCP_RST,
 	TCP_FLAGS_AT = 13, /* in the header */
+	TCP_CHECKSUM_AT = 16,
 };
 
 /* Whether a segment asks for a connection: RFC 9293, 3.5. */

@@ -188,8 +188,14 @@ class World:
         return self._balance(frame, ifindex, packet, key, slow, left)
 
     def _judge_slow(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
-        """The same for fragments and ICMP; the verdict is what those get that nobody awaits."""
-        slow = read_slow_path(frame)
+        """The same for fragments, ICMP and what is authenticated.
+
+        The verdict is what those get that nobody awaits.
+        """
+        try:
+            slow = read_slow_path(frame)
+        except Leave as leave:
+            return Outcome(leave.verdict, frame)
         if slow is None:
             return Outcome(verdict, frame)
         if slow.kind == "echo":
@@ -199,6 +205,12 @@ class World:
         key = self.find(slow.packet.flow)
         if key is not None:
             return self._admit(frame, ifindex, slow.packet, key, slow)
+        return self._unserved(frame, slow, verdict)
+
+    def _unserved(self, frame: bytes, slow: SlowPath, verdict: str) -> Outcome:
+        """Of no service."""
+        if slow.kind == "authenticated":
+            return Outcome(NO_VIP, frame)
         passed = Outcome(verdict, frame)
         if slow.kind == "first" and self.is_vip(slow.header.destination):
             return replace(passed, leaves=(slow.fragment_key, left_by(slow, None)))
@@ -228,7 +240,7 @@ class World:
             left.destination_port,
             left.protocol,
         )
-        packet = replace(slow.packet, flow=flow)
+        packet = replace(slow.packet, flow=flow, checksum_at=left.checksum_at)
         key = self.find(flow)
         if key is None:
             return Outcome(LOST if self.is_vip(header.destination) else FRAGMENT, frame)
@@ -305,11 +317,14 @@ class World:
         left: Left | None = None,
     ) -> Outcome:
         kind = slow.kind if slow else ""
-        flags = tcp_flags(packet) if kind in {"", "first"} else 0
+        told = tcp_flags(packet) if kind in {"", "first", "authenticated"} else 0
+        flags = told or 0
         backend, fresh = self.choose(key, packet.flow, flags)
         if left is not None:
             backend = None if left.gone else left.backend
-        quiet = kind in {"error", "later"}
+        # Of a fragment that ends before its flags nobody knows what it does to a flow.
+        unsaid = kind in {"error", "later"} or told is None
+        quiet = unsaid
         if flags & RST and fresh:
             # It ends what nobody knows. Who remembers no flow counts them all.
             quiet, fresh = True, not self.services[key].remembers
@@ -320,7 +335,7 @@ class World:
             key,
             packet.flow,
             backend,
-            fresh=fresh and kind not in {"error", "later"},
+            fresh=fresh and not unsaid,
             quiet=quiet,
             flags=flags,
         )
@@ -412,7 +427,8 @@ class World:
 def left_by(slow: SlowPath, backend: Address | None) -> Left:
     """What a first fragment that goes to a backend, or to the kernel, leaves."""
     flow = slow.packet.flow
-    return Left(flow.source_port, flow.destination_port, flow.protocol, backend)
+    ports = flow.source_port, flow.destination_port
+    return Left(*ports, flow.protocol, backend, slow.checksum_at)
 
 
 def is_exact(key: Key) -> bool:

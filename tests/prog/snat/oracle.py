@@ -294,10 +294,17 @@ class NatWorld(World):
         slow: SlowPath | None = None,
         left: Left | None = None,
     ) -> Outcome:
-        """An error about no flow that is known is the kernel's, whoever sent it."""
-        if slow is not None and slow.kind == "error" and key in self.translated:
+        """An error about no flow that is known is the kernel's, and what is authenticated."""
+        if slow is not None and key in self.translated and not self._translates(slow):
+            if slow.kind == "first":
+                return Outcome(FRAGMENT, frame, leaves=leaves(slow, None))
             return Outcome(OTHER_PROTOCOL, frame)
         return super()._admit(frame, ifindex, packet, key, slow, left)
+
+    @staticmethod
+    def _translates(slow: SlowPath) -> bool:
+        """RFC 4302: an authentication header covers addresses and ports."""
+        return slow.kind != "error" and not slow.header.authenticated
 
     def _balance(
         self,
@@ -317,7 +324,10 @@ class NatWorld(World):
 
     def _judge_slow(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
         """A fragment may be an answer's."""
-        slow = read_slow_path(frame)
+        try:
+            slow = read_slow_path(frame)
+        except Leave:
+            return super()._judge_slow(frame, ifindex, verdict)
         if slow is not None and slow.kind in {"first", "later"}:
             answer = self._reply_in_fragments(frame, ifindex, slow)
             if answer is not None:
@@ -329,7 +339,7 @@ class NatWorld(World):
     def _forward(
         self, frame: bytes, ifindex: int, packet: Packet, key: Key, slow: SlowPath | None = None
     ) -> Outcome:
-        flow, flags = packet.flow, tcp_flags(packet)
+        flow, flags = packet.flow, tcp_flags(packet) or 0
         found = NatOutcome(NO_BACKEND, frame, packet.length, key, flow)
         if hops(packet) <= 1:
             return ending(found, NO_HOP)
@@ -422,12 +432,13 @@ class NatWorld(World):
                 left.destination_port,
                 left.protocol,
             )
-            packet = replace(packet, flow=flow)
+            packet = replace(packet, flow=flow, checksum_at=left.checksum_at)
         if self.find(packet.flow) is not None or not self._may_be_source(packet.flow.destination):
             return None
-        found = self._reply(frame, ifindex, packet, slow, left)
-        if found.verdict != NO_VIP:
-            return found
+        if self._translates(slow):
+            found = self._reply(frame, ifindex, packet, slow, left)
+            if found.verdict != NO_VIP:
+                return found
         if slow.kind == "later":
             return Outcome(LOST, frame)
         return Outcome(FRAGMENT, frame, leaves=leaves(slow, None))
@@ -465,7 +476,7 @@ class NatWorld(World):
             flow.source_port,
             flow.protocol,
         )
-        found = ending(found, NO_HOP, commit=lambda: self._answered(entry, tcp_flags(packet)))
+        found = ending(found, NO_HOP, commit=lambda: self._answered(entry, tcp_flags(packet) or 0))
         return self._send_translated(found, ifindex, packet, ends, self.ways[flow.source])
 
     def _answered(self, entry: Entry, flags: int) -> None:

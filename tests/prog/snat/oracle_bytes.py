@@ -65,18 +65,29 @@ def translated_fragment(
     raw[place] = masked(before[place], packet.flow, seed)
     if raw[0] >> 4 == 4:
         summed(raw)
+    tcp = ends.protocol == TCP
     if fragment.offset:
-        return bytes(raw)
-    at, flow = transport_offset(packet), packet.flow
-    raw[at : at + 4] = struct.pack("!HH", ends.source_port, ends.destination_port)
-    where = slice(
-        at + (16 if ends.protocol == TCP else 6), at + (18 if ends.protocol == TCP else 8)
-    )
-    if ends.protocol == TCP or raw[where] != bytes(2):
-        old = flow.source.packed + flow.destination.packed + before[at : at + 4]
-        new = ends.source.packed + ends.destination.packed + bytes(raw[at : at + 4])
-        raw[where] = followed(before[where], old, new, zero=ends.protocol == TCP)
+        start = (raw[0] & 15) * 4 if raw[0] >> 4 == 4 else fragment.id_at + 4
+        at = start + packet.checksum_at - fragment.offset * 8
+        there = bool(packet.checksum_at) and start <= at
+    else:
+        at = transport_offset(packet)
+        raw[at : at + 4] = ports_of(ends)
+        at += 16 if tcp else 6
+        there = True
+    where = slice(at, at + 2)
+    if there and at + 2 <= packet.length and (tcp or raw[where] != bytes(2)):
+        old, new = (
+            flow.source.packed + flow.destination.packed + ports_of(flow)
+            for flow in (packet.flow, ends)
+        )
+        raw[where] = followed(before[where], old, new, zero=tcp)
     return bytes(raw)
+
+
+def ports_of(flow: Flow) -> bytes:
+    """As they lie in a transport header."""
+    return struct.pack("!HH", flow.source_port, flow.destination_port)
 
 
 def masked(identification: bytes, flow: Flow, seed: int) -> bytes:
