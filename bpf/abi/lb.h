@@ -101,11 +101,12 @@ BTF_KEEP(enum service_flags);
  */
 struct service {
 	__u64 table;
-	__u32 flags;	  /* enum service_flags */
-	__u32 table_size; /* slots it is configured to have, backends or not */
-	__u32 affinity;	  /* seconds that a client keeps its backend, 0 = none */
-	__u32 sources;	  /* the set of source prefixes it is for, 0 = for everyone */
-	__u64 _reserved;
+	__u32 flags;	    /* enum service_flags */
+	__u32 table_size;   /* slots it is configured to have, backends or not */
+	__u32 affinity;	    /* seconds that a client keeps its backend, 0 = none */
+	__u32 sources;	    /* the set of source prefixes it is for, 0 = for everyone */
+	__u32 flow_timeout; /* seconds after which a flow of UDP has ended, 0 = that of all */
+	__u32 _reserved;
 };
 
 /*

@@ -53,7 +53,8 @@ struct nat_flow {
 	__u32 handle;
 	__u32 version;
 	__be16 backend_port;
-	__u16 _reserved[3];
+	__u16 timeout; /* of UDP with packets both ways, in units of nat_life.seen; 0 = that of all */
+	__u16 _reserved[2];
 };
 
 enum nat_marks {

@@ -36,7 +36,8 @@ static __always_inline struct backend *new_backend(struct lb_ctx *lb, const stru
 /*
  * The flow's backend by the flow table, else by Maglev, which the table then learns. A port
  * that is used again by its client, or a SYN that nobody has answered, is no reason to stay
- * with a backend that takes no new flows.
+ * with a backend that takes no new flows. Datagrams have no SYN: what comes after a long pause
+ * is a new flow.
  */
 static __always_inline struct backend *
 choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bool *fresh)
@@ -56,7 +57,8 @@ choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bo
 
 	place = flow_place(lb->hash, lb->jiffies);
 	backend = backend_of(flow_lookup(&place, &id));
-	if (likely(backend) && (likely(!flow_begins_anew(&place, &id)) || takes_flows(backend))) {
+	if (likely(backend) && likely(!flow_has_ended(&place, &id, service->flow_timeout)) &&
+	    (likely(!flow_begins_anew(&place, &id)) || takes_flows(backend))) {
 		if (likely(!(lb->pkt_flags & PKT_NO_LEARN)))
 			flow_note(&place, &id);
 		TRACE_FLAG(lb, TRACE_FLOW_HIT);

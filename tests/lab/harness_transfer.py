@@ -146,7 +146,7 @@ def ping(vip: Address, count: int) -> list[bytes]:
 def datagrams(vip: Address, payloads: list[bytes]) -> list[tuple[str, str]]:
     """Send datagrams from one port, each when the one before has been answered: the answers."""
     with datagram_client(vip) as client:
-        return [_asked(client, payload) for payload in payloads]
+        return [_answered(client, payload) for payload in payloads]
 
 
 @contextmanager
@@ -158,7 +158,13 @@ def datagram_client(vip: Address) -> Iterator[socket.socket]:
         yield client
 
 
-def _asked(client: socket.socket, payload: bytes) -> tuple[str, str]:
+def asked(client: socket.socket) -> str:
+    """Which backend answers a datagram."""
+    name, _ = _answered(client, b"who?")
+    return name
+
+
+def _answered(client: socket.socket, payload: bytes) -> tuple[str, str]:
     client.send(payload)
     name, digest = client.recv(1000).decode().split()
     return name, digest

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.lab.harness_health import FAST, SECONDS, Checking, answers, shell, without_vip
+from tests.lab.harness_transfer import PORT, asked, datagram_client, transfer_servers
 
 from towpath.api.client import ApiError, Client
 from towpath.lab import Lab
@@ -176,6 +177,45 @@ def test_a_restart_moves_no_flows(agent: Checking) -> None:
     agent.write()
     agent.wait(WEB4, **UP)
     wait_until(lambda: weights(agent)[1] > 0, seconds=SECONDS, what="be2 to get flows")
+
+
+@pytest.mark.parametrize("wish", [None, "move", "keep"])
+def test_flows_of_udp_whose_backend_is_down(agent: Checking, wish: str | None) -> None:
+    """A client that goes on sending from one port is answered by another, or waits, as wished."""
+    links = agent.lab.topology.backend_links
+    health = FAST | {"port": 80} | ({"on_down": wish} if wish else {})
+    with (
+        transfer_servers(agent.lab, VIP4),
+        Client(agent.socket) as client,
+        datagram_client(VIP4) as sock,
+    ):
+        backends = [link.node4[0].ip for link in links]
+        client.add_service(
+            "datagrams", vip=str(VIP4), port=PORT, protocol="udp", backends=backends, health=health
+        )
+        agent.wait("datagrams", **UP)
+        had = asked(sock)
+        source, port = sock.getsockname()
+        flow = f"{source}:{port} -> {VIP4}:{PORT} udp"
+        number = [link.port for link in links].index(had)
+        with without_vip(agent.lab, number):
+            state = "quarantined" if wish == "keep" else "down"
+
+            def found() -> str:
+                return str(client.backend_status("datagrams")[number].state)
+
+            wait_until(lambda: found() == state, seconds=SECONDS, what=f"{had} to be {state}")
+            traced = client.trace(flow)
+            if wish == "keep":
+                assert (traced.backend, traced.flow_hit) == (backends[number], True)
+            else:
+                assert (traced.backend != backends[number], traced.flow_hit) == (True, False)
+                now = asked(sock)
+                assert now != had
+                assert asked(sock) == now
+        agent.wait("datagrams", **UP)
+        assert asked(sock) == (had if wish == "keep" else now)
+        client.remove_service("datagrams")
 
 
 def test_nothing_of_the_checks_is_left(agent: Checking) -> None:

@@ -117,7 +117,7 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
 def _flow_table(trace: Trace) -> str:
     if trace.flow_hit:
         return "hit: the flow keeps the backend it has"
-    return "no hit: a new flow, or one that has been forgotten"
+    return "no hit: a new flow, or one that has ended or been forgotten"
 
 
 def _affinity(trace: Trace) -> str:

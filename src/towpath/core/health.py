@@ -126,18 +126,21 @@ def unable(before: Standing, error: str, now: float) -> Standing:
 def verdicts(services: Iterable[Service], down: Down) -> dict[BackendKey, BackendState]:
     """Return what is to become of backends: no new flows for what is ``down``.
 
-    A service of which all backends are down keeps them, or has none, as it says.
+    Nor those that it has, if its service says so. A service of which all backends are down keeps
+    them, or has none, as it says.
     """
     # Usually nothing is, and to hash a thousand keys takes longer than the change itself.
     return {
-        BackendKey(service.key, address): BackendState.QUARANTINED
+        BackendKey(service.key, address): BackendState.DOWN
+        if service.moves_flows_when_down
+        else BackendState.QUARANTINED
         for service in services
         if down and service.health is not None
-        for address in _quarantined(service, service.health, down)
+        for address in _judged(service, service.health, down)
     }
 
 
-def _quarantined(service: Service, health: Health, down: Down) -> Collection[Address]:
+def _judged(service: Service, health: Health, down: Down) -> Collection[Address]:
     if health.on_all_failed is AllFailed.OPEN and none_up(service, down):
         return ()
     return down.get(service.key, ())

@@ -12,7 +12,7 @@ from towpath.closeable import Closeable
 from towpath.core.lb.states import BackendKey
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flows.count import FlowCounter
-from towpath.datapath.flows.flow_table import FlowTable
+from towpath.datapath.flows.flow_table import IDLE_SECONDS, FlowTable
 from towpath.datapath.flows.members import Member, Members
 from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
@@ -33,6 +33,7 @@ from towpath.datapath.snat.table import forget as forget_translations
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
 from towpath.kernel.net import interfaces
+from towpath.model.service import Protocol
 from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
@@ -212,7 +213,12 @@ class Balancer(Closeable):
             for address, handle in services[key].handles.items()
         }
         wanted = {key: handles[key] for key in backends if key in handles}
-        return FlowCounter(self.flow_table, wanted, self.nat_flows)
+        timeouts = {
+            handle: services[key.service].options.flow_timeout or IDLE_SECONDS
+            for key, handle in wanted.items()
+            if key.service.protocol is Protocol.UDP
+        }
+        return FlowCounter(self.flow_table, wanted, self.nat_flows, timeouts)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
         """Return what the program would do with the flow's next packet on ``device``.

@@ -19,6 +19,7 @@ from tests.prog.lb.oracle_flows import RST, Life
 from tests.prog.lb.oracle_parse import (
     FRAGMENT,
     OTHER_PROTOCOL,
+    UDP,
     Flow,
     Leave,
     Packet,
@@ -90,6 +91,8 @@ class Served:
     """Whom it is for; None: everyone."""
     drained: frozenset[Address] = frozenset()
     """Backends that get no new flows."""
+    lasts: int = 300
+    """Seconds without packets after which a flow of UDP has ended."""
 
 
 @dataclass(frozen=True)
@@ -284,8 +287,10 @@ class World:
         """The flow's backend, and whether the flow is a new one."""
         service = self.services[key]
         known = self.remembered.get((key, flow)) if service.remembers else None
-        leaves = known in service.drained and self.life(key, flow).gives_way_to(flags)
-        if known is not None and not leaves:
+        life = self.life(key, flow) if known is not None else Life()
+        leaves = known in service.drained and life.gives_way_to(flags)
+        ended = flow.protocol == UDP and life.seconds_ago > service.lasts
+        if known is not None and not leaves and not ended:
             return known, False
         return self.of_client(key, flow) or self.by_maglev(key, flow), True
 

@@ -68,6 +68,8 @@ class Entry:
     answers: int = 0
     own_port: int = 0
     """The backend's, 0 for that of the VIP."""
+    timeout: int = 0
+    """Of UDP with packets both ways, in the table's units; 0: the table's."""
     gone: bool = False
     """The backend has been removed, or was down, since."""
     key: Key | None = None
@@ -151,12 +153,16 @@ class NatTable:
     def expired(self, entry: Entry) -> bool:
         """Whether it has been without packets for too long."""
         if entry.flow.protocol == UDP:
-            kind = "udp_open" if entry.confirmed else "udp_new"
-        elif entry.closing:
-            kind = "tcp_closing"
-        else:
-            kind = "tcp_open" if entry.confirmed else "tcp_new"
+            return self.over(entry, entry.timeout)
+        kind = "tcp_closing" if entry.closing else "tcp_open" if entry.confirmed else "tcp_new"
         return self.age(entry) > self.timeouts[kind]
+
+    def over(self, entry: Entry, timeout: int) -> bool:
+        """The same of a flow of UDP whose service's flows last so long, 0: as long as all."""
+        most = timeout or self.timeouts["udp_open"]
+        if not entry.confirmed:
+            most = min(most, self.timeouts["udp_new"])
+        return self.age(entry) > most
 
     def idle(self, entry: Entry) -> bool:
         """Whether it was unseen for so long that a SYN may begin another flow."""
@@ -248,6 +254,8 @@ class NatWorld(World):
 
     table: NatTable = field(default_factory=lambda: NatTable(0, 1, {}, 0, 0, {}))
     translated: set[Key] = field(default_factory=set)
+    lasting: dict[Key, int] = field(default_factory=dict)
+    """How long a service's flows of UDP last, in the table's units, where it says so itself."""
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
         """What happens to a frame that comes in on a device.
@@ -280,6 +288,10 @@ class NatWorld(World):
         if outcome.leaves is not None:
             key, left = outcome.leaves
             self.fragments[key] = left
+
+    def timeout(self, key: Key) -> int:
+        """How long a service's flows of UDP last, 0 for all others."""
+        return self.lasting.get(key, 0)
 
     def backends_of(self, key: Key) -> frozenset[Address]:
         """Who is there to have flows of a service."""
@@ -361,7 +373,7 @@ class NatWorld(World):
             self.table.forget(entry)
         made = self.table.make(flow, hash64, backend, flags)
         if made is not None:
-            made.key = key
+            made.key, made.timeout = key, self.timeout(key)
         left = leaves(slow, backend)
         found = ending(found, NO_PORT, fresh=True, backend=backend, entry=made, leaves=left)
 
@@ -382,7 +394,7 @@ class NatWorld(World):
         entry = self.table.find(flow, flow_hash64(flow, self.seed))
         if entry is None:
             return found
-        if entry.gone or entry.key != key:
+        if self._stale(entry, key, 0):
             return ending(found, LOST, commit=lambda: self.table.forget(entry))
         found = ending(found, LOST, entry=entry, commit=lambda: self._seen(entry, 0))
         if left.gone or left.backend != entry.backend:
@@ -393,6 +405,8 @@ class NatWorld(World):
     def _stale(self, entry: Entry, key: Key, flags: int) -> bool:
         if entry.gone or entry.key != key:
             return True
+        if entry.flow.protocol == UDP:
+            return self.table.over(entry, self.timeout(key))
         if not asks_for_a_connection(flags):
             return False
         over = entry.closing or self.table.expired(entry)
@@ -402,6 +416,8 @@ class NatWorld(World):
 
     def _seen(self, entry: Entry, flags: int) -> None:
         entry.seen = self.table.now
+        if entry.key is not None:
+            entry.timeout = self.timeout(entry.key)
         entry.client |= marks(flags)
         if not flags & TCP_SYN and entry.answers & ANSWERED:
             entry.client |= ANSWERED

@@ -13,9 +13,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.core.health import TRANSITIONS, Event, Standing, State, held, step, unable, verdicts
+from towpath.core.health import (
+    TRANSITIONS,
+    Event,
+    Standing,
+    State,
+    held,
+    step,
+    unable,
+    verdicts,
+)
 from towpath.core.lb import states
-from towpath.model import AllFailed, Backend, BackendState, CheckType, Health, Service
+from towpath.model import (
+    AllFailed,
+    Backend,
+    BackendState,
+    CheckType,
+    Health,
+    OnDown,
+    Protocol,
+    Service,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,6 +220,47 @@ def test_what_the_kernel_gives_no_flows_is_held() -> None:
     assert held([drained], [before]) == {WEB.key: {ADDRESSES[1]}}
     assert held([replace(WEB, health=None)], [before]) == {}
     assert held([WEB], []) == {}
+
+
+# What becomes of flows
+
+UDP_WEB = replace(WEB, protocol=Protocol.UDP)
+
+
+@pytest.mark.parametrize(
+    ("service", "wish", "state"),
+    [
+        (WEB, None, BackendState.QUARANTINED),
+        (WEB, OnDown.KEEP, BackendState.QUARANTINED),
+        (WEB, OnDown.MOVE, BackendState.DOWN),
+        (UDP_WEB, None, BackendState.DOWN),
+        (UDP_WEB, OnDown.KEEP, BackendState.QUARANTINED),
+        (UDP_WEB, OnDown.MOVE, BackendState.DOWN),
+    ],
+)
+def test_flows_of_what_is_down(service: Service, wish: OnDown | None, state: BackendState) -> None:
+    """They stay or go, as the service says, and where it doesn't as its protocol does."""
+    assert service.health is not None
+    service = replace(service, health=replace(service.health, on_down=wish))
+    (found,) = effective([service], {service.key: {ADDRESSES[1]}})
+    assert [each.state for each in found.backends] == [
+        BackendState.ACTIVE,
+        state,
+        BackendState.ACTIVE,
+        BackendState.ACTIVE,
+    ]
+    assert held([service], [found]) == {service.key: {ADDRESSES[1]}}
+
+
+def test_a_wish_and_a_finding() -> None:
+    """Who drains and is found down loses its flows where they are to go, else it keeps them."""
+    draining = (replace(UDP_WEB.backends[0], state=BackendState.DRAINING), *UDP_WEB.backends[1:])
+    for wish, state in ((OnDown.MOVE, BackendState.DOWN), (OnDown.KEEP, BackendState.DRAINING)):
+        assert UDP_WEB.health is not None
+        health = replace(UDP_WEB.health, on_down=wish)
+        service = replace(UDP_WEB, backends=draining, health=health)
+        (found,) = effective([service], {service.key: {ADDRESSES[0]}})
+        assert found.backends[0].state is state
 
 
 def test_held_backends_stay_without_flows_across_a_restart() -> None:
