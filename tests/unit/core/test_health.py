@@ -18,6 +18,7 @@ from towpath.core.health import (
     Event,
     Standing,
     State,
+    carried,
     held,
     step,
     unable,
@@ -220,6 +221,74 @@ def test_what_the_kernel_gives_no_flows_is_held() -> None:
     assert held([drained], [before]) == {WEB.key: {ADDRESSES[1]}}
     assert held([replace(WEB, health=None)], [before]) == {}
     assert held([WEB], []) == {}
+
+
+def test_what_had_no_flows_under_another_vip_is_held() -> None:
+    """The kernel knows no names: what is gone may be what has come with other packets."""
+    (before,) = effective([WEB], {WEB.key: set(ADDRESSES[:2])})
+    for changed in (
+        replace(WEB, vip=ip_address("203.0.113.99")),
+        replace(WEB, port=8080),
+        replace(WEB, vip=ip_address("203.0.113.99"), port=8080, name="other"),
+    ):
+        assert held([changed], [before]) == {changed.key: set(ADDRESSES[:2])}
+        # Where it is still there it is itself.
+        assert held([WEB, changed], [before]) == {WEB.key: set(ADDRESSES[:2])}
+    other = replace(WEB, protocol=Protocol.UDP)
+    assert held([other], [before]) == {}
+    others = tuple(Backend(ip_address(f"192.0.2.{number}")) for number in range(91, 95))
+    assert held([replace(WEB, port=81, backends=others)], [before]) == {}
+
+
+# What is known of a service whose packets are others by now
+
+ELSEWHERE = ip_address("203.0.113.99")
+DOWN: Down = {WEB.key: frozenset(ADDRESSES[:2])}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        replace(WEB, vip=ELSEWHERE),
+        replace(WEB, port=81),
+        replace(WEB, protocol=Protocol.UDP),
+        replace(WEB, vip=ELSEWHERE, port=81, forwarding="l2", table_size=509),
+        replace(WEB, name="renamed"),
+        replace(WEB, health=replace(TCP, interval=9.0)),
+    ],
+    ids=["vip", "port", "protocol", "all", "name", "check"],
+)
+def test_a_verdict_goes_along(after: Service) -> None:
+    """With the service's name, or with its packets."""
+    assert carried(DOWN, [WEB], [after]) == {after.key: set(ADDRESSES[:2])}
+
+
+def test_a_verdict_is_of_backends_that_are_there() -> None:
+    """And of services that are checked."""
+    moved = replace(WEB, vip=ELSEWHERE)
+    assert carried(DOWN, [WEB], [replace(moved, backends=WEB.backends[1:])]) == {
+        moved.key: {ADDRESSES[1]}
+    }
+    assert carried(DOWN, [WEB], [replace(moved, backends=WEB.backends[2:])]) == {}
+    assert carried(DOWN, [WEB], [replace(moved, health=None)]) == {}
+    assert carried(DOWN, [WEB], []) == {}
+    assert carried({}, [WEB], [moved]) == {}
+
+
+def test_services_that_change_places() -> None:
+    """Each takes along what is known of itself; who comes to where one was begins anew."""
+    other = replace(WEB, name="other", vip=ELSEWHERE)
+    down: Down = {WEB.key: {ADDRESSES[0]}, other.key: {ADDRESSES[3]}}
+    swapped = [replace(WEB, vip=ELSEWHERE), replace(other, vip=WEB.vip)]
+    assert carried(down, [WEB, other], swapped) == {
+        other.key: {ADDRESSES[0]},
+        WEB.key: {ADDRESSES[3]},
+    }
+    new = replace(WEB, name="new")
+    assert carried(DOWN, [WEB], [replace(WEB, vip=ELSEWHERE), new]) == {
+        other.key: set(ADDRESSES[:2])
+    }
+    assert carried(DOWN, [WEB], [new]) == {new.key: set(ADDRESSES[:2])}
 
 
 # What becomes of flows
