@@ -13,7 +13,8 @@
  *
  * Each direction marks what it has seen in a byte of its own, so that neither undoes
  * the other's. Nothing is ever searched for old entries: one that is older than its
- * state allows is there until another flow wants its way or its port.
+ * state allows is there until another flow wants its way or its port, or its own client
+ * begins another flow: by a SYN, or by any datagram.
  */
 #ifndef TOWPATH_ABI_SNAT_H
 #define TOWPATH_ABI_SNAT_H
