@@ -203,7 +203,7 @@ def test_a_drain_doesnt_wait_for_a_flow_that_has_ended(rig: Rig, timeout: int | 
     dns = Datagrams(rig, "4in4", timeout)
     dns.all()
     keys = [BackendKey(dns.dns.key, each.address) for each in dns.dns.backends]
-    count = rig.balancer.census(keys).count
+    count = rig.balancer.flow_counter(keys).count
     assert sum(count(1000).values()) == len(PORTS)
     dns.grow_older(dns.seconds - 3)
     assert sum(count(1000).values()) == len(PORTS)

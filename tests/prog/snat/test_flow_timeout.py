@@ -137,7 +137,7 @@ def test_ports_used_again_leave_a_backend_that_drains(nat: NatRig, version: int)
     nat.serve(replace(plain, backends=drained))
     assert gone is not None
     key = BackendKey(plain.key, gone)
-    count = nat.balancer.census([key]).count
+    count = nat.balancer.flow_counter([key]).count
     mine = sum(each == gone for each in had.values())
     assert count(300) == {key: mine}
     nat.later(10 + STEP)
