@@ -69,7 +69,7 @@ static __always_inline int hdr_skip_fragment(struct hdr_state *hdr, struct curso
 	return PARSE_FRAGMENT;
 }
 
-/* RFC 4302: of either family. Its length is in 4 bytes, of which the first two are not counted. */
+/* RFC 4302: of either family. Its length is in units of 4 bytes, of which two are not counted. */
 static __always_inline int hdr_skip_authentication(struct hdr_state *hdr, struct cursor *c)
 {
 	struct ip_auth_hdr *header = cursor_take(c, struct ip_auth_hdr);
@@ -83,9 +83,9 @@ static __always_inline int hdr_skip_authentication(struct hdr_state *hdr, struct
 }
 
 /*
- * Skips one extension header as parse_ipv6_extensions() does, or an authentication header: HDR_MORE, or PARSE_OK if there is
- * none. A fragment header ends the walk, behind it, with PARSE_FRAGMENT, unless it is that of a
- * whole packet. `c`: at the frame's start.
+ * Skips one extension header as parse_ipv6_extensions() does, or an authentication header:
+ * HDR_MORE, or PARSE_OK if there is none. A fragment header ends the walk, behind it, with
+ * PARSE_FRAGMENT, unless it is that of a whole packet. `c`: at the frame's start.
  */
 static __always_inline int hdr_skip(struct hdr_state *hdr, struct cursor c)
 {
