@@ -93,11 +93,13 @@ struct fragment {
 	__be32 id; /* IPv4: the low half, as it lies in the header */
 	__be16 sport;
 	__be16 dport;
-	__u32 seen;    /* when, in 2^20 ns */
-	__u8 protocol; /* of the first fragment's transport header */
-	__u8 family;   /* enum family */
-	__u16 _reserved;
-	__u64 _reserved2;
+	__u32 seen;	  /* when, in 2^20 ns */
+	__u8 protocol;	  /* of the first fragment's transport header */
+	__u8 family;	  /* enum family */
+	__u8 ip_protocol; /* as the IPv4 header has it, which may be another; IPv6: 0 */
+	__u8 _reserved;
+	__u16 checksum_at; /* of TCP, in what is fragmented, if the first one ends before; or 0 */
+	__u16 _reserved2[3];
 };
 
 enum fragment_limits {

@@ -101,11 +101,12 @@ BTF_KEEP(enum service_flags);
  */
 struct service {
 	__u64 table;
-	__u32 flags;	  /* enum service_flags */
-	__u32 table_size; /* slots it is configured to have, backends or not */
-	__u32 affinity;	  /* seconds that a client keeps its backend, 0 = none */
-	__u32 sources;	  /* the set of source prefixes it is for, 0 = for everyone */
-	__u64 _reserved;
+	__u32 flags;	    /* enum service_flags */
+	__u32 table_size;   /* slots it is configured to have, backends or not */
+	__u32 affinity;	    /* seconds that a client keeps its backend, 0 = none */
+	__u32 sources;	    /* the set of source prefixes it is for, 0 = for everyone */
+	__u32 flow_timeout; /* seconds after which a flow of UDP has ended, 0 = that of all */
+	__u32 _reserved;
 };
 
 /*
@@ -231,8 +232,9 @@ enum verdict {
 	VERDICT_PASS_PROTOCOL, /* neither TCP nor UDP */
 	VERDICT_PASS_FRAGMENT,
 	VERDICT_PASS_MALFORMED, /* shorter than its headers say, or nonsense in them */
+	VERDICT_PASS_QINQ,	/* behind more tags than one, or another than 802.1Q's */
 	VERDICT_DROP_NO_BACKEND,
-	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated */
+	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated, and nobody is told */
 	VERDICT_DROP_NO_ROUTE,
 	VERDICT_DROP_PROHIBITED,    /* blackhole or prohibit route */
 	VERDICT_DROP_NO_FORWARDING, /* forwarding is off on the ingress device */
@@ -245,6 +247,7 @@ enum verdict {
 	VERDICT_DROP_TTL,	    /* no hop left to forward a translated packet */
 	VERDICT_DROP_FRAGMENT,	    /* its first one isn't known, or where that went is gone */
 	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */
+	VERDICT_DROP_NO_FLOW,	    /* a RST for no flow that is translated */
 	VERDICT_TX_TOO_BIG,	    /* like DROP_MTU, and the sender is told what fits */
 	VERDICT_TX_ECHO,	    /* an echo request to a VIP, answered */
 	VERDICT_MAX,
@@ -258,7 +261,7 @@ struct verdict_cpu {
 /*
  * ---- Settings -------------------------------------------------------------
  *
- * One record. The program reads the sources and `echo`; the rest is for the next program
+ * One record. The program reads all but the seeds and the cookie, which are for the next program
  * that is loaded over the same tables, which must agree with this one.
  */
 struct settings {
@@ -271,8 +274,8 @@ struct settings {
 	__be32 vary6;	   /* the same, of the last word */
 	__u32 fib_source4; /* 1: take the FIB's preferred source */
 	__u32 fib_source6;
-	__u32 echo; /* 1: echo requests to VIPs are answered */
-	__u32 _reserved;
+	__u32 echo;	  /* 1: echo requests to VIPs are answered */
+	__u32 too_big_df; /* 1: of too large IPv4 packets only those with DF are answered */
 };
 
 /*

@@ -85,8 +85,9 @@ struct record_cpu {
 	__u32 chosen;	      /* a bit for each capture that wants it */
 	__u32 snaplen;	      /* the largest of those */
 	__u32 captured[2];    /* bytes of the frame that were kept, by direction */
-	__be16 vlan;	      /* tag control word, 0 = untagged */
-	__u16 _reserved[3];
+	__be16 vlan;	      /* tag control word of the outer tag, 0 = untagged */
+	__u8 authenticated;   /* `flow` is what is behind an authentication header */
+	__u8 _reserved[5];
 	struct record_seen seen_beat[8];
 	struct record_count counts[8];
 };

@@ -13,7 +13,8 @@
  *
  * Each direction marks what it has seen in a byte of its own, so that neither undoes
  * the other's. Nothing is ever searched for old entries: one that is older than its
- * state allows is there until another flow wants its way or its port.
+ * state allows is there until another flow wants its way or its port, or its own client
+ * begins another flow: by a SYN, or by any datagram.
  */
 #ifndef TOWPATH_ABI_SNAT_H
 #define TOWPATH_ABI_SNAT_H
@@ -53,7 +54,8 @@ struct nat_flow {
 	__u32 handle;
 	__u32 version;
 	__be16 backend_port;
-	__u16 _reserved[3];
+	__u16 timeout; /* of UDP with packets both ways, in units of nat_life.seen; 0 = that of all */
+	__u16 _reserved[2];
 };
 
 enum nat_marks {

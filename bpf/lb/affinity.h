@@ -129,14 +129,14 @@ __noinline int affinity_backend(__u32 slot, __u32 index)
 	backend = backend_of(affinity_lookup(&place, &lb->pkt.flow.saddr, index));
 	if (affinity_may_stay(&place, service, backend)) {
 		TRACE_FLAG(lb, TRACE_AFFINITY);
-		if (!(lb->pkt_flags & PKT_NO_LEARN) && place.set)
+		if (may_be_learnt(lb) && place.set)
 			place.set->way[place.way % CLIENT_WAYS].seen = place.now;
 		return backend->handle;
 	}
 	backend = hash_backend(lb, service, hash >> 32);
 	if (!backend)
 		return 0;
-	if (!(lb->pkt_flags & PKT_NO_LEARN) && flow_may_learn(lb->cpu, lb->jiffies))
+	if (may_be_learnt(lb) && flow_may_learn(lb->cpu, lb->jiffies))
 		affinity_learn(&place, &lb->pkt.flow.saddr, index, backend->handle);
 	return backend->handle;
 }

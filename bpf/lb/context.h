@@ -16,14 +16,16 @@ PARSE_IS(NOT_IP);
 PARSE_IS(PROTOCOL);
 PARSE_IS(FRAGMENT);
 PARSE_IS(MALFORMED);
+PARSE_IS(QINQ);
 #undef PARSE_IS
 
 /* How a packet is other than whole, of TCP or UDP, and live: a set of these. */
 enum pkt_flags {
-	PKT_NO_LEARN = 1 << 0,	 /* the flow table learns nothing from it */
-	PKT_FRAG_FIRST = 1 << 1, /* the first fragment of a packet */
-	PKT_FRAG_LATER = 1 << 2, /* one that follows it */
-	PKT_ICMP_ERROR = 1 << 3, /* an ICMP error: the flow is the quoted packet's */
+	PKT_NO_LEARN = 1 << 0,	    /* the flow table learns nothing from it */
+	PKT_FRAG_FIRST = 1 << 1,    /* the first fragment of a packet */
+	PKT_FRAG_LATER = 1 << 2,    /* one that follows it */
+	PKT_ICMP_ERROR = 1 << 3,    /* an ICMP error: the flow is the quoted packet's */
+	PKT_AUTHENTICATED = 1 << 4, /* behind an authentication header: not to be translated */
 	PKT_FRAGMENT = PKT_FRAG_FIRST | PKT_FRAG_LATER,
 };
 
@@ -50,6 +52,8 @@ struct lb_ctx {
 	struct hdr_state hdr; /* on the slow path: where headers are being read */
 	__u32 first_handle;   /* of the backend that the first fragment went to */
 	__u32 rank;	      /* of the fragment's entry that is to be replaced */
+	__u32 checksum_at;    /* as the first fragment has left it */
+	__u32 _reserved2;
 };
 
 /* Whether this is the program that records: the other one stores nothing for it. */
@@ -103,6 +107,12 @@ static __always_inline struct trace *trace_of(const struct lb_ctx *lb)
 		if (_trace)                          \
 			_trace->field = (value);     \
 	} while (0)
+
+/* Whether anything is to be remembered by this packet. A reset begins nothing. */
+static __always_inline bool may_be_learnt(const struct lb_ctx *lb)
+{
+	return !(lb->pkt_flags & PKT_NO_LEARN) && likely(!(lb->pkt.tcp_flags & TCP_RST));
+}
 
 #define TRACE_FLAG(lb, flag)                         \
 	do {                                         \

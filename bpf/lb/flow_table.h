@@ -20,6 +20,12 @@ enum flow_result {
 static const __u64 BYTES_01 = 0x0101010101010101ULL;
 static const __u64 BYTES_80 = 0x8080808080808080ULL;
 
+/* Seconds in units of 2^shift jiffies, rounded up. */
+static __always_inline __u32 jiffies_units(__u32 seconds, __u32 shift)
+{
+	return (seconds * jiffies_a_second + (1 << shift) - 1) >> shift;
+}
+
 /* Where a flow belongs, and where it was found. */
 struct flow_place {
 	__u64 *tags;
@@ -157,6 +163,23 @@ static __always_inline bool flow_begins_anew(const struct flow_place *place,
 	if (likely(!tcp_begins(id->tcp_flags)) || !flow)
 		return false;
 	return flow->service & FLOW_STATE || (__u16)(place->now - flow->seen) > flow_idle;
+}
+
+/*
+ * Whether the flow of a datagram that was found has ended: what comes now is another one's.
+ * `timeout`: its service's, in seconds; 0: as long as all others.
+ */
+static __always_inline bool flow_has_ended(const struct flow_place *place, const struct flow_id *id,
+					   __u32 timeout)
+{
+	const struct flow *flow = place->flow;
+	__u32 most = flow_idle;
+
+	if (likely(id->key->protocol == IPPROTO_TCP) || !flow)
+		return false;
+	if (timeout)
+		most = jiffies_units(timeout, FLOW_SEEN_SHIFT);
+	return (__u16)(place->now - flow->seen) > most;
 }
 
 /* Whether this CPU may learn one more flow in this jiffy, of which it may learn `most`. */

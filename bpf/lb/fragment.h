@@ -14,6 +14,10 @@
 #include "lb/service.h"
 #include "lb/headers.h"
 
+enum fragment_parts {
+	FRAGMENT_TRANSPORT = 8,
+};
+
 /* Where a packet's entry belongs. */
 struct fragment_place {
 	struct fragment_set *set;
@@ -24,7 +28,7 @@ struct fragment_place {
 /* IPv6 fragments need not agree on what follows (RFC 8200, 4.5). */
 static __always_inline __u8 fragment_protocol(const struct lb_ctx *lb)
 {
-	return lb->pkt.flow.family == FAMILY_V4 ? lb->hdr.nexthdr : 0;
+	return lb->hdr.ip_protocol;
 }
 
 static __always_inline struct fragment_place fragment_place(const struct lb_ctx *lb)
@@ -50,7 +54,7 @@ static __always_inline bool fragment_is(const struct fragment *entry, const stru
 
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] &&
 	       entry->id == lb->hdr.id && entry->family == lb->pkt.flow.family &&
-	       (entry->family != FAMILY_V4 || entry->protocol == lb->hdr.nexthdr);
+	       entry->ip_protocol == lb->hdr.ip_protocol;
 }
 
 static __always_inline bool fragment_lives(const struct fragment *entry, __u32 now)
@@ -79,6 +83,7 @@ __noinline int fragment_find(__u32 slot)
 		lb->pkt.flow.protocol = entry->protocol;
 		lb->pkt.flow.sport = entry->sport;
 		lb->pkt.flow.dport = entry->dport;
+		lb->checksum_at = entry->checksum_at;
 		lb->first_handle = ref >> 32;
 		barrier();
 		return *(const volatile __u64 *)&entry->ref == ref;
@@ -111,6 +116,21 @@ static __always_inline struct fragment *fragment_victim(const struct fragment_pl
 	return &place->set->way[FRAGMENT_WAYS - 1 - *best % FRAGMENT_WAYS];
 }
 
+/*
+ * Where TCP's checksum is, from the beginning of what is in fragments, if the first one ends before
+ * it and is to be translated; else 0. Behind an IPv6 fragment header there may be more headers.
+ */
+static __always_inline __u16 fragment_checksum_at(const struct lb_ctx *lb)
+{
+	bool v4 = lb->pkt.flow.family == FAMILY_V4;
+	__u32 start = v4 ? lb->hdr.at : lb->hdr.id_at + sizeof(__be32);
+
+	if (lb->pkt.flow.protocol != IPPROTO_TCP || lb->hdr.authenticated ||
+	    hdr_within(&lb->hdr, &lb->pkt, TCP_CHECKSUM_AT + sizeof(__sum16)))
+		return 0;
+	return lb->hdr.at + TCP_CHECKSUM_AT - start;
+}
+
 /* Has the packet's other fragments follow this one to a backend; handle 0: to the kernel. */
 __noinline int fragment_learn(__u32 slot, __u32 handle)
 {
@@ -132,6 +152,8 @@ __noinline int fragment_learn(__u32 slot, __u32 handle)
 	entry->sport = lb->pkt.flow.sport;
 	entry->dport = lb->pkt.flow.dport;
 	entry->seen = place.now;
+	entry->checksum_at = fragment_checksum_at(lb);
+	entry->ip_protocol = lb->hdr.ip_protocol;
 	entry->protocol = lb->pkt.flow.protocol;
 	entry->family = lb->pkt.flow.family;
 	barrier();
@@ -142,38 +164,18 @@ __noinline int fragment_learn(__u32 slot, __u32 handle)
 static __always_inline int fragment_later(struct lb_ctx *lb)
 {
 	__u8 protocol = lb->hdr.nexthdr;
+	bool has_ports = protocol == IPPROTO_TCP || protocol == IPPROTO_UDP;
 
-	if (lb->pkt.flow.family == FAMILY_V4 && protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (lb->pkt.flow.family == FAMILY_V4 && !has_ports && protocol != IPPROTO_AH)
 		return VERDICT_PASS_FRAGMENT;
 	if (fragment_find(lb->slot)) {
 		lb->pkt_flags |= PKT_FRAG_LATER | PKT_NO_LEARN;
 		return lb->first_handle ? PARSE_OK : VERDICT_PASS_FRAGMENT;
 	}
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (!has_ports)
 		return VERDICT_PASS_FRAGMENT;
 	/* The first one went to some backend, or will: any other would never see it whole. */
 	return vip_known(lb->slot) ? VERDICT_DROP_FRAGMENT : VERDICT_PASS_FRAGMENT;
-}
-
-/* What a first fragment's transport header says, of which all is there. False: it has none. */
-static __always_inline bool fragment_transport(struct xdp_md *ctx, struct lb_ctx *lb)
-{
-	bool tcp = lb->hdr.nexthdr == IPPROTO_TCP;
-	struct cursor c = cursor_of(ctx);
-	struct tcphdr *header;
-
-	if (!hdr_ports(&lb->hdr, &lb->pkt, c, tcp ? sizeof(struct tcphdr) : sizeof(struct udphdr),
-		       &lb->pkt.flow))
-		return false;
-	if (!tcp)
-		return true;
-	if (!hdr_cursor(&lb->hdr, &c))
-		return false;
-	header = cursor_take(&c, struct tcphdr);
-	if (!header)
-		return false;
-	lb->pkt.tcp_flags = ((__u8 *)header)[TCP_FLAGS_AT];
-	return true;
 }
 
 /* Gives a fragment the ports of its packet. Those that can't be read pass as they came. */
@@ -186,9 +188,12 @@ static __always_inline int fragment_parse(struct xdp_md *ctx, struct lb_ctx *lb)
 	lb->pkt.l4_offset = lb->hdr.at - lb->pkt.l3_offset;
 	if (result == VERDICT_PASS_FRAGMENT && lb->hdr.offset && hdr_within(&lb->hdr, &lb->pkt, 0))
 		return fragment_later(lb);
-	if (result != PARSE_OK || !fragment_transport(ctx, lb))
+	/* The least that fragments but the last can have, RFC 791. */
+	if (result != PARSE_OK || !read_transport(ctx, lb, FRAGMENT_TRANSPORT))
 		return VERDICT_PASS_FRAGMENT;
 	lb->pkt_flags |= PKT_FRAG_FIRST;
+	if (lb->hdr.authenticated)
+		lb->pkt_flags |= PKT_AUTHENTICATED;
 	return PARSE_OK;
 }
 

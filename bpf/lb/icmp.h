@@ -58,6 +58,10 @@ enum icmp_limits {
 	ICMPV6_QUOTE = 1280 - 40 - 8,
 	/* bpf_csum_diff() takes no more at once before 6.13. */
 	ICMP_SUM_AT_ONCE = 512,
+	/* The checksum of an echo request of nothing but zeros behind its type. */
+	ICMP_ECHO_OF_ZEROS = 0xf7ff,
+	/* 8 bytes each, what fits into an Ethernet frame behind an IPv4 header and 4 more bytes. */
+	ICMP_ZEROS_LOOKED_AT = 185,
 };
 
 /* ---- Errors ---- */
@@ -260,9 +264,21 @@ static __always_inline bool too_big_ipv6(struct cursor *c, const struct lb_ctx *
 }
 
 /*
- * Whether a sender can be told that a packet is too large, and `mtu` what he may send. Not
- * one that allows fragmentation (RFC 1191), nor who sent an error, nor with IPv4 for the
- * later fragments (RFC 1122, 3.2.2). IPv6 packets of 1280 bytes nobody makes smaller.
+ * Whether somebody is told of packets that he allows to be fragmented. RFC 1191 and 1812 know no
+ * such answer, since a router would fragment; here the packet is lost otherwise.
+ */
+static __always_inline bool too_big_without_df(void)
+{
+	__u32 zero = 0;
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	return set && !set->too_big_df;
+}
+
+/*
+ * Whether a sender can be told that a packet is too large, and `mtu` what he may send. Not who
+ * sent an error, nor with IPv4 for the later fragments (RFC 1122, 3.2.2). IPv6 packets of 1280
+ * bytes nobody makes smaller.
  */
 static __always_inline bool too_big_answerable(const struct lb_ctx *lb, __u32 mtu)
 {
@@ -270,8 +286,9 @@ static __always_inline bool too_big_answerable(const struct lb_ctx *lb, __u32 mt
 		return false;
 	if (lb->pkt.flow.family == FAMILY_V6)
 		return lb->pkt.l3_length > ICMPV6_SMALLEST_MTU;
-	return lb->pkt.fragment & bpf_htons(IPV4_DONT_FRAGMENT) && mtu >= ICMP_MIN_MTU &&
-	       !(lb->pkt_flags & PKT_FRAG_LATER);
+	if (mtu < ICMP_MIN_MTU || lb->pkt_flags & PKT_FRAG_LATER)
+		return false;
+	return lb->pkt.fragment & bpf_htons(IPV4_DONT_FRAGMENT) || too_big_without_df();
 }
 
 /* Whether this CPU may answer one more packet in this jiffy. */
@@ -345,7 +362,51 @@ static __always_inline __sum16 icmp_update(__sum16 check, __u16 before, __u16 af
 	return bpf_htons((__u16)~sum);
 }
 
-static __always_inline int echo_ipv4(struct cursor *c)
+/*
+ * Whether `left` bytes are zeros. What is further on than an Ethernet frame reaches is taken for
+ * such: either checksum is then a right one.
+ */
+static __always_inline bool icmp_rest_is_zero(struct cursor *c, __u32 left)
+{
+	for (__u32 i = 0; i < ICMP_ZEROS_LOOKED_AT && left >= sizeof(__u64); i++) {
+		__u64 *word = cursor_take(c, __u64);
+
+		if (!word || *word)
+			return false;
+		left -= sizeof(*word);
+	}
+	for (__u32 i = 0; i < sizeof(__u64) - 1 && left; i++) {
+		__u8 *byte = cursor_take(c, __u8);
+
+		if (!byte || *byte)
+			return false;
+		left--;
+	}
+	return true;
+}
+
+/*
+ * Whether the answer to an echo request consists of zeros only. One's complement has two zeros: any
+ * other sum that is zero is a negative one, and its checksum 0. Of nothing but zeros it is the
+ * positive one, and the checksum 0xffff. An update (RFC 1624) can't know that.
+ */
+__noinline int icmp_answers_zeros(struct xdp_md *ctx, __u32 slot)
+{
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct cursor c = cursor_of(ctx);
+	struct icmp_header *icmp;
+
+	if (!lb || !hdr_cursor(&lb->hdr, &c))
+		return false;
+	icmp = cursor_take(&c, struct icmp_header);
+	if (!icmp || icmp->checksum != bpf_htons(ICMP_ECHO_OF_ZEROS) || icmp->rest)
+		return false;
+	return icmp_rest_is_zero(&c, lb->pkt.l3_offset + lb->pkt.l3_length - lb->hdr.at -
+					     sizeof(*icmp));
+}
+
+/* `zeros`: the answer is nothing else. */
+static __always_inline int echo_ipv4(struct cursor *c, bool zeros)
 {
 	struct icmp_over_ipv4 *header = cursor_take(c, struct icmp_over_ipv4);
 	struct icmp_header *icmp;
@@ -363,6 +424,8 @@ static __always_inline int echo_ipv4(struct cursor *c)
 	ip->ttl = OUTER_TTL;
 	icmp->type = ICMP_ECHO_REPLY;
 	icmp->checksum = icmp_update(icmp->checksum, ICMP_ECHO << 8, ICMP_ECHO_REPLY << 8);
+	if (unlikely(zeros))
+		icmp->checksum = 0xffff;
 	return VERDICT_TX_ECHO;
 }
 
@@ -396,17 +459,20 @@ static __always_inline int icmp_echo(struct xdp_md *ctx, struct lb_ctx *lb)
 	bool v4 = lb->pkt.flow.family == FAMILY_V4;
 	__u32 zero = 0, header = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
-	struct cursor c = cursor_of(ctx);
 	struct icmp_link link = {};
+	struct cursor c;
+	bool zeros;
 	int verdict;
 
 	if (!set || !set->echo || lb->hdr.at != lb->pkt.l3_offset + header)
 		return VERDICT_PASS_PROTOCOL;
 	if (!icmp_answerable(&lb->pkt.flow) || !vip_known(lb->slot))
 		return VERDICT_PASS_PROTOCOL;
+	zeros = v4 && icmp_answers_zeros(ctx, lb->slot);
+	c = cursor_of(ctx);
 	if (!icmp_link_back(&c, lb, &link))
 		return VERDICT_PASS_PROTOCOL;
-	verdict = v4 ? echo_ipv4(&c) : echo_ipv6(&c);
+	verdict = v4 ? echo_ipv4(&c, zeros) : echo_ipv6(&c);
 	c = cursor_of(ctx);
 	if (verdict == VERDICT_TX_ECHO)
 		icmp_write_link(&c, &link);

@@ -36,7 +36,8 @@ static __always_inline struct backend *new_backend(struct lb_ctx *lb, const stru
 /*
  * The flow's backend by the flow table, else by Maglev, which the table then learns. A port
  * that is used again by its client, or a SYN that nobody has answered, is no reason to stay
- * with a backend that takes no new flows.
+ * with a backend that takes no new flows. Datagrams have no SYN: what comes after a long pause
+ * is a new flow.
  */
 static __always_inline struct backend *
 choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bool *fresh)
@@ -56,15 +57,16 @@ choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bo
 
 	place = flow_place(lb->hash, lb->jiffies);
 	backend = backend_of(flow_lookup(&place, &id));
-	if (likely(backend) && (likely(!flow_begins_anew(&place, &id)) || takes_flows(backend))) {
+	if (likely(backend) && likely(!flow_has_ended(&place, &id, service->flow_timeout)) &&
+	    (likely(!flow_begins_anew(&place, &id)) || takes_flows(backend))) {
 		if (likely(!(lb->pkt_flags & PKT_NO_LEARN)))
 			flow_note(&place, &id);
 		TRACE_FLAG(lb, TRACE_FLOW_HIT);
 		return backend;
 	}
-	*fresh = true;
+	*fresh = !(id.tcp_flags & TCP_RST);
 	backend = new_backend(lb, service, index);
-	if (backend && !(lb->pkt_flags & PKT_NO_LEARN) && flow_may_learn(lb->cpu, lb->jiffies))
+	if (backend && may_be_learnt(lb) && flow_may_learn(lb->cpu, lb->jiffies))
 		flow_learn_as(&place, &id, backend->handle);
 	return backend;
 }
@@ -193,6 +195,9 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 	backend = nat_backend(ctx, lb, n, id);
 	if (backend) {
 		TRACE_FLAG(lb, TRACE_FLOW_HIT);
+	} else if (lb->pkt.tcp_flags & TCP_RST) {
+		/* It could only be sent by a binding, which it would be the first and last to need. */
+		return VERDICT_DROP_NO_FLOW;
 	} else {
 		n->fresh = 1;
 		backend = new_backend(lb, service, id);
@@ -258,9 +263,10 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct lb_ctx *lb, __u3
 
 	if (!service)
 		return VERDICT_PASS_NO_VIP;
-	/* Those about a flow that is translated have been looked for before. */
-	if (unlikely(lb->pkt_flags & PKT_ICMP_ERROR) && service->flags & SERVICE_SNAT)
-		return VERDICT_PASS_PROTOCOL;
+	/* Errors about a flow that is translated have been looked for before. */
+	if (unlikely(lb->pkt_flags & (PKT_ICMP_ERROR | PKT_AUTHENTICATED)) &&
+	    service->flags & SERVICE_SNAT)
+		return slow_path_untranslated(lb);
 	set = *(const volatile __u32 *)&service->sources;
 	if (unlikely(set) && !source_allowed(lb->slot, set))
 		verdict = VERDICT_DROP_SOURCE;
@@ -294,7 +300,8 @@ static __noinline __u32 unserved(struct xdp_md *ctx, struct lb_ctx *lb)
 {
 	__u32 verdict = VERDICT_PASS_NO_VIP;
 
-	if (lb->pkt_flags & PKT_FRAGMENT && nat_may_be(&lb->pkt.flow))
+	if (lb->pkt_flags & PKT_FRAGMENT && !(lb->pkt_flags & PKT_AUTHENTICATED) &&
+	    nat_may_be(&lb->pkt.flow))
 		verdict = nat_reply(ctx, lb->slot);
 	if (verdict != VERDICT_PASS_NO_VIP)
 		return verdict;
@@ -308,7 +315,7 @@ static __always_inline int xdp_action(__u32 verdict)
 		return XDP_TX;
 	case VERDICT_REDIRECT:
 		return XDP_REDIRECT;
-	case VERDICT_HANDOFF ... VERDICT_PASS_MALFORMED:
+	case VERDICT_HANDOFF ... VERDICT_PASS_QINQ:
 		return XDP_PASS;
 	case VERDICT_TX_TOO_BIG:
 	case VERDICT_TX_ECHO:

@@ -111,11 +111,12 @@ const volatile __u32 vip_mask = 0;     /* entries - 1 */
 const volatile __u32 flow_mask = 0;    /* sets - 1 */
 const volatile __u32 flow_learn = FLOW_LEARN;
 const volatile __u32 flow_idle = 0xffff; /* in units of flow.seen: an older one has ended */
-const volatile __u32 fragment_mask = 0;	 /* sets - 1 */
-const volatile __u32 client_mask = 0;	 /* sets - 1 */
-const volatile __u32 services_max = 1;	 /* columns of service_cpus */
-const volatile __u32 backends_max = 1;	 /* columns of backend_cpus and backend_flows */
-const volatile __u32 health_mark = 0;	 /* of packets of health checks, 0 = there are none */
+const volatile __u32 jiffies_a_second = 1000;
+const volatile __u32 fragment_mask = 0; /* sets - 1 */
+const volatile __u32 client_mask = 0;	/* sets - 1 */
+const volatile __u32 services_max = 1;	/* columns of service_cpus */
+const volatile __u32 backends_max = 1;	/* columns of backend_cpus and backend_flows */
+const volatile __u32 health_mark = 0;	/* of packets of health checks, 0 = there are none */
 
 static __always_inline struct backend_cpu *backend_stats(__u32 cpu, __u32 backend)
 {

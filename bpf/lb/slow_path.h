@@ -10,6 +10,27 @@
 #include "lb/icmp.h"
 
 /*
+ * TCP or UDP behind an authentication header (RFC 4302). That covers the packet from the IP header
+ * on, of which nothing changes but what may change on any way.
+ */
+static __always_inline int authenticated_parse(struct xdp_md *ctx, struct lb_ctx *lb)
+{
+	int result;
+
+	lb->hdr.at = lb->pkt.l3_offset;
+	result = read_ip(ctx, lb->slot);
+	if (result == PARSE_MALFORMED)
+		return VERDICT_PASS_MALFORMED;
+	if (result != PARSE_OK || lb->hdr.fragment ||
+	    (lb->hdr.nexthdr != IPPROTO_TCP && lb->hdr.nexthdr != IPPROTO_UDP))
+		return VERDICT_PASS_PROTOCOL;
+	if (!read_transport(ctx, lb, sizeof(struct tcphdr)))
+		return VERDICT_PASS_MALFORMED;
+	lb->pkt_flags |= PKT_AUTHENTICATED;
+	return PARSE_OK;
+}
+
+/*
  * For what parse_packet() did not call PARSE_OK. Returns PARSE_OK if the packet now has a
  * flow, else its verdict.
  */
@@ -22,6 +43,8 @@ __noinline int slow_path_parse(struct xdp_md *ctx, __u32 slot, __u32 parsed)
 	lb->pkt.tcp_flags = 0;
 	if (parsed == VERDICT_PASS_FRAGMENT)
 		return fragment_parse(ctx, lb);
+	if (parsed == VERDICT_PASS_PROTOCOL && lb->pkt.flow.protocol == IPPROTO_AH)
+		return authenticated_parse(ctx, lb);
 	if (parsed == VERDICT_PASS_PROTOCOL)
 		return icmp_parse(ctx, lb);
 	return parsed;
@@ -51,6 +74,18 @@ static __always_inline __u32 slow_path_no_backend(const struct lb_ctx *lb)
 	return lb->pkt_flags & PKT_FRAG_LATER ? VERDICT_DROP_FRAGMENT : VERDICT_DROP_NO_BACKEND;
 }
 
+/*
+ * The verdict of such a packet that is for a service that translates, and can't be translated. What
+ * the kernel gets of a packet it gets whole.
+ */
+static __always_inline __u32 slow_path_untranslated(const struct lb_ctx *lb)
+{
+	if (!(lb->pkt_flags & PKT_FRAG_FIRST))
+		return VERDICT_PASS_PROTOCOL;
+	fragment_learn(lb->slot, 0);
+	return VERDICT_PASS_FRAGMENT;
+}
+
 /* The verdict of such a packet whose flow is of no service. `ours`: its destination may be. */
 __noinline int slow_path_unserved(__u32 slot, __u32 ours)
 {
@@ -58,6 +93,8 @@ __noinline int slow_path_unserved(__u32 slot, __u32 ours)
 
 	if (!lb || lb->pkt_flags & PKT_ICMP_ERROR)
 		return VERDICT_PASS_PROTOCOL;
+	if (!(lb->pkt_flags & PKT_FRAGMENT))
+		return VERDICT_PASS_NO_VIP;
 	if (!vip_known(slot) && !ours)
 		return VERDICT_PASS_FRAGMENT;
 	/* There was a service when the first one came, or it was an answer. */

@@ -28,7 +28,10 @@ struct hdr_state {
 	__be32 id;	      /* ... identification is */
 	__u16 offset;	      /* of a fragment, in 8 bytes */
 	bool fragment;
-	__u8 nexthdr; /* what is at `at` */
+	bool authenticated; /* an authentication header has been walked past */
+	__u8 ip_protocol;   /* as the IPv4 header has it */
+	__u8 nexthdr;	    /* what is at `at` */
+	__u16 _reserved;
 };
 
 /* Moves a cursor from the frame's start to the header that is next. False: that is too far. */
@@ -66,10 +69,23 @@ static __always_inline int hdr_skip_fragment(struct hdr_state *hdr, struct curso
 	return PARSE_FRAGMENT;
 }
 
+/* RFC 4302: of either family. Its length is in units of 4 bytes, of which two are not counted. */
+static __always_inline int hdr_skip_authentication(struct hdr_state *hdr, struct cursor *c)
+{
+	struct ip_auth_hdr *header = cursor_take(c, struct ip_auth_hdr);
+
+	if (!header || !header->hdrlen)
+		return PARSE_MALFORMED;
+	hdr->nexthdr = header->nexthdr;
+	hdr->at += (header->hdrlen + 2) * 4;
+	hdr->authenticated = true;
+	return HDR_MORE;
+}
+
 /*
- * Skips one extension header as parse_ipv6_extensions() does: HDR_MORE, or PARSE_OK if there is
- * none. A fragment header ends the walk, behind it, with PARSE_FRAGMENT, unless it is that of a
- * whole packet. `c`: at the frame's start.
+ * Skips one extension header as parse_ipv6_extensions() does, or an authentication header:
+ * HDR_MORE, or PARSE_OK if there is none. A fragment header ends the walk, behind it, with
+ * PARSE_FRAGMENT, unless it is that of a whole packet. `c`: at the frame's start.
  */
 static __always_inline int hdr_skip(struct hdr_state *hdr, struct cursor c)
 {
@@ -91,6 +107,8 @@ static __always_inline int hdr_skip(struct hdr_state *hdr, struct cursor c)
 		return HDR_MORE;
 	case IPPROTO_FRAGMENT:
 		return hdr_skip_fragment(hdr, &c);
+	case IPPROTO_AH:
+		return hdr_skip_authentication(hdr, &c);
 	default:
 		return PARSE_OK;
 	}
@@ -112,6 +130,8 @@ static __always_inline int hdr_read_ipv4(struct hdr_state *hdr, struct cursor c)
 	hdr->id = bpf_htonl(bpf_ntohs(ip->id));
 	hdr->offset = bpf_ntohs(ip->frag_off) & IPV4_OFFSET;
 	hdr->fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT);
+	hdr->authenticated = false;
+	hdr->ip_protocol = ip->protocol;
 	hdr->nexthdr = ip->protocol;
 	hdr->at += ip->ihl * 4;
 	return hdr->offset ? PARSE_FRAGMENT : PARSE_OK;
@@ -130,6 +150,8 @@ static __always_inline int hdr_read_ipv6(struct hdr_state *hdr, struct cursor c)
 	__builtin_memcpy(&hdr->flow.saddr, &ip->saddr, 16);
 	__builtin_memcpy(&hdr->flow.daddr, &ip->daddr, 16);
 	hdr->fragment = false;
+	hdr->authenticated = false;
+	hdr->ip_protocol = 0;
 	hdr->nexthdr = ip->nexthdr;
 	hdr->at += sizeof(*ip);
 	return PARSE_OK;

@@ -44,6 +44,7 @@ enum parse_result {
 	PARSE_PROTOCOL = 5, /* neither TCP nor UDP */
 	PARSE_FRAGMENT = 6,
 	PARSE_MALFORMED = 7, /* shorter than its headers say, or nonsense in them */
+	PARSE_QINQ = 8,	     /* behind more tags than one, or another than 802.1Q's */
 };
 
 /* The few numbers of the wire that no uapi header names. */
@@ -106,6 +107,7 @@ enum tcp_flag {
 	TCP_ACK = 0x10,
 	TCP_EDGES = TCP_FIN | TCP_SYN | TCP_RST,
 	TCP_FLAGS_AT = 13, /* in the header */
+	TCP_CHECKSUM_AT = 16,
 };
 
 /* Whether a segment asks for a connection: RFC 9293, 3.5. */
@@ -137,6 +139,12 @@ static __always_inline __s64 cursor_left(const struct cursor *c)
 			(c)->pos = _header + 1;       \
 		_header;                              \
 	})
+
+/* Those that the kernel has VLAN devices for. */
+static __always_inline bool is_tag(__be16 ethertype)
+{
+	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
+}
 
 /* Returns the EtherType behind at most one 802.1Q tag, 0 when truncated. */
 static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
@@ -307,6 +315,8 @@ static __always_inline int parse_frame(struct cursor c, const void *frame, struc
 		return parse_ipv4(&c, pkt);
 	if (ethertype == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(&c, pkt);
+	if (is_tag(ethertype))
+		return PARSE_QINQ;
 	return ethertype ? PARSE_NOT_IP : PARSE_MALFORMED;
 }
 

@@ -83,6 +83,10 @@ static __always_inline bool record_alive(struct record_cpu *cpu)
 	return now - seen->jiffies < RECORD_LEASE;
 }
 
+enum record_headers {
+	RECORD_TAGS = 2,
+};
+
 /* ---- What the packet is ---------------------------------------------------------- */
 
 /* Of SCTP as well. Only the first fragment of a packet has ports. */
@@ -100,8 +104,48 @@ static __always_inline void record_ports(struct cursor *c, struct flow_key *flow
 	flow->dport = ports->dest;
 }
 
-static __always_inline void record_ipv4(struct cursor *c, struct flow_key *flow)
+/*
+ * Behind two tags at most, of whatever kind: the load balancer leaves such frames alone, but who
+ * captures wants to see them. Returns the EtherType; `vlan` is the outer tag's.
+ */
+static __always_inline __be16 record_ethernet(struct cursor *c, __be16 *vlan)
 {
+	struct ethhdr *eth = cursor_take(c, struct ethhdr);
+	struct vlan_tag *tag;
+	__be16 ethertype;
+
+	*vlan = 0;
+	if (!eth)
+		return 0;
+	ethertype = eth->h_proto;
+#pragma unroll
+	for (int i = 0; i < RECORD_TAGS && is_tag(ethertype); i++) {
+		tag = cursor_take(c, struct vlan_tag);
+		if (!tag)
+			return 0;
+		if (!i)
+			*vlan = tag->tci;
+		ethertype = tag->ethertype;
+	}
+	return ethertype;
+}
+
+/* Past an authentication header (RFC 4302). False: it makes no sense. */
+static __always_inline bool record_authentication(struct cursor *c, struct record_cpu *cpu)
+{
+	struct ip_auth_hdr *header = cursor_take(c, struct ip_auth_hdr);
+
+	cpu->authenticated = true;
+	if (!header || !header->hdrlen)
+		return false;
+	cpu->flow.protocol = header->nexthdr;
+	c->pos = (void *)header + (header->hdrlen + 2) * 4;
+	return true;
+}
+
+static __always_inline void record_ipv4(struct cursor *c, struct record_cpu *cpu)
+{
+	struct flow_key *flow = &cpu->flow;
 	struct iphdr *ip = cursor_take(c, struct iphdr);
 
 	if (!ip || ip->version != 4 || ip->ihl < 5)
@@ -113,11 +157,13 @@ static __always_inline void record_ipv4(struct cursor *c, struct flow_key *flow)
 	if (ip->frag_off & bpf_htons(0x1fff))
 		return;
 	c->pos = (void *)ip + ip->ihl * 4;
-	record_ports(c, flow);
+	if (flow->protocol != IPPROTO_AH || record_authentication(c, cpu))
+		record_ports(c, flow);
 }
 
-static __always_inline void record_ipv6(struct cursor *c, struct flow_key *flow)
+static __always_inline void record_ipv6(struct cursor *c, struct record_cpu *cpu)
 {
+	struct flow_key *flow = &cpu->flow;
 	struct ipv6hdr *ip = cursor_take(c, struct ipv6hdr);
 	struct ipv6_extension *ext;
 	struct ipv6_fragment *frag;
@@ -147,6 +193,10 @@ static __always_inline void record_ipv6(struct cursor *c, struct flow_key *flow)
 				return;
 			next = ext->nexthdr;
 			c->pos = (void *)ext + (ext->length + 1) * 8;
+		} else if (next == IPPROTO_AH) {
+			if (!record_authentication(c, cpu))
+				return;
+			next = flow->protocol;
 		} else {
 			break;
 		}
@@ -167,12 +217,13 @@ __noinline int record_parse(struct xdp_md *ctx)
 
 	if (!cpu)
 		return 0;
-	ethertype = parse_ethernet(&c, &cpu->vlan);
+	ethertype = record_ethernet(&c, &cpu->vlan);
+	cpu->authenticated = false;
 	__builtin_memset(&cpu->flow, 0, sizeof(cpu->flow));
 	if (ethertype == bpf_htons(ETH_P_IP))
-		record_ipv4(&c, &cpu->flow);
+		record_ipv4(&c, cpu);
 	else if (ethertype == bpf_htons(ETH_P_IPV6))
-		record_ipv6(&c, &cpu->flow);
+		record_ipv6(&c, cpu);
 	return 0;
 }
 
@@ -193,6 +244,13 @@ static __always_inline bool record_rules_match(struct xdp_md *ctx, const struct 
 
 	__builtin_memcpy(key.saddr, &flow->saddr, 16);
 	__builtin_memcpy(key.daddr, &flow->daddr, 16);
+	if (wildcard_lookup(capture, &key, &value))
+		return true;
+	if (likely(!cpu->authenticated))
+		return false;
+	/* It is a packet of either protocol. */
+	key.protocol = IPPROTO_AH;
+	key.sport = key.dport = 0;
 	return wildcard_lookup(capture, &key, &value);
 }
 

@@ -43,7 +43,7 @@ static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life 
 
 	if (!e->ref)
 		return NAT_RANK_FREE;
-	if (age > nat_allowed(e->protocol, life.client, life.backend))
+	if (age > nat_allowed(e->protocol, life.client, life.backend, e->timeout))
 		rank = NAT_RANK_EXPIRED + age;
 	else if (evict &&
 		 (!(life.client & NAT_ANSWERED) || nat_is_closing(life.client, life.backend)))
@@ -69,6 +69,7 @@ static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e,
 	e->protocol = flow->protocol;
 	e->source = n->search.source;
 	e->handle = n->handle;
+	e->timeout = n->timeout;
 	e->version = version;
 	head->life[way] = (struct nat_life){ .seen = n->search.now, .client = nat_marks_of(n) };
 	((volatile __u8 *)&head->forward)[way] = n->search.forward_tag;

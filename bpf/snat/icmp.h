@@ -32,7 +32,7 @@ static __noinline bool nat_read_error(struct xdp_md *ctx, struct lb_ctx *lb, str
 		return false;
 	lb->hdr.at += sizeof(struct icmp_header);
 	n->quote.at = lb->pkt.l4_offset + sizeof(struct icmp_header);
-	if (icmp_quoted(ctx, lb->slot) != PARSE_OK)
+	if (icmp_quoted(ctx, lb->slot) != PARSE_OK || lb->hdr.authenticated)
 		return false;
 	n->quote.ports = lb->hdr.at - lb->pkt.l3_offset;
 	n->quote.id = lb->hdr.fragment ? lb->hdr.id_at - lb->pkt.l3_offset : 0;

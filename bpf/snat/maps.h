@@ -83,8 +83,9 @@ struct nat {
 	__u32 fresh;	     /* the flow is a new one */
 	__u32 service;	     /* that an ICMP error is counted for */
 	__be16 backend_port; /* of the flow, whatever its backend's is by now */
+	__u16 timeout;	     /* of its service's flows, as struct nat_flow has it */
 	__u8 flags;	     /* TCP */
-	__u8 _reserved;
+	__u8 _reserved[3];
 };
 
 /* One for each of `contexts`: global functions find it by the same slot. */

@@ -51,21 +51,25 @@ static __always_inline __u64 translate_ipv6(struct ipv6hdr *ip, const struct nat
 	return replace_address(&ends[0], &to->saddr) + replace_address(&ends[1], &to->daddr);
 }
 
+/* Returns the difference. */
+static __always_inline __u64 replace_ports(struct ports *ports, const struct nat_tuple *to)
+{
+	__u32 before = *(__u32 *)ports;
+
+	ports->source = to->sport;
+	ports->dest = to->dport;
+	return difference32(before, *(__u32 *)ports);
+}
+
 /* `difference`: of the addresses. The checksum is where the protocol has it. */
 static __always_inline int translate_ports(struct cursor *c, const struct nat_tuple *to, bool tcp,
 					   __u64 difference)
 {
-	struct ports *ports = c->pos;
-	__u16 *check = c->pos + (tcp ? 16 : 6);
-	__u32 before, after;
+	__u16 *check = c->pos + (tcp ? TCP_CHECKSUM_AT : 6);
 
 	if ((void *)(check + 1) > c->end)
 		return -1;
-	before = *(__u32 *)ports;
-	ports->source = to->sport;
-	ports->dest = to->dport;
-	after = *(__u32 *)ports;
-	difference += difference32(before, after);
+	difference += replace_ports(c->pos, to);
 	*check = tcp ? checksum_after(*check, difference) : udp_checksum_after(*check, difference);
 	return 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Translates a fragment. Only the first one of a packet has ports and the transport's
- * checksum, which covers all of the packet and is followed like any other.
+ * Translates a fragment. Only the first one of a packet has ports, and the transport's
+ * checksum, which covers all of the packet and is followed like any other. One of TCP that ends
+ * before the checksum leaves word where that is: it is then in the fragment that has the place.
  *
  * Identifications tell packets apart within a pair of addresses, and who numbers them knows
  * of no other sender (RFC 791; RFC 8200, 4.5). Translated, many senders are one pair, so
@@ -44,6 +45,40 @@ static __always_inline __u64 replace_id_ipv6(__be32 *id, __u32 mask)
 	return difference32(before, *id);
 }
 
+/* The first fragment's ports, and the checksum if it has it. `difference`: of the addresses. */
+static __always_inline int translate_first(struct cursor *c, const struct packet *pkt,
+					   const struct nat_tuple *to, __u64 difference)
+{
+	bool tcp = pkt->flow.protocol == IPPROTO_TCP;
+
+	if (!tcp || pkt->l4_offset + TCP_CHECKSUM_AT + sizeof(__u16) <= pkt->l3_length)
+		return translate_ports(c, to, tcp, difference);
+	if (c->pos + sizeof(struct ports) > c->end)
+		return -1;
+	replace_ports(c->pos, to);
+	return 0;
+}
+
+/* In a later one, which begins at `c`, TCP's checksum, if it is there and was not in the first. */
+static __always_inline int translate_later(struct cursor *c, const struct lb_ctx *lb,
+					   const struct nat_tuple *to, __u64 difference)
+{
+	__u32 at = lb->checksum_at - lb->hdr.offset * 8;
+	const struct packet *pkt = &lb->pkt;
+	__u16 *check;
+
+	if (!lb->checksum_at || at > TRANSLATE_L4 / 2 ||
+	    pkt->l4_offset + at + sizeof(*check) > pkt->l3_length)
+		return 0;
+	check = c->pos + (at & TRANSLATE_L4);
+	if ((void *)(check + 1) > c->end)
+		return -1;
+	difference +=
+		difference16(pkt->flow.sport, to->sport) + difference16(pkt->flow.dport, to->dport);
+	*check = checksum_after(*check, difference);
+	return 0;
+}
+
 /* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
 static __always_inline int translate_fragment(struct xdp_md *ctx, const struct lb_ctx *lb,
 					      const struct nat_tuple *to,
@@ -74,10 +109,10 @@ static __always_inline int translate_fragment(struct xdp_md *ctx, const struct l
 		difference = translate_ipv6(ip, to);
 		replace_id_ipv6(id, mask);
 	}
-	if (lb->pkt_flags & PKT_FRAG_LATER)
-		return 0;
 	c.pos = ip + l4;
-	return translate_ports(&c, to, flow->protocol == IPPROTO_TCP, difference);
+	if (lb->pkt_flags & PKT_FRAG_LATER)
+		return translate_later(&c, lb, to, difference);
+	return translate_first(&c, pkt, to, difference);
 }
 
 #endif

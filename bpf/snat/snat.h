@@ -128,12 +128,21 @@ static __always_inline int nat_check(const struct packet *pkt)
 	return likely(pkt->l4_offset <= TRANSLATE_L4 - 20) ? PARSE_OK : VERDICT_PASS_PROTOCOL;
 }
 
+/* How long the service's flows of UDP are remembered, as entries have it. */
+static __always_inline __u16 nat_timeout_of(__u32 id)
+{
+	struct service *service = bpf_map_lookup_elem(&services, &id);
+
+	return service ? jiffies_units(service->flow_timeout, NAT_SEEN_SHIFT) : 0;
+}
+
 /* The backend that a flow of this service has, NULL if it is a new one. */
 static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct lb_ctx *lb, struct nat *n,
 					      __u32 service)
 {
 	struct backend *backend;
 
+	n->timeout = lb->pkt.flow.protocol == IPPROTO_UDP ? nat_timeout_of(service) : 0;
 	n->flags = lb->pkt.tcp_flags;
 	n->quote.at = 0;
 	if (!nat_find(lb, n))
@@ -142,7 +151,7 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct lb_ctx 
 	if (likely(backend && backend->service == service &&
 		   !nat_begins_anew(lb, n, !takes_flows(backend)))) {
 		if (!lb->traced)
-			nat_client_seen(n);
+			nat_client_seen(lb, n);
 		return backend;
 	}
 	if (!lb->traced)

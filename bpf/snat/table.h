@@ -47,11 +47,20 @@ static __always_inline bool nat_is_closing(__u8 client, __u8 backend)
 	return (client | backend) & NAT_RST || client & backend & NAT_FIN;
 }
 
-/* How long such an entry is kept after its last packet. */
-static __always_inline __u32 nat_allowed(__u8 protocol, __u8 client, __u8 backend)
+static __always_inline __u32 nat_allowed_udp(__u8 client, __u16 timeout)
+{
+	__u32 open = timeout ?: nat_udp_open;
+
+	if (client & NAT_ANSWERED)
+		return open;
+	return nat_udp_new < open ? nat_udp_new : open;
+}
+
+/* How long such an entry is kept after its last packet. `timeout`: as the entry has it. */
+static __always_inline __u32 nat_allowed(__u8 protocol, __u8 client, __u8 backend, __u16 timeout)
 {
 	if (protocol == IPPROTO_UDP)
-		return client & NAT_ANSWERED ? nat_udp_open : nat_udp_new;
+		return nat_allowed_udp(client, timeout);
 	if (nat_is_closing(client, backend))
 		return nat_tcp_closing;
 	return client & NAT_ANSWERED ? nat_tcp_open : nat_tcp_new;
@@ -199,33 +208,48 @@ static __always_inline struct nat_life *nat_life_of(const struct nat *n)
 }
 
 /*
- * Whether a SYN that comes for the entry found begins another connection: the one that it
- * was for is over, or was never established. `moves`: its backend takes no new flows.
+ * Whether a packet that comes for the entry found begins another flow: the one that it was for is
+ * over or, of a SYN, was never established. `moves`: its backend takes no new flows.
  */
 static __always_inline bool nat_begins_anew(const struct lb_ctx *lb, const struct nat *n,
 					    bool moves)
 {
 	struct nat_life *life = nat_life_of(n);
+	__u8 protocol = lb->pkt.flow.protocol;
 	__u16 age;
 
-	if (!life || !tcp_begins(n->flags))
+	if (!life || (protocol == IPPROTO_TCP && !tcp_begins(n->flags)))
 		return false;
 	age = n->search.now - life->seen;
-	if (nat_is_closing(life->client, life->backend) ||
-	    age > nat_allowed(lb->pkt.flow.protocol, life->client, life->backend))
+	if (age > nat_allowed(protocol, life->client, life->backend, n->timeout))
+		return true;
+	if (protocol != IPPROTO_TCP)
+		return false;
+	if (nat_is_closing(life->client, life->backend))
 		return true;
 	return moves && (!(life->client & NAT_ANSWERED) ||
 			 age > flow_idle >> (NAT_SEEN_SHIFT - FLOW_SEEN_SHIFT));
 }
 
+/* Has the flow that was found be remembered for as long as its service says by now. */
+static __always_inline void nat_note_timeout(const struct nat *n)
+{
+	struct nat_set *set = bpf_map_lookup_elem(&nat_flows, &n->search.set);
+
+	if (set && n->search.way < NAT_WAYS && set->way[n->search.way].timeout != n->timeout)
+		set->way[n->search.way].timeout = n->timeout;
+}
+
 /* Notes a packet of the client's: it confirms the flow if the backend has answered. */
-static __always_inline void nat_client_seen(const struct nat *n)
+static __always_inline void nat_client_seen(const struct lb_ctx *lb, const struct nat *n)
 {
 	struct nat_life *life = nat_life_of(n);
 	__u8 more = nat_marks_of(n);
 
 	if (!life)
 		return;
+	if (unlikely(lb->pkt.flow.protocol == IPPROTO_UDP))
+		nat_note_timeout(n);
 	if (!(n->flags & TCP_SYN) && life->backend & NAT_ANSWERED)
 		more |= NAT_ANSWERED;
 	nat_seen(life, &life->client, more, n->search.now);

@@ -224,8 +224,8 @@ class Balancing(Protocol):
         """Return what becomes of a flow's next packet, and why. Changes nothing.
 
         ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
-        stand "size 1500", "syn", "error" (ICMP about the flow) or "fragment". ConfigError if
-        it isn't one. ``device``: where it comes in; the first unless one is named.
+        stand "size 1500", "syn", "rst", "error" (ICMP about the flow) or "fragment".
+        ConfigError if it isn't one. ``device``: where it comes in; the first unless one is named.
         """
 
     @abstractmethod

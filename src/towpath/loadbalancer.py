@@ -92,7 +92,8 @@ class LoadBalancer(Balancing):
     Args:
         devices: Names, or :class:`towpath.Device` for a mode.
         source: Outer source addresses; by default what the routes prefer.
-        icmp: What is answered on behalf of VIPs; by default echo requests are.
+        icmp: What is answered on behalf of VIPs; by default echo requests, and all that is too
+            large for the way to its backend.
         limits: Room reserved in the kernel.
         pins: Where to keep it alive. None: it ends with this object.
         snat: Addresses and ports for services with ``forwarding="snat"``.
@@ -400,8 +401,8 @@ class LoadBalancer(Balancing):
         """Return what becomes of a flow's next packet, and why. Changes nothing.
 
         ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
-        stand "size 1500", "syn", "error" (ICMP about the flow) or "fragment". ConfigError if it
-        isn't one. ``device``: where it comes in; the first unless one is named.
+        stand "size 1500", "syn", "rst", "error" (ICMP about the flow) or "fragment".
+        ConfigError if it isn't one. ``device``: where it comes in; the first unless one is named.
         """
         if isinstance(flow, str):
             try:

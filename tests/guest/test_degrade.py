@@ -137,7 +137,7 @@ def test_handed_over_packets_reach_a_backend_with_or_without_tcx(wire: Wire) -> 
 
 
 def test_packets_larger_than_the_mtu_are_dropped_by_someone(wire: Wire) -> None:
-    """By the program, which counts them, where it is told the MTU; else by the device."""
+    """By the program, which tells their sender, where it is told the MTU; else by the device."""
     fits = MTU - OUTER - INNER
     with balancing(BACKEND) as balancer:
         wire.send(fits)
@@ -149,7 +149,7 @@ def test_packets_larger_than_the_mtu_are_dropped_by_someone(wire: Wire) -> None:
         verdicts = balancer.counters().verdicts
     assert [packet.len for packet in wire.tunnelled] == [MTU, MTU - 1]
     told = fib_lookup().mtu
-    assert (verdicts["tx"], verdicts["drop_mtu"]) == ((2, 1) if told else (3, 0))
+    assert (verdicts["tx"], verdicts["tx_too_big"]) == ((2, 1) if told else (3, 0))
 
 
 @pytest.mark.usefixtures("peer")

@@ -145,12 +145,26 @@ def ping(vip: Address, count: int) -> list[bytes]:
 
 def datagrams(vip: Address, payloads: list[bytes]) -> list[tuple[str, str]]:
     """Send datagrams from one port, each when the one before has been answered: the answers."""
+    with datagram_client(vip) as client:
+        return [_answered(client, payload) for payload in payloads]
+
+
+@contextmanager
+def datagram_client(vip: Address) -> Iterator[socket.socket]:
+    """A client's socket for datagrams to the VIP, its own address being known."""
     with in_netns(CLIENT), socket.socket(FAMILIES[vip.version], socket.SOCK_DGRAM) as client:
         client.settimeout(TIMEOUT)
         client.connect((str(vip), PORT))
-        answers = []
-        for payload in payloads:
-            client.send(payload)
-            name, digest = client.recv(1000).decode().split()
-            answers.append((name, digest))
-        return answers
+        yield client
+
+
+def asked(client: socket.socket) -> str:
+    """Which backend answers a datagram."""
+    name, _ = _answered(client, b"who?")
+    return name
+
+
+def _answered(client: socket.socket, payload: bytes) -> tuple[str, str]:
+    client.send(payload)
+    name, digest = client.recv(1000).decode().split()
+    return name, digest

@@ -21,6 +21,7 @@ DEFAULTS = {
     "protocol": "tcp",
     "forwarding": "dsr",
     "flow_table": True,
+    "flow_timeout": None,
     "affinity": None,
     "allow_from": None,
     "health": None,
@@ -108,6 +109,31 @@ def test_options_are_put_and_got(agent: Agent) -> None:
     assert entry["service"] == full(MAIL) | meant
     unchanged = agent.request("PUT", "/v1/services/mail", entry["service"])
     assert unchanged == (200, {"changes": [], "steps": 0, "moved": 0.0})
+
+
+def test_flows_of_udp_have_their_options(agent: Agent) -> None:
+    """How long they last, and whether they stay with a backend that is down."""
+    dns = MAIL | {"name": "dns", "port": "53/udp"}
+    options = {"flow_timeout": "90s", "health": {"type": "tcp", "on_down": "keep"}}
+    status, _ = agent.request("PUT", "/v1/services/dns", dns | options)
+    assert status == 200
+    _, entry = agent.request("GET", "/v1/services/dns")
+    found = entry["service"]
+    assert (found["flow_timeout"], found["health"]["on_down"]) == (90, "keep")
+    changed = found | {"flow_timeout": None}
+    changed["health"] = changed["health"] | {"on_down": None}
+    status, plan = agent.request("PUT", "/v1/services/dns", changed)
+    assert (status, plan["changes"][0]["fields"]) == (200, ["flow_timeout", "health"])
+    for wrong, message in (
+        ({"flow_timeout": 0}, "flow_timeout: 0 is out of range"),
+        ({"flow_timeout": 90, "port": 53, "protocol": "tcp"}, "flow_timeout: is for protocol udp"),
+        ({"health": {"type": "tcp", "on_down": "stay"}}, "health.on_down: 'stay' is not known"),
+    ):
+        status, answer = agent.request("PUT", "/v1/services/dns", changed | wrong)
+        assert status == 422
+        (problem,) = answer["problems"]
+        assert f"{problem['field']}: {problem['message']}".startswith(message)
+    agent.request("DELETE", "/v1/services/dns")
 
 
 def test_more_sources_than_there_is_room_for_are_refused(agent: Agent) -> None:

@@ -216,6 +216,7 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "forwarding": "l2",
         "table_size": 251,
         "flow_table": True,
+        "flow_timeout": None,
         "affinity": {"timeout": 600},
         "allow_from": ["10.0.0.0/8", "192.0.2.7/32", "198.51.100.0/24"],
         "health": None,
@@ -253,6 +254,40 @@ def test_a_service_is_changed_without_a_file(agent: Agent) -> None:
     assert "belongs to the configuration file" in refused(
         agent, "service", "set", "web", "--affinity", "3h"
     )
+
+
+def test_what_becomes_of_flows_is_set_without_a_file(agent: Agent) -> None:
+    """How long those of UDP last, how backends are checked, and whose flows then leave."""
+
+    def options() -> tuple[object, ...]:
+        found = json.loads(printed(agent, "service", "get", "syslog", "-o", "json"))
+        health = found["health"]
+        return found["flow_timeout"], health and (health["type"], health["on_down"])
+
+    adding = ["service", "add", "syslog", "--vip", "203.0.113.53", "--port", "514/udp"]
+    adding += ["--backend", "192.0.2.21", "--flow-timeout", "90s", "--health", "tcp"]
+    assert printed(agent, *adding, "--on-down", "keep").startswith("+syslog: ")
+    assert options() == (90, ("tcp", "keep"))
+    for arguments, expected in (
+        (["--flow-timeout", "default", "--on-down", "move"], (None, ("tcp", "move"))),
+        (["--health", "http", "--flow-timeout", "30m"], (1800, ("http", "move"))),
+        (["--on-down", "default"], (1800, ("http", None))),
+        (["--health", "none"], (1800, None)),
+        (["--health", "tcp", "--on-down", "keep"], (1800, ("tcp", "keep"))),
+    ):
+        assert printed(agent, "service", "set", "syslog", *arguments).startswith("~syslog: ")
+        assert options() == expected
+    table = printed(agent, "service", "get", "syslog")
+    assert "flow_timeout" in table
+    assert "health.on_down" in table
+    for name, arguments, wrong in (
+        ("syslog", ["--flow-timeout", "31m"], "flow_timeout: '31m' is out of range"),
+        ("mail", ["--flow-timeout", "30s"], "flow_timeout: is for protocol udp, and this is tcp"),
+        ("mail", ["--on-down", "move"], "health.type: is missing"),
+    ):
+        assert wrong in refused(agent, "service", "set", name, *arguments)
+    assert agent.command("service", "set", "syslog", "--on-down", "stay").returncode == 2
+    printed(agent, "service", "delete", "syslog")
 
 
 def test_a_deleted_service_is_gone(agent: Agent) -> None:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.lab.harness_health import FAST, SECONDS, Checking, answers, shell, without_vip
+from tests.lab.harness_transfer import PORT, asked, datagram_client, transfer_servers
 
 from towpath.api.client import ApiError, Client
 from towpath.lab import Lab
@@ -176,6 +178,78 @@ def test_a_restart_moves_no_flows(agent: Checking) -> None:
     agent.write()
     agent.wait(WEB4, **UP)
     wait_until(lambda: weights(agent)[1] > 0, seconds=SECONDS, what="be2 to get flows")
+
+
+@pytest.mark.parametrize("wish", [None, "move", "keep"])
+def test_flows_of_udp_whose_backend_is_down(agent: Checking, wish: str | None) -> None:
+    """A client that goes on sending from one port is answered by another, or waits, as wished."""
+    links = agent.lab.topology.backend_links
+    health = FAST | {"port": 80} | ({"on_down": wish} if wish else {})
+    with (
+        transfer_servers(agent.lab, VIP4),
+        Client(agent.socket) as client,
+        datagram_client(VIP4) as sock,
+    ):
+        backends = [link.node4[0].ip for link in links]
+        client.add_service(
+            "datagrams", vip=str(VIP4), port=PORT, protocol="udp", backends=backends, health=health
+        )
+        agent.wait("datagrams", **UP)
+        had = asked(sock)
+        source, port = sock.getsockname()
+        flow = f"{source}:{port} -> {VIP4}:{PORT} udp"
+        number = [link.port for link in links].index(had)
+        with without_vip(agent.lab, number):
+            state = "quarantined" if wish == "keep" else "down"
+
+            def found() -> str:
+                return str(client.backend_status("datagrams")[number].state)
+
+            wait_until(lambda: found() == state, seconds=SECONDS, what=f"{had} to be {state}")
+            traced = client.trace(flow)
+            if wish == "keep":
+                assert (traced.backend, traced.flow_hit) == (backends[number], True)
+            else:
+                assert (traced.backend != backends[number], traced.flow_hit) == (True, False)
+                now = asked(sock)
+                assert now != had
+                assert asked(sock) == now
+        agent.wait("datagrams", **UP)
+        assert asked(sock) == (had if wish == "keep" else now)
+        client.remove_service("datagrams")
+
+
+def test_another_vip_gives_no_flows_to_what_is_down(agent: Checking) -> None:
+    """Nor while nobody knows how it is under the new one."""
+    other = ip_address("203.0.113.200")
+    links = agent.lab.topology.backend_links
+    backends = [link.node4[0].ip for link in links]
+    for link in (links[0], links[2]):
+        shell(link.node, f"ip address add {other}/32 dev lo")
+    try:
+        with without_vip(agent.lab, 1), Client(agent.socket) as client:
+            slow = FAST | {"port": 80, "interval": "2s"}
+            client.add_service(
+                "moving", vip=str(VIP4), port=81, backends=backends, table_size=251, health=slow
+            )
+            agent.wait("moving", be1="up", be2="down", be3="up")
+            wait_until(
+                lambda: str(client.backend_status("moving")[1].state) == "quarantined",
+                seconds=SECONDS,
+                what="be2 to get no flows",
+            )
+            client.put_service(replace(client.service("moving"), vip=other))
+            chosen = {
+                client.trace(f"198.51.100.77:{port} -> {other}:81 tcp").backend
+                for port in range(2000, 2060)
+            }
+            assert chosen == {backends[0], backends[2]}
+            agent.wait("moving", be1="up", be2="down", be3="up")
+            assert str(client.backend_status("moving")[1].state) == "quarantined"
+            client.remove_service("moving")
+    finally:
+        for link in (links[0], links[2]):
+            shell(link.node, f"ip address del {other}/32 dev lo")
 
 
 def test_nothing_of_the_checks_is_left(agent: Checking) -> None:

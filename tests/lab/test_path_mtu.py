@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.lab.harness_balancer import SMALL
+from tests.lab.harness_handoff import until
 from tests.lab.harness_transfer import (
     PORT,
     SIZE,
+    datagram_client,
     datagrams,
     download,
     pattern_digest,
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 VIPS: dict[int, Address] = {4: VIP4, 6: VIP6}
 FAMILIES = [4, 6]
 OUTER_HEADER = {4: 20, 6: 40}
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0  # <linux/in.h>
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +127,27 @@ def test_an_upload_that_the_tunnel_has_no_room_for(balancer: LoadBalancer, famil
     assert 0 < told < 100
     service = balancer.service(f"tcp{family}")
     assert counters.service(service.key).drops == told + counters.verdicts["drop_mtu_quiet"]
+
+
+@pytest.mark.usefixtures("lab")
+def test_datagrams_without_df_that_the_tunnel_has_no_room_for(balancer: LoadBalancer) -> None:
+    """The client, which minds no path's MTU, is told what fits, and sends fragments after that."""
+    narrow, payload = 1500, bytes(at % 251 for at in range(1472))
+    with (
+        mtu((BALANCER, DEVICE, narrow, CORE_MTU), (ROUTER, "lb", narrow, CORE_MTU)),
+        datagram_client(VIP4) as client,
+    ):
+        client.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        source = client.getsockname()[0]
+        client.send(payload)
+        room = narrow - OUTER_HEADER[4]
+        until(lambda: learned(CLIENT, VIP4, source) == room, "the client learns what fits")
+        for _ in range(4):
+            client.send(payload)
+            _, digest = client.recv(1000).decode().split()
+            assert digest == hashlib.sha256(payload).hexdigest()
+    counted = {k: v for k, v in balancer.counters().verdicts.items() if k[:4] in {"drop", "tx_t"}}
+    assert {k: v for k, v in counted.items() if v} == {"tx_too_big": 1}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -56,7 +56,8 @@ def upgraded(agent: Agent, way: str) -> None:
     agent.code = None
     agent.start()
     assert schema(agent) == SCHEMA_VERSION
-    assert ("to new tables" in agent.log) == (way == "enlarged")
+    # Structs have changed since.
+    assert "to new tables" in agent.log
 
 
 def schema(agent: Agent) -> int:

@@ -73,6 +73,18 @@ def _forced(force: bool) -> str | None:  # noqa: FBT001 - a query
     return "true" if force else None
 
 
+def _given(value: Any) -> Any:
+    """JSON without what is left to its default.
+
+    An agent that is older than its client refuses fields that it doesn't know.
+    """
+    if isinstance(value, list):
+        return [_given(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _given(item) for name, item in value.items() if item is not None}
+    return value
+
+
 # Services
 
 
@@ -89,7 +101,7 @@ def service(name: str) -> Call[ServiceEntry]:
 def put_service(made: Service, *, force: bool) -> Call[Plan]:
     """Add or replace one."""
     path = _path("services", made.name)
-    return _call(Plan, "PUT", path, plain(made), force=_forced(force))
+    return _call(Plan, "PUT", path, _given(plain(made)), force=_forced(force))
 
 
 def remove_service(name: str) -> Call[Plan]:
@@ -99,13 +111,13 @@ def remove_service(name: str) -> Call[Plan]:
 
 def apply(made: Iterable[Service], *, prune: bool, force: bool) -> Call[Plan]:
     """Add or replace several, all or none."""
-    body = {"services": plain(list(made)), "prune": prune, "force": force}
+    body = {"services": _given(plain(list(made))), "prune": prune, "force": force}
     return _call(Plan, "POST", "/v1/apply", body)
 
 
 def plan(made: Iterable[Service], *, prune: bool, owner: str) -> Call[Plan]:
     """What that would change."""
-    body = {"services": plain(list(made)), "prune": prune, "owner": str(owner)}
+    body = {"services": _given(plain(list(made))), "prune": prune, "owner": str(owner)}
     return _call(Plan, "POST", "/v1/plan", body)
 
 

@@ -211,7 +211,7 @@ class Client(Balancing):
         """What becomes of a flow's next packet, and why. Changes nothing.
 
         ``flow``: such as "198.51.100.7:40000 -> 203.0.113.10:80 tcp", behind which may
-        stand "size 1500", "syn", "error" (ICMP about the flow) or "fragment".
+        stand "size 1500", "syn", "rst", "error" (ICMP about the flow) or "fragment".
         """
         return self._ask(calls.trace(flow, device))
 

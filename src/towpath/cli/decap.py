@@ -78,8 +78,8 @@ def decap(
     each client's packet inside another one. This takes the outer header off before
     the kernel sees the packet, so that no tunnel device is needed: IPv4 and IPv6 in
     IPv4 (IPIP, 6in4), IPv6 and IPv4 in IPv6 (IP6IP6, 4in6). The ECN field is merged
-    as RFC 6040 says; an 802.1Q tag stays. All other packets, and fragments of tunnel
-    packets, are left as they are.
+    as RFC 6040 says; an 802.1Q tag stays. All other packets, fragments of tunnel
+    packets, and those behind an 802.1ad tag or two tags, are left as they are.
 
     Every VIP has to be an address of the backend itself, such as one on lo, and rp_filter
     must not be 1 if answers take another way than DEVICE.

@@ -21,15 +21,24 @@ ADDING = {
     "towpath service add web --vip 203.0.113.10 --port 80 --backend 192.0.2.11 "
     "--backend 192.0.2.12=3": "The second backend gets three times as many flows.",
     "towpath service add dns --vip 203.0.113.53 --port 53/udp --backend 192.0.2.11 "
-    "--forwarding l2": "Backends on the same link, no tunnel.",
+    "--forwarding l2 --flow-timeout 30s": "Backends on the same link; flows end after 30 s.",
+    "towpath service add quic --vip 203.0.113.10 --port 443/udp --backend 192.0.2.11 "
+    "--health tcp --on-down keep": "Flows stay at a backend that is found down.",
 }
 SETTING = {
     "towpath service set web --affinity 3h": "Clients keep their backend.",
     "towpath service set web --affinity none": "Flows of a client are spread again.",
     "towpath service set web --allow-from 198.51.100.0/24,2001:db8::/32": "For nobody else.",
     "towpath service set web --allow-from any": "For everyone.",
+    "towpath service set web --health http": "Backends are checked, new flows go to what is up.",
 }
-NOTHING = {"affinity": "none", "allow_from": "any"}
+NOTHING = {
+    "affinity": "none",
+    "allow_from": "any",
+    "flow_timeout": "default",
+    "health": "none",
+    "on_down": "default",
+}
 """What stands for a field that isn't there."""
 
 _OPTIONS = (
@@ -48,6 +57,22 @@ _OPTIONS = (
         metavar="PREFIX,...|any",
         help="Drop packets of other sources; prefixes with commas between, or given again.",
         multiple=True,
+    ),
+    click.option(
+        "--health",
+        type=click.Choice(["tcp", "http", "https", "none"]),
+        help="How backends are checked; what else a check has is set in a file.",
+    ),
+    click.option(
+        "--on-down",
+        type=click.Choice(["keep", "move", "default"]),
+        help="Flows of a backend that a check finds down: they stay, or go to others at once."
+        " By default those of UDP go.",
+    ),
+    click.option(
+        "--flow-timeout",
+        metavar="TIME|default",
+        help="UDP: a flow without packets for so long has ended: 30s, 10m.",
     ),
     click.option("--table-size", type=int, help="Slots of the Maglev table, a prime."),
     click.option(
@@ -81,7 +106,7 @@ def add(
 
     service = parse_service(
         {"name": name, "vip": vip, "port": port, "backends": [*map(_backend, backends)]}
-        | _given(options)
+        | _given(options, {})
     )
     with Client(socket_path) as client:
         if name in {each.name for each in client.services()}:
@@ -102,19 +127,29 @@ def set_(name: str, socket_path: Path, **options: Any) -> None:
     from towpath.api.codec import plain
     from towpath.model import parse_service
 
-    changes = _given(options)
-    if not changes:
+    if not _given(options, {}):
         raise click.UsageError("nothing to change; see --help for the options")
     with Client(socket_path) as client:
-        done(client.put_service(parse_service(plain(client.service(name)) | changes)))
+        before = plain(client.service(name))
+        done(client.put_service(parse_service(before | _given(options, before))))
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The fields that were named, as a file would have them."""
+def _given(options: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The fields that were named, as a file would have them; ``before``: what the service has."""
     given = {name: value for name, value in options.items() if value not in {None, ()}}
     if "allow_from" in given:
         given["allow_from"] = ",".join(given["allow_from"])
-    return {name: None if NOTHING.get(name) == value else value for name, value in given.items()}
+    given = {name: None if NOTHING.get(name) == value else value for name, value in given.items()}
+    return given if given.keys().isdisjoint({"health", "on_down"}) else _health(given, before)
+
+
+def _health(given: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The same with a health check, of which a part may have been named, in one field."""
+    names = {"health": "type", "on_down": "on_down"}
+    named = {names[each]: given.pop(each) for each in names if each in given}
+    if named.get("type", "") is None:
+        return given | {"health": None}
+    return given | {"health": (before.get("health") or {}) | named}
 
 
 def _backend(text: str) -> dict[str, object]:

@@ -43,8 +43,9 @@ VERDICTS = {
     "pass_protocol": "passed to the kernel untouched: neither TCP nor UDP, nor ICMP about a flow",
     "pass_fragment": "passed to the kernel untouched: a fragment, not of a service's packet",
     "pass_malformed": "passed to the kernel untouched: its headers make no sense",
+    "pass_qinq": "passed to the kernel untouched: behind an 802.1ad tag, or two tags",
     "drop_no_backend": "dropped: the service has no backend that takes new flows",
-    "drop_mtu": "dropped: larger than the egress MTU, with the outer header if there is one",
+    "drop_mtu": "dropped: larger than the egress MTU, outer header included; nobody is told",
     "drop_no_route": "dropped: no route to the backend",
     "drop_prohibited": "dropped: the route to the backend prohibits it",
     "drop_no_forwarding": "dropped: forwarding is off on the device it came in on",
@@ -57,6 +58,7 @@ VERDICTS = {
     "drop_ttl": "dropped: its TTL or hop limit doesn't allow another hop",
     "drop_fragment": "dropped: a fragment whose first one isn't known, or its translation is gone",
     "drop_mtu_quiet": "dropped: larger than the egress MTU, and enough senders have been told",
+    "drop_no_flow": "dropped: a reset of a connection that isn't translated",
     "tx_too_big": "answered: larger than the egress MTU, the sender is told what fits",
     "tx_echo": "answered: an echo request to a VIP",
 }
@@ -72,9 +74,9 @@ def trace(flow: str, device: str | None, socket_path: Path, form: Format) -> Non
 
     The program that balances runs on a packet built from the flow; it changes no
     state and sends nothing. PROTO is tcp unless given. Behind it may stand "size
-    BYTES", of the IP packet; "syn" for a segment that asks for a connection;
-    "error" for an ICMP error about the flow; or "fragment" for the first fragment
-    of a packet.
+    BYTES", of the IP packet; "syn" for a segment that asks for a connection, "rst"
+    for one that resets it; "error" for an ICMP error about the flow; or "fragment" for
+    the first fragment of a packet.
     """
     from towpath.api.client import Client
     from towpath.api.codec import plain
@@ -115,7 +117,7 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
 def _flow_table(trace: Trace) -> str:
     if trace.flow_hit:
         return "hit: the flow keeps the backend it has"
-    return "no hit: a new flow, or one that has been forgotten"
+    return "no hit: a new flow, or one that has ended or been forgotten"
 
 
 def _affinity(trace: Trace) -> str:

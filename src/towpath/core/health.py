@@ -4,8 +4,9 @@
 Everything that affects a backend's standing is in `TRANSITIONS`. A backend that has just
 been added is taken for good until it fails as often as one that was up, so that adding
 backends to a working service is never worse than without checks; and one result is enough
-to call it up. One that the kernel gave no flows when the agent came (`State.HELD`) gets
-none until the first result says otherwise, so that a restart of the agent moves no flows.
+to call it up. One that the kernel gave no flows when the agent came, or that was down under
+another VIP of its service (`State.HELD`), gets none until the first result says otherwise, so
+that neither a restart of the agent nor another VIP sends flows to what is down.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class State(enum.StrEnum):
     UNKNOWN = "unknown"
     """Nothing yet, or some failures. It gets flows."""
     HELD = "held"
-    """Nothing yet, and it had no flows before. It gets none."""
+    """Nothing yet, and it had no flows before: when the agent started, or under the VIP that its
+    service had before. It gets none."""
     UP = "up"
     """The last check passed."""
     FAILING = "failing"
@@ -126,18 +128,21 @@ def unable(before: Standing, error: str, now: float) -> Standing:
 def verdicts(services: Iterable[Service], down: Down) -> dict[BackendKey, BackendState]:
     """Return what is to become of backends: no new flows for what is ``down``.
 
-    A service of which all backends are down keeps them, or has none, as it says.
+    Nor those that it has, if its service says so. A service of which all backends are down keeps
+    them, or has none, as it says.
     """
     # Usually nothing is, and to hash a thousand keys takes longer than the change itself.
     return {
-        BackendKey(service.key, address): BackendState.QUARANTINED
+        BackendKey(service.key, address): BackendState.DOWN
+        if service.moves_flows_when_down
+        else BackendState.QUARANTINED
         for service in services
         if down and service.health is not None
-        for address in _quarantined(service, service.health, down)
+        for address in _judged(service, service.health, down)
     }
 
 
-def _quarantined(service: Service, health: Health, down: Down) -> Collection[Address]:
+def _judged(service: Service, health: Health, down: Down) -> Collection[Address]:
     if health.on_all_failed is AllFailed.OPEN and none_up(service, down):
         return ()
     return down.get(service.key, ())
@@ -155,16 +160,48 @@ def held(
 ) -> dict[ServiceKey, frozenset[Address]]:
     """Return backends that the kernel gives no flows and that are to be checked: what was down.
 
-    ``observed`` is what the kernel holds as the agent starts.
+    ``observed`` is what the kernel holds as the agent starts. It doesn't know names: a service that
+    isn't among them may be one that is gone with another VIP or other ports, so what had no flows
+    in any such service has none in this one.
     """
+    desired = tuple(desired)
     before = {service.key: service for service in observed}
+    gone = [before[key] for key in before.keys() - {service.key for service in desired}]
     found = {}
     for service in desired:
-        known = before.get(service.key)
-        if service.health is None or known is None:
+        if service.health is None:
             continue
-        idle = {backend.address for backend in known.backends if not backend.takes_flows}
+        known = before.get(service.key)
+        alike = [known] if known else [each for each in gone if each.protocol == service.protocol]
+        idle = {
+            backend.address
+            for each in alike
+            for backend in each.backends
+            if not backend.takes_flows
+        }
         wanted = {backend.address for backend in service.backends if backend.takes_flows}
         if both := idle & wanted:
+            found[service.key] = frozenset(both)
+    return found
+
+
+def carried(down: Down, before: Iterable[Service], after: Iterable[Service]) -> Down:
+    """Return what is ``down`` of the services ``before`` as it is of those ``after``.
+
+    A service is known again by its name, whatever its VIP, ports and protocol are by now; one of
+    another name if it is for the very packets of one that isn't elsewhere. Of a backend it is known
+    how it is until its checks under the new VIP say otherwise.
+    """
+    if not down:
+        return down
+    was, now = ({each.name: each.key for each in services} for services in (before, after))
+    elsewhere = {key for name, key in was.items() if now.get(name, key) != key}
+    found = {}
+    for service in after:
+        key = was.get(service.name, service.key)
+        if service.name not in was and key in elsewhere:
+            continue
+        backends = {backend.address for backend in service.backends}
+        if service.health is not None and (both := backends.intersection(down.get(key, ()))):
             found[service.key] = frozenset(both)
     return found

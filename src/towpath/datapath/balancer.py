@@ -12,7 +12,7 @@ from towpath.closeable import Closeable
 from towpath.core.lb.states import BackendKey
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flows.count import FlowCounter
-from towpath.datapath.flows.flow_table import FlowTable
+from towpath.datapath.flows.flow_table import IDLE_SECONDS, FlowTable
 from towpath.datapath.flows.members import Member, Members
 from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
@@ -31,6 +31,7 @@ from towpath.datapath.snat.table import check as check_snat
 from towpath.datapath.snat.table import forget as forget_translations
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
+from towpath.model.service import Protocol
 from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
@@ -113,7 +114,7 @@ class Balancer(Closeable):
             self._contents = Contents(self._maps)
             settings = self._maps.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
-            self._answer_echoes(icmp or Icmp())
+            self._answer_as(icmp or Icmp())
             takeover = Takeover(self._program, self._contents)
             on_failure.callback(takeover.give_up)
             if takeover.state is State.MOVING:
@@ -139,9 +140,10 @@ class Balancer(Closeable):
             on_failure.pop_all()
             self._undo = undo.pop_all()
 
-    def _answer_echoes(self, icmp: Icmp) -> None:
+    def _answer_as(self, icmp: Icmp) -> None:
         record = self._maps.maps["settings"].lookup(0)
         record["echo"] = icmp.echo
+        record["too_big_df"] = icmp.fragmentation_needed == "df"
         self._maps.maps["settings"].update(0, record)
 
     @property
@@ -230,7 +232,12 @@ class Balancer(Closeable):
             for address, handle in services[key].handles.items()
         }
         wanted = {key: handles[key] for key in backends if key in handles}
-        return FlowCounter(self.flow_table, wanted, self.nat_flows)
+        timeouts = {
+            handle: services[key.service].options.flow_timeout or IDLE_SECONDS
+            for key, handle in wanted.items()
+            if key.service.protocol is Protocol.UDP
+        }
+        return FlowCounter(self.flow_table, wanted, self.nat_flows, timeouts)
 
     def trace(self, flow: FlowTuple, device: str | None = None) -> Trace:
         """Return what the program would do with the flow's next packet on ``device``.

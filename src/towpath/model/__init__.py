@@ -5,7 +5,7 @@ Importing this imports neither pydantic nor YAML.
 """
 
 from towpath.model.flow import FlowTuple
-from towpath.model.health import AllFailed, CheckType, Health
+from towpath.model.health import AllFailed, CheckType, Health, OnDown
 from towpath.model.kinds import Address
 from towpath.model.parse import (
     advice,
@@ -60,6 +60,7 @@ __all__ = [
     "Icmp",
     "Limits",
     "Metrics",
+    "OnDown",
     "Problem",
     "Protocol",
     "Service",

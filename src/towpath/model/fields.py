@@ -31,6 +31,7 @@ class ServiceFields(TypedDict, total=False):
     forwarding: Forwarding
     table_size: int
     flow_table: bool
+    flow_timeout: int | str | None
     affinity: Affinity | int | str | Mapping[str, Any] | None
     allow_from: Sequence[Prefix | Address | str] | None
     health: Health | str | Mapping[str, Any] | None

@@ -14,7 +14,7 @@ from towpath.model.kinds import (
     Flag,
     HostName,
     Integer,
-    OptionalPort,
+    OrNone,
     Seconds,
     StatusCodes,
     UrlPath,
@@ -56,6 +56,15 @@ class AllFailed(enum.StrEnum):
     """None gets new flows: their packets are dropped and counted."""
 
 
+class OnDown(enum.StrEnum):
+    """What becomes of the flows that a backend has when it is found down."""
+
+    KEEP = "keep"
+    """They stay: a backend that isn't well may still finish them."""
+    MOVE = "move"
+    """They go to others at once, which don't know them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """A service's health check, carried out for each of its backends.
@@ -76,7 +85,7 @@ class Health:
     """So many checks in a row that pass make a backend that is down one that is up."""
     fall: Annotated[int, Integer(1, MAX_RESULTS)] = 3
     """So many checks in a row that fail make a backend that is up one that is down."""
-    port: Annotated[int | None, OptionalPort(PORT)] = None
+    port: Annotated[int | None, OrNone(PORT)] = None
     """Port of the VIP to connect to. null: the first of the service."""
     path: Annotated[str, UrlPath()] = "/"
     """http, https: what is asked for."""
@@ -90,6 +99,9 @@ class Health:
     """command: program and arguments; exit status 0 is good. Only in a configuration file."""
     on_all_failed: Annotated[AllFailed, Word(of=AllFailed)] = AllFailed.OPEN
     """When no backend is up: open, all get flows; closed, none does."""
+    on_down: Annotated[OnDown | None, OrNone(Word(of=OnDown))] = None
+    """Flows of a backend that is found down: keep, they stay; move, they go to others at once.
+    null: move for UDP, keep for TCP."""
 
 
 _HTTP = (CheckType.HTTP, CheckType.HTTPS)

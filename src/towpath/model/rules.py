@@ -13,7 +13,7 @@ from towpath.model.keys import KeyIndex
 from towpath.model.kinds import Address, Prefix
 from towpath.model.primes import prime_at_least
 from towpath.model.problems import FieldPath, field_path
-from towpath.model.service import MAX_TABLE, ServiceKey
+from towpath.model.service import MAX_TABLE, Protocol, ServiceKey
 
 SLOTS_PER_BACKEND = 100
 """A table this many times larger than its backends follows the weights within 1 %."""
@@ -33,6 +33,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     if service.get("forwarding") == "snat":
         _check_families(service.get("vip"), backends, (*path, "backends"), found)
     _check_ports(service, backends, (*path, "backends"), found)
+    _check_flow_timeout(service, (*path, "flow_timeout"), found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
     size = service.get("table_size")
     if size is not None and size < sharing:
@@ -41,6 +42,12 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
             f"{size} slots are too few for {sharing} backends; allowed: a prime of at least "
             f"{prime_at_least(sharing)}, recommended: {recommended_size(sharing)}",
         )
+
+
+def _check_flow_timeout(service: Tree, path: FieldPath, found: Findings) -> None:
+    """A TCP connection says itself when it ends."""
+    if service.get("flow_timeout") is not None and service.get("protocol") == Protocol.TCP:
+        found.add(path, "is for protocol udp, and this is tcp; allowed: none")
 
 
 def _check_sources(

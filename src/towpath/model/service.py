@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from towpath.errors import NotFoundError
-from towpath.model.health import Health
+from towpath.model.health import Health, OnDown
 from towpath.model.kinds import (
     PORT,
     Address,
@@ -21,7 +21,7 @@ from towpath.model.kinds import (
     Flag,
     Integer,
     Name,
-    OptionalPort,
+    OrNone,
     Ports,
     PortSet,
     Prefix,
@@ -41,6 +41,8 @@ MAX_TABLE = 4194301
 DEFAULT_TABLE = 16381
 MAX_WEIGHT = 65535
 MAX_AFFINITY = 7 * 86400
+# Of 16 bits that go round in 70 minutes at 1000 jiffies a second.
+MAX_FLOW_TIMEOUT = 1800
 _IPV6 = 6
 
 
@@ -131,7 +133,7 @@ class Backend:
     """Share of new flows, relative to the service's other backends. 0: no new flows."""
     state: Annotated[BackendState, Word(of=BackendState)] = BackendState.ACTIVE
     """active, or draining or quarantined (no new flows), or down (its flows go elsewhere too)."""
-    port: Annotated[int | None, OptionalPort(PORT)] = None
+    port: Annotated[int | None, OrNone(PORT)] = None
     """Port that translated flows go to, with forwarding snat and a service of one port; those that
     there are keep theirs. None: the service's."""
 
@@ -175,6 +177,9 @@ class Service:
     """Slots of the Maglev table. A prime, best above 100 times the number of backends."""
     flow_table: Annotated[bool, Flag()] = True
     """Whether flows are remembered, so that they keep their backend while tables change."""
+    flow_timeout: Annotated[int | None, OrNone(Duration(1, MAX_FLOW_TIMEOUT))] = None
+    """UDP: a flow without packets for so many seconds has ended, and the next one begins another.
+    None: 5 minutes; with forwarding snat, snat.udp_timeout. TCP connections end by themselves."""
     affinity: Affinity | None = None
     """Whether all flows of a client go to one backend, and how long that is remembered."""
     allow_from: Annotated[tuple[Prefix, ...] | None, Prefixes()] = None
@@ -186,6 +191,13 @@ class Service:
     def key(self) -> ServiceKey:
         """What identifies the service, whatever its name."""
         return ServiceKey(self.vip, self.port, self.protocol)
+
+    @property
+    def moves_flows_when_down(self) -> bool:
+        """Whether flows leave a backend at once that is found down; else they stay."""
+        if self.health is None or self.health.on_down is None:
+            return self.protocol is Protocol.UDP
+        return self.health.on_down is OnDown.MOVE
 
     def backend(self, address: Address | str) -> Backend:
         """Return the backend with an address.

@@ -60,6 +60,10 @@ class Icmp:
 
     echo: Annotated[bool, Flag()] = True
     """Whether echo requests (ping) to VIPs are answered. false: they pass to the kernel."""
+    fragmentation_needed: Annotated[Literal["any", "df"], Word("any", "df")] = "any"
+    """Who sent an IPv4 packet that is too large for the way to its backend and is told what fits.
+    any: whoever it is, though RFC 1191 and 1812 know no such answer without DF: the packet can't be
+    fragmented here. df: who has set DF; packets of others are dropped without a word."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from towpath.model.flow import FlowTuple
 from towpath.model.kinds import FieldError
 from towpath.model.service import Protocol
 
-Kind = Literal["packet", "syn", "error", "fragment"]
+Kind = Literal["packet", "syn", "rst", "error", "fragment"]
 
-_SUFFIX = re.compile(r"(?P<flow>.*\S)\s+(?:size\s+(?P<size>\S+)|(?P<kind>syn|error|fragment))\s*")
+_SUFFIX = re.compile(
+    r"(?P<flow>.*\S)\s+(?:size\s+(?P<size>\S+)|(?P<kind>syn|rst|error|fragment))\s*"
+)
 _IP_HEADER = {4: 20, 6: 40}
 _TRANSPORT_HEADER = {6: 20, 17: 8}
 # What a test run takes on every kernel, in one page with the room around it.
@@ -23,14 +25,15 @@ class TracedPacket(FlowTuple):
     """A packet of a flow, or one about it: what a trace runs the program on."""
 
     kind: Kind = "packet"
-    """packet: TCP or UDP, of a flow that goes on. syn: TCP, of one that begins. error: an ICMP
-    error that quotes a packet to the client. fragment: the first fragment of a packet."""
+    """packet: TCP or UDP, of a flow that goes on. syn: TCP, of one that begins. rst: TCP, of one
+    that is reset. error: an ICMP error that quotes a packet to the client. fragment: the first
+    fragment of a packet."""
     size: int | None = None
     """Bytes of the IP packet. None: as few as its headers have."""
 
     @classmethod
     def parse(cls, text: str) -> "TracedPacket":
-        """Read a flow, behind which may stand ``size BYTES``, ``syn``, ``error`` or ``fragment``.
+        """Read a flow, behind which may stand ``size BYTES`` or a kind: ``syn``, ``rst``, ...
 
         Raises ValueError that says which part is wrong and what is allowed.
         """
@@ -40,8 +43,8 @@ class TracedPacket(FlowTuple):
         flow = FlowTuple.parse(match["flow"])
         if match["kind"] is not None:
             kind = next(each for each in get_args(Kind) if each == match["kind"])
-            if kind == "syn" and flow.protocol is not Protocol.TCP:
-                raise FieldError(f"syn: of {flow.protocol}; allowed: of tcp")
+            if kind in {"syn", "rst"} and flow.protocol is not Protocol.TCP:
+                raise FieldError(f"{kind}: of {flow.protocol}; allowed: of tcp")
             return cls.of(flow, kind)
         return cls.of(flow, size=_size(match["size"], flow))
 

@@ -60,14 +60,14 @@ class Fragments:
             int(now["dport"]),
             int(now["protocol"]),
             address_of(int(now["ref"]) >> 32),
+            int(now["checksum_at"]),
         )
         return Change(_key(was) if was["ref"] else None, (_key(now), left))
 
 
 def _key(entry: Any) -> FragmentKey:
     ends = [_address(entry[name], int(entry["family"])) for name in ("saddr", "daddr")]
-    v4 = entry["family"] == 2
-    return ends[0], ends[1], int(entry["id"]), int(entry["protocol"]) if v4 else 0
+    return ends[0], ends[1], int(entry["id"]), int(entry["ip_protocol"])
 
 
 def _address(record: Any, family: int) -> Address:

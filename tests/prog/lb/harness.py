@@ -272,6 +272,7 @@ def served(service: Service) -> Served:
         keeps=service.affinity.timeout if service.affinity else 0,
         sources=service.allow_from,
         drained=frozenset(each.address for each in service.backends if not each.takes_flows),
+        lasts=service.flow_timeout or 300,
     )
 
 

@@ -53,7 +53,12 @@ VERSIONS: dict[str, Edits] = {
         ("DROP_REASONS = 20", "DROP_REASONS = 24"),
         ("__u64 dropped[20];", "__u64 dropped[24];"),
         ("struct settings {\n", "struct settings {\n\t__u64 more;\n"),
+        ("struct service {\n", "struct service {\n\t__u64 more;\n"),
         ("\t__u64 _reserved;\n};\n\nenum vip_limits", "\t__u64 more[2];\n};\n\nenum vip_limits"),
+    ),
+    # Nothing but verdicts that have other numbers.
+    "verdicts": (
+        ("\tVERDICT_DROP_NO_BACKEND,\n", "\tVERDICT_PASS_ONCE,\n\tVERDICT_DROP_NO_BACKEND,\n"),
     ),
     # Other ways to divide the same things.
     "numbers": (

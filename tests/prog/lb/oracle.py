@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING
 
-from tests.prog.lb.oracle_flows import Life
+from tests.prog.lb.oracle_flows import RST, Life
 from tests.prog.lb.oracle_parse import (
     FRAGMENT,
     OTHER_PROTOCOL,
+    UDP,
     Flow,
     Leave,
     Packet,
@@ -90,6 +91,8 @@ class Served:
     """Whom it is for; None: everyone."""
     drained: frozenset[Address] = frozenset()
     """Backends that get no new flows."""
+    lasts: int = 300
+    """Seconds without packets after which a flow of UDP has ended."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ class World:
     fragments: dict[FragmentKey, Left] = field(default_factory=dict)
     """What first fragments have left."""
     echo: bool = True
+    df_only: bool = False
+    """Only who has set DF is told what fits."""
     clients: dict[tuple[Key, Address], tuple[Address, int]] = field(default_factory=dict)
     """A client's backend, and when a flow of the client last began."""
     now: int = 0
@@ -186,8 +191,14 @@ class World:
         return self._balance(frame, ifindex, packet, key, slow, left)
 
     def _judge_slow(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
-        """The same for fragments and ICMP; the verdict is what those get that nobody awaits."""
-        slow = read_slow_path(frame)
+        """The same for fragments, ICMP and what is authenticated.
+
+        The verdict is what those get that nobody awaits.
+        """
+        try:
+            slow = read_slow_path(frame)
+        except Leave as leave:
+            return Outcome(leave.verdict, frame)
         if slow is None:
             return Outcome(verdict, frame)
         if slow.kind == "echo":
@@ -197,6 +208,12 @@ class World:
         key = self.find(slow.packet.flow)
         if key is not None:
             return self._admit(frame, ifindex, slow.packet, key, slow)
+        return self._unserved(frame, slow, verdict)
+
+    def _unserved(self, frame: bytes, slow: SlowPath, verdict: str) -> Outcome:
+        """Of no service."""
+        if slow.kind == "authenticated":
+            return Outcome(NO_VIP, frame)
         passed = Outcome(verdict, frame)
         if slow.kind == "first" and self.is_vip(slow.header.destination):
             return replace(passed, leaves=(slow.fragment_key, left_by(slow, None)))
@@ -226,7 +243,7 @@ class World:
             left.destination_port,
             left.protocol,
         )
-        packet = replace(slow.packet, flow=flow)
+        packet = replace(slow.packet, flow=flow, checksum_at=left.checksum_at)
         key = self.find(flow)
         if key is None:
             return Outcome(LOST if self.is_vip(header.destination) else FRAGMENT, frame)
@@ -270,8 +287,10 @@ class World:
         """The flow's backend, and whether the flow is a new one."""
         service = self.services[key]
         known = self.remembered.get((key, flow)) if service.remembers else None
-        leaves = known in service.drained and self.life(key, flow).gives_way_to(flags)
-        if known is not None and not leaves:
+        life = self.life(key, flow) if known is not None else Life()
+        leaves = known in service.drained and life.gives_way_to(flags)
+        ended = flow.protocol == UDP and life.seconds_ago > service.lasts
+        if known is not None and not leaves and not ended:
             return known, False
         return self.of_client(key, flow) or self.by_maglev(key, flow), True
 
@@ -303,11 +322,17 @@ class World:
         left: Left | None = None,
     ) -> Outcome:
         kind = slow.kind if slow else ""
-        flags = tcp_flags(packet) if kind in {"", "first"} else 0
+        told = tcp_flags(packet) if kind in {"", "first", "authenticated"} else 0
+        flags = told or 0
         backend, fresh = self.choose(key, packet.flow, flags)
         if left is not None:
             backend = None if left.gone else left.backend
-        quiet = kind in {"error", "later"}
+        # Of a fragment that ends before its flags nobody knows what it does to a flow.
+        unsaid = kind in {"error", "later"} or told is None
+        quiet = unsaid
+        if flags & RST and fresh:
+            # It ends what nobody knows. Who remembers no flow counts them all.
+            quiet, fresh = True, not self.services[key].remembers
         found = Outcome(
             LOST if kind == "later" else NO_BACKEND,
             frame,
@@ -315,7 +340,7 @@ class World:
             key,
             packet.flow,
             backend,
-            fresh=fresh and not quiet,
+            fresh=fresh and not unsaid,
             quiet=quiet,
             flags=flags,
         )
@@ -372,7 +397,7 @@ class World:
         self, found: Outcome, packet: Packet, backend: Address, kind: str, *, unchanged: bool
     ) -> Outcome:
         room = self.ways[backend].mtu - (0 if unchanged else OUTER_HEADER[backend.version])
-        mtu = told_mtu(packet, room, kind)
+        mtu = told_mtu(packet, room, kind, df_only=self.df_only)
         if mtu is None or not may_be_answered(found.frame, packet.flow.source):
             return found.ends(TOO_LARGE)
         link_length = len(found.frame) - len(packet.behind_link)
@@ -407,7 +432,8 @@ class World:
 def left_by(slow: SlowPath, backend: Address | None) -> Left:
     """What a first fragment that goes to a backend, or to the kernel, leaves."""
     flow = slow.packet.flow
-    return Left(flow.source_port, flow.destination_port, flow.protocol, backend)
+    ports = flow.source_port, flow.destination_port
+    return Left(*ports, flow.protocol, backend, slow.checksum_at)
 
 
 def is_exact(key: Key) -> bool:

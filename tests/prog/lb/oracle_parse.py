@@ -16,10 +16,13 @@ NOT_IP = "pass_not_ip"
 OTHER_PROTOCOL = "pass_protocol"
 FRAGMENT = "pass_fragment"
 MALFORMED = "pass_malformed"
+QINQ = "pass_qinq"
 
+TAGS = (0x8100, 0x88A8)
+"""802.1Q's and 802.1ad's."""
 TCP, UDP = 6, 17
 MIN_TRANSPORT = {TCP: 20, UDP: 8}
-HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION = 0, 43, 44, 60
+HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, AUTHENTICATION, DESTINATION = 0, 43, 44, 51, 60
 MAX_EXTENSIONS = 7  # with an eighth the packet is left alone, whatever follows
 
 
@@ -53,6 +56,8 @@ class Packet:
     dont_fragment: bool | None  # None: IPv6, which routers never fragment
     identification: int
     flow: Flow
+    checksum_at: int = 0
+    """Of a later fragment: where TCP's checksum is in what was cut, if the first one lacks it."""
 
 
 def parse(frame: bytes) -> Packet:
@@ -62,6 +67,8 @@ def parse(frame: bytes) -> Packet:
         return parse_ipv4(tag, rest)
     if ethertype == 0x86DD:
         return parse_ipv6(tag, rest)
+    if ethertype in TAGS:
+        raise Leave(QINQ)
     # Nothing has EtherType 0: such a frame says nothing at all.
     raise Leave(NOT_IP if ethertype else MALFORMED)
 
@@ -183,23 +190,28 @@ def fragment_of(raw: bytes) -> Fragment | None:
     return None
 
 
+def header_length(kind: int, raw: bytes) -> int:
+    """Of one that is walked past, from its first bytes: RFC 8200, 4.2 to 4.6; RFC 4302, 2.2."""
+    if kind == AUTHENTICATION:
+        return (raw[1] + 2) * 4
+    return 8 if kind == FRAGMENT_HEADER else (raw[1] + 1) * 8
+
+
 def transport_offset(packet: Packet) -> int:
     """Where the transport header begins in the IP packet, which is none of the later fragments."""
     raw = packet.behind_link
+    kind, at, walked = raw[6], 40, {HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION}
     if raw[0] >> 4 == 4:
-        return (raw[0] & 15) * 4
-    fragment = fragment_of(raw)
-    if fragment is None:
-        return walk_extensions(raw)[1]
-    # Behind the fragment header there may be more headers.
-    at = fragment.id_at + 4
-    behind = raw[:6] + raw[at - 8 : at - 7] + raw[7:40] + raw[at:]
-    return at + walk_extensions(behind)[1] - 40
+        kind, at, walked = raw[9], (raw[0] & 15) * 4, set()
+    while kind in walked | {AUTHENTICATION}:
+        kind, at = raw[at], at + header_length(kind, raw[at:])
+    return at
 
 
-def tcp_flags(packet: Packet) -> int:
-    """The flags of a TCP segment, 0 of a datagram."""
+def tcp_flags(packet: Packet) -> int | None:
+    """The flags of a TCP segment, 0 of a datagram; None of a fragment that ends before them."""
     fragment = fragment_of(packet.behind_link)
     if packet.flow.protocol != TCP or (fragment and fragment.offset):
         return 0
-    return packet.behind_link[transport_offset(packet) + 13]
+    at = transport_offset(packet) + 13
+    return packet.behind_link[at] if at < packet.length else None

@@ -14,16 +14,23 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from tests.prog.lb.oracle_parse import (
+    AUTHENTICATION,
     DESTINATION,
     FRAGMENT_HEADER,
     HOP_BY_HOP,
+    MALFORMED,
     MAX_EXTENSIONS,
     MIN_TRANSPORT,
+    OTHER_PROTOCOL,
     ROUTING,
+    TCP,
     Flow,
+    Leave,
     Packet,
+    header_length,
     number,
     split_link,
+    walk_extensions,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +41,8 @@ ECHO = {4: 8, 6: 128}
 ECHO_REPLY = {4: 0, 6: 129}
 ERRORS = {4: (3, 11, 12), 6: (1, 2, 3, 4)}
 QUOTED_TRANSPORT = 8
+FRAGMENT_TRANSPORT = 8  # the least that all fragments but the last have: RFC 791
+CHECKSUM_AT = 16  # in a TCP header
 MAX_OFFSET = 0xFFF  # headers further into the frame are not read
 OUTER_ID_STEP = 0x9E37
 REPLY_TTL = 64
@@ -51,6 +60,7 @@ class Left:
     destination_port: int
     protocol: int
     backend: Address | None  # None: it went to the kernel
+    checksum_at: int = 0  # of TCP, in what was cut up, if the first one ends before it
     gone: bool = False  # the backend has been removed since
 
 
@@ -66,30 +76,48 @@ class Header:
     offset: int = 0
     identification: int = 0
     plain: bool = True  # neither options nor extension headers
+    cut_at: int = 0  # where what is in fragments begins
+    ip_protocol: int = 0  # as the IPv4 header has it
+    authenticated: bool = False  # an authentication header was walked past
+
+    @property
+    def checksum_ends(self) -> int:
+        """Where TCP's checksum ends, in the frame."""
+        return self.transport + CHECKSUM_AT + 2
 
 
 @dataclass(frozen=True)
 class SlowPath:
     """A fragment, an ICMP error or an echo request, as far as the frame itself tells."""
 
-    kind: str  # first, later, error, echo
+    kind: str  # first, later, error, echo, authenticated
     packet: Packet  # its flow: without ports for "later", the quoted packet's turned round
     header: Header
+    end: int  # of the packet, in the frame
 
     @property
     def fragment_key(self) -> FragmentKey:
         """What all fragments of one packet have in common."""
         header = self.header
-        protocol = header.protocol if header.source.version == 4 else 0
-        return header.source, header.destination, header.identification, protocol
+        return header.source, header.destination, header.identification, header.ip_protocol
+
+    @property
+    def checksum_at(self) -> int:
+        """Where TCP's checksum is in what was cut up, 0 if it is in this fragment, the first."""
+        header = self.header
+        if header.protocol != TCP or header.authenticated or header.checksum_ends <= self.end:
+            return 0
+        return header.transport + CHECKSUM_AT - header.cut_at
 
 
 def read_slow_path(frame: bytes) -> SlowPath | None:
-    """What a frame is; None if it is none of these, or can't be told."""
+    """What a frame is; None if it is none of these, or can't be told. Leave: another verdict."""
     tag, ethertype, rest = split_link(frame)
     start = len(frame) - len(rest)
     version = 4 if ethertype == 0x0800 else 6
     header = read_header(frame, start, version)
+    if _is_authenticated(rest, version):
+        return _authenticated(frame, tag, rest, version)
     if header is None:
         return None
     packet = _packet(tag, rest, version, header)
@@ -99,23 +127,59 @@ def read_slow_path(frame: bytes) -> SlowPath | None:
     return _icmp(frame, packet, header, end)
 
 
+def _is_authenticated(rest: bytes, version: int) -> bool:
+    """Whether the first header that isn't an IPv6 extension is an authentication header."""
+    if version == 4:
+        return rest[9] == AUTHENTICATION and not number(rest[6:8]) & 0x3FFF
+    try:
+        kind, _ = walk_extensions(rest)
+    except Leave:
+        return False
+    return kind == AUTHENTICATION
+
+
+def _authenticated(frame: bytes, tag: int, rest: bytes, version: int) -> SlowPath:
+    """TCP or UDP behind it. Leave: something else, or it is cut."""
+    start = len(frame) - len(rest)
+    try:
+        header = (_read_ipv4 if version == 4 else _read_ipv6)(frame, start)
+    except Cut:
+        raise Leave(MALFORMED) from None
+    if header is None or header.fragment or header.protocol not in MIN_TRANSPORT:
+        raise Leave(OTHER_PROTOCOL)
+    packet = _packet(tag, rest, version, header)
+    end = start + packet.length
+    ports = _ports(frame, header, end, MIN_TRANSPORT[header.protocol])
+    if ports is None:
+        raise Leave(MALFORMED)
+    flow = replace(packet.flow, source_port=ports[0], destination_port=ports[1])
+    return SlowPath("authenticated", replace(packet, flow=flow), header, end)
+
+
 def _icmp(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
     version = header.source.version
     at = header.transport
     if header.protocol != ICMP[version] or at + 8 > min(end, len(frame)) or at > MAX_OFFSET:
         return None
+    if header.authenticated:
+        return None
     if frame[at] == ECHO[version]:
-        return SlowPath("echo", packet, header)
+        return SlowPath("echo", packet, header, end)
     return _error(frame, packet, header, end) if frame[at] in ERRORS[version] else None
+
+
+class Cut(Exception):  # noqa: N818 - not an error: the walk is over
+    """A header isn't there whole, or says nonsense of its length."""
 
 
 def read_header(frame: bytes, at: int, version: int) -> Header | None:
     """The IP header at a place in the frame. None: there is none, or it ends too soon."""
     if at > MAX_OFFSET:
         return None
-    if version == 4:
-        return _read_ipv4(frame, at)
-    return _read_ipv6(frame, at)
+    try:
+        return (_read_ipv4 if version == 4 else _read_ipv6)(frame, at)
+    except Cut:
+        return None
 
 
 def _read_ipv4(frame: bytes, at: int) -> Header | None:
@@ -123,16 +187,28 @@ def _read_ipv4(frame: bytes, at: int) -> Header | None:
     if len(raw) < 20 or raw[0] >> 4 != 4 or raw[0] & 15 < 5:
         return None
     flags = number(raw[6:8])
-    return Header(
+    behind = at + (raw[0] & 15) * 4
+    header = Header(
         IPv4Address(raw[12:16]),
         IPv4Address(raw[16:20]),
         raw[9],
-        at + (raw[0] & 15) * 4,
+        behind,
         fragment=bool(flags & 0x3FFF),
         offset=flags & 0x1FFF,
         identification=number(raw[4:6]),
         plain=raw[0] & 15 == 5,
+        cut_at=behind,
+        ip_protocol=raw[9],
     )
+    if header.offset:
+        return header
+    for _ in range(MAX_EXTENSIONS + 1):
+        if header.protocol != AUTHENTICATION:
+            break
+        if header.transport > MAX_OFFSET:
+            return None
+        header = _past(frame, header)
+    return header
 
 
 def _read_ipv6(frame: bytes, at: int) -> Header | None:
@@ -150,28 +226,46 @@ def _walk(frame: bytes, header: Header) -> Header | None:
         at, kind = header.transport, header.protocol
         if at > MAX_OFFSET:
             return None
-        if kind not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION):
+        if kind not in (HOP_BY_HOP, ROUTING, FRAGMENT_HEADER, DESTINATION, AUTHENTICATION):
             return header
         steps += 1
-        size = 8 if kind == FRAGMENT_HEADER else 4
-        raw = frame[at : at + size]
-        if len(raw) < size or (kind == ROUTING and raw[3]):
+        header = _past(frame, header)
+        if kind == ROUTING and frame[at + 3]:
             return None
-        length = 8 if kind == FRAGMENT_HEADER else (raw[1] + 1) * 8
-        header = replace(header, protocol=raw[0], transport=at + length, plain=False)
-        if kind == FRAGMENT_HEADER and number(raw[2:4]) & 0xFFF9:
+        field = number(frame[at + 2 : at + 4])
+        if kind == FRAGMENT_HEADER and field & 0xFFF9:
             if header.fragment:
                 return None  # a fragment of a fragment
             header = replace(
                 header,
                 fragment=True,
-                offset=number(raw[2:4]) >> 3,
-                identification=number(raw[4:8]),
+                offset=field >> 3,
+                identification=number(frame[at + 4 : at + 8]),
+                cut_at=at + 8,
             )
             if header.offset:
                 return header
             steps = 0
     return None
+
+
+READ = {FRAGMENT_HEADER: 8, AUTHENTICATION: 12}
+"""What must be there of a header to walk past it, where that isn't 4 bytes."""
+
+
+def _past(frame: bytes, header: Header) -> Header:
+    """Past the header that is next. Cut: it isn't there."""
+    at, kind = header.transport, header.protocol
+    raw = frame[at : at + READ.get(kind, 4)]
+    if len(raw) < READ.get(kind, 4) or (kind == AUTHENTICATION and not raw[1]):
+        raise Cut
+    return replace(
+        header,
+        protocol=raw[0],
+        transport=at + header_length(kind, raw),
+        plain=False,
+        authenticated=header.authenticated or kind == AUTHENTICATION,
+    )
 
 
 def _packet(tag: int, rest: bytes, version: int, header: Header) -> Packet:
@@ -187,14 +281,13 @@ def _packet(tag: int, rest: bytes, version: int, header: Header) -> Packet:
 
 def _fragment(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
     if header.offset:
-        return SlowPath("later", packet, header) if header.transport <= end else None
-    least = MIN_TRANSPORT.get(header.protocol, 0)
-    ports = _ports(frame, header, end, least)
+        return SlowPath("later", packet, header, end) if header.transport <= end else None
+    ports = _ports(frame, header, end, FRAGMENT_TRANSPORT)
     if ports is None:
         return None
     source, destination = ports
     flow = replace(packet.flow, source_port=source, destination_port=destination)
-    return SlowPath("first", replace(packet, flow=flow), header)
+    return SlowPath("first", replace(packet, flow=flow), header, end)
 
 
 def _error(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath | None:
@@ -207,7 +300,7 @@ def _error(frame: bytes, packet: Packet, header: Header, end: int) -> SlowPath |
         return None
     source, destination = ports
     flow = Flow(quoted.destination, quoted.source, destination, source, quoted.protocol)
-    return SlowPath("error", replace(packet, flow=flow), header)
+    return SlowPath("error", replace(packet, flow=flow), header, end)
 
 
 def _ports(frame: bytes, header: Header, end: int, least: int) -> tuple[int, int] | None:
@@ -251,14 +344,29 @@ def echo_reply(frame: bytes, header: Header) -> bytes:
     if version == 4:
         _update(made, start + 10, frame[ttl] << 8, REPLY_TTL << 8)
     made[header.transport] = ECHO_REPLY[version]
-    _update(made, header.transport + 2, ECHO[version] << 8, ECHO_REPLY[version] << 8)
+    at = header.transport + 2
+    _update(made, at, ECHO[version] << 8, ECHO_REPLY[version] << 8)
+    # What is summed up: with IPv6 the addresses as well, which aren't zero (RFC 8200, 8.1).
+    message = made[start + 8 : at] if version == 6 else made[header.transport : at]
+    message += made[at + 2 : start + _total_length(frame, start, version)]
+    if not any(message + made[at : at + 2]):
+        made[at : at + 2] = b"\xff\xff"
     return bytes(made)
 
 
+def _total_length(frame: bytes, start: int, version: int) -> int:
+    if version == 4:
+        return number(frame[start + 2 : start + 4])
+    return 40 + number(frame[start + 4 : start + 6])
+
+
 def _update(made: bytearray, at: int, before: int, after: int) -> None:
-    """RFC 1624: HC' = ~(~HC + ~m + m')."""
-    total = (~number(bytes(made[at : at + 2])) & 0xFFFF) + (~before & 0xFFFF) + after
-    made[at : at + 2] = (~_folded(total) & 0xFFFF).to_bytes(2, "big")
+    """What a word is less than it was, the checksum is more, modulo 2^16 - 1 (RFC 1071, 2).
+
+    Zero is 0x0000 then, as the complement of a sum of anything else than zeros.
+    """
+    found = (number(bytes(made[at : at + 2])) + before - after) % 0xFFFF
+    made[at : at + 2] = found.to_bytes(2, "big")
 
 
 def _folded(total: int) -> int:
@@ -273,16 +381,19 @@ def checksum(data: bytes) -> bytes:
     return (~_folded(total) & 0xFFFF).to_bytes(2, "big")
 
 
-def told_mtu(packet: Packet, room: int, kind: str) -> int | None:
-    """What the sender of a packet that is larger than `room` is told, None for nothing."""
+def told_mtu(packet: Packet, room: int, kind: str, *, df_only: bool = False) -> int | None:
+    """What the sender of a packet that is larger than `room` is told, None for nothing.
+
+    `df_only`: nothing without DF, as in RFC 1191.
+    """
     version = packet.flow.source.version
     if kind == "error":
         return None
     if version == 6:
         return max(room, MIN_MTU[6]) if packet.length > MIN_MTU[6] else None
-    if kind == "later" or not packet.dont_fragment or room < MIN_MTU[4]:
+    if kind == "later" or room < MIN_MTU[4]:
         return None
-    return room
+    return None if df_only and not packet.dont_fragment else room
 
 
 def too_big(frame: bytes, packet: Packet, header_at: int, mtu: int) -> bytes:

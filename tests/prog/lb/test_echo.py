@@ -79,6 +79,32 @@ def test_the_answer_as_others_read_it(rig: Rig, family: int, vlan: int | None) -
         assert bytes(again) == bytes(network)
 
 
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\xff\0", b"\0\xff"], ids=bytes.hex)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sums_that_are_zero(rig: Rig, family: int, fill: bytes) -> None:
+    """Of zeros only it is 0, and the checksum 0xffff; of others it is 0xffff, and that 0."""
+    echo = {4: ICMP(type=8, id=0, seq=0), 6: ICMPv6EchoRequest(id=0, seq=0)}[family]
+    seen = set()
+    for length in (0, 1, 2, 3, 7, 8, 9, 15, 16, 56, 57, 1470, 1471, 1472):
+        data = (fill * length)[:length]
+        # scapy makes the checksum of this one by itself.
+        answer = {4: ICMP(type=0, id=0, seq=0), 6: ICMPv6EchoReply(id=0, seq=0)}[family]
+        header = {
+            4: IP(src=str(VIPS[4]), dst=str(CLIENTS[4]), ttl=64, id=1),
+            6: IPv6(src=str(VIPS[6]), dst=str(CLIENTS[6]), hlim=64),
+        }[family]
+        expected = bytes(header / answer / Raw(data))
+        for padding in (b"", b"\0" * 9, b"pad"):
+            sent = bytes(ether() / ip(family) / echo / Raw(data)) + padding
+            assert rig.expect(sent, ECHO).frame[14:] == expected + padding
+        at = {4: 22, 6: 42}[family]
+        seen.add(expected[at : at + 2])
+        for wrong in (b"\0\0", b"\x12\x34", b"\xff\xff"):
+            rig.expect(sent[: 14 + at] + wrong + sent[16 + at :], ECHO)
+    assert family == 6 or fill != b"\0" or seen == {b"\xff\xff"}
+    assert family == 6 or fill != b"\xff" or b"\0\0" in seen
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_ttl_and_checksum(rig: Rig, family: int) -> None:

@@ -22,6 +22,7 @@ from tests.prog.lb.harness import Rig, service
 from tests.prog.lb.network import FAR, NEAR, NEAR_UNRESOLVED
 from tests.prog.lb.oracle import HANDOFF, LOST, NO_BACKEND, REDIRECT, TX, XDP_DROP, XDP_TX
 from tests.prog.lb.oracle_parse import FRAGMENT
+from tests.prog.lb.wire_fragments import cut, put_together, summed
 
 from towpath.model import Backend, Protocol
 
@@ -264,16 +265,72 @@ def test_vips_of_prefixes_are_known(rig: Rig) -> None:
 # ---- Strange ones --------------------------------------------------------------------------------
 
 
-def test_first_fragments_too_short_for_their_ports(rig: Rig) -> None:
-    """RFC 1858: less than a transport header is no use to anyone, and passes."""
-    for protocol, least in ((6, 20), (17, 8)):
-        for length in range(least + 1):
+def test_first_fragments_too_short_for_any(rig: Rig) -> None:
+    """RFC 791: all but the last have 8 bytes, so that nobody can put these together. They pass."""
+    for protocol in (6, 17):
+        for length in range(21):
             packet = ip(4, flags="MF", id=length, proto=protocol) / Raw(
                 b"\x9c\x40\0\x50" + bytes(16)
             )
             made = bytes(ether() / packet)[: 34 + length]
             made = made[:16] + (20 + length).to_bytes(2, "big") + made[18:]
-            rig.expect(made, TX if length >= least else FRAGMENT)
+            for padding in (b"", bytes(60 - len(made)) if len(made) < 60 else b"pad"):
+                rig.expect(made + padding, TX if length >= 8 else FRAGMENT)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [8, 16, 24])
+@pytest.mark.parametrize("options", [0, 40])
+def test_segments_in_the_smallest_fragments(rig: Rig, family: int, size: int, options: int) -> None:
+    """8 bytes hold the ports, and all of a segment reaches one backend, whole.
+
+    What it does to a flow, its flags say: without them nothing is learnt.
+    """
+    header = ip(4, options=[IPOption_NOP()] * options) if family == 4 else ip(6)
+    if family == 6 and options:
+        header /= IPv6ExtHdrHopByHop()
+    rig.balancer._program.rows("flow_tags")[:] = 0
+    rig.world.remembered.clear()
+    seen = set()
+    for sport in range(1000, 1012):
+        tcp = TCP(sport=sport, dport=PORT, flags="S", seq=7) / Raw(b"towpath")
+        packet = bytes(header / tcp)
+        parts = [bytes(ether())[:12] + _ethertype(each) + each for each in cut(packet, size, sport)]
+        # Frames of less than 60 bytes there are none on a wire.
+        outcomes = [rig.expect(each.ljust(60, b"\0"), TX) for each in parts]
+        assert len(parts) == -(-27 // size)
+        (backend,) = {each.backend for each in outcomes}
+        outer = 14 + 20 * (family == 4) + 40 * (family == 6)
+        inside = [each.frame[outer:] for each in outcomes]
+        numbered = packet[:4] + sport.to_bytes(2, "big") + packet[6:]
+        assert put_together(inside) == (packet if family == 6 else summed(numbered))
+        assert [each.fresh for each in outcomes] == [size > 8] + [False] * (len(parts) - 1)
+        assert rig.expect(frame(family, sport=sport), TX).backend == backend
+        seen.add(backend)
+    assert len(seen) > 2
+
+
+def _ethertype(packet: bytes) -> bytes:
+    return {4: b"\x08\0", 6: b"\x86\xdd"}[packet[0] >> 4]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_smallest_fragments_of_a_known_flow(rig: Rig, family: int) -> None:
+    """Follow it, whatever the table says by then, and end nothing that they can't be seen to."""
+    first = rig.expect(frame(family, sport=2000), TX).backend
+    assert first is not None
+    rest = [Backend(each, 1 if each == first else 60) for each in NEAR[family]]
+    rig.serve(service(VIPS[family], *rest))
+    for number, flags in enumerate("SRFA"):
+        packet = bytes(ip(family) / TCP(sport=2000, dport=PORT, flags=flags) / Raw(b"towpath"))
+        for each in cut(packet, 8, number):
+            made = bytes(ether())[:12] + _ethertype(each) + each
+            outcome = rig.expect(made, TX)
+            assert (outcome.backend, outcome.fresh) == (first, False)
+    found = rig.balancer.flow_table.entries()
+    mine = found.client_ports == 2000
+    assert mine.any()
+    assert not (found.ending | found.opening)[mine].any()
 
 
 def test_ipv4_options(rig: Rig) -> None:

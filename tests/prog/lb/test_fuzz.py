@@ -38,10 +38,17 @@ from tests.prog.lb.oracle import (
     NOT_FOR_YOU,
     NOT_ON_LINK,
     REDIRECT,
-    TOO_LARGE,
+    TOO_BIG,
     TX,
 )
-from tests.prog.lb.oracle_parse import FRAGMENT, MALFORMED, NOT_IP, OTHER_PROTOCOL
+from tests.prog.lb.oracle_parse import (
+    AUTHENTICATION,
+    FRAGMENT,
+    MALFORMED,
+    NOT_IP,
+    OTHER_PROTOCOL,
+    QINQ,
+)
 
 from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Affinity, Backend, Protocol, Service
@@ -119,7 +126,10 @@ class Recipe:
     sport: int = 40000
     options: int = 0
     extensions: tuple[tuple[int, int, int], ...] = ()
-    """Kind, further 8-byte units, fourth byte: a routing header's segments left."""
+    """Kind, further units of length, fourth byte: a routing header's segments left. With IPv4 only
+    those of authentication headers are there."""
+    flags: int = 0
+    """Of a segment."""
     fragment: int | None = None
     """IPv4: flags and offset. IPv6: the fragment header's, None for no such header."""
     length_error: int = 0
@@ -129,7 +139,10 @@ class Recipe:
     def frame(self) -> bytes:
         """The bytes."""
         ports = struct.pack("!HH", self.sport, PORT + self.port)
-        segment = ports + bytes((20 if self.protocol == 6 else 8) - 4 + self.payload)
+        if self.protocol == 6:
+            segment = ports + bytes(9) + bytes((self.flags,)) + bytes(6 + self.payload)
+        else:
+            segment = ports + bytes(4 + self.payload)
         source = (CLIENTS[self.family] + self.client).packed
         target = (VIPS[self.family] + self.vip).packed
         build = self._ipv4 if self.family == 4 else self._ipv6
@@ -137,10 +150,14 @@ class Recipe:
         return MACS + LINKS[self.link] + ETHERTYPES[self.family] + packet + bytes(self.padding)
 
     def _ipv4(self, addresses: bytes, segment: bytes) -> bytes:
-        size = 20 + 4 * self.options
+        size, protocol = 20 + 4 * self.options, self.protocol
+        for kind, units, fourth in reversed(self.extensions):
+            if kind == AUTHENTICATION:
+                segment = extension_header(protocol, kind, units, fourth) + segment
+                protocol = kind
         length = size + len(segment) + self.length_error
         fields = (0x40 | size // 4, self.traffic_class, length & 0xFFFF, self.sport)
-        rest = (self.fragment or 0, 64, self.protocol, 0)
+        rest = (self.fragment or 0, 64, protocol, 0)
         header = struct.pack("!BBHHHBBH", *fields, *rest)
         return header + addresses + b"\x01" * 4 * self.options + segment
 
@@ -150,11 +167,18 @@ class Recipe:
             segment = struct.pack("!BBHI", nexthdr, 0, self.fragment, 7) + segment
             nexthdr = 44
         for kind, units, fourth in reversed(self.extensions):
-            segment = bytes((nexthdr, units, 0, fourth)) + bytes(4 + 8 * units) + segment
+            segment = extension_header(nexthdr, kind, units, fourth) + segment
             nexthdr = kind
         words = 6 << 28 | self.traffic_class << 20 | 0x12345
         length = len(segment) + self.length_error & 0xFFFF
         return struct.pack("!IHBB", words, length, nexthdr, 64) + addresses + segment
+
+
+def extension_header(follows: int, kind: int, units: int, fourth: int) -> bytes:
+    """RFC 8200, 4.3 and RFC 4302, 2: lengths are in other units."""
+    if kind == AUTHENTICATION:
+        return bytes((follows, units + 1, 0, fourth)) + bytes(8 + 4 * units)
+    return bytes((follows, units, 0, fourth)) + bytes(4 + 8 * units)
 
 
 @dataclass(frozen=True)
@@ -194,7 +218,12 @@ recipes = st.builds(
     client=mostly(0, st.integers(0, 100)),
     sport=st.integers(0, 65535),
     options=mostly(0, st.integers(0, 10)),
-    extensions=mostly((), st.lists(extension, max_size=9).map(tuple)),
+    extensions=mostly(
+        (),
+        st.lists(extension, max_size=9).map(tuple),
+        st.tuples(st.tuples(st.just(AUTHENTICATION), st.integers(0, 3), st.just(0))),
+    ),
+    flags=mostly(0x10, st.integers(0, 63)),
     fragment=mostly(None, st.sampled_from([0, 1, 0x2000, 0x4000, 0x8000, 0x0008, 0xFFF9, 6])),
     length_error=mostly(0, st.integers(-64, 64), st.integers(-65535, 65535)),
     payload=st.one_of(st.just(7), st.integers(0, 64), st.integers(1200, 1500)),
@@ -236,11 +265,11 @@ def test_program_and_oracle_agree_on_any_frame(rig: Rig) -> None:
 
 def rare(rig: Rig) -> dict[str, int]:
     """Verdicts that didn't occur often enough to have been tried in earnest, and how often."""
-    usual = (TX, REDIRECT, HANDOFF, NO_VIP, OTHER_PROTOCOL, FRAGMENT, MALFORMED, NOT_IP)
-    drops = (NO_BACKEND, "drop_no_route", "drop_prohibited", NOT_FOR_YOU, NOT_ON_LINK)
-    least = dict.fromkeys(usual, MIN_FRAMES // 100) | dict.fromkeys(drops, MIN_FRAMES // 1000)
+    usual = (TX, REDIRECT, HANDOFF, NO_VIP, OTHER_PROTOCOL, FRAGMENT, MALFORMED, QINQ)
+    less = (NO_BACKEND, "drop_no_route", "drop_prohibited", NOT_FOR_YOU, NOT_ON_LINK, NOT_IP)
+    least = dict.fromkeys(usual, MIN_FRAMES // 100) | dict.fromkeys(less, MIN_FRAMES // 1000)
     # The oracle knows whether this kernel tells the MTU.
-    least[TOO_LARGE] = MIN_FRAMES // 1000 * fib_lookup().mtu
+    least[TOO_BIG] = MIN_FRAMES // 1000 * fib_lookup().mtu
     return {
         verdict: rig.seen[verdict] for verdict, most in least.items() if rig.seen[verdict] < most
     }

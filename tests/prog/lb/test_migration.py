@@ -77,7 +77,7 @@ def fill(rig: Rig) -> None:
     a, b, *_ = NEAR[4]
     second = (
         service(VIPS[4], Backend(a, 0), Backend(b, 7), *NEAR[4][3:6], table_size=509),
-        service(VIPS[4], *NEAR[6][1:5], protocol=udp),
+        service(VIPS[4], *NEAR[6][1:5], protocol=udp, flow_timeout=77),
         service(VIPS[6], Backend(NEAR[6][0], 5), *NEAR[6][1:3]),
         service(VIPS[4] + 1, Backend(a, 0), b, port=SOME),
         *first[4:],

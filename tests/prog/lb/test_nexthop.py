@@ -212,14 +212,13 @@ def test_exactly_the_mtu_and_a_byte_more(
 ) -> None:
     """What counts is the packet with its outer header, without the link layer and padding.
 
-    A kernel that doesn't tell the MTU leaves it to the device to drop what is too large. The
-    IPv4 packets allow fragmentation, so that nobody is told.
+    A kernel that doesn't tell the MTU leaves it to the device to drop what is too large.
     """
     serve(rig, inside, backends[outside][0])
     verdict = TX if device == IN else REDIRECT
     bare = len(frame(inside, payload=b"")) - 14
     room = MTU[device] - OUTER_HEADER[outside] - bare
-    told = inside == 6 and len(frame(inside, payload=bytes(room + 1))) - 14 > 1280
+    told = inside == 4 or len(frame(inside, payload=bytes(room + 1))) - 14 > 1280
     large = TOO_BIG if told else TOO_LARGE
     above = large if fib_lookup().mtu else verdict
     rig.expect(frame(inside, payload=bytes(room)), verdict)
@@ -243,7 +242,7 @@ def test_a_route_that_changes_is_followed(
     host = f"{target}/{HOST[outside]}"
     made = frame(4, payload=bytes(1250))
     ways = net.ways_from(IN)
-    small, above = (1280, TOO_LARGE) if fib_lookup().mtu else (0, TX)
+    small, above = (1280, TOO_BIG) if fib_lookup().mtu else (0, TX)
     serve(rig, 4, target)
     rig.expect(made, "drop_no_route")
     for command, way, verdict in (

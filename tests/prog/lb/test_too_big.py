@@ -12,14 +12,14 @@ from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6, IPv6ExtHdrDestOpt, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Raw
 from tests.prog.lb.frames import CLIENTS, VIPS, ether, frame, ip, segment
-from tests.prog.lb.harness import Rig, service
-from tests.prog.lb.network import FAR, IN, MTU, NEAR, OUT, THIRD, THIRDS
+from tests.prog.lb.harness import Rig, rigged, service
+from tests.prog.lb.network import FAR, IN, MTU, NEAR, OUT, THIRD, THIRDS, Network
 from tests.prog.lb.network import ip as ip_tool
 from tests.prog.lb.oracle import OUTER_HEADER, REDIRECT, TOO_BIG, TOO_LARGE, TX, Way
 from tests.prog.lb.test_icmp_errors import answered, error
 
 from towpath.kernel.bpf.probe_fib import fib_lookup
-from towpath.model import Protocol
+from towpath.model import Icmp, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,6 +136,28 @@ def test_the_answer_as_others_read_it(
     assert bytes(again) == bytes(network)
 
 
+@pytest.mark.parametrize("outside", FAMILIES)
+@pytest.mark.parametrize("protocol", [6, 17])
+@pytest.mark.parametrize("flags", [0, "evil", "MF"])
+def test_ipv4_that_allows_fragmentation(
+    rig: Rig, outside: int, protocol: int, flags: str | int
+) -> None:
+    """XDP can't fragment it: its sender can, once he knows (no case of RFC 1191)."""
+    kinds = {6: Protocol.TCP, 17: Protocol.UDP}
+    rig.serve(service(VIPS[4], NEAR[outside][0], protocol=kinds[protocol]))
+    room = 1500 - OUTER_HEADER[outside]
+    rig.expect(large(4, room, protocol, flags=flags), TX)
+    for length in (room + 1, 1481, 1499, 1500):
+        sent = large(4, length, protocol, flags=flags)
+        got = Ether(rig.expect(sent, TOO_BIG if length > room else TX).frame)
+        if length <= room:
+            continue
+        message = got[ICMP]
+        assert (got[IP].src, got[IP].dst) == (str(VIPS[4]), str(CLIENTS[4]))
+        assert (message.type, message.code, message.nexthopmtu) == (3, 4, room)
+        assert bytes(got[IP])[28:] == sent[14:][:548]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_is_not_quoted(rig: Rig, family: int) -> None:
     """Nor does it make a packet too large."""
@@ -193,11 +215,17 @@ def test_ipv6_packets_of_the_smallest_mtu_are_never_answered(rig: Rig) -> None:
 # ---- Who is not told -----------------------------------------------------------------------------
 
 
-def test_ipv4_that_allows_fragmentation_is_dropped(rig: Rig) -> None:
-    """Such a sender has asked for fragments and not for news (RFC 1191)."""
+def test_ipv4_that_allows_fragmentation_is_dropped_if_so_configured(rig: Rig, net: Network) -> None:
+    """Such a sender has asked for fragments and not for news (RFC 1191, 1812)."""
+    with rigged(net, devices=[THIRD], icmp=Icmp(fragmentation_needed="df")) as other:
+        other.world.df_only = True
+        other.serve(service(VIPS[4], FAR[4][0]))
+        for flags in (0, "evil", "MF"):
+            other.expect(large(4, flags=flags), TOO_LARGE)
+        for flags in ("DF", "DF+evil", "DF+MF"):
+            other.expect(large(4, flags=flags), TOO_BIG)
     rig.serve(service(VIPS[4], NEAR[4][0]))
-    rig.expect(large(4, flags=0), TOO_LARGE)
-    rig.expect(large(4, flags="evil"), TOO_LARGE)
+    rig.expect(large(4, flags=0), TOO_BIG)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -238,10 +266,15 @@ def test_frames_to_many_are_not_answered(rig: Rig, family: int, target: str) -> 
 
 
 def test_fragments_that_are_too_large(rig: Rig) -> None:
-    """IPv6 ones are answered, of IPv4 the first one if it may not be fragmented further."""
+    """IPv6 ones are answered, of IPv4 the first one: of others there are no ports to quote."""
     rig.serve(*(service(VIPS[family], NEAR[family][0]) for family in FAMILIES))
     packet = large(4, 1500)
-    for flags, verdict in ((b"\x20\0", TOO_LARGE), (b"\x60\0", TOO_BIG), (b"\x60\xb9", TOO_LARGE)):
+    for flags, verdict in (
+        (b"\x20\0", TOO_BIG),
+        (b"\x20\xb9", TOO_LARGE),
+        (b"\x60\0", TOO_BIG),
+        (b"\x60\xb9", TOO_LARGE),
+    ):
         rig.expect(packet[:20] + flags + packet[22:], verdict)
     for offset, more in ((0, 1), (181, 1), (362, 0)):
         header = IPv6ExtHdrFragment(offset=offset, m=more, id=9)

@@ -8,9 +8,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
-from scapy.layers.l2 import ARP, Ether
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
+from tests.prog.lb.authentication import authenticated
 from tests.prog.lb.frames import VIPS, ether, flows, frame, ip
 from tests.prog.lb.harness import Rig, service
 from tests.prog.lb.network import (
@@ -18,6 +19,7 @@ from tests.prog.lb.network import (
     MTU,
     NEAR,
 )
+from tests.prog.lb.wire_fragments import cut
 from tests.prog.recorder.harness import (
     assert_sent_on,
     assert_told,
@@ -124,6 +126,78 @@ def test_filters_select(rig: Rig, filters: list[str]) -> None:
         len(expected),
         len(expected),
     )
+
+
+TAGS: dict[str, list[type[Packet]]] = {
+    "none": [],
+    "802.1Q": [Dot1Q],
+    "802.1ad": [Dot1AD],
+    "802.1ad 802.1Q": [Dot1AD, Dot1Q],
+    "802.1Q 802.1Q": [Dot1Q, Dot1Q],
+    "802.1ad 802.1ad": [Dot1AD, Dot1AD],
+    "802.1Q 802.1ad": [Dot1Q, Dot1AD],
+}
+
+
+def behind(tags: list[type[Packet]], packet: bytes) -> bytes:
+    """A frame with an IP packet behind some tags."""
+    made = ether()
+    for number, tag in enumerate(tags, 7):
+        made /= tag(vlan=number)
+    made.lastlayer().type = {4: 0x0800, 6: 0x86DD}[packet[0] >> 4]
+    return bytes(made) + packet
+
+
+@pytest.mark.parametrize("tags", TAGS)
+def test_filters_see_behind_tags_and_authentication_headers(rig: Rig, tags: str) -> None:
+    """As the kernel does; a packet with such a header is one of either protocol."""
+    serve_all(rig, 4, *NEAR[4])
+    plain = [
+        bytes(ip(version) / transport(sport=1000, dport=80))
+        for version in (4, 6)
+        for transport in (TCP, UDP)
+    ]
+    packets = [*plain, *map(authenticated, plain)]
+    frames = [behind(TAGS[tags], each) for each in packets]
+    v4, v6 = VIPS[4], VIPS[6]
+    for line, expected in (
+        ("0 0 0 80 tcp", {0, 2, 4, 6}),
+        ("0 0 0 80 udp", {1, 3, 5, 7}),
+        (f"0 1000 {v4} 80 tcp", {0, 4}),
+        (f"0 1000 {v6} 80 udp", {3, 7}),
+        ("0 0 0 81 0", set()),
+        ("0 0 0 0 ah", {4, 5, 6, 7}),
+        (f"0 0 {v6} 0 ah", {6, 7}),
+        ("0 0 0 80 ah", set()),
+    ):
+        with recorded(rig, filters=[line], direction="in") as capture:
+            for each in frames:
+                rig.run(each, IN)
+            found = [each.data for each in capture.end().packets]
+        assert found == [each for at, each in enumerate(frames) if at in expected], line
+
+
+def test_more_than_two_tags(rig: Rig) -> None:
+    """Are not looked behind; without a filter such frames are captured as all are."""
+    serve_all(rig, 4, *NEAR[4])
+    made = behind([Dot1AD, Dot1Q, Dot1Q], bytes(ip(4) / TCP(dport=80)))
+    for filters, expected in ((["0 0 0 80 tcp"], []), ([], [made])):
+        with recorded(rig, filters=filters, direction="in") as capture:
+            rig.run(made, IN)
+            assert [each.data for each in capture.end().packets] == expected
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_fragments_with_an_authentication_header(rig: Rig, version: int) -> None:
+    """Only the first one has what is behind it."""
+    serve_all(rig, 4, *NEAR[4])
+    made = authenticated(bytes(ip(version) / UDP(sport=1000, dport=80) / Raw(bytes(1500))))
+    frames = [behind([], each) for each in cut(made, 600, 5)]
+    for line, expected in (("0 0 0 80 udp", frames[:1]), ("0 0 0 0 ah", frames)):
+        with recorded(rig, filters=[line], direction="in") as capture:
+            for each in frames:
+                rig.run(each, IN)
+            assert [each.data for each in capture.end().packets] == expected
 
 
 @pytest.mark.thorough

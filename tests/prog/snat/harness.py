@@ -98,6 +98,11 @@ class NatRig(Rig):
         services = tuple(services)
         super().told(services)
         if isinstance(self.world, NatWorld):
+            self.world.lasting = {
+                key_of(s): -(-s.flow_timeout * per_second() // _UNIT)
+                for s in services
+                if s.flow_timeout
+            }
             self.world.translated = {key_of(s) for s in services if s.forwarding == "snat"}
             self.world.table.own_ports = {
                 (s.vip, s.port, s.protocol.number, backend.address): backend.port

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle_parse import Address
     from tests.prog.lb.oracle_slow_path import FragmentKey, Left, SlowPath
 
-NO_PORT, NO_HOP = "drop_nat_ports", "drop_ttl"
+NO_PORT, NO_HOP, NO_FLOW = "drop_nat_ports", "drop_ttl", "drop_no_flow"
 WAYS, TRIES = 8, 16
 FULL_SETS = 4  # that are looked at before it is taken for granted that all are
 TCP, UDP = 6, 17
@@ -68,6 +68,8 @@ class Entry:
     answers: int = 0
     own_port: int = 0
     """The backend's, 0 for that of the VIP."""
+    timeout: int = 0
+    """Of UDP with packets both ways, in the table's units; 0: the table's."""
     gone: bool = False
     """The backend has been removed, or was down, since."""
     key: Key | None = None
@@ -151,12 +153,16 @@ class NatTable:
     def expired(self, entry: Entry) -> bool:
         """Whether it has been without packets for too long."""
         if entry.flow.protocol == UDP:
-            kind = "udp_open" if entry.confirmed else "udp_new"
-        elif entry.closing:
-            kind = "tcp_closing"
-        else:
-            kind = "tcp_open" if entry.confirmed else "tcp_new"
+            return self.over(entry, entry.timeout)
+        kind = "tcp_closing" if entry.closing else "tcp_open" if entry.confirmed else "tcp_new"
         return self.age(entry) > self.timeouts[kind]
+
+    def over(self, entry: Entry, timeout: int) -> bool:
+        """The same of a flow of UDP whose service's flows last so long, 0: as long as all."""
+        most = timeout or self.timeouts["udp_open"]
+        if not entry.confirmed:
+            most = min(most, self.timeouts["udp_new"])
+        return self.age(entry) > most
 
     def idle(self, entry: Entry) -> bool:
         """Whether it was unseen for so long that a SYN may begin another flow."""
@@ -248,6 +254,8 @@ class NatWorld(World):
 
     table: NatTable = field(default_factory=lambda: NatTable(0, 1, {}, 0, 0, {}))
     translated: set[Key] = field(default_factory=set)
+    lasting: dict[Key, int] = field(default_factory=dict)
+    """How long a service's flows of UDP last, in the table's units, where it says so itself."""
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
         """What happens to a frame that comes in on a device.
@@ -281,6 +289,10 @@ class NatWorld(World):
             key, left = outcome.leaves
             self.fragments[key] = left
 
+    def timeout(self, key: Key) -> int:
+        """How long a service's flows of UDP last, 0 for all others."""
+        return self.lasting.get(key, 0)
+
     def backends_of(self, key: Key) -> frozenset[Address]:
         """Who is there to have flows of a service."""
         return self.services[key].backends if key in self.services else frozenset()
@@ -294,10 +306,17 @@ class NatWorld(World):
         slow: SlowPath | None = None,
         left: Left | None = None,
     ) -> Outcome:
-        """An error about no flow that is known is the kernel's, whoever sent it."""
-        if slow is not None and slow.kind == "error" and key in self.translated:
+        """An error about no flow that is known is the kernel's, and what is authenticated."""
+        if slow is not None and key in self.translated and not self._translates(slow):
+            if slow.kind == "first":
+                return Outcome(FRAGMENT, frame, leaves=leaves(slow, None))
             return Outcome(OTHER_PROTOCOL, frame)
         return super()._admit(frame, ifindex, packet, key, slow, left)
+
+    @staticmethod
+    def _translates(slow: SlowPath) -> bool:
+        """RFC 4302: an authentication header covers addresses and ports."""
+        return slow.kind != "error" and not slow.header.authenticated
 
     def _balance(
         self,
@@ -317,7 +336,10 @@ class NatWorld(World):
 
     def _judge_slow(self, frame: bytes, ifindex: int, verdict: str) -> Outcome:
         """A fragment may be an answer's."""
-        slow = read_slow_path(frame)
+        try:
+            slow = read_slow_path(frame)
+        except Leave:
+            return super()._judge_slow(frame, ifindex, verdict)
         if slow is not None and slow.kind in {"first", "later"}:
             answer = self._reply_in_fragments(frame, ifindex, slow)
             if answer is not None:
@@ -329,7 +351,7 @@ class NatWorld(World):
     def _forward(
         self, frame: bytes, ifindex: int, packet: Packet, key: Key, slow: SlowPath | None = None
     ) -> Outcome:
-        flow, flags = packet.flow, tcp_flags(packet)
+        flow, flags = packet.flow, tcp_flags(packet) or 0
         found = NatOutcome(NO_BACKEND, frame, packet.length, key, flow)
         if hops(packet) <= 1:
             return ending(found, NO_HOP)
@@ -340,16 +362,18 @@ class NatWorld(World):
             left = leaves(slow, entry.backend)
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
+        forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
+        if flags & TCP_RST:
+            return ending(found, NO_FLOW, commit=forget)
         backend = self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
-            forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
         # The table is changed already by packets that can't be sent on.
         if entry is not None:
             self.table.forget(entry)
         made = self.table.make(flow, hash64, backend, flags)
         if made is not None:
-            made.key = key
+            made.key, made.timeout = key, self.timeout(key)
         left = leaves(slow, backend)
         found = ending(found, NO_PORT, fresh=True, backend=backend, entry=made, leaves=left)
 
@@ -370,7 +394,7 @@ class NatWorld(World):
         entry = self.table.find(flow, flow_hash64(flow, self.seed))
         if entry is None:
             return found
-        if entry.gone or entry.key != key:
+        if self._stale(entry, key, 0):
             return ending(found, LOST, commit=lambda: self.table.forget(entry))
         found = ending(found, LOST, entry=entry, commit=lambda: self._seen(entry, 0))
         if left.gone or left.backend != entry.backend:
@@ -381,6 +405,8 @@ class NatWorld(World):
     def _stale(self, entry: Entry, key: Key, flags: int) -> bool:
         if entry.gone or entry.key != key:
             return True
+        if entry.flow.protocol == UDP:
+            return self.table.over(entry, self.timeout(key))
         if not asks_for_a_connection(flags):
             return False
         over = entry.closing or self.table.expired(entry)
@@ -390,6 +416,8 @@ class NatWorld(World):
 
     def _seen(self, entry: Entry, flags: int) -> None:
         entry.seen = self.table.now
+        if entry.key is not None:
+            entry.timeout = self.timeout(entry.key)
         entry.client |= marks(flags)
         if not flags & TCP_SYN and entry.answers & ANSWERED:
             entry.client |= ANSWERED
@@ -420,12 +448,13 @@ class NatWorld(World):
                 left.destination_port,
                 left.protocol,
             )
-            packet = replace(packet, flow=flow)
+            packet = replace(packet, flow=flow, checksum_at=left.checksum_at)
         if self.find(packet.flow) is not None or not self._may_be_source(packet.flow.destination):
             return None
-        found = self._reply(frame, ifindex, packet, slow, left)
-        if found.verdict != NO_VIP:
-            return found
+        if self._translates(slow):
+            found = self._reply(frame, ifindex, packet, slow, left)
+            if found.verdict != NO_VIP:
+                return found
         if slow.kind == "later":
             return Outcome(LOST, frame)
         return Outcome(FRAGMENT, frame, leaves=leaves(slow, None))
@@ -463,7 +492,7 @@ class NatWorld(World):
             flow.source_port,
             flow.protocol,
         )
-        found = ending(found, NO_HOP, commit=lambda: self._answered(entry, tcp_flags(packet)))
+        found = ending(found, NO_HOP, commit=lambda: self._answered(entry, tcp_flags(packet) or 0))
         return self._send_translated(found, ifindex, packet, ends, self.ways[flow.source])
 
     def _answered(self, entry: Entry, flags: int) -> None:
@@ -497,7 +526,8 @@ class NatWorld(World):
     def _told(self, found: NatOutcome, packet: Packet, room: int) -> Outcome:
         """Nothing is added to a packet, so its sender is told the MTU of the way itself."""
         fragment = fragment_of(packet.behind_link)
-        mtu = told_mtu(packet, room, "later" if fragment and fragment.offset else "")
+        kind = "later" if fragment and fragment.offset else ""
+        mtu = told_mtu(packet, room, kind, df_only=self.df_only)
         if mtu is None or not may_be_answered(found.frame, packet.flow.source):
             return ending(found, TOO_LARGE)
         start = len(found.frame) - len(packet.behind_link)

@@ -65,18 +65,29 @@ def translated_fragment(
     raw[place] = masked(before[place], packet.flow, seed)
     if raw[0] >> 4 == 4:
         summed(raw)
+    tcp = ends.protocol == TCP
     if fragment.offset:
-        return bytes(raw)
-    at, flow = transport_offset(packet), packet.flow
-    raw[at : at + 4] = struct.pack("!HH", ends.source_port, ends.destination_port)
-    where = slice(
-        at + (16 if ends.protocol == TCP else 6), at + (18 if ends.protocol == TCP else 8)
-    )
-    if ends.protocol == TCP or raw[where] != bytes(2):
-        old = flow.source.packed + flow.destination.packed + before[at : at + 4]
-        new = ends.source.packed + ends.destination.packed + bytes(raw[at : at + 4])
-        raw[where] = followed(before[where], old, new, zero=ends.protocol == TCP)
+        start = (raw[0] & 15) * 4 if raw[0] >> 4 == 4 else fragment.id_at + 4
+        at = start + packet.checksum_at - fragment.offset * 8
+        there = bool(packet.checksum_at) and start <= at
+    else:
+        at = transport_offset(packet)
+        raw[at : at + 4] = ports_of(ends)
+        at += 16 if tcp else 6
+        there = True
+    where = slice(at, at + 2)
+    if there and at + 2 <= packet.length and (tcp or raw[where] != bytes(2)):
+        old, new = (
+            flow.source.packed + flow.destination.packed + ports_of(flow)
+            for flow in (packet.flow, ends)
+        )
+        raw[where] = followed(before[where], old, new, zero=tcp)
     return bytes(raw)
+
+
+def ports_of(flow: Flow) -> bytes:
+    """As they lie in a transport header."""
+    return struct.pack("!HH", flow.source_port, flow.destination_port)
 
 
 def masked(identification: bytes, flow: Flow, seed: int) -> bytes:
@@ -91,14 +102,13 @@ def masked(identification: bytes, flow: Flow, seed: int) -> bytes:
 
 
 def followed(check: bytes, old: bytes, new: bytes, *, zero: bool) -> bytes:
-    """A checksum of what was old and is new now: RFC 1624. `zero`: whether it may be 0."""
-    total = ~int.from_bytes(check, "big") & 0xFFFF
-    for at in range(0, len(old), 2):
-        total += ~int.from_bytes(old[at : at + 2], "big") & 0xFFFF
-        total += int.from_bytes(new[at : at + 2], "big")
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    found = ~total & 0xFFFF
+    """A checksum of what was old and is new now. `zero`: whether it may be 0.
+
+    Sums are modulo 2^16 - 1 (RFC 1071, 2), and so are numbers of any length, of which 2^16 is 1.
+    Something of what is summed up isn't zero: an address.
+    """
+    less = int.from_bytes(old, "big") - int.from_bytes(new, "big")
+    found = (int.from_bytes(check, "big") + less) % 0xFFFF
     return (found if found or zero else 0xFFFF).to_bytes(2, "big")
 
 

@@ -182,10 +182,15 @@ def test_ways_with_small_mtus(nat: NatRig) -> None:
 
 @pytest.mark.parametrize("protocol", [6, 17])
 def test_ipv4_that_may_be_fragmented(nat: NatRig, protocol: int) -> None:
-    """Its sender asked for fragments, which XDP can't make."""
+    """Its sender asked for fragments, which XDP can't make: he is told all the same, or not."""
     sent = nat.expect(client_frame(4, protocol), TX)
+    settings = nat.balancer._program.rows("settings")
     for make in (client(4, protocol), back(sent)):
+        nat.expect(large(1501, make, dont_fragment=False), TOO_BIG)
+        settings["too_big_df"] = nat.world.df_only = True
         nat.expect(large(1501, make, dont_fragment=False), TOO_LARGE)
+        nat.expect(large(1501, make), TOO_BIG)
+        settings["too_big_df"] = nat.world.df_only = False
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -199,7 +204,7 @@ def test_frames_to_many(nat: NatRig, version: int, target: str) -> None:
 
 @pytest.mark.parametrize("protocol", [6, 17])
 def test_fragments_that_are_too_large(nat: NatRig, protocol: int) -> None:
-    """IPv6 ones are answered, of IPv4 the first one if it may not be fragmented further."""
+    """IPv6 ones are answered, of IPv4 the first one: of others there are no ports to quote."""
     for version in (4, 6):
         packet = whole(version, protocol, size=4000)
         sent = [nat.expect(framed(each), TX) for each in cut(packet, 800, 1)]
@@ -208,9 +213,8 @@ def test_fragments_that_are_too_large(nat: NatRig, protocol: int) -> None:
         for number, each in enumerate((packet, answered)):
             wide = cut(each, 1600, 100 + number)
             assert len(wide) == 3
-            told = TOO_BIG if version == 6 else TOO_LARGE
-            nat.expect(framed(wide[0]), told)
-            nat.expect(framed(wide[1]), told)
+            nat.expect(framed(wide[0]), TOO_BIG)
+            nat.expect(framed(wide[1]), TOO_BIG if version == 6 else TOO_LARGE)
             nat.expect(framed(wide[2]), TX)
             if version == 4:
                 kept = [bytes(part[:6]) + bytes((part[6] | 0x40,)) + part[7:] for part in wide]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import ip_address
 
 import h11
@@ -14,7 +15,7 @@ from towpath.api.documents import Flow, Flows
 from towpath.api.errors import ApiError, refusal
 from towpath.api.wire import BROKEN, Wire
 from towpath.errors import ConfigError, ConflictError, NotFoundError
-from towpath.model import Service
+from towpath.model import Backend, CheckType, Health, OnDown, Protocol, Service, parse_service
 
 WEB = Service("web", ip_address("203.0.113.10"), 80)
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nanswers"
@@ -51,6 +52,26 @@ def test_a_call_is_one_request(call: calls.Call[object], line: str, body: str | 
     assert "None" not in target
     assert (body or "") in content.decode()
     assert bool(content) == (body is not None)
+
+
+def test_what_a_service_leaves_to_its_default_is_not_sent() -> None:
+    """To an agent that is older and knows less it would be an unknown key."""
+    health = Health(CheckType.TCP)
+    service = replace(WEB, health=health, backends=(Backend(ip_address("192.0.2.11")),))
+    for call in (
+        calls.put_service(service, force=False),
+        calls.apply([service], prune=False, force=False),
+        calls.plan([service], prune=False, owner="api"),
+    ):
+        body = json.loads(call.body or b"")
+        (sent,) = body.get("services", [body])
+        assert "null" not in json.dumps(sent)
+        assert not {"flow_timeout", "affinity"} & sent.keys()
+        assert "on_down" not in sent["health"]
+        assert parse_service(sent) == service
+    kept = replace(service, protocol=Protocol.UDP, flow_timeout=30)
+    made = replace(kept, health=replace(health, on_down=OnDown.KEEP))
+    assert parse_service(json.loads(calls.put_service(made, force=False).body or b"")) == made
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])

@@ -158,7 +158,7 @@ def test_a_trace_tells_every_decision_in_order() -> None:
     assert list(steps(trace)) == [
         ("packet", "198.51.100.7:40000 -> [2001:db8::10]:80 tcp, comes in on eth0"),
         ("service", "web: 2001:db8::10 port 80/tcp"),
-        ("flow table", "no hit: a new flow, or one that has been forgotten"),
+        ("flow table", "no hit: a new flow, or one that has ended or been forgotten"),
         ("Maglev", "hash 0x00000abc, slot 17 of 251"),
         ("backend", "2001:db8::1"),
         ("encapsulation", "ip6ip6, 2001:db8::2 -> 2001:db8::1"),

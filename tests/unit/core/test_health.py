@@ -13,9 +13,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.core.health import TRANSITIONS, Event, Standing, State, held, step, unable, verdicts
+from towpath.core.health import (
+    TRANSITIONS,
+    Event,
+    Standing,
+    State,
+    carried,
+    held,
+    step,
+    unable,
+    verdicts,
+)
 from towpath.core.lb import states
-from towpath.model import AllFailed, Backend, BackendState, CheckType, Health, Service
+from towpath.model import (
+    AllFailed,
+    Backend,
+    BackendState,
+    CheckType,
+    Health,
+    OnDown,
+    Protocol,
+    Service,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -202,6 +221,115 @@ def test_what_the_kernel_gives_no_flows_is_held() -> None:
     assert held([drained], [before]) == {WEB.key: {ADDRESSES[1]}}
     assert held([replace(WEB, health=None)], [before]) == {}
     assert held([WEB], []) == {}
+
+
+def test_what_had_no_flows_under_another_vip_is_held() -> None:
+    """The kernel knows no names: what is gone may be what has come with other packets."""
+    (before,) = effective([WEB], {WEB.key: set(ADDRESSES[:2])})
+    for changed in (
+        replace(WEB, vip=ip_address("203.0.113.99")),
+        replace(WEB, port=8080),
+        replace(WEB, vip=ip_address("203.0.113.99"), port=8080, name="other"),
+    ):
+        assert held([changed], [before]) == {changed.key: set(ADDRESSES[:2])}
+        # Where it is still there it is itself.
+        assert held([WEB, changed], [before]) == {WEB.key: set(ADDRESSES[:2])}
+    other = replace(WEB, protocol=Protocol.UDP)
+    assert held([other], [before]) == {}
+    others = tuple(Backend(ip_address(f"192.0.2.{number}")) for number in range(91, 95))
+    assert held([replace(WEB, port=81, backends=others)], [before]) == {}
+
+
+# What is known of a service whose packets are others by now
+
+ELSEWHERE = ip_address("203.0.113.99")
+DOWN: Down = {WEB.key: frozenset(ADDRESSES[:2])}
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        replace(WEB, vip=ELSEWHERE),
+        replace(WEB, port=81),
+        replace(WEB, protocol=Protocol.UDP),
+        replace(WEB, vip=ELSEWHERE, port=81, forwarding="l2", table_size=509),
+        replace(WEB, name="renamed"),
+        replace(WEB, health=replace(TCP, interval=9.0)),
+    ],
+    ids=["vip", "port", "protocol", "all", "name", "check"],
+)
+def test_a_verdict_goes_along(after: Service) -> None:
+    """With the service's name, or with its packets."""
+    assert carried(DOWN, [WEB], [after]) == {after.key: set(ADDRESSES[:2])}
+
+
+def test_a_verdict_is_of_backends_that_are_there() -> None:
+    """And of services that are checked."""
+    moved = replace(WEB, vip=ELSEWHERE)
+    assert carried(DOWN, [WEB], [replace(moved, backends=WEB.backends[1:])]) == {
+        moved.key: {ADDRESSES[1]}
+    }
+    assert carried(DOWN, [WEB], [replace(moved, backends=WEB.backends[2:])]) == {}
+    assert carried(DOWN, [WEB], [replace(moved, health=None)]) == {}
+    assert carried(DOWN, [WEB], []) == {}
+    assert carried({}, [WEB], [moved]) == {}
+
+
+def test_services_that_change_places() -> None:
+    """Each takes along what is known of itself; who comes to where one was begins anew."""
+    other = replace(WEB, name="other", vip=ELSEWHERE)
+    down: Down = {WEB.key: {ADDRESSES[0]}, other.key: {ADDRESSES[3]}}
+    swapped = [replace(WEB, vip=ELSEWHERE), replace(other, vip=WEB.vip)]
+    assert carried(down, [WEB, other], swapped) == {
+        other.key: {ADDRESSES[0]},
+        WEB.key: {ADDRESSES[3]},
+    }
+    new = replace(WEB, name="new")
+    assert carried(DOWN, [WEB], [replace(WEB, vip=ELSEWHERE), new]) == {
+        other.key: set(ADDRESSES[:2])
+    }
+    assert carried(DOWN, [WEB], [new]) == {new.key: set(ADDRESSES[:2])}
+
+
+# What becomes of flows
+
+UDP_WEB = replace(WEB, protocol=Protocol.UDP)
+
+
+@pytest.mark.parametrize(
+    ("service", "wish", "state"),
+    [
+        (WEB, None, BackendState.QUARANTINED),
+        (WEB, OnDown.KEEP, BackendState.QUARANTINED),
+        (WEB, OnDown.MOVE, BackendState.DOWN),
+        (UDP_WEB, None, BackendState.DOWN),
+        (UDP_WEB, OnDown.KEEP, BackendState.QUARANTINED),
+        (UDP_WEB, OnDown.MOVE, BackendState.DOWN),
+    ],
+)
+def test_flows_of_what_is_down(service: Service, wish: OnDown | None, state: BackendState) -> None:
+    """They stay or go, as the service says, and where it doesn't as its protocol does."""
+    assert service.health is not None
+    service = replace(service, health=replace(service.health, on_down=wish))
+    (found,) = effective([service], {service.key: {ADDRESSES[1]}})
+    assert [each.state for each in found.backends] == [
+        BackendState.ACTIVE,
+        state,
+        BackendState.ACTIVE,
+        BackendState.ACTIVE,
+    ]
+    assert held([service], [found]) == {service.key: {ADDRESSES[1]}}
+
+
+def test_a_wish_and_a_finding() -> None:
+    """Who drains and is found down loses its flows where they are to go, else it keeps them."""
+    draining = (replace(UDP_WEB.backends[0], state=BackendState.DRAINING), *UDP_WEB.backends[1:])
+    for wish, state in ((OnDown.MOVE, BackendState.DOWN), (OnDown.KEEP, BackendState.DRAINING)):
+        assert UDP_WEB.health is not None
+        health = replace(UDP_WEB.health, on_down=wish)
+        service = replace(UDP_WEB, backends=draining, health=health)
+        (found,) = effective([service], {service.key: {ADDRESSES[0]}})
+        assert found.backends[0].state is state
 
 
 def test_held_backends_stay_without_flows_across_a_restart() -> None:

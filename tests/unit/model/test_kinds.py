@@ -211,6 +211,7 @@ class TestPydantic:
         "forwarding": "dsr",
         "table_size": 251,
         "flow_table": False,
+        "flow_timeout": 90,
         "affinity": {"timeout": 600},
         "allow_from": ["198.51.100.0/24", "2001:db8:7::/48"],
         "health": {
@@ -226,6 +227,7 @@ class TestPydantic:
             "verify": False,
             "command": [],
             "on_all_failed": "closed",
+            "on_down": "keep",
         },
     }
 
@@ -238,10 +240,11 @@ class TestPydantic:
         assert adapter.validate_json(adapter.dump_json(service)) == service
 
     def test_round_trip_of_what_is_left_out(self) -> None:
-        """No affinity and no list of sources are null."""
-        body = self.BODY | {"affinity": None, "allow_from": None}
+        """No affinity, no list of sources and what is the default are null."""
+        body = self.BODY | {"affinity": None, "allow_from": None, "flow_timeout": None}
+        body["health"] = body["health"] | {"on_down": None}
         service = TypeAdapter(Service).validate_python(body)
-        assert (service.affinity, service.allow_from) == (None, None)
+        assert (service.affinity, service.allow_from, service.flow_timeout) == (None, None, None)
         assert json.loads(TypeAdapter(Service).dump_json(service)) == body
 
     def test_messages_are_the_same(self) -> None:

@@ -26,7 +26,7 @@ def test_what_is_written_is_read(flow: FlowTuple, size: int | None) -> None:
     packets = [TracedPacket.of(flow, size=size)]
     packets += [TracedPacket.of(flow, "error"), TracedPacket.of(flow, "fragment")]
     if flow.protocol is Protocol.TCP:
-        packets.append(TracedPacket.of(flow, "syn"))
+        packets += [TracedPacket.of(flow, kind) for kind in ("syn", "rst")]
     for packet in packets:
         assert TracedPacket.parse(str(packet)) == packet
         assert TracedPacket.parse(f"  {packet} ") == packet
@@ -51,6 +51,7 @@ def test_a_flow_is_a_packet_of_it() -> None:
         (f"{FLOW} echo", "is not a flow; allowed: SRC:PORT"),
         (f"{FLOW} error error", "is not a flow"),
         (f"{FLOW[:-3]}udp syn", "syn: of udp; allowed: of tcp"),
+        (f"{FLOW[:-3]}udp rst", "rst: of udp; allowed: of tcp"),
         ("error", "is not a flow"),
         ("198.51.100.7:x -> 203.0.113.10:80 tcp error", "source"),
         ("198.51.100.7:1 -> 203.0.113.10:80 sctp size 100", "protocol: 'sctp' is not known"),

@@ -83,13 +83,13 @@ class Monitor:
 
     async def _follow(self) -> None:
         """Have exactly those targets checked that are desired now."""
-        desired = self._controller.desired
+        desired, down = self._controller.judged
         if desired is self._seen:
             return
         wanted = self._targets.of(desired.services())
         await self._stop([key for key in self._tasks if self._changed(key, wanted.get(key))])
         await self._open(wanted.values())
-        self.registry.keep(wanted, self._controller.down, time.time())
+        self.registry.keep(wanted, down, time.time())
         new = [key for key in wanted if key not in self._tasks]
         for key in new:
             watch = self._watch(key, wanted[key], len(new) * SPREAD_SECONDS)
@@ -153,5 +153,6 @@ class Monitor:
         down = self.registry.down()
         before = self._controller.down
         if down != before:
-            await self._writer.run(self._controller.set_down, down)
-            log_services(self._controller.desired.services(), before, down)
+            await self._writer.run(self._controller.set_down, down, self._seen)
+            now = self._controller.judged
+            log_services(now.desired.services(), before, now.down)

@@ -85,11 +85,14 @@ class Registry:
         """Have records of exactly these targets.
 
         Where one stands outlasts a change of its check; one that is new and among what is
-        ``down`` is held, since that is what the datapath does with it.
+        ``down`` is held, since that is what the datapath does with it. New is also who is found
+        where a service was that has gone elsewhere.
         """
         kept = {}
+        places = {target.service: target.key for target in wanted.values()}
         for key, target in wanted.items():
-            if (known := self._records.get(key)) is not None:
+            known = self._records.get(key)
+            if known is not None and places.get(known.target.service, key.service) == key.service:
                 kept[key] = replace(known, target=target)
                 continue
             gone = key.backend in down.get(key.service, ())

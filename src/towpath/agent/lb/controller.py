@@ -13,12 +13,12 @@ import logging
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
 from towpath.agent.lb.desired import Desired
 from towpath.capabilities import API, FILE, origin
-from towpath.core.health import held, verdicts
+from towpath.core.health import carried, held, verdicts
 from towpath.core.lb.states import BackendKey, effective
 from towpath.core.lb.terminating import find_terminating, merge_terminating, plan_terminating
 from towpath.model import CheckType, Problem, Service, check_service, check_services
@@ -62,11 +62,18 @@ class Datapath(Protocol):
         ...
 
 
+class Judged(NamedTuple):
+    """What is desired, and which of its backends get no new flows since they aren't well."""
+
+    desired: Desired
+    down: Down
+
+
 class Controller:
     """The desired state and the way to change it. Methods are called by one thread.
 
-    ``desired``, ``leaving``, ``config`` and ``down``, the backends that get no new flows since
-    they aren't well, are replaced, never modified, so that any thread may read them.
+    ``judged``, ``terminating`` and ``config`` are replaced, never modified, so that any thread may
+    read them.
 
     ``sources``: those, besides the file, whose services are desired as they were last handed in.
     ConflictError: the API's contradict the file.
@@ -76,12 +83,21 @@ class Controller:
         self, config: Config, store: Store, datapath: Datapath, sources: Collection[str] = (API,)
     ) -> None:
         self.config = config
-        self.desired = stored(config, store, sources)
+        self.judged = Judged(stored(config, store, sources), {})
         self._store = store
         self._datapath = datapath
-        self.down: Down = {}
         self.terminating: TerminatingByKey = {each.key: each for each in store.terminating()}
         self.trouble: str | None = None
+
+    @property
+    def desired(self) -> Desired:
+        """The services of all sources."""
+        return self.judged.desired
+
+    @property
+    def down(self) -> Down:
+        """Their backends that get no new flows."""
+        return self.judged.down
 
     def start(self) -> Plan:
         """Bring the kernel to the desired state, whatever it holds.
@@ -90,7 +106,8 @@ class Controller:
         that nobody wishes for any more leave as if they were removed now. Stored services that are
         not desired, as those of sources that there are no more, are forgotten.
         """
-        self.down = held(self.desired.services(), self._datapath.observed())
+        down = held(self.desired.services(), self._datapath.observed())
+        self.judged = Judged(self.desired, down)
 
         def write() -> None:
             for owner in self._store.owners():
@@ -102,14 +119,25 @@ class Controller:
 
         return self._carry_out(self.desired, write=write)
 
-    def set_down(self, down: Down) -> Plan:
-        """Give no new flows to backends that are down, and new ones again to the others."""
-        before, self.down = self.down, down
+    def set_down(self, down: Down, seen: Desired | None = None) -> Plan:
+        """Give no new flows to backends that are down, and new ones again to the others.
+
+        ``seen``: the desired state that they were found in, if that may be another by now.
+        """
+        before = self.judged
+        self.judged = Judged(before.desired, self._carried(down, seen, before.desired))
         try:
             return self._carry_out(self.desired)
         except BaseException:
-            self.down = before
+            self.judged = before
             raise
+
+    @staticmethod
+    def _carried(down: Down, seen: Desired | None, desired: Desired) -> Down:
+        """What is down by what is desired now."""
+        if seen is None or seen is desired:
+            return down
+        return carried(down, seen.services(), desired.services())
 
     def reload(self, config: Config) -> Plan:
         """Take over a changed configuration file.
@@ -191,7 +219,8 @@ class Controller:
         else:
             desired = self.desired.replaced(owner, services)
         terminating = self._find_terminating(desired, self.config)
-        wanted = self._datapath.plan(self._effective(desired, terminating))
+        down = self._carried(self.down, self.desired, desired)
+        wanted = self._datapath.plan(self._effective(Judged(desired, down), terminating))
         return plan_terminating(wanted.plan, self.terminating, terminating)
 
     def flow_counter(self, service: Service) -> tuple[FlowCounter, Service]:
@@ -238,13 +267,14 @@ class Controller:
     ) -> Plan:
         """Make this the desired state, on disk (what ``write`` writes) and in the kernel."""
         terminating = self._find_terminating(desired, config or self.config, at_once)
+        judged = Judged(desired, self._carried(self.down, self.desired, desired))
         with self._as_before_on_failure(), self._store.transaction():
             write()
             if terminating != self.terminating:
                 self._store.put_terminating(terminating.values())
-            done = self._datapath.apply(self._effective(desired, terminating))
+            done = self._datapath.apply(self._effective(judged, terminating))
         plan = plan_terminating(done.plan, self.terminating, terminating)
-        self.desired, self.terminating = desired, terminating
+        self.judged, self.terminating = judged, terminating
         return plan
 
     def _find_terminating(
@@ -263,12 +293,11 @@ class Controller:
             at_once=at_once,
         )
 
-    def _effective(
-        self, desired: Desired, terminating: Iterable[BackendKey]
-    ) -> tuple[Service, ...]:
+    @staticmethod
+    def _effective(judged: Judged, terminating: Iterable[BackendKey]) -> tuple[Service, ...]:
         """What the kernel is to hold."""
-        found = verdicts(desired.services(), self.down)
-        return effective(merge_terminating(desired.services(), terminating), found)
+        services = judged.desired.services()
+        return effective(merge_terminating(services, terminating), verdicts(services, judged.down))
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:
@@ -281,7 +310,7 @@ class Controller:
             yield
         except BaseException:
             try:
-                self._datapath.apply(self._effective(self.desired, self.terminating))
+                self._datapath.apply(self._effective(self.judged, self.terminating))
             except Exception:
                 log.exception("the kernel could not be brought back to the state before")
                 self.trouble = "a failed change could not be undone; the log has the reason"

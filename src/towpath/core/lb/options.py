@@ -20,6 +20,7 @@ class Options:
 
     table_size: int = DEFAULT_TABLE
     flow_table: bool = True
+    flow_timeout: int | None = None
     forwarding: Forwarding = "dsr"
     affinity: Affinity | None = None
     allow_from: tuple[Prefix, ...] | None = None
@@ -32,6 +33,7 @@ class Options:
         return cls(
             table_size=service.table_size,
             flow_table=service.flow_table,
+            flow_timeout=service.flow_timeout,
             forwarding=service.forwarding,
             affinity=service.affinity,
             allow_from=allowed,

@@ -44,7 +44,8 @@ _HALF = 32
 IDLE_SECONDS = 300
 """A flow of which no packet came for so long has ended, unless a drain is told otherwise.
 
-And a SYN may begin another one at another backend, if its own takes no new flows.
+And a SYN may begin another one at another backend, if its own takes no new flows; a datagram begins
+another one in any case, unless its service says otherwise.
 """
 SERVICE = (1 << 30) - 1
 """Of an entry's `service`, the index. Higher bits are ``enum flow_flags``."""

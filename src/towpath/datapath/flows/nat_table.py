@@ -73,7 +73,8 @@ class Translations(Columns):
     order, an IPv4 address being the last four. ``sources``: the translated source address by its
     number, see :attr:`NatFlows.sources`; ``ports``: the translated source port. ``states``: indexes
     of STATES. ``idle_seconds``: since the last packet of either side. ``remaining_seconds``: until
-    the flow has expired if no packet comes, 0 if it has; to a step of 256 jiffies.
+    the flow has expired if no packet comes, 0 if it has; to a step of 256 jiffies. ``udp``: whether
+    it is one of UDP, else of TCP.
     """
 
     places: Array
@@ -89,6 +90,7 @@ class Translations(Columns):
     idle_seconds: Array
     remaining_seconds: Array
     expired: Array
+    udp: Array
 
     ADDRESSES = frozenset({"clients", "vips"})
 
@@ -196,13 +198,14 @@ class NatFlows:
     def going_on(self, handles: Collection[int], idle: float, ended: float) -> Counter[int]:
         """Return how many flows each handle has that were seen in the last ``idle`` seconds.
 
-        Of those that both sides or a reset have ended, that were seen in ``ended`` seconds. Ages
-        are to a step. KernelError.
+        Of those that both sides or a reset have ended, that were seen in ``ended`` seconds; of UDP
+        those whose time is not over. Ages are to a step. KernelError.
         """
         totals: Counter[int] = Counter()
         wanted = Wanted(Filter(handles, max_idle_seconds=idle + self._step), expired=True)
         for chunk in self.chunks(wanted):
             on = (chunk.states != CLOSING) | (chunk.idle_seconds <= min(idle, ended) + self._step)
+            on &= ~(chunk.udp & chunk.expired)
             totals.update(_by_handle(chunk.handles[on]))
         return totals
 
@@ -232,7 +235,7 @@ class NatFlows:
         rows, life, idle = rows[places], life[places], idle[places].astype(np.int64)
         udp = rows["protocol"] == _UDP
         states = self._marks.states(life["client"], life["backend"], udp)
-        left = self._allowed[udp.astype(np.intp), states] - idle
+        left = self._allowed_for(rows, udp, states) - idle
         made = Translations(
             places + first,
             rows["handle"],
@@ -247,9 +250,16 @@ class NatFlows:
             idle * self._step,
             left.clip(0) * self._step,
             left < 0,
+            udp,
         )
         owners = self._backends["handle"][made.handles & self._index_mask]
         return made.only((owners == made.handles) & self._wanted(made, wanted))
+
+    def _allowed_for(self, rows: Array, udp: Array, states: Array) -> Array:
+        """Steps that entries are kept, as ``nat_allowed`` of ``bpf/snat/table.h`` decides."""
+        own, usual = rows["timeout"].astype(np.int64), self._allowed[udp.astype(np.intp), states]
+        shorter = np.where(states == NEW, np.minimum(usual, own), own)
+        return np.asarray(np.where(udp & (own != 0), shorter, usual))
 
     def _copy(self, at: int) -> tuple[Array, Array, Array]:
         """A chunk's entries, their life, and which of them were not written meanwhile.

@@ -54,6 +54,7 @@ class ServiceOptions:
         self._rows["sources"][index] = taken
         self._sources.leave(before)
         self._rows["table_size"][index] = options.table_size
+        self._rows["flow_timeout"][index] = options.flow_timeout or 0
         self._rows["affinity"][index] = options.affinity.timeout if options.affinity else 0
         self._rows["flags"][index] = self._flags_of(options)
 
@@ -94,6 +95,7 @@ class ServiceOptions:
         return Options(
             table_size=int(row["table_size"]),
             flow_table=not flags & self._flags.no_flow_table,
+            flow_timeout=int(row["flow_timeout"]) or None,
             forwarding=self._flags.forwarding(flags),
             affinity=Affinity(timeout) if timeout else None,
             allow_from=allow_from,

@@ -22,6 +22,7 @@ from towpath.datapath.maps.pinned import READ, TYPES, PinnedMaps
 from towpath.datapath.maps.pins import LINKS, MAPS, NEXT, found, succeed
 from towpath.kernel.bpf import links
 from towpath.kernel.bpf.bpffs import ensure_bpffs, new_pin_dir, remove_pins
+from towpath.kernel.bpf.btf import BtfError
 from towpath.kernel.bpf.maps import Map, possible_cpus
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.pinned_btf import pin_types, pinned_types
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
+    from towpath.kernel.bpf.btf import Btf
     from towpath.model.settings import Limits
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 HASH_SEED = 0x546F7770617468
 SCRATCH = frozenset({"contexts", "nats", "nat_client_hops"})
 """Maps with nothing in them that outlives a packet: every program has its own."""
+_NUMBERED = ("verdict", "backend_state", "service_flags")
+"""Enums whose numbers are in maps: a map that was filled with others is no map of this version."""
 _OBJECT = "lb_tables"
 _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "cookie"}
 
@@ -171,13 +175,23 @@ class SharedMaps:
                 for path in sorted(directory.iterdir())
                 if path.name != TYPES
             }
-            if self._differences(pinned):
+            if self._differences(pinned) or not self._numbers_alike(types):
                 return False
             for name, each in pinned.items():
                 self._object.reuse(name, each)
             self._take_seeds(pinned["settings"].lookup(0))
             # The object's own file descriptors are copies.
         return True
+
+    def _numbers_alike(self, types: Btf) -> bool:
+        """Whether what is stored by number has the numbers that this object has for it."""
+        try:
+            return all(
+                types.enum(each).__members__ == self.btf.enum(each).__members__
+                for each in _NUMBERED
+            )
+        except BtfError:
+            return False
 
     def _take_seeds(self, record: Any) -> None:
         self.seeds = {name: int(record[field]) for name, field in _SEEDS.items()}

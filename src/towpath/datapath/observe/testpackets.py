@@ -19,7 +19,8 @@ _ICMP, _ICMPV6, _FRAGMENT_HEADER = 1, 58, 44
 # RFC 1191: fragmentation needed, RFC 4443: Packet Too Big; both with an MTU of 1280.
 _TOO_BIG = {4: b"\x03\x04\0\0\0\0\x05\0", 6: b"\x02\0\0\0\0\0\x05\0"}
 _SOME_DATA = bytes(8)
-_SYN, _ACK = 0x02, 0x10
+_ACK = 0x10
+_FLAGS = {"syn": 0x02, "rst": 0x04}
 
 
 def sample(flow: FlowTuple) -> bytes:
@@ -30,8 +31,8 @@ def sample(flow: FlowTuple) -> bytes:
         return _error(flow)
     if flow.kind == "fragment":
         return _first_fragment(flow)
-    if flow.kind == "syn":
-        return packet(flow, tcp_flags=_SYN)
+    if flow.kind in _FLAGS:
+        return packet(flow, tcp_flags=_FLAGS[flow.kind])
     return packet(flow, bytes((flow.size or 0) - smallest(flow)) if flow.size else b"")
 
 

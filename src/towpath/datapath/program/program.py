@@ -47,7 +47,11 @@ class LoadedProgram:
         )
         seen_shift = self.constant("flow_limits", "FLOW_SEEN_SHIFT")
         idle = units(IDLE_SECONDS, per_second(), seen_shift)
-        return nat | {"health_mark": self._mark, "flow_idle": idle}
+        return nat | {
+            "health_mark": self._mark,
+            "flow_idle": idle,
+            "jiffies_a_second": per_second(),
+        }
 
     @property
     def constants(self) -> dict[str, Any]:

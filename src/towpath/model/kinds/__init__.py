@@ -34,7 +34,7 @@ from towpath.model.kinds.durations import Duration, written
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
 from towpath.model.kinds.prefixes import Prefixes, fewest
-from towpath.model.kinds.scalars import Flag, Integer, OptionalPort, Prime, Word
+from towpath.model.kinds.scalars import Flag, Integer, OrNone, Prime, Word
 
 __all__ = [
     "ANY_PORT",
@@ -51,7 +51,7 @@ __all__ = [
     "Kind",
     "Listen",
     "Name",
-    "OptionalPort",
+    "OrNone",
     "PortRange",
     "PortSet",
     "Ports",

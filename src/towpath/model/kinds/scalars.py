@@ -90,15 +90,15 @@ class Word(Kind):
 
 
 @dataclass(frozen=True)
-class OptionalPort(Kind):
-    """A number, or None: whatever is the default."""
+class OrNone(Kind):
+    """Something, or None: whatever is the default."""
 
-    number: Integer
+    kind: Kind
 
-    def parse(self, raw: object) -> int | None:
-        """Return the number."""
-        return None if raw is None else self.number.parse(raw)
+    def parse(self, raw: object) -> Any:
+        """Return the value."""
+        return None if raw is None else self.kind.parse(raw)
 
     def schema(self) -> dict[str, Any]:
-        """Return the number's JSON schema, or null."""
-        return {"anyOf": [self.number.schema(), {"type": "null"}]}
+        """Return the value's JSON schema, or null."""
+        return {"anyOf": [self.kind.schema(), {"type": "null"}]}

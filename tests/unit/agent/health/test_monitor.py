@@ -24,6 +24,7 @@ from towpath.agent.lb.controller import Controller
 from towpath.agent.lb.store import Store
 from towpath.agent.writer import Writer
 from towpath.core.health import State
+from towpath.datapath.errors import CapacityError
 from towpath.kernel.errors import KernelError
 from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
     from pathlib import Path
 
+    from towpath.core.lb.plan import Transition
     from towpath.model import Address
     from towpath.model.service import Forwarding
 
@@ -297,6 +299,110 @@ def test_changes_of_what_is_desired_are_followed(tmp_path: Path) -> None:
             assert not world.monitor._tasks
 
     lived(life())
+
+
+def test_another_vip_gives_no_flows_to_what_is_down(tmp_path: Path) -> None:
+    """Not for a moment, until its first result there decides."""
+
+    async def life() -> None:
+        backends = Backends(ill={BACKENDS[0]})
+        async with running(tmp_path, backends, replace(FAST, interval=1.0)) as world:
+            service = world.service
+            health = replace(FAST, interval=1.0, port=world.port)
+            await world.until(lambda: world.taking == [0, 1, 1])
+            took = Taking(world.datapath)
+            for port in (8080, 8081):
+                # Where packets come in is another place. Checks ask the same one as before.
+                world.reload(replace(service, backends=web(0).backends, port=port, health=health))
+                assert world.controller.down == {world.service.key: {BACKENDS[0]}}
+                here = Id(world.service.key, BACKENDS[0])
+                await world.until(lambda here=here: here in world.monitor._tasks)  # type: ignore[misc]
+                await world.until(lambda: world.state() is State.DOWN)
+            assert took.ever == [False, True, True]
+            # One pass, and it is up, however many it takes where it was seen to go down.
+            backends.ill.clear()
+            health = replace(health, rise=100)
+            world.reload(replace(service, backends=web(0).backends, port=8082, health=health))
+            await world.until(lambda: world.taking == [1, 1, 1])
+
+    lived(life())
+
+
+class Taking:
+    """Notes which backends of the service ever get new flows."""
+
+    def __init__(self, datapath: MemoryDatapath) -> None:
+        self.ever = [False] * len(BACKENDS)
+        self._apply = datapath.apply
+        datapath.apply = self._noted  # type: ignore[method-assign]
+
+    def _noted(self, services: Iterable[Service]) -> Transition:
+        services = tuple(services)
+        for service in services:
+            for at, backend in enumerate(service.backends):
+                self.ever[at] |= backend.takes_flows
+        return self._apply(services)
+
+
+def test_services_that_change_places_take_along_what_is_known(tmp_path: Path) -> None:
+    """Records, too, are the service's, and not those of the address where it was."""
+    datapath = MemoryDatapath()
+    first = web(80)
+    second = replace(first, name="other", port=81)
+    with Store(tmp_path / "db") as store, Writer() as writer:
+        config = Config(devices=(Device("eth0"),), services=(first, second))
+        controller = Controller(config, store, datapath)
+        controller.start()
+        monitor = Monitor(controller, writer, Backends(), concurrent=1)
+
+        async def life() -> None:
+            await monitor._follow()
+            controller.set_down({first.key: {BACKENDS[0]}, second.key: {BACKENDS[2]}})
+            for key in ((first, 0), (second, 2)):
+                place = Id(key[0].key, BACKENDS[key[1]])
+                record = monitor.registry.get(place)
+                down = replace(record.standing, state=State.DOWN)
+                monitor.registry.put(place, replace(record, standing=down))
+            swapped = (replace(first, port=81), replace(second, port=80))
+            controller.reload(replace(config, services=swapped))
+            expected = {second.key: {BACKENDS[0]}, first.key: {BACKENDS[2]}}
+            assert controller.down == expected
+            # What was found before the change is put into force after it.
+            controller.set_down(monitor.registry.down(), monitor._seen)
+            assert controller.down == expected
+            await monitor._follow()
+            assert monitor.registry.down() == expected
+            assert monitor.registry.get(Id(second.key, BACKENDS[0])).standing.state is State.HELD
+            assert monitor.registry.get(Id(second.key, BACKENDS[2])).standing.state is State.UNKNOWN
+            await monitor._stop(list(monitor._tasks))
+
+        asyncio.run(life())
+
+
+def test_what_is_found_while_the_vip_changes(tmp_path: Path) -> None:
+    """Is of the service as it was seen, and holds for what it is by then."""
+    datapath = MemoryDatapath()
+    service = replace(web(80), vip=ip_address("203.0.113.8"))
+    with Store(tmp_path / "db") as store:
+        config = Config(devices=(Device("eth0"),), services=(service,))
+        controller = Controller(config, store, datapath)
+        controller.start()
+        seen = controller.desired
+        moved = replace(service, vip=ip_address("203.0.113.9"))
+        controller.reload(replace(config, services=(moved,)))
+        controller.set_down({service.key: frozenset({BACKENDS[1]})}, seen)
+        assert controller.down == {moved.key: {BACKENDS[1]}}
+        assert [each.takes_flows for each in datapath.held["web"].backends] == [True, False, True]
+        planned = controller.plan((replace(moved, port=90),), owner="file")
+        assert [change.backends_restated for change in planned.changes] == [()]
+        # A change that is refused leaves what is known, too.
+        datapath.room = 0
+        with pytest.raises(CapacityError):
+            controller.reload(replace(config, services=(replace(moved, port=91),)))
+        assert controller.down == {moved.key: {BACKENDS[1]}}
+        with pytest.raises(CapacityError):
+            controller.set_down({}, controller.desired)
+        assert controller.down == {moved.key: {BACKENDS[1]}}
 
 
 def test_a_drained_backend_is_checked_too(tmp_path: Path) -> None:
