@@ -33,16 +33,19 @@ enum nat_result {
 
 /*
  * How good a way is; more is better. `evict`: what isn't confirmed yet, or is at its
- * end, may go before its time.
+ * end, may go before its time. Half an entry is nobody's.
  */
-static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life life,
-				      const struct nat *n, bool evict)
+static __always_inline __u32 nat_rank(const struct nat_head *head, const struct nat_flow *e,
+				      __u32 way, const struct nat *n, bool evict)
 {
-	__u16 age = n->search.now - life.seen;
+	struct nat_life life = head->life[way];
+	__u16 age = nat_age(n->search.now, life.seen);
 	__u32 rank = 0;
 
 	if (!e->ref)
 		return NAT_RANK_FREE;
+	if (!nat_is_whole(head, way))
+		return (__u32)e->ref == n->search.reply ? NAT_RANK_SAME_PORT : NAT_RANK_FREE;
 	if (age > nat_allowed(e->protocol, life.client, life.backend))
 		rank = NAT_RANK_EXPIRED + age;
 	else if (evict &&
@@ -56,7 +59,7 @@ static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life 
 static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e, __u32 way,
 				      const struct flow_key *flow, const struct nat *n)
 {
-	__u32 version = e->version + 1 ?: 1;
+	__u32 version = nat_next_version(e);
 
 	*(volatile __u64 *)&e->ref = 0;
 	barrier();
@@ -100,7 +103,7 @@ __noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 	for (__u32 way = 0; way < NAT_WAYS; way++) {
 		const struct nat_flow *e = &set->way[way];
 
-		if (e->ref && nat_is_flow(e, &lb->pkt.flow, n)) {
+		if (e->ref && nat_is_flow(e, &lb->pkt.flow, n) && nat_is_whole(head, way)) {
 			n->handle = e->handle;
 			n->backend_port = e->backend_port;
 			n->search.way = way;
@@ -108,7 +111,7 @@ __noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 			break;
 		}
 		/* By way of memory, so that the verifier doesn't follow every rank by itself. */
-		*(volatile __u32 *)&n->search.rank = nat_rank(e, head->life[way], n, evict);
+		*(volatile __u32 *)&n->search.rank = nat_rank(head, e, way, n, evict);
 		if (*(volatile __u32 *)&n->search.rank > *(volatile __u32 *)&n->search.best) {
 			n->search.best = *(volatile __u32 *)&n->search.rank;
 			n->search.way = way;
@@ -139,8 +142,7 @@ __noinline int nat_extend_depth(__u32 slot)
 	if (!head || !lock)
 		return 0;
 	bpf_spin_lock(&lock->lock);
-	if (head->reach < n->search.tries)
-		head->reach = n->search.tries;
+	nat_reach(head, n->search.tries);
 	bpf_spin_unlock(&lock->lock);
 	return 0;
 }
