@@ -13,8 +13,8 @@ from tests.prog.lb.network import IN, NEAR
 from tests.prog.lb.told import tellable
 from tests.prog.recorder.harness import Recorded, serve_all
 
-from towpath.agent import captures
-from towpath.agent.captures import Captures
+from towpath.agent.recorder import captures
+from towpath.agent.recorder.captures import Captures
 from towpath.lab.waiting import wait_until
 from towpath.model.capture import Capture
 

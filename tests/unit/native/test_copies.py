@@ -149,7 +149,7 @@ def test_packages_read_every_packet(file: Path, read: Callable[[Path], list[Said
     assert [data for data, _, _ in found] == [each.data for each in sent()]
     for (_, time, comment), each in zip(found, sent(), strict=True):
         assert abs(time - CLOCK - each.time) < 1000
-        assert comment is None or comment.startswith(f"flow={each.flow:016x} fate=1/2/")
+        assert comment is None or comment.startswith(f"flow={each.flow:016x} outcome=1/2/")
 
 
 def test_every_block_is_one_of_the_formats(file: Path) -> None:

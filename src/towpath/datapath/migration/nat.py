@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.closing import Closing
+from towpath.closeable import Closeable
 from towpath.datapath.flows.nat_table import ESTABLISHED, Marks, allowed_steps
 from towpath.datapath.maps.records import converted
 from towpath.datapath.migration.written import ages_of
@@ -184,7 +184,7 @@ class NatCopy:
         return records, holds
 
 
-class _Writer(Closing):
+class _Writer(Closeable):
     """``bpf/snat/copy.bpf.c``, loaded over a program's table.
 
     A context manager, which unloads it.
