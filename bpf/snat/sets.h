@@ -37,6 +37,15 @@ static __always_inline bool nat_is_whole(const struct nat_head *head, __u32 way)
 	       ((const volatile __u8 *)&head->reply)[way];
 }
 
+/* The same of all ways: of those that are whole it marks the high bit of their byte. */
+static __always_inline __u64 nat_whole_ways(const struct nat_head *head)
+{
+	const __u64 low = 0x7f7f7f7f7f7f7f7fULL;
+	__u64 forward = head->forward, reply = head->reply;
+
+	return (((forward & low) + low) | forward) & (((reply & low) + low) | reply) & ~low;
+}
+
 /* The version after an entry's: of no entry that this way has had lately, and never 0. */
 static __always_inline __u32 nat_next_version(const struct nat_flow *e)
 {
