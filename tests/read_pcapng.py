@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, field
 
 SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
-XDP = 2
+XDP = ("aborted", "drop", "pass", "tx", "redirect")
 
 
 @dataclass
@@ -23,6 +23,8 @@ class Interface:
     snaplen: int
     received: int | None = None
     dropped: int | None = None
+    start: int = 0
+    end: int = 0
 
 
 @dataclass
@@ -36,7 +38,11 @@ class Packet:
     comment: str
     inbound: bool
     packet_id: int
-    action: int
+
+    @property
+    def action(self) -> int:
+        """What XDP did, as the kernel numbers it."""
+        return XDP.index(self.said["xdp"])
 
     @property
     def said(self) -> dict[str, str]:
@@ -95,6 +101,9 @@ def _statistics(found: Capture, body: bytes) -> None:
     interface = found.interfaces[struct.unpack_from("<I", body)[0]]
     (interface.received,) = struct.unpack("<Q", options[4])
     (interface.dropped,) = struct.unpack("<Q", options[5])
+    for name, code in (("start", 2), ("end", 3)):
+        high, low = struct.unpack("<II", options[code])
+        setattr(interface, name, high << 32 | low)
 
 
 def _packet(found: Capture, body: bytes) -> None:
@@ -103,11 +112,9 @@ def _packet(found: Capture, body: bytes) -> None:
     padding = -captured % 4
     assert body[20 + captured : 20 + captured + padding] == bytes(padding)
     options = _options(body[20 + captured + padding :])
-    assert set(options) == {1, 2, 5, 7}
+    assert set(options) == {1, 2, 5}
     (flags,) = struct.unpack("<I", options[2])
     assert flags in (1, 2)
-    kind, action = struct.unpack("<BQ", options[7])
-    assert kind == XDP
     (packet_id,) = struct.unpack("<Q", options[5])
     found.packets.append(
         Packet(
@@ -118,7 +125,6 @@ def _packet(found: Capture, body: bytes) -> None:
             options[1].decode(),
             flags == 1,
             packet_id,
-            action,
         )
     )
 

@@ -244,6 +244,7 @@ enum verdict {
 	VERDICT_DROP_NOT_ON_LINK,   /* the way to a backend of L2 forwarding has a gateway */
 	VERDICT_DROP_NAT_PORTS,	    /* no port left to translate a new flow to */
 	VERDICT_DROP_NAT_RATE,	    /* a new flow too many to translate in this jiffy */
+	VERDICT_DROP_NAT_MOVING,    /* an answer to nobody who is known while the table is moved */
 	VERDICT_DROP_TTL,	    /* no hop left to forward a translated packet */
 	VERDICT_DROP_FRAGMENT,	    /* its first one isn't known, or where that went is gone */
 	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */
@@ -275,7 +276,8 @@ struct settings {
 	__u32 fib_source4; /* 1: take the FIB's preferred source */
 	__u32 fib_source6;
 	__u32 echo;	  /* 1: echo requests to VIPs are answered */
-	__u32 too_big_df; /* 1: of too large IPv4 packets only those with DF are answered */
+	__u16 too_big_df; /* 1: of too large IPv4 packets only those with DF are answered */
+	__u16 moving;	  /* 1: tables are being moved, and what comes meanwhile isn't here yet */
 };
 
 /*

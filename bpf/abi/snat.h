@@ -74,6 +74,37 @@ enum nat_limits {
 };
 BTF_KEEP(enum nat_limits);
 
+/*
+ * A translation of another table that is to be in this one too (snat/copy.bpf.c). Of
+ * `flow.ref` the low half is the reply's hash and the high half 0; the answer has the
+ * entry's, and its way. An entry that has been entered is asked for by both.
+ */
+struct nat_copy {
+	struct nat_flow flow;
+	struct nat_life life;
+	__u32 set;
+	__u32 home;   /* the first set that the flow is looked for in */
+	__u32 result; /* enum nat_copied */
+	__u8 tries;   /* candidates from `home` to `set` */
+	__u8 forward_tag;
+	__u8 reply_tag;
+	__u8 way; /* that it was given */
+	__u32 _reserved;
+};
+
+enum nat_copied {
+	NAT_COPY_LEFT = 0, /* nothing was changed */
+	NAT_COPY_MADE,
+	NAT_COPY_KNOWN, /* it was there already */
+	NAT_COPY_GONE,	/* it was given up */
+};
+BTF_KEEP(enum nat_copied);
+
+enum nat_copy_limits {
+	NAT_COPIES = 32, /* at once: what a packet of a test run has room for */
+};
+BTF_KEEP(enum nat_copy_limits);
+
 /* What came back from backends for a service, counted by each CPU for itself. */
 struct reply_cpu {
 	__u64 packets;

@@ -59,6 +59,12 @@ static __always_inline __u32 affinity_lookup(struct affinity_place *place,
 	return 0;
 }
 
+/* Seconds since a flow of the client began. On another CPU the next second may have begun. */
+static __always_inline __u32 affinity_age(const struct client *client, __u32 now)
+{
+	return client->seen == now + 1 ? 0 : now - client->seen;
+}
+
 /* A free way, else the one longest unseen. */
 static __always_inline __u32 affinity_victim(const struct client_set *set, __u32 now)
 {
@@ -66,7 +72,7 @@ static __always_inline __u32 affinity_victim(const struct client_set *set, __u32
 
 	for (__u32 way = 0; way < CLIENT_WAYS; way++) {
 		const struct client *client = &set->way[way];
-		__u32 age = client->ref ? now - client->seen : ~0U;
+		__u32 age = client->ref ? affinity_age(client, now) : ~0U;
 
 		if (age > oldest) {
 			oldest = age;
@@ -107,7 +113,7 @@ static __always_inline bool affinity_may_stay(const struct affinity_place *place
 	if (!place->set || !backend || !takes_flows(backend))
 		return false;
 	client = &place->set->way[place->way % CLIENT_WAYS];
-	return place->now - client->seen < service->affinity;
+	return affinity_age(client, place->now) < service->affinity;
 }
 
 /*

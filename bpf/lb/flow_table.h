@@ -17,6 +17,10 @@ enum flow_result {
 	FLOW_NO_WAY = FLOW_WAYS,
 };
 
+enum flow_ages {
+	FLOW_AGE_MAX = 0xffff - 16, /* from here on it was seen by a CPU whose clock is ahead */
+};
+
 static const __u64 BYTES_01 = 0x0101010101010101ULL;
 static const __u64 BYTES_80 = 0x8080808080808080ULL;
 
@@ -159,10 +163,12 @@ static __always_inline bool flow_begins_anew(const struct flow_place *place,
 					     const struct flow_id *id)
 {
 	const struct flow *flow = place->flow;
+	__u16 age;
 
 	if (likely(!tcp_begins(id->tcp_flags)) || !flow)
 		return false;
-	return flow->service & FLOW_STATE || (__u16)(place->now - flow->seen) > flow_idle;
+	age = place->now - flow->seen;
+	return flow->service & FLOW_STATE || (age > flow_idle && age < FLOW_AGE_MAX);
 }
 
 /*

@@ -57,9 +57,17 @@ static __always_inline bool fragment_is(const struct fragment *entry, const stru
 	       entry->ip_protocol == lb->hdr.ip_protocol;
 }
 
+/* Another CPU may have left it a moment after `now` was asked for: that is no age at all. */
+static __always_inline __u32 fragment_age(const struct fragment *entry, __u32 now)
+{
+	__u32 age = now - entry->seen;
+
+	return age > (__u32)-16 ? 0 : age;
+}
+
 static __always_inline bool fragment_lives(const struct fragment *entry, __u32 now)
 {
-	return entry->ref && now - entry->seen < FRAGMENT_LIFE;
+	return entry->ref && fragment_age(entry, now) < FRAGMENT_LIFE;
 }
 
 /* Puts what the first fragment left into the context. False: nothing is known of it. */
@@ -108,7 +116,7 @@ static __always_inline struct fragment *fragment_victim(const struct fragment_pl
 		if ((__u32)entry->ref == place->hash && fragment_is(entry, lb))
 			age = FRAGMENT_LIFE + 1;
 		else if (fragment_lives(entry, place->now))
-			age = place->now - entry->seen;
+			age = fragment_age(entry, place->now);
 		rank = age * FRAGMENT_WAYS + (FRAGMENT_WAYS - 1 - way);
 		if (rank > *best)
 			*best = rank;

@@ -21,6 +21,7 @@
 #include "abi/lb.h"
 #include "abi/net.h"
 #include "abi/trace.h"
+#include "lb/array_map.h"
 
 struct flow_set {
 	struct flow way[FLOW_WAYS];
@@ -33,15 +34,6 @@ struct fragment_set {
 struct client_set {
 	struct client way[CLIENT_WAYS];
 };
-
-#define ARRAY_MAP(name, value_type)                \
-	struct {                                   \
-		__uint(type, BPF_MAP_TYPE_ARRAY);  \
-		__uint(map_flags, BPF_F_MMAPABLE); \
-		__uint(max_entries, 1);            \
-		__type(key, __u32);                \
-		__type(value, value_type);         \
-	} name SEC(".maps")
 
 ARRAY_MAP(vips, struct vip_slot);
 ARRAY_MAP(vip_lengths, struct vip_lengths);

@@ -33,9 +33,9 @@ enum nat_result {
 
 /*
  * How good a way is; more is better. `evict`: what isn't confirmed yet, or is at its
- * end, may go before its time.
+ * end, may go before its time. Half an entry is nobody's.
  */
-static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life life,
+static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life life, bool whole,
 				      const struct nat *n, bool evict)
 {
 	__u16 age = n->search.now - life.seen;
@@ -43,11 +43,14 @@ static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life 
 
 	if (!e->ref)
 		return NAT_RANK_FREE;
-	if (age > nat_allowed(e->protocol, life.client, life.backend, e->timeout))
+	if (unlikely(!whole))
+		return (__u32)e->ref == n->search.reply ? NAT_RANK_SAME_PORT : NAT_RANK_FREE;
+	if (age > nat_allowed(e->protocol, life.client, life.backend, e->timeout) &&
+	    age <= NAT_AGE_MAX)
 		rank = NAT_RANK_EXPIRED + age;
 	else if (evict &&
 		 (!(life.client & NAT_ANSWERED) || nat_is_closing(life.client, life.backend)))
-		rank = NAT_RANK_UNCONFIRMED + age;
+		rank = NAT_RANK_UNCONFIRMED + nat_age(n->search.now, life.seen);
 	if ((__u32)e->ref == n->search.reply)
 		return rank ? NAT_RANK_SAME_PORT : NAT_RANK_TAKEN;
 	return rank;
@@ -56,7 +59,7 @@ static __always_inline __u32 nat_rank(const struct nat_flow *e, struct nat_life 
 static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e, __u32 way,
 				      const struct flow_key *flow, const struct nat *n)
 {
-	__u32 version = e->version + 1 ?: 1;
+	__u32 version = nat_next_version(e);
 
 	*(volatile __u64 *)&e->ref = 0;
 	barrier();
@@ -87,6 +90,7 @@ __noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 	struct nat_set *set;
 	struct nat_lock *lock;
 	__u32 at, result = NAT_FULL;
+	__u64 whole;
 
 	if (!lb || !n)
 		return NAT_FULL;
@@ -98,10 +102,11 @@ __noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 
 	n->search.best = 0;
 	bpf_spin_lock(&lock->lock);
-	for (__u32 way = 0; way < NAT_WAYS; way++) {
+	whole = nat_whole_ways(head);
+	for (__u32 way = 0; way < NAT_WAYS; way++, whole >>= 8) {
 		const struct nat_flow *e = &set->way[way];
 
-		if (e->ref && nat_is_flow(e, &lb->pkt.flow, n)) {
+		if (e->ref && nat_is_flow(e, &lb->pkt.flow, n) && whole & 0x80) {
 			n->handle = e->handle;
 			n->backend_port = e->backend_port;
 			n->search.way = way;
@@ -109,7 +114,8 @@ __noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 			break;
 		}
 		/* By way of memory, so that the verifier doesn't follow every rank by itself. */
-		*(volatile __u32 *)&n->search.rank = nat_rank(e, head->life[way], n, evict);
+		*(volatile __u32 *)&n->search.rank =
+			nat_rank(e, head->life[way], whole & 0x80, n, evict);
 		if (*(volatile __u32 *)&n->search.rank > *(volatile __u32 *)&n->search.best) {
 			n->search.best = *(volatile __u32 *)&n->search.rank;
 			n->search.way = way;
@@ -140,8 +146,7 @@ __noinline int nat_extend_depth(__u32 slot)
 	if (!head || !lock)
 		return 0;
 	bpf_spin_lock(&lock->lock);
-	if (head->reach < n->search.tries)
-		head->reach = n->search.tries;
+	nat_reach(head, n->search.tries);
 	bpf_spin_unlock(&lock->lock);
 	return 0;
 }

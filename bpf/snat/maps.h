@@ -6,28 +6,11 @@
 #include "abi/snat.h"
 #include "lb/maps.h"
 #include "snat/rewrite.h"
+#include "snat/sets.h"
 
-struct nat_set {
-	struct nat_flow way[NAT_WAYS];
-};
-
-struct nat_lock {
-	struct bpf_spin_lock lock;
-};
-
-ARRAY_MAP(nat_heads, struct nat_head);
-ARRAY_MAP(nat_flows, struct nat_set);
 ARRAY_MAP(nat_states, struct nat_state);
 ARRAY_MAP(reply_cpus, struct reply_cpu);	   /* cpu * services + service */
 ARRAY_MAP(nat_client_hops, struct nat_client_hop); /* cpu * NAT_CLIENTS + client */
-
-/* Apart from the sets: the kernel maps no array with locks in it. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct nat_lock);
-} nat_locks SEC(".maps");
 
 /* Set before loading. No ports: no service is translated, and the verifier leaves all of it out. */
 const volatile struct address nat_addresses[2 * NAT_SOURCES] = {};
@@ -39,13 +22,6 @@ const volatile __u32 nat_ports = 0;
 const volatile __u32 nat_mask = 0; /* sets - 1 */
 
 const volatile __u32 nat_learn = FLOW_LEARN; /* new flows in a jiffy and CPU */
-
-/* In units of nat_life.seen. */
-const volatile __u32 nat_tcp_open = 0;
-const volatile __u32 nat_tcp_new = 0;
-const volatile __u32 nat_tcp_closing = 0;
-const volatile __u32 nat_udp_open = 0;
-const volatile __u32 nat_udp_new = 0;
 
 /* Where in the table a flow is looked for, or is to be put. */
 struct nat_search {

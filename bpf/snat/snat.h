@@ -302,6 +302,20 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 slot)
 	return verdict;
 }
 
+/*
+ * For one that has no translation. It may be of a flow that began in the tables of before and
+ * isn't copied yet: the kernel would reset it, and its client would wait for ever.
+ */
+static __always_inline __u32 nat_unknown(void)
+{
+	const struct settings *set;
+	__u32 zero = 0;
+
+	set = bpf_map_lookup_elem(&settings, &zero);
+	return set && *(const volatile __u32 *)&set->moving ? VERDICT_DROP_NAT_MOVING
+							    : VERDICT_PASS_NO_VIP;
+}
+
 /* For a packet to one of our translated addresses and ports. Returns the verdict. */
 __noinline int nat_reply(struct xdp_md *ctx, __u32 slot)
 {
@@ -310,8 +324,10 @@ __noinline int nat_reply(struct xdp_md *ctx, __u32 slot)
 	struct backend *backend;
 	int checked;
 
-	if (!lb || !n || !nat_find_reply(slot))
+	if (!lb || !n)
 		return VERDICT_PASS_NO_VIP;
+	if (!nat_find_reply(slot))
+		return nat_unknown();
 	backend = backend_of(n->handle);
 	if (!backend || !address_equal(&backend->addr, &lb->pkt.flow.saddr))
 		return VERDICT_PASS_NO_VIP;

@@ -9,6 +9,7 @@
 #define TOWPATH_SNAT_TABLE_H
 
 #include "lb/flow_table.h"
+#include "snat/life.h"
 #include "snat/maps.h"
 #include "lb/context.h"
 
@@ -41,30 +42,6 @@ static __always_inline __u8 nat_tag(__u64 hash)
 }
 
 /* ---- States ----------------------------------------------------------------------- */
-
-static __always_inline bool nat_is_closing(__u8 client, __u8 backend)
-{
-	return (client | backend) & NAT_RST || client & backend & NAT_FIN;
-}
-
-static __always_inline __u32 nat_allowed_udp(__u8 client, __u16 timeout)
-{
-	__u32 open = timeout ?: nat_udp_open;
-
-	if (client & NAT_ANSWERED)
-		return open;
-	return nat_udp_new < open ? nat_udp_new : open;
-}
-
-/* How long such an entry is kept after its last packet. `timeout`: as the entry has it. */
-static __always_inline __u32 nat_allowed(__u8 protocol, __u8 client, __u8 backend, __u16 timeout)
-{
-	if (protocol == IPPROTO_UDP)
-		return nat_allowed_udp(client, timeout);
-	if (nat_is_closing(client, backend))
-		return nat_tcp_closing;
-	return client & NAT_ANSWERED ? nat_tcp_open : nat_tcp_new;
-}
 
 static __always_inline __u8 nat_marks_of(const struct nat *n)
 {
@@ -149,7 +126,7 @@ static __always_inline bool nat_look(const struct lb_ctx *lb, struct nat *n, str
 		if (!(matches & 0x80))
 			continue;
 		ref = *(volatile __u64 *)&e->ref;
-		if (!ref || !nat_is_flow(e, &lb->pkt.flow, n))
+		if (!ref || !nat_is_flow(e, &lb->pkt.flow, n) || !nat_is_whole(head, way))
 			continue;
 		n->handle = e->handle;
 		n->backend_port = e->backend_port;
@@ -220,7 +197,7 @@ static __always_inline bool nat_begins_anew(const struct lb_ctx *lb, const struc
 
 	if (!life || (protocol == IPPROTO_TCP && !tcp_begins(n->flags)))
 		return false;
-	age = n->search.now - life->seen;
+	age = nat_age(n->search.now, life->seen);
 	if (age > nat_allowed(protocol, life->client, life->backend, n->timeout))
 		return true;
 	if (protocol != IPPROTO_TCP)
@@ -273,11 +250,8 @@ __noinline int nat_forget(__u32 slot)
 	if (!head || !set || !lock || way >= NAT_WAYS)
 		return 0;
 	bpf_spin_lock(&lock->lock);
-	if (set->way[way].ref == n->search.ref) {
-		*(volatile __u64 *)&set->way[way].ref = 0;
-		((volatile __u8 *)&head->forward)[way] = 0;
-		((volatile __u8 *)&head->reply)[way] = 0;
-	}
+	if (set->way[way].ref == n->search.ref)
+		nat_clear(head, &set->way[way], way);
 	bpf_spin_unlock(&lock->lock);
 	return 0;
 }

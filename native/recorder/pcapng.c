@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Enhanced Packet Blocks of pcapng (draft-ietf-opsawg-pcapng, section 4.3), in this machine's
- * byte order. Each has four options: the flow and what became of the packet as a comment, the
- * direction, the packet's number, and the verdict as XDP has it.
+ * byte order. Each has three options: the flow and what became of the packet as a comment, the
+ * direction, and the packet's number. The action of XDP is in the comment, too: there is an
+ * option for it (epb_verdict), but Wireshark 4.0 writes that as another one, of a length that
+ * no reader takes, so that whatever it copies a file to is lost.
  */
 #include <string.h>
 
@@ -13,8 +15,6 @@ enum pcapng {
 	PCAPNG_COMMENT = 1, /* options */
 	PCAPNG_FLAGS = 2,
 	PCAPNG_PACKET_ID = 5,
-	PCAPNG_VERDICT = 7,
-	PCAPNG_XDP = 2,	    /* kind of verdict: eBPF XDP */
 	PCAPNG_INBOUND = 1, /* flags */
 	PCAPNG_OUTBOUND = 2,
 };
@@ -25,9 +25,21 @@ enum sizes {
 	OPTION = 4,	   /* type and length */
 	FLAGS_SIZE = 4,
 	PACKET_ID_SIZE = 8,
-	VERDICT_SIZE = 9,
-	VERDICT_ROOM = 12,
 };
+
+/* By enum xdp_action. */
+static const char *const actions[] = { " xdp=aborted", " xdp=drop", " xdp=pass", " xdp=tx",
+				       " xdp=redirect" };
+
+static const char *action_text(u8 action)
+{
+	return action < sizeof(actions) / sizeof(actions[0]) ? actions[action] : " xdp=other";
+}
+
+static u32 comment_length(const struct record *head, const struct label *label)
+{
+	return FLOW + label->length + (u32)strlen(action_text(head->action));
+}
 
 static u32 padded(u32 length)
 {
@@ -36,9 +48,9 @@ static u32 padded(u32 length)
 
 u32 block_size(const struct record *head, const struct label *label)
 {
-	return HEADER + padded(head->captured) + OPTION + padded(FLOW + label->length) +
-	       (OPTION + FLAGS_SIZE) + (OPTION + PACKET_ID_SIZE) + (OPTION + VERDICT_ROOM) +
-	       OPTION /* the end of options */ + sizeof(u32);
+	return HEADER + padded(head->captured) + OPTION + padded(comment_length(head, label)) +
+	       (OPTION + FLAGS_SIZE) + (OPTION + PACKET_ID_SIZE) + OPTION /* the end of options */ +
+	       sizeof(u32);
 }
 
 static u8 *put(u8 *at, const void *what, u32 length)
@@ -75,25 +87,19 @@ static u8 *put_hex(u8 *at, u64 number)
 	return at;
 }
 
-static u8 *put_comment(u8 *at, u64 flow, const struct label *label)
+static u8 *put_comment(u8 *at, const struct record *head, const struct label *label)
 {
-	u8 text[FLOW + LABEL_MAX], *end;
+	const char *action = action_text(head->action);
+	u32 length = comment_length(head, label), padding = padded(length) - length;
 
-	end = put(text, "flow=", 5);
-	end = put_hex(end, flow);
-	*end++ = ' ';
-	put(end, label->text, label->length);
-	at = put_option(at, PCAPNG_COMMENT, FLOW + label->length);
-	return put_padded(at, text, FLOW + label->length);
-}
-
-static u8 *put_verdict(u8 *at, u64 action)
-{
-	u8 verdict[VERDICT_SIZE] = { PCAPNG_XDP };
-
-	memcpy(verdict + 1, &action, sizeof(action));
-	at = put_option(at, PCAPNG_VERDICT, VERDICT_SIZE);
-	return put_padded(at, verdict, VERDICT_SIZE);
+	at = put_option(at, PCAPNG_COMMENT, length);
+	at = put(at, "flow=", 5);
+	at = put_hex(at, head->flow);
+	*at++ = ' ';
+	at = put(at, label->text, label->length);
+	at = put(at, action, strlen(action));
+	memset(at, 0, padding);
+	return at + padding;
 }
 
 /* Writes block_size() bytes. `time`: nanoseconds since 1970. */
@@ -111,12 +117,11 @@ void write_block(u8 *at, const struct record *head, const u8 *frame, const struc
 	at = put_word(at, head->length);
 	at = put_padded(at, frame, head->captured);
 
-	at = put_comment(at, head->flow, label);
+	at = put_comment(at, head, label);
 	at = put_option(at, PCAPNG_FLAGS, FLAGS_SIZE);
 	at = put_word(at, head->direction == RECORD_IN ? PCAPNG_INBOUND : PCAPNG_OUTBOUND);
 	at = put_option(at, PCAPNG_PACKET_ID, PACKET_ID_SIZE);
 	at = put(at, &head->packet, PACKET_ID_SIZE);
-	at = put_verdict(at, head->action);
 	at = put_option(at, 0, 0);
 	put_word(at, size);
 }

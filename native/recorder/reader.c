@@ -17,6 +17,16 @@ enum ring {
 	RING_ALIGN = 8,
 };
 
+enum clocks {
+	MAX_CHANGES = 16, /* of the clock that are remembered: a ring is read long before so many */
+};
+
+/* From a moment on, what CLOCK_MONOTONIC lacks to nanoseconds since 1970. */
+struct change {
+	u64 since; /* by CLOCK_MONOTONIC */
+	u64 offset;
+};
+
 static const u32 RING_BUSY = 1u << 31;
 static const u32 RING_DISCARDED = 1u << 30;
 
@@ -34,7 +44,9 @@ struct reader {
 	u64 mask;
 	u64 *consumer;
 	const u64 *producer;
-	u64 clock;	 /* from CLOCK_MONOTONIC to nanoseconds since 1970 */
+	struct change clock[MAX_CHANGES]; /* the last ones, in order */
+	u32 changes;
+	u32 _reserved;
 	u64 max_packets; /* that are taken; all others are passed over */
 	u64 max_bytes;
 	u64 packets;
@@ -72,7 +84,8 @@ PUBLIC struct reader *towpath_record_open(u64 *consumer, const u64 *producer, co
 	made->mask = size - 1;
 	made->consumer = consumer;
 	made->producer = producer;
-	made->clock = clock;
+	made->clock[0].offset = clock;
+	made->changes = 1;
 	made->max_packets = made->max_bytes = UINT64_MAX;
 	made->cpus = cpus;
 	return made;
@@ -89,6 +102,26 @@ PUBLIC void towpath_record_limit(struct reader *reader, u64 packets, u64 bytes)
 {
 	reader->max_packets = packets;
 	reader->max_bytes = bytes;
+}
+
+/* What was captured since then has been by a clock that is other than before. */
+PUBLIC void towpath_record_clock(struct reader *reader, u64 since, u64 offset)
+{
+	if (reader->changes == MAX_CHANGES) {
+		memmove(reader->clock, reader->clock + 1, (MAX_CHANGES - 1) * sizeof(*reader->clock));
+		reader->changes--;
+	}
+	reader->clock[reader->changes++] = (struct change){ since, offset };
+}
+
+/* Nanoseconds since 1970. */
+static u64 wall_time(const struct reader *reader, u64 time)
+{
+	u32 at = reader->changes - 1;
+
+	while (at && time < reader->clock[at].since)
+		at--;
+	return time + reader->clock[at].offset;
 }
 
 static bool is_full(const struct reader *reader)
@@ -151,7 +184,7 @@ static u32 convert(struct reader *reader, const struct record *head, u32 length,
 	if (!take(reader, head))
 		return STATUS_EMPTY;
 	write_block(out + report->written, head, (const u8 *)(head + 1), label, interface->id,
-		    head->time + reader->clock);
+		    wall_time(reader, head->time));
 	report->written += size;
 	interface->records++;
 	reader->records++;

@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from socketserver import BaseRequestHandler, StreamRequestHandler, ThreadingTCPServer, UDPServer
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ TIMEOUT = 60.0  # seconds, for what takes milliseconds
 VIPS: dict[int, Address] = {4: VIP4, 6: VIP6}
 BACKENDS = 3
 SMALL_DATAGRAM = 100
+THOUGHT = 0.3  # seconds
 
 
 class _TcpServer(ThreadingTCPServer):
@@ -55,6 +57,15 @@ class _Talk(StreamRequestHandler):
             said = {"name": self.server.name, "peer": plain(self.client_address[0])}
             mtu = {"mtu": path_mtu(self.connection)}
             self.wfile.write(json.dumps(said | mtu).encode() + b"\n" + b"x" * int(line))
+
+
+class _Late(StreamRequestHandler):
+    """Answers when it has thought for a while, in which nothing is sent."""
+
+    def handle(self) -> None:
+        line = self.rfile.readline()
+        time.sleep(THOUGHT)
+        self.wfile.write(line)
 
 
 class _Echo(BaseRequestHandler):
@@ -97,9 +108,23 @@ def snat_lab() -> Iterator[Lab]:
 @contextmanager
 def serving(node: str, name: str) -> Iterator[None]:
     """A TCP and a UDP server on a backend."""
-    servers: list[Any] = []
     with in_netns(node):
         servers = [_TcpServer(("::", PORT), _Talk), _UdpServer(("::", PORT), _Echo)]
+    with _at_work(name, servers):
+        yield
+
+
+@contextmanager
+def answering_late(node: str, name: str) -> Iterator[None]:
+    """A TCP server on a backend, at the port where else nobody listens."""
+    with in_netns(node):
+        server = _TcpServer(("::", CLOSED), _Late)
+    with _at_work(name, [server]):
+        yield
+
+
+@contextmanager
+def _at_work(name: str, servers: list[Any]) -> Iterator[None]:
     threads = []
     for server in servers:
         server.name = name

@@ -96,7 +96,7 @@ class RecordReader:
         packets: int = UNLIMITED,
         size: int = UNLIMITED,
     ) -> None:
-        self._memory = consumer, producer, data
+        self._memory: tuple[Array, ...] | None = (consumer, producer, data)
         self._library = library()
         self._reader = self._library.towpath_record_open(
             consumer.ctypes.data,
@@ -170,6 +170,13 @@ class RecordReader:
         text = (names.label(outcome).encode()[:_MAX_LABEL]) or b"?"
         self._check(self._library.towpath_record_label(self._reader, *outcome, text, len(text)))
 
+    def change_clock(self, since: int, offset: int) -> None:
+        """Have what was captured from ``since`` on (CLOCK_MONOTONIC) dated by another offset.
+
+        ``offset``: nanoseconds from CLOCK_MONOTONIC to 1970, as `clock` at the beginning.
+        """
+        self._library.towpath_record_clock(self._reader, since, offset % _NANOSECONDS)
+
     def forget_labels(self) -> None:
         """Ask anew what became of packets is called."""
         self._library.towpath_record_forget(self._reader)
@@ -183,7 +190,11 @@ class RecordReader:
             raise MemoryError("no memory for names of records")
 
     def close(self) -> None:
-        """Give the reader's memory back. Twice is once."""
+        """Give the reader's memory back, and let go of the ring's. Twice is once.
+
+        What it has counted can be asked for still, but for `count`.
+        """
         if self._reader:
             self._library.towpath_record_close(self._reader)
             self._reader = None
+            self._memory = None

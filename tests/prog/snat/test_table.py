@@ -170,6 +170,22 @@ def test_lives(nat: NatRig, version: int, protocol: int, steps: list[str], secon
     nat.expect(answer(taken), TX)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_another_cpu_has_seen_is_not_old(nat: NatRig, version: int) -> None:
+    """Although its clock may be a unit ahead: no port is taken away, and no SYN begins anew."""
+    flows = [established(nat, version, 6, 1000 + n) for n in range(PORTS)]
+    seen = nat.tables["nat_heads"]["life"]["seen"]
+    used = nat.tables["nat_flows"]["way"]["ref"] != 0
+    ahead = seen[used] + 3
+    seen[used] = ahead
+    assert nat.run(client_frame(version, sport=5)).retval == XDP_DROP
+    for number, flow in enumerate(flows):
+        seen[used] = ahead
+        out = nat.run(client_frame(version, sport=1000 + number))
+        at = {4: 34, 6: 54}[version]
+        assert out.data[at : at + 2] == port_of(flow).to_bytes(2, "big")
+
+
 def rival_of(nat: NatRig, sent: Outcome, after: int) -> int:
     """A client's port whose flow would rather have the port that another flow has."""
     assert isinstance(sent, NatOutcome)

@@ -225,7 +225,7 @@ def test_a_text_that_is_too_long_is_cut() -> None:
     made.names.suffix = "x" * 500
     made.ring.put(Sent(b"data").record())
     (found,) = made.all().packets
-    assert len(found.comment) == len("flow=0123456789abcdef ") + 255
+    assert len(found.comment) == len("flow=0123456789abcdef " + " xdp=tx") + 255
     assert found.data == b"data"
 
 

@@ -3,6 +3,9 @@
 
 The thread waits for the client when that is slow, and the kernel's ring for the thread; when
 it is full, frames are lost, and counted. The datapath waits for nobody.
+
+What a capture takes is given back when it ends, whether or not its client has taken the file:
+the ring at once, the pieces on their way when they are taken or the client is taken for dead.
 """
 
 from __future__ import annotations
@@ -97,8 +100,10 @@ class RunningCapture:
         self.recording = recording
         self._forget = forget
         self._loop = asyncio.get_running_loop()
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(_WAITING)
         self._gone = False
+        self._cut_off = False
         self._progress: Progress | None = None
         self._thread = threading.Thread(target=self._run, name=f"capture {number}", daemon=True)
 
@@ -125,18 +130,21 @@ class RunningCapture:
         try:
             for piece in self.recording.chunks():
                 if self._gone or not self._give(bytes(piece)):
+                    self._cut_off = True
                     break
         except Exception:
             log.exception("capture %d", self.number)
             self.recording.stop("an error, which the agent's log has")
         finally:
-            self._progress = self.recording.progress()
+            progress = self.recording.progress()
             self.recording.close()
+            # Who is told that it has ended can count on that nothing is left of it.
+            self._progress = progress
             self._call(self._finish)
 
     def _give(self, piece: bytes) -> bool:
         """Wait until the client has room for a piece; whether it had."""
-        future = asyncio.run_coroutine_threadsafe(self._pieces.put(piece), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._put(piece), self._loop)
         try:
             future.result(STALL_SECONDS)
         except TimeoutError:
@@ -155,22 +163,34 @@ class RunningCapture:
 
     # ---- the loop --------------------------------------------------------------------------------
 
+    async def _put(self, piece: bytes) -> None:
+        await self._room.acquire()
+        self._pieces.put_nowait(piece)
+
     def _finish(self) -> None:
         """For the loop, when the thread has nothing more to give."""
         self._forget(self)
-        asyncio.ensure_future(self._pieces.put(None))  # noqa: RUF006 - waits for nothing but room
+        if self._cut_off:
+            self._drop()
+        # Room is kept for it: nobody has to wait.
+        self._pieces.put_nowait(None)
+
+    def _drop(self) -> None:
+        """Give up what nobody has taken."""
+        while not self._pieces.empty():
+            self._pieces.get_nowait()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Give the file in pieces until it ends."""
         while (piece := await self._pieces.get()) is not None:
+            self._room.release()
             yield piece
 
     def leave(self) -> None:
         """The client has gone, or has all."""
         self._gone = True
         self.recording.stop("its reader has gone")
-        while not self._pieces.empty():
-            self._pieces.get_nowait()
+        self._drop()
 
 
 class CaptureResponse(StreamingResponse):

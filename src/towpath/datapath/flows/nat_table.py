@@ -103,11 +103,27 @@ class Marks:
     fin: int
     rst: int
 
+    @classmethod
+    def of(cls, program: LoadedProgram) -> Self:
+        """Return a program's."""
+        names = {name: f"NAT_{name.upper()}" for name in _MARKS}
+        return cls(**{each: program.constant("nat_marks", name) for each, name in names.items()})
+
     def states(self, client: Array, backend: Array, udp: Array) -> Array:
         """Return indexes of STATES, as ``nat_allowed`` of ``bpf/snat/table.h`` decides."""
         closing = ((client | backend) & self.rst) | (client & backend & self.fin)
         answered = client & self.answered
         return np.where((closing != 0) & ~udp, CLOSING, np.where(answered, ESTABLISHED, NEW))
+
+
+def allowed_steps(program: LoadedProgram) -> Array:
+    """Return how long a program keeps entries of each state, in steps: first TCP's, then UDP's."""
+    told = program.constants
+    times = (
+        ("nat_tcp_new", "nat_tcp_open", "nat_tcp_closing"),
+        ("nat_udp_new", "nat_udp_open", "nat_udp_open"),
+    )
+    return np.array([[told[name] for name in each] for each in times])
 
 
 class NatFlows:
@@ -150,12 +166,6 @@ class NatFlows:
     @classmethod
     def of(cls, program: LoadedProgram, jiffies: Jiffies) -> Self:
         """Return the table of a program, for as long as that is open."""
-        told = program.constants
-        times = (
-            ("nat_tcp_new", "nat_tcp_open", "nat_tcp_closing"),
-            ("nat_udp_new", "nat_udp_open", "nat_udp_open"),
-        )
-        mark = {name: program.constant("nat_marks", f"NAT_{name.upper()}") for name in _MARKS}
         return cls(
             program.maps["nat_heads"],
             program.maps["nat_flows"],
@@ -166,8 +176,8 @@ class NatFlows:
                 for number, address in enumerate(program.nat_addresses)
                 if address != IPv4Address(0)
             },
-            marks=Marks(**mark),
-            allowed=np.array([[told[name] for name in each] for each in times]),
+            marks=Marks.of(program),
+            allowed=allowed_steps(program),
             shift=program.constant("nat_limits", "NAT_SEEN_SHIFT"),
             jiffies=jiffies.now,
             hz=per_second(),

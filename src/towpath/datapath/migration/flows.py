@@ -9,8 +9,12 @@ into each set that it could belong to, as many as the table is larger. The progr
 finds one of them, and the others are never seen and age.
 
 Where a set is full those that were seen last stay. The program may write the same
-entry at the same time: see ``struct flow`` in ``bpf/abi/flows.h`` for why that costs the
-entry and no more.
+entry at the same time, in the old table while it is read or in the new one while it is
+written: see ``struct flow`` in ``bpf/abi/flows.h`` for why that costs the entry and no more.
+
+A flow that was copied while packets still used the old table may have been given another
+backend there since. So the next copying stores that one, unless the new program has learnt the
+flow itself.
 """
 
 from __future__ import annotations
@@ -24,10 +28,12 @@ from towpath.core.lb.hash import hash_flows, step_all
 from towpath.datapath.flows.flow_table import SERVICE
 from towpath.datapath.lb.lookup import pack_key
 from towpath.datapath.maps.records import converted
+from towpath.datapath.migration.written import Written, ages_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from towpath.datapath.address import Address
     from towpath.datapath.maps.pinned import PinnedMaps
     from towpath.datapath.program.program import LoadedProgram
     from towpath.model.service import ServiceKey
@@ -37,9 +43,9 @@ if TYPE_CHECKING:
 _LOW = 0xFFFFFFFF
 _HALF = 32
 _TAG_SHIFT = 24
-_SEEN_MODULUS = 1 << 16
 _CHUNK = 1 << 16
-_FREE = _SEEN_MODULUS
+_FREE = 1 << 16
+"""Older than any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Heir:
     service: int
     key: ServiceKey
     was_service: int
+    backend: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +76,25 @@ class _Known:
 class FlowCopy:
     """Copies the flows of ``old`` to ``new``; ``heirs`` says what becomes of old handles.
 
-    ``now``: jiffies, 32 bits. Both must have the same seeds.
+    Both must have the same seeds.
     """
 
-    def __init__(
-        self, old: PinnedMaps, new: LoadedProgram, heirs: Mapping[int, Heir], now: int
-    ) -> None:
+    def __init__(self, old: PinnedMaps, new: LoadedProgram, heirs: Mapping[int, Heir]) -> None:
         self._old = old
         self._heirs = heirs
         self._ways = new.rows("flows")["way"]
         self._tags = _tags(new.rows("flow_tags"))
         self._settings = new.rows("settings")[0]
-        self._now = (now >> new.constant("flow_limits", "FLOW_SEEN_SHIFT")) % _SEEN_MODULUS
+        self._shift = new.constant("flow_limits", "FLOW_SEEN_SHIFT")
+        self._written = Written(self._ways["ref"])
+        self._now = 0
 
-    def run(self) -> int:
-        """Copy what the new table doesn't have yet; returns how many entries were written."""
+    def run(self, now: int) -> int:
+        """Copy what the new table doesn't have yet; returns how many entries were written.
+
+        ``now``: jiffies, 32 bits.
+        """
+        self._now = now >> self._shift
         return sum(
             self._insert(known.only(slice(at, at + _CHUNK)))
             for known in self._placed(self._read())
@@ -98,8 +109,7 @@ class FlowCopy:
         tags_of = tags_of[:, : ways.shape[1]]
         sets, at = np.nonzero((ways["ref"] != 0) & (_tag(ways["ref"]) == tags_of))
         made = converted(ways[sets, at], self._ways.dtype)
-        ages = (self._now - made["seen"].astype(np.int64)) % _SEEN_MODULUS
-        known = _Known(made, sets.astype(np.uint64), ages)
+        known = _Known(made, sets.astype(np.uint64), self._ages(made))
         known = known.only(self._give_heirs(known.rows))
         return known.only(np.argsort(known.ages, kind="stable"))
 
@@ -171,7 +181,7 @@ class FlowCopy:
 
     def _insert(self, known: _Known) -> int:
         """Write entries that aren't there, to free ways or in place of those longer unseen."""
-        known = known.only(~self._present(known))
+        known = known.only(~self._refresh(known))
         order = np.argsort(known.sets, kind="stable")
         known = known.only(order)
         _, first, at = np.unique(known.sets, return_index=True, return_inverse=True)
@@ -179,8 +189,7 @@ class FlowCopy:
         per_set = self._ways.shape[1]
         known, rank = known.only(rank < per_set), rank[rank < per_set]
         there = self._ways[known.sets]
-        ages = (self._now - there["seen"].astype(np.int64)) % _SEEN_MODULUS
-        ages = np.where(there["ref"] == 0, _FREE, ages)
+        ages = np.where(there["ref"] == 0, _FREE, self._ages(there))
         each = np.arange(len(rank))
         way = np.argsort(-ages, axis=1, kind="stable")[each, rank]
         younger = ages[each, way] > known.ages
@@ -188,13 +197,31 @@ class FlowCopy:
         self._write(known.rows, known.sets.astype(np.int64), way)
         return len(way)
 
-    def _present(self, known: _Known) -> Array:
-        there, rows = self._ways[known.sets], known.rows[:, np.newaxis]
+    def _refresh(self, known: _Known) -> Array:
+        """Note what is new of those that are there; returns which ones these are."""
+        there = self._ways[known.sets]
+        same = self._same(there, known.rows)
+        at, way = np.nonzero(same)
+        sets, rows = known.sets[at].astype(np.int64), known.rows[at]
+        later = known.ages[at] <= self._ages(there[at, way])
+        self._ways["seen"][sets[later], way[later]] = rows["seen"][later]
+        mine = self._written.stands(sets, way)
+        self._written.store(sets[mine], way[mine], rows["ref"][mine])
+        mine &= later
+        self._ways["service"][sets[mine], way[mine]] = rows["service"][mine]
+        return np.asarray(same.any(axis=1))
+
+    def _same(self, there: Array, rows: Array) -> Array:
+        rows = rows[:, np.newaxis]
         same = (there["ref"] & np.uint64(_LOW)) == (rows["ref"] & np.uint64(_LOW))
         same &= (there["ref"] != 0) & (_service(there) == _service(rows))
         same &= there["sport"] == rows["sport"]
         same &= (there["saddr"]["word"] == rows["saddr"]["word"]).all(axis=2)
-        return np.asarray(same.any(axis=1))
+        return np.asarray(same)
+
+    def _ages(self, rows: Array) -> Array:
+        """In steps of `seen`."""
+        return ages_of(rows["seen"], self._now)
 
     def _write(self, rows: Array, sets: Array, way: Array) -> None:
         """In the program's own order: unpublish, rewrite, publish."""
@@ -203,7 +230,7 @@ class FlowCopy:
         for name in ways.dtype.names or ():
             if name != "ref":
                 ways[name][sets, way] = rows[name]
-        ways["ref"][sets, way] = rows["ref"]
+        self._written.store(sets, way, rows["ref"])
         self._tags[sets, way] = _tag(rows["ref"])
 
 

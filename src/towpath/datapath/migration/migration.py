@@ -81,7 +81,7 @@ class Moved:
         return cls(
             {was.index: now.index for was, now in common},
             {
-                handle: Heir(now.handles[address], now.index, was.key, was.index)
+                handle: Heir(now.handles[address], now.index, was.key, was.index, address)
                 for was, now in common
                 for address, handle in was.handles.items()
                 if address in now.handles
@@ -94,7 +94,9 @@ class Migration:
 
     def __init__(self, old: PinnedMaps, new: LoadedProgram, moved: Moved) -> None:
         self._old, self._new = old, new
-        self._moved = moved
+        self._clients = ClientCopy(old, new, moved.handles)
+        self._flows = FlowCopy(old, new, moved.handles)
+        self._translations = NatCopy(old, new, moved.handles)
         self._counters = CounterCopy(old, new, moved.services, moved.handles)
 
     def before(self) -> int:
@@ -105,10 +107,16 @@ class Migration:
         copied = self._copy_flows()
         copy_devices(self._old, self._new)
         self._counters.run()
-        return copied
+        # Last, since an answer needs it: what begins from here on is missing for a moment.
+        return copied + self.translations()
+
+    def translations(self) -> int:
+        """Copy what is translated to what; returns how many entries that were."""
+        with Jiffies() as jiffies:
+            return self._translations.run(jiffies.now())
 
     def after(self) -> int:
-        """Copy what came meanwhile, to tables in use; returns how many flows that were."""
+        """Copy the rest of what came meanwhile, to tables in use; returns how many flows."""
         copied = self._copy_flows()
         self._counters.run()
         return copied
@@ -118,11 +126,9 @@ class Migration:
         return self._copy_flows()
 
     def _copy_flows(self) -> int:
-        now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
-        ClientCopy(self._old, self._new, self._moved.handles, now).run()
+        self._clients.run(int(time.clock_gettime(time.CLOCK_MONOTONIC)))
         with Jiffies() as jiffies:
-            flows = FlowCopy(self._old, self._new, self._moved.handles, jiffies.now()).run()
-        return flows + NatCopy(self._old, self._new, self._moved.handles).run()
+            return self._flows.run(jiffies.now())
 
 
 def copy_devices(old: PinnedMaps, new: LoadedProgram) -> None:

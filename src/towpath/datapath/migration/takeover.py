@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from towpath.datapath.lb.contents import Contents
 from towpath.datapath.migration.migration import Migration, Moved
+from towpath.kernel.bpf.rcu import wait_for_readers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,14 @@ class Takeover:
             State.FOLLOWING: self._contents.adopt,
         }
         steps[self.state]()
+        self._note_move(moving=self._maps.leaving is not None)
+
+    def _note_move(self, *, moving: bool) -> None:
+        """Tell the program whether what it doesn't find may yet be copied."""
+        settings = self._maps.maps["settings"]
+        record = settings.lookup(0)
+        record["moving"] = moving
+        settings.update(0, record)
 
     def after_attaching(self) -> None:
         """After the last device uses these maps: take what came meanwhile along."""
@@ -97,13 +106,25 @@ class Takeover:
 
     def _catch_up(self) -> None:
         if self._migration is not None:
-            log.info("copied %d flows that came meanwhile", self._migration.after())
+            translated = self._end_move(self._migration)
+            flows = self._migration.after()
+            log.info("copied %d flows that came meanwhile", translated + flows)
 
     def _follow(self) -> None:
         leaving = self._left()
         moved = Moved.between(_contents_of(leaving).installed, self._contents.installed)
-        flows = Migration(leaving, self._program, moved).follow()
-        log.info("copied %d flows from tables that were being left", flows)
+        migration = Migration(leaving, self._program, moved)
+        translated = self._end_move(migration)
+        flows = migration.follow()
+        log.info("copied %d flows from tables that were being left", translated + flows)
+
+    def _end_move(self, migration: Migration) -> int:
+        """Have every translation in the maps; returns how many were copied."""
+        # The program of before may be at its last packets yet, which write the old tables.
+        wait_for_readers()
+        copied = migration.translations()
+        self._note_move(moving=False)
+        return copied
 
     def _left(self) -> PinnedMaps:
         leaving = self._maps.leaving

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from towpath import __version__
 from towpath.closeable import Closeable
 from towpath.core.recorder import pcapng
+from towpath.datapath.recorder.clock import WallClock
 from towpath.kernel.bpf.maps import possible_cpus
 from towpath.model.capture import filter_text
 from towpath.native import records
@@ -32,7 +33,6 @@ PROGRAM = "towpath_recorder"
 _BUFFER = 1 << 20
 _IDLE_SECONDS = 0.02
 _DIRECTIONS = ("in", "out")
-_CLOCK_TRIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ class Recording(Closeable):
         self.slot = slot
         self.object = loaded
         self.program = loaded.programs[PROGRAM]
-        self.started = time.time_ns()
+        self.clock = WallClock()
+        self.started = self.clock.look()
         self.ended = ""
         """Why it has ended, in words; empty until then."""
         self._ring = ring
@@ -125,7 +126,7 @@ class Recording(Closeable):
             ring.consumer,
             ring.producer,
             ring.data,
-            clock=_clock(),
+            clock=self.clock.offset,
             cpus=possible_cpus(),
             packets=capture.packets or records.UNLIMITED,
             size=capture.bytes or records.UNLIMITED,
@@ -164,6 +165,9 @@ class Recording(Closeable):
         if self._version != self._recorder.version:
             self._version = self._recorder.version
             self._reader.forget_labels()
+        self.clock.look()
+        for since, offset in self.clock.changes():
+            self._reader.change_clock(since, offset)
         return self._reader.read(buffer, self._section, self._names)
 
     def _is_over(self) -> bool:
@@ -178,7 +182,7 @@ class Recording(Closeable):
 
     def _statistics(self) -> bytes:
         lost = self._recorder.losses(self.slot)
-        now = time.time_ns()
+        now = self.clock.look()
         # A device of which everything was lost is described only now.
         numbers = {self._names.interface(*key): key for key in (*self._names.interfaces, *lost)}
         blocks = [self._section.pending()]
@@ -229,14 +233,3 @@ def device_name(ifindex: int) -> str:
         return socket.if_indextoname(ifindex)
     except OSError:
         return f"if{ifindex}"
-
-
-def _clock() -> int:
-    """Nanoseconds from CLOCK_MONOTONIC to 1970: the best of several readings."""
-    found = []
-    for _ in range(_CLOCK_TRIES):
-        before = time.monotonic_ns()
-        now = time.time_ns()
-        after = time.monotonic_ns()
-        found.append((after - before, now - (before + after) // 2))
-    return min(found)[1]

@@ -218,11 +218,16 @@ class Recorder:
             self._heart.start()
 
     def _beat(self) -> None:
-        """Tell programs that somebody is there, for as long as this process lives."""
+        """Tell programs that somebody is there, for as long as this process lives.
+
+        And captures what time it is: who reads them may be waiting.
+        """
         while not self._closed.wait(_BEAT_SECONDS):
             with self._lock:
                 if not self._closed.is_set():
                     self.slots["beat"] += 1
+                for each in self._chain:
+                    each.clock.look()
 
     # ---- the chain -------------------------------------------------------------------------------
 

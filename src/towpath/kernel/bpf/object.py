@@ -159,8 +159,10 @@ class BpfObject(Closeable):
         """
         logs = self._ask_for_statistics() if statistics else {}
         # Asked for before: libbpf forgets the types of maps that the kernel takes none for.
-        dtypes = {name: self._dtypes(pointer) for name, pointer in self._walk("map")}
-        dtypes |= self._reused
+        dtypes = {
+            name: self._reused.get(name) or self._dtypes(pointer)
+            for name, pointer in self._walk("map")
+        }
         with captured() as printed:
             result = lib.bpf_object__load(self._pointer)
         if result < 0:

@@ -51,7 +51,12 @@ class Ring(Closeable):
         return np.frombuffer(memory, np.uint8)
 
     def close(self) -> None:
-        """Close the file descriptor. Twice is once."""
+        """Close the file descriptor, and let go of the memory. Twice is once.
+
+        It is unmapped when no array that was taken from here looks into it any more.
+        """
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+        self.consumer = self.producer = np.zeros(0, np.uint64)
+        self.data = np.zeros(0, np.uint8)

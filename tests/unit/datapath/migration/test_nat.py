@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from tests.unit.datapath.harness_program import BTF
 
-from towpath.datapath.migration.flows import Heir
-from towpath.datapath.migration.nat import NatCopy
+from towpath.datapath.migration.nat import read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SETS, OLD, NEW = 8, 1 << 20 | 1, 1 << 20 | 2
+SETS = 8
 
 
 class Window:
@@ -41,20 +39,12 @@ class Version:
         self.tables = {
             "nat_flows": np.zeros(SETS, np.dtype([("way", way, ways)])),
             "nat_heads": np.zeros(SETS, BTF.dtype("nat_head")),
-            "nat_states": np.zeros(1, BTF.dtype("nat_state")),
-            "settings": np.zeros(1, BTF.dtype("settings")),
         }
-        self.tables["nat_states"]["config"] = 7
-        self.nat_addresses = [IPv4Address("192.0.2.1")]
 
     @property
     def pinned(self) -> dict[str, Window]:
         """As maps."""
         return {name: Window(table) for name, table in self.tables.items()}
-
-    def rows(self, name: str) -> Any:
-        """As memory."""
-        return self.tables[name]
 
 
 WAY = BTF.dtype("nat_flow")
@@ -65,18 +55,18 @@ WITHOUT = np.dtype([(name, WAY[name]) for name in NAMES])
 @pytest.mark.parametrize(("way", "port"), [(WITHOUT, 80), (WAY, 8080)])
 def test_a_flow_keeps_its_backends_port(way: np.dtype[Any], port: int) -> None:
     """Which was the VIP's, before backends could have their own."""
-    old, new = Version(way), Version(WAY)
+    old = Version(way)
     entry = old.tables["nat_flows"]["way"][3]
-    entry["vip_port"][1], entry["port"][1], entry["handle"][1] = 80, 20000, OLD
+    entry["vip_port"][1], entry["port"][1], entry["handle"][1] = 80, 20000, 7
     entry["ref"][1] = 5 << 32 | 9
     if way is WAY:
         entry["backend_port"][1] = port
-    copy = NatCopy(
-        old,  # type: ignore[arg-type]
-        new,  # type: ignore[arg-type]
-        {OLD: Heir(NEW, 1, None, 1)},  # type: ignore[arg-type]
-    )
-    assert copy.run() == 1
-    made = new.tables["nat_flows"]["way"]
-    (kept,) = made[made["ref"] != 0]
-    assert (kept["handle"], kept["vip_port"], kept["backend_port"]) == (NEW, 80, port)
+    head = old.tables["nat_heads"][3]
+    head["forward"], head["reply"], head["life"]["seen"][1] = 0x5500, 0x6600, 4
+    found, refs = read(old, WAY)  # type: ignore[arg-type]
+    (kept,) = found.rows
+    assert (kept["handle"], kept["vip_port"], kept["backend_port"]) == (7, 80, port)
+    assert (found.places.tolist(), found.refs.tolist()) == ([3 * 8 + 1], [5 << 32 | 9])
+    assert (found.forward.tolist(), found.reply.tolist()) == ([0x55], [0x66])
+    assert found.life["seen"].tolist() == [4]
+    assert np.flatnonzero(refs).tolist() == [3 * 8 + 1]
