@@ -108,7 +108,8 @@ PUBLIC void towpath_record_limit(struct reader *reader, u64 packets, u64 bytes)
 PUBLIC void towpath_record_clock(struct reader *reader, u64 since, u64 offset)
 {
 	if (reader->changes == MAX_CHANGES) {
-		memmove(reader->clock, reader->clock + 1, (MAX_CHANGES - 1) * sizeof(*reader->clock));
+		memmove(reader->clock, reader->clock + 1,
+			(MAX_CHANGES - 1) * sizeof(*reader->clock));
 		reader->changes--;
 	}
 	reader->clock[reader->changes++] = (struct change){ since, offset };
