@@ -29,7 +29,7 @@ from tests.prog.snat.harness import (
 )
 from tests.prog.snat.oracle import NatOutcome
 
-from towpath.datapath import balancer
+from towpath.datapath import balancer, host
 from towpath.datapath.migration.migration import Migration
 from towpath.datapath.program.attachment import Attachment
 from towpath.kernel.bpf.maps import Map
@@ -209,7 +209,7 @@ def test_a_flow_that_begins_anew_between_the_copies(
             moved[1000 + n] = established(nat, 4, 6, 1000 + n)
         return Attachment(*arguments)
 
-    monkeypatch.setattr(balancer, "Attachment", attached)
+    monkeypatch.setattr(host, "Attachment", attached)
     heir = two.enter_context(nat_rigged(net, pins=pins, limits=LARGER))
     assert {each.backend for each in moved.values()} == {FIRST, SECOND}
     for sport, each in moved.items():
@@ -259,7 +259,7 @@ def test_an_answer_that_comes_too_early(
         runs = [run_on(new, answer(each), nat.devices[IN]) for each in begun]
         assert [each.retval for each in runs] == [XDP_DROP] * MANY
 
-    monkeypatch.setattr(balancer, "Attachment", attached)
+    monkeypatch.setattr(host, "Attachment", attached)
     before_the_last_copy(monkeypatch, happens)
     heir = two.enter_context(nat_rigged(net, pins=pins, limits=LARGER))
     assert heir.balancer.verdicts()["drop_nat_moving"] == MANY
@@ -287,7 +287,7 @@ def test_a_port_that_is_taken_over_meanwhile(
         runs = [run_on(new, answer(each), nat.devices[IN]) for each in others]
         assert {each.retval for each in runs} == {XDP_DROP}
 
-    monkeypatch.setattr(balancer, "Attachment", attached)
+    monkeypatch.setattr(host, "Attachment", attached)
     before_the_last_copy(monkeypatch, happens)
     heir = two.enter_context(nat_rigged(net, NARROW, pins=pins, limits=LARGER))
     for n in range(PORTS):
@@ -309,7 +309,7 @@ def test_what_goes_on_finds_room_before_what_has_ended(
         late.extend(established(nat, 4, 6, 31000 + n) for n in range(MANY))
         return Attachment(*arguments)
 
-    monkeypatch.setattr(balancer, "Attachment", attached)
+    monkeypatch.setattr(host, "Attachment", attached)
     small = replace(NAT_SMALL, nat_flows=1 << 10)
     heir = two.enter_context(nat_rigged(net, pins=pins, limits=small))
     assert {heir.run(answer(each, flags="A")).retval for each in early + late} == {XDP_TX}
