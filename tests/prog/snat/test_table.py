@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import replace
+from random import Random
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,16 +84,27 @@ def test_one_port_for_each_backend_and_protocol(nat: NatRig) -> None:
 
 
 def test_ports_and_addresses_are_spread_over_the_sets(narrow: NatRig) -> None:
-    """Neighbouring ports and addresses too: else some would be full far too early."""
-    table = replace(narrow.world.table, sets=1024)
+    """Neighbouring ports and addresses too: else some would be full far too early.
+
+    By the same seeds in each run: with some the fullest set has twice what it has with others.
+    """
+    chance = Random(1)
+    tables = [
+        replace(narrow.world.table, sets=1024, seed=chance.getrandbits(64)) for _ in range(20)
+    ]
     for sources, ports in ((1, 2048), (16, 128)):
-        found = Counter(
-            table.set_of(SOURCES[4] + n, 10000 + port, 6)
-            for n in range(sources)
-            for port in range(ports)
-        )
-        assert max(found.values()) <= 12  # two to a set on average
-        assert len(found) > 768
+        found = [
+            Counter(
+                table.set_of(SOURCES[4] + n, 10000 + port, 6)
+                for n in range(sources)
+                for port in range(ports)
+            )
+            for table in tables
+        ]
+        # Two to a set on average.
+        assert median(max(each.values()) for each in found) <= 8
+        assert max(max(each.values()) for each in found) <= 16
+        assert median(map(len, found)) > 768
 
 
 @pytest.mark.parametrize("version", [4, 6])
