@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import subprocess
+import time
 from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from tests.lab.harness_snat import (
 )
 
 from towpath import LoadBalancer
+from towpath.kernel.jiffies import per_second
 from towpath.kernel.net.netns import in_netns
 from towpath.lab.topology import BALANCER, CLIENT, DEVICE, ROUTER
 
@@ -182,6 +184,8 @@ def narrow_way(lab: Lab, version: int, to: str) -> Iterator[None]:
         for each in networks:
             subprocess.run([*ip, "add", each, "via", str(router), *LOCKED], check=True)
             undo.callback(subprocess.run, [*ip, "del", each], check=True)
+        # A next hop is kept for the rest of its jiffy, long enough for all of a transfer.
+        time.sleep(2 / per_second())
         yield
 
 

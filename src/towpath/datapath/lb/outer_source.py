@@ -5,7 +5,8 @@
 For older kernels one address of each family is chosen here: the one that the kernel itself takes
 towards most backends, asked again as routes and addresses change. It is never a VIP: a backend has
 that on itself, and its kernel takes packets that come from there for forged. Where the route would
-have a VIP, the address that is chosen here is used on all kernels.
+have a VIP, the address that is chosen here is used on all kernels. Of prefixes that services are
+for it keeps away as long as there is another address.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ class Vips:
         """Return these and others."""
         return Vips((*self._single, *self._networks, *vips))
 
+    @property
+    def exact(self) -> Vips:
+        """Those that are single addresses."""
+        return Vips(self._single)
+
     def __contains__(self, address: Address) -> bool:
         """Whether some service is for an address."""
         return address in self._single or any(address in each for each in self._networks)
@@ -84,19 +90,27 @@ def alike(backends: Iterable[Address]) -> list[Address]:
 
 
 def choose(
-    version: int, backends: Iterable[Address], vips: Vips, owned: Iterable[Owned]
+    version: int, backends: Iterable[Address], vips: Vips, owned: Sequence[Owned]
 ) -> tuple[bool, Address | None]:
     """Whether routes may choose the source of packets to backends, and the one that else is.
 
-    ``owned``: addresses to choose from where no route tells. None: there is none that will do.
+    ``owned``: addresses to choose from where no route tells; may be gone through twice. None: there
+    is none that will do.
     """
     towards = (each for each in backends if each.version == version)
     found = Counter(each for each in map(preferred_source, towards) if each is not None)
-    routed = not any(each in vips for each in found)
-    for each, _ in found.most_common():
-        if not (each in vips or each.is_link_local or each.is_loopback):
-            return routed, each
-    return routed, node_address(owned, version, vips)
+    # An address within a prefix that a service is for may be nobody else's: it is the last choice.
+    for avoided in (vips, vips.exact):
+        routed = not any(each in avoided for each in found)
+        best = (
+            each
+            for each, _ in found.most_common()
+            if not (each in avoided or each.is_link_local or each.is_loopback)
+        )
+        address = next(best, None) or node_address(owned, version, avoided)
+        if routed or address:
+            return routed, address
+    return False, None
 
 
 def vary_mask(network: Network) -> int:
@@ -120,7 +134,7 @@ def fill_settings(
 
 
 def _resolve(
-    wish: Wish, version: int, backends: Sequence[Address], vips: Vips, owned: Iterable[Owned]
+    wish: Wish, version: int, backends: Sequence[Address], vips: Vips, owned: Sequence[Owned]
 ) -> tuple[bool, Address | None, int]:
     if isinstance(wish, IPv4Network | IPv6Network):
         return False, wish.network_address, vary_mask(wish)

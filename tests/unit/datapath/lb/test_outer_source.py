@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 from tests.unit.datapath.harness_program import BTF
 
 from towpath.datapath.address import unpack
-from towpath.datapath.lb.outer_source import Vips, alike, fill_settings, node_address, vary_mask
+from towpath.datapath.lb import outer_source
+from towpath.datapath.lb.outer_source import (
+    Vips,
+    alike,
+    choose,
+    fill_settings,
+    node_address,
+    vary_mask,
+)
 from towpath.kernel.net.devices import Owned
 from towpath.model import Source
 
@@ -100,6 +108,27 @@ def test_the_address_that_others_can_best_answer_to(
     vips = Vips([ip_address("2001:db8:4::10"), ip_network("2001:db8:99::/64")])
     found = node_address(owned(*addresses), 6, vips)
     assert found == (best and ip_address(best))
+
+
+@pytest.mark.parametrize(
+    ("vips", "expected"),
+    [
+        (["203.0.113.0/24"], (True, "192.0.2.1")),
+        (["192.0.2.0/24"], (False, "198.51.100.1")),
+        (["192.0.2.0/24", "198.51.100.0/24"], (True, "192.0.2.1")),
+        (["192.0.2.1", "198.51.100.0/24"], (False, "198.51.100.1")),
+        (["192.0.2.1", "198.51.100.1"], (False, None)),
+    ],
+)
+def test_an_address_within_a_services_prefix_is_the_last_choice(
+    monkeypatch: pytest.MonkeyPatch, vips: list[str], expected: tuple[bool, str | None]
+) -> None:
+    """Rather than none; one that is a VIP itself is never taken. Routes prefer 192.0.2.1."""
+    backend = ip_address("192.0.2.77")
+    monkeypatch.setattr(outer_source, "preferred_source", {backend: ip_address("192.0.2.1")}.get)
+    found = [ip_network(each) if "/" in each else ip_address(each) for each in vips]
+    routed, source = choose(4, [backend], Vips(found), owned("192.0.2.1/24", "198.51.100.1/24"))
+    assert (routed, source and str(source)) == expected
 
 
 def test_an_address_is_taken_as_it_is() -> None:
