@@ -244,14 +244,18 @@ static __always_inline bool record_rules_match(struct xdp_md *ctx, const struct 
 
 	__builtin_memcpy(key.saddr, &flow->saddr, 16);
 	__builtin_memcpy(key.daddr, &flow->daddr, 16);
-	if (wildcard_lookup(capture, &key, &value))
-		return true;
-	if (likely(!cpu->authenticated))
-		return false;
-	/* It is a packet of either protocol. */
-	key.protocol = IPPROTO_AH;
-	key.sport = key.dport = 0;
-	return wildcard_lookup(capture, &key, &value);
+	/* One look-up in a loop: for two, the compiler keeps too much on a stack that is deep below. */
+#pragma clang loop unroll(disable)
+	for (__u32 tries = 0; tries < 2; tries++) {
+		if (wildcard_lookup(capture, &key, &value))
+			return true;
+		if (likely(!cpu->authenticated))
+			return false;
+		/* It is a packet of either protocol. */
+		key.protocol = IPPROTO_AH;
+		key.sport = key.dport = 0;
+	}
+	return false;
 }
 
 /*

@@ -166,10 +166,19 @@ static __always_inline bool extend_reach(__u32 home, __u8 tries)
 	return true;
 }
 
+/* Where it was entered. Of what was compared before, Linux 5.10 has forgotten how much it can be. */
+static __always_inline __u32 way_of(const struct nat_copy *copy)
+{
+	__u32 way = copy->way;
+
+	barrier_var(way);
+	return way % NAT_WAYS;
+}
+
 /* Whether the entry is as it was entered. */
 static __always_inline bool is_mine(const struct place *place, const struct nat_copy *copy)
 {
-	return place->set->way[copy->way % NAT_WAYS].ref == copy->flow.ref;
+	return place->set->way[way_of(copy)].ref == copy->flow.ref;
 }
 
 /*
@@ -216,7 +225,7 @@ static __always_inline void leave(struct nat_copy *copy)
 		return;
 	bpf_spin_lock(&place.lock->lock);
 	if (is_mine(&place, copy)) {
-		nat_clear(place.head, &place.set->way[copy->way % NAT_WAYS], copy->way);
+		nat_clear(place.head, &place.set->way[way_of(copy)], way_of(copy));
 		copy->result = NAT_COPY_GONE;
 	}
 	bpf_spin_unlock(&place.lock->lock);

@@ -70,6 +70,8 @@ static __always_inline int translate_later(struct cursor *c, const struct lb_ctx
 	if (!lb->checksum_at || at > TRANSLATE_L4 / 2 ||
 	    pkt->l4_offset + at + sizeof(*check) > pkt->l3_length)
 		return 0;
+	/* Or the compiler leaves the mask out, and Linux 5.10 doesn't know how far that is. */
+	barrier_var(at);
 	check = c->pos + (at & TRANSLATE_L4);
 	if ((void *)(check + 1) > c->end)
 		return -1;
