@@ -21,7 +21,7 @@ from towpath.model.kinds import (
     shown,
 )
 from towpath.model.kinds.base import text
-from towpath.model.problems import ConfigError, Problem, field_path
+from towpath.model.problems import MORE, ConfigError, Problem, field_path
 from towpath.model.service import PYDANTIC
 
 MAX_SNAPLEN = 65535
@@ -220,9 +220,10 @@ class Capture:
 def parse_capture(raw: Mapping[str, Any] | Capture) -> Capture:
     """Make a capture of plain data, such as JSON, or check one. Raises ConfigError."""
     found = Findings()
-    tree = decode(Capture, raw, (), found)
+    tree = found.within(lambda: decode(Capture, raw, (), found))
     if tree is None or found.items:
-        raise ConfigError([Problem(message, field_path(path)) for path, message in found.items])
+        problems = [Problem(message, field_path(path)) for path, message in found.items]
+        raise ConfigError([*problems, MORE] if found.more else problems)
     return build(Capture, tree)
 
 

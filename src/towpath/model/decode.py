@@ -8,32 +8,51 @@ holes, so one typo does not hide the next; :func:`build` makes the objects.
 
 import difflib
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from towpath.model.kinds import FieldError, Kind, shown
-from towpath.model.problems import FieldPath
+from towpath.model.problems import MOST_PROBLEMS, FieldPath
 from towpath.model.settings import DERIVED
 from towpath.model.shorthand import written_out
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Tree = dict[str, Any]
 """Right values by field: plain values, a Tree for a dataclass, a list with None
 where an item is beyond use."""
 
 
+class EnoughError(Exception):
+    """There are as many problems as are told."""
+
+
 class Findings:
-    """Collects problems by field path."""
+    """Collects problems by field path: MOST_PROBLEMS of them, and whether there are ``more``."""
 
     def __init__(self) -> None:
         self.items: list[tuple[FieldPath, str]] = []
+        self.more = False
 
     def add(self, path: FieldPath, message: str) -> None:
-        """Note that the value (or unknown key) at ``path`` is wrong."""
+        """Note that the value (or unknown key) at ``path`` is wrong.
+
+        EnoughError: there are too many; whoever made this takes it with `within`.
+        """
+        if len(self.items) >= MOST_PROBLEMS:
+            self.more = True
+            raise EnoughError
         self.items.append((path, message))
+
+    def within(self, check: Callable[[], R]) -> R | None:
+        """Return what ``check`` returns, None if it found too much."""
+        try:
+            return check()
+        except EnoughError:
+            return None
 
 
 @cache

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from towpath.capabilities import sections
 from towpath.model.decode import Findings, Tree, build, decode
-from towpath.model.problems import ConfigError, FieldPath, Problem, field_path
+from towpath.model.kinds import shown
+from towpath.model.problems import MORE, ConfigError, FieldPath, Problem, field_path
 from towpath.model.rules import (
     check_capacity,
     check_service_tree,
     check_services_trees,
     recommended_size,
 )
-from towpath.model.service import Service
+from towpath.model.service import Backend, Service
 from towpath.model.settings import Config, Limits
 from towpath.model.snat import missing
 
@@ -40,8 +41,7 @@ def parse_config(text: str, filename: str) -> Config:
 
 def make_config(raw: Mapping[str, Any]) -> Config:
     """Make a configuration of plain data, of objects, or of both. Raises ConfigError."""
-    found = Findings()
-    return _built(Config, _config(raw, found), found)
+    return _made(Config, lambda found: _config(raw, found))
 
 
 def parse_services(text: str, filename: str) -> tuple[Service, ...]:
@@ -54,14 +54,25 @@ def parse_services(text: str, filename: str) -> tuple[Service, ...]:
 
 def parse_service(raw: Mapping[str, Any]) -> Service:
     """Make a service of plain data, such as JSON. Raises ConfigError."""
-    found = Findings()
-    return _built(Service, _service(raw, (), found), found)
+    return _made(Service, lambda found: _service(raw, (), found))
+
+
+def parse_with_services(cls: type[T], raw: object) -> T:
+    """Make an object that has ``services``, which must not clash. Raises ConfigError."""
+    return _made(cls, lambda found: _checked_services(decode(cls, raw, (), found), found))
+
+
+def parse_backends(raw: object) -> tuple[Backend, ...]:
+    """Make backends of a list of plain data. Raises ConfigError; paths start as a service's do."""
+    if not isinstance(raw, list):
+        raise ConfigError([Problem(f"{shown(raw)} is not a list; allowed: a list of backends")])
+    return _made(_Backends, lambda found: decode(_Backends, {"backends": raw}, (), found)).backends
 
 
 def service_problems(service: Service) -> tuple[Problem, ...]:
     """Return what is wrong with one service by itself; paths start at its fields."""
     found = Findings()
-    _service(service, (), found)
+    found.within(lambda: _service(service, (), found))
     return _problems(found)
 
 
@@ -84,13 +95,17 @@ def check_services(
     """
     right = {id(service) for service in checked}
     found = Findings()
-    trees = [
-        _known(one) if id(one) in right else _service(one, ("services", i), found)
-        for i, one in enumerate(services)
-    ]
-    check_services_trees(trees, ("services",), found)
-    if limits is not None:
-        check_capacity(trees, decode(Limits, limits, ("limits",), found) or {}, found)
+
+    def check() -> None:
+        trees = [
+            _known(one) if id(one) in right else _service(one, ("services", i), found)
+            for i, one in enumerate(services)
+        ]
+        check_services_trees(trees, ("services",), found)
+        if limits is not None:
+            check_capacity(trees, decode(Limits, limits, ("limits",), found) or {}, found)
+
+    found.within(check)
     if found.items:
         raise ConfigError(_problems(found))
 
@@ -133,6 +148,11 @@ def _pydantic_problem(error: Mapping[str, Any]) -> Problem:
 @dataclass(frozen=True, slots=True)
 class _ServiceFile:
     services: tuple[Service, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Backends:
+    backends: tuple[Backend, ...]
 
 
 def _known(service: Service) -> Tree:
@@ -229,26 +249,30 @@ def _parse_text(
     # Here, since whoever only names a dataclass should not wait for them.
     import yaml  # noqa: PLC0415
 
-    from towpath.model.yamltext import read_yaml, yaml_problem  # noqa: PLC0415
+    from towpath.model.yamltext import Lines, read_yaml, yaml_problem  # noqa: PLC0415
 
-    found = Findings()
+    lines = Lines()
+
+    def checked(found: Findings) -> Tree | None:
+        raw = read_yaml(text, lines, found)
+        return check({} if raw is None else raw, found)
+
     try:
-        raw, lines = read_yaml(text, found)
+        return _made(cls, checked, filename, lines)
     except yaml.YAMLError as error:
         line, message = yaml_problem(error)
         raise ConfigError([Problem(message, "", filename, line)]) from None
-    tree = check({} if raw is None else raw, found)
-    return _built(cls, tree, found, filename, lines)
 
 
-def _built(
+def _made(
     cls: type[T],
-    tree: Tree | None,
-    found: Findings,
+    check: Callable[[Findings], Tree | None],
     filename: str | None = None,
     lines: Lines | None = None,
 ) -> T:
-    """Make the object, or raise ConfigError if anything was found."""
+    """Make the object of the tree that ``check`` returns. ConfigError: it found something."""
+    found = Findings()
+    tree = found.within(lambda: check(found))
     if tree is None or found.items:
         raise ConfigError(_problems(found, filename, lines))
     return build(cls, tree)
@@ -261,4 +285,5 @@ def _problems(
         Problem(message, field_path(path), filename, lines.of(path) if lines else None)
         for path, message in found.items
     ]
-    return tuple(sorted(problems, key=lambda problem: problem.line or 0))
+    problems.sort(key=lambda problem: problem.line or 0)
+    return (*problems, MORE) if found.more else tuple(problems)

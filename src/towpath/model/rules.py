@@ -138,7 +138,8 @@ def check_services_trees(services: Sequence[Tree | None], path: FieldPath, found
                 also = field_path((*path, clash.owner))
                 message = f"{clash.key} is taken by {also}; allowed: one service each"
                 found.add((*path, index, "vip"), message)
-            keys.add(key, index)
+            else:
+                keys.add(key, index)
 
 
 def sources_needed(lists: Iterable[tuple[Prefix, ...] | None]) -> int:

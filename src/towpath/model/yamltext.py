@@ -42,18 +42,18 @@ class Lines:
         return self._lines.get(path)
 
 
-def read_yaml(text: str, found: Findings) -> tuple[Any, Lines]:
-    """Read one YAML document. Raises yaml.YAMLError when it is malformed."""
+def read_yaml(text: str, lines: Lines, found: Findings) -> Any:
+    """Read one YAML document, noting its lines. Raises yaml.YAMLError when it is malformed."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise yaml.YAMLError(str(error)) from None
     _check_depth(text)
     loader = _Loader(text)
-    reader = _Reader(loader, found)
+    reader = _Reader(loader, lines, found)
     try:
         node = loader.get_single_node()
-        return (None if node is None else reader.value(node, ())), reader.lines
+        return None if node is None else reader.value(node, ())
     finally:
         loader.dispose()
 
@@ -73,13 +73,13 @@ def _check_depth(text: str) -> None:
 
 
 class _Reader:
-    def __init__(self, loader: Any, found: Findings) -> None:
+    def __init__(self, loader: Any, lines: Lines, found: Findings) -> None:
         self._loader = loader
         self._found = found
         self._inside: set[int] = set()
         self._seen: set[int] = set()
         self._repeated = 0
-        self.lines = Lines()
+        self.lines = lines
 
     def value(self, node: yaml.Node, path: FieldPath) -> Any:
         self.lines.put(path, node)

@@ -15,6 +15,7 @@ from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.capabilities import API, origin
 from towpath.model import Problem, Service
 from towpath.model.keys import Clash, KeyIndex
+from towpath.model.problems import MOST_PROBLEMS, bounded
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -77,7 +78,7 @@ class Desired:
     ) -> Desired:
         """A copy in which owner's services have been removed, and others added or replaced.
 
-        Raises ConflictError with every contradiction to what stays.
+        Raises ConflictError with the contradictions to what stays.
         """
         names, keys = dict(self._names), self._keys.copy()
         put = tuple(put)
@@ -89,12 +90,15 @@ class Desired:
             names.pop(name, None)
         problems: list[Problem] = []
         for service in put:
-            new = Owned(owner, service)
-            problems += _conflicts(new, names.get(service.name), keys.clash(service.key))
+            new, clash = Owned(owner, service), keys.clash(service.key)
+            problems += _conflicts(new, names.get(service.name), clash)
+            if len(problems) > MOST_PROBLEMS:
+                break
             names[service.name] = new
-            keys.add(service.key, new)
+            if not clash:
+                keys.add(service.key, new)
         if problems:
-            raise ConflictError(problems)
+            raise ConflictError(bounded(problems))
         return Desired(names, keys)
 
     def replaced(self, owner: str, services: Iterable[Service]) -> Desired:

@@ -74,10 +74,18 @@ class Ports:
 
     def overlap(self, other: Ports) -> Ports | None:
         """Return the ports that both have, None if there are none."""
-        pairs = ((ours, theirs) for ours in self.ranges for theirs in other.ranges)
-        both = [(max(a.first, b.first), min(a.last, b.last)) for a, b in pairs]
-        shared = [(first, last) for first, last in both if first <= last]
-        return Ports.of(shared) if shared else None
+        shared: list[PortRange] = []
+        ours, theirs = iter(self.ranges), iter(other.ranges)
+        a, b = next(ours, None), next(theirs, None)
+        while a and b:
+            first, last = max(a.first, b.first), min(a.last, b.last)
+            if first <= last:
+                shared.append(PortRange(first, last))
+            if a.last < b.last:
+                a = next(ours, None)
+            else:
+                b = next(theirs, None)
+        return Ports(tuple(shared)) if shared else None
 
     def __str__(self) -> str:
         return "any" if self == ANY_PORT else ",".join(map(str, self.ranges))

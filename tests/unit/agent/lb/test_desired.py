@@ -11,6 +11,7 @@ from tests.unit.agent.samples import service
 from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.agent.lb.desired import Desired
 from towpath.capabilities import API, FILE
+from towpath.model.problems import MORE, MOST_PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,3 +110,12 @@ def test_an_unknown_name_is_answered_with_some_that_are_known() -> None:
         many.get("x")
     with pytest.raises(NotFoundError, match="there are: none"):
         of().get("x")
+
+
+def test_only_so_many_contradictions_are_told() -> None:
+    """Two sources that have the same thousands of services don't fill a log with them."""
+    services = [service(f"s{port}", port=port) for port in range(1, 301)]
+    with pytest.raises(ConflictError) as refusal:
+        of(services, services)
+    assert len(refusal.value.problems) == MOST_PROBLEMS + 1
+    assert refusal.value.problems[-1] == MORE
