@@ -12,13 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
 from towpath import __version__
 from towpath.agent import systemd
 from towpath.agent.errors import InvalidError
 from towpath.agent.files import Files
-from towpath.agent.http.metrics import agent_metrics, registry
+from towpath.agent.http.metrics import agent_metrics
 from towpath.agent.parts import Given
 from towpath.agent.sources.file import FileSource
 from towpath.agent.sources.intake import Intake, now
@@ -58,7 +56,6 @@ class Agent(Closeable):
         self.config = file.first
         self.started = now()
         self.supervisor = Supervisor()
-        self.registry = registry(self._metrics)
         self.parts: tuple[Part, ...] = ()
         self._trouble: str | None = None
         self._faults: dict[str, str] = {}
@@ -187,11 +184,8 @@ class Agent(Closeable):
         self._faults.pop(question, None)
         return answer
 
-    def metrics(self) -> tuple[bytes, str]:
-        """Prometheus metrics as text, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-    def _metrics(self) -> Iterator[Metric]:
+    def metrics(self) -> Iterator[Metric]:
+        """Prometheus metrics, read now. For one thread at a time."""
         for part in self.parts:
             none: list[Metric] = []
             yield from self._asked(part, "metrics", partial(_listed, part), none)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from towpath.agent.agent import Agent
 from towpath.agent.config.file import ConfigFile
 from towpath.agent.errors import AgentError
-from towpath.agent.http.listen import unix_socket
-from towpath.agent.http.metrics import served
+from towpath.agent.http.listen import metrics_socket, unix_socket
 from towpath.agent.http.server import serve
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError
@@ -48,9 +47,9 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         stack.enter_context(_sole(config.state.directory))
         listener = stack.enter_context(unix_socket(config.api.socket))
         agent = stack.enter_context(Agent(file, detach_on_exit=detach_on_exit))
-        stack.enter_context(served(config.metrics.address, agent.registry))
+        metrics = stack.enter_context(metrics_socket(config.metrics.address))
         log.info("serving %s at %s", agent.summary(), config.api.socket)
-        asyncio.run(serve(agent, listener))
+        asyncio.run(serve(agent, listener, metrics))
 
 
 @contextmanager

@@ -33,9 +33,14 @@ class Supervisor:
         """What is wrong with tasks, for any thread."""
         return tuple(self._troubles.values())
 
-    def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a task. One that returns is done."""
-        self._tasks.append(asyncio.create_task(self._keep(name, work), name=name))
+    def start(
+        self, name: str, work: Callable[[], Awaitable[None]], pause: float | None = None
+    ) -> asyncio.Task[None]:
+        """Run a task. One that returns is done. ``pause``: another than the others have."""
+        keep = self._keep(name, work, self._pause if pause is None else pause)
+        task = asyncio.create_task(keep, name=name)
+        self._tasks.append(task)
+        return task
 
     async def stop(self) -> None:
         """Cancel all tasks and wait for them."""
@@ -44,19 +49,19 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
 
-    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]], pause: float) -> None:
         while True:
-            well = asyncio.get_running_loop().call_later(self._pause, self._well, name)
+            well = asyncio.get_running_loop().call_later(pause, self._well, name)
             try:
                 return await work()
             except Exception as error:
                 trouble = f"{name}: {str(error) or type(error).__name__}"
                 if self._troubles.get(name) != trouble:
-                    log.exception("%s: tried again every %g s", name, self._pause)
+                    log.exception("%s: tried again every %g s", name, pause)
                 self._troubles[name] = trouble
             finally:
                 well.cancel()
-            await asyncio.sleep(self._pause)
+            await asyncio.sleep(pause)
 
     def _well(self, name: str) -> None:
         if self._troubles.pop(name, None):

@@ -22,7 +22,7 @@ from towpath.datapath.maps.pins import held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
 from towpath.datapath.observe import trace
-from towpath.datapath.observe.counters import read_counters, read_verdicts
+from towpath.datapath.observe.counters import Readings, Totals, read_counters, read_verdicts
 from towpath.datapath.observe.verdicts import describe
 from towpath.datapath.program.program import LoadedProgram
 from towpath.datapath.recorder.recorder import Recorder
@@ -185,6 +185,10 @@ class Balancer(Closeable):
         installed = self._contents.installed
         backends = self._contents.tables.backends
         return read_counters(self._maps, backends, installed, self._contents.by_key, cpu)
+
+    def readings(self) -> Readings:
+        """Return the same without names and addresses, for who renders all of it."""
+        return Readings(self._contents.places, Totals.read(self._maps))
 
     @property
     def cpus(self) -> range:

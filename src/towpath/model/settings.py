@@ -128,6 +128,8 @@ class Metrics:
 
     listen: Annotated[str | None, Listen()] = None
     """ADDRESS:PORT to serve them on. null: they are not served."""
+    backends: Annotated[bool, Flag()] = True
+    """Whether there are series of each backend. false: of services only."""
 
     @property
     def address(self) -> tuple[Address, int] | None:

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import GaugeMetricFamily
+from tests.unit.agent.http.test_metrics import text
 from tests.unit.agent.samples import service
 
 from towpath.agent.agent import Agent, needs_restart
@@ -107,8 +108,8 @@ def test_a_part_that_can_not_be_read_is_told_and_no_other_s_concern(
         part = Faulty()
         agent.parts = (part,)
         for _ in range(2):
-            assert b"towpath_agent_info" in agent.metrics()[0]
-        assert b"towpath_faulty" not in agent.metrics()[0]
+            assert "towpath_agent_info" in text(agent.metrics())
+        assert "towpath_faulty" not in text(agent.metrics())
         status = agent.status()
         assert status.capabilities == {"faulty": "it can't be read"}
         assert status.trouble is not None
@@ -116,6 +117,6 @@ def test_a_part_that_can_not_be_read_is_told_and_no_other_s_concern(
         assert "faulty: summary: out of memory" in status.trouble
         assert len(caplog.records) == 2
         part.out = False
-        assert b"towpath_faulty 1.0" in agent.metrics()[0]
+        assert "towpath_faulty 1.0" in text(agent.metrics())
         assert agent.status().capabilities == {"faulty": "well"}
         assert agent.trouble is None

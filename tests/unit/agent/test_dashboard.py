@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from tests.unit.agent.http.test_metrics import scraped
+from tests.unit.agent.http.test_metrics import every_metric, parsed
+from tests.unit.agent.lb.test_metrics import scraped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,10 @@ WIDTH = 24
 
 def exported() -> dict[str, set[str]]:
     """Every metric with its labels."""
-    return {name: {label for label, _ in labels} | ADDED for name, labels in scraped()}
+    return {
+        name: {label for label, _ in labels} | ADDED
+        for name, labels in scraped() | parsed(every_metric())
+    }
 
 
 def panels() -> list[dict[str, Any]]:

@@ -7,13 +7,15 @@ Its OpenAPI description is at /v1/openapi.json.
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from towpath import __version__
 from towpath.agent.agent import Agent
 from towpath.agent.http import errors
 from towpath.agent.http.response import answer
+from towpath.agent.http.scrapes import ScrapeResponse, Scrapes
 from towpath.api import documents
 from towpath.capabilities import CAPABILITIES
 from towpath.model import Problem
@@ -34,7 +36,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(agent: Agent) -> FastAPI:
+def make_app(agent: Agent, scrapes: Scrapes) -> FastAPI:
     """The application that serves an agent's API and metrics."""
     app = FastAPI(
         title="Towpath agent",
@@ -51,10 +53,21 @@ def make_app(agent: Agent) -> FastAPI:
         app.include_router(router, prefix="/v1")
 
     @app.get("/metrics", response_class=PlainTextResponse)
-    def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
         """Prometheus metrics, read from the kernel now."""
-        text, kind = agent.metrics()
-        return Response(text, media_type=kind)
+        return ScrapeResponse(scrapes, request.headers)
+
+    return app
+
+
+def make_metrics_app(scrapes: Scrapes) -> ASGIApp:
+    """The application that serves nothing but metrics, on any path."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response: Response = ScrapeResponse(scrapes, Request(scope).headers)
+        if scope["method"] not in {"GET", "HEAD"}:
+            response = PlainTextResponse("only GET\n", 405, {"Allow": "GET, HEAD"})
+        await response(scope, receive, send)
 
     return app
 

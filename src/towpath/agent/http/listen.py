@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unix socket that the API is served on."""
+"""The sockets that the agent listens on: a unix socket for the API, TCP for metrics."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from towpath.agent.errors import AgentError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from towpath.model import Address
 
 MODE = 0o660  # the owner and the group may change what is balanced, others not even look
 BACKLOG = 128
@@ -41,6 +43,30 @@ def unix_socket(path: Path) -> Iterator[socket.socket]:
             # Not another agent's that took the path over meanwhile.
             if path.exists() and path.stat().st_ino == made:
                 path.unlink()
+
+
+@contextmanager
+def metrics_socket(address: tuple[Address, int] | None) -> Iterator[socket.socket | None]:
+    """A listening socket for metrics, apart from the API, which has none but its unix socket.
+
+    None: there is none. Raises AgentError.
+    """
+    if address is None:
+        yield None
+        return
+    host, port = str(address[0]), address[1]
+    family = socket.AF_INET if address[0].version == 4 else socket.AF_INET6  # noqa: PLR2004
+    with socket.socket(family, socket.SOCK_STREAM) as server:
+        try:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((host, port))
+            server.listen(BACKLOG)
+        except OSError as error:
+            raise AgentError(
+                f"metrics.listen: can't listen on {host} port {port}: {error.strerror}"
+            ) from error
+        server.settimeout(0)
+        yield server
 
 
 def _bind(server: socket.socket, path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves the API until a signal says otherwise.
+"""Serves the API and the metrics until a signal says otherwise.
 
 uvicorn under FastAPI: the API's validation and its OpenAPI description come from
 the model's own dataclasses, and both are small enough for a daemon.
@@ -10,21 +10,28 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 
-from towpath.agent.http.app import make_app
+from towpath.agent.http.accept import accept
+from towpath.agent.http.app import make_app, make_metrics_app
+from towpath.agent.http.connection import Connection, Connections
+from towpath.agent.http.scrapes import Scrapes
 
 if TYPE_CHECKING:
     import socket
 
     from towpath.agent.agent import Agent
 
-# Threads that answer with everything there is. Each may hold all services and counters
-# as text: with anyio's default, 40, many scrapers at once would make the agent large.
+# Threads that answer with a part of what there is, such as a page of flows.
 READERS = 2
+
+API_CONNECTIONS = 64
+METRICS_CONNECTIONS = 32
+"""At one time. Those without a request under way make room for others."""
 
 # Requests that are under way when the agent is told to go get this long.
 GRACE_SECONDS = 5
@@ -37,27 +44,47 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-async def serve(agent: Agent, listener: socket.socket) -> None:
-    """Answer requests on listener until SIGTERM or SIGINT; SIGHUP reads the file again."""
-    server = _Server(
-        uvicorn.Config(
-            make_app(agent),
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+def _config(app: Any) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    config.load()
+    return config
+
+
+async def serve(agent: Agent, api: socket.socket, metrics: socket.socket | None = None) -> None:
+    """Answer requests until SIGTERM or SIGINT; SIGHUP reads the file again.
+
+    ``api`` and ``metrics``: listening sockets that don't block.
+    """
+    scrapes = Scrapes(agent.metrics)
+    config = _config(make_app(agent, scrapes))
+    server = _Server(config)
     current_default_thread_limiter().total_tokens = READERS
     loop = asyncio.get_running_loop()
 
+    doors: list[asyncio.Task[None]] = []
+
+    def listen(name: str, at: socket.socket, config: uvicorn.Config, limit: int) -> None:
+        make = partial(Connection, config, server.server_state, Connections(limit), loop)
+        door = agent.supervisor.start(name, partial(accept, at, make), pause=1.0)
+        door.add_done_callback(lambda _: at.close())
+        doors.append(door)
+
     def stop() -> None:
         agent.stop()
+        for door in doors:
+            door.cancel()
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,6 +92,11 @@ async def serve(agent: Agent, listener: socket.socket) -> None:
     loop.add_signal_handler(signal.SIGHUP, agent.file.hurry.set)
     try:
         agent.start()
-        await server.serve(sockets=[listener])
+        listen("connections to api.socket", api, config, API_CONNECTIONS)
+        if metrics is not None:
+            on_metrics = _config(make_metrics_app(scrapes))
+            listen("connections to metrics.listen", metrics, on_metrics, METRICS_CONNECTIONS)
+        # Without sockets: it looks after the connections that are made above.
+        await server.serve(sockets=[])
     finally:
         await agent.end()

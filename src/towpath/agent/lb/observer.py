@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from towpath import errors
 from towpath.agent.errors import NotFoundError
 from towpath.agent.http import present
+from towpath.agent.lb.metrics import Flows
 from towpath.api import documents
 from towpath.core.health import State
 from towpath.core.lb.counted import backend_status, service_with_active, with_active
-from towpath.datapath.flows.answers import Active, Tables, active, counts, names_of, page
+from towpath.datapath.flows.answers import Active, Tables, active, counts, names_of, page, recent
 from towpath.model.rules import sources_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from prometheus_client.core import Metric
 
     from towpath.agent.health.monitor import Monitor
     from towpath.agent.lb.controller import Controller
+    from towpath.agent.lb.metrics import DatapathMetrics
     from towpath.agent.writer import Writer
     from towpath.datapath.flows.flow_table import FlowTable
     from towpath.datapath.flows.members import Members
     from towpath.datapath.flows.nat_table import NatFlows
+    from towpath.datapath.observe.counters import Readings
     from towpath.documents import Counters, Trace
     from towpath.model import FlowTuple, ServiceKey
     from towpath.model.flow_question import FlowQuestion
@@ -41,6 +46,10 @@ class Observed(Protocol):
     @property
     def cpus(self) -> Sequence[int]:
         """The CPUs that may count."""
+        ...
+
+    def readings(self) -> Readings:
+        """The same as arrays, of all CPUs."""
         ...
 
     def members(self) -> Members:
@@ -78,12 +87,18 @@ class Observer:
     """Reads a load balancer, in any thread but the writer's."""
 
     def __init__(
-        self, controller: Controller, monitor: Monitor, writer: Writer, datapath: Observed
+        self,
+        controller: Controller,
+        monitor: Monitor,
+        writer: Writer,
+        datapath: Observed,
+        metrics: DatapathMetrics,
     ) -> None:
         self._controller = controller
         self._monitor = monitor
         self._writer = writer
         self._datapath = datapath
+        self._metrics = metrics
 
     # ---- Services and backends -------------------------------------------------------------------
 
@@ -149,6 +164,13 @@ class Observer:
         except errors.NotFoundError:
             message = f"service {name!r} is not in the kernel; see /v1/health"
             raise NotFoundError(message) from None
+
+    def metrics(self) -> Iterable[Metric]:
+        """The same as Prometheus has it, with checks. For one thread at a time."""
+        read = self._writer.call(self._datapath.readings)
+        flows = Flows(*recent(self._tables))
+        records = self._monitor.registry.records()
+        return self._metrics.render(self._controller.desired.services(), read, flows, records)
 
     async def verdicts(self) -> dict[str, int]:
         """Packets by verdict, and nothing else."""

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from towpath.agent.errors import REFUSALS, AgentError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.http import captures, flows, services
-from towpath.agent.http.metrics import datapath_metrics, host_metrics
+from towpath.agent.http.metrics import host_metrics
 from towpath.agent.lb import exhaustion
 from towpath.agent.lb.controller import Controller, stored
 from towpath.agent.lb.exhaustion import ExhaustionWatch
+from towpath.agent.lb.metrics import DatapathMetrics
 from towpath.agent.lb.observer import Observer
 from towpath.agent.lb.store import DATABASE, Store
 from towpath.agent.parts import Part
@@ -125,7 +126,13 @@ class LoadBalancer(Part):
             self._balancer.health,
             concurrent=config.checks.concurrent,
         )
-        self.observer = Observer(self.controller, self._monitor, self._writer, self._balancer)
+        self.observer = Observer(
+            self.controller,
+            self._monitor,
+            self._writer,
+            self._balancer,
+            DatapathMetrics(backends=config.metrics.backends),
+        )
         self.captures = Captures(self._record)
         for each in enabled:
             intake: Intake[Update] = Intake(
@@ -283,7 +290,7 @@ class LoadBalancer(Part):
 
     def metrics(self) -> Iterable[Metric]:
         """Of packets, services, backends and their checks, and of devices."""
-        yield from datapath_metrics(self.observer.counters(), self.observer.checks())
+        yield from self.observer.metrics()
         yield from host_metrics(self._balancer.device_status, self._balancer.followed._asdict())
 
     def routes(self) -> Iterable[APIRouter]:

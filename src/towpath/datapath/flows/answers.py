@@ -140,6 +140,12 @@ def active(tables: Tables, members: Members) -> Active:
     return made
 
 
+def recent(tables: Tables) -> tuple[dict[int, int], dict[int, int]]:
+    """Return how many flows each handle has that were seen lately, untranslated and translated."""
+    lately = Filter(max_idle_seconds=ACTIVE_SECONDS)
+    return tables.plain.counts(lately), dict(tables.translated.counts(Wanted(lately)))
+
+
 class _End(NamedTuple):
     """What a handle stands for, as it is shown."""
 

@@ -17,7 +17,7 @@ from towpath.model.service import Service, ServiceKey
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from towpath.datapath.lb.services import Installed
+    from towpath.datapath.lb.services import Installed, Place
     from towpath.datapath.maps.source import TableSource
 
 
@@ -38,6 +38,7 @@ class Contents:
         self._observed: dict[ServiceKey, Service] = {}
         self.version = 0
         """Increases when the services are others than before."""
+        self._places: tuple[Place, ...] | None = None
 
     def observed(self) -> tuple[Service, ...]:
         """Return the services that are in the kernel.
@@ -57,10 +58,18 @@ class Contents:
         """The services as they are in the kernel."""
         return self.tables.services.values()
 
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where they are counted; the same object until something changes."""
+        if self._places is None:
+            self._places = tuple(each.place for each in self.installed)
+        return self._places
+
     def adopt(self, known: Iterable[Service] = ()) -> None:
         """Take over what is in the kernel, with the names that are ``known``."""
         self.version += 1
         self.tables.adopt()
+        self._places = None
         names = {service.key: service.name for service in known}
         self._observed = {
             key: Service(
@@ -91,6 +100,8 @@ class Contents:
         check(self.tables, wanted.steps)
         prepare(wanted)
         self.version += 1
+        if wanted.steps:
+            self._places = None
         try:
             for step in wanted.steps:
                 execute(step, self.tables)

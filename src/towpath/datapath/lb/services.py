@@ -72,6 +72,18 @@ class ServiceRows:
         self._rows["table"][index] = base | size << _SIZE_SHIFT
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service in the kernel is counted, as of one moment."""
+
+    key: ServiceKey
+    index: int
+    handles: tuple[tuple[Address, int], ...]
+    """Of its backends."""
+    translated: bool
+    """Its flows are among those that are translated."""
+
+
 @dataclass
 class Installed:
     """One service as it is in the kernel."""
@@ -92,6 +104,12 @@ class Installed:
     def table_size(self) -> int:
         """Slots that its table is to have."""
         return self.options.table_size
+
+    @property
+    def place(self) -> Place:
+        """Where it is counted now."""
+        translated = self.options.forwarding == "snat"
+        return Place(self.key, self.index, tuple(self.handles.items()), translated)
 
     def backends(self) -> tuple[Backend, ...]:
         """Return the backends that have a record."""

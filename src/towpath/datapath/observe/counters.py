@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.backends import BackendTable
-    from towpath.datapath.lb.services import Installed
+    from towpath.datapath.lb.services import Installed, Place
     from towpath.datapath.maps.source import TableSource
     from towpath.model.service import Service, ServiceKey
 
@@ -35,43 +36,83 @@ def verdict_names(source: TableSource) -> dict[int, str]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is counted on one CPU, or the sums over all: arrays by index, of one moment.
+
+    ``services``, ``replies`` and ``backends``: a uint64 array for each counter, by the index of a
+    service or a backend; ``backend_flows`` by that of a backend. ``backend_drops``: packets by
+    handle and verdict. ``reasons``: names of the columns of a service's ``dropped``.
+    """
+
+    verdicts: dict[str, int]
+    services: dict[str, Array]
+    replies: dict[str, Array]
+    backends: dict[str, Array]
+    backend_flows: Array
+    backend_drops: dict[int, dict[str, int]]
+    reasons: dict[int, str]
+    index_mask: int
+
+    @classmethod
+    def read(cls, source: TableSource, cpu: int | None = None) -> Totals:
+        """Read everything at once; no system call per counter."""
+        names = verdict_names(source)
+        reader = _Reader(source, cpu, names)
+        first = source.constant("verdict", f"{_PREFIX}{_FIRST_DROP}")
+        return cls(
+            verdicts=reader.verdicts(),
+            services=reader.fields("service_cpus"),
+            replies=reader.fields("reply_cpus"),
+            backends=reader.fields("backend_cpus"),
+            backend_flows=reader.backend_flows(),
+            backend_drops=reader.backend_drops(),
+            reasons={number - first: name for number, name in names.items()},
+            index_mask=(1 << source.constant("handle_bits", "HANDLE_INDEX_BITS")) - 1,
+        )
+
+    def indexes(self, handles: Array) -> Array:
+        """The indexes that are in handles of backends."""
+        return handles & np.uint32(self.index_mask)
+
+    def dropped(self, reasons: Array) -> dict[str, int]:
+        """A service's drops by the names of their verdicts."""
+        return {self.reasons[at]: int(reasons[at]) for at in np.flatnonzero(reasons).tolist()}
+
+
 class _Reader:
     """Reads the tables of one CPU, or the sums over all."""
 
-    def __init__(self, source: TableSource, cpu: int | None) -> None:
+    def __init__(self, source: TableSource, cpu: int | None, names: Mapping[int, str]) -> None:
         self._source = source
         self._cpu = cpu
-        self._names = verdict_names(source)
-        self._first_drop = source.constant("verdict", f"{_PREFIX}{_FIRST_DROP}")
-        self.services = self._fields("service_cpus")
-        self.replies = self._fields("reply_cpus")
-        self.backends = self._fields("backend_cpus")
-        self.backend_flows = self._backend_flows()
-        self.backend_drops = self._backend_drops()
+        self._names = names
 
     def _of_cpu(self, rows: Array) -> Array:
         """``rows`` has the CPUs as its first dimension."""
         total = rows.sum(axis=0, dtype=np.uint64) if self._cpu is None else rows[self._cpu].copy()
         return np.asarray(total)
 
-    def _fields(self, name: str) -> dict[str, Array]:
+    def fields(self, name: str) -> dict[str, Array]:
         """Each counter of a table as an array over its columns."""
         with self._source.maps[name].mmap(writable=False) as mapped:
             rows = mapped.array.reshape(self._source.layout.cpus, -1)
             names = [each for each in rows.dtype.names or () if rows.dtype[each].base.kind == "u"]
             return {each: self._of_cpu(rows[each]) for each in names}
 
-    def _backend_flows(self) -> Array:
+    def backend_flows(self) -> Array:
+        """New flows by a backend's index."""
         with self._source.maps["backend_flows"].mmap(writable=False) as mapped:
             return self._of_cpu(mapped.array.reshape(self._source.layout.cpus, -1))
 
-    def _backend_drops(self) -> dict[int, dict[str, int]]:
+    def backend_drops(self) -> dict[int, dict[str, int]]:
+        """Packets by handle and verdict; those that there were any of."""
         found: defaultdict[int, dict[str, int]] = defaultdict(dict)
         for key, packets in self._source.maps["backend_drops"].items():
             number = int(packets.sum() if self._cpu is None else packets[self._cpu])
             if number:
                 found[int(key["handle"])][self._names[int(key["verdict"])]] = number
-        return found
+        return dict(found)
 
     def verdicts(self) -> dict[str, int]:
         """The packets of each verdict."""
@@ -79,12 +120,12 @@ class _Reader:
             packets = self._of_cpu(mapped.array["packets"])
         return {name: int(packets[number]) for number, name in self._names.items()}
 
-    def dropped(self, reasons: Array) -> dict[str, int]:
-        """A service's drops by the names of their verdicts."""
-        return {
-            self._names[self._first_drop + int(at)]: int(reasons[at])
-            for at in np.flatnonzero(reasons)
-        }
+
+class Readings(NamedTuple):
+    """What is counted, and of whom."""
+
+    places: tuple[Place, ...]
+    totals: Totals
 
 
 def read_counters(
@@ -98,33 +139,33 @@ def read_counters(
 
     ``named``: the services with their names. How many flows are active isn't counted here.
     """
-    reader = _Reader(source, cpu)
+    totals = Totals.read(source, cpu)
 
     def traffic(address: Address, handle: int) -> BackendCounters:
         at = backends.index(handle)
         return BackendCounters(
             address=address,
-            packets=int(reader.backends["packets"][at]),
-            bytes=int(reader.backends["bytes"][at]),
-            flows=int(reader.backend_flows[at]),
-            dropped=reader.backend_drops.get(handle, {}),
+            packets=int(totals.backends["packets"][at]),
+            bytes=int(totals.backends["bytes"][at]),
+            flows=int(totals.backend_flows[at]),
+            dropped=totals.backend_drops.get(handle, {}),
         )
 
     def counted(service: Installed) -> ServiceCounters:
         at = service.index
         return ServiceCounters(
             service=ServiceName.of(named[service.key]),
-            packets=int(reader.services["packets"][at]),
-            bytes=int(reader.services["bytes"][at]),
-            flows=int(reader.services["flows"][at]),
-            drops=int(reader.services["drops"][at]),
+            packets=int(totals.services["packets"][at]),
+            bytes=int(totals.services["bytes"][at]),
+            flows=int(totals.services["flows"][at]),
+            drops=int(totals.services["drops"][at]),
             backends=tuple(traffic(*each) for each in service.handles.items()),
-            dropped=reader.dropped(reader.services["dropped"][at]),
-            replies=int(reader.replies["packets"][at]),
-            reply_bytes=int(reader.replies["bytes"][at]),
+            dropped=totals.dropped(totals.services["dropped"][at]),
+            replies=int(totals.replies["packets"][at]),
+            reply_bytes=int(totals.replies["bytes"][at]),
         )
 
-    return Counters(reader.verdicts(), tuple(map(counted, services)))
+    return Counters(totals.verdicts, tuple(map(counted, services)))
 
 
 def read_verdicts(source: TableSource) -> dict[str, int]:
