@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from towpath.core.lb import maglev
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.maps.pins import HOST, NAMES
 from towpath.datapath.observe.counters import verdict_names
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source
 
 if TYPE_CHECKING:
@@ -43,16 +45,14 @@ _AS_ROUTED = Source()
 class Rig:
     """Runs frames and compares everything that can be seen with what the oracle says."""
 
-    def __init__(
-        self, balancer: Balancer, network: Network, first: str, source: Source = _AS_ROUTED
-    ) -> None:
+    def __init__(self, balancer: Balancer, network: Network, source: Source = _AS_ROUTED) -> None:
         self.balancer = balancer
         self.devices = network.devices
         program = self._program = balancer._program
         self.world = World(
             program.tables.seeds["hash_seed"],
             program.cookie,
-            ways=network.ways_from(first),
+            ways=dict(network.ways),
             shows_note=note_length() > 0,
         )
         for version, wish in ((4, source.ipv4), (6, source.ipv6)):
@@ -81,8 +81,26 @@ class Rig:
 
     def told(self, services: Iterable[Service]) -> None:
         """Let the oracle know what the load balancer has been given."""
+        self._read_sources()
         self.world.serve({key_of(service): served(service) for service in services})
         self._named = self._indexes()
+
+    def _read_sources(self) -> None:
+        """Note which source is in force where the look-up tells none.
+
+        How it is chosen is for its own tests to prove.
+        """
+        if fib_lookup().source:
+            return
+        record = self._program.maps["settings"].lookup(0)
+        for version, size in ((4, 4), (6, 16)):
+            source = ip_address(record[f"source{version}"].tobytes()[-size:])
+            if not source.is_unspecified:
+                self.world.ways |= {
+                    address: replace(way, source=way.source and source)
+                    for address, way in self.world.ways.items()
+                    if address.version == version
+                }
 
     def run(
         self, frame: bytes, device: str = IN, *, new_jiffy: bool = True, metadata: bytes = b""
@@ -225,7 +243,7 @@ def rigged(
     with tellable():
         balancer = Balancer(on, source=source, icmp=icmp, limits=limits, pins=pins)
     with balancer:
-        yield Rig(balancer, network, on[0].name, source)
+        yield Rig(balancer, network, source)
 
 
 def pin_directories(pins: Path) -> list[str]:

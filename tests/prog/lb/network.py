@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,18 +73,6 @@ class Network:
     devices: dict[str, int]
     ways: dict[Address, Way]
     """With the source address that the route prefers."""
-
-    def ways_from(self, first: str) -> dict[Address, Way]:
-        """The ways of a load balancer on devices of which this one is the first.
-
-        A kernel whose look-up doesn't tell the source has packets come from the first of them.
-        """
-        if fib_lookup().source:
-            return dict(self.ways)
-        return {
-            address: replace(way, source=way.source and OWN[first][address.version])
-            for address, way in self.ways.items()
-        }
 
 
 @contextmanager

@@ -28,7 +28,6 @@ from tests.prog.lb.network import (
     REFUSED,
     THIRD,
     THIRDS,
-    Network,
     neighbour_mac,
     told_mtu,
 )
@@ -139,12 +138,12 @@ def test_a_gateway_is_no_way(rig: Rig, inside: int, outside: int) -> None:
 
 @pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
 def test_a_route_that_gets_a_gateway_and_loses_it(
-    rig: Rig, net: Network, monkeypatch: pytest.MonkeyPatch, inside: int, outside: int
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, inside: int, outside: int
 ) -> None:
     """Followed within a jiffy: on the link, behind a host, behind one not resolved, back again."""
     target, made = NO_ROUTE[outside], frame(inside)
     host = f"{target}/{HOST[outside]}"
-    ways, mac = net.ways_from(IN), neighbour_mac(IN, 0x77)
+    ways, mac = rig.world.ways.copy(), neighbour_mac(IN, 0x77)
     here = Way(rig.devices[IN], OWN[IN][outside], MACS[IN], mac, told_mtu(IN))
     near, unresolved = NEAR[outside][0], NEAR_UNRESOLVED[outside]
     behind = replace(here, gateway=near)

@@ -234,16 +234,16 @@ def test_exactly_the_mtu_and_a_byte_more(
 
 @pytest.mark.parametrize("outside", [4, 6])
 def test_a_route_that_changes_is_followed(
-    rig: Rig, net: Network, monkeypatch: pytest.MonkeyPatch, outside: int
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, outside: int
 ) -> None:
     """Within moments, and without being told: MTU, device, gateway and end of a route."""
     target, near, far = NO_ROUTE[outside], NEAR[outside][0], FAR[outside][0]
     unresolved = NEAR_UNRESOLVED[outside]
     host = f"{target}/{HOST[outside]}"
     made = frame(4, payload=bytes(1250))
-    ways = net.ways_from(IN)
     small, above = (1280, TOO_BIG) if fib_lookup().mtu else (0, TX)
     serve(rig, 4, target)
+    ways = rig.world.ways.copy()
     rig.expect(made, "drop_no_route")
     for command, way, verdict in (
         (f"replace {host} via {near}", ways[near], TX),

@@ -66,7 +66,7 @@ class NatRig(Rig):
     world: NatWorld
 
     def __init__(self, balancer: Balancer, network: Network, snat: Snat, jiffies: Jiffies) -> None:
-        super().__init__(balancer, network, IN)
+        super().__init__(balancer, network)
         self._jiffies = jiffies
         program = self._program
         hz = per_second()
