@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from ipaddress import ip_address
 from socket import AF_UNIX
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 from tests.lab.harness_agent import DEVICE, TOWPATH, Agent, put, running
 from tests.lab.harness_record import (
     BACKENDS,
@@ -33,6 +34,7 @@ from tests.prog.lb.frames import flows, frame
 from tests.read_pcapng import read
 
 from towpath.api.client import Client
+from towpath.cli.main import cli
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -72,6 +74,27 @@ def test_a_signal_ends_a_whole_file(agent: Agent, tmp_path: Path, number: int) -
     assert {each.said["verdict"] for each in found.packets} == {"tx"}
     assert {each.dropped for each in found.interfaces} == {0}
     assert program_of_device() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_file_is_begun_ends_a_whole_file(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The agent captures before this process knows it."""
+    path, begin = tmp_path / "x.pcapng", Client.record
+
+    def signalled(client: Client, capture: Any) -> Any:
+        stream = begin(client, capture)
+        send(*flows(5))
+        captured(agent, 5)
+        os.kill(os.getpid(), number)
+        return stream
+
+    monkeypatch.setattr(Client, "record", signalled)
+    arguments = ["record", "-w", str(path), "--socket", str(agent.socket)]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert len(accepted(path).packets) == 10
 
 
 def test_wireshark_shows_the_way(agent: Agent, tmp_path: Path) -> None:

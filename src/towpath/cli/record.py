@@ -17,7 +17,7 @@ from towpath.cli.command import Manual
 from towpath.cli.output import count, socket_option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from towpath.api.captures import CaptureEntry
     from towpath.api.client import CaptureStream
@@ -116,8 +116,13 @@ def record(
     )
     path = path or Path(time.strftime("towpath-%Y%m%d-%H%M%S.pcapng"))
     failure = ""
-    with Client(socket_path) as client, client.record(capture) as stream:
-        with CaptureFile(path) as file, _progress(stream), _ended_by_signal(stream):
+    with (
+        Client(socket_path) as client,
+        _ended_by_signal() as ends,
+        client.record(capture) as stream,
+    ):
+        with CaptureFile(path) as file, _progress(stream):
+            ends(stream)
             try:
                 _copy(stream, file)
             except CaptureFileError as error:
@@ -170,25 +175,39 @@ def _size(number: float) -> str:
 
 
 @contextmanager
-def _ended_by_signal(stream: CaptureStream) -> Iterator[None]:
-    """SIGINT or SIGTERM has the capture end; the rest of the file still comes.
+def _ended_by_signal() -> Iterator[Callable[[CaptureStream], None]]:
+    """SIGINT or SIGTERM has the capture end that is given; the rest of the file still comes.
 
-    A second one doesn't wait for that.
+    One that comes before is remembered until then: the agent captures already when it says so. A
+    second one doesn't wait for anything.
     """
     from towpath.api.client import Client, ClientError
 
+    begun: list[CaptureStream] = []
+    asked: list[int] = []
+
+    def stop() -> None:
+        for stream in begun:
+            with suppress(ClientError), Client(stream.socket_path) as client:
+                client.stop_capture(stream.number)
+
     def end(number: int, frame: object) -> None:
-        del number, frame
+        del frame
         for each in before:
             signal.signal(each, signal.default_int_handler)
-        with suppress(ClientError), Client(stream.socket_path) as client:
-            client.stop_capture(stream.number)
+        asked.append(number)
+        stop()
+
+    def ends(stream: CaptureStream) -> None:
+        begun.append(stream)
+        if asked:
+            stop()
 
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
     for each in before:
         signal.signal(each, end)
     try:
-        yield
+        yield ends
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

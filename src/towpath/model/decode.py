@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
+from towpath.errors import Error
 from towpath.model.kinds import FieldError, Kind, shown
 from towpath.model.problems import MOST_PROBLEMS, FieldPath
 from towpath.model.settings import DERIVED
@@ -26,7 +27,7 @@ Tree = dict[str, Any]
 where an item is beyond use."""
 
 
-class EnoughError(Exception):
+class EnoughError(Error):
     """There are as many problems as are told."""
 
 
