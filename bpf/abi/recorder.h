@@ -29,6 +29,12 @@ enum record_direction {
 };
 BTF_KEEP(enum record_direction);
 
+/* With RECORD_OUT: the packet has the addresses and ports that it came with, if in a tunnel. */
+enum record_sent {
+	RECORD_COPY = 1 << 1,
+};
+BTF_KEEP(enum record_sent);
+
 /* Which packets a capture is for: all, unless one of these is set; both where both are. */
 enum record_match {
 	RECORD_RULES = 1 << 0,	    /* those that a rule matches */
@@ -63,7 +69,7 @@ struct record {
 struct record_slot {
 	__u32 beat;
 	__u32 snaplen;	  /* bytes of a frame that it wants */
-	__u32 directions; /* 1 << enum record_direction */
+	__u32 directions; /* 1 << enum record_direction, with RECORD_COPY and without */
 	__u32 _reserved;
 };
 

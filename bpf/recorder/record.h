@@ -366,8 +366,9 @@ static __always_inline void record_lost(const struct record *head, __u32 slot)
 }
 
 /*
- * Writes this CPU's frame of a direction into the ring of one capture, if that wants it. A
- * capture for which there is no room doesn't want the packet's other frame either.
+ * Writes this CPU's frame of a direction (with RECORD_COPY or without) into the ring of one
+ * capture, if that wants it. A capture for which there is no room doesn't want the packet's
+ * other frame either.
  *
  * Global, and told numbers only, so that the verifier looks at it once: older ones hold what
  * differs from turn to turn of a loop against each other, all of it.
@@ -381,7 +382,7 @@ __noinline int record_write_one(__u32 at, __u32 direction)
 	void *ring;
 
 	if (!frame || !slot || !cpu || !(cpu->chosen >> (at & 31) & 1) ||
-	    !(slot->directions >> (direction & 1) & 1))
+	    !(slot->directions >> (direction & (RECORD_OUT | RECORD_COPY)) & 1))
 		return 0;
 	ring = bpf_map_lookup_elem(&record_rings, &at);
 	if (!ring)
@@ -427,6 +428,21 @@ static __always_inline bool record_is_sent(__u32 verdict)
 }
 
 /*
+ * Whether what is sent on is the same packet still: whoever reads both takes the second one for
+ * sent again. Translated ones are another conversation's, and answers are new.
+ */
+static __always_inline bool record_is_copy(const struct lb_ctx *lb, __u32 verdict)
+{
+	__u32 id = lb->service;
+	struct service *service;
+
+	if (verdict > VERDICT_HANDOFF || !id)
+		return false;
+	service = bpf_map_lookup_elem(&services, &id);
+	return service && !(service->flags & SERVICE_SNAT);
+}
+
+/*
  * For a packet that has been captured: `verdict` has been carried out, but not left yet. This
  * and the function below are global, so that the verifier looks at them, and at the load
  * balancer between them, once each.
@@ -450,7 +466,7 @@ __noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
 		out->head.ifindex = verdict <= VERDICT_HANDOFF ? lb->tx_ifindex : lb->rx_ifindex;
 		out->head.direction = RECORD_OUT;
 		cpu->captured[RECORD_OUT] = record_copy(ctx, out, cpu->snaplen);
-		record_write(RECORD_OUT);
+		record_write(RECORD_OUT | (record_is_copy(lb, verdict) ? RECORD_COPY : 0));
 	}
 	cpu->chosen = 0;
 	return 0;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Enhanced Packet Blocks of pcapng (draft-ietf-opsawg-pcapng, section 4.3), in this machine's
- * byte order. Each has three options: the flow and what became of the packet as a comment, the
+ * byte order. Each has three options: the flow, what became of the packet and how many were lost
+ * before it as a comment, the
  * direction, and the packet's number. The action of XDP is in the comment, too: there is an
  * option for it (epb_verdict), but Wireshark 4.0 writes that as another one, of a length that
  * no reader takes, so that whatever it copies a file to is lost.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "recorder/record.h"
@@ -25,6 +27,7 @@ enum sizes {
 	OPTION = 4,	   /* type and length */
 	FLAGS_SIZE = 4,
 	PACKET_ID_SIZE = 8,
+	LOST_ROOM = 32, /* of its text, and the end */
 };
 
 /* By enum xdp_action. */
@@ -36,9 +39,18 @@ static const char *action_text(u8 action)
 	return action < sizeof(actions) / sizeof(actions[0]) ? actions[action] : " xdp=other";
 }
 
-static u32 comment_length(const struct record *head, const struct label *label)
+/* " lost=" and the number, or nothing of 0; returns its length. */
+static u32 lost_text(u64 lost, char text[LOST_ROOM])
 {
-	return FLOW + label->length + (u32)strlen(action_text(head->action));
+	return lost ? (u32)snprintf(text, LOST_ROOM, " lost=%llu", (unsigned long long)lost) : 0;
+}
+
+static u32 comment_length(const struct record *head, const struct label *label, u64 lost)
+{
+	char text[LOST_ROOM];
+
+	return FLOW + label->length + (u32)strlen(action_text(head->action)) +
+	       lost_text(lost, text);
 }
 
 static u32 padded(u32 length)
@@ -46,11 +58,11 @@ static u32 padded(u32 length)
 	return (length + 3) & ~3u;
 }
 
-u32 block_size(const struct record *head, const struct label *label)
+u32 block_size(const struct record *head, const struct label *label, u64 lost)
 {
-	return HEADER + padded(head->captured) + OPTION + padded(comment_length(head, label)) +
-	       (OPTION + FLAGS_SIZE) + (OPTION + PACKET_ID_SIZE) + OPTION /* the end of options */ +
-	       sizeof(u32);
+	return HEADER + padded(head->captured) + OPTION +
+	       padded(comment_length(head, label, lost)) + (OPTION + FLAGS_SIZE) +
+	       (OPTION + PACKET_ID_SIZE) + OPTION /* the end of options */ + sizeof(u32);
 }
 
 static u8 *put(u8 *at, const void *what, u32 length)
@@ -87,10 +99,12 @@ static u8 *put_hex(u8 *at, u64 number)
 	return at;
 }
 
-static u8 *put_comment(u8 *at, const struct record *head, const struct label *label)
+static u8 *put_comment(u8 *at, const struct record *head, const struct label *label, u64 lost)
 {
 	const char *action = action_text(head->action);
-	u32 length = comment_length(head, label), padding = padded(length) - length;
+	char text[LOST_ROOM];
+	u32 lost_length = lost_text(lost, text);
+	u32 length = comment_length(head, label, lost), padding = padded(length) - length;
 
 	at = put_option(at, PCAPNG_COMMENT, length);
 	at = put(at, "flow=", 5);
@@ -98,15 +112,19 @@ static u8 *put_comment(u8 *at, const struct record *head, const struct label *la
 	*at++ = ' ';
 	at = put(at, label->text, label->length);
 	at = put(at, action, strlen(action));
+	at = put(at, text, lost_length);
 	memset(at, 0, padding);
 	return at + padding;
 }
 
-/* Writes block_size() bytes. `time`: nanoseconds since 1970. */
+/*
+ * Writes block_size() bytes. `lost`: records that had no room since this was last told. `time`:
+ * nanoseconds since 1970.
+ */
 void write_block(u8 *at, const struct record *head, const u8 *frame, const struct label *label,
-		 u32 interface, u64 time)
+		 u64 lost, u32 interface, u64 time)
 {
-	u32 size = block_size(head, label);
+	u32 size = block_size(head, label, lost);
 
 	at = put_word(at, PCAPNG_PACKET);
 	at = put_word(at, size);
@@ -117,7 +135,7 @@ void write_block(u8 *at, const struct record *head, const u8 *frame, const struc
 	at = put_word(at, head->length);
 	at = put_padded(at, frame, head->captured);
 
-	at = put_comment(at, head, label);
+	at = put_comment(at, head, label, lost);
 	at = put_option(at, PCAPNG_FLAGS, FLAGS_SIZE);
 	at = put_word(at, head->direction == RECORD_IN ? PCAPNG_INBOUND : PCAPNG_OUTBOUND);
 	at = put_option(at, PCAPNG_PACKET_ID, PACKET_ID_SIZE);

@@ -51,7 +51,9 @@ struct reader {
 	u64 max_bytes;
 	u64 packets;
 	u64 records;
-	u64 bytes; /* of frames, as they were captured */
+	u64 bytes;   /* of frames, as they were captured */
+	u64 lost;    /* records that had no room, and that is not in the file yet */
+	u64 lost_at; /* the position in the ring at which that was known */
 	u32 cpus;
 	u64 last[]; /* packet that was taken, by CPU, plus 1 */
 };
@@ -115,6 +117,14 @@ PUBLIC void towpath_record_clock(struct reader *reader, u64 since, u64 offset)
 	reader->clock[reader->changes++] = (struct change){ since, offset };
 }
 
+/* So many more records had no room by now: the next packet says so. */
+PUBLIC void towpath_record_lost(struct reader *reader, u64 count)
+{
+	if (!reader->lost)
+		reader->lost_at = __atomic_load_n(reader->producer, __ATOMIC_ACQUIRE);
+	reader->lost += count;
+}
+
 /* Nanoseconds since 1970. */
 static u64 wall_time(const struct reader *reader, u64 time)
 {
@@ -163,10 +173,13 @@ static u32 ask(struct report *report, const struct record *head, enum status wha
 	return what;
 }
 
-/* One record to `out`, if it is of a packet that is taken. */
-static u32 convert(struct reader *reader, const struct record *head, u32 length, u8 *out, u64 room,
+/* One record, at a position in the ring, to `out`, if it is of a packet that is taken. */
+static u32 convert(struct reader *reader, u64 at, u32 length, u8 *out, u64 room,
 		   struct report *report)
 {
+	const struct record *head =
+		(const struct record *)(reader->data + (at & reader->mask) + RING_HEADER);
+	u64 lost = at >= reader->lost_at ? reader->lost : 0;
 	struct interface *interface;
 	const struct label *label;
 	u32 size;
@@ -179,13 +192,14 @@ static u32 convert(struct reader *reader, const struct record *head, u32 length,
 	label = find_label(&reader->names, head);
 	if (!label)
 		return ask(report, head, STATUS_LABEL);
-	size = block_size(head, label);
+	size = block_size(head, label, lost);
 	if (size > room - report->written)
 		return STATUS_ROOM;
 	if (!take(reader, head))
 		return STATUS_EMPTY;
-	write_block(out + report->written, head, (const u8 *)(head + 1), label, interface->id,
+	write_block(out + report->written, head, (const u8 *)(head + 1), label, lost, interface->id,
 		    wall_time(reader, head->time));
+	reader->lost -= lost;
 	report->written += size;
 	interface->records++;
 	reader->records++;
@@ -212,8 +226,7 @@ PUBLIC void towpath_record_read(struct reader *reader, u8 *out, u64 room, struct
 		if (header & RING_BUSY)
 			break;
 		if (!(header & RING_DISCARDED))
-			status = convert(reader, (const struct record *)(entry + RING_HEADER),
-					 length, out, room, report);
+			status = convert(reader, at, length, out, room, report);
 		if (status != STATUS_EMPTY)
 			break;
 		at += (RING_HEADER + length + RING_ALIGN - 1) & ~(u64)(RING_ALIGN - 1);

@@ -48,8 +48,8 @@ const struct label *find_label(const struct table *table, const struct record *h
 
 void towpath_record_forget(struct table *table);
 
-u32 block_size(const struct record *head, const struct label *label);
+u32 block_size(const struct record *head, const struct label *label, u64 lost);
 void write_block(u8 *at, const struct record *head, const u8 *frame, const struct label *label,
-		 u32 interface, u64 time);
+		 u64 lost, u32 interface, u64 time);
 
 #endif

@@ -44,9 +44,9 @@ CASES = {
     "no rule, expression that doesn't match": Capture(expression="udp port 9"),
     "1 rule, no match": Capture((_ELSEWHERE.format(81),)),
     "1,000 rules, no match": Capture(tuple(_ELSEWHERE.format(n) for n in range(1000, 2000))),
-    "1 rule, match": Capture((_MATCHING,)),
+    "1 rule, match": Capture((_MATCHING,), direction="both"),
     "1 rule, match, only what comes in": Capture((_MATCHING,), direction="in"),
-    "1 rule, match, 1 of 100": Capture((_MATCHING,), sample=100),
+    "1 rule, match, 1 of 100": Capture((_MATCHING,), direction="both", sample=100),
 }
 
 

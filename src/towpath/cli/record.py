@@ -71,10 +71,10 @@ class Sample(click.ParamType[int]):
 @click.option("--time", "seconds", type=int, default=0, help="End after so many seconds.")
 @click.option(
     "--direction",
-    type=click.Choice(["both", "in", "out"]),
-    default="both",
+    type=click.Choice(["distinct", "both", "in", "out"]),
+    default="distinct",
     show_default=True,
-    help="As they come in, as they are sent on, or both.",
+    help="As they come in, as they are sent on, both; or both where addresses or ports differ.",
 )
 @click.option("--sample", type=Sample(), default=1, help="Keep one packet of N, at random.")
 @socket_option
@@ -94,7 +94,8 @@ def record(
     """Capture packets as they come in and as they are sent on, in pcapng.
 
     Each packet that comes in says what became of it: service, backend, verdict. What
-    was sent on of it, encapsulated, has the same packet id and the same flow. Without
+    was sent on of it has the same packet id and the same flow; packets in a tunnel, or
+    with another link header only, are there once unless --direction is both. Without
     FILTER, --service and --expr everything is captured. Ctrl-C ends it.
     """
     from towpath.api.client import Client

@@ -203,8 +203,9 @@ class Capture:
     """Names of services: packets of clients to them, as they are configured when it begins."""
     expression: Annotated[str, Line()] = ""
     """A filter in tcpdump's language, such as ``tcp and portrange 8000-8100``."""
-    direction: Annotated[str, Word("both", "in", "out")] = "both"
-    """in: packets as they come in; out: as they are sent on, encapsulated; both."""
+    direction: Annotated[str, Word("distinct", "both", "in", "out")] = "distinct"
+    """in: packets as they come in; out: as they are sent on, encapsulated; both; distinct: as they
+    come in, and as they are sent on where that has other addresses or ports."""
     snaplen: Annotated[int, Integer(1, MAX_SNAPLEN)] = MAX_SNAPLEN
     """Bytes of each frame that are kept. The file has the original length all the same."""
     sample: Annotated[int, Integer(1, _MAX_SAMPLE)] = 1

@@ -49,6 +49,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "towpath_record_close": (None, [_POINTER]),
     "towpath_record_limit": (None, [_POINTER, _U64, _U64]),
     "towpath_record_clock": (None, [_POINTER, _U64, _U64]),
+    "towpath_record_lost": (None, [_POINTER, _U64]),
     "towpath_record_interface": (_INT, [_POINTER, _U32, _U32, _U32]),
     "towpath_record_count": (_U64, [_POINTER, _U32]),
     "towpath_record_label": (_INT, [_POINTER, _U32, _U32, _U32, ctypes.c_char_p, _U32]),

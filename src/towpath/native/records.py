@@ -177,6 +177,10 @@ class RecordReader:
         """
         self._library.towpath_record_clock(self._reader, since, offset % _NANOSECONDS)
 
+    def lose(self, count: int) -> None:
+        """Have the next packet say that so many more records found no room before it."""
+        self._library.towpath_record_lost(self._reader, count)
+
     def forget_labels(self) -> None:
         """Ask anew what became of packets is called."""
         self._library.towpath_record_forget(self._reader)

@@ -68,7 +68,8 @@ class Recorded:
 
 @contextmanager
 def recorded(rig: Rig, *, ring_bytes: int = 1 << 20, **wish: Any) -> Iterator[Recorded]:
-    """Capture in the block what `rig` checks."""
+    """Capture in the block what `rig` checks: both sides, unless the wish says otherwise."""
+    wish.setdefault("direction", "both")
     balancer = rig.balancer
     with tellable():
         recording = balancer.recorder.start(

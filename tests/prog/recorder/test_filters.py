@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -14,11 +15,7 @@ from scapy.packet import Packet, Raw
 from tests.prog.lb.authentication import authenticated
 from tests.prog.lb.frames import VIPS, ether, flows, frame, ip
 from tests.prog.lb.harness import Rig, service
-from tests.prog.lb.network import (
-    IN,
-    MTU,
-    NEAR,
-)
+from tests.prog.lb.network import FAR, IN, MTU, NEAR, OUT
 from tests.prog.lb.wire_fragments import cut
 from tests.prog.recorder.harness import (
     assert_sent_on,
@@ -29,7 +26,11 @@ from tests.prog.recorder.harness import (
 from tests.read_pcapng import read
 
 from towpath.datapath.errors import DatapathError
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Protocol
+
+if TYPE_CHECKING:
+    from towpath.model.service import Forwarding
 
 # ---- Filters -------------------------------------------------------------------------------------
 
@@ -269,6 +270,29 @@ def test_one_direction(rig: Rig, direction: str) -> None:
     else:
         (went,) = found
         assert_sent_on(rig, went, went, IN, outcome)
+
+
+@pytest.mark.parametrize("forwarding", ["dsr", "l2"])
+def test_distinct_packets_are_not_captured_twice(rig: Rig, forwarding: Forwarding) -> None:
+    """What is sent on as it came, if in a tunnel, is there once; an answer is another packet."""
+    if not fib_lookup().mtu:
+        pytest.skip("the FIB look-up tells no MTU")  # before 5.12
+    rig.serve(service(VIPS[4], *NEAR[4], *FAR[4], forwarding=forwarding))
+    sent = list(flows(20))
+    with recorded(rig, direction="distinct") as capture, recorded(rig, direction="out") as out:
+        outcomes = [rig.check(each) for each in sent]
+        found = capture.end().packets
+        assert len(out.end().packets) == len(sent)
+    assert {each.verdict for each in outcomes} == {"tx", "redirect"}
+    for each, packet, outcome in zip(sent, found, outcomes, strict=True):
+        assert_told(rig, packet, each, IN, outcome)
+    rig.serve(service(VIPS[4], FAR[4][0], forwarding=forwarding))
+    large = frame(payload=b"x" * (MTU[OUT] - 39), flags="DF")
+    with recorded(rig, direction="distinct") as capture:
+        outcome = rig.expect(large, "tx_too_big")
+        came, answer = capture.end().packets
+    assert_told(rig, came, large, IN, outcome)
+    assert_sent_on(rig, answer, came, IN, outcome)
 
 
 @pytest.mark.thorough

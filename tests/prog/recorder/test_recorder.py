@@ -243,10 +243,35 @@ def test_losses_are_counted(rig: Rig) -> None:
     assert interfaces[f"{IN}-in"].received == count
     assert interfaces[f"{IN}-in"].dropped == count - len(came)
     assert progress.lost == sum(each.dropped or 0 for each in found.interfaces)
+    # Where people look, too: the first packet after a loss says so. Here nothing comes after it.
+    assert not any("lost" in each.said for each in found.packets)
     for interface in found.interfaces:
         assert interface.received is not None
         there = [packet for packet in found.packets if packet.interface is interface]
         assert interface.received - (interface.dropped or 0) == len(there)
+
+
+@pytest.mark.thorough
+def test_the_first_packet_after_a_loss_says_so(rig: Rig) -> None:
+    """How many frames were lost before it; all of them together are what was counted."""
+    serve_all(rig, 4, *NEAR[4])
+    with recorded(rig, ring_bytes=4096) as capture:
+        chunks = capture.recording.chunks()
+        made = bytes(next(chunks))
+        for _ in range(3):
+            for each in flows(100):
+                rig.run(each, IN, new_jiffy=False)
+            made += bytes(next(chunks))
+        rig.run(frame(sport=7), IN)
+        capture.recording.stop()
+        made += b"".join(map(bytes, chunks))
+        lost = capture.recording.progress().lost
+    found = read(made).packets
+    said = [(at, int(each.said["lost"])) for at, each in enumerate(found) if "lost" in each.said]
+    assert lost == sum(number for _, number in said) > 200
+    # The first one after what there was room for, thrice; the last one is the one that had room.
+    assert len(said) == 3
+    assert found[said[-1][0]].data == frame(sport=7)
 
 
 def test_a_read_ring_loses_nothing(rig: Rig) -> None:

@@ -26,14 +26,20 @@ def ways(*packets: Packet) -> list[str]:
     return [each.interface.name for each in packets]
 
 
+@pytest.mark.parametrize("direction", ["both", "distinct"])
 @pytest.mark.parametrize(("version", "protocol"), BOTH)
-def test_both_sides_there_and_back(nat: NatRig, version: int, protocol: Protocol) -> None:
-    """Tied by number, with the service and the backend, and the device that it leaves by."""
+def test_both_sides_there_and_back(
+    nat: NatRig, version: int, protocol: Protocol, direction: str
+) -> None:
+    """Tied by number, with the service and the backend, and the device that it leaves by.
+
+    Also in a capture of distinct packets: the sides have different addresses.
+    """
     backends = NEAR[version][0], FAR[version][0]
     nat.serve(snat_service(version, *backends, protocol=protocol))
     name = nat.balancer.observed()[0].name
     met = set()
-    with recorded(nat) as capture:
+    with recorded(nat, direction=direction) as capture:
         sent = []
         for sport in range(2000, 2040):
             there = nat.check(client_frame(version, protocol.number, sport=sport))

@@ -68,7 +68,7 @@ def test_a_capture_is_made_of_plain_data() -> None:
         ({"snaplen": 0}, "snaplen: 0 is out of range; allowed: 1 to 65535"),
         ({"sample": 0}, "sample: 0 is out of range; allowed: 1 to"),
         ({"packets": -1}, "packets: -1 is out of range; allowed: 0 to"),
-        ({"direction": "up"}, "direction: 'up' is not known; allowed: both, in, out"),
+        ({"direction": "up"}, "direction: 'up' is not known; allowed: distinct, both, in, out"),
         ({"filters": "0 0 0 0 0"}, "filters: '0 0 0 0 0' is not a list; allowed:"),
         ({"services": ["-"]}, "services: '-' is not a name; allowed:"),
         ({"expression": "\0"}, "expression:"),

@@ -206,6 +206,32 @@ def test_limits_leave_no_packet_half() -> None:
     assert [each.data for each in by_size.all().packets] == [b"abc", b"abc"]
 
 
+def test_the_next_packet_says_how_many_were_lost() -> None:
+    """The first that came into the ring after it was known; once; the sum of what wasn't said."""
+    made = reading()
+    made.ring.put(Sent(b"before").record())
+    made.reader.lose(3)
+    made.reader.lose(39)
+    for data in (b"after", b"then"):
+        made.ring.put(Sent(data).record())
+    assert [each.said.get("lost") for each in made.all().packets] == [None, "42", None]
+    most = (1 << 64) - 1
+    made.reader.lose(most)
+    made.ring.put(Sent(b"last").record())
+    assert f" lost={most}".encode() in made.take()
+
+
+def test_a_loss_waits_until_its_packet_has_room() -> None:
+    """And is told then."""
+    made = reading()
+    made.reader.lose(7)
+    made.ring.put(Sent(b"x" * 1000).record())
+    file = made.section.pending() + made.take(4096 + 700)
+    assert read(file).packets == []
+    (found,) = read(file + made.take()).packets
+    assert found.said["lost"] == "7"
+
+
 def test_names_can_be_forgotten() -> None:
     """Then they are asked for anew; many of them are told apart."""
     made = reading()

@@ -113,6 +113,7 @@ class Recording(Closeable):
         self._begun = time.monotonic()
         self._stop = threading.Event()
         self._closed = False
+        self._lost = 0
         self._version = recorder.version
         self._section = pcapng.Section(
             pcapng.section_header(
@@ -168,7 +169,16 @@ class Recording(Closeable):
         self.clock.look()
         for since, offset in self.clock.changes():
             self._reader.change_clock(since, offset)
-        return self._reader.read(buffer, self._section, self._names)
+        size = self._reader.read(buffer, self._section, self._names)
+        # What has been read was there before that, what is read next comes after it.
+        self._tell_losses()
+        return size
+
+    def _tell_losses(self) -> None:
+        lost = sum(self._recorder.losses(self.slot).values())
+        if lost != self._lost:
+            self._reader.lose(lost - self._lost)
+            self._lost = lost
 
     def _is_over(self) -> bool:
         if self._reader.ended:

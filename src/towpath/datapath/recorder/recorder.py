@@ -52,7 +52,8 @@ _RULES = "capture"
 _EXPRESSION = "record_expression"
 _BEAT_SECONDS = 0.2
 _LOAD_BYTES = 189  # BPF_FUNC_xdp_load_bytes
-_DIRECTIONS = {"in": 1, "out": 2, "both": 3}
+# Bits of record_slot.directions: 0 in, 1 out, 3 out with RECORD_COPY.
+_DIRECTIONS = {"distinct": 0b0011, "both": 0b1011, "in": 0b0001, "out": 0b1010}
 _ALL_SAMPLES = (1 << 32) - 1
 
 
