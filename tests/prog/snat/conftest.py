@@ -6,8 +6,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.prog.snat.harness import NatRig, nat_rigged, services
+from tests.prog.lb.network import NEAR
+from tests.prog.snat.harness import NARROW, NatRig, nat_rigged, services, snat_service
 from tests.prog.snat.harness_fragments import forget
+
+from towpath.model import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +23,22 @@ def nat(net: Network) -> Iterator[NatRig]:
     """A load balancer that translates to one address of each family."""
     with nat_rigged(net) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def narrow(net: Network) -> Iterator[NatRig]:
+    """One address of each family, and sixteen ports."""
+    with nat_rigged(net, NARROW) as made:
+        yield made
+
+
+@pytest.fixture
+def narrowed(narrow: NatRig) -> NatRig:
+    """The same, with a backend for each kind of service, and no translations."""
+    narrow.serve()
+    narrow.empty()
+    narrow.serve(*(snat_service(v, NEAR[v][0], protocol=p) for v in (4, 6) for p in Protocol))
+    return narrow
 
 
 @pytest.fixture

@@ -23,36 +23,22 @@ from tests.prog.snat.harness import (
     answer,
     client_frame,
     established,
-    nat_rigged,
     port_of,
     snat_service,
 )
 from tests.prog.snat.oracle import NO_PORT, NatOutcome, flow_hash64
 
 from towpath.kernel.jiffies import per_second
-from towpath.model import Backend, Protocol
+from towpath.model import Backend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.prog.lb.network import Network
     from tests.prog.lb.oracle import Outcome
 
 
-@pytest.fixture(scope="module")
-def narrow(net: Network) -> Iterator[NatRig]:
-    """One address of each family, and sixteen ports."""
-    with nat_rigged(net, NARROW) as made:
-        yield made
-
-
 @pytest.fixture
-def nat(narrow: NatRig) -> NatRig:
-    """The same, with a backend for each kind of service, and no translations."""
-    narrow.serve()
-    narrow.empty()
-    narrow.serve(*(snat_service(v, NEAR[v][0], protocol=p) for v in (4, 6) for p in Protocol))
-    return narrow
+def nat(narrowed: NatRig) -> NatRig:
+    """As narrow as can be: flows meet."""
+    return narrowed
 
 
 # ---- Room ----------------------------------------------------------------------------------------
