@@ -274,9 +274,7 @@ def test_one_direction(rig: Rig, direction: str) -> None:
 
 @pytest.mark.parametrize("forwarding", ["dsr", "l2"])
 def test_distinct_packets_are_not_captured_twice(rig: Rig, forwarding: Forwarding) -> None:
-    """What is sent on as it came, if in a tunnel, is there once; an answer is another packet."""
-    if not fib_lookup().mtu:
-        pytest.skip("the FIB look-up tells no MTU")  # before 5.12
+    """What is sent on as it came, if in a tunnel, is there once."""
     rig.serve(service(VIPS[4], *NEAR[4], *FAR[4], forwarding=forwarding))
     sent = list(flows(20))
     with recorded(rig, direction="distinct") as capture, recorded(rig, direction="out") as out:
@@ -286,6 +284,14 @@ def test_distinct_packets_are_not_captured_twice(rig: Rig, forwarding: Forwardin
     assert {each.verdict for each in outcomes} == {"tx", "redirect"}
     for each, packet, outcome in zip(sent, found, outcomes, strict=True):
         assert_told(rig, packet, each, IN, outcome)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("forwarding", ["dsr", "l2"])
+def test_an_answer_is_a_distinct_packet(rig: Rig, forwarding: Forwarding) -> None:
+    """Of what is too large there are the packet and what its sender is told."""
+    if not fib_lookup().mtu:
+        pytest.skip("the FIB look-up tells no MTU")  # before 5.12
     rig.serve(service(VIPS[4], FAR[4][0], forwarding=forwarding))
     large = frame(payload=b"x" * (MTU[OUT] - 39), flags="DF")
     with recorded(rig, direction="distinct") as capture:
