@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
+from towpath.agent.health.delay import Delays
 from towpath.agent.health.log import log_change, log_services
 from towpath.agent.health.registry import Registry, Targets
 from towpath.agent.health.target import CheckFailedError, CheckNotMadeError
@@ -41,14 +42,16 @@ AGAIN_SECONDS = 5.0
 class Monitor:
     """Runs the checks of a controller's services. `run` goes on until it is cancelled.
 
-    ``registry`` has what was found; it may be read by any thread. ``trouble`` says why checks
-    can't be made or their results not put into force, None when all is well.
+    ``registry`` has what was found, ``delays`` how late checks began; any thread may read them.
+    ``trouble`` says why checks can't be made or their results not put into force, None when all
+    is well.
     """
 
     def __init__(
         self, controller: Controller, writer: Writer, path: ProbePath, *, concurrent: int
     ) -> None:
         self.registry = Registry()
+        self.delays = Delays()
         self.trouble: str | None = None
         self._controller = controller
         self._writer = writer
@@ -123,6 +126,7 @@ class Monitor:
         while True:
             await asyncio.sleep(due - loop.time())
             async with self._limit:
+                self.delays.note(loop.time() - due)
                 await self._check(key, target)
             due = max(due + interval, loop.time())
 

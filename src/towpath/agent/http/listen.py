@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from towpath.model import Address
 
 MODE = 0o660  # the owner and the group may change what is balanced, others not even look
-BACKLOG = 128
+BACKLOG = 1024
 
 
 @contextmanager
