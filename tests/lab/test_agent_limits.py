@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent that is asked for too much: it goes on."""
+"""An agent that is asked for too much, or lacks something: it goes on."""
 
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
 import pytest
-from tests.lab.harness_agent import WEB, Agent, names, running
+from tests.lab.harness_agent import MAIL, WEB, Agent, names, running
 
 from towpath.api.client import Client
+from towpath.lab.waiting import wait_until
 from towpath.model.problems import MOST_PROBLEMS
 
 if TYPE_CHECKING:
@@ -91,3 +94,33 @@ def test_connections_without_a_request_keep_nobody_out(agent: Agent, where: str)
             with urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=60) as answer:
                 assert b"towpath_agent_info" in answer.read()
         assert threads(agent) <= before + 8
+
+
+def set_files(agent: Agent, soft: int) -> int:
+    """How many files it may have open; returns how many before."""
+    before, hard = resource.prlimit(pid(agent), resource.RLIMIT_NOFILE)
+    resource.prlimit(pid(agent), resource.RLIMIT_NOFILE, (soft, hard))
+    return before
+
+
+@pytest.mark.parametrize("how", ["changed", "SIGHUP"])
+def test_without_open_files_a_reload_is_made_later(agent: Agent, how: str) -> None:
+    """The error is told once, in a few lines; the file is followed afterwards as before."""
+    number = set_files(agent, 3)
+    if how == "SIGHUP":
+        assert agent.process
+        agent.process.send_signal(signal.SIGHUP)
+    else:
+        agent.write(services=[CHECKED, MAIL])
+    told = "configuration file: tried again"
+    wait_until(lambda: told in agent.log, seconds=120, what="the reload to fail")
+    set_files(agent, number)
+    if how == "SIGHUP":
+        wait_until(lambda: agent.log.count("in force") > 1, seconds=120, what="the reload")
+    else:
+        wait_until(lambda: names(agent) == {"web", "mail"}, seconds=120, what="the reload")
+    agent.write(services=[CHECKED])
+    wait_until(lambda: names(agent) == {"web"}, seconds=120, what="the next reload")
+    with Client(agent.socket) as client:
+        wait_until(lambda: client.status().trouble is None, seconds=120, what="no trouble")
+    assert agent.log.count("Traceback") < 5

@@ -156,7 +156,8 @@ class Agent(Closeable):
     def trouble(self) -> str | None:
         """What is wrong with the agent itself, None when all is well."""
         parts = (*(part.trouble for part in self.parts), *self._faults.values())
-        found = (self._trouble, *parts, *self.files.troubles, *self.supervisor.troubles)
+        own = (self._trouble, self.file.trouble)
+        found = (*own, *parts, *self.files.troubles, *self.supervisor.troubles)
         return "; ".join(each for each in found if each) or None
 
     def summary(self) -> str:

@@ -8,23 +8,32 @@ agent a quarter larger than it was. A child does neither.
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+from towpath.agent.errors import AgentError
+from towpath.children import expendable, python
 from towpath.model import Config, ConfigError, Problem, parse_config
 
 # Many times what a thousand services take on a slow machine.
 TIMEOUT_SECONDS = 60
 
+# What says nothing of the file, and may be over the next time.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EAGAIN, errno.ESTALE)
+
 
 def read_config(path: Path) -> Config:
-    """What the file says; raises ConfigError when it can't be read or is wrong."""
-    command = (sys.executable, "-m", __name__, str(path))
+    """What the file says; raises ConfigError when it can't be read or is wrong.
+
+    AgentError, OSError: something else is wrong, and nothing is known of the file.
+    """
     try:
         child = subprocess.run(
-            command,
+            python(__name__, str(path)),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIMEOUT_SECONDS,
@@ -34,6 +43,8 @@ def read_config(path: Path) -> Config:
         raise ConfigError([Problem("takes too long to parse", file=str(path))]) from error
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        if error.returncode == os.EX_TEMPFAIL or error.returncode < 0:
+            raise AgentError(f"{path} could not be read: {last or error}") from error
         raise ConfigError([Problem(f"can't be parsed: {last}", file=str(path))]) from error
     found: Config | tuple[Problem, ...] = pickle.loads(child.stdout)  # noqa: S301 - our own child
     if isinstance(found, Config):
@@ -42,15 +53,29 @@ def read_config(path: Path) -> Config:
 
 
 def parse(path: Path) -> Config | tuple[Problem, ...]:
-    """The configuration in a file, or what is wrong with it."""
+    """The configuration in a file, or what is wrong with it. OSError: something else is."""
     try:
         return parse_config(path.read_text(encoding="utf-8"), str(path))
     except ConfigError as error:
         return error.problems
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        return (Problem(f"can't be read: {reason}", file=str(path)),)
+    except UnicodeDecodeError as error:
+        return (Problem(f"can't be read: {error}", file=str(path)),)
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        return (Problem(f"can't be read: {error.strerror}", file=str(path)),)
+
+
+def main() -> None:
+    """Parse a file, and write what was found to standard output."""
+    expendable()
+    try:
+        found = parse(Path(sys.argv[1]))
+    except OSError as error:
+        sys.stderr.write(f"{error.strerror}\n")
+        sys.exit(os.EX_TEMPFAIL)
+    sys.stdout.buffer.write(pickle.dumps(found))
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(pickle.dumps(parse(Path(sys.argv[1]))))
+    main()
