@@ -3,18 +3,42 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+# The package is this one, whichever others are installed. What else is beside it hides nothing.
+_START = """\
+import runpy, sys
+_, path, root, module, *arguments = sys.argv
+sys.argv[1:] = arguments
+sys.path[:] = [root, *path.split(":")]
+import towpath
+sys.path.append(sys.path.pop(0))
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
-    """Return a command that runs a module of this package with this interpreter.
+    """Return a command that runs a module of this package with this interpreter, isolated.
 
-    It finds modules where this process does, but for the working directory: ``python -m`` would
-    import from there first, and somebody else may be able to write to it.
+    ``python -m`` would import from the working directory first, where somebody else may be able to
+    write. Modules are found where this process finds them, but for there.
     """
-    return (sys.executable, "-P", "-m", module, *arguments)
+    root = str(Path(__file__).absolute().parents[1])
+    path = ":".join(_search_path())
+    return (sys.executable, "-I", "-c", _START, path, root, module, *arguments)
+
+
+def _search_path() -> list[str]:
+    """Where this process imports from, without what the working directory is to thank for."""
+    named = os.environ.get("PYTHONPATH", "").split(":")
+    here = ""
+    with suppress(OSError):  # it may have been removed
+        here = str(Path.cwd())
+    absolute = [each for each in sys.path if Path(each).is_absolute()]
+    return [each for each in absolute if each != here or here in named]
 
 
 def expendable() -> None:
