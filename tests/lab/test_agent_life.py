@@ -39,6 +39,18 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
         yield started
 
 
+def test_others_can_open_neither_state_nor_pins(agent: Agent, tmp_path: Path) -> None:
+    """Nor hold their lock; those of an agent before this one are closed."""
+    for path in (tmp_path / "state", PINS):
+        assert path.stat().st_mode & 0o777 == 0o700
+        path.chmod(0o755)
+    assert agent.end() == 0
+    agent.start()
+    for path in (tmp_path / "state", PINS):
+        assert path.stat().st_mode & 0o777 == 0o700
+        assert f"{path} has been closed to other users" in agent.log
+
+
 def programs() -> list[int]:
     """Ids of the XDP programs on the device."""
     shown = subprocess.run(
@@ -102,7 +114,9 @@ def test_a_second_agent_on_the_same_state_is_refused(agent: Agent, tmp_path: Pat
     ran = agent.command("agent", "--config", str(agent.file))
     assert ran.returncode == 1
     assert agent.process is not None
-    assert f"another agent runs on {tmp_path}/state (process {agent.process.pid}" in ran.stderr
+    assert f"another agent runs on {tmp_path}/state, or somebody else" in ran.stderr
+    assert f"process {agent.process.pid} has it (" in ran.stderr
+    assert "towpath agent" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     assert names(agent) == {"web"}
 
