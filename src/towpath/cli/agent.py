@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from towpath.cli.command import Manual
+from towpath.printable import printable_lines
 
 EXAMPLES = {
     "towpath agent --config /etc/towpath/towpath.yaml": "In the foreground; systemd's way too.",
@@ -26,6 +27,15 @@ FILES = {
     "/var/lib/towpath/state.db": "Services set through the API (state.directory).",
     "/sys/fs/bpf/towpath": "The datapath (state.pins).",
 }
+
+
+class OneEntry(logging.Formatter):
+    """Keeps what is logged from looking like something else, whatever is in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape what can't be seen; what isn't its first line is indented."""
+        return printable_lines(super().format(record)).replace("\n", "\n    ")
+
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -61,9 +71,9 @@ def agent(path: Path, detach_on_exit: bool, log_level: str) -> None:
 
     SIGTERM and SIGINT end the agent, SIGHUP makes it read FILE at once.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=log_level.upper(), format="%(levelname)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneEntry("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
     from towpath.agent.run import run
     from towpath.kernel.errors import VerifierError
 

@@ -26,9 +26,17 @@ READERS = 2
 _PIECE = 1 << 16  # characters
 
 
+class AsciiJSONResponse(JSONResponse):
+    """JSON that any terminal can show: what isn't ASCII is escaped."""
+
+    def render(self, content: Any) -> bytes:
+        """Return it as bytes."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
 def answer(document: Any, status: int = 200) -> Response:
     """A small document as JSON. FastAPI's own way would check it once more."""
-    return JSONResponse(plain(document), status)
+    return AsciiJSONResponse(plain(document), status)
 
 
 def answered(document: Any) -> Response:
