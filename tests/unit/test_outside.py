@@ -63,6 +63,7 @@ HANDED_ON = {
     "src/towpath/lab/web.py::start",
     "tests/guest/harness_guest.py::run",
     "tests/guest/test_degrade.py::_output",
+    "tests/lab/harness_agent.py::start",
     "tests/lab/harness_handoff.py::run",
     "tests/lab/harness_record.py::accepted",
     "tests/lab/harness_record.py::recording",

@@ -19,6 +19,7 @@ from towpath.agent.http.server import serve
 from towpath.capabilities import CAPABILITIES
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError
+from towpath.kernel.memory import keep_little
 from towpath.kernel.private import make_private
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
     whatever was in force before then still is.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
+    keep_little()
     # Until the server listens to signals: an end on the way up is an orderly one too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     file = ConfigFile(path)

@@ -258,16 +258,14 @@ def _parse_text(
     # Here, since whoever only names a dataclass should not wait for them.
     import yaml  # noqa: PLC0415
 
-    from towpath.model.yamltext import Lines, read_yaml, yaml_problem  # noqa: PLC0415
-
-    lines = Lines()
+    from towpath.model.yamltext import read_lines, read_yaml, yaml_problem  # noqa: PLC0415
 
     def checked(found: Findings) -> Tree | None:
-        raw = read_yaml(text, lines, found)
+        raw = read_yaml(text, found)
         return check({} if raw is None else raw, found)
 
     try:
-        return _made(cls, checked, filename, lines)
+        return _made(cls, checked, filename, lambda: read_lines(text))
     except yaml.YAMLError as error:
         line, message = yaml_problem(error)
         raise ConfigError([Problem(message, "", filename, line)]) from None
@@ -277,13 +275,13 @@ def _made(
     cls: type[T],
     check: Callable[[Findings], Tree | None],
     filename: str | None = None,
-    lines: Lines | None = None,
+    read_lines: Callable[[], Lines] | None = None,
 ) -> T:
     """Make the object of the tree that ``check`` returns. ConfigError: it found something."""
     found = Findings()
     tree = found.within(lambda: check(found))
     if tree is None or found.items:
-        raise ConfigError(_problems(found, filename, lines))
+        raise ConfigError(_problems(found, filename, read_lines() if read_lines else None))
     return build(cls, tree)
 
 
