@@ -8,6 +8,7 @@ which nobody needs here. What YAML allows and a configuration should not (a key 
 that is not text, an alias inside of itself) is reported; merge keys (``<<``) and aliases work.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,12 @@ _MAX_REPEATED = 500_000
 _MAX_DEPTH = 32
 
 _TEXT = "tag:yaml.org,2002:str"
+# What YAML 1.1 reads as other numbers than people mean: 0443 is 291, 1_0 is 10, 1:30 is 90.
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII),
+    "tag:yaml.org,2002:float": re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+", re.ASCII),
+}
+_NUMBER = "digits that don't begin with 0, such as 8 or 0.5; text in quotes"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -160,7 +167,7 @@ class _Reader:
         self._lines.put(path, event)
         with self._keeping(event):
             if isinstance(event, yaml.ScalarEvent):
-                return self._scalar(event)
+                return self._scalar(event, path)
             with self._deeper(event):
                 is_list = isinstance(event, yaml.SequenceStartEvent)
                 return self._list(path) if is_list else self._mapping(path)
@@ -179,9 +186,14 @@ class _Reader:
             data.append(self._value(event, (*path, len(data))))
         return data
 
-    def _scalar(self, event: Any) -> Any:
+    def _scalar(self, event: Any, path: FieldPath) -> Any:
         tag = self._tag(event)
         if tag == _TEXT:
+            return event.value
+        if tag in _NUMBERS and not _NUMBERS[tag].fullmatch(event.value):
+            self._found.spoil(
+                path, f"{shown(event.value)} is not a decimal number; allowed: {_NUMBER}"
+            )
             return event.value
         node = yaml.ScalarNode(tag, event.value, event.start_mark, event.end_mark)
         try:
