@@ -51,6 +51,22 @@ def test_others_can_open_neither_state_nor_pins(agent: Agent, tmp_path: Path) ->
         assert f"{path} has been closed to other users" in agent.log
 
 
+def test_debug_is_about_towpath(tmp_path: Path) -> None:
+    """Not what each device says to those who list them: a log can be read."""
+    agent = Agent(tmp_path, {"services": [WEB | {"health": "tcp"}]})
+    with device():
+        agent.start("--log-level", "debug")
+        try:
+            # Rules and routes of checks have been made, and are removed.
+            assert agent.end() == 0
+        finally:
+            if agent.process is not None and agent.process.poll() is None:
+                agent.kill()
+    assert "attached in" in agent.log
+    assert "netlink" not in agent.log
+    assert "NLMSG" not in agent.log
+
+
 def programs() -> list[int]:
     """Ids of the XDP programs on the device."""
     shown = subprocess.run(

@@ -37,6 +37,10 @@ class OneEntry(logging.Formatter):
         return printable_lines(super().format(record)).replace("\n", "\n    ")
 
 
+def _level(name: str) -> int:
+    return logging.getLevelNamesMapping()[name.upper()]
+
+
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -73,7 +77,9 @@ def agent(path: Path, detach_on_exit: bool, log_level: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneEntry("%(levelname)s: %(message)s"))
-    logging.basicConfig(level=log_level.upper(), handlers=[handler])
+    # Debug is about Towpath: pyroute2 would dump what each device says.
+    logging.basicConfig(level=max(logging.INFO, _level(log_level)), handlers=[handler])
+    logging.getLogger("towpath").setLevel(_level(log_level))
     from towpath.agent.run import run
     from towpath.kernel.errors import VerifierError
 
