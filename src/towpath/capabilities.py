@@ -52,6 +52,11 @@ class Capability(NamedTuple):
         paths = (each.partition("/") for each in self.leaves)
         return any((roots[root] / name).exists() for root, _, name in paths)
 
+    def files(self) -> tuple[str, ...]:
+        """What it leaves in the state directory: names, or what these begin with."""
+        paths = (each.partition("/") for each in self.leaves)
+        return tuple(name for root, _, name in paths if root == "directory")
+
     def load(self, layer: Layer, name: str) -> Any:
         """Return what its module in a layer calls ``name``."""
         return getattr(importlib.import_module(self.where.format(layer=layer)), name)

@@ -23,7 +23,7 @@ from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 TOWPATH = [sys.executable, "-m", "towpath"]
@@ -73,6 +73,8 @@ class Agent:
     """The network namespace that it runs in; None: that of the test."""
     code: Path | None = None
     """The repository whose code it runs; None: this one."""
+    wrap: Callable[[list[str]], list[str]] = list
+    """Makes of its command one that runs it somewhere else."""
 
     def __post_init__(self) -> None:
         self.config = {
@@ -106,7 +108,7 @@ class Agent:
 
     def start(self, *options: str) -> None:
         """Start it and wait until it serves."""
-        command = [*TOWPATH, "agent", "--config", str(self.file), *options]
+        command = self.wrap([*TOWPATH, "agent", "--config", str(self.file), *options])
         with (self.directory / "log").open("ab") as log, self._inside():
             self.process = subprocess.Popen(command, stderr=log, env=self._environment())
         wait_until(self._serves, seconds=120, what="the agent to serve")
@@ -196,9 +198,15 @@ def device() -> Iterator[None]:
 
 
 @contextmanager
-def running(directory: Path, *, code: Path | None = None, **config: Any) -> Iterator[Agent]:
+def running(
+    directory: Path,
+    *,
+    code: Path | None = None,
+    wrap: Callable[[list[str]], list[str]] = list,
+    **config: Any,
+) -> Iterator[Agent]:
     """An agent that serves, killed at the end if the test has not ended it."""
-    agent = Agent(directory, config, code=code)
+    agent = Agent(directory, config, code=code, wrap=wrap)
     with device():
         agent.start()
         try:

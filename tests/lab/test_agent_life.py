@@ -39,6 +39,34 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
         yield started
 
 
+def test_others_can_open_neither_state_nor_pins(agent: Agent, tmp_path: Path) -> None:
+    """Nor hold their lock; those of an agent before this one are closed."""
+    for path in (tmp_path / "state", PINS):
+        assert path.stat().st_mode & 0o777 == 0o700
+        path.chmod(0o755)
+    assert agent.end() == 0
+    agent.start()
+    for path in (tmp_path / "state", PINS):
+        assert path.stat().st_mode & 0o777 == 0o700
+        assert f"{path} has been closed to other users" in agent.log
+
+
+def test_debug_is_about_towpath(tmp_path: Path) -> None:
+    """Not what each device says to those who list them: a log can be read."""
+    agent = Agent(tmp_path, {"services": [WEB | {"health": "tcp"}]})
+    with device():
+        agent.start("--log-level", "debug")
+        try:
+            # Rules and routes of checks have been made, and are removed.
+            assert agent.end() == 0
+        finally:
+            if agent.process is not None and agent.process.poll() is None:
+                agent.kill()
+    assert "attached in" in agent.log
+    assert "netlink" not in agent.log
+    assert "NLMSG" not in agent.log
+
+
 def programs() -> list[int]:
     """Ids of the XDP programs on the device."""
     shown = subprocess.run(
@@ -102,7 +130,9 @@ def test_a_second_agent_on_the_same_state_is_refused(agent: Agent, tmp_path: Pat
     ran = agent.command("agent", "--config", str(agent.file))
     assert ran.returncode == 1
     assert agent.process is not None
-    assert f"another agent runs on {tmp_path}/state (process {agent.process.pid}" in ran.stderr
+    assert f"another agent runs on {tmp_path}/state, or somebody else" in ran.stderr
+    assert f"process {agent.process.pid} has it (" in ran.stderr
+    assert "towpath agent" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
     assert names(agent) == {"web"}
 

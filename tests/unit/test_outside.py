@@ -53,6 +53,7 @@ HANDED_ON = {
     "hatch_build.py::run",
     "hatch_build.py::tool",
     "src/towpath/agent/health/command.py::run",
+    "src/towpath/bench/control.py::_run",
     "src/towpath/bench/forward_rules.py::_nft",
     "src/towpath/cli/lab.py::execute",
     "src/towpath/doctor/outside.py::_find",
@@ -62,6 +63,7 @@ HANDED_ON = {
     "src/towpath/lab/web.py::start",
     "tests/guest/harness_guest.py::run",
     "tests/guest/test_degrade.py::_output",
+    "tests/lab/harness_agent.py::start",
     "tests/lab/harness_handoff.py::run",
     "tests/lab/harness_record.py::accepted",
     "tests/lab/harness_record.py::recording",
@@ -142,6 +144,8 @@ class Starts(ast.NodeVisitor):
                 return self.words(found[0]) if found and found[0] is not node else None
             case ast.BinOp(left=left, op=ast.Add()):
                 return self.words(left)
+            case ast.Call(func=called) if ast.unparse(called) in {"python", "children.python"}:
+                return [sys.executable]
             case ast.Call(func=ast.Attribute(value=value, attr="split")):
                 return split(value)
         return None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import resource
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from towpath import __version__
-from towpath.agent import systemd
+from towpath.agent import garbage, systemd
 from towpath.agent.errors import InvalidError
 from towpath.agent.files import Files
 from towpath.agent.http.metrics import agent_metrics
@@ -76,7 +75,7 @@ class Agent(Closeable):
         self.files = Files(dict(self._own_files()))
         intake = Intake(str(file.path), self._reload, self._desired)
         self.file = FileSource(file, intake, lambda: self.trouble)
-        settle()
+        garbage.begin()
 
     def close(self) -> None:
         """End all parts."""
@@ -102,6 +101,7 @@ class Agent(Closeable):
         """Begin the background work. For the event loop."""
         self.supervisor.start("configuration file", self.file.run)
         self.supervisor.start("files", self.files.run)
+        self.supervisor.start("garbage", garbage.run)
         for part in self.parts:
             for name, work in part.tasks().items():
                 self.supervisor.start(name, work)
@@ -127,7 +127,6 @@ class Agent(Closeable):
             if problems := list(needs_restart(self.config, config, self.parts)):
                 raise InvalidError(problems)
             await self._writer.run(self._apply, config)
-            settle()
         finally:
             systemd.ready(self.summary())
 
@@ -157,7 +156,8 @@ class Agent(Closeable):
     def trouble(self) -> str | None:
         """What is wrong with the agent itself, None when all is well."""
         parts = (*(part.trouble for part in self.parts), *self._faults.values())
-        found = (self._trouble, *parts, *self.files.troubles, *self.supervisor.troubles)
+        own = (self._trouble, self.file.trouble)
+        found = (*own, *parts, *self.files.troubles, *self.supervisor.troubles)
         return "; ".join(each for each in found if each) or None
 
     def summary(self) -> str:
@@ -233,15 +233,6 @@ def needs_restart(running: Config, new: Config, parts: Iterable[Part]) -> Iterat
 def _listed(part: Part) -> list[Metric]:
     """A part's metrics, all of them or an error."""
     return list(part.metrics())
-
-
-def settle() -> None:
-    """Spare the garbage collector what is there now and will stay.
-
-    Going through a thousand services takes it 20 ms, more than a change may.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def resident_bytes() -> int:

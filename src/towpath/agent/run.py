@@ -16,8 +16,11 @@ from towpath.agent.config.file import ConfigFile
 from towpath.agent.errors import AgentError
 from towpath.agent.http.listen import metrics_socket, unix_socket
 from towpath.agent.http.server import serve
+from towpath.capabilities import CAPABILITIES
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError
+from towpath.kernel.memory import keep_little
+from towpath.kernel.private import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,11 +41,12 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
     whatever was in force before then still is.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
+    keep_little()
     # Until the server listens to signals: an end on the way up is an orderly one too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     file = ConfigFile(path)
     config = file.first
-    config.state.directory.mkdir(parents=True, exist_ok=True)
+    _make_state(config.state.directory)
     with ExitStack() as stack:
         stack.enter_context(_sole(config.state.directory))
         listener = stack.enter_context(unix_socket(config.api.socket))
@@ -50,6 +54,15 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         metrics = stack.enter_context(metrics_socket(config.metrics.address))
         log.info("serving %s at %s", agent.summary(), config.api.socket)
         asyncio.run(serve(agent, listener, metrics))
+
+
+def _make_state(directory: Path) -> None:
+    """Make the state directory, which others have no business in. AgentError."""
+    ours = tuple(name for each in CAPABILITIES for name in each.files())
+    try:
+        make_private(directory, lambda name: name.startswith(ours))
+    except OSError as error:
+        raise AgentError(f"state.directory: can't make {directory}: {error.strerror}") from error
 
 
 @contextmanager
@@ -62,7 +75,7 @@ def _sole(directory: Path) -> Iterator[None]:
             if error.errno != errno.EWOULDBLOCK:
                 raise
             raise AgentError(
-                f"another agent runs on {directory} ({error.hint});"
-                " stop it, or give this one a state.directory of its own"
+                f"another agent runs on {directory}, or somebody else has locked it:"
+                f" {error.hint}; stop that, or give this one a state.directory of its own"
             ) from error
         yield

@@ -54,7 +54,9 @@ class Supervisor:
             well = asyncio.get_running_loop().call_later(pause, self._well, name)
             try:
                 return await work()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
                 trouble = f"{name}: {str(error) or type(error).__name__}"
                 if self._troubles.get(name) != trouble:
                     log.exception("%s: tried again every %g s", name, pause)
@@ -66,3 +68,9 @@ class Supervisor:
     def _well(self, name: str) -> None:
         if self._troubles.pop(name, None):
             log.info("%s: well again", name)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody has cancelled this task: what it waits for may have been instead."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import select
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -312,7 +312,10 @@ class _Connection:
     def begin(self, call: calls.Call[Any]) -> dict[str, str]:
         """Send a request; return the headers of an answer that says yes."""
         with self._errors():
-            self._open().sendall(self._wire.send(call))
+            connection = self._open()
+            # An agent that doesn't want to have all of it says why before it closes.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(self._wire.send(call))
             while (head := self._wire.head()) is None:
                 self._receive()
         status, headers = head

@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from towpath import children
 from towpath.api.client import Client
 from towpath.api.errors import ClientError
 from towpath.bench.errors import BenchError
@@ -86,8 +87,8 @@ def measure(
             one.append(_change(client, changes))
             every.append(_milliseconds(lambda: client.apply(wanted)))
             many.append(_change(client, changes))
-            python.append(_milliseconds(lambda: _run("-c", "")))
-            command.append(_milliseconds(lambda: _run("-m", "towpath", "--help")))
+            python.append(_milliseconds(lambda: _run(sys.executable, "-I", "-c", "")))
+            command.append(_milliseconds(lambda: _run(*children.python("towpath", "--help"))))
         resident = client.status().resident_bytes / _MEBIBYTE
     return ControlReport(
         kernel=os.uname().release,
@@ -127,7 +128,7 @@ def _milliseconds(call: Callable[[], object]) -> float:
 
 
 def _run(*arguments: str) -> None:
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
 
 
 def _ratio(these: list[float], those: list[float]) -> Spread:
@@ -158,7 +159,7 @@ def _agent(services: int) -> Iterator[Client]:
         file, log = directory / "agent.yaml", directory / "agent.log"
         file.write_text(json.dumps(config))  # which is YAML, too
         with log.open("w") as output:
-            command = [sys.executable, "-m", "towpath", "agent", "--config", str(file)]
+            command = children.python("towpath", "agent", "--config", str(file))
             running = subprocess.Popen([*command, "--detach-on-exit"], stderr=output)
         undo.callback(running.wait)
         undo.callback(running.terminate)

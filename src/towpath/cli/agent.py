@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from towpath.cli.command import Manual
+from towpath.printable import printable_lines
 
 EXAMPLES = {
     "towpath agent --config /etc/towpath/towpath.yaml": "In the foreground; systemd's way too.",
@@ -26,6 +27,19 @@ FILES = {
     "/var/lib/towpath/state.db": "Services set through the API (state.directory).",
     "/sys/fs/bpf/towpath": "The datapath (state.pins).",
 }
+
+
+class OneEntry(logging.Formatter):
+    """Keeps what is logged from looking like something else, whatever is in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape what can't be seen; what isn't its first line is indented."""
+        return printable_lines(super().format(record)).replace("\n", "\n    ")
+
+
+def _level(name: str) -> int:
+    return logging.getLevelNamesMapping()[name.upper()]
+
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -61,9 +75,11 @@ def agent(path: Path, detach_on_exit: bool, log_level: str) -> None:
 
     SIGTERM and SIGINT end the agent, SIGHUP makes it read FILE at once.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=log_level.upper(), format="%(levelname)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneEntry("%(levelname)s: %(message)s"))
+    # Debug is about Towpath: pyroute2 would dump what each device says.
+    logging.basicConfig(level=max(logging.INFO, _level(log_level)), handlers=[handler])
+    logging.getLogger("towpath").setLevel(_level(log_level))
     from towpath.agent.run import run
     from towpath.kernel.errors import VerifierError
 

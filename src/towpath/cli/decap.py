@@ -12,6 +12,7 @@ import click
 
 from towpath.cli.command import Manual
 from towpath.cli.output import Format, count, emit, output_option, print_table
+from towpath.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +124,7 @@ def _attach_pinned(
     from towpath.datapath.decap.decap import Decap
 
     with Decap(device, addresses, mode, pins=pins) as running:
-        click.echo(f"{_what(running)}, pinned in {pins}", err=True)
+        click.echo(printable(f"{_what(running)}, pinned in {pins}"), err=True)
         if form != "table":
             _print(running.counters(), form)
 

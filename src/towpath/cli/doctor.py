@@ -12,6 +12,7 @@ import click
 
 from towpath.cli.command import Manual
 from towpath.cli.output import Format, emit, output_option, print_table
+from towpath.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,7 +71,7 @@ def doctor(path: Path | None, form: Format) -> None:
     if fatal:
         what = "this configuration" if path else "a load balancer"
         reasons = "; ".join(f"{each.name}: {each.found}" for each in fatal)
-        click.echo(f"Error: {what} can't work here: {reasons}", err=True)
+        click.echo(printable(f"Error: {what} can't work here: {reasons}"), err=True)
         sys.exit(1)
 
 

@@ -15,6 +15,7 @@ from towpath import __version__
 from towpath.capabilities import CAPABILITIES
 from towpath.cli.command import LazyGroup, Verb
 from towpath.errors import Error
+from towpath.printable import printable_lines
 
 VERBS = {
     "agent": Verb("towpath.cli.agent:agent", "Run the agent: attach, serve the API, follow FILE."),
@@ -59,7 +60,7 @@ class Root(LazyGroup):
         except BrokenPipeError:
             raise  # click leaves quietly when whoever read the output has gone
         except (OSError, Error) as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable_lines(str(error))) from error
 
 
 @click.group(cls=Root, verbs=VERBS, examples=EXAMPLES, files=FILES)

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from towpath.printable import printable_lines
+
 Format = Literal["table", "json", "yaml"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -48,7 +50,7 @@ def emit(data: object, form: Format, table: Callable[[], None]) -> None:
     elif form == "yaml":
         import yaml
 
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=False), nl=False)
     else:
         table()
 
@@ -86,12 +88,12 @@ def render(renderable: object) -> None:
 
 
 def cell(value: object) -> str:
-    """One value as a person reads it."""
+    """One value as a person reads it, and a terminal may have it."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return printable_lines(str(value))
 
 
 def count(number: int) -> str:

@@ -15,6 +15,7 @@ import click
 
 from towpath.cli.command import Manual
 from towpath.cli.output import count, socket_option
+from towpath.printable import printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,7 +158,7 @@ def _report(entry: CaptureEntry, path: Path) -> None:
         lines.append(f"{count(entry.lost)} frames were lost: they came faster than they were read")
     if entry.ended:
         lines.append(f"ended: {entry.ended}")
-    click.echo("\n".join(lines), err=True)
+    click.echo(printable_lines("\n".join(lines)), err=True)
 
 
 def _state(entry: CaptureEntry) -> str:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_SHOWN = 200
+
+
 @contextmanager
 def exclusive(directory: Path | str, *, wait: bool = False) -> Iterator[None]:
     """Hold a directory's lock in the block; it goes with the process, however that ends.
@@ -38,8 +41,21 @@ def _lock(fd: int, what: str, *, wait: bool) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         owner = _owner(fd)
-        hint = f"process {owner} has it" if owner else "another process has it"
+        hint = f"process {owner} has it{_described(owner)}" if owner else "another process has it"
         raise KernelError(what, error.errno or 0, hint) from error
+
+
+def _described(process: int) -> str:
+    """What a process is, as far as that can be seen."""
+    directory = Path("/proc", str(process))
+    try:
+        words = (directory / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        user = directory.stat().st_uid
+    except OSError:
+        return ""
+    command = b" ".join(words).decode(errors="replace")
+    # Whoever has started it may have named it anything.
+    return f" ({command[:_SHOWN]!a} of user {user})"
 
 
 def _owner(fd: int) -> int | None:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from towpath.api.client import Client, ClientError
+from towpath.children import python
 from towpath.lab.errors import LabError
 from towpath.lab.topology import BALANCER, DEVICE, VIP4, VIP6
 from towpath.lab.waiting import wait_until
@@ -93,7 +93,7 @@ class Agent:
         self.log = lab.directory / "agent.log"
         self.client = Client(self.socket)
         self._write(configuration(lab))
-        command = [sys.executable, "-m", "towpath", "agent", "--config", str(self.config)]
+        command = python("towpath", "agent", "--config", str(self.config))
         self._process = lab.spawn(BALANCER, command, log_to=self.log.name)
         self._wait_until_serving()
         self.client.add_service(**service(lab.topology, WEB6))
@@ -101,7 +101,7 @@ class Agent:
     def run(self, *arguments: str) -> str:
         """Run a towpath verb that talks to this agent; its output."""
         done = subprocess.run(
-            [sys.executable, "-m", "towpath", *arguments, "--socket", str(self.socket)],
+            python("towpath", *arguments, "--socket", str(self.socket)),
             capture_output=True,
             text=True,
             check=False,

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Self
 
+from towpath.children import python
 from towpath.kernel.bpf.bpffs import ensure_bpffs
 from towpath.lab import namespaces, network, state, web
 from towpath.lab.errors import LabError
@@ -122,7 +122,7 @@ class Lab:
         with (self.directory / "keeper.log").open("w") as errors:
             keeper = namespaces.spawn(
                 ROUTER,
-                [sys.executable, "-m", "towpath.lab.keeper", str(self.topology.backends)],
+                python("towpath.lab.keeper", str(self.topology.backends)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -37,16 +37,24 @@ class Findings:
     def __init__(self) -> None:
         self.items: list[tuple[FieldPath, str]] = []
         self.more = False
+        self._spoiled: set[FieldPath] = set()
 
     def add(self, path: FieldPath, message: str) -> None:
         """Note that the value (or unknown key) at ``path`` is wrong.
 
         EnoughError: there are too many; whoever made this takes it with `within`.
         """
+        if path in self._spoiled:
+            return
         if len(self.items) >= MOST_PROBLEMS:
             self.more = True
             raise EnoughError
         self.items.append((path, message))
+
+    def spoil(self, path: FieldPath, message: str) -> None:
+        """Note the same, and nothing more of it: what is said of its value would be nonsense."""
+        self.add(path, message)
+        self._spoiled.add(path)
 
     def within(self, check: Callable[[], R]) -> R | None:
         """Return what ``check`` returns, None if it found too much."""

@@ -12,9 +12,9 @@ from towpath.model.decode import Findings, Tree, build, decode
 from towpath.model.kinds import shown
 from towpath.model.problems import MORE, ConfigError, FieldPath, Problem, field_path
 from towpath.model.rules import (
+    Differences,
     check_capacity,
     check_service_tree,
-    check_services_trees,
     recommended_size,
 )
 from towpath.model.service import Backend, Service
@@ -22,7 +22,7 @@ from towpath.model.settings import Config, Limits
 from towpath.model.snat import missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from towpath.capabilities import Capability, Origin
     from towpath.model.yamltext import Lines
@@ -59,7 +59,7 @@ def parse_service(raw: Mapping[str, Any]) -> Service:
 
 def parse_with_services(cls: type[T], raw: object) -> T:
     """Make an object that has ``services``, which must not clash. Raises ConfigError."""
-    return _made(cls, lambda found: _checked_services(decode(cls, raw, (), found), found))
+    return _made(cls, lambda found: _with_services(cls, raw, found))
 
 
 def parse_backends(raw: object) -> tuple[Backend, ...]:
@@ -101,7 +101,9 @@ def check_services(
             _known(one) if id(one) in right else _service(one, ("services", i), found)
             for i, one in enumerate(services)
         ]
-        check_services_trees(trees, ("services",), found)
+        differences = Differences(("services",), found)
+        for index, tree in enumerate(trees):
+            differences.check(index, tree)
         if limits is not None:
             check_capacity(trees, decode(Limits, limits, ("limits",), found) or {}, found)
 
@@ -176,12 +178,12 @@ def _service(raw: object, path: FieldPath, found: Findings) -> Tree | None:
 
 
 def _service_file(raw: object, found: Findings) -> Tree | None:
-    return _checked_services(decode(_ServiceFile, raw, (), found), found)
+    return _with_services(_ServiceFile, raw, found)
 
 
 def _config(raw: object, found: Findings) -> Tree | None:
     others = sections()
-    tree = _checked_services(decode(Config, raw, (), found, others), found)
+    tree = _with_services(Config, raw, found, others)
     if tree is None or not isinstance(raw, Mapping):
         return None
     devices = tree.get("devices", [])
@@ -224,13 +226,20 @@ def _check_snat(services: Sequence[Tree | None], snat: Tree | None, found: Findi
             found.add(("services", index, "forwarding"), missing(version))
 
 
-def _checked_services(tree: Tree | None, found: Findings) -> Tree | None:
-    services = tree.get("services", []) if tree else []
-    for index, service in enumerate(services):
-        if service is not None:
-            check_service_tree(service, ("services", index), found)
-    check_services_trees(services, ("services",), found)
-    return tree
+def _with_services(
+    cls: type, raw: object, found: Findings, others: Collection[str] = ()
+) -> Tree | None:
+    """Decode what has services, and check these one by one: where thousands clash, few are read."""
+    listed = raw.get("services") if isinstance(raw, Mapping) else None
+    if not isinstance(raw, Mapping) or not isinstance(listed, list | tuple):
+        return decode(cls, raw, (), found, others)
+    tree = decode(cls, {**raw, "services": ()}, (), found, others)
+    differences = Differences(("services",), found)
+    services = []
+    for index, each in enumerate(listed):
+        services.append(_service(each, ("services", index), found))
+        differences.check(index, services[-1])
+    return None if tree is None else {**tree, "services": services}
 
 
 def _check_devices(devices: Sequence[Tree | None], found: Findings) -> None:
@@ -249,16 +258,14 @@ def _parse_text(
     # Here, since whoever only names a dataclass should not wait for them.
     import yaml  # noqa: PLC0415
 
-    from towpath.model.yamltext import Lines, read_yaml, yaml_problem  # noqa: PLC0415
-
-    lines = Lines()
+    from towpath.model.yamltext import read_lines, read_yaml, yaml_problem  # noqa: PLC0415
 
     def checked(found: Findings) -> Tree | None:
-        raw = read_yaml(text, lines, found)
+        raw = read_yaml(text, found)
         return check({} if raw is None else raw, found)
 
     try:
-        return _made(cls, checked, filename, lines)
+        return _made(cls, checked, filename, lambda: read_lines(text))
     except yaml.YAMLError as error:
         line, message = yaml_problem(error)
         raise ConfigError([Problem(message, "", filename, line)]) from None
@@ -268,13 +275,13 @@ def _made(
     cls: type[T],
     check: Callable[[Findings], Tree | None],
     filename: str | None = None,
-    lines: Lines | None = None,
+    read_lines: Callable[[], Lines] | None = None,
 ) -> T:
     """Make the object of the tree that ``check`` returns. ConfigError: it found something."""
     found = Findings()
     tree = found.within(lambda: check(found))
     if tree is None or found.items:
-        raise ConfigError(_problems(found, filename, lines))
+        raise ConfigError(_problems(found, filename, read_lines() if read_lines else None))
     return build(cls, tree)
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from towpath.errors import Error
+from towpath.printable import printable
+
+_MAX_QUOTED = 60  # characters of a field's name that was made up
 
 FieldPath = tuple[str | int, ...]
 
@@ -17,7 +20,8 @@ def field_path(path: FieldPath) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += f".{part}" if text else part
+            shown = printable(part if len(part) <= _MAX_QUOTED else f"{part[:_MAX_QUOTED]}...")
+            text += f".{shown}" if text else shown
     return text
 
 

@@ -119,27 +119,34 @@ def _check_ports(
             found.add((*path, index, "port"), f"{own} is the backend's own, but {why}")
 
 
-def check_services_trees(services: Sequence[Tree | None], path: FieldPath, found: Findings) -> None:
-    """Check what must differ between services."""
-    names: dict[str, int] = {}
-    keys = KeyIndex[int]()
-    for index, service in enumerate(services):
+class Differences:
+    """Checks what must differ between services, as they come. ``path``: of their list."""
+
+    def __init__(self, path: FieldPath, found: Findings) -> None:
+        self._path = path
+        self._found = found
+        self._names: dict[str, int] = {}
+        self._keys = KeyIndex[int]()
+
+    def check(self, index: int, service: Tree | None) -> None:
+        """Compare the service at an index with those before it."""
         if service is None:
-            continue
+            return
         if (name := service.get("name")) is not None:
-            first = names.setdefault(name, index)
+            first = self._names.setdefault(name, index)
             if first != index:
-                also = field_path((*path, first))
-                message = f"{name} is taken by {also}; allowed: one service each"
-                found.add((*path, index, "name"), message)
+                self._taken(index, "name", name, first)
         if service.keys() >= {"vip", "port", "protocol"}:
             key = ServiceKey(service["vip"], service["port"], service["protocol"])
-            if clash := keys.clash(key):
-                also = field_path((*path, clash.owner))
-                message = f"{clash.key} is taken by {also}; allowed: one service each"
-                found.add((*path, index, "vip"), message)
+            if clash := self._keys.clash(key):
+                self._taken(index, "vip", clash.key, clash.owner)
             else:
-                keys.add(key, index)
+                self._keys.add(key, index)
+
+    def _taken(self, index: int, field: str, what: object, by: int) -> None:
+        also = field_path((*self._path, by))
+        message = f"{what} is taken by {also}; allowed: one service each"
+        self._found.add((*self._path, index, field), message)
 
 
 def sources_needed(lists: Iterable[tuple[Prefix, ...] | None]) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import struct
 import subprocess
@@ -24,6 +25,7 @@ from towpath.kernel.bpf.links import (
     xdp_program_id,
 )
 from towpath.kernel.errors import CAP_BPF, KernelError
+from towpath.kernel.fallback import fall_back
 from towpath.kernel.net import clsact
 from towpath.kernel.net.interfaces import device_index
 
@@ -194,6 +196,34 @@ def test_ingress_gets_a_link_where_there_are_any(sample: BpfObject, veth: int) -
     with attach_tc_ingress(sample.programs["let_pass"], veth) as attached:
         assert attached.mode == ("tcx" if probe.tcx() else "clsact")
         assert isinstance(attached, Link if probe.tcx() else clsact.TcFilter)
+
+
+def test_a_filter_in_place_of_a_link_is_told(
+    sample: BpfObject,
+    veth: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the log, once."""
+    caplog.set_level(logging.INFO)
+    fall_back.cache_clear()
+    monkeypatch.setattr(probe, "tcx", lambda: False)
+    for _ in range(2):
+        with attach_tc_ingress(sample.programs["let_pass"], veth) as attached:
+            assert attached.mode == "clsact"
+    told = [each.getMessage() for each in caplog.records]
+    assert told == ["no TCX (Linux 6.6): programs at tc are filters, which outlive the agent"]
+
+
+@pytest.mark.usefixtures("veth")
+def test_generic_mode_is_told(sample: BpfObject, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the driver refuses what auto mode tries first, and why it does."""
+    caplog.set_level(logging.INFO)
+    fall_back.cache_clear()
+    with attach_xdp(sample.programs["count"], device_index("lo")) as attached:
+        assert attached.mode == "generic"
+        assert attached.why_generic in caplog.text
+    assert "no native XDP on lo: generic mode: " in caplog.text
 
 
 def test_ingress_program_decides(sample: BpfObject, veth: int, attach: Attach) -> None:

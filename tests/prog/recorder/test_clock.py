@@ -13,6 +13,7 @@ from tests.prog.recorder.harness import recorded, serve_all
 from tests.read_pcapng import read
 
 from towpath.datapath.recorder import clock
+from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -116,3 +117,23 @@ def test_clocks_that_are_slewed_are_followed(rig: Rig, clocks: Clocks) -> None:
     timed.check(made)
     times = [each.time for each in made.packets]
     assert times == sorted(times)
+
+
+def test_a_look_that_fails_ends_no_capture(
+    rig: Rig, clocks: Clocks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread that keeps captures alive goes on, and says it once."""
+    failures = []
+
+    def fails() -> tuple[int, int]:
+        failures.append(1)
+        raise OSError("no clock")
+
+    with recorded(rig, direction="in") as capture:
+        with monkeypatch.context() as broken:
+            broken.setattr(clock, "read_clocks", fails)
+            wait_until(lambda: len(failures) > 2, seconds=60, what="the next beats")
+        clocks.ahead += HOUR
+        before = capture.recording.clock.offset
+        wait_until(lambda: capture.recording.clock.offset > before, seconds=60, what="a look")
+    assert caplog.text.count("captures: tried again") == 1

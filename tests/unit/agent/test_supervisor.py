@@ -73,6 +73,28 @@ def test_another_error_is_told_instead() -> None:
     asyncio.run(life())
 
 
+def test_a_task_whose_errand_is_cancelled_is_begun_again() -> None:
+    """Nobody has cancelled the task itself: what it waited for was."""
+    begun = []
+
+    async def work() -> None:
+        begun.append(1)
+        if len(begun) == 1:
+            errand = asyncio.get_running_loop().create_future()
+            errand.cancel()
+            await errand
+        await asyncio.sleep(3600)
+
+    async def life() -> None:
+        supervisor = Supervisor(PAUSE)
+        supervisor.start("errands", work)
+        await until(lambda: supervisor.troubles == ("errands: CancelledError",))
+        await until(lambda: len(begun) == 2)
+        await supervisor.stop()
+
+    asyncio.run(life())
+
+
 def test_one_task_is_no_other_s_concern() -> None:
     """One fails, one ends, one goes on until all are stopped."""
     ended = []

@@ -35,3 +35,12 @@ def test_each_state_is_one_datagram(
         assert manager.recv(1024) == b"READY=1\nSTATUS=2 services"
         assert manager.recv(1024).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
         assert manager.recv(1024) == b"STOPPING=1"
+
+
+def test_a_manager_that_can_not_be_told_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said in the log, and the agent goes on."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    systemd.reloading()
+    assert "systemd could not be told RELOADING=1: " in caplog.text

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,27 @@ def test_second_holder_is_refused_and_told_the_first(tmp_path: Path) -> None:
     refused = pytest.raises(KernelError, match=f"process {os.getpid()} has it")
     with exclusive(tmp_path), refused, exclusive(tmp_path):
         pytest.fail("two have it")
+
+
+def test_the_holder_is_described(tmp_path: Path) -> None:
+    """By its command, quoted: whoever has started it may have named it anything."""
+    take = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX)"
+    code = f"'\x1b[31mred'; {take}; print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(KernelError) as refused, exclusive(tmp_path):
+            pytest.fail("two have it")
+        holder.communicate(b"\n")
+    said = str(refused.value)
+    assert f"process {holder.pid} has it (" in said
+    assert "python" in said
+    assert "-c '\\x1b[31mred'; import fcntl" in said
+    assert said.endswith(f"of user {os.geteuid()})")
 
 
 def test_lock_ends_with_the_block(tmp_path: Path) -> None:

@@ -217,7 +217,11 @@ def test_without_services_no_device_is_needed() -> None:
         ("a: \ud800", "not YAML: 'utf-8' codec can't encode character"),
         (
             "devices: [a]\nlimits: {flows: 0x" + "f" * 6000 + "}",
-            "2: limits.flows: a number of thousands of digits is out of range",
+            f"2: limits.flows: '0x{54 * 'f'}... is not a decimal number; allowed: digits",
+        ),
+        (
+            "devices: [a]\nlimits: {flows: " + "9" * 6000 + "}",
+            f"2: not YAML: '{56 * '9'}... is not a int",
         ),
     ],
 )
@@ -225,6 +229,56 @@ def test_what_is_no_configuration_is_refused(text: str, problem: str) -> None:
     """Malformed and hostile YAML has a line, a reason, and no effect."""
     place = "lb.yaml:" if problem[0].isdigit() else "lb.yaml: "
     assert refused(text)[0].startswith(place + problem)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0443",
+        "00",
+        "-010",
+        "0x1bb",
+        "0b11",
+        "1_000",
+        "7:23",
+        "+8",
+        "1_0.5",
+        "7:23.5",
+        "+0.5",
+    ],
+)
+@pytest.mark.parametrize("field", ["port", "table_size", "name", "flow_timeout"])
+def test_only_plain_decimals_are_numbers(field: str, value: str) -> None:
+    """What YAML 1.1 reads as another number than people mean is told with its line, and once."""
+    service = {"name": "web", "vip": "203.0.113.10", "port": "53/udp", field: value}
+    lines = "".join(f"\n    {key}: {text}" for key, text in service.items())
+    number = 3 + list(service).index(field)
+    (problem,) = refused(f"devices: [eth0]\nservices:\n  -{lines[4:]}")
+    assert problem == (
+        f"lb.yaml:{number}: services[0].{field}: {value!r} is not a decimal number; allowed: "
+        "digits that don't begin with 0, such as 8 or 0.5; text in quotes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("port", "089"),
+        ("port", "'0443'"),
+        ("port", "0443/tcp"),
+        ("port", "80-0443"),
+        ("flow_timeout", "030s"),
+        ("flow_timeout", "'08'"),
+        ("flow_timeout", "1m030s"),
+    ],
+)
+def test_text_has_plain_decimals_too(field: str, value: str) -> None:
+    """So that 0443 means nothing anywhere, instead of this here and that there."""
+    service = {"name": "web", "vip": "203.0.113.10", "port": "53/udp", field: value}
+    lines = "".join(f"\n    {key}: {text}" for key, text in service.items())
+    (problem,) = refused(f"devices: [eth0]\nservices:\n  -{lines[4:]}")
+    number = 3 + list(service).index(field)
+    assert problem.startswith(f"lb.yaml:{number}: services[0].{field}: ")
 
 
 def test_repeated_aliases_are_refused_soon() -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from towpath.agent.health.target import CheckFailedError, CheckNotMadeError
+from towpath.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,10 +77,10 @@ class _Said:
             asyncio.get_running_loop().remove_reader(self.pipe)
 
     def last_line(self) -> str:
-        """The last line, as far as it is text."""
+        """The last line, as far as it is text, with escapes for what can't be seen."""
         self.read()
         lines = self._end.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        return printable(lines[-1]) if lines else ""
 
 
 @contextmanager

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request and the beginning of its answer."""
+"""A request and the beginning of its answer.
+
+The status line and the end of the header decide. What else an answer may have wrong, such as the
+name of a header or how its body is framed, clients pass over as well, or take as it is meant:
+a parser that insists would find a backend down that serves everybody.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
-
-import h11
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from towpath import __version__
 from towpath.agent.health.target import CheckFailedError
@@ -21,6 +25,14 @@ if TYPE_CHECKING:
 # for so long. Then the connection is reset.
 REST_BYTES = 1 << 16
 REST_SECONDS = 0.1
+
+
+HEADER_BYTES = 1 << 16
+_LINE = re.compile(rb"HTTP/[0-9]\.[0-9] ([1-9][0-9]{2})(?: [^\n]*)?\r?", re.ASCII)
+_END = re.compile(rb"\n\r?\n")
+_SHOWN = 40
+# Others below 200 precede the answer (RFC 9110, 15.2).
+_SWITCHING = 101
 
 
 class Stream(Protocol):
@@ -37,52 +49,63 @@ class Stream(Protocol):
 
 async def ask(stream: Stream, target: Target) -> None:
     """Send the target's request. CheckFailedError unless the answer's status is a good one."""
-    protocol = h11.Connection(h11.CLIENT)
-    request = protocol.send(_request(target)) or b""
-    await stream.send(request + (protocol.send(h11.EndOfMessage()) or b""))
-    status = await _status(stream, protocol)
+    await stream.send(_request(target))
+    status = await _status(stream)
     wanted = target.health.status
     await _let_end(stream)
     if not has_status(wanted, status):
         raise CheckFailedError(f"status {status}; wanted: {wanted}")
 
 
-def _request(target: Target) -> h11.Request:
+def _request(target: Target) -> bytes:
     health = target.health
-    host = health.host or endpoint(target.vip, target.port)
-    return h11.Request(
-        method="GET",
-        target=health.path,
-        headers=[
-            ("Host", host),
-            ("User-Agent", f"towpath/{__version__} (health check)"),
-            ("Accept", "*/*"),
-            ("Connection", "close"),
-        ],
-    )
+    headers = {
+        "Host": health.host or endpoint(target.vip, target.port),
+        "User-Agent": f"towpath/{__version__} (health check)",
+        "Accept": "*/*",
+        "Connection": "close",
+    }
+    lines = [f"GET {health.path} HTTP/1.1", *(f"{name}: {text}" for name, text in headers.items())]
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode("ascii")
 
 
-async def _status(stream: Stream, protocol: h11.Connection) -> int:
-    """The status of the answer, whatever precedes it."""
+class _Head(NamedTuple):
+    """A status, and what came after its header."""
+
+    status: int
+    rest: bytes
+
+
+async def _status(stream: Stream) -> int:
+    """The status of the answer, whatever precedes it. CheckFailedError."""
+    head = await _head(stream, b"")
+    while head.status < 200 and head.status != _SWITCHING:  # noqa: PLR2004 - RFC 9110, 15.2
+        head = await _head(stream, head.rest)
+    return head.status
+
+
+async def _head(stream: Stream, came: bytes) -> _Head:
+    data, status, searched = bytearray(came), None, 0
     while True:
-        try:
-            event = protocol.next_event()
-        except h11.RemoteProtocolError as error:
-            raise CheckFailedError(_complaint(protocol, error)) from error
-        if isinstance(event, h11.Response):
-            return event.status_code
-        if event is h11.NEED_DATA:
-            protocol.receive_data(await stream.receive())
-        elif not isinstance(event, h11.InformationalResponse):
-            raise CheckFailedError("closed the connection without an answer")
+        if status is None and (line_end := data.find(b"\n")) >= 0:
+            status = _code(bytes(data[:line_end]))
+        end = _END.search(data, searched)
+        if status is not None and end and end.end() <= HEADER_BYTES:
+            return _Head(status, bytes(data[end.end() :]))
+        if len(data) > HEADER_BYTES:
+            raise CheckFailedError(f"no HTTP: its header has more than {HEADER_BYTES >> 10} KiB")
+        searched = max(0, len(data) - 2)
+        piece = await stream.receive()
+        if not piece:
+            what = "within the header" if data else "without an answer"
+            raise CheckFailedError(f"{'no HTTP: ' if data else ''}closed the connection {what}")
+        data += piece
 
 
-def _complaint(protocol: h11.Connection, error: Exception) -> str:
-    """What was wrong with an answer; h11 calls one that didn't come a wrong one."""
-    data, ended = protocol.trailing_data
-    if ended and not data:
-        return "closed the connection without an answer"
-    return f"no HTTP: {error}"
+def _code(line: bytes) -> int:
+    if found := _LINE.fullmatch(line):
+        return int(found[1])
+    raise CheckFailedError(f"no HTTP: the answer begins with {ascii(line[:_SHOWN])[1:]}")
 
 
 async def _let_end(stream: Stream) -> None:

@@ -8,9 +8,11 @@ import logging
 import random
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
+from towpath.agent.health.delay import Delays
 from towpath.agent.health.log import log_change, log_services
 from towpath.agent.health.registry import Registry, Targets
 from towpath.agent.health.target import CheckFailedError, CheckNotMadeError
@@ -41,23 +43,29 @@ AGAIN_SECONDS = 5.0
 class Monitor:
     """Runs the checks of a controller's services. `run` goes on until it is cancelled.
 
-    ``registry`` has what was found; it may be read by any thread. ``trouble`` says why checks
-    can't be made or their results not put into force, None when all is well.
+    ``registry`` has what was found, ``delays`` how late checks began; any thread may read them.
     """
 
     def __init__(
         self, controller: Controller, writer: Writer, path: ProbePath, *, concurrent: int
     ) -> None:
         self.registry = Registry()
-        self.trouble: str | None = None
+        self.delays = Delays()
+        self._trouble: str | None = None
         self._controller = controller
         self._writer = writer
         self._path = path
         self._limit = asyncio.Semaphore(concurrent)
         self._targets = Targets()
         self._tasks: dict[Id, Task] = {}
+        self._dead: dict[Id, str] = {}
         self._seen: Desired | None = None
         self._news = asyncio.Event()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why checks can't be made or their results not put into force; None: all is well."""
+        return self._trouble or next(iter(self._dead.values()), None)
 
     async def run(self) -> None:
         """Follow what is desired, check, and put into force what was found."""
@@ -67,12 +75,13 @@ class Monitor:
                 try:
                     await self._follow()
                     await self._put_into_force()
-                    self.trouble = None
+                    self._trouble = None
                 except Exception as error:
                     wait = AGAIN_SECONDS
-                    if self.trouble != str(error):
+                    trouble = f"health checks: {str(error) or type(error).__name__}"
+                    if self._trouble != trouble:
                         log.exception("health checks")
-                    self.trouble = f"health checks: {error}"
+                    self._trouble = trouble
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), wait)
                 self._news.clear()
@@ -94,7 +103,24 @@ class Monitor:
         for key in new:
             watch = self._watch(key, wanted[key], len(new) * SPREAD_SECONDS)
             self._tasks[key] = asyncio.create_task(watch)
+            self._tasks[key].add_done_callback(partial(self._ended, key))
         self._seen = desired
+        self._dead.clear()
+
+    def _ended(self, key: Id, task: Task) -> None:
+        """Begin again, after a while, what has ended though nobody wanted that."""
+        if self._tasks.get(key) is not task:
+            return
+        del self._tasks[key]
+        error = None if task.cancelled() else task.exception()
+        what = f"checks of backend {key.backend} for {key.service} have ended: {error!r}"
+        log.error(what, exc_info=error)
+        self._dead[key] = what
+        asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._seen = None
+        self._news.set()
 
     def _changed(self, key: Id, now: Target | None) -> bool:
         before = self.registry.get(key).target
@@ -123,6 +149,7 @@ class Monitor:
         while True:
             await asyncio.sleep(due - loop.time())
             async with self._limit:
+                self.delays.note(loop.time() - due)
                 await self._check(key, target)
             due = max(due + interval, loop.time())
 
@@ -137,8 +164,9 @@ class Monitor:
             self.registry.put(key, before.unable(unable(before.standing, str(error), time.time())))
             return
         except Exception as error:
-            log.exception("check of %s for service %s", target.backend, target.service)
             told = f"{type(error).__name__}: {error}"
+            if before.standing.error != told:
+                log.exception("check of %s for service %s", target.backend, target.service)
             self.registry.put(key, before.unable(unable(before.standing, told, time.time())))
             return
         standing = step(before.standing, result, target.health, time.time())

@@ -4,12 +4,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import PlainValidator
 
+from towpath.agent.http.response import answer
 from towpath.agent.recorder.captures import CaptureResponse, Captures
 from towpath.api.captures import MEDIA_TYPE, CaptureEntry
-from towpath.api.codec import plain
 from towpath.model.capture import Capture, parse_capture
 
 Checked = Annotated[Capture, PlainValidator(parse_capture, json_schema_input_type=Capture)]
@@ -27,16 +27,16 @@ def captures(running: Captures) -> APIRouter:
     @router.get("", response_model=tuple[CaptureEntry, ...])
     async def list_captures() -> Response:
         """Captures that go on, and the last ones that have ended."""
-        return JSONResponse(plain(running.entries()))
+        return answer(running.entries())
 
     @router.get("/{number}", response_model=CaptureEntry)
     async def get_capture(number: int) -> Response:
         """How far a capture has come."""
-        return JSONResponse(plain(running.entry(number)))
+        return answer(running.entry(number))
 
     @router.delete("/{number}", response_model=CaptureEntry)
     async def stop(number: int) -> Response:
         """Have a capture end: whoever reads it gets the rest of the file."""
-        return JSONResponse(plain(running.stop(number)))
+        return answer(running.stop(number))
 
     return router

@@ -12,15 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from towpath.agent.errors import AgentError, ConflictError, InvalidError, NotFoundError
+from towpath.agent.http.response import AsciiJSONResponse
 from towpath.api.codec import plain
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError, Problem, problems_of
 from towpath.model.problems import field_path
+from towpath.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ def install(app: FastAPI, absent: Collection[str] = ()) -> None:
 
 def answer(status: int, problems: Iterable[Problem]) -> Response:
     """The answer to a request that was refused."""
-    return JSONResponse({"problems": plain(list(problems))}, status)
+    return AsciiJSONResponse({"problems": plain(list(problems))}, status)
 
 
 def _refused(_: Request, error: Exception) -> Response:
@@ -64,7 +65,8 @@ def _refused(_: Request, error: Exception) -> Response:
 def _http(absent: Collection[str], request: Request, error: HTTPException) -> Response:
     """No such path, or not with this method."""
     more = f"; not configured here: {', '.join(absent)}" if absent else ""
-    message = f"{request.method} {request.url.path}: {error.detail}; see /v1/openapi.json{more}"
+    path = printable(request.url.path)
+    message = f"{request.method} {path}: {error.detail}; see /v1/openapi.json{more}"
     return answer(error.status_code, [Problem(message)])
 
 

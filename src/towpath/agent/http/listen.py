@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from towpath.model import Address
 
 MODE = 0o660  # the owner and the group may change what is balanced, others not even look
-BACKLOG = 128
+_DIRECTORY_MODE = 0o755
+BACKLOG = 1024
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def unix_socket(path: Path) -> Iterator[socket.socket]:
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(path.parent)
             _clear(path)
             _bind(server, path)
         except OSError as error:
@@ -67,6 +68,15 @@ def metrics_socket(address: tuple[Address, int] | None) -> Iterator[socket.socke
             ) from error
         server.settimeout(0)
         yield server
+
+
+def _make_directory(directory: Path) -> None:
+    """Make one that the socket's group can get into, whatever this process's umask is."""
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        return
+    directory.chmod(_DIRECTORY_MODE)
 
 
 def _bind(server: socket.socket, path: Path) -> None:

@@ -30,6 +30,8 @@ async def send_all(scope: Scope, send: Send, response: Response, pieces: Iterabl
             await send(start | {"headers": response.raw_headers})
             for piece in pieces:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
+                # A reader that is fast makes send() return at once: others have their turn here.
+                await asyncio.sleep(0)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
     except TimeoutError:
         log.info("a reader was left that took more than %g s for an answer", SECONDS)

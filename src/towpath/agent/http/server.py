@@ -17,7 +17,7 @@ import uvicorn
 from anyio.to_thread import current_default_thread_limiter
 
 from towpath.agent.http.accept import accept
-from towpath.agent.http.app import make_app, make_metrics_app
+from towpath.agent.http.app import make_app, make_metrics_app, warm
 from towpath.agent.http.connection import Connection, Connections
 from towpath.agent.http.scrapes import Scrapes
 
@@ -68,7 +68,9 @@ async def serve(agent: Agent, api: socket.socket, metrics: socket.socket | None 
     ``api`` and ``metrics``: listening sockets that don't block.
     """
     scrapes = Scrapes(agent.metrics)
-    config = _config(make_app(agent, scrapes))
+    app = make_app(agent, scrapes)
+    await warm(app)
+    config = _config(app)
     server = _Server(config)
     current_default_thread_limiter().total_tokens = READERS
     loop = asyncio.get_running_loop()

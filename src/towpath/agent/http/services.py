@@ -1,43 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """The load balancer's part of the API: services, backends, and what the datapath does.
 
-What a request holds is checked by the model, as the configuration file is: the
-same rules, the same messages. Whatever changes something runs on the writer's
-thread and is on disk and in the kernel when it is answered. What may answer with
-everything there is (plain functions) runs on a thread, the rest on the loop.
+Whatever changes something runs on the writer's thread and is on disk and in the
+kernel when it is answered. What may be large is read and checked, or made and
+encoded, beside the event loop (judge.py, response.py).
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Body, Query
 from fastapi.responses import Response
-from pydantic import PlainValidator
 
 from towpath.agent.errors import InvalidError
-from towpath.agent.http.response import answer
-from towpath.api import documents
-from towpath.api.codec import plain
-from towpath.capabilities import API
-from towpath.model import (
-    Address,
-    Backend,
-    BackendState,
-    Problem,
-    Service,
-    TracedPacket,
-    check_services,
-    parse_service,
+from towpath.agent.http.bodies import (
+    BackendsBody,
+    JudgedRoute,
+    QuestionBody,
+    ServiceBody,
+    WishBody,
 )
+from towpath.agent.http.response import Whole, answer, answered
+from towpath.api import documents
+from towpath.model import Address, Backend, BackendState, Problem, Service, TracedPacket
 from towpath.model.kinds import Integer, UnicastAddress, Word
-from towpath.model.owner import Owner
 from towpath.model.service import MAX_WEIGHT
 
 if TYPE_CHECKING:
     from towpath.agent.lb.observer import Observer
     from towpath.agent.lb.part import LoadBalancer
 
-Checked = Annotated[Service, PlainValidator(parse_service, json_schema_input_type=Service)]
 BackendAddress = Annotated[Address, UnicastAddress()]
 Weight = Annotated[Annotated[int, Integer(0, MAX_WEIGHT)] | None, Body(embed=True)]
 Port = Annotated[Annotated[int, Integer(0, 65535)] | None, Body(embed=True)]
@@ -47,68 +40,49 @@ Force = Annotated[
 ]
 
 
-@dataclass
-class Wish:
-    """Services to apply."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
-    services: tuple[Checked, ...]
-    prune: bool = False
-    """Also remove the API's services that are not listed."""
-    force: bool = False
-    """Backends that are removed don't keep the flows they have."""
-
-
-@dataclass
-class Question(Wish):
-    """Services whose apply is to be planned."""
-
-    owner: Owner = API
-    """Another than api, such as file: as if services were all that this source has."""
-
-
 def services(balancer: "LoadBalancer") -> APIRouter:
     """Reading and changing services."""
-    router = APIRouter(tags=["services"])
+    router = APIRouter(tags=["services"], route_class=JudgedRoute)
     control = balancer.controller
 
     @router.get("/services", response_model=tuple[documents.ServiceEntry, ...])
-    def list_services() -> Response:
+    async def list_services() -> Response:
         """Every service, with its owner."""
-        return answer(balancer.observer.entries())
+        return Whole(balancer.observer.entries)
 
     @router.get("/services/{name}", response_model=documents.ServiceEntry)
     async def get_service(name: str) -> Response:
         """One service, with its owner."""
-        return answer(balancer.observer.entry(name))
+        return answered(balancer.observer.entry(name))
 
     @router.put("/services/{name}", response_model=documents.Plan)
-    async def put_service(name: str, service: Checked, force: Force = False) -> Response:  # noqa: FBT002
+    async def put_service(
+        name: str,
+        service: ServiceBody,
+        force: Force = False,  # noqa: FBT002
+    ) -> Response:
         """Add a service, or replace the API's service of that name."""
         if service.name != name:
             problem = Problem(f"{service.name!r} is not the name in the path, {name!r}", "name")
             raise InvalidError([problem])
-        return answer(await balancer.write(control.put, (service,), force=force))
+        return answered(await balancer.write(control.put, (service,), force=force))
 
     @router.delete("/services/{name}", response_model=documents.Plan)
     async def delete_service(name: str) -> Response:
         """Remove a service of the API."""
-        return answer(await balancer.write(control.delete, name))
+        return answered(await balancer.write(control.delete, name))
 
     @router.post("/apply", response_model=documents.Plan)
-    async def apply(wish: Wish) -> Response:
+    async def apply(wish: WishBody) -> Response:
         """Add or replace any number of services at once, all or none."""
-        check_services(wish.services)
-        return answer(
+        return answered(
             await balancer.write(control.put, wish.services, prune=wish.prune, force=wish.force)
         )
 
     @router.post("/plan", response_model=documents.Plan)
-    async def plan(question: Question) -> Response:
+    async def plan(question: QuestionBody) -> Response:
         """What an apply would change, and what share of new flows would move."""
-        check_services(question.services)
-        return answer(
+        return answered(
             await balancer.write(
                 control.plan, question.services, owner=question.owner, prune=question.prune
             )
@@ -119,31 +93,33 @@ def services(balancer: "LoadBalancer") -> APIRouter:
 
 def backends(balancer: "LoadBalancer") -> APIRouter:
     """Reading and changing one service's backends."""
-    router = APIRouter(prefix="/services/{name}/backends", tags=["backends"])
+    router = APIRouter(
+        prefix="/services/{name}/backends", tags=["backends"], route_class=JudgedRoute
+    )
     control = balancer.controller
 
     @router.get("", response_model=tuple[Backend, ...])
     async def list_backends(name: str) -> Response:
         """The backends of a service."""
-        return answer(control.desired.get(name).service.backends)
+        return answered(control.desired.get(name).service.backends)
 
     @router.get("/status", response_model=tuple[documents.BackendStatus, ...])
-    def backend_status(name: str) -> Response:
+    async def backend_status(name: str) -> Response:
         """State and flows of each backend, of those too that were removed and are terminating."""
-        return answer(balancer.observer.backend_status(name))
+        return Whole(partial(balancer.observer.backend_status, name))
 
     @router.put("", response_model=documents.Plan)
     async def set_backends(
         name: str,
-        backends: tuple[dict[str, Any] | str, ...],
+        backends: BackendsBody,
         force: Force = False,  # noqa: FBT002
     ) -> Response:
         """Replace all backends of a service of the API."""
 
         def change(service: Service) -> Service:
-            return parse_service({**plain(service), "backends": backends})
+            return replace(service, backends=backends)
 
-        return answer(await balancer.write(control.edit, name, change, force=force))
+        return answered(await balancer.write(control.edit, name, change, force=force))
 
     @router.put("/{address}", response_model=documents.Plan)
     async def set_backend(
@@ -173,7 +149,7 @@ def backends(balancer: "LoadBalancer") -> APIRouter:
                 ),
             )
 
-        return answer(await balancer.write(control.edit, name, change))
+        return answered(await balancer.write(control.edit, name, change))
 
     @router.delete("/{address}", response_model=documents.Plan)
     async def delete_backend(
@@ -182,7 +158,7 @@ def backends(balancer: "LoadBalancer") -> APIRouter:
         force: Force = False,  # noqa: FBT002
     ) -> Response:
         """Remove a backend. It keeps the flows it has until they end or its time is over."""
-        return answer(await balancer.write(control.remove_backend, name, address, force=force))
+        return answered(await balancer.write(control.remove_backend, name, address, force=force))
 
     return router
 
@@ -194,20 +170,20 @@ def observation(observer: "Observer") -> APIRouter:
     @router.get("/checks", response_model=tuple[documents.Check, ...])
     async def checks(service: str | None = None) -> Response:
         """How every backend is that is checked, or those of one service."""
-        return answer(observer.checks(service))
+        return Whole(partial(observer.checks, service))
 
     @router.get("/counters", response_model=documents.Counters)
-    def counters(*, per_cpu: bool = False) -> Response:
+    async def counters(*, per_cpu: bool = False) -> Response:
         """Packets and bytes by verdict, service and backend, read from the kernel now.
 
         per_cpu: also each CPU's verdicts.
         """
-        return answer(observer.counters(per_cpu=per_cpu))
+        return Whole(partial(observer.counters, per_cpu=per_cpu))
 
     @router.get("/services/{name}/counters", response_model=documents.ServiceCounters)
-    def service_counters(name: str, *, per_cpu: bool = False) -> Response:
+    async def service_counters(name: str, *, per_cpu: bool = False) -> Response:
         """The same of one service; per_cpu: also by CPU."""
-        return answer(observer.service_counters(name, per_cpu=per_cpu))
+        return Whole(partial(observer.service_counters, name, per_cpu=per_cpu))
 
     @router.get("/trace", response_model=documents.Trace)
     async def trace(

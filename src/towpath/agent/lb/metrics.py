@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from prometheus_client.core import GaugeMetricFamily
 
 from towpath.agent.http.exposition import Ready
 from towpath.agent.lb.labels import Labels, TargetLabels
@@ -49,6 +50,14 @@ class Flows(NamedTuple):
         return np.fromiter(found, np.int64, len(rows.handles))
 
 
+class Checks(NamedTuple):
+    """What is known of backends that are checked, and how late checks began lately."""
+
+    records: Sequence[Record]
+    delay: float
+    """Seconds."""
+
+
 class DatapathMetrics:
     """Renders metrics, and keeps labels from one scrape to the next. For one thread at a time.
 
@@ -65,16 +74,21 @@ class DatapathMetrics:
         services: tuple[Service, ...],
         read: Readings,
         flows: Flows,
-        checked: Sequence[Record],
+        checks: Checks,
     ) -> Iterator[Metric]:
-        """All families: ``services`` are those desired, ``checked`` what is known of backends."""
+        """All families: ``services`` are those desired."""
         rows, totals = self._labels.rows(services, read.places), read.totals
         active = flows.of(rows)
         yield _verdicts(totals.verdicts)
         yield from _services(rows, totals, active)
         if self._backends:
             yield from _backends(rows, totals, active)
-            yield from self._checks(checked)
+            yield from self._checks(checks.records)
+        yield GaugeMetricFamily(
+            "towpath_check_delay_seconds",
+            "How late a health check began, the latest of the last minute or two.",
+            value=checks.delay,
+        )
 
     def _checks(self, checked: Sequence[Record]) -> Iterator[Metric]:
         labels = self._targets.of(checked)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from towpath import errors
 from towpath.agent.errors import NotFoundError
 from towpath.agent.http import present
-from towpath.agent.lb.metrics import Flows
+from towpath.agent.lb.metrics import Checks, Flows
 from towpath.api import documents
 from towpath.core.health import State
 from towpath.core.lb.counted import backend_status, service_with_active, with_active
@@ -169,8 +169,8 @@ class Observer:
         """The same as Prometheus has it, with checks. For one thread at a time."""
         read = self._writer.call(self._datapath.readings)
         flows = Flows(*recent(self._tables))
-        records = self._monitor.registry.records()
-        return self._metrics.render(self._controller.desired.services(), read, flows, records)
+        checks = Checks(self._monitor.registry.records(), self._monitor.delays.longest())
+        return self._metrics.render(self._controller.desired.services(), read, flows, checks)
 
     async def verdicts(self) -> dict[str, int]:
         """Packets by verdict, and nothing else."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from towpath.agent.errors import REFUSALS, AgentError
+from towpath.agent.errors import AgentError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.http import captures, flows, services
 from towpath.agent.http.metrics import host_metrics
@@ -218,10 +218,7 @@ class LoadBalancer(Part):
         while True:
             seconds = 0.0
             if self.controller.terminating:
-                try:
-                    seconds = await self._reap_once()
-                except REFUSALS:
-                    log.exception("backends that were removed stay; tried again")
+                seconds = await self._reap_once()
             await asyncio.sleep(max(REAP_SECONDS, REAP_PAUSES * seconds))
 
     async def _reap_once(self) -> float:

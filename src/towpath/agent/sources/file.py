@@ -28,8 +28,6 @@ class FileSource:
     ``lacks`` says what is wrong all the same when a content has been put into force.
     """
 
-    trouble: str | None = None
-
     def __init__(
         self,
         file: ConfigFile,
@@ -41,6 +39,11 @@ class FileSource:
         self._intake = intake
         self._lacks = lacks
         intake.accept()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the file could not be put into force though it may be right."""
+        return self._intake.trouble
 
     @property
     def status(self) -> FileStatus:
@@ -60,10 +63,18 @@ class FileSource:
                 await asyncio.wait_for(self.hurry.wait(), INTERVAL)
             if self.hurry.is_set() or self._file.watch.changed() or self._intake.may_fit_now():
                 self.hurry.clear()
-                await self.read()
+                try:
+                    await self.read()
+                except BaseException:
+                    # What was wrong is not the file: it is read again when this is begun again.
+                    self.hurry.set()
+                    raise
 
     async def read(self) -> None:
-        """Hand in what the file says now, or note why it can't be read."""
+        """Hand in what the file says now, or note why it can't be read.
+
+        OSError: no process could be begun to read it; AgentError: the process was ended.
+        """
         try:
             # Not on the writer's thread: changes go on while a large file is read.
             config = await asyncio.to_thread(self._file.read)

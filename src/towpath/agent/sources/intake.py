@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, datetime
 from operator import is_not
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from towpath.agent.errors import REFUSALS, ConflictError, RequestError
+from towpath.agent.errors import REFUSALS, AgentError, ConflictError, RequestError
 from towpath.api.documents import SourceStatus
 from towpath.datapath.errors import DatapathError
+from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Content = TypeVar("Content")
+
+AGAIN_SECONDS = 5.0
+"""After so long a content is handed in again that failed for a reason which says nothing of it."""
 
 
 def now() -> str:
@@ -66,11 +71,21 @@ class Intake(Generic[Content]):
         self._status = SourceStatus()
         # What it was refused for contradicting; None when that is not why.
         self._contradicted: tuple[object, ...] | None = None
+        # When it may be tried again; None when the content itself is wrong.
+        self._again: float | None = None
 
     @property
     def status(self) -> SourceStatus:
         """What is in force, and what was refused. For any thread."""
         return self._status
+
+    @property
+    def trouble(self) -> str | None:
+        """Why a content could not be put into force that may be right. For any thread."""
+        if self._again is None:
+            return None
+        reasons = "; ".join(map(str, self._status.problems))
+        return f"{self.name} could not be put into force, and is tried again: {reasons}"
 
     async def offer(self, content: Content) -> bool:
         """Have a content put into force; whether it was. After a refusal, offer all there is."""
@@ -83,20 +98,35 @@ class Intake(Generic[Content]):
         return True
 
     def may_fit_now(self) -> bool:
-        """Whether what the content was refused for contradicting has changed since."""
+        """Whether what the content was refused for contradicting has changed since.
+
+        Or whether it is time to try again what failed for another reason than what it says.
+        """
+        if self._again is not None and time.monotonic() >= self._again:
+            return True
         before = self._contradicted
         return before is not None and any(map(is_not, before, self._desired()))
 
     def accept(self) -> None:
         """What was handed in is in force."""
         log.info("%s: in force", self.name)
-        self._contradicted = None
+        self._contradicted = self._again = None
         self._status = SourceStatus(accepted=now())
 
     def refuse(self, error: Exception) -> None:
         """What was handed in is not; what was in force before stays."""
         contradiction = isinstance(error, ConflictError | DatapathError)
         self._contradicted = self._desired() if contradiction else None
+        self._again = time.monotonic() + AGAIN_SECONDS if _is_fault(error) else None
+        before = self._status.problems
         self._status = SourceStatus(self._status.accepted, now(), problems_in(error))
+        if self._again is not None and self._status.problems == before:
+            return  # as the time before
         for problem in self._status.problems:
             log.error("%s: refused, what was in force stays: %s", self.name, problem)
+
+
+def _is_fault(error: Exception) -> bool:
+    """Whether it is the machine that refuses, as when there are too many open files."""
+    ours = isinstance(error, AgentError) and not isinstance(error, RequestError)
+    return ours or isinstance(error, KernelError)

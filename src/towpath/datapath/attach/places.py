@@ -86,7 +86,7 @@ class Places:
             place = Place(name, hook, hook.attach(program), program, None, adopted=False)
             self._places.append(place)
             if self._pins is not None:
-                self._pins.mkdir(parents=True, exist_ok=True)
+                self._pins.mkdir(parents=True, exist_ok=True, mode=0o700)
                 place.link.pin(self._pins / name)
                 place.pin = self._pins / name
         return place
@@ -149,7 +149,7 @@ class Places:
             # A link ends with its last name.
             path.unlink()
             return
-        self._pins.mkdir(parents=True, exist_ok=True)
+        self._pins.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             path.rename(target)
         except OSError as error:
@@ -181,7 +181,7 @@ class Places:
         missing = [place for place in self._places if place.pin and not place.pin.exists()]
         for place in missing:
             path = cast("Path", place.pin)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             place.link.pin(path)
         return [place.name for place in missing]
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from towpath.kernel import lock
 from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, remove_pins
 from towpath.kernel.errors import KernelError
+from towpath.kernel.private import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ class Hold:
             ensure_bpffs()
         was_held = bool(self._inode)
         try:
-            self._pins.mkdir(parents=True, exist_ok=True)
+            make_private(self._pins)
         except OSError as error:
             raise KernelError(f"make {self._pins}", error.errno or 0) from error
         self._undo.enter_context(lock.exclusive(self._pins))

@@ -223,12 +223,22 @@ class Recorder:
 
         And captures what time it is: who reads them may be waiting.
         """
+        failed = ""
         while not self._closed.wait(_BEAT_SECONDS):
-            with self._lock:
-                if not self._closed.is_set():
-                    self.slots["beat"] += 1
-                for each in self._chain:
-                    each.clock.look()
+            try:
+                self._beat_once()
+            except Exception as error:
+                # The next one may do; without any, captures would end without a word.
+                if failed != repr(error):
+                    log.exception("captures: tried again every %g s", _BEAT_SECONDS)
+                failed = repr(error)
+
+    def _beat_once(self) -> None:
+        with self._lock:
+            if not self._closed.is_set():
+                self.slots["beat"] += 1
+            for each in self._chain:
+                each.clock.look()
 
     # ---- the chain -------------------------------------------------------------------------------
 

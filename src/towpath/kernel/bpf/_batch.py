@@ -15,11 +15,13 @@ from towpath.errors import Error
 from towpath.kernel.bpf._structs import MapBatchOpts
 from towpath.kernel.bpf.libbpf import lib
 from towpath.kernel.errors import ENOTSUPP
+from towpath.kernel.fallback import fall_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NO_BATCH = frozenset((ENOTSUPP, errnos.EOPNOTSUPP, errnos.EINVAL))
+_SINGLY = ("batches for a kind of map", "its elements are read and written one by one")
 _CHUNK = 16384  # elements asked for at once
 _TOKEN = 64  # room for a position in the map: the number of a bucket, or a key
 
@@ -65,6 +67,7 @@ def read(fd: int, sizes: Sizes, max_entries: int) -> Iterator[tuple[bytes, bytes
             chunk *= 2
             continue
         if -result in NO_BATCH and position is None:
+            fall_back(*_SINGLY)
             yield from _read_singly(fd, sizes)
             return
         if result != -errnos.ENOENT:  # which marks the end
@@ -95,6 +98,7 @@ def update(fd: int, sizes: Sizes, keys: bytes, values: bytes, flags: int) -> Non
     if -result not in NO_BATCH:
         _check(result)
         return
+    fall_back(*_SINGLY)
     pairs = zip(_split(keys, sizes.key), _split(values, sizes.value), strict=True)
     for key, value in pairs:
         _check(lib.bpf_map_update_elem(fd, key, value, flags))
@@ -108,6 +112,7 @@ def delete(fd: int, sizes: Sizes, keys: bytes) -> None:
     if -result not in NO_BATCH:
         _check(result)
         return
+    fall_back(*_SINGLY)
     for key in _split(keys, sizes.key):
         _check(lib.bpf_map_delete_elem(fd, key))
 

@@ -28,6 +28,7 @@ from towpath.kernel.errors import (
     KernelError,
     permission_hint,
 )
+from towpath.kernel.fallback import fall_back
 from towpath.kernel.net import clsact
 from towpath.kernel.net.interfaces import device_name
 
@@ -227,6 +228,7 @@ def attach_xdp(program: Program, ifindex: int, mode: Mode = "auto") -> Link:
         refused = _xdp_error(program, name, ifindex, first, -fd)
         fd = _create_xdp(program, ifindex, "generic")
         if fd >= 0:
+            fall_back(f"native XDP on {name}", f"generic mode: {refused}")
             return Link(fd, mode="generic", why_generic=str(refused))
         first = "generic"
     raise _xdp_error(program, name, ifindex, first, -fd)
@@ -299,6 +301,7 @@ def attach_tc_egress(program: Program, ifindex: int) -> Attachment:
 def _attach_tc(program: Program, ifindex: int, side: clsact.Side, *, replace: bool) -> Attachment:
     name = device_name(ifindex)
     if not probe.tcx():
+        fall_back("TCX (Linux 6.6)", "programs at tc are filters, which outlive the agent")
         return clsact.attach(program, ifindex, side, replace=replace)
     # First, so that no other program's verdict hides packets from this one.
     opts = LinkCreateOpts(flags=_BPF_F_BEFORE)

@@ -15,6 +15,7 @@ from towpath.kernel import _libc
 from towpath.kernel.bpf._structs import MapCreateOpts
 from towpath.kernel.bpf.libbpf import check, lib
 from towpath.kernel.bpf.map_types import MapType
+from towpath.kernel.fallback import fall_back
 
 _MEMBARRIER_CMD_GLOBAL = 1
 
@@ -27,8 +28,8 @@ def wait_for_readers() -> None:
     if _membarrier_waits():
         try:
             _libc.membarrier(_MEMBARRIER_CMD_GLOBAL)
-        except OSError:
-            pass  # EINVAL with nohz_full= CPUs, ENOSYS without CONFIG_MEMBARRIER
+        except OSError:  # EINVAL with nohz_full= CPUs, ENOSYS without CONFIG_MEMBARRIER
+            fall_back("membarrier(2) here", "running programs are waited for by a map of maps")
         else:
             return
     _update_map_in_map()

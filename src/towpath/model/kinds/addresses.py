@@ -192,7 +192,7 @@ def split_endpoint(endpoint: str) -> tuple[Address, int]:
 
     Raises FieldError.
     """
-    match = re.fullmatch(r"(?:\[([^]]*)\]|([^:]*)):([0-9]{1,5})", endpoint)
+    match = re.fullmatch(r"(?:\[([^]]*)\]|([^:]*)):(0|[1-9][0-9]{0,4})", endpoint)
     if match is None:
         raise FieldError(f"{shown(endpoint)} is not ADDRESS:PORT; allowed: {Listen.allowed}")
     v6, v4, port = match.groups()

@@ -10,7 +10,7 @@ from typing import Any
 from towpath.model.kinds.base import FieldError, Kind, shown, text
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
-_DURATION = re.compile(r"\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(ms|s|m)\s*")
+_DURATION = re.compile(r"\s*((?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,9})?)\s*(ms|s|m)\s*")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any
 from towpath.model.kinds.base import FieldError, Kind, shown
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_TEXT = re.compile(r"(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
+_NUMBER = "0|[1-9][0-9]{0,8}"
+_TEXT = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in "dhms"))
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Duration(Kind):
     def _seconds(self, raw: object) -> int:
         if isinstance(raw, int) and not isinstance(raw, bool):
             return raw
-        if isinstance(raw, str) and re.fullmatch("[0-9]{1,9}", raw):
+        if isinstance(raw, str) and re.fullmatch(_NUMBER, raw):
             return int(raw)
         match = _TEXT.fullmatch(raw) if isinstance(raw, str) else None
         if not raw or match is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LAST_PORT = 65535
-_RANGE = re.compile(r"\s*([0-9]{1,5})\s*(?:-\s*([0-9]{1,5})\s*)?")
+_RANGE = re.compile(r"\s*(0|[1-9][0-9]{0,4})\s*(?:-\s*(0|[1-9][0-9]{0,4})\s*)?")
 
 
 class PortRange(NamedTuple):

@@ -14,7 +14,7 @@ from towpath.model.kinds.ports import LAST_PORT, PortRange
 MAX_ADDRESSES = 16
 FIRST_PORT = 1024
 MIN_PORTS = 16
-_RANGE = re.compile(r"\s*([0-9]{1,5})\s*-\s*([0-9]{1,5})\s*")
+_RANGE = re.compile(r"\s*(0|[1-9][0-9]{0,4})\s*-\s*(0|[1-9][0-9]{0,4})\s*")
 
 
 class TranslationAddresses(Kind):

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from towpath.agent.config import load
 from towpath.agent.config.file import ConfigFile
+from towpath.agent.errors import AgentError
 from towpath.model import ConfigError
 
 if TYPE_CHECKING:
@@ -58,3 +61,19 @@ def test_a_file_that_can_not_be_read_is_refused(
     with pytest.raises(ConfigError, match=message) as caught:
         ConfigFile(path)
     assert caught.value.problems[0].file == str(path)
+
+
+def test_what_says_nothing_of_the_file_does_not_refuse_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is ended from outside, and one that finds no open files in the system."""
+    kill = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(load, "python", lambda *_: kill)
+    with pytest.raises(AgentError, match=r"could not be read: .*SIGKILL"):
+        ConfigFile(path)
+    full = "from towpath.agent.config import load; import errno, os; from pathlib import Path"
+    fail = "def fails(*_, **__): raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))"
+    script = f"{full}\n{fail}\nPath.read_text = fails\nload.main()"
+    monkeypatch.setattr(load, "python", lambda *_: (sys.executable, "-c", script, str(path)))
+    with pytest.raises(AgentError, match="could not be read: Too many open files in system"):
+        ConfigFile(path)

@@ -10,20 +10,21 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.unit.agent.harness_servers import HOST, OK, RESET, serving
 from tests.unit.agent.samples import MemoryDatapath
 
 from towpath.agent.errors import InvalidError
+from towpath.agent.health import monitor
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.health.registry import Id
 from towpath.agent.health.target import Target
 from towpath.agent.lb.controller import Controller
 from towpath.agent.lb.store import Store
 from towpath.agent.writer import Writer
-from towpath.core.health import State
+from towpath.core.health import State, step
 from towpath.datapath.errors import CapacityError
 from towpath.kernel.errors import KernelError
 from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service
@@ -271,6 +272,54 @@ def test_a_datapath_that_refuses_is_trouble(tmp_path: Path) -> None:
             await world.until(lambda: world.monitor.trouble is None)
 
     lived(life())
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("never"), asyncio.CancelledError()])
+def test_checks_of_a_backend_that_end_are_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Told until then; those of the other backends go on."""
+    left = [1]
+
+    def fails(*given: Any) -> Any:
+        if left:
+            left.pop()
+            raise error
+        return step(*given)
+
+    monkeypatch.setattr(monitor, "step", fails)
+    monkeypatch.setattr(monitor, "AGAIN_SECONDS", 0.5)
+
+    async def life() -> None:
+        async with running(tmp_path, Backends()) as world:
+            await world.until(lambda: world.monitor.trouble is not None)
+            assert f"for {world.service.key} have ended" in str(world.monitor.trouble)
+            await world.until(lambda: world.monitor.trouble is None)
+            await world.until(lambda: all(world.state(b) is State.UP for b in BACKENDS))
+
+    lived(life())
+
+
+def test_an_unexpected_error_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However often it comes: thousands of checks write no thousands of tracebacks."""
+
+    async def fails(*_: object) -> None:
+        raise OSError("no files")
+
+    monkeypatch.setattr(monitor, "check", fails)
+
+    async def life() -> None:
+        async with running(tmp_path, Backends()) as world:
+            records = world.monitor.registry.records
+            await world.until(lambda: min((each.unmade for each in records()), default=0) > 3)
+            assert {each.standing.error for each in records()} == {"OSError: no files"}
+
+    lived(life())
+    assert [each.getMessage()[:8] for each in caplog.records if each.levelname == "ERROR"] == [
+        "check of"
+    ] * len(BACKENDS)
 
 
 def test_changes_of_what_is_desired_are_followed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from typing import TYPE_CHECKING
@@ -73,3 +74,17 @@ def test_the_path_of_a_successor_is_not_removed(tmp_path: Path) -> None:
         path.unlink()
         path.write_text("successor")
     assert path.read_text() == "successor"
+
+
+def test_the_group_gets_to_it(tmp_path: Path) -> None:
+    """Where its directory is made, whatever the umask is; one that is there stays as it is."""
+    path = tmp_path / "run" / "agent.sock"
+    before = os.umask(0o077)
+    try:
+        with unix_socket(path):
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+        path.parent.chmod(0o750)
+        with unix_socket(path):
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+    finally:
+        os.umask(before)

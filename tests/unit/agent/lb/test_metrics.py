@@ -13,7 +13,7 @@ from tests.unit.agent.http.test_metrics import parsed, text
 
 from towpath.agent.health.registry import Record
 from towpath.agent.health.target import Target
-from towpath.agent.lb.metrics import DatapathMetrics, Flows
+from towpath.agent.lb.metrics import Checks, DatapathMetrics, Flows
 from towpath.core.health import Standing, State
 from towpath.datapath.lb.services import Place
 from towpath.datapath.observe.counters import Readings, Totals
@@ -87,7 +87,8 @@ def scraped(
 ) -> Samples:
     """Every sample by its name and labels, as Prometheus' own parser sees them."""
     made = metrics or DatapathMetrics()
-    return parsed(made.render(services, Readings(places, totals()), FLOWS, checked))
+    checks = Checks(checked, 0.5)
+    return parsed(made.render(services, Readings(places, totals()), FLOWS, checks))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,7 @@ def scraped(
         ("towpath_backend_active_flows", CHECKED, 8),
         ("towpath_backend_packets_total", SNAT | {"backend": "192.0.2.9"}, 33),
         ("towpath_backend_dropped_packets_total", CHECKED | {"reason": "drop_mtu"}, 9),
+        ("towpath_check_delay_seconds", {}, 0.5),
         ("towpath_backend_health", CHECKED, 0),
         ("towpath_backend_checks_total", CHECKED | {"result": "passed"}, 13),
         ("towpath_backend_checks_total", CHECKED | {"result": "failed"}, 14),
@@ -126,7 +128,7 @@ def test_each_number_has_its_name_and_labels(
 def test_there_is_nothing_else() -> None:
     """Two verdicts, seven of each service, four of each backend, and what drops and is checked."""
     found = scraped()
-    assert len(found) == 2 + 2 * 7 + 3 * 4 + 2 + 4
+    assert len(found) == 2 + 2 * 7 + 3 * 4 + 2 + 4 + 1
     assert 99 not in found.values()
 
 
@@ -162,7 +164,8 @@ def test_labels_follow_what_changes() -> None:
 @pytest.mark.parametrize("state", State)
 def test_whether_a_backend_gets_flows(state: State) -> None:
     """One number to alert on."""
-    made = DatapathMetrics().render((WEB,), Readings(PLACES, totals()), FLOWS, [record(state)])
+    checks = Checks([record(state)], 0)
+    made = DatapathMetrics().render((WEB,), Readings(PLACES, totals()), FLOWS, checks)
     found = text(made)
     (line,) = [each for each in found.splitlines() if each.startswith("towpath_backend_health{")]
     assert line.rpartition(" ")[2] == ("1.0" if state in {"unknown", "up", "failing"} else "0.0")

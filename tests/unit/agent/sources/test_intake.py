@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 
 import pytest
 
-from towpath.agent.errors import ConflictError, InvalidError
+from towpath.agent.errors import AgentError, ConflictError, InvalidError
+from towpath.agent.sources import intake as source_intake
 from towpath.agent.sources.intake import Intake
+from towpath.kernel.errors import KernelError
 from towpath.model import Problem
 
 
@@ -81,6 +84,39 @@ def test_what_makes_no_sense_is_not_tried_again(desired: Desired, intake: Intake
     desired.error = InvalidError("port")
     asyncio.run(intake.offer("second"))
     desired.now = "something else"
+    assert not intake.may_fit_now()
+
+
+@pytest.mark.parametrize(
+    "error", [KernelError("create map vips", errno.EMFILE), AgentError("the database is locked")]
+)
+def test_what_the_machine_refuses_is_tried_again(
+    desired: Desired,
+    intake: Intake[str],
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The content may be right: that is told as trouble, and logged once."""
+    monkeypatch.setattr(source_intake, "AGAIN_SECONDS", 0.0)
+    assert intake.trouble is None
+    desired.error = error
+    for _ in range(3):
+        assert not asyncio.run(intake.offer("second"))
+        assert intake.may_fit_now()
+    assert caplog.text.count(str(error)) == 1
+    assert str(intake.trouble).startswith("the source could not be put into force")
+    assert str(error) in str(intake.trouble)
+    desired.error = InvalidError("port")
+    asyncio.run(intake.offer("third"))
+    assert intake.trouble is None
+    assert not intake.may_fit_now()
+
+
+def test_what_the_machine_refuses_waits_a_while(desired: Desired, intake: Intake[str]) -> None:
+    """It is not tried again at each look."""
+    desired.error = KernelError("create map vips", errno.EMFILE)
+    asyncio.run(intake.offer("second"))
     assert not intake.may_fit_now()
 
 
