@@ -18,7 +18,7 @@ from tests.lab.harness_agent import MAIL, WEB, Agent, names, running
 
 from towpath.api.client import Client
 from towpath.lab.waiting import wait_until
-from towpath.model.problems import MOST_PROBLEMS
+from towpath.model.problems import MAX_PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ def test_a_huge_request_holds_nobody_up(agent: Agent) -> None:
             seen.add(checks(agent))
     status, answer = asked.result()
     assert status == 422
-    assert len(answer["problems"]) == MOST_PROBLEMS + 1
+    assert len(answer["problems"]) == MAX_PROBLEMS + 1
     assert len(seen) > 3
     assert names(agent) == {"web"}
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from towpath.errors import Error
 from towpath.model.kinds import FieldError, Kind, shown
-from towpath.model.problems import MOST_PROBLEMS, FieldPath
+from towpath.model.problems import MAX_PROBLEMS, FieldPath
 from towpath.model.settings import DERIVED
 from towpath.model.shorthand import written_out
 
@@ -32,7 +32,7 @@ class EnoughError(Error):
 
 
 class Findings:
-    """Collects problems by field path: MOST_PROBLEMS of them, and whether there are ``more``."""
+    """Collects problems by field path: MAX_PROBLEMS of them, and whether there are ``more``."""
 
     def __init__(self) -> None:
         self.items: list[tuple[FieldPath, str]] = []
@@ -46,7 +46,7 @@ class Findings:
         """
         if path in self._spoiled:
             return
-        if len(self.items) >= MOST_PROBLEMS:
+        if len(self.items) >= MAX_PROBLEMS:
             self.more = True
             raise EnoughError
         self.items.append((path, message))

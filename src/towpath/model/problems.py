@@ -43,23 +43,23 @@ class Problem:
         return ": ".join(part for part in (place, self.field, self.message) if part)
 
 
-MOST_PROBLEMS = 100
+MAX_PROBLEMS = 100
 """So many are told of one input. Who sends thousands of services that are all wrong is told of the
 first ones, and the rest isn't looked at."""
 
-MORE = Problem(f"that is not all: only the first {MOST_PROBLEMS} problems are told")
+MORE = Problem(f"that is not all: only the first {MAX_PROBLEMS} problems are told")
 
 
 def bounded(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """Return the first of some problems, and that there are more if there are."""
-    found = tuple(islice(problems, MOST_PROBLEMS + 1))
-    return found if len(found) <= MOST_PROBLEMS else (*found[:MOST_PROBLEMS], MORE)
+    found = tuple(islice(problems, MAX_PROBLEMS + 1))
+    return found if len(found) <= MAX_PROBLEMS else (*found[:MAX_PROBLEMS], MORE)
 
 
 class ConfigError(Error, ValueError):
     """Input refused whole. ``problems`` has every problem found, in input order.
 
-    If there are more than MOST_PROBLEMS, the first of them.
+    If there are more than MAX_PROBLEMS, the first of them.
     """
 
     def __init__(self, problems: Iterable[Problem]) -> None:

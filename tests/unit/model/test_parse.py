@@ -35,7 +35,7 @@ from towpath.model import (
     parse_config,
     parse_services,
 )
-from towpath.model.problems import MORE, MOST_PROBLEMS
+from towpath.model.problems import MORE, MAX_PROBLEMS
 
 FULL = """\
 devices:
@@ -323,13 +323,13 @@ LIMITS = "services: 1, backends: 2, flows: 2048, table_slots: 251"
 def test_only_so_many_problems_are_told() -> None:
     """The first ones, and that there are more; what comes after them isn't looked at."""
     lines = [f"- {{name: s{n}, vip: 203.0.113.1, port: {n}, tabel_size: 1}}" for n in range(1, 301)]
-    for count, told in ((MOST_PROBLEMS, MOST_PROBLEMS), (300, MOST_PROBLEMS + 1)):
+    for count, told in ((MAX_PROBLEMS, MAX_PROBLEMS), (300, MAX_PROBLEMS + 1)):
         with pytest.raises(ConfigError) as refusal:
             parse_services("services:\n" + "\n".join(lines[:count]), "many.yaml")
         problems = refusal.value.problems
         assert len(problems) == told
-        first = [each.field for each in problems[:MOST_PROBLEMS]]
-        assert first == [f"services[{n}].tabel_size" for n in range(MOST_PROBLEMS)]
+        first = [each.field for each in problems[:MAX_PROBLEMS]]
+        assert first == [f"services[{n}].tabel_size" for n in range(MAX_PROBLEMS)]
     assert problems[-1] == MORE
 
 

@@ -3,7 +3,7 @@
 
 FastAPI reads a body of any size, and checks it where everything else waits. A route of the class
 JudgedRoute whose body is a Judged one has it read and checked by judge.py instead; all others
-take MOST_OTHERS bytes.
+take MAX_OTHERS bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import PlainValidator
 from pydantic_core import PydanticCustomError
 
 from towpath.agent.errors import AgentError
-from towpath.agent.http.judge import MOST_BODY, Judge
+from towpath.agent.http.judge import MAX_BODY, Judge
 from towpath.agent.http.wishes import Judged, Question, Wish
 from towpath.model import Backend, Service
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastapi import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MOST_OTHERS = 1 << 16
+MAX_OTHERS = 1 << 16
 _RECEIVE = "towpath.receive"
 _TOO_LARGE = 413
 
@@ -53,8 +53,8 @@ class SmallBodies:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > MOST_OTHERS:
-                raise too_large(MOST_OTHERS)
+            if size > MAX_OTHERS:
+                raise too_large(MAX_OTHERS)
             return message
 
         await self._app({**scope, _RECEIVE: receive}, bounded, send)
@@ -119,8 +119,8 @@ class _JudgedRequest(Request):
     async def body(self) -> bytes:
         """Have it judged; returns nothing if there is none, else something."""
         announced = self.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > MOST_BODY:
-            raise too_large(MOST_BODY)
+        if announced.isdecimal() and int(announced) > MAX_BODY:
+            raise too_large(MAX_BODY)
         try:
             self._found = await _judge(self.scope).judged(self._kind, self._pieces())
         except (AgentError, OSError) as error:
@@ -137,8 +137,8 @@ class _JudgedRequest(Request):
         size = 0
         async for piece in self.stream():
             size += len(piece)
-            if size > MOST_BODY:
-                raise too_large(MOST_BODY)
+            if size > MAX_BODY:
+                raise too_large(MAX_BODY)
             yield piece
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from towpath.agent.http.wishes import Judged
 
 SMALL = 1 << 18  # bytes
-MOST_BODY = 1 << 24
+MAX_BODY = 1 << 24
 """Bytes of a request's body: 50,000 services with three backends each."""
 SECONDS = 60.0
 """In which a process has to have checked one."""

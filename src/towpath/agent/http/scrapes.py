@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from starlette.types import Receive, Scope, Send
 
-MOST_AT_ONCE = 2
+MAX_AT_ONCE = 2
 
 
 class Scrapes:
@@ -43,7 +43,7 @@ class Scrapes:
         """What is being rendered, or is to be; what there is while two are still being read."""
         if self._making is None:
             there = [each for weak in self._there if (each := weak())]
-            if len(there) >= MOST_AT_ONCE:
+            if len(there) >= MAX_AT_ONCE:
                 return there[-1]
             loop = asyncio.get_running_loop()
             self._making = loop.run_in_executor(self._thread, self._render)

@@ -15,7 +15,7 @@ from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.capabilities import API, origin
 from towpath.model import Problem, Service
 from towpath.model.keys import Clash, KeyIndex
-from towpath.model.problems import MOST_PROBLEMS, bounded
+from towpath.model.problems import MAX_PROBLEMS, bounded
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -92,7 +92,7 @@ class Desired:
         for service in put:
             new, clash = Owned(owner, service), keys.clash(service.key)
             problems += _conflicts(new, names.get(service.name), clash)
-            if len(problems) > MOST_PROBLEMS:
+            if len(problems) > MAX_PROBLEMS:
                 break
             names[service.name] = new
             if not clash:

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 
 from towpath.agent.http import errors, judge
 from towpath.agent.http.bodies import (
-    MOST_OTHERS,
+    MAX_OTHERS,
     BackendsBody,
     JudgedRoute,
     QuestionBody,
@@ -26,9 +26,9 @@ from towpath.agent.http.bodies import (
     SmallBodies,
     WishBody,
 )
-from towpath.agent.http.judge import MOST_BODY, SMALL, Judge
+from towpath.agent.http.judge import MAX_BODY, SMALL, Judge
 from towpath.api.codec import plain
-from towpath.model.problems import MORE, MOST_PROBLEMS
+from towpath.model.problems import MORE, MAX_PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -177,7 +177,7 @@ async def pieces(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + (1 << 16)]
 
 
-@pytest.mark.parametrize("size", [SMALL - 1000, MOST_BODY - 1000], ids=["small", "large"])
+@pytest.mark.parametrize("size", [SMALL - 1000, MAX_BODY - 1000], ids=["small", "large"])
 def test_the_loop_goes_on_meanwhile(size: int) -> None:
     """However large a body is and however much is wrong; only so much is told."""
     turns = 0
@@ -196,7 +196,7 @@ def test_the_loop_goes_on_meanwhile(size: int) -> None:
 
     found = asyncio.run(ask())
     assert found
-    assert len(found.problems) == MOST_PROBLEMS + 1
+    assert len(found.problems) == MAX_PROBLEMS + 1
     assert found.problems[-1] == MORE
     assert turns > 5
 
@@ -245,10 +245,10 @@ async def endless() -> AsyncIterator[bytes]:
 @pytest.mark.parametrize(
     ("path", "body", "most"),
     [
-        ("/wish", b"{" * (MOST_BODY + 1), MOST_BODY),
-        ("/wish", endless, MOST_BODY),
-        ("/other", b"{" * (MOST_OTHERS + 1), MOST_OTHERS),
-        ("/other", endless, MOST_OTHERS),
+        ("/wish", b"{" * (MAX_BODY + 1), MAX_BODY),
+        ("/wish", endless, MAX_BODY),
+        ("/other", b"{" * (MAX_OTHERS + 1), MAX_OTHERS),
+        ("/other", endless, MAX_OTHERS),
     ],
     ids=["announced", "not announced", "others", "others, not announced"],
 )
@@ -262,7 +262,7 @@ def test_more_than_that_is_refused(path: str, body: object, most: int) -> None:
 
 def test_as_much_as_that_is_taken() -> None:
     """Of the others."""
-    assert asked(("/other", b"x" * MOST_OTHERS)) == [(200, MOST_OTHERS)]
+    assert asked(("/other", b"x" * MAX_OTHERS)) == [(200, MAX_OTHERS)]
 
 
 def test_a_body_that_says_it_is_not_json() -> None:

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.core import GaugeMetricFamily
 
 from towpath.agent.http.exposition import Ready
-from towpath.agent.http.scrapes import MOST_AT_ONCE, ScrapeResponse, Scrapes
+from towpath.agent.http.scrapes import MAX_AT_ONCE, ScrapeResponse, Scrapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,13 +64,13 @@ def test_there_are_never_more_than_two() -> None:
     scrapes = Scrapes(source.read)
 
     async def ask() -> None:
-        read_by_slow_ones = [await scrapes.rendering() for _ in range(MOST_AT_ONCE)]
+        read_by_slow_ones = [await scrapes.rendering() for _ in range(MAX_AT_ONCE)]
         for _ in range(5):
             assert await scrapes.rendering() is read_by_slow_ones[-1]
-        assert source.reads == MOST_AT_ONCE
+        assert source.reads == MAX_AT_ONCE
         read_by_slow_ones.pop(0)
         await scrapes.rendering()
-        assert source.reads == MOST_AT_ONCE + 1
+        assert source.reads == MAX_AT_ONCE + 1
 
     asyncio.run(ask())
 

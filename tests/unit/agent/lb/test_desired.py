@@ -11,7 +11,7 @@ from tests.unit.agent.samples import service
 from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.agent.lb.desired import Desired
 from towpath.capabilities import API, FILE
-from towpath.model.problems import MORE, MOST_PROBLEMS
+from towpath.model.problems import MORE, MAX_PROBLEMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -117,5 +117,5 @@ def test_only_so_many_contradictions_are_told() -> None:
     services = [service(f"s{port}", port=port) for port in range(1, 301)]
     with pytest.raises(ConflictError) as refusal:
         of(services, services)
-    assert len(refusal.value.problems) == MOST_PROBLEMS + 1
+    assert len(refusal.value.problems) == MAX_PROBLEMS + 1
     assert refusal.value.problems[-1] == MORE
