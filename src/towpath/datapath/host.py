@@ -22,6 +22,7 @@ from towpath.datapath.maps.pins import HOST, LINKS, MAPS, NAMES, NEXT, held
 from towpath.datapath.program.attachment import Attachment
 from towpath.datapath.program.forwarding import Forwarding
 from towpath.datapath.program.switches import Switches
+from towpath.datapath.program.tags import Tags
 from towpath.datapath.program.vlans import write_vlans
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.notes import Notes
@@ -75,6 +76,7 @@ class Host(Closeable):
             self.devices = undo.enter_context(Devices())
             self.switches = Switches(self.devices, Notes(pins / HOST if pins else None))
             self._forwarding = Forwarding(self.devices, self.switches)
+            self._tags = Tags(self.devices, self.switches)
             self._undo = undo.pop_all()
 
     # ---- the beginning ---------------------------------------------------------------------------
@@ -91,7 +93,9 @@ class Host(Closeable):
             self._forward([each.index for each in found if each is not None])
             self._choose_sources()
             self._write_vlans()
-            self.attachment = Attachment(program, self._wishes, self.devices, self._pins)
+            self.attachment = Attachment(
+                program, self._wishes, self.devices, self._tags, self._pins
+            )
         except BaseException:
             self.switches.give_up()
             raise
@@ -113,6 +117,7 @@ class Host(Closeable):
             "netlink": self.devices.read,
             "devices": self.attachment.follow,
             "settings": self.switches.forget_gone,
+            "VLAN tags": lambda: self._tags.follow(self.attachment.devices),
             "VLAN devices": self._write_vlans,
             "forwarding": self._forward,
             "outer sources": self._choose_sources,
@@ -145,6 +150,7 @@ class Host(Closeable):
         return (
             *(each for each in devices if each),
             *self._forwarding.troubles,
+            *self._tags.troubles,
             *self._failed.values(),
         )
 

@@ -15,7 +15,9 @@ from towpath.kernel.bpf import links, probe
 from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError
+from towpath.kernel.net.devices import Devices
 from towpath.kernel.net.interfaces import device_index, device_name
+from towpath.kernel.net.offloads import RX_VLAN
 from towpath.kernel.net.xdp_features import XdpFeatures, try_native, xdp_features
 
 if TYPE_CHECKING:
@@ -107,6 +109,23 @@ def _first_name(device: str) -> str:
         return device_name(device_index(device))
     except KernelError:
         return device
+
+
+def vlan_tags(_: str, index: int) -> Answer:
+    """Tags are in the frame when XDP sees it, or can be."""
+    with Devices() as devices:
+        parts = devices.parts(index)
+    if parts[0].kind == "veth":
+        return unprobed("that is its peer's to say: tx-vlan-offload has to be off there")
+    states = {(part.name, str(each)): each.state(part.name) for part in parts for each in RX_VLAN}
+    stripped = {key: state for key, state in states.items() if state.on}
+    if not stripped:
+        return yes("in the frame")
+    fixed = [f"{name} of {part}" for (part, name), state in stripped.items() if state.fixed]
+    if fixed:
+        return no(f"{', '.join(fixed)} can't be switched off")
+    names = ", ".join(sorted({name for _, name in stripped}))
+    return yes(f"{names}: on, off while the load balancer is attached")
 
 
 def forwarding(device: str, family: Family) -> Answer:

@@ -202,6 +202,7 @@ PROBES = {
     "generic": _device(devices.generic),
     "programs": _device(devices.programs),
     "redirect_target": _device(devices.redirect_target),
+    "vlan_tags": _device(devices.vlan_tags),
     "forwarding4": _device(lambda name, _: devices.forwarding(name, "ipv4")),
     "forwarding6": _device(lambda name, _: devices.forwarding(name, "ipv6")),
     "ring_buffer": Probe(

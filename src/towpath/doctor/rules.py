@@ -251,6 +251,12 @@ def _devices(config: Config) -> Iterator[Rule]:
             "load balancer on several devices",
             f"packets that come in on another device can't leave by {device.name}",
         )
+        yield Rule(
+            f"VLAN tags on {device.name}",
+            (Way(f"vlan_tags:{device.name}"),),
+            "load balancer in VLANs",
+            "packets of VLANs are taken for such as have no tag",
+        )
         for version in (_V4, _V6):
             yield Rule(
                 f"IPv{version} forwarding on {device.name}",

@@ -125,6 +125,7 @@ def test_every_way_has_its_probe() -> None:
 def test_each_probe_of_the_kernel_answers() -> None:
     """Also those that no verdict on this kernel depends on."""
     of_devices = {"native", "generic", "redirect_target", "forwarding4", "forwarding6", "programs"}
+    of_devices |= {"vlan_tags"}
     for name in set(PROBES) - of_devices - {"outside"}:
         answer = ask(name)
         assert answer.works is not None, (name, answer)
@@ -463,7 +464,8 @@ def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
     before = machine()
     for name in (name for name in PROBES if name != "outside"):
-        of_a_device = name.startswith(("native", "generic", "redirect_t", "forwarding", "programs"))
+        kinds = ("native", "generic", "redirect_t", "forwarding", "programs", "vlan")
+        of_a_device = name.startswith(kinds)
         ask(f"{name}:{pair[0]}" if of_a_device else name)
     doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))
     assert machine() == before

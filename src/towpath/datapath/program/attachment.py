@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.attach.places import Place
     from towpath.datapath.program.program import LoadedProgram
+    from towpath.datapath.program.tags import Tags
     from towpath.kernel.bpf.programs import Program
     from towpath.kernel.net.devices import Devices, Interface
     from towpath.model.settings import Device
@@ -77,10 +78,12 @@ class Attachment:
         program: LoadedProgram,
         wishes: Iterable[Device],
         devices: Devices,
+        tags: Tags,
         pins: Path | None = None,
     ) -> None:
         self._program = program
         self._devices = devices
+        self._tags = tags
         self._pinned = pins is not None
         self._places = Places(pins / LINKS if pins else None)
         self._names = Notes(pins / NAMES if pins else None)
@@ -133,6 +136,7 @@ class Attachment:
                 f"attach to {each.wish.name}", hint=f"{device.name} is named by another name too"
             )
         was_held = each.index == index
+        self._tags.keep(device)
         # tc first: from its first packet on, XDP may hand packets over.
         self._places.take(f"{_TC}{index}", programs["towpath_handoff"], Tc(index, "ingress"))
         try:
