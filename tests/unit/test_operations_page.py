@@ -13,7 +13,8 @@ import pytest
 from towpath.cli import decap
 from towpath.datapath.health import path
 from towpath.datapath.maps.pins import HOST, LINKS, MAPS, NAMES
-from towpath.datapath.program import switches
+from towpath.datapath.observe import refused
+from towpath.datapath.program import switches, trial
 from towpath.kernel.bpf import bpffs
 from towpath.kernel.net import clsact, sysctl
 from towpath.kernel.net.offloads import RX_VLAN
@@ -102,6 +103,19 @@ def test_every_program_that_is_attached_is_there() -> None:
     assert attached == programs
     for name in programs:
         assert f"`{name}`" in CHANGES
+
+
+def test_every_tracepoint_is_there() -> None:
+    """With the programs that are at it."""
+    for program, tracepoint in refused._TRACEPOINTS.items():
+        assert f"`{program}`" in CHANGES
+        assert f"`{tracepoint}`" in CHANGES
+
+
+def test_the_trial_is_as_it_is_made() -> None:
+    """Its device, and what it sends."""
+    assert f"`{trial._NAME.decode()}`" in CHANGES
+    assert f"(0x{trial._EXPERIMENTAL.hex()})" in CHANGES
 
 
 def test_routing_is_as_it_is_made() -> None:
