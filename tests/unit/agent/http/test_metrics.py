@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.test_codec import DOCUMENTS
 
 from towpath.agent.http.exposition import Rendering
-from towpath.agent.http.metrics import agent_metrics, host_metrics
-from towpath.api.documents import Status
+from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
+from towpath.api.documents import Refused, Status
 from towpath.datapath.balancer import Followed
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ def text(families: Iterable[Metric]) -> str:
 
 def every_metric() -> Iterable[Metric]:
     """What is not of a load balancer's packets."""
-    return chain(host_metrics(STATUS.device_status, FOLLOWED._asdict()), agent_metrics(STATUS))
+    return chain(
+        host_metrics(STATUS.device_status, FOLLOWED._asdict()),
+        refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
+        agent_metrics(STATUS),
+    )
 
 
 def parsed(families: Iterable[Metric]) -> Samples:
@@ -51,6 +55,9 @@ def parsed(families: Iterable[Metric]) -> Samples:
     [
         ("towpath_device_attached", {"device": "eth0"}, 1),
         ("towpath_device_attached", {"device": "eth1"}, 0),
+        ("towpath_device_native", {"device": "eth0"}, 1),
+        ("towpath_device_native", {"device": "eth2"}, 0),
+        ("towpath_refused_packets_total", {"device": "br0", "error": "EOPNOTSUPP"}, 6),
         ("towpath_repairs_total", {"what": "programs"}, 1),
         ("towpath_repairs_total", {"what": "settings"}, 2),
         ("towpath_repairs_total", {"what": "checks"}, 3),
@@ -72,7 +79,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 12
+    assert len(parsed(every_metric())) == 16
 
 
 def test_an_accepted_file_is_not_alarming() -> None:
