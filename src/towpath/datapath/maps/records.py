@@ -36,5 +36,6 @@ def assign(target: Array, source: Array) -> None:
         target[common] = source[common]
         return
     for name in names:
-        if name in others:
+        # Room that is left has no content, and may be several elements in one and one in the other.
+        if name in others and not name.startswith("_reserved"):
             assign(target[common][name], source[common][name])
