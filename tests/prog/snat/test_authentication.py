@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 from tests.prog.lb.authentication import authenticated
 from tests.prog.lb.frames import VIPS
@@ -13,23 +11,11 @@ from tests.prog.lb.network import NEAR
 from tests.prog.lb.oracle import LOST, NO_VIP, TX
 from tests.prog.lb.oracle_parse import FRAGMENT, OTHER_PROTOCOL
 from tests.prog.lb.wire_fragments import cut
-from tests.prog.snat.harness import NatRig, answer, client_frame, nat_rigged, services
+from tests.prog.snat.harness import NatRig, answer, client_frame, services
 from tests.prog.snat.harness_fragments import entry_ends, forget, framed, reversed_ends, whole
 from tests.prog.snat.test_icmp import ROUTERS, TOO_BIG, error
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.prog.lb.network import Network
-
 BOTH = [(version, protocol) for version in (4, 6) for protocol in (6, 17)]
-
-
-@pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
-    """A load balancer that translates to one address of each family."""
-    with nat_rigged(net) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -9,19 +9,10 @@ import pytest
 from tests.prog.lb.harness_devices import devices
 from tests.prog.lb.oracle import HANDOFF, TX, XDP_PASS, XDP_REDIRECT
 from tests.prog.lb.test_egress import BRIDGE, TUNNEL, VETH, left
-from tests.prog.snat.harness import BOTH, NatRig, answer, client_frame, nat_rigged, services
+from tests.prog.snat.harness import BOTH, NatRig, answer, client_frame, services
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
-    from tests.prog.lb.network import Network
-
-
-@pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
-    """A load balancer that translates to one address of each family."""
-    with nat_rigged(net) as made:
-        yield made
+    from collections.abc import Collection
 
 
 @pytest.fixture(autouse=True)

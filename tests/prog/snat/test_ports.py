@@ -12,13 +12,11 @@ from tests.prog.lb.network import NEAR
 from tests.prog.lb.oracle import NO_VIP, TX
 from tests.prog.snat.harness import (
     BOTH,
-    NARROW,
     PORTS,
     NatRig,
     answer,
     client_frame,
     established,
-    nat_rigged,
     port_of,
     snat_service,
 )
@@ -29,9 +27,6 @@ from towpath.model import Backend, BackendState, Protocol
 from towpath.model.flow import FlowTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tests.prog.lb.network import Network
     from tests.prog.lb.oracle import Outcome
 
     from towpath.model import Service
@@ -40,19 +35,12 @@ OWN = 8080
 MANY = examples(100, 20)
 
 
-@pytest.fixture(scope="module")
-def made(net: Network) -> Iterator[NatRig]:
-    """One address of each family, and sixteen ports."""
-    with nat_rigged(net, NARROW) as made:
-        yield made
-
-
 @pytest.fixture
-def nat(made: NatRig) -> NatRig:
-    """The same without services and translations."""
-    made.serve()
-    made.empty()
-    return made
+def nat(narrow: NatRig) -> NatRig:
+    """One address, sixteen ports, neither services nor translations."""
+    narrow.serve()
+    narrow.empty()
+    return narrow
 
 
 def web(version: int, protocol: int = 6, *, own: int | None = OWN, port: int = PORT) -> Service:
