@@ -25,6 +25,7 @@ from towpath.agent.writer import Writer
 from towpath.api import documents
 from towpath.capabilities import API, CAPABILITIES, FILE
 from towpath.closeable import Closeable
+from towpath.datapath.neigh.wanted import Wanted
 from towpath.model import Problem
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ FIXED = ("api", "metrics", "state")
 class Agent(Closeable):
     """The parts that a file's configuration asks for, started in their order.
 
-    Raises what the first part raises that can't start; what was in force then still is. Closing
+    Raises what the first part raises that can't start; what was in force then still is. Closeable
     it ends the parts in the opposite order, and leaves what they have in the kernel, unless
     ``detach_on_exit``.
     """
@@ -62,8 +63,9 @@ class Agent(Closeable):
         self._detach_on_exit = detach_on_exit
         with ExitStack() as undo:
             self._writer = undo.enter_context(Writer())
+            next_hops = Wanted()
             for capability in CAPABILITIES:
-                given = Given(self.config, self._writer, capability.pins(self.config))
+                given = Given(self.config, self._writer, capability.pins(self.config), next_hops)
                 if capability.configured(self.config):
                     part: Part = capability.load("agent", "start")(given)
                     undo.callback(self._end, part)

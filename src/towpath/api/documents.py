@@ -20,12 +20,16 @@ from towpath.documents import (
     FlowCount,
     FlowCounts,
     Flows,
+    NextHop,
+    NextHops,
     Plan,
+    Route,
     ServiceChange,
     ServiceCounters,
     ServiceName,
     Trace,
     Translation,
+    Unreached,
 )
 from towpath.model import Address, CheckType, Device, Problem, Service
 
@@ -42,7 +46,10 @@ __all__ = [
     "FlowCount",
     "FlowCounts",
     "Flows",
+    "NextHop",
+    "NextHops",
     "Plan",
+    "Route",
     "ServiceChange",
     "ServiceCounters",
     "ServiceEntry",
@@ -50,6 +57,7 @@ __all__ = [
     "Status",
     "Trace",
     "Translation",
+    "Unreached",
     "Use",
 ]
 

@@ -18,6 +18,7 @@ from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
+from towpath.datapath.lb.destinations import destinations
 from towpath.datapath.maps.pins import held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from towpath.core.lb.plan import Transition
     from towpath.datapath.lb.services import Installed
+    from towpath.datapath.neigh.wanted import Resolver
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import Counters, DeviceStatus, Trace
     from towpath.model.capture import Capture
@@ -74,7 +76,8 @@ class Balancer(Closeable):
     is lost in between; also where ``limits`` or this version of Towpath ask for other
     tables. Without, closing it detaches everything.
 
-    ``health`` is the way that health checks take, their packets carrying ``mark``.
+    ``health`` is the way that health checks take, their packets carrying ``mark``. ``next_hops``
+    keeps resolved how backends are reached.
 
     Not thread-safe. A context manager, which closes.
 
@@ -94,11 +97,14 @@ class Balancer(Closeable):
         pins: Path | None = None,
         snat: Snat | None = None,
         mark: int = DEFAULT_MARK,
+        next_hops: Resolver | None = None,
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
         self._pins = pins
         self._snat = snat or Snat()
+        self._source = source or Source()
+        self._next_hops = next_hops
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             hold = None if pins is None else undo.enter_context(held(pins))
@@ -139,6 +145,7 @@ class Balancer(Closeable):
             undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
+        self._want_next_hops()
 
     def _answer_as(self, icmp: Icmp) -> None:
         record = self._maps.maps["settings"].lookup(0)
@@ -178,7 +185,13 @@ class Balancer(Closeable):
         check_snat(self._snat, services)
         made = self._contents.apply(services, self._host.prepare)
         self.recorder.changed()
+        self._want_next_hops()
         return made
+
+    def _want_next_hops(self) -> None:
+        if self._next_hops is not None:
+            found = destinations(self._contents.installed, self._source)
+            self._next_hops.want("services", found)
 
     def counters(self, cpu: int | None = None) -> Counters:
         """Return what has been counted since the load balancer came up, by one CPU or by all."""

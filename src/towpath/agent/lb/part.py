@@ -115,6 +115,7 @@ class LoadBalancer(Part):
                     pins=given.pins,
                     snat=config.snat,
                     mark=config.checks.mark,
+                    next_hops=given.next_hops,
                 )
             )
             self.controller = Controller(config, store, self._balancer, names)

@@ -27,7 +27,7 @@ from towpath.datapath.lb.outer_source import Vips, node_address
 from towpath.kernel.bpf.links import attach_tc_egress
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules
-from towpath.kernel.net.routes import preferred_source, stays_here
+from towpath.kernel.net.own_routes import preferred_source, stays_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -157,7 +157,7 @@ class HealthPath:
         """Return a TCP socket whose packets go to ``backend`` as clients' do; not blocking.
 
         It is to be connected to ``vip``, with forwarding snat to ``backend``, at any port.
-        Closing it resets the connection, so that neither end waits for the other.
+        Closeable it resets the connection, so that neither end waits for the other.
         DatapathError: the node has no address to be answered at. OSError: no sockets or ports
         are left.
         """

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the datapath says which destinations it sends to, whether or not anybody resolves them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from towpath.datapath.address import Address
+    from towpath.datapath.neigh.next_hops import Destination
+
+
+class Resolver(Protocol):
+    """What keeps next hops resolved, such as a Follower. For any thread."""
+
+    def want(self, who: Hashable, destinations: Iterable[Destination]) -> None:
+        """Have these resolved from now on, in this order, and none else that ``who`` wanted."""
+        ...
+
+    def doubt(self, address: Address) -> None:
+        """Resolve anew how a destination is reached: something says that it isn't there."""
+        ...
+
+
+class Wanted:
+    """Keeps what is wanted until there is somebody to resolve it. For any thread."""
+
+    def __init__(self) -> None:
+        self._wanted: dict[Hashable, tuple[Destination, ...]] = {}
+        self._resolver: Resolver | None = None
+
+    def resolve_by(self, resolver: Resolver | None) -> None:
+        """Have all of it resolved by this one from now on; None: by nobody."""
+        self._resolver = resolver
+        if resolver is not None:
+            for who, destinations in list(self._wanted.items()):
+                resolver.want(who, destinations)
+
+    def want(self, who: Hashable, destinations: Iterable[Destination]) -> None:
+        """As for a Resolver."""
+        self._wanted[who] = tuple(destinations)
+        if self._resolver is not None:
+            self._resolver.want(who, self._wanted[who])
+
+    def doubt(self, address: Address) -> None:
+        """As for a Resolver."""
+        if self._resolver is not None:
+            self._resolver.doubt(address)
