@@ -126,6 +126,7 @@ class LoadBalancer(Part):
             self._writer,
             self._balancer.health,
             concurrent=config.checks.concurrent,
+            doubt=given.next_hops.doubt,
         )
         self.observer = Observer(
             self.controller,

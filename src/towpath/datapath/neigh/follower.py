@@ -9,6 +9,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ class Follower(Closeable):
     def __init__(self, *, per_second: float = REQUESTS_PER_SECOND) -> None:
         self._lock = threading.Lock()
         self._stopped = False
+        self._doubts: deque[Address] = deque()
         self._routes_changed: float | None = None
         self._looked_up = 0.0
         self._resync_at = 0.0
@@ -98,8 +100,12 @@ class Follower(Closeable):
         self._tell(lambda: self._keeper.prefer(wanted))
 
     def doubt(self, address: Address) -> None:
-        """Resolve anew how a destination is reached: something says that it isn't there."""
-        self._tell(lambda: self._keeper.doubt(address))
+        """Resolve anew how a destination is reached: something says that it isn't there.
+
+        Doesn't wait for its turn.
+        """
+        self._doubts.append(address)
+        os.eventfd_write(self._wake, 1)
 
     def asked(self, question: Callable[[Keeper], T]) -> T:
         """Answer a question about what is kept, while nothing changes."""
@@ -170,6 +176,8 @@ class Follower(Closeable):
             for change in changes:
                 self._take(change, now)
             self._reroute(now)
+        while self._doubts:
+            self._keeper.doubt(self._doubts.popleft())
         now = time.monotonic()
         times = [self._resync_at - now, self._keeper.work(now)]
         if self._routes_changed is not None:
