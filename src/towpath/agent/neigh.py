@@ -19,7 +19,7 @@ from towpath.datapath.neigh.route import ask
 from towpath.model.settings import DEFAULT_NEIGHBOURS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client.core import Metric
 
@@ -35,6 +35,24 @@ def start(given: Given) -> Part:
 def forget(_: Given) -> None:
     """Remove the entries that an earlier agent has made."""
     Follower(per_second=DEFAULT_NEIGHBOURS.per_second).let_go()
+
+
+def next_hop_metrics(found: NextHops) -> Iterator[Metric]:
+    """Metrics of next hops."""
+    states: dict[str, int] = {}
+    for each in found.next_hops:
+        states[each.state] = states.get(each.state, 0) + 1
+    family = GaugeMetricFamily(
+        "towpath_next_hops", "Next hops by the state of their neighbour.", labels=("state",)
+    )
+    for state, number in sorted(states.items()):
+        family.add_metric((state,), number)
+    yield family
+    yield GaugeMetricFamily(
+        "towpath_destinations_unreached",
+        "Backends, and others that packets are sent to, without a way there.",
+        value=len(found.unreached),
+    )
 
 
 class Neighbours(Part):
@@ -68,21 +86,7 @@ class Neighbours(Part):
 
     def metrics(self) -> Iterable[Metric]:
         """Next hops by state, and destinations that have none."""
-        found = self.next_hops()
-        states: dict[str, int] = {}
-        for each in found.next_hops:
-            states[each.state] = states.get(each.state, 0) + 1
-        family = GaugeMetricFamily(
-            "towpath_next_hops", "Next hops by the state of their neighbour.", labels=("state",)
-        )
-        for state, number in sorted(states.items()):
-            family.add_metric((state,), number)
-        yield family
-        yield GaugeMetricFamily(
-            "towpath_destinations_unreached",
-            "Backends, and others that packets are sent to, without a way there.",
-            value=len(found.unreached),
-        )
+        return next_hop_metrics(self.next_hops())
 
     def routes(self) -> Iterable[APIRouter]:
         """Reading them."""

@@ -215,6 +215,12 @@ RULES = (
         _RECORDER,
         _NO_CAPTURES,
     ),
+    Rule(
+        "managed neighbours",
+        (Way("managed_neighbours"),),
+        "next hops",
+        "next hops grow stale while no agent runs; one that runs asks again every 20 to 30 s",
+    ),
     Rule("libpcap", (Way("libpcap"),), "record --expr", "captures can't be chosen by expressions"),
 )
 
@@ -301,7 +307,6 @@ NOT_YET_USED = tuple(
     Rule(name, (Way(probe),), f"{feature}, not yet used", _NOTHING_YET)
     for name, probe, feature in (
         ("kernel BTF", "kernel_btf", "following the kernel's own types"),
-        ("managed neighbours", "managed_neighbours", "neighbours"),
         ("programs at connect()", "connect", "socket load balancing"),
         ("cgroups of version 2", "cgroups", "socket load balancing"),
         ("departure times", "departure_time", "pacing"),
