@@ -48,7 +48,7 @@ FIXED = ("api", "metrics", "state")
 class Agent(Closeable):
     """The parts that a file's configuration asks for, started in their order.
 
-    Raises what the first part raises that can't start; what was in force then still is. Closeable
+    Raises what the first part raises that can't start; what was in force then still is. Closing
     it ends the parts in the opposite order, and leaves what they have in the kernel, unless
     ``detach_on_exit``.
     """

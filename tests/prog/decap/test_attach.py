@@ -47,7 +47,7 @@ def pinned(device: int) -> Iterator[int]:
 
 
 def test_leaving_the_block_detaches(device: int) -> None:
-    """Closeable once more is nothing."""
+    """Closing once more is nothing."""
     with Decap(device, [ADDRESS]) as decap:
         assert xdp_program_id(device) != 0
         assert (decap.device, decap.ifindex, decap.mode) == (DEVICE, device, "native")

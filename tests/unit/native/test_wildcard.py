@@ -345,7 +345,7 @@ def test_arrays_of_another_kind_hold_no_table() -> None:
 
 
 def test_closed_is_closed() -> None:
-    """Closeable twice is closing once, and leaves the rules."""
+    """Closing twice is closing once, and leaves the rules."""
     memory = Memory(4)
     writer: FamilyWriter = memory.open()
     writer.insert(memory.encode(host_rule(1), 1))

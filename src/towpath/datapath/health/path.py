@@ -157,7 +157,7 @@ class HealthPath:
         """Return a TCP socket whose packets go to ``backend`` as clients' do; not blocking.
 
         It is to be connected to ``vip``, with forwarding snat to ``backend``, at any port.
-        Closeable it resets the connection, so that neither end waits for the other.
+        Closing it resets the connection, so that neither end waits for the other.
         DatapathError: the node has no address to be answered at. OSError: no sockets or ports
         are left.
         """

@@ -28,7 +28,7 @@ class MappedArray(Closeable):
     """Elements ``start`` to ``start + count`` of an array map, shared with the kernel.
 
     ``array`` is a numpy view: what is stored there, programs see at once. Only whole stores of up
-    to 8 aligned bytes are atomic. Closeable ends the view; one that was taken from it (a slice, a
+    to 8 aligned bytes are atomic. Closing ends the view; one that was taken from it (a slice, a
     field) stays valid, and keeps the memory mapped, until it is itself gone.
 
     A context manager, which closes it.
