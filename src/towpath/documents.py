@@ -106,6 +106,9 @@ class BackendStatus:
     """When it was removed, ISO 8601."""
     until: str | None = None
     """When it goes at the latest, ISO 8601."""
+    trouble: str | None = None
+    """Why packets don't get to it, such as that there is no route; None when they do, or when
+    nobody keeps its next hop resolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +338,21 @@ class Unreached:
 
     address: Address
     trouble: str
+    """Why, for people."""
+    reason: str
+    """The same as one word, such as no_route, blackhole, own_gateway, no_answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnreachedBackend:
+    """A backend of a service that packets don't get to."""
+
+    service: ServiceName
+    backend: Address
+    trouble: str
+    """Why, for people."""
+    reason: str
+    """The same as one word, such as no_route, blackhole, own_gateway, no_answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.lab.harness_agent import DEVICE, MAIL, WEB, Agent, device, put, running
+from tests.lab.harness_agent import DEVICE, MAIL, WEB, Agent, device, ip, put, running
 
 from towpath.api.client import Client
 from towpath.datapath.neigh.keeper import PROTOCOL
@@ -72,8 +72,48 @@ def test_backends_are_next_hops_of_the_agent(agent: Agent) -> None:
     assert (one.device, one.owner, one.mac) == (DEVICE, "towpath", None)
     assert one.destinations == (ip_address("192.0.2.11"),)
     with Client(agent.socket) as client:
-        (lost,) = client.next_hops().unreached
-    assert (str(lost.address), lost.trouble) == ("198.51.100.77", "no route")
+        unreached = {str(each.address): each.reason for each in client.next_hops().unreached}
+    assert unreached.pop("198.51.100.77") == "no_route"
+    assert set(unreached.values()) <= {"no_answer"}
+
+
+def test_each_backend_says_why_it_is_not_reached(agent: Agent) -> None:
+    """In status, beside the backend, in the metrics and by the doctor. Others are unaffected."""
+    silent = "its next hop doesn't answer: {} on " + DEVICE
+
+    def unreached() -> dict[str, str]:
+        with Client(agent.socket) as client:
+            return {str(each.backend): each.reason for each in client.unreached()}
+
+    reachable = "2001:db8:1::11"
+    ip(*f"neigh replace {reachable} dev {DEVICE} lladdr 02:00:00:00:00:11 nud permanent".split())
+    wait(lambda: len(unreached()) == 3 and reachable not in unreached())
+    with Client(agent.socket) as client:
+        assert client.status().unreached == {"no_route": 1, "no_answer": 2}
+        (lost,) = client.backend_status("lost")
+        one, _ = client.backend_status("web")
+        (six,) = client.backend_status("six")
+        text = client.metrics()
+    assert (lost.trouble, one.trouble, six.trouble) == (
+        "no route",
+        silent.format(one.address),
+        None,
+    )
+    found = {each.name: each.samples for each in text_string_to_metric_families(text)}
+    reached = {each.labels["backend"]: each.value for each in found["towpath_backend_reached"]}
+    assert {each: not value for each, value in reached.items() if not value} == dict.fromkeys(
+        unreached(), True
+    )
+    assert reached[reachable] == 1
+    shown = agent.command("status").stdout
+    assert "backends: 1 no_route, 2 no_answer" in shown or "2 no_answer, 1 no_route" in shown
+    assert "no route" in agent.command("backend", "list", "lost").stdout
+    assert silent.format("192.0.2.11") in agent.command("service", "get", "web").stdout
+    told = agent.command("doctor", "--config", str(agent.file), "-o", "json").stdout
+    ways = next(each for each in json.loads(told) if each["name"] == "ways to backends")
+    assert (ways["state"], ways["required"]) == ("missing", False)
+    assert "198.51.100.77: no route" in ways["found"]
+    assert reachable not in ways["found"]
 
 
 def test_the_command_shows_what_the_api_has(agent: Agent) -> None:
@@ -92,12 +132,12 @@ def test_the_command_shows_what_the_api_has(agent: Agent) -> None:
 
 def test_metrics_count_next_hops(agent: Agent) -> None:
     """By state, and what has none."""
-    wait(lambda: ours("192.0.2.11"))
     with Client(agent.socket) as client:
+        wait(lambda: len(client.next_hops().unreached) == 4)
         text = client.metrics()
     found = {each.name: each.samples for each in text_string_to_metric_families(text)}
     assert sum(each.value for each in found["towpath_next_hops"]) == len(hops(agent))
-    assert [each.value for each in found["towpath_destinations_unreached"]] == [1]
+    assert [each.value for each in found["towpath_destinations_unreached"]] == [4]
 
 
 def test_backends_that_come_and_go_are_followed(agent: Agent) -> None:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ServiceEntry,
         Status,
         Trace,
+        UnreachedBackend,
     )
     from towpath.model import Address, FlowTuple
     from towpath.model.capture import Capture
@@ -201,6 +202,10 @@ class AsyncClient:
     async def checks(self, service: str | None = None) -> tuple[Check, ...]:
         """How every backend is that is checked, or those of one service."""
         return await self._ask(calls.checks(service))
+
+    async def unreached(self, service: str | None = None) -> tuple[UnreachedBackend, ...]:
+        """Backends that packets don't get to, and why; of all services or of one."""
+        return await self._ask(calls.unreached(service))
 
     async def next_hops(self) -> NextHops:
         """Hosts on the links that packets are sent to, and whether they answer."""

@@ -27,6 +27,7 @@ from towpath.api.documents import (
     ServiceEntry,
     Status,
     Trace,
+    UnreachedBackend,
 )
 from towpath.model.capture import parse_capture
 
@@ -175,6 +176,11 @@ def health() -> Call[dict[str, str]]:
 def checks(name: str | None) -> Call[tuple[Check, ...]]:
     """How every backend is that is checked, or those of one service."""
     return _call(tuple[Check, ...], "GET", "/v1/checks", service=name)
+
+
+def unreached(name: str | None) -> Call[tuple[UnreachedBackend, ...]]:
+    """Backends that packets don't get to, of all services or of one."""
+    return _call(tuple[UnreachedBackend, ...], "GET", "/v1/unreached", service=name)
 
 
 def next_hops() -> Call[NextHops]:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         ServiceEntry,
         Status,
         Trace,
+        UnreachedBackend,
     )
     from towpath.model import Address, Backend, BackendState, FlowTuple, Service
     from towpath.model.capture import Capture
@@ -178,6 +179,10 @@ class Client(Balancing):
     def checks(self, service: str | None = None) -> tuple[Check, ...]:
         """How every backend is that is checked, or those of one service."""
         return self._ask(calls.checks(service))
+
+    def unreached(self, service: str | None = None) -> tuple[UnreachedBackend, ...]:
+        """Backends that packets don't get to, and why; of all services or of one."""
+        return self._ask(calls.unreached(service))
 
     def next_hops(self) -> NextHops:
         """Hosts on the links that packets are sent to, and whether they answer."""

@@ -30,6 +30,7 @@ from towpath.documents import (
     Trace,
     Translation,
     Unreached,
+    UnreachedBackend,
 )
 from towpath.model import Address, CheckType, Device, Problem, Service
 
@@ -58,6 +59,7 @@ __all__ = [
     "Trace",
     "Translation",
     "Unreached",
+    "UnreachedBackend",
     "Use",
 ]
 
@@ -153,6 +155,8 @@ class Status:
     """What is wrong with the agent itself; None when all is well."""
     checks: dict[str, int] = field(default_factory=dict)
     """Backends that are checked, by their state."""
+    unreached: dict[str, int] = field(default_factory=dict)
+    """Backends that packets don't get to, by the reason, such as no_route or no_answer."""
     capabilities: dict[str, str] = field(default_factory=dict)
     """What the agent does: each capability that is configured, in a few words."""
     sources: dict[str, SourceStatus] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
-from towpath.datapath.lb.destinations import destinations
+from towpath.datapath.lb.destinations import destination, destinations
 from towpath.datapath.maps.pins import held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
@@ -37,17 +37,19 @@ from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from towpath.core.lb.plan import Transition
+    from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
+    from towpath.datapath.neigh.next_hops import Trouble
     from towpath.datapath.neigh.wanted import Resolver
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import Counters, DeviceStatus, Trace
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
-    from towpath.model.service import Service
+    from towpath.model.service import Service, ServiceKey
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
@@ -201,7 +203,25 @@ class Balancer(Closeable):
 
     def readings(self) -> Readings:
         """Return the same without names and addresses, for who renders all of it."""
-        return Readings(self._contents.places, Totals.read(self._maps))
+        unreached = frozenset(handle for *_, handle, _ in self._unreached())
+        return Readings(self._contents.places, Totals.read(self._maps), unreached)
+
+    def unreached(self) -> dict[BackendKey, Trouble]:
+        """Return the backends that packets don't get to, and why.
+
+        None where nobody keeps next hops resolved.
+        """
+        return {BackendKey(key, address): why for key, address, _, why in self._unreached()}
+
+    def _unreached(self) -> Iterator[tuple[ServiceKey, Address, int, Trouble]]:
+        troubles = self._next_hops.troubles() if self._next_hops else {}
+        if not troubles:
+            return
+        for service in self._contents.installed:
+            for address, handle in service.handles.items():
+                why = troubles.get(destination(service, address, self._source))
+                if why is not None:
+                    yield service.key, address, handle, why
 
     @property
     def cpus(self) -> range:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from towpath.capabilities import CAPABILITIES
 from towpath.doctor.outside import declared, is_library
+from towpath.doctor.ways import question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -249,6 +250,13 @@ def _families(config: Config) -> set[int]:
 
 def _devices(config: Config) -> Iterator[Rule]:
     families = _families(config)
+    if config.devices and families:
+        yield Rule(
+            "ways to backends",
+            (Way(f"ways:{question(config)}"),),
+            _BALANCER,
+            "packets for these backends are dropped",
+        )
     for device in config.devices:
         yield _xdp(device)
         yield Rule(

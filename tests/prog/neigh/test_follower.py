@@ -57,8 +57,8 @@ def test_a_route_that_changes_moves_its_next_hop(
     wait(lambda: mac(new) and not there(old))
     ip(f"route del {behind}")
     wait(lambda: not there(new))
-    (way,) = follower.asked(lambda keeper: tuple(keeper.ways.values()))
-    assert way.trouble == "no route"
+    (trouble,) = follower.troubles().values()
+    assert trouble == ("no_route", "no route")
 
 
 def test_rules_and_next_hop_objects_are_followed(network: Network, follower: Follower) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import time
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 NEW_NEIGHBOUR = 28  # RTM_NEWNEIGH
 BOTH = pytest.mark.parametrize("prefix", ["192.0.2.", "2001:db8::"])
+BEHIND = {"192.0.2.": "10.1.0.0/16", "2001:db8::": "2001:db8:1::/48"}
+"""What is behind a gateway, by the prefix that the gateway's address begins with."""
+BITS = {"192.0.2.": "24", "2001:db8::": "64 nodad"}
 
 
 def to(*addresses: str) -> list[Destination]:
@@ -202,20 +206,122 @@ def test_a_next_hop_that_is_always_doubted_is_not_always_asked_for(network: Netw
 
 def test_destinations_say_why_they_are_not_reached(network: Network, keeper: Keeper) -> None:
     """Others are unaffected."""
-    ip("route add blackhole 10.4.0.0/16")
+    for kind in ("blackhole", "unreachable", "prohibit"):
+        ip(f"route add {kind} 10.{len(kind)}.0.0/16")
+        ip(f"-6 route add {kind} 2001:db8:{len(kind)}::/48")
+    ip("route add throw 10.66.0.0/16")
     ip("route add 10.5.0.0/16 via 192.0.2.2")
     wanted = {
         "192.0.2.3": None,
-        "198.51.100.1": "no route",
-        "10.4.0.1": "the route is blackhole",
-        "192.0.2.1": "it is this node's own address",
-        "192.0.2.255": "it is a broadcast address",
+        "198.51.100.1": "no_route",
+        "10.9.0.1": "blackhole",
+        "10.11.0.1": "unreachable",
+        "10.8.0.1": "prohibit",
+        "10.66.0.1": "no_route",
+        "192.0.2.1": "local",
+        "192.0.2.255": "broadcast",
+        "2001:db8::3": None,
+        "2001:db8:77::1": "no_route",
+        "2001:db8:9::1": "blackhole",
+        "2001:db8:11::1": "unreachable",
+        "2001:db8:8::1": "prohibit",
+        "2001:db8::1": "local",
     }
     onlink = Destination(ip_address("10.5.0.1"), on_link=True)
     keeper.want("test", [*to(*wanted), onlink])
-    found = {str(each.address): way.trouble for each, way in keeper.ways.items()}
-    assert found == wanted | {"10.5.0.1": "not on the link: its route has a gateway"}
-    assert set(keeper.entries()) == {network.key("192.0.2.3")}
+    found = {str(each.address): why.reason for each, why in keeper.troubles().items()}
+    assert found == {each: why for each, why in wanted.items() if why} | {"10.5.0.1": "not_on_link"}
+    assert set(keeper.entries()) == {network.key("192.0.2.3"), network.key("2001:db8::3")}
+
+
+@BOTH
+def test_a_next_hop_that_is_this_node_is_told(
+    network: Network, keeper: Keeper, prefix: str
+) -> None:
+    """A gateway that was another host when its route was made. Of several only this one is out."""
+    behind = (
+        ("2001:db8:1::/48", "2001:db8:2::/48") if ":" in prefix else ("10.1.0.0/16", "10.2.0.0/16")
+    )
+    there_is = [each.partition("/")[0] for each in behind]
+    ip(f"route add {behind[0]} via {prefix}2")
+    ip(f"route add {behind[1]} nexthop via {prefix}2 nexthop via {prefix}3")
+    ip(f"addr add {prefix}2/{BITS[prefix]} dev n0")
+    keeper.want("test", to(*there_is))
+    found = {str(each.address): why for each, why in keeper.troubles().items()}
+    assert found == {there_is[0]: ("own_gateway", f"its next hop is this node: {prefix}2")}
+    assert set(keeper.entries()) == {network.key(f"{prefix}3")}
+
+
+def test_a_device_without_carrier_is_told(network: Network, keeper: Keeper) -> None:
+    """Its next hops stay wanted."""
+    keeper.want("test", to("192.0.2.2"))
+    network.there("link set p0 down")
+    keeper.resync()
+    (why,) = keeper.troubles().values()
+    assert why == ("no_carrier", "no carrier on n0")
+    assert set(keeper.entries()) == {network.key("192.0.2.2")}
+    network.there("link set p0 up")
+    worked(keeper, lambda: not keeper.troubles())
+
+
+@BOTH
+def test_of_two_routes_of_one_metric_the_kernels_is_taken(
+    network: Network, keeper: Keeper, prefix: str
+) -> None:
+    """IPv4: the first. IPv6 makes several ways of them."""
+    behind = BEHIND[prefix]
+    ip(f"route add {behind} via {prefix}2 metric 7")
+    ip(f"route append {behind} via {prefix}3 metric 7")
+    keeper.want("test", to(behind.partition("/")[0]))
+    several = {network.key(f"{prefix}2"), network.key(f"{prefix}3")}
+    assert set(keeper.entries()) == (several if ":" in prefix else {network.key(f"{prefix}2")})
+    assert not keeper.troubles()
+
+
+@BOTH
+def test_a_next_hop_that_does_not_answer_is_told(
+    network: Network, keeper: Keeper, prefix: str
+) -> None:
+    """From when the kernel has given it up until it answers, whatever it says in between."""
+    behind = BEHIND[prefix]
+    ip(f"route add {behind} nexthop via {prefix}2 nexthop via {prefix}77")
+    there_is = behind.partition("/")[0]
+    keeper.want("test", to(f"{prefix}2", f"{prefix}77", there_is))
+    worked(keeper, lambda: len(keeper.troubles()) == 2)
+    found = {str(each.address): why for each, why in keeper.troubles().items()}
+    assert found == {
+        f"{prefix}77": ("no_answer", f"its next hop doesn't answer: {prefix}77 on n0"),
+        there_is: ("no_answer", f"1 of its 2 next hops don't answer: {prefix}77 on n0"),
+    }
+    entry = there(network.key(f"{prefix}77"))
+    assert entry
+    keeper.entry_changed(replace(entry, state=neighbours.INCOMPLETE))
+    assert len(keeper.troubles()) == 2
+    network.there(
+        f"addr add {prefix}77/{64 if ':' in prefix else 24} dev p0" + " nodad" * (":" in prefix)
+    )
+    worked(keeper, lambda: not keeper.troubles())
+
+
+def test_two_keepers_leave_each_others_entries_alone(network: Network) -> None:
+    """Each removes what it has made itself; what both want is made again by who is left."""
+    with Netlink(ROUTE) as one, Netlink(ROUTE) as two:
+        first = Keeper(one, managed=True)
+        first.resync()
+        first.want("test", to("192.0.2.2", "192.0.2.3"))
+        first.work(time.monotonic())
+        second = Keeper(two, managed=True, inherit=False)
+        second.resync()
+        second.want("test", to("192.0.2.3", "192.0.2.4"))
+        worked(second, lambda: there(network.key("192.0.2.4")) is not None)
+        worked(second, second.let_go)
+        assert there(network.key("192.0.2.2"))
+        assert there(network.key("192.0.2.3"))
+        second.want("test", to("192.0.2.4"))
+        second.work(time.monotonic() + 1)
+        worked(first, first.let_go)
+        assert not there(network.key("192.0.2.2"))
+        assert there(network.key("192.0.2.4"))
 
 
 def test_devices_that_resolve_nothing_have_no_entries(network: Network, keeper: Keeper) -> None:

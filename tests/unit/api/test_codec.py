@@ -35,6 +35,7 @@ from towpath.api.documents import (
     Status,
     Trace,
     Unreached,
+    UnreachedBackend,
     Use,
 )
 from towpath.capabilities import FILE
@@ -80,9 +81,10 @@ DOCUMENTS = [
                 destinations=(ip_address("10.0.0.1"), ip_address("2001:db8::1")),
             ),
         ),
-        (Unreached(ip_address("10.0.0.2"), "no route"),),
+        (Unreached(ip_address("10.0.0.2"), "no route", "no_route"),),
         managed=True,
     ),
+    UnreachedBackend(NAME, ip_address("10.0.0.2"), "no route", "no_route"),
     Route(ip_address("10.0.0.1"), "eth0", "sent", "", "eth1", ip_address("192.0.2.1")),
     Check(
         NAME, ip_address("192.0.2.1"), CheckType.HTTP, State.RISING, "then", "why", "now", 1, 2, 3

@@ -283,6 +283,7 @@ class LoadBalancer(Part):
             "services": dict.fromkeys((FILE, API), 0) | self.observer.owners(),
             "limits": self.observer.limits(),
             "checks": self.observer.states(),
+            "unreached": self.observer.reasons(),
             "sources": {
                 name: replace(intake.status, trouble=source.trouble)
                 for name, (source, intake) in self._sources.items()

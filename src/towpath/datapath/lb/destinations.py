@@ -23,10 +23,15 @@ def destinations(installed: Iterable[Installed], source: Source) -> Iterator[Des
     translated one has an address out of several.
     """
     for service in installed:
-        forwarding = service.options.forwarding
         for address in service.handles:
-            tunnel = _outer(source, address) if forwarding == "dsr" else None
-            yield Destination(address, tunnel, on_link=forwarding == "l2")
+            yield destination(service, address, source)
+
+
+def destination(service: Installed, address: Address, source: Source) -> Destination:
+    """Where packets of a service go for one of its backends."""
+    forwarding = service.options.forwarding
+    tunnel = _outer(source, address) if forwarding == "dsr" else None
+    return Destination(address, tunnel, on_link=forwarding == "l2")
 
 
 def _outer(source: Source, to: Address) -> Address | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import select
@@ -19,6 +20,7 @@ from towpath.kernel.bpf.probe_net import managed_neighbours
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import link_state, neighbours
 from towpath.kernel.net.messages import ROUTE, Netlink
+from towpath.kernel.net.netns import Share
 from towpath.kernel.net.watch import Group, Watch
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from towpath.datapath.address import Address
-    from towpath.datapath.neigh.next_hops import Destination
+    from towpath.datapath.neigh.next_hops import Destination, Trouble
     from towpath.kernel.net.watch import Change
 
     T = TypeVar("T")
@@ -62,13 +64,15 @@ class Follower(Closeable):
     """Keeps next hops resolved, in the calling thread's network namespace, until it is closed.
 
     What it has made in the kernel stays when it is closed; `let_go` removes it. ``per_second``: how
-    many entries are made a second. For any thread. OSError, KernelError: the kernel's tables of
-    routes and neighbours can't be read.
+    many entries are made a second. Several of one namespace, in whatever process, leave each
+    other's entries alone; the first takes over what was left. For any thread. OSError, KernelError:
+    the kernel's tables of routes and neighbours can't be read.
     """
 
     def __init__(self, *, per_second: float = REQUESTS_PER_SECOND) -> None:
         self._lock = threading.Lock()
         self._stopped = False
+        self._process = os.getpid()
         self._doubts: deque[Address] = deque()
         self._routes_changed: float | None = None
         self._looked_up = 0.0
@@ -78,11 +82,15 @@ class Follower(Closeable):
         with ExitStack() as undo:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             undo.callback(os.close, self._wake)
+            share = undo.enter_context(Share())
             managed = managed_neighbours()
             self._watch = undo.enter_context(Watch(GROUPS))
             netlink = undo.enter_context(Netlink(ROUTE))
-            self._keeper = Keeper(netlink, managed=managed, per_second=per_second)
+            self._keeper = Keeper(
+                netlink, managed=managed, per_second=per_second, inherit=share.first
+            )
             self._resync()
+            share.begun()
             self._undo = undo.pop_all()
         self._thread = threading.Thread(target=self._run, name="next hops", daemon=True)
         self._thread.start()
@@ -92,7 +100,12 @@ class Follower(Closeable):
     def want(self, who: Hashable, destinations: Iterable[Destination]) -> None:
         """Have these resolved from now on, in this order, and none else that ``who`` wanted."""
         wanted = tuple(destinations)
-        self._tell(lambda: self._keeper.want(who, wanted))
+
+        def note() -> None:
+            self._keeper.note(who, wanted)
+            self._note_change()
+
+        self._tell(note)
 
     def prefer(self, addresses: Iterable[Address]) -> None:
         """Name destinations that have traffic: theirs are made before others'."""
@@ -112,8 +125,23 @@ class Follower(Closeable):
         with self._lock:
             return question(self._keeper)
 
+    def troubles(self) -> dict[Destination, Trouble]:
+        """Destinations that packets don't get to, and why."""
+        return self.asked(Keeper.troubles)
+
+    def let_go_at_exit(self) -> None:
+        """Have it let go when the process ends, if nobody has closed it by then."""
+        atexit.register(self._exit)
+
+    def _exit(self) -> None:
+        if os.getpid() == self._process:  # a forked child has made nothing
+            self.let_go()
+
     def let_go(self) -> None:
-        """Remove all that it has made, and close."""
+        """Remove all that it has made, and close. Twice is once."""
+        atexit.unregister(self._exit)
+        if self._stopped:
+            return
         self._end()
         for _ in range(LET_GO_TRIES):
             if self._keeper.let_go():
@@ -125,6 +153,7 @@ class Follower(Closeable):
 
     def close(self) -> None:
         """End its thread. What it has made stays. Twice is once."""
+        atexit.unregister(self._exit)
         self._end()
         self._undo.close()
 
@@ -174,7 +203,7 @@ class Follower(Closeable):
             self._resync()
         else:
             for change in changes:
-                self._take(change, now)
+                self._take(change)
             self._reroute(now)
         while self._doubts:
             self._keeper.doubt(self._doubts.popleft())
@@ -184,14 +213,17 @@ class Follower(Closeable):
             times.append(self._due() - now)
         return max(0.0, min(each for each in times if each is not None))
 
-    def _take(self, change: Change, now: float) -> None:
+    def _take(self, change: Change) -> None:
         if change.kind in (_NEW_NEIGHBOUR, _DEL_NEIGHBOUR):
             self._take_neighbour(change)
             return
         if change.kind in (_NEW_LINK, _DEL_LINK):
             self._take_link(change)
+        self._note_change()
+
+    def _note_change(self) -> None:
         if self._routes_changed is None:
-            self._routes_changed = now
+            self._routes_changed = time.monotonic()
 
     def _take_neighbour(self, change: Change) -> None:
         entry = neighbours.read(change.body)

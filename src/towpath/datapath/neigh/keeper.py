@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from towpath.core.neigh.keep import Action, action, plan
 from towpath.core.neigh.rate import Rate
 from towpath.datapath.neigh.next_hops import Way, find
+from towpath.datapath.neigh.silence import Silence
 from towpath.kernel.net import link_state, neighbours
 from towpath.kernel.net.neighbours import (
     EXTERN_LEARN,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
     from towpath.datapath.address import Address
-    from towpath.datapath.neigh.next_hops import Destination
+    from towpath.datapath.neigh.next_hops import Destination, Trouble
     from towpath.kernel.net.link_state import Device
     from towpath.kernel.net.messages import Netlink
     from towpath.kernel.net.neighbours import Key, Neighbour
@@ -104,12 +105,19 @@ class Keeper:
     """Next hops of one network namespace, that of ``netlink``. Not thread-safe.
 
     ``managed``: whether the kernel can manage neighbours (`probe_net.managed_neighbours`).
+    ``inherit``: entries that are there when all is read first are this one's, and it removes those
+    that nobody wants; otherwise they are another keeper's.
     Nothing is changed but by `work`, which the caller has done when it says so, and after each
     call of another method. KernelError of all methods: the kernel refuses altogether.
     """
 
     def __init__(
-        self, netlink: Netlink, *, managed: bool, per_second: float = REQUESTS_PER_SECOND
+        self,
+        netlink: Netlink,
+        *,
+        managed: bool,
+        per_second: float = REQUESTS_PER_SECOND,
+        inherit: bool = True,
     ) -> None:
         self._netlink = netlink
         self.managed = managed
@@ -126,16 +134,24 @@ class Keeper:
         self._refused: dict[Key, tuple[int, float]] = {}
         self._again: dict[Key, float] = {}  # when to remove what should be gone by now
         self._refresh: dict[Key, float] = {}
+        self._silence = Silence()
+        self._inherit = inherit
+        self._mine: set[Key] = set()  # what this one may remove
         self.ways: dict[Destination, Way] = {}
         """How each destination is reached."""
         self._hops: dict[Key, list[Destination]] = {}
+        self._cut_off: dict[Destination, Trouble] = {}
 
     # ---- What is wanted --------------------------------------------------------------------------
 
     def want(self, who: Hashable, destinations: Iterable[Destination]) -> None:
         """Have these resolved from now on, in this order, and none else that ``who`` wanted."""
-        self._wanted[who] = tuple(destinations)
+        self.note(who, destinations)
         self.reroute()
+
+    def note(self, who: Hashable, destinations: Iterable[Destination]) -> None:
+        """The same from the next `reroute` on."""
+        self._wanted[who] = tuple(destinations)
 
     def prefer(self, addresses: Iterable[Address]) -> None:
         """Name destinations that have traffic: theirs are made before others'."""
@@ -156,22 +172,30 @@ class Keeper:
         """Read all anew: devices, routes, neighbours."""
         found = neighbours.dump(self._netlink)
         self._present = {each.key: Kept(each, self.managed) for each in found}
+        for kept in self._present.values():
+            self._silence.look_at(kept)
+        ours = {key for key, kept in self._present.items() if kept.ours}
+        self._mine = ours if self._inherit else self._mine & ours
+        self._inherit = False
         self.reroute()
 
     def reroute(self) -> None:
         """Ask the routes again, after a change of them, of rules, addresses or devices."""
-        found = link_state.dump(self._netlink)
-        for index in self._devices.keys() - found.keys():
+        devices = link_state.dump(self._netlink)
+        for index in self._devices.keys() - devices.keys():
             self.device_gone(index)
-        for device in found.values():
+        for device in devices.values():
             self.device_changed(device)
         everything = (each for some in self._wanted.values() for each in some)
         self.ways = find(self._netlink, everything, self._devices)
+        self._cut_off = {each: way.trouble for each, way in self.ways.items() if way.trouble}
         self._hops = {}
         for destination, way in self.ways.items():
             for hop in way.hops:
                 self._hops.setdefault(hop, []).append(destination)
-        self._todo = plan(self._hops, self._present, can_hold=self._holds)
+        self._silence.keep(self._hops.keys())
+        found = plan(self._hops, self._present, can_hold=self._holds)
+        self._todo = {key: todo for key, todo in found.items() if self._may(key, todo)}
 
     def device_changed(self, device: Device) -> None:
         """Follow a device. What has come back is asked anew: its peers may be others now."""
@@ -194,6 +218,8 @@ class Keeper:
         """Follow an entry that was made or changed."""
         before = self._present.get(entry.key)
         kept = self._present[entry.key] = Kept(entry, self.managed)
+        if entry.key in self._hops:
+            self._silence.look_at(kept)
         self._look_at(entry.key)
         # One that the peer has announced by itself has another MAC address, not confirmed yet.
         if kept.ours and kept.unanswered and before and before.entry.mac == entry.mac:
@@ -209,10 +235,16 @@ class Keeper:
             self._doubted.pop(key, None)
         kept, wanted = self._present.get(key), key in self._hops
         todo = action(kept, wanted=wanted, can_hold=self._holds)
-        if todo is None:
+        if kept is None and not wanted:
+            self._mine.discard(key)
+        if todo is None or not self._may(key, todo):
             self._todo.pop(key, None)
         else:
             self._todo[key] = todo
+
+    def _may(self, key: Key, todo: Action) -> bool:
+        """Another keeper of this namespace may want what this one doesn't."""
+        return todo is not Action.REMOVE or key in self._mine
 
     @property
     def _holds(self) -> bool:
@@ -274,6 +306,7 @@ class Keeper:
             return
         self._refused.pop(key, None)
         self._todo.pop(key, None)
+        self._mine.add(key)
         if not self.managed:
             # Spread out, so that they don't all come at once.
             self._refresh[key] = now + REFRESH_SECONDS * random.uniform(1, 1.5)  # noqa: S311
@@ -342,15 +375,23 @@ class Keeper:
         """Who is reached by a next hop."""
         return tuple(self._hops.get(key, ()))
 
+    def troubles(self) -> dict[Destination, Trouble]:
+        """Destinations that packets don't get to, and why."""
+        silent = {each for hop in self._silence for each in self._hops.get(hop, ())}
+        found = {
+            each: self._silence.trouble(self.ways[each].hops, self.device_name) for each in silent
+        }
+        return found | self._cut_off
+
     def refusals(self) -> Mapping[Key, int]:
         """Error numbers of entries that the kernel has refused, for now."""
         return {key: error for key, (error, _) in self._refused.items() if key in self._hops}
 
     def let_go(self) -> bool:
-        """Remove all that is ours; whether all of it is gone. If not, try again a little later."""
+        """Remove all that is this one's; whether it is gone. If not, try again a little later."""
         self._wanted.clear()
         self.resync()
-        ours = [key for key, kept in self._present.items() if kept.ours]
+        ours = [key for key in self._mine if self._is_ours(key)]
         self._again.clear()
         self._remove(ours, 0.0)
         return not ours

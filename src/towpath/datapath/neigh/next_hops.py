@@ -6,16 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.kernel.net import routes
+from towpath.kernel.net import own_addresses, routes
 from towpath.kernel.net.neighbours import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from towpath.datapath.address import Address
     from towpath.kernel.net.link_state import Device
     from towpath.kernel.net.messages import Netlink
-    from towpath.kernel.net.routes import Route
+    from towpath.kernel.net.routes import Hop, Route
 
 
 class Destination(NamedTuple):
@@ -28,37 +28,56 @@ class Destination(NamedTuple):
     """It has to be on the link: packets go to that very host, by no gateway."""
 
 
+class Trouble(NamedTuple):
+    """Why packets don't get to a destination."""
+
+    reason: str
+    """A key of REASONS."""
+    text: str
+    """The same for people, with names."""
+
+
+REASONS = {
+    "no_route": "no route",
+    "blackhole": "the route is blackhole",
+    "unreachable": "the route is unreachable",
+    "prohibit": "the route is prohibit",
+    "local": "it is this node's own address",
+    "broadcast": "it is a broadcast address",
+    "anycast": "it is an anycast address of this node",
+    "multicast": "it is a multicast address",
+    "link_down": "every link of its route is down",
+    "no_carrier": "every device of its route is without carrier",
+    "not_on_link": "not on the link: its route has a gateway",
+    "own_gateway": "its next hop is this node",
+    "no_answer": "its next hop doesn't answer",
+    "other": "the route is of a type that nothing is sent by",
+}
+"""What there can be, by the label that metrics have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """How a destination is reached."""
 
     hops: tuple[Key, ...] = ()
     """Next hops that have to be resolved, each of which packets may take."""
-    trouble: str | None = None
-    """Why it isn't reached; None: it is."""
-
-
-NOT_ASKED = Way(trouble="not looked up yet")
-
-REASONS = {
-    "none": "no route",
-    "local": "it is this node's own address",
-    "broadcast": "it is a broadcast address",
-    "anycast": "it is an anycast address of this node",
-    "multicast": "it is a multicast address",
-}
-"""Why nothing is sent by a route of that type; other types are their own reason."""
+    trouble: Trouble | None = None
+    """Why it isn't reached, as far as routes and devices say; None: it is."""
 
 
 def find(
     netlink: Netlink, destinations: Iterable[Destination], known: Mapping[int, Device]
 ) -> dict[Destination, Way]:
     """Look up all destinations. ``known``: all devices, by interface index."""
-    wanted: dict[Destination, Way] = dict.fromkeys(destinations, NOT_ASKED)
-    found = zip(wanted, _ask(netlink, list(wanted)), strict=True)
-    for destination, route in found:
-        wanted[destination] = way(destination, route, known)
-    return wanted
+    wanted = list(dict.fromkeys(destinations))
+    found = _ask(netlink, wanted)
+    gateways = any(hop.gateway for route in found for hop in route.hops)
+    own = own_addresses.dump(netlink) if gateways else frozenset()
+    return {
+        destination: way(destination, route, known, own)
+        for destination, route in zip(wanted, found, strict=True)
+    }
 
 
 def _ask(netlink: Netlink, destinations: Sequence[Destination]) -> list[Route]:
@@ -77,20 +96,52 @@ def _ask(netlink: Netlink, destinations: Sequence[Destination]) -> list[Route]:
     return found
 
 
-def way(destination: Destination, route: Route, known: Mapping[int, Device]) -> Way:
-    """What a route means for a destination."""
+def way(
+    destination: Destination,
+    route: Route,
+    known: Mapping[int, Device],
+    own: Collection[Address] = (),
+) -> Way:
+    """What a route means for a destination. ``own``: this node's addresses."""
     if not route.forwards:
-        reason = REASONS.get(route.kind, f"the route is {route.kind}")
-        return Way(trouble="every link of its route is down" if route.kind == "unicast" else reason)
+        return Way(trouble=_refusal(route.kind))
     if destination.on_link and any(
         hop.gateway not in (None, destination.address) for hop in route.hops
     ):
-        return Way(trouble="not on the link: its route has a gateway")
-    return Way(hops=tuple(dict.fromkeys(_resolved(destination, route, known))))
+        return Way(trouble=trouble("not_on_link"))
+    others = [hop for hop in route.hops if hop.gateway not in own]
+    if not others:
+        return Way(trouble=_own_gateway(route.hops))
+    hops = tuple(dict.fromkeys(_resolved(destination, others, known)))
+    devices = {hop.device: known[hop.device] for hop in others if hop.device in known}.values()
+    if devices and not any(device.up for device in devices):
+        names = ", ".join(device.name for device in devices)
+        return Way(hops, Trouble("no_carrier", f"no carrier on {names}"))
+    return Way(hops)
 
 
-def _resolved(destination: Destination, route: Route, known: Mapping[int, Device]) -> Iterator[Key]:
-    for hop in route.hops:
+def trouble(reason: str) -> Trouble:
+    """A trouble of which there is nothing more to say."""
+    return Trouble(reason, REASONS[reason])
+
+
+def _refusal(kind: str) -> Trouble:
+    if kind in {"none", "throw"}:
+        return trouble("no_route")
+    if kind == "unicast":
+        return trouble("link_down")
+    return trouble(kind) if kind in REASONS else Trouble("other", f"the route is {kind}")
+
+
+def _own_gateway(hops: Sequence[Hop]) -> Trouble:
+    names = ", ".join(dict.fromkeys(str(hop.gateway) for hop in hops))
+    return Trouble("own_gateway", f"{REASONS['own_gateway']}: {names}")
+
+
+def _resolved(
+    destination: Destination, hops: Iterable[Hop], known: Mapping[int, Device]
+) -> Iterator[Key]:
+    for hop in hops:
         device = known.get(hop.device)
         if device is not None and device.resolves:
             yield Key(hop.device, hop.gateway or destination.address)

@@ -19,12 +19,10 @@ _NEVER = 10 * 365 * 86400.0
 
 def report(keeper: Keeper) -> NextHops:
     """All that a keeper keeps, and what it can't reach."""
-    unreached = {
-        each.address: way.trouble for each, way in keeper.ways.items() if way.trouble is not None
-    }
+    unreached = {each.address: trouble for each, trouble in keeper.troubles().items()}
     return NextHops(
         tuple(_next_hop(keeper, key, kept) for key, kept in keeper.entries().items()),
-        tuple(Unreached(*each) for each in unreached.items()),
+        tuple(Unreached(each, text, reason) for each, (reason, text) in unreached.items()),
         keeper.managed,
     )
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Mapping
 
     from towpath.datapath.address import Address
-    from towpath.datapath.neigh.next_hops import Destination
+    from towpath.datapath.neigh.next_hops import Destination, Trouble
 
 
 class Resolver(Protocol):
@@ -21,6 +21,10 @@ class Resolver(Protocol):
 
     def doubt(self, address: Address) -> None:
         """Resolve anew how a destination is reached: something says that it isn't there."""
+        ...
+
+    def troubles(self) -> Mapping[Destination, Trouble]:
+        """Destinations that packets don't get to, and why."""
         ...
 
 
@@ -48,3 +52,7 @@ class Wanted:
         """As for a Resolver."""
         if self._resolver is not None:
             self._resolver.doubt(address)
+
+    def troubles(self) -> Mapping[Destination, Trouble]:
+        """As for a Resolver; none where nobody resolves them."""
+        return {} if self._resolver is None else self._resolver.troubles()

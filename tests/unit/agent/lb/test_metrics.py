@@ -87,7 +87,8 @@ def scraped(
 ) -> Samples:
     """Every sample by its name and labels, as Prometheus' own parser sees them."""
     made = metrics or DatapathMetrics()
-    return parsed(made.render(services, Readings(places, totals()), FLOWS, checked))
+    read = Readings(places, totals(), frozenset([0x20001]))
+    return parsed(made.render(services, read, FLOWS, checked))
 
 
 @pytest.mark.parametrize(
@@ -110,6 +111,8 @@ def scraped(
         ("towpath_backend_active_flows", CHECKED, 8),
         ("towpath_backend_packets_total", SNAT | {"backend": "192.0.2.9"}, 33),
         ("towpath_backend_dropped_packets_total", CHECKED | {"reason": "drop_mtu"}, 9),
+        ("towpath_backend_reached", CHECKED, 0),
+        ("towpath_backend_reached", SNAT | {"backend": "192.0.2.9"}, 1),
         ("towpath_backend_health", CHECKED, 0),
         ("towpath_backend_checks_total", CHECKED | {"result": "passed"}, 13),
         ("towpath_backend_checks_total", CHECKED | {"result": "failed"}, 14),
@@ -124,9 +127,9 @@ def test_each_number_has_its_name_and_labels(
 
 
 def test_there_is_nothing_else() -> None:
-    """Two verdicts, seven of each service, four of each backend, and what drops and is checked."""
+    """Two verdicts, seven of each service, five of each backend, and what drops and is checked."""
     found = scraped()
-    assert len(found) == 2 + 2 * 7 + 3 * 4 + 2 + 4
+    assert len(found) == 2 + 2 * 7 + 3 * 5 + 2 + 4
     assert 99 not in found.values()
 
 
