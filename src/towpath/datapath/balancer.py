@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from towpath.core.lb.plan import Transition
     from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
+    from towpath.datapath.neigh.differences import ByVersion
     from towpath.datapath.neigh.next_hops import Trouble
     from towpath.datapath.neigh.wanted import Resolver
     from towpath.datapath.recorder.capture import Recording
@@ -148,6 +149,7 @@ class Balancer(Closeable):
             on_failure.pop_all()
             self._undo = undo.pop_all()
         self._want_next_hops()
+        self._follow_differences()
 
     def _answer_as(self, icmp: Icmp) -> None:
         record = self._maps.maps["settings"].lookup(0)
@@ -194,6 +196,21 @@ class Balancer(Closeable):
         if self._next_hops is not None:
             found = destinations(self._contents.installed, self._source)
             self._next_hops.want("services", found)
+
+    def _follow_differences(self) -> None:
+        """Have the program ask for each packet where one way can't be kept for all flows."""
+        if self._next_hops is None:
+            return
+        words, bits = self._program.rows("ways"), self._program.btf.enum("way_flows")
+
+        def publish(found: ByVersion) -> None:
+            for name, each in zip(("flows4", "flows6"), found, strict=True):
+                words[name][0] = sum(
+                    bits[f"WAY_{field.upper()}"] for field, so in each._asdict().items() if so
+                )
+
+        self._next_hops.tell(publish)
+        self._undo.callback(self._next_hops.tell, None)
 
     def counters(self, cpu: int | None = None) -> Counters:
         """Return what has been counted since the load balancer came up, by one CPU or by all."""

@@ -234,6 +234,20 @@ def test_destinations_say_why_they_are_not_reached(network: Network, keeper: Kee
     assert set(keeper.entries()) == {network.key("192.0.2.3"), network.key("2001:db8::3")}
 
 
+def test_what_no_host_has_is_not_reached_by_the_default_route(
+    network: Network, keeper: Keeper
+) -> None:
+    """The kernel's look-up doesn't care. A route of its own says that somebody does have it."""
+    ip("route add default via 192.0.2.2")
+    ip("route add 240.1.0.0/16 via 192.0.2.2")
+    ip("route add 169.254.1.0/24 dev n0")
+    wanted = to("198.51.100.1", "240.0.0.1", "169.254.2.1", "240.1.0.1", "169.254.1.7")
+    keeper.want("test", wanted)
+    found = {str(each.address): why.reason for each, why in keeper.troubles().items()}
+    assert found == {"240.0.0.1": "martian", "169.254.2.1": "martian"}
+    assert set(keeper.entries()) == {network.key("192.0.2.2"), network.key("169.254.1.7")}
+
+
 @BOTH
 def test_a_next_hop_that_is_this_node_is_told(
     network: Network, keeper: Keeper, prefix: str

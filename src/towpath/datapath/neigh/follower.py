@@ -18,7 +18,7 @@ from towpath.closeable import Closeable
 from towpath.datapath.neigh.keeper import REQUESTS_PER_SECOND, Keeper
 from towpath.kernel.bpf.probe_net import managed_neighbours
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net import link_state, neighbours
+from towpath.kernel.net import link_state, neighbours, routes
 from towpath.kernel.net.messages import ROUTE, Netlink
 from towpath.kernel.net.netns import Share
 from towpath.kernel.net.watch import Group, Watch
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from towpath.datapath.address import Address
+    from towpath.datapath.neigh.differences import ByVersion
     from towpath.datapath.neigh.next_hops import Destination, Trouble
     from towpath.kernel.net.watch import Change
 
@@ -46,6 +47,7 @@ GROUPS = (
     Group.IPV6_RULE,
     Group.NEXT_HOP,
 )
+_NEW_ROUTE = 24
 _NEW_LINK, _DEL_LINK, _NEW_NEIGHBOUR, _DEL_NEIGHBOUR = 16, 17, 28, 29  # RTM_*
 
 SETTLE_SECONDS = 0.02
@@ -77,6 +79,8 @@ class Follower(Closeable):
         self._routes_changed: float | None = None
         self._looked_up = 0.0
         self._resync_at = 0.0
+        self._publish: Callable[[ByVersion], None] | None = None
+        self._told: ByVersion | None = None
         self.trouble: str | None = None
         """What keeps it from its work; None: nothing."""
         with ExitStack() as undo:
@@ -124,6 +128,22 @@ class Follower(Closeable):
         """Answer a question about what is kept, while nothing changes."""
         with self._lock:
             return question(self._keeper)
+
+    def tell(self, publish: Callable[[ByVersion], None] | None) -> None:
+        """Have this called whenever it changes how flows' ways may differ, and now.
+
+        By whatever thread, one at a time; it may not wait. None: nothing any more.
+        """
+        with self._lock:
+            self._publish = publish
+            self._told = None
+            self._tell_differences()
+
+    def _tell_differences(self) -> None:
+        found = self._keeper.differences
+        if self._publish is not None and found != self._told:
+            self._publish(found)
+            self._told = found
 
     def troubles(self) -> dict[Destination, Trouble]:
         """Destinations that packets don't get to, and why."""
@@ -185,6 +205,7 @@ class Follower(Closeable):
         try:
             with self._lock:
                 pause = self._follow()
+                self._tell_differences()
         except (KernelError, OSError) as error:
             if self.trouble != str(error):
                 log.warning("next hops aren't followed: %s; tried again", error)
@@ -219,6 +240,8 @@ class Follower(Closeable):
             return
         if change.kind in (_NEW_LINK, _DEL_LINK):
             self._take_link(change)
+        if change.kind == _NEW_ROUTE and routes.has_several(change.body):
+            self._keeper.has_several(4 if change.body[0] == socket.AF_INET else 6)
         self._note_change()
 
     def _note_change(self) -> None:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from towpath.core.neigh.keep import Action, action, plan
 from towpath.core.neigh.rate import Rate
+from towpath.datapath.neigh.differences import NONE, differences
 from towpath.datapath.neigh.next_hops import Way, find
 from towpath.datapath.neigh.silence import Silence
-from towpath.kernel.net import link_state, neighbours
+from towpath.kernel.net import link_state, neighbours, routes, selectors
 from towpath.kernel.net.neighbours import (
     EXTERN_LEARN,
     MANAGED,
@@ -141,6 +142,9 @@ class Keeper:
         """How each destination is reached."""
         self._hops: dict[Key, list[Destination]] = {}
         self._cut_off: dict[Destination, Trouble] = {}
+        self._several = {4: False, 6: False}
+        self.differences = NONE
+        """Whether flows between the same hosts may have different ways."""
 
     # ---- What is wanted --------------------------------------------------------------------------
 
@@ -177,6 +181,7 @@ class Keeper:
         ours = {key for key, kept in self._present.items() if kept.ours}
         self._mine = ours if self._inherit else self._mine & ours
         self._inherit = False
+        self._several = routes.several_ways()
         self.reroute()
 
     def reroute(self) -> None:
@@ -194,8 +199,15 @@ class Keeper:
             for hop in way.hops:
                 self._hops.setdefault(hop, []).append(destination)
         self._silence.keep(self._hops.keys())
+        self.differences = differences(
+            selectors.dump(self._netlink), self.ways.items(), self._several
+        )
         found = plan(self._hops, self._present, can_hold=self._holds)
         self._todo = {key: todo for key, todo in found.items() if self._may(key, todo)}
+
+    def has_several(self, version: int) -> None:
+        """Note that some route of a family has several next hops, until all is read anew."""
+        self._several[version] = True
 
     def device_changed(self, device: Device) -> None:
         """Follow a device. What has come back is asked anew: its peers may be others now."""

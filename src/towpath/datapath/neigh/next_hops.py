@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.kernel.net import own_addresses, routes
@@ -28,6 +29,10 @@ class Destination(NamedTuple):
     """It has to be on the link: packets go to that very host, by no gateway."""
 
 
+# RFC 6890: what no router forwards. Where there is a route of its own somebody uses it.
+_RESERVED = (IPv4Network("169.254.0.0/16"), IPv4Network("240.0.0.0/4"))
+
+
 class Trouble(NamedTuple):
     """Why packets don't get to a destination."""
 
@@ -48,6 +53,7 @@ REASONS = {
     "multicast": "it is a multicast address",
     "link_down": "every link of its route is down",
     "no_carrier": "every device of its route is without carrier",
+    "martian": "it is no host's address, and only the default route leads there",
     "not_on_link": "not on the link: its route has a gateway",
     "own_gateway": "its next hop is this node",
     "no_answer": "its next hop doesn't answer",
@@ -64,6 +70,8 @@ class Way:
     """Next hops that have to be resolved, each of which packets may take."""
     trouble: Trouble | None = None
     """Why it isn't reached, as far as routes and devices say; None: it is."""
+    several: bool = False
+    """There are several ways, among which packets are shared out by flow."""
 
 
 def find(
@@ -105,6 +113,8 @@ def way(
     """What a route means for a destination. ``own``: this node's addresses."""
     if not route.forwards:
         return Way(trouble=_refusal(route.kind))
+    if route.bits == 0 and any(destination.address in each for each in _RESERVED):
+        return Way(trouble=trouble("martian"))
     if destination.on_link and any(
         hop.gateway not in (None, destination.address) for hop in route.hops
     ):
@@ -117,7 +127,7 @@ def way(
     if devices and not any(device.up for device in devices):
         names = ", ".join(device.name for device in devices)
         return Way(hops, Trouble("no_carrier", f"no carrier on {names}"))
-    return Way(hops)
+    return Way(hops, several=len(set(route.hops)) > 1)
 
 
 def trouble(reason: str) -> Trouble:

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 _SUCCESS, _NO_NEIGH = 0, 7  # BPF_FIB_LKUP_RET_*
 RESULTS = {
     _SUCCESS: ("sent", "the next hop is resolved"),
-    1: ("drop_prohibited", "the route is blackhole"),
-    2: ("drop_no_route", "the route is unreachable"),
+    1: ("drop_blackhole", "the route is blackhole"),
+    2: ("drop_unreachable", "the route is unreachable"),
     3: ("drop_prohibited", "the route is prohibit"),
     4: ("drop_no_route", "no route, or it is an address of this node"),
     5: ("drop_no_forwarding", "forwarding is off on the device that it comes in on"),
-    6: ("drop_fib", "the route encapsulates, which only the kernel's stack can do"),
+    6: ("drop_lwt", "the route encapsulates, which only the kernel's stack can do"),
     _NO_NEIGH: ("handoff", "the next hop isn't resolved: the kernel does that, and sends it"),
-    8: ("drop_fib", "it is larger than the path's MTU"),
-    9: ("drop_fib", "the device that it goes out of has no address to send from"),
+    8: ("drop_mtu", "it is larger than the path's MTU"),
+    9: ("drop_no_address", "the device that it goes out of has no address to send from"),
 }
 """By ``BPF_FIB_LKUP_RET_*``: the verdict on the packet, and why."""
 # IPPROTO_IPIP, IPPROTO_IPV6: as `route_find` of bpf/lb/route.h asks.

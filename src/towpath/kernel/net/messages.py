@@ -70,6 +70,19 @@ class Netlink:
         self._socket.send(self._message(kind, body, flags | _ACK))
         return list(self._answers())
 
+    def first(self, kind: int, body: bytes, most: int) -> list[bytes]:
+        """Ask for a list; the bodies of its first ``most`` messages, or a few more.
+
+        For a socket that asks nothing else: the kernel waits for the rest to be read. OSError.
+        """
+        self._socket.send(self._message(kind, body, DUMP | _ACK))
+        found: list[bytes] = []
+        for each in self._answers():
+            if each.kind in (_ERROR, _DONE) or len(found) >= most:
+                break
+            found.append(each.body)
+        return found
+
     def ask_each(self, requests: Sequence[tuple[int, bytes, int]]) -> list[int]:
         """Send many requests (kind, body, flags) in order, some at once.
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.kernel.net.messages import ROUTE, Netlink, attribute, attributes
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.messages import ROUTE, Netlink, attribute, attributes, each_attribute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -76,6 +77,8 @@ class Route:
     """The source address that the route prefers, if it names one."""
     mtu: int = 0
     """The route's own, in bytes; 0: its device's."""
+    bits: int = 0
+    """Of the prefix that it is for; 0: the default route."""
 
     @property
     def forwards(self) -> bool:
@@ -114,6 +117,44 @@ def ask(netlink: Netlink, questions: Sequence[Question]) -> list[Route]:
     ]
 
 
+LOOKED_AT = 20_000
+"""Of a family, how many routes are looked at by `several_ways`."""
+
+
+def several_ways() -> dict[int, bool]:
+    """Whether some route of IPv4, and of IPv6, has several next hops (ECMP), by version.
+
+    Of tables with more than LOOKED_AT routes only so many are read. KernelError: the kernel
+    refuses to tell.
+    """
+    return {4: _several_ways(socket.AF_INET), 6: _several_ways(socket.AF_INET6)}
+
+
+def _several_ways(family: int) -> bool:
+    with Netlink(ROUTE) as netlink, Netlink(ROUTE) as asking:
+        try:
+            found = netlink.first(
+                _GET_ROUTE, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), LOOKED_AT
+            )
+        except OSError as error:
+            raise KernelError("list routes", error.errno or 0) from error
+        objects = NextHopObjects(asking)
+        return any(has_several(each, objects) for each in found)
+
+
+def has_several(body: bytes, objects: NextHopObjects | None = None) -> bool:
+    """Whether a route has several next hops, by the body of RTM_NEWROUTE.
+
+    Of one that names an object of ``ip nexthop`` and nothing more, it is if there is no telling.
+    """
+    kinds = dict(each_attribute(body[_RTMSG.size :]))
+    if _MULTIPATH in kinds:
+        return sum(1 for _ in _several(kinds[_MULTIPATH])) > 1
+    if _NH_ID not in kinds or _OIF in kinds:
+        return False
+    return objects is None or len(objects.hops(_number(kinds[_NH_ID]))) > 1
+
+
 def _question(question: Question) -> bytes:
     destination, source, mark = question
     family = socket.AF_INET if destination.version == 4 else socket.AF_INET6  # noqa: PLR2004
@@ -131,7 +172,7 @@ def _question(question: Question) -> bytes:
 
 
 def _read(body: bytes, objects: NextHopObjects) -> Route:
-    _, _, _, _, _, _, _, kind, flags = _RTMSG.unpack_from(body)
+    _, bits, _, _, _, _, _, kind, flags = _RTMSG.unpack_from(body)
     found = attributes(body[_RTMSG.size :])
     hops = tuple(_hops(found, flags, objects))
     preferred = found.get(_PREFSRC)
@@ -141,6 +182,7 @@ def _read(body: bytes, objects: NextHopObjects) -> Route:
         hops=hops,
         source=ip_address(preferred) if preferred else None,
         mtu=_number(metrics.get(_METRIC_MTU)),
+        bits=bits,
     )
 
 
