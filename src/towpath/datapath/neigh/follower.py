@@ -130,7 +130,7 @@ class Follower(Closeable):
             return question(self._keeper)
 
     def tell(self, publish: Callable[[ByVersion], None] | None) -> None:
-        """Have this called whenever it changes how flows' ways may differ, and now.
+        """Have this called whenever it changes how flows' ways may differ, and soon.
 
         By whatever thread, one at a time; it may not wait. None: nothing any more.
         """
@@ -140,8 +140,10 @@ class Follower(Closeable):
             self._tell_differences()
 
     def _tell_differences(self) -> None:
+        """Not before what has changed is looked up: it may be just what was told before."""
         found = self._keeper.differences
-        if self._publish is not None and found != self._told:
+        settled = self._routes_changed is None
+        if settled and self._publish is not None and found != self._told:
             self._publish(found)
             self._told = found
 

@@ -29,7 +29,7 @@ class Resolver(Protocol):
         ...
 
     def tell(self, publish: Callable[[ByVersion], None] | None) -> None:
-        """Have this called whenever it changes how flows' ways may differ, and now.
+        """Have this called whenever it changes how flows' ways may differ, and soon.
 
         By whatever thread, one at a time; it may not wait. None: nothing any more.
         """
