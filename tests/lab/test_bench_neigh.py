@@ -29,6 +29,19 @@ def test_json() -> None:
     assert surroundings() == before
 
 
+def test_load() -> None:
+    """Requests are spread out, where the kernel's own come all at once."""
+    before = surroundings()
+    options = ["bench", "neigh", "--load", "--hops", "150", "--seconds", "3", "--json"]
+    result = CliRunner().invoke(cli, options, catch_exceptions=False)
+    report = json.loads(result.stdout)
+    managed, floor = report["managed"], report["floor"]
+    assert managed["resolved"] == floor["resolved"] == 150
+    assert managed["most_in_a_second"] < floor["most_in_a_second"]
+    assert report["many"] == 10_000
+    assert surroundings() == before
+
+
 def test_table() -> None:
     """For people."""
     options = ["bench", "neigh", "--scenario", MAC, "--limit", "1"]

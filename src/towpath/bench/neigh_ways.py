@@ -15,5 +15,8 @@ SCENARIOS = (
     "route-change",
 )
 
+HOPS, SECONDS = 1000, 60.0
+"""Next hops that are kept resolved, and for how long, to see what it costs."""
+
 LIMIT_SECONDS = 90.0
 """After so long it is taken not to heal."""

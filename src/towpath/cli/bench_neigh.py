@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from towpath.bench.neigh_ways import LIMIT_SECONDS, SCENARIOS, WAYS
+from towpath.bench.neigh_ways import HOPS, LIMIT_SECONDS, SCENARIOS, SECONDS, WAYS
 from towpath.cli.command import Manual
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     examples={
         "towpath bench neigh": "All scenarios; some take a minute and a half.",
         "towpath bench neigh --scenario route-change --json": "One of them, for a program.",
+        "towpath bench neigh --load": "What it costs to keep 1,000 of them resolved.",
     },
 )
 @click.option(
@@ -38,8 +39,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds after which it is taken not to heal.",
 )
+@click.option(
+    "--load",
+    "load",
+    is_flag=True,
+    help="Instead: ARP requests of many next hops, and how long planning takes.",
+)
+@click.option("--hops", type=click.IntRange(1, 60_000), default=HOPS, show_default=True)
+@click.option("--seconds", type=click.FloatRange(1), default=SECONDS, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-def neigh(names: tuple[str, ...], limit: float, as_json: bool) -> None:
+def neigh(
+    names: tuple[str, ...], limit: float, load: bool, hops: int, seconds: float, as_json: bool
+) -> None:
     """Change MAC addresses, carriers and routes under traffic, and count what is lost.
 
     Next hops are kept resolved by the kernel as Towpath asks it (managed); by entries that somebody
@@ -50,9 +61,17 @@ def neigh(names: tuple[str, ...], limit: float, as_json: bool) -> None:
     A MAC address that changes is announced by nobody. In backend-mac-change-checked a health check
     fails then, and says so.
 
+    With --load so many next hops (--hops) are kept resolved for so long (--seconds), and requests
+    counted at the other end of their link; beside it those of the kernel's own, whose entries are
+    asked for all at once and then left to it. Then 10,000 are planned, and read anew.
+
     Each is done in network namespaces of its own, which are gone afterwards. Needs root.
     """
     from towpath.bench import BenchError
+
+    if load:
+        _load(hops, seconds, as_json)
+        return
     from towpath.bench.neigh import measure
 
     try:
@@ -65,6 +84,31 @@ def neigh(names: tuple[str, ...], limit: float, as_json: bool) -> None:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:
         _print(report)
+
+
+def _load(hops: int, seconds: float, as_json: bool) -> None:
+    from towpath.bench.neigh_load import measure
+
+    try:
+        found = measure(hops=hops, seconds=seconds, progress=_say)
+    finally:
+        _say("")
+    if as_json:
+        click.echo(json.dumps(found.as_json(), indent=2))
+        return
+    from towpath.cli.output import count, print_table
+
+    columns = ("next hops", "requests", "most in a second", "resolved")
+    rows = [
+        (name, count(each.requests), count(each.most_in_a_second), count(each.resolved))
+        for name, each in (("kept by Towpath", found.managed), ("the kernel's own", found.floor))
+    ]
+    print_table(columns, rows, numbers=columns[1:])
+    click.echo(
+        f"\n{count(found.hops)} next hops, {found.seconds:.0f} s. {count(found.many)} are planned"
+        f" in {found.planned_seconds:.2f} s; to read all anew takes {found.resync_ms:.0f} ms."
+        f" Linux {found.kernel}."
+    )
 
 
 def _say(what: str) -> None:

@@ -353,7 +353,7 @@ def test_devices_that_resolve_nothing_have_no_entries(network: Network, keeper: 
 def test_next_hops_with_traffic_are_made_first(network: Network) -> None:
     """However many there are, and no more at once than is allowed."""
     with Netlink(ROUTE) as netlink:
-        keeper = Keeper(netlink, managed=True, per_second=100)
+        keeper = Keeper(netlink, managed=True, per_second=110)
         keeper.resync()
         keeper.want("test", to(*(f"192.0.2.{number}" for number in range(100, 200))))
         keeper.prefer([ip_address("192.0.2.190"), ip_address("192.0.2.191")])

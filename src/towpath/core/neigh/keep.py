@@ -7,7 +7,7 @@ import enum
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Collection, Hashable, Mapping
 
 K = TypeVar("K", bound="Hashable")
 
@@ -59,14 +59,29 @@ def action(entry: Entry | None, *, wanted: bool, can_hold: bool) -> Action | Non
     return None if entry.taken else Action.ADOPT
 
 
-def plan(wanted: Iterable[K], present: Mapping[K, Entry], *, can_hold: bool) -> dict[K, Action]:
-    """Compare all that is wanted with all that the kernel has.
+def plan(wanted: Collection[K], present: Mapping[K, Entry], *, can_hold: bool) -> dict[K, Action]:
+    """Compare all that is wanted, each once, with all that the kernel has.
 
     In the order in which it is to be done: what is wanted comes in its own order, last what is
     to be removed.
     """
-    keys = dict.fromkeys(wanted)
-    found = {key: action(present.get(key), wanted=True, can_hold=can_hold) for key in keys}
-    for key in present.keys() - keys.keys():
-        found[key] = action(present[key], wanted=False, can_hold=can_hold)
+    found: dict[K, Action] = {}
+    known = 0
+    for key in wanted:
+        entry = present.get(key)
+        known += entry is not None
+        todo = action(entry, wanted=True, can_hold=can_hold)
+        if todo is not None:
+            found[key] = todo
+    if known < len(present):
+        found |= _unwanted(wanted, present, can_hold=can_hold)
+    return found
+
+
+def _unwanted(
+    wanted: Collection[K], present: Mapping[K, Entry], *, can_hold: bool
+) -> dict[K, Action]:
+    keys = set(wanted)
+    others = {key: entry for key, entry in present.items() if key not in keys}
+    found = {key: action(entry, wanted=False, can_hold=can_hold) for key, entry in others.items()}
     return {key: todo for key, todo in found.items() if todo is not None}

@@ -8,24 +8,25 @@ PARTS = 10
 
 
 class Rate:
-    """At most ``per_second`` in any second, in shares of a tenth of it.
+    """At most ``per_second`` in any second, in shares of about a tenth of it.
 
-    A token bucket that holds one share, so that no second sees more than ``per_second`` and one
-    share. ``now`` is in seconds of any clock that doesn't go back.
+    A token bucket that holds one share, and is filled with so much less that a second sees no more
+    than ``per_second`` wherever it begins. ``now`` is in seconds of any clock that doesn't go back.
     """
 
     def __init__(self, per_second: float) -> None:
         if per_second <= 0:
             raise ValueError(f"a rate of {per_second} a second; it has to be above 0")
         self.per_second = per_second
-        self._most = max(1.0, per_second / PARTS)
+        self._filled = per_second * PARTS / (PARTS + 1)
+        self._most = max(1.0, self._filled / PARTS)
         self._left = self._most
         self._then: float | None = None
 
     def allowed(self, now: float) -> int:
         """How many may be made now."""
         if self._then is not None:
-            more = max(0.0, now - self._then) * self.per_second
+            more = max(0.0, now - self._then) * self._filled
             self._left = min(self._most, self._left + more)
         self._then = now
         return int(self._left)
@@ -36,4 +37,4 @@ class Rate:
 
     def pause(self) -> float:
         """Seconds until a whole share may be made."""
-        return max(0.0, (self._most - self._left) / self.per_second)
+        return max(0.0, (self._most - self._left) / self._filled)

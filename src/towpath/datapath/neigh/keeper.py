@@ -178,8 +178,10 @@ class Keeper:
         self._present = {each.key: Kept(each, self.managed) for each in found}
         for kept in self._present.values():
             self._silence.look_at(kept)
-        ours = {key for key, kept in self._present.items() if kept.ours}
-        self._mine = ours if self._inherit else self._mine & ours
+        if self._inherit:
+            self._mine = {key for key, kept in self._present.items() if kept.ours}
+        elif len(self._mine) > len(self._hops):
+            self._mine = {key for key in self._mine if self._is_ours(key)}
         self._inherit = False
         self._several = routes.several_ways()
         self.reroute()

@@ -11,7 +11,7 @@ from towpath.kernel.net import own_addresses, routes
 from towpath.kernel.net.neighbours import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from towpath.datapath.address import Address
     from towpath.kernel.net.link_state import Device
@@ -27,6 +27,11 @@ class Destination(NamedTuple):
     """The address of this node that it sends from, for rules that look at it."""
     on_link: bool = False
     """It has to be on the link: packets go to that very host, by no gateway."""
+
+    def __hash__(self) -> int:
+        """As for any tuple, in a third of the time that an address's own takes."""
+        source = 0 if self.source is None else int(self.source)
+        return hash((int(self.address), source, self.on_link))
 
 
 # RFC 6890: what no router forwards. Where there is a route of its own somebody uses it.
@@ -82,10 +87,14 @@ def find(
     found = _ask(netlink, wanted)
     gateways = any(hop.gateway for route in found for hop in route.hops)
     own = own_addresses.dump(netlink) if gateways else frozenset()
-    return {
-        destination: way(destination, route, known, own)
-        for destination, route in zip(wanted, found, strict=True)
-    }
+    means: dict[int, _Meaning] = {}
+    ways = {}
+    for destination, route in zip(wanted, found, strict=True):
+        meaning = means.get(id(route))
+        if meaning is None:
+            meaning = means[id(route)] = _meaning(route, known, own)
+        ways[destination] = _way(destination, meaning)
+    return ways
 
 
 def _ask(netlink: Netlink, destinations: Sequence[Destination]) -> list[Route]:
@@ -104,30 +113,51 @@ def _ask(netlink: Netlink, destinations: Sequence[Destination]) -> list[Route]:
     return found
 
 
-def way(
-    destination: Destination,
-    route: Route,
-    known: Mapping[int, Device],
-    own: Collection[Address] = (),
-) -> Way:
-    """What a route means for a destination. ``own``: this node's addresses."""
+class _Meaning(NamedTuple):
+    """What a route means for whoever is reached by it."""
+
+    trouble: Trouble | None = None
+    """Without hops: nobody is."""
+    hops: tuple[tuple[int, Address | None], ...] = ()
+    """Devices and gateways of next hops that are resolved."""
+    gateways: tuple[Address | None, ...] = ()
+    """Of all its next hops."""
+    several: bool = False
+    default: bool = False
+
+
+def _meaning(route: Route, known: Mapping[int, Device], own: Collection[Address]) -> _Meaning:
     if not route.forwards:
-        return Way(trouble=_refusal(route.kind))
-    if route.bits == 0 and any(destination.address in each for each in _RESERVED):
-        return Way(trouble=trouble("martian"))
-    if destination.on_link and any(
-        hop.gateway not in (None, destination.address) for hop in route.hops
-    ):
-        return Way(trouble=trouble("not_on_link"))
+        return _Meaning(_refusal(route.kind))
     others = [hop for hop in route.hops if hop.gateway not in own]
     if not others:
-        return Way(trouble=_own_gateway(route.hops))
-    hops = tuple(dict.fromkeys(_resolved(destination, others, known)))
-    devices = {hop.device: known[hop.device] for hop in others if hop.device in known}.values()
-    if devices and not any(device.up for device in devices):
-        names = ", ".join(device.name for device in devices)
-        return Way(hops, Trouble("no_carrier", f"no carrier on {names}"))
-    return Way(hops, several=len(set(route.hops)) > 1)
+        return _Meaning(_own_gateway(route.hops))
+    devices = {hop.device: known[hop.device] for hop in others if hop.device in known}
+    lost = None
+    if devices and not any(device.up for device in devices.values()):
+        names = ", ".join(device.name for device in devices.values())
+        lost = Trouble("no_carrier", f"no carrier on {names}")
+    resolved = (hop for hop in others if hop.device in devices and devices[hop.device].resolves)
+    return _Meaning(
+        lost,
+        tuple(dict.fromkeys(resolved)),
+        tuple(hop.gateway for hop in route.hops),
+        several=len(set(route.hops)) > 1,
+        default=route.bits == 0,
+    )
+
+
+def _way(destination: Destination, meaning: _Meaning) -> Way:
+    why, hops, gateways, several, default = meaning
+    if not gateways:
+        return Way(trouble=why)
+    address, _, on_link = destination
+    if default and any(address in each for each in _RESERVED):
+        return Way(trouble=trouble("martian"))
+    if on_link and any(each not in (None, address) for each in gateways):
+        return Way(trouble=trouble("not_on_link"))
+    keys = tuple(Key(device, gateway or address) for device, gateway in hops)
+    return Way(keys, why, several)
 
 
 def trouble(reason: str) -> Trouble:
@@ -146,12 +176,3 @@ def _refusal(kind: str) -> Trouble:
 def _own_gateway(hops: Sequence[Hop]) -> Trouble:
     names = ", ".join(dict.fromkeys(str(hop.gateway) for hop in hops))
     return Trouble("own_gateway", f"{REASONS['own_gateway']}: {names}")
-
-
-def _resolved(
-    destination: Destination, hops: Iterable[Hop], known: Mapping[int, Device]
-) -> Iterator[Key]:
-    for hop in hops:
-        device = known.get(hop.device)
-        if device is not None and device.resolves:
-            yield Key(hop.device, hop.gateway or destination.address)

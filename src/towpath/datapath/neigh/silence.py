@@ -31,12 +31,12 @@ class Silence:
         key = kept.entry.key
         if kept.entry.state & FAILED or kept.unanswered:
             self._silent.add(key)
-        elif kept.valid:
+        elif self._silent and kept.valid:
             self._silent.discard(key)
 
     def keep(self, wanted: Collection[Key]) -> None:
         """Forget all others."""
-        self._silent.intersection_update(wanted)
+        self._silent = {key for key in self._silent if key in wanted}
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._silent)

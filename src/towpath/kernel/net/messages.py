@@ -147,17 +147,26 @@ def attribute(kind: int, value: bytes | int) -> bytes:
 
 def attributes(data: bytes) -> dict[int, bytes]:
     """Take attributes apart: their values by type, the last one of each."""
-    return dict(each_attribute(data))
+    found: dict[int, bytes] = {}
+    at, end, unpack = 0, len(data) - _ATTRIBUTE.size, _ATTRIBUTE.unpack_from
+    while at <= end:
+        length, kind = unpack(data, at)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind & _TYPE_MASK] = data[at + _ATTRIBUTE.size : at + length]
+        at += length + -length % 4
+    return found
 
 
 def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Type and value of each attribute, in their order."""
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
+    at, end = 0, len(data) - _ATTRIBUTE.size
+    while at <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
         if length < _ATTRIBUTE.size:
             return
-        yield kind & _TYPE_MASK, data[_ATTRIBUTE.size : length]
-        data = data[_padded(length) :]
+        yield kind & _TYPE_MASK, data[at + _ATTRIBUTE.size : at + length]
+        at += _padded(length)
 
 
 def text(value: str) -> bytes:

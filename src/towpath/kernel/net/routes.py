@@ -107,14 +107,17 @@ def routes(questions: Iterable[Question]) -> list[Route]:
 def ask(netlink: Netlink, questions: Sequence[Question]) -> list[Route]:
     """The same by a socket that is there: the route that packets of this node itself would take.
 
-    Rules are followed, with all of their conditions that a question names.
+    Rules are followed, with all of their conditions that a question names. Questions that have one
+    route for an answer get one object.
     """
     objects = NextHopObjects(netlink)
     answers = netlink.answers(_GET_ROUTE, [_question(each) for each in questions])
-    return [
-        Route(_REFUSALS.get(each, "none")) if isinstance(each, int) else _read(each, objects)
-        for each in answers
-    ]
+    # Many destinations have one route, whose answers are alike: one Route for all of them.
+    read: dict[bytes | int, Route] = {}
+    for each in answers:
+        if each not in read:
+            read[each] = _answer(each, objects)
+    return [read[each] for each in answers]
 
 
 LOOKED_AT = 20_000
@@ -153,6 +156,12 @@ def has_several(body: bytes, objects: NextHopObjects | None = None) -> bool:
     if _NH_ID not in kinds or _OIF in kinds:
         return False
     return objects is None or len(objects.hops(_number(kinds[_NH_ID]))) > 1
+
+
+def _answer(answer: bytes | int, objects: NextHopObjects) -> Route:
+    if isinstance(answer, int):
+        return Route(_REFUSALS.get(answer, "none"))
+    return _read(answer, objects)
 
 
 def _question(question: Question) -> bytes:
