@@ -116,7 +116,7 @@ class Neighbours:
     __pydantic_config__: ClassVar[Any] = PYDANTIC
 
     per_second: Annotated[int, Integer(1, 10_000)] = 100
-    """Entries that are made a second at most, each of which asks the network once."""
+    """Requests a second at most, when entries are made and when the kernel asks again."""
 
 
 DEFAULT_NEIGHBOURS = Neighbours()

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.prog.neigh.conftest import Network, ip, kept, worked
 
+from towpath.core.neigh.rate import asked_together
 from towpath.datapath.neigh.keeper import DOUBT_SECONDS, PROTOCOL, Keeper
 from towpath.datapath.neigh.next_hops import Destination
+from towpath.kernel.jiffies import per_second
 from towpath.kernel.net import neighbours
 from towpath.kernel.net.messages import ROUTE, Netlink
 
@@ -352,8 +354,9 @@ def test_devices_that_resolve_nothing_have_no_entries(network: Network, keeper: 
 
 def test_next_hops_with_traffic_are_made_first(network: Network) -> None:
     """However many there are, and no more at once than is allowed."""
+    together = max(1, asked_together(per_second()))
     with Netlink(ROUTE) as netlink:
-        keeper = Keeper(netlink, managed=True, per_second=110)
+        keeper = Keeper(netlink, managed=True, per_second=100 * (together + 0.1))
         keeper.resync()
         keeper.want("test", to(*(f"192.0.2.{number}" for number in range(100, 200))))
         keeper.prefer([ip_address("192.0.2.190"), ip_address("192.0.2.191")])

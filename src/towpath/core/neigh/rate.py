@@ -1,24 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many requests may be made now, so that the network isn't asked for all at once."""
+"""How many requests may be made now, so that the network isn't asked for all at once.
+
+What is made together is asked for again together, ever after: the kernel's timers are the coarser
+the longer they are. So entries are made more slowly than requests may be sent.
+"""
 
 from __future__ import annotations
 
 PARTS = 10
 """Of a second: a part's share may be made at once."""
+REACHABLE_SECONDS = 45.0
+"""After at most so long the kernel asks again: 1.5 times ``base_reachable_time_ms``, by default."""
+# kernel/time/timer.c: a level of the timer wheel has 64 slots, each eight times as wide as one of
+# the level before.
+_SLOTS, _WIDER = 63, 8
+
+
+def asked_together(hz: int, seconds: float = REACHABLE_SECONDS) -> float:
+    """Within how many seconds timers of so many seconds expire at once, in a kernel with that HZ.
+
+    0.5 to 5.1 for the kernel's usual times.
+    """
+    jiffies, width = seconds * hz, 1
+    while jiffies > _SLOTS * width:
+        width *= _WIDER
+    return width / hz
 
 
 class Rate:
     """At most ``per_second`` in any second, in shares of about a tenth of it.
 
-    A token bucket that holds one share, and is filled with so much less that a second sees no more
-    than ``per_second`` wherever it begins. ``now`` is in seconds of any clock that doesn't go back.
+    ``together``: nor in any so many seconds, as `asked_together` has it. A token bucket that holds
+    one share. ``now`` is in seconds of any clock that doesn't go back.
     """
 
-    def __init__(self, per_second: float) -> None:
+    def __init__(self, per_second: float, together: float = 1.0) -> None:
         if per_second <= 0:
             raise ValueError(f"a rate of {per_second} a second; it has to be above 0")
-        self.per_second = per_second
-        self._filled = per_second * PARTS / (PARTS + 1)
+        self._filled = per_second / (max(1.0, together) + 1 / PARTS)
         self._most = max(1.0, self._filled / PARTS)
         self._left = self._most
         self._then: float | None = None

@@ -66,7 +66,7 @@ class Follower(Closeable):
     """Keeps next hops resolved, in the calling thread's network namespace, until it is closed.
 
     What it has made in the kernel stays when it is closed; `let_go` removes it. ``per_second``: how
-    many entries are made a second. Several of one namespace, in whatever process, leave each
+    often the network is asked a second. Several of one namespace, in whatever process, leave each
     other's entries alone; the first takes over what was left. For any thread. OSError, KernelError:
     the kernel's tables of routes and neighbours can't be read.
     """

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from towpath.core.neigh.keep import Action, action, plan
-from towpath.core.neigh.rate import Rate
+from towpath.core.neigh.rate import Rate, asked_together
 from towpath.datapath.neigh.differences import NONE, differences
 from towpath.datapath.neigh.next_hops import Way, find
 from towpath.datapath.neigh.silence import Silence
+from towpath.kernel import jiffies
 from towpath.kernel.net import link_state, neighbours, routes, selectors
 from towpath.kernel.net.neighbours import (
     EXTERN_LEARN,
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 PROTOCOL = 116
 """``NDA_PROTOCOL`` of our entries; ``ip neigh`` shows it as ``proto 116``."""
 REQUESTS_PER_SECOND = 100.0
-"""As a rule: so many entries are made a second, each of which asks the network once."""
+"""As a rule: so often a second the network is asked, when entries are made and ever after."""
 REFRESH_SECONDS = 20.0
 """Where the kernel doesn't manage entries: how often it is told that one is in use, at least, and
 up to half as much again."""
@@ -105,6 +106,7 @@ class Kept:
 class Keeper:
     """Next hops of one network namespace, that of ``netlink``. Not thread-safe.
 
+    ``per_second``: how often the network may be asked, of which follows how many entries are made.
     ``managed``: whether the kernel can manage neighbours (`probe_net.managed_neighbours`).
     ``inherit``: entries that are there when all is read first are this one's, and it removes those
     that nobody wants; otherwise they are another keeper's.
@@ -123,7 +125,7 @@ class Keeper:
         self._netlink = netlink
         self.managed = managed
         """Whether the kernel keeps entries resolved by itself."""
-        self._rate = Rate(per_second)
+        self._rate = Rate(per_second, asked_together(jiffies.per_second()))
         self._can_hold: bool | None = None  # not known until it is tried
         self._wanted: dict[Hashable, tuple[Destination, ...]] = {}
         self._first: frozenset[Address] = frozenset()
