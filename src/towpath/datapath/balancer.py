@@ -18,6 +18,7 @@ from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
+from towpath.datapath.lb.destinations import destination, destinations
 from towpath.datapath.maps.pins import held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
@@ -36,16 +37,20 @@ from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from towpath.core.lb.plan import Transition
+    from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
+    from towpath.datapath.neigh.differences import ByVersion
+    from towpath.datapath.neigh.next_hops import Trouble
+    from towpath.datapath.neigh.wanted import Resolver
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import Counters, DeviceStatus, Trace
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
-    from towpath.model.service import Service
+    from towpath.model.service import Service, ServiceKey
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
@@ -74,7 +79,8 @@ class Balancer(Closeable):
     is lost in between; also where ``limits`` or this version of Towpath ask for other
     tables. Without, closing it detaches everything.
 
-    ``health`` is the way that health checks take, their packets carrying ``mark``.
+    ``health`` is the way that health checks take, their packets carrying ``mark``. ``next_hops``
+    keeps resolved how backends are reached.
 
     Not thread-safe. A context manager, which closes.
 
@@ -94,11 +100,14 @@ class Balancer(Closeable):
         pins: Path | None = None,
         snat: Snat | None = None,
         mark: int = DEFAULT_MARK,
+        next_hops: Resolver | None = None,
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
         self._pins = pins
         self._snat = snat or Snat()
+        self._source = source or Source()
+        self._next_hops = next_hops
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             hold = None if pins is None else undo.enter_context(held(pins))
@@ -139,6 +148,8 @@ class Balancer(Closeable):
             undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
+        self._want_next_hops()
+        self._follow_differences()
 
     def _answer_as(self, icmp: Icmp) -> None:
         record = self._maps.maps["settings"].lookup(0)
@@ -178,7 +189,28 @@ class Balancer(Closeable):
         check_snat(self._snat, services)
         made = self._contents.apply(services, self._host.prepare)
         self.recorder.changed()
+        self._want_next_hops()
         return made
+
+    def _want_next_hops(self) -> None:
+        if self._next_hops is not None:
+            found = destinations(self._contents.installed, self._source)
+            self._next_hops.want("services", found)
+
+    def _follow_differences(self) -> None:
+        """Have the program ask for each packet where one way can't be kept for all flows."""
+        if self._next_hops is None:
+            return
+        words, bits = self._program.rows("ways"), self._program.btf.enum("way_flows")
+
+        def publish(found: ByVersion) -> None:
+            for name, each in zip(("flows4", "flows6"), found, strict=True):
+                words[name][0] = sum(
+                    bits[f"WAY_{field.upper()}"] for field, so in each._asdict().items() if so
+                )
+
+        self._next_hops.tell(publish)
+        self._undo.callback(self._next_hops.tell, None)
 
     def counters(self, cpu: int | None = None) -> Counters:
         """Return what has been counted since the load balancer came up, by one CPU or by all."""
@@ -188,7 +220,25 @@ class Balancer(Closeable):
 
     def readings(self) -> Readings:
         """Return the same without names and addresses, for who renders all of it."""
-        return Readings(self._contents.places, Totals.read(self._maps))
+        unreached = frozenset(handle for *_, handle, _ in self._unreached())
+        return Readings(self._contents.places, Totals.read(self._maps), unreached)
+
+    def unreached(self) -> dict[BackendKey, Trouble]:
+        """Return the backends that packets don't get to, and why.
+
+        None where nobody keeps next hops resolved.
+        """
+        return {BackendKey(key, address): why for key, address, _, why in self._unreached()}
+
+    def _unreached(self) -> Iterator[tuple[ServiceKey, Address, int, Trouble]]:
+        troubles = self._next_hops.troubles() if self._next_hops else {}
+        if not troubles:
+            return
+        for service in self._contents.installed:
+            for address, handle in service.handles.items():
+                why = troubles.get(destination(service, address, self._source))
+                if why is not None:
+                    yield service.key, address, handle, why
 
     @property
     def cpus(self) -> range:

@@ -35,7 +35,7 @@ from towpath.model import (
     parse_config,
     parse_services,
 )
-from towpath.model.problems import MORE, MAX_PROBLEMS
+from towpath.model.problems import MAX_PROBLEMS, MORE
 
 FULL = """\
 devices:

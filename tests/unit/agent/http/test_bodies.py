@@ -28,7 +28,7 @@ from towpath.agent.http.bodies import (
 )
 from towpath.agent.http.judge import MAX_BODY, SMALL, Judge
 from towpath.api.codec import plain
-from towpath.model.problems import MORE, MAX_PROBLEMS
+from towpath.model.problems import MAX_PROBLEMS, MORE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

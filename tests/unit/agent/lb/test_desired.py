@@ -11,7 +11,7 @@ from tests.unit.agent.samples import service
 from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.agent.lb.desired import Desired
 from towpath.capabilities import API, FILE
-from towpath.model.problems import MORE, MAX_PROBLEMS
+from towpath.model.problems import MAX_PROBLEMS, MORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
