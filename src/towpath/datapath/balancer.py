@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.closeable import Closeable
 from towpath.core.lb.states import BackendKey
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from towpath.core.lb.plan import Transition
     from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
@@ -54,6 +57,9 @@ if TYPE_CHECKING:
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 10.0
+"""So often it is looked which backends get packets."""
 
 
 class Followed(NamedTuple):
@@ -108,6 +114,8 @@ class Balancer(Closeable):
         self._snat = snat or Snat()
         self._source = source or Source()
         self._next_hops = next_hops
+        self._busy_at = 0.0
+        self._packets: np.ndarray[Any, Any] | None = None
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             hold = None if pins is None else undo.enter_context(held(pins))
@@ -148,6 +156,7 @@ class Balancer(Closeable):
             undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
+        self._prefer_busy()
         self._want_next_hops()
         self._follow_differences()
 
@@ -196,6 +205,23 @@ class Balancer(Closeable):
         if self._next_hops is not None:
             found = destinations(self._contents.installed, self._source)
             self._next_hops.want("services", found)
+
+    def _prefer_busy(self) -> None:
+        """Have next hops of backends that get packets made first, when all have to be."""
+        if self._next_hops is None or time.monotonic() < self._busy_at:
+            return
+        self._busy_at = time.monotonic() + BUSY_SECONDS
+        table = self._contents.tables.backends
+        packets = self._program.rows("backend_cpus")["packets"]
+        packets = packets.reshape(self._program.layout.cpus, -1).sum(axis=0)
+        moved = packets != (0 if self._packets is None else self._packets)
+        self._packets = packets
+        self._next_hops.prefer(
+            address
+            for service in self._contents.installed
+            for address, handle in service.handles.items()
+            if moved[table.index(handle)]
+        )
 
     def _follow_differences(self) -> None:
         """Have the program ask for each packet where one way can't be kept for all flows."""
@@ -336,6 +362,7 @@ class Balancer(Closeable):
         can't be put right is among ``troubles``. OSError: it can't be found out.
         """
         self._host.follow()
+        self._prefer_busy()
 
     @property
     def is_due(self) -> bool:

@@ -25,7 +25,7 @@ from towpath.lab.waiting import wait_until
 from towpath.model import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.prog.lb.oracle_parse import Address
 
@@ -160,6 +160,33 @@ def test_ways_come_and_go(net: Network) -> None:
         ip(f"route replace {route} via {near[0]}")
         wait(lambda: "backends" not in published(rig, 4))
         rig.expect(frame(4, sport=FLOWS), TX)
+
+
+def test_backends_with_traffic_are_preferred(net: Network, pins: Path) -> None:
+    """Also by the next process, which finds what was counted before."""
+    preferred: list[frozenset[Address]] = []
+
+    class Watched(Follower):
+        """Notes what is preferred."""
+
+        def prefer(self, addresses: Iterable[Address]) -> None:
+            """As ever."""
+            preferred.append(frozenset(addresses))
+            super().prefer(preferred[-1])
+
+    with Watched() as follower:
+        with rigged(net, pins=pins, next_hops=follower) as rig:
+            rig.serve(service(VIPS[4], NEAR[4][0]), service(VIPS[6], NEAR[6][0]))
+            rig.expect(frame(4), TX)
+            rig.balancer._busy_at = 0.0
+            rig.balancer.follow()
+            assert preferred == [frozenset(), {NEAR[4][0]}]
+            rig.expect(frame(6), TX)
+            rig.balancer._busy_at = 0.0
+            rig.balancer.follow()
+            assert preferred[-1] == {NEAR[6][0]}
+        with rigged(net, pins=pins, next_hops=follower):
+            assert preferred[-1] == {NEAR[4][0], NEAR[6][0]}
 
 
 @pytest.mark.parametrize("family", [4, 6])

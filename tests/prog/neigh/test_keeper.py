@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -311,7 +310,7 @@ def test_a_next_hop_that_does_not_answer_is_told(
     }
     entry = there(network.key(f"{prefix}77"))
     assert entry
-    keeper.entry_changed(replace(entry, state=neighbours.INCOMPLETE))
+    keeper.entry_changed(entry._replace(state=neighbours.INCOMPLETE))
     assert len(keeper.troubles()) == 2
     network.there(
         f"addr add {prefix}77/{64 if ':' in prefix else 24} dev p0" + " nodad" * (":" in prefix)

@@ -81,6 +81,17 @@ def test_the_route_says_source_and_mtu(node: Network) -> None:
     assert named.source == ip_address("192.0.2.77")
 
 
+def test_what_leaves_by_no_frame_is_the_kernels(node: Network) -> None:
+    """Though its look-up finds a way."""
+    ip("tuntap add t0 mode tun")
+    ip("link set t0 up")
+    ip("addr add 10.8.0.1/24 dev t0")
+    node.send("10.8.0.9")  # from then on there is a neighbour, which the look-up finds
+    found = ask(ip_address("10.8.0.9"), "n0")
+    assert (found.verdict, found.device, found.mac) == ("handoff", "t0", None)
+    assert "Ethernet" in found.why
+
+
 def test_a_device_that_does_not_forward_is_told(network: Network) -> None:
     """A new one doesn't."""
     assert network

@@ -11,8 +11,7 @@ from __future__ import annotations
 import errno as errnos
 import logging
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.core.neigh.keep import Action, action, plan
 from towpath.core.neigh.rate import Rate, asked_together
@@ -57,8 +56,7 @@ RETRY_SECONDS = 1.0
 """After the kernel has refused an entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """An entry of the kernel's, as `towpath.core.neigh.keep` looks at it."""
 
     entry: Neighbour

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -67,8 +66,7 @@ REASONS = {
 """What there can be, by the label that metrics have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(NamedTuple):
     """How a destination is reached."""
 
     hops: tuple[Key, ...] = ()

@@ -10,12 +10,13 @@ import numpy as np
 from towpath.datapath.address import FAMILY_V4, FAMILY_V6, family, pack, unpack
 from towpath.documents import Route
 from towpath.kernel.bpf.object import BpfObject
-from towpath.kernel.net import interfaces
+from towpath.kernel.net import interfaces, link_state
 
 if TYPE_CHECKING:
     from towpath.datapath.address import Address
 
 _SUCCESS, _NO_NEIGH = 0, 7  # BPF_FIB_LKUP_RET_*
+_STACK = -1  # as the datapath takes SUCCESS for a device without frames
 RESULTS = {
     _SUCCESS: ("sent", "the next hop is resolved"),
     1: ("drop_blackhole", "the route is blackhole"),
@@ -26,6 +27,7 @@ RESULTS = {
     6: ("drop_lwt", "the route encapsulates, which only the kernel's stack can do"),
     _NO_NEIGH: ("handoff", "the next hop isn't resolved: the kernel does that, and sends it"),
     8: ("drop_mtu", "it is larger than the path's MTU"),
+    _STACK: ("handoff", "the device isn't Ethernet: the kernel's stack sends it"),
     9: ("drop_no_address", "the device that it goes out of has no address to send from"),
 }
 """By ``BPF_FIB_LKUP_RET_*``: the verdict on the packet, and why."""
@@ -54,8 +56,10 @@ def ask(to: Address, device: str, source: Address | None = None) -> Route:
 
 def _route(to: Address, device: str, answer: Any) -> Route:
     result = int(answer["result"])
+    if result == _SUCCESS and not _is_ethernet(int(answer["ifindex"])):
+        result = _STACK
     verdict, why = RESULTS.get(result, ("drop_fib", f"the kernel answers {result}"))
-    found = result in (_SUCCESS, _NO_NEIGH)
+    found = result in (_SUCCESS, _NO_NEIGH, _STACK)
     return Route(
         destination=to,
         came_in=device,
@@ -67,6 +71,11 @@ def _route(to: Address, device: str, answer: Any) -> Route:
         source=_address(answer["from"], family(to)),
         mtu=int(answer["mtu"]) or None if found else None,
     )
+
+
+def _is_ethernet(index: int) -> bool:
+    device = link_state.devices().get(index)
+    return device is None or device.ethernet
 
 
 def _address(record: Any, of_family: int) -> Address | None:

@@ -20,6 +20,10 @@ class Resolver(Protocol):
         """Have these resolved from now on, in this order, and none else that ``who`` wanted."""
         ...
 
+    def prefer(self, addresses: Iterable[Address]) -> None:
+        """Name destinations that have traffic: theirs are made before others'."""
+        ...
+
     def doubt(self, address: Address) -> None:
         """Resolve anew how a destination is reached: something says that it isn't there."""
         ...
@@ -43,12 +47,14 @@ class Wanted:
         self._wanted: dict[Hashable, tuple[Destination, ...]] = {}
         self._resolver: Resolver | None = None
         self._publish: Callable[[ByVersion], None] | None = None
+        self._first: frozenset[Address] = frozenset()
 
     def resolve_by(self, resolver: Resolver | None) -> None:
         """Have all of it resolved by this one from now on; None: by nobody."""
         self._resolver = resolver
         if resolver is not None:
             resolver.tell(self._publish)
+            resolver.prefer(self._first)
             for who, destinations in list(self._wanted.items()):
                 resolver.want(who, destinations)
 
@@ -57,6 +63,12 @@ class Wanted:
         self._wanted[who] = tuple(destinations)
         if self._resolver is not None:
             self._resolver.want(who, self._wanted[who])
+
+    def prefer(self, addresses: Iterable[Address]) -> None:
+        """As for a Resolver."""
+        self._first = frozenset(addresses)
+        if self._resolver is not None:
+            self._resolver.prefer(self._first)
 
     def doubt(self, address: Address) -> None:
         """As for a Resolver."""

@@ -46,10 +46,15 @@ class Device:
         return self.flags & (UP | CARRIER) == UP | CARRIER
 
     @property
+    def ethernet(self) -> bool:
+        """Its packets have Ethernet's header."""
+        return self.kind == _ETHERNET
+
+    @property
     def resolves(self) -> bool:
         """Whether next hops on it have MAC addresses to be found out: Ethernet, with ARP and ND."""
         unresolved = LOOPBACK | POINT_TO_POINT | NO_ARP
-        return self.kind == _ETHERNET and not self.flags & unresolved
+        return self.ethernet and not self.flags & unresolved
 
 
 def devices() -> dict[int, Device]:

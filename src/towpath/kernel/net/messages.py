@@ -176,12 +176,13 @@ def text(value: str) -> bytes:
 
 def split(received: bytes) -> Iterator[Received]:
     """The messages in what a socket gave."""
-    while len(received) >= _HEADER.size:
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(received)
+    at, end = 0, len(received) - _HEADER.size
+    while at <= end:
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(received, at)
         if length < _HEADER.size:
             return
-        yield Received(kind, flags, sequence, received[_HEADER.size : length])
-        received = received[_padded(length) :]
+        yield Received(kind, flags, sequence, received[at + _HEADER.size : at + length])
+        at += _padded(length)
 
 
 def message(kind: int, body: bytes) -> bytes:

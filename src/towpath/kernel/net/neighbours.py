@@ -12,8 +12,8 @@ import errno as errnos
 import os
 import socket
 import struct
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+import sys
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, permission_hint
@@ -29,6 +29,7 @@ _NEW, _DELETE, _GET = 28, 29, 30
 _NDMSG = struct.Struct("=BxxxiHBB")  # family, ifindex, state, flags, type
 _DST, _LLADDR, _CACHEINFO, _PROBES, _PROTOCOL, _FLAGS_EXT = 1, 2, 3, 4, 12, 15
 _CACHE = struct.Struct("=IIII")  # confirmed, used, updated in clock ticks ago; references
+_NO_CACHE = bytes(_CACHE.size)
 
 INCOMPLETE, REACHABLE, STALE, DELAY, PROBE, FAILED, NOARP, PERMANENT = (1 << n for n in range(8))
 STATES = {
@@ -63,8 +64,7 @@ class Key(NamedTuple):
         return hash((self.device, int(self.address)))
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """One entry, as the kernel tells of it."""
 
     key: Key
@@ -117,18 +117,19 @@ def read(body: bytes) -> Neighbour | None:
     destination = found.get(_DST)
     if destination is None:
         return None
-    confirmed, used, updated, _ = _CACHE.unpack(found.get(_CACHEINFO, bytes(_CACHE.size)))
-    return Neighbour(
-        key=Key(device, ip_address(destination)),
-        mac=found.get(_LLADDR, b""),
-        state=state,
-        flags=flags,
-        extended=_number(found.get(_FLAGS_EXT)),
-        protocol=_byte(found.get(_PROTOCOL)),
-        probes=_number(found.get(_PROBES)),
-        confirmed=confirmed / _TICKS,
-        used=used / _TICKS,
-        updated=updated / _TICKS,
+    confirmed, used, updated, _ = _CACHE.unpack(found.get(_CACHEINFO, _NO_CACHE))
+    address = IPv4Address(destination) if family == socket.AF_INET else IPv6Address(destination)
+    return Neighbour(  # by position, which takes half the time for thousands of them
+        Key(device, address),
+        found.get(_LLADDR, b""),
+        state,
+        flags,
+        _number(found.get(_FLAGS_EXT)),
+        _byte(found.get(_PROTOCOL)),
+        _number(found.get(_PROBES)),
+        confirmed / _TICKS,
+        used / _TICKS,
+        updated / _TICKS,
     )
 
 
@@ -196,7 +197,7 @@ def _allowed(results: list[int], what: str) -> list[int]:
 
 
 def _number(value: bytes | None) -> int:
-    return int(struct.unpack("=I", value)[0]) if value else 0
+    return int.from_bytes(value, sys.byteorder) if value else 0
 
 
 def _byte(value: bytes | None) -> int:
