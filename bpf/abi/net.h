@@ -34,8 +34,7 @@ BTF_KEEP(enum fib_own_results);
 /*
  * XDP sees what is on the wire of a physical device, the FIB speaks of VLAN
  * devices. `vlan_devices` maps one to the other on the way in, `egress_devices`
- * on the way out. To a device that isn't Ethernet no frame can be redirected, though the FIB says
- * that all is well; these are in `egress_devices`, too.
+ * on the way out.
  */
 struct vlan_key {
 	__u32 ifindex; /* lower device */
@@ -46,7 +45,7 @@ struct vlan_key {
 struct egress_device {
 	__u32 ifindex; /* lower device to transmit on */
 	__be16 vlan;   /* tag to push, 0 = none */
-	__u16 stack;   /* 1: it isn't Ethernet, such as a tunnel's: the kernel's stack sends */
+	__u16 _reserved;
 };
 
 #pragma GCC diagnostic pop

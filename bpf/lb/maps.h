@@ -75,9 +75,8 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 65536);
-	__type(key, __u32); /* ifindex of the VLAN device, or of one that isn't Ethernet */
+	__uint(max_entries, 4096);
+	__type(key, __u32); /* ifindex of the VLAN device */
 	__type(value, struct egress_device);
 } egress_devices SEC(".maps");
 

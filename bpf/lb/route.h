@@ -109,7 +109,6 @@ static __noinline int route_ask(struct xdp_md *ctx, const struct address *to, __
 	l2 = hop->rx_ifindex & HOP_L2;
 	ingress = fib_ingress(&vlan_devices, hop->rx_ifindex & ~HOP_L2, hop->rx_vlan);
 	result = route_find(ctx, to, family, ingress, l2, flow, &differs, &fib);
-	result = fib_settle(&egress_devices, &fib, result);
 	found = fib_found(result);
 	if (found && l2 && !fib_on_link(&fib, to, family))
 		result = FIB_NOT_ON_LINK;

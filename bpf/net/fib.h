@@ -128,18 +128,6 @@ static __always_inline void fib_egress(void *egress_devices, struct next_hop *ho
 		hop->tx_vlan = hop->rx_vlan;
 }
 
-/* What a look-up comes to: what leaves by a device that isn't Ethernet is the kernel's to send. */
-static __always_inline int fib_settle(void *egress_devices, const struct bpf_fib_lookup *fib,
-				      int result)
-{
-	struct egress_device *device;
-
-	if (result != BPF_FIB_LKUP_RET_SUCCESS)
-		return result;
-	device = bpf_map_lookup_elem(egress_devices, &fib->ifindex);
-	return device && device->stack ? BPF_FIB_LKUP_RET_NO_NEIGH : result;
-}
-
 /* Fills `hop` from what the kernel said. `ingress`: the device it was asked for. */
 static __always_inline void fib_take_hop(void *egress_devices, struct next_hop *hop,
 					 const struct bpf_fib_lookup *fib, __u32 ingress,

@@ -52,7 +52,7 @@ __noinline int nat_ask(struct xdp_md *ctx, __u32 slot, __u32 family, __u32 paths
 
 		fib_flow(&fib, family, &flow);
 	}
-	result = fib_settle(&egress_devices, &fib, fib_lookup(ctx, &fib, false));
+	result = fib_lookup(ctx, &fib, false);
 	fib_take_hop(&egress_devices, hop, &fib, ingress, result);
 	if (unlikely(differs))
 		hop->rx_ifindex = 0;

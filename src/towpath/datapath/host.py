@@ -22,7 +22,7 @@ from towpath.datapath.maps.pins import HOST, LINKS, MAPS, NAMES, NEXT, held
 from towpath.datapath.program.attachment import Attachment
 from towpath.datapath.program.forwarding import Forwarding
 from towpath.datapath.program.switches import Switches
-from towpath.datapath.program.vlans import write_devices
+from towpath.datapath.program.vlans import write_vlans
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.notes import Notes
 from towpath.kernel.errors import KernelError
@@ -60,7 +60,7 @@ class Host(Closeable):
         self._wishes = wishes
         self._source = source
         self._pins = pins
-        self._written: tuple[list[tuple[int, int, int]], list[int]] | None = None
+        self._vlans: list[tuple[int, int, int]] | None = None
         self._seen = -1
         self._looked = 0.0
         self._families: frozenset[Family] = frozenset()
@@ -90,7 +90,7 @@ class Host(Closeable):
             self._read_services()
             self._forward([each.index for each in found if each is not None])
             self._choose_sources()
-            self._write_devices()
+            self._write_vlans()
             self.attachment = Attachment(program, self._wishes, self.devices, self._pins)
         except BaseException:
             self.switches.give_up()
@@ -107,13 +107,13 @@ class Host(Closeable):
         """Put right what has changed. ``thoroughly``: also what only this process writes."""
         self._looked = time.monotonic()
         if thoroughly:
-            self._written = None
+            self._vlans = None
         self._read_services()
         steps: dict[str, Callable[[], object]] = {
             "netlink": self.devices.read,
             "devices": self.attachment.follow,
             "settings": self.switches.forget_gone,
-            "kinds of devices": self._write_devices,
+            "VLAN devices": self._write_vlans,
             "forwarding": self._forward,
             "outer sources": self._choose_sources,
             "health checks": self._health.follow,
@@ -198,11 +198,11 @@ class Host(Closeable):
         if record.tobytes() != before:
             settings.update(0, record)
 
-    def _write_devices(self) -> None:
-        found = self.devices.vlans(), self.devices.not_ethernet()
-        if found != self._written:
-            write_devices(self._program, *found)
-            self._written = found
+    def _write_vlans(self) -> None:
+        found = self.devices.vlans()
+        if found != self._vlans:
+            write_vlans(self._program, found)
+            self._vlans = found
 
     def _pin_again(self) -> None:
         """Pin again what others have unpinned, so that the end of this process costs nothing."""

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which devices aren't as they are on the wire, as the program has to know.
-
-VLAN devices, which are on top of others; and those that aren't Ethernet, such as tunnels'.
-"""
+"""Which VLAN devices there are on top of which devices, as the program has to know."""
 
 from __future__ import annotations
 
@@ -16,22 +13,14 @@ if TYPE_CHECKING:
     from towpath.datapath.program.program import LoadedProgram
 
 
-def write_devices(
-    program: LoadedProgram, vlans: Iterable[tuple[int, int, int]], others: Iterable[int]
-) -> None:
-    """Make the program's tables say so.
+def write_vlans(program: LoadedProgram, found: Iterable[tuple[int, int, int]]) -> None:
+    """Make the program's tables say so: index of the VLAN's device, of the one below, VLAN id.
 
-    ``vlans``: index of the VLAN's device, of the one below, VLAN id. ``others``: indexes of those
-    that aren't Ethernet. A tag that has another device than before is never without one.
+    A tag that has another device than before is never without one.
     """
     by_tag, by_device = program.maps["vlan_devices"], program.maps["egress_devices"]
     tags, devices = set(), set()
-    for index in others:
-        way = np.zeros((), by_device.value_dtype)
-        way["ifindex"], way["stack"] = index, 1
-        by_device.update(index, way)
-        devices.add(index)
-    for upper, lower, vid in vlans:
+    for upper, lower, vid in found:
         tag = np.zeros((), by_tag.key_dtype)
         tag["ifindex"], tag["vid"] = lower, vid
         way = np.zeros((), by_device.value_dtype)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import struct
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import ip_interface
 from itertools import count
 from socket import AF_INET, AF_INET6, AF_UNSPEC, inet_ntop
@@ -40,7 +40,6 @@ _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 _KIND, _DATA, _SLAVE_KIND = 1, 2, 4  # IFLA_INFO_*
 _VLAN_ID, _VLAN_PROTOCOL = 1, 5  # IFLA_VLAN_*
 _8021Q = 0x8100
-_ETHERNET, _LOOPBACK = 1, 772  # ARPHRD_*; the latter has Ethernet's header too
 
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
@@ -66,8 +65,6 @@ class Interface:
     """The device in this namespace that it is on top of, 0 for none."""
     vlan: int | None = None
     """Its 802.1Q id on that device, None if it is no such device."""
-    ethernet: bool = True
-    """Its frames have Ethernet's header."""
 
 
 class Owned(NamedTuple):
@@ -146,15 +143,14 @@ class Devices(Closeable):
             self._take_address(change)
 
     def _take_link(self, change: Change) -> None:
-        family, kind, index, _, _ = _LINK.unpack_from(change.body)
+        family, _, index, _, _ = _LINK.unpack_from(change.body)
         if family != AF_UNSPEC:
             return  # of a bridge's ports, which tell more of a device in messages of their own
         values = attributes(change.body[_LINK.size :])
         if change.kind == _NEWLINK:
             self._elsewhere.discard(index)
             serial = self._serials.setdefault(index, next(self._counter))
-            made = _interface(index, serial, values)
-            self._by_index[index] = replace(made, ethernet=kind in (_ETHERNET, _LOOPBACK))
+            self._by_index[index] = _interface(index, serial, values)
             return
         self._by_index.pop(index, None)
         self._serials.pop(index, None)
@@ -222,10 +218,6 @@ class Devices(Closeable):
             for each in self._by_index.values()
             if each.vlan is not None
         ]
-
-    def not_ethernet(self) -> list[int]:
-        """Indexes of the devices whose packets have no Ethernet header, such as tunnels'."""
-        return [each.index for each in self._by_index.values() if not each.ethernet]
 
     def entrances(self, index: int) -> list[int]:
         """The devices that packets of a device come in by, as routing sees it.
