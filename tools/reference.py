@@ -88,6 +88,7 @@ SECTIONS = (
                 "BackendCounters",
                 "CpuCounters",
                 "CpuVerdicts",
+                "Refused",
                 "Flow",
                 "Translation",
                 "FlowCounts",

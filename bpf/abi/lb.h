@@ -226,7 +226,7 @@ struct backend_drop {
 enum verdict {
 	VERDICT_TX = 0,	  /* encapsulated, out of the same device */
 	VERDICT_REDIRECT, /* encapsulated, out of another one */
-	VERDICT_HANDOFF,  /* encapsulated, to the kernel to resolve the next hop */
+	VERDICT_HANDOFF,  /* encapsulated, to the kernel, which sends it: see struct punt */
 	VERDICT_PASS_NOT_IP,
 	VERDICT_PASS_NO_VIP,   /* TCP or UDP to an address and port not ours */
 	VERDICT_PASS_PROTOCOL, /* neither TCP nor UDP */
@@ -309,16 +309,22 @@ struct ways {
  * ---- Punt -----------------------------------------------------------------
  *
  * Put before a packet that goes to the kernel because its next hop is not yet
- * resolved. The tc program on the same device reads it and sends the packet by
- * way of the neighbour, which the kernel resolves: that of the packet's destination,
- * or the one named here. As large as metadata can be on older kernels.
+ * resolved, or XDP can't send out of the device. The tc program on the same device
+ * reads it and sends the packet by way of the neighbour, which the kernel resolves:
+ * that of the packet's destination, or the one named here. A frame that is complete
+ * it sends as it is. As large as metadata can be on older kernels.
  */
 struct punt {
 	__u64 cookie; /* the one in .rodata: not from a driver */
 	__u32 ifindex;
-	__u32 family; /* of next_hop; 0 = where the packet is addressed to */
+	__u32 family; /* of next_hop; 0 = where the packet is addressed to; or PUNT_FRAME */
 	struct address next_hop;
 };
+
+enum punt_families {
+	PUNT_FRAME = 255, /* to whom the frame is addressed: it leaves as it is */
+};
+BTF_KEEP(enum punt_families);
 
 #pragma GCC diagnostic pop
 

@@ -20,6 +20,7 @@
 #include "abi/base.h"
 #include "abi/decap.h"
 #include "net/parse.h"
+#include "net/pull.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
@@ -92,9 +93,11 @@ static __always_inline bool ipv4_checksum_ok(const struct iphdr *ip, const void 
 }
 
 /* Leaves the cursor at the inner header. False: no tunnel's packet. */
-static __always_inline bool parse_outer_ipv4(struct cursor *c, struct outer *outer)
+static __always_inline bool parse_outer_ipv4(struct xdp_md *ctx, struct cursor *c,
+					     struct outer *outer)
 {
-	__u32 left = cursor_left(c), header, length;
+	__s64 left = cursor_left(c);
+	__u32 header, length;
 	struct iphdr *ip = cursor_take(c, struct iphdr);
 
 	if (!ip || ip->version != 4 || !is_tunnel(ip->protocol))
@@ -107,8 +110,8 @@ static __always_inline bool parse_outer_ipv4(struct cursor *c, struct outer *out
 	outer->protocol = ip->protocol;
 	outer->ecn = ip->tos & ECN_MASK;
 	outer->fragment = ip->frag_off & bpf_htons(IPV4_FRAGMENT);
-	outer->malformed = header < sizeof(*ip) || length < header || length > left ||
-			   !ipv4_checksum_ok(ip, c->end);
+	outer->malformed = header < sizeof(*ip) || length < header ||
+			   !frame_reaches(ctx, length, left) || !ipv4_checksum_ok(ip, c->end);
 	outer->length = length - header;
 	c->pos = (void *)ip + header;
 	return true;
@@ -118,9 +121,11 @@ static __always_inline bool parse_outer_ipv4(struct cursor *c, struct outer *out
  * The same. Extension headers, such as the one with RFC 2473's encapsulation
  * limit, are taken off; the options in them are not looked at.
  */
-static __always_inline bool parse_outer_ipv6(struct cursor *c, struct outer *outer)
+static __always_inline bool parse_outer_ipv6(struct xdp_md *ctx, struct cursor *c,
+					     struct outer *outer)
 {
-	__u32 left = cursor_left(c), length, before;
+	__s64 left = cursor_left(c);
+	__u32 length, before;
 	struct ipv6hdr *ip = cursor_take(c, struct ipv6hdr);
 	int result;
 
@@ -140,7 +145,7 @@ static __always_inline bool parse_outer_ipv6(struct cursor *c, struct outer *out
 	outer->key.family = FAMILY_V6;
 	outer->ecn = ip->flow_lbl[0] >> IPV6_ECN_SHIFT & ECN_MASK;
 	outer->fragment = result == PARSE_FRAGMENT;
-	outer->malformed = length < before || length > left;
+	outer->malformed = length < before || !frame_reaches(ctx, length, left);
 	outer->length = length - before;
 	return true;
 }
@@ -272,7 +277,7 @@ static __always_inline enum decap_verdict unwrap(struct xdp_md *ctx, const struc
 	return DECAP_UNWRAPPED;
 }
 
-static __always_inline enum decap_verdict decapsulate(struct xdp_md *ctx)
+__noinline int decapsulate(struct xdp_md *ctx)
 {
 	struct cursor c = cursor_of(ctx);
 	struct decap_counters *counters;
@@ -284,9 +289,9 @@ static __always_inline enum decap_verdict decapsulate(struct xdp_md *ctx)
 	ethertype = parse_ethernet(&c, &vlan);
 	header = c.pos;
 	if (ethertype == bpf_htons(ETH_P_IP))
-		tunnel = parse_outer_ipv4(&c, &outer);
+		tunnel = parse_outer_ipv4(ctx, &c, &outer);
 	else if (ethertype == bpf_htons(ETH_P_IPV6))
-		tunnel = parse_outer_ipv6(&c, &outer);
+		tunnel = parse_outer_ipv6(ctx, &c, &outer);
 	if (!tunnel)
 		return DECAP_PASS_OTHER;
 
@@ -303,10 +308,17 @@ static __always_inline enum decap_verdict decapsulate(struct xdp_md *ctx)
 SEC("xdp")
 int towpath_decap(struct xdp_md *ctx)
 {
-	enum decap_verdict verdict = decapsulate(ctx);
+	__u64 verdict = decapsulate(ctx);
 	__u32 zero = 0;
 	struct decap_cpu *stats = bpf_map_lookup_elem(&verdicts, &zero);
 
+	/* Headers may lie behind the first fragment of the frame. */
+	if (xdp_fragments &&
+	    unlikely(verdict == DECAP_PASS_OTHER || verdict == DECAP_DROP_MALFORMED) &&
+	    frame_in_fragments(ctx) && pull(ctx, PULL_HEADERS))
+		verdict = decapsulate(ctx);
+	/* In one register, or Linux 5.10 knows the bounds of a copy only. */
+	barrier_var(verdict);
 	if (stats && verdict < DECAP_MAX)
 		stats->packets[verdict]++;
 	return verdict < DECAP_DROP_MALFORMED ? XDP_PASS : XDP_DROP;

@@ -27,6 +27,9 @@ enum pkt_flags {
 	PKT_ICMP_ERROR = 1 << 3,    /* an ICMP error: the flow is the quoted packet's */
 	PKT_AUTHENTICATED = 1 << 4, /* behind an authentication header: not to be translated */
 	PKT_FRAGMENT = PKT_FRAG_FIRST | PKT_FRAG_LATER,
+	/* How it leaves, where that isn't what its verdict says: set at the end of its way. */
+	PKT_REDIRECTED = 1 << 8, /* by XDP_REDIRECT */
+	PKT_PASSED = 1 << 9,	 /* by the kernel */
 };
 
 /*

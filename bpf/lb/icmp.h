@@ -10,8 +10,10 @@
 #define TOWPATH_LB_ICMP_H
 
 #include "net/encap.h"
+#include "net/pull.h"
 #include "lb/service.h"
 #include "lb/headers.h"
+#include "lb/transmit.h"
 
 /* <linux/icmp.h> needs a libc. Both families have this header. */
 struct icmp_header {
@@ -315,13 +317,17 @@ static __always_inline bool too_big_may_answer(const struct lb_ctx *lb)
 __noinline int too_big(struct xdp_md *ctx, __u32 slot, __u32 mtu)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
-	struct cursor c = cursor_of(ctx);
 	struct icmp_link link = {};
 	__s32 grow, quote;
 	bool v4, whole;
-	__s64 left;
+	struct cursor c;
+	__s64 length;
 
-	if (!lb || !too_big_answerable(lb, mtu) || !icmp_link_back(&c, lb, &link))
+	if (!lb || !too_big_answerable(lb, mtu))
+		return VERDICT_DROP_MTU;
+	pull(ctx, lb->pkt.l3_offset + ICMPV6_QUOTE);
+	c = cursor_of(ctx);
+	if (!icmp_link_back(&c, lb, &link))
 		return VERDICT_DROP_MTU;
 	if (!too_big_may_answer(lb))
 		return VERDICT_DROP_MTU_QUIET;
@@ -337,17 +343,16 @@ __noinline int too_big(struct xdp_md *ctx, __u32 slot, __u32 mtu)
 	}
 	if (bpf_xdp_adjust_head(ctx, -grow))
 		return VERDICT_DROP_HEADROOM;
-	c = cursor_of(ctx);
-	left = cursor_left(&c);
-	barrier_var(left);
-	if (bpf_xdp_adjust_tail(ctx, (__s32)(lb->pkt.l3_offset + grow + quote - left)))
+	length = frame_length(ctx);
+	barrier_var(length);
+	if (bpf_xdp_adjust_tail(ctx, (__s32)(lb->pkt.l3_offset + grow + quote - length)))
 		return VERDICT_DROP_HEADROOM;
 	c = cursor_of(ctx);
 	if (!icmp_write_link(&c, &link))
 		return VERDICT_DROP_HEADROOM;
 	if (v4 ? too_big_ipv4(&c, lb, mtu, whole)
 	       : too_big_ipv6(&c, lb, mtu > ICMPV6_SMALLEST_MTU ? mtu : ICMPV6_SMALLEST_MTU))
-		return VERDICT_TX_TOO_BIG;
+		return transmit_back(ctx, lb, VERDICT_TX_TOO_BIG);
 	return VERDICT_DROP_HEADROOM;
 }
 
@@ -474,9 +479,9 @@ static __always_inline int icmp_echo(struct xdp_md *ctx, struct lb_ctx *lb)
 		return VERDICT_PASS_PROTOCOL;
 	verdict = v4 ? echo_ipv4(&c, zeros) : echo_ipv6(&c);
 	c = cursor_of(ctx);
-	if (verdict == VERDICT_TX_ECHO)
-		icmp_write_link(&c, &link);
-	return verdict;
+	if (verdict != VERDICT_TX_ECHO || !icmp_write_link(&c, &link))
+		return verdict;
+	return transmit_back(ctx, lb, verdict);
 }
 
 /* For a packet of neither TCP nor UDP: PARSE_OK if it belongs to a flow, else the verdict. */

@@ -74,7 +74,8 @@ choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bo
 /*
  * Points `outer` at the way to its backend: the one found earlier in this jiffy,
  * or else the kernel's answer, put in `fresh`. `rx_ifindex`: with HOP_L2 if the packet is
- * to go to that very host. Returns the verdict it leads to.
+ * to go to that very host. Returns how packets leave by it (enum way_out), or the verdict
+ * where there is no way.
  */
 static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx *lb,
 					      struct backend_cpu *stats, struct outer *outer,
@@ -93,7 +94,7 @@ static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx 
 		if (!next_hop_keep(lb, &stats->hop, fresh, result))
 			return route_verdict(result);
 	}
-	return next_hop_verdict(lb, outer->hop);
+	return outer->hop->way;
 }
 
 static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
@@ -106,12 +107,12 @@ static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
 		.length = outer_length(backend->family),
 	};
 	struct next_hop fresh;
-	__u32 verdict = backend_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex),
-	      tx_ifindex;
+	__u32 way = backend_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex), tx_ifindex,
+	      verdict;
 
 	TRACE(lb, hop, *outer.hop);
-	if (unlikely(!is_sent(verdict)))
-		return verdict;
+	if (unlikely(!is_sent(way)))
+		return way;
 	if (!next_hop_fits(lb, outer.hop, outer.length))
 		return too_big(ctx, lb->slot, outer.hop->mtu - outer.length);
 	tunnel_source(&outer);
@@ -120,7 +121,7 @@ static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
 
 	if (unlikely(xdp_encap(ctx, &lb->pkt, &outer)))
 		return VERDICT_DROP_HEADROOM;
-	verdict = transmit(ctx, lb, verdict, tx_ifindex, NULL);
+	verdict = transmit(ctx, lb, way, tx_ifindex, 0);
 	if (likely(is_sent(verdict)))
 		count_sent(lb, stats);
 	return verdict;
@@ -135,7 +136,7 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 slot, __u32 handle)
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct backend *backend = backend_of(handle);
 	struct outer outer = {};
-	__u32 verdict, tx_ifindex;
+	__u32 way, verdict, tx_ifindex;
 	struct backend_cpu *stats;
 	struct next_hop fresh;
 
@@ -146,17 +147,17 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 slot, __u32 handle)
 		return VERDICT_DROP_NO_BACKEND;
 	outer.daddr = &backend->addr;
 	outer.family = &backend->family;
-	verdict = backend_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex | HOP_L2);
+	way = backend_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex | HOP_L2);
 	TRACE(lb, hop, *outer.hop);
-	if (!is_sent(verdict))
-		return verdict;
+	if (!is_sent(way))
+		return way;
 	if (!next_hop_fits(lb, outer.hop, 0))
 		return too_big(ctx, slot, outer.hop->mtu);
 	tx_ifindex = outer.hop->tx_ifindex;
 
 	if (relink(ctx, &lb->pkt, outer.hop))
 		return VERDICT_DROP_HEADROOM;
-	verdict = transmit(ctx, lb, verdict, tx_ifindex, backend);
+	verdict = transmit(ctx, lb, way, tx_ifindex, handle);
 	if (is_sent(verdict))
 		count_sent(lb, stats);
 	return verdict;
@@ -311,21 +312,26 @@ static __noinline __u32 unserved(struct xdp_md *ctx, struct lb_ctx *lb)
 	return slow_path_unserved(lb->slot, nat_may_be_source(&lb->pkt.flow.daddr));
 }
 
-static __always_inline int xdp_action(__u32 verdict)
+/* What goes back where it came from, by the way that the device allows. */
+static __always_inline int xdp_action_back(const struct lb_ctx *lb)
 {
-	switch (verdict) {
-	case VERDICT_TX:
+	if (likely(!(lb->pkt_flags & (PKT_REDIRECTED | PKT_PASSED))))
 		return XDP_TX;
-	case VERDICT_REDIRECT:
+	return lb->pkt_flags & PKT_REDIRECTED ? XDP_REDIRECT : XDP_PASS;
+}
+
+static __always_inline int xdp_action(const struct lb_ctx *lb, __u32 verdict)
+{
+	if (verdict == VERDICT_TX)
+		return xdp_action_back(lb);
+	barrier_var(verdict); /* or clang makes one jump of all these, which is longer */
+	if (verdict == VERDICT_REDIRECT)
 		return XDP_REDIRECT;
-	case VERDICT_HANDOFF ... VERDICT_PASS_QINQ:
+	if (verdict <= VERDICT_PASS_QINQ)
 		return XDP_PASS;
-	case VERDICT_TX_TOO_BIG:
-	case VERDICT_TX_ECHO:
-		return XDP_TX;
-	default:
-		return XDP_DROP;
-	}
+	if (verdict == VERDICT_TX_TOO_BIG || verdict == VERDICT_TX_ECHO)
+		return xdp_action_back(lb);
+	return XDP_DROP;
 }
 
 /* All of a packet's way, once it has a context. Returns the verdict. */
@@ -338,6 +344,8 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct lb_ctx *lb)
 	RECORD(lb, handle, 0);
 	parsed = parse_packet(ctx, &lb->pkt);
 	barrier();
+	if (xdp_fragments && unlikely(parsed != PARSE_OK))
+		parsed = slow_path_pull(ctx, lb->slot, parsed);
 	if (unlikely(parsed != PARSE_OK)) {
 		if (nat_ports && parsed == VERDICT_PASS_PROTOCOL)
 			parsed = balance_error(ctx, lb);
@@ -369,13 +377,14 @@ int towpath_lb(struct xdp_md *ctx)
 {
 	struct lb_ctx *lb = lb_ctx_begin(ctx);
 
-	return lb ? xdp_action(handle(ctx, lb)) : XDP_PASS;
+	return lb ? xdp_action(lb, handle(ctx, lb)) : XDP_PASS;
 }
 
 /*
  * On the same device, for packets that XDP encapsulated and could not send: the
- * kernel resolves the next hop and sends them when it answers. No forwarding
- * setting or source check of the kernel stands in their way.
+ * kernel resolves the next hop and sends them when it answers, or sends them as they are
+ * where there is nothing to resolve. No forwarding setting or source check of the kernel
+ * stands in their way.
  */
 SEC("tc")
 int towpath_handoff(struct __sk_buff *skb)
@@ -387,6 +396,8 @@ int towpath_handoff(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (mark->cookie != trace_cookie || !trace_cookie)
 		return TC_ACT_UNSPEC;
+	if (mark->family == PUNT_FRAME)
+		return bpf_redirect(mark->ifindex, 0);
 	if (!mark->family)
 		return bpf_redirect_neigh(mark->ifindex, NULL, 0, 0);
 	next_hop.nh_family = mark->family;

@@ -75,10 +75,18 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, __u32); /* ifindex of the VLAN device */
+	__uint(max_entries, 16384);
+	__type(key, __u32); /* ifindex of any device */
 	__type(value, struct egress_device);
 } egress_devices SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct refusal);
+	__type(value, __u64);
+} refusals SEC(".maps");
 
 /* An entry outlives its connection, whose last packets come after its end: the oldest go. */
 struct {

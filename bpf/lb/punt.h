@@ -7,9 +7,10 @@
 
 /*
  * Tells the tc program on this device which way the packet goes: to `next_hop` if it is
- * not NULL. Takes the place of a driver's metadata, since there may not be room for both.
+ * not NULL, or as it is if it is `complete`. Takes the place of a driver's metadata, since there may not be room for both.
  */
-static __always_inline int punt(struct xdp_md *ctx, __u32 ifindex, const struct backend *next_hop)
+static __always_inline int punt(struct xdp_md *ctx, __u32 ifindex, const struct backend *next_hop,
+				bool complete)
 {
 	struct punt *mark;
 	int metadata = (void *)(long)ctx->data - (void *)(long)ctx->data_meta;
@@ -20,7 +21,9 @@ static __always_inline int punt(struct xdp_md *ctx, __u32 ifindex, const struct 
 	if ((void *)(mark + 1) > (void *)(long)ctx->data)
 		return -1;
 	*mark = (struct punt){ .cookie = trace_cookie, .ifindex = ifindex };
-	if (next_hop) {
+	if (complete) {
+		mark->family = PUNT_FRAME;
+	} else if (next_hop) {
 		mark->family = next_hop->family;
 		mark->next_hop = next_hop->addr;
 	}

@@ -8,6 +8,21 @@
 
 #include "lb/fragment.h"
 #include "lb/icmp.h"
+#include "net/pull.h"
+
+/*
+ * For what parse_packet() did not call PARSE_OK: if it is a frame in fragments, it looked at the
+ * first one only, and headers may lie behind that. Returns what the whole frame is called.
+ */
+__noinline int slow_path_pull(struct xdp_md *ctx, __u32 slot, __u32 parsed)
+{
+	struct lb_ctx *lb = lb_ctx_of(slot);
+
+	if (!lb || !frame_in_fragments(ctx))
+		return parsed;
+	pull(ctx, PULL_HEADERS);
+	return parse_fragments(ctx, &lb->pkt);
+}
 
 /*
  * TCP or UDP behind an authentication header (RFC 4302). That covers the packet from the IP header

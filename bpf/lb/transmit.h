@@ -9,6 +9,7 @@
 #include "lb/context.h"
 #include "lb/punt.h"
 #include "lb/route.h"
+#include "lb/service.h"
 #include "net/nexthop.h"
 
 /* ---- The next hop ---- */
@@ -39,11 +40,6 @@ static __always_inline bool next_hop_keep(const struct lb_ctx *lb, struct next_h
 	return true;
 }
 
-static __always_inline __u32 next_hop_verdict(const struct lb_ctx *lb, const struct next_hop *hop)
-{
-	return hop->tx_ifindex == lb->rx_ifindex ? VERDICT_TX : VERDICT_REDIRECT;
-}
-
 /* Whether a packet may go there, so many bytes longer than it came. */
 static __always_inline bool next_hop_fits(const struct lb_ctx *lb, const struct next_hop *hop,
 					  __u32 longer)
@@ -53,24 +49,68 @@ static __always_inline bool next_hop_fits(const struct lb_ctx *lb, const struct 
 
 /* ---- Transmission ---- */
 
+/* Of a verdict, or of enum way_out: the verdicts that are none of these lie in between. */
 static __always_inline bool is_sent(__u32 verdict)
 {
-	return verdict <= VERDICT_HANDOFF;
+	return likely(verdict <= VERDICT_HANDOFF) || verdict >= WAY_OTHER;
 }
 
 /*
- * Sends a packet that is in its frame, as the verdict says. `neighbour`: whom the kernel is to
- * resolve if that has to be, NULL for who the packet is addressed to. Returns the verdict.
+ * Sends a frame that is complete, but for MAC addresses in the case of WAY_HANDOFF, by any way but
+ * XDP_TX. `handle`: of the backend that the kernel is to resolve then, 0 for who the packet is
+ * addressed to. Returns the verdict.
  */
-static __always_inline __u32 transmit(struct xdp_md *ctx, struct lb_ctx *lb, __u32 verdict,
-				      __u32 tx_ifindex, const struct backend *neighbour)
+__noinline int transmit_by(struct xdp_md *ctx, __u32 slot, __u32 way, __u32 tx_ifindex,
+			   __u32 handle)
+{
+	struct lb_ctx *lb = lb_ctx_of(slot);
+
+	if (!lb)
+		return VERDICT_DROP_HEADROOM;
+	if (way & WAY_LINEAR)
+		way = frame_in_fragments(ctx) ? WAY_KERNEL : way & ~WAY_LINEAR;
+	if ((way & WAY_VERDICT) == WAY_HANDOFF) {
+		if (punt(ctx, tx_ifindex, handle ? backend_of(handle) : NULL, way == WAY_KERNEL))
+			return VERDICT_DROP_HEADROOM;
+		lb->pkt_flags |= PKT_PASSED;
+	} else {
+		bpf_redirect(tx_ifindex, 0);
+		lb->pkt_flags |= PKT_REDIRECTED;
+	}
+	return way & WAY_VERDICT;
+}
+
+/* The same, and by XDP_TX. */
+static __always_inline __u32 transmit(struct xdp_md *ctx, struct lb_ctx *lb, __u32 way,
+				      __u32 tx_ifindex, __u32 handle)
 {
 	RECORD(lb, tx_ifindex, tx_ifindex);
-	if (unlikely(verdict == VERDICT_HANDOFF) && punt(ctx, tx_ifindex, neighbour))
-		return VERDICT_DROP_HEADROOM;
-	if (unlikely(verdict == VERDICT_REDIRECT))
-		bpf_redirect(tx_ifindex, 0);
-	return verdict;
+	if (likely(way == WAY_TX))
+		return VERDICT_TX;
+	return transmit_by(ctx, lb->slot, way, tx_ifindex, handle);
+}
+
+/*
+ * Sends an answer that has taken the packet's place back where that came from. Returns
+ * `verdict`, or the reason that it is dropped for.
+ */
+static __always_inline __u32 transmit_back(struct xdp_md *ctx, const struct lb_ctx *lb,
+					   __u32 verdict)
+{
+	struct egress_device *device;
+	__u32 ifindex, way;
+
+	if (lb->traced)
+		return verdict;
+	ifindex = lb->rx_ifindex;
+	device = bpf_map_lookup_elem(&egress_devices, &ifindex);
+	if (device && device->flags & EGRESS_GENERIC)
+		return verdict;
+	way = fib_way(device ? device->flags : 0, true);
+	if (way == WAY_TX)
+		return verdict;
+	return is_sent(transmit_by(ctx, lb->slot, way, ifindex, 0)) ? verdict
+								    : VERDICT_DROP_HEADROOM;
 }
 
 /* Counts a packet that was sent to a backend. */

@@ -115,17 +115,53 @@ static __always_inline __u32 fib_ingress(void *vlan_devices, __u32 ifindex, __be
 	return device ? *device : ifindex;
 }
 
+/* How XDP may send out of a device what came in on another, or on itself. */
+static __always_inline __u8 fib_way(__u16 flags, bool same)
+{
+	__u8 linear = flags & EGRESS_FRAGMENTS ? 0 : WAY_LINEAR;
+
+	if (same && flags & EGRESS_TX)
+		return WAY_TX;
+	if (flags & EGRESS_REDIRECT)
+		return (same ? WAY_BACK : WAY_REDIRECT) | linear;
+	return WAY_KERNEL;
+}
+
+/*
+ * What is on a device's wire but Ethernet has no MAC addresses, whatever the kernel says in their
+ * place: it sends such packets itself.
+ */
+static __always_inline void fib_leave_to_kernel(struct next_hop *hop, __u32 ifindex)
+{
+	hop->way = WAY_HANDOFF;
+	hop->tx_ifindex = ifindex; /* the kernel's to transmit, tags and all */
+	__builtin_memset(hop->dmac, 0, sizeof(hop->dmac));
+	__builtin_memset(hop->smac, 0, sizeof(hop->smac));
+}
+
 /* `egress_devices`: a map from a device's index to its struct egress_device. */
 static __always_inline void fib_egress(void *egress_devices, struct next_hop *hop, __u32 ifindex,
 				       bool vlan_known)
 {
-	struct egress_device *device = bpf_map_lookup_elem(egress_devices, &ifindex);
+	struct egress_device *device = bpf_map_lookup_elem(egress_devices, &ifindex), *ingress;
+	__u32 rx_ifindex = hop->rx_ifindex & ~HOP_L2;
+	bool same;
 
-	hop->tx_ifindex = device ? device->ifindex : ifindex;
-	hop->tx_vlan = device ? device->vlan : 0;
+	if (!device || !(device->flags & EGRESS_ETHERNET)) {
+		fib_leave_to_kernel(hop, ifindex);
+		return;
+	}
+	same = device->ifindex == rx_ifindex;
+	hop->tx_ifindex = device->ifindex;
+	hop->tx_vlan = device->vlan;
 	/* No device speaks for this VLAN: what goes back where it came from stays in it. */
-	if (!device && !vlan_known && ifindex == (hop->rx_ifindex & ~HOP_L2))
+	if (!vlan_known && ifindex == rx_ifindex)
 		hop->tx_vlan = hop->rx_vlan;
+	ingress = bpf_map_lookup_elem(egress_devices, &rx_ifindex);
+	if (ingress && ingress->flags & EGRESS_GENERIC)
+		hop->way = same ? WAY_TX : WAY_REDIRECT;
+	else
+		hop->way = fib_way(device->flags, same);
 }
 
 /* Fills `hop` from what the kernel said. `ingress`: the device it was asked for. */
@@ -138,7 +174,7 @@ static __always_inline void fib_take_hop(void *egress_devices, struct next_hop *
 	__builtin_memcpy(hop->dmac, fib->dmac, 6);
 	__builtin_memcpy(hop->smac, fib->smac, 6);
 	if (result == BPF_FIB_LKUP_RET_NO_NEIGH)
-		hop->tx_ifindex = fib->ifindex; /* the kernel's to transmit, tags and all */
+		fib_leave_to_kernel(hop, fib->ifindex);
 	else
 		fib_egress(egress_devices, hop, fib->ifindex,
 			   ingress != (hop->rx_ifindex & ~HOP_L2));

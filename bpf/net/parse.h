@@ -129,6 +129,37 @@ static __always_inline __s64 cursor_left(const struct cursor *c)
 	return c->end - c->pos;
 }
 
+/*
+ * Set before loading: frames may be in fragments (5.18), of which only the first lies between
+ * `data` and `data_end`. Headers are looked for there and nowhere else.
+ */
+const volatile __u32 xdp_fragments = 0;
+
+/* Bytes of the frame, whether or not it is in fragments. */
+static __always_inline __s64 frame_length(struct xdp_md *ctx)
+{
+	if (xdp_fragments)
+		return bpf_xdp_get_buff_len(ctx);
+	return (void *)(long)ctx->data_end - (void *)(long)ctx->data;
+}
+
+static __always_inline bool frame_in_fragments(struct xdp_md *ctx)
+{
+	struct cursor c = cursor_of(ctx);
+
+	return xdp_fragments && frame_length(ctx) > cursor_left(&c);
+}
+
+/* Whether the frame goes on for so many bytes, of which so many are left of its first fragment. */
+static __always_inline bool frame_reaches(struct xdp_md *ctx, __u32 bytes, __s64 left)
+{
+	struct cursor c = cursor_of(ctx);
+
+	if (likely(bytes <= left))
+		return true;
+	return xdp_fragments && bytes - left <= frame_length(ctx) - cursor_left(&c);
+}
+
 /* The header at the cursor, or NULL if the frame ends within it. */
 #define cursor_take(c, type)                          \
 	({                                            \
@@ -195,7 +226,22 @@ static __always_inline int parse_ports(struct cursor *c, __u32 left, struct pack
 	return PARSE_OK;
 }
 
-static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
+/*
+ * Whether a packet ends behind its frame, of whose first fragment so many bytes are `left`, and so
+ * many lie `behind` that.
+ */
+static __always_inline bool outruns(__u32 length, __s64 left, __s64 behind)
+{
+	if (likely(length <= left))
+		return false;
+	if (!behind)
+		return true;
+	barrier_var(left); /* a number, not a difference of pointers that others are added to */
+	return length - left > behind;
+}
+
+/* `behind`: bytes of the frame behind its first fragment. */
+static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt, __s64 behind)
 {
 	__s64 left = cursor_left(c);
 	__u32 header;
@@ -205,7 +251,7 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt)
 		return PARSE_MALFORMED;
 	header = ip->ihl * 4;
 	pkt->l3_length = bpf_ntohs(ip->tot_len);
-	if (pkt->l3_length < header || pkt->l3_length > left)
+	if (pkt->l3_length < header || outruns(pkt->l3_length, left, behind))
 		return PARSE_MALFORMED;
 
 	pkt->tos = ip->tos;
@@ -266,7 +312,7 @@ static __always_inline int parse_ipv6_extensions(struct cursor *c, __u8 nexthdr,
 	return PARSE_PROTOCOL;
 }
 
-static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
+static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt, __s64 behind)
 {
 	__s64 left = cursor_left(c);
 	__u32 after;
@@ -277,7 +323,7 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
 	if (!ip || ip->version != 6)
 		return PARSE_MALFORMED;
 	pkt->l3_length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
-	if (pkt->l3_length > left)
+	if (outruns(pkt->l3_length, left, behind))
 		return PARSE_MALFORMED;
 
 	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
@@ -306,15 +352,16 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt)
  * IPv6 the protocol and where the transport is, if PARSE_FRAGMENT, all but the ports
  * if PARSE_PROTOCOL.
  */
-static __always_inline int parse_frame(struct cursor c, const void *frame, struct packet *pkt)
+static __always_inline int parse_frame(struct cursor c, const void *frame, struct packet *pkt,
+				       __s64 behind)
 {
 	__be16 ethertype = parse_ethernet(&c, &pkt->vlan);
 
 	pkt->l3_offset = c.pos - frame;
 	if (ethertype == bpf_htons(ETH_P_IP))
-		return parse_ipv4(&c, pkt);
+		return parse_ipv4(&c, pkt, behind);
 	if (ethertype == bpf_htons(ETH_P_IPV6))
-		return parse_ipv6(&c, pkt);
+		return parse_ipv6(&c, pkt, behind);
 	if (is_tag(ethertype))
 		return PARSE_QINQ;
 	return ethertype ? PARSE_NOT_IP : PARSE_MALFORMED;
@@ -322,8 +369,18 @@ static __always_inline int parse_frame(struct cursor c, const void *frame, struc
 
 /*
  * Of the frame that a program is given. Its start is read from the context once more, since it
- * would be kept in a register beside the cursor.
+ * would be kept in a register beside the cursor. A frame in fragments may be PARSE_MALFORMED, for
+ * its length: see parse_fragments().
  */
-#define parse_packet(ctx, pkt) parse_frame(cursor_of(ctx), (const void *)(long)(ctx)->data, pkt)
+#define parse_packet(ctx, pkt) parse_frame(cursor_of(ctx), (const void *)(long)(ctx)->data, pkt, 0)
+
+/* The same of a frame in fragments. */
+static __always_inline int parse_fragments(struct xdp_md *ctx, struct packet *pkt)
+{
+	struct cursor c = cursor_of(ctx);
+
+	return parse_frame(c, (const void *)(long)ctx->data, pkt,
+			   frame_length(ctx) - cursor_left(&c));
+}
 
 #endif

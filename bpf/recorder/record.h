@@ -8,6 +8,7 @@
 
 #include "net/hash.h"
 #include "net/parse.h"
+#include "net/pull.h"
 #include "abi/recorder.h"
 #include "wildcard/wildcard.h"
 #include "lb/context.h"
@@ -296,8 +297,7 @@ static __always_inline bool record_wanted(struct xdp_md *ctx, struct record_cpu 
 static __always_inline __u32 record_copy(struct xdp_md *ctx, struct record_frame *frame,
 					 __u32 snaplen)
 {
-	void *data = (void *)(long)ctx->data;
-	__u64 length = (void *)(long)ctx->data_end - data, size = length;
+	__u64 length = frame_length(ctx), size = length;
 
 	if (size > snaplen)
 		size = snaplen;
@@ -313,7 +313,7 @@ static __always_inline __u32 record_copy(struct xdp_md *ctx, struct record_frame
 	if (record_load_helper) {
 		if (bpf_xdp_load_bytes(ctx, 0, frame->data, size))
 			return 0;
-	} else if (bpf_probe_read_kernel(frame->data, size, data)) {
+	} else if (bpf_probe_read_kernel(frame->data, size, (void *)(long)ctx->data)) {
 		return 0;
 	}
 	return size;
@@ -479,6 +479,8 @@ __noinline int record_begin(struct xdp_md *ctx)
 
 	if (!cpu || !record_alive(cpu))
 		return 0;
+	if (xdp_fragments && frame_in_fragments(ctx))
+		pull(ctx, PULL_HEADERS);
 	record_parse(ctx);
 	if (record_wanted(ctx, cpu))
 		record_take(ctx, cpu);

@@ -26,7 +26,7 @@ int towpath_recorder(struct xdp_md *ctx)
 	if (!lb)
 		return XDP_PASS;
 	verdict = handle(ctx, lb);
-	action = xdp_action(verdict);
+	action = xdp_action(lb, verdict);
 	cpu = record_cpu();
 	if (cpu && cpu->chosen)
 		record_end(ctx, verdict, action);

@@ -55,7 +55,7 @@ struct nat {
 	struct nat_search search;
 	struct nat_quote quote;
 	struct next_hop hop;
-	__u32 verdict;	     /* that the next hop leads to */
+	__u32 way;	     /* enum way_out, or the verdict where there is no next hop */
 	__u32 fresh;	     /* the flow is a new one */
 	__u32 service;	     /* that an ICMP error is counted for */
 	__be16 backend_port; /* of the flow, whatever its backend's is by now */

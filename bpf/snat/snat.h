@@ -61,7 +61,8 @@ __noinline int nat_ask(struct xdp_md *ctx, __u32 slot, __u32 family, __u32 paths
 
 /*
  * Fills n->hop: what is `kept`, if it `holds`, or the kernel's answer, which is kept then.
- * `saddr` goes with it; `paths`: see nat_ask(). Returns the verdict it leads to.
+ * `saddr` goes with it; `paths`: see nat_ask(). Returns how packets leave by it (enum way_out), or
+ * the verdict where there is no way.
  */
 static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct lb_ctx *lb, struct nat *n,
 					  struct next_hop *kept, bool holds,
@@ -79,7 +80,7 @@ static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct lb_ctx *lb,
 		if (!next_hop_keep(lb, kept, &n->hop, result))
 			return route_verdict(result);
 	}
-	return next_hop_verdict(lb, &n->hop);
+	return n->hop.way;
 }
 
 /* These write the packet; 0, or -1 if the driver left no room. */
@@ -117,25 +118,25 @@ static __always_inline int nat_rewrite(struct xdp_md *ctx, const struct lb_ctx *
 	return nat_write_packet(ctx, lb->slot);
 }
 
-/* Sends the packet as n says by way of n->hop, to which n->verdict leads. */
+/* Sends the packet as n says by n->hop in the way of n->way, which may be a verdict: no way. */
 __noinline int nat_send(struct xdp_md *ctx, __u32 slot)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct nat *n = nat_of(slot);
-	__u32 tx_ifindex, verdict;
+	__u32 tx_ifindex, way;
 
 	if (!lb || !n)
 		return VERDICT_DROP_HEADROOM;
-	verdict = n->verdict;
+	way = n->way;
 	tx_ifindex = n->hop.tx_ifindex;
 	TRACE(lb, hop, n->hop);
-	if (unlikely(!is_sent(verdict)))
-		return verdict;
+	if (unlikely(!is_sent(way)))
+		return way;
 	if (!next_hop_fits(lb, &n->hop, 0))
 		return n->quote.at ? VERDICT_DROP_MTU : too_big(ctx, slot, n->hop.mtu);
 	if (unlikely(nat_rewrite(ctx, lb, n)))
 		return VERDICT_DROP_HEADROOM;
-	return transmit(ctx, lb, verdict, tx_ifindex, NULL);
+	return transmit(ctx, lb, way, tx_ifindex, 0);
 }
 
 /* What a packet must be, so that it can be translated: PARSE_OK or the verdict. */
@@ -232,9 +233,9 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 slot)
 	TRACE(lb, outer_saddr, n->tuple.saddr);
 	if (n->search.way < NAT_WAYS)
 		TRACE(lb, source_port, n->search.port);
-	n->verdict = nat_next_hop(ctx, lb, n, &stats->hop,
-				  next_hop_holds(lb, &stats->hop, lb->rx_ifindex), &n->tuple.saddr,
-				  WAY_BACKENDS);
+	n->way = nat_next_hop(ctx, lb, n, &stats->hop,
+			      next_hop_holds(lb, &stats->hop, lb->rx_ifindex), &n->tuple.saddr,
+			      WAY_BACKENDS);
 	verdict = nat_send(ctx, slot);
 	if (is_sent(verdict))
 		count_sent(lb, stats);
@@ -314,7 +315,7 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 slot)
 		client->hop.tick = 0;
 		client->family = lb->pkt.flow.family;
 	}
-	n->verdict = nat_next_hop(ctx, lb, n, &client->hop, holds, &n->tuple.daddr, WAY_CLIENTS);
+	n->way = nat_next_hop(ctx, lb, n, &client->hop, holds, &n->tuple.daddr, WAY_CLIENTS);
 	verdict = nat_send(ctx, slot);
 	if (is_sent(verdict) && !lb->traced)
 		count_reply(lb, backend->service);

@@ -47,6 +47,11 @@ class DeviceStatus:
     """native: the program runs in the driver. generic: in the kernel's stack."""
     trouble: str | None = None
     """What is wrong, such as that there is no such device; None when all is well."""
+    fragments: bool | None = None
+    """Whether frames may be in fragments there, as are those that are larger than a page has room
+    for. In generic mode none is: the kernel makes all frames one piece."""
+    why_generic: str | None = None
+    """What the driver said where mode auto had to settle for generic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,17 @@ class CpuVerdicts:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Frames that were sent, and counted so, and that the kernel or a driver then refused."""
+
+    device: str
+    """That they were to leave by; #INDEX if it is gone."""
+    error: str
+    """Such as EOPNOTSUPP: its driver takes no frames from XDP; or queue full."""
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Every packet that the datapath has seen."""
 
@@ -185,6 +201,8 @@ class Counters:
     services: tuple[ServiceCounters, ...] = ()
     cpus: tuple[CpuVerdicts, ...] = ()
     """The verdicts by CPU, where that was asked for."""
+    refused: tuple[Refused, ...] | None = None
+    """Of the packets that were sent, those that did not leave. None: this kernel doesn't tell."""
 
     def service(self, which: str | ServiceKey) -> ServiceCounters:
         """Return what came in for one service, by its name or by what it is for.
@@ -302,6 +320,8 @@ class Trace:
     """What the kernel's routing said."""
     egress: str | None = None
     """It leaves from here."""
+    handoff: str | None = None
+    """Of a packet that is handed to the kernel: why XDP can't send it."""
     vlan: int | None = None
     source_mac: str | None = None
     next_hop_mac: str | None = None

@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
 from towpath import LoadBalancer
+from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.links import attach_xdp, xdp_mode
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.interfaces import device_index
@@ -118,7 +119,7 @@ def rejoin(topology: Topology, of_router: str, of_balancer: str) -> None:
 def passing(*devices: str) -> Iterator[None]:
     """Let the router's devices take what XDP sends them: that needs a program on veth."""
     with in_netns(ROUTER), ExitStack() as undo:
-        program = undo.enter_context(BpfObject.packaged("lab_pass"))
+        program = undo.enter_context(taking_fragments(BpfObject.packaged("lab_pass")))
         program.load()
         for device in devices:
             link = attach_xdp(program.programs["pass"], device_index(device), "native")

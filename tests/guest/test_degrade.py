@@ -152,7 +152,7 @@ def test_packets_larger_than_the_mtu_are_dropped_by_someone(wire: Wire) -> None:
     assert (verdicts["tx"], verdicts["tx_too_big"]) == ((2, 1) if told else (3, 0))
 
 
-@pytest.mark.usefixtures("peer")
+@pytest.mark.usefixtures("wire")
 def test_the_source_is_what_the_route_prefers() -> None:
     """Where the look-up doesn't tell, the kernel is asked beforehand."""
     ip(f"route add 10.9.0.1/32 via {BACKEND} dev {DEVICE} src {PREFERRED}")

@@ -19,6 +19,7 @@ import yaml
 
 from towpath.api.client import Client, ClientError
 from towpath.kernel.net.netns import in_netns
+from towpath.kernel.net.offloads import ON, Offload
 from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 
@@ -191,6 +192,8 @@ def device() -> Iterator[None]:
         ip("address", "add", "2001:db8:1::1/64", "dev", DEVICE, "nodad")
         for name in (DEVICE, PEER):
             ip("link", "set", name, "up")
+        # What comes by XDP is taken by NAPI, which runs for GRO: without, the kernel would send it.
+        Offload("rx-gro").write(PEER, ON)
         yield
     finally:
         shutil.rmtree(PINS, ignore_errors=True)

@@ -17,6 +17,7 @@ from towpath.kernel.errors import KernelError
 from towpath.kernel.net import clsact
 from towpath.kernel.net.interfaces import device_index
 from towpath.kernel.net.netns import new_netns
+from towpath.kernel.net.offloads import ON, Offload
 from towpath.lab.waiting import wait_until
 from towpath.model import Limits
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from towpath import LoadBalancer
 
 DEVICE, PEER = "tplb0", "tplb1"
-SECOND = "tplb2"
+SECOND, THIRD = "tplb2", "tplb3"
 PINS = Path("/sys/fs/bpf/tplb")
 BPFFS = Path("/sys/fs/bpf")
 SMALL = Limits(services=8, backends=32, flows=1024, table_slots=8192)
@@ -38,6 +39,8 @@ WEB: dict[str, Any] = {
     "backends": ["192.0.2.11", "192.0.2.12"],
     "table_size": 251,
 }
+# What comes by XDP is taken by NAPI, which runs for GRO: without, the kernel would send it.
+GRO = Offload("rx-gro")
 FLOW = "198.51.100.7:40000 -> 203.0.113.10:80 tcp"
 
 NETWORK = f"""
@@ -61,12 +64,14 @@ def device() -> Iterator[None]:
     """DEVICE, with two backends' neighbours, and its PEER; gone afterwards with its namespace."""
     with new_netns():
         ip(NETWORK)
+        GRO.write(PEER, ON)
         yield
 
 
 def add_second() -> None:
     """One more device."""
-    ip(f"link add {SECOND} type veth peer name tplb3\nlink set {SECOND} up\nlink set tplb3 up")
+    ip(f"link add {SECOND} type veth peer name {THIRD}\nlink set {SECOND} up\nlink set {THIRD} up")
+    GRO.write(THIRD, ON)
 
 
 def state(*names: str) -> dict[str, object]:

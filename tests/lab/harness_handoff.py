@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -21,6 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from towpath.datapath.balancer import Balancer
+from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.netns import in_netns
@@ -97,7 +98,7 @@ def _wire(name: str) -> None:
 @contextmanager
 def _polling(where: str) -> Iterator[None]:
     """Have the far end take what comes by XDP: see ``bpf/lab/pass.bpf.c``."""
-    with in_netns(where), BpfObject.packaged("lab_pass") as obj:
+    with in_netns(where), taking_fragments(BpfObject.packaged("lab_pass")) as obj:
         obj.load()
         with attach_xdp(obj.programs["pass"], socket.if_nametoindex(WIRE), "native"):
             yield
@@ -152,10 +153,10 @@ def client() -> Iterator[socket.socket]:
         yield raw
 
 
-def frame(inside: int, sport: int, payload: bytes = b"towpath") -> bytes:
+def frame(inside: int, sport: int, payload: bytes = b"towpath", **fields: Any) -> bytes:
     """A datagram of a client's to the VIP, as it arrives at the load balancer."""
-    source, target = CLIENTS[inside], str(VIPS[inside])
-    header = IP(src=source, dst=target) if inside == 4 else IPv6(src=source, dst=target)
+    ends = {"src": CLIENTS[inside], "dst": str(VIPS[inside])}
+    header = IP(**ends, **fields) if inside == 4 else IPv6(**ends, **fields)
     link = Ether(dst=MACS[NEAR], src="02:00:00:00:00:11")
     return bytes(link / header / UDP(sport=sport, dport=PORT) / Raw(payload))
 

@@ -17,6 +17,7 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import TYPE_CHECKING
 
 from towpath import LoadBalancer
+from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.netns import in_netns
@@ -114,7 +115,7 @@ def _plug_in(name: str) -> None:
 @contextmanager
 def _polling(name: str) -> Iterator[None]:
     """Have the switch take what a load balancer sends by XDP: see ``bpf/lab/pass.bpf.c``."""
-    with in_netns(SWITCH), BpfObject.packaged("lab_pass") as obj:
+    with in_netns(SWITCH), taking_fragments(BpfObject.packaged("lab_pass")) as obj:
         obj.load()
         index = socket.if_nametoindex(name.removeprefix("tpn-"))
         with attach_xdp(obj.programs["pass"], index, "native"):

@@ -93,6 +93,9 @@ def test_a_device_that_goes_is_told_and_attached_to_when_it_is_back(agent: Agent
     attached = f'towpath_device_attached{{device="{DEVICE}"}}'
     assert balances(agent)
     assert metric(agent, attached) == 1
+    assert metric(agent, f'towpath_device_native{{device="{DEVICE}"}}') == 1
+    with Client(agent.socket) as client:
+        assert "# TYPE towpath_refused_packets_total counter" in client.metrics()
     for _ in range(2):
         ip("link", "delete", DEVICE)
         wait_for_health(agent, 503, MISSING)

@@ -13,12 +13,17 @@ import pytest
 from towpath.cli import decap
 from towpath.datapath.health import path
 from towpath.datapath.maps.pins import HOST, LINKS, MAPS, NAMES
+from towpath.datapath.observe import refused
+from towpath.datapath.program import switches, trial
 from towpath.kernel.bpf import bpffs
 from towpath.kernel.net import clsact, sysctl
+from towpath.kernel.net.offloads import RX_VLAN
 from towpath.model.settings import DEFAULT_MARK, Api, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from towpath.kernel.net.offloads import Offload
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -59,6 +64,18 @@ def test_no_setting_is_there_that_is_never_written() -> None:
     assert found == {tuple(each) for each in sysctl.WRITTEN}
 
 
+@pytest.mark.parametrize("offload", RX_VLAN, ids=str)
+def test_every_offload_is_there(offload: Offload) -> None:
+    """By the name that the kernel has for it, with when and why it is switched."""
+    (row,) = re.findall(rf"^\| `{offload}` [^|]*off \|(.*)\|$", CHANGES, re.MULTILINE)
+    assert all(cell.strip() for cell in row.split("|"))
+
+
+def test_settings_are_of_these_two_kinds() -> None:
+    """Whatever is set and set back."""
+    assert {*map(str, switches.SETTINGS)} == {*map(str, (*sysctl.WRITTEN, *RX_VLAN))}
+
+
 def test_settings_are_written_in_one_place() -> None:
     """Nothing else in the code knows a file below /proc/sys, but to read it."""
     known = {
@@ -88,6 +105,19 @@ def test_every_program_that_is_attached_is_there() -> None:
         assert f"`{name}`" in CHANGES
 
 
+def test_every_tracepoint_is_there() -> None:
+    """With the programs that are at it."""
+    for program, tracepoint in refused._TRACEPOINTS.items():
+        assert f"`{program}`" in CHANGES
+        assert f"`{tracepoint}`" in CHANGES
+
+
+def test_the_trial_is_as_it_is_made() -> None:
+    """Its device, and what it sends."""
+    assert f"`{trial._NAME.decode()}`" in CHANGES
+    assert f"(0x{trial._EXPERIMENTAL.hex()})" in CHANGES
+
+
 def test_routing_is_as_it_is_made() -> None:
     """Mark, table and priority."""
     assert f"fwmark {DEFAULT_MARK:#x} lookup {path.TABLE} priority {path.PRIORITY}" in CHANGES
@@ -110,11 +140,12 @@ def test_every_place_for_files_is_there() -> None:
 
 
 def test_nothing_that_the_page_rules_out_is_done() -> None:
-    """ethtool, other qdiscs, interrupts, neighbours, addresses and other routes."""
+    """Other features, qdiscs, interrupts, neighbours, addresses and routes."""
     words = re.compile(
         r"ethtool|SIOCETHTOOL|smp_affinity|netlink\.(?:neigh|addr|tc)\(|link\(\"(?:set|add|del)"
     )
-    assert {str(each) for each in sources() if words.search(each.read_text())} == set()
+    found = {each.stem for each in sources() if words.search(each.read_text())}
+    assert found == {"offloads"}
     writers = {each.stem for each in sources() if "netlink.route" in each.read_text()}
     assert writers == {"rules"}
     # Only the process that checks large bodies is limited, by itself.

@@ -21,13 +21,24 @@ booted in QEMU; the list of kernels is `tools/kernels/supported.py`.
 _TAIL = """
 ## What a device needs
 
-Native XDP for speed (otherwise `mode: generic`), and `ndo_xdp_xmit` on devices that packets are
-redirected to. On veth the peer must have NAPI running (an XDP program on it, or GRO) for XDP_TX
-and redirects to arrive, and senders towards XDP must have TX checksum offload and TSO off: the lab
-does so.
+Native XDP for speed (otherwise `mode: generic`). What XDP can't send, the kernel sends: packets
+are handed to it, counted `handoff`, and take longer. That is so on devices that take no frames
+from XDP (no `ndo_xdp_xmit`, such as a bridge; a veth whose peer has no NAPI running, that is
+neither an XDP program nor GRO) or are no Ethernet, and for frames in fragments on devices that
+take none. Which those are is told by the kernel from Linux 6.3 on, and tried before;
+`towpath trace` says so of a packet.
 
-Kernels before 5.12 don't tell the MTU when the FIB is asked: packets larger than the egress MTU are
-not recognised there before they are sent, and the device drops them.
+Where frames are larger than some 3,400 bytes native mode needs frames in fragments: Linux 5.18,
+and a driver that has them. Headers must lie in the first fragment, where most drivers put them;
+where they may not (mlx5 with a striding receive queue) Linux 6.18 moves them there, and before
+such packets are left to the kernel.
+
+Senders on veth towards XDP must have TX checksum offload and TSO off, and in VLANs
+tx-vlan-offload: the lab does so. Of other devices rx-vlan-offload is switched off while they are
+attached to ([operations.md](operations.md#settings-of-devices)).
+
+Kernels before 5.12 don't tell the MTU when the FIB is asked: packets larger than the egress MTU
+are not recognised there before they are sent, and the device drops them.
 """
 
 _SUITES = {

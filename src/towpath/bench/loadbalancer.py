@@ -27,6 +27,7 @@ from towpath.bench.report import Report, Timing
 from towpath.bench.scenarios import SCENARIOS, SERVICES, Outcome, Scenario
 from towpath.bench.wrapper import Action, Stimulus, Wrapper
 from towpath.datapath.balancer import Balancer
+from towpath.datapath.program.egress import AnyFrameEgress
 from towpath.model.settings import Device, Limits
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def rig(length: Length | None = None) -> Iterator[Rig]:
     """Run the block with a load balancer in a network namespace of its own."""
     with (
         bench_network() as ifindex,
-        Balancer([Device(DEVICE)], source=SOURCE, snat=SNAT) as balancer,
+        Balancer([Device(DEVICE)], source=SOURCE, snat=SNAT, egress=AnyFrameEgress) as balancer,
         Wrapper() as wrapper,
     ):
         balancer.apply(SERVICES)

@@ -14,6 +14,7 @@ import numpy as np
 from towpath.bench.errors import BenchError
 from towpath.closeable import Closeable
 from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.object import BpfObject
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Wrapper(Closeable):
             )
         self._undo = ExitStack()
         with ExitStack() as undo:
-            loaded = undo.enter_context(BpfObject.packaged("bench_timer"))
+            loaded = undo.enter_context(taking_fragments(BpfObject.packaged("bench_timer")))
             loaded.load()
             self._undo = undo.pop_all()
         self.floor = loaded.programs["bench_floor"]

@@ -28,6 +28,13 @@ def show_verdicts(counters: Counters) -> None:
     print_table(("verdict", "packets", *cpus), rows, numbers=("packets", *cpus))
 
 
+def show_refused(counters: Counters) -> None:
+    """Packets that were counted as sent and did not leave, if there are any."""
+    if counters.refused:
+        rows = [(each.device, each.error, count(each.packets)) for each in counters.refused]
+        print_table(("refused by", "error", "packets"), rows, numbers=("packets",))
+
+
 def show_services(services: Iterable[ServiceCounters]) -> None:
     """A line for each service, and one for each of its backends."""
     rows: list[_Row] = []

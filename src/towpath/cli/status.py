@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import Manual
-from towpath.cli.counters import show_services, show_verdicts
+from towpath.cli.counters import show_refused, show_services, show_verdicts
 from towpath.cli.output import Format, count, emit, output_option, print_table, socket_option
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> Non
         if counters is not None:
             click.echo()
             show_verdicts(counters)
+            if counters.refused:
+                click.echo()
+                show_refused(counters)
             click.echo()
             show_services(counters.services)
 
@@ -64,6 +67,9 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     yield "started", status.started
     if status.device_status:
         yield "devices", ", ".join(map(_device, status.device_status))
+    for device in status.device_status:
+        if device.why_generic:
+            yield f"{device.name} is generic", device.why_generic
     yield from status.capabilities.items() or (("capabilities", "none is configured"),)
     yield "file", f"{status.file.path}, in force since {status.file.accepted}"
     if status.file.refused:

@@ -37,7 +37,7 @@ EXAMPLES = {
 VERDICTS = {
     "tx": "sent out of the device it came in on",
     "redirect": "sent out of another device",
-    "handoff": "handed to the kernel, which resolves the next hop and sends it",
+    "handoff": "handed to the kernel, which sends it",
     "pass_not_ip": "passed to the kernel untouched: not IP",
     "pass_no_vip": "passed to the kernel untouched: no service has that address and port",
     "pass_protocol": "passed to the kernel untouched: neither TCP nor UDP, nor ICMP about a flow",
@@ -117,7 +117,8 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "next hop", _next_hop(trace)
     if trace.egress:
         yield "leaves by", _egress(trace)
-    yield "verdict", f"{trace.verdict}: {VERDICTS.get(trace.verdict, 'see bpf/abi/lb.h')}"
+    why = f": {trace.handoff}" if trace.handoff else ""
+    yield "verdict", f"{trace.verdict}: {VERDICTS.get(trace.verdict, 'see bpf/abi/lb.h')}{why}"
 
 
 def _flow_table(trace: Trace) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +26,9 @@ from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
 from towpath.datapath.observe import trace
 from towpath.datapath.observe.counters import Readings, Totals, read_counters, read_verdicts
+from towpath.datapath.observe.refused import Refusals
 from towpath.datapath.observe.verdicts import describe
+from towpath.datapath.program.egress import Egress
 from towpath.datapath.program.program import LoadedProgram
 from towpath.datapath.recorder.recorder import Recorder
 from towpath.datapath.snat.table import begin as begin_snat
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     from towpath.datapath.neigh.next_hops import Trouble
     from towpath.datapath.neigh.wanted import Resolver
     from towpath.datapath.recorder.capture import Recording
-    from towpath.documents import Counters, DeviceStatus, Trace
+    from towpath.documents import Counters, DeviceStatus, Refused, Trace
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
     from towpath.model.service import Service, ServiceKey
@@ -86,7 +89,7 @@ class Balancer(Closeable):
     tables. Without, closing it detaches everything.
 
     ``health`` is the way that health checks take, their packets carrying ``mark``. ``next_hops``
-    keeps resolved how backends are reached.
+    keeps resolved how backends are reached. ``egress`` finds out what can leave by which device.
 
     Not thread-safe. A context manager, which closes.
 
@@ -107,6 +110,7 @@ class Balancer(Closeable):
         snat: Snat | None = None,
         mark: int = DEFAULT_MARK,
         next_hops: Resolver | None = None,
+        egress: type[Egress] = Egress,
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
@@ -137,7 +141,9 @@ class Balancer(Closeable):
             if takeover.state is State.MOVING:
                 begin_snat(self._maps, self._snat)
             takeover.before_attaching()
-            self._attachment = self._host.attach(self._program, self._contents)
+            self._refusals = undo.enter_context(Refusals(self._maps))
+            ways = egress(self._program, self._refusals, self._host.devices)
+            self._attachment = self._host.attach(self._program, self._contents, ways)
             undo.callback(self._host.let_go)
             self.health = HealthPath(
                 self._program,
@@ -242,7 +248,12 @@ class Balancer(Closeable):
         """Return what has been counted since the load balancer came up, by one CPU or by all."""
         installed = self._contents.installed
         backends = self._contents.tables.backends
-        return read_counters(self._maps, backends, installed, self._contents.by_key, cpu)
+        read = read_counters(self._maps, backends, installed, self._contents.by_key, cpu)
+        return replace(read, refused=self.refused()) if cpu is None else read
+
+    def refused(self) -> tuple[Refused, ...] | None:
+        """Return what was counted as sent and then refused; None: this kernel doesn't tell."""
+        return self._refusals.refused(self._host.devices)
 
     def readings(self) -> Readings:
         """Return the same without names and addresses, for who renders all of it."""

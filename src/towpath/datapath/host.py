@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import select
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from towpath.closeable import Closeable
@@ -22,15 +22,16 @@ from towpath.datapath.maps.pins import HOST, LINKS, MAPS, NAMES, NEXT, held
 from towpath.datapath.program.attachment import Attachment
 from towpath.datapath.program.forwarding import Forwarding
 from towpath.datapath.program.switches import Switches
-from towpath.datapath.program.vlans import write_vlans
+from towpath.datapath.program.tags import Tags
 from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.links import xdp_mode
 from towpath.kernel.bpf.notes import Notes
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.devices import Devices
 from towpath.kernel.net.netns import Home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from towpath.core.lb.plan import Transition
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from towpath.datapath.health.path import HealthPath
     from towpath.datapath.lb.contents import Contents
     from towpath.datapath.maps.pins import Hold
+    from towpath.datapath.program.egress import Egress
     from towpath.datapath.program.program import LoadedProgram
     from towpath.kernel.net.sysctl import Family
     from towpath.model.settings import Device, Source
@@ -60,7 +62,6 @@ class Host(Closeable):
         self._wishes = wishes
         self._source = source
         self._pins = pins
-        self._vlans: list[tuple[int, int, int]] | None = None
         self._seen = -1
         self._looked = 0.0
         self._families: frozenset[Family] = frozenset()
@@ -75,23 +76,29 @@ class Host(Closeable):
             self.devices = undo.enter_context(Devices())
             self.switches = Switches(self.devices, Notes(pins / HOST if pins else None))
             self._forwarding = Forwarding(self.devices, self.switches)
+            self._tags = Tags(self.devices, self.switches)
             self._undo = undo.pop_all()
 
     # ---- the beginning ---------------------------------------------------------------------------
 
-    def attach(self, program: LoadedProgram, contents: Contents) -> Attachment:
+    def attach(self, program: LoadedProgram, contents: Contents, egress: Egress) -> Attachment:
         """Set and write what the program needs, and put it on the devices. KernelError.
 
         Nothing is set then that wasn't before.
         """
-        self._program, self._contents = program, contents
+        self._program, self._contents, self._egress = program, contents, egress
         try:
             found = map(self.devices.named, (each.name for each in self._wishes))
             self._read_services()
             self._forward([each.index for each in found if each is not None])
             self._choose_sources()
-            self._write_vlans()
-            self.attachment = Attachment(program, self._wishes, self.devices, self._pins)
+            # Before the first packet; what some drivers can is only known once they have it.
+            self._egress.follow(dict(self._expected()))
+            self.attachment = Attachment(
+                program, self._wishes, self.devices, self._tags, self._pins
+            )
+            with suppress(KernelError, OSError):  # again when it is followed
+                self._egress.follow(self.attachment.modes)
         except BaseException:
             self.switches.give_up()
             raise
@@ -106,14 +113,13 @@ class Host(Closeable):
     def follow(self, *, thoroughly: bool = False) -> None:
         """Put right what has changed. ``thoroughly``: also what only this process writes."""
         self._looked = time.monotonic()
-        if thoroughly:
-            self._vlans = None
         self._read_services()
         steps: dict[str, Callable[[], object]] = {
             "netlink": self.devices.read,
             "devices": self.attachment.follow,
             "settings": self.switches.forget_gone,
-            "VLAN devices": self._write_vlans,
+            "VLAN tags": lambda: self._tags.follow(self.attachment.devices),
+            "ways out": lambda: self._egress.follow(self.attachment.modes, thoroughly=thoroughly),
             "forwarding": self._forward,
             "outer sources": self._choose_sources,
             "health checks": self._health.follow,
@@ -145,6 +151,7 @@ class Host(Closeable):
         return (
             *(each for each in devices if each),
             *self._forwarding.troubles,
+            *self._tags.troubles,
             *self._failed.values(),
         )
 
@@ -198,11 +205,13 @@ class Host(Closeable):
         if record.tobytes() != before:
             settings.update(0, record)
 
-    def _write_vlans(self) -> None:
-        found = self.devices.vlans()
-        if found != self._vlans:
-            write_vlans(self._program, found)
-            self._vlans = found
+    def _expected(self) -> Iterator[tuple[int, str]]:
+        """The devices that are there, and how the program runs on them or will."""
+        for wish in self._wishes:
+            found = self.devices.named(wish.name)
+            if found is not None:
+                wished = "generic" if wish.mode == "generic" else "native"
+                yield found.index, xdp_mode(found.index) or wished
 
     def _pin_again(self) -> None:
         """Pin again what others have unpinned, so that the end of this process costs nothing."""

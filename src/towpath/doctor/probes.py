@@ -13,7 +13,7 @@ from towpath.doctor.capability import Answer, either, no, unprobed, yes
 from towpath.doctor.outside import declared
 from towpath.doctor.ways import ways
 from towpath.kernel import cgroup
-from towpath.kernel.bpf import bpffs, probe, probe_net
+from towpath.kernel.bpf import bpffs, fragments, probe, probe_net
 from towpath.kernel.bpf.map_types import MapType
 from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.kernel.bpf.programs import ProgramType
@@ -203,6 +203,11 @@ PROBES = {
     "generic": _device(devices.generic),
     "programs": _device(devices.programs),
     "redirect_target": _device(devices.redirect_target),
+    "by_the_kernel": _device(devices.by_the_kernel),
+    "vlan_tags": _device(devices.vlan_tags),
+    "fragments": Probe(_either(probe.fragments, "BPF_F_XDP_HAS_FRAGS", "no frames in fragments")),
+    "pull_data": Probe(_either(fragments.pulls, "bpf_xdp_pull_data", "no bpf_xdp_pull_data")),
+    "refusals": Probe(programs.refusals),
     "forwarding4": _device(lambda name, _: devices.forwarding(name, "ipv4")),
     "forwarding6": _device(lambda name, _: devices.forwarding(name, "ipv6")),
     "ring_buffer": Probe(

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, cast
 
 from towpath.datapath.maps.shared import SharedMaps
+from towpath.datapath.observe.refused import Refusals
 from towpath.datapath.program.program import LoadedProgram
 from towpath.datapath.recorder.recorder import Recorder
 from towpath.doctor.capability import Answer, no, yes
@@ -81,6 +82,12 @@ def _recorder(snat: Snat) -> Answer:
             return yes(_described([tried]))
     except KernelError as error:
         return no(str(error))
+
+
+def refusals() -> Answer:
+    """The programs at tracepoints."""
+    with closing(SharedMaps(_SMALL)) as tables, Refusals(tables) as counted:
+        return no(counted.missing) if counted.missing else yes("at its tracepoints")
 
 
 def expressions() -> Answer:

@@ -192,6 +192,30 @@ RULES = (
         "outer source addresses must be configured",
     ),
     Rule(
+        "frames in fragments",
+        (Way("fragments"),),
+        "load balancer, decap: MTU above 3,400",
+        "where frames are larger than a page has room for, drivers refuse native mode",
+    ),
+    Rule(
+        "kernel BTF",
+        (Way("kernel_btf"),),
+        "load balancer, decap: the kernel's own types and functions",
+        "headers behind the first fragment aren't reached, and refusals not counted",
+    ),
+    Rule(
+        "headers behind the first fragment",
+        (Way("pull_data"),),
+        "load balancer, decap: MTU above 3,400",
+        "packets of drivers that put headers there (mlx5, striding receive queue) pass by",
+    ),
+    Rule(
+        "what the kernel refuses to send",
+        (Way("refusals"),),
+        "counters",
+        "it is not counted; without xdp-features (before 6.3) the kernel sends what is redirected",
+    ),
+    Rule(
         _RULES_BY_MARK,
         (Way("rules_by_mark"),),
         "health checks by tcp, http and https",
@@ -261,9 +285,18 @@ def _devices(config: Config) -> Iterator[Rule]:
         yield _xdp(device)
         yield Rule(
             f"redirects to {device.name}",
-            (Way(f"redirect_target:{device.name}"),),
-            "load balancer on several devices",
-            f"packets that come in on another device can't leave by {device.name}",
+            (
+                Way(f"redirect_target:{device.name}"),
+                Way(f"by_the_kernel:{device.name}", "packets that leave there take longer"),
+            ),
+            "load balancer on several devices, or on veth",
+            f"packets may have to be handed to the kernel to leave by {device.name}",
+        )
+        yield Rule(
+            f"VLAN tags on {device.name}",
+            (Way(f"vlan_tags:{device.name}"),),
+            "load balancer in VLANs",
+            "packets of VLANs are taken for such as have no tag",
         )
         for version in (_V4, _V6):
             yield Rule(

@@ -15,6 +15,7 @@ import sys
 from contextlib import ExitStack
 
 from towpath.datapath.decap.decap import Decap
+from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.interfaces import device_index
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def _pass_on(stack: ExitStack, device: str) -> None:
-    program = stack.enter_context(BpfObject.packaged("lab_pass"))
+    program = stack.enter_context(taking_fragments(BpfObject.packaged("lab_pass")))
     program.load()
     stack.enter_context(attach_xdp(program.programs["pass"], device_index(device), "native"))
 

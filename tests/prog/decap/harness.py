@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -15,12 +16,13 @@ from scapy.packet import Packet, Raw
 from tests.prog.decap.oracle import UNWRAPPED, Outcome, unwrap
 
 from towpath.datapath.decap.table import DecapCounters, DecapTable
+from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.object import BpfObject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.kernel.bpf.programs import Program
+    from towpath.kernel.bpf.programs import Program, TestRun
 
 SOURCES = {4: "198.51.100.1", 6: "2001:db8:1::1"}
 TARGETS = {4: "192.0.2.11", 6: "2001:db8:2::11"}
@@ -38,18 +40,27 @@ class Rig:
         self.program = program
         self.table = table
         self.seen: Counter[str] = Counter()
+        self.linear: int | None = None
+        """So many bytes of a frame are in its first fragment (6.18), if a test says so."""
 
     def check(self, frame: bytes) -> Outcome:
         """Assert action, every byte and every counter; returns what the oracle expected."""
         expected = unwrap(frame, ADDRESSES)
         before = self.table.counters()
-        run = self.program.test_run(frame)
+        run = self._run(frame)
         after = self.table.counters()
 
         assert (run.retval, run.data.hex()) == (expected.action, expected.frame.hex())
         assert moved(before, after) == predicted(expected)
         self.seen[expected.verdict] += 1
         return expected
+
+    def _run(self, frame: bytes) -> TestRun:
+        if self.linear is None:
+            return self.program.test_run(frame)
+        # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        context = struct.pack("=6I", 0, min(self.linear, len(frame)), 0, 0, 0, 0)
+        return self.program.test_run(frame, ctx=context)
 
     def expect(self, frame: bytes, verdict: str) -> bytes:
         """The same, for a test that knows the verdict itself; returns the frame that comes out."""
@@ -82,7 +93,7 @@ def predicted(outcome: Outcome) -> dict[object, int]:
 @contextmanager
 def loaded() -> Iterator[Rig]:
     """A fresh program that unwraps for ADDRESSES."""
-    with BpfObject.packaged("decap") as obj:
+    with taking_fragments(BpfObject.packaged("decap")) as obj:
         obj.load()
         table = DecapTable(obj, obj.maps["addresses"], obj.maps["verdicts"])
         for address in ADDRESSES:

@@ -25,8 +25,8 @@ from towpath.datapath.recorder.recorder import Recorder
 from towpath.doctor import Capability, devices, doctor, judge, outside
 from towpath.doctor.probes import PROBES, ask
 from towpath.doctor.rules import rules
-from towpath.kernel.bpf import pcap
-from towpath.kernel.bpf.links import attach_tc_ingress, attach_xdp, xdp_program_id
+from towpath.kernel.bpf import pcap, probe
+from towpath.kernel.bpf.links import attach_tc_ingress, attach_xdp, xdp_mode, xdp_program_id
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.programs import Program
 from towpath.kernel.bpf.sandbox import MTU, NAMES, sandbox
@@ -125,6 +125,7 @@ def test_every_way_has_its_probe() -> None:
 def test_each_probe_of_the_kernel_answers() -> None:
     """Also those that no verdict on this kernel depends on."""
     of_devices = {"native", "generic", "redirect_target", "forwarding4", "forwarding6", "programs"}
+    of_devices |= {"by_the_kernel", "vlan_tags"}
     for name in set(PROBES) - of_devices - {"outside"}:
         answer = ask(name)
         assert answer.works is not None, (name, answer)
@@ -275,25 +276,83 @@ def test_a_device_that_is_down_is_tried(pair: tuple[str, str]) -> None:
     assert xdp_program_id(device_index(pair[0])) == 0
 
 
-def test_a_device_that_is_up_is_asked_but_not_tried(pair: tuple[str, str]) -> None:
-    """Where the kernel doesn't tell, nobody knows."""
-    ip("ip", "link", "set", pair[0], "up")
-    features = xdp_features(device_index(pair[0]))
+def test_a_device_of_software_is_tried_when_it_is_up(pair: tuple[str, str]) -> None:
+    """Whatever its driver says of itself: nothing is reset there."""
+    for each in pair:
+        ip("ip", "link", "set", each, "up")
     found = of_devices(Device(pair[0], "native"))[f"XDP on {pair[0]}"]
-    assert found.state == ("unknown" if features is None else "available")
-    assert features is None or XdpFeatures.BASIC in features
+    assert (found.state, found.found) == ("available", "native mode")
     assert xdp_program_id(device_index(pair[0])) == 0
+
+
+def test_an_mtu_that_takes_fragments(pair: tuple[str, str]) -> None:
+    """What the driver answers is what an agent would meet, with the MTU that may be the reason."""
+    for each in pair:
+        ip("ip", "link", "set", each, "up", "mtu", "9000")
+    found = of_devices(Device(pair[0]))[f"XDP on {pair[0]}"]
+    assert (found.state == "available") == probe.fragments()
+    with Balancer([Device(pair[0])]) as balancer:
+        mode = xdp_mode(device_index(pair[0]))
+        assert (mode == "native") == probe.fragments()
+        (told,) = balancer.device_status
+        assert (told.mode, bool(told.why_generic)) == (mode, not probe.fragments())
+    if not probe.fragments():
+        assert "ERANGE" in found.found
+        assert "its MTU is 9000" in found.found
+
+
+def test_what_a_driver_refuses_is_told() -> None:
+    """A veth with fewer receive queues than its peer has of the other kind."""
+    with new_netns():
+        pair = "tp0 numrxqueues 1 numtxqueues 1 type veth peer name tp1 numtxqueues 4"
+        assert ip("ip", "link", "add", *pair.split()).returncode == 0
+        found = of_devices(Device("tp0"))["XDP on tp0"]
+        assert found.state == "fallback"
+        assert "ENOSPC" in found.found
+        with Balancer([Device("tp0")]) as balancer:
+            (told,) = balancer.device_status
+            assert told.mode == "generic"
+            assert "ENOSPC" in (told.why_generic or "")
 
 
 def test_a_device_without_native_xdp_falls_back(pair: tuple[str, str]) -> None:
     """The loopback device of this namespace, which is down, has none."""
     del pair
     found = of_devices(Device("lo"))["XDP on lo"]
-    assert (found.state, found.found) == (
-        "fallback",
-        "generic mode (no native mode in its driver)",
-    )
+    refused = "its driver refuses native mode: Operation not supported (EOPNOTSUPP)"
+    said = f"generic mode ({refused}; its MTU is 65536)"
+    assert (found.state, found.found) == ("fallback", said)
     assert of_devices(Device("lo", "native"))["XDP on lo"].fatal
+
+
+def test_hardware_that_is_up_is_asked_but_not_tried(
+    pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the kernel doesn't tell, nobody knows."""
+    ip("ip", "link", "set", pair[0], "up", "mtu", "9000")
+    monkeypatch.setattr(devices, "is_disturbed", lambda _: True)
+    features = xdp_features(device_index(pair[0]))
+    found = of_devices(Device(pair[0], "native"))[f"XDP on {pair[0]}"]
+    assert found.state == ("unknown" if features is None else "available")
+    if features is None:
+        return
+    assert "not tried" in found.found
+    monkeypatch.setattr(devices, "xdp_features", lambda _: XdpFeatures.BASIC)
+    found = of_devices(Device(pair[0], "native"))[f"XDP on {pair[0]}"]
+    assert (found.state, found.found) == (
+        "missing",
+        "its driver takes no frames in fragments; its MTU is 9000",
+    )
+
+
+def test_tags_are_where_the_driver_has_them(pair: tuple[str, str]) -> None:
+    """A veth's are its peer's to say; a device that strips none has them in the frame."""
+    del pair
+    ip("ip", "tuntap", "add", "tap0", "mode", "tap")
+    tap = of_devices(Device("tap0"))["VLAN tags on tap0"]
+    assert (tap.state, tap.found) == ("available", "in the frame")
+    veth = of_devices(Device("tp0"))["VLAN tags on tp0"]
+    assert (veth.state, "tx-vlan-offload" in veth.found) == ("unknown", True)
 
 
 def test_another_program_in_its_place_is_named_and_left_alone(pair: tuple[str, str]) -> None:
@@ -418,6 +477,10 @@ def test_redirects_are_known_where_the_kernel_tells(pair: tuple[str, str]) -> No
         with attach_xdp(other.programs["pass"], device_index(pair[1]), "native"):
             found = of_devices(Device(pair[0]))[f"redirects to {pair[0]}"]
             assert found.state == ("available" if tells else "unknown")
+    ip("ip", "link", "add", "br0", "type", "bridge")
+    found = of_devices(Device("br0"))["redirects to br0"]
+    assert found.state == ("fallback" if tells else "unknown")
+    assert not tells or found.loses == "packets that leave there take longer"
 
 
 # ---- The command ---------------------------------------------------------------------------------
@@ -463,7 +526,8 @@ def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
     before = machine()
     for name in (name for name in PROBES if name != "outside"):
-        of_a_device = name.startswith(("native", "generic", "redirect_t", "forwarding", "programs"))
+        kinds = ("native", "generic", "redirect_t", "forwarding", "programs", "by_the", "vlan")
+        of_a_device = name.startswith(kinds)
         ask(f"{name}:{pair[0]}" if of_a_device else name)
     doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))
     assert machine() == before

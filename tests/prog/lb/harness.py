@@ -21,6 +21,7 @@ from towpath.core.lb import maglev
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.maps.pins import HOST, NAMES
 from towpath.datapath.observe.counters import verdict_names
+from towpath.datapath.program.egress import AnyFrameEgress
 from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source
 
@@ -60,6 +61,8 @@ class Rig:
             if not isinstance(wish, str):
                 self.world.vary[version] = _varied(wish)
         self.seen: Counter[str] = Counter()
+        self.linear: int | None = None
+        """So many bytes of a frame are in its first fragment (6.18), if a test says so."""
         self.tables = {
             name: program.rows(name)
             for name in (
@@ -85,6 +88,11 @@ class Rig:
         self._read_sources()
         self.world.serve({key_of(service): served(service) for service in services})
         self._named = self._indexes()
+
+    def refresh_devices(self) -> None:
+        """Have the load balancer look at devices again, of which the oracle knows."""
+        self.balancer.refresh_devices()
+        self._read_sources()
 
     def _read_sources(self) -> None:
         """Note which source is in force where the look-up tells none.
@@ -115,7 +123,8 @@ class Rig:
         if new_jiffy:
             self.tables["flow_cpus"]["tick"] = 0
             self.tables["flow_cpus"]["answer_tick"] = 0
-        return run_on(self._program, frame, self.devices[device], metadata=metadata)
+        index = self.devices[device]
+        return run_on(self._program, frame, index, metadata=metadata, linear=self.linear)
 
     def check(self, frame: bytes, device: str = IN) -> Outcome:
         """Assert action, every byte and every counter; returns what the oracle expected."""
@@ -244,7 +253,13 @@ def rigged(
     on = [Device(name) for name in devices]
     with tellable():
         balancer = Balancer(
-            on, source=source, icmp=icmp, limits=limits, pins=pins, next_hops=next_hops
+            on,
+            source=source,
+            icmp=icmp,
+            limits=limits,
+            pins=pins,
+            next_hops=next_hops,
+            egress=AnyFrameEgress,
         )
     with balancer:
         yield Rig(balancer, network, source)

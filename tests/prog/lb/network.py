@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from tests.prog.lb.oracle import Way
 
@@ -79,9 +80,9 @@ class Network:
 
 
 @contextmanager
-def network() -> Iterator[Network]:
-    """Run the block in the namespace, which goes with it."""
-    with new_netns():
+def network(mtu: dict[str, int] | None = None) -> Iterator[Network]:
+    """Run the block in the namespace, which goes with it. ``mtu``: of devices, for MTU."""
+    with new_netns(), patch.dict(MTU, mtu or {}):
         ip(*_links())
         for name in MTU:
             # Nothing comes in by itself: no router solicitation, no multicast report.

@@ -58,6 +58,12 @@ ACTIONS = {
     TOO_BIG: XDP_TX,
     ECHO: XDP_TX,
 }
+OTHERWISE = {"redirect": XDP_REDIRECT, "kernel": XDP_PASS}
+DRIVER = frozenset({"ethernet", "tx", "redirect", "fragments"})
+"""What a device can that nothing else is said of; "generic" is the other thing that can be said."""
+LINEAR = 3520
+"""Bytes of a frame that aren't in fragments: a page less headroom and what the kernel notes."""
+NO_FAMILY, AS_IT_IS = 0, 255  # in a note: where the packet is addressed to; where the frame is
 
 OUTER_HEADER = {4: 20, 6: 40}
 OUTER_TTL = 64
@@ -140,6 +146,9 @@ class World:
     """A client's backend, and when a flow of the client last began."""
     now: int = 0
     """In seconds."""
+    linear: int = LINEAR
+    devices: dict[int, frozenset[str]] = field(default_factory=dict)
+    """What can leave by a device, see DRIVER."""
     shows_note: bool = True
     """Whether what is put in front of a frame for the kernel is seen with the frame."""
 
@@ -202,7 +211,7 @@ class World:
         if slow is None:
             return Outcome(verdict, frame)
         if slow.kind == "echo":
-            return self._judge_echo(frame, slow)
+            return self._judge_echo(frame, ifindex, slow)
         if slow.kind == "later":
             return self._judge_later(frame, ifindex, slow)
         key = self.find(slow.packet.flow)
@@ -219,13 +228,13 @@ class World:
             return replace(passed, leaves=(slow.fragment_key, left_by(slow, None)))
         return passed
 
-    def _judge_echo(self, frame: bytes, slow: SlowPath) -> Outcome:
+    def _judge_echo(self, frame: bytes, ifindex: int, slow: SlowPath) -> Outcome:
         header = slow.header
         code = frame[header.transport + 1]
         answered = self.echo and header.plain and not code and self.is_vip(header.destination)
         if not answered or not may_be_answered(frame, header.source):
             return Outcome(OTHER_PROTOCOL, frame)
-        return Outcome(ECHO, echo_reply(frame, header))
+        return self._goes_back(Outcome(ECHO, echo_reply(frame, header)), ifindex)
 
     def _judge_later(self, frame: bytes, ifindex: int, slow: SlowPath) -> Outcome:
         header = slow.header
@@ -358,20 +367,22 @@ class World:
         unchanged = self.services[found.key].unchanged
         if why := self._refusal(upper or ifindex, packet, backend, unchanged=unchanged):
             if why == TOO_LARGE:
-                return self._too_large(found, packet, backend, kind, unchanged=unchanged)
+                told = self._too_large(found, packet, backend, kind, unchanged=unchanged)
+                return self._goes_back(told, ifindex)
             return found.ends(why)
         way = self.ways[backend]
         outer = b"" if unchanged else self._outer_header(packet, backend, way)
         version = packet.flow.source.version if unchanged else backend.version
-        if way.next_hop_mac is None:
-            note = self._note(way, backend if unchanged else None)
+        if self._is_the_kernels(way):
+            note = self._note(way.ifindex, backend if unchanged else None)
             return found.ends(
                 HANDOFF, note + link(bytes(12), 0, version) + outer + packet.behind_link
             )
         device, tag = self._egress(ifindex, upper, packet.tag, way)
+        assert way.next_hop_mac is not None
         addresses = way.next_hop_mac + way.source_mac
-        verdict = TX if device == ifindex else REDIRECT
-        return found.ends(verdict, link(addresses, tag, version) + outer + packet.behind_link)
+        out = link(addresses, tag, version) + outer + packet.behind_link
+        return found.ends(*self._leaves(ifindex, device, out))
 
     def _refusal(self, ifindex: int, packet: Packet, backend: Address, *, unchanged: bool) -> str:
         """Why a packet can't go to its backend, "" if it can."""
@@ -385,13 +396,39 @@ class World:
         added = 0 if unchanged else OUTER_HEADER[backend.version]
         return TOO_LARGE if way.mtu and packet.length + added > way.mtu else ""
 
-    def _note(self, way: Way, next_hop: Address | None) -> bytes:
+    def can(self, device: int) -> frozenset[str]:
+        """What is known of a device; nothing of one that the program doesn't know."""
+        return self.devices.get(device, DRIVER)
+
+    def _is_the_kernels(self, way: Way) -> bool:
+        """Whether the kernel finds out to whom a packet goes."""
+        lower, _ = self.egress_devices.get(way.ifindex, (way.ifindex, 0))
+        return way.next_hop_mac is None or "ethernet" not in self.can(lower)
+
+    def _leaves(self, ifindex: int, device: int, out: bytes) -> tuple[str, bytes, str]:
+        """Verdict, frame and how it leaves, of a frame that is complete."""
+        verdict = TX if device == ifindex else REDIRECT
+        can = self.can(device)
+        if "generic" in self.can(ifindex) or (verdict == TX and "tx" in can):
+            return verdict, out, ""
+        if "redirect" in can and ("fragments" in can or len(out) <= self.linear):
+            return verdict, out, "redirect"
+        return HANDOFF, self._note(device, None, AS_IT_IS) + out, ""
+
+    def _goes_back(self, answer: Outcome, ifindex: int) -> Outcome:
+        """An answer leaves by the device that the question has come in on."""
+        if answer.verdict not in {TOO_BIG, ECHO}:
+            return answer
+        way, out, by = self._leaves(ifindex, ifindex, answer.frame)
+        return replace(answer, frame=out, by="kernel" if way == HANDOFF else by)
+
+    def _note(self, ifindex: int, next_hop: Address | None, family: int = NO_FAMILY) -> bytes:
         """What the kernel is told: by which device, and to whom if not to whom it is addressed."""
         if not self.shows_note:
             return b""
-        family = FAMILIES[next_hop.version] if next_hop else 0
+        family = FAMILIES[next_hop.version] if next_hop else family
         address = next_hop.packed if next_hop else b""
-        return struct.pack("=QII", self.cookie, way.ifindex, family) + address.rjust(16, b"\0")
+        return struct.pack("=QII", self.cookie, ifindex, family) + address.rjust(16, b"\0")
 
     def _too_large(
         self, found: Outcome, packet: Packet, backend: Address, kind: str, *, unchanged: bool
@@ -471,15 +508,19 @@ class Outcome:
     """What it leaves to the fragments that follow it."""
     flags: int = 0
     """Of a TCP segment."""
+    by: str = ""
+    """How it leaves, where its verdict doesn't say: redirect or kernel."""
 
-    def ends(self, verdict: str, frame: bytes | None = None) -> Outcome:
+    def ends(self, verdict: str, frame: bytes | None = None, by: str = "") -> Outcome:
         """The same packet with its verdict, and the frame if it was changed."""
         out = self.frame if frame is None else frame
-        return replace(self, verdict=verdict, frame=out)
+        return replace(self, verdict=verdict, frame=out, by=by)
 
     @property
     def action(self) -> int:
         """The XDP action that goes with the verdict."""
+        if self.by:
+            return OTHERWISE[self.by]
         return ACTIONS.get(self.verdict, XDP_PASS if self.verdict.startswith("pass") else XDP_DROP)
 
     def counts(self) -> dict[object, int]:

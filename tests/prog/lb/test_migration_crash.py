@@ -25,7 +25,8 @@ from towpath.datapath import balancer, host
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.maps import pins as pins_module
 from towpath.datapath.migration import migration
-from towpath.datapath.program import attachment, forwarding, program, switches
+from towpath.datapath.program import attachment, egress, forwarding, program, switches, tags
+from towpath.datapath.program.egress import AnyFrameEgress
 from towpath.kernel.bpf import bpffs, notes, probe
 from towpath.kernel.bpf.links import xdp_program_id
 from towpath.kernel.bpf.programs import Program
@@ -43,6 +44,7 @@ MODULES = (
     attachment,
     balancer,
     bpffs,
+    egress,
     forwarding,
     host,
     migration,
@@ -50,6 +52,7 @@ MODULES = (
     pins_module,
     program,
     switches,
+    tags,
 )
 FILES = {each.__file__ for each in MODULES}
 DEVICES = (IN, OUT)
@@ -145,7 +148,8 @@ def take_over(where: Path, name: str, trace: Callable[..., Any]) -> None:
         if name != "this":
             made_by.enter_context(version(name))
         sys.settrace(trace)
-        Balancer([Device(each) for each in DEVICES], limits=SMALL, pins=where)
+        on = [Device(each) for each in DEVICES]
+        Balancer(on, limits=SMALL, pins=where, egress=AnyFrameEgress)
         sys.settrace(None)
 
 

@@ -154,6 +154,7 @@ def array_maps(rig: Rig) -> list[str]:
     others = {
         *("traces", "contexts", "nats", "nat_locks"),
         *("vlan_devices", "egress_devices", "sources", "backend_drops", "health_probes"),
+        "refusals",
     }
     return [name for name in maps if not name.startswith(".") and name not in others]
 

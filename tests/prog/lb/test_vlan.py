@@ -47,6 +47,7 @@ def vlans(rig: Rig, **found: tuple[str, int]) -> Iterator[None]:
         tag["ifindex"], tag["vid"] = below, vid
         way = np.zeros((), by_device.value_dtype)
         way["ifindex"], way["vlan"] = below, vid
+        way["flags"] = by_device.lookup(below)["flags"]
         by_tag.update(tag, upper)
         by_device.update(upper, way)
         rig.world.vlan_devices[below, vid] = upper
@@ -56,7 +57,7 @@ def vlans(rig: Rig, **found: tuple[str, int]) -> Iterator[None]:
         yield
     finally:
         # There are no VLAN devices: all that was written goes.
-        rig.balancer.refresh_devices()
+        rig.refresh_devices()
         rig.world.vlan_devices.clear()
         rig.world.egress_devices.clear()
         rig.forget_ways()
@@ -180,7 +181,7 @@ def test_vlan_devices_are_found_and_may_forward(rig: Rig, monkeypatch: pytest.Mo
         devices = rig.balancer._host.devices
         patch.setattr(devices, "vlans", lambda: [(upper, lower, 100)])
         patch.setattr(devices, "entrances", lambda at: [at, upper] if at == lower else [at])
-        rig.balancer.refresh_devices()
+        rig.refresh_devices()
         rig.world.vlan_devices[lower, 100] = upper
         rig.world.egress_devices[upper] = lower, 100
         for inside, outside in COMBINATIONS:

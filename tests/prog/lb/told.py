@@ -61,13 +61,23 @@ def _compiled(name: str) -> Path:
     return compile_bpf(SOURCES[name], directory / SOURCES[name].with_suffix(".o").name)
 
 
-def run_on(program: LoadedProgram, frame: bytes, ifindex: int, *, metadata: bytes = b"") -> TestRun:
+def run_on(
+    program: LoadedProgram,
+    frame: bytes,
+    ifindex: int,
+    *,
+    metadata: bytes = b"",
+    linear: int | None = None,
+) -> TestRun:
     """Run on a frame that comes in on a device, with its driver's metadata in front of it.
 
-    KernelError: this kernel gives no metadata.
+    ``linear``: so many bytes of it are in the first fragment (6.18), as many as there is room for
+    if nothing is said. KernelError: this kernel gives no metadata.
     """
     balancer = program.object.programs["towpath_lb"]
-    return run_program_on(program.object, balancer, frame, ifindex, metadata=metadata)
+    return run_program_on(
+        program.object, balancer, frame, ifindex, metadata=metadata, linear=linear
+    )
 
 
 def tell(obj: BpfObject, ifindex: int) -> None:
@@ -78,13 +88,19 @@ def tell(obj: BpfObject, ifindex: int) -> None:
 
 
 def run_program_on(
-    obj: BpfObject, program: Program, frame: bytes, ifindex: int, *, metadata: bytes = b""
+    obj: BpfObject,
+    program: Program,
+    frame: bytes,
+    ifindex: int,
+    *,
+    metadata: bytes = b"",
+    linear: int | None = None,
 ) -> TestRun:
     """The same of any program of an object that was loaded as `tellable`."""
     if not probe.test_run_context():
         tell(obj, ifindex)
         if not metadata:
             return program.test_run(frame)
-    end = len(metadata) + len(frame)
+    end = len(metadata) + (len(frame) if linear is None else min(linear, len(frame)))
     context = struct.pack("=6I", len(metadata), end, 0, ifindex, 0, 0)
     return program.test_run(metadata + frame, ctx=context)

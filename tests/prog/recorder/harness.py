@@ -57,7 +57,12 @@ class Recorded:
         for each in others:
             tell(each.object, self.rig.devices[device])
         return run_program_on(
-            head.object, head.program, frame, self.rig.devices[device], metadata=metadata
+            head.object,
+            head.program,
+            frame,
+            self.rig.devices[device],
+            metadata=metadata,
+            linear=self.rig.linear,
         )
 
     def end(self) -> Capture:

@@ -28,9 +28,9 @@ from tests.prog.recorder.harness import recorded
 
 from towpath.core.recorder.cbpf import Instruction, TranslationError, translate
 from towpath.datapath.errors import DatapathError
-from towpath.kernel.bpf import pcap
+from towpath.kernel.bpf import pcap, probe
 from towpath.kernel.bpf.libbpf import lib
-from towpath.kernel.bpf.programs import Program, ProgramType
+from towpath.kernel.bpf.programs import BPF_F_XDP_HAS_FRAGS, Program, ProgramType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -136,6 +136,9 @@ def corpus() -> list[bytes]:
 
 
 CORPUS = corpus()
+needs_fragments = pytest.mark.skipif(
+    not probe.fragments(), reason="XDP programs take no frames in fragments"
+)
 
 
 class _Header(ctypes.Structure):
@@ -166,13 +169,20 @@ def oracle(program: Sequence[Instruction]) -> Callable[[bytes], bool]:
 
 
 @contextmanager
-def translated(program: Sequence[Instruction], room: int = ROOM) -> Iterator[Program]:
+def translated(
+    program: Sequence[Instruction], room: int = ROOM, *, fragments: bool = False
+) -> Iterator[Program]:
     """A program that is nothing but a translated filter."""
-    code = translate(program, room)
+    code = translate(program, room, fragments=fragments)
     log = ctypes.create_string_buffer(1 << 16)
     from towpath.kernel.bpf._structs import ProgLoadOpts  # noqa: PLC0415 - for this alone
 
-    opts = ProgLoadOpts(log_level=1, log_size=len(log), log_buf=ctypes.addressof(log))
+    opts = ProgLoadOpts(
+        prog_flags=BPF_F_XDP_HAS_FRAGS if fragments else 0,
+        log_level=1,
+        log_size=len(log),
+        log_buf=ctypes.addressof(log),
+    )
     fd = lib.bpf_prog_load(
         ProgramType.XDP, b"filter", b"GPL", code, len(code) // 8, ctypes.byref(opts)
     )
@@ -191,6 +201,23 @@ def test_the_same_packets_are_selected(expression: str) -> None:
     assert not wrong, f"{len(wrong)} of {len(CORPUS)}, the first is {wrong[0].hex()}"
 
 
+_FAR_OFF = ["ether[5000] = 0x6e", "ether[3519:2] > 0x4000", "ether[3520:4] & 1 = 1", "len > 4000"]
+
+
+@needs_fragments
+@pytest.mark.parametrize("expression", [*(set(EXPRESSIONS) - NOT_ALONE), *_FAR_OFF])
+def test_the_same_packets_are_selected_where_they_are_in_fragments(expression: str) -> None:
+    """Small ones, and those of which a part lies behind the first fragment."""
+    source = random.Random(7)  # noqa: S311 - as above
+    large = [each + source.randbytes(source.randrange(3300, 9000)) for each in CORPUS[::9]]
+    program = pcap.compile_expression(expression)
+    matches = oracle(program)
+    with translated(program, fragments=True) as loaded:
+        frames = [*CORPUS, *large]
+        wrong = [each for each in frames if bool(loaded.test_run(each).retval) != matches(each)]
+    assert not wrong, f"{len(wrong)} of {len(frames)}, the first is {wrong[0].hex()}"
+
+
 def test_the_corpus_tells_expressions_apart() -> None:
     """Most expressions select some of the frames and not all: else they would prove nothing."""
     useful = 0
@@ -205,7 +232,9 @@ def test_the_corpus_tells_expressions_apart() -> None:
 
 K = st.one_of(
     st.integers(0, 70),
-    st.sampled_from((31, 32, 33, 65530, 65535, 65536, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)),
+    st.sampled_from(
+        (31, 32, 33, 3518, 3520, 65530, 65535, 65536, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
+    ),
 )
 LOADS = (0x20, 0x28, 0x30, 0x40, 0x48, 0x50, 0x00, 0x80, 0x01, 0x81, 0xB1)
 ALUS = (
@@ -249,6 +278,22 @@ def programs(draw: st.DrawFn) -> list[Instruction]:
         *(Instruction(0x02, 0, 0, slot) for slot in range(16)),
         *made,
     ]
+
+
+@needs_fragments
+@pytest.mark.host
+@settings(max_examples=200, derandomize=True)
+@given(
+    programs(), st.lists(st.sampled_from(CORPUS), min_size=4, max_size=4), st.binary(max_size=99)
+)
+def test_any_program_means_the_same_of_fragments(
+    program: list[Instruction], frames: list[bytes], more: bytes
+) -> None:
+    """Loads that end in another fragment than they begin in, too."""
+    matches = oracle(program)
+    with translated(program, fragments=True) as loaded:
+        for each in (*frames, *(each + bytes(range(256)) * 15 + more for each in frames)):
+            assert bool(loaded.test_run(each).retval) == matches(each)
 
 
 @pytest.mark.host

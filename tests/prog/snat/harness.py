@@ -32,6 +32,7 @@ from tests.prog.lb.told import tellable
 from tests.prog.snat.oracle import NatOutcome, NatTable, NatWorld
 
 from towpath.datapath.balancer import Balancer
+from towpath.datapath.program.egress import AnyFrameEgress
 from towpath.kernel.jiffies import Jiffies, per_second
 from towpath.model import Backend, Device, Limits, Protocol, Service, Snat
 from towpath.model.kinds import Address, PortRange
@@ -178,8 +179,10 @@ def nat_rigged(
 ) -> Iterator[NatRig]:
     """A load balancer on two devices of the network that translates."""
     with tellable():
-        devices = [Device(IN), Device(OUT)]
-        balancer = Balancer(devices, limits=limits, snat=snat, pins=pins, next_hops=next_hops)
+        on = [Device(IN), Device(OUT)]
+        balancer = Balancer(
+            on, limits=limits, snat=snat, pins=pins, next_hops=next_hops, egress=AnyFrameEgress
+        )
     with balancer, Jiffies() as jiffies:
         yield NatRig(balancer, network, snat, jiffies)
 

@@ -514,17 +514,18 @@ class NatWorld(World):
         if way.refused:
             return ending(found, way.refused)
         if way.mtu and packet.length > way.mtu:
-            return self._told(found, packet, way.mtu)
+            return self._goes_back(self._told(found, packet, way.mtu), ifindex)
         out = translated(packet, ends, self.table.seed)
         ethertype = {4: b"\x08\x00", 6: b"\x86\xdd"}[version]
-        if way.next_hop_mac is None:
-            note = self._note(way, None)
+        if self._is_the_kernels(way):
+            note = self._note(way.ifindex, None)
             return ending(found, HANDOFF, frame=note + bytes(12) + ethertype + out)
         device, tag = self._egress(ifindex, upper, packet.tag, way)
         tagged = struct.pack("!HH", 0x8100, tag) if tag else b""
+        assert way.next_hop_mac is not None
         addresses = way.next_hop_mac + way.source_mac
-        verdict = TX if device == ifindex else REDIRECT
-        return ending(found, verdict, frame=addresses + tagged + ethertype + out)
+        verdict, out, by = self._leaves(ifindex, device, addresses + tagged + ethertype + out)
+        return ending(found, verdict, frame=out, by=by)
 
     def _told(self, found: NatOutcome, packet: Packet, room: int) -> Outcome:
         """Nothing is added to a packet, so its sender is told the MTU of the way itself."""

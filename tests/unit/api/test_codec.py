@@ -27,6 +27,7 @@ from towpath.api.documents import (
     NextHop,
     NextHops,
     Plan,
+    Refused,
     Route,
     ServiceChange,
     ServiceCounters,
@@ -62,6 +63,7 @@ DOCUMENTS = [
             ),
         ),
         (CpuVerdicts(18, {"tx": 19}),),
+        (Refused("br0", "EOPNOTSUPP", 20),),
     ),
     Flows((Flow("web", ip_address("2001:db8::7"), 40000, ip_address("192.0.2.1"), 0.5),), 20),
     FlowCounts(21, 22, (FlowCount("web", ip_address("192.0.2.1"), 21),)),
@@ -105,6 +107,7 @@ DOCUMENTS = [
         device_status=(
             DeviceStatus("eth0", 2, called="lan0", mode="native"),
             DeviceStatus("eth1", trouble="device eth1 is missing: it is gone"),
+            DeviceStatus("eth2", 3, mode="generic", fragments=False, why_generic="refused"),
         ),
     ),
 ]

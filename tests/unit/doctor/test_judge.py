@@ -141,8 +141,15 @@ def test_a_device_must_do_what_its_mode_says(mode: str, lacking: set[str], state
 
 def test_each_device_has_its_own_lines() -> None:
     """By the device's name."""
-    found = verdicts({"redirect_target"}, config(Device("eth0"), Device("eth1")))
-    assert found["redirects to eth0"].state == found["redirects to eth1"].state == "missing"
+    found = verdicts({"vlan_tags"}, config(Device("eth0"), Device("eth1")))
+    assert found["VLAN tags on eth0"].state == found["VLAN tags on eth1"].state == "missing"
+    assert not found["VLAN tags on eth0"].required
+
+
+def test_what_xdp_cannot_send_the_kernel_does() -> None:
+    """Which takes longer, and is told."""
+    found = verdicts({"redirect_target"}, config(Device("eth0")))
+    assert found["redirects to eth0"].state == "fallback"
     assert not found["redirects to eth0"].required
 
 

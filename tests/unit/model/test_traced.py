@@ -43,8 +43,8 @@ def test_a_flow_is_a_packet_of_it() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"{FLOW} size 39", "size: 39 is no size; allowed: 40 to 3000 bytes"),
-        (f"{FLOW} size 3001", "size: 3001 is no size; allowed: 40 to 3000 bytes"),
+        (f"{FLOW} size 39", "size: 39 is no size; allowed: 40 to 65535 bytes"),
+        (f"{FLOW} size 65536", "size: 65536 is no size; allowed: 40 to 65535 bytes"),
         (f"{FLOW} size -1", "size: -1 is no size"),
         (f"{FLOW} size ten", "size: ten is no size"),
         (f"{FLOW} size 99999999999999999999", "is no size"),

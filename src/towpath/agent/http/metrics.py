@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from towpath.api.documents import DeviceStatus, Status
+    from towpath.api.documents import DeviceStatus, Refused, Status
 
 
 def host_metrics(devices: Iterable[DeviceStatus], followed: Mapping[str, int]) -> Iterator[Metric]:
@@ -22,9 +22,17 @@ def host_metrics(devices: Iterable[DeviceStatus], followed: Mapping[str, int]) -
         "1 for a device whose packets are balanced, 0 for one that is missing or refuses.",
         labels=("device",),
     )
+    native = GaugeMetricFamily(
+        "towpath_device_native",
+        "1 for a device on which the program runs in the driver, 0: in the kernel's stack.",
+        labels=("device",),
+    )
     for device in devices:
         attached.add_metric((device.name,), int(device.index is not None))
+        if device.mode:
+            native.add_metric((device.name,), int(device.mode == "native"))
     yield attached
+    yield native
     repairs = CounterMetricFamily(
         "towpath_repairs",
         "How often something was put back that others had taken away, or set otherwise.",
@@ -39,6 +47,18 @@ def host_metrics(devices: Iterable[DeviceStatus], followed: Mapping[str, int]) -
         "How often all devices were asked for again, since changes of them were lost.",
         value=followed["resyncs"],
     )
+
+
+def refused_metrics(refused: Iterable[Refused]) -> Iterator[Metric]:
+    """Metrics of packets that didn't leave though they were sent."""
+    family = CounterMetricFamily(
+        "towpath_refused_packets",
+        "Packets that were sent and then refused, by the device that they were for.",
+        labels=("device", "error"),
+    )
+    for each in refused:
+        family.add_metric((each.device, each.error), each.packets)
+    yield family
 
 
 def agent_metrics(status: Status) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from towpath.agent.errors import AgentError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.http import captures, flows, services
-from towpath.agent.http.metrics import host_metrics
+from towpath.agent.http.metrics import host_metrics, refused_metrics
 from towpath.agent.lb import exhaustion
 from towpath.agent.lb.controller import Controller, stored
 from towpath.agent.lb.exhaustion import ExhaustionWatch
@@ -291,6 +291,7 @@ class LoadBalancer(Part):
     def metrics(self) -> Iterable[Metric]:
         """Of packets, services, backends and their checks, and of devices."""
         yield from self.observer.metrics()
+        yield from refused_metrics(self._balancer.refused() or ())
         yield from host_metrics(self._balancer.device_status, self._balancer.followed._asdict())
 
     def routes(self) -> Iterable[APIRouter]:

@@ -43,6 +43,7 @@ def with_active(
             if service.key in counted
         ),
         tuple(CpuVerdicts(cpu, each.verdicts) for cpu, each in enumerate(cpus)),
+        read.refused,
     )
 
 

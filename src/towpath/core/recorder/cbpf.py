@@ -6,6 +6,9 @@ a packet that the filter rejects. It loads from the frame itself; what lies beyo
 rejects, as in classic BPF (McCanne and Jacobson, 1993; libpcap's bpf_filter.c).
 
     A -> r8, X -> r9, frame -> r6, its end -> r7, M[i] -> the stack
+
+Of a frame in fragments only the first one is between r6 and r7. What lies behind it is read by a
+helper, and its length told by another; the context is on the stack for them.
 """
 
 from __future__ import annotations
@@ -39,6 +42,10 @@ _JMP32, _ALU64 = 6, 7
 _MOV, _TO_BE, _JNE, _EXIT = 0xB0, 0xD0, 0x50, 0x90
 _R0, _CTX, _AT, _END, _FRAME, _FRAME_END, _A, _XR, _STACK = 0, 1, 2, 3, 6, 7, 8, 9, 10
 _DATA, _DATA_END = 0, 4  # in struct xdp_md
+_ARG2, _ARG3, _ARG4 = 2, 3, 4
+_CALL, _DW = 0x80, 0x18
+_GET_BUFF_LEN, _LOAD_BYTES = 188, 189  # BPF_FUNC_xdp_*, since 5.18
+_CTX_AT, _LOADED_AT = -72, -80  # below M[15]
 
 
 class Instruction(NamedTuple):
@@ -64,7 +71,8 @@ class _Jump(NamedTuple):
 class _Writer:
     """eBPF instructions, with jumps to instructions of the classic program."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fragments: bool) -> None:
+        self.fragments = fragments
         self.code: list[tuple[int, int, int, int]] = []
         self.jumps: list[_Jump] = []
 
@@ -74,6 +82,16 @@ class _Writer:
     def jump(self, code: int, dst: int, src: int, imm: int, target: int) -> None:
         self.jumps.append(_Jump(len(self.code), target))
         self.put(code, dst, src, 0, imm)
+
+    def forward(self, code: int, dst: int = 0, src: int = 0) -> int:
+        """Put a jump whose target comes later: to be told to `land`."""
+        self.put(code, dst, src)
+        return len(self.code) - 1
+
+    def land(self, jump: int) -> None:
+        """Have a jump end here."""
+        code, registers, _, imm = self.code[jump]
+        self.code[jump] = code, registers, len(self.code) - jump - 1, imm
 
     def alu(self, operation: int, dst: int, imm: int) -> None:
         """32 bits, the rest becomes 0."""
@@ -87,12 +105,13 @@ class _Writer:
         self.put(_ALU64 | _MOV | _X, dst, src)
 
 
-def translate(program: Sequence[Instruction], room: int) -> bytes:
+def translate(program: Sequence[Instruction], room: int, *, fragments: bool = False) -> bytes:
     """Return the function, exactly ``room`` instructions of 8 bytes, in this machine's order.
 
-    TranslationError: it has no room, or an instruction isn't known.
+    ``fragments``: the program takes frames in fragments. TranslationError: it has no room, or an
+    instruction isn't known.
     """
-    writer = _Writer()
+    writer = _Writer(fragments=fragments)
     # What is left over of the room has to be reachable, and may not cost anything: behind a
     # jump of which the verifier knows that it is never taken, and so takes the rest away.
     reject, filler = len(program), len(program) + 1
@@ -101,6 +120,8 @@ def translate(program: Sequence[Instruction], room: int) -> bytes:
         writer.jump(_JMP32 | _JNE | _K, _R0, 0, 0, end)
     writer.put(_LDX | _MEM, _FRAME, _CTX, _DATA)
     writer.put(_LDX | _MEM, _FRAME_END, _CTX, _DATA_END)
+    if fragments:
+        writer.put(_STX | _MEM | _DW, _STACK, _CTX, _CTX_AT)
     writer.alu(_MOV, _A, 0)
     writer.alu(_MOV, _XR, 0)
     for slot in _slots(program):
@@ -214,9 +235,7 @@ def _load(writer: _Writer, each: Instruction, register: int, reject: int) -> Non
     elif mode == _MEM:
         writer.put(_LDX | _MEM, register, _STACK, _slot(each.k))
     elif mode == _LEN:
-        writer.move(_AT, _FRAME_END)
-        writer.put(_ALU64 | _SUB | _X, _AT, _FRAME)
-        writer.alu_register(_MOV, register, _AT)
+        _length(writer, register)
     elif mode == _MSH:
         _absolute(writer, each.k, 0x10, register, reject)
         writer.alu(_AND, register, 0x0F)
@@ -227,6 +246,17 @@ def _load(writer: _Writer, each: Instruction, register: int, reject: int) -> Non
         _indirect(writer, each.k, size, register, reject)
     else:
         raise TranslationError(f"instruction {each.code:#04x} is not known")
+
+
+def _length(writer: _Writer, register: int) -> None:
+    if writer.fragments:
+        writer.put(_LDX | _MEM | _DW, _CTX, _STACK, _CTX_AT)
+        writer.put(_JMP | _CALL, imm=_GET_BUFF_LEN)
+        writer.alu_register(_MOV, register, _R0)
+        return
+    writer.move(_AT, _FRAME_END)
+    writer.put(_ALU64 | _SUB | _X, _AT, _FRAME)
+    writer.alu_register(_MOV, register, _AT)
 
 
 def _give_up(writer: _Writer, reject: int) -> None:
@@ -243,8 +273,7 @@ def _absolute(writer: _Writer, k: int, size: int, register: int, reject: int) ->
     writer.move(_AT, _FRAME)
     writer.move(_END, _FRAME)
     writer.put(_ALU64 | _ADD | _K, _END, 0, 0, end)
-    writer.jump(_JMP | _JGT | _X, _END, _FRAME_END, 0, reject)
-    _fetch(writer, k, size, register)
+    _fetch(writer, k, size, register, reject)
 
 
 def _indirect(writer: _Writer, k: int, size: int, register: int, reject: int) -> None:
@@ -258,18 +287,50 @@ def _indirect(writer: _Writer, k: int, size: int, register: int, reject: int) ->
     writer.put(_ALU64 | _ADD | _X, _AT, _XR)
     writer.move(_END, _AT)
     writer.put(_ALU64 | _ADD | _K, _END, 0, 0, end)
-    writer.jump(_JMP | _JGT | _X, _END, _FRAME_END, 0, reject)
-    _fetch(writer, k, size, register)
+    _fetch(writer, k, size, register, reject, indirect=True)
 
 
-def _fetch(writer: _Writer, k: int, size: int, register: int) -> None:
-    """Load what is ``k`` bytes behind r2, and put it in this machine's order."""
+def _fetch(
+    writer: _Writer, k: int, size: int, register: int, reject: int, *, indirect: bool = False
+) -> None:
+    """Load what is ``k`` bytes behind r2 and ends at r3, and put it in this machine's order.
+
+    ``indirect``: r2 is as far into the frame as X says.
+    """
+    if writer.fragments:
+        behind = writer.forward(_JMP | _JGT | _X, _END, _FRAME_END)
+        _fetch_here(writer, k, size, register)
+        loaded = writer.forward(_JMP | _JA)
+        writer.land(behind)
+        _fetch_by_helper(writer, k, size, register, reject, indirect=indirect)
+        writer.land(loaded)
+    else:
+        writer.jump(_JMP | _JGT | _X, _END, _FRAME_END, 0, reject)
+        _fetch_here(writer, k, size, register)
+    if _SIZES[size] > 1:
+        writer.put(_ALU | _TO_BE | _X, register, 0, 0, 8 * _SIZES[size])
+
+
+def _fetch_here(writer: _Writer, k: int, size: int, register: int) -> None:
     if k > _MAX_OFFSET:
         writer.put(_ALU64 | _ADD | _K, _AT, 0, 0, k)
         k = 0
     writer.put(_LDX | _MEM | size, register, _AT, k)
-    if _SIZES[size] > 1:
-        writer.put(_ALU | _TO_BE | _X, register, 0, 0, 8 * _SIZES[size])
+
+
+def _fetch_by_helper(
+    writer: _Writer, k: int, size: int, register: int, reject: int, *, indirect: bool
+) -> None:
+    writer.put(_LDX | _MEM | _DW, _CTX, _STACK, _CTX_AT)
+    writer.alu(_MOV, _ARG2, k)
+    if indirect:
+        writer.alu_register(_ADD, _ARG2, _XR)
+    writer.move(_ARG3, _STACK)
+    writer.put(_ALU64 | _ADD | _K, _ARG3, 0, 0, _LOADED_AT)
+    writer.alu(_MOV, _ARG4, _SIZES[size])
+    writer.put(_JMP | _CALL, imm=_LOAD_BYTES)
+    writer.jump(_JMP | _JNE | _K, _R0, 0, 0, reject)
+    writer.put(_LDX | _MEM | size, register, _STACK, _LOADED_AT)
 
 
 # ---- Arithmetic ----------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Literal, Self
 from towpath.closeable import Closeable
 from towpath.datapath.decap.table import DecapCounters, DecapError, DecapTable, tunnel_address
 from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
-from towpath.kernel.bpf.links import Link, attach_xdp, xdp_program_id
+from towpath.kernel.bpf.fragments import taking_fragments
+from towpath.kernel.bpf.links import NOT_THE_DRIVER, Link, attach_xdp, xdp_program_id
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import KernelError, LayoutError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.datapath.address import Address
-    from towpath.kernel.bpf.programs import Program
 
 Mode = Literal["auto", "native", "generic"]
 
@@ -43,6 +43,59 @@ PROGRAM = "towpath_decap"
 ADDRESSES = "addresses"
 VERDICTS = "verdicts"
 LINK = "link"
+
+_MODES: dict[Mode, tuple[Literal["native", "generic"], ...]] = {
+    "auto": ("native", "generic"),
+    "native": ("native",),
+    "generic": ("generic",),
+}
+
+
+class _Programs:
+    """The program in both of its kinds, over the same tables; loaded when they are needed.
+
+    In native mode it takes frames in fragments where the kernel has such, in generic mode it takes
+    none, see `LoadedProgram.kind`.
+    """
+
+    def __init__(self, undo: ExitStack) -> None:
+        self._undo = undo
+        self._loaded: dict[str, BpfObject] = {}
+
+    def load(self, mode: Literal["native", "generic"]) -> BpfObject:
+        """The object with the program for a mode. KernelError."""
+        if mode not in self._loaded:
+            made = BpfObject.packaged(OBJECT)
+            if mode == "native":
+                made = taking_fragments(made)
+            with ExitStack() as undo:
+                undo.enter_context(made)
+                for name in (ADDRESSES, VERDICTS) if self._loaded else ():
+                    made.reuse(name, self.any.maps[name])
+                made.load()
+                self._undo.push(undo.pop_all())
+            self._loaded[mode] = made
+        return self._loaded[mode]
+
+    @property
+    def any(self) -> BpfObject:
+        """One that is loaded."""
+        return next(iter(self._loaded.values()))
+
+    def attach(self, index: int, mode: Mode) -> Link:
+        """Put it on a device, natively if it may be. KernelError."""
+        why = ""
+        for each in _MODES[mode]:
+            try:
+                link = attach_xdp(self.load(each).programs[PROGRAM], index, each)
+            except KernelError as error:
+                if mode != "auto" or each == "generic" or error.errno in NOT_THE_DRIVER:
+                    raise
+                why = str(error)
+            else:
+                link.why_generic = why
+                return link
+        raise AssertionError(mode)
 
 
 class Decap(Closeable):
@@ -71,15 +124,15 @@ class Decap(Closeable):
         if pins is not None:
             _check_free(pins)
         with ExitStack() as undo:
-            obj = undo.enter_context(BpfObject.packaged(OBJECT))
-            obj.load()
+            programs = _Programs(undo)
+            obj = programs.load(_MODES[mode][0])
             self._table = DecapTable(obj, obj.maps[ADDRESSES], obj.maps[VERDICTS])
             for address in wanted:
                 self._table.add(address)
             self._name = device if isinstance(device, str) else device_name(index)
             self._wished: Mode = mode
-            self._program: Program | None = obj.programs[PROGRAM]
-            self._link = attach_xdp(obj.programs[PROGRAM], index, mode)
+            self._programs: _Programs | None = programs
+            self._link = programs.attach(index, mode)
             undo.callback(self._let_go)
             if pins is not None:
                 _pin(pins, obj, self._link)
@@ -100,7 +153,7 @@ class Decap(Closeable):
             addresses = undo.enter_context(_open_map(pins, obj, ADDRESSES))
             verdicts = undo.enter_context(_open_map(pins, obj, VERDICTS))
             self._table = DecapTable(obj, addresses, verdicts)
-            self._program = None
+            self._programs = None
             self._link = Link.from_pin(pins / LINK)
             undo.callback(self._let_go)
             self._undo = undo.pop_all()
@@ -150,7 +203,7 @@ class Decap(Closeable):
         its program until another one has its name. Returns what is wrong, such as that there is no
         such device; empty when all is well.
         """
-        if self._program is None:
+        if self._programs is None:
             return ""
         if self._link.fd >= 0 and not self._is_here(self._link.ifindex):
             # Wherever it is by now, such as in another network namespace: it isn't wanted there.
@@ -158,7 +211,7 @@ class Decap(Closeable):
         try:
             index = device_index(self._name)
             if self._link.fd < 0 or index != self._link.ifindex:
-                self._move(self._program, index)
+                self._move(self._programs, index)
         except KernelError as error:
             return str(error)
         return ""
@@ -166,9 +219,9 @@ class Decap(Closeable):
     def _is_here(self, index: int) -> bool:
         return self._link.attached and xdp_program_id(index) == self._link.program_id
 
-    def _move(self, program: Program, index: int) -> None:
+    def _move(self, programs: _Programs, index: int) -> None:
         """Attach to a device in place of the one before, if that is still there."""
-        link = attach_xdp(program, index, self._wished)
+        link = programs.attach(index, self._wished)
         self._link.detach()
         self._link = link
         if self.pins is not None:

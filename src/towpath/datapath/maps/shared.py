@@ -23,6 +23,7 @@ from towpath.datapath.maps.pins import LINKS, MAPS, NEXT, found, succeed
 from towpath.kernel.bpf import links
 from towpath.kernel.bpf.bpffs import ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.bpf.btf import BtfError
+from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.maps import Map, possible_cpus
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.pinned_btf import pin_types, pinned_types
@@ -101,14 +102,22 @@ class SharedMaps:
                 self._pin_maps()
 
     def load(
-        self, name: str, constants: Mapping[str, Any], programs: Collection[str] | None = None
+        self,
+        name: str,
+        constants: Mapping[str, Any],
+        programs: Collection[str] | None = None,
+        *,
+        fragments: bool = False,
     ) -> BpfObject:
         """Load a packaged object over these maps; to be closed by who asked for it.
 
         ``constants``: what its programs are told besides what the maps say of themselves.
-        ``programs``: which ones are loaded, all unless they are named. VerifierError, KernelError.
+        ``programs``: which ones are loaded, all unless they are named. ``fragments``: its XDP
+        programs take frames in fragments. VerifierError, KernelError.
         """
         made = BpfObject.packaged(name)
+        if fragments:
+            made = taking_fragments(made)
         try:
             self.use(made)
             for constant, value in (self.constants | dict(constants)).items():

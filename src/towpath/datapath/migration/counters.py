@@ -71,6 +71,7 @@ class CounterCopy:
                     self._copy(name, field, columns.items(), of_records=True)
         self._copy_service_drops()
         self._copy_backend_drops()
+        self._copy_refusals()
 
     def _copy(
         self, name: str, field: str, places: Iterable[tuple[int, int]], *, of_records: bool
@@ -124,4 +125,14 @@ class CounterCopy:
             there = table.lookup(key)
             more = packets - self._done.get(name, np.uint64(0))
             table.update(key, more if there is None else there + more)
+            self._done[name] = packets
+
+    def _copy_refusals(self) -> None:
+        if "refusals" not in self._old.pinned:
+            return
+        table = self._new.maps["refusals"]
+        for key, packets in self._old.maps["refusals"].items():
+            name = f"refused {key}"
+            more = packets - self._done.get(name, np.uint64(0))
+            table.update(key, more + (table.lookup(key) or 0))
             self._done[name] = packets

@@ -43,7 +43,15 @@ PLANNED = frozenset(
 FLOWS = frozenset({"flows", "flow_tags", "nat_heads", "nat_flows"})
 CLIENTS = frozenset({"clients"})
 COUNTERS = frozenset(
-    {"verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "backend_drops", "reply_cpus"}
+    {
+        "verdict_cpus",
+        "service_cpus",
+        "backend_cpus",
+        "backend_flows",
+        "backend_drops",
+        "reply_cpus",
+        "refusals",
+    }
 )
 MACHINE = frozenset({"vlan_devices", "egress_devices", "ways"})
 """Copied as they are, for the moment until devices, routes and rules are looked at."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.datapath.address import family, unpack
+from towpath.datapath.errors import DatapathError
 from towpath.datapath.observe.counters import verdict_names
 from towpath.datapath.observe.testpackets import sample
 from towpath.documents import ServiceName, Trace
@@ -30,7 +31,11 @@ _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 _ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
 _VLAN_VID = 0xFFF
 _NOT_ASKED = -1
+_LINK = 14
+# A page less what the kernel needs of it: a test run has the rest in fragments.
+_LINEAR = 3500
 _REFUSED = "drop_source"
+_HANDOFF = "handoff"
 _SUCCESS = 0
 # enum in linux/bpf.h, BPF_FIB_LKUP_RET_*
 _FIB_RESULTS = (
@@ -58,7 +63,8 @@ def run(
     """Trace one packet that comes in on ``device``, an interface index and name.
 
     ``services``: what is in the kernel, by index; ``named``: the same with names. One trace
-    at a time: there is one record to write to.
+    at a time: there is one record to write to. DatapathError: the packet is larger than this kernel
+    can have.
     """
     table = program.maps["traces"]
     record = np.zeros((), program.btf.dtype("trace"))
@@ -70,6 +76,10 @@ def run(
         + _ETHERTYPES[flow.source.version].to_bytes(2, "big")
         + sample(flow)
     )
+    if len(frame) > _LINEAR and not program.fragments:
+        raise DatapathError(
+            f"size: no more than {_LINEAR - _LINK} bytes can be traced by this kernel"
+        )
     program.object.programs["towpath_lb"].test_run(frame)
     return _decode(program, flow, device[1], services, named, table.lookup(0))
 
@@ -122,7 +132,28 @@ def _decode(
             outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
         )
     fib = _SUCCESS if is_set["TRACE_FIB_CACHED"] else int(record["fib_result"])
-    return _with_way(found, record, _fib_result(program, fib))
+    found = _with_way(found, record, _fib_result(program, fib))
+    if verdict == _HANDOFF:
+        found = replace(found, handoff=_why_handoff(program, record, resolved=fib == _SUCCESS))
+    return found
+
+
+def _why_handoff(program: LoadedProgram, record: Any, *, resolved: bool) -> str:
+    """Why XDP can't send a packet that goes to the kernel."""
+    if not resolved:
+        return "the next hop is not resolved"
+    hop = record["hop"]
+    ways, flags = program.btf.enum("way_out"), program.btf.enum("egress_flags")
+    index = int(hop["tx_ifindex"])
+    name = _device_name(index) or f"device {index}"
+    if int(hop["way"]) & int(ways["WAY_LINEAR"]):
+        return f"{name} takes no frames in fragments from XDP"
+    device = program.maps["egress_devices"].lookup(index)
+    if device is None:
+        return f"it is not known what {name} takes from XDP"
+    if int(device["flags"]) & int(flags["EGRESS_ETHERNET"]):
+        return f"{name} takes no frames from XDP"
+    return f"{name} takes packets without Ethernet frames"
 
 
 def _fib_result(program: LoadedProgram, number: int) -> str:

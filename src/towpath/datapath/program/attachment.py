@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,17 +25,18 @@ from towpath.datapath.attach.places import Places
 from towpath.datapath.maps.pins import LINKS, NAMES
 from towpath.documents import DeviceStatus
 from towpath.kernel.bpf.hooks import Tc, Xdp
-from towpath.kernel.bpf.links import xdp_program_id
+from towpath.kernel.bpf.links import NOT_THE_DRIVER, xdp_mode, xdp_program_id
 from towpath.kernel.bpf.notes import Notes
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import interfaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from towpath.datapath.attach.places import Place
     from towpath.datapath.program.program import LoadedProgram
+    from towpath.datapath.program.tags import Tags
     from towpath.kernel.bpf.programs import Program
     from towpath.kernel.net.devices import Devices, Interface
     from towpath.model.settings import Device
@@ -63,6 +65,8 @@ class _Balanced:
     """The serial number of the device that couldn't be attached to."""
     again: float = 0.0
     """When to try that again, by the monotonic clock."""
+    why_generic: str = ""
+    """Where mode auto had to settle for generic, what the driver said."""
 
 
 class Attachment:
@@ -77,16 +81,19 @@ class Attachment:
         program: LoadedProgram,
         wishes: Iterable[Device],
         devices: Devices,
+        tags: Tags,
         pins: Path | None = None,
     ) -> None:
         self._program = program
         self._devices = devices
+        self._tags = tags
         self._pinned = pins is not None
         self._places = Places(pins / LINKS if pins else None)
         self._names = Notes(pins / NAMES if pins else None)
         words = (text.partition(" ") for text in self._names.texts.values())
         self._before = {name: int(index) for index, _, name in words}
-        self._standing = program.object.programs["towpath_lb"]
+        # By whether they take frames in fragments; none: those that balance.
+        self._standing: Mapping[bool, Program] = {}
         # Captures begin in other threads.
         self._lock = threading.RLock()
         self._balanced = [_Balanced(wish) for wish in wishes]
@@ -133,6 +140,7 @@ class Attachment:
                 f"attach to {each.wish.name}", hint=f"{device.name} is named by another name too"
             )
         was_held = each.index == index
+        self._tags.keep(device)
         # tc first: from its first packet on, XDP may hand packets over.
         self._places.take(f"{_TC}{index}", programs["towpath_handoff"], Tc(index, "ingress"))
         try:
@@ -143,17 +151,43 @@ class Attachment:
             raise
         before, each.index, each.serial, each.last = each.index, index, device.serial, index
         log.info("%s: attached in %s mode, index %d", each.wish.name, xdp.link.mode, index)
+        if each.why_generic:
+            log.warning(
+                "%s: generic mode, packets take several times as long: %s",
+                each.wish.name,
+                each.why_generic,
+            )
         if before not in (0, index):
             self._let_go(before)
 
     def _take_xdp(self, each: _Balanced, index: int) -> Place:
-        name, hook = f"{_XDP}{index}", Xdp(index, each.wish.mode)
-        place = self._places.take(name, self._standing, hook)
+        name = f"{_XDP}{index}"
+        # What is there goes on in its mode.
+        has = self._places.get(name) is not None or name in self._places.pinned()
+        place = self._take_in_a_mode(each, index, xdp_mode(index) if has else "")
         if place.adopted and not self._is_here(place, index):
             # It was pinned, and is on a device that was moved to another network namespace.
             self._places.drop(name)
-            place = self._places.take(name, self._standing, hook)
+            place = self._take_in_a_mode(each, index, "")
         return place
+
+    def _take_in_a_mode(self, each: _Balanced, index: int, there: str) -> Place:
+        """Put the program of the right kind there, in the driver if that is wished and can be."""
+        name, mode = f"{_XDP}{index}", there or each.wish.mode
+        each.why_generic = ""
+        if mode != "generic":
+            try:
+                return self._places.take(name, self._wanted("native"), Xdp(index, "native"))
+            except KernelError as error:
+                if mode == "native" or error.errno in NOT_THE_DRIVER:
+                    raise
+                each.why_generic = str(error)
+        return self._places.take(name, self._wanted("generic"), Xdp(index, "generic"))
+
+    def _wanted(self, mode: str) -> Program:
+        """What is to be in the place of a device with that mode."""
+        kind = self._program.kind(mode)
+        return self._standing.get(kind) or self._program.balancing(fragments=kind)
 
     def _note(self) -> None:
         """Let the next process know which device had which name."""
@@ -284,6 +318,11 @@ class Attachment:
         return {each.index: each.wish.name for each in self._balanced if self._is_attached(each)}
 
     @property
+    def modes(self) -> dict[int, str]:
+        """How the program runs on each device, "native" or "generic", by the device's index."""
+        return {place.link.ifindex: place.link.mode for place in self._balancing}
+
+    @property
     def status(self) -> tuple[DeviceStatus, ...]:
         """All devices that the configuration names. For any thread."""
         return tuple(map(self._status, self._balanced))
@@ -297,21 +336,49 @@ class Attachment:
             called=device.name if device and device.name != name else None,
             mode=place.link.mode if place else None,
             trouble=each.trouble or None,
+            fragments=self._program.kind(place.link.mode) if place else None,
+            why_generic=each.why_generic or None if place else None,
         )
 
     # ---- captures --------------------------------------------------------------------------------
 
-    def replace(self, program: Program | None) -> None:
-        """Put another program in the place of the one that balances; None: that one again.
+    def replace(self, programs: Mapping[bool, Program]) -> None:
+        """Put other programs in the places of those that balance; none: these again.
 
-        A device that is gone has no place any more, and is left out. KernelError: a device
-        can't have it; then all have what they had.
+        By whether they take frames in fragments: one for each of the `kinds`. A device that is
+        gone has no place any more, and is left out. KernelError: a device can't have it; then all
+        have what they had.
         """
         with self._lock:
-            wanted = program or self._program.object.programs["towpath_lb"]
-            balancing = [place for place in self._places if place.name.startswith(_XDP)]
-            self._places.replace(balancing, wanted)
-            self._standing = wanted
+            before, self._standing = self._standing, programs
+            try:
+                self._replace()
+            except BaseException:
+                self._standing = before
+                with suppress(KernelError):
+                    self._replace()
+                raise
+
+    def _replace(self) -> None:
+        for mode in ("native", "generic"):
+            places = [place for place in self._balancing if place.link.mode == mode]
+            if places:
+                self._places.replace(places, self._wanted(mode))
+
+    @property
+    def _balancing(self) -> list[Place]:
+        return [place for place in self._places if place.name.startswith(_XDP)]
+
+    @property
+    def kinds(self) -> frozenset[bool]:
+        """Whether the programs on the devices take frames in fragments: some may, others not.
+
+        Also of devices that aren't there now, as far as that is known.
+        """
+        with self._lock:
+            wished = (each.wish.mode for each in self._balanced if not self._is_attached(each))
+            modes = {place.link.mode for place in self._balancing}.union(wished)
+            return frozenset(map(self._program.kind, modes))
 
     # ---- the end ---------------------------------------------------------------------------------
 

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from towpath.datapath.flows.flow_table import IDLE_SECONDS
 from towpath.datapath.snat.constants import constants as snat_constants
+from towpath.kernel.bpf import probe
+from towpath.kernel.errors import VerifierError
 from towpath.kernel.jiffies import per_second, units
 from towpath.model.snat import Snat
 
@@ -20,8 +23,13 @@ if TYPE_CHECKING:
     from towpath.datapath.maps.shared import SharedMaps
     from towpath.kernel.bpf.btf import Btf
     from towpath.kernel.bpf.maps import Map
+    from towpath.kernel.bpf.object import BpfObject
+    from towpath.kernel.bpf.programs import Program
+
+log = logging.getLogger(__name__)
 
 OBJECT = "lb"
+PROGRAM = "towpath_lb"
 
 
 class LoadedProgram:
@@ -33,10 +41,24 @@ class LoadedProgram:
     def __init__(self, tables: SharedMaps, *, snat: Snat | None = None, mark: int = 0) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
+        self._other: BpfObject | None = None
         self._mark = mark
         self._snat = snat or Snat()
         self.tables = tables
-        self.object = self._undo.enter_context(tables.load(OBJECT, self._own_constants()))
+        self.fragments = probe.fragments()
+        """Whether the program takes frames in fragments: larger ones than a page has room for."""
+        self.object = self._undo.enter_context(self._load())
+
+    def _load(self) -> BpfObject:
+        constants = self._own_constants()
+        try:
+            return self.tables.load(OBJECT, constants, fragments=self.fragments)
+        except VerifierError as error:
+            if not self.fragments:
+                raise
+            log.warning("frames in fragments are not taken: %s", error)
+        self.fragments = False
+        return self.tables.load(OBJECT, constants)
 
     def _own_constants(self) -> dict[str, Any]:
         nat = snat_constants(
@@ -52,6 +74,24 @@ class LoadedProgram:
             "flow_idle": idle,
             "jiffies_a_second": per_second(),
         }
+
+    def kind(self, mode: str) -> bool:
+        """Whether programs that run in a mode are of the kind that takes frames in fragments.
+
+        In generic mode none is: the kernel hands others one linear frame, of whatever size, and
+        forgets of frames that it has copied for programs of this kind how long their link header
+        is (seen on 6.18, netif_receive_generic_xdp), so that tc programs find their packet cut off.
+        """
+        return self.fragments and mode != "generic"
+
+    def balancing(self, *, fragments: bool) -> Program:
+        """Return the program that balances, of either kind. KernelError."""
+        if fragments == self.fragments:
+            return self.object.programs[PROGRAM]
+        if self._other is None:
+            made = self.tables.load(OBJECT, self._own_constants(), [PROGRAM], fragments=fragments)
+            self._other = self._undo.enter_context(made)
+        return self._other.programs[PROGRAM]
 
     @property
     def constants(self) -> dict[str, Any]:

@@ -12,17 +12,41 @@ import atexit
 import logging
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from towpath.kernel.errors import KernelError
+from towpath.kernel.net.offloads import RX_VLAN
 from towpath.kernel.net.sysctl import WRITTEN
 
 if TYPE_CHECKING:
     from towpath.kernel.bpf.notes import Notes
     from towpath.kernel.net.devices import Devices
-    from towpath.kernel.net.sysctl import Sysctl
 
 log = logging.getLogger(__name__)
+
+
+class Setting(Protocol):
+    """Something that each device has: a sysctl, or an offload."""
+
+    @property
+    def family(self) -> str:
+        """Whose it is."""
+
+    @property
+    def name(self) -> str:
+        """What it is called there."""
+
+    def read(self, device: str) -> str:
+        """Its value. KernelError: there is no such device, or it has none."""
+
+    def write(self, device: str, value: str) -> None:
+        """Set it. KernelError."""
+
+    def __hash__(self) -> int: ...
+
+
+SETTINGS: tuple[Setting, ...] = (*RX_VLAN, *WRITTEN)
+"""All that are ever set, in the order that they are set in."""
 
 
 class Switches:
@@ -41,26 +65,26 @@ class Switches:
         if not notes.outlive:
             atexit.register(self.restore)
 
-    def _noted(self) -> dict[tuple[int, Sysctl], str]:
+    def _noted(self) -> dict[tuple[int, Setting], str]:
         """What an earlier process has set, in the order that it was set in."""
         texts = self._notes.texts
         indexes = sorted({int(name.partition("-")[0]) for name in texts})
         return {
             (index, setting): texts[_name(index, setting)]
             for index in indexes
-            for setting in WRITTEN
+            for setting in SETTINGS
             if _name(index, setting) in texts
         }
 
-    def __contains__(self, key: tuple[int, Sysctl]) -> bool:
+    def __contains__(self, key: tuple[int, Setting]) -> bool:
         """Whether that setting of the device with that index was set."""
         return key in self._before
 
-    def where(self, setting: Sysctl) -> list[int]:
+    def where(self, setting: Setting) -> list[int]:
         """The indexes of the devices that a setting was set on."""
         return [index for index, each in self._before if each == setting]
 
-    def set(self, index: int, setting: Sysctl, value: str) -> None:
+    def set(self, index: int, setting: Setting, value: str) -> None:
         """Set what must be so, unless it is. May be called again, when others have set it.
 
         KernelError: there is no such device or setting, or it isn't allowed.
@@ -75,15 +99,23 @@ class Switches:
                 "%s of %s was set to %s by somebody else; Towpath needs %s there and sets it again",
                 setting, device, before, value,
             )  # fmt: skip
+            setting.write(device, value)
         else:
-            # Noted first: a process that dies in between has set nothing, and sets nothing back.
-            self._notes.put(_name(index, setting), before)
-            self._serials[index] = self._serial(index)
-            self._before[index, setting] = before
-        setting.write(device, value)
+            self._set_first(index, setting, value, before)
         log.info("%s of %s: %s, was %s", setting, device, value, before)
 
-    def unset(self, index: int, setting: Sysctl) -> None:
+    def _set_first(self, index: int, setting: Setting, value: str, before: str) -> None:
+        # Noted first: a process that dies in between has set nothing, and sets nothing back.
+        self._notes.put(_name(index, setting), before)
+        try:
+            setting.write(self._name_of(index), value)
+        except KernelError:
+            self._forget(index, setting)
+            raise
+        self._serials[index] = self._serial(index)
+        self._before[index, setting] = before
+
+    def unset(self, index: int, setting: Setting) -> None:
         """Set one back. Never set is fine, and so is a device that is gone."""
         before = self._before.pop((index, setting), None)
         if before is None:
@@ -143,12 +175,12 @@ class Switches:
             raise KernelError(f"no device has index {index}")
         return found.name
 
-    def _forget(self, index: int, setting: Sysctl) -> None:
+    def _forget(self, index: int, setting: Setting) -> None:
         try:
             self._notes.drop(_name(index, setting))
         except KernelError as error:
             log.warning("%s", error)
 
 
-def _name(index: int, setting: Sysctl) -> str:
+def _name(index: int, setting: Setting) -> str:
     return f"{index}-{setting.family}-{setting.name}"

@@ -20,7 +20,7 @@ from towpath.model.capture import filter_text
 from towpath.native import records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import ExitStack
 
     from towpath.datapath.recorder.recorder import Recorder
@@ -94,15 +94,18 @@ class Recording(Closeable):
         capture: Capture,
         slot: int,
         ring: Ring,
-        loaded: BpfObject,
+        loaded: Mapping[bool, BpfObject],
         recorder: Recorder,
         describe: Callable[[Outcome], str | None],
         undo: ExitStack,
     ) -> None:
         self.capture = capture
         self.slot = slot
-        self.object = loaded
-        self.program = loaded.programs[PROGRAM]
+        self.objects = loaded
+        """By whether their programs take frames in fragments; they share rules and rings."""
+        self.object = next(iter(loaded.values()))
+        self.program = self.object.programs[PROGRAM]
+        self.programs = {kind: each.programs[PROGRAM] for kind, each in loaded.items()}
         self.clock = WallClock()
         self.started = self.clock.look()
         self.ended = ""

@@ -4,7 +4,9 @@
 While there is a capture, a program that records stands in the load balancer's place on the
 devices (``bpf/recorder/recorder.bpf.c``), put there and taken away by replacing the program of a
 link: no packet goes by in between, and without a capture nothing is paid. Each capture is a program
-of its own, loaded for its filter; they form a chain whose last one balances.
+of its own, loaded for its filter; they form a chain whose last one balances. Where some devices
+run programs that take frames in fragments and others don't, there are two of each, and two chains:
+the kernel refuses tail calls between the kinds.
 
 Nothing of this is pinned. If this process dies, the chain is cut by the kernel, and the first
 program, which stays attached where links are pinned, balances and finds itself without a reader.
@@ -13,8 +15,10 @@ program, which stays attached where links are pinned, balances and finds itself 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from towpath import wildcard
@@ -23,9 +27,10 @@ from towpath.datapath.errors import DatapathError
 from towpath.datapath.recorder.capture import PROGRAM, Recording
 from towpath.datapath.recorder.filters import rules_of
 from towpath.kernel.bpf import probe
-from towpath.kernel.bpf.maps import possible_cpus
+from towpath.kernel.bpf.fragments import taking_fragments
+from towpath.kernel.bpf.maps import Map, possible_cpus
 from towpath.kernel.bpf.object import BpfObject
-from towpath.kernel.bpf.patch import with_function
+from towpath.kernel.bpf.patch import with_functions
 from towpath.kernel.bpf.pcap import ExpressionError, compile_expression
 from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.bpf.rcu import wait_for_readers
@@ -33,7 +38,7 @@ from towpath.kernel.bpf.ring import Ring
 from towpath.wildcard import FullError, TooComplexError, WildcardTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from towpath.datapath.program.attachment import Attachment
     from towpath.datapath.program.program import LoadedProgram
@@ -50,6 +55,7 @@ RING_BYTES = 1 << 26
 """Of a capture by default: a quarter of a second of full frames at a million a second."""
 _RULES = "capture"
 _EXPRESSION = "record_expression"
+_CHAIN = "record_chain"
 _BEAT_SECONDS = 0.2
 _LOAD_BYTES = 189  # BPF_FUNC_xdp_load_bytes
 # Bits of record_slot.directions: 0 in, 1 out, 3 out with RECORD_COPY.
@@ -66,6 +72,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._undo = ExitStack()
         self._shared: BpfObject | None = None
+        self._chains: dict[bool, Map] = {}
+        """Of programs that take frames in fragments, and of those that don't."""
         self._heart: threading.Thread | None = None
         self._closed = threading.Event()
         self._chain: list[Recording] = []
@@ -98,8 +106,8 @@ class Recorder:
         with self._lock, ExitStack() as undo:
             slot = self._free_slot()
             ring = undo.enter_context(Ring(ring_bytes, "record_ring"))
-            loaded = undo.enter_context(self._load(capture, slot, rules))
-            undo.enter_context(self._table(loaded, rules))
+            loaded = self._load_kinds(undo, capture, slot, rules)
+            undo.enter_context(self._table(next(iter(loaded.values())), rules))
             recording = Recording(
                 capture=capture,
                 slot=slot,
@@ -123,7 +131,8 @@ class Recorder:
 
         DatapathError, KernelError: there can be no such capture.
         """
-        with self._lock, self._load(capture, 0, rules_of(capture, ())) as loaded:
+        kind = self._program.fragments
+        with self._lock, self._load(capture, 0, rules_of(capture, ()), fragments=kind) as loaded:
             yield loaded.programs[PROGRAM]
 
     def _free_slot(self) -> int:
@@ -159,23 +168,53 @@ class Recorder:
         return self._shared
 
     @staticmethod
-    def _use_maps(obj: BpfObject, maps: Any) -> None:
-        """Let an object use maps that there are; what only the other one has is left out."""
-        wanted = set(obj.map_names)
+    def _use_maps(obj: BpfObject, maps: Any, *, besides: Collection[str] = ()) -> None:
+        """Let an object use maps that there are; what only the other one has is left out.
+
+        So are rules, which each capture has of its own, and what is among ``besides``.
+        """
+        wanted = set(obj.map_names).difference(besides)
         for name, each in maps.items():
             if name in wanted and not name.startswith(f"{_RULES}_"):
                 obj.resize(name, each.max_entries)
                 obj.reuse(name, each)
 
-    def _load(self, capture: Capture, slot: int, rules: list[Rule]) -> BpfObject:
-        """Load a capture's own program, which the load balancer's tables and constants are for."""
+    def _load_kinds(
+        self, undo: ExitStack, capture: Capture, slot: int, rules: list[Rule]
+    ) -> dict[bool, BpfObject]:
+        """Load a capture's program in each kind that the devices have; they share the rules."""
+        loaded: dict[bool, BpfObject] = {}
+        for kind in self._attachment.kinds:
+            first = next(iter(loaded.values()), None)
+            made = self._load(capture, slot, rules, fragments=kind, first=first)
+            loaded[kind] = undo.enter_context(made)
+        return loaded
+
+    def _load(
+        self,
+        capture: Capture,
+        slot: int,
+        rules: list[Rule],
+        *,
+        fragments: bool,
+        first: BpfObject | None = None,
+    ) -> BpfObject:
+        """Load a capture's own program, which the load balancer's tables and constants are for.
+
+        ``first``: the same of another kind.
+        """
         shared = self._maps()
-        obj = _object(capture.expression)
+        obj = _object(capture.expression, fragments=fragments)
         with ExitStack() as undo:
             undo.enter_context(obj)
-            self._use_maps(obj, shared.maps)
+            self._use_maps(obj, shared.maps, besides=[_CHAIN])
+            if fragments in self._chains:
+                obj.reuse(_CHAIN, self._chains[fragments])
             by_family = {v: sum(r.version in (v, None) for r in rules) for v in (4, 6)}
-            wildcard.resize(obj, _RULES, ipv4=by_family[4], ipv6=by_family[6])
+            if first is None:
+                wildcard.resize(obj, _RULES, ipv4=by_family[4], ipv6=by_family[6])
+            else:
+                _share_rules(obj, first)
             match = obj.btf.enum("record_match")
             constants = self._program.constants | {
                 "recording": 1,
@@ -191,6 +230,8 @@ class Recorder:
                 obj.autoload(name, on=name == PROGRAM)
             obj.load()
             undo.pop_all()
+        if fragments not in self._chains:
+            self._chains[fragments] = self._undo.enter_context(_kept(obj.maps[_CHAIN]))
         return obj
 
     @staticmethod
@@ -243,21 +284,22 @@ class Recorder:
     # ---- the chain -------------------------------------------------------------------------------
 
     def _put_first(self, recording: Recording) -> None:
-        self._follow(recording, self._chain[0].program if self._chain else None)
+        self._follow(recording, self._chain[0] if self._chain else None)
         self._chain.insert(0, recording)
         try:
-            self._attachment.replace(recording.program)
+            self._attachment.replace(recording.programs)
         except BaseException:
             self._chain.remove(recording)
             raise
 
-    def _follow(self, recording: Recording, program: Program | None) -> None:
-        """Have a capture's program call another one, or none."""
-        chain = self._maps().maps["record_chain"]
-        if program is None:
-            chain.delete(recording.slot, missing_ok=True)
-        else:
-            chain.update(recording.slot, program.fd)
+    def _follow(self, recording: Recording, following: Recording | None) -> None:
+        """Have a capture's programs call those of another one, or none."""
+        for kind in recording.programs:
+            program = following.programs.get(kind) if following else None
+            if program is None:
+                self._chains[kind].delete(recording.slot, missing_ok=True)
+            else:
+                self._chains[kind].update(recording.slot, program.fd)
 
     def stop(self, recording: Recording) -> None:
         """End a capture: when this returns its ring gets no more records. Twice is once."""
@@ -265,11 +307,11 @@ class Recorder:
             if recording not in self._chain:
                 return
             at = self._chain.index(recording)
-            after = self._chain[at + 1].program if at + 1 < len(self._chain) else None
+            after = self._chain[at + 1] if at + 1 < len(self._chain) else None
             if at:
                 self._follow(self._chain[at - 1], after)
             else:
-                self._attachment.replace(after)
+                self._attachment.replace(after.programs if after else {})
             self._chain.remove(recording)
             # Packets that are under way still have its bit, and its program.
             wait_for_readers()
@@ -309,15 +351,44 @@ class Recorder:
         self._undo.close()
 
 
-def _object(expression: str) -> BpfObject:
-    """Open the object, with an expression in it if there is one."""
+def _object(expression: str, *, fragments: bool) -> BpfObject:
+    """Open the object, with an expression in it if there is one.
+
+    ``fragments``: as the balancer does, it takes frames in fragments. The last program of a chain
+    balances, and the kernel refuses chains of both kinds.
+    """
+    functions = {}
+    if expression:
+        try:
+            program = compile_expression(expression)
+        except ExpressionError as error:
+            raise DatapathError(f"expression: {error}") from error
+        functions[_EXPRESSION] = partial(translate, program, fragments=fragments)
     obj = BpfObject.packaged(OBJECT)
-    if not expression:
+    try:
+        return taking_fragments(obj, functions) if fragments else _with(obj, functions)
+    except TranslationError as error:
+        obj.close()
+        raise DatapathError(f"expression: {error}") from error
+
+
+def _kept(table: Map) -> Map:
+    """The same map, to be closed by somebody else."""
+    layout = table.layout
+    return Map(os.dup(table.fd), name=table.name, key=layout.key, value=layout.value)
+
+
+def _share_rules(obj: BpfObject, first: BpfObject) -> None:
+    """Let an object use the rules of another one of the same capture."""
+    for name in obj.map_names:
+        if name.startswith(f"{_RULES}_"):
+            obj.resize(name, first.maps[name].max_entries)
+            obj.reuse(name, first.maps[name])
+
+
+def _with(obj: BpfObject, functions: Mapping[str, Callable[[int], bytes]]) -> BpfObject:
+    if not functions:
         return obj
     with obj:
         path = obj.path
-    try:
-        program = compile_expression(expression)
-        return with_function(BpfObject, path, _EXPRESSION, lambda room: translate(program, room))
-    except (ExpressionError, TranslationError) as error:
-        raise DatapathError(f"expression: {error}") from error
+    return with_functions(BpfObject, path, functions)

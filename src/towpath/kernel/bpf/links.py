@@ -43,8 +43,8 @@ _BPF_F_BEFORE = 1 << 3
 _XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}
 _XDP_ATTACHED = {1: "native", 2: "generic", 3: "offload", 4: "several"}
 
-# Errors that generic mode would meet as well: they aren't the driver's.
-_NOT_THE_DRIVER = frozenset((errnos.EBUSY, errnos.EEXIST, errnos.ENODEV, errnos.EPERM))
+NOT_THE_DRIVER = frozenset((errnos.EBUSY, errnos.EEXIST, errnos.ENODEV, errnos.EPERM))
+"""Errors of `attach_xdp` that generic mode would meet as well: they aren't the driver's."""
 
 _GONE = frozenset((errnos.ENOLINK, errnos.ENODEV))
 _OF_DEVICES = frozenset((LinkType.XDP, LinkType.TCX))
@@ -224,7 +224,7 @@ def attach_xdp(program: Program, ifindex: int, mode: Mode = "auto") -> Link:
     fd = _create_xdp(program, ifindex, first)
     if fd >= 0:
         return Link(fd, mode=first)
-    if mode == "auto" and -fd not in _NOT_THE_DRIVER:
+    if mode == "auto" and -fd not in NOT_THE_DRIVER:
         refused = _xdp_error(program, name, ifindex, first, -fd)
         fd = _create_xdp(program, ifindex, "generic")
         if fd >= 0:
@@ -246,7 +246,7 @@ def _xdp_error(program: Program, name: str, ifindex: int, mode: str, number: int
         hint = f"program {xdp_program_id(ifindex)} is attached in {xdp_mode(ifindex)} mode"
     elif number == errnos.EPERM:
         hint = permission_hint(CAP_BPF, CAP_NET_ADMIN)
-    elif mode == "native" and number not in _NOT_THE_DRIVER:
+    elif mode == "native" and number not in NOT_THE_DRIVER:
         hint = "its driver refuses; its MTU may be too large, or it may have no native XDP"
     return KernelError(f"attach XDP program {program.name} to {name} in {mode} mode", number, hint)
 

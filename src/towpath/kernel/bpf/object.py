@@ -20,7 +20,7 @@ from towpath.kernel.bpf.constants import Constants
 from towpath.kernel.bpf.layout import Layout, opaque
 from towpath.kernel.bpf.libbpf import captured, check, lib
 from towpath.kernel.bpf.maps import Map
-from towpath.kernel.bpf.programs import Program
+from towpath.kernel.bpf.programs import BPF_F_XDP_HAS_FRAGS, Program, ProgramType
 from towpath.kernel.errors import (
     CAP_BPF,
     CAP_NET_ADMIN,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 OBJECTS = Path(__file__).parents[2] / "objects"
 _SUFFIX = ".bpf.o"
+_FRAGMENTS = "xdp_fragments"
 _Dtypes: TypeAlias = "dict[str, tuple[Dtype | None, Dtype | None]]"
 
 
@@ -124,6 +125,18 @@ class BpfObject(Closeable):
             there = ", ".join(sorted(name for name, _ in self._walk("program")))
             raise KeyError(f"no program {program!r} in {self.path.name}; there are: {there}")
         check(lib.bpf_program__set_autoload(pointer, on), f"set autoload of program {program}")
+
+    def take_fragments(self) -> None:
+        """Have its XDP programs take frames in fragments, which they are told: `probe.fragments`.
+
+        Programs of either kind can't call each other by tail calls.
+        """
+        for name, pointer in self._walk("program"):
+            if lib.bpf_program__type(pointer) == ProgramType.XDP:
+                flags = lib.bpf_program__flags(pointer) | BPF_F_XDP_HAS_FRAGS
+                check(lib.bpf_program__set_flags(pointer, flags), f"set flags of program {name}")
+        if _FRAGMENTS in self.rodata:
+            self.rodata[_FRAGMENTS] = 1
 
     @property
     def program_names(self) -> tuple[str, ...]:

@@ -27,7 +27,12 @@ from towpath.kernel.bpf._structs import (
 from towpath.kernel.bpf.attach_types import AttachType
 from towpath.kernel.bpf.libbpf import get_info, lib
 from towpath.kernel.bpf.map_types import BPF_F_MMAPABLE, MapType
-from towpath.kernel.bpf.programs import BPF_F_TEST_XDP_LIVE_FRAMES, LIVE_BATCH, ProgramType
+from towpath.kernel.bpf.programs import (
+    BPF_F_TEST_XDP_LIVE_FRAMES,
+    BPF_F_XDP_HAS_FRAGS,
+    LIVE_BATCH,
+    ProgramType,
+)
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.netns import new_netns
 
@@ -135,6 +140,12 @@ def live_frames() -> bool:
 
 
 @cache
+def fragments() -> bool:
+    """XDP programs may take frames in fragments (5.18)."""
+    return _close(_load(ProgramType.XDP, _RETURN_0, BPF_F_XDP_HAS_FRAGS))
+
+
+@cache
 def departure_time() -> bool:
     """Programs at tc may say when a packet leaves: they may write skb->tstamp (5.0)."""
     return _close(_load(ProgramType.SCHED_CLS, _STORE_TSTAMP))
@@ -176,9 +187,12 @@ def helper(number: int, program: int) -> bool:
 
 
 @contextmanager
-def tiny(kind: ProgramType) -> Iterator[int]:
-    """The shortest program of a type, loaded for the block: its file descriptor. KernelError."""
-    fd = _load(kind, _RETURN_0)
+def tiny(kind: ProgramType, flags: int = 0) -> Iterator[int]:
+    """The shortest program of a type, loaded for the block: its file descriptor. KernelError.
+
+    ``flags``: BPF_F_*.
+    """
+    fd = _load(kind, _RETURN_0, flags)
     if fd < 0:
         raise KernelError("load a probe", -fd)
     try:
@@ -187,8 +201,9 @@ def tiny(kind: ProgramType) -> Iterator[int]:
         os.close(fd)
 
 
-def _load(kind: ProgramType, instructions: bytes) -> int:
-    fd: int = lib.bpf_prog_load(kind, b"probe", b"GPL", instructions, len(instructions) // 8, None)
+def _load(kind: ProgramType, instructions: bytes, flags: int = 0) -> int:
+    opts, count = ctypes.byref(ProgLoadOpts(prog_flags=flags)), len(instructions) // 8
+    fd: int = lib.bpf_prog_load(kind, b"probe", b"GPL", instructions, count, opts)
     return fd
 
 

@@ -33,6 +33,7 @@ class ProgramType(IntEnum):
     TRACING = 26
 
 
+BPF_F_XDP_HAS_FRAGS = 1 << 5
 BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1
 # The kernel's own choice. Said all the same: kernels that don't know live frames refuse this field,
 # but overlook the flag.

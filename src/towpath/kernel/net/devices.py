@@ -40,6 +40,7 @@ _SKIP_STATS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 _KIND, _DATA, _SLAVE_KIND = 1, 2, 4  # IFLA_INFO_*
 _VLAN_ID, _VLAN_PROTOCOL = 1, 5  # IFLA_VLAN_*
 _8021Q = 0x8100
+_ARPHRD_ETHER = 1
 
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
@@ -65,6 +66,10 @@ class Interface:
     """The device in this namespace that it is on top of, 0 for none."""
     vlan: int | None = None
     """Its 802.1Q id on that device, None if it is no such device."""
+    kind: str = ""
+    """Such as veth or bridge; empty for one of a driver that makes no other devices."""
+    ethernet: bool = True
+    """Its frames have Ethernet headers."""
 
 
 class Owned(NamedTuple):
@@ -143,14 +148,14 @@ class Devices(Closeable):
             self._take_address(change)
 
     def _take_link(self, change: Change) -> None:
-        family, _, index, _, _ = _LINK.unpack_from(change.body)
+        family, type_, index, _, _ = _LINK.unpack_from(change.body)
         if family != AF_UNSPEC:
             return  # of a bridge's ports, which tell more of a device in messages of their own
         values = attributes(change.body[_LINK.size :])
         if change.kind == _NEWLINK:
             self._elsewhere.discard(index)
             serial = self._serials.setdefault(index, next(self._counter))
-            self._by_index[index] = _interface(index, serial, values)
+            self._by_index[index] = _interface(index, serial, type_, values)
             return
         self._by_index.pop(index, None)
         self._serials.pop(index, None)
@@ -219,6 +224,15 @@ class Devices(Closeable):
             if each.vlan is not None
         ]
 
+    def parts(self, index: int) -> list[Interface]:
+        """The devices whose drivers take in the packets of a device.
+
+        Itself, and if it is a bond what it is made of.
+        """
+        itself = self._by_index.get(index)
+        bonded = [each for each in self._by_index.values() if each.bonded and each.master == index]
+        return ([itself] if itself else []) + bonded
+
     def entrances(self, index: int) -> list[int]:
         """The devices that packets of a device come in by, as routing sees it.
 
@@ -237,7 +251,7 @@ class Devices(Closeable):
         self._watch.close()
 
 
-def _interface(index: int, serial: int, values: dict[int, bytes]) -> Interface:
+def _interface(index: int, serial: int, type_: int, values: dict[int, bytes]) -> Interface:
     info = attributes(values.get(_LINKINFO, b""))
     here = _LOWER_NETNSID not in values
     lower = _number(values.get(_LOWER, b"")) if here else 0
@@ -254,6 +268,8 @@ def _interface(index: int, serial: int, values: dict[int, bytes]) -> Interface:
         bonded=info.get(_SLAVE_KIND) == b"bond\0",
         lower=lower,
         vlan=_vlan(info) if lower else None,
+        kind=_text(info.get(_KIND, b"")),
+        ethernet=type_ == _ARPHRD_ETHER,
     )
 
 

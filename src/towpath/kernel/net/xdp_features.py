@@ -9,13 +9,25 @@ import os
 import struct
 import sys
 from enum import IntFlag
+from typing import TYPE_CHECKING
 
 from towpath.kernel.bpf._structs import LinkCreateOpts
 from towpath.kernel.bpf.attach_types import AttachType
 from towpath.kernel.bpf.libbpf import lib
-from towpath.kernel.bpf.probe import tiny
-from towpath.kernel.bpf.programs import ProgramType
-from towpath.kernel.net.messages import GENERIC, ROUTE, Netlink, attribute, attributes, text
+from towpath.kernel.bpf.probe import fragments, tiny
+from towpath.kernel.bpf.programs import BPF_F_XDP_HAS_FRAGS, ProgramType
+from towpath.kernel.net.messages import (
+    DUMP,
+    GENERIC,
+    ROUTE,
+    Netlink,
+    attribute,
+    attributes,
+    text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _GENL_HEADER = struct.Struct("=BBxx")  # struct genlmsghdr: command, version
 _CONTROLLER, _GETFAMILY = 16, 3  # GENL_ID_CTRL, CTRL_CMD_GETFAMILY
@@ -23,7 +35,7 @@ _FAMILY_ID, _FAMILY_NAME = 1, 2  # CTRL_ATTR_*
 _DEV_GET, _IFINDEX, _XDP_FEATURES = 1, 1, 3  # NETDEV_CMD_DEV_GET, NETDEV_A_DEV_*
 
 _LINK = struct.Struct("=xxHiII")  # struct ifinfomsg: type, index, flags, changed flags
-_RTM_GETLINK, _IFF_UP = 18, 1
+_RTM_GETLINK, _IFF_UP, _IFLA_LINKINFO = 18, 1, 18
 _XDP_NATIVE = 1 << 2
 
 
@@ -36,6 +48,10 @@ class XdpFeatures(IntFlag):
     """They may send packets out of other devices."""
     TARGET = 1 << 2
     """Other devices' programs may send packets out of this one (ndo_xdp_xmit)."""
+    FRAGMENTS = 1 << 5
+    """Frames that come in may be in fragments, if the program takes these."""
+    TARGET_FRAGMENTS = 1 << 6
+    """Frames that other devices' programs send out of this one, too."""
 
 
 def xdp_features(ifindex: int) -> XdpFeatures | None:
@@ -48,11 +64,26 @@ def xdp_features(ifindex: int) -> XdpFeatures | None:
         if family is None:
             return None
         body = _GENL_HEADER.pack(_DEV_GET, 1) + attribute(_IFINDEX, ifindex)
-        for answer in netlink.ask(family, body):
-            features = attributes(answer[_GENL_HEADER.size :]).get(_XDP_FEATURES)
-            if features is not None:
-                return XdpFeatures(int.from_bytes(features, sys.byteorder))
-    return None
+        return _told(netlink.ask(family, body)).get(ifindex)
+
+
+def all_xdp_features() -> dict[int, XdpFeatures] | None:
+    """The same of all devices, by their indexes; None when the kernel has no way to tell."""
+    with Netlink(GENERIC) as netlink:
+        family = _family(netlink, "netdev")
+        if family is None:
+            return None
+        return _told(netlink.ask(family, _GENL_HEADER.pack(_DEV_GET, 1), DUMP))
+
+
+def _told(answers: Iterable[bytes]) -> dict[int, XdpFeatures]:
+    found = {}
+    for answer in answers:
+        each = attributes(answer[_GENL_HEADER.size :])
+        if _XDP_FEATURES in each:
+            number = int.from_bytes(each[_IFINDEX], sys.byteorder)
+            found[number] = XdpFeatures(int.from_bytes(each[_XDP_FEATURES], sys.byteorder))
+    return found
 
 
 def _family(netlink: Netlink, name: str) -> int | None:
@@ -66,21 +97,29 @@ def _family(netlink: Netlink, name: str) -> int | None:
     return int.from_bytes(number, sys.byteorder)
 
 
-def try_native(ifindex: int) -> bool | None:
-    """Whether a program can be attached to a device in native mode; it is detached at once.
+def try_native(ifindex: int) -> int | None:
+    """Attach a program to a device in native mode, and detach it at once: the error number or 0.
 
-    Attaching resets many a device, so this is tried only on one that is down: None for one that is
-    up, or that has a program. KernelError: no program can be loaded. OSError: no such device.
+    One that takes frames in fragments, where the kernel has such. None: the device has a program.
+    Attaching resets many a device of hardware. KernelError: no program can be loaded.
     """
-    with Netlink(ROUTE) as netlink:
-        message = netlink.ask(_RTM_GETLINK, _LINK.pack(0, ifindex, 0, 0))[0]
-    if _LINK.unpack_from(message)[2] & _IFF_UP:
-        return None
     opts = LinkCreateOpts(flags=_XDP_NATIVE)
-    with tiny(ProgramType.XDP) as program:
-        fd = lib.bpf_link_create(program, ifindex, AttachType.XDP, ctypes.byref(opts))
+    flags = BPF_F_XDP_HAS_FRAGS if fragments() else 0
+    with tiny(ProgramType.XDP, flags) as program:
+        fd: int = lib.bpf_link_create(program, ifindex, AttachType.XDP, ctypes.byref(opts))
     if -fd in (errnos.EBUSY, errnos.EEXIST):
         return None
     if fd >= 0:
         os.close(fd)
-    return bool(fd >= 0)
+    return -min(fd, 0)
+
+
+def is_disturbed(ifindex: int) -> bool:
+    """Whether attaching a program may disturb a device: it is up, and no software's.
+
+    OSError: no such device.
+    """
+    with Netlink(ROUTE) as netlink:
+        message = netlink.ask(_RTM_GETLINK, _LINK.pack(0, ifindex, 0, 0))[0]
+    up = _LINK.unpack_from(message)[2] & _IFF_UP
+    return bool(up) and _IFLA_LINKINFO not in attributes(message[_LINK.size :])

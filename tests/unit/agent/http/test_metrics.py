@@ -12,9 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.test_codec import DOCUMENTS
 
 from towpath.agent.http.exposition import Rendering
-from towpath.agent.http.metrics import agent_metrics, host_metrics
+from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
 from towpath.agent.neigh import next_hop_metrics
-from towpath.api.documents import NextHops, Status
+from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def every_metric() -> Iterable[Metric]:
     return chain(
         host_metrics(STATUS.device_status, FOLLOWED._asdict()),
         next_hop_metrics(NEXT_HOPS),
+        refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
         agent_metrics(STATUS),
     )
 
@@ -57,6 +58,9 @@ def parsed(families: Iterable[Metric]) -> Samples:
     [
         ("towpath_device_attached", {"device": "eth0"}, 1),
         ("towpath_device_attached", {"device": "eth1"}, 0),
+        ("towpath_device_native", {"device": "eth0"}, 1),
+        ("towpath_device_native", {"device": "eth2"}, 0),
+        ("towpath_refused_packets_total", {"device": "br0", "error": "EOPNOTSUPP"}, 6),
         ("towpath_repairs_total", {"what": "programs"}, 1),
         ("towpath_repairs_total", {"what": "settings"}, 2),
         ("towpath_repairs_total", {"what": "checks"}, 3),
@@ -80,7 +84,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 14
+    assert len(parsed(every_metric())) == 18
 
 
 def test_an_accepted_file_is_not_alarming() -> None:
