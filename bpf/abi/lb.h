@@ -195,7 +195,7 @@ struct backend_cpu {
  * is answered with what fits counts as one: it did not reach its backend.
  */
 enum drop_limits {
-	DROP_REASONS = 20,
+	DROP_REASONS = 28,
 };
 BTF_KEEP(enum drop_limits);
 
@@ -204,7 +204,7 @@ struct service_cpu {
 	__u64 bytes;
 	__u64 flows; /* packets that no flow entry matched */
 	__u64 drops;
-	__u64 dropped[20]; /* the same by verdict - VERDICT_DROP_NO_BACKEND */
+	__u64 dropped[28]; /* the same by verdict - VERDICT_DROP_NO_BACKEND */
 };
 
 /*
@@ -235,12 +235,17 @@ enum verdict {
 	VERDICT_PASS_QINQ,	/* behind more tags than one, or another than 802.1Q's */
 	VERDICT_DROP_NO_BACKEND,
 	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated, and nobody is told */
-	VERDICT_DROP_NO_ROUTE,
-	VERDICT_DROP_PROHIBITED,    /* blackhole or prohibit route */
+	VERDICT_DROP_NO_ROUTE,	    /* none, or one that ends here */
+	VERDICT_DROP_BLACKHOLE,	    /* a blackhole route */
+	VERDICT_DROP_UNREACHABLE,   /* an unreachable route */
+	VERDICT_DROP_PROHIBITED,    /* a prohibit route */
 	VERDICT_DROP_NO_FORWARDING, /* forwarding is off on the ingress device */
-	VERDICT_DROP_FIB,	    /* a route that XDP can't follow (a tunnel's), or no source */
+	VERDICT_DROP_LWT,	    /* a route that encapsulates, which only the stack can do */
+	VERDICT_DROP_NO_ADDRESS,    /* no address to send from on the device that leads there */
+	VERDICT_DROP_FIB,	    /* the kernel couldn't look the route up at all */
 	VERDICT_DROP_HEADROOM,	    /* the driver has no room for the outer header */
 	VERDICT_DROP_SOURCE,	    /* the service isn't for this source */
+	VERDICT_DROP_MARTIAN,	    /* from no host's address: nothing could be answered */
 	VERDICT_DROP_NOT_ON_LINK,   /* the way to a backend of L2 forwarding has a gateway */
 	VERDICT_DROP_NAT_PORTS,	    /* no port left to translate a new flow to */
 	VERDICT_DROP_NAT_RATE,	    /* a new flow too many to translate in this jiffy */
@@ -256,7 +261,7 @@ enum verdict {
 BTF_KEEP(enum verdict);
 
 struct verdict_cpu {
-	__u64 packets[32]; /* by enum verdict */
+	__u64 packets[64]; /* by enum verdict; a power of two */
 };
 
 /*
@@ -278,6 +283,26 @@ struct settings {
 	__u32 echo;	  /* 1: echo requests to VIPs are answered */
 	__u16 too_big_df; /* 1: of too large IPv4 packets only those with DF are answered */
 	__u16 moving;	  /* 1: tables are being moved, and what comes meanwhile isn't here yet */
+};
+
+/*
+ * ---- Ways -----------------------------------------------------------------
+ *
+ * Where a next hop that is kept for a backend or a client would be wrong for some of its
+ * flows, the kernel is asked for every packet. One record; user space stores each word
+ * by itself as routes and rules change.
+ */
+enum way_flows {
+	WAY_FIELDS = 1 << 0,   /* rules match ports, protocols or DSCP */
+	WAY_SOURCES = 1 << 1,  /* rules match sources */
+	WAY_BACKENDS = 1 << 2, /* there are several ways to some backend */
+	WAY_CLIENTS = 1 << 3,  /* there are several ways to somewhere */
+};
+BTF_KEEP(enum way_flows);
+
+struct ways {
+	__u32 flows4; /* enum way_flows, of IPv4 */
+	__u32 flows6;
 };
 
 /*

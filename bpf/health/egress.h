@@ -99,15 +99,16 @@ static __always_inline struct health_probe *health_probe_of(const struct packet 
 
 /* Returns the device that leads to the backend and tells the source, 0 if there is no way. */
 static __noinline __u32 health_route(struct __sk_buff *skb, const struct health_probe *probe,
-				     struct next_hop *hop)
+				     struct next_hop *hop, __u64 flow)
 {
 	struct bpf_fib_lookup fib = {};
+	bool differs;
 	int result;
 
 	if (!probe || !hop)
 		return 0;
-	result =
-		route_find(skb, &probe->to.addr, probe->to.family, probe->ifindex, probe->l2, &fib);
+	result = route_find(skb, &probe->to.addr, probe->to.family, probe->ifindex, probe->l2, flow,
+			    &differs, &fib);
 	/* The kernel sends it, and resolves what it has to. */
 	if (!fib_found(result))
 		return 0;
@@ -157,7 +158,8 @@ static __always_inline int health_send(struct __sk_buff *skb)
 	 * the other.
 	 */
 	pkt.flow.family = probe->family;
-	ifindex = health_route(skb, probe, &hop);
+	outer.hash = hash_flow(&pkt.flow, hash_seed) >> 32;
+	ifindex = health_route(skb, probe, &hop, tunnel_flow(outer.hash, pkt.tos));
 	if (!ifindex) {
 		health_count(HEALTH_DROP_NO_ROUTE);
 		return TC_ACT_SHOT;
@@ -170,7 +172,6 @@ static __always_inline int health_send(struct __sk_buff *skb)
 	}
 	outer.daddr = &probe->to.addr;
 	outer.family = &probe->to.family;
-	outer.hash = hash_flow(&pkt.flow, hash_seed) >> 32;
 	outer.length = outer_length(probe->to.family);
 	tunnel_source(&outer);
 	if (skb_encap(skb, &pkt, &outer)) {

@@ -88,7 +88,8 @@ static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx 
 		outer->hop = &stats->hop;
 	} else {
 		next_hop_begin(lb, fresh, rx_ifindex);
-		result = route_ask(ctx, outer->daddr, *outer->family, fresh);
+		result = route_ask(ctx, outer->daddr, *outer->family, fresh,
+				   tunnel_flow(lb->hash >> 32, lb->pkt.tos));
 		outer->hop = fresh;
 		if (!next_hop_keep(lb, &stats->hop, fresh, result))
 			return route_verdict(result);
@@ -199,6 +200,8 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 	} else if (lb->pkt.tcp_flags & TCP_RST) {
 		/* It could only be sent by a binding, which it would be the first and last to need. */
 		return VERDICT_DROP_NO_FLOW;
+	} else if (!address_is_host(&lb->pkt.flow.saddr, lb->pkt.flow.family)) {
+		return VERDICT_DROP_MARTIAN;
 	} else {
 		n->fresh = 1;
 		backend = new_backend(lb, service, id);

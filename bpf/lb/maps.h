@@ -46,6 +46,7 @@ ARRAY_MAP(flows, struct flow_set);
 ARRAY_MAP(fragments, struct fragment_set);
 ARRAY_MAP(clients, struct client_set);
 ARRAY_MAP(settings, struct settings);
+ARRAY_MAP(ways, struct ways);
 ARRAY_MAP(traces, struct trace);
 
 /* One row for each possible CPU: cpu * (number of columns) + column. */
@@ -137,6 +138,9 @@ static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
 	struct verdict_cpu *stats = bpf_map_lookup_elem(&verdict_cpus, &cpu);
 	const __u32 mask = sizeof(stats->packets) / sizeof(stats->packets[0]) - 1;
 
+	_Static_assert((sizeof(stats->packets) / sizeof(stats->packets[0]) &
+			(sizeof(stats->packets) / sizeof(stats->packets[0]) - 1)) == 0,
+		       "a mask keeps the index in bounds");
 	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
 	barrier_var(verdict);
 	if (stats)

@@ -21,34 +21,52 @@
  * looks at each of them once, whoever calls it and whatever it then knows.
  */
 
-/* Asks the kernel for the way of a packet between these two, into n->hop. */
-__noinline int nat_ask(struct xdp_md *ctx, __u32 slot, __u32 family)
+/*
+ * Asks the kernel for the way of a packet between these two, into n->hop. `paths`: WAY_BACKENDS or
+ * WAY_CLIENTS. Of one that holds for this packet alone rx_ifindex is 0, which no packet has.
+ */
+__noinline int nat_ask(struct xdp_md *ctx, __u32 slot, __u32 family, __u32 paths)
 {
+	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct bpf_fib_lookup fib = {};
 	struct nat *n = nat_of(slot);
 	struct next_hop *hop;
 	__u32 ingress;
+	bool differs;
 	int result;
 
-	if (!n)
+	if (!n || !lb)
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
 	hop = &n->hop;
 	ingress = fib_ingress(&vlan_devices, hop->rx_ifindex, hop->rx_vlan);
 	fib.ifindex = ingress;
 	fib_addresses(&fib, family, &n->tuple.saddr, &n->tuple.daddr);
+	differs = way_flows(family) & (WAY_FIELDS | WAY_SOURCES | paths);
+	if (unlikely(differs)) {
+		struct fib_flow flow = {
+			.protocol = lb->pkt.flow.protocol,
+			.tos = lb->pkt.tos,
+			.sport = n->tuple.sport,
+			.dport = n->tuple.dport,
+		};
+
+		fib_flow(&fib, family, &flow);
+	}
 	result = fib_lookup(ctx, &fib, false);
 	fib_take_hop(&egress_devices, hop, &fib, ingress, result);
+	if (unlikely(differs))
+		hop->rx_ifindex = 0;
 	return result;
 }
 
 /*
  * Fills n->hop: what is `kept`, if it `holds`, or the kernel's answer, which is kept then.
- * `saddr` goes with it. Returns how packets leave by it (enum way_out), or the verdict where there
- * is no way.
+ * `saddr` goes with it; `paths`: see nat_ask(). Returns how packets leave by it (enum way_out), or
+ * the verdict where there is no way.
  */
 static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct lb_ctx *lb, struct nat *n,
 					  struct next_hop *kept, bool holds,
-					  const struct address *saddr)
+					  const struct address *saddr, __u32 paths)
 {
 	int result;
 
@@ -58,7 +76,7 @@ static __always_inline __u32 nat_next_hop(struct xdp_md *ctx, struct lb_ctx *lb,
 	} else {
 		next_hop_begin(lb, &n->hop, lb->rx_ifindex);
 		n->hop.saddr = *saddr;
-		result = nat_ask(ctx, lb->slot, lb->pkt.flow.family);
+		result = nat_ask(ctx, lb->slot, lb->pkt.flow.family, paths);
 		if (!next_hop_keep(lb, kept, &n->hop, result))
 			return route_verdict(result);
 	}
@@ -216,7 +234,8 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 slot)
 	if (n->search.way < NAT_WAYS)
 		TRACE(lb, source_port, n->search.port);
 	n->way = nat_next_hop(ctx, lb, n, &stats->hop,
-			      next_hop_holds(lb, &stats->hop, lb->rx_ifindex), &n->tuple.saddr);
+			      next_hop_holds(lb, &stats->hop, lb->rx_ifindex), &n->tuple.saddr,
+			      WAY_BACKENDS);
 	verdict = nat_send(ctx, slot);
 	if (is_sent(verdict))
 		count_sent(lb, stats);
@@ -296,7 +315,7 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 slot)
 		client->hop.tick = 0;
 		client->family = lb->pkt.flow.family;
 	}
-	n->way = nat_next_hop(ctx, lb, n, &client->hop, holds, &n->tuple.daddr);
+	n->way = nat_next_hop(ctx, lb, n, &client->hop, holds, &n->tuple.daddr, WAY_CLIENTS);
 	verdict = nat_send(ctx, slot);
 	if (is_sent(verdict) && !lb->traced)
 		count_reply(lb, backend->service);

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
         Counters,
         Flow,
         FlowCounts,
+        NextHops,
         Plan,
         ServiceCounters,
         Trace,
+        UnreachedBackend,
     )
     from towpath.model import Address, Backend, FlowTuple, Service
     from towpath.model.capture import Capture
@@ -155,6 +157,16 @@ class Balancing(Protocol):
     @abstractmethod
     def backend_status(self, name: str) -> tuple[BackendStatus, ...]:
         """State and flows of each backend of a service, those that are terminating included."""
+
+    # Next hops
+
+    @abstractmethod
+    def next_hops(self) -> NextHops:
+        """Hosts on the links that packets are sent to, and whether they answer."""
+
+    @abstractmethod
+    def unreached(self, service: str | None = None) -> tuple[UnreachedBackend, ...]:
+        """Backends that packets don't get to, and why; of all services or of one."""
 
     # What undoes itself
 

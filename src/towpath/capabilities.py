@@ -95,6 +95,13 @@ FILE, API = "file", "api"
 
 CAPABILITIES: tuple[Capability, ...] = (
     Capability(
+        "neigh",
+        "towpath.{layer}.neigh",
+        "Next hops, and whether they answer.",
+        key="devices",
+        leaves=("pins/links",),
+    ),
+    Capability(
         "lb", "towpath.{layer}.lb", key="devices", leaves=("pins/links", "directory/state.db")
     ),
     # One line for each.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ from towpath.core.lb.terminating import (
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.flows.answers import Tables, active, counts, names_of, page
 from towpath.datapath.lb.contents import unnamed
-from towpath.documents import Flows
+from towpath.datapath.neigh.follower import Follower
+from towpath.datapath.neigh.report import report
+from towpath.documents import Flows, ServiceName, UnreachedBackend
 from towpath.errors import ConflictError, NotFoundError
 from towpath.model import (
     Backend,
@@ -33,6 +36,7 @@ from towpath.model import (
     FlowTuple,
     Icmp,
     Limits,
+    Neighbours,
     Problem,
     Service,
     Snat,
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
         DeviceStatus,
         Flow,
         FlowCounts,
+        NextHops,
         Plan,
         ServiceCounters,
         Trace,
@@ -98,6 +103,7 @@ class LoadBalancer(Balancing):
         pins: Where to keep it alive. None: it ends with this object.
         snat: Addresses and ports for services with ``forwarding="snat"``.
         drain: How backends that are removed keep the flows they have.
+        neighbours: How next hops are kept resolved.
 
     Raises:
         ConfigError: A value that isn't allowed.
@@ -128,29 +134,48 @@ class LoadBalancer(Balancing):
         pins: Path | None = None,
         snat: Snat | None = None,
         drain: Drain | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
-        wishes = {"source": source, "icmp": icmp, "limits": limits, "snat": snat, "drain": drain}
+        wishes = {
+            "source": source,
+            "icmp": icmp,
+            "limits": limits,
+            "snat": snat,
+            "drain": drain,
+            "neighbours": neighbours,
+        }
         given = {name: wish for name, wish in wishes.items() if wish is not None}
         config = make_config({"devices": devices} | given)
         self._drain = config.drain
         self._terminating: TerminatingByKey = {}
         self._lock = RLock()
-        self._balancer = Balancer(
-            config.devices,
-            source=config.source,
-            icmp=config.icmp,
-            limits=config.limits,
-            pins=pins,
-            snat=config.snat,
-        )
+        with ExitStack() as undo:
+            self._next_hops = Follower(per_second=config.neighbours.per_second)
+            undo.callback(self._next_hops.close if pins else self._next_hops.let_go)
+            if pins is None:
+                self._next_hops.let_go_at_exit()
+            self._balancer = undo.enter_context(
+                Balancer(
+                    config.devices,
+                    source=config.source,
+                    icmp=config.icmp,
+                    limits=config.limits,
+                    pins=pins,
+                    snat=config.snat,
+                    next_hops=self._next_hops,
+                )
+            )
+            self._undo = undo.pop_all()
 
     def close(self) -> None:
         """Detach and remove everything; with pins, leave it at work. Twice is once."""
-        self._balancer.close()
+        self._undo.close()
 
     def detach(self) -> None:
         """Detach and remove everything, pins too."""
         self._balancer.detach()
+        self._next_hops.let_go()
+        self.close()
 
     def run(self) -> None:
         """Return when the process is asked to end: by Ctrl-C or SIGTERM.
@@ -176,6 +201,20 @@ class LoadBalancer(Balancing):
     def devices(self) -> tuple[DeviceStatus, ...]:
         """How the devices are."""
         return self._balancer.device_status
+
+    def next_hops(self) -> NextHops:
+        """Hosts on the links that packets are sent to, and whether they answer."""
+        return self._next_hops.asked(report)
+
+    def unreached(self, service: str | None = None) -> tuple[UnreachedBackend, ...]:
+        """Backends that packets don't get to, and why; of all services or of one."""
+        services = self.services() if service is None else (self.service(service),)
+        names = {each.key: ServiceName.of(each) for each in services}
+        return tuple(
+            UnreachedBackend(names[key.service], key.address, why.text, why.reason)
+            for key, why in self._balancer.unreached().items()
+            if key.service in names
+        )
 
     def reap(self) -> bool:
         """Remove terminating backends whose flows have ended, or whose time is over.
@@ -343,7 +382,8 @@ class LoadBalancer(Balancing):
         found = next(each for each in self._balancer.observed() if each.key == key)
         backends = [BackendKey(key, each.address) for each in found.backends]
         flows = self._balancer.flow_counter(backends).count(self._drain.idle)
-        return backend_status(found, flows, self._terminating)
+        troubles = {key: why.text for key, why in self._balancer.unreached().items()}
+        return backend_status(found, flows, self._terminating, troubles)
 
     # What happens
 

@@ -124,6 +124,16 @@ def test_the_first_packets_arrive_behind_a_gateway(outside: int, where: str) -> 
     assert_first_packets_arrive(behind, appears=gateway)
 
 
+@pytest.mark.parametrize("where", [NEAR, FAR])
+def test_the_first_packets_arrive_behind_a_gateway_of_the_other_family(where: str) -> None:
+    """IPv4 by an IPv6 next hop (RFC 8950), which the kernel resolves by neighbour discovery."""
+    gateway, behind = Host(where, PLACES[where][6]), Host(where, BEHIND[4])
+    prefix, via = f"{behind.address}/32", ("via", "inet6", str(gateway.address), "dev", where)
+    run("ip", "-n", BALANCER, "route", "add", prefix, *via)
+    run("ip", "-n", where, "address", "add", prefix, "dev", "lo")
+    assert_first_packets_arrive(behind, appears=gateway)
+
+
 def assert_first_packets_arrive(
     host: Host, source: Source | None = None, appears: Host | None = None
 ) -> None:

@@ -24,6 +24,7 @@ from towpath.agent.writer import Writer
 from towpath.api import documents
 from towpath.capabilities import API, CAPABILITIES, FILE
 from towpath.closeable import Closeable
+from towpath.datapath.neigh.wanted import Wanted
 from towpath.model import Problem
 
 if TYPE_CHECKING:
@@ -61,8 +62,9 @@ class Agent(Closeable):
         self._detach_on_exit = detach_on_exit
         with ExitStack() as undo:
             self._writer = undo.enter_context(Writer())
+            next_hops = Wanted()
             for capability in CAPABILITIES:
-                given = Given(self.config, self._writer, capability.pins(self.config))
+                given = Given(self.config, self._writer, capability.pins(self.config), next_hops)
                 if capability.configured(self.config):
                     part: Part = capability.load("agent", "start")(given)
                     undo.callback(self._end, part)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from towpath.agent.writer import Writer
+    from towpath.datapath.neigh.wanted import Wanted
     from towpath.model import Config
 
 
@@ -32,6 +33,8 @@ class Given:
     """The thread on which everything is changed."""
     pins: Path
     """Where it pins what is to outlive the agent. Nothing has to be there."""
+    next_hops: Wanted
+    """Where it says which destinations it sends packets to."""
 
     @property
     def state(self) -> Path:

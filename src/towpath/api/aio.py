@@ -33,11 +33,14 @@ if TYPE_CHECKING:
         Counters,
         Flow,
         FlowCounts,
+        NextHops,
         Plan,
+        Route,
         ServiceCounters,
         ServiceEntry,
         Status,
         Trace,
+        UnreachedBackend,
     )
     from towpath.model import Address, FlowTuple
     from towpath.model.capture import Capture
@@ -199,6 +202,26 @@ class AsyncClient:
     async def checks(self, service: str | None = None) -> tuple[Check, ...]:
         """How every backend is that is checked, or those of one service."""
         return await self._ask(calls.checks(service))
+
+    async def unreached(self, service: str | None = None) -> tuple[UnreachedBackend, ...]:
+        """Backends that packets don't get to, and why; of all services or of one."""
+        return await self._ask(calls.unreached(service))
+
+    async def next_hops(self) -> NextHops:
+        """Hosts on the links that packets are sent to, and whether they answer."""
+        return await self._ask(calls.next_hops())
+
+    async def route(
+        self, to: Address | str, device: str | None = None, source: Address | str | None = None
+    ) -> Route:
+        """What the datapath would do with a packet for an address, sent by the agent's node.
+
+        Args:
+            to: Where it is sent to.
+            device: What it came in on; None: the first that is balanced on.
+            source: What it is sent from; None: what the route prefers.
+        """
+        return await self._ask(calls.route(to, device, source))
 
     async def counters(self, *, per_cpu: bool = False) -> Counters:
         """Packets and bytes by verdict, service and backend; per_cpu: each CPU's verdicts."""

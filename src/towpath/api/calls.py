@@ -20,11 +20,14 @@ from towpath.api.documents import (
     Counters,
     FlowCounts,
     Flows,
+    NextHops,
     Plan,
+    Route,
     ServiceCounters,
     ServiceEntry,
     Status,
     Trace,
+    UnreachedBackend,
 )
 from towpath.model.capture import parse_capture
 
@@ -173,6 +176,21 @@ def health() -> Call[dict[str, str]]:
 def checks(name: str | None) -> Call[tuple[Check, ...]]:
     """How every backend is that is checked, or those of one service."""
     return _call(tuple[Check, ...], "GET", "/v1/checks", service=name)
+
+
+def unreached(name: str | None) -> Call[tuple[UnreachedBackend, ...]]:
+    """Backends that packets don't get to, of all services or of one."""
+    return _call(tuple[UnreachedBackend, ...], "GET", "/v1/unreached", service=name)
+
+
+def next_hops() -> Call[NextHops]:
+    """Hosts on the links that packets are sent to."""
+    return _call(NextHops, "GET", "/v1/next-hops")
+
+
+def route(to: Address | str, device: str | None, source: Address | str | None) -> Call[Route]:
+    """What the datapath would do with a packet for an address."""
+    return _call(Route, "GET", "/v1/route", to=to, device=device, source=source)
 
 
 def counters(*, per_cpu: bool) -> Call[Counters]:

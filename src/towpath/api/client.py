@@ -36,11 +36,14 @@ if TYPE_CHECKING:
         Counters,
         Flow,
         FlowCounts,
+        NextHops,
         Plan,
+        Route,
         ServiceCounters,
         ServiceEntry,
         Status,
         Trace,
+        UnreachedBackend,
     )
     from towpath.model import Address, Backend, BackendState, FlowTuple, Service
     from towpath.model.capture import Capture
@@ -176,6 +179,26 @@ class Client(Balancing):
     def checks(self, service: str | None = None) -> tuple[Check, ...]:
         """How every backend is that is checked, or those of one service."""
         return self._ask(calls.checks(service))
+
+    def unreached(self, service: str | None = None) -> tuple[UnreachedBackend, ...]:
+        """Backends that packets don't get to, and why; of all services or of one."""
+        return self._ask(calls.unreached(service))
+
+    def next_hops(self) -> NextHops:
+        """Hosts on the links that packets are sent to, and whether they answer."""
+        return self._ask(calls.next_hops())
+
+    def route(
+        self, to: Address | str, device: str | None = None, source: Address | str | None = None
+    ) -> Route:
+        """What the datapath would do with a packet for an address, sent by the agent's node.
+
+        Args:
+            to: Where it is sent to.
+            device: What it came in on; None: the first that is balanced on.
+            source: What it is sent from; None: what the route prefers.
+        """
+        return self._ask(calls.route(to, device, source))
 
     def counters(self, *, per_cpu: bool = False) -> Counters:
         """Packets and bytes by verdict, service and backend, read from the kernel now.

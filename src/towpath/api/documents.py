@@ -20,13 +20,18 @@ from towpath.documents import (
     FlowCount,
     FlowCounts,
     Flows,
+    NextHop,
+    NextHops,
     Plan,
     Refused,
+    Route,
     ServiceChange,
     ServiceCounters,
     ServiceName,
     Trace,
     Translation,
+    Unreached,
+    UnreachedBackend,
 )
 from towpath.model import Address, CheckType, Device, Problem, Service
 
@@ -43,8 +48,11 @@ __all__ = [
     "FlowCount",
     "FlowCounts",
     "Flows",
+    "NextHop",
+    "NextHops",
     "Plan",
     "Refused",
+    "Route",
     "ServiceChange",
     "ServiceCounters",
     "ServiceEntry",
@@ -52,6 +60,8 @@ __all__ = [
     "Status",
     "Trace",
     "Translation",
+    "Unreached",
+    "UnreachedBackend",
     "Use",
 ]
 
@@ -147,6 +157,8 @@ class Status:
     """What is wrong with the agent itself; None when all is well."""
     checks: dict[str, int] = field(default_factory=dict)
     """Backends that are checked, by their state."""
+    unreached: dict[str, int] = field(default_factory=dict)
+    """Backends that packets don't get to, by the reason, such as no_route or no_answer."""
     capabilities: dict[str, str] = field(default_factory=dict)
     """What the agent does: each capability that is configured, in a few words."""
     sources: dict[str, SourceStatus] = field(default_factory=dict)

@@ -86,8 +86,8 @@ def forward_network(backends: int) -> Iterator[Network]:
     """Run the block with such a network. The calling thread is in it, somewhere."""
     with new_netns() as clients, new_netns() as servers, new_netns() as node:
         for namespace in (clients, servers, node):
-            _set_sysctls(namespace, _EVERYWHERE)
-        _set_sysctls(node, _FORWARDING)
+            set_sysctls(namespace, _EVERYWHERE)
+        set_sysctls(node, _FORWARDING)
         with interfaces.connected() as wire:
             for name, peer, where in ((IN, _CLIENTS, clients), (OUT, _BACKENDS, servers)):
                 far = {"ifname": peer, "net_ns_fd": where}
@@ -102,11 +102,12 @@ def forward_network(backends: int) -> Iterator[Network]:
         with in_netns(node), interfaces.connected() as wire:
             _address(wire, made)
         for name in (IN, OUT):
-            _receive_frames(name)
+            receive_frames(name)
         yield made
 
 
-def _set_sysctls(namespace: int, values: dict[str, str]) -> None:
+def set_sysctls(namespace: int, values: dict[str, str]) -> None:
+    """Write switches below /proc/sys in a namespace, as far as its kernel has them."""
     with in_netns(namespace):
         for key, value in values.items():
             path = Path("/proc/sys", key)
@@ -136,7 +137,7 @@ def _neighbour(wire: Any, index: int, address: str, mac: bytes) -> None:
     wire.neigh("add", ifindex=index, dst=address, lladdr=mac.hex(":"), state=_PERMANENT)
 
 
-def _receive_frames(name: str) -> None:
+def receive_frames(name: str) -> None:
     """Let a veth without an XDP program take frames that were redirected to it.
 
     It does so only while it polls (NAPI), and GRO is what else makes it poll. It then makes each

@@ -89,6 +89,9 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
 
     Those too that were removed and are terminating, which is shown as leaving: they have no
     share, and go when their flows have ended.
+
+    unreached is why packets don't get there: no route, one that refuses, a next hop that doesn't
+    answer.
     """
     from towpath.api.client import Client
     from towpath.api.codec import plain
@@ -108,10 +111,12 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
                 percent(row["share"]),
                 *(count(row[name]) for name in numbers[2:]),
                 *standing(checks.get(row["address"])),
+                row["trouble"],
             )
             for row in rows
         ]
-        print_table(("backend", "state", *numbers, *STANDING), shown, numbers=numbers)
+        columns = ("backend", "state", *numbers, *STANDING, "unreached")
+        print_table(columns, shown, numbers=numbers)
 
     emit(data, form, table)
 

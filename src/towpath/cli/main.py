@@ -24,6 +24,7 @@ VERBS = {
     "backend": Verb("towpath.cli.drain:backend", "List and change a service's backends."),
     "flows": Verb("towpath.cli.flows:flows", "The flows that are remembered, and their backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
+    "route": Verb("towpath.cli.route:route", "What becomes of a packet for an address."),
     "record": Verb("towpath.cli.record:record", "Capture packets, both sides of each."),
     "recorder": Verb("towpath.cli.recorder:recorder", "List and stop captures."),
     "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),

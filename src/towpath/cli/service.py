@@ -107,6 +107,7 @@ def get(name: str, socket_path: Path, form: Format) -> None:
     with Client(socket_path) as client:
         found = client.service(name)
         checks = {check.backend: check for check in client.checks(name)}
+        troubles = {each.backend: each.trouble for each in client.unreached(name)}
 
     def table() -> None:
         data: dict[str, Any] = plain(found)
@@ -116,10 +117,14 @@ def get(name: str, socket_path: Path, form: Format) -> None:
         print_table(("service", found.name), fields[1:])
         click.echo()
         rows = [
-            (*each.values(), *standing(checks.get(backend.address)))
+            (
+                *each.values(),
+                *standing(checks.get(backend.address)),
+                troubles.get(backend.address),
+            )
             for backend, each in zip(found.backends, backends, strict=True)
         ]
-        columns = ("backend", "weight", "state", "port", *STANDING)
+        columns = ("backend", "weight", "state", "port", *STANDING, "unreached")
         print_table(columns, rows, numbers=("weight", "port"))
 
     emit(plain(found), form, table)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from towpath.api.documents import Check, DeviceStatus, Status
+    from towpath.api.documents import Check, DeviceStatus, Status, UnreachedBackend
 
 EXAMPLES = {
     "towpath status": "At a glance.",
@@ -39,14 +39,16 @@ def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> Non
     with Client(socket_path) as client:
         found = client.status()
         checks = client.checks() if found.devices else ()
+        unreached = client.unreached() if found.unreached else ()
         counters = client.counters(per_cpu=per_cpu) if counted and found.devices else None
-    data = {"status": plain(found), "checks": plain(checks)}
+    data = {"status": plain(found), "checks": plain(checks), "unreached": plain(unreached)}
     if counters is not None:
         data["counters"] = plain(counters)
 
     def table() -> None:
         print_table(("agent", ""), _lines(found))
         _unwell(checks)
+        _unreached(unreached)
         if counters is not None:
             click.echo()
             show_verdicts(counters)
@@ -81,6 +83,9 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         yield name.replace("_", " "), f"{count(use.used)} of {count(use.limit)}{by}"
     if status.checks:
         yield "checks", ", ".join(f"{number} {state}" for state, number in status.checks.items())
+    if status.unreached:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in status.unreached.items())
+        yield "unreached", f"backends: {reasons}"
     yield "state", str(status.state)
     yield "pins", str(status.pins)
     yield "metrics", status.metrics or "on the API's socket only"
@@ -112,3 +117,11 @@ def _unwell(checks: Iterable[Check]) -> None:
     if rows:
         click.echo()
         print_table(("service", "backend", "state", "since", "last error"), rows)
+
+
+def _unreached(backends: Iterable[UnreachedBackend]) -> None:
+    """Backends that packets don't get to, and why."""
+    rows = [(each.service.name, each.backend, each.trouble) for each in backends]
+    if rows:
+        click.echo()
+        print_table(("service", "backend", "unreached"), rows)

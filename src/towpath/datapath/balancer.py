@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.closeable import Closeable
 from towpath.core.lb.states import BackendKey
@@ -19,6 +20,7 @@ from towpath.datapath.flows.nat_table import NatFlows
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
+from towpath.datapath.lb.destinations import destination, destinations
 from towpath.datapath.maps.pins import held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
@@ -39,19 +41,28 @@ from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from towpath.core.lb.plan import Transition
+    from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
+    from towpath.datapath.neigh.differences import ByVersion
+    from towpath.datapath.neigh.next_hops import Trouble
+    from towpath.datapath.neigh.wanted import Resolver
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import Counters, DeviceStatus, Refused, Trace
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
-    from towpath.model.service import Service
+    from towpath.model.service import Service, ServiceKey
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 10.0
+"""So often it is looked which backends get packets."""
 
 
 class Followed(NamedTuple):
@@ -77,8 +88,8 @@ class Balancer(Closeable):
     is lost in between; also where ``limits`` or this version of Towpath ask for other
     tables. Without, closing it detaches everything.
 
-    ``health`` is the way that health checks take, their packets carrying ``mark``. ``egress`` finds
-    out what can leave by which device.
+    ``health`` is the way that health checks take, their packets carrying ``mark``. ``next_hops``
+    keeps resolved how backends are reached. ``egress`` finds out what can leave by which device.
 
     Not thread-safe. A context manager, which closes.
 
@@ -98,12 +109,17 @@ class Balancer(Closeable):
         pins: Path | None = None,
         snat: Snat | None = None,
         mark: int = DEFAULT_MARK,
+        next_hops: Resolver | None = None,
         egress: type[Egress] = Egress,
     ) -> None:
         if not devices:
             raise DatapathError("no device to balance on; name at least one")
         self._pins = pins
         self._snat = snat or Snat()
+        self._source = source or Source()
+        self._next_hops = next_hops
+        self._busy_at = 0.0
+        self._packets: np.ndarray[Any, Any] | None = None
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             hold = None if pins is None else undo.enter_context(held(pins))
@@ -146,6 +162,9 @@ class Balancer(Closeable):
             undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
+        self._prefer_busy()
+        self._want_next_hops()
+        self._follow_differences()
 
     def _answer_as(self, icmp: Icmp) -> None:
         record = self._maps.maps["settings"].lookup(0)
@@ -185,7 +204,45 @@ class Balancer(Closeable):
         check_snat(self._snat, services)
         made = self._contents.apply(services, self._host.prepare)
         self.recorder.changed()
+        self._want_next_hops()
         return made
+
+    def _want_next_hops(self) -> None:
+        if self._next_hops is not None:
+            found = destinations(self._contents.installed, self._source)
+            self._next_hops.want("services", found)
+
+    def _prefer_busy(self) -> None:
+        """Have next hops of backends that get packets made first, when all have to be."""
+        if self._next_hops is None or time.monotonic() < self._busy_at:
+            return
+        self._busy_at = time.monotonic() + BUSY_SECONDS
+        table = self._contents.tables.backends
+        packets = self._program.rows("backend_cpus")["packets"]
+        packets = packets.reshape(self._program.layout.cpus, -1).sum(axis=0)
+        moved = packets != (0 if self._packets is None else self._packets)
+        self._packets = packets
+        self._next_hops.prefer(
+            address
+            for service in self._contents.installed
+            for address, handle in service.handles.items()
+            if moved[table.index(handle)]
+        )
+
+    def _follow_differences(self) -> None:
+        """Have the program ask for each packet where one way can't be kept for all flows."""
+        if self._next_hops is None:
+            return
+        words, bits = self._program.rows("ways"), self._program.btf.enum("way_flows")
+
+        def publish(found: ByVersion) -> None:
+            for name, each in zip(("flows4", "flows6"), found, strict=True):
+                words[name][0] = sum(
+                    bits[f"WAY_{field.upper()}"] for field, so in each._asdict().items() if so
+                )
+
+        self._next_hops.tell(publish)
+        self._undo.callback(self._next_hops.tell, None)
 
     def counters(self, cpu: int | None = None) -> Counters:
         """Return what has been counted since the load balancer came up, by one CPU or by all."""
@@ -200,7 +257,25 @@ class Balancer(Closeable):
 
     def readings(self) -> Readings:
         """Return the same without names and addresses, for who renders all of it."""
-        return Readings(self._contents.places, Totals.read(self._maps))
+        unreached = frozenset(handle for *_, handle, _ in self._unreached())
+        return Readings(self._contents.places, Totals.read(self._maps), unreached)
+
+    def unreached(self) -> dict[BackendKey, Trouble]:
+        """Return the backends that packets don't get to, and why.
+
+        None where nobody keeps next hops resolved.
+        """
+        return {BackendKey(key, address): why for key, address, _, why in self._unreached()}
+
+    def _unreached(self) -> Iterator[tuple[ServiceKey, Address, int, Trouble]]:
+        troubles = self._next_hops.troubles() if self._next_hops else {}
+        if not troubles:
+            return
+        for service in self._contents.installed:
+            for address, handle in service.handles.items():
+                why = troubles.get(destination(service, address, self._source))
+                if why is not None:
+                    yield service.key, address, handle, why
 
     @property
     def cpus(self) -> range:
@@ -298,6 +373,7 @@ class Balancer(Closeable):
         can't be put right is among ``troubles``. OSError: it can't be found out.
         """
         self._host.follow()
+        self._prefer_busy()
 
     @property
     def is_due(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from towpath.doctor import devices, permissions, programs
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
 from towpath.doctor.outside import declared
+from towpath.doctor.ways import ways
 from towpath.kernel import cgroup
 from towpath.kernel.bpf import bpffs, fragments, probe, probe_net
 from towpath.kernel.bpf.map_types import MapType
@@ -213,6 +214,7 @@ PROBES = {
         _either(lambda: probe.map_type(_RINGBUF), "BPF_MAP_TYPE_RINGBUF", "no ring buffer")
     ),
     "outside": Probe(_outside, "nothing"),
+    "ways": Probe(ways, "nothing"),
     "kernel_btf": Probe(_btf, "nothing"),
     "managed_neighbours": Probe(
         _either(probe_net.managed_neighbours, "NTF_EXT_MANAGED", "NTF_EXT_MANAGED is ignored"),

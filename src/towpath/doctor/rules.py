@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from towpath.capabilities import CAPABILITIES
 from towpath.doctor.outside import declared, is_library
+from towpath.doctor.ways import question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,6 +240,12 @@ RULES = (
         _RECORDER,
         _NO_CAPTURES,
     ),
+    Rule(
+        "managed neighbours",
+        (Way("managed_neighbours"),),
+        "next hops",
+        "next hops grow stale while no agent runs; one that runs asks again every 20 to 30 s",
+    ),
     Rule("libpcap", (Way("libpcap"),), "record --expr", "captures can't be chosen by expressions"),
 )
 
@@ -267,6 +274,13 @@ def _families(config: Config) -> set[int]:
 
 def _devices(config: Config) -> Iterator[Rule]:
     families = _families(config)
+    if config.devices and families:
+        yield Rule(
+            "ways to backends",
+            (Way(f"ways:{question(config)}"),),
+            _BALANCER,
+            "packets for these backends are dropped",
+        )
     for device in config.devices:
         yield _xdp(device)
         yield Rule(
@@ -333,7 +347,7 @@ OUTSIDE = tuple(
 NOT_YET_USED = tuple(
     Rule(name, (Way(probe),), f"{feature}, not yet used", _NOTHING_YET)
     for name, probe, feature in (
-        ("managed neighbours", "managed_neighbours", "neighbours"),
+        ("kernel BTF", "kernel_btf", "following the kernel's own types"),
         ("programs at connect()", "connect", "socket load balancing"),
         ("cgroups of version 2", "cgroups", "socket load balancing"),
         ("departure times", "departure_time", "pacing"),

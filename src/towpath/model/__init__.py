@@ -36,6 +36,7 @@ from towpath.model.settings import (
     Icmp,
     Limits,
     Metrics,
+    Neighbours,
     Source,
     State,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Icmp",
     "Limits",
     "Metrics",
+    "Neighbours",
     "OnDown",
     "Problem",
     "Protocol",

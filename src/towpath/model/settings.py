@@ -110,6 +110,19 @@ class Checks:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours:
+    """How next hops are kept resolved. Changing it needs a restart of the agent."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    per_second: Annotated[int, Integer(1, 10_000)] = 100
+    """Requests a second at most, when entries are made and when the kernel asks again."""
+
+
+DEFAULT_NEIGHBOURS = Neighbours()
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """The agent's HTTP API."""
 
@@ -173,6 +186,7 @@ class Config:
     source: Source = Source()
     limits: Limits = Limits()
     checks: Checks = Checks()
+    neighbours: Neighbours = DEFAULT_NEIGHBOURS
     api: Api = Api()
     icmp: Icmp = Icmp()
     metrics: Metrics = Metrics()

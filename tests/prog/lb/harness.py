@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle import Key
     from tests.prog.lb.oracle_parse import Address
 
+    from towpath.datapath.neigh.wanted import Resolver
     from towpath.kernel.bpf.programs import TestRun
     from towpath.model.kinds import Ports
 
@@ -245,13 +246,20 @@ def rigged(
     icmp: Icmp | None = None,
     limits: Limits = SMALL,
     pins: Path | None = None,
+    next_hops: Resolver | None = None,
 ) -> Iterator[Rig]:
     """A load balancer on some devices of the network."""
     source = source or Source()
     on = [Device(name) for name in devices]
     with tellable():
         balancer = Balancer(
-            on, source=source, icmp=icmp, limits=limits, pins=pins, egress=AnyFrameEgress
+            on,
+            source=source,
+            icmp=icmp,
+            limits=limits,
+            pins=pins,
+            next_hops=next_hops,
+            egress=AnyFrameEgress,
         )
     with balancer:
         yield Rig(balancer, network, source)

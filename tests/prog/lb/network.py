@@ -43,9 +43,12 @@ GATEWAY = 0xFE
 BEHIND_GATEWAY = {4: ip_address("10.9.0.1"), 6: ip_address("2001:db8:9::1")}
 NO_ROUTE = {4: ip_address("10.77.0.1"), 6: ip_address("2001:db8:77::1")}
 REFUSED = {
-    "blackhole": ({4: ip_address("10.66.0.1"), 6: ip_address("2001:db8:66::1")}, "drop_prohibited"),
+    "blackhole": ({4: ip_address("10.66.0.1"), 6: ip_address("2001:db8:66::1")}, "drop_blackhole"),
     "prohibit": ({4: ip_address("10.66.0.2"), 6: ip_address("2001:db8:66::2")}, "drop_prohibited"),
-    "unreachable": ({4: ip_address("10.66.0.3"), 6: ip_address("2001:db8:66::3")}, "drop_no_route"),
+    "unreachable": (
+        {4: ip_address("10.66.0.3"), 6: ip_address("2001:db8:66::3")},
+        "drop_unreachable",
+    ),
 }
 
 
@@ -94,9 +97,10 @@ def told_mtu(device: str) -> int:
     return MTU[device] if fib_lookup().mtu else 0
 
 
-def ip(*commands: str) -> None:
-    """Run commands of the ip tool, all in one process."""
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
+def ip(*commands: str, version: int | None = None) -> None:
+    """Run commands of the ip tool, all in one process; ``version`` where they don't tell it."""
+    family = [f"-{version}"] if version else []
+    subprocess.run(["ip", *family, "-batch", "-"], input="\n".join(commands), text=True, check=True)
 
 
 def _links() -> Iterator[str]:

@@ -49,7 +49,7 @@ NO_BACKEND = "drop_no_backend"
 TOO_LARGE = "drop_mtu"
 NOT_FOR_YOU = "drop_source"
 NOT_ON_LINK = "drop_not_on_link"
-NO_SOURCE = "drop_fib"
+NO_SOURCE = "drop_no_address"
 TOO_BIG, ECHO, LOST = "tx_too_big", "tx_echo", "drop_fragment"
 ACTIONS = {
     TX: XDP_TX,

@@ -228,13 +228,13 @@ def test_a_node_without_an_address_will_do() -> None:
             near = NEAR[outside][0]
             mac = neighbour_mac(IN, 0x11)
             rig.world.ways[near] = Way(
-                rig.devices[IN], None, MACS[IN], mac, told_mtu(IN), refused="drop_fib"
+                rig.devices[IN], None, MACS[IN], mac, told_mtu(IN), refused="drop_no_address"
             )
             for _ in range(20):
                 serve(rig, inside, near)
                 rig.expect(frame(inside), TX)
                 rig.serve(service(VIPS[inside], near))
-                rig.expect(frame(inside), "drop_fib")
+                rig.expect(frame(inside), "drop_no_address")
 
 
 @pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)

@@ -299,7 +299,7 @@ def test_every_table_has_its_way() -> None:
             migration.FLOWS,
             migration.CLIENTS,
             migration.COUNTERS,
-            migration.DEVICES,
+            migration.MACHINE,
             migration.PASSING,
         )
         assert frozenset.union(*ways) == set(made.map_names)

@@ -31,6 +31,7 @@ from tests.prog.lb.network import (
     Network,
     ip,
     neighbour_mac,
+    network,
     told_mtu,
 )
 from tests.prog.lb.oracle import (
@@ -56,6 +57,16 @@ if TYPE_CHECKING:
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
 FAMILY: dict[int, sysctl.Family] = {4: "ipv4", 6: "ipv6"}
+
+
+@pytest.fixture(scope="module", params=["without a rule", "with a rule"])
+def net(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """A network of the module's own. The first rule ever changes how the kernel looks things up."""
+    with network() as made:
+        if request.param == "with a rule":
+            ip("rule add to 203.0.113.0/24 lookup main priority 100")
+            ip("rule add to 2001:db8:f::/48 lookup main priority 100", version=6)
+        yield made
 
 
 def serve(rig: Rig, inside: int, *backends: Address | Backend) -> None:
@@ -122,7 +133,7 @@ def test_a_node_without_an_address_sends_nothing_from_nowhere(*, up: bool) -> No
     """Not from 0.0.0.0 or ::1, which no backend would accept; a source that is given will do."""
     given = Source(IPv4Address("198.51.100.200"), IPv6Address("2001:db8:aa::200"))
     with bare_network(loopback=up) as net:
-        for source, verdict in ((Source(), "drop_fib"), (given, TX)):
+        for source, verdict in ((Source(), "drop_no_address"), (given, TX)):
             with rigged(net, devices=(IN,), source=source) as rig:
                 for inside, outside in COMBINATIONS:
                     way = Way(

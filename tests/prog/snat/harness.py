@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle import Outcome
     from tests.prog.lb.oracle_parse import Flow
 
+    from towpath.datapath.neigh.wanted import Resolver
+
 SOURCE4, SOURCE6 = IPv4Address("192.0.2.200"), IPv6Address("2001:db8:2::200")
 SOURCES: dict[int, Address] = {4: SOURCE4, 6: SOURCE6}
 SNAT = Snat((SOURCE4,), (SOURCE6,))
@@ -168,12 +170,19 @@ class NatRig(Rig):
 
 @contextmanager
 def nat_rigged(
-    network: Network, snat: Snat = SNAT, *, limits: Limits = NAT_SMALL, pins: Path | None = None
+    network: Network,
+    snat: Snat = SNAT,
+    *,
+    limits: Limits = NAT_SMALL,
+    pins: Path | None = None,
+    next_hops: Resolver | None = None,
 ) -> Iterator[NatRig]:
     """A load balancer on two devices of the network that translates."""
     with tellable():
         on = [Device(IN), Device(OUT)]
-        balancer = Balancer(on, limits=limits, snat=snat, pins=pins, egress=AnyFrameEgress)
+        balancer = Balancer(
+            on, limits=limits, snat=snat, pins=pins, next_hops=next_hops, egress=AnyFrameEgress
+        )
     with balancer, Jiffies() as jiffies:
         yield NatRig(balancer, network, snat, jiffies)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, ip_network
 from typing import TYPE_CHECKING
 
 from tests.prog.lb.oracle import (
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle_slow_path import FragmentKey, Left, SlowPath
 
 NO_PORT, NO_HOP, NO_FLOW = "drop_nat_ports", "drop_ttl", "drop_no_flow"
+MARTIAN = "drop_martian"
+MARTIANS = [ip_network(each) for each in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")]
 WAYS, TRIES = 8, 16
 FULL_SETS = 4  # that are looked at before it is taken for granted that all are
 TCP, UDP = 6, 17
@@ -363,8 +366,8 @@ class NatWorld(World):
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
         forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
-        if flags & TCP_RST:
-            return ending(found, NO_FLOW, commit=forget)
+        if refused := begins_nothing(flow, flags):
+            return ending(found, refused, commit=forget)
         backend = self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
@@ -557,3 +560,18 @@ def flow_hash64(flow: Flow, seed: int) -> int:
     for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
         state = mix(state, word)
     return mix(state, 0)
+
+
+def begins_nothing(flow: Flow, flags: int) -> str | None:
+    """The verdict, where a packet of no flow that is known can't be a new one's."""
+    if flags & TCP_RST:
+        return NO_FLOW
+    return MARTIAN if is_martian(flow.source) else None
+
+
+def is_martian(address: Address) -> bool:
+    """Whether no host has it that could be answered from another link (RFC 6890)."""
+    if isinstance(address, IPv4Address):
+        return any(address in each for each in MARTIANS)
+    special = address.is_unspecified or address.is_loopback or address.is_multicast
+    return special or address.is_link_local or address.ipv4_mapped is not None

@@ -24,14 +24,19 @@ from towpath.api.documents import (
     FlowCount,
     FlowCounts,
     Flows,
+    NextHop,
+    NextHops,
     Plan,
     Refused,
+    Route,
     ServiceChange,
     ServiceCounters,
     ServiceEntry,
     ServiceName,
     Status,
     Trace,
+    Unreached,
+    UnreachedBackend,
     Use,
 )
 from towpath.capabilities import FILE
@@ -64,6 +69,25 @@ DOCUMENTS = [
     FlowCounts(21, 22, (FlowCount("web", ip_address("192.0.2.1"), 21),)),
     Trace("a -> b tcp", "eth0", "tx", NAME, 1, flow_hit=False, backend=ip_address("192.0.2.1")),
     Trace("a -> b tcp", "eth0", "pass_no_vip"),
+    NextHops(
+        (
+            NextHop(
+                ip_address("192.0.2.1"),
+                "eth0",
+                "reachable",
+                "02:00:00:00:00:11",
+                "towpath",
+                held=True,
+                age=1.5,
+                probes=0,
+                destinations=(ip_address("10.0.0.1"), ip_address("2001:db8::1")),
+            ),
+        ),
+        (Unreached(ip_address("10.0.0.2"), "no route", "no_route"),),
+        managed=True,
+    ),
+    UnreachedBackend(NAME, ip_address("10.0.0.2"), "no route", "no_route"),
+    Route(ip_address("10.0.0.1"), "eth0", "sent", "", "eth1", ip_address("192.0.2.1")),
     Check(
         NAME, ip_address("192.0.2.1"), CheckType.HTTP, State.RISING, "then", "why", "now", 1, 2, 3
     ),

@@ -129,6 +129,7 @@ BAD: list[tuple[Kind, object, str]] = [
     (UnicastAddress(), "127.1.2.3", "is a loopback address, which no packet on a wire has"),
     (UnicastAddress(), "::1", "is a loopback address"),
     (UnicastAddress(), "255.255.255.255", "is the broadcast address"),
+    (UnicastAddress(), "0.0.0.9", "is in 0.0.0.0/8, which no host has"),
     (UnicastAddress(), "fe80::1", "is link-local, which means something on one link only"),
     (UnicastAddress(), "2001:db8::1%eth0", "has a zone"),
     (UnicastAddress(), "::ffff:192.0.2.1", "is IPv4 inside IPv6, write 192.0.2.1"),

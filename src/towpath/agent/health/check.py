@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from towpath.agent.health import command, http
 from towpath.agent.health.stream import Plain, Tls, connect, opened
-from towpath.agent.health.target import CheckFailedError
+from towpath.agent.health.target import NoAnswerError
 from towpath.model.health import CheckType
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ async def check(target: Target, path: ProbePath) -> None:
             else:
                 await _connect(target, path)
     except TimeoutError:
-        raise CheckFailedError(f"no answer within {health.timeout:g} s") from None
+        raise NoAnswerError(f"no answer within {health.timeout:g} s") from None
 
 
 async def _connect(target: Target, path: ProbePath) -> None:

@@ -15,18 +15,19 @@ from towpath.agent.health.check import check
 from towpath.agent.health.delay import Delays
 from towpath.agent.health.log import log_change, log_services
 from towpath.agent.health.registry import Registry, Targets
-from towpath.agent.health.target import CheckFailedError, CheckNotMadeError
+from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, NoAnswerError
 from towpath.core.health import step, unable
 from towpath.model.health import CheckType
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from towpath.agent.health.registry import Id
     from towpath.agent.health.target import ProbePath, Target
     from towpath.agent.lb.controller import Controller
     from towpath.agent.lb.desired import Desired
     from towpath.agent.writer import Writer
+    from towpath.datapath.address import Address
 
     Task: TypeAlias = asyncio.Task[None]
 
@@ -43,11 +44,20 @@ AGAIN_SECONDS = 5.0
 class Monitor:
     """Runs the checks of a controller's services. `run` goes on until it is cancelled.
 
+    ``doubt`` is told of backends that are up and have not answered at all: perhaps their next hop
+    has another MAC address by now. It may not block.
+
     ``registry`` has what was found, ``delays`` how late checks began; any thread may read them.
     """
 
     def __init__(
-        self, controller: Controller, writer: Writer, path: ProbePath, *, concurrent: int
+        self,
+        controller: Controller,
+        writer: Writer,
+        path: ProbePath,
+        *,
+        concurrent: int,
+        doubt: Callable[[Address], None] = lambda _: None,
     ) -> None:
         self.registry = Registry()
         self.delays = Delays()
@@ -55,6 +65,7 @@ class Monitor:
         self._controller = controller
         self._writer = writer
         self._path = path
+        self._doubt = doubt
         self._limit = asyncio.Semaphore(concurrent)
         self._targets = Targets()
         self._tasks: dict[Id, Task] = {}
@@ -160,6 +171,8 @@ class Monitor:
             result = None
         except CheckFailedError as error:
             result = str(error)
+            if isinstance(error, NoAnswerError) and before.standing.state.serves:
+                self._doubt(target.backend)
         except CheckNotMadeError as error:
             self.registry.put(key, before.unable(unable(before.standing, str(error), time.time())))
             return

@@ -21,6 +21,10 @@ class CheckFailedError(Error):
     """The backend did not pass; the message says why."""
 
 
+class NoAnswerError(CheckFailedError):
+    """Nothing at all has come back in time: perhaps nothing gets there."""
+
+
 class CheckNotMadeError(Error):
     """This node could not make the check; that says nothing about the backend."""
 

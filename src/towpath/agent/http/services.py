@@ -172,6 +172,11 @@ def observation(observer: "Observer") -> APIRouter:
         """How every backend is that is checked, or those of one service."""
         return Whole(partial(observer.checks, service))
 
+    @router.get("/unreached", response_model=tuple[documents.UnreachedBackend, ...])
+    def unreached(service: str | None = None) -> Response:
+        """Backends that packets don't get to, and why; of all services or of one."""
+        return answer(observer.unreached(service))
+
     @router.get("/counters", response_model=documents.Counters)
     async def counters(*, per_cpu: bool = False) -> Response:
         """Packets and bytes by verdict, service and backend, read from the kernel now.

@@ -17,7 +17,7 @@ from towpath.agent.http.exposition import Ready
 from towpath.agent.lb.labels import Labels, TargetLabels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -83,6 +83,7 @@ class DatapathMetrics:
         yield from _services(rows, totals, active)
         if self._backends:
             yield from _backends(rows, totals, active)
+            yield _reached(rows, read.unreached)
             yield from self._checks(checks.records)
         yield GaugeMetricFamily(
             "towpath_check_delay_seconds",
@@ -169,6 +170,17 @@ def _backends(rows: Rows, totals: Totals, active: Array) -> Iterator[Metric]:
         yield _counter(f"towpath_backend_{name}", meaning, _texts(rows.backends), counted)
     yield _gauge("towpath_backend_active_flows", _ACTIVE, _texts(rows.backends), active.tolist())
     yield _backend_drops(rows, totals)
+
+
+def _reached(rows: Rows, unreached: Collection[int]) -> Metric:
+    lost = np.isin(rows.handles, np.fromiter(unreached, np.uint32, len(unreached)))
+    return _gauge(
+        "towpath_backend_reached",
+        "1 for a backend that there is a way to, 0 for one without a route or an answering next"
+        " hop.",
+        _texts(rows.backends),
+        (~lost).astype(int).tolist(),
+    )
 
 
 def _backend_drops(rows: Rows, totals: Totals) -> Metric:

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from towpath.agent.lb.controller import Controller
     from towpath.agent.lb.metrics import DatapathMetrics
     from towpath.agent.writer import Writer
+    from towpath.core.lb.states import BackendKey
     from towpath.datapath.flows.flow_table import FlowTable
     from towpath.datapath.flows.members import Members
     from towpath.datapath.flows.nat_table import NatFlows
+    from towpath.datapath.neigh.next_hops import Trouble
     from towpath.datapath.observe.counters import Readings
     from towpath.documents import Counters, Trace
     from towpath.model import FlowTuple, ServiceKey
@@ -50,6 +52,10 @@ class Observed(Protocol):
 
     def readings(self) -> Readings:
         """The same as arrays, of all CPUs."""
+        ...
+
+    def unreached(self) -> dict[BackendKey, Trouble]:
+        """Backends that packets don't get to, and why."""
         ...
 
     def members(self) -> Members:
@@ -115,7 +121,26 @@ class Observer:
         service = self._controller.desired.get(name).service
         counter, found = self._writer.call(self._controller.flow_counter, service)
         flows = counter.count(self._controller.config.drain.idle)
-        return backend_status(found, flows, self._controller.terminating)
+        troubles = {
+            key: why.text for key, why in self._writer.call(self._datapath.unreached).items()
+        }
+        return backend_status(found, flows, self._controller.terminating, troubles)
+
+    def unreached(self, name: str | None = None) -> tuple[documents.UnreachedBackend, ...]:
+        """Backends that packets don't get to, of all services or of one. NotFoundError."""
+        desired = self._controller.desired
+        services = desired.services() if name is None else (desired.get(name).service,)
+        names = {each.key: documents.ServiceName.of(each) for each in services}
+        return tuple(
+            documents.UnreachedBackend(names[key.service], key.address, why.text, why.reason)
+            for key, why in self._writer.call(self._datapath.unreached).items()
+            if key.service in names
+        )
+
+    def reasons(self) -> dict[str, int]:
+        """How many backends packets don't get to, by the reason."""
+        found = self._writer.call(self._datapath.unreached)
+        return dict(Counter(why.reason for why in found.values()))
 
     def checks(self, service: str | None = None) -> tuple[documents.Check, ...]:
         """How every backend is that is checked, or those of one service. NotFoundError."""

@@ -115,6 +115,7 @@ class LoadBalancer(Part):
                     pins=given.pins,
                     snat=config.snat,
                     mark=config.checks.mark,
+                    next_hops=given.next_hops,
                 )
             )
             self.controller = Controller(config, store, self._balancer, names)
@@ -125,6 +126,7 @@ class LoadBalancer(Part):
             self._writer,
             self._balancer.health,
             concurrent=config.checks.concurrent,
+            doubt=given.next_hops.doubt,
         )
         self.observer = Observer(
             self.controller,
@@ -278,6 +280,7 @@ class LoadBalancer(Part):
             "services": dict.fromkeys((FILE, API), 0) | self.observer.owners(),
             "limits": self.observer.limits(),
             "checks": self.observer.states(),
+            "unreached": self.observer.reasons(),
             "sources": {
                 name: replace(intake.status, trouble=source.trouble)
                 for name, (source, intake) in self._sources.items()

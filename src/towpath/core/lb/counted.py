@@ -81,9 +81,15 @@ def _cpu(cpu: int, counted: ServiceCounters) -> CpuCounters:
 
 
 def backend_status(
-    service: Service, counted: Mapping[BackendKey, int], terminating: TerminatingByKey
+    service: Service,
+    counted: Mapping[BackendKey, int],
+    terminating: TerminatingByKey,
+    troubles: Mapping[BackendKey, str],
 ) -> tuple[BackendStatus, ...]:
-    """State and flows of a service's backends, those that are terminating among them."""
+    """State and flows of a service's backends, those that are terminating among them.
+
+    ``troubles``: why packets don't get to those that they don't get to.
+    """
     keys = [BackendKey(service.key, each.address) for each in service.backends]
     times = [terminating.get(key) for key in keys]
     return tuple(
@@ -94,6 +100,7 @@ def backend_status(
             leaving=gone is not None,
             since=moment(gone.since) if gone else None,
             until=moment(gone.until) if gone else None,
+            trouble=troubles.get(key),
         )
         for backend, key, gone in zip(service.backends, keys, times, strict=True)
     )

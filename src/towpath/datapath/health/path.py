@@ -27,7 +27,7 @@ from towpath.datapath.lb.outer_source import Vips, node_address
 from towpath.kernel.bpf.links import attach_tc_egress
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules
-from towpath.kernel.net.routes import preferred_source, stays_here
+from towpath.kernel.net.own_routes import preferred_source, stays_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.datapath.address import Address, pack
-from towpath.kernel.net.routes import preferred_source
+from towpath.kernel.net.own_routes import preferred_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

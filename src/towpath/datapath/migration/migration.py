@@ -53,8 +53,8 @@ COUNTERS = frozenset(
         "refusals",
     }
 )
-DEVICES = frozenset({"vlan_devices", "egress_devices"})
-"""Copied as they are, for the moment until the devices are looked at."""
+MACHINE = frozenset({"vlan_devices", "egress_devices", "ways"})
+"""Copied as they are, for the moment until devices, routes and rules are looked at."""
 PASSING = frozenset(
     {
         "nats",
@@ -113,7 +113,7 @@ class Migration:
         Returns how many flows there were.
         """
         copied = self._copy_flows()
-        copy_devices(self._old, self._new)
+        copy_machine(self._old, self._new)
         self._counters.run()
         # Last, since an answer needs it: what begins from here on is missing for a moment.
         return copied + self.translations()
@@ -139,8 +139,8 @@ class Migration:
             return self._flows.run(jiffies.now())
 
 
-def copy_devices(old: PinnedMaps, new: LoadedProgram) -> None:
-    """Tell the program of the VLAN devices that the one before knew."""
-    for name in sorted(DEVICES):
+def copy_machine(old: PinnedMaps, new: LoadedProgram) -> None:
+    """Tell the program what the one before knew of VLAN devices, routes and rules."""
+    for name in sorted(MACHINE):
         for key, value in old.maps[name].items():
             new.maps[name].update(key, value)

@@ -126,6 +126,8 @@ class Readings(NamedTuple):
 
     places: tuple[Place, ...]
     totals: Totals
+    unreached: frozenset[int] = frozenset()
+    """Handles of backends that packets don't get to."""
 
 
 def read_counters(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno as errnos
+import fcntl
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,33 @@ class Home(Closeable):
             return
         with in_netns(self._fd):
             yield
+
+    def close(self) -> None:
+        """Let go of it. Twice is once."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Share(Closeable):
+    """The calling thread's network namespace, shared with others who look after the same thing.
+
+    ``first``: nobody else had it when this was made. A file lock on the namespace itself: it goes
+    with the process, and needs no file.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.first = True
+        except BlockingIOError:
+            self.first = False
+            self.begun()
+
+    def begun(self) -> None:
+        """Let others in, once what the first one has to do is done. Twice is once."""
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def close(self) -> None:
         """Let go of it. Twice is once."""

@@ -1,45 +1,253 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the calling thread's network namespace would do with packets of its own."""
+"""Routes of the calling thread's network namespace: by which next hop packets go somewhere."""
 
 from __future__ import annotations
 
+import errno as errnos
 import socket
 import struct
-import sys
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.kernel.net.messages import ROUTE, Netlink, attribute, attributes
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.messages import ROUTE, Netlink, attribute, attributes, each_attribute
 
-Address: TypeAlias = IPv4Address | IPv6Address
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_ANY_PORT = 9  # to ask for a route needs one
-_GETROUTE = 26
-_ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, ..., type, flags
-_LOOPBACK = 1  # the index of lo in every network namespace
-_DST, _OIF, _MARK = 1, 4, 16  # RTA_*
+Address = IPv4Address | IPv6Address
+
+# <linux/rtnetlink.h>
+_GET_ROUTE, _GET_NEXT_HOP = 26, 106
+_RTMSG = struct.Struct(
+    "=BBBBBBBBI"
+)  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH, since 4.13 (IPv4) and 4.20 (IPv6)
+_DST, _SRC, _OIF, _GATEWAY, _PREFSRC, _METRICS, _MULTIPATH = 1, 2, 4, 5, 7, 8, 9
+_MARK, _VIA, _NH_ID = 16, 18, 30
+_METRIC_MTU = 2
+_NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, ifindex
+_DEAD = 1  # RTNH_F_DEAD
+_NHMSG = struct.Struct("=BBBBI")  # struct nhmsg
+_NHA_ID, _NHA_GROUP, _NHA_OIF, _NHA_GATEWAY = 1, 2, 5, 6
+_GROUP_MEMBER = struct.Struct("=IBBH")  # struct nexthop_grp
+
+KINDS = {
+    1: "unicast",
+    2: "local",
+    3: "broadcast",
+    4: "anycast",
+    5: "multicast",
+    6: "blackhole",
+    7: "unreachable",
+    8: "prohibit",
+    9: "throw",
+}
+"""Types of routes, as ``ip route`` calls them."""
+
+# What the kernel answers instead of a route of that type.
+_REFUSALS = {
+    errnos.EINVAL: "blackhole",
+    errnos.EHOSTUNREACH: "unreachable",
+    errnos.EACCES: "prohibit",
+    errnos.ENETUNREACH: "none",
+    errnos.ESRCH: "none",
+}
 
 
-def preferred_source(towards: Address) -> Address | None:
-    """Return the address that this node's packets to another have; None if there is no route."""
-    with socket.socket(_FAMILIES[towards.version], socket.SOCK_DGRAM) as asking:
-        try:
-            asking.connect((str(towards), _ANY_PORT))
-        except OSError:
-            return None
-        return ip_address(asking.getsockname()[0])
+class Hop(NamedTuple):
+    """One way that a route goes."""
+
+    device: int
+    """Interface index."""
+    gateway: Address | None
+    """The next hop, which may be of the other family (RFC 5549); None: the destination itself."""
 
 
-def stays_here(towards: Address, mark: int) -> bool:
-    """Whether packets to ``towards`` of sockets with this mark go out by the loopback device."""
-    family, bits = _FAMILIES[towards.version], towards.max_prefixlen
-    body = _ROUTE.pack(family, bits, 0, 0, 0, 0, 0, 0, 0)
-    body += attribute(_DST, towards.packed) + attribute(_MARK, mark)
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What the kernel has for a destination."""
+
+    kind: str
+    """One of KINDS; "none": there is no route."""
+    hops: tuple[Hop, ...] = ()
+    """All that packets may take; several for ECMP. Those whose link is down are left out."""
+    source: Address | None = None
+    """The source address that the route prefers, if it names one."""
+    mtu: int = 0
+    """The route's own, in bytes; 0: its device's."""
+    bits: int = 0
+    """Of the prefix that it is for; 0: the default route."""
+
+    @property
+    def forwards(self) -> bool:
+        """Whether packets leave this node by it."""
+        return self.kind == "unicast" and bool(self.hops)
+
+
+NO_ROUTE = Route("none")
+
+
+class Question(NamedTuple):
+    """What to ask the kernel's routes for."""
+
+    destination: Address
+    source: Address | None = None
+    """An address of this node, for rules that look at it."""
+    mark: int = 0
+
+
+def routes(questions: Iterable[Question]) -> list[Route]:
+    """Ask for many, in order."""
     with Netlink(ROUTE) as netlink:
+        return ask(netlink, list(questions))
+
+
+def ask(netlink: Netlink, questions: Sequence[Question]) -> list[Route]:
+    """The same by a socket that is there: the route that packets of this node itself would take.
+
+    Rules are followed, with all of their conditions that a question names. Questions that have one
+    route for an answer get one object.
+    """
+    objects = NextHopObjects(netlink)
+    answers = netlink.answers(_GET_ROUTE, [_question(each) for each in questions])
+    # Many destinations have one route, whose answers are alike: one Route for all of them.
+    read: dict[bytes | int, Route] = {}
+    for each in answers:
+        if each not in read:
+            read[each] = _answer(each, objects)
+    return [read[each] for each in answers]
+
+
+LOOKED_AT = 20_000
+"""Of a family, how many routes are looked at by `several_ways`."""
+
+
+def several_ways() -> dict[int, bool]:
+    """Whether some route of IPv4, and of IPv6, has several next hops (ECMP), by version.
+
+    Of tables with more than LOOKED_AT routes only so many are read. KernelError: the kernel
+    refuses to tell.
+    """
+    return {4: _several_ways(socket.AF_INET), 6: _several_ways(socket.AF_INET6)}
+
+
+def _several_ways(family: int) -> bool:
+    with Netlink(ROUTE) as netlink, Netlink(ROUTE) as asking:
         try:
-            answer = netlink.ask(_GETROUTE, body)[0]
-        except OSError:  # there is no route
-            return False
-    leaves_by = attributes(answer[_ROUTE.size :]).get(_OIF, b"")
-    return int.from_bytes(leaves_by, sys.byteorder) == _LOOPBACK
+            found = netlink.first(
+                _GET_ROUTE, _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), LOOKED_AT
+            )
+        except OSError as error:
+            raise KernelError("list routes", error.errno or 0) from error
+        objects = NextHopObjects(asking)
+        return any(has_several(each, objects) for each in found)
+
+
+def has_several(body: bytes, objects: NextHopObjects | None = None) -> bool:
+    """Whether a route has several next hops, by the body of RTM_NEWROUTE.
+
+    Of one that names an object of ``ip nexthop`` and nothing more, it is if there is no telling.
+    """
+    kinds = dict(each_attribute(body[_RTMSG.size :]))
+    if _MULTIPATH in kinds:
+        return sum(1 for _ in _several(kinds[_MULTIPATH])) > 1
+    if _NH_ID not in kinds or _OIF in kinds:
+        return False
+    return objects is None or len(objects.hops(_number(kinds[_NH_ID]))) > 1
+
+
+def _answer(answer: bytes | int, objects: NextHopObjects) -> Route:
+    if isinstance(answer, int):
+        return Route(_REFUSALS.get(answer, "none"))
+    return _read(answer, objects)
+
+
+def _question(question: Question) -> bytes:
+    destination, source, mark = question
+    family = socket.AF_INET if destination.version == 4 else socket.AF_INET6  # noqa: PLR2004
+    bits = destination.max_prefixlen
+    flags = _FIB_MATCH
+    parts = [
+        _RTMSG.pack(family, bits, bits if source else 0, 0, 0, 0, 0, 0, flags),
+        attribute(_DST, destination.packed),
+    ]
+    if source:
+        parts.append(attribute(_SRC, source.packed))
+    if mark:
+        parts.append(attribute(_MARK, mark))
+    return b"".join(parts)
+
+
+def _read(body: bytes, objects: NextHopObjects) -> Route:
+    _, bits, _, _, _, _, _, kind, flags = _RTMSG.unpack_from(body)
+    found = attributes(body[_RTMSG.size :])
+    hops = tuple(_hops(found, flags, objects))
+    preferred = found.get(_PREFSRC)
+    metrics = attributes(found.get(_METRICS, b""))
+    return Route(
+        kind=KINDS.get(kind, str(kind)),
+        hops=hops,
+        source=ip_address(preferred) if preferred else None,
+        mtu=_number(metrics.get(_METRIC_MTU)),
+        bits=bits,
+    )
+
+
+def _hops(found: dict[int, bytes], flags: int, objects: NextHopObjects) -> Iterator[Hop]:
+    if _MULTIPATH in found:
+        yield from _several(found[_MULTIPATH])
+    elif _OIF in found:
+        if not flags & _DEAD:
+            yield Hop(_number(found[_OIF]), _gateway(found))
+    elif _NH_ID in found:
+        # All that there is where nexthop_compat_mode is 0.
+        yield from objects.hops(_number(found[_NH_ID]))
+
+
+def _several(data: bytes) -> Iterator[Hop]:
+    while len(data) >= _NEXT_HOP.size:
+        length, flags, _, device = _NEXT_HOP.unpack_from(data)
+        if length < _NEXT_HOP.size:
+            return
+        if not flags & _DEAD:
+            yield Hop(device, _gateway(attributes(data[_NEXT_HOP.size : length])))
+        data = data[length + -length % 4 :]
+
+
+def _gateway(found: dict[int, bytes]) -> Address | None:
+    if _VIA in found:
+        return ip_address(found[_VIA][2:])  # struct rtvia
+    return ip_address(found[_GATEWAY]) if _GATEWAY in found else None
+
+
+class NextHopObjects:
+    """``ip nexthop``, each asked for once while this is in use."""
+
+    def __init__(self, netlink: Netlink) -> None:
+        self._netlink = netlink
+        self._known: dict[int, tuple[Hop, ...]] = {}
+
+    def hops(self, number: int) -> tuple[Hop, ...]:
+        """Those of an object, or of all members of a group. None: it is gone, or a blackhole."""
+        if number not in self._known:
+            self._known[number] = tuple(self._ask(number))
+        return self._known[number]
+
+    def _ask(self, number: int) -> Iterator[Hop]:
+        body = _NHMSG.pack(0, 0, 0, 0, 0) + attribute(_NHA_ID, number)
+        (answer,) = self._netlink.answers(_GET_NEXT_HOP, [body])
+        if isinstance(answer, int):
+            return
+        flags = _NHMSG.unpack_from(answer)[4]
+        found = attributes(answer[_NHMSG.size :])
+        for begin in range(0, len(found.get(_NHA_GROUP, b"")), _GROUP_MEMBER.size):
+            yield from self.hops(_GROUP_MEMBER.unpack_from(found[_NHA_GROUP], begin)[0])
+        if _NHA_OIF in found and not flags & _DEAD:
+            gateway = found.get(_NHA_GATEWAY)
+            yield Hop(_number(found[_NHA_OIF]), ip_address(gateway) if gateway else None)
+
+
+def _number(value: bytes | None) -> int:
+    return int(struct.unpack("=I", value)[0]) if value else 0

@@ -46,6 +46,8 @@ class Group(IntEnum):
     IPV4_NETCONF = 24
     """Forwarding and a few other settings of devices."""
     IPV6_NETCONF = 25
+    NEXT_HOP = 32
+    """Objects of `ip nexthop`, since 5.3."""
 
 
 class Change(NamedTuple):

@@ -24,6 +24,7 @@ Prefix = IPv4Network | IPv6Network
 PORT = Integer(1, 65535)
 
 _BROADCAST = IPv4Address("255.255.255.255")
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 
 def not_unicast(address: Address) -> str | None:
@@ -33,6 +34,7 @@ def not_unicast(address: Address) -> str | None:
         "is a multicast address": address.is_multicast,
         "is a loopback address, which no packet on a wire has": address.is_loopback,
         "is the broadcast address": address == _BROADCAST,
+        "is in 0.0.0.0/8, which no host has": address in _THIS_NETWORK,
     }
     if isinstance(address, IPv6Address):
         reasons |= {

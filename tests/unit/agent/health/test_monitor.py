@@ -102,6 +102,8 @@ class World:
     monitor: Monitor
     datapath: MemoryDatapath
     port: int
+    doubted: list[Address]
+    """Whose next hop was to be resolved anew, in order."""
 
     @property
     def service(self) -> Service:
@@ -142,15 +144,18 @@ async def running(
 ) -> AsyncIterator[World]:
     """An agent that checks; `World.datapath` may hold something before."""
     datapath = MemoryDatapath()
+    doubted: list[Address] = []
     async with serving(backends.serve) as port:
         config = Config(devices=(Device("eth0"),), services=(web(port, health),))
         with Store(directory / "db") as store, Writer() as writer:
             controller = Controller(config, store, datapath)
             controller.start()
-            monitor = Monitor(controller, writer, backends, concurrent=concurrent)
+            monitor = Monitor(
+                controller, writer, backends, concurrent=concurrent, doubt=doubted.append
+            )
             task = asyncio.create_task(monitor.run())
             try:
-                yield World(backends, controller, monitor, datapath, port)
+                yield World(backends, controller, monitor, datapath, port, doubted)
             finally:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -191,6 +196,32 @@ def test_what_fails_gets_no_flows_until_it_passes_again(
         "service web: backend 192.0.2.12 is down: status 503; wanted: 200-399",
         "service web: backend 192.0.2.12 is up",
     ]
+
+
+def test_who_does_not_answer_is_doubted_while_it_is_up(tmp_path: Path) -> None:
+    """Perhaps its MAC address is another. Who answers that it is ill is there."""
+
+    async def life() -> None:
+        health = replace(FAST, timeout=0.5)
+        async with running(tmp_path, Backends(), health) as world:
+            await world.until(lambda: all(world.state(b) is State.UP for b in BACKENDS))
+            world.backends.ill.add(BACKENDS[1])
+            await world.until(lambda: world.taking == [1, 0, 1])
+            assert not world.doubted
+            world.backends.slow = SECONDS
+            await world.until(lambda: world.state() is world.state(BACKENDS[2]) is State.DOWN)
+            doubted = sorted(world.doubted)
+            assert doubted == [BACKENDS[0]] * FAST.fall + [BACKENDS[2]] * FAST.fall
+            await world.until(
+                lambda: all(
+                    each.standing.streak > FAST.fall + 2
+                    for each in world.monitor.registry.records()
+                    if each.target.backend != BACKENDS[1]
+                )
+            )
+            assert sorted(world.doubted) == doubted
+
+    lived(life())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from tests.unit.api.test_codec import DOCUMENTS
 
 from towpath.agent.http.exposition import Rendering
 from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
-from towpath.api.documents import Refused, Status
+from towpath.agent.neigh import next_hop_metrics
+from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 STATUS = next(each for each in DOCUMENTS if isinstance(each, Status))
+NEXT_HOPS = next(each for each in DOCUMENTS if isinstance(each, NextHops))
 FOLLOWED = Followed(programs=1, settings=2, checks=3, pins=4, resyncs=5)
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -36,6 +38,7 @@ def every_metric() -> Iterable[Metric]:
     """What is not of a load balancer's packets."""
     return chain(
         host_metrics(STATUS.device_status, FOLLOWED._asdict()),
+        next_hop_metrics(NEXT_HOPS),
         refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
         agent_metrics(STATUS),
     )
@@ -63,6 +66,8 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_repairs_total", {"what": "checks"}, 3),
         ("towpath_repairs_total", {"what": "pins"}, 4),
         ("towpath_resyncs_total", {}, 5),
+        ("towpath_next_hops", {"state": "reachable"}, 1),
+        ("towpath_destinations_unreached", {}, 1),
         ("towpath_agent_info", {"version": "1"}, 1),
         ("towpath_used", {"limit": "services"}, 1),
         ("towpath_limit", {"limit": "services"}, 2),
@@ -79,7 +84,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 16
+    assert len(parsed(every_metric())) == 18
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

@@ -88,7 +88,8 @@ def scraped(
     """Every sample by its name and labels, as Prometheus' own parser sees them."""
     made = metrics or DatapathMetrics()
     checks = Checks(checked, 0.5)
-    return parsed(made.render(services, Readings(places, totals()), FLOWS, checks))
+    read = Readings(places, totals(), frozenset([0x20001]))
+    return parsed(made.render(services, read, FLOWS, checks))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,8 @@ def scraped(
         ("towpath_backend_packets_total", SNAT | {"backend": "192.0.2.9"}, 33),
         ("towpath_backend_dropped_packets_total", CHECKED | {"reason": "drop_mtu"}, 9),
         ("towpath_check_delay_seconds", {}, 0.5),
+        ("towpath_backend_reached", CHECKED, 0),
+        ("towpath_backend_reached", SNAT | {"backend": "192.0.2.9"}, 1),
         ("towpath_backend_health", CHECKED, 0),
         ("towpath_backend_checks_total", CHECKED | {"result": "passed"}, 13),
         ("towpath_backend_checks_total", CHECKED | {"result": "failed"}, 14),
@@ -126,9 +129,9 @@ def test_each_number_has_its_name_and_labels(
 
 
 def test_there_is_nothing_else() -> None:
-    """Two verdicts, seven of each service, four of each backend, and what drops and is checked."""
+    """Two verdicts, seven of each service, five of each backend, and what drops and is checked."""
     found = scraped()
-    assert len(found) == 2 + 2 * 7 + 3 * 4 + 2 + 4 + 1
+    assert len(found) == 2 + 2 * 7 + 3 * 5 + 2 + 4 + 1
     assert 99 not in found.values()
 
 

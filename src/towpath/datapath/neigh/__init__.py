@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Next hops that the kernel keeps resolved for the datapath."""
