@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import contextmanager
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle_parse import Address
 
 VARIED = Source(IPv4Network("10.98.0.0/16"), IPv6Network("2001:db8:98::/64"))
+GIVEN = Source(IPv4Address("198.51.100.200"), IPv6Address("2001:db8:aa::200"))
+"""Kernels that don't tell a route's source have one for all of them."""
 TARGET = {4: ip_address("10.50.0.1"), 6: ip_address("2001:db8:50::1")}
 FLOWS = 64
 TUNNEL = {4: 4, 6: 41}
@@ -198,7 +200,7 @@ def test_a_rule_for_a_type_of_service_is_kept_for_no_other(net: Network, family:
         f"route add {host} via {FAR[family][0]} table 100",
     )
     ip(f"rule add tos {MARKED:#x} lookup 100", version=family)
-    with following(net) as (rig, _):
+    with following(net, GIVEN) as (rig, _):
         rig.serve(service(VIPS[family], target))
         wait(lambda: "tunnel" in published(rig, family))
         plain, marked = frame(family), frame(family, traffic_class=MARKED)
