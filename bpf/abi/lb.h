@@ -289,20 +289,19 @@ struct settings {
  * ---- Ways -----------------------------------------------------------------
  *
  * Where a next hop that is kept for a backend or a client would be wrong for some of its
- * flows, the kernel is asked for every packet. One record; user space stores each word
- * by itself as routes and rules change.
+ * flows, the kernel is asked for every packet. Each word is a mask, 0 or all bits: what a
+ * question has of a flow is masked with it, and so is what it is kept for. One record; user
+ * space stores each word by itself as routes and rules change.
  */
-enum way_flows {
-	WAY_FIELDS = 1 << 0,   /* rules match ports, protocols or DSCP */
-	WAY_SOURCES = 1 << 1,  /* rules match sources */
-	WAY_BACKENDS = 1 << 2, /* there are several ways to some backend */
-	WAY_CLIENTS = 1 << 3,  /* there are several ways to somewhere */
+struct way_masks {
+	__u32 tunnel;  /* for packets in tunnels */
+	__u32 backend; /* translated ones to backends */
+	__u32 client;  /* and to clients */
+	__u32 _reserved;
 };
-BTF_KEEP(enum way_flows);
 
 struct ways {
-	__u32 flows4; /* enum way_flows, of IPv4 */
-	__u32 flows6;
+	struct way_masks v4, v6;
 };
 
 /*

@@ -102,13 +102,13 @@ static __noinline __u32 health_route(struct __sk_buff *skb, const struct health_
 				     struct next_hop *hop, __u64 flow)
 {
 	struct bpf_fib_lookup fib = {};
-	bool differs;
+	__u32 mask;
 	int result;
 
 	if (!probe || !hop)
 		return 0;
 	result = route_find(skb, &probe->to.addr, probe->to.family, probe->ifindex, probe->l2, flow,
-			    &differs, &fib);
+			    &mask, &fib);
 	/* The kernel sends it, and resolves what it has to. */
 	if (!fib_found(result))
 		return 0;

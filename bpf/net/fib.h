@@ -35,28 +35,6 @@ static __always_inline void fib_addresses(struct bpf_fib_lookup *fib, __u8 famil
 	}
 }
 
-/* What else is known of a flow, for rules that look at it and for the choice of one of several ways. */
-struct fib_flow {
-	__u8 protocol; /* IPPROTO_* */
-	__u8 tos;      /* DSCP and ECN */
-	__be16 sport;
-	__be16 dport;
-	__u16 _reserved;
-	__u32 label; /* of IPv6 */
-};
-
-static __always_inline void fib_flow(struct bpf_fib_lookup *fib, __u8 family,
-				     const struct fib_flow *flow)
-{
-	fib->l4_protocol = flow->protocol;
-	fib->sport = flow->sport;
-	fib->dport = flow->dport;
-	if (family == FAMILY_V4)
-		fib->tos = flow->tos;
-	else
-		fib->flowinfo = bpf_htonl((__u32)flow->tos << 20 | flow->label);
-}
-
 /*
  * Asks, in XDP or tc. `name_source`: for the source that the kernel prefers, too; it stays the
  * one that was asked with where the kernel can't tell.

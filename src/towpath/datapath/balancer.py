@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.closeable import Closeable
@@ -24,6 +25,7 @@ from towpath.datapath.lb.destinations import destination, destinations
 from towpath.datapath.maps.pins import held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
+from towpath.datapath.neigh.differences import Differ
 from towpath.datapath.observe import trace
 from towpath.datapath.observe.counters import Readings, Totals, read_counters, read_verdicts
 from towpath.datapath.observe.refused import Refusals
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
+
+_ALL = 0xFFFFFFFF
 
 BUSY_SECONDS = 10.0
 """So often it is looked which backends get packets."""
@@ -233,13 +237,15 @@ class Balancer(Closeable):
         """Have the program ask for each packet where one way can't be kept for all flows."""
         if self._next_hops is None:
             return
-        words, bits = self._program.rows("ways"), self._program.btf.enum("way_flows")
+        masks = self._program.rows("ways")
+        sources = {4: self._source.ipv4, 6: self._source.ipv6}
 
         def publish(found: ByVersion) -> None:
-            for name, each in zip(("flows4", "flows6"), found, strict=True):
-                words[name][0] = sum(
-                    bits[f"WAY_{field.upper()}"] for field, so in each._asdict().items() if so
-                )
+            for (version, source), why in zip(sources.items(), found, strict=True):
+                vary = isinstance(source, IPv4Network | IPv6Network)
+                differ = Differ.by(why, version, vary=vary)
+                for whose, so in differ._asdict().items():
+                    masks[f"v{version}"][whose][0] = _ALL if so else 0
 
         self._next_hops.tell(publish)
         self._undo.callback(self._next_hops.tell, None)

@@ -128,6 +128,20 @@ def test_routes_that_lead_nowhere(rig: Rig, inside: int, outside: int) -> None:
     rig.expect(frame(inside), "drop_no_route")
 
 
+@pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
+def test_a_route_that_encapsulates(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, inside: int, outside: int
+) -> None:
+    """Only the kernel's stack can do that: it has a reason of its own."""
+    target, near = NO_ROUTE[outside], NEAR[outside][0]
+    host = f"{target}/{HOST[outside]}"
+    ip(f"route add {host} encap ip id 1 dst {NEAR[4][1]} via {near} dev {IN}")
+    monkeypatch.setitem(rig.world.ways, target, Way(refused="drop_lwt"))
+    serve(rig, inside, target)
+    rig.expect(frame(inside), "drop_lwt")
+    ip(f"route delete {host}")
+
+
 @pytest.mark.parametrize("up", [False, True])  # the loopback device, which then has ::1
 def test_a_node_without_an_address_sends_nothing_from_nowhere(*, up: bool) -> None:
     """Not from 0.0.0.0 or ::1, which no backend would accept; a source that is given will do."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.prog.lb.frames import VIPS, frame
 from tests.prog.lb.harness import Rig, service
-from tests.prog.lb.network import FAR, FAR_UNRESOLVED, IN, NEAR, OUT, Network, ip, neighbour_mac
+from tests.prog.lb.network import FAR, FAR_UNRESOLVED, IN, NEAR, OUT, ip, neighbour_mac
 from tests.prog.lb.oracle import HANDOFF, NOT_ON_LINK, REDIRECT, TX
 from tests.prog.lb.test_ways_by_flow import TARGET
 
@@ -21,12 +21,12 @@ BEHIND = TARGET[4]
 
 
 @pytest.fixture(params=[IN, OUT])
-def device(net: Network, rig: Rig, request: pytest.FixtureRequest) -> Iterator[str]:
+def device(rig: Rig, request: pytest.FixtureRequest) -> Iterator[str]:
     """The device that the backend is reached by, with a gateway of IPv6."""
     name: str = request.param
     ip(f"route add {BEHIND}/32 via inet6 {GATEWAYS[name]} dev {name}")
     own = {IN: NEAR, OUT: FAR}[name][4][0]
-    way = replace(net.ways[own], next_hop_mac=neighbour_mac(name, GATEWAYS[name].packed[-1]))
+    way = replace(rig.world.ways[own], next_hop_mac=neighbour_mac(name, GATEWAYS[name].packed[-1]))
     rig.world.ways[BEHIND] = replace(way, gateway=GATEWAYS[name])
     rig.forget_ways()
     yield name
@@ -50,11 +50,11 @@ def test_a_new_frame_goes_to_no_gateway(rig: Rig, device: str) -> None:
     rig.expect(frame(4), NOT_ON_LINK)
 
 
-def test_a_gateway_that_is_not_resolved(net: Network, rig: Rig) -> None:
+def test_a_gateway_that_is_not_resolved(rig: Rig) -> None:
     """The packet is the kernel's, which finds the gateway by itself."""
     gateway = FAR_UNRESOLVED[6]
     ip(f"route add {BEHIND}/32 via inet6 {gateway} dev {OUT}")
-    rig.world.ways[BEHIND] = net.ways[FAR_UNRESOLVED[4]]
+    rig.world.ways[BEHIND] = rig.world.ways[FAR_UNRESOLVED[4]]
     rig.forget_ways()
     rig.serve(service(VIPS[4], BEHIND))
     rig.expect(frame(4), HANDOFF)

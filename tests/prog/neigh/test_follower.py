@@ -178,6 +178,18 @@ def test_it_takes_back_all_that_it_has_made(network: Network) -> None:
     second.close()
 
 
+def test_it_takes_back_what_does_not_answer(network: Network) -> None:
+    """The kernel tells that such an entry is gone when it isn't: a managed one comes back."""
+    silent = [f"192.0.2.{number}" for number in (77, 78, 79)]
+    for _ in range(8):
+        with Follower() as first:
+            first.want("test", to(*silent))
+            wait(lambda: all(there(network.key(each)) for each in silent))
+        second = Follower()
+        second.let_go()
+        assert not any(there(network.key(each)) for each in silent)
+
+
 def test_what_is_doubted_is_resolved_anew(network: Network, follower: Follower) -> None:
     """A failed check is told by whoever checks."""
     key = network.key("192.0.2.2")

@@ -47,7 +47,7 @@ def test_each_flow_takes_the_way_that_the_kernel_would(net: Network, nat: NatRig
     hops = " ".join(f"nexthop via {each}" for each in gateways)
     ip(f"route replace {client}/{HOST[4]} {hops}")
     nat.serve(snat_service(4, target))
-    wait(lambda: {"backends", "clients"} <= published(nat, 4))
+    wait(lambda: {"backend", "client"} <= published(nat, 4))
     used = []
     for sport in range(1000, 1000 + FLOWS):
         made = client_frame(sport=sport)
@@ -101,7 +101,7 @@ def test_rules_for_ports_are_followed_by_each_packet(
         version=version,
     )
     nat.serve(snat_service(version, target), snat_service(version, target, port=81))
-    wait(lambda: "fields" in published(nat, version))
+    wait(lambda: {"backend", "client"} <= published(nat, version))
     back = nat.world.ways[client]
     for round_ in range(20):
         for dport, sport in ((80, 40000), (81, 41000), (80, 41000), (81, 40000)):

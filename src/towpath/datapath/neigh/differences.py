@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Differences(NamedTuple):
-    """Why the ways of one family's flows may differ. ``enum way_flows`` of bpf/abi/lb.h."""
+    """Why the ways of one family's flows may differ."""
 
     fields: bool = False
     """Rules look at protocols, ports or DSCP."""
@@ -23,6 +23,28 @@ class Differences(NamedTuple):
     """There are several ways to some destination that is wanted."""
     clients: bool = False
     """There are several ways to somewhere."""
+
+
+class Differ(NamedTuple):
+    """Whose ways differ: ``struct way_masks`` of bpf/abi/lb.h."""
+
+    tunnel: bool
+    """Those of packets in tunnels to one backend."""
+    backend: bool
+    """Of packets that are translated, to one backend."""
+    client: bool
+    """And of the answers to one client."""
+
+    @classmethod
+    def by(cls, why: Differences, version: int, *, vary: bool) -> Differ:
+        """``vary``: outer sources of tunnels do, by flow. In IPv6 their flow labels do anyway."""
+        fields, sources, backends, clients = why
+        labelled = backends and version == 6  # noqa: PLR2004
+        return cls(
+            tunnel=fields or labelled or (vary and (sources or backends)),
+            backend=fields or sources or backends,
+            client=fields or sources or clients,
+        )
 
 
 ByVersion = tuple[Differences, Differences]

@@ -138,6 +138,7 @@ class Keeper:
         self._silence = Silence()
         self._inherit = inherit
         self._mine: set[Key] = set()  # what this one may remove
+        self._unsure: set[Key] = set()  # of these, what is told to be gone
         self.ways: dict[Destination, Way] = {}
         """How each destination is reached."""
         self._hops: dict[Key, list[Destination]] = {}
@@ -249,8 +250,8 @@ class Keeper:
             self._doubted.pop(key, None)
         kept, wanted = self._present.get(key), key in self._hops
         todo = action(kept, wanted=wanted, can_hold=self._holds)
-        if kept is None and not wanted:
-            self._mine.discard(key)
+        if kept is None and not wanted and key in self._mine:
+            self._unsure.add(key)
         if todo is None or not self._may(key, todo):
             self._todo.pop(key, None)
         else:
@@ -271,10 +272,23 @@ class Keeper:
 
         ``now`` is in seconds of a clock that doesn't go back.
         """
+        if self._unsure:
+            self._look_whether_gone(now)
         self._remove([key for key, todo in self._todo.items() if todo is Action.REMOVE], now)
         self._hold([key for key, todo in self._todo.items() if todo is Action.HOLD])
         self._ask(self._next(self._rate.allowed(now), now), now)
         return self._pause(now)
+
+    def _look_whether_gone(self, now: float) -> None:
+        """The kernel tells that a managed entry is gone that is only marked, and comes back."""
+        found = {each.key: each for each in neighbours.dump(self._netlink)}
+        for key in self._unsure:
+            if key in found:
+                self.entry_changed(found[key])
+                self._again[key] = now + RETRY_SECONDS
+            else:
+                self._mine.discard(key)
+        self._unsure.clear()
 
     def _next(self, most: int, now: float) -> list[Key]:
         """Those whose turn it is: with traffic first, then the doubted, then the others."""
