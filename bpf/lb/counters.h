@@ -31,6 +31,7 @@ static __always_inline void count_service(const struct lb_ctx *lb, __u32 service
 		stats->flows++;
 	if (unlikely(is_drop(verdict))) {
 		stats->drops++;
+		barrier_var(reason); /* this very number is compared, which Linux 5.10 wants to see */
 		if (reason < DROP_REASONS)
 			stats->dropped[reason]++;
 	}

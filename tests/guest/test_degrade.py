@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,10 +18,11 @@ from click.testing import CliRunner
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from tests.lab.harness_balancer import DEVICE, FLOW, PEER, SMALL, VIP, ip, programs, state
+from tests.lab.harness_balancer import DEVICE, FLOW, PEER, SMALL, VIP, ip, state
 
 from towpath import LoadBalancer
 from towpath.cli.main import cli
+from towpath.datapath.balancer import Balancer
 from towpath.doctor import doctor
 from towpath.kernel.bpf import probe
 from towpath.kernel.bpf.links import attach_xdp
@@ -30,6 +32,7 @@ from towpath.kernel.net import clsact, interfaces
 from towpath.kernel.net.interfaces import device_index
 from towpath.kernel.net.netns import in_netns, new_netns
 from towpath.lab.waiting import wait_until
+from towpath.model import Backend, Device, Protocol, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,11 +125,17 @@ def wire(peer: int) -> Iterator[Wire]:
 
 
 def test_handed_over_packets_reach_a_backend_with_or_without_tcx(wire: Wire) -> None:
-    """By a TCX link or by a classic filter: the kernel asks for the neighbour and sends them."""
+    """By a TCX link or by a classic filter: the kernel asks for the neighbour and sends them.
+
+    A LoadBalancer would have had the neighbour resolved before.
+    """
     before, index = state(), device_index(DEVICE)
-    with balancing(BEHIND) as balancer:
+    service = Service("udp", VIP, 80, Protocol.UDP, (Backend(ip_address(BEHIND)),), table_size=251)
+    with Balancer([Device(DEVICE)], limits=SMALL) as balancer:
+        balancer.apply([service])
         filtered = clsact.attached_id(index)
-        assert (filtered in programs(balancer)) == (not probe.tcx())
+        loaded = balancer._program.object.programs.values()
+        assert (filtered in {program.id for program in loaded}) == (not probe.tcx())
         wire.send(100)
         wait_until(wire.came, seconds=120, what="the packet")
         assert balancer.counters().verdicts["handoff"] == 1
