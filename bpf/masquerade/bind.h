@@ -11,6 +11,7 @@
 
 enum masq_bind_limits {
 	MASQ_FULL_SETS = 4, /* in a row that say that the table is full */
+	MASQ_YOUNG = 4,	    /* units of nat_life.seen in which an answer may still be on its way */
 };
 
 /* How good a way is for a new entry; age comes on top. */
@@ -200,8 +201,8 @@ __noinline int masq_mapped_candidate(__u32 source)
 /* ---- Entries ---------------------------------------------------------------------- */
 
 /*
- * How good a way is; more is better. `evict`: what isn't confirmed yet, or is at its end, may go
- * before its time. Half an entry is nobody's, nor is one whose address has gone.
+ * How good a way is; more is better. `evict`: what isn't confirmed, though it had the time to
+ * be, or is at its end, may go before its time. Half an entry is nobody's, nor is one whose address has gone.
  */
 static __always_inline __u32 masq_rank(const struct masquerade_flow *e, struct nat_life life,
 				       bool whole, const struct masq_search *s, bool evict)
@@ -215,7 +216,7 @@ static __always_inline __u32 masq_rank(const struct masquerade_flow *e, struct n
 		return (__u32)e->ref == s->reply ? MASQ_RANK_SAME_PORT : MASQ_RANK_FREE;
 	if (age > masq_allowed(e->protocol, life.client, life.backend) && age <= NAT_AGE_MAX)
 		rank = MASQ_RANK_EXPIRED + age;
-	else if (evict &&
+	else if (evict && nat_age(s->now, life.seen) > MASQ_YOUNG &&
 		 (!(life.client & NAT_ANSWERED) || nat_is_closing(life.client, life.backend)))
 		rank = MASQ_RANK_UNCONFIRMED + nat_age(s->now, life.seen);
 	if ((__u32)e->ref == s->reply)
