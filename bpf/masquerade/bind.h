@@ -97,6 +97,8 @@ static __always_inline bool masq_port_taken(__be16 port, __u8 protocol)
 
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return false;
+	/* Or the compiler leaves the bound out, and Linux 5.10 doesn't know how far that is. */
+	barrier_var(number);
 	return ports && ports->taken[(number >> 6) % MASQ_PORT_WORDS] >> (number & 63) & 1;
 }
 
