@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.masquerade.program import MasqueradeProgram
     from towpath.kernel.bpf.maps import Map
-    from towpath.model import Prefix
+    from towpath.model.kinds import Prefix
 
 _DEPTH = 32
 """Bits in front of a prefix: the device's index, or the rule's number."""
