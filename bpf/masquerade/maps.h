@@ -137,7 +137,7 @@ struct masq_work {
 	__s32 problem;	  /* verdict if it is to be translated; MASQ_FINE: none */
 	__be16 to_port;	  /* what its port becomes */
 	__u8 flags;	  /* TCP */
-	__u8 stale_ways;
+	__u8 known;	  /* the flow was in the table, and is over */
 };
 
 MASQ_MAP(masq_works, PERCPU_ARRAY, 1, 0, __u32, struct masq_work);

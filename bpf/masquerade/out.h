@@ -33,7 +33,7 @@ static __always_inline bool masq_is_adopting(const struct masq_work *w)
 	__u32 zero = 0;
 	const struct masquerade_state *state;
 
-	if (w->flow.protocol != IPPROTO_TCP || tcp_begins(w->flags))
+	if (w->known || w->flow.protocol != IPPROTO_TCP || tcp_begins(w->flags))
 		return false;
 	state = bpf_map_lookup_elem(&masq_states, &zero);
 	return state && state->adopt_until > bpf_ktime_get_ns() / 1000000000ULL;
@@ -149,6 +149,7 @@ static __always_inline int masq_translation(struct __sk_buff *skb, struct masq_w
 			goto found;
 		}
 		masq_forget();
+		w->known = 1;
 	}
 	result = masq_begin_flow(skb);
 	if (result != MASQ_FINE)

@@ -394,6 +394,7 @@ static __always_inline bool masq_parse(struct __sk_buff *skb, struct masq_work *
 	w->kind = MASQ_PLAIN;
 	w->problem = MASQ_FINE;
 	w->flags = 0;
+	w->known = 0;
 	w->l3 = l3;
 	w->jiffies = bpf_jiffies64();
 	w->search.now = w->jiffies >> NAT_SEEN_SHIFT;

@@ -70,17 +70,21 @@ class Node(Closeable):
             self.devices = undo.enter_context(Devices())
             self._places = Places(pins / LINKS)
             undo.callback(self._places.close)
-            if "masq_states" in self.program.fresh:
-                self._begin_adopting()
+            self._adopt()
             self.sync()
             self.watch_ports()
             self._forget_places()
             self.program.settle()
             self._undo = undo.pop_all()
 
-    def _begin_adopting(self) -> None:
+    def _adopt(self) -> None:
+        """Whose connections those are that a new table doesn't know."""
+        if "masq_flows" not in self.program.fresh:
+            return
         state = self.program.maps["masq_states"].lookup(0)
-        state["adopt_until"] = int(time.clock_gettime(time.CLOCK_MONOTONIC)) + ADOPT_SECONDS
+        first = "masq_states" in self.program.fresh
+        now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+        state["adopt_until"] = now + ADOPT_SECONDS if first else 0
         self.program.maps["masq_states"].update(0, state)
 
     # ---- In step ---------------------------------------------------------------------------------
