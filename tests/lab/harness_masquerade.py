@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import socket as sockets
 import struct
 import subprocess
 import threading
@@ -70,9 +70,7 @@ def ip(command: str, netns: int | None = None) -> None:
     with ExitStack() as undo:
         if netns is not None:
             undo.enter_context(in_netns(netns))
-        subprocess.run(
-            ["ip", "-batch", "-"], input=command, text=True, check=True, timeout=LIMIT
-        )
+        subprocess.run(["ip", "-batch", "-"], input=command, text=True, check=True, timeout=LIMIT)
 
 
 @dataclass
@@ -84,26 +82,26 @@ class Lab:
     world: int
     undo: ExitStack = field(default_factory=ExitStack)
 
-    def socket(self, netns: int, kind: int, at: str = "", port: int = 0) -> socket.socket:
+    def socket(self, netns: int, kind: int, at: str = "", port: int = 0) -> sockets.socket:
         """A socket of a namespace, bound; closed at the end."""
-        family = socket.AF_INET6 if ":" in at else socket.AF_INET
+        family = sockets.AF_INET6 if ":" in at else sockets.AF_INET
         with in_netns(netns):
-            made = self.undo.enter_context(socket.socket(family, kind))
+            made = self.undo.enter_context(sockets.socket(family, kind))
         made.settimeout(LIMIT)
-        if kind == socket.SOCK_STREAM:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if kind == sockets.SOCK_STREAM:
+            made.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
         made.bind((at, port))
         return made
 
-    def listening(self, at: str, port: int) -> socket.socket:
+    def listening(self, at: str, port: int) -> sockets.socket:
         """A listener of the world's."""
-        made = self.socket(self.world, socket.SOCK_STREAM, at, port)
+        made = self.socket(self.world, sockets.SOCK_STREAM, at, port)
         made.listen()
         return made
 
-    def connect(self, at: str, port: int, listener: socket.socket) -> tuple[Any, Any, str]:
+    def connect(self, at: str, port: int, listener: sockets.socket) -> tuple[Any, Any, str]:
         """A connection from the pod: its end, the world's end, and whom that sees."""
-        ours = self.socket(self.pod, socket.SOCK_STREAM, POD6 if ":" in at else POD)
+        ours = self.socket(self.pod, sockets.SOCK_STREAM, POD6 if ":" in at else POD)
         ours.connect((at, port))
         theirs, peer = listener.accept()
         self.undo.enter_context(theirs)
@@ -137,11 +135,16 @@ def _path(netns: int) -> str:
     return f"/proc/{os.getpid()}/fd/{netns}"
 
 
-def transfer(sender: socket.socket, receiver: socket.socket, size: int) -> None:
+def transfer(sender: sockets.socket, receiver: sockets.socket, size: int) -> None:
     """Send so many bytes one way, and have them be what was sent."""
     data = os.urandom(1 << 16)
     chunks = size >> 16
-    thread = threading.Thread(target=lambda: [sender.sendall(data) for _ in range(chunks)])
+
+    def send() -> None:
+        for _ in range(chunks):
+            sender.sendall(data)
+
+    thread = threading.Thread(target=send)
     thread.start()
     for _ in range(chunks):
         got = bytearray()
@@ -167,7 +170,7 @@ def moved(follower: Follower) -> Callable[[], dict[str, int]]:
 
 def checksum(data: bytes) -> int:
     """RFC 1071."""
-    words = struct.unpack(f"!{len(data) // 2}H", data)
+    words: tuple[int, ...] = struct.unpack(f"!{len(data) // 2}H", data)
     total = sum(words)
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF

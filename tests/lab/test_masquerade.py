@@ -182,7 +182,7 @@ def test_an_address_that_goes_takes_its_connections_along(net: Lab, masq: Follow
         sniffer = net.undo.enter_context(
             socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         )
-    sniffer.setblocking(False)
+    sniffer.settimeout(0)
     ip("route del 10.0.0.100/32 dev eth1")
     ip("addr del 10.0.0.7/24 dev eth1")
 
@@ -236,12 +236,20 @@ def test_connections_outlive_the_process(net: Lab) -> None:
 def test_devices_that_come_and_go_are_followed(net: Lab, masq: Follower) -> None:
     """A way out that wasn't there, and another pod."""
     with in_netns(net.world):
-        ip(f"link add eth2 type veth peer name eth2 netns /proc/{os.getpid()}/fd/{net.node}\n"
-           "addr add 172.16.0.100/24 dev eth2\nlink set eth2 up")
+        ip(
+            f"link add eth2 type veth peer name eth2 netns /proc/{os.getpid()}/fd/{net.node}\n"
+            "addr add 172.16.0.100/24 dev eth2\nlink set eth2 up"
+        )
     ip("addr add 172.16.0.1/24 dev eth2\nlink set eth2 up")
     index = socket.if_nametoindex("eth2")
-    wait(lambda: masq.asked(lambda node: index in node.roles and bool(
-        node.program.maps["masq_devices"].lookup(index))), "the device")
+    wait(
+        lambda: masq.asked(
+            lambda node: (
+                index in node.roles and bool(node.program.maps["masq_devices"].lookup(index))
+            )
+        ),
+        "the device",
+    )
     listener = net.listening("172.16.0.100", 80)
     ours, theirs, seen = net.connect("172.16.0.100", 80, listener)
     assert seen == "172.16.0.1"

@@ -20,8 +20,9 @@ def network() -> Iterator[None]:
 
 
 @pytest.fixture
-def masq(network: None) -> Iterator[Rig]:
+def masq(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """The programs, freshly loaded."""
+    request.getfixturevalue("network")
     made = Rig()
     yield made
     made.close()

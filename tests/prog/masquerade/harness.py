@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node with pods and two ways out, and masquerade's programs to be run on single packets there."""
+"""A node with pods and two ways out, and masquerade's programs to be run on packets there."""
 
 from __future__ import annotations
 
@@ -82,8 +82,9 @@ def node() -> Iterator[None]:
         undo.enter_context(in_netns(outer))
         for name in ("cni0", "wan", "lan"):
             netns = f"/proc/{os.getpid()}/fd/{inner}"
-            ip_batch(f"link add p-{name} type veth peer name {name} netns {netns}\n"
-                     f"link set p-{name} up")
+            ip_batch(
+                f"link add p-{name} type veth peer name {name} netns {netns}\nlink set p-{name} up"
+            )
         undo.enter_context(in_netns(inner))
         for family in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             Path("/proc/sys/net", family).write_text("1", encoding="ascii")

@@ -112,9 +112,7 @@ def test_a_pods_error_about_an_answer_reaches_the_remote(
     run = masq.out(header(packet).__class__(about))
     assert run.moved == {"from_pod.sent": 1}
     address = source_of(packet)
-    quoted = moved(
-        back, source=False, address=address, port=port_of(sent, source=True)
-    )
+    quoted = moved(back, source=False, address=address, port=port_of(sent, source=True))
     wanted = told(quoted, address, REMOTE if IP in packet else REMOTE6, 1, length)
     assert run.data[14:] == wanted
 
@@ -136,9 +134,7 @@ def test_an_error_about_a_fragment_has_the_pods_identification(masq: Rig) -> Non
     whole = IP(src=POD, dst=REMOTE, id=4711, flags="MF") / UDP(sport=1, dport=2) / Raw(bytes(64))
     sent = masq.out(whole).packet[IP]
     assert sent.id != 4711
-    run = masq.answer(
-        IP(src=ROUTER, dst=sent.src) / ICMP(type=11, code=0) / Raw(bytes(sent))
-    )
+    run = masq.answer(IP(src=ROUTER, dst=sent.src) / ICMP(type=11, code=0) / Raw(bytes(sent)))
     assert run.moved == {"from_net.sent": 1}
     assert run.packet[IPerror].id == 4711
     check = run.packet[IPerror].chksum

@@ -41,16 +41,18 @@ def datagram(source: str = POD, sport: int = 5, remote: str = REMOTE, dport: int
 
 
 @pytest.fixture
-def few(network: None) -> Iterator[Rig]:
+def few(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """With 16 ports."""
+    request.getfixturevalue("network")
     made = Rig(replace(SECTION, ports=PortRange(61000, 61015)))
     yield made
     made.close()
 
 
 @pytest.fixture
-def independent(network: None) -> Iterator[Rig]:
+def independent(request: pytest.FixtureRequest) -> Iterator[Rig]:
     """With endpoint-independent mapping."""
+    request.getfixturevalue("network")
     made = Rig(replace(SECTION, mapping="endpoint-independent"))
     yield made
     made.close()
@@ -208,8 +210,11 @@ def test_sctp_keeps_its_port(masq: Rig) -> None:
 def test_one_port_for_all_remotes(independent: Rig) -> None:
     """RFC 4787, REQ-1; and another one for another socket."""
     remotes = ("203.0.113.9", "203.0.113.10", "203.0.113.11")
-    runs = [independent.out(datagram(remote=remote, dport=port)) for remote in remotes
-            for port in (53, 54)]
+    runs = [
+        independent.out(datagram(remote=remote, dport=port))
+        for remote in remotes
+        for port in (53, 54)
+    ]
     ports = {port_of(run.packet, source=True) for run in runs}
     assert len(ports) == 1
     other = independent.out(datagram(OTHER_POD))
@@ -222,7 +227,8 @@ def test_one_port_for_all_remotes(independent: Rig) -> None:
     assert independent.answer(stray).moved == {"from_net.drop_unsolicited": 1}
 
 
-def test_endpoints_never_share_a_port(network: None) -> None:
+@pytest.mark.usefixtures("network")
+def test_endpoints_never_share_a_port() -> None:
     """16 of them have all there are, of whatever remote; the next one has none."""
     few = Rig(replace(SECTION, mapping="endpoint-independent", ports=PortRange(61000, 61015)))
     try:
@@ -238,7 +244,8 @@ def test_endpoints_never_share_a_port(network: None) -> None:
         few.close()
 
 
-def test_through_the_stack(network: None) -> None:
+@pytest.mark.usefixtures("network")
+def test_through_the_stack() -> None:
     """Out: left as it is, and translated when it leaves. Back: translated, and the stack's."""
     made = Rig(replace(SECTION, through_stack=True))
     try:

@@ -187,7 +187,7 @@ class Node(Closeable):
     def _leave_others(self) -> None:
         """Give up devices that have gone, or have become part of another one."""
         table = self.program.maps["masq_devices"]
-        for index in [int(each) for each in table.keys()]:
+        for index in map(int, table.keys()):
             if index not in self.roles:
                 table.delete(index, missing_ok=True)
         for place in list(self._places):
@@ -225,6 +225,12 @@ class Node(Closeable):
                 troubles.append(f"rules.{number}: there is no device {' or '.join(rule.devices)}")
 
     # ---- Life ------------------------------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """How many flows there is room for."""
+        ways = self.program.constant("nat_limits", "NAT_WAYS")
+        return self.program.maps["masq_flows"].max_entries * ways
 
     def detach(self) -> None:
         """Take everything out of the kernel."""

@@ -4,8 +4,8 @@
 What is pinned below ``pins`` outlives the process: ``maps`` are the tables, ``links`` the places of
 the programs on the devices. The next process uses the tables that fit what it wants. Those that
 don't are made anew beside the others in ``maps-next``, which takes the place of ``maps`` when the
-links have the new programs. Flows of a table that doesn't fit are lost, and made again by their next
-packets: the same seed gives them the same ports.
+links have the new programs. Flows of a table that doesn't fit are lost, and made again by their
+next packets: the same seed gives them the same ports.
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ class MasqueradeProgram(Closeable):
             self.maps = obj.maps
             self.programs = obj.programs
             self.btf = obj.btf
-            self.fresh = tuple(
-                name for name in obj.map_names if name not in (*reused, *_PRIVATE)
-            )
+            self.fresh = tuple(name for name in obj.map_names if name not in (*reused, *_PRIVATE))
             if "masq_states" in self.fresh:
                 self._begin()
             if pins is not None and self.fresh:
@@ -103,7 +101,10 @@ class MasqueradeProgram(Closeable):
         obj = self._object
         ways = self.constant("nat_limits", "NAT_WAYS")
         shift = self.constant("nat_limits", "NAT_SEEN_SHIFT")
-        for name, value in constants(section, ways=ways, shift=shift).items():
+        told = constants(section, ways=ways, shift=shift)
+        self.allowed = {name: each for name, each in told.items() if name.startswith("nat_")}
+        """How long flows are kept, in steps of nat_life.seen."""
+        for name, value in told.items():
             obj.rodata[name] = value
         for name in _TABLE:
             obj.resize(name, sets(section, ways))
@@ -164,7 +165,7 @@ class MasqueradeProgram(Closeable):
         return int(self._object.btf.enum(enum)[name])
 
     def names(self, enum: str, prefix: str, end: str) -> list[str]:
-        """The members of an enum in their order, in lower case, without prefix; ``end`` isn't one."""
+        """The members of an enum up to ``end`` in their order, in lower case, without prefix."""
         found = [each for each in self._object.btf.enum(enum) if each.name != end]
         return [each.name.removeprefix(prefix).lower() for each in sorted(found, key=int)]
 

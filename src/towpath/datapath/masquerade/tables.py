@@ -46,9 +46,7 @@ class PrefixTable:
 
     def _forget_others(self, wanted: Mapping[tuple[int, Prefix], int]) -> None:
         """Remove what an earlier process has left and isn't wanted any more."""
-        keep = {
-            (prefix.version, self._key(of, prefix).tobytes()) for of, prefix in wanted
-        }
+        keep = {(prefix.version, self._key(of, prefix).tobytes()) for of, prefix in wanted}
         for version, table in self._maps.items():
             for key in list(table.keys()):
                 if (version, key.tobytes()) not in keep:

@@ -277,9 +277,7 @@ def _query(ifindex: int) -> XdpQueryOpts:
 # ---- tc ------------------------------------------------------------------------------------------
 
 
-def attach_tc_ingress(
-    program: Program, ifindex: int, handle: int = clsact.HANDLE
-) -> Attachment:
+def attach_tc_ingress(program: Program, ifindex: int, handle: int = clsact.HANDLE) -> Attachment:
     """Attach to a device's tc ingress, after generic XDP and before the IP stack.
 
     A link where the kernel has TCX, otherwise a classic filter with the same methods. A filter
@@ -291,9 +289,7 @@ def attach_tc_ingress(
     return _attach_tc(program, ifindex, "ingress", handle, replace=unowned)
 
 
-def attach_tc_egress(
-    program: Program, ifindex: int, handle: int = clsact.HANDLE
-) -> Attachment:
+def attach_tc_egress(program: Program, ifindex: int, handle: int = clsact.HANDLE) -> Attachment:
     """Attach to a device's tc egress, for what the IP stack sends.
 
     As at its ingress. A filter in our place is what a process left that did not end by itself, and

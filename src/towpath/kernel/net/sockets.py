@@ -17,8 +17,8 @@ _BYTECODE = 1  # INET_DIAG_REQ_BYTECODE
 _OP = struct.Struct("=BBHHH")  # struct inet_diag_bc_op, and the one with its operand
 _AT_LEAST, _AT_MOST = 2, 3  # INET_DIAG_BC_S_GE, INET_DIAG_BC_S_LE
 _SOURCE_PORT = struct.Struct("!4xH")  # of struct inet_diag_msg
-# All TCP_* states but TIME_WAIT and NEW_SYN_RECV, which are nobody's sockets; BOUND_INACTIVE (13) is told
-# since 6.8 only. UDP has some of them.
+# All TCP_* states but TIME_WAIT and NEW_SYN_RECV, which are nobody's sockets. BOUND_INACTIVE (13)
+# is told since 6.8 only. UDP has some of them.
 _STATES = (0xFFF | 1 << 13) & ~(1 << 6)
 
 PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
