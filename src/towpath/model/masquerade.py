@@ -54,6 +54,9 @@ class Section:
     """What is done with packets to the ports that are nobody's answer."""
     through_stack: Annotated[bool, Flag()] = False
     """Whether packets go through the kernel's stack, so that netfilter's rules see them."""
+    direct: Annotated[bool, Flag()] = True
+    """Whether answers are put straight into the namespaces of pods, past what is at the egress of
+    their devices on the node, such as limits of bandwidth."""
     flows: Annotated[int, Integer(1024, 1 << 24)] = 524288
     """Flows at one time, 73 bytes each."""
     tcp_timeout: Annotated[int, Integer(60, MAX_TIMEOUT)] = 7440

@@ -48,11 +48,11 @@ class Node(Closeable):
     """Masquerade in the calling thread's network namespace, until it is closed.
 
     What is in the kernel goes on when this is closed, and the next one takes it over; `detach` ends
-    it. ``pins``: the directory that keeps it. Not thread-safe. KernelError, OSError: the programs
-    can't be loaded, or the kernel's lists can't be read.
+    it. ``pins``: the directory that keeps it, None for none. Not thread-safe. KernelError, OSError:
+    the programs can't be loaded, or the kernel's lists can't be read.
     """
 
-    def __init__(self, section: Section, pins: Path) -> None:
+    def __init__(self, section: Section, pins: Path | None) -> None:
         self.section = section
         self._pins = pins
         self.roles: dict[int, Role] = {}
@@ -61,14 +61,15 @@ class Node(Closeable):
         self.troubles: tuple[str, ...] = ()
         """What isn't as it should be."""
         with ExitStack() as undo:
-            undo.enter_context(held(pins))
+            if pins is not None:
+                undo.enter_context(held(pins))
             self.program = undo.enter_context(MasqueradeProgram(section, pins))
             maps = self.program.maps
             self._pods = PrefixTable(maps["masq_pods4"], maps["masq_pods6"])
             self._spared = PrefixTable(maps["masq_spared4"], maps["masq_spared6"])
             self.sources = Sources(self.program)
             self.devices = undo.enter_context(Devices())
-            self._places = Places(pins / LINKS)
+            self._places = Places(pins and pins / LINKS)
             undo.callback(self._places.close)
             self._adopt()
             self.sync()
@@ -177,7 +178,8 @@ class Node(Closeable):
         record = np.zeros((), table.value_dtype)
         ethernet = self.program.constant("masquerade_device_flags", "MASQ_DEVICE_ETHERNET")
         peer = self.program.constant("masquerade_device_flags", "MASQ_DEVICE_PEER")
-        record["flags"] = ethernet * role.device.ethernet | peer * (role.peer and bool(role.rules))
+        direct = self.section.direct and role.peer and bool(role.rules)
+        record["flags"] = ethernet * role.device.ethernet | peer * direct
         record["mtu"] = role.device.mtu
         record["source4"] = self._number(role.device.index, 4)
         record["source6"] = self._number(role.device.index, 6)
@@ -235,7 +237,8 @@ class Node(Closeable):
     def detach(self) -> None:
         """Take everything out of the kernel."""
         self._places.detach()
-        remove_pins(self._pins)
+        if self._pins is not None:
+            remove_pins(self._pins)
 
     def close(self) -> None:
         """Let go of it. What is in the kernel goes on."""
