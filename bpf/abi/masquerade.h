@@ -194,6 +194,7 @@ enum masquerade_verdict {
 	MASQ_DROP_TTL,
 	MASQ_DROP_WRITE, /* the kernel would not have it changed */
 	MASQ_MAX,
+	MASQ_HAIRPIN, /* of a decision: to a pod, by what it is translated to; ends as what comes */
 };
 BTF_KEEP(enum masquerade_verdict);
 

@@ -126,11 +126,6 @@ static __always_inline __u16 masq_mapping_until(const struct masq_work *w)
 	return w->search.now + (w->flow.protocol == IPPROTO_TCP ? nat_tcp_open : nat_udp_open);
 }
 
-static __always_inline bool masq_mapping_over(const struct masquerade_mapping *m, __u16 now)
-{
-	return (__s16)(now - m->until) > 0;
-}
-
 /* Has the mapping of the candidate, or of the flow that was found, live on. */
 __noinline int masq_mapping_seen(__u32 source)
 {
@@ -373,6 +368,13 @@ __noinline int masq_try(struct __sk_buff *skb, __u32 i, __u32 evict)
 	if (result != MASQ_NO_ROOM)
 		return result;
 	return ++w->search.full < MASQ_FULL_SETS || evict ? MASQ_TAKEN : MASQ_NO_ROOM;
+}
+
+/* The candidate that masq_mapped_candidate() has come to becomes the next one to be taken. */
+static __always_inline void masq_step_back(struct masq_search *s)
+{
+	s->number = s->number >= s->stride ? s->number - s->stride
+					   : s->number + masq_port_count - s->stride;
 }
 
 /* Goes to candidate `i` by way of those in front of it, and tries it. */

@@ -90,24 +90,33 @@ static __always_inline void masq_take_way(struct masquerade_decision *d,
 		__builtin_memcpy(&d->next, fib->ipv6_dst, 16);
 }
 
-/* The number of the source that packets get. */
-static __always_inline __u32 masq_preferred(const struct masq_work *w,
-					    const struct bpf_fib_lookup *fib,
-					    const struct masquerade_device *device)
+/* By what the agent has read of the routes. */
+static __always_inline __u32 masq_routed_source(const struct masq_work *w,
+						const struct masquerade_device *device,
+						__u32 ifindex)
 {
-	bool v4 = w->flow.family == FAMILY_V4;
+	__u32 *number =
+		masq_prefix(&masq_routes4, &masq_routes6, ifindex, &w->flow.daddr, w->flow.family);
+
+	if (number)
+		return *number;
+	return w->flow.family == FAMILY_V4 ? device->source4 : device->source6;
+}
+
+/* The number of the source that packets get. `found`: the FIB has an answer. */
+static __always_inline __u32 masq_preferred(const struct masq_work *w,
+					    const struct bpf_fib_lookup *fib, bool found,
+					    const struct masquerade_device *device, __u32 ifindex)
+{
 	struct address source = {};
 
-	if (v4)
+	if (masq_own_routes || !found) /* by whatever rule, the stack has its way */
+		return masq_routed_source(w, device, ifindex);
+	if (w->flow.family == FAMILY_V4)
 		source.word[3] = fib->ipv4_src;
 	else
 		__builtin_memcpy(&source, fib->ipv6_src, 16);
-	/* As it was asked with: the kernel names none. */
-	if (!address_equal(&source, &w->flow.saddr) && address_is_source(&source))
-		return masq_number(&source, w->flow.family);
-	if (!device)
-		return MASQ_NO_SOURCE;
-	return v4 ? device->source4 : device->source6;
+	return masq_number(&source, w->flow.family);
 }
 
 static __always_inline __u32 masq_refusal(int result)
@@ -131,28 +140,20 @@ static __always_inline __u32 masq_way_out(struct __sk_buff *skb, const struct ma
 	struct bpf_fib_lookup fib = {};
 	struct masquerade_device *device;
 	struct masquerade_source *source;
-	__u32 number, ifindex;
+	__u32 number, ifindex, flags;
 	int result;
 
 	masq_question(w, &fib);
 	fib.ifindex = skb->ifindex;
-	if (w->egress) {
-		result = bpf_fib_lookup(skb, &fib, sizeof(fib),
-					FIB_LOOKUP_SOURCE | FIB_LOOKUP_OUTPUT);
-		ifindex = skb->ifindex;
-	} else {
-		result = fib_lookup(skb, &fib, true);
-		if (!fib_found(result))
-			return masq_refusal(result);
-		ifindex = fib.ifindex;
-	}
+	flags = (masq_own_routes ? 0 : FIB_LOOKUP_SOURCE) | (w->egress ? FIB_LOOKUP_OUTPUT : 0);
+	result = bpf_fib_lookup(skb, &fib, sizeof(fib), flags);
+	if (!w->egress && !fib_found(result))
+		return masq_refusal(result);
+	ifindex = w->egress ? skb->ifindex : fib.ifindex;
 	device = bpf_map_lookup_elem(&masq_devices, &ifindex);
 	if (!device)
 		return MASQ_DROP_DEVICE;
-	if (w->egress && !fib_found(result)) /* the stack has its way, by whatever rule */
-		number = w->flow.family == FAMILY_V4 ? device->source4 : device->source6;
-	else
-		number = masq_preferred(w, &fib, device);
+	number = masq_preferred(w, &fib, fib_found(result), device, ifindex);
 	masq_take_way(d, &fib, device);
 	d->tx_ifindex = ifindex;
 	if (number >= MASQ_SOURCES)
@@ -169,10 +170,42 @@ static __always_inline __u32 masq_way_out(struct __sk_buff *skb, const struct ma
 	return result == BPF_FIB_LKUP_RET_SUCCESS ? MASQ_SENT : MASQ_NEIGHBOUR;
 }
 
+/*
+ * Whether a pod's packet is to an address and port that a pod is translated to (RFC 4787, REQ-9). It
+ * then gets that address as its source too.
+ */
+static __always_inline bool masq_is_hairpin(const struct masq_work *w,
+					    struct masquerade_decision *d)
+{
+	struct masquerade_endpoint key = {
+		.address = w->flow.daddr,
+		.port = w->flow.dport,
+		.protocol = w->flow.protocol,
+		.family = w->flow.family,
+	};
+	const struct masquerade_mapping *m;
+	const struct masquerade_source *source;
+
+	if (w->egress || w->kind != MASQ_PLAIN || !masq_is_own_port(w->flow.dport))
+		return false;
+	key.source = masq_number(&w->flow.daddr, w->flow.family);
+	source = masq_source(key.source);
+	if (key.source >= MASQ_SOURCES || !source)
+		return false;
+	m = bpf_map_lookup_elem(&masq_mappings, &key);
+	if (!m || masq_mapping_over(m, w->search.now))
+		return false;
+	d->source = key.source;
+	d->generation = source->generation;
+	d->tx_ifindex = 0;
+	d->mtu = 0;
+	return true;
+}
+
 static __always_inline __u32 masq_verdict_out(struct __sk_buff *skb, const struct masq_work *w,
 					      struct masquerade_decision *d)
 {
-	__u32 *rule = masq_rule(w->rx_ifindex, &w->flow.saddr, w->flow.family);
+	__u32 *rule = masq_rule(w->rx_ifindex, &w->flow.saddr, w->flow.family), verdict;
 
 	if (!rule)
 		return MASQ_PASS_OTHER;
@@ -180,7 +213,10 @@ static __always_inline __u32 masq_verdict_out(struct __sk_buff *skb, const struc
 		return MASQ_PASS_LOCAL;
 	if (masq_spared(*rule, &w->flow.daddr, w->flow.family))
 		return MASQ_PASS_EXCLUDED;
-	return masq_way_out(skb, w, d);
+	verdict = masq_way_out(skb, w, d);
+	if (masq_independent && verdict == MASQ_PASS_LOCAL && masq_is_hairpin(w, d))
+		return MASQ_HAIRPIN;
+	return verdict;
 }
 
 /* ---- Of answers ------------------------------------------------------------------- */

@@ -24,6 +24,61 @@ static __always_inline __u32 masq_unsolicited(struct __sk_buff *skb, struct masq
 	return masq_pass_unsolicited ? MASQ_PASS_UNSOLICITED : MASQ_DROP_UNSOLICITED;
 }
 
+/*
+ * Lets a remote's packet in that is to a port that is some pod's (endpoint-independent filtering,
+ * RFC 4787, REQ-8): binds the flow as if the pod had begun it. False: it is nobody's.
+ */
+__noinline int masq_admit(struct __sk_buff *skb, __u32 number)
+{
+	struct masq_work *w = masq_work();
+	struct masquerade_source *source = masq_source(number);
+	struct masquerade_endpoint key = {};
+	struct masquerade_mapping *m;
+	struct flow_key came;
+	struct address client;
+	__be16 port;
+	__u32 i;
+	int result;
+
+	if (!w || !source)
+		return false;
+	came = w->flow;
+	key.address = came.daddr;
+	key.source = number;
+	key.port = came.dport;
+	key.protocol = came.protocol;
+	key.family = came.family;
+	m = bpf_map_lookup_elem(&masq_mappings, &key);
+	if (!m || masq_mapping_over(m, w->search.now))
+		return false;
+	client = m->client;
+	port = m->client_port;
+	w->flow.saddr = client;
+	w->flow.daddr = came.saddr;
+	w->flow.sport = port;
+	w->flow.dport = came.sport;
+	w->to = came.daddr;
+	w->search.source = number;
+	w->search.generation = source->generation;
+	w->search.ifindex = skb->ifindex;
+	masq_begin(w, hash_flow(&w->flow, masq_seed()));
+	masq_look_at(0); /* says which set flows of this client's are looked for from */
+	result = MASQ_NO_ROOM;
+	i = masq_mapped_candidate(number);
+	if (i < NAT_TRIES) {
+		if (i)
+			masq_step_back(&w->search);
+		masq_take_candidate(w, i);
+		if (i)
+			masq_extend_depth(i);
+		result = masq_bind_candidate(0);
+	}
+	w->flow = came;
+	w->to = client;
+	w->to_port = port;
+	return masq_is_bound(result);
+}
+
 /* Notes a packet of the remote's. */
 static __always_inline void masq_remote_seen(const struct masq_work *w)
 {
@@ -87,7 +142,8 @@ static __always_inline __u32 masq_in(struct __sk_buff *skb, const __u32 l3)
 	source = masq_number(&w->flow.daddr, w->flow.family);
 	if (source >= MASQ_SOURCES)
 		return MASQ_PASS_OTHER;
-	if (!masq_find_reply(source))
+	if (!masq_find_reply(source) &&
+	    !(masq_open && w->kind == MASQ_PLAIN && masq_admit(skb, source)))
 		return masq_unsolicited(skb, w, source);
 	if (likely(w->kind != MASQ_ERROR))
 		masq_remote_seen(w);

@@ -44,6 +44,9 @@ MASQ_MAP(masq_pods4, LPM_TRIE, 4096, BPF_F_NO_PREALLOC, struct masquerade_prefix
 MASQ_MAP(masq_pods6, LPM_TRIE, 4096, BPF_F_NO_PREALLOC, struct masquerade_prefix6, __u32);
 MASQ_MAP(masq_spared4, LPM_TRIE, 16384, BPF_F_NO_PREALLOC, struct masquerade_prefix4, __u32);
 MASQ_MAP(masq_spared6, LPM_TRIE, 16384, BPF_F_NO_PREALLOC, struct masquerade_prefix6, __u32);
+/* For kernels whose FIB names no source: the number of it, by device and destination. */
+MASQ_MAP(masq_routes4, LPM_TRIE, 65536, BPF_F_NO_PREALLOC, struct masquerade_prefix4, __u32);
+MASQ_MAP(masq_routes6, LPM_TRIE, 65536, BPF_F_NO_PREALLOC, struct masquerade_prefix6, __u32);
 MASQ_MAP(masq_numbers, HASH, MASQ_SOURCES, 0, struct masquerade_address, __u32);
 MASQ_MAP(masq_devices, HASH, 8192, 0, __u32, struct masquerade_device);
 MASQ_MAP(masq_fragments, LRU_HASH, 8192, 0, struct masquerade_fragment_key,
@@ -58,6 +61,7 @@ const volatile __u32 masq_port_first = 0;
 const volatile __u32 masq_port_count = 0;
 const volatile __u32 masq_independent = 0; /* endpoint-independent mapping */
 const volatile __u32 masq_open = 0;	   /* endpoint-independent filtering as well */
+const volatile __u32 masq_own_routes = 0;  /* sources are in masq_routes4 and 6 */
 const volatile __u32 masq_through_stack = 0;
 const volatile __u32 masq_pass_unsolicited = 0;
 
@@ -178,6 +182,11 @@ static __always_inline struct masquerade_source *masq_source(__u32 number)
 	__u32 at = number % MASQ_SOURCES;
 
 	return bpf_map_lookup_elem(&masq_sources, &at);
+}
+
+static __always_inline bool masq_mapping_over(const struct masquerade_mapping *m, __u16 now)
+{
+	return (__s16)(now - m->until) > 0;
 }
 
 static __always_inline bool masq_is_own_port(__be16 port)

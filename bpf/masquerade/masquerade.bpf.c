@@ -44,7 +44,7 @@ static __always_inline int masq_from_pod_at(struct __sk_buff *skb, const __u32 l
 
 	skb->tc_index = 0; /* whoever sent it: it isn't translated yet */
 	verdict = masq_through_stack ? MASQ_PASS_STACK : masq_out(skb, l3, false);
-	if (verdict == MASQ_PASS_OTHER)
+	if (verdict == MASQ_PASS_OTHER || verdict == MASQ_HAIRPIN)
 		verdict = masq_in(skb, l3);
 	return masq_end(skb, MASQ_FROM_POD, verdict);
 }

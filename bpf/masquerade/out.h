@@ -168,7 +168,7 @@ static __always_inline __u32 masq_depart(struct __sk_buff *skb, struct masq_work
 
 	if (unlikely(w->problem != MASQ_FINE))
 		return w->problem;
-	if (verdict != MASQ_STACK) {
+	if (verdict < MASQ_STACK) {
 		if (unlikely(w->ip.ttl <= 1))
 			return MASQ_PASS_TTL;
 		if (unlikely(d->mtu && w->length > d->mtu))
@@ -179,7 +179,7 @@ static __always_inline __u32 masq_depart(struct __sk_buff *skb, struct masq_work
 		return result;
 	if (unlikely(w->ip.fragment))
 		masq_learn_fragment();
-	if (masq_write_out(skb, verdict == MASQ_SENT, verdict != MASQ_STACK))
+	if (masq_write_out(skb, verdict == MASQ_SENT, verdict < MASQ_STACK))
 		return MASQ_DROP_WRITE;
 	return verdict;
 }
@@ -201,9 +201,42 @@ static __always_inline __u32 masq_out(struct __sk_buff *skb, const __u32 l3, con
 	d = masq_decided(skb, w, hash, true);
 	if (!d)
 		return MASQ_PASS_OTHER;
-	if (d->verdict > MASQ_STACK)
+	if (d->verdict > MASQ_STACK && d->verdict != MASQ_HAIRPIN)
 		return d->verdict;
 	return masq_depart(skb, w, d, hash);
+}
+
+/*
+ * For an ICMP error that the stack has made: about an answer that didn't fit, or had no way to its
+ * pod, it quotes the pod's address, which the remote knows nothing of.
+ */
+static __always_inline __u32 masq_own_error(struct __sk_buff *skb, const __u32 l3)
+{
+	struct masq_work *w = masq_work();
+	struct masquerade_source *source;
+
+	if (!w || !masq_parse(skb, w, l3, true) || w->kind != MASQ_ERROR ||
+	    w->problem != MASQ_FINE || !masq_find(w, hash_flow(&w->flow, masq_seed())) ||
+	    w->search.stale)
+		return MASQ_PASS_LOCAL;
+	source = masq_source(w->search.source);
+	if (!source)
+		return MASQ_PASS_LOCAL;
+	w->to = source->address;
+	w->to_port = w->search.port;
+	w->decision = 0;
+	return masq_write_out(skb, 0, 0) ? MASQ_DROP_WRITE : MASQ_STACK;
+}
+
+static __always_inline bool masq_is_own_icmp(struct __sk_buff *skb, const __u32 l3)
+{
+	bool v4 = skb->protocol == bpf_htons(ETH_P_IP);
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u8 *protocol =
+		data + l3 +
+		(v4 ? offsetof(struct iphdr, protocol) : offsetof(struct ipv6hdr, nexthdr));
+
+	return (void *)(protocol + 1) <= end && *protocol == (v4 ? IPPROTO_ICMP : MASQ_ICMP6);
 }
 
 /* For what the stack sends out of the node. What it has made itself isn't a pod's. */
@@ -212,7 +245,7 @@ static __always_inline __u32 masq_leave(struct __sk_buff *skb, const __u32 l3)
 	if (skb->tc_index == MASQ_MARK)
 		return MASQ_PASS_DONE;
 	if (!skb->ingress_ifindex)
-		return MASQ_PASS_LOCAL;
+		return masq_is_own_icmp(skb, l3) ? masq_own_error(skb, l3) : MASQ_PASS_LOCAL;
 	return masq_out(skb, l3, true);
 }
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -146,9 +147,11 @@ def test_a_path_with_a_smaller_mtu_is_found(net: Lab, masq: Follower) -> None:
     assert client.getsockopt(socket.IPPROTO_IP, 14) == 1300  # IP_MTU
 
 
-def test_a_routes_source_and_a_secondary_address(net: Lab, masq: Follower) -> None:
-    """As the kernel's routes say, from one packet to the next."""
-    assert masq
+@pytest.mark.parametrize("by", ["fib", "routes"])
+def test_a_routes_source_and_a_secondary_address(net: Lab, by: str) -> None:
+    """As the kernel's routes say, whether its FIB tells it or they are read."""
+    masq = Follower(SECTION, PINS, named_sources=by == "fib")
+    net.undo.callback(masq.detach)
     server = net.socket(net.world, socket.SOCK_DGRAM, FAR, 53)
 
     def seen() -> str:
@@ -318,3 +321,40 @@ def test_a_socket_that_takes_a_port_is_seen(net: Lab, masq: Follower) -> None:
     assert own.recv(100) == b"for the node"
     own.close()
     wait(lambda: masq.asked(lambda node: 61234 not in node.taken[17]), "it to be gone")
+
+
+def test_a_way_out_without_frames(net: Lab, masq: Follower) -> None:
+    """A tunnel's, whose packets have no link-layer header: by the stack, and translated."""
+    tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+    net.undo.callback(os.close, tun)
+    fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"tun0", 0x1001))  # TUNSETIFF
+    ip("addr add 172.16.0.1/24 dev tun0\nlink set tun0 up")
+    index = socket.if_nametoindex("tun0")
+    wait(lambda: masq.asked(lambda node: index in node.roles), "the device")
+    client = net.socket(net.pod, socket.SOCK_DGRAM)
+    got: list[bytes] = []
+
+    def came() -> bool:
+        client.sendto(b"question", ("172.16.0.9", 53))
+        got.extend(each for each in packets(tun) if each.endswith(b"question"))
+        return bool(got)
+
+    wait(came, "a packet")
+    assert socket.inet_ntoa(got[0][12:16]) == "172.16.0.1"
+    (port,) = struct.unpack_from("!H", got[0], 20)
+    assert 61000 <= port <= 65535
+    body = struct.pack("!HHHH", 53, port, 14, 0) + b"answer"
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 34, 0, 0, 64, 17, 0)
+    ends = socket.inet_aton("172.16.0.9") + socket.inet_aton("172.16.0.1")
+    check = struct.pack("!H", checksum(head + ends))
+    os.write(tun, head[:10] + check + ends + body)
+    assert client.recv(100) == b"answer"
+
+
+def packets(tun: int) -> Iterator[bytes]:
+    """What has been sent by a tunnel."""
+    while True:
+        try:
+            yield os.read(tun, 2000)
+        except BlockingIOError:
+            return

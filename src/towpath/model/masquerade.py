@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 _PORTS = PortRange(61000, 65535)
 """Above what the kernel gives to sockets unless told otherwise (net.ipv4.ip_local_port_range)."""
 
+_DEPENDENT, _INDEPENDENT = "endpoint-dependent", "endpoint-independent"
 Independence = Literal["endpoint-dependent", "endpoint-independent"]
-INDEPENDENCE = Word("endpoint-dependent", "endpoint-independent")
+INDEPENDENCE = Word(_DEPENDENT, _INDEPENDENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ class Section:
     mapping: Annotated[Independence, INDEPENDENCE] = "endpoint-dependent"
     """endpoint-independent: a pod's socket has one port for all remotes (RFC 4787), of which there
     are fewer then. endpoint-dependent: one port serves many pods, by their remotes."""
+    filtering: Annotated[Independence, INDEPENDENCE] = "endpoint-dependent"
+    """endpoint-independent: whoever sends to a pod's port reaches it, and pods reach each other by
+    it. Needs the mapping to be so as well."""
     unsolicited: Annotated[Literal["drop", "pass"], Word("drop", "pass")] = "drop"
     """What is done with packets to the ports that are nobody's answer."""
     through_stack: Annotated[bool, Flag()] = False
@@ -72,6 +76,9 @@ class Section:
 
 def check(section: Tree, path: FieldPath, found: Findings) -> None:
     """Note what no field shows by itself: rules that overlap, or say nothing."""
+    if (section.get("filtering"), section.get("mapping")) == (_INDEPENDENT, _DEPENDENT):
+        what = "needs mapping: endpoint-independent; allowed: endpoint-dependent"
+        found.add((*path, "filtering"), what)
     rules = section.get("rules")
     if rules is None:
         return

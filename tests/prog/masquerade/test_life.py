@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit, SCTPChunkInitAck
 from scapy.packet import Raw
 from tests.prog.masquerade.harness import (
+    GATEWAY_MAC,
     LAN,
     OTHER_POD,
     POD,
@@ -24,8 +27,9 @@ from tests.prog.masquerade.harness import (
     UNSPEC,
     WAN,
     Rig,
+    mac,
 )
-from tests.prog.masquerade.oracle import port_of
+from tests.prog.masquerade.oracle import fresh, port_of
 
 from towpath.model.kinds import PortRange
 
@@ -271,3 +275,80 @@ def test_a_peer_gets_its_packets_in_its_namespace(masq: Rig) -> None:
     run = masq.answer(IP(src=REMOTE, dst=WAN) / UDP(sport=53, dport=sent[UDP].sport))
     assert run.moved == {"from_net.peer": 1}
     assert run.packet[IP].dst == POD
+
+
+@pytest.fixture
+def full_cone(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """With endpoint-independent mapping and filtering."""
+    request.getfixturevalue("network")
+    section = replace(SECTION, mapping="endpoint-independent", filtering="endpoint-independent")
+    made = Rig(section)
+    yield made
+    made.close()
+
+
+def test_whoever_sends_to_a_pods_port_reaches_it(full_cone: Rig) -> None:
+    """With endpoint-independent filtering; what it answers leaves from that port."""
+    sent = full_cone.out(datagram()).packet
+    port = port_of(sent, source=True)
+    stranger = IP(src="203.0.113.99", dst=WAN) / UDP(sport=777, dport=port)
+    run = full_cone.answer(stranger)
+    assert run.moved == {"from_net.sent": 1}
+    assert (run.packet[IP].dst, run.packet[UDP].dport) == (POD, 5)
+    answer = full_cone.out(datagram(remote="203.0.113.99", dport=777))
+    assert answer.moved == {"from_pod.sent": 1}
+    assert port_of(answer.packet, source=True) == port
+    nobody = IP(src="203.0.113.99", dst=WAN) / UDP(sport=777, dport=port ^ 1)
+    assert full_cone.answer(nobody).moved == {"from_net.drop_unsolicited": 1}
+
+
+def test_pods_reach_each_other_by_what_they_are_translated_to(full_cone: Rig) -> None:
+    """RFC 4787, REQ-9: from the translated address and port, both ways."""
+    server = port_of(full_cone.out(datagram()).packet, source=True)
+    there = full_cone.out(datagram(OTHER_POD, sport=9, remote=WAN, dport=server))
+    assert there.moved == {"from_pod.sent": 1, "from_pod.bound": 1}
+    assert (there.packet[IP].src, there.packet[IP].dst) == (WAN, POD)
+    assert (there.packet[UDP].dport, there.packet[IP].ttl) == (5, 63)
+    assert fresh(there.packet[IP]).chksum == there.packet[IP].chksum
+    assert fresh(there.packet[IP])[UDP].chksum == there.packet[UDP].chksum
+    client = there.packet[UDP].sport
+    back = full_cone.out(datagram(POD, sport=5, remote=WAN, dport=client))
+    assert (back.packet[IP].src, back.packet[IP].dst) == (WAN, OTHER_POD)
+    assert (back.packet[UDP].sport, back.packet[UDP].dport) == (server, 9)
+    own = full_cone.out(datagram(OTHER_POD, remote=WAN, dport=server ^ 1))
+    assert own.moved == {"from_pod.pass_local": 1}
+
+
+def test_the_stacks_error_about_an_answer_is_the_remotes(masq: Rig) -> None:
+    """It quotes what the remote has sent, and not the pod's address."""
+    sent = masq.out(datagram()).packet
+    came = fresh(IP(src=REMOTE, dst=WAN) / UDP(sport=53, dport=sent[UDP].sport) / Raw(b"long"))
+    given = fresh(masq.answer(came).packet[IP])
+    error = IP(src=WAN, dst=REMOTE) / ICMP(type=3, code=4) / Raw(bytes(given))
+    frame = Ether(src=mac("wan"), dst=GATEWAY_MAC) / error
+    run = masq.run("to_net", frame, "wan")
+    assert run.moved == {"to_net.stack": 1}
+    quoted = came.copy()
+    quoted.ttl -= 1
+    wanted = IP(src=WAN, dst=REMOTE) / ICMP(type=3, code=4) / Raw(bytes(fresh(quoted)))
+    assert run.data[14:] == bytes(wanted)
+    own = IP(src=WAN, dst=REMOTE) / ICMP(type=3, code=3) / came
+    left = masq.run("to_net", Ether(src=mac("wan"), dst=GATEWAY_MAC) / own, "wan")
+    assert left.moved == {"to_net.pass_local": 1}
+
+
+def test_unknown_connections_are_the_stacks_for_a_while(masq: Rig) -> None:
+    """Netfilter may know them; those that the table has known are never left to it."""
+    known = V4 / TCP(sport=1, dport=2, flags="S")
+    masq.out(known)
+    state = masq.program.maps["masq_states"].lookup(0)
+    state["adopt_until"] = int(time.clock_gettime(time.CLOCK_MONOTONIC)) + 3600
+    masq.program.maps["masq_states"].update(0, state)
+    run = masq.out(V4 / TCP(sport=9, dport=2, flags="A"))
+    assert run.moved == {"from_pod.pass_inbound": 1}
+    assert masq.out(V4 / TCP(sport=9, dport=2, flags="S")).moved["from_pod.sent"] == 1
+    for source in (WAN, LAN, "10.0.0.5"):
+        masq.sources.sync(ip_address(each) for each in (WAN, LAN, "10.0.0.5") if each != source)
+    masq.sources.sync(ip_address(each) for each in (WAN, LAN))
+    again = masq.out(V4 / TCP(sport=1, dport=2, flags="A"))
+    assert again.moved == {"from_pod.sent": 1, "from_pod.bound": 1}

@@ -38,11 +38,11 @@ RETRY_SECONDS = 1.0
 class Follower(Closeable):
     """Masquerade of pods, in the calling thread's network namespace, until it is closed.
 
-    What it has made in the kernel goes on when it is closed. For any thread. KernelError, OSError:
-    as for `Node`.
+    What it has made in the kernel goes on when it is closed. For any thread. ``named_sources``,
+    KernelError, OSError: as for `Node`.
     """
 
-    def __init__(self, section: Section, pins: Path) -> None:
+    def __init__(self, section: Section, pins: Path, *, named_sources: bool | None = None) -> None:
         self._lock = threading.Lock()
         self._stopped = False
         self._changed: float | None = None
@@ -52,7 +52,7 @@ class Follower(Closeable):
         with ExitStack() as undo:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             undo.callback(os.close, self._wake)
-            self._node = undo.enter_context(Node(section, pins))
+            self._node = undo.enter_context(Node(section, pins, named_sources=named_sources))
             self._undo = undo.pop_all()
         self._thread = threading.Thread(target=self._run, name="masquerade", daemon=True)
         self._thread.start()
@@ -96,7 +96,8 @@ class Follower(Closeable):
 
     def _run(self) -> None:
         poll = select.poll()
-        poll.register(self._node.devices.fileno(), select.POLLIN)
+        for each in self._node.filenos():
+            poll.register(each, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         while not self._stopped:
             pause = self._turn()

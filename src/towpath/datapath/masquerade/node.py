@@ -19,9 +19,11 @@ from towpath.datapath.attach.places import Places
 from towpath.datapath.maps.pins import held
 from towpath.datapath.masquerade.devices import Role, roles
 from towpath.datapath.masquerade.program import MasqueradeProgram
+from towpath.datapath.masquerade.route_sources import RouteSources
 from towpath.datapath.masquerade.tables import PrefixTable, Sources
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.hooks import Tc
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import link_state, sockets
 from towpath.kernel.net.devices import Devices
@@ -50,9 +52,15 @@ class Node(Closeable):
     What is in the kernel goes on when this is closed, and the next one takes it over; `detach` ends
     it. ``pins``: the directory that keeps it, None for none. Not thread-safe. KernelError, OSError:
     the programs can't be loaded, or the kernel's lists can't be read.
+
+    ``named_sources``: the kernel's FIB tells which source a route prefers; None: it is asked.
+    Otherwise that is read from the routes.
     """
 
-    def __init__(self, section: Section, pins: Path | None) -> None:
+    def __init__(
+        self, section: Section, pins: Path | None, *, named_sources: bool | None = None
+    ) -> None:
+        named = fib_lookup().source if named_sources is None else named_sources
         self.section = section
         self._pins = pins
         self.roles: dict[int, Role] = {}
@@ -63,12 +71,15 @@ class Node(Closeable):
         with ExitStack() as undo:
             if pins is not None:
                 undo.enter_context(held(pins))
-            self.program = undo.enter_context(MasqueradeProgram(section, pins))
+            self.program = undo.enter_context(MasqueradeProgram(section, pins, sources=named))
             maps = self.program.maps
             self._pods = PrefixTable(maps["masq_pods4"], maps["masq_pods6"])
             self._spared = PrefixTable(maps["masq_spared4"], maps["masq_spared6"])
             self.sources = Sources(self.program)
             self.devices = undo.enter_context(Devices())
+            self._routes: RouteSources | None = None
+            if not named:
+                self._routes = undo.enter_context(RouteSources(self.program))
             self._places = Places(pins and pins / LINKS)
             undo.callback(self._places.close)
             self._adopt()
@@ -97,13 +108,21 @@ class Node(Closeable):
 
     def read(self) -> bool:
         """Take in what the kernel has told; whether anything has changed. OSError."""
-        return self.devices.read()
+        routes = self._routes is not None and self._routes.read()
+        return self.devices.read() or routes
+
+    def filenos(self) -> tuple[int, ...]:
+        """Descriptors that are readable when something has changed."""
+        mine = self.devices.fileno()
+        return (mine,) if self._routes is None else (mine, self._routes.fileno())
 
     def sync(self) -> None:
         """Make everything as it is to be. KernelError, OSError: the rest is done the next time."""
         troubles: list[str] = []
         self.roles = roles(link_state.devices(), self.section.rules)
         self._sync_sources(troubles)
+        if self._routes is not None:
+            self._routes.sync(self.sources, self.devices.addresses())
         self._spared.replace(dict(self._spared_prefixes()))
         for role in self.roles.values():
             if not role.rules:

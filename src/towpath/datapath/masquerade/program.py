@@ -43,8 +43,11 @@ MAPPINGS = 65536
 """Endpoints that have a port of their own at one time, with endpoint-independent mapping."""
 
 
-def constants(section: Section, *, ways: int, shift: int) -> dict[str, int]:
-    """What ``bpf/masquerade/maps.h`` and ``bpf/snat/life.h`` want to know."""
+def constants(section: Section, *, ways: int, shift: int, sources: bool = True) -> dict[str, int]:
+    """What ``bpf/masquerade/maps.h`` and ``bpf/snat/life.h`` want to know.
+
+    ``sources``: the kernel's FIB tells which source a route prefers.
+    """
     hz = per_second()
     first, last = section.ports
     seconds = {
@@ -59,6 +62,8 @@ def constants(section: Section, *, ways: int, shift: int) -> dict[str, int]:
         "masq_port_first": first,
         "masq_port_count": last - first + 1,
         "masq_independent": section.mapping == "endpoint-independent",
+        "masq_open": section.filtering == "endpoint-independent",
+        "masq_own_routes": not sources,
         "masq_through_stack": section.through_stack,
         "masq_pass_unsolicited": section.unsolicited == "pass",
     } | {name: units(each, hz, shift) for name, each in seconds.items()}
@@ -72,11 +77,14 @@ def sets(section: Section, ways: int) -> int:
 class MasqueradeProgram(Closeable):
     """The loaded programs. ``pins``: where they outlive this process, None for not at all.
 
+    ``sources``: the kernel's FIB tells which source a route prefers.
+
     VerifierError, KernelError: they can't be loaded, or pinned.
     """
 
-    def __init__(self, section: Section, pins: Path | None = None) -> None:
+    def __init__(self, section: Section, pins: Path | None = None, *, sources: bool = True) -> None:
         self.section = section
+        self._sources = sources
         self._pins = pins
         self.fresh: tuple[str, ...] = ()
         """Tables that were made, and not taken over."""
@@ -101,7 +109,7 @@ class MasqueradeProgram(Closeable):
         obj = self._object
         ways = self.constant("nat_limits", "NAT_WAYS")
         shift = self.constant("nat_limits", "NAT_SEEN_SHIFT")
-        told = constants(section, ways=ways, shift=shift)
+        told = constants(section, ways=ways, shift=shift, sources=self._sources)
         self.allowed = {name: each for name, each in told.items() if name.startswith("nat_")}
         """How long flows are kept, in steps of nat_life.seen."""
         for name, value in told.items():
@@ -166,7 +174,8 @@ class MasqueradeProgram(Closeable):
 
     def names(self, enum: str, prefix: str, end: str) -> list[str]:
         """The members of an enum up to ``end`` in their order, in lower case, without prefix."""
-        found = [each for each in self._object.btf.enum(enum) if each.name != end]
+        members = self._object.btf.enum(enum)
+        found = [each for each in members if each < members[end]]
         return [each.name.removeprefix(prefix).lower() for each in sorted(found, key=int)]
 
     def dtype(self, name: str) -> Any:
