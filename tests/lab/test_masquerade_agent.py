@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.lab.harness_agent import PINS, TOWPATH, Agent
+from tests.lab.harness_agent import PINS, Agent
 from tests.lab.harness_masquerade import FAR, NEAR, POD, Lab, ip, lab, transfer, wait
 
 from towpath.api.client import Client
@@ -52,12 +52,6 @@ def made(directory: Path, **config: Any) -> Agent:
     return agent
 
 
-def command(agent: Agent, *words: str) -> str:
-    """What towpath says."""
-    line = [*TOWPATH, *words, "--socket", str(agent.socket)]
-    return subprocess.run(line, check=True, capture_output=True, text=True, timeout=60).stdout
-
-
 def test_flows_are_told(net: Lab, agent: Agent) -> None:
     """By the API, and by the command."""
     listener = net.listening(FAR, 80)
@@ -80,11 +74,11 @@ def test_flows_are_told(net: Lab, agent: Agent) -> None:
         }
         assert "towpath_masquerade_packets_total" in client.metrics()
         assert "1 flows, 5 addresses" in str(client.status())
-    shown = command(agent, "masquerade", "show")
+    shown = agent.command("masquerade", "show").stdout
     assert "rule 0: 10.244.0.0/24, fd00:1::/64 by veth*" in shown
-    listed = json.loads(command(agent, "masquerade", "flows", "-o", "json"))
+    listed = json.loads(agent.command("masquerade", "flows", "-o", "json").stdout)
     assert listed["flows"][0]["port"] == port
-    assert f"10.0.0.1:{port}" in command(agent, "masquerade", "flows")
+    assert f"10.0.0.1:{port}" in agent.command("masquerade", "flows").stdout
 
 
 def test_connections_outlive_an_agent_that_is_killed(net: Lab, agent: Agent) -> None:

@@ -92,7 +92,7 @@ def check(section: Tree, path: FieldPath, found: Findings) -> None:
         for earlier, other in enumerate(rules[:number]):
             if other is not None and (shared := _shared(other, rule)):
                 where = (*path, "rules", number, "prefixes")
-                found.add(where, f"{shared}, as rules.{earlier} has it; allowed: each once")
+                found.add(where, f"{shared}, as rules[{earlier}] has it; allowed: each once")
 
 
 def _shared(one: Tree, other: Tree) -> str:

@@ -243,7 +243,7 @@ class Node(Closeable):
     def _check(self, troubles: list[str]) -> None:
         for number, rule in enumerate(self.section.rules):
             if not any(number in role.rules for role in self.roles.values()):
-                troubles.append(f"rules.{number}: there is no device {' or '.join(rule.devices)}")
+                troubles.append(f"rules[{number}]: there is no device {' or '.join(rule.devices)}")
 
     # ---- Life ------------------------------------------------------------------------------------
 

@@ -44,10 +44,11 @@ def forward_chains() -> tuple[Chain, ...] | None:
         listed = json.loads(ran.stdout)["nftables"]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError):
         return None
-    return tuple(_chains(listed))
+    return tuple(chains(listed))
 
 
-def _chains(listed: list[dict[str, Any]]) -> list[Chain]:
+def chains(listed: list[dict[str, Any]]) -> list[Chain]:
+    """Those among what ``nft -j list ruleset`` lists."""
     rules: dict[tuple[str, str, str], int] = {}
     for each in listed:
         if rule := each.get("rule"):
