@@ -9,7 +9,10 @@ import os
 import select
 import socket
 import struct
+import subprocess
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -32,6 +35,9 @@ from tests.lab.harness_masquerade import (
 )
 
 from towpath.datapath.masquerade.follower import Follower
+from towpath.kernel.bpf import links
+from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.hooks import Tc
 from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:
@@ -358,3 +364,70 @@ def packets(tun: int) -> Iterator[bytes]:
             yield os.read(tun, 2000)
         except BlockingIOError:
             return
+
+
+def test_what_somebody_undoes_is_done_again(net: Lab, masq: Follower) -> None:
+    """A program that is detached, pins that are removed."""
+    index = socket.if_nametoindex("eth1")
+    links.from_pin(PINS / "links" / f"{index}-egress").detach()
+    wait(lambda: bool(Tc(index, "egress").programs()), "the program to be back")
+    for directory in ("links", "maps"):
+        remove_pins(PINS / directory)
+    PINS.rmdir()
+    wait(lambda: (PINS / "maps" / "masq_flows").exists(), "the pins to be back")
+    wait(lambda: len(list((PINS / "links").iterdir())) == 6, "the links' pins to be back")
+    assert masq
+    assert net.connect(FAR, 80, net.listening(FAR, 80))[2] == "10.0.0.1"
+
+
+@pytest.mark.parametrize("named", ["cni0", "veth*"])
+def test_pods_on_a_bridge(net: Lab, named: str) -> None:
+    """Whether the rule names the bridge or its ports; answers go by the bridge."""
+    ip(
+        "link add cni0 type bridge\naddr flush dev veth1\nlink set veth1 master cni0\n"
+        "addr add 10.244.0.1/24 dev cni0\naddr add fd00:1::1/64 dev cni0 nodad\nlink set cni0 up"
+    )
+    made = Follower(replace(SECTION, rules=(replace(RULE, devices=(named,)),)), PINS)
+    try:
+        since = moved(made)
+        for at in (FAR, NEAR6):
+            listener = net.listening(at, 80)
+            ours, theirs, seen = net.connect(at, 80, listener)
+            assert seen == {FAR: "10.0.0.1", NEAR6: "2001:db8:1::1"}[at]
+            transfer(ours, theirs, MEGABYTES << 20)
+            transfer(theirs, ours, MEGABYTES << 20)
+        counted = since()
+        assert counted["from_pod.bound"] == 2
+        assert not any("drop" in name for name in counted), counted
+    finally:
+        made.detach()
+
+
+def test_a_client_fetches_a_page(net: Lab, masq: Follower) -> None:
+    """With curl, from a server that says who has asked."""
+    assert masq
+    with in_netns(net.world):
+        server = HTTPServer((FAR, 80), Telling)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    net.undo.callback(server.server_close)
+    net.undo.callback(server.shutdown)
+    with in_netns(net.pod):
+        ran = subprocess.run(
+            ["curl", "--silent", "--fail", "--max-time", "60", f"http://{FAR}/"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert ran.stdout == "10.0.0.1"
+
+
+class Telling(BaseHTTPRequestHandler):
+    """Answers with the address of who asks."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        body = str(self.client_address[0]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from towpath.kernel.net.netfilter import Chain, chains
 
 BASE = {"family": "ip", "table": "filter", "type": "filter", "prio": 0}
@@ -21,7 +23,7 @@ def rule(name: str) -> dict[str, object]:
 
 def test_chains_that_do_something_are_told() -> None:
     """Those without a rule that accept aren't, nor those of other hooks."""
-    listed = [
+    listed: list[dict[str, Any]] = [
         {"metainfo": {"version": "1"}},
         chain("forward", "forward"),
         rule("forward"),

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 0.01
 """From a change to what is done about it: changes often come together."""
 PORTS_SECONDS = 1.0
-"""Sockets are looked at so often: the kernel doesn't tell of them."""
+"""Sockets, pins and programs are looked at so often: the kernel doesn't tell of them."""
 RESYNC_SECONDS = 30.0
 """All is looked at so often, whatever has been told."""
 RETRY_SECONDS = 1.0
@@ -130,6 +130,7 @@ class Follower(Closeable):
             self._resync_at = time.monotonic() + RESYNC_SECONDS
         if now >= self._ports_at:
             self._node.watch_ports()
+            self._node.put_right()
             self._ports_at = time.monotonic() + PORTS_SECONDS
         now = time.monotonic()
         times = [self._resync_at - now, self._ports_at - now]

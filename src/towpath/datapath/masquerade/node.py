@@ -69,8 +69,7 @@ class Node(Closeable):
         self.troubles: tuple[str, ...] = ()
         """What isn't as it should be."""
         with ExitStack() as undo:
-            if pins is not None:
-                undo.enter_context(held(pins))
+            self._hold = None if pins is None else undo.enter_context(held(pins))
             self.program = undo.enter_context(MasqueradeProgram(section, pins, sources=named))
             maps = self.program.maps
             self._pods = PrefixTable(maps["masq_pods4"], maps["masq_pods6"])
@@ -237,6 +236,19 @@ class Node(Closeable):
                 words[port >> 6] |= np.uint64(1 << (port & 63))
             table.update(number, record)
             self.taken[protocol] = bound
+
+    # ---- What others undo ------------------------------------------------------------------------
+
+    def put_right(self) -> None:
+        """Attach and pin again what somebody has detached or removed. KernelError, OSError."""
+        if self._places.lost():
+            log.warning("masquerade: a program was detached, or its device is gone")
+            self.sync()
+        if self._hold is None or not self._hold.again():
+            return
+        log.warning("masquerade: its pins were removed: they are made again")
+        self.program.pin_again()
+        self._places.pin_again()
 
     # ---- Checks ----------------------------------------------------------------------------------
 

@@ -158,6 +158,11 @@ class MasqueradeProgram(Closeable):
                 if name not in _PRIVATE:
                     self.maps[name].pin(directory / name)
 
+    def pin_again(self) -> None:
+        """Pin the tables, if somebody has removed their pins. KernelError."""
+        if self._pins is not None and not (self._pins / MAPS).is_dir():
+            self._pin(self._pins)
+
     def settle(self) -> None:
         """Make the tables that were made anew the only ones: all links have these programs."""
         if self._pins is None or not (self._pins / NEXT).is_dir():
