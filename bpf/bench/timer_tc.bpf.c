@@ -7,6 +7,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 #include <linux/types.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi/btf.h"
@@ -14,6 +15,7 @@
 enum tc_bench_limits {
 	TC_BENCH_BATCH = 32,
 	TC_BENCH_WORDS = 8,	  /* of a packet that are put back */
+	TC_BENCH_VARIED = 30,	  /* where an IPv4 packet's destination is */
 	TC_BENCH_NOT_CALLED = -2, /* the slot of under_test is empty */
 };
 BTF_KEEP(enum tc_bench_limits);
@@ -27,6 +29,8 @@ struct tc_bench {
 	__u64 broken;
 	__u64 packets; /* that were timed, in so many */
 	__u64 nanoseconds;
+	__u32 vary; /* 1: each packet has another destination, so that all are new flows */
+	__u32 sequence;
 } bench;
 
 struct {
@@ -57,6 +61,10 @@ __noinline int bench_put_back(struct __sk_buff *skb)
 #pragma unroll
 	for (int i = 0; i < TC_BENCH_WORDS; i++)
 		words[i] = bench.packet[i];
+	if (bench.vary)
+		*(__u16 *)(data + TC_BENCH_VARIED + 2) = bpf_htons(bench.sequence++);
+	if (bench.vary && !(bench.sequence & 0xffff))
+		bench.packet[4] += 1ULL << 24; /* another source port */
 	return 0;
 }
 

@@ -374,7 +374,7 @@ def test_what_somebody_undoes_is_done_again(net: Lab, masq: Follower) -> None:
     for directory in ("links", "maps"):
         remove_pins(PINS / directory)
     PINS.rmdir()
-    wait(lambda: (PINS / "maps" / "masq_flows").exists(), "the pins to be back")
+    wait((PINS / "maps" / "masq_flows").exists, "the pins to be back")
     wait(lambda: len(list((PINS / "links").iterdir())) == 6, "the links' pins to be back")
     assert masq
     assert net.connect(FAR, 80, net.listening(FAR, 80))[2] == "10.0.0.1"

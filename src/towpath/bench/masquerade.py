@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 FLOWS, TIMED_RUNS = 10_000, 21
 _REPEAT, _WARM = 2_000, 200  # batches
+_NEW, _NEW_RUNS, _BATCH, _APART = 300, 5, 32, 512
+"""For new flows, of which the table mustn't be full."""
 _REDIRECT, _OK = 7, 0  # TC_ACT_*
 _SKB, _INGRESS, _IFINDEX = 192, 36, 40  # struct __sk_buff, and where its fields are
 _PODS = ip_network("198.18.0.0/16")
@@ -48,7 +50,8 @@ class MasqueradeReport:
     """What masquerade costs.
 
     ``ways``: packets a second by each way in turn. ``ns``: in the kernel, by what was timed; the
-    floor, which is in each of them, is that of a program that does nothing.
+    floor, which is in each of them, is that of a program that does nothing; new: a packet of a flow
+    that isn't known.
     """
 
     ways: ForwardReport
@@ -98,7 +101,7 @@ def time_programs(runs: int = TIMED_RUNS) -> dict[str, Spread]:
     with ExitStack() as undo:
         network = undo.enter_context(forward_network(1))
         undo.enter_context(in_netns(network.enter.namespace))
-        section = Section(rules=(Rule((IN,), (_PODS,)),), flows=65536)
+        section = Section(rules=(Rule((IN,), (_PODS,)),), flows=1 << 19)
         node = undo.enter_context(Node(section, None))
         undo.callback(node.detach)
         timer = undo.enter_context(BpfObject.packaged("bench_timer_tc"))
@@ -119,6 +122,10 @@ def time_programs(runs: int = TIMED_RUNS) -> dict[str, Spread]:
         for _ in range(runs):
             for name, each in timed.items():
                 found[name].append(_time(timer, *each))
+        found["new"] = [
+            _time(timer, *timed["out"], first=_APART + number * _NEW * _BATCH, repeat=_NEW)
+            for number in range(_NEW_RUNS)
+        ]
         return {name: Spread.of(each) for name, each in found.items()}
 
 
@@ -148,16 +155,27 @@ def _run(program: Program, packet: bytes, index: int) -> bytes:
     return ran.data
 
 
-def _time(timer: BpfObject, program: Program, packet: bytes, index: int, expected: int) -> float:
+def _time(
+    timer: BpfObject,
+    program: Program,
+    packet: bytes,
+    index: int,
+    expected: int,
+    *,
+    first: int | None = None,
+    repeat: int = _REPEAT,
+) -> float:
+    """Return nanoseconds a packet. ``first``: of which on all are of flows of their own."""
     timer.maps["under_test"].update(0, program.fd)
     state = timer.maps[".bss"].lookup(0)
     bench = state["bench"]
     bench["packet"] = np.frombuffer(packet[:64], "=u8")
-    bench["expected"], bench["untimed"] = expected, _WARM
+    bench["expected"], bench["untimed"] = expected, 0 if first else _WARM
+    bench["vary"], bench["sequence"] = first is not None, first or 0
     for name in ("unexpected", "broken", "packets", "nanoseconds"):
         bench[name] = 0
     timer.maps[".bss"].update(0, state)
-    timer.programs["bench_tc_wrapper"].test_run(packet, repeat=_REPEAT, ctx=_context(index))
+    timer.programs["bench_tc_wrapper"].test_run(packet, repeat=repeat, ctx=_context(index))
     after = timer.maps[".bss"].lookup(0)["bench"]
     if after["unexpected"] or after["broken"] or not after["packets"]:
         raise BenchError(f"{program.name}: {int(after['unexpected'])} packets went another way")

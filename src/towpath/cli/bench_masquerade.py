@@ -49,7 +49,8 @@ def masquerade(flows: int, runs: int, seconds: float, as_json: bool) -> None:
     looked at. The two take turns, run by run.
 
     Nanoseconds are those of the program alone, inside the kernel, for a flow that is known; floor
-    is what a program takes that does nothing, and is in the others.
+    is what a program takes that does nothing, and is in the others. new is for the first packet of
+    a flow, which has to get a port.
 
     Needs root, two CPUs, Linux 5.18 and the program nft.
     """
