@@ -193,6 +193,7 @@ enum masquerade_verdict {
 	MASQ_DROP_UNSOLICITED,
 	MASQ_DROP_TTL,
 	MASQ_DROP_WRITE, /* the kernel would not have it changed */
+	MASQ_DROP_RATE,	 /* too many new flows in this jiffy */
 	MASQ_MAX,
 	MASQ_HAIRPIN, /* of a decision: to a pod, by what it is translated to; ends as what comes */
 };

@@ -59,6 +59,7 @@ MASQ_MAP(masq_counts, PERCPU_ARRAY, MASQ_PROGRAMS, 0, __u32, struct masquerade_c
 const volatile __u32 masq_mask = 0; /* sets - 1 */
 const volatile __u32 masq_port_first = 0;
 const volatile __u32 masq_port_count = 0;
+const volatile __u32 masq_rate = 0;	   /* new flows in a jiffy and CPU */
 const volatile __u32 masq_independent = 0; /* endpoint-independent mapping */
 const volatile __u32 masq_open = 0;	   /* endpoint-independent filtering as well */
 const volatile __u32 masq_own_routes = 0;  /* sources are in masq_routes4 and 6 */
@@ -142,6 +143,8 @@ struct masq_work {
 	__be16 to_port;	  /* what its port becomes */
 	__u8 flags;	  /* TCP */
 	__u8 known;	  /* the flow was in the table, and is over */
+	__u32 begun_at;	  /* low jiffies, in which ... */
+	__u32 begun;	  /* ... so many flows have begun here */
 };
 
 MASQ_MAP(masq_works, PERCPU_ARRAY, 1, 0, __u32, struct masq_work);

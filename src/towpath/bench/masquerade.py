@@ -101,7 +101,7 @@ def time_programs(runs: int = TIMED_RUNS) -> dict[str, Spread]:
     with ExitStack() as undo:
         network = undo.enter_context(forward_network(1))
         undo.enter_context(in_netns(network.enter.namespace))
-        section = Section(rules=(Rule((IN,), (_PODS,)),), flows=1 << 19)
+        section = Section(rules=(Rule((IN,), (_PODS,)),), flows=1 << 19, rate=1 << 30)
         node = undo.enter_context(Node(section, None))
         undo.callback(node.detach)
         timer = undo.enter_context(BpfObject.packaged("bench_timer_tc"))

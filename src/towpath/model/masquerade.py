@@ -63,6 +63,9 @@ class Section:
     their devices on the node, such as limits of bandwidth."""
     flows: Annotated[int, Integer(1024, 1 << 24)] = 524288
     """Flows at one time, 73 bytes each."""
+    rate: Annotated[int, Integer(1000, 1 << 30)] = 200000
+    """New flows a second that each CPU translates at most. The rest is dropped: a pod's flood
+    mustn't take all ports, nor all time."""
     tcp_timeout: Annotated[int, Integer(60, MAX_TIMEOUT)] = 7440
     """Seconds that an established TCP connection without packets is remembered (RFC 5382)."""
     udp_timeout: Annotated[int, Integer(10, MAX_TIMEOUT)] = 180

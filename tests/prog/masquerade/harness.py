@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from scapy.packet import Packet
 
+    from towpath.kernel.bpf.programs import TestRun
+
 LIMIT = 30.0  # seconds; ends a hang
 UNSPEC, SHOT, REDIRECT = 0xFFFFFFFF, 2, 7  # TC_ACT_*
 
@@ -159,9 +161,10 @@ class Rig:
             struct.pack_into("=I", ctx, 164, 2)
             struct.pack_into("=I", ctx, 176, gso_size)
         done = self.program.programs[f"masq_{program}"].test_run(bytes(frame), ctx=bytes(ctx))
-        return Run(done.retval, done.data, self._moved())
+        return Run(done.retval, done.data, self.moved())
 
-    def _moved(self) -> dict[str, int]:
+    def moved(self) -> dict[str, int]:
+        """Which counters have moved since the last look."""
         now = read_counts(self.program)
         moved = {
             f"{program}.{name}": value - self._before[program][name]
@@ -171,6 +174,14 @@ class Rig:
         }
         self._before = now
         return moved
+
+    def burst(self, packets: list[Packet]) -> list[TestRun]:
+        """Pods' packets come in by cni0, one after the other as fast as can be."""
+        frames = [bytes(Ether(src=POD_MAC, dst=mac("cni0")) / each) for each in packets]
+        ctx = bytearray(_SKB)
+        struct.pack_into("=II", ctx, 36, 0, self.index["cni0"])
+        made = self.program.programs["masq_from_pod"]
+        return [made.test_run(frame, ctx=bytes(ctx)) for frame in frames]
 
     def out(self, packet: Packet, **more: Any) -> Run:
         """A pod's packet comes in by cni0."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from tests.prog.masquerade.harness import (
     LAN,
     OTHER_POD,
     POD,
+    REDIRECT,
     REMOTE,
     SECTION,
     SHOT,
@@ -352,3 +354,19 @@ def test_unknown_connections_are_the_stacks_for_a_while(masq: Rig) -> None:
     masq.sources.sync(ip_address(each) for each in (WAN, LAN))
     again = masq.out(V4 / TCP(sport=1, dport=2, flags="A"))
     assert again.moved == {"from_pod.sent": 1, "from_pod.bound": 1}
+
+
+@pytest.mark.usefixtures("network")
+def test_a_flood_begins_so_many_flows_and_no_more() -> None:
+    """In a jiffy and CPU; those that there are go on."""
+    made = Rig(replace(SECTION, rate=1000))
+    try:
+        packets = [datagram(sport=1 + n) for n in range(500)]
+        seen = Counter(run.retval for run in made.burst(packets))
+        moved = made.moved()
+        assert moved["from_pod.drop_rate"] == seen[SHOT] > 0
+        assert moved["from_pod.sent"] == moved["from_pod.bound"] == seen[REDIRECT] > 0
+        known = made.burst(packets[:1] * 500)
+        assert {run.retval for run in known[1:]} == {REDIRECT}
+    finally:
+        made.close()

@@ -61,6 +61,7 @@ def constants(section: Section, *, ways: int, shift: int, sources: bool = True) 
         "masq_mask": sets(section, ways) - 1,
         "masq_port_first": first,
         "masq_port_count": last - first + 1,
+        "masq_rate": max(section.rate // hz, 1),
         "masq_independent": section.mapping == "endpoint-independent",
         "masq_open": section.filtering == "endpoint-independent",
         "masq_own_routes": not sources,
