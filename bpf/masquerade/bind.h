@@ -409,6 +409,19 @@ __noinline int masq_bind(struct __sk_buff *skb, __u32 evict)
 	return result;
 }
 
+/*
+ * Whether one more flow may begin. A flood of them would take all ports, and time: what finds no
+ * port has looked for one for long.
+ */
+static __always_inline bool masq_may_bind(struct masq_work *w)
+{
+	if (w->begun_at != (__u32)w->jiffies) {
+		w->begun_at = w->jiffies;
+		w->begun = 0;
+	}
+	return w->begun++ < masq_rate;
+}
+
 static __always_inline bool masq_is_bound(int result)
 {
 	return result == MASQ_BOUND || result == MASQ_FOUND;

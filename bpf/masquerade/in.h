@@ -49,7 +49,7 @@ __noinline int masq_admit(struct __sk_buff *skb, __u32 number)
 	key.protocol = came.protocol;
 	key.family = came.family;
 	m = bpf_map_lookup_elem(&masq_mappings, &key);
-	if (!m || masq_mapping_over(m, w->search.now))
+	if (!m || masq_mapping_over(m, w->search.now) || !masq_may_bind(w))
 		return false;
 	client = m->client;
 	port = m->client_port;

@@ -67,19 +67,6 @@ static __always_inline void masq_count_bound(const struct masq_work *w)
 		counts->bound++;
 }
 
-/*
- * Whether one more flow may begin. A flood of them would take all ports, and time: what finds no
- * port has looked for one for long.
- */
-static __always_inline bool masq_may_bind(struct masq_work *w)
-{
-	if (w->begun_at != (__u32)w->jiffies) {
-		w->begun_at = w->jiffies;
-		w->begun = 0;
-	}
-	return w->begun++ < masq_rate;
-}
-
 /* Begins a flow from the address that the routes prefer. MASQ_FINE, or the verdict. */
 __noinline int masq_begin_flow(struct __sk_buff *skb)
 {
