@@ -155,9 +155,11 @@ def test_netfilters_rules_that_see_nothing_are_named(net: Lab, agent: Agent) -> 
     """What goes the short way doesn't pass them."""
     rules = """table ip mine {
         chain forward { type filter hook forward priority 0; policy accept; ip daddr 1.2.3.4 drop; }
+        chain leave { type nat hook postrouting priority srcnat; ip saddr 10.9.0.0/16 masquerade; }
     }"""
     subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
     with Client(agent.socket) as client:
-        (told,) = client.masquerade().troubles
-    assert "ip mine forward (forward, 1 rule)" in told
+        bypassed, shared = client.masquerade().troubles
+    assert "ip mine forward (forward, 1 rule), ip mine leave" in bypassed
+    assert "ip mine leave (postrouting, 1 rule) may translate to ports of 61000-65535" in shared
     assert net.connect(NEAR, 81, net.listening(NEAR, 81))[2] == "192.168.0.1"

@@ -59,12 +59,18 @@ def collisions(config: Config, section: Section) -> list[Problem]:
     return [Problem(what, "masquerade.ports")]
 
 
-def bypassed() -> str | None:
-    """Name the rules of netfilter that masqueraded packets don't see, if there are any."""
-    chains = forward_chains()
-    if not chains:
-        return None
-    return f"packets of pods go by netfilter's {', '.join(map(str, chains))}; through_stack: true"
+def beside(section: Section) -> Iterator[str]:
+    """Say what of netfilter doesn't go with the section."""
+    chains = forward_chains() or ()
+    if chains and not section.through_stack:
+        named = ", ".join(map(str, chains))
+        yield f"packets of pods don't pass netfilter's {named}; they do with through_stack: true"
+    translating = [str(each) for each in chains if each.translates]
+    if translating and section.unsolicited == "drop":
+        yield (
+            f"{', '.join(translating)} may translate to ports of {section.ports} too, and what is"
+            " answered to them is dropped; unsolicited: pass leaves it to netfilter"
+        )
 
 
 def masquerade_metrics(found: MasqueradeCounters, flows: int) -> Iterator[Metric]:
@@ -127,8 +133,7 @@ class Masquerade(Part):
 
     def _troubles(self) -> Iterator[str]:
         yield from self._follower.troubles
-        if not self._section.through_stack and (told := bypassed()):
-            yield told
+        yield from beside(self._section)
 
     @property
     def trouble(self) -> str | None:

@@ -37,8 +37,8 @@ def test_chains_that_do_something_are_told() -> None:
     ]
     found = chains(listed)
     assert found == [
-        Chain("ip filter", "forward", "forward", "accept", 2),
-        Chain("ip filter", "FORWARD", "forward", "drop", 0),
+        Chain("ip filter", "forward", "forward", "accept", "filter", 2),
+        Chain("ip filter", "FORWARD", "forward", "drop", "filter", 0),
     ]
     assert [str(each) for each in found] == [
         "ip filter forward (forward, 2 rules)",

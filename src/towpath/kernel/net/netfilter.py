@@ -20,8 +20,15 @@ class Chain(NamedTuple):
     name: str
     hook: str
     policy: str
+    kind: str
+    """filter, nat or route."""
     rules: int
     """In it; those that it jumps to aren't counted."""
+
+    @property
+    def translates(self) -> bool:
+        """It may give packets another source."""
+        return (self.kind, self.hook) == ("nat", "postrouting")
 
     def __str__(self) -> str:
         policy = f", policy {self.policy}" if self.policy != "accept" else ""
@@ -63,5 +70,6 @@ def chains(listed: list[dict[str, Any]]) -> list[Chain]:
         policy = chain.get("policy", "accept")
         if count or policy != "accept":
             table = f"{chain['family']} {chain['table']}"
-            found.append(Chain(table, chain["name"], chain["hook"], policy, count))
+            kind = chain.get("type", "filter")
+            found.append(Chain(table, chain["name"], chain["hook"], policy, kind, count))
     return found
