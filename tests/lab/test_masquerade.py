@@ -38,6 +38,7 @@ from towpath.datapath.masquerade.follower import Follower
 from towpath.kernel.bpf import links
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.hooks import Tc
+from towpath.kernel.errors import KernelError
 from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:
@@ -176,6 +177,37 @@ def test_a_routes_source_and_a_secondary_address(net: Lab, by: str) -> None:
     wait(lambda: seen() == "10.0.0.7", "the source of a route by a nexthop object")
     ip("route del 10.0.0.100/32 nhid 7")
     wait(lambda: seen() == "10.0.0.1", "the network's source")
+
+
+def test_several_prefixes_of_ipv6(net: Lab, masq: Follower) -> None:
+    """The source is the one that the kernel would choose: near, and not deprecated."""
+    other = "2001:db8:7::100"
+    ip(f"addr add {other}/64 dev eth0 nodad", net.world)
+    ip(
+        "addr add 2001:db8:7::1/64 dev eth0 nodad\n"
+        "addr add 2001:db8:7::5/64 dev eth0 nodad preferred_lft 0\n"
+        "addr add 2001:db8:1::5/64 dev eth0 nodad preferred_lft 0"
+    )
+    wait(lambda: known(masq, "2001:db8:1::5"), "the addresses")
+    for at, source in ((NEAR6, "2001:db8:1::1"), (other, "2001:db8:7::1")):
+        listener = net.listening(at, 80)
+        assert net.connect(at, 80, listener)[2] == source
+    ip("addr del 2001:db8:7::1/64 dev eth0")
+    wait(lambda: not known(masq, "2001:db8:7::1"), "the address to go")
+    # RFC 6724: rather another prefix than a deprecated address.
+    assert net.connect(other, 80, listener)[2] == "2001:db8:1::1"
+
+
+def test_rules_that_there_is_no_room_for_change_nothing(net: Lab, masq: Follower) -> None:
+    """Those of before hold."""
+    many = tuple(ip_network(f"10.{n >> 8}.{n & 255}.0/24") for n in range(1 << 14))
+    wanted = replace(SECTION, rules=(RULE, replace(RULE, prefixes=many[::2])))
+    with pytest.raises(KernelError, match="masq_"):
+        masq.replace_rules(wanted)
+    listener = net.listening(FAR, 80)
+    ours, theirs, seen = net.connect(FAR, 80, listener)
+    assert seen == "10.0.0.1"
+    transfer(ours, theirs, 1 << 20)
 
 
 def test_an_address_that_goes_takes_its_connections_along(net: Lab, masq: Follower) -> None:

@@ -101,9 +101,14 @@ class Node(Closeable):
     # ---- In step ---------------------------------------------------------------------------------
 
     def replace_rules(self, section: Section) -> None:
-        """Go by other rules from now on."""
-        self.section = section
-        self.sync()
+        """Go by other rules from now on. KernelError: there is no room; those of before hold."""
+        before, self.section = self.section, section
+        try:
+            self.sync()
+        except (KernelError, OSError):
+            self.section = before
+            self.sync()
+            raise
 
     def read(self) -> bool:
         """Take in what the kernel has told; whether anything has changed. OSError."""

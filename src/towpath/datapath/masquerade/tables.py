@@ -33,8 +33,9 @@ class PrefixTable:
 
         KernelError: there is no room.
         """
-        there = self._there if self._there is not None else {}
-        if self._there is None:
+        there, self._there = self._there, None  # known again when all is done
+        if there is None:
+            there = {}
             self._forget_others(wanted)
         for (of, prefix), number in wanted.items():
             if there.get((of, prefix)) != number:
