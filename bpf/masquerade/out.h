@@ -107,7 +107,7 @@ static __always_inline bool masq_is_over(const struct masq_work *w,
 					 const struct masquerade_decision *d,
 					 const struct nat_life *life)
 {
-	if (w->search.stale || !life)
+	if (w->search.stale)
 		return true;
 	if (unlikely(w->search.ifindex != d->tx_ifindex && w->search.source != d->source))
 		return true;
@@ -131,34 +131,36 @@ static __always_inline void masq_client_seen(const struct masq_work *w, struct n
 	masq_note(life, &life->client, more, w->search.now);
 }
 
+/* Takes the translation of the flow that was found. False: the flow is over. */
+static __always_inline bool masq_go_on(struct masq_work *w, const struct masquerade_decision *d)
+{
+	struct masquerade_source *source = masq_source(w->search.source);
+	struct nat_life *life = masq_life(w);
+
+	if (unlikely(!source || !life || masq_is_over(w, d, life)))
+		return false;
+	w->to = source->address;
+	if (likely(w->kind != MASQ_ERROR))
+		masq_client_seen(w, life);
+	return true;
+}
+
 /* Finds the packet's translation, or makes it. MASQ_FINE, or the verdict. */
 static __always_inline int masq_translation(struct __sk_buff *skb, struct masq_work *w,
-					    struct masquerade_decision *d, __u64 hash)
+					    const struct masquerade_decision *d, __u64 hash)
 {
-	struct masquerade_source *source;
-	struct nat_life *life;
-	int result;
+	bool found = masq_find(w, hash);
+	int result = MASQ_FINE;
 
-	if (likely(masq_find(w, hash))) {
-		life = masq_life(w);
-		if (likely(life && !masq_is_over(w, d, life))) {
-			source = masq_source(w->search.source);
-			if (!source)
-				return MASQ_DROP_SOURCE;
-			w->to = source->address;
-			if (likely(w->kind != MASQ_ERROR))
-				masq_client_seen(w, life);
-			goto found;
-		}
+	if (unlikely(found && !masq_go_on(w, d))) {
 		masq_forget();
 		w->known = 1;
+		found = false;
 	}
-	result = masq_begin_flow(skb);
-	if (result != MASQ_FINE)
-		return result;
-found:
+	if (unlikely(!found))
+		result = masq_begin_flow(skb);
 	w->to_port = w->search.port;
-	return MASQ_FINE;
+	return result;
 }
 
 /* Writes a pod's packet that is to go as the decision says. */
