@@ -49,11 +49,6 @@ class Device:
     """Of a device in pairs: the other one is in another network namespace."""
 
     @property
-    def ethernet(self) -> bool:
-        """Its packets are in Ethernet frames."""
-        return self.kind == _ETHERNET
-
-    @property
     def up(self) -> bool:
         """It is switched on and has its carrier."""
         return self.flags & (UP | CARRIER) == UP | CARRIER
