@@ -136,12 +136,17 @@ class Rig:
         self.sources.sync(
             ip_address(each) for each in (WAN, LAN, SECOND, WAN6, "10.244.0.1", "fd00:1::1")
         )
-        if not named:
-            with RouteSources(self.program) as routes, Devices() as devices:
-                routes.sync(self.sources, devices.addresses())
+        self._named = named
+        self.follow_routes()
         for name in self.index:
             self.device(name)
         self._before = read_counts(self.program)
+
+    def follow_routes(self) -> None:
+        """Read the routes, where the kernel's FIB doesn't tell which source they prefer."""
+        if not self._named:
+            with RouteSources(self.program) as routes, Devices() as devices:
+                routes.sync(self.sources, devices.addresses())
 
     def device(self, name: str, *, ethernet: bool = True, peer: bool = False) -> None:
         """Say what a device is."""
