@@ -143,12 +143,19 @@ struct masquerade_mapping {
 	__u16 _reserved;
 };
 
+/* Families whose flows between two addresses all go one way: no rule or route tells them apart. */
+enum masquerade_alike {
+	MASQ_ALIKE4 = 1 << 0,
+	MASQ_ALIKE6 = 1 << 1,
+};
+BTF_KEEP(enum masquerade_alike);
+
 /* What has to be the same for as long as the table is. */
 struct masquerade_state {
 	__u64 seed;
 	__u64 config;	   /* fingerprint of rules, for those who look */
 	__u32 adopt_until; /* low seconds of CLOCK_MONOTONIC: unknown connections are the stack's */
-	__u32 _reserved;
+	__u32 alike;	   /* enum masquerade_alike */
 };
 
 /* Ports that sockets of this node's have bound, by protocol: 0 TCP, 1 UDP. */

@@ -256,7 +256,7 @@ __noinline int masq_decide(struct __sk_buff *skb, __u32 out)
 	if (!w || !d)
 		return MASQ_PASS_OTHER;
 	d->tick = 0;
-	d->flow = w->flow;
+	d->flow = w->way;
 	d->tos = w->ip.tos;
 	d->rx_ifindex = w->egress ? ~skb->ifindex : skb->ifindex;
 	d->verdict = out ? masq_verdict_out(skb, w, d) : masq_verdict_in(skb, w, d);
@@ -271,19 +271,39 @@ static __always_inline bool masq_same_flow(const struct flow_key *a, const struc
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4];
 }
 
-/* What is to be done with the packet, whose flow has that hash. NULL never comes. */
-static __always_inline struct masquerade_decision *
-masq_decided(struct __sk_buff *skb, struct masq_work *w, __u64 hash, const bool out)
+/*
+ * Whether all flows between two addresses go one way. A pod's packet to the node itself may be one
+ * to another pod's port, if ports are pods' own.
+ */
+static __always_inline bool masq_is_alike(__u8 family)
+{
+	__u32 zero = 0;
+	const struct masquerade_state *state = bpf_map_lookup_elem(&masq_states, &zero);
+
+	return !masq_independent && state &&
+	       state->alike & (family == FAMILY_V4 ? MASQ_ALIKE4 : MASQ_ALIKE6);
+}
+
+/* What is to be done with the packet. NULL never comes. */
+static __always_inline struct masquerade_decision *masq_decided(struct __sk_buff *skb,
+								struct masq_work *w, const bool out)
 {
 	struct masquerade_decision *d;
 	__u32 device = w->egress ? ~skb->ifindex : skb->ifindex;
+	__u64 hash;
 
+	w->way = w->flow;
+	if (masq_is_alike(w->flow.family)) {
+		w->way.sport = 0;
+		w->way.dport = 0;
+	}
+	hash = hash_flow(&w->way, masq_seed());
 	w->decision = bpf_get_smp_processor_id() * MASQ_DECISIONS + (hash >> 16) % MASQ_DECISIONS;
 	d = masq_decision(w);
 	if (!d)
 		return NULL;
 	if (likely(d->tick == (__u32)w->jiffies && d->rx_ifindex == device && d->tos == w->ip.tos &&
-		   masq_same_flow(&d->flow, &w->flow)))
+		   masq_same_flow(&d->flow, &w->way)))
 		return d;
 	masq_decide(skb, out);
 	return d;

@@ -128,6 +128,8 @@ enum masq_kind {
 struct masq_work {
 	struct masq_header ip;
 	struct masq_header quoted;
+	struct flow_key
+		way; /* whose decision is looked up: the flow, without ports if that is enough */
 	struct flow_key flow; /* of a client's: client to remote; of an answer: as it came */
 	struct address
 		to; /* what the address becomes: the source, or of an answer the destination */

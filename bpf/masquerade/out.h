@@ -147,9 +147,9 @@ static __always_inline bool masq_go_on(struct masq_work *w, const struct masquer
 
 /* Finds the packet's translation, or makes it. MASQ_FINE, or the verdict. */
 static __always_inline int masq_translation(struct __sk_buff *skb, struct masq_work *w,
-					    const struct masquerade_decision *d, __u64 hash)
+					    const struct masquerade_decision *d)
 {
-	bool found = masq_find(w, hash);
+	bool found = masq_find(w, hash_flow(&w->flow, masq_seed()));
 	int result = MASQ_FINE;
 
 	if (unlikely(found && !masq_go_on(w, d))) {
@@ -165,7 +165,7 @@ static __always_inline int masq_translation(struct __sk_buff *skb, struct masq_w
 
 /* Writes a pod's packet that is to go as the decision says. */
 static __always_inline __u32 masq_depart(struct __sk_buff *skb, struct masq_work *w,
-					 struct masquerade_decision *d, __u64 hash)
+					 struct masquerade_decision *d)
 {
 	__u32 verdict = d->verdict;
 	int result;
@@ -178,7 +178,7 @@ static __always_inline __u32 masq_depart(struct __sk_buff *skb, struct masq_work
 		if (unlikely(d->mtu && w->length > d->mtu))
 			return MASQ_PASS_MTU;
 	}
-	result = masq_translation(skb, w, d, hash);
+	result = masq_translation(skb, w, d);
 	if (result != MASQ_FINE)
 		return result;
 	if (unlikely(w->ip.fragment))
@@ -193,7 +193,6 @@ static __always_inline __u32 masq_out(struct __sk_buff *skb, const __u32 l3, con
 {
 	struct masq_work *w = masq_work();
 	struct masquerade_decision *d;
-	__u64 hash;
 
 	if (!w || skb->vlan_present || (!egress && skb->pkt_type))
 		return MASQ_PASS_OTHER;
@@ -201,13 +200,12 @@ static __always_inline __u32 masq_out(struct __sk_buff *skb, const __u32 l3, con
 	w->rx_ifindex = egress ? skb->ingress_ifindex : skb->ifindex;
 	if (!masq_parse(skb, w, l3, true))
 		return MASQ_PASS_OTHER;
-	hash = hash_flow(&w->flow, masq_seed());
-	d = masq_decided(skb, w, hash, true);
+	d = masq_decided(skb, w, true);
 	if (!d)
 		return MASQ_PASS_OTHER;
 	if (d->verdict > MASQ_STACK && d->verdict != MASQ_HAIRPIN)
 		return d->verdict;
-	return masq_depart(skb, w, d, hash);
+	return masq_depart(skb, w, d);
 }
 
 /*

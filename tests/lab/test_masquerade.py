@@ -179,6 +179,32 @@ def test_a_routes_source_and_a_secondary_address(net: Lab, by: str) -> None:
     wait(lambda: seen() == "10.0.0.1", "the network's source")
 
 
+def test_rules_that_look_at_ports_are_followed(net: Lab, masq: Follower) -> None:
+    """Then each flow's way is asked for; before and after that one does for all to a remote."""
+    state = masq.asked(lambda node: node.program.maps["masq_states"])
+    assert int(state.lookup(0)["alike"]) == 3
+    servers = {port: net.socket(net.world, socket.SOCK_DGRAM, FAR, port) for port in (53, 54)}
+    client = net.socket(net.pod, socket.SOCK_DGRAM)
+
+    def seen(port: int) -> str:
+        client.sendto(b"x", (FAR, port))
+        return str(servers[port].recvfrom(10)[1][0])
+
+    assert [seen(53), seen(54)] == ["10.0.0.1"] * 2
+    ip("route add 10.0.0.100/32 via 192.168.0.100 table 100")
+    ip("rule add ipproto udp dport 54 lookup 100")
+    wait(lambda: seen(54) == "192.168.0.1", "the rule")
+    assert [seen(53), seen(54), seen(53)] == ["10.0.0.1", "192.168.0.1", "10.0.0.1"]
+    assert int(state.lookup(0)["alike"]) == 0
+    ip("rule del ipproto udp dport 54 lookup 100")
+    masq.asked(lambda node: node.sync())
+    assert int(state.lookup(0)["alike"]) == 3
+    ip("route add 10.99.0.0/16 nexthop via 10.0.0.100 nexthop via 192.168.0.100")
+    wait(lambda: int(state.lookup(0)["alike"]) == 0, "a route with two ways")
+    masq.asked(lambda node: node.sync())
+    assert int(state.lookup(0)["alike"]) == 2
+
+
 def test_several_prefixes_of_ipv6(net: Lab, masq: Follower) -> None:
     """The source is the one that the kernel would choose: near, and not deprecated."""
     other = "2001:db8:7::100"

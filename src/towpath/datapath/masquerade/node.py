@@ -17,6 +17,7 @@ import numpy as np
 from towpath.closeable import Closeable
 from towpath.datapath.attach.places import Places
 from towpath.datapath.maps.pins import held
+from towpath.datapath.masquerade.alike import Alike
 from towpath.datapath.masquerade.devices import Role, roles
 from towpath.datapath.masquerade.program import MasqueradeProgram
 from towpath.datapath.masquerade.route_sources import RouteSources
@@ -76,6 +77,7 @@ class Node(Closeable):
             self._spared = PrefixTable(maps["masq_spared4"], maps["masq_spared6"])
             self.sources = Sources(self.program)
             self.devices = undo.enter_context(Devices())
+            self._alike = undo.enter_context(Alike(self.program))
             self._routes: RouteSources | None = None
             if not named:
                 self._routes = undo.enter_context(RouteSources(self.program))
@@ -112,13 +114,14 @@ class Node(Closeable):
 
     def read(self) -> bool:
         """Take in what the kernel has told; whether anything has changed. OSError."""
+        self._alike.read()
         routes = self._routes is not None and self._routes.read()
         return self.devices.read() or routes
 
     def filenos(self) -> tuple[int, ...]:
         """Descriptors that are readable when something has changed."""
-        mine = self.devices.fileno()
-        return (mine,) if self._routes is None else (mine, self._routes.fileno())
+        mine = self.devices.fileno(), self._alike.fileno()
+        return mine if self._routes is None else (*mine, self._routes.fileno())
 
     def sync(self) -> None:
         """Make everything as it is to be. KernelError, OSError: the rest is done the next time."""
@@ -143,6 +146,7 @@ class Node(Closeable):
             if role.rules:
                 self._attach(role, troubles)
         self._leave_others()
+        self._alike.sync()
         self._check(troubles)
         for trouble in troubles:
             if trouble not in self.troubles:
