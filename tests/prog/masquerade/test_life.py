@@ -354,6 +354,7 @@ def test_unknown_connections_are_the_stacks_for_a_while(masq: Rig) -> None:
     for source in (WAN, LAN, "10.0.0.5"):
         masq.sources.sync(ip_address(each) for each in (WAN, LAN, "10.0.0.5") if each != source)
     masq.sources.sync(ip_address(each) for each in (WAN, LAN))
+    masq.follow_routes()
     again = masq.out(V4 / TCP(sport=1, dport=2, flags="A"))
     assert again.moved == {"from_pod.sent": 1, "from_pod.bound": 1}
 
