@@ -12,6 +12,7 @@
 #include "net/hash.h"
 #include "lb/maps.h"
 #include "net/parse.h"
+#include "net/tags.h"
 
 enum flow_result {
 	FLOW_NO_WAY = FLOW_WAYS,
@@ -20,9 +21,6 @@ enum flow_result {
 enum flow_ages {
 	FLOW_AGE_MAX = 0xffff - 16, /* from here on it was seen by a CPU whose clock is ahead */
 };
-
-static const __u64 BYTES_01 = 0x0101010101010101ULL;
-static const __u64 BYTES_80 = 0x8080808080808080ULL;
 
 /* Seconds in units of 2^shift jiffies, rounded up. */
 static __always_inline __u32 jiffies_units(__u32 seconds, __u32 shift)
@@ -61,17 +59,6 @@ static __always_inline struct flow_place flow_place(__u64 hash, __u64 jiffies)
 		.now = jiffies >> FLOW_SEEN_SHIFT,
 		.tag = keyed >> 56 ?: 1,
 	};
-}
-
-/*
- * Marks the ways whose tag is `tag` by the high bit of their byte. A byte above one
- * that matches can be marked wrongly; the entry itself decides.
- */
-static __always_inline __u64 match_tags(__u64 tags, __u8 tag)
-{
-	__u64 difference = tags ^ BYTES_01 * tag;
-
-	return (difference - BYTES_01) & ~difference & BYTES_80;
 }
 
 static __always_inline bool flow_is(const struct flow *flow, const struct flow_id *id)

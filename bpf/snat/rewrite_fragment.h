@@ -4,46 +4,15 @@
  * checksum, which covers all of the packet and is followed like any other. One of TCP that ends
  * before the checksum leaves word where that is: it is then in the fragment that has the place.
  *
- * Identifications tell packets apart within a pair of addresses, and who numbers them knows
- * of no other sender (RFC 791; RFC 8200, 4.5). Translated, many senders are one pair, so
- * each gets numbers of its own (RFC 3022, 4.3; RFC 4963): XORed with what only depends on the
- * addresses that the packet came with, so that one sender's stay different, and those of
- * one packet's fragments the same.
+ * Its identification is another one: see net/identification.h.
  */
 #ifndef TOWPATH_SNAT_REWRITE_FRAGMENT_H
 #define TOWPATH_SNAT_REWRITE_FRAGMENT_H
 
-#include "net/hash.h"
+#include "net/identification.h"
 #include "lb/maps.h"
 #include "snat/rewrite.h"
 #include "lb/context.h"
-
-/* For packets from one address to another. IPv6 fragments need not agree on a protocol. */
-static __always_inline __u32 identification_mask(const struct address *from,
-						 const struct address *to, __u8 family,
-						 __u8 protocol)
-{
-	__u64 pair = hash_address(hash_address(flow_seed, from), to);
-
-	return hash_step(pair, family == FAMILY_V4 ? protocol : 0) >> 32;
-}
-
-/* Both return the difference. IPv4 has 16 bits of the mask. */
-static __always_inline __u64 replace_id_ipv4(struct iphdr *ip, __u32 mask)
-{
-	__be16 before = ip->id;
-
-	ip->id = before ^ bpf_htons((__u16)mask);
-	return difference16(before, ip->id);
-}
-
-static __always_inline __u64 replace_id_ipv6(__be32 *id, __u32 mask)
-{
-	__be32 before = *id;
-
-	*id = before ^ bpf_htonl(mask);
-	return difference32(before, *id);
-}
 
 /* The first fragment's ports, and the checksum if it has it. `difference`: of the addresses. */
 static __always_inline int translate_first(struct cursor *c, const struct packet *pkt,
@@ -88,7 +57,8 @@ static __always_inline int translate_fragment(struct xdp_md *ctx, const struct l
 {
 	const struct packet *pkt = &lb->pkt;
 	const struct flow_key *flow = &pkt->flow;
-	__u32 mask = identification_mask(&flow->saddr, &flow->daddr, flow->family, flow->protocol);
+	__u32 mask = identification_mask(&flow->saddr, &flow->daddr, flow->family, flow->protocol,
+					 flow_seed);
 	__u32 l4 = pkt->l4_offset & TRANSLATE_L4;
 	struct cursor c = translate_link(ctx, pkt, hop);
 	void *ip = c.pos;

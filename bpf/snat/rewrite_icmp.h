@@ -22,8 +22,8 @@ static __always_inline int quoted_addresses_v4(struct iphdr *ip, void *end,
 		      difference32(ip->daddr, to->saddr.word[3]);
 	header = *difference;
 	if (fragment)
-		header += replace_id_ipv4(
-			ip, identification_mask(&to->daddr, &to->saddr, FAMILY_V4, protocol));
+		header += replace_id_ipv4(ip, identification_mask(&to->daddr, &to->saddr, FAMILY_V4,
+								  protocol, flow_seed));
 	before = ip->check;
 	ip->check = checksum_after(before, header);
 	ip->saddr = to->daddr.word[3];
@@ -54,7 +54,8 @@ static __always_inline int quoted_id_v6(void *ip, void *end, const struct nat_tu
 		return 0;
 	if ((void *)(id + 1) > end)
 		return -1;
-	*all += replace_id_ipv6(id, identification_mask(&to->daddr, &to->saddr, FAMILY_V6, 0));
+	*all += replace_id_ipv6(
+		id, identification_mask(&to->daddr, &to->saddr, FAMILY_V6, 0, flow_seed));
 	return 0;
 }
 

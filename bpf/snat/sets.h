@@ -3,10 +3,8 @@
 #ifndef TOWPATH_SNAT_SETS_H
 #define TOWPATH_SNAT_SETS_H
 
-#include <stdbool.h>
-
-#include "abi/snat.h"
 #include "lb/array_map.h"
+#include "snat/heads.h"
 
 struct nat_set {
 	struct nat_flow way[NAT_WAYS];
@@ -27,25 +25,6 @@ struct {
 	__type(value, struct nat_lock);
 } nat_locks SEC(".maps");
 
-/*
- * Whether an entry has its half in the head. It always has, unless somebody has stored one
- * without the other: neither side would find it, and it must not keep its flow from another.
- */
-static __always_inline bool nat_is_whole(const struct nat_head *head, __u32 way)
-{
-	return ((const volatile __u8 *)&head->forward)[way] &&
-	       ((const volatile __u8 *)&head->reply)[way];
-}
-
-/* The same of all ways: of those that are whole it marks the high bit of their byte. */
-static __always_inline __u64 nat_whole_ways(const struct nat_head *head)
-{
-	const __u64 low = 0x7f7f7f7f7f7f7f7fULL;
-	__u64 forward = head->forward, reply = head->reply;
-
-	return (((forward & low) + low) | forward) & (((reply & low) + low) | reply) & ~low;
-}
-
 /* The version after an entry's: of no entry that this way has had lately, and never 0. */
 static __always_inline __u32 nat_next_version(const struct nat_flow *e)
 {
@@ -58,13 +37,6 @@ static __always_inline void nat_clear(struct nat_head *head, struct nat_flow *e,
 	*(volatile __u64 *)&e->ref = 0;
 	((volatile __u8 *)&head->forward)[way] = 0;
 	((volatile __u8 *)&head->reply)[way] = 0;
-}
-
-/* Has flows whose first set this is look at so many candidates more. Under its lock. */
-static __always_inline void nat_reach(struct nat_head *head, __u32 tries)
-{
-	if (head->reach < tries)
-		head->reach = tries;
 }
 
 #endif

@@ -104,6 +104,9 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         "lb", "towpath.{layer}.lb", key="devices", leaves=("pins/links", "directory/state.db")
     ),
+    Capability(
+        "masquerade", "towpath.{layer}.masquerade", "Source NAT of pods that leave the node."
+    ),
     # One line for each.
 )
 

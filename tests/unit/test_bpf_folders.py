@@ -17,6 +17,7 @@ BELOW: dict[str, set[str]] = {
     "health": {"abi", "net", "lb"},
     "wildcard": {"abi"},
     "recorder": {"abi", "net", "lb", "wildcard"},
+    "masquerade": {"abi", "lb", "net", "snat"},
 }
 """Programs (``*.bpf.c``) put together what they need; headers of other folders are no one's."""
 

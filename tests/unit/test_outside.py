@@ -57,6 +57,7 @@ HANDED_ON = {
     "src/towpath/bench/forward_rules.py::_nft",
     "src/towpath/cli/lab.py::execute",
     "src/towpath/doctor/outside.py::_find",
+    "src/towpath/kernel/net/netfilter.py::forward_chains",
     "src/towpath/lab/lab.py::spawn",
     "src/towpath/lab/namespaces.py::run",
     "src/towpath/lab/namespaces.py::spawn",

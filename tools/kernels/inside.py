@@ -54,6 +54,16 @@ def set_constants(balancer: BpfObject) -> None:
         balancer.rodata[name] = value
 
 
+def set_masquerade(programs: BpfObject) -> None:
+    """The same for masquerade, with all that it can do."""
+    from towpath.datapath.masquerade.program import constants  # noqa: PLC0415 - as below
+    from towpath.model.masquerade import Section  # noqa: PLC0415
+
+    section = Section(rules=(), mapping="endpoint-independent")
+    for name, value in constants(section, ways=8, shift=8).items():
+        programs.rodata[name] = value
+
+
 def load_objects(directory: Path) -> list[dict[str, Any]]:
     """Load every object of a directory, and say what the verifier said."""
     from towpath.kernel.bpf.fragments import taking_fragments  # noqa: PLC0415
@@ -67,6 +77,8 @@ def load_objects(directory: Path) -> list[dict[str, Any]]:
             with taking_fragments(BpfObject(path)) as loaded:
                 if path.name in {"lb.bpf.o", "recorder.bpf.o"}:
                     set_constants(loaded)
+                if path.name == "masquerade.bpf.o":
+                    set_masquerade(loaded)
                 loaded.load(statistics=True)
                 found += [
                     {

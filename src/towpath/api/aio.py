@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         Counters,
         Flow,
         FlowCounts,
+        Masquerade,
+        MasqueradedFlows,
         NextHops,
         Plan,
         Route,
@@ -210,6 +212,33 @@ class AsyncClient:
     async def next_hops(self) -> NextHops:
         """Hosts on the links that packets are sent to, and whether they answer."""
         return await self._ask(calls.next_hops())
+
+    async def masquerade(self) -> Masquerade:
+        """Masquerade of pods: rules, devices, addresses, and what was counted.
+
+        ApiError: the agent's configuration has no masquerade.
+        """
+        return await self._ask(calls.masquerade())
+
+    async def masqueraded_flows(
+        self,
+        *,
+        client: Address | str | None = None,
+        remote: Address | str | None = None,
+        protocol: str | None = None,
+        port: int | None = None,
+        limit: int = 1000,
+    ) -> MasqueradedFlows:
+        """Flows of pods, and the address and port by which each leaves.
+
+        Args:
+            client: Only those of this pod.
+            remote: Only those to this address.
+            protocol: Only tcp, udp, icmp or sctp.
+            port: Only those that leave from this port.
+            limit: At most so many, 10,000 being the most.
+        """
+        return await self._ask(calls.masqueraded_flows(client, remote, protocol, port, limit))
 
     async def route(
         self, to: Address | str, device: str | None = None, source: Address | str | None = None

@@ -20,6 +20,8 @@ from towpath.api.documents import (
     Counters,
     FlowCounts,
     Flows,
+    Masquerade,
+    MasqueradedFlows,
     NextHops,
     Plan,
     Route,
@@ -191,6 +193,23 @@ def next_hops() -> Call[NextHops]:
 def route(to: Address | str, device: str | None, source: Address | str | None) -> Call[Route]:
     """What the datapath would do with a packet for an address."""
     return _call(Route, "GET", "/v1/route", to=to, device=device, source=source)
+
+
+def masquerade() -> Call[Masquerade]:
+    """Masquerade of pods."""
+    return _call(Masquerade, "GET", "/v1/masquerade")
+
+
+def masqueraded_flows(
+    client: Address | str | None,
+    remote: Address | str | None,
+    protocol: str | None,
+    port: int | None,
+    limit: int,
+) -> Call[MasqueradedFlows]:
+    """Flows of pods."""
+    asked = {"client": client, "remote": remote, "protocol": protocol, "port": port}
+    return _call(MasqueradedFlows, "GET", "/v1/masquerade/flows", **asked, limit=limit)
 
 
 def counters(*, per_cpu: bool) -> Call[Counters]:

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -58,11 +58,13 @@ def _build_one(hint: Any, data: Any) -> Any:
 
 
 def _build_union(options: tuple[Any, ...], data: Any) -> Any:
-    """An optional value, or an address of either family."""
+    """An optional value, or an address or prefix of either family."""
     if data is None:
         return None
     if IPv4Address in options and IPv6Address in options:
         return ip_address(data)
+    if IPv4Network in options and IPv6Network in options:
+        return ip_network(data)
     (only,) = (option for option in options if option is not type(None))
     return build(only, data)
 

@@ -86,9 +86,12 @@ def measure(
     runs: int = RUNS,
     seconds: float = SECONDS,
     apart: bool = False,
+    baseline: str = BASELINE,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ForwardReport:
     """Send packets by each way in turn, ``runs`` times for about ``seconds`` each.
+
+    ``baseline``: the way that others are compared with.
 
     ``apart``: backends take packets on the clients' CPU, not on the node's. ``progress`` is told
     what is being done. Nothing is left behind. BenchError: a way doesn't forward as it should, or
@@ -103,7 +106,7 @@ def measure(
             for way, taken in samples.items():
                 progress(f"run {turn + 1} of {runs}, {way.name}")
                 taken.append(sites[way.by].run(way, seconds))
-    base = next((taken for way, taken in samples.items() if way.name == BASELINE), None)
+    base = next((taken for way, taken in samples.items() if way.name == baseline), None)
     paces = tuple(_pace(way, taken, base) for way, taken in samples.items())
     return ForwardReport(os.uname().release, backends, flows, cpus, paces)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from towpath.bench import forward_rules
 from towpath.bench.forward_network import FIRST_BACKEND, IN, NODE, OUT
 from towpath.bench.forward_ways import (
     KUBE_PROXY,
+    MASQUERADE_WAYS,
     PORT,
     REDIRECT,
     SHORT,
@@ -21,22 +23,34 @@ from towpath.bench.forward_ways import (
     VIP_L2,
 )
 from towpath.datapath.balancer import Balancer
+from towpath.datapath.masquerade.node import Node
+from towpath.datapath.masquerade.tables import read_counts
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.net.netns import in_netns
+from towpath.model.kinds import PortRange
+from towpath.model.masquerade import Rule, Section
 from towpath.model.service import Backend, Protocol, Service
 from towpath.model.settings import Device, Limits
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
-    from ipaddress import IPv4Address
 
     from towpath.bench.forward_network import Network
     from towpath.kernel.bpf.programs import Program
 
+    Rules = Callable[[IPv4Address, int, Sequence[IPv4Address]], str]
+
 _ROOM = 8
-_RULES = {KUBE_PROXY: forward_rules.kube_proxy, SHORT: forward_rules.short}
+_RULES: dict[str, Rules] = {
+    KUBE_PROXY: forward_rules.kube_proxy,
+    SHORT: forward_rules.short,
+    MASQUERADE_WAYS[0].by: lambda *_: forward_rules.masquerade(OUT),
+}
+_PODS = ip_network("198.18.0.0/16")
+_PODS_PORTS = PortRange(10000, 59999)
+"""More than by default: all flows have one remote here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,8 @@ def node(
         return _redirecting(network, redirect)
     if by == TOWPATH:
         return _balancing(network, flows)
+    if by == MASQUERADE_WAYS[1].by:
+        return _masquerading(network, flows)
     return _routing(network, by)
 
 
@@ -101,6 +117,29 @@ def _routing(network: Network, by: str) -> Iterator[Callable[[], Seen]]:
         if rules:
             forward_rules.load(rules(VIP, PORT, _addresses(network)))
         yield ask
+
+
+@contextmanager
+def _masquerading(network: Network, flows: int) -> Iterator[Callable[[], Seen]]:
+    # Clients count what passes their device's driver, which answers that are direct don't.
+    section = Section(
+        rules=(Rule((IN,), (_PODS,)),),
+        ports=_PODS_PORTS,
+        flows=max(1024, _ROOM * flows),
+        direct=False,
+    )
+
+    def ask() -> Seen:
+        counts = read_counts(made.program)
+        sent = counts["from_pod"]["sent"]
+        others = sum(counts["from_pod"].values()) - sent - counts["from_pod"]["bytes"]
+        others -= counts["from_pod"]["bound"]
+        with in_netns(network.enter.namespace):
+            return Seen(_forwarded(), sent, others, counts["from_pod"]["bound"])
+
+    with in_netns(network.enter.namespace), Node(section, None) as made:
+        yield ask
+        made.detach()
 
 
 @contextmanager

@@ -82,6 +82,15 @@ table ip short {{
 }}
 """
 
+_MASQUERADE = """
+table ip pods {
+  chain postrouting {
+    type nat hook postrouting priority srcnat
+    oifname "%s" masquerade
+  }
+}
+"""
+
 # What the kernel needs, and the least that shows whether it has it.
 _NEEDED = {
     "NF_TABLES_IPV4": "type filter hook prerouting priority 0",
@@ -114,6 +123,11 @@ def short(vip: IPv4Address, port: int, backends: Sequence[IPv4Address]) -> str:
         number=len(backends),
         chosen=", ".join(f"{number} : {address}" for number, address in enumerate(backends)),
     )
+
+
+def masquerade(device: str) -> str:
+    """Return the one rule that masquerades what leaves by a device."""
+    return _MASQUERADE % device
 
 
 def load(rules: str) -> None:

@@ -64,3 +64,25 @@ WAYS = (
     Way("towpath-l2", "Towpath, forwarding l2", TOWPATH, VIP_L2, to_backend=False),
     Way("towpath-dsr", "Towpath, in a tunnel", TOWPATH, VIP_DSR, protocol=_IPIP),
 )
+
+MASQUERADE, NFT_MASQUERADE = "towpath", "nftables"
+MASQUERADE_WAYS = (
+    Way(
+        NFT_MASQUERADE,
+        "one rule of nftables",
+        "nftables-masquerade",
+        FIRST_BACKEND,
+        stack=True,
+        balanced=False,
+        translated=True,
+    ),
+    Way(
+        MASQUERADE,
+        "Towpath's masquerade",
+        "towpath-masquerade",
+        FIRST_BACKEND,
+        balanced=False,
+        translated=True,
+    ),
+)
+"""Clients are pods here, which talk to one backend by its own address."""

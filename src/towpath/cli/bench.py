@@ -13,6 +13,7 @@ import click
 from towpath.bench.scenarios import SCENARIOS
 from towpath.cli.bench_control import control
 from towpath.cli.bench_forward import forward
+from towpath.cli.bench_masquerade import masquerade
 from towpath.cli.bench_neigh import neigh
 from towpath.cli.command import ManualGroup
 
@@ -31,15 +32,16 @@ _SIZES = (1_000, 10_000, 100_000)
 def bench() -> None:
     """Time the datapath inside the kernel, what gets through a node, and changes.
 
-    For all but forward, control and neigh a wrapper program calls the program under test again and
-    again, and undoes what it did to the packet in between. The wrapper's own time, measured around
-    a program that does nothing, is the floor: it is in every figure, so subtract it before
-    comparing.
+    For all but forward, masquerade, control and neigh a wrapper program calls the program under
+    test again and again, and undoes what it did to the packet in between. The wrapper's own time,
+    measured around a program that does nothing, is the floor: it is in every figure, so subtract
+    it before comparing.
     """
 
 
 bench.add_command(control)
 bench.add_command(forward)
+bench.add_command(masquerade)
 bench.add_command(neigh)
 
 

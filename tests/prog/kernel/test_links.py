@@ -303,15 +303,28 @@ def sent() -> int:
     return int(json.loads(shown)[0]["stats64"]["tx"]["packets"])
 
 
-def test_an_egress_filter_that_was_left_is_replaced(
-    sample: BpfObject, veth: int, pins: Path
-) -> None:
-    """Nobody else can have its place, and it is pinned nowhere."""
-    left = clsact.attach(sample.programs["let_pass"], veth, "egress")
-    with pytest.raises(KernelError, match=f"pin the egress filter on device {veth}"):
-        left.pin(pins / "egress")
+def test_an_egress_filter_that_was_left_is_replaced(sample: BpfObject, veth: int) -> None:
+    """Nobody else can have its place."""
+    clsact.attach(sample.programs["let_pass"], veth, "egress")
     with clsact.attach(sample.programs["let_drop"], veth, "egress", replace=True) as again:
         assert again.program_id == sample.programs["let_drop"].id
+    assert not has_clsact()
+
+
+@pytest.mark.parametrize("side", ["ingress", "egress"])
+def test_filters_with_handles_of_their_own_are_found_again(
+    sample: BpfObject, veth: int, pins: Path, side: clsact.Side
+) -> None:
+    """Each by its pin, beside each other."""
+    clsact.attach(sample.programs["let_pass"], veth, side).pin(pins / "first")
+    clsact.attach(sample.programs["let_drop"], veth, side, handle=7).pin(pins / "second")
+    first = clsact.TcFilter.from_pin(pins / "first")
+    second = clsact.TcFilter.from_pin(pins / "second")
+    assert (first.side, first.program_id) == (side, sample.programs["let_pass"].id)
+    assert (second.side, second.program_id) == (side, sample.programs["let_drop"].id)
+    second.detach()
+    assert (first.attached, second.attached) == (True, False)
+    first.detach()
     assert not has_clsact()
 
 

@@ -145,8 +145,7 @@ def others(kind: str, veth: int, cgroup: Path) -> list[Hook]:
     return alike + [hook for name, hook in hooks(veth, cgroup).items() if name != kind]
 
 
-# A filter at egress, as there is before Linux 6.6, can't be pinned.
-@pytest.mark.parametrize("kind", [kind for kind in PROGRAMS if kind != "tc egress"])
+@pytest.mark.parametrize("kind", PROGRAMS)
 def test_the_next_process_finds_what_was_pinned(
     programs: dict[str, Program], veth: int, cgroup: Path, pins: Path, kind: str
 ) -> None:

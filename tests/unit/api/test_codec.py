@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ from towpath.api.documents import (
     FlowCount,
     FlowCounts,
     Flows,
+    Masquerade,
+    MasqueradeCounters,
+    MasqueradeDevice,
+    MasqueradedFlow,
+    MasqueradedFlows,
+    MasqueradeRule,
     NextHop,
     NextHops,
     Plan,
@@ -87,6 +93,35 @@ DOCUMENTS = [
         managed=True,
     ),
     UnreachedBackend(NAME, ip_address("10.0.0.2"), "no route", "no_route"),
+    Masquerade(
+        (MasqueradeRule(("veth*",), (ip_network("10.0.0.0/8"), ip_network("fd00::/64")), ()),),
+        "61000-65535",
+        "endpoint-dependent",
+        through_stack=False,
+        devices=(MasqueradeDevice("veth1", "pods", (0,), direct=True, ethernet=True),),
+        sources=(ip_address("192.0.2.1"),),
+        ports_in_use=(61000,),
+        flows=1,
+        capacity=8,
+        counters=MasqueradeCounters({"from_pod": {"sent": 2}}, 3, {"from_pod": 4}),
+        troubles=("x",),
+    ),
+    MasqueradedFlows(
+        (
+            MasqueradedFlow(
+                "tcp",
+                ip_address("10.0.0.2"),
+                1,
+                ip_address("192.0.2.1"),
+                61000,
+                ip_address("192.0.2.9"),
+                80,
+                "new",
+                0.5,
+            ),
+        ),
+        more=True,
+    ),
     Route(ip_address("10.0.0.1"), "eth0", "sent", "", "eth1", ip_address("192.0.2.1")),
     Check(
         NAME, ip_address("192.0.2.1"), CheckType.HTTP, State.RISING, "then", "why", "now", 1, 2, 3

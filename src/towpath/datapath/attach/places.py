@@ -216,6 +216,12 @@ class Places:
         if self._pins is not None:
             remove_pins(self._pins)
 
+    def detach_pinned(self) -> None:
+        """End all attachments that are pinned, whoever took them."""
+        for name in self.pinned():
+            self.drop(name)
+        self.detach()
+
     def give_up(self) -> None:
         """Leave what was there before this object, and no more."""
         self._end([place for place in self._places if not place.adopted])

@@ -70,19 +70,21 @@ class Tc:
 
     ifindex: int
     side: clsact.Side = "ingress"
+    handle: int = clsact.HANDLE
+    """Of the filter, where there are no links: one for each program of ours on the device."""
 
     def attach(self, program: Program) -> Attachment:
         """As `links.attach_tc_ingress` and `links.attach_tc_egress`."""
         egress = self.side == "egress"
         attach = links.attach_tc_egress if egress else links.attach_tc_ingress
-        return attach(program, self.ifindex)
+        return attach(program, self.ifindex, self.handle)
 
     def has(self, attachment: Attachment) -> bool:
         """By a link or by a filter."""
         if attachment.ifindex != self.ifindex:
             return False
         if isinstance(attachment, clsact.TcFilter):
-            return attachment.side == self.side
+            return (attachment.side, attachment.handle) == (self.side, self.handle)
         egress = self.side == "egress"
         return _at(attachment, AttachType.TCX_EGRESS if egress else AttachType.TCX_INGRESS)
 

@@ -279,30 +279,34 @@ def _query(ifindex: int) -> XdpQueryOpts:
 # ---- tc ------------------------------------------------------------------------------------------
 
 
-def attach_tc_ingress(program: Program, ifindex: int) -> Attachment:
+def attach_tc_ingress(program: Program, ifindex: int, handle: int = clsact.HANDLE) -> Attachment:
     """Attach to a device's tc ingress, after generic XDP and before the IP stack.
 
     A link where the kernel has TCX, otherwise a classic filter with the same methods. A filter
     outlives whoever made it: one in our place on a device without an XDP program has nobody to
     serve, and is replaced. KernelError.
     """
-    return _attach_tc(program, ifindex, "ingress", replace=not xdp_program_id(ifindex))
+    # Only the load balancer's has an XDP program beside it.
+    unowned = handle != clsact.HANDLE or not xdp_program_id(ifindex)
+    return _attach_tc(program, ifindex, "ingress", handle, replace=unowned)
 
 
-def attach_tc_egress(program: Program, ifindex: int) -> Attachment:
+def attach_tc_egress(program: Program, ifindex: int, handle: int = clsact.HANDLE) -> Attachment:
     """Attach to a device's tc egress, for what the IP stack sends.
 
     As at its ingress. A filter in our place is what a process left that did not end by itself, and
     is replaced. KernelError.
     """
-    return _attach_tc(program, ifindex, "egress", replace=True)
+    return _attach_tc(program, ifindex, "egress", handle, replace=True)
 
 
-def _attach_tc(program: Program, ifindex: int, side: clsact.Side, *, replace: bool) -> Attachment:
+def _attach_tc(
+    program: Program, ifindex: int, side: clsact.Side, handle: int, *, replace: bool
+) -> Attachment:
     name = device_name(ifindex)
     if not probe.tcx():
         fall_back("TCX (Linux 6.6)", "programs at tc are filters, which outlive the agent")
-        return clsact.attach(program, ifindex, side, replace=replace)
+        return clsact.attach(program, ifindex, side, replace=replace, handle=handle)
     # First, so that no other program's verdict hides packets from this one.
     opts = LinkCreateOpts(flags=_BPF_F_BEFORE)
     place = AttachType.TCX_INGRESS if side == "ingress" else AttachType.TCX_EGRESS

@@ -3,8 +3,8 @@
 
 A filter has one place on a device, the first, and is attached in direct-action mode, so that what
 the program returns is the verdict. It stays when the process that made it ends: there is nothing
-to pin, so what a pin names is a map with the device's index in it, and whether the clsact qdisc,
-which filters need, was made for it.
+to pin, so what a pin names is a map with the device's index in it, whether the clsact qdisc,
+which filters need, was made for it, and which filter it is if there may be others.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_BPF_FLAGS, _TCA_BPF_ID, _ACT_DIRECT = 8, 11, 1
 _TCMSG = struct.Struct("=BxxxiIII")
 _REPLACE = 1  # BPF_TC_F_REPLACE
+_PINNED = 2
+"""Elements of a pin that says nothing of side and handle."""
 _GONE = (errnos.ENOENT, errnos.ENODEV, errnos.EINVAL)  # filter, device, qdisc
 _PLACE = {"priority": 1, "handle": 0x7470}
+HANDLE = _PLACE["handle"]
+"""Of a filter, unless something else is asked for: programs with several have one each."""
 
 
 class TcFilter:
@@ -52,24 +56,35 @@ class TcFilter:
 
     mode = "clsact"
 
-    def __init__(self, ifindex: int, side: Side = "ingress", *, made_qdisc: bool = False) -> None:
+    def __init__(
+        self,
+        ifindex: int,
+        side: Side = "ingress",
+        *,
+        made_qdisc: bool = False,
+        handle: int = HANDLE,
+    ) -> None:
         self.ifindex = ifindex
         self.side: Side = side
         self.made_qdisc = made_qdisc
+        self.handle = handle
 
     @classmethod
     def from_pin(cls, path: Path | str) -> Self:
-        """The ingress filter pinned at ``path``. KernelError: it is no longer on its device."""
+        """The filter pinned at ``path``. KernelError: it is no longer on its device."""
         with Map.from_pin(path) as remembered:
             ifindex, made_qdisc = int(remembered.lookup(0)), bool(remembered.lookup(1))
-        if not attached_id(ifindex):
+            more = remembered.max_entries > _PINNED
+            side: Side = "egress" if more and remembered.lookup(2) == _EGRESS else "ingress"
+            handle = int(remembered.lookup(3)) if more else HANDLE
+        if not attached_id(ifindex, side, handle):
             raise KernelError(f"open pinned filter {path}", hint=f"device {ifindex} has none")
-        return cls(ifindex, made_qdisc=made_qdisc)
+        return cls(ifindex, side, made_qdisc=made_qdisc, handle=handle)
 
     @property
     def program_id(self) -> int:
         """The id of the program that is attached now, 0 for none."""
-        return attached_id(self.ifindex, self.side)
+        return attached_id(self.ifindex, self.side, self.handle)
 
     @property
     def attached(self) -> bool:
@@ -78,25 +93,26 @@ class TcFilter:
 
     def update(self, program: Program) -> None:
         """Replace the program; no packet goes by in between. KernelError."""
-        _attach(self.ifindex, self.side, program, _REPLACE)
+        _attach(self.ifindex, self.side, program, _REPLACE, self.handle)
 
     def pin(self, path: Path | str) -> None:
         """Name it in a BPF file system, from which `from_pin` gets it back. KernelError."""
-        if self.side != "ingress":
-            raise KernelError(
-                f"pin the {self.side} filter on device {self.ifindex}", errnos.ENOTSUP
-            )
         what = f"pin the filter on device {self.ifindex}"
-        fd = check(lib.bpf_map_create(MapType.ARRAY, b"towpath_filter", 4, 4, 2, None), what)
+        noted = [self.ifindex, int(self.made_qdisc)]
+        if (self.side, self.handle) != ("ingress", HANDLE):  # else as earlier versions read it
+            noted += [_SIDES[self.side], self.handle]
+        size = len(noted)
+        fd = check(lib.bpf_map_create(MapType.ARRAY, b"towpath_filter", 4, 4, size, None), what)
         with Map(fd) as remembered:
-            remembered.update(0, self.ifindex)
-            remembered.update(1, int(self.made_qdisc))
+            for number, each in enumerate(noted):
+                remembered.update(number, each)
             remembered.pin(path)
 
     def detach(self) -> None:
         """Remove the filter, unless it is gone already. Twice is once."""
         with captured():
-            result = lib.bpf_tc_detach(_hook(self.ifindex, _SIDES[self.side]), TcOpts(**_PLACE))
+            opts = TcOpts(**_PLACE | {"handle": self.handle})
+            result = lib.bpf_tc_detach(_hook(self.ifindex, _SIDES[self.side]), opts)
         if result < 0 and -result not in _GONE:
             raise _error("remove the filter from", self.ifindex, -result)
         self.remove_qdisc()
@@ -124,7 +140,12 @@ class TcFilter:
 
 
 def attach(
-    program: Program, ifindex: int, side: Side = "ingress", *, replace: bool = False
+    program: Program,
+    ifindex: int,
+    side: Side = "ingress",
+    *,
+    replace: bool = False,
+    handle: int = HANDLE,
 ) -> TcFilter:
     """Attach to one side of a device's tc, making its clsact qdisc if need be. KernelError.
 
@@ -134,26 +155,26 @@ def attach(
         result = lib.bpf_tc_hook_create(_hook(ifindex))
     if result < 0 and result != -errnos.EEXIST:
         raise _error("make a clsact qdisc on", ifindex, -result)
-    orphaned = replace and attached_id(ifindex, side) != 0
-    filter_ = TcFilter(ifindex, side, made_qdisc=result == 0 or orphaned)
+    orphaned = replace and attached_id(ifindex, side, handle) != 0
+    filter_ = TcFilter(ifindex, side, made_qdisc=result == 0 or orphaned, handle=handle)
     try:
-        _attach(ifindex, side, program, _REPLACE if orphaned else 0)
+        _attach(ifindex, side, program, _REPLACE if orphaned else 0, handle)
     except KernelError:
         filter_.remove_qdisc()
         raise
     return filter_
 
 
-def attached_id(ifindex: int, side: Side = "ingress") -> int:
+def attached_id(ifindex: int, side: Side = "ingress", handle: int = HANDLE) -> int:
     """The id of the program in our place on a device, 0 for none."""
-    opts = TcOpts(**_PLACE)
+    opts = TcOpts(**_PLACE | {"handle": handle})
     with captured():
         result = lib.bpf_tc_query(_hook(ifindex, _SIDES[side]), ctypes.byref(opts))
     return int(opts.prog_id) if result == 0 else 0
 
 
-def _attach(ifindex: int, side: Side, program: Program, flags: int) -> None:
-    opts = TcOpts(prog_fd=program.fd, flags=flags, **_PLACE)
+def _attach(ifindex: int, side: Side, program: Program, flags: int, handle: int) -> None:
+    opts = TcOpts(prog_fd=program.fd, flags=flags, **_PLACE | {"handle": handle})
     with captured():
         result = lib.bpf_tc_attach(_hook(ifindex, _SIDES[side]), ctypes.byref(opts))
     if result < 0:

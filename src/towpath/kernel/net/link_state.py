@@ -14,6 +14,8 @@ from towpath.kernel.net.messages import DUMP, ROUTE, Netlink, attributes
 _GET_LINK = 18
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, ARPHRD_*, ifindex, flags, change
 _IFNAME, _MTU, _LINK, _MASTER, _CARRIER_UPS = 3, 4, 5, 10, 47
+_LINKINFO, _LINK_NETNSID = 18, 37
+_KIND, _SLAVE_KIND = 1, 4  # IFLA_INFO_*
 _ETHERNET = 1  # ARPHRD_ETHER
 
 UP, LOOPBACK, POINT_TO_POINT, NO_ARP, CARRIER = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 16
@@ -39,6 +41,12 @@ class Device:
 
     carriers: int = 0
     """How often it has found a carrier."""
+    driver: str = ""
+    """What kind of virtual device it is, as ``ip link add type`` calls it; "": none."""
+    part_of: str = ""
+    """What kind of device ``master`` is."""
+    lower_elsewhere: bool = False
+    """Of a device in pairs: the other one is in another network namespace."""
 
     @property
     def up(self) -> bool:
@@ -76,17 +84,25 @@ def read(body: bytes) -> Device:
     """Read a device from the body of RTM_NEWLINK or RTM_DELLINK."""
     _, kind, index, flags, _ = _IFINFOMSG.unpack_from(body)
     found = attributes(body[_IFINFOMSG.size :])
+    info = attributes(found.get(_LINKINFO, b""))
     return Device(
         index=index,
-        name=found.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
+        name=_text(found.get(_IFNAME)),
         flags=flags,
         kind=kind,
         mtu=_number(found.get(_MTU)),
         lower=_number(found.get(_LINK)),
         master=_number(found.get(_MASTER)),
         carriers=_number(found.get(_CARRIER_UPS)),
+        driver=_text(info.get(_KIND)),
+        part_of=_text(info.get(_SLAVE_KIND)),
+        lower_elsewhere=_LINK_NETNSID in found,
     )
 
 
 def _number(value: bytes | None) -> int:
     return int(struct.unpack("=I", value)[0]) if value else 0
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").rstrip(b"\0").decode(errors="replace")

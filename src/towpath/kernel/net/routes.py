@@ -7,11 +7,25 @@ import errno as errnos
 import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net.messages import ROUTE, Netlink, attribute, attributes, each_attribute
+from towpath.kernel.net.messages import (
+    DUMP,
+    ROUTE,
+    Netlink,
+    attribute,
+    attributes,
+    each_attribute,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -162,6 +176,38 @@ def _answer(answer: bytes | int, objects: NextHopObjects) -> Route:
     if isinstance(answer, int):
         return Route(_REFUSALS.get(answer, "none"))
     return _read(answer, objects)
+
+
+class Listed(NamedTuple):
+    """A route of the kernel's tables, by one of its ways."""
+
+    prefix: IPv4Network | IPv6Network
+    device: int
+    gateway: Address | None
+    source: Address | None
+    """That it prefers, if it names one."""
+
+
+def listed(netlink: Netlink) -> Iterator[Listed]:
+    """All unicast routes of all tables, whatever rules lead to them. OSError."""
+    objects = NextHopObjects(netlink)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+        for answer in netlink.ask(_GET_ROUTE, body, DUMP):
+            yield from _listed(answer, family, objects)
+
+
+def _listed(answer: bytes, family: int, objects: NextHopObjects) -> Iterator[Listed]:
+    length = _RTMSG.unpack_from(answer)[1]
+    kind = _RTMSG.unpack_from(answer)[7]
+    found = attributes(answer[_RTMSG.size :])
+    if KINDS.get(kind) != "unicast":
+        return
+    zero = bytes(4 if family == socket.AF_INET else 16)
+    prefix = ip_network((found.get(_DST, zero), length))
+    source = ip_address(found[_PREFSRC]) if _PREFSRC in found else None
+    for hop in _hops(found, 0, objects):
+        yield Listed(prefix, hop.device, hop.gateway, source)
 
 
 def _question(question: Question) -> bytes:

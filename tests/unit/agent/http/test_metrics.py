@@ -13,9 +13,11 @@ from tests.unit.api.test_codec import DOCUMENTS
 
 from towpath.agent.http.exposition import Rendering
 from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
+from towpath.agent.masquerade import masquerade_metrics
 from towpath.agent.neigh import next_hop_metrics
 from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
+from towpath.documents import MasqueradeCounters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,12 +36,16 @@ def text(families: Iterable[Metric]) -> str:
     return b"".join(Rendering(families).text()).decode()
 
 
+MASQUERADE = MasqueradeCounters({"from_pod": {"sent": 2}}, 3, {"from_pod": 4})
+
+
 def every_metric() -> Iterable[Metric]:
     """What is not of a load balancer's packets."""
     return chain(
         host_metrics(STATUS.device_status, FOLLOWED._asdict()),
         next_hop_metrics(NEXT_HOPS),
         refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
+        masquerade_metrics(MASQUERADE, 7),
         agent_metrics(STATUS),
     )
 
@@ -68,6 +74,10 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_resyncs_total", {}, 5),
         ("towpath_next_hops", {"state": "reachable"}, 1),
         ("towpath_destinations_unreached", {}, 1),
+        ("towpath_masquerade_packets_total", {"program": "from_pod", "verdict": "sent"}, 2),
+        ("towpath_masquerade_bytes_total", {"program": "from_pod"}, 4),
+        ("towpath_masquerade_flows_begun_total", {}, 3),
+        ("towpath_masquerade_flows", {}, 7),
         ("towpath_agent_info", {"version": "1"}, 1),
         ("towpath_used", {"limit": "services"}, 1),
         ("towpath_limit", {"limit": "services"}, 2),

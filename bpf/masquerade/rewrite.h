@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Writes another address and port into a packet. Checksums are followed by the kernel's helpers,
+ * which know what of them is still to be done: by a device, or for segments that are yet to be made.
+ * Nothing in front of the first helper that may fail is written.
+ */
+#ifndef TOWPATH_MASQUERADE_REWRITE_H
+#define TOWPATH_MASQUERADE_REWRITE_H
+
+#include "masquerade/parse.h"
+#include "net/identification.h"
+
+enum masq_checksum {
+	MASQ_F_IPV6 = 1 << 7, /* BPF_F_IPV6, since 6.16 */
+	MASQ_BAD_FLAGS = -22,
+	UDP_CHECKSUM_AT = 6,
+	ICMP_CHECKSUM_AT = 2,
+	ICMP_ID_AT = 4,
+	MASQ_PULL = 60, /* from the IP header on: what has to be in one piece to be written */
+};
+
+static __always_inline __u32 masq_fold(__u64 difference)
+{
+	difference = (difference & 0xffffffff) + (difference >> 32);
+	return difference + (difference >> 32);
+}
+
+static __always_inline __u64 masq_difference(const struct address *from, const struct address *to)
+{
+	return difference32(from->word[0], to->word[0]) + difference32(from->word[1], to->word[1]) +
+	       difference32(from->word[2], to->word[2]) + difference32(from->word[3], to->word[3]);
+}
+
+/*
+ * Follows a change of addresses. Before BPF_F_IPV6 the helper takes an IPv6 header to have a checksum
+ * of its own, and a sum over the whole packet, which a device has made, to change: that is undone.
+ */
+static __always_inline int masq_follow_addresses(struct __sk_buff *skb, __u32 at, __u32 difference,
+						 __u32 flags, bool v6)
+{
+	int result;
+
+	flags |= BPF_F_PSEUDO_HDR;
+	if (!v6)
+		return bpf_l4_csum_replace(skb, at, 0, difference, flags);
+	result = bpf_l4_csum_replace(skb, at, 0, difference, flags | MASQ_F_IPV6);
+	if (result != MASQ_BAD_FLAGS)
+		return result;
+	result = bpf_l4_csum_replace(skb, at, 0, difference, flags);
+	if (!result)
+		bpf_csum_update(skb, difference);
+	return result;
+}
+
+/* Where a transport has its checksum; 0: none that covers what is written. */
+static __always_inline __u32 masq_checksum_at(__u8 protocol)
+{
+	switch (protocol) {
+	case IPPROTO_TCP:
+		return TCP_CHECKSUM_AT;
+	case IPPROTO_UDP:
+		return UDP_CHECKSUM_AT;
+	case IPPROTO_ICMP:
+	case MASQ_ICMP6:
+		return ICMP_CHECKSUM_AT;
+	default:
+		return 0;
+	}
+}
+
+static __always_inline bool masq_has_pseudo(__u8 protocol)
+{
+	return protocol != IPPROTO_ICMP;
+}
+
+/* The transport of a packet that is no ICMP error. `difference`: of the addresses. */
+static __always_inline int masq_write_transport(struct __sk_buff *skb, const struct masq_work *w,
+						const bool out, __u32 difference)
+{
+	__u8 protocol = w->flow.protocol;
+	__u32 check = masq_checksum_at(protocol), port_at = out ? 0 : sizeof(__be16);
+	__u32 flags = protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	__be16 before = out ? w->flow.sport : w->flow.dport, after = w->to_port;
+
+	if (protocol == IPPROTO_ICMP || protocol == MASQ_ICMP6)
+		port_at = ICMP_ID_AT;
+	if (check && masq_has_pseudo(protocol) &&
+	    masq_follow_addresses(skb, w->ip.l4 + check, difference, flags,
+				  w->ip.family == FAMILY_V6))
+		return -1;
+	if (before == after)
+		return 0;
+	if (check &&
+	    bpf_l4_csum_replace(skb, w->ip.l4 + check, before, after, flags | sizeof(before)))
+		return -1;
+	return bpf_skb_store_bytes(skb, w->ip.l4 + port_at, &after, sizeof(after), 0);
+}
+
+/* ---- Errors ----------------------------------------------------------------------- */
+
+/* Stores 16 bits in a quote, and adds the change to what ICMP's checksum covers. */
+static __always_inline int masq_store16(struct __sk_buff *skb, __u32 at, __u16 before, __u16 after,
+					__u64 *all)
+{
+	*all += difference16(before, after);
+	return bpf_skb_store_bytes(skb, at, &after, sizeof(after), 0);
+}
+
+/* A quoted fragment gets the identification back that it had come to us with. */
+static __always_inline int masq_quoted_id(struct __sk_buff *skb, const struct masq_work *w,
+					  __u64 *header, __u64 *all)
+{
+	const struct masq_header *q = &w->quoted;
+	__u32 mask, id;
+	__u16 before, after;
+
+	if (!q->fragment)
+		return 0;
+	mask = identification_mask(&w->to, &q->daddr, q->family, q->ip_protocol, masq_seed());
+	if (q->family == FAMILY_V6) {
+		id = q->id ^ bpf_htonl(mask);
+		*all += difference32(q->id, id);
+		return bpf_skb_store_bytes(skb, q->id_at, &id, sizeof(id), 0);
+	}
+	before = bpf_htons(bpf_ntohl(q->id));
+	after = before ^ bpf_htons((__u16)mask);
+	*header += difference16(before, after);
+	return masq_store16(skb, q->id_at, before, after, all);
+}
+
+/* The quoted IP header: our address in it becomes what the other side knows. */
+static __always_inline int masq_quoted_header(struct __sk_buff *skb, const struct masq_work *w,
+					      const bool out, __u64 difference, __u64 *all)
+{
+	const struct masq_header *q = &w->quoted;
+	__u64 header = difference;
+	__u16 check;
+
+	*all += difference;
+	if (!out && masq_quoted_id(skb, w, &header, all))
+		return -1;
+	if (q->family == FAMILY_V6)
+		return bpf_skb_store_bytes(skb, q->at + (out ? 24 : 8), &w->to, 16, 0);
+	if (bpf_skb_load_bytes(skb, q->at + 10, &check, sizeof(check)) ||
+	    masq_store16(skb, q->at + 10, check, checksum_after(check, header), all))
+		return -1;
+	return bpf_skb_store_bytes(skb, q->at + (out ? 16 : 12), &w->to.word[3], 4, 0);
+}
+
+/* The quoted port, and the checksum if the quote is long enough to have it. */
+static __always_inline int masq_quoted_transport(struct __sk_buff *skb, const struct masq_work *w,
+						 const bool out, __u64 difference, __u64 *all)
+{
+	const struct masq_header *q = &w->quoted;
+	__be16 before = out ? w->flow.sport : w->flow.dport, after = w->to_port;
+	__u32 at = q->l4 + (out ? sizeof(__be16) : 0), check_at = masq_checksum_at(q->protocol);
+	__u64 change = difference16(before, after);
+	__u16 check;
+
+	if (q->protocol == IPPROTO_ICMP || q->protocol == MASQ_ICMP6)
+		at = q->l4 + ICMP_ID_AT;
+	if (masq_store16(skb, at, before, after, all))
+		return -1;
+	if (masq_has_pseudo(q->protocol))
+		change += difference;
+	if (!check_at || q->l4 + check_at + sizeof(check) > w->ip.at + w->ip.length)
+		return 0;
+	if (bpf_skb_load_bytes(skb, q->l4 + check_at, &check, sizeof(check)))
+		return -1;
+	return masq_store16(skb, q->l4 + check_at, check,
+			    q->protocol == IPPROTO_UDP ? udp_checksum_after(check, change)
+						       : checksum_after(check, change),
+			    all);
+}
+
+/* `difference`: of the error's own addresses. */
+static __always_inline int masq_write_error(struct __sk_buff *skb, const struct masq_work *w,
+					    const bool out, __u32 difference)
+{
+	const struct masq_header *q = &w->quoted;
+	__u64 quoted = masq_difference(out ? &q->daddr : &q->saddr, &w->to), all = 0;
+	__u32 check = w->ip.l4 + ICMP_CHECKSUM_AT;
+
+	if (masq_quoted_header(skb, w, out, quoted, &all) ||
+	    masq_quoted_transport(skb, w, out, quoted, &all))
+		return -1;
+	if (w->ip.family == FAMILY_V6 && masq_follow_addresses(skb, check, difference, 0, true))
+		return -1;
+	return bpf_l4_csum_replace(skb, check, 0, masq_fold(all), 0);
+}
+
+/* ---- Headers ---------------------------------------------------------------------- */
+
+/* What is written into a packet's own headers, beside the address. */
+struct masq_header_change {
+	__u32 mask;  /* of the identification; 0: it stays */
+	__u32 hops;  /* one less, or none */
+	__u32 frame; /* it is put into that of the decision */
+};
+
+static __always_inline void masq_write_ipv4(struct iphdr *ip, const struct address *to,
+					    const bool out, const struct masq_header_change *c)
+{
+	__be32 *at = out ? &ip->saddr : &ip->daddr;
+	__u16 *hops = (__u16 *)&ip->ttl, before = *hops;
+	__u64 difference = difference32(*at, to->word[3]);
+
+	ip->ttl -= c->hops;
+	difference += difference16(before, *hops);
+	if (c->mask)
+		difference += difference16(ip->id, ip->id ^ bpf_htons((__u16)c->mask));
+	ip->id ^= bpf_htons((__u16)c->mask);
+	ip->check = checksum_after(ip->check, difference);
+	*at = to->word[3];
+}
+
+static __always_inline int masq_write_head(struct __sk_buff *skb, const struct masq_work *w,
+					   const struct masquerade_decision *d, const __u32 l3,
+					   const bool out, const struct masq_header_change *c)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+
+	if (l3 && c->frame) {
+		if ((void *)(eth + 1) > end)
+			return -1;
+		__builtin_memcpy(eth->h_dest, d->dmac, ETH_ALEN);
+		__builtin_memcpy(eth->h_source, d->smac, ETH_ALEN);
+	}
+	if (w->ip.family == FAMILY_V4) {
+		struct iphdr *ip = data + l3;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		masq_write_ipv4(ip, &w->to, out, c);
+	} else {
+		struct ipv6hdr *ip = data + l3;
+
+		if ((void *)(ip + 1) > end)
+			return -1;
+		__builtin_memcpy(out ? &ip->saddr : &ip->daddr, &w->to, 16);
+		ip->hop_limit -= c->hops;
+	}
+	return 0;
+}
+
+/* The address that is to be replaced, and how the sum changes. False: it can't be read. */
+static __always_inline bool masq_old_difference(struct __sk_buff *skb, const struct masq_work *w,
+						const bool out, __u32 *difference)
+{
+	struct address before = {};
+
+	if (w->ip.family == FAMILY_V4) {
+		if (bpf_skb_load_bytes(skb, w->l3 + (out ? 12 : 16), &before.word[3], 4))
+			return false;
+	} else if (bpf_skb_load_bytes(skb, w->l3 + (out ? 8 : 24), &before, 16)) {
+		return false;
+	}
+	*difference = masq_fold(masq_difference(&before, &w->to));
+	return true;
+}
+
+/* A later fragment of IPv6 has nothing that makes up for the change of its addresses. */
+static __always_inline int masq_write_body(struct __sk_buff *skb, const struct masq_work *w,
+					   const bool out, __u32 difference)
+{
+	if (w->ip.offset) {
+		if (w->ip.family == FAMILY_V6)
+			bpf_csum_update(skb, difference);
+		return 0;
+	}
+	if (w->kind == MASQ_ERROR)
+		return masq_write_error(skb, w, out, difference);
+	return masq_write_transport(skb, w, out, difference);
+}
+
+static __always_inline int masq_write_id6(struct __sk_buff *skb, const struct masq_work *w,
+					  __u32 mask)
+{
+	__be32 id = w->ip.id ^ bpf_htonl(mask);
+
+	return bpf_skb_store_bytes(skb, w->ip.id_at, &id, sizeof(id), 0);
+}
+
+/* Of a pod's fragment: see net/identification.h. 0: it stays. */
+static __always_inline __u32 masq_id_mask(const struct masq_work *w, const bool out)
+{
+	if (!out || !w->ip.fragment)
+		return 0;
+	return identification_mask(&w->ip.saddr, &w->ip.daddr, w->ip.family, w->ip.ip_protocol,
+				   masq_seed());
+}
+
+/*
+ * Writes w->to and w->to_port: of a pod's packet (`out`) as its source, of an answer as its
+ * destination. `hops`: one less. `frame`: it is put into that of `d`.
+ */
+static __always_inline int masq_write(struct __sk_buff *skb, const struct masq_work *w,
+				      const bool out, __u32 hops, __u32 frame,
+				      const struct masquerade_decision *d)
+{
+	struct masq_header_change change = { .hops = hops, .frame = frame };
+	__u32 difference, pull;
+
+	if (w->ip.fragment || w->kind != MASQ_PLAIN || skb->len > skb->data_end - skb->data) {
+		pull = w->l3 + MASQ_PULL;
+		bpf_skb_pull_data(skb, pull < skb->len ? pull : skb->len);
+	}
+	if (!masq_old_difference(skb, w, out, &difference) ||
+	    masq_write_body(skb, w, out, difference))
+		return -1;
+	change.mask = masq_id_mask(w, out);
+	if (change.mask && w->ip.family == FAMILY_V6) {
+		if (masq_write_id6(skb, w, change.mask))
+			return -1;
+		change.mask = 0;
+	}
+	if (w->l3)
+		return masq_write_head(skb, w, d, sizeof(struct ethhdr), out, &change);
+	return masq_write_head(skb, w, d, 0, out, &change);
+}
+
+/* Both in functions of their own, for the verifier. `frame`: it is put into one. */
+__noinline int masq_write_out(struct __sk_buff *skb, __u32 frame, __u32 hops)
+{
+	struct masq_work *w = masq_work();
+	struct masquerade_decision *d = w ? masq_decision(w) : NULL;
+
+	return w && d ? masq_write(skb, w, true, hops & 1, frame, d) : -1;
+}
+
+__noinline int masq_write_in(struct __sk_buff *skb, __u32 frame, __u32 hops)
+{
+	struct masq_work *w = masq_work();
+	struct masquerade_decision *d = w ? masq_decision(w) : NULL;
+
+	return w && d ? masq_write(skb, w, false, hops & 1, frame, d) : -1;
+}
+
+#endif

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``towpath bench masquerade``: packets of pods a second, beside nftables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from towpath.cli.command import Manual
+
+if TYPE_CHECKING:
+    from towpath.bench.masquerade import MasqueradeReport
+
+
+@click.command(
+    cls=Manual,
+    examples={
+        "towpath bench masquerade": "Both ways in turn, and nanoseconds for each packet.",
+        "chrt -f 1 towpath bench masquerade --json": "For a program, on a machine others use.",
+    },
+)
+@click.option(
+    "--flows",
+    type=click.IntRange(1, 40_000),
+    default=10_000,
+    show_default=True,
+    help="Flows whose packets come in turn.",
+)
+@click.option(
+    "--runs", type=click.IntRange(1), default=9, show_default=True, help="Runs of each way."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.01, 20),
+    default=0.5,
+    show_default=True,
+    help="About how long each run is.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+def masquerade(flows: int, runs: int, seconds: float, as_json: bool) -> None:
+    """Count packets of pods that get out of a node, translated by Towpath and by nftables.
+
+    Pods, the node and who they talk to are network namespaces, with a veth from one to the next;
+    all is gone afterwards. UDP packets of 64 bytes are sent from inside the kernel, more than
+    either way can forward, from one CPU; the node has another for itself. Each that arrives is
+    looked at. The two take turns, run by run.
+
+    Nanoseconds are those of the program alone, inside the kernel, for a flow that is known; floor
+    is what a program takes that does nothing, and is in the others. new is for the first packet of
+    a flow, which has to get a port.
+
+    Needs root, two CPUs, Linux 5.18 and the program nft.
+    """
+    from towpath.bench import BenchError
+    from towpath.bench.masquerade import measure_masquerade
+
+    try:
+        report = measure_masquerade(flows=flows, runs=runs, seconds=seconds, progress=_say)
+    except BenchError as error:
+        raise click.ClickException(str(error)) from error
+    finally:
+        _say("")
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        _print(report)
+
+
+def _say(what: str) -> None:
+    """Say what is being done, to a person who waits; nothing: that it is done."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{what} ...\r" if what else "\r\x1b[K", nl=False, err=True)
+
+
+def _print(report: MasqueradeReport) -> None:
+    from towpath.cli.output import print_table
+
+    rows = [
+        (
+            way.name,
+            f"{way.packets_per_second.p50 / 1e6:.3f}",
+            "" if way.ratio is None else f"{way.ratio.p50:.2f}",
+            "" if way.ratio is None else f"{way.ratio.min:.2f}",
+            "" if way.busy is None else f"{way.busy:.2f}",
+        )
+        for way in report.ways.ways
+    ]
+    columns = ("way", "M packets/s", "ratio", "least", "busy")
+    print_table(columns, rows, numbers=columns[1:])
+    timed = [(name, f"{each.p50:.0f}", f"{each.min:.0f}") for name, each in report.ns.items()]
+    print_table(("program", "ns", "least"), timed, numbers=("ns", "least"))

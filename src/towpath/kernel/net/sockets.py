@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which ports sockets of the calling thread's network namespace have bound (sock_diag)."""
+
+from __future__ import annotations
+
+import errno as errnos
+import socket
+import struct
+
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.messages import DUMP, Netlink, attribute
+
+_SOCK_DIAG = 4  # NETLINK_SOCK_DIAG
+_BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
+_REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2, of whatever address
+_BYTECODE = 1  # INET_DIAG_REQ_BYTECODE
+_OP = struct.Struct("=BBHHH")  # struct inet_diag_bc_op, and the one with its operand
+_AT_LEAST, _AT_MOST = 2, 3  # INET_DIAG_BC_S_GE, INET_DIAG_BC_S_LE
+_SOURCE_PORT = struct.Struct("!4xH")  # of struct inet_diag_msg
+# All TCP_* states but TIME_WAIT and NEW_SYN_RECV, which are nobody's sockets. BOUND_INACTIVE (13)
+# is told since 6.8 only. UDP has some of them.
+_STATES = (0xFFF | 1 << 13) & ~(1 << 6)
+
+PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+
+
+def bound_ports(protocol: int, first: int, last: int) -> frozenset[int]:
+    """The ports from ``first`` to ``last`` that sockets have, of whatever address and family.
+
+    KernelError: the kernel doesn't tell.
+    """
+    found: set[int] = set()
+    try:
+        with Netlink(_SOCK_DIAG) as netlink:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                request = _REQUEST.pack(family, protocol, 0, 0, _STATES)
+                request += attribute(_BYTECODE, _range(first, last))
+                for body in netlink.ask(_BY_FAMILY, request, DUMP):
+                    found.add(_SOURCE_PORT.unpack_from(body)[0])
+    except OSError as error:
+        hint = "the module inet_diag is missing" if error.errno == errnos.ENOENT else ""
+        raise KernelError("list sockets", error.errno or 0, hint) from error
+    return frozenset(found)
+
+
+def _range(first: int, last: int) -> bytes:
+    """The kernel's filter. An operation says how far it is to the next one, and to past the end."""
+    end = 2 * _OP.size + 4
+    return _OP.pack(_AT_LEAST, _OP.size, end, 0, first) + _OP.pack(
+        _AT_MOST, _OP.size, end - _OP.size, 0, last
+    )
