@@ -10,6 +10,7 @@
  *   backends  on the backends' device: looks whether each packet is as it should be
  *             after the node, counts it for its backend, then drops or answers it.
  *   redirect  on the node, the least that XDP can do: another frame, the other device.
+ *   redirect_skb  the same by tc, which has packets of the kernel's.
  *
  * Every backend has a link-layer address of its own, whose last two bytes are its
  * number: a packet's frame says which one it is for, whatever the way it was forwarded.
@@ -18,6 +19,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/pkt_cls.h>
 #include <linux/types.h>
 #include <linux/udp.h>
 #include <bpf/bpf_endian.h>
@@ -225,15 +227,29 @@ int backends(struct xdp_md *ctx)
 	return bench.answers ? answer(packet) : XDP_DROP;
 }
 
+/* -1: not IPv4. */
+static __always_inline int address_frame(struct ethhdr *eth, void *end)
+{
+	if ((void *)(eth + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
+		return -1;
+	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, bench.out_mac, ETH_ALEN);
+	return 0;
+}
+
 SEC("xdp")
 int redirect(struct xdp_md *ctx)
 {
-	struct ethhdr *eth = (void *)(long)ctx->data;
-
-	if ((void *)(eth + 1) > (void *)(long)ctx->data_end || eth->h_proto != bpf_htons(ETH_P_IP))
+	if (address_frame((void *)(long)ctx->data, (void *)(long)ctx->data_end))
 		return XDP_PASS;
-	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, bench.out_mac, ETH_ALEN);
+	return bpf_redirect(bench.out_ifindex, 0);
+}
+
+SEC("tc")
+int redirect_skb(struct __sk_buff *skb)
+{
+	if (address_frame((void *)(long)skb->data, (void *)(long)skb->data_end))
+		return TC_ACT_OK;
 	return bpf_redirect(bench.out_ifindex, 0);
 }
 

@@ -179,7 +179,7 @@ def _sites(
     for by in dict.fromkeys(way.by for way in ways):
         network = undo.enter_context(forward_network(backends))
         around = undo.enter_context(world(network, cpus, apart=apart))
-        ask = undo.enter_context(node(by, network, flows, around.redirect))
+        ask = undo.enter_context(node(by, network, flows, around.redirects))
         made[by] = _Site(around, ask, flows, cpus)
     return made
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from towpath.bench import forward_rules
 from towpath.bench.forward_network import FIRST_BACKEND, IN, NODE, OUT
 from towpath.bench.forward_ways import (
+    BY_MASQUERADE,
+    BY_NFTABLES,
     KUBE_PROXY,
-    MASQUERADE_WAYS,
     PORT,
-    REDIRECT,
     SHORT,
     TOWPATH,
     VIP,
@@ -25,7 +25,8 @@ from towpath.bench.forward_ways import (
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.masquerade.node import Node
 from towpath.datapath.masquerade.tables import read_counts
-from towpath.kernel.bpf.links import attach_xdp
+from towpath.kernel.bpf.links import attach_tc_ingress, attach_xdp
+from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.net.netns import in_netns
 from towpath.model.kinds import PortRange
 from towpath.model.masquerade import Rule, Section
@@ -34,10 +35,11 @@ from towpath.model.settings import Device, Limits
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from towpath.bench.forward_network import Network
+    from towpath.kernel.bpf.links import Attachment
     from towpath.kernel.bpf.programs import Program
 
     Rules = Callable[[IPv4Address, int, Sequence[IPv4Address]], str]
@@ -46,7 +48,7 @@ _ROOM = 8
 _RULES: dict[str, Rules] = {
     KUBE_PROXY: forward_rules.kube_proxy,
     SHORT: forward_rules.short,
-    MASQUERADE_WAYS[0].by: lambda *_: forward_rules.masquerade(OUT),
+    BY_NFTABLES: lambda *_: forward_rules.masquerade(OUT),
 }
 _PODS = ip_network("198.18.0.0/16")
 _PODS_PORTS = PortRange(10000, 59999)
@@ -68,17 +70,17 @@ class Seen:
 
 
 def node(
-    by: str, network: Network, flows: int, redirect: Program
+    by: str, network: Network, flows: int, redirects: Mapping[str, Program]
 ) -> AbstractContextManager[Callable[[], Seen]]:
     """Make the node forward in the block, with room for so many flows; gives what asks it.
 
-    ``redirect``: the program for the way of that name. BenchError, KernelError: it can't.
+    ``redirects``: programs for the ways of these names. BenchError, KernelError: it can't.
     """
-    if by == REDIRECT:
-        return _redirecting(network, redirect)
+    if by in redirects:
+        return _redirecting(network, redirects[by])
     if by == TOWPATH:
         return _balancing(network, flows)
-    if by == MASQUERADE_WAYS[1].by:
+    if by == BY_MASQUERADE:
         return _masquerading(network, flows)
     return _routing(network, by)
 
@@ -100,8 +102,14 @@ def _redirecting(network: Network, program: Program) -> Iterator[Callable[[], Se
         with in_netns(network.enter.namespace):
             return Seen(_forwarded())
 
-    with in_netns(network.enter.namespace), attach_xdp(program, network.enter.index, "native"):
+    with in_netns(network.enter.namespace), _attached(program, network.enter.index):
         yield ask
+
+
+def _attached(program: Program, ifindex: int) -> Attachment:
+    if program.type == ProgramType.XDP:
+        return attach_xdp(program, ifindex, "native")
+    return attach_tc_ingress(program, ifindex)
 
 
 @contextmanager

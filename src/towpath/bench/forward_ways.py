@@ -36,7 +36,8 @@ class Way:
     protocol: int = _UDP
 
 
-REDIRECT, ROUTE, TOWPATH = "redirect", "route", "towpath"
+REDIRECT, REDIRECT_SKB = "redirect", "redirect-skb"
+ROUTE, TOWPATH = "route", "towpath"
 KUBE_PROXY, SHORT = "nftables", "nftables-short"
 BASELINE = KUBE_PROXY
 """The way that others are compared with."""
@@ -66,11 +67,19 @@ WAYS = (
 )
 
 MASQUERADE, NFT_MASQUERADE = "towpath", "nftables"
+BY_MASQUERADE, BY_NFTABLES = "towpath-masquerade", "nftables-masquerade"
 MASQUERADE_WAYS = (
+    Way(
+        REDIRECT_SKB,
+        "tc that only redirects",
+        REDIRECT_SKB,
+        FIRST_BACKEND,
+        balanced=False,
+    ),
     Way(
         NFT_MASQUERADE,
         "one rule of nftables",
-        "nftables-masquerade",
+        BY_NFTABLES,
         FIRST_BACKEND,
         stack=True,
         balanced=False,
@@ -79,10 +88,13 @@ MASQUERADE_WAYS = (
     Way(
         MASQUERADE,
         "Towpath's masquerade",
-        "towpath-masquerade",
+        BY_MASQUERADE,
         FIRST_BACKEND,
         balanced=False,
         translated=True,
     ),
 )
-"""Clients are pods here, which talk to one backend by its own address."""
+"""Clients are pods here, which talk to one backend by its own address.
+
+The first is the floor: what tc has to do at least for a packet to go on.
+"""

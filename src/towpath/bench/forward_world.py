@@ -20,7 +20,7 @@ from towpath.bench.forward_network import (
     backend_mac,
     schedule,
 )
-from towpath.bench.forward_ways import PORT
+from towpath.bench.forward_ways import PORT, REDIRECT, REDIRECT_SKB
 from towpath.bench.frames import frame
 from towpath.kernel.bpf.links import attach_xdp
 from towpath.kernel.bpf.object import BpfObject
@@ -85,7 +85,10 @@ class World:
 
     def __init__(self, network: Network, loaded: BpfObject, threads: tuple[int, ...]) -> None:
         self.network = network
-        self.redirect = loaded.programs["redirect"]
+        self.redirects = {
+            REDIRECT: loaded.programs["redirect"],
+            REDIRECT_SKB: loaded.programs["redirect_skb"],
+        }
         self._offer = loaded.programs["offer"]
         self._state = loaded.maps[".bss"]
         self._arrived = loaded.maps["arrived"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=Manual,
     examples={
-        "towpath bench masquerade": "Both ways in turn, and nanoseconds for each packet.",
+        "towpath bench masquerade": "All ways in turn, and nanoseconds for each packet.",
         "chrt -f 1 towpath bench masquerade --json": "For a program, on a machine others use.",
     },
 )
@@ -45,8 +45,11 @@ def masquerade(flows: int, runs: int, seconds: float, as_json: bool) -> None:
 
     Pods, the node and who they talk to are network namespaces, with a veth from one to the next;
     all is gone afterwards. UDP packets of 64 bytes are sent from inside the kernel, more than
-    either way can forward, from one CPU; the node has another for itself. Each that arrives is
-    looked at. The two take turns, run by run.
+    any way can forward, from one CPU; the node has another for itself. Each that arrives is
+    looked at. The ways take turns, run by run.
+
+    redirect-skb translates nothing: a program at tc gives packets another frame and sends them on.
+    No way by tc can do more than that.
 
     Nanoseconds are those of the program alone, inside the kernel, for a flow that is known; floor
     is what a program takes that does nothing, and is in the others. new is for the first packet of
