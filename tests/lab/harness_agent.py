@@ -192,6 +192,9 @@ def device() -> Iterator[None]:
         ip("address", "add", "2001:db8:1::1/64", "dev", DEVICE, "nodad")
         for name in (DEVICE, PEER):
             ip("link", "set", name, "up")
+        for host in ("192.0.2.11", "192.0.2.12"):  # there is nobody to answer for them
+            address = ["lladdr", "02:00:00:00:00:11", "dev", DEVICE]
+            ip("neighbour", "add", host, *address)
         # What comes by XDP is taken by NAPI, which runs for GRO: without, the kernel would send it.
         Offload("rx-gro").write(PEER, ON)
         yield

@@ -49,8 +49,8 @@ link add {DEVICE} type veth peer name {PEER}
 link set {DEVICE} up
 link set {PEER} up
 address add 192.0.2.1/24 dev {DEVICE}
-neighbour add 192.0.2.11 lladdr 02:00:00:00:00:11 dev {DEVICE}
-neighbour add 192.0.2.12 lladdr 02:00:00:00:00:12 dev {DEVICE}
+neighbour replace 192.0.2.11 lladdr 02:00:00:00:00:11 dev {DEVICE}
+neighbour replace 192.0.2.12 lladdr 02:00:00:00:00:12 dev {DEVICE}
 """
 
 

@@ -184,7 +184,7 @@ def test_status_of_backends(agent: Agent) -> None:
     status, found = agent.request("GET", f"{path}/status")
     assert status == 200
     rows = {row["address"]: row for row in found}
-    nothing = {"flows": 0, "leaving": False, "since": None, "until": None}
+    nothing = {"flows": 0, "leaving": False, "since": None, "until": None, "trouble": None}
     assert rows["192.0.2.29"] == {"address": "192.0.2.29", "state": "quarantined"} | nothing
     # Without flows it may be gone already.
     if gone := rows.get("192.0.2.21"):
@@ -337,6 +337,9 @@ def test_openapi_describes_it(agent: Agent) -> None:
         "/v1/flows",
         "/v1/flows/count",
         "/v1/trace",
+        "/v1/next-hops",
+        "/v1/route",
+        "/v1/unreached",
         "/metrics",
     }
 

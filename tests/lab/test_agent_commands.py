@@ -84,7 +84,7 @@ def test_service_list(agent: Agent) -> None:
 def test_a_service_is_shown_with_its_backends(agent: Agent) -> None:
     """All that is known of each."""
     lines = table(printed(agent, "service", "get", "web"))
-    assert ["192.0.2.11", "2", "active", "-", "-", "-", "-"] in lines
+    assert ["192.0.2.11", "2", "active", "-", "-", "-", "-", "-"] in lines
 
 
 def test_an_apply_by_force_lets_no_flows_end(agent: Agent) -> None:
@@ -105,7 +105,7 @@ def test_an_apply_by_force_lets_no_flows_end(agent: Agent) -> None:
 def test_backend_list_has_shares(agent: Agent) -> None:
     """By weight."""
     lines = table(printed(agent, "backend", "list", "web"))
-    line = ["192.0.2.11", "active", "2", "66.67", "%", "0", "0", "0", "-", "-", "-"]
+    line = ["192.0.2.11", "active", "2", "66.67", "%", "0", "0", "0", "-", "-", "-", "-"]
     assert line in lines
 
 

@@ -119,7 +119,7 @@ def test_without_its_section_nothing_of_it_is_there(
     agent.start()
     with Client(agent.socket) as client:
         assert client.status().capabilities == {}
-        with pytest.raises(ApiError, match="not configured here: devices, packets"):
+        with pytest.raises(ApiError, match=r"not configured here: devices, masquerade, packets$"):
             client.get("packets")
     agent.end()
     assert "towpath.agent.agent" in agent.log
@@ -182,7 +182,7 @@ def test_what_one_part_refuses_no_part_has(agent: Agent) -> None:
     agent.write(packets=SECTION)
     wait_until(lambda: names(agent) == {"web", "other"}, seconds=5, what="the other service")
     with Client(agent.socket) as client:
-        assert set(client.status().capabilities) == {"lb", "packets"}
+        assert set(client.status().capabilities) == {"lb", "neigh", "packets"}
         client.health()
 
 

@@ -51,7 +51,7 @@ def make_app(agent: Agent, scrapes: Scrapes) -> FastAPI:
     )
     app.add_middleware(SmallBodies)
     absent = [each for each in CAPABILITIES if not each.configured(agent.config)]
-    errors.install(app, [each.key or each.name for each in absent])
+    errors.install(app, tuple(dict.fromkeys(each.key or each.name for each in absent)))
     for router in (observation(agent), *(each for part in agent.parts for each in part.routes())):
         app.include_router(router, prefix="/v1")
 

@@ -10,7 +10,6 @@ import ctypes
 import errno as errnos
 import socket
 import struct
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -19,12 +18,15 @@ from towpath.kernel.bpf._structs import TcHook, TcOpts
 from towpath.kernel.bpf.libbpf import captured, lib
 from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.bpf.sandbox import sandbox
-from towpath.kernel.net.messages import CREATE, DUMP, Netlink, attribute, attributes, text
+from towpath.kernel.net.messages import CREATE, ROUTE, Netlink, attribute, text
 
-_RTM_NEWNEIGH, _RTM_GETNEIGH, _RTM_NEWRULE, _RTM_NEWQDISC = 28, 30, 32, 36
+_RTM_NEWNEIGH, _RTM_NEWRULE, _RTM_NEWQDISC = 28, 32, 36
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FR_ACT_TO_TBL = 6, 10, 15, 1
 _NDMSG = struct.Struct("=BxxxiHBB")
-_NDA_DST, _NDA_FLAGS_EXT, _NTF_EXT_MANAGED = 1, 15, 1
+_NDA_DST, _NDA_FLAGS_EXT = 1, 15
+_NTF_EXT_ODD = 1 << 31
+"""No flag that there is."""
+_NO_DEVICE = 0x7FFFFFFF
 _TCA_KIND, _TC_H_ROOT = 1, 0xFFFFFFFF
 _NO_RULES = (errnos.EAFNOSUPPORT, errnos.EOPNOTSUPP)
 _IPV6_ADDRESSES = Path("/proc/thread-self/net/if_inet6")  # not there: IPv6 is switched off
@@ -45,23 +47,20 @@ def clsact() -> bool:
 def managed_neighbours() -> bool:
     """Neighbours that the kernel keeps resolved: NTF_EXT_MANAGED (5.16).
 
-    Kernels before take the request and ignore the flag, so it is read back.
+    Kernels before ignore the attribute with the flag, whatever is in it; those that know it refuse
+    what they don't know in it before they look for the device, and there is none. So nothing is
+    made, and CAP_NET_ADMIN is enough.
     """
-    with sandbox() as network:
-        entry = _NDMSG.pack(socket.AF_INET, network.near, 0, 0, 0) + attribute(_NDA_DST, _PEER)
-        flag = attribute(_NDA_FLAGS_EXT, _NTF_EXT_MANAGED)
-        network.netlink.ask(_RTM_NEWNEIGH, entry + flag, CREATE)
-        return _managed(network.netlink)
-
-
-def _managed(netlink: Netlink) -> bool:
-    """Whether the kernel says so of the neighbour."""
-    for body in netlink.ask(_RTM_GETNEIGH, _NDMSG.pack(socket.AF_INET, 0, 0, 0, 0), DUMP):
-        found = attributes(body[_NDMSG.size :])
-        if found.get(_NDA_DST) == _PEER:
-            flags = int.from_bytes(found.get(_NDA_FLAGS_EXT, b""), sys.byteorder)
-            return bool(flags & _NTF_EXT_MANAGED)
-    return False
+    entry = _NDMSG.pack(socket.AF_INET, _NO_DEVICE, 0, 0, 0) + attribute(_NDA_DST, _PEER)
+    with Netlink(ROUTE) as netlink:
+        try:
+            netlink.ask(_RTM_NEWNEIGH, entry + attribute(_NDA_FLAGS_EXT, _NTF_EXT_ODD), CREATE)
+        except OSError as error:
+            if error.errno == errnos.ENODEV:
+                return False
+            if error.errno != errnos.EINVAL:
+                raise
+    return True
 
 
 @cache
