@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 STEADY_SECONDS = 0.5
 """Nothing is lost for so long: it has healed."""
 _DOWN_SECONDS = 0.5
+_PATIENCE = 30.0
+"""For what has to work before anything is measured."""
 _OTHER_MAC = "02:00:00:00:00:77"
 _PERMANENT = 0x80  # NUD_PERMANENT
 
@@ -198,7 +200,7 @@ def _outcome(change: Change, way: str, limit: float) -> Outcome:
             balancer = undo.enter_context(Balancer(devices))
             balancer.apply([service])
         sent = undo.enter_context(stream(network))
-        if _healed(sent, time.monotonic(), limit) is None:
+        if _healed(sent, time.monotonic(), max(limit, _PATIENCE)) is None:
             raise BenchError(f"{way}: nothing arrives at {change.backend}")
         return _seen(sent, change.act(network, doubt), limit)
 
@@ -218,6 +220,7 @@ def _healed(sent: Stream, then: float, limit: float) -> float | None:
         # What was sent just now may still be on its way.
         settled = time.monotonic() - STEADY_SECONDS / 5
         lost = [when for when in sent.lost_since(then) if when < settled]
-        if sent.sent[-1] > settled and settled - STEADY_SECONDS > max(lost, default=then):
-            return max(lost, default=then)
+        last = max(lost, default=then)
+        if sent.sent and sent.sent[-1] > settled and settled - STEADY_SECONDS > last:
+            return last
     return None

@@ -35,6 +35,7 @@ NETWORK = int(IPv4Address("198.18.0.0"))
 BITS = 15
 
 MANY = 10_000
+_PATIENCE = 30.0
 _NODE = IPv4Address("198.19.255.254")
 _PEERS = "198.18.0.0/16"
 _FIRST = 256
@@ -179,8 +180,17 @@ def _requests(
         finally:
             seen.ended = True
             listening.join()
+        return Requests(len(seen.times), seen.most_in_a_second(), _resolved(hops))
+
+
+def _resolved(hops: int) -> int:
+    """How many are, once all are or the rest takes too long."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
         resolved = sum(each.valid for each in neighbours.neighbours(socket.AF_INET))
-        return Requests(len(seen.times), seen.most_in_a_second(), resolved)
+        if resolved >= hops or time.monotonic() > deadline:
+            return resolved
+        time.sleep(0.1)
 
 
 def _followed(undo: ExitStack, hops: Sequence[IPv4Address]) -> None:
