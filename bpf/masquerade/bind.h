@@ -19,8 +19,9 @@ enum masq_rank {
 	MASQ_RANK_UNCONFIRMED = 1 << 16,
 	MASQ_RANK_EXPIRED = 2 << 16,
 	MASQ_RANK_FREE = 3 << 16,
-	MASQ_RANK_SAME_PORT = 4 << 16, /* it must go: its packets couldn't be told from ours */
-	MASQ_RANK_TAKEN = 5 << 16,
+	MASQ_RANK_OWN = 4 << 16,       /* that, or expired, and the flow's own way */
+	MASQ_RANK_SAME_PORT = 5 << 16, /* it must go: its packets couldn't be told from ours */
+	MASQ_RANK_TAKEN = 6 << 16,
 };
 
 enum masq_bound {
@@ -201,18 +202,19 @@ __noinline int masq_mapped_candidate(__u32 source)
  * How good a way is; more is better. `evict`: what isn't confirmed, though it had the time to
  * be, or is at its end, may go before its time. Half an entry is nobody's, nor is one whose address has gone.
  */
-static __always_inline __u32 masq_rank(const struct masquerade_flow *e, struct nat_life life,
-				       bool whole, const struct masq_search *s, bool evict)
+static __always_inline __u32 masq_rank(const struct masquerade_flow *e, bool own, bool whole,
+				       const struct masq_search *s, bool evict)
 {
+	struct nat_life life = e->life;
 	__u16 age = s->now - life.seen;
 	__u32 rank = 0;
 
 	if (!e->ref)
-		return MASQ_RANK_FREE;
+		return own ? MASQ_RANK_OWN : MASQ_RANK_FREE;
 	if (unlikely(!whole))
 		return (__u32)e->ref == s->reply ? MASQ_RANK_SAME_PORT : MASQ_RANK_FREE;
 	if (age > masq_allowed(e->protocol, life.client, life.backend) && age <= NAT_AGE_MAX)
-		rank = MASQ_RANK_EXPIRED + age;
+		rank = own ? MASQ_RANK_OWN : MASQ_RANK_EXPIRED + age;
 	else if (evict && nat_age(s->now, life.seen) > MASQ_YOUNG &&
 		 (!(life.client & NAT_ANSWERED) || nat_is_closing(life.client, life.backend)))
 		rank = MASQ_RANK_UNCONFIRMED + nat_age(s->now, life.seen);
@@ -221,8 +223,8 @@ static __always_inline __u32 masq_rank(const struct masquerade_flow *e, struct n
 	return rank;
 }
 
-static __always_inline void masq_enter(struct nat_head *head, struct masquerade_flow *e, __u32 way,
-				       const struct masq_work *w)
+static __always_inline void masq_enter(struct masquerade_head *head, struct masquerade_flow *e,
+				       __u32 way, const struct masq_work *w)
 {
 	const struct masq_search *s = &w->search;
 	__u32 version = e->version + 1 ?: 1;
@@ -239,7 +241,7 @@ static __always_inline void masq_enter(struct nat_head *head, struct masquerade_
 	e->generation = s->generation;
 	e->ifindex = s->ifindex;
 	e->version = version;
-	head->life[way] = (struct nat_life){ .seen = s->now, .client = masq_marks(w) };
+	e->life = (struct nat_life){ .seen = s->now, .client = masq_marks(w) };
 	((volatile __u8 *)&head->forward)[way] = s->forward_tag;
 	((volatile __u8 *)&head->reply)[way] = s->reply_tag;
 	barrier();
@@ -266,7 +268,7 @@ __noinline int masq_bind_candidate(__u32 evict)
 {
 	struct masq_work *w = masq_work();
 	struct masq_search *s;
-	struct nat_head *head;
+	struct masquerade_head *head;
 	struct masq_set *set;
 	struct masq_lock *lock;
 	__u32 at, result = MASQ_NO_ROOM, stale;
@@ -283,7 +285,7 @@ __noinline int masq_bind_candidate(__u32 evict)
 	stale = masq_stale_ways(s->set);
 	s->best = 0;
 	bpf_spin_lock(&lock->lock);
-	whole = nat_whole_ways(head);
+	whole = nat_whole_ways(head->forward, head->reply);
 	for (__u32 way = 0; way < NAT_WAYS; way++, whole >>= 8, stale >>= 1) {
 		const struct masquerade_flow *e = &set->way[way];
 		bool live = whole & 0x80 && !(stale & 1);
@@ -296,7 +298,7 @@ __noinline int masq_bind_candidate(__u32 evict)
 			break;
 		}
 		/* By way of memory, so that the verifier doesn't follow every rank by itself. */
-		*(volatile __u32 *)&s->rank = masq_rank(e, head->life[way], live, s, evict);
+		*(volatile __u32 *)&s->rank = masq_rank(e, way == s->own, live, s, evict);
 		if (*(volatile __u32 *)&s->rank > *(volatile __u32 *)&s->best) {
 			s->best = *(volatile __u32 *)&s->rank;
 			s->way = way;
@@ -317,7 +319,7 @@ __noinline int masq_bind_candidate(__u32 evict)
 __noinline int masq_extend_depth(__u32 tries)
 {
 	struct masq_work *w = masq_work();
-	struct nat_head *head;
+	struct masquerade_head *head;
 	struct masq_lock *lock;
 
 	if (!w)
@@ -327,7 +329,8 @@ __noinline int masq_extend_depth(__u32 tries)
 	if (!head || !lock)
 		return 0;
 	bpf_spin_lock(&lock->lock);
-	nat_reach(head, tries);
+	if (head->reach < tries)
+		head->reach = tries;
 	bpf_spin_unlock(&lock->lock);
 	return 0;
 }

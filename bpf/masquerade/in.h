@@ -111,6 +111,7 @@ static __always_inline __u32 masq_arrive(struct __sk_buff *skb, struct masq_work
 	/* The way is looked up as that of the packet that it becomes. */
 	w->flow.daddr = w->to;
 	w->flow.dport = w->to_port;
+	w->rule = 0;
 	d = masq_decided(skb, w, false);
 	w->flow.daddr = address;
 	w->flow.dport = port;
