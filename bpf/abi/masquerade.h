@@ -2,12 +2,14 @@
 /*
  * Masquerade: dynamic source NAT of what pods send out of the node, and the way back.
  *
- * Flows are in a set-associative table whose heads and life are those of abi/snat.h. A set is
+ * Flows are in a set-associative table whose tags and life are those of abi/snat.h. A set is
  * found from what both directions know: the remote's address and port, the protocol, and the
  * translated port. The translated address is not among it, so that a flow is found, and keeps its
  * address, whatever source the routes prefer by now; it is in the hash in `ref`.
  *
- * One port so serves as many flows as there are remotes, in as many sets.
+ * One port so serves as many flows as there are remotes, in as many sets. The same says which way
+ * of its set is a flow's own. An entry that is there is found by both directions without a look at
+ * the head, so that a packet touches one line of memory here. The others' ways are in the head.
  */
 #ifndef TOWPATH_ABI_MASQUERADE_H
 #define TOWPATH_ABI_MASQUERADE_H
@@ -22,15 +24,25 @@
 #pragma GCC diagnostic error "-Wpadded"
 
 enum masquerade_limits {
-	MASQ_SOURCES = 256,    /* translated addresses; IPv6 has the upper half of the numbers */
-	MASQ_NO_SOURCE = 256,  /* no such number */
-	MASQ_DECISIONS = 1024, /* kept by each CPU */
-	MASQ_MARK = 0x7470,    /* skb->tc_index of what is translated already */
+	MASQ_SOURCES = 256,	/* translated addresses; IPv6 has the upper half of the numbers */
+	MASQ_NO_SOURCE = 256,	/* no such number */
+	MASQ_DECISIONS = 1024,	/* kept by each CPU */
+	MASQ_KNOWN_PODS = 1024, /* the same of pods */
+	MASQ_NO_RULE = 0xffff,	/* for a pod: it is none */
+	MASQ_MARK = 0x7470,	/* skb->tc_index of what is translated already */
 	MASQ_PORT_WORDS = 1024,
 };
 BTF_KEEP(enum masquerade_limits);
 
-/* As struct nat_flow: `ref` is written last, and is cleared first. */
+/* As struct nat_head, whose life is in the flow here. */
+struct masquerade_head {
+	__u64 forward;
+	__u64 reply;
+	__u8 reach; /* further candidates to look at */
+	__u8 _reserved[15];
+};
+
+/* As struct nat_flow: `ref` is written last, and is cleared first. A line of the CPU's cache. */
 struct masquerade_flow {
 	__u64 ref; /* 0 = free */
 	struct address client;
@@ -43,7 +55,8 @@ struct masquerade_flow {
 	__u32 ifindex; /* of the device by which it leaves */
 	__u32 version;
 	__u16 generation; /* of the source, when the flow was bound */
-	__u16 _reserved[3];
+	__u16 _reserved;
+	struct nat_life life;
 };
 
 /* An address that packets are translated to. One that has gone has another generation. */
@@ -86,7 +99,19 @@ struct masquerade_device {
 	__u16 source6;
 };
 
-/* The way of a flow, as one CPU knows it until the next jiffy. */
+/* The rule for what a pod sends by a device, as one CPU knows it until the next jiffy. */
+struct masquerade_pod {
+	struct address address;
+	__u32 tick; /* low jiffies, 0 = none */
+	__u32 ifindex;
+	__u32 rule; /* its number, or MASQ_NO_RULE */
+	__u32 family;
+};
+
+/*
+ * A way, as one CPU knows it until the next jiffy. `flow` is as much of the packets' as tells ways
+ * apart, with what struct masq_work says. What every packet needs comes first.
+ */
 struct masquerade_decision {
 	struct flow_key flow;
 	__u32 tick; /* low jiffies, 0 = none */
@@ -98,10 +123,9 @@ struct masquerade_decision {
 	__u16 generation;
 	__u8 dmac[6];
 	__u8 smac[6];
-	__u8 tos;
-	__u8 next_family; /* of `next`, the next hop */
-	__u16 _reserved;
+	__u32 next_family; /* of `next`, the next hop */
 	struct address next;
+	__u32 _reserved[8];
 };
 
 struct masquerade_fragment_key {
@@ -143,10 +167,15 @@ struct masquerade_mapping {
 	__u16 _reserved;
 };
 
-/* Families whose flows between two addresses all go one way: no rule or route tells them apart. */
+/*
+ * Families whose flows between two addresses all go one way, and those whose flows to one address
+ * do, whoever sends them: no rule or route tells them apart.
+ */
 enum masquerade_alike {
 	MASQ_ALIKE4 = 1 << 0,
 	MASQ_ALIKE6 = 1 << 1,
+	MASQ_ALIKE_SOURCES4 = 1 << 2,
+	MASQ_ALIKE_SOURCES6 = 1 << 3,
 };
 BTF_KEEP(enum masquerade_alike);
 

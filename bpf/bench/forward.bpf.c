@@ -56,6 +56,10 @@ struct bench {
 	__u32 gap;  /* nanoseconds between packets, 0: as many as can be */
 	__u64 packets;
 
+	/* Not 0: flows go to so many backends in turn, each from a port that is its own there. */
+	__u32 remotes;
+	__u32 first_flow;
+
 	/* What arrives at backend n: in the packet, or in the tunnel's header around it. */
 	__u32 backends;
 	__u32 daddr;	  /* of backend 0, host order */
@@ -104,7 +108,7 @@ struct {
 	__type(value, struct strays);
 } strays SEC(".maps");
 
-/* RFC 1624, of so much more in the low half of the source address. */
+/* RFC 1624, of so much more in the low half of an address. */
 static __always_inline __sum16 checksum_plus(__sum16 check, __u32 more)
 {
 	__u32 sum = (__u16)~bpf_ntohs(check) + more;
@@ -122,11 +126,35 @@ static __always_inline void wait(void)
 			return;
 }
 
+static __always_inline void add_to_port(struct headers *packet, __u32 more)
+{
+	packet->udp.source = bpf_htons(bpf_ntohs(packet->udp.source) + more);
+}
+
+/* Of a flow from one of the clients' addresses, to whom all packets go. */
+static __always_inline void write_client(struct headers *packet, __u32 flow)
+{
+	__u32 client = flow % BENCH_CLIENTS;
+
+	packet->ip.saddr += bpf_htonl(client);
+	packet->ip.check = checksum_plus(packet->ip.check, client);
+	add_to_port(packet, flow / BENCH_CLIENTS);
+}
+
+static __always_inline void write_remote(struct headers *packet, __u32 flow)
+{
+	__u32 remote = flow % bench.remotes;
+
+	packet->ip.daddr += bpf_htonl(remote);
+	packet->ip.check = checksum_plus(packet->ip.check, remote);
+	add_to_port(packet, flow / bench.remotes);
+}
+
 SEC("xdp")
 int offer(struct xdp_md *ctx)
 {
 	struct headers *packet = (void *)(long)ctx->data;
-	__u32 flow = progress.flow, client = flow % BENCH_CLIENTS;
+	__u32 flow = progress.flow;
 
 	if ((void *)(packet + 1) > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
@@ -139,9 +167,10 @@ int offer(struct xdp_md *ctx)
 	progress.flow = flow + 1 < bench.flows ? flow + 1 : 0;
 	__builtin_memcpy(packet, bench.first, sizeof(bench.first));
 	packet->mark = bench.mark;
-	packet->ip.saddr += bpf_htonl(client);
-	packet->ip.check = checksum_plus(packet->ip.check, client);
-	packet->udp.source = bpf_htons(bpf_ntohs(packet->udp.source) + flow / BENCH_CLIENTS);
+	if (bench.remotes)
+		write_remote(packet, bench.first_flow + flow);
+	else
+		write_client(packet, flow);
 	return bpf_redirect(bench.clients_ifindex, 0);
 }
 

@@ -29,7 +29,7 @@ struct tc_bench {
 	__u64 broken;
 	__u64 packets; /* that were timed, in so many */
 	__u64 nanoseconds;
-	__u32 vary; /* 1: each packet has another destination, so that all are new flows */
+	__u32 vary; /* destinations that packets go to in turn, each with one flow more; 0: one flow */
 	__u32 sequence;
 } bench;
 
@@ -51,6 +51,14 @@ static __noinline int call_program(struct __sk_buff *skb)
 	return verdict;
 }
 
+static __always_inline void bench_vary(void *data, __u32 flow)
+{
+	__be16 *daddr = data + TC_BENCH_VARIED + 2, *sport = data + TC_BENCH_VARIED + 4;
+
+	*daddr = bpf_htons(bpf_ntohs(*daddr) + flow % bench.vary);
+	*sport = bpf_htons(bpf_ntohs(*sport) + flow / bench.vary);
+}
+
 __noinline int bench_put_back(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -62,9 +70,7 @@ __noinline int bench_put_back(struct __sk_buff *skb)
 	for (int i = 0; i < TC_BENCH_WORDS; i++)
 		words[i] = bench.packet[i];
 	if (bench.vary)
-		*(__u16 *)(data + TC_BENCH_VARIED + 2) = bpf_htons(bench.sequence++);
-	if (bench.vary && !(bench.sequence & 0xffff))
-		bench.packet[4] += 1ULL << 24; /* another source port */
+		bench_vary(data, bench.sequence++);
 	return 0;
 }
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What is to be done with a flow's packets, and the way that they go: the rules, the kernel's FIB
- * with the source that it prefers, and the device. It is kept by each CPU until the next jiffy, for
- * one flow: so policy rules that look at ports, and the choice among equal ways, are the kernel's.
+ * with the source that it prefers, and the device. Each CPU keeps until the next jiffy which rule a
+ * pod's packets have, and which way there is for a flow: so policy rules that look at ports, and
+ * the choice among equal ways, are the kernel's. Where there are none, one way does for all that is
+ * sent to an address.
  */
 #ifndef TOWPATH_MASQUERADE_DECIDE_H
 #define TOWPATH_MASQUERADE_DECIDE_H
@@ -14,6 +16,7 @@ enum masq_fib {
 	FIB_LOOKUP_OUTPUT = 1 << 1, /* BPF_FIB_LOOKUP_OUTPUT */
 	FIB_ANY_LENGTH = 1, /* has the kernel tell what fits, and say nothing of this packet */
 	MASQ_DEPTH = 32,    /* bits in front of a prefix */
+	MASQ_OUT = 1 << 8,  /* of a way's key */
 };
 
 static __always_inline __u32 *masq_prefix(void *v4, void *v6, __u32 of,
@@ -205,13 +208,11 @@ static __always_inline bool masq_is_hairpin(const struct masq_work *w,
 static __always_inline __u32 masq_verdict_out(struct __sk_buff *skb, const struct masq_work *w,
 					      struct masquerade_decision *d)
 {
-	__u32 *rule = masq_rule(w->rx_ifindex, &w->flow.saddr, w->flow.family), verdict;
+	__u32 verdict;
 
-	if (!rule)
-		return MASQ_PASS_OTHER;
 	if (masq_unroutable(&w->flow.daddr, w->flow.family))
 		return MASQ_PASS_LOCAL;
-	if (masq_spared(*rule, &w->flow.daddr, w->flow.family))
+	if (masq_spared(w->rule, &w->flow.daddr, w->flow.family))
 		return MASQ_PASS_EXCLUDED;
 	verdict = masq_way_out(skb, w, d);
 	if (masq_independent && verdict == MASQ_PASS_LOCAL && masq_is_hairpin(w, d))
@@ -247,6 +248,38 @@ static __always_inline __u32 masq_verdict_in(struct __sk_buff *skb, const struct
 
 /* ---- Kept ------------------------------------------------------------------------- */
 
+/* Looks the rule of a pod up, and keeps it. */
+__noinline int masq_learn_pod(__u32 at)
+{
+	struct masq_work *w = masq_work();
+	struct masquerade_pod *pod = bpf_map_lookup_elem(&masq_known_pods, &at);
+	__u32 *rule;
+
+	if (!w || !pod)
+		return MASQ_NO_RULE;
+	rule = masq_rule(w->rx_ifindex, &w->flow.saddr, w->flow.family);
+	pod->tick = 0;
+	pod->address = w->flow.saddr;
+	pod->ifindex = w->rx_ifindex;
+	pod->family = w->flow.family;
+	pod->rule = rule ? *rule : MASQ_NO_RULE;
+	pod->tick = w->jiffies;
+	return pod->rule;
+}
+
+/* The rule for the packet; MASQ_NO_RULE: it is no pod's. Pods' addresses are next to each other. */
+static __always_inline __u32 masq_rule_of(const struct masq_work *w)
+{
+	__u32 at = bpf_get_smp_processor_id() * MASQ_KNOWN_PODS +
+		   bpf_ntohl(w->flow.saddr.word[3]) % MASQ_KNOWN_PODS;
+	const struct masquerade_pod *pod = bpf_map_lookup_elem(&masq_known_pods, &at);
+
+	if (likely(pod && pod->tick == (__u32)w->jiffies && pod->ifindex == w->rx_ifindex &&
+		   pod->family == w->flow.family && address_equal(&pod->address, &w->flow.saddr)))
+		return pod->rule;
+	return masq_learn_pod(at);
+}
+
 /* Decides, and keeps it. `out`: for a pod's packet. */
 __noinline int masq_decide(struct __sk_buff *skb, __u32 out)
 {
@@ -257,7 +290,6 @@ __noinline int masq_decide(struct __sk_buff *skb, __u32 out)
 		return MASQ_PASS_OTHER;
 	d->tick = 0;
 	d->flow = w->way;
-	d->tos = w->ip.tos;
 	d->rx_ifindex = w->egress ? ~skb->ifindex : skb->ifindex;
 	d->verdict = out ? masq_verdict_out(skb, w, d) : masq_verdict_in(skb, w, d);
 	d->tick = w->jiffies;
@@ -272,39 +304,70 @@ static __always_inline bool masq_same_flow(const struct flow_key *a, const struc
 }
 
 /*
- * Whether all flows between two addresses go one way. A pod's packet to the node itself may be one
- * to another pod's port, if ports are pods' own.
+ * Which flows go one way: enum masquerade_alike, as of IPv4. A pod's packet to the node itself may
+ * be one to another pod's port, if ports are pods' own.
  */
-static __always_inline bool masq_is_alike(__u8 family)
+static __always_inline __u32 masq_alike(__u8 family)
 {
 	__u32 zero = 0;
 	const struct masquerade_state *state = bpf_map_lookup_elem(&masq_states, &zero);
 
-	return !masq_independent && state &&
-	       state->alike & (family == FAMILY_V4 ? MASQ_ALIKE4 : MASQ_ALIKE6);
+	if (masq_independent || !state)
+		return 0;
+	return family == FAMILY_V4 ? state->alike : state->alike / MASQ_ALIKE6;
 }
 
-/* What is to be done with the packet. NULL never comes. */
+/* Makes w->way what tells the packet's way apart. */
+static __always_inline void masq_name_way(struct masq_work *w, const bool out)
+{
+	__u32 alike = masq_alike(w->flow.family);
+	bool v4 = w->flow.family == FAMILY_V4;
+
+	w->way = w->flow;
+	w->way._reserved = (v4 ? w->ip.tos & ~3 : w->ip.tos) | (out ? MASQ_OUT : 0);
+	if (!(alike & MASQ_ALIKE4))
+		return;
+	w->way.sport = 0;
+	w->way.dport = 0;
+	w->way.protocol = 0;
+	if (alike & MASQ_ALIKE_SOURCES4)
+		w->way.saddr = (struct address){ .word[3] = w->rule };
+}
+
+static __always_inline bool masq_holds(const struct masquerade_decision *d,
+				       const struct masq_work *w, __u32 device)
+{
+	return d->tick == (__u32)w->jiffies && d->rx_ifindex == device &&
+	       masq_same_flow(&d->flow, &w->way);
+}
+
+/* What is to be done with the packet: in one of two places, or decided now. NULL never comes. */
 static __always_inline struct masquerade_decision *masq_decided(struct __sk_buff *skb,
 								struct masq_work *w, const bool out)
 {
-	struct masquerade_decision *d;
-	__u32 device = w->egress ? ~skb->ifindex : skb->ifindex;
+	struct masquerade_decision *d, *other;
+	__u32 device = w->egress ? ~skb->ifindex : skb->ifindex, at;
 	__u64 hash;
 
-	w->way = w->flow;
-	if (masq_is_alike(w->flow.family)) {
-		w->way.sport = 0;
-		w->way.dport = 0;
-	}
+	masq_name_way(w, out);
 	hash = hash_flow(&w->way, masq_seed());
-	w->decision = bpf_get_smp_processor_id() * MASQ_DECISIONS + (hash >> 16) % MASQ_DECISIONS;
+	at = bpf_get_smp_processor_id() * MASQ_DECISIONS + (hash >> 16) % MASQ_DECISIONS;
+	w->decision = at;
 	d = masq_decision(w);
 	if (!d)
 		return NULL;
-	if (likely(d->tick == (__u32)w->jiffies && d->rx_ifindex == device && d->tos == w->ip.tos &&
-		   masq_same_flow(&d->flow, &w->way)))
+	if (likely(masq_holds(d, w, device)))
 		return d;
+	at ^= 1;
+	other = bpf_map_lookup_elem(&masq_decisions, &at);
+	if (!other)
+		return NULL;
+	if (masq_holds(other, w, device) || d->tick == (__u32)w->jiffies) {
+		w->decision = at;
+		d = other;
+		if (masq_holds(d, w, device))
+			return d;
+	}
 	masq_decide(skb, out);
 	return d;
 }

@@ -24,6 +24,44 @@ static __always_inline __u32 masq_unsolicited(struct __sk_buff *skb, struct masq
 	return masq_pass_unsolicited ? MASQ_PASS_UNSOLICITED : MASQ_DROP_UNSOLICITED;
 }
 
+/* To whom the port is that a remote's packet is to. NULL: it is nobody's. */
+static __always_inline const struct masquerade_mapping *masq_addressed(const struct masq_work *w,
+								       __u32 number)
+{
+	const struct masquerade_mapping *m;
+	struct masquerade_endpoint key = {
+		.address = w->flow.daddr,
+		.source = number,
+		.port = w->flow.dport,
+		.protocol = w->flow.protocol,
+		.family = w->flow.family,
+	};
+
+	m = bpf_map_lookup_elem(&masq_mappings, &key);
+	return m && !masq_mapping_over(m, w->search.now) ? m : NULL;
+}
+
+/* Binds w->flow, a client's, to the port that it has already, of source `number`. */
+__noinline int masq_bind_mapped(__u32 number)
+{
+	struct masq_work *w = masq_work();
+	__u32 i;
+
+	if (!w)
+		return MASQ_NO_ROOM;
+	masq_begin(w, hash_flow(&w->flow, masq_seed()));
+	masq_look_at(0); /* says which set flows of this client's are looked for from */
+	i = masq_mapped_candidate(number);
+	if (i >= NAT_TRIES)
+		return MASQ_NO_ROOM;
+	if (i)
+		masq_step_back(&w->search);
+	masq_take_candidate(w, i);
+	if (i)
+		masq_extend_depth(i);
+	return masq_bind_candidate(0);
+}
+
 /*
  * Lets a remote's packet in that is to a port that is some pod's (endpoint-independent filtering,
  * RFC 4787, REQ-8): binds the flow as if the pod had begun it. False: it is nobody's.
@@ -32,50 +70,28 @@ __noinline int masq_admit(struct __sk_buff *skb, __u32 number)
 {
 	struct masq_work *w = masq_work();
 	struct masquerade_source *source = masq_source(number);
-	struct masquerade_endpoint key = {};
-	struct masquerade_mapping *m;
+	const struct masquerade_mapping *m;
 	struct flow_key came;
-	struct address client;
-	__be16 port;
-	__u32 i;
 	int result;
 
 	if (!w || !source)
 		return false;
 	came = w->flow;
-	key.address = came.daddr;
-	key.source = number;
-	key.port = came.dport;
-	key.protocol = came.protocol;
-	key.family = came.family;
-	m = bpf_map_lookup_elem(&masq_mappings, &key);
-	if (!m || masq_mapping_over(m, w->search.now) || !masq_may_bind(w))
+	m = masq_addressed(w, number);
+	if (!m || !masq_may_bind(w))
 		return false;
-	client = m->client;
-	port = m->client_port;
-	w->flow.saddr = client;
+	w->flow.saddr = m->client;
+	w->flow.sport = m->client_port;
 	w->flow.daddr = came.saddr;
-	w->flow.sport = port;
 	w->flow.dport = came.sport;
 	w->to = came.daddr;
 	w->search.source = number;
 	w->search.generation = source->generation;
 	w->search.ifindex = skb->ifindex;
-	masq_begin(w, hash_flow(&w->flow, masq_seed()));
-	masq_look_at(0); /* says which set flows of this client's are looked for from */
-	result = MASQ_NO_ROOM;
-	i = masq_mapped_candidate(number);
-	if (i < NAT_TRIES) {
-		if (i)
-			masq_step_back(&w->search);
-		masq_take_candidate(w, i);
-		if (i)
-			masq_extend_depth(i);
-		result = masq_bind_candidate(0);
-	}
+	result = masq_bind_mapped(number);
+	w->to = w->flow.saddr;
+	w->to_port = w->flow.sport;
 	w->flow = came;
-	w->to = client;
-	w->to_port = port;
 	return masq_is_bound(result);
 }
 
@@ -111,6 +127,7 @@ static __always_inline __u32 masq_arrive(struct __sk_buff *skb, struct masq_work
 	/* The way is looked up as that of the packet that it becomes. */
 	w->flow.daddr = w->to;
 	w->flow.dport = w->to_port;
+	w->rule = 0;
 	d = masq_decided(skb, w, false);
 	w->flow.daddr = address;
 	w->flow.dport = port;

@@ -16,12 +16,13 @@ struct masq_lock {
 	struct bpf_spin_lock lock;
 };
 
-ARRAY_MAP(masq_heads, struct nat_head);
+ARRAY_MAP(masq_heads, struct masquerade_head);
 ARRAY_MAP(masq_flows, struct masq_set);
 ARRAY_MAP(masq_sources, struct masquerade_source);
 ARRAY_MAP(masq_states, struct masquerade_state);
 ARRAY_MAP(masq_ports, struct masquerade_ports);	       /* by protocol: 0 TCP, 1 UDP */
 ARRAY_MAP(masq_decisions, struct masquerade_decision); /* cpu * MASQ_DECISIONS + some */
+ARRAY_MAP(masq_known_pods, struct masquerade_pod);     /* cpu * MASQ_KNOWN_PODS + some */
 
 /* Apart from the sets: the kernel maps no array with locks in it. */
 struct {
@@ -75,6 +76,7 @@ struct masq_search {
 	__u32 first; /* candidate, and how far it is from each to the next */
 	__u32 stride;
 	__u32 number;
+	__u32 own;   /* the candidate's own way in its set */
 	__u32 home;  /* the first one's set */
 	__u32 depth; /* `reach` of that */
 	__u32 set;
@@ -91,7 +93,7 @@ struct masq_search {
 	__u8 forward_tag;
 	__u8 reply_tag;
 	__u8 stale; /* found, and its address has gone */
-	__u8 _reserved[5];
+	__u8 _reserved;
 };
 
 /* An IP header, wherever in the packet it is. */
@@ -128,8 +130,11 @@ enum masq_kind {
 struct masq_work {
 	struct masq_header ip;
 	struct masq_header quoted;
-	struct flow_key
-		way; /* whose decision is looked up: the flow, without ports if that is enough */
+	/*
+	 * Whose way is looked up: the flow, or as much of it as tells ways apart. Where sources don't,
+	 * the rule is in their place; _reserved has the type of service, and MASQ_OUT for a pod's.
+	 */
+	struct flow_key way;
 	struct flow_key flow; /* of a client's: client to remote; of an answer: as it came */
 	struct address
 		to; /* what the address becomes: the source, or of an answer the destination */
@@ -137,6 +142,7 @@ struct masq_work {
 	__u64 jiffies;
 	__u32 kind;
 	__u32 decision; /* where it is kept */
+	__u32 rule;	/* for a pod's packet */
 	__u32 length; /* of the packet, of a segment if there are several: from the IP header on */
 	__u32 l3;     /* bytes in front of the IP header */
 	__u32 egress;
@@ -145,8 +151,10 @@ struct masq_work {
 	__be16 to_port;	  /* what its port becomes */
 	__u8 flags;	  /* TCP */
 	__u8 known;	  /* the flow was in the table, and is over */
-	__u32 begun_at;	  /* low jiffies, in which ... */
-	__u32 begun;	  /* ... so many flows have begun here */
+	__u8 plain;	  /* TCP's or UDP's, no fragment, with headers in one piece */
+	__u8 _reserved[3];
+	__u32 begun_at; /* low jiffies, in which ... */
+	__u32 begun;	/* ... so many flows have begun here */
 };
 
 MASQ_MAP(masq_works, PERCPU_ARRAY, 1, 0, __u32, struct masq_work);

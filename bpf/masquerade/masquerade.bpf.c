@@ -75,15 +75,33 @@ int masq_from_net_l3(struct __sk_buff *skb)
 	return masq_end(skb, MASQ_FROM_NET, masq_in(skb, 0));
 }
 
+/* Whether it is translated already, as most of what leaves here is: counts it then. */
+static __always_inline bool masq_is_done(struct __sk_buff *skb)
+{
+	struct masquerade_counts *counts;
+	__u32 program = MASQ_TO_NET;
+
+	if (skb->tc_index != MASQ_MARK)
+		return false;
+	counts = bpf_map_lookup_elem(&masq_counts, &program);
+	if (counts)
+		counts->packets[MASQ_PASS_DONE]++;
+	return true;
+}
+
 SEC("tc")
 int masq_to_net(struct __sk_buff *skb)
 {
+	if (masq_is_done(skb))
+		return TC_ACT_UNSPEC;
 	return masq_end(skb, MASQ_TO_NET, masq_leave(skb, sizeof(struct ethhdr)));
 }
 
 SEC("tc")
 int masq_to_net_l3(struct __sk_buff *skb)
 {
+	if (masq_is_done(skb))
+		return TC_ACT_UNSPEC;
 	return masq_end(skb, MASQ_TO_NET, masq_leave(skb, 0));
 }
 

@@ -200,6 +200,9 @@ static __always_inline __u32 masq_out(struct __sk_buff *skb, const __u32 l3, con
 	w->rx_ifindex = egress ? skb->ingress_ifindex : skb->ifindex;
 	if (!masq_parse(skb, w, l3, true))
 		return MASQ_PASS_OTHER;
+	w->rule = masq_rule_of(w);
+	if (w->rule == MASQ_NO_RULE)
+		return MASQ_PASS_OTHER;
 	d = masq_decided(skb, w, true);
 	if (!d)
 		return MASQ_PASS_OTHER;
@@ -244,8 +247,6 @@ static __always_inline bool masq_is_own_icmp(struct __sk_buff *skb, const __u32 
 /* For what the stack sends out of the node. What it has made itself isn't a pod's. */
 static __always_inline __u32 masq_leave(struct __sk_buff *skb, const __u32 l3)
 {
-	if (skb->tc_index == MASQ_MARK)
-		return MASQ_PASS_DONE;
 	if (!skb->ingress_ifindex)
 		return masq_is_own_icmp(skb, l3) ? masq_own_error(skb, l3) : MASQ_PASS_LOCAL;
 	return masq_out(skb, l3, true);

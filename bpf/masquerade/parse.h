@@ -404,6 +404,7 @@ static __always_inline bool masq_parse(struct __sk_buff *skb, struct masq_work *
 		plain = masq_read_plain6(w, data, end, l3, there);
 	else
 		return false;
+	w->plain = plain;
 	if (unlikely(!plain) && !masq_read(skb, from_pod))
 		return false;
 	/* A segment's, of those that are still to be made. Its headers are no longer than this one. */

@@ -93,6 +93,8 @@ static __always_inline int masq_write_transport(struct __sk_buff *skb, const str
 	if (check &&
 	    bpf_l4_csum_replace(skb, w->ip.l4 + check, before, after, flags | sizeof(before)))
 		return -1;
+	if (w->plain) /* masq_write_port() does it */
+		return 0;
 	return bpf_skb_store_bytes(skb, w->ip.l4 + port_at, &after, sizeof(after), 0);
 }
 
@@ -214,6 +216,20 @@ static __always_inline void masq_write_ipv4(struct iphdr *ip, const struct addre
 	*at = to->word[3];
 }
 
+/* The port of a plain packet, whose transport is behind a header of the usual length. */
+static __always_inline int masq_write_port(const struct masq_work *w, void *l4, void *end,
+					   const bool out)
+{
+	__be16 *port = out ? l4 : l4 + sizeof(*port);
+
+	if (!w->plain)
+		return 0;
+	if ((void *)(port + 1) > end)
+		return -1;
+	*port = w->to_port;
+	return 0;
+}
+
 static __always_inline int masq_write_head(struct __sk_buff *skb, const struct masq_work *w,
 					   const struct masquerade_decision *d, const __u32 l3,
 					   const bool out, const struct masq_header_change *c)
@@ -233,6 +249,7 @@ static __always_inline int masq_write_head(struct __sk_buff *skb, const struct m
 		if ((void *)(ip + 1) > end)
 			return -1;
 		masq_write_ipv4(ip, &w->to, out, c);
+		return masq_write_port(w, ip + 1, end, out);
 	} else {
 		struct ipv6hdr *ip = data + l3;
 
@@ -240,17 +257,24 @@ static __always_inline int masq_write_head(struct __sk_buff *skb, const struct m
 			return -1;
 		__builtin_memcpy(out ? &ip->saddr : &ip->daddr, &w->to, 16);
 		ip->hop_limit -= c->hops;
+		return masq_write_port(w, ip + 1, end, out);
 	}
-	return 0;
 }
 
-/* The address that is to be replaced, and how the sum changes. False: it can't be read. */
+/* How the sum changes with the address that is replaced. False: that can't be read. */
 static __always_inline bool masq_old_difference(struct __sk_buff *skb, const struct masq_work *w,
 						const bool out, __u32 *difference)
 {
+	const struct address *plain = out ? &w->flow.saddr : &w->flow.daddr;
 	struct address before = {};
 
-	if (w->ip.family == FAMILY_V4) {
+	if (likely(w->kind == MASQ_PLAIN && w->ip.family == FAMILY_V4)) {
+		*difference = masq_fold(difference32(plain->word[3], w->to.word[3]));
+		return true;
+	}
+	if (w->kind == MASQ_PLAIN) {
+		before = *plain;
+	} else if (w->ip.family == FAMILY_V4) {
 		if (bpf_skb_load_bytes(skb, w->l3 + (out ? 12 : 16), &before.word[3], 4))
 			return false;
 	} else if (bpf_skb_load_bytes(skb, w->l3 + (out ? 8 : 24), &before, 16)) {

@@ -38,6 +38,15 @@ static __always_inline __u64 masq_reply_hash(__u64 key, const struct address *so
 	return hash_step(key, half[1]);
 }
 
+/*
+ * A flow's own way in its set, which both directions know: an entry is found there at once. The way
+ * is another one if that was taken when the flow began.
+ */
+static __always_inline __u32 masq_own_way(__u64 key)
+{
+	return key >> 61;
+}
+
 static __always_inline __u8 masq_tag(__u64 hash)
 {
 	return hash >> 56 ?: 1;
@@ -71,9 +80,9 @@ static __always_inline bool masq_expired(const struct nat_life *life, __u8 proto
 
 static __always_inline struct nat_life *masq_life(const struct masq_work *w)
 {
-	struct nat_head *head = bpf_map_lookup_elem(&masq_heads, &w->search.set);
+	struct masq_set *set = bpf_map_lookup_elem(&masq_flows, &w->search.set);
 
-	return head && w->search.way < NAT_WAYS ? &head->life[w->search.way] : NULL;
+	return set && w->search.way < NAT_WAYS ? &set->way[w->search.way].life : NULL;
 }
 
 static __always_inline void masq_note(struct nat_life *life, __u8 *marks, __u8 more, __u16 now)
@@ -126,6 +135,7 @@ static __always_inline void masq_candidate(struct masq_work *w, __u32 i)
 	s->port = w->flow.protocol == 132 ? w->flow.sport : bpf_htons(masq_port_first + s->number);
 	s->key = masq_key(s->base, s->port);
 	s->set = s->key & masq_mask;
+	s->own = masq_own_way(s->key);
 }
 
 static __always_inline bool masq_is_flow(const struct masquerade_flow *e,
@@ -136,33 +146,48 @@ static __always_inline bool masq_is_flow(const struct masquerade_flow *e,
 	       address_equal(&e->remote, &flow->daddr);
 }
 
-static __always_inline bool masq_look(struct masq_work *w, struct nat_head *head)
+/* Takes what an entry says, if it is the flow's at the candidate's port. */
+static __always_inline bool masq_take_entry(struct masq_work *w, const struct masquerade_flow *e,
+					    __u32 way)
 {
 	struct masq_search *s = &w->search;
-	__u64 matches = match_tags(*(volatile __u64 *)&head->forward, s->forward_tag);
-	struct masq_set *set = matches ? bpf_map_lookup_elem(&masq_flows, &s->set) : NULL;
+	__u64 ref = *(volatile __u64 *)&e->ref;
+
+	if (!ref || !masq_is_flow(e, &w->flow, s->port))
+		return false;
+	s->source = e->source;
+	s->generation = e->generation;
+	s->ifindex = e->ifindex;
+	s->stale = masq_is_stale(e);
+	barrier();
+	if (*(volatile __u64 *)&e->ref != ref)
+		return false;
+	s->ref = ref;
+	s->way = way;
+	return true;
+}
+
+/* Looks in the candidate's own way. */
+static __always_inline bool masq_look_own(struct masq_work *w)
+{
+	struct masq_set *set = bpf_map_lookup_elem(&masq_flows, &w->search.set);
+	__u32 way = w->search.own % NAT_WAYS;
+
+	return set && masq_take_entry(w, &set->way[way], way);
+}
+
+/* Looks in all of the candidate's ways. */
+static __always_inline bool masq_look(struct masq_work *w, const struct masquerade_head *head)
+{
+	__u64 forward = *(volatile __u64 *)&head->forward, reply = *(volatile __u64 *)&head->reply;
+	__u64 matches = match_tags(forward, w->search.forward_tag) & nat_whole_ways(forward, reply);
+	struct masq_set *set = matches ? bpf_map_lookup_elem(&masq_flows, &w->search.set) : NULL;
 
 	if (!set)
 		return false;
 	for (__u32 way = 0; way < NAT_WAYS; way++, matches >>= 8) {
-		const struct masquerade_flow *e = &set->way[way];
-		__u64 ref;
-
-		if (!(matches & 0x80))
-			continue;
-		ref = *(volatile __u64 *)&e->ref;
-		if (!ref || !masq_is_flow(e, &w->flow, s->port) || !nat_is_whole(head, way))
-			continue;
-		s->source = e->source;
-		s->generation = e->generation;
-		s->ifindex = e->ifindex;
-		s->stale = masq_is_stale(e);
-		barrier();
-		if (*(volatile __u64 *)&e->ref != ref)
-			continue;
-		s->ref = ref;
-		s->way = way;
-		return true;
+		if (matches & 0x80 && masq_take_entry(w, &set->way[way], way))
+			return true;
 	}
 	return false;
 }
@@ -171,7 +196,7 @@ static __always_inline bool masq_look(struct masq_work *w, struct nat_head *head
 __noinline int masq_look_at(__u32 i)
 {
 	struct masq_work *w = masq_work();
-	struct nat_head *head;
+	struct masquerade_head *head;
 
 	if (!w)
 		return 0;
@@ -190,7 +215,10 @@ __noinline int masq_look_at(__u32 i)
 static __always_inline bool masq_find(struct masq_work *w, __u64 hash)
 {
 	masq_begin(w, hash);
-	if (likely(masq_look_at(0)))
+	masq_candidate(w, 0);
+	if (likely(masq_look_own(w)))
+		return true;
+	if (masq_look_at(0))
 		return true;
 	for (__u32 i = 1; i < NAT_TRIES && i <= w->search.depth; i++) {
 		if (masq_look_at(i))
@@ -200,7 +228,8 @@ static __always_inline bool masq_find(struct masq_work *w, __u64 hash)
 }
 
 /* Gives up an entry. Under its set's lock. */
-static __always_inline void masq_clear(struct nat_head *head, struct masquerade_flow *e, __u32 way)
+static __always_inline void masq_clear(struct masquerade_head *head, struct masquerade_flow *e,
+				       __u32 way)
 {
 	*(volatile __u64 *)&e->ref = 0;
 	((volatile __u8 *)&head->forward)[way] = 0;
@@ -211,7 +240,7 @@ static __always_inline void masq_clear(struct nat_head *head, struct masquerade_
 __noinline int masq_forget(void)
 {
 	struct masq_work *w = masq_work();
-	struct nat_head *head;
+	struct masquerade_head *head;
 	struct masq_set *set;
 	struct masq_lock *lock;
 	__u32 way;
@@ -233,6 +262,26 @@ __noinline int masq_forget(void)
 
 /* ---- The remote's side ------------------------------------------------------------ */
 
+/* Takes the client from an entry, if it is what the packet is an answer to. */
+static __always_inline bool masq_take_reply(struct masq_work *w, const struct masquerade_flow *e,
+					    __u32 way, __u32 source, __u32 reply)
+{
+	const struct flow_key *flow = &w->flow;
+	__u64 ref = *(volatile __u64 *)&e->ref;
+
+	if (!ref || (__u32)ref != reply || e->remote_port != flow->sport ||
+	    e->port != flow->dport || e->protocol != flow->protocol || e->source != source ||
+	    masq_is_stale(e) || !address_equal(&e->remote, &flow->saddr))
+		return false;
+	w->to = e->client;
+	w->to_port = e->client_port;
+	barrier();
+	if (*(volatile __u64 *)&e->ref != ref)
+		return false;
+	w->search.way = way;
+	return true;
+}
+
 /*
  * Finds what a packet to a translated address, whose number is `source`, is an answer to: fills
  * w->to and w->to_port with the client's. Global, as masq_look_at().
@@ -241,9 +290,10 @@ __noinline int masq_find_reply(__u32 source)
 {
 	struct masq_work *w = masq_work();
 	const struct flow_key *flow;
-	struct nat_head *head;
+	struct masquerade_head *head;
 	struct masq_set *set;
 	__u64 reply, matches, key;
+	__u32 own;
 
 	if (!w)
 		return 0;
@@ -252,32 +302,19 @@ __noinline int masq_find_reply(__u32 source)
 		       flow->dport);
 	w->search.set = key & masq_mask;
 	reply = masq_reply_hash(key, &flow->daddr, flow->family);
+	set = bpf_map_lookup_elem(&masq_flows, &w->search.set);
+	own = masq_own_way(key) % NAT_WAYS;
+	if (!set)
+		return 0;
+	if (likely(masq_take_reply(w, &set->way[own], own, source, reply)))
+		return 1;
 	head = bpf_map_lookup_elem(&masq_heads, &w->search.set);
 	if (!head)
 		return 0;
 	matches = match_tags(*(volatile __u64 *)&head->reply, masq_tag(reply));
-	set = matches ? bpf_map_lookup_elem(&masq_flows, &w->search.set) : NULL;
-	if (!set)
-		return 0;
 	for (__u32 way = 0; way < NAT_WAYS; way++, matches >>= 8) {
-		const struct masquerade_flow *e = &set->way[way];
-		__u64 ref;
-
-		if (!(matches & 0x80))
-			continue;
-		ref = *(volatile __u64 *)&e->ref;
-		if (!ref || (__u32)ref != (__u32)reply || e->remote_port != flow->sport ||
-		    e->port != flow->dport || e->protocol != flow->protocol ||
-		    e->source != source || masq_is_stale(e) ||
-		    !address_equal(&e->remote, &flow->saddr))
-			continue;
-		w->to = e->client;
-		w->to_port = e->client_port;
-		barrier();
-		if (*(volatile __u64 *)&e->ref != ref)
-			continue;
-		w->search.way = way;
-		return 1;
+		if (matches & 0x80 && masq_take_reply(w, &set->way[way], way, source, reply))
+			return 1;
 	}
 	return 0;
 }

@@ -102,7 +102,7 @@ __noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 
 	n->search.best = 0;
 	bpf_spin_lock(&lock->lock);
-	whole = nat_whole_ways(head);
+	whole = nat_whole_ways(head->forward, head->reply);
 	for (__u32 way = 0; way < NAT_WAYS; way++, whole >>= 8) {
 		const struct nat_flow *e = &set->way[way];
 

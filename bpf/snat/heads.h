@@ -18,10 +18,9 @@ static __always_inline bool nat_is_whole(const struct nat_head *head, __u32 way)
 }
 
 /* The same of all ways: of those that are whole it marks the high bit of their byte. */
-static __always_inline __u64 nat_whole_ways(const struct nat_head *head)
+static __always_inline __u64 nat_whole_ways(__u64 forward, __u64 reply)
 {
 	const __u64 low = 0x7f7f7f7f7f7f7f7fULL;
-	__u64 forward = head->forward, reply = head->reply;
 
 	return (((forward & low) + low) | forward) & (((reply & low) + low) | reply) & ~low;
 }

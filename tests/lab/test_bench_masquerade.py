@@ -35,4 +35,9 @@ def test_json() -> None:
         assert 0 < pace["min"] == pace["p50"] <= way["offered_per_second"]
     assert report["ways"][1]["ratio"]["p50"] == 1
     assert report["ratio_to_nftables"]["median"] == report["ways"][2]["ratio"]["p50"]
+    assert [way["name"] for way in report["new_flows"]] == names[1:]
+    assert all(way["packets_per_second"]["min"] > 0 for way in report["new_flows"])
+    held = report["held"]
+    assert held["asked"] * 0.99 < held["flows"] <= held["asked"] == 500_000
+    assert held["bytes"] > held["flows"] * 64
     assert 0 < report["ns_per_packet"]["out"]["p50"] < report["ns_per_packet"]["new"]["p50"]

@@ -182,7 +182,7 @@ def test_a_routes_source_and_a_secondary_address(net: Lab, by: str) -> None:
 def test_rules_that_look_at_ports_are_followed(net: Lab, masq: Follower) -> None:
     """Then each flow's way is asked for; before and after that one does for all to a remote."""
     state = masq.asked(lambda node: node.program.maps["masq_states"])
-    assert int(state.lookup(0)["alike"]) == 3
+    assert int(state.lookup(0)["alike"]) == 15
     servers = {port: net.socket(net.world, socket.SOCK_DGRAM, FAR, port) for port in (53, 54)}
     client = net.socket(net.pod, socket.SOCK_DGRAM)
 
@@ -198,11 +198,33 @@ def test_rules_that_look_at_ports_are_followed(net: Lab, masq: Follower) -> None
     assert int(state.lookup(0)["alike"]) == 0
     ip("rule del ipproto udp dport 54 lookup 100")
     masq.asked(lambda node: node.sync())
-    assert int(state.lookup(0)["alike"]) == 3
+    assert int(state.lookup(0)["alike"]) == 15
     ip("route add 10.99.0.0/16 nexthop via 10.0.0.100 nexthop via 192.168.0.100")
     wait(lambda: int(state.lookup(0)["alike"]) == 0, "a route with two ways")
     masq.asked(lambda node: node.sync())
-    assert int(state.lookup(0)["alike"]) == 2
+    assert int(state.lookup(0)["alike"]) == 10
+
+
+def test_rules_that_look_at_sources_are_followed(net: Lab, masq: Follower) -> None:
+    """Then each pod's way is asked for, though both send to one remote."""
+    state = masq.asked(lambda node: node.program.maps["masq_states"])
+    other = "10.244.0.3"
+    ip(f"addr add {other}/24 dev eth0", net.pod)
+    server = net.socket(net.world, socket.SOCK_DGRAM, FAR, 53)
+    clients = {pod: net.socket(net.pod, socket.SOCK_DGRAM, pod) for pod in (POD, other)}
+
+    def seen(pod: str) -> str:
+        clients[pod].sendto(b"x", (FAR, 53))
+        return str(server.recvfrom(10)[1][0])
+
+    assert [seen(POD), seen(other)] == ["10.0.0.1"] * 2
+    ip("route add 10.0.0.100/32 via 192.168.0.100 table 100")
+    ip(f"rule add from {other} lookup 100")
+    wait(lambda: seen(other) == "192.168.0.1", "the rule")
+    assert [seen(pod) for pod in (POD, other) * 20] == ["10.0.0.1", "192.168.0.1"] * 20
+    masq.asked(lambda node: node.sync())
+    assert int(state.lookup(0)["alike"]) == 11
+    assert [seen(pod) for pod in (POD, other) * 20] == ["10.0.0.1", "192.168.0.1"] * 20
 
 
 def test_several_prefixes_of_ipv6(net: Lab, masq: Follower) -> None:

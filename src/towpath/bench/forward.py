@@ -98,7 +98,7 @@ def measure(
     something that it needs is missing. KernelError: something can't be made.
     """
     samples: dict[Way, list[Sample]] = {way: [] for way in ways}
-    cpus = _cpus(apart=apart)
+    cpus = choose_cpus(apart=apart)
     with ExitStack() as undo:
         progress("networks")
         sites = _sites(undo, samples, backends, flows, cpus, apart=apart)
@@ -107,11 +107,12 @@ def measure(
                 progress(f"run {turn + 1} of {runs}, {way.name}")
                 taken.append(sites[way.by].run(way, seconds))
     base = next((taken for way, taken in samples.items() if way.name == baseline), None)
-    paces = tuple(_pace(way, taken, base) for way, taken in samples.items())
+    paces = tuple(pace_of(way, taken, base) for way, taken in samples.items())
     return ForwardReport(os.uname().release, backends, flows, cpus, paces)
 
 
-def _cpus(*, apart: bool) -> Cpus:
+def choose_cpus(*, apart: bool) -> Cpus:
+    """Say who works where. BenchError: this machine can't."""
     if not probe.live_frames():
         raise BenchError("this kernel sends no live frames in test runs; Linux 5.18 and newer do")
     allowed = sorted(os.sched_getaffinity(0))
@@ -146,7 +147,7 @@ class _Site:
             sample = self._world.send(
                 way, self._flows, packets, self._cpus, gap=_GAP, answered=way.translated
             )
-            _check_arrivals(way, sample)
+            check_arrivals(way, sample)
             came = sample.answered if way.translated else sample.total
             fresh = self._ask().flows - before
             if fresh <= _STRAY * sample.total and came > packets // 2:
@@ -159,7 +160,7 @@ class _Site:
         before = self._ask()
         sample = self._world.send(way, self._flows, packets, self._cpus)
         after = self._ask()
-        _check_arrivals(way, sample)
+        check_arrivals(way, sample)
         _check_shares(way, sample, self._flows)
         _check_node(way, sample, before, after)
         self._rates[way] = sample.sent / sample.seconds
@@ -184,7 +185,8 @@ def _sites(
     return made
 
 
-def _check_arrivals(way: Way, sample: Sample) -> None:
+def check_arrivals(way: Way, sample: Sample) -> None:
+    """BenchError: packets arrive that aren't as they should be, or none."""
     if sample.wrong or sample.unknown:
         raise BenchError(
             f"{way.name}: {sample.wrong} packets arrived at backends, and {sample.unknown} at"
@@ -215,7 +217,8 @@ def _check_node(way: Way, sample: Sample, before: Seen, after: Seen) -> None:
         raise BenchError(f"{way.name}: {strangers} of {sample.total} packets were of new flows")
 
 
-def _pace(way: Way, samples: Sequence[Sample], base: Sequence[Sample] | None) -> Pace:
+def pace_of(way: Way, samples: Sequence[Sample], base: Sequence[Sample] | None) -> Pace:
+    """Sum up a way's runs, beside those of another in the same turns."""
     rates = [each.total / each.seconds for each in samples]
     ratios = [
         rate * other.seconds / other.total for rate, other in zip(rates, base or (), strict=False)

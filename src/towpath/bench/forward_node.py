@@ -134,6 +134,7 @@ def _masquerading(network: Network, flows: int) -> Iterator[Callable[[], Seen]]:
         rules=(Rule((IN,), (_PODS,)),),
         ports=_PODS_PORTS,
         flows=max(1024, _ROOM * flows),
+        rate=1 << 30,
         direct=False,
     )
 

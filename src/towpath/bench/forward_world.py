@@ -105,14 +105,17 @@ class World:
         *,
         gap: int = 0,
         answered: bool = False,
+        first: int | None = None,
     ) -> Sample:
         """Send so many packets, of so many flows in turn, and wait for the last to arrive.
 
-        ``gap``: nanoseconds between two. ``answered``: backends answer each of them. KernelError:
-        EINTR, a signal ended it. BenchError: nothing arrives.
+        ``gap``: nanoseconds between two. ``answered``: backends answer each of them. ``first``: the
+        number of the first flow, of which each goes to another backend from a port of its own;
+        None: all flows are to one address. KernelError: EINTR, a signal ended it. BenchError:
+        nothing arrives.
         """
         sent = self._frame(way)
-        self._prepare(way, sent, flows, answered=answered)
+        self._prepare(way, sent, flows, answered=answered, first=first)
         before, cpu = self._counts(), self._cpu()
         with in_netns(self.network.clients.namespace), on_cpu(cpus.clients):
             progress = self._offer_packets(sent, packets, gap=gap)
@@ -158,9 +161,13 @@ class World:
         sent = frame(flow, payload=_PAYLOAD)
         return self.network.enter.mac + self.network.clients.mac + sent[12:]
 
-    def _prepare(self, way: Way, sent: bytes, flows: int, *, answered: bool) -> None:
+    def _prepare(
+        self, way: Way, sent: bytes, flows: int, *, answered: bool, first: int | None
+    ) -> None:
         state = self._state.lookup(0)
         bench, network = state["bench"], self.network
+        bench["remotes"] = 0 if first is None else network.number
+        bench["first_flow"] = first or 0
         bench["flows"], bench["answers"] = flows, answered
         bench["first"] = np.frombuffer(sent[:_HEADERS], np.uint8)
         bench["clients_ifindex"] = network.clients.index

@@ -148,6 +148,12 @@ class Rig:
             with RouteSources(self.program) as routes, Devices() as devices:
                 routes.sync(self.sources, devices.addresses())
 
+    def alike(self, bits: int) -> None:
+        """Say which flows all go one way: enum masquerade_alike."""
+        state = self.program.maps["masq_states"].lookup(0)
+        state["alike"] = bits
+        self.program.maps["masq_states"].update(0, state)
+
     def device(self, name: str, *, ethernet: bool = True, peer: bool = False) -> None:
         """Say what a device is."""
         record = np.zeros((), self.program.maps["masq_devices"].value_dtype)

@@ -230,8 +230,13 @@ class Sides:
         assert counted == self.oracle.counts
 
 
-def test_any_packets_are_as_the_oracle_has_them(lasting: Rig) -> None:
-    """Bytes, actions and counters, of a state that all of them have made."""
+@pytest.mark.parametrize("alike", [0, 15], ids=["by flow", "by destination"])
+def test_any_packets_are_as_the_oracle_has_them(lasting: Rig, alike: int) -> None:
+    """Bytes, actions and counters, of a state that all of them have made.
+
+    ``alike``: what each CPU keeps ways by.
+    """
+    lasting.alike(alike)
     seed = int(os.environ.get("TOWPATH_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)  # noqa: S311
     sides = Sides(lasting, chance)

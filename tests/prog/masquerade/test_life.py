@@ -22,6 +22,7 @@ from tests.prog.masquerade.harness import (
     LAN,
     OTHER_POD,
     POD,
+    POD_MAC,
     REDIRECT,
     REMOTE,
     SECTION,
@@ -78,6 +79,41 @@ def test_all_ports_are_used_and_no_more(few: Rig) -> None:
         ports = [port_of(Ether(each.data), source=True) for each in runs if each.retval != SHOT]
         assert sorted(ports) == list(range(61000, 61016))
         assert few.moved()["from_pod.drop_ports"] == 1
+
+
+def test_flows_are_found_in_whatever_way_of_their_set(request: pytest.FixtureRequest) -> None:
+    """Eight in one set, of which most haven't got the way that is their own."""
+    request.getfixturevalue("network")
+    made = Rig(replace(SECTION, flows=8))
+    try:
+        assert made.program.maps["masq_flows"].max_entries == 1
+        packets = [datagram(sport=sport, dport=53 + sport) for sport in range(8)]
+        sent = [made.out(each).packet for each in packets]
+        assert made.program.maps["masq_flows"].lookup(0)["way"]["ref"].all()
+        for sport, (packet, first) in enumerate(zip(packets, sent, strict=True)):
+            again = made.out(packet)
+            assert again.moved == {"from_pod.sent": 1}
+            assert again.packet == first
+            back = IP(src=REMOTE, dst=WAN) / UDP(sport=53 + sport, dport=first[UDP].sport)
+            answer = made.answer(back)
+            assert answer.moved == {"from_net.sent": 1}
+            assert (answer.packet[IP].dst, answer.packet[UDP].dport) == (POD, sport)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("alike", [0, 3, 15])
+def test_a_pods_address_is_its_devices_own(masq: Rig, alike: int) -> None:
+    """Whoever sends with it by another one isn't translated, not even in the same moment."""
+    masq.alike(alike)
+    frame = Ether(src=POD_MAC, dst=mac("lan")) / datagram()
+    masq.out(datagram())
+    for _ in range(50):  # most of them within a jiffy
+        assert masq.out(datagram()).moved == {"from_pod.sent": 1}
+        assert masq.run("from_pod", frame, "lan").moved == {"from_pod.pass_other": 1}
+        assert masq.leave(datagram()).moved == {"to_net.stack": 1}
+        left = masq.run("to_net", frame, "wan", came_by="lan")
+        assert left.moved == {"to_net.pass_other": 1}
 
 
 def test_a_socket_of_the_node_keeps_its_port(few: Rig) -> None:
@@ -190,9 +226,10 @@ def test_a_pods_own_connection_is_translated_whatever_came_in_before(masq: Rig) 
 def test_a_connection_goes_on_when_the_table_is_lost(masq: Rig) -> None:
     """Its ports follow from its addresses and the seed."""
     before = masq.out(V4 / TCP(sport=40000, dport=443, flags="S")).packet
-    heads = masq.program.maps["masq_heads"]
-    for number in range(heads.max_entries):
-        heads.update(number, np.zeros((), heads.value_dtype))
+    for name in ("masq_heads", "masq_flows"):
+        table = masq.program.maps[name]
+        for number in range(table.max_entries):
+            table.update(number, np.zeros((), table.value_dtype))
     run = masq.out(V4 / TCP(sport=40000, dport=443, flags="A"))
     assert run.moved == {"from_pod.sent": 1, "from_pod.bound": 1}
     assert run.packet[TCP].sport == before[TCP].sport

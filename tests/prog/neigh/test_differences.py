@@ -14,7 +14,7 @@ from tests.prog.neigh.test_keeper import to
 from towpath.datapath.neigh.follower import Follower
 from towpath.kernel.net import selectors
 from towpath.kernel.net.messages import ROUTE, Netlink
-from towpath.kernel.net.routes import LOOKED_AT, several_ways
+from towpath.kernel.net.routes import LOOKED_AT, Differences, differences, several_ways
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +86,17 @@ def test_several_ways(told: list[ByVersion], version: int, prefix: str, behind: 
     assert several_ways() == {version: True, 10 - version: False}
     ip(f"-{version} route del {other}")
     assert several_ways() == {4: False, 6: False}
+
+
+def test_routes_for_some_sources(network: Network) -> None:
+    """Those of IPv6 may be, where the kernel has it."""
+    assert network
+    alike = Differences(several=False, sources=False)
+    assert differences() == {4: alike, 6: alike}
+    ip("-6 route add 2001:db8:2::/48 from 2001:db8:7::/48 via 2001:db8::2")
+    assert differences() == {4: alike, 6: Differences(several=False, sources=True)}
+    ip("-6 route del 2001:db8:2::/48 from 2001:db8:7::/48 via 2001:db8::2")
+    assert differences() == {4: alike, 6: alike}
 
 
 def test_nexthop_objects_are_looked_into(network: Network) -> None:

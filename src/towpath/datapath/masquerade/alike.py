@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether all flows between two addresses go one way, so that it need be asked for once.
+"""Whether all flows to an address go one way, so that it need be asked for once.
 
-They don't if a rule looks at ports, protocols or DSCP, or a route has several next hops. What isn't
-known is taken for different, until all is read anew.
+Those between two addresses don't if a rule looks at ports, protocols or DSCP, or a route has
+several next hops; those to one address don't either if a rule or a route looks at sources. What
+isn't known is taken for different, until all is read anew.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from towpath.closeable import Closeable
 from towpath.kernel.net import selectors
 from towpath.kernel.net.messages import ROUTE, Netlink
-from towpath.kernel.net.routes import has_several, several_ways
+from towpath.kernel.net.routes import differences, has_several, has_sources
 from towpath.kernel.net.watch import Group, Watch
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ class Alike(Closeable):
 
     def __init__(self, program: MasqueradeProgram) -> None:
         self._states = program.maps["masq_states"]
+        enum = "masquerade_alike"
         self._bits = {
-            version: program.constant("masquerade_alike", f"MASQ_ALIKE{version}")
+            version: (
+                program.constant(enum, f"MASQ_ALIKE{version}"),
+                program.constant(enum, f"MASQ_ALIKE_SOURCES{version}"),
+            )
             for version in (_V4, _V6)
         }
         with ExitStack() as undo:
@@ -59,9 +64,15 @@ class Alike(Closeable):
         """Read all anew. KernelError: the kernel refuses to tell."""
         with Netlink(ROUTE) as netlink:
             looked_at = selectors.dump(netlink)
-        several = several_ways()
-        same = [each for each in (_V4, _V6) if not looked_at[each].fields and not several[each]]
-        self._tell(sum(self._bits[each] for each in same))
+        routes = differences()
+        alike = 0
+        for version, (flows, sources) in self._bits.items():
+            if looked_at[version].fields or routes[version].several:
+                continue
+            alike |= flows
+            if not looked_at[version].sources and not routes[version].sources:
+                alike |= sources
+        self._tell(alike)
         self.read()
 
     def _tell(self, alike: int) -> None:
@@ -81,5 +92,5 @@ def _may_differ(change: Change) -> bool:
     if change.kind == _DEL_ROUTE:
         return False
     if change.kind == _NEW_ROUTE and change.body[0] in (socket.AF_INET, socket.AF_INET6):
-        return has_several(change.body)
+        return has_several(change.body) or has_sources(change.body)
     return True  # rules, nexthop objects

@@ -56,7 +56,7 @@ class FlowTable:
 
     def __init__(self, node: Node) -> None:
         program = node.program
-        self._heads, self._flows = program.maps["masq_heads"], program.maps["masq_flows"]
+        self._flows = program.maps["masq_flows"]
         self._sources = program.maps["masq_sources"]
         enum = "nat_marks"
         self._answered = program.constant(enum, "NAT_ANSWERED")
@@ -88,13 +88,10 @@ class FlowTable:
     def _chunks(self) -> Iterator[tuple[Array, Array, Array, Array]]:
         for begin in range(0, self._flows.max_entries, _CHUNK):
             count = min(_CHUNK, self._flows.max_entries - begin)
-            with (
-                self._heads.mmap(begin, count, writable=False) as heads,
-                self._flows.mmap(begin, count, writable=False) as flows,
-            ):
+            with self._flows.mmap(begin, count, writable=False) as flows:
                 entries = flows.array["way"].copy()
-                life = heads.array["life"].copy()
                 same = flows.array["way"]["ref"] == entries["ref"]
+            life = entries["life"]
             states = self._states(entries["protocol"], life)
             ages = (self._now - life["seen"].astype(np.int64)) % _MODULUS
             ages[ages > _MODULUS - 16] = 0

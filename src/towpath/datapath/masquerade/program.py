@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAPS, NEXT = "maps", "maps-next"
-_PRIVATE = ("masq_works", "masq_decisions")
+_PRIVATE = ("masq_works", "masq_decisions", "masq_known_pods")
 """A program's own: nothing in them outlives a moment."""
 _TABLE = ("masq_heads", "masq_flows", "masq_locks")
 """Of one size, or none of them is of use."""
@@ -118,8 +118,9 @@ class MasqueradeProgram(Closeable):
         for name in _TABLE:
             obj.resize(name, sets(section, ways))
         obj.resize("masq_sources", self.constant("masquerade_limits", "MASQ_SOURCES"))
-        per_cpu = self.constant("masquerade_limits", "MASQ_DECISIONS")
-        obj.resize("masq_decisions", possible_cpus() * per_cpu)
+        for name in ("masq_decisions", "masq_known_pods"):
+            per_cpu = self.constant("masquerade_limits", name.upper())
+            obj.resize(name, possible_cpus() * per_cpu)
         obj.resize("masq_ports", 2)
         if section.mapping == "endpoint-independent":
             obj.resize("masq_mappings", MAPPINGS)

@@ -135,19 +135,33 @@ def ask(netlink: Netlink, questions: Sequence[Question]) -> list[Route]:
 
 
 LOOKED_AT = 20_000
-"""Of a family, how many routes are looked at by `several_ways`."""
+"""Of a family, how many routes are looked at by `differences`."""
 
 
-def several_ways() -> dict[int, bool]:
-    """Whether some route of IPv4, and of IPv6, has several next hops (ECMP), by version.
+class Differences(NamedTuple):
+    """By what routes send packets to one destination different ways."""
+
+    several: bool
+    """Some route has several next hops (ECMP)."""
+    sources: bool
+    """Some route is for some sources only, as those of IPv6 may be."""
+
+
+def differences() -> dict[int, Differences]:
+    """What routes of IPv4 and of IPv6 there are, by version.
 
     Of tables with more than LOOKED_AT routes only so many are read. KernelError: the kernel
     refuses to tell.
     """
-    return {4: _several_ways(socket.AF_INET), 6: _several_ways(socket.AF_INET6)}
+    return {4: _differences(socket.AF_INET), 6: _differences(socket.AF_INET6)}
 
 
-def _several_ways(family: int) -> bool:
+def several_ways() -> dict[int, bool]:
+    """Whether some route of IPv4, and of IPv6, has several next hops, as `differences`."""
+    return {version: each.several for version, each in differences().items()}
+
+
+def _differences(family: int) -> Differences:
     with Netlink(ROUTE) as netlink, Netlink(ROUTE) as asking:
         try:
             found = netlink.first(
@@ -156,7 +170,15 @@ def _several_ways(family: int) -> bool:
         except OSError as error:
             raise KernelError("list routes", error.errno or 0) from error
         objects = NextHopObjects(asking)
-        return any(has_several(each, objects) for each in found)
+        routes_ = list(found)
+        return Differences(
+            any(has_several(each, objects) for each in routes_), any(map(has_sources, routes_))
+        )
+
+
+def has_sources(body: bytes) -> bool:
+    """Whether a route is for some sources only, by the body of RTM_NEWROUTE."""
+    return bool(_RTMSG.unpack_from(body)[2])
 
 
 def has_several(body: bytes, objects: NextHopObjects | None = None) -> bool:
