@@ -26,6 +26,8 @@ static __always_inline int masq_end(struct __sk_buff *skb, const __u32 program, 
 {
 	struct masquerade_counts *counts = bpf_map_lookup_elem(&masq_counts, &program);
 
+	/* Compilers see that it is, and the verifier doesn't. */
+	barrier_var(verdict);
 	if (counts && verdict < MASQ_MAX) {
 		counts->packets[verdict]++;
 		if (verdict <= MASQ_STACK)

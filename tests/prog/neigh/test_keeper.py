@@ -58,7 +58,7 @@ def test_a_next_hop_is_resolved_without_a_packet(
     assert entry.mac == network.mac
     assert entry.protocol == PROTOCOL
     assert entry.flags == neighbours.EXTERN_LEARN
-    assert entry.extended & neighbours.MANAGED
+    assert bool(entry.extended & neighbours.MANAGED) == managed_neighbours()
     assert keeper.wanted_by(key) == tuple(to(f"{prefix}2"))
 
 
