@@ -11,6 +11,7 @@ import pytest
 from tests.lab.harness_masquerade import (
     FAR,
     NEAR6,
+    PINS,
     SECTION,
     Lab,
     ip,
@@ -42,7 +43,7 @@ def net() -> Iterator[Lab]:
 @pytest.mark.parametrize("through_stack", [False, True])
 def test_connections_and_datagrams(net: Lab, *, through_stack: bool) -> None:
     """Of any size, by the VRF's routes; what the stack sends on is translated as well."""
-    made = Follower(replace(SECTION, through_stack=through_stack), None)
+    made = Follower(replace(SECTION, through_stack=through_stack), PINS)
     try:
         since = moved(made)
         for at, seen in NODE.items():

@@ -53,8 +53,10 @@ def list_(socket_path: Path, form: Format) -> None:
 def _print(found: NextHops) -> None:
     rows = [_row(each) for each in found.next_hops]
     print_table(_COLUMNS, rows, numbers=("age", "probes"))
-    for each in (*found.unreached, *found.doubtful):
+    for each in found.unreached:
         click.echo(f"{each.address}: {each.trouble}")
+    for doubtful in found.doubtful:
+        click.echo(f"{doubtful.address}: {doubtful.trouble}")
 
 
 def _row(each: NextHop) -> tuple[str, ...]:
