@@ -376,6 +376,17 @@ class UnreachedBackend:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubtful:
+    """Somewhere that packets are sent to, but perhaps by another way than is meant."""
+
+    address: Address
+    trouble: str
+    """Why, for people."""
+    reason: str
+    """The same as one word: two_routes."""
+
+
+@dataclass(frozen=True, slots=True)
 class NextHops:
     """All next hops of the datapath."""
 
@@ -383,6 +394,8 @@ class NextHops:
     unreached: tuple[Unreached, ...]
     managed: bool
     """The kernel keeps entries resolved by itself (5.16); otherwise it is reminded."""
+    doubtful: tuple[Doubtful, ...] = ()
+    """Destinations that two routes are equally good for."""
 
 
 @dataclass(frozen=True, slots=True)

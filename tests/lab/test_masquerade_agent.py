@@ -7,15 +7,20 @@ import json
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.lab import harness_masquerade as harness
 from tests.lab.harness_agent import PINS, Agent
 from tests.lab.harness_masquerade import FAR, NEAR, POD, Lab, ip, lab, transfer, wait
 
 from towpath.api.client import Client
 from towpath.datapath.masquerade.node import detach
+from towpath.doctor import masquerade as doctor
+from towpath.doctor.probes import ask
 from towpath.kernel.bpf.hooks import Tc
+from towpath.model.masquerade import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,3 +168,22 @@ def test_netfilters_rules_that_see_nothing_are_named(net: Lab, agent: Agent) -> 
     assert "ip mine forward (forward, 1 rule), ip mine leave" in bypassed
     assert "ip mine leave (postrouting, 1 rule) may translate to ports of 61000-65535" in shared
     assert net.connect(NEAR, 81, net.listening(NEAR, 81))[2] == "192.168.0.1"
+
+
+def test_policies_of_ipsec_that_see_nothing_are_named(net: Lab, agent: Agent) -> None:
+    """By status and by the doctor; those for others aren't."""
+    tunnel = "tmpl src 192.168.0.1 dst 192.168.0.100 proto esp mode tunnel"
+    ip(
+        f"xfrm policy add src 10.244.0.0/16 dst 10.5.0.0/16 dir out {tunnel}\n"
+        f"xfrm policy add src 10.9.0.0/16 dst 10.5.0.0/16 dir out {tunnel}"
+    )
+    with Client(agent.socket) as client:
+        (told,) = client.masquerade().troubles
+    assert "IPsec's policies (out 10.244.0.0/16 to 10.5.0.0/16): they leave unencrypted" in told
+    section = Section(rules=(harness.RULE,))
+    (rule,) = (each for each in doctor.rules(section) if "IPsec" in each.name)
+    answer = ask(rule.ways[0].probe)
+    assert (answer.works, answer.found) == (False, "out 10.244.0.0/16 to 10.5.0.0/16")
+    through = doctor.rules(replace(section, through_stack=True))
+    assert not any("IPsec" in each.name for each in through)
+    assert net

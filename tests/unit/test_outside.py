@@ -71,6 +71,7 @@ HANDED_ON = {
     "tests/lab/test_agent_upgrade.py::test_killed_at_any_moment_of_a_start",
     "tests/lab/test_lab_drain.py::test_a_drain_waits_for_a_connection",
     "tests/lab/test_lab_drain.py::test_a_removed_backend_keeps_its_connection",
+    "tests/lab/test_masquerade_programs.py::run",
     "tests/lab/test_record_command.py::piped",
     "tests/prog/doctor/test_doctor.py::ip",
     "tools/bare/test_view.py::test_a_program_without_its_declaration_is_hidden",

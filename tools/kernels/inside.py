@@ -26,7 +26,7 @@ RESULTS = Path("/results")
 # Asked for by name: nothing in a guest's userspace loads them on demand.
 MODULES = (
     "veth tun dummy bonding 8021q ipip ip6_tunnel sch_netem sch_fq ip_vs ip_vs_rr virtio_net"
-    " vmxnet3"
+    " vmxnet3 vrf"
 )
 
 TEST_SECONDS = 600

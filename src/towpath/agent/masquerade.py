@@ -21,6 +21,7 @@ from towpath.datapath.masquerade.node import detach
 from towpath.datapath.masquerade.report import counters, report
 from towpath.documents import MasqueradedFlows
 from towpath.kernel.net.netfilter import forward_chains
+from towpath.kernel.net.xfrm import policies
 from towpath.model import Problem
 
 if TYPE_CHECKING:
@@ -60,11 +61,18 @@ def collisions(config: Config, section: Section) -> list[Problem]:
 
 
 def beside(section: Section) -> Iterator[str]:
-    """Say what of netfilter doesn't go with the section."""
+    """Say what of netfilter and of IPsec doesn't go with the section."""
     chains = forward_chains() or ()
     if chains and not section.through_stack:
         named = ", ".join(map(str, chains))
         yield f"packets of pods don't pass netfilter's {named}; they do with through_stack: true"
+    if not section.through_stack:
+        held = [str(each) for each in policies() or () if each.concerns(section.prefixes)]
+        if held:
+            yield (
+                f"packets of pods aren't held to IPsec's policies ({', '.join(held)}): they leave"
+                " unencrypted; with through_stack: true they are"
+            )
     translating = [str(each) for each in chains if each.translates]
     if translating and section.unsolicited == "drop":
         yield (

@@ -143,16 +143,15 @@ def hold(flows: int = HELD) -> Held:
     """Begin so many flows, and send a packet of each again. Some may find no place."""
     with _node_and_timer() as (network, node, timer):
         bound = node.program.programs["masq_from_pod"], _out(network), network.enter.index
-        repeat, times = -(-flows // _BATCH), []
-        for _ in range(2):
-            times.append(_time(timer, *bound, None, first=1, repeat=repeat))
+        repeat = -(-flows // _BATCH)
+        begun, known = (_time(timer, *bound, None, first=1, repeat=repeat) for _ in range(2))
         table = [node.program.maps[name] for name in ("masq_flows", "masq_heads", "masq_locks")]
         return Held(
             repeat * _BATCH,
             FlowTable(node).count(),
-            round(times[0] * repeat * _BATCH / 1e9, 2),
+            round(begun * repeat * _BATCH / 1e9, 2),
             sum(map(_size, table)),
-            round(times[1], 1),
+            round(known, 1),
         )
 
 

@@ -39,7 +39,8 @@ def list_(socket_path: Path, form: Format) -> None:
     the kernel's soon will be; other is the user's or another program's, and is left alone.
     age is since something said that the host is there.
 
-    What can't be reached is listed below, with the reason.
+    What can't be reached is listed below, with the reason, and what two routes are equally good
+    for.
     """
     from towpath.api.client import Client
     from towpath.api.codec import plain
@@ -54,6 +55,8 @@ def _print(found: NextHops) -> None:
     print_table(_COLUMNS, rows, numbers=("age", "probes"))
     for each in found.unreached:
         click.echo(f"{each.address}: {each.trouble}")
+    for doubtful in found.doubtful:
+        click.echo(f"{doubtful.address}: {doubtful.trouble}")
 
 
 def _row(each: NextHop) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from towpath.doctor.capability import Answer, no, yes
 from towpath.doctor.probes import Probe
 from towpath.doctor.rules import Rule, Way
 from towpath.kernel.net.netfilter import forward_chains
+from towpath.kernel.net.xfrm import policies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +49,13 @@ def rules(section: Section | None) -> Iterator[Rule]:
             _MASQUERADE,
             "they don't see what pods send out, and what is answered; through_stack: true has it",
         )
+        prefixes = ",".join(map(str, section.prefixes))
+        yield Rule(
+            "no policies of IPsec that are bypassed",
+            (Way(f"masquerade_xfrm:{prefixes}"),),
+            _MASQUERADE,
+            "what pods send leaves unencrypted; through_stack: true has them apply",
+        )
 
 
 def _ports(text: str) -> Answer:
@@ -66,7 +75,17 @@ def _netfilter(_: str) -> Answer:
     return no(", ".join(map(str, chains))) if chains else yes("there are none")
 
 
+def _xfrm(prefixes: str) -> Answer:
+    found = policies()
+    if found is None:
+        return Answer(None, "the kernel doesn't tell")
+    pods = [ip_network(each) for each in prefixes.split(",")]
+    held = [str(each) for each in found if each.concerns(pods)]
+    return no(", ".join(held)) if held else yes("there are none for pods")
+
+
 PROBES = {
     "masquerade_ports": Probe(_ports, "nothing"),
     "masquerade_netfilter": Probe(_netfilter, "nothing"),
+    "masquerade_xfrm": Probe(_xfrm, "nothing"),
 }

@@ -230,7 +230,7 @@ class Sides:
         assert counted == self.oracle.counts
 
 
-@pytest.mark.parametrize("alike", [0, 15], ids=["by flow", "by destination"])
+@pytest.mark.parametrize("alike", [0, 15], ids=["by_flow", "by_destination"])
 def test_any_packets_are_as_the_oracle_has_them(lasting: Rig, alike: int) -> None:
     """Bytes, actions and counters, of a state that all of them have made.
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from tests.prog.neigh.test_follower import wait
 from tests.prog.neigh.test_keeper import to
 
 from towpath.datapath.neigh.follower import Follower
+from towpath.datapath.neigh.report import report
+from towpath.documents import Doubtful
 from towpath.kernel.net import selectors
 from towpath.kernel.net.messages import ROUTE, Netlink
 from towpath.kernel.net.routes import LOOKED_AT, Differences, differences, several_ways
@@ -97,6 +100,28 @@ def test_routes_for_some_sources(network: Network) -> None:
     assert differences() == {4: alike, 6: Differences(several=False, sources=True)}
     ip("-6 route del 2001:db8:2::/48 from 2001:db8:7::/48 via 2001:db8::2")
     assert differences() == {4: alike, 6: alike}
+
+
+def test_two_routes_of_one_metric(network: Network) -> None:
+    """The kernel takes the first; who is behind it is told, and nobody else."""
+    assert network
+    ip("route add 10.1.0.0/16 via 192.0.2.2 dev n0 metric 5")
+    ip("route add 10.1.0.0/16 via 192.0.2.3 dev n0 metric 6")
+    ip("route add 10.1.0.0/16 via 192.0.2.3 dev n0 metric 5 table 7")
+    ip("route add 10.2.0.0/16 via 192.0.2.2 dev n0")
+    assert not differences()[4].doubled
+    ip("route append 10.1.0.0/16 via 192.0.2.3 dev n0 metric 5")
+    with Follower() as follower:
+        follower.want("test", to("10.1.0.1", "10.2.0.1", "2001:db8:1::1"))
+        wait(lambda: follower.asked(lambda keeper: keeper.ways))
+        told = follower.asked(report).doubtful
+    assert told == (
+        Doubtful(
+            ip_address("10.1.0.1"),
+            "there are two routes to 10.1.0.0/16 of one metric; the first is taken",
+            "two_routes",
+        ),
+    )
 
 
 def test_nexthop_objects_are_looked_into(network: Network) -> None:

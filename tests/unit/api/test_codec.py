@@ -19,6 +19,7 @@ from towpath.api.documents import (
     CpuCounters,
     CpuVerdicts,
     DeviceStatus,
+    Doubtful,
     FileStatus,
     Flow,
     FlowCount,
@@ -91,6 +92,7 @@ DOCUMENTS = [
         ),
         (Unreached(ip_address("10.0.0.2"), "no route", "no_route"),),
         managed=True,
+        doubtful=(Doubtful(ip_address("10.0.0.3"), "two routes", "two_routes"),),
     ),
     UnreachedBackend(NAME, ip_address("10.0.0.2"), "no route", "no_route"),
     Masquerade(

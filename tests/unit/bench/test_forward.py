@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from towpath.bench import BenchError, forward_rules
-from towpath.bench.forward import Spread, _check_node, _check_shares, _pace
+from towpath.bench.forward import Spread, _check_node, _check_shares, pace_of
 from towpath.bench.forward_node import Seen
 from towpath.bench.forward_ways import WAYS
 from towpath.bench.forward_world import Sample
@@ -27,7 +27,7 @@ def test_figures_are_of_what_arrived() -> None:
     samples = [SAMPLE, replace(SAMPLE, arrived=(1000, 1000)), replace(SAMPLE, arrived=(50, 50))]
     base = [replace(SAMPLE, arrived=(250, 250)), replace(SAMPLE, arrived=(200, 200))]
     base.append(replace(SAMPLE, arrived=(10, 15)))
-    pace = _pace(SNAT, samples, base)
+    pace = pace_of(SNAT, samples, base)
     assert pace.packets_per_second == Spread(2000, 200, 4000)
     assert pace.offered_per_second == 4000
     assert pace.cpu_ns == Spread(250_000, 125_000, 2_500_000)
@@ -36,7 +36,7 @@ def test_figures_are_of_what_arrived() -> None:
 
 def test_what_cannot_be_seen_is_left_out() -> None:
     """Neither CPU time nor a baseline has to be there."""
-    pace = _pace(SNAT, [replace(SAMPLE, cpu=None)], None)
+    pace = pace_of(SNAT, [replace(SAMPLE, cpu=None)], None)
     assert (pace.cpu_ns, pace.busy, pace.ratio) == (None, None, None)
 
 

@@ -134,14 +134,7 @@ class Node(Closeable):
         for role in self.roles.values():
             if not role.rules:
                 self._attach(role, troubles)
-        self._pods.replace(
-            {
-                (role.device.index, prefix): number
-                for role in self.roles.values()
-                for number in role.rules
-                for prefix in self.section.rules[number].prefixes
-            }
-        )
+        self._pods.replace(dict(self._pods_prefixes()))
         for role in self.roles.values():
             if role.rules:
                 self._attach(role, troubles)
@@ -152,6 +145,18 @@ class Node(Closeable):
             if trouble not in self.troubles:
                 log.warning("masquerade: %s", trouble)
         self.troubles = tuple(troubles)
+
+    def _pods_prefixes(self) -> Iterator[tuple[tuple[int, Prefix], int]]:
+        """By the device that packets come in by, as programs know it.
+
+        That of a VRF is its packets' from the IP header on: what the stack sends on came by it.
+        """
+        for role in self.roles.values():
+            vrf = [role.device.master] if role.device.part_of == "vrf" else []
+            for number in role.rules:
+                for prefix in self.section.rules[number].prefixes:
+                    for index in (role.device.index, *vrf):
+                        yield (index, prefix), number
 
     def _spared_prefixes(self) -> Iterator[tuple[tuple[int, Prefix], int]]:
         for number, rule in enumerate(self.section.rules):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from towpath.core.neigh.keep import Action, action, plan
 from towpath.core.neigh.rate import Rate, asked_together
 from towpath.datapath.neigh.differences import NONE, differences
-from towpath.datapath.neigh.next_hops import Way, find
+from towpath.datapath.neigh.next_hops import Way, doubtful, find
 from towpath.datapath.neigh.silence import Silence
 from towpath.kernel import jiffies
 from towpath.kernel.net import link_state, neighbours, routes, selectors
@@ -144,6 +144,7 @@ class Keeper:
         self._hops: dict[Key, list[Destination]] = {}
         self._cut_off: dict[Destination, Trouble] = {}
         self._several = {4: False, 6: False}
+        self._doubled: frozenset[routes.Place] = frozenset()
         self.differences = NONE
         """Whether flows between the same hosts may have different ways."""
 
@@ -184,7 +185,9 @@ class Keeper:
         elif len(self._mine) > len(self._hops):
             self._mine = {key for key in self._mine if self._is_ours(key)}
         self._inherit = False
-        self._several = routes.several_ways()
+        found_ = routes.differences()
+        self._several = {version: each.several for version, each in found_.items()}
+        self._doubled = frozenset().union(*(each.doubled for each in found_.values()))
         self.reroute()
 
     def reroute(self) -> None:
@@ -410,6 +413,10 @@ class Keeper:
             each: self._silence.trouble(self.ways[each].hops, self.device_name) for each in silent
         }
         return found | self._cut_off
+
+    def doubtful(self) -> dict[Address, Trouble]:
+        """Destinations that two routes are equally good for, as far as routes were read."""
+        return doubtful(self.ways, self._doubled)
 
     def refusals(self) -> Mapping[Key, int]:
         """Error numbers of entries that the kernel has refused, for now."""

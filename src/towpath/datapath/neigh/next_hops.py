@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from towpath.datapath.address import Address
     from towpath.kernel.net.link_state import Device
     from towpath.kernel.net.messages import Netlink
-    from towpath.kernel.net.routes import Hop, Route
+    from towpath.kernel.net.routes import Hop, Place, Route
 
 
 class Destination(NamedTuple):
@@ -75,6 +75,8 @@ class Way(NamedTuple):
     """Why it isn't reached, as far as routes and devices say; None: it is."""
     several: bool = False
     """There are several ways, among which packets are shared out by flow."""
+    place: Place | None = None
+    """Which route it is."""
 
 
 def find(
@@ -122,6 +124,7 @@ class _Meaning(NamedTuple):
     """Of all its next hops."""
     several: bool = False
     default: bool = False
+    place: Place | None = None
 
 
 def _meaning(route: Route, known: Mapping[int, Device], own: Collection[Address]) -> _Meaning:
@@ -142,11 +145,12 @@ def _meaning(route: Route, known: Mapping[int, Device], own: Collection[Address]
         tuple(hop.gateway for hop in route.hops),
         several=len(set(route.hops)) > 1,
         default=route.bits == 0,
+        place=route.place,
     )
 
 
 def _way(destination: Destination, meaning: _Meaning) -> Way:
-    why, hops, gateways, several, default = meaning
+    why, hops, gateways, several, default, place = meaning
     if not gateways:
         return Way(trouble=why)
     address, _, on_link = destination
@@ -155,7 +159,19 @@ def _way(destination: Destination, meaning: _Meaning) -> Way:
     if on_link and any(each not in (None, address) for each in gateways):
         return Way(trouble=trouble("not_on_link"))
     keys = tuple(Key(device, gateway or address) for device, gateway in hops)
-    return Way(keys, why, several)
+    return Way(keys, why, several, place)
+
+
+def doubtful(ways: Mapping[Destination, Way], doubled: Collection[Place]) -> dict[Address, Trouble]:
+    """Destinations that are reached, but perhaps by another way than is meant, and why."""
+    return {
+        destination.address: Trouble(
+            "two_routes",
+            f"there are two routes to {way.place.prefix} of one metric; the first is taken",
+        )
+        for destination, way in ways.items()
+        if way.place in doubled and way.place is not None
+    }
 
 
 def trouble(reason: str) -> Trouble:

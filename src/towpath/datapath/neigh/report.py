@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno as errnos
 from typing import TYPE_CHECKING, Literal
 
-from towpath.documents import NextHop, NextHops, Unreached
+from towpath.documents import Doubtful, NextHop, NextHops, Unreached
 from towpath.kernel.net.neighbours import STATES
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def report(keeper: Keeper) -> NextHops:
         tuple(_next_hop(keeper, key, kept) for key, kept in keeper.entries().items()),
         tuple(Unreached(each, text, reason) for each, (reason, text) in unreached.items()),
         keeper.managed,
+        tuple(Doubtful(each, text, reason) for each, (reason, text) in keeper.doubtful().items()),
     )
 
 

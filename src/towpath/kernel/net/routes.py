@@ -15,7 +15,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.messages import (
@@ -38,7 +38,8 @@ _RTMSG = struct.Struct(
     "=BBBBBBBBI"
 )  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _FIB_MATCH = 0x2000  # RTM_F_FIB_MATCH, since 4.13 (IPv4) and 4.20 (IPv6)
-_DST, _SRC, _OIF, _GATEWAY, _PREFSRC, _METRICS, _MULTIPATH = 1, 2, 4, 5, 7, 8, 9
+_DST, _SRC, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _METRICS, _MULTIPATH = 1, 2, 4, 5, 6, 7, 8, 9
+_TABLE = 15
 _MARK, _VIA, _NH_ID = 16, 18, 30
 _METRIC_MTU = 2
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, ifindex
@@ -79,6 +80,13 @@ class Hop(NamedTuple):
     """The next hop, which may be of the other family (RFC 5549); None: the destination itself."""
 
 
+class Place(NamedTuple):
+    """Where a route is: those of one place differ in their metric."""
+
+    table: int
+    prefix: IPv4Network | IPv6Network
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """What the kernel has for a destination."""
@@ -93,6 +101,8 @@ class Route:
     """The route's own, in bytes; 0: its device's."""
     bits: int = 0
     """Of the prefix that it is for; 0: the default route."""
+    place: Place | None = None
+    """Which one it is."""
 
     @property
     def forwards(self) -> bool:
@@ -145,6 +155,8 @@ class Differences(NamedTuple):
     """Some route has several next hops (ECMP)."""
     sources: bool
     """Some route is for some sources only, as those of IPv6 may be."""
+    doubled: frozenset[Place] = frozenset()
+    """Of IPv4: where there are two of one metric, of which the kernel takes the first."""
 
 
 def differences() -> dict[int, Differences]:
@@ -169,11 +181,30 @@ def _differences(family: int) -> Differences:
             )
         except OSError as error:
             raise KernelError("list routes", error.errno or 0) from error
-        objects = NextHopObjects(asking)
-        routes_ = list(found)
-        return Differences(
-            any(has_several(each, objects) for each in routes_), any(map(has_sources, routes_))
-        )
+        return _look_through(found, NextHopObjects(asking))
+
+
+def _look_through(listed_: Iterable[bytes], objects: NextHopObjects) -> Differences:
+    several = sources = False
+    seen: set[tuple[Any, ...]] = set()
+    doubled: set[Place] = set()
+    for body in listed_:
+        kinds = dict(each_attribute(body[_RTMSG.size :]))
+        several = several or _has_several(kinds, objects)
+        sources = sources or has_sources(body)
+        if body[0] != socket.AF_INET:
+            continue
+        which = body[1], body[3], body[4], *map(kinds.get, (_TABLE, _DST, _PRIORITY))
+        if which in seen:
+            doubled.add(_place(body, kinds))
+        seen.add(which)
+    return Differences(several, sources, frozenset(doubled))
+
+
+def _place(body: bytes, kinds: dict[int, bytes]) -> Place:
+    zero = bytes(4 if body[0] == socket.AF_INET else 16)
+    table = _number(kinds.get(_TABLE)) or body[4]
+    return Place(table, ip_network((kinds.get(_DST, zero), body[1]), strict=False))
 
 
 def has_sources(body: bytes) -> bool:
@@ -186,7 +217,10 @@ def has_several(body: bytes, objects: NextHopObjects | None = None) -> bool:
 
     Of one that names an object of ``ip nexthop`` and nothing more, it is if there is no telling.
     """
-    kinds = dict(each_attribute(body[_RTMSG.size :]))
+    return _has_several(dict(each_attribute(body[_RTMSG.size :])), objects)
+
+
+def _has_several(kinds: dict[int, bytes], objects: NextHopObjects | None) -> bool:
     if _MULTIPATH in kinds:
         return sum(1 for _ in _several(kinds[_MULTIPATH])) > 1
     if _NH_ID not in kinds or _OIF in kinds:
@@ -260,6 +294,7 @@ def _read(body: bytes, objects: NextHopObjects) -> Route:
         source=ip_address(preferred) if preferred else None,
         mtu=_number(metrics.get(_METRIC_MTU)),
         bits=bits,
+        place=_place(body, found),
     )
 
 
