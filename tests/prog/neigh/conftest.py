@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.neigh.keeper import Kept
 
-LIMIT = 30.0  # seconds; ends a hang
+LIMIT = 120.0  # seconds; ends a hang. Without managed entries each is asked for twice a minute
 
 
 def ip(command: str) -> None:

@@ -74,7 +74,7 @@ def test_the_route_says_source_and_mtu(node: Network) -> None:
     """The source where the kernel's look-up can tell it."""
     found = ask(ip_address("10.0.0.1"), "n0")
     assert node
-    assert found.mtu == 1400
+    assert found.mtu == (1400 if fib_lookup().mtu else None)  # Linux 5.10 tells none
     if fib_lookup().source:
         assert found.source == ip_address("192.0.2.1")
     named = ask(ip_address("10.0.0.1"), "n0", ip_address("192.0.2.77"))
