@@ -47,11 +47,14 @@ ISOLATED := unshare --pid --fork --kill-child --mount-proc
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
 
-# Lint has its say first; tests run whatever it is, and both have to be content.
+# Lint has its say first; tests run whatever it is, and both have to be content. The shell is the
+# namespace's first process: as such the timeout of coreutils 9.10 ends at once, with 125 and without
+# a word, as if it had lost its parent.
 test: install-dev objects
 	@failed=; \
 	$(MAKE) --no-print-directory lint-quick || failed="lint (above) and perhaps tests"; \
-	$(ISOLATED) timeout --foreground --signal INT --kill-after 60 $(TEST_LIMIT) \
+	$(ISOLATED) sh -c '"$$@"; exit $$?' sh \
+	timeout --foreground --signal INT --kill-after 60 $(TEST_LIMIT) \
 	$(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
 	[ -z "$$failed" ] || { echo "make test: failed: $$failed" >&2; exit 1; }
 
