@@ -162,7 +162,7 @@ def test_table() -> None:
     """People get a table."""
     arguments = [*BRIEF, "--way", "route", "--way", KUBE_PROXY]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert "kube-proxy's rules" in result.stdout
     assert "as a multiple of nftables's in the same turn" in result.stdout
 
