@@ -36,7 +36,7 @@ class Scrapes:
         self._read = read
         # One thread, always the same: its memory is then used again and again.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-        self._making: asyncio.Future[Rendering] | None = None
+        self._making: asyncio.Task[Rendering] | None = None
         self._there: list[ref[Rendering]] = []
 
     async def rendering(self) -> Rendering:
@@ -45,19 +45,29 @@ class Scrapes:
             there = [each for weak in self._there if (each := weak())]
             if len(there) >= MAX_AT_ONCE:
                 return there[-1]
-            loop = asyncio.get_running_loop()
-            self._making = loop.run_in_executor(self._thread, self._render)
-            self._making.add_done_callback(self._made)
+            self._making = asyncio.create_task(self._make())
+            self._making.add_done_callback(_seen)
         return await asyncio.shield(self._making)
+
+    async def _make(self) -> Rendering:
+        # Noted before anyone can ask again: a callback of the future might come later than who
+        # waits for it (Python 3.14, where a thread is quick).
+        try:
+            made = await asyncio.get_running_loop().run_in_executor(self._thread, self._render)
+        finally:
+            self._making = None
+        self._there = [each for each in self._there if each()]
+        self._there.append(ref(made))
+        return made
 
     def _render(self) -> Rendering:
         return Rendering(self._read())
 
-    def _made(self, making: asyncio.Future[Rendering]) -> None:
-        self._making = None
-        self._there = [each for each in self._there if each()]
-        if not making.cancelled() and making.exception() is None:
-            self._there.append(ref(making.result()))
+
+def _seen(making: asyncio.Task[Rendering]) -> None:
+    """Say nothing of an error if all who asked have gone."""
+    if not making.cancelled():
+        making.exception()
 
 
 class ScrapeResponse(Response):
