@@ -112,7 +112,7 @@ def test_packets_find_what_is_right_while_rules_change(pinned: Path, tmp_path: P
     for number in range(PACKETS):
         mine, lane = (heard["at"] == number // BATCH * BATCH), number % BATCH
         wrong = history.wrong(number, heard["first"][mine], last[mine], found[mine][:, lane])
-        assert not len(wrong), (packets()[number], heard[mine][wrong[0]])
+        assert not len(wrong), f"{packets()[number]}: {heard[mine][wrong].tolist()}"
 
 
 @contextmanager
