@@ -31,7 +31,7 @@ static __always_inline void count_service(const struct lb_ctx *lb, __u32 service
 		stats->flows++;
 	if (unlikely(is_drop(verdict))) {
 		stats->drops++;
-		/* Linux 5.10 wants to see that the very number that is used is compared. */
+		/* The verifier wants to see that the very number that is used is compared. */
 		barrier_var(reason);
 		if (reason < DROP_REASONS)
 			stats->dropped[reason]++;

@@ -296,6 +296,8 @@ def test_a_file_that_vanishes_ends_it(agent: Agent, tmp_path: Path) -> None:
     """With a message."""
     path = tmp_path / "x.pcapng"
     with recording(agent, path) as process:
+        # The agent has the capture before the command has the file.
+        wait_until(path.exists, seconds=120, what="the file")
         path.unlink()
         send_until_it_ends(process)
         _, said = process.communicate(timeout=120)

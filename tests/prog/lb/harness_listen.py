@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks packets up in a pinned table while another process changes it, and notes what they find.
 
-Run as a program: arguments are the compiled ``slow_wildcard.bpf.c``, the directory of pins, the
+Run as a program: arguments are the compiled ``slow.bpf.c``, the directory of pins, the
 file that says how far the writer is, and the file for the notes.
 """
 
@@ -39,6 +39,7 @@ NOTE = np.dtype(
         ("at", np.uint32),  # the first of the packets
         ("number", np.uint64, BATCH),
         ("value", np.uint64, BATCH),
+        ("changes", np.uint64, BATCH),  # that were counted during each look-up
     ]
 )
 _FRAME = bytes(64)
@@ -85,7 +86,8 @@ def main(program: str, pins: str, progress: str, notes: str) -> None:
             note["first"] = shared[FINISHED]
             obj.programs["answer_slowly"].test_run(_FRAME)
             note["last"] = shared[STARTED]
-            note["number"], note["value"] = answers["number"], answers["value"]
+            for each in ("number", "value", "changes"):
+                note[each] = answers[each]
             output.write(note.tobytes())
             shared[LISTENING] += 1
 

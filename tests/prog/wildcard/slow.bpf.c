@@ -43,6 +43,7 @@ struct query {
 struct answer {
 	__u64 number;
 	__u64 value;
+	__u64 changes; /* that were counted during the look-up */
 };
 
 WILDCARD_ARRAY(queries, struct query, 256);
@@ -51,6 +52,13 @@ WILDCARD_ARRAY(answers, struct answer, SLOW_BATCH);
 __u32 next; /* query to begin with */
 
 #undef bpf_map_lookup_elem
+
+static __always_inline __u64 changes(const struct wildcard_key *key)
+{
+	if (key->family == WILDCARD_IPV4)
+		return wildcard_changes(&rules_index4);
+	return wildcard_changes(&rules_index6);
+}
 
 SEC("tc")
 int answer_slowly(struct __sk_buff *ctx)
@@ -61,12 +69,14 @@ int answer_slowly(struct __sk_buff *ctx)
 		__u32 at = (next + i) & 255, to = i;
 		struct query *query = bpf_map_lookup_elem(&queries, &at);
 		struct answer *answer = bpf_map_lookup_elem(&answers, &to);
-		__u64 value = 0;
+		__u64 value = 0, before;
 
 		if (!query || !answer)
 			break;
+		before = changes(&query->key);
 		answer->number = wildcard_lookup(rules, &query->key, &value);
 		answer->value = value;
+		answer->changes = changes(&query->key) - before;
 	}
 	return 0;
 }

@@ -37,6 +37,7 @@ _CHANGES = 600 if IN_GUEST else 12_000
 _TOGETHER = 10 if IN_GUEST else 100  # changes, to a look-up at least
 _KILLS = 2 if IN_GUEST else 6
 _NONE = -1
+_SEARCHES = 3  # in a look-up, at most: one that changes went through is done again, twice
 _ROOT = Path(__file__).parents[3]
 _SLOW = Path(__file__).with_name("slow.bpf.c")
 
@@ -89,7 +90,11 @@ class History:
 
 
 def test_packets_find_what_is_right_while_rules_change(pinned: Path, tmp_path: Path) -> None:
-    """Each answer is that of the rules as they were at some moment of the look-up."""
+    """Each answer is that of the rules as they were at some moment of the look-up.
+
+    Unless a change was counted in each of its searches, the last included: of these
+    look-ups some may find what was never right (docs/architecture.md).
+    """
     todo = list(changes(_CHANGES, replacements=False))
     history = History(packets())
     for change in todo:
@@ -112,7 +117,9 @@ def test_packets_find_what_is_right_while_rules_change(pinned: Path, tmp_path: P
     for number in range(PACKETS):
         mine, lane = (heard["at"] == number // BATCH * BATCH), number % BATCH
         wrong = history.wrong(number, heard["first"][mine], last[mine], found[mine][:, lane])
-        assert not len(wrong), (packets()[number], heard[mine][wrong[0]])
+        wrong = wrong[heard["changes"][mine][wrong, lane] < _SEARCHES]
+        assert not len(wrong), f"{packets()[number]}: {heard[mine][wrong].tolist()}"
+    assert np.mean(heard["changes"] < _SEARCHES) > 0.5  # most look-ups are held to it
 
 
 @contextmanager
