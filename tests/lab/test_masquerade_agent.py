@@ -182,7 +182,7 @@ def test_policies_of_ipsec_that_see_nothing_are_named(net: Lab, agent: Agent) ->
     assert "IPsec's policies (out 10.244.0.0/16 to 10.5.0.0/16): they leave unencrypted" in told
     section = Section(rules=(harness.RULE,))
     (rule,) = (each for each in doctor.rules(section) if "IPsec" in each.name)
-    answer = ask(rule.ways[0].probe)
+    answer = ask(rule.ways[0].probe, doctor.PROBES)
     assert (answer.works, answer.found) == (False, "out 10.244.0.0/16 to 10.5.0.0/16")
     through = doctor.rules(replace(section, through_stack=True))
     assert not any("IPsec" in each.name for each in through)

@@ -277,14 +277,14 @@ def test_endpoints_never_share_a_port() -> None:
     """16 of them have all there are, of whatever remote; the next one has none."""
     few = Rig(replace(SECTION, mapping="endpoint-independent", ports=PortRange(61000, 61015)))
     try:
-        runs = [few.out(datagram(sport=sport)) for sport in range(1, 17)]
-        ports = [port_of(run.packet, source=True) for run in runs]
-        assert sorted(ports) == list(range(61000, 61016))
-        again = [few.out(datagram(sport=sport, remote="203.0.113.77")) for sport in range(1, 17)]
-        assert [port_of(run.packet, source=True) for run in again] == ports
-        assert few.out(datagram(sport=99, remote="203.0.113.78")).moved == {
-            "from_pod.drop_ports": 1
-        }
+        # At once: a port that nobody has used for a while may be another's.
+        remotes = REMOTE, "203.0.113.77"
+        packets = [datagram(sport=s, remote=each) for each in remotes for s in range(1, 17)]
+        runs = few.burst([*packets, datagram(sport=99, remote="203.0.113.78")])
+        ports = [port_of(Ether(run.data), source=True) for run in runs[:-1]]
+        assert sorted(ports[:16]) == list(range(61000, 61016))
+        assert ports[16:] == ports[:16]
+        assert few.moved() == {"from_pod.sent": 32, "from_pod.bound": 32, "from_pod.drop_ports": 1}
     finally:
         few.close()
 

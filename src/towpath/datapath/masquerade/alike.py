@@ -62,6 +62,7 @@ class Alike(Closeable):
 
     def sync(self) -> None:
         """Read all anew. KernelError: the kernel refuses to tell."""
+        self._watch.read()  # what it tells of is in what is read now
         with Netlink(ROUTE) as netlink:
             looked_at = selectors.dump(netlink)
         routes = differences()

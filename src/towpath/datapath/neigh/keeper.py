@@ -416,7 +416,8 @@ class Keeper:
 
     def doubtful(self) -> dict[Address, Trouble]:
         """Destinations that two routes are equally good for, as far as routes were read."""
-        return doubtful(self.ways, self._doubled)
+        reached = dict.fromkeys(each.address for each, way in self.ways.items() if not way.trouble)
+        return doubtful(self._netlink, list(reached), self._doubled)
 
     def refusals(self) -> Mapping[Key, int]:
         """Error numbers of entries that the kernel has refused, for now."""

@@ -75,8 +75,6 @@ class Way(NamedTuple):
     """Why it isn't reached, as far as routes and devices say; None: it is."""
     several: bool = False
     """There are several ways, among which packets are shared out by flow."""
-    place: Place | None = None
-    """Which route it is."""
 
 
 def find(
@@ -124,7 +122,6 @@ class _Meaning(NamedTuple):
     """Of all its next hops."""
     several: bool = False
     default: bool = False
-    place: Place | None = None
 
 
 def _meaning(route: Route, known: Mapping[int, Device], own: Collection[Address]) -> _Meaning:
@@ -145,12 +142,11 @@ def _meaning(route: Route, known: Mapping[int, Device], own: Collection[Address]
         tuple(hop.gateway for hop in route.hops),
         several=len(set(route.hops)) > 1,
         default=route.bits == 0,
-        place=route.place,
     )
 
 
 def _way(destination: Destination, meaning: _Meaning) -> Way:
-    why, hops, gateways, several, default, place = meaning
+    why, hops, gateways, several, default = meaning
     if not gateways:
         return Way(trouble=why)
     address, _, on_link = destination
@@ -159,18 +155,22 @@ def _way(destination: Destination, meaning: _Meaning) -> Way:
     if on_link and any(each not in (None, address) for each in gateways):
         return Way(trouble=trouble("not_on_link"))
     keys = tuple(Key(device, gateway or address) for device, gateway in hops)
-    return Way(keys, why, several, place)
+    return Way(keys, why, several)
 
 
-def doubtful(ways: Mapping[Destination, Way], doubled: Collection[Place]) -> dict[Address, Trouble]:
-    """Destinations that are reached, but perhaps by another way than is meant, and why."""
+def doubtful(
+    netlink: Netlink, addresses: Sequence[Address], doubled: Collection[Place]
+) -> dict[Address, Trouble]:
+    """Those that are reached by the first of two routes, and so perhaps not as is meant."""
+    if not doubled:
+        return {}
     return {
-        destination.address: Trouble(
+        address: Trouble(
             "two_routes",
-            f"there are two routes to {way.place.prefix} of one metric; the first is taken",
+            f"there are two routes to {place.prefix} of one metric; the first is taken",
         )
-        for destination, way in ways.items()
-        if way.place in doubled and way.place is not None
+        for address, place in zip(addresses, routes.places(netlink, addresses), strict=True)
+        if place is not None and place in doubled
     }
 
 

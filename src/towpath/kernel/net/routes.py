@@ -84,7 +84,17 @@ class Place(NamedTuple):
     """Where a route is: those of one place differ in their metric."""
 
     table: int
-    prefix: IPv4Network | IPv6Network
+    bits: int
+    destination: bytes | None
+    """The prefix as it lies in messages; None: the default route."""
+    family: int
+    """AF_INET or AF_INET6."""
+
+    @property
+    def prefix(self) -> IPv4Network | IPv6Network:
+        """Whom the route is for."""
+        zero = bytes(4 if self.family == socket.AF_INET else 16)
+        return ip_network((self.destination or zero, self.bits), strict=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +111,6 @@ class Route:
     """The route's own, in bytes; 0: its device's."""
     bits: int = 0
     """Of the prefix that it is for; 0: the default route."""
-    place: Place | None = None
-    """Which one it is."""
 
     @property
     def forwards(self) -> bool:
@@ -186,25 +194,24 @@ def _differences(family: int) -> Differences:
 
 def _look_through(listed_: Iterable[bytes], objects: NextHopObjects) -> Differences:
     several = sources = False
-    seen: set[tuple[Any, ...]] = set()
+    before: tuple[Any, ...] = ()
     doubled: set[Place] = set()
     for body in listed_:
         kinds = dict(each_attribute(body[_RTMSG.size :]))
         several = several or _has_several(kinds, objects)
-        sources = sources or has_sources(body)
         if body[0] != socket.AF_INET:
+            sources = sources or has_sources(body)
             continue
-        which = body[1], body[3], body[4], *map(kinds.get, (_TABLE, _DST, _PRIORITY))
-        if which in seen:
+        # Those of one prefix, type of service and metric come one after the other.
+        which = kinds.get(_DST), kinds.get(_PRIORITY), kinds.get(_TABLE), body[1], body[3]
+        if which == before:
             doubled.add(_place(body, kinds))
-        seen.add(which)
+        before = which
     return Differences(several, sources, frozenset(doubled))
 
 
 def _place(body: bytes, kinds: dict[int, bytes]) -> Place:
-    zero = bytes(4 if body[0] == socket.AF_INET else 16)
-    table = _number(kinds.get(_TABLE)) or body[4]
-    return Place(table, ip_network((kinds.get(_DST, zero), body[1]), strict=False))
+    return Place(_number(kinds.get(_TABLE)) or body[4], body[1], kinds.get(_DST), body[0])
 
 
 def has_sources(body: bytes) -> bool:
@@ -226,6 +233,15 @@ def _has_several(kinds: dict[int, bytes], objects: NextHopObjects | None) -> boo
     if _NH_ID not in kinds or _OIF in kinds:
         return False
     return objects is None or len(objects.hops(_number(kinds[_NH_ID]))) > 1
+
+
+def places(netlink: Netlink, destinations: Sequence[Address]) -> list[Place | None]:
+    """Which routes packets for these take; None: there is none. In order."""
+    answers = netlink.answers(_GET_ROUTE, [_question(Question(each)) for each in destinations])
+    return [
+        None if isinstance(each, int) else _place(each, dict(each_attribute(each[_RTMSG.size :])))
+        for each in answers
+    ]
 
 
 def _answer(answer: bytes | int, objects: NextHopObjects) -> Route:
@@ -294,7 +310,6 @@ def _read(body: bytes, objects: NextHopObjects) -> Route:
         source=ip_address(preferred) if preferred else None,
         mtu=_number(metrics.get(_METRIC_MTU)),
         bits=bits,
-        place=_place(body, found),
     )
 
 
