@@ -119,8 +119,8 @@ static __always_inline void masq_begin(struct masq_work *w, __u64 hash)
 		chooser = hash_step(hash_client(&w->flow, masq_seed()),
 				    w->flow.sport | (__u32)w->flow.protocol << 16);
 	s->first = hash_scale(chooser, masq_port_count);
-	s->stride = masq_port_count > NAT_TRIES ? 1 + hash_scale(chooser >> 32, masq_port_count - 1)
-						: 1;
+	/* So short that all candidates are different, whatever it has in common with the count. */
+	s->stride = 1 + hash_scale(chooser >> 32, masq_port_count / NAT_TRIES);
 	s->way = NAT_WAYS;
 }
 

@@ -81,6 +81,22 @@ def test_all_ports_are_used_and_no_more(few: Rig) -> None:
         assert few.moved()["from_pod.drop_ports"] == 1
 
 
+def test_a_flow_finds_a_port_as_long_as_there_are_candidates(
+    request: pytest.FixtureRequest,
+) -> None:
+    """Sixteen that are all different, of a count of ports that has many divisors."""
+    request.getfixturevalue("network")
+    made = Rig(replace(SECTION, ports=PortRange(61000, 61031), flows=1 << 16))
+    try:
+        for remote in [f"203.0.113.{n}" for n in range(1, 101)]:
+            runs = made.burst([datagram(sport=sport, remote=remote) for sport in range(1, 17)])
+            ports = {port_of(Ether(each.data), source=True) for each in runs}
+            assert len(ports) == 16
+        assert made.moved() == {"from_pod.sent": 1600, "from_pod.bound": 1600}
+    finally:
+        made.close()
+
+
 def test_flows_are_found_in_whatever_way_of_their_set(request: pytest.FixtureRequest) -> None:
     """Eight in one set, of which most haven't got the way that is their own."""
     request.getfixturevalue("network")
