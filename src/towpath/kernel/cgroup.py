@@ -59,15 +59,17 @@ def mounts() -> list[tuple[str, str]]:
 
     The first is relative to its cgroup namespace: ``/..`` is what that is in.
     """
-    return [(root, point) for root, point in _mounts() if is_cgroup(point)]
+    return [(root, point) for root, point, _ in mounts_of(_KIND) if is_cgroup(point)]
 
 
-def _mounts() -> Iterator[tuple[str, str]]:
+def mounts_of(kind: str) -> Iterator[tuple[str, str, str]]:
+    """What is mounted of a kind of file system, where, and with which options of its own."""
     for line in _MOUNTS.read_text().splitlines():
-        mount, _, kind = line.partition(" - ")
-        if kind.split(" ", 1)[0] == _KIND:
+        mount, _, after = line.partition(" - ")
+        file_system, _, options = after.split(" ", 2)
+        if file_system == kind:
             fields = mount.split(" ")
-            yield fields[_ROOT], _ESCAPE.sub(_character, fields[_MOUNT_POINT])
+            yield fields[_ROOT], _ESCAPE.sub(_character, fields[_MOUNT_POINT]), options
 
 
 def _character(escape: re.Match[str]) -> str:

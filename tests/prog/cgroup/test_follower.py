@@ -121,7 +121,7 @@ def test_a_cgroup_that_is_removed_while_attached(cgroup: Path) -> None:
             links.append(attach_cgroup(counted.programs["connect4"], root.path, CONNECT4))
 
         with Follower(path, moved=attach) as followed:
-            followed.asked(attach)
+            assert len(links) == 1
             remove(path)
             wait_until(lambda: not followed.proof.proven, seconds=SECONDS, what="it to be told")
             assert f"{path} was removed" in (followed.trouble or "")
@@ -132,10 +132,10 @@ def test_a_cgroup_that_is_removed_while_attached(cgroup: Path) -> None:
             assert followed.trouble is None
             assert followed.asked(lambda root: root.id) == cgroup_id(path)
             assert len(links) == 2
-            before = calls(counted)
-            with Inside(path) as inside:
-                assert inside.connect(dead_port()) == "ConnectionRefusedError"
-            assert calls(counted) == before + 1
+        before = calls(counted)
+        with Inside(path) as inside:
+            assert inside.connect(dead_port()) == "ConnectionRefusedError"
+        assert calls(counted) == before + 1
         for each in links:
             each.detach()
 
@@ -156,7 +156,14 @@ def test_what_was_in_the_way_is_waited_for(cgroup: Path, caplog: pytest.LogCaptu
         assert len(told) == 2
 
 
-def test_there_has_to_be_one_to_begin_with(tmp_path: Path) -> None:
-    """And nothing is left running."""
-    with pytest.raises(KernelError, match="it is no cgroup"):
-        Follower(tmp_path)
+def test_none_to_begin_with_is_waited_for(cgroup: Path) -> None:
+    """Nothing else has to wait for that; it is told, and gone on with once there is one."""
+    path, found = cgroup / "later", list[int]()
+    with Follower(path, moved=lambda root: found.append(root.id)) as followed:
+        assert "No such file" in (followed.trouble or "")
+        with pytest.raises(KernelError, match="ask for the root of cgroups: open cgroup .*No such"):
+            followed.asked(lambda root: root.id)
+        path.mkdir()
+        wait_until(lambda: followed.proof.proven, seconds=SECONDS, what="it to be proven")
+        assert found == [cgroup_id(path)]
+        assert followed.trouble is None

@@ -274,7 +274,5 @@ def test_a_cgroup_is_found_by_its_number(cgroup: Path) -> None:
             assert (found.id, cgroup_id(found.path)) == (number, number)
         with only(CAP_SYS_ADMIN), pytest.raises(KernelError, match="needs CAP_DAC_READ_SEARCH"):
             mount.by_id(number)
-        gone = number
-        remove(below)
-        with pytest.raises(KernelError, match=rf"open cgroup number {gone}: .*ESTALE.*it is gone"):
-            mount.by_id(gone)
+        with pytest.raises(KernelError, match=r"open cgroup number 4294967295: .*it is gone"):
+            mount.by_id((1 << 32) - 1)

@@ -9,14 +9,11 @@ until the machine is restarted: to every socket that is made from then on, its c
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.cgroup_v1 import TAGGING, controllers
 from towpath.kernel.errors import KernelError
 
-TAGGING = ("net_cls", "net_prio")
-"""The controllers of version 1 whose tags are stored in sockets."""
-_CONTROLLERS = Path("/proc/cgroups")
 _FRAME = bytes(64)
 
 
@@ -34,17 +31,7 @@ def shares_word() -> bool | None:
         return None
 
 
-def tagging_controllers() -> dict[str, int]:
-    """Controllers that this kernel can tag sockets with, and the number of their hierarchy.
-
-    0: none of version 1 has it, so that there are no tags.
-    """
-    rows = [line.split() for line in _CONTROLLERS.read_text().splitlines() if line[:1] != "#"]
-    return {
-        name: int(tree) for name, tree, _, enabled in rows if name in TAGGING and enabled == "1"
-    }
-
-
 def has_fault() -> bool | None:
     """Whether a tag could make sockets forget their cgroup. None: it can't be told."""
-    return shares_word() if tagging_controllers() else False
+    tagging = any(each.name in TAGGING for each in controllers())
+    return shares_word() if tagging else False

@@ -46,8 +46,9 @@ _NOT_YET = Proof(proven=False, why="not tried yet", at=0.0)
 class Follower(Closeable):
     """Finds the cgroup that programs are attached to, proves it, and keeps doing so.
 
-    It has a thread of its own, which calls ``moved`` whenever the root is another one: what is
-    attached is to be attached there then. KernelError: there is none to begin with. For any thread.
+    It has a thread of its own, which calls ``moved`` whenever there is another root than before, or
+    one at all: what is attached is to be attached there then. OSError: no file can be opened. For
+    any thread.
     """
 
     def __init__(
@@ -63,18 +64,16 @@ class Follower(Closeable):
         self._proof = _NOT_YET
         self._gone: str | None = None
         self._due: float | None = None
+        self._root: CgroupRoot | None = None
+        self._watch: Watch | None = None
         with ExitStack() as undo:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             undo.callback(os.close, self._wake)
-            self._root = CgroupRoot(configured)
-            undo.callback(self._end_root)
+            undo.callback(self._let_go)
             self._poll = select.poll()
             self._poll.register(self._wake, select.POLLIN)
-            self._watch: Watch | None = Watch(self._root.node, PREFIX)
-            undo.callback(self._end_watch)
-            self._watch.register(self._poll)
+            self._follow(first=True)
             self._undo = undo.pop_all()
-        self._prove()
         self._thread = threading.Thread(target=self._run, name="cgroups", daemon=True)
         self._thread.start()
 
@@ -93,8 +92,13 @@ class Follower(Closeable):
         return None if proof.proven else f"programs of cgroups aren't proven to run: {proof.why}"
 
     def asked(self, question: Callable[[CgroupRoot], T]) -> T:
-        """Answer a question about the root that there is, which stays open meanwhile."""
+        """Answer a question about the root that there is, which stays open meanwhile.
+
+        KernelError: there is none.
+        """
         with self._lock:
+            if self._root is None:
+                raise KernelError("ask for the root of cgroups", hint=self._gone or "")
             return question(self._root)
 
     def prove_again(self) -> None:
@@ -134,53 +138,54 @@ class Follower(Closeable):
 
     def _next(self) -> float | None:
         """When it is proven again if nothing changes; None: that needn't be."""
-        if not self.proof.proven:
+        if self._root is None or not self.proof.proven:
             return time.monotonic() + RETRY_SECONDS
         return time.monotonic() + FAULT_SECONDS if self._root.fault is not False else None
 
-    def _follow(self) -> None:
+    def _follow(self, *, first: bool = False) -> None:
+        gone = None
         try:
-            if not self._root.is_current():
-                self._find_again()
-            gone = None
+            if self._root is None or not self._root.is_current():
+                self._find_again(first=first)
         except (KernelError, OSError) as error:
             gone = str(error)
-            if not self._root.there:
+            if self._root is not None and not self._root.there:
                 gone = _GONE.format(name=self._root.name, error=error)
         if gone != self._gone:
-            log.warning("%s", gone or f"{self._root.name} is there again")
+            log.warning("programs of cgroups: %s", gone or "there is a root again")
         self._gone = gone
-        if gone is None:
-            self._prove()
+        if gone is None and self._root is not None:
+            self._prove(self._root)
 
-    def _find_again(self) -> None:
-        found = CgroupRoot(self._configured)
-        try:
+    def _find_again(self, *, first: bool) -> None:
+        with ExitStack() as undo:
+            found = undo.enter_context(CgroupRoot(self._configured))
             watch = Watch(found.node, PREFIX)
-        except BaseException:
-            found.close()
-            raise
-        self._end_watch()
-        self._watch = watch
-        watch.register(self._poll)
+            undo.pop_all()
         with self._lock:
-            before, self._root = self._root, found
-            before.close()
-        log.warning("programs of cgroups are for %s now: %s", found.name, found.why)
+            self._let_go()
+            self._root, self._watch = found, watch
+            watch.register(self._poll)
+        log.log(
+            logging.INFO if first else logging.WARNING,
+            "programs of cgroups are for %s: %s",
+            found.name,
+            found.why,
+        )
         if self._moved is not None:
             self._moved(found)
 
-    def _end_root(self) -> None:
-        self._root.close()  # whichever it is by then
-
-    def _end_watch(self) -> None:
+    def _let_go(self) -> None:
+        """Close what there is."""
         if self._watch is not None:
             self._watch.unregister(self._poll)
             self._watch.close()
-            self._watch = None
+        if self._root is not None:
+            self._root.close()
+        self._root = self._watch = None
 
-    def _prove(self) -> None:
-        before, self._proof = self._proof, self._root.prove(self._witness)
+    def _prove(self, root: CgroupRoot) -> None:
+        before, self._proof = self._proof, root.prove(self._witness)
         if before is not _NOT_YET and before.proven == self._proof.proven:
             return
         level = logging.INFO if self._proof.proven else logging.WARNING

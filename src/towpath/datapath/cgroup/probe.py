@@ -60,7 +60,7 @@ class Destination(NamedTuple):
 
 def connect_below(path: Path, destination: Destination) -> None:
     """Have a process connect in a new cgroup below ``path``. KernelError: it can't be put there."""
-    with _new_cgroup(path) as below:
+    with new_cgroup(path) as below:
         family = "AF_INET6" if ":" in destination.address else "AF_INET"
         code = _CHILD.format(family=family, **destination._asdict())
         # -I and -S: what is installed is nothing to it, and it starts in a hundredth of a second.
@@ -88,8 +88,8 @@ def _move(process: int, path: Path) -> None:
 
 
 @contextmanager
-def _new_cgroup(path: Path) -> Iterator[Path]:
-    """Make a cgroup below another for the block."""
+def new_cgroup(path: Path) -> Iterator[Path]:
+    """Make a cgroup below another for the block. KernelError: there can't be one."""
     with ExitStack() as undo:
         try:
             _remove_forgotten(path)
