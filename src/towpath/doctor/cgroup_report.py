@@ -118,7 +118,18 @@ def diagnose(configured: Path | None = None) -> CgroupDiagnosis:
     except KernelError as error:
         told = str(error)
         found = CgroupDiagnosis(
-            mounted, tagging, fault, "unknown", told, (), None, told, False, told, (), ()
+            mounted,
+            tagging,
+            fault,
+            state="unknown",
+            seen=told,
+            affected=(),
+            root=None,
+            why=told,
+            proven=False,
+            proof=told,
+            programs=(),
+            advice=(),
         )
     return replace(found, advice=tuple(_advice(found)))
 
@@ -181,11 +192,12 @@ def _listed(path: Path) -> tuple[CgroupProgram, ...]:
 def _advice(found: CgroupDiagnosis) -> Iterator[str]:
     if found.state == "bypassed":
         yield (
-            "sockets that are made from now on are taken for the root's, and programs below it don't"
-            f" run for them, until the machine is restarted: {_NO_V1}"
+            "sockets that are made from now on are taken for the root's, and programs below it"
+            f" don't run for them, until the machine is restarted: {_NO_V1}"
         )
     elif found.state == "at risk":
-        yield f"let nobody write {' or '.join(_FILES[each.name] for each in found.tagging)}: {_NO_V1}"
+        files = " or ".join(_FILES[each.name] for each in found.tagging)
+        yield f"let nobody write {files}: {_NO_V1}"
     if not found.proven:
         yield f"programs of Towpath's don't take effect: {found.proof}"
     if found.fault is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control groups of version 1: which controllers have a hierarchy of their own, and tags of sockets.
+"""Control groups of version 1: which controllers have a hierarchy, and tags of sockets.
 
 Nothing is written: on some kernels the first tag makes sockets forget their cgroup of version 2.
 """
@@ -59,7 +59,7 @@ def controllers() -> list[Controller]:
 
 def tags() -> list[Tag]:
     """The tags other than 0, of hierarchies that are mounted here."""
-    found = []
+    found: list[Tag] = []
     for controller in controllers():
         if controller.name in TAGGING:
             for point in controller.mounted[:1]:

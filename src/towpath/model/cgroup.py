@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 -- read by dataclasses' users
 from typing import Annotated, Any, ClassVar
 
 from towpath.model.kinds import AbsolutePath, OrNone

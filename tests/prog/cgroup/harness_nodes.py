@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tests.prog.kernel.harness_cgroups import Inside
+from tests.prog.kernel.harness_cgroups import Inside, dead_port
 from tests.unit.kernel.harness_clang import kept
 
 from towpath.kernel.bpf.attach_types import AttachType
@@ -24,9 +24,10 @@ from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.netns import unshare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from towpath.datapath.cgroup.root import Ancestor
+    from towpath.kernel.bpf.attached import AttachedProgram
 
 T = TypeVar("T")
 
@@ -47,6 +48,15 @@ def counting(within: Ancestor | None = None) -> BpfObject:
 def calls(counted: BpfObject) -> int:
     """How many connections it has counted."""
     return int(counted.maps["calls"].lookup(0))
+
+
+def counted_at(programs: Iterable[AttachedProgram]) -> list[tuple[str, str]]:
+    """Of the programs of a cgroup, where such a one is attached, and how."""
+    return [
+        (each.place, each.how)
+        for each in programs
+        if (each.hook, each.name) == ("connect4", "connect4")
+    ]
 
 
 def apart(question: Callable[[], T]) -> T:
@@ -77,8 +87,10 @@ import json, os, subprocess, sys
 from pathlib import Path
 
 from tests.prog.cgroup.harness_nodes import CONNECT4, calls, counting
+from tests.prog.kernel.harness_caps import only
 from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.kernel.bpf.cgroups import attach_cgroup
+from towpath.kernel.errors import CAP_NET_ADMIN, CAP_SYS_ADMIN
 
 def attach():
     "Find the root, and attach a program that counts there."
@@ -89,9 +101,14 @@ def attach():
     return told(root)
 
 def told(root):
-    within = root.within and list(root.within)
+    within, proof = root.within and list(root.within), root.prove()
     return {"name": root.name, "id": root.id, "why": root.why, "within": within,
-            "proven": root.prove().proven, "same": root.path == root.node}
+            "proven": proof.proven, "proof": proof.why, "same": root.path == root.node}
+
+def confined():
+    "The same without CAP_DAC_READ_SEARCH, by which all of the hierarchy can be opened."
+    with only(CAP_SYS_ADMIN, CAP_NET_ADMIN), CgroupRoot() as root:
+        return told(root)
 
 def ran():
     return calls(counted)
@@ -179,6 +196,18 @@ def node(path: Path, *, namespace: bool = True, systemd: bool = False) -> Iterat
     finally:
         process.kill()
         process.communicate()
+
+
+def assert_apart(nodes: list[Node], outside: Path) -> None:
+    """Each one's program runs for its own pods only, whatever it is attached to."""
+    with nodes[0].pod() as pod, nodes[1].pod() as others, Inside(outside) as machine:
+        for times in (1, 2):
+            before = [each.ask("ran") for each in nodes]
+            assert pod.connect(dead_port()) == "ConnectionRefusedError"
+            assert [each.ask("ran") for each in nodes] == [before[0] + 1, before[1]], times
+            assert others.connect(dead_port()) == "ConnectionRefusedError"
+            assert machine.connect(dead_port()) == "ConnectionRefusedError"
+            assert [each.ask("ran") for each in nodes] == [before[0] + 1, before[1] + 1]
 
 
 _ENTER = """

@@ -161,7 +161,8 @@ def test_none_to_begin_with_is_waited_for(cgroup: Path) -> None:
     path, found = cgroup / "later", list[int]()
     with Follower(path, moved=lambda root: found.append(root.id)) as followed:
         assert "No such file" in (followed.trouble or "")
-        with pytest.raises(KernelError, match="ask for the root of cgroups: open cgroup .*No such"):
+        what = "ask for the root of cgroups: open cgroup .*No such file"
+        with pytest.raises(KernelError, match=what):
             followed.asked(lambda root: root.id)
         path.mkdir()
         wait_until(lambda: followed.proof.proven, seconds=SECONDS, what="it to be proven")

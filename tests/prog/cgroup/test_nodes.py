@@ -6,26 +6,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.prog.cgroup.harness_nodes import NODES, Node, node
-from tests.prog.kernel.harness_cgroups import Inside, dead_port
+from tests.prog.cgroup.harness_nodes import NODES, Node, assert_apart, node
 
 from towpath.datapath.cgroup.fault import has_fault
 from towpath.kernel.cgroup import cgroup_id
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def assert_apart(nodes: list[Node], outside: Path) -> None:
-    """Each one's program runs for its own pods only, whatever it is attached to."""
-    with nodes[0].pod() as pod, nodes[1].pod() as others, Inside(outside) as machine:
-        for times in (1, 2):
-            before = [each.ask("ran") for each in nodes]
-            assert pod.connect(dead_port()) == "ConnectionRefusedError"
-            assert [each.ask("ran") for each in nodes] == [before[0] + 1, before[1]], times
-            assert others.connect(dead_port()) == "ConnectionRefusedError"
-            assert machine.connect(dead_port()) == "ConnectionRefusedError"
-            assert [each.ask("ran") for each in nodes] == [before[0] + 1, before[1] + 1]
 
 
 def test_the_root_that_a_node_sees_is_its_own(nodes: list[Node]) -> None:

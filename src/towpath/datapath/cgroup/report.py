@@ -29,7 +29,17 @@ def report(followed: Follower) -> Document:
         return followed.asked(lambda root: _report(root, proof.proven, proof.why, tried))
     except KernelError as error:
         # There is none, or what runs there may not be asked for.
-        return Document(None, None, str(error), None, None, False, proof.why, tried, ())
+        return Document(
+            cgroup=None,
+            id=None,
+            why=str(error),
+            within=None,
+            fault=None,
+            proven=False,
+            proof=proof.why,
+            tried=tried,
+            programs=(),
+        )
 
 
 def _report(root: CgroupRoot, proven: bool, proof: str, tried: str | None) -> Document:  # noqa: FBT001 -- a field
