@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What a socket knows of its cgroup. Up to 5.15 (8520e224f547) one word had either that or the tag
+ * What a socket knows of its cgroup. Before 5.15 (8520e224f547) one word had either that or the tag
  * of version 1's net_cls and net_prio. Never attached: BPF_PROG_TEST_RUN asks.
  */
 #include <linux/bpf.h>

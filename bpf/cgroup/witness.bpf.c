@@ -46,7 +46,7 @@ static __always_inline void note_ancestors(void)
 }
 
 SEC("cgroup/connect4")
-int witness(struct bpf_sock_addr *ctx)
+int towpath_witness(struct bpf_sock_addr *ctx)
 {
 	__u32 zero = 0;
 	__u64 *number;

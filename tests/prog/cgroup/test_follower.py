@@ -156,6 +156,26 @@ def test_what_was_in_the_way_is_waited_for(cgroup: Path, caplog: pytest.LogCaptu
         assert len(told) == 2
 
 
+def test_what_cant_be_attached_is_tried_again(cgroup: Path) -> None:
+    """Whoever attaches says why not, and that is told."""
+    attempts: list[int] = []
+
+    def attach(root: CgroupRoot) -> None:
+        attempts.append(root.id)
+        if len(attempts) < 3:
+            raise KernelError("attach it", hint="it is not to be")
+
+    with Follower(cgroup, moved=attach) as followed:
+        assert followed.trouble == (
+            "programs of cgroups aren't proven to run: attach it: it is not to be"
+        )
+        wait_until(lambda: followed.proof.proven, seconds=SECONDS, what="it to be proven")
+        assert followed.trouble is None
+        followed.prove_again()
+        Attempts(followed).another("it was asked for")
+    assert attempts == [cgroup_id(cgroup)] * 3
+
+
 def test_none_to_begin_with_is_waited_for(cgroup: Path) -> None:
     """Nothing else has to wait for that; it is told, and gone on with once there is one."""
     path, found = cgroup / "later", list[int]()

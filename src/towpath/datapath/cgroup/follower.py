@@ -47,8 +47,8 @@ class Follower(Closeable):
     """Finds the cgroup that programs are attached to, proves it, and keeps doing so.
 
     It has a thread of its own, which calls ``moved`` whenever there is another root than before, or
-    one at all: what is attached is to be attached there then. OSError: no file can be opened. For
-    any thread.
+    one at all: what is attached is to be attached there then. If that raises KernelError it is
+    told as trouble, and called again. OSError: no file can be opened. For any thread.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Follower(Closeable):
         self._stopped = False
         self._proof = _NOT_YET
         self._gone: str | None = None
+        self._to_move = False
         self._due: float | None = None
         self._root: CgroupRoot | None = None
         self._watch: Watch | None = None
@@ -147,6 +148,7 @@ class Follower(Closeable):
         try:
             if self._root is None or not self._root.is_current():
                 self._find_again(first=first)
+            self._move()
         except (KernelError, OSError) as error:
             gone = str(error)
             if self._root is not None and not self._root.there:
@@ -166,14 +168,15 @@ class Follower(Closeable):
             self._let_go()
             self._root, self._watch = found, watch
             watch.register(self._poll)
-        log.log(
-            logging.INFO if first else logging.WARNING,
-            "programs of cgroups are for %s: %s",
-            found.name,
-            found.why,
-        )
-        if self._moved is not None:
-            self._moved(found)
+        level = logging.INFO if first else logging.WARNING
+        log.log(level, "programs of cgroups are for %s: %s", found.name, found.why)
+        self._to_move = True
+
+    def _move(self) -> None:
+        if self._to_move and self._root is not None:
+            if self._moved is not None:
+                self._moved(self._root)
+            self._to_move = False
 
     def _let_go(self) -> None:
         """Close what there is."""

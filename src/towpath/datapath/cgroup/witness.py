@@ -73,5 +73,5 @@ class OwnWitness:
             loaded.rodata["awaited_port"] = port
             loaded.load()
             hook = AttachType.CGROUP_INET4_CONNECT
-            with attach_cgroup(loaded.programs["witness"], path, hook):
+            with attach_cgroup(loaded.programs["towpath_witness"], path, hook):
                 yield Ancestry(loaded)
