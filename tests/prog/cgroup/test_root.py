@@ -22,7 +22,13 @@ from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.cgroups import attach_cgroup
 from towpath.kernel.cgroup import cgroup_id, mount_point
 from towpath.kernel.cgroup_mounts import ROOT_ID, mounted, opened_at
-from towpath.kernel.errors import CAP_NET_ADMIN, CAP_SYS_ADMIN, KernelError
+from towpath.kernel.errors import (
+    CAP_BPF,
+    CAP_NET_ADMIN,
+    CAP_PERFMON,
+    CAP_SYS_ADMIN,
+    KernelError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,8 +124,20 @@ def test_a_mount_that_is_read_only_is_fine(cgroup: Path) -> None:
             (cgroup / "new").mkdir()
         assert proven().proven
         assert proven(cgroup).proven
+        # As the service has it that comes with Towpath.
+        with only(CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN):
+            why = unproven(cgroup)
+        assert f"make a cgroup in {cgroup}: Read-only file system" in why
+        assert "a service of systemd's needs ProtectControlGroups=no" in why
+        assert "needs CAP_SYS_ADMIN" in why
 
     apart(alone)
+
+
+def test_the_capabilities_of_the_service_are_enough() -> None:
+    """As deploy/towpath.service has them."""
+    with only(CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN):
+        assert proven().proven
 
 
 def test_what_was_left_is_removed_and_what_is_in_use_is_not(cgroup: Path) -> None:

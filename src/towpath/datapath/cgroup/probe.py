@@ -30,6 +30,7 @@ PREFIX = "towpath-probe-"
 """What the cgroup is called, and a number."""
 SECONDS = 60
 """It ends what hangs, such as a cgroup that is frozen; else it takes some hundredths of one."""
+_READ_ONLY = "it is mounted to be read only; a service of systemd's needs ProtectControlGroups=no"
 _TRIES, _PAUSE = 200, 0.01
 _LOOPBACK = int(IPv4Address("127.0.0.0"))
 # The socket is made once the process has been moved: it belongs to where it was made.
@@ -97,9 +98,7 @@ def new_cgroup(path: Path) -> Iterator[Path]:
         except KernelError as error:
             if error.errno != errnos.EROFS:
                 raise
-            # The mount may only be read: another one of the same hierarchy need not be so.
-            mount = undo.enter_context(mounted())
-            writable = undo.enter_context(mount.by_id(cgroup_id(path))).path
+            writable = _writable(path, undo)
             _remove_forgotten(writable)
             made = _make(writable)
         undo.callback(_end, made)
@@ -109,6 +108,17 @@ def new_cgroup(path: Path) -> Iterator[Path]:
         yield made
 
 
+def _writable(path: Path, undo: ExitStack) -> Path:
+    """Another way to a cgroup whose mount may only be read: a mount of one's own need not be so."""
+    try:
+        mount = undo.enter_context(mounted())
+        number = cgroup_id(path)
+        return mount.path if mount.id == number else undo.enter_context(mount.by_id(number)).path
+    except KernelError as error:
+        what, hint = f"make a cgroup in {path}", f"{_READ_ONLY}; or else: {error}"
+        raise KernelError(what, errnos.EROFS, hint) from error
+
+
 def _make(path: Path) -> Path:
     made = path / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -116,7 +126,7 @@ def _make(path: Path) -> Path:
     except OSError as error:
         number = error.errno or 0
         hints = {
-            errnos.EROFS: "it is mounted to be read only",
+            errnos.EROFS: _READ_ONLY,
             errnos.EAGAIN: "cgroup.max.descendants or cgroup.max.depth allows no more",
             errnos.ENOENT: "it is gone",
         }
