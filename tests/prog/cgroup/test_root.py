@@ -15,6 +15,7 @@ from tests.prog.kernel.harness_caps import only
 from tests.prog.kernel.harness_cgroups import NONE, attached_legacy, new_cgroup, remove
 
 from towpath.datapath.cgroup import probe
+from towpath.datapath.cgroup.fault import has_fault
 from towpath.datapath.cgroup.probe import PREFIX, Destination
 from towpath.datapath.cgroup.root import CgroupRoot, Proof
 from towpath.kernel import _libc
@@ -24,6 +25,7 @@ from towpath.kernel.cgroup import cgroup_id, mount_point
 from towpath.kernel.cgroup_mounts import ROOT_ID, mounted, opened_at
 from towpath.kernel.errors import (
     CAP_BPF,
+    CAP_DAC_OVERRIDE,
     CAP_NET_ADMIN,
     CAP_PERFMON,
     CAP_SYS_ADMIN,
@@ -134,9 +136,13 @@ def test_a_mount_that_is_read_only_is_fine(cgroup: Path) -> None:
     apart(alone)
 
 
-def test_the_capabilities_of_the_service_are_enough() -> None:
-    """As deploy/towpath.service has them."""
-    with only(CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN):
+def test_one_more_capability_than_the_service_has_is_needed(cgroup: Path) -> None:
+    """At the root, where there is no right to write for anybody; deploy/towpath.service has it."""
+    service = (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN)
+    with only(*service):
+        assert proven(cgroup).proven or has_fault()
+        assert "Permission denied (EACCES): needs CAP_DAC_OVERRIDE" in unproven()
+    with only(*service, CAP_DAC_OVERRIDE):
         assert proven().proven
 
 

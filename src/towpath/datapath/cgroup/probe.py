@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.kernel.cgroup import cgroup_id, opened
 from towpath.kernel.cgroup_mounts import mounted, remove
-from towpath.kernel.errors import KernelError
+from towpath.kernel.errors import CAP_DAC_OVERRIDE, KernelError, permission_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +127,8 @@ def _make(path: Path) -> Path:
         number = error.errno or 0
         hints = {
             errnos.EROFS: _READ_ONLY,
+            # The hierarchy's root may be written by nobody, root included.
+            errnos.EACCES: permission_hint(CAP_DAC_OVERRIDE),
             errnos.EAGAIN: "cgroup.max.descendants or cgroup.max.depth allows no more",
             errnos.ENOENT: "it is gone",
         }
