@@ -107,6 +107,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         "masquerade", "towpath.{layer}.masquerade", "Source NAT of pods that leave the node."
     ),
+    Capability("cgroup", "towpath.{layer}.cgroup", "Where programs of cgroups run, and which do."),
     # One line for each.
 )
 

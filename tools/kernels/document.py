@@ -46,6 +46,7 @@ _SUITES = {
     "lab": "lab tests for guests",
     "degrade": "what is lost, and told",
     "compilers": "tests of what the newest clang makes",
+    "tags": "tags of sockets beside programs of cgroups",
 }
 
 _SHARED = """Beside each other on two CPUs. As in CI they shared the tests of programs among them:

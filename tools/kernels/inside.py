@@ -37,6 +37,7 @@ TESTS = {
     "lab": "tests/guest",
     "degrade": "tests/guest/test_degrade.py",
     "compilers": "tests/compilers",
+    "tags": "tests/guest/test_cgroup_tags.py",
 }
 SHIPPED = Path("src/towpath/objects")
 

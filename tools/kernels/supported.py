@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Suite = Literal["load", "prog", "lab", "degrade", "compilers"]
+Suite = Literal["load", "prog", "lab", "degrade", "compilers", "tags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Kernel:
     suites: tuple[Suite, ...]
     """What is run: every object loaded, the prog tests, the lab tests for guests or of those the
     cases in which something is lost; what the newest compiler makes of all objects loaded, and
-    packets run through it."""
+    packets run through it; last, since it may be for good, tags of sockets, which lab has too."""
     version: str | None = None
     """Exactly this version; None: the release's newest."""
     blocking: bool = True
@@ -41,7 +41,7 @@ SUPPORTED = (
         "5.10",
         "bullseye",
         "linux-image-5.10.0-32-cloud-amd64",
-        ("load", "prog", "degrade", "compilers"),
+        ("load", "prog", "degrade", "compilers", "tags"),
         "5.10.223-1",
     ),
     Kernel("6.1", "bookworm", "linux-image-cloud-amd64", ("load", "prog", "lab", "compilers")),

@@ -12,6 +12,9 @@ from towpath.core.health import State as CheckState
 from towpath.documents import (
     BackendCounters,
     BackendStatus,
+    CgroupAncestor,
+    CgroupProgram,
+    CgroupRoot,
     Counters,
     CpuCounters,
     CpuVerdicts,
@@ -45,6 +48,9 @@ from towpath.model import Address, CheckType, Device, Problem, Service
 __all__ = [
     "BackendCounters",
     "BackendStatus",
+    "CgroupAncestor",
+    "CgroupProgram",
+    "CgroupRoot",
     "Check",
     "Counters",
     "CpuCounters",

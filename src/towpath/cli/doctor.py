@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from towpath.cli.command import Manual
+from towpath.cli.command import LazyGroup, Verb
 from towpath.cli.output import Format, emit, output_option, print_table
 from towpath.printable import printable
 
@@ -27,6 +27,7 @@ EXAMPLES = {
     "towpath doctor --config FILE -o json | jq '.[].attached[]'": (
         "Who is attached to the devices: Towpath and others."
     ),
+    "towpath doctor cgroup": "More of cgroups: tags of version 1, and who else is attached.",
     "towpath doctor -o json | jq -r '.[] | select(.state != \"available\") | .name'": (
         "What is not as it should be."
     ),
@@ -39,7 +40,21 @@ EXIT_CODES = {
 }
 
 
-@click.command(cls=Manual, examples=EXAMPLES, exit_codes=EXIT_CODES)
+VERBS = {
+    "cgroup": Verb(
+        "towpath.cli.doctor_cgroup:cgroup",
+        "Whether programs of cgroups run, and who is in the way.",
+    )
+}
+
+
+@click.group(
+    cls=LazyGroup,
+    verbs=VERBS,
+    examples=EXAMPLES,
+    exit_codes=EXIT_CODES,
+    invoke_without_command=True,
+)
 @click.option(
     "--config",
     "path",
@@ -48,7 +63,8 @@ EXIT_CODES = {
     help="The agent's configuration: also probe its devices, and what it needs is needed.",
 )
 @output_option
-def doctor(path: Path | None, form: Format) -> None:
+@click.pass_context
+def doctor(ctx: click.Context, path: Path | None, form: Format) -> None:
     """Probe what this kernel can do, and say what is lost where it can't.
 
     Each capability is available, has a fallback in its place, is missing, or is
@@ -61,6 +77,8 @@ def doctor(path: Path | None, form: Format) -> None:
     Probing tries the thing itself, never asks for the kernel's version, and disturbs
     nobody: on a device that is up nothing is attached to find out.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     from towpath.doctor import doctor as diagnose
     from towpath.model import parse_config
 

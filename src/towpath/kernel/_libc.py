@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWNET = 0x40000000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
@@ -22,6 +24,10 @@ MS_PRIVATE = 0x40000
 # From <asm/unistd.h>; the others have the number of AArch64, the generic one.
 _MEMBARRIER = 324 if platform.machine() == "x86_64" else 283
 _BPF = 321 if platform.machine() == "x86_64" else 280
+# Newer ones have the same number everywhere.
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
+_FSCONFIG_CMD_CREATE = 6
 _STATFS_SIZE = 256  # twice what any 64-bit architecture has
 
 
@@ -61,6 +67,37 @@ def mount(source: str, target: Path | str, kind: str | None, flags: int, data: s
         data.encode(),
     )
     _checked(result, target)
+
+
+def mount_detached(kind: str) -> int:
+    """Mount a file system at no path: a file descriptor of its root, which is open for paths only.
+
+    The mount goes with the last file that is open in it (5.2).
+    """
+    context = _checked(_libc.syscall(ctypes.c_long(_FSOPEN), kind.encode(), _FSOPEN_CLOEXEC))
+    try:
+        create = ctypes.c_int(_FSCONFIG_CMD_CREATE)
+        _checked(_libc.syscall(ctypes.c_long(_FSCONFIG), context, create, None, None, 0))
+        return _checked(_libc.syscall(ctypes.c_long(_FSMOUNT), context, _FSMOUNT_CLOEXEC, 0))
+    finally:
+        os.close(context)
+
+
+def open_by_handle(mount: int, kind: int, handle: bytes, flags: int) -> int:
+    """Open a file of the file system that ``mount`` is open on, by the file system's own name."""
+    record = struct.pack("=Ii", len(handle), kind) + handle
+    buffer = ctypes.create_string_buffer(record, len(record))
+    return _checked(_libc.open_by_handle_at(ctypes.c_int(mount), buffer, ctypes.c_int(flags)))
+
+
+def inotify() -> int:
+    """A file that tells what happens to directories."""
+    return _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+
+
+def inotify_add(fd: int, path: Path | str, mask: int) -> int:
+    """Have IN_* of a directory told; the number by which they are."""
+    return _checked(_libc.inotify_add_watch(fd, os.fsencode(path), ctypes.c_uint32(mask)), path)
 
 
 def umount(target: Path | str, flags: int = 0) -> None:

@@ -26,6 +26,8 @@ _MAGIC_V1 = 0x27E0EB  # CGROUP_SUPER_MAGIC
 _MOUNTS = Path("/proc/thread-self/mountinfo")
 _FILE_SYSTEMS = Path("/proc/filesystems")
 _KIND = "cgroup2"
+OPEN = Path("/proc/self/fd")
+"""Below it is what this process has open, also where that has no path of its own."""
 _USUAL = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 _ROOT, _MOUNT_POINT = 3, 4  # fields of a line of mountinfo, proc(5)
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -42,7 +44,7 @@ def mount_point() -> Path:
     At one of the usual places if it is there, else at the first mount of all of it, else of a part.
     KernelError: nowhere.
     """
-    found = [(root, point) for root, point in _mounts() if is_cgroup(point)]
+    found = mounts()
     if not found:
         known = f"\t{_KIND}\n" in _FILE_SYSTEMS.read_text()
         mounted = "it is mounted nowhere here: mount -t cgroup2 none /sys/fs/cgroup/unified"
@@ -52,13 +54,22 @@ def mount_point() -> Path:
     return Path(next((each for each in _USUAL if each in whole), whole[0]))
 
 
-def _mounts() -> Iterator[tuple[str, str]]:
-    """What is mounted of the hierarchy, and where."""
+def mounts() -> list[tuple[str, str]]:
+    """What is mounted of the hierarchy, and where, as far as this process can get there.
+
+    The first is relative to its cgroup namespace: ``/..`` is what that is in.
+    """
+    return [(root, point) for root, point, _ in mounts_of(_KIND) if is_cgroup(point)]
+
+
+def mounts_of(kind: str) -> Iterator[tuple[str, str, str]]:
+    """What is mounted of a kind of file system, where, and with which options of its own."""
     for line in _MOUNTS.read_text().splitlines():
-        mount, _, kind = line.partition(" - ")
-        if kind.split(" ", 1)[0] == _KIND:
+        mount, _, after = line.partition(" - ")
+        file_system, _, options = after.split(" ", 2)
+        if file_system == kind:
             fields = mount.split(" ")
-            yield fields[_ROOT], _ESCAPE.sub(_character, fields[_MOUNT_POINT])
+            yield fields[_ROOT], _ESCAPE.sub(_character, fields[_MOUNT_POINT]), options
 
 
 def _character(escape: re.Match[str]) -> str:
@@ -95,7 +106,8 @@ def _check(path: Path | str, fd: int) -> None:
 
 def lineage(path: Path | str) -> Iterator[Path]:
     """Yield a cgroup and those that it is in, up to the root of what is mounted."""
-    path = Path(path).resolve()
+    # By a file descriptor, what is mounted at no path has a name all the same.
+    path = Path(path) if OPEN in Path(path).parents else Path(path).resolve()
     device = path.stat().st_dev
     for each in (path, *path.parents):
         if not is_cgroup(each) or each.stat().st_dev != device:

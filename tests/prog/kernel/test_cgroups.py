@@ -25,6 +25,7 @@ from tests.prog.kernel.harness_cgroups import (
 
 from towpath.kernel.bpf import links
 from towpath.kernel.bpf.attach_types import CGROUP_HOOKS, AttachType, LinkType, hook_name
+from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.btf import Btf
 from towpath.kernel.bpf.cgroups import attach_cgroup
 from towpath.kernel.bpf.programs import Program, ProgramType
@@ -210,6 +211,30 @@ def test_links_and_programs_that_allow_others_run_together(
         assert caplog.text == ""
         assert inside.ask("keep") == "kept"
         assert (calls(sockets)["sock_create"], calls(theirs)["sock_create"]) == (2, 1)
+
+
+def test_programs_that_go_first_are_listed_first(sockets: BpfObject, cgroup: Path) -> None:
+    """Whatever is attached below; of kernels that don't have that it is told."""
+    hook = AttachType.CGROUP_INET_SOCK_CREATE
+    with ExitStack() as undo:
+        below = undo.enter_context(new_cgroup(cgroup))
+        others = [undo.enter_context(loaded(sockets.path.parent)) for _ in range(2)]
+        programs = [each.programs["sock_create"] for each in (sockets, *others)]
+        lowest = undo.enter_context(attach_cgroup(programs[0], below, hook))
+        last = undo.enter_context(attach_cgroup(programs[1], cgroup, hook))
+        try:
+            first = attach_cgroup(programs[2], cgroup, hook, preorder=True)
+        except KernelError as error:
+            assert "BPF_F_PREORDER (6.15)" in str(error)  # noqa: PT017 -- either is right
+            return
+        undo.enter_context(first)
+        found = Inventory().cgroup(below, hook)
+        listed = [(each.link_id, each.place, each.how) for each in found]
+        assert [each for each in listed if each[1].startswith(str(cgroup))] == [
+            (first.id, str(cgroup), "preorder"),
+            (lowest.id, str(below), "multi"),
+            (last.id, str(cgroup), "multi"),
+        ]
 
 
 @pytest.mark.parametrize("flags", [NONE, OVERRIDE])

@@ -14,6 +14,9 @@ from tests.unit.agent.samples import service
 from towpath.api.codec import build, plain
 from towpath.api.documents import (
     BackendCounters,
+    CgroupAncestor,
+    CgroupProgram,
+    CgroupRoot,
     Check,
     Counters,
     CpuCounters,
@@ -123,6 +126,17 @@ DOCUMENTS = [
             ),
         ),
         more=True,
+    ),
+    CgroupRoot(
+        "/sys/fs/cgroup",
+        4711,
+        "configured",
+        CgroupAncestor(2, 4711),
+        fault=True,
+        proven=False,
+        proof="why",
+        tried="now",
+        programs=(CgroupProgram("connect4", "/sys/fs/cgroup", "multi", 1, "x", None, ("/p",)),),
     ),
     Route(ip_address("10.0.0.1"), "eth0", "sent", "", "eth1", ip_address("192.0.2.1")),
     Check(

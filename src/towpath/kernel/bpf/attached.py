@@ -47,8 +47,10 @@ class AttachedProgram:
     one that it is in, empty if that lies above what is mounted here."""
     how: str
     """XDP: native, generic, offload. tc: tcx, clsact. Tracepoints: raw_tp. Cgroups: multi, others
-    may be beside it; override, one below takes its place; exclusive, neither. extension: it has
-    taken the place of a function of the program before (freplace; libxdp's dispatcher has them)."""
+    may be beside it; preorder, the same, and it runs before those of cgroups below
+    (BPF_F_PREORDER, 6.15); override, one below takes its place; exclusive, neither. extension: it
+    has taken the place of a function of the program before (freplace; libxdp's dispatcher has
+    them)."""
     program_id: int
     """0 of classic BPF."""
     name: str
@@ -127,11 +129,18 @@ class Inventory:
         with opened(path) as fd:
             effective = query(fd, attach_type, effective=True).programs
         sources = self._sources(path, attach_type) if effective else {}
-        rows: list[AttachedProgram] = []
+        found: list[tuple[int, str, str, int | None]] = []
         for number in effective:
             left = sources.get(number)
-            place, how, link = left.pop(0) if left else ("", "", None)
-            rows += self._rows(hook_name(attach_type), place, how, number, link)
+            found.append((number, *(left.pop(0) if left else ("", "", None))))
+        rows: list[AttachedProgram] = []
+        for at, (number, place, how, link) in enumerate(found):
+            # The kernel tells the order, and not what has made it so.
+            before = how == "multi" and any(
+                below.startswith(f"{place}/") for _, below, *_ in found[at + 1 :]
+            )
+            shown = "preorder" if before else how
+            rows += self._rows(hook_name(attach_type), place, shown, number, link)
         return rows
 
     def _sources(

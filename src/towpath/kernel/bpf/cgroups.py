@@ -3,17 +3,21 @@
 
 A link to a cgroup lets others be attached beside it, and below it, whatever these allow
 (BPF_F_ALLOW_MULTI); programs run in the order in which they were attached, those of a cgroup before
-those of the ones that it is in. What was attached without a link and without that flag is alone in
-its cgroup, and no link can come beside it. Below it there can be one if it was attached with
-BPF_F_ALLOW_OVERRIDE, in whose place the link's program then runs.
+those of the ones that it is in. Those that were attached with BPF_F_PREORDER (6.15) run before all
+others, those of a cgroup behind those of the ones that it is in. What was attached without a link
+and without BPF_F_ALLOW_MULTI is alone in its cgroup, and no link can come beside it. Below it there
+can be one if it was attached with BPF_F_ALLOW_OVERRIDE, in whose place the link's program then
+runs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno as errnos
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
+from towpath.kernel.bpf._structs import LinkCreateOpts
 from towpath.kernel.bpf.attach_types import CGROUP_HOOKS, hook_name
 from towpath.kernel.bpf.libbpf import lib
 from towpath.kernel.bpf.links import Link
@@ -31,11 +35,16 @@ log = logging.getLogger(__name__)
 
 ALLOW_OVERRIDE = 1 << 0  # BPF_F_ALLOW_OVERRIDE
 ALLOW_MULTI = 1 << 1  # BPF_F_ALLOW_MULTI
+_PREORDER = 1 << 6  # BPF_F_PREORDER
 _MOST = 64  # BPF_CGROUP_MAX_PROGS
 
 
-def attach_cgroup(program: Program, path: Path | str, attach_type: int) -> Link:
+def attach_cgroup(
+    program: Program, path: Path | str, attach_type: int, *, preorder: bool = False
+) -> Link:
     """Attach to a hook of a cgroup, behind what is there already (5.7).
+
+    ``preorder``: before what is attached to cgroups below, and to others without it (6.15).
 
     ``path`` is a cgroup of version 2 (`cgroup.mount_point` finds the root of all), ``attach_type``
     one of `CGROUP_HOOKS`. When the cgroup is removed, and the last socket of it is closed, the link
@@ -49,9 +58,10 @@ def attach_cgroup(program: Program, path: Path | str, attach_type: int) -> Link:
         raise ValueError(f"{hook_name(attach_type)} is no hook of cgroups; allowed: {there}")
     with opened(path) as fd:
         above = _alone(path, attach_type)
-        result = lib.bpf_link_create(program.fd, fd, attach_type, None)
+        opts = LinkCreateOpts(flags=_PREORDER if preorder else 0)
+        result = lib.bpf_link_create(program.fd, fd, attach_type, ctypes.byref(opts))
     if result < 0:
-        raise _error(program, path, attach_type, -result)
+        raise _error(program, path, attach_type, -result, preorder=preorder)
     if above is not None:
         log.warning(
             "%s of %s: %s does not run in %s any more, since it was attached with"
@@ -89,7 +99,9 @@ def _alone(path: Path | str, attach_type: int) -> _Alone | None:
     return None
 
 
-def _error(program: Program, path: Path | str, attach_type: int, number: int) -> KernelError:
+def _error(
+    program: Program, path: Path | str, attach_type: int, number: int, *, preorder: bool
+) -> KernelError:
     hook = hook_name(attach_type)
     hint = ""
     if number == errnos.EPERM:
@@ -102,6 +114,8 @@ def _error(program: Program, path: Path | str, attach_type: int, number: int) ->
         compiled = program.attach_type
         hint = f"the program is not for {hook}"
         hint += "" if compiled is None else f" but for {hook_name(compiled)}"
+        if preorder and compiled in {None, attach_type}:
+            hint = "this kernel may not have BPF_F_PREORDER (6.15)"
     elif number == errnos.E2BIG:
         hint = f"{_MOST} programs are there already"
     return KernelError(f"attach program {program.name} to {hook} of cgroup {path}", number, hint)

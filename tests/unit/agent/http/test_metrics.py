@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.test_codec import DOCUMENTS
 
+from towpath.agent.cgroup import cgroup_metrics
 from towpath.agent.http.exposition import Rendering
 from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
 from towpath.agent.masquerade import masquerade_metrics
@@ -46,6 +47,7 @@ def every_metric() -> Iterable[Metric]:
         next_hop_metrics(NEXT_HOPS),
         refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
         masquerade_metrics(MASQUERADE, 7),
+        cgroup_metrics(proven=True),
         agent_metrics(STATUS),
     )
 
@@ -78,6 +80,7 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_masquerade_bytes_total", {"program": "from_pod"}, 4),
         ("towpath_masquerade_flows_begun_total", {}, 3),
         ("towpath_masquerade_flows", {}, 7),
+        ("towpath_cgroup_proven", {}, 1),
         ("towpath_agent_info", {"version": "1"}, 1),
         ("towpath_used", {"limit": "services"}, 1),
         ("towpath_limit", {"limit": "services"}, 2),
@@ -94,7 +97,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 22
+    assert len(parsed(every_metric())) == 23
 
 
 def test_an_accepted_file_is_not_alarming() -> None:
