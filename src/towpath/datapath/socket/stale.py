@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets of UDP that are connected to a backend that has gone, or is down: they are ended.
+
+A connected socket of UDP never learns that its backend is no more, and asks no program again. So
+its connection is ended, with an error (ECONNABORTED) that its program sees when it sends or
+receives next, and connects anew. A socket that isn't connected asks for each datagram, and is never
+touched.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from towpath.datapath.address import pack, unpack
+from towpath.datapath.socket.identity import service_identity
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.namespaces import Namespaces
+from towpath.kernel.net.netns import in_netns
+from towpath.kernel.net.sockets import Ends, destroy
+from towpath.model.service import BackendState, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from towpath.datapath.lb.services import Installed
+    from towpath.datapath.socket.listing import Listing
+    from towpath.model.service import ServiceKey
+
+    Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
+
+PASSES = 8
+"""Lists of sockets that change meanwhile may lack some: so it is looked again while there are
+any, so often at most."""
+_GONE = frozenset((errnos.ENOENT,))
+"""Its own program was faster, or has connected it elsewhere."""
+
+
+class Live(NamedTuple):
+    """The backends of UDP that may be talked to, of one moment. For any thread."""
+
+    by_identity: Mapping[int, frozenset[bytes]]
+    """Of each service, packed addresses."""
+    services: tuple[tuple[ServiceKey, frozenset[bytes]], ...]
+
+    @classmethod
+    def of(cls, installed: Iterable[Installed]) -> Live:
+        """Those of services as they are in the kernel."""
+        services = tuple(
+            (each.key, frozenset(_usable(each)))
+            for each in installed
+            if each.key.protocol is Protocol.UDP
+        )
+        return cls({service_identity(key): backends for key, backends in services}, services)
+
+    def has(self, note: Any) -> bool:
+        """Whether the backend of a note is one of its service's, or of whichever has its VIP now."""
+        backend = note["backend"].tobytes()
+        if backend in self.by_identity.get(int(note["service"]), ()):
+            return True
+        vip = unpack(note["vip"].tobytes(), int(note["family"]))
+        port = int(note["vip_port"])
+        return any(backend in backends for key, backends in self.services if _is_for(key, vip, port))
+
+
+def _usable(service: Installed) -> Iterable[bytes]:
+    for address in service.handles:
+        record = service.records.get(address)
+        if record is None or record.state is not BackendState.DOWN:
+            yield pack(address)
+
+
+def _is_for(key: ServiceKey, vip: Any, port: int) -> bool:
+    if vip.version != key.vip.version or port not in key.ports:
+        return False
+    return vip == key.vip or (hasattr(key.vip, "network_address") and vip in key.vip)
+
+
+class Ended(NamedTuple):
+    """What came of looking for stale sockets."""
+
+    ended: int
+    left: int
+    """That could not be ended."""
+    passes: int
+
+
+def end_stale(listing: Listing, live: Live) -> Ended:
+    """End the connected sockets of UDP whose backend isn't live any more, in all namespaces.
+
+    KernelError: sockets can't be listed.
+    """
+    ended, passes = 0, 0
+    failed: set[int] = set()
+    while passes < PASSES:
+        passes += 1
+        found = _stale(listing.read("udp"), live)
+        found = found[~np.isin(found["cookie"], list(failed))]
+        if not len(found):
+            break
+        done, lost = _end(found)
+        ended += done
+        failed |= lost
+    return Ended(ended, len(failed), passes)
+
+
+def _stale(seen: Array, live: Live) -> Array:
+    """Those whose backend isn't live; each pair of service and backend is looked at once."""
+    notes = seen["note"]
+    keys = np.stack(
+        [_words(notes[name]) for name in ("service", "backend", "vip", "vip_port", "family")], 0
+    ) if len(seen) else np.zeros((5, 0))
+    _, first, which = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    dead = np.array([not live.has(notes[at]) for at in first], bool)
+    return seen[dead[which.reshape(-1)]] if len(seen) else seen
+
+
+def _words(column: Array) -> Array:
+    """A number for each row: alike where the rows are, as far as a hash can tell."""
+    raw = np.ascontiguousarray(column)
+    rows = raw.view(np.uint8).reshape(len(raw), -1)
+    return np.array([hash(row.tobytes()) for row in rows], np.int64)
+
+
+def _end(found: Array) -> tuple[int, set[int]]:
+    """How many were ended, and the cookies of those that could not be."""
+    done, lost = 0, set()
+    namespaces = Namespaces()
+    for inode in np.unique(found["netns"]).tolist():
+        those = found[found["netns"] == inode]
+        try:
+            with namespaces.entered(inode):
+                results = destroy(list(map(_ends, those)))
+        except (KernelError, OSError) as error:
+            log.warning("stale sockets in network namespace %d: %s", inode, error)
+            lost |= set(those["cookie"].tolist())
+            continue
+        for cookie, result in zip(those["cookie"].tolist(), results, strict=True):
+            done += not result
+            if result and result not in _GONE:
+                lost.add(cookie)
+    return done, lost
+
+
+def _ends(seen: Any) -> Ends:
+    return Ends(
+        family=int(seen["family"]),
+        protocol=int(seen["note"]["protocol"]),
+        local=(seen["local"].tobytes(), int(seen["local_port"])),
+        remote=(seen["remote"].tobytes(), int(seen["remote_port"])),
+        ifindex=int(seen["ifindex"]),
+        cookie=int(seen["cookie"]),
+    )
