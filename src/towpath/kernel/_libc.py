@@ -22,6 +22,7 @@ MS_PRIVATE = 0x40000
 # From <asm/unistd.h>; the others have the number of AArch64, the generic one.
 _MEMBARRIER = 324 if platform.machine() == "x86_64" else 283
 _BPF = 321 if platform.machine() == "x86_64" else 280
+_PIDFD_GETFD = 438  # on all
 _STATFS_SIZE = 256  # twice what any 64-bit architecture has
 
 
@@ -85,3 +86,9 @@ def bpf(command: int, attr: ctypes.Structure) -> None:
     """Ask BPF itself: for what the oldest libbpf that is supported has no function or field."""
     size = ctypes.c_uint(ctypes.sizeof(attr))
     _checked(_libc.syscall(ctypes.c_long(_BPF), ctypes.c_int(command), ctypes.byref(attr), size))
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A descriptor of this process's own for what another one has open (5.6)."""
+    arguments = (ctypes.c_int(pidfd), ctypes.c_int(fd), ctypes.c_uint(0))
+    return _checked(_libc.syscall(ctypes.c_long(_PIDFD_GETFD), *arguments))

@@ -8,7 +8,9 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.prog.kernel.conftest import FIXTURES
 from tests.prog.socket.harness import BACKENDS, BACKENDS6, Rig, Servers
+from tests.unit.kernel.harness_clang import compile_bpf
 
 from towpath.kernel.bpf import bpffs
 from towpath.kernel.net.netns import new_netns
@@ -37,6 +39,14 @@ def rig(servers: Servers) -> Iterator[Rig]:
     assert servers
     with Rig() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory with the kernel layer's own programs for cgroups."""
+    directory = tmp_path_factory.mktemp("objects")
+    compile_bpf(FIXTURES / "cgroups.bpf.c", directory / "cgroups.bpf.o")
+    return directory
 
 
 @pytest.fixture

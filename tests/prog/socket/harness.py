@@ -77,8 +77,11 @@ def unspec(name):
     if libc.connect(S[name].fileno(), bytes(16), 16):
         raise OSError(ctypes.get_errno(), "connect")
 
-def close(name):
-    S.pop(name).close()
+def leave_for(pid):
+    "Enter the network namespace of another process."
+    import ctypes
+    with open(f"/proc/{pid}/ns/net") as other:
+        return ctypes.CDLL(None).setns(other.fileno(), 0)
 
 for line in sys.stdin:
     try:
@@ -238,13 +241,18 @@ class Rig(Closeable):
 
     def _all(self) -> dict[str, int]:
         found = self.sockets.counters()
-        counted = {f"{h} {v}": n for h, verdicts in found.verdicts.items() for v, n in verdicts.items()}
+        counted = {
+            f"{h} {v}": n for h, verdicts in found.verdicts.items() for v, n in verdicts.items()
+        }
         for each in found.services:
             for hook, verdicts in each.verdicts.items():
                 counted |= {f"{each.service}: {hook} {v}": n for v, n in verdicts.items()}
             for backend in each.backends:
                 where = f"{each.service}, {backend.address}"
-                counted |= {f"{where}: connects": backend.connects, f"{where}: datagrams": backend.datagrams}
+                counted |= {
+                    f"{where}: connects": backend.connects,
+                    f"{where}: datagrams": backend.datagrams,
+                }
         return counted
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a socket has to be sent, said a second time in plain Python. Shares no code with Towpath."""
+"""Where a socket has to be sent, said a second time in plain Python, sharing no code."""
 
 from __future__ import annotations
 

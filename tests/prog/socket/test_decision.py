@@ -12,8 +12,8 @@ import pytest
 from tests.prog.socket.harness import BACKENDS, BACKENDS6, PORT, VIP, VIP6, service
 from tests.prog.socket.oracle import TCP, UDP, Member, Offer, Oracle, Outcome
 
-from towpath.datapath.socket.trial import Question, ask
 from towpath.datapath.address import unpack
+from towpath.datapath.socket.trial import Question, ask
 from towpath.kernel.cgroup import cgroup_id
 from towpath.model.kinds import Ports
 from towpath.model.service import Backend, BackendState, Protocol, Service
@@ -62,6 +62,7 @@ def answered(rig: Rig, question: Question) -> Outcome:
 
 
 def some_members(rng: random.Random, *, v6: bool) -> tuple[Member, ...]:
+    """Backends of one family, some of which get no new flows."""
     pool = [f"fd00::{n:x}" if v6 else f"10.0.0.{n}" for n in range(1, 30)]
     return tuple(
         Member(each, rng.choice((0, 1, 1, 3)), away=rng.random() < 0.2)
@@ -76,7 +77,11 @@ def some_offers(rng: random.Random) -> list[Offer]:
         v6 = rng.random() < 0.5
         vip = f"2001:db8::{n:x}" if v6 else f"192.0.2.{n}"
         if n % 3 == 0:
-            vip = f"2001:db8:{n:x}::/{rng.choice((48, 64))}" if v6 else f"10.{n}.0.0/{rng.choice((16, 24))}"
+            vip = (
+                f"2001:db8:{n:x}::/{rng.choice((48, 64))}"
+                if v6
+                else f"10.{n}.0.0/{rng.choice((16, 24))}"
+            )
         ports = rng.choice((((80, 80),), ((53, 53), (8000, 8999)), ((1, 65535),)))
         crossed = v6 ^ (rng.random() < 0.1)
         made.append(
@@ -93,6 +98,7 @@ def some_offers(rng: random.Random) -> list[Offer]:
 
 
 def some_address(rng: random.Random, offers: list[Offer]) -> str:
+    """One that a service has."""
     offer = rng.choice(offers)
     if offer.prefix is None:
         return offer.vip
@@ -103,7 +109,7 @@ def some_address(rng: random.Random, offers: list[Offer]) -> str:
 @pytest.mark.parametrize("seed", range(20))
 def test_test_runs_decide_as_the_oracle_does(rig: Rig, seed: int) -> None:
     """Whatever services there are; and nothing is counted by it."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - examples
     offers = some_offers(rng)
     rig.apply(*(built(each, n) for n, each in enumerate(offers)))
     oracle = Oracle(rig.tables.seeds["hash_seed"], offers)
@@ -113,7 +119,11 @@ def test_test_runs_decide_as_the_oracle_does(rig: Rig, seed: int) -> None:
             address = some_address(rng, offers)
             port = rng.choice((80, 53, 8000, 8999, 9000))
             protocol = rng.choice((TCP, UDP))
-            who = {"socket": rng.getrandbits(64), "netns": rng.getrandbits(64), "connects": rng.randrange(9)}
+            who: dict[str, Any] = {
+                "socket": rng.getrandbits(64),
+                "netns": rng.getrandbits(64),
+                "connects": rng.randrange(9),
+            }
             question = Question(ip_address(address), port, NUMBERS[protocol], **who)
             expected = oracle.decide(address, port, protocol, **who)
             assert answered(rig, question) == expected, (address, port, protocol)

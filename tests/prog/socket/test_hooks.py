@@ -225,7 +225,9 @@ def test_a_socket_may_talk_to_many_services(rig: Rig) -> None:
     pairs = list(zip(vips, (*BACKENDS, *BACKENDS), strict=False))
     rig.apply(
         *(
-            service(vip, _with_port((backend,), PORT), protocol="udp", port=1000 + n, forwarding="snat")
+            service(
+                vip, _with_port((backend,), PORT), protocol="udp", port=1000 + n, forwarding="snat"
+            )
             for n, (vip, backend) in enumerate(pairs[:5])
         )
     )
@@ -252,7 +254,9 @@ def test_datagrams_stay_with_a_backend_that_drains_and_leave_one_that_is_down(ri
     leaving = Backend(ip_address(first), state=BackendState.DRAINING)
     rig.apply(service(protocol="udp", backends=[*others, leaving]))
     assert rig.run(f"send('u', '{VIP}', {PORT})")[0] == first
-    rig.apply(service(protocol="udp", backends=[*others, replace(leaving, state=BackendState.DOWN)]))
+    rig.apply(
+        service(protocol="udp", backends=[*others, replace(leaving, state=BackendState.DOWN)])
+    )
     second, source = rig.run(f"send('u', '{VIP}', {PORT})")
     assert second != first
     assert source == [VIP, PORT]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services at the socket for the processes of a cgroup: programs, tables, and what they have seen."""
+"""Services at the socket for the processes of a cgroup: programs, tables, what they have seen."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SocketBalancer(Closeable):
     that lets no other be beside it, or there are as many as can be.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a wish of its own
+    def __init__(
         self,
         tables: SharedMaps,
         contents: Contents,

@@ -23,7 +23,7 @@ _COUNTED = ("connects", "datagrams")
 
 
 class Rows:
-    """Tables with a row for each CPU and index, and one more for what came along. Not thread-safe."""
+    """Tables with a row for each CPU, and one more for what came along. Not thread-safe."""
 
     def __init__(self, program: SocketProgram) -> None:
         self._program = program

@@ -106,15 +106,16 @@ class SocketProgram(Closeable):
 
     def _reuse(self, kept: ExitStack) -> dict[str, Map]:
         """Use the pinned tables that fit."""
+        pinned = self._pinned(kept)
         fitting: dict[str, Map] = {}
-        for name, found in self._pinned(kept).items():
+        for name, found in pinned.items():
             differences = self._object.layout(name).differences(found.layout)
             if differences:
                 log.info("%s is made anew: %s", name, "; ".join(differences))
             else:
                 fitting[name] = found
         if not self._same_tables(fitting):
-            self._leave([name for name in _BY_INDEX if name in fitting])
+            self._leave(pinned)
             fitting = {name: each for name, each in fitting.items() if name not in _BY_INDEX}
         for name, each in fitting.items():
             self._object.reuse(name, each)
@@ -135,10 +136,15 @@ class SocketProgram(Closeable):
         state = fitting["socket_states"].lookup(0)
         return int(state["services"]) == self.tables.maps["services"].id
 
-    def _leave(self, names: list[str]) -> None:
-        if self._pins is None or len(names) < len(_BY_INDEX):
+    def _leave(self, pinned: Mapping[str, Map]) -> None:
+        """Keep counters of other tables open, if they can be read."""
+        layouts = {name: self._object.layout(name) for name in _BY_INDEX}
+        alike = (
+            name in pinned and layouts[name].value == pinned[name].value_dtype for name in layouts
+        )
+        if self._pins is None or not all(alike):
             return
-        for name in names:
+        for name in _BY_INDEX:
             found = Map.from_pin(self._pins / MAPS / name, self._object.btf)
             self.left[name] = self._left_open.enter_context(found)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno as errnos
 import logging
+from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ from towpath.datapath.address import pack, unpack
 from towpath.datapath.socket.identity import service_identity
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.namespaces import Namespaces
-from towpath.kernel.net.netns import in_netns
 from towpath.kernel.net.sockets import Ends, destroy
 from towpath.model.service import BackendState, Protocol
 
@@ -59,13 +59,15 @@ class Live(NamedTuple):
         return cls({service_identity(key): backends for key, backends in services}, services)
 
     def has(self, note: Any) -> bool:
-        """Whether the backend of a note is one of its service's, or of whichever has its VIP now."""
+        """Whether a note's backend is one of its service's, or of whichever has its VIP now."""
         backend = note["backend"].tobytes()
         if backend in self.by_identity.get(int(note["service"]), ()):
             return True
         vip = unpack(note["vip"].tobytes(), int(note["family"]))
         port = int(note["vip_port"])
-        return any(backend in backends for key, backends in self.services if _is_for(key, vip, port))
+        return any(
+            backend in backends for key, backends in self.services if _is_for(key, vip, port)
+        )
 
 
 def _usable(service: Installed) -> Iterable[bytes]:
@@ -78,7 +80,8 @@ def _usable(service: Installed) -> Iterable[bytes]:
 def _is_for(key: ServiceKey, vip: Any, port: int) -> bool:
     if vip.version != key.vip.version or port not in key.ports:
         return False
-    return vip == key.vip or (hasattr(key.vip, "network_address") and vip in key.vip)
+    mine = key.vip
+    return vip in mine if isinstance(mine, IPv4Network | IPv6Network) else bool(vip == mine)
 
 
 class Ended(NamedTuple):
@@ -112,9 +115,13 @@ def end_stale(listing: Listing, live: Live) -> Ended:
 def _stale(seen: Array, live: Live) -> Array:
     """Those whose backend isn't live; each pair of service and backend is looked at once."""
     notes = seen["note"]
-    keys = np.stack(
-        [_words(notes[name]) for name in ("service", "backend", "vip", "vip_port", "family")], 0
-    ) if len(seen) else np.zeros((5, 0))
+    keys = (
+        np.stack(
+            [_words(notes[name]) for name in ("service", "backend", "vip", "vip_port", "family")], 0
+        )
+        if len(seen)
+        else np.zeros((5, 0))
+    )
     _, first, which = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     dead = np.array([not live.has(notes[at]) for at in first], bool)
     return seen[dead[which.reshape(-1)]] if len(seen) else seen

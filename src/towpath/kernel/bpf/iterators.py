@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Iterators: programs that the kernel runs once for each of many things, and that say what they
-have found."""
+"""Iterators: programs that the kernel runs once for each of many things, and what they say."""
 
 from __future__ import annotations
 

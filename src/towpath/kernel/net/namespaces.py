@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from towpath.kernel import _libc
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.netns import in_netns
 
@@ -18,13 +20,14 @@ if TYPE_CHECKING:
 _PROC = Path("/proc")
 _MOUNTS = Path("/proc/thread-self/mountinfo")
 _ROOT, _MOUNT_POINT = 3, 4  # fields of a line of mountinfo, proc(5)
+_SIOCGSKNS = 0x894C
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class Namespaces:
-    """The network namespaces that a process is in, that are mounted, or that a file stands for.
+    """The network namespaces that are mounted, that a process is in, or has open, or a socket of.
 
-    Looked for when the first one is asked for, and again when one isn't known.
+    Looked for when one isn't known, first where most are.
     """
 
     def __init__(self) -> None:
@@ -45,6 +48,8 @@ class Namespaces:
             self._paths |= look()
             if (fd := _opened(self._paths.get(inode), inode)) is not None:
                 return fd
+        if (fd := _of_a_socket(inode)) is not None:
+            return fd
         raise KernelError(f"find network namespace {inode}", hint="no process is in it")
 
 
@@ -89,3 +94,26 @@ def _of_threads_and_files() -> dict[int, Path]:
             if target.startswith("net:["):
                 found.setdefault(int(target[5:-1]), path)
     return found
+
+
+def _of_a_socket(inode: int) -> int | None:
+    """One that nothing but sockets is in any more."""
+    for path in _PROC.glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if not path.readlink().name.startswith("socket:["):
+                continue
+            fd = _namespace_of(int(path.parts[2]), int(path.name))
+            if os.fstat(fd).st_ino == inode:
+                return fd
+            os.close(fd)
+    return None
+
+
+def _namespace_of(pid: int, fd: int) -> int:
+    """A descriptor of the network namespace of a process's socket. OSError."""
+    with ExitStack() as undo:
+        process = os.pidfd_open(pid)
+        undo.callback(os.close, process)
+        copy = _libc.pidfd_getfd(process, fd)
+        undo.callback(os.close, copy)
+        return fcntl.ioctl(copy, _SIOCGSKNS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sockets of the calling thread's network namespace (sock_diag): ports that they have, their end."""
+"""Sockets of the calling thread's network namespace (sock_diag): their ports, their end."""
 
 from __future__ import annotations
 
