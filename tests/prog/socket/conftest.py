@@ -33,12 +33,19 @@ def servers() -> Iterator[Servers]:
             yield made
 
 
-@pytest.fixture
-def rig(servers: Servers) -> Iterator[Rig]:
-    """Programs at a cgroup with a process in it, without any service."""
+@pytest.fixture(scope="module")
+def programs(servers: Servers) -> Iterator[Rig]:
+    """Programs at a cgroup."""
     assert servers
     with Rig() as made:
         yield made
+
+
+@pytest.fixture
+def rig(programs: Rig) -> Rig:
+    """The same with a new process, and without any service."""
+    programs.renew()
+    return programs
 
 
 @pytest.fixture(scope="session")

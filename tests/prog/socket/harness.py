@@ -218,8 +218,15 @@ class Rig(Closeable):
             self.sockets = undo.enter_context(
                 SocketBalancer(self.tables, self.contents, self.cgroup, pins, **options)
             )
-            self.child = undo.enter_context(Child(self.cgroup))
             self._undo = undo.pop_all()
+        self.child = Child(self.cgroup)
+
+    def renew(self) -> None:
+        """Have no services, and another process: nothing of before is known any more."""
+        self.child.close()
+        self.apply()
+        self.tables.rows("clients")["way"]["ref"][:] = 0
+        self.child = Child(self.cgroup)
 
     def apply(self, *services: Service) -> None:
         """Have these services and no others."""
@@ -257,6 +264,7 @@ class Rig(Closeable):
 
     def close(self) -> None:
         """End all of it."""
+        self.child.close()
         self._undo.close()
 
     def __enter__(self) -> Self:

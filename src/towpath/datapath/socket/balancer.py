@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import logging
 from contextlib import ExitStack
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,6 +89,7 @@ class SocketBalancer(Closeable):
         self._pins = pins
         self._contents = contents
         self._listing: Listing | None = None
+        self._first = Lock()
         self._failed: dict[str, str] = {}
         self.stale = Ended(0, 0, 0)
         """All that was ended, what could not be at the last look, how often was looked."""
@@ -189,6 +191,11 @@ class SocketBalancer(Closeable):
             log.warning("pins were removed by somebody else: %s; pinned again", ", ".join(missing))
 
     @property
+    def contents(self) -> Contents:
+        """The services."""
+        return self._contents
+
+    @property
     def places(self) -> Places:
         """Where the programs are."""
         return self._places
@@ -201,21 +208,23 @@ class SocketBalancer(Closeable):
         return self._rows.read(self._contents.installed, names)
 
     def listing(self) -> Listing:
-        """Sockets that talk to services. KernelError: this kernel can't list them."""
-        if self._listing is None:
-            self._listing = self._undo.enter_context(Listing(self.program))
+        """Sockets that talk to services. For any thread. KernelError: they can't be listed."""
+        with self._first:
+            if self._listing is None:
+                self._listing = self._undo.enter_context(Listing(self.program))
         return self._listing
 
     def live(self) -> Live:
-        """The backends of UDP that sockets may be connected to."""
+        """The backends that sockets may be connected to."""
         return Live.of(self._contents.installed)
 
-    def end_stale(self, live: Live | None = None) -> Ended:
+    def end_stale(self, live: Live | None = None, *, tcp: bool = False) -> Ended:
         """End connected sockets of UDP whose backend has gone, or is down; what came of it.
 
+        ``tcp``: connections of TCP, too.
         May be called by another thread than the others, with what `live` has said. KernelError.
         """
-        found = end_stale(self.listing(), live or self.live())
+        found = end_stale(self.listing(), live or self.live(), tcp=tcp)
         before = self.stale
         self.stale = Ended(before.ended + found.ended, found.left, before.passes + found.passes)
         return found

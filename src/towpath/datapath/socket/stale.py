@@ -15,17 +15,19 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.lib.recfunctions import repack_fields
 
 from towpath.datapath.address import pack, unpack
 from towpath.datapath.socket.identity import service_identity
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.namespaces import Namespaces
 from towpath.kernel.net.sockets import Ends, destroy
-from towpath.model.service import BackendState, Protocol
+from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.socket.listing import Listing
     from towpath.model.service import ServiceKey
@@ -34,15 +36,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ASKED = ("service", "backend", "vip", "vip_port", "family", "protocol")
 PASSES = 8
 """Lists of sockets that change meanwhile may lack some: so it is looked again while there are
 any, so often at most."""
+_ESTABLISHED = 1  # TCP_ESTABLISHED
 _GONE = frozenset((errnos.ENOENT,))
 """Its own program was faster, or has connected it elsewhere."""
 
 
 class Live(NamedTuple):
-    """The backends of UDP that may be talked to, of one moment. For any thread."""
+    """The backends that may be talked to, of one moment. For any thread."""
 
     by_identity: Mapping[int, frozenset[bytes]]
     """Of each service, packed addresses."""
@@ -51,11 +55,7 @@ class Live(NamedTuple):
     @classmethod
     def of(cls, installed: Iterable[Installed]) -> Live:
         """Those of services as they are in the kernel."""
-        services = tuple(
-            (each.key, frozenset(_usable(each)))
-            for each in installed
-            if each.key.protocol is Protocol.UDP
-        )
+        services = tuple((each.key, frozenset(_usable(each))) for each in installed)
         return cls({service_identity(key): backends for key, backends in services}, services)
 
     def has(self, note: Any) -> bool:
@@ -64,9 +64,11 @@ class Live(NamedTuple):
         if backend in self.by_identity.get(int(note["service"]), ()):
             return True
         vip = unpack(note["vip"].tobytes(), int(note["family"]))
-        port = int(note["vip_port"])
+        port, protocol = int(note["vip_port"]), int(note["protocol"])
         return any(
-            backend in backends for key, backends in self.services if _is_for(key, vip, port)
+            backend in backends
+            for key, backends in self.services
+            if _is_for(key, vip, port, protocol)
         )
 
 
@@ -77,8 +79,8 @@ def _usable(service: Installed) -> Iterable[bytes]:
             yield pack(address)
 
 
-def _is_for(key: ServiceKey, vip: Any, port: int) -> bool:
-    if vip.version != key.vip.version or port not in key.ports:
+def _is_for(key: ServiceKey, vip: Address, port: int, protocol: int) -> bool:
+    if (vip.version, protocol) != (key.vip.version, key.protocol.number) or port not in key.ports:
         return False
     mine = key.vip
     return vip in mine if isinstance(mine, IPv4Network | IPv6Network) else bool(vip == mine)
@@ -93,16 +95,17 @@ class Ended(NamedTuple):
     passes: int
 
 
-def end_stale(listing: Listing, live: Live) -> Ended:
+def end_stale(listing: Listing, live: Live, *, tcp: bool = False) -> Ended:
     """End the connected sockets of UDP whose backend isn't live any more, in all namespaces.
 
-    KernelError: sockets can't be listed.
+    ``tcp``: connections of TCP too, which else find out by themselves. KernelError: sockets can't
+    be listed.
     """
     ended, passes = 0, 0
     failed: set[int] = set()
     while passes < PASSES:
         passes += 1
-        found = _stale(listing.read("udp"), live)
+        found = _stale(_connected(listing) if tcp else listing.read("udp"), live)
         found = found[~np.isin(found["cookie"], list(failed))]
         if not len(found):
             break
@@ -112,26 +115,20 @@ def end_stale(listing: Listing, live: Live) -> Ended:
     return Ended(ended, len(failed), passes)
 
 
+def _connected(listing: Listing) -> Array:
+    seen = listing.read("notes")
+    connected: Array = seen[seen["state"] == _ESTABLISHED]
+    return connected
+
+
 def _stale(seen: Array, live: Live) -> Array:
-    """Those whose backend isn't live; each pair of service and backend is looked at once."""
-    notes = seen["note"]
-    keys = (
-        np.stack(
-            [_words(notes[name]) for name in ("service", "backend", "vip", "vip_port", "family")], 0
-        )
-        if len(seen)
-        else np.zeros((5, 0))
-    )
-    _, first, which = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    """Those whose backend isn't live; what is alike is looked at once."""
+    notes = repack_fields(seen["note"][list(_ASKED)])
+    alike = notes.view(f"V{notes.dtype.itemsize}")
+    _, first, which = np.unique(alike, return_index=True, return_inverse=True)
     dead = np.array([not live.has(notes[at]) for at in first], bool)
-    return seen[dead[which.reshape(-1)]] if len(seen) else seen
-
-
-def _words(column: Array) -> Array:
-    """A number for each row: alike where the rows are, as far as a hash can tell."""
-    raw = np.ascontiguousarray(column)
-    rows = raw.view(np.uint8).reshape(len(raw), -1)
-    return np.array([hash(row.tobytes()) for row in rows], np.int64)
+    stale: Array = seen[dead[which.reshape(-1)]]
+    return stale
 
 
 def _end(found: Array) -> tuple[int, set[int]]:
