@@ -9,10 +9,11 @@ anew, and what was counted comes along by what services and backends are.
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
+import socket
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from towpath.kernel.bpf.programs import ProgramType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from towpath.datapath.maps.shared import SharedMaps
     from towpath.kernel.bpf.programs import Program
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 OBJECT = "socket"
 TRIAL = "socket_trial"
 MAPS, NEXT, OLD = "maps", "maps-next", "maps-old"
-_MPTCP = Path("/proc/sys/net/mptcp")
+_MPTCP = 262  # IPPROTO_MPTCP
 _SET_RETVAL = 187  # BPF_FUNC_set_retval (5.18)
 _BY_INDEX = (
     "socket_states",
@@ -52,6 +54,15 @@ def chooses_errors() -> bool:
     """Whether this kernel lets programs say with which error a call fails."""
     hook = AttachType.CGROUP_INET4_CONNECT
     return probe.helper(_SET_RETVAL, ProgramType.CGROUP_SOCK_ADDR, hook)
+
+
+def has_mptcp() -> bool:
+    """Whether this kernel has MPTCP, be it enabled now or not."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, _MPTCP).close()
+    except OSError as error:
+        return error.errno != errno.EPROTONOSUPPORT
+    return True
 
 
 class SocketProgram(Closeable):
@@ -159,7 +170,7 @@ class SocketProgram(Closeable):
             "socket_epoch": self.epoch,
             "socket_set_retval": chooses,
             "socket_refuse_with": refuse_with if chooses else 0,
-            "socket_has_mptcp": _MPTCP.is_dir(),
+            "socket_has_mptcp": has_mptcp(),
             "health_mark": mark,
         }
         for name, value in (self.tables.constants | own).items():

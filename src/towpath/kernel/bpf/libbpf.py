@@ -106,6 +106,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_prog_test_run_opts": (c_int, (c_int, POINTER(TestRunOpts))),
     "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
     "bpf_iter_create": (c_int, (c_int,)),
+    "bpf_enable_stats": (c_int, (c_int,)),
     "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),
     "bpf_link_detach": (c_int, (c_int,)),
     "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
