@@ -201,9 +201,8 @@ class Sockets(Part):
 
     def summary(self) -> str:
         """Whom it is for, and what it has done."""
-        found = self._writer.call(self._sockets.counters)
-        connects = found.verdicts["connect"]["balanced"]
-        datagrams = found.verdicts["sendmsg"]["balanced"]
+        found = self._sockets.verdicts()
+        connects, datagrams = (found[hook]["balanced"] for hook in ("connect", "sendmsg"))
         told = f"cgroup {self._sockets.cgroup}: {connects} connects, {datagrams} datagrams balanced"
         excluded = len(self._sockets.exclude)
         return f"{told}; {excluded} cgroups excluded" if excluded else told

@@ -202,6 +202,10 @@ class SocketBalancer(Closeable):
 
     # ---- What it has seen ------------------------------------------------------------------------
 
+    def verdicts(self) -> dict[str, dict[str, int]]:
+        """Calls by hook and verdict: a part of `counters`. For any thread."""
+        return self._rows.verdicts()
+
     def counters(self) -> SocketCounters:
         """What was counted since the tables were made."""
         names = {key: each.name for key, each in self._contents.by_key.items()}
