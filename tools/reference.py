@@ -42,9 +42,9 @@ class Section(NamedTuple):
 SECTIONS = (
     Section(
         "Load balancers",
-        "`LoadBalancer` balances in the script's own process, `SocketLoadBalancer` does so at sockets,\n"
-        "`Client` and `AsyncClient` ask a running agent. What is said of `Balancing` holds for all of them; of the others only\n"
-        "what they have besides is listed.",
+        "`LoadBalancer` balances in the script's own process, `SocketLoadBalancer` does so at\n"
+        "sockets, `Client` and `AsyncClient` ask a running agent. What is said of `Balancing`\n"
+        "holds for all of them; of the others only what they have besides is listed.",
         {
             "towpath.balancing": ("Balancing", "CaptureFile"),
             "towpath.loadbalancer": ("LoadBalancer",),
