@@ -139,7 +139,7 @@ def _end(found: Array) -> tuple[int, set[int]]:
         those = found[found["netns"] == inode]
         try:
             with namespaces.entered(inode):
-                results = destroy(list(map(_ends, those)))
+                results = destroy(_ends(those))
         except (KernelError, OSError) as error:
             log.warning("stale sockets in network namespace %d: %s", inode, error)
             lost |= set(those["cookie"].tolist())
@@ -151,12 +151,18 @@ def _end(found: Array) -> tuple[int, set[int]]:
     return done, lost
 
 
-def _ends(seen: Any) -> Ends:
-    return Ends(
-        family=int(seen["family"]),
-        protocol=int(seen["note"]["protocol"]),
-        local=(seen["local"].tobytes(), int(seen["local_port"])),
-        remote=(seen["remote"].tobytes(), int(seen["remote_port"])),
-        ifindex=int(seen["ifindex"]),
-        cookie=int(seen["cookie"]),
-    )
+def _ends(seen: Array) -> list[Ends]:
+    """What sock_diag is told of each: column by column, since there may be many."""
+    columns = (seen[name].tolist() for name in ("family", "ifindex", "cookie"))
+    ports = (seen[name].tolist() for name in ("local_port", "remote_port"))
+    packed = (_packed(seen[name]) for name in ("local", "remote"))
+    rows = zip(*columns, *ports, *packed, seen["note"]["protocol"].tolist(), strict=True)
+    return [
+        Ends(family, protocol, (local, local_port), (remote, remote_port), ifindex, cookie)
+        for family, ifindex, cookie, local_port, remote_port, local, remote, protocol in rows
+    ]
+
+
+def _packed(addresses: Array) -> list[bytes]:
+    raw, size = np.ascontiguousarray(addresses).tobytes(), addresses.dtype.itemsize
+    return [raw[at : at + size] for at in range(0, len(raw), size)]
