@@ -52,5 +52,6 @@ const volatile __u32 socket_epoch = 0;	     /* of the tables that handles are of
 const volatile __u32 socket_set_retval = 0;  /* whether the kernel lets errors be chosen */
 const volatile __u32 socket_refuse_with = 0; /* errno where a service has no backend, 0 = EPERM */
 const volatile __u32 socket_has_mptcp = 0;   /* whether the kernel has MPTCP */
+const volatile __u32 socket_tells_mptcp = 0; /* and tells which sockets are MPTCP's */
 
 #endif

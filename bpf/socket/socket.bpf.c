@@ -112,7 +112,8 @@ static __always_inline __u32 connect_to(struct bpf_sock_addr *ctx, const bool v6
 		return SOCKET_REFUSE_MEMORY;
 	note->connects++;
 	note_down(note, q, a);
-	if (socket_has_mptcp && q->protocol == IPPROTO_TCP)
+	if (socket_has_mptcp && q->protocol == IPPROTO_TCP &&
+	    (!socket_tells_mptcp || bpf_skc_to_mptcp_sock(sk)))
 		note_mptcp(q, a);
 	write_address(ctx, v6, &a->addr, a->port, a->family);
 	return SOCKET_BALANCED;

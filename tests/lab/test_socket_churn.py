@@ -39,11 +39,11 @@ while True:
 """
 
 _CONNECT = """
-import collections, json, socket, struct, sys
+import collections, json, select, socket, struct, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
 address = (sys.argv[2], int(sys.argv[3]))
 came, reset = collections.Counter(), struct.pack("ii", 1, 0)
-for _ in range(int(sys.argv[4])):
+while came.total() < int(sys.argv[4]) or not select.select([sys.stdin], [], [], 0)[0]:
     with socket.socket() as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
         try:
@@ -86,7 +86,9 @@ def test_no_connection_fails(cgroup: Path, tmp_path: Path) -> None:
     agent.write()
     agent.start()
     command = [sys.executable, "-c", _CONNECT, str(cgroup), VIP, str(PORT), str(CONNECTIONS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as client:
         for turn in range(KILLS):
             agent.write(services=with_backends(*BACKENDS[turn % 3 : turn % 3 + 3]))
             agent.kill()
@@ -95,4 +97,6 @@ def test_no_connection_fails(cgroup: Path, tmp_path: Path) -> None:
     agent.end()
     detach(PINS / "socket")
     detach_pinned(PINS)
-    assert json.loads(told) == {"connected": CONNECTIONS}
+    came = json.loads(told)
+    assert came.keys() == {"connected"}
+    assert came["connected"] >= CONNECTIONS

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import statistics
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from towpath.bench.errors import BenchError
@@ -37,6 +37,7 @@ _TABLE = 251
 _FAMILIES = {4: "IPv4", 6: "IPv6"}
 _REPEAT = 100_000
 _WARM = 100
+_TURNS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,10 @@ def measure_socket(
         samples = _Samples()
         for run in range(-1, runs):
             progress(f"run {max(run, 0) + 1} of {runs}")
-            for version in _FAMILIES:
-                for way in ways:
-                    _measure(way, version, connections if run >= 0 else _WARM, samples, run)
+            # The first one warms up.
+            found = _run(ways, connections if run >= 0 else _WARM)
+            if run >= 0:
+                samples.add(found)
         largest = max(services)
         balancing = next(each for each in ways if (each.name, each.number) == (TOWPATH, largest))
         progress("the decision")
@@ -206,17 +208,33 @@ def _services(number: int) -> Iterator[Service]:
 # ---- Measured ------------------------------------------------------------------------------------
 
 
+_Key = tuple[str, int, int]
+"""A way, its number of services, and an IP version."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What one way's turns of a run have found."""
+
+    connect: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    requests: list[float] = field(default_factory=list)
+
+
 class _Samples:
-    """What each run has found, by way, number of services and family."""
+    """The medians of each run."""
 
     def __init__(self) -> None:
-        self.connect: dict[tuple[str, int, int], list[float]] = {}
-        self.rate: dict[tuple[str, int, int], list[float]] = {}
-        self.requests: dict[tuple[str, int, int], list[float]] = {}
+        self.connect: dict[_Key, list[float]] = {}
+        self.rate: dict[_Key, list[float]] = {}
+        self.requests: dict[_Key, list[float]] = {}
 
-    def add(self, key: tuple[str, int, int], connect: float, rate: float, requests: float) -> None:
-        for where, value in ((self.connect, connect), (self.rate, rate), (self.requests, requests)):
-            where.setdefault(key, []).append(value)
+    def add(self, found: dict[_Key, _Taken]) -> None:
+        """Take a run's medians."""
+        for key, taken in found.items():
+            for where, values in ((self.connect, taken.connect), (self.rate, taken.rate)):
+                where.setdefault(key, []).append(statistics.median(values))
+            self.requests.setdefault(key, []).append(statistics.median(taken.requests))
 
     def report(
         self,
@@ -239,7 +257,7 @@ class _Samples:
             udp=moved,
         )
 
-    def _connect(self, key: tuple[str, int, int]) -> Connect:
+    def _connect(self, key: _Key) -> Connect:
         way, number, version = key
         spread = Spread.of(self.connect[key], 0)
         rate = round(statistics.median(self.rate[key]))
@@ -259,9 +277,7 @@ class _Samples:
             raise BenchError("nftables adds nothing that could be measured")
         return Spread.of(added, 3)
 
-    def _ratios(
-        self, values: dict[tuple[str, int, int], list[float]], number: int
-    ) -> dict[str, Spread]:
+    def _ratios(self, values: dict[_Key, list[float]], number: int) -> dict[str, Spread]:
         found = {}
         for version, family in _FAMILIES.items():
             pairs = zip(values[TOWPATH, number, version], values[NONE, 0, version], strict=True)
@@ -269,15 +285,25 @@ class _Samples:
         return found
 
 
-def _measure(way: _Way, version: int, number: int, samples: _Samples, run: int) -> None:
+def _run(ways: Sequence[_Way], connections: int) -> dict[_Key, _Taken]:
+    """All ways in turn, again and again: what slows the machine for a while slows all of them."""
+    found: dict[_Key, _Taken] = {}
+    for _ in range(_TURNS):
+        for version in _FAMILIES:
+            for way in ways:
+                taken = found.setdefault((way.name, way.number, version), _Taken())
+                _turn(way, version, max(connections // _TURNS, 1), taken)
+    return found
+
+
+def _turn(way: _Way, version: int, number: int, taken: _Taken) -> None:
     target = {"address": str(way.target(version)), "port": PORT}
     made = way.worker.ask("connections", number=number, **target)
     asked = max(number * REQUESTS // CONNECTIONS, 1)
     answered = way.worker.ask("requests", number=asked, **target)
-    if run >= 0:
-        rate, requests = number / made["all"] * 1e9, asked / answered["all"] * 1e9
-        median = statistics.median(made["connect"])
-        samples.add((way.name, way.number, version), median, rate, requests)
+    taken.connect.extend(made["connect"])
+    taken.rate.append(number / made["all"] * 1e9)
+    taken.requests.append(asked / answered["all"] * 1e9)
 
 
 def _decide(way: _Way, version: int) -> float:

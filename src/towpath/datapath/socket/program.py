@@ -40,6 +40,7 @@ TRIAL = "socket_trial"
 MAPS, NEXT, OLD = "maps", "maps-next", "maps-old"
 _MPTCP = 262  # IPPROTO_MPTCP
 _SET_RETVAL = 187  # BPF_FUNC_set_retval (5.18)
+_SKC_TO_MPTCP_SOCK = 196  # BPF_FUNC_skc_to_mptcp_sock (5.19)
 _BY_INDEX = (
     "socket_states",
     "socket_service_cpus",
@@ -52,8 +53,11 @@ _BY_INDEX = (
 
 def chooses_errors() -> bool:
     """Whether this kernel lets programs say with which error a call fails."""
-    hook = AttachType.CGROUP_INET4_CONNECT
-    return probe.helper(_SET_RETVAL, ProgramType.CGROUP_SOCK_ADDR, hook)
+    return _may_call(_SET_RETVAL)
+
+
+def _may_call(helper: int) -> bool:
+    return probe.helper(helper, ProgramType.CGROUP_SOCK_ADDR, AttachType.CGROUP_INET4_CONNECT)
 
 
 def has_mptcp() -> bool:
@@ -171,6 +175,7 @@ class SocketProgram(Closeable):
             "socket_set_retval": chooses,
             "socket_refuse_with": refuse_with if chooses else 0,
             "socket_has_mptcp": has_mptcp(),
+            "socket_tells_mptcp": _may_call(_SKC_TO_MPTCP_SOCK),
             "health_mark": mark,
         }
         for name, value in (self.tables.constants | own).items():
