@@ -42,12 +42,13 @@ class Section(NamedTuple):
 SECTIONS = (
     Section(
         "Load balancers",
-        "`LoadBalancer` balances in the script's own process, `Client` and `AsyncClient` ask a\n"
-        "running agent. What is said of `Balancing` holds for all of them; of the others only\n"
-        "what they have besides is listed.",
+        "`LoadBalancer` balances in the script's own process, `SocketLoadBalancer` does so at\n"
+        "sockets, `Client` and `AsyncClient` ask a running agent. What is said of `Balancing`\n"
+        "holds for all of them; of the others only what they have besides is listed.",
         {
             "towpath.balancing": ("Balancing", "CaptureFile"),
             "towpath.loadbalancer": ("LoadBalancer",),
+            "towpath.socketloadbalancer": ("SocketLoadBalancer",),
             "towpath.api.client": ("Client",),
             "towpath.api.aio": ("AsyncClient",),
         },
@@ -163,7 +164,7 @@ def _class(node: ast.ClassDef) -> str:
 
 def _described(name: str) -> set[str]:
     """Methods of a load balancer's class that are described elsewhere."""
-    if name not in {"LoadBalancer", "Client", "AsyncClient"}:
+    if name not in {"LoadBalancer", "SocketLoadBalancer", "Client", "AsyncClient"}:
         return set()
     others = _classes("towpath.balancing")["Balancing"].body
     if name == "AsyncClient":

@@ -3,7 +3,8 @@
 
 Ways in:
 
-- :class:`towpath.LoadBalancer` loads and attaches the datapath in this process;
+- :class:`towpath.LoadBalancer` loads and attaches the datapath in this process, as
+  :class:`towpath.SocketLoadBalancer` does for the sockets of a cgroup;
 - :class:`towpath.Client` talks to a running agent, :class:`towpath.AsyncClient` does so
   with asyncio. Both load balancers are :class:`towpath.Balancing`;
 - :class:`towpath.WildcardTable` writes rules for BPF programs of one's own.
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Source,
     )
     from towpath.model.capture import Capture
+    from towpath.socketloadbalancer import SocketLoadBalancer
     from towpath.wildcard import Packet, Rule, WildcardTable
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "Service",
     "ServiceKey",
     "Snat",
+    "SocketLoadBalancer",
     "Source",
     "WildcardTable",
     "__version__",
@@ -98,6 +101,7 @@ _MODULES = {
         "Source",
     ),
     "towpath.model.capture": ("Capture",),
+    "towpath.socketloadbalancer": ("SocketLoadBalancer",),
     "towpath.wildcard": ("Packet", "Rule", "WildcardTable"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

@@ -32,12 +32,16 @@ class Capability(NamedTuple):
     """Its command's line in ``towpath --help``; empty: it has no command of its own."""
     key: str = ""
     """The field of Config that says whether it is configured, if it has no section."""
+    also: tuple[str, ...] = ()
+    """Sections that need it, whether or not that field is configured."""
     leaves: tuple[str, ...] = ()
     """What of it outlives an agent, as pins/NAME or directory/NAME below what ``state`` names; by
     default its own directory of pins."""
 
     def configured(self, config: Config) -> bool:
         """Whether an agent with this configuration has it."""
+        if any(each in config.sections for each in self.also):
+            return True
         return bool(getattr(config, self.key)) if self.key else self.name in config.sections
 
     def pins(self, config: Config) -> Path:
@@ -102,8 +106,13 @@ CAPABILITIES: tuple[Capability, ...] = (
         leaves=("pins/links",),
     ),
     Capability(
-        "lb", "towpath.{layer}.lb", key="devices", leaves=("pins/links", "directory/state.db")
+        "lb",
+        "towpath.{layer}.lb",
+        key="devices",
+        also=("socket",),
+        leaves=("pins/links", "pins/maps", "directory/state.db"),
     ),
+    Capability("socket", "towpath.{layer}.socket", "Services at the sockets of this node."),
     Capability(
         "masquerade", "towpath.{layer}.masquerade", "Source NAT of pods that leave the node."
     ),

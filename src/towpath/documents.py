@@ -560,3 +560,131 @@ class CgroupRoot:
     """When, ISO 8601."""
     programs: tuple[CgroupProgram, ...]
     """All that run there, hook by hook in the order of running."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketBackend:
+    """What went to a backend from sockets."""
+
+    address: Address
+    connects: int
+    """Connections of TCP, and sockets of UDP that were connected."""
+    datagrams: int
+    """Sent by sockets that aren't connected."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketService:
+    """What sockets wanted of a service."""
+
+    service: str
+    verdicts: dict[str, dict[str, int]]
+    """By call (connect, sendmsg) and verdict."""
+    backends: tuple[SocketBackend, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SocketCounters:
+    """Calls since the tables were made."""
+
+    verdicts: dict[str, dict[str, int]]
+    """By call (connect, sendmsg, recvmsg, getpeername) and verdict. Each call is counted once."""
+    services: tuple[SocketService, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SocketProgram:
+    """A program at a hook of the cgroup."""
+
+    name: str
+    id: int
+    cgroup: str
+    """That it is attached to."""
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SocketHook:
+    """A hook, and the programs that run there for processes in the cgroup."""
+
+    name: str
+    """Such as connect4."""
+    attached: bool
+    programs: tuple[SocketProgram, ...]
+    """In the order of running."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketStale:
+    """What became of connected sockets of UDP whose backend had gone."""
+
+    ended: int
+    failed: int
+    """Could not be ended, at the last look."""
+    looked: int
+    """How often was looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """Services at the socket."""
+
+    cgroup: str
+    """For processes in it and below."""
+    refuse: str
+    """What calls to a service without a backend fail with."""
+    excluded: tuple[str, ...]
+    """Cgroups whose processes it isn't for."""
+    hooks: tuple[SocketHook, ...]
+    counters: SocketCounters
+    stale: SocketStale
+    troubles: tuple[str, ...]
+    """What isn't as it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFlow:
+    """A socket that talks to a service."""
+
+    protocol: str
+    service: str
+    """Its name, or empty: none has that address any more."""
+    vip: Address
+    port: int
+    backend: Address
+    backend_port: int
+    connected: bool
+    """False: it sends datagrams without having connected."""
+    local: Address
+    """Unspecified where the socket has none."""
+    local_port: int
+    cookie: int
+    """The socket's number, as ``ss -e`` shows it (sk)."""
+    netns: int
+    """Inode of its network namespace, as ``lsns`` shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFlows:
+    """Some of the sockets."""
+
+    flows: tuple[SocketFlow, ...]
+    more: bool
+    """There are more than were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketTrace:
+    """Where a connect() or a datagram would go, and why."""
+
+    verdict: str
+    service: str | None = None
+    backend: Address | None = None
+    port: int | None = None
+    by: str | None = None
+    """maglev, client (affinity) or note (where the socket's datagrams went before)."""
+    hash: int | None = None
+    slot: int | None = None
+    table_size: int | None = None
+    live: str | None = None
+    """What getpeername() and the connection's real end were for a process in the cgroup."""

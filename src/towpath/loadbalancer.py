@@ -69,7 +69,7 @@ if TYPE_CHECKING:
         ServiceCounters,
         Trace,
     )
-    from towpath.model import Address, ServiceKey
+    from towpath.model import Address, Config, ServiceKey
     from towpath.model.capture import Capture
     from towpath.model.fields import BackendFields, FlowFields
 
@@ -146,6 +146,9 @@ class LoadBalancer(Balancing):
         }
         given = {name: wish for name, wish in wishes.items() if wish is not None}
         config = make_config({"devices": devices} | given)
+        self._start(config, pins)
+
+    def _start(self, config: Config, pins: Path | None, *, bare: bool = False) -> None:
         self._drain = config.drain
         self._terminating: TerminatingByKey = {}
         self._lock = RLock()
@@ -163,6 +166,7 @@ class LoadBalancer(Balancing):
                     pins=pins,
                     snat=config.snat,
                     next_hops=self._next_hops,
+                    bare=bare,
                 )
             )
             self._undo = undo.pop_all()

@@ -16,7 +16,7 @@ from towpath.agent import garbage, systemd
 from towpath.agent.errors import InvalidError
 from towpath.agent.files import Files
 from towpath.agent.http.metrics import agent_metrics
-from towpath.agent.parts import Given
+from towpath.agent.parts import Given, Shared
 from towpath.agent.sources.file import FileSource
 from towpath.agent.sources.intake import Intake, now
 from towpath.agent.supervisor import Supervisor
@@ -62,9 +62,10 @@ class Agent(Closeable):
         self._detach_on_exit = detach_on_exit
         with ExitStack() as undo:
             self._writer = undo.enter_context(Writer())
-            next_hops = Wanted()
+            next_hops, shared = Wanted(), Shared()
             for capability in CAPABILITIES:
-                given = Given(self.config, self._writer, capability.pins(self.config), next_hops)
+                pins = capability.pins(self.config)
+                given = Given(self.config, self._writer, pins, next_hops, shared)
                 if capability.configured(self.config):
                     part: Part = capability.load("agent", "start")(given)
                     undo.callback(self._end, part)

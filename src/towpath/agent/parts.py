@@ -9,8 +9,8 @@ The module of a capability in this layer has two functions::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -24,6 +24,24 @@ if TYPE_CHECKING:
     from towpath.model import Config
 
 
+class Services(Protocol):
+    """The load balancer, to others that balance its services."""
+
+    def sockets(self, cgroup: Path, pins: Path | None = None, **wishes: Any) -> Any:
+        """Balance them at sockets: `towpath.datapath.socket.balancer.SocketBalancer`."""
+
+    def tell(self, changed: Callable[[Any], None]) -> None:
+        """Have this called after each change, with its Transition, on the writer's thread."""
+
+
+@dataclass
+class Shared:
+    """What parts have for those that start after them."""
+
+    services: Services | None = None
+    """The load balancer's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """What a part is started with."""
@@ -35,6 +53,8 @@ class Given:
     """Where it pins what is to outlive the agent. Nothing has to be there."""
     next_hops: Wanted
     """Where it says which destinations it sends packets to."""
+    shared: Shared = field(default_factory=Shared)
+    """What it has for others, and others for it."""
 
     @property
     def state(self) -> Path:

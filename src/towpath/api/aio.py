@@ -40,6 +40,9 @@ if TYPE_CHECKING:
         Route,
         ServiceCounters,
         ServiceEntry,
+        Socket,
+        SocketFlows,
+        SocketTrace,
         Status,
         Trace,
         UnreachedBackend,
@@ -239,6 +242,72 @@ class AsyncClient:
             limit: At most so many, 10,000 being the most.
         """
         return await self._ask(calls.masqueraded_flows(client, remote, protocol, port, limit))
+
+    async def socket(self) -> Socket:
+        """Services at the socket: cgroup, programs, and what was counted.
+
+        ApiError: the agent's configuration has no socket.
+        """
+        return await self._ask(calls.socket())
+
+    async def socket_flows(
+        self,
+        *,
+        service: str | None = None,
+        backend: Address | str | None = None,
+        protocol: str | None = None,
+        connected: bool | None = None,
+        netns: int | None = None,
+        limit: int = 1000,
+    ) -> SocketFlows:
+        """Sockets that talk to services, of all network namespaces.
+
+        Args:
+            service: Only those that talk to this service.
+            backend: Only those that talk to this backend.
+            protocol: Only tcp or udp.
+            connected: Only those that have connected, or only those that haven't.
+            netns: Only those of the network namespace with this inode.
+            limit: At most so many, 10,000 being the most.
+        """
+        asked = calls.socket_flows(
+            service=service,
+            backend=backend,
+            protocol=protocol,
+            connected=connected,
+            netns=netns,
+            limit=limit,
+        )
+        return await self._ask(asked)
+
+    async def socket_trace(
+        self,
+        address: Address | str,
+        port: int,
+        protocol: str = "tcp",
+        *,
+        cgroup: str | None = None,
+        netns: str | None = None,
+        client: int | None = None,
+        socket: int = 0,
+        live: bool = False,
+    ) -> SocketTrace:
+        """Where a connect() or a datagram would go, and why. Changes nothing.
+
+        Args:
+            address: What it is for.
+            port: The same.
+            protocol: tcp or udp.
+            cgroup: That the process is in; None: none that matters.
+            netns: Its network namespace, by name or path; None: the agent's.
+            client: That namespace's cookie, if it is known.
+            socket: The socket's cookie, from which the backend follows.
+            live: Also have a process there connect, and say what it finds. Of TCP a connection is
+                begun and reset.
+        """
+        who = {"cgroup": cgroup, "netns": netns, "client": client, "socket": socket, "live": live}
+        asked = calls.socket_trace(address, port, protocol, **who)
+        return await self._ask(asked)
 
     async def route(
         self, to: Address | str, device: str | None = None, source: Address | str | None = None

@@ -27,6 +27,9 @@ from towpath.api.documents import (
     Route,
     ServiceCounters,
     ServiceEntry,
+    Socket,
+    SocketFlows,
+    SocketTrace,
     Status,
     Trace,
     UnreachedBackend,
@@ -210,6 +213,24 @@ def masqueraded_flows(
     """Flows of pods."""
     asked = {"client": client, "remote": remote, "protocol": protocol, "port": port}
     return _call(MasqueradedFlows, "GET", "/v1/masquerade/flows", **asked, limit=limit)
+
+
+def socket() -> Call[Socket]:
+    """Services at the socket."""
+    return _call(Socket, "GET", "/v1/socket")
+
+
+def socket_flows(**question: object) -> Call[SocketFlows]:
+    """Sockets that talk to services."""
+    return _call(SocketFlows, "GET", "/v1/socket/flows", **question)
+
+
+def socket_trace(
+    address: Address | str, port: int, protocol: str, **who: object
+) -> Call[SocketTrace]:
+    """Where a call would go; ``who``: cgroup, netns, client, socket, live."""
+    asked = {"address": address, "port": port, "protocol": protocol} | who
+    return _call(SocketTrace, "GET", "/v1/socket/trace", **asked)
 
 
 def counters(*, per_cpu: bool) -> Call[Counters]:

@@ -15,6 +15,7 @@ from towpath.cli.bench_control import control
 from towpath.cli.bench_forward import forward
 from towpath.cli.bench_masquerade import masquerade
 from towpath.cli.bench_neigh import neigh
+from towpath.cli.bench_socket import socket
 from towpath.cli.command import ManualGroup
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ _SIZES = (1_000, 10_000, 100_000)
 def bench() -> None:
     """Time the datapath inside the kernel, what gets through a node, and changes.
 
-    For all but forward, masquerade, control and neigh a wrapper program calls the program under
-    test again and again, and undoes what it did to the packet in between. The wrapper's own time,
-    measured around a program that does nothing, is the floor: it is in every figure, so subtract
-    it before comparing.
+    For all but forward, masquerade, control, neigh and socket a wrapper program calls the program
+    under test again and again, and undoes what it did to the packet in between. The wrapper's own
+    time, measured around a program that does nothing, is the floor: it is in every figure, so
+    subtract it before comparing.
     """
 
 
@@ -43,6 +44,7 @@ bench.add_command(control)
 bench.add_command(forward)
 bench.add_command(masquerade)
 bench.add_command(neigh)
+bench.add_command(socket)
 
 
 @bench.command(

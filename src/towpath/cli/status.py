@@ -38,9 +38,10 @@ def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> Non
 
     with Client(socket_path) as client:
         found = client.status()
-        checks = client.checks() if found.devices else ()
+        checks = client.checks() if found.devices or "socket" in found.capabilities else ()
         unreached = client.unreached() if found.unreached else ()
-        counters = client.counters(per_cpu=per_cpu) if counted and found.devices else None
+        balances = bool(found.devices) or "socket" in found.capabilities
+        counters = client.counters(per_cpu=per_cpu) if counted and balances else None
     data = {"status": plain(found), "checks": plain(checks), "unreached": plain(unreached)}
     if counters is not None:
         data["counters"] = plain(counters)

@@ -36,6 +36,7 @@ from towpath.datapath.recorder.recorder import Recorder
 from towpath.datapath.snat.table import begin as begin_snat
 from towpath.datapath.snat.table import check as check_snat
 from towpath.datapath.snat.table import forget as forget_translations
+from towpath.datapath.socket.balancer import SocketBalancer
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
 from towpath.model.service import Protocol
@@ -43,7 +44,7 @@ from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -94,6 +95,7 @@ class Balancer(Closeable):
 
     ``health`` is the way that health checks take, their packets carrying ``mark``. ``next_hops``
     keeps resolved how backends are reached. ``egress`` finds out what can leave by which device.
+    ``bare``: there may be no device; services are then balanced by others, over the same tables.
 
     Not thread-safe. A context manager, which closes.
 
@@ -115,8 +117,9 @@ class Balancer(Closeable):
         mark: int = DEFAULT_MARK,
         next_hops: Resolver | None = None,
         egress: type[Egress] = Egress,
+        bare: bool = False,
     ) -> None:
-        if not devices:
+        if not devices and not bare:
             raise DatapathError("no device to balance on; name at least one")
         self._pins = pins
         self._snat = snat or Snat()
@@ -124,6 +127,8 @@ class Balancer(Closeable):
         self._next_hops = next_hops
         self._busy_at = 0.0
         self._packets: np.ndarray[Any, Any] | None = None
+        self._told: list[Callable[[Transition], None]] = []
+        self._mark = mark
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             hold = None if pins is None else undo.enter_context(held(pins))
@@ -209,7 +214,23 @@ class Balancer(Closeable):
         made = self._contents.apply(services, self._host.prepare)
         self.recorder.changed()
         self._want_next_hops()
+        for tell in self._told:
+            tell(made)
         return made
+
+    def sockets(self, cgroup: Path, pins: Path | None = None, **wishes: Any) -> SocketBalancer:
+        """Balance these services at the sockets of a cgroup's processes, too.
+
+        ``wishes`` and errors as :class:`towpath.datapath.socket.balancer.SocketBalancer` has them.
+        To be closed before this is.
+        """
+        made = SocketBalancer(self._maps, self._contents, cgroup, pins, mark=self._mark, **wishes)
+        self.tell(made.changed)
+        return made
+
+    def tell(self, changed: Callable[[Transition], None]) -> None:
+        """Have this called after each `apply`, with what it has changed, by the same thread."""
+        self._told.append(changed)
 
     def _want_next_hops(self) -> None:
         if self._next_hops is not None:

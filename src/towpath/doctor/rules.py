@@ -347,8 +347,6 @@ OUTSIDE = tuple(
 NOT_YET_USED = tuple(
     Rule(name, (Way(probe),), f"{feature}, not yet used", _NOTHING_YET)
     for name, probe, feature in (
-        ("programs at connect()", "connect", "socket load balancing"),
-        ("cgroups of version 2", "cgroups", "socket load balancing"),
         ("departure times", "departure_time", "pacing"),
         ("fq qdisc", "fq", "pacing"),
     )

@@ -28,6 +28,7 @@ _BPF = 321 if platform.machine() == "x86_64" else 280
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _FSCONFIG_CMD_CREATE = 6
+_PIDFD_GETFD = 438  # on all
 _STATFS_SIZE = 256  # twice what any 64-bit architecture has
 
 
@@ -122,3 +123,9 @@ def bpf(command: int, attr: ctypes.Structure) -> None:
     """Ask BPF itself: for what the oldest libbpf that is supported has no function or field."""
     size = ctypes.c_uint(ctypes.sizeof(attr))
     _checked(_libc.syscall(ctypes.c_long(_BPF), ctypes.c_int(command), ctypes.byref(attr), size))
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """A descriptor of this process's own for what another one has open (5.6)."""
+    arguments = (ctypes.c_int(pidfd), ctypes.c_int(fd), ctypes.c_uint(0))
+    return _checked(_libc.syscall(ctypes.c_long(_PIDFD_GETFD), *arguments))

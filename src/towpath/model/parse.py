@@ -192,7 +192,7 @@ def _config(raw: object, found: Findings) -> Tree | None:
     elif not raw:
         # Nothing at all is no wish, but a file that something else has emptied.
         found.add(("devices",), "is missing")
-    elif not devices and "devices" not in raw and tree.get("services"):
+    elif "devices" not in raw and "socket" not in raw and tree.get("services"):
         found.add(("devices",), "is missing, but there are services; allowed: one device or more")
     _check_devices(devices, found)
     check_capacity(tree.get("services", []), tree.get("limits", {}), found)

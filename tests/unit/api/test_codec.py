@@ -43,6 +43,16 @@ from towpath.api.documents import (
     ServiceCounters,
     ServiceEntry,
     ServiceName,
+    Socket,
+    SocketBackend,
+    SocketCounters,
+    SocketFlow,
+    SocketFlows,
+    SocketHook,
+    SocketProgram,
+    SocketService,
+    SocketStale,
+    SocketTrace,
     Status,
     Trace,
     Unreached,
@@ -138,6 +148,49 @@ DOCUMENTS = [
         tried="now",
         programs=(CgroupProgram("connect4", "/sys/fs/cgroup", "multi", 1, "x", None, ("/p",)),),
     ),
+    Socket(
+        "/sys/fs/cgroup",
+        "ECONNREFUSED",
+        ("/sys/fs/cgroup/vm",),
+        (
+            SocketHook(
+                "connect4",
+                attached=True,
+                programs=(SocketProgram("socket_connect4", 1, "/", ours=True),),
+            ),
+        ),
+        SocketCounters(
+            {"connect": {"balanced": 1}},
+            (
+                SocketService(
+                    "web",
+                    {"connect": {"balanced": 1}},
+                    (SocketBackend(ip_address("192.0.2.1"), 1, 0),),
+                ),
+            ),
+        ),
+        SocketStale(1, 0, 2),
+        ("x",),
+    ),
+    SocketFlows(
+        (
+            SocketFlow(
+                "udp",
+                "dns",
+                ip_address("192.0.2.10"),
+                53,
+                ip_address("192.0.2.1"),
+                53,
+                connected=True,
+                local=ip_address("::"),
+                local_port=40000,
+                cookie=1 << 40,
+                netns=4026531840,
+            ),
+        ),
+        more=False,
+    ),
+    SocketTrace("balanced", "web", ip_address("192.0.2.1"), 80, "maglev", 1, 2, 3, "x"),
     Route(ip_address("10.0.0.1"), "eth0", "sent", "", "eth1", ip_address("192.0.2.1")),
     Check(
         NAME, ip_address("192.0.2.1"), CheckType.HTTP, State.RISING, "then", "why", "now", 1, 2, 3

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.doctor import Answer, Capability, cgroup, judge, masquerade, rules
+from towpath.doctor import Answer, Capability, cgroup, judge, masquerade, rules, socket
 from towpath.doctor.capability import no, unprobed, yes
 from towpath.doctor.rules import OUTSIDE, RULES, Rule, Way
 from towpath.model import Backend, Config, Device, Service, Snat
@@ -205,7 +205,8 @@ def test_an_agent_needs_a_place_for_its_pins() -> None:
 
 def test_what_no_feature_uses_yet_says_so() -> None:
     """And is never required."""
-    known = {rule.name for rule in (*RULES, *OUTSIDE, *masquerade.rules(None), *cgroup.rules(None))}
+    parts = (*masquerade.rules(None), *socket.rules(None), *cgroup.rules(None))
+    known = {rule.name for rule in (*RULES, *OUTSIDE, *parts)}
     for name, capability in verdicts(set()).items():
         assert capability.needed_by.endswith(", not yet used") == (name not in known)
         if name not in known:

@@ -28,7 +28,7 @@ from towpath.agent.sources.intake import Intake
 from towpath.capabilities import API, FILE, ORIGINS
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.host import detach_pinned
-from towpath.datapath.maps.pins import LINKS
+from towpath.datapath.maps.pins import LINKS, MAPS
 from towpath.datapath.snat.table import check as check_snat
 from towpath.model.snat import NO_SNAT
 
@@ -84,7 +84,7 @@ def forget(given: Given) -> None:
                 " name a device, and remove them first (towpath service delete NAME)"
             )
         database.unlink()
-    if (given.pins / LINKS).is_dir():
+    if (given.pins / LINKS).is_dir() or (given.pins / MAPS).is_dir():
         detach_pinned(given.pins)
         log.info("no device is configured any more: the load balancer has been detached")
 
@@ -116,8 +116,10 @@ class LoadBalancer(Part):
                     snat=config.snat,
                     mark=config.checks.mark,
                     next_hops=given.next_hops,
+                    bare=True,
                 )
             )
+            given.shared.services = self._balancer
             self.controller = Controller(config, store, self._balancer, names)
             self._writer.call(self.controller.start)
             self._undo = undo.pop_all()

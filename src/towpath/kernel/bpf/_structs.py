@@ -103,6 +103,25 @@ class LinkCreateOpts(_Sized):
     _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("_pad", c_uint32))
 
 
+class IterLinkInfo(ctypes.Structure):
+    """union bpf_iter_link_info, of an iterator over a map's elements."""
+
+    _fields_ = (("map_fd", c_uint32), ("_pad", c_uint32 * 7))
+
+
+class IterLinkCreateOpts(_Sized):
+    """struct bpf_link_create_opts, of an iterator."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("flags", c_uint32),
+        ("_pad", c_uint32),
+        ("iter_info", c_void_p),
+        ("iter_info_len", c_uint32),
+        ("_pad2", c_uint32),
+    )
+
+
 class XdpQueryOpts(_Sized):
     """struct bpf_xdp_query_opts."""
 

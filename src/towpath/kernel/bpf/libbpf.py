@@ -19,7 +19,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from towpath.kernel.bpf._structs import (
-    LinkCreateOpts,
     MapBatchOpts,
     MapCreateOpts,
     ObjectOpenOpts,
@@ -105,7 +104,9 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (c_int, c_char_p, c_char_p, c_void_p, c_size_t, POINTER(ProgLoadOpts)),
     ),
     "bpf_prog_test_run_opts": (c_int, (c_int, POINTER(TestRunOpts))),
-    "bpf_link_create": (c_int, (c_int, c_int, c_int, POINTER(LinkCreateOpts))),
+    "bpf_link_create": (c_int, (c_int, c_int, c_int, c_void_p)),
+    "bpf_iter_create": (c_int, (c_int,)),
+    "bpf_enable_stats": (c_int, (c_int,)),
     "bpf_link_update": (c_int, (c_int, c_int, c_void_p)),
     "bpf_link_detach": (c_int, (c_int,)),
     "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),

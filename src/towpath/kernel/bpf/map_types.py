@@ -22,6 +22,7 @@ class MapType(IntEnum):
     DEVMAP = 14
     CPUMAP = 16
     PERCPU_CGROUP_STORAGE = 21
+    SK_STORAGE = 24
     DEVMAP_HASH = 25
     RINGBUF = 27
 

@@ -173,11 +173,19 @@ def map_type(number: int) -> bool:
 
 
 @cache
-def helper(number: int, program: int) -> bool:
-    """Programs of type ``program`` may call the BPF_FUNC_* with that number."""
+def helper(number: int, program: int, hook: int = 0) -> bool:
+    """Programs of type ``program`` may call the BPF_FUNC_* with that number.
+
+    ``hook``: the BPF_* that they are for, where their type has several.
+    """
     # libbpf's own probe doesn't know the words in which newer kernels (6.11) refuse.
     log = ctypes.create_string_buffer(4096)
-    opts = ProgLoadOpts(log_level=1, log_size=len(log), log_buf=ctypes.addressof(log))
+    opts = ProgLoadOpts(
+        expected_attach_type=hook,
+        log_level=1,
+        log_size=len(log),
+        log_buf=ctypes.addressof(log),
+    )
     code = struct.pack("<BBhi", 0x85, 0, 0, number) + _RETURN_0
     fd = lib.bpf_prog_load(program, b"probe", b"GPL", code, len(code) // 8, ctypes.byref(opts))
     if _close(fd):

@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno as errnos
 import fcntl
 import os
+import socket
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAMED = Path("/run/netns")  # where `ip netns` keeps them
+_SO_NETNS_COOKIE = 71
 _OWN = "/proc/thread-self/ns/net"
 
 
@@ -112,6 +115,16 @@ def unshare(*, network: bool = False, mounts: bool = False) -> None:
             _libc.mount("none", "/", None, _libc.MS_REC | _libc.MS_PRIVATE)
     except OSError as error:
         raise _error("make new namespaces", error) from error
+
+
+def netns_cookie() -> int | None:
+    """The number that BPF programs know the calling thread's namespace by; None before 5.14."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        try:
+            told = made.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return None
+    return int.from_bytes(told, sys.byteorder)
 
 
 def _path(where: str | Path) -> Path:

@@ -73,3 +73,19 @@ class AbsolutePath(Kind):
     def schema(self) -> dict[str, Any]:
         """Return the pattern as JSON schema."""
         return {"type": "string", "pattern": "^/"}
+
+
+@dataclass(frozen=True)
+class AbsolutePaths(Kind):
+    """A list of absolute paths."""
+
+    allowed = "a list of absolute paths"
+
+    def parse(self, raw: object) -> tuple[Path, ...]:
+        """Return the paths in the order given; one by itself is a list too."""
+        items = raw if isinstance(raw, list | tuple) else [raw]
+        return tuple(AbsolutePath().parse(item) for item in items)
+
+    def schema(self) -> dict[str, Any]:
+        """Return a list of texts as JSON schema."""
+        return {"type": "array", "items": {"type": "string"}, "description": self.allowed}

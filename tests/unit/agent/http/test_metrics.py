@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,10 @@ from towpath.agent.http.exposition import Rendering
 from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
 from towpath.agent.masquerade import masquerade_metrics
 from towpath.agent.neigh import next_hop_metrics
+from towpath.agent.socket import socket_metrics
 from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
-from towpath.documents import MasqueradeCounters
+from towpath.documents import MasqueradeCounters, SocketBackend, SocketCounters, SocketService
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +39,16 @@ def text(families: Iterable[Metric]) -> str:
     return b"".join(Rendering(families).text()).decode()
 
 
+SOCKETS = SocketCounters(
+    {"connect": {"balanced": 2}},
+    (
+        SocketService(
+            "web",
+            {"connect": {"balanced": 2}},
+            (SocketBackend(ip_address("192.0.2.1"), connects=3, datagrams=4),),
+        ),
+    ),
+)
 MASQUERADE = MasqueradeCounters({"from_pod": {"sent": 2}}, 3, {"from_pod": 4})
 
 
@@ -48,6 +60,7 @@ def every_metric() -> Iterable[Metric]:
         refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
         masquerade_metrics(MASQUERADE, 7),
         cgroup_metrics(proven=True),
+        socket_metrics(SOCKETS, 8),
         agent_metrics(STATUS),
     )
 
@@ -81,6 +94,23 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_masquerade_flows_begun_total", {}, 3),
         ("towpath_masquerade_flows", {}, 7),
         ("towpath_cgroup_proven", {}, 1),
+        ("towpath_socket_calls_total", {"hook": "connect", "verdict": "balanced"}, 2),
+        (
+            "towpath_socket_service_calls_total",
+            {"service": "web", "hook": "connect", "verdict": "balanced"},
+            2,
+        ),
+        (
+            "towpath_socket_backend_calls_total",
+            {"service": "web", "backend": "192.0.2.1", "hook": "connect"},
+            3,
+        ),
+        (
+            "towpath_socket_backend_calls_total",
+            {"service": "web", "backend": "192.0.2.1", "hook": "sendmsg"},
+            4,
+        ),
+        ("towpath_socket_stale_ended_total", {}, 8),
         ("towpath_agent_info", {"version": "1"}, 1),
         ("towpath_used", {"limit": "services"}, 1),
         ("towpath_limit", {"limit": "services"}, 2),
@@ -97,7 +127,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 23
+    assert len(parsed(every_metric())) == 28
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

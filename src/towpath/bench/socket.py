@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""connect() to a service: by no program, by programs at the socket, by kube-proxy's rules."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from towpath.bench.errors import BenchError
+from towpath.bench.forward import Spread
+from towpath.bench.socket_rules import kube_proxy, load
+from towpath.bench.socket_stale import Moved, measure_stale
+from towpath.bench.socket_world import BACKENDS, FIRST_VIP, PORT, Worker, world
+from towpath.datapath.lb.contents import Contents
+from towpath.datapath.maps.shared import SharedMaps
+from towpath.datapath.socket.balancer import SocketBalancer
+from towpath.datapath.socket.trial import Question, ask
+from towpath.kernel.bpf.stats import Runs, counting_runs
+from towpath.kernel.cgroup import mount_point
+from towpath.kernel.net.netns import in_netns
+from towpath.model.service import Backend, Protocol, Service
+from towpath.model.settings import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from towpath.datapath.address import Address
+
+NONE, TOWPATH, NFTABLES = "none", "towpath", "nftables"
+SERVICES = (10, 1000, 10_000)
+RUNS, CONNECTIONS, REQUESTS = 9, 300, 2_000
+_TABLE = 251
+_FAMILIES = {4: "IPv4", 6: "IPv6"}
+_REPEAT = 100_000
+_WARM = 100
+_TURNS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """What connect() takes to be established, and what can be had a second."""
+
+    way: str
+    services: int
+    family: str
+    p50_ns: float
+    spread: Spread
+    """Of the medians of the runs."""
+    connections_per_second: float
+    requests_per_second: float
+    """Over an established connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketReport:
+    """All of it. Ratios are of the same run, turn by turn."""
+
+    connect: tuple[Connect, ...]
+    added: dict[str, dict[str, Spread]]
+    """By family and number of services: what Towpath adds to connect(), as a part of what nftables
+    adds."""
+    connections: dict[str, Spread]
+    requests: dict[str, Spread]
+    """Towpath's, as a multiple of no program's, by family."""
+    decision_ns: dict[str, float]
+    """By family: the decision alone."""
+    hooks: dict[str, Runs]
+    """Programs at connect() of UDP, as the kernel counts."""
+    udp: Moved
+
+    def as_json(self) -> dict[str, Any]:
+        """As ``towpath bench socket --json`` prints it."""
+        worst = {
+            str(number): max(each[str(number)].p50 for each in self.added.values())
+            for number in SERVICES
+            if all(str(number) in each for each in self.added.values())
+        }
+        return {
+            "kernel": os.uname().release,
+            "connect": [asdict(each) for each in self.connect],
+            "added_ratio_to_nftables": worst,
+            "added_ratio_by_family": {
+                family: {number: asdict(each) for number, each in found.items()}
+                for family, found in self.added.items()
+            },
+            "connections_ratio_to_none": {k: asdict(v) for k, v in self.connections.items()},
+            "requests_ratio_to_none": {k: asdict(v) for k, v in self.requests.items()},
+            "decision_ns": self.decision_ns,
+            "hooks": {name: each._asdict() for name, each in self.hooks.items()},
+            "udp": self.udp._asdict(),
+        }
+
+
+def measure_socket(
+    *,
+    services: Sequence[int] = SERVICES,
+    runs: int = RUNS,
+    connections: int = CONNECTIONS,
+    progress: Callable[[str], None] = lambda _: None,
+) -> SocketReport:
+    """Connect in turn by all ways; nothing is left behind.
+
+    BenchError: something doesn't do what it should. KernelError: something can't be made.
+    """
+    with ExitStack() as undo:
+        progress("setting up")
+        ways = undo.enter_context(_ways(services, progress))
+        samples = _Samples()
+        for run in range(-1, runs):
+            progress(f"run {max(run, 0) + 1} of {runs}")
+            # The first one warms up.
+            found = _run(ways, connections if run >= 0 else _WARM)
+            if run >= 0:
+                samples.add(found)
+        largest = max(services)
+        balancing = next(each for each in ways if (each.name, each.number) == (TOWPATH, largest))
+        progress("the decision")
+        decision = {_FAMILIES[version]: _decide(balancing, version) for version in _FAMILIES}
+        hooks = _count_hooks(balancing)
+    progress("stale sockets")
+    return samples.report(services, decision, hooks, measure_stale())
+
+
+# ---- Ways ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    name: str
+    number: int
+    """Of services."""
+    worker: Worker
+    sockets: SocketBalancer | None = None
+
+    def target(self, version: int) -> Address:
+        """What is connected to."""
+        if self.name == NONE:
+            return BACKENDS[version][0]
+        return FIRST_VIP[version] + self.number // 2
+
+
+@contextmanager
+def _ways(services: Sequence[int], progress: Callable[[str], None]) -> Iterator[list[_Way]]:
+    with ExitStack() as undo:
+        plain = undo.enter_context(world())
+        ways = [_Way(NONE, 0, undo.enter_context(Worker(plain.pod)))]
+        for number in services:
+            progress(f"setting up {number} services")
+            cgroup = undo.enter_context(_cgroup())
+            sockets = undo.enter_context(_balancing(number, cgroup))
+            worker = undo.enter_context(Worker(plain.pod, cgroup))
+            ways.append(_Way(TOWPATH, number, worker, sockets))
+            translated = undo.enter_context(world())
+            with in_netns(translated.node):
+                for version, backends in BACKENDS.items():
+                    vips = [FIRST_VIP[version] + n for n in range(number)]
+                    load(kube_proxy(vips, PORT, backends))
+            ways.append(_Way(NFTABLES, number, undo.enter_context(Worker(translated.pod))))
+        yield ways
+
+
+@contextmanager
+def _cgroup() -> Iterator[Path]:
+    root, number = mount_point(), 0
+    while (path := root / f"towpath-bench-{os.getpid()}-{number}").exists():
+        number += 1
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        path.rmdir()
+
+
+@contextmanager
+def _balancing(number: int, cgroup: Path) -> Iterator[SocketBalancer]:
+    total = 2 * number + 2
+    limits = replace(
+        Limits(),
+        services=total,
+        backends=3 * total + 16,
+        table_slots=total * (_TABLE + 16),
+        flows=1024,
+        nat_flows=1024,
+        clients=1024,
+    )
+    with closing(SharedMaps(limits)) as tables:
+        contents = Contents(tables)
+        contents.apply(_services(number))
+        with SocketBalancer(tables, contents, cgroup) as sockets:
+            yield sockets
+
+
+def _services(number: int) -> Iterator[Service]:
+    for version, addresses in BACKENDS.items():
+        backends = tuple(map(Backend, addresses))
+        for n in range(number):
+            vip = FIRST_VIP[version] + n
+            yield Service(f"s{version}-{n}", vip, PORT, Protocol.TCP, backends, table_size=_TABLE)
+        # For what is measured by UDP, which sends nothing.
+        vip = FIRST_VIP[version] + number // 2
+        yield Service(f"u{version}", vip, PORT, Protocol.UDP, backends, table_size=_TABLE)
+
+
+# ---- Measured ------------------------------------------------------------------------------------
+
+
+_Key = tuple[str, int, int]
+"""A way, its number of services, and an IP version."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What one way's turns of a run have found."""
+
+    connect: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    requests: list[float] = field(default_factory=list)
+
+
+class _Samples:
+    """The medians of each run."""
+
+    def __init__(self) -> None:
+        self.connect: dict[_Key, list[float]] = {}
+        self.rate: dict[_Key, list[float]] = {}
+        self.requests: dict[_Key, list[float]] = {}
+
+    def add(self, found: dict[_Key, _Taken]) -> None:
+        """Take a run's medians."""
+        for key, taken in found.items():
+            for where, values in ((self.connect, taken.connect), (self.rate, taken.rate)):
+                where.setdefault(key, []).append(statistics.median(values))
+            self.requests.setdefault(key, []).append(statistics.median(taken.requests))
+
+    def report(
+        self,
+        services: Sequence[int],
+        decision: dict[str, float],
+        hooks: dict[str, Runs],
+        moved: Moved,
+    ) -> SocketReport:
+        largest = max(services)
+        return SocketReport(
+            connect=tuple(self._connect(key) for key in self.connect),
+            added={
+                family: {str(number): self._added(number, version) for number in services}
+                for version, family in _FAMILIES.items()
+            },
+            connections=self._ratios(self.rate, largest),
+            requests=self._ratios(self.requests, largest),
+            decision_ns=decision,
+            hooks=hooks,
+            udp=moved,
+        )
+
+    def _connect(self, key: _Key) -> Connect:
+        way, number, version = key
+        spread = Spread.of(self.connect[key], 0)
+        rate = round(statistics.median(self.rate[key]))
+        requests = round(statistics.median(self.requests[key]))
+        return Connect(way, number, _FAMILIES[version], spread.p50, spread, rate, requests)
+
+    def _added(self, number: int, version: int) -> Spread:
+        """Differences of medians, turn by turn."""
+        none = self.connect[NONE, 0, version]
+        ours, theirs = (self.connect[way, number, version] for way in (TOWPATH, NFTABLES))
+        added = [
+            (mine - base) / (other - base)
+            for mine, other, base in zip(ours, theirs, none, strict=True)
+            if other > base
+        ]
+        if not added:
+            raise BenchError("nftables adds nothing that could be measured")
+        return Spread.of(added, 3)
+
+    def _ratios(self, values: dict[_Key, list[float]], number: int) -> dict[str, Spread]:
+        found = {}
+        for version, family in _FAMILIES.items():
+            pairs = zip(values[TOWPATH, number, version], values[NONE, 0, version], strict=True)
+            found[family] = Spread.of([mine / base for mine, base in pairs], 3)
+        return found
+
+
+def _run(ways: Sequence[_Way], connections: int) -> dict[_Key, _Taken]:
+    """All ways in turn, again and again: what slows the machine for a while slows all of them."""
+    found: dict[_Key, _Taken] = {}
+    for _ in range(_TURNS):
+        for version in _FAMILIES:
+            for way in ways:
+                taken = found.setdefault((way.name, way.number, version), _Taken())
+                _turn(way, version, max(connections // _TURNS, 1), taken)
+    return found
+
+
+def _turn(way: _Way, version: int, number: int, taken: _Taken) -> None:
+    target = {"address": str(way.target(version)), "port": PORT}
+    made = way.worker.ask("connections", number=number, **target)
+    asked = max(number * REQUESTS // CONNECTIONS, 1)
+    answered = way.worker.ask("requests", number=asked, **target)
+    taken.connect.extend(made["connect"])
+    taken.rate.append(number / made["all"] * 1e9)
+    taken.requests.append(asked / answered["all"] * 1e9)
+
+
+def _decide(way: _Way, version: int) -> float:
+    """Nanoseconds of the decision alone, in the kernel."""
+    if way.sockets is None:
+        raise TypeError("this way has no programs")
+    question = Question(way.target(version), PORT, Protocol.TCP, socket=1)
+    return float(
+        statistics.median(
+            ask(way.sockets.program, question, repeat=_REPEAT)[1] for _ in range(RUNS)
+        )
+    )
+
+
+def _count_hooks(way: _Way) -> dict[str, Runs]:
+    """What the kernel counts of the programs at connect(): for a service, and for no one's."""
+    if way.sockets is None:
+        raise TypeError("this way has no programs")
+    found = {}
+    for version in _FAMILIES:
+        program = way.sockets.program.programs[f"socket_connect{version}"]
+        for what, address in (("service", way.target(version)), ("other", BACKENDS[version][0])):
+            with counting_runs(program) as runs:
+                target = {"address": str(address), "port": PORT}
+                way.worker.ask("datagram_connects", number=_REPEAT, **target)
+            found[f"connect{version}, {what}"] = runs()
+    return found

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services at the socket for the processes of a cgroup: programs, tables, what they have seen."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from contextlib import ExitStack
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from towpath.closeable import Closeable
+from towpath.datapath.attach.places import Places
+from towpath.datapath.maps.pins import held
+from towpath.datapath.socket.counters import Rows, carry
+from towpath.datapath.socket.identity import Identities
+from towpath.datapath.socket.listing import Listing
+from towpath.datapath.socket.program import SocketProgram
+from towpath.datapath.socket.stale import Ended, Live, end_stale
+from towpath.kernel.bpf.attach_types import AttachType, hook_name
+from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.hooks import Cgroup
+from towpath.kernel.bpf.rcu import wait_for_readers
+from towpath.kernel.cgroup import cgroup_id
+from towpath.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from towpath.core.lb.plan import Transition
+    from towpath.datapath.lb.contents import Contents
+    from towpath.datapath.maps.shared import SharedMaps
+    from towpath.documents import SocketCounters
+
+log = logging.getLogger(__name__)
+
+LINKS = "links"
+REFUSED = errno.ECONNREFUSED
+
+HOOKS = (
+    # What tells services' addresses comes before what needs it to be told.
+    AttachType.CGROUP_UDP4_RECVMSG,
+    AttachType.CGROUP_UDP6_RECVMSG,
+    AttachType.CGROUP_INET4_GETPEERNAME,
+    AttachType.CGROUP_INET6_GETPEERNAME,
+    AttachType.CGROUP_UDP4_SENDMSG,
+    AttachType.CGROUP_UDP6_SENDMSG,
+    AttachType.CGROUP_INET4_CONNECT,
+    AttachType.CGROUP_INET6_CONNECT,
+)
+
+
+class SocketBalancer(Closeable):
+    """Sends connect() and datagrams of processes in ``cgroup`` straight to backends.
+
+    The services are those of ``contents``, in ``tables``: `changed` is to be called whenever they
+    are others. ``pins``: a directory in which what is in the kernel outlives this object; the next
+    one takes it over. None: it ends with it. Sockets that are connected stay so in any case.
+
+    ``cgroup``: a cgroup of version 2, or an open file of one by its path in /proc/self/fd.
+    ``within``: its programs are for processes in that cgroup only, which is in ``cgroup``: for
+    kernels that don't run programs of nested cgroups. ``exclude``: cgroups whose processes are left
+    alone. ``refuse_with``: errno of calls to a service without a backend, 0 for EPERM. ``mark``:
+    that of health checks' sockets, which are left alone.
+
+    Not thread-safe, but for what is said to be. KernelError: ``cgroup`` is none, a program is there
+    that lets no other be beside it, or there are as many as can be.
+    """
+
+    def __init__(
+        self,
+        tables: SharedMaps,
+        contents: Contents,
+        cgroup: Path,
+        pins: Path | None = None,
+        *,
+        within: Path | None = None,
+        exclude: Sequence[Path] = (),
+        refuse_with: int = REFUSED,
+        mark: int = 0,
+    ) -> None:
+        self.cgroup = cgroup
+        self.exclude = tuple(exclude)
+        self.refuse_with = refuse_with
+        self._within = within
+        self._pins = pins
+        self._contents = contents
+        self._listing: Listing | None = None
+        self._first = Lock()
+        self._failed: dict[str, str] = {}
+        self.stale = Ended(0, 0, 0)
+        """All that was ended, what could not be at the last look, how often was looked."""
+        with ExitStack() as undo:
+            self._hold = None if pins is None else undo.enter_context(held(pins))
+            self.program = undo.enter_context(
+                SocketProgram(tables, pins, refuse_with=refuse_with, mark=mark)
+            )
+            self._rows = Rows(self.program)
+            mask = (1 << self.program.constant("handle_bits", "HANDLE_INDEX_BITS")) - 1
+            self._identities = Identities(
+                self.program.rows("socket_service_ids"),
+                self.program.rows("socket_backend_ids"),
+                self._rows.services,
+                mask,
+            )
+            self._identities.write(contents.tables.services)
+            self._choose_processes()
+            self._places = Places(pins and pins / LINKS)
+            undo.callback(self._leave)
+            self._attach()
+            wait_for_readers()
+            carry(self.program, self._rows)
+            self.program.settle()
+            self._undo = undo.pop_all()
+
+    # ---- In step ---------------------------------------------------------------------------------
+
+    def changed(self, transition: Transition | None = None) -> None:
+        """Follow the services, of which some are others than before."""
+        services = self._contents.tables.services
+        if transition is None:
+            self._identities.write(services)
+            return
+        both = (each for change in transition.changes for each in change if each is not None)
+        self._identities.write(services, {each.key for each in both})
+
+    def follow(self) -> None:
+        """Attach and pin again what others have ended or removed, once there is a cgroup again."""
+        failed: dict[str, str] = {}
+        for name, step in (("attach", self._attach_again), ("pins", self._pin_again)):
+            try:
+                step()
+            except (KernelError, OSError) as error:
+                failed[name] = str(error)
+                if self._failed.get(name) != failed[name]:
+                    log.warning("%s", error)
+        self._failed = failed
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What is wrong and can't be put right. For any thread."""
+        return tuple(self._failed.values())
+
+    def _choose_processes(self) -> None:
+        """Say which processes it is for. KernelError: a cgroup isn't there."""
+        wanted = {cgroup_id(path) for path in self.exclude}
+        table = self.program.maps["socket_off"]
+        for each in wanted:
+            table.update(each, 1)
+        record = np.zeros((), self.program.dtype("socket_scope"))
+        record["off"] = len(wanted)
+        record["within"] = 0 if self._within is None else cgroup_id(self._within)
+        self.program.maps["socket_scopes"].update(0, record)
+        for key in list(table.keys()):
+            if int(key) not in wanted:
+                table.delete(key, missing_ok=True)
+
+    def replace_excluded(self, exclude: Sequence[Path]) -> None:
+        """Leave the processes of these cgroups alone from now on. KernelError: those of before."""
+        before, self.exclude = self.exclude, tuple(exclude)
+        try:
+            self._choose_processes()
+        except KernelError:
+            self.exclude = before
+            self._choose_processes()
+            raise
+
+    # ---- Attached --------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        for hook in HOOKS:
+            name = hook_name(hook)
+            program = self.program.programs[f"socket_{name}"]
+            self._places.take(name, program, Cgroup(self.cgroup, hook))
+
+    def _attach_again(self) -> None:
+        if self._places.lost() or len([*self._places]) < len(HOOKS):
+            self._attach()
+            log.warning("attached to %s again", self.cgroup)
+
+    def _pin_again(self) -> None:
+        if self._hold is None:
+            return
+        missing = [str(self._pins)] if self._hold.again() else []
+        missing += ["maps"] if self.program.pin_again() else []
+        missing += self._places.pin_again()
+        if missing:
+            log.warning("pins were removed by somebody else: %s; pinned again", ", ".join(missing))
+
+    @property
+    def contents(self) -> Contents:
+        """The services."""
+        return self._contents
+
+    @property
+    def places(self) -> Places:
+        """Where the programs are."""
+        return self._places
+
+    # ---- What it has seen ------------------------------------------------------------------------
+
+    def verdicts(self) -> dict[str, dict[str, int]]:
+        """Calls by hook and verdict: a part of `counters`. For any thread."""
+        return self._rows.verdicts()
+
+    def counters(self) -> SocketCounters:
+        """What was counted since the tables were made."""
+        names = {key: each.name for key, each in self._contents.by_key.items()}
+        return self._rows.read(self._contents.installed, names)
+
+    def listing(self) -> Listing:
+        """Sockets that talk to services. For any thread. KernelError: they can't be listed."""
+        with self._first:
+            if self._listing is None:
+                self._listing = self._undo.enter_context(Listing(self.program))
+        return self._listing
+
+    def live(self) -> Live:
+        """The backends that sockets may be connected to."""
+        return Live.of(self._contents.installed)
+
+    def end_stale(self, live: Live | None = None, *, tcp: bool = False) -> Ended:
+        """End connected sockets of UDP whose backend has gone, or is down; what came of it.
+
+        ``tcp``: connections of TCP, too.
+        May be called by another thread than the others, with what `live` has said. KernelError.
+        """
+        found = end_stale(self.listing(), live or self.live(), tcp=tcp)
+        before = self.stale
+        self.stale = Ended(before.ended + found.ended, found.left, before.passes + found.passes)
+        return found
+
+    # ---- The end ---------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Take everything out of the kernel; sockets that are connected stay so."""
+        self._places.detach()
+        if self._pins is not None:
+            remove_pins(self._pins)
+
+    def _leave(self) -> None:
+        if self._pins is None:
+            self._places.detach()
+        self._places.close()
+
+    def close(self) -> None:
+        """Let go of it: with pins it works on."""
+        self._undo.close()
+
+
+def detach(pins: Path) -> None:
+    """Take out of the kernel what is pinned there."""
+    with held(pins):
+        Places(pins / LINKS).detach_pinned()
+        remove_pins(pins)

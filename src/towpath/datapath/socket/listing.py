@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets by what they have noted: those of all network namespaces."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from towpath.closeable import Closeable
+from towpath.kernel.bpf.iterators import read_elements
+from towpath.kernel.bpf.object import BpfObject
+
+if TYPE_CHECKING:
+    from towpath.datapath.socket.program import SocketProgram
+
+    Array = np.ndarray[Any, Any]
+
+OBJECT = "socket_list"
+Which = Literal["notes", "udp", "peers"]
+
+
+class Listing(Closeable):
+    """Lists sockets. KernelError: this kernel has no such iterators (5.9), or no types (BTF)."""
+
+    def __init__(self, program: SocketProgram) -> None:
+        self._program = program
+        with ExitStack() as undo:
+            self._object = undo.enter_context(BpfObject.packaged(OBJECT))
+            self._record = self._object.btf.dtype("socket_seen")
+            self._object.load()
+            self._undo = undo.pop_all()
+
+    def read(self, which: Which) -> Array:
+        """Sockets as an array of struct socket_seen. KernelError.
+
+        notes: connected to a service; udp: of these, those of UDP that are connected now; peers:
+        those that send without having connected, once for each service.
+        """
+        over = self._program.maps["socket_peers" if which == "peers" else "socket_notes"]
+        found = read_elements(self._object.programs[f"socket_list_{which}"], over)
+        return np.frombuffer(found, self._record)
+
+    def close(self) -> None:
+        """Let go of the programs. Twice is once."""
+        self._undo.close()

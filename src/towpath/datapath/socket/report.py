@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is to say of services at the socket."""
+
+from __future__ import annotations
+
+import errno
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from towpath.datapath.address import unpack
+from towpath.datapath.socket.program import chooses_errors
+from towpath.documents import Socket, SocketFlow, SocketHook, SocketProgram, SocketStale
+from towpath.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from towpath.datapath.address import Address
+    from towpath.datapath.attach.places import Place
+    from towpath.datapath.socket.balancer import SocketBalancer
+
+_PROTOCOLS = {6: "tcp", 17: "udp"}
+
+
+def report(sockets: SocketBalancer) -> Socket:
+    """All of it but the sockets. KernelError."""
+    chosen = sockets.refuse_with if chooses_errors() else 0
+    stale = sockets.stale
+    return Socket(
+        cgroup=str(sockets.cgroup),
+        refuse=errno.errorcode[chosen or errno.EPERM],
+        excluded=tuple(map(str, sockets.exclude)),
+        hooks=tuple(_hook(place) for place in sockets.places),
+        counters=sockets.counters(),
+        stale=SocketStale(stale.ended, stale.left, stale.passes),
+        troubles=sockets.troubles,
+    )
+
+
+def _hook(place: Place) -> SocketHook:
+    try:
+        programs = tuple(
+            SocketProgram(
+                each.name, each.program_id, each.place, each.program_id == place.program.id
+            )
+            for each in place.hook.programs()
+        )
+    except KernelError:  # its cgroup has gone
+        programs = ()
+    return SocketHook(place.name, not place.lost, programs)
+
+
+# ---- Sockets -------------------------------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """Which sockets: all that is given must be so."""
+
+    service: str | None = None
+    backend: Address | None = None
+    protocol: str | None = None
+    connected: bool | None = None
+    netns: int | None = None
+
+
+def flows(sockets: SocketBalancer, wanted: Wanted, limit: int) -> list[SocketFlow]:
+    """Sockets that talk to services, ``limit`` at most. KernelError: they can't be listed."""
+    return list(islice(_flows(sockets, wanted), limit))
+
+
+def _flows(sockets: SocketBalancer, wanted: Wanted) -> Iterator[SocketFlow]:
+    ids = sockets.program.rows("socket_service_ids")
+    names = {key: each.name for key, each in sockets.contents.by_key.items()}
+    services = {
+        int(ids[each.index]): names.get(each.key, str(each.key))
+        for each in sockets.contents.installed
+    }
+    for which in ("notes", "peers"):
+        for seen in sockets.listing().read(which):
+            made = _flow(seen, services, connected=which == "notes")
+            if made is not None and _is_wanted(made, wanted):
+                yield made
+
+
+def _flow(seen: Any, services: dict[int, str], *, connected: bool) -> SocketFlow | None:
+    note = seen["note"]
+    family = int(note["family"])
+    backend, port = unpack(note["backend"].tobytes(), family), int(note["backend_port"])
+    if connected and int(seen["remote_port"]) != port:
+        return None  # it is connected no more, or elsewhere
+    local = unpack(seen["local"].tobytes(), int(seen["family"]))
+    return SocketFlow(
+        protocol=_PROTOCOLS[int(note["protocol"])],
+        service=services.get(int(note["service"]), ""),
+        vip=unpack(note["vip"].tobytes(), family),
+        port=int(note["vip_port"]),
+        backend=backend,
+        backend_port=port,
+        connected=connected,
+        local=getattr(local, "ipv4_mapped", None) or local,
+        local_port=int(seen["local_port"]),
+        cookie=int(seen["cookie"]),
+        netns=int(seen["netns"]),
+    )
+
+
+def _is_wanted(flow: SocketFlow, wanted: Wanted) -> bool:
+    asked = wanted._asdict()
+    return all(value is None or getattr(flow, name) == value for name, value in asked.items())

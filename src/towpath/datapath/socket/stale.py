@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sockets of UDP that are connected to a backend that has gone, or is down: they are ended.
+
+A connected socket of UDP never learns that its backend is no more, and asks no program again. So
+its connection is ended, with an error (ECONNABORTED) that its program sees when it sends or
+receives next, and connects anew. A socket that isn't connected asks for each datagram, and is never
+touched.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+import logging
+from ipaddress import IPv4Network, IPv6Network
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.lib.recfunctions import repack_fields
+
+from towpath.datapath.address import pack, unpack
+from towpath.datapath.socket.identity import service_identity
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.namespaces import Namespaces
+from towpath.kernel.net.sockets import Ends, destroy
+from towpath.model.service import BackendState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from towpath.datapath.address import Address
+    from towpath.datapath.lb.services import Installed
+    from towpath.datapath.socket.listing import Listing
+    from towpath.model.service import ServiceKey
+
+    Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
+
+_ASKED = ("service", "backend", "vip", "vip_port", "family", "protocol")
+PASSES = 8
+"""Lists of sockets that change meanwhile may lack some: so it is looked again while there are
+any, so often at most."""
+_ESTABLISHED = 1  # TCP_ESTABLISHED
+_GONE = frozenset((errnos.ENOENT,))
+"""Its own program was faster, or has connected it elsewhere."""
+
+
+class Live(NamedTuple):
+    """The backends that may be talked to, of one moment. For any thread."""
+
+    by_identity: Mapping[int, frozenset[bytes]]
+    """Of each service, packed addresses."""
+    services: tuple[tuple[ServiceKey, frozenset[bytes]], ...]
+
+    @classmethod
+    def of(cls, installed: Iterable[Installed]) -> Live:
+        """Those of services as they are in the kernel."""
+        services = tuple((each.key, frozenset(_usable(each))) for each in installed)
+        return cls({service_identity(key): backends for key, backends in services}, services)
+
+    def has(self, note: Any) -> bool:
+        """Whether a note's backend is one of its service's, or of whichever has its VIP now."""
+        backend = note["backend"].tobytes()
+        if backend in self.by_identity.get(int(note["service"]), ()):
+            return True
+        vip = unpack(note["vip"].tobytes(), int(note["family"]))
+        port, protocol = int(note["vip_port"]), int(note["protocol"])
+        return any(
+            backend in backends
+            for key, backends in self.services
+            if _is_for(key, vip, port, protocol)
+        )
+
+
+def _usable(service: Installed) -> Iterable[bytes]:
+    for address in service.handles:
+        record = service.records.get(address)
+        if record is None or record.state is not BackendState.DOWN:
+            yield pack(address)
+
+
+def _is_for(key: ServiceKey, vip: Address, port: int, protocol: int) -> bool:
+    if (vip.version, protocol) != (key.vip.version, key.protocol.number) or port not in key.ports:
+        return False
+    mine = key.vip
+    return vip in mine if isinstance(mine, IPv4Network | IPv6Network) else bool(vip == mine)
+
+
+class Ended(NamedTuple):
+    """What came of looking for stale sockets."""
+
+    ended: int
+    left: int
+    """That could not be ended."""
+    passes: int
+
+
+def end_stale(listing: Listing, live: Live, *, tcp: bool = False) -> Ended:
+    """End the connected sockets of UDP whose backend isn't live any more, in all namespaces.
+
+    ``tcp``: connections of TCP too, which else find out by themselves. KernelError: sockets can't
+    be listed.
+    """
+    ended, passes = 0, 0
+    failed: set[int] = set()
+    while passes < PASSES:
+        passes += 1
+        found = _stale(_connected(listing) if tcp else listing.read("udp"), live)
+        found = found[~np.isin(found["cookie"], list(failed))]
+        if not len(found):
+            break
+        done, lost = _end(found)
+        ended += done
+        failed |= lost
+    return Ended(ended, len(failed), passes)
+
+
+def _connected(listing: Listing) -> Array:
+    seen = listing.read("notes")
+    connected: Array = seen[seen["state"] == _ESTABLISHED]
+    return connected
+
+
+def _stale(seen: Array, live: Live) -> Array:
+    """Those whose backend isn't live; what is alike is looked at once."""
+    notes = repack_fields(seen["note"][list(_ASKED)])
+    alike = notes.view(f"V{notes.dtype.itemsize}")
+    _, first, which = np.unique(alike, return_index=True, return_inverse=True)
+    dead = np.array([not live.has(notes[at]) for at in first], bool)
+    stale: Array = seen[dead[which.reshape(-1)]]
+    return stale
+
+
+def _end(found: Array) -> tuple[int, set[int]]:
+    """How many were ended, and the cookies of those that could not be."""
+    done, lost = 0, set()
+    namespaces = Namespaces()
+    for inode in np.unique(found["netns"]).tolist():
+        those = found[found["netns"] == inode]
+        try:
+            with namespaces.entered(inode):
+                results = destroy(_ends(those))
+        except (KernelError, OSError) as error:
+            log.warning("stale sockets in network namespace %d: %s", inode, error)
+            lost |= set(those["cookie"].tolist())
+            continue
+        for cookie, result in zip(those["cookie"].tolist(), results, strict=True):
+            done += not result
+            if result and result not in _GONE:
+                lost.add(cookie)
+    return done, lost
+
+
+def _ends(seen: Array) -> list[Ends]:
+    """What sock_diag is told of each: column by column, since there may be many."""
+    columns = (seen[name].tolist() for name in ("family", "ifindex", "cookie"))
+    ports = (seen[name].tolist() for name in ("local_port", "remote_port"))
+    packed = (_packed(seen[name]) for name in ("local", "remote"))
+    rows = zip(*columns, *ports, *packed, seen["note"]["protocol"].tolist(), strict=True)
+    return [
+        Ends(family, protocol, (local, local_port), (remote, remote_port), ifindex, cookie)
+        for family, ifindex, cookie, local_port, remote_port, local, remote, protocol in rows
+    ]
+
+
+def _packed(addresses: Array) -> list[bytes]:
+    raw, size = np.ascontiguousarray(addresses).tobytes(), addresses.dtype.itemsize
+    return [raw[at : at + size] for at in range(0, len(raw), size)]

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For whose sockets services are balanced, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 -- read by pydantic and by `build`
+from typing import Annotated, Any, ClassVar, Literal
+
+from towpath.model.kinds import AbsolutePath, OrNone, Word
+from towpath.model.kinds.names import AbsolutePaths
+from towpath.model.service import PYDANTIC
+
+NoBackend = Literal["ECONNREFUSED", "EPERM"]
+Stale = Literal["none", "udp", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Services at the socket. ``socket`` in the configuration."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    cgroup: Annotated[Path | None, OrNone(AbsolutePath())] = None
+    """For processes in this cgroup of version 2. None: in all that this node sees."""
+    exclude: Annotated[tuple[Path, ...], AbsolutePaths()] = ()
+    """Cgroups whose processes are left alone."""
+    no_backend: Annotated[NoBackend, Word("ECONNREFUSED", "EPERM")] = "ECONNREFUSED"
+    """How calls to a service without a backend fail. Before Linux 5.18 always with EPERM."""
+    stale: Annotated[Stale, Word("none", "udp", "all")] = "udp"
+    """Which connected sockets are ended when their backend goes or is down: of UDP, which would
+    never know; all: of TCP too, which are not left to find out themselves."""

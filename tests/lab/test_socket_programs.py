@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real programs, which know nothing of it, at services: by connect(), sendto() and io_uring."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.prog.kernel.harness_cgroups import new_cgroup
+from tests.prog.socket.harness import BACKENDS, BACKENDS6, LIMITS, OTHER_VIP, VIP, VIP6, service
+
+from towpath.datapath.lb.contents import Contents
+from towpath.datapath.maps.shared import SharedMaps
+from towpath.datapath.socket.balancer import SocketBalancer
+from towpath.kernel.net.netns import new_netns
+from towpath.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from towpath.model.service import Service
+
+SECONDS = 60
+WEB = 80
+
+
+class Lab:
+    """A cgroup whose processes see services, and nginx on every backend."""
+
+    def __init__(self, cgroup: Path, sockets: SocketBalancer) -> None:
+        self.cgroup = cgroup
+        self.sockets = sockets
+
+    def apply(self, *services: Service) -> None:
+        """Have these services and no others; sockets of backends that have gone are ended."""
+        self.sockets.changed(self.sockets.contents.apply(services))
+        self.sockets.end_stale()
+
+    def run(self, *command: str, text: str = "", check: bool = True) -> str:
+        """Run a command in the cgroup; what it prints."""
+        moved = f'echo $$ > {self.cgroup}/cgroup.procs && exec "$@"'
+        ran = subprocess.run(
+            ["sh", "-c", moved, "sh", *command],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+        assert ran.returncode == 0 or not check, ran.stderr
+        return ran.stdout
+
+    @property
+    def balanced(self) -> int:
+        """Connections that went to backends."""
+        return self.sockets.counters().verdicts["connect"]["balanced"]
+
+
+NGINX = """
+worker_processes 1; daemon off; pid {directory}/pid; error_log stderr;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+  client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
+  uwsgi_temp_path {directory}; scgi_temp_path {directory};
+  server {{ listen 80; listen [::]:80; location / {{ return 200 "$server_addr"; }} }}
+  server {{ listen 8081; location / {{ proxy_pass http://{vip}; }} }}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Backends with nginx, a service of TCP over each family."""
+    directory = tmp_path_factory.mktemp("nginx")
+    (directory / "nginx.conf").write_text(NGINX.format(directory=directory, vip=VIP))
+    lines = ["link set lo up", *(f"addr add {each}/32 dev lo" for each in BACKENDS)]
+    lines += [f"addr add {each}/128 dev lo nodad" for each in BACKENDS6]
+    tables = SharedMaps(LIMITS)
+    contents = Contents(tables)
+    contents.apply([service(port=WEB), service(VIP6, BACKENDS6[:3], port=WEB)])
+    with new_netns(), new_cgroup() as cgroup:
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        with SocketBalancer(tables, contents, cgroup) as sockets:
+            made = Lab(cgroup, sockets)
+            command = f"echo $$ > {cgroup}/cgroup.procs && exec nginx -c {directory}/nginx.conf"
+            server = subprocess.Popen(["sh", "-c", f"{command} -p {directory}"])
+            try:
+                wait_until(lambda: _serves(made), seconds=SECONDS, what="nginx to serve")
+                yield made
+            finally:
+                server.terminate()
+                server.wait()
+    tables.close()
+
+
+def _serves(lab: Lab) -> bool:
+    return lab.run("curl", "-s", f"http://{BACKENDS[0]}/", check=False) == BACKENDS[0]
+
+
+@pytest.mark.parametrize(("host", "backends"), [(VIP, BACKENDS), (f"[{VIP6}]", BACKENDS6)])
+def test_curl(lab: Lab, host: str, backends: tuple[str, ...]) -> None:
+    """It says that it is connected to the service."""
+    before = lab.balanced
+    told = lab.run("curl", "-s", "-w", "\n%{remote_ip}", f"http://{host}/").split("\n")
+    assert told[0] in backends[:3]
+    assert told[1] == host.strip("[]")
+    assert lab.balanced == before + 1
+
+
+def test_nginx_as_a_proxy(lab: Lab) -> None:
+    """It connects without waiting, and asks for the outcome by an option."""
+    before = lab.balanced
+    assert lab.run("curl", "-s", f"http://{BACKENDS[0]}:8081/") in BACKENDS[:3]
+    assert lab.balanced == before + 1
+
+
+ASYNCIO = """
+import asyncio, sys
+async def one():
+    reader, writer = await asyncio.open_connection(sys.argv[1], 80)
+    assert writer.get_extra_info("peername")[:2] == (sys.argv[1], 80)
+    writer.write(b"GET / HTTP/1.0\\r\\n\\r\\n")
+    data = await reader.read()
+    writer.close()
+    return data.rsplit(b"\\n", 1)[1].decode()
+async def main():
+    print(*sorted(set(await asyncio.gather(*(one() for _ in range(50))))))
+asyncio.run(main())
+"""
+
+
+def test_asyncio(lab: Lab) -> None:
+    """Many at once."""
+    told = lab.run(sys.executable, "-c", ASYNCIO, VIP).split()
+    assert told == sorted(BACKENDS[:3])
+
+
+NODE = """
+require("http").get("http://%s/", (answer) => {
+  answer.on("data", (data) => console.log(String(data), answer.socket.remoteAddress));
+});
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_node(lab: Lab) -> None:
+    """By libuv."""
+    backend, remote = lab.run("node", "-e", NODE % VIP).split()
+    assert backend in BACKENDS[:3]
+    assert remote == VIP
+
+
+@pytest.mark.skipif(shutil.which("nc") is None, reason="nc is not installed")
+def test_nc(lab: Lab) -> None:
+    """As people try it."""
+    told = lab.run("nc", "-w", "5", VIP, "80", text="GET / HTTP/1.0\r\n\r\n")
+    assert told.rsplit("\n", 1)[1] in BACKENDS[:3]
+
+
+MPTCP = """
+import socket, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+made.settimeout(30)
+made.connect((sys.argv[1], 80))
+made.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+data = b""
+while some := made.recv(4096):
+    data += some
+print(data.rsplit(b"\\n", 1)[1].decode())
+"""
+
+
+def test_mptcp(lab: Lab) -> None:
+    """It falls back to TCP with a server that doesn't speak it."""
+    told = lab.run(sys.executable, "-c", MPTCP, VIP).split()
+    assert told[0] in BACKENDS[:3]
+
+
+URING = r"""
+#include <arpa/inet.h>
+#include <linux/io_uring.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+	struct io_uring_params p = {};
+	int ring = syscall(__NR_io_uring_setup, 1, &p);
+	if (ring < 0)
+		return 77;
+	size_t size = p.sq_off.array + p.sq_entries * sizeof(unsigned);
+	size_t done = p.cq_off.cqes + p.cq_entries * sizeof(struct io_uring_cqe);
+	char *sq = mmap(0, size > done ? size : done, PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQ_RING);
+	struct io_uring_sqe *sqe = mmap(0, p.sq_entries * sizeof(*sqe), PROT_READ | PROT_WRITE,
+					MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQES);
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(80) };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	inet_pton(AF_INET, argv[1], &to.sin_addr);
+	memset(sqe, 0, sizeof(*sqe));
+	sqe->opcode = IORING_OP_CONNECT;
+	sqe->fd = fd;
+	sqe->addr = (unsigned long)&to;
+	sqe->off = sizeof(to);
+	*(unsigned *)(sq + p.sq_off.array) = 0;
+	__atomic_store_n((unsigned *)(sq + p.sq_off.tail), 1, __ATOMIC_RELEASE);
+	if (syscall(__NR_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
+		return 1;
+	struct io_uring_cqe *cqe = (void *)(sq + p.cq_off.cqes);
+	if (cqe->res)
+		return fprintf(stderr, "connect: %d\n", cqe->res), 1;
+
+	struct sockaddr_in peer;
+	socklen_t length = sizeof(peer);
+	char data[4096] = "", text[64];
+	getpeername(fd, (void *)&peer, &length);
+	write(fd, "GET / HTTP/1.0\r\n\r\n", 18);
+	for (size_t at = 0, got; (got = read(fd, data + at, sizeof(data) - at - 1)) > 0; at += got)
+		;
+	printf("%s %s\n", strrchr(data, '\n') + 1, inet_ntop(AF_INET, &peer.sin_addr, text, 64));
+	return 0;
+}
+"""
+
+
+def test_io_uring(lab: Lab, tmp_path: Path) -> None:
+    """IORING_OP_CONNECT comes by the same hook."""
+    (tmp_path / "uring.c").write_text(URING)
+    built = ["clang", "-O1", "-w", "-o", str(tmp_path / "uring"), str(tmp_path / "uring.c")]
+    subprocess.run(built, check=True)
+    told = lab.run(str(tmp_path / "uring"), VIP, check=False).split()
+    if not told:
+        pytest.skip("io_uring is switched off here")
+    assert told[0] in BACKENDS[:3]
+    assert told[1] == VIP
+
+
+# ---- A resolver that keeps one socket ------------------------------------------------------------
+
+DNS = 5353
+RESOLVER = """
+worker_processes 1; daemon off; pid {directory}/pid; error_log stderr;
+events {{ worker_connections 64; }}
+http {{
+  access_log off;
+  client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
+  uwsgi_temp_path {directory}; scgi_temp_path {directory};
+  resolver {vip}:{port} valid=1s ipv6=off;
+  resolver_timeout 3s;
+  server {{ listen 127.0.0.1:8082; location / {{ set $who name.test; proxy_pass http://$who; }} }}
+}}
+"""
+
+
+class Names(threading.Thread):
+    """Answers all questions for addresses with one, until it is stopped."""
+
+    def __init__(self, address: str, answer: str) -> None:
+        super().__init__(daemon=True)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((address, DNS))
+        self._answer = socket.inet_aton(answer)
+        self.silent = False
+        """As a host that has gone: no answer, and no error either."""
+        self.start()
+
+    def run(self) -> None:
+        """Answer (RFC 1035): the question again, and a record for it."""
+        while True:
+            question, client = self._socket.recvfrom(512)
+            if not question:
+                return
+            if self.silent:
+                continue
+            head = question[:2] + b"\x81\x80\0\1\0\1\0\0\0\0"
+            asked = question[12 : question.index(b"\0", 12) + 5]
+            record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + self._answer
+            self._socket.sendto(head + asked + record, client)
+
+    def stop(self) -> None:
+        """End it, and its socket."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+            made.sendto(b"", self._socket.getsockname())
+        self.join()
+        self._socket.close()
+
+
+def test_nginx_resolver_survives_the_loss_of_its_backend(lab: Lab, tmp_path: Path) -> None:
+    """It has one connected socket of UDP for as long as it lives."""
+    (tmp_path / "nginx.conf").write_text(
+        RESOLVER.format(directory=tmp_path, vip=OTHER_VIP, port=DNS)
+    )
+    web = (service(port=WEB), service(VIP6, BACKENDS6[:3], port=WEB))
+    dns = [service(OTHER_VIP, [each], port=DNS, protocol="udp") for each in BACKENDS[:2]]
+    servers = [Names(each, BACKENDS[number]) for number, each in enumerate(BACKENDS[:2])]
+    lab.apply(*web, dns[0])
+    command = f"echo $$ > {lab.cgroup}/cgroup.procs && exec nginx -c {tmp_path}/nginx.conf"
+    server = subprocess.Popen(["sh", "-c", f"{command} -p {tmp_path}"])
+    try:
+        wait_until(lambda: _resolved(lab) == BACKENDS[0], seconds=SECONDS, what="the first")
+        servers[0].silent = True
+        lab.apply(*web, dns[1])
+        wait_until(lambda: _resolved(lab) == BACKENDS[1], seconds=SECONDS, what="the second")
+    finally:
+        server.terminate()
+        server.wait()
+        for each in servers:
+            each.stop()
+        lab.apply(*web)
+
+
+def _resolved(lab: Lab) -> str:
+    return lab.run("curl", "-s", "http://127.0.0.1:8082/", check=False)
