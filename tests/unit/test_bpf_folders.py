@@ -18,6 +18,7 @@ BELOW: dict[str, set[str]] = {
     "wildcard": {"abi"},
     "recorder": {"abi", "net", "lb", "wildcard"},
     "masquerade": {"abi", "lb", "net", "snat"},
+    "bandwidth": {"abi", "net"},
 }
 """Programs (``*.bpf.c``) put together what they need; headers of other folders are no one's."""
 
