@@ -125,7 +125,7 @@ class Rig:
         names = self.program.verdicts()
         _, rows = self.program.maps["bw_counts"].snapshot()
         packets = rows["packets"].sum(axis=1)
-        found = {}
+        found: dict[str, int] = {}
         for number in range(AGGREGATES + 1):
             found |= {f"{number}.{name}": int(packets[number][i]) for i, name in enumerate(names)}
             for name in ("egress_bytes", "ingress_bytes", "converted", "cleared", "delay"):
