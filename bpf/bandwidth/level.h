@@ -13,6 +13,10 @@
 
 #include "bandwidth/flows.h"
 
+enum {
+	BW_SLOWER = 3, /* by one over two to the power of this */
+};
+
 /* A packet, as all aggregates have it. */
 struct bw_packet {
 	__u64 now;
@@ -78,12 +82,25 @@ static __always_inline __u32 bw_level_refuses(const struct bw_level *l, const st
 								      : BANDWIDTH_SENT;
 }
 
+/*
+ * How far the packet moves its flow. Flows that have overtaken others leave `next` ahead of what is
+ * waiting: above half a horizon they are all a little slower, until that is made up for.
+ */
+static __always_inline __u64 bw_level_step(const struct bw_level *l, const struct bw_packet *p)
+{
+	__u64 step = l->cost * l->flows;
+
+	if (bw_read(l->state->next) > p->now + l->limit->horizon / 2)
+		step += step >> BW_SLOWER;
+	return step;
+}
+
 /* The flow's word after the packet. */
 static __always_inline __u64 bw_level_word(const struct bw_level *l, const struct bw_packet *p)
 {
 	__u64 from = bw_is_far(l, p) ? bw_later(l->start, p->stamp) : l->start;
 	__u64 most = bw_later(p->now, p->stamp) + 2 * l->limit->horizon;
-	__u64 time = from + l->cost * l->flows, tag = l->word >> BANDWIDTH_TAG_SHIFT;
+	__u64 time = from + bw_level_step(l, p), tag = l->word >> BANDWIDTH_TAG_SHIFT;
 
 	/* A word that is another flow's, and whose time is yet to come, is shared. */
 	if (l->start == p->now)
@@ -107,10 +124,11 @@ static __always_inline __u64 bw_level_charge(struct bw_level *l, const struct bw
 {
 	struct bandwidth_state *state = l->state;
 	__u64 *flow = &state->flow[l->slot];
+	__u64 word = bw_level_word(l, p);
 	__u64 next = bw_charge(&state->next, p->now - l->limit->egress_burst, l->cost);
 
 	/* Another CPU's packet of the flow: both are charged. Another flow's: it is shared by now. */
-	if (__sync_val_compare_and_swap(flow, l->word, bw_level_word(l, p)) != l->word)
+	if (__sync_val_compare_and_swap(flow, l->word, word) != l->word)
 		__sync_fetch_and_add(flow, (l->cost * l->flows) >> BANDWIDTH_TIME_SHIFT);
 	return bw_level_time(l, p, next);
 }

@@ -104,6 +104,13 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         "lb", "towpath.{layer}.lb", key="devices", leaves=("pins/links", "directory/state.db")
     ),
+    # Before masquerade, which puts pods' packets on the wire: what runs first sees them first.
+    Capability(
+        "bandwidth",
+        "towpath.{layer}.bandwidth",
+        "Limits of what pods send and receive.",
+        leaves=("pins/bandwidth", "directory/bandwidth.json"),
+    ),
     Capability(
         "masquerade", "towpath.{layer}.masquerade", "Source NAT of pods that leave the node."
     ),

@@ -12,6 +12,9 @@ from towpath.core.health import State as CheckState
 from towpath.documents import (
     BackendCounters,
     BackendStatus,
+    Bandwidth,
+    BandwidthAggregate,
+    BandwidthDevice,
     Counters,
     CpuCounters,
     CpuVerdicts,
@@ -44,6 +47,9 @@ from towpath.model import Address, CheckType, Device, Problem, Service
 __all__ = [
     "BackendCounters",
     "BackendStatus",
+    "Bandwidth",
+    "BandwidthAggregate",
+    "BandwidthDevice",
     "Check",
     "Counters",
     "CpuCounters",

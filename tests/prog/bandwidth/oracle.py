@@ -45,13 +45,15 @@ class Aggregate:
 
     def offer(self, now: Fraction, flow: int, size: int) -> tuple[str, Fraction | None]:
         """What becomes of a packet of so many bytes, and when it leaves."""
-        number = self.sharing(now, flow)
+        number = Fraction(self.sharing(now, flow))
         refused = self.refuses(now, flow)
         if refused:
             return refused, None
         own = max(self.flows.get(flow, Fraction(0)), now)
         leaves = min(max(self.drained, now), own)
         takes = Fraction(8 * size, self.rate)
+        if self.drained - now > self.horizon / 2:
+            number += Fraction(number, 8)
         self.drained = max(self.drained, now - self.burst) + takes
         self.flows[flow] = min(own + number * takes, now + 2 * self.horizon)
         return ("delayed" if leaves > now else "sent"), leaves

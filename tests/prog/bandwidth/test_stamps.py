@@ -54,7 +54,7 @@ def test_many_packets_with_one_stamp_dont_leave_at_once(bw: Rig) -> None:
     # And they may be so many that they would leave within the horizon of that.
     runs = [bw.send(PACKET, stamp=wanted, wire=15_000) for _ in range(20)]
     assert {run.action for run in runs} == {UNSPEC, SHOT}
-    assert max(run.stamp for run in runs if run.action == UNSPEC) <= wanted + 101 * MS
+    assert max(run.stamp for run in runs if run.action == UNSPEC) <= wanted + 158 * MS
 
 
 def test_a_stamp_far_ahead_is_refused(bw: Rig) -> None:

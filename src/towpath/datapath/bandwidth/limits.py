@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000_000  # ns
 _MS = 1_000_000
+HORIZON = 100 * _MS
 FRAME = 1514
 """Bytes of a full frame."""
 GSO = 65_536
@@ -19,8 +20,8 @@ _PACED_BURST = 2 * _MS
 """What an idle aggregate makes up for: timers are late by so much."""
 _BUCKET = 50 * _MS
 """Depth of a token bucket: as much as TCP sends in a round trip of that length."""
-_HORIZON_FRAMES = 16
-HORIZON = 100 * _MS
+_HORIZON_GSO = 3
+_HORIZON_MOST = 4 * SECOND
 _MARK_SHARE = 4
 """A packet is marked if its delay is beyond the horizon divided by this."""
 
@@ -36,8 +37,8 @@ class Limit:
     packets: int | None = None
     """A second, each way."""
     priority: int = 0
-    horizon: int | None = None
-    """ns of delay above which packets are dropped; None: see `horizon`."""
+    horizon: int = HORIZON
+    """ns of delay above which packets are dropped; more at low rates: `horizon`."""
 
 
 def cost(rate: int, shift: int) -> int:
@@ -53,12 +54,11 @@ def nanoseconds(size: int, rate: int) -> int:
 def horizon(limit: Limit) -> int:
     """Return ns of delay above which packets are dropped.
 
-    At low rates some frames are allowed to wait all the same, or TCP couldn't recover from a loss
-    without a timeout.
+    A sender that is held back has two of the longest packets waiting and one on its way: these
+    must fit at low rates, too. fq drops what is 10 s ahead.
     """
-    if limit.horizon is not None:
-        return limit.horizon
-    return max(HORIZON, nanoseconds(_HORIZON_FRAMES * FRAME, limit.egress) if limit.egress else 0)
+    packets = nanoseconds(_HORIZON_GSO * GSO, limit.egress) if limit.egress else 0
+    return max(limit.horizon, min(packets, _HORIZON_MOST))
 
 
 def bucket(limit: Limit, rate: int) -> int:

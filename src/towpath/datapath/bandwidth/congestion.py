@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Congestion control in pods' namespaces, which new sockets there take."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.namespaces import namespaces
+from towpath.kernel.net.netns import in_netns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from towpath.kernel.bpf.notes import Notes
+
+log = logging.getLogger(__name__)
+
+_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+BBR, CUBIC = "bbr", "cubic"
+
+
+class CongestionControl:
+    """Sets congestion control in namespaces. ``notes``: what they had. Not thread-safe."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    @property
+    def noted(self) -> bool:
+        """Whether some namespace has another than it had."""
+        return bool(self._notes.texts)
+
+    def keep(self, where: Iterable[Path], wanted: str | None) -> list[str]:
+        """Have it in these namespaces; None: as they had it. What went wrong, in words."""
+        troubles = []
+        for path in where:
+            try:
+                with in_netns(path):
+                    self._keep(str(path.stat().st_ino), wanted)
+            except (KernelError, OSError) as error:
+                troubles.append(f"congestion control in {path}: {error}")
+        return troubles
+
+    def _keep(self, name: str, wanted: str | None) -> None:
+        now = _CONTROL.read_text(encoding="ascii").strip()
+        before = self._notes.texts.get(name)
+        if wanted is None:
+            if before is not None:
+                _CONTROL.write_text(before, encoding="ascii")
+                self._notes.drop(name)
+            return
+        if now == wanted:
+            return
+        if before is None:
+            self._notes.put(name, now)
+        _CONTROL.write_text(wanted, encoding="ascii")
+
+    def restore_all(self) -> None:
+        """Put back what all namespaces had that are still there."""
+        by_inode = {str(path.stat().st_ino): path for path in namespaces()}
+        for name in self._notes.texts:
+            if name in by_inode:
+                for trouble in self.keep([by_inode[name]], None):
+                    log.warning("%s", trouble)
+            else:
+                self._notes.drop(name)
