@@ -218,7 +218,7 @@ class Client(Balancing):
             packets: Packets a second, each way that has a rate.
             priority: Of its packets (skb->priority).
 
-        RefusedError: it can't have it; nothing is changed then.
+        ApiError: it can't have it; nothing is changed then.
         """
         limit = {
             "egress": egress,
@@ -236,7 +236,7 @@ class Client(Balancing):
     def set_bbr(self, mode: Literal["on", "off", "host"]) -> Bandwidth:
         """Have BBR in pods' namespaces ("on"), CUBIC ("off"), or what the node has ("host").
 
-        RefusedError: nobody would pace it.
+        ApiError: nobody would pace it.
         """
         return self._ask(calls.set_bbr(mode))
 

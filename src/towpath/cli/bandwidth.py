@@ -27,7 +27,7 @@ _COLUMNS = ("name", "kind", "group", "egress", "ingress", "sent", "received", "d
 _NUMBERS = ("sent", "received", "dropped", "delay")
 
 
-class QuantityType(click.ParamType):
+class QuantityType(click.ParamType[int]):
     """A number with a unit, as the model has it."""
 
     name = "quantity"

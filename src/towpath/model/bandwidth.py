@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 -- read from the hints
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from towpath.model.kinds import AbsolutePath, Address, DeviceName, Flag, Integer, Name, OrNone, Word
@@ -13,8 +14,6 @@ from towpath.model.kinds.rates import Quantity
 from towpath.model.service import PYDANTIC
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from towpath.model.decode import Findings, Tree
     from towpath.model.problems import FieldPath
 

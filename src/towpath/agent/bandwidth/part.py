@@ -110,7 +110,8 @@ class Bandwidth(Part):
         self._follower.replace(self._effective(), self._changes.limits)
 
     def _is_unknown(self, name: str) -> bool:
-        return all(name != each.name for each in (*self._section.pods, *self._section.groups))
+        names = [each.name for each in self._section.pods]
+        return name not in [*names, *(each.name for each in self._section.groups)]
 
     def _keep(self, limits: Mapping[str, Mapping[str, Any]]) -> None:
         """On disk first: what is in force outlives the agent."""

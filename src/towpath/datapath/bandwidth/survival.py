@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import subprocess
 import time
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -20,7 +19,7 @@ from towpath.kernel.bpf.links import attach_tc_ingress
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.interfaces import connected, device_index
 from towpath.kernel.net.netns import in_netns, new_netns
 
 _SET_TSTAMP = 192  # BPF_FUNC_skb_set_tstamp
@@ -31,6 +30,7 @@ _AHEAD = 500_000_000  # ns
 _LIMIT = 5.0  # seconds; what is looked for has happened when the send returns
 _NEAR = 10_000_000_000  # ns
 _PORT = 9
+_PERMANENT = 0x80  # NUD_PERMANENT
 
 
 class Survival(NamedTuple):
@@ -63,34 +63,17 @@ def survival() -> Survival:
 
 
 def _join(pod: int) -> None:
-    commands = f"""
-link add p-out address {_MAC} type veth peer name p-in netns /proc/self/fd/{pod}
-link set p-out up
-addr add {_OUTSIDE}/24 dev p-out
-"""
-    _ip(commands, pod)
-    with in_netns(pod):
-        _ip(
-            f"""
-link set p-in up
-addr add {_INSIDE}/24 dev p-in
-neigh replace {_OUTSIDE} lladdr {_MAC} nud permanent dev p-in
-""",
-            pod,
-        )
-
-
-def _ip(commands: str, fd: int) -> None:
-    done = subprocess.run(
-        ["ip", "-batch", "-"],
-        input=commands,
-        capture_output=True,
-        text=True,
-        pass_fds=[fd],
-        check=False,
-    )
-    if done.returncode:
-        raise KernelError("join two namespaces", hint=done.stderr.strip())
+    with connected() as netlink:
+        peer = {"ifname": "p-in", "net_ns_fd": pod}
+        netlink.link("add", ifname="p-out", kind="veth", address=_MAC, peer=peer)
+        index = device_index("p-out")
+        netlink.link("set", index=index, state="up")
+        netlink.addr("add", index=index, address=_OUTSIDE, prefixlen=24)
+    with in_netns(pod), connected() as netlink:
+        index = device_index("p-in")
+        netlink.link("set", index=index, state="up")
+        netlink.addr("add", index=index, address=_INSIDE, prefixlen=24)
+        netlink.neigh("replace", dst=_OUTSIDE, lladdr=_MAC, ifindex=index, state=_PERMANENT)
 
 
 def _send() -> int:

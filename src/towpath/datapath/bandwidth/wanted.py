@@ -71,7 +71,7 @@ def _configured(
 
 
 def _others(section: Section, changes: Mapping[str, Mapping[str, Any]]) -> Iterator[Aggregate]:
-    known = {each.name for each in (*section.groups, *section.pods)}
+    known = {each.name for each in section.groups} | {each.name for each in section.pods}
     for name, change in changes.items():
         if name not in known:
             limit = _limit(section, change)
