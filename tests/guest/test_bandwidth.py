@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods paced by fq, which only guests' kernels have: real traffic against a limit.
 
-Rates are of a guest's own clock, on CPUs that others use as well: what is too much is a fault in any
-run, what is too little in all of them.
+Rates are of a guest's own clock, on CPUs that others use as well: what is too much is a fault in
+any run, what is too little in all of them.
 """
 
 from __future__ import annotations

@@ -44,6 +44,18 @@ def refused_bbr(section: Section, mode: str) -> str:
     )
 
 
+def beside(config: Config) -> tuple[str, ...]:
+    """Say what of the rest of the configuration doesn't go with limits."""
+    section: Section = config.sections[Bandwidth.name]
+    masquerade = config.sections.get("masquerade")
+    if masquerade is None or not masquerade.direct:
+        return ()
+    if not any(each.ingress for each in (*section.pods, *section.groups)):
+        return ()
+    told = "masquerade puts answers into pods past the limits of what they receive"
+    return (f"{told}; masquerade.direct: false has them limited",)
+
+
 class Bandwidth(Part):
     """Limits pods."""
 
@@ -53,6 +65,7 @@ class Bandwidth(Part):
     def __init__(self, given: Given) -> None:
         self._section: Section = given.config.sections[self.name]
         self._writer = given.writer
+        self._beside = beside(given.config)
         self._changes = Changes(given.state)
         self._check_bbr(self._section)
         self._follower = Follower(self._effective(), given.pins, self._changes.limits)
@@ -76,6 +89,7 @@ class Bandwidth(Part):
             what = f"only {', '.join(_CHANGEABLE)} can change while the agent runs; restart it"
             raise InvalidError([Problem(what, self.name)])
         self._check_bbr(section)
+        self._beside = beside(config)
         before, self._section = self._section, section
         try:
             self._follower.replace(self._effective(), self._changes.limits)
@@ -128,7 +142,7 @@ class Bandwidth(Part):
     def found(self) -> Document:
         """All that there is to say."""
         told = self._follower.asked(report)
-        return replace(told, troubles=self._follower.troubles)
+        return replace(told, troubles=(*self._follower.troubles, *self._beside))
 
     @property
     def trouble(self) -> str | None:

@@ -46,24 +46,23 @@ class FqKeeper:
         KernelError: the device is gone.
         """
         found = qdiscs.root(ifindex)
-        if found is None:
-            raise KernelError(f"look for the qdisc of device {ifindex}", hint="there is none")
         if not qdiscs.has_fq():
             return "this kernel has no fq"
         name = str(ifindex)
         noted = name in self._notes.texts
-        if found.kind == MQ:
+        if found is not None and found.kind == MQ:
             return self._keep_each(found, options, name)
-        if found.ours and found.kind == FQ:
+        if found is not None and found.ours and found.kind == FQ:
             return self._tune(found, options)
-        if noted and found.handle:
-            return f"somebody has put {found.kind} in place of fq"
-        if found.handle and found.kind not in _QUEUES:
-            return f"its qdisc is {found.kind}, which is left alone"
+        if found is not None and found.handle:  # else it is the kernel's, or the device is down
+            if noted:
+                return f"somebody has put {found.kind} in place of fq"
+            if found.kind not in _QUEUES:
+                return f"its qdisc is {found.kind}, which is left alone"
         if noted:
             log.warning("device %d: somebody has removed fq; it is put back", ifindex)
         else:
-            self._notes.put(name, _noted([found]))
+            self._notes.put(name, _noted([found] if found else []))
         qdiscs.replace(ifindex, ROOT, _HANDLE, FQ, options.packed())
         return ""
 

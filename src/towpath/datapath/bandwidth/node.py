@@ -27,8 +27,10 @@ from towpath.kernel.bpf.notes import Notes
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import link_state
 from towpath.kernel.net.link_state import LOOPBACK
+from towpath.kernel.net.speed import speed
 from towpath.kernel.net.watch import Group, Watch
 from towpath.model.kinds.patterns import matches
+from towpath.model.kinds.rates import written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -216,6 +218,12 @@ class Node(Closeable):
         if not self.devices:
             troubles.append(f"there is no device {' or '.join(self.section.devices)}")
         troubles += [f"{name}: {why}" for name, why in sorted(self.located.missing.items())]
+        speeds = {each.name: told for each in self.devices.values() if (told := speed(each.name))}
+        for each in self.aggregates:
+            for device, most in speeds.items():
+                if each.limit.egress and each.limit.egress > most:
+                    rates = f"{written(each.limit.egress)} is more than {device} has"
+                    troubles.append(f"{each.name}: {rates} ({written(most)})")
 
     # ---- What others undo ------------------------------------------------------------------------
 

@@ -48,10 +48,12 @@ def _aggregates(node: Node) -> Iterator[BandwidthAggregate]:
     _, states = node.program.maps["bw_states"].snapshot()
     _, counts = node.program.maps["bw_counts"].snapshot()
     names = node.program.verdicts()
-    packets = counts["packets"].sum(axis=1)
+    numbers = node.numbers.by_name
     for each in node.aggregates:
-        at = node.numbers.by_name[each.name]
-        mine = counts[at]
+        at = numbers[each.name]
+        # What a group has is what its pods have.
+        rows = [numbers[pod.name] for pod in node.aggregates if pod.group == each.name]
+        mine = counts[rows if each.is_group else [at]]
         yield BandwidthAggregate(
             name=each.name,
             kind="group" if each.is_group else "pod",
@@ -61,12 +63,12 @@ def _aggregates(node: Node) -> Iterator[BandwidthAggregate]:
             **fields(each.limit),
             egress_bytes=int(mine["egress_bytes"].sum()),
             ingress_bytes=int(mine["ingress_bytes"].sum()),
-            verdicts={name: int(packets[at][i]) for i, name in enumerate(names)},
+            verdicts={name: int(mine["packets"][..., i].sum()) for i, name in enumerate(names)},
             stamps_converted=int(mine["converted"].sum()),
             stamps_cleared=int(mine["cleared"].sum()),
             backlog_ms=max(0, int(states[at]["next"]) - now) / 1e6,
             delayed_ms=int(mine["delay"].sum()) / 1e6,
-            longest_ms=int(mine["longest"].max()) / 1e6,
+            longest_ms=int(mine["longest"].max(initial=0)) / 1e6,
             flows=int(states[at]["active"]) & 0xFFFFFFFF,
         )
 
