@@ -50,6 +50,7 @@ static __always_inline bool bw_level_begin(struct __sk_buff *skb, struct bw_leve
 					   const struct bw_packet *p, __u32 aggregate)
 {
 	__u64 time;
+	__u32 slot;
 
 	l->limit = bw_limit(aggregate);
 	if (!l->limit || !l->limit->egress_cost)
@@ -58,7 +59,9 @@ static __always_inline bool bw_level_begin(struct __sk_buff *skb, struct bw_leve
 	if (!l->state)
 		return false;
 	l->cost = bw_cost(skb, l->limit->egress_cost, l->limit->egress_packet);
-	l->slot = (__u32)bw_find_flow(aggregate, p->hash, p->now) % BANDWIDTH_FLOWS;
+	slot = bw_find_flow(aggregate, p->hash, p->now);
+	barrier_var(slot); /* the compiler knows how large it is, and the verifier doesn't */
+	l->slot = slot % BANDWIDTH_FLOWS;
 	l->word = bw_read(l->state->flow[l->slot]);
 	time = bw_flow_time(l->word);
 	l->start = bw_later(time, p->now);

@@ -11,7 +11,7 @@
 /* Of no aggregate: only its stamp is seen to, since fq would drop it for another clock's. */
 static __always_inline int bw_unlimited(struct __sk_buff *skb, struct bandwidth_counts *counts)
 {
-	__u64 before = skb->tstamp;
+	__u64 before = bw_tstamp(skb);
 
 	counts->packets[BANDWIDTH_UNLIMITED]++;
 	if (unlikely(before && bw_is_ip(skb))) {
@@ -65,7 +65,7 @@ static __always_inline int bw_depart(struct __sk_buff *skb, struct bandwidth_cou
 		if (delay > counts->longest)
 			counts->longest = delay;
 	}
-	if (delay || skb->tstamp)
+	if (delay || bw_tstamp(skb))
 		bw_set_stamp(skb, time);
 	counts->packets[verdict]++;
 	return TC_ACT_UNSPEC;

@@ -9,8 +9,6 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-
-
 const volatile __u32 probe_types = 0; /* stamps have a type */
 
 /* By IP protocol. */

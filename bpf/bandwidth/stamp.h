@@ -18,6 +18,28 @@ enum bw_clock {
 /* A stamp that says nothing of its clock is of the one that it is within this of, in ns. */
 static const __s64 BW_NEAR = 10000000000LL;
 
+/*
+ * skb->tstamp. Compilers keep the address of a field that is used more than once, by which the
+ * verifier lets nobody read or write.
+ */
+static __always_inline __u64 bw_tstamp(const struct __sk_buff *skb)
+{
+	__u64 stamp;
+
+	asm volatile("%0 = *(u64 *)(%1 + %2)"
+		     : "=r"(stamp)
+		     : "r"(skb), "i"(offsetof(struct __sk_buff, tstamp)));
+	return stamp;
+}
+
+static __always_inline void bw_write_tstamp(struct __sk_buff *skb, __u64 stamp)
+{
+	asm volatile("*(u64 *)(%0 + %1) = %2"
+		     :
+		     : "r"(skb), "i"(offsetof(struct __sk_buff, tstamp)), "r"(stamp)
+		     : "memory");
+}
+
 static __always_inline bool bw_is_near(__u64 stamp, __u64 now)
 {
 	__s64 apart = stamp - now;
@@ -30,7 +52,7 @@ static __always_inline __u64 bw_stamp(struct __sk_buff *skb, __u64 now,
 				      struct bandwidth_counts *counts)
 {
 	__u32 clock = bw_types ? skb->tstamp_type : BW_UNKNOWN;
-	__u64 stamp = skb->tstamp, tai;
+	__u64 stamp = bw_tstamp(skb), tai;
 
 	if (likely(!stamp || clock == BW_MONOTONIC))
 		return stamp;
@@ -53,7 +75,7 @@ static __always_inline bool bw_set_stamp(struct __sk_buff *skb, __u64 stamp)
 	if (bw_types)
 		return !bpf_skb_set_tstamp(
 			skb, stamp, stamp ? BPF_SKB_TSTAMP_DELIVERY_MONO : BPF_SKB_TSTAMP_UNSPEC);
-	skb->tstamp = stamp;
+	bw_write_tstamp(skb, stamp);
 	return true;
 }
 
