@@ -59,7 +59,6 @@ def agent(net: Lab, tmp_path: Path) -> Iterator[Agent]:
 
 def flood(net: Lab, number: int) -> None:
     """Datagrams from the pod to the world, as fast as can be."""
-    net.socket(net.world, socket.SOCK_DGRAM, NEAR, 5000)
     ours = net.socket(net.pod, socket.SOCK_DGRAM, POD)
     for _ in range(number):
         ours.sendto(bytes(SIZE), (NEAR, 5000))
@@ -97,9 +96,8 @@ def test_what_a_pod_sends_and_receives_is_told(net: Lab, agent: Agent) -> None:
             assert [each.paces for each in found.devices] == [True, True]
         else:
             assert {each.why for each in found.devices} == {"this kernel has no fq"}
-            # A bucket of two of the longest packets, and what comes while it is filled.
-            dropped = web.verdicts["drop_policed"]
-            assert 0 < dropped <= 1000 - (1 << 17) // (SIZE + OVERHEAD)
+            # A bucket of two of the longest packets is less than that.
+            assert 0 < web.verdicts["drop_policed"] < 1000
         text = client.metrics()
         assert 'towpath_bandwidth_limit_bits{aggregate="web",direction="egress",kind="pod"}' in text
         assert "1 limit" in str(client.status())
@@ -236,14 +234,15 @@ def test_what_is_set_inside_a_pod_is_put_back(net: Lab, agent: Agent) -> None:
     assert longest(net) == 3028  # 2 ms of 10 Mbit/s would be less
     agent.command("bandwidth", "set", "web", "--egress", "100M")
     wait(lambda: longest(net) == 25_000, "2 ms of it")
-    other = "off" if before != "cubic" else "on"
+    other, expected = ("off", "cubic") if before != "cubic" else ("on", "bbr")
     agent.command("bandwidth", "bbr", other)
-    expected = {"off": "cubic", "on": "bbr"}[other]
-    if expected in in_pod(net, "/proc/sys/net/ipv4/tcp_available_congestion_control").split():
-        control = "/proc/sys/net/ipv4/tcp_congestion_control"
-        wait(lambda: in_pod(net, control) == expected, "the other one")
+    with Client(agent.socket) as client:
+        # A namespace that isn't the first takes what everybody may have; the node is none, either.
+        allowed = not any("congestion control in " in each for each in client.bandwidth().troubles)
+    control = "/proc/sys/net/ipv4/tcp_congestion_control"
+    assert in_pod(net, control) == (expected if allowed else before)
     agent.command("bandwidth", "bbr", "host")
-    wait(lambda: in_pod(net, "/proc/sys/net/ipv4/tcp_congestion_control") == before, "the first")
+    assert in_pod(net, control) == before
     agent.end()
     detach(PINS / "bandwidth")
     assert longest(net) == 65536

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Congestion control in pods' namespaces, which new sockets there take."""
+"""Congestion control in pods' namespaces, which new sockets there take.
+
+A namespace that isn't the machine's first takes only what everybody is allowed to use
+(net.ipv4.tcp_allowed_congestion_control, which only the first one has); BBR is not at first.
+"""
 
 from __future__ import annotations
 
 import logging
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+_ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+_NOTE = "allowed"
+"""What is noted of _ALLOWED, besides the inode numbers of namespaces."""
 BBR, CUBIC = "bbr", "cubic"
 
 
@@ -36,13 +45,45 @@ class CongestionControl:
     def keep(self, where: Iterable[Path], wanted: str | None) -> list[str]:
         """Have it in these namespaces; None: as they had it. What went wrong, in words."""
         troubles = []
+        if wanted is not None:
+            try:
+                self._allow(wanted)
+            except OSError as error:
+                troubles.append(f"pods may not have {wanted}: {error}")
         for path in where:
             try:
                 with in_netns(path):
                     self._keep(str(path.stat().st_ino), wanted)
             except (KernelError, OSError) as error:
                 troubles.append(f"congestion control in {path}: {error}")
+        if wanted is None:
+            self._disallow()
         return troubles
+
+    def _allow(self, wanted: str) -> None:
+        """Have everybody be allowed to use it. OSError: this isn't the first namespace."""
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
+            # Its module is loaded by that.
+            asking.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, wanted.encode())
+        allowed = _ALLOWED.read_text(encoding="ascii").split()
+        if wanted in allowed:
+            return
+        fresh = _NOTE not in self._notes.texts
+        if fresh:
+            self._notes.put(_NOTE, " ".join(allowed))
+        try:
+            _ALLOWED.write_text(" ".join([*allowed, wanted]), encoding="ascii")
+        except OSError:
+            if fresh:
+                self._notes.drop(_NOTE)
+            raise
+
+    def _disallow(self) -> None:
+        before = self._notes.texts.get(_NOTE)
+        if before is not None:
+            with suppress(OSError):
+                _ALLOWED.write_text(before, encoding="ascii")
+            self._notes.drop(_NOTE)
 
     def _keep(self, name: str, wanted: str | None) -> None:
         now = _CONTROL.read_text(encoding="ascii").strip()
@@ -61,9 +102,10 @@ class CongestionControl:
     def restore_all(self) -> None:
         """Put back what all namespaces had that are still there."""
         by_inode = {str(path.stat().st_ino): path for path in namespaces()}
-        for name in self._notes.texts:
+        for name in self._notes.texts.keys() - {_NOTE}:
             if name in by_inode:
                 for trouble in self.keep([by_inode[name]], None):
                     log.warning("%s", trouble)
             else:
                 self._notes.drop(name)
+        self._disallow()
