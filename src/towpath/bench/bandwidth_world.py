@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import subprocess
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.bench.errors import BenchError
 from towpath.datapath.bandwidth.node import Node
 from towpath.datapath.bandwidth.report import report
+from towpath.kernel.net.interfaces import set_forwarding
 from towpath.kernel.net.netns import in_netns, new_netns
 from towpath.model.bandwidth import Pod, Section
 
@@ -57,7 +57,8 @@ def world() -> Iterator[World]:
                 run(f"ip addr add {net}.2/24 dev eth0")
                 run("ip link set eth0 up")
                 run(f"ip route add default via {net}.1")
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
+        for device in ("vpod", "eth0"):
+            set_forwarding(device, "ipv4", on=True)
         _keep(pod, undo)
         yield World(pod, remote)
 

@@ -50,7 +50,8 @@ def beside(config: Config) -> tuple[str, ...]:
     masquerade = config.sections.get("masquerade")
     if masquerade is None or not masquerade.direct:
         return ()
-    if not any(each.ingress for each in (*section.pods, *section.groups)):
+    ingress = [each.ingress for each in section.pods] + [each.ingress for each in section.groups]
+    if not any(ingress):
         return ()
     told = "masquerade puts answers into pods past the limits of what they receive"
     return (f"{told}; masquerade.direct: false has them limited",)

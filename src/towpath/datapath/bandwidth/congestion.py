@@ -2,7 +2,7 @@
 """Congestion control in pods' namespaces, which new sockets there take.
 
 A namespace that isn't the machine's first takes only what everybody is allowed to use
-(net.ipv4.tcp_allowed_congestion_control, which only the first one has); BBR is not at first.
+(net.ipv4.tcp_allowed_congestion_control, which is the first one's to set); BBR is not at first.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.namespaces import namespaces
 from towpath.kernel.net.netns import in_netns
+from towpath.kernel.net.sysctl import ALLOWED_CONGESTION_CONTROL, CONGESTION_CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from towpath.kernel.bpf.notes import Notes
 
 log = logging.getLogger(__name__)
 
-_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
-_ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 _NOTE = "allowed"
-"""What is noted of _ALLOWED, besides the inode numbers of namespaces."""
+"""What is noted of what everybody may use, besides the inode numbers of namespaces."""
 BBR, CUBIC = "bbr", "cubic"
 
 
@@ -48,7 +47,7 @@ class CongestionControl:
         if wanted is not None:
             try:
                 self._allow(wanted)
-            except OSError as error:
+            except (KernelError, OSError) as error:
                 troubles.append(f"pods may not have {wanted}: {error}")
         for path in where:
             try:
@@ -61,19 +60,19 @@ class CongestionControl:
         return troubles
 
     def _allow(self, wanted: str) -> None:
-        """Have everybody be allowed to use it. OSError: this isn't the first namespace."""
+        """Have everybody be allowed to use it. OSError, KernelError: it can't."""
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as asking:
             # Its module is loaded by that.
             asking.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, wanted.encode())
-        allowed = _ALLOWED.read_text(encoding="ascii").split()
+        allowed = ALLOWED_CONGESTION_CONTROL.read().split()
         if wanted in allowed:
             return
         fresh = _NOTE not in self._notes.texts
         if fresh:
             self._notes.put(_NOTE, " ".join(allowed))
         try:
-            _ALLOWED.write_text(" ".join([*allowed, wanted]), encoding="ascii")
-        except OSError:
+            ALLOWED_CONGESTION_CONTROL.write(" ".join([*allowed, wanted]))
+        except KernelError:
             if fresh:
                 self._notes.drop(_NOTE)
             raise
@@ -81,23 +80,23 @@ class CongestionControl:
     def _disallow(self) -> None:
         before = self._notes.texts.get(_NOTE)
         if before is not None:
-            with suppress(OSError):
-                _ALLOWED.write_text(before, encoding="ascii")
+            with suppress(KernelError):
+                ALLOWED_CONGESTION_CONTROL.write(before)
             self._notes.drop(_NOTE)
 
     def _keep(self, name: str, wanted: str | None) -> None:
-        now = _CONTROL.read_text(encoding="ascii").strip()
+        now = CONGESTION_CONTROL.read()
         before = self._notes.texts.get(name)
         if wanted is None:
             if before is not None:
-                _CONTROL.write_text(before, encoding="ascii")
+                CONGESTION_CONTROL.write(before)
                 self._notes.drop(name)
             return
         if now == wanted:
             return
         if before is None:
             self._notes.put(name, now)
-        _CONTROL.write_text(wanted, encoding="ascii")
+        CONGESTION_CONTROL.write(wanted)
 
     def restore_all(self) -> None:
         """Put back what all namespaces had that are still there."""

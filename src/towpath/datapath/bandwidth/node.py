@@ -27,7 +27,7 @@ from towpath.kernel.bpf.notes import Notes
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import link_state
 from towpath.kernel.net.link_state import LOOPBACK
-from towpath.kernel.net.speed import speed
+from towpath.kernel.net.offloads import speed
 from towpath.kernel.net.watch import Group, Watch
 from towpath.model.kinds.patterns import matches
 from towpath.model.kinds.rates import written
