@@ -165,7 +165,7 @@ def test_fq_takes_the_place_of_what_only_queues_and_gives_it_back() -> None:
             "ip link set vb up",
             "ip link set vm up",
             "tc qdisc replace dev vm root handle 8: mq",
-            "tc qdisc replace dev vb root handle 9: fq_codel limit 77",
+            "tc qdisc replace dev vb root handle 9: pfifo limit 77",
         )
         before = {name: qdiscs.qdiscs(device_index(name)) for name in ("va", "vb", "vm")}
         keeper = FqKeeper(Notes(None))

@@ -100,7 +100,8 @@ def accuracy_of(
     here: World, sink: Sink, way: str, rate: int, bulk: Bulk, runs: int, seconds: float
 ) -> Accuracy:
     """Run it so many times, each with a limit that has just begun."""
-    errors, dropped = [], 0
+    errors: list[float] = []
+    dropped = 0
     target = rate * min(bulk.offered or 1, 1)
     for _ in range(runs):
         with limited(way, rate) as limit, traffic(here, bulk, rate):
