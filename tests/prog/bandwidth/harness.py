@@ -10,11 +10,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 from scapy.layers.l2 import Ether
 
 from towpath.datapath.address import family, pack
 from towpath.datapath.bandwidth.limits import Limit, row
 from towpath.datapath.bandwidth.program import BandwidthProgram
+from towpath.kernel.bpf import probe
 
 if TYPE_CHECKING:
     from scapy.packet import Packet
@@ -104,6 +106,8 @@ class Rig:
         priority: int = 0,
     ) -> Run:
         """Run a program on a packet, and see which counters have moved."""
+        if came_by and not probe.test_run_context():
+            pytest.skip("this kernel runs no program as if its packet had come in by a device")
         frame = bytes(packet if Ether in packet else Ether(src=POD_MAC, dst=HOST_MAC) / packet)
         ctx = bytearray(_SKB)
         struct.pack_into("=I", ctx, _MARK, mark)
