@@ -110,12 +110,13 @@ def accuracy_of(
         errors.append(100 * (got / target - 1))
         if found is not None:
             dropped += sum(n for name, n in found.verdicts.items() if name.startswith("drop"))
+    worst = max(errors, key=abs)
     return Accuracy(
         way,
         rate,
         bulk.name,
         round(statistics.median(errors), 2),
-        round(max(errors, key=abs), 2),
+        round(worst, 2),
         dropped if found is not None else None,
     )
 
