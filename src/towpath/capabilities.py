@@ -113,6 +113,13 @@ CAPABILITIES: tuple[Capability, ...] = (
         leaves=("pins/links", "pins/maps", "directory/state.db"),
     ),
     Capability("socket", "towpath.{layer}.socket", "Services at the sockets of this node."),
+    # Before masquerade, which puts pods' packets on the wire: what runs first sees them first.
+    Capability(
+        "bandwidth",
+        "towpath.{layer}.bandwidth",
+        "Limits of what pods send and receive.",
+        leaves=("pins/bandwidth", "directory/bandwidth.json"),
+    ),
     Capability(
         "masquerade", "towpath.{layer}.masquerade", "Source NAT of pods that leave the node."
     ),

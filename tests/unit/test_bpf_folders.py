@@ -19,6 +19,7 @@ BELOW: dict[str, set[str]] = {
     "recorder": {"abi", "net", "lb", "wildcard"},
     "masquerade": {"abi", "lb", "net", "snat"},
     "socket": {"abi", "lb", "net"},
+    "bandwidth": {"abi", "net"},
 }
 """Programs (``*.bpf.c``) put together what they need; headers of other folders are no one's."""
 

@@ -13,7 +13,7 @@ import asyncio
 import select
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from towpath.api import calls
 from towpath.api.captures import HEADER, CaptureEntry
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from towpath.api.documents import (
         BackendStatus,
+        Bandwidth,
         Check,
         Counters,
         Flow,
@@ -215,6 +216,55 @@ class AsyncClient:
     async def next_hops(self) -> NextHops:
         """Hosts on the links that packets are sent to, and whether they answer."""
         return await self._ask(calls.next_hops())
+
+    async def bandwidth(self) -> Bandwidth:
+        """Limits of pods, and what they have sent and received.
+
+        ApiError: the agent's configuration has no bandwidth.
+        """
+        return await self._ask(calls.bandwidth())
+
+    async def set_bandwidth(
+        self,
+        name: str,
+        *,
+        egress: int | str | None = None,
+        ingress: int | str | None = None,
+        burst: int | str | None = None,
+        packets: int | None = None,
+        priority: int | None = None,
+    ) -> Bandwidth:
+        """Give a pod another limit. What isn't given stays as it is.
+
+        Args:
+            name: A pod or group of the configuration, a device, or an address.
+            egress: Bits a second that leave the node, as Kubernetes writes them: "50M".
+            ingress: Bits a second that it receives.
+            burst: Bytes at once after a pause.
+            packets: Packets a second, each way that has a rate.
+            priority: Of its packets (skb->priority).
+
+        ApiError: it can't have it; nothing is changed then.
+        """
+        limit = {
+            "egress": egress,
+            "ingress": ingress,
+            "burst": burst,
+            "packets": packets,
+            "priority": priority,
+        }
+        return await self._ask(calls.set_bandwidth(name, limit))
+
+    async def delete_bandwidth(self, name: str) -> Bandwidth:
+        """Take back what was set: it has what is configured, or no limit."""
+        return await self._ask(calls.delete_bandwidth(name))
+
+    async def set_bbr(self, mode: Literal["on", "off", "host"]) -> Bandwidth:
+        """Have BBR in pods' namespaces ("on"), CUBIC ("off"), or what the node has ("host").
+
+        ApiError: nobody would pace it.
+        """
+        return await self._ask(calls.set_bbr(mode))
 
     async def masquerade(self) -> Masquerade:
         """Masquerade of pods: rules, devices, addresses, and what was counted.

@@ -16,6 +16,7 @@ from towpath.api.captures import CaptureEntry
 from towpath.api.codec import build, plain
 from towpath.api.documents import (
     BackendStatus,
+    Bandwidth,
     Check,
     Counters,
     FlowCounts,
@@ -196,6 +197,27 @@ def next_hops() -> Call[NextHops]:
 def route(to: Address | str, device: str | None, source: Address | str | None) -> Call[Route]:
     """What the datapath would do with a packet for an address."""
     return _call(Route, "GET", "/v1/route", to=to, device=device, source=source)
+
+
+def bandwidth() -> Call[Bandwidth]:
+    """Limits of pods."""
+    return _call(Bandwidth, "GET", "/v1/bandwidth")
+
+
+def set_bandwidth(name: str, limit: Mapping[str, int | str | None]) -> Call[Bandwidth]:
+    """Another limit."""
+    given = {field: value for field, value in limit.items() if value is not None}
+    return _call(Bandwidth, "PUT", _path("bandwidth", "limits", name), given)
+
+
+def delete_bandwidth(name: str) -> Call[Bandwidth]:
+    """What is configured."""
+    return _call(Bandwidth, "DELETE", _path("bandwidth", "limits", name))
+
+
+def set_bbr(mode: str) -> Call[Bandwidth]:
+    """BBR in pods."""
+    return _call(Bandwidth, "PUT", "/v1/bandwidth/bbr", {"mode": mode})
 
 
 def masquerade() -> Call[Masquerade]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.bench.scenarios import SCENARIOS
+from towpath.cli.bench_bandwidth import bandwidth
 from towpath.cli.bench_control import control
 from towpath.cli.bench_forward import forward
 from towpath.cli.bench_masquerade import masquerade
@@ -33,15 +34,16 @@ _SIZES = (1_000, 10_000, 100_000)
 def bench() -> None:
     """Time the datapath inside the kernel, what gets through a node, and changes.
 
-    For all but forward, masquerade, control, neigh and socket a wrapper program calls the program
-    under test again and again, and undoes what it did to the packet in between. The wrapper's own
-    time, measured around a program that does nothing, is the floor: it is in every figure, so
-    subtract it before comparing.
+    For all but bandwidth, forward, masquerade, control, neigh and socket a wrapper program calls
+    the program under test again and again, and undoes what it did to the packet in between. The
+    wrapper's own time, measured around a program that does nothing, is the floor: it is in every
+    figure, so subtract it before comparing.
     """
 
 
 bench.add_command(control)
 bench.add_command(forward)
+bench.add_command(bandwidth)
 bench.add_command(masquerade)
 bench.add_command(neigh)
 bench.add_command(socket)

@@ -46,6 +46,13 @@ _RETURN_DROP = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
 _NO_SUCH_HELPER = (b"invalid func ", b"unknown func ", b"cannot use helper ")
 # Three: r0 = 0, store that at __sk_buff's offset of tstamp, return.
 _STORE_TSTAMP = _RETURN_0[:8] + struct.pack("<BBhi", 0x7B, 0x01, 152, 0) + _RETURN_0[8:]
+# r0 = 0; *(u64 *)(r10 - 8) = r0; if that is r0, r0 is put there (BPF_CMPXCHG); return.
+_EXCHANGE = (
+    _RETURN_0[:8]
+    + struct.pack("<BBhi", 0x7B, 0x0A, -8, 0)
+    + struct.pack("<BBhi", 0xDB, 0x0A, -8, 0xF1)
+    + _RETURN_0
+)
 _NO_DEVICE = 0x7FFFFFFF
 _LOOPBACK = 1  # in every network namespace
 _XDP_GENERIC = 1 << 1
@@ -149,6 +156,12 @@ def fragments() -> bool:
 def departure_time() -> bool:
     """Programs at tc may say when a packet leaves: they may write skb->tstamp (5.0)."""
     return _close(_load(ProgramType.SCHED_CLS, _STORE_TSTAMP))
+
+
+@cache
+def atomics() -> bool:
+    """Programs may compare and exchange, and add and see what was there (5.12)."""
+    return _close(_load(ProgramType.SCHED_CLS, _EXCHANGE))
 
 
 @cache

@@ -47,7 +47,9 @@ _GROWTH = 4096
 class TestRun:
     """What a program made of a packet.
 
-    ``data`` is the packet as the program left it, ``duration_ns`` the average of all runs.
+    ``data`` is the packet as the program left it, ``duration_ns`` the average of all runs, ``ctx``
+    the context afterwards, if one was given: of struct __sk_buff what the kernel copies back, such
+    as mark, priority and tstamp.
     """
 
     __test__ = False  # pytest: this is not a test case
@@ -55,6 +57,7 @@ class TestRun:
     retval: int
     data: bytes
     duration_ns: int
+    ctx: bytes = b""
 
 
 class Program(Closeable):
@@ -111,10 +114,13 @@ class Program(Closeable):
         if ctx is not None:
             context = ctypes.create_string_buffer(ctx, len(ctx))
             opts.ctx_in, opts.ctx_size_in = ctypes.addressof(context), len(ctx)
+            left = ctypes.create_string_buffer(len(ctx))
+            opts.ctx_out, opts.ctx_size_out = ctypes.addressof(left), len(ctx)
         result = lib.bpf_prog_test_run_opts(self.fd, ctypes.byref(opts))
         if result < 0:
             raise self._error("test run of", -result, len(data))
-        return TestRun(opts.retval, packet_out.raw[: opts.data_size_out], opts.duration)
+        data_out = packet_out.raw[: opts.data_size_out]
+        return TestRun(opts.retval, data_out, opts.duration, left.raw if ctx is not None else b"")
 
     def send_live(self, data: bytes, count: int) -> None:
         """Run on ``count`` frames in turn, and send each where the program says (5.18).

@@ -53,6 +53,15 @@ class Namespaces:
         raise KernelError(f"find network namespace {inode}", hint="no process is in it")
 
 
+def namespaces() -> list[Path]:
+    """A path for each network namespace but the caller's own, as far as they can be seen.
+
+    A namespace that nothing but an open file keeps isn't found.
+    """
+    own = Path("/proc/thread-self/ns/net").stat().st_ino
+    return [path for inode, path in _of_processes().items() if inode != own]
+
+
 def _opened(path: Path | None, inode: int) -> int | None:
     """A descriptor of the namespace, if it still is the one of that inode."""
     if path is None:

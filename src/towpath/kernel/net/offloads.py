@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a device does for the stack that XDP then doesn't see: its features, as ethtool has them."""
+"""What ethtool has of devices: what they do for the stack that XDP then doesn't see, and speed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ _GOT = struct.Struct("=IIII")  # struct ethtool_get_features_block: 32 features 
 _WISH = struct.Struct("=II")  # struct ethtool_set_features_block: which, and on or off
 _BLOCK_BITS = 32
 ON, OFF = "on", "off"
+_GSET = 1
+_COMMAND = struct.Struct("=I8xH14xH14x")
+"""struct ethtool_cmd: the command, and the speed in two halves."""
+_UNKNOWN = {0, 0xFFFF, 0xFFFFFFFF}
 
 
 class Offload(NamedTuple):
@@ -112,3 +116,17 @@ def _ask(device: str, command: bytes, what: str) -> bytes:
             hint = permission_hint(CAP_NET_ADMIN) if denied else ""
             raise KernelError(what, error.errno or 0, hint) from error
     return buffer.raw
+
+
+def speed(device: str) -> int | None:
+    """Return bits a second; None: it doesn't tell, or there is none of that name."""
+    command = ctypes.create_string_buffer(_COMMAND.pack(_GSET, 0, 0))
+    request = _REQUEST.pack(device.encode(), ctypes.addressof(command))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            fcntl.ioctl(asking, _SIOCETHTOOL, request)
+        except OSError:
+            return None
+    _, low, high = _COMMAND.unpack(command.raw[: _COMMAND.size])
+    megabits = low | high << 16
+    return None if megabits in _UNKNOWN else megabits * 1_000_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of devices below /proc/sys/net: all that Towpath ever writes, and how.
+"""Settings below /proc/sys/net: all that Towpath ever writes, and how.
 
 docs/operations.md says when each is written and what else it changes.
 """
@@ -55,10 +55,41 @@ class Sysctl(NamedTuple):
         return f"net.{self.family}.conf.{device}.{self.name}"
 
 
+class NamespaceSysctl(NamedTuple):
+    """A setting that each network namespace has, or the machine's first one for all."""
+
+    family: Family
+    name: str
+
+    def __str__(self) -> str:
+        return f"net.{self.family}.{self.name}"
+
+    def read(self) -> str:
+        """Its value in the calling thread's namespace. KernelError: there is none."""
+        try:
+            return (_ROOT / self.family / self.name).read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise KernelError(f"read {self}", error.errno or 0) from error
+
+    def write(self, value: str) -> None:
+        """Set it there. KernelError: there is none, or it isn't allowed."""
+        try:
+            (_ROOT / self.family / self.name).write_text(value, encoding="ascii")
+        except OSError as error:
+            raise KernelError(f"set {self} to {value}", error.errno or 0) from error
+
+
+CONGESTION_CONTROL = NamespaceSysctl("ipv4", "tcp_congestion_control")
+ALLOWED_CONGESTION_CONTROL = NamespaceSysctl("ipv4", "tcp_allowed_congestion_control")
+"""Only the first namespace's can be written."""
+
 FORWARDING = {family: Sysctl(family, "forwarding") for family in FAMILIES}
 ACCEPT_RA = Sysctl("ipv6", "accept_ra")
 ACCEPT_LOCAL = Sysctl("ipv4", "accept_local")
 RP_FILTER = Sysctl("ipv4", "rp_filter")
 
 WRITTEN = (ACCEPT_RA, *FORWARDING.values(), ACCEPT_LOCAL, RP_FILTER)
-"""All that are ever written, in the order that they are set in; the last is set back first."""
+"""All of devices that are ever written, in the order that they are set in.
+
+The last is set back first.
+"""

@@ -37,6 +37,8 @@ class Group(IntEnum):
 
     LINK = 1
     NEIGHBOUR = 3
+    TC = 4
+    """Qdiscs, classes and filters."""
     IPV4_ADDRESS = 5
     IPV4_ROUTE = 7
     IPV4_RULE = 8

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.test_codec import DOCUMENTS
 
+from towpath.agent.bandwidth.metrics import bandwidth_metrics
 from towpath.agent.cgroup import cgroup_metrics
 from towpath.agent.http.exposition import Rendering
 from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
@@ -20,7 +21,15 @@ from towpath.agent.neigh import next_hop_metrics
 from towpath.agent.socket import socket_metrics
 from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
-from towpath.documents import MasqueradeCounters, SocketBackend, SocketCounters, SocketService
+from towpath.documents import (
+    Bandwidth,
+    BandwidthAggregate,
+    BandwidthDevice,
+    MasqueradeCounters,
+    SocketBackend,
+    SocketCounters,
+    SocketService,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,12 +61,47 @@ SOCKETS = SocketCounters(
 MASQUERADE = MasqueradeCounters({"from_pod": {"sent": 2}}, 3, {"from_pod": 4})
 
 
+WEB = {"aggregate": "web", "kind": "pod"}
+BANDWIDTH = Bandwidth(
+    direct=True,
+    charges="atomic",
+    devices=(BandwidthDevice("eth0", paces=True, why="", dropped=17),),
+    aggregates=(
+        BandwidthAggregate(
+            name="web",
+            kind="pod",
+            origin="configuration",
+            group=None,
+            devices=("veth1",),
+            egress=10_000_000,
+            ingress=None,
+            burst=None,
+            packets=None,
+            priority=0,
+            egress_bytes=12,
+            ingress_bytes=13,
+            verdicts={"delayed": 11},
+            stamps_converted=0,
+            stamps_cleared=0,
+            backlog_ms=14.0,
+            delayed_ms=15.0,
+            longest_ms=16.0,
+            flows=1,
+        ),
+    ),
+    room=16,
+    unlimited={},
+    troubles=(),
+)
+
+
 def every_metric() -> Iterable[Metric]:
     """What is not of a load balancer's packets."""
     return chain(
         host_metrics(STATUS.device_status, FOLLOWED._asdict()),
         next_hop_metrics(NEXT_HOPS),
         refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
+        bandwidth_metrics(BANDWIDTH),
         masquerade_metrics(MASQUERADE, 7),
         cgroup_metrics(proven=True),
         socket_metrics(SOCKETS, 8),
@@ -89,6 +133,15 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_resyncs_total", {}, 5),
         ("towpath_next_hops", {"state": "reachable"}, 1),
         ("towpath_destinations_unreached", {}, 1),
+        ("towpath_bandwidth_packets_total", WEB | {"verdict": "delayed"}, 11),
+        ("towpath_bandwidth_bytes_total", WEB | {"direction": "egress"}, 12),
+        ("towpath_bandwidth_bytes_total", WEB | {"direction": "ingress"}, 13),
+        ("towpath_bandwidth_delay_seconds_total", WEB, 0.015),
+        ("towpath_bandwidth_longest_delay_seconds", WEB, 0.016),
+        ("towpath_bandwidth_backlog_seconds", WEB, 0.014),
+        ("towpath_bandwidth_limit_bits", WEB | {"direction": "egress"}, 10_000_000),
+        ("towpath_bandwidth_device_paces", {"device": "eth0"}, 1),
+        ("towpath_bandwidth_fq_dropped_total", {"device": "eth0"}, 17),
         ("towpath_masquerade_packets_total", {"program": "from_pod", "verdict": "sent"}, 2),
         ("towpath_masquerade_bytes_total", {"program": "from_pod"}, 4),
         ("towpath_masquerade_flows_begun_total", {}, 3),
@@ -127,7 +180,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 28
+    assert len(parsed(every_metric())) == 36
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods paced by fq, which only guests' kernels have: real traffic against a limit.
+
+Rates are of a guest's own clock, on CPUs that others use as well: what is too much is a fault in
+any run, what is too little in all of them.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from towpath.agent.bandwidth.part import refused_bbr
+from towpath.bench.bandwidth import latency_of
+from towpath.bench.bandwidth_traffic import Bulk, Sink, achieved, traffic
+from towpath.bench.bandwidth_world import DIRECT, PORT_OF_STAMPS, REMOTE, TBF, limited, world
+from towpath.datapath.bandwidth.fq import FqKeeper, limits
+from towpath.datapath.bandwidth.node import Node
+from towpath.datapath.bandwidth.report import report
+from towpath.datapath.bandwidth.survival import survival
+from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.notes import Notes
+from towpath.kernel.bpf.programs import ProgramType
+from towpath.kernel.net import qdiscs
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import in_netns, new_netns
+from towpath.model.bandwidth import Pod, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from towpath.bench.bandwidth_world import World
+
+RATE = 20_000_000
+RUNS = 5
+SECONDS, WARM = 3.0, 2.0
+WITHIN = 0.02
+OPTIONS = limits([(RATE, 100_000_000)])
+_SO_TXTIME = 61
+_SET_TSTAMP = 192  # BPF_FUNC_skb_set_tstamp
+
+
+@pytest.fixture
+def here() -> Iterator[World]:
+    """A pod, its node, a remote."""
+    with world() as made:
+        yield made
+
+
+def sh(*commands: str) -> None:
+    """Run commands of ip and tc."""
+    for command in commands:
+        subprocess.run(command.split(), check=True)
+
+
+# ---- Rates ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bulk", [Bulk(), Bulk(offered=1.2)], ids=["tcp", "udp"])
+def test_a_limit_is_kept(here: World, bulk: Bulk) -> None:
+    """What arrives is the limit; fq drops nothing by itself."""
+    errors: list[float] = []
+    with ExitStack() as undo:
+        sink = Sink(here.remote, undo)
+        pod = Pod("pod", device="vpod", egress=RATE)
+        section = Section(devices=("eth0",), pods=(pod,), direct=True, aggregates=8)
+        with Node(section, None) as node, traffic(here, bulk, RATE):
+            for _ in range(RUNS):
+                errors.append(achieved(sink, bulk, SECONDS, WARM) / RATE - 1)
+                if abs(errors[-1]) <= WITHIN:
+                    break
+            found = report(node)
+            node.detach()
+    (device,) = found.devices
+    assert (device.paces, device.dropped) == (True, 0)
+    assert max(errors) <= WITHIN, errors
+    assert min(map(abs, errors)) <= WITHIN, errors
+
+
+def test_what_is_below_the_limit_loses_nothing(here: World) -> None:
+    """Datagrams at half of it."""
+    with ExitStack() as undo:
+        sink = Sink(here.remote, undo)
+        with limited(DIRECT, RATE) as limit, traffic(here, Bulk(offered=0.5), RATE):
+            achieved(sink, Bulk(offered=0.5), SECONDS, 0)
+            found = limit.aggregate
+    assert found
+    assert {name: n for name, n in found.verdicts.items() if "drop" in name and n} == {}
+
+
+def test_a_small_request_doesnt_wait_behind_bulk(here: World) -> None:
+    """As it does where there is one queue for all."""
+    with ExitStack() as undo:
+        Sink(here.remote, undo)
+        mine = latency_of(here, DIRECT, RATE, Bulk(2), SECONDS)
+        other = latency_of(here, TBF, RATE, Bulk(2), SECONDS)
+    assert mine.p50 < other.p50 / 2
+
+
+# ---- Stamps of pods ------------------------------------------------------------------------------
+
+
+@contextmanager
+def stamping(netns: int, clock: int) -> Iterator[socket.socket]:
+    """A pod's socket whose datagrams say when they depart."""
+    with in_netns(netns):
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with made:
+        made.setsockopt(socket.SOL_SOCKET, _SO_TXTIME, struct.pack("=iI", clock, 0))
+        made.connect((REMOTE, PORT_OF_STAMPS))
+        yield made
+
+
+@pytest.mark.parametrize("clock", [time.CLOCK_TAI, time.CLOCK_MONOTONIC])
+def test_stamps_of_any_clock_arrive(here: World, clock: int) -> None:
+    """Fq alone takes one of CLOCK_TAI for far ahead, and drops the packet."""
+    with ExitStack() as undo:
+        with in_netns(here.remote):
+            sink = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sink.bind((REMOTE, PORT_OF_STAMPS))
+        sink.settimeout(60)
+        limit = undo.enter_context(limited(DIRECT, RATE))
+        pod = undo.enter_context(stamping(here.pod, clock))
+        for number in range(5):
+            at = struct.pack("=Q", time.clock_gettime_ns(clock) + 100_000_000)
+            pod.sendmsg([bytes([number])], [(socket.SOL_SOCKET, _SO_TXTIME, at)])
+        assert [sink.recv(10)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
+        found = limit.aggregate
+    assert found
+    tai = clock == time.CLOCK_TAI and survival().udp
+    assert found.stamps_converted == (5 if tai else 0)
+    assert found.verdicts["delayed"] >= (5 if survival().udp else 0)
+
+
+def test_bbr_is_refused_where_nobody_would_pace_it() -> None:
+    """By a packet that was sent and looked at, and not by the kernel's version."""
+    kept = survival().tcp
+    assert bool(refused_bbr(Section(devices=("eth0",), direct=True), "on")) == (not kept)
+    assert refused_bbr(Section(devices=("eth0",)), "on") == ""
+    # Both came with Linux 5.18.
+    assert kept == probe.helper(_SET_TSTAMP, ProgramType.SCHED_CLS)
+
+
+# ---- fq ------------------------------------------------------------------------------------------
+
+
+def kinds(device: str) -> list[tuple[str, bool]]:
+    """A device's qdiscs, and whether the kernel has put them there by itself."""
+    return [(each.kind, not each.handle) for each in qdiscs.qdiscs(device_index(device))]
+
+
+def test_fq_takes_the_place_of_what_only_queues_and_gives_it_back() -> None:
+    """A default, one with options, mq's queues."""
+    with new_netns():
+        sh(
+            "ip link add va type veth peer name vb",
+            "ip link add vm numtxqueues 2 type dummy",
+            "ip link set va up",
+            "ip link set vb up",
+            "ip link set vm up",
+            "tc qdisc replace dev vm root handle 8: mq",
+            "tc qdisc replace dev vb root handle 9: pfifo limit 77",
+        )
+        before = {name: qdiscs.qdiscs(device_index(name)) for name in ("va", "vb", "vm")}
+        keeper = FqKeeper(Notes(None))
+        assert [keeper.keep(device_index(name), OPTIONS) for name in before] == ["", "", ""]
+        assert kinds("va") == kinds("vb") == [("fq", False)]
+        assert sorted(kinds("vm")) == [("fq", False), ("fq", False), ("mq", False)]
+        (fq,) = qdiscs.qdiscs(device_index("va"))
+        assert qdiscs.FqOptions.of(fq) == OPTIONS
+        keeper.keep(device_index("va"), qdiscs.FqOptions(500, 400))
+        (fq,) = qdiscs.qdiscs(device_index("va"))
+        assert qdiscs.FqOptions.of(fq) == (500, 400)
+        keeper.restore_all()
+        assert not keeper.noted
+        for name, each in before.items():
+            found = qdiscs.qdiscs(device_index(name))
+            told = [sorted((q.parent, q.kind, q.options) for q in some) for some in (each, found)]
+            assert told[0] == told[1]
+
+
+def test_fq_that_is_taken_away_is_noticed() -> None:
+    """What the kernel then has by itself is replaced, what somebody has put there isn't."""
+    with new_netns():
+        sh("ip link add va type veth peer name vb", "ip link set va up")
+        index, keeper = device_index("va"), FqKeeper(Notes(None))
+        assert keeper.keep(index, OPTIONS) == ""
+        sh("tc qdisc del dev va root")
+        assert keeper.keep(index, OPTIONS) == ""
+        assert kinds("va") == [("fq", False)]
+        sh("tc qdisc replace dev va root pfifo")
+        assert "somebody has put pfifo" in keeper.keep(index, OPTIONS)
+        keeper.restore_all()
+        assert kinds("va") == [("pfifo", False)]
+
+
+def test_a_qdisc_with_a_purpose_is_left_alone() -> None:
+    """The device is policed."""
+    with new_netns():
+        sh(
+            "ip link add va type veth peer name vb",
+            "ip link set va up",
+            "tc qdisc replace dev va root tbf rate 1gbit burst 100kb latency 10ms",
+        )
+        with Node(Section(devices=("va",), aggregates=8), None) as node:
+            (trouble,) = node.troubles
+            assert "its qdisc is tbf, which is left alone" in trouble
+            assert kinds("va") == [("tbf", False)]
+            node.detach()
+        assert kinds("va") == [("tbf", False)]
