@@ -228,8 +228,4 @@ PROBES = {
         )
     ),
     "cgroups": Probe(_cgroups, "nothing"),
-    "departure_time": Probe(
-        _either(probe.departure_time, "skb->tstamp can be written", "skb->tstamp can't be written")
-    ),
-    "fq": Probe(_either(lambda: probe_net.qdisc("fq"), "sch_fq", "no sch_fq"), "namespace"),
 }

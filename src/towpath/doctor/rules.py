@@ -47,9 +47,9 @@ def rules(config: Config | None = None) -> list[Rule]:
     """What a configuration needs; without one, what everything needs on any device."""
     more = [rule for capability in capabilities(config) for rule in _more(capability, config)]
     if config is None:
-        return [*RULES, *OUTSIDE, *more, *NOT_YET_USED]
+        return [*RULES, *OUTSIDE, *more]
     mine = [_of_config(rule, config) for rule in RULES]
-    return [*mine, *_devices(config), *OUTSIDE, *more, *NOT_YET_USED]
+    return [*mine, *_devices(config), *OUTSIDE, *more]
 
 
 def capabilities(config: Config | None) -> list[Capability]:
@@ -75,7 +75,6 @@ _RECORDER = "recorder"
 _SOURCE_NAT = "source NAT program"
 _RULES_BY_MARK = "policy routing"
 _NO_CAPTURES = "packets can't be captured"
-_NOTHING_YET = "nothing so far"
 
 RULES = (
     Rule("libbpf", (Way("libbpf"),), _EVERYTHING, "nothing can be loaded", required=True),
@@ -339,15 +338,4 @@ OUTSIDE = tuple(
     Rule(need.name, (Way(f"outside:{need.name}"),), need.needed_by, need.loses)
     for need in declared()
     if need.needed_by and not is_library(need.name)
-)
-
-
-# ---- Informational -------------------------------------------------------------------------------
-
-NOT_YET_USED = tuple(
-    Rule(name, (Way(probe),), f"{feature}, not yet used", _NOTHING_YET)
-    for name, probe, feature in (
-        ("departure times", "departure_time", "pacing"),
-        ("fq qdisc", "fq", "pacing"),
-    )
 )

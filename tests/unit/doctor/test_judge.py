@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.doctor import Answer, Capability, cgroup, judge, masquerade, rules, socket
+from towpath.doctor import Answer, Capability, judge, rules
 from towpath.doctor.capability import no, unprobed, yes
-from towpath.doctor.rules import OUTSIDE, RULES, Rule, Way
+from towpath.doctor.rules import RULES, Rule, Way
 from towpath.model import Backend, Config, Device, Service, Snat
 
 RULE = Rule("thing", (Way("best"), Way("second", "speed")), "someone", "all", required=True)
@@ -201,16 +201,6 @@ def test_an_agent_needs_a_place_for_its_pins() -> None:
     lacking = {"bpffs", "bpffs can be mounted"}
     assert not verdicts(lacking)["BPF file system"].fatal
     assert verdicts(lacking, config(Device("eth0")))["BPF file system"].fatal
-
-
-def test_what_no_feature_uses_yet_says_so() -> None:
-    """And is never required."""
-    parts = (*masquerade.rules(None), *socket.rules(None), *cgroup.rules(None))
-    known = {rule.name for rule in (*RULES, *OUTSIDE, *parts)}
-    for name, capability in verdicts(set()).items():
-        assert capability.needed_by.endswith(", not yet used") == (name not in known)
-        if name not in known:
-            assert not capability.required
 
 
 def test_the_fields_are_those_of_the_json_output() -> None:

@@ -44,8 +44,6 @@ _RETURN_0 = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)
 # The same with XDP_DROP: of a live frame that is aborted the kernel's log tells.
 _RETURN_DROP = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 1, 0x95, 0, 0, 0)
 _NO_SUCH_HELPER = (b"invalid func ", b"unknown func ", b"cannot use helper ")
-# Three: r0 = 0, store that at __sk_buff's offset of tstamp, return.
-_STORE_TSTAMP = _RETURN_0[:8] + struct.pack("<BBhi", 0x7B, 0x01, 152, 0) + _RETURN_0[8:]
 # r0 = 0; *(u64 *)(r10 - 8) = r0; if that is r0, r0 is put there (BPF_CMPXCHG); return.
 _EXCHANGE = (
     _RETURN_0[:8]
@@ -150,12 +148,6 @@ def live_frames() -> bool:
 def fragments() -> bool:
     """XDP programs may take frames in fragments (5.18)."""
     return _close(_load(ProgramType.XDP, _RETURN_0, BPF_F_XDP_HAS_FRAGS))
-
-
-@cache
-def departure_time() -> bool:
-    """Programs at tc may say when a packet leaves: they may write skb->tstamp (5.0)."""
-    return _close(_load(ProgramType.SCHED_CLS, _STORE_TSTAMP))
 
 
 @cache

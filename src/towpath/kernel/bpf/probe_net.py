@@ -18,16 +18,15 @@ from towpath.kernel.bpf._structs import TcHook, TcOpts
 from towpath.kernel.bpf.libbpf import captured, lib
 from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.bpf.sandbox import sandbox
-from towpath.kernel.net.messages import CREATE, ROUTE, Netlink, attribute, text
+from towpath.kernel.net.messages import CREATE, ROUTE, Netlink, attribute
 
-_RTM_NEWNEIGH, _RTM_NEWRULE, _RTM_NEWQDISC = 28, 32, 36
+_RTM_NEWNEIGH, _RTM_NEWRULE = 28, 32
 _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE, _FR_ACT_TO_TBL = 6, 10, 15, 1
 _NDMSG = struct.Struct("=BxxxiHBB")
 _NDA_DST, _NDA_FLAGS_EXT = 1, 15
 _NTF_EXT_ODD = 1 << 31
 """No flag that there is."""
 _NO_DEVICE = 0x7FFFFFFF
-_TCA_KIND, _TC_H_ROOT = 1, 0xFFFFFFFF
 _NO_RULES = (errnos.EAFNOSUPPORT, errnos.EOPNOTSUPP)
 _IPV6_ADDRESSES = Path("/proc/thread-self/net/if_inet6")  # not there: IPv6 is switched off
 _PEER = socket.inet_aton("192.0.2.2")
@@ -84,16 +83,4 @@ def rules_by_mark() -> bool:
                 if error.errno not in _NO_RULES:
                     raise
                 return False
-        return True
-
-
-@cache
-def qdisc(kind: str) -> bool:
-    """Whether there is a queueing discipline of that name; its module is loaded if it has to be."""
-    with sandbox() as network:
-        message = struct.pack("=BxxxiIII", 0, network.near, 0, _TC_H_ROOT, 0)  # struct tcmsg
-        try:
-            network.netlink.ask(_RTM_NEWQDISC, message + attribute(_TCA_KIND, text(kind)), CREATE)
-        except FileNotFoundError:
-            return False
         return True
