@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.datapath.socket import trace
 from towpath.datapath.socket.report import Wanted, flows, report
 from towpath.datapath.socket.trace import Call
-from towpath.kernel.cgroup import mount_point
 from towpath.kernel.errors import KernelError
 from towpath.loadbalancer import LoadBalancer
 from towpath.model import Protocol, make_config
@@ -40,7 +40,8 @@ class SocketLoadBalancer(LoadBalancer):
     error (ECONNABORTED) by which their programs know that they have to connect again.
 
     Args:
-        cgroup: For processes in it, and in those that are in it. None: in all that is mounted.
+        cgroup: For processes in it, and in those that are in it. None: in those of this node, whose
+            cgroup is found (docs/design/cgroups.md).
         limits: Room reserved in the kernel.
         pins: Where to keep it alive. None: it ends with this object.
         drain: How backends that are removed keep the flows they have.
@@ -65,12 +66,12 @@ class SocketLoadBalancer(LoadBalancer):
     ) -> None:
         wishes = {"limits": limits, "drain": drain}
         config = make_config({name: wish for name, wish in wishes.items() if wish is not None})
-        where = mount_point() if cgroup is None else Path(cgroup)
         with ExitStack() as undo:
             self._start(config, pins, bare=True)
             undo.callback(super().close)
+            self._root = undo.enter_context(CgroupRoot(None if cgroup is None else Path(cgroup)))
             self._sockets = self._balancer.sockets(
-                where,
+                self._root,
                 pins and pins / "socket",
                 exclude=[Path(each) for each in exclude],
                 refuse_with=0 if refuse_with == errno.EPERM else refuse_with,
@@ -126,4 +127,5 @@ class SocketLoadBalancer(LoadBalancer):
     def close(self) -> None:
         """Remove everything; with pins, leave it at work. Twice is once."""
         self._sockets.close()
+        self._root.close()
         super().close()

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -149,7 +148,6 @@ require("http").get("http://%s/", (answer) => {
 """
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_node(lab: Lab) -> None:
     """By libuv."""
     backend, remote = lab.run("node", "-e", NODE % VIP).split()
@@ -157,7 +155,6 @@ def test_node(lab: Lab) -> None:
     assert remote == VIP
 
 
-@pytest.mark.skipif(shutil.which("nc") is None, reason="nc is not installed")
 def test_nc(lab: Lab) -> None:
     """As people try it."""
     told = lab.run("nc", "-w", "5", VIP, "80", text="GET / HTTP/1.0\r\n\r\n")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Services(Protocol):
     """The load balancer, to others that balance its services."""
 
-    def sockets(self, cgroup: Path, pins: Path | None = None, **wishes: Any) -> Any:
+    def sockets(self, cgroup: Any, pins: Path | None = None, **wishes: Any) -> Any:
         """Balance them at sockets: `towpath.datapath.socket.balancer.SocketBalancer`."""
 
     def tell(self, changed: Callable[[Any], None]) -> None:

@@ -20,12 +20,12 @@ from towpath.agent.errors import AgentError, InvalidError
 from towpath.agent.http.response import answer
 from towpath.agent.parts import Part
 from towpath.api import documents
+from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.datapath.socket import trace
 from towpath.datapath.socket.balancer import detach
 from towpath.datapath.socket.report import Wanted, flows, report
 from towpath.datapath.socket.trace import Call
 from towpath.documents import SocketFlows
-from towpath.kernel.cgroup import mount_point
 from towpath.kernel.errors import KernelError
 from towpath.model import Problem
 from towpath.model.service import Protocol
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from towpath.documents import Socket as Document
     from towpath.documents import SocketCounters, SocketTrace
     from towpath.model import Config
+    from towpath.model.cgroup import Section as CgroupSection
     from towpath.model.socket import Section
 
 log = logging.getLogger(__name__)
@@ -110,10 +111,11 @@ class Sockets(Part):
         services = given.shared.services
         if services is None:
             raise AgentError("socket: there is no load balancer whose services it could have")
-        where = self._section.cgroup or mount_point()
+        node: CgroupSection | None = given.config.sections.get("cgroup")
+        self._root = CgroupRoot(self._section.cgroup or (node.path if node else None))
         refuse_with = getattr(errno, self._section.no_backend)
         self._sockets: SocketBalancer = services.sockets(
-            where,
+            self._root,
             given.pins,
             exclude=self._section.exclude,
             refuse_with=0 if refuse_with == errno.EPERM else refuse_with,
@@ -203,7 +205,7 @@ class Sockets(Part):
         """Whom it is for, and what it has done."""
         found = self._sockets.verdicts()
         connects, datagrams = (found[hook]["balanced"] for hook in ("connect", "sendmsg"))
-        told = f"cgroup {self._sockets.cgroup}: {connects} connects, {datagrams} datagrams balanced"
+        told = f"cgroup {self._sockets.name}: {connects} connects, {datagrams} datagrams balanced"
         excluded = len(self._sockets.exclude)
         return f"{told}; {excluded} cgroups excluded" if excluded else told
 
@@ -271,3 +273,4 @@ class Sockets(Part):
     def close(self) -> None:
         """Let go of it: the kernel goes on."""
         self._sockets.close()
+        self._root.close()

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from towpath.core.lb.plan import Transition
     from towpath.datapath.address import Address
+    from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.neigh.differences import ByVersion
     from towpath.datapath.neigh.next_hops import Trouble
@@ -218,7 +219,9 @@ class Balancer(Closeable):
             tell(made)
         return made
 
-    def sockets(self, cgroup: Path, pins: Path | None = None, **wishes: Any) -> SocketBalancer:
+    def sockets(
+        self, cgroup: Path | CgroupRoot, pins: Path | None = None, **wishes: Any
+    ) -> SocketBalancer:
         """Balance these services at the sockets of a cgroup's processes, too.
 
         ``wishes`` and errors as :class:`towpath.datapath.socket.balancer.SocketBalancer` has them.

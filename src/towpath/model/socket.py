@@ -22,7 +22,8 @@ class Section:
     __pydantic_config__: ClassVar[Any] = PYDANTIC
 
     cgroup: Annotated[Path | None, OrNone(AbsolutePath())] = None
-    """For processes in this cgroup of version 2. None: in all that this node sees."""
+    """For processes in this cgroup of version 2. None: in the one that the section ``cgroup`` says,
+    or that is found for this node."""
     exclude: Annotated[tuple[Path, ...], AbsolutePaths()] = ()
     """Cgroups whose processes are left alone."""
     no_backend: Annotated[NoBackend, Word("ECONNREFUSED", "EPERM")] = "ECONNREFUSED"

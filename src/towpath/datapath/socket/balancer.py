@@ -13,6 +13,7 @@ import numpy as np
 
 from towpath.closeable import Closeable
 from towpath.datapath.attach.places import Places
+from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.datapath.maps.pins import held
 from towpath.datapath.socket.counters import Rows, carry
 from towpath.datapath.socket.identity import Identities
@@ -60,11 +61,12 @@ class SocketBalancer(Closeable):
     are others. ``pins``: a directory in which what is in the kernel outlives this object; the next
     one takes it over. None: it ends with it. Sockets that are connected stay so in any case.
 
-    ``cgroup``: a cgroup of version 2, or an open file of one by its path in /proc/self/fd.
-    ``within``: its programs are for processes in that cgroup only, which is in ``cgroup``: for
-    kernels that don't run programs of nested cgroups. ``exclude``: cgroups whose processes are left
-    alone. ``refuse_with``: errno of calls to a service without a backend, 0 for EPERM. ``mark``:
-    that of health checks' sockets, which are left alone.
+    ``cgroup``: a cgroup of version 2, an open file of one by its path in /proc/self/fd, or what was
+    found for this node (to be closed after this is). ``within``: its programs are for processes in
+    that cgroup only, which is in ``cgroup``: for kernels that don't run programs of nested cgroups;
+    what was found for this node says itself which that is. ``exclude``: cgroups whose processes are
+    left alone. ``refuse_with``: errno of calls to a service without a backend, 0 for EPERM.
+    ``mark``: that of health checks' sockets, which are left alone.
 
     Not thread-safe, but for what is said to be. KernelError: ``cgroup`` is none, a program is there
     that lets no other be beside it, or there are as many as can be.
@@ -74,7 +76,7 @@ class SocketBalancer(Closeable):
         self,
         tables: SharedMaps,
         contents: Contents,
-        cgroup: Path,
+        cgroup: Path | CgroupRoot,
         pins: Path | None = None,
         *,
         within: Path | None = None,
@@ -82,7 +84,11 @@ class SocketBalancer(Closeable):
         refuse_with: int = REFUSED,
         mark: int = 0,
     ) -> None:
-        self.cgroup = cgroup
+        if isinstance(cgroup, CgroupRoot):
+            self.cgroup, self.name = cgroup.path, cgroup.name
+            within = cgroup.node if cgroup.within else None
+        else:
+            self.cgroup, self.name = cgroup, str(cgroup)
         self.exclude = tuple(exclude)
         self.refuse_with = refuse_with
         self._within = within
@@ -179,7 +185,8 @@ class SocketBalancer(Closeable):
     def _attach_again(self) -> None:
         if self._places.lost() or len([*self._places]) < len(HOOKS):
             self._attach()
-            log.warning("attached to %s again", self.cgroup)
+            self._choose_processes()  # one of the same name is another one
+            log.warning("attached to %s again", self.name)
 
     def _pin_again(self) -> None:
         if self._hold is None:
@@ -194,6 +201,11 @@ class SocketBalancer(Closeable):
     def contents(self) -> Contents:
         """The services."""
         return self._contents
+
+    @property
+    def node(self) -> Path:
+        """The cgroup whose processes they are balanced for."""
+        return self._within or self.cgroup
 
     @property
     def places(self) -> Places:

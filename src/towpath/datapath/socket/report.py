@@ -27,7 +27,7 @@ def report(sockets: SocketBalancer) -> Socket:
     chosen = sockets.refuse_with if chooses_errors() else 0
     stale = sockets.stale
     return Socket(
-        cgroup=str(sockets.cgroup),
+        cgroup=sockets.name,
         refuse=errno.errorcode[chosen or errno.EPERM],
         excluded=tuple(map(str, sockets.exclude)),
         hooks=tuple(_hook(place) for place in sockets.places),

@@ -114,7 +114,7 @@ def live(sockets: SocketBalancer, call: Call) -> str:
             )
         )
         undo.callback(_end, child)
-        return _told(sockets, child, call.cgroup or sockets.cgroup)
+        return _told(sockets, child, call.cgroup or sockets.node)
 
 
 def _told(sockets: SocketBalancer, child: subprocess.Popen[str], cgroup: Path) -> str:
