@@ -635,6 +635,10 @@ class Socket:
     """What calls to a service without a backend fail with."""
     excluded: tuple[str, ...]
     """Cgroups whose processes it isn't for."""
+    proven: bool
+    """Whether a process in a cgroup below was seen to have a program run for it."""
+    proof: str
+    """What was seen; or what is in the way, and what to do."""
     hooks: tuple[SocketHook, ...]
     counters: SocketCounters
     stale: SocketStale

@@ -97,7 +97,7 @@ class SocketLoadBalancer(LoadBalancer):
 
     def socket(self) -> Socket:
         """Its cgroup, who is at the hooks, and what was counted."""
-        return report(self._sockets)
+        return report(self._sockets, self._root.prove())
 
     def socket_flows(
         self,

@@ -175,11 +175,8 @@ def test_without_its_section_it_is_taken_out(agent: Agent, child: Child, cgroup:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"cgroup": "/proc"}, "open cgroup /proc: "),
-        ({"cgroup": "/sys/fs/cgroup/none"}, "open cgroup /sys/fs/cgroup/none: No such file"),
         ({"cgroup": "app"}, "socket.cgroup: 'app' is not an absolute path"),
         ({"no_backend": "drop"}, "socket.no_backend: 'drop' "),
-        ({"exclude": ["/proc"]}, "open cgroup /proc: "),
         ({"what": 1}, "socket.what: unknown key"),
     ],
 )
@@ -189,3 +186,56 @@ def test_bad_input_is_told(tmp_path: Path, section: dict[str, Any], message: str
     del agent.config["devices"]
     agent.write()
     assert message in agent.start_in_vain()
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"cgroup": "/proc"}, "/proc"),
+        ({"cgroup": "/sys/fs/cgroup/none"}, "/sys/fs/cgroup/none: No such file"),
+        ({"exclude": ["/proc"]}, "open cgroup /proc: "),
+    ],
+)
+def test_what_is_in_the_way_is_told_and_nothing_else_suffers(
+    tmp_path: Path, section: dict[str, Any], message: str
+) -> None:
+    """The agent is there, and says why nothing is balanced at sockets."""
+    agent = Agent(tmp_path, {"socket": section, "services": []})
+    del agent.config["devices"]
+    agent.write()
+    agent.start()
+    with Client(agent.socket) as client:
+        assert message in (client.status().trouble or "")
+    assert message in agent.command("status").stdout
+    assert message in agent.command("socket", "list").stderr
+    agent.end()
+    detach_pinned(PINS)
+
+
+def test_a_cgroup_that_comes_later_and_goes_is_followed(tmp_path: Path) -> None:
+    """Sockets are balanced from then on, each time."""
+    lines = ["link set lo up", *(f"addr add {each}/32 dev lo" for each in BACKENDS)]
+    with new_netns(), new_cgroup() as above:
+        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        cgroup = above / "later"
+        services = [TCP | {"backends": backends(*BACKENDS[:3])}]
+        agent = Agent(tmp_path, {"socket": {"cgroup": str(cgroup)}, "services": services})
+        del agent.config["devices"]
+        agent.write()
+        agent.start()
+        with Servers(BACKENDS), Client(agent.socket) as client:
+            for _ in range(2):
+                wait_until(
+                    lambda: bool(client.status().trouble), seconds=SECONDS, what="it to be missed"
+                )
+                cgroup.mkdir()
+                wait_until(
+                    lambda: not client.status().trouble, seconds=SECONDS, what="programs to run"
+                )
+                assert client.get("socket")["proven"]
+                with Child(cgroup) as child:
+                    assert "errno" not in child.run(f"tcp('{VIP}', {PORT})")
+                cgroup.rmdir()
+        agent.end()
+        detach(PINS / "socket")
+        detach_pinned(PINS)

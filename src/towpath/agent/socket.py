@@ -20,7 +20,7 @@ from towpath.agent.errors import AgentError, InvalidError
 from towpath.agent.http.response import answer
 from towpath.agent.parts import Part
 from towpath.api import documents
-from towpath.datapath.cgroup.root import CgroupRoot
+from towpath.datapath.cgroup.follower import Follower
 from towpath.datapath.socket import trace
 from towpath.datapath.socket.balancer import detach
 from towpath.datapath.socket.report import Wanted, flows, report
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from towpath.agent.parts import Given
     from towpath.core.lb.plan import Transition
+    from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.datapath.socket.balancer import SocketBalancer
     from towpath.documents import Socket as Document
     from towpath.documents import SocketCounters, SocketTrace
@@ -111,16 +112,43 @@ class Sockets(Part):
         services = given.shared.services
         if services is None:
             raise AgentError("socket: there is no load balancer whose services it could have")
+        self._services, self._pins = services, given.pins
+        self._sockets: SocketBalancer | None = None
+        self._started = False
         node: CgroupSection | None = given.config.sections.get("cgroup")
-        self._root = CgroupRoot(self._section.cgroup or (node.path if node else None))
+        configured = self._section.cgroup or (node.path if node else None)
+        self._follower = Follower(configured, moved=self._moved)
+        self._started = True
+        services.tell(self._changed)
+
+    # ---- Where -----------------------------------------------------------------------------------
+
+    def _moved(self, root: CgroupRoot) -> None:
+        """Be at the cgroup that was found. At first on the caller's thread, then the follower's."""
+        if self._started:
+            with suppress(RuntimeError):  # the agent ends
+                self._writer.call(self._be_at, root)
+        else:
+            self._be_at(root)
+
+    def _be_at(self, root: CgroupRoot) -> None:
+        if self._sockets is not None:
+            self._sockets.move(root)
+            return
         refuse_with = getattr(errno, self._section.no_backend)
-        self._sockets: SocketBalancer = services.sockets(
-            self._root,
-            given.pins,
+        self._sockets = self._services.sockets(
+            root,
+            self._pins,
             exclude=self._section.exclude,
             refuse_with=0 if refuse_with == errno.EPERM else refuse_with,
         )
-        services.tell(self._changed)
+
+    @property
+    def _working(self) -> SocketBalancer:
+        """KernelError: it could not be begun yet."""
+        if self._sockets is None:
+            raise KernelError("balance at sockets", hint=self._follower.proof.why)
+        return self._sockets
 
     # ---- Changes ---------------------------------------------------------------------------------
 
@@ -131,7 +159,7 @@ class Sockets(Part):
             if getattr(section, field) != getattr(self._section, field):
                 what = "can't change while the agent runs; restart it to take it over"
                 raise InvalidError([Problem(what, f"{self.name}.{field}")])
-        if section.exclude != self._section.exclude:
+        if self._sockets is not None and section.exclude != self._section.exclude:
             self._sockets.replace_excluded(section.exclude)
         self._section = section
 
@@ -148,7 +176,8 @@ class Sockets(Part):
 
     async def _follow(self) -> None:
         while True:
-            await self._writer.run(self._sockets.follow)
+            if self._sockets is not None:
+                await self._writer.run(self._sockets.follow)
             await asyncio.sleep(FOLLOW_SECONDS)
 
     async def _end_stale(self) -> None:
@@ -171,12 +200,13 @@ class Sockets(Part):
                 await self._look()
 
     async def _look(self) -> None:
-        if self._section.stale == "none":
+        sockets = self._sockets
+        if sockets is None or self._section.stale == "none":
             return
-        live = await self._writer.run(self._sockets.live)
+        live = await self._writer.run(sockets.live)
         try:
             found = await asyncio.to_thread(
-                self._sockets.end_stale, live, tcp=self._section.stale == "all"
+                sockets.end_stale, live, tcp=self._section.stale == "all"
             )
         except KernelError as error:
             if self._unlisted is None:
@@ -192,17 +222,22 @@ class Sockets(Part):
     @property
     def trouble(self) -> str | None:
         """What keeps it from its work."""
-        left = self._sockets.stale.left
-        told = [f"{left} sockets whose backend has gone could not be ended"] if left else []
+        told = [self._follower.trouble] if self._follower.trouble else []
+        if self._sockets is not None:
+            left = self._sockets.stale.left
+            told += [f"{left} sockets whose backend has gone could not be ended"] if left else []
+            told += self._sockets.troubles
         told += [self._unlisted] if self._unlisted else []
-        return "; ".join((*self._sockets.troubles, *told)) or None
+        return "; ".join(told) or None
 
     def found(self) -> Document:
         """All that there is to say, but the sockets."""
-        return self._writer.call(report, self._sockets)
+        return self._writer.call(report, self._working, self._follower.proof)
 
     def summary(self) -> str:
         """Whom it is for, and what it has done."""
+        if self._sockets is None:
+            return f"not at work: {self._follower.proof.why}"
         found = self._sockets.verdicts()
         connects, datagrams = (found[hook]["balanced"] for hook in ("connect", "sendmsg"))
         told = f"cgroup {self._sockets.name}: {connects} connects, {datagrams} datagrams balanced"
@@ -211,18 +246,21 @@ class Sockets(Part):
 
     def metrics(self) -> Iterable[Metric]:
         """What was counted."""
+        if self._sockets is None:
+            return ()
         found = self._writer.call(self._sockets.counters)
         return socket_metrics(found, self._sockets.stale.ended)
 
     def flows(self, wanted: Wanted, limit: int) -> SocketFlows:
         """Some of the sockets that talk to services."""
-        found = self._writer.call(flows, self._sockets, wanted, limit + 1)
+        found = self._writer.call(flows, self._working, wanted, limit + 1)
         return SocketFlows(tuple(found[:limit]), len(found) > limit)
 
     def trace(self, call: Call, *, live: bool) -> SocketTrace:
         """Where a call would go, and with ``live`` where it does."""
-        found = self._writer.call(trace.trace, self._sockets, call)
-        return replace(found, live=trace.live(self._sockets, call)) if live else found
+        sockets = self._working
+        found = self._writer.call(trace.trace, sockets, call)
+        return replace(found, live=trace.live(sockets, call)) if live else found
 
     def routes(self) -> Iterable[APIRouter]:
         """Reading it."""
@@ -268,9 +306,13 @@ class Sockets(Part):
 
     def detach(self) -> None:
         """Take it out of the kernel."""
-        self._sockets.detach()
+        if self._sockets is None:
+            detach(self._pins)
+        else:
+            self._sockets.detach()
 
     def close(self) -> None:
         """Let go of it: the kernel goes on."""
-        self._sockets.close()
-        self._root.close()
+        self._follower.close()
+        if self._sockets is not None:
+            self._sockets.close()

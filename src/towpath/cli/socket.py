@@ -55,6 +55,7 @@ def list_(socket_path: Path, form: Format) -> None:
 
 def _print(found: Socket) -> None:
     click.echo(f"for processes in {found.cgroup}")
+    click.echo(f"{'proven' if found.proven else 'not proven'}: {found.proof}")
     for each in found.excluded:
         click.echo(f"but not in {each}")
     click.echo(f"without a backend: {found.refuse}")

@@ -152,14 +152,16 @@ DOCUMENTS = [
         "/sys/fs/cgroup",
         "ECONNREFUSED",
         ("/sys/fs/cgroup/vm",),
-        (
+        proven=False,
+        proof="why",
+        hooks=(
             SocketHook(
                 "connect4",
                 attached=True,
                 programs=(SocketProgram("socket_connect4", 1, "/", ours=True),),
             ),
         ),
-        SocketCounters(
+        counters=SocketCounters(
             {"connect": {"balanced": 1}},
             (
                 SocketService(
@@ -169,8 +171,8 @@ DOCUMENTS = [
                 ),
             ),
         ),
-        SocketStale(1, 0, 2),
-        ("x",),
+        stale=SocketStale(1, 0, 2),
+        troubles=("x",),
     ),
     SocketFlows(
         (

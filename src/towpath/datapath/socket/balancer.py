@@ -84,14 +84,9 @@ class SocketBalancer(Closeable):
         refuse_with: int = REFUSED,
         mark: int = 0,
     ) -> None:
-        if isinstance(cgroup, CgroupRoot):
-            self.cgroup, self.name = cgroup.path, cgroup.name
-            within = cgroup.node if cgroup.within else None
-        else:
-            self.cgroup, self.name = cgroup, str(cgroup)
+        self._be_for(cgroup, within)
         self.exclude = tuple(exclude)
         self.refuse_with = refuse_with
-        self._within = within
         self._pins = pins
         self._contents = contents
         self._listing: Listing | None = None
@@ -132,6 +127,22 @@ class SocketBalancer(Closeable):
             return
         both = (each for change in transition.changes for each in change if each is not None)
         self._identities.write(services, {each.key for each in both})
+
+    def move(self, cgroup: Path | CgroupRoot) -> None:
+        """Be for the processes of this cgroup from now on, and no more for those of the other.
+
+        KernelError: as for a new object. What isn't attached is then attached by `follow`.
+        """
+        self._be_for(cgroup, None)
+        self._choose_processes()
+        self._attach()
+
+    def _be_for(self, cgroup: Path | CgroupRoot, within: Path | None) -> None:
+        if isinstance(cgroup, CgroupRoot):
+            self.cgroup, self.name = cgroup.path, cgroup.name
+            self._within = cgroup.node if cgroup.within else None
+        else:
+            self.cgroup, self.name, self._within = cgroup, str(cgroup), within
 
     def follow(self) -> None:
         """Attach and pin again what others have ended or removed, once there is a cgroup again."""

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
     from towpath.datapath.address import Address
     from towpath.datapath.attach.places import Place
+    from towpath.datapath.cgroup.root import Proof
     from towpath.datapath.socket.balancer import SocketBalancer
 
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 
 
-def report(sockets: SocketBalancer) -> Socket:
+def report(sockets: SocketBalancer, proof: Proof) -> Socket:
     """All of it but the sockets. KernelError."""
     chosen = sockets.refuse_with if chooses_errors() else 0
     stale = sockets.stale
@@ -30,6 +31,8 @@ def report(sockets: SocketBalancer) -> Socket:
         cgroup=sockets.name,
         refuse=errno.errorcode[chosen or errno.EPERM],
         excluded=tuple(map(str, sockets.exclude)),
+        proven=proof.proven,
+        proof=proof.why,
         hooks=tuple(_hook(place) for place in sockets.places),
         counters=sockets.counters(),
         stale=SocketStale(stale.ended, stale.left, stale.passes),
