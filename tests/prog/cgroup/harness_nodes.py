@@ -88,6 +88,8 @@ from pathlib import Path
 
 from tests.prog.cgroup.harness_nodes import CONNECT4, calls, counting
 from tests.prog.kernel.harness_caps import only
+from tests.prog.socket.harness import LIMITS, service
+from towpath import SocketLoadBalancer
 from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.kernel.bpf.cgroups import attach_cgroup
 from towpath.kernel.errors import CAP_NET_ADMIN, CAP_SYS_ADMIN
@@ -109,6 +111,17 @@ def confined():
     "The same without CAP_DAC_READ_SEARCH, by which all of the hierarchy can be opened."
     with only(CAP_SYS_ADMIN, CAP_NET_ADMIN), CgroupRoot() as root:
         return told(root)
+
+def balance(vip, backend):
+    "Balance a service at the sockets of the node, by settings that are the default."
+    global sockets
+    sockets = SocketLoadBalancer(limits=LIMITS)
+    sockets.apply([service(vip, [backend])])
+    found = sockets.socket()
+    return {"cgroup": found.cgroup, "proven": found.proven}
+
+def balanced():
+    return sockets.socket().counters.verdicts["connect"]["balanced"]
 
 def ran():
     return calls(counted)
