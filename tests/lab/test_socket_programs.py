@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -180,6 +181,45 @@ def test_mptcp(lab: Lab) -> None:
     assert told[0] in BACKENDS[:3]
 
 
+def test_mptcpize(lab: Lab) -> None:
+    """A program that doesn't know that its sockets are MPTCP's."""
+    before = lab.balanced
+    told = lab.run("mptcpize", "run", "curl", "-s", "-w", "\n%{remote_ip}", f"http://{VIP}/")
+    backend, remote = told.split("\n")
+    assert backend in BACKENDS[:3]
+    assert remote == VIP
+    assert lab.balanced == before + 1
+
+
+IPERF = 5201
+
+
+def test_iperf3(lab: Lab) -> None:
+    """Connections of TCP, and UDP beside one of TCP: both have to come to one server."""
+    web = (service(port=WEB), service(VIP6, BACKENDS6[:3], port=WEB))
+    both = (service(OTHER_VIP, BACKENDS[:1], port=IPERF, protocol=each) for each in ("tcp", "udp"))
+    lab.apply(*web, *both)
+    command = ["iperf3", "-s", "-B", BACKENDS[0], "-p", str(IPERF), "--forceflush"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            while "Server listening" not in server.stdout.readline():
+                assert server.poll() is None
+            for more in (
+                ["-P", "4", "-n", "4M"],
+                ["-R", "-n", "4M"],
+                ["-u", "-b", "8M", "-n", "1M"],
+            ):
+                told = lab.run("iperf3", "-c", OTHER_VIP, "-p", str(IPERF), "-J", *more)
+                found = json.loads(told)
+                assert "error" not in found
+                assert {each["remote_host"] for each in found["start"]["connected"]} == {OTHER_VIP}
+                assert found["end"]["streams"]
+        finally:
+            server.terminate()
+    lab.apply(*web)
+
+
 URING = r"""
 #include <arpa/inet.h>
 #include <linux/io_uring.h>
@@ -294,6 +334,19 @@ class Names(threading.Thread):
             made.sendto(b"", self._socket.getsockname())
         self.join()
         self._socket.close()
+
+
+def test_dig(lab: Lab) -> None:
+    """It connects its socket, and takes no answer from anybody else."""
+    web = (service(port=WEB), service(VIP6, BACKENDS6[:3], port=WEB))
+    server = Names(BACKENDS[0], BACKENDS[1])
+    lab.apply(*web, service(OTHER_VIP, BACKENDS[:1], port=DNS, protocol="udp"))
+    try:
+        ask = ["dig", "+short", "+tries=1", f"@{OTHER_VIP}", "-p", str(DNS), "name.test"]
+        assert lab.run(*ask).split() == [BACKENDS[1]]
+    finally:
+        server.stop()
+        lab.apply(*web)
 
 
 def test_nginx_resolver_survives_the_loss_of_its_backend(lab: Lab, tmp_path: Path) -> None:
