@@ -24,11 +24,12 @@ from towpath.lab.waiting import wait_until
 from towpath.model import parse_service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
 TOWPATH = [sys.executable, "-m", "towpath"]
 DEVICE, PEER = "tpagent0", "tpagent1"
+BACKENDS = ("192.0.2.11", "192.0.2.12")
 PINS = Path("/sys/fs/bpf/tpagent")
 
 # What the configuration file of every test begins with. Small, so that it starts fast.
@@ -184,17 +185,16 @@ class Agent:
 
 
 @contextmanager
-def device() -> Iterator[None]:
-    """A device to balance on, and the pins gone with it."""
+def device(known: Iterable[str] = BACKENDS) -> Iterator[None]:
+    """A device to balance on, and the pins gone with it. ``known``: silent neighbours."""
     ip("link", "add", DEVICE, "type", "veth", "peer", "name", PEER)
     try:
         ip("address", "add", "192.0.2.1/24", "dev", DEVICE)
         ip("address", "add", "2001:db8:1::1/64", "dev", DEVICE, "nodad")
         for name in (DEVICE, PEER):
             ip("link", "set", name, "up")
-        for host in ("192.0.2.11", "192.0.2.12"):  # there is nobody to answer for them
-            address = ["lladdr", "02:00:00:00:00:11", "dev", DEVICE]
-            ip("neighbour", "add", host, *address)
+        for host in known:
+            ip("neighbour", "add", host, "lladdr", "02:00:00:00:00:11", "dev", DEVICE)
         # What comes by XDP is taken by NAPI, which runs for GRO: without, the kernel would send it.
         Offload("rx-gro").write(PEER, ON)
         yield
@@ -209,11 +209,12 @@ def running(
     *,
     code: Path | None = None,
     wrap: Callable[[list[str]], list[str]] = list,
+    known: Iterable[str] = BACKENDS,
     **config: Any,
 ) -> Iterator[Agent]:
-    """An agent that serves, killed at the end if the test has not ended it."""
+    """An agent that serves, killed at the end if the test has not ended it. ``known``: `device`."""
     agent = Agent(directory, config, code=code, wrap=wrap)
-    with device():
+    with device(known):
         agent.start()
         try:
             yield agent

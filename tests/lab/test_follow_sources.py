@@ -39,7 +39,7 @@ def _device() -> Iterator[None]:
     with device():
         add_second()
         ip(f"address add {OWN[6]}/64 dev {DEVICE} nodad")
-        ip(f"neighbour add {BACKENDS[6]} {ETHER} dev {DEVICE}")
+        ip(f"neighbour replace {BACKENDS[6]} {ETHER} dev {DEVICE}")
         yield
     remove_pins(PINS)
 
@@ -81,7 +81,8 @@ def add_far(version: int) -> None:
     own, bits = {4: ("198.18.0.1", 24), 6: ("2001:db8:18::1", 64)}[version]
     nodad = "nodad" if version == 6 else ""
     ip(f"address add {own}/{bits} dev {SECOND} {nodad}")
-    ip(f"neighbour add {FAR[version]} {ETHER} dev {SECOND}")
+    # Its next hop may be known already as one that is wanted.
+    ip(f"neighbour replace {FAR[version]} {ETHER} dev {SECOND}")
 
 
 def test_a_vip_that_is_put_on_the_device_is_no_source(version: int) -> None:

@@ -77,14 +77,13 @@ def verdicts(balancer: LoadBalancer) -> dict[str, int]:
 def test_clients_are_answered_by_every_backend(
     balancer: LoadBalancer, version: int, known_by: int
 ) -> None:
-    """From the first packet, which waits for the backend's MAC address; nothing is dropped."""
+    """From the first packet, which waits for the backend's MAC address if that isn't known yet."""
     serve(balancer, version, known_by)
     answers = {ask(VIPS[version], source) for source in client_addresses(version) for _ in range(3)}
     assert answers == set(BACKENDS)
     counted = verdicts(balancer)
-    assert counted.keys() == {"tx", "handoff"}
-    assert counted["handoff"] >= len(BACKENDS)
-    assert counted["tx"] > counted["handoff"]
+    assert counted.keys() <= {"tx", "handoff"}  # nothing is dropped
+    assert counted["tx"] > counted.get("handoff", 0)
 
 
 @pytest.mark.parametrize(("version", "known_by"), COMBINATIONS)

@@ -30,7 +30,7 @@ LOST = MAIL | {"name": "lost", "port": 26, "backends": ["198.51.100.77"]}
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
     """One with backends of both families on its link, and one that there is no route to."""
-    with running(tmp_path, services=[WEB, SIX, LOST]) as started:
+    with running(tmp_path, known=(), services=[WEB, SIX, LOST]) as started:
         yield started
 
 
@@ -163,7 +163,7 @@ def test_the_kernel_goes_on_without_the_agent(agent: Agent) -> None:
 
 def test_detaching_removes_all_entries(tmp_path: Path) -> None:
     """And nobody else's."""
-    with device():
+    with device(known=()):
         agent = Agent(tmp_path)
         agent.start("--detach-on-exit")
         wait(lambda: ours("192.0.2.11"))
