@@ -22,7 +22,7 @@ _BANDWIDTH = "bandwidth"
 def rules(section: Section | None) -> Iterator[Rule]:
     """What a section needs; None: what any needs."""
     tc = (Way("tcx"), Way("clsact", "a process that is killed leaves its filters behind"))
-    yield Rule("programs at both sides of tc", tc, _BANDWIDTH, "nothing is limited", required=True)
+    yield Rule("limits at both sides of tc", tc, _BANDWIDTH, "nothing is limited", required=True)
     yield Rule(
         "fq",
         (Way("bandwidth_fq"),),
