@@ -108,7 +108,7 @@ def test_no_atomic_fetches_what_nobody_asks_for() -> None:
     assert fetching(struct.pack("<BBhi", *fetch) + struct.pack("<BBhi", *plain)) == 1
     for built in (ROOT / "src" / "towpath" / "objects").glob("*.bpf.o"):
         assert any(each.executable for each in sections(built.read_bytes()))
-        # Bandwidth has programs with and without, of which a kernel is given those that it can load.
+        # Of bandwidth there are programs with and without: a kernel gets those that it can load.
         assert bool(fetching_in(built)) == (built.name == "bandwidth.bpf.o"), built.name
 
 
