@@ -56,7 +56,8 @@ int towpath_witness(struct bpf_sock_addr *ctx)
 	note_ancestors();
 	number = bpf_map_lookup_elem(&calls, &zero);
 	if (number)
-		__sync_fetch_and_add(number, 1);
+		/* Relaxed: else newer compilers fetch what was there, which Linux 5.10 can't. */
+		__atomic_fetch_add(number, 1, __ATOMIC_RELAXED);
 	return 1;
 }
 

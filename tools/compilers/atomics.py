@@ -11,6 +11,8 @@ from towpath.kernel.bpf._elf import sections
 if TYPE_CHECKING:
     from pathlib import Path
 
+MEANT = frozenset(("bandwidth.bpf.o",))
+"""Objects with programs for either kind of kernel, each of which gets those that it can load."""
 _ATOMIC = 0xC3  # BPF_STX | BPF_ATOMIC, of whatever size
 
 
