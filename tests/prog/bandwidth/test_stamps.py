@@ -47,7 +47,7 @@ def test_a_stamp_doesnt_hasten(bw: Rig) -> None:
 def test_many_packets_with_one_stamp_dont_leave_at_once(bw: Rig) -> None:
     """From that time on they leave at the limit."""
     bw.limit(1, TEN)
-    wanted = time.monotonic_ns() + SECOND
+    wanted = time.monotonic_ns() + 19 * SECOND // 10  # so that all are sent before, at leisure
     times = [bw.send(PACKET, stamp=wanted).stamp for _ in range(10)]
     for number, each in enumerate(times):
         assert 0 <= each - (wanted + number * CHARGE) <= 64 * number
@@ -75,7 +75,7 @@ def test_a_stamp_of_clock_tai_is_converted(bw: Rig) -> None:
     run = bw.send(PACKET, stamp=wanted + offset)
     assert run.moved.pop("1.converted") == 1
     assert run.moved == {"1.delayed": 1, "1.egress_bytes": 1500}
-    assert abs(run.stamp - wanted) < 10 * MS  # the two clocks aren't read at once
+    assert abs(run.stamp - wanted) < SECOND / 4  # the two clocks aren't read at once
 
 
 @pytest.mark.parametrize("clock", [lambda: 1234, lambda: time.time_ns() - 3600 * SECOND])
@@ -97,7 +97,7 @@ def test_packets_without_a_limit_have_their_stamps_seen_to(bw: Rig) -> None:
     offset = time.clock_gettime_ns(time.CLOCK_TAI) - time.monotonic_ns()
     run = bw.run("pace", PACKET, stamp=right + offset)
     assert run.moved == {"0.unlimited": 1, "0.converted": 1}
-    assert abs(run.stamp - right) < 10 * MS
+    assert abs(run.stamp - right) < SECOND / 4
     assert bw.run("pace", PACKET, mark=MARK | 1).moved == {"1.unlimited": 1}
 
 

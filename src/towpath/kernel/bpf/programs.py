@@ -41,6 +41,7 @@ LIVE_BATCH = 64
 
 # A program may grow a packet: by its headroom and tailroom, never by more than a page.
 _GROWTH = 4096
+_CONTEXT = 256  # more than any struct that a program has for its context
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +115,15 @@ class Program(Closeable):
         if ctx is not None:
             context = ctypes.create_string_buffer(ctx, len(ctx))
             opts.ctx_in, opts.ctx_size_in = ctypes.addressof(context), len(ctx)
-            left = ctypes.create_string_buffer(len(ctx))
-            opts.ctx_out, opts.ctx_size_out = ctypes.addressof(left), len(ctx)
+            # The kernel's whole context has to have room, however little of it is told.
+            left = ctypes.create_string_buffer(max(len(ctx), _CONTEXT))
+            opts.ctx_out, opts.ctx_size_out = ctypes.addressof(left), len(left)
         result = lib.bpf_prog_test_run_opts(self.fd, ctypes.byref(opts))
         if result < 0:
             raise self._error("test run of", -result, len(data))
         data_out = packet_out.raw[: opts.data_size_out]
-        return TestRun(opts.retval, data_out, opts.duration, left.raw if ctx is not None else b"")
+        ctx_out = left.raw[: len(ctx)] if ctx is not None else b""
+        return TestRun(opts.retval, data_out, opts.duration, ctx_out)
 
     def send_live(self, data: bytes, count: int) -> None:
         """Run on ``count`` frames in turn, and send each where the program says (5.18).
