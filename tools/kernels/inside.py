@@ -65,6 +65,18 @@ def set_masquerade(programs: BpfObject) -> None:
         programs.rodata[name] = value
 
 
+def set_bandwidth(programs: BpfObject) -> None:
+    """The same for bandwidth, without programs that the kernel is never given."""
+    from towpath.datapath.bandwidth.program import constants  # noqa: PLC0415 - as below
+    from towpath.kernel.bpf import probe  # noqa: PLC0415
+
+    for name, value in constants(direct=True, by_address=True).items():
+        programs.rodata[name] = value
+    for name in programs.program_names:
+        if name.endswith("_atomic") and not probe.atomics():
+            programs.autoload(name, on=False)
+
+
 def load_objects(directory: Path) -> list[dict[str, Any]]:
     """Load every object of a directory, and say what the verifier said."""
     from towpath.kernel.bpf.fragments import taking_fragments  # noqa: PLC0415
@@ -80,6 +92,8 @@ def load_objects(directory: Path) -> list[dict[str, Any]]:
                     set_constants(loaded)
                 if path.name == "masquerade.bpf.o":
                     set_masquerade(loaded)
+                if path.name == "bandwidth.bpf.o":
+                    set_bandwidth(loaded)
                 loaded.load(statistics=True)
                 found += [
                     {

@@ -35,6 +35,16 @@ _VARIANTS = ("atomic", "locked")
 _SET_TSTAMP, _KTIME_GET_TAI_NS = 192, 208  # BPF_FUNC_*
 
 
+def constants(*, direct: bool, by_address: bool) -> dict[str, int]:
+    """What ``bpf/bandwidth/maps.h`` wants to know."""
+    return {
+        "bw_types": probe.helper(_SET_TSTAMP, ProgramType.SCHED_CLS),
+        "bw_tai": probe.helper(_KTIME_GET_TAI_NS, ProgramType.SCHED_CLS),
+        "bw_direct": direct,
+        "bw_by_address": by_address,
+    }
+
+
 class BandwidthProgram(Closeable):
     """The loaded programs. ``pins``: where they outlive this process, None for not at all.
 
@@ -64,7 +74,7 @@ class BandwidthProgram(Closeable):
                 obj.autoload(name, not name.endswith(f"_{_VARIANTS[self.atomic]}"))
             for name in _SIZED:
                 obj.resize(name, aggregates + 1)
-            for name, value in self._constants(direct=direct, by_address=by_address).items():
+            for name, value in constants(direct=direct, by_address=by_address).items():
                 obj.rodata[name] = value
             reused = self._reuse(undo.enter_context(ExitStack()))
             obj.load()
@@ -75,15 +85,6 @@ class BandwidthProgram(Closeable):
             if pins is not None and self.fresh:
                 self._pin(pins)
             self._undo = undo.pop_all()
-
-    def _constants(self, *, direct: bool, by_address: bool) -> dict[str, int]:
-        """What ``bpf/bandwidth/maps.h`` wants to know."""
-        return {
-            "bw_types": probe.helper(_SET_TSTAMP, ProgramType.SCHED_CLS),
-            "bw_tai": probe.helper(_KTIME_GET_TAI_NS, ProgramType.SCHED_CLS),
-            "bw_direct": direct,
-            "bw_by_address": by_address,
-        }
 
     def _reuse(self, kept: ExitStack) -> list[str]:
         """Use the pinned tables that fit; their names."""
