@@ -130,8 +130,13 @@ def test_vlan_devices_are_found(topology: Topology) -> None:
         assert by_tag == {
             (index[DEVICE], vid): index[f"{DEVICE}.{vid}"] for vid in (CLIENTS, BACKENDS)
         }
-        trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
-        assert (trace.vlan, trace.egress) == (BACKENDS, DEVICE)
+
+        def way() -> tuple[int | None, str | None]:
+            trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
+            return trace.vlan, trace.egress
+
+        # Until the kernel knows the next hop, packets are handed to it as they leave the VLAN.
+        wait_until(lambda: way() == (BACKENDS, DEVICE), seconds=60, what="the way by the trunk")
 
 
 @pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
@@ -164,8 +169,13 @@ def test_a_vlan_device_that_is_made_again_is_followed(
             assert sent > 30
             seen.read_until(protocol, outside, sent)
         assert set(seen.tags) == {BACKENDS}, seen.tags
-        trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
-        assert (trace.vlan, trace.egress) == (BACKENDS, DEVICE)
+
+        def way() -> tuple[int | None, str | None]:
+            trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
+            return trace.vlan, trace.egress
+
+        # Until the kernel knows the next hop, packets are handed to it as they leave the VLAN.
+        wait_until(lambda: way() == (BACKENDS, DEVICE), seconds=60, what="the way by the trunk")
 
 
 def test_a_vlan_device_of_clients_that_is_made_later_forwards(topology: Topology) -> None:

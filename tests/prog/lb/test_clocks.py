@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,8 @@ from towpath.model import Backend, BackendState, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.prog.lb.oracle_parse import Address
 
 TRIES = 100
 MANY = 40
@@ -69,13 +72,13 @@ def test_a_client_that_was_seen_ahead(rig: Rig, family: int) -> None:
     had = {each: begin(rig, each, 1).backend for each in clients(family)}
     rig.serve(sticky(family, *NEAR[family]))
 
-    def go(now: int) -> None:
+    def go(client: Address, now: int) -> None:
         ways, used = known(rig)
         ways["seen"][used] = now + 1
-        for client, backend in had.items():
-            assert begin(rig, client, 2 + now % 1000).backend == backend
+        assert begin(rig, client, 2 + now % 1000).backend == had[client]
 
-    until_in_time(lambda: int(time.clock_gettime(time.CLOCK_MONOTONIC)), go)
+    for each in had:
+        until_in_time(lambda: int(time.clock_gettime(time.CLOCK_MONOTONIC)), partial(go, each))
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -15,6 +15,7 @@ from tests.prog.lb.oracle import TX
 
 from towpath.core.lb.states import BackendKey
 from towpath.datapath.flows.count import ENDED_SECONDS
+from towpath.kernel.jiffies import Jiffies
 from towpath.model import Protocol
 
 PORTS = range(2000, 2020)
@@ -39,7 +40,7 @@ def made(shape: str, port: int, flags: str) -> bytes:
 
 
 def count(rig: Rig, seconds_ago: float) -> int:
-    """Flows of all services, had they been seen so long ago."""
+    """Flows of all services, had all been seen so long ago."""
     table = rig.balancer.flow_table
     keys = [
         BackendKey(each.key, backend.address)
@@ -49,7 +50,9 @@ def count(rig: Rig, seconds_ago: float) -> int:
     ways = rig.balancer._program.rows("flows")["way"]
     known = ways["ref"] != 0
     before = ways["seen"].copy()
-    ways["seen"][known] -= np.uint16(seconds_ago / table.resolution_seconds)
+    with Jiffies() as jiffies:
+        now = jiffies.now() >> 6
+    ways["seen"][known] = np.uint16(now - int(seconds_ago / table.resolution_seconds) & 0xFFFF)
     try:
         return sum(rig.balancer.flow_counter(keys).count(300).values())
     finally:
