@@ -47,6 +47,8 @@ class SocketLoadBalancer(LoadBalancer):
         drain: How backends that are removed keep the flows they have.
         exclude: Cgroups whose processes are left alone.
         refuse_with: errno of calls to a service without a backend; before Linux 5.18 it is EPERM.
+        packets: Devices of pods whose connect() never runs on this node (gVisor, Kata, VMs), such
+            as ``["tap*"]``: their packets are translated.
 
     Raises:
         ConfigError: A value that isn't allowed.
@@ -63,9 +65,16 @@ class SocketLoadBalancer(LoadBalancer):
         drain: Drain | None = None,
         exclude: Iterable[Path | str] = (),
         refuse_with: int = errno.ECONNREFUSED,
+        packets: Iterable[str] = (),
     ) -> None:
-        wishes = {"limits": limits, "drain": drain}
+        devices = [*packets]
+        wishes = {
+            "limits": limits,
+            "drain": drain,
+            "socket": {"packets": {"devices": devices}} if devices else None,
+        }
         config = make_config({name: wish for name, wish in wishes.items() if wish is not None})
+        section = config.sections.get("socket")
         with ExitStack() as undo:
             self._start(config, pins, bare=True)
             undo.callback(super().close)
@@ -75,6 +84,7 @@ class SocketLoadBalancer(LoadBalancer):
                 pins and pins / "socket",
                 exclude=[Path(each) for each in exclude],
                 refuse_with=0 if refuse_with == errno.EPERM else refuse_with,
+                packets=section.packets if section is not None else None,
             )
             self._balancer.tell(self._end_stale)
             undo.pop_all()
