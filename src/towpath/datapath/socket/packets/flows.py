@@ -168,6 +168,8 @@ def _look_up(entry: Any, contents: Contents) -> int:
 
 def _is_for(service: Installed, vip: Address, port: int) -> bool:
     key = service.key
-    many = isinstance(key.vip, IPv4Network | IPv6Network)
-    mine = vip in key.vip if many else vip == key.vip
+    if isinstance(key.vip, IPv4Network | IPv6Network):
+        mine = vip in key.vip
+    else:
+        mine = vip == key.vip
     return mine and any(each.first <= port <= each.last for each in key.ports.ranges)
