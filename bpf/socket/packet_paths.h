@@ -21,6 +21,9 @@ static __always_inline bool packet_parse(struct __sk_buff *skb, struct packet_wo
 	w->ifindex = skb->ifindex;
 	if (unlikely(w->p.problem == XLAT_NO_FIRST))
 		return true;
+	/* Whatever it is of: others follow, and are known then not to be ours either. */
+	if (unlikely(w->p.ip.fragment && w->p.problem != XLAT_MALFORMED))
+		xlat_learn_fragment();
 	return w->p.problem == XLAT_FINE && packet_has_ports(w);
 }
 
@@ -94,7 +97,6 @@ static __noinline __u32 packet_hairpin_answer(struct __sk_buff *skb, struct pack
 		return PACKET_PASS_NO_FLOW;
 	if (w->p.kind == XLAT_PLAIN)
 		packet_backend_seen(w);
-	xlat_learn_fragment();
 	if (packet_become_from(skb, w, &f->vip, f->vip_port, false) ||
 	    packet_become_to(skb, w, &f->client, f->client_port, false) || packet_swap_macs(skb))
 		return PACKET_DROP_WRITE;
@@ -162,8 +164,6 @@ static __always_inline __u32 packet_from_pod(struct __sk_buff *skb)
 		if (verdict != PACKET_PASS_NO_FLOW)
 			return verdict;
 	}
-	if (unlikely(w->p.ip.fragment && !w->p.ip.offset))
-		xlat_learn_fragment();
 	w->service = packet_service(w);
 	if (!w->service) {
 		packet_forget_direct(w);
@@ -184,8 +184,6 @@ static __always_inline __u32 packet_to_pod(struct __sk_buff *skb)
 		return PACKET_PASS_OTHER;
 	if (unlikely(w->p.problem == XLAT_NO_FIRST))
 		return PACKET_PASS_FRAGMENT;
-	if (unlikely(w->p.ip.fragment && !w->p.ip.offset))
-		xlat_learn_fragment();
 	w->ends.client = w->p.flow.daddr;
 	w->ends.backend = w->p.flow.saddr;
 	w->ends.port = w->p.flow.dport;

@@ -94,26 +94,21 @@ class Rig(Closeable):
         """Have these services and no others."""
         self.contents.apply(services)
 
-    def out(self, packet: Packet, device: str = "pod") -> Run:
-        """A pod sends."""
-        return self._run("from_pod", self.frame(packet), device)
+    def out(self, packet: Packet, device: str = "pod", *, ipv6: bool | None = None) -> Run:
+        """A pod sends. ``ipv6``: of bytes that scapy doesn't know."""
+        return self._run("from_pod", _frame(POD_MAC, NODE_MAC, packet, ipv6=ipv6), device)
 
-    def frame(self, packet: Packet) -> Packet:
-        """As a pod sends it."""
-        return Ether(src=POD_MAC, dst=NODE_MAC) / packet
-
-    def to_pod(self, packet: Packet, device: str = "pod") -> Run:
+    def to_pod(self, packet: Packet, device: str = "pod", *, ipv6: bool | None = None) -> Run:
         """A pod is sent something."""
-        return self._run("to_pod", Ether(src=NODE_MAC, dst=POD_MAC) / packet, device)
+        return self._run("to_pod", _frame(NODE_MAC, POD_MAC, packet, ipv6=ipv6), device)
 
-    def run_raw(self, program: str, frame: bytes, device: str = "pod") -> TestRun:
-        """Run a program on a frame, and don't look at its counters."""
+    def _test_run(self, program: str, frame: bytes, device: str) -> TestRun:
         ctx = bytearray(_SKB)
         struct.pack_into("=II", ctx, 36, 0, self.index[device])
         return self.program.programs[f"socket_{program}"].test_run(frame, ctx=bytes(ctx))
 
     def _run(self, program: str, frame: Packet, device: str) -> Run:
-        done = self.run_raw(program, bytes(frame), device)
+        done = self._test_run(program, bytes(frame), device)
         return Run(done.retval, done.data, self._moved())
 
     def _moved(self) -> dict[str, int]:
@@ -135,3 +130,8 @@ class Rig(Closeable):
     def close(self) -> None:
         """Unload them."""
         self._undo.close()
+
+
+def _frame(source: str, destination: str, packet: Packet, *, ipv6: bool | None) -> Packet:
+    kind = {} if ipv6 is None else {"type": 0x86DD if ipv6 else 0x0800}
+    return Ether(src=source, dst=destination, **kind) / packet

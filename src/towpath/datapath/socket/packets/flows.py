@@ -168,8 +168,5 @@ def _look_up(entry: Any, contents: Contents) -> int:
 
 def _is_for(service: Installed, vip: Address, port: int) -> bool:
     key = service.key
-    if isinstance(key.vip, IPv4Network | IPv6Network):
-        mine = vip in key.vip
-    else:
-        mine = vip == key.vip
+    mine = vip in key.vip if isinstance(key.vip, IPv4Network | IPv6Network) else vip == key.vip
     return mine and any(each.first <= port <= each.last for each in key.ports.ranges)
