@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.datapath.socket import trace
 from towpath.datapath.socket.report import Wanted, flows, report
+from towpath.datapath.socket.report import packets as flows_of_packets
 from towpath.datapath.socket.trace import Call
 from towpath.kernel.errors import KernelError
 from towpath.loadbalancer import LoadBalancer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.core.lb.plan import Transition
-    from towpath.documents import Socket, SocketFlow, SocketTrace
+    from towpath.documents import PacketFlow, Socket, SocketFlow, SocketTrace
     from towpath.model import Address, Drain, Limits
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,17 @@ class SocketLoadBalancer(LoadBalancer):
         """Sockets that talk to services, of all network namespaces: `Client.socket_flows`."""
         wanted = Wanted(service, backend, protocol, connected, netns)
         return tuple(flows(self._sockets, wanted, limit))
+
+    def packet_flows(
+        self,
+        *,
+        service: str | None = None,
+        backend: Address | None = None,
+        protocol: str | None = None,
+        limit: int = 1000,
+    ) -> tuple[PacketFlow, ...]:
+        """Flows of pods at the devices of ``packets``: those of `Client.socket_flows`."""
+        return tuple(flows_of_packets(self._sockets, Wanted(service, backend, protocol), limit))
 
     def socket_trace(
         self, address: Address, port: int, protocol: str = "tcp", *, socket: int = 0

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LIMIT = 60.0  # seconds; ends a hang
 POD, POD6 = "10.244.0.2", "fd00:1::2"
 BACKENDS, BACKENDS6 = ("10.244.1.2", "10.244.2.2"), ("fd00:2::2", "fd00:3::2")
+NEAR = "10.244.0.3"
+"""A backend on the pod's own network."""
 VIP, VIP6 = "192.0.2.10", "2001:db8:77::10"
 HTTP, DNS = 80, 53
 _LINKS = (
@@ -105,8 +107,30 @@ def lab() -> Iterator[Lab]:
         for number, inside in enumerate(made.backends):
             for address in (BACKENDS[number], BACKENDS6[number]):
                 with in_netns(inside):
-                    _serve_http(address, undo)
+                    serve_http(address, undo)
                     _serve_dns(address, undo)
+        yield made
+
+
+@contextmanager
+def bridged() -> Iterator[Lab]:
+    """A pod and one backend, 10.244.0.3, at ports of one bridge of the node's."""
+    with ExitStack() as undo:
+        pod, backend, node = (undo.enter_context(new_netns()) for _ in range(3))
+        undo.enter_context(in_netns(node))
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
+        ip("link add br0 type bridge\naddr add 10.244.0.1/24 dev br0\nlink set br0 up")
+        for name, inside, address in (("tap1", pod, POD), ("be1", backend, NEAR)):
+            with in_netns(inside):
+                peer = f"/proc/{os.getpid()}/fd/{node}"
+                ip(f"link add eth0 type veth peer name {name} netns {peer}")
+                ip(f"addr add {address}/24 dev eth0\nlink set eth0 up\nlink set lo up")
+                ip("route add default via 10.244.0.1")
+            ip(f"link set {name} master br0\nlink set {name} up")
+        made = Lab(pod, node, (backend, backend))
+        undo.enter_context(made.undo)
+        with in_netns(backend):
+            serve_http(NEAR, undo)
         yield made
 
 
@@ -127,7 +151,8 @@ def _address(name: str, addresses: list[str]) -> None:
     ip(f"addr add {four} dev {name}\naddr add {six} dev {name} nodad\nlink set {name} up")
 
 
-def _serve_http(address: str, undo: ExitStack) -> None:
+def serve_http(address: str, undo: ExitStack) -> None:
+    """Have an address of the calling thread's namespace answer HTTP, until the end."""
     kind = _Pages6 if ":" in address else ThreadingHTTPServer
     server = undo.enter_context(kind((address, HTTP), _Pages))
     server.daemon_threads = True

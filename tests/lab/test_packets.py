@@ -16,6 +16,7 @@ from tests.lab.harness_packets import (
     DNS,
     HTTP,
     LIMIT,
+    NEAR,
     POD,
     POD6,
     SOCK_DGRAM,
@@ -23,14 +24,18 @@ from tests.lab.harness_packets import (
     VIP,
     VIP6,
     Lab,
+    bridged,
     lab,
+    serve_http,
 )
 from tests.prog.kernel.harness_cgroups import new_cgroup
 
+from towpath import ConfigError, SocketLoadBalancer
 from towpath.api.client import Client
 from towpath.datapath.host import detach_pinned
 from towpath.datapath.socket.balancer import detach
 from towpath.kernel.bpf.hooks import Tc
+from towpath.kernel.net.netns import in_netns
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -38,6 +43,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.documents import PacketFlow
+
+
+OTHER = "192.0.2.11"
 
 
 def offer(
@@ -242,6 +250,36 @@ def test_without_its_section_it_is_taken_out(net: Lab, agent: Agent) -> None:
     agent.start()
     assert programs() == []
     assert not (PINS / "socket" / "packets").exists()
+
+
+def test_a_script_does_the_same(net: Lab) -> None:
+    """And leaves nothing."""
+    with new_cgroup() as cgroup, SocketLoadBalancer(cgroup, packets=["tap*"]) as lb:
+        lb.add_service("web", vip=VIP, port=HTTP, backends=BACKENDS)
+        backend, client = net.curl()
+        assert client == POD
+        (flow,) = lb.packet_flows(service="web")
+        assert (str(flow.backend), flow.device) == (backend, "tap1")
+        assert lb.packet_flows(service="mail") == ()
+        with in_netns(net.pod):
+            serve_http(POD, net.undo)
+        lb.add_service("self", vip=OTHER, port=HTTP, backends=[POD])
+        assert net.curl(OTHER) == (POD, OTHER)
+        assert len(programs()) == 2
+    assert programs() == []
+    with pytest.raises(ConfigError, match=r"socket\.packets\.devices: 'ta\*p' has a"):
+        SocketLoadBalancer("/sys/fs/cgroup", packets=["ta*p"])
+
+
+def test_a_pod_and_its_backend_on_one_bridge() -> None:
+    """What is answered comes by the bridge and never by the node's stack."""
+    with (
+        bridged() as net,
+        new_cgroup() as cgroup,
+        SocketLoadBalancer(cgroup, packets=["tap*"]) as lb,
+    ):
+        lb.add_service("web", vip=VIP, port=HTTP, backends=[NEAR])
+        assert net.curl() == (NEAR, POD)
 
 
 @pytest.mark.parametrize(
