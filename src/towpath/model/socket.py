@@ -39,11 +39,11 @@ class Section:
     or that is found for this node."""
     exclude: Annotated[tuple[Path, ...], AbsolutePaths()] = ()
     """Cgroups whose processes are left alone."""
-    packets: Packets | None = None
-    """For pods whose connect() never runs on this node (gVisor, Kata, VMs), and those of
-    ``exclude``: their packets are translated, at their devices. None: no packets are."""
     no_backend: Annotated[NoBackend, Word("ECONNREFUSED", "EPERM")] = "ECONNREFUSED"
     """How calls to a service without a backend fail. Before Linux 5.18 always with EPERM."""
     stale: Annotated[Stale, Word("none", "udp", "all")] = "udp"
     """Which connected sockets are ended when their backend goes or is down: of UDP, which would
     never know; all: of TCP too, which are not left to find out themselves."""
+    packets: Packets | None = None
+    """For pods whose connect() never runs on this node (gVisor, Kata, VMs), and those of
+    ``exclude``: their packets are translated, at their devices. None: no packets are."""

@@ -121,10 +121,15 @@ def test_packets_become_what_they_are_to(patient: Rig, seed: int) -> None:
             packet = some(chance, to_pod=True)
             if sent and chance.random() < 0.7:
                 there, device = chance.choice(sent)
-                ends = {"source": there.destination, "destination": there.source}
-                ports = {"sport": there.dport, "dport": there.sport}
-                packet = replace(packet, protocol=there.protocol, **ends, **ports)
-                packet = replace(packet, options=packet.options if packet.v4 else 0)
+                packet = replace(
+                    packet,
+                    protocol=there.protocol,
+                    source=there.destination,
+                    destination=there.source,
+                    sport=there.dport,
+                    dport=there.sport,
+                    options=packet.options if there.v4 else 0,
+                )
             expected = oracle.to_pod(packet, device)
             run = rig.to_pod(Raw(packet.packed()), device, ipv6=not packet.v4)
             check(run, "to_pod", expected)
