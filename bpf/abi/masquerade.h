@@ -19,6 +19,7 @@
 #include "abi/base.h"
 #include "abi/btf.h"
 #include "abi/snat.h"
+#include "abi/xlat.h"
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic error "-Wpadded"
@@ -29,7 +30,6 @@ enum masquerade_limits {
 	MASQ_DECISIONS = 1024,	/* kept by each CPU */
 	MASQ_KNOWN_PODS = 1024, /* the same of pods */
 	MASQ_NO_RULE = 0xffff,	/* for a pod: it is none */
-	MASQ_MARK = 0x7470,	/* skb->tc_index of what is translated already */
 	MASQ_PORT_WORDS = 1024,
 };
 BTF_KEEP(enum masquerade_limits);
@@ -126,23 +126,6 @@ struct masquerade_decision {
 	__u32 next_family; /* of `next`, the next hop */
 	struct address next;
 	__u32 _reserved[8];
-};
-
-struct masquerade_fragment_key {
-	struct address saddr;
-	struct address daddr;
-	__be32 id;
-	__u8 protocol; /* as IPv4 headers have it; 0 for IPv6 */
-	__u8 family;
-	__u16 _reserved;
-};
-
-struct masquerade_fragment {
-	__be16 sport;
-	__be16 dport;
-	__u8 protocol;
-	__u8 _reserved;
-	__u16 seen; /* in units of nat_life.seen */
 };
 
 /* A flow that came in from outside, by the packets that pods answer with. */

@@ -113,4 +113,30 @@ static __always_inline bool affinity_may_stay(const struct affinity_place *place
 	return affinity_age(client, place->now) < service->affinity;
 }
 
+/*
+ * The handle of the backend of the client that sends `flow`, 0 if it has none that it may stay with.
+ * `live`: it is to be remembered that a flow begins. `chosen`: what it gets from now on, if not 0.
+ */
+static __always_inline __u32 client_backend(const struct flow_key *flow, __u32 index, bool live,
+					    __u32 chosen)
+{
+	const struct service *service = bpf_map_lookup_elem(&services, &index);
+	struct affinity_place place;
+	struct backend *backend;
+
+	if (!service)
+		return 0;
+	place = affinity_place(hash_client(flow, hash_seed), index);
+	backend = backend_of(affinity_lookup(&place, &flow->saddr, index));
+	if (chosen) {
+		affinity_learn(&place, &flow->saddr, index, chosen);
+		return chosen;
+	}
+	if (!affinity_may_stay(&place, service, backend))
+		return 0;
+	if (live && place.set)
+		place.set->way[place.way % CLIENT_WAYS].seen = place.now;
+	return backend->handle;
+}
+
 #endif

@@ -65,12 +65,12 @@ static __always_inline void masq_enter(struct masquerade_head *head, struct masq
 
 	*(volatile __u64 *)&e->ref = 0;
 	barrier();
-	e->client = w->flow.saddr;
-	e->remote = w->flow.daddr;
-	e->client_port = w->flow.sport;
-	e->remote_port = w->flow.dport;
+	e->client = w->p.flow.saddr;
+	e->remote = w->p.flow.daddr;
+	e->client_port = w->p.flow.sport;
+	e->remote_port = w->p.flow.dport;
 	e->port = s->port;
-	e->protocol = w->flow.protocol;
+	e->protocol = w->p.flow.protocol;
 	e->source = s->source;
 	e->generation = s->generation;
 	e->ifindex = s->ifindex;
@@ -152,7 +152,7 @@ static __always_inline __u32 masq_choose(const struct masquerade_head *head,
 		const struct masquerade_flow *e = &set->way[way];
 		bool live = whole & 0x80 && !(stale & 1);
 
-		if (e->ref && live && masq_is_flow(e, &w->flow, s->port)) {
+		if (e->ref && live && masq_is_flow(e, &w->p.flow, s->port)) {
 			s->source = e->source;
 			s->generation = e->generation;
 			s->way = way;
@@ -231,7 +231,7 @@ static __always_inline void masq_take_candidate(struct masq_work *w, __u32 i)
 	__u64 reply;
 
 	masq_candidate(w, i);
-	reply = masq_reply_hash(w->search.key, &w->to, w->flow.family);
+	reply = masq_reply_hash(w->search.key, &w->p.to, w->p.flow.family);
 	w->search.reply = reply;
 	w->search.reply_tag = masq_tag(reply);
 }
@@ -250,7 +250,7 @@ __noinline int masq_try(struct __sk_buff *skb, __u32 i, __u32 evict)
 	masq_take_candidate(w, i);
 	if (!i)
 		w->search.full = 0;
-	if (masq_port_taken(w->search.port, w->flow.protocol) ||
+	if (masq_port_taken(w->search.port, w->p.flow.protocol) ||
 	    masq_has_socket(skb, w->search.source, w->search.port, 0))
 		return MASQ_TAKEN;
 	if (masq_independent && !masq_claim(w, w->search.source, evict))
@@ -282,7 +282,7 @@ static __always_inline int masq_try_mapped(struct __sk_buff *skb, struct masq_wo
 }
 
 /*
- * Binds the flow, which masq_find() doesn't find, to the address w->to, whose number and generation
+ * Binds the flow, which masq_find() doesn't find, to the address w->p.to, whose number and generation
  * are in the search, and a port.
  */
 __noinline int masq_bind(struct __sk_buff *skb, __u32 evict)
@@ -305,8 +305,8 @@ __noinline int masq_bind(struct __sk_buff *skb, __u32 evict)
  */
 static __always_inline bool masq_may_bind(struct masq_work *w)
 {
-	if (w->begun_at != (__u32)w->jiffies) {
-		w->begun_at = w->jiffies;
+	if (w->begun_at != (__u32)w->p.jiffies) {
+		w->begun_at = w->p.jiffies;
 		w->begun = 0;
 	}
 	return w->begun++ < masq_rate;

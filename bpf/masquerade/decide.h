@@ -63,14 +63,14 @@ static __always_inline bool masq_unroutable(const struct address *to, __u8 famil
 static __always_inline void masq_question(const struct masq_work *w, struct bpf_fib_lookup *fib)
 {
 	fib->tot_len = FIB_ANY_LENGTH;
-	fib->l4_protocol = w->flow.protocol;
-	fib->sport = w->flow.sport;
-	fib->dport = w->flow.dport;
-	fib_addresses(fib, w->flow.family, &w->flow.saddr, &w->flow.daddr);
-	if (w->flow.family == FAMILY_V4)
-		fib->tos = w->ip.tos & ~3; /* without ECN */
+	fib->l4_protocol = w->p.flow.protocol;
+	fib->sport = w->p.flow.sport;
+	fib->dport = w->p.flow.dport;
+	fib_addresses(fib, w->p.flow.family, &w->p.flow.saddr, &w->p.flow.daddr);
+	if (w->p.flow.family == FAMILY_V4)
+		fib->tos = w->p.ip.tos & ~3; /* without ECN */
 	else
-		fib->flowinfo = bpf_htonl((__u32)w->ip.tos << 20);
+		fib->flowinfo = bpf_htonl((__u32)w->p.ip.tos << 20);
 }
 
 /* Takes the way from the kernel's answer. */
@@ -98,12 +98,12 @@ static __always_inline __u32 masq_routed_source(const struct masq_work *w,
 						const struct masquerade_device *device,
 						__u32 ifindex)
 {
-	__u32 *number =
-		masq_prefix(&masq_routes4, &masq_routes6, ifindex, &w->flow.daddr, w->flow.family);
+	__u32 *number = masq_prefix(&masq_routes4, &masq_routes6, ifindex, &w->p.flow.daddr,
+				    w->p.flow.family);
 
 	if (number)
 		return *number;
-	return w->flow.family == FAMILY_V4 ? device->source4 : device->source6;
+	return w->p.flow.family == FAMILY_V4 ? device->source4 : device->source6;
 }
 
 /* The number of the source that packets get. `found`: the FIB has an answer. */
@@ -115,11 +115,11 @@ static __always_inline __u32 masq_preferred(const struct masq_work *w,
 
 	if (masq_own_routes || !found) /* by whatever rule, the stack has its way */
 		return masq_routed_source(w, device, ifindex);
-	if (w->flow.family == FAMILY_V4)
+	if (w->p.flow.family == FAMILY_V4)
 		source.word[3] = fib->ipv4_src;
 	else
 		__builtin_memcpy(&source, fib->ipv6_src, 16);
-	return masq_number(&source, w->flow.family);
+	return masq_number(&source, w->p.flow.family);
 }
 
 static __always_inline __u32 masq_refusal(int result)
@@ -162,7 +162,7 @@ static __always_inline __u32 masq_way_out(struct __sk_buff *skb, const struct ma
 	if (number >= MASQ_SOURCES)
 		return MASQ_DROP_SOURCE;
 	source = masq_source(number);
-	if (!source || source->family != w->flow.family)
+	if (!source || source->family != w->p.flow.family)
 		return MASQ_DROP_SOURCE;
 	d->source = number;
 	d->generation = source->generation;
@@ -181,17 +181,17 @@ static __always_inline bool masq_is_hairpin(const struct masq_work *w,
 					    struct masquerade_decision *d)
 {
 	struct masquerade_endpoint key = {
-		.address = w->flow.daddr,
-		.port = w->flow.dport,
-		.protocol = w->flow.protocol,
-		.family = w->flow.family,
+		.address = w->p.flow.daddr,
+		.port = w->p.flow.dport,
+		.protocol = w->p.flow.protocol,
+		.family = w->p.flow.family,
 	};
 	const struct masquerade_mapping *m;
 	const struct masquerade_source *source;
 
-	if (w->egress || w->kind != MASQ_PLAIN || !masq_is_own_port(w->flow.dport))
+	if (w->egress || w->p.kind != XLAT_PLAIN || !masq_is_own_port(w->p.flow.dport))
 		return false;
-	key.source = masq_number(&w->flow.daddr, w->flow.family);
+	key.source = masq_number(&w->p.flow.daddr, w->p.flow.family);
 	source = masq_source(key.source);
 	if (key.source >= MASQ_SOURCES || !source)
 		return false;
@@ -210,9 +210,9 @@ static __always_inline __u32 masq_verdict_out(struct __sk_buff *skb, const struc
 {
 	__u32 verdict;
 
-	if (masq_unroutable(&w->flow.daddr, w->flow.family))
+	if (masq_unroutable(&w->p.flow.daddr, w->p.flow.family))
 		return MASQ_PASS_LOCAL;
-	if (masq_spared(w->rule, &w->flow.daddr, w->flow.family))
+	if (masq_spared(w->rule, &w->p.flow.daddr, w->p.flow.family))
 		return MASQ_PASS_EXCLUDED;
 	verdict = masq_way_out(skb, w, d);
 	if (masq_independent && verdict == MASQ_PASS_LOCAL && masq_is_hairpin(w, d))
@@ -257,13 +257,13 @@ __noinline int masq_learn_pod(__u32 at)
 
 	if (!w || !pod)
 		return MASQ_NO_RULE;
-	rule = masq_rule(w->rx_ifindex, &w->flow.saddr, w->flow.family);
+	rule = masq_rule(w->rx_ifindex, &w->p.flow.saddr, w->p.flow.family);
 	pod->tick = 0;
-	pod->address = w->flow.saddr;
+	pod->address = w->p.flow.saddr;
 	pod->ifindex = w->rx_ifindex;
-	pod->family = w->flow.family;
+	pod->family = w->p.flow.family;
 	pod->rule = rule ? *rule : MASQ_NO_RULE;
-	pod->tick = w->jiffies;
+	pod->tick = w->p.jiffies;
 	return pod->rule;
 }
 
@@ -271,11 +271,12 @@ __noinline int masq_learn_pod(__u32 at)
 static __always_inline __u32 masq_rule_of(const struct masq_work *w)
 {
 	__u32 at = bpf_get_smp_processor_id() * MASQ_KNOWN_PODS +
-		   bpf_ntohl(w->flow.saddr.word[3]) % MASQ_KNOWN_PODS;
+		   bpf_ntohl(w->p.flow.saddr.word[3]) % MASQ_KNOWN_PODS;
 	const struct masquerade_pod *pod = bpf_map_lookup_elem(&masq_known_pods, &at);
 
-	if (likely(pod && pod->tick == (__u32)w->jiffies && pod->ifindex == w->rx_ifindex &&
-		   pod->family == w->flow.family && address_equal(&pod->address, &w->flow.saddr)))
+	if (likely(pod && pod->tick == (__u32)w->p.jiffies && pod->ifindex == w->rx_ifindex &&
+		   pod->family == w->p.flow.family &&
+		   address_equal(&pod->address, &w->p.flow.saddr)))
 		return pod->rule;
 	return masq_learn_pod(at);
 }
@@ -292,7 +293,7 @@ __noinline int masq_decide(struct __sk_buff *skb, __u32 out)
 	d->flow = w->way;
 	d->rx_ifindex = w->egress ? ~skb->ifindex : skb->ifindex;
 	d->verdict = out ? masq_verdict_out(skb, w, d) : masq_verdict_in(skb, w, d);
-	d->tick = w->jiffies;
+	d->tick = w->p.jiffies;
 	return 0;
 }
 
@@ -320,11 +321,11 @@ static __always_inline __u32 masq_alike(__u8 family)
 /* Makes w->way what tells the packet's way apart. */
 static __always_inline void masq_name_way(struct masq_work *w, const bool out)
 {
-	__u32 alike = masq_alike(w->flow.family);
-	bool v4 = w->flow.family == FAMILY_V4;
+	__u32 alike = masq_alike(w->p.flow.family);
+	bool v4 = w->p.flow.family == FAMILY_V4;
 
-	w->way = w->flow;
-	w->way._reserved = (v4 ? w->ip.tos & ~3 : w->ip.tos) | (out ? MASQ_OUT : 0);
+	w->way = w->p.flow;
+	w->way._reserved = (v4 ? w->p.ip.tos & ~3 : w->p.ip.tos) | (out ? MASQ_OUT : 0);
 	if (!(alike & MASQ_ALIKE4))
 		return;
 	w->way.sport = 0;
@@ -337,7 +338,7 @@ static __always_inline void masq_name_way(struct masq_work *w, const bool out)
 static __always_inline bool masq_holds(const struct masquerade_decision *d,
 				       const struct masq_work *w, __u32 device)
 {
-	return d->tick == (__u32)w->jiffies && d->rx_ifindex == device &&
+	return d->tick == (__u32)w->p.jiffies && d->rx_ifindex == device &&
 	       masq_same_flow(&d->flow, &w->way);
 }
 
@@ -362,7 +363,7 @@ static __always_inline struct masquerade_decision *masq_decided(struct __sk_buff
 	other = bpf_map_lookup_elem(&masq_decisions, &at);
 	if (!other)
 		return NULL;
-	if (masq_holds(other, w, device) || d->tick == (__u32)w->jiffies) {
+	if (masq_holds(other, w, device) || d->tick == (__u32)w->p.jiffies) {
 		w->decision = at;
 		d = other;
 		if (masq_holds(d, w, device))

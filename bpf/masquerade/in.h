@@ -5,7 +5,6 @@
 
 #include "masquerade/bind.h"
 #include "masquerade/decide.h"
-#include "masquerade/rewrite.h"
 #include "masquerade/send.h"
 
 /*
@@ -16,10 +15,10 @@
 static __always_inline __u32 masq_unsolicited(struct __sk_buff *skb, struct masq_work *w,
 					      __u32 source)
 {
-	if (w->kind != MASQ_PLAIN || w->ip.offset || w->flow.protocol == MASQ_SCTP)
+	if (w->p.kind != XLAT_PLAIN || w->p.ip.offset || w->p.flow.protocol == XLAT_SCTP)
 		return MASQ_PASS_LOCAL;
-	if (masq_port_taken(w->flow.dport, w->flow.protocol) ||
-	    masq_has_socket(skb, source, w->flow.dport, 1))
+	if (masq_port_taken(w->p.flow.dport, w->p.flow.protocol) ||
+	    masq_has_socket(skb, source, w->p.flow.dport, 1))
 		return MASQ_PASS_SOCKET;
 	return masq_pass_unsolicited ? MASQ_PASS_UNSOLICITED : MASQ_DROP_UNSOLICITED;
 }
@@ -30,18 +29,18 @@ static __always_inline const struct masquerade_mapping *masq_addressed(const str
 {
 	const struct masquerade_mapping *m;
 	struct masquerade_endpoint key = {
-		.address = w->flow.daddr,
+		.address = w->p.flow.daddr,
 		.source = number,
-		.port = w->flow.dport,
-		.protocol = w->flow.protocol,
-		.family = w->flow.family,
+		.port = w->p.flow.dport,
+		.protocol = w->p.flow.protocol,
+		.family = w->p.flow.family,
 	};
 
 	m = bpf_map_lookup_elem(&masq_mappings, &key);
 	return m && !masq_mapping_over(m, w->search.now) ? m : NULL;
 }
 
-/* Binds w->flow, a client's, to the port that it has already, of source `number`. */
+/* Binds w->p.flow, a client's, to the port that it has already, of source `number`. */
 __noinline int masq_bind_mapped(__u32 number)
 {
 	struct masq_work *w = masq_work();
@@ -49,7 +48,7 @@ __noinline int masq_bind_mapped(__u32 number)
 
 	if (!w)
 		return MASQ_NO_ROOM;
-	masq_begin(w, hash_flow(&w->flow, masq_seed()));
+	masq_begin(w, hash_flow(&w->p.flow, masq_seed()));
 	masq_look_at(0); /* says which set flows of this client's are looked for from */
 	i = masq_mapped_candidate(number);
 	if (i >= NAT_TRIES)
@@ -76,22 +75,22 @@ __noinline int masq_admit(struct __sk_buff *skb, __u32 number)
 
 	if (!w || !source)
 		return false;
-	came = w->flow;
+	came = w->p.flow;
 	m = masq_addressed(w, number);
 	if (!m || !masq_may_bind(w))
 		return false;
-	w->flow.saddr = m->client;
-	w->flow.sport = m->client_port;
-	w->flow.daddr = came.saddr;
-	w->flow.dport = came.sport;
-	w->to = came.daddr;
+	w->p.flow.saddr = m->client;
+	w->p.flow.sport = m->client_port;
+	w->p.flow.daddr = came.saddr;
+	w->p.flow.dport = came.sport;
+	w->p.to = came.daddr;
 	w->search.source = number;
 	w->search.generation = source->generation;
 	w->search.ifindex = skb->ifindex;
 	result = masq_bind_mapped(number);
-	w->to = w->flow.saddr;
-	w->to_port = w->flow.sport;
-	w->flow = came;
+	w->p.to = w->p.flow.saddr;
+	w->p.to_port = w->p.flow.sport;
+	w->p.flow = came;
 	return masq_is_bound(result);
 }
 
@@ -107,37 +106,37 @@ static __always_inline void masq_remote_seen(const struct masq_work *w)
 /* Whether a packet may be an answer at all: most of what a node gets isn't. */
 static __always_inline bool masq_may_be_answer(const struct masq_work *w)
 {
-	if (unlikely(w->problem != MASQ_FINE || w->kind == MASQ_ECHO_ODD))
+	if (unlikely(w->p.problem != XLAT_FINE || w->p.kind == XLAT_ECHO_ODD))
 		return false;
-	if (w->flow.protocol == IPPROTO_TCP || w->flow.protocol == IPPROTO_UDP ||
-	    w->kind == MASQ_ECHO)
-		return masq_is_own_port(w->flow.dport);
+	if (w->p.flow.protocol == IPPROTO_TCP || w->p.flow.protocol == IPPROTO_UDP ||
+	    w->p.kind == XLAT_ECHO)
+		return masq_is_own_port(w->p.flow.dport);
 	return true;
 }
 
-/* Sends an answer, whose client is in w->to, to the pod. */
+/* Sends an answer, whose client is in w->p.to, to the pod. */
 static __always_inline __u32 masq_arrive(struct __sk_buff *skb, struct masq_work *w)
 {
 	struct masquerade_decision *d;
-	__be16 port = w->flow.dport;
-	struct address address = w->flow.daddr;
+	__be16 port = w->p.flow.dport;
+	struct address address = w->p.flow.daddr;
 	__u32 verdict;
 	bool stack;
 
 	/* The way is looked up as that of the packet that it becomes. */
-	w->flow.daddr = w->to;
-	w->flow.dport = w->to_port;
+	w->p.flow.daddr = w->p.to;
+	w->p.flow.dport = w->p.to_port;
 	w->rule = 0;
 	d = masq_decided(skb, w, false);
-	w->flow.daddr = address;
-	w->flow.dport = port;
+	w->p.flow.daddr = address;
+	w->p.flow.dport = port;
 	if (!d)
 		return MASQ_DROP_WRITE;
 	verdict = d->verdict;
-	if (unlikely(d->mtu && w->length > d->mtu))
+	if (unlikely(d->mtu && w->p.length > d->mtu))
 		verdict = MASQ_STACK; /* it says so, or divides the packet */
 	stack = verdict == MASQ_STACK;
-	if (!stack && unlikely(w->ip.ttl <= 1))
+	if (!stack && unlikely(w->p.ip.ttl <= 1))
 		return MASQ_DROP_TTL;
 	if (masq_write_in(skb, verdict == MASQ_SENT, !stack))
 		return MASQ_DROP_WRITE;
@@ -156,16 +155,16 @@ static __always_inline __u32 masq_in(struct __sk_buff *skb, const __u32 l3)
 	w->rx_ifindex = skb->ifindex;
 	if (!masq_parse(skb, w, l3, false) || !masq_may_be_answer(w))
 		return MASQ_PASS_OTHER;
-	source = masq_number(&w->flow.daddr, w->flow.family);
+	source = masq_number(&w->p.flow.daddr, w->p.flow.family);
 	if (source >= MASQ_SOURCES)
 		return MASQ_PASS_OTHER;
 	if (!masq_find_reply(source) &&
-	    !(masq_open && w->kind == MASQ_PLAIN && masq_admit(skb, source)))
+	    !(masq_open && w->p.kind == XLAT_PLAIN && masq_admit(skb, source)))
 		return masq_unsolicited(skb, w, source);
-	if (likely(w->kind != MASQ_ERROR))
+	if (likely(w->p.kind != XLAT_ERROR))
 		masq_remote_seen(w);
-	if (unlikely(w->ip.fragment))
-		masq_learn_fragment();
+	if (unlikely(w->p.ip.fragment))
+		xlat_learn_fragment();
 	return masq_arrive(skb, w);
 }
 
@@ -174,13 +173,13 @@ static __always_inline __u32 masq_in(struct __sk_buff *skb, const __u32 l3)
 /* Turns the packet's flow into that of its answers. */
 static __always_inline void masq_turn(struct masq_work *w)
 {
-	struct address address = w->flow.saddr;
-	__be16 port = w->flow.sport;
+	struct address address = w->p.flow.saddr;
+	__be16 port = w->p.flow.sport;
 
-	w->flow.saddr = w->flow.daddr;
-	w->flow.daddr = address;
-	w->flow.sport = w->flow.dport;
-	w->flow.dport = port;
+	w->p.flow.saddr = w->p.flow.daddr;
+	w->p.flow.daddr = address;
+	w->p.flow.sport = w->p.flow.dport;
+	w->p.flow.dport = port;
 }
 
 __noinline int masq_note_inbound(struct __sk_buff *skb)
@@ -192,19 +191,19 @@ __noinline int masq_note_inbound(struct __sk_buff *skb)
 	if (!w)
 		return MASQ_PASS_OTHER;
 	masq_turn(w);
-	entry.seen = w->jiffies >> NAT_SEEN_SHIFT;
-	known = bpf_map_lookup_elem(&masq_inbound, &w->flow);
+	entry.seen = w->p.jiffies >> NAT_SEEN_SHIFT;
+	known = bpf_map_lookup_elem(&masq_inbound, &w->p.flow);
 	if (known) {
 		if (known->seen != entry.seen)
 			known->seen = entry.seen;
 		return MASQ_PASS_INBOUND;
 	}
-	rule = masq_rule(skb->ifindex, &w->flow.saddr, w->flow.family);
+	rule = masq_rule(skb->ifindex, &w->p.flow.saddr, w->p.flow.family);
 	if (!rule)
 		return MASQ_PASS_OTHER;
-	if (masq_spared(*rule, &w->flow.daddr, w->flow.family))
+	if (masq_spared(*rule, &w->p.flow.daddr, w->p.flow.family))
 		return MASQ_PASS_EXCLUDED;
-	bpf_map_update_elem(&masq_inbound, &w->flow, &entry, BPF_ANY);
+	bpf_map_update_elem(&masq_inbound, &w->p.flow, &entry, BPF_ANY);
 	return MASQ_PASS_INBOUND;
 }
 
@@ -213,11 +212,11 @@ static __always_inline __u32 masq_inward(struct __sk_buff *skb, const __u32 l3)
 {
 	struct masq_work *w = masq_work();
 
-	if (skb->tc_index == MASQ_MARK)
+	if (skb->tc_index == XLAT_MARK)
 		return MASQ_PASS_DONE;
 	if (!w || !skb->ingress_ifindex)
 		return MASQ_PASS_LOCAL;
-	if (!masq_parse(skb, w, l3, false) || w->problem != MASQ_FINE || w->kind == MASQ_ERROR)
+	if (!masq_parse(skb, w, l3, false) || w->p.problem != XLAT_FINE || w->p.kind == XLAT_ERROR)
 		return MASQ_PASS_OTHER;
 	return masq_note_inbound(skb);
 }

@@ -8,23 +8,23 @@
 static __always_inline void masq_endpoint(const struct masq_work *w, __u32 source,
 					  struct masquerade_endpoint *key)
 {
-	key->address = *(const struct address *)&w->to;
+	key->address = *(const struct address *)&w->p.to;
 	key->source = source;
 	key->port = w->search.port;
-	key->protocol = w->flow.protocol;
-	key->family = w->flow.family;
+	key->protocol = w->p.flow.protocol;
+	key->family = w->p.flow.family;
 }
 
 static __always_inline bool masq_maps_client(const struct masquerade_mapping *m,
 					     const struct masq_work *w)
 {
-	return m->client_port == w->flow.sport && address_equal(&m->client, &w->flow.saddr);
+	return m->client_port == w->p.flow.sport && address_equal(&m->client, &w->p.flow.saddr);
 }
 
 /* Until when a mapping is its client's, if nothing more of it is seen. */
 static __always_inline __u16 masq_mapping_until(const struct masq_work *w)
 {
-	return w->search.now + (w->flow.protocol == IPPROTO_TCP ? nat_tcp_open : nat_udp_open);
+	return w->search.now + (w->p.flow.protocol == IPPROTO_TCP ? nat_tcp_open : nat_udp_open);
 }
 
 /* Has the mapping of the candidate, or of the flow that was found, live on. */
@@ -63,8 +63,8 @@ static __always_inline bool masq_claim(struct masq_work *w, __u32 source, bool e
 	struct masquerade_mapping mine = {}, *m;
 
 	masq_endpoint(w, source, &key);
-	mine.client = w->flow.saddr;
-	mine.client_port = w->flow.sport;
+	mine.client = w->p.flow.saddr;
+	mine.client_port = w->p.flow.sport;
 	mine.seen = w->search.now;
 	mine.until = masq_mapping_until(w);
 	m = bpf_map_lookup_elem(&masq_mappings, &key);

@@ -6,7 +6,7 @@
 #include "abi/masquerade.h"
 #include "lb/array_map.h"
 #include "net/hash.h"
-#include "net/parse.h"
+#include "xlat/packet.h"
 
 struct masq_set {
 	struct masquerade_flow way[NAT_WAYS];
@@ -50,8 +50,6 @@ MASQ_MAP(masq_routes4, LPM_TRIE, 65536, BPF_F_NO_PREALLOC, struct masquerade_pre
 MASQ_MAP(masq_routes6, LPM_TRIE, 65536, BPF_F_NO_PREALLOC, struct masquerade_prefix6, __u32);
 MASQ_MAP(masq_numbers, HASH, MASQ_SOURCES, 0, struct masquerade_address, __u32);
 MASQ_MAP(masq_devices, HASH, 8192, 0, __u32, struct masquerade_device);
-MASQ_MAP(masq_fragments, LRU_HASH, 8192, 0, struct masquerade_fragment_key,
-	 struct masquerade_fragment);
 MASQ_MAP(masq_inbound, LRU_HASH, 65536, 0, struct flow_key, struct masquerade_inbound);
 MASQ_MAP(masq_mappings, LRU_HASH, 1, 0, struct masquerade_endpoint, struct masquerade_mapping);
 MASQ_MAP(masq_counts, PERCPU_ARRAY, MASQ_PROGRAMS, 0, __u32, struct masquerade_counts);
@@ -96,65 +94,27 @@ struct masq_search {
 	__u8 _reserved;
 };
 
-/* An IP header, wherever in the packet it is. */
-struct masq_header {
-	struct address saddr;
-	struct address daddr;
-	__u32 at;    /* bytes into the frame, where it begins ... */
-	__u32 l4;    /* ... and where the transport does */
-	__u32 id_at; /* where its identification is */
-	__be32 id;
-	__u32 length;  /* as it says, header included */
-	__u16 offset;  /* of a fragment, in 8 bytes */
-	__u8 fragment; /* whether it is one */
-	__u8 protocol;
-	__u8 ip_protocol; /* as the IPv4 header has it, 0 for IPv6 */
-	__u8 family;
-	__u8 tos;
-	__u8 ttl;
-	__u32 _reserved;
-};
-
 enum masq_go {
 	MASQ_FINE = -1, /* else an enum masquerade_verdict */
 };
 
-enum masq_kind {
-	MASQ_PLAIN = 0,
-	MASQ_ECHO,     /* a request, if it is a client's, or a reply */
-	MASQ_ECHO_ODD, /* the other one */
-	MASQ_ERROR,    /* an ICMP error; `flow` is what it is about */
-};
-
-/* A packet on its way. In a map, for the reason that struct lb_ctx gives. */
+/* A packet on its way. `p.flow`: of a client's: client to remote; of an answer: as it came. */
 struct masq_work {
-	struct masq_header ip;
-	struct masq_header quoted;
+	struct xlat_packet p;
 	/*
 	 * Whose way is looked up: the flow, or as much of it as tells ways apart. Where sources don't,
 	 * the rule is in their place; _reserved has the type of service, and MASQ_OUT for a pod's.
 	 */
 	struct flow_key way;
-	struct flow_key flow; /* of a client's: client to remote; of an answer: as it came */
-	struct address
-		to; /* what the address becomes: the source, or of an answer the destination */
 	struct masq_search search;
-	__u64 jiffies;
-	__u32 kind;
 	__u32 decision; /* where it is kept */
 	__u32 rule;	/* for a pod's packet */
-	__u32 length; /* of the packet, of a segment if there are several: from the IP header on */
-	__u32 l3;     /* bytes in front of the IP header */
 	__u32 egress;
 	__u32 rx_ifindex; /* the device that it came in by */
-	__s32 problem;	  /* verdict if it is to be translated; MASQ_FINE: none */
-	__be16 to_port;	  /* what its port becomes */
-	__u8 flags;	  /* TCP */
+	__u32 begun_at;	  /* low jiffies, in which ... */
+	__u32 begun;	  /* ... so many flows have begun here */
 	__u8 known;	  /* the flow was in the table, and is over */
-	__u8 plain;	  /* TCP's or UDP's, no fragment, with headers in one piece */
-	__u8 _reserved[3];
-	__u32 begun_at; /* low jiffies, in which ... */
-	__u32 begun;	/* ... so many flows have begun here */
+	__u8 _reserved[7];
 };
 
 MASQ_MAP(masq_works, PERCPU_ARRAY, 1, 0, __u32, struct masq_work);
@@ -164,6 +124,13 @@ static __always_inline struct masq_work *masq_work(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&masq_works, &zero);
+}
+
+static __always_inline struct xlat_packet *xlat_packet(void)
+{
+	struct masq_work *w = masq_work();
+
+	return w ? &w->p : NULL;
 }
 
 static __always_inline struct masquerade_decision *masq_decision(const struct masq_work *w)
@@ -179,6 +146,11 @@ static __always_inline __u64 masq_seed(void)
 	const struct masquerade_state *state = bpf_map_lookup_elem(&masq_states, &zero);
 
 	return state ? state->seed : 0;
+}
+
+static __always_inline __u64 xlat_seed(void)
+{
+	return masq_seed();
 }
 
 /* The number of an address that packets are translated to; MASQ_NO_SOURCE: it is none. */

@@ -34,7 +34,7 @@ static __always_inline int masq_end(struct __sk_buff *skb, const __u32 program, 
 			counts->bytes += skb->len;
 	}
 	if (verdict <= MASQ_STACK)
-		skb->tc_index = MASQ_MARK;
+		skb->tc_index = XLAT_MARK;
 	if (verdict >= MASQ_DROP_MALFORMED)
 		return TC_ACT_SHOT;
 	return verdict < MASQ_STACK ? masq_send(verdict) : TC_ACT_UNSPEC;
@@ -83,7 +83,7 @@ static __always_inline bool masq_is_done(struct __sk_buff *skb)
 	struct masquerade_counts *counts;
 	__u32 program = MASQ_TO_NET;
 
-	if (skb->tc_index != MASQ_MARK)
+	if (skb->tc_index != XLAT_MARK)
 		return false;
 	counts = bpf_map_lookup_elem(&masq_counts, &program);
 	if (counts)

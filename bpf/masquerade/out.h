@@ -5,12 +5,11 @@
 
 #include "masquerade/bind.h"
 #include "masquerade/decide.h"
-#include "masquerade/rewrite.h"
 #include "masquerade/send.h"
 
 static __always_inline bool masq_begins(const struct masq_work *w)
 {
-	return w->flow.protocol != IPPROTO_TCP || tcp_begins(w->flags);
+	return w->p.flow.protocol != IPPROTO_TCP || tcp_begins(w->p.flags);
 }
 
 /* Whether the flow came in from outside, so that this is an answer. Global, for the verifier. */
@@ -20,11 +19,11 @@ __noinline int masq_is_inbound(void)
 	const struct masquerade_inbound *in;
 	__u32 allowed;
 
-	if (!w || (w->flow.protocol == IPPROTO_TCP && tcp_begins(w->flags)))
+	if (!w || (w->p.flow.protocol == IPPROTO_TCP && tcp_begins(w->p.flags)))
 		return false;
-	in = bpf_map_lookup_elem(&masq_inbound, &w->flow);
-	allowed = w->flow.protocol == IPPROTO_TCP ? nat_tcp_open : nat_udp_open;
-	return in && (__u32)(w->jiffies >> NAT_SEEN_SHIFT) - in->seen <= allowed;
+	in = bpf_map_lookup_elem(&masq_inbound, &w->p.flow);
+	allowed = w->p.flow.protocol == IPPROTO_TCP ? nat_tcp_open : nat_udp_open;
+	return in && (__u32)(w->p.jiffies >> NAT_SEEN_SHIFT) - in->seen <= allowed;
 }
 
 /* For a while after the first start connections may be whose translation is somebody else's. */
@@ -33,7 +32,7 @@ static __always_inline bool masq_is_adopting(const struct masq_work *w)
 	__u32 zero = 0;
 	const struct masquerade_state *state;
 
-	if (w->known || w->flow.protocol != IPPROTO_TCP || tcp_begins(w->flags))
+	if (w->known || w->p.flow.protocol != IPPROTO_TCP || tcp_begins(w->p.flags))
 		return false;
 	state = bpf_map_lookup_elem(&masq_states, &zero);
 	return state && state->adopt_until > bpf_ktime_get_ns() / 1000000000ULL;
@@ -45,15 +44,15 @@ static __always_inline bool masq_is_adopting(const struct masq_work *w)
  */
 static __always_inline int masq_may_begin(const struct masq_work *w)
 {
-	if (w->kind == MASQ_ERROR)
+	if (w->p.kind == XLAT_ERROR)
 		return MASQ_DROP_NO_FLOW;
 	if (masq_is_inbound())
 		return MASQ_PASS_INBOUND;
-	if (w->kind == MASQ_ECHO_ODD)
+	if (w->p.kind == XLAT_ECHO_ODD)
 		return MASQ_DROP_NO_FLOW;
 	if (masq_is_adopting(w))
 		return MASQ_PASS_INBOUND;
-	if (w->flags & TCP_RST || (w->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+	if (w->p.flags & TCP_RST || (w->p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
 		return MASQ_DROP_NO_FLOW;
 	return MASQ_FINE;
 }
@@ -85,7 +84,7 @@ __noinline int masq_begin_flow(struct __sk_buff *skb)
 		return MASQ_DROP_SOURCE;
 	if (!masq_may_bind(w))
 		return MASQ_DROP_RATE;
-	w->to = source->address;
+	w->p.to = source->address;
 	w->search.source = d->source;
 	w->search.generation = d->generation;
 	w->search.ifindex = d->tx_ifindex;
@@ -111,7 +110,7 @@ static __always_inline bool masq_is_over(const struct masq_work *w,
 		return true;
 	if (unlikely(w->search.ifindex != d->tx_ifindex && w->search.source != d->source))
 		return true;
-	return masq_expired(life, w->flow.protocol, w->search.now);
+	return masq_expired(life, w->p.flow.protocol, w->search.now);
 }
 
 /* Notes a packet of the client's: it confirms the flow if the remote has answered. */
@@ -120,11 +119,11 @@ static __always_inline void masq_client_seen(const struct masq_work *w, struct n
 	__u8 more = masq_marks(w);
 
 	/* The same ports for another connection. */
-	if (tcp_begins(w->flags) && nat_is_closing(life->client, life->backend)) {
+	if (tcp_begins(w->p.flags) && nat_is_closing(life->client, life->backend)) {
 		life->client = 0;
 		life->backend = 0;
 	}
-	if (!(w->flags & TCP_SYN) && life->backend & NAT_ANSWERED)
+	if (!(w->p.flags & TCP_SYN) && life->backend & NAT_ANSWERED)
 		more |= NAT_ANSWERED;
 	if (masq_independent && life->seen != w->search.now)
 		masq_mapping_seen(w->search.source);
@@ -139,8 +138,8 @@ static __always_inline bool masq_go_on(struct masq_work *w, const struct masquer
 
 	if (unlikely(!source || !life || masq_is_over(w, d, life)))
 		return false;
-	w->to = source->address;
-	if (likely(w->kind != MASQ_ERROR))
+	w->p.to = source->address;
+	if (likely(w->p.kind != XLAT_ERROR))
 		masq_client_seen(w, life);
 	return true;
 }
@@ -149,7 +148,7 @@ static __always_inline bool masq_go_on(struct masq_work *w, const struct masquer
 static __always_inline int masq_translation(struct __sk_buff *skb, struct masq_work *w,
 					    const struct masquerade_decision *d)
 {
-	bool found = masq_find(w, hash_flow(&w->flow, masq_seed()));
+	bool found = masq_find(w, hash_flow(&w->p.flow, masq_seed()));
 	int result = MASQ_FINE;
 
 	if (unlikely(found && !masq_go_on(w, d))) {
@@ -159,7 +158,7 @@ static __always_inline int masq_translation(struct __sk_buff *skb, struct masq_w
 	}
 	if (unlikely(!found))
 		result = masq_begin_flow(skb);
-	w->to_port = w->search.port;
+	w->p.to_port = w->search.port;
 	return result;
 }
 
@@ -170,19 +169,19 @@ static __always_inline __u32 masq_depart(struct __sk_buff *skb, struct masq_work
 	__u32 verdict = d->verdict;
 	int result;
 
-	if (unlikely(w->problem != MASQ_FINE))
-		return w->problem;
+	if (unlikely(w->p.problem != XLAT_FINE))
+		return MASQ_DROP_MALFORMED + w->p.problem;
 	if (verdict < MASQ_STACK) {
-		if (unlikely(w->ip.ttl <= 1))
+		if (unlikely(w->p.ip.ttl <= 1))
 			return MASQ_PASS_TTL;
-		if (unlikely(d->mtu && w->length > d->mtu))
+		if (unlikely(d->mtu && w->p.length > d->mtu))
 			return MASQ_PASS_MTU;
 	}
 	result = masq_translation(skb, w, d);
 	if (result != MASQ_FINE)
 		return result;
-	if (unlikely(w->ip.fragment))
-		masq_learn_fragment();
+	if (unlikely(w->p.ip.fragment))
+		xlat_learn_fragment();
 	if (masq_write_out(skb, verdict == MASQ_SENT, verdict < MASQ_STACK))
 		return MASQ_DROP_WRITE;
 	return verdict;
@@ -220,15 +219,15 @@ static __always_inline __u32 masq_own_error(struct __sk_buff *skb, const __u32 l
 	struct masq_work *w = masq_work();
 	struct masquerade_source *source;
 
-	if (!w || !masq_parse(skb, w, l3, true) || w->kind != MASQ_ERROR ||
-	    w->problem != MASQ_FINE || !masq_find(w, hash_flow(&w->flow, masq_seed())) ||
+	if (!w || !masq_parse(skb, w, l3, true) || w->p.kind != XLAT_ERROR ||
+	    w->p.problem != XLAT_FINE || !masq_find(w, hash_flow(&w->p.flow, masq_seed())) ||
 	    w->search.stale)
 		return MASQ_PASS_LOCAL;
 	source = masq_source(w->search.source);
 	if (!source)
 		return MASQ_PASS_LOCAL;
-	w->to = source->address;
-	w->to_port = w->search.port;
+	w->p.to = source->address;
+	w->p.to_port = w->search.port;
 	w->decision = 0;
 	return masq_write_out(skb, 0, 0) ? MASQ_DROP_WRITE : MASQ_STACK;
 }
@@ -241,7 +240,7 @@ static __always_inline bool masq_is_own_icmp(struct __sk_buff *skb, const __u32 
 		data + l3 +
 		(v4 ? offsetof(struct iphdr, protocol) : offsetof(struct ipv6hdr, nexthdr));
 
-	return (void *)(protocol + 1) <= end && *protocol == (v4 ? IPPROTO_ICMP : MASQ_ICMP6);
+	return (void *)(protocol + 1) <= end && *protocol == (v4 ? IPPROTO_ICMP : XLAT_ICMP6);
 }
 
 /* For what the stack sends out of the node. What it has made itself isn't a pod's. */

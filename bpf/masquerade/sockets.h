@@ -42,21 +42,21 @@ __noinline int masq_has_socket(struct __sk_buff *skb, __u32 number, __u32 port, 
 
 	if (!w || !source)
 		return false;
-	tcp = w->flow.protocol == IPPROTO_TCP;
-	if (!tcp && w->flow.protocol != IPPROTO_UDP)
+	tcp = w->p.flow.protocol == IPPROTO_TCP;
+	if (!tcp && w->p.flow.protocol != IPPROTO_UDP)
 		return false;
-	remote = answer ? &w->flow.saddr : &w->flow.daddr;
-	if (w->flow.family == FAMILY_V4) {
+	remote = answer ? &w->p.flow.saddr : &w->p.flow.daddr;
+	if (w->p.flow.family == FAMILY_V4) {
 		tuple.ipv4.saddr = remote->word[3];
 		tuple.ipv4.daddr = source->address.word[3];
-		tuple.ipv4.sport = answer ? w->flow.sport : w->flow.dport;
+		tuple.ipv4.sport = answer ? w->p.flow.sport : w->p.flow.dport;
 		tuple.ipv4.dport = port;
 		return tcp ? masq_tcp_socket(skb, &tuple, sizeof(tuple.ipv4))
 			   : masq_udp_socket(skb, &tuple, sizeof(tuple.ipv4));
 	}
 	__builtin_memcpy(tuple.ipv6.saddr, remote, 16);
 	__builtin_memcpy(tuple.ipv6.daddr, &source->address, 16);
-	tuple.ipv6.sport = answer ? w->flow.sport : w->flow.dport;
+	tuple.ipv6.sport = answer ? w->p.flow.sport : w->p.flow.dport;
 	tuple.ipv6.dport = port;
 	return tcp ? masq_tcp_socket(skb, &tuple, sizeof(tuple.ipv6))
 		   : masq_udp_socket(skb, &tuple, sizeof(tuple.ipv6));

@@ -56,7 +56,7 @@ static __always_inline __u8 masq_tag(__u64 hash)
 
 static __always_inline __u8 masq_marks(const struct masq_work *w)
 {
-	return (w->flags & TCP_FIN ? NAT_FIN : 0) | (w->flags & TCP_RST ? NAT_RST : 0);
+	return (w->p.flags & TCP_FIN ? NAT_FIN : 0) | (w->p.flags & TCP_RST ? NAT_RST : 0);
 }
 
 /* How long such an entry is kept after its last packet. */
@@ -113,11 +113,12 @@ static __always_inline void masq_begin(struct masq_work *w, __u64 hash)
 
 	s->keyed = hash_step(hash, masq_seed());
 	s->forward_tag = masq_tag(s->keyed);
-	s->base = masq_base(&w->flow.daddr, w->flow.dport, w->flow.protocol, w->flow.family);
+	s->base =
+		masq_base(&w->p.flow.daddr, w->p.flow.dport, w->p.flow.protocol, w->p.flow.family);
 	chooser = s->keyed;
 	if (masq_independent)
-		chooser = hash_step(hash_client(&w->flow, masq_seed()),
-				    w->flow.sport | (__u32)w->flow.protocol << 16);
+		chooser = hash_step(hash_client(&w->p.flow, masq_seed()),
+				    w->p.flow.sport | (__u32)w->p.flow.protocol << 16);
 	s->first = hash_scale(chooser, masq_port_count);
 	/* So short that all candidates are different, whatever it has in common with the count. */
 	s->stride = 1 + hash_scale(chooser >> 32, masq_port_count / NAT_TRIES);
@@ -132,7 +133,8 @@ static __always_inline void masq_candidate(struct masq_work *w, __u32 i)
 	s->number = i ? s->number + s->stride : s->first;
 	if (s->number >= masq_port_count)
 		s->number -= masq_port_count;
-	s->port = w->flow.protocol == 132 ? w->flow.sport : bpf_htons(masq_port_first + s->number);
+	s->port = w->p.flow.protocol == 132 ? w->p.flow.sport
+					    : bpf_htons(masq_port_first + s->number);
 	s->key = masq_key(s->base, s->port);
 	s->set = s->key & masq_mask;
 	s->own = masq_own_way(s->key);
@@ -153,7 +155,7 @@ static __always_inline bool masq_take_entry(struct masq_work *w, const struct ma
 	struct masq_search *s = &w->search;
 	__u64 ref = *(volatile __u64 *)&e->ref;
 
-	if (!ref || !masq_is_flow(e, &w->flow, s->port))
+	if (!ref || !masq_is_flow(e, &w->p.flow, s->port))
 		return false;
 	s->source = e->source;
 	s->generation = e->generation;
@@ -266,15 +268,15 @@ __noinline int masq_forget(void)
 static __always_inline bool masq_take_reply(struct masq_work *w, const struct masquerade_flow *e,
 					    __u32 way, __u32 source, __u32 reply)
 {
-	const struct flow_key *flow = &w->flow;
+	const struct flow_key *flow = &w->p.flow;
 	__u64 ref = *(volatile __u64 *)&e->ref;
 
 	if (!ref || (__u32)ref != reply || e->remote_port != flow->sport ||
 	    e->port != flow->dport || e->protocol != flow->protocol || e->source != source ||
 	    masq_is_stale(e) || !address_equal(&e->remote, &flow->saddr))
 		return false;
-	w->to = e->client;
-	w->to_port = e->client_port;
+	w->p.to = e->client;
+	w->p.to_port = e->client_port;
 	barrier();
 	if (*(volatile __u64 *)&e->ref != ref)
 		return false;
@@ -284,7 +286,7 @@ static __always_inline bool masq_take_reply(struct masq_work *w, const struct ma
 
 /*
  * Finds what a packet to a translated address, whose number is `source`, is an answer to: fills
- * w->to and w->to_port with the client's. Global, as masq_look_at().
+ * w->p.to and w->p.to_port with the client's. Global, as masq_look_at().
  */
 __noinline int masq_find_reply(__u32 source)
 {
@@ -297,7 +299,7 @@ __noinline int masq_find_reply(__u32 source)
 
 	if (!w)
 		return 0;
-	flow = &w->flow;
+	flow = &w->p.flow;
 	key = masq_key(masq_base(&flow->saddr, flow->sport, flow->protocol, flow->family),
 		       flow->dport);
 	w->search.set = key & masq_mask;

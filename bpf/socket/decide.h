@@ -13,6 +13,7 @@
 #include "lb/lookup.h"
 #include "net/parse.h"
 #include "socket/maps.h"
+#include "socket/service.h"
 
 enum socket_frame {
 	SOCKET_TRIAL_AT = 14, /* behind a link header */
@@ -22,59 +23,6 @@ enum socket_frame {
 };
 
 /*
- * What the slot of a VIP holds, 0 if there is none. `tail`: the last three fields of its
- * key. Global, so that the verifier looks at its loop once; of numbers, since before 5.12
- * such functions take no pointers.
- */
-__noinline int socket_vip(__u64 high, __u64 low, __u32 tail)
-{
-	struct vip_key key = {};
-
-	key.addr.word[0] = high;
-	key.addr.word[1] = high >> 32;
-	key.addr.word[2] = low;
-	key.addr.word[3] = low >> 32;
-	*(__u32 *)&key.port = tail;
-	return vip_find(&key);
-}
-
-static __always_inline __u32 socket_vip_of(const struct vip_key *key)
-{
-	return socket_vip(key->addr.word[0] | (__u64)key->addr.word[1] << 32,
-			  key->addr.word[2] | (__u64)key->addr.word[3] << 32,
-			  *(const __u32 *)&key->port);
-}
-
-/* The index of the service of an address, 0 if there is none; as service_lookup(). */
-static __always_inline __u32 socket_service(const struct socket_question *q)
-{
-	bool v4 = q->family == FAMILY_V4;
-	struct vip_key key = {
-		.addr = q->addr,
-		.port = q->port,
-		.protocol = q->protocol,
-		.family = q->family,
-	};
-	__u32 found = socket_vip_of(&key);
-	__u64 lengths;
-
-	if (found)
-		return found;
-	lengths = vip_lengths_with_ports(v4);
-	key.family |= VIP_PREFIX;
-	for (__u32 i = 0; i < VIP_LENGTHS && lengths; i++, lengths >>= 8) {
-		__u32 page;
-
-		mask_key(&key, &q->addr, v4, lengths & 0xff);
-		page = socket_vip_of(&key);
-		found = page ? port_lookup(page, bpf_ntohs(q->port)) : 0;
-		if (found)
-			return found;
-	}
-	return 0;
-}
-
-/*
  * A client on this node is a network namespace: by its cookie, in the place of an address that
  * no packet comes from (100::/64, RFC 6666), it is in the same table as those of packets.
  * Returns the handle of its backend, 0 if it has none that it may stay with. `told`:
@@ -82,28 +30,12 @@ static __always_inline __u32 socket_service(const struct socket_question *q)
  */
 __noinline int socket_client(__u64 netns, __u32 index, __u32 told, __u32 chosen)
 {
-	const struct service *service = bpf_map_lookup_elem(&services, &index);
 	struct flow_key flow = { .family = told & 0xff };
-	struct affinity_place place;
-	struct backend *backend;
 
-	if (!service)
-		return 0;
 	flow.saddr.word[0] = bpf_htonl(0x01000000);
 	flow.saddr.word[2] = netns >> 32;
 	flow.saddr.word[3] = netns;
-	place = affinity_place(hash_client(&flow, hash_seed), index);
-	if (chosen) {
-		affinity_lookup(&place, &flow.saddr, index);
-		affinity_learn(&place, &flow.saddr, index, chosen);
-		return chosen;
-	}
-	backend = backend_of(affinity_lookup(&place, &flow.saddr, index));
-	if (!affinity_may_stay(&place, service, backend))
-		return 0;
-	if (told & 1 << 8 && place.set)
-		place.set->way[place.way % CLIENT_WAYS].seen = place.now;
-	return backend->handle;
+	return client_backend(&flow, index, told & 1 << 8, chosen);
 }
 
 /* The backend that the socket's datagrams went to, unless it has gone or they have ended. */

@@ -113,7 +113,6 @@ CAPABILITIES: tuple[Capability, ...] = (
         leaves=("pins/links", "pins/maps", "directory/state.db"),
     ),
     Capability("socket", "towpath.{layer}.socket", "Services at the sockets of this node."),
-    # Before masquerade, which puts pods' packets on the wire: what runs first sees them first.
     Capability(
         "bandwidth",
         "towpath.{layer}.bandwidth",

@@ -626,6 +626,24 @@ class SocketStale:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketPackets:
+    """Services in packets: for pods whose connect() never runs on this node."""
+
+    devices: tuple[str, ...]
+    """That have the programs."""
+    verdicts: dict[str, dict[str, int]]
+    """By program (from_pod, to_pod) and verdict. Each packet that a program sees is counted once by
+    it."""
+    begun: int
+    """New flows."""
+    bytes: dict[str, int]
+    """Of translated packets, by program."""
+    flows: int
+    capacity: int
+    """Flows that there is room for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Socket:
     """Services at the socket."""
 
@@ -644,6 +662,8 @@ class Socket:
     stale: SocketStale
     troubles: tuple[str, ...]
     """What isn't as it should be."""
+    packets: SocketPackets | None = None
+    """None: no pods' packets are translated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -669,12 +689,36 @@ class SocketFlow:
 
 
 @dataclass(frozen=True, slots=True)
+class PacketFlow:
+    """A pod's flow to a service whose packets are translated."""
+
+    protocol: str
+    service: str
+    """Its name, or empty: none has that address any more."""
+    device: str
+    """The pod's, on the node."""
+    client: Address
+    client_port: int
+    vip: Address
+    port: int
+    backend: Address
+    backend_port: int
+    seen_port: int
+    """The client's port as the backend sees it."""
+    state: str
+    """new: nothing has come back yet, or the pod has sent nothing since; established; closing."""
+    idle_seconds: float
+    """Since the last packet of either side."""
+
+
+@dataclass(frozen=True, slots=True)
 class SocketFlows:
-    """Some of the sockets."""
+    """Some of the sockets, and of the flows whose packets are translated."""
 
     flows: tuple[SocketFlow, ...]
     more: bool
     """There are more than were asked for."""
+    packets: tuple[PacketFlow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.datapath.socket import trace
 from towpath.datapath.socket.report import Wanted, flows, report
+from towpath.datapath.socket.report import packets as flows_of_packets
 from towpath.datapath.socket.trace import Call
 from towpath.kernel.errors import KernelError
 from towpath.loadbalancer import LoadBalancer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.core.lb.plan import Transition
-    from towpath.documents import Socket, SocketFlow, SocketTrace
+    from towpath.documents import PacketFlow, Socket, SocketFlow, SocketTrace
     from towpath.model import Address, Drain, Limits
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class SocketLoadBalancer(LoadBalancer):
         drain: How backends that are removed keep the flows they have.
         exclude: Cgroups whose processes are left alone.
         refuse_with: errno of calls to a service without a backend; before Linux 5.18 it is EPERM.
+        packets: Devices of pods whose connect() never runs on this node (gVisor, Kata, VMs), such
+            as ``["tap*"]``: their packets are translated.
 
     Raises:
         ConfigError: A value that isn't allowed.
@@ -63,9 +66,16 @@ class SocketLoadBalancer(LoadBalancer):
         drain: Drain | None = None,
         exclude: Iterable[Path | str] = (),
         refuse_with: int = errno.ECONNREFUSED,
+        packets: Iterable[str] = (),
     ) -> None:
-        wishes = {"limits": limits, "drain": drain}
+        devices = [*packets]
+        wishes = {
+            "limits": limits,
+            "drain": drain,
+            "socket": {"packets": {"devices": devices}} if devices else None,
+        }
         config = make_config({name: wish for name, wish in wishes.items() if wish is not None})
+        section = config.sections.get("socket")
         with ExitStack() as undo:
             self._start(config, pins, bare=True)
             undo.callback(super().close)
@@ -75,6 +85,7 @@ class SocketLoadBalancer(LoadBalancer):
                 pins and pins / "socket",
                 exclude=[Path(each) for each in exclude],
                 refuse_with=0 if refuse_with == errno.EPERM else refuse_with,
+                packets=section.packets if section is not None else None,
             )
             self._balancer.tell(self._end_stale)
             undo.pop_all()
@@ -112,6 +123,17 @@ class SocketLoadBalancer(LoadBalancer):
         """Sockets that talk to services, of all network namespaces: `Client.socket_flows`."""
         wanted = Wanted(service, backend, protocol, connected, netns)
         return tuple(flows(self._sockets, wanted, limit))
+
+    def packet_flows(
+        self,
+        *,
+        service: str | None = None,
+        backend: Address | None = None,
+        protocol: str | None = None,
+        limit: int = 1000,
+    ) -> tuple[PacketFlow, ...]:
+        """Flows of pods at the devices of ``packets``: those of `Client.socket_flows`."""
+        return tuple(flows_of_packets(self._sockets, Wanted(service, backend, protocol), limit))
 
     def socket_trace(
         self, address: Address, port: int, protocol: str = "tcp", *, socket: int = 0

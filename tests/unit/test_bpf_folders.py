@@ -17,8 +17,9 @@ BELOW: dict[str, set[str]] = {
     "health": {"abi", "net", "lb"},
     "wildcard": {"abi"},
     "recorder": {"abi", "net", "lb", "wildcard"},
-    "masquerade": {"abi", "lb", "net", "snat"},
-    "socket": {"abi", "lb", "net"},
+    "xlat": {"abi", "net", "snat"},
+    "masquerade": {"abi", "lb", "net", "snat", "xlat"},
+    "socket": {"abi", "lb", "net", "snat", "xlat"},
     "bandwidth": {"abi", "net"},
 }
 """Programs (``*.bpf.c``) put together what they need; headers of other folders are no one's."""

@@ -126,8 +126,7 @@ def test_routing_is_as_it_is_made() -> None:
 
 def test_the_filter_is_as_it_is_made() -> None:
     """Priority and handle, by which `tc filter show` has it."""
-    place = clsact._PLACE
-    assert f"priority {place['priority']}, handle {place['handle']:#x}" in CHANGES
+    assert f"priority {clsact.PRIORITY}, handle {clsact.HANDLE:#x}" in CHANGES
 
 
 def test_every_place_for_files_is_there() -> None:

@@ -64,6 +64,7 @@ HANDED_ON = {
     "src/towpath/lab/namespaces.py::spawn",
     "src/towpath/lab/web.py::start",
     "tests/guest/harness_guest.py::run",
+    "tests/lab/harness_packets.py::run",
     "tests/guest/test_bandwidth.py::sh",
     "tests/guest/test_degrade.py::_output",
     "tests/lab/harness_agent.py::start",

@@ -77,6 +77,15 @@ def set_bandwidth(programs: BpfObject) -> None:
             programs.autoload(name, on=False)
 
 
+def set_packets(programs: BpfObject) -> None:
+    """The same for services in packets: without a rate no flow begins, and there is less to see."""
+    own = {"packet_mask": 8191, "packet_rate": 800, "packet_seed": 1, "packet_epoch": 1}
+    lb = {"vip_mask": 8191, "client_mask": 8191, "flow_seed": 1, "hash_seed": 1}
+    times = {"nat_tcp_open": 7440, "nat_tcp_new": 60, "nat_tcp_closing": 30}
+    for name, value in (own | lb | times | {"nat_udp_open": 300, "nat_udp_new": 30}).items():
+        programs.rodata[name] = value
+
+
 def load_objects(directory: Path) -> list[dict[str, Any]]:
     """Load every object of a directory, and say what the verifier said."""
     from towpath.kernel.bpf.fragments import taking_fragments  # noqa: PLC0415
@@ -94,6 +103,8 @@ def load_objects(directory: Path) -> list[dict[str, Any]]:
                     set_masquerade(loaded)
                 if path.name == "bandwidth.bpf.o":
                     set_bandwidth(loaded)
+                if path.name == "socket_packets.bpf.o":
+                    set_packets(loaded)
                 loaded.load(statistics=True)
                 found += [
                     {

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from towpath.documents import MasqueradeCounters
     from towpath.model import Config
     from towpath.model.masquerade import Section
+    from towpath.model.socket import Section as SocketSection
 
 MOST = 10_000
 """Flows that one answer has at most."""
@@ -81,6 +82,12 @@ def beside(section: Section) -> Iterator[str]:
         )
 
 
+def devices_of_packets(config: Config) -> tuple[str, ...]:
+    """Those at whose egress answers of services get the services' addresses."""
+    sockets: SocketSection | None = config.sections.get("socket")
+    return sockets.packets.devices if sockets is not None and sockets.packets is not None else ()
+
+
 def masquerade_metrics(found: MasqueradeCounters, flows: int) -> Iterator[Metric]:
     """Metrics of masquerade."""
     packets = CounterMetricFamily(
@@ -111,7 +118,8 @@ class Masquerade(Part):
     def __init__(self, given: Given) -> None:
         self._section: Section = given.config.sections[self.name]
         self._refuse(collisions(given.config, self._section))
-        self._follower = Follower(self._section, given.pins)
+        indirect = devices_of_packets(given.config)
+        self._follower = Follower(self._section, given.pins, indirect=indirect)
 
     def _refuse(self, problems: list[Problem]) -> None:
         if problems:
@@ -126,6 +134,7 @@ class Masquerade(Part):
         self._refuse(collisions(config, section))
         if section != self._section:
             self._follower.replace_rules(section)
+        self._follower.replace_indirect(devices_of_packets(config))
         self._section = section
 
     def found(self) -> Document:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response  # noqa: TC002 -- read by FastAPI
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from pydantic import IPvAnyAddress  # noqa: TC002 -- read by FastAPI
 
 from towpath.agent.errors import AgentError, InvalidError
@@ -23,7 +23,7 @@ from towpath.api import documents
 from towpath.datapath.cgroup.follower import Follower
 from towpath.datapath.socket import trace
 from towpath.datapath.socket.balancer import detach
-from towpath.datapath.socket.report import Wanted, flows, report
+from towpath.datapath.socket.report import Wanted, flows, packets, report
 from towpath.datapath.socket.trace import Call
 from towpath.documents import SocketFlows
 from towpath.kernel.errors import KernelError
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.datapath.socket.balancer import SocketBalancer
     from towpath.documents import Socket as Document
-    from towpath.documents import SocketCounters, SocketTrace
+    from towpath.documents import SocketCounters, SocketPackets, SocketTrace
     from towpath.model import Config
     from towpath.model.cgroup import Section as CgroupSection
-    from towpath.model.socket import Section
+    from towpath.model.socket import Packets, Section
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,35 @@ def socket_metrics(found: SocketCounters, ended: int) -> Iterator[Metric]:
     )
 
 
+def packet_metrics(found: SocketPackets) -> Iterator[Metric]:
+    """Metrics of packets that are translated."""
+    packets = CounterMetricFamily(
+        "towpath_socket_packets",
+        "Packets of pods by the program that saw them and what became of them.",
+        labels=("program", "verdict"),
+    )
+    size = CounterMetricFamily(
+        "towpath_socket_packet_bytes", "Bytes of translated packets.", labels=("program",)
+    )
+    for program, verdicts in found.verdicts.items():
+        for verdict, number in verdicts.items():
+            packets.add_metric((program, verdict), number)
+        size.add_metric((program,), found.bytes[program])
+    yield packets
+    yield size
+    yield CounterMetricFamily(
+        "towpath_socket_packet_flows_begun", "New flows of packets.", value=found.begun
+    )
+    yield GaugeMetricFamily(
+        "towpath_socket_packet_flows", "Flows of packets in the table.", value=found.flows
+    )
+
+
+def _fixed(packets: Packets | None) -> object:
+    """What of it can't change while the agent runs."""
+    return packets and replace(packets, devices=("*",))
+
+
 class Sockets(Part):
     """Balances connect() and datagrams of processes on this node."""
 
@@ -141,6 +170,7 @@ class Sockets(Part):
             self._pins,
             exclude=self._section.exclude,
             refuse_with=0 if refuse_with == errno.EPERM else refuse_with,
+            packets=self._section.packets,
         )
 
     @property
@@ -159,8 +189,14 @@ class Sockets(Part):
             if getattr(section, field) != getattr(self._section, field):
                 what = "can't change while the agent runs; restart it to take it over"
                 raise InvalidError([Problem(what, f"{self.name}.{field}")])
+        if _fixed(section.packets) != _fixed(self._section.packets):
+            what = "only its devices can change while the agent runs; restart it to take it over"
+            raise InvalidError([Problem(what, f"{self.name}.packets")])
         if self._sockets is not None and section.exclude != self._section.exclude:
             self._sockets.replace_excluded(section.exclude)
+        translated = None if self._sockets is None else self._sockets.packets
+        if translated is not None and section.packets is not None:
+            translated.replace_devices(section.packets.devices)
         self._section = section
 
     def _changed(self, transition: Transition) -> None:
@@ -242,19 +278,27 @@ class Sockets(Part):
         connects, datagrams = (found[hook]["balanced"] for hook in ("connect", "sendmsg"))
         told = f"cgroup {self._sockets.name}: {connects} connects, {datagrams} datagrams balanced"
         excluded = len(self._sockets.exclude)
-        return f"{told}; {excluded} cgroups excluded" if excluded else told
+        told += f"; {excluded} cgroups excluded" if excluded else ""
+        if self._sockets.packets is not None:
+            devices = self._sockets.packets.asked(lambda node: len(node.devices))
+            told += f"; packets of {devices} devices"
+        return told
 
     def metrics(self) -> Iterable[Metric]:
         """What was counted."""
         if self._sockets is None:
-            return ()
-        found = self._writer.call(self._sockets.counters)
-        return socket_metrics(found, self._sockets.stale.ended)
+            return
+        found = self.found()
+        yield from socket_metrics(found.counters, found.stale.ended)
+        if found.packets is not None:
+            yield from packet_metrics(found.packets)
 
     def flows(self, wanted: Wanted, limit: int) -> SocketFlows:
-        """Some of the sockets that talk to services."""
+        """Some of the sockets that talk to services, and of the flows of packets."""
         found = self._writer.call(flows, self._working, wanted, limit + 1)
-        return SocketFlows(tuple(found[:limit]), len(found) > limit)
+        of_packets = self._writer.call(packets, self._working, wanted, limit + 1)
+        more = len(found) > limit or len(of_packets) > limit
+        return SocketFlows(tuple(found[:limit]), more, tuple(of_packets[:limit]))
 
     def trace(self, call: Call, *, live: bool) -> SocketTrace:
         """Where a call would go, and with ``live`` where it does."""

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
     from pathlib import Path
 
-    from towpath.documents import Socket, SocketFlow, SocketFlows, SocketTrace
+    from towpath.documents import (
+        PacketFlow,
+        Socket,
+        SocketFlow,
+        SocketFlows,
+        SocketPackets,
+        SocketTrace,
+    )
 
 EXAMPLES = {
     "towpath socket list": "For whom services are balanced, and what became of calls.",
@@ -29,6 +36,9 @@ EXAMPLES = {
 }
 _TARGET = re.compile(r"(?:\[(?P<v6>[^]]+)]|(?P<v4>[^:]+)):(?P<port>\d+)(?:/(?P<protocol>tcp|udp))?")
 _COLUMNS = ("protocol", "service", "address", "backend", "local", "netns", "sk")
+_PACKET_COLUMNS = (
+    *("protocol", "service", "address", "backend", "pod", "device", "state", "idle"),
+)
 
 
 @click.group("socket", cls=ManualGroup, examples=EXAMPLES)
@@ -44,6 +54,9 @@ def list_(socket_path: Path, form: Format) -> None:
 
     Verdicts: balanced went to a backend; restored was told the service's address instead of the
     backend's; those that begin with pass left the address as it was; refuse ended the call.
+
+    Where packets of pods are translated (socket.packets) also their devices, and packets by program
+    and verdict: from_pod sees what pods send, to_pod what they are sent.
     """
     from towpath.api.client import Client
     from towpath.api.codec import plain
@@ -79,8 +92,24 @@ def _print(found: Socket) -> None:
         list(_of_services(found)),
         numbers=("connects", "datagrams"),
     )
+    if found.packets is not None:
+        _print_packets(found.packets)
     for trouble in found.troubles:
         click.echo(trouble)
+
+
+def _print_packets(found: SocketPackets) -> None:
+    devices = ", ".join(found.devices) or "no device: there is none of these names"
+    click.echo(
+        f"packets of {devices}: {found.flows} of {found.capacity} flows, {found.begun} begun"
+    )
+    rows = [
+        (program, verdict, str(number))
+        for program, verdicts in found.verdicts.items()
+        for verdict, number in verdicts.items()
+        if number
+    ]
+    print_table(("program", "verdict", "packets"), rows, numbers=("packets",))
 
 
 def _of_services(found: Socket) -> Iterator[tuple[str, str, str, str]]:
@@ -114,7 +143,11 @@ def flows(
     socket_path: Path,
     form: Format,
 ) -> None:
-    """List sockets that talk to services, those of all network namespaces."""
+    """List sockets that talk to services, those of all network namespaces.
+
+    Also the flows of pods whose packets are translated: unless --connected, --unconnected or
+    --netns are given, which are for sockets.
+    """
     from towpath.api.client import Client
     from towpath.api.codec import plain
 
@@ -132,6 +165,8 @@ def flows(
 
 def _print_flows(found: SocketFlows) -> None:
     print_table(_COLUMNS, [_row(each) for each in found.flows])
+    if found.packets:
+        print_table(_PACKET_COLUMNS, [_packet_row(each) for each in found.packets])
     if found.more:
         click.echo("there are more: --limit shows them, other options choose among them")
 
@@ -145,6 +180,19 @@ def _row(each: SocketFlow) -> tuple[str, ...]:
         _endpoint(each.local, each.local_port),
         str(each.netns),
         f"{each.cookie:x}",
+    )
+
+
+def _packet_row(each: PacketFlow) -> tuple[str, ...]:
+    return (
+        each.protocol,
+        each.service or "-",
+        _endpoint(each.vip, each.port),
+        _endpoint(each.backend, each.backend_port),
+        _endpoint(each.client, each.client_port),
+        each.device,
+        each.state,
+        f"{each.idle_seconds:g}",
     )
 
 

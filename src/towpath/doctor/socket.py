@@ -40,6 +40,10 @@ def rules(section: Section | None) -> Iterator[Rule]:
     stays = "connected sockets of UDP stay with a backend that has gone"
     yield Rule("lists of sockets", (Way("socket_lists"),), _SOCKET, f"{stays}; none are listed")
     yield Rule("ending sockets", (Way("socket_end"),), _SOCKET, stays)
+    if section is not None and section.packets is not None:
+        tc = (Way("tcx"), Way("clsact", "a process that is killed leaves its filters behind"))
+        loses = "pods' packets to services leave as they are"
+        yield Rule("programs at both sides of tc", tc, _SOCKET, loses, required=True)
 
 
 def _storage() -> Answer:

@@ -119,10 +119,11 @@ def membarrier(command: int) -> int:
     return _checked(_libc.syscall(ctypes.c_long(_MEMBARRIER), ctypes.c_int(command), 0, 0))
 
 
-def bpf(command: int, attr: ctypes.Structure) -> None:
+def bpf(command: int, attr: ctypes.Structure) -> int:
     """Ask BPF itself: for what the oldest libbpf that is supported has no function or field."""
     size = ctypes.c_uint(ctypes.sizeof(attr))
-    _checked(_libc.syscall(ctypes.c_long(_BPF), ctypes.c_int(command), ctypes.byref(attr), size))
+    arguments = (ctypes.c_int(command), ctypes.byref(attr), size)
+    return _checked(_libc.syscall(ctypes.c_long(_BPF), *arguments))
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:

@@ -60,7 +60,7 @@ class Section:
     """Whether packets go through the kernel's stack, so that netfilter's rules see them."""
     direct: Annotated[bool, Flag()] = True
     """Whether answers are put straight into the namespaces of pods, past what is at the egress of
-    their devices on the node, such as limits of bandwidth."""
+    their devices on the node, such as limits of bandwidth. Not at devices of ``socket.packets``."""
     flows: Annotated[int, Integer(1024, 1 << 24)] = 524288
     """Flows at one time, 73 bytes each."""
     rate: Annotated[int, Integer(1000, 1 << 30)] = 200000

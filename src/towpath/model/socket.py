@@ -7,12 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 -- read by pydantic and by `build`
 from typing import Annotated, Any, ClassVar, Literal
 
-from towpath.model.kinds import AbsolutePath, OrNone, Word
+from towpath.model.kinds import AbsolutePath, Integer, OrNone, Word
 from towpath.model.kinds.names import AbsolutePaths
+from towpath.model.kinds.patterns import DevicePatterns
 from towpath.model.service import PYDANTIC
 
 NoBackend = Literal["ECONNREFUSED", "EPERM"]
 Stale = Literal["none", "udp", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """Pods whose packets carry services' addresses, since their connect() never runs here."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    devices: Annotated[tuple[str, ...], DevicePatterns()]
+    """The pods' devices on the node; ``tap*`` stands for all that begin so."""
+    flows: Annotated[int, Integer(1024, 1 << 24)] = 65536
+    """Flows at one time, 100 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +44,6 @@ class Section:
     stale: Annotated[Stale, Word("none", "udp", "all")] = "udp"
     """Which connected sockets are ended when their backend goes or is down: of UDP, which would
     never know; all: of TCP too, which are not left to find out themselves."""
+    packets: Packets | None = None
+    """For pods whose connect() never runs on this node (gVisor, Kata, VMs), and those of
+    ``exclude``: their packets are translated, at their devices. None: no packets are."""

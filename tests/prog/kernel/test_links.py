@@ -16,6 +16,8 @@ from tests.prog.kernel.conftest import ip
 from tests.prog.kernel.harness_caps import only
 
 from towpath.kernel.bpf import links, probe
+from towpath.kernel.bpf.attached import Inventory
+from towpath.kernel.bpf.hooks import Tc
 from towpath.kernel.bpf.links import (
     Link,
     attach_tc_egress,
@@ -403,3 +405,28 @@ def test_pins_of_other_things_are_no_links(sample: BpfObject, pins: Path) -> Non
     sample.programs["count"].pin(pins / "count")
     with pytest.raises(KernelError, match=r"open pinned link .*/count: a prog is pinned there"):
         links.from_pin(pins / "count")
+
+
+@pytest.mark.parametrize("first", ["let_pass", "let_drop"])
+@pytest.mark.parametrize("kind", ["tcx", "clsact"])
+def test_a_program_runs_behind_those_that_it_is_to(
+    sample: BpfObject, veth: int, pins: Path, monkeypatch: pytest.MonkeyPatch, kind: str, first: str
+) -> None:
+    """Whichever is attached first; a filter is found again by its pin."""
+    if kind == "clsact":
+        monkeypatch.setattr(probe, "tcx", lambda: False)
+    elif not probe.tcx():
+        pytest.skip("this kernel has no TCX")
+    hooks = {"let_pass": Tc(veth), "let_drop": Tc(veth, handle=7, after=("let_pass",))}
+    made = {}
+    for name in (first, *hooks.keys() - {first}):
+        made[name] = hooks[name].attach(sample.programs[name])
+        assert hooks[name].has(made[name])
+    assert [each.name for each in Inventory().tc(veth, "ingress")] == [*hooks]
+    made["let_drop"].pin(pins / "second")
+    again = links.from_pin(pins / "second")
+    assert hooks["let_drop"].has(again)
+    again.detach()
+    assert [each.name for each in Inventory().tc(veth, "ingress")] == ["let_pass"]
+    made["let_pass"].detach()
+    assert not Inventory().tc(veth, "ingress")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from towpath.model import ConfigError, parse_config
-from towpath.model.socket import Section
+from towpath.model.socket import Packets, Section
 
 SERVICE = {"name": "web", "vip": "192.0.2.10", "port": 80, "backends": ["10.0.0.1"]}
 
@@ -31,7 +31,9 @@ def test_what_is_left_out_has_its_default() -> None:
 def test_all_of_it() -> None:
     """One excluded cgroup by itself is a list too."""
     section = {"cgroup": "/a", "exclude": "/a/b", "no_backend": "EPERM", "stale": "all"}
-    assert parsed(section) == Section(Path("/a"), (Path("/a/b"),), "EPERM", "all")
+    packets = {"devices": "tap*", "flows": 2048}
+    wanted = Section(Path("/a"), (Path("/a/b"),), "EPERM", "all", Packets(("tap*",), 2048))
+    assert parsed(section | {"packets": packets}) == wanted
 
 
 def test_services_need_no_device_then() -> None:
@@ -47,6 +49,9 @@ def test_services_need_no_device_then() -> None:
         ({"no_backend": "drop"}, "socket.no_backend: 'drop' "),
         ({"stale": "tcp"}, "socket.stale: 'tcp' "),
         ({"cgroups": "/a"}, "socket.cgroups: unknown key"),
+        ({"packets": {}}, "socket.packets.devices: is missing"),
+        ({"packets": {"devices": []}}, "socket.packets.devices: no device is named"),
+        ({"packets": {"devices": "a", "flows": 9}}, "socket.packets.flows: 9 "),
     ],
 )
 def test_what_is_wrong_is_told(section: Any, message: str) -> None:

@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 
 LINKS, QDISCS = "links", "qdiscs"
 HANDLE = 0x7472
+AFTER = ("socket_from_pod",)
+"""What is to a service goes to its backend first, and then past the stack with ``direct``."""
 """Of filters, where the kernel has no links: apart from other capabilities'."""
 _GROUPS = (Group.LINK, Group.TC, Group.IPV4_ROUTE, Group.IPV6_ROUTE)
 
@@ -194,7 +196,7 @@ class Node(Closeable):
         made = self.program.program(program)
         place = self._places.get(name)
         if place is None or place.lost or place.program is not made:
-            self._places.take(name, made, Tc(index, side, HANDLE))
+            self._places.take(name, made, Tc(index, side, HANDLE, AFTER))
 
     def _leave_others(self) -> None:
         """Give up devices that have gone, or are nobody's any more."""

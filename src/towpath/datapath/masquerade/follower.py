@@ -16,7 +16,7 @@ from towpath.datapath.masquerade.node import Node
 from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import TypeVar
 
@@ -39,10 +39,17 @@ class Follower(Closeable):
     """Masquerade of pods, in the calling thread's network namespace, until it is closed.
 
     What it has made in the kernel goes on when it is closed. For any thread. ``named_sources``,
-    KernelError, OSError: as for `Node`.
+    ``indirect``, KernelError, OSError: as for `Node`.
     """
 
-    def __init__(self, section: Section, pins: Path, *, named_sources: bool | None = None) -> None:
+    def __init__(
+        self,
+        section: Section,
+        pins: Path,
+        *,
+        named_sources: bool | None = None,
+        indirect: Sequence[str] = (),
+    ) -> None:
         self._lock = threading.Lock()
         self._stopped = False
         self._changed: float | None = None
@@ -52,7 +59,9 @@ class Follower(Closeable):
         with ExitStack() as undo:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             undo.callback(os.close, self._wake)
-            self._node = undo.enter_context(Node(section, pins, named_sources=named_sources))
+            self._node = undo.enter_context(
+                Node(section, pins, named_sources=named_sources, indirect=indirect)
+            )
             self._undo = undo.pop_all()
         self._thread = threading.Thread(target=self._run, name="masquerade", daemon=True)
         self._thread.start()
@@ -68,6 +77,11 @@ class Follower(Closeable):
         """Go by other rules from now on. KernelError: there is no room for them."""
         with self._lock:
             self._node.replace_rules(section)
+
+    def replace_indirect(self, indirect: Sequence[str]) -> None:
+        """Have others be indirect from now on. KernelError, OSError."""
+        with self._lock:
+            self._node.replace_indirect(indirect)
 
     @property
     def troubles(self) -> tuple[str, ...]:

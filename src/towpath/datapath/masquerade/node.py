@@ -28,9 +28,10 @@ from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import link_state, sockets
 from towpath.kernel.net.devices import Devices
+from towpath.model.kinds.patterns import matches
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from towpath.kernel.net.devices import Owned
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 LINKS = "links"
 HANDLE = 0x7471
 """Of filters, where the kernel has no links: apart from the load balancer's."""
+AFTER = ("socket_from_pod", "bw_tag")
+"""Programs of pods' devices that see packets before they are put on the wire."""
 ADOPT_SECONDS = 60
 """Connections that are there when masquerade begins may be translated by netfilter: for so long
 what is in the middle of an unknown one is left to the stack, which knows them."""
@@ -55,15 +58,22 @@ class Node(Closeable):
     the programs can't be loaded, or the kernel's lists can't be read.
 
     ``named_sources``: the kernel's FIB tells which source a route prefers; None: it is asked.
-    Otherwise that is read from the routes.
+    Otherwise that is read from the routes. ``indirect``: devices, or how their names begin, at
+    whose egress somebody has to see what pods are sent, whatever ``direct`` says.
     """
 
     def __init__(
-        self, section: Section, pins: Path | None, *, named_sources: bool | None = None
+        self,
+        section: Section,
+        pins: Path | None,
+        *,
+        named_sources: bool | None = None,
+        indirect: Sequence[str] = (),
     ) -> None:
         named = fib_lookup().source if named_sources is None else named_sources
         self.section = section
         self._pins = pins
+        self._indirect = tuple(indirect)
         self.roles: dict[int, Role] = {}
         self.taken: dict[int, frozenset[int]] = {}
         """Ports that sockets of this node have bound, by IP protocol."""
@@ -111,6 +121,12 @@ class Node(Closeable):
             self.section = before
             self.sync()
             raise
+
+    def replace_indirect(self, indirect: Sequence[str]) -> None:
+        """Have others be indirect. KernelError, OSError."""
+        if tuple(indirect) != self._indirect:
+            self._indirect = tuple(indirect)
+            self.sync()
 
     def read(self) -> bool:
         """Take in what the kernel has told; whether anything has changed. OSError."""
@@ -193,7 +209,7 @@ class Node(Closeable):
             # What sees to packets that leave comes first, and then the device may be used.
             self._take(f"{index}-egress", egress, Tc(index, "egress", HANDLE))
             self._note(role)
-            self._take(f"{index}-ingress", ingress, Tc(index, "ingress", HANDLE))
+            self._take(f"{index}-ingress", ingress, Tc(index, "ingress", HANDLE, AFTER))
         except KernelError as error:
             if link_state_gone(index):
                 return
@@ -210,13 +226,18 @@ class Node(Closeable):
         record = np.zeros((), table.value_dtype)
         ethernet = self.program.constant("masquerade_device_flags", "MASQ_DEVICE_ETHERNET")
         peer = self.program.constant("masquerade_device_flags", "MASQ_DEVICE_PEER")
-        direct = self.section.direct and role.peer and bool(role.rules)
-        record["flags"] = ethernet * role.device.ethernet | peer * direct
+        record["flags"] = ethernet * role.device.ethernet | peer * self.is_direct(role)
         record["mtu"] = role.device.mtu
         record["source4"] = self._number(role.device.index, 4)
         record["source6"] = self._number(role.device.index, 6)
         if not np.array_equal(table.lookup(role.device.index), record):
             table.update(role.device.index, record)
+
+    def is_direct(self, role: Role) -> bool:
+        """Whether answers are put straight into the namespace of a pod."""
+        if not (self.section.direct and role.peer and role.rules):
+            return False
+        return not any(matches(each, role.device.name) for each in self._indirect)
 
     def _leave_others(self) -> None:
         """Give up devices that have gone, or have become part of another one."""

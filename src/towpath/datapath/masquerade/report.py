@@ -50,7 +50,7 @@ def _devices(node: Node) -> Iterator[MasqueradeDevice]:
             name=role.device.name,
             role="pods" if role.rules else "out",
             rules=role.rules,
-            direct=node.section.direct and role.peer and bool(role.rules),
+            direct=node.is_direct(role),
             ethernet=role.device.ethernet,
         )
 

@@ -18,6 +18,8 @@ from towpath.datapath.maps.pins import held
 from towpath.datapath.socket.counters import Rows, carry
 from towpath.datapath.socket.identity import Identities
 from towpath.datapath.socket.listing import Listing
+from towpath.datapath.socket.packets.follower import Follower
+from towpath.datapath.socket.packets.node import detach as detach_packets
 from towpath.datapath.socket.program import SocketProgram
 from towpath.datapath.socket.stale import Ended, Live, end_stale
 from towpath.kernel.bpf.attach_types import AttachType, hook_name
@@ -35,10 +37,11 @@ if TYPE_CHECKING:
     from towpath.datapath.lb.contents import Contents
     from towpath.datapath.maps.shared import SharedMaps
     from towpath.documents import SocketCounters
+    from towpath.model.socket import Packets
 
 log = logging.getLogger(__name__)
 
-LINKS = "links"
+LINKS, PACKETS = "links", "packets"
 REFUSED = errno.ECONNREFUSED
 
 HOOKS = (
@@ -66,7 +69,8 @@ class SocketBalancer(Closeable):
     that cgroup only, which is in ``cgroup``: for kernels that don't run programs of nested cgroups;
     what was found for this node says itself which that is. ``exclude``: cgroups whose processes are
     left alone. ``refuse_with``: errno of calls to a service without a backend, 0 for EPERM.
-    ``mark``: that of health checks' sockets, which are left alone.
+    ``mark``: that of health checks' sockets, which are left alone. ``packets``: devices of pods
+    whose packets are translated, in the calling thread's network namespace.
 
     Not thread-safe, but for what is said to be. KernelError: ``cgroup`` is none, a program is there
     that lets no other be beside it, or there are as many as can be.
@@ -83,6 +87,7 @@ class SocketBalancer(Closeable):
         exclude: Sequence[Path] = (),
         refuse_with: int = REFUSED,
         mark: int = 0,
+        packets: Packets | None = None,
     ) -> None:
         self._be_for(cgroup, within)
         self.exclude = tuple(exclude)
@@ -115,7 +120,19 @@ class SocketBalancer(Closeable):
             wait_for_readers()
             carry(self.program, self._rows)
             self.program.settle()
+            self.packets = self._begin_packets(tables, packets, undo)
             self._undo = undo.pop_all()
+
+    def _begin_packets(
+        self, tables: SharedMaps, wanted: Packets | None, undo: ExitStack
+    ) -> Follower | None:
+        pins = self._pins and self._pins / PACKETS
+        if wanted is not None:
+            made = Follower(tables, self._contents, wanted, self.program.epoch, pins)
+            return undo.enter_context(made)
+        if pins is not None and pins.exists():
+            detach_packets(pins)
+        return None
 
     # ---- In step ---------------------------------------------------------------------------------
 
@@ -159,7 +176,8 @@ class SocketBalancer(Closeable):
     @property
     def troubles(self) -> tuple[str, ...]:
         """What is wrong and can't be put right. For any thread."""
-        return tuple(self._failed.values())
+        of_packets = () if self.packets is None else self.packets.troubles
+        return (*self._failed.values(), *of_packets)
 
     def _choose_processes(self) -> None:
         """Say which processes it is for. KernelError: a cgroup isn't there."""
@@ -260,6 +278,8 @@ class SocketBalancer(Closeable):
 
     def detach(self) -> None:
         """Take everything out of the kernel; sockets that are connected stay so."""
+        if self.packets is not None:
+            self.packets.detach()
         self._places.detach()
         if self._pins is not None:
             remove_pins(self._pins)
@@ -277,5 +297,6 @@ class SocketBalancer(Closeable):
 def detach(pins: Path) -> None:
     """Take out of the kernel what is pinned there."""
     with held(pins):
+        detach_packets(pins / PACKETS)
         Places(pins / LINKS).detach_pinned()
         remove_pins(pins)

@@ -8,8 +8,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.datapath.address import unpack
+from towpath.datapath.socket.packets.flows import FlowTable, packet_flows
 from towpath.datapath.socket.program import chooses_errors
-from towpath.documents import Socket, SocketFlow, SocketHook, SocketProgram, SocketStale
+from towpath.documents import (
+    Socket,
+    SocketFlow,
+    SocketHook,
+    SocketPackets,
+    SocketProgram,
+    SocketStale,
+)
 from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:
@@ -19,6 +27,8 @@ if TYPE_CHECKING:
     from towpath.datapath.attach.places import Place
     from towpath.datapath.cgroup.root import Proof
     from towpath.datapath.socket.balancer import SocketBalancer
+    from towpath.datapath.socket.packets.node import Node
+    from towpath.documents import PacketFlow
 
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 
@@ -37,6 +47,21 @@ def report(sockets: SocketBalancer, proof: Proof) -> Socket:
         counters=sockets.counters(),
         stale=SocketStale(stale.ended, stale.left, stale.passes),
         troubles=sockets.troubles,
+        packets=None if sockets.packets is None else sockets.packets.asked(_packets),
+    )
+
+
+def _packets(node: Node) -> SocketPackets:
+    counts = node.program.counts()
+    bytes_ = {name: each.pop("bytes") for name, each in counts.items()}
+    begun = sum(each.pop("begun") for each in counts.values())
+    return SocketPackets(
+        devices=tuple(sorted(node.devices.values())),
+        verdicts=counts,
+        begun=begun,
+        bytes=bytes_,
+        flows=FlowTable(node.program).count(),
+        capacity=node.capacity,
     )
 
 
@@ -65,10 +90,25 @@ class Wanted(NamedTuple):
     connected: bool | None = None
     netns: int | None = None
 
+    @property
+    def packets(self) -> dict[str, object] | None:
+        """The same of flows whose packets are translated. None: none of them is wanted."""
+        if self.connected is not None or self.netns is not None:
+            return None
+        return {"service": self.service, "backend": self.backend, "protocol": self.protocol}
+
 
 def flows(sockets: SocketBalancer, wanted: Wanted, limit: int) -> list[SocketFlow]:
     """Sockets that talk to services, ``limit`` at most. KernelError: they can't be listed."""
     return list(islice(_flows(sockets, wanted), limit))
+
+
+def packets(sockets: SocketBalancer, wanted: Wanted, limit: int) -> list[PacketFlow]:
+    """Flows whose packets are translated, ``limit`` at most. KernelError: they can't be read."""
+    asked = wanted.packets
+    if sockets.packets is None or asked is None:
+        return []
+    return sockets.packets.asked(lambda node: packet_flows(node, limit, **asked))
 
 
 def _flows(sockets: SocketBalancer, wanted: Wanted) -> Iterator[SocketFlow]:

@@ -103,6 +103,20 @@ class LinkCreateOpts(_Sized):
     _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("_pad", c_uint32))
 
 
+class TcxLinkAttr(ctypes.Structure):
+    """union bpf_attr for BPF_LINK_CREATE at tc: libbpf before 1.3 doesn't know all of it."""
+
+    _fields_ = (
+        ("prog_fd", c_uint32),
+        ("target_ifindex", c_uint32),
+        ("attach_type", c_uint32),
+        ("flags", c_uint32),
+        ("relative_id", c_uint32),
+        ("_pad", c_uint32),
+        ("expected_revision", c_uint64),
+    )
+
+
 class IterLinkInfo(ctypes.Structure):
     """union bpf_iter_link_info, of an iterator over a map's elements."""
 

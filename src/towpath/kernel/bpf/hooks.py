@@ -72,19 +72,22 @@ class Tc:
     side: clsact.Side = "ingress"
     handle: int = clsact.HANDLE
     """Of the filter, where there are no links: one for each program of ours on the device."""
+    after: tuple[str, ...] = ()
+    """Names of programs that run before it, where they are. It is first, otherwise."""
 
     def attach(self, program: Program) -> Attachment:
         """As `links.attach_tc_ingress` and `links.attach_tc_egress`."""
         egress = self.side == "egress"
         attach = links.attach_tc_egress if egress else links.attach_tc_ingress
-        return attach(program, self.ifindex, self.handle)
+        return attach(program, self.ifindex, self.handle, self.after)
 
     def has(self, attachment: Attachment) -> bool:
         """By a link or by a filter."""
         if attachment.ifindex != self.ifindex:
             return False
         if isinstance(attachment, clsact.TcFilter):
-            return (attachment.side, attachment.handle) == (self.side, self.handle)
+            place = attachment.side, attachment.handle, attachment.priority
+            return place == (self.side, self.handle, links.filter_priority(self.after))
         egress = self.side == "egress"
         return _at(attachment, AttachType.TCX_EGRESS if egress else AttachType.TCX_INGRESS)
 

@@ -12,14 +12,17 @@ from __future__ import annotations
 import ctypes
 import errno as errnos
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
+from towpath.kernel import _libc
 from towpath.kernel.bpf import bpffs, probe
-from towpath.kernel.bpf._structs import LinkCreateOpts, LinkInfo, XdpQueryOpts
+from towpath.kernel.bpf._structs import LinkCreateOpts, LinkInfo, TcxLinkAttr, XdpQueryOpts
 from towpath.kernel.bpf.attach_types import AttachType, LinkType, hook_name
 from towpath.kernel.bpf.libbpf import get_info, lib
-from towpath.kernel.bpf.programs import ProgramType
+from towpath.kernel.bpf.programs import Program, ProgramType
+from towpath.kernel.bpf.query import query
 from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.kernel.errors import (
     CAP_BPF,
@@ -35,11 +38,10 @@ from towpath.kernel.net.interfaces import device_name
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from towpath.kernel.bpf.programs import Program
-
 Mode = Literal["native", "generic", "auto"]
 
-_BPF_F_BEFORE = 1 << 3
+_BPF_LINK_CREATE = 28
+_BPF_F_BEFORE, _BPF_F_AFTER, _BPF_F_ID = 1 << 3, 1 << 4, 1 << 5
 _XDP_FLAGS = {"generic": 1 << 1, "native": 1 << 2}
 _XDP_ATTACHED = {1: "native", 2: "generic", 3: "offload", 4: "several"}
 
@@ -279,8 +281,12 @@ def _query(ifindex: int) -> XdpQueryOpts:
 # ---- tc ------------------------------------------------------------------------------------------
 
 
-def attach_tc_ingress(program: Program, ifindex: int, handle: int = clsact.HANDLE) -> Attachment:
+def attach_tc_ingress(
+    program: Program, ifindex: int, handle: int = clsact.HANDLE, after: tuple[str, ...] = ()
+) -> Attachment:
     """Attach to a device's tc ingress, after generic XDP and before the IP stack.
+
+    ``after``: names of programs behind which it runs if they are there; else it is first.
 
     A link where the kernel has TCX, otherwise a classic filter with the same methods. A filter
     outlives whoever made it: one in our place on a device without an XDP program has nobody to
@@ -288,33 +294,73 @@ def attach_tc_ingress(program: Program, ifindex: int, handle: int = clsact.HANDL
     """
     # Only the load balancer's has an XDP program beside it.
     unowned = handle != clsact.HANDLE or not xdp_program_id(ifindex)
-    return _attach_tc(program, ifindex, "ingress", handle, replace=unowned)
+    return _attach_tc(program, ifindex, "ingress", handle, after, replace=unowned)
 
 
-def attach_tc_egress(program: Program, ifindex: int, handle: int = clsact.HANDLE) -> Attachment:
+def attach_tc_egress(
+    program: Program, ifindex: int, handle: int = clsact.HANDLE, after: tuple[str, ...] = ()
+) -> Attachment:
     """Attach to a device's tc egress, for what the IP stack sends.
 
     As at its ingress. A filter in our place is what a process left that did not end by itself, and
     is replaced. KernelError.
     """
-    return _attach_tc(program, ifindex, "egress", handle, replace=True)
+    return _attach_tc(program, ifindex, "egress", handle, after, replace=True)
+
+
+def filter_priority(after: tuple[str, ...]) -> int:
+    """That of a filter whose program runs behind others: theirs is lower, whoever comes first."""
+    return clsact.PRIORITY + len(after)
 
 
 def _attach_tc(
-    program: Program, ifindex: int, side: clsact.Side, handle: int, *, replace: bool
+    program: Program,
+    ifindex: int,
+    side: clsact.Side,
+    handle: int,
+    after: tuple[str, ...],
+    *,
+    replace: bool,
 ) -> Attachment:
     name = device_name(ifindex)
     if not probe.tcx():
         fall_back("TCX (Linux 6.6)", "programs at tc are filters, which outlive the agent")
-        return clsact.attach(program, ifindex, side, replace=replace, handle=handle)
-    # First, so that no other program's verdict hides packets from this one.
-    opts = LinkCreateOpts(flags=_BPF_F_BEFORE)
+        priority = filter_priority(after)
+        return clsact.attach(
+            program, ifindex, side, replace=replace, handle=handle, priority=priority
+        )
     place = AttachType.TCX_INGRESS if side == "ingress" else AttachType.TCX_EGRESS
-    fd = lib.bpf_link_create(program.fd, ifindex, place, ctypes.byref(opts))
+    fd = _create_tcx(program, ifindex, place, _last(ifindex, place, after) if after else 0)
     if fd < 0:
         hint = permission_hint(CAP_BPF, CAP_NET_ADMIN) if fd == -errnos.EPERM else ""
         raise KernelError(f"attach program {program.name} to tc {side} of {name}", -fd, hint)
     return Link(fd, mode="tcx")
+
+
+def _create_tcx(program: Program, ifindex: int, place: AttachType, behind: int) -> int:
+    """Attach behind a program, by its id. 0: in front of all, where none hides packets from it."""
+    attr = TcxLinkAttr(
+        prog_fd=program.fd,
+        target_ifindex=ifindex,
+        attach_type=place,
+        flags=_BPF_F_AFTER | _BPF_F_ID if behind else _BPF_F_BEFORE,
+        relative_id=behind,
+    )
+    try:
+        return _libc.bpf(_BPF_LINK_CREATE, attr)
+    except OSError as error:
+        if behind and error.errno == errnos.ENOENT:  # that one has just gone
+            return _create_tcx(program, ifindex, place, 0)
+        return -(error.errno or errnos.EIO)
+
+
+def _last(ifindex: int, place: AttachType, names: tuple[str, ...]) -> int:
+    """The id of the last program at a hook that is called as one of these; 0: there is none."""
+    last = 0
+    for number in query(ifindex, place).programs:
+        with suppress(KernelError), Program.from_id(number) as there:  # it may have gone
+            last = number if there.name in names else last
+    return last
 
 
 # ---- Tracepoints ---------------------------------------------------------------------------------

@@ -40,10 +40,11 @@ _TCMSG = struct.Struct("=BxxxiIII")
 _REPLACE = 1  # BPF_TC_F_REPLACE
 _PINNED = 2
 """Elements of a pin that says nothing of side and handle."""
+_PLACED = 4
+"""Elements of one that says nothing of the priority."""
 _GONE = (errnos.ENOENT, errnos.ENODEV, errnos.EINVAL)  # filter, device, qdisc
-_PLACE = {"priority": 1, "handle": 0x7470}
-HANDLE = _PLACE["handle"]
-"""Of a filter, unless something else is asked for: programs with several have one each."""
+PRIORITY, HANDLE = 1, 0x7470
+"""Of a filter, unless something else is asked for: programs with several have a handle each."""
 
 
 class TcFilter:
@@ -63,11 +64,13 @@ class TcFilter:
         *,
         made_qdisc: bool = False,
         handle: int = HANDLE,
+        priority: int = PRIORITY,
     ) -> None:
         self.ifindex = ifindex
         self.side: Side = side
         self.made_qdisc = made_qdisc
         self.handle = handle
+        self.priority = priority
 
     @classmethod
     def from_pin(cls, path: Path | str) -> Self:
@@ -77,14 +80,15 @@ class TcFilter:
             more = remembered.max_entries > _PINNED
             side: Side = "egress" if more and remembered.lookup(2) == _EGRESS else "ingress"
             handle = int(remembered.lookup(3)) if more else HANDLE
-        if not attached_id(ifindex, side, handle):
+            priority = int(remembered.lookup(4)) if remembered.max_entries > _PLACED else PRIORITY
+        if not attached_id(ifindex, side, handle, priority):
             raise KernelError(f"open pinned filter {path}", hint=f"device {ifindex} has none")
-        return cls(ifindex, side, made_qdisc=made_qdisc, handle=handle)
+        return cls(ifindex, side, made_qdisc=made_qdisc, handle=handle, priority=priority)
 
     @property
     def program_id(self) -> int:
         """The id of the program that is attached now, 0 for none."""
-        return attached_id(self.ifindex, self.side, self.handle)
+        return attached_id(self.ifindex, self.side, self.handle, self.priority)
 
     @property
     def attached(self) -> bool:
@@ -93,7 +97,7 @@ class TcFilter:
 
     def update(self, program: Program) -> None:
         """Replace the program; no packet goes by in between. KernelError."""
-        _attach(self.ifindex, self.side, program, _REPLACE, self.handle)
+        _attach(self, program, _REPLACE)
 
     def pin(self, path: Path | str) -> None:
         """Name it in a BPF file system, from which `from_pin` gets it back. KernelError."""
@@ -101,6 +105,8 @@ class TcFilter:
         noted = [self.ifindex, int(self.made_qdisc)]
         if (self.side, self.handle) != ("ingress", HANDLE):  # else as earlier versions read it
             noted += [_SIDES[self.side], self.handle]
+        if self.priority != PRIORITY:
+            noted.append(self.priority)
         size = len(noted)
         fd = check(lib.bpf_map_create(MapType.ARRAY, b"towpath_filter", 4, 4, size, None), what)
         with Map(fd) as remembered:
@@ -111,7 +117,7 @@ class TcFilter:
     def detach(self) -> None:
         """Remove the filter, unless it is gone already. Twice is once."""
         with captured():
-            opts = TcOpts(**_PLACE | {"handle": self.handle})
+            opts = TcOpts(priority=self.priority, handle=self.handle)
             result = lib.bpf_tc_detach(_hook(self.ifindex, _SIDES[self.side]), opts)
         if result < 0 and -result not in _GONE:
             raise _error("remove the filter from", self.ifindex, -result)
@@ -146,6 +152,7 @@ def attach(
     *,
     replace: bool = False,
     handle: int = HANDLE,
+    priority: int = PRIORITY,
 ) -> TcFilter:
     """Attach to one side of a device's tc, making its clsact qdisc if need be. KernelError.
 
@@ -155,30 +162,33 @@ def attach(
         result = lib.bpf_tc_hook_create(_hook(ifindex))
     if result < 0 and result != -errnos.EEXIST:
         raise _error("make a clsact qdisc on", ifindex, -result)
-    orphaned = replace and attached_id(ifindex, side, handle) != 0
-    filter_ = TcFilter(ifindex, side, made_qdisc=result == 0 or orphaned, handle=handle)
+    orphaned = replace and attached_id(ifindex, side, handle, priority) != 0
+    made_qdisc = result == 0 or orphaned
+    filter_ = TcFilter(ifindex, side, made_qdisc=made_qdisc, handle=handle, priority=priority)
     try:
-        _attach(ifindex, side, program, _REPLACE if orphaned else 0, handle)
+        _attach(filter_, program, _REPLACE if orphaned else 0)
     except KernelError:
         filter_.remove_qdisc()
         raise
     return filter_
 
 
-def attached_id(ifindex: int, side: Side = "ingress", handle: int = HANDLE) -> int:
+def attached_id(
+    ifindex: int, side: Side = "ingress", handle: int = HANDLE, priority: int = PRIORITY
+) -> int:
     """The id of the program in our place on a device, 0 for none."""
-    opts = TcOpts(**_PLACE | {"handle": handle})
+    opts = TcOpts(priority=priority, handle=handle)
     with captured():
         result = lib.bpf_tc_query(_hook(ifindex, _SIDES[side]), ctypes.byref(opts))
     return int(opts.prog_id) if result == 0 else 0
 
 
-def _attach(ifindex: int, side: Side, program: Program, flags: int, handle: int) -> None:
-    opts = TcOpts(prog_fd=program.fd, flags=flags, **_PLACE | {"handle": handle})
+def _attach(at: TcFilter, program: Program, flags: int) -> None:
+    opts = TcOpts(prog_fd=program.fd, flags=flags, priority=at.priority, handle=at.handle)
     with captured():
-        result = lib.bpf_tc_attach(_hook(ifindex, _SIDES[side]), ctypes.byref(opts))
+        result = lib.bpf_tc_attach(_hook(at.ifindex, _SIDES[at.side]), ctypes.byref(opts))
     if result < 0:
-        raise _error(f"attach program {program.name} to tc {side} of", ifindex, -result)
+        raise _error(f"attach program {program.name} to tc {at.side} of", at.ifindex, -result)
 
 
 class Filter(NamedTuple):

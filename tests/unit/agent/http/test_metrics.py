@@ -18,7 +18,7 @@ from towpath.agent.http.exposition import Rendering
 from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
 from towpath.agent.masquerade import masquerade_metrics
 from towpath.agent.neigh import next_hop_metrics
-from towpath.agent.socket import socket_metrics
+from towpath.agent.socket import packet_metrics, socket_metrics
 from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
 from towpath.documents import (
@@ -28,6 +28,7 @@ from towpath.documents import (
     MasqueradeCounters,
     SocketBackend,
     SocketCounters,
+    SocketPackets,
     SocketService,
 )
 
@@ -58,6 +59,7 @@ SOCKETS = SocketCounters(
         ),
     ),
 )
+PACKETS = SocketPackets(("tap1",), {"to_pod": {"restored": 21}}, 23, {"to_pod": 22}, 24, 64)
 MASQUERADE = MasqueradeCounters({"from_pod": {"sent": 2}}, 3, {"from_pod": 4})
 
 
@@ -105,6 +107,7 @@ def every_metric() -> Iterable[Metric]:
         masquerade_metrics(MASQUERADE, 7),
         cgroup_metrics(proven=True),
         socket_metrics(SOCKETS, 8),
+        packet_metrics(PACKETS),
         agent_metrics(STATUS),
     )
 
@@ -164,6 +167,10 @@ def parsed(families: Iterable[Metric]) -> Samples:
             4,
         ),
         ("towpath_socket_stale_ended_total", {}, 8),
+        ("towpath_socket_packets_total", {"program": "to_pod", "verdict": "restored"}, 21),
+        ("towpath_socket_packet_bytes_total", {"program": "to_pod"}, 22),
+        ("towpath_socket_packet_flows_begun_total", {}, 23),
+        ("towpath_socket_packet_flows", {}, 24),
         ("towpath_agent_info", {"version": "1"}, 1),
         ("towpath_used", {"limit": "services"}, 1),
         ("towpath_limit", {"limit": "services"}, 2),
@@ -180,7 +187,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 37
+    assert len(parsed(every_metric())) == 41
 
 
 def test_an_accepted_file_is_not_alarming() -> None:
