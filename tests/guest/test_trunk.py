@@ -32,6 +32,7 @@ from towpath.lab.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from towpath import LoadBalancer
     from towpath.lab import Topology
 
 
@@ -115,6 +116,16 @@ def test_packets_change_their_vlan(topology: Topology, inside: int, outside: int
     assert set(seen.tags) == {BACKENDS}, seen.tags
 
 
+def wait_for_the_trunk(balancer: LoadBalancer) -> None:
+    """Until packets leave by it: before the kernel knows the next hop they are handed to it."""
+
+    def way() -> tuple[int | None, str | None]:
+        trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
+        return trace.vlan, trace.egress
+
+    wait_until(lambda: way() == (BACKENDS, DEVICE), seconds=60, what="the way by the trunk")
+
+
 def test_vlan_devices_are_found(topology: Topology) -> None:
     """By both ways: which device a tag means, and which tag a device has."""
     with balancing(topology) as balancer:
@@ -130,13 +141,7 @@ def test_vlan_devices_are_found(topology: Topology) -> None:
         assert by_tag == {
             (index[DEVICE], vid): index[f"{DEVICE}.{vid}"] for vid in (CLIENTS, BACKENDS)
         }
-
-        def way() -> tuple[int | None, str | None]:
-            trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
-            return trace.vlan, trace.egress
-
-        # Until the kernel knows the next hop, packets are handed to it as they leave the VLAN.
-        wait_until(lambda: way() == (BACKENDS, DEVICE), seconds=60, what="the way by the trunk")
+        wait_for_the_trunk(balancer)
 
 
 @pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
@@ -169,13 +174,7 @@ def test_a_vlan_device_that_is_made_again_is_followed(
             assert sent > 30
             seen.read_until(protocol, outside, sent)
         assert set(seen.tags) == {BACKENDS}, seen.tags
-
-        def way() -> tuple[int | None, str | None]:
-            trace = balancer.trace(f"198.51.100.2:4000 -> {VIPS[0]}:{PORT} tcp")
-            return trace.vlan, trace.egress
-
-        # Until the kernel knows the next hop, packets are handed to it as they leave the VLAN.
-        wait_until(lambda: way() == (BACKENDS, DEVICE), seconds=60, what="the way by the trunk")
+        wait_for_the_trunk(balancer)
 
 
 def test_a_vlan_device_of_clients_that_is_made_later_forwards(topology: Topology) -> None:
