@@ -12,8 +12,10 @@ import ssl
 import sys
 from typing import Any
 
-from aioquic.asyncio import QuicConnectionProtocol, connect, serve  # type: ignore[import-not-found]
-from aioquic.quic.configuration import QuicConfiguration  # type: ignore[import-not-found]
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.asyncio.server import serve
+from aioquic.quic.configuration import QuicConfiguration
 
 PORT = 4433
 _ALPN = ["towpath"]
@@ -25,12 +27,12 @@ def say(what: str) -> None:
     sys.stdout.flush()
 
 
-class Telling(QuicConnectionProtocol):  # type: ignore[misc]
+class Telling(QuicConnectionProtocol):
     """Says from where datagrams come, each address and port once."""
 
     seen: set[tuple[Any, ...]] = set()  # noqa: RUF012 -- of all connections
 
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         """Say so."""
         if addr not in self.seen:
             self.seen.add(addr)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QUIC from a pod, by aioquic; ``pip install aioquic`` to have this run."""
+"""QUIC from a pod."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-pytest.importorskip("aioquic")
 
 END = str(Path(__file__).with_name("quic.py"))
 STREAMS = 3
