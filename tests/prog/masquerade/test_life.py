@@ -72,6 +72,7 @@ def test_two_pods_with_one_port_get_two(masq: Rig) -> None:
     assert len(ports) == 2
 
 
+@pytest.mark.thorough
 def test_all_ports_are_used_and_no_more(few: Rig) -> None:
     """Towards one remote; another one has all of them again."""
     for remote in (REMOTE, "203.0.113.10"):
@@ -82,6 +83,7 @@ def test_all_ports_are_used_and_no_more(few: Rig) -> None:
         assert few.moved()["from_pod.drop_ports"] == 1
 
 
+@pytest.mark.thorough
 def test_a_flow_finds_a_port_as_long_as_there_are_candidates(
     request: pytest.FixtureRequest,
 ) -> None:
@@ -100,6 +102,7 @@ def test_a_flow_finds_a_port_as_long_as_there_are_candidates(
         made.close()
 
 
+@pytest.mark.thorough
 def test_flows_are_found_in_whatever_way_of_their_set(request: pytest.FixtureRequest) -> None:
     """Eight in one set, of which most haven't got the way that is their own."""
     request.getfixturevalue("network")
@@ -121,6 +124,7 @@ def test_flows_are_found_in_whatever_way_of_their_set(request: pytest.FixtureReq
         made.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("alike", [0, 3, 15])
 def test_a_pods_address_is_its_devices_own(masq: Rig, alike: int) -> None:
     """Whoever sends with it by another one isn't translated, not even in the same moment."""
@@ -157,6 +161,7 @@ def test_a_listener_of_the_node_keeps_its_port(few: Rig) -> None:
         assert ports == set(range(61000, 61016)) - {61003}
 
 
+@pytest.mark.thorough
 def test_a_port_that_the_agent_has_seen_taken_is_left(few: Rig) -> None:
     """Whatever its socket does with it."""
     taken = few.program.maps["masq_ports"].lookup(1)
@@ -202,6 +207,7 @@ def restore_lan() -> None:
     ip_batch("\n".join(lines))
 
 
+@pytest.mark.thorough
 def test_a_source_that_is_not_known_is_not_sent_from(masq: Rig) -> None:
     """Nothing leaves untranslated meanwhile."""
     masq.sources.sync([ip_address(LAN)])
@@ -210,6 +216,7 @@ def test_a_source_that_is_not_known_is_not_sent_from(masq: Rig) -> None:
     assert run.action == SHOT
 
 
+@pytest.mark.thorough
 def test_a_device_that_is_not_followed_is_not_sent_by(masq: Rig) -> None:
     """The program that sees to what the stack sends isn't there yet."""
     masq.program.maps["masq_devices"].delete(masq.index["wan"])
@@ -217,6 +224,7 @@ def test_a_device_that_is_not_followed_is_not_sent_by(masq: Rig) -> None:
     assert run.moved == {"from_pod.drop_device": 1}
 
 
+@pytest.mark.thorough
 def test_what_pods_answer_is_not_translated(masq: Rig) -> None:
     """To connections and datagrams that came in from outside."""
     asked = IP(src=REMOTE, dst=POD) / TCP(sport=40000, dport=80, flags="S")
@@ -235,6 +243,7 @@ def test_what_pods_answer_is_not_translated(masq: Rig) -> None:
     assert masq.out(V4 / ICMP(type=0, id=3)).moved == {"from_pod.pass_inbound": 1}
 
 
+@pytest.mark.thorough
 def test_a_pods_own_connection_is_translated_whatever_came_in_before(masq: Rig) -> None:
     """A SYN begins one, even with the ports of one that came in."""
     masq.inward(IP(src=REMOTE, dst=POD) / TCP(sport=443, dport=40000, flags="A"))
@@ -242,6 +251,7 @@ def test_a_pods_own_connection_is_translated_whatever_came_in_before(masq: Rig) 
     assert run.moved == {"from_pod.sent": 1, "from_pod.bound": 1}
 
 
+@pytest.mark.thorough
 def test_a_connection_goes_on_when_the_table_is_lost(masq: Rig) -> None:
     """Its ports follow from its addresses and the seed."""
     before = masq.out(V4 / TCP(sport=40000, dport=443, flags="S")).packet
@@ -291,6 +301,7 @@ def test_one_port_for_all_remotes(independent: Rig) -> None:
     assert independent.answer(stray).moved == {"from_net.drop_unsolicited": 1}
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("network")
 def test_endpoints_never_share_a_port() -> None:
     """16 of them have all there are, of whatever remote; the next one has none."""
@@ -362,6 +373,7 @@ def test_whoever_sends_to_a_pods_port_reaches_it(full_cone: Rig) -> None:
     assert full_cone.answer(nobody).moved == {"from_net.drop_unsolicited": 1}
 
 
+@pytest.mark.thorough
 def test_pods_reach_each_other_by_what_they_are_translated_to(full_cone: Rig) -> None:
     """RFC 4787, REQ-9: from the translated address and port, both ways."""
     server = port_of(full_cone.out(datagram()).packet, source=True)
@@ -379,6 +391,7 @@ def test_pods_reach_each_other_by_what_they_are_translated_to(full_cone: Rig) ->
     assert own.moved == {"from_pod.pass_local": 1}
 
 
+@pytest.mark.thorough
 def test_the_stacks_error_about_an_answer_is_the_remotes(masq: Rig) -> None:
     """It quotes what the remote has sent, and not the pod's address."""
     sent = masq.out(datagram()).packet
@@ -397,6 +410,7 @@ def test_the_stacks_error_about_an_answer_is_the_remotes(masq: Rig) -> None:
     assert left.moved == {"to_net.pass_local": 1}
 
 
+@pytest.mark.thorough
 def test_unknown_connections_are_the_stacks_for_a_while(masq: Rig) -> None:
     """Netfilter may know them; those that the table has known are never left to it."""
     known = V4 / TCP(sport=1, dport=2, flags="S")
@@ -415,6 +429,7 @@ def test_unknown_connections_are_the_stacks_for_a_while(masq: Rig) -> None:
     assert again.moved == {"from_pod.sent": 1, "from_pod.bound": 1}
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("network")
 def test_a_flood_begins_so_many_flows_and_no_more() -> None:
     """In a jiffy and CPU; those that there are go on."""

@@ -135,6 +135,7 @@ def test_what_somebody_else_has_made_permanent_is_theirs(network: Network, keepe
     assert kept(keeper, key).entry.mac == network.mac
 
 
+@pytest.mark.thorough
 def test_another_run_keeps_what_is_wanted_and_removes_the_rest(
     network: Network, keeper: Keeper
 ) -> None:
@@ -192,6 +193,7 @@ class Counted(Netlink):
         return super().ask_each(requests)
 
 
+@pytest.mark.thorough
 def test_a_next_hop_that_is_always_doubted_is_not_always_asked_for(network: Network) -> None:
     """Nobody answers there, and every check says so."""
     with Counted(ROUTE) as netlink:
@@ -237,6 +239,7 @@ def test_destinations_say_why_they_are_not_reached(network: Network, keeper: Kee
     assert set(keeper.entries()) == {network.key("192.0.2.3"), network.key("2001:db8::3")}
 
 
+@pytest.mark.thorough
 def test_what_no_host_has_is_not_reached_by_the_default_route(
     network: Network, keeper: Keeper
 ) -> None:
@@ -295,6 +298,7 @@ def test_of_two_routes_of_one_metric_the_kernels_is_taken(
     assert not keeper.troubles()
 
 
+@pytest.mark.thorough
 @BOTH
 def test_a_next_hop_that_does_not_answer_is_told(
     network: Network, keeper: Keeper, prefix: str
@@ -320,6 +324,7 @@ def test_a_next_hop_that_does_not_answer_is_told(
     worked(keeper, lambda: not keeper.troubles())
 
 
+@pytest.mark.thorough
 def test_two_keepers_leave_each_others_entries_alone(network: Network) -> None:
     """Each removes what it has made itself; what both want is made again by who is left."""
     with Netlink(ROUTE) as one, Netlink(ROUTE) as two:

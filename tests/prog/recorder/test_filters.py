@@ -149,6 +149,7 @@ def behind(tags: list[type[Packet]], packet: bytes) -> bytes:
     return bytes(made) + packet
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("tags", TAGS)
 def test_filters_see_behind_tags_and_authentication_headers(rig: Rig, tags: str) -> None:
     """As the kernel does; a packet with such a header is one of either protocol."""
@@ -178,6 +179,7 @@ def test_filters_see_behind_tags_and_authentication_headers(rig: Rig, tags: str)
         assert found == [each for at, each in enumerate(frames) if at in expected], line
 
 
+@pytest.mark.thorough
 def test_more_than_two_tags(rig: Rig) -> None:
     """Are not looked behind; without a filter such frames are captured as all are."""
     serve_all(rig, 4, *NEAR[4])

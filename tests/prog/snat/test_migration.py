@@ -192,6 +192,7 @@ def test_what_changes_between_two_reads(
     assert halves(heir) == 0
 
 
+@pytest.mark.thorough
 def test_a_flow_that_begins_anew_between_the_copies(
     net: Network, pins: Path, two: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_flow_that_begins_anew_between_the_copies(
     assert int((used["ref"] != 0).sum()) == MANY
 
 
+@pytest.mark.thorough
 def test_what_the_new_program_has_begun_stays(
     net: Network, pins: Path, two: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +270,7 @@ def test_an_answer_that_comes_too_early(
     assert heir.run(nobodys).retval == XDP_PASS
 
 
+@pytest.mark.thorough
 def test_a_port_that_is_taken_over_meanwhile(
     net: Network, pins: Path, two: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
