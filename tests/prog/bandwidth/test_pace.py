@@ -244,6 +244,7 @@ def test_a_mark_that_was_written_over(bw: Rig) -> None:
     assert bw.run("pace", BULK, came_by=9).moved == {"0.unlimited": 1}
 
 
+@pytest.mark.thorough
 def test_rates_are_shared_as_the_model_says(bw: Rig) -> None:
     """Flows of all kinds, thousands of packets: each leaves when the model has it leave.
 

@@ -84,6 +84,7 @@ def test_what_is_no_cgroup_is_told(tmp_path: Path) -> None:
     assert "it is no cgroup; those are at" in found["why"]
 
 
+@pytest.mark.thorough
 def test_the_table_says_the_same() -> None:
     """For people."""
     ran = CliRunner().invoke(cli, ["doctor", "cgroup"])
@@ -91,6 +92,7 @@ def test_the_table_says_the_same() -> None:
         assert f"\n{word} " in ran.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", [None, "no-cgroup"])
 def test_the_doctor_of_a_configuration_proves_it(path: str | None, tmp_path: Path) -> None:
     """As the agent would."""

@@ -34,6 +34,7 @@ def test_programs_run_for_the_pods_of_their_node_only(nodes: list[Node], cgroup:
     assert_apart(nodes, cgroup)
 
 
+@pytest.mark.thorough
 def test_nodes_in_the_machines_cgroup_namespace_are_apart(cgroup: Path) -> None:
     """Where systemd is process 1 they are told apart all the same."""
     paths = [cgroup / name for name in NODES]
@@ -57,6 +58,7 @@ def test_systemd_in_a_node_with_a_namespace(cgroup: Path) -> None:
         assert found["proven"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mounted", ["node", "own"])
 def test_an_agent_in_a_pod_finds_the_nodes_root(cgroup: Path, mounted: str) -> None:
     """By process 1: where the node's root is mounted, or else by a private mount of it."""

@@ -103,6 +103,7 @@ def test_it_works_on_without_its_process_and_is_taken_over(cgroup: Path, pins: P
     assert not (pins / "socket").exists()
 
 
+@pytest.mark.thorough
 def test_tables_of_another_size_are_taken_over(cgroup: Path, pins: Path) -> None:
     """No connection fails meanwhile; notes, clients and counters come along."""
     from dataclasses import replace  # noqa: PLC0415
@@ -230,6 +231,7 @@ def test_a_cgroup_that_is_removed_is_told_and_attached_to_again(pins: Path) -> N
         process.die()
 
 
+@pytest.mark.thorough
 def test_pins_that_are_removed_are_made_again(cgroup: Path, pins: Path) -> None:
     """So that its end costs nothing."""
     process = Process(pins, cgroup)
