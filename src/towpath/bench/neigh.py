@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 STEADY_SECONDS = 0.5
 """Nothing is lost for so long: it has healed."""
 _DOWN_SECONDS = 0.5
+_FLAPS, _SHORT = 100, 0.01
 _PATIENCE = 30.0
 """For what has to work before anything is measured."""
 _OTHER_MAC = "02:00:00:00:00:77"
@@ -56,13 +57,46 @@ class Outcome:
     """From then to the last packet that was lost; None: it didn't heal in time."""
 
 
+class Kept:
+    """Next hops are kept resolved in some way; this one does nothing for it."""
+
+    def doubt(self, backend: IPv4Address) -> None:
+        """A backend doesn't answer its checks."""
+
+    def restart(self, meanwhile: Callable[[], float]) -> float:
+        """Whoever keeps them dies, and is there again afterwards."""
+        return meanwhile()
+
+
+class Followed(Kept):
+    """By Towpath, in the node's namespace."""
+
+    def __init__(self, network: Network, backend: IPv4Address, undo: ExitStack) -> None:
+        self._network, self._backend, self._undo = network, backend, undo
+        self._follower = self._begin()
+
+    def _begin(self) -> Follower:
+        with in_netns(self._network.node):
+            follower = self._undo.enter_context(Follower())
+        follower.want("bench", [Destination(self._backend)])
+        return follower
+
+    def doubt(self, backend: IPv4Address) -> None:  # noqa: D102 -- as above
+        self._follower.doubt(backend)
+
+    def restart(self, meanwhile: Callable[[], float]) -> float:  # noqa: D102 -- as above
+        self._follower.close()
+        then = meanwhile()
+        self._follower = self._begin()
+        return then
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """Something that happens to a network. ``act`` returns when it could carry packets again."""
 
     backend: IPv4Address
-    act: Callable[[Network, Callable[[IPv4Address], None]], float]
-    """Is given the network, and what is to be told of a backend that doesn't answer its checks."""
+    act: Callable[[Network, Kept], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,40 +122,53 @@ class NeighReport:
 # ---- What happens --------------------------------------------------------------------------------
 
 
-def _other_mac(network: Network, _: Callable[[IPv4Address], None]) -> float:
+def _other_mac(network: Network, _: Kept) -> float:
     """Nobody says a word: the kernel has to find out."""
     network.set_link(LINKS["tp-a"], address=_OTHER_MAC)
     return time.monotonic()
 
 
-def _other_mac_and_a_failed_check(network: Network, doubt: Callable[[IPv4Address], None]) -> float:
-    then = _other_mac(network, doubt)
-    doubt(ON_LINK)
+def _other_mac_and_a_failed_check(network: Network, kept: Kept) -> float:
+    then = _other_mac(network, kept)
+    kept.doubt(ON_LINK)
     return then
 
 
-def _flap(network: Network, **changes: Any) -> float:
+def _flap(network: Network, down: float = _DOWN_SECONDS, **changes: Any) -> float:
     peer = LINKS["tp-a"]
     network.set_link(peer, state="down", **changes)
-    time.sleep(_DOWN_SECONDS)
+    time.sleep(down)
     network.set_link(peer, state="up")
     return time.monotonic()
 
 
-def _flap_same(network: Network, _: Callable[[IPv4Address], None]) -> float:
+def _flap_same(network: Network, _: Kept) -> float:
     return _flap(network)
 
 
-def _flap_other(network: Network, _: Callable[[IPv4Address], None]) -> float:
+def _flap_other(network: Network, _: Kept) -> float:
     return _flap(network, address=_OTHER_MAC)
 
 
-def _reroute(network: Network, _: Callable[[IPv4Address], None]) -> float:
+def _flap_often(network: Network, _: Kept) -> float:
+    """Down for 10 ms, up for 10 ms; and the peer is another one in the end."""
+    for _flapped in range(_FLAPS - 1):
+        _flap(network, down=_SHORT)
+        time.sleep(_SHORT)
+    return _flap(network, down=_SHORT, address=_OTHER_MAC)
+
+
+def _reroute(network: Network, _: Kept) -> float:
     """The gateway that nothing was sent by so far is the other link's."""
     network.at_node(
         lambda netlink: netlink.route("replace", dst=BEHIND_NETWORK, gateway=str(GATEWAYS["tp-b"]))
     )
     return time.monotonic()
+
+
+def _reroute_unseen(network: Network, kept: Kept) -> float:
+    """The agent is dead when it happens, and there again a moment later."""
+    return kept.restart(lambda: _reroute(network, kept))
 
 
 CHANGES = dict(
@@ -133,7 +180,9 @@ CHANGES = dict(
             Change(BEHIND, _other_mac),
             Change(ON_LINK, _flap_same),
             Change(ON_LINK, _flap_other),
+            Change(ON_LINK, _flap_often),
             Change(BEHIND, _reroute),
+            Change(BEHIND, _reroute_unseen),
         ),
         strict=True,
     )
@@ -144,18 +193,12 @@ CHANGES = dict(
 
 
 @contextmanager
-def _kept(network: Network, way: str, backend: IPv4Address) -> Iterator[Callable[[Any], None]]:
-    """Have next hops resolved in one way; gives what is to be told of failed checks."""
+def _kept(network: Network, way: str, backend: IPv4Address) -> Iterator[Kept]:
+    """Have next hops resolved in one way."""
     with ExitStack() as undo:
-        if way == MANAGED:
-            with in_netns(network.node):
-                follower = undo.enter_context(Follower())
-            follower.want("bench", [Destination(backend)])
-            yield follower.doubt
-        else:
-            if way == PERMANENT:
-                network.at_node(lambda netlink: _write(netlink, network))
-            yield lambda _: None
+        if way == PERMANENT:
+            network.at_node(lambda netlink: _write(netlink, network))
+        yield Followed(network, backend, undo) if way == MANAGED else Kept()
 
 
 def _write(netlink: Any, network: Network) -> None:
@@ -194,7 +237,7 @@ def _outcome(change: Change, way: str, limit: float) -> Outcome:
     service = Service("bench", VIP, PORT, Protocol.UDP, (Backend(change.backend),))
     with ExitStack() as undo:
         network = undo.enter_context(neigh_network())
-        doubt = undo.enter_context(_kept(network, way, change.backend))
+        kept = undo.enter_context(_kept(network, way, change.backend))
         with in_netns(network.node):
             devices = [Device(name, "native") for name in (IN, *LINKS)]
             balancer = undo.enter_context(Balancer(devices))
@@ -202,7 +245,7 @@ def _outcome(change: Change, way: str, limit: float) -> Outcome:
         sent = undo.enter_context(stream(network))
         if _healed(sent, time.monotonic(), max(limit, _PATIENCE)) is None:
             raise BenchError(f"{way}: nothing arrives at {change.backend}")
-        return _seen(sent, change.act(network, doubt), limit)
+        return _seen(sent, change.act(network, kept), limit)
 
 
 def _seen(sent: Stream, then: float, limit: float) -> Outcome:

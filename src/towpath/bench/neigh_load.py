@@ -76,6 +76,8 @@ class LoadReport:
     """From when so many are wanted to when it is known by which next hops they are reached."""
     resync_ms: float
     """To read all anew, when nothing has changed."""
+    resync_cpu_ms: float
+    """Of the process, for the same."""
 
     def as_json(self) -> dict[str, Any]:
         """As ``towpath bench neigh --load --json`` prints it."""
@@ -131,9 +133,9 @@ def measure(
     progress(f"{hops} next hops of the kernel's own for {seconds:.0f} s")
     floor = _requests(hops, seconds, _left_alone)
     progress(f"{many} next hops")
-    planned, resync = _times(many)
+    planned, resync, cpu = _times(many)
     release = os.uname().release
-    return LoadReport(release, hops, seconds, managed, floor, many, planned, resync)
+    return LoadReport(release, hops, seconds, managed, floor, many, planned, resync, cpu)
 
 
 @contextmanager
@@ -204,8 +206,8 @@ def _left_alone(_: ExitStack, hops: Sequence[IPv4Address]) -> None:
         neighbours.put(netlink, [Request(Key(index, each)) for each in hops])
 
 
-def _times(many: int) -> tuple[float, float]:
-    """Seconds to plan so many, half of them behind gateways; milliseconds to read all anew."""
+def _times(many: int) -> tuple[float, float, float]:
+    """Seconds to plan so many; milliseconds to read all anew, and what CPU time that takes."""
     with _link(many), Netlink(ROUTE) as netlink:
         keeper = Keeper(netlink, managed=True, per_second=1e6)
         keeper.resync()
@@ -215,6 +217,7 @@ def _times(many: int) -> tuple[float, float]:
         while keeper.work(time.monotonic()) is not None:
             keeper.resync()
             time.sleep(0.05)
-        begun = time.monotonic()
+        begun, used = time.monotonic(), time.process_time()
         keeper.resync()
-        return planned, (time.monotonic() - begun) * 1000
+        took = time.monotonic() - begun, time.process_time() - used
+        return planned, took[0] * 1000, took[1] * 1000

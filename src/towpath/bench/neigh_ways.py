@@ -12,7 +12,9 @@ SCENARIOS = (
     "gateway-mac-change",
     "carrier-flap-same-mac",
     "carrier-flap-other-mac",
+    "carrier-100-flaps",
     "route-change",
+    "route-change-agent-killed",
 )
 
 HOPS, SECONDS = 1000, 60.0

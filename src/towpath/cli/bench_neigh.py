@@ -106,7 +106,8 @@ def _load(hops: int, seconds: float, as_json: bool) -> None:
     print_table(columns, rows, numbers=columns[1:])
     click.echo(
         f"\n{count(found.hops)} next hops, {found.seconds:.0f} s. {count(found.many)} are planned"
-        f" in {found.planned_seconds:.2f} s; to read all anew takes {found.resync_ms:.0f} ms."
+        f" in {found.planned_seconds:.2f} s; to read all anew takes {found.resync_ms:.0f} ms"
+        f" ({found.resync_cpu_ms:.0f} ms of CPU time)."
         f" Linux {found.kernel}."
     )
 

@@ -111,13 +111,16 @@ def keeper(network: Network) -> Iterator[Keeper]:
         yield made
 
 
-def worked(keeper: Keeper, until: Callable[[], bool]) -> None:
-    """Have a keeper work until something is so, reading all anew before each turn."""
+def worked(keeper: Keeper, until: Callable[[], bool], now: float | None = None) -> None:
+    """Have a keeper work until something is so, reading all anew before each turn.
+
+    ``now``: the time that the keeper is told each time; None: the clock's.
+    """
     end = time.monotonic() + LIMIT
     while not until():
         assert time.monotonic() < end, "it never was so"
         keeper.resync()
-        keeper.work(time.monotonic())
+        keeper.work(time.monotonic() if now is None else now)
         time.sleep(0.02)
 
 

@@ -41,6 +41,12 @@ def there(key: Key) -> Neighbour | None:
     return next((each for each in neighbours.neighbours() if each.key == key), None)
 
 
+def mac(keeper: Keeper, key: Key) -> bytes:
+    """The MAC address that the kernel has for a next hop; empty: none."""
+    found = keeper.entries()[key]
+    return found.entry.mac if found else b""
+
+
 def resolved(keeper: Keeper, key: Key) -> None:
     """Wait until a next hop of the keeper's is resolved."""
     worked(keeper, lambda: (found := keeper.entries().get(key)) is not None and found.valid)
@@ -207,6 +213,20 @@ def test_a_next_hop_that_is_always_doubted_is_not_always_asked_for(network: Netw
             keeper.work(begun + tenth / 10)
         seconds = 10
         assert 2 <= netlink.made <= 1 + seconds / DOUBT_SECONDS
+
+
+def test_peers_are_asked_for_anew_whenever_a_carrier_comes_back(
+    network: Network, keeper: Keeper
+) -> None:
+    """However soon after the last time: each time there may be somebody else."""
+    key, now = network.key("192.0.2.2"), time.monotonic()
+    keeper.want("test", to("192.0.2.2"))
+    resolved(keeper, key)
+    for peer in range(3):
+        network.there("link set p0 down")
+        network.there(f"link set p0 address 02:00:00:00:00:7{peer}")
+        network.there("link set p0 up")
+        worked(keeper, lambda: mac(keeper, key) == network.ask_mac(), now)
 
 
 def test_destinations_say_why_they_are_not_reached(network: Network, keeper: Keeper) -> None:

@@ -51,7 +51,7 @@ REFRESH_SECONDS = 20.0
 """Where the kernel doesn't manage entries: how often it is told that one is in use, at least, and
 up to half as much again."""
 DOUBT_SECONDS = 2.0
-"""A next hop is resolved anew at most so often."""
+"""A next hop is resolved anew at most so often, unless its device has found a carrier since."""
 RETRY_SECONDS = 1.0
 """After the kernel has refused an entry."""
 
@@ -221,12 +221,16 @@ class Keeper:
         self._devices[device.index] = device
         was_up = before is not None and before.up and before.carriers == device.carriers
         if device.up and not was_up:
-            on_it = (
-                each for each in self._present.values() if each.entry.key.device == device.index
-            )
-            self._doubted |= dict.fromkeys(
-                each.entry.key for each in on_it if each.ours and not (before is None and each.sure)
-            )
+            on_it = [
+                each.entry.key
+                for each in self._present.values()
+                if each.entry.key.device == device.index
+                and each.ours
+                and not (before is None and each.sure)
+            ]
+            self._doubted |= dict.fromkeys(on_it)
+            for key in on_it:
+                self._renewed.pop(key, None)
 
     def device_gone(self, index: int) -> None:
         """Follow a device that was removed, or moved to another namespace."""

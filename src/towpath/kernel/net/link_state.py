@@ -18,8 +18,10 @@ _LINKINFO, _LINK_NETNSID = 18, 37
 _KIND, _SLAVE_KIND = 1, 4  # IFLA_INFO_*
 _ETHERNET = 1  # ARPHRD_ETHER
 
-UP, LOOPBACK, POINT_TO_POINT, NO_ARP, CARRIER = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 16
+UP, LOOPBACK, POINT_TO_POINT, RUNNING, NO_ARP = 1 << 0, 1 << 3, 1 << 4, 1 << 6, 1 << 7
+CARRIER = 1 << 16
 """``IFF_*``; CARRIER is IFF_LOWER_UP."""
+_ON = UP | RUNNING | CARRIER
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,12 @@ class Device:
 
     @property
     def up(self) -> bool:
-        """It is switched on and has its carrier."""
-        return self.flags & (UP | CARRIER) == UP | CARRIER
+        """It is switched on, has its carrier, and the kernel has begun to send by it.
+
+        Which it does up to a second after it has found the carrier (``linkwatch``); until then it
+        drops what is sent.
+        """
+        return self.flags & _ON == _ON
 
     @property
     def ethernet(self) -> bool:
