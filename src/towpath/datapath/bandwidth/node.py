@@ -91,7 +91,7 @@ class Node(Closeable):
             undo.callback(self._places.close)
             self.sync()
             self._forget_places()
-            self.program.settle()
+            self.program.own.settle()
             self._undo = undo.pop_all()
 
     # ---- In step ---------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ class Node(Closeable):
             self.sync()
         if self._hold is not None and self._hold.again():
             log.warning("bandwidth: its pins were removed: they are made again")
-            self.program.pin_again()
+            self.program.own.pin_again()
             self._places.pin_again()
 
     # ---- Life ------------------------------------------------------------------------------------

@@ -9,14 +9,12 @@ new programs.
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from towpath.closeable import Closeable
+from towpath.datapath.maps.own import OwnTables
 from towpath.kernel.bpf import probe
-from towpath.kernel.bpf.bpffs import new_pin_dir, remove_pins
-from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.programs import ProgramType
 
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
 
     from towpath.kernel.bpf.programs import Program
 
-log = logging.getLogger(__name__)
-
-MAPS, NEXT = "maps", "maps-next"
 _SIZED = ("bw_limits", "bw_states", "bw_buckets", "bw_counts", "bw_names")
 """Rows are aggregates: tables of one size, or none of them is of use."""
 _VARIANTS = ("atomic", "locked")
@@ -63,7 +58,6 @@ class BandwidthProgram(Closeable):
         by_address: bool = False,
         atomic: bool | None = None,
     ) -> None:
-        self._pins = pins
         self.atomic = probe.atomics() if atomic is None else atomic
         """Charges are atomic; else they are made under locks."""
         with ExitStack() as undo:
@@ -76,58 +70,13 @@ class BandwidthProgram(Closeable):
                 obj.resize(name, aggregates + 1)
             for name, value in constants(direct=direct, by_address=by_address).items():
                 obj.rodata[name] = value
-            reused = self._reuse(undo.enter_context(ExitStack()))
+            self.own = OwnTables(obj, obj.map_names, pins, together=_SIZED)
+            self.own.reuse(undo.enter_context(ExitStack()))
             obj.load()
             self.maps = obj.maps
             self.btf = obj.btf
-            self.fresh = tuple(name for name in obj.map_names if name not in reused)
-            """Tables that were made, and not taken over."""
-            if pins is not None and self.fresh:
-                self._pin(pins)
+            self.own.pin()
             self._undo = undo.pop_all()
-
-    def _reuse(self, kept: ExitStack) -> list[str]:
-        """Use the pinned tables that fit; their names."""
-        if self._pins is None or not (self._pins / MAPS).is_dir():
-            return []
-        fitting: dict[str, Map] = {}
-        for name in self._object.map_names:
-            path = self._pins / MAPS / name
-            if not path.exists():
-                continue
-            found = kept.enter_context(Map.from_pin(path, self._object.btf))
-            differences = self._object.layout(name).differences(found.layout)
-            if differences:
-                log.info("%s is made anew: %s", name, "; ".join(differences))
-            else:
-                fitting[name] = found
-        if not all(name in fitting for name in _SIZED):
-            fitting = {name: each for name, each in fitting.items() if name not in _SIZED}
-        for name, each in fitting.items():
-            self._object.reuse(name, each)
-        return list(fitting)
-
-    def _pin(self, pins: Path) -> None:
-        remove_pins(pins / NEXT)
-        target = NEXT if (pins / MAPS).is_dir() else MAPS
-        with new_pin_dir(pins / target) as directory:
-            for name in self._object.map_names:
-                self.maps[name].pin(directory / name)
-
-    def pin_again(self) -> None:
-        """Pin the tables, if somebody has removed their pins. KernelError."""
-        if self._pins is not None and not (self._pins / MAPS).is_dir():
-            self._pin(self._pins)
-
-    def settle(self) -> None:
-        """Make the tables that were made anew the only ones: all links have these programs."""
-        if self._pins is None or not (self._pins / NEXT).is_dir():
-            return
-        old = self._pins / f"{MAPS}-old"
-        remove_pins(old)
-        (self._pins / MAPS).rename(old)
-        (self._pins / NEXT).rename(self._pins / MAPS)
-        remove_pins(old)
 
     @property
     def aggregates(self) -> int:

@@ -15,11 +15,13 @@ from towpath.kernel.bpf.bpffs import new_pin_dir, remove_pins
 from towpath.kernel.bpf.maps import Map
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from contextlib import ExitStack
     from pathlib import Path
 
     from towpath.kernel.bpf.object import BpfObject
+
+    Still = Callable[[Mapping[str, Map]], bool]
 
 log = logging.getLogger(__name__)
 
@@ -44,27 +46,36 @@ class OwnTables:
         self.fresh: tuple[str, ...] = self._names
         """Tables that are made, and not taken over."""
 
-    def reuse(self, kept: ExitStack) -> dict[str, Map]:
-        """Have the object, which isn't loaded yet, use those that are there and fit."""
+    def reuse(self, kept: ExitStack, still: Still = lambda _: True) -> dict[str, Map]:
+        """Have the object, which isn't loaded yet, use those that are there and fit.
+
+        ``still``: is given those that fit, all that are of use together among them; whether these
+        mean what they did.
+        """
         fitting: dict[str, Map] = {}
-        if self._pins is None or not (self._pins / MAPS).is_dir():
-            return fitting
-        for name in self._names:
-            path = self._pins / MAPS / name
-            if not path.exists():
-                continue
-            found = kept.enter_context(Map.from_pin(path, self._object.btf))
+        for name, found in self.pinned(kept, self._names).items():
             differences = self._object.layout(name).differences(found.layout)
             if differences:
                 log.info("%s is made anew: %s", name, "; ".join(differences))
             else:
                 fitting[name] = found
-        if not all(name in fitting for name in self._together):
+        if not (fitting.keys() >= set(self._together) and still(fitting)):
             fitting = {name: each for name, each in fitting.items() if name not in self._together}
         for name, each in fitting.items():
             self._object.reuse(name, each)
         self.fresh = tuple(name for name in self._names if name not in fitting)
         return fitting
+
+    def pinned(self, kept: ExitStack, names: Iterable[str]) -> dict[str, Map]:
+        """Open those of the names that a process before has pinned. KernelError."""
+        if self._pins is None or not (self._pins / MAPS).is_dir():
+            return {}
+        there = {name: self._pins / MAPS / name for name in names}
+        return {
+            name: kept.enter_context(Map.from_pin(path, self._object.btf))
+            for name, path in there.items()
+            if path.exists()
+        }
 
     def pin(self) -> None:
         """Pin them, once the object is loaded, if some are new. KernelError."""

@@ -97,15 +97,15 @@ class Node(Closeable):
             self.sync()
             self.watch_ports()
             self._forget_places()
-            self.program.settle()
+            self.program.own.settle()
             self._undo = undo.pop_all()
 
     def _adopt(self) -> None:
         """Whose connections those are that a new table doesn't know."""
-        if "masq_flows" not in self.program.fresh:
+        if "masq_flows" not in self.program.own.fresh:
             return
         state = self.program.maps["masq_states"].lookup(0)
-        first = "masq_states" in self.program.fresh
+        first = "masq_states" in self.program.own.fresh
         now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
         state["adopt_until"] = now + ADOPT_SECONDS if first else 0
         self.program.maps["masq_states"].update(0, state)
@@ -282,7 +282,7 @@ class Node(Closeable):
         if self._hold is None or not self._hold.again():
             return
         log.warning("masquerade: its pins were removed: they are made again")
-        self.program.pin_again()
+        self.program.own.pin_again()
         self._places.pin_again()
 
     # ---- Checks ----------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ next packets: the same seed gives them the same ports.
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from towpath.closeable import Closeable
-from towpath.kernel.bpf.bpffs import new_pin_dir, remove_pins
-from towpath.kernel.bpf.maps import Map, possible_cpus
+from towpath.datapath.maps.own import OwnTables
+from towpath.kernel.bpf.maps import possible_cpus
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.jiffies import per_second, units
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
     from towpath.model.masquerade import Section
 
-log = logging.getLogger(__name__)
-
-MAPS, NEXT = "maps", "maps-next"
 _PRIVATE = ("masq_works", "masq_decisions", "masq_known_pods")
 """A program's own: nothing in them outlives a moment."""
 _TABLE = ("masq_heads", "masq_flows", "masq_locks")
@@ -86,24 +82,20 @@ class MasqueradeProgram(Closeable):
     def __init__(self, section: Section, pins: Path | None = None, *, sources: bool = True) -> None:
         self.section = section
         self._sources = sources
-        self._pins = pins
-        self.fresh: tuple[str, ...] = ()
-        """Tables that were made, and not taken over."""
         with ExitStack() as undo:
             obj = undo.enter_context(BpfObject.packaged("masquerade"))
             self._object = obj
             self._size(section)
-            kept = undo.enter_context(ExitStack())
-            reused = self._reuse(kept)
+            names = (name for name in obj.map_names if name not in _PRIVATE)
+            self.own = OwnTables(obj, names, pins, together=_TABLE)
+            self.own.reuse(undo.enter_context(ExitStack()))
             obj.load()
             self.maps = obj.maps
             self.programs = obj.programs
             self.btf = obj.btf
-            self.fresh = tuple(name for name in obj.map_names if name not in (*reused, *_PRIVATE))
-            if "masq_states" in self.fresh:
+            if "masq_states" in self.own.fresh:
                 self._begin()
-            if pins is not None and self.fresh:
-                self._pin(pins)
+            self.own.pin()
             self._undo = undo.pop_all()
 
     def _size(self, section: Section) -> None:
@@ -125,55 +117,11 @@ class MasqueradeProgram(Closeable):
         if section.mapping == "endpoint-independent":
             obj.resize("masq_mappings", MAPPINGS)
 
-    def _reuse(self, kept: ExitStack) -> list[str]:
-        """Use the pinned tables that fit; their names."""
-        if self._pins is None or not (self._pins / MAPS).is_dir():
-            return []
-        fitting: dict[str, Map] = {}
-        for name in self._object.map_names:
-            path = self._pins / MAPS / name
-            if name in _PRIVATE or not path.exists():
-                continue
-            found = kept.enter_context(Map.from_pin(path, self._object.btf))
-            differences = self._object.layout(name).differences(found.layout)
-            if differences:
-                log.info("%s is made anew: %s", name, "; ".join(differences))
-            else:
-                fitting[name] = found
-        if not all(name in fitting for name in _TABLE):
-            fitting = {name: each for name, each in fitting.items() if name not in _TABLE}
-        for name, each in fitting.items():
-            self._object.reuse(name, each)
-        return list(fitting)
-
     def _begin(self) -> None:
         """Give a new table its seed."""
         state = self.maps["masq_states"].lookup(0)
         state["seed"] = int.from_bytes(os.urandom(8), "little")
         self.maps["masq_states"].update(0, state)
-
-    def _pin(self, pins: Path) -> None:
-        remove_pins(pins / NEXT)
-        target = NEXT if (pins / MAPS).is_dir() else MAPS
-        with new_pin_dir(pins / target) as directory:
-            for name in self._object.map_names:
-                if name not in _PRIVATE:
-                    self.maps[name].pin(directory / name)
-
-    def pin_again(self) -> None:
-        """Pin the tables, if somebody has removed their pins. KernelError."""
-        if self._pins is not None and not (self._pins / MAPS).is_dir():
-            self._pin(self._pins)
-
-    def settle(self) -> None:
-        """Make the tables that were made anew the only ones: all links have these programs."""
-        if self._pins is None or not (self._pins / NEXT).is_dir():
-            return
-        old = self._pins / f"{MAPS}-old"
-        remove_pins(old)
-        (self._pins / MAPS).rename(old)
-        (self._pins / NEXT).rename(self._pins / MAPS)
-        remove_pins(old)
 
     def constant(self, enum: str, name: str) -> int:
         """Return an enumerator of ``bpf/abi``."""

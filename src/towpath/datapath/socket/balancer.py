@@ -221,7 +221,7 @@ class SocketBalancer(Closeable):
         if self._hold is None:
             return
         missing = [str(self._pins)] if self._hold.again() else []
-        missing += ["maps"] if self.program.pin_again() else []
+        missing += ["maps"] if self.program.own.pin_again() else []
         missing += self._places.pin_again()
         if missing:
             log.warning("pins were removed by somebody else: %s; pinned again", ", ".join(missing))

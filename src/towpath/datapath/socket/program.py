@@ -10,7 +10,6 @@ anew, and what was counted comes along by what services and backends are.
 from __future__ import annotations
 
 import errno
-import logging
 import secrets
 import socket
 from contextlib import ExitStack
@@ -19,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from towpath.closeable import Closeable
+from towpath.datapath.maps.own import OwnTables
 from towpath.kernel.bpf import probe
 from towpath.kernel.bpf.attach_types import AttachType
-from towpath.kernel.bpf.bpffs import new_pin_dir, remove_pins
-from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.programs import ProgramType
 
@@ -31,13 +29,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.datapath.maps.shared import SharedMaps
+    from towpath.kernel.bpf.maps import Map
     from towpath.kernel.bpf.programs import Program
-
-log = logging.getLogger(__name__)
 
 OBJECT = "socket"
 TRIAL = "socket_trial"
-MAPS, NEXT, OLD = "maps", "maps-next", "maps-old"
 _MPTCP = 262  # IPPROTO_MPTCP
 _SET_RETVAL = 187  # BPF_FUNC_set_retval (5.18)
 _SKC_TO_MPTCP_SOCK = 196  # BPF_FUNC_skc_to_mptcp_sock (5.19)
@@ -82,7 +78,6 @@ class SocketProgram(Closeable):
         self, tables: SharedMaps, pins: Path | None = None, *, refuse_with: int = 0, mark: int = 0
     ) -> None:
         self.tables = tables
-        self._pins = pins
         self._rows: dict[str, Any] = {}
         self.left: dict[str, Map] = {}
         """Counters of other tables, that are to come along."""
@@ -90,18 +85,19 @@ class SocketProgram(Closeable):
             self._object = undo.enter_context(BpfObject.packaged(OBJECT))
             self._left_open = undo.enter_context(ExitStack())
             tables.use(self._object)
-            self._own = [name for name in self._object.map_names if name.startswith("socket_")]
+            names = (name for name in self._object.map_names if name.startswith("socket_"))
+            self.own = OwnTables(self._object, names, pins, together=_BY_INDEX)
             self._resize()
             with ExitStack() as kept:
-                reused = self._reuse(kept)
+                reused = self.own.reuse(kept, self._still)
+                if not reused.keys() >= set(_BY_INDEX):
+                    self._leave()
                 self.epoch = self._epoch(reused)
                 self._tell(refuse_with, mark)
                 self._object.load()
-            self.fresh = tuple(name for name in self._own if name not in reused)
-            if "socket_states" in self.fresh:
+            if "socket_states" in self.own.fresh:
                 self._begin()
-            if pins is not None and self.fresh:
-                self._pin(pins)
+            self.own.pin()
             self._undo = undo.pop_all()
 
     def _resize(self) -> None:
@@ -119,49 +115,22 @@ class SocketProgram(Closeable):
 
     # ---- what is pinned --------------------------------------------------------------------------
 
-    def _reuse(self, kept: ExitStack) -> dict[str, Map]:
-        """Use the pinned tables that fit."""
-        pinned = self._pinned(kept)
-        fitting: dict[str, Map] = {}
-        for name, found in pinned.items():
-            differences = self._object.layout(name).differences(found.layout)
-            if differences:
-                log.info("%s is made anew: %s", name, "; ".join(differences))
-            else:
-                fitting[name] = found
-        if not self._same_tables(fitting):
-            self._leave(pinned)
-            fitting = {name: each for name, each in fitting.items() if name not in _BY_INDEX}
-        for name, each in fitting.items():
-            self._object.reuse(name, each)
-        return fitting
-
-    def _pinned(self, kept: ExitStack) -> dict[str, Map]:
-        if self._pins is None or not (self._pins / MAPS).is_dir():
-            return {}
-        return {
-            name: kept.enter_context(Map.from_pin(self._pins / MAPS / name, self._object.btf))
-            for name in self._own
-            if (self._pins / MAPS / name).exists()
-        }
-
-    def _same_tables(self, fitting: Mapping[str, Map]) -> bool:
-        if not all(name in fitting for name in _BY_INDEX):
-            return False
+    def _still(self, fitting: Mapping[str, Map]) -> bool:
+        """Whether counters are by indexes of the tables that the load balancer has now."""
         state = fitting["socket_states"].lookup(0)
         return int(state["services"]) == self.tables.maps["services"].id
 
-    def _leave(self, pinned: Mapping[str, Map]) -> None:
+    def _leave(self) -> None:
         """Keep counters of other tables open, if they can be read."""
-        layouts = {name: self._object.layout(name) for name in _BY_INDEX}
-        alike = (
-            name in pinned and layouts[name].value == pinned[name].value_dtype for name in layouts
-        )
-        if self._pins is None or not all(alike):
-            return
-        for name in _BY_INDEX:
-            found = Map.from_pin(self._pins / MAPS / name, self._object.btf)
-            self.left[name] = self._left_open.enter_context(found)
+        with ExitStack() as undo:
+            pinned = self.own.pinned(undo, _BY_INDEX)
+            layouts = {name: self._object.layout(name) for name in _BY_INDEX}
+            if all(
+                name in pinned and each.value == pinned[name].value_dtype
+                for name, each in layouts.items()
+            ):
+                self.left = pinned
+                self._left_open.enter_context(undo.pop_all())
 
     def _epoch(self, reused: Mapping[str, Map]) -> int:
         if "socket_states" in reused:
@@ -187,30 +156,11 @@ class SocketProgram(Closeable):
         record["services"], record["epoch"] = self.tables.maps["services"].id, self.epoch
         self.maps["socket_states"].update(0, record)
 
-    def _pin(self, pins: Path) -> None:
-        remove_pins(pins / NEXT)
-        target = NEXT if (pins / MAPS).is_dir() else MAPS
-        with new_pin_dir(pins / target) as directory:
-            for name in self._own:
-                self.maps[name].pin(directory / name)
-
-    def pin_again(self) -> bool:
-        """Pin the tables, if somebody has removed their pins; whether they had. KernelError."""
-        if self._pins is None or (self._pins / MAPS).is_dir():
-            return False
-        self._pin(self._pins)
-        return True
-
     def settle(self) -> None:
         """Make the tables that were made anew the only ones: all links have these programs."""
         self._left_open.close()
         self.left = {}
-        if self._pins is None or not (self._pins / NEXT).is_dir():
-            return
-        remove_pins(self._pins / OLD)
-        (self._pins / MAPS).rename(self._pins / OLD)
-        (self._pins / NEXT).rename(self._pins / MAPS)
-        remove_pins(self._pins / OLD)
+        self.own.settle()
 
     # ---- for who uses them -----------------------------------------------------------------------
 
