@@ -353,15 +353,24 @@ def _decide(way: _Way, version: int) -> float:
 
 
 def _count_hooks(way: _Way) -> dict[str, Runs]:
-    """What the kernel counts of the programs at connect(): for a service, and for no one's."""
+    """What the kernel counts of the programs at connect().
+
+    For a service, by one socket and by a new one each time, which has to have memory for its note
+    first; and for an address that is no service's.
+    """
     if way.sockets is None:
         raise TypeError("this way has no programs")
     found = {}
     for version in _FAMILIES:
         program = way.sockets.program.programs[f"socket_connect{version}"]
-        for what, address in (("service", way.target(version)), ("other", BACKENDS[version][0])):
+        vip, other = way.target(version), BACKENDS[version][0]
+        for what, address, anew in (
+            ("service", vip, False),
+            ("service, new socket", vip, True),
+            ("other", other, False),
+        ):
             with counting_runs(program) as runs:
-                target = {"address": str(address), "port": PORT}
+                target = {"address": str(address), "port": PORT, "anew": anew}
                 way.worker.ask("datagram_connects", number=_REPEAT, **target)
             found[f"connect{version}, {what}"] = runs()
     return found
