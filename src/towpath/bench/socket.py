@@ -355,8 +355,8 @@ def _decide(way: _Way, version: int) -> float:
 def _count_hooks(way: _Way) -> dict[str, Runs]:
     """What the kernel counts of the programs at connect().
 
-    For a service, by one socket and by a new one each time, which has to have memory for its note
-    first; and for an address that is no service's.
+    For a service and for an address that is no service's, by one socket and by a new one each
+    time: that has no note yet, and where it isn't for a service, gets none.
     """
     if way.sockets is None:
         raise TypeError("this way has no programs")
@@ -368,6 +368,7 @@ def _count_hooks(way: _Way) -> dict[str, Runs]:
             ("service", vip, False),
             ("service, new socket", vip, True),
             ("other", other, False),
+            ("other, new socket", other, True),
         ):
             with counting_runs(program) as runs:
                 target = {"address": str(address), "port": PORT, "anew": anew}
