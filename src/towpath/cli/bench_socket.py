@@ -103,8 +103,8 @@ def _print(report: SocketReport) -> None:
         for family, found in families.items()
         for number, each in found.items()
     ]
-    columns = ("beside", "family", "services", "added", "from to")
-    print_table(columns, added, numbers=("services", "added"))
+    beside = ("beside", "family", "services", "added", "from to")
+    print_table(beside, added, numbers=("services", "added"))
     for way, reason in report.left_out.items():
         click.echo(f"{way} was left out: {reason}")
     for what, ratios in (("connections/s", report.connections), ("requests/s", report.requests)):
