@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from towpath.bench.errors import BenchError
 from towpath.bench.forward import Spread
 from towpath.bench.socket_ipvs import lacking, load_ipvs
 from towpath.bench.socket_rules import kube_proxy, load
@@ -63,7 +62,7 @@ class SocketReport:
     connect: tuple[Connect, ...]
     added: dict[str, dict[str, dict[str, Spread]]]
     """By another way, family and number of services: what Towpath adds to connect(), as a part of
-    what the other way adds."""
+    what the other way adds. Without those where that adds nothing that could be measured."""
     left_out: dict[str, str]
     """Ways that can't be measured here, and why."""
     connections: dict[str, Spread]
@@ -81,7 +80,9 @@ class SocketReport:
         for way, families in self.added.items():
             numbers = next(iter(families.values()))
             ratios[f"added_ratio_to_{way}"] = {
-                number: max(each[number].p50 for each in families.values()) for number in numbers
+                number: max(each[number].p50 for each in families.values())
+                for number in numbers
+                if all(number in each for each in families.values())
             }
         return {
             "kernel": os.uname().release,
@@ -275,9 +276,7 @@ class _Samples:
             connect=tuple(self._connect(key) for key in self.connect),
             added={
                 other: {
-                    family: {
-                        str(number): self._added(other, number, version) for number in services
-                    }
+                    family: self._added(other, services, version)
                     for version, family in _FAMILIES.items()
                 }
                 for other in (NFTABLES, IPVS)
@@ -298,18 +297,20 @@ class _Samples:
         requests = round(statistics.median(self.requests[key]))
         return Connect(way, number, _FAMILIES[version], spread.p50, spread, rate, requests)
 
-    def _added(self, other: str, number: int, version: int) -> Spread:
-        """Differences of medians, turn by turn."""
+    def _added(self, other: str, services: Sequence[int], version: int) -> dict[str, Spread]:
+        """Differences of medians, turn by turn, by number of services."""
         none = self.connect[NONE, 0, version]
-        ours, theirs = (self.connect[way, number, version] for way in (TOWPATH, other))
-        added = [
-            (mine - base) / (slower - base)
-            for mine, slower, base in zip(ours, theirs, none, strict=True)
-            if slower > base
-        ]
-        if not added:
-            raise BenchError(f"{other} adds nothing that could be measured")
-        return Spread.of(added, 3)
+        found = {}
+        for number in services:
+            ours, theirs = (self.connect[way, number, version] for way in (TOWPATH, other))
+            added = [
+                (mine - base) / (slower - base)
+                for mine, slower, base in zip(ours, theirs, none, strict=True)
+                if slower > base
+            ]
+            if added:
+                found[str(number)] = Spread.of(added, 3)
+        return found
 
     def _ratios(self, values: dict[_Key, list[float]], number: int) -> dict[str, Spread]:
         found = {}
