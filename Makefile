@@ -62,7 +62,8 @@ test: install-dev objects
 # less than three minutes for what `make bare` takes an hour for.
 DECLARED := tests/lab/test_group.py tests/lab/test_health_path.py tests/lab/test_l2.py \
 	tests/lab/test_lab_life.py tests/lab/test_packaging.py tests/lab/test_record_command.py \
-	tests/lab/test_socket_programs.py tests/lab/test_masquerade_programs.py \
+	tests/lab/test_socket_programs.py tests/lab/test_socket_resolvers.py \
+	tests/lab/test_masquerade_programs.py \
 	tests/prog/cgroup/test_systemd.py tests/prog/doctor/test_doctor.py tests/prog/recorder/test_expressions.py \
 	tests/prog/kernel/test_links.py tests/unit/bench/test_rulesets.py \
 	tests/unit/agent/health/test_check.py tests/unit/kernel/bpf/test_layout.py \

@@ -67,7 +67,9 @@ async def client(at: str, size: int, streams: int) -> None:
     configuration = QuicConfiguration(
         is_client=True, alpn_protocols=_ALPN, verify_mode=ssl.CERT_NONE
     )
-    async with connect(at, PORT, configuration=configuration) as connection:
+    async with connect(
+        at, PORT, configuration=configuration, create_protocol=Telling
+    ) as connection:
         for _ in range(streams):
             reader, writer = await connection.create_stream()
             data = os.urandom(size)

@@ -4,104 +4,24 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.prog.kernel.harness_cgroups import new_cgroup
-from tests.prog.socket.harness import BACKENDS, BACKENDS6, LIMITS, OTHER_VIP, VIP, VIP6, service
-
-from towpath.datapath.lb.contents import Contents
-from towpath.datapath.maps.shared import SharedMaps
-from towpath.datapath.socket.balancer import SocketBalancer
-from towpath.kernel.net.netns import new_netns
-from towpath.lab.waiting import wait_until
+from tests.lab.harness_socket import WEB_SERVICES, Lab, web_lab
+from tests.prog.socket.harness import BACKENDS, BACKENDS6, OTHER_VIP, VIP, VIP6, service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from towpath.model.service import Service
-
-SECONDS = 60
-WEB = 80
-
-
-class Lab:
-    """A cgroup whose processes see services, and nginx on every backend."""
-
-    def __init__(self, cgroup: Path, sockets: SocketBalancer) -> None:
-        self.cgroup = cgroup
-        self.sockets = sockets
-
-    def apply(self, *services: Service) -> None:
-        """Have these services and no others; sockets of backends that have gone are ended."""
-        self.sockets.changed(self.sockets.contents.apply(services))
-        self.sockets.end_stale()
-
-    def run(self, *command: str, text: str = "", check: bool = True) -> str:
-        """Run a command in the cgroup; what it prints."""
-        moved = f'echo $$ > {self.cgroup}/cgroup.procs && exec "$@"'
-        ran = subprocess.run(
-            ["sh", "-c", moved, "sh", *command],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
-        assert ran.returncode == 0 or not check, ran.stderr
-        return ran.stdout
-
-    @property
-    def balanced(self) -> int:
-        """Connections that went to backends."""
-        return self.sockets.counters().verdicts["connect"]["balanced"]
-
-
-NGINX = """
-worker_processes 1; daemon off; pid {directory}/pid; error_log stderr;
-events {{ worker_connections 256; }}
-http {{
-  access_log off;
-  client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
-  uwsgi_temp_path {directory}; scgi_temp_path {directory};
-  server {{ listen 80; listen [::]:80; location / {{ return 200 "$server_addr"; }} }}
-  server {{ listen 8081; location / {{ proxy_pass http://{vip}; }} }}
-}}
-"""
-
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Backends with nginx, a service of TCP over each family."""
-    directory = tmp_path_factory.mktemp("nginx")
-    (directory / "nginx.conf").write_text(NGINX.format(directory=directory, vip=VIP))
-    lines = ["link set lo up", *(f"addr add {each}/32 dev lo" for each in BACKENDS)]
-    lines += [f"addr add {each}/128 dev lo nodad" for each in BACKENDS6]
-    tables = SharedMaps(LIMITS)
-    contents = Contents(tables)
-    contents.apply([service(port=WEB), service(VIP6, BACKENDS6[:3], port=WEB)])
-    with new_netns(), new_cgroup() as cgroup:
-        subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
-        with SocketBalancer(tables, contents, cgroup) as sockets:
-            made = Lab(cgroup, sockets)
-            command = f"echo $$ > {cgroup}/cgroup.procs && exec nginx -c {directory}/nginx.conf"
-            server = subprocess.Popen(["sh", "-c", f"{command} -p {directory}"])
-            try:
-                wait_until(lambda: _serves(made), seconds=SECONDS, what="nginx to serve")
-                yield made
-            finally:
-                server.terminate()
-                server.wait()
-    tables.close()
-
-
-def _serves(lab: Lab) -> bool:
-    return lab.run("curl", "-s", f"http://{BACKENDS[0]}/", check=False) == BACKENDS[0]
+    """Backends with nginx."""
+    with web_lab(tmp_path_factory.mktemp("nginx")) as made:
+        yield made
 
 
 @pytest.mark.parametrize(("host", "backends"), [(VIP, BACKENDS), (f"[{VIP6}]", BACKENDS6)])
@@ -196,9 +116,8 @@ IPERF = 5201
 
 def test_iperf3(lab: Lab) -> None:
     """Connections of TCP, and UDP beside one of TCP: both have to come to one server."""
-    web = (service(port=WEB), service(VIP6, BACKENDS6[:3], port=WEB))
     both = (service(OTHER_VIP, BACKENDS[:1], port=IPERF, protocol=each) for each in ("tcp", "udp"))
-    lab.apply(*web, *both)
+    lab.apply(*WEB_SERVICES, *both)
     command = ["iperf3", "-s", "-B", BACKENDS[0], "-p", str(IPERF), "--forceflush"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -217,7 +136,7 @@ def test_iperf3(lab: Lab) -> None:
                 assert found["end"]["streams"]
         finally:
             server.terminate()
-    lab.apply(*web)
+    lab.apply(*WEB_SERVICES)
 
 
 URING = r"""
@@ -284,94 +203,3 @@ def test_io_uring(lab: Lab, tmp_path: Path) -> None:
         pytest.skip("io_uring is switched off here")
     assert told[0] in BACKENDS[:3]
     assert told[1] == VIP
-
-
-# ---- A resolver that keeps one socket ------------------------------------------------------------
-
-DNS = 5353
-RESOLVER = """
-worker_processes 1; daemon off; pid {directory}/pid; error_log stderr;
-events {{ worker_connections 64; }}
-http {{
-  access_log off;
-  client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
-  uwsgi_temp_path {directory}; scgi_temp_path {directory};
-  resolver {vip}:{port} valid=1s ipv6=off;
-  resolver_timeout 3s;
-  server {{ listen 127.0.0.1:8082; location / {{ set $who name.test; proxy_pass http://$who; }} }}
-}}
-"""
-
-
-class Names(threading.Thread):
-    """Answers all questions for addresses with one, until it is stopped."""
-
-    def __init__(self, address: str, answer: str) -> None:
-        super().__init__(daemon=True)
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((address, DNS))
-        self._answer = socket.inet_aton(answer)
-        self.silent = False
-        """As a host that has gone: no answer, and no error either."""
-        self.start()
-
-    def run(self) -> None:
-        """Answer (RFC 1035): the question again, and a record for it."""
-        while True:
-            question, client = self._socket.recvfrom(512)
-            if not question:
-                return
-            if self.silent:
-                continue
-            head = question[:2] + b"\x81\x80\0\1\0\1\0\0\0\0"
-            asked = question[12 : question.index(b"\0", 12) + 5]
-            record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + self._answer
-            self._socket.sendto(head + asked + record, client)
-
-    def stop(self) -> None:
-        """End it, and its socket."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-            made.sendto(b"", self._socket.getsockname())
-        self.join()
-        self._socket.close()
-
-
-def test_dig(lab: Lab) -> None:
-    """It connects its socket, and takes no answer from anybody else."""
-    web = (service(port=WEB), service(VIP6, BACKENDS6[:3], port=WEB))
-    server = Names(BACKENDS[0], BACKENDS[1])
-    lab.apply(*web, service(OTHER_VIP, BACKENDS[:1], port=DNS, protocol="udp"))
-    try:
-        ask = ["dig", "+short", "+tries=1", f"@{OTHER_VIP}", "-p", str(DNS), "name.test"]
-        assert lab.run(*ask).split() == [BACKENDS[1]]
-    finally:
-        server.stop()
-        lab.apply(*web)
-
-
-def test_nginx_resolver_survives_the_loss_of_its_backend(lab: Lab, tmp_path: Path) -> None:
-    """It has one connected socket of UDP for as long as it lives."""
-    (tmp_path / "nginx.conf").write_text(
-        RESOLVER.format(directory=tmp_path, vip=OTHER_VIP, port=DNS)
-    )
-    web = (service(port=WEB), service(VIP6, BACKENDS6[:3], port=WEB))
-    dns = [service(OTHER_VIP, [each], port=DNS, protocol="udp") for each in BACKENDS[:2]]
-    servers = [Names(each, BACKENDS[number]) for number, each in enumerate(BACKENDS[:2])]
-    lab.apply(*web, dns[0])
-    command = f"echo $$ > {lab.cgroup}/cgroup.procs && exec nginx -c {tmp_path}/nginx.conf"
-    server = subprocess.Popen(["sh", "-c", f"{command} -p {tmp_path}"])
-    try:
-        wait_until(lambda: _resolved(lab) == BACKENDS[0], seconds=SECONDS, what="the first")
-        servers[0].silent = True
-        lab.apply(*web, dns[1])
-        wait_until(lambda: _resolved(lab) == BACKENDS[1], seconds=SECONDS, what="the second")
-    finally:
-        server.terminate()
-        server.wait()
-        for each in servers:
-            each.stop()
-        lab.apply(*web)
-
-
-def _resolved(lab: Lab) -> str:
-    return lab.run("curl", "-s", "http://127.0.0.1:8082/", check=False)

@@ -56,6 +56,7 @@ HANDED_ON = {
     "src/towpath/bench/bandwidth_world.py::run",
     "src/towpath/bench/control.py::_run",
     "src/towpath/bench/forward_rules.py::_nft",
+    "src/towpath/bench/socket_ipvs.py::_feed",
     "src/towpath/cli/lab.py::execute",
     "src/towpath/doctor/outside.py::_find",
     "src/towpath/kernel/net/netfilter.py::forward_chains",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""connect() to a service: by no program, by programs at the socket, by kube-proxy's rules."""
+"""connect() to a service: by no program, by programs at the socket, by kube-proxy's rules, IPVS."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from towpath.bench.errors import BenchError
 from towpath.bench.forward import Spread
+from towpath.bench.socket_ipvs import lacking, load_ipvs
 from towpath.bench.socket_rules import kube_proxy, load
 from towpath.bench.socket_stale import Moved, measure_stale
 from towpath.bench.socket_world import BACKENDS, FIRST_VIP, PORT, Worker, world
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.address import Address
 
-NONE, TOWPATH, NFTABLES = "none", "towpath", "nftables"
+NONE, TOWPATH, NFTABLES, IPVS = "none", "towpath", "nftables", "ipvs"
 SERVICES = (10, 1000, 10_000)
 RUNS, CONNECTIONS, REQUESTS = 9, 300, 2_000
 _TABLE = 251
@@ -60,9 +60,11 @@ class SocketReport:
     """All of it. Ratios are of the same run, turn by turn."""
 
     connect: tuple[Connect, ...]
-    added: dict[str, dict[str, Spread]]
-    """By family and number of services: what Towpath adds to connect(), as a part of what nftables
-    adds."""
+    added: dict[str, dict[str, dict[str, Spread]]]
+    """By another way, family and number of services: what Towpath adds to connect(), as a part of
+    what the other way adds. Without those where that adds nothing that could be measured."""
+    left_out: dict[str, str]
+    """Ways that can't be measured here, and why."""
     connections: dict[str, Spread]
     requests: dict[str, Spread]
     """Towpath's, as a multiple of no program's, by family."""
@@ -74,25 +76,34 @@ class SocketReport:
 
     def as_json(self) -> dict[str, Any]:
         """As ``towpath bench socket --json`` prints it."""
-        worst = {
-            str(number): max(each[str(number)].p50 for each in self.added.values())
-            for number in SERVICES
-            if all(str(number) in each for each in self.added.values())
-        }
+        ratios: dict[str, Any] = {}
+        for way, families in self.added.items():
+            numbers = next(iter(families.values()))
+            ratios[f"added_ratio_to_{way}"] = {
+                number: max(each[number].p50 for each in families.values())
+                for number in numbers
+                if all(number in each for each in families.values())
+            }
         return {
             "kernel": os.uname().release,
             "connect": [asdict(each) for each in self.connect],
-            "added_ratio_to_nftables": worst,
-            "added_ratio_by_family": {
-                family: {number: asdict(each) for number, each in found.items()}
-                for family, found in self.added.items()
-            },
+            **ratios,
+            "added_ratio_by_family": _plain(self.added.get(NFTABLES, {})),
+            "added_ratio_to_ipvs_by_family": _plain(self.added.get(IPVS, {})),
+            "left_out": self.left_out,
             "connections_ratio_to_none": {k: asdict(v) for k, v in self.connections.items()},
             "requests_ratio_to_none": {k: asdict(v) for k, v in self.requests.items()},
             "decision_ns": self.decision_ns,
             "hooks": {name: each._asdict() for name, each in self.hooks.items()},
             "udp": self.udp._asdict(),
         }
+
+
+def _plain(added: dict[str, dict[str, Spread]]) -> dict[str, Any]:
+    return {
+        family: {number: asdict(each) for number, each in found.items()}
+        for family, found in added.items()
+    }
 
 
 def measure_socket(
@@ -108,7 +119,7 @@ def measure_socket(
     """
     with ExitStack() as undo:
         progress("setting up")
-        ways = undo.enter_context(_ways(services, progress))
+        ways, left_out = undo.enter_context(_ways(services, progress))
         samples = _Samples()
         for run in range(-1, runs):
             progress(f"run {max(run, 0) + 1} of {runs}")
@@ -122,7 +133,7 @@ def measure_socket(
         decision = {_FAMILIES[version]: _decide(balancing, version) for version in _FAMILIES}
         hooks = _count_hooks(balancing)
     progress("stale sockets")
-    return samples.report(services, decision, hooks, measure_stale())
+    return samples.report(services, left_out, decision, hooks, measure_stale())
 
 
 # ---- Ways ----------------------------------------------------------------------------------------
@@ -144,23 +155,39 @@ class _Way:
 
 
 @contextmanager
-def _ways(services: Sequence[int], progress: Callable[[str], None]) -> Iterator[list[_Way]]:
+def _ways(
+    services: Sequence[int], progress: Callable[[str], None]
+) -> Iterator[tuple[list[_Way], dict[str, str]]]:
+    """Ways, and those that can't be had here with the reason."""
     with ExitStack() as undo:
         plain = undo.enter_context(world())
         ways = [_Way(NONE, 0, undo.enter_context(Worker(plain.pod)))]
+        reason = lacking(plain.node)
         for number in services:
             progress(f"setting up {number} services")
             cgroup = undo.enter_context(_cgroup())
             sockets = undo.enter_context(_balancing(number, cgroup))
             worker = undo.enter_context(Worker(plain.pod, cgroup))
             ways.append(_Way(TOWPATH, number, worker, sockets))
-            translated = undo.enter_context(world())
-            with in_netns(translated.node):
-                for version, backends in BACKENDS.items():
-                    vips = [FIRST_VIP[version] + n for n in range(number)]
+            ways.append(undo.enter_context(_translating(NFTABLES, number)))
+            if not reason:
+                ways.append(undo.enter_context(_translating(IPVS, number)))
+        yield ways, {IPVS: reason} if reason else {}
+
+
+@contextmanager
+def _translating(name: str, number: int) -> Iterator[_Way]:
+    """A node that translates packets."""
+    with world() as translated:
+        for version, backends in BACKENDS.items():
+            vips = [FIRST_VIP[version] + n for n in range(number)]
+            if name == IPVS:
+                load_ipvs(translated.node, vips, PORT, backends)
+            else:
+                with in_netns(translated.node):
                     load(kube_proxy(vips, PORT, backends))
-            ways.append(_Way(NFTABLES, number, undo.enter_context(Worker(translated.pod))))
-        yield ways
+        with Worker(translated.pod) as worker:
+            yield _Way(name, number, worker)
 
 
 @contextmanager
@@ -239,6 +266,7 @@ class _Samples:
     def report(
         self,
         services: Sequence[int],
+        left_out: dict[str, str],
         decision: dict[str, float],
         hooks: dict[str, Runs],
         moved: Moved,
@@ -247,9 +275,14 @@ class _Samples:
         return SocketReport(
             connect=tuple(self._connect(key) for key in self.connect),
             added={
-                family: {str(number): self._added(number, version) for number in services}
-                for version, family in _FAMILIES.items()
+                other: {
+                    family: self._added(other, services, version)
+                    for version, family in _FAMILIES.items()
+                }
+                for other in (NFTABLES, IPVS)
+                if other not in left_out
             },
+            left_out=left_out,
             connections=self._ratios(self.rate, largest),
             requests=self._ratios(self.requests, largest),
             decision_ns=decision,
@@ -264,18 +297,20 @@ class _Samples:
         requests = round(statistics.median(self.requests[key]))
         return Connect(way, number, _FAMILIES[version], spread.p50, spread, rate, requests)
 
-    def _added(self, number: int, version: int) -> Spread:
-        """Differences of medians, turn by turn."""
+    def _added(self, other: str, services: Sequence[int], version: int) -> dict[str, Spread]:
+        """Differences of medians, turn by turn, by number of services."""
         none = self.connect[NONE, 0, version]
-        ours, theirs = (self.connect[way, number, version] for way in (TOWPATH, NFTABLES))
-        added = [
-            (mine - base) / (other - base)
-            for mine, other, base in zip(ours, theirs, none, strict=True)
-            if other > base
-        ]
-        if not added:
-            raise BenchError("nftables adds nothing that could be measured")
-        return Spread.of(added, 3)
+        found = {}
+        for number in services:
+            ours, theirs = (self.connect[way, number, version] for way in (TOWPATH, other))
+            added = [
+                (mine - base) / (slower - base)
+                for mine, slower, base in zip(ours, theirs, none, strict=True)
+                if slower > base
+            ]
+            if added:
+                found[str(number)] = Spread.of(added, 3)
+        return found
 
     def _ratios(self, values: dict[_Key, list[float]], number: int) -> dict[str, Spread]:
         found = {}
@@ -319,15 +354,25 @@ def _decide(way: _Way, version: int) -> float:
 
 
 def _count_hooks(way: _Way) -> dict[str, Runs]:
-    """What the kernel counts of the programs at connect(): for a service, and for no one's."""
+    """What the kernel counts of the programs at connect().
+
+    For a service and for an address that is no service's, by one socket and by a new one each
+    time: that has no note yet, and where it isn't for a service, gets none.
+    """
     if way.sockets is None:
         raise TypeError("this way has no programs")
     found = {}
     for version in _FAMILIES:
         program = way.sockets.program.programs[f"socket_connect{version}"]
-        for what, address in (("service", way.target(version)), ("other", BACKENDS[version][0])):
+        vip, other = way.target(version), BACKENDS[version][0]
+        for what, address, anew in (
+            ("service", vip, False),
+            ("service, new socket", vip, True),
+            ("other", other, False),
+            ("other, new socket", other, True),
+        ):
             with counting_runs(program) as runs:
-                target = {"address": str(address), "port": PORT}
+                target = {"address": str(address), "port": PORT, "anew": anew}
                 way.worker.ask("datagram_connects", number=_REPEAT, **target)
             found[f"connect{version}, {what}"] = runs()
     return found

@@ -63,12 +63,18 @@ def requests(address: str, port: int, number: int) -> dict[str, Any]:
         return {"all": time.perf_counter_ns() - begun}
 
 
-def datagram_connects(address: str, port: int, number: int) -> dict[str, Any]:
-    """Connect sockets of UDP, which sends nothing: nanoseconds of all."""
+def datagram_connects(
+    address: str, port: int, number: int, *, anew: bool = False
+) -> dict[str, Any]:
+    """Connect by UDP, which sends nothing, each time anew or with one socket: nanoseconds."""
     begun = time.perf_counter_ns()
-    with socket.socket(_family(address), socket.SOCK_DGRAM) as made:
-        for _ in range(number):
-            made.connect((address, port))
+    made = socket.socket(_family(address), socket.SOCK_DGRAM)
+    for _ in range(number):
+        if anew:
+            made.close()
+            made = socket.socket(_family(address), socket.SOCK_DGRAM)
+        made.connect((address, port))
+    made.close()
     return {"all": time.perf_counter_ns() - begun}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``towpath bench socket``: connect() by programs at the socket, beside kube-proxy's rules."""
+"""``towpath bench socket``: connect() by programs at the socket, beside kube-proxy's ways."""
 
 from __future__ import annotations
 
@@ -47,14 +47,15 @@ def socket(services: tuple[int, ...], runs: int, connections: int, as_json: bool
 
     A pod, its node and backends are network namespaces, with a veth from one to the next; all is
     gone afterwards. none connects to a backend's own address, towpath to a service by programs at
-    the pod's cgroup, nftables to a service by kube-proxy's rules on the node. They take turns, run
-    by run. added is what Towpath adds to none, as a part of what nftables adds, of medians in the
-    same run.
+    the pod's cgroup, nftables to a service by kube-proxy's rules on the node, ipvs to one by IPVS
+    there. They take turns, run by run. added is what Towpath adds to none, as a part of what
+    nftables or ipvs adds, of medians in the same run.
 
     Also: connections a second, requests a second over one connection, the decision alone, and
     10,000 connected sockets of UDP in 50 namespaces whose backend is removed.
 
-    Needs root, cgroups of version 2 and the program nft.
+    Needs root, cgroups of version 2 and the program nft. ipvs is left out, and the reason told,
+    where the kernel has no IPVS or the program ipvsadm is missing.
     """
     from towpath.bench import BenchError
     from towpath.bench.socket import measure_socket
@@ -97,11 +98,15 @@ def _print(report: SocketReport) -> None:
     columns = ("way", "services", "family", "us", "from to", "connections/s", "requests/s")
     print_table(columns, rows, numbers=("services", "us", "connections/s", "requests/s"))
     added = [
-        (family, number, f"{each.p50:.3f}", f"{each.min:.3f} to {each.max:.3f}")
-        for family, found in report.added.items()
+        (way, family, number, f"{each.p50:.3f}", f"{each.min:.3f} to {each.max:.3f}")
+        for way, families in report.added.items()
+        for family, found in families.items()
         for number, each in found.items()
     ]
-    print_table(("family", "services", "added", "from to"), added, numbers=("services", "added"))
+    beside = ("beside", "family", "services", "added", "from to")
+    print_table(beside, added, numbers=("services", "added"))
+    for way, reason in report.left_out.items():
+        click.echo(f"{way} was left out: {reason}")
     for what, ratios in (("connections/s", report.connections), ("requests/s", report.requests)):
         for family, ratio in ratios.items():
             click.echo(f"{what}, {family}: {ratio.p50:.3f} of none ({ratio.min} to {ratio.max})")
