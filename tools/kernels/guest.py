@@ -48,15 +48,17 @@ KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable "
     "random.trust_cpu=on cryptomgr.notests lsm=capability audit=0"
 )
-# An emulated kernel sometimes trips over the code that it patches while it boots: QEMU's CPUs
-# don't see each other's changed instructions as real ones do. It is booted again then. What
-# goes wrong once the command has begun is never tried again.
+# An emulated kernel sometimes trips over the code that it patches, above all while it boots: QEMU's
+# CPUs don't see each other's changed instructions as real ones do. It is booted again then. What
+# goes wrong otherwise once the command has begun is never tried again.
 BOOTS = 3
+_TRIPPED = "Oops: int3"  # the byte that stands there while the kernel patches
 # Of those that QEMU has and that Debian's kernels for virtual machines have drivers for, the one
 # that takes VLAN tags off frames.
 NIC = "vmxnet3"
 NIC_MACS = ("02:00:00:00:77:00", "02:00:00:00:77:01")
 _SOCKET_SECONDS = 10
+_LOOK_SECONDS = 2.0
 _CONSOLE_LINES = 40
 
 Ending = Literal["done", "panic", "hang", "no boot"]
@@ -77,6 +79,11 @@ class Outcome:
     seconds: float
     started: bool
     """Whether the kernel came to the command."""
+
+    @property
+    def emulated_wrongly(self) -> bool:
+        """Whether it says more of QEMU than of what ran in it."""
+        return not self.started or (self.ending == "panic" and _TRIPPED in self.console)
 
     @property
     def ok(self) -> bool:
@@ -115,7 +122,7 @@ def run(
     """
     for _ in range(BOOTS):
         outcome = _boot(image, command, results, timeout, arguments, emulation)
-        if outcome.started:
+        if not outcome.emulated_wrongly:
             break
     return outcome
 
@@ -142,7 +149,7 @@ def _boot(
             undo.enter_context(_share(path, sockets / tag, writable=tag == "results"))
         words = _qemu(image, initrd, {tag: sockets / tag for tag in shares}, results, arguments)
         qemu = subprocess.Popen([*words, *emulation.options], stdin=subprocess.DEVNULL)
-        in_time = _wait(qemu, timeout, results / "booted", emulation.boot_seconds)
+        in_time = _wait(qemu, timeout, results, emulation.boot_seconds)
     return _outcome(results, in_time=in_time, seconds=time.monotonic() - began)
 
 
@@ -230,23 +237,36 @@ def _nics() -> list[str]:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], timeout: float, booted: Path, boot_seconds: float
+    process: subprocess.Popen[bytes], timeout: float, results: Path, boot_seconds: float
 ) -> bool:
-    """Return whether the guest ended by itself. One that doesn't come to its command need not."""
+    """Return whether the guest ended by itself. One that doesn't come to its command need not.
+
+    Nor one whose kernel has panicked: it should, but may hang where it stops its other CPU.
+    """
+    ends = time.monotonic() + timeout
+    boots = time.monotonic() + boot_seconds
     try:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(min(timeout, boot_seconds))
-            return True
-        if not booted.exists():
-            return False
-        process.wait(max(timeout - boot_seconds, 0))
-    except subprocess.TimeoutExpired:
-        return False
-    else:
-        return True
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK_SECONDS)
+                return True
+            now = time.monotonic()
+            booted = (results / "booted").exists()
+            if now > ends or (now > boots and not booted) or _panicked(results):
+                return False
     finally:
         process.kill()
         process.wait()
+
+
+def _panicked(results: Path) -> bool:
+    """Whether the kernel said so a while ago."""
+    console = results / "console"
+    return (
+        console.exists()
+        and time.time() - console.stat().st_mtime > _LOOK_SECONDS
+        and "Kernel panic" in console.read_text(errors="replace")
+    )
 
 
 def _outcome(results: Path, *, in_time: bool, seconds: float) -> Outcome:

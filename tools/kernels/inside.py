@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,6 +184,25 @@ def _outcome(case: ET.Element) -> str:
     return next((kinds[child.tag] for child in case if child.tag in kinds), "passed")
 
 
+def use_once() -> None:
+    """Connect once by each family, and wait a moment.
+
+    Where a kernel does something the first time only, it then patches that out, while the other CPU
+    may be there: guest.py says what emulated ones make of it.
+    """
+    subprocess.run(["/sbin/ip", "link", "set", "lo", "up"], check=False)
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        with (
+            suppress(OSError),
+            socket.create_server((address, 0), family=family) as server,
+            socket.create_connection(server.getsockname()[:2]),
+            socket.socket(family, socket.SOCK_DGRAM) as datagrams,
+        ):
+            datagrams.connect(server.getsockname())
+            datagrams.send(b"")
+    time.sleep(1)
+
+
 def main(arguments: list[str]) -> int:
     """Run the suites; the exit code is 0 if all is well.
 
@@ -191,6 +212,7 @@ def main(arguments: list[str]) -> int:
     without = [word for word in arguments if word.startswith("--")]
     for module in MODULES.split():
         subprocess.run(["/sbin/modprobe", "-q", module], check=False)
+    use_once()
     report: dict[str, Any] = {"release": os.uname().release}
     if "load" in suites:
         report["programs"] = load_objects(SHIPPED)
