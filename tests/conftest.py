@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from tests import hangs
-from tests.guests import IN_GUEST, costs, divided, thinned, unmarked
+from tests.guests import IN_GUEST, costs, divided, divided_lab, thinned, unmarked
 from tests.outside import Watch
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Leave the machine's namespaces before any test module is imported."""
     config.addinivalue_line("markers", "host: no kernel makes a difference, guests leave it out")
     config.addinivalue_line("markers", "thorough: guests that share tests leave it out")
+    config.addinivalue_line("markers", "each_kernel: guests that share tests run it all the same")
     if os.geteuid() != 0:
         pytest.exit("the tests load BPF programs and make network namespaces: run them as root", 1)
     # No deadline: how long an example takes on a busy machine says nothing of the code.
@@ -81,6 +82,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """For guests that share the tests of programs among them; and for what hangs."""
     hangs.add_options(parser)
     parser.addoption("--part", metavar="K/N", help="of the tests of programs part K (from 0) of N")
+    parser.addoption("--lab-part", metavar="K/N", help="the same of the lab's tests for guests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -89,17 +91,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     kept, left = unmarked(items, "host")
     if part := config.getoption("part"):
-        number, _, parts = part.partition("/")
         kept, thorough = unmarked(kept, "thorough")
-        kept, more = divided(kept, int(number), int(parts), costs())
+        kept, more = divided(kept, *_fraction(part), costs())
         left += thorough + more
     else:
         kept, more = thinned(kept)
+        left += more
+    if part := config.getoption("lab_part"):
+        kept, more = divided_lab(kept, *_fraction(part), costs())
         left += more
     # In the order that they came in: a module's tests share what it has loaded.
     gone = set(left)
     items[:] = [item for item in items if item not in gone]
     config.hook.pytest_deselected(items=left)
+
+
+def _fraction(said: str) -> tuple[int, int]:
+    number, _, parts = said.partition("/")
+    return int(number), int(parts)
 
 
 def _mount(source: str, target: str, kind: str, flags: int = 0) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pytest
 
@@ -73,26 +73,67 @@ def divided(
     guest as give all about as much to do. Of a test's sets of parameters one. Everything else is
     run in each guest.
     """
-    modules: dict[str, dict[str, list[pytest.Item]]] = {}
-    kept: list[pytest.Item] = []
+    modules, kept = _by_module(items, lambda item: item.nodeid.startswith("tests/prog/"))
     left: list[pytest.Item] = []
-    for item in items:
-        module, _, name = item.nodeid.partition("::")
-        if module.startswith("tests/prog/"):
-            alike = modules.setdefault(module, {}).setdefault(name.partition("[")[0], [])
-            alike.append(item)
-        else:
-            kept.append(item)
-    cost = {module: costs.get(module, len(tests)) for module, tests in modules.items()}
-    load = [0.0] * parts
-    for module in sorted(modules, key=lambda module: (-cost[module], module)):
-        least = min(range(parts), key=load.__getitem__)
-        load[least] += cost[module]
-        for alike in modules[module].values():
-            chosen = part % len(alike) if least == part else None
+    for module, whose in _spread(modules, parts, costs).items():
+        by_test: dict[str, list[pytest.Item]] = {}
+        for item in modules[module]:
+            by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        for alike in by_test.values():
+            chosen = part % len(alike) if whose == part else None
             kept += [item for at, item in enumerate(alike) if at == chosen]
             left += [item for at, item in enumerate(alike) if at != chosen]
     return kept, left
+
+
+def divided_lab(
+    items: Iterable[pytest.Item], part: int, parts: int, costs: Mapping[str, float]
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """The same for the lab's tests for guests: some kernel has what the host lacks.
+
+    Whole modules again, but for what is marked ``each_kernel``, and all sets of parameters.
+    """
+    modules, kept = _by_module(
+        items,
+        lambda item: (
+            item.nodeid.startswith("tests/guest/") and not item.get_closest_marker("each_kernel")
+        ),
+    )
+    left: list[pytest.Item] = []
+    for module, whose in _spread(modules, parts, costs).items():
+        (kept if whose == part else left).extend(modules[module])
+    return kept, left
+
+
+def _by_module(
+    items: Iterable[pytest.Item], wanted: Callable[[pytest.Item], object]
+) -> tuple[dict[str, list[pytest.Item]], list[pytest.Item]]:
+    """Those that are wanted by their modules, and all others."""
+    modules: dict[str, list[pytest.Item]] = {}
+    others: list[pytest.Item] = []
+    for item in items:
+        if wanted(item):
+            modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
+        else:
+            others.append(item)
+    return modules, others
+
+
+def _spread(
+    modules: Mapping[str, Sequence[pytest.Item]], parts: int, costs: Mapping[str, float]
+) -> dict[str, int]:
+    """Which part has each module: dear ones first, each where there is least to do."""
+    names = {
+        module: len({item.nodeid.partition("[")[0] for item in items})
+        for module, items in modules.items()
+    }
+    cost = {module: costs.get(module, count) for module, count in names.items()}
+    load = [0.0] * parts
+    found = {}
+    for module in sorted(modules, key=lambda module: (-cost[module], module)):
+        found[module] = min(range(parts), key=load.__getitem__)
+        load[found[module]] += cost[module]
+    return found
 
 
 def cases(on_host: Sequence[T], step: int) -> Sequence[T]:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from towpath.bench.bandwidth_world import World
 
+pytestmark = pytest.mark.each_kernel
+
 RATE = 20_000_000
 RUNS = 5
 SECONDS, WARM = 3.0, 2.0

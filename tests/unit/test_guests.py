@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.guests import MAX_PARAMETERS, divided, thinned, unmarked
+from tests.guests import MAX_PARAMETERS, divided, divided_lab, thinned, unmarked
 
 if TYPE_CHECKING:
     import pytest
@@ -54,6 +54,20 @@ def test_each_module_of_programs_is_in_one_part_and_all_others_in_each() -> None
     names = Counter(each.nodeid.partition("[")[0] for each in PROG if counted[each])
     assert set(names.values()) == {1}
     assert len(names) == 6
+
+
+def test_each_module_of_the_lab_is_in_one_part_but_for_what_kernels_differ_in() -> None:
+    """With all sets of parameters; programs' tests aren't concerned."""
+    marked = Item("tests/guest/test_stamps.py::test_s", marker="each_kernel")
+    made = [*PROG, *GUEST, Item("tests/guest/test_bond.py::test_b[2]"), marked]
+    found = [divided_lab(items(made), part, 2, {}) for part in range(2)]
+    for kept, left in found:
+        assert sorted(map(hash, [*kept, *left])) == sorted(map(hash, made))
+        assert {*items(PROG), marked} <= {*kept}
+    assert [{each.nodeid for each in left} for _, left in found] == [
+        {"tests/guest/test_netem.py::test_transfers"},
+        {"tests/guest/test_bond.py::test_b", "tests/guest/test_bond.py::test_b[2]"},
+    ]
 
 
 def test_all_have_about_as_much_to_do() -> None:

@@ -13,6 +13,7 @@ Exit code 0: all blocking kernels are well.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ from tools.kernels.packages import obtain
 from tools.kernels.supported import SUPPORTED, Kernel, Suite, named
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 # One each for the three that must not fail. A guest keeps one CPU busy: with two CPUs three at a
 # time are through no later than two and then one, and none of them idles meanwhile.
@@ -94,13 +95,20 @@ def clang_versions() -> dict[str, str | None]:
 
 
 def run_kernel(
-    kernel: Kernel, results: Path, part: str | None, *, suites: Collection[str], timeout: float
+    kernel: Kernel,
+    results: Path,
+    part: str | None,
+    lab_part: str | None,
+    *,
+    suites: Collection[str],
+    timeout: float,
 ) -> Result:
     """Boot one kernel and run those of its suites in it that are asked for.
 
     ``timeout``: in seconds, for all of it.
 
-    ``part``: which part of the tests of programs, such as 0/3; None: all.
+    ``part``, ``lab_part``: which part of the tests of programs, such as 0/3, and of the lab's;
+    None: all.
     """
     result = Result(kernel)
     began = time.monotonic()
@@ -109,6 +117,7 @@ def run_kernel(
         image = obtain(kernel)
         without = [f"--ignore={path}" for path in kernel.without]
         without += [f"--part={part}"] if part else []
+        without += [f"--lab-part={lab_part}"] if lab_part else []
         wanted = [suite for suite in kernel.suites if suite in suites]
         command = [sys.executable, "-m", "tools.kernels.inside", *wanted, *without]
         outcome = guest.run(image, command, results, timeout=timeout)
@@ -206,8 +215,16 @@ def run_all(
             seconds = CI_TIMEOUT_SECONDS if options.ci else TIMEOUT_SECONDS
             run = partial(run_kernel, suites=suites, timeout=seconds)
             shared = options.ci and len(kernels) > 1
-            parts = [f"{i}/{len(kernels)}" if shared else None for i in range(len(kernels))]
-            return list(pool.map(run, kernels, places, parts))
+            programs = parts([True for _ in kernels], shared=shared)
+            labs = parts(["lab" in kernel.suites for kernel in kernels], shared=shared)
+            return list(pool.map(run, kernels, places, programs, labs))
+
+
+def parts(having: Sequence[bool], *, shared: bool) -> list[str | None]:
+    """Which part each has of what those run that have it, such as 0/3; None: all, or nothing."""
+    numbers = itertools.count()
+    count = sum(having)
+    return [f"{next(numbers)}/{count}" if shared and each else None for each in having]
 
 
 def main() -> int:

@@ -168,6 +168,7 @@ recipes = st.builds(
 )
 
 
+@pytest.mark.thorough
 def test_program_and_oracle_agree_on_made_frames(rig: Rig) -> None:
     """Same action, bytes and counters, on frames that are nearly right; every verdict occurs."""
 

@@ -182,6 +182,7 @@ def test_a_datagram_after_a_long_pause_begins_another_flow(rig: Rig, timeout: in
     assert stays == (timeout is not None)
 
 
+@pytest.mark.thorough
 def test_a_table_that_is_full_keeps_what_is_established(network: None) -> None:
     """What was never answered makes room; then new flows are dropped, and counted."""
     assert network is None

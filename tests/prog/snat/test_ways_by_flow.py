@@ -39,6 +39,7 @@ def nat(net: Network) -> Iterator[NatRig]:
         yield made
 
 
+@pytest.mark.thorough
 def test_each_flow_takes_the_way_that_the_kernel_would(net: Network, nat: NatRig) -> None:
     """By addresses and ports, if it is so configured: to the backend, and back to the client."""
     Path("/proc/sys/net/ipv4/fib_multipath_hash_policy").write_text("1")

@@ -147,6 +147,7 @@ def _by_backend(process: Process) -> dict[tuple[str, str], int]:
     }
 
 
+@pytest.mark.thorough
 def test_no_connection_fails_while_processes_come_and_go(cgroup: Path, pins: Path) -> None:
     """Backends too."""
     with Child(cgroup) as child:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
 from tests.prog.cgroup.harness_nodes import NODES, node
 from tests.prog.kernel.harness_cgroups import new_cgroup
 from tests.prog.socket.harness import BACKENDS, PORT, VIP, Child, Servers
@@ -12,6 +13,7 @@ from tests.prog.socket.harness import BACKENDS, PORT, VIP, Child, Servers
 from towpath.kernel.net.netns import new_netns
 
 
+@pytest.mark.thorough
 def test_services_are_those_of_the_pods_own_node() -> None:
     """One VIP, with another backend in each node; outside of both it is nobody's."""
     lines = ["link set lo up", *(f"addr add {each}/32 dev lo" for each in BACKENDS[:2])]
