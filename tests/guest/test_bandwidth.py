@@ -19,7 +19,8 @@ import pytest
 from towpath.agent.bandwidth.part import refused_bbr
 from towpath.bench.bandwidth import latency_of
 from towpath.bench.bandwidth_traffic import Bulk, Sink, achieved, traffic
-from towpath.bench.bandwidth_world import DIRECT, PORT_OF_STAMPS, REMOTE, TBF, limited, world
+from towpath.bench.bandwidth_ways import DIRECT, TBF, limited
+from towpath.bench.bandwidth_world import PORT_OF_STAMPS, REMOTE, world
 from towpath.datapath.bandwidth.fq import FqKeeper, limits
 from towpath.datapath.bandwidth.node import Node
 from towpath.datapath.bandwidth.report import report
@@ -87,7 +88,7 @@ def test_what_is_below_the_limit_loses_nothing(here: World) -> None:
     """Datagrams at half of it."""
     with ExitStack() as undo:
         sink = Sink(here.remote, undo)
-        with limited(DIRECT, RATE) as limit, traffic(here, Bulk(offered=0.5), RATE):
+        with limited(here, DIRECT, RATE) as limit, traffic(here, Bulk(offered=0.5), RATE):
             achieved(sink, Bulk(offered=0.5), SECONDS, 0)
             found = limit.aggregate
     assert found
@@ -125,7 +126,7 @@ def test_stamps_of_any_clock_arrive(here: World, clock: int) -> None:
             sink = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         sink.bind((REMOTE, PORT_OF_STAMPS))
         sink.settimeout(60)
-        limit = undo.enter_context(limited(DIRECT, RATE))
+        limit = undo.enter_context(limited(here, DIRECT, RATE))
         pod = undo.enter_context(stamping(here.pod, clock))
         for number in range(5):
             at = struct.pack("=Q", time.clock_gettime_ns(clock) + 100_000_000)
