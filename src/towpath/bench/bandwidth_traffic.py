@@ -134,9 +134,7 @@ class Sender:
         """Send frames of UDP, of so many bits a second."""
         self._start(lambda: self._send_datagrams(netns, rate))
 
-    def stream(
-        self, netns: int, control: str = "cubic", *, rate: float = 0, most: int = 0
-    ) -> None:
+    def stream(self, netns: int, control: str = "cubic", *, rate: float = 0, most: int = 0) -> None:
         """Send by TCP, as much as there is room for.
 
         ``rate``: the application has only so many bits a second on the wire; 0: any number.

@@ -144,8 +144,8 @@ def _print(report: BandwidthReport) -> None:
     if report.set:
         megabytes = report.set.bytes / 1e6
         click.echo(
-            f"{report.set.aggregates} limits: {report.set.seconds} s, again"
-            f" {report.set.again} s, {megabytes:.1f} MB"
+            f"{report.set.aggregates} limits: {report.set.seconds} s ({report.set.cpu} s of CPU),"
+            f" again {report.set.again} s of CPU, {megabytes:.1f} MB"
         )
     if report.stamps:
         told = report.stamps
@@ -164,35 +164,50 @@ def _tables(
 ) -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
     """Columns and rows."""
     cost = (report.cost.floor, *report.cost.scenarios) if report.cost else ()
-    yield ("program", "ns", "min", "max"), [
-        (each.name, f"{each.p50_ns:.1f}", f"{each.min_ns:.1f}", f"{each.max_ns:.1f}")
-        for each in cost
-    ]
-    yield ("limit", "traffic", "error", "worst", "dropped"), [
-        (
-            written(each.rate),
-            each.traffic,
-            f"{each.median:+.2f} %",
-            f"{each.worst:+.2f} %",
-            str(each.dropped),
-        )
-        for each in report.accuracy
-    ]
-    yield ("way", "limit", "p50", "p99"), [
-        (each.way, written(each.rate), f"{each.p50:.2f} ms", f"{each.p99:.2f} ms")
-        for each in report.latency
-    ]
-    yield ("pod", "traffic", "limit", "error"), [
-        (each.pod, each.traffic, written(each.rate), f"{each.error:+.2f} %")
-        for each in report.separate
-    ]
-    yield ("flows", "small", "Jain", "least", "error"), [
-        (
-            str(each.flows),
-            str(each.small),
-            f"{each.jain:.3f}",
-            f"{each.least:.2f}",
-            f"{each.error:+.2f} %",
-        )
-        for each in report.fairness
-    ]
+    yield (
+        ("program", "ns", "min", "max"),
+        [
+            (each.name, f"{each.p50_ns:.1f}", f"{each.min_ns:.1f}", f"{each.max_ns:.1f}")
+            for each in cost
+        ],
+    )
+    yield (
+        ("limit", "traffic", "error", "worst", "dropped"),
+        [
+            (
+                written(each.rate),
+                each.traffic,
+                f"{each.median:+.2f} %",
+                f"{each.worst:+.2f} %",
+                str(each.dropped),
+            )
+            for each in report.accuracy
+        ],
+    )
+    yield (
+        ("way", "limit", "p50", "p99"),
+        [
+            (each.way, written(each.rate), f"{each.p50:.2f} ms", f"{each.p99:.2f} ms")
+            for each in report.latency
+        ],
+    )
+    yield (
+        ("pod", "traffic", "limit", "error"),
+        [
+            (each.pod, each.traffic, written(each.rate), f"{each.error:+.2f} %")
+            for each in report.separate
+        ],
+    )
+    yield (
+        ("flows", "small", "Jain", "least", "error"),
+        [
+            (
+                str(each.flows),
+                str(each.small),
+                f"{each.jain:.3f}",
+                f"{each.least:.2f}",
+                f"{each.error:+.2f} %",
+            )
+            for each in report.fairness
+        ],
+    )
