@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what a socket that paces itself sends over time, on kernels that keep its stamps or don't."""
+"""Draws what a socket that paces itself sends over time, with its stamps kept and without."""
 
 from __future__ import annotations
 

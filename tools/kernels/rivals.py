@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PACKAGE = "containernetworking-plugins"
 PLUGIN = "usr/lib/cni/bandwidth"
 RELEASES = ("bookworm", "sid")
-"""tbf on an ifb; HTB."""
+"""Both have tbf on an ifb: the HTB of versions in between was taken back."""
 _UPSTREAM = re.compile(r"^Version: (?:\d+:)?(\d+(?:\.\d+)*)", re.MULTILINE)
 
 

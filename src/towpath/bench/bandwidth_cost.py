@@ -67,8 +67,10 @@ SCENARIOS = (
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Many limits that are set. Seconds; ``cpu``: of them the process's own, without what others
-    had in between; ``again``: the same where all are as they are to be. Bytes.
+    """Many limits that are set.
+
+    ``seconds``: until they are; ``cpu``: the process's own, without what others had in between;
+    ``again``: the same where all are as they are to be. ``bytes``: of the tables.
     """
 
     aggregates: int

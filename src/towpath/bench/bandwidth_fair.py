@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How limits are shared: a group's by its pods' flows, and whether pods keep out of each other's."""
+"""How a group's limit is shared by its pods' flows, and whether a pod takes from another's."""
 
 from __future__ import annotations
 
