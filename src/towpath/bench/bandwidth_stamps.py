@@ -2,7 +2,7 @@
 """A pod's socket that paces itself: what arrives over time, where its stamps survive or don't.
 
 TCP leaves pacing to fq wherever its packets come to one with their socket. Where the kernel resets
-their times of departure on the way out of the pod's namespace, nobody does it.
+their times of departure on the way out of the pod's namespace, fq goes by the socket's rate.
 """
 
 from __future__ import annotations
