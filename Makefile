@@ -6,6 +6,10 @@
 #                 CI=1 leaves out those that may fail, and divides the tests
 #                 of programs among the others; WRITE=1 also writes
 #                 docs/kernels.md, accepts programs' sizes, notes tests' costs
+#   make kernels-bench  pods' bandwidth in a guest of Linux 6.12, beside CAKE and the CNI
+#                 bandwidth plugin, and a picture with 5.10 too; written to docs/results
+#                 (needs root); BENCH_ARGS=--full measures at all limits,
+#                 BENCH_ARGS="-- --part latency --rate 20M" what is chosen
 #   make compilers  compile with the oldest clang that is supported and the newest
 #                 that Debian has, and load what the newest makes in every kernel
 #                 that must not fail (needs root); CI=1 leaves the kernels to
@@ -43,7 +47,7 @@ TEST_LIMIT ?= 2h
 # beyond that (network, mounts) are made by tests/conftest.py.
 ISOLATED := unshare --pid --fork --kill-child --mount-proc
 
-.PHONY: demo test declared compilers kernels bare bench objects lint format clean install-dev install-demo
+.PHONY: demo test declared compilers kernels kernels-bench bare bench objects lint format clean install-dev install-demo
 
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
@@ -86,6 +90,10 @@ kernels: objects
 	@tools/install dev,demo demo test kernels
 	$(ISOLATED) $(BIN)/python -m tools.kernels $(if $(CI),--ci) $(if $(WRITE),--write) $(KERNELS_ARGS)
 	$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider tools/kernels
+
+kernels-bench: objects
+	@tools/install dev,demo demo kernels
+	$(BIN)/python -m tools.kernels.bench $(BENCH_ARGS)
 
 bare:
 	@tools/install dev,demo demo test bare

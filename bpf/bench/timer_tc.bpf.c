@@ -31,7 +31,9 @@ struct tc_bench {
 	__u64 nanoseconds;
 	__u32 vary; /* destinations that packets go to in turn, each with one flow more; 0: one flow */
 	__u32 sequence;
-	__u32 mark; /* skb->mark that each packet has, 0: as the one before has left it */
+	__u32 mark; /* skb->mark of each packet, which has no stamp; 0: as the one before has left it */
+	__u32 mark_mask; /* so many marks more, a power of two less one, in turn */
+	__u32 turn;
 	__u32 _reserved;
 } bench;
 
@@ -84,8 +86,10 @@ int bench_tc_wrapper(struct __sk_buff *skb)
 	int i;
 
 	for (i = 0; i < TC_BENCH_BATCH; i++) {
-		if (bench.mark)
-			skb->mark = bench.mark;
+		if (bench.mark) {
+			skb->mark = bench.mark + (bench.turn++ & bench.mark_mask);
+			skb->tstamp = 0;
+		}
 		if (bench_put_back(skb)) {
 			bench.broken++;
 			return TC_ACT_SHOT;

@@ -10,7 +10,10 @@ from __future__ import annotations
 import socket
 import struct
 import subprocess
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,13 +21,21 @@ import pytest
 
 from towpath.agent.bandwidth.part import refused_bbr
 from towpath.bench.bandwidth import latency_of
-from towpath.bench.bandwidth_traffic import Bulk, Sink, achieved, traffic
-from towpath.bench.bandwidth_world import DIRECT, PORT_OF_STAMPS, REMOTE, TBF, limited, world
+from towpath.bench.bandwidth_traffic import (
+    Bulk,
+    Sink,
+    achieved,
+    each_achieved,
+    tcp_on_wire,
+    traffic,
+)
+from towpath.bench.bandwidth_ways import DIRECT, TBF, limited
+from towpath.bench.bandwidth_world import PORT_OF_STAMPS, REMOTE, world
 from towpath.datapath.bandwidth.fq import FqKeeper, limits
-from towpath.datapath.bandwidth.node import Node
+from towpath.datapath.bandwidth.node import Node, detach
 from towpath.datapath.bandwidth.report import report
 from towpath.datapath.bandwidth.survival import survival
-from towpath.kernel.bpf import probe
+from towpath.kernel.bpf import bpffs, probe
 from towpath.kernel.bpf.notes import Notes
 from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.net import qdiscs
@@ -34,6 +45,7 @@ from towpath.model.bandwidth import Pod, Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from towpath.bench.bandwidth_world import World
 
@@ -53,6 +65,14 @@ def here() -> Iterator[World]:
     """A pod, its node, a remote."""
     with world() as made:
         yield made
+
+
+@pytest.fixture
+def pins() -> Iterator[Path]:
+    """Where what outlives a process is kept."""
+    directory = bpffs.ROOT / "towpath-bandwidth-test"
+    yield directory
+    bpffs.remove_pins(directory)
 
 
 def sh(*commands: str) -> None:
@@ -89,7 +109,7 @@ def test_what_is_below_the_limit_loses_nothing(here: World) -> None:
     """Datagrams at half of it."""
     with ExitStack() as undo:
         sink = Sink(here.remote, undo)
-        with limited(DIRECT, RATE) as limit, traffic(here, Bulk(offered=0.5), RATE):
+        with limited(here, DIRECT, RATE) as limit, traffic(here, Bulk(offered=0.5), RATE):
             achieved(sink, Bulk(offered=0.5), SECONDS, 0)
             found = limit.aggregate
     assert found
@@ -127,7 +147,7 @@ def test_stamps_of_any_clock_arrive(here: World, clock: int) -> None:
             sink = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         sink.bind((REMOTE, PORT_OF_STAMPS))
         sink.settimeout(60)
-        limit = undo.enter_context(limited(DIRECT, RATE))
+        limit = undo.enter_context(limited(here, DIRECT, RATE))
         pod = undo.enter_context(stamping(here.pod, clock))
         for number in range(5):
             at = struct.pack("=Q", time.clock_gettime_ns(clock) + 100_000_000)
@@ -216,3 +236,97 @@ def test_a_qdisc_with_a_purpose_is_left_alone() -> None:
             assert kinds("va") == [("tbf", False)]
             node.detach()
         assert kinds("va") == [("tbf", False)]
+
+
+# ---- Changes under load --------------------------------------------------------------------------
+
+BELOW = 0.25
+"""Of the limit, what the numbered datagrams are that share it with TCP: within their fair share."""
+OVER = 1.5
+"""Times the limit, in half a second, that flows which overtake others may have: its absence would
+be twenty times as much."""
+HOLDER = """
+import json, sys
+from pathlib import Path
+from towpath.datapath.bandwidth.node import Node, detach
+from towpath.model.bandwidth import Pod, Section
+def section(rate):
+    pod = Pod("pod", device="vpod", egress=rate)
+    return Section(devices=("eth0",), pods=(pod,), direct=True, aggregates=8)
+with Node(section(int(sys.argv[2])), Path(sys.argv[1])) as node:
+    for line in ("", *sys.stdin):
+        if line:
+            node.replace(section(int(line)))
+        print("done", flush=True)
+"""
+
+
+@contextmanager
+def holder(pins: Path, rate: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that has the pod limited, and takes other limits, a line each."""
+    command = [sys.executable, "-c", HOLDER, str(pins), str(rate)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "done\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def numbered(here: World, stop: threading.Event, rate: int) -> int:
+    """Send numbered datagrams of a pod's, of so many bits a second; how many."""
+    with in_netns(here.pod):
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    number = 0
+    with made:
+        made.connect((REMOTE, PORT_OF_STAMPS))
+        while not stop.wait(8 * 1042 / rate):
+            made.send(number.to_bytes(4, "big") + bytes(996))
+            number += 1
+    return number
+
+
+def test_limits_hold_while_they_change_and_who_set_them_is_killed(here: World, pins: Path) -> None:
+    """No datagram within its flow's share is lost, and at no time more than the limit arrives."""
+    stop = threading.Event()
+    most: list[tuple[int, float]] = []
+    with ExitStack() as undo:
+        undo.callback(detach, pins)
+        sink = Sink(here.remote, undo)
+        with in_netns(here.remote):
+            remote = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        remote.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        remote.bind((REMOTE, PORT_OF_STAMPS))
+        pool = undo.enter_context(ThreadPoolExecutor(1))
+
+        def look(limit: int) -> None:
+            """See what arrives by TCP while the limit is at most this."""
+            most.append((limit, tcp_on_wire(sum(each_achieved(sink, 0.5, 0)))))
+
+        with holder(pins, RATE) as process, traffic(here, Bulk(2), RATE):
+            undo.callback(stop.set)
+            sent = pool.submit(numbered, here, stop, round(BELOW * RATE / 2))
+            assert process.stdin
+            assert process.stdout
+            for rate in (RATE, 2 * RATE, RATE // 2, RATE):
+                print(rate, file=process.stdin, flush=True)
+                assert process.stdout.readline() == "done\n"
+                look(2 * RATE)
+            look(RATE)
+            process.kill()
+            process.wait()
+            look(RATE)
+            with holder(pins, RATE):
+                look(RATE)
+            look(RATE)
+            stop.set()
+            count = sent.result()
+        remote.settimeout(5)
+        arrived = [int.from_bytes(remote.recv(2000)[:4], "big") for _ in range(count)]
+    assert sorted(arrived) == list(range(count))
+    assert count
+    assert [(limit, rate) for limit, rate in most if rate > OVER * limit] == []
+    assert most[-1][1] > RATE / 4, most  # there is traffic that could be too much

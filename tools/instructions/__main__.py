@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions per packet of the load balancer, held to their budgets.
+"""Instructions per packet of programs, held to their budgets.
 
-    python -m tools.instructions                  every scenario of `towpath bench lb`
+    python -m tools.instructions                  load balancer and pods' bandwidth, all scenarios
     python -m tools.instructions --write          make what is measured the budgets
     python -m tools.instructions --against DIR    compare with another checkout, not with budgets
 
@@ -56,7 +56,7 @@ def compile_programs(tree: Path, target: Path) -> None:
 
 
 def count(tree: Path, image: Image, names: list[str], place: Path, clang: str) -> Counts:
-    """Count the instructions of a checkout's load balancer, in a guest.
+    """Count the instructions of a checkout's programs, in a guest.
 
     ``place`` is an empty directory below the working directory.
     """

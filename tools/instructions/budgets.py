@@ -35,7 +35,7 @@ class Counts:
     floors: dict[str, float]
     """Scenario to what the bench takes around a program that does nothing."""
     scenarios: dict[str, float]
-    """Scenario to the load balancer's own: the floor is taken off."""
+    """Scenario to the program's own: the floor is taken off."""
 
     @classmethod
     def of(cls, report: Mapping[str, Any], clang: str) -> Self:

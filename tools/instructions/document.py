@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from towpath.bench import bandwidth_cost
 from towpath.bench.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ def table(budgets: Sequence[Counts]) -> str:
     """Return the table: a column for each kernel and compiler."""
     columns = [f"Linux {each.kernel}, clang {each.clang}" for each in budgets]
     lines = [_row("scenario", *columns, ""), _row(*["---"] * (len(columns) + 2))]
-    for scenario in SCENARIOS:
+    for scenario in (*SCENARIOS, *bandwidth_cost.SCENARIOS):
+        if not any(scenario.name in each.scenarios for each in budgets):
+            continue  # counted when it is asked for
         cells = [_number(each.scenarios.get(scenario.name)) for each in budgets]
         lines.append(_row(scenario.name, *cells, scenario.about))
     floors = [sorted(set(each.floors.values())) for each in budgets]

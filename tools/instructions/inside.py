@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs in the guest: every scenario of ``towpath bench lb``, by a clock that counts.
+"""What runs in the guest: scenarios of ``towpath bench``, by a clock that counts.
 
 Usage: inside.py OBJECTS [SCENARIO]...      writes /results/instructions.json
 
@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 if TYPE_CHECKING:
-    from towpath.bench.loadbalancer import Rig
-    from towpath.bench.scenarios import Scenario
+    from collections.abc import Collection
 
 RESULT = Path("/results/instructions.json")
 
@@ -83,7 +82,7 @@ def _nanoseconds(function: Any) -> int:
     return time.monotonic_ns() - began
 
 
-def count(bench: Rig, scenario: Scenario) -> dict[str, Any]:
+def count(bench: Any, scenario: Any) -> dict[str, Any]:
     """Return instructions per packet: those of the floor, and each run's, which include them."""
     bench.warm_up(scenario)
     floor = min(bench.floor(scenario) for _ in range(FLOORS))
@@ -95,13 +94,23 @@ def main(objects: str, *names: str) -> int:
     from towpath.kernel.bpf import object as packaged  # noqa: PLC0415 - the clock is looked at first
 
     packaged.OBJECTS = Path(objects)
-    from towpath.bench.cpu import on_one_cpu  # noqa: PLC0415 - as above
-    from towpath.bench.loadbalancer import Length, rig  # noqa: PLC0415 - as above
-    from towpath.bench.scenarios import SCENARIOS  # noqa: PLC0415 - as above
-
     wait_for_clocksource()
     check_clock()
+    found = balancing(names) | bandwidth(names)
+    check_clock()
+    RESULT.write_text(json.dumps({"kernel": os.uname().release, "scenarios": found}, indent=1))
+    return 0
+
+
+def balancing(names: Collection[str]) -> dict[str, Any]:
+    """Count those of the load balancer, of these names, or all if there are none."""
+    from towpath.bench.cpu import on_one_cpu  # noqa: PLC0415 - as in main
+    from towpath.bench.loadbalancer import Length, rig  # noqa: PLC0415 - as in main
+    from towpath.bench.scenarios import SCENARIOS  # noqa: PLC0415 - as in main
+
     chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
+    if not chosen:
+        return {}
     # Many flows come last: the flow of another scenario would share its set with one of them or
     # not, as the seed has it, and be the first that is looked at or not.
     chosen.sort(key=lambda scenario: scenario.flows)
@@ -110,10 +119,25 @@ def main(objects: str, *names: str) -> int:
     seeded = patch("towpath.datapath.maps.shared.secrets.randbits", Random(1).getrandbits)  # noqa: S311
     with seeded, on_one_cpu(), rig(Length(TIMED, UNTIMED)) as bench:
         found = {scenario.name: count(bench, scenario) for scenario in chosen}
-    check_clock()
-    told = {scenario.name: found[scenario.name] for scenario in SCENARIOS if scenario in chosen}
-    RESULT.write_text(json.dumps({"kernel": os.uname().release, "scenarios": told}, indent=1))
-    return 0
+    return {scenario.name: found[scenario.name] for scenario in SCENARIOS if scenario in chosen}
+
+
+def bandwidth(names: Collection[str]) -> dict[str, Any]:
+    """The same of pods' bandwidth, which has no budgets: only of these names.
+
+    Nothing where the checkout has no such benchmark.
+    """
+    try:
+        from towpath.bench.bandwidth_cost import SCENARIOS, rig  # noqa: PLC0415 - as in main
+    except ImportError:
+        return {}
+    from towpath.bench.cpu import on_one_cpu  # noqa: PLC0415 - as in main
+
+    chosen = [scenario for scenario in SCENARIOS if scenario.name in names]
+    if not chosen:
+        return {}
+    with on_one_cpu(), rig(length=(TIMED, UNTIMED)) as bench:
+        return {scenario.name: count(bench, scenario) for scenario in chosen}
 
 
 if __name__ == "__main__":

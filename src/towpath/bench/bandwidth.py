@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How exactly a pod's limit is kept, and what small requests wait beside it; other ways too."""
+"""Limits of pods: how exactly they are kept, what small requests wait, how they are shared."""
 
 from __future__ import annotations
 
 import os
 import statistics
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from towpath.bench.bandwidth_cost import MANY, measure_cost, set_many
+from towpath.bench.bandwidth_fair import FLOWS, fairness_of, separate
+from towpath.bench.bandwidth_stamps import own_pace
 from towpath.bench.bandwidth_traffic import Bulk, Sink, achieved, latencies, traffic
-from towpath.bench.bandwidth_world import DIRECT, WAYS, limited, world
+from towpath.bench.bandwidth_ways import DIRECT, NONE, WAYS, limited
+from towpath.bench.bandwidth_world import world
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
+    from towpath.bench.bandwidth_cost import Cost, Set
+    from towpath.bench.bandwidth_fair import Fairness, Separate
+    from towpath.bench.bandwidth_stamps import OwnPace
     from towpath.bench.bandwidth_world import World
+
+PARTS = ("cost", "accuracy", "latency", "fairness", "stamps")
 
 RATES = (10_000_000, 20_000_000, 50_000_000, 100_000_000)
 BULKS = (
@@ -25,6 +35,7 @@ BULKS = (
 )
 OVERLOAD = Bulk(offered=10)
 """At the lowest rate only."""
+LATENCY_BULK = Bulk(2)
 SECONDS, WARM, RUNS = 10.0, 2.0, 3
 
 
@@ -56,44 +67,78 @@ class Latency:
     requests: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BandwidthReport:
-    """All of it."""
+    """All of it; what wasn't asked for is empty, or None."""
 
-    accuracy: tuple[Accuracy, ...]
-    latency: tuple[Latency, ...]
+    cost: Cost | None = None
+    set: Set | None = None
+    accuracy: list[Accuracy] = field(default_factory=list)
+    latency: list[Latency] = field(default_factory=list)
+    separate: tuple[Separate, ...] = ()
+    fairness: list[Fairness] = field(default_factory=list)
+    stamps: OwnPace | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As ``towpath bench bandwidth --json`` prints it."""
-        return {
-            "kernel": os.uname().release,
-            "accuracy": [asdict(each) for each in self.accuracy],
-            "latency": [asdict(each) for each in self.latency],
-        }
+        return {"kernel": os.uname().release} | {k: v for k, v in asdict(self).items() if v}
 
 
 def measure_bandwidth(
     *,
+    parts: Sequence[str] = PARTS,
     rates: Sequence[int] = RATES,
-    bulks: Sequence[Bulk] = BULKS,
+    bulks: Sequence[Bulk] = (*BULKS, OVERLOAD),
     ways: Sequence[str] = WAYS,
+    plugins: Mapping[str, Path] = NONE,
     runs: int = RUNS,
     seconds: float = SECONDS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> BandwidthReport:
-    """Measure; nothing is left behind. BenchError: it can't be. KernelError."""
-    accuracy, latency = [], []
+    """Measure; nothing is left behind. BenchError: it can't be. KernelError.
+
+    ``plugins``: binaries of the CNI bandwidth plugin, by the names of further ways. ``parts``: of
+    PARTS, those that are wanted.
+    """
+    found = BandwidthReport()
+    if "cost" in parts:
+        found.cost = measure_cost(progress=progress)
+        progress(f"{MANY} limits")
+        found.set = set_many()
     with world() as here, ExitStack() as undo:
         sink = Sink(here.remote, undo)
-        for rate in rates:
-            more = (OVERLOAD,) if rate == min(rates) and BULKS[0] in bulks else ()
-            for bulk in (*bulks, *more):
-                progress(f"{DIRECT} {rate // 1_000_000}M {bulk.name}")
-                accuracy.append(accuracy_of(here, sink, DIRECT, rate, bulk, runs, seconds))
-            for way in ways:
-                progress(f"{way} {rate // 1_000_000}M latency")
-                latency.append(latency_of(here, way, rate, Bulk(2), seconds))
-    return BandwidthReport(tuple(accuracy), tuple(latency))
+        for rate in rates if "accuracy" in parts else ():
+            for bulk in bulks:
+                if bulk != OVERLOAD or rate == min(rates):
+                    progress(f"{DIRECT} {rate // 1_000_000}M {bulk.name}")
+                    each = accuracy_of(here, sink, DIRECT, rate, bulk, runs, seconds)
+                    found.accuracy.append(each)
+        for rate in rates if "latency" in parts else ():
+            every = (*ways, *plugins)
+            found.latency += latencies_of(here, every, rate, runs, seconds, plugins, progress)
+        if "fairness" in parts:
+            _share(found, here, sink, max(rates), seconds, progress)
+        if "stamps" in parts:
+            progress("a socket's own pace")
+            found.stamps = own_pace(here, sink, seconds)
+    return found
+
+
+def _share(
+    found: BandwidthReport,
+    here: World,
+    sink: Sink,
+    rate: int,
+    seconds: float,
+    progress: Callable[[str], None],
+) -> None:
+    """Have two pods share a rate, and not share two."""
+    progress("two pods")
+    found.separate = separate(here, sink, rate, seconds)
+    for flows in FLOWS:
+        for small in (0, flows // 2):
+            progress(f"{flows} flows, {small} of them small")
+            found.fairness.append(fairness_of(here, sink, rate, flows, small, seconds))
 
 
 def accuracy_of(
@@ -104,7 +149,7 @@ def accuracy_of(
     dropped = 0
     target = rate * min(bulk.offered or 1, 1)
     for _ in range(runs):
-        with limited(way, rate) as limit, traffic(here, bulk, rate):
+        with limited(here, way, rate) as limit, traffic(here, bulk, rate):
             got = achieved(sink, bulk, seconds, WARM)
             found = limit.aggregate
         errors.append(100 * (got / target - 1))
@@ -121,10 +166,38 @@ def accuracy_of(
     )
 
 
+def latencies_of(
+    here: World,
+    ways: Sequence[str],
+    rate: int,
+    runs: int,
+    seconds: float,
+    plugins: Mapping[str, Path],
+    progress: Callable[[str], None],
+) -> list[Latency]:
+    """Ask while bulk goes on, by the ways in turn, so often."""
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(runs):
+        for way in ways:
+            progress(f"{way} {rate // 1_000_000}M latency")
+            taken[way] += _asked(here, way, rate, LATENCY_BULK, seconds, plugins)
+    return [_latency(way, rate, LATENCY_BULK, each) for way, each in taken.items()]
+
+
 def latency_of(here: World, way: str, rate: int, bulk: Bulk, seconds: float) -> Latency:
     """Ask while the bulk goes on."""
-    with limited(way, rate), traffic(here, bulk, rate):
+    return _latency(way, rate, bulk, _asked(here, way, rate, bulk, seconds, NONE))
+
+
+def _asked(
+    here: World, way: str, rate: int, bulk: Bulk, seconds: float, plugins: Mapping[str, Path]
+) -> list[float]:
+    with limited(here, way, rate, plugins), traffic(here, bulk, rate):
         latencies(here, WARM)
-        found = latencies(here, seconds)
+        return latencies(here, seconds)
+
+
+def _latency(way: str, rate: int, bulk: Bulk, taken: Sequence[float]) -> Latency:
+    found = sorted(taken)
     p50, p99 = (round(1000 * found[int(len(found) * share)], 3) for share in (0.5, 0.99))
     return Latency(way, rate, bulk.name, p50, p99, len(found))

@@ -8,9 +8,10 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from towpath.bench.bandwidth_world import REMOTE
+from towpath.bench.errors import BenchError
 from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from towpath.bench.bandwidth_world import World
 
 PORT = 9000
-_TCP_CONGESTION = 13
+_TCP_CONGESTION, _SO_MAX_PACING_RATE = 13, 47
 _LIMIT = 30.0  # seconds; ends a hang
 _BULK, _REQUESTS = b"B", b"R"
-_DATAGRAM = 1430
-_TCP_OVERHEAD = 1514 / 1448  # of full segments with timestamps
+_DATAGRAM, _SEGMENT = 1430, 1448
+_TCP_OVERHEAD = 1514 / _SEGMENT  # of full segments with timestamps
 _UDP_OVERHEAD = (_DATAGRAM + 42) / _DATAGRAM
 _REQUEST = 64
 
@@ -59,8 +60,17 @@ class Sink:
             self._datagrams = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self._datagrams.bind(("0.0.0.0", PORT))  # noqa: S104
         self._datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._datagram_flow = self._flow()
         for each in (self._accept, self._receive):
             threading.Thread(target=each, daemon=True).start()
+
+    def wait_for(self, flows: int) -> None:
+        """Wait until so many have begun, that of all datagrams among them. BenchError."""
+        deadline = time.monotonic() + _LIMIT
+        while len(self.received) < flows:
+            if time.monotonic() > deadline:
+                raise BenchError(f"of {flows} flows {len(self.received)} have begun in {_LIMIT} s")
+            time.sleep(0.01)
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -79,7 +89,7 @@ class Sink:
                 self.received[flow] += len(data)
 
     def _receive(self) -> None:
-        flow, buffer = self._flow(), bytearray(1 << 16)
+        flow, buffer = self._datagram_flow, bytearray(1 << 16)
         with suppress(OSError):
             while True:
                 self.received[flow] += self._datagrams.recv_into(buffer)
@@ -92,66 +102,109 @@ class Sink:
 @contextmanager
 def traffic(here: World, bulk: Bulk, rate: int) -> Iterator[None]:
     """Have the pod send it, until the block ends."""
-    stop = threading.Event()
-    threads = []
-    for _ in range(bulk.flows):
-        work: Callable[[], None] = (
-            (lambda: _send_datagrams(here.pod, stop, bulk.offered * rate))
-            if bulk.offered
-            else (lambda: _send_stream(here.pod, stop, bulk.control))
-        )
-        threads.append(threading.Thread(target=work))
-    for each in threads:
-        each.start()
-    try:
+    with Sender() as sender:
+        for _ in range(bulk.flows):
+            if bulk.offered:
+                sender.datagrams(here.pod, bulk.offered * rate)
+            else:
+                sender.stream(here.pod, bulk.control)
         yield
-    finally:
-        stop.set()
-        for each in threads:
+
+
+class Sender:
+    """Flows of pods, each with a thread of its own, until the block ends."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for each in self._threads:
             each.join()
 
+    def _start(self, work: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=work))
+        self._threads[-1].start()
 
-def _send_stream(netns: int, stop: threading.Event, control: str) -> None:
-    with in_netns(netns):
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    with made, suppress(OSError):
-        made.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, control.encode())
-        made.settimeout(_LIMIT)
-        made.connect((REMOTE, PORT))
-        made.sendall(_BULK)
-        made.settimeout(1.0)
-        data = bytes(1 << 16)
-        while not stop.is_set():
-            with suppress(TimeoutError):
-                made.send(data)
+    def datagrams(self, netns: int, rate: float) -> None:
+        """Send frames of UDP, of so many bits a second."""
+        self._start(lambda: self._send_datagrams(netns, rate))
 
+    def stream(self, netns: int, control: str = "cubic", *, rate: float = 0, most: int = 0) -> None:
+        """Send by TCP, as much as there is room for.
 
-def _send_datagrams(netns: int, stop: threading.Event, rate: float) -> None:
-    """Frames of so many bits a second, each at its time; more than a second isn't made up for."""
-    with in_netns(netns):
-        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with made:
-        made.connect((REMOTE, PORT))
-        data, apart = bytes(_DATAGRAM), 8 * (_DATAGRAM + 42) / rate
+        ``rate``: the application has only so many bits a second on the wire; 0: any number.
+        ``most``: bits a second that the socket is told to send (``SO_MAX_PACING_RATE``); 0: any.
+        """
+        self._start(lambda: self._send_stream(netns, control, rate, most))
+
+    def _send_stream(self, netns: int, control: str, rate: float, most: int) -> None:
+        with in_netns(netns):
+            made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        with made, suppress(OSError):
+            made.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, control.encode())
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if most:
+                made.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, most // 8)
+            made.settimeout(_LIMIT)
+            made.connect((REMOTE, PORT))
+            made.sendall(_BULK)
+            made.settimeout(1.0)
+            data = bytes(_SEGMENT if rate else 1 << 16)
+            for _ in self._turns(8 * _SEGMENT * _TCP_OVERHEAD / rate if rate else 0):
+                with suppress(TimeoutError):
+                    made.send(data)
+
+    def _send_datagrams(self, netns: int, rate: float) -> None:
+        with in_netns(netns):
+            made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with made:
+            made.connect((REMOTE, PORT))
+            data = bytes(_DATAGRAM)
+            for _ in self._turns(8 * (_DATAGRAM + 42) / rate):
+                with suppress(OSError):
+                    made.send(data)
+
+    def _turns(self, apart: float) -> Iterator[None]:
+        """Until the end: so many seconds apart; more than a second isn't made up for."""
         due = time.monotonic()
-        while not stop.is_set():
+        while not self._stop.is_set():
             now = time.monotonic()
             if now < due:
                 time.sleep(due - now)
             elif now > due + 1:
                 due = now
-            with suppress(OSError):
-                made.send(data)
+            yield
             due += apart
 
 
 def achieved(sink: Sink, bulk: Bulk, seconds: float, warm: float) -> float:
     """Bits a second on the wire, after ``warm`` seconds."""
+    return sum(each_achieved(sink, seconds, warm)) * bulk.overhead
+
+
+def each_achieved(sink: Sink, seconds: float, warm: float) -> list[float]:
+    """The same of each flow there has been, without headers; all datagrams are the first one."""
     time.sleep(warm)
-    before, began = sum(sink.received), time.monotonic()
+    before, began = list(sink.received), time.monotonic()
     time.sleep(seconds)
-    took = time.monotonic() - began
-    return 8 * (sum(sink.received) - before) * bulk.overhead / took
+    took, after = time.monotonic() - began, list(sink.received)
+    before += [0] * (len(after) - len(before))
+    return [8 * (now - then) / took for then, now in zip(before, after, strict=True)]
+
+
+def tcp_on_wire(rate: float) -> float:
+    """Return bits on the wire of so many that arrive by full segments."""
+    return rate * _TCP_OVERHEAD
+
+
+def udp_on_wire(rate: float) -> float:
+    """The same of datagrams that this module sends."""
+    return rate * _UDP_OVERHEAD
 
 
 def latencies(here: World, seconds: float, pause: float = 0.01) -> list[float]:

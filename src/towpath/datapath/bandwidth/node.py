@@ -132,8 +132,9 @@ class Node(Closeable):
         self._sync_inside(devices, troubles)
         self._leave_others()
         self._check(troubles)
+        known = set(self.troubles)
         for trouble in troubles:
-            if trouble not in self.troubles:
+            if trouble not in known:
                 log.warning("bandwidth: %s", trouble)
         self.troubles = tuple(troubles)
 

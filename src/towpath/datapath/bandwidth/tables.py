@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from towpath.datapath.address import Address
+    from towpath.datapath.bandwidth.limits import Limit
     from towpath.datapath.bandwidth.program import BandwidthProgram
     from towpath.datapath.bandwidth.wanted import Aggregate
+    from towpath.kernel.bpf.maps import Map
 
 _BATCH = 4096
 
@@ -44,20 +46,17 @@ class Numbers:
             raise KernelError(
                 f"limit {len(wanted)} pods and groups", hint=f"bandwidth.aggregates is {room}"
             )
-        for name in [name for name in self.by_name if name not in wanted]:
-            self._forget(name)
-        taken = set(self.by_name.values())
-        free = (at for at in range(1, self._program.aggregates + 1) if at not in taken)
+        self._forget([name for name in self.by_name if name not in wanted])
+        self._begin([name for name in wanted if name not in self.by_name])
+        made: dict[tuple[Limit, int], Any] = {}  # many have the same limit
         changed: dict[int, Any] = {}
         for name, each in wanted.items():
-            if name not in self.by_name:
-                self.by_name[name] = number = next(free)
-                self._name(number, name)
-                self._begin(number)
+            of = each.limit, self.by_name.get(each.group, 0)
+            if of not in made:
+                made[of] = row(self._program, *of)
             number = self.by_name[name]
-            new = row(self._program, each.limit, self.by_name.get(each.group, 0))
-            if new.tobytes() != self._rows[number].tobytes():
-                changed[number] = new
+            if made[of].tobytes() != self._rows[number].tobytes():
+                changed[number] = made[of]
         self._write(changed)
 
     def _write(self, changed: Mapping[int, Any]) -> None:
@@ -68,22 +67,35 @@ class Numbers:
             self._limits.update_batch(np.array(some, "=u4"), values)
             self._rows[some] = values
 
-    def _forget(self, name: str) -> None:
-        number = self.by_name.pop(name)
-        self._write({number: self._program.record("bw_limits")})
-        self._name(number, "")
+    def _forget(self, names: list[str]) -> None:
+        numbers = [self.by_name.pop(name) for name in names]
+        self._write(dict.fromkeys(numbers, self._program.record("bw_limits")))
+        self._name(dict.fromkeys(numbers, ""))
 
-    def _name(self, number: int, name: str) -> None:
-        record = self._program.record("bw_names")
-        record["text"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
-        self._names.update(number, record)
+    def _begin(self, names: list[str]) -> None:
+        """Give new aggregates numbers; those that others have had begin anew."""
+        taken = set(self.by_name.values())
+        free = (at for at in range(1, self._program.aggregates + 1) if at not in taken)
+        numbers = dict(zip(names, free, strict=False))
+        self._name({number: name for name, number in numbers.items()})
+        for table in ("bw_states", "bw_buckets", "bw_counts"):
+            self._clear(self._program.maps[table], list(numbers.values()))
+        self.by_name |= numbers
 
-    def _begin(self, number: int) -> None:
-        """Let a number that another aggregate has had begin anew."""
-        for name in ("bw_states", "bw_buckets", "bw_counts"):
-            table = self._program.maps[name]
-            empty = np.zeros_like(table.lookup(number))
-            table.update(number, empty)
+    def _name(self, texts: Mapping[int, str]) -> None:
+        keys = np.array(list(texts), "=u4")
+        values = np.zeros(keys.size, self._names.value_dtype)
+        for value, text in zip(values["text"], texts.values(), strict=True):
+            value[: len(text)] = np.frombuffer(text.encode(), np.uint8)
+        self._names.update_batch(keys, values)
+
+    def _clear(self, table: Map, numbers: list[int]) -> None:
+        if not numbers:
+            return
+        empty = np.zeros_like(table.lookup(numbers[0]))
+        for begin in range(0, len(numbers), _BATCH):
+            some = np.array(numbers[begin : begin + _BATCH], "=u4")
+            table.update_batch(some, np.zeros((some.size, *empty.shape), empty.dtype))
 
 
 class Owners:
