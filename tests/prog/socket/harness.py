@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Self
 
@@ -160,7 +160,8 @@ class Servers(Closeable):
             server.sendto(name, client)
             return
         client, _ = server.accept()
-        client.send(name)
+        with suppress(ConnectionError):  # who has asked may be gone
+            client.send(name)
         # Closed at once it would be reset, where nobody has read what the client has sent.
         self._open_still.append(client)
         if len(self._open_still) > _STILL:

@@ -235,10 +235,13 @@ class Node(Closeable):
         if self._places.lost():
             log.warning("bandwidth: a program was detached, or its device is gone")
             self.sync()
-        if self._hold is not None and self._hold.again():
-            log.warning("bandwidth: its pins were removed: they are made again")
-            self.program.own.pin_again()
-            self._places.pin_again()
+        if self._hold is None:
+            return
+        missing = [str(self._pins)] if self._hold.again() else []
+        missing += ["maps"] if self.program.own.pin_again() else []
+        missing += self._places.pin_again()
+        if missing:
+            log.warning("bandwidth: pins were removed: %s; made again", ", ".join(missing))
 
     # ---- Life ------------------------------------------------------------------------------------
 

@@ -279,11 +279,13 @@ class Node(Closeable):
         if self._places.lost():
             log.warning("masquerade: a program was detached, or its device is gone")
             self.sync()
-        if self._hold is None or not self._hold.again():
+        if self._hold is None:
             return
-        log.warning("masquerade: its pins were removed: they are made again")
-        self.program.own.pin_again()
-        self._places.pin_again()
+        missing = [str(self._pins)] if self._hold.again() else []
+        missing += ["maps"] if self.program.own.pin_again() else []
+        missing += self._places.pin_again()
+        if missing:
+            log.warning("masquerade: pins were removed: %s; made again", ", ".join(missing))
 
     # ---- Checks ----------------------------------------------------------------------------------
 
