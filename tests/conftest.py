@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from tests import hangs
-from tests.guests import IN_GUEST, costs, divided, divided_lab, thinned, unmarked
+from tests.guests import (
+    IN_GUEST,
+    beyond_logic,
+    costs,
+    divided,
+    divided_lab,
+    thinned,
+    unmarked,
+)
 from tests.outside import Watch
 
 if TYPE_CHECKING:
@@ -92,8 +100,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, left = unmarked(items, "host")
     if part := config.getoption("part"):
         kept, thorough = unmarked(kept, "thorough")
+        kept, logic = beyond_logic(kept)
         kept, more = divided(kept, *_fraction(part), costs())
-        left += thorough + more
+        left += thorough + logic + more
     else:
         kept, more = thinned(kept)
         left += more

@@ -26,6 +26,26 @@ COSTS = Path(__file__).with_name("guest_costs.json")
 _SHARE = 50
 
 
+_LOGIC = {
+    "lb": "affinity allow_from allow_from_kept authentication clocks echo endings extensions"
+    " flow_timeout flows icmp_errors malformed other_family outer_source ports ports_capacity"
+    " removal resets reuse states states_kept trace trace_slow_path untouched vips vlan",
+    "snat": "authentication flow_timeout flows fragments_lost fragments_tables halves icmp"
+    " martians other_family ports record removal resets reuse services table",
+    "recorder": "filters",
+    "decap": "untouched",
+    "masquerade": "errors fragments",
+    "packets": "errors fragments",
+}
+LOGIC = frozenset(
+    f"tests/prog/{folder}/test_{name}.py"
+    for folder, names in _LOGIC.items()
+    for name in names.split()
+)
+"""Modules of what programs decide, by instructions that all kernels have: guests that share tests
+leave them to the host, and `make kernels` runs them in each kernel."""
+
+
 def examples(on_host: int, fewest: int = 100) -> int:
     """How many examples to try: ``on_host``, or in a guest a fiftieth, but ``fewest`` at least."""
     return max(fewest, on_host // _SHARE) if IN_GUEST else on_host
@@ -41,6 +61,17 @@ def thinned(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytes
         step = -(-len(alike) // MAX_PARAMETERS)
         kept += alike[::step]
         left += [item for i, item in enumerate(alike) if i % step]
+    return kept, left
+
+
+def beyond_logic(
+    items: Iterable[pytest.Item],
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Those that are in no module of `LOGIC`; and those that are."""
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        (left if item.nodeid.partition("::")[0] in LOGIC else kept).append(item)
     return kept, left
 
 

@@ -28,27 +28,21 @@ static __always_inline __u64 bw_flow_tag(__u32 hash)
 	return hash / BW_SETS % ((1 << (64 - BANDWIDTH_TAG_SHIFT)) - 1) + 1;
 }
 
-/* The word that a flow has if it can: few flows have to look for another one. */
-static __always_inline __u32 bw_flow_slot(__u32 hash)
-{
-	return hash % BW_SETS * BANDWIDTH_WAYS | hash >> 29;
-}
-
 /*
  * The word of a flow: its own, or one whose time has passed, or one that it shares. Global, for the
  * verifier, as all here that loops.
  */
-__noinline int bw_search_flow(__u32 aggregate, __u32 hash, __u64 now)
+__noinline int bw_find_flow(__u32 aggregate, __u32 hash, __u64 now)
 {
 	struct bandwidth_state *state = bw_state(aggregate);
-	__u32 found = bw_flow_slot(hash), set = found & ~(BANDWIDTH_WAYS - 1);
+	__u32 set = hash % BW_SETS * BANDWIDTH_WAYS;
 	__u64 tag = bw_flow_tag(hash);
-	bool is_free;
+	__u32 found = set | hash >> 29;
+	bool is_free = false;
 	int i;
 
 	if (!state)
 		return 0;
-	is_free = bw_flow_time(bw_read(state->flow[found % BANDWIDTH_FLOWS])) <= now;
 	for (i = 0; i < BANDWIDTH_WAYS; i++) {
 		__u64 word = bw_read(state->flow[(set | i) % BANDWIDTH_FLOWS]);
 
@@ -60,20 +54,6 @@ __noinline int bw_search_flow(__u32 aggregate, __u32 hash, __u64 now)
 		}
 	}
 	return found;
-}
-
-static __always_inline __u32 bw_find_flow(struct bandwidth_state *state, __u32 aggregate,
-					  __u32 hash, __u64 now)
-{
-	__u32 slot = bw_flow_slot(hash);
-
-	barrier_var(slot); /* the compiler knows how large it is, and the verifier doesn't */
-	slot %= BANDWIDTH_FLOWS;
-	if (likely(bw_read(state->flow[slot]) >> BANDWIDTH_TAG_SHIFT == bw_flow_tag(hash)))
-		return slot;
-	slot = bw_search_flow(aggregate, hash, now);
-	barrier_var(slot);
-	return slot % BANDWIDTH_FLOWS;
 }
 
 /* How many flows of an aggregate are ahead of the present. */

@@ -47,19 +47,21 @@ static __always_inline bool bw_is_far(const struct bw_level *l, const struct bw_
 
 /* False: the aggregate has no limit here. */
 static __always_inline bool bw_level_begin(struct __sk_buff *skb, struct bw_level *l,
-					   const struct bw_packet *p, __u32 aggregate,
-					   const struct bandwidth_limit *limit)
+					   const struct bw_packet *p, __u32 aggregate)
 {
 	__u64 time;
+	__u32 slot;
 
-	if (!limit || !limit->egress_cost)
+	l->limit = bw_limit(aggregate);
+	if (!l->limit || !l->limit->egress_cost)
 		return false;
-	l->limit = limit;
 	l->state = bw_state(aggregate);
 	if (!l->state)
 		return false;
 	l->cost = bw_cost(skb, l->limit->egress_cost, l->limit->egress_packet);
-	l->slot = bw_find_flow(l->state, aggregate, p->hash, p->now);
+	slot = bw_find_flow(aggregate, p->hash, p->now);
+	barrier_var(slot); /* the compiler knows how large it is, and the verifier doesn't */
+	l->slot = slot % BANDWIDTH_FLOWS;
 	l->word = bw_read(l->state->flow[l->slot]);
 	time = bw_flow_time(l->word);
 	l->start = bw_later(time, p->now);

@@ -91,9 +91,9 @@ static __always_inline int bw_pace(struct __sk_buff *skb, const bool locked)
 	if (p.stamp <= p.now)
 		p.stamp = 0;
 	p.hash = bpf_get_hash_recalc(skb);
-	if (!bw_level_begin(skb, &pod, &p, aggregate, limit))
+	if (!bw_level_begin(skb, &pod, &p, aggregate))
 		pod.state = NULL;
-	if (!limit->group || !bw_level_begin(skb, &group, &p, limit->group, bw_limit(limit->group)))
+	if (!limit->group || !bw_level_begin(skb, &group, &p, limit->group))
 		group.state = NULL;
 	p.verdict = bw_refused(&pod, &group, &p);
 	if (p.verdict != BANDWIDTH_SENT)

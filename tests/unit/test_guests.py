@@ -5,9 +5,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.guests import MAX_PARAMETERS, divided, divided_lab, thinned, unmarked
+from tests.guests import (
+    LOGIC,
+    MAX_PARAMETERS,
+    beyond_logic,
+    divided,
+    divided_lab,
+    thinned,
+    unmarked,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -85,6 +94,13 @@ def test_what_is_the_hosts_alone_is_left_out() -> None:
     """By its marker."""
     marked = Item("tests/prog/test_x.py::test_z", marker="host")
     assert unmarked(items([marked, *PROG]), "host") == (items(PROG), items([marked]))
+
+
+def test_what_no_kernel_decides_is_left_to_the_host() -> None:
+    """By its module, each of which there is."""
+    assert [each for each in sorted(LOGIC) if not Path(each).exists()] == []
+    logic = Item(f"{min(LOGIC)}::test_z")
+    assert beyond_logic(items([logic, *PROG])) == (items(PROG), items([logic]))
 
 
 def test_of_many_parameters_some_are_tried() -> None:

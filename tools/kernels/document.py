@@ -50,7 +50,8 @@ _SUITES = {
 }
 
 _SHARED = """Beside each other on two CPUs. As in CI they shared the tests of programs among them,
-and those of the lab that need what most kernels have: each module ran in one of them."""
+and those of the lab that need what most kernels have: each module ran in one of them, but for
+what the host's tests say as well."""
 _WHOLE = "Each ran all tests of programs that are not marked for the host alone."
 
 _MARKS = {"available": "yes", "fallback": "fallback", "missing": "**no**", "unknown": "?"}
