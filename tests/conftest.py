@@ -100,9 +100,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, left = unmarked(items, "host")
     if part := config.getoption("part"):
         kept, thorough = unmarked(kept, "thorough")
-        kept, logic = beyond_logic(kept)
         kept, more = divided(kept, *_fraction(part), costs())
-        left += thorough + logic + more
+        kept, logic = beyond_logic(kept)
+        left += thorough + more + logic
     else:
         kept, more = thinned(kept)
         left += more
