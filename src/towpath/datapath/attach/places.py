@@ -86,9 +86,10 @@ class Places:
             place = Place(name, hook, hook.attach(program), program, None, adopted=False)
             self._places.append(place)
             if self._pins is not None:
-                self._pins.mkdir(parents=True, exist_ok=True, mode=0o700)
-                place.link.pin(self._pins / name)
+                # First where it belongs: pin_again() does what fails here.
                 place.pin = self._pins / name
+                self._pins.mkdir(parents=True, exist_ok=True, mode=0o700)
+                place.link.pin(place.pin)
         return place
 
     def _adopted(self, name: str, program: Program, hook: Hook) -> Place | None:
