@@ -23,7 +23,7 @@ set -euo pipefail
 	needed=$(apt-cache "${options[@]}" depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
 		--no-replaces --no-enhances dnsdist | grep '^lib' | grep -v ':' | sort -u)
 	(cd "$room" && apt-get "${options[@]}" download dnsdist=1.7.3-2 $needed)
-	for package in "$room"/*.deb; do dpkg-deb --extract "$package" "$room/root"; done
+	for package in "$room"/*.deb; do dpkg-deb --extract "$package" "$room/tree"; done
 	unshare --net --mount --pid --fork --kill-child --mount-proc bash "$0" inside "$room"
 	exit
 }
@@ -34,8 +34,8 @@ cat >"$room/dnsdist.conf" <<END
 setLocal("127.0.0.1:5353")
 newServer({address="127.0.0.1:5300", checkInterval=1})
 END
-loader=$(find "$room/root" -name 'ld-linux-*.so.*' | head -n 1)
-libraries=$(dirname "$(find "$room/root" -name libc.so.6)")
+loader=$(find "$room/tree" -name 'ld-linux-*.so.*' | head -n 1)
+libraries=$(dirname "$(find "$room/tree" -name libc.so.6)")
 cat >"$room/backend.py" <<END
 import socket
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
@@ -45,8 +45,8 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.sendto(query[:2] + b"\x81\x80" + query[4:], client)  # no such record
 END
 python3 "$room/backend.py" &
-"$loader" --library-path "$libraries:$libraries/../../usr/lib/x86_64-linux-gnu:$room/root/usr/lib/x86_64-linux-gnu" \
-	"$room/root/usr/bin/dnsdist" --supervised --disable-syslog --config "$room/dnsdist.conf" >"$room/said" 2>&1 &
+"$loader" --library-path "$libraries:$libraries/../../usr/lib/x86_64-linux-gnu:$room/tree/usr/lib/x86_64-linux-gnu" \
+	"$room/tree/usr/bin/dnsdist" --supervised --disable-syslog --config "$room/dnsdist.conf" >"$room/said" 2>&1 &
 dnsdist=$!
 
 asked() { # how many of so many queries are answered
