@@ -114,9 +114,9 @@ class Node(Closeable):
         """Take in what the kernel has told; whether anything has changed. OSError."""
         return self._watch.read() != []
 
-    def fileno(self) -> int:
-        """The descriptor that is readable when something has changed."""
-        return self._watch.fileno()
+    def filenos(self) -> tuple[int, ...]:
+        """Descriptors that are readable when something has changed."""
+        return (self._watch.fileno(),)
 
     def sync(self) -> None:
         """Make everything as it is to be. KernelError, OSError: the rest is done the next time."""

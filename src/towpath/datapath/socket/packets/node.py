@@ -84,9 +84,9 @@ class Node(Closeable):
         """Take in what the kernel has told; whether anything has changed. OSError."""
         return self._watch.read()
 
-    def fileno(self) -> int:
-        """The descriptor that is readable when something has changed."""
-        return self._watch.fileno()
+    def filenos(self) -> tuple[int, ...]:
+        """Descriptors that are readable when something has changed."""
+        return (self._watch.fileno(),)
 
     def replace_devices(self, devices: Sequence[str]) -> None:
         """Be on these devices from now on. KernelError, OSError: those of before."""
