@@ -196,3 +196,24 @@ def test_none_to_begin_with_is_waited_for(cgroup: Path) -> None:
         wait_until(lambda: followed.proof.proven, seconds=SECONDS, what="it to be proven")
         assert found == [cgroup_id(path)]
         assert followed.trouble is None
+
+
+def test_a_failure_that_nobody_expects_is_told_and_is_no_end(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is proven again when that is over."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Follower(cgroup) as followed:
+        for what, where in (("changed", follower.Watch), ("prove", follower.CgroupRoot)):
+            with monkeypatch.context() as failing:
+                failing.setattr(where, what, fail)
+                followed.prove_again()
+                wait_until(
+                    lambda: "can't start new thread" in (followed.trouble or ""),
+                    seconds=SECONDS,
+                    what=f"trouble: {what}",
+                )
+            wait_until(lambda: followed.proof.proven, seconds=SECONDS, what=f"its end: {what}")
