@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from towpath.cli.command import Manual
-from towpath.cli.output import Format, count, emit, output_option, print_table
-from towpath.printable import printable
+from towpath.cli.output import Format, count, emit, output_option, print_table, say
+from towpath.printable import printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,7 @@ def _attach_pinned(
     from towpath.datapath.decap.decap import Decap
 
     with Decap(device, addresses, mode, pins=pins) as running:
-        click.echo(printable(f"{_what(running)}, pinned in {pins}"), err=True)
+        say(f"{_what(running)}, pinned in {pins}", error=True)
         if form != "table":
             _print(running.counters(), form)
 
@@ -164,20 +164,24 @@ def _undisturbed() -> Iterator[None]:
 def _wait(running: Decap) -> None:
     """Show what goes on until a signal to stop comes."""
     from rich.console import Console
+    from rich.text import Text
+
+    def shown(text: str) -> Text:
+        return Text(printable_lines(text))
 
     console = Console(stderr=True, highlight=False)
     what, told = _what(running), ""
     if not console.is_terminal:
-        console.print(what, soft_wrap=True)
+        say(what, error=True)
         while signal.sigtimedwait(STOPS, REFRESH) is None:
             trouble = running.follow()
             if trouble != told:
-                console.print(trouble or _what(running), soft_wrap=True)
+                say(trouble or _what(running), error=True)
             told = trouble
         return
-    with console.status(what) as status:
+    with console.status(shown(what)) as status:
         while signal.sigtimedwait(STOPS, REFRESH) is None:
-            status.update(running.follow() or f"{what}: {_totals(running.counters())}")
+            status.update(shown(running.follow() or f"{what}: {_totals(running.counters())}"))
 
 
 def _what(running: Decap) -> str:
@@ -216,7 +220,7 @@ def _tables(counters: DecapCounters) -> None:
         ],
         numbers=["packets", "bytes"],
     )
-    click.echo()
+    say()
     print_table(
         ["verdict", "packets"],
         [[verdict, count(packets)] for verdict, packets in counters.verdicts.items()],

@@ -60,6 +60,9 @@ class Root(LazyGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click leaves quietly when whoever read the output has gone
+        except click.ClickException as error:
+            error.message = printable_lines(error.message)  # type: ignore[misc]
+            raise
         except (OSError, Error) as error:
             raise click.ClickException(printable_lines(str(error))) from error
 

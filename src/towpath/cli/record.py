@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from towpath.cli.command import Manual
-from towpath.cli.output import count, socket_option
-from towpath.printable import printable_lines
+from towpath.cli.output import count, say, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,7 +157,7 @@ def _report(entry: CaptureEntry, path: Path) -> None:
         lines.append(f"{count(entry.lost)} frames were lost: they came faster than they were read")
     if entry.ended:
         lines.append(f"ended: {entry.ended}")
-    click.echo(printable_lines("\n".join(lines)), err=True)
+    say("\n".join(lines), error=True)
 
 
 def _state(entry: CaptureEntry) -> str:

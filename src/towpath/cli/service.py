@@ -11,7 +11,7 @@ import click
 
 from towpath.cli.command import ManualGroup
 from towpath.cli.health import STANDING, standing
-from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, emit, output_option, print_table, say, socket_option
 from towpath.cli.plans import done, show_plan
 from towpath.cli.service_add import add, set_
 
@@ -115,7 +115,7 @@ def get(name: str, socket_path: Path, form: Format) -> None:
         health = data.pop("health") or {}
         fields = [*data.items(), *((f"health.{key}", value) for key, value in health.items())]
         print_table(("service", found.name), fields[1:])
-        click.echo()
+        say()
         rows = [
             (
                 *each.values(),
@@ -152,10 +152,10 @@ def counters(name: str, per_cpu: bool, socket_path: Path, form: Format) -> None:
     def table() -> None:
         show_services([found])
         if found.drops:
-            click.echo()
+            say()
             show_drops(found)
         if per_cpu:
-            click.echo()
+            say()
             show_cpus(found)
 
     emit(plain(found), form, table)

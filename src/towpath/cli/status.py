@@ -9,7 +9,7 @@ import click
 
 from towpath.cli.command import Manual
 from towpath.cli.counters import show_refused, show_services, show_verdicts
-from towpath.cli.output import Format, count, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, count, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,12 +51,12 @@ def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> Non
         _unwell(checks)
         _unreached(unreached)
         if counters is not None:
-            click.echo()
+            say()
             show_verdicts(counters)
             if counters.refused:
-                click.echo()
+                say()
                 show_refused(counters)
-            click.echo()
+            say()
             show_services(counters.services)
 
     emit(data, form, table)
@@ -116,7 +116,7 @@ def _unwell(checks: Iterable[Check]) -> None:
         if check.state != "up"
     ]
     if rows:
-        click.echo()
+        say()
         print_table(("service", "backend", "state", "since", "last error"), rows)
 
 
@@ -124,5 +124,5 @@ def _unreached(backends: Iterable[UnreachedBackend]) -> None:
     """Backends that packets don't get to, and why."""
     rows = [(each.service.name, each.backend, each.trouble) for each in backends]
     if rows:
-        click.echo()
+        say()
         print_table(("service", "backend", "unreached"), rows)

@@ -152,7 +152,7 @@ class NodeFollower(Closeable, Generic[N]):
         try:
             with self._lock:
                 pause = self._follow()
-        except Exception as error:  # whatever it is: a thread that ends follows nothing any more
+        except Exception as error:  # noqa: BLE001 - a thread that ends follows nothing
             self._refused = told(f"{self.name}: the node isn't followed", error, self._refused)
             self._resync_at = 0.0
             return RETRY_SECONDS

@@ -22,16 +22,17 @@ from towpath.datapath.cgroup import follower
 from towpath.datapath.cgroup.fault import has_fault
 from towpath.datapath.cgroup.follower import Follower
 from towpath.datapath.cgroup.probe import PREFIX
+from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.kernel import _libc
 from towpath.kernel.bpf.cgroups import attach_cgroup
 from towpath.kernel.cgroup import cgroup_id, mount_point
+from towpath.kernel.cgroup_watch import Watch
 from towpath.kernel.errors import KernelError
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.kernel.bpf.links import Link
 
 MNT_DETACH = 2
@@ -207,7 +208,7 @@ def test_a_failure_that_nobody_expects_is_told_and_is_no_end(
         raise RuntimeError("can't start new thread")
 
     with Follower(cgroup) as followed:
-        for what, where in (("changed", follower.Watch), ("prove", follower.CgroupRoot)):
+        for what, where in (("changed", Watch), ("prove", CgroupRoot)):
             with monkeypatch.context() as failing:
                 failing.setattr(where, what, fail)
                 followed.prove_again()

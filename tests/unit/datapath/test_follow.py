@@ -82,7 +82,7 @@ def test_a_failure_is_told_and_is_no_end(
     with Follower(Node) as followed:
         node = followed.asked(lambda node: node)
         followed.asked(lambda node: node.failures.extend([error] * 3))
-        wait_until(lambda: followed.troubles, seconds=LIMIT, what="trouble")
+        wait_until(lambda: bool(followed.troubles), seconds=LIMIT, what="trouble")
         node.well.clear()
         assert node.well.wait(LIMIT)
         wait_until(lambda: not followed.troubles, seconds=LIMIT, what="an end of it")

@@ -124,7 +124,7 @@ class Follower(Closeable):
             woken = dict(self._poll.poll(None if pause is None else math.ceil(pause * 1000)))
             try:
                 self._turn(woken)
-            except Exception as error:  # whatever it is: a thread that ends follows nothing any more
+            except Exception as error:  # noqa: BLE001 - a thread that ends follows nothing
                 self._gone = told("programs of cgroups", error, self._gone)
                 self._due = time.monotonic() + RETRY_SECONDS
 

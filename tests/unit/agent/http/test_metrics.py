@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.test_codec import DOCUMENTS
@@ -18,19 +19,19 @@ from towpath.agent.http.exposition import Rendering
 from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
 from towpath.agent.masquerade import masquerade_metrics
 from towpath.agent.neigh import next_hop_metrics
-from towpath.agent.socket import packet_metrics, socket_metrics
+from towpath.agent.socket.metrics import packet_metrics, socket_metrics
 from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
+from towpath.datapath.lb.services import Place
+from towpath.datapath.socket.counters import Reading
 from towpath.documents import (
     Bandwidth,
     BandwidthAggregate,
     BandwidthDevice,
     MasqueradeCounters,
-    SocketBackend,
-    SocketCounters,
     SocketPackets,
-    SocketService,
 )
+from towpath.model.service import Protocol, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,15 +50,19 @@ def text(families: Iterable[Metric]) -> str:
     return b"".join(Rendering(families).text()).decode()
 
 
-SOCKETS = SocketCounters(
-    {"connect": {"balanced": 2}},
-    (
-        SocketService(
-            "web",
-            {"connect": {"balanced": 2}},
-            (SocketBackend(ip_address("192.0.2.1"), connects=3, datagrams=4),),
+VIP = ip_address("203.0.113.10")
+SOCKETS = Reading(
+    verdicts={"connect": {"balanced": 2}},
+    places=(
+        Place(
+            ServiceKey(VIP, 80, Protocol.TCP), 0, ((ip_address("192.0.2.1"), 1),), translated=False
         ),
+        Place(ServiceKey(VIP, 81, Protocol.TCP), 1, (), translated=False),
     ),
+    names=('we"b', ""),
+    of_service=("balanced", "refused"),
+    services={"connect": np.array([[2, 0], [0, 5]]), "sendmsg": np.array([[0, 0], [0, 0]])},
+    backends={"connect": np.array([3]), "sendmsg": np.array([4])},
 )
 PACKETS = SocketPackets(("tap1",), {"to_pod": {"restored": 21}}, 23, {"to_pod": 22}, 24, 64)
 MASQUERADE = MasqueradeCounters({"from_pod": {"sent": 2}}, 3, {"from_pod": 4})
@@ -153,17 +158,22 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_socket_calls_total", {"hook": "connect", "verdict": "balanced"}, 2),
         (
             "towpath_socket_service_calls_total",
-            {"service": "web", "hook": "connect", "verdict": "balanced"},
+            {"service": 'we"b', "hook": "connect", "verdict": "balanced"},
             2,
         ),
         (
+            "towpath_socket_service_calls_total",
+            {"service": "203.0.113.10:81/tcp", "hook": "connect", "verdict": "refused"},
+            5,
+        ),
+        (
             "towpath_socket_backend_calls_total",
-            {"service": "web", "backend": "192.0.2.1", "hook": "connect"},
+            {"service": 'we"b', "backend": "192.0.2.1", "hook": "connect"},
             3,
         ),
         (
             "towpath_socket_backend_calls_total",
-            {"service": "web", "backend": "192.0.2.1", "hook": "sendmsg"},
+            {"service": 'we"b', "backend": "192.0.2.1", "hook": "sendmsg"},
             4,
         ),
         ("towpath_socket_stale_ended_total", {}, 8),
@@ -187,10 +197,17 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 41
+    assert len(parsed(every_metric())) == 45
 
 
 def test_an_accepted_file_is_not_alarming() -> None:
     """The metric to alert on goes back to 0."""
     status = replace(STATUS, file=replace(STATUS.file, refused=None))
     assert parsed(agent_metrics(status))["towpath_config_refused", frozenset()] == 0
+
+
+def test_series_of_sockets_backends_can_be_left_out() -> None:
+    """As those of packets' backends."""
+    found = parsed(socket_metrics(SOCKETS, 8, backends=False))
+    assert len(found) == 7
+    assert not [name for name, _ in found if "backend" in name]
