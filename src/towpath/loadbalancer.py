@@ -182,7 +182,7 @@ class LoadBalancer(Balancing):
         self.close()
 
     def run(self) -> None:
-        """Return when the process is asked to end: by Ctrl-C or SIGTERM.
+        """Return when the process is asked to end: by Ctrl-C, SIGTERM or SIGHUP.
 
         For the main thread only: elsewhere ValueError. Meanwhile devices are followed, and
         backends that are terminating go when they are done.

@@ -13,6 +13,7 @@ import click
 from towpath.cli.command import Manual
 from towpath.cli.output import Format, count, emit, output_option, print_table, say
 from towpath.printable import printable_lines
+from towpath.signals import asked_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from towpath.datapath.decap.table import DecapCounters
 
 PINS = Path("/sys/fs/bpf/towpath-decap")
-STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 REFRESH = 1.0  # seconds between two looks at the device, and at the counters in a terminal
 
 EXAMPLES = {
@@ -149,7 +149,7 @@ def _undisturbed() -> Iterator[None]:
 
     Threads inherit that, so it comes before the imports: numpy's library starts some.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked_to_end())
     try:
         from towpath.datapath.decap.table import DecapError
 
@@ -173,14 +173,14 @@ def _wait(running: Decap) -> None:
     what, told = _what(running), ""
     if not console.is_terminal:
         say(what, error=True)
-        while signal.sigtimedwait(STOPS, REFRESH) is None:
+        while signal.sigtimedwait(asked_to_end(), REFRESH) is None:
             trouble = running.follow()
             if trouble != told:
                 say(trouble or _what(running), error=True)
             told = trouble
         return
     with console.status(shown(what)) as status:
-        while signal.sigtimedwait(STOPS, REFRESH) is None:
+        while signal.sigtimedwait(asked_to_end(), REFRESH) is None:
             status.update(shown(running.follow() or f"{what}: {_totals(running.counters())}"))
 
 

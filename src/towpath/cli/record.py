@@ -15,6 +15,7 @@ import click
 
 from towpath.cli.command import Manual
 from towpath.cli.output import count, say, socket_option
+from towpath.signals import asked_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,7 +178,7 @@ def _size(number: float) -> str:
 
 @contextmanager
 def _ended_by_signal() -> Iterator[Callable[[CaptureStream], None]]:
-    """SIGINT or SIGTERM has the capture end that is given; the rest of the file still comes.
+    """A signal to end has the capture end that is given; the rest of the file still comes.
 
     One that comes before is remembered until then: the agent captures already when it says so. A
     second one doesn't wait for anything.
@@ -204,7 +205,7 @@ def _ended_by_signal() -> Iterator[Callable[[CaptureStream], None]]:
         if asked:
             stop()
 
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.getsignal(each) for each in asked_to_end()}
     for each in before:
         signal.signal(each, end)
     try:
