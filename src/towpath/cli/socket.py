@@ -34,7 +34,9 @@ EXAMPLES = {
         "Where it does go, for a process there."
     ),
 }
-_TARGET = re.compile(r"(?:\[(?P<v6>[^]]+)]|(?P<v4>[^:]+)):(?P<port>\d+)(?:/(?P<protocol>tcp|udp))?")
+_TARGET = re.compile(
+    r"(?:\[(?P<v6>[^]]+)]|(?P<v4>[^:]+)):(?P<port>0|[1-9][0-9]*)(?:/(?P<protocol>tcp|udp))?"
+)
 _COLUMNS = ("protocol", "service", "address", "backend", "local", "netns", "sk")
 _PACKET_COLUMNS = (
     *("protocol", "service", "address", "backend", "pod", "device", "state", "idle"),
