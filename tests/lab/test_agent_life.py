@@ -136,15 +136,17 @@ def catches(process: int, number: int) -> bool:
 
 
 @contextmanager
-def storm(agent: Agent, *numbers: int) -> Iterator[None]:
-    """Signals come all the time, from the moment on in which it would end in an orderly way."""
-    over = threading.Event()
+def signalled(agent: Agent, *numbers: int) -> Iterator[None]:
+    """Signals come one by one, from the moment on in which it would end in an orderly way.
+
+    Not more than the kernel's verifier is tried again after: it gives way to each.
+    """
+    over, left = threading.Event(), list(numbers)
 
     def send() -> None:
-        while not over.wait(0.002):
+        while left and not over.wait(0.02):
             if agent.process is not None and catches(agent.process.pid, signal.SIGTERM):
-                for number in numbers:
-                    agent.process.send_signal(number)
+                agent.process.send_signal(left.pop(0))
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -159,10 +161,10 @@ def test_hangups_at_any_moment_end_nothing(tmp_path: Path) -> None:
     """On the way up, while it serves, and on the way down, which other wishes don't cut short."""
     agent = Agent(tmp_path)
     with device():
-        with storm(agent, signal.SIGHUP):
+        with signalled(agent, *[signal.SIGHUP] * 3):
             agent.start("--detach-on-exit")
             assert programs() != []
-        with storm(agent, signal.SIGHUP, signal.SIGTERM):
+        with signalled(agent, *[signal.SIGTERM, signal.SIGHUP] * 20):
             # Whatever its last moment says: it had nothing to do any more.
             assert agent.end() in {0, -signal.SIGTERM}
         assert programs() == []
