@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from socket import AF_PACKET, SOCK_RAW, socket
 from typing import TYPE_CHECKING, Any
 
@@ -332,6 +334,37 @@ def test_what_somebody_has_detached_is_put_back(kind: str) -> None:
         assert place.link.attached
         balancer.follow()
         assert inner.followed.programs == 1
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process can open none."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    taken = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for each in taken:
+            os.close(each)
+
+
+@pytest.mark.usefixtures("_either_tc")
+def test_what_can_not_be_asked_for_is_not_taken_for_detached() -> None:
+    """It is told, and no program is attached anew, which many a card takes its link down for."""
+    with balancing() as balancer:
+        followed = balancer._balancer.followed
+        with no_more_files():
+            troubles = balancer.follow()
+        assert any("Too many open files" in each for each in troubles)
+        assert balancer._balancer.followed.programs == followed.programs
+        assert balancer.follow() == ()
+        assert balances(balancer)
 
 
 def test_a_program_that_somebody_has_put_in_its_place_is_replaced() -> None:
