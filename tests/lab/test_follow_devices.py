@@ -4,11 +4,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import closing, contextmanager
 from socket import AF_PACKET, SOCK_RAW, socket
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +28,7 @@ from tests.lab.harness_balancer import (
     programs,
     state,
 )
+from tests.lab.harness_files import no_more_files
 
 from towpath import LoadBalancer
 from towpath.datapath.errors import DatapathError
@@ -334,24 +333,6 @@ def test_what_somebody_has_detached_is_put_back(kind: str) -> None:
         assert place.link.attached
         balancer.follow()
         assert inner.followed.programs == 1
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """This process can open none."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
-    taken = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
-        with suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for each in taken:
-            os.close(each)
 
 
 @pytest.mark.usefixtures("_either_tc")

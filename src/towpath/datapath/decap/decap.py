@@ -207,7 +207,7 @@ class Decap(Closeable):
             return ""
         try:
             if self._link.fd >= 0 and not self._is_here(self._link.ifindex):
-                # Wherever it is by now, such as in another network namespace: it isn't wanted there.
+                # Wherever it is by now, as in another network namespace: it isn't wanted there.
                 self._link.detach()
             index = device_index(self._name)
             if self._link.fd < 0 or index != self._link.ifindex:
