@@ -7,10 +7,12 @@ import os
 import statistics
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from towpath.bench.errors import BenchError
 from towpath.bench.forward import Spread
-from towpath.bench.socket_ipvs import lacking, load_ipvs
+from towpath.bench.socket_ipvs import carried, lacking, load_ipvs
 from towpath.bench.socket_rules import kube_proxy, load
 from towpath.bench.socket_stale import Moved, measure_stale
 from towpath.bench.socket_world import BACKENDS, FIRST_VIP, PORT, Worker, world
@@ -120,6 +122,9 @@ def measure_socket(
     with ExitStack() as undo:
         progress("setting up")
         ways, left_out = undo.enter_context(_ways(services, progress))
+        progress("whether all of them connect")
+        for way in ways:
+            _check_backends(way)
         samples = _Samples()
         for run in range(-1, runs):
             progress(f"run {max(run, 0) + 1} of {runs}")
@@ -127,6 +132,8 @@ def measure_socket(
             found = _run(ways, connections if run >= 0 else _WARM)
             if run >= 0:
                 samples.add(found)
+        for way in ways:
+            _check_carried(way)
         largest = max(services)
         balancing = next(each for each in ways if (each.name, each.number) == (TOWPATH, largest))
         progress("the decision")
@@ -146,6 +153,12 @@ class _Way:
     """Of services."""
     worker: Worker
     sockets: SocketBalancer | None = None
+    carried: Callable[[], int] | None = None
+    """Counts connections that have gone this way; None: nothing counts them."""
+
+    def __str__(self) -> str:
+        """As messages say it."""
+        return f"{self.name}, {self.number} services"
 
     def target(self, version: int) -> Address:
         """What is connected to."""
@@ -168,7 +181,7 @@ def _ways(
             cgroup = undo.enter_context(_cgroup())
             sockets = undo.enter_context(_balancing(number, cgroup))
             worker = undo.enter_context(Worker(plain.pod, cgroup))
-            ways.append(_Way(TOWPATH, number, worker, sockets))
+            ways.append(_Way(TOWPATH, number, worker, sockets, partial(_balanced, sockets)))
             ways.append(undo.enter_context(_translating(NFTABLES, number)))
             if not reason:
                 ways.append(undo.enter_context(_translating(IPVS, number)))
@@ -186,8 +199,31 @@ def _translating(name: str, number: int) -> Iterator[_Way]:
             else:
                 with in_netns(translated.node):
                     load(kube_proxy(vips, PORT, backends))
+        counted = partial(carried, translated.node) if name == IPVS else None
         with Worker(translated.pod) as worker:
-            yield _Way(name, number, worker)
+            yield _Way(name, number, worker, carried=counted)
+
+
+def _balanced(sockets: SocketBalancer) -> int:
+    return sockets.verdicts()["connect"]["balanced"]
+
+
+def _check_backends(way: _Way) -> None:
+    """Whoever answers is a backend, which says so itself. BenchError."""
+    for version, backends in BACKENDS.items():
+        asked = way.target(version)
+        answer = way.worker.ask("served_by", address=str(asked), port=PORT)["backend"]
+        if answer not in map(str, backends):
+            raise BenchError(f"{way}: {asked} is answered by {answer}, which is no backend")
+
+
+def _check_carried(way: _Way) -> None:
+    """All connections have gone this way, by its own count. BenchError."""
+    if way.carried is None:
+        return
+    made, found = way.worker.ask("connected")["connections"], way.carried()
+    if found < made:
+        raise BenchError(f"{way}: {made} connections, of which it has carried {found}")
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from towpath.closeable import Closeable
-from towpath.kernel.bpf.iterators import read_elements
+from towpath.kernel.bpf.iterators import read_elements, read_sockets
 from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.namespaces import with_cookies
+from towpath.kernel.net.netns import in_netns
 
 if TYPE_CHECKING:
     from towpath.datapath.socket.program import SocketProgram
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 OBJECT = "socket_list"
+_SLOTS = "socket_slots"
 Which = Literal["notes", "udp", "peers"]
 
 
@@ -29,6 +32,7 @@ class Listing(Closeable):
         with ExitStack() as undo:
             self._object = undo.enter_context(BpfObject.packaged(OBJECT))
             self._record = self._object.btf.dtype("socket_seen")
+            self._object.reuse(_SLOTS, program.maps[_SLOTS])
             self._object.load()
             self._undo = undo.pop_all()
 
@@ -40,7 +44,19 @@ class Listing(Closeable):
         """
         over = self._program.maps["socket_peers" if which == "peers" else "socket_notes"]
         found = read_elements(self._object.programs[f"socket_list_{which}"], over)
+        if which == "notes":
+            found += self._in_slots()
         return np.frombuffer(found, self._record)
+
+    def _in_slots(self) -> bytes:
+        """Those whose notes are in the table, of all namespaces that have some."""
+        _, slots = self._program.maps[_SLOTS].snapshot()
+        wanted = np.unique(slots["netns"][slots["cookie"] != 0]).tolist()
+        found = bytearray()
+        for namespace in with_cookies(wanted):
+            with in_netns(namespace):
+                found += read_sockets(self._object.programs["socket_list_slots"])
+        return bytes(found)
 
     def close(self) -> None:
         """Let go of the programs. Twice is once."""
