@@ -99,9 +99,8 @@ static __always_inline bool may_be_mptcp(struct bpf_sock *sk, __u8 protocol)
 }
 
 /* The note of a socket that goes to a backend: where it has one, or else in the table. */
-static __always_inline struct socket_note *connect_note(struct bpf_sock *sk,
-							const struct socket_question *q,
-							bool in_table)
+static __always_inline struct socket_note *
+connect_note(struct bpf_sock *sk, const struct socket_question *q, bool in_table)
 {
 	struct socket_note *note = bpf_sk_storage_get(&socket_notes, sk, NULL, 0);
 	struct socket_slot *slot = !note && in_table ? slot_take(q->socket) : NULL;

@@ -40,7 +40,9 @@ class Listing(Closeable):
         """Sockets as an array of struct socket_seen. KernelError.
 
         notes: connected to a service; udp: of these, those of UDP that are connected now; peers:
-        those that send without having connected, once for each service.
+        those that send without having connected, once for each service. Of connections of TCP in
+        namespaces that can't be seen from here no more is known than their notes have, whose
+        `state`, `netns` and `local` are 0.
         """
         over = self._program.maps["socket_peers" if which == "peers" else "socket_notes"]
         found = read_elements(self._object.programs[f"socket_list_{which}"], over)
@@ -51,12 +53,21 @@ class Listing(Closeable):
     def _in_slots(self) -> bytes:
         """Those whose notes are in the table, of all namespaces that have some."""
         _, slots = self._program.maps[_SLOTS].snapshot()
-        wanted = np.unique(slots["netns"][slots["cookie"] != 0]).tolist()
-        found = bytearray()
-        for namespace in with_cookies(wanted):
+        slots = slots[slots["cookie"] != 0]
+        found, seen = bytearray(), []
+        for cookie, namespace in with_cookies(np.unique(slots["netns"]).tolist()):
             with in_netns(namespace):
                 found += read_sockets(self._object.programs["socket_list_slots"])
-        return bytes(found)
+            seen.append(cookie)
+        return bytes(found) + self._by_notes(slots[~np.isin(slots["netns"], seen)]).tobytes()
+
+    def _by_notes(self, slots: Array) -> Array:
+        """What their notes tell of those in namespaces that can't be seen from here."""
+        slots = slots[slots["note"]["family"] != 0]
+        made = np.zeros(len(slots), self._record)
+        made["note"], made["cookie"] = slots["note"], slots["cookie"]
+        made["family"], made["remote_port"] = made["note"]["family"], made["note"]["backend_port"]
+        return made
 
     def close(self) -> None:
         """Let go of the programs. Twice is once."""

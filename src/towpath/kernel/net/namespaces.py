@@ -63,11 +63,11 @@ def namespaces() -> list[Path]:
     return [path for inode, path in _of_processes().items() if inode != own]
 
 
-def with_cookies(wanted: Collection[int]) -> Iterator[int]:
-    """Descriptors of the namespaces that programs know by these numbers (5.14), each once.
+def with_cookies(wanted: Collection[int]) -> Iterator[tuple[int, int]]:
+    """The namespaces that programs know by these numbers (5.14): number and descriptor, each once.
 
-    One holds until the next is asked for. It is looked first where most are, and no further than
-    until all are found. One that isn't there any more doesn't come.
+    A descriptor holds until the next is asked for. It is looked first where most are, and no
+    further than until all are found. One that can't be seen, or has gone, doesn't come.
     """
     missing, seen = set(wanted), set[int]()
     for inode, fd in _all():
@@ -75,8 +75,8 @@ def with_cookies(wanted: Collection[int]) -> Iterator[int]:
             seen.add(inode)
             with in_netns(fd):
                 cookie = netns_cookie()
-            if cookie in missing:
-                yield fd
+            if cookie is not None and cookie in missing:
+                yield cookie, fd
                 missing.discard(cookie)
         if not missing:
             return
