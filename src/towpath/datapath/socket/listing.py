@@ -12,7 +12,7 @@ from towpath.closeable import Closeable
 from towpath.kernel.bpf.iterators import read_elements, read_sockets
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.namespaces import with_cookies
-from towpath.kernel.net.netns import in_netns
+from towpath.kernel.net.netns import entered
 
 if TYPE_CHECKING:
     from towpath.datapath.socket.program import SocketProgram
@@ -56,7 +56,7 @@ class Listing(Closeable):
         slots = slots[slots["cookie"] != 0]
         found, seen = bytearray(), []
         for cookie, namespace in with_cookies(np.unique(slots["netns"]).tolist()):
-            with in_netns(namespace):
+            with entered(namespace):
                 found += read_sockets(self._object.programs["socket_list_slots"])
             seen.append(cookie)
         return bytes(found) + self._by_notes(slots[~np.isin(slots["netns"], seen)]).tobytes()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from towpath.kernel import _libc
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net.netns import in_netns, netns_cookie
+from towpath.kernel.net.netns import entered, in_netns, netns_cookie
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -67,19 +67,27 @@ def with_cookies(wanted: Collection[int]) -> Iterator[tuple[int, int]]:
     """The namespaces that programs know by these numbers (5.14): number and descriptor, each once.
 
     A descriptor holds until the next is asked for. It is looked first where most are, and no
-    further than until all are found. One that can't be seen, or has gone, doesn't come.
+    further than until all are found. One that can't be seen or entered, or has gone, doesn't come.
     """
     missing, seen = set(wanted), set[int]()
     for inode, fd in _all():
         if inode not in seen:
             seen.add(inode)
-            with in_netns(fd):
-                cookie = netns_cookie()
-            if cookie is not None and cookie in missing:
+            cookie = _cookie_of(fd)
+            if cookie in missing:
                 yield cookie, fd
                 missing.discard(cookie)
         if not missing:
             return
+
+
+def _cookie_of(fd: int) -> int:
+    """A namespace's number, 0 if it can't be entered, or the kernel doesn't tell."""
+    try:
+        with entered(fd):
+            return netns_cookie() or 0
+    except KernelError:
+        return 0
 
 
 def _all() -> Iterator[tuple[int, int]]:
