@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`towpath bench socket` in a guest whose kernel has IPVS, by a clock that counts instructions.
 
-    python -m tools.kernels.bench_socket                           connect() with 10 and 1,000 services
-    python -m tools.kernels.bench_socket --kernel 6.1 -- --services 10     what is chosen
+    python -m tools.kernels.bench_socket             connect(), 10 and 1,000 services
+    python -m tools.kernels.bench_socket --kernel 6.1 -- --services 10   what is chosen
 
 The report is written to docs/results.
 """
