@@ -43,14 +43,16 @@ class BenchFailedError(Exception):
     """A guest hasn't measured."""
 
 
-def measure(kernel: str, words: list[str], place: Path) -> dict[str, Any]:
+def measure(
+    kernel: str, words: list[str], place: Path, benchmark: str = "bandwidth"
+) -> dict[str, Any]:
     """Have a kernel measure, with these options; its report. BenchFailedError, GuestError."""
     image = obtain(named(kernel))
-    command = [sys.executable, "-m", "tools.kernels.bench_inside", *words]
+    command = [sys.executable, "-m", "tools.kernels.bench_inside", benchmark, *words]
     outcome = guest.run(image, command, place, timeout=TIMEOUT_SECONDS, emulation=EMULATION)
     if not outcome.ok:
         raise BenchFailedError(f"{kernel}: {outcome.explained()}\n{outcome.output[-5000:]}")
-    found: dict[str, Any] = json.loads((place / "bandwidth.json").read_text())
+    found: dict[str, Any] = json.loads((place / f"{benchmark}.json").read_text())
     return found
 
 

@@ -45,7 +45,9 @@ LINKS, PACKETS = "links", "packets"
 REFUSED = errno.ECONNREFUSED
 
 HOOKS = (
-    # What tells services' addresses comes before what needs it to be told.
+    # What frees notes comes before what makes them, and what tells services' addresses before what
+    # needs it to be told.
+    AttachType.CGROUP_INET_SOCK_RELEASE,
     AttachType.CGROUP_UDP4_RECVMSG,
     AttachType.CGROUP_UDP6_RECVMSG,
     AttachType.CGROUP_INET4_GETPEERNAME,
