@@ -49,7 +49,7 @@ static __always_inline bool bw_is_far(const struct bw_level *l, const struct bw_
 static __always_inline bool bw_level_begin(struct __sk_buff *skb, struct bw_level *l,
 					   const struct bw_packet *p, __u32 aggregate)
 {
-	__u64 time;
+	__u64 word, time;
 	__u32 slot;
 
 	l->limit = bw_limit(aggregate);
@@ -59,13 +59,19 @@ static __always_inline bool bw_level_begin(struct __sk_buff *skb, struct bw_leve
 	if (!l->state)
 		return false;
 	l->cost = bw_cost(skb, l->limit->egress_cost, l->limit->egress_packet);
-	slot = bw_find_flow(aggregate, p->hash, p->now);
-	barrier_var(slot); /* the compiler knows how large it is, and the verifier doesn't */
-	l->slot = slot % BANDWIDTH_FLOWS;
-	l->word = bw_read(l->state->flow[l->slot]);
-	time = bw_flow_time(l->word);
+	slot = bw_flow_slot(p->hash);
+	word = bw_read(l->state->flow[slot]);
+	if (unlikely(word >> BANDWIDTH_TAG_SHIFT != bw_flow_tag(p->hash))) {
+		slot = bw_find_flow(aggregate, p->hash, p->now);
+		barrier_var(slot); /* as in bw_flow_slot() */
+		slot %= BANDWIDTH_FLOWS;
+		word = bw_read(l->state->flow[slot]);
+	}
+	l->slot = slot;
+	l->word = word;
+	time = bw_flow_time(word);
 	l->start = bw_later(time, p->now);
-	l->flows = bw_active(l->state, aggregate, p->now);
+	l->flows = bw_active(l->state, aggregate, slot, p->now);
 	/* The flow itself, if it was not among them. */
 	if (time <= p->now || !l->flows)
 		l->flows++;

@@ -120,7 +120,7 @@ def measure_bandwidth(
             _share(found, here, sink, max(rates), seconds, progress)
         if "stamps" in parts:
             progress("a socket's own pace")
-            found.stamps = own_pace(here, sink, seconds)
+            found.stamps = own_pace(here, seconds)
     return found
 
 
