@@ -161,6 +161,39 @@ def test_stamps_of_any_clock_arrive(here: World, clock: int) -> None:
     assert found.verdicts["delayed"] >= (5 if survival().udp else 0)
 
 
+SHIFTED = """
+import socket, struct, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+    made.setsockopt(socket.SOL_SOCKET, 61, struct.pack("=iI", time.CLOCK_MONOTONIC, 0))
+    at = struct.pack("=Q", time.monotonic_ns() + 100_000_000)
+    made.sendmsg([b"x"], [(socket.SOL_SOCKET, 61, at)], 0, (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(1, "delayed"), (5, "drop_stamp")])
+def test_a_stamp_of_a_time_namespace_is_taken_as_it_is(
+    here: World, seconds: int, verdict: str
+) -> None:
+    """The kernel shifts no stamp: its packet is late by as much as the pod's clock is ahead."""
+    command = ["unshare", "--time", "--monotonic", str(seconds), sys.executable, "-c", SHIFTED]
+    with ExitStack() as undo:
+        with in_netns(here.remote):
+            sink = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sink.bind((REMOTE, PORT_OF_STAMPS))
+        sink.settimeout(60)
+        limit = undo.enter_context(limited(here, DIRECT, RATE))
+        with in_netns(here.pod):
+            subprocess.run([*command, REMOTE, str(PORT_OF_STAMPS)], check=True)
+        found = limit.aggregate
+        assert found
+        kept = survival().udp
+        assert found.verdicts[verdict if kept else "sent"] >= 1
+        if kept and verdict == "delayed":
+            assert seconds * 1000 < found.longest_ms <= seconds * 1000 + 100
+        if not (kept and verdict == "drop_stamp"):
+            assert sink.recv(10) == b"x"
+
+
 def test_bbr_is_refused_where_nobody_would_pace_it() -> None:
     """By a packet that was sent and looked at, and not by the kernel's version."""
     kept = survival().tcp

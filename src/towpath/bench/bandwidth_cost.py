@@ -41,7 +41,7 @@ _PACKET = FlowTuple.parse("10.244.0.2:4000 -> 203.0.113.9:9 udp")
 _TAKES = 2000
 """ns of a packet at the limit: more than the program takes, so that a run's packets all wait."""
 _TAKES_IN_TURN = SECOND
-"""The same where an aggregate's next packet comes when all others have had one, or in another run."""
+"""The same where an aggregate's next packet comes after one of each other, or in another run."""
 _STRAY = 0.01  # share of packets
 _PLENTY = 1_000_000_000_000
 _HORIZON = 24 * 3600 * SECOND
