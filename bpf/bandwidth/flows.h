@@ -23,9 +23,10 @@ static __always_inline __u64 bw_flow_word(__u64 tag, __u64 time)
 	       (time + (1 << BANDWIDTH_TIME_SHIFT) - 1) >> BANDWIDTH_TIME_SHIFT;
 }
 
+/* Never 0, which is an empty word's. */
 static __always_inline __u64 bw_flow_tag(__u32 hash)
 {
-	return hash / BW_SETS % ((1 << (64 - BANDWIDTH_TAG_SHIFT)) - 1) + 1;
+	return (hash / BW_SETS & ((1 << (64 - BANDWIDTH_TAG_SHIFT)) - 1)) ?: 1;
 }
 
 /* Where a flow's word is unless another's is there. */

@@ -21,6 +21,7 @@ enum {
 struct bw_packet {
 	__u64 now;
 	__u64 stamp; /* its own, 0: none that lies ahead */
+	bool has_stamp; /* any, that is to be written over */
 	__u32 hash;
 	__u32 verdict;
 };
@@ -47,14 +48,15 @@ static __always_inline bool bw_is_far(const struct bw_level *l, const struct bw_
 
 /* False: the aggregate has no limit here. */
 static __always_inline bool bw_level_begin(struct __sk_buff *skb, struct bw_level *l,
-					   const struct bw_packet *p, __u32 aggregate)
+					   const struct bw_packet *p, __u32 aggregate,
+					   const struct bandwidth_limit *limit)
 {
 	__u64 word, time;
 	__u32 slot;
 
-	l->limit = bw_limit(aggregate);
-	if (!l->limit || !l->limit->egress_cost)
+	if (!limit || !limit->egress_cost)
 		return false;
+	l->limit = limit;
 	l->state = bw_state(aggregate);
 	if (!l->state)
 		return false;
