@@ -21,6 +21,7 @@ from towpath.bench.report import Timing
 from towpath.datapath.bandwidth.limits import SECOND, Limit, row
 from towpath.datapath.bandwidth.node import Node
 from towpath.datapath.bandwidth.program import BandwidthProgram
+from towpath.datapath.bandwidth.tables import Owners
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.netns import new_netns
 from towpath.model.bandwidth import Pod, Section
@@ -104,9 +105,7 @@ class Rig:
         self._frame = frame(_PACKET, payload=32)
         enum = program.constant
         self._mark = enum("bandwidth_limits", "BANDWIDTH_MARK") << 16 | 1
-        record = program.record("bw_pods")
-        record["aggregate"] = 1
-        program.maps["bw_pods"].update(_LOOPBACK, record)
+        Owners(program).sync_pods({_LOOPBACK: 1}, ())
         self._limited: Scenario | None = None
 
     def warm_up(self, scenario: Scenario) -> None:

@@ -23,7 +23,7 @@ class Aggregate:
     drained: Fraction = Fraction(0)
     """When all that was charged will have left."""
     flows: dict[int, Fraction] = field(default_factory=dict)
-    counted: tuple[int, int] = (-1, 0)
+    counted: tuple[int, int] = (0, 0)
     """In which millisecond, more or less, and how many flows were ahead then."""
 
     def sharing(self, now: Fraction, flow: int) -> int:
