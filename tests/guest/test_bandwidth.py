@@ -157,9 +157,9 @@ def test_a_pod_behind_netkit(here: World) -> None:
         errors = [achieved(sink, Bulk(), SECONDS, WARM) / RATE - 1 for _ in range(2)]
         found = limit.aggregate
     assert found
-    assert found.verdicts["routed"]
-    assert not found.verdicts["tagged"]
     assert found.verdicts["delayed"]
+    # The kernel asks for routers by itself.
+    assert found.verdicts["routed"] > 100 * found.verdicts["tagged"]
     assert max(errors) <= WITHIN, errors
 
 
@@ -203,16 +203,13 @@ import socket, struct, sys, time
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
     made.setsockopt(socket.SOL_SOCKET, 61, struct.pack("=iI", time.CLOCK_MONOTONIC, 0))
     at = struct.pack("=Q", time.monotonic_ns() + 100_000_000)
-    made.sendmsg([b"x"], [(socket.SOL_SOCKET, 61, at)], 0, (sys.argv[1], int(sys.argv[2])))
+    seconds, host, port = sys.argv[1:]
+    made.sendmsg([seconds.encode()], [(socket.SOL_SOCKET, 61, at)], 0, (host, int(port)))
 """
 
 
-@pytest.mark.parametrize(("seconds", "verdict"), [(1, "delayed"), (5, "drop_stamp")])
-def test_a_stamp_of_a_time_namespace_is_taken_as_it_is(
-    here: World, seconds: int, verdict: str
-) -> None:
+def test_a_stamp_of_a_time_namespace_is_taken_as_it_is(here: World) -> None:
     """The kernel shifts no stamp: its packet is late by as much as the pod's clock is ahead."""
-    command = ["unshare", "--time", "--monotonic", str(seconds), sys.executable, "-c", SHIFTED]
     with ExitStack() as undo:
         with in_netns(here.remote):
             sink = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -220,15 +217,19 @@ def test_a_stamp_of_a_time_namespace_is_taken_as_it_is(
         sink.settimeout(60)
         limit = undo.enter_context(limited(here, DIRECT, RATE))
         with in_netns(here.pod):
-            subprocess.run([*command, REMOTE, str(PORT_OF_STAMPS)], check=True)
+            for seconds in ("5", "1"):
+                shifted = ["unshare", "--time", "--monotonic", seconds, sys.executable]
+                words = ["-c", SHIFTED, seconds, REMOTE, str(PORT_OF_STAMPS)]
+                subprocess.run([*shifted, *words], check=True)
         found = limit.aggregate
         assert found
-        kept = survival().udp
-        assert found.verdicts[verdict if kept else "sent"] >= 1
-        if kept and verdict == "delayed":
-            assert seconds * 1000 < found.longest_ms <= seconds * 1000 + 100
-        if not (kept and verdict == "drop_stamp"):
-            assert sink.recv(10) == b"x"
+        if survival().udp:
+            assert found.verdicts["drop_stamp"] == 1  # 2 s at most
+            assert 1000 < found.longest_ms <= 1100
+        else:
+            assert sink.recv(10) == b"5"
+            assert found.longest_ms == 0
+        assert sink.recv(10) == b"1"
 
 
 def test_bbr_is_refused_where_nobody_would_pace_it() -> None:
