@@ -796,6 +796,10 @@ class Bandwidth:
     direct: bool
     """Packets go past the stack to the devices that they leave by."""
     charges: Literal["atomic", "locked"]
+    stamps_kept: tuple[str, ...] | None
+    """Of which packets (tcp, udp) times of departure survive the way out of a pod's namespace.
+
+    None: that can't be tried here."""
     devices: tuple[BandwidthDevice, ...]
     aggregates: tuple[BandwidthAggregate, ...]
     room: int

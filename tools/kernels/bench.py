@@ -6,8 +6,8 @@
     python -m tools.kernels.bench -- --part latency      what `towpath bench bandwidth` takes
     python -m tools.kernels.bench --figure               only a socket's own pace, and its picture
 
-Results are written to docs/results. Where options after -- choose, only what they ask for is
-replaced there.
+Results are written to docs/results, and tables of them to docs/performance.md. Where options after
+-- choose, only what they ask for is replaced there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.debian.archive import DownloadError
-from tools.kernels import figure, guest, rivals
+from tools.kernels import bench_document, figure, guest, rivals
 from tools.kernels.packages import obtain
 from tools.kernels.supported import named
 
@@ -62,10 +62,15 @@ def plugins() -> list[str]:
     return [word for version, path in found for word in ("--cni", f"cni-{version}={path}")]
 
 
+def results(kernel: str) -> Path:
+    """Return where a kernel's results are."""
+    return RESULTS / f"bandwidth-{kernel}.json"
+
+
 def keep(found: dict[str, Any], kernel: str) -> Path:
     """Write results, in place of those of the same parts and limits."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"bandwidth-{kernel}.json"
+    path = results(kernel)
     before = json.loads(path.read_text()) if path.exists() else {}
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(merged(before, found), indent=1) + "\n")
@@ -102,8 +107,10 @@ def main() -> int:
         try:
             if not options.figure:
                 words = options.words or [*PARTS, *(() if options.full else SOME)]
-                path = keep(measure(options.kernel, words + plugins(), Path(name)), options.kernel)
-                print(path)
+                found = measure(options.kernel, words + plugins(), Path(name))
+                print(keep(found, options.kernel))
+                if options.kernel == KERNEL:
+                    bench_document.write(json.loads(results(KERNEL).read_text()))
             if options.figure or not options.words:
                 for kernel in (RESET, KERNEL):
                     keep(measure(kernel, list(STAMPS), Path(name)), kernel)

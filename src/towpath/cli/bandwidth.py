@@ -174,6 +174,9 @@ def _print(found: Bandwidth, name: str | None) -> None:
             how = "paced by fq" if device.paces else f"policed: {device.why}"
             dropped = f", {device.dropped} dropped by fq itself" if device.dropped else ""
             say(f"{device.name}: {how}{dropped}")
+        if found.stamps_kept is not None:
+            kept = " and ".join(map(str.upper, found.stamps_kept)) or "none"
+            say(f"times of departure that survive the way out of pods: {kept}")
         for trouble in found.troubles:
             say(trouble)
 

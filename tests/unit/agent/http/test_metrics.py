@@ -72,6 +72,7 @@ WEB = {"aggregate": "web", "kind": "pod"}
 BANDWIDTH = Bandwidth(
     direct=True,
     charges="atomic",
+    stamps_kept=("tcp", "udp"),
     devices=(BandwidthDevice("eth0", paces=True, why="", dropped=17),),
     aggregates=(
         BandwidthAggregate(
