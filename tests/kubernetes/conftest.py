@@ -12,11 +12,13 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from tools.kubernetes import cluster as clusters
 from tools.kubernetes import control_plane as control
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tools.kubernetes.cluster import Cluster
     from tools.kubernetes.control_plane import ControlPlane
 
 collect_ignore_glob = [] if os.environ.get("TOWPATH_KUBERNETES") else ["test_*.py"]
@@ -38,4 +40,11 @@ def pytest_runtest_setup() -> None:
 def control_plane() -> Iterator[ControlPlane]:
     """A control plane without nodes: Services, Pods and Nodes are objects, and nothing else."""
     with control.control_plane() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A control plane with two nodes that run pods."""
+    with clusters.cluster() as made:
         yield made

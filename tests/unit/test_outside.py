@@ -94,6 +94,8 @@ HANDED_ON = {
     "tools/kubernetes/binaries.py::go",
     "tools/kubernetes/control_plane.py::_run",
     "tools/kubernetes/control_plane.py::kubectl",
+    "tools/kubernetes/node.py::_has_socket",
+    "tools/kubernetes/node.py::run",
     "tools/kubernetes/programs.py::start",
     "tools/kernels/test_rig.py::test_a_program_that_a_kernel_refuses_is_told",
 }
