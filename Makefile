@@ -8,7 +8,8 @@
 #                 docs/kernels.md, accepts programs' sizes, notes tests' costs
 #   make kubernetes  a real Kubernetes on this machine, and the tests that need one (needs root,
 #                 and Go 1.26 the first time: some 10 minutes); CI=1 runs a minute's worth, and
-#                 says so where nothing was built before; KUBERNETES_ARGS="-- PATH" chooses
+#                 says so where nothing was built before; KUBERNETES_ARGS="-- PATH" chooses;
+#                 WRITE=1 also writes docs/kubernetes-conformance.md
 #   make kernels-bench  pods' bandwidth in a guest of Linux 6.12, beside CAKE and the CNI
 #                 bandwidth plugin, and a picture with 5.10 too; written to docs/results
 #                 (needs root); BENCH_ARGS=--full measures at all limits,
@@ -100,7 +101,7 @@ kernels-bench: objects
 
 kubernetes: objects
 	@tools/install dev,demo demo test kubernetes
-	$(ISOLATED) $(BIN)/python -m tools.kubernetes $(if $(CI),--ci) $(KUBERNETES_ARGS)
+	$(ISOLATED) $(BIN)/python -m tools.kubernetes $(if $(CI),--ci) $(if $(WRITE),--write) $(KUBERNETES_ARGS)
 
 bare:
 	@tools/install dev,demo demo test bare

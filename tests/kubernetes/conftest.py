@@ -12,11 +12,12 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.kubernetes import harness_conformance as conformance
 from tools.kubernetes import cluster as clusters
 from tools.kubernetes import control_plane as control
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from tools.kubernetes.cluster import Cluster
     from tools.kubernetes.control_plane import ControlPlane
@@ -34,6 +35,24 @@ def pytest_runtest_setup() -> None:
     """Begin nothing, fixtures included, that would take more time than there is."""
     if time.monotonic() - _BEGAN > _SECONDS:
         pytest.skip(f"not begun: {_SECONDS:.0f} s are over")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note what came of rules that are tried with several proxies."""
+    report = yield
+    del call
+    if isinstance(item, pytest.Function) and "services" in getattr(item, "fixturenames", ()):
+        conformance.note(item, report)
+    return report
+
+
+def pytest_sessionfinish() -> None:
+    """Write the table, if that is asked for and every rule was tried."""
+    if os.environ.get("TOWPATH_KUBERNETES_WRITE"):
+        conformance.write()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 
     python -m tools.kubernetes              build what is missing, run all of tests/kubernetes
     python -m tools.kubernetes --ci         what CI runs: bounded, and nothing is built
+    python -m tools.kubernetes --write      and write docs/kubernetes-conformance.md
     python -m tools.kubernetes --build      only build
     python -m tools.kubernetes -- PATH...   arguments for pytest
 
@@ -63,6 +64,8 @@ def run_tests(options: argparse.Namespace) -> int:
     if options.ci:
         words += ["-m", "not thorough"]
         environment["TOWPATH_KUBERNETES_SECONDS"] = str(CI_SECONDS)
+    if options.write:
+        environment["TOWPATH_KUBERNETES_WRITE"] = "1"
     command = [sys.executable, "-m", "pytest", *words, *paths]
     return subprocess.run(command, env=environment, check=False).returncode
 
@@ -71,6 +74,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.kubernetes")
     parser.add_argument("--ci", action="store_true", help="bounded; nothing is built")
     parser.add_argument("--build", action="store_true", help="run no tests")
+    parser.add_argument("--write", action="store_true", help="and write the table of conformance")
     parser.add_argument("pytest", nargs="*", help=f"for pytest, instead of {TESTS}")
     return parser.parse_args()
 
