@@ -24,7 +24,7 @@ from towpath.agent.lb.store import DATABASE, Store
 from towpath.agent.parts import Part
 from towpath.agent.readable import readable
 from towpath.agent.recorder.captures import Captures
-from towpath.agent.sources.intake import Intake
+from towpath.agent.sources.intake import Intake, Surroundings
 from towpath.capabilities import API, FILE, ORIGINS
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.host import detach_pinned
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from towpath.core.lb.states import BackendKey
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import Plan
-    from towpath.model import Config
+    from towpath.model import Config, Service
     from towpath.model.capture import Capture
     from towpath.native.records import Outcome
 
@@ -140,7 +140,10 @@ class LoadBalancer(Part):
         self.captures = Captures(self._record)
         for each in enabled:
             intake: Intake[Update] = Intake(
-                each.label, partial(self._take, each.name), lambda: (self.desired(),)
+                each.label,
+                partial(self._take, each.name),
+                lambda: (self.desired(),),
+                Surroundings(config, partial(self._owned, each.name)),
             )
             source = each.load("agent", "Source")(config.sections.get(each.name), intake)
             self._sources[each.name] = source, intake
@@ -160,6 +163,9 @@ class LoadBalancer(Part):
     def apply(self, config: Config) -> None:
         """Take over the file's services."""
         self.controller.reload(config)
+
+    def _owned(self, owner: str) -> tuple[Service, ...]:
+        return self.controller.desired.services(owner)
 
     async def _take(self, owner: str, update: Update) -> None:
         await self._writer.run(self.controller.take, owner, update)
@@ -284,7 +290,7 @@ class LoadBalancer(Part):
             "checks": self.observer.states(),
             "unreached": self.observer.reasons(),
             "sources": {
-                name: replace(intake.status, trouble=source.trouble)
+                name: replace(intake.status, trouble=source.trouble, **_asked(source, "facts", {}))
                 for name, (source, intake) in self._sources.items()
                 if name != API
             },
@@ -295,6 +301,8 @@ class LoadBalancer(Part):
         yield from self.observer.metrics()
         yield from refused_metrics(self._balancer.refused() or ())
         yield from host_metrics(self._balancer.device_status, self._balancer.followed._asdict())
+        for source, _ in self._sources.values():
+            yield from _asked(source, "metrics", ())
 
     def routes(self) -> Iterable[APIRouter]:
         """Services, backends, flows, captures, and what they have seen."""
@@ -305,3 +313,9 @@ class LoadBalancer(Part):
             flows.routes(self.observer),
             captures.captures(self.captures),
         )
+
+
+def _asked(source: Source, question: str, otherwise: Any) -> Any:
+    """What a source says of itself, if it has more to say than it must."""
+    ask = getattr(source, question, None)
+    return otherwise if ask is None else ask()
