@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests with a real Kubernetes, which `make kubernetes` has: elsewhere none is collected.
+
+A control plane is shared by the tests of a module. What is in it before a test is in it after it:
+each test works in a Kubernetes namespace of its own, or puts back what it changes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from tools.kubernetes import control_plane as control
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tools.kubernetes.control_plane import ControlPlane
+
+collect_ignore_glob = [] if os.environ.get("TOWPATH_KUBERNETES") else ["test_*.py"]
+
+
+# In CI, whose time is all but used up, no test begins when so much time has passed.
+_SECONDS = float(os.environ.get("TOWPATH_KUBERNETES_SECONDS") or "inf")
+_BEGAN = time.monotonic()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin nothing, fixtures included, that would take more time than there is."""
+    if time.monotonic() - _BEGAN > _SECONDS:
+        pytest.skip(f"not begun: {_SECONDS:.0f} s are over")
+
+
+@pytest.fixture(scope="module")
+def control_plane() -> Iterator[ControlPlane]:
+    """A control plane without nodes: Services, Pods and Nodes are objects, and nothing else."""
+    with control.control_plane() as made:
+        yield made
