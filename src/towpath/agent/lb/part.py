@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from towpath.agent.errors import AgentError
 from towpath.agent.health.monitor import Monitor
-from towpath.agent.http import captures, flows, services
+from towpath.agent.http import captures, flows, services, sources
 from towpath.agent.http.metrics import host_metrics, refused_metrics
 from towpath.agent.lb import exhaustion
 from towpath.agent.lb.controller import Controller, stored
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from towpath.agent.parts import Given
     from towpath.agent.sources import Source
     from towpath.agent.sources.intake import Update
+    from towpath.api.documents import SourceStatus
     from towpath.core.lb.states import BackendKey
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import Plan
@@ -201,14 +202,14 @@ class LoadBalancer(Part):
 
     def tasks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Devices, health checks, backends that leave, ages of flows, warnings, sources."""
-        sources = {name: source.run for name, (source, _) in self._sources.items()}
+        runs = {name: source.run for name, (source, _) in self._sources.items()}
         return {
             "devices": self._follow,
             "health checks": self._monitor.run,
             "backends that leave": self._reap,
             "ages of flows": self._age_flows,
             "warnings": self._warn,
-        } | {f"source {name}": run for name, run in sources.items()}
+        } | {f"source {name}": run for name, run in runs.items()}
 
     async def _follow(self) -> None:
         """Follow devices, addresses, VLANs, and what others undo: at once where the kernel tells.
@@ -289,12 +290,13 @@ class LoadBalancer(Part):
             "limits": self.observer.limits(),
             "checks": self.observer.states(),
             "unreached": self.observer.reasons(),
-            "sources": {
-                name: replace(intake.status, trouble=source.trouble, **_asked(source, "facts", {}))
-                for name, (source, intake) in self._sources.items()
-                if name != API
-            },
+            "sources": {name: self.source_status(name) for name in self._sources if name != API},
         }
+
+    def source_status(self, name: str) -> SourceStatus:
+        """How a source is, and what became of what it has."""
+        source, intake = self._sources[name]
+        return replace(intake.status, trouble=source.trouble, **_asked(source, "facts", {}))
 
     def metrics(self) -> Iterable[Metric]:
         """Of packets, services, backends and their checks, and of devices."""
@@ -312,6 +314,10 @@ class LoadBalancer(Part):
             services.observation(self.observer),
             flows.routes(self.observer),
             captures.captures(self.captures),
+            sources.sources(
+                {name: source for name, (source, _) in self._sources.items() if name != API},
+                self.source_status,
+            ),
         )
 
 

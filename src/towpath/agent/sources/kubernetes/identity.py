@@ -41,7 +41,11 @@ class Identity:
         """Whether the last answer was another cluster's."""
         return self.trouble is not None
 
-    async def check(self, api: Api, *, accepted: bool) -> None:
+    def accept(self) -> None:
+        """Whatever cluster answers next is the right one."""
+        self._known, self.trouble = "", None
+
+    async def check(self, api: Api) -> None:
         """Ask. AnotherClusterError: it is another one and nobody has accepted it; AgentError."""
         try:
             body = await api.get(PATH)
@@ -54,7 +58,7 @@ class Identity:
             uid = msgspec.json.decode(body, type=objects.Namespace).metadata.uid
         except msgspec.MsgspecError as error:
             raise ApiError(f"namespace kube-system makes no sense: {error}") from error
-        if self._known and uid != self._known and not accepted:
+        if self._known and uid != self._known:
             self.trouble = (
                 f"the API server is another cluster's (kube-system is {uid}, was {self._known});"
                 " services stay as they were; `towpath source accept kubernetes` takes it over"

@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from towpath.agent.errors import AgentError
+from towpath.agent.errors import ConflictError
 from towpath.agent.sources.intake import Update
 from towpath.agent.sources.kubernetes import report
 from towpath.agent.sources.kubernetes.access import AccessError, find_place
@@ -20,6 +20,7 @@ from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Cluster
 from towpath.core.kubernetes.withheld import Loss, find_loss
+from towpath.model import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -61,6 +62,8 @@ class Source:
         self._first = True
         self._listed = False
         self._accepting = False
+        self._awaited: set[Any] = set()
+        """Kinds of another cluster that was accepted."""
         self._refused: dict[str, Exception] = {}
         self.unread: dict[tuple[str, str, str], Refusal] = {}
         self.loss: Loss | None = None
@@ -102,7 +105,7 @@ class Source:
 
     async def is_same_cluster(self) -> None:
         """Raise AgentError if the API server is another cluster's than what is in force."""
-        await self._identity.check(self._api, accepted=self._accepting)
+        await self._identity.check(self._api)
 
     def put(self, found: objects.Kind) -> None:
         """An object was added or changed."""
@@ -124,6 +127,9 @@ class Source:
                 del self.unread[key]
         self.cluster.replace(kind, found, keep=unread)
         self._listed = True
+        if self._awaited:
+            self._awaited.discard(kind)
+            self._accepting = not self._awaited
         self._wake.set()
 
     def cannot_read(self, refusal: Refusal) -> None:
@@ -146,7 +152,7 @@ class Source:
                 if not (self._refused and self._intake.may_fit_now()):
                     continue
             self._wake.clear()
-            if not all(each.synced for each in self.reflectors):
+            if self._awaited or not all(each.synced for each in self.reflectors):
                 continue
             await self._hand_in()
 
@@ -238,16 +244,22 @@ class Source:
 
     # ---- What it says of itself ------------------------------------------------------------------
 
-    def accept(self) -> str:
-        """Believe what the cluster has now, whatever it lacks; what that means. AgentError."""
-        if not self.withheld and not self._identity.is_another:
-            raise AgentError("nothing is withheld: all that Kubernetes has is in force")
-        what = self._identity.trouble or f"what a list lacks is taken over: {self.loss}"
-        self._accepting = True
-        for each in self.reflectors if self._identity.is_another else ():
-            each.list_anew()
-        self._wake.set()
-        return what
+    async def accept(self) -> None:
+        """Believe what the cluster has now, whatever it lacks. ConflictError: nothing is kept."""
+        if self._identity.is_another:
+            log.warning("Kubernetes: the other cluster is accepted")
+            self._identity.accept()
+            # Nothing is handed in before all of it is known.
+            self._awaited = {each.resource.kind for each in self.reflectors}
+            for each in self.reflectors:
+                each.list_anew()
+        elif self.withheld:
+            log.warning("Kubernetes: accepted: a list that lacks %s", self.loss)
+            self._accepting = True
+            self._wake.set()
+        else:
+            what = "nothing is withheld: all that Kubernetes has is in force"
+            raise ConflictError([Problem(what)])
 
     @property
     def trouble(self) -> str | None:

@@ -25,7 +25,7 @@ import asyncio
 import logging
 import random
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
@@ -113,6 +113,8 @@ class Reflector:
         self._streams = True
         self._too_large_since: float | None = None
         self._wait = FIRST_SECONDS
+        self._hurry = asyncio.Event()
+        self._connecting: asyncio.Future[None] | None = None
         self._event = msgspec.json.Decoder(cast("Any", objects.Event)[resource.kind])
         self._object = msgspec.json.Decoder(resource.kind)
 
@@ -120,17 +122,32 @@ class Reflector:
         """Follow until cancelled."""
         while True:
             begun = time.monotonic()
+            self._hurry.clear()
+            self._connecting = asyncio.ensure_future(self._connect())
             try:
-                await self._connect()
+                await self._connecting
             except AgentError as error:
-                await asyncio.sleep(self._judge(error))
+                await self._pause(self._judge(error))
+            except asyncio.CancelledError:
+                if not self._hurry.is_set():
+                    raise
             else:
                 # A server without its database ends watches as soon as they begin.
                 if time.monotonic() - begun < BRIEF_SECONDS:
-                    await asyncio.sleep(self._longer())
+                    await self._pause(self._longer())
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)
 
     def list_anew(self) -> None:
-        """The next state is taken over whatever its version."""
+        """Take over all there is now, whatever its version."""
+        self._want_anew()
+        self._hurry.set()
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    def _want_anew(self) -> None:
         self._listing, self._floor = True, ""
 
     # ---- What goes wrong -------------------------------------------------------------------------
@@ -167,7 +184,7 @@ class Reflector:
                 self.resource.called,
                 self.version,
             )
-            self.list_anew()
+            self._want_anew()
             self._too_large_since = None
         return min(self._longer(), 2.0)
 
