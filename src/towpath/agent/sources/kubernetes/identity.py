@@ -81,6 +81,7 @@ class Identity:
     def _save(self) -> None:
         new = self._path.with_suffix(".new")
         try:
+            new.touch(mode=0o600)
             new.write_text(json.dumps({"uid": self._known}))
             new.rename(self._path)
         except OSError as error:
