@@ -39,6 +39,7 @@ struct vip_key {
  */
 enum vip_kind {
 	VIP_PREFIX = 0x40,
+	VIP_NODE = 0x80, /* added to protocol: for what begins on this node, by bpf/socket */
 };
 BTF_KEEP(enum vip_kind);
 

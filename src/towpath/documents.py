@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from towpath.errors import NotFoundError
 from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip, Word
-from towpath.model.service import BackendState, Protocol, Service, ServiceKey
+from towpath.model.service import BackendState, Protocol, Scope, Service, ServiceKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +21,17 @@ class ServiceName:
     vip: Annotated[Address | Prefix, Vip()]
     port: Annotated[int | Ports, PortSet()]
     protocol: Protocol
+    scope: Annotated[Scope, Word("all", "node")] = "all"
 
     @classmethod
     def of(cls, service: Service) -> "ServiceName":
         """Return what a service is called and what it is for."""
-        return cls(service.name, service.vip, service.port, service.protocol)
+        return cls(service.name, *service.key)
 
     @property
     def key(self) -> ServiceKey:
         """What the service is for, which identifies it whatever its name."""
-        return ServiceKey(self.vip, self.port, self.protocol)
+        return ServiceKey(self.vip, self.port, self.protocol, self.scope)
 
 
 @dataclass(frozen=True, slots=True)

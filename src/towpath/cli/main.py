@@ -22,6 +22,7 @@ VERBS = {
     "status": Verb("towpath.cli.status:status", "What the agent runs, and what it refused."),
     "service": Verb("towpath.cli.service:service", "List, apply, plan and delete services."),
     "backend": Verb("towpath.cli.drain:backend", "List and change a service's backends."),
+    "source": Verb("towpath.cli.source:source", "Where services come from, and what is withheld."),
     "flows": Verb("towpath.cli.flows:flows", "The flows that are remembered, and their backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
     "route": Verb("towpath.cli.route:route", "What becomes of a packet for an address."),

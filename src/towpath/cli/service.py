@@ -78,7 +78,9 @@ def list_(socket_path: Path, form: Format) -> None:
 
     def table() -> None:
         numbers = ("port", "backends", "up", "table")
+        names = [_namespace(each) for each in entries]
         columns = (
+            *(("namespace",) if any(names) else ()),
             "service",
             "vip",
             "port",
@@ -89,7 +91,11 @@ def list_(socket_path: Path, form: Format) -> None:
             "flows",
             "owner",
         )
-        rows = (_row(each, up if each.service.name in checked else None) for each in entries)
+        rows: list[tuple[object, ...]] = []
+        for each, name in zip(entries, names, strict=True):
+            row = _row(each, up if each.service.name in checked else None)
+            short = each.service.name.removeprefix(f"{name}:")
+            rows.append((name, short, *row[1:]) if any(names) else row)
         print_table(columns, rows, numbers=numbers)
 
     emit(plain(entries), form, table)
@@ -230,6 +236,11 @@ def delete(names: tuple[str, ...], socket_path: Path) -> None:
     with Client(socket_path) as client:
         for name in names:
             done(client.remove_service(name))
+
+
+def _namespace(entry: ServiceEntry) -> str | None:
+    """Of Kubernetes, whose services are called NAMESPACE:NAME:PORT:KIND:ADDRESS."""
+    return entry.service.name.partition(":")[0] if entry.owner == "kubernetes" else None
 
 
 def _row(entry: ServiceEntry, up: Mapping[str, int] | None) -> tuple[object, ...]:

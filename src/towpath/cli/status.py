@@ -103,6 +103,13 @@ def _sources(status: Status) -> Iterator[tuple[str, str]]:
     for name, source in status.sources.items():
         since = f"in force since {source.accepted}" if source.accepted else "as it was before"
         yield f"source {name}", source.trouble or since
+        for kind in source.kinds:
+            age = "never heard" if kind.age is None else f"{kind.age:.0f} s old"
+            yield "", f"{kind.objects} {kind.name}, {age}{'' if kind.synced else ', not all known'}"
+        if source.withheld:
+            yield "withheld", f"{source.withheld} services that a list lacks"
+        if source.unserved:
+            yield "not served", f"{len(source.unserved)} things, see towpath source list"
         if source.refused:
             yield "refused", f"what it had at {source.refused}:"
             yield from (("", str(problem)) for problem in source.problems)

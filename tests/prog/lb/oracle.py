@@ -480,7 +480,7 @@ def is_exact(key: Key) -> bool:
 
 def is_for(key: Key, flow: Flow) -> bool:
     """Whether a service is for a flow's packets, by the plain meaning of its key."""
-    vip, port, protocol = key
+    vip, port, protocol = key[:3]
     network, ranges = ip_network(vip), ((port, port),) if isinstance(port, int) else port
     if (network.version, protocol) != (flow.destination.version, flow.protocol):
         return False

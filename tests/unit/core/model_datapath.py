@@ -124,7 +124,7 @@ class Datapath:
         return tuple(
             Service(
                 str(key),
-                *key,
+                *key[:3],
                 backends=tuple(room.backends.values()),
                 **room.options.fields(),
             )

@@ -178,7 +178,7 @@ class Process:
         return tuple(
             Service(
                 "any",
-                *key,
+                *key[:3],
                 backends=each.backends(),
                 **each.options.fields(),
             )

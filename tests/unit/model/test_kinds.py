@@ -128,7 +128,7 @@ BAD: list[tuple[Kind, object, str]] = [
     (Name(), "a b", "'a b' is not a name"),
     (Name(), "a/b", "'a/b' is not a name"),
     (Name(), "a\n", r"'a\\n' is not a name"),
-    (Name(), "x" * 129, "is too long; allowed: 128 characters"),
+    (Name(), "x" * 254, "is too long; allowed: 253 characters"),
     (DeviceName(), "a" * 16, "can't be a device's name"),
     (DeviceName(), "..", "can't be a device's name"),
     (DeviceName(), "é" * 8, "can't be a device's name"),

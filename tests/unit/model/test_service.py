@@ -33,7 +33,7 @@ WEB = Service("web", VIP, 80, backends=(Backend(ip_address("192.0.2.11")),))
 
 def test_key_is_what_packets_know() -> None:
     """Name, backends and options are no part of it; it is a plain tuple, too."""
-    assert WEB.key == ServiceKey(VIP, 80, Protocol.TCP) == (VIP, 80, "tcp")
+    assert WEB.key == ServiceKey(VIP, 80, Protocol.TCP) == (VIP, 80, "tcp", "all")
     assert replace(WEB, name="other", backends=(), flow_table=False).key == WEB.key
     assert str(WEB.key) == "203.0.113.10:80/tcp"
     assert str(replace(WEB, vip=VIP6).key) == "[2001:db8::10]:80/tcp"

@@ -164,9 +164,7 @@ def _moved(gone: list[Service], come: list[Service]) -> list[tuple[Service, Serv
     for alike in (_same_name, _common_port):
         for service in list(come):
             for before in gone:
-                if (before.vip, before.protocol) == (service.vip, service.protocol) and alike(
-                    before, service
-                ):
+                if before.key.space == service.key.space and alike(before, service):
                     pairs.append((before, service))
                     gone.remove(before)
                     come.remove(service)

@@ -77,6 +77,7 @@ class Contents:
                 vip=key.vip,
                 port=key.port,
                 protocol=key.protocol,
+                scope=key.scope,
                 backends=each.backends(),
                 **each.options.fields(),
             )

@@ -53,7 +53,7 @@ def services_of(draw: st.DrawFn) -> tuple[Service, ...]:
     return tuple(
         Service(
             f"service-{number}",
-            *key,
+            *key[:3],
             backends=tuple(Backend(address, *each) for address, each in draw(backends).items()),
             table_size=draw(st.sampled_from([251, 257])),
             flow_table=draw(st.booleans()),
