@@ -28,6 +28,7 @@ VERBS = {
     "route": Verb("towpath.cli.route:route", "What becomes of a packet for an address."),
     "record": Verb("towpath.cli.record:record", "Capture packets, both sides of each."),
     "recorder": Verb("towpath.cli.recorder:recorder", "List and stop captures."),
+    "import": Verb("towpath.cli.imports:import_", "Other load balancers' setups as services."),
     "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),
     "doctor": Verb("towpath.cli.doctor:doctor", "What this kernel can do, and what is lost."),
     "lab": Verb("towpath.cli.lab:lab", "A load balancer, clients and backends in namespaces."),
