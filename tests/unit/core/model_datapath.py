@@ -126,6 +126,7 @@ class Datapath:
                 str(key),
                 *key[:3],
                 backends=tuple(room.backends.values()),
+                scope=key.scope,
                 **room.options.fields(),
             )
             for key, room in self.rooms.items()

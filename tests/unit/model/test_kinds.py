@@ -247,6 +247,7 @@ class TestPydantic:
             "on_all_failed": "closed",
             "on_down": "keep",
         },
+        "scope": "all",
     }
 
     def test_round_trip(self) -> None:
