@@ -20,7 +20,7 @@ enum {
 /* A packet, as all aggregates have it. */
 struct bw_packet {
 	__u64 now;
-	__u64 stamp; /* its own, 0: none that lies ahead */
+	__u64 stamp;	/* its own, 0: none that lies ahead */
 	bool has_stamp; /* any, that is to be written over */
 	__u32 hash;
 	__u32 verdict;

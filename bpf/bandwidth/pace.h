@@ -97,8 +97,7 @@ static __always_inline int bw_pace(struct __sk_buff *skb, const bool locked)
 	p.hash = bpf_get_hash_recalc(skb);
 	if (!bw_level_begin(skb, &pod, &p, aggregate, limit))
 		pod.state = NULL;
-	if (!limit->group ||
-	    !bw_level_begin(skb, &group, &p, limit->group, bw_limit(limit->group)))
+	if (!limit->group || !bw_level_begin(skb, &group, &p, limit->group, bw_limit(limit->group)))
 		group.state = NULL;
 	p.verdict = bw_refused(&pod, &group, &p);
 	if (p.verdict != BANDWIDTH_SENT)
