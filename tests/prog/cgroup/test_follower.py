@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab.harness_files import no_more_files
 from tests.prog.cgroup.harness_nodes import CONNECT4, apart, calls, counting
 from tests.prog.kernel.harness_cgroups import (
     NONE,
@@ -197,6 +198,17 @@ def test_none_to_begin_with_is_waited_for(cgroup: Path) -> None:
         wait_until(lambda: followed.proof.proven, seconds=SECONDS, what="it to be proven")
         assert found == [cgroup_id(path)]
         assert followed.trouble is None
+
+
+def test_what_can_not_be_asked_for_is_not_taken_for_removed(cgroup: Path) -> None:
+    """Without open files it is told what is wrong, and it is proven again afterwards."""
+    with Follower(cgroup) as followed:
+        with no_more_files():
+            followed.prove_again()
+            wait_until(lambda: not followed.proof.proven, seconds=SECONDS, what="trouble")
+            assert "Too many open files" in followed.proof.why
+            assert "was removed" not in followed.proof.why
+        wait_until(lambda: followed.proof.proven, seconds=SECONDS, what="its end")
 
 
 def test_a_failure_that_nobody_expects_is_told_and_is_no_end(

@@ -17,7 +17,7 @@ from towpath.datapath.cgroup.probe import PREFIX
 from towpath.datapath.cgroup.root import CgroupRoot, Proof
 from towpath.datapath.follow import told
 from towpath.kernel.cgroup_watch import Watch
-from towpath.kernel.errors import KernelError
+from towpath.kernel.errors import SHORT, KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +159,8 @@ class Follower(Closeable):
             self._move()
         except (KernelError, OSError) as error:
             gone = str(error)
-            if self._root is not None and not self._root.there:
+            found_out = error.errno not in SHORT
+            if found_out and self._root is not None and not self._root.there:
                 gone = _GONE.format(name=self._root.name, error=error)
         if gone != self._gone:
             log.warning("programs of cgroups: %s", gone or "there is a root again")
