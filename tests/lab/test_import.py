@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import yaml
-from tests.lab.harness_agent import TOWPATH, running
+from tests.lab.harness_agent import running
 
 from towpath.api.client import Client
 
@@ -52,7 +53,7 @@ def test_an_agent_takes_what_is_printed(tmp_path: Path) -> None:
     """In its file, with checks that run commands; weights are as they were."""
     conf = tmp_path / "keepalived.conf"
     conf.write_text(CONF)
-    command = [*TOWPATH, "import", "keepalived", str(conf)]
+    command = [sys.executable, "-m", "towpath", "import", "keepalived", str(conf)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     services = yaml.safe_load(printed)["services"]
     for each in services:

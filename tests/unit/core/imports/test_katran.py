@@ -28,7 +28,7 @@ set -e
 sudo ./katran_goclient -a -t 203.0.113.10:443 \\
     -r 2001:db8:1::12
 
-katran_goclient -server 127.0.0.1:50051 -A -u [2001:db8::10]:53
++ katran_goclient -server 127.0.0.1:50051 -A -u [2001:db8::10]:53
 katran_goclient --a --u=[2001:db8::10]:53 --r=2001:db8:1::11 -w=0
 """
 
