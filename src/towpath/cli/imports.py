@@ -166,7 +166,7 @@ def _include(pattern: str, including: str) -> list[tuple[str, str]]:
     base = Path() if including == "stdin" else Path(including).parent
     # As glob(3): names that begin with a dot aren't meant by a star.
     paths = sorted(glob.glob(str(base / pattern)))  # noqa: PTH207
-    return [read(Path(each)) for each in paths if Path(each).is_file()]
+    return [read(Path(each))[::-1] for each in paths if Path(each).is_file()]
 
 
 def read(file: Path) -> tuple[str, str]:

@@ -102,11 +102,11 @@ class Collected:
         self._told: set[str] = set()
         self._names: dict[str, int] = {}
         self._keys = KeyIndex[str]()
-        self._problems: list[Problem] = []
+        self._problems: dict[Problem, None] = {}
 
     def refuse(self, place: Place, message: str) -> None:
         """Note what is wrong: nothing will come of all this, but all that is wrong is told."""
-        self._problems.append(Problem(printable(message), "", place.file, place.line))
+        self._problems[Problem(printable(message), "", place.file, place.line)] = None
 
     def note(
         self, kind: NoteKind, what: str, why: str, place: Place, service: str | None = None
@@ -153,7 +153,8 @@ class Collected:
     def result(self) -> Imported:
         """Return what there is. ConfigError: something was wrong."""
         if self._problems:
-            raise ConfigError(bounded(self._problems))
+            found = sorted(self._problems, key=lambda each: (each.file or "", each.line or 0))
+            raise ConfigError(bounded(found))
         self._check_lengths()
         check_services(self._services)
         return Imported(tuple(self._services), tuple(self._notes))

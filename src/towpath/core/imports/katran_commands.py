@@ -116,7 +116,7 @@ def _carry_out(words: list[str], place: Place, found: dict[Key, Vip], into: Coll
 
 def _command(words: list[str]) -> list[str]:
     """The client's own words; none if a line does nothing to Katran."""
-    while words and (words[0] in {"$", "sudo"} or _ASSIGNED.fullmatch(words[0])):
+    while words and (words[0] in {"$", "+", "sudo"} or _ASSIGNED.fullmatch(words[0])):
         words = words[1:]
     if not words or words[0] in {"set", "exit"}:
         return []

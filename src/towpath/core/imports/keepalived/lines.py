@@ -115,7 +115,9 @@ class _File:
             place = Place(self._file, number)
             line, goes_on = without_comment(raw)
             if self._defining is not None:
-                self._define_more(line, goes_on=goes_on)
+                # A comment by itself doesn't end a definition, nothing at all does.
+                if line or goes_on or not raw:
+                    self._define_more(line, goes_on=goes_on)
                 continue
             if line:
                 yield from self._act(line, place, 0, goes_on=goes_on)

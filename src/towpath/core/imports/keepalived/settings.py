@@ -41,8 +41,8 @@ class Settings:
             if each.name not in known and each.name not in blocks:
                 into.refuse(each.place, unknown(each.name, directive.name, (*known, *blocks)))
             elif (each.block is not None) != (each.name in blocks):
-                needs = "has" if each.name in blocks else "has no"
-                into.refuse(each.place, f"{each.name} {needs} a block in braces")
+                has = "a block, in braces" if each.name in blocks else "no block"
+                into.refuse(each.place, f"{each.name} has {has}")
             else:
                 self._all.append(each)
 
