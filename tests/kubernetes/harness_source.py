@@ -42,6 +42,8 @@ LIMITS = {
 class Follower:
     """An agent without devices, for the processes of a cgroup."""
 
+    limits = LIMITS
+
     def __init__(self, control_plane: ControlPlane, directory: Path, cgroup: Path) -> None:
         self.control_plane = control_plane
         self.section: dict[str, Any] = {
@@ -54,7 +56,7 @@ class Follower:
             {
                 "socket": {"cgroup": str(cgroup)},
                 "kubernetes": self.section,
-                "limits": LIMITS,
+                "limits": self.limits,
                 "services": [],
             },
         )

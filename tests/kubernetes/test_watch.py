@@ -13,25 +13,28 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.harness_source import service
 
-from towpath.agent.sources.kubernetes import access, client, watch
+from towpath.agent.sources.kubernetes import access, client, identity, watch
 from towpath.agent.sources.kubernetes.access import read_kubeconfig
-from towpath.agent.sources.kubernetes.client import Api
+from towpath.agent.sources.kubernetes.client import Api, ApiError
+from towpath.agent.sources.kubernetes.events import Events
+from towpath.agent.sources.kubernetes.settings import resources
 from towpath.agent.sources.kubernetes.watch import Reflector, Resource
+from towpath.core.kubernetes.problems import Refusal
+from towpath.model import parse_config
 from towpath.model.sources.kubernetes import objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tools.kubernetes.control_plane import ControlPlane
 
     from towpath.agent.sources.kubernetes.access import Place
-    from towpath.core.kubernetes.problems import Refusal
 
 SERVICES = Resource(objects.Service, "/api/v1/services", "services")
 SECONDS = 120
@@ -349,3 +352,36 @@ def test_etcd_is_away(control_plane: ControlPlane, place: Place) -> None:
         made.until(lambda: "after" in made.told.names)
         delete(control_plane, "after")
         delete(control_plane, "known")
+
+
+def test_the_account_is_enough_and_no_more(control_plane: ControlPlane, place: Place) -> None:
+    """With deploy/kubernetes/rbac.yaml all is followed; what isn't needed is refused."""
+    rules = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "rbac.yaml"
+    control_plane.kubectl("apply", "-f", str(rules))
+    path = "/api/v1/namespaces/kube-system/serviceaccounts/towpath/token"
+    status, answer = control_plane.request("POST", path, {"spec": {}})
+    assert status == 201
+    place = replace(place, token=answer["status"]["token"])
+    section = parse_config("kubernetes: {}", "towpath.yaml").sections["kubernetes"]
+    for resource in resources(section):
+        with running(place, resource):
+            pass
+
+    async def ask() -> list[int]:
+        codes = []
+        async with Api(place) as api:
+            await api.get(identity.PATH)
+            events = Events(api, "n1")
+            refusal = Refusal("Service", "default", "any", "Tried", "by a test")
+            await events._write(refusal)
+            assert not events._forbidden
+            for path in ("/api/v1/pods", "/api/v1/secrets", "/api/v1/namespaces/default"):
+                with pytest.raises(ApiError) as caught:
+                    await api.get(path)
+                codes.append(caught.value.code)
+        await asyncio.sleep(0.3)
+        return codes
+
+    assert asyncio.run(ask()) == [403, 403, 403]
+    found = control_plane.get("events")["items"]
+    assert [each["message"] for each in found if each["reason"] == "Tried"] == ["by a test"]

@@ -253,6 +253,7 @@ class Balancer(Closeable):
         self._next_hops.prefer(
             address
             for service in self._contents.installed
+            if service.key.scope == "all"
             for address, handle in service.handles.items()
             if moved[table.index(handle)]
         )
@@ -302,6 +303,8 @@ class Balancer(Closeable):
         if not troubles:
             return
         for service in self._contents.installed:
+            if service.key.scope == "node":
+                continue
             for address, handle in service.handles.items():
                 why = troubles.get(destination(service, address, self._source))
                 if why is not None:

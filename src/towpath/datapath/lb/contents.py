@@ -125,7 +125,10 @@ class Contents:
     def _forget_drops(self) -> None:
         """Give up the room of drops of backends that are gone."""
         table = self._source.maps["backend_drops"]
+        dropped = list(table.keys())
+        if not dropped:
+            return
         known = {handle for _, handle, _ in self.tables.backends}
-        for key in list(table.keys()):
+        for key in dropped:
             if int(key["handle"]) not in known:
                 table.delete(key, missing_ok=True)

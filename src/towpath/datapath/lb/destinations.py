@@ -20,9 +20,11 @@ def destinations(installed: Iterable[Installed], source: Source) -> Iterator[Des
     """Each backend, from the address that the tunnel to it has, if that is one and the same.
 
     In a new frame (l2) a packet keeps its client's address, and has to go to that very host. A
-    translated one has an address out of several.
+    translated one has an address out of several. What is for this node only is sent by its stack.
     """
     for service in installed:
+        if service.key.scope == "node":
+            continue
         for address in service.handles:
             yield destination(service, address, source)
 

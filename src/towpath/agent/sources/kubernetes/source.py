@@ -59,6 +59,7 @@ class Source:
         self.cluster = Cluster(self._settings)
         self._in_force = {each.name: each for each in in_force}
         self._wake = asyncio.Event()
+        self._begun = time.monotonic()
         self._first = True
         self._listed = False
         self._accepting = False
@@ -170,13 +171,18 @@ class Source:
         put = {name: each for name, each in put.items() if self._in_force.get(name) != each}
         remove &= self._in_force.keys()
         self._forget_refused(changed, put, remove)
-        self._first = self._listed = self._accepting = False
+        first, self._first = self._first, False
+        self._listed = self._accepting = False
         if put or remove or self._refused:
             await self._attempt(tuple(put.values()), tuple(remove))
             self._intake.settle(tuple(self._refused.values()))
         elif self._intake.status.accepted is None:
             self._intake.settle(())
         await self._tell(changed)
+        if first:
+            seconds = time.monotonic() - self._begun
+            number = len(self._in_force)
+            log.info("Kubernetes: %d services first taken over in %.2f s", number, seconds)
 
     def _everything(self) -> tuple[dict[str, Service], set[str]]:
         wanted = self.cluster.services()
