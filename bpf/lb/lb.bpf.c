@@ -13,6 +13,7 @@
 #include "lb/counters.h"
 #include "lb/flow_table.h"
 #include "lb/l2.h"
+#include "lb/local.h"
 #include "lb/service.h"
 #include "lb/slow_path.h"
 #include "lb/trace.h"
@@ -169,8 +170,12 @@ static __always_inline __u32 forward(struct xdp_md *ctx, struct lb_ctx *lb,
 {
 	struct backend_cpu *stats;
 
-	if (unlikely(service->flags & SERVICE_L2))
-		return send_l2(ctx, lb->slot, backend->handle);
+	if (unlikely(service->flags & (SERVICE_L2 | SERVICE_LOCAL))) {
+		if (service->flags & SERVICE_LOCAL && is_local(backend->handle))
+			return local_pass(lb, backend->handle);
+		if (service->flags & SERVICE_L2)
+			return send_l2(ctx, lb->slot, backend->handle);
+	}
 	stats = backend_stats(lb->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	return stats ? send_tunnel(ctx, lb, backend, stats) : VERDICT_DROP_NO_BACKEND;
 }
@@ -190,6 +195,11 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 	if (!service || !lb || !n)
 		return VERDICT_DROP_NO_BACKEND;
 	n->fresh = 0;
+	if (unlikely(service->flags & SERVICE_LOCAL)) {
+		result = local_follow(ctx, slot, id);
+		if (result != LOCAL_NOT)
+			return result;
+	}
 	/* None: the service is left from an agent that was configured otherwise. */
 	result = nat_choices(lb) ? nat_check(&lb->pkt) : VERDICT_DROP_NAT_PORTS;
 	if (result != PARSE_OK)
@@ -207,6 +217,8 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 		backend = new_backend(lb, service, id);
 		if (!backend)
 			return VERDICT_DROP_NO_BACKEND;
+		if (unlikely(service->flags & SERVICE_LOCAL) && is_local(backend->handle))
+			return local_begin(ctx, slot, id, backend->handle);
 		result = nat_admit(lb, n, backend);
 		TRACE(lb, handle, n->handle);
 		if (!lb->traced)
@@ -258,6 +270,21 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct lb_ctx *
 	return verdict;
 }
 
+/* For one of a service that is translated, which isn't. Returns the verdict. */
+static __noinline __u32 balance_untranslated(struct xdp_md *ctx, struct lb_ctx *lb,
+					     const struct service *service, __u32 id)
+{
+	__u32 verdict = LOCAL_NOT;
+
+	if (lb->pkt_flags & PKT_ICMP_ERROR && service->flags & SERVICE_LOCAL)
+		verdict = local_error(ctx, lb->slot, id);
+	if (verdict == LOCAL_NOT)
+		return slow_path_untranslated(lb);
+	if (!lb->traced)
+		count_service(lb, id, false, verdict);
+	return verdict;
+}
+
 /* For a packet whose destination is a VIP. Returns the verdict. */
 static __always_inline __u32 balance(struct xdp_md *ctx, struct lb_ctx *lb, __u32 id)
 {
@@ -270,7 +297,7 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct lb_ctx *lb, __u3
 	/* Errors about a flow that is translated have been looked for before. */
 	if (unlikely(lb->pkt_flags & (PKT_ICMP_ERROR | PKT_AUTHENTICATED)) &&
 	    service->flags & SERVICE_SNAT)
-		return slow_path_untranslated(lb);
+		return balance_untranslated(ctx, lb, service, id);
 	set = *(const volatile __u32 *)&service->sources;
 	if (unlikely(set) && !source_allowed(lb->slot, set))
 		verdict = VERDICT_DROP_SOURCE;
@@ -327,7 +354,7 @@ static __always_inline int xdp_action(const struct lb_ctx *lb, __u32 verdict)
 	barrier_var(verdict); /* or clang makes one jump of all these, which is longer */
 	if (verdict == VERDICT_REDIRECT)
 		return XDP_REDIRECT;
-	if (verdict <= VERDICT_PASS_QINQ)
+	if (verdict <= VERDICT_LOCAL)
 		return XDP_PASS;
 	if (verdict == VERDICT_TX_TOO_BIG || verdict == VERDICT_TX_ECHO)
 		return xdp_action_back(lb);
@@ -395,6 +422,8 @@ int towpath_handoff(struct __sk_buff *skb)
 	if ((void *)(mark + 1) > (void *)(long)skb->data)
 		return TC_ACT_UNSPEC;
 	if (mark->cookie != trace_cookie || !trace_cookie)
+		return TC_ACT_UNSPEC;
+	if (mark->family == PUNT_LOCAL)
 		return TC_ACT_UNSPEC;
 	if (mark->family == PUNT_FRAME)
 		return bpf_redirect(mark->ifindex, 0);

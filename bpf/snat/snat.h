@@ -9,6 +9,7 @@
 #define TOWPATH_SNAT_SNAT_H
 
 #include "lb/counters.h"
+#include "lb/local.h"
 #include "lb/transmit.h"
 #include "snat/allocate.h"
 #include "lb/service.h"
@@ -258,6 +259,10 @@ __noinline int nat_follow(struct xdp_md *ctx, __u32 slot, __u32 service)
 	if (!lb || !n)
 		return VERDICT_DROP_FRAGMENT;
 	n->fresh = 0;
+	if (backend_of(lb->first_handle) && is_local(lb->first_handle)) {
+		TRACE_FLAG(lb, TRACE_FRAGMENT);
+		return local_translate(ctx, slot, lb->first_handle);
+	}
 	result = nat_check(&lb->pkt);
 	if (result != PARSE_OK)
 		return result;

@@ -115,6 +115,8 @@ class BackendStatus:
     trouble: str | None = None
     """Why packets don't get to it, such as that there is no route; None when they do, or when
     nobody keeps its next hop resolved."""
+    local: bool = False
+    """It is on this node, which delivers its packets itself (verdict local)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,9 @@ class Counters:
     """The verdicts by CPU, where that was asked for."""
     refused: tuple[Refused, ...] | None = None
     """Of the packets that were sent, those that did not leave. None: this kernel doesn't tell."""
+    local: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Translated packets of backends on this node, by program (from_client, to_client) and what
+    became of them; and bytes and new flows (begun). Empty where there is no such backend."""
 
     def service(self, which: str | ServiceKey) -> ServiceCounters:
         """Return what came in for one service, by its name or by what it is for.
@@ -251,7 +256,8 @@ class Flow:
     """Since its last packet, to a step of 64 jiffies (64 to 640 ms). If it is translated, since the
     last of either side, to a step of 256."""
     translation: Translation | None = None
-    """None: it isn't translated, but goes in a tunnel or a new frame."""
+    """None: it isn't translated, but goes in a tunnel or a new frame, or to a backend on this node
+    with its client's address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +317,7 @@ class Trace:
     forwarding: str | None = None
     """dsr: in a tunnel. l2: as it came, to the backend's MAC address."""
     encapsulation: str | None = None
-    """ipip, ip6ip6 or 4in6; snat: none, but translated."""
+    """ipip, ip6ip6 or 4in6; None: it has none, such as what is translated, or stays here."""
     outer_source: Address | None = None
     source_port: int | None = None
     """What its source port becomes, for a flow that is translated already."""

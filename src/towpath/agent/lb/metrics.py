@@ -16,7 +16,7 @@ from towpath.agent.http.exposition import ready_counter, ready_gauge
 from towpath.agent.lb.labels import Labels, TargetLabels
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -36,11 +36,15 @@ class Flows(NamedTuple):
 
     plain: Mapping[int, int]
     translated: Mapping[int, int]
+    local: Container[int] = ()
+    """Handles of backends on this node, whose flows are not translated as others' are."""
 
     def of(self, rows: Rows) -> Array:
         """The flows of each backend."""
         found = (
-            (self.translated if translated else self.plain).get(handle, 0)
+            (self.plain if not translated or handle in self.local else self.translated).get(
+                handle, 0
+            )
             for handle, translated in zip(
                 rows.handles.tolist(), rows.translated.tolist(), strict=True
             )
