@@ -59,8 +59,8 @@ struct lb_ctx {
 	__u32 _reserved2;
 };
 
-/* Whether this is the program that records: the other one stores nothing for it. */
-const volatile __u32 recording = 0;
+/* Whether this is the program that records: the other one, which says nothing here, stores nothing. */
+static const bool recording;
 
 #define RECORD(lb, field, value)               \
 	do {                                   \

@@ -118,6 +118,7 @@ static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
 	tunnel_source(&outer);
 	TRACE(lb, outer_saddr, outer.saddr);
 	tx_ifindex = outer.hop->tx_ifindex;
+	outer.vlan = outer.hop->tx_vlan;
 
 	if (unlikely(xdp_encap(ctx, &lb->pkt, &outer)))
 		return VERDICT_DROP_HEADROOM;

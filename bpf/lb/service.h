@@ -67,17 +67,24 @@ __noinline int vip_known(__u32 slot)
 	return 0;
 }
 
-/* Returns the index of the service, 0 if the destination is no VIP. */
-static __always_inline __u32 service_lookup(struct lb_ctx *lb)
+/* Returns the index of the service of that very address and port, 0 if there is none. */
+static __always_inline __u32 service_exact(const struct flow_key *flow)
 {
-	const struct flow_key *flow = &lb->pkt.flow;
 	struct vip_key key = {
 		.addr = flow->daddr,
 		.port = flow->dport,
 		.protocol = flow->protocol,
 		.family = flow->family,
 	};
-	__u32 service = vip_find(&key);
+
+	return vip_find(&key);
+}
+
+/* Returns the index of the service, 0 if the destination is no VIP. */
+static __always_inline __u32 service_lookup(struct lb_ctx *lb)
+{
+	const struct flow_key *flow = &lb->pkt.flow;
+	__u32 service = service_exact(flow);
 
 	if (likely(service) || likely(!vip_lengths_with_ports(flow->family == FAMILY_V4)))
 		return service;

@@ -56,6 +56,11 @@ enum wire {
 	VLAN_VID = 0x0fff,
 };
 
+/* For fields that lie beside each other and are read, compared or written at once. */
+typedef __u16 __attribute__((may_alias)) wide16;
+typedef __u32 __attribute__((may_alias)) wide32;
+typedef __u64 __attribute__((may_alias)) wide64;
+
 struct cursor {
 	void *pos;
 	void *end;
@@ -90,9 +95,9 @@ struct packet {
 	struct flow_key flow;
 	__u32 l3_offset; /* 14, or 18 behind a tag */
 	__u32 l3_length; /* as the IP header says, so without any padding */
-	__be16 vlan;	 /* tag control word, 0 = untagged */
-	__be16 fragment; /* IPv4: flags as they came */
 	__be16 id;	 /* IPv4 */
+	__be16 fragment; /* IPv4: flags as they came */
+	__be16 vlan;	 /* tag control word, 0 = untagged */
 	__u8 tos;	 /* DSCP and ECN */
 	__u8 ttl;	 /* or hop limit */
 	__u8 tcp_flags;	 /* the low 8: enum tcp_flag; 0 of other protocols */
@@ -196,15 +201,20 @@ static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
 	return tag->ethertype;
 }
 
+/* Takes the ports, and of TCP the flags, from a header that is there. */
+static __always_inline void take_ports(const void *header, bool tcp, struct packet *pkt)
+{
+	*(wide32 *)&pkt->flow.sport = *(const wide32 *)header;
+	pkt->tcp_flags = tcp ? ((const __u8 *)header)[TCP_FLAGS_AT] : 0;
+}
+
 static __always_inline int parse_tcp(struct cursor *c, __u32 left, struct packet *pkt)
 {
 	struct tcphdr *tcp = cursor_take(c, struct tcphdr);
 
 	if (!tcp || left < sizeof(*tcp))
 		return PARSE_MALFORMED;
-	pkt->flow.sport = tcp->source;
-	pkt->flow.dport = tcp->dest;
-	pkt->tcp_flags = ((__u8 *)tcp)[TCP_FLAGS_AT];
+	take_ports(tcp, true, pkt);
 	return PARSE_OK;
 }
 
@@ -220,9 +230,7 @@ static __always_inline int parse_ports(struct cursor *c, __u32 left, struct pack
 	udp = cursor_take(c, struct udphdr);
 	if (!udp || left < sizeof(*udp))
 		return PARSE_MALFORMED;
-	pkt->flow.sport = udp->source;
-	pkt->flow.dport = udp->dest;
-	pkt->tcp_flags = 0;
+	take_ports(udp, false, pkt);
 	return PARSE_OK;
 }
 
@@ -240,6 +248,21 @@ static __always_inline bool outruns(__u32 length, __s64 left, __s64 behind)
 	return length - left > behind;
 }
 
+/* Takes from an IPv4 header that is there all but lengths and ports. */
+static __always_inline void take_ipv4(const struct iphdr *ip, struct packet *pkt)
+{
+	pkt->tos = ip->tos;
+	pkt->ttl = ip->ttl;
+	pkt->id = ip->id;
+	pkt->fragment = ip->frag_off;
+	pkt->flow = (struct flow_key){
+		.saddr.word[3] = ip->saddr,
+		.daddr.word[3] = ip->daddr,
+		.protocol = ip->protocol,
+		.family = FAMILY_V4,
+	};
+}
+
 /* `behind`: bytes of the frame behind its first fragment. */
 static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt, __s64 behind)
 {
@@ -254,17 +277,8 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt, __s6
 	if (pkt->l3_length < header || outruns(pkt->l3_length, left, behind))
 		return PARSE_MALFORMED;
 
-	pkt->tos = ip->tos;
-	pkt->ttl = ip->ttl;
 	pkt->l4_offset = header;
-	pkt->id = ip->id;
-	pkt->fragment = ip->frag_off;
-	pkt->flow = (struct flow_key){
-		.saddr.word[3] = ip->saddr,
-		.daddr.word[3] = ip->daddr,
-		.protocol = ip->protocol,
-		.family = FAMILY_V4,
-	};
+	take_ipv4(ip, pkt);
 	if (unlikely(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
 		return PARSE_FRAGMENT;
 
@@ -312,6 +326,25 @@ static __always_inline int parse_ipv6_extensions(struct cursor *c, __u8 nexthdr,
 	return PARSE_PROTOCOL;
 }
 
+static __always_inline void take_address(struct address *to, const void *from)
+{
+	((wide64 *)to)[0] = ((const wide64 *)from)[0];
+	((wide64 *)to)[1] = ((const wide64 *)from)[1];
+}
+
+/* As take_ipv4(). */
+static __always_inline void take_ipv6(const struct ipv6hdr *ip, struct packet *pkt)
+{
+	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+	pkt->ttl = ip->hop_limit;
+	pkt->id = pkt->fragment = 0;
+	take_address(&pkt->flow.saddr, &ip->saddr);
+	take_address(&pkt->flow.daddr, &ip->daddr);
+	pkt->flow.family = FAMILY_V6;
+	pkt->flow.protocol = ip->nexthdr;
+	pkt->flow._reserved = 0;
+}
+
 static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt, __s64 behind)
 {
 	__s64 left = cursor_left(c);
@@ -326,15 +359,7 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt, __s6
 	if (outruns(pkt->l3_length, left, behind))
 		return PARSE_MALFORMED;
 
-	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
-	pkt->ttl = ip->hop_limit;
-	pkt->id = pkt->fragment = 0;
-	__builtin_memcpy(&pkt->flow.saddr, &ip->saddr, 16);
-	__builtin_memcpy(&pkt->flow.daddr, &ip->daddr, 16);
-	pkt->flow.family = FAMILY_V6;
-	pkt->flow.protocol = ip->nexthdr;
-	pkt->flow._reserved = 0;
-
+	take_ipv6(ip, pkt);
 	if (unlikely(ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP)) {
 		result = parse_ipv6_extensions(c, ip->nexthdr, &pkt->flow.protocol);
 		if (result != PARSE_OK)

@@ -8,6 +8,10 @@
  * none to call, is the load balancer and writes for all of them. If the chain is cut, which it
  * is when the process that made it dies, the first is the last: packets go on as ever.
  */
+#include <stdbool.h>
+
+static const bool recording = true;
+
 #include "lb/lb.bpf.c"
 
 #include "recorder/record.h"

@@ -81,14 +81,15 @@ static __always_inline int translate_ports(struct cursor *c, const struct nat_tu
 static __always_inline struct cursor translate_link(struct xdp_md *ctx, const struct packet *pkt,
 						    const struct next_hop *hop)
 {
-	__u32 link = sizeof(struct ethhdr) + (hop->tx_vlan ? sizeof(struct vlan_tag) : 0);
+	__be16 vlan = hop->tx_vlan;
+	__u32 link = link_length(vlan);
 	bool v4 = pkt->flow.family == FAMILY_V4;
 	struct cursor c = {};
 
 	if (pkt->l3_offset != link && bpf_xdp_adjust_head(ctx, (int)pkt->l3_offset - (int)link))
 		return c;
 	c = cursor_of(ctx);
-	c.pos = write_link(&c, hop, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6));
+	c.pos = write_link(c, hop, vlan, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6), 0);
 	return c;
 }
 
