@@ -133,9 +133,12 @@ static __always_inline __u32 maglev_lookup(struct maglev_table table, __u32 slot
 static __always_inline struct backend *backend_of(__u32 handle)
 {
 	__u32 index = handle & ((1 << HANDLE_INDEX_BITS) - 1);
-	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+	struct backend *backend;
 
-	return handle && backend && backend->handle == handle ? backend : NULL;
+	if (!handle)
+		return NULL;
+	backend = bpf_map_lookup_elem(&backends, &index);
+	return backend && backend->handle == handle ? backend : NULL;
 }
 
 /* Whether new flows go there: it is then in the service's table, or about to be. */

@@ -84,10 +84,12 @@ static __always_inline void write_address(void *to, const struct address *from)
 static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
 				       const struct outer *outer)
 {
-	__u32 label = outer->hash & 0xfffff;
+	__u32 label = outer->hash & 0xfffff, length = pkt->l3_length;
 
+	/* Or the compiler keeps the length as it lay in the packet, beside the one in host order. */
+	barrier_var(length);
 	*(__be32 *)ip = bpf_htonl(6U << 28 | (__u32)pkt->tos << 20 | label);
-	ip->payload_len = bpf_htons(pkt->l3_length);
+	ip->payload_len = bpf_htons(length);
 	ip->nexthdr = pkt->flow.family == FAMILY_V4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	ip->hop_limit = OUTER_TTL;
 	write_address(&ip->saddr, &outer->saddr);
@@ -104,7 +106,7 @@ static __always_inline void write_ethernet(struct ethhdr *eth, const struct next
 	to[0] = from[0];
 	to[1] = from[1];
 	to[2] = from[2];
-	eth->h_proto = proto;
+	*(wide16 *)(to + 3) = proto;
 }
 
 static __always_inline __u32 link_length(__be16 vlan)
@@ -113,28 +115,30 @@ static __always_inline __u32 link_length(__be16 vlan)
 }
 
 /*
- * Writes the link layer of a next hop, with its tag if it has one. Returns what lies behind it,
- * NULL if there are not so many bytes.
+ * Writes the link layer of a next hop, with its tag if it has one, and moves the cursor behind it.
+ * False: there are not so many bytes there.
  */
-static __always_inline void *write_link(struct cursor c, const struct next_hop *hop, __be16 vlan,
-					__be16 proto, __u32 behind)
+static __always_inline bool write_link(struct cursor *c, const struct next_hop *hop, __be16 vlan,
+				       __be16 proto, __u32 behind)
 {
-	struct ethhdr *eth = c.pos;
+	struct ethhdr *eth = c->pos;
 	struct vlan_tag *tag;
 
 	if (likely(!vlan)) {
-		if (c.pos + sizeof(*eth) + behind > c.end)
-			return NULL;
+		if ((void *)(eth + 1) + behind > c->end)
+			return false;
 		write_ethernet(eth, hop, proto);
-		return eth + 1;
+		c->pos = eth + 1;
+		return true;
 	}
-	if (c.pos + sizeof(*eth) + sizeof(*tag) + behind > c.end)
-		return NULL;
-	write_ethernet(eth, hop, bpf_htons(ETH_P_8021Q));
 	tag = (void *)(eth + 1);
+	if ((void *)(tag + 1) + behind > c->end)
+		return false;
+	write_ethernet(eth, hop, bpf_htons(ETH_P_8021Q));
 	tag->tci = vlan;
 	tag->ethertype = proto;
-	return tag + 1;
+	c->pos = tag + 1;
+	return true;
 }
 
 /* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
@@ -143,22 +147,21 @@ static __always_inline int xdp_encap(struct xdp_md *ctx, const struct packet *pk
 {
 	__u32 link = link_length(outer->vlan);
 	bool v4 = *outer->family == FAMILY_V4;
-	void *ip;
+	struct cursor c;
 
 	if (bpf_xdp_adjust_head(ctx, (int)pkt->l3_offset - (int)(link + outer->length)))
 		return -1;
+	c = cursor_of(ctx);
 	if (v4) {
-		ip = write_link(cursor_of(ctx), outer->hop, outer->vlan, bpf_htons(ETH_P_IP),
-				sizeof(struct iphdr));
-		if (!ip)
+		if (!write_link(&c, outer->hop, outer->vlan, bpf_htons(ETH_P_IP),
+				sizeof(struct iphdr)))
 			return -1;
-		write_ipv4(ip, pkt, outer);
+		write_ipv4(c.pos, pkt, outer);
 	} else {
-		ip = write_link(cursor_of(ctx), outer->hop, outer->vlan, bpf_htons(ETH_P_IPV6),
-				sizeof(struct ipv6hdr));
-		if (!ip)
+		if (!write_link(&c, outer->hop, outer->vlan, bpf_htons(ETH_P_IPV6),
+				sizeof(struct ipv6hdr)))
 			return -1;
-		write_ipv6(ip, pkt, outer);
+		write_ipv6(c.pos, pkt, outer);
 	}
 	return 0;
 }

@@ -13,7 +13,6 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi/net.h"
-#include "net/parse.h"
 
 /*
  * Beside the index of a device, which is a positive int: the way is to the host itself
@@ -25,9 +24,7 @@ static const __u32 HOP_L2 = 1U << 31;
 static __always_inline bool hop_holds(const struct next_hop *hop, __u32 tick, __u32 rx_ifindex,
 				      __be16 rx_vlan)
 {
-	const wide64 *asked = (const wide64 *)&hop->tick; /* and rx_ifindex */
-
-	return *asked == (tick | (__u64)rx_ifindex << 32) && hop->rx_vlan == rx_vlan;
+	return hop->tick == tick && hop->rx_ifindex == rx_ifindex && hop->rx_vlan == rx_vlan;
 }
 
 /* One that is yet to be found. */

@@ -121,6 +121,12 @@ static __always_inline bool tcp_begins(__u8 flags)
 	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
 }
 
+/* Whether it is one of a connection that there is, and neither begins nor ends it. */
+static __always_inline bool tcp_goes_on(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
+}
+
 /* Of the frame that a program is given, by XDP or tc. */
 #define cursor_of(ctx)                                \
 	((struct cursor){                             \
@@ -182,6 +188,12 @@ static __always_inline bool is_tag(__be16 ethertype)
 	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
 }
 
+/* In one load: the header says that it is packed, and the compiler takes its fields by bytes. */
+static __always_inline __be16 ethertype_of(const struct ethhdr *eth)
+{
+	return *(const wide16 *)((const void *)eth + 2 * ETH_ALEN);
+}
+
 /* Returns the EtherType behind at most one 802.1Q tag, 0 when truncated. */
 static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
 {
@@ -191,8 +203,8 @@ static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
 	*vlan = 0;
 	if (!eth)
 		return 0;
-	if (likely(eth->h_proto != bpf_htons(ETH_P_8021Q)))
-		return eth->h_proto;
+	if (likely(ethertype_of(eth) != bpf_htons(ETH_P_8021Q)))
+		return ethertype_of(eth);
 
 	tag = cursor_take(c, struct vlan_tag);
 	if (!tag)
@@ -370,6 +382,76 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt, __s6
 		return PARSE_MALFORMED;
 	pkt->l4_offset = after;
 	return parse_ports(c, pkt->l3_length - after, pkt);
+}
+
+/* The headers that nearly all frames have, and no others. `v4` is a constant. */
+static __always_inline __u32 plain_ip(const bool v4)
+{
+	return v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+}
+
+static __always_inline __u32 plain_headers(const bool v4)
+{
+	return sizeof(struct ethhdr) + plain_ip(v4) + sizeof(struct tcphdr);
+}
+
+/* Takes all but ports from such headers, which are there. */
+static __always_inline void take_plain_ip(void *frame, struct packet *pkt, const bool v4)
+{
+	void *ip = frame + sizeof(struct ethhdr);
+	__be16 length = v4 ? ((struct iphdr *)ip)->tot_len : ((struct ipv6hdr *)ip)->payload_len;
+
+	if (v4)
+		take_ipv4(ip, pkt);
+	else
+		take_ipv6(ip, pkt);
+	pkt->l3_length = bpf_ntohs(length) + (v4 ? 0 : plain_ip(v4));
+	pkt->l3_offset = sizeof(struct ethhdr);
+	pkt->l4_offset = plain_ip(v4);
+	pkt->vlan = 0;
+}
+
+/*
+ * The same of a frame as nearly all are: untagged, whole, of TCP or UDP, without options, extension
+ * headers or fragments. False: it is another one, or shorter than a TCP header can be; parse_frame()
+ * knows what to call it.
+ */
+static __always_inline bool parse_plain(struct cursor c, struct packet *pkt, const bool v4)
+{
+	void *ip = c.pos + sizeof(struct ethhdr);
+	__u64 length;
+
+	if (c.pos + plain_headers(v4) > c.end)
+		return false;
+	if (v4 ? *(__u8 *)ip != 0x45 : *(__u8 *)ip >> 4 != 6)
+		return false;
+	take_plain_ip(c.pos, pkt, v4);
+	if (v4 && unlikely(pkt->fragment & bpf_htons(IPV4_FRAGMENT)))
+		return false;
+	length = pkt->l3_length;
+	if (length < plain_headers(v4) - sizeof(struct ethhdr) || ip + length > c.end)
+		return false;
+	if (likely(pkt->flow.protocol == IPPROTO_TCP))
+		take_ports(ip + plain_ip(v4), true, pkt);
+	else if (pkt->flow.protocol == IPPROTO_UDP)
+		take_ports(ip + plain_ip(v4), false, pkt);
+	else
+		return false;
+	return true;
+}
+
+/*
+ * Takes the same once more, of a frame that parse_plain() has looked at. False: it is no longer
+ * there, which only the verifier believes.
+ */
+static __always_inline bool take_plain(struct cursor c, struct packet *pkt, const bool v4)
+{
+	if (c.pos + plain_headers(v4) > c.end)
+		return false;
+	take_plain_ip(c.pos, pkt, v4);
+	take_ports(c.pos + sizeof(struct ethhdr) + plain_ip(v4),
+		   likely(pkt->flow.protocol == IPPROTO_TCP), pkt);
+	return true;
 }
 
 /*
