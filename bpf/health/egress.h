@@ -178,6 +178,7 @@ static __always_inline int health_send(struct __sk_buff *skb)
 	outer.daddr = &probe->to.addr;
 	outer.family = &probe->to.family;
 	outer.length = outer_length(probe->to.family);
+	hop.vary = tunnel_varies(probe->to.family);
 	tunnel_source(&outer);
 	if (skb_encap(skb, &pkt, &outer)) {
 		health_count(HEALTH_DROP_HEADROOM);

@@ -92,7 +92,7 @@ __noinline int local_known(__u32 slot, __u32 id)
 	place = flow_place(lb->hash, lb->jiffies);
 	backend = backend_of(flow_lookup(&place, &flow));
 	if (!backend || !is_local(backend->handle) ||
-	    flow_has_ended(&place, &flow, service->flow_timeout) ||
+	    flow_has_ended(&place, &flow, &service->flow_timeout) ||
 	    (flow_begins_anew(&place, &flow) && !takes_flows(backend)))
 		return 0;
 	if (!(lb->pkt_flags & PKT_NO_LEARN))

@@ -143,7 +143,8 @@ static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
 			(sizeof(stats->packets) / sizeof(stats->packets[0]) - 1)) == 0,
 		       "a mask keeps the index in bounds");
 	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
-	barrier_var(verdict);
+	if (!__builtin_constant_p(verdict))
+		barrier_var(verdict);
 	if (stats)
 		stats->packets[verdict & mask]++;
 }
