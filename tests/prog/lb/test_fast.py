@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The load balancer's fast way decides as its general one, and leaves alone what it leaves to it.
 
-Time stands still here (``still.bpf.c``), so that next hops stay known: with the others' clock one
-packet of a thousand would go the fast way. Each frame goes both ways, in turn one or the other
-first, and each time verdict, bytes and counters are the oracle's.
+Time stands still here (``still.bpf.c``), and there is one CPU, so that next hops stay known: with
+the others' clock one packet of a thousand would go the fast way. Each frame goes both ways, in
+turn one or the other first, and each time verdict, bytes and counters are the oracle's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.prog.lb.network import FAR, IN, NEAR, THIRDS
 from tests.prog.lb.oracle import NO_VIP, REDIRECT, TX
 from tests.prog.lb.test_fuzz import Damage, Recipe, all_services, damages, devices, recipes
 
+from towpath.bench.cpu import on_one_cpu
 from towpath.model import Protocol
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class BothWays(Rig):
 @pytest.fixture(scope="module")
 def both(net: Network) -> Iterator[BothWays]:
     """A load balancer of which each way can be asked."""
-    with rigged(net, still=True) as made:
+    with on_one_cpu(), rigged(net, still=True) as made:
         yield BothWays(made.balancer, net)
 
 
