@@ -14,6 +14,7 @@ BELOW: dict[str, set[str]] = {
     "net": {"abi"},
     "lb": {"abi", "net"},
     "snat": {"abi", "net", "lb"},
+    "fast": {"abi", "net", "lb", "snat"},
     "health": {"abi", "net", "lb"},
     "wildcard": {"abi"},
     "recorder": {"abi", "net", "lb", "wildcard"},

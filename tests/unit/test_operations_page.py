@@ -47,6 +47,7 @@ NEVER_ATTACHED = {
     "note_stamp",
     "socket_list_notes",
     "socket_list_peers",
+    "socket_list_slots",
     "socket_list_udp",
     "socket_trial",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import ManualGroup
-from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def list_(socket_path: Path, form: Format) -> None:
             (name, p) for name, each in found.items() for p in (*each.problems, *each.unserved)
         ]
         if problems:
-            click.echo()
+            say()
             print_table(("source", "not served"), problems)
 
     emit(plain(found), form, table)

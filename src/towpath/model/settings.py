@@ -15,6 +15,7 @@ from towpath.model.kinds import (
     Flag,
     Integer,
     Listen,
+    OrNone,
     Prefix,
     Prefixes,
     SourceAddress,
@@ -131,7 +132,7 @@ class Local:
 
     __pydantic_config__: ClassVar[Any] = PYDANTIC
 
-    devices: Annotated[tuple[str, ...], DevicePatterns()] = ()
+    devices: Annotated[tuple[str, ...] | None, OrNone(DevicePatterns())] = None
     """Pods' devices: what the routes lead to by one of these, and by no gateway, is on this node.
     ``veth*`` stands for all that begin so."""
     prefixes: Annotated[tuple[Prefix, ...] | None, Prefixes()] = None

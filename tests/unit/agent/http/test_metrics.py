@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import chain
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from tests.unit.api.test_codec import DOCUMENTS
 from towpath.agent.bandwidth.metrics import bandwidth_metrics
 from towpath.agent.cgroup import cgroup_metrics
 from towpath.agent.http.exposition import Rendering
-from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
+from towpath.agent.http.metrics import agent_metrics, host_metrics, local_metrics, refused_metrics
 from towpath.agent.masquerade import masquerade_metrics
 from towpath.agent.neigh import next_hop_metrics
 from towpath.agent.socket.metrics import packet_metrics, socket_metrics
+from towpath.agent.sources.kubernetes.report import metrics as source_metrics
 from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
 from towpath.datapath.lb.services import Place
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.core import Metric
+
+    from towpath.agent.sources.kubernetes.source import Source
 
 STATUS = next(each for each in DOCUMENTS if isinstance(each, Status))
 NEXT_HOPS = next(each for each in DOCUMENTS if isinstance(each, NextHops))
@@ -103,12 +107,31 @@ BANDWIDTH = Bandwidth(
 )
 
 
+SERVICES = {"source": "kubernetes", "kind": "services"}
+FOLLOWED_SOURCE = SimpleNamespace(
+    reflectors=[
+        SimpleNamespace(
+            resource=SimpleNamespace(called="services", kind="Service"),
+            synced=True,
+            error=None,
+            heard=1.0,
+            lists=2,
+        )
+    ],
+    cluster=SimpleNamespace(names=lambda _kind: ["web"] * 3, held=lambda: 4),
+    withheld=["web"] * 5,
+    unserved=["web"] * 6,
+)
+
+
 def every_metric() -> Iterable[Metric]:
     """What is not of a load balancer's packets."""
     return chain(
         host_metrics(STATUS.device_status, FOLLOWED._asdict()),
         next_hop_metrics(NEXT_HOPS),
         refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
+        local_metrics({"in": {"restored": 4, "bytes": 5, "begun": 6}}),
+        source_metrics(cast("Source", FOLLOWED_SOURCE)),
         bandwidth_metrics(BANDWIDTH),
         masquerade_metrics(MASQUERADE, 7),
         cgroup_metrics(proven=True),
@@ -135,6 +158,14 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_device_native", {"device": "eth0"}, 1),
         ("towpath_device_native", {"device": "eth2"}, 0),
         ("towpath_refused_packets_total", {"device": "br0", "error": "EOPNOTSUPP"}, 6),
+        ("towpath_local_packets_total", {"program": "in", "verdict": "restored"}, 4),
+        ("towpath_local_bytes_total", {"program": "in"}, 5),
+        ("towpath_source_synced", SERVICES, 1),
+        ("towpath_source_objects", SERVICES, 3),
+        ("towpath_source_lists_total", SERVICES, 2),
+        ("towpath_source_held", {"source": "kubernetes"}, 4),
+        ("towpath_source_withheld", {"source": "kubernetes"}, 5),
+        ("towpath_source_unserved", {"source": "kubernetes"}, 6),
         ("towpath_repairs_total", {"what": "programs"}, 1),
         ("towpath_repairs_total", {"what": "settings"}, 2),
         ("towpath_repairs_total", {"what": "checks"}, 3),
