@@ -98,9 +98,35 @@ static __always_inline bool may_be_mptcp(struct bpf_sock *sk, __u8 protocol)
 	return !socket_tells_mptcp || bpf_skc_to_mptcp_sock(sk);
 }
 
-/* The note of a socket that goes to a backend: where it has one, or else in the table. */
-static __always_inline struct socket_note *
-connect_note(struct bpf_sock *sk, const struct socket_question *q, bool in_table)
+/* Where the note of a socket is, or NULL. */
+static __always_inline struct socket_note *find_note(struct bpf_sock *sk,
+						     const struct socket_question *q)
+{
+	struct socket_note *note = bpf_sk_storage_get(&socket_notes, sk, NULL, 0);
+	struct socket_slot *slot;
+
+	if (note || q->protocol != IPPROTO_TCP)
+		return note;
+	slot = slot_find(q->socket);
+	return slot ? &slot->note : NULL;
+}
+
+/*
+ * How often a socket was balanced: 0, it has no note. That it is any number to the verifier,
+ * note or not, has it look at what follows once.
+ */
+static __always_inline __u32 connects_before(struct bpf_sock *sk, const struct socket_question *q)
+{
+	const struct socket_note *note = find_note(sk, q);
+	__u32 hidden = (note ? note->connects : 0) + (__u32)q->socket;
+
+	barrier_var(hidden);
+	return hidden - (__u32)q->socket;
+}
+
+/* The same for one that goes to a backend: in the table, if it may be and there is a place. */
+static __always_inline struct socket_note *make_note(struct bpf_sock *sk,
+						     const struct socket_question *q, bool in_table)
 {
 	struct socket_note *note = bpf_sk_storage_get(&socket_notes, sk, NULL, 0);
 	struct socket_slot *slot = !note && in_table ? slot_take(q->socket) : NULL;
@@ -118,30 +144,23 @@ static __always_inline __u32 connect_to(struct bpf_sock_addr *ctx, const bool v6
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct socket_note *note;
-	struct socket_slot *slot;
 	bool mptcp;
 
 	if (!sk)
 		return SOCKET_PASS_NO_SERVICE;
-	mptcp = may_be_mptcp(sk, q->protocol);
-	note = bpf_sk_storage_get(&socket_notes, sk, NULL, 0);
 	q->netns = bpf_get_netns_cookie(ctx);
 	q->socket = bpf_get_socket_cookie(ctx);
-	slot = q->protocol == IPPROTO_TCP ? slot_find(q->socket) : NULL;
-	if (slot)
-		q->connects = slot->note.connects;
-	else if (note)
-		q->connects = note->connects;
+	q->connects = connects_before(sk, q);
 	socket_decide(ctx, true, mark_of(ctx), q, a);
 	if (a->verdict != SOCKET_BALANCED) {
+		note = q->connects ? find_note(sk, q) : NULL;
 		if (note)
 			note->family = FAMILY_NONE;
-		if (slot)
-			slot->note.family = FAMILY_NONE;
 		return a->verdict;
 	}
+	mptcp = may_be_mptcp(sk, q->protocol);
 	/* Of MPTCP it is the kernel's own socket that connects, whose end no hook tells. */
-	note = connect_note(sk, q, q->protocol == IPPROTO_TCP && !mptcp);
+	note = make_note(sk, q, q->protocol == IPPROTO_TCP && !mptcp);
 	if (!note)
 		return SOCKET_REFUSE_MEMORY;
 	note->connects++;
