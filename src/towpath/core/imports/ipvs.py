@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from towpath.core.imports.imported import Collected, NoteKind, Place
 from towpath.core.imports.ipvs_proc import HEADER, read_table
-from towpath.core.imports.ipvsadm import read_commands
+from towpath.core.imports.ipvsadm import read_commands, without_program
 from towpath.core.imports.lvs import UDP_TIMEOUT, carry
 
 if TYPE_CHECKING:
@@ -59,5 +59,6 @@ def kind_of(text: str) -> str:
             continue
         if line.startswith(HEADER):
             return "proc"
-        return "ipvsadm" if words[0] == "ipvsadm" or words[0].startswith("-") else "keepalived"
+        program = without_program(words) != words
+        return "ipvsadm" if program or words[0].startswith("-") else "keepalived"
     return "ipvsadm"

@@ -122,8 +122,7 @@ def _carry_out(line: str, place: Place, table: _Table, into: Collected) -> None:
         words = shlex.split(line, comments=True)
     except ValueError as error:
         raise WrongLineError(f"{str(error).lower()}; {_ALLOWED}") from None
-    if words[:1] == ["ipvsadm"]:
-        words = words[1:]
+    words = without_program(words)
     if not words:
         return
     command, *more = _normal(words[0])
@@ -144,6 +143,13 @@ def _carry_out(line: str, place: Place, table: _Table, into: Collected) -> None:
         into.once(NoteKind.ELSEWHERE, "synchronization daemon", why, place)
     else:
         _change(command, dict(_options(words)), place, table)
+
+
+def without_program(words: list[str]) -> list[str]:
+    """Return a command's words behind ``ipvsadm``, which -R reads with or without."""
+    if words[:1] == ["sudo"]:
+        words = words[1:]
+    return words[1:] if words and words[0].rpartition("/")[2] == "ipvsadm" else words
 
 
 def _udp_timeout(words: list[str], before: int) -> int:

@@ -233,7 +233,7 @@ ipvsadm -a -t {VIP} -r {B} -m
 ipvsadm -E -t {VIP} -s wrr -p 60
 ipvsadm -e -t {VIP} -r {A} -m -w 7
 ipvsadm -d -t {VIP} -r {B}:80
-ipvsadm -A -u {VIP} -s rr
+sudo /sbin/ipvsadm -A -u {VIP} -s rr
 ipvsadm -D -u {VIP}
 ipvsadm --start-daemon master --mcast-interface eth0
 ipvsadm -Z
@@ -366,6 +366,7 @@ def test_a_running_table() -> None:
     [
         (TABLE, "ipvsadm"),
         (f"# saved\n\nipvsadm -A -t {VIP}", "ipvsadm"),
+        (f"#!/bin/sh\nsudo /sbin/ipvsadm -A -t {VIP}", "ipvsadm"),
         (PROC, "proc"),
         ("! Configuration\nglobal_defs {\n}", "keepalived"),
         ("", "ipvsadm"),
