@@ -37,6 +37,7 @@ class Services:
         self.cluster = cluster
         self.plane = cluster.plane
         self.proxy = proxy
+        self.seconds = SECONDS
 
     def make(self, name: str, **spec: Any) -> dict[str, Any]:
         """Make a service; return it as the API has it."""
@@ -92,12 +93,11 @@ class Services:
         """Ask a service of pods ``a`` and ``b`` at port 80 until one has answered."""
         self.eventually(lambda: "name" in self.ask("client-one", "tcp", address, 80)[0])
 
-    @staticmethod
-    def eventually(done: Callable[[], bool], what: Callable[[], str] = str) -> None:
+    def eventually(self, done: Callable[[], bool], what: Callable[[], str] = str) -> None:
         """Wait until something is so."""
-        limit = time.monotonic() + SECONDS
+        limit = time.monotonic() + self.seconds
         while not done():
-            assert time.monotonic() < limit, f"not after {SECONDS} s: {what()}"
+            assert time.monotonic() < limit, f"not after {self.seconds} s: {what()}"
             time.sleep(0.1)
 
     def pod_addresses(self, name: str) -> list[str]:

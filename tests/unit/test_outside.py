@@ -94,6 +94,7 @@ HANDED_ON = {
     "tools/kubernetes/binaries.py::go",
     "tools/kubernetes/control_plane.py::_run",
     "tools/kubernetes/control_plane.py::kubectl",
+    "tools/kubernetes/image.py::_run",
     "tools/kubernetes/node.py::_has_socket",
     "tools/kubernetes/node.py::run",
     "tools/kubernetes/programs.py::start",

@@ -128,13 +128,18 @@ def _tools_image() -> Path:
             root = Path(name, "root")
             shutil.copytree(TOOLS.path, root, symlinks=True)
             (root / "digest").unlink()
-            for each in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
-                shutil.rmtree(root / each, ignore_errors=True)
-            _etc(root)
+            slim(root)
             shutil.copy(_WWW, root / "pod.py")
             oci.write(Path(name, "image.tar"), TOOLS_IMAGE, root, ["/usr/bin/python3", "/pod.py"])
             Path(name, "image.tar").replace(out)
     return out
+
+
+def slim(root: Path) -> None:
+    """Make a root of packages one that a container runs: without manuals, with a user."""
+    for each in ("usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache"):
+        shutil.rmtree(root / each, ignore_errors=True)
+    _etc(root)
 
 
 def _etc(root: Path) -> None:

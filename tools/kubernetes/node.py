@@ -11,13 +11,17 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyroute2.ethtool.ioctl import IoctlEthtool
 from tools.debian.archive import cache_directory
 from tools.kubernetes import binaries, control_plane, kept, state
 from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.programs import Program
+
+from towpath.lab import network
 
 if TYPE_CHECKING:
     from tools.kubernetes.control_plane import ControlPlane
@@ -153,6 +157,11 @@ class Node:
         inside = ("peer", "name", "eth0", "netns", self.netns)
         ip("link", "add", cable, "type", "veth", *inside)
         ip("link", "set", cable, "master", control_plane.BRIDGE, "up")
+        # As on a wire: packets have checksums. A cable of this kind would leave them out.
+        network.switch_off(self.netns, "eth0", *network.SENDERS_OFFLOADS)
+        with closing(IoctlEthtool(cable)) as control:
+            for offload in network.SENDERS_OFFLOADS:
+                control.set_offload_flag(offload, 0)
         at = ("-n", self.netns)
         ip(*at, "link", "set", "lo", "up")
         ip(*at, "addr", "add", f"{self.address}/24", "dev", "eth0")
