@@ -55,6 +55,7 @@ HANDED_ON = {
     "hatch_build.py::run",
     "hatch_build.py::tool",
     "src/towpath/agent/health/command.py::run",
+    "src/towpath/agent/sources/kubernetes/access.py::_run",
     "src/towpath/bench/bandwidth_ways.py::_call",
     "src/towpath/bench/bandwidth_world.py::run",
     "src/towpath/bench/control.py::_run",
