@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of Kubernetes, etcd and helm: compiled once by Go from pinned modules, and kept.
+"""Programs of Kubernetes and etcd: compiled once by Go from pinned modules, and kept.
 
 Each of the modules below ``modules/`` names what it builds (``tools.go``), of which version
 (``go.mod``), and the checksums of all that it is made of (``go.sum``).
@@ -15,14 +15,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 from tools.debian.archive import cache_directory
 from tools.kubernetes.errors import KubernetesError
-from tools.kubernetes.versions import ETCD, HELM, KUBERNETES
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from tools.kubernetes.versions import ETCD, KUBERNETES
 
 MODULES = Path(__file__).with_name("modules")
 _FILES = ("go.mod", "go.sum", "tools.go")
@@ -81,9 +77,8 @@ SUPPORTED = (
         {each: f"k8s.io/kubernetes/cmd/{each}" for each in _COMMANDS},
         (_SHOWN,),
     ),
-    Module("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
 )
-VERSIONS = {"etcd": ETCD, "kubernetes": KUBERNETES, "helm": HELM}
+VERSIONS = {"etcd": ETCD, "kubernetes": KUBERNETES}
 
 
 def cache() -> Path:
@@ -99,11 +94,9 @@ def program(name: str) -> Path:
     return module.kept / name
 
 
-def missing(names: Sequence[str] = ()) -> list[str]:
-    """Which modules (of all) aren't built."""
-    return [
-        each.name for each in SUPPORTED if not each.is_kept and each.name in (names or VERSIONS)
-    ]
+def missing() -> list[str]:
+    """Which modules aren't built."""
+    return [each.name for each in SUPPORTED if not each.is_kept]
 
 
 def build(module: Module) -> None:
