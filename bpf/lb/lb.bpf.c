@@ -7,11 +7,11 @@
  */
 #include <linux/pkt_cls.h>
 
-#include "fast/fast.h"
 #include "health/egress.h"
 #include "lb/allow_from.h"
 #include "lb/choose.h"
 #include "lb/counters.h"
+#include "lb/fast.h"
 #include "lb/l2.h"
 #include "lb/local.h"
 #include "lb/service.h"

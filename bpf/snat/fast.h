@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The fast way of packets of IPv4 that are translated: a client's whose translation is at its first
- * candidate, and a backend's. What fast/fast.h says of the fast way holds here.
+ * candidate, and a backend's. What lb/fast.h says of the fast way holds here.
  */
 #ifndef TOWPATH_SNAT_FAST_H
 #define TOWPATH_SNAT_FAST_H

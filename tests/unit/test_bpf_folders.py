@@ -14,7 +14,6 @@ BELOW: dict[str, set[str]] = {
     "net": {"abi"},
     "lb": {"abi", "net"},
     "snat": {"abi", "net", "lb"},
-    "fast": {"abi", "net", "lb", "snat"},
     "health": {"abi", "net", "lb"},
     "wildcard": {"abi"},
     "recorder": {"abi", "net", "lb", "wildcard"},

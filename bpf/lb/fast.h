@@ -11,8 +11,8 @@
  * Until the packet is changed nothing else is. Whatever is in doubt until then goes the general way,
  * which decides anew. So all that is here may be left out, and every packet fares the same.
  */
-#ifndef TOWPATH_FAST_FAST_H
-#define TOWPATH_FAST_FAST_H
+#ifndef TOWPATH_LB_FAST_H
+#define TOWPATH_LB_FAST_H
 
 #include "lb/choose.h"
 #include "lb/counters.h"
