@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* How packets leave the fast way, which lb/fast.h is about. */
+/* How packets leave the fast way, which snat/fast.h is about. */
 #ifndef TOWPATH_LB_FAST_LEAVE_H
 #define TOWPATH_LB_FAST_LEAVE_H
 

@@ -11,7 +11,6 @@
 #include "lb/allow_from.h"
 #include "lb/choose.h"
 #include "lb/counters.h"
-#include "lb/fast.h"
 #include "lb/l2.h"
 #include "lb/local.h"
 #include "lb/service.h"
@@ -22,6 +21,7 @@
 #include "net/encap.h"
 #include "net/fib.h"
 #include "net/parse.h"
+#include "snat/fast.h"
 #include "snat/icmp.h"
 #include "snat/snat.h"
 
@@ -250,7 +250,7 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct lb_ctx *lb, __u3
 	    service->flags & SERVICE_SNAT)
 		return balance_untranslated(ctx, lb, service, id);
 	set = *(const volatile __u32 *)&service->sources;
-	if (unlikely(set) && !source_allowed(lb->slot, set))
+	if (unlikely(set) && !source_allowed(&lb->pkt.flow, set))
 		verdict = VERDICT_DROP_SOURCE;
 	else
 		verdict = balance_allowed(ctx, lb, service, id, &fresh);

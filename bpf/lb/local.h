@@ -160,7 +160,7 @@ __noinline int local_error(struct xdp_md *ctx, __u32 slot, __u32 id)
 	if (!service || !lb)
 		return LOCAL_NOT;
 	set = *(const volatile __u32 *)&service->sources;
-	if (set && !source_allowed(slot, set))
+	if (set && !source_allowed(&lb->pkt.flow, set))
 		return VERDICT_DROP_SOURCE;
 	lb->jiffies = bpf_jiffies64();
 	lb->hash = hash_flow(&lb->pkt.flow, hash_seed);

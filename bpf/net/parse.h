@@ -429,6 +429,8 @@ static __always_inline bool parse_plain(struct cursor c, struct packet *pkt, con
 	if (v4 && unlikely(pkt->fragment & bpf_htons(IPV4_FRAGMENT)))
 		return false;
 	length = pkt->l3_length;
+	barrier_var(length); /* of 32 bits 5.10 would not know that they are above 0 */
+	length &= 0x1ffff;
 	if (length < plain_headers(v4) - sizeof(struct ethhdr) || ip + length > c.end)
 		return false;
 	if (likely(pkt->flow.protocol == IPPROTO_TCP))

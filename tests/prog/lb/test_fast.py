@@ -8,6 +8,7 @@ turn one or the other first, and each time verdict, bytes and counters are the o
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.guests import examples
-from tests.prog.lb.frames import VIPS, frame
+from tests.prog.lb.frames import CLIENTS, VIPS, frame
 from tests.prog.lb.harness import Rig, rigged, service
 from tests.prog.lb.network import FAR, IN, NEAR, THIRDS
 from tests.prog.lb.oracle import NO_VIP, REDIRECT, TX
 from tests.prog.lb.test_fuzz import Damage, Recipe, all_services, damages, devices, recipes
 
 from towpath.bench.cpu import on_one_cpu
-from towpath.model import Protocol
+from towpath.model import Affinity, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.prog.lb.network import Network
     from tests.prog.lb.oracle import Outcome
+    from tests.prog.lb.oracle_parse import Address
 
     from towpath.kernel.bpf.programs import TestRun
 
@@ -103,19 +105,31 @@ def both(net: Network) -> Iterator[BothWays]:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_the_fast_way_decides_what_it_is_for(both: BothWays, version: int) -> None:
-    """Known and new flows, hashed ones, by either protocol and either device, and no VIPs."""
+    """Known and new flows, however they are found and forwarded, by either device, and no VIPs."""
     targets = [*NEAR[version], *FAR[version], *THIRDS[version]]
     if version == 4:
         targets += NEAR[6]
+    here = ip_network(CLIENTS[version])
+    kinds: list[tuple[list[Address], dict[str, Any]]] = [
+        (targets, {}),
+        (targets, {"flow_table": False}),
+        ([*NEAR[version]], {"forwarding": "l2"}),
+        (targets, {"allow_from": (here,)}),
+        (targets, {"affinity": Affinity(10000)}),
+        (targets, {"affinity": Affinity(10000), "flow_table": False}),
+    ]
     both.serve(
-        *(service(VIPS[version], *targets, protocol=p) for p in Protocol),
-        *(service(VIPS[version] + 1, *targets, protocol=p, flow_table=False) for p in Protocol),
+        *(
+            service(VIPS[version] + n, *backends, protocol=p, **options)
+            for n, (backends, options) in enumerate(kinds)
+            for p in Protocol
+        )
     )
     sent = [
         flow(version, target, protocol, 4000 + n)
-        for target in (0, 1)
+        for target in range(len(kinds))
         for protocol in Protocol
-        for n in range(64)
+        for n in range(32)
     ]
     for each in sent:
         both.alone("towpath_lb", each)  # the next hops are asked for
