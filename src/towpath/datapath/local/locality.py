@@ -93,7 +93,7 @@ class Locality(Closeable):
     def _is_pods(self, index: int) -> bool:
         device = self._devices.get(index)
         return device is not None and any(
-            matches(pattern, device.name) for pattern in self._wish.devices
+            matches(pattern, device.name) for pattern in self._wish.devices or ()
         )
 
     def look(self, addresses: Iterable[Address]) -> bool:

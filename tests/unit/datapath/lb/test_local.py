@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.unit.datapath.harness_memory import BTF, INDEX_BITS, LOCAL, SNAT
+from tests.unit.datapath.harness_memory import INDEX_BITS, LOCAL, SNAT
+from tests.unit.datapath.harness_program import BTF
 
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.local import LocalBackends
