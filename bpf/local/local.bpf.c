@@ -3,9 +3,9 @@
  * Backends on this node of services that are translated: the destination alone is, and the client's
  * address stays. Two programs, at tc:
  *
- *   from_client  ingress of balanced devices: the service's address becomes the backend's in what
- *                XDP has left a note on; the stack delivers or routes it
- *   to_client    egress of devices that answers leave by: and back
+ *   in   ingress of balanced devices: the service's address becomes the backend's in what
+ *        XDP has left a note on; the stack delivers or routes it
+ *   out  egress of devices that answers leave by: and back
  *
  * The table is that of services in packets of pods (bpf/socket), with clients in the place of pods
  * and no device.
@@ -18,7 +18,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "local/from_client.h"
+#include "local/in.h"
 
 /* Counts the packet, and says what tc is to do with it. */
 static __always_inline int local_end(struct __sk_buff *skb, const __u32 program, __u32 verdict)
@@ -39,7 +39,7 @@ static __always_inline int local_end(struct __sk_buff *skb, const __u32 program,
 }
 
 SEC("tc")
-int local_from_client(struct __sk_buff *skb)
+int local_in(struct __sk_buff *skb)
 {
 	const struct punt_local *note = local_note(skb);
 
@@ -61,7 +61,7 @@ static __always_inline __u32 local_answer(struct __sk_buff *skb)
 }
 
 SEC("tc")
-int local_to_client(struct __sk_buff *skb)
+int local_out(struct __sk_buff *skb)
 {
 	return local_end(skb, PACKET_TO_POD, local_answer(skb));
 }

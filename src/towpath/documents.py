@@ -206,7 +206,7 @@ class Counters:
     refused: tuple[Refused, ...] | None = None
     """Of the packets that were sent, those that did not leave. None: this kernel doesn't tell."""
     local: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Translated packets of backends on this node, by program (from_client, to_client) and what
+    """Translated packets of backends on this node, by program (in, out) and what
     became of them; and bytes and new flows (begun). Empty where there is no such backend."""
 
     def service(self, which: str | ServiceKey) -> ServiceCounters:

@@ -7,10 +7,10 @@ import json
 import socket
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab.harness_agent import PINS, Agent
 from tests.lab.harness_balancer import SMALL
 from tests.lab.harness_local import (
     BACKEND_PORT,
@@ -30,11 +30,19 @@ from tests.lab.harness_local import (
 from tests.lab.harness_masquerade import ip
 
 from towpath import LoadBalancer
+from towpath.api.client import Client
+from towpath.datapath.host import detach_pinned
+from towpath.datapath.masquerade.node import detach as detach_masquerade
+from towpath.kernel.bpf.hooks import Tc
 from towpath.kernel.net.netns import in_netns
 from towpath.lab.waiting import wait_until
+from towpath.model import parse_service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from towpath.kernel.net.clsact import Side
 
 DEVICES = ("eth0", "eth1")
 FLOWS = 120
@@ -182,7 +190,7 @@ def test_answers_by_another_device(net: Lab, balancer: LoadBalancer, version: in
     balancer.add_service(**service(version, POD[version]))
     with pytest.raises(TimeoutError), in_netns(net.client):
         socket.create_connection((VIPS[version], PORT), timeout=0.5)
-    assert set(drops(balancer)) == {"from_client.drop_device"}
+    assert set(drops(balancer)) == {"in.drop_device"}
     balancer.follow()
     with closing(net.connect(version)) as talk:
         assert (talk.who, talk.said["peer"]) == ("pod", CLIENT[version])
@@ -219,7 +227,7 @@ def test_flows_stay(net: Lab, balancer: LoadBalancer) -> None:
     balancer.add_service(**service(4, POD[4]))
     with closing(net.connect(4)) as talk:
         made = service(4, {"address": POD[4], "state": "draining"}, REMOTE[4])
-        balancer.put_service(_parsed(made))
+        balancer.put_service(parse_service(made))
         for _ in range(5):
             with closing(net.connect(4)) as other:
                 assert other.who == "remote"
@@ -230,16 +238,80 @@ def test_flows_stay(net: Lab, balancer: LoadBalancer) -> None:
     assert drops(balancer) == {}
 
 
-def _parsed(raw: dict[str, Any]) -> Any:
-    from towpath.model import parse_service  # noqa: PLC0415
-
-    return parse_service(raw)
-
-
 def test_what_was_attached_is_gone(net: Lab) -> None:
-    """Nothing is left at tc, and the device of answers is let go."""
+    """Nothing is left at tc of any device."""
     assert net
     with LoadBalancer(*DEVICES, limits=SMALL, snat=snat(), local=PODS) as made:
         made.add_service(**service(4, POD[4]))
-        assert made._balancer.local.path is not None
-    assert Path("/proc/self/net/dev").exists()
+        assert attached() == {"local_in", "local_out"}
+    assert attached() == set()
+
+
+def attached() -> set[str]:
+    """Our programs for backends here, at tc of the first device."""
+    index = socket.if_nametoindex("eth0")
+    found = (each for side in _SIDES for each in Tc(index, side).programs())
+    return {each.name for each in found if each.name.startswith("local_")}
+
+
+_SIDES: tuple[Side, ...] = ("ingress", "egress")
+
+
+@pytest.fixture
+def agent(net: Lab, tmp_path: Path) -> Iterator[Agent]:
+    """One on the node, which has the VIP of what it doesn't translate."""
+    ip(f"addr add {VIPS[4]}/32 dev lo")
+    check = {"type": "tcp", "port": PORT, "interval": 0.2, "timeout": 5}
+    backends = (HOST[4], POD[4], REMOTE[4])
+    made = Agent(
+        tmp_path,
+        {
+            "devices": list(DEVICES),
+            "local": {"devices": ["pod*"], "flows": 1024},
+            "snat": {"ipv4": [OURS[4]]},
+            # What pods answer is not to be masqueraded.
+            "masquerade": {"rules": [{"devices": ["pod*"], "prefixes": ["10.244.0.0/24"]}]},
+            "services": [
+                service(4, *backends, health=check),
+                service(4, HOST[4], port=PORT + 2, name="own", forwarding="dsr", health=check),
+            ],
+        },
+    )
+    made.start()
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.end()
+    detach_masquerade(PINS / "masquerade")
+    detach_pinned(PINS)
+    assert attached() == set()
+    assert net
+
+
+def test_an_agent_that_is_killed(net: Lab, agent: Agent) -> None:
+    """Connections to all go on, new ones begin, and the next agent has it all."""
+    talks = [net.connect(4) for _ in range(20)]
+    assert {talk.who for talk in talks} == {"host", "pod", "remote"}
+    agent.kill()
+    talks += [net.connect(4) for _ in range(10)]
+    agent.start()
+    for talk in talks:
+        assert talk.ask(1000, upload=1000) == talk.said
+        talk.close()
+    with Client(agent.socket) as client:
+        status = {str(each.address): each for each in client.backend_status("tcp4")}
+        assert {name for name, each in status.items() if each.local} == {HOST[4], POD[4]}
+        assert not any(each.trouble for each in status.values())
+        counters = client.counters()
+        assert counters.local["in"]["begun"] >= 10
+        assert not any(n for name, n in counters.verdicts.items() if name.startswith("drop"))
+        wait_until(
+            lambda: len(client.checks()) == 4 and all(each.passed for each in client.checks()),
+            seconds=30,
+            what="all checks to pass",
+        )
+        assert 'towpath_local_packets_total{program="in"' in client.metrics()
+        assert client.status().trouble is None
+    traced = agent.command("trace", f"{CLIENT[4]}:1 -> {VIPS[4]}:{PORT + 2}")
+    assert "on this node: the packet as it came" in traced.stdout
+    listed = agent.command("backend", "list", "tcp4").stdout
+    assert "local" in listed

@@ -62,8 +62,7 @@ class Wire:
 
     def send(self, packet: Packet) -> None:
         """Put a packet on it."""
-        frame = Ether(src=MACS[self.name], dst=MACS[_MINE[self.name]], type=_type(packet))
-        self.socket.send(bytes(frame / packet))
+        self.socket.send(_frame(MACS[self.name], MACS[_MINE[self.name]], packet))
 
     def receive(self) -> bytes:
         """The next frame that isn't the node's own business; TimeoutError."""
@@ -88,8 +87,7 @@ class Wire:
 
     def framed(self, packet: Packet) -> bytes:
         """A packet as the node sends it here."""
-        source, to = MACS[_MINE[self.name]], MACS[self.name]
-        return bytes(Ether(src=source, dst=to, type=_type(packet)) / packet)
+        return _frame(MACS[_MINE[self.name]], MACS[self.name], packet)
 
 
 @dataclass
@@ -112,7 +110,7 @@ class Rig:
         verdicts = self.balancer.verdicts()
         for program, counts in self.balancer.local.counts().items():
             verdicts |= {f"{program}.{name}": n for name, n in counts.items() if name != "bytes"}
-        quiet = {"pass_protocol", "pass_not_ip", "to_client.pass_other"}
+        quiet = {"pass_protocol", "pass_not_ip", "out.pass_other"}
         before, self.before = self.before, verdicts
         found = {name: n - before.get(name, 0) for name, n in verdicts.items()}
         return {name: n for name, n in found.items() if n and name not in quiet}
@@ -188,6 +186,10 @@ def routed(packet: Packet) -> Packet:
     else:
         header.hlim -= 1
     return fresh(made)
+
+
+def _frame(source: str, to: str, packet: Packet) -> bytes:
+    return bytes(Ether(src=source, dst=to, type=_type(packet)) / packet)
 
 
 def _neighbour(address: str, name: str) -> str:

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 ROUTER = "203.0.113.9"
 BODY = Raw(bytes(range(256)) * 12)
-BEGUN = {"local": 1, "from_client.balanced": 1, "from_client.begun": 1}
-BALANCED = {"local": 1, "from_client.balanced": 1}
-RESTORED = {"to_client.restored": 1}
+BEGUN = {"local": 1, "in.balanced": 1, "in.begun": 1}
+BALANCED = {"local": 1, "in.balanced": 1}
+RESTORED = {"out.restored": 1}
 _ports = iter(range(20000, 60000))
 
 
@@ -209,7 +209,7 @@ def test_what_is_not_a_flow_of_a_service(pods: Rig) -> None:
     """A pod's own traffic stays as it is; a reset of no flow goes nowhere."""
     own = fresh(IP(src=POD, dst=CLIENT) / UDP(sport=BACKEND_PORT, dport=next(_ports)))
     data, moved = pods.back(own)
-    assert moved == {"to_client.pass_no_flow": 1}
+    assert moved == {"out.pass_no_flow": 1}
     assert data == pods.client.framed(routed(own))
     pods.client.send(sent(4, TCP(flags="R")))
     assert pods.pod.is_quiet()
@@ -246,7 +246,7 @@ def test_trace_and_counters_say_so(pods: Rig) -> None:
     packet = sent(4, UDP() / Raw(b"x"))
     pods.out(packet)
     counted = pods.balancer.counters()
-    assert counted.local["from_client"]["balanced"] > 0
+    assert counted.local["in"]["balanced"] > 0
     (backend,) = counted.service(service(POD, protocol=Protocol.UDP).key).backends
     assert backend.packets > 0
 

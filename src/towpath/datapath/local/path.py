@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 OBJECT = "local"
 HANDLE = 0x7474
 """Of filters, where the kernel has no links: apart from those of other capabilities."""
-_PROGRAMS = {"egress": "local_to_client", "ingress": "local_from_client"}
-_NAMES = {"from_pod": "from_client", "to_pod": "to_client"}
+_PROGRAMS = {"egress": "local_out", "ingress": "local_in"}
+_NAMES = {"from_pod": "in", "to_pod": "out"}
 """Of programs, by what those of pods are called whose table this is."""
 
 

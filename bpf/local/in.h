@@ -3,8 +3,8 @@
  * Clients' packets to backends on this node. Which backend a packet is for the load balancer has
  * said; here its flow is entered, so that the answers are known, and the destination written.
  */
-#ifndef TOWPATH_LOCAL_FROM_CLIENT_H
-#define TOWPATH_LOCAL_FROM_CLIENT_H
+#ifndef TOWPATH_LOCAL_IN_H
+#define TOWPATH_LOCAL_IN_H
 
 #include "local/maps.h"
 #include "net/fib.h"
