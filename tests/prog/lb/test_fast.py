@@ -23,6 +23,7 @@ from tests.prog.lb.network import FAR, IN, NEAR, THIRDS
 from tests.prog.lb.oracle import NO_VIP, REDIRECT, TX
 from tests.prog.lb.test_fuzz import Damage, Recipe, all_services, damages, devices, recipes
 
+from towpath.bench.cpu import on_one_cpu
 from towpath.model import Affinity, Protocol
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ FAST, GENERAL = "fast_alone", "general_alone"
 XDP_ABORTED = 0
 COUNTERS = ("verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "flow_cpus")
 """Tables that packets write to, and flow_tags."""
-RECIPES = examples(200)
+RECIPES = examples(100)
 DAMAGED = 20
 LEAST = 0.1
 """Share of the frames that the fast way must have decided, or hardly anything was shown."""
@@ -97,8 +98,8 @@ class BothWays(Rig):
 
 @pytest.fixture(scope="module")
 def both(net: Network) -> Iterator[BothWays]:
-    """A load balancer of which each way can be asked."""
-    with rigged(net, still=True) as made:
+    """A load balancer of which each way can be asked; each CPU knows next hops of its own."""
+    with on_one_cpu(), rigged(net, still=True) as made:
         yield BothWays(made.balancer, net)
 
 

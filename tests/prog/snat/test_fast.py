@@ -14,6 +14,8 @@ from tests.prog.lb.oracle import TX
 from tests.prog.snat.harness import SNAT as TRANSLATED
 from tests.prog.snat.harness import NatRig, answer, client_frame, nat_rigged, services
 
+from towpath.bench.cpu import on_one_cpu
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,7 +29,7 @@ PAYLOAD = bytes(32)
 @pytest.fixture(scope="module")
 def ways(net: Network) -> Iterator[NatRig]:
     """A load balancer that translates, of which each way can be asked."""
-    with nat_rigged(net, TRANSLATED, still=True) as made:
+    with on_one_cpu(), nat_rigged(net, TRANSLATED, still=True) as made:
         yield made
 
 
