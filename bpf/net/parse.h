@@ -20,6 +20,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi/base.h"
+#include "net/wide.h"
 
 #define barrier() asm volatile("" ::: "memory")
 /* bpf_helpers.h has these since libbpf 1.7. */
@@ -55,11 +56,6 @@ enum wire {
 	IPV6_FRAGMENT = 0xfff9, /* an offset, or more fragments: not an atomic one (RFC 6946) */
 	VLAN_VID = 0x0fff,
 };
-
-/* For fields that lie beside each other and are read, compared or written at once. */
-typedef __u16 __attribute__((may_alias)) wide16;
-typedef __u32 __attribute__((may_alias)) wide32;
-typedef __u64 __attribute__((may_alias)) wide64;
 
 struct cursor {
 	void *pos;

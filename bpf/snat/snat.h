@@ -305,7 +305,7 @@ __noinline int nat_follow(struct xdp_md *ctx, __u32 slot, __u32 service)
 static __always_inline struct nat_client_hop *nat_client_hop_of(const struct lb_ctx *lb,
 								const struct nat *n)
 {
-	const __u64 *half = (const __u64 *)&n->tuple.daddr;
+	const wide64 *half = (const wide64 *)&n->tuple.daddr;
 	__u64 hash = hash_step(hash_step(flow_seed, half[0]), half[1]);
 	__u32 at = lb->cpu * NAT_CLIENTS + (hash >> 32) % NAT_CLIENTS;
 

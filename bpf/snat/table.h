@@ -29,7 +29,7 @@ static __always_inline __u64 nat_key(__be32 last_word, __be16 port, __u8 protoco
 static __always_inline __u64 nat_reply_hash(__u64 key, const struct address *backend, __be16 port,
 					    __u8 family)
 {
-	const __u64 *half = (const __u64 *)backend;
+	const wide64 *half = (const wide64 *)backend;
 
 	if (family == FAMILY_V6)
 		key = hash_step(key, half[0]);

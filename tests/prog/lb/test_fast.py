@@ -39,7 +39,7 @@ FAST, GENERAL = "fast_alone", "general_alone"
 XDP_ABORTED = 0
 COUNTERS = ("verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "flow_cpus")
 """Tables that packets write to, and flow_tags."""
-RECIPES = examples(200)
+RECIPES = examples(100)
 DAMAGED = 20
 LEAST = 0.1
 """Share of the frames that the fast way must have decided, or hardly anything was shown."""
@@ -98,7 +98,7 @@ class BothWays(Rig):
 
 @pytest.fixture(scope="module")
 def both(net: Network) -> Iterator[BothWays]:
-    """A load balancer of which each way can be asked."""
+    """A load balancer of which each way can be asked; each CPU knows next hops of its own."""
     with on_one_cpu(), rigged(net, still=True) as made:
         yield BothWays(made.balancer, net)
 
