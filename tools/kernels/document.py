@@ -124,7 +124,10 @@ def _capabilities(reports: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _verified(reports: Mapping[str, dict[str, Any]]) -> list[str]:
-    lines = ["Instructions processed by the verifier, and bytes of machine code."]
+    lines = [
+        "Instructions processed by the verifier, and bytes of machine code. Programs of which a"
+        " kernel gets another form have none there."
+    ]
     versions = dict.fromkeys(version for report in reports.values() for version in loaded(report))
     for version in versions:
         by_kernel = {name: loaded(report).get(version, []) for name, report in reports.items()}
@@ -141,7 +144,7 @@ def _programs(loaded: Mapping[str, list[dict[str, Any]]]) -> list[str]:
     rows = []
     for name in names:
         cells = [
-            f"{one[name]['verified']:,} / {one[name]['jited']:,}" if name in one else "refused"
+            f"{one[name]['verified']:,} / {one[name]['jited']:,}" if name in one else "-"
             for one in by_kernel.values()
         ]
         rows.append((f"`{name}`", *cells))
