@@ -124,10 +124,11 @@ def _capabilities(reports: Mapping[str, dict[str, Any]]) -> list[str]:
 
 
 def _verified(reports: Mapping[str, dict[str, Any]]) -> list[str]:
-    lines = [
+    said = (
         "Instructions processed by the verifier, and bytes of machine code. Programs of which a"
         " kernel gets another form have none there."
-    ]
+    )
+    lines = [said]
     versions = dict.fromkeys(version for report in reports.values() for version in loaded(report))
     for version in versions:
         by_kernel = {name: loaded(report).get(version, []) for name, report in reports.items()}
