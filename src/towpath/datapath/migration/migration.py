@@ -35,6 +35,7 @@ PLANNED = frozenset(
         "sources",
         "maglev",
         "backends",
+        "local_backends",
         "settings",
         "nat_states",
     }
