@@ -48,6 +48,7 @@ enum socket_limits {
 	SOCKET_PEERS = 8,      /* that an unconnected socket remembers */
 	SOCKET_LEVELS = 16,    /* cgroups that a process is in: of so many it is looked */
 	SOCKET_IDLE = 300,     /* seconds until datagrams to a service begin another flow */
+	SOCKET_SLOTS = 16384,  /* connections of TCP that can be noted in a table; a power of two */
 };
 BTF_KEEP(enum socket_limits);
 
@@ -90,6 +91,16 @@ struct socket_note {
 	__u8 protocol;
 	__u16 _reserved;
 };
+
+/* A note that isn't at its socket. `cookie`: whose it is, 0 = nobody's. */
+struct socket_slot {
+	__u64 cookie;
+	__u64 netns; /* cookie of the socket's network namespace */
+	struct bpf_spin_lock lock;
+	__u32 _reserved;
+	struct socket_note note;
+};
+BTF_KEEP(struct socket_slot);
 
 /* Of a socket that sends without having connected: one for each backend. */
 struct socket_peers {

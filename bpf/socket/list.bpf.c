@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Lists sockets of all network namespaces by what they have noted: iterators over the storage
- * that socket.bpf.c keeps at them (Linux 5.9). What is read is an array of struct socket_seen.
+ * that socket.bpf.c keeps at them (Linux 5.9). Those with notes in a table are listed one namespace
+ * at a time, by an iterator over its sockets. What is read is an array of struct socket_seen.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,7 +14,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "abi/socket.h"
+#include "socket/slots.h"
 
 enum tcp_states {
 	TCP_ESTABLISHED = 1, /* of UDP: it is connected */
@@ -68,6 +69,11 @@ struct bpf_iter__bpf_sk_storage_map {
 	void *value;
 };
 
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+
 #pragma clang attribute pop
 
 static __always_inline void read_ends(struct socket_seen *seen, const struct sock_common *sk)
@@ -91,14 +97,14 @@ static __always_inline void read_ends(struct socket_seen *seen, const struct soc
 }
 
 /* `sk`: the one that was found not to be NULL. Read again it may be, to the verifier. */
-static __always_inline void tell(struct bpf_iter__bpf_sk_storage_map *ctx, const struct sock *sk,
+static __always_inline void tell(const struct bpf_iter_meta *meta, const struct sock_common *sk,
 				 const struct socket_note *note)
 {
 	struct socket_seen seen = {};
 
 	seen.note = *note;
-	read_ends(&seen, &sk->__sk_common);
-	bpf_seq_write(ctx->meta->seq, &seen, sizeof(seen));
+	read_ends(&seen, sk);
+	bpf_seq_write(meta->seq, &seen, sizeof(seen));
 }
 
 /* Those that are, or were, connected to a service. */
@@ -109,7 +115,19 @@ int socket_list_notes(struct bpf_iter__bpf_sk_storage_map *ctx)
 	const struct sock *sk = ctx->sk;
 
 	if (sk && note && note->family)
-		tell(ctx, sk, note);
+		tell(ctx->meta, &sk->__sk_common, note);
+	return 0;
+}
+
+/* The same of one namespace, with notes in the table. */
+SEC("iter/tcp")
+int socket_list_slots(struct bpf_iter__tcp *ctx)
+{
+	const struct sock_common *sk = ctx->sk_common;
+	const struct socket_slot *slot = sk ? slot_find(sk->skc_cookie.counter) : NULL;
+
+	if (slot && slot->note.family)
+		tell(ctx->meta, sk, &slot->note);
 	return 0;
 }
 
@@ -122,7 +140,7 @@ int socket_list_udp(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (sk && note && note->family && note->protocol == IPPROTO_UDP &&
 	    sk->__sk_common.skc_state == TCP_ESTABLISHED)
-		tell(ctx, sk, note);
+		tell(ctx->meta, &sk->__sk_common, note);
 	return 0;
 }
 
@@ -137,7 +155,7 @@ int socket_list_peers(struct bpf_iter__bpf_sk_storage_map *ctx)
 		return 0;
 	for (int i = 0; i < SOCKET_PEERS; i++)
 		if (peers->note[i].family && peers->note[i].handle)
-			tell(ctx, sk, &peers->note[i]);
+			tell(ctx->meta, &sk->__sk_common, &peers->note[i]);
 	return 0;
 }
 

@@ -4,6 +4,7 @@
  *
  *   connect, sendmsg       a service's address becomes a backend's, and the socket notes it
  *   recvmsg, getpeername   the backend's address that was noted becomes the service's
+ *   sock_release           a note that isn't at the socket goes
  *
  * After connect() nothing is done per packet. An IPv6 socket may have IPv4-mapped addresses:
  * what they say is IPv4's.
@@ -20,6 +21,7 @@
 #include "socket/count.h"
 #include "socket/decide.h"
 #include "socket/notes.h"
+#include "socket/slots.h"
 
 enum errors {
 	ERROR_NO_MEMORY = 12,
@@ -88,32 +90,82 @@ static __always_inline int go_on(__u32 verdict)
 
 /* ---- Towards backends ----------------------------------------------------------------------- */
 
+/* Whether a socket is one of MPTCP's, or may be. */
+static __always_inline bool may_be_mptcp(struct bpf_sock *sk, __u8 protocol)
+{
+	if (!socket_has_mptcp || protocol != IPPROTO_TCP)
+		return false;
+	return !socket_tells_mptcp || bpf_skc_to_mptcp_sock(sk);
+}
+
+/* Where the note of a socket is, or NULL. */
+static __always_inline struct socket_note *find_note(struct bpf_sock *sk,
+						     const struct socket_question *q)
+{
+	struct socket_note *note = bpf_sk_storage_get(&socket_notes, sk, NULL, 0);
+	struct socket_slot *slot;
+
+	if (note || q->protocol != IPPROTO_TCP)
+		return note;
+	slot = slot_find(q->socket);
+	return slot ? &slot->note : NULL;
+}
+
+/*
+ * How often a socket was balanced: 0, it has no note. That it is any number to the verifier,
+ * note or not, has it look at what follows once.
+ */
+static __always_inline __u32 connects_before(struct bpf_sock *sk, const struct socket_question *q)
+{
+	const struct socket_note *note = find_note(sk, q);
+	__u32 hidden = (note ? note->connects : 0) + (__u32)q->socket;
+
+	barrier_var(hidden);
+	return hidden - (__u32)q->socket;
+}
+
+/* The same for one that goes to a backend: in the table, if it may be and there is a place. */
+static __always_inline struct socket_note *make_note(struct bpf_sock *sk,
+						     const struct socket_question *q, bool in_table)
+{
+	struct socket_note *note = bpf_sk_storage_get(&socket_notes, sk, NULL, 0);
+	struct socket_slot *slot = !note && in_table ? slot_take(q->socket) : NULL;
+
+	if (slot) {
+		slot->netns = q->netns;
+		return &slot->note;
+	}
+	return note ? note
+		    : bpf_sk_storage_get(&socket_notes, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
 static __always_inline __u32 connect_to(struct bpf_sock_addr *ctx, const bool v6,
 					struct socket_question *q, struct socket_answer *a)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct socket_note *note;
+	bool mptcp;
 
 	if (!sk)
 		return SOCKET_PASS_NO_SERVICE;
-	note = bpf_sk_storage_get(&socket_notes, sk, NULL, 0);
 	q->netns = bpf_get_netns_cookie(ctx);
 	q->socket = bpf_get_socket_cookie(ctx);
-	q->connects = note ? note->connects : 0;
+	q->connects = connects_before(sk, q);
 	socket_decide(ctx, true, mark_of(ctx), q, a);
 	if (a->verdict != SOCKET_BALANCED) {
+		note = q->connects ? find_note(sk, q) : NULL;
 		if (note)
 			note->family = FAMILY_NONE;
 		return a->verdict;
 	}
-	if (!note)
-		note = bpf_sk_storage_get(&socket_notes, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	mptcp = may_be_mptcp(sk, q->protocol);
+	/* Of MPTCP it is the kernel's own socket that connects, whose end no hook tells. */
+	note = make_note(sk, q, q->protocol == IPPROTO_TCP && !mptcp);
 	if (!note)
 		return SOCKET_REFUSE_MEMORY;
 	note->connects++;
 	note_down(note, q, a);
-	if (socket_has_mptcp && q->protocol == IPPROTO_TCP &&
-	    (!socket_tells_mptcp || bpf_skc_to_mptcp_sock(sk)))
+	if (mptcp)
 		note_mptcp(q, a);
 	write_address(ctx, v6, &a->addr, a->port, a->family);
 	return SOCKET_BALANCED;
@@ -192,7 +244,12 @@ static __always_inline bool tell_connected(struct bpf_sock_addr *ctx, const bool
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct socket_note *note = sk ? bpf_sk_storage_get(&socket_notes, sk, NULL, 0) : NULL;
+	struct socket_slot *slot;
 
+	if (!note && ctx->protocol == IPPROTO_TCP) {
+		slot = slot_find(bpf_get_socket_cookie(ctx));
+		note = slot ? &slot->note : NULL;
+	}
 	if (!note || !is_backend(note, &q->addr, q->port, q->family))
 		return false;
 	write_address(ctx, v6, &note->vip, note->vip_port, note->family);
@@ -276,6 +333,17 @@ HOOK(recvmsg, 4)
 HOOK(recvmsg, 6)
 HOOK(getpeername, 4)
 HOOK(getpeername, 6)
+
+/* ---- The end -------------------------------------------------------------------------------- */
+
+/* A program's last descriptor of a socket is closed. Nothing of it is counted. */
+SEC("cgroup/sock_release")
+int socket_sock_release(struct bpf_sock *sk)
+{
+	if (sk->protocol == IPPROTO_TCP)
+		slot_leave(bpf_get_socket_cookie(sk));
+	return 1;
+}
 
 /* ---- The decision alone --------------------------------------------------------------------- */
 

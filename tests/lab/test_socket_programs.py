@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.harness_socket import WEB_SERVICES, Lab, web_lab
-from tests.prog.socket.harness import BACKENDS, BACKENDS6, OTHER_VIP, VIP, VIP6, service
+from tests.lab.harness_socket import DNS, WEB_SERVICES, Lab, web_lab
+from tests.prog.socket.harness import BACKENDS, BACKENDS6, OTHER_VIP, VIP, VIP6, Servers, service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,43 +163,58 @@ int main(int argc, char **argv)
 			MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQ_RING);
 	struct io_uring_sqe *sqe = mmap(0, p.sq_entries * sizeof(*sqe), PROT_READ | PROT_WRITE,
 					MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQES);
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(80) };
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	int datagram = atoi(argv[2]);
+	struct sockaddr_in to = { .sin_family = AF_INET };
+	int fd = socket(AF_INET, datagram ? SOCK_DGRAM : SOCK_STREAM, 0);
+	struct iovec text = { "?", 1 };
+	struct msghdr message = { &to, sizeof(to), &text, 1 };
 
+	to.sin_port = htons(datagram ? datagram : 80);
 	inet_pton(AF_INET, argv[1], &to.sin_addr);
 	memset(sqe, 0, sizeof(*sqe));
-	sqe->opcode = IORING_OP_CONNECT;
+	sqe->opcode = datagram ? IORING_OP_SENDMSG : IORING_OP_CONNECT;
 	sqe->fd = fd;
-	sqe->addr = (unsigned long)&to;
-	sqe->off = sizeof(to);
+	sqe->addr = (unsigned long)(datagram ? (void *)&message : &to);
+	sqe->off = datagram ? 0 : sizeof(to);
+	sqe->len = !!datagram;
 	*(unsigned *)(sq + p.sq_off.array) = 0;
 	__atomic_store_n((unsigned *)(sq + p.sq_off.tail), 1, __ATOMIC_RELEASE);
 	if (syscall(__NR_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0)
 		return 1;
 	struct io_uring_cqe *cqe = (void *)(sq + p.cq_off.cqes);
-	if (cqe->res)
-		return fprintf(stderr, "connect: %d\n", cqe->res), 1;
+	if (cqe->res != !!datagram)
+		return fprintf(stderr, "%d\n", cqe->res), 1;
 
 	struct sockaddr_in peer;
 	socklen_t length = sizeof(peer);
-	char data[4096] = "", text[64];
+	char data[4096] = "", name[64];
+	if (datagram) {
+		recvfrom(fd, data, sizeof(data) - 1, 0, (void *)&peer, &length);
+		printf("%s %s\n", data, inet_ntop(AF_INET, &peer.sin_addr, name, 64));
+		return 0;
+	}
 	getpeername(fd, (void *)&peer, &length);
 	write(fd, "GET / HTTP/1.0\r\n\r\n", 18);
 	for (size_t at = 0, got; (got = read(fd, data + at, sizeof(data) - at - 1)) > 0; at += got)
 		;
-	printf("%s %s\n", strrchr(data, '\n') + 1, inet_ntop(AF_INET, &peer.sin_addr, text, 64));
+	printf("%s %s\n", strrchr(data, '\n') + 1, inet_ntop(AF_INET, &peer.sin_addr, name, 64));
 	return 0;
 }
 """
 
 
 def test_io_uring(lab: Lab, tmp_path: Path) -> None:
-    """IORING_OP_CONNECT comes by the same hook."""
+    """IORING_OP_CONNECT and IORING_OP_SENDMSG come by the same hooks."""
     (tmp_path / "uring.c").write_text(URING)
     built = ["clang", "-O1", "-w", "-o", str(tmp_path / "uring"), str(tmp_path / "uring.c")]
     subprocess.run(built, check=True)
-    told = lab.run(str(tmp_path / "uring"), VIP, check=False).split()
+    told = lab.run(str(tmp_path / "uring"), VIP, "0", check=False).split()
     if not told:
         pytest.skip("io_uring is switched off here")
     assert told[0] in BACKENDS[:3]
     assert told[1] == VIP
+    lab.apply(*WEB_SERVICES, service(OTHER_VIP, BACKENDS[:1], port=DNS, protocol="udp"))
+    with Servers(BACKENDS[:1], [DNS]):
+        told = lab.run(str(tmp_path / "uring"), OTHER_VIP, str(DNS)).split()
+    assert told == [BACKENDS[0], OTHER_VIP]
+    lab.apply(*WEB_SERVICES)

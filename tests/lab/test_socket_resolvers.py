@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,10 +49,10 @@ def moves(lab: Lab, servers: list[Names], told: Callable[[], str]) -> None:
     wait_until(lambda: told() == BACKENDS[1], seconds=SECONDS, what="the second")
 
 
-def dig(lab: Lab, address: str, port: int) -> str:
+def dig(lab: Lab, address: str, port: int, seconds: int = 2) -> str:
     """What a name server answers; nothing: it doesn't."""
-    ask = ["dig", "+short", "+tries=1", "+timeout=2", f"@{address}", "-p", str(port), "name.test"]
-    return lab.run(*ask, check=False).strip()
+    ask = ["dig", "+short", "+tries=1", f"+timeout={seconds}", f"@{address}", "-p", str(port)]
+    return lab.run(*ask, "name.test", check=False).strip()
 
 
 def fetched(lab: Lab, port: int) -> str:
@@ -116,7 +117,7 @@ def test_haproxy_resolver_survives_the_loss_of_its_backend(
         moves(lab, servers, lambda: fetched(lab, 8083))
 
 
-FORWARDER = 5300
+FORWARDER, UNBOUND_PORT = 5300, 5301
 
 
 def test_dnsmasq_survives_the_loss_of_its_backend(lab: Lab, servers: list[Names]) -> None:
@@ -128,3 +129,44 @@ def test_dnsmasq_survives_the_loss_of_its_backend(lab: Lab, servers: list[Names]
         f"--server={OTHER_VIP}#{DNS}",
     ):
         moves(lab, servers, lambda: dig(lab, "127.0.0.1", FORWARDER))
+
+
+UNBOUND = """
+server:
+  do-daemonize: no
+  chroot: ""
+  username: ""
+  directory: ""
+  pidfile: ""
+  use-syslog: no
+  interface: 127.0.0.1
+  port: {forwarder}
+  num-threads: 1
+  module-config: "iterator"
+  local-zone: "test." nodefault
+  cache-max-ttl: 0
+remote-control:
+  control-enable: no
+forward-zone:
+  name: "."
+  forward-addr: {vip}@{port}
+"""
+
+
+def test_unbound_survives_the_loss_of_its_backend(
+    lab: Lab, servers: list[Names], tmp_path: Path
+) -> None:
+    """A forwarder with a connected socket for each question, one of which is under way."""
+    conf = UNBOUND.format(forwarder=UNBOUND_PORT, vip=OTHER_VIP, port=DNS)
+    (tmp_path / "unbound.conf").write_text(conf)
+
+    def told(seconds: int = 2) -> str:
+        return dig(lab, "127.0.0.1", UNBOUND_PORT, seconds)
+
+    with lab.running("unbound", "-d", "-c", f"{tmp_path}/unbound.conf"), ThreadPoolExecutor() as go:
+        wait_until(lambda: told() == BACKENDS[0], seconds=SECONDS, what="the first")
+        servers[0].silent = True
+        asked = go.submit(told, SECONDS // 2)
+        wait_until(lambda: bool(len(lab.sockets.listing().read("udp"))), seconds=SECONDS, what="it")
+        lab.apply(*WEB_SERVICES, _names(BACKENDS[1]))
+        assert asked.result() == BACKENDS[1]

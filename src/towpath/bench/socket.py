@@ -7,10 +7,12 @@ import os
 import statistics
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from towpath.bench.errors import BenchError
 from towpath.bench.forward import Spread
-from towpath.bench.socket_ipvs import lacking, load_ipvs
+from towpath.bench.socket_ipvs import carried, lacking, load_ipvs
 from towpath.bench.socket_rules import kube_proxy, load
 from towpath.bench.socket_stale import Moved, measure_stale
 from towpath.bench.socket_world import BACKENDS, FIRST_VIP, PORT, Worker, world
@@ -25,7 +27,7 @@ from towpath.model.service import Backend, Protocol, Service
 from towpath.model.settings import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from towpath.datapath.address import Address
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
 NONE, TOWPATH, NFTABLES, IPVS = "none", "towpath", "nftables", "ipvs"
 SERVICES = (10, 1000, 10_000)
 RUNS, CONNECTIONS, REQUESTS = 9, 300, 2_000
+PARTS = CONNECT, PROGRAMS, STALE = "connect", "programs", "stale"
 _TABLE = 251
 _FAMILIES = {4: "IPv4", 6: "IPv6"}
-_REPEAT = 100_000
+_REPEAT, _MANY = 100_000, 1_000_000
 _WARM = 100
 _TURNS = 15
 
@@ -72,7 +75,7 @@ class SocketReport:
     """By family: the decision alone."""
     hooks: dict[str, Runs]
     """Programs at connect() of UDP, as the kernel counts."""
-    udp: Moved
+    udp: Moved | None
 
     def as_json(self) -> dict[str, Any]:
         """As ``towpath bench socket --json`` prints it."""
@@ -95,15 +98,8 @@ class SocketReport:
             "requests_ratio_to_none": {k: asdict(v) for k, v in self.requests.items()},
             "decision_ns": self.decision_ns,
             "hooks": {name: each._asdict() for name, each in self.hooks.items()},
-            "udp": self.udp._asdict(),
+            "udp": self.udp and self.udp._asdict(),
         }
-
-
-def _plain(added: dict[str, dict[str, Spread]]) -> dict[str, Any]:
-    return {
-        family: {number: asdict(each) for number, each in found.items()}
-        for family, found in added.items()
-    }
 
 
 def measure_socket(
@@ -111,29 +107,55 @@ def measure_socket(
     services: Sequence[int] = SERVICES,
     runs: int = RUNS,
     connections: int = CONNECTIONS,
+    parts: Collection[str] = PARTS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> SocketReport:
-    """Connect in turn by all ways; nothing is left behind.
+    """Connect in turn by all ways; nothing is left behind. Of other parts nothing is told.
 
     BenchError: something doesn't do what it should. KernelError: something can't be made.
     """
-    with ExitStack() as undo:
-        progress("setting up")
-        ways, left_out = undo.enter_context(_ways(services, progress))
-        samples = _Samples()
-        for run in range(-1, runs):
-            progress(f"run {max(run, 0) + 1} of {runs}")
-            # The first one warms up.
-            found = _run(ways, connections if run >= 0 else _WARM)
-            if run >= 0:
-                samples.add(found)
-        largest = max(services)
-        balancing = next(each for each in ways if (each.name, each.number) == (TOWPATH, largest))
-        progress("the decision")
-        decision = {_FAMILIES[version]: _decide(balancing, version) for version in _FAMILIES}
-        hooks = _count_hooks(balancing)
-    progress("stale sockets")
-    return samples.report(services, left_out, decision, hooks, measure_stale())
+    samples, left_out = _Samples(), dict[str, str]()
+    decision, hooks = dict[str, float](), dict[str, Runs]()
+    if CONNECT in parts:
+        with _ways(services, progress) as (ways, left_out):
+            _measure_connect(ways, samples, runs, connections, progress)
+    if PROGRAMS in parts:
+        progress("the programs")
+        with _one_way(max(services)) as way:
+            decision = {_FAMILIES[version]: _decide(way, version) for version in _FAMILIES}
+            hooks = _count_hooks(way)
+    moved = None
+    if STALE in parts:
+        progress("stale sockets")
+        moved = measure_stale()
+    return samples.report(services, left_out, decision, hooks, moved)
+
+
+def _measure_connect(
+    ways: Sequence[_Way],
+    samples: _Samples,
+    runs: int,
+    connections: int,
+    progress: Callable[[str], None],
+) -> None:
+    progress("whether all of them connect")
+    for way in ways:
+        _check_backends(way)
+    for run in range(-1, runs):
+        progress(f"run {max(run, 0) + 1} of {runs}")
+        # The first one warms up.
+        found = _run(ways, connections if run >= 0 else min(connections, _WARM))
+        if run >= 0:
+            samples.add(found)
+    for way in ways:
+        _check_carried(way)
+
+
+def _plain(added: dict[str, dict[str, Spread]]) -> dict[str, Any]:
+    return {
+        family: {number: asdict(each) for number, each in found.items()}
+        for family, found in added.items()
+    }
 
 
 # ---- Ways ----------------------------------------------------------------------------------------
@@ -146,6 +168,12 @@ class _Way:
     """Of services."""
     worker: Worker
     sockets: SocketBalancer | None = None
+    carried: Callable[[], int] | None = None
+    """Counts connections that have gone this way; None: nothing counts them."""
+
+    def __str__(self) -> str:
+        """As messages say it."""
+        return f"{self.name}, {self.number} services"
 
     def target(self, version: int) -> Address:
         """What is connected to."""
@@ -165,14 +193,25 @@ def _ways(
         reason = lacking(plain.node)
         for number in services:
             progress(f"setting up {number} services")
-            cgroup = undo.enter_context(_cgroup())
-            sockets = undo.enter_context(_balancing(number, cgroup))
-            worker = undo.enter_context(Worker(plain.pod, cgroup))
-            ways.append(_Way(TOWPATH, number, worker, sockets))
+            ways.append(undo.enter_context(_at_sockets(number, plain.pod)))
             ways.append(undo.enter_context(_translating(NFTABLES, number)))
             if not reason:
                 ways.append(undo.enter_context(_translating(IPVS, number)))
         yield ways, {IPVS: reason} if reason else {}
+
+
+@contextmanager
+def _at_sockets(number: int, pod: int) -> Iterator[_Way]:
+    """Programs at the sockets of a process in a pod."""
+    with _cgroup() as cgroup, _balancing(number, cgroup) as sockets, Worker(pod, cgroup) as worker:
+        yield _Way(TOWPATH, number, worker, sockets, partial(_balanced, sockets))
+
+
+@contextmanager
+def _one_way(number: int) -> Iterator[_Way]:
+    """The same in a pod of its own."""
+    with world() as plain, _at_sockets(number, plain.pod) as way:
+        yield way
 
 
 @contextmanager
@@ -186,8 +225,31 @@ def _translating(name: str, number: int) -> Iterator[_Way]:
             else:
                 with in_netns(translated.node):
                     load(kube_proxy(vips, PORT, backends))
+        counted = partial(carried, translated.node) if name == IPVS else None
         with Worker(translated.pod) as worker:
-            yield _Way(name, number, worker)
+            yield _Way(name, number, worker, carried=counted)
+
+
+def _balanced(sockets: SocketBalancer) -> int:
+    return sockets.verdicts()["connect"]["balanced"]
+
+
+def _check_backends(way: _Way) -> None:
+    """Whoever answers is a backend, which says so itself. BenchError."""
+    for version, backends in BACKENDS.items():
+        asked = way.target(version)
+        answer = way.worker.ask("served_by", address=str(asked), port=PORT)["backend"]
+        if answer not in map(str, backends):
+            raise BenchError(f"{way}: {asked} is answered by {answer}, which is no backend")
+
+
+def _check_carried(way: _Way) -> None:
+    """All connections have gone this way, by its own count. BenchError."""
+    if way.carried is None:
+        return
+    made, found = way.worker.ask("connected")["connections"], way.carried()
+    if found < made:
+        raise BenchError(f"{way}: {made} connections, of which it has carried {found}")
 
 
 @contextmanager
@@ -269,7 +331,7 @@ class _Samples:
         left_out: dict[str, str],
         decision: dict[str, float],
         hooks: dict[str, Runs],
-        moved: Moved,
+        moved: Moved | None,
     ) -> SocketReport:
         largest = max(services)
         return SocketReport(
@@ -280,7 +342,7 @@ class _Samples:
                     for version, family in _FAMILIES.items()
                 }
                 for other in (NFTABLES, IPVS)
-                if other not in left_out
+                if self.connect and other not in left_out
             },
             left_out=left_out,
             connections=self._ratios(self.rate, largest),
@@ -315,6 +377,8 @@ class _Samples:
     def _ratios(self, values: dict[_Key, list[float]], number: int) -> dict[str, Spread]:
         found = {}
         for version, family in _FAMILIES.items():
+            if not values:
+                break
             pairs = zip(values[TOWPATH, number, version], values[NONE, 0, version], strict=True)
             found[family] = Spread.of([mine / base for mine, base in pairs], 3)
         return found
@@ -365,14 +429,14 @@ def _count_hooks(way: _Way) -> dict[str, Runs]:
     for version in _FAMILIES:
         program = way.sockets.program.programs[f"socket_connect{version}"]
         vip, other = way.target(version), BACKENDS[version][0]
-        for what, address, anew in (
-            ("service", vip, False),
-            ("service, new socket", vip, True),
-            ("other", other, False),
-            ("other, new socket", other, True),
+        for what, address, number, anew in (
+            ("service", vip, _MANY, False),
+            ("service, new socket", vip, _REPEAT, True),
+            ("other", other, _REPEAT, False),
+            ("other, new socket", other, _REPEAT, True),
         ):
             with counting_runs(program) as runs:
                 target = {"address": str(address), "port": PORT, "anew": anew}
-                way.worker.ask("datagram_connects", number=_REPEAT, **target)
+                way.worker.ask("datagram_connects", number=number, **target)
             found[f"connect{version}, {what}"] = runs()
     return found

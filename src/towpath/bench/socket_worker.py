@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _RESET = struct.pack("ii", 1, 0)
+_WHO = b"w"
+"""Asks a backend for the address that it was connected to by."""
 _SECONDS = 60
 _BACKLOG = 4096
 
@@ -38,8 +40,32 @@ def _made(address: str) -> socket.socket:
     return made
 
 
+_connected = 0
+
+
+def _connect(address: str, port: int) -> socket.socket:
+    global _connected  # noqa: PLW0603 - of this process, which does nothing else
+    made = _made(address)
+    made.connect((address, port))
+    _connected += 1
+    return made
+
+
+def served_by(address: str, port: int) -> dict[str, Any]:
+    """Which backend is connected to, by its own word."""
+    with _connect(address, port) as made:
+        made.send(_WHO)
+        return {"backend": made.recv(100).decode("ascii")}
+
+
+def connected() -> dict[str, Any]:
+    """How many connections of TCP this process has had."""
+    return {"connections": _connected}
+
+
 def connections(address: str, port: int, number: int) -> dict[str, Any]:
     """Connect and reset: nanoseconds of each connect(), and of all."""
+    global _connected  # noqa: PLW0603
     took, clock = [], time.perf_counter_ns
     begun = clock()
     for _ in range(number):
@@ -48,14 +74,15 @@ def connections(address: str, port: int, number: int) -> dict[str, Any]:
         made.connect((address, port))
         took.append(clock() - before)
         made.close()
-    return {"connect": took, "all": clock() - begun}
+    whole = clock() - begun
+    _connected += number
+    return {"connect": took, "all": whole}
 
 
 def requests(address: str, port: int, number: int) -> dict[str, Any]:
     """Send a byte and wait for it, over one connection: nanoseconds of all."""
-    with _made(address) as made:
+    with _connect(address, port) as made:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.connect((address, port))
         begun = time.perf_counter_ns()
         for _ in range(number):
             made.send(b"?")
@@ -104,6 +131,8 @@ def errors() -> dict[str, Any]:
 
 _COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "connections": connections,
+    "served_by": served_by,
+    "connected": connected,
     "requests": requests,
     "datagram_connects": datagram_connects,
     "keep": keep,
@@ -152,11 +181,16 @@ def serve(port: str, *addresses: str) -> None:
                 _send_back(clients, fd)
 
 
+def _own_address(client: socket.socket) -> bytes:
+    address: str = client.getsockname()[0]
+    return address.encode("ascii")
+
+
 def _send_back(clients: dict[int, socket.socket], fd: int) -> None:
     try:
         data = clients[fd].recv(100)
         if data:
-            clients[fd].send(data)
+            clients[fd].send(_own_address(clients[fd]) if data == _WHO else data)
             return
     except OSError:
         pass  # it was reset

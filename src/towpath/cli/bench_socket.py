@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     examples={
         "towpath bench socket": "All ways in turn.",
         "towpath bench socket --services 10 --json": "With few services, for a program.",
+        "towpath bench socket --part stale": "Only what becomes of sockets whose backend goes.",
     },
 )
 @click.option(
@@ -41,8 +42,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Connections in each run.",
 )
+@click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice(("connect", "programs", "stale")),
+    default=("connect", "programs", "stale"),
+    show_default=True,
+    help="What is measured; may be given several times.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-def socket(services: tuple[int, ...], runs: int, connections: int, as_json: bool) -> None:
+def socket(
+    services: tuple[int, ...], runs: int, connections: int, parts: tuple[str, ...], as_json: bool
+) -> None:
     """Measure what connect() to a service takes until it is established.
 
     A pod, its node and backends are network namespaces, with a veth from one to the next; all is
@@ -51,8 +63,9 @@ def socket(services: tuple[int, ...], runs: int, connections: int, as_json: bool
     there. They take turns, run by run. added is what Towpath adds to none, as a part of what
     nftables or ipvs adds, of medians in the same run.
 
-    Also: connections a second, requests a second over one connection, the decision alone, and
-    10,000 connected sockets of UDP in 50 namespaces whose backend is removed.
+    Also: connections a second, requests a second over one connection (part connect), the decision
+    alone and what the kernel counts of programs (programs), and 10,000 connected sockets of UDP in
+    50 namespaces whose backend is removed (stale).
 
     Needs root, cgroups of version 2 and the program nft. ipvs is left out, and the reason told,
     where the kernel has no IPVS or the program ipvsadm is missing.
@@ -62,7 +75,7 @@ def socket(services: tuple[int, ...], runs: int, connections: int, as_json: bool
 
     try:
         report = measure_socket(
-            services=services, runs=runs, connections=connections, progress=_say
+            services=services, runs=runs, connections=connections, parts=parts, progress=_say
         )
     except BenchError as error:
         raise click.ClickException(str(error)) from error
@@ -96,7 +109,8 @@ def _print(report: SocketReport) -> None:
         for each in report.connect
     ]
     columns = ("way", "services", "family", "us", "from to", "connections/s", "requests/s")
-    print_table(columns, rows, numbers=("services", "us", "connections/s", "requests/s"))
+    if rows:
+        print_table(columns, rows, numbers=("services", "us", "connections/s", "requests/s"))
     added = [
         (way, family, number, f"{each.p50:.3f}", f"{each.min:.3f} to {each.max:.3f}")
         for way, families in report.added.items()
@@ -104,7 +118,8 @@ def _print(report: SocketReport) -> None:
         for number, each in found.items()
     ]
     beside = ("beside", "family", "services", "added", "from to")
-    print_table(beside, added, numbers=("services", "added"))
+    if added:
+        print_table(beside, added, numbers=("services", "added"))
     for way, reason in report.left_out.items():
         click.echo(f"{way} was left out: {reason}")
     for what, ratios in (("connections/s", report.connections), ("requests/s", report.requests)):
@@ -115,6 +130,8 @@ def _print(report: SocketReport) -> None:
     for name, runs in report.hooks.items():
         click.echo(f"{name}: {runs.ns_each} ns, of {runs.number} runs")
     moved = report.udp
+    if moved is None:
+        return
     click.echo(
         f"{moved.sockets} connected sockets of UDP in {moved.namespaces} namespaces: ended in"
         f" {moved.moved_ms} ms; of {moved.others} others {moved.touched_wrongly} touched"

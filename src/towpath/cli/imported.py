@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from towpath.cli.output import say
 from towpath.printable import printable
 
 if TYPE_CHECKING:
@@ -28,16 +29,16 @@ def show(imported: Imported, command: str, form: str) -> None:
     from towpath.core.imports.imported import NoteKind
 
     if form == "json":
-        click.echo(json.dumps(plain(imported), indent=2))
+        say(json.dumps(plain(imported), indent=2))
     else:
-        click.echo("\n".join(_yaml(imported, command)))
+        say("\n".join(_yaml(imported, command)))
         for note in imported.notes:
             if note.kind in {NoteKind.LEFT_OUT, NoteKind.ELSEWHERE}:
-                click.echo(_line(note, NoteKind.LEFT_OUT), err=True)
+                say(_line(note, NoteKind.LEFT_OUT), error=True)
     missing = sum(1 for note in imported.notes if note.kind is NoteKind.LEFT_OUT)
     if missing:
         there = len(imported.services)
-        click.echo(f"services: {there} printed, {missing} left out", err=True)
+        say(f"services: {there} printed, {missing} left out", error=True)
         raise click.exceptions.Exit(LEFT_OUT)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from tests.prog.kernel.harness_cgroups import (
     MULTI,
@@ -101,6 +102,37 @@ def test_it_works_on_without_its_process_and_is_taken_over(cgroup: Path, pins: P
         second.die()
         assert "errno" in child.run(f"tcp('{VIP}', {PORT})")
     assert not (pins / "socket").exists()
+
+
+def test_one_that_had_no_table_of_connections_is_taken_over(cgroup: Path, pins: Path) -> None:
+    """Whose notes are all at the sockets, and whose sockets' end no program sees."""
+    first = Process(pins, cgroup)
+    first.apply(service())
+    slots = first.sockets.program.maps["socket_slots"]
+    with Child(cgroup) as child:
+        cookie = child.run("make('before')")
+        record = np.zeros((), slots.value_dtype)
+        record["cookie"] = cookie + 1
+        slots.update(cookie % slots.max_entries, record)
+        child.run(f"S['before'].connect(('{VIP}', {PORT}))")
+        (pins / "socket" / "links" / "sock_release").unlink()
+        (pins / "socket" / "maps" / "socket_slots").unlink()
+        first.die()
+        second = Process(pins, cgroup)
+        assert child.run("S['before'].getpeername()") == [VIP, PORT]
+        after = child.run("make('after')")
+        child.run(f"S['after'].connect(('{VIP}', {PORT}))")
+        second.die()
+        third = Process(pins, cgroup)
+        for name in ("before", "after"):
+            assert child.run(f"S['{name}'].getpeername()") == [VIP, PORT]
+        listed = third.sockets.listing().read("notes")
+        assert {cookie, after} == set(listed["cookie"].tolist())
+        child.run("S.pop('after').close()")
+        _, left = third.sockets.program.maps["socket_slots"].snapshot()
+        assert not left["cookie"].any()
+        third.sockets.detach()
+        third.die()
 
 
 @pytest.mark.thorough

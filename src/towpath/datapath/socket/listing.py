@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from towpath.closeable import Closeable
-from towpath.kernel.bpf.iterators import read_elements
+from towpath.kernel.bpf.iterators import read_elements, read_sockets
 from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.net.namespaces import with_cookies
+from towpath.kernel.net.netns import entered
 
 if TYPE_CHECKING:
     from towpath.datapath.socket.program import SocketProgram
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 OBJECT = "socket_list"
+_SLOTS = "socket_slots"
 Which = Literal["notes", "udp", "peers"]
 
 
@@ -29,6 +32,7 @@ class Listing(Closeable):
         with ExitStack() as undo:
             self._object = undo.enter_context(BpfObject.packaged(OBJECT))
             self._record = self._object.btf.dtype("socket_seen")
+            self._object.reuse(_SLOTS, program.maps[_SLOTS])
             self._object.load()
             self._undo = undo.pop_all()
 
@@ -36,11 +40,34 @@ class Listing(Closeable):
         """Sockets as an array of struct socket_seen. KernelError.
 
         notes: connected to a service; udp: of these, those of UDP that are connected now; peers:
-        those that send without having connected, once for each service.
+        those that send without having connected, once for each service. Of connections of TCP in
+        namespaces that can't be seen from here no more is known than their notes have, whose
+        `state`, `netns` and `local` are 0.
         """
         over = self._program.maps["socket_peers" if which == "peers" else "socket_notes"]
         found = read_elements(self._object.programs[f"socket_list_{which}"], over)
+        if which == "notes":
+            found += self._in_slots()
         return np.frombuffer(found, self._record)
+
+    def _in_slots(self) -> bytes:
+        """Those whose notes are in the table, of all namespaces that have some."""
+        _, slots = self._program.maps[_SLOTS].snapshot()
+        slots = slots[slots["cookie"] != 0]
+        found, seen = bytearray(), []
+        for cookie, namespace in with_cookies(np.unique(slots["netns"]).tolist()):
+            with entered(namespace):
+                found += read_sockets(self._object.programs["socket_list_slots"])
+            seen.append(cookie)
+        return bytes(found) + self._by_notes(slots[~np.isin(slots["netns"], seen)]).tobytes()
+
+    def _by_notes(self, slots: Array) -> Array:
+        """What their notes tell of those in namespaces that can't be seen from here."""
+        slots = slots[slots["note"]["family"] != 0]
+        made = np.zeros(len(slots), self._record)
+        made["note"], made["cookie"] = slots["note"], slots["cookie"]
+        made["family"], made["remote_port"] = made["note"]["family"], made["note"]["backend_port"]
+        return made
 
     def close(self) -> None:
         """Let go of the programs. Twice is once."""

@@ -65,6 +65,11 @@ def has_mptcp() -> bool:
     return True
 
 
+def tells_mptcp() -> bool:
+    """Whether this kernel tells programs which sockets are MPTCP's."""
+    return _may_call(_SKC_TO_MPTCP_SOCK)
+
+
 class SocketProgram(Closeable):
     """The loaded programs over ``tables``. ``pins``: where they outlive this process, or None.
 
@@ -144,7 +149,7 @@ class SocketProgram(Closeable):
             "socket_set_retval": chooses,
             "socket_refuse_with": refuse_with if chooses else 0,
             "socket_has_mptcp": has_mptcp(),
-            "socket_tells_mptcp": _may_call(_SKC_TO_MPTCP_SOCK),
+            "socket_tells_mptcp": tells_mptcp(),
             "health_mark": mark,
         }
         for name, value in (self.tables.constants | own).items():

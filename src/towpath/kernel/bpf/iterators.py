@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from towpath.kernel.bpf._structs import IterLinkCreateOpts, IterLinkInfo
 from towpath.kernel.bpf.attach_types import AttachType
@@ -27,8 +27,20 @@ def read_elements(program: Program, over: Map) -> bytes:
     """
     info = IterLinkInfo(map_fd=over.fd)
     opts = IterLinkCreateOpts(iter_info=ctypes.addressof(info), iter_info_len=ctypes.sizeof(info))
-    what = f"iterate over map {over.name} by program {program.name}"
-    link = lib.bpf_link_create(program.fd, 0, AttachType.TRACE_ITER, ctypes.byref(opts))
+    return _run(program, ctypes.byref(opts), f"iterate over map {over.name}")
+
+
+def read_sockets(program: Program) -> bytes:
+    """Run an iterator over the sockets of the calling thread's network namespace (5.9).
+
+    KernelError: the program is of another kind.
+    """
+    return _run(program, None, "iterate over sockets")
+
+
+def _run(program: Program, opts: Any, what: str) -> bytes:
+    what = f"{what} by program {program.name}"
+    link = lib.bpf_link_create(program.fd, 0, AttachType.TRACE_ITER, opts)
     if link < 0:
         raise KernelError(what, -link, permission_hint(CAP_BPF, CAP_PERFMON))
     try:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from towpath.kernel import _libc
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net.netns import in_netns
+from towpath.kernel.net.netns import entered, in_netns, netns_cookie
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 _PROC = Path("/proc")
 _MOUNTS = Path("/proc/thread-self/mountinfo")
@@ -48,8 +48,9 @@ class Namespaces:
             self._paths |= look()
             if (fd := _opened(self._paths.get(inode), inode)) is not None:
                 return fd
-        if (fd := _of_a_socket(inode)) is not None:
-            return fd
+        for found, fd in _of_sockets():
+            if found == inode:
+                return os.dup(fd)
         raise KernelError(f"find network namespace {inode}", hint="no process is in it")
 
 
@@ -60,6 +61,47 @@ def namespaces() -> list[Path]:
     """
     own = Path("/proc/thread-self/ns/net").stat().st_ino
     return [path for inode, path in _of_processes().items() if inode != own]
+
+
+def with_cookies(wanted: Collection[int]) -> Iterator[tuple[int, int]]:
+    """The namespaces that programs know by these numbers (5.14): number and descriptor, each once.
+
+    A descriptor holds until the next is asked for. It is looked first where most are, and no
+    further than until all are found. One that can't be seen or entered, or has gone, doesn't come.
+    """
+    missing, seen = set(wanted), set[int]()
+    for inode, fd in _all():
+        if inode not in seen:
+            seen.add(inode)
+            cookie = _cookie_of(fd)
+            if cookie in missing:
+                yield cookie, fd
+                missing.discard(cookie)
+        if not missing:
+            return
+
+
+def _cookie_of(fd: int) -> int:
+    """A namespace's number, 0 if it can't be entered, or the kernel doesn't tell."""
+    try:
+        with entered(fd):
+            return netns_cookie() or 0
+    except KernelError:
+        return 0
+
+
+def _all() -> Iterator[tuple[int, int]]:
+    """All by inode and a descriptor, as `_of_sockets`."""
+    for look in (_of_processes, _of_threads_and_files):
+        for inode, path in look().items():
+            fd = _opened(path, inode)
+            if fd is None:
+                continue
+            try:
+                yield inode, fd
+            finally:
+                os.close(fd)
+    yield from _of_sockets()
 
 
 def _opened(path: Path | None, inode: int) -> int | None:
@@ -105,17 +147,20 @@ def _of_threads_and_files() -> dict[int, Path]:
     return found
 
 
-def _of_a_socket(inode: int) -> int | None:
-    """One that nothing but sockets is in any more."""
+def _of_sockets() -> Iterator[tuple[int, int]]:
+    """Those that sockets are in, by inode and a descriptor that holds until the next is asked for.
+
+    A namespace may come several times.
+    """
     for path in _PROC.glob("[0-9]*/fd/*"):
         with suppress(OSError):
             if not path.readlink().name.startswith("socket:["):
                 continue
             fd = _namespace_of(int(path.parts[2]), int(path.name))
-            if os.fstat(fd).st_ino == inode:
-                return fd
-            os.close(fd)
-    return None
+            try:
+                yield os.fstat(fd).st_ino, fd
+            finally:
+                os.close(fd)
 
 
 def _namespace_of(pid: int, fd: int) -> int:

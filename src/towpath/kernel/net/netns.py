@@ -38,6 +38,16 @@ def in_netns(where: str | Path | int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def entered(fd: int) -> Iterator[None]:
+    """As `in_netns`, but a thread that is in it needs no right to move. KernelError."""
+    if os.path.samestat(os.fstat(fd), Path(_OWN).stat()):
+        yield
+        return
+    with in_netns(fd):
+        yield
+
+
 class Home(Closeable):
     """The calling thread's network namespace, for whoever may be in another one later."""
 
@@ -47,10 +57,7 @@ class Home(Closeable):
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Run the block in it. A thread that is in it needs no right to move. KernelError."""
-        if os.path.samestat(os.fstat(self._fd), Path(_OWN).stat()):
-            yield
-            return
-        with in_netns(self._fd):
+        with entered(self._fd):
             yield
 
     def close(self) -> None:
