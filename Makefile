@@ -6,6 +6,10 @@
 #                 CI=1 leaves out those that may fail, and divides the tests
 #                 of programs among the others; WRITE=1 also writes
 #                 docs/kernels.md, accepts programs' sizes, notes tests' costs
+#   make kubernetes  a real Kubernetes on this machine, and the tests that need one (needs root,
+#                 and Go 1.26 the first time: some 10 minutes); CI=1 runs a minute's worth, and
+#                 says so where nothing was built before; KUBERNETES_ARGS="-- PATH" chooses;
+#                 WRITE=1 also writes docs/kubernetes-conformance.md
 #   make kernels-bench  pods' bandwidth in a guest of Linux 6.12, beside CAKE and the CNI
 #                 bandwidth plugin, and a picture with 5.10 too; written to docs/results
 #                 (needs root); BENCH_ARGS=--full measures at all limits,
@@ -47,7 +51,7 @@ TEST_LIMIT ?= 2h
 # beyond that (network, mounts) are made by tests/conftest.py.
 ISOLATED := unshare --pid --fork --kill-child --mount-proc
 
-.PHONY: demo test declared compilers kernels kernels-bench bare bench objects lint format clean install-dev install-demo
+.PHONY: demo test declared compilers kernels kernels-bench kubernetes bare bench objects lint format clean install-dev install-demo
 
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
@@ -94,6 +98,10 @@ kernels: objects
 kernels-bench: objects
 	@tools/install dev,demo demo kernels
 	$(BIN)/python -m tools.kernels.bench $(BENCH_ARGS)
+
+kubernetes: objects
+	@tools/install dev,demo demo test kubernetes
+	$(ISOLATED) $(BIN)/python -m tools.kubernetes $(if $(CI),--ci) $(if $(WRITE),--write) $(KUBERNETES_ARGS)
 
 bare:
 	@tools/install dev,demo demo test bare

@@ -27,15 +27,18 @@ _SHARE = 50
 
 
 _LOGIC = {
-    "lb": "affinity allow_from allow_from_kept authentication clocks echo endings extensions"
-    " flow_timeout flows icmp_errors malformed other_family outer_source ports ports_capacity"
-    " removal resets reuse states states_kept trace trace_slow_path untouched vips vlan",
-    "snat": "authentication flow_timeout flows fragments_lost fragments_tables halves icmp"
-    " martians other_family ports record removal resets reuse services table",
-    "recorder": "filters",
+    "lb": "affinity allow_from allow_from_kept authentication clocks echo endings extensions flood"
+    " flow_table flow_timeout flows fragments icmp_errors l2 malformed other_family outer_source"
+    " ports ports_capacity removal resets reuse states states_kept trace trace_slow_path untouched"
+    " vips vlan ways_by_flow",
+    "snat": "authentication flow_timeout flows fragments fragments_lost fragments_tables halves"
+    " icmp martians other_family ports record removal resets reuse services table ways_by_flow",
+    "recorder": "filters memory",
     "decap": "untouched",
     "masquerade": "errors fragments",
-    "packets": "errors fragments",
+    "neigh": "differences",
+    "packets": "errors fragments translation",
+    "wildcard": "tutorial",
 }
 LOGIC = frozenset(
     f"tests/prog/{folder}/test_{name}.py"

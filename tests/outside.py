@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tools.kubernetes import binaries
+
 from towpath.doctor.outside import declared, is_program
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def declared_for(users: Collection[str]) -> set[str]:
     return {way.rpartition("/")[2] for need in needs for way in need.ways if is_program(way)}
 
 
-DECLARED = declared_for(["build", "run", "demo", "bench", "test", "kernels", "bare"])
+DECLARED = declared_for(["build", "run", "demo", "bench", "test", "kernels", "kubernetes", "bare"])
 ESSENTIAL = {
     *("chmod", "cmp", "dirname", "hostname", "ln", "mkdir", "pivot_root", "rm", "rmdir", "sort"),
     *("make", "tr"),
@@ -99,7 +101,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self._own = [Path(sys.prefix), Path.cwd(), Path(tempfile.gettempdir())]
+        self._own = [Path(sys.prefix), Path.cwd(), Path(tempfile.gettempdir()), binaries.cache()]
 
     def begin(self) -> None:
         """From now on, for good: there is no way to take an audit hook away."""

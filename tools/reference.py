@@ -66,7 +66,7 @@ SECTIONS = (
                 "ServiceKey",
             ),
             "towpath.model.health": ("Health",),
-            "towpath.model.settings": ("Device", "Source", "Icmp", "Limits", "Drain"),
+            "towpath.model.settings": ("Device", "Source", "Icmp", "Limits", "Drain", "Local"),
             "towpath.model.snat": ("Snat",),
             "towpath.model.flow": ("FlowTuple",),
             "towpath.model.capture": ("Capture",),

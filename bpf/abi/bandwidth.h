@@ -28,7 +28,9 @@ enum bandwidth_limits {
 	BANDWIDTH_TAG_SHIFT = 52,      /* above a flow's time: what tells it from others */
 	BANDWIDTH_TIME_SHIFT = 6,      /* a flow's time is in units of so many bits of ns */
 	BANDWIDTH_COUNT_SHIFT = 20,    /* flows are counted when so many bits of ns have passed */
-	BANDWIDTH_STAMP_SECONDS = 2,   /* a pod's own stamp may lie so far ahead */
+	BANDWIDTH_POD_SLOTS = 0x4000,
+	BANDWIDTH_SETS_SHIFT = 16,   /* sets that have flows which are ahead, a bit each */
+	BANDWIDTH_STAMP_SECONDS = 2, /* a pod's own stamp may lie so far ahead */
 };
 BTF_KEEP(enum bandwidth_limits);
 
@@ -58,7 +60,7 @@ struct bandwidth_limit {
  */
 struct bandwidth_state {
 	__u64 next;
-	__u64 active; /* flows that were ahead (low half), and when that was counted (high half) */
+	__u64 active; /* flows that were ahead, their sets, and when that was counted (high half) */
 	struct bpf_spin_lock lock; /* for kernels without atomics that return a value */
 	__u32 _reserved;
 	__u64 _line[5]; /* sets begin at a cache line */
@@ -72,8 +74,13 @@ struct bandwidth_bucket {
 	__u32 _reserved;
 };
 
-/* A device on the host whose other end is a pod's, or several pods'. */
+/*
+ * A device on the host whose other end is a pod's, or several pods'. All are in `bw_pods`. Most are
+ * in the slot of their index as well, which is found without a hash: it is out of use while its
+ * `ifindex` is 0, or another device's.
+ */
 struct bandwidth_pod {
+	__u32 ifindex;
 	__u32 aggregate; /* of all that comes by it, and isn't in `bandwidth_addresses`; 0: none */
 	__u32 flags;	 /* enum bandwidth_pod_flags */
 };

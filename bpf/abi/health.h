@@ -27,9 +27,16 @@ struct health_probe {
 	struct backend to; /* addr and family; the rest is of no meaning */
 	__u32 ifindex;	   /* packets are routed as if they had come in here */
 	__u8 family;	   /* enum family, that of the key once more */
-	__u8 l2;	   /* 1: as it is to that very host, not in a tunnel */
+	__u8 way;	   /* enum health_way */
 	__u16 _reserved;
 };
+
+enum health_way {
+	HEALTH_TUNNEL = 0,
+	HEALTH_L2,   /* as it is, to that very host */
+	HEALTH_HERE, /* as it is, to this node */
+};
+BTF_KEEP(enum health_way);
 
 /* Every packet with the mark adds one to exactly one of these. */
 enum health_verdict {

@@ -39,6 +39,7 @@ struct vip_key {
  */
 enum vip_kind {
 	VIP_PREFIX = 0x40,
+	VIP_NODE = 0x80, /* added to protocol: for what begins on this node, by bpf/socket */
 };
 BTF_KEEP(enum vip_kind);
 
@@ -90,6 +91,7 @@ enum service_flags {
 	SERVICE_NO_FLOW_TABLE = 1 << 0, /* every packet goes by Maglev */
 	SERVICE_L2 = 1 << 1,		/* packets keep their IP header, in a new frame */
 	SERVICE_SNAT = 1 << 4,		/* translated, not encapsulated */
+	SERVICE_LOCAL = 1 << 5,		/* some of its backends may be in `local_backends` */
 };
 BTF_KEEP(enum service_flags);
 
@@ -180,6 +182,13 @@ struct backend {
 };
 
 /*
+ * Backends that this node is, or has behind a device of its own, are in `local_backends`: an
+ * element holds the handle of the backend that has its index, and 0, or another one's, if that
+ * isn't local. Whether packets of a forwarding are delivered here user space decides; it sets
+ * SERVICE_LOCAL before the first of a service's backends is there.
+ */
+
+/*
  * One CPU's view of a backend: the way to it and the count of what went there,
  * in one cache line that no other CPU writes.
  */
@@ -220,7 +229,7 @@ struct backend_drop {
  * ---- Verdicts -------------------------------------------------------------
  *
  * Every packet adds one to exactly one of these. PASS_* leave the packet as it
- * came. DROP_* say why a packet of a service could not be sent on. TX_* below
+ * came, and so does LOCAL. DROP_* say why a packet of a service could not be sent on. TX_* below
  * them are answers to the sender.
  */
 enum verdict {
@@ -233,6 +242,7 @@ enum verdict {
 	VERDICT_PASS_FRAGMENT,
 	VERDICT_PASS_MALFORMED, /* shorter than its headers say, or nonsense in them */
 	VERDICT_PASS_QINQ,	/* behind more tags than one, or another than 802.1Q's */
+	VERDICT_LOCAL,		/* to a backend on this node: the stack delivers it */
 	VERDICT_DROP_NO_BACKEND,
 	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated, and nobody is told */
 	VERDICT_DROP_NO_ROUTE,	    /* none, or one that ends here */
@@ -311,7 +321,8 @@ struct ways {
  * resolved, or XDP can't send out of the device. The tc program on the same device
  * reads it and sends the packet by way of the neighbour, which the kernel resolves:
  * that of the packet's destination, or the one named here. A frame that is complete
- * it sends as it is. As large as metadata can be on older kernels.
+ * it sends as it is. What is for a backend on this node another program translates: it is
+ * told all that it needs, so that it works over whichever tables there are. As large as metadata can be on older kernels.
  */
 struct punt {
 	__u64 cookie; /* the one in .rodata: not from a driver */
@@ -321,9 +332,19 @@ struct punt {
 };
 
 enum punt_families {
+	PUNT_LOCAL = 254, /* not to be sent: for a backend on this node, see below */
 	PUNT_FRAME = 255, /* to whom the frame is addressed: it leaves as it is */
 };
 BTF_KEEP(enum punt_families);
+
+/* The same as it is for PUNT_LOCAL. */
+struct punt_local {
+	__u64 cookie;
+	__be16 port;   /* the backend's */
+	__u16 timeout; /* as in struct packet_flow */
+	__u32 family;  /* PUNT_LOCAL */
+	struct address backend;
+};
 
 #pragma GCC diagnostic pop
 

@@ -16,14 +16,14 @@ struct next_hop {
 	struct address saddr; /* outer source, before flow variation */
 	__u32 tick;	      /* low jiffies of the FIB look-up, 0 = none */
 	__u32 rx_ifindex;     /* for packets that came in here (and see HOP_L2) ... */
-	__u32 tx_ifindex;     /* ... send out of there */
 	__be16 rx_vlan;	      /* tag control word, 0 = untagged */
 	__be16 tx_vlan;
-	__u16 mtu; /* 0 = not known */
-	__u8 dmac[6];
+	__u16 mtu;	  /* 0 = not known */
+	__u8 way;	  /* enum way_out */
+	__u8 vary;	  /* low bits of the outer source that the flow's hash fills */
+	__u32 tx_ifindex; /* ... send out of there */
+	__u8 dmac[6];	  /* both as they lie in a frame */
 	__u8 smac[6];
-	__u8 way; /* enum way_out */
-	__u8 _reserved;
 };
 
 /*

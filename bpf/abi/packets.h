@@ -92,6 +92,7 @@ enum packet_verdict {
 	PACKET_DROP_FULL,     /* no room for the flow */
 	PACKET_DROP_RATE,     /* too many new flows in this jiffy */
 	PACKET_DROP_WRITE,    /* the kernel would not have it changed */
+	PACKET_DROP_DEVICE,   /* its answers would leave where they can't be given the VIP, yet */
 	PACKET_MAX,
 };
 BTF_KEEP(enum packet_verdict);

@@ -26,8 +26,8 @@
 SEC("tc")
 int bw_tag(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex, aggregate = 0;
-	struct bandwidth_pod *pod = bpf_map_lookup_elem(&bw_pods, &ifindex);
+	struct bandwidth_pod *pod = bw_pod(skb->ifindex);
+	__u32 aggregate = 0;
 	struct bandwidth_counts *counts;
 	struct bandwidth_limit *limit;
 	int action = TC_ACT_UNSPEC;

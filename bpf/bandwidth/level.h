@@ -20,7 +20,8 @@ enum {
 /* A packet, as all aggregates have it. */
 struct bw_packet {
 	__u64 now;
-	__u64 stamp; /* its own, 0: none that lies ahead */
+	__u64 stamp;	/* its own, 0: none that lies ahead */
+	bool has_stamp; /* any, that is to be written over */
 	__u32 hash;
 	__u32 verdict;
 };
@@ -47,25 +48,32 @@ static __always_inline bool bw_is_far(const struct bw_level *l, const struct bw_
 
 /* False: the aggregate has no limit here. */
 static __always_inline bool bw_level_begin(struct __sk_buff *skb, struct bw_level *l,
-					   const struct bw_packet *p, __u32 aggregate)
+					   const struct bw_packet *p, __u32 aggregate,
+					   const struct bandwidth_limit *limit)
 {
-	__u64 time;
+	__u64 word, time;
 	__u32 slot;
 
-	l->limit = bw_limit(aggregate);
-	if (!l->limit || !l->limit->egress_cost)
+	if (!limit || !limit->egress_cost)
 		return false;
+	l->limit = limit;
 	l->state = bw_state(aggregate);
 	if (!l->state)
 		return false;
 	l->cost = bw_cost(skb, l->limit->egress_cost, l->limit->egress_packet);
-	slot = bw_find_flow(aggregate, p->hash, p->now);
-	barrier_var(slot); /* the compiler knows how large it is, and the verifier doesn't */
-	l->slot = slot % BANDWIDTH_FLOWS;
-	l->word = bw_read(l->state->flow[l->slot]);
-	time = bw_flow_time(l->word);
+	slot = bw_flow_slot(p->hash);
+	word = bw_read(l->state->flow[slot]);
+	if (unlikely(word >> BANDWIDTH_TAG_SHIFT != bw_flow_tag(p->hash))) {
+		slot = bw_find_flow(aggregate, p->hash, p->now);
+		barrier_var(slot); /* as in bw_flow_slot() */
+		slot %= BANDWIDTH_FLOWS;
+		word = bw_read(l->state->flow[slot]);
+	}
+	l->slot = slot;
+	l->word = word;
+	time = bw_flow_time(word);
 	l->start = bw_later(time, p->now);
-	l->flows = bw_active(l->state, aggregate, p->now);
+	l->flows = bw_active(l->state, aggregate, slot, p->now);
 	/* The flow itself, if it was not among them. */
 	if (time <= p->now || !l->flows)
 		l->flows++;

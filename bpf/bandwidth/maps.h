@@ -21,6 +21,7 @@ BW_MAP(bw_buckets, ARRAY, 1, __u32, struct bandwidth_bucket);
 BW_MAP(bw_names, ARRAY, 1, __u32, struct bandwidth_name);
 BW_MAP(bw_counts, PERCPU_ARRAY, 1, __u32, struct bandwidth_counts);
 BW_MAP(bw_pods, HASH, 16384, __u32, struct bandwidth_pod); /* by the device's index */
+BW_MAP(bw_pod_slots, ARRAY, BANDWIDTH_POD_SLOTS, __u32, struct bandwidth_pod);
 BW_MAP(bw_addresses, HASH, 16384, struct bandwidth_address, __u32);
 BW_MAP(bw_devices, HASH, 1024, __u32, __u32); /* those by which pods' packets leave */
 
@@ -43,6 +44,17 @@ static __always_inline struct bandwidth_state *bw_state(__u32 aggregate)
 static __always_inline struct bandwidth_counts *bw_count(__u32 aggregate)
 {
 	return bpf_map_lookup_elem(&bw_counts, &aggregate);
+}
+
+/* A device's row. A look-up in a hash would be the most that marking takes. */
+static __always_inline struct bandwidth_pod *bw_pod(__u32 ifindex)
+{
+	__u32 slot = ifindex % BANDWIDTH_POD_SLOTS;
+	struct bandwidth_pod *pod = bpf_map_lookup_elem(&bw_pod_slots, &slot);
+
+	if (likely(pod && pod->ifindex == ifindex))
+		return pod;
+	return bpf_map_lookup_elem(&bw_pods, &ifindex);
 }
 
 static __always_inline bool bw_is_ip(const struct __sk_buff *skb)
@@ -110,7 +122,7 @@ static __always_inline __u32 bw_of_leaving(struct __sk_buff *skb)
 		return mark & (BANDWIDTH_AGGREGATES - 1);
 	if (!ifindex)
 		return 0;
-	pod = bpf_map_lookup_elem(&bw_pods, &ifindex);
+	pod = bw_pod(ifindex);
 	return pod ? bw_of_pod(skb, pod, true) : 0;
 }
 

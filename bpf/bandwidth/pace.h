@@ -15,7 +15,7 @@ static __always_inline int bw_unlimited(struct __sk_buff *skb, struct bandwidth_
 
 	counts->packets[BANDWIDTH_UNLIMITED]++;
 	if (unlikely(before && bw_is_ip(skb))) {
-		__u64 stamp = bw_stamp(skb, bpf_ktime_get_ns(), counts);
+		__u64 stamp = bw_stamp(skb, before, bpf_ktime_get_ns(), counts);
 
 		if (stamp != before)
 			bw_set_stamp(skb, stamp);
@@ -65,7 +65,7 @@ static __always_inline int bw_depart(struct __sk_buff *skb, struct bandwidth_cou
 		if (delay > counts->longest)
 			counts->longest = delay;
 	}
-	if (delay || bw_tstamp(skb))
+	if (delay || p->has_stamp)
 		bw_set_stamp(skb, time);
 	counts->packets[verdict]++;
 	return TC_ACT_UNSPEC;
@@ -87,13 +87,17 @@ static __always_inline int bw_pace(struct __sk_buff *skb, const bool locked)
 	skb->mark = BANDWIDTH_MARK << 16; /* it is charged: no device below does so again */
 	skb->priority = limit->priority;
 	p.now = time = bpf_ktime_get_ns();
-	p.stamp = bw_stamp(skb, p.now, counts);
-	if (p.stamp <= p.now)
-		p.stamp = 0;
+	p.stamp = bw_tstamp(skb);
+	p.has_stamp = p.stamp;
+	if (unlikely(p.stamp)) {
+		p.stamp = bw_stamp(skb, p.stamp, p.now, counts);
+		if (p.stamp <= p.now)
+			p.stamp = 0;
+	}
 	p.hash = bpf_get_hash_recalc(skb);
-	if (!bw_level_begin(skb, &pod, &p, aggregate))
+	if (!bw_level_begin(skb, &pod, &p, aggregate, limit))
 		pod.state = NULL;
-	if (!limit->group || !bw_level_begin(skb, &group, &p, limit->group))
+	if (!limit->group || !bw_level_begin(skb, &group, &p, limit->group, bw_limit(limit->group)))
 		group.state = NULL;
 	p.verdict = bw_refused(&pod, &group, &p);
 	if (p.verdict != BANDWIDTH_SENT)

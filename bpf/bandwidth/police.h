@@ -95,8 +95,8 @@ static __always_inline int bw_police(struct __sk_buff *skb, const bool locked)
 
 static __always_inline int bw_receive(struct __sk_buff *skb, const bool locked)
 {
-	__u32 ifindex = skb->ifindex, aggregate;
-	struct bandwidth_pod *pod = bpf_map_lookup_elem(&bw_pods, &ifindex);
+	struct bandwidth_pod *pod = bw_pod(skb->ifindex);
+	__u32 aggregate;
 	struct bw_tokens own = {}, group = {};
 	struct bandwidth_counts *counts;
 	struct bandwidth_limit *limit;

@@ -47,14 +47,14 @@ static __always_inline bool bw_is_near(__u64 stamp, __u64 now)
 	return apart < BW_NEAR && -apart < BW_NEAR;
 }
 
-/* The stamp in ns of CLOCK_MONOTONIC; 0: there is none that says anything. Notes what was done. */
-static __always_inline __u64 bw_stamp(struct __sk_buff *skb, __u64 now,
+/* A packet's stamp in ns of CLOCK_MONOTONIC; 0: it says nothing. Notes what was done. */
+static __always_inline __u64 bw_stamp(struct __sk_buff *skb, __u64 stamp, __u64 now,
 				      struct bandwidth_counts *counts)
 {
 	__u32 clock = bw_types ? skb->tstamp_type : BW_UNKNOWN;
-	__u64 stamp = bw_tstamp(skb), tai;
+	__u64 tai;
 
-	if (likely(!stamp || clock == BW_MONOTONIC))
+	if (likely(clock == BW_MONOTONIC))
 		return stamp;
 	if (clock == BW_UNKNOWN && bw_is_near(stamp, now))
 		return stamp;

@@ -107,12 +107,12 @@ static __noinline __u32 health_route(struct __sk_buff *skb, const struct health_
 
 	if (!probe || !hop)
 		return 0;
-	result = route_find(skb, &probe->to.addr, probe->to.family, probe->ifindex, probe->l2, flow,
-			    &mask, &fib);
+	result = route_find(skb, &probe->to.addr, probe->to.family, probe->ifindex,
+			    probe->way == HEALTH_L2, flow, &mask, &fib);
 	/* The kernel sends it, and resolves what it has to. */
 	if (!fib_found(result))
 		return 0;
-	if (probe->l2)
+	if (probe->way == HEALTH_L2)
 		return fib_on_link(&fib, &probe->to.addr, probe->to.family) ? fib.ifindex : 0;
 	result = fib_take_source(hop, &fib, probe->to.family == FAMILY_V4, result);
 	return result == FIB_NO_SOURCE ? 0 : fib.ifindex;
@@ -152,6 +152,11 @@ static __always_inline int health_send(struct __sk_buff *skb)
 		health_count(HEALTH_DROP_UNKNOWN);
 		return TC_ACT_SHOT;
 	}
+	/* This node is the backend, and has the VIP. The mark keeps it on the loopback device. */
+	if (probe->way == HEALTH_HERE) {
+		health_count(HEALTH_SENT);
+		return TC_ACT_UNSPEC;
+	}
 	/*
 	 * Read from a map it is any number to the verifier. That of 5.10 otherwise takes the family
 	 * that its first way through the parser has set for the only one, and removes what is for
@@ -166,13 +171,14 @@ static __always_inline int health_send(struct __sk_buff *skb)
 	}
 	/* From here on it is any packet: the mark would route it back. */
 	skb->mark = 0;
-	if (probe->l2) {
+	if (probe->way == HEALTH_L2) {
 		health_count(HEALTH_SENT);
 		return health_relink(probe, ifindex);
 	}
 	outer.daddr = &probe->to.addr;
 	outer.family = &probe->to.family;
 	outer.length = outer_length(probe->to.family);
+	hop.vary = tunnel_varies(probe->to.family);
 	tunnel_source(&outer);
 	if (skb_encap(skb, &pkt, &outer)) {
 		health_count(HEALTH_DROP_HEADROOM);

@@ -9,6 +9,23 @@
 #include "lb/service.h"
 #include "net/hash.h"
 
+/* The backend that its client is known to have, for a new flow; NULL if it isn't. */
+static __always_inline struct backend *affinity_known(struct lb_ctx *lb, __u32 index,
+						      const struct service *service,
+						      struct affinity_place *place, __u64 hash)
+{
+	struct backend *backend;
+
+	*place = affinity_place(hash, index);
+	backend = backend_of(affinity_lookup(place, &lb->pkt.flow.saddr, index));
+	if (!affinity_may_stay(place, service, backend))
+		return NULL;
+	TRACE_FLAG(lb, TRACE_AFFINITY);
+	if (may_be_learnt(lb) && place->set)
+		place->set->way[place->way % CLIENT_WAYS].seen = place->now;
+	return backend;
+}
+
 /*
  * Returns the handle of the backend for a new flow, 0 if there is none. Global, so that
  * the verifier looks at its loops once.
@@ -24,14 +41,9 @@ __noinline int affinity_backend(__u32 slot, __u32 index)
 	if (!lb || !service)
 		return 0;
 	hash = hash_client(&lb->pkt.flow, hash_seed);
-	place = affinity_place(hash, index);
-	backend = backend_of(affinity_lookup(&place, &lb->pkt.flow.saddr, index));
-	if (affinity_may_stay(&place, service, backend)) {
-		TRACE_FLAG(lb, TRACE_AFFINITY);
-		if (may_be_learnt(lb) && place.set)
-			place.set->way[place.way % CLIENT_WAYS].seen = place.now;
+	backend = affinity_known(lb, index, service, &place, hash);
+	if (backend)
 		return backend->handle;
-	}
 	backend = hash_backend(lb, service, hash >> 32);
 	if (!backend)
 		return 0;

@@ -44,7 +44,7 @@ static __always_inline __u32 affinity_lookup(struct affinity_place *place,
 		return 0;
 	for (__u32 way = 0; way < CLIENT_WAYS; way++) {
 		const struct client *client = &place->set->way[way];
-		const __u64 *a = (const __u64 *)&client->addr, *b = (const __u64 *)addr;
+		const wide64 *a = (const wide64 *)&client->addr, *b = (const wide64 *)addr;
 		__u64 ref = *(const volatile __u64 *)&client->ref;
 
 		if (!ref || (__u32)ref != place->hash || a[0] != b[0] || a[1] != b[1] ||

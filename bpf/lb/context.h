@@ -57,10 +57,13 @@ struct lb_ctx {
 	__u32 rank;	      /* of the fragment's entry that is to be replaced */
 	__u32 checksum_at;    /* as the first fragment has left it */
 	__u32 _reserved2;
+	struct next_hop fresh; /* as the kernel has just told it */
+	__u32 exact;	       /* what service_exact() has said of a packet that is handed over */
+	__u32 _reserved3;
 };
 
-/* Whether this is the program that records: the other one stores nothing for it. */
-const volatile __u32 recording = 0;
+/* Whether this is the program that records: the other one, which says nothing here, stores nothing. */
+static const bool recording;
 
 #define RECORD(lb, field, value)               \
 	do {                                   \
@@ -79,7 +82,18 @@ static __always_inline struct lb_ctx *lb_ctx_of(__u32 slot)
 	return bpf_map_lookup_elem(&contexts, &slot);
 }
 
-/* This CPU's, for a packet that came in. Parser and balance() fill the rest. */
+/* A packet that came in is in front of parser and balance(), which fill the rest. */
+static __always_inline void lb_ctx_fill(struct lb_ctx *lb, __u32 slot, __u32 cpu, __u32 ifindex,
+					__u32 traced)
+{
+	lb->slot = slot;
+	lb->cpu = cpu;
+	lb->rx_ifindex = ifindex;
+	lb->traced = traced;
+	lb->pkt_flags = traced ? PKT_NO_LEARN : 0;
+}
+
+/* This CPU's, for a packet that came in. */
 static __always_inline struct lb_ctx *lb_ctx_begin(struct xdp_md *ctx)
 {
 	__u32 cpu = bpf_get_smp_processor_id(), ifindex = ctx->ingress_ifindex;
@@ -87,13 +101,8 @@ static __always_inline struct lb_ctx *lb_ctx_begin(struct xdp_md *ctx)
 	__u32 slot = cpu * 2 + traced;
 	struct lb_ctx *lb = lb_ctx_of(slot);
 
-	if (lb) {
-		lb->slot = slot;
-		lb->cpu = cpu;
-		lb->rx_ifindex = ifindex;
-		lb->traced = traced;
-		lb->pkt_flags = traced ? PKT_NO_LEARN : 0;
-	}
+	if (lb)
+		lb_ctx_fill(lb, slot, cpu, ifindex, traced);
 	return lb;
 }
 
@@ -127,16 +136,24 @@ static __always_inline bool may_be_learnt(const struct lb_ctx *lb)
 /* Decisions that both a trace and a record tell. */
 static __always_inline void note_service(struct lb_ctx *lb, __u32 service)
 {
-	TRACE_FLAG(lb, TRACE_VIP);
-	TRACE(lb, service, service);
+	struct trace *trace = trace_of(lb);
+
+	if (trace) {
+		trace->flags |= TRACE_VIP;
+		trace->service = service;
+	}
 	RECORD(lb, service, service);
 }
 
 static __always_inline void note_backend(struct lb_ctx *lb, const struct backend *backend)
 {
-	TRACE(lb, handle, backend->handle);
+	struct trace *trace = trace_of(lb);
+
+	if (trace) {
+		trace->handle = backend->handle;
+		trace->outer_daddr = backend->addr;
+	}
 	RECORD(lb, handle, backend->handle);
-	TRACE(lb, outer_daddr, backend->addr);
 }
 
 #endif

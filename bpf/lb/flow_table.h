@@ -9,6 +9,7 @@
 #ifndef TOWPATH_LB_FLOW_TABLE_H
 #define TOWPATH_LB_FLOW_TABLE_H
 
+#include "net/address.h"
 #include "net/hash.h"
 #include "lb/maps.h"
 #include "net/parse.h"
@@ -49,10 +50,10 @@ struct flow_id {
 static __always_inline struct flow_place flow_place(__u64 hash, __u64 jiffies)
 {
 	__u64 keyed = hash_step(hash, flow_seed);
-	__u32 set = keyed & flow_mask;
+	__u32 set = keyed & flow_mask, at = set;
 
 	return (struct flow_place){
-		.tags = bpf_map_lookup_elem(&flow_tags, &set),
+		.tags = bpf_map_lookup_elem(&flow_tags, &at),
 		.set = set,
 		.hash = keyed >> 32,
 		.way = FLOW_NO_WAY,
@@ -61,18 +62,24 @@ static __always_inline struct flow_place flow_place(__u64 hash, __u64 jiffies)
 	};
 }
 
+/* A service's flows are of one family: of an address of IPv4 nothing but the last word counts. */
 static __always_inline bool flow_is(const struct flow *flow, const struct flow_id *id)
 {
-	const __u64 *a = (const __u64 *)&flow->saddr, *b = (const __u64 *)&id->key->saddr;
+	const struct flow_key *key = id->key;
 
-	return a[1] == b[1] && a[0] == b[0] && flow->sport == id->key->sport &&
-	       (flow->service & ~FLOW_STATE) == id->service;
+	if (flow->sport != key->sport || (flow->service & ~FLOW_STATE) != id->service)
+		return false;
+	if (key->family == FAMILY_V4)
+		return flow->saddr.word[3] == key->saddr.word[3];
+	return address_equal(&flow->saddr, &key->saddr);
 }
 
 /* Returns the handle that the flow was given, 0 if it isn't known. Changes nothing. */
 static __always_inline __u32 flow_lookup(struct flow_place *place, const struct flow_id *id)
 {
+	__u32 at = place->set;
 	struct flow_set *set;
+	struct flow *flow;
 	__u64 matches;
 
 	if (!place->tags)
@@ -80,12 +87,13 @@ static __always_inline __u32 flow_lookup(struct flow_place *place, const struct 
 	matches = match_tags(*(volatile __u64 *)place->tags, place->tag);
 	if (!matches)
 		return 0;
-	set = bpf_map_lookup_elem(&flows, &place->set);
+	set = bpf_map_lookup_elem(&flows, &at);
 	if (!set)
 		return 0;
 
-	for (__u32 way = 0; way < FLOW_WAYS; way++, matches >>= 8) {
-		struct flow *flow = &set->way[way];
+	flow = set->way;
+#pragma clang loop unroll(disable)
+	for (__u32 way = 0; way < FLOW_WAYS; way++, flow++, matches >>= 8) {
 		__u64 ref;
 
 		if (!(matches & 0x80))
@@ -163,15 +171,14 @@ static __always_inline bool flow_begins_anew(const struct flow_place *place,
  * `timeout`: its service's, in seconds; 0: as long as all others.
  */
 static __always_inline bool flow_has_ended(const struct flow_place *place, const struct flow_id *id,
-					   __u32 timeout)
+					   const __u32 *timeout)
 {
 	const struct flow *flow = place->flow;
-	__u32 most = flow_idle;
+	__u32 most;
 
 	if (likely(id->key->protocol == IPPROTO_TCP) || !flow)
 		return false;
-	if (timeout)
-		most = jiffies_units(timeout, FLOW_SEEN_SHIFT);
+	most = *timeout ? jiffies_units(*timeout, FLOW_SEEN_SHIFT) : flow_idle;
 	return (__u16)(place->now - flow->seen) > most;
 }
 
@@ -215,9 +222,9 @@ static __always_inline __u32 flow_victim(const struct flow_set *set, __u16 now)
 static __always_inline void flow_learn_as(const struct flow_place *place, const struct flow_id *id,
 					  __u32 handle)
 {
-	struct flow_set *set = bpf_map_lookup_elem(&flows, &place->set);
+	__u32 at = place->set, way;
+	struct flow_set *set = bpf_map_lookup_elem(&flows, &at);
 	struct flow *flow;
-	__u32 way;
 
 	if (!set || !place->tags)
 		return;

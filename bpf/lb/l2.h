@@ -17,14 +17,16 @@
 static __always_inline int relink(struct xdp_md *ctx, const struct packet *pkt,
 				  const struct next_hop *hop)
 {
-	int link = sizeof(struct ethhdr) + (hop->tx_vlan ? sizeof(struct vlan_tag) : 0);
 	bool v4 = pkt->flow.family == FAMILY_V4;
+	__be16 vlan = hop->tx_vlan;
+	__u32 link = link_length(vlan);
 	struct cursor c;
 
-	if (bpf_xdp_adjust_head(ctx, (int)pkt->l3_offset - link))
+	if (pkt->l3_offset != link && bpf_xdp_adjust_head(ctx, (int)pkt->l3_offset - (int)link))
 		return -1;
 	c = cursor_of(ctx);
-	return write_link(&c, hop, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6)) ? 0 : -1;
+	return write_link(&c, hop, vlan, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6), 0) ? 0
+											      : -1;
 }
 
 #endif

@@ -8,11 +8,11 @@
 #include <linux/pkt_cls.h>
 
 #include "health/egress.h"
-#include "lb/affinity.h"
 #include "lb/allow_from.h"
+#include "lb/choose.h"
 #include "lb/counters.h"
-#include "lb/flow_table.h"
 #include "lb/l2.h"
+#include "lb/local.h"
 #include "lb/service.h"
 #include "lb/slow_path.h"
 #include "lb/trace.h"
@@ -21,65 +21,19 @@
 #include "net/encap.h"
 #include "net/fib.h"
 #include "net/parse.h"
+#include "snat/fast.h"
 #include "snat/icmp.h"
 #include "snat/snat.h"
 
-/* For a packet that belongs to no flow that is known. */
-static __always_inline struct backend *new_backend(struct lb_ctx *lb, const struct service *service,
-						   __u32 index)
-{
-	if (likely(!service->affinity))
-		return hash_backend(lb, service, lb->hash >> 32);
-	return backend_of(affinity_backend(lb->slot, index));
-}
-
-/*
- * The flow's backend by the flow table, else by Maglev, which the table then learns. A port
- * that is used again by its client, or a SYN that nobody has answered, is no reason to stay
- * with a backend that takes no new flows. Datagrams have no SYN: what comes after a long pause
- * is a new flow.
- */
-static __always_inline struct backend *
-choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bool *fresh)
-{
-	struct flow_id id = {
-		.key = &lb->pkt.flow,
-		.service = index,
-		.tcp_flags = lb->pkt.tcp_flags,
-	};
-	struct flow_place place;
-	struct backend *backend;
-
-	if (service->flags & SERVICE_NO_FLOW_TABLE) {
-		*fresh = true;
-		return new_backend(lb, service, index);
-	}
-
-	place = flow_place(lb->hash, lb->jiffies);
-	backend = backend_of(flow_lookup(&place, &id));
-	if (likely(backend) && likely(!flow_has_ended(&place, &id, service->flow_timeout)) &&
-	    (likely(!flow_begins_anew(&place, &id)) || takes_flows(backend))) {
-		if (likely(!(lb->pkt_flags & PKT_NO_LEARN)))
-			flow_note(&place, &id);
-		TRACE_FLAG(lb, TRACE_FLOW_HIT);
-		return backend;
-	}
-	*fresh = !(id.tcp_flags & TCP_RST);
-	backend = new_backend(lb, service, index);
-	if (backend && may_be_learnt(lb) && flow_may_learn(lb->cpu, lb->jiffies))
-		flow_learn_as(&place, &id, backend->handle);
-	return backend;
-}
-
 /*
  * Points `outer` at the way to its backend: the one found earlier in this jiffy,
- * or else the kernel's answer, put in `fresh`. `rx_ifindex`: with HOP_L2 if the packet is
+ * or else the kernel's answer, put in lb->fresh. `rx_ifindex`: with HOP_L2 if the packet is
  * to go to that very host. Returns how packets leave by it (enum way_out), or the verdict
  * where there is no way.
  */
 static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx *lb,
 					      struct backend_cpu *stats, struct outer *outer,
-					      struct next_hop *fresh, __u32 rx_ifindex)
+					      __u32 rx_ifindex)
 {
 	int result;
 
@@ -87,11 +41,11 @@ static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx 
 		TRACE_FLAG(lb, TRACE_FIB_CACHED);
 		outer->hop = &stats->hop;
 	} else {
-		next_hop_begin(lb, fresh, rx_ifindex);
-		result = route_ask(ctx, outer->daddr, *outer->family, fresh,
+		next_hop_begin(lb, &lb->fresh, rx_ifindex);
+		result = route_ask(ctx, outer->daddr, *outer->family, &lb->fresh,
 				   tunnel_flow(lb->hash >> 32, lb->pkt.tos));
-		outer->hop = fresh;
-		if (!next_hop_keep(lb, &stats->hop, fresh, result))
+		outer->hop = &lb->fresh;
+		if (!next_hop_keep(lb, &stats->hop, &lb->fresh, result))
 			return route_verdict(result);
 	}
 	return outer->hop->way;
@@ -106,9 +60,7 @@ static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
 		.hash = lb->hash >> 32,
 		.length = outer_length(backend->family),
 	};
-	struct next_hop fresh;
-	__u32 way = backend_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex), tx_ifindex,
-	      verdict;
+	__u32 way = backend_next_hop(ctx, lb, stats, &outer, lb->rx_ifindex), tx_ifindex, verdict;
 
 	TRACE(lb, hop, *outer.hop);
 	if (unlikely(!is_sent(way)))
@@ -118,6 +70,7 @@ static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
 	tunnel_source(&outer);
 	TRACE(lb, outer_saddr, outer.saddr);
 	tx_ifindex = outer.hop->tx_ifindex;
+	outer.vlan = outer.hop->tx_vlan;
 
 	if (unlikely(xdp_encap(ctx, &lb->pkt, &outer)))
 		return VERDICT_DROP_HEADROOM;
@@ -138,7 +91,6 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 slot, __u32 handle)
 	struct outer outer = {};
 	__u32 way, verdict, tx_ifindex;
 	struct backend_cpu *stats;
-	struct next_hop fresh;
 
 	if (!lb || !backend)
 		return VERDICT_DROP_NO_BACKEND;
@@ -147,7 +99,7 @@ __noinline int send_l2(struct xdp_md *ctx, __u32 slot, __u32 handle)
 		return VERDICT_DROP_NO_BACKEND;
 	outer.daddr = &backend->addr;
 	outer.family = &backend->family;
-	way = backend_next_hop(ctx, lb, stats, &outer, &fresh, lb->rx_ifindex | HOP_L2);
+	way = backend_next_hop(ctx, lb, stats, &outer, lb->rx_ifindex | HOP_L2);
 	TRACE(lb, hop, *outer.hop);
 	if (!is_sent(way))
 		return way;
@@ -169,8 +121,12 @@ static __always_inline __u32 forward(struct xdp_md *ctx, struct lb_ctx *lb,
 {
 	struct backend_cpu *stats;
 
-	if (unlikely(service->flags & SERVICE_L2))
-		return send_l2(ctx, lb->slot, backend->handle);
+	if (unlikely(service->flags & (SERVICE_L2 | SERVICE_LOCAL))) {
+		if (service->flags & SERVICE_LOCAL && is_local(backend->handle))
+			return local_pass(lb, backend->handle);
+		if (service->flags & SERVICE_L2)
+			return send_l2(ctx, lb->slot, backend->handle);
+	}
 	stats = backend_stats(lb->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	return stats ? send_tunnel(ctx, lb, backend, stats) : VERDICT_DROP_NO_BACKEND;
 }
@@ -190,6 +146,11 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 	if (!service || !lb || !n)
 		return VERDICT_DROP_NO_BACKEND;
 	n->fresh = 0;
+	if (unlikely(service->flags & SERVICE_LOCAL)) {
+		result = local_follow(ctx, slot, id);
+		if (result != LOCAL_NOT)
+			return result;
+	}
 	/* None: the service is left from an agent that was configured otherwise. */
 	result = nat_choices(lb) ? nat_check(&lb->pkt) : VERDICT_DROP_NAT_PORTS;
 	if (result != PARSE_OK)
@@ -207,6 +168,8 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 		backend = new_backend(lb, service, id);
 		if (!backend)
 			return VERDICT_DROP_NO_BACKEND;
+		if (unlikely(service->flags & SERVICE_LOCAL) && is_local(backend->handle))
+			return local_begin(ctx, slot, id, backend->handle);
 		result = nat_admit(lb, n, backend);
 		TRACE(lb, handle, n->handle);
 		if (!lb->traced)
@@ -258,6 +221,21 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct lb_ctx *
 	return verdict;
 }
 
+/* For one of a service that is translated, which isn't. Returns the verdict. */
+static __noinline __u32 balance_untranslated(struct xdp_md *ctx, struct lb_ctx *lb,
+					     const struct service *service, __u32 id)
+{
+	__u32 verdict = LOCAL_NOT;
+
+	if (lb->pkt_flags & PKT_ICMP_ERROR && service->flags & SERVICE_LOCAL)
+		verdict = local_error(ctx, lb->slot, id);
+	if (verdict == LOCAL_NOT)
+		return slow_path_untranslated(lb);
+	if (!lb->traced)
+		count_service(lb, id, false, verdict);
+	return verdict;
+}
+
 /* For a packet whose destination is a VIP. Returns the verdict. */
 static __always_inline __u32 balance(struct xdp_md *ctx, struct lb_ctx *lb, __u32 id)
 {
@@ -270,9 +248,9 @@ static __always_inline __u32 balance(struct xdp_md *ctx, struct lb_ctx *lb, __u3
 	/* Errors about a flow that is translated have been looked for before. */
 	if (unlikely(lb->pkt_flags & (PKT_ICMP_ERROR | PKT_AUTHENTICATED)) &&
 	    service->flags & SERVICE_SNAT)
-		return slow_path_untranslated(lb);
+		return balance_untranslated(ctx, lb, service, id);
 	set = *(const volatile __u32 *)&service->sources;
-	if (unlikely(set) && !source_allowed(lb->slot, set))
+	if (unlikely(set) && !source_allowed(&lb->pkt.flow, set))
 		verdict = VERDICT_DROP_SOURCE;
 	else
 		verdict = balance_allowed(ctx, lb, service, id, &fresh);
@@ -300,7 +278,7 @@ static __noinline __u32 balance_error(struct xdp_md *ctx, struct lb_ctx *lb)
 }
 
 /* For a packet of the slow path whose flow is of no service: a fragment may be an answer's. */
-static __noinline __u32 unserved(struct xdp_md *ctx, struct lb_ctx *lb)
+static __always_inline __u32 unserved(struct xdp_md *ctx, struct lb_ctx *lb)
 {
 	__u32 verdict = VERDICT_PASS_NO_VIP;
 
@@ -312,32 +290,36 @@ static __noinline __u32 unserved(struct xdp_md *ctx, struct lb_ctx *lb)
 	return slow_path_unserved(lb->slot, nat_may_be_source(&lb->pkt.flow.daddr));
 }
 
-/* What goes back where it came from, by the way that the device allows. */
-static __always_inline int xdp_action_back(const struct lb_ctx *lb)
+/*
+ * For a packet that has a flow. `exact`: the service of its very address and port, 0 if there is
+ * none. Returns the verdict.
+ */
+static __always_inline __u32 handle_flow(struct xdp_md *ctx, struct lb_ctx *lb, __u32 exact)
 {
-	if (likely(!(lb->pkt_flags & (PKT_REDIRECTED | PKT_PASSED))))
-		return XDP_TX;
-	return lb->pkt_flags & PKT_REDIRECTED ? XDP_REDIRECT : XDP_PASS;
+	__u32 id = service_lookup(lb, exact);
+
+	if (id) {
+		note_service(lb, id);
+		return balance(ctx, lb, id);
+	}
+	if (unlikely(lb->pkt_flags & ~PKT_NO_LEARN))
+		return unserved(ctx, lb);
+	return unlikely(nat_may_be(&lb->pkt.flow)) ? nat_reply(ctx, lb->slot) : VERDICT_PASS_NO_VIP;
 }
 
-static __always_inline int xdp_action(const struct lb_ctx *lb, __u32 verdict)
+/* What it comes to is counted, and told. */
+static __always_inline __u32 handled(struct lb_ctx *lb, __u32 verdict)
 {
-	if (verdict == VERDICT_TX)
-		return xdp_action_back(lb);
-	barrier_var(verdict); /* or clang makes one jump of all these, which is longer */
-	if (verdict == VERDICT_REDIRECT)
-		return XDP_REDIRECT;
-	if (verdict <= VERDICT_PASS_QINQ)
-		return XDP_PASS;
-	if (verdict == VERDICT_TX_TOO_BIG || verdict == VERDICT_TX_ECHO)
-		return xdp_action_back(lb);
-	return XDP_DROP;
+	if (likely(!lb->traced))
+		count_verdict(lb->cpu, verdict);
+	else
+		TRACE(lb, verdict, verdict);
+	return verdict;
 }
 
-/* All of a packet's way, once it has a context. Returns the verdict. */
-static __always_inline __u32 handle(struct xdp_md *ctx, struct lb_ctx *lb)
+/* Gives a packet a flow: PARSE_OK, or its verdict. */
+static __always_inline int handle_parse(struct xdp_md *ctx, struct lb_ctx *lb)
 {
-	__u32 verdict, id;
 	int parsed;
 
 	RECORD(lb, service, 0);
@@ -351,33 +333,66 @@ static __always_inline __u32 handle(struct xdp_md *ctx, struct lb_ctx *lb)
 			parsed = balance_error(ctx, lb);
 		parsed = slow_path_parse(ctx, lb->slot, parsed);
 	}
-	if (unlikely(parsed != PARSE_OK)) {
-		verdict = parsed;
-	} else {
-		verdict = VERDICT_PASS_NO_VIP;
-		id = service_lookup(lb);
-		if (id) {
-			note_service(lb, id);
-			verdict = balance(ctx, lb, id);
-		} else if (unlikely(lb->pkt_flags & ~PKT_NO_LEARN)) {
-			verdict = unserved(ctx, lb);
-		} else if (unlikely(nat_may_be(&lb->pkt.flow))) {
-			verdict = nat_reply(ctx, lb->slot);
-		}
-	}
+	return parsed;
+}
 
-	TRACE(lb, verdict, verdict);
-	if (!lb->traced)
-		count_verdict(lb->cpu, verdict);
-	return verdict;
+/* For any packet: its action, or FAST_FLOW once its context, by this slot, has a flow. */
+static __noinline int general_parse(struct xdp_md *ctx, __u32 *slot)
+{
+	struct lb_ctx *lb = lb_ctx_begin(ctx);
+	int parsed;
+
+	if (!lb)
+		return XDP_PASS;
+	parsed = handle_parse(ctx, lb);
+	if (unlikely(parsed != PARSE_OK))
+		return xdp_action(lb, handled(lb, parsed));
+	lb->exact = service_exact(&lb->pkt.flow);
+	*slot = lb->slot;
+	return FAST_FLOW;
+}
+
+/*
+ * What the context of a packet is to have that the fast way has left alone; returns the service of its
+ * very address and port. The frame is read once more: to keep what has been read would cost those
+ * that stay on the fast way.
+ */
+static __always_inline __u32 general_take(struct xdp_md *ctx, struct lb_ctx *lb, __u32 slot,
+					  __u32 flow)
+{
+	lb_ctx_fill(lb, slot, slot / 2, ctx->ingress_ifindex, 0);
+	if (flow & FLOW_PLAIN_V4)
+		take_plain(cursor_of(ctx), &lb->pkt, true);
+	else
+		take_plain(cursor_of(ctx), &lb->pkt, false);
+	barrier();
+	return flow / FLOW_SERVICE;
+}
+
+/* For a packet that has a flow: its action. */
+__noinline int general_flow(struct xdp_md *ctx, __u32 slot, __u32 flow)
+{
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	__u32 exact;
+
+	if (!lb)
+		return XDP_PASS;
+	exact = flow == FLOW_PARSED ? lb->exact : general_take(ctx, lb, slot, flow);
+	return xdp_action(lb, handled(lb, handle_flow(ctx, lb, exact)));
 }
 
 SEC("xdp")
 int towpath_lb(struct xdp_md *ctx)
 {
-	struct lb_ctx *lb = lb_ctx_begin(ctx);
+	int action = fast_way(ctx);
+	__u32 slot;
 
-	return lb ? xdp_action(lb, handle(ctx, lb)) : XDP_PASS;
+	if (likely(action >= 0))
+		return action;
+	slot = bpf_get_smp_processor_id() * 2; /* of packets that are not traced */
+	if (action == FAST_UNPARSED)
+		action = general_parse(ctx, &slot);
+	return action >= 0 ? action : general_flow(ctx, slot, FAST_FLOW - action);
 }
 
 /*
@@ -395,6 +410,8 @@ int towpath_handoff(struct __sk_buff *skb)
 	if ((void *)(mark + 1) > (void *)(long)skb->data)
 		return TC_ACT_UNSPEC;
 	if (mark->cookie != trace_cookie || !trace_cookie)
+		return TC_ACT_UNSPEC;
+	if (mark->family == PUNT_LOCAL)
 		return TC_ACT_UNSPEC;
 	if (mark->family == PUNT_FRAME)
 		return bpf_redirect(mark->ifindex, 0);

@@ -4,6 +4,7 @@
 #define TOWPATH_LB_LOOKUP_H
 
 #include "net/hash.h"
+#include "net/parse.h"
 #include "lb/maps.h"
 
 /* The lengths of prefixes that have ports. */
@@ -15,10 +16,16 @@ static __always_inline __u64 vip_lengths_with_ports(bool v4)
 	return lengths ? *(volatile __u64 *)&lengths->ports[v4 ? VIP_V4 : VIP_V6] : 0;
 }
 
-/* Of a VIP, for its place in the index: the last words of key in one step. */
+/* Port, protocol and family in one step. */
+static __always_inline __u32 vip_tail(const struct vip_key *key)
+{
+	return *(const wide32 *)&key->port;
+}
+
+/* Of a VIP, for its place in the index. */
 static __always_inline __u64 hash_vip(const struct vip_key *key)
 {
-	__u64 tail = *(const __u32 *)&key->port;
+	__u64 tail = vip_tail(key);
 	__u64 state = hash_step(0, key->addr.word[3] | tail << 32);
 
 	if ((key->family & ~VIP_PREFIX) == FAMILY_V6)
@@ -28,14 +35,13 @@ static __always_inline __u64 hash_vip(const struct vip_key *key)
 	return state;
 }
 
-static __always_inline bool vip_equal(const struct vip_key *a, const struct vip_key *b)
+static __always_inline bool vip_equal(const struct vip_key *a, const struct vip_key *key)
 {
-	if (a->addr.word[3] != b->addr.word[3] ||
-	    *(const __u32 *)&a->port != *(const __u32 *)&b->port)
+	if (vip_tail(a) != vip_tail(key) || a->addr.word[3] != key->addr.word[3])
 		return false;
-	return a->family == FAMILY_V4 ||
-	       (a->addr.word[0] == b->addr.word[0] && a->addr.word[1] == b->addr.word[1] &&
-		a->addr.word[2] == b->addr.word[2]);
+	return key->family == FAMILY_V4 ||
+	       (a->addr.word[0] == key->addr.word[0] && a->addr.word[1] == key->addr.word[1] &&
+		a->addr.word[2] == key->addr.word[2]);
 }
 
 /* Returns what the slot of a key holds, 0 if there is none. */
@@ -47,10 +53,12 @@ static __always_inline __u32 vip_find(const struct vip_key *key)
 		__u32 at = (first + i) & vip_mask;
 		struct vip_slot *slot = bpf_map_lookup_elem(&vips, &at);
 
-		if (!slot || slot->key.family == FAMILY_NONE)
+		if (!slot)
 			return 0;
 		if (vip_equal(&slot->key, key) && slot->service)
 			return slot->service;
+		if (slot->key.family == FAMILY_NONE)
+			return 0;
 	}
 	return 0;
 }
@@ -125,9 +133,12 @@ static __always_inline __u32 maglev_lookup(struct maglev_table table, __u32 slot
 static __always_inline struct backend *backend_of(__u32 handle)
 {
 	__u32 index = handle & ((1 << HANDLE_INDEX_BITS) - 1);
-	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+	struct backend *backend;
 
-	return handle && backend && backend->handle == handle ? backend : NULL;
+	if (!handle)
+		return NULL;
+	backend = bpf_map_lookup_elem(&backends, &index);
+	return backend && backend->handle == handle ? backend : NULL;
 }
 
 /* Whether new flows go there: it is then in the service's table, or about to be. */

@@ -41,7 +41,8 @@ ARRAY_MAP(port_pages, struct port_page);
 ARRAY_MAP(services, struct service);
 ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
-ARRAY_MAP(flow_tags, __u64); /* a byte for each way of a set */
+ARRAY_MAP(local_backends, __u64); /* handles, by the index of a backend */
+ARRAY_MAP(flow_tags, __u64);	  /* a byte for each way of a set */
 ARRAY_MAP(flows, struct flow_set);
 ARRAY_MAP(fragments, struct fragment_set);
 ARRAY_MAP(clients, struct client_set);
@@ -142,7 +143,8 @@ static __always_inline void count_verdict(__u32 cpu, __u32 verdict)
 			(sizeof(stats->packets) / sizeof(stats->packets[0]) - 1)) == 0,
 		       "a mask keeps the index in bounds");
 	/* Before 6.3 the verifier forgets a number's range on its way through the stack. */
-	barrier_var(verdict);
+	if (!__builtin_constant_p(verdict))
+		barrier_var(verdict);
 	if (stats)
 		stats->packets[verdict & mask]++;
 }

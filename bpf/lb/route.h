@@ -4,6 +4,7 @@
 #define TOWPATH_LB_ROUTE_H
 
 #include "lb/maps.h"
+#include "lb/tunnel.h"
 #include "net/fib.h"
 
 /* What is to be masked of questions about packets of a family. NULL: there is no telling. */
@@ -96,8 +97,10 @@ static __noinline int route_ask(struct xdp_md *ctx, const struct address *to, __
 	found = fib_found(result);
 	if (found && l2 && !fib_on_link(&fib, to, family))
 		result = FIB_NOT_ON_LINK;
-	if (found && !l2)
+	if (found && !l2) {
 		result = fib_take_source(hop, &fib, family == FAMILY_V4, result);
+		hop->vary = tunnel_varies(family);
+	}
 	fib_take_hop(&egress_devices, hop, &fib, ingress, result);
 	hop->rx_ifindex &= ~mask;
 	return result;

@@ -67,20 +67,24 @@ __noinline int vip_known(__u32 slot)
 	return 0;
 }
 
-/* Returns the index of the service, 0 if the destination is no VIP. */
-static __always_inline __u32 service_lookup(struct lb_ctx *lb)
+/* Returns the index of the service of that very address and port, 0 if there is none. */
+static __always_inline __u32 service_exact(const struct flow_key *flow)
 {
-	const struct flow_key *flow = &lb->pkt.flow;
 	struct vip_key key = {
 		.addr = flow->daddr,
 		.port = flow->dport,
 		.protocol = flow->protocol,
 		.family = flow->family,
 	};
-	__u32 service = vip_find(&key);
 
-	if (likely(service) || likely(!vip_lengths_with_ports(flow->family == FAMILY_V4)))
-		return service;
+	return vip_find(&key);
+}
+
+/* The same by its address or a prefix. `exact`: what service_exact() has said. */
+static __always_inline __u32 service_lookup(struct lb_ctx *lb, __u32 exact)
+{
+	if (likely(exact) || likely(!vip_lengths_with_ports(lb->pkt.flow.family == FAMILY_V4)))
+		return exact;
 	return vip_prefix_lookup(lb);
 }
 
@@ -92,12 +96,15 @@ static __always_inline struct backend *hash_backend(struct lb_ctx *lb,
 	__u32 slot = hash_scale(hash, table.size);
 	struct backend *backend = backend_of(maglev_lookup(table, slot));
 
-	TRACE(lb, hash, hash);
-	TRACE(lb, slot, slot);
-	TRACE(lb, table_base, table.base);
-	TRACE(lb, table_size, table.size);
-	if (backend)
-		TRACE_FLAG(lb, TRACE_MAGLEV);
+	struct trace *trace = trace_of(lb);
+
+	if (trace) {
+		trace->hash = hash;
+		trace->slot = slot;
+		trace->table_base = table.base;
+		trace->table_size = table.size;
+		trace->flags |= backend ? TRACE_MAGLEV : 0;
+	}
 	return backend;
 }
 

@@ -113,6 +113,28 @@ static __always_inline __u32 transmit_back(struct xdp_md *ctx, const struct lb_c
 								    : VERDICT_DROP_HEADROOM;
 }
 
+/* What goes back where it came from, by the way that the device allows. */
+static __always_inline int xdp_action_back(const struct lb_ctx *lb)
+{
+	if (likely(!(lb->pkt_flags & (PKT_REDIRECTED | PKT_PASSED))))
+		return XDP_TX;
+	return lb->pkt_flags & PKT_REDIRECTED ? XDP_REDIRECT : XDP_PASS;
+}
+
+static __always_inline int xdp_action(const struct lb_ctx *lb, __u32 verdict)
+{
+	if (verdict == VERDICT_TX)
+		return xdp_action_back(lb);
+	barrier_var(verdict); /* or clang makes one jump of all these, which is longer */
+	if (verdict == VERDICT_REDIRECT)
+		return XDP_REDIRECT;
+	if (verdict <= VERDICT_LOCAL)
+		return XDP_PASS;
+	if (verdict == VERDICT_TX_TOO_BIG || verdict == VERDICT_TX_ECHO)
+		return xdp_action_back(lb);
+	return XDP_DROP;
+}
+
 /* Counts a packet that was sent to a backend. */
 static __always_inline void count_sent(const struct lb_ctx *lb, struct backend_cpu *stats)
 {

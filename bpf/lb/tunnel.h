@@ -6,19 +6,27 @@
 #include "lb/maps.h"
 #include "net/encap.h"
 
+/* How many low bits of an address the flow's hash fills: a mask of them has no others. */
+static __always_inline __u8 tunnel_varies(__u8 family)
+{
+	__u32 zero = 0;
+	const struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+
+	if (!set)
+		return 0;
+	return __builtin_popcount(family == FAMILY_V4 ? set->vary4 : set->vary6);
+}
+
 /*
  * The next hop's, and the host bits of a prefix from the flow's hash, for the backend's RSS: the
  * last from the low ones, since the high ones chose the slot and with it the backend.
  */
 static __always_inline void tunnel_source(struct outer *outer)
 {
-	__u32 zero = 0;
-	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
+	const struct next_hop *hop = outer->hop;
 
-	outer->saddr = outer->hop->saddr;
-	if (set)
-		outer->saddr.word[3] |= bpf_htonl(outer->hash) &
-					(*outer->family == FAMILY_V4 ? set->vary4 : set->vary6);
+	outer->saddr = hop->saddr;
+	outer->saddr.word[3] |= bpf_htonl(outer->hash & ((1ULL << hop->vary) - 1));
 }
 
 #endif

@@ -10,10 +10,11 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi/base.h"
+#include "net/wide.h"
 
 static __always_inline bool address_equal(const struct address *a, const struct address *b)
 {
-	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+	const wide64 *x = (const wide64 *)a, *y = (const wide64 *)b;
 
 	return x[1] == y[1] && x[0] == y[0];
 }

@@ -9,6 +9,7 @@
 #define TOWPATH_NET_CHECKSUM_H
 
 #include "abi/base.h"
+#include "net/parse.h"
 
 static __always_inline __u64 difference32(__u32 from, __u32 to)
 {
@@ -35,16 +36,30 @@ static __always_inline __u64 replace_address(struct address *at, const struct ad
 	return difference;
 }
 
-/* The checksum after the change. */
-static __always_inline __u16 checksum_after(__u16 check, __u64 difference)
+/*
+ * Of a sum of words, of up to 32 bits and fewer than 2^16 of them. The first step leaves 2^32 - 1
+ * at most, or a carry and less than 2^16 below it; so the last one leaves no carry.
+ */
+static __always_inline __u16 checksum_of(__u64 sum)
 {
-	__u64 sum = difference + (__u16)~check;
-
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
 	return ~sum;
+}
+
+/* Of an IPv4 header without options, whose own checksum is 0. */
+static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
+{
+	const wide32 *word = (const wide32 *)ip;
+
+	return checksum_of((__u64)word[0] + word[1] + word[2] + word[3] + word[4]);
+}
+
+/* The checksum after the change. */
+static __always_inline __u16 checksum_after(__u16 check, __u64 difference)
+{
+	return checksum_of(difference + (__u16)~check);
 }
 
 /* The same for UDP: 0 says that there is none, and 0xffff is the same number as 0. */

@@ -9,6 +9,7 @@
 #define TOWPATH_NET_ENCAP_H
 
 #include "abi/net.h"
+#include "net/checksum.h"
 #include "net/parse.h"
 
 enum encap_limits {
@@ -19,7 +20,8 @@ enum encap_limits {
 /*
  * What the outer header says, decided before the packet is touched. The family is read where it
  * lies, in a map: there it is any number to the verifier, which goes through all that follows
- * once for each family if it is told which one has been seen.
+ * once for each family if it is told which one has been seen. Where only one can be it is a
+ * constant, and the compiler leaves the other out.
  */
 struct outer {
 	const struct address *daddr;
@@ -28,24 +30,12 @@ struct outer {
 	struct address saddr;
 	__u32 length; /* of the header: 20 or 40 */
 	__u32 hash;
+	__be16 vlan; /* tag in front of it, 0 = none */
 };
 
 static __always_inline __u32 outer_length(__u8 family)
 {
 	return family == FAMILY_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
-}
-
-static __always_inline __u16 ipv4_checksum(const struct iphdr *ip)
-{
-	const __u16 *half = (const __u16 *)ip;
-	__u32 sum = 0;
-
-#pragma unroll
-	for (int i = 0; i < (int)(sizeof(*ip) / 2); i++)
-		sum += half[i];
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
 }
 
 /*
@@ -68,90 +58,110 @@ static __always_inline __be16 outer_id(const struct packet *pkt)
 static __always_inline void write_ipv4(struct iphdr *ip, const struct packet *pkt,
 				       const struct outer *outer)
 {
-	bool may_fragment =
-		pkt->flow.family == FAMILY_V4 && !(pkt->fragment & bpf_htons(IPV4_DONT_FRAGMENT));
+	__u32 length = bpf_htons(pkt->l3_length + sizeof(*ip));
+	__be32 saddr = outer->saddr.word[3], daddr = outer->daddr->word[3];
+	__u32 second = (__u32)bpf_htons(IPV4_DONT_FRAGMENT) << 16;
+	__u32 first = 0x45 | pkt->tos << 8 | length << 16;
+	__u32 third = OUTER_TTL | IPPROTO_IPIP << 8;
+	wide32 *word = (wide32 *)ip;
 
-	ip->version = 4;
-	ip->ihl = sizeof(*ip) / 4;
-	ip->tos = pkt->tos;
-	ip->tot_len = bpf_htons(pkt->l3_length + sizeof(*ip));
-	ip->id = may_fragment ? outer_id(pkt) : 0;
-	ip->frag_off = may_fragment ? 0 : bpf_htons(IPV4_DONT_FRAGMENT);
-	ip->ttl = OUTER_TTL;
-	ip->protocol = IPPROTO_IPIP;
-	ip->check = 0;
-	ip->saddr = outer->saddr.word[3];
-	ip->daddr = outer->daddr->word[3];
-	ip->check = ipv4_checksum(ip);
+	if (pkt->flow.family == FAMILY_V4 && !(pkt->fragment & bpf_htons(IPV4_DONT_FRAGMENT)))
+		second = outer_id(pkt);
+	word[0] = first;
+	word[1] = second;
+	word[2] = third | (__u32)checksum_of((__u64)first + second + third + saddr + daddr) << 16;
+	word[3] = saddr;
+	word[4] = daddr;
+}
+
+static __always_inline void write_address(void *to, const struct address *from)
+{
+	((wide64 *)to)[0] = ((const wide64 *)from)[0];
+	((wide64 *)to)[1] = ((const wide64 *)from)[1];
 }
 
 /* RFC 6438: the flow label carries the flow's hash to the fabric's ECMP. */
 static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
 				       const struct outer *outer)
 {
-	__u32 label = outer->hash & 0xfffff;
+	__u32 label = outer->hash & 0xfffff, length = pkt->l3_length;
 
+	/* Or the compiler keeps the length as it lay in the packet, beside the one in host order. */
+	barrier_var(length);
 	*(__be32 *)ip = bpf_htonl(6U << 28 | (__u32)pkt->tos << 20 | label);
-	ip->payload_len = bpf_htons(pkt->l3_length);
+	ip->payload_len = bpf_htons(length);
 	ip->nexthdr = pkt->flow.family == FAMILY_V4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	ip->hop_limit = OUTER_TTL;
-	__builtin_memcpy(&ip->saddr, &outer->saddr, 16);
-	__builtin_memcpy(&ip->daddr, outer->daddr, 16);
+	write_address(&ip->saddr, &outer->saddr);
+	write_address(&ip->daddr, outer->daddr);
 }
 
+/* Both addresses at once: they lie in a next hop as they lie in a frame. */
 static __always_inline void write_ethernet(struct ethhdr *eth, const struct next_hop *hop,
 					   __be16 proto)
 {
-	__builtin_memcpy(eth->h_dest, hop->dmac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, hop->smac, ETH_ALEN);
-	eth->h_proto = proto;
+	const wide32 *from = (const wide32 *)hop->dmac;
+	wide32 *to = (wide32 *)eth;
+
+	to[0] = from[0];
+	to[1] = from[1];
+	to[2] = from[2];
+	*(wide16 *)(to + 3) = proto;
 }
 
-/* Returns where the outer IP header goes, behind the link layer that it writes. */
-static __always_inline void *write_link(struct cursor *c, const struct next_hop *hop, __be16 proto)
+static __always_inline __u32 link_length(__be16 vlan)
 {
-	struct ethhdr *eth = cursor_take(c, struct ethhdr);
+	return sizeof(struct ethhdr) + (vlan ? sizeof(struct vlan_tag) : 0);
+}
+
+/*
+ * Writes the link layer of a next hop, with its tag if it has one, and moves the cursor behind it.
+ * False: there are not so many bytes there.
+ */
+static __always_inline bool write_link(struct cursor *c, const struct next_hop *hop, __be16 vlan,
+				       __be16 proto, __u32 behind)
+{
+	struct ethhdr *eth = c->pos;
 	struct vlan_tag *tag;
 
-	if (!eth)
-		return NULL;
-	if (likely(!hop->tx_vlan)) {
+	if (likely(!vlan)) {
+		if ((void *)(eth + 1) + behind > c->end)
+			return false;
 		write_ethernet(eth, hop, proto);
-		return c->pos;
+		c->pos = eth + 1;
+		return true;
 	}
-	tag = cursor_take(c, struct vlan_tag);
-	if (!tag)
-		return NULL;
+	tag = (void *)(eth + 1);
+	if ((void *)(tag + 1) + behind > c->end)
+		return false;
 	write_ethernet(eth, hop, bpf_htons(ETH_P_8021Q));
-	tag->tci = hop->tx_vlan;
+	tag->tci = vlan;
 	tag->ethertype = proto;
-	return c->pos;
+	c->pos = tag + 1;
+	return true;
 }
 
 /* Returns 0, or -1 if the driver left no room; the packet is then as it was. */
 static __always_inline int xdp_encap(struct xdp_md *ctx, const struct packet *pkt,
 				     const struct outer *outer)
 {
-	const struct next_hop *hop = outer->hop;
-	__u32 link = sizeof(struct ethhdr) + (hop->tx_vlan ? sizeof(struct vlan_tag) : 0);
+	__u32 link = link_length(outer->vlan);
 	bool v4 = *outer->family == FAMILY_V4;
 	struct cursor c;
-	void *ip;
 
 	if (bpf_xdp_adjust_head(ctx, (int)pkt->l3_offset - (int)(link + outer->length)))
 		return -1;
 	c = cursor_of(ctx);
-	ip = write_link(&c, hop, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6));
-	if (!ip)
-		return -1;
 	if (v4) {
-		if (ip + sizeof(struct iphdr) > c.end)
+		if (!write_link(&c, outer->hop, outer->vlan, bpf_htons(ETH_P_IP),
+				sizeof(struct iphdr)))
 			return -1;
-		write_ipv4(ip, pkt, outer);
+		write_ipv4(c.pos, pkt, outer);
 	} else {
-		if (ip + sizeof(struct ipv6hdr) > c.end)
+		if (!write_link(&c, outer->hop, outer->vlan, bpf_htons(ETH_P_IPV6),
+				sizeof(struct ipv6hdr)))
 			return -1;
-		write_ipv6(ip, pkt, outer);
+		write_ipv6(c.pos, pkt, outer);
 	}
 	return 0;
 }

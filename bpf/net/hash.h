@@ -11,6 +11,7 @@
 #define TOWPATH_NET_HASH_H
 
 #include "abi/base.h"
+#include "net/wide.h"
 
 /* The multiplier of Pelle Evensen's rrmxmx, a mixer that passes PractRand. */
 static const __u64 HASH_MULTIPLIER = 0x9fb21c651e98df25ULL;
@@ -23,7 +24,7 @@ static __always_inline __u64 hash_step(__u64 state, __u64 word)
 
 static __always_inline __u64 hash_address(__u64 state, const struct address *addr)
 {
-	const __u64 *half = (const __u64 *)addr;
+	const wide64 *half = (const wide64 *)addr;
 
 	return hash_step(hash_step(state, half[0]), half[1]);
 }
@@ -41,7 +42,7 @@ static __always_inline __u64 hash_flow(const struct flow_key *flow, __u64 seed)
 		state = hash_step(seed, flow->saddr.word[3] | (__u64)flow->daddr.word[3] << 32);
 	else
 		state = hash_address(hash_address(seed, &flow->saddr), &flow->daddr);
-	state = hash_step(state, *(const __u64 *)&flow->sport);
+	state = hash_step(state, *(const wide64 *)&flow->sport);
 	return hash_step(state, 0);
 }
 

@@ -20,6 +20,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi/base.h"
+#include "net/wide.h"
 
 #define barrier() asm volatile("" ::: "memory")
 /* bpf_helpers.h has these since libbpf 1.7. */
@@ -90,9 +91,9 @@ struct packet {
 	struct flow_key flow;
 	__u32 l3_offset; /* 14, or 18 behind a tag */
 	__u32 l3_length; /* as the IP header says, so without any padding */
-	__be16 vlan;	 /* tag control word, 0 = untagged */
-	__be16 fragment; /* IPv4: flags as they came */
 	__be16 id;	 /* IPv4 */
+	__be16 fragment; /* IPv4: flags as they came */
+	__be16 vlan;	 /* tag control word, 0 = untagged */
 	__u8 tos;	 /* DSCP and ECN */
 	__u8 ttl;	 /* or hop limit */
 	__u8 tcp_flags;	 /* the low 8: enum tcp_flag; 0 of other protocols */
@@ -114,6 +115,12 @@ enum tcp_flag {
 static __always_inline bool tcp_begins(__u8 flags)
 {
 	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
+/* Whether it is one of a connection that there is, and neither begins nor ends it. */
+static __always_inline bool tcp_goes_on(__u8 flags)
+{
+	return (flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_ACK;
 }
 
 /* Of the frame that a program is given, by XDP or tc. */
@@ -177,6 +184,12 @@ static __always_inline bool is_tag(__be16 ethertype)
 	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
 }
 
+/* In one load: the header says that it is packed, and the compiler takes its fields by bytes. */
+static __always_inline __be16 ethertype_of(const struct ethhdr *eth)
+{
+	return *(const wide16 *)((const void *)eth + 2 * ETH_ALEN);
+}
+
 /* Returns the EtherType behind at most one 802.1Q tag, 0 when truncated. */
 static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
 {
@@ -186,8 +199,8 @@ static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
 	*vlan = 0;
 	if (!eth)
 		return 0;
-	if (likely(eth->h_proto != bpf_htons(ETH_P_8021Q)))
-		return eth->h_proto;
+	if (likely(ethertype_of(eth) != bpf_htons(ETH_P_8021Q)))
+		return ethertype_of(eth);
 
 	tag = cursor_take(c, struct vlan_tag);
 	if (!tag)
@@ -196,15 +209,20 @@ static __always_inline __be16 parse_ethernet(struct cursor *c, __be16 *vlan)
 	return tag->ethertype;
 }
 
+/* Takes the ports, and of TCP the flags, from a header that is there. */
+static __always_inline void take_ports(const void *header, bool tcp, struct packet *pkt)
+{
+	*(wide32 *)&pkt->flow.sport = *(const wide32 *)header;
+	pkt->tcp_flags = tcp ? ((const __u8 *)header)[TCP_FLAGS_AT] : 0;
+}
+
 static __always_inline int parse_tcp(struct cursor *c, __u32 left, struct packet *pkt)
 {
 	struct tcphdr *tcp = cursor_take(c, struct tcphdr);
 
 	if (!tcp || left < sizeof(*tcp))
 		return PARSE_MALFORMED;
-	pkt->flow.sport = tcp->source;
-	pkt->flow.dport = tcp->dest;
-	pkt->tcp_flags = ((__u8 *)tcp)[TCP_FLAGS_AT];
+	take_ports(tcp, true, pkt);
 	return PARSE_OK;
 }
 
@@ -220,9 +238,7 @@ static __always_inline int parse_ports(struct cursor *c, __u32 left, struct pack
 	udp = cursor_take(c, struct udphdr);
 	if (!udp || left < sizeof(*udp))
 		return PARSE_MALFORMED;
-	pkt->flow.sport = udp->source;
-	pkt->flow.dport = udp->dest;
-	pkt->tcp_flags = 0;
+	take_ports(udp, false, pkt);
 	return PARSE_OK;
 }
 
@@ -240,6 +256,21 @@ static __always_inline bool outruns(__u32 length, __s64 left, __s64 behind)
 	return length - left > behind;
 }
 
+/* Takes from an IPv4 header that is there all but lengths and ports. */
+static __always_inline void take_ipv4(const struct iphdr *ip, struct packet *pkt)
+{
+	pkt->tos = ip->tos;
+	pkt->ttl = ip->ttl;
+	pkt->id = ip->id;
+	pkt->fragment = ip->frag_off;
+	pkt->flow = (struct flow_key){
+		.saddr.word[3] = ip->saddr,
+		.daddr.word[3] = ip->daddr,
+		.protocol = ip->protocol,
+		.family = FAMILY_V4,
+	};
+}
+
 /* `behind`: bytes of the frame behind its first fragment. */
 static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt, __s64 behind)
 {
@@ -254,17 +285,8 @@ static __always_inline int parse_ipv4(struct cursor *c, struct packet *pkt, __s6
 	if (pkt->l3_length < header || outruns(pkt->l3_length, left, behind))
 		return PARSE_MALFORMED;
 
-	pkt->tos = ip->tos;
-	pkt->ttl = ip->ttl;
 	pkt->l4_offset = header;
-	pkt->id = ip->id;
-	pkt->fragment = ip->frag_off;
-	pkt->flow = (struct flow_key){
-		.saddr.word[3] = ip->saddr,
-		.daddr.word[3] = ip->daddr,
-		.protocol = ip->protocol,
-		.family = FAMILY_V4,
-	};
+	take_ipv4(ip, pkt);
 	if (unlikely(ip->frag_off & bpf_htons(IPV4_FRAGMENT)))
 		return PARSE_FRAGMENT;
 
@@ -312,6 +334,25 @@ static __always_inline int parse_ipv6_extensions(struct cursor *c, __u8 nexthdr,
 	return PARSE_PROTOCOL;
 }
 
+static __always_inline void take_address(struct address *to, const void *from)
+{
+	((wide64 *)to)[0] = ((const wide64 *)from)[0];
+	((wide64 *)to)[1] = ((const wide64 *)from)[1];
+}
+
+/* As take_ipv4(). */
+static __always_inline void take_ipv6(const struct ipv6hdr *ip, struct packet *pkt)
+{
+	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+	pkt->ttl = ip->hop_limit;
+	pkt->id = pkt->fragment = 0;
+	take_address(&pkt->flow.saddr, &ip->saddr);
+	take_address(&pkt->flow.daddr, &ip->daddr);
+	pkt->flow.family = FAMILY_V6;
+	pkt->flow.protocol = ip->nexthdr;
+	pkt->flow._reserved = 0;
+}
+
 static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt, __s64 behind)
 {
 	__s64 left = cursor_left(c);
@@ -326,15 +367,7 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt, __s6
 	if (outruns(pkt->l3_length, left, behind))
 		return PARSE_MALFORMED;
 
-	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
-	pkt->ttl = ip->hop_limit;
-	pkt->id = pkt->fragment = 0;
-	__builtin_memcpy(&pkt->flow.saddr, &ip->saddr, 16);
-	__builtin_memcpy(&pkt->flow.daddr, &ip->daddr, 16);
-	pkt->flow.family = FAMILY_V6;
-	pkt->flow.protocol = ip->nexthdr;
-	pkt->flow._reserved = 0;
-
+	take_ipv6(ip, pkt);
 	if (unlikely(ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP)) {
 		result = parse_ipv6_extensions(c, ip->nexthdr, &pkt->flow.protocol);
 		if (result != PARSE_OK)
@@ -345,6 +378,78 @@ static __always_inline int parse_ipv6(struct cursor *c, struct packet *pkt, __s6
 		return PARSE_MALFORMED;
 	pkt->l4_offset = after;
 	return parse_ports(c, pkt->l3_length - after, pkt);
+}
+
+/* The headers that nearly all frames have, and no others. `v4` is a constant. */
+static __always_inline __u32 plain_ip(const bool v4)
+{
+	return v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+}
+
+static __always_inline __u32 plain_headers(const bool v4)
+{
+	return sizeof(struct ethhdr) + plain_ip(v4) + sizeof(struct tcphdr);
+}
+
+/* Takes all but ports from such headers, which are there. */
+static __always_inline void take_plain_ip(void *frame, struct packet *pkt, const bool v4)
+{
+	void *ip = frame + sizeof(struct ethhdr);
+	__be16 length = v4 ? ((struct iphdr *)ip)->tot_len : ((struct ipv6hdr *)ip)->payload_len;
+
+	if (v4)
+		take_ipv4(ip, pkt);
+	else
+		take_ipv6(ip, pkt);
+	pkt->l3_length = bpf_ntohs(length) + (v4 ? 0 : plain_ip(v4));
+	pkt->l3_offset = sizeof(struct ethhdr);
+	pkt->l4_offset = plain_ip(v4);
+	pkt->vlan = 0;
+}
+
+/*
+ * The same of a frame as nearly all are: untagged, whole, of TCP or UDP, without options, extension
+ * headers or fragments. False: it is another one, or shorter than a TCP header can be; parse_frame()
+ * knows what to call it.
+ */
+static __always_inline bool parse_plain(struct cursor c, struct packet *pkt, const bool v4)
+{
+	void *ip = c.pos + sizeof(struct ethhdr);
+	__u64 length;
+
+	if (c.pos + plain_headers(v4) > c.end)
+		return false;
+	if (v4 ? *(__u8 *)ip != 0x45 : *(__u8 *)ip >> 4 != 6)
+		return false;
+	take_plain_ip(c.pos, pkt, v4);
+	if (v4 && unlikely(pkt->fragment & bpf_htons(IPV4_FRAGMENT)))
+		return false;
+	length = pkt->l3_length;
+	barrier_var(length); /* of 32 bits 5.10 would not know that they are above 0 */
+	length &= 0x1ffff;
+	if (length < plain_headers(v4) - sizeof(struct ethhdr) || ip + length > c.end)
+		return false;
+	if (likely(pkt->flow.protocol == IPPROTO_TCP))
+		take_ports(ip + plain_ip(v4), true, pkt);
+	else if (pkt->flow.protocol == IPPROTO_UDP)
+		take_ports(ip + plain_ip(v4), false, pkt);
+	else
+		return false;
+	return true;
+}
+
+/*
+ * Takes the same once more, of a frame that parse_plain() has looked at. False: it is no longer
+ * there, which only the verifier believes.
+ */
+static __always_inline bool take_plain(struct cursor c, struct packet *pkt, const bool v4)
+{
+	if (c.pos + plain_headers(v4) > c.end)
+		return false;
+	take_plain_ip(c.pos, pkt, v4);
+	take_ports(c.pos + sizeof(struct ethhdr) + plain_ip(v4),
+		   likely(pkt->flow.protocol == IPPROTO_TCP), pkt);
+	return true;
 }
 
 /*

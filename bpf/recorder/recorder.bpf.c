@@ -8,9 +8,23 @@
  * none to call, is the load balancer and writes for all of them. If the chain is cut, which it
  * is when the process that made it dies, the first is the last: packets go on as ever.
  */
+#include <stdbool.h>
+
+static const bool recording = true;
+
 #include "lb/lb.bpf.c"
 
 #include "recorder/record.h"
+
+/* All of a packet's way, once it has a context. Returns the verdict. */
+static __always_inline __u32 handle(struct xdp_md *ctx, struct lb_ctx *lb)
+{
+	int parsed = handle_parse(ctx, lb);
+
+	if (unlikely(parsed != PARSE_OK))
+		return handled(lb, parsed);
+	return handled(lb, handle_flow(ctx, lb, service_exact(&lb->pkt.flow)));
+}
 
 SEC("xdp")
 int towpath_recorder(struct xdp_md *ctx)

@@ -161,7 +161,9 @@ static __always_inline bool nat_take_candidate(struct lb_ctx *lb, struct nat *n,
 	if (!backend)
 		return false;
 	n->search.tries = i;
-	nat_candidate(lb, n, i ? nat_next(lb, n) : n->search.first);
+	/* Whoever has looked for the flow has left the first one there, unless more were looked at. */
+	if (i || n->search.number != n->search.first)
+		nat_candidate(lb, n, i ? nat_next(lb, n) : n->search.first);
 	reply = nat_reply_hash(n->search.key, &backend->addr, n->backend_port, lb->pkt.flow.family);
 	n->search.reply = reply;
 	n->search.reply_tag = nat_tag(reply);

@@ -63,7 +63,7 @@ static __always_inline bool nat_allowed_source(const struct lb_ctx *lb, __u32 id
 	struct service *service = bpf_map_lookup_elem(&services, &id);
 	__u32 set = service ? *(const volatile __u32 *)&service->sources : 0;
 
-	return !set || source_allowed(lb->slot, set);
+	return !set || source_allowed(&lb->pkt.flow, set);
 }
 
 /*

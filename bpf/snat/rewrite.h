@@ -34,10 +34,11 @@ static __always_inline __u64 translate_ipv4(struct iphdr *ip, const struct nat_t
 {
 	__u64 difference = difference32(ip->saddr, to->saddr.word[3]) +
 			   difference32(ip->daddr, to->daddr.word[3]);
-	__u16 *hops = (__u16 *)&ip->ttl, before = *hops;
+	wide16 *hops = (wide16 *)&ip->ttl;
+	__u16 before = *hops, after = before - 1; /* the TTL is the low byte, and not 0 */
 
-	ip->ttl--;
-	ip->check = checksum_after(ip->check, difference + difference16(before, *hops));
+	*hops = after;
+	ip->check = checksum_after(ip->check, difference + difference16(before, after));
 	ip->saddr = to->saddr.word[3];
 	ip->daddr = to->daddr.word[3];
 	return difference;
@@ -54,23 +55,34 @@ static __always_inline __u64 translate_ipv6(struct ipv6hdr *ip, const struct nat
 /* Returns the difference. */
 static __always_inline __u64 replace_ports(struct ports *ports, const struct nat_tuple *to)
 {
-	__u32 before = *(__u32 *)ports;
+	__u32 before = *(wide32 *)ports;
 
-	ports->source = to->sport;
-	ports->dest = to->dport;
-	return difference32(before, *(__u32 *)ports);
+	*(wide32 *)ports = to->sport | (__u32)to->dport << 16;
+	return difference32(before, to->sport | (__u32)to->dport << 16);
 }
 
-/* `difference`: of the addresses. The checksum is where the protocol has it. */
+static __always_inline __u32 transport_checksum_at(bool tcp)
+{
+	return tcp ? TCP_CHECKSUM_AT : 6;
+}
+
+/* `difference`: of the addresses. The checksum is where the protocol has it, and is there. */
+static __always_inline void translate_transport(void *header, const struct nat_tuple *to, bool tcp,
+						__u64 difference)
+{
+	__u16 *check = header + transport_checksum_at(tcp);
+
+	difference += replace_ports(header, to);
+	*check = tcp ? checksum_after(*check, difference) : udp_checksum_after(*check, difference);
+}
+
+/* The same, if it is. */
 static __always_inline int translate_ports(struct cursor *c, const struct nat_tuple *to, bool tcp,
 					   __u64 difference)
 {
-	__u16 *check = c->pos + (tcp ? TCP_CHECKSUM_AT : 6);
-
-	if ((void *)(check + 1) > c->end)
+	if (c->pos + transport_checksum_at(tcp) + sizeof(__u16) > c->end)
 		return -1;
-	difference += replace_ports(c->pos, to);
-	*check = tcp ? checksum_after(*check, difference) : udp_checksum_after(*check, difference);
+	translate_transport(c->pos, to, tcp, difference);
 	return 0;
 }
 
@@ -81,14 +93,16 @@ static __always_inline int translate_ports(struct cursor *c, const struct nat_tu
 static __always_inline struct cursor translate_link(struct xdp_md *ctx, const struct packet *pkt,
 						    const struct next_hop *hop)
 {
-	__u32 link = sizeof(struct ethhdr) + (hop->tx_vlan ? sizeof(struct vlan_tag) : 0);
+	__be16 vlan = hop->tx_vlan;
+	__u32 link = link_length(vlan);
 	bool v4 = pkt->flow.family == FAMILY_V4;
 	struct cursor c = {};
 
 	if (pkt->l3_offset != link && bpf_xdp_adjust_head(ctx, (int)pkt->l3_offset - (int)link))
 		return c;
 	c = cursor_of(ctx);
-	c.pos = write_link(&c, hop, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6));
+	if (!write_link(&c, hop, vlan, v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6), 0))
+		c.pos = NULL;
 	return c;
 }
 

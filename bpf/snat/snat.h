@@ -9,6 +9,7 @@
 #define TOWPATH_SNAT_SNAT_H
 
 #include "lb/counters.h"
+#include "lb/local.h"
 #include "lb/transmit.h"
 #include "snat/allocate.h"
 #include "lb/service.h"
@@ -158,11 +159,21 @@ static __always_inline __u16 nat_timeout_of(__u32 id)
 	return service ? jiffies_units(service->flow_timeout, NAT_SEEN_SHIFT) : 0;
 }
 
+/* Whether a packet of this service belongs to the flow that was found, of this backend. */
+static __always_inline bool nat_still(const struct lb_ctx *lb, const struct nat *n,
+				      const struct nat_life *life, const struct backend *backend,
+				      __u32 service)
+{
+	return backend && backend->service == service &&
+	       !nat_begins_anew(lb, n, life, !takes_flows(backend));
+}
+
 /* The backend that a flow of this service has, NULL if it is a new one. */
 static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct lb_ctx *lb, struct nat *n,
 					      __u32 service)
 {
 	struct backend *backend;
+	struct nat_life *life;
 
 	n->timeout = lb->pkt.flow.protocol == IPPROTO_UDP ? nat_timeout_of(service) : 0;
 	n->flags = lb->pkt.tcp_flags;
@@ -170,10 +181,10 @@ static __noinline struct backend *nat_backend(struct xdp_md *ctx, struct lb_ctx 
 	if (!nat_find(lb, n))
 		return NULL;
 	backend = backend_of(n->handle);
-	if (likely(backend && backend->service == service &&
-		   !nat_begins_anew(lb, n, !takes_flows(backend)))) {
+	life = nat_life_of(n);
+	if (likely(nat_still(lb, n, life, backend, service))) {
 		if (!lb->traced)
-			nat_client_seen(lb, n);
+			nat_client_seen(lb, n, life);
 		return backend;
 	}
 	if (!lb->traced)
@@ -208,14 +219,30 @@ static __noinline int nat_admit(struct lb_ctx *lb, struct nat *n, const struct b
 	return PARSE_OK;
 }
 
+/* What a client's packet becomes on its way to the flow's backend. */
+static __always_inline void nat_towards(struct nat *n, const struct backend *backend, bool v4)
+{
+	const volatile struct address *source =
+		&nat_addresses[n->search.source % (2 * NAT_SOURCES)];
+
+	n->tuple.saddr.word[3] = source->word[3];
+	n->tuple.daddr.word[3] = backend->addr.word[3];
+	for (int i = 0; i < 3; i++) {
+		n->tuple.saddr.word[i] = v4 ? 0 : source->word[i];
+		n->tuple.daddr.word[i] = v4 ? 0 : backend->addr.word[i];
+	}
+	n->tuple.sport = n->search.port;
+	n->tuple.dport = n->backend_port;
+}
+
 /* Sends a client's packet to the flow's backend. */
 __noinline int nat_to_backend(struct xdp_md *ctx, __u32 slot)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct nat *n = nat_of(slot);
-	const volatile struct address *source;
 	struct backend *backend;
 	struct backend_cpu *stats;
+	struct trace *trace;
 	__u32 verdict;
 
 	if (!lb || !n)
@@ -226,16 +253,15 @@ __noinline int nat_to_backend(struct xdp_md *ctx, __u32 slot)
 		return VERDICT_DROP_NO_BACKEND;
 	RECORD(lb, service, backend->service);
 	note_backend(lb, backend);
-	source = &nat_addresses[n->search.source % (2 * NAT_SOURCES)];
-	n->tuple.saddr = *source;
-	n->tuple.daddr = backend->addr;
-	n->tuple.sport = n->search.port;
-	n->tuple.dport = n->backend_port;
-	TRACE_FLAG(lb, TRACE_SNAT);
-	TRACE(lb, destination_port, n->tuple.dport);
-	TRACE(lb, outer_saddr, n->tuple.saddr);
-	if (n->search.way < NAT_WAYS)
-		TRACE(lb, source_port, n->search.port);
+	nat_towards(n, backend, lb->pkt.flow.family == FAMILY_V4);
+	trace = trace_of(lb);
+	if (trace) {
+		trace->flags |= TRACE_SNAT;
+		trace->destination_port = n->tuple.dport;
+		trace->outer_saddr = n->tuple.saddr;
+		if (n->search.way < NAT_WAYS)
+			trace->source_port = n->search.port;
+	}
 	n->way = nat_next_hop(ctx, lb, n, &stats->hop,
 			      next_hop_holds(lb, &stats->hop, lb->rx_ifindex), &n->tuple.saddr,
 			      false);
@@ -258,6 +284,10 @@ __noinline int nat_follow(struct xdp_md *ctx, __u32 slot, __u32 service)
 	if (!lb || !n)
 		return VERDICT_DROP_FRAGMENT;
 	n->fresh = 0;
+	if (backend_of(lb->first_handle) && is_local(lb->first_handle)) {
+		TRACE_FLAG(lb, TRACE_FRAGMENT);
+		return local_translate(ctx, slot, lb->first_handle);
+	}
 	result = nat_check(&lb->pkt);
 	if (result != PARSE_OK)
 		return result;
@@ -275,11 +305,20 @@ __noinline int nat_follow(struct xdp_md *ctx, __u32 slot, __u32 service)
 static __always_inline struct nat_client_hop *nat_client_hop_of(const struct lb_ctx *lb,
 								const struct nat *n)
 {
-	const __u64 *half = (const __u64 *)&n->tuple.daddr;
+	const wide64 *half = (const wide64 *)&n->tuple.daddr;
 	__u64 hash = hash_step(hash_step(flow_seed, half[0]), half[1]);
 	__u32 at = lb->cpu * NAT_CLIENTS + (hash >> 32) % NAT_CLIENTS;
 
 	return bpf_map_lookup_elem(&nat_client_hops, &at);
+}
+
+/* Whether it is that of this packet's client, and still holds. */
+static __always_inline bool nat_client_hop_holds(const struct lb_ctx *lb, const struct nat *n,
+						 const struct nat_client_hop *client)
+{
+	return next_hop_holds(lb, &client->hop, lb->rx_ifindex) &&
+	       client->family == lb->pkt.flow.family &&
+	       address_equal(&client->hop.saddr, &n->tuple.daddr);
 }
 
 static __always_inline void count_reply(const struct lb_ctx *lb, __u32 service)
@@ -311,9 +350,7 @@ __noinline int nat_to_client(struct xdp_md *ctx, __u32 slot)
 		return VERDICT_PASS_NO_VIP;
 	RECORD(lb, service, backend->service);
 	RECORD(lb, handle, n->handle);
-	holds = next_hop_holds(lb, &client->hop, lb->rx_ifindex) &&
-		client->family == lb->pkt.flow.family &&
-		address_equal(&client->hop.saddr, &n->tuple.daddr);
+	holds = nat_client_hop_holds(lb, n, client);
 	if (!holds && !lb->traced) {
 		client->hop.tick = 0;
 		client->family = lb->pkt.flow.family;
@@ -345,6 +382,7 @@ __noinline int nat_reply(struct xdp_md *ctx, __u32 slot)
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct nat *n = nat_of(slot);
 	struct backend *backend;
+	struct trace *trace;
 	int checked;
 
 	if (!lb || !n)
@@ -362,11 +400,14 @@ __noinline int nat_reply(struct xdp_md *ctx, __u32 slot)
 	lb->jiffies = bpf_jiffies64();
 	n->flags = lb->pkt.tcp_flags;
 	n->quote.at = 0;
-	TRACE_FLAG(lb, TRACE_SNAT);
-	TRACE(lb, service, backend->service);
-	TRACE(lb, handle, n->handle);
+	trace = trace_of(lb);
+	if (trace) {
+		trace->flags |= TRACE_SNAT;
+		trace->service = backend->service;
+		trace->handle = n->handle;
+	}
 	if (!lb->traced)
-		nat_backend_seen(lb, n);
+		nat_backend_seen(lb, n, nat_life_of(n));
 	return nat_to_client(ctx, slot);
 }
 

@@ -29,7 +29,7 @@ static __always_inline __u64 nat_key(__be32 last_word, __be16 port, __u8 protoco
 static __always_inline __u64 nat_reply_hash(__u64 key, const struct address *backend, __be16 port,
 					    __u8 family)
 {
-	const __u64 *half = (const __u64 *)backend;
+	const wide64 *half = (const wide64 *)backend;
 
 	if (family == FAMILY_V6)
 		key = hash_step(key, half[0]);
@@ -101,24 +101,39 @@ static __always_inline __u32 nat_next(const struct lb_ctx *lb, const struct nat 
 	return number >= all ? number - all : number;
 }
 
-/* Whether an entry is the client's flow, translated to the candidate. */
+/* Whether its ports, both at once, and what the candidate adds to them, are an entry's. */
+static __always_inline bool nat_is_candidate(const struct nat_flow *e, const struct flow_key *flow,
+					     const struct nat *n)
+{
+	return *(const wide32 *)&e->client_port == *(const wide32 *)&flow->sport &&
+	       e->port == n->search.port && e->source == n->search.source &&
+	       e->protocol == flow->protocol;
+}
+
+/* Whether an entry is the client's flow, translated to the candidate, which has a family. */
 static __always_inline bool nat_is_flow(const struct nat_flow *e, const struct flow_key *flow,
 					const struct nat *n)
 {
-	return e->client_port == flow->sport && e->port == n->search.port &&
-	       e->source == n->search.source && e->protocol == flow->protocol &&
-	       e->vip_port == flow->dport && address_equal(&e->client, &flow->saddr) &&
-	       address_equal(&e->vip, &flow->daddr);
+	if (!nat_is_candidate(e, flow, n))
+		return false;
+	/* Or the compiler compares everything at once, which costs those that differ. */
+	asm volatile("");
+	if (flow->family == FAMILY_V4)
+		return e->client.word[3] == flow->saddr.word[3] &&
+		       e->vip.word[3] == flow->daddr.word[3];
+	return address_equal(&e->client, &flow->saddr) && address_equal(&e->vip, &flow->daddr);
 }
 
 /* Looks for the flow in the candidate's set. */
 static __always_inline bool nat_look(const struct lb_ctx *lb, struct nat *n, struct nat_head *head)
 {
 	__u64 matches = match_tags(*(volatile __u64 *)&head->forward, n->search.forward_tag);
-	struct nat_set *set = matches ? bpf_map_lookup_elem(&nat_flows, &n->search.set) : NULL;
+	__u32 at = n->search.set;
+	struct nat_set *set = matches ? bpf_map_lookup_elem(&nat_flows, &at) : NULL;
 
 	if (!set)
 		return false;
+#pragma clang loop unroll(disable)
 	for (__u32 way = 0; way < NAT_WAYS; way++, matches >>= 8) {
 		const struct nat_flow *e = &set->way[way];
 		__u64 ref;
@@ -176,12 +191,15 @@ static __always_inline bool nat_find(struct lb_ctx *lb, struct nat *n)
 	return false;
 }
 
-/* Where the entry that was found keeps its state. */
+/* Where the entry that was found keeps its state, in the head of its set. */
+static __always_inline struct nat_life *nat_life_in(struct nat_head *head, const struct nat *n)
+{
+	return head && n->search.way < NAT_WAYS ? &head->life[n->search.way] : NULL;
+}
+
 static __always_inline struct nat_life *nat_life_of(const struct nat *n)
 {
-	struct nat_head *head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
-
-	return head && n->search.way < NAT_WAYS ? &head->life[n->search.way] : NULL;
+	return nat_life_in(bpf_map_lookup_elem(&nat_heads, &n->search.set), n);
 }
 
 /*
@@ -189,9 +207,8 @@ static __always_inline struct nat_life *nat_life_of(const struct nat *n)
  * over or, of a SYN, was never established. `moves`: its backend takes no new flows.
  */
 static __always_inline bool nat_begins_anew(const struct lb_ctx *lb, const struct nat *n,
-					    bool moves)
+					    const struct nat_life *life, bool moves)
 {
-	struct nat_life *life = nat_life_of(n);
 	__u8 protocol = lb->pkt.flow.protocol;
 	__u16 age;
 
@@ -211,16 +228,17 @@ static __always_inline bool nat_begins_anew(const struct lb_ctx *lb, const struc
 /* Has the flow that was found be remembered for as long as its service says by now. */
 static __always_inline void nat_note_timeout(const struct nat *n)
 {
-	struct nat_set *set = bpf_map_lookup_elem(&nat_flows, &n->search.set);
+	__u32 at = n->search.set;
+	struct nat_set *set = bpf_map_lookup_elem(&nat_flows, &at);
 
 	if (set && n->search.way < NAT_WAYS && set->way[n->search.way].timeout != n->timeout)
 		set->way[n->search.way].timeout = n->timeout;
 }
 
 /* Notes a packet of the client's: it confirms the flow if the backend has answered. */
-static __always_inline void nat_client_seen(const struct lb_ctx *lb, const struct nat *n)
+static __always_inline void nat_client_seen(const struct lb_ctx *lb, const struct nat *n,
+					    struct nat_life *life)
 {
-	struct nat_life *life = nat_life_of(n);
 	__u8 more = nat_marks_of(n);
 
 	if (!life)
@@ -265,35 +283,44 @@ static __always_inline bool nat_is_reply(const struct nat_flow *e, const struct 
 	       e->protocol == flow->protocol;
 }
 
+/* Whether an entry's source is the address that the packet was sent to. */
+static __always_inline bool nat_is_from(__u8 number, const struct flow_key *flow)
+{
+	const volatile struct address *source = &nat_addresses[number % (2 * NAT_SOURCES)];
+
+	if (number / NAT_SOURCES != (flow->family == FAMILY_V6) ||
+	    source->word[3] != flow->daddr.word[3])
+		return false;
+	return flow->family == FAMILY_V4 ||
+	       (source->word[2] == flow->daddr.word[2] && source->word[1] == flow->daddr.word[1] &&
+		source->word[0] == flow->daddr.word[0]);
+}
+
 /*
  * Finds what a backend's packet is a reply to, and translates it back: fills saddr, sport,
- * daddr, dport and handle. Returns 1 if it is one. Global, as nat_look_at().
+ * daddr, dport and handle. Returns the head of its set, NULL if it is none.
  */
-__noinline int nat_find_reply(__u32 slot)
+static __always_inline struct nat_head *nat_look_reply(const struct lb_ctx *lb, struct nat *n)
 {
-	struct lb_ctx *lb = lb_ctx_of(slot);
-	struct nat *n = nat_of(slot);
-	const struct flow_key *flow;
-	struct nat_head *head;
+	const struct flow_key *flow = &lb->pkt.flow;
+	__u64 key = nat_key(flow->daddr.word[3], flow->dport, flow->protocol), reply, matches;
+	__u32 at = key & nat_mask;
+	struct nat_head *head = bpf_map_lookup_elem(&nat_heads, &at);
 	struct nat_set *set;
-	__u64 reply, matches;
 
-	if (!lb || !n)
-		return 0;
-	flow = &lb->pkt.flow;
-	n->search.key = nat_key(flow->daddr.word[3], flow->dport, flow->protocol);
-	n->search.set = n->search.key & nat_mask;
-	reply = nat_reply_hash(n->search.key, &flow->saddr, flow->sport, flow->family);
-	head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
+	n->search.key = key;
+	n->search.set = key & nat_mask;
+	reply = nat_reply_hash(key, &flow->saddr, flow->sport, flow->family);
 	if (!head)
-		return 0;
+		return NULL;
 	matches = match_tags(*(volatile __u64 *)&head->reply, nat_tag(reply));
-	set = matches ? bpf_map_lookup_elem(&nat_flows, &n->search.set) : NULL;
+	set = matches ? bpf_map_lookup_elem(&nat_flows, &at) : NULL;
 	if (!set)
-		return 0;
+		return NULL;
+#pragma clang loop unroll(disable)
 	for (__u32 way = 0; way < NAT_WAYS; way++, matches >>= 8) {
 		const struct nat_flow *e = &set->way[way];
-		const volatile struct address *source;
+		__u8 source;
 		__u64 ref;
 
 		if (!(matches & 0x80))
@@ -301,31 +328,35 @@ __noinline int nat_find_reply(__u32 slot)
 		ref = *(volatile __u64 *)&e->ref;
 		if (!ref || (__u32)ref != (__u32)reply || !nat_is_reply(e, flow))
 			continue;
-		source = &nat_addresses[e->source % (2 * NAT_SOURCES)];
+		source = e->source;
 		n->tuple.saddr = e->vip;
 		n->tuple.daddr = e->client;
 		n->tuple.sport = e->vip_port;
 		n->tuple.dport = e->client_port;
 		n->handle = e->handle;
-		if (e->source / NAT_SOURCES != (flow->family == FAMILY_V6) ||
-		    source->word[3] != flow->daddr.word[3] ||
-		    source->word[2] != flow->daddr.word[2] ||
-		    source->word[1] != flow->daddr.word[1] ||
-		    source->word[0] != flow->daddr.word[0])
+		if (!nat_is_from(source, flow))
 			continue;
 		barrier();
 		if (*(volatile __u64 *)&e->ref != ref)
 			continue;
 		n->search.way = way;
-		return 1;
+		return head;
 	}
-	return 0;
+	return NULL;
 }
 
-static __always_inline void nat_backend_seen(const struct lb_ctx *lb, struct nat *n)
+/* The same: 1 if it is one. Global, as nat_look_at(). */
+__noinline int nat_find_reply(__u32 slot)
 {
-	struct nat_life *life = nat_life_of(n);
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
 
+	return lb && n && nat_look_reply(lb, n);
+}
+
+static __always_inline void nat_backend_seen(const struct lb_ctx *lb, const struct nat *n,
+					     struct nat_life *life)
+{
 	if (life)
 		nat_seen(life, &life->backend, NAT_ANSWERED | nat_marks_of(n),
 			 lb->jiffies >> NAT_SEEN_SHIFT);

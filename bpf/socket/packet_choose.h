@@ -8,12 +8,8 @@
 
 #include "lb/clients.h"
 #include "lb/flow_table.h"
-#include "socket/packet_table.h"
+#include "socket/packet_flow.h"
 #include "socket/service.h"
-
-enum packet_go {
-	PACKET_FINE = -1, /* else an enum packet_verdict */
-};
 
 static __always_inline __u32 packet_service(const struct packet_work *w)
 {
@@ -100,34 +96,6 @@ static __always_inline bool packet_goes_on(const struct packet_work *w)
 {
 	return packet_has_backend(w) && !packet_expired(&w->found, w->p.now) &&
 	       packet_may_begin_there(w);
-}
-
-/* Notes a packet of the client's: it confirms the flow if the backend has answered. */
-static __always_inline void packet_client_seen(const struct packet_work *w)
-{
-	struct packet_flow *e = packet_entry(w);
-	__u8 more = packet_marks(w);
-
-	if (!e)
-		return;
-	/* The same ports for another connection. */
-	if (tcp_begins(w->p.flags) && nat_is_closing(e->life.client, e->life.backend)) {
-		e->life.client = 0;
-		e->life.backend = 0;
-	}
-	if (!(w->p.flags & TCP_SYN) && e->life.backend & NAT_ANSWERED)
-		more |= NAT_ANSWERED;
-	packet_note(&e->life, &e->life.client, more, w->p.now);
-}
-
-/* Whether one more flow may begin: a flood of them mustn't take all the room there is, nor time. */
-static __always_inline bool packet_may_bind(struct packet_work *w)
-{
-	if (w->begun_at != (__u32)w->p.jiffies) {
-		w->begun_at = w->p.jiffies;
-		w->begun = 0;
-	}
-	return w->begun++ < packet_rate;
 }
 
 static __always_inline void packet_count_begun(const struct packet_work *w)

@@ -4,27 +4,15 @@
 #define TOWPATH_SOCKET_PACKET_PATHS_H
 
 #include "socket/packet_choose.h"
-#include "socket/packet_write.h"
-#include "xlat/parse.h"
 
-static __always_inline bool packet_has_ports(const struct packet_work *w)
+/* Reads a packet at a pod's device. False: it is none that could be translated. */
+static __always_inline bool packet_read(struct __sk_buff *skb, struct packet_work *w,
+					const bool from_pod)
 {
-	return w->p.flow.protocol == IPPROTO_TCP || w->p.flow.protocol == IPPROTO_UDP;
-}
-
-/* Reads a packet. False: it is none that could be translated. */
-static __always_inline bool packet_parse(struct __sk_buff *skb, struct packet_work *w,
-					 const bool from_pod)
-{
-	if (skb->vlan_present || !xlat_parse(skb, &w->p, sizeof(struct ethhdr), from_pod))
+	if (skb->vlan_present || !packet_parse(skb, w, from_pod))
 		return false;
 	w->ifindex = skb->ifindex;
-	if (unlikely(w->p.problem == XLAT_NO_FIRST))
-		return true;
-	/* Whatever it is of: others follow, and are known then not to be ours either. */
-	if (unlikely(w->p.ip.fragment && w->p.problem != XLAT_MALFORMED))
-		xlat_learn_fragment();
-	return w->p.problem == XLAT_FINE && packet_has_ports(w);
+	return true;
 }
 
 /* ---- Of pods ---------------------------------------------------------------------- */
@@ -77,14 +65,6 @@ static __always_inline __u32 packet_hairpin(struct __sk_buff *skb, struct packet
 	    packet_become_to(skb, w, &f->backend, f->backend_port, false) || packet_swap_macs(skb))
 		return PACKET_DROP_WRITE;
 	return PACKET_HAIRPIN;
-}
-
-static __always_inline void packet_backend_seen(const struct packet_work *w)
-{
-	struct packet_flow *e = packet_entry(w);
-
-	if (e)
-		packet_note(&e->life, &e->life.backend, NAT_ANSWERED | packet_marks(w), w->p.now);
 }
 
 /* What a pod answers to itself. Asked only if there has been such a flow. */
@@ -155,7 +135,7 @@ static __always_inline __u32 packet_from_pod(struct __sk_buff *skb)
 	struct packet_work *w = packet_work();
 	__u32 verdict;
 
-	if (!w || !packet_parse(skb, w, true))
+	if (!w || !packet_read(skb, w, true))
 		return PACKET_PASS_OTHER;
 	if (unlikely(w->p.problem == XLAT_NO_FIRST))
 		return packet_early(w);
@@ -178,25 +158,12 @@ static __always_inline __u32 packet_from_pod(struct __sk_buff *skb)
 static __always_inline __u32 packet_to_pod(struct __sk_buff *skb)
 {
 	struct packet_work *w = packet_work();
-	const struct packet_flow *f;
 
-	if (!w || !packet_parse(skb, w, false))
+	if (!w || !packet_read(skb, w, false))
 		return PACKET_PASS_OTHER;
 	if (unlikely(w->p.problem == XLAT_NO_FIRST))
 		return PACKET_PASS_FRAGMENT;
-	w->ends.client = w->p.flow.daddr;
-	w->ends.backend = w->p.flow.saddr;
-	w->ends.port = w->p.flow.dport;
-	w->ends.backend_port = w->p.flow.sport;
-	if (!packet_find_ends())
-		return PACKET_PASS_NO_FLOW;
-	if (likely(w->p.kind == XLAT_PLAIN))
-		packet_backend_seen(w);
-	f = &w->found;
-	if (packet_become_from(skb, w, &f->vip, f->vip_port, true) ||
-	    packet_become_to(skb, w, &f->client, f->client_port, false))
-		return PACKET_DROP_WRITE;
-	return PACKET_RESTORED;
+	return packet_restore(skb, w);
 }
 
 #endif

@@ -40,9 +40,16 @@ static __always_inline __u32 socket_service(const struct socket_question *q)
 		.protocol = q->protocol,
 		.family = q->family,
 	};
-	__u32 found = socket_vip_of(&key);
 	__u64 lengths;
+	__u32 found;
 
+	/* What is for this node only comes first, and is for one port of one address. */
+	key.protocol |= VIP_NODE;
+	found = socket_vip_of(&key);
+	if (found)
+		return found;
+	key.protocol = q->protocol;
+	found = socket_vip_of(&key);
 	if (found)
 		return found;
 	lengths = vip_lengths_with_ports(v4);

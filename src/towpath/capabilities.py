@@ -129,6 +129,7 @@ CAPABILITIES: tuple[Capability, ...] = (
 ORIGINS: tuple[Origin, ...] = (
     Origin(FILE, "towpath.{layer}.sources.file", "the configuration file"),
     Origin(API, "towpath.{layer}.sources.api", "the API", "towpath service delete {name}"),
+    Origin("kubernetes", "towpath.{layer}.sources.kubernetes", "Kubernetes"),
     # One line for each.
 )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from towpath.errors import NotFoundError
 from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip, Word
-from towpath.model.service import BackendState, Protocol, Service, ServiceKey
+from towpath.model.service import BackendState, Protocol, Scope, Service, ServiceKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +21,17 @@ class ServiceName:
     vip: Annotated[Address | Prefix, Vip()]
     port: Annotated[int | Ports, PortSet()]
     protocol: Protocol
+    scope: Annotated[Scope, Word("all", "node")] = "all"
 
     @classmethod
     def of(cls, service: Service) -> "ServiceName":
         """Return what a service is called and what it is for."""
-        return cls(service.name, service.vip, service.port, service.protocol)
+        return cls(service.name, *service.key)
 
     @property
     def key(self) -> ServiceKey:
         """What the service is for, which identifies it whatever its name."""
-        return ServiceKey(self.vip, self.port, self.protocol)
+        return ServiceKey(self.vip, self.port, self.protocol, self.scope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,8 @@ class BackendStatus:
     trouble: str | None = None
     """Why packets don't get to it, such as that there is no route; None when they do, or when
     nobody keeps its next hop resolved."""
+    local: bool = False
+    """It is on this node, which delivers its packets itself (verdict local)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,9 @@ class Counters:
     """The verdicts by CPU, where that was asked for."""
     refused: tuple[Refused, ...] | None = None
     """Of the packets that were sent, those that did not leave. None: this kernel doesn't tell."""
+    local: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Translated packets of backends on this node, by program (in, out) and what
+    became of them; and bytes and new flows (begun). Empty where there is no such backend."""
 
     def service(self, which: str | ServiceKey) -> ServiceCounters:
         """Return what came in for one service, by its name or by what it is for.
@@ -250,7 +256,8 @@ class Flow:
     """Since its last packet, to a step of 64 jiffies (64 to 640 ms). If it is translated, since the
     last of either side, to a step of 256."""
     translation: Translation | None = None
-    """None: it isn't translated, but goes in a tunnel or a new frame."""
+    """None: it isn't translated, but goes in a tunnel or a new frame, or to a backend on this node
+    with its client's address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +317,7 @@ class Trace:
     forwarding: str | None = None
     """dsr: in a tunnel. l2: as it came, to the backend's MAC address."""
     encapsulation: str | None = None
-    """ipip, ip6ip6 or 4in6; snat: none, but translated."""
+    """ipip, ip6ip6 or 4in6; None: it has none, such as what is translated, or stays here."""
     outer_source: Address | None = None
     source_port: int | None = None
     """What its source port becomes, for a flow that is translated already."""
@@ -796,6 +803,10 @@ class Bandwidth:
     direct: bool
     """Packets go past the stack to the devices that they leave by."""
     charges: Literal["atomic", "locked"]
+    stamps_kept: tuple[str, ...] | None
+    """Of which packets (tcp, udp) times of departure survive the way out of a pod's namespace.
+
+    None: that can't be tried here."""
     devices: tuple[BandwidthDevice, ...]
     aggregates: tuple[BandwidthAggregate, ...]
     room: int

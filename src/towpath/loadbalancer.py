@@ -36,6 +36,7 @@ from towpath.model import (
     FlowTuple,
     Icmp,
     Limits,
+    Local,
     Neighbours,
     Problem,
     Service,
@@ -104,6 +105,7 @@ class LoadBalancer(Balancing):
         snat: Addresses and ports for services with ``forwarding="snat"``.
         drain: How backends that are removed keep the flows they have.
         neighbours: How next hops are kept resolved.
+        local: Which backends are on this node, besides those that have its own addresses.
 
     Raises:
         ConfigError: A value that isn't allowed.
@@ -135,6 +137,7 @@ class LoadBalancer(Balancing):
         snat: Snat | None = None,
         drain: Drain | None = None,
         neighbours: Neighbours | None = None,
+        local: Local | None = None,
     ) -> None:
         wishes = {
             "source": source,
@@ -143,6 +146,7 @@ class LoadBalancer(Balancing):
             "snat": snat,
             "drain": drain,
             "neighbours": neighbours,
+            "local": local,
         }
         given = {name: wish for name, wish in wishes.items() if wish is not None}
         config = make_config({"devices": devices} | given)
@@ -167,6 +171,7 @@ class LoadBalancer(Balancing):
                     snat=config.snat,
                     next_hops=self._next_hops,
                     bare=bare,
+                    local=config.local,
                 )
             )
             self._undo = undo.pop_all()
@@ -182,7 +187,7 @@ class LoadBalancer(Balancing):
         self.close()
 
     def run(self) -> None:
-        """Return when the process is asked to end: by Ctrl-C or SIGTERM.
+        """Return when the process is asked to end: by Ctrl-C, SIGTERM or SIGHUP.
 
         For the main thread only: elsewhere ValueError. Meanwhile devices are followed, and
         backends that are terminating go when they are done.
@@ -387,7 +392,8 @@ class LoadBalancer(Balancing):
         backends = [BackendKey(key, each.address) for each in found.backends]
         flows = self._balancer.flow_counter(backends).count(self._drain.idle)
         troubles = {key: why.text for key, why in self._balancer.unreached().items()}
-        return backend_status(found, flows, self._terminating, troubles)
+        local = self._balancer.local_backends()
+        return backend_status(found, flows, self._terminating, troubles, local)
 
     # What happens
 

@@ -10,15 +10,22 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-ASKED = (signal.SIGINT, signal.SIGTERM)
+
+def asked_to_end() -> tuple[signal.Signals, ...]:
+    """Signals that ask for the end: Ctrl-C, SIGTERM, and that the terminal has gone.
+
+    The last not if it is ignored, as by nohup.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,))
 
 
 def wait_for_end(
     meanwhile: Callable[[], object] = lambda: None, every: float = 1.0, on: int | None = None
 ) -> None:
-    """Return when SIGINT (Ctrl-C) or SIGTERM comes, whichever thread the kernel gives it to.
+    """Return when a signal of `asked_to_end` comes, whichever thread the kernel gives it to.
 
     ``meanwhile`` is called ``every`` so many seconds, and when the descriptor ``on`` has
     something to read, which it is to take.
@@ -26,20 +33,21 @@ def wait_for_end(
     For the main thread only, as signal handlers are: elsewhere ValueError.
     """
     # A signal that is already here when waiting begins raises this instead.
-    with suppress(KeyboardInterrupt), _signals() as signals:
+    asked = asked_to_end()
+    with suppress(KeyboardInterrupt), _signals(asked) as signals:
         waiting = select.poll()
         for each in (signals, on):
             if each is not None:
                 waiting.register(each, select.POLLIN)
         while True:
             ready = [fd for fd, _ in waiting.poll(every * 1000)]
-            if signals.fileno() in ready and signals.recv(1)[0] in ASKED:
+            if signals.fileno() in ready and signals.recv(1)[0] in asked:
                 return
             meanwhile()
 
 
 @contextmanager
-def _signals() -> Iterator[socket.socket]:
+def _signals(asked: Iterable[signal.Signals]) -> Iterator[socket.socket]:
     """Give a socket that has the number of each signal that comes, one byte each.
 
     sigwait() would need the signals blocked in every other thread as well: one that is
@@ -51,7 +59,7 @@ def _signals() -> Iterator[socket.socket]:
         undo.enter_context(writer)
         writer.settimeout(0)
         undo.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer.fileno()))
-        for number in ASKED:
+        for number in asked:
             before = signal.signal(number, lambda *_: None)
             # None: the handler wasn't Python's, which can't put it back.
             undo.callback(signal.signal, number, before or signal.SIG_DFL)

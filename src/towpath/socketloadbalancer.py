@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.datapath.socket import trace
-from towpath.datapath.socket.report import Wanted, flows, report
+from towpath.datapath.socket.report import Wanted, flows, report, take
 from towpath.datapath.socket.report import packets as flows_of_packets
 from towpath.datapath.socket.trace import Call
 from towpath.kernel.errors import KernelError
@@ -108,7 +108,7 @@ class SocketLoadBalancer(LoadBalancer):
 
     def socket(self) -> Socket:
         """Its cgroup, who is at the hooks, and what was counted."""
-        return report(self._sockets, self._root.prove())
+        return report(self._sockets, take(self._sockets), self._root.prove())
 
     def socket_flows(
         self,

@@ -7,6 +7,7 @@ any run, what is too little in all of them.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
@@ -30,7 +31,7 @@ from towpath.bench.bandwidth_traffic import (
     traffic,
 )
 from towpath.bench.bandwidth_ways import DIRECT, TBF, limited
-from towpath.bench.bandwidth_world import PORT_OF_STAMPS, REMOTE, world
+from towpath.bench.bandwidth_world import POD_DEVICE, PORT_OF_STAMPS, REMOTE, world
 from towpath.datapath.bandwidth.fq import FqKeeper, limits
 from towpath.datapath.bandwidth.node import Node, detach
 from towpath.datapath.bandwidth.report import report
@@ -39,7 +40,7 @@ from towpath.kernel.bpf import bpffs, probe
 from towpath.kernel.bpf.notes import Notes
 from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.net import qdiscs
-from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.interfaces import device_index, set_forwarding
 from towpath.kernel.net.netns import in_netns, new_netns
 from towpath.model.bandwidth import Pod, Section
 
@@ -56,6 +57,7 @@ RUNS = 5
 SECONDS, WARM = 3.0, 2.0
 WITHIN = 0.02
 OPTIONS = limits([(RATE, 100_000_000)])
+INSIDE = "pod0"
 _SO_TXTIME = 61
 _SO_RCVBUFFORCE = 33
 _SET_TSTAMP = 192  # BPF_FUNC_skb_set_tstamp
@@ -126,6 +128,41 @@ def test_a_small_request_doesnt_wait_behind_bulk(here: World) -> None:
     assert mine.p50 < other.p50 / 2
 
 
+def test_a_pod_behind_netkit(here: World) -> None:
+    """Its packets go past the stack as well, and are paced."""
+    there = f"/proc/{os.getpid()}/fd/{here.pod}"
+    sh(f"ip link del {POD_DEVICE}")
+    made = subprocess.run(
+        ["ip", "link", "add", POD_DEVICE, "type", "netkit"], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("this kernel has no netkit")
+    # The other end has the name that the kernel gives it.
+    sh(
+        f"ip link set nk0 name {INSIDE} netns {there}",
+        f"ip addr add 10.1.0.1/24 dev {POD_DEVICE}",
+        f"ip link set {POD_DEVICE} up",
+    )
+    set_forwarding(POD_DEVICE, "ipv4", on=True)
+    with in_netns(here.pod):
+        sh(
+            f"ip addr add 10.1.0.2/24 dev {INSIDE}",
+            f"ip link set {INSIDE} up",
+            f"ip route add default via 10.1.0.1 dev {INSIDE}",
+        )
+    with ExitStack() as undo:
+        sink = Sink(here.remote, undo)
+        limit = undo.enter_context(limited(here, DIRECT, RATE))
+        undo.enter_context(traffic(here, Bulk(), RATE))
+        errors = [achieved(sink, Bulk(), SECONDS, WARM) / RATE - 1 for _ in range(2)]
+        found = limit.aggregate
+    assert found
+    assert found.verdicts["delayed"]
+    # The kernel asks for routers by itself.
+    assert found.verdicts["routed"] > 100 * found.verdicts["tagged"]
+    assert max(errors) <= WITHIN, errors
+
+
 # ---- Stamps of pods ------------------------------------------------------------------------------
 
 
@@ -159,6 +196,40 @@ def test_stamps_of_any_clock_arrive(here: World, clock: int) -> None:
     tai = clock == time.CLOCK_TAI and survival().udp
     assert found.stamps_converted == (5 if tai else 0)
     assert found.verdicts["delayed"] >= (5 if survival().udp else 0)
+
+
+SHIFTED = """
+import socket, struct, sys, time
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+    made.setsockopt(socket.SOL_SOCKET, 61, struct.pack("=iI", time.CLOCK_MONOTONIC, 0))
+    at = struct.pack("=Q", time.monotonic_ns() + 100_000_000)
+    seconds, host, port = sys.argv[1:]
+    made.sendmsg([seconds.encode()], [(socket.SOL_SOCKET, 61, at)], 0, (host, int(port)))
+"""
+
+
+def test_a_stamp_of_a_time_namespace_is_taken_as_it_is(here: World) -> None:
+    """The kernel shifts no stamp: its packet is late by as much as the pod's clock is ahead."""
+    with ExitStack() as undo:
+        with in_netns(here.remote):
+            sink = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sink.bind((REMOTE, PORT_OF_STAMPS))
+        sink.settimeout(60)
+        limit = undo.enter_context(limited(here, DIRECT, RATE))
+        with in_netns(here.pod):
+            for seconds in ("5", "1"):
+                shifted = ["unshare", "--time", "--monotonic", seconds, sys.executable]
+                words = ["-c", SHIFTED, seconds, REMOTE, str(PORT_OF_STAMPS)]
+                subprocess.run([*shifted, *words], check=True)
+        found = limit.aggregate
+        assert found
+        if survival().udp:
+            assert found.verdicts["drop_stamp"] == 1  # 2 s at most
+            assert 1000 < found.longest_ms <= 1100
+        else:
+            assert sink.recv(10) == b"5"
+            assert found.longest_ms == 0
+        assert sink.recv(10) == b"1"
 
 
 def test_bbr_is_refused_where_nobody_would_pace_it() -> None:

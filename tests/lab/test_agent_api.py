@@ -25,6 +25,7 @@ DEFAULTS = {
     "affinity": None,
     "allow_from": None,
     "health": None,
+    "scope": "all",
 }
 
 
@@ -90,6 +91,7 @@ def test_a_put_adds_and_replaces(agent: Agent) -> None:
         "vip": "203.0.113.11",
         "port": 53,
         "protocol": "udp",
+        "scope": "all",
     }
     assert change["backends_added"] == ["192.0.2.21", "192.0.2.22"]
     status, plan = agent.request("PUT", "/v1/services/dns", dns | {"flow_table": False})
@@ -184,7 +186,14 @@ def test_status_of_backends(agent: Agent) -> None:
     status, found = agent.request("GET", f"{path}/status")
     assert status == 200
     rows = {row["address"]: row for row in found}
-    nothing = {"flows": 0, "leaving": False, "since": None, "until": None, "trouble": None}
+    nothing = {
+        "flows": 0,
+        "leaving": False,
+        "since": None,
+        "until": None,
+        "trouble": None,
+        "local": False,
+    }
     assert rows["192.0.2.29"] == {"address": "192.0.2.29", "state": "quarantined"} | nothing
     # Without flows it may be gone already.
     if gone := rows.get("192.0.2.21"):
@@ -320,6 +329,7 @@ def test_openapi_describes_it(agent: Agent) -> None:
     assert (one["minimum"], one["maximum"]) == (1, 65535)
     assert (text["examples"], several["items"]["anyOf"]) == (["8000-8999"], [one, text])
     assert set(document["paths"]) == {
+        "/v1/sources/{name}/accept",
         "/v1/services",
         "/v1/services/{name}",
         "/v1/services/{name}/backends",

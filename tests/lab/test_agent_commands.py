@@ -105,7 +105,7 @@ def test_an_apply_by_force_lets_no_flows_end(agent: Agent) -> None:
 def test_backend_list_has_shares(agent: Agent) -> None:
     """By weight."""
     lines = table(printed(agent, "backend", "list", "web"))
-    line = ["192.0.2.11", "active", "2", "66.67", "%", "0", "0", "0", "-", "-", "-", "-"]
+    line = ["192.0.2.11", "active", "2", "66.67", "%", "0", "0", "0", "no", "-", "-", "-", "-"]
     assert line in lines
 
 
@@ -220,6 +220,7 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "affinity": {"timeout": 600},
         "allow_from": ["10.0.0.0/8", "192.0.2.7/32", "198.51.100.0/24"],
         "health": None,
+        "scope": "all",
     }
     assert "change it with towpath service set dns" in refused(agent, *adding)
     traced = printed(agent, "trace", "198.51.100.7:1 -> 203.0.113.53:53 udp")

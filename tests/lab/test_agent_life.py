@@ -6,6 +6,9 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
@@ -29,7 +32,6 @@ from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -121,6 +123,50 @@ def test_detach_on_exit_leaves_nothing(tmp_path: Path) -> None:
         agent.start("--detach-on-exit")
         assert programs() != []
         assert agent.end() == 0
+        assert programs() == []
+        assert not PINS.exists()
+
+
+def catches(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    with suppress(FileNotFoundError):
+        status = Path(f"/proc/{process}/status").read_text()
+        return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (number - 1) & 1)
+    return False
+
+
+@contextmanager
+def signalled(agent: Agent, *numbers: int) -> Iterator[None]:
+    """Signals come one by one, from the moment on in which it would end in an orderly way.
+
+    Not more than the kernel's verifier is tried again after: it gives way to each.
+    """
+    over, left = threading.Event(), list(numbers)
+
+    def send() -> None:
+        while left and not over.wait(0.02):
+            if agent.process is not None and catches(agent.process.pid, signal.SIGTERM):
+                agent.process.send_signal(left.pop(0))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_hangups_at_any_moment_end_nothing(tmp_path: Path) -> None:
+    """On the way up, while it serves, and on the way down, which other wishes don't cut short."""
+    agent = Agent(tmp_path)
+    with device():
+        with signalled(agent, *[signal.SIGHUP] * 3):
+            agent.start("--detach-on-exit")
+            assert programs() != []
+        with signalled(agent, *[signal.SIGTERM, signal.SIGHUP] * 20):
+            # Whatever its last moment says: it had nothing to do any more.
+            assert agent.end() in {0, -signal.SIGTERM}
         assert programs() == []
         assert not PINS.exists()
 

@@ -104,6 +104,7 @@ def test_what_a_pod_sends_and_receives_is_told(net: Lab, agent: Agent) -> None:
     listed = agent.command("bandwidth", "list").stdout
     assert "web" in listed
     assert "10M" in listed
+    assert "survive the way out of pods" in listed
     told = json.loads(agent.command("bandwidth", "list", "-o", "json").stdout)
     assert told["aggregates"][0]["ingress"] == 2 * 10**7
     watched = agent.command("bandwidth", "watch", "--count", "1", "--seconds", "0.1").stdout

@@ -28,6 +28,7 @@ from tests.lab.harness_balancer import (
     programs,
     state,
 )
+from tests.lab.harness_files import no_more_files
 
 from towpath import LoadBalancer
 from towpath.datapath.errors import DatapathError
@@ -332,6 +333,19 @@ def test_what_somebody_has_detached_is_put_back(kind: str) -> None:
         assert place.link.attached
         balancer.follow()
         assert inner.followed.programs == 1
+
+
+@pytest.mark.usefixtures("_either_tc")
+def test_what_can_not_be_asked_for_is_not_taken_for_detached() -> None:
+    """It is told, and no program is attached anew, which many a card takes its link down for."""
+    with balancing() as balancer:
+        followed = balancer._balancer.followed
+        with no_more_files():
+            troubles = balancer.follow()
+        assert any("Too many open files" in each for each in troubles)
+        assert balancer._balancer.followed.programs == followed.programs
+        assert balancer.follow() == ()
+        assert balances(balancer)
 
 
 def test_a_program_that_somebody_has_put_in_its_place_is_replaced() -> None:

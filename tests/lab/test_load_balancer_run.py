@@ -77,7 +77,7 @@ def _device() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("threads", ["", IDLE_THREAD], ids=["alone", "with-a-thread"])
 def test_run_ends_when_the_process_is_asked_to(number: signal.Signals, threads: str) -> None:
     """Exit code 0, not a word, nothing left."""

@@ -53,7 +53,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 # ---- As it should be -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_whole_file(agent: Agent, tmp_path: Path, number: int) -> None:
     """Packets from the wire, both sides; exit code 0; the program from before is attached again."""
     path = tmp_path / "x.pcapng"
@@ -78,7 +78,7 @@ def test_a_signal_ends_a_whole_file(agent: Agent, tmp_path: Path, number: int) -
     assert program_of_device() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_the_file_is_begun_ends_a_whole_file(
     agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:

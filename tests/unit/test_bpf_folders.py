@@ -20,6 +20,7 @@ BELOW: dict[str, set[str]] = {
     "xlat": {"abi", "net", "snat"},
     "masquerade": {"abi", "lb", "net", "snat", "xlat"},
     "socket": {"abi", "lb", "net", "snat", "xlat"},
+    "local": {"abi", "net", "socket"},
     "bandwidth": {"abi", "net"},
 }
 """Programs (``*.bpf.c``) put together what they need; headers of other folders are no one's."""

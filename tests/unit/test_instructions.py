@@ -10,6 +10,7 @@ import pytest
 from tools.instructions import budgets, document, inside
 from tools.instructions.budgets import Counts, accept, find, judge, load
 
+from towpath.bench import bandwidth_cost
 from towpath.bench.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def test_budgets_are_accepted_place_by_place(tmp_path: Path) -> None:
 
 def test_every_scenario_has_a_budget() -> None:
     """For every kernel and compiler that has any."""
-    names = [scenario.name for scenario in SCENARIOS]
+    names = [each.name for each in (*SCENARIOS, *bandwidth_cost.SCENARIOS)]
     assert load()
     assert all(list(each.scenarios) == names for each in load())
 

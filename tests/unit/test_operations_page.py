@@ -5,16 +5,22 @@ from __future__ import annotations
 
 import ast
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from towpath.cli import decap
+from towpath.datapath.bandwidth import fq
+from towpath.datapath.bandwidth import node as bandwidth
 from towpath.datapath.health import path
 from towpath.datapath.maps.pins import HOST, LINKS, MAPS, NAMES
+from towpath.datapath.masquerade import node as masquerade
+from towpath.datapath.neigh import keeper
 from towpath.datapath.observe import refused
 from towpath.datapath.program import switches, trial
+from towpath.datapath.socket.packets import node as packets
 from towpath.kernel.bpf import bpffs
 from towpath.kernel.net import clsact, sysctl
 from towpath.kernel.net.offloads import RX_VLAN
@@ -31,6 +37,20 @@ CHANGES = PAGE.partition("## What Towpath changes")[2].partition("\n## ")[0]
 SOURCE = ROOT / "src" / "towpath"
 # These work in namespaces of their own, or only read: the page says so.
 ELSEWHERE = {"lab", "bench"}
+# Programs that are only run by a call, are iterators, or are attached in a namespace of their own.
+NEVER_ATTACHED = {
+    "ask_route",
+    "has_its_own_word",
+    "jiffies",
+    "nat_enter",
+    "nat_leave",
+    "note_stamp",
+    "socket_list_notes",
+    "socket_list_peers",
+    "socket_list_slots",
+    "socket_list_udp",
+    "socket_trial",
+}
 SYSCTLS = SOURCE / "kernel" / "net" / "sysctl.py"
 
 
@@ -91,18 +111,32 @@ def test_settings_are_written_in_one_place() -> None:
     assert users == ["napi"]
 
 
+def test_what_namespaces_have_is_there() -> None:
+    """Whatever the code writes that no device has."""
+    written = [each for each in vars(sysctl).values() if isinstance(each, sysctl.NamespaceSysctl)]
+    assert len(written) == 2
+    for each in written:
+        assert f"\n| `net.{each.family}.{each.name}`" in CHANGES
+    assert "\n| `gso_max_size`" in CHANGES
+
+
 def test_every_program_that_is_attached_is_there() -> None:
     """By its name in the kernel, which bpftool shows."""
     programs = {
         name
         for source in (ROOT / "bpf").rglob("*.bpf.c")
-        for name in re.findall(r"^int (towpath_\w+)\(", source.read_text(), re.MULTILINE)
+        if source.parent.name not in {"lab", "bench", "doctor"}
+        for name in re.findall(r"^SEC.*\nint (\w+)\(", source.read_text(), re.MULTILINE)
     }
-    assert programs >= {"towpath_lb", "towpath_decap"}
-    attached = {text for each in sources() for text in strings(each)} & programs
-    assert attached == programs
-    for name in programs:
-        assert f"`{name}`" in CHANGES
+    hooks = "connect", "sendmsg", "recvmsg", "getpeername"
+    programs |= {f"socket_{hook}{version}" for hook in hooks for version in (4, 6)}
+    assert programs >= {"towpath_lb", "bw_tag", "masq_from_pod", "socket_from_pod"}
+    # A name ends with a star for several, and those with 6 are said to be there with those with 4.
+    said = re.findall(r"`(\w+\*?)`", CHANGES)
+    told = {name for name in programs for each in said if fnmatch(re.sub("6$", "4", name), each)}
+    assert programs - told == NEVER_ATTACHED
+    attached = {text for each in sources() for text in strings(each)}
+    assert {each for each in programs if each.startswith("towpath_")} <= attached
 
 
 def test_every_tracepoint_is_there() -> None:
@@ -124,9 +158,30 @@ def test_routing_is_as_it_is_made() -> None:
     assert f"table {path.TABLE} ({path.TABLE:#x})" in CHANGES
 
 
-def test_the_filter_is_as_it_is_made() -> None:
-    """Priority and handle, by which `tc filter show` has it."""
+def test_filters_are_as_they_are_made() -> None:
+    """Priority and handle, by which `tc filter show` has them."""
     assert f"priority {clsact.PRIORITY}, handle {clsact.HANDLE:#x}" in CHANGES
+    for capability in (bandwidth, masquerade, packets):
+        assert f"handle {capability.HANDLE:#x}" in CHANGES
+
+
+def test_the_qdisc_is_as_it_is_made() -> None:
+    """By its handle, by which `tc qdisc show` has it."""
+    assert f"qdisc `fq`, handle {fq._HANDLE >> 16:x}:" in CHANGES
+
+
+def test_neighbours_are_as_they_are_made() -> None:
+    """By their protocol, which `ip neigh` shows."""
+    assert f"`managed extern_learn proto {keeper.PROTOCOL}`" in CHANGES
+
+
+def test_tables_are_whole() -> None:
+    """No row is without a head, which would be shown as text."""
+    blocks = re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE)
+    assert len(blocks) > 10
+    for block in blocks:
+        first, second, *_ = block.splitlines()
+        assert set(second) <= set("| -"), first
 
 
 def test_every_place_for_files_is_there() -> None:

@@ -28,11 +28,13 @@ SCRIPTS = ("tools/install", "tools/bare/enter", ".ci/run")
 # Who uses what is run there, the longest path first.
 USERS = {
     "tests/guest": {"kernels", "test"},
+    "tests/kubernetes": {"kubernetes", "test"},
     "tools/bare/test_": {"bare", "test"},
     "tests/": {"test", "demo"},
     "tools/kernels": {"kernels", "build"},
     "tools/instructions": {"kernels", "build"},
     "tools/debian": {"kernels"},
+    "tools/kubernetes": {"kubernetes", "build"},
     "tools/compilers": {"kernels", "build"},
     "tools/bare": {"bare"},
     "src/": {"run", "demo", "bench"},
@@ -53,6 +55,7 @@ HANDED_ON = {
     "hatch_build.py::run",
     "hatch_build.py::tool",
     "src/towpath/agent/health/command.py::run",
+    "src/towpath/agent/sources/kubernetes/access.py::_run",
     "src/towpath/bench/bandwidth_ways.py::_call",
     "src/towpath/bench/bandwidth_world.py::run",
     "src/towpath/bench/control.py::_run",
@@ -88,6 +91,14 @@ HANDED_ON = {
     "tools/kernels/initramfs.py::_applets",
     "tools/kernels/initramfs.py::_pack",
     "tools/debian/archive.py::run",
+    "tools/kubernetes/binaries.py::_compile",
+    "tools/kubernetes/binaries.py::go",
+    "tools/kubernetes/control_plane.py::_run",
+    "tools/kubernetes/control_plane.py::kubectl",
+    "tools/kubernetes/image.py::_run",
+    "tools/kubernetes/node.py::_has_socket",
+    "tools/kubernetes/node.py::run",
+    "tools/kubernetes/programs.py::start",
     "tools/kernels/test_rig.py::test_a_program_that_a_kernel_refuses_is_told",
 }
 
@@ -241,7 +252,7 @@ def test_each_line_of_the_table_is_whole() -> None:
     told = {"run", "demo", "bench"}
     for need in declared():
         users = set(need.users)
-        assert users <= told | {"build", "test", "kernels", "bare"}
+        assert users <= told | {"build", "test", "kernels", "kubernetes", "bare"}
         assert bool(need.needed_by and need.loses) == bool(users & told)
         assert all(
             each.startswith("/") or is_library(each) or "/" not in each for each in need.ways

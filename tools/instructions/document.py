@@ -28,8 +28,8 @@ def table(budgets: Sequence[Counts]) -> str:
         cells = [_number(each.scenarios.get(scenario.name)) for each in budgets]
         lines.append(_row(scenario.name, *cells, scenario.about))
     floors = [sorted(set(each.floors.values())) for each in budgets]
-    cells = [" and ".join(map(_number, each)) for each in floors]
-    lines.append(_row("floor, not included", *cells, "tunnels and l2, source NAT"))
+    cells = [", ".join(map(_number, each)) for each in floors]
+    lines.append(_row("floor, not included", *cells, "pods' bandwidth, tunnels and l2, source NAT"))
     return "\n".join(lines) + "\n"
 
 

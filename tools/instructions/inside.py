@@ -123,17 +123,14 @@ def balancing(names: Collection[str]) -> dict[str, Any]:
 
 
 def bandwidth(names: Collection[str]) -> dict[str, Any]:
-    """The same of pods' bandwidth, which has no budgets: only of these names.
-
-    Nothing where the checkout has no such benchmark.
-    """
+    """The same of pods' bandwidth. Nothing where the checkout has no such benchmark."""
     try:
         from towpath.bench.bandwidth_cost import SCENARIOS, rig  # noqa: PLC0415 - as in main
     except ImportError:
         return {}
     from towpath.bench.cpu import on_one_cpu  # noqa: PLC0415 - as in main
 
-    chosen = [scenario for scenario in SCENARIOS if scenario.name in names]
+    chosen = [scenario for scenario in SCENARIOS if not names or scenario.name in names]
     if not chosen:
         return {}
     with on_one_cpu(), rig(length=(TIMED, UNTIMED)) as bench:

@@ -6,8 +6,8 @@
     python -m tools.kernels.bench -- --part latency      what `towpath bench bandwidth` takes
     python -m tools.kernels.bench --figure               only a socket's own pace, and its picture
 
-Results are written to docs/results. Where options after -- choose, only what they ask for is
-replaced there.
+Results are written to docs/results, and tables of them to docs/performance.md. Where options after
+-- choose, only what they ask for is replaced there.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.debian.archive import DownloadError
-from tools.kernels import figure, guest, rivals
+from tools.kernels import bench_document, figure, guest, rivals
 from tools.kernels.packages import obtain
 from tools.kernels.supported import named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 RESULTS = Path("docs/results")
 KERNEL, RESET = "6.12", "5.10"
 """Kernels: the one that is measured, and one that resets stamps on the way from a pod."""
-PARTS = ("--part", "accuracy", "--part", "latency", "--part", "fairness")
-"""What programs cost is no matter of this clock: `make bench-check`."""
-SOME = ("--rate", "10M", "--rate", "50M", "--runs", "1")
+RATES, SOME = ("10M", "20M", "50M", "100M"), ("10M", "50M")
 TIMEOUT_SECONDS = 4 * 3600.0
 EMULATION = replace(guest.COUNTING, boot_seconds=900.0)
 """A guest's time is what it has done: what else the machine does has no say in what is measured,
@@ -56,16 +57,33 @@ def measure(
     return found
 
 
+def turns(*, full: bool) -> Iterator[list[str]]:
+    """Options of what a guest measures, one after the other: each leaves results.
+
+    What programs cost is no matter of this clock: `make bench-check`.
+    """
+    rates, more = (RATES, ()) if full else (SOME, ("--runs", "1"))
+    for rate in rates:
+        for part in ("accuracy", "latency"):
+            yield ["--part", part, "--rate", rate, *more]
+    yield ["--part", "fairness", "--rate", rates[-1]]
+
+
 def plugins() -> list[str]:
     """Return the options that name the CNI plugins."""
     found = map(rivals.obtain, rivals.RELEASES)
     return [word for version, path in found for word in ("--cni", f"cni-{version}={path}")]
 
 
+def results(kernel: str) -> Path:
+    """Return where a kernel's results are."""
+    return RESULTS / f"bandwidth-{kernel}.json"
+
+
 def keep(found: dict[str, Any], kernel: str) -> Path:
     """Write results, in place of those of the same parts and limits."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"bandwidth-{kernel}.json"
+    path = results(kernel)
     before = json.loads(path.read_text()) if path.exists() else {}
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(merged(before, found), indent=1) + "\n")
@@ -101,9 +119,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="towpath-kernels-bench-") as name:
         try:
             if not options.figure:
-                words = options.words or [*PARTS, *(() if options.full else SOME)]
-                path = keep(measure(options.kernel, words + plugins(), Path(name)), options.kernel)
-                print(path)
+                chosen = [options.words] if options.words else turns(full=options.full)
+                for number, words in enumerate(chosen):
+                    place = Path(name) / str(number)
+                    found = measure(options.kernel, words + plugins(), place)
+                    print(keep(found, options.kernel), *words, flush=True)
+                    if options.kernel == KERNEL:
+                        bench_document.write(json.loads(results(KERNEL).read_text()))
             if options.figure or not options.words:
                 for kernel in (RESET, KERNEL):
                     keep(measure(kernel, list(STAMPS), Path(name)), kernel)

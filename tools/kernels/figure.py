@@ -37,7 +37,7 @@ def draw(results: Path, kernels: Sequence[str]) -> Path:
 
 def _draw(axes: Any, stamps: dict[str, Any]) -> None:
     rates = [each / _MEGA for each in stamps["rates"]]
-    axes.plot(stamps["times"], rates, color="#4c78a8", linewidth=1, label="arrived, each 0.1 s")
+    axes.plot(stamps["times"], rates, color="#4c78a8", linewidth=1, label="arrived, each 10 ms")
     axes.axhline(stamps["pace"] / _MEGA, color="#54a24b", linestyle="--", label="the socket's pace")
     axes.axhline(stamps["limit"] / _MEGA, color="#e45756", linestyle=":", label="the pod's limit")
     series = ".".join(stamps["kernel"].split(".")[:2])

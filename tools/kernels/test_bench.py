@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tools.kernels import figure
-from tools.kernels.bench import merged
+from tools.kernels.bench import RATES, merged, turns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +34,19 @@ def test_results_take_the_place_of_those_they_are_of() -> None:
         latency("cake", 20, 3.0),
         latency("tbf", 20, 90.0),
     ]
+
+
+def test_each_limit_is_measured_once() -> None:
+    """In full three times each, which is the benchmark's own number."""
+    full = list(turns(full=True))
+    assert [words for words in full if "accuracy" in words] == [
+        ["--part", "accuracy", "--rate", rate] for rate in RATES
+    ]
+    assert sum("latency" in words for words in full) == len(RATES)
+    assert [words for words in full if "fairness" in words] == [
+        ["--part", "fairness", "--rate", "100M"]
+    ]
+    assert all(words[-2:] == ["--runs", "1"] for words in list(turns(full=False))[:-1])
 
 
 def test_the_same_picture_is_drawn_of_the_same_results(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
@@ -131,7 +132,8 @@ class Agent(Closeable):
                 raise InvalidError(problems)
             await self._writer.run(self._apply, config)
         finally:
-            systemd.ready(self.summary())
+            # A part may go through a large table for it, or wait for its turn.
+            systemd.ready(await asyncio.to_thread(self.summary))
 
     def _apply(self, config: Config) -> None:
         """Apply part by part; when one refuses, those before it get back what was in force."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import signal
 import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from towpath.agent.config.file import ConfigFile
 from towpath.agent.errors import AgentError
 from towpath.agent.http.listen import metrics_socket, unix_socket
 from towpath.agent.http.server import serve
+from towpath.agent.signals import Signals
 from towpath.capabilities import CAPABILITIES
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError
@@ -42,18 +42,17 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_little()
-    # Until the server listens to signals: an end on the way up is an orderly one too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    file = ConfigFile(path)
-    config = file.first
-    _make_state(config.state.directory)
     with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        file = ConfigFile(path)
+        config = file.first
+        _make_state(config.state.directory)
         stack.enter_context(_sole(config.state.directory))
         listener = stack.enter_context(unix_socket(config.api.socket))
         agent = stack.enter_context(Agent(file, detach_on_exit=detach_on_exit))
         metrics = stack.enter_context(metrics_socket(config.metrics.address))
         log.info("serving %s at %s", agent.summary(), config.api.socket)
-        asyncio.run(serve(agent, listener, metrics))
+        asyncio.run(serve(agent, signals, listener, metrics))
 
 
 def _make_state(directory: Path) -> None:

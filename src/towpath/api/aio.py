@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Socket,
         SocketFlows,
         SocketTrace,
+        SourceStatus,
         Status,
         Trace,
         UnreachedBackend,
@@ -422,6 +423,10 @@ class AsyncClient:
     async def stop_capture(self, number: int) -> CaptureEntry:
         """Have a capture end: whoever reads it gets the rest of the file."""
         return await self._ask(calls.stop_capture(number))
+
+    async def accept_source(self, name: str) -> SourceStatus:
+        """Have a source believed that lacks a large share of what is in force; how it is then."""
+        return await self._ask(calls.accept_source(name))
 
     async def get(self, path: str) -> Any:
         """Return what the agent answers to GET on a path below /v1, in JSON's types.

@@ -31,6 +31,7 @@ from towpath.api.documents import (
     Socket,
     SocketFlows,
     SocketTrace,
+    SourceStatus,
     Status,
     Trace,
     UnreachedBackend,
@@ -90,7 +91,11 @@ def _given(value: Any) -> Any:
     if isinstance(value, list):
         return [_given(item) for item in value]
     if isinstance(value, dict):
-        return {name: _given(item) for name, item in value.items() if item is not None}
+        return {
+            name: _given(item)
+            for name, item in value.items()
+            if item is not None and (name, item) != ("scope", "all")
+        }
     return value
 
 
@@ -308,6 +313,11 @@ def captures() -> Call[tuple[CaptureEntry, ...]]:
 def capture(number: int) -> Call[CaptureEntry]:
     """How far one has come."""
     return _call(CaptureEntry, "GET", _path("captures", str(number)))
+
+
+def accept_source(name: str) -> Call[SourceStatus]:
+    """Believe what a source has, whatever it lacks."""
+    return _call(SourceStatus, "POST", _path("sources", name, "accept"))
 
 
 def stop_capture(number: int) -> Call[CaptureEntry]:

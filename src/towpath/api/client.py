@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Socket,
         SocketFlows,
         SocketTrace,
+        SourceStatus,
         Status,
         Trace,
         UnreachedBackend,
@@ -406,6 +407,10 @@ class Client(Balancing):
     def stop_capture(self, number: int) -> CaptureEntry:
         """Have a capture end: whoever reads it gets the rest of the file."""
         return self._ask(calls.stop_capture(number))
+
+    def accept_source(self, name: str) -> SourceStatus:
+        """Have a source believed that lacks a large share of what is in force; how it is then."""
+        return self._ask(calls.accept_source(name))
 
     def get(self, path: str) -> Any:
         """Return what the agent answers to GET on a path below /v1, in JSON's types.

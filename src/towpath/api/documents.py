@@ -80,6 +80,7 @@ __all__ = [
     "FlowCount",
     "FlowCounts",
     "Flows",
+    "KindStatus",
     "Masquerade",
     "MasqueradeCounters",
     "MasqueradeDevice",
@@ -107,6 +108,7 @@ __all__ = [
     "SocketService",
     "SocketStale",
     "SocketTrace",
+    "SourceStatus",
     "Status",
     "Trace",
     "Translation",
@@ -165,6 +167,23 @@ class FileStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class KindStatus:
+    """What a source knows of one kind of objects."""
+
+    name: str
+    """Such as endpointslices."""
+    synced: bool
+    """Whether all were known once: before that nothing of the source is changed."""
+    objects: int
+    version: str = ""
+    """Up to which all is known, as the source counts."""
+    age: float | None = None
+    """Seconds since anything was told of them; None: nothing was yet."""
+    error: str | None = None
+    """Why nothing is told just now."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceStatus:
     """A source of services, and what became of what it has."""
 
@@ -177,6 +196,14 @@ class SourceStatus:
     """Why they were refused."""
     trouble: str | None = None
     """Why the source can't be read just now; None when all is well."""
+    kinds: tuple[KindStatus, ...] = ()
+    """What it follows, where that is more than one thing."""
+    withheld: int = 0
+    """Services that a list lacks which isn't believed."""
+    held: int = 0
+    """Endpoints that are in no list while these are written anew, and stay."""
+    unserved: tuple[Problem, ...] = ()
+    """What of its objects can't be served as they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class Accuracy:
     worst: float
     dropped: int | None
     """Packets, of all runs; None: the way doesn't tell."""
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Latency:
     p50: float
     p99: float
     requests: int
+    runs: int
 
 
 @dataclass(slots=True)
@@ -120,7 +122,7 @@ def measure_bandwidth(
             _share(found, here, sink, max(rates), seconds, progress)
         if "stamps" in parts:
             progress("a socket's own pace")
-            found.stamps = own_pace(here, sink, seconds)
+            found.stamps = own_pace(here, seconds)
     return found
 
 
@@ -163,6 +165,7 @@ def accuracy_of(
         round(statistics.median(errors), 2),
         round(worst, 2),
         dropped if found is not None else None,
+        runs,
     )
 
 
@@ -181,12 +184,12 @@ def latencies_of(
         for way in ways:
             progress(f"{way} {rate // 1_000_000}M latency")
             taken[way] += _asked(here, way, rate, LATENCY_BULK, seconds, plugins)
-    return [_latency(way, rate, LATENCY_BULK, each) for way, each in taken.items()]
+    return [_latency(way, rate, LATENCY_BULK, each, runs) for way, each in taken.items()]
 
 
 def latency_of(here: World, way: str, rate: int, bulk: Bulk, seconds: float) -> Latency:
     """Ask while the bulk goes on."""
-    return _latency(way, rate, bulk, _asked(here, way, rate, bulk, seconds, NONE))
+    return _latency(way, rate, bulk, _asked(here, way, rate, bulk, seconds, NONE), 1)
 
 
 def _asked(
@@ -197,7 +200,7 @@ def _asked(
         return latencies(here, seconds)
 
 
-def _latency(way: str, rate: int, bulk: Bulk, taken: Sequence[float]) -> Latency:
+def _latency(way: str, rate: int, bulk: Bulk, taken: Sequence[float], runs: int) -> Latency:
     found = sorted(taken)
     p50, p99 = (round(1000 * found[int(len(found) * share)], 3) for share in (0.5, 0.99))
-    return Latency(way, rate, bulk.name, p50, p99, len(found))
+    return Latency(way, rate, bulk.name, p50, p99, len(found), runs)

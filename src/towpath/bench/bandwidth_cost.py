@@ -21,6 +21,7 @@ from towpath.bench.report import Timing
 from towpath.datapath.bandwidth.limits import SECOND, Limit, row
 from towpath.datapath.bandwidth.node import Node
 from towpath.datapath.bandwidth.program import BandwidthProgram
+from towpath.datapath.bandwidth.tables import Owners
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.net.netns import new_netns
 from towpath.model.bandwidth import Pod, Section
@@ -40,9 +41,11 @@ _UNSPEC = -1  # TC_ACT_UNSPEC
 _PACKET = FlowTuple.parse("10.244.0.2:4000 -> 203.0.113.9:9 udp")
 _TAKES = 2000
 """ns of a packet at the limit: more than the program takes, so that a run's packets all wait."""
+_TAKES_IN_TURN = SECOND
+"""The same where an aggregate's next packet comes after one of each other, or in another run."""
 _STRAY = 0.01  # share of packets
 _PLENTY = 1_000_000_000_000
-_HORIZON = 10 * SECOND
+_HORIZON = 24 * 3600 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ SCENARIOS = (
     Scenario("bandwidth-mark", "a pod's packet comes, its aggregate is marked", "tag"),
     Scenario("bandwidth-pace", "a packet within its limit leaves", "pace"),
     Scenario("bandwidth-pace-later", "a packet above it gets a later time", "pace", waits=True),
-    Scenario("bandwidth-pace-many", "the same of 8,192 aggregates in turn", "pace", many=True),
+    Scenario("bandwidth-pace-many", "within limits of 8,192 aggregates in turn", "pace", many=True),
+    Scenario("bandwidth-pace-many-later", "above them", "pace", waits=True, many=True),
 )
 
 
@@ -101,10 +105,8 @@ class Rig:
         self._frame = frame(_PACKET, payload=32)
         enum = program.constant
         self._mark = enum("bandwidth_limits", "BANDWIDTH_MARK") << 16 | 1
-        record = program.record("bw_pods")
-        record["aggregate"] = 1
-        program.maps["bw_pods"].update(_LOOPBACK, record)
-        self._limited: bool | None = None
+        Owners(program).sync_pods({_LOOPBACK: 1}, ())
+        self._limited: Scenario | None = None
 
     def warm_up(self, scenario: Scenario) -> None:
         """Have its packets go their way. BenchError: they go another."""
@@ -112,7 +114,7 @@ class Rig:
 
     def time(self, scenario: Scenario) -> float:
         """Return nanoseconds a packet. BenchError: packets went another way."""
-        self._limit(waits=scenario.waits)
+        self._limit(scenario)
         before = self._counted()
         taken = self._time(self._program.program(scenario.program), scenario, _UNSPEC)
         moved = self._counted() - before
@@ -133,17 +135,22 @@ class Rig:
     def _batch(self) -> int:
         return int(self._timer.btf.enum("tc_bench_limits")["TC_BENCH_BATCH"])
 
-    def _limit(self, *, waits: bool) -> None:
-        """Have all aggregates idle, with a limit that packets reach, or none does."""
-        rate = 8 * len(self._frame) * SECOND // _TAKES if waits else _PLENTY
-        limit = row(self._program, Limit(egress=rate, burst=0, horizon=_HORIZON))
-        numbers = np.arange(1, self._program.aggregates + 1, dtype="=u4")
-        if waits != self._limited:
-            limits = self._program.maps["bw_limits"]
-            limits.update_batch(numbers, np.full(numbers.size, limit, limits.value_dtype))
-            self._limited = waits
+    def _limit(self, scenario: Scenario) -> None:
+        """Have limits that all packets reach, or none does, and the first aggregate idle."""
         states = self._program.maps["bw_states"]
         states.update(1, np.zeros_like(states.lookup(1)))
+        if scenario == self._limited:
+            return
+        takes = _TAKES_IN_TURN if scenario.many else _TAKES
+        rate = 8 * len(self._frame) * SECOND // takes if scenario.waits else _PLENTY
+        limit = row(self._program, Limit(egress=rate, burst=0, horizon=_HORIZON))
+        numbers = np.arange(1, self._program.aggregates + 1, dtype="=u4")
+        for table, each in (("bw_limits", limit), ("bw_states", states.lookup(1))):
+            rows = np.full(numbers.size, each, self._program.maps[table].value_dtype)
+            self._program.maps[table].update_batch(numbers, rows)
+        self._limited = scenario
+        if scenario.many:  # the first packet of each never waits
+            self._time(self._program.program(scenario.program), scenario, _UNSPEC)
 
     def _counted(self) -> np.ndarray:
         _, rows = self._program.maps["bw_counts"].snapshot()

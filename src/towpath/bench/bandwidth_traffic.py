@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from towpath.bench.bandwidth_world import World
 
 PORT = 9000
-_TCP_CONGESTION, _SO_MAX_PACING_RATE = 13, 47
+_TCP_CONGESTION = 13
 _LIMIT = 30.0  # seconds; ends a hang
 _BULK, _REQUESTS = b"B", b"R"
-_DATAGRAM, _SEGMENT = 1430, 1448
+DATAGRAM, _SEGMENT = 1430, 1448
 _TCP_OVERHEAD = 1514 / _SEGMENT  # of full segments with timestamps
-_UDP_OVERHEAD = (_DATAGRAM + 42) / _DATAGRAM
+UDP_OVERHEAD = (DATAGRAM + 42) / DATAGRAM
 _REQUEST = 64
 
 
@@ -40,7 +40,7 @@ class Bulk:
     @property
     def overhead(self) -> float:
         """Bytes on the wire for each that arrives."""
-        return _UDP_OVERHEAD if self.offered else _TCP_OVERHEAD
+        return UDP_OVERHEAD if self.offered else _TCP_OVERHEAD
 
     @property
     def name(self) -> str:
@@ -134,22 +134,19 @@ class Sender:
         """Send frames of UDP, of so many bits a second."""
         self._start(lambda: self._send_datagrams(netns, rate))
 
-    def stream(self, netns: int, control: str = "cubic", *, rate: float = 0, most: int = 0) -> None:
+    def stream(self, netns: int, control: str = "cubic", *, rate: float = 0) -> None:
         """Send by TCP, as much as there is room for.
 
         ``rate``: the application has only so many bits a second on the wire; 0: any number.
-        ``most``: bits a second that the socket is told to send (``SO_MAX_PACING_RATE``); 0: any.
         """
-        self._start(lambda: self._send_stream(netns, control, rate, most))
+        self._start(lambda: self._send_stream(netns, control, rate))
 
-    def _send_stream(self, netns: int, control: str, rate: float, most: int) -> None:
+    def _send_stream(self, netns: int, control: str, rate: float) -> None:
         with in_netns(netns):
             made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         with made, suppress(OSError):
             made.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, control.encode())
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if most:
-                made.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, most // 8)
             made.settimeout(_LIMIT)
             made.connect((REMOTE, PORT))
             made.sendall(_BULK)
@@ -164,8 +161,8 @@ class Sender:
             made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with made:
             made.connect((REMOTE, PORT))
-            data = bytes(_DATAGRAM)
-            for _ in self._turns(8 * (_DATAGRAM + 42) / rate):
+            data = bytes(DATAGRAM)
+            for _ in self._turns(8 * (DATAGRAM + 42) / rate):
                 with suppress(OSError):
                     made.send(data)
 
@@ -204,7 +201,7 @@ def tcp_on_wire(rate: float) -> float:
 
 def udp_on_wire(rate: float) -> float:
     """The same of datagrams that this module sends."""
-    return rate * _UDP_OVERHEAD
+    return rate * UDP_OVERHEAD
 
 
 def latencies(here: World, seconds: float, pause: float = 0.01) -> list[float]:

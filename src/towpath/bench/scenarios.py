@@ -91,7 +91,7 @@ _ALLOWED = (
 
 
 def _service(name: str, flow: FlowTuple, backends: tuple[Backend, ...], **options: Any) -> Service:
-    return Service(name, *flow.key, backends, **options)
+    return Service(name, *flow.key[:3], backends, **options)
 
 
 SERVICES = (

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def agent(path: Path, detach_on_exit: bool, log_level: str) -> None:
 
     SIGTERM and SIGINT end the agent, SIGHUP makes it read FILE at once.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # FILE is still to be read
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneEntry("%(levelname)s: %(message)s"))
     # Debug is about Towpath: pyroute2 would dump what each device says.

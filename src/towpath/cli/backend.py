@@ -90,6 +90,8 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
     Those too that were removed and are terminating, which is shown as leaving: they have no
     share, and go when their flows have ended.
 
+    local: it is on this node, which delivers to it itself.
+
     unreached is why packets don't get there: no route, one that refuses, a next hop that doesn't
     answer.
     """
@@ -110,12 +112,13 @@ def list_(service: str, socket_path: Path, form: Format) -> None:
                 row["weight"],
                 percent(row["share"]),
                 *(count(row[name]) for name in numbers[2:]),
+                row["local"],
                 *standing(checks.get(row["address"])),
                 row["trouble"],
             )
             for row in rows
         ]
-        columns = ("backend", "state", *numbers, *STANDING, "unreached")
+        columns = ("backend", "state", *numbers, "local", *STANDING, "unreached")
         print_table(columns, shown, numbers=numbers)
 
     emit(data, form, table)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from towpath.cli.command import ManualGroup
-from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +119,7 @@ def watch(seconds: float, count: int | None, socket_path: Path) -> None:
             time.sleep(seconds)
             found, now = client.bandwidth(), time.monotonic()
             if looks:
-                click.echo()
+                say()
             print_table(_WATCHED, list(_now(before, found, now - at)), numbers=_WATCHED[1:])
             before, at, looks = found, now, looks + 1
 
@@ -173,9 +173,12 @@ def _print(found: Bandwidth, name: str | None) -> None:
         for device in found.devices:
             how = "paced by fq" if device.paces else f"policed: {device.why}"
             dropped = f", {device.dropped} dropped by fq itself" if device.dropped else ""
-            click.echo(f"{device.name}: {how}{dropped}")
+            say(f"{device.name}: {how}{dropped}")
+        if found.stamps_kept is not None:
+            kept = " and ".join(map(str.upper, found.stamps_kept)) or "none"
+            say(f"times of departure that survive the way out of pods: {kept}")
         for trouble in found.troubles:
-            click.echo(trouble)
+            say(trouble)
 
 
 def _row(each: BandwidthAggregate) -> tuple[str, ...]:

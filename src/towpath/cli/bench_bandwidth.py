@@ -83,7 +83,7 @@ def bandwidth(
     offered. latency: requests of 64 bytes are sent while two TCP connections fill the limit; tbf
     has a queue of 25 ms and a burst of an eighth of a second, and so have plugins. fairness: two
     pods with limits of their own, and with a common one at the highest rate. stamps: a socket that
-    paces itself (SO_MAX_PACING_RATE), over time.
+    paces itself (SO_TXTIME), over time.
 
     Needs root and the programs ip and tc; all but cost need fq, and the other ways tbf, ifb, CAKE,
     HTB of the kernel.

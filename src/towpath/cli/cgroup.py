@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from towpath.cli.command import ManualGroup
-from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,12 +60,12 @@ def programs(path: Path | None, form: Format) -> None:
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    click.echo(f"cgroup: {found['cgroup'] or 'none'} ({found['why']})")
+    say(f"cgroup: {found['cgroup'] or 'none'} ({found['why']})")
     if found["within"]:
-        click.echo(f"only what is in cgroup number {found['within']['id']}")
-    click.echo(f"{'proven' if found['proven'] else 'not proven'}: {found['proof']}")
+        say(f"only what is in cgroup number {found['within']['id']}")
+    say(f"{'proven' if found['proven'] else 'not proven'}: {found['proof']}")
     if found["programs"]:
-        click.echo()
+        say()
         program_table(found["programs"])
 
 

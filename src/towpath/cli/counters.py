@@ -35,6 +35,18 @@ def show_refused(counters: Counters) -> None:
         print_table(("refused by", "error", "packets"), rows, numbers=("packets",))
 
 
+def show_local(counters: Counters) -> None:
+    """Translated packets of backends on this node, if there is one."""
+    rows = [
+        (program, verdict, count(number))
+        for program, verdicts in counters.local.items()
+        for verdict, number in verdicts.items()
+        if number and verdict != "bytes"
+    ]
+    if rows:
+        print_table(("on this node", "verdict", "packets"), rows, numbers=("packets",))
+
+
 def show_services(services: Iterable[ServiceCounters]) -> None:
     """A line for each service, and one for each of its backends."""
     rows: list[_Row] = []

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from towpath.cli.command import Manual
-from towpath.cli.output import Format, count, emit, output_option, print_table
-from towpath.printable import printable
+from towpath.cli.output import Format, count, emit, output_option, print_table, say
+from towpath.printable import printable_lines
+from towpath.signals import asked_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from towpath.datapath.decap.table import DecapCounters
 
 PINS = Path("/sys/fs/bpf/towpath-decap")
-STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 REFRESH = 1.0  # seconds between two looks at the device, and at the counters in a terminal
 
 EXAMPLES = {
@@ -124,7 +124,7 @@ def _attach_pinned(
     from towpath.datapath.decap.decap import Decap
 
     with Decap(device, addresses, mode, pins=pins) as running:
-        click.echo(printable(f"{_what(running)}, pinned in {pins}"), err=True)
+        say(f"{_what(running)}, pinned in {pins}", error=True)
         if form != "table":
             _print(running.counters(), form)
 
@@ -149,7 +149,7 @@ def _undisturbed() -> Iterator[None]:
 
     Threads inherit that, so it comes before the imports: numpy's library starts some.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked_to_end())
     try:
         from towpath.datapath.decap.table import DecapError
 
@@ -164,20 +164,24 @@ def _undisturbed() -> Iterator[None]:
 def _wait(running: Decap) -> None:
     """Show what goes on until a signal to stop comes."""
     from rich.console import Console
+    from rich.text import Text
+
+    def shown(text: str) -> Text:
+        return Text(printable_lines(text))
 
     console = Console(stderr=True, highlight=False)
     what, told = _what(running), ""
     if not console.is_terminal:
-        console.print(what, soft_wrap=True)
-        while signal.sigtimedwait(STOPS, REFRESH) is None:
+        say(what, error=True)
+        while signal.sigtimedwait(asked_to_end(), REFRESH) is None:
             trouble = running.follow()
             if trouble != told:
-                console.print(trouble or _what(running), soft_wrap=True)
+                say(trouble or _what(running), error=True)
             told = trouble
         return
-    with console.status(what) as status:
-        while signal.sigtimedwait(STOPS, REFRESH) is None:
-            status.update(running.follow() or f"{what}: {_totals(running.counters())}")
+    with console.status(shown(what)) as status:
+        while signal.sigtimedwait(asked_to_end(), REFRESH) is None:
+            status.update(shown(running.follow() or f"{what}: {_totals(running.counters())}"))
 
 
 def _what(running: Decap) -> str:
@@ -216,7 +220,7 @@ def _tables(counters: DecapCounters) -> None:
         ],
         numbers=["packets", "bytes"],
     )
-    click.echo()
+    say()
     print_table(
         ["verdict", "packets"],
         [[verdict, count(packets)] for verdict, packets in counters.verdicts.items()],

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import LazyGroup, Verb
-from towpath.cli.output import Format, emit, output_option, print_table
-from towpath.printable import printable
+from towpath.cli.output import Format, emit, output_option, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,7 +88,7 @@ def doctor(ctx: click.Context, path: Path | None, form: Format) -> None:
     if fatal:
         what = "this configuration" if path else "a load balancer"
         reasons = "; ".join(f"{each.name}: {each.found}" for each in fatal)
-        click.echo(printable(f"Error: {what} can't work here: {reasons}"), err=True)
+        say(f"Error: {what} can't work here: {reasons}", error=True)
         sys.exit(1)
 
 

@@ -12,7 +12,7 @@ import click
 
 from towpath.cli.cgroup import program_table
 from towpath.cli.command import Manual
-from towpath.cli.output import Format, emit, output_option, print_table
+from towpath.cli.output import Format, emit, output_option, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,12 +63,12 @@ def cgroup(path: Path | None, form: Format) -> None:
 def _print(found: CgroupDiagnosis) -> None:
     print_table(("cgroups", ""), _lines(found))
     if found.affected:
-        click.echo()
+        say()
         which = "don't run" if found.state == "bypassed" else "would not run"
         rows = [(each.cgroup, ", ".join(each.hooks)) for each in found.affected]
         print_table((f"programs that {which} for new sockets", "hooks"), rows)
     if found.programs:
-        click.echo()
+        say()
         program_table(asdict(each) for each in found.programs)
 
 

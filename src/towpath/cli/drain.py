@@ -10,7 +10,7 @@ import click
 
 from towpath.cli.backend import Address, address_argument, backend, change, service_argument
 from towpath.cli.command import EXIT_CODES
-from towpath.cli.output import socket_option
+from towpath.cli.output import say, socket_option
 from towpath.cli.plans import done
 from towpath.model.service import BackendState
 
@@ -117,14 +117,14 @@ def _wait(service: str, address: Address, timeout: float, socket_path: Path) -> 
     with Client(socket_path) as client:
         while (flows := _flows(client, service, address)) > 0:
             if flows != said:
-                click.echo(f"{flows} flows remain")
+                say(f"{flows} flows remain")
                 said = flows
             if time.monotonic() >= end:
                 raise click.ClickException(
                     f"{flows} flows of {address} remain after {timeout:g} s; they go on"
                 )
             time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
-    click.echo("no flows remain")
+    say("no flows remain")
 
 
 def _flows(client: Client, service: str, address: Address) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import Manual
-from towpath.cli.output import Format, count, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, count, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,9 +110,7 @@ def _show(found: Sequence[Flow], limit: int, form: Format) -> None:
             columns |= _translations(shown)
         print_table(list(columns), zip(*columns.values(), strict=True), numbers=("idle", "left"))
         if len(found) > len(shown):
-            click.echo(
-                f"There are more than {limit}; --limit shows more, --count counts.", err=True
-            )
+            say(f"There are more than {limit}; --limit shows more, --count counts.", error=True)
 
     emit(plain(shown), form, table)
 

@@ -22,11 +22,13 @@ VERBS = {
     "status": Verb("towpath.cli.status:status", "What the agent runs, and what it refused."),
     "service": Verb("towpath.cli.service:service", "List, apply, plan and delete services."),
     "backend": Verb("towpath.cli.drain:backend", "List and change a service's backends."),
+    "source": Verb("towpath.cli.source:source", "Where services come from, and what is withheld."),
     "flows": Verb("towpath.cli.flows:flows", "The flows that are remembered, and their backends."),
     "trace": Verb("towpath.cli.trace:trace", "Which backend a flow goes to, and why."),
     "route": Verb("towpath.cli.route:route", "What becomes of a packet for an address."),
     "record": Verb("towpath.cli.record:record", "Capture packets, both sides of each."),
     "recorder": Verb("towpath.cli.recorder:recorder", "List and stop captures."),
+    "import": Verb("towpath.cli.imports:import_", "Other load balancers' setups as services."),
     "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),
     "doctor": Verb("towpath.cli.doctor:doctor", "What this kernel can do, and what is lost."),
     "lab": Verb("towpath.cli.lab:lab", "A load balancer, clients and backends in namespaces."),
@@ -60,6 +62,9 @@ class Root(LazyGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click leaves quietly when whoever read the output has gone
+        except click.ClickException as error:
+            error.message = printable_lines(error.message)  # type: ignore[misc]
+            raise
         except (OSError, Error) as error:
             raise click.ClickException(printable_lines(str(error))) from error
 

@@ -9,7 +9,7 @@ import click
 
 from towpath.cli.backend import AddressType
 from towpath.cli.command import ManualGroup
-from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -52,13 +52,13 @@ def _print(found: Masquerade) -> None:
     for number, rule in enumerate(found.rules):
         left = f", but not to {', '.join(map(str, rule.exclude))}" if rule.exclude else ""
         prefixes = ", ".join(map(str, rule.prefixes))
-        click.echo(f"rule {number}: {prefixes} by {', '.join(rule.devices)}{left}")
+        say(f"rule {number}: {prefixes} by {', '.join(rule.devices)}{left}")
     stack = ", through the stack" if found.through_stack else ""
-    click.echo(f"ports {found.ports}, {found.mapping}{stack}")
-    click.echo(f"leaves from {', '.join(map(str, found.sources)) or 'nowhere'}")
-    click.echo(f"{found.flows} flows of at most {found.capacity}, {found.counters.bound} begun")
+    say(f"ports {found.ports}, {found.mapping}{stack}")
+    say(f"leaves from {', '.join(map(str, found.sources)) or 'nowhere'}")
+    say(f"{found.flows} flows of at most {found.capacity}, {found.counters.bound} begun")
     if found.ports_in_use:
-        click.echo(f"ports in use by sockets: {', '.join(map(str, found.ports_in_use))}")
+        say(f"ports in use by sockets: {', '.join(map(str, found.ports_in_use))}")
     devices = [
         (each.name, each.role, ", ".join(map(str, each.rules)) or "-", _way(each.direct))
         for each in found.devices
@@ -72,7 +72,7 @@ def _print(found: Masquerade) -> None:
     ]
     print_table(("program", "verdict", "packets"), rows, numbers=("packets",))
     for trouble in found.troubles:
-        click.echo(trouble)
+        say(trouble)
 
 
 def _way(direct: bool) -> str:
@@ -110,7 +110,7 @@ def flows(
 def _print_flows(found: MasqueradedFlows) -> None:
     print_table(_COLUMNS, [_row(each) for each in found.flows], numbers=("idle",))
     if found.more:
-        click.echo("there are more: --limit shows them, other options choose among them")
+        say("there are more: --limit shows them, other options choose among them")
 
 
 def _row(each: MasqueradedFlow) -> tuple[str, ...]:

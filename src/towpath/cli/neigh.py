@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import ManualGroup
-from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,9 +54,9 @@ def _print(found: NextHops) -> None:
     rows = [_row(each) for each in found.next_hops]
     print_table(_COLUMNS, rows, numbers=("age", "probes"))
     for each in found.unreached:
-        click.echo(f"{each.address}: {each.trouble}")
+        say(f"{each.address}: {each.trouble}")
     for doubtful in found.doubtful:
-        click.echo(f"{doubtful.address}: {doubtful.trouble}")
+        say(f"{doubtful.address}: {doubtful.trouble}")
 
 
 def _row(each: NextHop) -> tuple[str, ...]:

@@ -55,6 +55,11 @@ def emit(data: object, form: Format, table: Callable[[], None]) -> None:
         table()
 
 
+def say(text: str = "", *, error: bool = False) -> None:
+    """Print lines as a terminal may have them; ``error``: to stderr."""
+    click.echo(printable_lines(text), err=error)
+
+
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[str] = ()
 ) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
-from towpath.cli.output import Format, emit, percent, print_table
+from towpath.cli.output import Format, emit, percent, print_table, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +22,10 @@ def show_plan(plan: Plan, form: Format) -> None:
 
     def table() -> None:
         if not plan.changes:
-            click.echo("No change.")
+            say("No change.")
             return
         print_table(COLUMNS, map(_row, plan.changes), numbers=("new flows moved",))
-        click.echo(f"\n{plan.steps} steps; {percent(plan.moved)} of all services' new flows move.")
+        say(f"\n{plan.steps} steps; {percent(plan.moved)} of all services' new flows move.")
 
     emit(plain(plan), form, table)
 
@@ -36,7 +34,7 @@ def done(plan: Plan) -> None:
     """Say in one line what a change did."""
     names = [f"{SIGNS[change.action]}{change.service.name}" for change in plan.changes]
     moved = f"; {percent(plan.moved)} of all services' new flows move" if plan.moved else ""
-    click.echo(f"{' '.join(names)}: {plan.steps} steps{moved}" if names else "No change.")
+    say(f"{' '.join(names)}: {plan.steps} steps{moved}" if names else "No change.")
 
 
 def _row(change: ServiceChange) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from towpath.cli.command import Manual
-from towpath.cli.output import count, socket_option
-from towpath.printable import printable_lines
+from towpath.cli.output import count, say, socket_option
+from towpath.signals import asked_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,7 +158,7 @@ def _report(entry: CaptureEntry, path: Path) -> None:
         lines.append(f"{count(entry.lost)} frames were lost: they came faster than they were read")
     if entry.ended:
         lines.append(f"ended: {entry.ended}")
-    click.echo(printable_lines("\n".join(lines)), err=True)
+    say("\n".join(lines), error=True)
 
 
 def _state(entry: CaptureEntry) -> str:
@@ -178,7 +178,7 @@ def _size(number: float) -> str:
 
 @contextmanager
 def _ended_by_signal() -> Iterator[Callable[[CaptureStream], None]]:
-    """SIGINT or SIGTERM has the capture end that is given; the rest of the file still comes.
+    """A signal to end has the capture end that is given; the rest of the file still comes.
 
     One that comes before is remembered until then: the agent captures already when it says so. A
     second one doesn't wait for anything.
@@ -205,7 +205,7 @@ def _ended_by_signal() -> Iterator[Callable[[CaptureStream], None]]:
         if asked:
             stop()
 
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    before = {each: signal.getsignal(each) for each in asked_to_end()}
     for each in before:
         signal.signal(each, end)
     try:

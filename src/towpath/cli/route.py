@@ -11,7 +11,7 @@ import click
 
 from towpath.cli.backend import AddressType
 from towpath.cli.command import ManualGroup
-from towpath.cli.output import Format, emit, output_option, socket_option
+from towpath.cli.output import Format, emit, output_option, say, socket_option
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -72,7 +72,7 @@ def _kernel(address: str) -> dict[str, Any] | str:
 
 
 def _print(found: Route, kernel: dict[str, Any] | str) -> None:
-    click.echo(f"datapath: {found.verdict}: {found.why}")
+    say(f"datapath: {found.verdict}: {found.why}")
     facts = {
         "out of": found.device,
         "next hop": found.next_hop,
@@ -82,11 +82,11 @@ def _print(found: Route, kernel: dict[str, Any] | str) -> None:
     }
     for name, value in facts.items():
         if value is not None:
-            click.echo(f"  {name}: {value}")
+            say(f"  {name}: {value}")
     if isinstance(kernel, str):
-        click.echo(f"ip: {kernel}")
+        say(f"ip: {kernel}")
         return
-    click.echo("ip:")
+    say("ip:")
     for name in ("type", "dev", "gateway", "via", "prefsrc"):
         if name in kernel:
-            click.echo(f"  {name}: {kernel[name]}")
+            say(f"  {name}: {kernel[name]}")

@@ -11,7 +11,7 @@ import click
 
 from towpath.cli.command import ManualGroup
 from towpath.cli.health import STANDING, standing
-from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, emit, output_option, print_table, say, socket_option
 from towpath.cli.plans import done, show_plan
 from towpath.cli.service_add import add, set_
 
@@ -78,7 +78,9 @@ def list_(socket_path: Path, form: Format) -> None:
 
     def table() -> None:
         numbers = ("port", "backends", "up", "table")
+        names = [_namespace(each) for each in entries]
         columns = (
+            *(("namespace",) if any(names) else ()),
             "service",
             "vip",
             "port",
@@ -89,7 +91,11 @@ def list_(socket_path: Path, form: Format) -> None:
             "flows",
             "owner",
         )
-        rows = (_row(each, up if each.service.name in checked else None) for each in entries)
+        rows: list[tuple[object, ...]] = []
+        for each, name in zip(entries, names, strict=True):
+            row = _row(each, up if each.service.name in checked else None)
+            short = each.service.name.removeprefix(f"{name}:")
+            rows.append((name, short, *row[1:]) if any(names) else row)
         print_table(columns, rows, numbers=numbers)
 
     emit(plain(entries), form, table)
@@ -115,7 +121,7 @@ def get(name: str, socket_path: Path, form: Format) -> None:
         health = data.pop("health") or {}
         fields = [*data.items(), *((f"health.{key}", value) for key, value in health.items())]
         print_table(("service", found.name), fields[1:])
-        click.echo()
+        say()
         rows = [
             (
                 *each.values(),
@@ -152,10 +158,10 @@ def counters(name: str, per_cpu: bool, socket_path: Path, form: Format) -> None:
     def table() -> None:
         show_services([found])
         if found.drops:
-            click.echo()
+            say()
             show_drops(found)
         if per_cpu:
-            click.echo()
+            say()
             show_cpus(found)
 
     emit(plain(found), form, table)
@@ -230,6 +236,11 @@ def delete(names: tuple[str, ...], socket_path: Path) -> None:
     with Client(socket_path) as client:
         for name in names:
             done(client.remove_service(name))
+
+
+def _namespace(entry: ServiceEntry) -> str | None:
+    """Of Kubernetes, whose services are called NAMESPACE:NAME:PORT:KIND:ADDRESS."""
+    return entry.service.name.partition(":")[0] if entry.owner == "kubernetes" else None
 
 
 def _row(entry: ServiceEntry, up: Mapping[str, int] | None) -> tuple[object, ...]:

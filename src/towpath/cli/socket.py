@@ -10,7 +10,7 @@ import click
 
 from towpath.cli.backend import AddressType
 from towpath.cli.command import ManualGroup
-from towpath.cli.output import Format, emit, output_option, print_table, socket_option
+from towpath.cli.output import Format, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,9 @@ EXAMPLES = {
         "Where it does go, for a process there."
     ),
 }
-_TARGET = re.compile(r"(?:\[(?P<v6>[^]]+)]|(?P<v4>[^:]+)):(?P<port>\d+)(?:/(?P<protocol>tcp|udp))?")
+_TARGET = re.compile(
+    r"(?:\[(?P<v6>[^]]+)]|(?P<v4>[^:]+)):(?P<port>0|[1-9][0-9]*)(?:/(?P<protocol>tcp|udp))?"
+)
 _COLUMNS = ("protocol", "service", "address", "backend", "local", "netns", "sk")
 _PACKET_COLUMNS = (
     *("protocol", "service", "address", "backend", "pod", "device", "state", "idle"),
@@ -67,13 +69,13 @@ def list_(socket_path: Path, form: Format) -> None:
 
 
 def _print(found: Socket) -> None:
-    click.echo(f"for processes in {found.cgroup}")
-    click.echo(f"{'proven' if found.proven else 'not proven'}: {found.proof}")
+    say(f"for processes in {found.cgroup}")
+    say(f"{'proven' if found.proven else 'not proven'}: {found.proof}")
     for each in found.excluded:
-        click.echo(f"but not in {each}")
-    click.echo(f"without a backend: {found.refuse}")
+        say(f"but not in {each}")
+    say(f"without a backend: {found.refuse}")
     stale = found.stale
-    click.echo(f"stale sockets: {stale.ended} ended, {stale.failed} could not be")
+    say(f"stale sockets: {stale.ended} ended, {stale.failed} could not be")
     rows = [
         (hook.name, each.name, str(each.id), each.cgroup, "towpath" if each.ours else "")
         for hook in found.hooks
@@ -95,14 +97,12 @@ def _print(found: Socket) -> None:
     if found.packets is not None:
         _print_packets(found.packets)
     for trouble in found.troubles:
-        click.echo(trouble)
+        say(trouble)
 
 
 def _print_packets(found: SocketPackets) -> None:
     devices = ", ".join(found.devices) or "no device: there is none of these names"
-    click.echo(
-        f"packets of {devices}: {found.flows} of {found.capacity} flows, {found.begun} begun"
-    )
+    say(f"packets of {devices}: {found.flows} of {found.capacity} flows, {found.begun} begun")
     rows = [
         (program, verdict, str(number))
         for program, verdicts in found.verdicts.items()
@@ -168,7 +168,7 @@ def _print_flows(found: SocketFlows) -> None:
     if found.packets:
         print_table(_PACKET_COLUMNS, [_packet_row(each) for each in found.packets])
     if found.more:
-        click.echo("there are more: --limit shows them, other options choose among them")
+        say("there are more: --limit shows them, other options choose among them")
 
 
 def _row(each: SocketFlow) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import Manual
-from towpath.cli.counters import show_refused, show_services, show_verdicts
-from towpath.cli.output import Format, count, emit, output_option, print_table, socket_option
+from towpath.cli.counters import show_local, show_refused, show_services, show_verdicts
+from towpath.cli.output import Format, count, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,12 +51,15 @@ def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> Non
         _unwell(checks)
         _unreached(unreached)
         if counters is not None:
-            click.echo()
+            say()
             show_verdicts(counters)
             if counters.refused:
-                click.echo()
+                say()
                 show_refused(counters)
-            click.echo()
+            if counters.local:
+                say()
+                show_local(counters)
+            say()
             show_services(counters.services)
 
     emit(data, form, table)
@@ -103,6 +106,13 @@ def _sources(status: Status) -> Iterator[tuple[str, str]]:
     for name, source in status.sources.items():
         since = f"in force since {source.accepted}" if source.accepted else "as it was before"
         yield f"source {name}", source.trouble or since
+        for kind in source.kinds:
+            age = "never heard" if kind.age is None else f"{kind.age:.0f} s old"
+            yield "", f"{kind.objects} {kind.name}, {age}{'' if kind.synced else ', not all known'}"
+        if source.withheld:
+            yield "withheld", f"{source.withheld} services that a list lacks"
+        if source.unserved:
+            yield "not served", f"{len(source.unserved)} things, see towpath source list"
         if source.refused:
             yield "refused", f"what it had at {source.refused}:"
             yield from (("", str(problem)) for problem in source.problems)
@@ -116,7 +126,7 @@ def _unwell(checks: Iterable[Check]) -> None:
         if check.state != "up"
     ]
     if rows:
-        click.echo()
+        say()
         print_table(("service", "backend", "state", "since", "last error"), rows)
 
 
@@ -124,5 +134,5 @@ def _unreached(backends: Iterable[UnreachedBackend]) -> None:
     """Backends that packets don't get to, and why."""
     rows = [(each.service.name, each.backend, each.trouble) for each in backends]
     if rows:
-        click.echo()
+        say()
         print_table(("service", "backend", "unreached"), rows)

@@ -44,6 +44,7 @@ VERDICTS = {
     "pass_fragment": "passed to the kernel untouched: a fragment, not of a service's packet",
     "pass_malformed": "passed to the kernel untouched: its headers make no sense",
     "pass_qinq": "passed to the kernel untouched: behind an 802.1ad tag, or two tags",
+    "local": "passed to the kernel, which delivers it: the backend is on this node",
     "drop_no_backend": "dropped: the service has no backend that takes new flows",
     "drop_mtu": "dropped: larger than the egress MTU, outer header included; nobody is told",
     "drop_no_route": "dropped: no route there, or it is an address of this node",
@@ -68,6 +69,9 @@ VERDICTS = {
     "tx_too_big": "answered: larger than the egress MTU, the sender is told what fits",
     "tx_echo": "answered: an echo request to a VIP",
 }
+
+
+LOCAL = "local"
 
 
 @click.command(cls=Manual, examples=EXAMPLES)
@@ -114,7 +118,8 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
     if trace.backend is not None:
         yield "backend", str(trace.backend)
         yield _forwarding(trace)
-        yield "next hop", _next_hop(trace)
+        if trace.verdict != LOCAL:
+            yield "next hop", _next_hop(trace)
     if trace.egress:
         yield "leaves by", _egress(trace)
     why = f": {trace.handoff}" if trace.handoff else ""
@@ -134,11 +139,20 @@ def _affinity(trace: Trace) -> str:
 
 
 def _forwarding(trace: Trace) -> tuple[str, str]:
+    if trace.verdict == LOCAL:
+        return "forwarding", _delivery(trace)
     if trace.forwarding == "snat":
         return "translation", _translation(trace)
     if trace.encapsulation is None:
         return "forwarding", "l2: the packet as it came, to the backend's MAC address"
     return "encapsulation", f"{trace.encapsulation}, {trace.outer_source} -> {trace.backend}"
+
+
+def _delivery(trace: Trace) -> str:
+    if trace.forwarding != "snat":
+        return "on this node: the packet as it came"
+    end = f"{trace.backend} port {trace.destination_port}"
+    return f"on this node: -> {end}, from the client's own address"
 
 
 def _translation(trace: Trace) -> str:

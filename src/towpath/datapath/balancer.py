@@ -22,7 +22,8 @@ from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
 from towpath.datapath.lb.destinations import destination, destinations
-from towpath.datapath.maps.pins import held
+from towpath.datapath.local.node import LocalNode
+from towpath.datapath.maps.pins import LOCAL, held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
 from towpath.datapath.neigh.differences import Differ
@@ -40,7 +41,7 @@ from towpath.datapath.socket.balancer import SocketBalancer
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
 from towpath.model.service import Protocol
-from towpath.model.settings import DEFAULT_MARK, Device, Icmp, Limits, Source
+from towpath.model.settings import DEFAULT_LOCAL, DEFAULT_MARK, Device, Icmp, Limits, Local, Source
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Balancer(Closeable):
 
     ``health`` is the way that health checks take, their packets carrying ``mark``. ``next_hops``
     keeps resolved how backends are reached. ``egress`` finds out what can leave by which device.
+    ``local`` says which backends are on this node, besides those that have its own addresses.
     ``bare``: there may be no device; services are then balanced by others, over the same tables.
 
     Not thread-safe. A context manager, which closes.
@@ -119,6 +121,7 @@ class Balancer(Closeable):
         next_hops: Resolver | None = None,
         egress: type[Egress] = Egress,
         bare: bool = False,
+        local: Local = DEFAULT_LOCAL,
     ) -> None:
         if not devices and not bare:
             raise DatapathError("no device to balance on; name at least one")
@@ -142,7 +145,9 @@ class Balancer(Closeable):
                 on_failure.callback(remove_pins, pins / "links")
             self._program = LoadedProgram(self._maps, snat=self._snat, mark=mark)
             undo.callback(self._program.close)
-            self._contents = Contents(self._maps)
+            self.local = LocalNode(local, self._host.devices, pins and pins / LOCAL)
+            undo.callback(self.local.close)
+            self._contents = Contents(self._maps, self.local.locality.is_here)
             settings = self._maps.maps["settings"]
             on_failure.callback(settings.update, 0, settings.lookup(0))
             self._answer_as(icmp or Icmp())
@@ -164,7 +169,8 @@ class Balancer(Closeable):
                 snat=self._snat,
             )
             undo.callback(self.health.close)
-            self._host.follow_with(self.health, hold)
+            self.local.begin(self._maps, self._contents, self._attachment)
+            self._host.follow_with(self.health, self.local, hold)
             takeover.after_attaching()
             # Only now does no other program fill the table in its own way any more.
             begin_snat(self._maps, self._snat)
@@ -237,7 +243,8 @@ class Balancer(Closeable):
 
     def _want_next_hops(self) -> None:
         if self._next_hops is not None:
-            found = destinations(self._contents.installed, self._source)
+            is_here = self.local.locality.is_here
+            found = destinations(self._contents.installed, self._source, is_here)
             self._next_hops.want("services", found)
 
     def _prefer_busy(self) -> None:
@@ -253,6 +260,7 @@ class Balancer(Closeable):
         self._next_hops.prefer(
             address
             for service in self._contents.installed
+            if service.key.scope == "all"
             for address, handle in service.handles.items()
             if moved[table.index(handle)]
         )
@@ -279,7 +287,9 @@ class Balancer(Closeable):
         installed = self._contents.installed
         backends = self._contents.tables.backends
         read = read_counters(self._maps, backends, installed, self._contents.by_key, cpu)
-        return replace(read, refused=self.refused()) if cpu is None else read
+        if cpu is not None:
+            return read
+        return replace(read, refused=self.refused(), local=self.local.counts())
 
     def refused(self) -> tuple[Refused, ...] | None:
         """Return what was counted as sent and then refused; None: this kernel doesn't tell."""
@@ -288,7 +298,12 @@ class Balancer(Closeable):
     def readings(self) -> Readings:
         """Return the same without names and addresses, for who renders all of it."""
         unreached = frozenset(handle for *_, handle, _ in self._unreached())
-        return Readings(self._contents.places, Totals.read(self._maps), unreached)
+        return Readings(
+            self._contents.places,
+            Totals.read(self._maps),
+            unreached,
+            self._contents.tables.local.handles(),
+        )
 
     def unreached(self) -> dict[BackendKey, Trouble]:
         """Return the backends that packets don't get to, and why.
@@ -302,6 +317,8 @@ class Balancer(Closeable):
         if not troubles:
             return
         for service in self._contents.installed:
+            if service.key.scope == "node":
+                continue
             for address, handle in service.handles.items():
                 why = troubles.get(destination(service, address, self._source))
                 if why is not None:
@@ -315,10 +332,27 @@ class Balancer(Closeable):
     def members(self) -> Members:
         """Return which backend of which service each handle stands for."""
         return {
-            handle: Member(service.key, address, service.options.forwarding == "snat")
+            handle: Member(
+                service.key,
+                address,
+                # Those of backends here are not: their flows are in the flow table.
+                service.options.forwarding == "snat" and not self._is_here(handle),
+            )
             for service in self._contents.installed
             for address, handle in service.handles.items()
         }
+
+    def local_backends(self) -> frozenset[BackendKey]:
+        """Return the backends that this node delivers to itself."""
+        return frozenset(
+            BackendKey(service.key, address)
+            for service in self._contents.installed
+            for address, handle in service.handles.items()
+            if self._is_here(handle)
+        )
+
+    def _is_here(self, handle: int) -> bool:
+        return self._contents.tables.local.has(handle)
 
     @cached_property
     def flow_table(self) -> FlowTable:

@@ -23,6 +23,19 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 
 
+def told(what: str, error: Exception, before: str | None) -> str:
+    """Return what has failed, as trouble, and log it if it isn't what has failed before.
+
+    What nobody has expected is logged with where it happened.
+    """
+    trouble = str(error) or type(error).__name__
+    if trouble != before:
+        expected = isinstance(error, KernelError | OSError)
+        where = None if expected else error
+        log.warning("%s: %s; tried again", what, trouble, exc_info=where)
+    return trouble
+
+
 class Followed(Protocol):
     """What can be kept in step. All but ``detach`` and ``close``: KernelError, OSError."""
 
@@ -139,12 +152,12 @@ class NodeFollower(Closeable, Generic[N]):
         try:
             with self._lock:
                 pause = self._follow()
-        except (KernelError, OSError) as error:
-            if self._refused != str(error):
-                log.warning("%s: the node isn't followed: %s; tried again", self.name, error)
-            self._refused = str(error)
+        except Exception as error:  # noqa: BLE001 - a thread that ends follows nothing
+            self._refused = told(f"{self.name}: the node isn't followed", error, self._refused)
             self._resync_at = 0.0
             return RETRY_SECONDS
+        if self._refused is not None:
+            log.info("%s: the node is followed again", self.name)
         self._refused = None
         return pause
 

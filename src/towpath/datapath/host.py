@@ -18,7 +18,8 @@ from towpath.closeable import Closeable
 from towpath.core.lb.steps import AddBackend
 from towpath.datapath.attach.places import Places
 from towpath.datapath.lb.outer_source import Vips, alike, fill_settings
-from towpath.datapath.maps.pins import HOST, LINKS, MAPS, NAMES, NEXT, held
+from towpath.datapath.local.path import detach as detach_local
+from towpath.datapath.maps.pins import HOST, LINKS, LOCAL, MAPS, NAMES, NEXT, held
 from towpath.datapath.program.attachment import Attachment
 from towpath.datapath.program.forwarding import Forwarding
 from towpath.datapath.program.switches import Switches
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from towpath.datapath.address import Address
     from towpath.datapath.health.path import HealthPath
     from towpath.datapath.lb.contents import Contents
+    from towpath.datapath.local.node import LocalNode
     from towpath.datapath.maps.pins import Hold
     from towpath.datapath.program.egress import Egress
     from towpath.datapath.program.program import LoadedProgram
@@ -104,9 +106,9 @@ class Host(Closeable):
             raise
         return self.attachment
 
-    def follow_with(self, health: HealthPath, hold: Hold | None) -> None:
-        """Follow these, too: the way of health checks, and a directory of pins."""
-        self._health, self._hold = health, hold
+    def follow_with(self, health: HealthPath, local: LocalNode, hold: Hold | None) -> None:
+        """Follow these, too: the way of health checks, backends here, a directory of pins."""
+        self._health, self._local, self._hold = health, local, hold
 
     # ---- what follows ----------------------------------------------------------------------------
 
@@ -122,6 +124,7 @@ class Host(Closeable):
             "ways out": lambda: self._egress.follow(self.attachment.modes, thoroughly=thoroughly),
             "forwarding": self._forward,
             "outer sources": self._choose_sources,
+            "backends on this node": self._local.follow,
             "health checks": self._health.follow,
             "pins": self._pin_again,
         }
@@ -152,6 +155,7 @@ class Host(Closeable):
             *(each for each in devices if each),
             *self._forwarding.troubles,
             *self._tags.troubles,
+            *self._local.troubles,
             *self._failed.values(),
         )
 
@@ -180,6 +184,8 @@ class Host(Closeable):
             if each.after and not (each.before and each.before.key == each.after.key)
         ]
         own = (each.interface.ip for each in self.devices.addresses())
+        with self._home.entered():
+            self._local.prepare(transition)
         if families > self._families or any(map(Vips(vips).__contains__, own)):
             self._families = families
             self._vips = self._vips.with_more(vips)
@@ -230,6 +236,7 @@ class Host(Closeable):
     def detach(self) -> None:
         """Take the program off the devices, and set back what was set."""
         with self._home.entered():
+            self._local.detach()
             self.attachment.detach()
             self.switches.restore()
 
@@ -256,5 +263,6 @@ def detach_pinned(pins: Path) -> None:
         for name in places.pinned():
             places.drop(name)
         Switches(devices, Notes(pins / HOST)).restore()
+        detach_local(pins / LOCAL)
         for name in (LINKS, NEXT, MAPS, NAMES, HOST):
             remove_pins(pins / name)

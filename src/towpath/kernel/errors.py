@@ -86,6 +86,10 @@ def effective_capabilities() -> int:
     return 0
 
 
+SHORT = frozenset((errnos.EMFILE, errnos.ENFILE, errnos.ENOMEM))
+"""Numbers of errors by which nothing was found out: this process or machine has run short."""
+
+
 def permission_hint(*needed: int) -> str:
     """Which of the capabilities ``needed`` this thread lacks, as the end of an EPERM message."""
     held = effective_capabilities()

@@ -7,11 +7,11 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from towpath.signals import asked_to_end
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
-
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -52,7 +52,7 @@ def interruptible() -> Iterator[None]:
     When everything has been undone the process ends by that same signal, so whoever
     started it sees what ended it.
     """
-    before = {number: signal.signal(number, _stop.handle) for number in STOPS}
+    before = {number: signal.signal(number, _stop.handle) for number in asked_to_end()}
     try:
         yield
     finally:

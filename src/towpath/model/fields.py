@@ -9,7 +9,7 @@ from typing import Any, Required, TypedDict
 
 from towpath.model.health import Health
 from towpath.model.kinds import Address, Ports, Prefix
-from towpath.model.service import Affinity, Backend, BackendState, Forwarding, Protocol
+from towpath.model.service import Affinity, Backend, BackendState, Forwarding, Protocol, Scope
 
 
 class BackendFields(TypedDict, total=False):
@@ -35,6 +35,7 @@ class ServiceFields(TypedDict, total=False):
     affinity: Affinity | int | str | Mapping[str, Any] | None
     allow_from: Sequence[Prefix | Address | str] | None
     health: Health | str | Mapping[str, Any] | None
+    scope: Scope
 
 
 class FlowFields(TypedDict, total=False):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     from towpath.model.kinds import Address, Prefix
-    from towpath.model.service import Protocol, ServiceKey
+    from towpath.model.service import Protocol, Scope, ServiceKey
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class KeyIndex(Generic[T]):
 
     def __init__(self) -> None:
         self._exact: dict[ServiceKey, T] = {}
-        self._others: dict[tuple[Address | Prefix, Protocol], _Ranges[T]] = {}
+        self._others: dict[tuple[Address | Prefix, Protocol, Scope], _Ranges[T]] = {}
 
     def copy(self) -> KeyIndex[T]:
         """Return an index that can be changed by itself."""
@@ -46,20 +46,20 @@ class KeyIndex(Generic[T]):
         if key.exact:
             self._exact[key] = owner
         else:
-            self._others.setdefault((key.vip, key.protocol), _Ranges()).add(key, owner)
+            self._others.setdefault(key.space, _Ranges()).add(key, owner)
 
     def remove(self, key: ServiceKey) -> None:
         """Forget a key, if it is there."""
         if key.exact:
             self._exact.pop(key, None)
-        elif ranges := self._others.get((key.vip, key.protocol)):
+        elif ranges := self._others.get(key.space):
             ranges.remove(key)
 
     def clash(self, key: ServiceKey) -> Clash[T] | None:
         """Return what a key would have in common with one that is there, if anything."""
         if key.exact:
             return Clash(key, self._exact[key]) if key in self._exact else None
-        ranges = self._others.get((key.vip, key.protocol))
+        ranges = self._others.get(key.space)
         return ranges.clash(key) if ranges else None
 
 

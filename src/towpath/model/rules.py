@@ -34,6 +34,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
         _check_families(service.get("vip"), backends, (*path, "backends"), found)
     _check_ports(service, backends, (*path, "backends"), found)
     _check_flow_timeout(service, (*path, "flow_timeout"), found)
+    _check_scope(service, (*path, "scope"), found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
     size = service.get("table_size")
     if size is not None and size < sharing:
@@ -42,6 +43,15 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
             f"{size} slots are too few for {sharing} backends; allowed: a prime of at least "
             f"{prime_at_least(sharing)}, recommended: {recommended_size(sharing)}",
         )
+
+
+def _check_scope(service: Tree, path: FieldPath, found: Findings) -> None:
+    """What is for this node only is found in one step, or not at all."""
+    vip, port = service.get("vip"), service.get("port")
+    if service.get("scope") != "node" or vip is None or port is None:
+        return
+    if not isinstance(port, int) or isinstance(vip, Prefix):
+        found.add(path, "node is for one port of one address; allowed: all")
 
 
 def _check_flow_timeout(service: Tree, path: FieldPath, found: Findings) -> None:
@@ -109,7 +119,7 @@ def _check_ports(
     """Only what is translated can go to another port, and many ports can't all go to one."""
     forwarding, port = service.get("forwarding"), service.get("port")
     why = ""
-    if forwarding not in {None, "snat"}:
+    if forwarding not in {None, "snat"} and service.get("scope") == "all":
         why = f"forwarding {forwarding} does not change ports; allowed: none, or forwarding: snat"
     elif port is not None and not isinstance(port, int):
         why = f"the service is for ports {port}; allowed: none, or a service for one port"
@@ -136,8 +146,8 @@ class Differences:
             first = self._names.setdefault(name, index)
             if first != index:
                 self._taken(index, "name", name, first)
-        if service.keys() >= {"vip", "port", "protocol"}:
-            key = ServiceKey(service["vip"], service["port"], service["protocol"])
+        if service.keys() >= {"vip", "port", "protocol", "scope"}:
+            key = ServiceKey(*(service[each] for each in ServiceKey._fields))
             if clash := self._keys.clash(key):
                 self._taken(index, "vip", clash.key, clash.owner)
             else:

@@ -47,6 +47,7 @@ _IPV6 = 6
 
 
 Forwarding = Literal["dsr", "l2", "snat"]
+Scope = Literal["all", "node"]
 
 
 class Protocol(enum.StrEnum):
@@ -86,6 +87,8 @@ class ServiceKey(NamedTuple):
     port: int | Ports
     """One port as a number, more of them as a set."""
     protocol: Protocol
+    scope: Scope = "all"
+    """node: only for what begins on this node, at sockets and in pods' packets."""
 
     @property
     def ports(self) -> Ports:
@@ -98,27 +101,34 @@ class ServiceKey(NamedTuple):
         return isinstance(self.port, int) and isinstance(self.vip, IPv4Address | IPv6Address)
 
     def __str__(self) -> str:
-        return f"{endpoint(self.vip, self.port)}/{self.protocol}"
+        where = "" if self.scope == "all" else f" ({self.scope})"
+        return f"{endpoint(self.vip, self.port)}/{self.protocol}{where}"
 
     @property
-    def order(self) -> tuple[int, int, int, Ports, int]:
-        """Sorts keys of both families: IPv4 first, then by address, port, protocol."""
+    def order(self) -> tuple[int, int, int, Ports, int, str]:
+        """Sorts keys of both families: IPv4 first, then by address, port, protocol, scope."""
         version, number = self.vip.version, self.protocol.number
         if isinstance(self.vip, IPv4Address | IPv6Address):
-            return version, int(self.vip), self.vip.max_prefixlen, self.ports, number
+            return version, int(self.vip), self.vip.max_prefixlen, self.ports, number, self.scope
         address = int(self.vip.network_address)
-        return version, address, self.vip.prefixlen, self.ports, number
+        return version, address, self.vip.prefixlen, self.ports, number, self.scope
 
     def shared(self, other: "ServiceKey") -> "ServiceKey | None":
         """Return what both are for, so that they can't be beside each other; None if nothing.
 
         One port at one address stands beside a set of ports that has it: the more exact one is
-        looked for first. So does a longer prefix beside a shorter one.
+        looked for first. So does a longer prefix beside a shorter one, and what is for this node
+        beside what is for all.
         """
-        if (self.vip, self.protocol) != (other.vip, other.protocol) or self.exact != other.exact:
+        if self.space != other.space or self.exact != other.exact:
             return None
         ports = self.ports.overlap(other.ports)
-        return None if ports is None else ServiceKey(self.vip, ports.plain, self.protocol)
+        return None if ports is None else self._replace(port=ports.plain)
+
+    @property
+    def space(self) -> tuple[Address | Prefix, Protocol, Scope]:
+        """What its ports are of: in it no port may be twice."""
+        return self.vip, self.protocol, self.scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +144,8 @@ class Backend:
     state: Annotated[BackendState, Word(of=BackendState)] = BackendState.ACTIVE
     """active, or draining or quarantined (no new flows), or down (its flows go elsewhere too)."""
     port: Annotated[int | None, OrNone(PORT)] = None
-    """Port that translated flows go to, with forwarding snat and a service of one port; those that
-    there are keep theirs. None: the service's."""
+    """Port that translated flows go to, with forwarding snat or scope node and a service of one
+    port; those that there are keep theirs. None: the service's."""
 
     @property
     def takes_flows(self) -> bool:
@@ -186,11 +196,14 @@ class Service:
     """Prefixes that clients must be in; packets of others are dropped. None: everyone may."""
     health: Health | None = None
     """How backends are checked; those that are down get no new flows. None: they aren't."""
+    scope: Annotated[Scope, Word("all", "node")] = "all"
+    """Whom it is for. node: what begins on this node, at its sockets and in its pods' packets; at
+    one port of one address. It stands before one for all: who comes in by a device has that."""
 
     @property
     def key(self) -> ServiceKey:
         """What identifies the service, whatever its name."""
-        return ServiceKey(self.vip, self.port, self.protocol)
+        return ServiceKey(self.vip, self.port, self.protocol, self.scope)
 
     @property
     def moves_flows_when_down(self) -> bool:

@@ -15,10 +15,14 @@ from towpath.model.kinds import (
     Flag,
     Integer,
     Listen,
+    OrNone,
+    Prefix,
+    Prefixes,
     SourceAddress,
     Word,
     split_endpoint,
 )
+from towpath.model.kinds.patterns import DevicePatterns
 from towpath.model.service import PYDANTIC, Service
 from towpath.model.snat import NO_SNAT, Snat
 
@@ -123,6 +127,22 @@ DEFAULT_NEIGHBOURS = Neighbours()
 
 
 @dataclass(frozen=True, slots=True)
+class Local:
+    """Which backends are on this node, besides its own addresses. Changing it needs a restart."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    devices: Annotated[tuple[str, ...] | None, OrNone(DevicePatterns())] = None
+    """Pods' devices: what the routes lead to by one of these, and by no gateway, is on this node.
+    ``veth*`` stands for all that begin so."""
+    prefixes: Annotated[tuple[Prefix, ...] | None, Prefixes()] = None
+    """Addresses of which every one is on this node, whatever the routes say."""
+    flows: Annotated[int, Integer(1024, 1 << 24)] = 65536
+    """Flows of services with forwarding snat to backends on this node at one time, 128 bytes each.
+    Room is taken when there is such a backend."""
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """The agent's HTTP API."""
 
@@ -174,6 +194,9 @@ class State:
     """Directory in a bpffs that keeps maps and programs alive."""
 
 
+DEFAULT_LOCAL = Local()
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """A configuration file."""
@@ -187,6 +210,8 @@ class Config:
     limits: Limits = Limits()
     checks: Checks = Checks()
     neighbours: Neighbours = DEFAULT_NEIGHBOURS
+    local: Local = DEFAULT_LOCAL
+    """Which backends are on this node."""
     api: Api = Api()
     icmp: Icmp = Icmp()
     metrics: Metrics = Metrics()

@@ -45,7 +45,7 @@ class Snat:
     def problem(self, service: Service) -> str | None:
         """Say why packets of a service can't be translated, if they are to be and can't."""
         version = service.vip.version
-        if service.forwarding != "snat" or self.addresses(version):
+        if service.forwarding != "snat" or service.scope == "node" or self.addresses(version):
             return None
         return missing(version)
 

@@ -16,6 +16,7 @@ from scapy.layers.l2 import Ether
 from towpath.datapath.address import family, pack
 from towpath.datapath.bandwidth.limits import Limit, row
 from towpath.datapath.bandwidth.program import BandwidthProgram
+from towpath.datapath.bandwidth.tables import Owners
 from towpath.kernel.bpf import probe
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Rig:
     def __init__(self, *, atomic: bool, direct: bool = False) -> None:
         self.program = BandwidthProgram(AGGREGATES, atomic=atomic, direct=direct, by_address=True)
         self._before = self._counts()
+        self._owners: dict[int, int] = {}
+        self._shared: set[int] = set()
 
     def limit(self, number: int, limit: Limit, group: int = 0) -> None:
         """Have an aggregate limited."""
@@ -65,9 +68,15 @@ class Rig:
 
     def pod(self, ifindex: int, aggregate: int = 0, *, by_address: bool = False) -> None:
         """Say whose a device is."""
-        record = self.program.record("bw_pods")
-        record["aggregate"], record["flags"] = aggregate, by_address
-        self.program.maps["bw_pods"].update(ifindex, record)
+        self._owners[ifindex] = aggregate
+        if by_address:
+            self._shared.add(ifindex)
+        Owners(self.program).sync_pods(self._owners, self._shared)
+
+    def no_pod(self, ifindex: int) -> None:
+        """It is nobody's any more."""
+        del self._owners[ifindex]
+        Owners(self.program).sync_pods(self._owners, self._shared)
 
     def address(self, text: str, aggregate: int) -> None:
         """Say whose an address is."""

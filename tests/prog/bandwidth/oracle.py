@@ -23,11 +23,13 @@ class Aggregate:
     drained: Fraction = Fraction(0)
     """When all that was charged will have left."""
     flows: dict[int, Fraction] = field(default_factory=dict)
-    counted: tuple[int, int] = (-1, 0)
+    counted: tuple[int, int] = (0, 0)
     """In which millisecond, more or less, and how many flows were ahead then."""
 
     def sharing(self, now: Fraction, flow: int) -> int:
-        """How many flows share the rate, this one included."""
+        """How many flows share the rate, this one included. Nobody shares where nothing waits."""
+        if self.drained <= now:
+            return 1
         tick = now // _TICK
         if self.counted[0] != tick:
             self.counted = (tick, sum(each > now for each in self.flows.values()))

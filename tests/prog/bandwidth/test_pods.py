@@ -48,6 +48,24 @@ def test_a_pod_without_a_limit_cant_take_anothers(bw: Rig) -> None:
     assert (run.mark, run.priority, run.moved) == (0, 0, {"0.tagged": 1})
 
 
+def test_devices_whose_indexes_share_a_slot(bw: Rig) -> None:
+    """Each is its own pod's, whichever is in the slot."""
+    crowd = LOOPBACK + bw.program.constant("bandwidth_limits", "BANDWIDTH_POD_SLOTS")
+    slots = bw.program.maps["bw_pod_slots"]
+    bw.pod(crowd, 2)
+    bw.pod(LOOPBACK, 3)
+    assert int(slots.lookup(LOOPBACK)["ifindex"]) == crowd
+    assert bw.run("tag", FROM_POD).mark == MARK | 3
+    bw.no_pod(crowd)
+    assert int(slots.lookup(LOOPBACK)["ifindex"]) == LOOPBACK
+    assert bw.run("tag", FROM_POD).mark == MARK | 3
+    bw.pod(LOOPBACK, 4)
+    assert bw.run("tag", FROM_POD).mark == MARK | 4
+    bw.no_pod(LOOPBACK)
+    assert not any(slots.lookup(LOOPBACK).tobytes())
+    assert bw.run("tag", FROM_POD).mark == 0
+
+
 @pytest.mark.parametrize("packet", [FROM_POD, FROM_POD6], ids=["v4", "v6"])
 def test_pods_behind_one_device_are_told_by_their_addresses(bw: Rig, packet: IP) -> None:
     """The device's own aggregate is for the rest."""

@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab.harness_files import no_more_files
 from tests.prog.cgroup.harness_nodes import CONNECT4, apart, calls, counting
 from tests.prog.kernel.harness_cgroups import (
     NONE,
@@ -22,16 +23,17 @@ from towpath.datapath.cgroup import follower
 from towpath.datapath.cgroup.fault import has_fault
 from towpath.datapath.cgroup.follower import Follower
 from towpath.datapath.cgroup.probe import PREFIX
+from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.kernel import _libc
 from towpath.kernel.bpf.cgroups import attach_cgroup
 from towpath.kernel.cgroup import cgroup_id, mount_point
+from towpath.kernel.cgroup_watch import Watch
 from towpath.kernel.errors import KernelError
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.kernel.bpf.links import Link
 
 MNT_DETACH = 2
@@ -196,3 +198,35 @@ def test_none_to_begin_with_is_waited_for(cgroup: Path) -> None:
         wait_until(lambda: followed.proof.proven, seconds=SECONDS, what="it to be proven")
         assert found == [cgroup_id(path)]
         assert followed.trouble is None
+
+
+def test_what_can_not_be_asked_for_is_not_taken_for_removed(cgroup: Path) -> None:
+    """Without open files it is told what is wrong, and it is proven again afterwards."""
+    with Follower(cgroup) as followed:
+        with no_more_files():
+            followed.prove_again()
+            wait_until(lambda: not followed.proof.proven, seconds=SECONDS, what="trouble")
+            assert "Too many open files" in followed.proof.why
+            assert "was removed" not in followed.proof.why
+        wait_until(lambda: followed.proof.proven, seconds=SECONDS, what="its end")
+
+
+def test_a_failure_that_nobody_expects_is_told_and_is_no_end(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is proven again when that is over."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Follower(cgroup) as followed:
+        for what, where in (("changed", Watch), ("prove", CgroupRoot)):
+            with monkeypatch.context() as failing:
+                failing.setattr(where, what, fail)
+                followed.prove_again()
+                wait_until(
+                    lambda: "can't start new thread" in (followed.trouble or ""),
+                    seconds=SECONDS,
+                    what=f"trouble: {what}",
+                )
+            wait_until(lambda: followed.proof.proven, seconds=SECONDS, what=f"its end: {what}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.lab.harness_files import no_more_files
 from tests.prog.decap.wire import ip
 
 from towpath.datapath.decap.decap import Decap
@@ -112,6 +113,17 @@ def test_what_somebody_detaches_is_put_back() -> None:
         assert decap.follow() == ""
         assert on() == number
         decap.detach()
+
+
+def test_what_can_not_be_asked_for_is_not_taken_for_detached() -> None:
+    """It is told, and packets are unwrapped meanwhile."""
+    with Decap(DEVICE, [ADDRESS]) as decap:
+        number = on()
+        with no_more_files():
+            assert "Too many open files" in decap.follow()
+        assert decap._link.fd >= 0
+        assert on() == number
+        assert decap.follow() == ""
 
 
 def test_who_only_looks_at_what_is_pinned_puts_nothing_back() -> None:

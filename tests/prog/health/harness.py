@@ -67,7 +67,7 @@ class HealthRig:
         value["to"]["addr"]["word"] = np.frombuffer(pack(connection.backend), ">u4")
         value["to"]["family"] = family(connection.backend)
         value["ifindex"], value["family"] = self.rig.devices[device], key["family"]
-        value["l2"] = connection.l2
+        value["way"] = int(connection.l2)  # HEALTH_L2, or HEALTH_TUNNEL
         self._probes.update(key, value)
 
     def forget(self) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from tests.prog.lb.fragments import Fragments
 from tests.prog.lb.network import IN, OUT, Network
 from tests.prog.lb.oracle import Outcome, Served, World
-from tests.prog.lb.told import note_length, run_on, tellable
+from tests.prog.lb.told import note_length, run_on, standing_still, tellable
 
 from towpath.core.lb import maglev
 from towpath.datapath.balancer import Balancer
@@ -61,6 +61,8 @@ class Rig:
             if not isinstance(wish, str):
                 self.world.vary[version] = _varied(wish)
         self.seen: Counter[str] = Counter()
+        self.way = "towpath_lb"
+        """The program; in still.bpf.c there are others."""
         self.linear: int | None = None
         """So many bytes of a frame are in its first fragment (6.18), if a test says so."""
         self.tables = {
@@ -124,7 +126,9 @@ class Rig:
             self.tables["flow_cpus"]["tick"] = 0
             self.tables["flow_cpus"]["answer_tick"] = 0
         index = self.devices[device]
-        return run_on(self._program, frame, index, metadata=metadata, linear=self.linear)
+        return run_on(
+            self._program, frame, index, way=self.way, metadata=metadata, linear=self.linear
+        )
 
     def check(self, frame: bytes, device: str = IN) -> Outcome:
         """Assert action, every byte and every counter; returns what the oracle expected."""
@@ -247,11 +251,12 @@ def rigged(
     limits: Limits = SMALL,
     pins: Path | None = None,
     next_hops: Resolver | None = None,
+    still: bool = False,
 ) -> Iterator[Rig]:
-    """A load balancer on some devices of the network."""
+    """A load balancer on some devices of the network; ``still``: in a jiffy that doesn't end."""
     source = source or Source()
     on = [Device(name) for name in devices]
-    with tellable():
+    with standing_still() if still else tellable():
         balancer = Balancer(
             on,
             source=source,

@@ -138,7 +138,7 @@ def _ways(devices: dict[str, int]) -> Iterator[tuple[Address, Way]]:
                 )
             # The kernel tells no MTU with a next hop that isn't resolved.
             yield neighbour(name, version, UNRESOLVED), Way(index, own)
-            yield own, Way(refused="drop_no_route")  # it ends here
+            yield own, Way(refused="local")
     for version in (4, 6):
         own, mac = OWN[IN][version], neighbour_mac(IN, GATEWAY)
         gateway = neighbour(IN, version, GATEWAY)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle_parse import Address
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
-TX, REDIRECT, HANDOFF = "tx", "redirect", "handoff"
+TX, REDIRECT, HANDOFF, LOCAL = "tx", "redirect", "handoff", "local"
 NO_VIP = "pass_no_vip"
 NO_BACKEND = "drop_no_backend"
 TOO_LARGE = "drop_mtu"
@@ -55,6 +55,7 @@ ACTIONS = {
     TX: XDP_TX,
     REDIRECT: XDP_REDIRECT,
     HANDOFF: XDP_PASS,
+    LOCAL: XDP_PASS,
     TOO_BIG: XDP_TX,
     ECHO: XDP_TX,
 }
@@ -387,6 +388,8 @@ class World:
     def _refusal(self, ifindex: int, packet: Packet, backend: Address, *, unchanged: bool) -> str:
         """Why a packet can't go to its backend, "" if it can."""
         way = self.ways[backend]
+        if way.refused == LOCAL:
+            return LOCAL  # to this very node, which is asked for no way
         if (ifindex, backend.version) in self.not_forwarding:
             return "drop_no_forwarding"
         if way.refused and not (unchanged and way.refused == NO_SOURCE):
@@ -480,7 +483,7 @@ def is_exact(key: Key) -> bool:
 
 def is_for(key: Key, flow: Flow) -> bool:
     """Whether a service is for a flow's packets, by the plain meaning of its key."""
-    vip, port, protocol = key
+    vip, port, protocol = key[:3]
     network, ranges = ip_network(vip), ((port, port),) if isinstance(port, int) else port
     if (network.version, protocol) != (flow.destination.version, flow.protocol):
         return False

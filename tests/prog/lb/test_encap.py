@@ -16,6 +16,7 @@ from tests.prog.lb.oracle import CARRIED, OUTER_HEADER, TX
 
 from towpath.model import Protocol
 
+BOTH_WAYS = True
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
 
 

@@ -15,6 +15,8 @@ from tests.prog.lb.oracle import NO_BACKEND, TX
 
 from towpath.model import Backend
 
+BOTH_WAYS = True
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path

@@ -32,7 +32,7 @@ from tests.prog.lb.network import (
     told_mtu,
 )
 from tests.prog.lb.network import ip as run_ip
-from tests.prog.lb.oracle import HANDOFF, NOT_ON_LINK, REDIRECT, TOO_BIG, TX, Way
+from tests.prog.lb.oracle import HANDOFF, LOCAL, NOT_ON_LINK, REDIRECT, TOO_BIG, TX, Way
 from tests.prog.lb.test_nexthop import bare_network, forwarding, until_as_foretold
 from tests.prog.lb.test_vlan import tag_of, tagged, vlans
 
@@ -208,7 +208,7 @@ def test_routes_that_lead_nowhere(rig: Rig, inside: int, outside: int) -> None:
         serve(rig, inside, addresses[outside])
         rig.expect(frame(inside), verdict)
     serve(rig, inside, OWN[IN][outside])
-    rig.expect(frame(inside), "drop_no_route")
+    rig.expect(frame(inside), LOCAL)
 
 
 @pytest.mark.parametrize("outside", [4, 6])

@@ -36,6 +36,7 @@ from tests.prog.lb.network import (
 )
 from tests.prog.lb.oracle import (
     HANDOFF,
+    LOCAL,
     NO_BACKEND,
     OUTER_HEADER,
     REDIRECT,
@@ -125,7 +126,7 @@ def test_routes_that_lead_nowhere(rig: Rig, inside: int, outside: int) -> None:
         serve(rig, inside, addresses[outside])
         rig.expect(frame(inside), verdict)
     serve(rig, inside, OWN[IN][outside])
-    rig.expect(frame(inside), "drop_no_route")
+    rig.expect(frame(inside), LOCAL)
 
 
 @pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)

@@ -21,6 +21,8 @@ from tests.prog.lb.test_icmp_errors import answered, error
 from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Icmp, Protocol
 
+BOTH_WAYS = True
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -18,6 +18,8 @@ from tests.prog.lb.oracle import NO_VIP, TX, mix
 from towpath.datapath.errors import CapacityError
 from towpath.model import Protocol
 
+BOTH_WAYS = True
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -29,6 +29,8 @@ from tests.prog.lb.oracle import HANDOFF, REDIRECT, TX
 
 from towpath.kernel.net import interfaces, sysctl
 
+BOTH_WAYS = True
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -30,6 +30,9 @@ SOURCES = {
     "lb": Path(__file__).with_name("told.bpf.c"),
     "recorder": Path(__file__).parents[1] / "recorder" / "told.bpf.c",
 }
+STILL = Path(__file__).with_name("still.bpf.c")
+STILL_JIFFIES = 1 << 24
+"""When it always is to what is compiled of that."""
 
 
 @contextmanager
@@ -41,7 +44,19 @@ def tellable() -> Iterator[None]:
     packaged = BpfObject.packaged
 
     def compiled(name: str) -> BpfObject:
-        return BpfObject(_compiled(name)) if name in SOURCES else packaged(name)
+        return BpfObject(_compiled(SOURCES[name])) if name in SOURCES else packaged(name)
+
+    with patch.object(BpfObject, "packaged", compiled):
+        yield
+
+
+@contextmanager
+def standing_still() -> Iterator[None]:
+    """Load balancers that are loaded in the block are `still.bpf.c`."""
+    packaged = BpfObject.packaged
+
+    def compiled(name: str) -> BpfObject:
+        return BpfObject(_compiled(STILL)) if name == "lb" else packaged(name)
 
     with patch.object(BpfObject, "packaged", compiled):
         yield
@@ -56,9 +71,9 @@ def note_length() -> int:
 
 
 @cache
-def _compiled(name: str) -> Path:
+def _compiled(source: Path) -> Path:
     directory = Path(tempfile.mkdtemp(prefix="towpath-test-"))
-    return compile_bpf(SOURCES[name], directory / SOURCES[name].with_suffix(".o").name)
+    return compile_bpf(source, directory / source.with_suffix(".o").name)
 
 
 def run_on(
@@ -66,15 +81,17 @@ def run_on(
     frame: bytes,
     ifindex: int,
     *,
+    way: str = "towpath_lb",
     metadata: bytes = b"",
     linear: int | None = None,
 ) -> TestRun:
     """Run on a frame that comes in on a device, with its driver's metadata in front of it.
 
     ``linear``: so many bytes of it are in the first fragment (6.18), as many as there is room for
-    if nothing is said. KernelError: this kernel gives no metadata.
+    if nothing is said. ``way``: another program, of an object that stands still. KernelError: this
+    kernel gives no metadata.
     """
-    balancer = program.object.programs["towpath_lb"]
+    balancer = program.object.programs[way]
     return run_program_on(
         program.object, balancer, frame, ifindex, metadata=metadata, linear=linear
     )
@@ -82,7 +99,7 @@ def run_on(
 
 def tell(obj: BpfObject, ifindex: int) -> None:
     """Tell an object that was loaded as `tellable` the device, if this kernel's context doesn't."""
-    if not probe.test_run_context():
+    if ".bss" in obj.maps:
         with obj.maps[".bss"].mmap() as variables:
             variables.array["told_ifindex"] = ifindex
 
@@ -97,10 +114,9 @@ def run_program_on(
     linear: int | None = None,
 ) -> TestRun:
     """The same of any program of an object that was loaded as `tellable`."""
-    if not probe.test_run_context():
-        tell(obj, ifindex)
-        if not metadata:
-            return program.test_run(frame)
+    tell(obj, ifindex)
+    if not probe.test_run_context() and not metadata:
+        return program.test_run(frame)
     end = len(metadata) + (len(frame) if linear is None else min(linear, len(frame)))
     context = struct.pack("=6I", len(metadata), end, 0, ifindex, 0, 0)
     return program.test_run(metadata + frame, ctx=context)

@@ -12,6 +12,7 @@ from tests.prog.neigh.conftest import LIMIT, PROC, Network, ip, ip_batch
 from tests.prog.neigh.test_keeper import there, to
 
 from towpath.datapath.neigh.follower import Follower
+from towpath.datapath.neigh.keeper import Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,3 +199,20 @@ def test_what_is_doubted_is_resolved_anew(network: Network, follower: Follower) 
     network.there("link set p0 address 02:00:00:00:00:77")
     follower.doubt(ip_address("192.0.2.2"))
     wait(lambda: mac(key) == b"\2\0\0\0\0\x77")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_that_nobody_expects_is_told_and_is_no_end(
+    network: Network, follower: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Next hops are kept again when it is over."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Keeper, "resync", fail)
+        failing.setattr(Keeper, "reroute", fail)
+        follower.want("test", to("192.0.2.2"))
+        wait(lambda: follower.trouble == "can't start new thread")
+    wait(lambda: follower.trouble is None and mac(network.key("192.0.2.2")))

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def nat(net: Network) -> Iterator[NatRig]:
+def nat(net: Network, still: bool) -> Iterator[NatRig]:  # noqa: FBT001 - a fixture
     """A load balancer that translates to one address of each family."""
-    with nat_rigged(net) as made:
+    with nat_rigged(net, still=still) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def narrow(net: Network) -> Iterator[NatRig]:
+def narrow(net: Network, still: bool) -> Iterator[NatRig]:  # noqa: FBT001 - a fixture
     """One address of each family, and sixteen ports."""
-    with nat_rigged(net, NARROW) as made:
+    with nat_rigged(net, NARROW, still=still) as made:
         yield made
 
 

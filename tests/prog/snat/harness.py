@@ -28,7 +28,7 @@ from tests.prog.lb.network import (
 from tests.prog.lb.network import ip as run_ip
 from tests.prog.lb.oracle import TX, Way
 from tests.prog.lb.oracle_flows import IDLE_SECONDS
-from tests.prog.lb.told import tellable
+from tests.prog.lb.told import STILL_JIFFIES, standing_still, tellable
 from tests.prog.snat.oracle import NatOutcome, NatTable, NatWorld
 
 from towpath.datapath.balancer import Balancer
@@ -176,15 +176,24 @@ def nat_rigged(
     limits: Limits = NAT_SMALL,
     pins: Path | None = None,
     next_hops: Resolver | None = None,
+    still: bool = False,
 ) -> Iterator[NatRig]:
-    """A load balancer on two devices of the network that translates."""
-    with tellable():
+    """A load balancer on two devices of the network that translates; ``still``: see `rigged`."""
+    with standing_still() if still else tellable():
         on = [Device(IN), Device(OUT)]
         balancer = Balancer(
             on, limits=limits, snat=snat, pins=pins, next_hops=next_hops, egress=AnyFrameEgress
         )
     with balancer, Jiffies() as jiffies:
-        yield NatRig(balancer, network, snat, jiffies)
+        yield NatRig(balancer, network, snat, Still() if still else jiffies)
+
+
+class Still(Jiffies):
+    """The clock of what stands still."""
+
+    def now(self) -> int:
+        """Always the same."""
+        return STILL_JIFFIES
 
 
 def client_ways(network: Network) -> dict[Address, Way]:

@@ -31,6 +31,8 @@ from towpath.datapath.flows.flow_table import Filter
 from towpath.datapath.flows.nat_table import ALL, STATES, Wanted
 from towpath.model import Backend, Protocol, Snat
 
+BOTH_WAYS = True
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -17,6 +17,8 @@ from tests.prog.snat.oracle import NO_FLOW, NO_HOP
 from towpath.model import TracedPacket
 from towpath.model.service import Affinity
 
+BOTH_WAYS = True
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

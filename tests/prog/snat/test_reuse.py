@@ -15,6 +15,8 @@ from tests.prog.snat.oracle import NatOutcome
 
 from towpath.model import BackendState
 
+BOTH_WAYS = True
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

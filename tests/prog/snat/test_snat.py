@@ -37,6 +37,7 @@ from towpath.model import Protocol
 # A service of each kind, no translations, and no fragments.
 pytestmark = pytest.mark.usefixtures("nothing_known")
 
+BOTH_WAYS = True
 MANY = examples(200, 40)
 
 

@@ -225,6 +225,7 @@ class Rig(Closeable):
     def renew(self) -> None:
         """Have no services, and another process: nothing of before is known any more."""
         self.child.close()
+        self.sockets.replace_excluded([])
         self.apply()
         self.tables.rows("clients")["way"]["ref"][:] = 0
         self.child = Child(self.cgroup)

@@ -214,3 +214,21 @@ def test_cgroups_are_told_by_their_ids(rig: Rig) -> None:
     for ids in ([1, mine], [1, 7, mine], [1, mine, 9, 10]):
         assert answered(rig, replace(question, cgroups=ids)) == Outcome("pass_cgroup")
     assert answered(rig, replace(question, cgroups=[1, 7, 9])).verdict == "balanced"
+
+
+def test_what_is_for_this_node_comes_first(rig: Rig) -> None:
+    """At its port of its address, with ports of its backends' own; else what is for all."""
+    inner = service(backends=[Backend(ip_address(BACKENDS[0]))], name="inner", scope="node")
+    outer = service(backends=[Backend(ip_address(BACKENDS[1]))], name="outer")
+    rig.apply(inner, outer)
+    with rig.counting() as moved:
+        assert rig.run(f"tcp('{VIP}', {PORT})") == [BACKENDS[0], [VIP, PORT]]
+    assert moved.pop(f"inner, {BACKENDS[0]}: connects") == 1
+    assert not any("outer" in name for name in moved)
+    rig.apply(outer)
+    assert rig.run(f"tcp('{VIP}', {PORT})")[0] == BACKENDS[1]
+    other = replace(inner, port=81, backends=(Backend(ip_address(BACKENDS[2]), port=PORT),))
+    rig.apply(outer, other)
+    assert rig.run(f"tcp('{VIP}', 81)") == [BACKENDS[2], [VIP, 81]]
+    rig.apply(outer)
+    assert "errno" in rig.run(f"tcp('{VIP}', 81)")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -120,3 +122,29 @@ def test_a_part_that_can_not_be_read_is_told_and_no_other_s_concern(
         assert "towpath_faulty 1.0" in text(agent.metrics())
         assert agent.status().capabilities == {"faulty": "well"}
         assert agent.trouble is None
+
+
+class Slow(Part):
+    """Notes in which thread it is asked."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.asked_in: list[int] = []
+
+    def summary(self) -> str:
+        """Go through a large table."""
+        self.asked_in.append(threading.get_ident())
+        return "done"
+
+
+def test_a_reload_keeps_nobody_waiting_for_what_parts_say(tmp_path: Path) -> None:
+    """Checks and requests go on: the event loop asks no part."""
+    path = tmp_path / "towpath.yaml"
+    path.write_text(f"state: {{directory: {tmp_path}, pins: {tmp_path}/pins}}\n")
+    with Agent(ConfigFile(path)) as agent:
+        part = Slow()
+        agent.parts = (part,)
+        asyncio.run(agent._reload(agent.config))
+    assert part.asked_in
+    assert threading.get_ident() not in part.asked_in

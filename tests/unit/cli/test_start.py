@@ -30,7 +30,7 @@ def run(*arguments: str) -> Result:
 
 def commands() -> Iterator[tuple[str, click.Command]]:
     """Every command of this package's agent side, with its path."""
-    for verb in ("agent", "status", "service", "backend", "trace"):
+    for verb in ("agent", "status", "service", "backend", "trace", "import"):
         command = VERBS[verb].load()
         yield verb, command
         if isinstance(command, click.Group):

@@ -124,8 +124,9 @@ class Datapath:
         return tuple(
             Service(
                 str(key),
-                *key,
+                *key[:3],
                 backends=tuple(room.backends.values()),
+                scope=key.scope,
                 **room.options.fields(),
             )
             for key, room in self.rooms.items()

@@ -20,6 +20,7 @@ from towpath.datapath.lb.backends import BackendTable
 from towpath.datapath.lb.extents import Extents
 from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
+from towpath.datapath.lb.local import LocalBackends
 from towpath.datapath.lb.lookup import Endpoints, Lengths, pack_key
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
@@ -45,6 +46,7 @@ PROBES = int(BTF.enum("vip_limits")["VIP_PROBES"])
 NO_FLOW_TABLE = int(BTF.enum("service_flags")["SERVICE_NO_FLOW_TABLE"])
 L2 = int(BTF.enum("service_flags")["SERVICE_L2"])
 SNAT = int(BTF.enum("service_flags")["SERVICE_SNAT"])
+LOCAL = int(BTF.enum("service_flags")["SERVICE_LOCAL"])
 SOURCE_BITS = int(BTF.enum("source_limits")["SOURCE_BITS"])
 SOURCE_KEY = BTF.dtype("source_key")
 
@@ -68,6 +70,7 @@ class Memory:
     pages: Array = field(init=False)
     services: Array = field(init=False)
     backends: Array = field(init=False)
+    local: Array = field(init=False)
     slots: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +79,7 @@ class Memory:
         self.pages = np.zeros(self.port_pages + 1, BTF.dtype("port_page"))
         self.services = np.zeros(self.services_limit + 1, BTF.dtype("service"))
         self.backends = np.zeros(self.backends_limit + 1, BTF.dtype("backend"))
+        self.local = np.zeros(self.backends_limit + 1, np.uint64)
         self.slots = np.zeros(self.table_slots, np.uint32)
 
     def copy(self) -> Memory:
@@ -169,7 +173,8 @@ class Process:
             self.extents,
             memory,
             ServiceRows(memory.services, reclaimer, lambda index: self.forgotten.update([index])),
-            ServiceOptions(memory.services, Flags(NO_FLOW_TABLE, L2, SNAT), self.sources),
+            ServiceOptions(memory.services, Flags(NO_FLOW_TABLE, L2, SNAT, LOCAL), self.sources),
+            LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
         )
         self.tables.adopt()
 
@@ -178,7 +183,7 @@ class Process:
         return tuple(
             Service(
                 "any",
-                *key,
+                *key[:3],
                 backends=each.backends(),
                 **each.options.fields(),
             )

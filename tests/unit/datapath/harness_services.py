@@ -41,7 +41,7 @@ def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
     return st.builds(
         lambda backends, size, options: Service(
             "any",
-            *key,
+            *key[:3],
             tuple(Backend(address, *each) for address, each in backends.items()),
             table_size=size,
             flow_table=options[0],

@@ -58,7 +58,7 @@ __u32 program_service(const struct index *index, const struct vip_key *key)
 
 	memory.index = *index;
 	memory.context = &context;
-	return service_lookup(&context);
+	return service_lookup(&context, service_exact(&context.pkt.flow));
 }
 
 /* Returns the handle that Maglev gives a flow with this hash, 0 for none or a stale one. */

@@ -19,7 +19,7 @@ def test_examples_are_right(number: int) -> None:
     """Each is a list of services, or the whole of a file."""
     block = BLOCKS[number]
     if block.startswith("devices:"):
-        assert parse_config(block, "docs/services.md").services
+        assert parse_config(block, "docs/services.md").devices
         return
     text = block if block.startswith("services:") else f"services:\n{block}"
     assert parse_services(text, "docs/services.md")

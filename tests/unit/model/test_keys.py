@@ -43,7 +43,8 @@ def taken(key: ServiceKey, there: list[ServiceKey]) -> list[ServiceKey]:
     return [
         each
         for each in there
-        if (each.vip, each.protocol, each.exact) == (key.vip, key.protocol, key.exact)
+        if (each.vip, each.protocol, each.scope) == (key.vip, key.protocol, key.scope)
+        and each.exact is key.exact
         and ports_of(each) & ports_of(key)
     ]
 

@@ -31,8 +31,10 @@ from towpath.model.kinds import (
     Word,
     plain,
 )
+from towpath.model.kinds.rates import Quantity
 
 TEN = ip_network("10.0.0.0/8")
+RATE = Quantity(0, 10**9, "bits a second")
 
 GOOD: list[tuple[Kind, object, object]] = [
     (Integer(0, 9), 9, 9),
@@ -43,6 +45,10 @@ GOOD: list[tuple[Kind, object, object]] = [
     (DeviceName(), "bond0@x", "bond0@x"),
     (AbsolutePath(), "/run/a.sock", Path("/run/a.sock")),
     (UnicastAddress(), "203.0.113.10", ip_address("203.0.113.10")),
+    (RATE, "0.5M", 500_000),
+    (RATE, "1e6", 1_000_000),
+    (RATE, "1Mi", 1 << 20),
+    (RATE, 100, 100),
     (UnicastAddress(), "2001:DB8::0010", ip_address("2001:db8::10")),
     (UnicastAddress(), "169.254.0.1", ip_address("169.254.0.1")),
     (PortSet(), 80, 80),
@@ -107,11 +113,22 @@ BAD: list[tuple[Kind, object, str]] = [
     (Vip(), "127.0.0.0/8", "is a loopback address"),
     (Vip(), "203.0.113.0/33", "'203.0.113.0/33' is not a prefix; allowed: a unicast"),
     (Vip(), 5, "5 is not text; put it in quotes; allowed: a unicast IPv4 or IPv6 address, or a"),
+    (RATE, "010M", "'010M' is not a number of bits a second; allowed: bits a second, such as 10M"),
+    (RATE, "\u0663M", "is not a number of bits a second"),
+    (RATE, "1_0M", "'1_0M' is not a number of bits a second"),
+    (RATE, "1e06", "'1e06' is not a number of bits a second"),
+    (RATE, "00.5M", "'00.5M' is not a number of bits a second"),
+    (RATE, "10K", "; K is written k; allowed"),
+    (
+        RATE,
+        "2G",
+        "'2G' is out of range; allowed: bits a second, such as 10M, 1G or 1Gi, from 0 to 1G",
+    ),
     (Name(), "", "'' is not a name"),
     (Name(), "a b", "'a b' is not a name"),
     (Name(), "a/b", "'a/b' is not a name"),
     (Name(), "a\n", r"'a\\n' is not a name"),
-    (Name(), "x" * 129, "is too long; allowed: 128 characters"),
+    (Name(), "x" * 254, "is too long; allowed: 253 characters"),
     (DeviceName(), "a" * 16, "can't be a device's name"),
     (DeviceName(), "..", "can't be a device's name"),
     (DeviceName(), "é" * 8, "can't be a device's name"),
@@ -230,6 +247,7 @@ class TestPydantic:
             "on_all_failed": "closed",
             "on_down": "keep",
         },
+        "scope": "all",
     }
 
     def test_round_trip(self) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from towpath.model import (
     parse_service,
     service_problems,
 )
+from towpath.model.kinds import Ports
 
 VIP = ip_address("203.0.113.10")
 VIP6 = ip_address("2001:db8::10")
@@ -33,7 +35,7 @@ WEB = Service("web", VIP, 80, backends=(Backend(ip_address("192.0.2.11")),))
 
 def test_key_is_what_packets_know() -> None:
     """Name, backends and options are no part of it; it is a plain tuple, too."""
-    assert WEB.key == ServiceKey(VIP, 80, Protocol.TCP) == (VIP, 80, "tcp")
+    assert WEB.key == ServiceKey(VIP, 80, Protocol.TCP) == (VIP, 80, "tcp", "all")
     assert replace(WEB, name="other", backends=(), flow_table=False).key == WEB.key
     assert str(WEB.key) == "203.0.113.10:80/tcp"
     assert str(replace(WEB, vip=VIP6).key) == "[2001:db8::10]:80/tcp"
@@ -150,3 +152,22 @@ def test_naming_a_service_imports_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert found.stdout == "set()\n"
+
+
+def test_a_service_for_this_node_stands_beside_one_for_all() -> None:
+    """Another key; its backends have ports whatever the forwarding; one port of one address."""
+    inner = replace(WEB, name="inner", scope="node", backends=(replace(WEB.backends[0], port=81),))
+    assert service_problems(inner) == ()
+    assert inner.key != WEB.key
+    assert inner.key.shared(WEB.key) is None
+    assert str(inner.key) == "203.0.113.10:80/tcp (node)"
+    check_services([WEB, inner])
+    (problem,) = service_problems(replace(inner, scope="all"))
+    assert "forwarding" in problem.message
+    changes: tuple[dict[str, Any], ...] = (
+        {"port": Ports.of([(80, 81)])},
+        {"vip": ip_network("203.0.113.0/28")},
+    )
+    for change in changes:
+        found = [str(each) for each in service_problems(replace(inner, backends=(), **change))]
+        assert found == ["scope: node is for one port of one address; allowed: all"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Body
 from fastapi.responses import Response
 
-from towpath.agent.http.response import answer, answered
+from towpath.agent.http.response import Whole, answer
 from towpath.api import documents
 from towpath.model.bandwidth import BBR_MODE, BbrMode, LimitChange
 
@@ -30,18 +30,18 @@ def bandwidth_routes(part: "Bandwidth", writer: "Writer") -> APIRouter:
     async def set_limit(name: str, change: LimitChange) -> Response:
         """Give a pod, a group, a device or an address another limit."""
         await writer.run(part.set_limit, name, change)
-        return answered(part.found())
+        return Whole(part.found, waits=False)
 
     @router.delete("/bandwidth/limits/{name}", response_model=documents.Bandwidth)
     async def delete_limit(name: str) -> Response:
         """Give it back what it has by the configuration."""
         await writer.run(part.delete_limit, name)
-        return answered(part.found())
+        return Whole(part.found, waits=False)
 
     @router.put("/bandwidth/bbr", response_model=documents.Bandwidth)
     async def set_bbr(mode: Mode) -> Response:
         """Have BBR in pods' namespaces (on), or CUBIC (off), or what the node has (host)."""
         await writer.run(part.set_bbr, mode)
-        return answered(part.found())
+        return Whole(part.found, waits=False)
 
     return router

@@ -61,6 +61,25 @@ def refused_metrics(refused: Iterable[Refused]) -> Iterator[Metric]:
     yield family
 
 
+def local_metrics(local: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    """Metrics of what is translated for backends on this node, where there are any."""
+    if not local:
+        return
+    packets = CounterMetricFamily(
+        "towpath_local_packets",
+        "Translated packets of backends on this node, by program and what became of them.",
+        labels=("program", "verdict"),
+    )
+    size = CounterMetricFamily("towpath_local_bytes", "Their bytes.", labels=("program",))
+    for program, counts in local.items():
+        for verdict, number in counts.items():
+            if verdict not in {"bytes", "begun"}:
+                packets.add_metric((program, verdict), number)
+        size.add_metric((program,), counts["bytes"])
+    yield packets
+    yield size
+
+
 def agent_metrics(status: Status) -> Iterator[Metric]:
     """Metrics of the agent itself."""
     yield InfoMetricFamily("towpath_agent", "This agent.", value={"version": status.version})

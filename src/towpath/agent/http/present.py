@@ -16,9 +16,7 @@ def check(record: Record) -> documents.Check:
     """What is known of a backend that is checked."""
     target, standing = record.target, record.standing
     return documents.Check(
-        service=documents.ServiceName(
-            target.service, target.key.vip, target.key.port, target.key.protocol
-        ),
+        service=documents.ServiceName(target.service, *target.key),
         backend=target.backend,
         type=target.health.type,
         state=standing.state,

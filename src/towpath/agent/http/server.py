@@ -8,7 +8,6 @@ the model's own dataclasses, and both are small enough for a daemon.
 from __future__ import annotations
 
 import asyncio
-import signal
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,13 @@ from towpath.agent.http.accept import accept
 from towpath.agent.http.app import make_app, make_metrics_app, warm
 from towpath.agent.http.connection import Connection, Connections
 from towpath.agent.http.scrapes import Scrapes
+from towpath.agent.signals import END, RELOAD
 
 if TYPE_CHECKING:
     import socket
 
     from towpath.agent.agent import Agent
+    from towpath.agent.signals import Signals
 
 # Threads that answer with a part of what there is, such as a page of flows.
 READERS = 2
@@ -62,7 +63,9 @@ def _config(app: Any) -> uvicorn.Config:
     return config
 
 
-async def serve(agent: Agent, api: socket.socket, metrics: socket.socket | None = None) -> None:
+async def serve(
+    agent: Agent, signals: Signals, api: socket.socket, metrics: socket.socket | None = None
+) -> None:
     """Answer requests until SIGTERM or SIGINT; SIGHUP reads the file again.
 
     ``api`` and ``metrics``: listening sockets that don't block.
@@ -89,9 +92,15 @@ async def serve(agent: Agent, api: socket.socket, metrics: socket.socket | None 
             door.cancel()
         server.should_exit = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, agent.file.hurry.set)
+    def told() -> None:
+        for number in signals.read():
+            if number == RELOAD:
+                agent.file.hurry.set()
+            elif number in END:
+                stop()
+
+    signals.wait()
+    loop.add_reader(signals, told)
     try:
         agent.start()
         listen("connections to api.socket", api, config, API_CONNECTIONS)
@@ -101,4 +110,5 @@ async def serve(agent: Agent, api: socket.socket, metrics: socket.socket | None 
         # Without sockets: it looks after the connections that are made above.
         await server.serve(sockets=[])
     finally:
+        loop.remove_reader(signals)
         await agent.end()

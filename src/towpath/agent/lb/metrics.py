@@ -7,17 +7,16 @@ family is one column of numbers beside one of labels, which are text already.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from prometheus_client.core import GaugeMetricFamily
 
-from towpath.agent.http.exposition import Ready
+from towpath.agent.http.exposition import ready_counter, ready_gauge
 from towpath.agent.lb.labels import Labels, TargetLabels
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_AT_ONCE = 1000  # samples whose text is there at one time
 _ACTIVE = "Flows that are remembered and were seen in the last five minutes."
 _VOLUME = "Their bytes, of IP packets before encapsulation."
 
@@ -38,11 +36,15 @@ class Flows(NamedTuple):
 
     plain: Mapping[int, int]
     translated: Mapping[int, int]
+    local: Container[int] = ()
+    """Handles of backends on this node, whose flows are not translated as others' are."""
 
     def of(self, rows: Rows) -> Array:
         """The flows of each backend."""
         found = (
-            (self.translated if translated else self.plain).get(handle, 0)
+            (self.plain if not translated or handle in self.local else self.translated).get(
+                handle, 0
+            )
             for handle, translated in zip(
                 rows.handles.tolist(), rows.translated.tolist(), strict=True
             )
@@ -93,13 +95,13 @@ class DatapathMetrics:
 
     def _checks(self, checked: Sequence[Record]) -> Iterator[Metric]:
         labels = self._targets.of(checked)
-        yield _gauge(
+        yield ready_gauge(
             "towpath_backend_health",
             "1 for a backend whose health check has it get new flows, 0 for one that is down.",
             _texts(labels),
             [int(record.standing.state.serves) for record in checked],
         )
-        yield _counter(
+        yield ready_counter(
             "towpath_backend_checks",
             "Health checks by how they ended; unmade: this node could not make them.",
             (
@@ -118,7 +120,7 @@ class DatapathMetrics:
 def _verdicts(verdicts: Mapping[str, int]) -> Metric:
     labels = [f'{{reason="{reason}"}} ' for reason in verdicts]
     meaning = "Packets by what became of them."
-    return _counter("towpath_verdict_packets", meaning, labels, verdicts.values())
+    return ready_counter("towpath_verdict_packets", meaning, labels, verdicts.values())
 
 
 def _services(rows: Rows, totals: Totals, active: Array) -> Iterator[Metric]:
@@ -140,10 +142,10 @@ def _services(rows: Rows, totals: Totals, active: Array) -> Iterator[Metric]:
     ]
     for name, meaning, numbers in columns:
         counted = numbers[rows.indexes].tolist()
-        yield _counter(f"towpath_service_{name}", meaning, _texts(rows.services), counted)
+        yield ready_counter(f"towpath_service_{name}", meaning, _texts(rows.services), counted)
     sums = np.zeros(len(rows.services), np.int64)
     np.add.at(sums, rows.owners, active)
-    yield _gauge("towpath_service_active_flows", _ACTIVE, _texts(rows.services), sums.tolist())
+    yield ready_gauge("towpath_service_active_flows", _ACTIVE, _texts(rows.services), sums.tolist())
     yield _service_drops(rows, totals)
 
 
@@ -167,14 +169,16 @@ def _backends(rows: Rows, totals: Totals, active: Array) -> Iterator[Metric]:
     ]
     for name, meaning, numbers in columns:
         counted = numbers[at].tolist()
-        yield _counter(f"towpath_backend_{name}", meaning, _texts(rows.backends), counted)
-    yield _gauge("towpath_backend_active_flows", _ACTIVE, _texts(rows.backends), active.tolist())
+        yield ready_counter(f"towpath_backend_{name}", meaning, _texts(rows.backends), counted)
+    yield ready_gauge(
+        "towpath_backend_active_flows", _ACTIVE, _texts(rows.backends), active.tolist()
+    )
     yield _backend_drops(rows, totals)
 
 
 def _reached(rows: Rows, unreached: Collection[int]) -> Metric:
     lost = np.isin(rows.handles, np.fromiter(unreached, np.uint32, len(unreached)))
-    return _gauge(
+    return ready_gauge(
         "towpath_backend_reached",
         "1 for a backend that there is a way to, 0 for one without a route or an answering next"
         " hop.",
@@ -200,18 +204,6 @@ def _texts(labels: Iterable[Label]) -> Iterator[str]:
 
 
 def _pairs(name: str, meaning: str, found: Sequence[tuple[str, int]]) -> Metric:
-    return _counter(name, meaning, [label for label, _ in found], [number for _, number in found])
-
-
-def _counter(name: str, meaning: str, labels: Iterable[str], numbers: Iterable[int]) -> Metric:
-    return Ready(name, meaning, "counter", _lines(f"{name}_total", labels, numbers))
-
-
-def _gauge(name: str, meaning: str, labels: Iterable[str], numbers: Iterable[int]) -> Metric:
-    return Ready(name, meaning, "gauge", _lines(name, labels, numbers))
-
-
-def _lines(name: str, labels: Iterable[str], numbers: Iterable[int]) -> Iterator[str]:
-    samples = zip(labels, numbers, strict=True)
-    while some := [f"{name}{label}{number}.0\n" for label, number in islice(samples, _AT_ONCE)]:
-        yield "".join(some)
+    return ready_counter(
+        name, meaning, [label for label, _ in found], [number for _, number in found]
+    )

@@ -58,6 +58,10 @@ class Observed(Protocol):
         """Backends that packets don't get to, and why."""
         ...
 
+    def local_backends(self) -> frozenset[BackendKey]:
+        """Backends on this node."""
+        ...
+
     def members(self) -> Members:
         """Which backend of which service a handle stands for."""
         ...
@@ -124,7 +128,8 @@ class Observer:
         troubles = {
             key: why.text for key, why in self._writer.call(self._datapath.unreached).items()
         }
-        return backend_status(found, flows, self._controller.terminating, troubles)
+        local = self._writer.call(self._datapath.local_backends)
+        return backend_status(found, flows, self._controller.terminating, troubles, local)
 
     def unreached(self, name: str | None = None) -> tuple[documents.UnreachedBackend, ...]:
         """Backends that packets don't get to, of all services or of one. NotFoundError."""
@@ -193,7 +198,7 @@ class Observer:
     def metrics(self) -> Iterable[Metric]:
         """The same as Prometheus has it, with checks. For one thread at a time."""
         read = self._writer.call(self._datapath.readings)
-        flows = Flows(*recent(self._tables))
+        flows = Flows(*recent(self._tables), read.local)
         checks = Checks(self._monitor.registry.records(), self._monitor.delays.longest())
         return self._metrics.render(self._controller.desired.services(), read, flows, checks)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from towpath.agent.errors import AgentError
 from towpath.agent.health.monitor import Monitor
-from towpath.agent.http import captures, flows, services
-from towpath.agent.http.metrics import host_metrics, refused_metrics
+from towpath.agent.http import captures, flows, services, sources
+from towpath.agent.http.metrics import host_metrics, local_metrics, refused_metrics
 from towpath.agent.lb import exhaustion
 from towpath.agent.lb.controller import Controller, stored
 from towpath.agent.lb.exhaustion import ExhaustionWatch
@@ -24,7 +24,7 @@ from towpath.agent.lb.store import DATABASE, Store
 from towpath.agent.parts import Part
 from towpath.agent.readable import readable
 from towpath.agent.recorder.captures import Captures
-from towpath.agent.sources.intake import Intake
+from towpath.agent.sources.intake import Intake, Surroundings
 from towpath.capabilities import API, FILE, ORIGINS
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.host import detach_pinned
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
     from towpath.agent.parts import Given
     from towpath.agent.sources import Source
     from towpath.agent.sources.intake import Update
+    from towpath.api.documents import SourceStatus
     from towpath.core.lb.states import BackendKey
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import Plan
-    from towpath.model import Config
+    from towpath.model import Config, Service
     from towpath.model.capture import Capture
     from towpath.native.records import Outcome
 
@@ -93,7 +94,7 @@ class LoadBalancer(Part):
     """Devices, services and their backends, health checks, captures."""
 
     name = "lb"
-    fixed: tuple[str, ...] = ("devices", "source", "icmp", "limits", "checks", "snat")
+    fixed: tuple[str, ...] = ("devices", "source", "icmp", "limits", "checks", "snat", "local")
 
     def __init__(self, given: Given) -> None:
         config, self._writer = given.config, given.writer
@@ -117,6 +118,7 @@ class LoadBalancer(Part):
                     mark=config.checks.mark,
                     next_hops=given.next_hops,
                     bare=True,
+                    local=config.local,
                 )
             )
             given.shared.services = self._balancer
@@ -140,7 +142,10 @@ class LoadBalancer(Part):
         self.captures = Captures(self._record)
         for each in enabled:
             intake: Intake[Update] = Intake(
-                each.label, partial(self._take, each.name), lambda: (self.desired(),)
+                each.label,
+                partial(self._take, each.name),
+                lambda: (self.desired(),),
+                Surroundings(config, partial(self._owned, each.name)),
             )
             source = each.load("agent", "Source")(config.sections.get(each.name), intake)
             self._sources[each.name] = source, intake
@@ -160,6 +165,9 @@ class LoadBalancer(Part):
     def apply(self, config: Config) -> None:
         """Take over the file's services."""
         self.controller.reload(config)
+
+    def _owned(self, owner: str) -> tuple[Service, ...]:
+        return self.controller.desired.services(owner)
 
     async def _take(self, owner: str, update: Update) -> None:
         await self._writer.run(self.controller.take, owner, update)
@@ -195,14 +203,14 @@ class LoadBalancer(Part):
 
     def tasks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Devices, health checks, backends that leave, ages of flows, warnings, sources."""
-        sources = {name: source.run for name, (source, _) in self._sources.items()}
+        runs = {name: source.run for name, (source, _) in self._sources.items()}
         return {
             "devices": self._follow,
             "health checks": self._monitor.run,
             "backends that leave": self._reap,
             "ages of flows": self._age_flows,
             "warnings": self._warn,
-        } | {f"source {name}": run for name, run in sources.items()}
+        } | {f"source {name}": run for name, run in runs.items()}
 
     async def _follow(self) -> None:
         """Follow devices, addresses, VLANs, and what others undo: at once where the kernel tells.
@@ -283,18 +291,22 @@ class LoadBalancer(Part):
             "limits": self.observer.limits(),
             "checks": self.observer.states(),
             "unreached": self.observer.reasons(),
-            "sources": {
-                name: replace(intake.status, trouble=source.trouble)
-                for name, (source, intake) in self._sources.items()
-                if name != API
-            },
+            "sources": {name: self.source_status(name) for name in self._sources if name != API},
         }
+
+    def source_status(self, name: str) -> SourceStatus:
+        """How a source is, and what became of what it has."""
+        source, intake = self._sources[name]
+        return replace(intake.status, trouble=source.trouble, **_asked(source, "facts", {}))
 
     def metrics(self) -> Iterable[Metric]:
         """Of packets, services, backends and their checks, and of devices."""
         yield from self.observer.metrics()
         yield from refused_metrics(self._balancer.refused() or ())
+        yield from local_metrics(self._writer.call(self._balancer.local.counts))
         yield from host_metrics(self._balancer.device_status, self._balancer.followed._asdict())
+        for source, _ in self._sources.values():
+            yield from _asked(source, "metrics", ())
 
     def routes(self) -> Iterable[APIRouter]:
         """Services, backends, flows, captures, and what they have seen."""
@@ -304,4 +316,14 @@ class LoadBalancer(Part):
             services.observation(self.observer),
             flows.routes(self.observer),
             captures.captures(self.captures),
+            sources.sources(
+                {name: source for name, (source, _) in self._sources.items() if name != API},
+                self.source_status,
+            ),
         )
+
+
+def _asked(source: Source, question: str, otherwise: Any) -> Any:
+    """What a source says of itself, if it has more to say than it must."""
+    ask = getattr(source, question, None)
+    return otherwise if ask is None else ask()

@@ -14,11 +14,12 @@ from towpath.api.documents import SourceStatus
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 from towpath.model import ConfigError, Problem
+from towpath.model.problems import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
-    from towpath.model import Service
+    from towpath.model import Config, Service
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,14 @@ class Update(NamedTuple):
     """Whether ``put`` are all that the source has; otherwise others stay."""
 
 
+class Surroundings(NamedTuple):
+    """What a source may ask of the agent."""
+
+    config: Config
+    owned: Callable[[], tuple[Service, ...]]
+    """Its services that are in force. For any thread."""
+
+
 class Intake(Generic[Content]):
     """Takes what a source has; what is refused changes nothing.
 
@@ -57,6 +66,7 @@ class Intake(Generic[Content]):
         name: What messages call the source.
         take: Puts a content into force, or raises one of errors.REFUSALS.
         desired: What the content must agree with; other objects whenever that has changed.
+        given: What a source may ask of the agent.
     """
 
     def __init__(
@@ -64,8 +74,10 @@ class Intake(Generic[Content]):
         name: str,
         take: Callable[[Content], Awaitable[object]],
         desired: Callable[[], tuple[object, ...]],
+        given: Surroundings | None = None,
     ) -> None:
         self.name = name
+        self.given = given
         self._take = take
         self._desired = desired
         self._status = SourceStatus()
@@ -96,6 +108,26 @@ class Intake(Generic[Content]):
             return False
         self.accept()
         return True
+
+    async def attempt(self, content: Content) -> Exception | None:
+        """Have a part of a content put into force; why not. `settle` says what became of all."""
+        try:
+            await self._take(content)
+        except REFUSALS as error:
+            return error
+        return None
+
+    def settle(self, refused: Sequence[Exception]) -> None:
+        """All has been attempted that there was; these are why parts of it are not in force."""
+        contradicts = any(isinstance(each, ConflictError | DatapathError) for each in refused)
+        self._contradicted = self._desired() if contradicts else None
+        faults = any(map(_is_fault, refused))
+        self._again = time.monotonic() + AGAIN_SECONDS if faults else None
+        problems = bounded(problem for each in refused for problem in problems_in(each))
+        for problem in problems:
+            if problem not in self._status.problems:
+                log.error("%s: not in force: %s", self.name, problem)
+        self._status = SourceStatus(now(), now() if refused else None, problems)
 
     def may_fit_now(self) -> bool:
         """Whether what the content was refused for contradicting has changed since.

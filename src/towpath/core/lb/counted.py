@@ -18,7 +18,7 @@ from towpath.documents import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from towpath.core.lb.terminating import TerminatingByKey
     from towpath.model.kinds import Address
@@ -44,6 +44,7 @@ def with_active(
         ),
         tuple(CpuVerdicts(cpu, each.verdicts) for cpu, each in enumerate(cpus)),
         read.refused,
+        read.local,
     )
 
 
@@ -85,10 +86,12 @@ def backend_status(
     counted: Mapping[BackendKey, int],
     terminating: TerminatingByKey,
     troubles: Mapping[BackendKey, str],
+    local: Container[BackendKey] = (),
 ) -> tuple[BackendStatus, ...]:
     """State and flows of a service's backends, those that are terminating among them.
 
-    ``troubles``: why packets don't get to those that they don't get to.
+    ``troubles``: why packets don't get to those that they don't get to; ``local``: those that are
+    on this node.
     """
     keys = [BackendKey(service.key, each.address) for each in service.backends]
     times = [terminating.get(key) for key in keys]
@@ -101,6 +104,7 @@ def backend_status(
             since=moment(gone.since) if gone else None,
             until=moment(gone.until) if gone else None,
             trouble=troubles.get(key),
+            local=key in local,
         )
         for backend, key, gone in zip(service.backends, keys, times, strict=True)
     )

@@ -10,6 +10,7 @@ change: the service then keeps its flows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -127,18 +128,22 @@ def _apart(
     Usually one of a thousand is not, and hashing the keys of all would take longer
     than everything else.
     """
-    same = {id(service) for service in before} & {id(service) for service in after}
-    kept = [service for service in after if id(service) in same]
-    old = _by_key(service for service in before if id(service) not in same)
-    new = _by_key(service for service in after if id(service) not in same)
-    if len(kept) > len(same) or len(new) > _FEW:
+    there, wanted = set(map(id, before)), set(map(id, after))
+    old = _by_key(_among(before, there - wanted))
+    new = _by_key(_among(after, wanted - there))
+    if len(wanted) < len(after) or len(new) > _FEW:
         _by_key(after)
     else:
-        for service in new.values():
-            for other in kept:
-                if other.port == service.port and other.key == service.key:
-                    raise _twice(service.key)
+        kept = _among(after, wanted & there)
+        # What has a key of before can have no other beside it: there it was once.
+        for key in new.keys() - old.keys():
+            if any(other.port == key.port and other.key == key for other in kept):
+                raise _twice(key)
     return old, new
+
+
+def _among(services: tuple[Service, ...], ids: set[int]) -> list[Service]:
+    return list(compress(services, map(ids.__contains__, map(id, services)))) if ids else []
 
 
 def _kept(
@@ -164,9 +169,7 @@ def _moved(gone: list[Service], come: list[Service]) -> list[tuple[Service, Serv
     for alike in (_same_name, _common_port):
         for service in list(come):
             for before in gone:
-                if (before.vip, before.protocol) == (service.vip, service.protocol) and alike(
-                    before, service
-                ):
+                if before.key.space == service.key.space and alike(before, service):
                     pairs.append((before, service))
                     gone.remove(before)
                     come.remove(service)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from towpath.core.lb.plan import backends_gone
 from towpath.core.lb.states import BackendKey
-from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip
-from towpath.model.service import Backend, BackendState, Protocol, Service, ServiceKey
+from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip, Word
+from towpath.model.service import Backend, BackendState, Protocol, Scope, Service, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -34,11 +34,12 @@ class Terminating:
     """When it was removed, in seconds since 1970."""
     until: float
     """It is gone by then, whatever flows it has."""
+    scope: Annotated[Scope, Word("all", "node")] = "all"
 
     @property
     def key(self) -> BackendKey:
         """The backend."""
-        return BackendKey(ServiceKey(self.vip, self.port, self.protocol), self.address)
+        return BackendKey(ServiceKey(self.vip, self.port, self.protocol, self.scope), self.address)
 
 
 TerminatingByKey = dict[BackendKey, Terminating]
@@ -69,7 +70,8 @@ def find_terminating(
         earlier = known.get(BackendKey(before.key, backend.address))
         times = (earlier.since, earlier.until) if earlier else (now, now + timeout)
         if earlier or timeout:
-            found[key] = Terminating(*after.key, backend.address, *times)
+            vip, port, protocol, scope = after.key
+            found[key] = Terminating(vip, port, protocol, backend.address, *times, scope=scope)
     return found
 
 

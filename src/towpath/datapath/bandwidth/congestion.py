@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _NOTE = "allowed"
 """What is noted of what everybody may use, besides the inode numbers of namespaces."""
 BBR, CUBIC = "bbr", "cubic"
+_OURS = (BBR, CUBIC)
 
 
 class CongestionControl:
@@ -81,7 +82,10 @@ class CongestionControl:
         before = self._notes.texts.get(_NOTE)
         if before is not None:
             with suppress(KernelError):
-                ALLOWED_CONGESTION_CONTROL.write(before)
+                now = ALLOWED_CONGESTION_CONTROL.read().split()
+                # What others have allowed meanwhile stays so.
+                kept = [each for each in now if each in before.split() or each not in _OURS]
+                ALLOWED_CONGESTION_CONTROL.write(" ".join(kept))
             self._notes.drop(_NOTE)
 
     def _keep(self, name: str, wanted: str | None) -> None:

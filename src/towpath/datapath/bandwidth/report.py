@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from towpath.datapath.bandwidth.survival import survival
 from towpath.datapath.bandwidth.wanted import fields
 from towpath.documents import Bandwidth, BandwidthAggregate, BandwidthDevice
 from towpath.kernel.errors import KernelError
@@ -23,12 +24,21 @@ def report(node: Node) -> Bandwidth:
     return Bandwidth(
         direct=node.section.direct,
         charges="atomic" if node.program.atomic else "locked",
+        stamps_kept=_stamps_kept(),
         devices=tuple(_devices(node)),
         aggregates=tuple(_aggregates(node)),
         room=node.program.aggregates,
         unlimited=_counts(node, 0),
         troubles=node.troubles,
     )
+
+
+def _stamps_kept() -> tuple[str, ...] | None:
+    try:
+        kept = survival()
+    except KernelError:
+        return None
+    return tuple(name for name, each in kept._asdict().items() if each)
 
 
 def _devices(node: Node) -> Iterator[BandwidthDevice]:
@@ -49,6 +59,7 @@ def _aggregates(node: Node) -> Iterator[BandwidthAggregate]:
     _, counts = node.program.maps["bw_counts"].snapshot()
     names = node.program.verdicts()
     numbers = node.numbers.by_name
+    flows = (1 << node.program.constant("bandwidth_limits", "BANDWIDTH_SETS_SHIFT")) - 1
     for each in node.aggregates:
         at = numbers[each.name]
         # What a group has is what its pods have.
@@ -69,7 +80,7 @@ def _aggregates(node: Node) -> Iterator[BandwidthAggregate]:
             backlog_ms=max(0, int(states[at]["next"]) - now) / 1e6,
             delayed_ms=int(mine["delay"].sum()) / 1e6,
             longest_ms=int(mine["longest"].max(initial=0)) / 1e6,
-            flows=int(states[at]["active"]) & 0xFFFFFFFF,
+            flows=int(states[at]["active"]) & flows,
         )
 
 

@@ -104,6 +104,7 @@ class Owners:
     def __init__(self, program: BandwidthProgram) -> None:
         self._program = program
         self._pods = program.maps["bw_pods"]
+        self._slots = program.maps["bw_pod_slots"]
         self._addresses = program.maps["bw_addresses"]
         self._devices = program.maps["bw_devices"]
 
@@ -112,15 +113,38 @@ class Owners:
         flag = self._program.constant("bandwidth_pod_flags", "BANDWIDTH_BY_ADDRESS")
         shared = set(by_address)
         there = {int(index): value.tobytes() for index, value in self._pods.items()}
+        records = {}
         for index in {*owners, *shared}:
-            record = self._program.record("bw_pods")
-            record["aggregate"] = owners.get(index, 0)
+            record = records[index] = self._program.record("bw_pods")
+            record["ifindex"], record["aggregate"] = index, owners.get(index, 0)
             record["flags"] = flag * (index in shared)
             if there.get(index) != record.tobytes():
                 self._pods.update(index, record)
+        self._sync_slots(records)
         for index in there:
-            if index not in owners and index not in shared:
+            if index not in records:
                 self._pods.delete(index, missing_ok=True)
+
+    def _sync_slots(self, records: Mapping[int, Any]) -> None:
+        """Have one device in each slot that several have: the one that is there, or any.
+
+        A slot is out of use while it is written; what is in the hash holds meanwhile.
+        """
+        _, before = self._slots.snapshot()
+        wanted: dict[int, Any] = {}
+        for index, record in records.items():
+            slot = index % before.size
+            if slot not in wanted or before[slot]["ifindex"] == index:
+                wanted[slot] = record
+        empty = self._program.record("bw_pod_slots")
+        taken = np.flatnonzero(before["ifindex"]).tolist()
+        for slot in {*wanted, *taken}:
+            record = wanted.get(slot, empty)
+            if before[slot] != record:
+                for ifindex in (0, record["ifindex"]):
+                    row = record.copy()
+                    row["ifindex"] = ifindex
+                    self._slots.update(slot, row)
 
     def sync_addresses(self, wanted: Mapping[Address, int]) -> None:
         """Have these addresses be of these aggregates'."""

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from towpath.closeable import Closeable
 from towpath.datapath.cgroup.probe import PREFIX
 from towpath.datapath.cgroup.root import CgroupRoot, Proof
+from towpath.datapath.follow import told
 from towpath.kernel.cgroup_watch import Watch
-from towpath.kernel.errors import KernelError
+from towpath.kernel.errors import SHORT, KernelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,13 +122,20 @@ class Follower(Closeable):
         while not self._stopped:
             pause = None if self._due is None else max(0.0, self._due - time.monotonic())
             woken = dict(self._poll.poll(None if pause is None else math.ceil(pause * 1000)))
-            if self._is_news(woken):
-                # Others may follow, but it isn't put off by them.
-                soon = time.monotonic() + SETTLE_SECONDS
-                self._due = soon if self._due is None else min(soon, self._due)
-            elif not woken and not self._stopped:
-                self._follow()
-                self._due = self._next()
+            try:
+                self._turn(woken)
+            except Exception as error:  # noqa: BLE001 - a thread that ends follows nothing
+                self._gone = told("programs of cgroups", error, self._gone)
+                self._due = time.monotonic() + RETRY_SECONDS
+
+    def _turn(self, woken: dict[int, int]) -> None:
+        if self._is_news(woken):
+            # Others may follow, but it isn't put off by them.
+            soon = time.monotonic() + SETTLE_SECONDS
+            self._due = soon if self._due is None else min(soon, self._due)
+        elif not woken and not self._stopped:
+            self._follow()
+            self._due = self._next()
 
     def _is_news(self, woken: dict[int, int]) -> bool:
         """Whether it was woken by something that may make a difference."""
@@ -151,7 +159,8 @@ class Follower(Closeable):
             self._move()
         except (KernelError, OSError) as error:
             gone = str(error)
-            if self._root is not None and not self._root.there:
+            found_out = error.errno not in SHORT
+            if found_out and self._root is not None and not self._root.there:
                 gone = _GONE.format(name=self._root.name, error=error)
         if gone != self._gone:
             log.warning("programs of cgroups: %s", gone or "there is a root again")

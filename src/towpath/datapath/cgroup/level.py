@@ -17,7 +17,7 @@ from towpath.kernel.cgroup_mounts import (
     namespace,
     opened_at,
 )
-from towpath.kernel.errors import KernelError
+from towpath.kernel.errors import SHORT, KernelError
 
 
 def view() -> View:
@@ -67,12 +67,14 @@ class Level(Closeable):
 
     @property
     def there(self) -> bool:
-        """Whether it is still that one, and wasn't removed."""
+        """Whether it is still that one, and wasn't removed. KernelError: nobody tells."""
         try:
             return (
                 cgroup.cgroup_id(self.path) == self.id and self.path.joinpath(_PROCESSES).exists()
             )
-        except (KernelError, OSError):
+        except (KernelError, OSError) as error:
+            if error.errno in SHORT:
+                raise
             return False
 
     def machines_root(self) -> Directory:

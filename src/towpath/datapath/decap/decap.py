@@ -205,10 +205,10 @@ class Decap(Closeable):
         """
         if self._programs is None:
             return ""
-        if self._link.fd >= 0 and not self._is_here(self._link.ifindex):
-            # Wherever it is by now, such as in another network namespace: it isn't wanted there.
-            self._link.detach()
         try:
+            if self._link.fd >= 0 and not self._is_here(self._link.ifindex):
+                # Wherever it is by now, as in another network namespace: it isn't wanted there.
+                self._link.detach()
             index = device_index(self._name)
             if self._link.fd < 0 or index != self._link.ifindex:
                 self._move(self._programs, index)

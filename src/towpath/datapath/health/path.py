@@ -172,7 +172,8 @@ class HealthPath:
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
             made.bind((str(own), 0))
             if not translated:
-                self._write_down(own, made.getsockname()[1], backend, l2=forwarding == "l2")
+                way = self._way(vip, backend, forwarding)
+                self._write_down(own, made.getsockname()[1], backend, way)
         except BaseException:
             made.close()
             raise
@@ -219,7 +220,17 @@ class HealthPath:
             return index
         raise DatapathError("none of the load balancer's devices is there")
 
-    def _write_down(self, own: Address, port: int, backend: Address, *, l2: bool) -> None:
+    def _way(self, vip: Address, backend: Address, forwarding: Forwarding) -> int:
+        """How a packet gets there: by ``enum health_way``.
+
+        To this node as its own backend if it has the VIP; if not nobody here has clients' packets.
+        """
+        if is_local(backend) and is_local(vip):
+            return self._program.constant("health_way", "HEALTH_HERE")
+        name = "HEALTH_L2" if forwarding == "l2" else "HEALTH_TUNNEL"
+        return self._program.constant("health_way", name)
+
+    def _write_down(self, own: Address, port: int, backend: Address, way: int) -> None:
         key: Any = np.zeros((), self._probes.key_dtype)
         key["addr"]["word"] = np.frombuffer(pack(own), ">u4")
         key["port"], key["protocol"], key["family"] = port, socket.IPPROTO_TCP, family(own)
@@ -227,5 +238,5 @@ class HealthPath:
         value["to"]["addr"]["word"] = np.frombuffer(pack(backend), ">u4")
         value["to"]["family"] = family(backend)
         value["ifindex"], value["family"] = self._first(), family(own)
-        value["l2"] = l2
+        value["way"] = way
         self._probes.update(key, value)

@@ -10,6 +10,7 @@ from towpath.datapath.lb.backends import BackendTable
 from towpath.datapath.lb.extents import Extents
 from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
+from towpath.datapath.lb.local import LocalBackends, nobody
 from towpath.datapath.lb.lookup import Endpoints, Lengths
 from towpath.datapath.lb.maglev_table import MaglevSlots
 from towpath.datapath.lb.options import Flags, ServiceOptions
@@ -20,11 +21,15 @@ from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
+    from towpath.datapath.lb.local import IsHere
     from towpath.datapath.maps.source import TableSource
 
 
-def tables(source: TableSource) -> KernelTables:
-    """Return the tables in these maps, as they are when nothing is in them."""
+def tables(source: TableSource, is_here: IsHere = nobody) -> KernelTables:
+    """Return the tables in these maps, as they are when nothing is in them.
+
+    ``is_here``: whether packets to a backend are delivered on this node.
+    """
     reclaimer = Reclaimer(wait_for_readers)
     slots = MaglevSlots(source.maps["maglev"], source.constant("maglev_limits", "MAGLEV_LINE"))
     return KernelTables(
@@ -34,6 +39,13 @@ def tables(source: TableSource) -> KernelTables:
         slots,
         _services(source, reclaimer),
         _options(source, reclaimer),
+        LocalBackends(
+            source.rows("local_backends"),
+            source.rows("services"),
+            source.constant("service_flags", "SERVICE_LOCAL"),
+            source.constant("handle_bits", "HANDLE_INDEX_BITS"),
+            is_here,
+        ),
     )
 
 
@@ -66,7 +78,7 @@ def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
         source.layout.entries["sources"],
         reclaimer,
     )
-    names = ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2", "SERVICE_SNAT")
+    names = ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2", "SERVICE_SNAT", "SERVICE_LOCAL")
     flags = Flags(*(source.constant("service_flags", name) for name in names))
     return ServiceOptions(source.rows("services"), flags, sets)
 

@@ -11,12 +11,14 @@ from towpath.core.lb.steps import RemoveBackend
 from towpath.datapath.lb import build
 from towpath.datapath.lb.admission import check
 from towpath.datapath.lb.execute import execute
+from towpath.datapath.lb.local import nobody
 from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from towpath.datapath.lb.local import IsHere
     from towpath.datapath.lb.services import Installed, Place
     from towpath.datapath.maps.source import TableSource
 
@@ -30,11 +32,13 @@ class Contents:
     """The services in the maps of ``source``, by name and by what the kernel has of them.
 
     Where there are services in the maps already they are taken over by :meth:`adopt`.
+    ``is_here``: whether packets to a backend are delivered on this node.
     """
 
-    def __init__(self, source: TableSource) -> None:
+    def __init__(self, source: TableSource, is_here: IsHere = nobody) -> None:
         self._source = source
-        self.tables = build.tables(source)
+        self._is_here = is_here
+        self.tables = build.tables(source, is_here)
         self._observed: dict[ServiceKey, Service] = {}
         self.version = 0
         """Increases when the services are others than before."""
@@ -77,6 +81,7 @@ class Contents:
                 vip=key.vip,
                 port=key.port,
                 protocol=key.protocol,
+                scope=key.scope,
                 backends=each.backends(),
                 **each.options.fields(),
             )
@@ -109,7 +114,7 @@ class Contents:
         except BaseException:
             # As after a death: the kernel's tables say what there is.
             wait_for_readers()
-            self.tables = build.tables(self._source)
+            self.tables = build.tables(self._source, self._is_here)
             self.adopt((*self.observed(), *services))
             raise
         if any(isinstance(step, RemoveBackend) for step in wanted.steps):
@@ -124,7 +129,10 @@ class Contents:
     def _forget_drops(self) -> None:
         """Give up the room of drops of backends that are gone."""
         table = self._source.maps["backend_drops"]
+        dropped = list(table.keys())
+        if not dropped:
+            return
         known = {handle for _, handle, _ in self.tables.backends}
-        for key in list(table.keys()):
+        for key in dropped:
             if int(key["handle"]) not in known:
                 table.delete(key, missing_ok=True)

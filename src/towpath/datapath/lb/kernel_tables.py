@@ -25,11 +25,12 @@ from towpath.model.service import BackendState
 if TYPE_CHECKING:
     from towpath.datapath.lb.backends import BackendTable
     from towpath.datapath.lb.extents import Extents
+    from towpath.datapath.lb.local import LocalBackends
     from towpath.datapath.lb.lookup import Endpoints
     from towpath.datapath.lb.maglev_table import Slots
     from towpath.datapath.lb.options import ServiceOptions
     from towpath.datapath.lb.services import ServiceRows
-    from towpath.model.service import Backend
+    from towpath.model.service import Backend, ServiceKey
 
 
 class KernelTables(Tables):
@@ -43,6 +44,7 @@ class KernelTables(Tables):
         slots: Slots,
         rows: ServiceRows,
         options: ServiceOptions,
+        local: LocalBackends,
     ) -> None:
         super().__init__(endpoints, backends, extents, slots, rows, options)
         self.endpoints = endpoints
@@ -51,6 +53,22 @@ class KernelTables(Tables):
         self.slots = slots
         self.rows = rows
         self.options = options
+        self.local = local
+
+    def set_options(self, key: ServiceKey, options: Options) -> None:
+        """Change how a service works, and with it which backends are delivered here."""
+        super().set_options(key, options)
+        self.local.sync((self.services[key],))
+
+    def add_backend(self, key: ServiceKey, backend: Backend) -> None:
+        """Write a backend's record, and whether it is here."""
+        super().add_backend(key, backend)
+        self.local.note(self.services[key], backend.address)
+
+    def set_backend(self, key: ServiceKey, backend: Backend) -> None:
+        """Note weight, state and port; of one with another handle also whether it is here."""
+        super().set_backend(key, backend)
+        self.local.note(self.services[key], backend.address)
 
     def adopt(self) -> None:
         """Take over what the kernel holds, and put right what was left half done."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _ANY_PROTOCOL = 0
 _PRESENT = 1
+_NODE = 0x80
+"""VIP_NODE: added to the protocol of what is for this node only."""
 _PROTOCOLS = {protocol.number: protocol for protocol in Protocol}
 Space = tuple[Address | Prefix, int]
 """A prefix and a protocol: what has pages of ports of its own."""
@@ -40,7 +42,8 @@ def pack_key(key: ServiceKey) -> bytes:
     vip, port = key.vip, key.port
     if not isinstance(vip, IPv4Address | IPv6Address) or not isinstance(port, int):
         raise TypeError(f"{key} is for more than one port of one address")
-    return pack(vip) + port.to_bytes(2, "big") + bytes((key.protocol.number, family(vip)))
+    number = key.protocol.number | (_NODE if key.scope == "node" else 0)
+    return pack(vip) + port.to_bytes(2, "big") + bytes((number, family(vip)))
 
 
 class Lengths:
@@ -121,6 +124,10 @@ class Endpoints:
 
     def publish(self, key: ServiceKey, service: int) -> None:
         """Let packets for ``key`` find a service. CapacityError: there is no room; as before."""
+        if key.scope == "node":
+            # Packets that come in have no part in it: the address is no VIP to them.
+            self._index.set(pack_key(key), service)
+            return
         self._learn(key.vip)
         try:
             if key.exact:
@@ -137,7 +144,8 @@ class Endpoints:
             self._rebuild(key, self._without(_space(key), service))
         elif self._index.get(pack_key(key)) == service:
             self._index.remove(pack_key(key))
-        self._forget(key.vip)
+        if key.scope == "all":
+            self._forget(key.vip)
 
     def move(self, old: ServiceKey, new: ServiceKey, service: int) -> None:
         """Let packets for ``new`` find a service that was found for ``old``.
@@ -156,8 +164,11 @@ class Endpoints:
         for raw, value in list(self._index):
             vip, number = self._unpack(raw)
             if not raw[19] & self._flag:
-                self._learn(vip)
                 port = int.from_bytes(raw[16:18], "big")
+                if number & _NODE:
+                    yield ServiceKey(vip, port, _PROTOCOLS[number & ~_NODE], "node"), value
+                    continue
+                self._learn(vip)
                 yield ServiceKey(vip, port, _PROTOCOLS[number]), value
             elif number != _ANY_PROTOCOL:
                 yield from self._adopt_pages(vip, number, value)

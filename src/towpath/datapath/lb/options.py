@@ -29,6 +29,8 @@ class Flags(NamedTuple):
     no_flow_table: int
     l2: int
     snat: int
+    local: int = 0
+    """Not an option, but what is known of the backends: kept as it is."""
 
     def forwarding(self, flags: int) -> Forwarding:
         """Return how packets go to backends by a service's flags."""
@@ -56,7 +58,8 @@ class ServiceOptions:
         self._rows["table_size"][index] = options.table_size
         self._rows["flow_timeout"][index] = options.flow_timeout or 0
         self._rows["affinity"][index] = options.affinity.timeout if options.affinity else 0
-        self._rows["flags"][index] = self._flags_of(options)
+        kept = int(self._rows["flags"][index]) & self._flags.local
+        self._rows["flags"][index] = self._flags_of(options) | kept
 
     def retire(self, index: int) -> None:
         """Let go of what a service has taken that packets find no more."""

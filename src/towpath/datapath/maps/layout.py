@@ -58,6 +58,7 @@ class Layout:
                 "ways": 1,
                 "maglev": -(-limits.table_slots // maglev_line),
                 "backends": backends,
+                "local_backends": backends,
                 "flow_tags": flow_sets,
                 "flows": flow_sets,
                 "fragments": _power_of_two(-(-limits.fragments // fragment_ways)),

@@ -2,7 +2,8 @@
 """The directory of pins that keeps a load balancer alive: who may use it, what is in it.
 
 `maps` are the tables, `links` the program's places on the devices; `devices` notes what these are
-called, and `host` what was set on them and how that was before. While tables of
+called, and `host` what was set on them and how that was before; `local` has programs and tables
+for backends on this node. While tables of
 another shape take the place of those that are there, `maps-next` are complete beside
 `maps`, then one after the other:
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 MAPS, NEXT, OLD, LINKS = "maps", "maps-next", "maps-old", "links"
 NAMES, HOST = "devices", "host"
+LOCAL = "local"
 
 
 class Hold:

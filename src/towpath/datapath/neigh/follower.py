@@ -15,9 +15,9 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from towpath.closeable import Closeable
+from towpath.datapath.follow import told
 from towpath.datapath.neigh.keeper import REQUESTS_PER_SECOND, Keeper
 from towpath.kernel.bpf.probe_net import managed_neighbours
-from towpath.kernel.errors import KernelError
 from towpath.kernel.net import link_state, neighbours, routes
 from towpath.kernel.net.messages import ROUTE, Netlink
 from towpath.kernel.net.netns import Share
@@ -208,10 +208,8 @@ class Follower(Closeable):
             with self._lock:
                 pause = self._follow()
                 self._tell_differences()
-        except (KernelError, OSError) as error:
-            if self.trouble != str(error):
-                log.warning("next hops aren't followed: %s; tried again", error)
-            self.trouble = str(error)
+        except Exception as error:  # noqa: BLE001 - a thread that ends follows nothing
+            self.trouble = told("next hops aren't followed", error, self.trouble)
             self._resync_at = 0.0
             return RETRY_SECONDS
         if self.trouble:

@@ -128,6 +128,8 @@ class Readings(NamedTuple):
     totals: Totals
     unreached: frozenset[int] = frozenset()
     """Handles of backends that packets don't get to."""
+    local: frozenset[int] = frozenset()
+    """Those of backends on this node."""
 
 
 def read_counters(

@@ -35,7 +35,7 @@ _LINK = 14
 # A page less what the kernel needs of it: a test run has the rest in fragments.
 _LINEAR = 3500
 _REFUSED = "drop_source"
-_HANDOFF = "handoff"
+_HANDOFF, _LOCAL = "handoff", "local"
 _SUCCESS = 0
 # enum in linux/bpf.h, BPF_FIB_LKUP_RET_*
 _FIB_RESULTS = (
@@ -125,6 +125,10 @@ def _decode(
             source_port=int(record["source_port"]) or None,
             destination_port=int(record["destination_port"]),
         )
+    if verdict == _LOCAL:
+        translated = found.forwarding == "snat"
+        port = int(record["destination_port"]) if translated else None
+        return replace(found, destination_port=port)
     if found.forwarding == "dsr":
         found = replace(
             found,

@@ -217,7 +217,6 @@ class Recorder:
                 _share_rules(obj, first)
             match = obj.btf.enum("record_match")
             constants = self._program.constants | {
-                "recording": 1,
                 "record_slot": slot,
                 "record_match": (int(match["RECORD_RULES"]) if rules else 0)
                 | (int(match["RECORD_EXPRESSION"]) if capture.expression else 0),

@@ -15,7 +15,7 @@ from towpath.closeable import Closeable
 from towpath.datapath.attach.places import Places
 from towpath.datapath.cgroup.root import CgroupRoot
 from towpath.datapath.maps.pins import held
-from towpath.datapath.socket.counters import Rows, carry
+from towpath.datapath.socket.counters import Reading, Rows, carry
 from towpath.datapath.socket.identity import Identities
 from towpath.datapath.socket.listing import Listing
 from towpath.datapath.socket.packets.follower import Follower
@@ -249,10 +249,13 @@ class SocketBalancer(Closeable):
         """Calls by hook and verdict: a part of `counters`. For any thread."""
         return self._rows.verdicts()
 
+    def reading(self) -> Reading:
+        """What was counted since the tables were made, as arrays."""
+        return self._rows.read(self._contents.places, self._contents.by_key)
+
     def counters(self) -> SocketCounters:
-        """What was counted since the tables were made."""
-        names = {key: each.name for key, each in self._contents.by_key.items()}
-        return self._rows.read(self._contents.installed, names)
+        """The same as a document."""
+        return self.reading().counters()
 
     def listing(self) -> Listing:
         """Sockets that talk to services. For any thread. KernelError: they can't be listed."""

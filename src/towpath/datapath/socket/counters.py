@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from towpath.documents import SocketBackend, SocketCounters, SocketService
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
-    from towpath.datapath.lb.services import Installed
+    from towpath.datapath.lb.services import Place
     from towpath.datapath.socket.program import SocketProgram
     from towpath.kernel.bpf.maps import Map
+    from towpath.model import Service, ServiceKey
 
     Array = np.ndarray[Any, Any]
 
@@ -42,33 +43,65 @@ class Rows:
             for at, hook in enumerate(self._hooks)
         }
 
-    def read(self, installed: Iterable[Installed], names: Mapping[Any, str]) -> SocketCounters:
-        """All of it; ``names`` has the services' by their keys."""
-        services = {name: self.services[name].sum(axis=0, dtype=np.uint64) for name in _HOOKS}
-        return SocketCounters(
+    def read(self, places: Sequence[Place], names: Mapping[ServiceKey, Service]) -> Reading:
+        """All of it; ``names`` has the services by their keys."""
+        indexes = np.array([each.index for each in places], np.intp)
+        handles = np.array([number for each in places for _, number in each.handles], np.uint32)
+        return Reading(
             verdicts=self.verdicts(),
-            services=tuple(self._service(each, services, names) for each in installed),
+            places=tuple(places),
+            names=tuple(names[each.key].name if each.key in names else "" for each in places),
+            of_service=tuple(self._verdicts[: self._of_service]),
+            services={name: self._of_services(name)[indexes] for name in _HOOKS},
+            backends=self._of_backends(handles),
         )
 
-    def _service(
-        self, service: Installed, sums: Mapping[str, Array], names: Mapping[Any, str]
-    ) -> SocketService:
-        counted = {
-            hook: {
-                name: int(sums[hook][service.index][number])
-                for number, name in enumerate(self._verdicts[: self._of_service])
-            }
-            for hook in _HOOKS
-        }
-        backends = tuple(self._backends(service))
-        return SocketService(names.get(service.key, str(service.key)), counted, backends)
+    def _of_services(self, hook: str) -> Array:
+        counted: Array = self.services[hook].sum(axis=0, dtype=np.uint64)
+        return counted[:, : self._of_service]
 
-    def _backends(self, service: Installed) -> Iterator[SocketBackend]:
+    def _of_backends(self, handles: Array) -> dict[str, Array]:
+        """What each has; one whose index was another's before has only its own."""
         mask = (1 << self._program.constant("handle_bits", "HANDLE_INDEX_BITS")) - 1
-        for address, handle in service.handles.items():
-            rows = self.backends[:, handle & mask]
-            rows = rows[rows["handle"] == handle]
-            yield SocketBackend(address, *(int(rows[name].sum()) for name in _COUNTED))
+        rows = self.backends[:, handles & mask]
+        own = rows["handle"] == handles
+        return {
+            hook: np.where(own, rows[name], 0).sum(axis=0, dtype=np.uint64)
+            for hook, name in zip(_HOOKS, _COUNTED, strict=True)
+        }
+
+
+class Reading(NamedTuple):
+    """What was counted at one moment, as arrays: of thousands of services it is quickly taken."""
+
+    verdicts: Mapping[str, Mapping[str, int]]
+    """Calls by hook and verdict."""
+    places: tuple[Place, ...]
+    names: tuple[str, ...]
+    """Of services, in the order of places."""
+    of_service: tuple[str, ...]
+    """Verdicts that services have."""
+    services: Mapping[str, Array]
+    """By hook: a row for each service, a column for each verdict."""
+    backends: Mapping[str, Array]
+    """By hook: calls of each backend, in the order of the places' handles."""
+
+    def counters(self) -> SocketCounters:
+        """The same as a document."""
+        of_services = {hook: rows.tolist() for hook, rows in self.services.items()}
+        called = iter(zip(*(self.backends[hook].tolist() for hook in _HOOKS), strict=True))
+        found = []
+        for at, (name, place) in enumerate(zip(self.names, self.places, strict=True)):
+            verdicts = {
+                hook: dict(zip(self.of_service, rows[at], strict=True))
+                for hook, rows in of_services.items()
+            }
+            backends = tuple(SocketBackend(each, *next(called)) for each, _ in place.handles)
+            found.append(SocketService(name or str(place.key), verdicts, backends))
+        return SocketCounters(
+            verdicts={hook: dict(verdicts) for hook, verdicts in self.verdicts.items()},
+            services=tuple(found),
+        )
 
 
 def carry(program: SocketProgram, rows: Rows) -> None:

@@ -27,14 +27,27 @@ if TYPE_CHECKING:
     from towpath.datapath.attach.places import Place
     from towpath.datapath.cgroup.root import Proof
     from towpath.datapath.socket.balancer import SocketBalancer
+    from towpath.datapath.socket.counters import Reading
     from towpath.datapath.socket.packets.node import Node
     from towpath.documents import PacketFlow
 
 _PROTOCOLS = {6: "tcp", 17: "udp"}
 
 
-def report(sockets: SocketBalancer, proof: Proof) -> Socket:
-    """All of it but the sockets. KernelError."""
+class Taken(NamedTuple):
+    """What only the thread that changes services can tell; it is quickly taken."""
+
+    reading: Reading
+    hooks: tuple[SocketHook, ...]
+
+
+def take(sockets: SocketBalancer) -> Taken:
+    """Take it. KernelError."""
+    return Taken(sockets.reading(), tuple(_hook(place) for place in sockets.places))
+
+
+def report(sockets: SocketBalancer, taken: Taken, proof: Proof) -> Socket:
+    """All of it but the sockets. For any thread. KernelError."""
     chosen = sockets.refuse_with if chooses_errors() else 0
     stale = sockets.stale
     return Socket(
@@ -43,12 +56,17 @@ def report(sockets: SocketBalancer, proof: Proof) -> Socket:
         excluded=tuple(map(str, sockets.exclude)),
         proven=proof.proven,
         proof=proof.why,
-        hooks=tuple(_hook(place) for place in sockets.places),
-        counters=sockets.counters(),
+        hooks=taken.hooks,
+        counters=taken.reading.counters(),
         stale=SocketStale(stale.ended, stale.left, stale.passes),
         troubles=sockets.troubles,
-        packets=None if sockets.packets is None else sockets.packets.asked(_packets),
+        packets=report_packets(sockets),
     )
+
+
+def report_packets(sockets: SocketBalancer) -> SocketPackets | None:
+    """What was counted of packets; None: none are translated. For any thread. KernelError."""
+    return None if sockets.packets is None else sockets.packets.asked(_packets)
 
 
 def _packets(node: Node) -> SocketPackets:

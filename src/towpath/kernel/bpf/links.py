@@ -273,8 +273,11 @@ def xdp_mode(ifindex: int) -> str:
 
 
 def _query(ifindex: int) -> XdpQueryOpts:
+    """Nothing for a device that isn't there. KernelError: it can't be asked."""
     query = XdpQueryOpts()
-    lib.bpf_xdp_query(ifindex, 0, ctypes.byref(query))
+    result = lib.bpf_xdp_query(ifindex, 0, ctypes.byref(query))
+    if result < 0 and result != -errnos.ENODEV:
+        raise KernelError(f"ask for the XDP program of device {ifindex}", -result)
     return query
 
 

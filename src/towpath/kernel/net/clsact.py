@@ -176,10 +176,12 @@ def attach(
 def attached_id(
     ifindex: int, side: Side = "ingress", handle: int = HANDLE, priority: int = PRIORITY
 ) -> int:
-    """The id of the program in our place on a device, 0 for none."""
+    """The id of the program in our place on a device, 0 for none. KernelError: nobody tells."""
     opts = TcOpts(priority=priority, handle=handle)
     with captured():
         result = lib.bpf_tc_query(_hook(ifindex, _SIDES[side]), ctypes.byref(opts))
+    if result < 0 and -result not in _GONE:
+        raise KernelError(f"ask for the filter on device {ifindex}", -result)
     return int(opts.prog_id) if result == 0 else 0
 
 

@@ -16,6 +16,7 @@ from towpath.kernel.bpf.attach_types import AttachType
 from towpath.kernel.bpf.libbpf import lib
 from towpath.kernel.bpf.probe import fragments, tiny
 from towpath.kernel.bpf.programs import BPF_F_XDP_HAS_FRAGS, ProgramType
+from towpath.kernel.net.generic import GENL_HEADER, family
 from towpath.kernel.net.messages import (
     DUMP,
     GENERIC,
@@ -23,15 +24,11 @@ from towpath.kernel.net.messages import (
     Netlink,
     attribute,
     attributes,
-    text,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_GENL_HEADER = struct.Struct("=BBxx")  # struct genlmsghdr: command, version
-_CONTROLLER, _GETFAMILY = 16, 3  # GENL_ID_CTRL, CTRL_CMD_GETFAMILY
-_FAMILY_ID, _FAMILY_NAME = 1, 2  # CTRL_ATTR_*
 _DEV_GET, _IFINDEX, _XDP_FEATURES = 1, 1, 3  # NETDEV_CMD_DEV_GET, NETDEV_A_DEV_*
 
 _LINK = struct.Struct("=xxHiII")  # struct ifinfomsg: type, index, flags, changed flags
@@ -60,41 +57,30 @@ def xdp_features(ifindex: int) -> XdpFeatures | None:
     OSError: no such device.
     """
     with Netlink(GENERIC) as netlink:
-        family = _family(netlink, "netdev")
-        if family is None:
+        netdev = family(netlink, "netdev")
+        if netdev is None:
             return None
-        body = _GENL_HEADER.pack(_DEV_GET, 1) + attribute(_IFINDEX, ifindex)
-        return _told(netlink.ask(family, body)).get(ifindex)
+        body = GENL_HEADER.pack(_DEV_GET, 1) + attribute(_IFINDEX, ifindex)
+        return _told(netlink.ask(netdev, body)).get(ifindex)
 
 
 def all_xdp_features() -> dict[int, XdpFeatures] | None:
     """The same of all devices, by their indexes; None when the kernel has no way to tell."""
     with Netlink(GENERIC) as netlink:
-        family = _family(netlink, "netdev")
-        if family is None:
+        netdev = family(netlink, "netdev")
+        if netdev is None:
             return None
-        return _told(netlink.ask(family, _GENL_HEADER.pack(_DEV_GET, 1), DUMP))
+        return _told(netlink.ask(netdev, GENL_HEADER.pack(_DEV_GET, 1), DUMP))
 
 
 def _told(answers: Iterable[bytes]) -> dict[int, XdpFeatures]:
     found = {}
     for answer in answers:
-        each = attributes(answer[_GENL_HEADER.size :])
+        each = attributes(answer[GENL_HEADER.size :])
         if _XDP_FEATURES in each:
             number = int.from_bytes(each[_IFINDEX], sys.byteorder)
             found[number] = XdpFeatures(int.from_bytes(each[_XDP_FEATURES], sys.byteorder))
     return found
-
-
-def _family(netlink: Netlink, name: str) -> int | None:
-    """The number of a generic netlink family, None when the kernel doesn't have it."""
-    body = _GENL_HEADER.pack(_GETFAMILY, 1) + attribute(_FAMILY_NAME, text(name))
-    try:
-        answer = netlink.ask(_CONTROLLER, body)[0]
-    except FileNotFoundError:
-        return None
-    number = attributes(answer[_GENL_HEADER.size :])[_FAMILY_ID]
-    return int.from_bytes(number, sys.byteorder)
 
 
 def try_native(ifindex: int) -> int | None:

@@ -15,7 +15,7 @@ from towpath.model.kinds.base import FieldError, Kind, shown, text
 class Name(Kind):
     """What people call a service. Safe in a URL path and in a metric's label."""
 
-    most: int = 128
+    most: int = 253
     pattern = r"[A-Za-z0-9][A-Za-z0-9._:-]*"
     allowed = "letters, digits and . _ : - of which the first is a letter or digit"
 

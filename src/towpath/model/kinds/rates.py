@@ -11,7 +11,9 @@ from typing import Any
 from towpath.model.kinds.base import FieldError, Kind, shown
 
 _UNITS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4, "P": 5}
-_TEXT = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)(?:([kMGTP]|[KMGTP]i)?|e(\d{1,2}))")
+_TEXT = re.compile(
+    r"((?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,9})?)(?:([kMGTP]|[KMGTP]i)?|e([1-9][0-9]?))"
+)
 
 
 def quantity(raw: object) -> int | None:

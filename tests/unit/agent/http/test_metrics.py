@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import chain
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.unit.api.test_codec import DOCUMENTS
@@ -15,27 +17,30 @@ from tests.unit.api.test_codec import DOCUMENTS
 from towpath.agent.bandwidth.metrics import bandwidth_metrics
 from towpath.agent.cgroup import cgroup_metrics
 from towpath.agent.http.exposition import Rendering
-from towpath.agent.http.metrics import agent_metrics, host_metrics, refused_metrics
+from towpath.agent.http.metrics import agent_metrics, host_metrics, local_metrics, refused_metrics
 from towpath.agent.masquerade import masquerade_metrics
 from towpath.agent.neigh import next_hop_metrics
-from towpath.agent.socket import packet_metrics, socket_metrics
+from towpath.agent.socket.metrics import packet_metrics, socket_metrics
+from towpath.agent.sources.kubernetes.report import metrics as source_metrics
 from towpath.api.documents import NextHops, Refused, Status
 from towpath.datapath.balancer import Followed
+from towpath.datapath.lb.services import Place
+from towpath.datapath.socket.counters import Reading
 from towpath.documents import (
     Bandwidth,
     BandwidthAggregate,
     BandwidthDevice,
     MasqueradeCounters,
-    SocketBackend,
-    SocketCounters,
     SocketPackets,
-    SocketService,
 )
+from towpath.model.service import Protocol, ServiceKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.core import Metric
+
+    from towpath.agent.sources.kubernetes.source import Source
 
 STATUS = next(each for each in DOCUMENTS if isinstance(each, Status))
 NEXT_HOPS = next(each for each in DOCUMENTS if isinstance(each, NextHops))
@@ -49,15 +54,19 @@ def text(families: Iterable[Metric]) -> str:
     return b"".join(Rendering(families).text()).decode()
 
 
-SOCKETS = SocketCounters(
-    {"connect": {"balanced": 2}},
-    (
-        SocketService(
-            "web",
-            {"connect": {"balanced": 2}},
-            (SocketBackend(ip_address("192.0.2.1"), connects=3, datagrams=4),),
+VIP = ip_address("203.0.113.10")
+SOCKETS = Reading(
+    verdicts={"connect": {"balanced": 2}},
+    places=(
+        Place(
+            ServiceKey(VIP, 80, Protocol.TCP), 0, ((ip_address("192.0.2.1"), 1),), translated=False
         ),
+        Place(ServiceKey(VIP, 81, Protocol.TCP), 1, (), translated=False),
     ),
+    names=('we"b', ""),
+    of_service=("balanced", "refused"),
+    services={"connect": np.array([[2, 0], [0, 5]]), "sendmsg": np.array([[0, 0], [0, 0]])},
+    backends={"connect": np.array([3]), "sendmsg": np.array([4])},
 )
 PACKETS = SocketPackets(("tap1",), {"to_pod": {"restored": 21}}, 23, {"to_pod": 22}, 24, 64)
 MASQUERADE = MasqueradeCounters({"from_pod": {"sent": 2}}, 3, {"from_pod": 4})
@@ -67,6 +76,7 @@ WEB = {"aggregate": "web", "kind": "pod"}
 BANDWIDTH = Bandwidth(
     direct=True,
     charges="atomic",
+    stamps_kept=("tcp", "udp"),
     devices=(BandwidthDevice("eth0", paces=True, why="", dropped=17),),
     aggregates=(
         BandwidthAggregate(
@@ -97,12 +107,31 @@ BANDWIDTH = Bandwidth(
 )
 
 
+SERVICES = {"source": "kubernetes", "kind": "services"}
+FOLLOWED_SOURCE = SimpleNamespace(
+    reflectors=[
+        SimpleNamespace(
+            resource=SimpleNamespace(called="services", kind="Service"),
+            synced=True,
+            error=None,
+            heard=1.0,
+            lists=2,
+        )
+    ],
+    cluster=SimpleNamespace(names=lambda _kind: ["web"] * 3, held=lambda: 4),
+    withheld=["web"] * 5,
+    unserved=["web"] * 6,
+)
+
+
 def every_metric() -> Iterable[Metric]:
     """What is not of a load balancer's packets."""
     return chain(
         host_metrics(STATUS.device_status, FOLLOWED._asdict()),
         next_hop_metrics(NEXT_HOPS),
         refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
+        local_metrics({"in": {"restored": 4, "bytes": 5, "begun": 6}}),
+        source_metrics(cast("Source", FOLLOWED_SOURCE)),
         bandwidth_metrics(BANDWIDTH),
         masquerade_metrics(MASQUERADE, 7),
         cgroup_metrics(proven=True),
@@ -129,6 +158,14 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_device_native", {"device": "eth0"}, 1),
         ("towpath_device_native", {"device": "eth2"}, 0),
         ("towpath_refused_packets_total", {"device": "br0", "error": "EOPNOTSUPP"}, 6),
+        ("towpath_local_packets_total", {"program": "in", "verdict": "restored"}, 4),
+        ("towpath_local_bytes_total", {"program": "in"}, 5),
+        ("towpath_source_synced", SERVICES, 1),
+        ("towpath_source_objects", SERVICES, 3),
+        ("towpath_source_lists_total", SERVICES, 2),
+        ("towpath_source_held", {"source": "kubernetes"}, 4),
+        ("towpath_source_withheld", {"source": "kubernetes"}, 5),
+        ("towpath_source_unserved", {"source": "kubernetes"}, 6),
         ("towpath_repairs_total", {"what": "programs"}, 1),
         ("towpath_repairs_total", {"what": "settings"}, 2),
         ("towpath_repairs_total", {"what": "checks"}, 3),
@@ -153,17 +190,22 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_socket_calls_total", {"hook": "connect", "verdict": "balanced"}, 2),
         (
             "towpath_socket_service_calls_total",
-            {"service": "web", "hook": "connect", "verdict": "balanced"},
+            {"service": 'we"b', "hook": "connect", "verdict": "balanced"},
             2,
         ),
         (
+            "towpath_socket_service_calls_total",
+            {"service": "203.0.113.10:81/tcp", "hook": "connect", "verdict": "refused"},
+            5,
+        ),
+        (
             "towpath_socket_backend_calls_total",
-            {"service": "web", "backend": "192.0.2.1", "hook": "connect"},
+            {"service": 'we"b', "backend": "192.0.2.1", "hook": "connect"},
             3,
         ),
         (
             "towpath_socket_backend_calls_total",
-            {"service": "web", "backend": "192.0.2.1", "hook": "sendmsg"},
+            {"service": 'we"b', "backend": "192.0.2.1", "hook": "sendmsg"},
             4,
         ),
         ("towpath_socket_stale_ended_total", {}, 8),
@@ -187,10 +229,17 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 41
+    assert len(parsed(every_metric())) == 54
 
 
 def test_an_accepted_file_is_not_alarming() -> None:
     """The metric to alert on goes back to 0."""
     status = replace(STATUS, file=replace(STATUS.file, refused=None))
     assert parsed(agent_metrics(status))["towpath_config_refused", frozenset()] == 0
+
+
+def test_series_of_sockets_backends_can_be_left_out() -> None:
+    """As those of packets' backends."""
+    found = parsed(socket_metrics(SOCKETS, 8, backends=False))
+    assert len(found) == 7
+    assert not [name for name, _ in found if "backend" in name]

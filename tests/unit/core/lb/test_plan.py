@@ -53,10 +53,11 @@ def services_of(draw: st.DrawFn) -> tuple[Service, ...]:
     return tuple(
         Service(
             f"service-{number}",
-            *key,
+            *key[:3],
             backends=tuple(Backend(address, *each) for address, each in draw(backends).items()),
             table_size=draw(st.sampled_from([251, 257])),
             flow_table=draw(st.booleans()),
+            scope=key.scope,
         )
         for number, key in enumerate(keys)
     )
@@ -328,7 +329,7 @@ def test_options_that_no_table_depends_on_need_no_table() -> None:
 
 def test_options_are_fields_of_the_same_names() -> None:
     """All fields of a service but its name, what it is for, and its backends and their health."""
-    others = {"name", "vip", "port", "protocol", "backends", "health"}
+    others = {"name", "vip", "port", "protocol", "scope", "backends", "health"}
     assert set(FIELDS) == set(Service.__slots__) - others
     each = web(1, flow_table=False, forwarding="l2", affinity=Affinity(9), allow_from=NETWORKS)
     assert replace(web(1), **Options.of(each).fields()) == each

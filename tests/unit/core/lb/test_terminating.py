@@ -40,7 +40,7 @@ KEY = web().key
 
 def terminating(service: Service, address: object, since: float = NOW) -> TerminatingByKey:
     """One that left at a time."""
-    each = Terminating(*service.key, ip_address(str(address)), since, since + TIMEOUT)
+    each = Terminating(*service.key[:3], ip_address(str(address)), since, since + TIMEOUT)
     return {each.key: each}
 
 

@@ -68,7 +68,7 @@ def test_what_is_foretold_comes_true(memory: Memory, ways: Sequence[tuple[Servic
 def service(which: int, size: int, weights: dict[int, int], **options: Any) -> Service:
     """A service by number, its backends by number."""
     backends = tuple(Backend(ADDRESSES[number], weight) for number, weight in weights.items())
-    return Service("any", *KEYS[which], backends, table_size=size, **options)
+    return Service("any", *KEYS[which][:3], backends, table_size=size, **options)
 
 
 def test_what_rests_is_reclaimed_before_a_plan_is_refused() -> None:

@@ -225,3 +225,24 @@ def test_lengths_are_limited() -> None:
     place.endpoints.withdraw(ServiceKey(nets[0], 80, Protocol.TCP), 1)
     place.endpoints.publish(ServiceKey(nets[-1], 80, Protocol.TCP), 99)
     assert place.memory.service(ServiceKey(ip_address("10.0.0.0"), 80, Protocol.TCP)) == 99
+
+
+def test_what_is_for_this_node_only() -> None:
+    """Packets that come in find what is for all, and to them the address is no VIP else."""
+    place = Place()
+    inner = ServiceKey(VIPS[0], 80, Protocol.TCP, "node")
+    outer = inner._replace(scope="all")
+    empty = place.memory.lengths.tobytes()
+    place.endpoints.publish(inner, 1)
+    assert place.memory.lengths.tobytes() == empty
+    assert [key[18] for key, _ in place.endpoints._index] == [0x86]
+    assert place.memory.service(outer) == 0
+    place.endpoints.publish(outer, 2)
+    assert place.memory.service(outer) == 2
+    place.endpoints = place.fresh()
+    assert dict(place.endpoints.adopt()) == {inner: 1, outer: 2}
+    place.endpoints.withdraw(inner, 1)
+    assert place.memory.service(outer) == 2
+    place.endpoints.withdraw(outer, 2)
+    assert place.memory.lengths.tobytes() == empty
+    assert list(place.endpoints._index) == []

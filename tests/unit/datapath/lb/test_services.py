@@ -226,7 +226,7 @@ def service(
         Backend(ADDRESSES[number], weight, (states or {}).get(number, BackendState.ACTIVE))
         for number, weight in weights.items()
     )
-    return Service("any", *KEYS[which], backends, table_size=size, **options)
+    return Service("any", *KEYS[which][:3], backends, table_size=size, **options)
 
 
 BEFORE = (

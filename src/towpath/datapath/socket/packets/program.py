@@ -42,7 +42,7 @@ class PacketProgram(Closeable):
     """The loaded programs over ``tables``, with room for ``flows``. ``pins``: None for none.
 
     ``epoch``: a number for these tables, whose handles flows have. ``rate``: new flows a second on
-    each CPU; the rest is dropped.
+    each CPU; the rest is dropped. ``object_name``: where the programs are.
 
     VerifierError, KernelError: they can't be loaded, or pinned.
     """
@@ -55,11 +55,12 @@ class PacketProgram(Closeable):
         pins: Path | None = None,
         *,
         rate: int = RATE,
+        object_name: str = OBJECT,
     ) -> None:
         self.tables = tables
         self.epoch = epoch
         with ExitStack() as undo:
-            obj = self._object = undo.enter_context(BpfObject.packaged(OBJECT))
+            obj = self._object = undo.enter_context(BpfObject.packaged(object_name))
             tables.use(obj)
             ways = self.constant("packet_limits", "PACKET_WAYS")
             sets = 1 << (-(-flows // ways) - 1).bit_length()
@@ -123,7 +124,7 @@ class PacketProgram(Closeable):
 
     @property
     def programs(self) -> Mapping[str, Program]:
-        """``socket_from_pod`` and ``socket_to_pod``."""
+        """By name, such as ``socket_from_pod`` and ``socket_to_pod``."""
         return self._object.programs
 
     def constant(self, enum: str, name: str) -> int:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response  # noqa: TC002 -- read by FastAPI
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from pydantic import IPvAnyAddress  # noqa: TC002 -- read by FastAPI
 
 from towpath.agent.errors import AgentError, InvalidError
-from towpath.agent.http.response import answer
+from towpath.agent.http.response import Whole, answer, answered
 from towpath.agent.parts import Part
+from towpath.agent.socket.metrics import packet_metrics, socket_metrics
 from towpath.api import documents
 from towpath.datapath.cgroup.follower import Follower
 from towpath.datapath.socket import trace
 from towpath.datapath.socket.balancer import detach
-from towpath.datapath.socket.report import Wanted, flows, packets, report
+from towpath.datapath.socket.report import Wanted, flows, packets, report, report_packets, take
 from towpath.datapath.socket.trace import Call
 from towpath.documents import SocketFlows
 from towpath.kernel.errors import KernelError
@@ -31,7 +31,7 @@ from towpath.model import Problem
 from towpath.model.service import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from prometheus_client.core import Metric
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.datapath.socket.balancer import SocketBalancer
     from towpath.documents import Socket as Document
-    from towpath.documents import SocketCounters, SocketPackets, SocketTrace
+    from towpath.documents import SocketTrace
     from towpath.model import Config
     from towpath.model.cgroup import Section as CgroupSection
     from towpath.model.socket import Packets, Section
@@ -52,74 +52,6 @@ MOST = 10_000
 FOLLOW_SECONDS = 1.0
 LATER = (1.0, 5.0)
 """Seconds after a change when sockets are looked for that were connecting while it was made."""
-
-
-def start(given: Given) -> Part:
-    """Balance at sockets, going on where an earlier agent left off."""
-    return Sockets(given)
-
-
-def forget(given: Given) -> None:
-    """Remove what an earlier agent left that had the section."""
-    detach(given.pins)
-
-
-def socket_metrics(found: SocketCounters, ended: int) -> Iterator[Metric]:
-    """Metrics of sockets."""
-    calls = CounterMetricFamily(
-        "towpath_socket_calls", "Calls by hook and what became of them.", labels=("hook", "verdict")
-    )
-    for hook, verdicts in found.verdicts.items():
-        for verdict, number in verdicts.items():
-            calls.add_metric((hook, verdict), number)
-    yield calls
-    labels = ("service", "hook", "verdict")
-    of_services = CounterMetricFamily(
-        "towpath_socket_service_calls", "Calls for a service's address.", labels=labels
-    )
-    backends = CounterMetricFamily(
-        "towpath_socket_backend_calls",
-        "Calls that went to a backend.",
-        labels=("service", "backend", "hook"),
-    )
-    for service in found.services:
-        for hook, verdicts in service.verdicts.items():
-            for verdict, number in verdicts.items():
-                of_services.add_metric((service.service, hook, verdict), number)
-        for each in service.backends:
-            backends.add_metric((service.service, str(each.address), "connect"), each.connects)
-            backends.add_metric((service.service, str(each.address), "sendmsg"), each.datagrams)
-    yield of_services
-    yield backends
-    yield CounterMetricFamily(
-        "towpath_socket_stale_ended",
-        "Connected sockets that were ended since their backend had gone.",
-        value=ended,
-    )
-
-
-def packet_metrics(found: SocketPackets) -> Iterator[Metric]:
-    """Metrics of packets that are translated."""
-    packets = CounterMetricFamily(
-        "towpath_socket_packets",
-        "Packets of pods by the program that saw them and what became of them.",
-        labels=("program", "verdict"),
-    )
-    size = CounterMetricFamily(
-        "towpath_socket_packet_bytes", "Bytes of translated packets.", labels=("program",)
-    )
-    for program, verdicts in found.verdicts.items():
-        for verdict, number in verdicts.items():
-            packets.add_metric((program, verdict), number)
-        size.add_metric((program,), found.bytes[program])
-    yield packets
-    yield size
-    yield CounterMetricFamily(
-        "towpath_socket_packet_flows_begun", "New flows of packets.", value=found.begun
-    )
-    yield GaugeMetricFamily(
-        "towpath_socket_packet_flows", "Flows of packets in the table.", value=found.flows
-    )
 
 
 def _fixed(packets: Packets | None) -> object:
@@ -135,6 +67,7 @@ class Sockets(Part):
 
     def __init__(self, given: Given) -> None:
         self._section: Section = given.config.sections[self.name]
+        self._backends = given.config.metrics.backends
         self._writer = given.writer
         self._wake: Callable[[], None] | None = None
         self._unlisted: str | None = None
@@ -268,7 +201,8 @@ class Sockets(Part):
 
     def found(self) -> Document:
         """All that there is to say, but the sockets."""
-        return self._writer.call(report, self._working, self._follower.proof)
+        sockets = self._working
+        return report(sockets, self._writer.call(take, sockets), self._follower.proof)
 
     def summary(self) -> str:
         """Whom it is for, and what it has done."""
@@ -288,10 +222,11 @@ class Sockets(Part):
         """What was counted."""
         if self._sockets is None:
             return
-        found = self.found()
-        yield from socket_metrics(found.counters, found.stale.ended)
-        if found.packets is not None:
-            yield from packet_metrics(found.packets)
+        sockets = self._sockets
+        read = self._writer.call(sockets.reading)
+        yield from socket_metrics(read, sockets.stale.ended, backends=self._backends)
+        if (packets := report_packets(sockets)) is not None:
+            yield from packet_metrics(packets)
 
     def flows(self, wanted: Wanted, limit: int) -> SocketFlows:
         """Some of the sockets that talk to services, and of the flows of packets."""
@@ -311,9 +246,9 @@ class Sockets(Part):
         router = APIRouter(tags=["socket"])
 
         @router.get("/socket", response_model=documents.Socket)
-        def socket() -> Response:
+        async def socket() -> Response:
             """Its cgroup, programs, counters, and what isn't as it should be."""
-            return answer(self.found())
+            return Whole(self.found)
 
         @router.get("/socket/flows", response_model=documents.SocketFlows)
         def socket_flows(
@@ -327,7 +262,7 @@ class Sockets(Part):
         ) -> Response:
             """Sockets that talk to services, of all network namespaces."""
             wanted = Wanted(service, backend, protocol, connected, netns)
-            return answer(self.flows(wanted, limit))
+            return answered(self.flows(wanted, limit))
 
         @router.get("/socket/trace", response_model=documents.SocketTrace)
         def socket_trace(

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which backend a packet of a service goes to. */
+#ifndef TOWPATH_LB_CHOOSE_H
+#define TOWPATH_LB_CHOOSE_H
+
+#include "lb/affinity.h"
+#include "lb/flow_table.h"
+#include "lb/service.h"
+
+/* For a packet that belongs to no flow that is known. */
+static __always_inline struct backend *new_backend(struct lb_ctx *lb, const struct service *service,
+						   __u32 index)
+{
+	if (likely(!service->affinity))
+		return hash_backend(lb, service, lb->hash >> 32);
+	return backend_of(affinity_backend(lb->slot, index));
+}
+
+/*
+ * The backend that the flow table has for a flow, NULL if it has none that holds. A port that is
+ * used again by its client, or a SYN that nobody has answered, is no reason to stay with a backend
+ * that takes no new flows. Datagrams have no SYN: what comes after a long pause is a new flow.
+ * Changes nothing.
+ */
+static __always_inline struct backend *
+known_backend(struct flow_place *place, const struct flow_id *id, const struct service *service)
+{
+	struct backend *backend = backend_of(flow_lookup(place, id));
+
+	if (likely(backend) && likely(tcp_goes_on(id->tcp_flags)))
+		return backend;
+	if (likely(backend) && likely(!flow_has_ended(place, id, &service->flow_timeout)) &&
+	    (likely(!flow_begins_anew(place, id)) || takes_flows(backend)))
+		return backend;
+	return NULL;
+}
+
+/* The flow's backend by the flow table, else by Maglev, which the table then learns. */
+static __always_inline struct backend *
+choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bool *fresh)
+{
+	struct flow_id id = {
+		.key = &lb->pkt.flow,
+		.service = index,
+		.tcp_flags = lb->pkt.tcp_flags,
+	};
+	struct flow_place place;
+	struct backend *backend;
+
+	if (service->flags & SERVICE_NO_FLOW_TABLE) {
+		*fresh = true;
+		return new_backend(lb, service, index);
+	}
+
+	place = flow_place(lb->hash, lb->jiffies);
+	backend = known_backend(&place, &id, service);
+	if (likely(backend)) {
+		if (likely(!(lb->pkt_flags & PKT_NO_LEARN)))
+			flow_note(&place, &id);
+		TRACE_FLAG(lb, TRACE_FLOW_HIT);
+		return backend;
+	}
+	*fresh = !(id.tcp_flags & TCP_RST);
+	backend = new_backend(lb, service, index);
+	if (backend && may_be_learnt(lb) && flow_may_learn(lb->cpu, lb->jiffies))
+		flow_learn_as(&place, &id, backend->handle);
+	return backend;
+}
+
+#endif

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The fast way, for what nearly all packets are: those of known flows, and of flows that Maglev gives
+ * a backend, whose next hop is known; and those that are for no service.
+ *
+ * It decides by the functions that the general way decides by. Its context lies in no map but in a
+ * variable whose fields the compiler keeps in registers. There is no trace and no record of these
+ * packets, and of each family there is a copy: what is constant, and all that follows from it, is
+ * compiled away.
+ *
+ * Until the packet is changed nothing else is, but see fast_affinity(). Whatever is in doubt until
+ * then goes the general way, which decides anew. So all that is here may be left out, and every packet
+ * fares the same.
+ */
+#ifndef TOWPATH_SNAT_FAST_H
+#define TOWPATH_SNAT_FAST_H
+
+#include "lb/affinity.h"
+#include "lb/allow_from.h"
+#include "lb/choose.h"
+#include "lb/counters.h"
+#include "lb/fast_leave.h"
+#include "lb/l2.h"
+#include "lb/tunnel.h"
+#include "snat/fast_nat.h"
+
+/* So that a family, where only one can be, is a constant. */
+static const __u8 ONLY_V4 = FAMILY_V4, ONLY_V6 = FAMILY_V6;
+
+/*
+ * Has the flow table learn a flow: in its own entry, if there is one that doesn't hold. A global
+ * function, since what it takes is then on no stack but its own: hence the numbers. `key`: index of
+ * the service, and the segment's flags above it; `value`: the backend's handle, and the source port
+ * above that.
+ */
+__noinline int fast_learn(__u64 hash, __u64 saddr_first, __u64 saddr_last, __u64 key, __u64 value)
+{
+	struct flow_key flow = { .sport = value >> 32 };
+	struct flow_id id = { .key = &flow, .service = key, .tcp_flags = key >> 32 };
+	struct flow_place place = flow_place(hash, bpf_jiffies64());
+
+	((wide64 *)&flow.saddr)[0] = saddr_first;
+	((wide64 *)&flow.saddr)[1] = saddr_last;
+	flow_lookup(&place, &id);
+	flow_learn_as(&place, &id, value);
+	return 0;
+}
+
+/* Puts the packet in its tunnel. `family`: the backend's. False: it can't be, and is as it was. */
+static __always_inline bool fast_encap(struct xdp_md *ctx, const struct lb_ctx *lb,
+				       const struct backend *backend, const struct next_hop *hop,
+				       const __u8 *family)
+{
+	struct outer outer = {
+		.daddr = &backend->addr,
+		.family = family,
+		.hop = hop,
+		.length = outer_length(*family),
+		.hash = lb->hash >> 32,
+	};
+
+	if (!next_hop_fits(lb, hop, outer.length))
+		return false;
+	tunnel_source(&outer);
+	return !xdp_encap(ctx, &lb->pkt, &outer);
+}
+
+static __always_inline bool fast_tunnel(struct xdp_md *ctx, const struct lb_ctx *lb,
+					const struct backend *backend, const struct next_hop *hop,
+					const bool v4)
+{
+	if (!next_hop_holds(lb, hop, lb->rx_ifindex) || !fast_leaves(ctx, hop))
+		return false;
+	if (v4 && likely(backend->family == FAMILY_V4))
+		return fast_encap(ctx, lb, backend, hop, &ONLY_V4);
+	return backend->family == FAMILY_V6 && fast_encap(ctx, lb, backend, hop, &ONLY_V6);
+}
+
+/* Puts the packet in a new frame, for a backend on the link. */
+static __always_inline bool fast_relink(struct xdp_md *ctx, const struct lb_ctx *lb,
+					const struct next_hop *hop)
+{
+	return next_hop_holds(lb, hop, lb->rx_ifindex | HOP_L2) && fast_leaves(ctx, hop) &&
+	       next_hop_fits(lb, hop, 0) && !relink(ctx, &lb->pkt, hop);
+}
+
+/*
+ * The handle of the backend that its client is known to have, 0 if it isn't. That the client was seen
+ * is noted before the packet is changed: should that come to nothing, the general way notes the same.
+ */
+__noinline int fast_affinity(struct xdp_md *ctx, __u32 index)
+{
+	const struct service *service = bpf_map_lookup_elem(&services, &index);
+	struct cursor c = cursor_of(ctx);
+	struct ethhdr *eth = c.pos;
+	struct affinity_place place;
+	struct backend *backend;
+	struct lb_ctx lb = {};
+	bool taken;
+
+	if (!service || (void *)(eth + 1) > c.end)
+		return 0;
+	if (ethertype_of(eth) == bpf_htons(ETH_P_IP))
+		taken = take_plain(c, &lb.pkt, true);
+	else
+		taken = take_plain(c, &lb.pkt, false);
+	if (!taken)
+		return 0;
+	backend = affinity_known(&lb, index, service, &place, hash_client(&lb.pkt.flow, hash_seed));
+	return backend ? backend->handle : 0;
+}
+
+/* The flow is not known yet, or not any more. */
+static __always_inline void fast_note_new(struct lb_ctx *lb, __u32 index,
+					  const struct service *service, __u32 handle)
+{
+	const wide64 *saddr = (const wide64 *)&lb->pkt.flow.saddr;
+
+	count_backend_flow(lb->cpu, handle);
+	if (!(service->flags & SERVICE_NO_FLOW_TABLE) && flow_may_learn(lb->cpu, lb->jiffies))
+		fast_learn(lb->hash, saddr[0], saddr[1], index | (__u64)lb->pkt.tcp_flags << 32,
+			   handle | (__u64)lb->pkt.flow.sport << 32);
+	count_service(lb, index, true, VERDICT_TX);
+}
+
+static __always_inline void fast_hash(struct lb_ctx *lb)
+{
+	lb->jiffies = bpf_jiffies64();
+	lb->hash = hash_flow(&lb->pkt.flow, hash_seed);
+}
+
+/* For a packet of a service. */
+static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, __u32 index,
+					const bool v4)
+{
+	__u32 key = index;
+	const struct service *service = bpf_map_lookup_elem(&services, &key);
+	struct flow_id id = {
+		.key = &lb->pkt.flow,
+		.service = index,
+		.tcp_flags = lb->pkt.tcp_flags,
+	};
+	struct flow_place place = {};
+	struct backend *backend = NULL;
+	struct backend_cpu *stats;
+	__u32 sources, special, handle;
+
+	if (!service)
+		return FAST_DOUBT;
+	sources = *(const volatile __u32 *)&service->sources;
+	special = service->flags &
+		  (SERVICE_L2 | SERVICE_SNAT | SERVICE_LOCAL | SERVICE_NO_FLOW_TABLE);
+	if (unlikely(sources | (special & (SERVICE_SNAT | SERVICE_LOCAL)))) {
+		if (special & SERVICE_LOCAL)
+			return FAST_DOUBT;
+		if (sources && !source_allowed(&lb->pkt.flow, sources))
+			return FAST_DOUBT;
+		if (special & SERVICE_SNAT) {
+			if (!v4 || !nat_ports || tcp_begins(id.tcp_flags))
+				return FAST_DOUBT;
+			fast_hash(lb);
+			return fast_nat_client(ctx, index, lb->hash);
+		}
+	}
+	fast_hash(lb);
+	if (likely(!(special & SERVICE_NO_FLOW_TABLE))) {
+		place = flow_place(lb->hash, lb->jiffies);
+		backend = known_backend(&place, &id, service);
+	}
+	if (unlikely(!backend)) {
+		if (id.tcp_flags & TCP_RST)
+			return FAST_DOUBT;
+		if (unlikely(service->affinity))
+			backend = backend_of(fast_affinity(ctx, index));
+		else
+			backend = hash_backend(lb, service, lb->hash >> 32);
+		if (!backend)
+			return FAST_DOUBT;
+		place.flow = NULL;
+	}
+	handle = backend->handle;
+	fast_place(ctx, lb);
+	stats = backend_stats(lb->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!stats)
+		return FAST_DOUBT;
+	if (unlikely(special & SERVICE_L2) ? !fast_relink(ctx, lb, &stats->hop)
+					   : !fast_tunnel(ctx, lb, backend, &stats->hop, v4))
+		return FAST_DOUBT;
+
+	count_sent(lb, stats);
+	if (likely(place.flow)) {
+		flow_note(&place, &id);
+		count_service(lb, index, false, VERDICT_TX);
+	} else {
+		fast_note_new(lb, index, service, handle);
+	}
+	return fast_sent(lb, &stats->hop);
+}
+
+/* For a packet whose destination is no VIP, unless a prefix has it. */
+static __always_inline int fast_pass(struct xdp_md *ctx, struct lb_ctx *lb, const bool v4)
+{
+	if (vip_lengths_with_ports(v4))
+		return FAST_DOUBT;
+	if (unlikely(nat_may_be(&lb->pkt.flow)))
+		return v4 ? fast_nat_reply(ctx) : FAST_DOUBT;
+	fast_place(ctx, lb);
+	count_verdict(lb->cpu, VERDICT_PASS_NO_VIP);
+	return XDP_PASS;
+}
+
+static __always_inline int fast_family(struct xdp_md *ctx, const bool v4)
+{
+	struct lb_ctx lb = {};
+	__u32 exact;
+	int action;
+
+	if (!parse_plain(cursor_of(ctx), &lb.pkt, v4)) {
+		barrier(); /* or what is returned is set before each test */
+		return FAST_UNPARSED;
+	}
+	exact = service_exact(&lb.pkt.flow);
+	action = likely(exact) ? fast_balance(ctx, &lb, exact, v4) : fast_pass(ctx, &lb, v4);
+	if (likely(action >= 0))
+		return action;
+	return FAST_FLOW - (int)(exact * FLOW_SERVICE | (v4 ? FLOW_PLAIN_V4 : FLOW_PLAIN_V6));
+}
+
+/* Each with a stack of its own, which the general way's doesn't come on top of. */
+static __noinline int fast_v4(struct xdp_md *ctx)
+{
+	return fast_family(ctx, true);
+}
+
+static __noinline int fast_v6(struct xdp_md *ctx)
+{
+	return fast_family(ctx, false);
+}
+
+/* Returns what is to be done with the packet, or enum fast. */
+static __always_inline int fast_way(struct xdp_md *ctx)
+{
+	struct cursor c = cursor_of(ctx);
+	struct ethhdr *eth = c.pos;
+
+	/* A trace is asked for in the place of addresses. */
+	if ((void *)(eth + 1) > c.end || *(wide64 *)eth == trace_cookie)
+		return FAST_UNPARSED;
+	if (likely(ethertype_of(eth) == bpf_htons(ETH_P_IP)))
+		return fast_v4(ctx);
+	return ethertype_of(eth) == bpf_htons(ETH_P_IPV6) ? fast_v6(ctx) : FAST_UNPARSED;
+}
+
+#endif

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the source says of itself: what is known of which kind, and how old that is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from towpath.api.documents import KindStatus
+from towpath.model import Problem
+from towpath.model.problems import bounded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.core import Metric
+
+    from towpath.agent.sources.kubernetes.source import Source
+    from towpath.agent.sources.kubernetes.watch import Reflector
+
+PATIENCE_SECONDS = 30.0
+"""An API server may be away for so long, as when it is restarted, before that is trouble."""
+_OLD_SECONDS = 180.0
+"""Bookmarks come every minute."""
+
+
+def _age(each: Reflector) -> float:
+    return time.monotonic() - each.heard
+
+
+def troubles(reflectors: Iterable[Reflector]) -> Iterator[str]:
+    """Say what can't be followed."""
+    now = time.monotonic()
+    for each in reflectors:
+        if not each.synced:
+            yield each.error or f"{each.resource.called}: not all are known yet"
+        elif each.error is not None and now - each.since > PATIENCE_SECONDS:
+            yield f"{each.error}; what is in force is {_age(each):.0f} s old"
+
+
+def facts(source: Source) -> dict[str, Any]:
+    """Fields of documents.SourceStatus."""
+    kinds = tuple(
+        KindStatus(
+            name=each.resource.called,
+            synced=each.synced,
+            objects=len(source.cluster.names(each.resource.kind)),
+            version=each.version,
+            age=round(_age(each), 1) if each.heard else None,
+            error=each.error,
+        )
+        for each in source.reflectors
+    )
+    return {
+        "kinds": kinds,
+        "withheld": len(source.withheld),
+        "unserved": bounded(Problem(str(each)) for each in source.unserved),
+        "held": source.cluster.held(),
+    }
+
+
+def metrics(source: Source) -> Iterator[Metric]:
+    """For Prometheus."""
+    synced = GaugeMetricFamily(
+        "towpath_source_synced",
+        "1 when all objects of a kind are known and followed, 0 while they aren't.",
+        labels=("source", "kind"),
+    )
+    age = GaugeMetricFamily(
+        "towpath_source_age_seconds",
+        "Since the source has told anything of a kind: how old what is in force may be.",
+        labels=("source", "kind"),
+    )
+    objects = GaugeMetricFamily(
+        "towpath_source_objects", "Objects that are known.", labels=("source", "kind")
+    )
+    lists = CounterMetricFamily(
+        "towpath_source_lists",
+        "How often all objects of a kind were taken over anew.",
+        labels=("source", "kind"),
+    )
+    for each in source.reflectors:
+        labels = ("kubernetes", each.resource.called)
+        synced.add_metric(labels, int(each.synced and each.error is None))
+        if each.heard:
+            age.add_metric(labels, _age(each))
+        objects.add_metric(labels, len(source.cluster.names(each.resource.kind)))
+        lists.add_metric(labels, each.lists)
+    yield from (synced, age, objects, lists)
+    numbers = {
+        "towpath_source_withheld": (
+            "Services that a list lacks which isn't believed.",
+            len(source.withheld),
+        ),
+        "towpath_source_unserved": (
+            "What of objects can't be served as they are.",
+            len(source.unserved),
+        ),
+        "towpath_source_held": (
+            "Endpoints that are in no slice while these are written anew.",
+            source.cluster.held(),
+        ),
+    }
+    for name, (text, value) in numbers.items():
+        family = GaugeMetricFamily(name, text, labels=("source",))
+        family.add_metric(("kubernetes",), value)
+        yield family

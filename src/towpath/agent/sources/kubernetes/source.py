@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts together what is told of a cluster, and hands in the services that it amounts to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from towpath.agent.errors import ConflictError
+from towpath.agent.sources.intake import Update
+from towpath.agent.sources.kubernetes import report
+from towpath.agent.sources.kubernetes.access import AccessError, find_place
+from towpath.agent.sources.kubernetes.client import Api
+from towpath.agent.sources.kubernetes.events import Events
+from towpath.agent.sources.kubernetes.health import HealthPorts
+from towpath.agent.sources.kubernetes.identity import Identity
+from towpath.agent.sources.kubernetes.settings import resources, settings_of
+from towpath.agent.sources.kubernetes.watch import Reflector
+from towpath.core.kubernetes.cluster import Cluster
+from towpath.core.kubernetes.withheld import Loss, find_loss
+from towpath.model import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from prometheus_client.core import Metric
+
+    from towpath.agent.sources.intake import Intake
+    from towpath.core.kubernetes.cluster import Changed
+    from towpath.core.kubernetes.problems import Refusal
+    from towpath.model import Service
+    from towpath.model.sources.kubernetes import Section, objects
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 1.0
+"""Between two looks at whether what was refused may fit now."""
+_MOST_REFUSED = 64
+"""So many services are tried one by one when they don't fit; the rest waits for a change."""
+_RESTART_SECONDS = 5.0
+
+
+class Source:
+    """Follows a cluster. Everything but `facts`, `trouble` and `metrics` is the event loop's."""
+
+    def __init__(self, section: Section, intake: Intake[Update]) -> None:
+        assert intake.given is not None  # noqa: S101 - of the agent
+        self._section, self._intake = section, intake
+        self._owned = intake.given.owned
+        self._settings = settings_of(section, intake.given.config)
+        self._identity = Identity(intake.given.config.state.directory / "kubernetes.json")
+        self._fault: str | None = "not connected yet"
+        self.reflectors: tuple[Reflector, ...] = ()
+        self._begin(())
+
+    def _begin(self, in_force: Iterable[Service]) -> None:
+        self.cluster = Cluster(self._settings)
+        self._in_force = {each.name: each for each in in_force}
+        self._wake = asyncio.Event()
+        self._begun = time.monotonic()
+        self._first = True
+        self._listed = False
+        self._accepting = False
+        self._awaited: set[Any] = set()
+        """Kinds of another cluster that was accepted."""
+        self._refused: dict[str, Exception] = {}
+        self.unread: dict[tuple[str, str, str], Refusal] = {}
+        self.loss: Loss | None = None
+        self.withheld: set[str] = set()
+        self.unserved: tuple[Refusal, ...] = ()
+
+    async def run(self) -> None:
+        """Hand in what the cluster has, then whatever changes, until cancelled."""
+        while True:
+            try:
+                place = find_place(self._section)
+                break
+            except AccessError as error:
+                if self._fault != str(error):
+                    log.warning("%s", error)
+                self._fault = str(error)
+                await asyncio.sleep(_RESTART_SECONDS)
+        self._begin(self._owned())
+        async with Api(place) as api:
+            self._api = api
+            self.reflectors = tuple(
+                Reflector(api, resource, self) for resource in resources(self._section)
+            )
+            self._fault = None
+            self._events = Events(api, self._settings.node) if self._section.events else None
+            self._ports = HealthPorts() if self._section.health_checks else None
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for each in self.reflectors:
+                        group.create_task(each.run())
+                    group.create_task(self._publish())
+                    if self._events is not None:
+                        group.create_task(self._events.run())
+            finally:
+                if self._ports is not None:
+                    await self._ports.close()
+
+    # ---- What is told ----------------------------------------------------------------------------
+
+    async def is_same_cluster(self) -> None:
+        """Raise AgentError if the API server is another cluster's than what is in force."""
+        await self._identity.check(self._api)
+
+    def put(self, found: objects.Kind) -> None:
+        """An object was added or changed."""
+        self.cluster.put(found)
+        if self.unread:
+            self._read(type(found), found.metadata.namespace, found.metadata.name)
+        self._wake.set()
+
+    def remove(self, kind: Any, namespace: str, name: str) -> None:
+        """An object is gone."""
+        self.cluster.remove(kind, namespace, name)
+        self._read(kind, namespace, name)
+        self._wake.set()
+
+    def replace(self, kind: Any, found: list[Any], unread: set[tuple[str, str]]) -> None:
+        """These are all the objects of a kind; those that can't be read stay."""
+        for key in [key for key in self.unread if key[0] == kind.__name__]:
+            if key[1:] not in unread:
+                del self.unread[key]
+        self.cluster.replace(kind, found, keep=unread)
+        self._listed = True
+        if self._awaited:
+            self._awaited.discard(kind)
+            self._accepting = not self._awaited
+        self._wake.set()
+
+    def cannot_read(self, refusal: Refusal) -> None:
+        """An object can't be decoded: it stays as it was."""
+        self.unread[refusal.kind, refusal.namespace, refusal.name] = refusal
+        log.warning("%s", refusal)
+        self._wake.set()
+
+    def _read(self, kind: Any, namespace: str, name: str) -> None:
+        self.unread.pop((kind.__name__, namespace, name), None)
+
+    # ---- What is handed in -----------------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        """Hand in what has changed; what changes meanwhile is in the next one."""
+        while True:
+            try:
+                await asyncio.wait_for(self._wake.wait(), AGAIN_SECONDS)
+            except TimeoutError:
+                if not (self._refused and self._intake.may_fit_now()):
+                    continue
+            self._wake.clear()
+            if self._awaited or not all(each.synced for each in self.reflectors):
+                continue
+            await self._hand_in()
+
+    async def _hand_in(self) -> None:
+        changed = self.cluster.take(time.monotonic())
+        put = {each.name: each for each in changed.put}
+        remove = set(changed.remove)
+        if self._first:
+            remove |= self._in_force.keys() - put.keys()
+        if self._accepting:
+            put, remove = self._everything()
+        elif self._refused and self._intake.may_fit_now():
+            put |= self._refused_now()
+        self._keep_back(put, remove)
+        put = {name: each for name, each in put.items() if self._in_force.get(name) != each}
+        remove &= self._in_force.keys()
+        self._forget_refused(changed, put, remove)
+        first, self._first = self._first, False
+        self._listed = self._accepting = False
+        if put or remove or self._refused:
+            await self._attempt(tuple(put.values()), tuple(remove))
+            self._intake.settle(tuple(self._refused.values()))
+        elif self._intake.status.accepted is None:
+            self._intake.settle(())
+        await self._tell(changed)
+        if first:
+            seconds = time.monotonic() - self._begun
+            number = len(self._in_force)
+            log.info("Kubernetes: %d services first taken over in %.2f s", number, seconds)
+
+    def _everything(self) -> tuple[dict[str, Service], set[str]]:
+        wanted = self.cluster.services()
+        self.withheld, self.loss = set(), None
+        return wanted, self._in_force.keys() - wanted.keys()
+
+    def _refused_now(self) -> dict[str, Service]:
+        wanted = self.cluster.services()
+        return {name: wanted[name] for name in self._refused if name in wanted}
+
+    def _forget_refused(
+        self, changed: Changed, put: Collection[str], gone: Collection[str]
+    ) -> None:
+        for name in {*changed.remove, *put, *gone}:
+            self._refused.pop(name, None)
+
+    def _keep_back(self, put: dict[str, Service], remove: set[str]) -> None:
+        """Take out what a list that isn't believed would remove."""
+        if not (self._first or self._listed):
+            # A watch has said so: it is known to have changed.
+            self.withheld -= put.keys() | remove
+        else:
+            loss, losers = find_loss(self._in_force, put.values(), remove)
+            if not self._accepting and loss.is_large(self._section.lost_share):
+                log.error("Kubernetes: a list lacks %s; they stay until this is accepted", loss)
+                self.withheld |= losers
+                self.loss = loss
+            else:
+                self.withheld -= put.keys()
+            for name in self.withheld & losers:
+                put.pop(name, None)
+                remove.discard(name)
+        if not self.withheld:
+            self.loss = None
+
+    async def _attempt(self, put: tuple[Service, ...], remove: tuple[str, ...]) -> None:
+        """Have all of it put into force, or if that can't be as much as can."""
+        error = await self._intake.attempt(Update(put, remove, whole=False))
+        if error is None:
+            self._took(put, remove)
+            return
+        if remove:
+            await self._attempt((), remove)
+            await self._attempt(put, ())
+        elif len(put) == 1 or len(self._refused) >= _MOST_REFUSED:
+            self._refused |= dict.fromkeys((each.name for each in put), error)
+        elif put:
+            half = len(put) // 2
+            await self._attempt(put[:half], ())
+            await self._attempt(put[half:], ())
+
+    def _took(self, put: Iterable[Service], remove: Iterable[str]) -> None:
+        for name in remove:
+            self._in_force.pop(name, None)
+        self._in_force |= {each.name: each for each in put}
+
+    async def _tell(self, changed: Changed) -> None:
+        """Events and health-check ports, by what is in force now."""
+        refusals = (*self.cluster.refusals(), *self.unread.values())
+        self.unserved = refusals
+        if self._events is not None:
+            self._events.tell((*self.cluster.refusals_of(changed.names), *self.unread.values()))
+        if self._ports is not None:
+            await self._ports.serve(self.cluster.health(), self.cluster.here.node_ports)
+
+    # ---- What it says of itself ------------------------------------------------------------------
+
+    async def accept(self) -> None:
+        """Believe what the cluster has now, whatever it lacks. ConflictError: nothing is kept."""
+        if self._identity.is_another:
+            log.warning("Kubernetes: the other cluster is accepted")
+            self._identity.accept()
+            # Nothing is handed in before all of it is known.
+            self._awaited = {each.resource.kind for each in self.reflectors}
+            for each in self.reflectors:
+                each.list_anew()
+        elif self.withheld:
+            log.warning("Kubernetes: accepted: a list that lacks %s", self.loss)
+            self._accepting = True
+            self._wake.set()
+        else:
+            what = "nothing is withheld: all that Kubernetes has is in force"
+            raise ConflictError([Problem(what)])
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it can't be followed just now, or isn't believed; None when all is well."""
+        return "; ".join(self._troubles()) or None
+
+    def _troubles(self) -> Iterator[str]:
+        if self._fault:
+            yield self._fault
+        if self._identity.trouble:
+            yield self._identity.trouble
+        yield from report.troubles(self.reflectors)
+        if self.withheld and self.loss:
+            yield (
+                f"a list lacks {self.loss}, which stay as they were; `towpath source accept"
+                " kubernetes` takes it over"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """Fields of documents.SourceStatus that are its own."""
+        return report.facts(self)
+
+    def metrics(self) -> Sequence[Metric]:
+        """What is known of what, and how old it is."""
+        return tuple(report.metrics(self))

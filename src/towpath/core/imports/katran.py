@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Katran's VIPs as services: of a script of ``katran_goclient``, or of what its ``-l`` prints."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from towpath.core.imports.imported import Collected, NoteKind, Remark
+from towpath.core.imports.katran_commands import read_script
+from towpath.core.imports.katran_listing import read_listing
+from towpath.core.imports.lvs import weights_of
+from towpath.model.kinds import ANY_PORT
+from towpath.model.service import Affinity, Backend, Protocol, Service
+
+if TYPE_CHECKING:
+    from towpath.core.imports.imported import Imported
+    from towpath.core.imports.katran_table import Vip
+
+UDP_TIMEOUT = 30
+"""Seconds after which Katran forgets a flow of UDP."""
+
+_LISTING = re.compile(r"^(VIP:|Vip's flags:|\s*->|\d{4}/\d\d/\d\d .* vips len)", re.MULTILINE)
+
+
+def import_katran(text: str, file: str) -> Imported:
+    """Return what becomes of a script or a listing. ConfigError, with all that is wrong."""
+    into = Collected()
+    read = read_listing if _LISTING.search(text) else read_script
+    for vip in read(text, file, into):
+        _carry(vip, into)
+    return into.result()
+
+
+def _carry(vip: Vip, into: Collected) -> None:
+    if why := _why_not(vip):
+        into.leave_out(str(vip), why, vip.place)
+        return
+    remarks: list[Remark] = []
+    service = _service(vip, remarks)
+    if into.add(service, vip.place, remarks):
+        why = (
+            "varies with the flow (172.16.0.0/16 and 100::/64 unless compiled otherwise); here "
+            "it is the node's, unless source: {ipv4: PREFIX, ipv6: PREFIX} says otherwise"
+        )
+        into.once(NoteKind.DIFFERS, "outer source address", why, vip.place)
+
+
+def _why_not(vip: Vip) -> str:
+    if "DPORT_HASH" in vip.flags:
+        return (
+            "DPORT_HASH: all clients of one destination port go to one real; here a flow's backend "
+            "is chosen by its client too"
+        )
+    local = [each for each in vip.reals.values() if "LOCAL_REAL" in each.flags]
+    if local and "LOCAL_VIP" in vip.flags:
+        return f"LOCAL_VIP: {local[0].address} is this host itself; here backends are other hosts"
+    return ""
+
+
+def _service(vip: Vip, remarks: list[Remark]) -> Service:
+    udp = vip.protocol == Protocol.UDP
+    reals = list(vip.reals.values())
+    weights = weights_of([each.weight for each in reals], remarks=remarks, place=vip.place)
+    _remark(vip, remarks)
+    return Service(
+        name=f"{vip.protocol}-{vip.address}-{vip.port or 'any'}",
+        vip=vip.address,
+        port=vip.port or ANY_PORT,
+        protocol=Protocol(vip.protocol),
+        backends=tuple(
+            Backend(each.address, weight=weight)
+            for each, weight in zip(reals, weights, strict=True)
+        ),
+        flow_table="NO_LRU" not in vip.flags,
+        flow_timeout=UDP_TIMEOUT if udp else None,
+        affinity=Affinity() if "NO_SPORT" in vip.flags else None,
+    )
+
+
+def _remark(vip: Vip, remarks: list[Remark]) -> None:
+    whys = {
+        "NO_SPORT": "hashes a client's address and the port that it connects to; here affinity "
+        "hashes its address alone, and remembers its backend when backends come and go",
+        "QUIC_VIP": "connection ids aren't looked at: flows follow their addresses and ports, so a "
+        "client that changes one may get another backend",
+        "LOCAL_VIP": "has no effect without a real of LOCAL_REAL",
+    }
+    for flag, why in whys.items():
+        if flag in vip.flags:
+            remarks.append(Remark(flag, why, vip.flags[flag]))
+    for each in vip.reals.values():
+        for flag, place in each.flags.items():
+            why = "has no effect without LOCAL_VIP"
+            remarks.append(Remark(f"{flag} of {each.address}", why, place))
+    if not vip.port and "NO_SPORT" not in vip.flags:
+        why = (
+            "what a client sends from one port goes to one real, whatever port it is for; here "
+            "each port of the VIP is a flow of its own (affinity keeps a client's together)"
+        )
+        remarks.append(Remark("port 0", why, vip.place))

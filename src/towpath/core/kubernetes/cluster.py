@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that was told of a cluster, and which services that amounts to by now.
+
+What a change costs follows from what it is about: a slice has its own Service made anew and no
+other. Only a Node that comes or goes has all slices looked at.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from towpath.core.kubernetes.addresses import read_unicast
+from towpath.core.kubernetes.endpoints import SERVICE_NAME, Endpoints, Known, merge
+from towpath.core.kubernetes.translate import Here, Translated, is_served, translate
+from towpath.model.sources.kubernetes import objects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
+    from towpath.core.kubernetes.problems import Refusal
+    from towpath.core.kubernetes.translate import Health
+    from towpath.model.kinds import Address, Prefix
+    from towpath.model.service import Service
+
+Name: TypeAlias = tuple[str, str]
+"""Namespace and name."""
+ZONE = "topology.kubernetes.io/zone"
+
+
+class Settings(NamedTuple):
+    """What the configuration says."""
+
+    node: str
+    external_ips: tuple[Prefix, ...] = ()
+    node_port_addresses: tuple[Prefix, ...] | None = None
+    proxy_name: str | None = None
+    outside: frozenset[int] = frozenset()
+
+
+class Changed(NamedTuple):
+    """What is other than before."""
+
+    put: tuple[Service, ...]
+    remove: tuple[str, ...]
+    names: frozenset[Name]
+    """Services of the cluster that were looked at."""
+
+
+class Cluster:
+    """The objects of one cluster. `take` says what has changed since it was last called."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._services: dict[Name, objects.Service] = {}
+        self._slices: defaultdict[Name, dict[str, Known]] = defaultdict(dict)
+        self._slice_of: dict[Name, Name] = {}
+        self._nodes: dict[str, objects.Node] = {}
+        self._order = 0
+        self._dirty: set[Name] = set()
+        self._endpoints: dict[Name, Endpoints] = {}
+        self._made: dict[Name, Translated] = {}
+        self._slow: dict[Name, list[Refusal]] = {}
+        self.here = self._find_here()
+
+    # ---- What is told ----------------------------------------------------------------------------
+
+    def put(self, found: objects.Kind) -> None:
+        """An object was added, or is another now."""
+        if isinstance(found, objects.Service):
+            key = (found.metadata.namespace, found.metadata.name)
+            self._services[key] = found
+            self._dirty.add(key)
+        elif isinstance(found, objects.EndpointSlice):
+            self._put_slice(found)
+        else:
+            self._put_node(found)
+
+    def remove(self, kind: type[objects.Kind], namespace: str, name: str) -> None:
+        """An object is gone."""
+        if kind is objects.Service:
+            if self._services.pop((namespace, name), None) is not None:
+                self._dirty.add((namespace, name))
+        elif kind is objects.EndpointSlice:
+            self._remove_slice((namespace, name))
+        elif self._nodes.pop(name, None) is not None:
+            self._node_changed(name)
+
+    def replace(
+        self,
+        kind: type[objects.Kind],
+        found: Iterable[objects.Kind],
+        keep: Collection[Name] = (),
+    ) -> None:
+        """These are all the objects of a kind, besides those that are to be kept."""
+        listed = {(each.metadata.namespace, each.metadata.name): each for each in found}
+        for namespace, name in self.names(kind):
+            if (namespace, name) not in listed and (namespace, name) not in keep:
+                self.remove(kind, namespace, name)
+        for each in listed.values():
+            if self._differs(each):
+                self.put(each)
+
+    def names(self, kind: type[objects.Kind]) -> tuple[Name, ...]:
+        """The objects of a kind that are there."""
+        if kind is objects.Service:
+            return tuple(self._services)
+        if kind is objects.EndpointSlice:
+            return tuple(self._slice_of)
+        return tuple(("", name) for name in self._nodes)
+
+    def _differs(self, found: objects.Kind) -> bool:
+        key = (found.metadata.namespace, found.metadata.name)
+        before: objects.Kind | None
+        if isinstance(found, objects.Service):
+            before = self._services.get(key)
+        elif isinstance(found, objects.EndpointSlice):
+            known = self._slices.get(self._slice_of.get(key, ("", "")), {}).get(key[1])
+            before = known.slice if known else None
+        else:
+            before = self._nodes.get(key[1])
+        return before != found
+
+    def _put_slice(self, found: objects.EndpointSlice) -> None:
+        namespace, name = found.metadata.namespace, found.metadata.name
+        owner = found.metadata.label(SERVICE_NAME)
+        if self._slice_of.get((namespace, name)) != (namespace, owner):
+            self._remove_slice((namespace, name))
+        if owner is None:
+            return
+        key = (namespace, owner)
+        self._order += 1
+        self._slices[key][name] = Known(self._order, found)
+        self._slice_of[namespace, name] = key
+        self._dirty.add(key)
+
+    def _remove_slice(self, name: Name) -> None:
+        owner = self._slice_of.pop(name, None)
+        if owner is None:
+            return
+        del self._slices[owner][name[1]]
+        if not self._slices[owner]:
+            del self._slices[owner]
+        self._dirty.add(owner)
+
+    def _put_node(self, found: objects.Node) -> None:
+        name = found.metadata.name
+        is_new = name not in self._nodes
+        self._nodes[name] = found
+        if is_new or name == self._settings.node:
+            self._node_changed(name)
+
+    def _node_changed(self, name: str) -> None:
+        here = self._find_here()
+        if here != self.here:
+            self.here = here
+            self._dirty |= self._services.keys()
+            return
+        for key, slices in self._slices.items():
+            if any(
+                endpoint.node_name == name
+                for known in slices.values()
+                for endpoint in known.slice.endpoints or ()
+            ):
+                self._dirty.add(key)
+
+    def _find_here(self) -> Here:
+        settings = self._settings
+        node = self._nodes.get(settings.node)
+        return Here(
+            settings.node,
+            node.metadata.label(ZONE) if node else None,
+            tuple(_node_ports(node, settings.node_port_addresses)) if node else (),
+            settings.external_ips,
+            settings.proxy_name,
+            settings.outside,
+        )
+
+    # ---- What it amounts to ----------------------------------------------------------------------
+
+    @property
+    def pending(self) -> bool:
+        """Whether `take` has something to look at."""
+        return bool(self._dirty)
+
+    def take(self, now: float) -> Changed:
+        """Return which services are others than when this was last called."""
+        put: dict[str, Service] = {}
+        remove: set[str] = set()
+        names, self._dirty = frozenset(self._dirty), set()
+        for key in names:
+            before = self._made.pop(key, Translated())
+            after = self._make(key, before.services, now)
+            if after is not None:
+                self._made[key] = after
+            services = after.services if after else {}
+            remove |= before.services.keys() - services.keys()
+            put |= {
+                name: made for name, made in services.items() if made != before.services.get(name)
+            }
+        return Changed(tuple(put.values()), tuple(remove - put.keys()), names)
+
+    def _make(self, key: Name, before: Mapping[str, Service], now: float) -> Translated | None:
+        service = self._services.get(key)
+        if service is None or not is_served(service, self.here):
+            self._endpoints.pop(key, None)
+            return None
+        slices = self._slices.get(key, {}).values()
+        known = self._endpoints.get(key, {})
+        endpoints, refusals = merge(service, slices, known, self._is_gone(), now)
+        self._endpoints[key] = endpoints
+        made = translate(service, endpoints, self.here, before)
+        made.refusals += refusals
+        return made
+
+    def _is_gone(self) -> Callable[[str], bool]:
+        """Nodes are asked about once some are known."""
+        nodes = self._nodes
+        return (lambda name: name not in nodes) if nodes else (lambda _: False)
+
+    def services(self) -> dict[str, Service]:
+        """All services, by name."""
+        return {name: each for made in self._made.values() for name, each in made.services.items()}
+
+    def refusals(self) -> list[Refusal]:
+        """What of all objects isn't served."""
+        return [each for made in self._made.values() for each in made.refusals]
+
+    def refusals_of(self, names: Iterable[Name]) -> list[Refusal]:
+        """What of these isn't served."""
+        return [each for name in names if name in self._made for each in self._made[name].refusals]
+
+    def health(self) -> dict[int, Health]:
+        """Ports that say whether there are local endpoints."""
+        found = [made.health for made in self._made.values() if made.health]
+        return {each.port: each for each in found}
+
+    def held(self) -> int:
+        """How many endpoints are in no slice, and held."""
+        return sum(
+            each.held_since is not None
+            for endpoints in self._endpoints.values()
+            for found in endpoints.values()
+            for each in found.values()
+        )
+
+
+def _node_ports(node: objects.Node, allowed: tuple[Prefix, ...] | None) -> Iterable[Address]:
+    """The addresses of a node that have node ports."""
+    given = (node.status.addresses if node.status else None) or ()
+    found: dict[Address, str] = {}
+    for each in given:
+        try:
+            found.setdefault(read_unicast(each.address), each.type)
+        except ValueError:
+            continue  # such as a host's name
+    if allowed is not None:
+        return [each for each in found if any(each in prefix for prefix in allowed)]
+    internal = [each for each, kind in found.items() if kind == "InternalIP"]
+    first = {each.version: each for each in reversed(internal)}
+    return [first[version] for version in sorted(first)]

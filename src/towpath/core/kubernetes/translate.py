@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Service and its endpoints as services of Towpath: one for each address and port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from towpath.core.kubernetes.addresses import read_prefix, read_unicast
+from towpath.core.kubernetes.problems import Refusal
+from towpath.core.kubernetes.topology import for_all, for_local
+from towpath.model.service import Affinity, Backend, BackendState, Protocol, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from towpath.core.kubernetes.endpoints import Endpoints, Found
+    from towpath.model.kinds import Address, Prefix
+    from towpath.model.service import Scope
+    from towpath.model.sources.kubernetes import objects
+
+PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+SIZES = (251, 1021, 4093, 16381, 65521, 262139)
+"""Of Maglev tables: the least with 100 slots for each endpoint, and room to grow."""
+_SLOTS = 100
+_SHRINK = 8
+"""A table stays until one of so many times fewer endpoints would do: a size that changes moves
+flows that nobody remembers."""
+DEFAULT_TIMEOUT = 10800
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What is known of this node, and what may be served."""
+
+    node: str
+    zone: str | None = None
+    node_ports: tuple[Address, ...] = ()
+    """Addresses that have node ports."""
+    external_ips: tuple[Prefix, ...] = ()
+    proxy_name: str | None = None
+    outside: frozenset[int] = frozenset()
+    """Families in which what comes in by a device can be translated."""
+
+
+class Health(NamedTuple):
+    """A port that says whether there are local endpoints."""
+
+    port: int
+    namespace: str
+    name: str
+    local: int
+    """Ready ones."""
+
+
+@dataclass(slots=True)
+class Translated:
+    """What one Service amounts to."""
+
+    services: dict[str, Service] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+    health: Health | None = None
+
+
+Kind = Literal["cluster", "node", "lb", "external"]
+
+
+class _Port(NamedTuple):
+    port: int
+    """That clients connect to."""
+    protocol: Protocol
+    at: tuple[int, str]
+    """The Service's own port and protocol, by which endpoints are kept."""
+    label: str
+
+
+class _Wish(NamedTuple):
+    """An address that a port is to be served at."""
+
+    kind: Kind
+    vip: Address
+    port: _Port
+    sources: tuple[Prefix, ...] | None = None
+
+
+def is_served(service: objects.Service, here: Here) -> bool:
+    """Whether a Service has addresses of its own that are ours to serve."""
+    spec = service.spec
+    if spec.type == "ExternalName" or spec.cluster_ip in {"None", "", None}:
+        return False
+    return service.metadata.label(PROXY_NAME) == here.proxy_name
+
+
+def translate(
+    service: objects.Service,
+    endpoints: Endpoints,
+    here: Here,
+    before: Mapping[str, Service],
+) -> Translated:
+    """Return what is to be served; ``before``: what was, whose tables keep their sizes."""
+    return _Translation(service, endpoints, here, before).run()
+
+
+class _Translation:
+    def __init__(
+        self,
+        service: objects.Service,
+        endpoints: Endpoints,
+        here: Here,
+        before: Mapping[str, Service],
+    ) -> None:
+        self._meta, self._spec = service.metadata, service.spec
+        self._status = service.status
+        self._endpoints, self._here, self._before = endpoints, here, before
+        self._made = Translated()
+        self._families: set[int] = set()
+        self._affinity = self._read_affinity()
+
+    def run(self) -> Translated:
+        clusters = self._addresses(self._spec.cluster_ips or [self._spec.cluster_ip or ""])
+        self._families = {each.version for each in clusters}
+        for port in self._ports():
+            for vip in clusters:
+                self._put_cluster(_Wish("cluster", vip, port))
+            for wish in self._external(port):
+                self._put_external(wish)
+        self._made.health = self._health()
+        return self._made
+
+    def _refuse(self, reason: str, message: str) -> None:
+        name, namespace = self._meta.name, self._meta.namespace
+        self._made.refusals.append(Refusal("Service", namespace, name, reason, message))
+
+    # ---- What it is at ---------------------------------------------------------------------------
+
+    def _addresses(self, texts: Iterable[str]) -> list[Address]:
+        found = []
+        for text in texts:
+            try:
+                found.append(read_unicast(text))
+            except ValueError as error:
+                self._refuse("InvalidAddress", f"{text!r} can't be served: {error}")
+        return found
+
+    def _ports(self) -> Iterator[_Port]:
+        for each in self._spec.ports or ():
+            if each.protocol not in {"TCP", "UDP"}:
+                what = f"port {each.port}/{each.protocol} isn't served: only TCP and UDP are"
+                self._refuse("ProtocolNotSupported", what)
+                continue
+            protocol = Protocol(each.protocol.lower())
+            label = each.name or str(each.port)
+            yield _Port(each.port, protocol, (each.port, each.protocol), label)
+
+    def _external(self, port: _Port) -> Iterator[_Wish]:
+        """Node ports, addresses of load balancers, external ones that are allowed."""
+        yield from self._at_nodes(port)
+        yield from self._at_load_balancers(port)
+        for vip in self._of_family(self._addresses(self._spec.external_ips or ()), "externalIPs"):
+            if any(vip in prefix for prefix in self._here.external_ips):
+                yield _Wish("external", vip, port)
+            else:
+                what = f"externalIPs: {vip} isn't served: kubernetes.external_ips doesn't allow it"
+                self._refuse("ExternalIPNotAllowed", what)
+
+    def _at_nodes(self, port: _Port) -> Iterator[_Wish]:
+        if self._spec.type not in {"NodePort", "LoadBalancer"}:
+            return
+        for each in self._spec.ports or ():
+            if (each.port, each.protocol) == port.at and each.node_port:
+                for vip in self._here.node_ports:
+                    if vip.version in self._families:
+                        yield _Wish("node", vip, port._replace(port=each.node_port))
+
+    def _at_load_balancers(self, port: _Port) -> Iterator[_Wish]:
+        given = self._status.load_balancer if self._status else None
+        if self._spec.type != "LoadBalancer" or given is None:
+            return
+        texts = [each.ip for each in given.ingress or () if each.ip and each.ip_mode != "Proxy"]
+        for vip in self._of_family(self._addresses(texts), "status.loadBalancer"):
+            sources = self._sources(vip)
+            if sources != ():
+                yield _Wish("lb", vip, port, sources)
+
+    def _of_family(self, found: Iterable[Address], where: str) -> Iterator[Address]:
+        for vip in found:
+            if vip.version in self._families:
+                yield vip
+            else:
+                what = f"{where}: {vip} isn't served: the Service has no IPv{vip.version}"
+                self._refuse("OtherFamily", what)
+
+    def _sources(self, vip: Address) -> tuple[Prefix, ...] | None:
+        """Who may come; None: everyone. Nobody: (), which is refused."""
+        texts = [each for each in self._spec.load_balancer_source_ranges or () if each.strip()]
+        if not texts:
+            return None
+        found = []
+        for text in texts:
+            try:
+                found.append(read_prefix(text))
+            except ValueError as error:
+                what = f"loadBalancerSourceRanges: {text!r} lets nobody in: {error}"
+                self._refuse("InvalidSourceRange", what)
+        mine = tuple(each for each in found if each.version == vip.version)
+        if not mine:
+            what = (
+                f"{vip} isn't served: loadBalancerSourceRanges lets nobody of IPv{vip.version} in"
+            )
+            self._refuse("NoSourceRange", what)
+        return mine
+
+    # ---- Who serves it ---------------------------------------------------------------------------
+
+    def _put_cluster(self, wish: _Wish) -> None:
+        local = self._spec.internal_traffic_policy == "Local"
+        self._put(wish, "node", local=local)
+
+    def _put_external(self, wish: _Wish) -> None:
+        """What comes from outside may have other endpoints than what begins in the cluster."""
+        if wish.vip.version not in self._here.outside:
+            self._put(wish, "node", local=False)
+        elif self._spec.external_traffic_policy == "Local":
+            self._put(wish, "node", local=False)
+            self._put(wish, "all", local=True)
+        else:
+            self._put(wish, "all", local=False)
+
+    def _put(self, wish: _Wish, scope: Scope, *, local: bool) -> None:
+        port = wish.port
+        found = self._endpoints.get((*port.at, wish.vip.version), {}).values()
+        active, draining = self._chosen(found, local=local)
+        backends = (
+            *(_backend(each, port.port, BackendState.ACTIVE) for each in active),
+            *(_backend(each, port.port, BackendState.DRAINING) for each in draining),
+        )
+        where = "" if wish.kind == "cluster" else f":{scope}"
+        name = f"{self._meta.namespace}:{self._meta.name}:{port.label}:{wish.kind}"
+        name = f"{name}:{wish.vip}{where}"
+        before = self._before.get(name)
+        self._made.services[name] = Service(
+            name,
+            wish.vip,
+            port.port,
+            port.protocol,
+            tuple(each for each in backends if each.address != wish.vip),
+            forwarding="snat",
+            table_size=table_size(len(backends), before.table_size if before else 0),
+            affinity=self._affinity,
+            allow_from=wish.sources,
+            scope=scope,
+        )
+
+    def _chosen(self, found: Collection[Found], *, local: bool) -> tuple[list[Found], list[Found]]:
+        here = self._here
+        return for_local(found, here.node) if local else for_all(found, here.node, here.zone)
+
+    def _read_affinity(self) -> Affinity | None:
+        if self._spec.session_affinity != "ClientIP":
+            return None
+        config = self._spec.session_affinity_config
+        given = config.client_ip.timeout_seconds if config and config.client_ip else None
+        return Affinity(given or DEFAULT_TIMEOUT)
+
+    def _health(self) -> Health | None:
+        spec = self._spec
+        port = spec.health_check_node_port
+        if spec.type != "LoadBalancer" or spec.external_traffic_policy != "Local" or not port:
+            return None
+        local = {
+            each.address
+            for found in self._endpoints.values()
+            for each in found.values()
+            if each.ready and each.node == self._here.node
+        }
+        return Health(port, self._meta.namespace, self._meta.name, len(local))
+
+
+def _backend(found: Found, port: int, state: BackendState) -> Backend:
+    return Backend(found.address, 1, state, None if found.port == port else found.port)
+
+
+def table_size(endpoints: int, before: int) -> int:
+    """Return how many slots so many endpoints get; ``before``: how many there were."""
+
+    def least(number: int) -> int:
+        return next((size for size in SIZES if size >= _SLOTS * number), SIZES[-1])
+
+    wanted = least(endpoints)
+    return before if before > wanted and before <= least(endpoints * _SHRINK) else wanted

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backends are on this node, as the program is told: ``local_backends``.
+
+An element holds the handle of the backend that has its index, one store; a backend that gets the
+index later has another handle. A service whose backends may be there has a flag, which is set
+before the first of them is entered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+_WORD = 0xFFFFFFFF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from towpath.datapath.address import Address
+    from towpath.datapath.lb.services import Installed
+    from towpath.model.service import Forwarding
+
+    Array = np.ndarray[Any, Any]
+    IsHere = Callable[[Forwarding, Address], bool]
+    """Whether packets of a forwarding to an address are delivered on this node."""
+
+
+def nobody(forwarding: Forwarding, address: Address) -> bool:
+    """No backend is on this node."""
+    del forwarding, address
+    return False
+
+
+class LocalBackends:
+    """``rows`` is ``local_backends``; ``services`` an array of ``struct service``.
+
+    ``flag`` is SERVICE_LOCAL, ``index_bits`` says how much of a handle is its index.
+    """
+
+    def __init__(
+        self, rows: Array, services: Array, flag: int, index_bits: int, is_here: IsHere = nobody
+    ) -> None:
+        self._rows = rows
+        self._flags = services["flags"]
+        self._flag = flag
+        self._others = ~flag & _WORD
+        self._mask = (1 << index_bits) - 1
+        self._is_here = is_here
+
+    def note(self, service: Installed, address: Address) -> None:
+        """Enter a backend of a service, or take it out."""
+        handle = service.handles[address]
+        if self._is_here(service.options.forwarding, address):
+            self._flags[service.index] |= self._flag
+            self._rows[handle & self._mask] = handle
+        elif self.has(handle):
+            self._rows[handle & self._mask] = 0
+
+    def sync(self, services: Iterable[Installed]) -> None:
+        """The same for all backends of these services, as it is by now."""
+        for service in services:
+            for address in service.handles:
+                self.note(service, address)
+            if not any(map(self.has, service.handles.values())):
+                self._flags[service.index] &= self._others
+
+    def handles(self) -> frozenset[int]:
+        """Those of backends on this node; some may be of backends that have gone."""
+        return frozenset(self._rows[np.flatnonzero(self._rows)].tolist())
+
+    def has(self, handle: int) -> bool:
+        """Whether packets to the backend of a handle are delivered on this node."""
+        return int(self._rows[handle & self._mask]) == handle

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster whose Services are balanced."""
+
+from towpath.model.sources.kubernetes.section import Section
+
+__all__ = ["Section"]

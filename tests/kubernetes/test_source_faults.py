@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An API server that is away, or tells something else than is true, empties no table."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.kubernetes.harness_source import (
+    Follower,
+    cluster_ip,
+    endpoints,
+    following,
+    node,
+    service,
+    slice_of,
+)
+from tests.prog.socket.harness import BACKENDS, Child
+
+from towpath.api.client import ApiError, Client
+from towpath.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tools.kubernetes.control_plane import ControlPlane
+
+Both = tuple[Follower, Child]
+MANY = 8
+
+
+@pytest.fixture
+def both(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Both]:
+    """An agent that follows it, and a process that connects."""
+    with following(control_plane, tmp_path) as made:
+        made[0].until_synced()
+        yield made
+
+
+def reaches(child: Child, vip: str) -> bool:
+    """Whether connect() reaches an endpoint."""
+    return isinstance(child.run(f"tcp('{vip}', 80)"), list)
+
+
+def make(control_plane: ControlPlane, *names: str) -> dict[str, str]:
+    """Services with two endpoints each; their addresses."""
+    for name in names:
+        control_plane.apply(service(name), slice_of(name, endpoints(*BACKENDS[:2])))
+    return {name: cluster_ip(control_plane, name) for name in names}
+
+
+def until_reached(child: Child, vips: dict[str, str]) -> None:
+    """Wait until all are."""
+    wait_until(
+        lambda: all(reaches(child, each) for each in vips.values()), seconds=60, what="services"
+    )
+
+
+def test_an_api_server_that_is_away(control_plane: ControlPlane, both: Both) -> None:
+    """Services are as they were, for the next agent too; then it is followed again."""
+    follower, child = both
+    vips = make(control_plane, "stays")
+    until_reached(child, vips)
+    control_plane.stop("apiserver", number=signal.SIGKILL)
+    follower.until(lambda found: any(each.error for each in found.kinds), "trouble to be told")
+    assert reaches(child, vips["stays"])
+    follower.agent.kill()
+    assert reaches(child, vips["stays"])
+    follower.agent.start()
+    assert reaches(child, vips["stays"])
+    with Client(follower.agent.socket) as client, pytest.raises(ApiError, match="kubernetes"):
+        client.health()
+    control_plane.start("apiserver")
+    follower.until_synced()
+    assert reaches(child, vips["stays"])
+    vips |= make(control_plane, "comes")
+    until_reached(child, vips)
+    control_plane.kubectl("delete", "service", "comes", "stays")
+
+
+def test_a_list_that_lacks_a_large_share(
+    control_plane: ControlPlane, both: Both, tmp_path: Path
+) -> None:
+    """An agent that finds a restored cluster keeps what is lost, until that is accepted."""
+    follower, child = both
+    control_plane.snapshot(tmp_path / "snapshot")
+    vips = make(control_plane, *(f"lost-{number}" for number in range(MANY)))
+    until_reached(child, vips)
+    follower.agent.kill()
+    control_plane.restore(tmp_path / "snapshot")
+    control_plane.stop("apiserver", number=signal.SIGKILL)
+    control_plane.start("apiserver")
+    follower.agent.start()
+    follower.until(lambda found: found.withheld >= MANY, "the loss to be told")
+    assert "a list lacks" in str(follower.status().trouble)
+    assert all(reaches(child, each) for each in vips.values())
+    # What a watch says is believed all the same.
+    more = make(control_plane, "new")
+    until_reached(child, more)
+    control_plane.kubectl("delete", "service", "new")
+    wait_until(lambda: not reaches(child, more["new"]), seconds=60, what="it to be gone")
+    assert all(reaches(child, each) for each in vips.values())
+    done = follower.agent.command("source", "accept", "kubernetes")
+    assert done.returncode == 0, done.stderr
+    follower.until(lambda found: found.withheld == 0 and not found.trouble, "it to be accepted")
+    assert not any("lost-" in name for name in follower.services())
+    done = follower.agent.command("source", "accept", "kubernetes")
+    assert "nothing is withheld" in done.stderr
+
+
+def test_a_cluster_that_has_begun_anew(control_plane: ControlPlane, both: Both) -> None:
+    """Another cluster at the old place: all stays, until it is accepted."""
+    follower, child = both
+    vips = make(control_plane, "mine")
+    until_reached(child, vips)
+    control_plane.stop("apiserver", number=signal.SIGKILL)
+    control_plane.empty()
+    control_plane.start("apiserver")
+    follower.until(
+        lambda found: "another cluster's" in str(found.trouble), "another cluster to be told"
+    )
+    assert reaches(child, vips["mine"])
+    control_plane.request("POST", "/api/v1/nodes", node())
+    vips_of_other = make(control_plane, "theirs")
+    assert reaches(child, vips["mine"])
+    done = follower.agent.command("source", "accept", "kubernetes")
+    assert done.returncode == 0, done.stderr
+    until_reached(child, vips_of_other)
+    wait_until(
+        lambda: not any(":mine:" in name for name in follower.services()),
+        seconds=60,
+        what="the other cluster's services to be gone",
+    )
+    follower.until_synced()
