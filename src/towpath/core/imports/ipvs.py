@@ -45,7 +45,7 @@ def import_proc(text: str, file: str, hz: int) -> Imported:
     why = (
         "/proc/net/ip_vs doesn't tell them: thresholds, types of tunnels, schedulers' flags, "
         "persistence engines and timeouts are taken to be as they are by default; `ipvsadm -Sn` "
-        "tells most of them, and `towpath import ipvs` without a file all"
+        "tells all but thresholds and timeouts, `towpath import ipvs` without a file all"
     )
     into.once(NoteKind.DIFFERS, "options", why, Place(file))
     return into.result()
