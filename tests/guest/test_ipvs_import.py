@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.guest.harness_guest import run
+from tests.guest.harness_guest import ip, run
 
 from towpath.cli.imported import LEFT_OUT
 from towpath.core.imports.imported import NoteKind
@@ -54,6 +54,8 @@ def node() -> Iterator[str]:
     with ExitStack() as undo:
         namespaces.create(NODE)
         undo.callback(namespaces.remove, NODE)
+        # Without a table of local routes no address of IPv4 is unicast to IPVS.
+        ip(NODE, "link set lo up")
         run(NODE, ["ipvsadm", "-R"], TABLE)
         run(NODE, ["ipvsadm", "--set", "900", "120", "30"])
         yield NODE
@@ -111,6 +113,7 @@ def test_proc_says_most_of_it(node: str) -> None:
     assert affinities == {None, Affinity(1800), Affinity(60)}
 
 
+@pytest.mark.thorough
 def test_the_command_reads_it(node: str) -> None:
     """Without a file, and nothing is changed by that."""
     before = run(node, ["ipvsadm", "-S", "-n"])
