@@ -28,9 +28,9 @@ enum bandwidth_limits {
 	BANDWIDTH_TAG_SHIFT = 52,      /* above a flow's time: what tells it from others */
 	BANDWIDTH_TIME_SHIFT = 6,      /* a flow's time is in units of so many bits of ns */
 	BANDWIDTH_COUNT_SHIFT = 20,    /* flows are counted when so many bits of ns have passed */
-	BANDWIDTH_POD_SLOTS = 0x4000,
-	BANDWIDTH_SETS_SHIFT = 16,   /* sets that have flows which are ahead, a bit each */
-	BANDWIDTH_STAMP_SECONDS = 2, /* a pod's own stamp may lie so far ahead */
+	BANDWIDTH_POD_SLOTS = 0x4000,  /* of devices' indexes, a power of two */
+	BANDWIDTH_SETS_SHIFT = 16,     /* sets that have flows which are ahead, a bit each */
+	BANDWIDTH_STAMP_SECONDS = 2,   /* a pod's own stamp may lie so far ahead */
 };
 BTF_KEEP(enum bandwidth_limits);
 

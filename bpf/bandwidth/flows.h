@@ -116,8 +116,8 @@ static __always_inline __u32 bw_active(struct bandwidth_state *state, __u32 aggr
 			found += bw_count_sets(aggregate, others, now);
 		active = (__u64)tick << 32 | found;
 	}
-	bw_read(state->active) =
-		active; /* that line is written anyway, and the verifier is spared half */
+	/* That line is written anyway; the verifier would have a way more for all that follows. */
+	bw_read(state->active) = active;
 	return waits ? active & ((1 << BANDWIDTH_SETS_SHIFT) - 1) : 0;
 }
 
