@@ -276,7 +276,7 @@ class LoadBalancer(Part):
 
     def summary(self) -> str:
         """How many services there are, and devices where one is missing."""
-        services = f"{len(self.controller.desired.services())} services"
+        services = f"{self.controller.desired.number} services"
         devices = self._balancer.device_status
         there = sum(each.index is not None for each in devices)
         all_there = there == len(devices)

@@ -46,7 +46,7 @@ def facts(source: Source) -> dict[str, Any]:
         KindStatus(
             name=each.resource.called,
             synced=each.synced,
-            objects=len(source.cluster.names(each.resource.kind)),
+            objects=source.cluster.number(each.resource.kind),
             version=each.version,
             age=round(_age(each), 1) if each.heard else None,
             error=each.error,
@@ -86,7 +86,7 @@ def metrics(source: Source) -> Iterator[Metric]:
         synced.add_metric(labels, int(each.synced and each.error is None))
         if each.heard:
             age.add_metric(labels, _age(each))
-        objects.add_metric(labels, len(source.cluster.names(each.resource.kind)))
+        objects.add_metric(labels, source.cluster.number(each.resource.kind))
         lists.add_metric(labels, each.lists)
     yield from (synced, age, objects, lists)
     numbers = {

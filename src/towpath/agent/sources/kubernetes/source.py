@@ -70,6 +70,8 @@ class Source:
         self.loss: Loss | None = None
         self.withheld: set[str] = set()
         self.unserved: tuple[Refusal, ...] = ()
+        self._refused_as_of = 0
+        self._unread_told = False
 
     async def run(self) -> None:
         """Hand in what the cluster has, then whatever changes, until cancelled."""
@@ -241,8 +243,9 @@ class Source:
 
     async def _tell(self, changed: Changed) -> None:
         """Events and health-check ports, by what is in force now."""
-        refusals = (*self.cluster.refusals(), *self.unread.values())
-        self.unserved = refusals
+        if self._refused_as_of != self.cluster.refused or self.unread or self._unread_told:
+            self._refused_as_of, self._unread_told = self.cluster.refused, bool(self.unread)
+            self.unserved = (*self.cluster.refusals(), *self.unread.values())
         if self._events is not None:
             self._events.tell((*self.cluster.refusals_of(changed.names), *self.unread.values()))
         if self._ports is not None:
