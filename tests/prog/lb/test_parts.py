@@ -36,9 +36,8 @@ def drawn(chance: random.Random, number: int) -> Service:
         Backend(each, chance.randrange(3), chance.choice([*BackendState]))
         for each in chance.sample(BACKENDS, chance.randrange(6))
     )
-    ports: int | Ports = chance.choice(
-        [80, 80, 443, Ports.of([(1000, 1000 + chance.randrange(400))])]
-    )
+    choices: list[int | Ports] = [80, 80, 443, Ports.of([(1000, 1000 + chance.randrange(400))])]
+    ports = chance.choice(choices)
     vip = chance.choice([ip_address(f"203.0.113.{number % 10}"), ip_network("198.51.100.0/24")])
     exact = isinstance(vip, IPv4Address) and not isinstance(ports, Ports)
     return Service(
