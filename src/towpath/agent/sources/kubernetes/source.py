@@ -39,6 +39,8 @@ AGAIN_SECONDS = 1.0
 """Between two looks at whether what was refused may fit now."""
 _MOST_REFUSED = 64
 """So many services are tried one by one when they don't fit; the rest waits for a change."""
+_PART = 500
+"""Services that are put into force at once."""
 _RESTART_SECONDS = 5.0
 
 
@@ -176,7 +178,8 @@ class Source:
         first, self._first = self._first, False
         self._listed = self._accepting = False
         if put or remove or self._refused:
-            await self._attempt(tuple(put.values()), tuple(remove))
+            for some, gone in _parts(tuple(put.values()), tuple(remove)):
+                await self._attempt(some, gone)
             self._intake.settle(tuple(self._refused.values()))
         elif self._intake.status.accepted is None:
             self._intake.settle(())
@@ -294,3 +297,12 @@ class Source:
     def metrics(self) -> Sequence[Metric]:
         """What is known of what, and how old it is."""
         return tuple(report.metrics(self))
+
+
+def _parts(
+    put: tuple[Service, ...], remove: tuple[str, ...]
+) -> Iterator[tuple[tuple[Service, ...], tuple[str, ...]]]:
+    """A large change in parts: each takes memory while it is made, and the writer's time."""
+    yield put[:_PART], remove
+    for first in range(_PART, len(put), _PART):
+        yield put[first : first + _PART], ()
