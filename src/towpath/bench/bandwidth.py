@@ -34,7 +34,7 @@ BULKS = (
     Bulk(offered=1.2),
 )
 OVERLOAD = Bulk(offered=10)
-"""At the lowest rate only."""
+"""At the lowest of RATES only, unless it is asked for."""
 LATENCY_BULK = Bulk(2)
 SECONDS, WARM, RUNS = 10.0, 2.0, 3
 
@@ -90,7 +90,7 @@ def measure_bandwidth(
     *,
     parts: Sequence[str] = PARTS,
     rates: Sequence[int] = RATES,
-    bulks: Sequence[Bulk] = (*BULKS, OVERLOAD),
+    bulks: Sequence[Bulk] = (),
     ways: Sequence[str] = WAYS,
     plugins: Mapping[str, Path] = NONE,
     runs: int = RUNS,
@@ -100,7 +100,8 @@ def measure_bandwidth(
     """Measure; nothing is left behind. BenchError: it can't be. KernelError.
 
     ``plugins``: binaries of the CNI bandwidth plugin, by the names of further ways. ``parts``: of
-    PARTS, those that are wanted.
+    PARTS, those that are wanted. ``bulks``: for accuracy; none: BULKS, and OVERLOAD at the lowest
+    of RATES.
     """
     found = BandwidthReport()
     if "cost" in parts:
@@ -110,11 +111,10 @@ def measure_bandwidth(
     with world() as here, ExitStack() as undo:
         sink = Sink(here.remote, undo)
         for rate in rates if "accuracy" in parts else ():
-            for bulk in bulks:
-                if bulk != OVERLOAD or rate == min(rates):
-                    progress(f"{DIRECT} {rate // 1_000_000}M {bulk.name}")
-                    each = accuracy_of(here, sink, DIRECT, rate, bulk, runs, seconds)
-                    found.accuracy.append(each)
+            for bulk in bulks or (BULKS if rate > min(RATES) else (*BULKS, OVERLOAD)):
+                progress(f"{DIRECT} {rate // 1_000_000}M {bulk.name}")
+                each = accuracy_of(here, sink, DIRECT, rate, bulk, runs, seconds)
+                found.accuracy.append(each)
         for rate in rates if "latency" in parts else ():
             every = (*ways, *plugins)
             found.latency += latencies_of(here, every, rate, runs, seconds, plugins, progress)

@@ -102,7 +102,7 @@ def bandwidth(
         report = measure_bandwidth(
             parts=parts or PARTS,
             rates=[RATE.parse(each) for each in rates] or RATES,
-            bulks=[bulks[each] for each in traffic or bulks],
+            bulks=[bulks[each] for each in traffic],
             ways=ways or WAYS,
             plugins=dict(map(_plugin, cni)),
             runs=runs,
