@@ -172,13 +172,14 @@ def _tables(
         ],
     )
     yield (
-        ("limit", "traffic", "error", "worst", "dropped"),
+        ("limit", "traffic", "error", "worst", "dropped at first", "after"),
         [
             (
                 written(each.rate),
                 each.traffic,
                 f"{each.median:+.2f} %",
                 f"{each.worst:+.2f} %",
+                str(each.began),
                 str(each.dropped),
             )
             for each in report.accuracy
