@@ -230,9 +230,11 @@ class _Translation:
         port = wish.port
         found = self._endpoints.get((*port.at, wish.vip.version), {}).values()
         active, draining = self._chosen(found, local=local)
+        # Who asks at a socket of this node is sent to any endpoint in one way.
+        here = self._here.node if scope == "all" else None
         backends = (
-            *(_backend(each, port.port, BackendState.ACTIVE) for each in active),
-            *(_backend(each, port.port, BackendState.DRAINING) for each in draining),
+            *(_backend(each, port.port, BackendState.ACTIVE, here) for each in active),
+            *(_backend(each, port.port, BackendState.DRAINING, here) for each in draining),
         )
         where = "" if wish.kind == "cluster" else f":{scope}"
         name = f"{self._meta.namespace}:{self._meta.name}:{port.label}:{wish.kind}"
@@ -276,8 +278,10 @@ class _Translation:
         return Health(port, self._meta.namespace, self._meta.name, len(local))
 
 
-def _backend(found: Found, port: int, state: BackendState) -> Backend:
-    return Backend(found.address, 1, state, None if found.port == port else found.port)
+def _backend(found: Found, port: int, state: BackendState, here: str | None) -> Backend:
+    own = None if found.port == port else found.port
+    local = here is not None and found.node == here
+    return Backend(found.address, 1, state, own, local)
 
 
 def table_size(endpoints: int, before: int) -> int:
