@@ -22,7 +22,7 @@ _PROGRAM = str(Path(program.__file__))
 OUTSIDE = (ADDRESS, ADDRESS6)
 """Who asks from outside."""
 PORTS = {"web": 8080, "more": 8081}
-SECONDS = 30.0
+SECONDS = 120.0
 """How long a change may take to be obeyed: it ends what hangs, and measures nothing."""
 
 

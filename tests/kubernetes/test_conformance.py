@@ -138,15 +138,32 @@ def test_node_ports_from_pods(services: Services) -> None:
 
 
 @pytest.mark.thorough
+def test_node_ports_of_the_node_itself(services: Services) -> None:
+    """A node port reaches a pod with the node's network, by each node, from outside."""
+    services.cluster.make(
+        server_pod("host", "two", {"host": 8180}, labels={"app": "host"}, host_network=True)
+    )
+    ports = [port(80, 8180), port(80, 8180, "UDP")]
+    spec = {"selector": {"app": "host"}, "type": "NodePort", "ports": ports}
+    made = services.make("host", **spec, ipFamilyPolicy=None)
+    numbers = {each["protocol"].lower(): each["nodePort"] for each in made["spec"]["ports"]}
+    for node in services.cluster.nodes:
+        for kind, number in numbers.items():
+            services.until({"host"}, "outside", kind, node.address, number, count=4)
+    services.plane.kubectl("delete", "pod", "host", "--now")
+
+
+@pytest.mark.thorough
 def test_external_policy(services: Services) -> None:
     """By externalTrafficPolicy: Local a node's own endpoints are reached, which see the client."""
     made = services.make("web", type="NodePort", externalTrafficPolicy="Local")
-    number = made["spec"]["ports"][0]["nodePort"]
+    numbers = {each["protocol"].lower(): each["nodePort"] for each in made["spec"]["ports"]}
     for node, name in zip(services.cluster.nodes, ("a", "b"), strict=True):
         for address, own in zip((node.address, node.address6), OUTSIDE, strict=True):
-            services.until({name}, "outside", "tcp", address, number)
-            (got,) = services.ask("outside", "tcp", address, number)
-            assert got["source"] == own
+            for kind, number in numbers.items():
+                services.until({name}, "outside", kind, address, number)
+                (got,) = services.ask("outside", kind, address, number)
+                assert got["source"] == own
 
 
 @pytest.mark.thorough

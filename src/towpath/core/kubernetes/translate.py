@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -49,8 +50,8 @@ class Health(NamedTuple):
     port: int
     namespace: str
     name: str
-    local: int
-    """Ready ones."""
+    local: Mapping[int, int]
+    """Ready ones, by the family that a check comes in."""
 
 
 @dataclass(slots=True)
@@ -275,7 +276,8 @@ class _Translation:
             for each in found.values()
             if each.ready and each.node == self._here.node
         }
-        return Health(port, self._meta.namespace, self._meta.name, len(local))
+        by_family: Counter[int] = Counter(each.version for each in local)
+        return Health(port, self._meta.namespace, self._meta.name, by_family)
 
 
 def _backend(found: Found, port: int, state: BackendState, here: str | None) -> Backend:
