@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENCE = 240.0
-"""How long something may take until it is ready, in seconds: it ends what hangs. Beside other work a
-control plane has taken more than a minute."""
+"""How long something may take until it is ready, in seconds: it ends what hangs. Beside other work
+an API server has taken more than a minute."""
 _SAID = 3000
 """Characters of a log that an error shows: its end."""
 
