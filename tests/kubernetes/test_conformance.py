@@ -300,7 +300,7 @@ def test_source_ranges(services: Services) -> None:
     _give_address(services, "closed", "198.51.100.21")
     with _routed("198.51.100.20", services), _routed("198.51.100.21", services):
         services.until(ALL, "outside", "tcp", "198.51.100.20", 80)
-        services.until({"TimeoutError"}, "outside", "tcp", "198.51.100.21", 80, count=1)
+        services.until({"TimeoutError"}, "outside", "tcp", "198.51.100.21", 80, 1, seconds=1)
 
 
 @pytest.mark.thorough
