@@ -246,7 +246,7 @@ class _Translation:
             wish.vip,
             port.port,
             port.protocol,
-            tuple(each for each in backends if each.address != wish.vip),
+            tuple(each for each in backends if _may_serve(each, wish.vip, scope)),
             forwarding="snat",
             table_size=table_size(len(backends), before.table_size if before else 0),
             affinity=self._affinity,
@@ -284,6 +284,12 @@ def _backend(found: Found, port: int, state: BackendState, here: str | None) -> 
     own = None if found.port == port else found.port
     local = here is not None and found.node == here
     return Backend(found.address, 1, state, own, local)
+
+
+def _may_serve(backend: Backend, vip: Address, scope: Scope) -> bool:
+    """Not at the VIP itself, but for a process of this node at another port of its."""
+    own = backend.port is not None and (backend.local or scope == "node")
+    return backend.address != vip or own
 
 
 def table_size(endpoints: int, before: int) -> int:

@@ -347,3 +347,19 @@ def test_table_sizes_follow_the_endpoints() -> None:
     assert told.take()[NAME].table_size == 4093
     told.slice("a", *addresses(0, 9))
     assert told.take()[NAME].table_size == 4093
+
+
+def test_a_pod_with_the_nodes_network_and_a_node_port() -> None:
+    """It is at the very address of the node port, and at another port of it."""
+    told = made(outside=BOTH)
+    told.service(type="NodePort", ports=[NODE_PORT])
+    told.slice("a", ADDRESS)
+    assert told.backends(f"{NODE_NAME}:all") == {ADDRESS: 8080}
+    told.slice("a", ADDRESS, ports=ports(30080))
+    assert told.backends(f"{NODE_NAME}:all") == {}, "nothing to translate"
+    told.slice("a", endpoint(ADDRESS, nodeName="n2"))
+    assert told.backends(f"{NODE_NAME}:all") == {}, "another node has not this one's address"
+    told = made()
+    told.service(type="NodePort", ports=[NODE_PORT])
+    told.slice("a", ADDRESS)
+    assert told.backends(f"{NODE_NAME}:node") == {ADDRESS: 8080}
