@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.prog.socket.harness import Child
     from tools.kubernetes.control_plane import ControlPlane
 
-WORKERS = 4
+WORKERS = 8
 MEBIBYTE = 1 << 20
 PROBE, OTHER = "probe", "other"
 CHANGES_A_SECOND = 10

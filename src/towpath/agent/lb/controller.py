@@ -258,7 +258,8 @@ class Controller:
 
     def flow_counter(self, service: Service) -> tuple[FlowCounter, Service]:
         """Prepare to count the flows of a service's backends, and the service as it is in force."""
-        mine = [key for key in self.terminating if key.service == service.key]
+        known = self.terminating.items()
+        mine = {key: each for key, each in known if key.service == service.key}
         (found,) = effective(merge_terminating((service,), mine), verdicts((service,), self.down))
         keys = [BackendKey(found.key, each.address) for each in found.backends]
         return self._datapath.flow_counter(keys), found
@@ -406,7 +407,7 @@ class Controller:
 
 
 def _effective(
-    services: tuple[Service, ...], down: Down, terminating: Iterable[BackendKey]
+    services: tuple[Service, ...], down: Down, terminating: TerminatingByKey
 ) -> tuple[Service, ...]:
     """What of these services the kernel is to hold."""
     return effective(merge_terminating(services, terminating), verdicts(services, down))
