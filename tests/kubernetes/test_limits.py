@@ -16,7 +16,7 @@ from tests.kubernetes.harness_source import (
 )
 from tests.prog.socket.harness import BACKENDS
 
-from towpath.api.client import Client
+from towpath.api.client import Client, ClientError
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def test_limits_grow(
         assert status.pid == follower.agent.process.pid
         assert status.limits["services"].limit >= SERVICES
         assert status.limits["backends"].limit >= SERVICES * len(BACKENDS)
-        assert follower.agent.log.count("limits grow") == 1
+        assert 1 <= follower.agent.log.count("limits grow") <= 3  # as objects came
         last = cluster_ip(control_plane, many[-1])
         assert child.run(f"tcp({last!r}, 80)")[1] == [last, 80]
         follower.agent.kill()
@@ -103,5 +103,5 @@ def test_limits_that_may_not_grow(
 def _served(follower: Follower) -> int:
     try:
         return len(follower.services())
-    except OSError:  # it begins anew just now
+    except ClientError:  # it begins anew just now
         return 0

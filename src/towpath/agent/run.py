@@ -44,8 +44,15 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_little()
+    with Signals() as signals:
+        if _run_once(path, signals, detach_on_exit=detach_on_exit) and not signals.hold():
+            logging.shutdown()
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself
+
+
+def _run_once(path: Path, signals: Signals, *, detach_on_exit: bool) -> bool:
+    """Run an agent; whether it is to begin again."""
     with ExitStack() as stack:
-        signals = stack.enter_context(Signals())
         file = ConfigFile(path)
         config = file.first
         _make_state(config.state.directory)
@@ -55,9 +62,7 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         metrics = stack.enter_context(metrics_socket(config.metrics.address))
         log.info("serving %s at %s", agent.summary(), config.api.socket)
         asyncio.run(serve(agent, signals, listener, metrics))
-    if agent.anew:
-        logging.shutdown()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself
+    return agent.anew
 
 
 def _make_state(directory: Path) -> None:

@@ -42,6 +42,8 @@ class Signals(Closeable):
             for number in (*END, RELOAD):
                 handler = signal.signal(number, self._handle)
                 undo.callback(signal.signal, number, handler or signal.SIG_DFL)
+            # What came while an agent began anew in this process was held for it.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, END)
             self._undo = undo.pop_all()
 
     def _handle(self, number: int, _: FrameType | None) -> None:
@@ -66,6 +68,14 @@ class Signals(Closeable):
             return self._reader.recv(_ROOM)
         except BlockingIOError:
             return b""
+
+    def hold(self) -> bool:
+        """Keep wishes for the end from now on for who begins next in this process.
+
+        Whether there has been one already.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, END)
+        return not set(END).isdisjoint(self.read())
 
     def close(self) -> None:
         """Have signals do what they did before."""

@@ -119,6 +119,7 @@ FOLLOWED_SOURCE = SimpleNamespace(
         )
     ],
     cluster=SimpleNamespace(number=lambda _kind: 3, held=lambda: 4),
+    lateness=SimpleNamespace(seconds=1.5, times=9, behind=0.25),
     withheld=["web"] * 5,
     unserved=["web"] * 6,
     pods=SimpleNamespace(
@@ -169,6 +170,9 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_source_objects", SERVICES, 3),
         ("towpath_source_lists_total", SERVICES, 2),
         ("towpath_source_held", {"source": "kubernetes"}, 4),
+        ("towpath_source_delay_seconds_total", {"source": "kubernetes"}, 1.5),
+        ("towpath_source_changes_total", {"source": "kubernetes"}, 9),
+        ("towpath_source_behind_seconds", {"source": "kubernetes"}, 0.25),
         ("towpath_source_withheld", {"source": "kubernetes"}, 5),
         ("towpath_source_unserved", {"source": "kubernetes"}, 9),
         ("towpath_source_pods_waiting", {"source": "kubernetes"}, 7),
@@ -236,7 +240,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 56
+    assert len(parsed(every_metric())) == 59
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

@@ -101,6 +101,21 @@ def metrics(source: Source) -> Iterator[Metric]:
         objects.add_metric(labels, number)
         lists.add_metric(labels, each.lists)
     yield from (synced, age, objects, lists)
+    for name, text, value in (
+        (
+            "towpath_source_delay_seconds",
+            "Seconds from a change's being told to its being in force, of all together.",
+            source.lateness.seconds,
+        ),
+        (
+            "towpath_source_changes",
+            "How often changes were put into force, each time all that had come by then.",
+            source.lateness.times,
+        ),
+    ):
+        counter = CounterMetricFamily(name, text, labels=("source",))
+        counter.add_metric(("kubernetes",), value)
+        yield counter
     numbers = {
         "towpath_source_withheld": (
             "Services that a list lacks which isn't believed.",
@@ -117,6 +132,10 @@ def metrics(source: Source) -> Iterator[Metric]:
         "towpath_source_pods_leaving": (
             "Limited pods that the source knows no more, and whose devices are still there.",
             len(source.pods.pods.leaving) if source.pods else 0,
+        ),
+        "towpath_source_behind_seconds": (
+            "Since the first change was told that isn't in force yet. 0: all is.",
+            source.lateness.behind,
         ),
         "towpath_source_held": (
             "Endpoints that are in no slice while these are written anew.",

@@ -20,6 +20,7 @@ from towpath.agent.sources.kubernetes.identity import Identity
 from towpath.agent.sources.kubernetes.nodes import NodeFeed
 from towpath.agent.sources.kubernetes.pods import PodLimits
 from towpath.agent.sources.kubernetes.ports import HeldPorts
+from towpath.agent.sources.kubernetes.lateness import Lateness
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
@@ -81,6 +82,7 @@ class Source:
         self.loss: Loss | None = None
         self.withheld: set[str] = set()
         self.unserved: tuple[Refusal, ...] = ()
+        self.lateness = Lateness()
         self._refused_as_of = 0
         self._short: CapacityError | None = None
         """What there was no room for at the last attempt."""
@@ -147,13 +149,13 @@ class Source:
         self.cluster.put(found)
         if self.unread:
             self._read(type(found), found.metadata.namespace, found.metadata.name)
-        self._wake.set()
+        self._told()
 
     def remove(self, kind: Any, namespace: str, name: str) -> None:
         """An object is gone."""
         self.cluster.remove(kind, namespace, name)
         self._read(kind, namespace, name)
-        self._wake.set()
+        self._told()
 
     def replace(self, kind: Any, found: list[Any], unread: set[tuple[str, str]]) -> None:
         """These are all the objects of a kind; those that can't be read stay."""
@@ -166,16 +168,20 @@ class Source:
         if self._awaited:
             self._awaited.discard(kind)
             self._accepting = not self._awaited
-        self._wake.set()
+        self._told()
 
     def cannot_read(self, refusal: Refusal) -> None:
         """An object can't be decoded: it stays as it was."""
         self.unread[refusal.kind, refusal.namespace, refusal.name] = refusal
         log.warning("%s", refusal)
-        self._wake.set()
+        self._told()
 
     def _read(self, kind: Any, namespace: str, name: str) -> None:
         self.unread.pop((kind.__name__, namespace, name), None)
+
+    def _told(self) -> None:
+        self.lateness.told()
+        self._wake.set()
 
     # ---- What is handed in -----------------------------------------------------------------------
 
@@ -193,6 +199,7 @@ class Source:
             await self._hand_in()
 
     async def _hand_in(self) -> None:
+        self.lateness.begin()
         changed = self.cluster.take(time.monotonic())
         put = {each.name: each for each in changed.put}
         remove = set(changed.remove)
@@ -215,6 +222,7 @@ class Source:
             self._intake.settle(tuple(self._refused.values()))
         elif self._intake.status.accepted is None:
             self._intake.settle(())
+        self.lateness.done()
         await self._tell(changed)
         if first:
             seconds = time.monotonic() - self._begun
