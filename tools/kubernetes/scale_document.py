@@ -48,7 +48,6 @@ def _lines(
     yield "from the PUT of a slice to the first connection that obeys, p50 / p99", both("change_ms")
     yield "the same while another slice changes ten times a second", both("change_beside_ms")
     yield "CPU time of a change", of("cpu_ms_each_change", "ms")
-    yield "connect() to a ClusterIP, p50", _connects(by, proxies, "connect_vip_us")
     yield "connect() to an address of no Service, p50", _connects(by, proxies, "connect_other_us")
 
 

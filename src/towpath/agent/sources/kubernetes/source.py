@@ -17,10 +17,10 @@ from towpath.agent.sources.kubernetes.client import Api
 from towpath.agent.sources.kubernetes.events import Events
 from towpath.agent.sources.kubernetes.health import HealthPorts
 from towpath.agent.sources.kubernetes.identity import Identity
+from towpath.agent.sources.kubernetes.lateness import Lateness
 from towpath.agent.sources.kubernetes.nodes import NodeFeed
 from towpath.agent.sources.kubernetes.pods import PodLimits
 from towpath.agent.sources.kubernetes.ports import HeldPorts
-from towpath.agent.sources.kubernetes.lateness import Lateness
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
