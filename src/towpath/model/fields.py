@@ -9,7 +9,15 @@ from typing import Any, Required, TypedDict
 
 from towpath.model.health import Health
 from towpath.model.kinds import Address, Ports, Prefix
-from towpath.model.service import Affinity, Backend, BackendState, Forwarding, Protocol, Scope
+from towpath.model.service import (
+    Affinity,
+    Backend,
+    BackendState,
+    Encap,
+    Forwarding,
+    Protocol,
+    Scope,
+)
 
 
 class BackendFields(TypedDict, total=False):
@@ -29,6 +37,8 @@ class ServiceFields(TypedDict, total=False):
     protocol: Protocol | str
     backends: Sequence[Backend | BackendFields | Address | str]
     forwarding: Forwarding
+    encap: Encap
+    encap_port: int | None
     table_size: int
     flow_table: bool
     flow_timeout: int | str | None

@@ -48,6 +48,23 @@ _IPV6 = 6
 
 Forwarding = Literal["dsr", "l2", "snat"]
 Scope = Literal["all", "node"]
+Encap = Literal["ipip", "gre", "fou", "gue", "gue0"]
+UDP_ENCAPS = frozenset[Encap]({"fou", "gue", "gue0"})
+GUE_PORT = 6080
+"""Of GUE, as IANA has it; FOU has none."""
+
+
+class Tunnel(NamedTuple):
+    """What a tunnel has between its outer IP header and the packet."""
+
+    encap: Encap = "ipip"
+    port: int | None = None
+    """That UDP goes to; None: there is no UDP."""
+
+
+def tunnel_port(encap: Encap, given: int | None) -> int | None:
+    """Return the UDP port that tunnels go to, None where there is no UDP."""
+    return (given or GUE_PORT) if encap in UDP_ENCAPS else None
 
 
 class Protocol(enum.StrEnum):
@@ -183,6 +200,12 @@ class Service:
     """How packets reach backends. dsr: in a tunnel. l2: as they came, but for the MAC addresses;
     backends are on the same link. Both ways they answer the client directly. snat: from an address
     of the load balancer's; they answer that and need to know nothing."""
+    encap: Annotated[Encap, Word("ipip", "gre", "fou", "gue", "gue0")] = "ipip"
+    """What is between the outer IP header and the packet, with forwarding dsr. ipip: nothing. gre:
+    GRE. fou, gue: UDP, whose source port differs by flow; alike on the wire (GUE's variant 1). gue0:
+    UDP and GUE's header of variant 0."""
+    encap_port: Annotated[int | None, OrNone(PORT)] = None
+    """UDP port that tunnels of fou, gue and gue0 go to. None: 6080."""
     table_size: Annotated[int, Prime(MIN_TABLE, MAX_TABLE)] = DEFAULT_TABLE
     """Slots of the Maglev table. A prime, best above 100 times the number of backends."""
     flow_table: Annotated[bool, Flag()] = True
@@ -204,6 +227,11 @@ class Service:
     def key(self) -> ServiceKey:
         """What identifies the service, whatever its name."""
         return ServiceKey(self.vip, self.port, self.protocol, self.scope)
+
+    @property
+    def tunnel(self) -> Tunnel:
+        """What its tunnels have between the outer IP header and the packet."""
+        return Tunnel(self.encap, tunnel_port(self.encap, self.encap_port))
 
     @property
     def moves_flows_when_down(self) -> bool:

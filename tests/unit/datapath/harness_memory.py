@@ -22,6 +22,7 @@ from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.local import LocalBackends
 from towpath.datapath.lb.lookup import Endpoints, Lengths, pack_key
+from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.services import ServiceRows
@@ -48,6 +49,8 @@ L2 = int(BTF.enum("service_flags")["SERVICE_L2"])
 SNAT = int(BTF.enum("service_flags")["SERVICE_SNAT"])
 LOCAL = int(BTF.enum("service_flags")["SERVICE_LOCAL"])
 SOURCE_BITS = int(BTF.enum("source_limits")["SOURCE_BITS"])
+ENCAPS = Encaps(lambda enum, name: int(BTF.enum(enum)[name]))
+FLAGS = Flags(NO_FLOW_TABLE, L2, SNAT, LOCAL, int(BTF.enum("service_flags")["SERVICE_ENCAP"]))
 SOURCE_KEY = BTF.dtype("source_key")
 
 View = list["Address | None"]
@@ -173,7 +176,7 @@ class Process:
             self.extents,
             memory,
             ServiceRows(memory.services, reclaimer, lambda index: self.forgotten.update([index])),
-            ServiceOptions(memory.services, Flags(NO_FLOW_TABLE, L2, SNAT, LOCAL), self.sources),
+            ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
         )
         self.tables.adopt()

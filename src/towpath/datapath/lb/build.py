@@ -13,6 +13,7 @@ from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.local import LocalBackends, nobody
 from towpath.datapath.lb.lookup import Endpoints, Lengths
 from towpath.datapath.lb.maglev_table import MaglevSlots
+from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.services import ServiceRows
@@ -78,9 +79,9 @@ def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
         source.layout.entries["sources"],
         reclaimer,
     )
-    names = ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2", "SERVICE_SNAT", "SERVICE_LOCAL")
-    flags = Flags(*(source.constant("service_flags", name) for name in names))
-    return ServiceOptions(source.rows("services"), flags, sets)
+    names = ("NO_FLOW_TABLE", "L2", "SNAT", "LOCAL", "ENCAP")
+    flags = Flags(*(source.constant("service_flags", f"SERVICE_{name}") for name in names))
+    return ServiceOptions(source.rows("services"), flags, sets, Encaps(source.constant))
 
 
 def _endpoints(source: TableSource, reclaimer: Reclaimer) -> Endpoints:

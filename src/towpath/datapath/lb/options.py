@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.allow_from import EVERYONE
-from towpath.model.service import Affinity, Forwarding
+from towpath.datapath.lb.encap import Encaps
+from towpath.model.service import Affinity, Forwarding, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,6 +32,7 @@ class Flags(NamedTuple):
     snat: int
     local: int = 0
     """Not an option, but what is known of the backends: kept as it is."""
+    encap: int = 0
 
     def forwarding(self, flags: int) -> Forwarding:
         """Return how packets go to backends by a service's flags."""
@@ -42,9 +44,10 @@ class Flags(NamedTuple):
 class ServiceOptions:
     """The options of all services. ``rows`` is an array of ``struct service``."""
 
-    def __init__(self, rows: Array, flags: Flags, sources: SourceSets) -> None:
+    def __init__(self, rows: Array, flags: Flags, sources: SourceSets, encaps: Encaps) -> None:
         self._rows = rows
         self._flags = flags
+        self._encaps = encaps
         self._sources = sources
         self._sets: dict[int, int] = {}
         """The set of sources that each service, by its index, has taken."""
@@ -58,6 +61,9 @@ class ServiceOptions:
         self._rows["table_size"][index] = options.table_size
         self._rows["flow_timeout"][index] = options.flow_timeout or 0
         self._rows["affinity"][index] = options.affinity.timeout if options.affinity else 0
+        # Before the flag says that it is looked at.
+        tunnel = Tunnel(options.encap, options.encap_port)
+        self._rows["encap"][index] = self._encaps.word(tunnel)
         kept = int(self._rows["flags"][index]) & self._flags.local
         self._rows["flags"][index] = self._flags_of(options) | kept
 
@@ -91,15 +97,19 @@ class ServiceOptions:
     def _flags_of(self, options: Options) -> int:
         remembers = 0 if options.flow_table else self._flags.no_flow_table
         ways = {"dsr": 0, "l2": self._flags.l2, "snat": self._flags.snat}
-        return remembers | ways[options.forwarding]
+        wraps = 0 if options.encap == "ipip" else self._flags.encap
+        return remembers | ways[options.forwarding] | wraps
 
     def _options(self, row: Any, allow_from: Any) -> Options:
         flags, timeout = int(row["flags"]), int(row["affinity"])
+        tunnel = self._encaps.tunnel(int(row["encap"]) if flags & self._flags.encap else 0)
         return Options(
             table_size=int(row["table_size"]),
             flow_table=not flags & self._flags.no_flow_table,
             flow_timeout=int(row["flow_timeout"]) or None,
             forwarding=self._flags.forwarding(flags),
+            encap=tunnel.encap,
+            encap_port=tunnel.port,
             affinity=Affinity(timeout) if timeout else None,
             allow_from=allow_from,
         )
