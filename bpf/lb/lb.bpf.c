@@ -42,8 +42,8 @@ static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx 
 		outer->hop = &stats->hop;
 	} else {
 		next_hop_begin(lb, &lb->fresh, rx_ifindex);
-		result = route_ask(ctx, outer->daddr, route_to(*outer->family, outer->encap), &lb->fresh,
-				   tunnel_flow(lb->hash >> 32, lb->pkt.tos));
+		result = route_ask(ctx, outer->daddr, route_to(*outer->family, outer->encap),
+				   &lb->fresh, tunnel_flow(lb->hash >> 32, lb->pkt.tos));
 		outer->hop = &lb->fresh;
 		if (!next_hop_keep(lb, &stats->hop, &lb->fresh, result))
 			return route_verdict(result);

@@ -266,8 +266,8 @@ static __always_inline int skb_encap(struct __sk_buff *skb, const struct packet 
 	struct ethhdr *eth;
 
 	if (outer->wraps && outer->between)
-		flags |= (outer->encap & ENCAP_KIND) == ENCAP_GRE ? BPF_F_ADJ_ROOM_ENCAP_L4_GRE :
-								    BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
+		flags |= (outer->encap & ENCAP_KIND) == ENCAP_GRE ? BPF_F_ADJ_ROOM_ENCAP_L4_GRE
+								  : BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
 
 	if (bpf_skb_adjust_room(skb, outer->length, BPF_ADJ_ROOM_MAC, flags))
 		return -1;

@@ -202,8 +202,8 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 	if (!service)
 		return FAST_DOUBT;
 	sources = *(const volatile __u32 *)&service->sources;
-	special = service->flags &
-		  (SERVICE_L2 | SERVICE_SNAT | SERVICE_LOCAL | SERVICE_ENCAP | SERVICE_NO_FLOW_TABLE);
+	special = service->flags & (SERVICE_L2 | SERVICE_SNAT | SERVICE_LOCAL | SERVICE_ENCAP |
+				    SERVICE_NO_FLOW_TABLE);
 	if (unlikely(sources | (special & (SERVICE_SNAT | SERVICE_LOCAL)))) {
 		if (special & SERVICE_LOCAL)
 			return FAST_DOUBT;

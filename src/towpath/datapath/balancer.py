@@ -174,7 +174,6 @@ class Balancer(Closeable):
             undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
-        self._ways_by_flow = WaysByFlow(self._program.rows("ways"), self._source)
         self._prefer_busy()
         self._want_next_hops()
         self._follow_differences()
@@ -264,6 +263,8 @@ class Balancer(Closeable):
         )
 
     def _follow_differences(self) -> None:
+        """Have the program ask for each packet where one way can't be kept for all flows."""
+        self._ways_by_flow = WaysByFlow(self._program.rows("ways"), self._source)
         self._ways_by_flow.notice(each.options for each in self._contents.installed)
         if self._next_hops is not None:
             self._next_hops.tell(self._ways_by_flow.tell)

@@ -37,8 +37,6 @@ class ServiceFields(TypedDict, total=False):
     protocol: Protocol | str
     backends: Sequence[Backend | BackendFields | Address | str]
     forwarding: Forwarding
-    encap: Encap
-    encap_port: int | None
     table_size: int
     flow_table: bool
     flow_timeout: int | str | None
@@ -46,6 +44,8 @@ class ServiceFields(TypedDict, total=False):
     allow_from: Sequence[Prefix | Address | str] | None
     health: Health | str | Mapping[str, Any] | None
     scope: Scope
+    encap: Encap
+    encap_port: int | None
 
 
 class FlowFields(TypedDict, total=False):

@@ -200,12 +200,6 @@ class Service:
     """How packets reach backends. dsr: in a tunnel. l2: as they came, but for the MAC addresses;
     backends are on the same link. Both ways they answer the client directly. snat: from an address
     of the load balancer's; they answer that and need to know nothing."""
-    encap: Annotated[Encap, Word("ipip", "gre", "fou", "gue", "gue0")] = "ipip"
-    """What is between the outer IP header and the packet, with forwarding dsr. ipip: nothing. gre:
-    GRE. fou, gue: UDP, whose source port differs by flow; alike on the wire (GUE's variant 1). gue0:
-    UDP and GUE's header of variant 0."""
-    encap_port: Annotated[int | None, OrNone(PORT)] = None
-    """UDP port that tunnels of fou, gue and gue0 go to. None: 6080."""
     table_size: Annotated[int, Prime(MIN_TABLE, MAX_TABLE)] = DEFAULT_TABLE
     """Slots of the Maglev table. A prime, best above 100 times the number of backends."""
     flow_table: Annotated[bool, Flag()] = True
@@ -222,6 +216,12 @@ class Service:
     scope: Annotated[Scope, Word("all", "node")] = "all"
     """Whom it is for. node: what begins on this node, at its sockets and in its pods' packets; at
     one port of one address. It stands before one for all: who comes in by a device has that."""
+    encap: Annotated[Encap, Word("ipip", "gre", "fou", "gue", "gue0")] = "ipip"
+    """What is between the outer IP header and the packet, with forwarding dsr. ipip: nothing. gre:
+    GRE. fou, gue: UDP, whose source port differs by flow; alike on the wire (GUE's variant 1).
+    gue0: UDP and GUE's header of variant 0."""
+    encap_port: Annotated[int | None, OrNone(PORT)] = None
+    """UDP port that tunnels of fou, gue and gue0 go to. None: 6080."""
 
     @property
     def key(self) -> ServiceKey:

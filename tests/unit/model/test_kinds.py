@@ -248,6 +248,8 @@ class TestPydantic:
             "on_down": "keep",
         },
         "scope": "all",
+        "encap": "gue",
+        "encap_port": 9886,
     }
 
     def test_round_trip(self) -> None:

@@ -51,8 +51,8 @@ LOOPBACK = 1
 TABLE = 0x7470
 PRIORITY = 747
 
-# Of an IPv6 link's smallest MTU, 1280, what two IPv6 headers, one of TCP and what a tunnel has between
-# leave.
+# Of an IPv6 link's smallest MTU, 1280, what two IPv6 headers, one of TCP and what a tunnel has
+# between leave.
 SEGMENT = 1168
 _LINGER_NONE = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 _SOCKET_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -166,7 +166,8 @@ class HealthPath:
     ) -> socket.socket:
         """Return a TCP socket whose packets go to ``backend`` as clients' do; not blocking.
 
-        ``tunnel``: the service's, with forwarding dsr. It is to be connected to ``vip``, with forwarding snat to ``backend``, at any port.
+        ``tunnel``: the service's, with forwarding dsr. It is to be connected to ``vip``, with
+        forwarding snat to ``backend``, at any port.
         Closing it resets the connection, so that neither end waits for the other.
         DatapathError: the node has no address to be answered at. OSError: no sockets or ports
         are left.

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from towpath.datapath.lb.allow_from import SourceSets
 from towpath.datapath.lb.backends import BackendTable
+from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.extents import Extents
 from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.local import LocalBackends, nobody
 from towpath.datapath.lb.lookup import Endpoints, Lengths
 from towpath.datapath.lb.maglev_table import MaglevSlots
-from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.services import ServiceRows

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.allow_from import EVERYONE
-from towpath.datapath.lb.encap import Encaps
 from towpath.model.service import Affinity, Forwarding, Tunnel
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from towpath.datapath.lb.allow_from import SourceSets
+    from towpath.datapath.lb.encap import Encaps
     from towpath.model.kinds import Prefix
 
     Array = np.ndarray[Any, Any]
