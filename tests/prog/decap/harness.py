@@ -39,7 +39,7 @@ class Rig:
     def __init__(
         self, program: Program, table: DecapTable, *, gre: bool = False, ports: tuple[int, ...] = ()
     ) -> None:
-        self.also = {"gre": gre, "ports": ports}
+        self.gre, self.ports = gre, ports
         self.program = program
         self.table = table
         self.seen: Counter[str] = Counter()
@@ -48,7 +48,7 @@ class Rig:
 
     def check(self, frame: bytes) -> Outcome:
         """Assert action, every byte and every counter; returns what the oracle expected."""
-        expected = unwrap(frame, ADDRESSES, **self.also)
+        expected = unwrap(frame, ADDRESSES, gre=self.gre, ports=self.ports)
         before = self.table.counters()
         run = self._run(frame)
         after = self.table.counters()

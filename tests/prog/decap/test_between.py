@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -42,7 +42,7 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-def outer(family: int, **fields: object) -> Packet:
+def outer(family: int, **fields: Any) -> Packet:
     """The outer IP header."""
     return ip(family, SOURCES[family], TARGETS[family], **fields)
 
@@ -57,10 +57,10 @@ def between(kind: str, inside: int, *, port: int = 6080, words: bytes = b"") -> 
     return udp / Raw(bytes((len(words) // 4, PROTOCOLS[inside], 0, 0)) + words)
 
 
-def wrapped(kind: str, outside: int, inside: int, **fields: object) -> bytes:
+def wrapped(kind: str, outside: int, inside: int, *, vlan: int | None = None) -> bytes:
     """The plainest frame of its kind."""
     packet = Raw(bytes(inner(inside)))
-    return bytes(ether(**fields) / outer(outside) / between(kind, inside) / packet)
+    return bytes(ether(vlan=vlan) / outer(outside) / between(kind, inside) / packet)
 
 
 @pytest.mark.parametrize("kind", KINDS)

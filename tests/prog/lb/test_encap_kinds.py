@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
@@ -22,7 +24,7 @@ COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
 PORT = 9886
 
 
-def serve(rig: Rig, kind: str, inside: int, outside: int, **options: object) -> None:
+def serve(rig: Rig, kind: str, inside: int, outside: int, **options: Any) -> None:
     """One service whose tunnels are of that kind."""
     port = None if kind == "gre" else PORT
     rig.serve(service(VIPS[inside], *NEAR[outside], encap=kind, encap_port=port, **options))

@@ -57,7 +57,7 @@ _FORWARDING: dict[Method, Forwarding] = {
 
 
 class ServerTunnel(NamedTuple):
-    """Type of a tunnel as IPVS calls it, the port of gue, and whether gue leaves checksums to it."""
+    """Type of a tunnel as IPVS calls it; of gue its port, and whether checksums are left to it."""
 
     type: str
     port: int = 0
@@ -204,14 +204,21 @@ def _why_not_forwarded(virtual: VirtualServer) -> str:
         return "a real server is this host itself; here backends are other hosts"
     if len(methods) > 1:
         return f"servers are reached by {' and '.join(methods)}; a service has one forwarding"
-    tunnels = {each.tunnel for each in virtual.reals if each.method is Method.TUNNEL}
+    if methods == [Method.TUNNEL]:
+        return _why_not_wrapped({each.tunnel for each in virtual.reals})
+    if methods == [Method.NAT]:
+        return _why_not_translated(virtual)
+    return ""
+
+
+def _why_not_wrapped(tunnels: set[ServerTunnel]) -> str:
     if len(tunnels) > 1:
         types = sorted({each.type for each in tunnels})
         return f"tunnels of {' and '.join(types)} or to several ports; a service has one kind"
+    if unknown := {each.type for each in tunnels} - TUNNELS.keys():
+        return f"tunnels {', '.join(unknown)}; there are: {', '.join(TUNNELS)}"
     if any(each.remote_checksum for each in tunnels):
         return "tunnels leave checksums to the other end (remcsum); here packets keep theirs"
-    if methods == [Method.NAT]:
-        return _why_not_translated(virtual)
     return ""
 
 

@@ -90,7 +90,7 @@ class Backends:
         if self.broken:
             raise self.broken
         assert vip == HOST
-        assert forwarding == "dsr"
+        assert (forwarding, tunnel) == ("dsr", IPIP)
         made = socket.socket()
         made.settimeout(0)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
