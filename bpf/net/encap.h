@@ -144,17 +144,7 @@ static __always_inline void write_ethernet(struct ethhdr *eth, const struct next
 /* `between` of struct outer. */
 static __always_inline __u32 encap_between(__u32 encap)
 {
-	switch (encap & ENCAP_KIND) {
-	case ENCAP_GRE:
-		return sizeof(struct gre_header);
-	case ENCAP_FOU:
-	case ENCAP_GUE:
-		return sizeof(struct udphdr);
-	case ENCAP_GUE0:
-		return sizeof(struct udphdr) + sizeof(struct gue_header);
-	default:
-		return 0;
-	}
+	return encap & ENCAP_LENGTH;
 }
 
 /*

@@ -49,15 +49,19 @@ __noinline int fast_learn(__u64 hash, __u64 saddr_first, __u64 saddr_last, __u64
 /* Puts the packet in its tunnel. `family`: the backend's. False: it can't be, and is as it was. */
 static __always_inline bool fast_encap(struct xdp_md *ctx, const struct lb_ctx *lb,
 				       const struct backend *backend, const struct next_hop *hop,
-				       const __u8 *family)
+				       const __u8 *family, const bool wraps, __u32 encap)
 {
 	struct outer outer = {
 		.daddr = &backend->addr,
 		.family = family,
 		.hop = hop,
-		.length = outer_length(*family),
+		.wraps = wraps,
+		.encap = encap,
+		.between = wraps ? encap_between(encap) : 0,
 		.hash = lb->hash >> 32,
 	};
+
+	outer.length = outer_length(*family) + outer.between;
 
 	if (!next_hop_fits(lb, hop, outer.length))
 		return false;
@@ -67,67 +71,14 @@ static __always_inline bool fast_encap(struct xdp_md *ctx, const struct lb_ctx *
 
 static __always_inline bool fast_tunnel(struct xdp_md *ctx, const struct lb_ctx *lb,
 					const struct backend *backend, const struct next_hop *hop,
-					const bool v4)
+					const bool v4, const bool wraps, __u32 encap)
 {
 	if (!next_hop_holds(lb, hop, lb->rx_ifindex) || !fast_leaves(ctx, hop))
 		return false;
 	if (v4 && likely(backend->family == FAMILY_V4))
-		return fast_encap(ctx, lb, backend, hop, &ONLY_V4);
-	return backend->family == FAMILY_V6 && fast_encap(ctx, lb, backend, hop, &ONLY_V6);
-}
-
-enum fast_wrap_bits {
-	FAST_WRAP_V6 = 1 << 24, /* with the packet's length and TOS, of 16 bits and 8 */
-};
-
-/*
- * Puts the packet in a tunnel that isn't IPIP. A global function, for its stack. `to`: the backend's
- * handle, and `encap` above it; `packet`: its length, TOS and family, and above them `fragment` and ID
- * as they lie in it. 0: it is not done, and the packet as it was.
- */
-__noinline int fast_wrap(struct xdp_md *ctx, __u64 to, __u64 packet, __u32 hash)
-{
-	__u32 handle = to, encap = to >> 32;
-	const struct backend *backend = backend_of(handle);
-	struct lb_ctx lb = {};
-	struct outer outer = { .wraps = true, .encap = encap };
-	const struct backend_cpu *stats;
-	__u8 family;
-
-	fast_place(ctx, &lb);
-	stats = backend_stats(lb.cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
-	if (!backend || !stats)
-		return 0;
-	lb.jiffies = bpf_jiffies64();
-	if (!next_hop_holds(&lb, &stats->hop, lb.rx_ifindex) || !fast_leaves(ctx, &stats->hop))
-		return 0;
-	lb.pkt.l3_offset = sizeof(struct ethhdr);
-	lb.pkt.l3_length = packet & 0xffff;
-	lb.pkt.tos = packet >> 16;
-	lb.pkt.flow.family = packet & FAST_WRAP_V6 ? FAMILY_V6 : FAMILY_V4;
-	lb.pkt.fragment = packet >> 32;
-	lb.pkt.id = packet >> 48;
-	family = backend->family;
-	outer.daddr = &backend->addr;
-	outer.family = &family;
-	outer.hop = &stats->hop;
-	outer.between = encap_between(encap);
-	outer.length = outer_length(family) + outer.between;
-	outer.hash = hash;
-	if (!next_hop_fits(&lb, outer.hop, outer.length))
-		return 0;
-	tunnel_source(&outer);
-	return !xdp_encap(ctx, &lb.pkt, &outer);
-}
-
-static __always_inline bool fast_wrapped(struct xdp_md *ctx, const struct lb_ctx *lb,
-					 const struct service *service, __u32 handle, const bool v4)
-{
-	__u64 packet = lb->pkt.l3_length | lb->pkt.tos << 16 | (v4 ? 0 : FAST_WRAP_V6);
-
-	if (v4)
-		packet |= (__u64)lb->pkt.fragment << 32 | (__u64)lb->pkt.id << 48;
-	return fast_wrap(ctx, handle | (__u64)service->encap << 32, packet, lb->hash >> 32);
+		return fast_encap(ctx, lb, backend, hop, &ONLY_V4, wraps, encap);
+	return backend->family == FAMILY_V6 &&
+	       fast_encap(ctx, lb, backend, hop, &ONLY_V6, wraps, encap);
 }
 
 /* Puts the packet in a new frame, for a backend on the link. */
@@ -238,10 +189,11 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 	if (!stats)
 		return FAST_DOUBT;
 	if (likely(!(special & (SERVICE_L2 | SERVICE_ENCAP)))) {
-		if (!fast_tunnel(ctx, lb, backend, &stats->hop, v4))
+		if (!fast_tunnel(ctx, lb, backend, &stats->hop, v4, false, 0))
 			return FAST_DOUBT;
 	} else if (special & SERVICE_L2 ? !fast_relink(ctx, lb, &stats->hop)
-					: !fast_wrapped(ctx, lb, service, handle, v4)) {
+					: !fast_tunnel(ctx, lb, backend, &stats->hop, v4, true,
+						       service->encap)) {
 		return FAST_DOUBT;
 	}
 
