@@ -81,8 +81,8 @@ def check_encapsulated(
 ) -> None:
     """Raise BenchError unless ``got`` is ``sent`` in a tunnel to one of ``backends``.
 
-    The Ethernet header must lead to GATEWAY_MAC, the packet inside be what it was. ``between``: what
-    follows the outer IP header; None: the packet.
+    The Ethernet header must lead to GATEWAY_MAC, the packet inside be what it was. ``between``:
+    what follows the outer IP header; None: the packet.
     """
     version = {kind: v for v, kind in _ETHERTYPE.items()}.get(got[12:ETHERNET], 0)
     if not version or got[:6] != GATEWAY_MAC:
