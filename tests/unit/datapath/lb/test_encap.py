@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.unit.datapath.harness_memory import BTF, ENCAPS
+from tests.unit.datapath.harness_memory import ENCAPS
+from tests.unit.datapath.harness_program import BTF
 
 from towpath.core.lb.options import Options
 from towpath.datapath.decap.table import DecapError, between
