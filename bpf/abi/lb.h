@@ -94,6 +94,8 @@ enum service_flags {
 	SERVICE_SNAT = 1 << 4,		/* translated, not encapsulated */
 	SERVICE_LOCAL = 1 << 5,		/* some of its backends may be in `local_backends` */
 	SERVICE_ENCAP = 1 << 6,		/* its tunnels are of another kind than IPIP: by `encap` */
+	SERVICE_HASH_CLIENT = 1 << 7,	/* new flows go by their source address alone */
+	SERVICE_HASH_PORT = 1 << 8,	/* by their destination port alone */
 };
 BTF_KEEP(enum service_flags);
 

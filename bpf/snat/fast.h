@@ -153,8 +153,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 	if (!service)
 		return FAST_DOUBT;
 	sources = *(const volatile __u32 *)&service->sources;
-	special = service->flags & (SERVICE_L2 | SERVICE_SNAT | SERVICE_LOCAL | SERVICE_ENCAP |
-				    SERVICE_NO_FLOW_TABLE);
+	special = service->flags;
 	if (unlikely(sources | (special & (SERVICE_SNAT | SERVICE_LOCAL)))) {
 		if (special & SERVICE_LOCAL)
 			return FAST_DOUBT;
@@ -173,7 +172,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 		backend = known_backend(&place, &id, service);
 	}
 	if (unlikely(!backend)) {
-		if (id.tcp_flags & TCP_RST)
+		if (id.tcp_flags & TCP_RST || special & (SERVICE_HASH_CLIENT | SERVICE_HASH_PORT))
 			return FAST_DOUBT;
 		if (unlikely(service->affinity))
 			backend = backend_of(fast_affinity(ctx, index));

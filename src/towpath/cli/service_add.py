@@ -52,6 +52,11 @@ _OPTIONS = (
         help="dsr: in a tunnel. l2: in a new frame, to backends on the same link.",
     ),
     click.option(
+        "--hash-by",
+        type=click.Choice(["flow", "client", "port"]),
+        help="What gives a new flow its backend: addresses and ports, source address or port.",
+    ),
+    click.option(
         "--encap",
         type=click.Choice(["ipip", "gre", "fou", "gue", "gue0"]),
         help="What tunnels have between the outer IP header and the packet.",

@@ -15,6 +15,7 @@ from towpath.model.service import (
     BackendState,
     Encap,
     Forwarding,
+    HashBy,
     Protocol,
     Scope,
 )
@@ -44,6 +45,7 @@ class ServiceFields(TypedDict, total=False):
     allow_from: Sequence[Prefix | Address | str] | None
     health: Health | str | Mapping[str, Any] | None
     scope: Scope
+    hash_by: HashBy
     encap: Encap
     encap_port: int | None
 

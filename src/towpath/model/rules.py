@@ -34,6 +34,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
         _check_families(service.get("vip"), backends, (*path, "backends"), found)
     _check_ports(service, backends, (*path, "backends"), found)
     _check_encap(service, path, found)
+    _check_hash(service, (*path, "hash_by"), found)
     _check_flow_timeout(service, (*path, "flow_timeout"), found)
     _check_scope(service, (*path, "scope"), found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
@@ -44,6 +45,13 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
             f"{size} slots are too few for {sharing} backends; allowed: a prime of at least "
             f"{prime_at_least(sharing)}, recommended: {recommended_size(sharing)}",
         )
+
+
+def _check_hash(service: Tree, path: FieldPath, found: Findings) -> None:
+    """Affinity chooses by the client, too."""
+    by = service.get("hash_by")
+    if by not in {None, "flow"} and service.get("affinity") is not None:
+        found.add(path, f"{by} is no choice beside affinity, which goes by clients; allowed: flow")
 
 
 def _check_encap(service: Tree, path: FieldPath, found: Findings) -> None:

@@ -49,6 +49,7 @@ _IPV6 = 6
 Forwarding = Literal["dsr", "l2", "snat"]
 Scope = Literal["all", "node"]
 Encap = Literal["ipip", "gre", "fou", "gue", "gue0"]
+HashBy = Literal["flow", "client", "port"]
 UDP_ENCAPS = frozenset[Encap]({"fou", "gue", "gue0"})
 GUE_PORT = 6080
 """Of GUE, as IANA has it; FOU has none."""
@@ -216,6 +217,10 @@ class Service:
     scope: Annotated[Scope, Word("all", "node")] = "all"
     """Whom it is for. node: what begins on this node, at its sockets and in its pods' packets; at
     one port of one address. It stands before one for all: who comes in by a device has that."""
+    hash_by: Annotated[HashBy, Word("flow", "client", "port")] = "flow"
+    """What of a new flow gives it a backend. flow: addresses and ports. client: its source address
+    alone; client's flows stay together while backends do, and nothing is remembered for it. port:
+    its destination port alone, of a service for several: each is one backend's."""
     encap: Annotated[Encap, Word("ipip", "gre", "fou", "gue", "gue0")] = "ipip"
     """What is between the outer IP header and the packet, with forwarding dsr. ipip: nothing. gre:
     GRE. fou, gue: UDP, whose source port differs by flow; alike on the wire (GUE's variant 1).

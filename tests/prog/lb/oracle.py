@@ -101,6 +101,8 @@ class Served:
     """Backends that get no new flows."""
     lasts: int = 300
     """Seconds without packets after which a flow of UDP has ended."""
+    hash_by: str = "flow"
+    """What gives a new flow its backend: flow, client or port."""
     encap: str = "ipip"
     """What is between the outer IP header and the packet: ipip, gre, fou, gue or gue0."""
     encap_port: int = 6080
@@ -329,9 +331,12 @@ class World:
         service = self.services[key]
         if not service.slots:
             return None
-        hashed = (
-            client_hash(flow.source, self.seed) if service.keeps else flow_hash(flow, self.seed)
-        )
+        if service.hash_by == "port":
+            hashed = port_hash(flow.destination_port, self.seed)
+        elif service.keeps or service.hash_by == "client":
+            hashed = client_hash(flow.source, self.seed)
+        else:
+            hashed = flow_hash(flow, self.seed)
         return service.slots[hashed * len(service.slots) >> 32]
 
     def _balance(
@@ -641,6 +646,12 @@ def client_hash(client: Address, seed: int) -> int:
     for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
         state = mix(state, word)
     return mix(mix(state, FAMILIES[client.version]), 0) >> 32
+
+
+def port_hash(port: int, seed: int) -> int:
+    """The same of a destination port, for services whose ports have a backend each."""
+    (word,) = struct.unpack("<Q", struct.pack("!H6x", port))
+    return mix(mix(seed, word), 0) >> 32
 
 
 def mix(state: int, word: int) -> int:

@@ -50,7 +50,10 @@ SNAT = int(BTF.enum("service_flags")["SERVICE_SNAT"])
 LOCAL = int(BTF.enum("service_flags")["SERVICE_LOCAL"])
 SOURCE_BITS = int(BTF.enum("source_limits")["SOURCE_BITS"])
 ENCAPS = Encaps(lambda enum, name: int(BTF.enum(enum)[name]))
-FLAGS = Flags(NO_FLOW_TABLE, L2, SNAT, LOCAL, int(BTF.enum("service_flags")["SERVICE_ENCAP"]))
+MORE = ("SERVICE_ENCAP", "SERVICE_HASH_CLIENT", "SERVICE_HASH_PORT")
+FLAGS = Flags(
+    NO_FLOW_TABLE, L2, SNAT, LOCAL, *(int(BTF.enum("service_flags")[each]) for each in MORE)
+)
 SOURCE_KEY = BTF.dtype("source_key")
 
 View = list["Address | None"]

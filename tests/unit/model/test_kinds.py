@@ -248,6 +248,7 @@ class TestPydantic:
             "on_down": "keep",
         },
         "scope": "all",
+        "hash_by": "flow",
         "encap": "gue",
         "encap_port": 9886,
     }

@@ -79,7 +79,7 @@ def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
         source.layout.entries["sources"],
         reclaimer,
     )
-    names = ("NO_FLOW_TABLE", "L2", "SNAT", "LOCAL", "ENCAP")
+    names = ("NO_FLOW_TABLE", "L2", "SNAT", "LOCAL", "ENCAP", "HASH_CLIENT", "HASH_PORT")
     flags = Flags(*(source.constant("service_flags", f"SERVICE_{name}") for name in names))
     return ServiceOptions(source.rows("services"), flags, sets, Encaps(source.constant))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.allow_from import EVERYONE
-from towpath.model.service import Affinity, Forwarding, Tunnel
+from towpath.model.service import Affinity, Forwarding, HashBy, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,12 +33,20 @@ class Flags(NamedTuple):
     local: int = 0
     """Not an option, but what is known of the backends: kept as it is."""
     encap: int = 0
+    hash_client: int = 0
+    hash_port: int = 0
 
     def forwarding(self, flags: int) -> Forwarding:
         """Return how packets go to backends by a service's flags."""
         if flags & self.l2:
             return "l2"
         return "snat" if flags & self.snat else "dsr"
+
+    def hash_by(self, flags: int) -> HashBy:
+        """Return what new flows go by."""
+        if flags & self.hash_client:
+            return "client"
+        return "port" if flags & self.hash_port else "flow"
 
 
 class ServiceOptions:
@@ -98,7 +106,8 @@ class ServiceOptions:
         remembers = 0 if options.flow_table else self._flags.no_flow_table
         ways = {"dsr": 0, "l2": self._flags.l2, "snat": self._flags.snat}
         wraps = 0 if options.encap == "ipip" else self._flags.encap
-        return remembers | ways[options.forwarding] | wraps
+        hashes = {"flow": 0, "client": self._flags.hash_client, "port": self._flags.hash_port}
+        return remembers | ways[options.forwarding] | wraps | hashes[options.hash_by]
 
     def _options(self, row: Any, allow_from: Any) -> Options:
         flags, timeout = int(row["flags"]), int(row["affinity"])
@@ -108,6 +117,7 @@ class ServiceOptions:
             flow_table=not flags & self._flags.no_flow_table,
             flow_timeout=int(row["flow_timeout"]) or None,
             forwarding=self._flags.forwarding(flags),
+            hash_by=self._flags.hash_by(flags),
             encap=tunnel.encap,
             encap_port=tunnel.port,
             affinity=Affinity(timeout) if timeout else None,
