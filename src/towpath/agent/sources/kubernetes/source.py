@@ -16,9 +16,12 @@ from towpath.agent.sources.kubernetes.client import Api
 from towpath.agent.sources.kubernetes.events import Events
 from towpath.agent.sources.kubernetes.health import HealthPorts
 from towpath.agent.sources.kubernetes.identity import Identity
+from towpath.agent.sources.kubernetes.nodes import NodeFeed
+from towpath.agent.sources.kubernetes.pods import PodLimits
+from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.watch import Reflector
-from towpath.core.kubernetes.cluster import Cluster
+from towpath.core.kubernetes.cluster import Changed, Cluster
 from towpath.core.kubernetes.withheld import Loss, find_loss
 from towpath.model import Problem
 
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from towpath.agent.sources.intake import Intake
-    from towpath.core.kubernetes.cluster import Changed
     from towpath.core.kubernetes.problems import Refusal
     from towpath.model import Service
     from towpath.model.sources.kubernetes import Section, objects
@@ -40,6 +42,8 @@ AGAIN_SECONDS = 1.0
 _MOST_REFUSED = 64
 """So many services are tried one by one when they don't fit; the rest waits for a change."""
 _RESTART_SECONDS = 5.0
+PORTS_SECONDS = 10.0
+"""Between two looks at which ports processes of this node have."""
 
 
 class Source:
@@ -48,15 +52,18 @@ class Source:
     def __init__(self, section: Section, intake: Intake[Update]) -> None:
         assert intake.given is not None  # noqa: S101 - of the agent
         self._section, self._intake = section, intake
+        self._given = intake.given
         self._owned = intake.given.owned
         self._settings = settings_of(section, intake.given.config)
         self._identity = Identity(intake.given.config.state.directory / "kubernetes.json")
         self._fault: str | None = "not connected yet"
         self.reflectors: tuple[Reflector, ...] = ()
+        self.pods: PodLimits | None = None
         self._begin(())
 
     def _begin(self, in_force: Iterable[Service]) -> None:
         self.cluster = Cluster(self._settings)
+        self._nodes = NodeFeed(self._section, self._settings.node, self._given)
         self._in_force = {each.name: each for each in in_force}
         self._wake = asyncio.Event()
         self._begun = time.monotonic()
@@ -70,6 +77,7 @@ class Source:
         self.loss: Loss | None = None
         self.withheld: set[str] = set()
         self.unserved: tuple[Refusal, ...] = ()
+        self._held = HeldPorts()
 
     async def run(self) -> None:
         """Hand in what the cluster has, then whatever changes, until cancelled."""
@@ -91,16 +99,30 @@ class Source:
             self._fault = None
             self._events = Events(api, self._settings.node) if self._section.events else None
             self._ports = HealthPorts() if self._section.health_checks else None
+            self.pods = self._pod_limits()
             try:
                 async with asyncio.TaskGroup() as group:
                     for each in self.reflectors:
                         group.create_task(each.run())
                     group.create_task(self._publish())
+                    group.create_task(self._look_at_ports())
                     if self._events is not None:
                         group.create_task(self._events.run())
+                    if self.pods is not None:
+                        group.create_task(self.pods.run(api))
             finally:
                 if self._ports is not None:
                     await self._ports.close()
+
+    def _pod_limits(self) -> PodLimits | None:
+        limits = self._given.shared.limits
+        if not self._section.pod_limits or limits is None:
+            return None
+        node, events = self._settings.node, self._events
+        made = PodLimits(self._section, node, self._given, limits, self.is_same_cluster)
+        if events is not None:
+            made.tell = events.tell
+        return made
 
     # ---- What is told ----------------------------------------------------------------------------
 
@@ -128,6 +150,7 @@ class Source:
                 del self.unread[key]
         self.cluster.replace(kind, found, keep=unread)
         self._listed = True
+        self._nodes.listed = True
         if self._awaited:
             self._awaited.discard(kind)
             self._accepting = not self._awaited
@@ -241,12 +264,28 @@ class Source:
 
     async def _tell(self, changed: Changed) -> None:
         """Events and health-check ports, by what is in force now."""
-        refusals = (*self.cluster.refusals(), *self.unread.values())
-        self.unserved = refusals
-        if self._events is not None:
-            self._events.tell((*self.cluster.refusals_of(changed.names), *self.unread.values()))
         if self._ports is not None:
             await self._ports.serve(self.cluster.health(), self.cluster.here.node_ports)
+        await self._nodes.hand_on(self.cluster.nodes())
+        others = (*self.unread.values(), *self._of_ports())
+        self.unserved = (*self.cluster.refusals(), *others)
+        if self._events is not None:
+            self._events.tell((*self.cluster.refusals_of(changed.names), *others))
+
+    def _of_ports(self) -> tuple[Refusal, ...]:
+        """Node ports that processes hold, health-check ports that can't be answered."""
+        return (*self._held.refusals, *(self._ports.refusals() if self._ports else ()))
+
+    async def _look_at_ports(self) -> None:
+        """See now and then who has which port of this node's: nobody tells."""
+        while True:
+            await asyncio.sleep(PORTS_SECONDS)
+            before = self._of_ports()
+            if self._ports is not None:
+                await self._ports.again()
+            self._held.look(self.cluster.node_ports(), self.cluster.here)
+            if self._of_ports() != before:
+                await self._tell(Changed((), (), frozenset()))
 
     # ---- What it says of itself ------------------------------------------------------------------
 
@@ -257,11 +296,14 @@ class Source:
             self._identity.accept()
             # Nothing is handed in before all of it is known.
             self._awaited = {each.resource.kind for each in self.reflectors}
+            self._nodes.accepting = True
             for each in self.reflectors:
                 each.list_anew()
-        elif self.withheld:
-            log.warning("Kubernetes: accepted: a list that lacks %s", self.loss)
-            self._accepting = True
+            if self.pods is not None:
+                self.pods.list_anew()
+        elif self.withheld or self._nodes.withholds:
+            log.warning("Kubernetes: accepted: a list that lacks %s", self.loss or "Nodes")
+            self._accepting = self._nodes.accepting = True
             self._wake.set()
         else:
             what = "nothing is withheld: all that Kubernetes has is in force"
@@ -278,6 +320,10 @@ class Source:
         if self._identity.trouble:
             yield self._identity.trouble
         yield from report.troubles(self.reflectors)
+        yield from self._nodes.troubles()
+        if self.pods is not None:
+            yield from report.troubles(self.pods.reflectors)
+            yield from self.pods.troubles()
         if self.withheld and self.loss:
             yield (
                 f"a list lacks {self.loss}, which stay as they were; `towpath source accept"
