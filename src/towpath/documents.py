@@ -75,6 +75,8 @@ class ServiceChange:
     """Those of the removed that stay, draining, until their flows have ended."""
     backends_redirected: tuple[Address, ...] = ()
     """Those whose port changes."""
+    backends_relocated: tuple[Address, ...] = ()
+    """Those that are said to be on this node, or no longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,6 @@ _SECONDS = float(os.environ.get("TOWPATH_KUBERNETES_SECONDS") or "inf")
 _BEGAN = time.monotonic()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Say what marks mean."""
-    config.addinivalue_line("markers", "not_yet(reason): Towpath is known not to fulfil this rule")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """Begin nothing, fixtures included, that would take more time than there is."""

@@ -29,8 +29,6 @@ def note(item: pytest.Function, report: pytest.TestReport) -> None:
     said: str = report.outcome
     if report.skipped and isinstance(report.longrepr, tuple):
         said = report.longrepr[2].removeprefix("Skipped: ")
-    if hasattr(report, "wasxfail"):
-        said = f"no: {report.wasxfail.removeprefix('reason: ')}"
     _found.setdefault(rule, {}).setdefault(proxy, []).append(said)
 
 

@@ -27,18 +27,18 @@ PROXIES = (pytest.param("kube-proxy", marks=pytest.mark.thorough), pytest.param(
 
 
 @contextmanager
-def proxies(cluster: Cluster, name: str) -> Iterator[None]:
+def proxies(cluster: Cluster, name: str) -> Iterator[list[Program]]:
     """One of them on each node; it leaves nothing there."""
-    with {"kube-proxy": _kube_proxies, "towpath": _agents}[name](cluster):
-        yield
+    with {"kube-proxy": _kube_proxies, "towpath": _agents}[name](cluster) as running:
+        yield running
 
 
 @contextmanager
-def _kube_proxies(cluster: Cluster) -> Iterator[None]:
+def _kube_proxies(cluster: Cluster) -> Iterator[list[Program]]:
     for node in cluster.nodes:
         node.kube_proxy.start()
     try:
-        yield
+        yield [node.kube_proxy for node in cluster.nodes]
     finally:
         for node in cluster.nodes:
             node.kube_proxy.stop(signal.SIGTERM)
@@ -46,15 +46,15 @@ def _kube_proxies(cluster: Cluster) -> Iterator[None]:
 
 
 @contextmanager
-def _agents(cluster: Cluster) -> Iterator[None]:
+def _agents(cluster: Cluster) -> Iterator[list[Program]]:
     """What is pinned goes with the node."""
     agents = [_agent(node, number) for number, node in enumerate(cluster.nodes)]
     try:
         for agent in agents:
             agent.start()
         for node, agent in zip(cluster.nodes, agents, strict=True):
-            agent.wait_for(partial(_knows_all, node))
-        yield
+            agent.wait_for(partial(knows_all, node))
+        yield agents
     finally:
         for agent in agents:
             agent.stop(signal.SIGTERM)
@@ -90,7 +90,7 @@ def _agent(node: Node, number: int) -> Program:
     return node.program("towpath", sys.executable, "-m", "towpath", "agent", "--config", path)
 
 
-def _knows_all(node: Node) -> bool:
+def knows_all(node: Node) -> bool:
     """Whether the agent says that what it knows is in force."""
     code = "from towpath.api.client import Client\nwith Client() as client: client.health()"
     try:

@@ -22,7 +22,7 @@ _PROGRAM = str(Path(program.__file__))
 OUTSIDE = (ADDRESS, ADDRESS6)
 """Who asks from outside."""
 PORTS = {"web": 8080, "more": 8081}
-SECONDS = 30.0
+SECONDS = 120.0
 """How long a change may take to be obeyed: it ends what hangs, and measures nothing."""
 
 
@@ -51,7 +51,7 @@ class Services:
         return found
 
     def ask(
-        self, client: str, kind: str, address: str, port: int, count: int = 1, seconds: float = 3.0
+        self, client: str, kind: str, address: str, port: int, count: int = 1, seconds: float = 10.0
     ) -> list[dict[str, Any]]:
         """What a client got: ``outside``, ``node NAME``, or a pod's name."""
         words = [kind, address, str(port), str(count), str(seconds)]
@@ -64,9 +64,17 @@ class Services:
             return asked(node.run(sys.executable, _PROGRAM, "ask", *words))
         return asked(self.cluster.run_in_pod(client, "python3", "/pod.py", "ask", *words))
 
-    def names(self, client: str, kind: str, address: str, port: int, count: int = 12) -> set[str]:
+    def names(
+        self,
+        client: str,
+        kind: str,
+        address: str,
+        port: int,
+        count: int = 12,
+        seconds: float = 10.0,
+    ) -> set[str]:
         """Who has answered, or which error there was."""
-        got = self.ask(client, kind, address, port, count)
+        got = self.ask(client, kind, address, port, count, seconds)
         return {each.get("name") or each["error"] for each in got}
 
     def until(
@@ -77,17 +85,21 @@ class Services:
         address: str,
         port: int,
         count: int = 12,
+        seconds: float = 10.0,
     ) -> None:
-        """Ask until just these have answered, and then once more: so it stays."""
+        """Ask until just these have answered, and then once more: so it stays.
+
+        Then each has ``seconds`` to answer, since others may have the CPU.
+        """
         seen: list[set[str]] = []
 
         def done() -> bool:
-            seen.append(self.names(client, kind, address, port, count))
+            seen.append(self.names(client, kind, address, port, count, min(3.0, seconds)))
             return seen[-1] == set(wanted)
 
         what = f"{client} at {kind} {address}:{port} to get {set(wanted)}"
         self.eventually(done, lambda: f"{what}; it got {seen[-1]}")
-        assert self.names(client, kind, address, port, count) == set(wanted)
+        assert self.names(client, kind, address, port, count, seconds) == set(wanted)
 
     def until_served(self, address: str) -> None:
         """Ask a service of pods ``a`` and ``b`` at port 80 until one has answered."""

@@ -12,29 +12,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.kubernetes.harness_proxies import PROXIES, proxies
-from tests.kubernetes.harness_services import OUTSIDE, PORTS, SECONDS, Services, make_pods, port
+from tests.kubernetes.harness_services import OUTSIDE, PORTS, Services, make_pods, port
 from tools.kubernetes.cluster import server_pod
 from tools.kubernetes.node import ip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tools.kubernetes.cluster import Cluster
 
 ALL = {"a", "b"}
 KINDS = ("tcp", "udp")
 CLIENTS = ("client-one", "client-two", "node one")
-
-
-# From outside Towpath hands packets on by a device. A pod of the node itself isn't reached so yet.
-NOT_YET = "from outside, an endpoint on the node that was asked isn't reached"
-
-
-def from_outside(test: Callable[..., None]) -> Callable[..., None]:
-    """For a rule that Towpath doesn't fulfil yet: known, tried, and not in CI."""
-    for mark in (pytest.mark.thorough, pytest.mark.not_yet(NOT_YET)):
-        test = mark(test)
-    return test
 
 
 @pytest.fixture(scope="module", params=PROXIES)
@@ -47,12 +36,7 @@ def services(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Servi
 
 
 @pytest.fixture(autouse=True)
-def _no_service_stays(services: Services, request: pytest.FixtureRequest) -> Iterator[None]:
-    mark = request.node.get_closest_marker("not_yet")
-    services.seconds = SECONDS
-    if mark is not None and services.proxy == "towpath":
-        request.applymarker(pytest.mark.xfail(reason=mark.args[0], strict=True))
-        services.seconds = SECONDS / 6
+def _no_service_stays(services: Services) -> Iterator[None]:
     yield
     services.plane.kubectl("delete", "service", "-l", "component!=apiserver", "--wait=false")
 
@@ -133,7 +117,7 @@ def test_internal_policy_without_endpoints(services: Services) -> None:
         assert "name" not in got[0]
 
 
-@from_outside
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_node_ports(services: Services, kind: str) -> None:
     """A node port reaches every ready endpoint, by each node, from outside."""
@@ -144,7 +128,7 @@ def test_node_ports(services: Services, kind: str) -> None:
             services.until(ALL, "outside", kind, address, number)
 
 
-@from_outside
+@pytest.mark.thorough
 def test_node_ports_from_pods(services: Services) -> None:
     """A node port answers pods and nodes too."""
     number = services.make("web", type="NodePort")["spec"]["ports"][0]["nodePort"]
@@ -153,19 +137,36 @@ def test_node_ports_from_pods(services: Services) -> None:
             services.until(ALL, client, "tcp", node.address, number)
 
 
-@from_outside
+@pytest.mark.thorough
+def test_node_ports_of_the_node_itself(services: Services) -> None:
+    """A node port reaches a pod with the node's network, by each node, from outside."""
+    services.cluster.make(
+        server_pod("host", "two", {"host": 8180}, labels={"app": "host"}, host_network=True)
+    )
+    ports = [port(80, 8180), port(80, 8180, "UDP")]
+    spec = {"selector": {"app": "host"}, "type": "NodePort", "ports": ports}
+    made = services.make("host", **spec, ipFamilyPolicy=None)
+    numbers = {each["protocol"].lower(): each["nodePort"] for each in made["spec"]["ports"]}
+    for node in services.cluster.nodes:
+        for kind, number in numbers.items():
+            services.until({"host"}, "outside", kind, node.address, number, count=4)
+    services.plane.kubectl("delete", "pod", "host", "--now")
+
+
+@pytest.mark.thorough
 def test_external_policy(services: Services) -> None:
     """By externalTrafficPolicy: Local a node's own endpoints are reached, which see the client."""
     made = services.make("web", type="NodePort", externalTrafficPolicy="Local")
-    number = made["spec"]["ports"][0]["nodePort"]
+    numbers = {each["protocol"].lower(): each["nodePort"] for each in made["spec"]["ports"]}
     for node, name in zip(services.cluster.nodes, ("a", "b"), strict=True):
         for address, own in zip((node.address, node.address6), OUTSIDE, strict=True):
-            services.until({name}, "outside", "tcp", address, number)
-            (got,) = services.ask("outside", "tcp", address, number)
-            assert got["source"] == own
+            for kind, number in numbers.items():
+                services.until({name}, "outside", kind, address, number)
+                (got,) = services.ask("outside", kind, address, number)
+                assert got["source"] == own
 
 
-@from_outside
+@pytest.mark.thorough
 def test_external_policy_without_endpoints(services: Services) -> None:
     """By externalTrafficPolicy: Local none is reached by a node that has none."""
     made = services.make(
@@ -280,7 +281,7 @@ def _routed(address: str, services: Services) -> Iterator[None]:
         ip("route", "del", f"{address}/32")
 
 
-@from_outside
+@pytest.mark.thorough
 def test_load_balancer_addresses(services: Services) -> None:
     """An address in status.loadBalancer reaches every ready endpoint, from inside and outside."""
     services.make("web", type="LoadBalancer")
@@ -290,7 +291,7 @@ def test_load_balancer_addresses(services: Services) -> None:
         services.until(ALL, "client-one", "tcp", "198.51.100.20", 80)
 
 
-@from_outside
+@pytest.mark.thorough
 def test_source_ranges(services: Services) -> None:
     """With loadBalancerSourceRanges all others are refused."""
     services.make("web", type="LoadBalancer", loadBalancerSourceRanges=[f"{OUTSIDE[0]}/32"])
@@ -299,10 +300,10 @@ def test_source_ranges(services: Services) -> None:
     _give_address(services, "closed", "198.51.100.21")
     with _routed("198.51.100.20", services), _routed("198.51.100.21", services):
         services.until(ALL, "outside", "tcp", "198.51.100.20", 80)
-        services.until({"TimeoutError"}, "outside", "tcp", "198.51.100.21", 80, count=1)
+        services.until({"TimeoutError"}, "outside", "tcp", "198.51.100.21", 80, 1, seconds=1)
 
 
-@from_outside
+@pytest.mark.thorough
 def test_external_ips(services: Services) -> None:
     """An address of externalIPs reaches every ready endpoint, where it is allowed."""
     services.make("web", externalIPs=["198.51.100.30"])

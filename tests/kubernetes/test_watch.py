@@ -297,6 +297,54 @@ def test_a_connection_that_dies_silently(
         proxy.close()
 
 
+@pytest.mark.thorough
+def test_a_slow_reader(
+    control_plane: ControlPlane, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whom the server has given up, as it reads too slowly, goes on from what it has read."""
+    make(control_plane, "fat")
+    make(control_plane, "short-lived")
+    with running(place) as made:
+        lists, before = made.reflector.lists, given_up(control_plane)
+        goes_on, put = threading.Event(), made.told.put
+
+        def slow(found: Any) -> None:
+            assert goes_on.wait(SECONDS)
+            put(found)
+
+        monkeypatch.setattr(made.told, "put", slow)
+        for number in range(1000):
+            fatten(control_plane, "fat", number)
+            if given_up(control_plane) > before:
+                break
+        assert given_up(control_plane) > before
+        make(control_plane, "late")
+        delete(control_plane, "short-lived")
+        goes_on.set()
+        made.until(lambda: "late" in made.told.names and "short-lived" not in made.told.names)
+        assert made.reflector.lists == lists
+        for name in ("late", "fat"):
+            delete(control_plane, name)
+        made.until(lambda: not made.told.names & {"late", "fat"})
+
+
+def fatten(control_plane: ControlPlane, name: str, number: int) -> None:
+    """Change a Service, so that its event is as large as may be."""
+    path = f"/api/v1/namespaces/default/services/{name}"
+    body = {"metadata": {"annotations": {"fat": str(number) + 200_000 * "x"}}}
+    assert control_plane.request("PATCH", path, body, "application/merge-patch+json")[0] == 200
+
+
+def given_up(control_plane: ControlPlane) -> float:
+    """Watches that the server has ended for that, as it counts them."""
+    said = control_plane.request("GET", "/metrics")[1]
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in said.splitlines()
+        if line.startswith("apiserver_terminated_watchers_total")
+    )
+
+
 def test_a_token_that_is_replaced(
     control_plane: ControlPlane, place: Place, tmp_path: Path
 ) -> None:

@@ -259,15 +259,15 @@ _SIDES: tuple[Side, ...] = ("ingress", "egress")
 
 @pytest.fixture
 def agent(net: Lab, tmp_path: Path) -> Iterator[Agent]:
-    """One on the node, which has the VIP of what it doesn't translate."""
+    """One on the node, which has the VIP of what it doesn't translate. It is told of the pod."""
     ip(f"addr add {VIPS[4]}/32 dev lo")
     check = {"type": "tcp", "port": PORT, "interval": 0.2, "timeout": 5}
-    backends = (HOST[4], POD[4], REMOTE[4])
+    backends = (HOST[4], {"address": POD[4], "local": True}, REMOTE[4])
     made = Agent(
         tmp_path,
         {
             "devices": list(DEVICES),
-            "local": {"devices": ["pod*"], "flows": 1024},
+            "local": {"flows": 1024},
             "snat": {"ipv4": [OURS[4]]},
             # What pods answer is not to be masqueraded.
             "masquerade": {"rules": [{"devices": ["pod*"], "prefixes": ["10.244.0.0/24"]}]},

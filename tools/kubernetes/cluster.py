@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tools.kubernetes import control_plane, kept
 from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.node import Node, ip
+from tools.kubernetes.programs import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +59,9 @@ class Cluster:
             namespace = each["metadata"].get("namespace", "default")
             self.wait_for_pod(each["metadata"]["name"], namespace)
 
-    def wait_for_pod(self, name: str, namespace: str = "default", seconds: float = 60.0) -> None:
+    def wait_for_pod(
+        self, name: str, namespace: str = "default", seconds: float = PATIENCE
+    ) -> None:
         """Return when it is ready. KubernetesError: that takes too long."""
         self.wait(lambda: is_ready(self.pod(name, namespace)), seconds, f"pod {name} ready")
 

@@ -63,11 +63,7 @@ class Node:
     def up(self) -> None:
         """Start it and wait until the API server calls it ready."""
         images = kept.images()
-        self.directory.mkdir()
-        self._make_network()
-        self._make_cgroups()
-        self._init.start()
-        self._init.wait_for((self.directory / "up").exists)
+        self.begin()
         self._write_configurations()
         self.containerd.start()
         self.containerd.wait_for(self._has_socket)
@@ -77,6 +73,14 @@ class Node:
         self.kubelet.wait_for(self._has_ranges)
         self._write_network_configuration()
         self.kubelet.wait_for(self._is_ready)
+
+    def begin(self) -> None:
+        """Make its namespaces: a node on which nothing runs yet."""
+        self.directory.mkdir()
+        self._make_network()
+        self._make_cgroups()
+        self._init.start()
+        self._init.wait_for((self.directory / "up").exists)
 
     def down(self) -> None:
         """End all that runs in it; what has not been begun is no error."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+PATIENCE = 240.0
+"""How long something may take until it is ready, in seconds: it ends what hangs. Beside other work
+an API server has taken more than a minute."""
 _SAID = 3000
 """Characters of a log that an error shows: its end."""
 
@@ -80,7 +83,7 @@ class Program:
         self._process.wait()
         self._process = None
 
-    def wait_for(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+    def wait_for(self, ready: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Return when it is. KubernetesError: it has ended, or that takes too long."""
         limit = time.monotonic() + seconds
         while not ready():

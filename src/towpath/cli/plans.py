@@ -59,6 +59,7 @@ def _differences(change: ServiceChange) -> Iterator[str]:
         ("~ weight of", change.backends_reweighted),
         ("~ state of", change.backends_restated),
         ("~ port of", change.backends_redirected),
+        ("~ place of", change.backends_relocated),
     ):
         for address in addresses:
             flows = " when its flows have ended" if address in change.backends_leaving else ""

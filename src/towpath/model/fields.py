@@ -19,6 +19,7 @@ class BackendFields(TypedDict, total=False):
     weight: int
     state: BackendState | str
     port: int | None
+    local: bool
 
 
 class ServiceFields(TypedDict, total=False):

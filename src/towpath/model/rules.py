@@ -27,7 +27,7 @@ def recommended_size(backends: int) -> int:
 def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     """Check what spans the fields of one service."""
     backends = service.get("backends", [])
-    _check_backends(service.get("vip"), backends, (*path, "backends"), found)
+    _check_backends(service, backends, (*path, "backends"), found)
     check_health_tree(service, path, found)
     _check_sources(service.get("vip"), service.get("allow_from"), (*path, "allow_from"), found)
     if service.get("forwarding") == "snat":
@@ -77,15 +77,17 @@ def _check_sources(
 
 
 def _check_backends(
-    vip: Address | Prefix | None, backends: Sequence[Tree | None], path: FieldPath, found: Findings
+    service: Tree, backends: Sequence[Tree | None], path: FieldPath, found: Findings
 ) -> None:
+    vip = service.get("vip")
     first: dict[Address, int] = {}
     for index, backend in enumerate(backends):
         address = backend.get("address") if backend else None
         if address is None:
             continue
         at = (*path, index, "address")
-        if address == vip or (isinstance(vip, Prefix) and address in vip):
+        own = address == vip and not _is_another_port(service, backend)
+        if own or (isinstance(vip, Prefix) and address in vip):
             found.add(at, f"{address} is the service's own vip; allowed: another host's address")
         elif vip is not None and (vip.version, address.version) == (6, 4):
             found.add(
@@ -97,6 +99,15 @@ def _check_backends(
             also = field_path((*path, first[address]))
             found.add(at, f"{address} is listed twice, first as {also}; allowed: once per service")
         first.setdefault(address, index)
+
+
+def _is_another_port(service: Tree, backend: Tree | None) -> bool:
+    """Whether a backend is a process of this node, at an address of its own that is the VIP."""
+    own = backend.get("port") if backend else None
+    if backend is None or own is None or own == service.get("port"):
+        return False
+    translated = service.get("forwarding") == "snat" and backend.get("local") is True
+    return translated or service.get("scope") == "node"
 
 
 def _check_families(

@@ -146,6 +146,9 @@ class Backend:
     port: Annotated[int | None, OrNone(PORT)] = None
     """Port that translated flows go to, with forwarding snat or scope node and a service of one
     port; those that there are keep theirs. None: the service's."""
+    local: Annotated[bool, Flag()] = False
+    """It is on this node, the host itself or a pod, whatever its addresses and routes say. false:
+    they say."""
 
     @property
     def takes_flows(self) -> bool:

@@ -19,7 +19,7 @@ from tests.prog.lb.network import NEAR, Network
 from tests.prog.lb.oracle import XDP_TX
 
 from towpath.core.lb.states import BackendKey
-from towpath.core.lb.terminating import merge_terminating
+from towpath.core.lb.terminating import find_terminating, merge_terminating
 from towpath.datapath.maps import shared
 from towpath.model import BackendState
 
@@ -83,7 +83,8 @@ def test_a_removal_moves_only_the_flows_of_one(
     assert flow_counts(rig) == {each: owned[each.packed] for each in NEAR[4]}
 
     rest = replace(WEB, backends=tuple(b for b in WEB.backends if b.address != GONE))
-    (terminating,) = merge_terminating([rest], [BackendKey(WEB.key, GONE)])
+    leaving = find_terminating([WEB], [rest], {}, now=0, timeout=60)
+    (terminating,) = merge_terminating([rest], leaving)
     rig.serve(terminating)
     by_terminating = moved(before, backends(rig))
     assert flow_counts(rig) == {each: owned[each.packed] for each in NEAR[4]}

@@ -15,7 +15,7 @@ from tests.prog.snat.harness import snat_service as translated
 from tests.prog.snat.oracle import NatOutcome
 
 from towpath.core.lb.states import BackendKey
-from towpath.core.lb.terminating import merge_terminating
+from towpath.core.lb.terminating import find_terminating, merge_terminating
 from towpath.datapath.flows.count import ENDED_SECONDS
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def test_a_backend_that_leaves_keeps_its_flows(nat: NatRig, version: int) -> Non
     assert flow_counts(nat, whole) == Counter(homes.values())
     gone = homes[0]
     rest = replace(whole, backends=tuple(b for b in whole.backends if b.address != gone))
-    (terminating,) = merge_terminating([rest], [BackendKey(whole.key, gone)])
+    leaving = find_terminating([whole], [rest], {}, now=0, timeout=60)
+    (terminating,) = merge_terminating([rest], leaving)
     nat.serve(terminating)
     for number, home in homes.items():
         frame = client_frame(version, sport=1000 + number, flags="A")

@@ -225,7 +225,15 @@ class TestPydantic:
         "vip": "203.0.113.10",
         "port": 80,
         "protocol": "udp",
-        "backends": [{"address": "2001:db8::1", "weight": 2, "state": "active", "port": None}],
+        "backends": [
+            {
+                "address": "2001:db8::1",
+                "weight": 2,
+                "state": "active",
+                "port": None,
+                "local": True,
+            }
+        ],
         "forwarding": "dsr",
         "table_size": 251,
         "flow_table": False,

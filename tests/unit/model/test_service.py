@@ -53,6 +53,22 @@ def test_keys_of_both_families_have_an_order() -> None:
     assert sorted(shuffled, key=lambda key: key.order) == keys
 
 
+def test_a_backend_at_the_vip_itself() -> None:
+    """A process of this node, said to be here, at another port: translated, or at sockets."""
+    here = Backend(VIP, port=8080, local=True)
+    check_service(replace(WEB, forwarding="snat", backends=(here,)))
+    check_service(replace(WEB, scope="node", backends=(replace(here, local=False),)))
+    for wrong in (
+        replace(WEB, forwarding="snat", backends=(replace(here, local=False),)),
+        replace(WEB, forwarding="snat", backends=(replace(here, port=80),)),
+        replace(WEB, forwarding="snat", backends=(replace(here, port=None),)),
+        replace(WEB, forwarding="snat", vip=ip_network("203.0.113.0/24"), backends=(here,)),
+        replace(WEB, forwarding="l2", backends=(replace(here, port=None),)),
+    ):
+        with pytest.raises(ConfigError, match="is the service's own vip"):
+            check_service(wrong)
+
+
 def test_protocols_have_their_numbers() -> None:
     """As in an IP header."""
     assert (Protocol.TCP.number, Protocol.UDP.number) == (6, 17)

@@ -225,7 +225,8 @@ class Controller:
 
     def flow_counter(self, service: Service) -> tuple[FlowCounter, Service]:
         """Prepare to count the flows of a service's backends, and the service as it is in force."""
-        mine = [key for key in self.terminating if key.service == service.key]
+        known = self.terminating.items()
+        mine = {key: each for key, each in known if key.service == service.key}
         (found,) = effective(merge_terminating((service,), mine), verdicts((service,), self.down))
         keys = [BackendKey(found.key, each.address) for each in found.backends]
         return self._datapath.flow_counter(keys), found
@@ -294,7 +295,7 @@ class Controller:
         )
 
     @staticmethod
-    def _effective(judged: Judged, terminating: Iterable[BackendKey]) -> tuple[Service, ...]:
+    def _effective(judged: Judged, terminating: TerminatingByKey) -> tuple[Service, ...]:
         """What the kernel is to hold."""
         services = judged.desired.services()
         return effective(merge_terminating(services, terminating), verdicts(services, judged.down))

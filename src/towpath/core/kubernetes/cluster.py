@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from towpath.core.kubernetes.addresses import read_unicast
 from towpath.core.kubernetes.endpoints import SERVICE_NAME, Endpoints, Known, merge
 from towpath.core.kubernetes.translate import Here, Translated, is_served, translate
+from towpath.model.service import Protocol
 from towpath.model.sources.kubernetes import objects
 
 if TYPE_CHECKING:
@@ -45,6 +46,15 @@ class Changed(NamedTuple):
     remove: tuple[str, ...]
     names: frozenset[Name]
     """Services of the cluster that were looked at."""
+
+
+class NodePort(NamedTuple):
+    """A port of the node's that a Service has."""
+
+    port: int
+    protocol: Protocol
+    namespace: str
+    name: str
 
 
 class Cluster:
@@ -238,6 +248,15 @@ class Cluster:
         """Ports that say whether there are local endpoints."""
         found = [made.health for made in self._made.values() if made.health]
         return {each.port: each for each in found}
+
+    def node_ports(self) -> list[NodePort]:
+        """Ports of this node's that are served."""
+        return [
+            NodePort(each.node_port, Protocol(each.protocol.lower()), *name)
+            for name in self._made.keys() & self._services.keys()
+            for each in self._services[name].spec.ports or ()
+            if each.node_port and each.protocol in {"TCP", "UDP"}
+        ]
 
     def held(self) -> int:
         """How many endpoints are in no slice, and held."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -49,8 +50,8 @@ class Health(NamedTuple):
     port: int
     namespace: str
     name: str
-    local: int
-    """Ready ones."""
+    local: Mapping[int, int]
+    """Ready ones, by the family that a check comes in."""
 
 
 @dataclass(slots=True)
@@ -230,9 +231,11 @@ class _Translation:
         port = wish.port
         found = self._endpoints.get((*port.at, wish.vip.version), {}).values()
         active, draining = self._chosen(found, local=local)
+        # Who asks at a socket of this node is sent to any endpoint in one way.
+        here = self._here.node if scope == "all" else None
         backends = (
-            *(_backend(each, port.port, BackendState.ACTIVE) for each in active),
-            *(_backend(each, port.port, BackendState.DRAINING) for each in draining),
+            *(_backend(each, port.port, BackendState.ACTIVE, here) for each in active),
+            *(_backend(each, port.port, BackendState.DRAINING, here) for each in draining),
         )
         where = "" if wish.kind == "cluster" else f":{scope}"
         name = f"{self._meta.namespace}:{self._meta.name}:{port.label}:{wish.kind}"
@@ -243,7 +246,7 @@ class _Translation:
             wish.vip,
             port.port,
             port.protocol,
-            tuple(each for each in backends if each.address != wish.vip),
+            tuple(each for each in backends if _may_serve(each, wish.vip, scope)),
             forwarding="snat",
             table_size=table_size(len(backends), before.table_size if before else 0),
             affinity=self._affinity,
@@ -273,11 +276,20 @@ class _Translation:
             for each in found.values()
             if each.ready and each.node == self._here.node
         }
-        return Health(port, self._meta.namespace, self._meta.name, len(local))
+        by_family: Counter[int] = Counter(each.version for each in local)
+        return Health(port, self._meta.namespace, self._meta.name, by_family)
 
 
-def _backend(found: Found, port: int, state: BackendState) -> Backend:
-    return Backend(found.address, 1, state, None if found.port == port else found.port)
+def _backend(found: Found, port: int, state: BackendState, here: str | None) -> Backend:
+    own = None if found.port == port else found.port
+    local = here is not None and found.node == here
+    return Backend(found.address, 1, state, own, local)
+
+
+def _may_serve(backend: Backend, vip: Address, scope: Scope) -> bool:
+    """Not at the VIP itself, but for a process of this node at another port of its."""
+    own = backend.port is not None and (backend.local or scope == "node")
+    return backend.address != vip or own
 
 
 def table_size(endpoints: int, before: int) -> int:

@@ -307,6 +307,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
         backends_reweighted=differing_in("weight"),
         backends_restated=differing_in("state"),
         backends_redirected=differing_in("port"),
+        backends_relocated=differing_in("local"),
         moved=share_moved(before, after),
     )
     return _Planned(Change(before, after), summary, steps)

@@ -35,6 +35,8 @@ class Terminating:
     until: float
     """It is gone by then, whatever flows it has."""
     scope: Annotated[Scope, Word("all", "node")] = "all"
+    local: bool = False
+    """It was said to be on this node, where its flows go on."""
 
     @property
     def key(self) -> BackendKey:
@@ -71,27 +73,30 @@ def find_terminating(
         times = (earlier.since, earlier.until) if earlier else (now, now + timeout)
         if earlier or timeout:
             vip, port, protocol, scope = after.key
-            found[key] = Terminating(vip, port, protocol, backend.address, *times, scope=scope)
+            found[key] = Terminating(
+                vip, port, protocol, backend.address, *times, scope=scope, local=backend.local
+            )
     return found
 
 
 def merge_terminating(
-    services: Iterable[Service], terminating: Iterable[BackendKey]
+    services: Iterable[Service], terminating: TerminatingByKey
 ) -> tuple[Service, ...]:
     """Return the services with the backends of theirs that are terminating, draining.
 
     Services that nobody leaves are the very objects.
     """
-    by_service: dict[ServiceKey, list[Address]] = {}
-    for key in terminating:
-        by_service.setdefault(key.service, []).append(key.address)
+    by_service: dict[ServiceKey, list[Terminating]] = {}
+    for key, each in terminating.items():
+        by_service.setdefault(key.service, []).append(each)
     if not by_service:
         return tuple(services)
     return tuple(_with(service, by_service.get(service.key, ())) for service in services)
 
 
-def _with(service: Service, addresses: Iterable[Address]) -> Service:
-    more = tuple(Backend(address, 0, BackendState.DRAINING) for address in addresses)
+def _with(service: Service, leaving: Iterable[Terminating]) -> Service:
+    state = BackendState.DRAINING
+    more = tuple(Backend(each.address, 0, state, local=each.local) for each in leaving)
     return replace(service, backends=(*service.backends, *more)) if more else service
 
 
@@ -120,6 +125,7 @@ def _change_terminating(
             *change.backends_reweighted,
             *change.backends_restated,
             *change.backends_redirected,
+            *change.backends_relocated,
         )
     )
     gone = among(leaves, changed)
@@ -136,4 +142,5 @@ def _change_terminating(
         backends_reweighted=others(change.backends_reweighted),
         backends_restated=others(change.backends_restated),
         backends_redirected=others(change.backends_redirected),
+        backends_relocated=others(change.backends_relocated),
     )

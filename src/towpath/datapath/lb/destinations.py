@@ -31,8 +31,8 @@ def destinations(
     for service in installed:
         if service.key.scope == "node":
             continue
-        for address in service.handles:
-            if not is_here(service.options.forwarding, address):
+        for address, backend in service.records.items():
+            if not is_here(service.options.forwarding, backend):
                 yield destination(service, address, source)
 
 

@@ -107,7 +107,7 @@ class KernelTables(Tables):
         for handle, backend in records:
             if handle in known or not backend.takes_flows:
                 service.handles[backend.address] = handle
-                service.records[backend.address] = backend
+                service.records[backend.address] = self.local.as_told(service, backend, handle)
             else:
                 self.backends.remove(handle)
         if known and not any(each.takes_flows for each in service.backends()):

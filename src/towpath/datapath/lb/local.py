@@ -8,6 +8,7 @@ before the first of them is entered.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
-    from towpath.model.service import Forwarding
+    from towpath.model.service import Backend, Forwarding
 
     Array = np.ndarray[Any, Any]
-    IsHere = Callable[[Forwarding, Address], bool]
-    """Whether packets of a forwarding to an address are delivered on this node."""
+    IsHere = Callable[[Forwarding, Backend], bool]
+    """Whether packets of a forwarding to a backend are delivered on this node."""
 
 
-def nobody(forwarding: Forwarding, address: Address) -> bool:
+def nobody(forwarding: Forwarding, backend: Backend) -> bool:
     """No backend is on this node."""
-    del forwarding, address
+    del forwarding, backend
     return False
 
 
@@ -51,11 +52,16 @@ class LocalBackends:
     def note(self, service: Installed, address: Address) -> None:
         """Enter a backend of a service, or take it out."""
         handle = service.handles[address]
-        if self._is_here(service.options.forwarding, address):
+        if self._is_here(service.options.forwarding, service.records[address]):
             self._flags[service.index] |= self._flag
             self._rows[handle & self._mask] = handle
         elif self.has(handle):
             self._rows[handle & self._mask] = 0
+
+    def as_told(self, service: Installed, backend: Backend, handle: int) -> Backend:
+        """Return a backend that was taken over, local if it is entered for no other reason."""
+        told = self.has(handle) and not self._is_here(service.options.forwarding, backend)
+        return replace(backend, local=True) if told else backend
 
     def sync(self, services: Iterable[Installed]) -> None:
         """The same for all backends of these services, as it is by now."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.address import Address
     from towpath.kernel.net.devices import Devices
-    from towpath.model.service import Forwarding
+    from towpath.model.service import Backend, Forwarding
     from towpath.model.settings import Local
 
 log = logging.getLogger(__name__)
@@ -54,15 +54,19 @@ class Locality(Closeable):
     def _addresses(self) -> frozenset[Address]:
         return frozenset(each.interface.ip for each in self._devices.addresses())
 
-    def is_here(self, forwarding: Forwarding, address: Address) -> bool:
+    def is_here(self, forwarding: Forwarding, backend: Backend) -> bool:
         """Whether packets of a forwarding to a backend are delivered on this node.
 
         Those that aren't translated if it is the node itself: a pod has them by its device, as any
         other host.
         """
         if forwarding == "snat":
-            return self.translates and self.has(address)
-        return address in self._own
+            return self.translates and self.is_meant(backend)
+        return backend.address in self._own
+
+    def is_meant(self, backend: Backend) -> bool:
+        """Whether it is on this node, as somebody has said or addresses and routes do."""
+        return backend.local or self.has(backend.address)
 
     def is_own(self, address: Address) -> bool:
         """Whether it is the node's own."""

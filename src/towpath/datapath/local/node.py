@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.core.lb.plan import Transition
-    from towpath.datapath.address import Address
     from towpath.datapath.lb.contents import Contents
     from towpath.datapath.maps.shared import SharedMaps
     from towpath.datapath.program.attachment import Attachment
     from towpath.kernel.net.devices import Devices
+    from towpath.model.service import Backend
     from towpath.model.settings import Local
 
 log = logging.getLogger(__name__)
@@ -62,21 +62,21 @@ class LocalNode(Closeable):
         """Be ready for what services will be, before packets get to know of them."""
         changed = (change.after for change in transition.changes if change.after is not None)
         self._open_for(
-            backend.address
+            backend
             for service in changed
             if service.forwarding == "snat"
             for backend in service.backends
         )
 
-    def _open_for(self, addresses: Iterable[Address]) -> None:
-        """Have the programs if one of these addresses, of translated backends, is here."""
-        if not self.locality.translates and any(map(self.locality.has, addresses)):
+    def _open_for(self, translated: Iterable[Backend]) -> None:
+        """Have the programs if one of these backends is here."""
+        if not self.locality.translates and any(map(self.locality.is_meant, translated)):
             self._open()
 
-    def _translated(self) -> Iterator[Address]:
+    def _translated(self) -> Iterator[Backend]:
         for service in self._contents.installed:
             if service.options.forwarding == "snat":
-                yield from service.handles
+                yield from service.records.values()
 
     def _open(self) -> None:
         """Load and attach the programs. What can't be is told, and tried again."""
@@ -95,7 +95,7 @@ class LocalNode(Closeable):
     def follow(self) -> None:
         """Look what has changed on this node: addresses, routes, devices. KernelError, OSError."""
         translated = self.locality.translates
-        changed = self.locality.look(self._translated())
+        changed = self.locality.look(each.address for each in self._translated())
         if self.path is not None or translated or self._refused:
             self._open()
             if self.path is not None:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import errno as errnos
 import socket
 import struct
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net.messages import DUMP, Netlink, attribute
+from towpath.kernel.net.messages import DUMP, Netlink, attribute, attributes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,24 +34,62 @@ _LOW = 0xFFFFFFFF
 
 PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 
+# TCP_LISTEN, and TCP_CLOSE, which sockets of UDP have that aren't connected.
+_LISTENING = {socket.IPPROTO_TCP: 1 << 10, socket.IPPROTO_UDP: 1 << 7}
+_ENDS = struct.Struct("!4xHH16s")  # of struct inet_diag_msg: ports, and the own address
+_MESSAGE_SIZE = 72
+_ONLY_V6 = 11  # INET_DIAG_SKV6ONLY
+
 
 def bound_ports(protocol: int, first: int, last: int) -> frozenset[int]:
     """The ports from ``first`` to ``last`` that sockets have, of whatever address and family.
 
     KernelError: the kernel doesn't tell.
     """
-    found: set[int] = set()
+    found = _listed(protocol, _STATES, first, last)
+    return frozenset(_SOURCE_PORT.unpack_from(body)[0] for _, body in found)
+
+
+class Listener(NamedTuple):
+    """Where connections, or datagrams of anyone, are taken."""
+
+    address: IPv4Address | IPv6Address
+    """0.0.0.0 or :: for all."""
+    port: int
+
+
+def listening(protocol: int, first: int, last: int) -> frozenset[Listener]:
+    """Who takes what comes to the ports from ``first`` to ``last``.
+
+    A socket of both families is there twice. KernelError: the kernel doesn't tell.
+    """
+    found: set[Listener] = set()
+    for family, body in _listed(protocol, _LISTENING[protocol], first, last):
+        port, _, own = _ENDS.unpack_from(body)
+        if family == socket.AF_INET:
+            found.add(Listener(IPv4Address(own[:4]), port))
+            continue
+        address = IPv6Address(own)
+        found.add(Listener(address.ipv4_mapped or address, port))
+        alone = attributes(body[_MESSAGE_SIZE:]).get(_ONLY_V6, b"\0")[0]
+        if address.is_unspecified and not alone:
+            found.add(Listener(IPv4Address(0), port))
+    return frozenset(found)
+
+
+def _listed(protocol: int, states: int, first: int, last: int) -> list[tuple[int, bytes]]:
+    """Family and struct inet_diag_msg of each socket with a port of these. KernelError."""
+    found: list[tuple[int, bytes]] = []
     try:
         with Netlink(_SOCK_DIAG) as netlink:
             for family in (socket.AF_INET, socket.AF_INET6):
-                request = _REQUEST.pack(family, protocol, 0, 0, _STATES)
+                request = _REQUEST.pack(family, protocol, 0, 0, states)
                 request += attribute(_BYTECODE, _range(first, last))
-                for body in netlink.ask(_BY_FAMILY, request, DUMP):
-                    found.add(_SOURCE_PORT.unpack_from(body)[0])
+                found += ((family, body) for body in netlink.ask(_BY_FAMILY, request, DUMP))
     except OSError as error:
         hint = "the module inet_diag is missing" if error.errno == errnos.ENOENT else ""
         raise KernelError("list sockets", error.errno or 0, hint) from error
-    return frozenset(found)
+    return found
 
 
 def _range(first: int, last: int) -> bytes:

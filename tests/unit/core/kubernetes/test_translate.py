@@ -161,6 +161,24 @@ def test_external_policy_local() -> None:
     assert set(told.backends(f"{NODE_NAME}:all")) == {"10.244.0.1"}, "serving before remote"
 
 
+def test_who_is_on_this_node() -> None:
+    """By its slice's nodeName, in what is for outside: one way for all is enough for sockets."""
+    told = made(outside=BOTH)
+    told.service(type="NodePort", ports=[NODE_PORT])
+    elsewhere, nowhere = endpoint("10.244.1.1", nodeName="n2"), endpoint("10.244.0.9")
+    del nowhere["nodeName"]
+    told.slice("a", "10.244.0.1", elsewhere, nowhere, terminating("10.244.0.2"))
+    told.node("n2", "b", "192.0.2.2")
+
+    def local(name: str) -> set[str]:
+        return {str(each.address) for each in told.take()[name].backends if each.local}
+
+    assert local(f"{NODE_NAME}:all") == {"10.244.0.1", "10.244.0.2"}
+    assert local(NAME) == set()
+    told.slice("a", "10.244.1.1", endpoint("10.244.0.1", nodeName="n2"))
+    assert local(f"{NODE_NAME}:all") == {"10.244.1.1"}, "addresses are used again elsewhere"
+
+
 def test_internal_policy_local() -> None:
     """To this node's endpoints, or to nobody."""
     told = made()
@@ -265,7 +283,7 @@ def test_a_zone_that_comes_late() -> None:
 
 
 def test_the_health_check_port() -> None:
-    """Ready endpoints of this node, each address once."""
+    """Ready endpoints of this node in each family, each address once."""
     told = made()
     told.node("n2", "b", "192.0.2.2")
     spec = {
@@ -276,9 +294,11 @@ def test_the_health_check_port() -> None:
     }
     told.service(**spec)
     told.slice("a", "10.244.0.1", terminating("10.244.0.2"), endpoint("10.244.1.1", nodeName="n2"))
+    told.slice("b", "10.244.0.1", "10.244.0.3")
+    told.slice("c", "fd00::1", addressType="IPv6")
     told.take()
     found = told.cluster.health()[31000]
-    assert (found.namespace, found.name, found.local) == ("default", "web", 1)
+    assert (found.namespace, found.name, found.local) == ("default", "web", {4: 2, 6: 1})
     told.service(**spec | {"externalTrafficPolicy": "Cluster"})
     told.take()
     assert told.cluster.health() == {}
@@ -327,3 +347,19 @@ def test_table_sizes_follow_the_endpoints() -> None:
     assert told.take()[NAME].table_size == 4093
     told.slice("a", *addresses(0, 9))
     assert told.take()[NAME].table_size == 4093
+
+
+def test_a_pod_with_the_nodes_network_and_a_node_port() -> None:
+    """It is at the very address of the node port, and at another port of it."""
+    told = made(outside=BOTH)
+    told.service(type="NodePort", ports=[NODE_PORT])
+    told.slice("a", ADDRESS)
+    assert told.backends(f"{NODE_NAME}:all") == {ADDRESS: 8080}
+    told.slice("a", ADDRESS, ports=ports(30080))
+    assert told.backends(f"{NODE_NAME}:all") == {}, "nothing to translate"
+    told.slice("a", endpoint(ADDRESS, nodeName="n2"))
+    assert told.backends(f"{NODE_NAME}:all") == {}, "another node has not this one's address"
+    told = made()
+    told.service(type="NodePort", ports=[NODE_PORT])
+    told.slice("a", ADDRESS)
+    assert told.backends(f"{NODE_NAME}:node") == {ADDRESS: 8080}

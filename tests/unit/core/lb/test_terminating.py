@@ -95,7 +95,14 @@ def test_they_drain_without_weight() -> None:
     found = merge_terminating([one, other], terminating(web(), B))
     assert found[0].backends == (Backend(A), Backend(B, 0, BackendState.DRAINING))
     assert found[1] is other
-    assert merge_terminating([one], ())[0] is one
+    assert merge_terminating([one], {})[0] is one
+
+
+def test_who_was_here_is_here_until_the_end() -> None:
+    """Its flows are translated on this node: nobody else knows them."""
+    here = replace(web(A, B), backends=(Backend(A), Backend(B, local=True)))
+    (found,) = merge_terminating([web(A)], gone(here, web(A)))
+    assert found.backends[1] == Backend(B, 0, BackendState.DRAINING, local=True)
 
 
 def changed(

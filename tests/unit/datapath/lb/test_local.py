@@ -14,11 +14,10 @@ from tests.unit.datapath.harness_program import BTF
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.local import LocalBackends
 from towpath.datapath.lb.services import Installed
-from towpath.model import ServiceKey
+from towpath.model import Backend, ServiceKey
 from towpath.model.service import Protocol
 
 if TYPE_CHECKING:
-    from towpath.datapath.address import Address
     from towpath.model.service import Forwarding
 
 HERE, ELSEWHERE = IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2")
@@ -36,9 +35,10 @@ class Node:
         self.local = LocalBackends(self.rows, self.services, LOCAL, INDEX_BITS, self._is_here)
         self.service = Installed(KEY, 2, Options(forwarding="snat"))
         self.service.handles = {HERE: 1 << INDEX_BITS | 3, ELSEWHERE: 1 << INDEX_BITS | 4}
+        self.service.records = {each: Backend(each) for each in self.service.handles}
 
-    def _is_here(self, forwarding: Forwarding, address: Address) -> bool:
-        return (forwarding, address) in self.here
+    def _is_here(self, forwarding: Forwarding, backend: Backend) -> bool:
+        return backend.local or (forwarding, backend.address) in self.here
 
 
 @pytest.fixture
@@ -91,3 +91,16 @@ def test_other_forwarding_is_another_question(node: Node) -> None:
     node.service.options = Options(forwarding="dsr")
     node.local.sync((node.service,))
     assert not node.local.handles()
+
+
+def test_what_was_said_is_known_again(node: Node) -> None:
+    """Who is entered and isn't here by addresses and routes has been said to be."""
+    told = Backend(ELSEWHERE, local=True)
+    node.service.records[ELSEWHERE] = told
+    node.local.note(node.service, ELSEWHERE)
+    for address, handle in node.service.handles.items():
+        found = node.local.as_told(node.service, Backend(address), handle)
+        assert found.local == (address == ELSEWHERE)
+    node.service.records[ELSEWHERE] = Backend(ELSEWHERE)
+    node.local.note(node.service, ELSEWHERE)
+    assert not node.local.has(node.service.handles[ELSEWHERE])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from towpath.core.kubernetes.problems import Refusal
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,12 +26,23 @@ class HealthPorts:
 
     def __init__(self) -> None:
         self._known: Mapping[int, Health] = {}
+        self._at: tuple[Address, ...] = ()
+        self._busy = asyncio.Lock()
         self._servers: dict[tuple[int, str], asyncio.Server] = {}
         self._failed: dict[tuple[int, str], str] = {}
 
     async def serve(self, known: Mapping[int, Health], at: tuple[Address, ...]) -> None:
         """Answer for these Services, and no others."""
-        self._known = known
+        self._known, self._at = known, at
+        await self.again()
+
+    async def again(self) -> None:
+        """Listen where it should be: also where somebody else was."""
+        async with self._busy:
+            await self._follow()
+
+    async def _follow(self) -> None:
+        known, at = self._known, self._at
         wanted = {(port, str(address)) for port in known for address in at}
         for key in self._servers.keys() - wanted:
             self._servers.pop(key).close()
@@ -37,15 +50,29 @@ class HealthPorts:
         for key in sorted(wanted - self._servers.keys()):
             await self._listen(key)
 
+    def refusals(self) -> list[Refusal]:
+        """Ports that can't be answered."""
+        return [
+            Refusal(
+                "Service",
+                found.namespace,
+                found.name,
+                "HealthCheckPortInUse",
+                f"healthCheckNodePort {port} isn't answered at {address}: {why}",
+            )
+            for (port, address), why in sorted(self._failed.items())
+            if (found := self._known.get(port))
+        ]
+
     async def _listen(self, key: tuple[int, str]) -> None:
         port, address = key
 
         async def answer(_: web.BaseRequest) -> web.StreamResponse:
-            return self.answer(port)
+            return self.answer(port, 6 if ":" in address else 4)
 
         try:
             server = await asyncio.get_running_loop().create_server(
-                web.Server(answer), address, port
+                web.Server(answer, access_log=None), address, port
             )
         except OSError as error:
             if self._failed.get(key) != str(error):
@@ -55,10 +82,10 @@ class HealthPorts:
             self._failed.pop(key, None)
             self._servers[key] = server
 
-    def answer(self, port: int) -> web.Response:
-        """200 with endpoints of this node, 503 without."""
+    def answer(self, port: int, family: int) -> web.Response:
+        """200 with endpoints of this node in that family, 503 without."""
         found = self._known.get(port)
-        local = found.local if found else 0
+        local = found.local.get(family, 0) if found else 0
         body = {
             "service": {
                 "namespace": found.namespace if found else "",

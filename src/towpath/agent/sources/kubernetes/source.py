@@ -18,9 +18,10 @@ from towpath.agent.sources.kubernetes.health import HealthPorts
 from towpath.agent.sources.kubernetes.identity import Identity
 from towpath.agent.sources.kubernetes.nodes import NodeFeed
 from towpath.agent.sources.kubernetes.pods import PodLimits
+from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.watch import Reflector
-from towpath.core.kubernetes.cluster import Cluster
+from towpath.core.kubernetes.cluster import Changed, Cluster
 from towpath.core.kubernetes.withheld import Loss, find_loss
 from towpath.model import Problem
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from towpath.agent.sources.intake import Intake
-    from towpath.core.kubernetes.cluster import Changed
     from towpath.core.kubernetes.problems import Refusal
     from towpath.model import Service
     from towpath.model.sources.kubernetes import Section, objects
@@ -42,6 +42,8 @@ AGAIN_SECONDS = 1.0
 _MOST_REFUSED = 64
 """So many services are tried one by one when they don't fit; the rest waits for a change."""
 _RESTART_SECONDS = 5.0
+PORTS_SECONDS = 10.0
+"""Between two looks at which ports processes of this node have."""
 
 
 class Source:
@@ -75,6 +77,7 @@ class Source:
         self.loss: Loss | None = None
         self.withheld: set[str] = set()
         self.unserved: tuple[Refusal, ...] = ()
+        self._held = HeldPorts()
 
     async def run(self) -> None:
         """Hand in what the cluster has, then whatever changes, until cancelled."""
@@ -102,6 +105,7 @@ class Source:
                     for each in self.reflectors:
                         group.create_task(each.run())
                     group.create_task(self._publish())
+                    group.create_task(self._look_at_ports())
                     if self._events is not None:
                         group.create_task(self._events.run())
                     if self.pods is not None:
@@ -260,13 +264,28 @@ class Source:
 
     async def _tell(self, changed: Changed) -> None:
         """Events and health-check ports, by what is in force now."""
-        refusals = (*self.cluster.refusals(), *self.unread.values())
-        self.unserved = refusals
-        if self._events is not None:
-            self._events.tell((*self.cluster.refusals_of(changed.names), *self.unread.values()))
         if self._ports is not None:
             await self._ports.serve(self.cluster.health(), self.cluster.here.node_ports)
         await self._nodes.hand_on(self.cluster.nodes())
+        others = (*self.unread.values(), *self._of_ports())
+        self.unserved = (*self.cluster.refusals(), *others)
+        if self._events is not None:
+            self._events.tell((*self.cluster.refusals_of(changed.names), *others))
+
+    def _of_ports(self) -> tuple[Refusal, ...]:
+        """Node ports that processes hold, health-check ports that can't be answered."""
+        return (*self._held.refusals, *(self._ports.refusals() if self._ports else ()))
+
+    async def _look_at_ports(self) -> None:
+        """See now and then who has which port of this node's: nobody tells."""
+        while True:
+            await asyncio.sleep(PORTS_SECONDS)
+            before = self._of_ports()
+            if self._ports is not None:
+                await self._ports.again()
+            self._held.look(self.cluster.node_ports(), self.cluster.here)
+            if self._of_ports() != before:
+                await self._tell(Changed((), (), frozenset()))
 
     # ---- What it says of itself ------------------------------------------------------------------
 

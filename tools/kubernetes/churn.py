@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many requests fail while endpoints and ports of a service change, beside kube-proxy.
+
+    unshare --net --mount --pid --fork --mount-proc python -m tools.kubernetes.churn --proxy towpath
+
+A real API server and controller-manager, a node with the proxy, and pods that are objects of the
+API and servers on addresses: half of them on the node, half elsewhere. A pod serves for a while
+after it has gone from the API, as one that is told to end does. Clients are on the node, at the
+ClusterIP, and outside, at a node port. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.kubernetes.harness_proxies import proxies
+from tools.kubernetes import control_plane as control
+from tools.kubernetes import load
+from tools.kubernetes.cluster import Cluster
+from tools.kubernetes.errors import KubernetesError
+from tools.kubernetes.node import Node, ip
+
+from towpath.lab import network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tools.kubernetes.control_plane import ControlPlane
+
+PORTS = (8080, 8081)
+NODE_PORT = 30080
+HERE, ELSEWHERE = "10.244.1", "10.244.2"
+WORKERS = 8
+_PROGRAM = str(Path(load.__file__))
+_PODS = "/api/v1/namespaces/default/pods"
+_MERGE = "application/merge-patch+json"
+
+
+def main() -> int:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m tools.kubernetes.churn")
+    parser.add_argument("--proxy", choices=("towpath", "kube-proxy"), required=True)
+    parser.add_argument("--pods", type=int, default=250)
+    parser.add_argument("--seconds", type=float, default=30, help="of each part")
+    parser.add_argument("--rate", type=float, default=200, help="requests a second, of each client")
+    parser.add_argument("--changes", type=float, default=100, help="of endpoints, a second")
+    parser.add_argument(
+        "--grace", type=float, default=1.5, help="seconds that a pod goes on serving"
+    )
+    options = parser.parse_args()
+    subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with control.control_plane() as plane, rig(plane, options) as made:
+        found = made.measure()
+    print(json.dumps({"proxy": options.proxy} | vars(options) | {"parts": found}, indent=2))
+    return 0
+
+
+class Rig:
+    """A node, its service, and the pods of it."""
+
+    def __init__(self, node: Node, options: argparse.Namespace) -> None:
+        self.plane = node.plane
+        self.node = node
+        self.options = options
+        half = options.pods // 2
+        self.addresses = [f"{HERE}.{n}" for n in range(1, half + 1)]
+        self.addresses += [f"{ELSEWHERE}.{n}" for n in range(1, options.pods - half + 1)]
+        self.servers: dict[str, subprocess.Popen[str]] = {}
+        self.changes = {"ports": 0, "endpoints": 0}
+        self._generation = 0
+        self._named: dict[str, str] = {}
+        """Pods by address."""
+
+    # ---- What is there ---------------------------------------------------------------------------
+
+    def serve(self, netns: str, range_: str) -> None:
+        """Servers on the addresses of a range."""
+        mine = [each for each in self.addresses if each.startswith(f"{range_}.")]
+        command = ["ip", "netns", "exec", netns, sys.executable, _PROGRAM, "serve"]
+        command += [",".join(map(str, PORTS)), *mine]
+        made = subprocess.Popen(command, stdin=-1, stdout=-1, text=True)
+        self.servers[range_] = made
+        assert made.stdout  # noqa: S101 - it was asked for
+        if made.stdout.readline().strip() != "ready":
+            raise KubernetesError(f"no servers in {netns}")
+
+    def tell(self, verb: str, address: str) -> None:
+        """Have a server be ``up`` or ``down``."""
+        pipe = self.servers[address.rpartition(".")[0]].stdin
+        assert pipe  # noqa: S101 - it was asked for
+        pipe.write(f"{verb} {address}\n")
+        pipe.flush()
+
+    def ask(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
+        """Ask the API server. KubernetesError: it refuses."""
+        status, found = self.plane.request(method, path, body, kind)
+        if status >= 300:  # noqa: PLR2004
+            raise KubernetesError(f"{method} {path}: {status}: {found}")
+        return found
+
+    def make_pod(self, address: str) -> None:
+        """A pod that is ready."""
+        self._generation += 1
+        name = f"pod-{self._generation}"
+        here = address.startswith(f"{HERE}.")
+        container = {"name": "server", "image": "server", "ports": []}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {"app": "web"}},
+            "spec": {
+                "nodeName": self.node.name if here else "elsewhere",
+                "containers": [container],
+                "automountServiceAccountToken": False,
+            },
+        }
+        status = {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        self.ask("POST", _PODS, pod)
+        self.ask("PATCH", f"{_PODS}/{name}/status", {"status": status}, _MERGE)
+        self._named[address] = name
+
+    def ready(self) -> int:
+        """Addresses that slices have."""
+        path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+        label = "?labelSelector=kubernetes.io/service-name=web"
+        found = self.ask("GET", path + label)["items"]
+        return len({e["addresses"][0] for each in found for e in each["endpoints"] or ()})
+
+    def make(self) -> None:
+        """Nodes, pods, the Service."""
+        for name, address in ((self.node.name, self.node.address), ("elsewhere", "192.0.2.1")):
+            self.ask("POST", "/api/v1/nodes", {"kind": "Node", "metadata": {"name": name}})
+            status = {"addresses": [{"type": "InternalIP", "address": address}]}
+            self.ask("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, _MERGE)
+        wait(self._has_account, "an account for pods")
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(self.make_pod, self.addresses))
+        port = {"name": "web", "port": 80, "targetPort": PORTS[0], "nodePort": NODE_PORT}
+        spec = {"type": "NodePort", "selector": {"app": "web"}, "ports": [port]}
+        body = {"kind": "Service", "metadata": {"name": "web"}, "spec": spec}
+        self.ask("POST", "/api/v1/namespaces/default/services", body)
+        wait(lambda: self.ready() == len(self.addresses), "all pods in slices")
+
+    def answers(self) -> bool:
+        """Whether the node port answers."""
+        words = [sys.executable, _PROGRAM, "ask", self.node.address, str(NODE_PORT), "0.1", "10"]
+        return not json.loads(subprocess.check_output(words, text=True))["failed"]
+
+    def _has_account(self) -> bool:
+        path = "/api/v1/namespaces/default/serviceaccounts/default"
+        return self.plane.request("GET", path)[0] == 200  # noqa: PLR2004
+
+    # ---- What changes ----------------------------------------------------------------------------
+
+    def change_ports(self, ended: threading.Event) -> None:
+        """Have the Service name the other port of its pods, again and again."""
+        path, number = "/api/v1/namespaces/default/services/web", 0
+        while not ended.wait(2):
+            number += 1
+            change = {
+                "op": "replace",
+                "path": "/spec/ports/0/targetPort",
+                "value": PORTS[number % 2],
+            }
+            self.ask("PATCH", path, [change], "application/json-patch+json")
+            self.changes["ports"] += 1
+
+    def change_endpoints(self, ended: threading.Event) -> None:
+        """Delete pods, which serve on for a while, and make others at addresses that are free."""
+        random_ = random.Random(1)  # noqa: S311
+        leaving: deque[tuple[float, str]] = deque()
+        free: deque[str] = deque()
+        began, done = time.monotonic(), 0
+        while not ended.is_set():
+            now = time.monotonic()
+            while leaving and leaving[0][0] <= now:
+                address = leaving.popleft()[1]
+                self.tell("down", address)
+                free.append(address)
+            if done >= (now - began) * self.options.changes:
+                ended.wait(0.005)
+                continue
+            done += 1
+            # So that most are there.
+            if free and (len(free) + len(leaving)) * 5 > len(self.addresses):
+                address = free.popleft()
+                self.tell("up", address)
+                self.make_pod(address)
+            elif (len(free) + len(leaving)) * 3 < len(self.addresses):
+                address = random_.choice(sorted(self._named))
+                path = f"{_PODS}/{self._named.pop(address)}?gracePeriodSeconds=0"
+                self.ask("DELETE", path)
+                leaving.append((time.monotonic() + self.options.grace, address))
+            else:
+                continue
+            self.changes["endpoints"] += 1
+        for address in (*free, *(each for _, each in leaving)):
+            self.tell("up", address)
+            self.make_pod(address)
+        wait(lambda: self.ready() == len(self.addresses), "all pods in slices")
+
+    # ---- What is measured ------------------------------------------------------------------------
+
+    def measure(self) -> dict[str, Any]:
+        """Load while nothing, ports, endpoints, and both change."""
+        parts: dict[str, tuple[Callable[[threading.Event], None], ...]] = {
+            "nothing": (),
+            "ports": (self.change_ports,),
+            "endpoints": (self.change_endpoints,),
+            "both": (self.change_ports, self.change_endpoints),
+        }
+        return {name: self._part(changes) for name, changes in parts.items()}
+
+    def _part(self, changes: tuple[Callable[[threading.Event], None], ...]) -> dict[str, Any]:
+        vip = self.ask("GET", "/api/v1/namespaces/default/services/web")["spec"]["clusterIP"]
+        ended, before = threading.Event(), dict(self.changes)
+        words = [str(self.options.seconds), str(self.options.rate)]
+        inside = [sys.executable, _PROGRAM, "ask", vip, "80", *words]
+        outside = [sys.executable, _PROGRAM, "ask", self.node.address, str(NODE_PORT), *words]
+        with ThreadPoolExecutor() as pool:
+            running = [pool.submit(each, ended) for each in changes]
+            asked = {
+                "node": pool.submit(self.node.run, *inside),
+                "outside": pool.submit(subprocess.check_output, outside, text=True),
+            }
+            try:
+                found = {name: json.loads(each.result()) for name, each in asked.items()}
+            finally:
+                ended.set()
+            for each in running:
+                each.result()
+        return found | {
+            "changes": {
+                name: n - before[name] for name, n in self.changes.items() if n > before[name]
+            }
+        }
+
+
+def wait(done: Callable[[], bool], what: str) -> None:
+    """Return when something is so."""
+    Cluster.wait(done, 120, what)
+
+
+def _join(netns: str, device: str, *addresses: str) -> None:
+    """Give a namespace's device addresses, and checksums as on a wire."""
+    network.switch_off(netns, device, *network.SENDERS_OFFLOADS)
+    ip("-n", netns, "link", "set", "lo", "up")
+    ip("-n", netns, "link", "set", device, "up")
+    for each in addresses:
+        ip("-n", netns, "addr", "add", each, "dev", device)
+
+
+@contextmanager
+def rig(plane: ControlPlane, options: argparse.Namespace) -> Iterator[Rig]:
+    """A node with a proxy, namespaces with the pods' addresses on it and elsewhere."""
+    node = Node(plane, "one", 1)
+    made = Rig(node, options)
+    try:
+        node.begin()
+        for netns in ("here", "elsewhere"):
+            ip("netns", "add", netns)
+        mine, others = (
+            [f"{each}/24" for each in made.addresses if each.startswith(f"{start}.")]
+            for start in (HERE, ELSEWHERE)
+        )
+        ip("-n", "one", "link", "add", "pods", "type", "veth", "peer", "eth0", "netns", "here")
+        _join("one", "pods", f"{HERE}.254/24")
+        _join("here", "eth0", *mine)
+        ip("-n", "here", "route", "add", "default", "via", f"{HERE}.254")
+        ip("link", "add", "other-up", "type", "veth", "peer", "eth0", "netns", "elsewhere")
+        ip("link", "set", "other-up", "master", control.BRIDGE, "up")
+        _join("elsewhere", "eth0", "192.168.88.50/24", *others)
+        for each in ("one", "elsewhere"):
+            at = ("-n", each, "route")
+            to, via = (ELSEWHERE, "192.168.88.50") if each == "one" else (HERE, node.address)
+            ip(*at, "replace", f"{to}.0/24", "via", via)
+        ip("route", "add", f"{ELSEWHERE}.0/24", "via", "192.168.88.50")
+        ip("route", "add", f"{HERE}.0/24", "via", node.address)
+        made.serve("here", HERE)
+        made.serve("elsewhere", ELSEWHERE)
+        made.make()
+        with proxies(Cluster(plane, [node]), options.proxy):
+            # Either begins with all of it.
+            wait(made.answers, "the service to answer")
+            yield made
+    finally:
+        for server in made.servers.values():
+            server.kill()
+        node.down()
+        for netns in ("here", "elsewhere"):
+            ip("netns", "del", netns)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
