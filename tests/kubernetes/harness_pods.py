@@ -155,8 +155,8 @@ def without_plugin(node: Node, *, plugin: bool = False) -> None:
 
 
 @contextmanager
-def limiting(node: Node, **more: Any) -> Iterator[Program]:
-    """An agent on a node that limits pods and does nothing else."""
+def limiting(node: Node, more: dict[str, Any], **sections: Any) -> Iterator[Program]:
+    """An agent on a node that limits pods, and does what ``more`` of Kubernetes asks for."""
     configuration = {
         "bandwidth": {"devices": ["eth0"], "aggregates": 512},
         "kubernetes": {
@@ -165,7 +165,7 @@ def limiting(node: Node, **more: Any) -> Iterator[Program]:
             "pod_limits": True,
         }
         | more,
-    }
+    } | sections
     path = node.directory / "towpath.yaml"
     path.write_text(json.dumps(configuration))
     agent = node.program("towpath", sys.executable, "-m", "towpath", "agent", "--config", path)
@@ -199,6 +199,17 @@ def knows_pods(node: Node) -> bool:
         return False
     wanted = ("pods", "namespaces")
     return all(kinds.get(each, {}).get("synced") for each in wanted)
+
+
+def neighbours(node: Node) -> dict[str, str]:
+    """Next hops that are kept resolved, and their states."""
+    return {each["address"]: each["state"] for each in _asked(node, "next_hops()")["next_hops"]}
+
+
+def rules(node: Node) -> list[dict[str, Any]]:
+    """What masquerade goes by."""
+    found: list[dict[str, Any]] = _asked(node, "masquerade()")["rules"]
+    return found
 
 
 def limits(node: Node) -> dict[str, dict[str, Any]]:

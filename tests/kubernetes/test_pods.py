@@ -58,7 +58,7 @@ pytestmark = pytest.mark.thorough
 def agent(cluster: Cluster) -> Iterator[Program]:
     """One on the first node, whose new pods have no CNI bandwidth plugin."""
     without_plugin(cluster.nodes[0])
-    with limiting(cluster.nodes[0]) as made:
+    with limiting(cluster.nodes[0], {}) as made:
         yield made
     without_plugin(cluster.nodes[0], plugin=True)
 
