@@ -768,7 +768,7 @@ class BandwidthAggregate:
     name: str
     kind: Literal["pod", "group"]
     origin: str
-    """configuration; configuration, changed; set."""
+    """configuration; kubernetes; either, changed; set."""
     group: str | None
     devices: tuple[str, ...]
     """On the node, by which the pod is reached."""
