@@ -109,7 +109,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         "lb",
         "towpath.{layer}.lb",
         key="devices",
-        also=("socket",),
+        also=("socket", "kubernetes"),
         leaves=("pins/links", "pins/maps", "directory/state.db"),
     ),
     Capability("socket", "towpath.{layer}.socket", "Services at the sockets of this node."),
@@ -117,10 +117,17 @@ CAPABILITIES: tuple[Capability, ...] = (
         "bandwidth",
         "towpath.{layer}.bandwidth",
         "Limits of what pods send and receive.",
-        leaves=("pins/bandwidth", "directory/bandwidth.json"),
+        leaves=(
+            "pins/bandwidth",
+            "directory/bandwidth.json",
+            "directory/bandwidth-sourced.json",
+        ),
     ),
     Capability(
-        "masquerade", "towpath.{layer}.masquerade", "Source NAT of pods that leave the node."
+        "masquerade",
+        "towpath.{layer}.masquerade",
+        "Source NAT of pods that leave the node.",
+        leaves=("pins/masquerade", "directory/masquerade-sourced.json"),
     ),
     Capability("cgroup", "towpath.{layer}.cgroup", "Where programs of cgroups run, and which do."),
     # One line for each.

@@ -98,7 +98,8 @@ def _order(traffic: str) -> tuple[str, float]:
 
 def _errors(row: Mapping[str, Any]) -> str:
     runs = f" of {row['runs']}" if "runs" in row else ""
-    return f"{row['median']:+.2f} / {row['worst']:+.2f} %{runs}, {row['dropped']} dropped"
+    dropped = f"{row['began']} + {row['dropped']} dropped"
+    return f"{row['median']:+.2f} / {row['worst']:+.2f} %{runs}, {dropped}"
 
 
 def _fairness(

@@ -19,6 +19,7 @@ FOUND = {
             "rate": 10_000_000,
             "median": -0.004,
             "worst": 1.5,
+            "began": 4,
             "dropped": 0,
             "runs": 3,
         }
@@ -47,7 +48,7 @@ def test_tables_take_the_place_of_those_that_are_there() -> None:
     assert "between" in lines
     assert "| CAKE on an ifb | 0.950 / 12.3 | - |" in lines
     assert "| CNI bandwidth plugin 1.9.1 | - | 99.0 / 109.0 |" in lines
-    assert "| udp-0.9 | -0.00 / +1.50 % of 3, 0 dropped |" in lines
+    assert "| udp-0.9 | -0.00 / +1.50 % of 3, 4 + 0 dropped |" in lines
     assert "| the other of two pods, 10M of its own, udp-10 | - | - | +0.10 % |" in lines
     assert bench_document.written(page, FOUND) == page
 

@@ -44,7 +44,7 @@ def main() -> int:
 
 def build() -> None:
     """Build what is missing."""
-    for module in binaries.SUPPORTED:
+    for module in (*binaries.SUPPORTED, binaries.CHARTS):
         if not module.is_kept:
             version = binaries.VERSIONS[module.name]
             print(f"building {module.name} {version}: {', '.join(module.programs)}", flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of Kubernetes and etcd: compiled once by Go from pinned modules, and kept.
+"""Programs of Kubernetes, etcd and Helm: compiled once by Go from pinned modules, and kept.
 
 Each of the modules below ``modules/`` names what it builds (``tools.go``), of which version
 (``go.mod``), and the checksums of all that it is made of (``go.sum``).
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from tools.debian.archive import cache_directory
 from tools.kubernetes.errors import KubernetesError
-from tools.kubernetes.versions import ETCD, KUBERNETES
+from tools.kubernetes.versions import ETCD, HELM, KUBERNETES
 
 MODULES = Path(__file__).with_name("modules")
 _FILES = ("go.mod", "go.sum", "tools.go")
@@ -78,7 +78,13 @@ SUPPORTED = (
         (_SHOWN,),
     ),
 )
-VERSIONS = {"etcd": ETCD, "kubernetes": KUBERNETES}
+CHARTS = Module(
+    "helm",
+    {"helm": "helm.sh/helm/v4/cmd/helm"},
+    (f"-X helm.sh/helm/v4/internal/version.version=v{HELM}",),
+)
+"""What renders the chart: no cluster needs it."""
+VERSIONS = {"etcd": ETCD, "kubernetes": KUBERNETES, "helm": HELM}
 
 
 def cache() -> Path:
@@ -88,9 +94,9 @@ def cache() -> Path:
 
 def program(name: str) -> Path:
     """Where a program is kept. KubernetesError: it was never built."""
-    module = next(each for each in SUPPORTED if name in each.programs)
+    module = next(each for each in (*SUPPORTED, CHARTS) if name in each.programs)
     if not module.is_kept:
-        raise KubernetesError(f"{name} isn't built; `python -m tools.kubernetes build` does that")
+        raise KubernetesError(f"{name} isn't built; `python -m tools.kubernetes --build` does that")
     return module.kept / name
 
 

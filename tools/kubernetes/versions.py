@@ -5,3 +5,4 @@ from __future__ import annotations
 
 KUBERNETES = "1.37.2"
 ETCD = "3.7.3"
+HELM = "4.3.2"

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response  # noqa: TC002 -- read by FastAPI
@@ -14,6 +15,7 @@ from pydantic import IPvAnyAddress  # noqa: TC002 -- read by FastAPI
 from towpath.agent.errors import InvalidError
 from towpath.agent.http.response import answer
 from towpath.agent.parts import Part
+from towpath.agent.told import Told
 from towpath.api import documents
 from towpath.datapath.masquerade.flows import FlowTable, Wanted
 from towpath.datapath.masquerade.follower import Follower
@@ -23,6 +25,7 @@ from towpath.documents import MasqueradedFlows
 from towpath.kernel.net.netfilter import forward_chains
 from towpath.kernel.net.xfrm import policies
 from towpath.model import Problem
+from towpath.model.masquerade import SourcedRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from towpath.model.masquerade import Section
     from towpath.model.socket import Section as SocketSection
 
+SOURCED = "masquerade-sourced.json"
+"""In the state directory: what a source has told."""
 MOST = 10_000
 """Flows that one answer has at most."""
 Protocol = Literal["tcp", "udp", "icmp", "sctp"]
@@ -49,6 +54,22 @@ def start(given: Given) -> Part:
 def forget(given: Given) -> None:
     """Remove what an earlier agent left that had the section."""
     detach(given.pins)
+    Told(given.state / SOURCED).forget()
+
+
+def has_source(config: Config) -> bool:
+    """Whether there is a source that tells rules."""
+    section: Any = config.sections.get("kubernetes")
+    return section is not None and section.masquerades
+
+
+def _written(sourced: SourcedRules) -> dict[str, list[str]]:
+    return {name: [str(each) for each in value] for name, value in sourced._asdict().items()}
+
+
+def _read(found: Any) -> SourcedRules:
+    prefixes, exclude = (tuple(map(ip_network, found[name])) for name in ("prefixes", "exclude"))
+    return SourcedRules(tuple(found["devices"]), prefixes, exclude)
 
 
 def collisions(config: Config, section: Section) -> list[Problem]:
@@ -119,7 +140,15 @@ class Masquerade(Part):
         self._section: Section = given.config.sections[self.name]
         self._refuse(collisions(given.config, self._section))
         indirect = devices_of_packets(given.config)
-        self._follower = Follower(self._section, given.pins, indirect=indirect)
+        self._file = Told(given.state / SOURCED)
+        self._sourced = SourcedRules()
+        if has_source(given.config):
+            self._sourced = self._file.read(_read) or self._sourced
+        else:
+            self._file.forget()
+        added = self._sourced.added(self._section)
+        self._follower = Follower(added, given.pins, indirect=indirect)
+        given.shared.prefixes = self
 
     def _refuse(self, problems: list[Problem]) -> None:
         if problems:
@@ -133,9 +162,22 @@ class Masquerade(Part):
             raise InvalidError([Problem(what, self.name)])
         self._refuse(collisions(config, section))
         if section != self._section:
-            self._follower.replace_rules(section)
+            self._follower.replace_rules(self._sourced.added(section))
         self._follower.replace_indirect(devices_of_packets(config))
         self._section = section
+
+    @property
+    def sourced(self) -> SourcedRules:
+        """What a source has told last, whatever agent it was. For any thread."""
+        return self._sourced
+
+    def masquerade_pods(self, sourced: SourcedRules) -> None:
+        """Go by a source's rules as well, on the writer's thread. AgentError, KernelError."""
+        if sourced != self._sourced:
+            self._file.write(_written(sourced))
+            self._sourced = sourced
+        # What was refused is tried again.
+        self._follower.replace_rules(sourced.added(self._section))
 
     def found(self) -> Document:
         """All that there is to say, but the flows."""
@@ -150,7 +192,7 @@ class Masquerade(Part):
 
     def _troubles(self) -> Iterator[str]:
         yield from self._follower.troubles
-        yield from beside(self._section)
+        yield from beside(self._sourced.added(self._section))
 
     @property
     def trouble(self) -> str | None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from towpath.agent.writer import Writer
     from towpath.datapath.neigh.wanted import Wanted
     from towpath.model import Config
+    from towpath.model.bandwidth import Sourced
+    from towpath.model.masquerade import SourcedRules
 
 
 class Services(Protocol):
@@ -34,12 +36,41 @@ class Services(Protocol):
         """Have this called after each change, with its Transition, on the writer's thread."""
 
 
+class Limits(Protocol):
+    """Bandwidth, to sources that know pods."""
+
+    @property
+    def sourced(self) -> Sourced:
+        """What was told last, by whatever agent. For any thread."""
+
+    def limit_pods(self, sourced: Sourced) -> None:
+        """Have these limits, on the writer's thread. AgentError, KernelError, OSError."""
+
+    def missing(self) -> frozenset[str]:
+        """Pods that no device leads to. For any thread."""
+
+
+class Prefixes(Protocol):
+    """Masquerade, to sources that know networks."""
+
+    @property
+    def sourced(self) -> SourcedRules:
+        """What was told last, by whatever agent. For any thread."""
+
+    def masquerade_pods(self, sourced: SourcedRules) -> None:
+        """Go by these as well, on the writer's thread. AgentError, KernelError, OSError."""
+
+
 @dataclass
 class Shared:
-    """What parts have for those that start after them."""
+    """What parts have for others."""
 
     services: Services | None = None
     """The load balancer's."""
+    limits: Limits | None = None
+    """Of bandwidth, if that is configured."""
+    prefixes: Prefixes | None = None
+    """Of masquerade, if that is configured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from towpath.bench.bandwidth_cost import MANY, measure_cost, set_many
 from towpath.bench.bandwidth_fair import FLOWS, fairness_of, separate
 from towpath.bench.bandwidth_stamps import own_pace
 from towpath.bench.bandwidth_traffic import Bulk, Sink, achieved, latencies, traffic
-from towpath.bench.bandwidth_ways import DIRECT, NONE, WAYS, limited
+from towpath.bench.bandwidth_ways import DIRECT, NONE, WAYS, Limited, limited
 from towpath.bench.bandwidth_world import world
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ BULKS = (
     Bulk(offered=1.2),
 )
 OVERLOAD = Bulk(offered=10)
-"""At the lowest rate only."""
+"""At the lowest of RATES only, unless it is asked for."""
 LATENCY_BULK = Bulk(2)
 SECONDS, WARM, RUNS = 10.0, 2.0, 3
 
@@ -51,8 +52,10 @@ class Accuracy:
     traffic: str
     median: float
     worst: float
+    began: int | None
+    """Packets that were dropped in the first seconds, which don't count, of all runs."""
     dropped: int | None
-    """Packets, of all runs; None: the way doesn't tell."""
+    """Packets after these; None: the way doesn't tell."""
     runs: int
 
 
@@ -90,7 +93,7 @@ def measure_bandwidth(
     *,
     parts: Sequence[str] = PARTS,
     rates: Sequence[int] = RATES,
-    bulks: Sequence[Bulk] = (*BULKS, OVERLOAD),
+    bulks: Sequence[Bulk] = (),
     ways: Sequence[str] = WAYS,
     plugins: Mapping[str, Path] = NONE,
     runs: int = RUNS,
@@ -100,7 +103,8 @@ def measure_bandwidth(
     """Measure; nothing is left behind. BenchError: it can't be. KernelError.
 
     ``plugins``: binaries of the CNI bandwidth plugin, by the names of further ways. ``parts``: of
-    PARTS, those that are wanted.
+    PARTS, those that are wanted. ``bulks``: for accuracy; none: BULKS, and OVERLOAD at the lowest
+    of RATES.
     """
     found = BandwidthReport()
     if "cost" in parts:
@@ -110,11 +114,10 @@ def measure_bandwidth(
     with world() as here, ExitStack() as undo:
         sink = Sink(here.remote, undo)
         for rate in rates if "accuracy" in parts else ():
-            for bulk in bulks:
-                if bulk != OVERLOAD or rate == min(rates):
-                    progress(f"{DIRECT} {rate // 1_000_000}M {bulk.name}")
-                    each = accuracy_of(here, sink, DIRECT, rate, bulk, runs, seconds)
-                    found.accuracy.append(each)
+            for bulk in bulks or (BULKS if rate > min(RATES) else (*BULKS, OVERLOAD)):
+                progress(f"{DIRECT} {rate // 1_000_000}M {bulk.name}")
+                each = accuracy_of(here, sink, DIRECT, rate, bulk, runs, seconds)
+                found.accuracy.append(each)
         for rate in rates if "latency" in parts else ():
             every = (*ways, *plugins)
             found.latency += latencies_of(here, every, rate, runs, seconds, plugins, progress)
@@ -148,15 +151,18 @@ def accuracy_of(
 ) -> Accuracy:
     """Run it so many times, each with a limit that has just begun."""
     errors: list[float] = []
-    dropped = 0
+    began: int | None = 0
+    dropped: int | None = 0
     target = rate * min(bulk.offered or 1, 1)
     for _ in range(runs):
         with limited(here, way, rate) as limit, traffic(here, bulk, rate):
-            got = achieved(sink, bulk, seconds, WARM)
-            found = limit.aggregate
+            time.sleep(WARM)
+            before = _dropped(limit)
+            got = achieved(sink, bulk, seconds, 0)
+            after = _dropped(limit)
         errors.append(100 * (got / target - 1))
-        if found is not None:
-            dropped += sum(n for name, n in found.verdicts.items() if name.startswith("drop"))
+        began = _sum(began, before)
+        dropped = _sum(dropped, after and after - (before or 0))
     worst = max(errors, key=abs)
     return Accuracy(
         way,
@@ -164,9 +170,22 @@ def accuracy_of(
         bulk.name,
         round(statistics.median(errors), 2),
         round(worst, 2),
-        dropped if found is not None else None,
+        began,
+        dropped,
         runs,
     )
+
+
+def _dropped(limit: Limited) -> int | None:
+    """Packets that a limit has dropped so far, None if it doesn't tell."""
+    found = limit.aggregate
+    if found is None:
+        return None
+    return sum(n for name, n in found.verdicts.items() if name.startswith("drop"))
+
+
+def _sum(so_far: int | None, more: int | None) -> int | None:
+    return None if so_far is None or more is None else so_far + more
 
 
 def latencies_of(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 PORT = 9000
 _TCP_CONGESTION = 13
+_LINGER_NONE = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 _LIMIT = 30.0  # seconds; ends a hang
 _BULK, _REQUESTS = b"B", b"R"
 DATAGRAM, _SEGMENT = 1430, 1448
@@ -147,6 +149,8 @@ class Sender:
         with made, suppress(OSError):
             made.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, control.encode())
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Or what is left to send would be sent by the next measurement's limit.
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
             made.settimeout(_LIMIT)
             made.connect((REMOTE, PORT))
             made.sendall(_BULK)

@@ -102,7 +102,7 @@ def bandwidth(
         report = measure_bandwidth(
             parts=parts or PARTS,
             rates=[RATE.parse(each) for each in rates] or RATES,
-            bulks=[bulks[each] for each in traffic or bulks],
+            bulks=[bulks[each] for each in traffic],
             ways=ways or WAYS,
             plugins=dict(map(_plugin, cni)),
             runs=runs,
@@ -172,13 +172,14 @@ def _tables(
         ],
     )
     yield (
-        ("limit", "traffic", "error", "worst", "dropped"),
+        ("limit", "traffic", "error", "worst", "dropped at first", "after"),
         [
             (
                 written(each.rate),
                 each.traffic,
                 f"{each.median:+.2f} %",
                 f"{each.worst:+.2f} %",
+                str(each.began),
                 str(each.dropped),
             )
             for each in report.accuracy

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003 -- read from the hints
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from towpath.model.kinds import AbsolutePath, Address, DeviceName, Flag, Integer, Name, OrNone, Word
 from towpath.model.kinds.hosts import Hosts
@@ -99,6 +99,16 @@ class Section:
     """Pods and groups that there is room for, 1.3 kB each, and 176 bytes more on each CPU."""
     bbr: Annotated[BbrMode, BBR_MODE] = "host"
     """Congestion control in pods' namespaces: as the node has it, BBR, or CUBIC."""
+
+
+class Sourced(NamedTuple):
+    """Limits that a source has told, besides those of the configuration."""
+
+    owner: str = ""
+    """The source's name."""
+    pods: tuple[Pod, ...] = ()
+    """Where they are is told by addresses, which their devices' other ends have."""
+    groups: tuple[Group, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from towpath.model.kinds import Flag, Integer, PortRange, Prefix, Prefixes, Word
 from towpath.model.kinds.patterns import DevicePatterns, may_match_both
+from towpath.model.kinds.prefixes import fewest
 from towpath.model.kinds.translation import PortSpan
 from towpath.model.service import PYDANTIC
 from towpath.model.snat import MAX_TIMEOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from towpath.model.decode import Findings, Tree
     from towpath.model.problems import FieldPath
 
 _PORTS = PortRange(61000, 65535)
 """Above what the kernel gives to sockets unless told otherwise (net.ipv4.ip_local_port_range)."""
 
+MASQUERADE_DEVICES = "masquerade_devices"
+"""Of a source that knows pods' prefixes: the key that has a rule made of them."""
+MASQUERADE_DEVICES = "masquerade_devices"
+"""Of a source that knows pods' prefixes: the key that has a rule made of them."""
 _DEPENDENT, _INDEPENDENT = "endpoint-dependent", "endpoint-independent"
 Independence = Literal["endpoint-dependent", "endpoint-independent"]
 INDEPENDENCE = Word(_DEPENDENT, _INDEPENDENT)
@@ -77,6 +84,39 @@ class Section:
         return tuple(prefix for rule in self.rules for prefix in rule.prefixes)
 
 
+class SourcedRules(NamedTuple):
+    """What a source has told, besides the configuration."""
+
+    devices: tuple[str, ...] = ()
+    """By which packets of this node's pods come in; none: no rule is made of them."""
+    prefixes: tuple[Prefix, ...] = ()
+    """Of this node's pods."""
+    exclude: tuple[Prefix, ...] = ()
+    """Destinations that all rules leave alone."""
+
+    def added(self, section: Section) -> Section:
+        """Return a section with what this says."""
+        rules = [
+            replace(rule, exclude=fewest((*(rule.exclude or ()), *self.exclude)) or None)
+            for rule in section.rules
+        ]
+        mine = [each for each in self.prefixes if not _is_taken(each, self.devices, rules)]
+        if self.devices and mine:
+            rules.append(Rule(self.devices, tuple(mine), self.exclude or None))
+        return replace(section, rules=tuple(rules))
+
+
+def _is_taken(prefix: Prefix, devices: tuple[str, ...], rules: Iterable[Rule]) -> bool:
+    """Whether a rule has some of a prefix already, for packets that come in by such a device."""
+    return any(
+        may_match_both(one, other)
+        for rule in rules
+        for one in devices
+        for other in rule.devices
+        if any(each.version == prefix.version and each.overlaps(prefix) for each in rule.prefixes)
+    )
+
+
 def check(section: Tree, path: FieldPath, found: Findings) -> None:
     """Note what no field shows by itself: rules that overlap, or say nothing."""
     if (section.get("filtering"), section.get("mapping")) == (_INDEPENDENT, _DEPENDENT):
@@ -85,8 +125,6 @@ def check(section: Tree, path: FieldPath, found: Findings) -> None:
     rules = section.get("rules")
     if rules is None:
         return
-    if not rules:
-        found.add((*path, "rules"), "there is none; allowed: at least one rule")
     for number, rule in enumerate(rules):
         if rule is None:
             continue
@@ -96,6 +134,15 @@ def check(section: Tree, path: FieldPath, found: Findings) -> None:
             if other is not None and (shared := _shared(other, rule)):
                 where = (*path, "rules", number, "prefixes")
                 found.add(where, f"{shared}, as rules[{earlier}] has it; allowed: each once")
+
+
+def check_beside(_: Tree, sections: Mapping[str, Tree | None], found: Findings) -> None:
+    """Note that nobody is masqueraded: there is no rule, and no source that makes one."""
+    section, source = sections["masquerade"], sections.get("kubernetes") or {}
+    rules = (section or {}).get("rules")
+    if rules is not None and not rules and not source.get(MASQUERADE_DEVICES):
+        what = f"there is none; allowed: at least one rule, or kubernetes.{MASQUERADE_DEVICES}"
+        found.add(("masquerade", "rules"), what)
 
 
 def _shared(one: Tree, other: Tree) -> str:

@@ -198,6 +198,10 @@ def _config(raw: object, found: Findings) -> Tree | None:
     check_capacity(tree.get("services", []), tree.get("limits", {}), found)
     _check_snat(tree.get("services", []), tree.get("snat"), found)
     trees = {name: _section(of, raw[name], found) for name, of in others.items() if name in raw}
+    for name in trees:
+        beside: Callable[[Tree, Mapping[str, Tree | None], Findings], None] | None
+        if beside := others[name].find("model", "check_beside"):
+            beside(tree, trees, found)
     if not found.items:
         tree["sections"] = {
             name: build(others[name].load("model", "Section"), each)

@@ -180,3 +180,22 @@ def test_a_namespace_is_found_by_nothing_but_its_socket(rig: Rig) -> None:
         rig.apply()
         assert rig.sockets.end_stale()[:2] == (1, 0)
         assert child.run("S['u'].getsockopt(SOL_SOCKET, SO_ERROR)") == ABORTED
+
+
+def test_what_comes_meanwhile_is_not_stale(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that connects, while it is looked for, to a service that was not there before."""
+    rig.apply(service(VIP, [STAYS], protocol="udp"))
+    listing = rig.sockets.listing()
+    read = listing.read
+
+    def meanwhile(kind: Any) -> Any:
+        rig.apply(
+            service(VIP, [STAYS], protocol="udp"),
+            service(OTHER_VIP, [GONE], name="other", protocol="udp"),
+        )
+        connect(rig, "late", OTHER_VIP)
+        return read(kind)
+
+    monkeypatch.setattr(listing, "read", meanwhile)
+    assert rig.sockets.end_stale().ended == 0
+    assert state(rig, "late") == GONE

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from towpath.agent.bandwidth.part import Bandwidth
+from towpath.agent.bandwidth.sourced import SourcedLimits
 from towpath.agent.bandwidth.store import Changes
 from towpath.datapath.bandwidth.node import detach
 
@@ -22,3 +23,4 @@ def forget(given: Given) -> None:
     """Remove what an earlier agent left that had the section."""
     detach(given.pins)
     Changes(given.state).forget()
+    SourcedLimits(given.state, wanted=False)

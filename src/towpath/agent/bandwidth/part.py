@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from towpath.agent.bandwidth.metrics import bandwidth_metrics
 from towpath.agent.bandwidth.routes import bandwidth_routes
+from towpath.agent.bandwidth.sourced import SourcedLimits, has_pod_limits
 from towpath.agent.bandwidth.store import Changes
 from towpath.agent.errors import ConflictError, InvalidError, NotFoundError
 from towpath.agent.parts import Part
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from towpath.datapath.bandwidth.node import Node
     from towpath.documents import Bandwidth as Document
     from towpath.model import Config
-    from towpath.model.bandwidth import BbrMode, LimitChange, Section
+    from towpath.model.bandwidth import BbrMode, LimitChange, Section, Sourced
 
 _CHANGEABLE = ("pods", "groups", "horizon", "bbr")
 """Keys of the section that can change while the agent runs."""
@@ -69,7 +70,11 @@ class Bandwidth(Part):
         self._beside = beside(given.config)
         self._changes = Changes(given.state)
         self._check_bbr(self._section)
-        self._follower = Follower(self._effective(), given.pins, self._changes.limits)
+        self._sourced = SourcedLimits(given.state, wanted=has_pod_limits(given.config))
+        self._follower = Follower(
+            self._effective(), given.pins, self._changes.limits, self._sourced.found
+        )
+        given.shared.limits = self
 
     def _effective(self) -> Section:
         """The section, with the mode of BBR that was set since."""
@@ -125,8 +130,9 @@ class Bandwidth(Part):
         self._follower.replace(self._effective(), self._changes.limits)
 
     def _is_unknown(self, name: str) -> bool:
-        names = [each.name for each in self._section.pods]
-        return name not in [*names, *(each.name for each in self._section.groups)]
+        pods = (*self._section.pods, *self.sourced.pods)
+        groups = (*self._section.groups, *self.sourced.groups)
+        return name not in {*(each.name for each in pods), *(each.name for each in groups)}
 
     def _keep(self, limits: Mapping[str, Mapping[str, Any]]) -> None:
         """On disk first: what is in force outlives the agent."""
@@ -138,12 +144,28 @@ class Bandwidth(Part):
             self._changes.put(before, self._changes.bbr)
             raise
 
+    # ---- Limits of a source ----------------------------------------------------------------------
+
+    @property
+    def sourced(self) -> Sourced:
+        """What was told last, by whatever agent. For any thread."""
+        return self._sourced.found
+
+    def limit_pods(self, sourced: Sourced) -> None:
+        """Have these limits of a source, on the writer's thread. AgentError, KernelError."""
+        self._sourced.put(sourced)
+        self._follower.replace_sourced(sourced)
+
+    def missing(self) -> frozenset[str]:
+        """Pods that no device leads to. For any thread."""
+        return self._follower.asked(lambda node: frozenset(node.located.missing))
+
     # ---- What it says ----------------------------------------------------------------------------
 
     def found(self) -> Document:
         """All that there is to say."""
-        told = self._follower.asked(report)
-        return replace(told, troubles=(*self._follower.troubles, *self._beside))
+        told, notes = self._follower.asked(lambda node: (report(node), node.notes))
+        return replace(told, troubles=(*self._follower.troubles, *notes, *self._beside))
 
     @property
     def trouble(self) -> str | None:

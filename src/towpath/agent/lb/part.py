@@ -145,7 +145,13 @@ class LoadBalancer(Part):
                 each.label,
                 partial(self._take, each.name),
                 lambda: (self.desired(),),
-                Surroundings(config, partial(self._owned, each.name)),
+                Surroundings(
+                    config,
+                    partial(self._owned, each.name),
+                    self._writer.run,
+                    given.shared,
+                    given.next_hops,
+                ),
             )
             source = each.load("agent", "Source")(config.sections.get(each.name), intake)
             self._sources[each.name] = source, intake

@@ -172,17 +172,19 @@ class Sockets(Part):
         sockets = self._sockets
         if sockets is None or self._section.stale == "none":
             return
-        live = await self._writer.run(sockets.live)
         try:
-            found = await asyncio.to_thread(
-                sockets.end_stale, live, tcp=self._section.stale == "all"
-            )
+            search = await asyncio.to_thread(sockets.search, tcp=self._section.stale == "all")
+            while await asyncio.to_thread(search.list):
+                live = await self._writer.run(sockets.live)
+                if not await asyncio.to_thread(search.end, live):
+                    break
         except KernelError as error:
             if self._unlisted is None:
                 log.warning("stale sockets can't be found: %s", error)
             self._unlisted = f"stale sockets can't be found: {error}"
             return
         self._unlisted = None
+        found = sockets.note(search)
         if found.ended:
             log.info("ended %d sockets that were connected to backends that have gone", found.ended)
 

@@ -7,7 +7,7 @@ import logging
 import time
 from datetime import UTC, datetime
 from operator import is_not
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from towpath.agent.errors import REFUSALS, AgentError, ConflictError, RequestError
 from towpath.api.documents import SourceStatus
@@ -19,6 +19,8 @@ from towpath.model.problems import bounded
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from towpath.agent.parts import Shared
+    from towpath.datapath.neigh.wanted import Wanted
     from towpath.model import Config, Service
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,12 @@ class Surroundings(NamedTuple):
     config: Config
     owned: Callable[[], tuple[Service, ...]]
     """Its services that are in force. For any thread."""
+    change: Callable[..., Awaitable[Any]]
+    """Runs a call on the writer's thread."""
+    shared: Shared
+    """What other parts have for it."""
+    next_hops: Wanted
+    """Where it says which hosts are to be kept resolved."""
 
 
 class Intake(Generic[Content]):

@@ -119,6 +119,10 @@ class Cluster:
             return tuple(self._slice_of)
         return tuple(("", name) for name in self._nodes)
 
+    def nodes(self) -> tuple[objects.Node, ...]:
+        """All Nodes."""
+        return tuple(self._nodes.values())
+
     def _differs(self, found: objects.Kind) -> bool:
         key = (found.metadata.namespace, found.metadata.name)
         before: objects.Kind | None

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from towpath.datapath.bandwidth.node import Node
+from towpath.datapath.bandwidth.wanted import NOTHING
 from towpath.datapath.follow import NodeFollower
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from towpath.model.bandwidth import Section
+    from towpath.model.bandwidth import Section, Sourced
 
 
 class Follower(NodeFollower[Node]):
@@ -27,15 +28,23 @@ class Follower(NodeFollower[Node]):
     resync_seconds = 10.0
 
     def __init__(
-        self, section: Section, pins: Path, changes: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        section: Section,
+        pins: Path,
+        changes: Mapping[str, Mapping[str, Any]] | None = None,
+        sourced: Sourced = NOTHING,
     ) -> None:
-        super().__init__(lambda: Node(section, pins, changes))
+        super().__init__(lambda: Node(section, pins, changes, sourced))
 
     def replace(
         self, section: Section, changes: Mapping[str, Mapping[str, Any]] | None = None
     ) -> None:
         """Have other limits from now on. KernelError: there is no room for them."""
         self.asked(lambda node: node.replace(section, changes))
+
+    def replace_sourced(self, sourced: Sourced) -> None:
+        """Have other limits of a source from now on. KernelError, OSError."""
+        self.asked(lambda node: node.replace(sourced=sourced))
 
     def _sync(self) -> None:
         super()._sync()

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from towpath.closeable import Closeable
 from towpath.datapath.attach.places import Places
+from towpath.datapath.bandwidth.beside import Lost, Needs, shaped_elsewhere, spared, told
+from towpath.datapath.bandwidth.ends import Ends
 from towpath.datapath.bandwidth.fq import FqKeeper, limits
 from towpath.datapath.bandwidth.inside import Inside
 from towpath.datapath.bandwidth.limits import horizon
 from towpath.datapath.bandwidth.places import Located, locate
 from towpath.datapath.bandwidth.program import BandwidthProgram
 from towpath.datapath.bandwidth.tables import Numbers, Owners
-from towpath.datapath.bandwidth.wanted import wanted
+from towpath.datapath.bandwidth.wanted import NOTHING, wanted
 from towpath.datapath.maps.pins import held
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.hooks import Tc
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 
     from towpath.datapath.bandwidth.wanted import Aggregate
     from towpath.kernel.net.link_state import Device
-    from towpath.model.bandwidth import Section
+    from towpath.kernel.net.shapers import Shaped
+    from towpath.model.bandwidth import Section, Sourced
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +58,9 @@ class Node(Closeable):
     """Bandwidth in the calling thread's network namespace, until it is closed.
 
     What is in the kernel goes on when this is closed, and the next one takes it over; `detach` ends
-    it and puts qdiscs back. ``pins``: the directory that keeps it, None for none. ``changes``: as
-    `wanted` takes them. Not thread-safe. KernelError, OSError: the programs can't be loaded, or the
-    kernel's lists can't be read.
+    it and puts qdiscs back. ``pins``: the directory that keeps it, None for none. ``changes`` and
+    ``sourced``: as `wanted` takes them. Not thread-safe. KernelError, OSError: the programs can't
+    be loaded, or the kernel's lists can't be read.
     """
 
     def __init__(
@@ -65,18 +68,26 @@ class Node(Closeable):
         section: Section,
         pins: Path | None,
         changes: Mapping[str, Mapping[str, Any]] | None = None,
+        sourced: Sourced = NOTHING,
     ) -> None:
         self.section = section
         self.changes: Mapping[str, Mapping[str, Any]] = changes or {}
+        self.sourced = sourced
         self._pins = pins
         self.aggregates: list[Aggregate] = []
         self.located = Located({}, {}, {})
+        self.shaped: dict[int, Shaped] = {}
+        """Pods' devices that somebody else shapes."""
+        self._ends = Ends()
+        self._lost = Lost()
         self.devices: dict[int, Device] = {}
         """By which pods' packets leave."""
         self.unpaced: dict[int, str] = {}
         """Those of them that are policed, and why."""
         self.troubles: tuple[str, ...] = ()
         """What isn't as it should be."""
+        self.notes: tuple[str, ...] = ()
+        """What of a source isn't limited as it says, and why: no fault of the node's."""
         with ExitStack() as undo:
             self._hold = None if pins is None else undo.enter_context(held(pins))
             self.program = undo.enter_context(
@@ -97,16 +108,20 @@ class Node(Closeable):
     # ---- In step ---------------------------------------------------------------------------------
 
     def replace(
-        self, section: Section, changes: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        section: Section | None = None,
+        changes: Mapping[str, Mapping[str, Any]] | None = None,
+        sourced: Sourced | None = None,
     ) -> None:
-        """Have other limits from now on. KernelError: there is no room; those of before hold."""
-        before = self.section, self.changes
-        self.section = section
+        """Have other limits from now on; None: as before. KernelError: those of before hold."""
+        before = self.section, self.changes, self.sourced
+        self.section = self.section if section is None else section
         self.changes = self.changes if changes is None else changes
+        self.sourced = self.sourced if sourced is None else sourced
         try:
             self.sync()
         except (KernelError, OSError):
-            self.section, self.changes = before
+            self.section, self.changes, self.sourced = before
             self.sync()
             raise
 
@@ -121,22 +136,25 @@ class Node(Closeable):
     def sync(self) -> None:
         """Make everything as it is to be. KernelError, OSError: the rest is done the next time."""
         devices = link_state.devices()
-        self.aggregates = wanted(self.section, self.changes)
-        self.numbers.sync(self.aggregates)
-        pods = [each for each in self.aggregates if not each.is_group]
-        self.located = locate(pods, devices)
-        self.devices = {i: each for i, each in devices.items() if self._leaves_by(each)}
+        found = wanted(self.section, self.changes, self.sourced)
         troubles: list[str] = []
+        pods = [each for each in found.aggregates if not each.is_group]
+        self.located = locate(pods, devices, self._ends)
+        self.shaped = shaped_elsewhere(found.aggregates, self.located)
+        self.aggregates = spared(found.aggregates, self.located, self.shaped)
+        self.numbers.sync(self.aggregates)
+        self.devices = {i: each for i, each in devices.items() if self._leaves_by(each)}
         self._sync_devices(troubles)
         self._sync_pods(devices, troubles)
         self._sync_inside(devices, troubles)
         self._leave_others()
         self._check(troubles)
-        known = set(self.troubles)
-        for trouble in troubles:
-            if trouble not in known:
-                log.warning("bandwidth: %s", trouble)
-        self.troubles = tuple(troubles)
+        notes = self._notes(found.left_out, devices)
+        known = {*self.troubles, *self.notes}
+        for each in (*troubles, *notes):
+            if each not in known:
+                log.warning("bandwidth: %s", each)
+        self.troubles, self.notes = tuple(troubles), tuple(notes)
 
     def _leaves_by(self, device: Device) -> bool:
         if device.flags & LOOPBACK or device.index in self.located.indexes:
@@ -175,10 +193,13 @@ class Node(Closeable):
         }
         self._owners.sync_addresses(addresses)
         self._owners.sync_pods(owners, located.by_address)
+        needs = Needs(self.aggregates, located, self.shaped)
         for index in sorted(located.indexes):
             try:
-                self._take(f"{index}-receive", "receive", "egress", index)
-                self._take(f"{index}-tag", "tag", "ingress", index)
+                if needs.receive(index):
+                    self._take(f"{index}-receive", "receive", "egress", index)
+                if needs.tag(index):
+                    self._take(f"{index}-tag", "tag", "ingress", index)
             except KernelError as error:
                 if index in link_state.devices():
                     troubles.append(f"{devices[index].name}: {error}")
@@ -217,10 +238,20 @@ class Node(Closeable):
             if not self._is_wanted(name):
                 self._places.drop(name)
 
+    def _notes(self, left_out: Mapping[str, str], devices: Mapping[int, Device]) -> list[str]:
+        sourced = {each.name for each in self.aggregates if each.sourced}
+        missing = {name: why for name, why in self.located.missing.items() if name in sourced}
+        names = {index: each.name for index, each in devices.items()}
+        lasting = {**left_out, **self._lost.lasting(missing)}
+        said = [f"{name}: {why}" for name, why in sorted(lasting.items())]
+        return said + told(self.located, self.shaped, names)
+
     def _check(self, troubles: list[str]) -> None:
         if not self.devices:
             troubles.append(f"there is no device {' or '.join(self.section.devices)}")
-        troubles += [f"{name}: {why}" for name, why in sorted(self.located.missing.items())]
+        sourced = {each.name for each in self.aggregates if each.sourced}
+        missing = sorted(self.located.missing.items())
+        troubles += [f"{name}: {why}" for name, why in missing if name not in sourced]
         speeds = {each.name: told for each in self.devices.values() if (told := speed(each.name))}
         for each in self.aggregates:
             for device, most in speeds.items():

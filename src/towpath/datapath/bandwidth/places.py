@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from towpath.datapath.bandwidth.ends import PAIRS
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import link_state, routes
 from towpath.kernel.net.netns import in_netns
@@ -13,10 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from towpath.datapath.address import Address
+    from towpath.datapath.bandwidth.ends import Ends
     from towpath.datapath.bandwidth.wanted import Aggregate
     from towpath.kernel.net.link_state import Device
-
-_PAIRS = frozenset({"veth", "netkit"})
 
 
 class Located(NamedTuple):
@@ -40,12 +40,20 @@ class Located(NamedTuple):
         return sorted({index for index, each in self.owners.items() if each == name} | {*shared})
 
 
-def locate(pods: Iterable[Aggregate], devices: Mapping[int, Device]) -> Located:
-    """Find the pods' devices. KernelError: the kernel refuses to tell."""
+def locate(
+    pods: Iterable[Aggregate], devices: Mapping[int, Device], ends: Ends | None = None
+) -> Located:
+    """Find the pods' devices. KernelError: the kernel refuses to tell.
+
+    ``ends``: who finds those of pods that a source has told.
+    """
     found = Located({}, {}, {})
+    pods = list(pods)
     indexes = {each.name: each.index for each in devices.values()}
     addressed: list[tuple[Address, str]] = []
     for pod in pods:
+        if pod.sourced and ends is not None:
+            continue
         if pod.addresses:
             addressed += [(address, pod.name) for address in pod.addresses]
             continue
@@ -59,6 +67,8 @@ def locate(pods: Iterable[Aggregate], devices: Mapping[int, Device]) -> Located:
         if not mine and pod.name not in found.missing:
             found.missing[pod.name] = f"there is no device {pod.device}"
     _by_routes(addressed, devices, found)
+    if ends is not None:
+        _by_ends([each for each in pods if each.sourced], devices, ends, found)
     return found
 
 
@@ -77,7 +87,7 @@ def _by_namespace(pod: Aggregate, devices: Mapping[int, Device], found: Located)
     mine = [
         index
         for index, each in devices.items()
-        if each.driver in _PAIRS and each.lower_elsewhere and _are_pair(each, inside)
+        if each.driver in PAIRS and each.lower_elsewhere and _are_pair(each, inside)
     ]
     if not mine:
         found.missing[pod.name] = f"no device of this node leads to {pod.netns}"
@@ -86,7 +96,24 @@ def _by_namespace(pod: Aggregate, devices: Mapping[int, Device], found: Located)
 
 def _are_pair(outside: Device, inside: Mapping[int, Device]) -> bool:
     other = inside.get(outside.lower)
-    return other is not None and other.driver in _PAIRS and other.lower == outside.index
+    return other is not None and other.driver in PAIRS and other.lower == outside.index
+
+
+def _by_ends(
+    pods: list[Aggregate], devices: Mapping[int, Device], ends: Ends, found: Located
+) -> None:
+    """All devices that lead to the namespace that has a pod's addresses."""
+    leading = ends.find({address for pod in pods for address in pod.addresses}, devices)
+    for pod in pods:
+        mine = [index for address in pod.addresses for index in leading.get(address, ())]
+        if not mine:
+            text = ", ".join(map(str, pod.addresses))
+            found.missing[pod.name] = f"no device of this node leads to {text}"
+        for index in mine:
+            owner = found.owners.setdefault(index, pod.name)
+            if owner != pod.name:
+                name = devices[index].name
+                found.missing[pod.name] = f"device {name} is {owner}'s already"
 
 
 def _by_routes(

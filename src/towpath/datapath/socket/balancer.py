@@ -21,7 +21,7 @@ from towpath.datapath.socket.listing import Listing
 from towpath.datapath.socket.packets.follower import Follower
 from towpath.datapath.socket.packets.node import detach as detach_packets
 from towpath.datapath.socket.program import SocketProgram
-from towpath.datapath.socket.stale import Ended, Live, end_stale
+from towpath.datapath.socket.stale import Ended, Live, Search
 from towpath.kernel.bpf.attach_types import AttachType, hook_name
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.hooks import Cgroup
@@ -268,14 +268,23 @@ class SocketBalancer(Closeable):
         """The backends that sockets may be connected to."""
         return Live.of(self._contents.installed)
 
-    def end_stale(self, live: Live | None = None, *, tcp: bool = False) -> Ended:
+    def end_stale(self, *, tcp: bool = False) -> Ended:
         """End connected sockets of UDP whose backend has gone, or is down; what came of it.
 
-        ``tcp``: connections of TCP, too.
-        May be called by another thread than the others, with what `live` has said. KernelError.
+        ``tcp``: connections of TCP, too. KernelError.
         """
-        found = end_stale(self.listing(), live or self.live(), tcp=tcp)
-        before = self.stale
+        search = self.search(tcp=tcp)
+        while search.list() and search.end(self.live()):
+            pass
+        return self.note(search)
+
+    def search(self, *, tcp: bool = False) -> Search:
+        """The same, step by step: for who mustn't wait for it. For any thread. KernelError."""
+        return Search(self.listing(), tcp=tcp)
+
+    def note(self, search: Search) -> Ended:
+        """Count what came of it."""
+        before, found = self.stale, search.result
         self.stale = Ended(before.ended + found.ended, found.left, before.passes + found.passes)
         return found
 

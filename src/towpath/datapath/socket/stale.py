@@ -95,24 +95,44 @@ class Ended(NamedTuple):
     passes: int
 
 
-def end_stale(listing: Listing, live: Live, *, tcp: bool = False) -> Ended:
-    """End the connected sockets of UDP whose backend isn't live any more, in all namespaces.
+class Search:
+    """One search for stale sockets, in all namespaces: list, then judge and end, again and again.
 
-    ``tcp``: connections of TCP too, which else find out by themselves. KernelError: sockets can't
-    be listed.
+    Judged is by what is live after sockets were listed: by what was live before, a socket that has
+    just connected to a backend that has just come would be ended. Steps may be of any thread.
+
+    ``tcp``: connections of TCP too, which else find out by themselves.
     """
-    ended, passes = 0, 0
-    failed: set[int] = set()
-    while passes < PASSES:
-        passes += 1
-        found = _stale(_connected(listing) if tcp else listing.read("udp"), live)
-        found = found[~np.isin(found["cookie"], list(failed))]
-        if not len(found):
-            break
+
+    def __init__(self, listing: Listing, *, tcp: bool = False) -> None:
+        self._listing, self._tcp = listing, tcp
+        self._seen: Array | None = None
+        self._failed: set[int] = set()
+        self._ended, self._passes = 0, 0
+
+    @property
+    def result(self) -> Ended:
+        """What has come of it."""
+        return Ended(self._ended, len(self._failed), self._passes)
+
+    def list(self) -> bool:
+        """List sockets; whether there are any to be judged. KernelError: they can't be listed."""
+        if self._passes == PASSES:
+            return False
+        self._passes += 1
+        seen = _connected(self._listing) if self._tcp else self._listing.read("udp")
+        self._seen = seen[~np.isin(seen["cookie"], list(self._failed))]
+        return bool(len(self._seen))
+
+    def end(self, live: Live) -> bool:
+        """End those whose backend isn't live; whether there were any."""
+        found = None if self._seen is None else _stale(self._seen, live)
+        if found is None or not len(found):
+            return False
         done, lost = _end(found)
-        ended += done
-        failed |= lost
-    return Ended(ended, len(failed), passes)
+        self._ended += done
+        self._failed |= lost
+        return True
 
 
 def _connected(listing: Listing) -> Array:

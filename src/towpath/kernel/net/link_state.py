@@ -49,6 +49,8 @@ class Device:
     """What kind of device ``master`` is."""
     lower_elsewhere: bool = False
     """Of a device in pairs: the other one is in another network namespace."""
+    elsewhere: int | None = None
+    """That namespace's number in this one, by which the kernel can be asked about it."""
 
     @property
     def up(self) -> bool:
@@ -103,11 +105,18 @@ def read(body: bytes) -> Device:
         driver=_text(info.get(_KIND)),
         part_of=_text(info.get(_SLAVE_KIND)),
         lower_elsewhere=_LINK_NETNSID in found,
+        elsewhere=_signed(found.get(_LINK_NETNSID)),
     )
 
 
 def _number(value: bytes | None) -> int:
     return int(struct.unpack("=I", value)[0]) if value else 0
+
+
+def _signed(value: bytes | None) -> int | None:
+    """None: it isn't told, or the namespace has no number here."""
+    number = struct.unpack("=i", value)[0] if value else -1
+    return None if number < 0 else int(number)
 
 
 def _text(value: bytes | None) -> str:

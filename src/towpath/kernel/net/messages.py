@@ -25,6 +25,7 @@ DUMP = 0x300
 CREATE = 0x400 | 0x200  # NLM_F_CREATE | NLM_F_EXCL
 REPLACE = 0x400 | 0x100  # NLM_F_CREATE | NLM_F_REPLACE
 
+_SOL_NETLINK, _GET_STRICT_CHK = 270, 12
 _REQUEST, _ACK = 0x1, 0x4
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: things changed while they were listed
 _ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
@@ -50,9 +51,12 @@ class Received(NamedTuple):
 class Netlink:
     """A netlink socket in the calling thread's network namespace. A context manager."""
 
-    def __init__(self, protocol: int) -> None:
+    def __init__(self, protocol: int, *, strict: bool = False) -> None:
+        """``strict``: the kernel looks at all that a list is asked for by (4.20), or refuses."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self._sequence = 0
+        if strict:
+            self._socket.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
 
     def ask(self, kind: int, body: bytes, flags: int = 0) -> list[bytes]:
         """Send a request; the bodies of all messages that answer it. OSError: it was refused.

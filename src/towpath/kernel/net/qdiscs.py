@@ -96,15 +96,24 @@ class FqDrops:
         )
 
 
+def all_qdiscs() -> list[Qdisc]:
+    """Those of all devices, also what filters hang on. KernelError."""
+    return _list("list qdiscs", 0)
+
+
 def qdiscs(ifindex: int) -> list[Qdisc]:
     """A device's qdiscs, without those that filters hang on. KernelError."""
+    found = _list(f"list the qdiscs of device {ifindex}", ifindex)
+    return [each for each in found if each.ifindex == ifindex and each.parent != _INGRESS_PARENT]
+
+
+def _list(what: str, ifindex: int) -> list[Qdisc]:
     try:
         with Netlink(ROUTE) as netlink:
             answers = netlink.ask(_GET, _TCMSG.pack(0, ifindex, 0, 0, 0), DUMP)
     except OSError as error:
-        raise _error(f"list the qdiscs of device {ifindex}", error) from error
-    found = (_read(body) for body in answers)
-    return [each for each in found if each.ifindex == ifindex and each.parent != _INGRESS_PARENT]
+        raise _error(what, error) from error
+    return [_read(body) for body in answers]
 
 
 def root(ifindex: int) -> Qdisc | None:

@@ -121,6 +121,11 @@ FOLLOWED_SOURCE = SimpleNamespace(
     cluster=SimpleNamespace(names=lambda _kind: ["web"] * 3, held=lambda: 4),
     withheld=["web"] * 5,
     unserved=["web"] * 6,
+    pods=SimpleNamespace(
+        reflectors=[],
+        pods=SimpleNamespace(waiting=7, leaving=("default:web",) * 8),
+        refusals=lambda: ["web"] * 3,
+    ),
 )
 
 
@@ -165,7 +170,9 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_source_lists_total", SERVICES, 2),
         ("towpath_source_held", {"source": "kubernetes"}, 4),
         ("towpath_source_withheld", {"source": "kubernetes"}, 5),
-        ("towpath_source_unserved", {"source": "kubernetes"}, 6),
+        ("towpath_source_unserved", {"source": "kubernetes"}, 9),
+        ("towpath_source_pods_waiting", {"source": "kubernetes"}, 7),
+        ("towpath_source_pods_leaving", {"source": "kubernetes"}, 8),
         ("towpath_repairs_total", {"what": "programs"}, 1),
         ("towpath_repairs_total", {"what": "settings"}, 2),
         ("towpath_repairs_total", {"what": "checks"}, 3),
@@ -229,7 +236,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 54
+    assert len(parsed(every_metric())) == 56
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

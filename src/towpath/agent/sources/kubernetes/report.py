@@ -40,23 +40,35 @@ def troubles(reflectors: Iterable[Reflector]) -> Iterator[str]:
             yield f"{each.error}; what is in force is {_age(each):.0f} s old"
 
 
+def _counted(source: Source) -> Iterator[tuple[Reflector, int]]:
+    """All kinds that are followed, and how many objects of them are known."""
+    for each in source.reflectors:
+        yield each, len(source.cluster.names(each.resource.kind))
+    if source.pods is not None:
+        for each in source.pods.reflectors:
+            yield each, len(source.pods.pods.names(each.resource.kind))
+
+
 def facts(source: Source) -> dict[str, Any]:
     """Fields of documents.SourceStatus."""
     kinds = tuple(
         KindStatus(
             name=each.resource.called,
             synced=each.synced,
-            objects=len(source.cluster.names(each.resource.kind)),
+            objects=number,
             version=each.version,
             age=round(_age(each), 1) if each.heard else None,
             error=each.error,
         )
-        for each in source.reflectors
+        for each, number in _counted(source)
     )
+    pods = source.pods
+    unserved = [*source.unserved, *(pods.refusals() if pods else ())]
+    notes = [*map(str, unserved), *(pods.notes() if pods else ())]
     return {
         "kinds": kinds,
         "withheld": len(source.withheld),
-        "unserved": bounded(Problem(str(each)) for each in source.unserved),
+        "unserved": bounded(map(Problem, notes)),
         "held": source.cluster.held(),
     }
 
@@ -81,12 +93,12 @@ def metrics(source: Source) -> Iterator[Metric]:
         "How often all objects of a kind were taken over anew.",
         labels=("source", "kind"),
     )
-    for each in source.reflectors:
+    for each, number in _counted(source):
         labels = ("kubernetes", each.resource.called)
         synced.add_metric(labels, int(each.synced and each.error is None))
         if each.heard:
             age.add_metric(labels, _age(each))
-        objects.add_metric(labels, len(source.cluster.names(each.resource.kind)))
+        objects.add_metric(labels, number)
         lists.add_metric(labels, each.lists)
     yield from (synced, age, objects, lists)
     numbers = {
@@ -96,7 +108,15 @@ def metrics(source: Source) -> Iterator[Metric]:
         ),
         "towpath_source_unserved": (
             "What of objects can't be served as they are.",
-            len(source.unserved),
+            len(source.unserved) + len(source.pods.refusals() if source.pods else ()),
+        ),
+        "towpath_source_pods_waiting": (
+            "Pods of this node whose addresses nobody has told yet.",
+            source.pods.pods.waiting if source.pods else 0,
+        ),
+        "towpath_source_pods_leaving": (
+            "Limited pods that the source knows no more, and whose devices are still there.",
+            len(source.pods.pods.leaving) if source.pods else 0,
         ),
         "towpath_source_held": (
             "Endpoints that are in no slice while these are written anew.",

@@ -16,6 +16,8 @@ from towpath.agent.sources.kubernetes.client import Api
 from towpath.agent.sources.kubernetes.events import Events
 from towpath.agent.sources.kubernetes.health import HealthPorts
 from towpath.agent.sources.kubernetes.identity import Identity
+from towpath.agent.sources.kubernetes.nodes import NodeFeed
+from towpath.agent.sources.kubernetes.pods import PodLimits
 from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.watch import Reflector
@@ -50,15 +52,18 @@ class Source:
     def __init__(self, section: Section, intake: Intake[Update]) -> None:
         assert intake.given is not None  # noqa: S101 - of the agent
         self._section, self._intake = section, intake
+        self._given = intake.given
         self._owned = intake.given.owned
         self._settings = settings_of(section, intake.given.config)
         self._identity = Identity(intake.given.config.state.directory / "kubernetes.json")
         self._fault: str | None = "not connected yet"
         self.reflectors: tuple[Reflector, ...] = ()
+        self.pods: PodLimits | None = None
         self._begin(())
 
     def _begin(self, in_force: Iterable[Service]) -> None:
         self.cluster = Cluster(self._settings)
+        self._nodes = NodeFeed(self._section, self._settings.node, self._given)
         self._in_force = {each.name: each for each in in_force}
         self._wake = asyncio.Event()
         self._begun = time.monotonic()
@@ -94,6 +99,7 @@ class Source:
             self._fault = None
             self._events = Events(api, self._settings.node) if self._section.events else None
             self._ports = HealthPorts() if self._section.health_checks else None
+            self.pods = self._pod_limits()
             try:
                 async with asyncio.TaskGroup() as group:
                     for each in self.reflectors:
@@ -102,9 +108,21 @@ class Source:
                     group.create_task(self._look_at_ports())
                     if self._events is not None:
                         group.create_task(self._events.run())
+                    if self.pods is not None:
+                        group.create_task(self.pods.run(api))
             finally:
                 if self._ports is not None:
                     await self._ports.close()
+
+    def _pod_limits(self) -> PodLimits | None:
+        limits = self._given.shared.limits
+        if not self._section.pod_limits or limits is None:
+            return None
+        node, events = self._settings.node, self._events
+        made = PodLimits(self._section, node, self._given, limits, self.is_same_cluster)
+        if events is not None:
+            made.tell = events.tell
+        return made
 
     # ---- What is told ----------------------------------------------------------------------------
 
@@ -132,6 +150,7 @@ class Source:
                 del self.unread[key]
         self.cluster.replace(kind, found, keep=unread)
         self._listed = True
+        self._nodes.listed = True
         if self._awaited:
             self._awaited.discard(kind)
             self._accepting = not self._awaited
@@ -247,6 +266,7 @@ class Source:
         """Events and health-check ports, by what is in force now."""
         if self._ports is not None:
             await self._ports.serve(self.cluster.health(), self.cluster.here.node_ports)
+        await self._nodes.hand_on(self.cluster.nodes())
         others = (*self.unread.values(), *self._of_ports())
         self.unserved = (*self.cluster.refusals(), *others)
         if self._events is not None:
@@ -276,11 +296,14 @@ class Source:
             self._identity.accept()
             # Nothing is handed in before all of it is known.
             self._awaited = {each.resource.kind for each in self.reflectors}
+            self._nodes.accepting = True
             for each in self.reflectors:
                 each.list_anew()
-        elif self.withheld:
-            log.warning("Kubernetes: accepted: a list that lacks %s", self.loss)
-            self._accepting = True
+            if self.pods is not None:
+                self.pods.list_anew()
+        elif self.withheld or self._nodes.withholds:
+            log.warning("Kubernetes: accepted: a list that lacks %s", self.loss or "Nodes")
+            self._accepting = self._nodes.accepting = True
             self._wake.set()
         else:
             what = "nothing is withheld: all that Kubernetes has is in force"
@@ -297,6 +320,10 @@ class Source:
         if self._identity.trouble:
             yield self._identity.trouble
         yield from report.troubles(self.reflectors)
+        yield from self._nodes.troubles()
+        if self.pods is not None:
+            yield from report.troubles(self.pods.reflectors)
+            yield from self.pods.troubles()
         if self.withheld and self.loss:
             yield (
                 f"a list lacks {self.loss}, which stay as they were; `towpath source accept"

@@ -64,6 +64,8 @@ class Resource(NamedTuple):
     called: str
     selector: str = ""
     """Of labels."""
+    fields: str = ""
+    """A selector of fields."""
 
 
 class Sink(Protocol):
@@ -72,7 +74,7 @@ class Sink(Protocol):
     async def is_same_cluster(self) -> None:
         """Raise AgentError if what is about to be listed isn't to be believed."""
 
-    def put(self, found: objects.Kind) -> None:
+    def put(self, found: Any) -> None:
         """An object was added or changed."""
 
     def remove(self, kind: Any, namespace: str, name: str) -> None:
@@ -240,7 +242,8 @@ class Reflector:
             raise ApiError("the stream ended before the state was whole")
 
     def _parameters(self) -> dict[str, str]:
-        return {"labelSelector": self.resource.selector} if self.resource.selector else {}
+        given = {"labelSelector": self.resource.selector, "fieldSelector": self.resource.fields}
+        return {name: each for name, each in given.items() if each}
 
     def _take(self, line: bytes, collected: _Collected | None) -> _Collected | None:
         """Take one event over. Returns what has been collected of a state that isn't whole yet."""

@@ -30,6 +30,7 @@ class Meta(_Object):
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
+    creation_timestamp: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     owner_references: list[Owner] | None = None
@@ -169,10 +170,17 @@ class NodeStatus(_Object):
     addresses: list[NodeAddress] | None = None
 
 
+class NodeSpec(_Object):
+    """What a Node was given."""
+
+    pod_cidrs: list[str] | None = msgspec.field(name="podCIDRs", default=None)
+
+
 class Node(_Object):
     """A Node."""
 
     metadata: Meta
+    spec: NodeSpec = msgspec.field(default_factory=NodeSpec)
     status: NodeStatus | None = None
 
 
@@ -180,6 +188,33 @@ class Namespace(_Object):
     """A Namespace."""
 
     metadata: Meta
+
+
+class PodIp(_Object):
+    """An address of a Pod."""
+
+    ip: str = ""
+
+
+class PodSpec(_Object):
+    """What a Pod wishes for."""
+
+    host_network: bool = False
+
+
+class PodStatus(_Object):
+    """What the kubelet says of a Pod."""
+
+    phase: str = ""
+    pod_ips: list[PodIp] | None = msgspec.field(name="podIPs", default=None)
+
+
+class Pod(_Object):
+    """A Pod."""
+
+    metadata: Meta
+    spec: PodSpec = msgspec.field(default_factory=PodSpec)
+    status: PodStatus = msgspec.field(default_factory=PodStatus)
 
 
 Kind: TypeAlias = Service | EndpointSlice | Node

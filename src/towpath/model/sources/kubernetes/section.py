@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 -- read by pydantic and by `build`
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from towpath.model.kinds import AbsolutePath, Flag, Integer, OrNone, Prefix, Prefixes
 from towpath.model.kinds.kubernetes import ObjectName, ServerUrl
+from towpath.model.kinds.patterns import DevicePatterns
+from towpath.model.masquerade import MASQUERADE_DEVICES
 from towpath.model.service import PYDANTIC
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from towpath.model.decode import Findings, Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +50,35 @@ class Section:
     """Whether Events are written for objects that can't be served as they are."""
     health_checks: Annotated[bool, Flag()] = True
     """Whether ``healthCheckNodePort`` is answered."""
+    pod_limits: Annotated[bool, Flag()] = False
+    """Whether annotations limit this node's pods, by ``bandwidth``."""
+    cni_results: Annotated[Path, AbsolutePath()] = Path("/var/lib/cni/results")
+    """Where the container runtime keeps what CNI plugins have given to pods: it has a pod's
+    addresses before the pod runs, the API server after."""
+    node_neighbours: Annotated[bool, Flag()] = False
+    """Whether all Nodes are next hops that are kept resolved."""
+    masquerade_devices: Annotated[tuple[str, ...] | None, OrNone(DevicePatterns())] = None
+    """Devices by which this node's pods send, such as cni0: they are masqueraded, by
+    ``masquerade``, with the prefixes that the Node was given. None: no rule is made of these."""
+    non_masquerade_cidrs: Annotated[tuple[Prefix, ...] | None, Prefixes()] = None
+    """Destinations that no rule of ``masquerade`` is for, as are then all Nodes' pods. None, and no
+    ``masquerade_devices``: rules are what they are configured to be."""
+
+    @property
+    def masquerades(self) -> bool:
+        """Whether masquerade is told anything."""
+        return self.masquerade_devices is not None or self.non_masquerade_cidrs is not None
+
+
+def check_beside(tree: Tree, sections: Mapping[str, Tree | None], found: Findings) -> None:
+    """Note what is asked for and needs a part of the configuration that isn't there."""
+    section = sections["kubernetes"] or {}
+    needs = (
+        ("pod_limits", "bandwidth", "bandwidth" in sections),
+        ("node_neighbours", "devices", bool(tree.get("devices"))),
+        (MASQUERADE_DEVICES, "masquerade", "masquerade" in sections),
+        ("non_masquerade_cidrs", "masquerade", "masquerade" in sections),
+    )
+    for name, other, there in needs:
+        if section.get(name) and not there:
+            found.add(("kubernetes", name), f"needs {other}, which isn't configured")

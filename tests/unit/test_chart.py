@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Helm chart allows what the configuration has, and the plain manifests are what it renders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+import pytest
+import yaml
+from tools.kubernetes import binaries, chart
+from tools.kubernetes.errors import KubernetesError
+
+from towpath.capabilities import CAPABILITIES
+from towpath.model import parse_config
+from towpath.model.settings import Config, Limits
+from towpath.model.sources.kubernetes import Section
+
+SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
+VALUES = yaml.safe_load((chart.CHART / "values.yaml").read_text())
+SERVER = "kubernetes.server=https://192.0.2.1:6443"
+
+
+@pytest.fixture
+def helm() -> None:
+    """Helm, where it was built."""
+    if not binaries.CHARTS.is_kept:
+        pytest.skip("NOT RUN: helm isn't built; `python -m tools.kubernetes --build` does that")
+
+
+def test_every_option_of_the_section_is_a_value() -> None:
+    """All but ``node``, which each pod is told."""
+    known = {each.name for each in fields(Section)}
+    assert set(SCHEMA["properties"]["kubernetes"]["properties"]) == known - {"node"}
+
+
+def test_every_value_has_a_rule() -> None:
+    """At the top, and one below; what is made of sections of the configuration is the agent's."""
+    assert set(VALUES) == set(SCHEMA["properties"]) - {"global"}
+    for name, rule in SCHEMA["properties"].items():
+        if rule.get("additionalProperties") is False:
+            assert set(VALUES[name]) <= set(rule["properties"]), name
+
+
+def test_limits_and_sections_are_the_configurations() -> None:
+    """The limits that it sets are there; sections that are values of their own exist."""
+    assert set(VALUES["limits"]) <= {each.name for each in fields(Limits)}
+    sections = {each.name for each in fields(Config)} | {each.name for each in CAPABILITIES}
+    assert {"socket", "limits"} <= sections
+
+
+def test_the_manifests_are_of_this_chart() -> None:
+    """Known without helm: they name the chart that they were rendered from."""
+    for name in ("rbac.yaml", "towpath.yaml"):
+        assert chart.digest() in (chart.PLAIN / name).read_text(), (
+            "python -m tools.kubernetes.chart --write"
+        )
+
+
+def test_the_manifests_configuration_is_one() -> None:
+    """The agent takes it."""
+    objects = yaml.safe_load_all((chart.PLAIN / "towpath.yaml").read_text())
+    (settings,) = (each for each in objects if each["kind"] == "ConfigMap")
+    found = parse_config(settings["data"]["towpath.yaml"], "towpath.yaml")
+    assert found.sections["kubernetes"].server == "https://192.0.2.1:6443"
+    assert found.limits.services == VALUES["limits"]["services"]
+
+
+@pytest.mark.usefixtures("helm")
+def test_the_manifests_are_what_it_renders() -> None:
+    """To the letter; and helm has nothing against the chart."""
+    chart.helm("lint", "--strict", chart.CHART, "--set", SERVER)
+    assert chart.plain() == {
+        name: (chart.PLAIN / name).read_text() for name in ("rbac.yaml", "towpath.yaml")
+    }
+
+
+@pytest.mark.usefixtures("helm")
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((), "kubernetes.server: the API server's URL"),
+        (("kubernetes.server=192.0.2.1",), "/kubernetes/server"),
+        ((SERVER, "kubernetes.nod=x"), "'nod' not allowed"),
+        ((SERVER, "kubernetes.node=x"), "'node' not allowed"),
+        ((SERVER, "config.socket.cgroup=/x"), "config.socket: it is a value of its own"),
+        ((SERVER, "hostPaths.bpf=sys"), "/hostPaths/bpf"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(values: tuple[str, ...], said: str) -> None:
+    """By the schema, or by the chart itself."""
+    with pytest.raises(KubernetesError, match=said):
+        chart.render(*values)
+
+
+@pytest.mark.usefixtures("helm")
+def test_values_become_configuration_and_pod() -> None:
+    """Sections beside each other; without sockets; an agent that leaves nothing."""
+    more = ("socket=null", "config.devices[0].name=eth0", "kubernetes.lost_share=80")
+    text = chart.render(SERVER, *more, "detachOnExit=true", "image.tag=2", namespace="net")
+    objects = {each["kind"]: each for each in yaml.safe_load_all(text)}
+    found = parse_config(objects["ConfigMap"]["data"]["towpath.yaml"], "towpath.yaml")
+    assert [each.name for each in found.devices] == ["eth0"]
+    assert (found.sections["kubernetes"].lost_share, "socket" in found.sections) == (80, False)
+    pod = objects["DaemonSet"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == "localhost/towpath:2"
+    assert container["args"][-1] == "--detach-on-exit"
+    assert {each["metadata"].get("namespace") for each in objects.values()} == {"net", None}
+    other = chart.render(SERVER, "kubernetes.lost_share=81", namespace="net")
+    changed = next(e for e in yaml.safe_load_all(other) if e["kind"] == "DaemonSet")
+    checksum = "checksum/configuration"
+    told = [
+        each["metadata"]["annotations"][checksum] for each in (pod, changed["spec"]["template"])
+    ]
+    assert told[0] != told[1]
