@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.harness_load import at, load
-from tests.kubernetes.harness_proxies import _agent, _knows_all
+from tests.kubernetes.harness_proxies import _agent, knows_all
 from tests.kubernetes.harness_services import Services, make_pods
 from tools.kubernetes.errors import KubernetesError
 
@@ -73,7 +73,7 @@ def started(cluster: Cluster) -> list[Program]:
     for agent in agents:
         agent.start("--detach-on-exit")
     for node, agent in zip(cluster.nodes, agents, strict=True):
-        agent.wait_for(partial(_knows_all, node))
+        agent.wait_for(partial(knows_all, node))
     return agents
 
 
