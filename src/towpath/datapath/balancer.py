@@ -197,6 +197,10 @@ class Balancer(Closeable):
         """
         return self._contents.observed()
 
+    def observed_at(self, keys: Iterable[ServiceKey]) -> tuple[Service, ...]:
+        """Return those of the services in the kernel that have these keys."""
+        return self._contents.at(keys)
+
     @property
     def installed(self) -> Collection[Installed]:
         """The services as they are in the kernel."""
@@ -214,13 +218,32 @@ class Balancer(Closeable):
         """
         services = tuple(services)
         check_snat(self._snat, services)
-        made = self._contents.apply(services, self._host.prepare)
+        return self._tell(self._contents.apply(services, self._host.prepare))
+
+    def change(self, keys: Iterable[ServiceKey], services: Iterable[Service]) -> Transition:
+        """Make ``services`` what is in the kernel in the place of those at ``keys``, as `apply`.
+
+        All others stay as they are, and cost nothing.
+        """
+        services = tuple(services)
+        check_snat(self._snat, services)
+        return self._tell(self._contents.change(keys, services, self._host.prepare))
+
+    def _tell(self, made: Transition) -> Transition:
+        """Have all follow what services have become."""
         self.recorder.changed()
         self._ways_by_flow.notice(each.after for each in made.changes if each.after)
-        self._want_next_hops()
+        both = (each for change in made.changes for each in change if each is not None)
+        if self._seen is not self._contents.tables or any(each.scope == "all" for each in both):
+            self._want_next_hops()
         for tell in self._told:
             tell(made)
         return made
+
+    @property
+    def version(self) -> int:
+        """Another number whenever other services may be in the kernel than before."""
+        return self._contents.version
 
     def sockets(
         self, cgroup: Path | CgroupRoot, pins: Path | None = None, **wishes: Any
@@ -239,6 +262,7 @@ class Balancer(Closeable):
         self._told.append(changed)
 
     def _want_next_hops(self) -> None:
+        self._seen = self._contents.tables
         if self._next_hops is not None:
             is_here = self.local.locality.is_here
             found = destinations(self._contents.installed, self._source, is_here)
