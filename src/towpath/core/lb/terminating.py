@@ -36,6 +36,8 @@ class Terminating:
     until: float
     """It is gone by then, whatever flows it has."""
     scope: Annotated[Scope, Word("all", "node")] = "all"
+    backend_port: int | None = None
+    """Its own port: a flow may begin until the table is without it."""
     local: bool = False
     """It was said to be on this node, where its flows go on."""
 
@@ -75,7 +77,14 @@ def find_terminating(
         if earlier or timeout:
             vip, port, protocol, scope = after.key
             found[key] = Terminating(
-                vip, port, protocol, backend.address, *times, scope=scope, local=backend.local
+                vip,
+                port,
+                protocol,
+                backend.address,
+                *times,
+                scope=scope,
+                backend_port=backend.port,
+                local=backend.local,
             )
     return found
 
@@ -97,7 +106,7 @@ def merge_terminating(
 
 def _with(service: Service, leaving: Iterable[Terminating]) -> Service:
     state = BackendState.DRAINING
-    more = tuple(Backend(each.address, 0, state, local=each.local) for each in leaving)
+    more = tuple(Backend(each.address, 0, state, each.backend_port, each.local) for each in leaving)
     return replace(service, backends=(*service.backends, *more)) if more else service
 
 
