@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tests.lab.harness_agent import PINS, Agent
 from tests.prog.kernel.harness_cgroups import new_cgroup
@@ -43,6 +43,8 @@ class Follower:
     """An agent without devices, for the processes of a cgroup."""
 
     limits = LIMITS
+    options: ClassVar[dict[str, Any]] = {}
+    """More of the section."""
 
     def __init__(self, control_plane: ControlPlane, directory: Path, cgroup: Path) -> None:
         self.control_plane = control_plane
@@ -50,7 +52,7 @@ class Follower:
             "kubeconfig": str(control_plane.kubeconfig),
             "node": NODE,
             "external_ips": ["198.51.100.0/24"],
-        }
+        } | self.options
         self.agent = Agent(
             directory,
             {

@@ -77,16 +77,14 @@ def test_limits_that_may_not_grow(
     """What fits is served; of the rest the status says why, and an Event."""
     limits = Follower.limits | {"services": 8}
     monkeypatch.setattr(Follower, "limits", limits)
+    monkeypatch.setattr(Follower, "options", {"grow_to": 0})
     with following(control_plane, tmp_path) as (follower, _):
-        follower.section["grow_to"] = 0
-        follower.agent.end()
-        follower.agent.write(kubernetes=follower.section)
-        follower.agent.start()
         follower.until_synced()
         many = [f"t{number}" for number in range(16)]
         control_plane.apply(*map(service, many))
         follower.until(
-            lambda found: any("NoRoom" in each.message for each in found.unserved), "to be told"
+            lambda found: any("limits don't grow" in each.message for each in found.unserved),
+            "to be told",
         )
         status = follower.status()
         assert status.trouble is not None
