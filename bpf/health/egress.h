@@ -75,7 +75,7 @@ static __always_inline bool health_parse(struct __sk_buff *skb, struct packet *p
 		parsed = health_parse_v4(&c, pkt);
 	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
 		parsed = health_parse_v6(&c, pkt);
-	if (!parsed || pkt->flow.protocol != IPPROTO_TCP)
+	if (!parsed || (pkt->flow.protocol != IPPROTO_TCP && pkt->flow.protocol != IPPROTO_UDP))
 		return false;
 	ports = cursor_take(&c, struct ports);
 	if (!ports)

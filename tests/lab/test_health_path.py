@@ -109,6 +109,29 @@ def test_each_connection_reaches_its_backend(
 
 
 @pytest.mark.parametrize(("vip", "outside"), COMBINATIONS)
+def test_a_datagram_reaches_its_backend_and_is_answered(
+    lab: Lab, path: HealthPath, vip: Address, outside: int
+) -> None:
+    """From the VIP; and where nobody listens, the backend's kernel says so."""
+    family = socket.AF_INET if vip.version == 4 else socket.AF_INET6
+    with closing(path.connection(vip, backend(lab, 1, outside), datagrams=True)) as connection:
+        connection.settimeout(TIMEOUT)
+        connection.connect((str(vip), 5353))
+        connection.send(b"question")
+        with pytest.raises(ConnectionRefusedError):
+            connection.recv(100)
+        with in_netns(lab.topology.backend_links[1].node):
+            server = socket.socket(family, socket.SOCK_DGRAM)
+        with closing(server):
+            server.bind((str(vip), 5353))
+            connection.send(b"question")
+            server.settimeout(TIMEOUT)
+            question, asker = server.recvfrom(100)
+            server.sendto(b"answer", asker)
+            assert (question, connection.recv(100)) == (b"question", b"answer")
+
+
+@pytest.mark.parametrize(("vip", "outside"), COMBINATIONS)
 def test_every_byte_on_the_wire(lab: Lab, balancer: Balancer, vip: Address, outside: int) -> None:
     """What comes out of the device is what the load balancer would have sent for a client."""
     to = backend(lab, 0, outside)

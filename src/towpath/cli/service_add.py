@@ -79,7 +79,7 @@ _OPTIONS = (
     ),
     click.option(
         "--health",
-        type=click.Choice(["tcp", "http", "https", "none"]),
+        type=click.Choice(["tcp", "http", "https", "dns", "none"]),
         help="How backends are checked; what else a check has is set in a file.",
     ),
     click.option(

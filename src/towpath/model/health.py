@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from towpath.model.kinds import (
     PORT,
     CommandLine,
+    DomainName,
     Flag,
     HostName,
     Integer,
     OrNone,
+    Payload,
     Seconds,
     StatusCodes,
     UrlPath,
@@ -43,6 +45,10 @@ class CheckType(enum.StrEnum):
     """Sends a request and looks at the status of the answer."""
     HTTPS = "https"
     """The same through TLS."""
+    UDP = "udp"
+    """Sends a datagram and looks at what comes back."""
+    DNS = "dns"
+    """Asks a question of DNS, and looks at the answer's code."""
     COMMAND = "command"
     """Runs a program and looks at its exit status."""
 
@@ -69,14 +75,15 @@ class OnDown(enum.StrEnum):
 class Health:
     """A service's health check, carried out for each of its backends.
 
-    tcp, http and https go in the way of clients' packets: in the tunnel to the backend, for the
+    All but command go in the way of clients' packets: in the tunnel to the backend, for the
     service's VIP; with forwarding snat to the backend's own address.
     """
 
     __pydantic_config__: ClassVar[Any] = _PYDANTIC
 
     type: Annotated[CheckType, Word(of=CheckType)]
-    """tcp: connect. http, https: a request. command: a program on this node."""
+    """tcp: connect. http, https: a request. udp: a datagram. dns: a question, over UDP. command: a
+    program on this node."""
     interval: Annotated[float, Seconds(0.1, MAX_SECONDS)] = 5.0
     """From the beginning of one check to that of the next, in seconds or as 500ms, 5s, 1m."""
     timeout: Annotated[float, Seconds(MIN_SECONDS, MAX_SECONDS)] = 2.0
@@ -86,7 +93,7 @@ class Health:
     fall: Annotated[int, Integer(1, MAX_RESULTS)] = 3
     """So many checks in a row that fail make a backend that is up one that is down."""
     port: Annotated[int | None, OrNone(PORT)] = None
-    """Port of the VIP to connect to. null: the first of the service."""
+    """Port of the VIP to connect or send to. null: the first of the service."""
     path: Annotated[str, UrlPath()] = "/"
     """http, https: what is asked for."""
     host: Annotated[str | None, HostName()] = None
@@ -102,16 +109,28 @@ class Health:
     on_down: Annotated[OnDown | None, OrNone(Word(of=OnDown))] = None
     """Flows of a backend that is found down: keep, they stay; move, they go to others at once.
     null: move for UDP, keep for TCP."""
+    send: Annotated[str, Payload()] = ""
+    """udp: what is sent, as text, or as hex: and its digits."""
+    expect: Annotated[str, Payload()] = ""
+    """udp: what an answer must have in it, written likewise. Empty: any answer is good."""
+    query: Annotated[str, DomainName()] = "."
+    """dns: the name that is asked for, with type A, or NS of the root. Any answer but SERVFAIL,
+    REFUSED and others that say that the server can't or won't answer is good: NOERROR, NXDOMAIN."""
 
 
+DATAGRAMS = frozenset({CheckType.UDP, CheckType.DNS})
+"""Types of checks that are made over UDP."""
 _HTTP = (CheckType.HTTP, CheckType.HTTPS)
 _ONLY_FOR: dict[str, tuple[CheckType, ...]] = {
     "path": _HTTP,
     "host": _HTTP,
     "status": _HTTP,
     "verify": (CheckType.HTTPS,),
+    "send": (CheckType.UDP,),
+    "expect": (CheckType.UDP,),
+    "query": (CheckType.DNS,),
     "command": (CheckType.COMMAND,),
-    "port": (CheckType.TCP, *_HTTP, CheckType.COMMAND),
+    "port": tuple(CheckType),
 }
 
 
@@ -128,6 +147,8 @@ def check_health_tree(service: Tree, path: FieldPath, found: Findings) -> None:
         if name in health and given and kind not in kinds:
             allowed = " and ".join(kinds)
             found.add((*at, name), f"is not for a check of type {kind}; allowed: with {allowed}")
+    if kind is CheckType.UDP and health.get("send") == "":
+        found.add((*at, "send"), "is missing; allowed: " + Payload.allowed)
     if kind is CheckType.COMMAND and health.get("command") == ():
         found.add((*at, "command"), "is missing; allowed: " + CommandLine.allowed)
     ports = service.get("port")

@@ -42,6 +42,7 @@ class Connection:
     backend: Address
     l2: bool = False
     tunnel: Tunnel = IPIP
+    protocol: int = 6
 
 
 class HealthRig:
@@ -66,7 +67,7 @@ class HealthRig:
         """Write a connection down, as user space does before it connects."""
         key = np.zeros((), self._probes.key_dtype)
         key["addr"]["word"] = np.frombuffer(pack(connection.address), ">u4")
-        key["port"], key["protocol"] = connection.port, 6
+        key["port"], key["protocol"] = connection.port, connection.protocol
         key["family"] = family(connection.address)
         value = np.zeros((), self._probes.value_dtype)
         value["to"]["addr"]["word"] = np.frombuffer(pack(connection.backend), ">u4")

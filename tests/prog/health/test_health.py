@@ -92,6 +92,19 @@ def test_a_probe_is_encapsulated_as_a_clients_packet(
     assert health.check(packet, NEAR[outside][0], SENT).endswith(packet[14:])
 
 
+@pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
+def test_a_datagram_goes_the_same_way(health: HealthRig, inside: int, outside: int) -> None:
+    """If its end is written down for UDP."""
+    backend = NEAR[outside][1]
+    datagram = segment(inside)
+    datagram[TCP].underlayer.remove_payload()
+    packet = bytes(datagram / UDP(sport=PORT, dport=53) / Raw(b"question"))
+    health.note(Connection(OWN[IN][inside], PORT, backend))
+    health.check(packet, None, UNKNOWN)
+    health.note(Connection(OWN[IN][inside], PORT, backend, protocol=17))
+    health.check(packet, backend, SENT)
+
+
 @pytest.mark.parametrize("kind", ["gre", "fou", "gue", "gue0"])
 @pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
 def test_a_probe_goes_in_the_services_kind_of_tunnel(

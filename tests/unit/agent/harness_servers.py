@@ -47,13 +47,15 @@ class Direct:
         *,
         forwarding: Forwarding = "dsr",
         tunnel: Tunnel = IPIP,
+        datagrams: bool = False,
     ) -> socket.socket:
         """A plain socket."""
         assert vip == backend
         assert (forwarding, tunnel) == ("dsr", IPIP)
-        made = socket.socket()
+        made = socket.socket(type=socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)
         made.setblocking(False)  # noqa: FBT003 -- as it is called
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        if not datagrams:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         return made
 
 
@@ -70,8 +72,10 @@ class Broken(Direct):
         *,
         forwarding: Forwarding = "dsr",
         tunnel: Tunnel = IPIP,
+        datagrams: bool = False,
     ) -> socket.socket:
         """Fail."""
+        assert not datagrams
         raise (
             self.error
             if (vip, backend, forwarding, tunnel)

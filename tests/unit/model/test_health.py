@@ -95,7 +95,7 @@ def test_durations(written: object, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("health", "message"),
     [
-        ("icmp", "health.type: 'icmp' is not known; allowed: tcp, http, https, command"),
+        ("icmp", "health.type: 'icmp' is not known; allowed: tcp, http, https, udp, dns, command"),
         ({}, "health.type: is missing"),
         ({"type": "tcp", "intervall": 5}, "health.intervall: unknown key; did you mean interval?"),
         ({"type": "tcp", "interval": 0}, "health.interval: 0 is out of range; allowed: 100ms to"),
@@ -124,6 +124,12 @@ def test_durations(written: object, seconds: float) -> None:
         ({"type": "command", "command": "ls"}, "health.command: 'ls' is not a list; allowed: "),
         ({"type": "command", "command": ["ls"]}, "health.command: 'ls' is not an absolute path"),
         ({"type": "command", "command": ["/x", 1]}, "health.command: 1 is not text; put it in qu"),
+        ({"type": "udp"}, "health.send: is missing; allowed: text, or hex: and pairs of"),
+        ({"type": "udp", "send": "hex:0"}, "health.send: 'hex:0' has no such digits; allowed: "),
+        ({"type": "udp", "send": "x" * 1025}, "health.send: 1025 bytes are too many; allowed: "),
+        ({"type": "tcp", "expect": "x"}, "health.expect: is not for a check of type tcp; allowed"),
+        ({"type": "dns", "send": "x"}, "health.send: is not for a check of type dns; allowed: wi"),
+        ({"type": "dns", "query": "a..b"}, "health.query: 'a..b' is not a domain name; allowed: "),
         ({"type": "tcp", "on_all_failed": "x"}, "health.on_all_failed: 'x' is not known; allowed"),
     ],
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from towpath.agent.health import command, http
+from towpath.agent.health import command, datagram, http
 from towpath.agent.health.stream import Plain, Tls, connect, opened
 from towpath.agent.health.target import NoAnswerError
 from towpath.model.health import CheckType
@@ -35,7 +35,11 @@ async def _connect(target: Target, path: ProbePath) -> None:
     health = target.health
     with opened(path, target) as connection:
         await connect(connection, target)
-        if health.type is CheckType.HTTP:
+        if health.type is CheckType.UDP:
+            await datagram.ask(connection, target)
+        elif health.type is CheckType.DNS:
+            await datagram.ask_dns(connection, target)
+        elif health.type is CheckType.HTTP:
             await http.ask(Plain(connection), target)
         elif health.type is CheckType.HTTPS:
             host = health.host or str(target.vip)

@@ -50,6 +50,7 @@ class ProbePath(Protocol):
         *,
         forwarding: Forwarding = "dsr",
         tunnel: Tunnel = IPIP,
+        datagrams: bool = False,
     ) -> socket.socket:
         """A socket that reaches a backend when it is connected to `Target.to`."""
         ...

@@ -16,7 +16,7 @@ import logging
 import socket
 import struct
 from ipaddress import IPv4Address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -55,7 +55,16 @@ PRIORITY = 747
 # between leave.
 SEGMENT = 1168
 _LINGER_NONE = struct.pack("ii", 1, 0)  # struct linger: on, for no time
+_PROTOCOLS = {socket.SOCK_STREAM: socket.IPPROTO_TCP, socket.SOCK_DGRAM: socket.IPPROTO_UDP}
 _SOCKET_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class End(NamedTuple):
+    """The end of a check's connection on this node."""
+
+    address: Address
+    port: int
+    protocol: int
 
 
 class HealthPath:
@@ -163,9 +172,11 @@ class HealthPath:
         *,
         forwarding: Forwarding = "dsr",
         tunnel: Tunnel = IPIP,
+        datagrams: bool = False,
     ) -> socket.socket:
-        """Return a TCP socket whose packets go to ``backend`` as clients' do; not blocking.
+        """Return a socket whose packets go to ``backend`` as clients' do; not blocking.
 
+        Of TCP, or for ``datagrams`` of UDP.
         ``tunnel``: the service's, with forwarding dsr. It is to be connected to ``vip``, with
         forwarding snat to ``backend``, at any port.
         Closing it resets the connection, so that neither end waits for the other.
@@ -174,17 +185,21 @@ class HealthPath:
         """
         translated = forwarding == "snat"
         own = self._translated(backend) if translated else self._source(vip, backend)
-        made = socket.socket(_SOCKET_FAMILIES[vip.version], socket.SOCK_STREAM)
+        kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM
+        made = socket.socket(_SOCKET_FAMILIES[vip.version], kind)
         try:
             made.settimeout(0)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+            if not datagrams:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
             if not translated:
                 made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
-                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+                if not datagrams:
+                    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
             made.bind((str(own), 0))
             if not translated:
                 way = self._way(vip, backend, forwarding)
-                self._write_down(own, made.getsockname()[1], backend, way, tunnel)
+                end = End(own, made.getsockname()[1], _PROTOCOLS[kind])
+                self._write_down(end, backend, way, tunnel)
         except BaseException:
             made.close()
             raise
@@ -241,12 +256,11 @@ class HealthPath:
         name = "HEALTH_L2" if forwarding == "l2" else "HEALTH_TUNNEL"
         return self._program.constant("health_way", name)
 
-    def _write_down(
-        self, own: Address, port: int, backend: Address, way: int, tunnel: Tunnel
-    ) -> None:
+    def _write_down(self, end: End, backend: Address, way: int, tunnel: Tunnel) -> None:
+        own = end.address
         key: Any = np.zeros((), self._probes.key_dtype)
         key["addr"]["word"] = np.frombuffer(pack(own), ">u4")
-        key["port"], key["protocol"], key["family"] = port, socket.IPPROTO_TCP, family(own)
+        key["port"], key["protocol"], key["family"] = end.port, end.protocol, family(own)
         value: Any = np.zeros((), self._probes.value_dtype)
         value["to"]["addr"]["word"] = np.frombuffer(pack(backend), ">u4")
         value["to"]["family"] = family(backend)

@@ -24,11 +24,14 @@ from towpath.model.kinds.addresses import (
 from towpath.model.kinds.base import FieldError, Kind, plain, shown
 from towpath.model.kinds.checks import (
     CommandLine,
+    DomainName,
     HostName,
+    Payload,
     Seconds,
     StatusCodes,
     UrlPath,
     has_status,
+    payload,
 )
 from towpath.model.kinds.durations import Duration, written
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
@@ -43,6 +46,7 @@ __all__ = [
     "Address",
     "CommandLine",
     "DeviceName",
+    "DomainName",
     "Duration",
     "FieldError",
     "Flag",
@@ -52,6 +56,7 @@ __all__ = [
     "Listen",
     "Name",
     "OrNone",
+    "Payload",
     "PortRange",
     "PortSet",
     "Ports",
@@ -68,6 +73,7 @@ __all__ = [
     "fewest",
     "has_status",
     "not_unicast",
+    "payload",
     "plain",
     "prefix_of",
     "shown",

@@ -127,6 +127,62 @@ class HostName(Kind):
 
 
 @dataclass(frozen=True)
+class Payload(Kind):
+    """What a datagram has in it, as text; see `payload`."""
+
+    most: int = 1024
+    allowed = "text, or hex: and pairs of hexadecimal digits, such as hex:0d0a; 1024 bytes at most"
+
+    def parse(self, raw: object) -> str:
+        """Return the text."""
+        written = text(raw, self.allowed)
+        try:
+            size = len(payload(written))
+        except ValueError:
+            raise FieldError(
+                f"{shown(written)} has no such digits; allowed: {self.allowed}"
+            ) from None
+        if size > self.most:
+            raise FieldError(f"{size} bytes are too many; allowed: {self.allowed}")
+        return written
+
+    def schema(self) -> dict[str, Any]:
+        """Return a text's JSON schema."""
+        return {"type": "string", "maxLength": 2 * self.most + len(_HEX)}
+
+
+_HEX = "hex:"
+_MAX_NAME = 253  # RFC 1035, 3.1, as text
+
+
+def payload(written: str) -> bytes:
+    """Return the bytes that a text says: itself in UTF-8, or hex: and their digits. ValueError."""
+    if written.startswith(_HEX):
+        return bytes.fromhex(written.removeprefix(_HEX))
+    return written.encode()
+
+
+class DomainName(Kind):
+    """A name that DNS is asked for."""
+
+    allowed = "a domain name such as example.com, or . for the root"
+
+    def parse(self, raw: object) -> str:
+        """Return the name."""
+        name = text(raw, self.allowed)
+        labels = [] if name == "." else name.removesuffix(".").split(".")
+        if len(name) > _MAX_NAME or not all(
+            re.fullmatch(r"[!-\-/-~]{1,63}", each) for each in labels
+        ):
+            raise FieldError(f"{shown(name)} is not a domain name; allowed: {self.allowed}")
+        return name
+
+    def schema(self) -> dict[str, Any]:
+        """Return a text's JSON schema."""
+        return {"type": "string", "minLength": 1, "maxLength": 253}
+
+
+@dataclass(frozen=True)
 class CommandLine(Kind):
     """A program and its arguments."""
 

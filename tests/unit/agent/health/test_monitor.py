@@ -85,12 +85,13 @@ class Backends:
         *,
         forwarding: Forwarding = "dsr",
         tunnel: Tunnel = IPIP,
+        datagrams: bool = False,
     ) -> socket.socket:
         """A socket whose own address tells the backend."""
         if self.broken:
             raise self.broken
         assert vip == HOST
-        assert (forwarding, tunnel) == ("dsr", IPIP)
+        assert (forwarding, tunnel, datagrams) == ("dsr", IPIP, False)
         made = socket.socket()
         made.settimeout(0)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
