@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.kubernetes.harness_load import at, load
 from tests.kubernetes.harness_services import Services, make_pods
 from tools.kubernetes import image
 from tools.kubernetes.cluster import is_ready
@@ -71,6 +75,44 @@ def test_it_has_no_more_than_it_says(services: Services) -> None:
     (line,) = (each for each in said.splitlines() if each.startswith("CapEff:"))
     # CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF of <linux/capability.h>
     assert int(line.split()[1], 16) == sum(1 << each for each in (1, 12, 38, 39))
+
+
+def test_a_rolling_update_fails_no_request(services: Services) -> None:
+    """Of 10,000 through a ClusterIP and a node port, from pods and nodes, TCP and UDP."""
+    service = services.make("web", type="NodePort")
+    port = service["spec"]["ports"][0]["nodePort"]
+    one = services.cluster.nodes[0]
+    for address in services.addresses("web"):
+        services.until({"a", "b"}, "client-one", "tcp", address, 80)
+    clusters = [at(kind, each, 80) for kind in ("tcp", "udp") for each in services.addresses("web")]
+    ports = [at("tcp", each, port) for each in (one.address, one.address6)]
+    before = {each["metadata"]["name"] for each in agents(services)}
+    with load(services.cluster, {"client-one": [*clusters, *ports], "node two": clusters}) as asked:
+        kubectl = partial(services.plane.kubectl, "-n", "kube-system", "rollout")
+        kubectl("restart", "daemonset/towpath")
+        kubectl("status", "daemonset/towpath", f"--timeout={PATIENCE}s")
+        time.sleep(2)
+    assert before.isdisjoint(each["metadata"]["name"] for each in agents(services))
+    assert asked.failed == {}
+    assert asked.done > 10_000
+
+
+def test_what_somebody_detaches_is_put_back(services: Services) -> None:
+    """A hook of the node's cgroup, ended by whoever is root on the node: within seconds."""
+    services.make("web")
+    address = services.addresses("web")[0]
+    node = services.cluster.node("one")
+    for client in ("client-one", "node one"):
+        services.until({"a", "b"}, client, "tcp", address, 80)
+    code = (
+        "from pathlib import Path\n"
+        "from towpath.kernel.bpf.links import Link\n"
+        "(pin,) = Path('/sys/fs/bpf/towpath/socket').rglob('*connect4*')\n"
+        "Link.from_pin(pin).detach()\n"
+    )
+    node.run(sys.executable, "-c", code)
+    for client in ("client-one", "node one"):
+        services.until({"a", "b"}, client, "tcp", address, 80)
 
 
 def test_services_go_on_without_the_agents(services: Services) -> None:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 
-from tools.kubernetes import binaries, kept
+from tools.kubernetes import binaries, image, kept
 from tools.kubernetes.errors import KubernetesError
 
 TESTS = "tests/kubernetes"
@@ -36,6 +36,8 @@ def main() -> int:
         return 0
     try:
         build()
+        if not (options.ci or options.build):
+            image.kept_image()  # tests have no way to where its packages are
     except KubernetesError as error:
         print(f"make kubernetes: {error}", file=sys.stderr)
         return 1

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +133,7 @@ def look(made: cluster.Cluster, proxy: str, command: list[str]) -> int:
     address = made.plane.get("service", "web")["spec"]["clusterIP"]
     if not command:
         print(_HINTS.format(proxy=proxy, address=address), flush=True)
-        command = [shutil.which("bash") or "sh"]
+        command = [os.environ.get("SHELL") or "sh"]
     return subprocess.run(command, env=environment, check=False).returncode
 
 

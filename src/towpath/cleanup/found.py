@@ -28,7 +28,7 @@ _SETTINGS = {
     "netfilter/nf_conntrack_tcp_timeout_established": ("86400", "432000"),
     "netfilter/nf_conntrack_tcp_timeout_close_wait": ("3600", "60"),
 }
-"""What kube-proxy writes, and what the kernel has by itself."""
+"""What kube-proxy sets, and what the kernel has by itself."""
 _IPVS_DEVICE = "kube-ipvs0"
 
 
