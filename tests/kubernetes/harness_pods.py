@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
     from tools.kubernetes.cluster import Cluster
     from tools.kubernetes.node import Node
+    from tools.kubernetes.programs import Program
 
 EGRESS, INGRESS = "kubernetes.io/egress-bandwidth", "kubernetes.io/ingress-bandwidth"
 SIZE, OVERHEAD = 1400, 42
 BUCKET = 131_072
 """Bytes at once where the kernel has no fq: two of the longest packets."""
 PORT = 9000
-_SO_TIMESTAMPNS = 35
+_SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 35, 33
 _STAMP = struct.Struct("=qq")
 _SEND = f"""
 import socket, sys, time
@@ -59,9 +60,9 @@ class Receiver:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)  # SO_RCVBUFFORCE
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
         self._socket.bind((control_plane.ADDRESS, PORT))
-        self._socket.setblocking(False)
+        self._socket.setblocking(False)  # noqa: FBT003 -- its only argument
         self.arrivals: list[Arrival] = []
 
     def listen(self, seconds: float) -> None:
@@ -80,6 +81,17 @@ class Receiver:
             stamp = next(data for _, kind, data in more if kind == _SO_TIMESTAMPNS)
             whole, part = _STAMP.unpack(stamp)
             self.arrivals.append(Arrival(whole + part / 1e9, source[0]))
+
+    def rates(self, seconds: float = 2.0) -> dict[str, float]:
+        """Bits a second on the wire that arrive from each pod, from now on."""
+        self._drain()
+        self.arrivals.clear()
+        self.listen(seconds)
+        return {
+            source: (len(times) - 1) * (SIZE + OVERHEAD) * 8 / (times[-1] - times[0])
+            for source, times in self.by_source().items()
+            if len(times) > 1
+        }
 
     def by_source(self) -> dict[str, list[float]]:
         """When packets of each pod have arrived."""
@@ -143,8 +155,8 @@ def without_plugin(node: Node, *, plugin: bool = False) -> None:
 
 
 @contextmanager
-def limiting(node: Node, **more: Any) -> Iterator[None]:
-    """An agent on a node that limits pods and does nothing else."""
+def limiting(node: Node, more: dict[str, Any], **sections: Any) -> Iterator[Program]:
+    """An agent on a node that limits pods, and does what ``more`` of Kubernetes asks for."""
     configuration = {
         "bandwidth": {"devices": ["eth0"], "aggregates": 512},
         "kubernetes": {
@@ -153,30 +165,29 @@ def limiting(node: Node, **more: Any) -> Iterator[None]:
             "pod_limits": True,
         }
         | more,
-    }
+    } | sections
     path = node.directory / "towpath.yaml"
     path.write_text(json.dumps(configuration))
     agent = node.program("towpath", sys.executable, "-m", "towpath", "agent", "--config", path)
     agent.start()
     try:
         agent.wait_for(lambda: knows_pods(node))
-        yield
+        yield agent
     finally:
         agent.stop(signal.SIGTERM)
 
 
-def towpath(node: Node, *words: str) -> Any:
-    """What a command says as JSON."""
-    return json.loads(node.run(sys.executable, "-m", "towpath", *words, "--json"))
+def _asked(node: Node, question: str) -> Any:
+    code = (
+        "import json; from dataclasses import asdict; from towpath.api.client import Client\n"
+        f"with Client() as c: print(json.dumps(asdict(c.{question}), default=str))"
+    )
+    return json.loads(node.run(sys.executable, "-c", code))
 
 
 def status(node: Node) -> dict[str, Any]:
     """What the agent says of the source."""
-    code = (
-        "import json; from dataclasses import asdict; from towpath.api.client import Client\n"
-        "with Client() as c: print(json.dumps(asdict(c.status().sources['kubernetes']), default=str))"
-    )
-    found: dict[str, Any] = json.loads(node.run(sys.executable, "-c", code))
+    found: dict[str, Any] = _asked(node, "status().sources['kubernetes']")
     return found
 
 
@@ -190,14 +201,25 @@ def knows_pods(node: Node) -> bool:
     return all(kinds.get(each, {}).get("synced") for each in wanted)
 
 
+def neighbours(node: Node) -> dict[str, str]:
+    """Next hops that are kept resolved, and their states."""
+    return {each["address"]: each["state"] for each in _asked(node, "next_hops()")["next_hops"]}
+
+
+def rules(node: Node) -> list[dict[str, Any]]:
+    """What masquerade goes by."""
+    found: list[dict[str, Any]] = _asked(node, "masquerade()")["rules"]
+    return found
+
+
 def limits(node: Node) -> dict[str, dict[str, Any]]:
     """Aggregates by name."""
-    code = (
-        "import json; from dataclasses import asdict; from towpath.api.client import Client\n"
-        "with Client() as c: print(json.dumps(asdict(c.bandwidth()), default=str))"
-    )
-    found = json.loads(node.run(sys.executable, "-c", code))
-    return {each["name"]: each for each in found["aggregates"]} | {"": found}
+    return {each["name"]: each for each in _asked(node, "bandwidth()")["aggregates"]}
+
+
+def troubles(node: Node) -> str:
+    """What isn't as it should be, in one text."""
+    return "\n".join(_asked(node, "bandwidth()")["troubles"])
 
 
 def until(done: Any, what: str, seconds: float = 60.0) -> Any:
@@ -207,6 +229,24 @@ def until(done: Any, what: str, seconds: float = 60.0) -> Any:
         assert time.monotonic() < end, what
         time.sleep(0.1)
     return found
+
+
+def address(cluster: Cluster, name: str) -> str:
+    """A pod's IPv4 address, once the API server has one."""
+
+    def found() -> str:
+        status = cluster.pod(name).get("status", {})
+        told = [each["ip"] for each in status.get("podIPs", ())]
+        return next((each for each in told if ":" not in each), "")
+
+    given: str = until(found, f"pod {name} to have an address")
+    return given
+
+
+def annotate(cluster: Cluster, what: str, name: str, **annotations: str) -> None:
+    """Give an object annotations; "": without it."""
+    words = [f"{key}={each}" if each else f"{key}-" for key, each in annotations.items()]
+    cluster.plane.kubectl("annotate", "--overwrite", what, name, *words)
 
 
 def events(cluster: Cluster, name: str) -> list[str]:

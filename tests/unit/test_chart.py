@@ -114,3 +114,16 @@ def test_values_become_configuration_and_pod() -> None:
         each["metadata"]["annotations"][checksum] for each in (pod, changed["spec"]["template"])
     ]
     assert told[0] != told[1]
+
+
+@pytest.mark.usefixtures("helm")
+def test_limits_of_pods_need_what_the_runtime_keeps() -> None:
+    """The directory is mounted where it is asked for, and can't be written."""
+    wishes = ("kubernetes.pod_limits=true", "config.bandwidth.devices[0]=eth0")
+    for more, there in ((wishes, True), ((), False)):
+        text = chart.render(SERVER, *more)
+        objects = {each["kind"]: each for each in yaml.safe_load_all(text)}
+        parse_config(objects["ConfigMap"]["data"]["towpath.yaml"], "towpath.yaml")
+        (container,) = objects["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+        mounted = {each["mountPath"]: each.get("readOnly") for each in container["volumeMounts"]}
+        assert mounted.get("/var/lib/cni") == (True if there else None)

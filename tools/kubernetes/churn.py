@@ -30,7 +30,7 @@ from tools.kubernetes import load
 from tools.kubernetes.cluster import Cluster
 from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.node import Node, ip
-from tools.kubernetes.scale import cpu
+from tools.kubernetes.scale_world import cpu
 
 from towpath.lab import network
 

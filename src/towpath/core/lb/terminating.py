@@ -8,8 +8,9 @@ table is made without them when they leave, and is not touched when they are gon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from towpath.core.lb.plan import backends_gone
 from towpath.core.lb.states import BackendKey
@@ -17,7 +18,7 @@ from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress,
 from towpath.model.service import Backend, BackendState, Protocol, Scope, Service, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from towpath.documents import Plan, ServiceChange
 
@@ -46,7 +47,7 @@ class Terminating:
         return BackendKey(ServiceKey(self.vip, self.port, self.protocol, self.scope), self.address)
 
 
-TerminatingByKey = dict[BackendKey, Terminating]
+TerminatingByKey: TypeAlias = Mapping[BackendKey, Terminating]
 
 
 def find_terminating(

@@ -118,8 +118,10 @@ class PodLimits:
                 wait: float | None = AGAIN_SECONDS
             else:
                 wait = LOOK_SECONDS if self.pods.leaving else None
+            # wait_for() of Python 3.11 may lose that it is cancelled.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
             self._wake.clear()
             if not all(each.synced for each in self.reflectors):
                 continue

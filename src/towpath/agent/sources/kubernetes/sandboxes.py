@@ -122,10 +122,10 @@ class Sandboxes:
                     watch.drain()
                     watch.renew()
                     self.look()
-                    try:
-                        await asyncio.wait_for(wake.wait(), LOOK_SECONDS)
-                    except TimeoutError:
-                        continue
+                    # wait_for() of Python 3.11 may lose that it is cancelled.
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await wake.wait()
             finally:
                 loop.remove_reader(watch.fileno())
 
