@@ -402,6 +402,34 @@ def test_etcd_is_away(control_plane: ControlPlane, place: Place) -> None:
         delete(control_plane, "known")
 
 
+def test_what_a_pod_is_given(
+    control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The environment, an authority, and an account's token, which the kubelet writes anew."""
+    rules = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "rbac.yaml"
+    control_plane.kubectl("apply", "-f", str(rules))
+
+    def give() -> None:
+        path = "/api/v1/namespaces/kube-system/serviceaccounts/towpath/token"
+        status, answer = control_plane.request("POST", path, {"spec": {}})
+        assert status == 201
+        # As the kubelet does: at once, by a rename.
+        (tmp_path / "new").write_text(answer["status"]["token"])
+        (tmp_path / "new").rename(tmp_path / "token")
+
+    (tmp_path / "ca.crt").write_bytes(control_plane.authority.read_bytes())
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(control_plane.port))
+    (tmp_path / "token").write_text("expired")
+    made = Running(access.in_pod(at=tmp_path))
+    try:
+        made.until(lambda: "401" in (made.reflector.error or ""))
+        give()
+        made.until(lambda: made.reflector.synced)
+    finally:
+        made.close()
+
+
 def test_the_account_is_enough_and_no_more(control_plane: ControlPlane, place: Place) -> None:
     """With deploy/kubernetes/rbac.yaml all is followed; what isn't needed is refused."""
     rules = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "rbac.yaml"

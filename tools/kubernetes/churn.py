@@ -58,9 +58,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30, help="of each part")
     parser.add_argument("--rate", type=float, default=200, help="requests a second, of each client")
     parser.add_argument("--changes", type=float, default=100, help="of endpoints, a second")
-    parser.add_argument(
-        "--grace", type=float, default=1.5, help="seconds that a pod goes on serving"
-    )
+    parser.add_argument("--grace", type=float, default=5, help="seconds that a pod goes on serving")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     options = parser.parse_args()
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
