@@ -29,6 +29,8 @@ struct health_probe {
 	__u8 family;	   /* enum family, that of the key once more */
 	__u8 way;	   /* enum health_way */
 	__u16 _reserved;
+	__u32 encap; /* as a service's, with HEALTH_TUNNEL */
+	__u32 _reserved2;
 };
 
 enum health_way {

@@ -10,6 +10,7 @@
 
 #include "abi/base.h"
 #include "abi/btf.h"
+#include "abi/encap.h"
 #include "abi/net.h"
 
 #pragma GCC diagnostic push
@@ -92,6 +93,9 @@ enum service_flags {
 	SERVICE_L2 = 1 << 1,		/* packets keep their IP header, in a new frame */
 	SERVICE_SNAT = 1 << 4,		/* translated, not encapsulated */
 	SERVICE_LOCAL = 1 << 5,		/* some of its backends may be in `local_backends` */
+	SERVICE_ENCAP = 1 << 6,		/* its tunnels are of another kind than IPIP: by `encap` */
+	SERVICE_HASH_CLIENT = 1 << 7,	/* new flows go by their source address alone */
+	SERVICE_HASH_PORT = 1 << 8,	/* by their destination port alone */
 };
 BTF_KEEP(enum service_flags);
 
@@ -108,7 +112,7 @@ struct service {
 	__u32 affinity;	    /* seconds that a client keeps its backend, 0 = none */
 	__u32 sources;	    /* the set of source prefixes it is for, 0 = for everyone */
 	__u32 flow_timeout; /* seconds after which a flow of UDP has ended, 0 = that of all */
-	__u32 _reserved;
+	__u32 encap;	    /* see enum encap_kind; read only with SERVICE_ENCAP */
 };
 
 /*

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The decapsulating end, for backends: takes the outer header off IPIP, IP6IP6,
- * 4in6 and 6in4 packets sent to the addresses in `addresses` and hands what was
- * inside to the kernel, as if it had arrived on the wire like that.
+ * 4in6 and 6in4 packets sent to the addresses in `addresses`, with GRE, FOU or GUE
+ * between if that is asked for, and hands what was inside to the kernel, as if it had
+ * arrived on the wire like that.
  *
  * parse the outer header -> look its destination up -> check it and the inner
  * header -> merge the ECN fields -> move the link header over -> pass up.
@@ -19,6 +20,7 @@
 
 #include "abi/base.h"
 #include "abi/decap.h"
+#include "decap/between.h"
 #include "net/parse.h"
 #include "net/pull.h"
 
@@ -52,7 +54,7 @@ enum ipv6_ecn {
 struct outer {
 	struct decap_key key; /* its destination */
 	__u32 length;	      /* of what it carries, as it says */
-	__u8 protocol;	      /* IPPROTO_IPIP or IPPROTO_IPV6 */
+	__u8 protocol;	      /* IPPROTO_IPIP or IPPROTO_IPV6, also of what is behind GRE or UDP */
 	__u8 ecn;
 	bool fragment;
 	bool malformed;
@@ -69,7 +71,8 @@ static __always_inline __u32 distance(const void *from, const void *to)
 
 static __always_inline bool is_tunnel(__u8 protocol)
 {
-	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 ||
+	       (takes_gre && protocol == IPPROTO_GRE) || (takes_udp && protocol == IPPROTO_UDP);
 }
 
 /* The kernel checks the header it sees, and it will not see this one. */
@@ -284,6 +287,7 @@ __noinline int decapsulate(struct xdp_md *ctx)
 	struct outer outer = {};
 	void *frame = c.pos, *header;
 	__be16 ethertype, vlan;
+	__u32 before;
 	bool tunnel = false;
 
 	ethertype = parse_ethernet(&c, &vlan);
@@ -295,6 +299,15 @@ __noinline int decapsulate(struct xdp_md *ctx)
 	if (!tunnel)
 		return DECAP_PASS_OTHER;
 
+	if (unlikely(takes_gre || takes_udp) && !outer.fragment && !outer.malformed) {
+		before = outer.length;
+		if (!take_between(&c, &outer.protocol, &outer.length))
+			return DECAP_PASS_OTHER;
+		outer.malformed = outer.length > before;
+	} else if (outer.protocol == IPPROTO_UDP) {
+		/* Which port it is for the first fragment says, if it can be believed. */
+		return DECAP_PASS_OTHER;
+	}
 	counters = bpf_map_lookup_elem(&addresses, &outer.key);
 	if (!counters)
 		return DECAP_PASS_OTHER;

@@ -107,8 +107,8 @@ static __noinline __u32 health_route(struct __sk_buff *skb, const struct health_
 
 	if (!probe || !hop)
 		return 0;
-	result = route_find(skb, &probe->to.addr, probe->to.family, probe->ifindex,
-			    probe->way == HEALTH_L2, flow, &mask, &fib);
+	result = route_find(skb, &probe->to.addr, route_to(probe->to.family, probe->encap),
+			    probe->ifindex, probe->way == HEALTH_L2, flow, &mask, &fib);
 	/* The kernel sends it, and resolves what it has to. */
 	if (!fib_found(result))
 		return 0;
@@ -177,7 +177,10 @@ static __always_inline int health_send(struct __sk_buff *skb)
 	}
 	outer.daddr = &probe->to.addr;
 	outer.family = &probe->to.family;
-	outer.length = outer_length(probe->to.family);
+	outer.wraps = true;
+	outer.encap = probe->encap;
+	outer.between = encap_between(probe->encap);
+	outer.length = outer_length(probe->to.family) + outer.between;
 	hop.vary = tunnel_varies(probe->to.family);
 	tunnel_source(&outer);
 	if (skb_encap(skb, &pkt, &outer)) {

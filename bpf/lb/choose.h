@@ -12,7 +12,8 @@ static __always_inline struct backend *new_backend(struct lb_ctx *lb, const stru
 						   __u32 index)
 {
 	if (likely(!service->affinity))
-		return hash_backend(lb, service, lb->hash >> 32);
+		return hash_backend(lb, service,
+				    service_hash(service, &lb->pkt.flow, lb->hash) >> 32);
 	return backend_of(affinity_backend(lb->slot, index));
 }
 

@@ -218,6 +218,13 @@ static __always_inline __u32 flow_victim(const struct flow_set *set, __u16 now)
 	return FLOW_WAYS - 1 - oldest % FLOW_WAYS;
 }
 
+/* Forgets the flow that was found. */
+static __always_inline void flow_forget(const struct flow_place *place)
+{
+	if (place->flow)
+		*(volatile __u64 *)&place->flow->ref = 0;
+}
+
 /* Learns a flow, in the entry that it was found in if there was one. */
 static __always_inline void flow_learn_as(const struct flow_place *place, const struct flow_id *id,
 					  __u32 handle)

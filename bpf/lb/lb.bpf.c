@@ -42,8 +42,8 @@ static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx 
 		outer->hop = &stats->hop;
 	} else {
 		next_hop_begin(lb, &lb->fresh, rx_ifindex);
-		result = route_ask(ctx, outer->daddr, *outer->family, &lb->fresh,
-				   tunnel_flow(lb->hash >> 32, lb->pkt.tos));
+		result = route_ask(ctx, outer->daddr, route_to(*outer->family, outer->encap),
+				   &lb->fresh, tunnel_flow(lb->hash >> 32, lb->pkt.tos));
 		outer->hop = &lb->fresh;
 		if (!next_hop_keep(lb, &stats->hop, &lb->fresh, result))
 			return route_verdict(result);
@@ -51,17 +51,16 @@ static __always_inline __u32 backend_next_hop(struct xdp_md *ctx, struct lb_ctx 
 	return outer->hop->way;
 }
 
-static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
-					 const struct backend *backend, struct backend_cpu *stats)
+/* `outer` has its destination and kind. */
+static __always_inline __u32 send_outer(struct xdp_md *ctx, struct lb_ctx *lb,
+					struct backend_cpu *stats, struct outer *to)
 {
-	struct outer outer = {
-		.daddr = &backend->addr,
-		.family = &backend->family,
-		.hash = lb->hash >> 32,
-		.length = outer_length(backend->family),
-	};
-	__u32 way = backend_next_hop(ctx, lb, stats, &outer, lb->rx_ifindex), tx_ifindex, verdict;
+	struct outer outer = *to;
+	__u32 way, tx_ifindex, verdict;
 
+	outer.hash = lb->hash >> 32;
+	outer.length = outer_length(*outer.family) + outer.between;
+	way = backend_next_hop(ctx, lb, stats, &outer, lb->rx_ifindex);
 	TRACE(lb, hop, *outer.hop);
 	if (unlikely(!is_sent(way)))
 		return way;
@@ -78,6 +77,35 @@ static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
 	if (likely(is_sent(verdict)))
 		count_sent(lb, stats);
 	return verdict;
+}
+
+static __always_inline __u32 send_tunnel(struct xdp_md *ctx, struct lb_ctx *lb,
+					 const struct backend *backend, struct backend_cpu *stats)
+{
+	struct outer outer = { .daddr = &backend->addr, .family = &backend->family };
+
+	return send_outer(ctx, lb, stats, &outer);
+}
+
+/* The same by another tunnel than IPIP. `encap`: the service's. */
+__noinline int send_wrapped(struct xdp_md *ctx, __u32 slot, __u32 handle, __u32 encap)
+{
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct backend *backend = backend_of(handle);
+	struct outer outer = {};
+	struct backend_cpu *stats;
+
+	if (!lb || !backend)
+		return VERDICT_DROP_NO_BACKEND;
+	stats = backend_stats(lb->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!stats)
+		return VERDICT_DROP_NO_BACKEND;
+	outer.daddr = &backend->addr;
+	outer.family = &backend->family;
+	outer.wraps = true;
+	outer.encap = encap;
+	outer.between = encap_between(encap);
+	return send_outer(ctx, lb, stats, &outer);
 }
 
 /*
@@ -121,11 +149,13 @@ static __always_inline __u32 forward(struct xdp_md *ctx, struct lb_ctx *lb,
 {
 	struct backend_cpu *stats;
 
-	if (unlikely(service->flags & (SERVICE_L2 | SERVICE_LOCAL))) {
+	if (unlikely(service->flags & (SERVICE_L2 | SERVICE_LOCAL | SERVICE_ENCAP))) {
 		if (service->flags & SERVICE_LOCAL && is_local(backend->handle))
 			return local_pass(lb, backend->handle);
 		if (service->flags & SERVICE_L2)
 			return send_l2(ctx, lb->slot, backend->handle);
+		if (service->flags & SERVICE_ENCAP)
+			return send_wrapped(ctx, lb->slot, backend->handle, service->encap);
 	}
 	stats = backend_stats(lb->cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	return stats ? send_tunnel(ctx, lb, backend, stats) : VERDICT_DROP_NO_BACKEND;

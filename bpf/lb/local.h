@@ -91,10 +91,15 @@ __noinline int local_known(__u32 slot, __u32 id)
 	};
 	place = flow_place(lb->hash, lb->jiffies);
 	backend = backend_of(flow_lookup(&place, &flow));
-	if (!backend || !is_local(backend->handle) ||
-	    flow_has_ended(&place, &flow, &service->flow_timeout) ||
-	    (flow_begins_anew(&place, &flow) && !takes_flows(backend)))
+	if (!backend || !is_local(backend->handle))
 		return 0;
+	if (flow_has_ended(&place, &flow, &service->flow_timeout) ||
+	    (flow_begins_anew(&place, &flow) && !takes_flows(backend))) {
+		/* What begins may be translated, and its later packets must not find this. */
+		if (!(lb->pkt_flags & PKT_NO_LEARN))
+			flow_forget(&place);
+		return 0;
+	}
 	if (!(lb->pkt_flags & PKT_NO_LEARN))
 		flow_note(&place, &flow);
 	TRACE_FLAG(lb, TRACE_FLOW_HIT);

@@ -147,4 +147,16 @@ static __always_inline bool takes_flows(const struct backend *backend)
 	return backend->state == BACKEND_ACTIVE && backend->weight;
 }
 
+/* The hash that a new flow is given a backend by. `hash`: the flow's own. */
+static __always_inline __u64 service_hash(const struct service *service,
+					  const struct flow_key *flow, __u64 hash)
+{
+	__u32 flags = service->flags;
+
+	if (likely(!(flags & (SERVICE_HASH_CLIENT | SERVICE_HASH_PORT))))
+		return hash;
+	return flags & SERVICE_HASH_CLIENT ? hash_client(flow, hash_seed)
+					   : hash_port(flow->dport, hash_seed);
+}
+
 #endif

@@ -18,6 +18,17 @@ static __always_inline const struct way_masks *way_masks_of(__u8 family)
 	return family == FAMILY_V4 ? &known->v4 : &known->v6;
 }
 
+/* The family of what is asked for, and in the same word, above it, the tunnel's kind. */
+enum route_to {
+	ROUTE_FAMILY = 255,
+	ROUTE_KIND_SHIFT = 8,
+};
+
+static __always_inline __u32 route_to(__u8 family, __u32 encap)
+{
+	return (encap & ~(__u32)ENCAP_KIND) | (encap & ENCAP_KIND) << ROUTE_KIND_SHIFT | family;
+}
+
 /* What a tunnel's header has of the flow within, in one word: its hash, and DSCP and ECN. */
 static __always_inline __u64 tunnel_flow(__u32 hash, __u8 tos)
 {
@@ -40,15 +51,36 @@ static __always_inline void tunnel_question(struct bpf_fib_lookup *fib, __u8 fam
 }
 
 /*
+ * The protocol of a tunnel's own header, and the ports where that has some. `to`: see route_to();
+ * `hash`: of the flow within, as far as it may be asked about.
+ */
+static __always_inline void tunnel_protocol(struct bpf_fib_lookup *fib, __u32 to, __u32 hash)
+{
+	switch (to >> ROUTE_KIND_SHIFT & ENCAP_KIND) {
+	case ENCAP_IPIP:
+		fib->l4_protocol = (to & ROUTE_FAMILY) == FAMILY_V4 ? IPPROTO_IPIP : IPPROTO_IPV6;
+		break;
+	case ENCAP_GRE:
+		fib->l4_protocol = IPPROTO_GRE;
+		break;
+	default:
+		fib->l4_protocol = IPPROTO_UDP;
+		fib->sport = bpf_htons(encap_source_port(hash));
+		fib->dport = bpf_htons(to >> ENCAP_PORT_SHIFT);
+	}
+}
+
+/*
  * Asks for the way of a packet that came in on `ingress`. `fib` then has the egress
  * device, or the next hop's addresses too, and a source address unless it goes on as
- * it is, by `l2`. `flow`: see tunnel_flow(); `mask`: of the bits that are set here
+ * it is, by `l2`. `kind`: see route_to(); `flow`: see tunnel_flow(); `mask`: of the bits that are set here
  * what was found holds for no other.
  */
-static __always_inline int route_find(void *ctx, const struct address *to, __u8 family,
+static __always_inline int route_find(void *ctx, const struct address *to, __u32 kind,
 				      __u32 ingress, bool l2, __u64 flow, __u32 *mask,
 				      struct bpf_fib_lookup *fib)
 {
+	__u8 family = kind & ROUTE_FAMILY;
 	const struct way_masks *masks = way_masks_of(family);
 	struct settings *set;
 	__u32 zero = 0, source;
@@ -58,13 +90,12 @@ static __always_inline int route_find(void *ctx, const struct address *to, __u8 
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
 	fib->ifindex = ingress;
 	*mask = *(const volatile __u32 *)&masks->tunnel;
+	tunnel_protocol(fib, kind, (__u32)flow & *mask);
 	if (family == FAMILY_V4) {
-		fib->l4_protocol = IPPROTO_IPIP;
 		fib_addresses(fib, FAMILY_V4, &set->source4, to);
 		tunnel_question(fib, FAMILY_V4, flow, set->vary4, *mask);
 		source = set->fib_source4;
 	} else {
-		fib->l4_protocol = IPPROTO_IPV6;
 		fib_addresses(fib, FAMILY_V6, &set->source6, to);
 		tunnel_question(fib, FAMILY_V6, flow, set->vary6, *mask);
 		source = set->fib_source6;
@@ -75,16 +106,18 @@ static __always_inline int route_find(void *ctx, const struct address *to, __u8 
 
 /*
  * Asks the kernel for the way to `to` and fills `hop`, whose rx_* fields say where
- * the packet came from and whether it is to go to that very host. `flow`: see tunnel_flow().
+ * the packet came from and whether it is to go to that very host. `kind`: see route_to(); `flow`:
+ * see tunnel_flow().
  * Of one that holds for this packet alone rx_ifindex is 0, which no packet has.
  * Returns BPF_FIB_LKUP_RET_* or one of ours. Called about once a jiffy for
  * each backend and CPU, and kept out of line so that its stack and code stay out
  * of the hot path.
  */
-static __noinline int route_ask(struct xdp_md *ctx, const struct address *to, __u32 family,
+static __noinline int route_ask(struct xdp_md *ctx, const struct address *to, __u32 kind,
 				struct next_hop *hop, __u64 flow)
 {
 	struct bpf_fib_lookup fib = {};
+	__u8 family = kind & ROUTE_FAMILY;
 	__u32 ingress, mask = 0;
 	bool l2, found;
 	int result;
@@ -93,7 +126,7 @@ static __noinline int route_ask(struct xdp_md *ctx, const struct address *to, __
 		return BPF_FIB_LKUP_RET_NOT_FWDED;
 	l2 = hop->rx_ifindex & HOP_L2;
 	ingress = fib_ingress(&vlan_devices, hop->rx_ifindex & ~HOP_L2, hop->rx_vlan);
-	result = route_find(ctx, to, family, ingress, l2, flow, &mask, &fib);
+	result = route_find(ctx, to, kind, ingress, l2, flow, &mask, &fib);
 	found = fib_found(result);
 	if (found && l2 && !fib_on_link(&fib, to, family))
 		result = FIB_NOT_ON_LINK;

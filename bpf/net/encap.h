@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The outer header: IPIP (RFC 2003), and IPv6 around either family (RFC 2473).
+ * The outer header: IPIP (RFC 2003), and IPv6 around either family (RFC 2473); and what may be between
+ * it and the packet: GRE (RFC 2784), UDP, GUE (draft-ietf-intarea-gue-09).
  *
  * The packet inside is not touched. Its TTL in particular stays: who encapsulates has it
  * for an address of this node's own, so that this is no forwarding of it (RFC 2003, 3.1).
@@ -8,6 +9,7 @@
 #ifndef TOWPATH_NET_ENCAP_H
 #define TOWPATH_NET_ENCAP_H
 
+#include "abi/encap.h"
 #include "abi/net.h"
 #include "net/checksum.h"
 #include "net/parse.h"
@@ -15,7 +17,26 @@
 enum encap_limits {
 	OUTER_TTL = 64,
 	OUTER_ID_STEP = 0x9e37,
+	OUTER_BETWEEN_MAX = 12,
 };
+
+struct gre_header {
+	__be16 flags; /* and the version, 0 */
+	__be16 ethertype;
+};
+
+/* Of GUE's variant 0. */
+struct gue_header {
+	__u8 length; /* variant, C, and the length of what follows in words */
+	__u8 protocol;
+	__be16 flags;
+};
+
+/* In the dynamic range, by bits that have not chosen the backend. */
+static __always_inline __u16 encap_source_port(__u32 hash)
+{
+	return 0xc000 | (hash & 0x3fff);
+}
 
 /*
  * What the outer header says, decided before the packet is touched. The family is read where it
@@ -28,7 +49,10 @@ struct outer {
 	const __u8 *family; /* of daddr, enum family */
 	const struct next_hop *hop;
 	struct address saddr;
-	__u32 length; /* of the header: 20 or 40 */
+	__u32 length;  /* of all headers: 20 or 40, and what is between */
+	__u32 between; /* bytes of that, 0 = IPIP */
+	__u32 encap;   /* see enum encap_kind */
+	bool wraps;    /* whether it may be another than IPIP: a constant at each place */
 	__u32 hash;
 	__be16 vlan; /* tag in front of it, 0 = none */
 };
@@ -50,6 +74,14 @@ static __always_inline __be16 outer_id(const struct packet *pkt)
 	return bpf_htons(bpf_ntohs(pkt->id) + offset * OUTER_ID_STEP);
 }
 
+/* What follows the outer header. `inner`: family of the packet. */
+static __always_inline __u32 outer_protocol(const struct outer *outer, __u8 inner)
+{
+	if (!outer->wraps || !outer->between)
+		return inner == FAMILY_V4 ? IPPROTO_IPIP : IPPROTO_IPV6;
+	return (outer->encap & ENCAP_KIND) == ENCAP_GRE ? IPPROTO_GRE : IPPROTO_UDP;
+}
+
 /*
  * RFC 2003: DF is copied, so that path MTU discovery works through the tunnel.
  * Where it is clear the packet may be fragmented, and the outer ID must be as
@@ -58,11 +90,11 @@ static __always_inline __be16 outer_id(const struct packet *pkt)
 static __always_inline void write_ipv4(struct iphdr *ip, const struct packet *pkt,
 				       const struct outer *outer)
 {
-	__u32 length = bpf_htons(pkt->l3_length + sizeof(*ip));
+	__u32 length = bpf_htons(pkt->l3_length + sizeof(*ip) + outer->between);
 	__be32 saddr = outer->saddr.word[3], daddr = outer->daddr->word[3];
 	__u32 second = (__u32)bpf_htons(IPV4_DONT_FRAGMENT) << 16;
 	__u32 first = 0x45 | pkt->tos << 8 | length << 16;
-	__u32 third = OUTER_TTL | IPPROTO_IPIP << 8;
+	__u32 third = OUTER_TTL | outer_protocol(outer, FAMILY_V4) << 8;
 	wide32 *word = (wide32 *)ip;
 
 	if (pkt->flow.family == FAMILY_V4 && !(pkt->fragment & bpf_htons(IPV4_DONT_FRAGMENT)))
@@ -84,13 +116,13 @@ static __always_inline void write_address(void *to, const struct address *from)
 static __always_inline void write_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
 				       const struct outer *outer)
 {
-	__u32 label = outer->hash & 0xfffff, length = pkt->l3_length;
+	__u32 label = outer->hash & 0xfffff, length = pkt->l3_length + outer->between;
 
 	/* Or the compiler keeps the length as it lay in the packet, beside the one in host order. */
 	barrier_var(length);
 	*(__be32 *)ip = bpf_htonl(6U << 28 | (__u32)pkt->tos << 20 | label);
 	ip->payload_len = bpf_htons(length);
-	ip->nexthdr = pkt->flow.family == FAMILY_V4 ? IPPROTO_IPIP : IPPROTO_IPV6;
+	ip->nexthdr = outer_protocol(outer, pkt->flow.family);
 	ip->hop_limit = OUTER_TTL;
 	write_address(&ip->saddr, &outer->saddr);
 	write_address(&ip->daddr, outer->daddr);
@@ -107,6 +139,42 @@ static __always_inline void write_ethernet(struct ethhdr *eth, const struct next
 	to[1] = from[1];
 	to[2] = from[2];
 	*(wide16 *)(to + 3) = proto;
+}
+
+/* `between` of struct outer. */
+static __always_inline __u32 encap_between(__u32 encap)
+{
+	return encap & ENCAP_LENGTH;
+}
+
+/*
+ * Writes it behind the outer header, at `at`, where OUTER_BETWEEN_MAX bytes are. UDP has no checksum: of
+ * what is within, that has its own (RFC 6935 for IPv6). Its source port is of the flow's hash, so that
+ * the fabric's ECMP and the backend's RSS tell flows apart.
+ */
+static __always_inline void write_between(void *at, const struct packet *pkt,
+					  const struct outer *outer)
+{
+	bool v4 = pkt->flow.family == FAMILY_V4;
+	struct udphdr *udp = at;
+	struct gue_header *gue = (void *)(udp + 1);
+
+	if ((outer->encap & ENCAP_KIND) == ENCAP_GRE) {
+		struct gre_header *gre = at;
+
+		gre->flags = 0;
+		gre->ethertype = v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+		return;
+	}
+	udp->source = bpf_htons(encap_source_port(outer->hash));
+	udp->dest = bpf_htons(outer->encap >> ENCAP_PORT_SHIFT);
+	udp->len = bpf_htons(pkt->l3_length + outer->between);
+	udp->check = 0;
+	if ((outer->encap & ENCAP_KIND) == ENCAP_GUE0) {
+		gue->length = 0;
+		gue->protocol = v4 ? IPPROTO_IPIP : IPPROTO_IPV6;
+		gue->flags = 0;
+	}
 }
 
 static __always_inline __u32 link_length(__be16 vlan)
@@ -146,6 +214,8 @@ static __always_inline int xdp_encap(struct xdp_md *ctx, const struct packet *pk
 				     const struct outer *outer)
 {
 	__u32 link = link_length(outer->vlan);
+	/* Whatever is between: of the packet there is more. */
+	const __u32 behind = outer->wraps ? OUTER_BETWEEN_MAX : 0;
 	bool v4 = *outer->family == FAMILY_V4;
 	struct cursor c;
 
@@ -154,14 +224,18 @@ static __always_inline int xdp_encap(struct xdp_md *ctx, const struct packet *pk
 	c = cursor_of(ctx);
 	if (v4) {
 		if (!write_link(&c, outer->hop, outer->vlan, bpf_htons(ETH_P_IP),
-				sizeof(struct iphdr)))
+				sizeof(struct iphdr) + behind))
 			return -1;
 		write_ipv4(c.pos, pkt, outer);
+		if (outer->wraps && outer->between)
+			write_between(c.pos + sizeof(struct iphdr), pkt, outer);
 	} else {
 		if (!write_link(&c, outer->hop, outer->vlan, bpf_htons(ETH_P_IPV6),
-				sizeof(struct ipv6hdr)))
+				sizeof(struct ipv6hdr) + behind))
 			return -1;
 		write_ipv6(c.pos, pkt, outer);
+		if (outer->wraps && outer->between)
+			write_between(c.pos + sizeof(struct ipv6hdr), pkt, outer);
 	}
 	return 0;
 }
@@ -177,8 +251,13 @@ static __always_inline int skb_encap(struct __sk_buff *skb, const struct packet 
 	bool v4 = *outer->family == FAMILY_V4;
 	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO |
 		      (v4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6);
+	const __u32 behind = outer->wraps ? OUTER_BETWEEN_MAX : 0;
 	struct cursor c;
 	struct ethhdr *eth;
+
+	if (outer->wraps && outer->between)
+		flags |= (outer->encap & ENCAP_KIND) == ENCAP_GRE ? BPF_F_ADJ_ROOM_ENCAP_L4_GRE
+								  : BPF_F_ADJ_ROOM_ENCAP_L4_UDP;
 
 	if (bpf_skb_adjust_room(skb, outer->length, BPF_ADJ_ROOM_MAC, flags))
 		return -1;
@@ -187,15 +266,19 @@ static __always_inline int skb_encap(struct __sk_buff *skb, const struct packet 
 	if (!eth)
 		return -1;
 	if (v4) {
-		if (c.pos + sizeof(struct iphdr) > c.end)
+		if (c.pos + sizeof(struct iphdr) + behind > c.end)
 			return -1;
 		eth->h_proto = bpf_htons(ETH_P_IP);
 		write_ipv4(c.pos, pkt, outer);
+		if (outer->wraps && outer->between)
+			write_between(c.pos + sizeof(struct iphdr), pkt, outer);
 	} else {
-		if (c.pos + sizeof(struct ipv6hdr) > c.end)
+		if (c.pos + sizeof(struct ipv6hdr) + behind > c.end)
 			return -1;
 		eth->h_proto = bpf_htons(ETH_P_IPV6);
 		write_ipv6(c.pos, pkt, outer);
+		if (outer->wraps && outer->between)
+			write_between(c.pos + sizeof(struct ipv6hdr), pkt, outer);
 	}
 	return 0;
 }

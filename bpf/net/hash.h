@@ -61,6 +61,12 @@ static __always_inline __u64 hash_client(const struct flow_key *flow, __u64 seed
 	return hash_step(hash_step(state, flow->family), 0);
 }
 
+/* Of a destination port, whoever asks for it. */
+static __always_inline __u64 hash_port(__be16 port, __u64 seed)
+{
+	return hash_step(hash_step(seed, port), 0);
+}
+
 /* 32 bits to [0, n) without a division (Lemire, arXiv:1805.10941). */
 static __always_inline __u32 hash_scale(__u32 hash, __u32 n)
 {

@@ -49,15 +49,19 @@ __noinline int fast_learn(__u64 hash, __u64 saddr_first, __u64 saddr_last, __u64
 /* Puts the packet in its tunnel. `family`: the backend's. False: it can't be, and is as it was. */
 static __always_inline bool fast_encap(struct xdp_md *ctx, const struct lb_ctx *lb,
 				       const struct backend *backend, const struct next_hop *hop,
-				       const __u8 *family)
+				       const __u8 *family, const bool wraps, __u32 encap)
 {
 	struct outer outer = {
 		.daddr = &backend->addr,
 		.family = family,
 		.hop = hop,
-		.length = outer_length(*family),
+		.wraps = wraps,
+		.encap = encap,
+		.between = wraps ? encap_between(encap) : 0,
 		.hash = lb->hash >> 32,
 	};
+
+	outer.length = outer_length(*family) + outer.between;
 
 	if (!next_hop_fits(lb, hop, outer.length))
 		return false;
@@ -67,13 +71,14 @@ static __always_inline bool fast_encap(struct xdp_md *ctx, const struct lb_ctx *
 
 static __always_inline bool fast_tunnel(struct xdp_md *ctx, const struct lb_ctx *lb,
 					const struct backend *backend, const struct next_hop *hop,
-					const bool v4)
+					const bool v4, const bool wraps, __u32 encap)
 {
 	if (!next_hop_holds(lb, hop, lb->rx_ifindex) || !fast_leaves(ctx, hop))
 		return false;
 	if (v4 && likely(backend->family == FAMILY_V4))
-		return fast_encap(ctx, lb, backend, hop, &ONLY_V4);
-	return backend->family == FAMILY_V6 && fast_encap(ctx, lb, backend, hop, &ONLY_V6);
+		return fast_encap(ctx, lb, backend, hop, &ONLY_V4, wraps, encap);
+	return backend->family == FAMILY_V6 &&
+	       fast_encap(ctx, lb, backend, hop, &ONLY_V6, wraps, encap);
 }
 
 /* Puts the packet in a new frame, for a backend on the link. */
@@ -148,8 +153,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 	if (!service)
 		return FAST_DOUBT;
 	sources = *(const volatile __u32 *)&service->sources;
-	special = service->flags &
-		  (SERVICE_L2 | SERVICE_SNAT | SERVICE_LOCAL | SERVICE_NO_FLOW_TABLE);
+	special = service->flags;
 	if (unlikely(sources | (special & (SERVICE_SNAT | SERVICE_LOCAL)))) {
 		if (special & SERVICE_LOCAL)
 			return FAST_DOUBT;
@@ -168,7 +172,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 		backend = known_backend(&place, &id, service);
 	}
 	if (unlikely(!backend)) {
-		if (id.tcp_flags & TCP_RST)
+		if (id.tcp_flags & TCP_RST || special & (SERVICE_HASH_CLIENT | SERVICE_HASH_PORT))
 			return FAST_DOUBT;
 		if (unlikely(service->affinity))
 			backend = backend_of(fast_affinity(ctx, index));
@@ -183,9 +187,14 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 	stats = backend_stats(lb->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	if (!stats)
 		return FAST_DOUBT;
-	if (unlikely(special & SERVICE_L2) ? !fast_relink(ctx, lb, &stats->hop)
-					   : !fast_tunnel(ctx, lb, backend, &stats->hop, v4))
+	if (likely(!(special & (SERVICE_L2 | SERVICE_ENCAP)))) {
+		if (!fast_tunnel(ctx, lb, backend, &stats->hop, v4, false, 0))
+			return FAST_DOUBT;
+	} else if (special & SERVICE_L2 ? !fast_relink(ctx, lb, &stats->hop)
+					: !fast_tunnel(ctx, lb, backend, &stats->hop, v4, true,
+						       service->encap)) {
 		return FAST_DOUBT;
+	}
 
 	count_sent(lb, stats);
 	if (likely(place.flow)) {

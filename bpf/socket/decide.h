@@ -50,10 +50,14 @@ static __always_inline struct backend *socket_known(const struct socket_question
 	return (__u32)(bpf_ktime_get_ns() / SECOND_NS) - q->seen < idle ? backend : NULL;
 }
 
-static __always_inline __u64 socket_hash(const struct socket_question *q, bool by_client)
+static __always_inline __u64 socket_hash(const struct socket_question *q,
+					 const struct service *service)
 {
+	bool by_client = service->affinity || service->flags & SERVICE_HASH_CLIENT;
 	__u64 state = hash_step(hash_seed, by_client ? q->netns : q->socket);
 
+	if (service->flags & SERVICE_HASH_PORT)
+		return hash_port(q->port, hash_seed);
 	return by_client ? hash_step(state, 0) : hash_step(hash_step(state, q->connects), 0);
 }
 
@@ -72,7 +76,7 @@ static __always_inline struct backend *socket_choose(const struct socket_questio
 	if (backend)
 		return backend;
 	a->by = SOCKET_BY_MAGLEV;
-	a->hash = socket_hash(q, by_client) >> 32;
+	a->hash = socket_hash(q, service) >> 32;
 	a->table_base = table.base;
 	a->table_size = table.size;
 	a->slot = hash_scale(a->hash, table.size);

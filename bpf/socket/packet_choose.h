@@ -56,7 +56,8 @@ static __always_inline struct backend *packet_choose(const struct packet_work *w
 	backend = by_client ? backend_of(packet_client(w->service, 0)) : NULL;
 	if (backend)
 		return backend;
-	hash = by_client ? hash_client(&w->p.flow, hash_seed) : hash_flow(&w->p.flow, hash_seed);
+	hash = by_client ? hash_client(&w->p.flow, hash_seed)
+			 : service_hash(service, &w->p.flow, hash_flow(&w->p.flow, hash_seed));
 	backend = backend_of(maglev_lookup(table, hash_scale(hash >> 32, table.size)));
 	if (backend && by_client)
 		packet_client(w->service, backend->handle);

@@ -110,7 +110,7 @@ CAPABILITIES: tuple[Capability, ...] = (
         "towpath.{layer}.lb",
         key="devices",
         also=("socket", "kubernetes"),
-        leaves=("pins/links", "pins/maps", "directory/state.db"),
+        leaves=("pins/links", "pins/maps", "directory/state.db", "directory/limits.json"),
     ),
     Capability("socket", "towpath.{layer}.socket", "Services at the sockets of this node."),
     Capability(

@@ -319,7 +319,8 @@ class Trace:
     forwarding: str | None = None
     """dsr: in a tunnel. l2: as it came, to the backend's MAC address."""
     encapsulation: str | None = None
-    """ipip, ip6ip6 or 4in6; None: it has none, such as what is translated, or stays here."""
+    """ipip, ip6ip6 or 4in6; gre; fou, gue or gue0 and a port, such as gue:6080. None: it has none,
+    such as what is translated, or stays here."""
     outer_source: Address | None = None
     source_port: int | None = None
     """What its source port becomes, for a flow that is translated already."""

@@ -16,7 +16,7 @@ import subprocess
 import threading
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from towpath import LoadBalancer
 from towpath.kernel.bpf.fragments import taking_fragments
@@ -128,18 +128,20 @@ def passing(*devices: str) -> Iterator[None]:
 
 
 @contextmanager
-def balancing(topology: Topology, device: str = DEVICE, outside: int = 0) -> Iterator[LoadBalancer]:
+def balancing(
+    topology: Topology, device: str = DEVICE, outside: int = 0, **options: Any
+) -> Iterator[LoadBalancer]:
     """A load balancer in native mode on its node, for all services over ``outside``.
 
-    0: IPv4 over IPv4 and IPv6 over IPv6.
+    0: IPv4 over IPv4 and IPv6 over IPv6. ``options``: what else a service has.
     """
     with in_netns(BALANCER), LoadBalancer(Device(device, "native"), limits=SMALL) as balancer:
         assert xdp_mode(device_index(device)) == "native"
-        balancer.apply(services(topology, outside))
+        balancer.apply(services(topology, outside, **options))
         yield balancer
 
 
-def services(topology: Topology, outside: int = 0) -> list[Service]:
+def services(topology: Topology, outside: int = 0, **options: Any) -> list[Service]:
     """TCP and UDP on both VIPs, as far as ``outside`` can carry them."""
     return [
         Service(
@@ -149,6 +151,7 @@ def services(topology: Topology, outside: int = 0) -> list[Service]:
             protocol,
             tuple(map(Backend, addresses(topology, outside or vip.version))),
             table_size=251,
+            **options,
         )
         for vip in VIPS
         for protocol in Protocol

@@ -44,11 +44,8 @@ def pytest_runtest_makereport(
     """Note what came of rules that are tried with several proxies."""
     report = yield
     del call
-    if (
-        isinstance(item, pytest.Function)
-        and "services" in getattr(item, "fixturenames", ())
-        and hasattr(item, "callspec")
-    ):
+    callspec = getattr(item, "callspec", None)
+    if isinstance(item, pytest.Function) and callspec and "services" in callspec.params:
         conformance.note(item, report)
     return report
 

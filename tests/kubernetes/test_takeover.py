@@ -11,9 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.kubernetes import harness_iptables
 from tests.kubernetes.harness_load import at, load
 from tests.kubernetes.harness_proxies import _agent, knows_all
 from tests.kubernetes.harness_services import Services, make_pods
+from tools.kubernetes import binaries
 from tools.kubernetes.errors import KubernetesError
 
 if TYPE_CHECKING:
@@ -30,15 +32,44 @@ SLEEPING = ["nftables: table ip kube-proxy (asleep)", "nftables: table ip6 kube-
 AWAKE = ["nftables: table ip kube-proxy", "nftables: table ip6 kube-proxy"]
 
 
-def cleanup(node: Node, *words: str) -> str:
-    """What `towpath cleanup kube-proxy` says on a node."""
-    return node.run(sys.executable, "-m", "towpath", "cleanup", "kube-proxy", *words)
+class KubeProxies:
+    """kube-proxy on each node, in one of its modes, and what takes it out."""
 
+    def __init__(self, cluster: Cluster, mode: str) -> None:
+        self.mode = mode
+        self.programs: dict[str, Program] = {}
+        self.path: dict[str, list[str]] = {}
+        for node in cluster.nodes:
+            backend = mode.removeprefix("iptables-")
+            if backend == mode:
+                self.programs[node.name], self.path[node.name] = node.kube_proxy, []
+            else:
+                self.programs[node.name] = harness_iptables.kube_proxy(node, backend)
+                directory = harness_iptables.programs(node, backend)
+                self.path[node.name] = harness_iptables.with_path(directory)
 
-def found(node: Node) -> dict[str, Any]:
-    """What it lists."""
-    listed: dict[str, Any] = json.loads(cleanup(node, "-o", "json"))
-    return listed
+    def start(self) -> None:
+        """All of them."""
+        for each in self.programs.values():
+            each.start()
+
+    def end(self, node: Node) -> None:
+        """One, as a rolling update would."""
+        self.programs[node.name].stop(signal.SIGTERM)
+
+    def cleanup(self, node: Node, *words: str) -> str:
+        """What `towpath cleanup kube-proxy` says on a node."""
+        command = (sys.executable, "-m", "towpath", "cleanup", "kube-proxy")
+        return node.run(*self.path[node.name], *command, *words)
+
+    def found(self, node: Node) -> dict[str, Any]:
+        """What it lists."""
+        listed: dict[str, Any] = json.loads(self.cleanup(node, "-o", "json"))
+        return listed
+
+    def jumps(self, node: Node) -> list[str]:
+        """Rules by which packets come to it."""
+        return [each for each in self.found(node)["removed"] if " -j KUBE-" in each]
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +83,20 @@ def services(cluster: Cluster) -> Services:
 
 
 @pytest.fixture
-def proxies(services: Services) -> Iterator[None]:
+def proxies(services: Services, request: pytest.FixtureRequest) -> Iterator[KubeProxies]:
     """kube-proxy on both nodes, and what it serves is known."""
-    for node in services.cluster.nodes:
-        node.kube_proxy.start()
+    made = KubeProxies(services.cluster, getattr(request, "param", "nftables"))
+    made.start()
     for address in services.addresses("web"):
         services.until(WORKS, "client-one", "tcp", address, 80)
         services.until(WORKS, "node two", "tcp", address, 80)
-    yield
+    yield made
     for node in services.cluster.nodes:
-        node.kube_proxy.stop()
-        for name in ("ip kube-proxy", "ip6 kube-proxy", "inet towpath-kube-proxy"):
-            node.run("sh", "-c", f"nft delete table {name} || true")
+        made.end(node)
+        node.run("nft", "flush", "ruleset")
         node.run("rm", "-rf", "/var/lib/towpath/kube-proxy")
+        if made.path[node.name]:
+            node.run(*made.path[node.name], binaries.program("kube-proxy"), "--cleanup")
 
 
 def started(cluster: Cluster) -> list[Program]:
@@ -86,23 +118,29 @@ def inside(services: Services) -> dict[str, list[str]]:
     return {"client-one": [*clusters, *ports], "client-two": clusters, "node one": clusters}
 
 
-@pytest.mark.usefixtures("proxies")
-def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(services: Services) -> None:
+MODES = ("nftables", "iptables-nft", "iptables-legacy")
+
+
+@pytest.mark.parametrize("proxies", MODES, indirect=True)
+def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
+    services: Services, proxies: KubeProxies
+) -> None:
     """Neither a connection that is there nor a new one, TCP and UDP, in both families."""
     nodes = services.cluster.nodes
     with load(services.cluster, inside(services)) as asked:
         time.sleep(2)  # connections of kube-proxy's
         agents = started(services.cluster)
         for node in nodes:
-            assert found(node)["unserved"] == []
-            node.kube_proxy.stop(signal.SIGTERM)
-            assert "unhooked" in cleanup(node, "--remove")
+            assert proxies.found(node)["unserved"] == []
+            proxies.end(node)
+            assert "unhooked" in proxies.cleanup(node, "--remove")
         for node in nodes:
-            listed = found(node)
-            assert (listed["removed"], listed["phase"]) == (SLEEPING, "unhooked")
+            listed = proxies.found(node)
+            assert (proxies.jumps(node), listed["phase"]) == ([], "unhooked")
+            assert listed["removed"] == SLEEPING or proxies.mode != "nftables"
             assert node is not nodes[0] or sum(e["count"] for e in listed["connections"]) >= 16
-            cleanup(node, "--confirm")
-            assert "table ip kube-proxy" not in node.run("nft", "list", "tables")
+            proxies.cleanup(node, "--confirm")
+            assert proxies.found(node)["removed"] == []
         time.sleep(3)  # with nothing of kube-proxy's
         kept = nodes[0].run("nft", "list", "tables")
     assert asked.failed == {}
@@ -110,10 +148,9 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(services: Services)
     assert "table inet towpath-kube-proxy" in kept  # while those connections were there
     with load(services.cluster, inside(services)) as asked:
         time.sleep(2)  # connections of Towpath's
-        for node in nodes:
-            node.kube_proxy.start()
-        services.eventually(lambda: all("ip6 kube-proxy" in _tables(node) for node in nodes))
-        time.sleep(2)  # kube-proxy's first sync
+        proxies.start()
+        services.eventually(lambda: all(proxies.found(node)["removed"] for node in nodes))
+        time.sleep(3)  # kube-proxy's first sync
         for agent in agents:
             agent.stop(signal.SIGTERM)
         time.sleep(2)
@@ -124,37 +161,38 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(services: Services)
         services.eventually(lambda node=node: "towpath" not in _tables(node))  # type: ignore[misc]
 
 
-@pytest.mark.usefixtures("proxies")
-def test_it_comes_back_by_itself_if_nobody_confirms(services: Services) -> None:
-    """Also when whoever began it is gone; services are as they were."""
+@pytest.mark.parametrize("proxies", MODES[:2], indirect=True)
+def test_it_comes_back_by_itself_if_nobody_confirms(
+    services: Services, proxies: KubeProxies
+) -> None:
+    """Also when whoever began it is gone; rules are as they were, each in its place."""
     node = services.cluster.nodes[0]
-    node.kube_proxy.stop(signal.SIGTERM)
-    with pytest.raises(KubernetesError, match=r"nobody would serve .*default/web.*everybody"):
-        cleanup(node, "--remove")
+    proxies.end(node)
+    before = node.run("nft", "-s", "list", "ruleset")
+    with pytest.raises(KubernetesError, match=r"nobody would serve .*everybody"):
+        proxies.cleanup(node, "--remove")
     address = services.addresses("web")[0]
-    cleanup(node, "--remove", "--unserved", "--within", "5")
-    assert found(node)["removed"] == SLEEPING
-    assert services.names("client-one", "tcp", address, 80, count=1) != {"a"}
+    proxies.cleanup(node, "--remove", "--unserved", "--within", "5")
+    assert services.names("client-one", "tcp", address, 80, count=1) & WORKS == set()
     services.until(WORKS, "client-one", "tcp", address, 80)
-    assert (found(node)["removed"], found(node)["phase"]) == (AWAKE, None)
-    assert "towpath" not in _tables(node)
+    assert proxies.found(node)["phase"] is None
+    assert node.run("nft", "-s", "list", "ruleset") == before
 
 
-@pytest.mark.usefixtures("proxies")
-def test_a_kube_proxy_that_runs_is_left_alone(services: Services) -> None:
+def test_a_kube_proxy_that_runs_is_left_alone(services: Services, proxies: KubeProxies) -> None:
     """It would not notice: it is named. One that starts in between has its rules again."""
     node = services.cluster.nodes[0]
     with pytest.raises(KubernetesError, match="kube-proxy runs"):
-        cleanup(node, "--remove", "--unserved")
-    assert found(node)["removed"] == AWAKE
-    node.kube_proxy.stop(signal.SIGTERM)
-    cleanup(node, "--remove", "--unserved")
-    node.kube_proxy.start()
-    cleanup(node, "--restore")
+        proxies.cleanup(node, "--remove", "--unserved")
+    assert proxies.found(node)["removed"] == AWAKE
+    proxies.end(node)
+    proxies.cleanup(node, "--remove", "--unserved")
+    proxies.programs[node.name].start()
+    proxies.cleanup(node, "--restore")
     for address in services.addresses("web"):
         services.until(WORKS, "client-one", "tcp", address, 80)
     with pytest.raises(KubernetesError, match="nothing was unhooked"):
-        cleanup(node, "--confirm")
+        proxies.cleanup(node, "--confirm")
 
 
 def _tables(node: Node) -> str:

@@ -22,6 +22,7 @@ BELOW: dict[str, set[str]] = {
     "socket": {"abi", "lb", "net", "snat", "xlat"},
     "local": {"abi", "net", "socket"},
     "bandwidth": {"abi", "net"},
+    "decap": {"abi", "net"},
 }
 """Programs (``*.bpf.c``) put together what they need; headers of other folders are no one's."""
 

@@ -30,6 +30,7 @@ from tools.kubernetes import load
 from tools.kubernetes.cluster import Cluster
 from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.node import Node, ip
+from tools.kubernetes.scale_world import cpu
 
 from towpath.lab import network
 
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tools.kubernetes.control_plane import ControlPlane
+    from tools.kubernetes.programs import Program
 
 PORTS = (8080, 8081)
 NODE_PORT = 30080
+PARTS = ("nothing", "ports", "endpoints", "both")
 HERE, ELSEWHERE = "10.244.1", "10.244.2"
 WORKERS = 8
 _PROGRAM = str(Path(load.__file__))
@@ -58,6 +61,7 @@ def main() -> int:
     parser.add_argument(
         "--grace", type=float, default=1.5, help="seconds that a pod goes on serving"
     )
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     options = parser.parse_args()
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -78,7 +82,9 @@ class Rig:
         self.addresses = [f"{HERE}.{n}" for n in range(1, half + 1)]
         self.addresses += [f"{ELSEWHERE}.{n}" for n in range(1, options.pods - half + 1)]
         self.servers: dict[str, subprocess.Popen[str]] = {}
-        self.changes = {"ports": 0, "endpoints": 0}
+        self.proxy: Program
+        self.changes = {"ports": 0, "endpoints": 0, "late": 0}
+        """And how many pods ended before slices were without them."""
         self._generation = 0
         self._named: dict[str, str] = {}
         """Pods by address."""
@@ -97,11 +103,13 @@ class Rig:
             raise KubernetesError(f"no servers in {netns}")
 
     def tell(self, verb: str, address: str) -> None:
-        """Have a server be ``up`` or ``down``."""
-        pipe = self.servers[address.rpartition(".")[0]].stdin
-        assert pipe  # noqa: S101 - it was asked for
-        pipe.write(f"{verb} {address}\n")
-        pipe.flush()
+        """Have a server be ``up`` or ``down``, and wait until it is."""
+        server = self.servers[address.rpartition(".")[0]]
+        assert server.stdin  # noqa: S101 - it was asked for
+        assert server.stdout  # noqa: S101 - it was asked for
+        server.stdin.write(f"{verb} {address}\n")
+        server.stdin.flush()
+        server.stdout.readline()
 
     def ask(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
         """Ask the API server. KubernetesError: it refuses."""
@@ -137,11 +145,15 @@ class Rig:
         self._named[address] = name
 
     def ready(self) -> int:
+        """How many addresses slices have."""
+        return len(self.listed())
+
+    def listed(self) -> set[str]:
         """Addresses that slices have."""
         path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
         label = "?labelSelector=kubernetes.io/service-name=web"
         found = self.ask("GET", path + label)["items"]
-        return len({e["addresses"][0] for each in found for e in each["endpoints"] or ()})
+        return {e["addresses"][0] for each in found for e in each["endpoints"] or ()}
 
     def make(self) -> None:
         """Nodes, pods, the Service."""
@@ -192,6 +204,7 @@ class Rig:
             now = time.monotonic()
             while leaving and leaving[0][0] <= now:
                 address = leaving.popleft()[1]
+                self.changes["late"] += address in self.listed()
                 self.tell("down", address)
                 free.append(address)
             if done >= (now - began) * self.options.changes:
@@ -220,17 +233,17 @@ class Rig:
 
     def measure(self) -> dict[str, Any]:
         """Load while nothing, ports, endpoints, and both change."""
-        parts: dict[str, tuple[Callable[[threading.Event], None], ...]] = {
+        known: dict[str, tuple[Callable[[threading.Event], None], ...]] = {
             "nothing": (),
             "ports": (self.change_ports,),
             "endpoints": (self.change_endpoints,),
             "both": (self.change_ports, self.change_endpoints),
         }
-        return {name: self._part(changes) for name, changes in parts.items()}
+        return {name: self._part(known[name]) for name in self.options.parts}
 
     def _part(self, changes: tuple[Callable[[threading.Event], None], ...]) -> dict[str, Any]:
         vip = self.ask("GET", "/api/v1/namespaces/default/services/web")["spec"]["clusterIP"]
-        ended, before = threading.Event(), dict(self.changes)
+        ended, before, spent = threading.Event(), dict(self.changes), cpu(self.proxy.pid)
         words = [str(self.options.seconds), str(self.options.rate)]
         inside = [sys.executable, _PROGRAM, "ask", vip, "80", *words]
         outside = [sys.executable, _PROGRAM, "ask", self.node.address, str(NODE_PORT), *words]
@@ -246,10 +259,10 @@ class Rig:
                 ended.set()
             for each in running:
                 each.result()
+        done = {name: count - before[name] for name, count in self.changes.items()}
         return found | {
-            "changes": {
-                name: n - before[name] for name, n in self.changes.items() if n > before[name]
-            }
+            "changes": {name: count for name, count in done.items() if count},
+            "cpu_seconds": round(cpu(self.proxy.pid) - spent, 1),
         }
 
 
@@ -296,7 +309,8 @@ def rig(plane: ControlPlane, options: argparse.Namespace) -> Iterator[Rig]:
         made.serve("here", HERE)
         made.serve("elsewhere", ELSEWHERE)
         made.make()
-        with proxies(Cluster(plane, [node]), options.proxy):
+        with proxies(Cluster(plane, [node]), options.proxy) as running:
+            made.proxy = running[0]
             # Either begins with all of it.
             wait(made.answers, "the service to answer")
             yield made

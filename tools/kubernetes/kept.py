@@ -63,6 +63,8 @@ RUNTIME = Root(
 TOOLS = Root("tools", ("curl", "iperf3", "iproute2", "nginx-light", "python3", "iputils-ping"))
 """What pods of tests are made of."""
 SUPPORTED = (RUNTIME, TOOLS)
+IPTABLES = Root("iptables", ("iptables",))
+"""What kube-proxy in iptables mode runs: made when a test wants it."""
 
 
 def missing() -> list[str]:

@@ -72,6 +72,7 @@ class _Servers:
                 self.down(address)
             elif address not in self._up:
                 await self.up(address)
+            print("done", flush=True)
 
 
 class _Clients:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long an agent takes for a large cluster, with a real API server.
+"""What a large cluster costs on one node, beside kube-proxy, with a real API server.
 
-    unshare --net --mount --pid --fork --mount-proc python -m tools.kubernetes.scale --services 3000
+    unshare --net --mount --pid --fork --kill-child --mount-proc python -m tools.kubernetes.scale
 
-Prints the time from the agent's start to the last Service's being in force, the memory that it has
-then, and from the PUT of a slice to the first connect() that obeys it.
+For each number of Services, kube-proxy 1.37 (nftables) and Towpath serve them in turn, over the
+same objects and for the same process: from the start until all is in force, memory, CPU while
+nothing changes; and from the PUT of a slice to the first connection that obeys it, at rest and
+while another slice changes ten times a second. ``--write`` puts it into docs/results and
+docs/performance.md.
 """
 
 from __future__ import annotations
@@ -12,156 +15,162 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from tests.kubernetes.harness_source import Follower, cluster_ip, following, service, slice_of
-from tests.prog.socket.harness import BACKENDS
+from tests.kubernetes.harness_source import (
+    NODE,
+    NODE_ADDRESSES,
+    PORT,
+    Follower,
+    node,
+)
+from tests.prog.kernel.harness_cgroups import new_cgroup
+from tests.prog.socket.harness import BACKENDS, Child, Servers
 from tools.kubernetes import control_plane as control
+from tools.kubernetes import scale_document
+from tools.kubernetes.scale_world import INSIDE, KubeProxy, Towpath, World, cpu, memory
 
 if TYPE_CHECKING:
-    from tests.prog.socket.harness import Child
-    from tools.kubernetes.control_plane import ControlPlane
+    from collections.abc import Iterator, Sequence
 
-WORKERS = 8
-MEBIBYTE = 1 << 20
-_UNTIL = """
-def until(vip, to):
-    import time
-    while True:
-        try:
-            if tcp(vip, 80)[0] == to:
-                return time.monotonic()
-        except OSError:
-            pass
-        time.sleep(0.0005)
-"""
+    from tools.kubernetes.control_plane import ControlPlane
+    from tools.kubernetes.scale_world import Proxy
+
+SIZES = (10, 3_000, 10_000)
+REST_SECONDS = 30.0
+_CONNECTS = 3_000
+_CLIENT = "10.79.0.1"
+_PAUSE = 1.1
+"""Before a change at rest: kube-proxy writes its tables once a second."""
+_PERCENT = 0.99
 
 
 def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m tools.kubernetes.scale")
-    parser.add_argument("--services", type=int, default=3000)
+    parser.add_argument("--services", type=int, nargs="+", default=SIZES)
     parser.add_argument("--endpoints", type=int, default=10, help="of each service")
-    parser.add_argument("--changes", type=int, default=100)
+    parser.add_argument(
+        "--changes", type=int, default=100, help="at rest; half as many beside others"
+    )
+    parser.add_argument("--alone", action="store_true", help="without kube-proxy")
+    parser.add_argument("--write", action="store_true", help="to docs")
     options = parser.parse_args()
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     subprocess.run(["mount", "-t", "bpf", "none", "/sys/fs/bpf"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with TemporaryDirectory() as directory, control.control_plane() as made:
-        print(json.dumps(measure(made, Path(directory), options), indent=2))
+        found = measure(made, Path(directory), options)
+    print(json.dumps(found, indent=2))
+    if options.write:
+        scale_document.write(found)
     return 0
 
 
-def measure(made: ControlPlane, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Fill a cluster, have an agent follow it, change one slice again and again."""
-    fill(made, options.services, options.endpoints)
-    apply(made, service("probe"), slice_of("probe", endpoints([BACKENDS[0]])))
-    vip = cluster_ip(made, "probe")
-    Follower.limits = {
-        "services": 2 * options.services + 64,
-        "backends": 2 * options.services * options.endpoints + 1024,
-        "flows": 1024,
-        "clients": 1024,
-        "sources": 500,
-        "table_slots": 2 * options.services * 1021 + 65536,
-    }
-    with following(made, directory) as (follower, child):
-        begun = time.monotonic()
-        while len(follower.services()) < options.services:
-            time.sleep(0.05)
-        seconds = time.monotonic() - begun
-        pid = follower.agent.process.pid if follower.agent.process else 0
-        first, sync_cpu = memory(pid), cpu(pid)
-        child.run(_UNTIL)
-        before = cpu(pid)
-        changes = [change(made, child, vip, number) for number in range(options.changes)]
-        spent = cpu(pid) - before
+def measure(plane: ControlPlane, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Each size, each proxy in turn."""
+    with _place(plane, directory) as (follower, child):
+        world = World(plane)
+        child.run(INSIDE)
+        none = _connect(child, BACKENDS[0], PORT)
+        rows = []
+        for services in sorted(options.services):
+            world.fill(services, options.endpoints)
+            towpath = Towpath(follower, services, options.endpoints)
+            proxies: list[Proxy] = [KubeProxy(plane, directory), towpath]
+            for each in proxies[options.alone :]:
+                print(f"{services} services: {each.name}", file=sys.stderr, flush=True)
+                rows.append(_measured(each, world, child, options))
         return {
-            "services": options.services,
-            "endpoints": options.services * options.endpoints,
-            "after_start_seconds": round(seconds, 2),
-            "sync_seconds": sync_seconds(follower),
-            "start_and_sync_cpu_seconds": round(sync_cpu, 2),
-            "memory_mib": round(first, 1),
-            "change_ms": {
-                "p50": round(1000 * statistics.median(changes), 1),
-                "p99": round(1000 * sorted(changes)[int(len(changes) * 0.99) - 1], 1),
-            },
-            "agent_cpu_ms_each_change": round(1000 * spent / len(changes), 1),
-            "memory_after_changes_mib": round(memory(pid), 1),
+            "kernel": os.uname().release,
+            "cpus": os.cpu_count(),
+            "endpoints_each": options.endpoints,
+            "connect_us_without": none,
+            "rows": rows,
         }
 
 
-def sync_seconds(follower: Follower) -> float | None:
-    """From the first connection to the API server until all was in force, by the log."""
-    for line in follower.agent.log.splitlines():
-        if "first taken over in" in line:
-            return float(line.rpartition(" in ")[2].split()[0])
-    return None
+@contextmanager
+def _place(plane: ControlPlane, directory: Path) -> Iterator[tuple[Follower, Child]]:
+    """A Node that is an object, servers at addresses of this namespace, who connects to them."""
+    addresses = [*BACKENDS, *NODE_ADDRESSES]
+    # What goes to a ClusterIP needs a way before netfilter rewrites it.
+    lines = ["link add towpath0 type veth peer name towpath1", "link set towpath0 up"]
+    lines += ["link set towpath1 up", f"addr add {_CLIENT}/32 dev towpath0"]
+    lines += [f"route add default dev towpath0 src {_CLIENT}"]
+    lines += [f"addr replace {each}/{128 if ':' in each else 32} dev lo" for each in addresses]
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    plane.request("POST", "/api/v1/nodes", node())
+    status = {"status": {"addresses": node()["status"]["addresses"]}}
+    plane.request("PATCH", f"/api/v1/nodes/{NODE}/status", status, "application/merge-patch+json")
+    with new_cgroup() as cgroup, Servers(BACKENDS, (PORT,)), Child(cgroup) as child:
+        yield Follower(plane, directory, cgroup), child
 
 
-def fill(made: ControlPlane, services: int, endpoints_each: int) -> None:
-    """Make Services and their slices."""
-
-    def one(number: int) -> None:
-        name = f"s{number}"
-        listed = [
-            f"10.{128 + each % 100}.{number >> 8}.{number & 255}" for each in range(endpoints_each)
-        ]
-        apply(made, service(name), slice_of(name, endpoints(listed)))
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(one, range(services)))
-
-
-def apply(made: ControlPlane, *objects: dict[str, Any]) -> None:
-    """Make objects by HTTP."""
-    paths = {"Service": "/api/v1", "EndpointSlice": "/apis/discovery.k8s.io/v1"}
-    for each in objects:
-        kind = f"{each['kind'].lower()}s"
-        path = f"{paths[each['kind']]}/namespaces/default/{kind}"
-        status, answer = made.request("POST", path, each)
-        if status != 201:  # noqa: PLR2004 - created
-            raise SystemExit(f"{path}: {status}: {answer}")
-
-
-def endpoints(addresses: list[str]) -> list[dict[str, Any]]:
-    """As a slice has them."""
-    return [{"addresses": [each], "conditions": {"ready": True}} for each in addresses]
-
-
-def change(made: ControlPlane, child: Child, vip: str, number: int) -> float:
-    """Move the probe's endpoint; seconds from the PUT to the first connect() that obeys."""
-    to = BACKENDS[(number + 1) % 2]
-    body = slice_of("probe", endpoints([to]))
-    path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/probe-a"
+def _measured(
+    proxy: Proxy, world: World, child: Child, options: argparse.Namespace
+) -> dict[str, Any]:
+    world.put("probe", [BACKENDS[0]])
     begun = time.monotonic()
-    status, answer = made.request("PUT", path, body)
-    if status != 200:  # noqa: PLR2004 - ok
-        raise SystemExit(f"{path}: {status}: {answer}")
-    ended: float = child.run(f"until('{vip}', '{to}')")
-    return ended - begun
+    proxy.start()
+    try:
+        reached = float(child.run(f"until({world.vip!r}, {BACKENDS[0]!r})"))
+        first, first_cpu = max(reached, proxy.all_in_force()) - begun, cpu(proxy.pid)
+        time.sleep(2)  # what is done after the first sync isn't rest
+        before = cpu(proxy.pid)
+        time.sleep(REST_SECONDS)
+        rest = (cpu(proxy.pid) - before) / REST_SECONDS
+        changes = []
+        before, begun = cpu(proxy.pid), time.monotonic()
+        for number in range(options.changes):
+            time.sleep(random.uniform(_PAUSE, _PAUSE + 0.2))  # noqa: S311 - not a secret
+            changes.append(world.change(child, number))
+        spent = cpu(proxy.pid) - before - rest * (time.monotonic() - begun)
+        with world.restless():
+            world.change(child, options.changes)
+            beside = [
+                world.change(child, options.changes + 1 + number)
+                for number in range(options.changes // 2)
+            ]
+        return {
+            "proxy": proxy.name,
+            "services": world.services,
+            "endpoints": world.services * options.endpoints,
+            "first_sync_s": round(first, 2),
+            "first_sync_cpu_s": round(first_cpu, 2),
+            "resident_mib": round(memory(proxy.pid), 1),
+            "kernel_mib": None if (held := proxy.kernel()) is None else round(held, 1),
+            "rest_percent": round(100 * rest, 2),
+            "change_ms": _spread(changes),
+            "change_beside_ms": _spread(beside),
+            "cpu_ms_each_change": round(1000 * max(0.0, spent) / len(changes), 1),
+            "connect_vip_us": _connect(child, world.vip, 80),
+            "connect_other_us": _connect(child, BACKENDS[0], PORT),
+        }
+    finally:
+        proxy.stop()
 
 
-def cpu(pid: int) -> float:
-    """Seconds of CPU time that a process has had."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _spread(seconds: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(1000 * each for each in seconds)
+    return {
+        "p50": round(statistics.median(ordered), 1),
+        "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * _PERCENT))], 1),
+    }
 
 
-def memory(pid: int) -> float:
-    """Of a process, in RAM, in MiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / MEBIBYTE
-    return 0.0
+def _connect(child: Child, host: str, port: int) -> dict[str, float]:
+    found = sorted(child.run(f"connects({host!r}, {port}, {_CONNECTS})"))
+    return {"min": round(found[0], 1), "p50": round(statistics.median(found), 1)}
 
 
 if __name__ == "__main__":

@@ -61,9 +61,13 @@ class Agent(Closeable):
         self._trouble: str | None = None
         self._faults: dict[str, str] = {}
         self._detach_on_exit = detach_on_exit
+        self.anew = False
+        """It ends in order to begin again, in this process."""
+        self.end_by: Callable[[], None] = lambda: None
+        """Has the server end, on its event loop."""
         with ExitStack() as undo:
             self._writer = undo.enter_context(Writer())
-            next_hops, shared = Wanted(), Shared()
+            next_hops, shared = Wanted(), Shared(renew=self.renew)
             for capability in CAPABILITIES:
                 pins = capability.pins(self.config)
                 given = Given(self.config, self._writer, pins, next_hops, shared)
@@ -87,7 +91,7 @@ class Agent(Closeable):
 
     def _end(self, part: Part) -> None:
         try:
-            if self._detach_on_exit:
+            if self._detach_on_exit and not self.anew:
                 part.detach()
             part.close()
         except Exception:
@@ -116,9 +120,20 @@ class Agent(Closeable):
         for part in self.parts:
             part.stop()
 
+    def renew(self) -> None:
+        """Begin again soon, as after a restart: with what can only be otherwise from the start on.
+
+        Nothing of what is in the kernel ends.
+        """
+        self.anew = True
+        self.end_by()
+
     async def end(self) -> None:
         """End the background work."""
-        systemd.stopping()
+        if self.anew:
+            systemd.reloading()
+        else:
+            systemd.stopping()
         await self.supervisor.stop()
 
     def _desired(self) -> tuple[object, ...]:

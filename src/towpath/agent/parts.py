@@ -65,6 +65,9 @@ class Prefixes(Protocol):
 class Shared:
     """What parts have for others."""
 
+    renew: Callable[[], None] = lambda: None
+    """Have the agent begin anew in its own process, while the datapath goes on. On the event
+    loop."""
     services: Services | None = None
     """The load balancer's."""
     limits: Limits | None = None

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import sys
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -36,7 +37,8 @@ SWITCH_INTERVAL = 0.0005
 def run(path: Path, *, detach_on_exit: bool = False) -> None:
     """Run an agent until SIGTERM or SIGINT.
 
-    What it attached stays attached when it ends, unless detach_on_exit. Raises
+    What it attached stays attached when it ends, unless detach_on_exit. Where it needs other
+    tables it begins again in this process. Raises
     ConfigError, AgentError, DatapathError or KernelError when it can't start;
     whatever was in force before then still is.
     """
@@ -53,6 +55,9 @@ def run(path: Path, *, detach_on_exit: bool = False) -> None:
         metrics = stack.enter_context(metrics_socket(config.metrics.address))
         log.info("serving %s at %s", agent.summary(), config.api.socket)
         asyncio.run(serve(agent, signals, listener, metrics))
+    if agent.anew:
+        logging.shutdown()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself
 
 
 def _make_state(directory: Path) -> None:

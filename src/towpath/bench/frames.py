@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.bench.errors import BenchError
 from towpath.model.service import Protocol
@@ -69,20 +69,31 @@ def _checksum(header: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def check_encapsulated(sent: bytes, got: bytes, backends: Container[Address]) -> None:
+class Between(NamedTuple):
+    """What a tunnel has between its outer IP header and the packet."""
+
+    protocol: int
+    length: int
+
+
+def check_encapsulated(
+    sent: bytes, got: bytes, backends: Container[Address], between: Between | None = None
+) -> None:
     """Raise BenchError unless ``got`` is ``sent`` in a tunnel to one of ``backends``.
 
-    The Ethernet header must lead to GATEWAY_MAC, the packet inside be what it was.
+    The Ethernet header must lead to GATEWAY_MAC, the packet inside be what it was. ``between``:
+    what follows the outer IP header; None: the packet.
     """
     version = {kind: v for v, kind in _ETHERTYPE.items()}.get(got[12:ETHERNET], 0)
     if not version or got[:6] != GATEWAY_MAC:
         raise BenchError(f"the frame goes to {got[:6].hex(':')} as {got[12:ETHERNET].hex()}")
-    inner = ETHERNET + _IP_HEADER[version]
+    behind = ETHERNET + _IP_HEADER[version]
+    inner = behind + (between.length if between else 0)
     if got[inner:] != sent[ETHERNET:]:
         raise BenchError(f"the packet inside is not what it was: {got.hex()}")
 
-    outer = got[ETHERNET:inner]
-    carries = _CARRIES[sent[12:ETHERNET]]
+    outer = got[ETHERNET:behind]
+    carries = between.protocol if between else _CARRIES[sent[12:ETHERNET]]
     length, protocol, to = _outer_fields(outer, version)
     if (length, protocol) != (len(got) - ETHERNET, carries):
         raise BenchError(f"the outer header has length {length} and protocol {protocol}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from towpath.bench.cpu import on_one_cpu
 from towpath.bench.errors import BenchError
 from towpath.bench.frames import (
+    Between,
     check_encapsulated,
     check_in_new_frame,
     check_translated,
@@ -134,7 +135,7 @@ class Rig:
         elif scenario.snat:
             check_translated(stimulus.frame, got, SNAT.ipv4, backends)
         else:
-            check_encapsulated(stimulus.frame, got, backends)
+            check_encapsulated(stimulus.frame, got, backends, _BETWEEN.get(service.encap))
 
     def warm_up(self, scenario: Scenario) -> None:
         """Check the scenario, then send its packets until they all go its way."""
@@ -196,6 +197,14 @@ class Rig:
             f"{scenario.name}: of {self._packets} packets {fresh} were of flows that the flow "
             f"table didn't have; meant is that {scenario.outcome.value}"
         )
+
+
+_BETWEEN = {
+    "gre": Between(47, 4),
+    "fou": Between(17, 8),
+    "gue": Between(17, 8),
+    "gue0": Between(17, 12),
+}
 
 
 @contextmanager

@@ -84,6 +84,10 @@ _L2 = FlowTuple.parse("10.10.2.5:12345 -> 203.0.113.13:80 tcp")
 _STICKY = FlowTuple.parse("10.10.2.6:12345 -> 203.0.113.14:80 tcp")
 _FOR_SOME = FlowTuple.parse("10.10.2.7:12345 -> 203.0.113.15:80 tcp")
 
+_GUE = FlowTuple.parse("10.10.2.8:12345 -> 203.0.113.16:80 tcp")
+_GUE6 = FlowTuple.parse("[2001:db8:4::8]:12345 -> [2001:db8:3::16]:80 tcp")
+_GRE = FlowTuple.parse("10.10.2.9:12345 -> 203.0.113.17:80 tcp")
+
 _ALLOWED = (
     ip_network("10.10.0.0/16"),
     *(ip_network(f"172.{16 + n // 10}.{n}.0/24") for n in range(ALLOWED - 1)),
@@ -105,6 +109,9 @@ SERVICES = (
     _service("l2", _L2, (Backend(GATEWAY),), forwarding="l2"),
     _service("sticky", _STICKY, _V4, flow_table=False, affinity=Affinity()),
     _service("some", _FOR_SOME, _V4, allow_from=_ALLOWED),
+    _service("gue", _GUE, _V4, encap="gue"),
+    _service("gue6", _GUE6, _V6, encap="gue"),
+    _service("gre", _GRE, _V4, encap="gre"),
     replace(_service("snat4", _SNAT4, _V4), forwarding="snat"),
 )
 """Every scenario's service, all of them in place at once."""
@@ -167,6 +174,9 @@ SCENARIOS = (
         full=True,
     ),
     Scenario("tcp-v4-l2-lru-hit", "IPv4 TCP in a new frame, flow known", _L2),
+    Scenario("tcp-v4-gue-lru-hit", "IPv4 TCP in UDP (GUE, FOU) in IPv4, flow known", _GUE),
+    Scenario("tcp-v6-gue-lru-hit", "IPv6 TCP in UDP (GUE, FOU) in IPv6, flow known", _GUE6),
+    Scenario("tcp-v4-gre-lru-hit", "IPv4 TCP in GRE in IPv4, flow known", _GRE),
     Scenario(
         "tcp-v4-affinity", "IPv4 TCP in IPv4, by its client, who is known", _STICKY, Outcome.HASHED
     ),

@@ -27,6 +27,7 @@ REFRESH = 1.0  # seconds between two looks at the device, and at the counters in
 EXAMPLES = {
     "towpath decap eth0 --address 192.0.2.11": "Unwrap until Ctrl-C; then print the counters.",
     "towpath decap eth0 -a 192.0.2.11 -a 2001:db8::11": "For an address of each family.",
+    "towpath decap eth0 -a 192.0.2.11 --udp-port 6080": "For services with encap gue.",
     f"towpath decap eth0 -a 192.0.2.11 --pin {PINS}": "Attach, and leave it attached.",
     "towpath decap --show -o json": "The counters of what is pinned there.",
     "towpath decap --detach": "End what is pinned there.",
@@ -48,6 +49,15 @@ EXAMPLES = {
     multiple=True,
     help="Unwrap packets sent to this address, which the balancer has as a backend's. Repeatable.",
 )
+@click.option("--gre", is_flag=True, help="Unwrap what comes in GRE, too.")
+@click.option(
+    "--udp-port",
+    "udp_ports",
+    metavar="PORT",
+    multiple=True,
+    type=click.IntRange(1, 65535),
+    help="And what comes in UDP to this port: FOU, GUE. Repeatable, 4 at most. GUE's own is 6080.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["auto", "native", "generic"]),
@@ -68,6 +78,8 @@ EXAMPLES = {
 def decap(
     device: str | None,
     addresses: tuple[str, ...],
+    gre: bool,
+    udp_ports: tuple[int, ...],
     mode: Literal["auto", "native", "generic"],
     pins: Path | None,
     action: str | None,
@@ -78,7 +90,10 @@ def decap(
     A balancer that leaves the answer to the backend (direct server return) sends
     each client's packet inside another one. This takes the outer header off before
     the kernel sees the packet, so that no tunnel device is needed: IPv4 and IPv6 in
-    IPv4 (IPIP, 6in4), IPv6 and IPv4 in IPv6 (IP6IP6, 4in6). The ECN field is merged
+    IPv4 (IPIP, 6in4), IPv6 and IPv4 in IPv6 (IP6IP6, 4in6). With --gre and --udp-port
+    also what is in GRE (without options), FOU or GUE, of either variant, optional fields
+    and private data skipped; what is in it has checksums of its own, and UDP's isn't
+    looked at. The ECN field is merged
     as RFC 6040 says; an 802.1Q tag stays. All other packets, fragments of tunnel
     packets, and those behind an 802.1ad tag or two tags, are left as they are.
 
@@ -90,7 +105,7 @@ def decap(
     there to do that. One command serves one device.
     """
     if action is not None:
-        if device is not None or addresses:
+        if device is not None or addresses or gre or udp_ports:
             raise click.UsageError(f"--{action} takes --pin only: device and addresses are known")
         with _undisturbed():
             _pinned(pins or PINS, action, form)
@@ -98,10 +113,18 @@ def decap(
     if device is None or not addresses:
         raise click.UsageError("a DEVICE and at least one --address are needed")
     with _undisturbed():
-        if pins is not None:
-            _attach_pinned(device, addresses, mode, pins, form)
-        else:
-            _run(device, addresses, mode, form)
+        from towpath.datapath.decap.decap import Decap
+
+        with Decap(device, addresses, mode, gre=gre, udp_ports=udp_ports, pins=pins) as running:
+            if pins is None:
+                _wait(running)
+                counters = running.counters()
+            else:
+                say(f"{_what(running)}, pinned in {pins}", error=True)
+                if form != "table":
+                    _print(running.counters(), form)
+    if pins is None:
+        _print(counters, form)
 
 
 def _pinned(pins: Path, action: str, form: Format) -> None:
@@ -112,35 +135,6 @@ def _pinned(pins: Path, action: str, form: Format) -> None:
         return
     with Decap.pinned(pins) as running:
         _print(running.counters(), form)
-
-
-def _attach_pinned(
-    device: str,
-    addresses: tuple[str, ...],
-    mode: Literal["auto", "native", "generic"],
-    pins: Path,
-    form: Format,
-) -> None:
-    from towpath.datapath.decap.decap import Decap
-
-    with Decap(device, addresses, mode, pins=pins) as running:
-        say(f"{_what(running)}, pinned in {pins}", error=True)
-        if form != "table":
-            _print(running.counters(), form)
-
-
-def _run(
-    device: str,
-    addresses: tuple[str, ...],
-    mode: Literal["auto", "native", "generic"],
-    form: Format,
-) -> None:
-    from towpath.datapath.decap.decap import Decap
-
-    with Decap(device, addresses, mode) as running:
-        _wait(running)
-        counters = running.counters()
-    _print(counters, form)
 
 
 @contextmanager

@@ -35,6 +35,8 @@ FILES = {
     "FILE": (
         "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
         " (16381), flow_table (true), flow_timeout (of UDP; 5m), forwarding (dsr, l2 or snat),"
+        " encap (of tunnels: ipip, gre, fou, gue or gue0), encap_port (6080),"
+        " hash_by (flow, client or port),"
         " affinity (none, or a time such as 3h), allow_from (everyone, or a list of prefixes),"
         " health (none), and backends (address, weight, state, port); - is stdin."
     )

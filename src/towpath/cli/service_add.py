@@ -22,6 +22,9 @@ ADDING = {
     "--backend 192.0.2.12=3": "The second backend gets three times as many flows.",
     "towpath service add dns --vip 203.0.113.53 --port 53/udp --backend 192.0.2.11 "
     "--forwarding l2 --flow-timeout 30s": "Backends on the same link; flows end after 30 s.",
+    "towpath service add web --vip 203.0.113.10 --port 80 --backend 192.0.2.11 --encap gue": (
+        "Tunnels are of UDP, so that the fabric spreads flows."
+    ),
     "towpath service add quic --vip 203.0.113.10 --port 443/udp --backend 192.0.2.11 "
     "--health tcp --on-down keep": "Flows stay at a backend that is found down.",
 }
@@ -35,6 +38,7 @@ SETTING = {
 NOTHING = {
     "affinity": "none",
     "allow_from": "any",
+    "encap_port": "default",
     "flow_timeout": "default",
     "health": "none",
     "on_down": "default",
@@ -46,6 +50,21 @@ _OPTIONS = (
         "--forwarding",
         type=click.Choice(["dsr", "l2"]),
         help="dsr: in a tunnel. l2: in a new frame, to backends on the same link.",
+    ),
+    click.option(
+        "--hash-by",
+        type=click.Choice(["flow", "client", "port"]),
+        help="What gives a new flow its backend: addresses and ports, source address or port.",
+    ),
+    click.option(
+        "--encap",
+        type=click.Choice(["ipip", "gre", "fou", "gue", "gue0"]),
+        help="What tunnels have between the outer IP header and the packet.",
+    ),
+    click.option(
+        "--encap-port",
+        metavar="PORT|default",
+        help="UDP port that tunnels of fou, gue and gue0 go to. Default: 6080.",
     ),
     click.option(
         "--affinity",
@@ -139,6 +158,8 @@ def _given(options: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value not in {None, ()}}
     if "allow_from" in given:
         given["allow_from"] = ",".join(given["allow_from"])
+    if str(given.get("encap_port", "")).isdecimal():
+        given["encap_port"] = int(given["encap_port"])
     given = {name: None if NOTHING.get(name) == value else value for name, value in given.items()}
     return given if given.keys().isdisjoint({"health", "on_down"}) else _health(given, before)
 

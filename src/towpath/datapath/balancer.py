@@ -8,7 +8,6 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.closeable import Closeable
@@ -22,11 +21,11 @@ from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
 from towpath.datapath.lb.destinations import destination, destinations
+from towpath.datapath.lb.ways_by_flow import WaysByFlow
 from towpath.datapath.local.node import LocalNode
 from towpath.datapath.maps.pins import LOCAL, held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
-from towpath.datapath.neigh.differences import Differ
 from towpath.datapath.observe import trace
 from towpath.datapath.observe.counters import Readings, Totals, read_counters, read_verdicts
 from towpath.datapath.observe.refused import Refusals
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from towpath.datapath.address import Address
     from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.datapath.lb.services import Installed
-    from towpath.datapath.neigh.differences import ByVersion
     from towpath.datapath.neigh.next_hops import Trouble
     from towpath.datapath.neigh.wanted import Resolver
     from towpath.datapath.recorder.capture import Recording
@@ -65,8 +63,6 @@ if TYPE_CHECKING:
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
-
-_ALL = 0xFFFFFFFF
 
 BUSY_SECONDS = 10.0
 """So often it is looked which backends get packets."""
@@ -201,6 +197,10 @@ class Balancer(Closeable):
         """
         return self._contents.observed()
 
+    def observed_at(self, keys: Iterable[ServiceKey]) -> tuple[Service, ...]:
+        """Return those of the services in the kernel that have these keys."""
+        return self._contents.at(keys)
+
     @property
     def installed(self) -> Collection[Installed]:
         """The services as they are in the kernel."""
@@ -218,12 +218,32 @@ class Balancer(Closeable):
         """
         services = tuple(services)
         check_snat(self._snat, services)
-        made = self._contents.apply(services, self._host.prepare)
+        return self._tell(self._contents.apply(services, self._host.prepare))
+
+    def change(self, keys: Iterable[ServiceKey], services: Iterable[Service]) -> Transition:
+        """Make ``services`` what is in the kernel in the place of those at ``keys``, as `apply`.
+
+        All others stay as they are, and cost nothing.
+        """
+        services = tuple(services)
+        check_snat(self._snat, services)
+        return self._tell(self._contents.change(keys, services, self._host.prepare))
+
+    def _tell(self, made: Transition) -> Transition:
+        """Have all follow what services have become."""
         self.recorder.changed()
-        self._want_next_hops()
+        self._ways_by_flow.notice(each.after for each in made.changes if each.after)
+        both = (each for change in made.changes for each in change if each is not None)
+        if self._seen is not self._contents.tables or any(each.scope == "all" for each in both):
+            self._want_next_hops()
         for tell in self._told:
             tell(made)
         return made
+
+    @property
+    def version(self) -> int:
+        """Another number whenever other services may be in the kernel than before."""
+        return self._contents.version
 
     def sockets(
         self, cgroup: Path | CgroupRoot, pins: Path | None = None, **wishes: Any
@@ -242,6 +262,7 @@ class Balancer(Closeable):
         self._told.append(changed)
 
     def _want_next_hops(self) -> None:
+        self._seen = self._contents.tables
         if self._next_hops is not None:
             is_here = self.local.locality.is_here
             found = destinations(self._contents.installed, self._source, is_here)
@@ -267,20 +288,11 @@ class Balancer(Closeable):
 
     def _follow_differences(self) -> None:
         """Have the program ask for each packet where one way can't be kept for all flows."""
-        if self._next_hops is None:
-            return
-        masks = self._program.rows("ways")
-        sources = {4: self._source.ipv4, 6: self._source.ipv6}
-
-        def publish(found: ByVersion) -> None:
-            for (version, source), why in zip(sources.items(), found, strict=True):
-                vary = isinstance(source, IPv4Network | IPv6Network)
-                differ = Differ.by(why, version, vary=vary)
-                for whose, so in differ._asdict().items():
-                    masks[f"v{version}"][whose][0] = _ALL if so else 0
-
-        self._next_hops.tell(publish)
-        self._undo.callback(self._next_hops.tell, None)
+        self._ways_by_flow = WaysByFlow(self._program.rows("ways"), self._source)
+        self._ways_by_flow.notice(each.options for each in self._contents.installed)
+        if self._next_hops is not None:
+            self._next_hops.tell(self._ways_by_flow.tell)
+            self._undo.callback(self._next_hops.tell, None)
 
     def counters(self, cpu: int | None = None) -> Counters:
         """Return what has been counted since the load balancer came up, by one CPU or by all."""

@@ -20,5 +20,6 @@ class CapacityError(DatapathError):
         self.what = what
         self.needed = needed
         self.limit = limit
+        self.setting = setting
         remedy = f"; raise limits.{setting} and restart" if setting else ""
         super().__init__(f"{what}: {needed} needed, {limit} at most{remedy}")

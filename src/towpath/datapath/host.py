@@ -164,11 +164,10 @@ class Host(Closeable):
         if self._seen == self._contents.version:
             return
         self._seen = self._contents.version
-        installed = self._contents.installed
-        addresses = [address for each in installed for address in each.handles]
-        self._families = frozenset(_FAMILIES[v] for v in {each.version for each in addresses})
-        self._backends = alike(addresses)
-        self._vips = Vips(each.key.vip for each in installed)
+        served = self._contents.served
+        self._families = frozenset(_FAMILIES[version] for version in served.versions)
+        self._backends = served.towards()
+        self._vips = served.vips
 
     def prepare(self, transition: Transition) -> None:
         """Be ready for what services will be, before packets get to know of them.

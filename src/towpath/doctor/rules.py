@@ -10,14 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from towpath.capabilities import CAPABILITIES
+from towpath.capabilities import CAPABILITIES, ORIGINS
 from towpath.doctor.outside import declared, is_library
 from towpath.doctor.ways import question
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from towpath.capabilities import Capability
+    from towpath.capabilities import Capability, Origin
     from towpath.model.settings import Config, Device
 
 
@@ -52,12 +52,13 @@ def rules(config: Config | None = None) -> list[Rule]:
     return [*mine, *_devices(config), *OUTSIDE, *more]
 
 
-def capabilities(config: Config | None) -> list[Capability]:
-    """Those that a configuration has; without one, all."""
-    return [each for each in CAPABILITIES if config is None or each.configured(config)]
+def capabilities(config: Config | None) -> list[Capability | Origin]:
+    """Those that a configuration has, and where its services come from; without one, all."""
+    of = [each for each in CAPABILITIES if config is None or each.configured(config)]
+    return [*of, *(each for each in ORIGINS if config is None or each.name in config.sections)]
 
 
-def _more(capability: Capability, config: Config | None) -> Iterator[Rule]:
+def _more(capability: Capability | Origin, config: Config | None) -> Iterator[Rule]:
     """What a capability needs by a module of its own."""
     made = capability.find("doctor", "rules")
     if made is not None:

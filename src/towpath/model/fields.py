@@ -9,7 +9,16 @@ from typing import Any, Required, TypedDict
 
 from towpath.model.health import Health
 from towpath.model.kinds import Address, Ports, Prefix
-from towpath.model.service import Affinity, Backend, BackendState, Forwarding, Protocol, Scope
+from towpath.model.service import (
+    Affinity,
+    Backend,
+    BackendState,
+    Encap,
+    Forwarding,
+    HashBy,
+    Protocol,
+    Scope,
+)
 
 
 class BackendFields(TypedDict, total=False):
@@ -37,6 +46,9 @@ class ServiceFields(TypedDict, total=False):
     allow_from: Sequence[Prefix | Address | str] | None
     health: Health | str | Mapping[str, Any] | None
     scope: Scope
+    hash_by: HashBy
+    encap: Encap
+    encap_port: int | None
 
 
 class FlowFields(TypedDict, total=False):

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from towpath.layered import Draft, Layered
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from towpath.model.kinds import Address, Prefix
     from towpath.model.service import Protocol, Scope, ServiceKey
+
+    _Space: TypeAlias = tuple[Address | Prefix, Protocol, Scope]
 
 T = TypeVar("T")
 
@@ -31,14 +37,17 @@ class KeyIndex(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._exact: dict[ServiceKey, T] = {}
-        self._others: dict[tuple[Address | Prefix, Protocol, Scope], _Ranges[T]] = {}
+        self._exact: Draft[ServiceKey, T] = Layered[Any, T]().draft()
+        self._others: Draft[_Space, _Ranges[T]] = Layered[Any, _Ranges[T]]().draft()
+        self._own: set[_Space] = set()
+        """Whose ranges no other index has."""
 
     def copy(self) -> KeyIndex[T]:
-        """Return an index that can be changed by itself."""
+        """Return an index that can be changed by itself, while this one stays as it is."""
         made = KeyIndex[T]()
-        made._exact = self._exact.copy()
-        made._others = {at: ranges.copy() for at, ranges in self._others.items()}
+        made._exact = self._exact.done().draft()
+        made._others = self._others.done().draft()
+        self._own = set()
         return made
 
     def add(self, key: ServiceKey, owner: T) -> None:
@@ -46,21 +55,32 @@ class KeyIndex(Generic[T]):
         if key.exact:
             self._exact[key] = owner
         else:
-            self._others.setdefault(key.space, _Ranges()).add(key, owner)
+            self._ranges(key.space).add(key, owner)
 
     def remove(self, key: ServiceKey) -> None:
         """Forget a key, if it is there."""
         if key.exact:
-            self._exact.pop(key, None)
-        elif ranges := self._others.get(key.space):
-            ranges.remove(key)
+            self._exact.pop(key)
+        elif key.space in self._others:
+            self._ranges(key.space).remove(key)
 
     def clash(self, key: ServiceKey) -> Clash[T] | None:
         """Return what a key would have in common with one that is there, if anything."""
         if key.exact:
-            return Clash(key, self._exact[key]) if key in self._exact else None
+            owner = self._exact.get(key)
+            return None if owner is None else Clash(key, owner)
         ranges = self._others.get(key.space)
         return ranges.clash(key) if ranges else None
+
+    def _ranges(self, space: _Space) -> _Ranges[T]:
+        """Those of one address and protocol, to be changed."""
+        if space not in self._own:
+            found = self._others.get(space)
+            self._others[space] = found.copy() if found else _Ranges()
+            self._own.add(space)
+        made = self._others.get(space)
+        assert made is not None  # noqa: S101 - from just before
+        return made
 
 
 class _Ranges(Generic[T]):

@@ -13,7 +13,7 @@ from towpath.model.keys import KeyIndex
 from towpath.model.kinds import Address, Prefix
 from towpath.model.primes import prime_at_least
 from towpath.model.problems import FieldPath, field_path
-from towpath.model.service import MAX_TABLE, Protocol, ServiceKey
+from towpath.model.service import MAX_TABLE, UDP_ENCAPS, Protocol, ServiceKey
 
 SLOTS_PER_BACKEND = 100
 """A table this many times larger than its backends follows the weights within 1 %."""
@@ -33,6 +33,8 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     if service.get("forwarding") == "snat":
         _check_families(service.get("vip"), backends, (*path, "backends"), found)
     _check_ports(service, backends, (*path, "backends"), found)
+    _check_encap(service, path, found)
+    _check_hash(service, (*path, "hash_by"), found)
     _check_flow_timeout(service, (*path, "flow_timeout"), found)
     _check_scope(service, (*path, "scope"), found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
@@ -42,6 +44,31 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
             (*path, "table_size"),
             f"{size} slots are too few for {sharing} backends; allowed: a prime of at least "
             f"{prime_at_least(sharing)}, recommended: {recommended_size(sharing)}",
+        )
+
+
+def _check_hash(service: Tree, path: FieldPath, found: Findings) -> None:
+    """Affinity chooses by the client, too."""
+    by = service.get("hash_by")
+    if by not in {None, "flow"} and service.get("affinity") is not None:
+        found.add(path, f"{by} is no choice beside affinity, which goes by clients; allowed: flow")
+
+
+def _check_encap(service: Tree, path: FieldPath, found: Findings) -> None:
+    """Only tunnels are of a kind, and only UDP has a port."""
+    encap, port = service.get("encap"), service.get("encap_port")
+    forwarding = service.get("forwarding")
+    if encap not in {None, "ipip"} and forwarding not in {None, "dsr"}:
+        found.add(
+            (*path, "encap"),
+            f"{encap} is a kind of tunnel, and forwarding {forwarding} has none; allowed: ipip, or "
+            "forwarding: dsr",
+        )
+    if port is not None and encap is not None and encap not in UDP_ENCAPS:
+        found.add(
+            (*path, "encap_port"),
+            f"{port} is a port of UDP, and encap {encap} has none; allowed: none, or encap: "
+            f"{', '.join(sorted(UDP_ENCAPS))}",
         )
 
 

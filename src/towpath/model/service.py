@@ -48,6 +48,24 @@ _IPV6 = 6
 
 Forwarding = Literal["dsr", "l2", "snat"]
 Scope = Literal["all", "node"]
+Encap = Literal["ipip", "gre", "fou", "gue", "gue0"]
+HashBy = Literal["flow", "client", "port"]
+UDP_ENCAPS = frozenset[Encap]({"fou", "gue", "gue0"})
+GUE_PORT = 6080
+"""Of GUE, as IANA has it; FOU has none."""
+
+
+class Tunnel(NamedTuple):
+    """What a tunnel has between its outer IP header and the packet."""
+
+    encap: Encap = "ipip"
+    port: int | None = None
+    """That UDP goes to; None: there is no UDP."""
+
+
+def tunnel_port(encap: Encap, given: int | None) -> int | None:
+    """Return the UDP port that tunnels go to, None where there is no UDP."""
+    return (given or GUE_PORT) if encap in UDP_ENCAPS else None
 
 
 class Protocol(enum.StrEnum):
@@ -202,11 +220,26 @@ class Service:
     scope: Annotated[Scope, Word("all", "node")] = "all"
     """Whom it is for. node: what begins on this node, at its sockets and in its pods' packets; at
     one port of one address. It stands before one for all: who comes in by a device has that."""
+    hash_by: Annotated[HashBy, Word("flow", "client", "port")] = "flow"
+    """What of a new flow gives it a backend. flow: addresses and ports. client: its source address
+    alone; client's flows stay together while backends do, and nothing is remembered for it. port:
+    its destination port alone, of a service for several: each is one backend's."""
+    encap: Annotated[Encap, Word("ipip", "gre", "fou", "gue", "gue0")] = "ipip"
+    """What is between the outer IP header and the packet, with forwarding dsr. ipip: nothing. gre:
+    GRE. fou, gue: UDP, whose source port differs by flow; alike on the wire (GUE's variant 1).
+    gue0: UDP and GUE's header of variant 0."""
+    encap_port: Annotated[int | None, OrNone(PORT)] = None
+    """UDP port that tunnels of fou, gue and gue0 go to. None: 6080."""
 
     @property
     def key(self) -> ServiceKey:
         """What identifies the service, whatever its name."""
         return ServiceKey(self.vip, self.port, self.protocol, self.scope)
+
+    @property
+    def tunnel(self) -> Tunnel:
+        """What its tunnels have between the outer IP header and the packet."""
+        return Tunnel(self.encap, tunnel_port(self.encap, self.encap_port))
 
     @property
     def moves_flows_when_down(self) -> bool:

@@ -15,7 +15,7 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from tests.prog.decap.oracle import UNWRAPPED, Outcome, unwrap
 
-from towpath.datapath.decap.table import DecapCounters, DecapTable
+from towpath.datapath.decap.table import DecapCounters, DecapTable, between
 from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.object import BpfObject
 
@@ -36,7 +36,10 @@ COMBINATIONS = [(4, 4), (4, 6), (6, 4), (6, 6)]  # outer, inner
 class Rig:
     """Runs frames and compares everything that can be seen with what the oracle says."""
 
-    def __init__(self, program: Program, table: DecapTable) -> None:
+    def __init__(
+        self, program: Program, table: DecapTable, *, gre: bool = False, ports: tuple[int, ...] = ()
+    ) -> None:
+        self.gre, self.ports = gre, ports
         self.program = program
         self.table = table
         self.seen: Counter[str] = Counter()
@@ -45,7 +48,7 @@ class Rig:
 
     def check(self, frame: bytes) -> Outcome:
         """Assert action, every byte and every counter; returns what the oracle expected."""
-        expected = unwrap(frame, ADDRESSES)
+        expected = unwrap(frame, ADDRESSES, gre=self.gre, ports=self.ports)
         before = self.table.counters()
         run = self._run(frame)
         after = self.table.counters()
@@ -91,14 +94,16 @@ def predicted(outcome: Outcome) -> dict[object, int]:
 
 
 @contextmanager
-def loaded() -> Iterator[Rig]:
-    """A fresh program that unwraps for ADDRESSES."""
+def loaded(*, gre: bool = False, ports: tuple[int, ...] = ()) -> Iterator[Rig]:
+    """A fresh program that unwraps for ADDRESSES; what else than IPIP is said."""
     with taking_fragments(BpfObject.packaged("decap")) as obj:
+        for name, value in between(gre=gre, udp_ports=ports).items():
+            obj.rodata[name] = value
         obj.load()
         table = DecapTable(obj, obj.maps["addresses"], obj.maps["verdicts"])
         for address in ADDRESSES:
             table.add(address)
-        yield Rig(obj.programs["towpath_decap"], table)
+        yield Rig(obj.programs["towpath_decap"], table, gre=gre, ports=ports)
 
 
 def ether(*, vlan: int | None = None, priority: int = 0, **fields: object) -> Packet:

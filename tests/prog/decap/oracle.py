@@ -37,6 +37,8 @@ ECN_TABLE: dict[int, dict[int, int | None]] = {
 _EXTENSIONS = {0: "hop-by-hop", 43: "routing", 60: "destination"}
 _FRAGMENT_HEADER = 44
 _MAX_EXTENSIONS = 7
+_GRE, _UDP = 47, 17
+_CARRIES = {b"\x08\x00": 4, b"\x86\xdd": 41}
 _FAMILIES = {4: 0x0800, 41: 0x86DD}  # what each tunnel protocol carries
 
 
@@ -75,20 +77,36 @@ class Outer:
     payload: bytes  # as far as its length field goes
 
 
-def unwrap(frame: bytes, addresses: Container[IPv4Address | IPv6Address]) -> Outcome:
-    """What happens to a frame, whatever is in it."""
+def unwrap(
+    frame: bytes,
+    addresses: Container[IPv4Address | IPv6Address],
+    *,
+    gre: bool = False,
+    ports: Container[int] = (),
+) -> Outcome:
+    """What happens to a frame, whatever is in it. ``gre``, ``ports``: what else is unwrapped."""
+    taken = {4, 41, *((47,) if gre else ()), *((17,) if ports else ())}
     try:
-        return unwrap_or_leave(frame, addresses)
+        return unwrap_or_leave(frame, addresses, taken, ports)
     except Leave as leave:
         return Outcome(leave.verdict, frame)
 
 
-def unwrap_or_leave(frame: bytes, addresses: Container[IPv4Address | IPv6Address]) -> Outcome:
+def unwrap_or_leave(
+    frame: bytes,
+    addresses: Container[IPv4Address | IPv6Address],
+    taken: Container[int],
+    ports: Container[int],
+) -> Outcome:
     """The whole of it, as far as it goes. Leave: no further."""
     link, ethertype, packet = split_link(frame)
     if ethertype not in PARSERS:
         raise Leave(OTHER)
-    outer, behind = PARSERS[ethertype](packet)
+    outer, behind = PARSERS[ethertype](packet, taken)
+    if outer.protocol == _UDP and (outer.fragment or not outer.sane):
+        raise Leave(OTHER)
+    if outer.sane and not outer.fragment:
+        behind = take_between(outer, behind, ports)
     if outer.destination not in addresses:
         raise Leave(OTHER)
     if outer.fragment:
@@ -117,9 +135,52 @@ def ones_complement_sum(data: bytes) -> int:
     return total
 
 
-def parse_ipv4(packet: bytes) -> tuple[Outer, bytes]:
+def take_between(outer: Outer, behind: bytes, ports: Container[int]) -> bytes:
+    """Take off GRE (RFC 2784), or UDP and GUE's header; returns the bytes from the packet on.
+
+    ``behind``: all bytes behind the outer IP header, padding too. GUE by draft-ietf-intarea-gue-09.
+    """
+    if outer.protocol == _GRE:
+        if len(behind) < 4 or behind[:2] != b"\0\0" or behind[2:4] not in _CARRIES:
+            raise Leave(OTHER)
+        outer.protocol = _CARRIES[behind[2:4]]
+        return _behind(outer, behind, 4, len(outer.payload))
+    if outer.protocol != _UDP:
+        return behind
+    if len(behind) < 8 or int.from_bytes(behind[2:4], "big") not in ports:
+        raise Leave(OTHER)
+    length = int.from_bytes(behind[4:6], "big")
+    if not 8 <= length <= len(outer.payload):
+        outer.sane = False
+        return behind
+    return take_gue(outer, behind, length)
+
+
+def take_gue(outer: Outer, behind: bytes, length: int) -> bytes:
+    """What is behind UDP, whose datagram has that length."""
+    gue = behind[8:12]
+    if len(gue) < 4:
+        raise Leave(OTHER)
+    if gue[0] >> 4 in {4, 6}:  # variant 1, whose two bits are those of an IP version; and FOU
+        outer.protocol = 4 if gue[0] >> 4 == 4 else 41
+        return _behind(outer, behind, 8, length)
+    variant, control, words = gue[0] >> 6, gue[0] & 0x20, gue[0] & 0x1F
+    if variant or control or gue[1] not in _FAMILIES:
+        raise Leave(OTHER)
+    outer.protocol = gue[1]
+    return _behind(outer, behind, 12 + words * 4, length)
+
+
+def _behind(outer: Outer, behind: bytes, size: int, end: int) -> bytes:
+    """Without headers of that size. ``end``: of the packet, in all that is behind the outer one."""
+    outer.sane = size <= end
+    outer.payload = outer.payload[size:end]
+    return behind[size:]
+
+
+def parse_ipv4(packet: bytes, taken: Container[int]) -> tuple[Outer, bytes]:
     """The outer IPv4 header and all bytes behind it."""
-    if len(packet) < 20 or packet[0] >> 4 != 4 or packet[9] not in _FAMILIES:
+    if len(packet) < 20 or packet[0] >> 4 != 4 or packet[9] not in taken:
         raise Leave(OTHER)
     size = (packet[0] & 15) * 4
     total = int.from_bytes(packet[2:4], "big")
@@ -136,12 +197,12 @@ def parse_ipv4(packet: bytes) -> tuple[Outer, bytes]:
     return outer, packet[size:]
 
 
-def parse_ipv6(packet: bytes) -> tuple[Outer, bytes]:
+def parse_ipv6(packet: bytes, taken: Container[int]) -> tuple[Outer, bytes]:
     """The outer IPv6 header with its extension headers, and all bytes behind them."""
     if len(packet) < 40 or packet[0] >> 4 != 6:
         raise Leave(OTHER)
     protocol, size, fragment = walk_extensions(packet)
-    if protocol not in _FAMILIES:
+    if protocol not in taken:
         raise Leave(OTHER)
     total = 40 + int.from_bytes(packet[4:6], "big")
     outer = Outer(

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tests.prog.lb.network import IN
-from tests.prog.lb.oracle import ETHERTYPES, World, flow_hash
+from tests.prog.lb.oracle import ETHERTYPES, IN_IPIP, World, flow_hash
 from tests.prog.lb.oracle_parse import parse
 
 from towpath.datapath.address import family, pack
+from towpath.datapath.health.path import IPIP
+from towpath.datapath.lb.encap import Encaps
 from towpath.model.settings import DEFAULT_MARK
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle_parse import Address
 
     from towpath.kernel.bpf.programs import TestRun
+    from towpath.model.service import Tunnel
 
 TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT = 0xFFFFFFFF, 2, 7
 SENT, UNKNOWN, NO_ROUTE = "sent", "drop_unknown", "drop_no_route"
@@ -38,6 +41,7 @@ class Connection:
     port: int
     backend: Address
     l2: bool = False
+    tunnel: Tunnel = IPIP
 
 
 class HealthRig:
@@ -50,6 +54,7 @@ class HealthRig:
         self._probes = program.maps["health_probes"]
         self._rows = program.rows("health_cpus")
         names = program.btf.enum("health_verdict")
+        self._encaps = Encaps(program.constant)
         self._names = {int(each): each.name.removeprefix("HEALTH_").lower() for each in names}
 
     @property
@@ -68,6 +73,7 @@ class HealthRig:
         value["to"]["family"] = family(connection.backend)
         value["ifindex"], value["family"] = self.rig.devices[device], key["family"]
         value["way"] = int(connection.l2)  # HEALTH_L2, or HEALTH_TUNNEL
+        value["encap"] = self._encaps.word(connection.tunnel)
         self._probes.update(key, value)
 
     def forget(self) -> None:
@@ -80,7 +86,13 @@ class HealthRig:
         return self._run(frame, ctx=struct.pack("=III", 0, 0, mark))
 
     def check(
-        self, packet: bytes, backend: Address | None, verdict: str, *, mark: int = DEFAULT_MARK
+        self,
+        packet: bytes,
+        backend: Address | None,
+        verdict: str,
+        *,
+        mark: int = DEFAULT_MARK,
+        tunnel: Tunnel = IPIP,
     ) -> bytes:
         """Assert what tc is told, every byte, and that this counter moved and no other.
 
@@ -90,7 +102,7 @@ class HealthRig:
         run = self.run(packet, mark)
         expected = packet
         if backend is not None:
-            expected = self.encapsulated(packet, backend)
+            expected = self.encapsulated(packet, backend, tunnel)
         action = {SENT: TC_ACT_REDIRECT, NOT_OURS: TC_ACT_UNSPEC}.get(verdict, TC_ACT_SHOT)
         moved = self.counters() - before
         assert run.retval == action
@@ -99,10 +111,11 @@ class HealthRig:
         assert not self.rig.moved(others, self.rig.counters())
         return run.data
 
-    def encapsulated(self, packet: bytes, backend: Address) -> bytes:
+    def encapsulated(self, packet: bytes, backend: Address, tunnel: Tunnel = IPIP) -> bytes:
         """The packet as a client's would be sent, but for the link addresses."""
         parsed = parse(packet)
-        outer = self.world._outer_header(parsed, backend, self.world.ways[backend])
+        kind = replace(IN_IPIP, encap=tunnel.encap, encap_port=tunnel.port or 0)
+        outer = self.world._outer_header(parsed, backend, self.world.ways[backend], kind)
         ethertype = struct.pack("!H", ETHERTYPES[backend.version])
         return LOOPBACK + ethertype + outer + packet[LINK:]
 

@@ -38,12 +38,15 @@ from tests.prog.lb.network import NO_ROUTE as UNROUTED
 from tests.prog.lb.oracle import CARRIED
 
 from towpath.model import Source
+from towpath.model.service import Tunnel
 from towpath.model.settings import DEFAULT_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.prog.lb.oracle_parse import Address
+
+    from towpath.model.service import Encap
 
 COMBINATIONS = [(4, 4), (4, 6), (6, 6)]  # what is inside, what is outside
 PORT = 40000
@@ -87,6 +90,18 @@ def test_a_probe_is_encapsulated_as_a_clients_packet(
     noted(health, inside, NEAR[outside][0])
     packet = bytes(segment(inside))
     assert health.check(packet, NEAR[outside][0], SENT).endswith(packet[14:])
+
+
+@pytest.mark.parametrize("kind", ["gre", "fou", "gue", "gue0"])
+@pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)
+def test_a_probe_goes_in_the_services_kind_of_tunnel(
+    health: HealthRig, kind: Encap, inside: int, outside: int
+) -> None:
+    """With what is between the outer IP header and the packet."""
+    tunnel = Tunnel(kind, None if kind == "gre" else 9886)
+    backend = NEAR[outside][0]
+    health.note(Connection(OWN[IN][inside], PORT, backend, tunnel=tunnel))
+    health.check(bytes(segment(inside)), backend, SENT, tunnel=tunnel)
 
 
 @pytest.mark.parametrize(("inside", "outside"), COMBINATIONS)

@@ -315,6 +315,9 @@ def served(service: Service) -> Served:
         sources=service.allow_from,
         drained=frozenset(each.address for each in service.backends if not each.takes_flows),
         lasts=service.flow_timeout or 300,
+        hash_by=service.hash_by,
+        encap=service.encap,
+        encap_port=service.encap_port or 6080,
     )
 
 

@@ -67,6 +67,7 @@ LINEAR = 3520
 NO_FAMILY, AS_IT_IS = 0, 255  # in a note: where the packet is addressed to; where the frame is
 
 OUTER_HEADER = {4: 20, 6: 40}
+BETWEEN = {"ipip": 0, "gre": 4, "fou": 8, "gue": 8, "gue0": 12}
 OUTER_TTL = 64
 CARRIED = {4: 4, 6: 41}  # protocol number of a packet within a packet
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -100,6 +101,19 @@ class Served:
     """Backends that get no new flows."""
     lasts: int = 300
     """Seconds without packets after which a flow of UDP has ended."""
+    hash_by: str = "flow"
+    """What gives a new flow its backend: flow, client or port."""
+    encap: str = "ipip"
+    """What is between the outer IP header and the packet: ipip, gre, fou, gue or gue0."""
+    encap_port: int = 6080
+
+    def added(self, backend: Address) -> int:
+        """Bytes that a packet has more on its way to a backend."""
+        return 0 if self.unchanged else OUTER_HEADER[backend.version] + BETWEEN[self.encap]
+
+
+IN_IPIP = Served((), remembers=True, backends=frozenset())
+"""Of which nothing else is asked than how packets get there."""
 
 
 @dataclass(frozen=True)
@@ -317,9 +331,12 @@ class World:
         service = self.services[key]
         if not service.slots:
             return None
-        hashed = (
-            client_hash(flow.source, self.seed) if service.keeps else flow_hash(flow, self.seed)
-        )
+        if service.hash_by == "port":
+            hashed = port_hash(flow.destination_port, self.seed)
+        elif service.keeps or service.hash_by == "client":
+            hashed = client_hash(flow.source, self.seed)
+        else:
+            hashed = flow_hash(flow, self.seed)
         return service.slots[hashed * len(service.slots) >> 32]
 
     def _balance(
@@ -365,14 +382,15 @@ class World:
     ) -> Outcome:
         upper = self.vlan_devices.get((ifindex, packet.tag & 0xFFF)) if packet.tag & 0xFFF else None
         assert found.key is not None
-        unchanged = self.services[found.key].unchanged
-        if why := self._refusal(upper or ifindex, packet, backend, unchanged=unchanged):
+        service = self.services[found.key]
+        unchanged = service.unchanged
+        if why := self._refusal(upper or ifindex, packet, backend, service):
             if why == TOO_LARGE:
-                told = self._too_large(found, packet, backend, kind, unchanged=unchanged)
+                told = self._too_large(found, packet, backend, kind, service)
                 return self._goes_back(told, ifindex)
             return found.ends(why)
         way = self.ways[backend]
-        outer = b"" if unchanged else self._outer_header(packet, backend, way)
+        outer = b"" if unchanged else self._outer_header(packet, backend, way, service)
         version = packet.flow.source.version if unchanged else backend.version
         if self._is_the_kernels(way):
             note = self._note(way.ifindex, backend if unchanged else None)
@@ -385,8 +403,9 @@ class World:
         out = link(addresses, tag, version) + outer + packet.behind_link
         return found.ends(*self._leaves(ifindex, device, out))
 
-    def _refusal(self, ifindex: int, packet: Packet, backend: Address, *, unchanged: bool) -> str:
+    def _refusal(self, ifindex: int, packet: Packet, backend: Address, service: Served) -> str:
         """Why a packet can't go to its backend, "" if it can."""
+        unchanged = service.unchanged
         way = self.ways[backend]
         if way.refused == LOCAL:
             return LOCAL  # to this very node, which is asked for no way
@@ -396,7 +415,7 @@ class World:
             return way.refused
         if unchanged and way.gateway is not None:
             return NOT_ON_LINK
-        added = 0 if unchanged else OUTER_HEADER[backend.version]
+        added = service.added(backend)
         return TOO_LARGE if way.mtu and packet.length + added > way.mtu else ""
 
     def can(self, device: int) -> frozenset[str]:
@@ -434,9 +453,9 @@ class World:
         return struct.pack("=QII", self.cookie, ifindex, family) + address.rjust(16, b"\0")
 
     def _too_large(
-        self, found: Outcome, packet: Packet, backend: Address, kind: str, *, unchanged: bool
+        self, found: Outcome, packet: Packet, backend: Address, kind: str, service: Served
     ) -> Outcome:
-        room = self.ways[backend].mtu - (0 if unchanged else OUTER_HEADER[backend.version])
+        room = self.ways[backend].mtu - service.added(backend)
         mtu = told_mtu(packet, room, kind, df_only=self.df_only)
         if mtu is None or not may_be_answered(found.frame, packet.flow.source):
             return found.ends(TOO_LARGE)
@@ -450,15 +469,17 @@ class World:
         stays = upper is None and way.ifindex == ifindex
         return way.ifindex, tag if stays else 0
 
-    def _outer_header(self, packet: Packet, backend: Address, way: Way) -> bytes:
+    def _outer_header(
+        self, packet: Packet, backend: Address, way: Way, service: Served = IN_IPIP
+    ) -> bytes:
         value = flow_hash(packet.flow, self.seed)
         source = self._source(backend.version, way, value)
+        carried, behind = between(packet, service, value)
         if isinstance(backend, IPv4Address):
-            return ipv4_header(packet, source, backend)
+            return ipv4_header(packet, source, backend, carried, len(behind)) + behind
         words = 6 << 28 | packet.traffic_class << DSCP_AND_ECN_SHIFT | value & 0xFFFFF
-        carried = CARRIED[packet.flow.source.version]
-        fixed = struct.pack("!IHBB", words, packet.length, carried, OUTER_TTL)
-        return fixed + source + backend.packed
+        fixed = struct.pack("!IHBB", words, packet.length + len(behind), carried, OUTER_TTL)
+        return fixed + source + backend.packed + behind
 
     def _source(self, version: int, way: Way, value: int) -> bytes:
         if version in self.vary:
@@ -557,18 +578,41 @@ def link(addresses: bytes, tag: int, version: int) -> bytes:
     return addresses + (struct.pack("!HH", 0x8100, tag) if tag else b"") + ethertype
 
 
-def ipv4_header(packet: Packet, source: bytes, backend: IPv4Address) -> bytes:
-    """RFC 2003: DF as inside, and the inner ID where the outer packet may be fragmented."""
+def between(packet: Packet, service: Served, value: int) -> tuple[int, bytes]:
+    """What follows the outer IP header: its protocol, and its bytes.
+
+    GRE: RFC 2784, without options. UDP: from the dynamic ports by the flow's hash, without a
+    checksum (RFC 768; RFC 6935 for tunnels over IPv6). GUE, variant 0: draft-ietf-intarea-gue-09,
+    section 3.1: no optional fields, and the protocol number of what is within.
+    """
+    version = packet.flow.source.version
+    if service.encap == "ipip":
+        return CARRIED[version], b""
+    if service.encap == "gre":
+        return 47, struct.pack("!HH", 0, ETHERTYPES[version])
+    gue = bytes((0, CARRIED[version], 0, 0)) if service.encap == "gue0" else b""
+    length = 8 + len(gue) + packet.length
+    source = 49152 + value % 16384
+    return 17, struct.pack("!HHHH", source, service.encap_port, length, 0) + gue
+
+
+def ipv4_header(
+    packet: Packet, source: bytes, backend: IPv4Address, carried: int = 4, more: int = 0
+) -> bytes:
+    """RFC 2003: DF as inside, and the inner ID where the outer packet may be fragmented.
+
+    ``more``: bytes between this header and the packet.
+    """
     may_fragment = packet.dont_fragment is False
     header = struct.pack(
         "!BBHHHBBH4s4s",
         0x45,
         packet.traffic_class,
-        packet.length + 20,
+        packet.length + 20 + more,
         packet.identification if may_fragment else 0,
         0 if may_fragment else 0x4000,
         OUTER_TTL,
-        CARRIED[packet.flow.source.version],
+        carried,
         0,
         source,
         backend.packed,
@@ -602,6 +646,12 @@ def client_hash(client: Address, seed: int) -> int:
     for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
         state = mix(state, word)
     return mix(mix(state, FAMILIES[client.version]), 0) >> 32
+
+
+def port_hash(port: int, seed: int) -> int:
+    """The same of a destination port, for services whose ports have a backend each."""
+    (word,) = struct.unpack("<Q", struct.pack("!H6x", port))
+    return mix(mix(seed, word), 0) >> 32
 
 
 def mix(state: int, word: int) -> int:

@@ -41,7 +41,7 @@ COUNTERS = ("verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "fl
 """Tables that packets write to, and flow_tags."""
 RECIPES = examples(100)
 DAMAGED = 20
-LEAST = 0.1
+LEAST = 0.05
 """Share of the frames that the fast way must have decided, or hardly anything was shown."""
 
 
@@ -117,6 +117,10 @@ def test_the_fast_way_decides_what_it_is_for(both: BothWays, version: int) -> No
         (targets, {"allow_from": (here,)}),
         (targets, {"affinity": Affinity(10000)}),
         (targets, {"affinity": Affinity(10000), "flow_table": False}),
+        (targets, {"encap": "gre"}),
+        (targets, {"encap": "gue", "encap_port": 9886}),
+        (targets, {"encap": "gue0", "flow_table": False}),
+        (targets, {"hash_by": "port"}),
     ]
     both.serve(
         *(

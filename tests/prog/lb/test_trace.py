@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tests.prog.lb.oracle_parse import Address
 
     from towpath.documents import Trace
+    from towpath.model.service import Encap
 
 VARIED = Source(IPv4Network("10.0.0.0/16"), IPv6Network("2001:db8:aa::/64"))
 FLOWS = examples(400)
@@ -210,6 +211,15 @@ def assert_tells_the_way(rig: Rig, trace: Trace, outcome: Outcome) -> None:
         assert trace.next_hop_mac == way.next_hop_mac.hex(":")
         assert trace.source_mac == way.source_mac.hex(":")
         assert trace.mtu == (way.mtu or None)
+
+
+@pytest.mark.parametrize(("encap", "told"), [("gre", "gre"), ("gue", "gue:9886")])
+def test_the_kind_of_tunnel_is_told(rig: Rig, encap: Encap, told: str) -> None:
+    """With the port that UDP goes to."""
+    port = None if encap == "gre" else 9886
+    rig.serve(service(VIPS[4], *NEAR[4], encap=encap, encap_port=port))
+    flow = FlowTuple.parse(f"198.51.100.1:40000 -> {VIPS[4]}:80 tcp")
+    assert rig.balancer.trace(flow).encapsulation == told
 
 
 def test_tracing_does_not_learn(rig: Rig) -> None:

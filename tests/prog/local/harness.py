@@ -38,6 +38,8 @@ SECONDS = 30.0
 QUIET = 0.2  # seconds in which nothing comes
 LIMITS = Limits(services=64, backends=1000, flows=1 << 12, fragments=1 << 10, table_slots=1 << 16)
 VIP, VIP6 = "192.0.2.10", "2001:db8:77::10"
+REMOTE, REMOTE6 = "198.51.100.3", "fd51::3"
+"""A backend on the client's side: what is for it comes out of the client's wire."""
 CLIENT, CLIENT6 = "198.51.100.2", "fd51::2"
 NODE, NODE6 = "198.51.100.1", "fd51::1"
 POD, POD6 = "10.244.0.2", "fd00:1::2"
@@ -149,7 +151,7 @@ def rigged() -> Iterator[Rig]:
             f"addr add {NODE6}/64 dev eth0 nodad",
             "addr add 10.244.0.1/24 dev pod1",
             "addr add fd00:1::1/64 dev pod1 nodad",
-            *(_neighbour(each, "client") for each in (CLIENT, CLIENT6)),
+            *(_neighbour(each, "client") for each in (CLIENT, CLIENT6, REMOTE, REMOTE6)),
             *(_neighbour(each, "pod") for each in (POD, POD6)),
         )
         wires = [undo.enter_context(_wire(*each)) for each in (("client", client), ("pod", pod))]

@@ -18,6 +18,8 @@ from tests.prog.local.harness import (
     POD,
     POD6,
     PORT,
+    REMOTE,
+    REMOTE6,
     VIP,
     VIP6,
     Rig,
@@ -28,7 +30,7 @@ from tests.prog.local.harness import (
 from tests.prog.masquerade.oracle import fresh, header
 from tests.prog.packets.oracle import answer, between
 
-from towpath.model import Backend, FlowTuple, Protocol
+from towpath.model import Backend, BackendState, FlowTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,7 @@ ROUTER = "203.0.113.9"
 BODY = Raw(bytes(range(256)) * 12)
 BEGUN = {"local": 1, "in.balanced": 1, "in.begun": 1}
 BALANCED = {"local": 1, "in.balanced": 1}
+ELSEWHERE = {"handoff": 1, "out.pass_no_flow": 1}
 RESTORED = {"out.restored": 1}
 _ports = iter(range(20000, 60000))
 
@@ -233,6 +236,27 @@ def test_a_closed_connection_may_begin_anew(pods: Rig) -> None:
     data, moved = pods.out(packet)
     assert moved == BEGUN
     assert data == pods.pod.framed(routed(between(packet, None, (POD, BACKEND_PORT + 1))))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_port_that_is_used_again_for_another_backend(rig: Rig, version: int) -> None:
+    """Elsewhere, as the one here drains: all packets of the new connection go there."""
+    pod, remote = ((POD, REMOTE), (POD6, REMOTE6))[version == 6]
+    rig.serve(service(pod))
+    packet = sent(version, TCP(flags="S"))
+    for flags, wanted in (("S", BEGUN), ("A", BALANCED), ("FA", BALANCED)):
+        packet[TCP].flags = flags
+        assert rig.out(fresh(packet))[1] == wanted
+    drains = Backend(ip_address(pod), state=BackendState.DRAINING)
+    rig.serve(service(drains, Backend(ip_address(remote))))
+    for flags in ("S", "A", "PA"):
+        packet[TCP].flags = flags
+        rig.client.send(fresh(packet))
+        frame = rig.client.receive()
+        assert rig.moved() == ELSEWHERE
+        seen = (IP if version == 4 else IPv6)(frame[14:])
+        assert (seen.dst, seen[TCP].flags) == (remote, flags)
+    assert rig.pod.is_quiet()
 
 
 def test_trace_and_counters_say_so(pods: Rig) -> None:

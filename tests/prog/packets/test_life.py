@@ -146,6 +146,14 @@ def test_affinity_is_the_pods_address(rig: Rig) -> None:
     assert header(rig.out(syn(41000)).packet).dst == wanted
 
 
+def test_new_flows_by_their_client_alone(rig: Rig) -> None:
+    """As packets from outside are given backends, with nothing that remembers it."""
+    rig.apply(service(VIP, BACKENDS, hash_by="client"))
+    wanted = backend(syn(), BACKENDS, by_client=True)
+    for port in range(40000, 40020):
+        assert header(rig.out(syn(port)).packet).dst == wanted
+
+
 def test_who_talks_to_a_backend_itself_is_answered_by_it(rig: Rig) -> None:
     """A flow that would have its answers be the service's is over."""
     rig.apply(service(VIP, BACKENDS[:1]))

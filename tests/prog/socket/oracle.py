@@ -33,6 +33,7 @@ class Offer:
     members: tuple[Member, ...]
     keeps: int = 0
     """Seconds of affinity."""
+    hash_by: str = "flow"
     restricted: bool = False
     size: int = 251
 
@@ -95,7 +96,7 @@ class Oracle:
             return Outcome("pass_no_service")
         if offer.restricted:
             return Outcome("pass_sources")
-        member = self._kept(offer, netns, now) or self._slot(offer, socket, netns, connects)
+        member = self._kept(offer, netns, now) or self._slot(offer, socket, netns, connects, port)
         if member is None:
             return Outcome("refuse_no_backend")
         if (":" in member.address) != (":" in address):
@@ -108,14 +109,18 @@ class Oracle:
             return None
         return next((m for m in offer.members if m.address == backend and not m.away), None)
 
-    def _slot(self, offer: Offer, socket: int, netns: int, connects: int) -> Member | None:
+    def _slot(
+        self, offer: Offer, socket: int, netns: int, connects: int, port: int
+    ) -> Member | None:
         shares = [m for m in offer.members if m.weight]
         away = [at for at, member in enumerate(shares) if member.away]
         named = [(ip_address(m.address).packed, m.weight) for m in shares]
         slots = table_without(named, offer.size, away) if away else table(named, offer.size)
         if not slots:
             return None
-        if offer.keeps:
+        if offer.hash_by == "port":  # as it lies in a packet
+            state = step(step(self.seed, int.from_bytes(port.to_bytes(2, "big"), "little")), 0)
+        elif offer.keeps or offer.hash_by == "client":
             state = step(step(self.seed, netns), 0)
         else:
             state = step(step(step(self.seed, socket), connects), 0)

@@ -46,6 +46,7 @@ def built(offer: Offer, number: int) -> Service:
         port=ports[0][0] if single else Ports.of(ports),
         name=f"s{number}",
         affinity=offer.keeps or None,
+        hash_by=offer.hash_by,
         allow_from=allowed if offer.restricted else None,
     )
 
@@ -84,13 +85,15 @@ def some_offers(rng: random.Random) -> list[Offer]:
             )
         ports = rng.choice((((80, 80),), ((53, 53), (8000, 8999)), ((1, 65535),)))
         crossed = v6 ^ (rng.random() < 0.1)
+        keeps = rng.choice((0, 0, 600))
         made.append(
             Offer(
                 vip,
                 ports,
                 rng.choice((TCP, UDP)),
                 some_members(rng, v6=crossed),
-                keeps=rng.choice((0, 0, 600)),
+                keeps=keeps,
+                hash_by="flow" if keeps else rng.choice(("flow", "client", "port")),
                 restricted=rng.random() < 0.1,
             )
         )

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
-from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, Target
+from towpath.agent.health.target import IPIP, CheckFailedError, CheckNotMadeError, Target
 from towpath.model import CheckType, Health, Protocol, ServiceKey
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.model import Address
-    from towpath.model.service import Forwarding
+    from towpath.model.service import Forwarding, Tunnel
 
     Behaviour: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -41,11 +41,16 @@ class Direct:
         """Nothing is left."""
 
     def connection(
-        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+        self,
+        vip: Address,
+        backend: Address,
+        *,
+        forwarding: Forwarding = "dsr",
+        tunnel: Tunnel = IPIP,
     ) -> socket.socket:
         """A plain socket."""
         assert vip == backend
-        assert forwarding == "dsr"
+        assert (forwarding, tunnel) == ("dsr", IPIP)
         made = socket.socket()
         made.setblocking(False)  # noqa: FBT003 -- as it is called
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -59,10 +64,25 @@ class Broken(Direct):
     error: Exception
 
     def connection(
-        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+        self,
+        vip: Address,
+        backend: Address,
+        *,
+        forwarding: Forwarding = "dsr",
+        tunnel: Tunnel = IPIP,
     ) -> socket.socket:
         """Fail."""
-        raise self.error if (vip, backend, forwarding) == (HOST, HOST, "dsr") else AssertionError
+        raise (
+            self.error
+            if (vip, backend, forwarding, tunnel)
+            == (
+                HOST,
+                HOST,
+                "dsr",
+                IPIP,
+            )
+            else AssertionError
+        )
 
 
 def target(port: int, kind: CheckType = CheckType.HTTP, **fields: object) -> Target:

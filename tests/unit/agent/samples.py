@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from towpath.core.lb.states import BackendKey
     from towpath.datapath.flows.count import FlowCounter
+    from towpath.model.service import ServiceKey
 
 
 def service(name: str, vip: str = "203.0.113.10", *backends: str, port: int = 80) -> Service:
@@ -40,6 +41,9 @@ class MemoryDatapath:
         self.room = room
         self.broken = 0
         self.applied = 0
+        self.changed = 0
+        """How often it was asked for a part of all."""
+        self.version = 0
 
     def observed(self) -> tuple[Service, ...]:
         """What it holds."""
@@ -59,6 +63,7 @@ class MemoryDatapath:
         made = self.plan(services)
         if len(services) > self.room:
             raise CapacityError("services", len(services), self.room, "services")
+        self.version += 1
         if self.broken:
             self.broken -= 1
             self.held = {each.name: each for each in services[:1]}
@@ -66,6 +71,19 @@ class MemoryDatapath:
         self.held = {each.name: each for each in services}
         self.applied += 1
         return made
+
+    def observed_at(self, keys: Iterable[ServiceKey]) -> tuple[Service, ...]:
+        """What it holds of these."""
+        wanted = set(keys)
+        return tuple(each for each in self.held.values() if each.key in wanted)
+
+    def change(self, keys: Iterable[ServiceKey], services: Iterable[Service]) -> Transition:
+        """By a plan of all: another way than the real one goes."""
+        services = tuple(services)
+        gone = {*keys, *(each.key for each in services)}
+        others = (each for each in self.held.values() if each.key not in gone)
+        self.changed += 1
+        return self.apply([*others, *services])
 
     def refresh_devices(self) -> None:
         """There are none."""

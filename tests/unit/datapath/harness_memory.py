@@ -17,6 +17,7 @@ from towpath.datapath.address import unpack
 from towpath.datapath.lb.admission import check
 from towpath.datapath.lb.allow_from import SourceSets
 from towpath.datapath.lb.backends import BackendTable
+from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.extents import Extents
 from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
@@ -48,6 +49,11 @@ L2 = int(BTF.enum("service_flags")["SERVICE_L2"])
 SNAT = int(BTF.enum("service_flags")["SERVICE_SNAT"])
 LOCAL = int(BTF.enum("service_flags")["SERVICE_LOCAL"])
 SOURCE_BITS = int(BTF.enum("source_limits")["SOURCE_BITS"])
+ENCAPS = Encaps(lambda enum, name: int(BTF.enum(enum)[name]))
+MORE = ("SERVICE_ENCAP", "SERVICE_HASH_CLIENT", "SERVICE_HASH_PORT")
+FLAGS = Flags(
+    NO_FLOW_TABLE, L2, SNAT, LOCAL, *(int(BTF.enum("service_flags")[each]) for each in MORE)
+)
 SOURCE_KEY = BTF.dtype("source_key")
 
 View = list["Address | None"]
@@ -173,7 +179,7 @@ class Process:
             self.extents,
             memory,
             ServiceRows(memory.services, reclaimer, lambda index: self.forgotten.update([index])),
-            ServiceOptions(memory.services, Flags(NO_FLOW_TABLE, L2, SNAT, LOCAL), self.sources),
+            ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
         )
         self.tables.adopt()

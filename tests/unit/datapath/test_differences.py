@@ -33,3 +33,17 @@ def test_each_reason_has_its_own(
     """Where nothing can differ a next hop is kept for all."""
     differ = Differ.by(why, version, vary=vary)
     assert {name for name, so in differ._asdict().items() if so} == expected
+
+
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        (Differences(), set()),
+        (Differences(sources=True), {BACKEND, CLIENT}),
+        (Differences(backends=True), {TUNNEL, BACKEND}),
+    ],
+)
+def test_ports_of_udp_choose_among_next_hops(why: Differences, expected: set[str]) -> None:
+    """Tunnels of UDP to one backend differ by flow, as outer sources may."""
+    differ = Differ.by(why, 4, vary=False, ports=True)
+    assert {name for name, so in differ._asdict().items() if so} == expected

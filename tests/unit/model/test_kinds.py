@@ -256,6 +256,9 @@ class TestPydantic:
             "on_down": "keep",
         },
         "scope": "all",
+        "hash_by": "flow",
+        "encap": "gue",
+        "encap_port": 9886,
     }
 
     def test_round_trip(self) -> None:

@@ -106,7 +106,7 @@ class Monitor:
         desired, down = self._controller.judged
         if desired is self._seen:
             return
-        wanted = self._targets.of(desired.services())
+        wanted = self._targets.of(desired.checked())
         await self._stop([key for key in self._tasks if self._changed(key, wanted.get(key))])
         await self._open(wanted.values())
         self.registry.keep(wanted, down, time.time())

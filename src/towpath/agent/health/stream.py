@@ -35,7 +35,9 @@ _OURS = (errno.ENETUNREACH, errno.EPERM, errno.EACCES, errno.EADDRNOTAVAIL, errn
 def opened(path: ProbePath, target: Target) -> Iterator[socket.socket]:
     """A socket in the block that reaches the target once it is connected. CheckNotMadeError."""
     try:
-        made = path.connection(target.vip, target.backend, forwarding=target.forwarding)
+        made = path.connection(
+            target.vip, target.backend, forwarding=target.forwarding, tunnel=target.tunnel
+        )
     except (OSError, KernelError, DatapathError) as error:
         raise CheckNotMadeError(str(error)) from error
     with closing(made):

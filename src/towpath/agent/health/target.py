@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from towpath.errors import Error
 from towpath.model.health import checked_address, first_port
+from towpath.model.service import Tunnel
 
 if TYPE_CHECKING:
     import socket
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from towpath.model import Address, Backend, Health, Service, ServiceKey
     from towpath.model.service import Forwarding
+
+IPIP = Tunnel()
 
 
 class CheckFailedError(Error):
@@ -41,7 +44,12 @@ class ProbePath(Protocol):
         ...
 
     def connection(
-        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+        self,
+        vip: Address,
+        backend: Address,
+        *,
+        forwarding: Forwarding = "dsr",
+        tunnel: Tunnel = IPIP,
     ) -> socket.socket:
         """A socket that reaches a backend when it is connected to `Target.to`."""
         ...
@@ -59,6 +67,7 @@ class Target:
     health: Health
     forwarding: Forwarding = "dsr"
     """How the service's packets get to the backend."""
+    tunnel: Tunnel = IPIP
 
     @property
     def to(self) -> Address:
@@ -73,5 +82,13 @@ class Target:
             raise ValueError(f"service {service.name} has no check")
         vip = checked_address(service.vip)
         port = health.port or backend.port or first_port(service.port)
-        way = service.forwarding
-        return cls(service.name, service.key, backend.address, vip, port, health, way)
+        return cls(
+            service.name,
+            service.key,
+            backend.address,
+            vip,
+            port,
+            health,
+            service.forwarding,
+            service.tunnel,
+        )

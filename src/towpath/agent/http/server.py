@@ -97,8 +97,10 @@ async def serve(
             if number == RELOAD:
                 agent.file.hurry.set()
             elif number in END:
+                agent.anew = False
                 stop()
 
+    agent.end_by = stop
     signals.wait()
     loop.add_reader(signals, told)
     try:

@@ -21,6 +21,7 @@ from towpath.capabilities import API, FILE, origin
 from towpath.core.health import carried, held, verdicts
 from towpath.core.lb.states import BackendKey, effective
 from towpath.core.lb.terminating import find_terminating, merge_terminating, plan_terminating
+from towpath.layered import Layered
 from towpath.model import CheckType, Problem, Service, check_service, check_services
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from towpath.datapath.flows.count import FlowCounter
     from towpath.documents import Plan
     from towpath.model import Address, Config
+    from towpath.model.service import ServiceKey
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,19 @@ class Datapath(Protocol):
         """Make the kernel hold these services; refused whole when they don't fit."""
         ...
 
+    @property
+    def version(self) -> int:
+        """Another number whenever the kernel may hold other services than before."""
+        ...
+
+    def observed_at(self, keys: Iterable[ServiceKey]) -> tuple[Service, ...]:
+        """Those of the services that are in the kernel which have these keys."""
+        ...
+
+    def change(self, keys: Iterable[ServiceKey], services: Iterable[Service]) -> Transition:
+        """Make the kernel hold ``services`` in the place of those at ``keys``; others stay."""
+        ...
+
     def flow_counter(self, backends: Collection[BackendKey]) -> FlowCounter:
         """Prepare to count the flows of backends. Those that aren't there have none."""
         ...
@@ -67,6 +82,20 @@ class Judged(NamedTuple):
 
     desired: Desired
     down: Down
+
+
+class _Part(NamedTuple):
+    """What a change looks at: all services, or those that it is about."""
+
+    before: tuple[Service, ...]
+    after: tuple[Service, ...]
+    observed: tuple[Service, ...]
+    whole: bool
+
+    @property
+    def keys(self) -> set[ServiceKey]:
+        """What they are for."""
+        return {each.key for each in (*self.before, *self.after)}
 
 
 class Controller:
@@ -86,8 +115,10 @@ class Controller:
         self.judged = Judged(stored(config, store, sources), {})
         self._store = store
         self._datapath = datapath
-        self.terminating: TerminatingByKey = {each.key: each for each in store.terminating()}
+        self.terminating = Layered({each.key: each for each in store.terminating()})
         self.trouble: str | None = None
+        self._in_step = False
+        """The kernel holds exactly what this believes: a change need not look at all of it."""
 
     @property
     def desired(self) -> Desired:
@@ -117,6 +148,7 @@ class Controller:
                     log.info("forgotten, of source %s: %s", owner, ", ".join(sorted(gone)))
                     self._store.delete(gone)
 
+        self._in_step = False
         return self._carry_out(self.desired, write=write)
 
     def set_down(self, down: Down, seen: Desired | None = None) -> Plan:
@@ -124,13 +156,9 @@ class Controller:
 
         ``seen``: the desired state that they were found in, if that may be another by now.
         """
-        before = self.judged
-        self.judged = Judged(before.desired, self._carried(down, seen, before.desired))
-        try:
-            return self._carry_out(self.desired)
-        except BaseException:
-            self.judged = before
-            raise
+        before, down = self.down, self._carried(down, seen, self.desired)
+        keys = {key for key in before.keys() | down.keys() if before.get(key) != down.get(key)}
+        return self._carry_out(self.desired, self._names(keys), down=down)
 
     @staticmethod
     def _carried(down: Down, seen: Desired | None, desired: Desired) -> Down:
@@ -145,8 +173,9 @@ class Controller:
         Raises ConflictError when it contradicts services of another source.
         """
         desired = self.desired.replaced(FILE, config.services)
+        names = {each.name for each in (*self.desired.services(FILE), *config.services)}
         self._datapath.refresh_devices()
-        plan = self._carry_out(desired, config)
+        plan = self._carry_out(desired, names, config)
         self.config = config
         return plan
 
@@ -166,10 +195,10 @@ class Controller:
 
         Raises ConflictError when it contradicts services of the others.
         """
-        owned = {service.name for service in self.desired.services(owner)}
-        gone = (
-            self._pruned(update.put, owner) if update.whole else owned.intersection(update.remove)
-        )
+        if update.whole:
+            gone = self._pruned(update.put, owner)
+        else:
+            gone = {each.name for each in self.desired.named(update.remove, owner)}
         return self._change(update.put, gone, owner=owner)
 
     def delete(self, name: str) -> Plan:
@@ -204,7 +233,10 @@ class Controller:
             for key, each in self.terminating.items()
             if counted.get(key) is each and (not flows.get(key) or now >= each.until)
         }
-        return self._carry_out(self.desired, at_once=done.__contains__) if done else None
+        if not done:
+            return None
+        names = self._names({key.service for key in done})
+        return self._carry_out(self.desired, names, at_once=done.__contains__)
 
     def plan(self, services: Collection[Service], *, owner: str = API, prune: bool = False) -> Plan:
         """What would happen if owner asked for these services. Nothing is changed.
@@ -218,9 +250,10 @@ class Controller:
             desired = self.desired.changed(API, put=services, remove=gone)
         else:
             desired = self.desired.replaced(owner, services)
-        terminating = self._find_terminating(desired, self.config)
+        part = self._part(desired, None)
+        terminating = self._find_terminating(part, self.config)
         down = self._carried(self.down, self.desired, desired)
-        wanted = self._datapath.plan(self._effective(Judged(desired, down), terminating))
+        wanted = self._datapath.plan(_effective(part.after, down, terminating))
         return plan_terminating(wanted.plan, self.terminating, terminating)
 
     def flow_counter(self, service: Service) -> tuple[FlowCounter, Service]:
@@ -251,72 +284,133 @@ class Controller:
         _check(put)
         _check_commands(put, owner)
         desired = self.desired.changed(owner, put=put, remove=remove)
+        names = {*remove, *(each.name for each in put)}
 
         def write() -> None:
             self._store.delete(remove)
             self._store.put(put, owner)
 
-        return self._carry_out(desired, write=write, at_once=at_once)
+        return self._carry_out(desired, names, write=write, at_once=at_once, lasting=owner == API)
 
     def _carry_out(
         self,
         desired: Desired,
+        names: Collection[str] | None = None,
         config: Config | None = None,
         *,
+        down: Down | None = None,
         write: Callable[[], None] = lambda: None,
         at_once: Callable[[BackendKey], bool] = lambda _: False,
+        lasting: bool = False,
     ) -> Plan:
-        """Make this the desired state, on disk (what ``write`` writes) and in the kernel."""
-        terminating = self._find_terminating(desired, config or self.config, at_once)
-        judged = Judged(desired, self._carried(self.down, self.desired, desired))
-        with self._as_before_on_failure(), self._store.transaction():
+        """Make this the desired state, on disk (what ``write`` writes) and in the kernel.
+
+        ``names``: the services that it may be about, by their names now or then; None for all.
+        Others aren't looked at, unless the kernel may hold something else than was believed.
+        ``lasting``: whether what is written has to survive the machine. What another source than
+        the API has it tells again.
+        """
+        part = self._part(desired, names)
+        found = self._find_terminating(part, config or self.config, at_once)
+        gone = self._terminating_of(part) - found.keys()
+        if down is None:
+            down = self._carried_along(part)
+        services = _effective(part.after, down, found)
+        with self._as_before_on_failure(), self._store.transaction(lasting=lasting):
             write()
-            if terminating != self.terminating:
-                self._store.put_terminating(terminating.values())
-            done = self._datapath.apply(self._effective(judged, terminating))
-        plan = plan_terminating(done.plan, self.terminating, terminating)
-        self.judged, self.terminating = judged, terminating
-        return plan
+            if part.whole:
+                self._store.put_terminating(found.values())
+            else:
+                new = (each for key, each in found.items() if self.terminating.get(key) != each)
+                self._store.change_terminating(new, [self.terminating[key] for key in gone])
+            if part.whole:
+                done = self._datapath.apply(services)
+            else:
+                done = self._datapath.change(part.keys, services)
+        was = gone | {key for key in found if key in self.terminating}
+        self.judged = Judged(desired, down)
+        self.terminating = self.terminating.changed(found, gone)
+        self._in_step = True
+        return plan_terminating(done.plan, was, found)
+
+    def _part(self, desired: Desired, names: Collection[str] | None) -> _Part:
+        """What there is and is to be of some services, or of all."""
+        if names is None or not self._in_step:
+            before, after = self.desired.services(), desired.services()
+            return _Part(before, after, self._datapath.observed(), whole=True)
+        before, after = self.desired.named(names), desired.named(names)
+        part = _Part(before, after, (), whole=False)
+        return part._replace(observed=self._datapath.observed_at(part.keys))
+
+    def _names(self, keys: Iterable[ServiceKey]) -> set[str]:
+        """The services that are desired at these keys."""
+        found = (self.desired.at(key) for key in keys)
+        return {each.name for each in found if each is not None}
 
     def _find_terminating(
         self,
-        desired: Desired,
+        part: _Part,
         config: Config,
         at_once: Callable[[BackendKey], bool] = lambda _: False,
     ) -> TerminatingByKey:
-        """Who would be terminating if this were desired."""
+        """Who of these services would be terminating if they were desired."""
         return find_terminating(
-            self._datapath.observed(),
-            desired.services(),
+            part.observed,
+            part.after,
             self.terminating,
             now=time.time(),
             timeout=config.drain.timeout,
             at_once=at_once,
         )
 
-    @staticmethod
-    def _effective(judged: Judged, terminating: TerminatingByKey) -> tuple[Service, ...]:
-        """What the kernel is to hold."""
-        services = judged.desired.services()
-        return effective(merge_terminating(services, terminating), verdicts(services, judged.down))
+    def _terminating_of(self, part: _Part) -> set[BackendKey]:
+        """Who of these services is terminating now: those are all in the kernel."""
+        if part.whole:
+            return set(self.terminating)
+        keys = (
+            BackendKey(service.key, backend.address)
+            for service in part.observed
+            for backend in service.backends
+        )
+        return {key for key in keys if key in self.terminating}
+
+    def _carried_along(self, part: _Part) -> Down:
+        """What is down once these services are as they are to be."""
+        if part.whole or not self.down:
+            return carried(self.down, part.before, part.after)
+        keys = part.keys
+        others = {key: each for key, each in self.down.items() if key not in keys}
+        return others | dict(carried(self.down, part.before, part.after))
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:
         """When the block raises, bring the kernel back to ``desired``.
 
         Costs nothing where the kernel has not been touched. Where even this fails the
-        next change puts it right, since every apply compares with what the kernel has.
+        next change puts it right, since it compares all with what the kernel has.
         """
+        version = self._datapath.version
         try:
             yield
         except BaseException:
+            if self._datapath.version == version:
+                raise
+            self._in_step = False
+            services = self.desired.services()
             try:
-                self._datapath.apply(self._effective(self.judged, self.terminating))
+                self._datapath.apply(_effective(services, self.down, self.terminating))
             except Exception:
                 log.exception("the kernel could not be brought back to the state before")
                 self.trouble = "a failed change could not be undone; the log has the reason"
             raise
         self.trouble = None
+
+
+def _effective(
+    services: tuple[Service, ...], down: Down, terminating: TerminatingByKey
+) -> tuple[Service, ...]:
+    """What of these services the kernel is to hold."""
+    return effective(merge_terminating(services, terminating), verdicts(services, down))
 
 
 def stored(config: Config, store: Store, sources: Iterable[str]) -> Desired:

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.agent.errors import ConflictError, NotFoundError
 from towpath.capabilities import API, origin
+from towpath.layered import Layered
 from towpath.model import Problem, Service
 from towpath.model.keys import Clash, KeyIndex
 from towpath.model.problems import MAX_PROBLEMS, bounded
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from towpath.model.service import ServiceKey
 
 # Names that an error message lists.
 MAX_NAMES = 10
@@ -41,13 +44,15 @@ class Desired:
     are ten services or thousands.
     """
 
-    _names: Mapping[str, Owned]
+    _names: Layered[str, Owned]
     _keys: KeyIndex[Owned]
+    _checked: Layered[str, Service]
+    """Those with health checks."""
 
     @classmethod
     def of(cls, sources: Mapping[str, Iterable[Service]]) -> Desired:
         """All sources' services. Raises ConflictError with the contradictions to those before."""
-        made = cls({}, KeyIndex())
+        made = cls(Layered(), KeyIndex(), Layered())
         for owner, services in sources.items():
             made = made.changed(owner, put=services)
         return made
@@ -57,7 +62,13 @@ class Desired:
 
     def services(self, owner: str | None = None) -> tuple[Service, ...]:
         """All services, or those of one owner."""
-        return tuple(each.service for each in self if owner in {None, each.owner})
+        if owner is None:
+            return tuple([each.service for each in self])
+        return tuple([each.service for each in self if each.owner == owner])
+
+    def checked(self) -> tuple[Service, ...]:
+        """All services with health checks."""
+        return tuple(self._checked.values())
 
     def get(self, name: str) -> Owned:
         """A service and its owner; raises NotFoundError."""
@@ -80,14 +91,14 @@ class Desired:
 
         Raises ConflictError with the contradictions to what stays.
         """
-        names, keys = dict(self._names), self._keys.copy()
+        names, keys = self._names.draft(), self._keys.copy()
         put = tuple(put)
         for name in (*remove, *(service.name for service in put)):
             if (old := names.get(name)) and old.owner == owner:
                 # Replaced in its place; gone unless it is put again.
                 keys.remove(old.service.key)
         for name in set(remove) - {service.name for service in put}:
-            names.pop(name, None)
+            names.pop(name)
         problems: list[Problem] = []
         for service in put:
             new, clash = Owned(owner, service), keys.clash(service.key)
@@ -99,12 +110,29 @@ class Desired:
                 keys.add(service.key, new)
         if problems:
             raise ConflictError(bounded(problems))
-        return Desired(names, keys)
+        gone = (*remove, *(each.name for each in put if each.health is None))
+        checked = {each.name: each for each in put if each.health is not None}
+        return Desired(names.done(), keys, self._checked.changed(checked, gone))
 
     def replaced(self, owner: str, services: Iterable[Service]) -> Desired:
         """A copy in which these are all the services that owner has."""
         gone = [each.service.name for each in self if each.owner == owner]
         return self.changed(owner, put=services, remove=gone)
+
+    def named(self, names: Iterable[str], owner: str | None = None) -> tuple[Service, ...]:
+        """Those of these services that there are, or those of one owner."""
+        found = (self._names.get(name) for name in names)
+        return tuple(each.service for each in found if each and owner in {None, each.owner})
+
+    def at(self, key: ServiceKey) -> Service | None:
+        """The service that is for these packets, or for some of them."""
+        found = self._keys.clash(key)
+        return found.owner.service if found else None
+
+    @property
+    def number(self) -> int:
+        """How many services there are."""
+        return len(self._names)
 
     def _some_names(self) -> str:
         names = sorted(self._names)

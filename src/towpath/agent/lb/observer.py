@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from towpath.documents import Counters, Trace
     from towpath.model import FlowTuple, ServiceKey
     from towpath.model.flow_question import FlowQuestion
+    from towpath.model.settings import Limits
 
     _Asked = tuple[Tables, FlowQuestion, Members, Mapping[ServiceKey, str]]
 
@@ -103,7 +104,9 @@ class Observer:
         writer: Writer,
         datapath: Observed,
         metrics: DatapathMetrics,
+        limits: Limits,
     ) -> None:
+        self._limits = limits
         self._controller = controller
         self._monitor = monitor
         self._writer = writer
@@ -169,8 +172,7 @@ class Observer:
             "table_slots": sum(service.table_size for service in services if service.backends),
             "sources": sources_needed(service.allow_from for service in services),
         }
-        limits = self._controller.config.limits
-        return {name: documents.Use(n, getattr(limits, name)) for name, n in used.items()}
+        return {name: documents.Use(n, getattr(self._limits, name)) for name, n in used.items()}
 
     def owners(self) -> dict[str, int]:
         """How many services each source has."""

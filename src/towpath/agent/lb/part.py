@@ -20,6 +20,7 @@ from towpath.agent.lb.controller import Controller, stored
 from towpath.agent.lb.exhaustion import ExhaustionWatch
 from towpath.agent.lb.metrics import DatapathMetrics
 from towpath.agent.lb.observer import Observer
+from towpath.agent.lb.room import LIMITS, Room, used_by
 from towpath.agent.lb.store import DATABASE, Store
 from towpath.agent.parts import Part
 from towpath.agent.readable import readable
@@ -33,7 +34,7 @@ from towpath.datapath.snat.table import check as check_snat
 from towpath.model.snat import NO_SNAT
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from fastapi import APIRouter
@@ -104,6 +105,7 @@ class LoadBalancer(Part):
         self.fixed = (*self.fixed, *(name for name in names if name != API))
         with ExitStack() as undo:
             self._database = given.state / DATABASE
+            self._room, self._renew = Room(given.state / LIMITS, config.limits), given.shared.renew
             store = undo.enter_context(Store(self._database))
             # Contradictions are found before anything is attached.
             check_snat(config.snat, stored(config, store, names).services())
@@ -112,7 +114,7 @@ class LoadBalancer(Part):
                     config.devices,
                     source=config.source,
                     icmp=config.icmp,
-                    limits=config.limits,
+                    limits=self._room.limits,
                     pins=given.pins,
                     snat=config.snat,
                     mark=config.checks.mark,
@@ -138,6 +140,7 @@ class LoadBalancer(Part):
             self._writer,
             self._balancer,
             DatapathMetrics(backends=config.metrics.backends),
+            self._room.limits,
         )
         self.captures = Captures(self._record)
         for each in enabled:
@@ -151,6 +154,7 @@ class LoadBalancer(Part):
                     self._writer.run,
                     given.shared,
                     given.next_hops,
+                    partial(self._grow, each.name),
                 ),
             )
             source = each.load("agent", "Source")(config.sections.get(each.name), intake)
@@ -174,6 +178,16 @@ class LoadBalancer(Part):
 
     def _owned(self, owner: str) -> tuple[Service, ...]:
         return self.controller.desired.services(owner)
+
+    def _grow(self, owner: str, short: str, services: Collection[Service], most: int) -> str | None:
+        """Begin anew with room for these services of one source, besides the others'."""
+        others = (each.service for each in self.controller.desired if each.owner != owner)
+        used = used_by((*others, *services))
+        used["backends"] += len(self.controller.terminating)
+        why = self._room.grow(short, used, most)
+        if why is None:
+            self._renew()
+        return why
 
     async def _take(self, owner: str, update: Update) -> None:
         await self._writer.run(self.controller.take, owner, update)
@@ -282,7 +296,7 @@ class LoadBalancer(Part):
 
     def summary(self) -> str:
         """How many services there are, and devices where one is missing."""
-        services = f"{len(self.controller.desired.services())} services"
+        services = f"{self.controller.desired.number} services"
         devices = self._balancer.device_status
         there = sum(each.index is not None for each in devices)
         all_there = there == len(devices)

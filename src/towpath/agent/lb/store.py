@@ -4,8 +4,8 @@
 A service is one row: its name and the JSON document that the API has of it, so that
 a field that a newer version adds needs no other schema. The schema's version is
 SQLite's own ``user_version``: an older file is migrated when it is opened, a newer
-one is refused. Write-ahead logging with full synchronisation: what has been committed
-survives the process and the machine.
+one is refused. Write-ahead logging: what has been committed survives the process, and, where
+nobody would tell it again, the machine.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Store(Closeable):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lasting = True
         with self._explained("open"):
             # Transactions are begun explicitly: nothing else opens one behind our back.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -117,9 +118,16 @@ class Store(Closeable):
             )
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Whatever is written in the block is there as a whole, or, if it raises, not at all."""
+    def transaction(self, *, lasting: bool = True) -> Iterator[None]:
+        """Whatever is written in the block is there as a whole, or, if it raises, not at all.
+
+        ``lasting``: it survives the machine. Else it may be lost with what the kernel holds, but
+        not with this process alone: that costs no wait for the disk.
+        """
         with self._explained("write"):
+            if lasting != self._lasting:
+                self._db.execute(f"PRAGMA synchronous = {'FULL' if lasting else 'NORMAL'}")
+                self._lasting = lasting
             self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -153,10 +161,15 @@ class Store(Closeable):
         """Make these all that are terminating. Call it in a transaction."""
         with self._explained("write"):
             self._db.execute("DELETE FROM leaving")
-            self._db.executemany(
-                "INSERT INTO leaving VALUES (?)",
-                ((json.dumps(plain(each)),) for each in terminating),
-            )
+            self._db.executemany("INSERT INTO leaving VALUES (?)", map(_row, terminating))
+
+    def change_terminating(
+        self, put: Iterable[Terminating], gone: Iterable[Terminating] = ()
+    ) -> None:
+        """Forget some that were put and note more. Call it in a transaction."""
+        with self._explained("write"):
+            self._db.executemany("DELETE FROM leaving WHERE document = ?", map(_row, gone))
+            self._db.executemany("INSERT INTO leaving VALUES (?)", map(_row, put))
 
     def _prepare(self) -> None:
         """Set the connection up and bring the schema to SCHEMA_VERSION."""
@@ -172,6 +185,8 @@ class Store(Closeable):
             self._db.executescript(
                 f"BEGIN; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
             )
+        # No other schema: an older version needs to know nothing of it.
+        self._db.execute("CREATE INDEX IF NOT EXISTS leaving_by_document ON leaving (document)")
 
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:
@@ -183,3 +198,7 @@ class Store(Closeable):
                 f"{self.path}: could not {doing} the state database: {error};"
                 " if the file is damaged, move it away: services of the YAML file are not in it"
             ) from error
+
+
+def _row(terminating: Terminating) -> tuple[str]:
+    return (json.dumps(plain(terminating)),)

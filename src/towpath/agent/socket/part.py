@@ -20,6 +20,7 @@ from towpath.agent.http.response import Whole, answer, answered
 from towpath.agent.parts import Part
 from towpath.agent.socket.metrics import packet_metrics, socket_metrics
 from towpath.api import documents
+from towpath.core.lb.steps import RemoveBackend, SetBackend
 from towpath.datapath.cgroup.follower import Follower
 from towpath.datapath.socket import trace
 from towpath.datapath.socket.balancer import detach
@@ -28,7 +29,7 @@ from towpath.datapath.socket.trace import Call
 from towpath.documents import SocketFlows
 from towpath.kernel.errors import KernelError
 from towpath.model import Problem
-from towpath.model.service import Protocol
+from towpath.model.service import BackendState, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from towpath.agent.parts import Given
     from towpath.core.lb.plan import Transition
+    from towpath.core.lb.steps import Step
     from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.datapath.socket.balancer import SocketBalancer
     from towpath.documents import Socket as Document
@@ -57,6 +59,13 @@ LATER = (1.0, 5.0)
 def _fixed(packets: Packets | None) -> object:
     """What of it can't change while the agent runs."""
     return packets and replace(packets, devices=("*",))
+
+
+def _ends_flows(step: Step) -> bool:
+    """Whether a backend may not be talked to any more after a step."""
+    if isinstance(step, SetBackend):
+        return step.backend.state is BackendState.DOWN
+    return isinstance(step, RemoveBackend)
 
 
 class Sockets(Part):
@@ -133,8 +142,8 @@ class Sockets(Part):
         self._section = section
 
     def _changed(self, transition: Transition) -> None:
-        """Look for stale sockets, after services have changed. On the writer's thread."""
-        if transition.steps and self._wake is not None:
+        """Look for stale sockets, after backends have gone. On the writer's thread."""
+        if self._wake is not None and any(map(_ends_flows, transition.steps)):
             self._wake()
 
     # ---- In the background -----------------------------------------------------------------------

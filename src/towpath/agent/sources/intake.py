@@ -17,7 +17,7 @@ from towpath.model import ConfigError, Problem
 from towpath.model.problems import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from towpath.agent.parts import Shared
     from towpath.datapath.neigh.wanted import Wanted
@@ -65,6 +65,10 @@ class Surroundings(NamedTuple):
     """What other parts have for it."""
     next_hops: Wanted
     """Where it says which hosts are to be kept resolved."""
+    grow: Callable[[str, Collection[Service], int], str | None]
+    """Have limits grow, of which the one that is named is too small for its services, to so many
+    MiB at most. Returns why they can't; None: the agent begins anew with larger ones. On the event
+    loop."""
 
 
 class Intake(Generic[Content]):

@@ -10,7 +10,15 @@ from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.core.imports.imported import NoteKind, Place
-from towpath.core.imports.lvs import FLAGS, UDP_TIMEOUT, Method, RealServer, VirtualServer
+from towpath.core.imports.lvs import (
+    FLAGS,
+    TUNNELS,
+    UDP_TIMEOUT,
+    Method,
+    RealServer,
+    ServerTunnel,
+    VirtualServer,
+)
 from towpath.errors import Error
 from towpath.model.kinds import shown
 
@@ -24,7 +32,6 @@ PERSISTENCE = 300
 """Seconds, where -p has none."""
 _MAX_PORT, _MAX_WEIGHT, _MAX_SECONDS = 65535, (1 << 31) - 1, 31 * 86400
 _FORWARDING = {"-g": Method.ROUTE, "-i": Method.TUNNEL, "-m": Method.NAT}
-_TUNNELS = ("ipip", "gue", "gre")
 _SECONDS = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 _COMMANDS = {
@@ -318,15 +325,16 @@ def _real(address: Address, port: int, options: dict[str, str], place: Place) ->
     if len(methods) > 1:
         raise WrongLineError(f"several ways to a server; allowed: one of {', '.join(_FORWARDING)}")
     tunnel = options.get("--tun-type", "ipip")
-    if tunnel not in _TUNNELS:
-        allowed = ", ".join(_TUNNELS)
+    if tunnel not in TUNNELS:
+        allowed = ", ".join(TUNNELS)
         raise WrongLineError(f"--tun-type {shown(tunnel)} is not known; allowed: {allowed}")
+    tunnel_port = _number("--tun-port", options.get("--tun-port", "0"), 0, _MAX_PORT)
     return RealServer(
         address=address,
         port=port,
         method=methods[0] if methods else Method.ROUTE,
         weight=_number("-w", options.get("-w", "1"), 0, _MAX_WEIGHT),
-        tunnel=tunnel,
+        tunnel=ServerTunnel(tunnel, tunnel_port, "--tun-remcsum" in options),
         upper=_number("-x", options.get("-x", "0"), 0, (1 << 32) - 1),
         lower=_number("-y", options.get("-y", "0"), 0, (1 << 32) - 1),
         place=place,

@@ -11,12 +11,13 @@ import enum
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.core.imports.imported import NOWHERE, NoteKind, Place, Remark
 from towpath.model.kinds import ANY_PORT, Address, Prefix
 from towpath.model.kinds.durations import written
 from towpath.model.service import (
+    GUE_PORT,
     MAX_AFFINITY,
     MAX_FLOW_TIMEOUT,
     MAX_WEIGHT,
@@ -24,13 +25,15 @@ from towpath.model.service import (
     Backend,
     Protocol,
     Service,
+    Tunnel,
     endpoint,
+    tunnel_port,
 )
 
 if TYPE_CHECKING:
     from towpath.core.imports.imported import Collected
     from towpath.model.health import Health
-    from towpath.model.service import Forwarding
+    from towpath.model.service import Encap, Forwarding
 
 UDP_TIMEOUT = 300
 """Seconds after which IPVS forgets a flow of UDP, unless it is told otherwise."""
@@ -53,6 +56,25 @@ _FORWARDING: dict[Method, Forwarding] = {
 }
 
 
+class ServerTunnel(NamedTuple):
+    """Type of a tunnel as IPVS calls it; of gue its port, and whether checksums are left to it."""
+
+    type: str
+    port: int = 0
+    remote_checksum: bool = False
+
+    @property
+    def tunnel(self) -> Tunnel:
+        """The same here: gue of IPVS is of variant 0."""
+        encap = TUNNELS[self.type]
+        return Tunnel(encap, tunnel_port(encap, self.port or None))
+
+
+TUNNELS: dict[str, Encap] = {"ipip": "ipip", "gue": "gue0", "gre": "gre"}
+"""Types of tunnels, and what does the same here."""
+IPIP = ServerTunnel("ipip")
+
+
 @dataclass(frozen=True, slots=True)
 class RealServer:
     """A server that packets of a virtual server go to."""
@@ -62,7 +84,7 @@ class RealServer:
     """0: the one that the packet has."""
     method: Method = Method.ROUTE
     weight: int = 1
-    tunnel: str = "ipip"
+    tunnel: ServerTunnel = IPIP
     upper: int = 0
     """Connections above which it gets no new ones; 0: no limit."""
     lower: int = 0
@@ -182,11 +204,21 @@ def _why_not_forwarded(virtual: VirtualServer) -> str:
         return "a real server is this host itself; here backends are other hosts"
     if len(methods) > 1:
         return f"servers are reached by {' and '.join(methods)}; a service has one forwarding"
-    tunnels = {each.tunnel for each in virtual.reals if each.method is Method.TUNNEL} - {"ipip"}
-    if tunnels:
-        return f"tunnels of type {', '.join(sorted(tunnels))}; forwarding dsr is by IPIP"
+    if methods == [Method.TUNNEL]:
+        return _why_not_wrapped({each.tunnel for each in virtual.reals})
     if methods == [Method.NAT]:
         return _why_not_translated(virtual)
+    return ""
+
+
+def _why_not_wrapped(tunnels: set[ServerTunnel]) -> str:
+    if len(tunnels) > 1:
+        types = sorted({each.type for each in tunnels})
+        return f"tunnels of {' and '.join(types)} or to several ports; a service has one kind"
+    if unknown := {each.type for each in tunnels} - TUNNELS.keys():
+        return f"tunnels {', '.join(unknown)}; there are: {', '.join(TUNNELS)}"
+    if any(each.remote_checksum for each in tunnels):
+        return "tunnels leave checksums to the other end (remcsum); here packets keep theirs"
     return ""
 
 
@@ -202,6 +234,7 @@ def _why_not_translated(virtual: VirtualServer) -> str:
 
 def _service(virtual: VirtualServer, udp_timeout: int, remarks: list[Remark]) -> Service:
     forwarding = _forwarding(virtual)
+    tunnel = virtual.reals[0].tunnel.tunnel if forwarding == "dsr" and virtual.reals else Tunnel()
     udp = virtual.protocol == Protocol.UDP
     vip = virtual.vip
     if vip is None:  # `_why_not` has seen to that
@@ -213,6 +246,8 @@ def _service(virtual: VirtualServer, udp_timeout: int, remarks: list[Remark]) ->
         protocol=Protocol(virtual.protocol),
         backends=_backends(virtual, forwarding, remarks),
         forwarding=forwarding,
+        encap=tunnel.encap,
+        encap_port=None if tunnel.port == GUE_PORT else tunnel.port,
         flow_table=not (virtual.one_packet and udp),
         flow_timeout=_flow_timeout(forwarding, udp_timeout, remarks) if udp else None,
         affinity=_affinity(virtual, remarks),

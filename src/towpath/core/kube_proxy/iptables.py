@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 # Chains for a service or an endpoint end in 16 characters of a hash; others that begin so are
 # somebody else's. KUBE-FIREWALL, KUBE-KUBELET-CANARY and KUBE-IPTABLES-HINT are the kubelet's.
 _HASHED = re.compile(r"KUBE-(SVC|SVL|SEP|EXT|FW)-[A-Z2-7]{16}")
+_WHOLE = {"", "32", "128"}
 _FIXED = {
     *("KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING"),
     *("KUBE-FORWARD", "KUBE-MARK-MASQ", "KUBE-PROXY-FIREWALL", "KUBE-PROXY-CANARY"),
 }
+
+
+_SERVING = {"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES"}
+"""Chains whose rules have a service's address and port."""
 
 
 class Jump(NamedTuple):
@@ -77,11 +82,10 @@ def read(saved: str, node_addresses: Sequence[str] = ()) -> Rules:
         elif line.startswith("-A "):
             _, chain, rule = line.split(" ", 2)
             at = numbers[table, chain] = numbers.get((table, chain), 0) + 1
-            words = shlex.split(rule)
-            if not is_ours_to_remove(chain) and is_ours_to_remove(_target(words)):
+            if chain in _SERVING:
+                served.update(_served(shlex.split(rule), node_addresses))
+            elif not is_ours_to_remove(chain) and is_ours_to_remove(_target(shlex.split(rule))):
                 found.jumps.append(Jump(table, chain, at, rule))
-            if chain in {"KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-EXTERNAL-SERVICES"}:
-                served.update(_served(words, node_addresses))
     found.served = tuple(sorted(served, key=str))
     return found
 
@@ -142,7 +146,9 @@ def _served(words: Sequence[str], node_addresses: Sequence[str]) -> Iterator[Ser
     comment = _after(words, "--comment").split(" ")[0]
     namespace, _, rest = comment.partition("/")
     name, _, port_name = rest.partition(":")
-    to = _after(words, "-d").partition("/")[0]
+    to, _, length = _after(words, "-d").partition("/")
+    if to and length not in _WHOLE:
+        return  # node ports at loopback addresses, which have a rule more
     for address in (to,) if to else node_addresses:
         called = service_name(namespace, name, port_name)
         yield Served(ip_address(address), int(port), protocol, called, not to)

@@ -8,7 +8,7 @@ other. Only a Node that comes or goes has all slices looked at.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from towpath.core.kubernetes.addresses import read_unicast
 from towpath.core.kubernetes.endpoints import SERVICE_NAME, Endpoints, Known, merge
@@ -70,7 +70,12 @@ class Cluster:
         self._dirty: set[Name] = set()
         self._endpoints: dict[Name, Endpoints] = {}
         self._made: dict[Name, Translated] = {}
-        self._slow: dict[Name, list[Refusal]] = {}
+        # Of `_made` and `_endpoints`, what few have: whoever asks need not look at all.
+        self._refusals: dict[Name, list[Refusal]] = {}
+        self._health: dict[Name, Health] = {}
+        self._held: dict[Name, int] = {}
+        self.refused = 0
+        """Increases when other things aren't served than before."""
         self.here = self._find_here()
 
     # ---- What is told ----------------------------------------------------------------------------
@@ -161,14 +166,13 @@ class Cluster:
         name = found.metadata.name
         is_new = name not in self._nodes
         self._nodes[name] = found
-        if is_new or name == self._settings.node:
+        if is_new:
             self._node_changed(name)
+        elif name == self._settings.node:
+            self._look_here()
 
     def _node_changed(self, name: str) -> None:
-        here = self._find_here()
-        if here != self.here:
-            self.here = here
-            self._dirty |= self._services.keys()
+        if self._look_here():
             return
         for key, slices in self._slices.items():
             if any(
@@ -177,6 +181,15 @@ class Cluster:
                 for endpoint in known.slice.endpoints or ()
             ):
                 self._dirty.add(key)
+
+    def _look_here(self) -> bool:
+        """Have all made anew if this node is otherwise; whether it is."""
+        here = self._find_here()
+        if here == self.here:
+            return False
+        self.here = here
+        self._dirty |= self._services.keys()
+        return True
 
     def _find_here(self) -> Here:
         settings = self._settings
@@ -207,6 +220,7 @@ class Cluster:
             after = self._make(key, before.services, now)
             if after is not None:
                 self._made[key] = after
+            self._note(key, after)
             services = after.services if after else {}
             remove |= before.services.keys() - services.keys()
             put |= {
@@ -227,6 +241,17 @@ class Cluster:
         made.refusals += refusals
         return made
 
+    def _note(self, key: Name, made: Translated | None) -> None:
+        """Keep apart what few services have."""
+        refusals = made.refusals if made else []
+        if refusals != self._refusals.get(key, []):
+            self.refused += 1
+        _keep(self._refusals, key, refusals)
+        _keep(self._health, key, made.health if made else None)
+        endpoints = self._endpoints.get(key, {})
+        held = (each.held_since for found in endpoints.values() for each in found.values())
+        _keep(self._held, key, sum(since is not None for since in held))
+
     def _is_gone(self) -> Callable[[str], bool]:
         """Nodes are asked about once some are known."""
         nodes = self._nodes
@@ -238,16 +263,15 @@ class Cluster:
 
     def refusals(self) -> list[Refusal]:
         """What of all objects isn't served."""
-        return [each for made in self._made.values() for each in made.refusals]
+        return [each for refusals in self._refusals.values() for each in refusals]
 
     def refusals_of(self, names: Iterable[Name]) -> list[Refusal]:
         """What of these isn't served."""
-        return [each for name in names if name in self._made for each in self._made[name].refusals]
+        return [each for name in names for each in self._refusals.get(name, ())]
 
     def health(self) -> dict[int, Health]:
         """Ports that say whether there are local endpoints."""
-        found = [made.health for made in self._made.values() if made.health]
-        return {each.port: each for each in found}
+        return {each.port: each for each in self._health.values()}
 
     def node_ports(self) -> list[NodePort]:
         """Ports of this node's that are served."""
@@ -259,13 +283,25 @@ class Cluster:
         ]
 
     def held(self) -> int:
-        """How many endpoints are in no slice, and held."""
-        return sum(
-            each.held_since is not None
-            for endpoints in self._endpoints.values()
-            for found in endpoints.values()
-            for each in found.values()
-        )
+        """How many endpoints are in no slice, and held. For any thread."""
+        return sum(tuple(self._held.values()))
+
+    def number(self, kind: type[objects.Kind]) -> int:
+        """How many objects of a kind there are."""
+        if kind is objects.Service:
+            return len(self._services)
+        return len(self._slice_of if kind is objects.EndpointSlice else self._nodes)
+
+
+T = TypeVar("T")
+
+
+def _keep(found: dict[Name, T], key: Name, what: T | None) -> None:
+    """Note what a service has, if it has any."""
+    if what:
+        found[key] = what
+    else:
+        found.pop(key, None)
 
 
 def _node_ports(node: objects.Node, allowed: tuple[Prefix, ...] | None) -> Iterable[Address]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from towpath.model.kinds import fewest
-from towpath.model.service import DEFAULT_TABLE, Affinity, Forwarding
+from towpath.model.service import DEFAULT_TABLE, Affinity, Encap, Forwarding, HashBy
 
 if TYPE_CHECKING:
     from towpath.model.kinds import Prefix
@@ -22,6 +22,10 @@ class Options:
     flow_table: bool = True
     flow_timeout: int | None = None
     forwarding: Forwarding = "dsr"
+    hash_by: HashBy = "flow"
+    encap: Encap = "ipip"
+    encap_port: int | None = None
+    """The port that is used: None with other kinds than those of UDP."""
     affinity: Affinity | None = None
     allow_from: tuple[Prefix, ...] | None = None
     """The fewest prefixes that have these addresses: equal sets are equal."""
@@ -35,6 +39,9 @@ class Options:
             flow_table=service.flow_table,
             flow_timeout=service.flow_timeout,
             forwarding=service.forwarding,
+            hash_by=service.hash_by,
+            encap=service.encap,
+            encap_port=service.tunnel.port,
             affinity=service.affinity,
             allow_from=allowed,
         )

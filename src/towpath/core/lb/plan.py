@@ -65,8 +65,11 @@ def plan(
     observed: Iterable[Service],
     desired: Iterable[Service],
     traffic: Mapping[ServiceKey, float] | None = None,
+    others: int = 0,
 ) -> Transition:
     """Plan the way from ``observed`` to ``desired``; neither has a service twice.
+
+    ``others``: how many services there are that stay as they are and aren't among these.
 
     ``traffic`` says how many new flows each observed service gets, in any unit,
     to weigh them in the overall share that moves; without it all get as many.
@@ -86,7 +89,7 @@ def plan(
     summary = Plan(
         tuple(each.summary for each in planned),
         len(steps),
-        _moved_overall(planned, before, traffic),
+        _moved_overall(planned, before, traffic, others),
     )
     return Transition(tuple(each.change for each in planned), steps, summary)
 
@@ -212,13 +215,15 @@ def _moved_overall(
     planned: Iterable[_Planned],
     observed: tuple[Service, ...],
     traffic: Mapping[ServiceKey, float] | None,
+    others: int,
 ) -> float:
     """Return the share of all observed services' new flows that moves."""
 
     def flows(key: ServiceKey) -> float:
         return 1.0 if traffic is None else traffic.get(key, 0.0)
 
-    total = len(observed) if traffic is None else sum(flows(each.key) for each in observed)
+    given = len(observed) if traffic is None else sum(flows(each.key) for each in observed)
+    total = given + others
     moved = sum(
         each.summary.moved * flows(each.summary.service.key)
         for each in planned

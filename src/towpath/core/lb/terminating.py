@@ -8,8 +8,9 @@ table is made without them when they leave, and is not touched when they are gon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from towpath.core.lb.plan import backends_gone
 from towpath.core.lb.states import BackendKey
@@ -17,7 +18,7 @@ from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress,
 from towpath.model.service import Backend, BackendState, Protocol, Scope, Service, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from towpath.documents import Plan, ServiceChange
 
@@ -35,6 +36,8 @@ class Terminating:
     until: float
     """It is gone by then, whatever flows it has."""
     scope: Annotated[Scope, Word("all", "node")] = "all"
+    backend_port: int | None = None
+    """Its own port: a flow may begin until the table is without it."""
     local: bool = False
     """It was said to be on this node, where its flows go on."""
 
@@ -44,7 +47,7 @@ class Terminating:
         return BackendKey(ServiceKey(self.vip, self.port, self.protocol, self.scope), self.address)
 
 
-TerminatingByKey = dict[BackendKey, Terminating]
+TerminatingByKey: TypeAlias = Mapping[BackendKey, Terminating]
 
 
 def find_terminating(
@@ -74,7 +77,14 @@ def find_terminating(
         if earlier or timeout:
             vip, port, protocol, scope = after.key
             found[key] = Terminating(
-                vip, port, protocol, backend.address, *times, scope=scope, local=backend.local
+                vip,
+                port,
+                protocol,
+                backend.address,
+                *times,
+                scope=scope,
+                backend_port=backend.port,
+                local=backend.local,
             )
     return found
 
@@ -96,7 +106,7 @@ def merge_terminating(
 
 def _with(service: Service, leaving: Iterable[Terminating]) -> Service:
     state = BackendState.DRAINING
-    more = tuple(Backend(each.address, 0, state, local=each.local) for each in leaving)
+    more = tuple(Backend(each.address, 0, state, each.backend_port, each.local) for each in leaving)
     return replace(service, backends=(*service.backends, *more)) if more else service
 
 

@@ -16,10 +16,16 @@ or pinned, which outlives the process::
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from towpath.closeable import Closeable
-from towpath.datapath.decap.table import DecapCounters, DecapError, DecapTable, tunnel_address
+from towpath.datapath.decap.table import (
+    DecapCounters,
+    DecapError,
+    DecapTable,
+    between,
+    tunnel_address,
+)
 from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.links import NOT_THE_DRIVER, Link, attach_xdp, xdp_program_id
@@ -29,7 +35,7 @@ from towpath.kernel.errors import KernelError, LayoutError
 from towpath.kernel.net.interfaces import device_index, device_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from towpath.datapath.address import Address
@@ -58,8 +64,9 @@ class _Programs:
     none, see `LoadedProgram.kind`.
     """
 
-    def __init__(self, undo: ExitStack) -> None:
+    def __init__(self, undo: ExitStack, constants: Mapping[str, Any]) -> None:
         self._undo = undo
+        self._constants = constants
         self._loaded: dict[str, BpfObject] = {}
 
     def load(self, mode: Literal["native", "generic"]) -> BpfObject:
@@ -70,6 +77,8 @@ class _Programs:
                 made = taking_fragments(made)
             with ExitStack() as undo:
                 undo.enter_context(made)
+                for name, value in self._constants.items():
+                    made.rodata[name] = value
                 for name in (ADDRESSES, VERDICTS) if self._loaded else ():
                     made.reuse(name, self.any.maps[name])
                 made.load()
@@ -101,13 +110,15 @@ class _Programs:
 class Decap(Closeable):
     """Unwraps IPIP, IP6IP6, 4in6 and 6in4 packets that come in on one device.
 
-    ``device`` is a name or an index, ``addresses`` are the outer destinations to unwrap for,
-    ``mode`` is where the program runs: native in the driver, generic in the kernel's stack, auto
-    the first of these that works. With ``pins``, a directory that doesn't exist yet in a BPF file
-    system, the program stays attached after `close`, until `detach`.
+    ``device`` is a name or an index, ``addresses`` are the outer destinations to unwrap for.
+    ``gre``: packets in GRE, too; ``udp_ports``: and those in UDP to these ports, of FOU and of
+    either variant of GUE. ``mode`` is where the program runs: native in the driver, generic in the
+    kernel's stack, auto the first of these that works. With ``pins``, a directory that doesn't
+    exist yet in a BPF file system, the program stays attached after `close`, until `detach`.
 
-    A context manager, which closes. DecapError: a wrong address, too many, or ``pins`` is there
-    already. KernelError: no such device, another program is attached, a capability is missing.
+    A context manager, which closes. DecapError: a wrong address or port, too many, or ``pins`` is
+    there already. KernelError: no such device, another program is attached, a capability is
+    missing.
     """
 
     def __init__(
@@ -116,6 +127,8 @@ class Decap(Closeable):
         addresses: Iterable[str | Address],
         mode: Mode = "auto",
         *,
+        gre: bool = False,
+        udp_ports: Iterable[int] = (),
         pins: Path | None = None,
     ) -> None:
         wanted = [tunnel_address(address) for address in addresses]
@@ -124,7 +137,7 @@ class Decap(Closeable):
         if pins is not None:
             _check_free(pins)
         with ExitStack() as undo:
-            programs = _Programs(undo)
+            programs = _Programs(undo, between(gre=gre, udp_ports=udp_ports))
             obj = programs.load(_MODES[mode][0])
             self._table = DecapTable(obj, obj.maps[ADDRESSES], obj.maps[VERDICTS])
             for address in wanted:

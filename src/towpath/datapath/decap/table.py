@@ -15,8 +15,15 @@ from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from towpath.kernel.bpf.maps import Map
     from towpath.kernel.bpf.object import BpfObject
+
+
+MAX_PORT = 65535
+UDP_PORTS = 4
+"""Of enum between_limits in ``bpf/decap/between.h``."""
 
 
 class DecapError(DatapathError):
@@ -56,6 +63,21 @@ def tunnel_address(text: str | Address) -> Address:
     if reason:
         raise DecapError(f"address {text}: {reason}; allowed: one of this machine's own")
     return address
+
+
+def between(*, gre: bool, udp_ports: Iterable[int]) -> dict[str, Any]:
+    """Return the program's constants for what may be between outer header and packet.
+
+    DecapError: too many ports, or none that UDP has.
+    """
+    ports = tuple(dict.fromkeys(udp_ports))
+    for port in ports:
+        if not 0 < port <= MAX_PORT:
+            raise DecapError(f"udp port {port}: allowed: 1 to {MAX_PORT}")
+    if len(ports) > UDP_PORTS:
+        raise DecapError(f"udp ports {', '.join(map(str, ports))}: allowed: {UDP_PORTS} at most")
+    filled = np.array([*ports, *[0] * (UDP_PORTS - len(ports))], ">u2")
+    return {"takes_gre": gre, "takes_udp": bool(ports), "udp_ports": filled}
 
 
 def _unusable(address: Address) -> str:

@@ -23,11 +23,13 @@ import numpy as np
 from towpath.datapath.address import family, pack
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.health.local_sources import LocalSources, is_local
+from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.outer_source import Vips, node_address
 from towpath.kernel.bpf.links import attach_tc_egress
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules
 from towpath.kernel.net.own_routes import preferred_source, stays_here
+from towpath.model.service import Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,13 +45,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+IPIP = Tunnel()
 LOOPBACK = 1
 # Of the rule and the table of routes; a rule for marks stands before those of most others.
 TABLE = 0x7470
 PRIORITY = 747
 
-# Of an IPv6 link's smallest MTU, 1280, what two IPv6 headers and one of TCP leave.
-SEGMENT = 1180
+# Of an IPv6 link's smallest MTU, 1280, what two IPv6 headers, one of TCP and what a tunnel has
+# between leave.
+SEGMENT = 1168
 _LINGER_NONE = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 _SOCKET_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -78,6 +82,7 @@ class HealthPath:
         self._attachment = attachment
         self._devices = devices
         self._mark = mark
+        self._encaps = Encaps(program.constant)
         self._attached: links.Attachment | None = None
         self._local_sources = LocalSources(devices, switches)
         self._own: dict[int, Address | None] = {}
@@ -152,11 +157,17 @@ class HealthPath:
         rules.no_longer(self._mark, TABLE, PRIORITY)
 
     def connection(
-        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+        self,
+        vip: Address,
+        backend: Address,
+        *,
+        forwarding: Forwarding = "dsr",
+        tunnel: Tunnel = IPIP,
     ) -> socket.socket:
         """Return a TCP socket whose packets go to ``backend`` as clients' do; not blocking.
 
-        It is to be connected to ``vip``, with forwarding snat to ``backend``, at any port.
+        ``tunnel``: the service's, with forwarding dsr. It is to be connected to ``vip``, with
+        forwarding snat to ``backend``, at any port.
         Closing it resets the connection, so that neither end waits for the other.
         DatapathError: the node has no address to be answered at. OSError: no sockets or ports
         are left.
@@ -173,7 +184,7 @@ class HealthPath:
             made.bind((str(own), 0))
             if not translated:
                 way = self._way(vip, backend, forwarding)
-                self._write_down(own, made.getsockname()[1], backend, way)
+                self._write_down(own, made.getsockname()[1], backend, way, tunnel)
         except BaseException:
             made.close()
             raise
@@ -230,7 +241,9 @@ class HealthPath:
         name = "HEALTH_L2" if forwarding == "l2" else "HEALTH_TUNNEL"
         return self._program.constant("health_way", name)
 
-    def _write_down(self, own: Address, port: int, backend: Address, way: int) -> None:
+    def _write_down(
+        self, own: Address, port: int, backend: Address, way: int, tunnel: Tunnel
+    ) -> None:
         key: Any = np.zeros((), self._probes.key_dtype)
         key["addr"]["word"] = np.frombuffer(pack(own), ">u4")
         key["port"], key["protocol"], key["family"] = port, socket.IPPROTO_TCP, family(own)
@@ -238,5 +251,5 @@ class HealthPath:
         value["to"]["addr"]["word"] = np.frombuffer(pack(backend), ">u4")
         value["to"]["family"] = family(backend)
         value["ifindex"], value["family"] = self._first(), family(own)
-        value["way"] = way
+        value["way"], value["encap"] = way, self._encaps.word(tunnel)
         self._probes.update(key, value)

@@ -72,6 +72,10 @@ class BackendTable:
         """Return the index in a handle."""
         return handle & (1 << self._bits) - 1
 
+    def has(self, handle: int) -> bool:
+        """Whether there is a backend of this handle."""
+        return bool(self._rows[self.index(handle)]["handle"] == handle)
+
     def add(self, service: int, backend: Backend) -> int:
         """Write a backend's record and return its handle. CapacityError when full."""
         if not self._free:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from towpath.datapath.lb.allow_from import SourceSets
 from towpath.datapath.lb.backends import BackendTable
+from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.extents import Extents
 from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
@@ -78,9 +79,9 @@ def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
         source.layout.entries["sources"],
         reclaimer,
     )
-    names = ("SERVICE_NO_FLOW_TABLE", "SERVICE_L2", "SERVICE_SNAT", "SERVICE_LOCAL")
-    flags = Flags(*(source.constant("service_flags", name) for name in names))
-    return ServiceOptions(source.rows("services"), flags, sets)
+    names = ("NO_FLOW_TABLE", "L2", "SNAT", "LOCAL", "ENCAP", "HASH_CLIENT", "HASH_PORT")
+    flags = Flags(*(source.constant("service_flags", f"SERVICE_{name}") for name in names))
+    return ServiceOptions(source.rows("services"), flags, sets, Encaps(source.constant))
 
 
 def _endpoints(source: TableSource, reclaimer: Reclaimer) -> Endpoints:

@@ -12,6 +12,7 @@ from towpath.datapath.lb import build
 from towpath.datapath.lb.admission import check
 from towpath.datapath.lb.execute import execute
 from towpath.datapath.lb.local import nobody
+from towpath.datapath.lb.served import Served
 from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.model.service import Service, ServiceKey
 
@@ -40,6 +41,8 @@ class Contents:
         self._is_here = is_here
         self.tables = build.tables(source, is_here)
         self._observed: dict[ServiceKey, Service] = {}
+        self.served = Served()
+        """What these services are at, and where their backends are."""
         self.version = 0
         """Increases when the services are others than before."""
         self._places: tuple[Place, ...] | None = None
@@ -87,6 +90,7 @@ class Contents:
             )
             for key, each in sorted(self.tables.services.items(), key=lambda item: item[0].order)
         }
+        self.served = Served.of(self._observed.values())
 
     def plan(self, services: Iterable[Service]) -> Transition:
         """Return what `apply` would do with ``services``."""
@@ -101,7 +105,33 @@ class Contents:
         no room; nothing was changed then.
         """
         services = tuple(services)
-        wanted = self.plan(services)
+        return self._carry_out(self.plan(services), services, prepare)
+
+    def change(
+        self,
+        keys: Iterable[ServiceKey],
+        services: Iterable[Service],
+        prepare: Callable[[Transition], None] = lambda _: None,
+    ) -> Transition:
+        """Make ``services`` what is in the place of those at ``keys``, as `apply` does.
+
+        All others stay as they are, and cost nothing.
+        """
+        services = tuple(services)
+        before = self.at({*keys, *(each.key for each in services)})
+        wanted = plan(before, services, others=len(self._observed) - len(before))
+        return self._carry_out(wanted, services, prepare)
+
+    def at(self, keys: Iterable[ServiceKey]) -> tuple[Service, ...]:
+        """Return those of the services that have these keys."""
+        return tuple(self._observed[key] for key in keys if key in self._observed)
+
+    def _carry_out(
+        self,
+        wanted: Transition,
+        services: tuple[Service, ...],
+        prepare: Callable[[Transition], None],
+    ) -> Transition:
         check(self.tables, wanted.steps)
         prepare(wanted)
         self.version += 1
@@ -120,6 +150,7 @@ class Contents:
         if any(isinstance(step, RemoveBackend) for step in wanted.steps):
             self._forget_drops()
         for change in wanted.changes:
+            self.served.change(change.before, change.after)
             if change.before is not None:
                 del self._observed[change.before.key]
         # The very objects: what doesn't change next time is then seen at a glance.
@@ -129,10 +160,6 @@ class Contents:
     def _forget_drops(self) -> None:
         """Give up the room of drops of backends that are gone."""
         table = self._source.maps["backend_drops"]
-        dropped = list(table.keys())
-        if not dropped:
-            return
-        known = {handle for _, handle, _ in self.tables.backends}
-        for key in dropped:
-            if int(key["handle"]) not in known:
+        for key in list(table.keys()):
+            if not self.tables.backends.has(int(key["handle"])):
                 table.delete(key, missing_ok=True)

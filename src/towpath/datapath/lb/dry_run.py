@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from towpath.datapath.errors import CapacityError
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from towpath.model.service import Backend
 
     Prefixes = tuple[Prefix, ...]
+
+T = TypeVar("T")
 
 _UNNAMED = 1 << 29
 """Indexes from here on, which no service has, stand for those that are not known yet."""
@@ -165,6 +167,36 @@ class DryRunIndex:
     def remove(self, key: bytes) -> None:
         """Note that a key would be gone."""
         self._changed[key] = 0
+
+
+class DryRunCounts(Generic[T]):
+    """What counts would be. Those that stay as they are cost nothing."""
+
+    def __init__(self, counts: Mapping[T, int] | DryRunCounts[T]) -> None:
+        self._counts = counts
+        self._changed: dict[T, int] = {}
+
+    def __contains__(self, what: T) -> bool:
+        """Whether there would be some."""
+        return self[what] > 0
+
+    def __getitem__(self, what: T) -> int:
+        """Return how many there would be."""
+        return self.get(what, 0)
+
+    def get(self, what: T, otherwise: int) -> int:
+        """Return how many there would be, if there were ever some."""
+        if what in self._changed:
+            return self._changed[what]
+        return self._counts.get(what, otherwise)
+
+    def __setitem__(self, what: T, count: int) -> None:
+        """Note how many."""
+        self._changed[what] = count
+
+    def __delitem__(self, what: T) -> None:
+        """Note that there would be none."""
+        self._changed[what] = 0
 
 
 class DryRunPages:

@@ -54,6 +54,8 @@ class KernelTables(Tables):
         self.rows = rows
         self.options = options
         self.local = local
+        self._moved: list[Installed] = []
+        """Those that packets find by other keys, too."""
 
     def set_options(self, key: ServiceKey, options: Options) -> None:
         """Change how a service works, and with it which backends are delivered here."""
@@ -77,6 +79,7 @@ class KernelTables(Tables):
             if index in used:
                 # A move was begun. Packets find it by both until the next apply has said which.
                 used[index].also.add(key)
+                self._moved.append(used[index])
                 continue
             used[index] = Installed(key, index, Options())
         for index, options in self.options.adopt(used).items():
@@ -128,8 +131,9 @@ class KernelTables(Tables):
 
     def withdraw_leftovers(self) -> None:
         """Withdraw the keys that a death has left and that no service has taken since."""
-        for service in self.services.values():
+        for service in self._moved:
             for key in service.also:
                 if key not in self.services:
                     self.endpoints.withdraw(key, service.index)
             service.also.clear()
+        self._moved.clear()

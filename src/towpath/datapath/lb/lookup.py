@@ -9,19 +9,19 @@ ports is one store, to the slot of the prefix.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TYPE_CHECKING, Any
 
 from towpath.datapath.address import family, pack, unpack
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.lb.dry_run import DryRunIndex, DryRunPages
+from towpath.datapath.lb.dry_run import DryRunCounts, DryRunIndex, DryRunPages
 from towpath.model.kinds import Address, Ports, Prefix
 from towpath.model.service import Protocol, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, MutableMapping
 
     import numpy as np
 
@@ -106,8 +106,8 @@ class Endpoints:
         self._with_ports = with_ports
         self._known = known
         self._flag = prefix_flag
-        self._spaces: defaultdict[Space, dict[int, Ports]] = defaultdict(dict)
-        self._vips: Counter[Address | Prefix] = Counter()
+        self._spaces: MutableMapping[Space, dict[int, Ports]] = {}
+        self._vips: Counter[Address | Prefix] | DryRunCounts[Address | Prefix] = Counter()
 
     def dry_run(self) -> Endpoints:
         """Return a copy for going through changes, which leaves the kernel's tables alone."""
@@ -118,8 +118,8 @@ class Endpoints:
             self._known.dry_run(),
             self._flag,
         )
-        copy._spaces.update(self._spaces)
-        copy._vips.update(self._vips)
+        copy._spaces = ChainMap({}, self._spaces)
+        copy._vips = DryRunCounts(self._vips)
         return copy
 
     def publish(self, key: ServiceKey, service: int) -> None:
@@ -133,7 +133,7 @@ class Endpoints:
             if key.exact:
                 self._index.set(pack_key(key), service)
             else:
-                self._rebuild(key, self._spaces[_space(key)] | {service: key.ports})
+                self._rebuild(key, self._ports(_space(key)) | {service: key.ports})
         except CapacityError:
             self._forget(key.vip)
             raise
@@ -181,7 +181,7 @@ class Endpoints:
         self._with_ports.need(vip)
         for service, ports in self._pages.read(page).items():
             self._learn(vip)
-            self._spaces[vip, number][service] = ports
+            self._spaces.setdefault((vip, number), {})[service] = ports
             yield ServiceKey(vip, ports.plain, _PROTOCOLS[number]), service
 
     def _drop_unknown(self) -> None:
@@ -192,7 +192,10 @@ class Endpoints:
                 self._index.remove(raw)
 
     def _without(self, space: Space, service: int) -> dict[int, Ports]:
-        return {each: ports for each, ports in self._spaces[space].items() if each != service}
+        return {each: ports for each, ports in self._ports(space).items() if each != service}
+
+    def _ports(self, space: Space) -> dict[int, Ports]:
+        return self._spaces.get(space) or {}
 
     def _rebuild(self, key: ServiceKey, ports: dict[int, Ports]) -> None:
         """Give the space of a key other ports: new pages first, then one store."""
@@ -202,7 +205,7 @@ class Endpoints:
         if not ports:
             self._index.remove(raw)
             self._with_ports.leave(key.vip)
-            del self._spaces[space]
+            self._spaces[space] = {}
         else:
             with ExitStack() as undo:
                 page = self._pages.build(ports)

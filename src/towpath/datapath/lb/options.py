@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.allow_from import EVERYONE
-from towpath.model.service import Affinity, Forwarding
+from towpath.model.service import Affinity, Forwarding, HashBy, Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from towpath.datapath.lb.allow_from import SourceSets
+    from towpath.datapath.lb.encap import Encaps
     from towpath.model.kinds import Prefix
 
     Array = np.ndarray[Any, Any]
@@ -31,6 +32,9 @@ class Flags(NamedTuple):
     snat: int
     local: int = 0
     """Not an option, but what is known of the backends: kept as it is."""
+    encap: int = 0
+    hash_client: int = 0
+    hash_port: int = 0
 
     def forwarding(self, flags: int) -> Forwarding:
         """Return how packets go to backends by a service's flags."""
@@ -38,13 +42,20 @@ class Flags(NamedTuple):
             return "l2"
         return "snat" if flags & self.snat else "dsr"
 
+    def hash_by(self, flags: int) -> HashBy:
+        """Return what new flows go by."""
+        if flags & self.hash_client:
+            return "client"
+        return "port" if flags & self.hash_port else "flow"
+
 
 class ServiceOptions:
     """The options of all services. ``rows`` is an array of ``struct service``."""
 
-    def __init__(self, rows: Array, flags: Flags, sources: SourceSets) -> None:
+    def __init__(self, rows: Array, flags: Flags, sources: SourceSets, encaps: Encaps) -> None:
         self._rows = rows
         self._flags = flags
+        self._encaps = encaps
         self._sources = sources
         self._sets: dict[int, int] = {}
         """The set of sources that each service, by its index, has taken."""
@@ -58,6 +69,9 @@ class ServiceOptions:
         self._rows["table_size"][index] = options.table_size
         self._rows["flow_timeout"][index] = options.flow_timeout or 0
         self._rows["affinity"][index] = options.affinity.timeout if options.affinity else 0
+        # Before the flag says that it is looked at.
+        tunnel = Tunnel(options.encap, options.encap_port)
+        self._rows["encap"][index] = self._encaps.word(tunnel)
         kept = int(self._rows["flags"][index]) & self._flags.local
         self._rows["flags"][index] = self._flags_of(options) | kept
 
@@ -91,15 +105,21 @@ class ServiceOptions:
     def _flags_of(self, options: Options) -> int:
         remembers = 0 if options.flow_table else self._flags.no_flow_table
         ways = {"dsr": 0, "l2": self._flags.l2, "snat": self._flags.snat}
-        return remembers | ways[options.forwarding]
+        wraps = 0 if options.encap == "ipip" else self._flags.encap
+        hashes = {"flow": 0, "client": self._flags.hash_client, "port": self._flags.hash_port}
+        return remembers | ways[options.forwarding] | wraps | hashes[options.hash_by]
 
     def _options(self, row: Any, allow_from: Any) -> Options:
         flags, timeout = int(row["flags"]), int(row["affinity"])
+        tunnel = self._encaps.tunnel(int(row["encap"]) if flags & self._flags.encap else 0)
         return Options(
             table_size=int(row["table_size"]),
             flow_table=not flags & self._flags.no_flow_table,
             flow_timeout=int(row["flow_timeout"]) or None,
             forwarding=self._flags.forwarding(flags),
+            hash_by=self._flags.hash_by(flags),
+            encap=tunnel.encap,
+            encap_port=tunnel.port,
             affinity=Affinity(timeout) if timeout else None,
             allow_from=allow_from,
         )

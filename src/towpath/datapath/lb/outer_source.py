@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,19 +31,32 @@ Wish = str | Address | Network
 _WORD_BITS = 32
 _HOST_BITS = {4: 8, 6: 64}
 """Backends whose addresses differ in no more than so many bits are taken to be behind one route."""
-_ASKED = 32
+MOST_ROUTES = 32
 """Such routes that the kernel is asked about."""
-_LOOKED_AT = 2048
-"""Backends that such routes are looked for among."""
 
 
 class Vips:
     """The addresses that services are for."""
 
     def __init__(self, vips: Iterable[Address | Network] = ()) -> None:
-        vips = set(vips)
-        self._single = {each for each in vips if isinstance(each, IPv4Address | IPv6Address)}
-        self._networks = [each for each in vips if isinstance(each, IPv4Network | IPv6Network)]
+        self._single: set[Address] = set()
+        self._networks: set[Network] = set()
+        for each in vips:
+            self.add(each)
+
+    def add(self, vip: Address | Network) -> None:
+        """Have one more."""
+        if isinstance(vip, IPv4Address | IPv6Address):
+            self._single.add(vip)
+        else:
+            self._networks.add(vip)
+
+    def remove(self, vip: Address | Network) -> None:
+        """Have one no more."""
+        if isinstance(vip, IPv4Address | IPv6Address):
+            self._single.remove(vip)
+        else:
+            self._networks.remove(vip)
 
     def with_more(self, vips: Iterable[Address | Network]) -> Vips:
         """Return these and others."""
@@ -52,8 +64,10 @@ class Vips:
 
     @property
     def exact(self) -> Vips:
-        """Those that are single addresses."""
-        return Vips(self._single)
+        """Those that are single addresses, as long as these are as they are."""
+        made = Vips()
+        made._single = self._single
+        return made
 
     def __contains__(self, address: Address) -> bool:
         """Whether some service is for an address."""
@@ -78,14 +92,19 @@ def node_address(owned: Iterable[Owned], version: int, vips: Vips | None = None)
     return best.interface.ip if best else None
 
 
+def route_of(backend: Address) -> tuple[int, int]:
+    """Return what those backends have in common that are taken to be behind one route."""
+    version = backend.version
+    return version, int(backend) >> _HOST_BITS[version]
+
+
 def alike(backends: Iterable[Address]) -> list[Address]:
     """Return one of those backends that are taken to be behind one route, of a few routes."""
     found: dict[tuple[int, int], Address] = {}
-    for each in islice(backends, _LOOKED_AT):
-        if len(found) == _ASKED:
+    for each in backends:
+        if len(found) == MOST_ROUTES:
             break
-        version = each.version
-        found.setdefault((version, int(each) >> _HOST_BITS[version]), each)
+        found.setdefault(route_of(each), each)
     return list(found.values())
 
 

@@ -36,10 +36,13 @@ class Differ(NamedTuple):
     """And of the answers to one client."""
 
     @classmethod
-    def by(cls, why: Differences, version: int, *, vary: bool) -> Differ:
-        """``vary``: outer sources of tunnels do, by flow. In IPv6 their flow labels do anyway."""
+    def by(cls, why: Differences, version: int, *, vary: bool, ports: bool = False) -> Differ:
+        """``vary``: outer sources of tunnels do, by flow; ``ports``: their UDP ports do.
+
+        In IPv6 their flow labels do anyway.
+        """
         fields, sources, backends, clients = why
-        labelled = backends and version == 6  # noqa: PLR2004
+        labelled = backends and (ports or version == 6)  # noqa: PLR2004
         return cls(
             tunnel=fields or labelled or (vary and (sources or backends)),
             backend=fields or sources or backends,

@@ -22,6 +22,7 @@ from towpath.documents import ServiceName, Trace
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from towpath.core.lb.options import Options
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.program.program import LoadedProgram
     from towpath.model.flow import FlowTuple
@@ -132,7 +133,9 @@ def _decode(
     if found.forwarding == "dsr":
         found = replace(
             found,
-            encapsulation=_ENCAPSULATIONS[flow.destination.version, backend.version],
+            encapsulation=_encapsulation(
+                service.options, flow.destination.version, backend.version
+            ),
             outer_source=unpack(record["outer_saddr"].tobytes(), family(backend)),
         )
     fib = _SUCCESS if is_set["TRACE_FIB_CACHED"] else int(record["fib_result"])
@@ -140,6 +143,13 @@ def _decode(
     if verdict == _HANDOFF:
         found = replace(found, handoff=_why_handoff(program, record, resolved=fib == _SUCCESS))
     return found
+
+
+def _encapsulation(options: Options, inside: int, outside: int) -> str:
+    """By ``bpf/abi/encap.h``. Of IPIP each pair of families has a name of its own."""
+    if options.encap == "ipip":
+        return _ENCAPSULATIONS[inside, outside]
+    return options.encap if options.encap_port is None else f"{options.encap}:{options.encap_port}"
 
 
 def _why_handoff(program: LoadedProgram, record: Any, *, resolved: bool) -> str:

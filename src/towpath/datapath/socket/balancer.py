@@ -21,7 +21,7 @@ from towpath.datapath.socket.listing import Listing
 from towpath.datapath.socket.packets.follower import Follower
 from towpath.datapath.socket.packets.node import detach as detach_packets
 from towpath.datapath.socket.program import SocketProgram
-from towpath.datapath.socket.stale import Ended, Live, Search
+from towpath.datapath.socket.stale import Ended, Live, LiveBackends, Search
 from towpath.kernel.bpf.attach_types import AttachType, hook_name
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.hooks import Cgroup
@@ -115,6 +115,8 @@ class SocketBalancer(Closeable):
                 mask,
             )
             self._identities.write(contents.tables.services)
+            self._live = LiveBackends(contents.tables.services)
+            self._seen = contents.tables
             self._choose_processes()
             self._places = Places(pins and pins / LINKS)
             undo.callback(self._leave)
@@ -141,11 +143,16 @@ class SocketBalancer(Closeable):
     def changed(self, transition: Transition | None = None) -> None:
         """Follow the services, of which some are others than before."""
         services = self._contents.tables.services
-        if transition is None:
+        if transition is None or self._seen is not self._contents.tables:
+            # Tables that were read again, after a change that failed, say what there is.
+            self._seen = self._contents.tables
             self._identities.write(services)
+            self._live = LiveBackends(services)
             return
         both = (each for change in transition.changes for each in change if each is not None)
-        self._identities.write(services, {each.key for each in both})
+        keys = {each.key for each in both}
+        self._identities.write(services, keys)
+        self._live.change(services, keys)
 
     def move(self, cgroup: Path | CgroupRoot) -> None:
         """Be for the processes of this cgroup from now on, and no more for those of the other.
@@ -266,7 +273,7 @@ class SocketBalancer(Closeable):
 
     def live(self) -> Live:
         """The backends that sockets may be connected to."""
-        return Live.of(self._contents.installed)
+        return self._live.now()
 
     def end_stale(self, *, tcp: bool = False) -> Ended:
         """End connected sockets of UDP whose backend has gone, or is down; what came of it.

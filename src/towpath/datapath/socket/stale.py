@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno as errnos
 import logging
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.lib.recfunctions import repack_fields
@@ -22,15 +22,15 @@ from towpath.datapath.socket.identity import service_identity
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.namespaces import Namespaces
 from towpath.kernel.net.sockets import Ends, destroy
-from towpath.model.service import BackendState
+from towpath.layered import Layered
+from towpath.model.service import BackendState, Protocol, Scope, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.socket.listing import Listing
-    from towpath.model.service import ServiceKey
 
     Array = np.ndarray[Any, Any]
 
@@ -40,6 +40,8 @@ _ASKED = ("service", "backend", "vip", "vip_port", "family", "protocol")
 PASSES = 8
 """Lists of sockets that change meanwhile may lack some: so it is looked again while there are
 any, so often at most."""
+_PROTOCOLS = {protocol.number: protocol for protocol in Protocol}
+_SCOPES: tuple[Scope, ...] = get_args(Scope)
 _ESTABLISHED = 1  # TCP_ESTABLISHED
 _GONE = frozenset((errnos.ENOENT,))
 """Its own program was faster, or has connected it elsewhere."""
@@ -50,13 +52,10 @@ class Live(NamedTuple):
 
     by_identity: Mapping[int, frozenset[bytes]]
     """Of each service, packed addresses."""
-    services: tuple[tuple[ServiceKey, frozenset[bytes]], ...]
-
-    @classmethod
-    def of(cls, installed: Iterable[Installed]) -> Live:
-        """Those of services as they are in the kernel."""
-        services = tuple((each.key, frozenset(_usable(each))) for each in installed)
-        return cls({service_identity(key): backends for key, backends in services}, services)
+    exact: Mapping[ServiceKey, frozenset[bytes]]
+    """The same by what the services are for: one port of one address,"""
+    others: Mapping[ServiceKey, frozenset[bytes]]
+    """or more."""
 
     def has(self, note: Any) -> bool:
         """Whether a note's backend is one of its service's, or of whichever has its VIP now."""
@@ -64,12 +63,47 @@ class Live(NamedTuple):
         if backend in self.by_identity.get(int(note["service"]), ()):
             return True
         vip = unpack(note["vip"].tobytes(), int(note["family"]))
-        port, protocol = int(note["vip_port"]), int(note["protocol"])
+        port, number = int(note["vip_port"]), int(note["protocol"])
+        protocol = _PROTOCOLS.get(number)
+        if protocol is not None and any(
+            backend in self.exact.get(ServiceKey(vip, port, protocol, scope), ())
+            for scope in _SCOPES
+        ):
+            return True
         return any(
             backend in backends
-            for key, backends in self.services
-            if _is_for(key, vip, port, protocol)
+            for key, backends in self.others.items()
+            if _is_for(key, vip, port, number)
         )
+
+
+class LiveBackends:
+    """Keeps them in step with the services. `now` returns those of the moment."""
+
+    def __init__(self, installed: Mapping[ServiceKey, Installed]) -> None:
+        self._identities: Layered[int, frozenset[bytes]] = Layered()
+        self._exact: Layered[ServiceKey, frozenset[bytes]] = Layered()
+        self._others: Layered[ServiceKey, frozenset[bytes]] = Layered()
+        self.change(installed, tuple(installed))
+
+    def change(
+        self, installed: Mapping[ServiceKey, Installed], keys: Collection[ServiceKey]
+    ) -> None:
+        """Look at these services again, as they are in the kernel. Others stay as they are."""
+        usable = {key: frozenset(_usable(installed[key])) for key in keys if key in installed}
+        gone = [key for key in keys if key not in installed]
+        self._identities = self._identities.changed(
+            {service_identity(key): each for key, each in usable.items()},
+            map(service_identity, gone),
+        )
+        exact = {key: each for key, each in usable.items() if key.exact}
+        others = {key: each for key, each in usable.items() if not key.exact}
+        self._exact = self._exact.changed(exact, gone)
+        self._others = self._others.changed(others, gone)
+
+    def now(self) -> Live:
+        """Return those of the moment."""
+        return Live(self._identities, self._exact, self._others)
 
 
 def _usable(service: Installed) -> Iterable[bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from socket import AF_INET6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING, NamedTuple
 
-from towpath.core.imports.lvs import UDP_TIMEOUT, Method, RealServer, VirtualServer
+from towpath.core.imports.lvs import UDP_TIMEOUT, Method, RealServer, ServerTunnel, VirtualServer
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.generic import GENL_HEADER, family
 from towpath.kernel.net.messages import DUMP, GENERIC, Netlink, attribute, attributes
@@ -25,6 +25,7 @@ _SERVICE, _DEST, _TIMEOUT_UDP = 1, 2, 6  # IPVS_CMD_ATTR_*
 _PERSISTENT, _ONE_PACKET = 0x1, 0x4  # IP_VS_SVC_F_*
 _SCHEDULER_FLAGS = {0x8: 1, 0x10: 2, 0x20: 3}  # IP_VS_SVC_F_SCHED*
 _METHOD_MASK = 0x7  # IP_VS_CONN_F_FWD_MASK
+_REMOTE_CHECKSUM = 0x2  # IP_VS_TUNNEL_ENCAP_FLAG_REMCSUM
 _METHODS = {0: Method.NAT, 1: Method.LOCAL, 2: Method.TUNNEL}
 _TUNNELS = {0: "ipip", 1: "gue", 2: "gre"}
 _PROTOCOLS = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp", IPPROTO_SCTP: "sctp"}
@@ -58,6 +59,8 @@ class _Dest(NamedTuple):
     lower: int = 6
     family: int = 11
     tunnel: int = 13
+    tunnel_port: int = 14
+    tunnel_flags: int = 15
 
 
 _SVC, _DST = _Service(), _Dest()
@@ -130,7 +133,11 @@ def _real(found: dict[int, bytes], default: int) -> RealServer:
         port=int.from_bytes(found.get(_DST.port, b""), "big"),
         method=_METHODS.get(_number(found, _DST.method) & _METHOD_MASK, Method.ROUTE),
         weight=_number(found, _DST.weight),
-        tunnel=_TUNNELS.get(_number(found, _DST.tunnel), "of another type"),
+        tunnel=ServerTunnel(
+            _TUNNELS.get(_number(found, _DST.tunnel), "of another type"),
+            int.from_bytes(found.get(_DST.tunnel_port, b""), "big"),
+            bool(_number(found, _DST.tunnel_flags) & _REMOTE_CHECKSUM),
+        ),
         upper=_number(found, _DST.upper),
         lower=_number(found, _DST.lower),
     )

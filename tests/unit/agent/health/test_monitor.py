@@ -20,7 +20,7 @@ from towpath.agent.errors import InvalidError
 from towpath.agent.health import monitor
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.health.registry import Id
-from towpath.agent.health.target import Target
+from towpath.agent.health.target import IPIP, Target
 from towpath.agent.lb.controller import Controller
 from towpath.agent.lb.store import Store
 from towpath.agent.writer import Writer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from towpath.core.lb.plan import Transition
     from towpath.model import Address
-    from towpath.model.service import Forwarding
+    from towpath.model.service import Forwarding, Tunnel
 
 FAST = Health(CheckType.HTTP, interval=0.1, timeout=5.0, rise=2, fall=2)
 BACKENDS = tuple(ip_address(f"192.0.2.{number}") for number in (11, 12, 13))
@@ -79,13 +79,18 @@ class Backends:
         self.closed += 1
 
     def connection(
-        self, vip: Address, backend: Address, *, forwarding: Forwarding = "dsr"
+        self,
+        vip: Address,
+        backend: Address,
+        *,
+        forwarding: Forwarding = "dsr",
+        tunnel: Tunnel = IPIP,
     ) -> socket.socket:
         """A socket whose own address tells the backend."""
         if self.broken:
             raise self.broken
         assert vip == HOST
-        assert forwarding == "dsr"
+        assert (forwarding, tunnel) == ("dsr", IPIP)
         made = socket.socket()
         made.settimeout(0)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)

@@ -118,7 +118,7 @@ FOLLOWED_SOURCE = SimpleNamespace(
             lists=2,
         )
     ],
-    cluster=SimpleNamespace(names=lambda _kind: ["web"] * 3, held=lambda: 4),
+    cluster=SimpleNamespace(number=lambda _kind: 3, held=lambda: 4),
     withheld=["web"] * 5,
     unserved=["web"] * 6,
     pods=SimpleNamespace(

@@ -188,13 +188,28 @@ def test_thresholds_and_ports_that_have_no_effect() -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "encap", "port"),
+    [
+        ("-i", "ipip", None),
+        ("-i --tun-type gre --tun-csum", "gre", None),
+        ("-i --tun-type gue --tun-port 6080 --tun-nocsum", "gue0", None),
+        ("-i --tun-type gue --tun-port 9886", "gue0", 9886),
+    ],
+)
+def test_tunnels_are_of_the_same_kind(options: str, encap: str, port: int | None) -> None:
+    """GUE as IPVS sends it has a header of variant 0."""
+    made = only(ipvsadm(service("", f"{A}:80 {options}")))
+    assert (made.forwarding, made.encap, made.encap_port) == ("dsr", encap, port)
+
+
+@pytest.mark.parametrize(
     ("text", "why"),
     [
         (service(vip="-f 7"), "1: firewall mark 7: packets are chosen by a firewall mark"),
         (service(vip=f"--sctp-service {VIP}"), "1: 203.0.113.10:80/sctp: protocol sctp"),
         (service("", f"{A}:80 -g", f"{B}:80 -m"), "reached by direct routing and NAT"),
-        (service("", f"{A}:80 -i --tun-type gue --tun-port 6080 --tun-nocsum"), "type gue"),
-        (service("", f"{A}:80 -i --tun-type gre --tun-csum"), "type gre"),
+        (service("", f"{A}:80 -i --tun-type gue --tun-port 6080 --tun-remcsum"), "remcsum"),
+        (service("", f"{A}:80 -i --tun-type gre", f"{B}:80 -i"), "tunnels of gre and ipip"),
         (service("", f"{A}:80 -m", f"{A}:81 -m"), "192.0.2.11 is there with 2 ports"),
         (service("", "127.0.0.1:80 -g"), "127.0.0.1 is a loopback address"),
         (service("", "203.0.113.10:80 -m"), "is the service's own vip"),

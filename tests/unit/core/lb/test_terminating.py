@@ -98,11 +98,11 @@ def test_they_drain_without_weight() -> None:
     assert merge_terminating([one], {})[0] is one
 
 
-def test_who_was_here_is_here_until_the_end() -> None:
-    """Its flows are translated on this node: nobody else knows them."""
-    here = replace(web(A, B), backends=(Backend(A), Backend(B, local=True)))
+def test_it_stays_where_it_was_until_the_end() -> None:
+    """At its port, which new flows go to until the table is without it; on this node, if it was."""
+    here = replace(web(A, B), backends=(Backend(A), Backend(B, port=8080, local=True)))
     (found,) = merge_terminating([web(A)], gone(here, web(A)))
-    assert found.backends[1] == Backend(B, 0, BackendState.DRAINING, local=True)
+    assert found.backends[1] == Backend(B, 0, BackendState.DRAINING, port=8080, local=True)
 
 
 def changed(

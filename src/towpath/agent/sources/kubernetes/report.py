@@ -43,7 +43,7 @@ def troubles(reflectors: Iterable[Reflector]) -> Iterator[str]:
 def _counted(source: Source) -> Iterator[tuple[Reflector, int]]:
     """All kinds that are followed, and how many objects of them are known."""
     for each in source.reflectors:
-        yield each, len(source.cluster.names(each.resource.kind))
+        yield each, source.cluster.number(each.resource.kind)
     if source.pods is not None:
         for each in source.pods.reflectors:
             yield each, len(source.pods.pods.names(each.resource.kind))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from towpath.agent.errors import ConflictError
@@ -22,16 +23,17 @@ from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
+from towpath.core.kubernetes.problems import Refusal
 from towpath.core.kubernetes.withheld import Loss, find_loss
+from towpath.datapath.errors import CapacityError
 from towpath.model import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
     from towpath.agent.sources.intake import Intake
-    from towpath.core.kubernetes.problems import Refusal
     from towpath.model import Service
     from towpath.model.sources.kubernetes import Section, objects
 
@@ -41,6 +43,8 @@ AGAIN_SECONDS = 1.0
 """Between two looks at whether what was refused may fit now."""
 _MOST_REFUSED = 64
 """So many services are tried one by one when they don't fit; the rest waits for a change."""
+_PART = 500
+"""Services that are put into force at once."""
 _RESTART_SECONDS = 5.0
 PORTS_SECONDS = 10.0
 """Between two looks at which ports processes of this node have."""
@@ -77,6 +81,14 @@ class Source:
         self.loss: Loss | None = None
         self.withheld: set[str] = set()
         self.unserved: tuple[Refusal, ...] = ()
+        self._refused_as_of = 0
+        self._short: CapacityError | None = None
+        """What there was no room for at the last attempt."""
+        self._growing = False
+        self._no_room = ""
+        """Why limits didn't grow that were too small."""
+        self._others: tuple[Refusal, ...] = ()
+        """What isn't served for other reasons than objects have."""
         self._held = HeldPorts()
 
     async def run(self) -> None:
@@ -197,7 +209,9 @@ class Source:
         first, self._first = self._first, False
         self._listed = self._accepting = False
         if put or remove or self._refused:
-            await self._attempt(tuple(put.values()), tuple(remove))
+            await self._attempt_all(put, remove)
+            if self._growing:
+                return
             self._intake.settle(tuple(self._refused.values()))
         elif self._intake.status.accepted is None:
             self._intake.settle(())
@@ -241,12 +255,39 @@ class Source:
         if not self.withheld:
             self.loss = None
 
+    async def _attempt_all(self, put: Mapping[str, Service], remove: Iterable[str]) -> None:
+        self._short = None
+        for some, gone in _parts(tuple(put.values()), tuple(remove)):
+            await self._attempt(some, gone)
+            if self._growing:
+                return
+        if not self._refused:
+            self._no_room = ""
+
+    def _grows(self) -> bool:
+        """Whether the agent begins anew with larger tables; if not, why is noted."""
+        assert self._short is not None  # noqa: S101 - what this is called for
+        if self._growing or self._no_room:
+            return self._growing
+        wanted, most = self.cluster.services().values(), self._section.grow_to
+        assert self._intake.given is not None  # noqa: S101 - of the agent
+        why = self._intake.given.grow(self._short.setting, wanted, most) if most else "grow_to is 0"
+        self._growing = why is None
+        if why is not None:
+            self._no_room = f"{self._short}; limits don't grow: {why}"
+            log.error("Kubernetes: %s", self._no_room)
+        return self._growing
+
     async def _attempt(self, put: tuple[Service, ...], remove: tuple[str, ...]) -> None:
         """Have all of it put into force, or if that can't be as much as can."""
         error = await self._intake.attempt(Update(put, remove, whole=False))
         if error is None:
             self._took(put, remove)
             return
+        if isinstance(error, CapacityError) and error.setting:
+            self._short = error
+            if self._grows():
+                return
         if remove:
             await self._attempt((), remove)
             await self._attempt(put, ())
@@ -267,10 +308,20 @@ class Source:
         if self._ports is not None:
             await self._ports.serve(self.cluster.health(), self.cluster.here.node_ports)
         await self._nodes.hand_on(self.cluster.nodes())
-        others = (*self.unread.values(), *self._of_ports())
-        self.unserved = (*self.cluster.refusals(), *others)
+        others = (*self.unread.values(), *self._of_ports(), *self._without_room())
+        if self._refused_as_of != self.cluster.refused or others != self._others:
+            self._refused_as_of, self._others = self.cluster.refused, others
+            self.unserved = (*self.cluster.refusals(), *others)
         if self._events is not None:
             self._events.tell((*self.cluster.refusals_of(changed.names), *others))
+
+    def _without_room(self) -> Iterator[Refusal]:
+        """Services that limits have no room for, as far as they were tried one by one."""
+        short = ((name, why) for name, why in self._refused.items() if _is_short(why))
+        for name, why in islice(short, _MOST_REFUSED):
+            namespace, service, *_ = name.split(":")
+            what = f"{name} isn't served: {self._no_room or why}"
+            yield Refusal("Service", namespace, service, "NoRoom", what)
 
     def _of_ports(self) -> tuple[Refusal, ...]:
         """Node ports that processes hold, health-check ports that can't be answered."""
@@ -320,6 +371,8 @@ class Source:
         if self._identity.trouble:
             yield self._identity.trouble
         yield from report.troubles(self.reflectors)
+        if self._no_room:
+            yield self._no_room
         yield from self._nodes.troubles()
         if self.pods is not None:
             yield from report.troubles(self.pods.reflectors)
@@ -337,3 +390,16 @@ class Source:
     def metrics(self) -> Sequence[Metric]:
         """What is known of what, and how old it is."""
         return tuple(report.metrics(self))
+
+
+def _is_short(error: Exception) -> bool:
+    return isinstance(error, CapacityError) and bool(error.setting)
+
+
+def _parts(
+    put: tuple[Service, ...], remove: tuple[str, ...]
+) -> Iterator[tuple[tuple[Service, ...], tuple[str, ...]]]:
+    """A large change in parts: each takes memory while it is made, and the writer's time."""
+    yield put[:_PART], remove
+    for first in range(_PART, len(put), _PART):
+        yield put[first : first + _PART], ()

@@ -11,13 +11,16 @@ from towpath.core.imports.keepalived.checks import CHECKERS, Defaults, agreed, r
 from towpath.core.imports.keepalived.elsewhere import REAL, VIRTUAL
 from towpath.core.imports.keepalived.groups import Entry, entries
 from towpath.core.imports.keepalived.settings import Settings
-from towpath.core.imports.keepalived.values import WrongValueError, end, whole, word
+from towpath.core.imports.keepalived.values import MAX_PORT, WrongValueError, end, whole, word
 from towpath.core.imports.lvs import (
     DEFAULT_SCHEDULER,
     FLAGS,
+    IPIP,
     SCHEDULERS,
+    TUNNELS,
     Method,
     RealServer,
+    ServerTunnel,
     VirtualServer,
 )
 from towpath.model.kinds import shown
@@ -34,7 +37,6 @@ PERSISTENCE = 360
 _MAX_WEIGHT = (1 << 31) - 1
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
 _METHODS = {"NAT": Method.NAT, "DR": Method.ROUTE, "TUN": Method.TUNNEL}
-_TUNNELS = ("ipip", "gue", "gre")
 _TUNNEL_OPTIONS = ("nocsum", "csum", "remcsum")
 
 # What both have, a real server's before that of its virtual server.
@@ -63,7 +65,7 @@ _KNOWN_VIRTUAL = (
 )
 _KNOWN_REAL = (*_SHARED, *REAL, "lthreshold", "uthreshold")
 
-Way = tuple[Method, str]
+Way = tuple[Method, ServerTunnel]
 """How packets get to a server: the method, and the type of tunnel."""
 
 
@@ -235,7 +237,7 @@ def _real(directive: Directive, virtual: Settings, remarks: list[Remark]) -> _Re
     return _Real(server, checks, inhibit)
 
 
-_NAT: Way = (Method.NAT, "ipip")
+_NAT: Way = (Method.NAT, IPIP)
 
 
 def _way(directive: Directive) -> Way:
@@ -243,15 +245,21 @@ def _way(directive: Directive) -> Way:
     if name not in _METHODS:
         allowed = ", ".join(_METHODS)
         raise WrongValueError(f"{directive.name} {shown(name)} is not known; allowed: {allowed}")
-    tunnel, options = "ipip", iter(directive.values[1:])
+    tunnel, options = IPIP, iter(directive.values[1:])
     for option in options:
         if option == "type":
-            tunnel = next(options, "")
-            if tunnel not in _TUNNELS:
-                message = f"type {shown(tunnel)} is not known; allowed: {', '.join(_TUNNELS)}"
+            kind = next(options, "")
+            if kind not in TUNNELS:
+                message = f"type {shown(kind)} is not known; allowed: {', '.join(TUNNELS)}"
                 raise WrongValueError(message)
+            tunnel = tunnel._replace(type=kind)
         elif option == "port":
-            next(options, "")
+            port = next(options, "")
+            if not port.isdecimal() or not 0 < int(port) <= MAX_PORT:
+                raise WrongValueError(f"port {shown(port)}: allowed: 1 to {MAX_PORT}")
+            tunnel = tunnel._replace(port=int(port))
+        elif option == "remcsum":
+            tunnel = tunnel._replace(remote_checksum=True)
         elif option not in _TUNNEL_OPTIONS:
             allowed = ", ".join(("type", "port", *_TUNNEL_OPTIONS))
             raise WrongValueError(f"{shown(option)} is not known; allowed: {allowed}")

@@ -46,6 +46,9 @@ class Section:
     lost_share: Annotated[int, Integer(1, 100)] = 50
     """Per cent. A list that lacks so many of the services or backends in force, or more, isn't
     believed: what it lacks stays until it is accepted. 100: only one that lacks all."""
+    grow_to: Annotated[int, Integer(0, 1 << 20)] = 1024
+    """MiB. Limits that are too small for the cluster's services grow until the tables take so much
+    of the kernel's memory. 0: they don't grow."""
     events: Annotated[bool, Flag()] = True
     """Whether Events are written for objects that can't be served as they are."""
     health_checks: Annotated[bool, Flag()] = True
