@@ -73,7 +73,9 @@ class Pods:
         """Limited pods that the API server doesn't know any more, or that have finished."""
         self._believed: dict[tuple[str, str, str], _Limits] = {}
         """Limits by kind, namespace and UID: of those that are refused the last right ones hold."""
-        self._refusals: list[Refusal] = []
+        self._refused: list[Refusal] = []
+        self._refusals: tuple[Refusal, ...] = ()
+        """The same of the last time, whole."""
         self._made: dict[Name, Pod] = {}
 
     # ---- What is told ----------------------------------------------------------------------------
@@ -115,7 +117,7 @@ class Pods:
         """The objects of a kind that are there."""
         if kind is objects.Pod:
             return tuple(self._pods)
-        return tuple(("", name) for name in self._namespaces)
+        return tuple(("", name) for name in tuple(self._namespaces))
 
     def sandboxes(self, found: Mapping[str, tuple[Address, ...]]) -> None:
         """The addresses that pods' sandboxes were given on this node, by UID."""
@@ -139,7 +141,7 @@ class Pods:
 
     def wanted(self) -> Sourced:
         """The limits of all pods whose addresses are known, and of their namespaces."""
-        self._refusals = []
+        self._refused = []
         groups = {
             namespace: made
             for namespace in sorted(self._inhabited())
@@ -159,18 +161,22 @@ class Pods:
         used = {each.group for each in pods}
         kept = tuple(each for each in groups.values() if each.name in used)
         self._forget()
+        self._refusals = tuple(self._refused)
         return Sourced(OWNER, tuple(pods), kept)
 
     def refusals(self) -> list[Refusal]:
         """What of annotations isn't in force, as `wanted` has found."""
-        return self._refusals
+        return list(self._refusals)
 
     @property
     def waiting(self) -> int:
-        """Pods that run, or are about to, and whose addresses nobody has told yet."""
+        """Pods that run, or are about to, and whose addresses nobody has told yet.
+
+        For any thread, as `names`, `leaving` and `refusals` are.
+        """
         return sum(
             _is_alive(each) and not each.spec.host_network and not self._addresses(each)
-            for each in self._pods.values()
+            for each in tuple(self._pods.values())
         )
 
     def _inhabited(self) -> set[str]:
@@ -290,7 +296,7 @@ class Pods:
         return before
 
     def _refuse(self, kind: str, meta: objects.Meta, reason: str, message: str) -> None:
-        self._refusals.append(Refusal(kind, meta.namespace, meta.name, reason, message))
+        self._refused.append(Refusal(kind, meta.namespace, meta.name, reason, message))
 
     def _forget(self) -> None:
         known = {_key("Pod", each.metadata) for each in self._pods.values()}

@@ -153,7 +153,7 @@ class PodLimits:
 
     def refusals(self) -> list[Refusal]:
         """What of annotations isn't in force."""
-        return [*self.pods.refusals(), *self.unread.values()]
+        return [*self.pods.refusals(), *tuple(self.unread.values())]
 
     def troubles(self) -> Iterator[str]:
         """What keeps it from its work."""

@@ -189,7 +189,9 @@ class Source:
         """Hand in what has changed; what changes meanwhile is in the next one."""
         while True:
             try:
-                await asyncio.wait_for(self._wake.wait(), AGAIN_SECONDS)
+                # wait_for() of Python 3.11 may lose that it is cancelled.
+                async with asyncio.timeout(AGAIN_SECONDS):
+                    await self._wake.wait()
             except TimeoutError:
                 if not (self._refused and self._intake.may_fit_now()):
                     continue

@@ -140,7 +140,9 @@ class Reflector:
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), seconds)
+            # wait_for() of Python 3.11 may lose that it is cancelled.
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
 
     def list_anew(self) -> None:
         """Take over all there is now, whatever its version."""
