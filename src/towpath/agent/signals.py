@@ -75,6 +75,10 @@ class Signals(Closeable):
         Whether there has been one already.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, END)
+        # Only this thread holds them back. One that the kernel gives to another thread would be
+        # noted and forgotten: it ends the process instead, of which by now nothing is left to end.
+        for number in END:
+            signal.signal(number, signal.SIG_DFL)
         return not set(END).isdisjoint(self.read())
 
     def close(self) -> None:
