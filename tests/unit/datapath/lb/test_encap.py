@@ -9,7 +9,7 @@ from tests.unit.datapath.harness_memory import ENCAPS
 from tests.unit.datapath.harness_program import BTF
 
 from towpath.core.lb.options import Options
-from towpath.datapath.decap.table import DecapError, between
+from towpath.datapath.decap.addresses import DecapError, between
 from towpath.datapath.lb.ways_by_flow import WaysByFlow
 from towpath.datapath.neigh.differences import Differences
 from towpath.model import Source
