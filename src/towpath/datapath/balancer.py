@@ -157,12 +157,8 @@ class Balancer(Closeable):
             self.local = LocalNode(local, self._host.devices, pins and pins / LOCAL)
             undo.callback(self.local.close)
             self._contents = Contents(self._maps, self.local.locality.is_here)
-            settings = self._maps.maps["settings"]
-            on_failure.callback(settings.update, 0, settings.lookup(0))
-            self._answer_as(icmp or Icmp())
-            self._unwrap = UnwrapAddresses(self._maps.maps["unwrap_addresses"], unwrap)
-            on_failure.callback(self._unwrap.give_up)
-            self._unwrap.begin()
+            self._answer_as(icmp or Icmp(), on_failure)
+            self._unwrap = UnwrapAddresses(self._maps.maps["unwrap_addresses"], unwrap, on_failure)
             takeover = Takeover(self._program, self._contents)
             on_failure.callback(takeover.give_up)
             if takeover.state is State.MOVING:
@@ -195,8 +191,9 @@ class Balancer(Closeable):
         self._want_next_hops()
         self._follow_differences()
 
-    def _answer_as(self, icmp: Icmp) -> None:
+    def _answer_as(self, icmp: Icmp, on_failure: ExitStack) -> None:
         record = self._maps.maps["settings"].lookup(0)
+        on_failure.callback(self._maps.maps["settings"].update, 0, record.copy())
         record["echo"] = icmp.echo
         record["too_big_df"] = icmp.fragmentation_needed == "df"
         self._maps.maps["settings"].update(0, record)

@@ -70,9 +70,9 @@ def tunnelled(net: Network, unwrap: Unwrap = ALL, **options: Any) -> Iterator[Tu
 
 
 def outer(family: int, **fields: Any) -> Packet:
-    """An outer IP header to the load balancer. ``traffic_class``: DSCP and ECN."""
+    """An outer IP header to the load balancer, or another ``end``; with DSCP and ECN."""
     traffic_class = fields.pop("traffic_class", 0)
-    source, end = str(CLIENTS[family]), str(ENDS[family])
+    source, end = str(CLIENTS[family]), str(fields.pop("end", ENDS[family]))
     if family == 4:
         return IP(src=source, dst=end, tos=traffic_class, **fields)
     return IPv6(src=source, dst=end, tc=traffic_class, **fields)

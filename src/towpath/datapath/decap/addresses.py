@@ -119,9 +119,10 @@ class TunnelAddresses:
             raise DecapError(f"address {wanted}: not unwrapped for; those that are: {known}")
         self._map.delete(self._key(wanted), missing_ok=True)
 
-    def unwrapped(self) -> dict[Address, Unwrapped]:
-        """What was unwrapped for each: IPv4 first, in order."""
-        found = {self._address(key): _sum(cpus) for key, cpus in self._map.items()}
+    def unwrapped(self, cpu: int | None = None) -> dict[Address, Unwrapped]:
+        """What was unwrapped for each, on one CPU or on all: IPv4 first, in order."""
+        chosen = slice(None) if cpu is None else slice(cpu, cpu + 1)
+        found = {self._address(key): _sum(cpus[chosen]) for key, cpus in self._map.items()}
         order = sorted(found, key=lambda address: (address.version, int(address)))
         return {address: found[address] for address in order}
 

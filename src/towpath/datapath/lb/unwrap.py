@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from towpath.datapath.decap.addresses import TunnelAddresses, between
 from towpath.documents import UnwrappedCounters
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from towpath.kernel.bpf.maps import Map
     from towpath.model.settings import Unwrap
 
@@ -30,24 +30,20 @@ def unwrap_constants(unwrap: Unwrap, *, translates: bool) -> dict[str, Any]:
 
 
 class UnwrapAddresses(TunnelAddresses):
-    """``unwrap_addresses`` of ``bpf/lb/maps.h``. Those that stay keep their counters."""
+    """``unwrap_addresses`` of ``bpf/lb/maps.h``. Those that stay keep their counters.
 
-    def __init__(self, addresses: Map, unwrap: Unwrap) -> None:
+    Made before the program is attached; `settle` is for after that. ``on_failure`` takes away again
+    what is added: the program of before goes on. DecapError: there is no room.
+    """
+
+    def __init__(self, addresses: Map, unwrap: Unwrap, on_failure: ExitStack) -> None:
         super().__init__(addresses)
         self._wanted = unwrap.addresses
-        self._added = [each for each in self._wanted if each not in self.addresses]
-
-    def begin(self) -> None:
-        """Add those that are new. DecapError: there is no room."""
-        for each in self._added:
-            self.add(each)
-
-    def give_up(self) -> None:
-        """Take them away again: the program of before goes on."""
         there = self.addresses
-        for each in self._added:
-            if each in there:
-                self.remove(each)
+        for each in self._wanted:
+            if each not in there:
+                self.add(each)
+                on_failure.callback(self.remove, each)
 
     def settle(self) -> None:
         """Remove those that aren't wanted any more."""
@@ -57,13 +53,7 @@ class UnwrapAddresses(TunnelAddresses):
 
     def counters(self, cpu: int | None = None) -> tuple[UnwrappedCounters, ...]:
         """What was unwrapped for each, on all CPUs or on one."""
-        if cpu is None:
-            return tuple(
-                UnwrappedCounters(address, each.packets, each.bytes)
-                for address, each in self.unwrapped().items()
-            )
-        found = {self._address(key): np.asarray(cpus)[cpu] for key, cpus in self._map.items()}
         return tuple(
-            UnwrappedCounters(address, int(found[address]["packets"]), int(found[address]["bytes"]))
-            for address in sorted(found, key=lambda address: (address.version, int(address)))
+            UnwrappedCounters(address, each.packets, each.bytes)
+            for address, each in self.unwrapped(cpu).items()
         )
