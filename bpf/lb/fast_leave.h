@@ -13,7 +13,6 @@
 enum fast {
 	FAST_UNPARSED = -1, /* at the beginning */
 	FAST_DOUBT = -1,    /* one of these, which is to be told */
-	FAST_WRAPPED = -2,  /* the same: at the beginning, since it may be in a tunnel */
 	FAST_FLOW = -2,	    /* behind the parser */
 };
 

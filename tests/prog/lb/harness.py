@@ -23,7 +23,7 @@ from towpath.datapath.maps.pins import HOST, NAMES
 from towpath.datapath.observe.counters import verdict_names
 from towpath.datapath.program.egress import AnyFrameEgress
 from towpath.kernel.bpf.probe_fib import fib_lookup
-from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source, Unwrap
+from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Snat, Source, Unwrap
 from towpath.model.settings import NO_UNWRAP
 
 if TYPE_CHECKING:
@@ -254,6 +254,7 @@ def rigged(
     next_hops: Resolver | None = None,
     still: bool = False,
     unwrap: Unwrap = NO_UNWRAP,
+    snat: Snat | None = None,
 ) -> Iterator[Rig]:
     """A load balancer on some devices of the network; ``still``: in a jiffy that doesn't end."""
     source = source or Source()
@@ -268,6 +269,7 @@ def rigged(
             next_hops=next_hops,
             egress=AnyFrameEgress,
             unwrap=unwrap,
+            snat=snat,
         )
     with balancer:
         yield Rig(balancer, network, source)

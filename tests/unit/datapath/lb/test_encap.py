@@ -78,7 +78,7 @@ def test_what_the_load_balancer_is_told_of_tunnels() -> None:
     """Nothing of kinds where none ends; where only looks are cheap, that nothing is looked for."""
     ends = (ip_address("192.0.2.1"),)
     none = unwrap_constants(Unwrap(), translates=False)
-    assert not (none["unwraps"] or none["pass_looks"] or none["takes_gre"] or none["takes_udp"])
+    assert not any(none[name] for name in ("unwraps", "pass_looks", "takes_gre", "takes_udp"))
     assert unwrap_constants(Unwrap(), translates=True)["pass_looks"]
     plain = unwrap_constants(Unwrap(ends, gre=True), translates=False)
     assert (plain["unwraps"], plain["takes_gre"], plain["pass_looks"]) == (True, True, False)
