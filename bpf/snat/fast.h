@@ -259,8 +259,6 @@ static __always_inline int fast_family(struct xdp_md *ctx, const bool v4)
 	action = likely(exact) ? fast_balance(ctx, &lb, exact, v4) : fast_pass(ctx, &lb, v4);
 	if (likely(action >= 0))
 		return action;
-	if (takes_udp && !exact && fast_wrapped(ctx, v4))
-		return FAST_UNPARSED;
 	return FAST_FLOW - (int)(exact * FLOW_SERVICE | (v4 ? FLOW_PLAIN_V4 : FLOW_PLAIN_V6));
 }
 
@@ -273,6 +271,15 @@ static __noinline int fast_v4(struct xdp_md *ctx)
 static __noinline int fast_v6(struct xdp_md *ctx)
 {
 	return fast_family(ctx, false);
+}
+
+/* Whether a packet that has left the fast way behind the parser may be in a tunnel. */
+static __always_inline bool fast_in_tunnel(struct xdp_md *ctx, int action)
+{
+	__u32 flow = FAST_FLOW - action;
+
+	return (flow == FLOW_PLAIN_V4 && fast_wrapped(ctx, true)) ||
+	       (flow == FLOW_PLAIN_V6 && fast_wrapped(ctx, false));
 }
 
 /* Returns what is to be done with the packet, or enum fast. */

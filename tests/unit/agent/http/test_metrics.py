@@ -236,7 +236,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 54
+    assert len(parsed(every_metric())) == 56
 
 
 def test_an_accepted_file_is_not_alarming() -> None:
