@@ -423,8 +423,6 @@ int towpath_lb(struct xdp_md *ctx)
 	if (likely(action >= 0))
 		return action;
 	slot = bpf_get_smp_processor_id() * 2; /* of packets that are not traced */
-	if (takes_udp && fast_in_tunnel(ctx, action))
-		action = FAST_UNPARSED;
 	if (action == FAST_UNPARSED)
 		action = general_parse(ctx, &slot);
 	return action >= 0 ? action : general_flow(ctx, slot, FAST_FLOW - action);

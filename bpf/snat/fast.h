@@ -230,15 +230,13 @@ static __noinline bool fast_wrapped(struct xdp_md *ctx, bool v4)
 /* For a packet whose destination is no VIP, unless a prefix has it. */
 static __always_inline int fast_pass(struct xdp_md *ctx, struct lb_ctx *lb, const bool v4)
 {
+	if (vip_lengths_with_ports(v4))
+		return FAST_DOUBT;
 	if (unlikely(pass_looks)) {
 		if (takes_udp && fast_wrapped(ctx, v4))
 			return FAST_DOUBT;
-		if (vip_lengths_with_ports(v4))
-			return FAST_DOUBT;
 		if (nat_may_be(&lb->pkt.flow))
 			return v4 ? fast_nat_reply(ctx) : FAST_DOUBT;
-	} else if (vip_lengths_with_ports(v4)) {
-		return FAST_DOUBT;
 	}
 	fast_place(ctx, lb);
 	count_verdict(lb->cpu, VERDICT_PASS_NO_VIP);
@@ -259,6 +257,8 @@ static __always_inline int fast_family(struct xdp_md *ctx, const bool v4)
 	action = likely(exact) ? fast_balance(ctx, &lb, exact, v4) : fast_pass(ctx, &lb, v4);
 	if (likely(action >= 0))
 		return action;
+	if (takes_udp && !exact && fast_wrapped(ctx, v4))
+		return FAST_UNPARSED;
 	return FAST_FLOW - (int)(exact * FLOW_SERVICE | (v4 ? FLOW_PLAIN_V4 : FLOW_PLAIN_V6));
 }
 
@@ -271,15 +271,6 @@ static __noinline int fast_v4(struct xdp_md *ctx)
 static __noinline int fast_v6(struct xdp_md *ctx)
 {
 	return fast_family(ctx, false);
-}
-
-/* Whether a packet that has left the fast way behind the parser may be in a tunnel. */
-static __always_inline bool fast_in_tunnel(struct xdp_md *ctx, int action)
-{
-	__u32 flow = FAST_FLOW - action;
-
-	return (flow == FLOW_PLAIN_V4 && fast_wrapped(ctx, true)) ||
-	       (flow == FLOW_PLAIN_V6 && fast_wrapped(ctx, false));
 }
 
 /* Returns what is to be done with the packet, or enum fast. */
