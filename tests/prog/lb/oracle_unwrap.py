@@ -33,7 +33,7 @@ class TunnelWorld(World):
     @classmethod
     def of(cls, world: World, *args: object) -> TunnelWorld:
         """The same world, with tunnels."""
-        return cls(*(getattr(world, each.name) for each in fields(World)), *args)  # type: ignore[arg-type]
+        return cls(*(getattr(world, each.name) for each in fields(World)), *args)
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
         """What happens to a frame; what is within one, if that is for a VIP."""

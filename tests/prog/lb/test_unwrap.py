@@ -162,10 +162,10 @@ def test_what_is_about_flows_is_found_within(rig: TunnelRig, inside: int) -> Non
 @pytest.mark.parametrize("outside", FAMILIES)
 def test_a_tunnels_fragment_is_the_kernels(rig: TunnelRig, outside: int) -> None:
     """Who puts it together unwraps it."""
+    sent = bytearray(wrapped(frame(4), outside=outside))
     if outside == 4:
-        sent = wrapped(frame(4), outside=4, flags="MF")
+        sent = bytearray(wrapped(frame(4), outside=4, flags="MF"))
     else:
-        sent = bytearray(wrapped(frame(4), outside=6))
         sent[20] = 44
         sent[54:54] = bytes((4, 0, 0, 1, 0, 0, 0, 1))
         sent[18:20] = (int.from_bytes(sent[18:20], "big") + 8).to_bytes(2, "big")
