@@ -233,8 +233,9 @@ struct backend_drop {
  * ---- Verdicts -------------------------------------------------------------
  *
  * Every packet adds one to exactly one of these. PASS_* leave the packet as it
- * came, and so does LOCAL. DROP_* say why a packet of a service could not be sent on. TX_* below
- * them are answers to the sender.
+ * came, and so does LOCAL, but for the outer header of one that was in a tunnel and is for a VIP.
+ * DROP_* say why a packet of a service could not be sent on. TX_* below them are answers to the
+ * sender.
  */
 enum verdict {
 	VERDICT_TX = 0,	  /* encapsulated, out of the same device */
@@ -268,8 +269,10 @@ enum verdict {
 	VERDICT_DROP_FRAGMENT,	    /* its first one isn't known, or where that went is gone */
 	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */
 	VERDICT_DROP_NO_FLOW,	    /* a RST for no flow that is translated */
-	VERDICT_TX_TOO_BIG,	    /* like DROP_MTU, and the sender is told what fits */
-	VERDICT_TX_ECHO,	    /* an echo request to a VIP, answered */
+	VERDICT_DROP_UNWRAP_MALFORMED, /* a tunnel's for this node, with nonsense in its headers */
+	VERDICT_DROP_UNWRAP_ECN, /* RFC 6040: outer CE, and the packet within isn't ECN-capable */
+	VERDICT_TX_TOO_BIG,	 /* like DROP_MTU, and the sender is told what fits */
+	VERDICT_TX_ECHO,	 /* an echo request to a VIP, answered */
 	VERDICT_MAX,
 };
 BTF_KEEP(enum verdict);
@@ -277,6 +280,14 @@ BTF_KEEP(enum verdict);
 struct verdict_cpu {
 	__u64 packets[64]; /* by enum verdict; a power of two */
 };
+
+/*
+ * ---- Unwrapping -----------------------------------------------------------
+ *
+ * A packet in a tunnel to one of `unwrap_addresses`, a per-CPU hash from decap_key to
+ * decap_counters, is taken out of it if it is for a VIP, and counted there. Its verdict is that of
+ * the packet that was within.
+ */
 
 /*
  * ---- Settings -------------------------------------------------------------

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The load balancer: parse -> service -> source -> backend -> next hop -> encapsulate
+ * The load balancer: parse -> unwrap -> service -> source -> backend -> next hop -> encapsulate
  * or put into a new frame -> transmit. A packet passes to the kernel as it came until
  * the moment it is changed; from there it is sent, handed to the kernel or dropped with a
  * counted reason.
@@ -18,6 +18,7 @@
 #include "lb/trace.h"
 #include "lb/transmit.h"
 #include "lb/tunnel.h"
+#include "lb/unwrap.h"
 #include "net/encap.h"
 #include "net/fib.h"
 #include "net/parse.h"
@@ -358,6 +359,8 @@ static __always_inline int handle_parse(struct xdp_md *ctx, struct lb_ctx *lb)
 	barrier();
 	if (xdp_fragments && unlikely(parsed != PARSE_OK))
 		parsed = slow_path_pull(ctx, lb->slot, parsed);
+	if (unwraps && unlikely(may_be_wrapped(lb, parsed)))
+		parsed = unwrap_parse(ctx, lb->slot, parsed);
 	if (unlikely(parsed != PARSE_OK)) {
 		if (nat_ports && parsed == VERDICT_PASS_PROTOCOL)
 			parsed = balance_error(ctx, lb);

@@ -16,6 +16,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi/base.h"
+#include "abi/decap.h"
 #include "abi/flows.h"
 #include "abi/health.h"
 #include "abi/lb.h"
@@ -104,6 +105,14 @@ struct {
 	__type(key, struct backend_drop);
 	__type(value, __u64); /* packets */
 } backend_drops SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct decap_key); /* outer destinations that are unwrapped for */
+	__type(value, struct decap_counters);
+} unwrap_addresses SEC(".maps");
 
 /* Set before loading; the verifier sees constants. */
 const volatile __u64 hash_seed = 0;    /* the same on every node of a group */

@@ -22,7 +22,14 @@
 #include "lb/fast_leave.h"
 #include "lb/l2.h"
 #include "lb/tunnel.h"
+#include "lb/unwrap.h"
 #include "snat/fast_nat.h"
+
+/*
+ * Set before loading: a packet whose destination is no VIP may be one that is translated, or wrapped.
+ * One constant for both, since each costs what reads it.
+ */
+const volatile __u32 pass_looks = 0;
 
 /* So that a family, where only one can be, is a constant. */
 static const __u8 ONLY_V4 = FAMILY_V4, ONLY_V6 = FAMILY_V6;
@@ -206,13 +213,30 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 	return fast_sent(lb, &stats->hop);
 }
 
+/*
+ * Whether a packet may be in a tunnel, by its port. parse_plain() has looked at the frame, of which
+ * this is read once more: to have it at hand would cost all packets.
+ */
+static __noinline bool fast_wrapped(struct xdp_md *ctx, bool v4)
+{
+	struct cursor c = cursor_of(ctx);
+	struct packet pkt = {};
+	bool taken = v4 ? take_plain(c, &pkt, true) : take_plain(c, &pkt, false);
+
+	return taken && has_tunnel_port(&pkt.flow);
+}
+
 /* For a packet whose destination is no VIP, unless a prefix has it. */
 static __always_inline int fast_pass(struct xdp_md *ctx, struct lb_ctx *lb, const bool v4)
 {
 	if (vip_lengths_with_ports(v4))
 		return FAST_DOUBT;
-	if (unlikely(nat_may_be(&lb->pkt.flow)))
-		return v4 ? fast_nat_reply(ctx) : FAST_DOUBT;
+	if (unlikely(pass_looks)) {
+		if (takes_udp && fast_wrapped(ctx, v4))
+			return FAST_DOUBT;
+		if (nat_may_be(&lb->pkt.flow))
+			return v4 ? fast_nat_reply(ctx) : FAST_DOUBT;
+	}
 	fast_place(ctx, lb);
 	count_verdict(lb->cpu, VERDICT_PASS_NO_VIP);
 	return XDP_PASS;
@@ -232,6 +256,8 @@ static __always_inline int fast_family(struct xdp_md *ctx, const bool v4)
 	action = likely(exact) ? fast_balance(ctx, &lb, exact, v4) : fast_pass(ctx, &lb, v4);
 	if (likely(action >= 0))
 		return action;
+	if (takes_udp && !exact && fast_wrapped(ctx, v4))
+		return FAST_UNPARSED;
 	return FAST_FLOW - (int)(exact * FLOW_SERVICE | (v4 ? FLOW_PLAIN_V4 : FLOW_PLAIN_V6));
 }
 

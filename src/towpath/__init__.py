@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ServiceKey,
         Snat,
         Source,
+        Unwrap,
     )
     from towpath.model.capture import Capture
     from towpath.socketloadbalancer import SocketLoadBalancer
@@ -74,6 +75,7 @@ __all__ = [
     "Snat",
     "SocketLoadBalancer",
     "Source",
+    "Unwrap",
     "WildcardTable",
     "__version__",
 ]
@@ -102,6 +104,7 @@ _MODULES = {
         "ServiceKey",
         "Snat",
         "Source",
+        "Unwrap",
     ),
     "towpath.model.capture": ("Capture",),
     "towpath.socketloadbalancer": ("SocketLoadBalancer",),

@@ -198,6 +198,17 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class UnwrappedCounters:
+    """Packets for services that were taken out of tunnels to one address."""
+
+    address: Address
+    """The tunnels' destination."""
+    packets: int
+    bytes: int
+    """Of the packets within, as their headers say."""
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Every packet that the datapath has seen."""
 
@@ -211,6 +222,8 @@ class Counters:
     local: dict[str, dict[str, int]] = field(default_factory=dict)
     """Translated packets of backends on this node, by program (in, out) and what
     became of them; and bytes and new flows (begun). Empty where there is no such backend."""
+    unwrapped: tuple[UnwrappedCounters, ...] = ()
+    """What was taken out of tunnels, by each address of ``unwrap``."""
 
     def service(self, which: str | ServiceKey) -> ServiceCounters:
         """Return what came in for one service, by its name or by what it is for.

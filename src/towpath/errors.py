@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from towpath.agent.errors import AgentError
     from towpath.api.errors import ApiError, ClientError, UnreachableError
     from towpath.bench.errors import BenchError
-    from towpath.datapath.decap.table import DecapError
+    from towpath.datapath.decap.addresses import DecapError
     from towpath.datapath.errors import CapacityError, DatapathError
     from towpath.kernel.bpf.pcap import ExpressionError
     from towpath.kernel.errors import KernelError, LayoutError, VerifierError

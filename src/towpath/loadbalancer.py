@@ -43,6 +43,7 @@ from towpath.model import (
     Snat,
     Source,
     TracedPacket,
+    Unwrap,
     check_services,
     make_config,
     parse_service,
@@ -106,6 +107,7 @@ class LoadBalancer(Balancing):
         drain: How backends that are removed keep the flows they have.
         neighbours: How next hops are kept resolved.
         local: Which backends are on this node, besides those that have its own addresses.
+        unwrap: Tunnels to this node whose packets are balanced; by default none.
 
     Raises:
         ConfigError: A value that isn't allowed.
@@ -138,6 +140,7 @@ class LoadBalancer(Balancing):
         drain: Drain | None = None,
         neighbours: Neighbours | None = None,
         local: Local | None = None,
+        unwrap: Unwrap | None = None,
     ) -> None:
         wishes = {
             "source": source,
@@ -147,6 +150,7 @@ class LoadBalancer(Balancing):
             "drain": drain,
             "neighbours": neighbours,
             "local": local,
+            "unwrap": unwrap,
         }
         given = {name: wish for name, wish in wishes.items() if wish is not None}
         config = make_config({"devices": devices} | given)
@@ -172,6 +176,7 @@ class LoadBalancer(Balancing):
                     next_hops=self._next_hops,
                     bare=bare,
                     local=config.local,
+                    unwrap=config.unwrap,
                 )
             )
             self._undo = undo.pop_all()

@@ -12,7 +12,7 @@ BPF = Path(__file__).resolve().parents[2] / "bpf"
 BELOW: dict[str, set[str]] = {
     "abi": set(),
     "net": {"abi"},
-    "lb": {"abi", "net"},
+    "lb": {"abi", "net", "decap"},
     "snat": {"abi", "net", "lb"},
     "health": {"abi", "net", "lb"},
     "wildcard": {"abi"},

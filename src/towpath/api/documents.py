@@ -57,6 +57,7 @@ from towpath.documents import (
     Translation,
     Unreached,
     UnreachedBackend,
+    UnwrappedCounters,
 )
 from towpath.model import Address, CheckType, Device, Problem, Service
 
@@ -114,6 +115,7 @@ __all__ = [
     "Translation",
     "Unreached",
     "UnreachedBackend",
+    "UnwrappedCounters",
     "Use",
 ]
 

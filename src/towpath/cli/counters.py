@@ -47,6 +47,13 @@ def show_local(counters: Counters) -> None:
         print_table(("on this node", "verdict", "packets"), rows, numbers=("packets",))
 
 
+def show_unwrapped(counters: Counters) -> None:
+    """Packets that were taken out of tunnels, if any address is for that."""
+    if counters.unwrapped:
+        rows = [(str(u.address), count(u.packets), count(u.bytes)) for u in counters.unwrapped]
+        print_table(("unwrapped for", "packets", "bytes"), rows, numbers=("packets", "bytes"))
+
+
 def show_services(services: Iterable[ServiceCounters]) -> None:
     """A line for each service, and one for each of its backends."""
     rows: list[_Row] = []

@@ -145,7 +145,7 @@ def _undisturbed() -> Iterator[None]:
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, asked_to_end())
     try:
-        from towpath.datapath.decap.table import DecapError
+        from towpath.datapath.decap.addresses import DecapError
 
         try:
             yield

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from towpath.cli.command import Manual
-from towpath.cli.counters import show_local, show_refused, show_services, show_verdicts
+from towpath.cli.counters import (
+    show_local,
+    show_refused,
+    show_services,
+    show_unwrapped,
+    show_verdicts,
+)
 from towpath.cli.output import Format, count, emit, output_option, print_table, say, socket_option
 
 if TYPE_CHECKING:
@@ -56,6 +62,9 @@ def status(counted: bool, per_cpu: bool, socket_path: Path, form: Format) -> Non
             if counters.refused:
                 say()
                 show_refused(counters)
+            if counters.unwrapped:
+                say()
+                show_unwrapped(counters)
             if counters.local:
                 say()
                 show_local(counters)

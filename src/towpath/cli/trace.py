@@ -66,6 +66,8 @@ VERDICTS = {
     "drop_fragment": "dropped: a fragment whose first one isn't known, or its translation is gone",
     "drop_mtu_quiet": "dropped: larger than the egress MTU, and enough senders have been told",
     "drop_no_flow": "dropped: a reset of a connection that isn't translated",
+    "drop_unwrap_malformed": "dropped: in a tunnel to this node, and its headers make no sense",
+    "drop_unwrap_ecn": "dropped: its tunnel met congestion, and what is within can't be told (ECN)",
     "tx_too_big": "answered: larger than the egress MTU, the sender is told what fits",
     "tx_echo": "answered: an echo request to a VIP",
 }

@@ -21,6 +21,7 @@ from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
 from towpath.datapath.lb.destinations import destination, destinations
+from towpath.datapath.lb.unwrap import UnwrapAddresses
 from towpath.datapath.lb.ways_by_flow import WaysByFlow
 from towpath.datapath.local.node import LocalNode
 from towpath.datapath.maps.pins import LOCAL, held
@@ -40,7 +41,17 @@ from towpath.datapath.socket.balancer import SocketBalancer
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
 from towpath.model.service import Protocol
-from towpath.model.settings import DEFAULT_LOCAL, DEFAULT_MARK, Device, Icmp, Limits, Local, Source
+from towpath.model.settings import (
+    DEFAULT_LOCAL,
+    DEFAULT_MARK,
+    NO_UNWRAP,
+    Device,
+    Icmp,
+    Limits,
+    Local,
+    Source,
+    Unwrap,
+)
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
@@ -56,7 +67,7 @@ if TYPE_CHECKING:
     from towpath.datapath.neigh.next_hops import Trouble
     from towpath.datapath.neigh.wanted import Resolver
     from towpath.datapath.recorder.capture import Recording
-    from towpath.documents import Counters, DeviceStatus, Refused, Trace
+    from towpath.documents import Counters, DeviceStatus, Refused, Trace, UnwrappedCounters
     from towpath.model.capture import Capture
     from towpath.model.flow import FlowTuple
     from towpath.model.service import Service, ServiceKey
@@ -94,6 +105,7 @@ class Balancer(Closeable):
     ``health`` is the way that health checks take, their packets carrying ``mark``. ``next_hops``
     keeps resolved how backends are reached. ``egress`` finds out what can leave by which device.
     ``local`` says which backends are on this node, besides those that have its own addresses.
+    ``unwrap``: tunnels to this node whose packets are balanced.
     ``bare``: there may be no device; services are then balanced by others, over the same tables.
 
     Not thread-safe. A context manager, which closes.
@@ -118,6 +130,7 @@ class Balancer(Closeable):
         egress: type[Egress] = Egress,
         bare: bool = False,
         local: Local = DEFAULT_LOCAL,
+        unwrap: Unwrap = NO_UNWRAP,
     ) -> None:
         if not devices and not bare:
             raise DatapathError("no device to balance on; name at least one")
@@ -139,14 +152,13 @@ class Balancer(Closeable):
             if pins is not None and not self._maps.adopted and not self._maps.leaving:
                 on_failure.callback(remove_pins, pins / "maps")
                 on_failure.callback(remove_pins, pins / "links")
-            self._program = LoadedProgram(self._maps, snat=self._snat, mark=mark)
+            self._program = LoadedProgram(self._maps, snat=self._snat, mark=mark, unwrap=unwrap)
             undo.callback(self._program.close)
             self.local = LocalNode(local, self._host.devices, pins and pins / LOCAL)
             undo.callback(self.local.close)
             self._contents = Contents(self._maps, self.local.locality.is_here)
-            settings = self._maps.maps["settings"]
-            on_failure.callback(settings.update, 0, settings.lookup(0))
-            self._answer_as(icmp or Icmp())
+            self._answer_as(icmp or Icmp(), on_failure)
+            self._unwrap = UnwrapAddresses(self._maps.maps["unwrap_addresses"], unwrap, on_failure)
             takeover = Takeover(self._program, self._contents)
             on_failure.callback(takeover.give_up)
             if takeover.state is State.MOVING:
@@ -168,6 +180,7 @@ class Balancer(Closeable):
             self.local.begin(self._maps, self._contents, self._attachment)
             self._host.follow_with(self.health, self.local, hold)
             takeover.after_attaching()
+            self._unwrap.settle()
             # Only now does no other program fill the table in its own way any more.
             begin_snat(self._maps, self._snat)
             self.recorder = Recorder(self._program, self._attachment)
@@ -178,8 +191,9 @@ class Balancer(Closeable):
         self._want_next_hops()
         self._follow_differences()
 
-    def _answer_as(self, icmp: Icmp) -> None:
+    def _answer_as(self, icmp: Icmp, on_failure: ExitStack) -> None:
         record = self._maps.maps["settings"].lookup(0)
+        on_failure.callback(self._maps.maps["settings"].update, 0, record.copy())
         record["echo"] = icmp.echo
         record["too_big_df"] = icmp.fragmentation_needed == "df"
         self._maps.maps["settings"].update(0, record)
@@ -299,9 +313,14 @@ class Balancer(Closeable):
         installed = self._contents.installed
         backends = self._contents.tables.backends
         read = read_counters(self._maps, backends, installed, self._contents.by_key, cpu)
+        read = replace(read, unwrapped=self._unwrap.counters(cpu))
         if cpu is not None:
             return read
         return replace(read, refused=self.refused(), local=self.local.counts())
+
+    def unwrapped(self) -> tuple[UnwrappedCounters, ...]:
+        """Return what was taken out of tunnels, by their destinations."""
+        return self._unwrap.counters()
 
     def refused(self) -> tuple[Refused, ...] | None:
         """Return what was counted as sent and then refused; None: this kernel doesn't tell."""

@@ -40,6 +40,7 @@ from towpath.model.settings import (
     Neighbours,
     Source,
     State,
+    Unwrap,
 )
 from towpath.model.snat import Snat
 from towpath.model.traced import TracedPacket
@@ -73,6 +74,7 @@ __all__ = [
     "Source",
     "State",
     "TracedPacket",
+    "Unwrap",
     "advice",
     "check_service",
     "check_services",

@@ -197,6 +197,7 @@ def _config(raw: object, found: Findings) -> Tree | None:
     _check_devices(devices, found)
     check_capacity(tree.get("services", []), tree.get("limits", {}), found)
     _check_snat(tree.get("services", []), tree.get("snat"), found)
+    _check_unwrap(tree.get("unwrap"), found)
     trees = {name: _section(of, raw[name], found) for name, of in others.items() if name in raw}
     for name in trees:
         beside: Callable[[Tree, Mapping[str, Tree | None], Findings], None] | None
@@ -218,6 +219,16 @@ def _section(of: Capability | Origin, raw: object, found: Findings) -> Tree | No
     if tree is not None and check is not None:
         check(tree, (of.name,), found)
     return tree
+
+
+def _check_unwrap(unwrap: Tree | None, found: Findings) -> None:
+    """Check that tunnels have somewhere to end."""
+    wrong = ("unwrap", "addresses")
+    asked = [key for key in ("gre", "udp_ports") if unwrap and unwrap.get(key)]
+    if unwrap and asked and unwrap.get("addresses", ()) == ():
+        found.add(
+            wrong, f"is missing, but there is {asked[0]}; allowed: outer destinations of tunnels"
+        )
 
 
 def _check_snat(services: Sequence[Tree | None], snat: Tree | None, found: Findings) -> None:

@@ -14,11 +14,13 @@ from towpath.model.kinds import (
     Duration,
     Flag,
     Integer,
+    Integers,
     Listen,
     OrNone,
     Prefix,
     Prefixes,
     SourceAddress,
+    UnicastAddresses,
     Word,
     split_endpoint,
 )
@@ -143,6 +145,26 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwrap:
+    """Packets in tunnels to this node, of which what is within is balanced.
+
+    Changing it needs a restart of the agent.
+    """
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    addresses: Annotated[tuple[Address, ...], UnicastAddresses()] = ()
+    """Outer destinations, of this node. None: nothing is unwrapped."""
+    gre: Annotated[bool, Flag()] = False
+    """Whether packets in GRE are unwrapped, too."""
+    udp_ports: Annotated[tuple[int, ...], Integers(1, 65535, 4)] = ()
+    """And those in UDP to these ports, of FOU and of either variant of GUE."""
+
+
+NO_UNWRAP = Unwrap()
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """The agent's HTTP API."""
 
@@ -212,6 +234,8 @@ class Config:
     neighbours: Neighbours = DEFAULT_NEIGHBOURS
     local: Local = DEFAULT_LOCAL
     """Which backends are on this node."""
+    unwrap: Unwrap = NO_UNWRAP
+    """Tunnels that end here, whose packets are balanced."""
     api: Api = Api()
     icmp: Icmp = Icmp()
     metrics: Metrics = Metrics()

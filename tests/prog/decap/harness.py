@@ -15,7 +15,8 @@ from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from tests.prog.decap.oracle import UNWRAPPED, Outcome, unwrap
 
-from towpath.datapath.decap.table import DecapCounters, DecapTable, between
+from towpath.datapath.decap.addresses import between
+from towpath.datapath.decap.table import DecapCounters, DecapTable
 from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.object import BpfObject
 

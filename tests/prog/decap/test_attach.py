@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.prog.decap.wire import ip
 
+from towpath.datapath.decap.addresses import DecapError
 from towpath.datapath.decap.decap import Decap, detach_pinned
-from towpath.datapath.decap.table import DecapError
 from towpath.kernel.bpf.links import xdp_program_id
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.errors import KernelError, LayoutError

@@ -23,7 +23,8 @@ from towpath.datapath.maps.pins import HOST, NAMES
 from towpath.datapath.observe.counters import verdict_names
 from towpath.datapath.program.egress import AnyFrameEgress
 from towpath.kernel.bpf.probe_fib import fib_lookup
-from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Source
+from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Snat, Source, Unwrap
+from towpath.model.settings import NO_UNWRAP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -252,6 +253,8 @@ def rigged(
     pins: Path | None = None,
     next_hops: Resolver | None = None,
     still: bool = False,
+    unwrap: Unwrap = NO_UNWRAP,
+    snat: Snat | None = None,
 ) -> Iterator[Rig]:
     """A load balancer on some devices of the network; ``still``: in a jiffy that doesn't end."""
     source = source or Source()
@@ -265,6 +268,8 @@ def rigged(
             pins=pins,
             next_hops=next_hops,
             egress=AnyFrameEgress,
+            unwrap=unwrap,
+            snat=snat,
         )
     with balancer:
         yield Rig(balancer, network, source)

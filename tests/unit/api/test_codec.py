@@ -57,6 +57,7 @@ from towpath.api.documents import (
     Trace,
     Unreached,
     UnreachedBackend,
+    UnwrappedCounters,
     Use,
 )
 from towpath.capabilities import FILE
@@ -84,6 +85,7 @@ DOCUMENTS = [
         ),
         (CpuVerdicts(18, {"tx": 19}),),
         (Refused("br0", "EOPNOTSUPP", 20),),
+        unwrapped=(UnwrappedCounters(ip_address("192.0.2.9"), 23, 24),),
     ),
     Flows((Flow("web", ip_address("2001:db8::7"), 40000, ip_address("192.0.2.1"), 0.5),), 20),
     FlowCounts(21, 22, (FlowCount("web", ip_address("192.0.2.1"), 21),)),

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tests.unit.api.test_codec import DOCUMENTS
 
-from towpath.api.documents import Counters, Refused, Status
-from towpath.cli.counters import show_refused
+from towpath.api.documents import Counters, Refused, Status, UnwrappedCounters
+from towpath.cli.counters import show_refused, show_unwrapped
 from towpath.cli.status import _lines
 
 if TYPE_CHECKING:
@@ -33,3 +34,14 @@ def test_what_was_refused_is_shown_where_there_is_any(capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     assert "refused by" in shown
     assert ["br0", "EOPNOTSUPP", "1,234"] in [line.split() for line in shown.splitlines()]
+
+
+def test_what_was_unwrapped_is_shown_where_tunnels_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """By their destination, those without a packet too."""
+    show_unwrapped(Counters({}))
+    assert capsys.readouterr().out == ""
+    ends = (UnwrappedCounters(ip_address(f"192.0.2.{n}"), 1234 * n, 56 * n) for n in (0, 1))
+    show_unwrapped(Counters({}, unwrapped=tuple(ends)))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["192.0.2.0", "0", "0"] in rows
+    assert ["192.0.2.1", "1,234", "56"] in rows

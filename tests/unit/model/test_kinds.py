@@ -19,6 +19,7 @@ from towpath.model.kinds import (
     FieldError,
     Flag,
     Integer,
+    Integers,
     Kind,
     Listen,
     Name,
@@ -27,6 +28,7 @@ from towpath.model.kinds import (
     Prefixes,
     SourceAddress,
     UnicastAddress,
+    UnicastAddresses,
     Vip,
     Word,
     plain,
@@ -38,6 +40,11 @@ RATE = Quantity(0, 10**9, "bits a second")
 
 GOOD: list[tuple[Kind, object, object]] = [
     (Integer(0, 9), 9, 9),
+    (Integers(0, 9, 2), [9, 0], (9, 0)),
+    (Integers(0, 9, 2), 9, (9,)),
+    (Integers(0, 9, 2), None, ()),
+    (UnicastAddresses(), "192.0.2.1", (ip_address("192.0.2.1"),)),
+    (UnicastAddresses(), None, ()),
     (Flag(), False, False),
     (Word("a", "b"), "b", "b"),
     (Name(), "ns.web_1:http-80", "ns.web_1:http-80"),
@@ -82,6 +89,11 @@ GOOD: list[tuple[Kind, object, object]] = [
 ]
 
 BAD: list[tuple[Kind, object, str]] = [
+    (Integers(0, 9, 2), [1, 2, 3], "3 are too many; allowed: up to 2, each from 0 to 9"),
+    (Integers(0, 9, 2), [1, 1], "1 is listed twice; allowed: up to 2"),
+    (Integers(0, 9, 2), [10], "10 is out of range; allowed: up to 2, each from 0 to 9"),
+    (UnicastAddresses(), ["::1"], "is a loopback address"),
+    (UnicastAddresses(), ["192.0.2.1"] * 2, "192.0.2.1 is listed twice"),
     (Integer(0, 9), 10, "10 is out of range; allowed: 0 to 9"),
     (Integer(0, 9), "5", "'5' is not a whole number; allowed: 0 to 9"),
     (Integer(0, 9), 5.0, "5.0 is not a whole number"),

@@ -190,6 +190,10 @@ def test_without_services_no_device_is_needed() -> None:
             "services: [{name: a, vip: 192.0.2.1, port: 1}]",
             "1: devices: is missing, but there are services; allowed: one device or more",
         ),
+        (
+            "devices: [eth0]\nunwrap: {udp_ports: [6080]}",
+            "2: unwrap.addresses: is missing, but there is udp_ports; allowed: outer destinations",
+        ),
         ("devices: {}", "1: devices: {} is not a list; allowed: a list, such as [...] or lines "),
         (
             "eth0",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from towpath.api.documents import DeviceStatus, Refused, Status
+    from towpath.api.documents import DeviceStatus, Refused, Status, UnwrappedCounters
 
 
 def host_metrics(devices: Iterable[DeviceStatus], followed: Mapping[str, int]) -> Iterator[Metric]:
@@ -59,6 +59,24 @@ def refused_metrics(refused: Iterable[Refused]) -> Iterator[Metric]:
     for each in refused:
         family.add_metric((each.device, each.error), each.packets)
     yield family
+
+
+def unwrapped_metrics(unwrapped: Iterable[UnwrappedCounters]) -> Iterator[Metric]:
+    """Metrics of packets that were taken out of tunnels, where there are addresses for that."""
+    packets = CounterMetricFamily(
+        "towpath_unwrapped_packets",
+        "Packets for services that were taken out of tunnels, by the tunnels' destination.",
+        labels=("address",),
+    )
+    size = CounterMetricFamily(
+        "towpath_unwrapped_bytes", "Their bytes, without outer headers.", labels=("address",)
+    )
+    for each in unwrapped:
+        packets.add_metric((str(each.address),), each.packets)
+        size.add_metric((str(each.address),), each.bytes)
+    if packets.samples:
+        yield packets
+        yield size
 
 
 def local_metrics(local: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:

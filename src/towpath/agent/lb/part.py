@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 from towpath.agent.errors import AgentError
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.http import captures, flows, services, sources
-from towpath.agent.http.metrics import host_metrics, local_metrics, refused_metrics
+from towpath.agent.http.metrics import (
+    host_metrics,
+    local_metrics,
+    refused_metrics,
+    unwrapped_metrics,
+)
 from towpath.agent.lb import exhaustion
 from towpath.agent.lb.controller import Controller, stored
 from towpath.agent.lb.exhaustion import ExhaustionWatch
@@ -95,7 +100,9 @@ class LoadBalancer(Part):
     """Devices, services and their backends, health checks, captures."""
 
     name = "lb"
-    fixed: tuple[str, ...] = ("devices", "source", "icmp", "limits", "checks", "snat", "local")
+    fixed: tuple[str, ...] = (
+        *("devices", "source", "icmp", "limits", "checks", "snat", "local", "unwrap"),
+    )
 
     def __init__(self, given: Given) -> None:
         config, self._writer = given.config, given.writer
@@ -121,6 +128,7 @@ class LoadBalancer(Part):
                     next_hops=given.next_hops,
                     bare=True,
                     local=config.local,
+                    unwrap=config.unwrap,
                 )
             )
             given.shared.services = self._balancer
@@ -323,6 +331,7 @@ class LoadBalancer(Part):
         """Of packets, services, backends and their checks, and of devices."""
         yield from self.observer.metrics()
         yield from refused_metrics(self._balancer.refused() or ())
+        yield from unwrapped_metrics(self._writer.call(self._balancer.unwrapped))
         yield from local_metrics(self._writer.call(self._balancer.local.counts))
         yield from host_metrics(self._balancer.device_status, self._balancer.followed._asdict())
         for source, _ in self._sources.values():

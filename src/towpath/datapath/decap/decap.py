@@ -19,13 +19,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from towpath.closeable import Closeable
-from towpath.datapath.decap.table import (
-    DecapCounters,
-    DecapError,
-    DecapTable,
-    between,
-    tunnel_address,
-)
+from towpath.datapath.decap.addresses import DecapError, between, tunnel_address
+from towpath.datapath.decap.table import DecapCounters, DecapTable
 from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.bpf.fragments import taking_fragments
 from towpath.kernel.bpf.links import NOT_THE_DRIVER, Link, attach_xdp, xdp_program_id

@@ -72,6 +72,7 @@ class CounterCopy:
         self._copy_service_drops()
         self._copy_backend_drops()
         self._copy_refusals()
+        self._copy_unwrapped()
 
     def _copy(
         self, name: str, field: str, places: Iterable[tuple[int, int]], *, of_records: bool
@@ -136,3 +137,17 @@ class CounterCopy:
             more = packets - self._done.get(name, np.uint64(0))
             table.update(key, more + (table.lookup(key) or 0))
             self._done[name] = packets
+
+    def _copy_unwrapped(self) -> None:
+        """Of the addresses that packets are unwrapped for still."""
+        table = self._new.maps["unwrap_addresses"]
+        for key, counted in self._old.maps["unwrap_addresses"].items():
+            name = f"unwrapped {key}"
+            there = table.lookup(key)
+            if there is None:
+                continue
+            done = self._done.get(name)
+            for field in there.dtype.names or ():
+                there[field] += counted[field] - (np.uint64(0) if done is None else done[field])
+            table.update(key, there)
+            self._done[name] = counted

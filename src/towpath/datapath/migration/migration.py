@@ -52,6 +52,7 @@ COUNTERS = frozenset(
         "backend_drops",
         "reply_cpus",
         "refusals",
+        "unwrap_addresses",
     }
 )
 MACHINE = frozenset({"vlan_devices", "egress_devices", "ways"})

@@ -9,10 +9,12 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 from towpath.datapath.flows.flow_table import IDLE_SECONDS
+from towpath.datapath.lb.unwrap import unwrap_constants
 from towpath.datapath.snat.constants import constants as snat_constants
 from towpath.kernel.bpf import probe
 from towpath.kernel.errors import VerifierError
 from towpath.kernel.jiffies import per_second, units
+from towpath.model.settings import NO_UNWRAP, Unwrap
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
@@ -38,12 +40,20 @@ class LoadedProgram:
     ``mark`` is that of health checks' packets, 0 for none.
     """
 
-    def __init__(self, tables: SharedMaps, *, snat: Snat | None = None, mark: int = 0) -> None:
+    def __init__(
+        self,
+        tables: SharedMaps,
+        *,
+        snat: Snat | None = None,
+        mark: int = 0,
+        unwrap: Unwrap = NO_UNWRAP,
+    ) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
         self._other: BpfObject | None = None
         self._mark = mark
         self._snat = snat or Snat()
+        self._unwrap = unwrap
         self.tables = tables
         self.fragments = probe.fragments()
         """Whether the program takes frames in fragments: larger ones than a page has room for."""
@@ -69,11 +79,16 @@ class LoadedProgram:
         )
         seen_shift = self.constant("flow_limits", "FLOW_SEEN_SHIFT")
         idle = units(IDLE_SECONDS, per_second(), seen_shift)
-        return nat | {
-            "health_mark": self._mark,
-            "flow_idle": idle,
-            "jiffies_a_second": per_second(),
-        }
+        tunnels = unwrap_constants(self._unwrap, translates=bool(nat["nat_ports"]))
+        return (
+            nat
+            | tunnels
+            | {
+                "health_mark": self._mark,
+                "flow_idle": idle,
+                "jiffies_a_second": per_second(),
+            }
+        )
 
     def kind(self, mode: str) -> bool:
         """Whether programs that run in a mode are of the kind that takes frames in fragments.

@@ -16,6 +16,7 @@ from towpath.model.kinds.addresses import (
     Prefix,
     SourceAddress,
     UnicastAddress,
+    UnicastAddresses,
     Vip,
     not_unicast,
     prefix_of,
@@ -37,7 +38,7 @@ from towpath.model.kinds.durations import Duration, written
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
 from towpath.model.kinds.prefixes import Prefixes, fewest
-from towpath.model.kinds.scalars import Flag, Integer, OrNone, Prime, Word
+from towpath.model.kinds.scalars import Flag, Integer, Integers, OrNone, Prime, Word
 
 __all__ = [
     "ANY_PORT",
@@ -52,6 +53,7 @@ __all__ = [
     "Flag",
     "HostName",
     "Integer",
+    "Integers",
     "Kind",
     "Listen",
     "Name",
@@ -67,6 +69,7 @@ __all__ = [
     "SourceAddress",
     "StatusCodes",
     "UnicastAddress",
+    "UnicastAddresses",
     "UrlPath",
     "Vip",
     "Word",

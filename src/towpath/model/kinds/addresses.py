@@ -71,6 +71,26 @@ class UnicastAddress(Kind):
 
 
 @dataclass(frozen=True)
+class UnicastAddresses(Kind):
+    """A list of such addresses."""
+
+    allowed = "a list of unicast IPv4 and IPv6 addresses, each once"
+
+    def parse(self, raw: object) -> tuple[Address, ...]:
+        """Return the addresses in the order given; one by itself is a list too."""
+        items = raw if isinstance(raw, list | tuple) else [] if raw is None else [raw]
+        found = tuple(UnicastAddress().parse(item) for item in items)
+        for address in found:
+            if found.count(address) > 1:
+                raise FieldError(f"{address} is listed twice; allowed: {self.allowed}")
+        return found
+
+    def schema(self) -> dict[str, Any]:
+        """Return a list of texts as JSON schema."""
+        return {"type": "array", "items": UnicastAddress().schema(), "description": self.allowed}
+
+
+@dataclass(frozen=True)
 class Vip(Kind):
     """The address that clients connect to, or a prefix of such addresses."""
 

@@ -39,6 +39,33 @@ class Integer(Kind):
 
 
 @dataclass(frozen=True)
+class Integers(Integer):
+    """A list of up to ``count`` different whole numbers from ``least`` to ``most``."""
+
+    count: int
+
+    def parse(self, raw: object) -> tuple[int, ...]:  # type: ignore[override]
+        """Return the numbers in the order given; one by itself is a list too."""
+        items = raw if isinstance(raw, list | tuple) else [] if raw is None else [raw]
+        found = tuple(super(Integers, self).parse(item) for item in items)
+        if len(found) > self.count:
+            raise FieldError(f"{len(found)} are too many; {self.allowed}")
+        for number in found:
+            if found.count(number) > 1:
+                raise FieldError(f"{number} is listed twice; {self.allowed}")
+        return found
+
+    @property
+    def allowed(self) -> str:
+        """What an error says is allowed."""
+        return f"allowed: up to {self.count}, each from {self.least} to {self.most}"
+
+    def schema(self) -> dict[str, Any]:
+        """Return a list of numbers as JSON schema."""
+        return {"type": "array", "items": super().schema(), "maxItems": self.count}
+
+
+@dataclass(frozen=True)
 class Prime(Integer):
     """A prime from ``least`` to ``most``, both of which are primes."""
 

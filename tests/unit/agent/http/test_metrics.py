@@ -17,12 +17,18 @@ from tests.unit.api.test_codec import DOCUMENTS
 from towpath.agent.bandwidth.metrics import bandwidth_metrics
 from towpath.agent.cgroup import cgroup_metrics
 from towpath.agent.http.exposition import Rendering
-from towpath.agent.http.metrics import agent_metrics, host_metrics, local_metrics, refused_metrics
+from towpath.agent.http.metrics import (
+    agent_metrics,
+    host_metrics,
+    local_metrics,
+    refused_metrics,
+    unwrapped_metrics,
+)
 from towpath.agent.masquerade import masquerade_metrics
 from towpath.agent.neigh import next_hop_metrics
 from towpath.agent.socket.metrics import packet_metrics, socket_metrics
 from towpath.agent.sources.kubernetes.report import metrics as source_metrics
-from towpath.api.documents import NextHops, Refused, Status
+from towpath.api.documents import NextHops, Refused, Status, UnwrappedCounters
 from towpath.datapath.balancer import Followed
 from towpath.datapath.lb.services import Place
 from towpath.datapath.socket.counters import Reading
@@ -136,6 +142,7 @@ def every_metric() -> Iterable[Metric]:
         host_metrics(STATUS.device_status, FOLLOWED._asdict()),
         next_hop_metrics(NEXT_HOPS),
         refused_metrics([Refused("br0", "EOPNOTSUPP", 6)]),
+        unwrapped_metrics([UnwrappedCounters(ip_address("192.0.2.9"), 7, 8)]),
         local_metrics({"in": {"restored": 4, "bytes": 5, "begun": 6}}),
         source_metrics(cast("Source", FOLLOWED_SOURCE)),
         bandwidth_metrics(BANDWIDTH),
@@ -240,7 +247,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 59
+    assert len(parsed(every_metric())) == 61
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

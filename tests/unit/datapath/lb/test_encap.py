@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import numpy as np
 import pytest
 from tests.unit.datapath.harness_memory import ENCAPS
 from tests.unit.datapath.harness_program import BTF
 
 from towpath.core.lb.options import Options
-from towpath.datapath.decap.table import DecapError, between
+from towpath.datapath.decap.addresses import DecapError, between
+from towpath.datapath.lb.unwrap import unwrap_constants
 from towpath.datapath.lb.ways_by_flow import WaysByFlow
 from towpath.datapath.neigh.differences import Differences
-from towpath.model import Source
+from towpath.model import Source, Unwrap
 from towpath.model.service import Encap, Tunnel
 
 SEVERAL = (Differences(backends=True), Differences())
@@ -69,3 +72,15 @@ def test_what_decap_is_told() -> None:
     for ports, why in (((0,), "udp port 0: allowed: 1 to"), (range(1, 6), "allowed: 4 at most")):
         with pytest.raises(DecapError, match=why):
             between(gre=False, udp_ports=ports)
+
+
+def test_what_the_load_balancer_is_told_of_tunnels() -> None:
+    """Nothing of kinds where none ends; where only looks are cheap, that nothing is looked for."""
+    ends = (ip_address("192.0.2.1"),)
+    none = unwrap_constants(Unwrap(), translates=False)
+    assert not any(none[name] for name in ("unwraps", "pass_looks", "takes_gre", "takes_udp"))
+    assert unwrap_constants(Unwrap(), translates=True)["pass_looks"]
+    plain = unwrap_constants(Unwrap(ends, gre=True), translates=False)
+    assert (plain["unwraps"], plain["takes_gre"], plain["pass_looks"]) == (True, True, False)
+    udp = unwrap_constants(Unwrap(ends, udp_ports=(6080,)), translates=False)
+    assert (udp["takes_udp"], udp["takes_gre"], udp["pass_looks"]) == (True, False, True)
