@@ -25,12 +25,6 @@
 #include "lb/unwrap.h"
 #include "snat/fast_nat.h"
 
-/*
- * Set before loading: a packet whose destination is no VIP may be one that is translated, or wrapped.
- * One constant for both, since each costs what reads it.
- */
-const volatile __u32 pass_looks = 0;
-
 /* So that a family, where only one can be, is a constant. */
 static const __u8 ONLY_V4 = FAMILY_V4, ONLY_V6 = FAMILY_V6;
 
@@ -231,12 +225,13 @@ static __always_inline int fast_pass(struct xdp_md *ctx, struct lb_ctx *lb, cons
 {
 	if (vip_lengths_with_ports(v4))
 		return FAST_DOUBT;
-	if (unlikely(pass_looks)) {
+	if (unlikely(nat_may_be(&lb->pkt.flow))) {
 		if (takes_udp && fast_wrapped(ctx, v4))
 			return FAST_DOUBT;
-		if (nat_may_be(&lb->pkt.flow))
-			return v4 ? fast_nat_reply(ctx) : FAST_DOUBT;
+		return v4 ? fast_nat_reply(ctx) : FAST_DOUBT;
 	}
+	if (takes_udp && fast_wrapped(ctx, v4))
+		return FAST_DOUBT;
 	fast_place(ctx, lb);
 	count_verdict(lb->cpu, VERDICT_PASS_NO_VIP);
 	return XDP_PASS;

@@ -52,7 +52,7 @@ def set_constants(balancer: BpfObject) -> None:
     ways = {"flow_ways": 8, "client_ways": 8, "fragment_ways": 8}
     sizes = Layout.of(Limits(), os.cpu_count() or 1, maglev_line=16, **ways)
     nat = {"nat_port_first": 10000, "nat_ports": 22768, "nat_sources4": 2, "nat_sources6": 2}
-    tunnels = {"unwraps": 1, "pass_looks": 1, "takes_gre": 1, "takes_udp": 1}
+    tunnels = {"unwraps": 1, "takes_gre": 1, "takes_udp": 1}
     seeds = {"trace_cookie": 1, "flow_seed": 1, "health_mark": 1}
     for name, value in (sizes.constants() | seeds | nat | tunnels).items():
         balancer.rodata[name] = value

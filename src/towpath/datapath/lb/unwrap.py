@@ -15,18 +15,14 @@ if TYPE_CHECKING:
     from towpath.model.settings import Unwrap
 
 
-def unwrap_constants(unwrap: Unwrap, *, translates: bool) -> dict[str, Any]:
-    """Return what ``bpf/lb/unwrap.h`` and ``bpf/snat/fast.h`` want to know of the configuration.
+def unwrap_constants(unwrap: Unwrap) -> dict[str, Any]:
+    """Return what ``bpf/lb/unwrap.h`` wants to know of the configuration.
 
-    Without an address the program has none of it. ``translates``: some packets that are for no VIP
-    are translated, too.
+    Without an address the program has none of it.
     """
     is_wanted = bool(unwrap.addresses)
     kinds = between(gre=is_wanted and unwrap.gre, udp_ports=unwrap.udp_ports if is_wanted else ())
-    return kinds | {
-        "unwraps": is_wanted,
-        "pass_looks": translates or kinds["takes_udp"],
-    }
+    return kinds | {"unwraps": is_wanted}
 
 
 class UnwrapAddresses(TunnelAddresses):

@@ -79,7 +79,7 @@ class LoadedProgram:
         )
         seen_shift = self.constant("flow_limits", "FLOW_SEEN_SHIFT")
         idle = units(IDLE_SECONDS, per_second(), seen_shift)
-        tunnels = unwrap_constants(self._unwrap, translates=bool(nat["nat_ports"]))
+        tunnels = unwrap_constants(self._unwrap)
         return (
             nat
             | tunnels

@@ -75,12 +75,11 @@ def test_what_decap_is_told() -> None:
 
 
 def test_what_the_load_balancer_is_told_of_tunnels() -> None:
-    """Nothing of kinds where none ends; where only looks are cheap, that nothing is looked for."""
+    """Nothing of kinds where none ends."""
     ends = (ip_address("192.0.2.1"),)
-    none = unwrap_constants(Unwrap(), translates=False)
-    assert not any(none[name] for name in ("unwraps", "pass_looks", "takes_gre", "takes_udp"))
-    assert unwrap_constants(Unwrap(), translates=True)["pass_looks"]
-    plain = unwrap_constants(Unwrap(ends, gre=True), translates=False)
-    assert (plain["unwraps"], plain["takes_gre"], plain["pass_looks"]) == (True, True, False)
-    udp = unwrap_constants(Unwrap(ends, udp_ports=(6080,)), translates=False)
-    assert (udp["takes_udp"], udp["takes_gre"], udp["pass_looks"]) == (True, False, True)
+    none = unwrap_constants(Unwrap())
+    assert not any(none[name] for name in ("unwraps", "takes_gre", "takes_udp"))
+    plain = unwrap_constants(Unwrap(ends, gre=True))
+    assert (plain["unwraps"], plain["takes_gre"], plain["takes_udp"]) == (True, True, False)
+    udp = unwrap_constants(Unwrap(ends, udp_ports=(6080,)))
+    assert (udp["takes_udp"], udp["takes_gre"]) == (True, False)
