@@ -34,12 +34,12 @@ enum way_out {
 	WAY_TX = 0,	  /* where it came in, by XDP_TX */
 	WAY_REDIRECT = 1, /* out of another device, by XDP_REDIRECT */
 	WAY_HANDOFF = 2,  /* the kernel finds out to whom, and sends it */
-	WAY_VERDICT = 31, /* the bits of the verdict */
+	WAY_VERDICT = 63, /* the bits of the verdict: all have fewer */
 
-	WAY_OTHER = 32,
+	WAY_OTHER = 64,
 	WAY_BACK = WAY_OTHER + WAY_TX,	      /* where it came in, by XDP_REDIRECT */
 	WAY_KERNEL = WAY_OTHER + WAY_HANDOFF, /* the kernel sends the frame as it is */
-	WAY_LINEAR = 64,		      /* with one of these: no frame in fragments */
+	WAY_LINEAR = 128,		      /* with one of these: no frame in fragments */
 };
 BTF_KEEP(enum way_out);
 

@@ -49,6 +49,8 @@ static __always_inline bool next_hop_fits(const struct lb_ctx *lb, const struct 
 
 /* ---- Transmission ---- */
 
+_Static_assert((int)VERDICT_MAX <= (int)WAY_OTHER, "no verdict has the number of a way");
+
 /* Of a verdict, or of enum way_out: the verdicts that are none of these lie in between. */
 static __always_inline bool is_sent(__u32 verdict)
 {
