@@ -84,7 +84,7 @@ def test_service_list(agent: Agent) -> None:
 def test_a_service_is_shown_with_its_backends(agent: Agent) -> None:
     """All that is known of each."""
     lines = table(printed(agent, "service", "get", "web"))
-    assert ["192.0.2.11", "2", "active", "-", "-", "-", "-", "-"] in lines
+    assert ["192.0.2.11", "2", "active", "-", "no", "-", "-", "-", "-"] in lines
 
 
 def test_an_apply_by_force_lets_no_flows_end(agent: Agent) -> None:
@@ -210,8 +210,8 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "port": 53,
         "protocol": "udp",
         "backends": [
-            {"address": "192.0.2.21", "weight": 3, "state": "active", "port": None},
-            {"address": "192.0.2.22", "weight": 1, "state": "active", "port": None},
+            {"address": "192.0.2.21", "weight": 3, "state": "active", "port": None, "local": False},
+            {"address": "192.0.2.22", "weight": 1, "state": "active", "port": None, "local": False},
         ],
         "forwarding": "l2",
         "table_size": 251,
@@ -221,6 +221,9 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "allow_from": ["10.0.0.0/8", "192.0.2.7/32", "198.51.100.0/24"],
         "health": None,
         "scope": "all",
+        "hash_by": "flow",
+        "encap": "ipip",
+        "encap_port": None,
     }
     assert "change it with towpath service set dns" in refused(agent, *adding)
     traced = printed(agent, "trace", "198.51.100.7:1 -> 203.0.113.53:53 udp")
