@@ -4,6 +4,7 @@
 #define TOWPATH_DECAP_BETWEEN_H
 
 #include "net/parse.h"
+#include "net/tunnels.h"
 
 enum between_limits {
 	UDP_PORTS = 4,
@@ -18,18 +19,6 @@ const volatile bool takes_gre;
 const volatile bool takes_udp;
 const volatile __be16 udp_ports[UDP_PORTS]; /* 0: none */
 
-struct gre {
-	__be16 flags; /* and version */
-	__be16 ethertype;
-};
-
-/* GUE's variant 0. */
-struct gue {
-	__u8 length; /* variant, GUE_CONTROL, GUE_LENGTH */
-	__u8 protocol;
-	__be16 flags;
-};
-
 static __always_inline bool is_tunnel_port(__be16 port)
 {
 	for (__u32 i = 0; i < UDP_PORTS; i++)
@@ -41,7 +30,7 @@ static __always_inline bool is_tunnel_port(__be16 port)
 /* Without checksum, key or sequence number: those are the kernel's. */
 static __always_inline bool take_gre(struct cursor *c, __u8 *protocol, __u32 *length)
 {
-	struct gre *gre = cursor_take(c, struct gre);
+	struct gre_header *gre = cursor_take(c, struct gre_header);
 
 	if (!gre || gre->flags)
 		return false;
@@ -58,7 +47,7 @@ static __always_inline bool take_gre(struct cursor *c, __u8 *protocol, __u32 *le
 /* Behind UDP is an IP packet, which FOU and GUE's variant 1 have in common, or a header of variant 0. */
 static __always_inline bool take_gue(struct cursor *c, __u8 *protocol, __u32 *length)
 {
-	struct gue *gue = c->pos;
+	struct gue_header *gue = c->pos;
 	__u32 header;
 	__u8 first;
 

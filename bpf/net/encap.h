@@ -13,23 +13,12 @@
 #include "abi/net.h"
 #include "net/checksum.h"
 #include "net/parse.h"
+#include "net/tunnels.h"
 
 enum encap_limits {
 	OUTER_TTL = 64,
 	OUTER_ID_STEP = 0x9e37,
 	OUTER_BETWEEN_MAX = 12,
-};
-
-struct gre_header {
-	__be16 flags; /* and the version, 0 */
-	__be16 ethertype;
-};
-
-/* Of GUE's variant 0. */
-struct gue_header {
-	__u8 length; /* variant, C, and the length of what follows in words */
-	__u8 protocol;
-	__be16 flags;
 };
 
 /* In the dynamic range, by bits that have not chosen the backend. */

@@ -68,6 +68,9 @@ def tunnel_port(encap: Encap, given: int | None) -> int | None:
     return (given or GUE_PORT) if encap in UDP_ENCAPS else None
 
 
+IPIP = Tunnel()
+
+
 class Protocol(enum.StrEnum):
     """Transport protocols that can be balanced."""
 

@@ -14,8 +14,8 @@ from tests.prog.lb.oracle import ETHERTYPES, IN_IPIP, World, flow_hash
 from tests.prog.lb.oracle_parse import parse
 
 from towpath.datapath.address import family, pack
-from towpath.datapath.health.path import IPIP
 from towpath.datapath.lb.encap import Encaps
+from towpath.model.service import IPIP
 from towpath.model.settings import DEFAULT_MARK
 
 if TYPE_CHECKING:

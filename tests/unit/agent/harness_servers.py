@@ -14,8 +14,9 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
-from towpath.agent.health.target import IPIP, CheckFailedError, CheckNotMadeError, Target
+from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, Target
 from towpath.model import CheckType, Health, Protocol, ServiceKey
+from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable

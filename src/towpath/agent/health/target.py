@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from towpath.errors import Error
 from towpath.model.health import checked_address, first_port
-from towpath.model.service import Tunnel
+from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
     from towpath.model import Address, Backend, Health, Service, ServiceKey
-    from towpath.model.service import Forwarding
-
-IPIP = Tunnel()
+    from towpath.model.service import Forwarding, Tunnel
 
 
 class CheckFailedError(Error):

@@ -29,7 +29,7 @@ from towpath.kernel.bpf.links import attach_tc_egress
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules
 from towpath.kernel.net.own_routes import preferred_source, stays_here
-from towpath.model.service import Tunnel
+from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,12 +40,11 @@ if TYPE_CHECKING:
     from towpath.datapath.program.switches import Switches
     from towpath.kernel.bpf import links
     from towpath.kernel.net.devices import Devices
-    from towpath.model.service import Forwarding
+    from towpath.model.service import Forwarding, Tunnel
     from towpath.model.snat import Snat
 
 log = logging.getLogger(__name__)
 
-IPIP = Tunnel()
 LOOPBACK = 1
 # Of the rule and the table of routes; a rule for marks stands before those of most others.
 TABLE = 0x7470

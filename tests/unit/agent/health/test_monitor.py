@@ -20,7 +20,7 @@ from towpath.agent.errors import InvalidError
 from towpath.agent.health import monitor
 from towpath.agent.health.monitor import Monitor
 from towpath.agent.health.registry import Id
-from towpath.agent.health.target import IPIP, Target
+from towpath.agent.health.target import Target
 from towpath.agent.lb.controller import Controller
 from towpath.agent.lb.store import Store
 from towpath.agent.writer import Writer
@@ -28,6 +28,7 @@ from towpath.core.health import State, step
 from towpath.datapath.errors import CapacityError
 from towpath.kernel.errors import KernelError
 from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service
+from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
