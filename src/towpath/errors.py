@@ -84,7 +84,7 @@ _ELSEWHERE = {
     "ClientError": "towpath.api.errors",
     "ConfigError": "towpath.model.problems",
     "DatapathError": "towpath.datapath.errors",
-    "DecapError": "towpath.datapath.decap.table",
+    "DecapError": "towpath.datapath.decap.addresses",
     "ExpressionError": "towpath.kernel.bpf.pcap",
     "FieldError": "towpath.model.kinds",
     "FullError": "towpath.wildcard.errors",

@@ -83,22 +83,6 @@ def _forced(force: bool) -> str | None:  # noqa: FBT001 - a query
     return "true" if force else None
 
 
-def _given(value: Any) -> Any:
-    """JSON without what is left to its default.
-
-    An agent that is older than its client refuses fields that it doesn't know.
-    """
-    if isinstance(value, list):
-        return [_given(item) for item in value]
-    if isinstance(value, dict):
-        return {
-            name: _given(item)
-            for name, item in value.items()
-            if item is not None and (name, item) != ("scope", "all")
-        }
-    return value
-
-
 # Services
 
 
@@ -115,7 +99,7 @@ def service(name: str) -> Call[ServiceEntry]:
 def put_service(made: Service, *, force: bool) -> Call[Plan]:
     """Add or replace one."""
     path = _path("services", made.name)
-    return _call(Plan, "PUT", path, _given(plain(made)), force=_forced(force))
+    return _call(Plan, "PUT", path, plain(made, defaults=False), force=_forced(force))
 
 
 def remove_service(name: str) -> Call[Plan]:
@@ -125,13 +109,13 @@ def remove_service(name: str) -> Call[Plan]:
 
 def apply(made: Iterable[Service], *, prune: bool, force: bool) -> Call[Plan]:
     """Add or replace several, all or none."""
-    body = {"services": _given(plain(list(made))), "prune": prune, "force": force}
+    body = {"services": plain(list(made), defaults=False), "prune": prune, "force": force}
     return _call(Plan, "POST", "/v1/apply", body)
 
 
 def plan(made: Iterable[Service], *, prune: bool, owner: str) -> Call[Plan]:
     """What that would change."""
-    body = {"services": _given(plain(list(made))), "prune": prune, "owner": str(owner)}
+    body = {"services": plain(list(made), defaults=False), "prune": prune, "owner": str(owner)}
     return _call(Plan, "POST", "/v1/plan", body)
 
 
@@ -143,7 +127,7 @@ def set_backends(
 ) -> Call[Plan]:
     """Replace all backends of a service."""
     path = _path("services", name, "backends")
-    return _call(Plan, "PUT", path, plain(list(backends)), force=_forced(force))
+    return _call(Plan, "PUT", path, plain(list(backends), defaults=False), force=_forced(force))
 
 
 def set_backend(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -15,16 +15,24 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from towpath.model.kinds import Kind, Ports
 
 
-def plain(value: Any) -> Any:
-    """A dataclass, and whatever it holds, as JSON has it."""
+def plain(value: Any, *, defaults: bool = True) -> Any:
+    """A dataclass, and whatever it holds, as JSON has it.
+
+    Without ``defaults`` fields that have their default are left out: who is older, and refuses
+    fields that it doesn't know, takes what doesn't need them.
+    """
     if value is None or isinstance(value, bool | int | float) or type(value) is str:
         return value
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, defaults=defaults) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, defaults=defaults) for key, item in value.items()}
     if (names := _names(value.__class__)) and not isinstance(value, Ports):
-        return {name: plain(getattr(value, name)) for name in names}
+        held = {name: getattr(value, name) for name in names}
+        if not defaults:
+            usual = _defaults(value.__class__)
+            held = {name: each for name, each in held.items() if each != usual.get(name, MISSING)}
+        return {name: plain(each, defaults=defaults) for name, each in held.items()}
     return str(value)
 
 
@@ -73,6 +81,12 @@ def _build_union(options: tuple[Any, ...], data: Any) -> Any:
 def _names(cls: type) -> tuple[str, ...]:
     """A dataclass's fields; nothing for other classes."""
     return tuple(field.name for field in fields(cls)) if is_dataclass(cls) else ()
+
+
+@cache
+def _defaults(cls: type) -> dict[str, Any]:
+    """Those of a dataclass's fields that have one."""
+    return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
 
 
 @cache

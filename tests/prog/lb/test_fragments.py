@@ -127,7 +127,8 @@ def test_packets_whose_fragments_come_mixed(rig: Rig, family: int) -> None:
 def test_fragments_keep_their_backend_while_tables_change(rig: Rig, family: int) -> None:
     """Even where the service remembers no flows: half a packet is of no use to another."""
     rig.serve(service(VIPS[family], *NEAR[family], protocol=Protocol.UDP, flow_table=False))
-    packets = [pieces(family, number=n, sport=n) for n in range(1, 21)]
+    # No more than one set has room for: which sets they are in is another thing each time.
+    packets = [pieces(family, number=n, sport=n) for n in range(1, WAYS + 1)]
     backends = [rig.expect(made[0], TX).backend for made in packets]
     heavy = Backend(NEAR[family][0], 50)
     rig.serve(
@@ -140,7 +141,7 @@ def test_fragments_keep_their_backend_while_tables_change(rig: Rig, family: int)
         assert outcome.key is not None
         assert outcome.flow is not None
         moved += rig.world.by_maglev(outcome.key, outcome.flow) != backend
-    assert moved > len(packets) // 2
+    assert moved
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -63,6 +63,7 @@ from towpath.api.documents import (
 from towpath.capabilities import FILE
 from towpath.core.health import State
 from towpath.model import Backend, CheckType, Device, Problem, Protocol
+from towpath.model.parse import parse_service
 
 NAME = ServiceName("web", ip_address("2001:db8::10"), 80, Protocol.UDP)
 DOCUMENTS = [
@@ -239,3 +240,22 @@ def test_another_shape_is_an_error(data: object) -> None:
     """Never an object with holes."""
     with pytest.raises((TypeError, ValueError)):
         build(Backend, data)
+
+
+def test_what_is_left_to_its_default_isnt_sent() -> None:
+    """An agent that is older than its client refuses what it doesn't know."""
+    usual = {
+        "name": "web",
+        "vip": "203.0.113.10",
+        "port": 80,
+        "backends": [{"address": "192.0.2.11"}, {"address": "192.0.2.12", "weight": 2}],
+        "health": {"type": "tcp", "interval": 7},
+    }
+    made = parse_service(usual)
+    sent = plain(made, defaults=False)
+    assert sent.keys() == usual.keys()
+    assert sent["backends"] == usual["backends"]
+    assert sent["health"].keys() == {"type", "interval"}
+    assert parse_service(json.loads(json.dumps(sent))) == made
+    other = parse_service(usual | {"hash_by": "client", "scope": "all", "health": None})
+    assert plain(other, defaults=False).keys() == {"name", "vip", "port", "backends", "hash_by"}

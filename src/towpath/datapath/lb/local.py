@@ -36,7 +36,8 @@ def nobody(forwarding: Forwarding, backend: Backend) -> bool:
 class LocalBackends:
     """``rows`` is ``local_backends``; ``services`` an array of ``struct service``.
 
-    ``flag`` is SERVICE_LOCAL, ``index_bits`` says how much of a handle is its index.
+    ``flag`` is SERVICE_LOCAL, ``index_bits`` says how much of a handle is its index. Maps of a
+    version that had no such table have a row of zeros: nobody is entered.
     """
 
     def __init__(
@@ -77,4 +78,5 @@ class LocalBackends:
 
     def has(self, handle: int) -> bool:
         """Whether packets to the backend of a handle are delivered on this node."""
-        return int(self._rows[handle & self._mask]) == handle
+        index = handle & self._mask
+        return index < len(self._rows) and int(self._rows[index]) == handle
