@@ -15,7 +15,7 @@ from towpath.agent.health.check import check
 from towpath.agent.health.delay import Delays
 from towpath.agent.health.log import log_change, log_services
 from towpath.agent.health.registry import Registry, Targets
-from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, NoAnswerError
+from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, NoAnswerError, Seen
 from towpath.core.health import step, unable
 from towpath.model.health import CheckType
 
@@ -165,9 +165,9 @@ class Monitor:
             due = max(due + interval, loop.time())
 
     async def _check(self, key: Id, target: Target) -> None:
-        before = self.registry.get(key)
+        before, seen = self.registry.get(key), Seen()
         try:
-            await check(target, self._path)
+            await check(target, self._path, seen)
             result = None
         except CheckFailedError as error:
             result = str(error)
@@ -183,7 +183,7 @@ class Monitor:
             self.registry.put(key, before.unable(unable(before.standing, told, time.time())))
             return
         standing = step(before.standing, result, target.health, time.time())
-        self.registry.put(key, before.moved(standing))
+        self.registry.put(key, before.moved(standing, seen.expires))
         if standing.state.serves != before.standing.state.serves:
             log_change(target, standing)
             self._news.set()
