@@ -45,7 +45,8 @@ class Monitor:
     """Runs the checks of a controller's services. `run` goes on until it is cancelled.
 
     ``doubt`` is told of backends that are up and have not answered at all: perhaps their next hop
-    has another MAC address by now. It may not block.
+    has another MAC address by now. ``found_down`` is told of a service's backend that is down from
+    now on. Neither may block.
 
     ``registry`` has what was found, ``delays`` how late checks began; any thread may read them.
     """
@@ -58,6 +59,7 @@ class Monitor:
         *,
         concurrent: int,
         doubt: Callable[[Address], None] = lambda _: None,
+        found_down: Callable[[str, Address], None] = lambda *_: None,
     ) -> None:
         self.registry = Registry()
         self.delays = Delays()
@@ -66,6 +68,7 @@ class Monitor:
         self._writer = writer
         self._path = path
         self._doubt = doubt
+        self._found_down = found_down
         self._limit = asyncio.Semaphore(concurrent)
         self._targets = Targets()
         self._tasks: dict[Id, Task] = {}
@@ -186,6 +189,8 @@ class Monitor:
         self.registry.put(key, before.moved(standing, seen.expires))
         if standing.state.serves != before.standing.state.serves:
             log_change(target, standing)
+            if not standing.state.serves:
+                self._found_down(target.service, target.backend)
             self._news.set()
 
     # ---- What follows ----------------------------------------------------------------------------
