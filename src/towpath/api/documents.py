@@ -148,6 +148,8 @@ class Check:
     failed: int = 0
     unmade: int = 0
     """Checks that this node could not make, which change nothing."""
+    certificate_expires: str | None = None
+    """When the certificate that was shown last is no longer valid; None: none was shown."""
 
     @property
     def serves(self) -> bool:
