@@ -88,7 +88,7 @@ def test_the_manifests_are_what_it_renders() -> None:
         ((SERVER, "config.socket.cgroup=/x"), "config.socket: it is a value of its own"),
         ((SERVER, "hostPaths.bpf=sys"), "/hostPaths/bpf"),
         ((SERVER, "kubernetes.pools=mine"), "/kubernetes/pools"),
-        ((SERVER, "pools[0].name=x", "pools[0].addresses=10.0.0"), "/pools/0/addresses"),
+        ((SERVER, "pools[0].name=x", "pools[0].addresses=10.0.0.x"), "/pools/0/addresses"),
     ],
 )
 def test_what_makes_no_sense_is_refused(values: tuple[str, ...], said: str) -> None:

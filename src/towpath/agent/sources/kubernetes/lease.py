@@ -89,12 +89,13 @@ class Election:
         """Stand until cancelled; then let go."""
         try:
             while True:
-                await self._try(api)
+                await self.attempt(api)
                 await asyncio.sleep(RETRY_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311
         finally:
             await self._release(api)
 
-    async def _try(self, api: Api) -> None:
+    async def attempt(self, api: Api) -> None:
+        """Take the Lease or renew it, if that can be."""
         led, before = self.leads, self.leader
         try:
             await self._acquire_or_renew(api)

@@ -218,7 +218,7 @@ class AddressPools:
 
     async def _lead(self, api: Api) -> None:
         term = self.election.term
-        if self._term != term and not await self._look(api, term):
+        if self._term != term and not await self._look(term):
             return
         while self.pools.undecided and self._may_write(term):
             found = self.pools.decisions()
@@ -236,14 +236,13 @@ class AddressPools:
         election = self.election
         return election.leads and election.term == term and self._known and self._believed()
 
-    async def _look(self, api: Api, term: int) -> bool:
+    async def _look(self, term: int) -> bool:
         """Have all Services known as they are now, by consensus, and pools too."""
-        body = await api.get(self._services.resource.path, {"limit": "1"})
-        version = msgspec.json.decode(body, type=objects.RawList).metadata.resource_version
         followed = (self._services, *self.reflectors)
         lists = [each.lists for each in followed]
         for each in followed:
-            each.list_anew(version)
+            # Not by a version: the server's memory is up to 5 s late to know that it has one.
+            each.list_anew()
         while any(each.lists == before for each, before in zip(followed, lists, strict=True)):
             if not self.election.leads or self.election.term != term:
                 return False

@@ -144,9 +144,9 @@ class Reflector:
             async with asyncio.timeout(seconds):
                 await self._hurry.wait()
 
-    def list_anew(self, version: str = "") -> None:
-        """Take over all there is now, whatever its version, or not older than one."""
-        self._listing, self._floor = True, version
+    def list_anew(self) -> None:
+        """Take over all there is now, whatever its version."""
+        self._want_anew()
         self._hurry.set()
         if self._connecting is not None:
             self._connecting.cancel()
