@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -86,7 +87,9 @@ class World:
     def attempt(self, *numbers: int) -> None:
         """Have these try, one after the other."""
         for number in numbers:
-            asyncio.run(self.agents[number].attempt(cast("Api", self.store)))
+            # Nothing is waited for, so no loop is needed: thousands of them would take a minute.
+            with suppress(StopIteration):
+                self.agents[number].attempt(cast("Api", self.store)).send(None)
 
     def leaders(self) -> list[int]:
         """Who leads."""
@@ -176,8 +179,8 @@ def test_one_that_ends_lets_another_lead_at_once() -> None:
 
     async def run() -> None:
         task = asyncio.create_task(world.agents[0].run(cast("Api", world.store)))
-        while not world.agents[0].leads:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert world.agents[0].leads
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -189,14 +192,14 @@ def test_one_that_ends_lets_another_lead_at_once() -> None:
     assert world.leaders() == [1]
 
 
-@settings(max_examples=60)
+@settings(max_examples=15)
 @given(st.integers(0, 1 << 32))
 def test_never_two(seed: int) -> None:
     """Clocks that run up to 1.45 times as fast, answers that are lost, servers that are away."""
     chance = random.Random(seed)
     world = World(*(chance.uniform(1.0, 1.45) for _ in range(3)))
     led = 0
-    for _ in range(300):
+    for _ in range(150):
         world.store.away = chance.random() < 0.2
         world.store.loses_answers = chance.random() < 0.2
         if chance.random() < 0.7:
