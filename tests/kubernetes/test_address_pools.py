@@ -8,10 +8,10 @@ import signal
 import threading
 import time
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-from tests.kubernetes.harness_pools import LEASE, PATH, Givers, addresses, givers
+from tests.kubernetes.harness_pools import LEASE, PATH, Giver, Givers, addresses, givers
 
 from towpath.api.client import Client
 
@@ -43,6 +43,12 @@ def _clean(world: Givers) -> Iterator[None]:
     world.delete(*world.services())
 
 
+def served(giver: Giver) -> set[str]:
+    """The names of what an agent serves."""
+    with Client(giver.agent.socket) as client:
+        return {each.service.name for each in client.entries()}
+
+
 def test_an_address_is_given_and_served(world: Givers) -> None:
     """In both families, without node ports; both agents serve it."""
     world.make("web", ipFamilyPolicy="RequireDualStack", allocateLoadBalancerNodePorts=False)
@@ -53,10 +59,8 @@ def test_an_address_is_given_and_served(world: Givers) -> None:
     assert "nodePort" not in found["spec"]["ports"][0]
     assert {each["ipMode"] for each in found["status"]["loadBalancer"]["ingress"]} == {"VIP"}
     assert world.condition("web")["status"] == "True"
-    for each in world.agents:
-        with Client(each.agent.socket) as client:
-            names = {f"default:web:80:lb:{address}:node" for address in (four, six)}
-            world.until(lambda: names <= {e.service.name for e in client.entries()}, "services")
+    names = {f"default:web:80:lb:{address}:node" for address in (four, six)}
+    world.until(lambda: all(names <= served(each) for each in world.agents), "services")
     status = world.agents[0].status()
     world.until(lambda: world.agents[0].status().pools[0].used == 2, "the pool's use")
     assert [(each.name, each.addresses) for each in status.pools] == [("few", 16)]
@@ -73,8 +77,10 @@ def test_what_is_wished_for(world: Givers) -> None:
     world.until_told("far", "NotInPool")
     world.until_event("AddressInUse", "late")
     world.until_event("NotInPool", "far")
-    for each in world.agents:
-        world.until(lambda: len(each.status().unserved) == 2, "both to be told by each agent")
+    world.until(
+        lambda: [len(each.status().unserved) for each in world.agents] == [2, 2],
+        "both to be told by each agent",
+    )
     world.delete("asks")
     assert world.until_given("late") == ["192.0.2.5"]
 
@@ -175,7 +181,7 @@ class Load:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -72,9 +72,7 @@ def test_the_manifests_configuration_is_one() -> None:
 def test_the_manifests_are_what_it_renders() -> None:
     """To the letter; and helm has nothing against the chart."""
     chart.helm("lint", "--strict", chart.CHART, "--set", SERVER)
-    assert chart.plain() == {
-        name: (chart.PLAIN / name).read_text() for name in MANIFESTS
-    }
+    assert chart.plain() == {name: (chart.PLAIN / name).read_text() for name in MANIFESTS}
 
 
 @pytest.mark.usefixtures("helm")

@@ -35,8 +35,8 @@ _HEADS = {
 # has.
 """,
     "pools.yaml": """\
-# Addresses for Services of type LoadBalancer, and the rights to give them. Put yours in the place of
-# these, and add `pools: kube-system/towpath-pools` to the section `kubernetes` of towpath.yaml.
+# Addresses for Services of type LoadBalancer, and the rights to give them. Put yours in their
+# place, and add `pools: kube-system/towpath-pools` to the section `kubernetes` of towpath.yaml.
 """,
 }
 

@@ -88,8 +88,9 @@ def test_both_families() -> None:
 
 
 def test_a_wish() -> None:
-    """By annotation, else by loadBalancerIP. One that can't be given is told, and what is there
-    stays; who has nothing gets nothing else.
+    """By annotation, else by loadBalancerIP.
+
+    One that can't be given is told, and what is there stays; who has nothing gets nothing else.
     """
     world = World(SMALL, OTHER | {"auto_assign": False})
     world.service("field", loadBalancerIP="192.0.2.5")
@@ -152,7 +153,8 @@ def test_sharing() -> None:
     world.service("udp", annotations=shared, ports=udp)
     world.service("tcp", annotations=shared, ports=tcp)
     world.service("clash", annotations=shared, ports=udp)
-    world.service("elsewhere", namespace="web", annotations=shared, ports=[{"port": 1, "protocol": "TCP"}])
+    more = [{"port": 1, "protocol": "TCP"}]
+    world.service("elsewhere", namespace="web", annotations=shared, ports=more)
     world.service("alone", ports=[{"port": 99, "protocol": "TCP"}])
     world.settle()
     assert world.has("udp") == world.has("tcp") != world.has("clash")
@@ -181,7 +183,7 @@ def test_sharing_with_local_endpoints() -> None:
 
 
 def test_pools_that_change() -> None:
-    """An address stays while a pool has it, is exchanged when none has, and kept without another."""
+    """An address stays while a pool has it; else it is exchanged, or kept if there is none."""
     world = World(OTHER)
     for number in range(4):
         world.service(f"s{number}")
@@ -262,7 +264,8 @@ def test_a_status_that_somebody_empties() -> None:
     world.told(("default", "one"))
     world.settle()
     assert world.has("one") == before
-    world.services["default", "one"]["status"]["loadBalancer"]["ingress"].append({"ip": "203.0.113.9"})
+    status = world.services["default", "one"]["status"]
+    status["loadBalancer"]["ingress"].append({"ip": "203.0.113.9"})
     world.told(("default", "one"))
     world.settle()
     assert world.has("one") == before
@@ -326,7 +329,11 @@ POOLS = (
     SMALL,
     OTHER,
     {"name": "web", "addresses": ["192.0.2.5-192.0.2.8"], "namespaces": ["web"]},
-    {"name": "asked", "addresses": ["203.0.113.0/31", "2001:db8::2-2001:db8::4"], "auto_assign": False},
+    {
+        "name": "asked",
+        "addresses": ["203.0.113.0/31", "2001:db8::2-2001:db8::4"],
+        "auto_assign": False,
+    },
 )
 
 
@@ -368,7 +375,7 @@ def _act(world: World, chance: random.Random) -> None:
 @given(st.integers(0, 1 << 32))
 def test_whatever_happens(seed: int) -> None:
     """No address is given twice, none is lost, and none is refused that is free."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - no secret
     world = World(*POOLS[:2])
     for _ in range(30):
         for _ in range(chance.randrange(1, 4)):
@@ -381,7 +388,7 @@ def test_whatever_happens(seed: int) -> None:
 @given(st.integers(0, 1 << 32))
 def test_nobody_is_moved_by_others(seed: int) -> None:
     """Services that come, change and go leave the others where they are."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - no secret
     world = World(SMALL, OTHER)
     for _ in range(40):
         before = {key: world.has(key[1], key[0]) for key in world.services}

@@ -39,14 +39,14 @@ class Store:
     async def post(self, path: str, body: dict[str, Any], seconds: float) -> bytes:
         """Make it, unless it is there."""
         self._check(path, seconds)
-        return self._keep(body, self.lease is None)
+        return self._keep(body, is_right=self.lease is None)
 
     async def put(self, path: str, body: dict[str, Any], seconds: float) -> bytes:
         """Another in its place, if this was made of what is there."""
         self._check(path, seconds)
         assert self.lease is not None
         version = self.lease["metadata"]["resourceVersion"]
-        return self._keep(body, body["metadata"]["resourceVersion"] == version)
+        return self._keep(body, is_right=body["metadata"]["resourceVersion"] == version)
 
     def _check(self, path: str, seconds: float) -> None:
         assert path.startswith("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases")
@@ -54,7 +54,7 @@ class Store:
         if self.away:
             raise ApiError("no answer in time")
 
-    def _keep(self, body: dict[str, Any], is_right: bool) -> bytes:
+    def _keep(self, body: dict[str, Any], *, is_right: bool) -> bytes:
         if not is_right:
             raise ApiError("conflict", ApiStatus(code=409))
         self.version += 1
@@ -196,7 +196,7 @@ def test_one_that_ends_lets_another_lead_at_once() -> None:
 @given(st.integers(0, 1 << 32))
 def test_never_two(seed: int) -> None:
     """Clocks that run up to 1.45 times as fast, answers that are lost, servers that are away."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - no secret
     world = World(*(chance.uniform(1.0, 1.45) for _ in range(3)))
     led = 0
     for _ in range(150):
