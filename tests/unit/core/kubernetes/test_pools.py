@@ -325,7 +325,7 @@ def test_a_wide_room() -> None:
     assert room.free((1 << 64) - 1, {first}) == ip_address("2001:db8::")
 
 
-POOLS = (
+POOLS: tuple[dict[str, Any], ...] = (
     SMALL,
     OTHER,
     {"name": "web", "addresses": ["192.0.2.5-192.0.2.8"], "namespaces": ["web"]},

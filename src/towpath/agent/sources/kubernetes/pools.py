@@ -210,6 +210,10 @@ class AddressPools:
                     await self._wake.wait()
             self._wake.clear()
             if not self.election.leads:
+                if self._term:
+                    # What was decided and not written is another's to decide.
+                    self._term = 0
+                    self.pools.begin()
                 continue
             try:
                 await self._lead(api)
