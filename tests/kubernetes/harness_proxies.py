@@ -61,7 +61,7 @@ def _agents(cluster: Cluster, section: dict[str, Any]) -> Iterator[list[Program]
             agent.stop(signal.SIGTERM)
 
 
-def _agent(node: Node, number: int, section: dict[str, Any]) -> Program:
+def _agent(node: Node, number: int, section: dict[str, Any] | None = None) -> Program:
     """An agent as docs/kubernetes.md has it, from this checkout."""
     translated = {"ipv4": f"192.168.88.{110 + number}", "ipv6": f"fd88::{110 + number}"}
     for address in (f"{translated['ipv4']}/24", f"{translated['ipv6']}/64"):
@@ -76,7 +76,7 @@ def _agent(node: Node, number: int, section: dict[str, Any]) -> Program:
             "node": node.name,
             "external_ips": ["198.51.100.0/24"],
         }
-        | section,
+        | (section or {}),
         "limits": {
             "services": 1024,
             "backends": 4096,
