@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -109,8 +110,19 @@ class Givers:
             }
             | spec,
         }
-        status, answer = self.plane.request("POST", "/api/v1/namespaces/default/services", made)
+        status, answer = self.ask("POST", "/api/v1/namespaces/default/services", made)
         assert status == 201, answer
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Ask the API server. OSError: it isn't there, or not quite."""
+        try:
+            status, answer = self.plane.request(method, path, body)
+        except http.client.HTTPException as error:
+            raise OSError(str(error)) from error
+        if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            # Such as "range is full", when it has just started.
+            raise OSError(str(answer))
+        return status, answer
 
     def patch(self, name: str, body: dict[str, Any]) -> None:
         """Change a Service."""
@@ -123,12 +135,12 @@ class Givers:
         """Services go."""
         for name in names:
             path = f"/api/v1/namespaces/default/services/{name}"
-            assert self.plane.request("DELETE", path)[0] == 200
+            assert self.ask("DELETE", path)[0] in {200, 404}
 
     def services(self) -> dict[str, dict[str, Any]]:
         """All of them but the API server's own."""
         path = "/api/v1/namespaces/default/services"
-        items = self.plane.request("GET", path)[1]["items"]
+        items = self.ask("GET", path)[1]["items"]
         return {e["metadata"]["name"]: e for e in items if e["metadata"]["name"] != "kubernetes"}
 
     def addresses(self, name: str) -> list[str]:

@@ -192,8 +192,9 @@ class Load:
     def _run(self) -> None:
         while not self._end.is_set():
             try:
-                self.world.make(f"load-{self.made}")
+                # One more, also if an answer was lost: its name is taken then.
                 self.made += 1
+                self.world.make(f"load-{self.made}")
                 if self.made % 3 == 0:
                     self.world.delete(f"load-{self.made - 3}")
                 self.look()
