@@ -65,6 +65,10 @@ def test_an_address_is_given_and_served(world: Givers) -> None:
     world.until(lambda: world.agents[0].status().pools[0].used == 2, "the pool's use")
     assert [(each.name, each.addresses) for each in status.pools] == [("few", 16)]
     assert status.leader == world.holder()
+    listed = world.agents[0].agent.command("source", "list").stdout
+    assert "pool few" in listed
+    assert f"given by {status.leader}" in listed
+    assert "2 of 16 are taken" in world.agents[1].agent.command("status").stdout
 
 
 def test_what_is_wished_for(world: Givers) -> None:
