@@ -188,6 +188,17 @@ class KindStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """Addresses that a source gives to services."""
+
+    name: str
+    addresses: int
+    """How many it has, of both families."""
+    used: int
+    """How many of them nobody else can be given."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceStatus:
     """A source of services, and what became of what it has."""
 
@@ -208,6 +219,10 @@ class SourceStatus:
     """Endpoints that are in no list while these are written anew, and stay."""
     unserved: tuple[Problem, ...] = ()
     """What of its objects can't be served as they are."""
+    pools: tuple[PoolStatus, ...] = ()
+    """Addresses that it gives to services."""
+    leader: str | None = None
+    """Whose agent gives them, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)
