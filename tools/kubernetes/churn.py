@@ -266,7 +266,6 @@ class Rig:
             for each in running:
                 each.result()
         asked = self._asked()
-        from tools.kubernetes.churn_late import dump; dump(self.listed, asked, found)  # DEBUG
         for each in found.values():
             each["which"] = list(reached(self.listed, asked, each["which"]))
         done = {name: count - before[name] for name, count in self.changes.items()}

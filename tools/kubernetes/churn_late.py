@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 Syns = dict[str, list[tuple[float, int]]]
 """By address: when a connection was asked of it, and from which port."""
 MOST = 10
+_NOTED_SECONDS = 0.1
+"""So much later servers may see what has come."""
 _FOREVER = float("inf")
 
 
@@ -73,7 +75,7 @@ def _last(listed: Listed, asked: Syns, began: float) -> Iterator[float]:
     for address, spans in listed.gone.items():
         for begun, ended in spans:
             if begun >= began:
-                times = [at - begun for at, *_ in asked.get(address, ()) if begun <= at < ended]
+                times = [at - begun for at, _ in asked.get(address, ()) if begun <= at < ended]
                 yield max(times, default=0.0)
 
 
@@ -88,8 +90,8 @@ def reached(
         near = [
             (at, address, source)
             for address, times in asked.items()
-            for at, source, *_ in times
-            if began - 0.001 <= at <= ended
+            for at, source in times
+            if began - 0.001 <= at <= ended + _NOTED_SECONDS
         ]
         mine = [each for each in near if each[2] == port] or near
         yield {
@@ -101,7 +103,3 @@ def reached(
             ],
         }
 
-
-def dump(listed, asked, found):  # DEBUG
-    import json, os
-    json.dump([{a: [list(map(lambda v: v if v != _FOREVER else 1e18, x)) for x in s] for a, s in listed.gone.items()}, asked, found], open("/tmp/kc-dump.json", "w"))

@@ -73,8 +73,7 @@ class _Asked:
         header = (packet[0] & 15) * 4
         address = socket.inet_ntoa(packet[16:20])
         (port,) = struct.unpack_from("!H", packet, header)
-        (seq,) = struct.unpack_from("!I", packet, header + 4)
-        self.at.setdefault(address, []).append((time.monotonic(), port, socket.inet_ntoa(packet[12:16]), seq))  # DEBUG
+        self.at.setdefault(address, []).append((time.monotonic(), port))
 
     def report(self) -> str:
         """All that was noted since this was last asked."""
