@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from contextlib import closing, suppress
 
-TIMEOUT = 3.0
+TIMEOUT = 20.0
 KEPT = 32
 """Connections that are kept, and asked on ten times a second."""
 
