@@ -50,7 +50,10 @@ class Asker:
             text = answer.read()
         except (OSError, http.client.HTTPException):
             self._forget()
-            raise
+            if method != "GET":
+                raise
+            answer = self._send(method, path, body, kind)
+            text = answer.read()
         if answer.status >= _ERRORS:
             raise KubernetesError(f"{method} {path}: {answer.status}: {text.decode()[:500]}")
         return json.loads(text)
@@ -69,6 +72,7 @@ class Asker:
                 answer = self._send("GET", f"{path}{mark}watch=true", None, "application/json")
                 self._follow(answer, told, ended)
             self._forget()
+            ended.wait(0.1)
 
     @staticmethod
     def _follow(

@@ -19,9 +19,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from tests.kubernetes.harness_proxies import proxies
 from tools.kubernetes import control_plane as control
 from tools.kubernetes import load
 from tools.kubernetes.asker import Asker
+from tools.kubernetes.churn_faults import FAULTS
 from tools.kubernetes.churn_late import Listed, Syns, lateness, reached
 from tools.kubernetes.cluster import Cluster
 from tools.kubernetes.errors import KubernetesError
@@ -38,14 +40,15 @@ from tools.kubernetes.scale_world import cpu
 from towpath.lab import network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tools.kubernetes.control_plane import ControlPlane
     from tools.kubernetes.programs import Program
 
 PORTS = (8080, 8081)
 NODE_PORT = 30080
-PARTS = ("nothing", "ports", "endpoints", "both")
+CHANGES = ("nothing", "ports", "endpoints", "both")
+PARTS = (*CHANGES, *FAULTS)
 HERE, ELSEWHERE = "10.244.1", "10.244.2"
 WORKERS = 8
 _PROGRAM = str(Path(load.__file__))
@@ -66,7 +69,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200, help="requests a second, of each client")
     parser.add_argument("--changes", type=float, default=100, help="of endpoints, a second")
     parser.add_argument("--grace", type=float, default=5, help="seconds that a pod goes on serving")
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--parts", nargs="+", default=CHANGES, choices=PARTS)
     options = parser.parse_args()
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -89,7 +92,7 @@ class Rig:
         self.addresses += [f"{ELSEWHERE}.{n}" for n in range(1, options.pods - half + 1)]
         self.servers: dict[str, subprocess.Popen[str]] = {}
         self.proxy: Program
-        self.changes = {"ports": 0, "endpoints": 0, "late": 0}
+        self.changes = Counter[str]()
         """And how many pods ended before slices were without them."""
         self.listed = Listed()
         self._telling = {range_: threading.Lock() for range_ in (HERE, ELSEWHERE)}
@@ -207,7 +210,7 @@ class Rig:
                 done += 1
                 # So that most are there.
                 if self._free and (all_ - len(self._named)) * 5 > all_:
-                    pool.submit(self._begin, self._free.popleft())
+                    pool.submit(self.begin_pod, self._free.popleft())
                 elif (all_ - len(self._named)) * 3 < all_:
                     address = random_.choice(sorted(self._named))
                     pool.submit(self._delete, address, self._named.pop(address))
@@ -215,10 +218,11 @@ class Rig:
             self._free.append(address)
         self._leaving.clear()
         while self._free:
-            self._begin(self._free.popleft())
+            self.begin_pod(self._free.popleft())
         wait(lambda: self.ready() == all_, "all pods in slices")
 
-    def _begin(self, address: str) -> None:
+    def begin_pod(self, address: str) -> None:
+        """Serve at an address, and have a pod there."""
         self.tell("up", address)
         self.make_pod(address)
         self.changes["endpoints"] += 1
@@ -233,6 +237,28 @@ class Rig:
         self.tell("down", address)
         self._free.append(address)
 
+    def end_pods(self, addresses: Sequence[str]) -> None:
+        """Delete pods, and serve no more when their time is over."""
+        for address in addresses:
+            self._delete(address, self._named.pop(address))
+        time.sleep(self.options.grace)
+        self._leaving.clear()
+        for address in addresses:
+            self._end(address)
+        self._free.clear()
+
+    def replace_pods(self, addresses: Sequence[str]) -> None:
+        """Have other pods at the same addresses."""
+        self.end_pods(addresses)
+        for address in addresses:
+            self.begin_pod(address)
+        wait(lambda: self.ready() == len(self.addresses), "all pods in slices")
+
+    def read_pods(self) -> None:
+        """Know the names of those that there are."""
+        found = self.ask("GET", _PODS)["items"]
+        self._named = {each["status"]["podIP"]: each["metadata"]["name"] for each in found}
+
     # ---- What is measured ------------------------------------------------------------------------
 
     def measure(self) -> dict[str, Any]:
@@ -243,11 +269,13 @@ class Rig:
             "endpoints": (self.change_endpoints,),
             "both": (self.change_ports, self.change_endpoints),
         }
+        known |= {name: (partial(fault, self),) for name, fault in FAULTS.items()}
         return {name: self._part(known[name]) for name in self.options.parts}
 
     def _part(self, changes: tuple[Callable[[threading.Event], None], ...]) -> dict[str, Any]:
         vip = self.ask("GET", "/api/v1/namespaces/default/services/web")["spec"]["clusterIP"]
-        ended, before, spent = threading.Event(), dict(self.changes), cpu(self.proxy.pid)
+        ended, before, pid = threading.Event(), Counter(self.changes), self.proxy.pid
+        spent = cpu(pid)
         began, writes = time.monotonic(), self.listed.writes
         self._asked()
         words = [str(self.options.seconds), str(self.options.rate)]
@@ -265,15 +293,14 @@ class Rig:
                 ended.set()
             for each in running:
                 each.result()
-        asked = self._asked()
+        syns = self._asked()
         for each in found.values():
-            each["which"] = list(reached(self.listed, asked, each["which"]))
-        done = {name: count - before[name] for name, count in self.changes.items()}
+            each["which"] = list(reached(self.listed, syns, each["which"]))
         return found | {
-            "changes": {name: count for name, count in done.items() if count},
+            "changes": self.changes - before,
             "writes_of_slices": self.listed.writes - writes,
-            "reached_after_removal": lateness(self.listed, asked, began),
-            "cpu_seconds": round(cpu(self.proxy.pid) - spent, 1),
+            "reached_after_removal": lateness(self.listed, syns, began),
+            "cpu_seconds": round(cpu(pid) - spent, 1) if pid == self.proxy.pid else None,
         }
 
     def _asked(self) -> Syns:

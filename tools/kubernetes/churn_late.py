@@ -102,4 +102,3 @@ def reached(
                 for at, address, _ in sorted(mine)[:MOST]
             ],
         }
-
