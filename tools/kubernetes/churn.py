@@ -238,9 +238,10 @@ class Rig:
         self._free.append(address)
 
     def end_pods(self, addresses: Sequence[str]) -> None:
-        """Delete pods, and serve no more when their time is over."""
+        """Delete pods, and serve no more when their time is over since slices are without them."""
         for address in addresses:
             self._delete(address, self._named.pop(address))
+        wait(lambda: self.listed.now.isdisjoint(addresses), "slices to be without them")
         time.sleep(self.options.grace)
         self._leaving.clear()
         for address in addresses:

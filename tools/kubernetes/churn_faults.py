@@ -35,8 +35,15 @@ def restart_api(rig: Rig, ended: threading.Event) -> None:
     """End the API server and start it again, by force: its clients lose all watches."""
     while not ended.wait(PAUSE_SECONDS):
         rig.plane.stop("apiserver", number=signal.SIGKILL)
-        rig.plane.start("apiserver")
+        _start_api(rig)
         rig.changes["restarts"] += 1
+
+
+def _start_api(rig: Rig) -> None:
+    """Start the API server, and the controllers, which end without it, as a kubelet does."""
+    rig.plane.start("apiserver")
+    rig.plane.stop("controller-manager")
+    rig.plane.start("controller-manager")
 
 
 def restore(rig: Rig, ended: threading.Event) -> None:
@@ -50,7 +57,7 @@ def restore(rig: Rig, ended: threading.Event) -> None:
         rig.replace_pods(rig.addresses[::10])
         rig.plane.stop("apiserver", number=signal.SIGKILL)
         rig.plane.restore(path, bump=True)
-        rig.plane.start("apiserver")
+        _start_api(rig)
         rig.read_pods()
         rig.changes["restores"] += 1
 
