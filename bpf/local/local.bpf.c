@@ -18,6 +18,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "local/end.h"
 #include "local/in.h"
 
 /* Counts the packet, and says what tc is to do with it. */
@@ -51,13 +52,17 @@ int local_in(struct __sk_buff *skb)
 static __always_inline __u32 local_answer(struct __sk_buff *skb)
 {
 	struct packet_work *w = packet_work();
+	__u32 verdict;
 
 	if (!w || !packet_parse(skb, w, false))
 		return PACKET_PASS_OTHER;
 	if (unlikely(w->p.problem == XLAT_NO_FIRST))
 		return PACKET_PASS_FRAGMENT;
 	w->ifindex = 0;
-	return packet_restore(skb, w);
+	verdict = packet_restore(skb, w);
+	if (unlikely(w->p.flags & TCP_RST) && verdict == PACKET_RESTORED)
+		local_end_flow();
+	return verdict;
 }
 
 SEC("tc")

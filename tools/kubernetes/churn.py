@@ -12,21 +12,26 @@ ClusterIP, and outside, at a node port. Prints JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.harness_proxies import proxies
 from tools.kubernetes import control_plane as control
 from tools.kubernetes import load
+from tools.kubernetes.asker import Asker
+from tools.kubernetes.churn_faults import FAULTS
+from tools.kubernetes.churn_late import Listed, Syns, lateness, reached
 from tools.kubernetes.cluster import Cluster
 from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.node import Node, ip
@@ -35,18 +40,23 @@ from tools.kubernetes.scale_world import cpu
 from towpath.lab import network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tools.kubernetes.control_plane import ControlPlane
     from tools.kubernetes.programs import Program
 
 PORTS = (8080, 8081)
 NODE_PORT = 30080
-PARTS = ("nothing", "ports", "endpoints", "both")
+CHANGES = ("nothing", "ports", "endpoints", "both")
+PARTS = (*CHANGES, *FAULTS)
 HERE, ELSEWHERE = "10.244.1", "10.244.2"
 WORKERS = 8
 _PROGRAM = str(Path(load.__file__))
 _PODS = "/api/v1/namespaces/default/pods"
+SLICES = (
+    "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+    "?labelSelector=kubernetes.io/service-name=web"
+)
 _MERGE = "application/merge-patch+json"
 
 
@@ -59,7 +69,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200, help="requests a second, of each client")
     parser.add_argument("--changes", type=float, default=100, help="of endpoints, a second")
     parser.add_argument("--grace", type=float, default=5, help="seconds that a pod goes on serving")
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--parts", nargs="+", default=CHANGES, choices=PARTS)
     options = parser.parse_args()
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -74,6 +84,7 @@ class Rig:
 
     def __init__(self, node: Node, options: argparse.Namespace) -> None:
         self.plane = node.plane
+        self.ask = Asker(node.plane).ask
         self.node = node
         self.options = options
         half = options.pods // 2
@@ -81,11 +92,16 @@ class Rig:
         self.addresses += [f"{ELSEWHERE}.{n}" for n in range(1, options.pods - half + 1)]
         self.servers: dict[str, subprocess.Popen[str]] = {}
         self.proxy: Program
-        self.changes = {"ports": 0, "endpoints": 0, "late": 0}
+        self.changes = Counter[str]()
         """And how many pods ended before slices were without them."""
-        self._generation = 0
+        self.listed = Listed()
+        self._telling = {range_: threading.Lock() for range_ in (HERE, ELSEWHERE)}
+        self._generation = itertools.count(1)
         self._named: dict[str, str] = {}
         """Pods by address."""
+        self._leaving: deque[tuple[float, str]] = deque()
+        """Addresses whose pods are gone and serve on, and until when."""
+        self._free: deque[str] = deque()
 
     # ---- What is there ---------------------------------------------------------------------------
 
@@ -100,26 +116,20 @@ class Rig:
         if made.stdout.readline().strip() != "ready":
             raise KubernetesError(f"no servers in {netns}")
 
-    def tell(self, verb: str, address: str) -> None:
-        """Have a server be ``up`` or ``down``, and wait until it is."""
-        server = self.servers[address.rpartition(".")[0]]
+    def tell(self, verb: str, address: str) -> str:
+        """Have a server be ``up`` or ``down``, and wait until it is; or what it has seen."""
+        range_ = address.rpartition(".")[0]
+        server = self.servers[range_]
         assert server.stdin  # noqa: S101 - it was asked for
         assert server.stdout  # noqa: S101 - it was asked for
-        server.stdin.write(f"{verb} {address}\n")
-        server.stdin.flush()
-        server.stdout.readline()
-
-    def ask(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
-        """Ask the API server. KubernetesError: it refuses."""
-        status, found = self.plane.request(method, path, body, kind)
-        if status >= 300:  # noqa: PLR2004
-            raise KubernetesError(f"{method} {path}: {status}: {found}")
-        return found
+        with self._telling[range_]:
+            server.stdin.write(f"{verb} {address}\n")
+            server.stdin.flush()
+            return server.stdout.readline()
 
     def make_pod(self, address: str) -> None:
         """A pod that is ready."""
-        self._generation += 1
-        name = f"pod-{self._generation}"
+        name = f"pod-{next(self._generation)}"
         here = address.startswith(f"{HERE}.")
         container = {"name": "server", "image": "server", "ports": []}
         pod = {
@@ -144,14 +154,7 @@ class Rig:
 
     def ready(self) -> int:
         """How many addresses slices have."""
-        return len(self.listed())
-
-    def listed(self) -> set[str]:
-        """Addresses that slices have."""
-        path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-        label = "?labelSelector=kubernetes.io/service-name=web"
-        found = self.ask("GET", path + label)["items"]
-        return {e["addresses"][0] for each in found for e in each["endpoints"] or ()}
+        return len(self.listed.now)
 
     def make(self) -> None:
         """Nodes, pods, the Service."""
@@ -195,37 +198,67 @@ class Rig:
     def change_endpoints(self, ended: threading.Event) -> None:
         """Delete pods, which serve on for a while, and make others at addresses that are free."""
         random_ = random.Random(1)  # noqa: S311
-        leaving: deque[tuple[float, str]] = deque()
-        free: deque[str] = deque()
-        began, done = time.monotonic(), 0
-        while not ended.is_set():
-            now = time.monotonic()
-            while leaving and leaving[0][0] <= now:
-                address = leaving.popleft()[1]
-                self.changes["late"] += address in self.listed()
-                self.tell("down", address)
-                free.append(address)
-            if done >= (now - began) * self.options.changes:
-                ended.wait(0.005)
-                continue
-            done += 1
-            # So that most are there.
-            if free and (len(free) + len(leaving)) * 5 > len(self.addresses):
-                address = free.popleft()
-                self.tell("up", address)
-                self.make_pod(address)
-            elif (len(free) + len(leaving)) * 3 < len(self.addresses):
-                address = random_.choice(sorted(self._named))
-                path = f"{_PODS}/{self._named.pop(address)}?gracePeriodSeconds=0"
-                self.ask("DELETE", path)
-                leaving.append((time.monotonic() + self.options.grace, address))
-            else:
-                continue
-            self.changes["endpoints"] += 1
-        for address in (*free, *(each for _, each in leaving)):
-            self.tell("up", address)
-            self.make_pod(address)
+        began, done, all_ = time.monotonic(), 0, len(self.addresses)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            while not ended.is_set():
+                now = time.monotonic()
+                while self._leaving and self._leaving[0][0] <= now:
+                    pool.submit(self._end, self._leaving.popleft()[1])
+                if done >= (now - began) * self.options.changes:
+                    ended.wait(0.002)
+                    continue
+                done += 1
+                # So that most are there.
+                if self._free and (all_ - len(self._named)) * 5 > all_:
+                    pool.submit(self.begin_pod, self._free.popleft())
+                elif (all_ - len(self._named)) * 3 < all_:
+                    address = random_.choice(sorted(self._named))
+                    pool.submit(self._delete, address, self._named.pop(address))
+        for _, address in self._leaving:
+            self._free.append(address)
+        self._leaving.clear()
+        while self._free:
+            self.begin_pod(self._free.popleft())
+        wait(lambda: self.ready() == all_, "all pods in slices")
+
+    def begin_pod(self, address: str) -> None:
+        """Serve at an address, and have a pod there."""
+        self.tell("up", address)
+        self.make_pod(address)
+        self.changes["endpoints"] += 1
+
+    def _delete(self, address: str, name: str) -> None:
+        self.ask("DELETE", f"{_PODS}/{name}?gracePeriodSeconds=0")
+        self._leaving.append((time.monotonic() + self.options.grace, address))
+        self.changes["endpoints"] += 1
+
+    def _end(self, address: str) -> None:
+        self.changes["late"] += address in self.listed.now
+        self.tell("down", address)
+        self._free.append(address)
+
+    def end_pods(self, addresses: Sequence[str]) -> None:
+        """Delete pods, and serve no more when their time is over since slices are without them."""
+        for address in addresses:
+            self._delete(address, self._named.pop(address))
+        wait(lambda: self.listed.now.isdisjoint(addresses), "slices to be without them")
+        time.sleep(self.options.grace)
+        self._leaving.clear()
+        for address in addresses:
+            self._end(address)
+        self._free.clear()
+
+    def replace_pods(self, addresses: Sequence[str]) -> None:
+        """Have other pods at the same addresses."""
+        self.end_pods(addresses)
+        for address in addresses:
+            self.begin_pod(address)
         wait(lambda: self.ready() == len(self.addresses), "all pods in slices")
+
+    def read_pods(self) -> None:
+        """Know the names of those that there are."""
+        found = self.ask("GET", _PODS)["items"]
+        self._named = {each["status"]["podIP"]: each["metadata"]["name"] for each in found}
 
     # ---- What is measured ------------------------------------------------------------------------
 
@@ -237,11 +270,15 @@ class Rig:
             "endpoints": (self.change_endpoints,),
             "both": (self.change_ports, self.change_endpoints),
         }
+        known |= {name: (partial(fault, self),) for name, fault in FAULTS.items()}
         return {name: self._part(known[name]) for name in self.options.parts}
 
     def _part(self, changes: tuple[Callable[[threading.Event], None], ...]) -> dict[str, Any]:
         vip = self.ask("GET", "/api/v1/namespaces/default/services/web")["spec"]["clusterIP"]
-        ended, before, spent = threading.Event(), dict(self.changes), cpu(self.proxy.pid)
+        ended, before, pid = threading.Event(), Counter(self.changes), self.proxy.pid
+        spent = cpu(pid)
+        began, writes = time.monotonic(), self.listed.writes
+        self._asked()
         words = [str(self.options.seconds), str(self.options.rate)]
         inside = [sys.executable, _PROGRAM, "ask", vip, "80", *words]
         outside = [sys.executable, _PROGRAM, "ask", self.node.address, str(NODE_PORT), *words]
@@ -257,10 +294,22 @@ class Rig:
                 ended.set()
             for each in running:
                 each.result()
-        done = {name: count - before[name] for name, count in self.changes.items()}
+        syns = self._asked()
+        for each in found.values():
+            each["which"] = list(reached(self.listed, syns, each["which"]))
         return found | {
-            "changes": {name: count for name, count in done.items() if count},
-            "cpu_seconds": round(cpu(self.proxy.pid) - spent, 1),
+            "changes": self.changes - before,
+            "writes_of_slices": self.listed.writes - writes,
+            "reached_after_removal": lateness(self.listed, syns, began),
+            "cpu_seconds": round(cpu(pid) - spent, 1) if pid == self.proxy.pid else None,
+        }
+
+    def _asked(self) -> Syns:
+        """What servers have seen since they were last asked."""
+        return {
+            address: times
+            for range_ in self.servers
+            for address, times in json.loads(self.tell("report", f"{range_}.-")).items()
         }
 
 
@@ -283,6 +332,11 @@ def rig(plane: ControlPlane, options: argparse.Namespace) -> Iterator[Rig]:
     """A node with a proxy, namespaces with the pods' addresses on it and elsewhere."""
     node = Node(plane, "one", 1)
     made = Rig(node, options)
+    ended = threading.Event()
+    watching = threading.Thread(
+        target=Asker(plane).watch, args=(SLICES, made.listed.told, ended), daemon=True
+    )
+    watching.start()
     try:
         node.begin()
         for netns in ("here", "elsewhere"):
@@ -313,6 +367,7 @@ def rig(plane: ControlPlane, options: argparse.Namespace) -> Iterator[Rig]:
             wait(made.answers, "the service to answer")
             yield made
     finally:
+        ended.set()
         for server in made.servers.values():
             server.kill()
         node.down()

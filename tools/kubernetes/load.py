@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many small servers, and clients that count what fails.
 
-    load.py serve PORTS ADDRESS...        one on each; "down ADDRESS" and "up ADDRESS" on stdin
+    load.py serve PORTS ADDRESS...        one on each; "down ADDRESS" and "up ADDRESS" on stdin,
+                                          "report -": when connections were asked of each address
     load.py ask ADDRESS PORT SECONDS RATE a connection for each request, and some that are kept
 
 What clients got is said as JSON. Standard library only: it is run by whatever Python there is.
@@ -10,15 +11,74 @@ What clients got is said as JSON. Standard library only: it is run by whatever P
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import socket
+import struct
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 
-TIMEOUT = 3.0
+TIMEOUT = 20.0
 KEPT = 32
 """Connections that are kept, and asked on ten times a second."""
+
+
+MOST_TOLD = 20
+"""Failures that are told one by one."""
+
+
+class _Asked:
+    """When connections were asked of which address: SYNs, as they reach this namespace."""
+
+    # Of a packet of TCP that is no later fragment, the flags SYN and ACK: SYN alone.
+    _FILTER = (
+        (0x30, 0, 0, 9),  # the protocol
+        (0x15, 0, 7, socket.IPPROTO_TCP),
+        (0x28, 0, 0, 6),  # the fragment's offset
+        (0x45, 5, 0, 0x1FFF),
+        (0xB1, 0, 0, 0),  # the header's length
+        (0x50, 0, 0, 13),  # flags
+        (0x54, 0, 0, 0x12),
+        (0x15, 0, 1, 0x02),
+        (0x06, 0, 0, 0xFFFF),
+        (0x06, 0, 0, 0),
+    )
+    _ATTACH_FILTER, _ETH_P_IP, _OUTGOING = 26, 0x0800, 4
+
+    def __init__(self) -> None:
+        self.at: dict[str, list[tuple[float, int]]] = {}
+        """By address: when, and the client's port."""
+        every_ip = socket.htons(self._ETH_P_IP)
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, every_ip)
+        program = b"".join(struct.pack("=HBBI", *each) for each in self._FILTER)
+        held = ctypes.create_string_buffer(program)
+        given = struct.pack("@HP", len(self._FILTER), ctypes.addressof(held))
+        self._socket.setsockopt(socket.SOL_SOCKET, self._ATTACH_FILTER, given)
+        self._socket.setblocking(False)  # noqa: FBT003 - as it is called
+
+    def follow(self) -> None:
+        """Note them from now on."""
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            while True:
+                packet, where = self._socket.recvfrom(128)
+                if where[2] != self._OUTGOING:
+                    self._note(packet)
+
+    def _note(self, packet: bytes) -> None:
+        header = (packet[0] & 15) * 4
+        address = socket.inet_ntoa(packet[16:20])
+        (port,) = struct.unpack_from("!H", packet, header)
+        self.at.setdefault(address, []).append((time.monotonic(), port))
+
+    def report(self) -> str:
+        """All that was noted since this was last asked."""
+        found, self.at = self.at, {}
+        return json.dumps(found)
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -36,6 +96,7 @@ class _Servers:
         self._ports = ports
         self._up: dict[str, list[asyncio.Server]] = {}
         self._talks: dict[str, set[asyncio.StreamWriter]] = {}
+        self._asked = _Asked()
 
     async def up(self, address: str) -> None:
         """Serve at an address."""
@@ -61,6 +122,7 @@ class _Servers:
         """Serve, and do what is said."""
         for each in addresses:
             await self.up(each)
+        self._asked.follow()
         print("ready", flush=True)
         reader = asyncio.StreamReader()
         loop = asyncio.get_running_loop()
@@ -68,6 +130,9 @@ class _Servers:
         await loop.connect_read_pipe(lambda: protocol, sys.stdin)
         while line := (await reader.readline()).decode():
             verb, address = line.split()
+            if verb == "report":
+                print(self._asked.report(), flush=True)
+                continue
             if verb == "down":
                 self.down(address)
             elif address not in self._up:
@@ -83,6 +148,8 @@ class _Clients:
         self._until = time.monotonic() + seconds
         self.requests = 0
         self.failed: Counter[str] = Counter()
+        self.which: list[tuple[float, float, str, int]] = []
+        """Some that failed: when they began and ended, how, and from which port."""
         self.cut: Counter[str] = Counter()
         """Connections that were kept and ended otherwise than by their server's close."""
         self.closed = 0
@@ -90,18 +157,26 @@ class _Clients:
 
     async def _once(self) -> None:
         began = time.monotonic()
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                reader, writer = await asyncio.open_connection(*self._end)
-                writer.write(b"?\n")
-                said = await reader.readline()
-            writer.close()
-            if not said:
-                self.failed["closed"] += 1
-        except OSError as error:  # TimeoutError is one
-            self.failed[type(error).__name__] += 1
+        with closing(socket.socket()) as made:
+            made.setblocking(False)  # noqa: FBT003 - as it is called
+            try:
+                async with asyncio.timeout(TIMEOUT):
+                    why = await self._ask(made)
+            except OSError as error:  # TimeoutError is one
+                why = type(error).__name__
+            ended = time.monotonic()
+            if why is not None:
+                self.failed[why] += 1
+                if len(self.which) < MOST_TOLD:
+                    self.which.append((began, ended, why, made.getsockname()[1]))
         self.requests += 1
-        self.took.append(time.monotonic() - began)
+        self.took.append(ended - began)
+
+    async def _ask(self, made: socket.socket) -> str | None:
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(made, self._end)
+        await loop.sock_sendall(made, b"?\n")
+        return None if await loop.sock_recv(made, 16) else "closed"
 
     async def requests_at(self, rate: float) -> None:
         """Begin so many a second."""
@@ -140,6 +215,7 @@ class _Clients:
         found = {
             "requests": self.requests,
             "failed": dict(self.failed),
+            "which": self.which,
             "cut": dict(self.cut),
             "closed": self.closed,
             "p50_ms": round(1000 * took[len(took) // 2], 2),

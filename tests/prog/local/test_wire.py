@@ -239,14 +239,26 @@ def test_a_closed_connection_may_begin_anew(pods: Rig) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_port_that_is_used_again_for_another_backend(rig: Rig, version: int) -> None:
-    """Elsewhere, as the one here drains: all packets of the new connection go there."""
+@pytest.mark.parametrize("ended_by", ["client", "backend"])
+def test_a_port_that_is_used_again_for_another_backend(
+    rig: Rig, version: int, ended_by: str
+) -> None:
+    """Elsewhere, as the one here drains: all packets of the new connection go there.
+
+    A client whose connection was reset says nothing more, and its port is free at once.
+    """
     pod, remote = ((POD, REMOTE), (POD6, REMOTE6))[version == 6]
     rig.serve(service(pod))
     packet = sent(version, TCP(flags="S"))
-    for flags, wanted in (("S", BEGUN), ("A", BALANCED), ("FA", BALANCED)):
+    for flags, wanted in (("S", BEGUN), ("A", BALANCED)):
         packet[TCP].flags = flags
         assert rig.out(fresh(packet))[1] == wanted
+    if ended_by == "client":
+        packet[TCP].flags = "FA"
+        assert rig.out(fresh(packet))[1] == BALANCED
+    else:
+        reset = answer(routed(between(packet, None, (pod, PORT))), TCP(flags="RA"))
+        assert rig.back(reset)[1] == RESTORED
     drains = Backend(ip_address(pod), state=BackendState.DRAINING)
     rig.serve(service(drains, Backend(ip_address(remote))))
     for flags in ("S", "A", "PA"):
@@ -257,6 +269,22 @@ def test_a_port_that_is_used_again_for_another_backend(rig: Rig, version: int) -
         seen = (IP if version == 4 else IPv6)(frame[14:])
         assert (seen.dst, seen[TCP].flags) == (remote, flags)
     assert rig.pod.is_quiet()
+
+
+def test_a_connection_that_goes_on_stays_where_it_is(rig: Rig) -> None:
+    """Whatever SYN comes for it: it may be forged."""
+    rig.serve(service(POD))
+    packet = sent(4, TCP(flags="S"))
+    for flags, wanted in (("S", BEGUN), ("A", BALANCED)):
+        packet[TCP].flags = flags
+        assert rig.out(fresh(packet))[1] == wanted
+    back = answer(routed(between(packet, None, (POD, PORT))), TCP(flags="FA"))
+    assert rig.back(back)[1] == RESTORED
+    drains = Backend(ip_address(POD), state=BackendState.DRAINING)
+    rig.serve(service(drains, Backend(ip_address(REMOTE))))
+    for flags in ("S", "A"):
+        packet[TCP].flags = flags
+        assert rig.out(fresh(packet))[1] == BALANCED
 
 
 def test_trace_and_counters_say_so(pods: Rig) -> None:

@@ -103,12 +103,12 @@ def backends_gone(
     backends along; they are not among these.
     """
     old, new = _apart(tuple(observed), tuple(desired))
-    return tuple(
-        (before, new[key], backend)
-        for key, before in _kept(old, new).items()
-        for backend in before.backends
-        if backend.address not in {each.address for each in new[key].backends}
-    )
+    found = []
+    for key, before in _kept(old, new).items():
+        after = new[key]
+        there = {each.address for each in after.backends}
+        found += [(before, after, each) for each in before.backends if each.address not in there]
+    return tuple(found)
 
 
 class _Planned(NamedTuple):

@@ -8,6 +8,7 @@ is for a backend that goes for good: the table is then made without it.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from towpath.core.lb import maglev
@@ -23,14 +24,30 @@ if TYPE_CHECKING:
     from towpath.model.service import Backend, Service
 
 
+_KEPT = 8
+"""Tables: of 65,521 slots, which a service of 250 backends has, each takes 256 KiB."""
+
+
 def table(backends: Sequence[Backend], size: int) -> NDArray[np.uint32]:
     """Return, for each of ``size`` slots, an index into ``backends``; empty if nobody shares.
 
+    It can't be written to: some are kept. A change has that of before compared with the new one,
+    which it writes, and several services often have the same backends.
+
     ValueError as :func:`towpath.core.lb.maglev.table` says.
     """
-    identities = [(backend.address.packed, backend.weight) for backend in backends]
-    away = [at for at, each in enumerate(backends) if each.state is not BackendState.ACTIVE]
-    return maglev.table(identities, size, away)
+    identities = tuple((backend.address.packed, backend.weight) for backend in backends)
+    away = tuple(at for at, each in enumerate(backends) if each.state is not BackendState.ACTIVE)
+    return _table(identities, size, away)
+
+
+@lru_cache(maxsize=_KEPT)
+def _table(
+    identities: tuple[tuple[bytes, int], ...], size: int, away: tuple[int, ...]
+) -> NDArray[np.uint32]:
+    made = maglev.table(identities, size, away)
+    made.flags.writeable = False
+    return made
 
 
 def key(service: Service) -> tuple[int, dict[Address, tuple[int, bool]]]:

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to a cluster while its services are asked: programs that end, a node that drains."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Mapping
+
+    from tools.kubernetes.churn import Rig
+
+PAUSE_SECONDS = 5.0
+
+
+def restart_proxy(rig: Rig, ended: threading.Event) -> None:
+    """End the node's proxy and start it again, every second time by force, while endpoints change.
+
+    It is begun anew once it has caught up: a rolling update goes on then.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL) * 1000:
+        if ended.wait(PAUSE_SECONDS):
+            return
+        rig.proxy.stop(number)
+        rig.proxy.start()
+        rig.proxy.wait_for(rig.answers)
+        rig.changes["restarts"] += 1
+
+
+def restart_api(rig: Rig, ended: threading.Event) -> None:
+    """End the API server and start it again, by force: its clients lose all watches."""
+    while not ended.wait(PAUSE_SECONDS):
+        rig.plane.stop("apiserver", number=signal.SIGKILL)
+        _start_api(rig)
+        rig.changes["restarts"] += 1
+
+
+def _start_api(rig: Rig) -> None:
+    """Start the API server, and the controllers, which end without it, as a kubelet does."""
+    rig.plane.start("apiserver")
+    rig.plane.stop("controller-manager")
+    rig.plane.start("controller-manager")
+
+
+def restore(rig: Rig, ended: threading.Event) -> None:
+    """Put etcd back to what it had some changes ago, as documented: with a later revision."""
+    kept = rig.plane.directory / "snapshot"
+    for turn in itertools.count():
+        if ended.wait(PAUSE_SECONDS):
+            return
+        path = kept.with_suffix(f".{turn}")
+        rig.plane.snapshot(path)
+        rig.replace_pods(rig.addresses[::10])
+        rig.plane.stop("apiserver", number=signal.SIGKILL)
+        rig.plane.restore(path, bump=True)
+        _start_api(rig)
+        rig.read_pods()
+        rig.changes["restores"] += 1
+
+
+def drain(rig: Rig, ended: threading.Event) -> None:
+    """Have all pods of the node leave it, some at a time, and come again."""
+    here = rig.addresses[: len(rig.addresses) // 2]
+    step = 10
+    while not ended.wait(PAUSE_SECONDS):
+        for first in range(0, len(here), step):
+            rig.end_pods(here[first : first + step])
+            time.sleep(0.2)
+        rig.changes["drains"] += 1
+        for address in here:
+            rig.begin_pod(address)
+
+
+FAULTS: Mapping[str, Callable[[Rig, threading.Event], None]] = {
+    "restarts": restart_proxy,
+    "apiserver": restart_api,
+    "restored": restore,
+    "drain": drain,
+}
