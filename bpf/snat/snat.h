@@ -372,7 +372,7 @@ static __always_inline __u32 nat_unknown(void)
 	__u32 zero = 0;
 
 	set = bpf_map_lookup_elem(&settings, &zero);
-	return set && *(const volatile __u16 *)&set->moving ? VERDICT_DROP_NAT_MOVING
+	return set && *(const volatile __u8 *)&set->moving ? VERDICT_DROP_NAT_MOVING
 							    : VERDICT_PASS_NO_VIP;
 }
 

@@ -21,6 +21,7 @@ from tests.prog.lb.oracle import (
     REDIRECT,
     TOO_BIG,
     TOO_LARGE,
+    TRACKED,
     TX,
     Outcome,
     World,
@@ -55,7 +56,7 @@ WAYS, TRIES = 8, 16
 FULL_SETS = 4  # that are looked at before it is taken for granted that all are
 TCP, UDP = 6, 17
 ANSWERED, FIN, RST = 1, 2, 4
-TCP_FIN, TCP_SYN, TCP_RST = 1, 2, 4
+TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 
 
 @dataclass(eq=False)
@@ -259,6 +260,10 @@ class NatWorld(World):
     translated: set[Key] = field(default_factory=set)
     lasting: dict[Key, int] = field(default_factory=dict)
     """How long a service's flows of UDP last, in the table's units, where it says so itself."""
+    tracking: str = "none"
+    """What is done with flows of the kernel's: none, known, take, give."""
+    tracked: set[Flow] = field(default_factory=set)
+    """These."""
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
         """What happens to a frame that comes in on a device.
@@ -366,6 +371,9 @@ class NatWorld(World):
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
         forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
+        begins = flow.protocol == TCP and flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+        if self.tracking != "none" and self._is_kernels(flow, begins=begins):
+            return ending(found, TRACKED, commit=forget, leaves=leaves(slow, None))
         if refused := begins_nothing(flow, flags):
             return ending(found, refused, commit=forget)
         backend = self.of_client(key, flow) or self.by_maglev(key, flow)
@@ -387,6 +395,17 @@ class NatWorld(World):
         if made is None:
             return ending(found, NO_PORT, commit=commit)
         return self._to_backend(found, ifindex, packet, commit)
+
+    def _is_kernels(self, flow: Flow, *, begins: bool) -> bool:
+        """Whether a packet of a flow that isn't known is; what begins at once is not any more."""
+        if self.tracking == "give":
+            return True
+        if begins:
+            self.tracked.discard(flow)
+            return False
+        if self.tracking == "take":
+            self.tracked.add(flow)
+        return flow in self.tracked
 
     def _follow(self, frame: bytes, ifindex: int, packet: Packet, key: Key, left: Left) -> Outcome:
         """A later fragment goes to the backend of the first one, while its flow is there."""

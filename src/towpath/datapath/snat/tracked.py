@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows of translated services that the kernel translates: those of before, those to hand back.
+
+Whoever has served these services before, by rules of netfilter, has flows in the kernel's
+connection tracking. Their packets pass, for as long as the kernel lists them:
+
+1. `take`, before the first packet: what no flow here is known of and doesn't begin by a SYN passes,
+   and is noted by the program. So nothing can fall between the list and what comes after it.
+2. `settle`, once all services are there: the kernel's list is taken. Only those in it pass now.
+3. `look`, from time to time: those that it lists no longer are forgotten.
+
+A load balancer that goes does the reverse (`give`): it enters its flows into connection tracking.
+What isn't known any more passes meanwhile. See ``tracked`` in ``bpf/abi/lb.h``.
+"""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import IPv4Address, IPv6Address
+from socket import AF_INET, AF_INET6
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from towpath.datapath.flows.nat_table import CLOSING
+from towpath.datapath.maps.pins import LINKS
+from towpath.datapath.socket.packets.flows import FlowTable as PacketFlows
+from towpath.kernel.bpf.rcu import wait_for_readers
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net import conntrack_flows
+from towpath.kernel.net.conntrack_flows import Ends, Handed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
+
+    from towpath.datapath.flows.nat_table import NatFlows
+    from towpath.datapath.lb.contents import Contents
+    from towpath.datapath.local.path import LocalPath
+    from towpath.datapath.maps.shared import SharedMaps
+    from towpath.kernel.net.conntrack_flows import Rewritten
+
+    Array = np.ndarray[Any, Any]
+
+log = logging.getLogger(__name__)
+
+_FAMILIES: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
+"""Bytes of an address; the numbers of families are those of ``enum family``."""
+_TCP, _UDP = 6, 17
+_OPEN_SECONDS, _ENDING_SECONDS, _UDP_SECONDS = 86_400, 60, 120
+"""After which the kernel forgets a flow that was handed to it, of which no packet has come: it has
+times of its own from the first packet on."""
+
+
+class Tracked:
+    """``tracked`` of ``tables``, and the word that says what is done with it.
+
+    ``contents``: the services. For one thread at a time, the one that changes these; but for
+    `listed`.
+    """
+
+    def __init__(self, tables: SharedMaps, contents: Contents) -> None:
+        self._map = tables.maps["tracked"]
+        self._settings = tables.rows("settings")
+        self._names = {
+            name: tables.constant("tracking", f"TRACKING_{name}")
+            for name in ("NONE", "KNOWN", "TAKE", "GIVE")
+        }
+        self._contents = contents
+        self._full = False
+
+    @classmethod
+    def begun(cls, tables: SharedMaps, contents: Contents, pins: Path | None) -> Self:
+        """Have flows of before pass from the first packet on that a device's program sees.
+
+        Where there is a program already no flow has begun elsewhere since: the kernel's list says
+        all.
+        """
+        made = cls(tables, contents)
+        if pins is None or not _is_attached(pins / LINKS):
+            made.take()
+            return made
+        try:
+            made.fill()
+        except KernelError as error:
+            log.warning("%s", error)
+        return made
+
+    # ---- Flows of before -------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """Keys of flows that pass."""
+        return len(self._map.snapshot()[0])
+
+    @property
+    def takes(self) -> bool:
+        """Whether what isn't known passes."""
+        return self._state == self._names["TAKE"]
+
+    @property
+    def any(self) -> bool:
+        """Whether packets are asked about at all."""
+        return self._state != self._names["NONE"]
+
+    def take(self) -> None:
+        """Have what isn't known pass from now on, until `settle`."""
+        self._state = self._names["TAKE"]
+
+    def fill(self) -> None:
+        """Have all flows pass that the kernel lists, whoever they are to. KernelError."""
+        try:
+            self._enter({_key(each.original) for each in self.listed()})
+        finally:
+            if not self.takes:
+                self._state = self._names["KNOWN" if self.count else "NONE"]
+
+    def known(self) -> set[bytes]:
+        """The keys that are there."""
+        return {each.tobytes() for each in self._map.snapshot()[0]}
+
+    @staticmethod
+    def listed() -> list[Rewritten]:
+        """What the kernel lists. For any thread. KernelError."""
+        return conntrack_flows.rewritten()
+
+    def settle(self, found: Collection[Rewritten], before: Collection[bytes]) -> int:
+        """Have those pass that are to services here, and no others; how many there are.
+
+        ``before``: `known`, as it was before the kernel's list was taken: what the program has
+        noted since may be in no list yet.
+        """
+        ours = self._served()
+        wanted = {
+            _key(ends)
+            for each in found
+            if _there(each.original) in ours
+            # And answers, if they are to an address and port that a service has as well.
+            for ends in (each.original, each.reply)
+            if _there(ends) in ours
+        }
+        self._enter(wanted - set(before))
+        for key in set(before) - wanted:
+            self._map.delete(self._array({key})[0], missing_ok=True)
+        # Noted since; the next look decides.
+        left = self.known()
+        self._state = self._names["KNOWN" if left else "NONE"]
+        return len(left)
+
+    def _served(self) -> set[tuple[bytes, bytes, int]]:
+        """Where services are that take what comes in by devices: address, port, protocol."""
+        return {
+            (vip.packed, _port(port), protocol.number)
+            for vip, port, protocol, scope in (each.key for each in self._contents.installed)
+            if scope == "all"
+            and isinstance(vip, IPv4Address | IPv6Address)
+            and isinstance(port, int)
+        }
+
+    def _enter(self, keys: set[bytes]) -> None:
+        if not keys:
+            return
+        array = self._array(keys)
+        try:
+            self._map.update_batch(array, np.zeros(len(array), self._map.value_dtype))
+            self._full = False
+        except KernelError as error:
+            if not self._full:
+                log.warning("flows of before that can't be noted end: %s", error)
+            self._full = True
+
+    def _array(self, keys: Iterable[bytes]) -> Array:
+        return np.frombuffer(b"".join(keys), self._map.key_dtype)
+
+    @property
+    def _state(self) -> int:
+        return int(self._settings["tracking"][0])
+
+    @_state.setter
+    def _state(self, value: int) -> None:
+        self._settings["tracking"][0] = value
+
+    # ---- Flows to hand back ----------------------------------------------------------------------
+
+    def give(self, translated: NatFlows, local: LocalPath | None) -> None:
+        """Enter all flows that are translated into the kernel's connection tracking.
+
+        What begins from now on passes. Flows to backends elsewhere stay with the program until it
+        goes, since the kernel sees none of their packets. Those to backends here it does see, so
+        each is the kernel's when it has been entered.
+        """
+        self._state = self._names["GIVE"]
+        wait_for_readers()
+        try:
+            handed = self._hand_over(_elsewhere(translated))
+            if local is not None:
+                handed += self._hand_over(_here(PacketFlows(local.program)))
+        except KernelError as error:
+            log.warning("translated flows end: %s", error)
+        else:
+            log.info("%d translated flows are the kernel's from now on", handed)
+
+    def _hand_over(self, flows: Iterable[Handed]) -> int:
+        handed = 0
+        for some in _in_parts(flows):
+            results = conntrack_flows.hand_over(some)
+            taken = [each for each, error in zip(some, results, strict=True) if not error]
+            self._enter({_key(each.original) for each in taken if each.passed})
+            handed += len(taken)
+        return handed
+
+
+def _is_attached(links: Path) -> bool:
+    """Whether the program of an earlier process is on some device."""
+    return links.is_dir() and any(each.name.startswith("xdp-") for each in links.iterdir())
+
+
+def _in_parts(flows: Iterable[Handed], most: int = 32) -> Iterator[list[Handed]]:
+    """So few that hardly a packet comes between two steps with one of them."""
+    some: list[Handed] = []
+    for each in flows:
+        some.append(each)
+        if len(some) == most:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _there(ends: Ends) -> tuple[bytes, bytes, int]:
+    return ends.destination, ends.port, ends.protocol
+
+
+def _key(ends: Ends) -> bytes:
+    """``struct flow_key``."""
+    return (
+        ends.source.rjust(16, b"\0")
+        + ends.destination.rjust(16, b"\0")
+        + ends.source_port
+        + ends.port
+        + bytes((ends.protocol, ends.family, 0, 0))
+    )
+
+
+def _elsewhere(translated: NatFlows) -> Iterator[Handed]:
+    """Flows whose backends see an address of ours."""
+    for chunk in translated.chunks():
+        for at in range(len(chunk)):
+            source = translated.sources[int(chunk.sources[at])]
+            family = AF_INET if isinstance(source, IPv4Address) else AF_INET6
+            udp = bool(chunk.udp[at])
+            ending = int(chunk.states[at]) == CLOSING
+            backend = translated.backend_of(int(chunk.handles[at]))
+            yield Handed(
+                Ends(
+                    family,
+                    _UDP if udp else _TCP,
+                    _short(chunk.clients[at].tobytes(), family),
+                    _short(chunk.vips[at].tobytes(), family),
+                    _port(chunk.client_ports[at]),
+                    _port(chunk.vip_ports[at]),
+                ),
+                _short(backend, family),
+                _port(chunk.backend_ports[at]),
+                (source.packed, _port(chunk.ports[at])),
+                passed=False,
+                seconds=_seconds(udp=udp, ending=ending),
+                ending=ending,
+            )
+
+
+def _here(table: PacketFlows) -> Iterator[Handed]:
+    """Flows whose backends, on this node, see the client."""
+    for entries, states, _ in table.live():
+        for entry, state in zip(entries, states, strict=True):
+            family, protocol = int(entry["family"]), int(entry["protocol"])
+            ending = str(state) == "closing"
+            yield Handed(
+                Ends(
+                    family,
+                    protocol,
+                    _short(entry["client"].tobytes(), family),
+                    _short(entry["vip"].tobytes(), family),
+                    _port(entry["client_port"]),
+                    _port(entry["vip_port"]),
+                ),
+                _short(entry["backend"].tobytes(), family),
+                _port(entry["backend_port"]),
+                (_short(entry["client"].tobytes(), family), _port(entry["port"])),
+                passed=True,
+                seconds=_seconds(udp=protocol == _UDP, ending=ending),
+                ending=ending,
+            )
+
+
+def _seconds(*, udp: bool, ending: bool) -> int:
+    if udp:
+        return _UDP_SECONDS
+    return _ENDING_SECONDS if ending else _OPEN_SECONDS
+
+
+def _short(packed: bytes, family: int) -> bytes:
+    return packed[-_FAMILIES[family] :]
+
+
+def _port(number: Any) -> bytes:
+    return int(number).to_bytes(2, "big")
