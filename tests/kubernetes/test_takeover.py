@@ -109,13 +109,24 @@ def started(cluster: Cluster) -> list[Program]:
     return agents
 
 
-def inside(services: Services) -> dict[str, list[str]]:
-    """All ways to the service that begin in a pod or on a node."""
+def ways(services: Services) -> dict[str, list[str]]:
+    """All ways to the service: from pods, nodes, and clients outside."""
     port = services.plane.get("service", "web")["spec"]["ports"][0]["nodePort"]
     clusters = [at(kind, each, 80) for kind in ("tcp", "udp") for each in services.addresses("web")]
     one = services.cluster.nodes[0]
     ports = [at("tcp", each, port) for each in (one.address, one.address6)]
-    return {"client-one": [*clusters, *ports], "client-two": clusters, "node one": clusters}
+    outside = [
+        at(kind, each, port)
+        for kind in ("tcp", "udp")
+        for node in services.cluster.nodes
+        for each in (node.address, node.address6)
+    ]
+    return {
+        "client-one": [*clusters, *ports],
+        "client-two": clusters,
+        "node one": clusters,
+        "outside": outside,
+    }
 
 
 MODES = ("nftables", "iptables-nft", "iptables-legacy")
@@ -127,7 +138,7 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
 ) -> None:
     """Neither a connection that is there nor a new one, TCP and UDP, in both families."""
     nodes = services.cluster.nodes
-    with load(services.cluster, inside(services)) as asked:
+    with load(services.cluster, ways(services)) as asked:
         time.sleep(2)  # connections of kube-proxy's
         agents = started(services.cluster)
         for node in nodes:
@@ -146,7 +157,7 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
     assert asked.failed == {}
     assert asked.done > 10_000
     assert "table inet towpath-kube-proxy" in kept  # while those connections were there
-    with load(services.cluster, inside(services)) as asked:
+    with load(services.cluster, ways(services)) as asked:
         time.sleep(2)  # connections of Towpath's
         proxies.start()
         services.eventually(lambda: all(proxies.found(node)["removed"] for node in nodes))

@@ -118,7 +118,7 @@ def test_values_become_configuration_and_pod() -> None:
 
 @pytest.mark.usefixtures("helm")
 def test_limits_of_pods_need_what_the_runtime_keeps() -> None:
-    """The directory, which can't be written, and rights: where limits are asked for, and only there."""
+    """The directory, which can't be written, and rights: only where limits are asked for."""
     wishes = ("kubernetes.pod_limits=true", "config.bandwidth.devices[0]=eth0")
     for more, there in ((wishes, True), ((), False)):
         text = chart.render(SERVER, *more)

@@ -371,11 +371,8 @@ class NatWorld(World):
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
         forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
-        begins = flow.protocol == TCP and flags & (TCP_SYN | TCP_ACK) == TCP_SYN
-        if self.tracking != "none" and self._is_kernels(flow, begins=begins):
-            return ending(found, TRACKED, commit=forget, leaves=leaves(slow, None))
-        if refused := begins_nothing(flow, flags):
-            return ending(found, refused, commit=forget)
+        if refused := self._refused(flow, flags):
+            return ending(found, refused, commit=forget, leaves=self._left_whole(refused, slow))
         backend = self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
@@ -396,11 +393,20 @@ class NatWorld(World):
             return ending(found, NO_PORT, commit=commit)
         return self._to_backend(found, ifindex, packet, commit)
 
-    def _is_kernels(self, flow: Flow, *, begins: bool) -> bool:
-        """Whether a packet of a flow that isn't known is; what begins at once is not any more."""
-        if self.tracking == "give":
-            return True
-        if begins:
+    def _refused(self, flow: Flow, flags: int) -> str | None:
+        """The verdict of a packet of a flow that isn't known, if it isn't balanced."""
+        return TRACKED if self._is_kernels(flow, flags) else begins_nothing(flow, flags)
+
+    @staticmethod
+    def _left_whole(verdict: str, slow: SlowPath | None) -> tuple[FragmentKey, Left] | None:
+        """The kernel gets what it gets of a packet whole."""
+        return leaves(slow, None) if verdict == TRACKED else None
+
+    def _is_kernels(self, flow: Flow, flags: int) -> bool:
+        """Whether it is: a SYN begins what is not."""
+        if self.tracking in {"none", "give"}:
+            return self.tracking == "give"
+        if flow.protocol == TCP and flags & (TCP_SYN | TCP_ACK) == TCP_SYN:
             self.tracked.discard(flow)
             return False
         if self.tracking == "take":

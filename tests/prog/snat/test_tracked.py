@@ -21,7 +21,6 @@ from tests.prog.snat.harness import (
     services,
 )
 
-from towpath.datapath.snat.tracked import Tracked
 from towpath.kernel.net.conntrack_flows import Ends, Rewritten
 from towpath.model import FlowTuple, Protocol
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.prog.lb.network import Network
+
+    from towpath.datapath.snat.tracked import Tracked
 
 BOTH_WAYS = True
 _FAMILIES = {4: 2, 6: 10}
@@ -87,7 +88,7 @@ def flow_of(frame: bytes) -> Any:
 
 
 def test_without_tracking_nothing_is_asked(net: Network) -> None:
-    """The program has nothing of it. (Before others, whose program is on the devices.)"""
+    """The program has nothing of it. Before others, whose program is on the devices."""
     with nat_rigged(net) as made:
         made.serve(*services())
         assert made.balancer.tracked is None

@@ -56,7 +56,7 @@ COUNTERS = frozenset(
     }
 )
 MACHINE = frozenset({"vlan_devices", "egress_devices", "ways", "tracked"})
-"""Copied as they are, for the moment until devices, routes, rules and tracked flows are looked at."""
+"""Copied as they are, for the moment until devices, routes, rules, tracked flows are looked at."""
 PASSING = frozenset(
     {
         "nats",
