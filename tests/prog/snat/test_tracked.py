@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 BOTH_WAYS = True
 _FAMILIES = {4: 2, 6: 10}
+LATER = time.monotonic_ns() + 10**12
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def listed(version: int, protocol: int, sport: int, **other: Any) -> Rewritten:
     original = Ends(_FAMILIES[version], protocol, client, vip, **ports)._replace(**other)
     backend = bytes(len(vip))
     back = original._replace(source=backend, destination=client)
-    return Rewritten(original, back)
+    return Rewritten(original, back, LATER if protocol == 17 else 0)
 
 
 def settle(rig: NatRig, *found: Rewritten) -> int:
@@ -121,6 +123,25 @@ def test_one_that_is_over_is_balanced(nat: NatRig, version: int, protocol: int) 
     assert not tracked(nat).any
     nat.world.tracking, nat.world.tracked = "none", set()
     nat.expect(frame, TX)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_datagrams_pass_for_as_long_as_the_kernel_knows_them(nat: NatRig, version: int) -> None:
+    """From then on they are another flow's, whose sender may have got the same port."""
+    short = listed(version, 17, 41016)._replace(until=time.monotonic_ns() + 10**8)
+    assert settle(nat, short) == 1
+    (until,) = tracked(nat).known().values()
+    nat.expect(known(nat, version, 17, 41016), TRACKED)
+    (longer,) = tracked(nat).known().values()
+    assert until + 10 * 10**9 < longer
+    # The list may be older than what the program knows.
+    settle(nat, short)
+    assert list(tracked(nat).known().values()) == [longer]
+    (key,) = tracked(nat).known()
+    tracked(nat)._enter({key: time.monotonic_ns() - 1})
+    nat.world.tracked.clear()
+    nat.expect(client_frame(version, 17, sport=41016), TX)
+    assert tracked(nat).count == 0
 
 
 @pytest.mark.parametrize("version", [4, 6])

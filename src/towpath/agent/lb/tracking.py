@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SECONDS = 1.0
+SECONDS = 5.0
 PAUSES = 20
 """Between two looks at what has ended: so long, and so many times what a look has taken."""
 MOST_SECONDS = 30.0

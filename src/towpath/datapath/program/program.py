@@ -14,6 +14,7 @@ from towpath.datapath.snat.constants import constants as snat_constants
 from towpath.kernel.bpf import probe
 from towpath.kernel.errors import VerifierError
 from towpath.kernel.jiffies import per_second, units
+from towpath.kernel.net.conntrack_flows import udp_seconds
 from towpath.model.settings import NO_UNWRAP, Unwrap
 from towpath.model.snat import Snat
 
@@ -88,6 +89,7 @@ class LoadedProgram:
             | {
                 "health_mark": self._mark,
                 "tracks": self._tracks,
+                "tracks_udp": udp_seconds() * 10**9 if self._tracks else 0,
                 "flow_idle": idle,
                 "jiffies_a_second": per_second(),
             }

@@ -7,7 +7,8 @@ connection tracking. Their packets pass, for as long as the kernel lists them:
 1. `take`, before the first packet: what no flow here is known of and doesn't begin by a SYN passes,
    and is noted by the program. So nothing can fall between the list and what comes after it.
 2. `settle`, once all services are there: the kernel's list is taken. Only those in it pass now.
-3. `look`, from time to time: those that it lists no longer are forgotten.
+3. And again, from time to time: those that it lists no longer are forgotten. Of UDP the program
+   knows by itself when that is: new senders may have ports that others had.
 
 A load balancer that goes does the reverse (`give`): it enters its flows into connection tracking.
 What isn't known any more passes meanwhile. See ``tracked`` in ``bpf/abi/lb.h``.
@@ -31,7 +32,7 @@ from towpath.kernel.net import conntrack_flows
 from towpath.kernel.net.conntrack_flows import Ends, Handed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from towpath.datapath.flows.nat_table import NatFlows
@@ -110,21 +111,22 @@ class Tracked:
     def fill(self) -> None:
         """Have all flows pass that the kernel lists, whoever they are to. KernelError."""
         try:
-            self._enter({_key(each.original) for each in self.listed()})
+            self._enter({_key(each.original): each.until for each in self.listed()})
         finally:
             if not self.takes:
                 self._state = self._names["KNOWN" if self.count else "NONE"]
 
-    def known(self) -> set[bytes]:
-        """The keys that are there."""
-        return {each.tobytes() for each in self._map.snapshot()[0]}
+    def known(self) -> dict[bytes, int]:
+        """The keys that are there, and until when each is."""
+        keys, values = self._map.snapshot()
+        return dict(zip((each.tobytes() for each in keys), values.tolist(), strict=True))
 
     @staticmethod
     def listed() -> list[Rewritten]:
         """What the kernel lists. For any thread. KernelError."""
         return conntrack_flows.rewritten()
 
-    def settle(self, found: Collection[Rewritten], before: Collection[bytes]) -> int:
+    def settle(self, found: Iterable[Rewritten], before: Mapping[bytes, int]) -> int:
         """Have those pass that are to services here, and no others; how many there are.
 
         ``before``: `known`, as it was before the kernel's list was taken: what the program has
@@ -132,16 +134,17 @@ class Tracked:
         """
         ours = self._served()
         wanted = {
-            _key(ends)
+            _key(ends): each.until
             for each in found
             if _there(each.original) in ours
             # And answers, if they are to an address and port that a service has as well.
             for ends in (each.original, each.reply)
             if _there(ends) in ours
         }
-        self._enter(wanted - set(before))
-        for key in set(before) - wanted:
-            self._map.delete(self._array({key})[0], missing_ok=True)
+        # The program has them last longer, too, by each packet.
+        self._enter({key: until for key, until in wanted.items() if before.get(key, -1) < until})
+        for key in before.keys() - wanted.keys():
+            self._map.delete(self._array((key,))[0], missing_ok=True)
         # Noted since; the next look decides.
         left = self.known()
         self._state = self._names["KNOWN" if left else "NONE"]
@@ -157,12 +160,12 @@ class Tracked:
             and isinstance(port, int)
         }
 
-    def _enter(self, keys: set[bytes]) -> None:
+    def _enter(self, keys: Mapping[bytes, int]) -> None:
         if not keys:
             return
-        array = self._array(keys)
         try:
-            self._map.update_batch(array, np.zeros(len(array), self._map.value_dtype))
+            until = np.fromiter(keys.values(), self._map.value_dtype, len(keys))
+            self._map.update_batch(self._array(keys), until)
             self._full = False
         except KernelError as error:
             if not self._full:
@@ -205,7 +208,7 @@ class Tracked:
         for some in _in_parts(flows):
             results = conntrack_flows.hand_over(some)
             taken = [each for each, error in zip(some, results, strict=True) if not error]
-            self._enter({_key(each.original) for each in taken if each.passed})
+            self._enter({_key(each.original): 0 for each in taken if each.passed})
             handed += len(taken)
         return handed
 

@@ -7,6 +7,8 @@ Of the calling thread's network namespace. Addresses and ports are as they are i
 from __future__ import annotations
 
 import struct
+import time
+from pathlib import Path
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +37,9 @@ _CONFIRMED = struct.pack(">I", 1 << 1 | 1 << 2 | 1 << 3)  # IPS_SEEN_REPLY, _ASS
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _NESTED = 0x8000
 _PROTOCOLS = (IPPROTO_TCP, IPPROTO_UDP)
+_UDP_TIMEOUT = Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout")
+_UDP_SECONDS = 30
+"""What the kernel begins with."""
 
 
 class Ends(NamedTuple):
@@ -53,6 +58,9 @@ class Rewritten(NamedTuple):
 
     original: Ends
     reply: Ends
+    until: int
+    """Of UDP, when it is forgotten if no packet comes, by time.monotonic_ns(); to a second, sooner
+    rather than later. Else 0."""
 
 
 class Handed(NamedTuple):
@@ -73,13 +81,14 @@ class Handed(NamedTuple):
 
 def rewritten() -> list[Rewritten]:
     """All flows of TCP and UDP that are. KernelError: there is no connection tracking."""
+    now = time.monotonic_ns()
     try:
         with Netlink(NETFILTER) as netlink:
             return [
                 found
                 for family in (AF_INET, AF_INET6)
                 for body in netlink.ask(_GET, _HEADER.pack(family, 0, 0), DUMP)
-                if (found := _read(family, body)) is not None
+                if (found := _read(family, body, now)) is not None
             ]
     except OSError as error:
         raise KernelError("list tracked flows", error.errno or 0) from error
@@ -105,13 +114,26 @@ def hand_over(flows: Iterable[Handed]) -> list[int]:
     return [results[number] for number in of]
 
 
-def _read(family: int, body: bytes) -> Rewritten | None:
+def udp_seconds() -> int:
+    """How long at least a flow of UDP is known after a packet."""
+    try:
+        return int(_UDP_TIMEOUT.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no connection tracking, yet
+        return _UDP_SECONDS
+
+
+def _read(family: int, body: bytes, now: int) -> Rewritten | None:
     found = attributes(body[_HEADER.size :])
     original, reply = _ends(family, found[_ORIGINAL]), _ends(family, found[_REPLY])
     if original is None or reply is None:
         return None
     there = (original.destination, original.port)
-    return None if there == (reply.source, reply.source_port) else Rewritten(original, reply)
+    if there == (reply.source, reply.source_port):
+        return None
+    if original.protocol != IPPROTO_UDP:
+        return Rewritten(original, reply, 0)
+    seconds = int.from_bytes(found.get(_TIMEOUT, b""), "big")
+    return Rewritten(original, reply, now + seconds * 10**9)
 
 
 def _ends(family: int, named: bytes) -> Ends | None:
