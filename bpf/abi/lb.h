@@ -318,9 +318,9 @@ struct settings {
  * Flows to translated services that the kernel translates by its own connection tracking, as
  * somebody else's rules had it before these services were balanced here, or will have it when they
  * aren't any more. In the hash `tracked` are their keys, as packets have them, and of UDP until when
- * (CLOCK_MONOTONIC, in ns) the kernel knows them if no packet comes; asked for are those whose packets
- * are of no flow that is known here. User space enters them as the kernel lists them and takes them
- * out when it lists them no longer.
+ * (CLOCK_MONOTONIC, in ns) they last if no packet comes; asked for are those whose packets are of no
+ * flow that is known here. User space enters them as the kernel lists them and takes them out when it
+ * lists them no longer, or ends them.
  */
 enum tracking {
 	TRACKING_NONE = 0, /* there are none */

@@ -103,7 +103,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, struct flow_key);
-	__type(value, __u64); /* until when, 0: until it is taken out */
+	__type(value, __u64); /* until when, of UDP */
 } tracked SEC(".maps");
 
 struct {
@@ -136,7 +136,7 @@ const volatile __u32 client_mask = 0;	/* sets - 1 */
 const volatile __u32 services_max = 1;	/* columns of service_cpus */
 const volatile __u32 backends_max = 1;	/* columns of backend_cpus and backend_flows */
 const volatile __u32 tracks = 0;	/* 1: flows may be in `tracked` */
-const volatile __u64 tracks_udp = 0;	/* ns that the kernel knows one of UDP after a packet, at least */
+const volatile __u64 tracks_udp = 0;	/* ns that one of UDP lasts after a packet */
 const volatile __u32 health_mark = 0;	/* of packets of health checks, 0 = there are none */
 
 static __always_inline struct backend_cpu *backend_stats(__u32 cpu, __u32 backend)

@@ -41,19 +41,16 @@ __noinline int tracked_given(__u32 slot)
 	return bpf_map_lookup_elem(&tracked, &key) != NULL;
 }
 
-/* Whether the kernel still knows a flow; if so it does for longer, by this packet. */
-static __always_inline bool tracked_lasts(const struct lb_ctx *lb, __u64 *until)
+/* The kernel knows a flow of UDP for longer by this packet. */
+static __always_inline void tracked_seen(const struct lb_ctx *lb, __u64 *until)
 {
-	__u64 now, last = *(volatile __u64 *)until;
+	__u64 last;
 
-	if (lb->pkt.flow.protocol == IPPROTO_TCP || !last)
-		return true;
-	now = bpf_ktime_get_ns();
-	if (now > last)
-		return false;
-	if (!lb->traced && now + tracks_udp > last)
-		*(volatile __u64 *)until = now + tracks_udp;
-	return true;
+	if (lb->traced || lb->pkt.flow.protocol != IPPROTO_UDP)
+		return;
+	last = bpf_ktime_get_ns() + tracks_udp;
+	if (last > *(volatile __u64 *)until)
+		*(volatile __u64 *)until = last;
 }
 
 /*
@@ -64,9 +61,8 @@ __noinline int tracked_has(__u32 slot)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	__u32 now = tracking_now();
-	__u64 *until, lasting = 0;
+	__u64 *until, last = 0;
 	struct flow_key key;
-	bool begins;
 
 	if (!lb || now == TRACKING_NONE)
 		return 0;
@@ -74,19 +70,20 @@ __noinline int tracked_has(__u32 slot)
 		return 1;
 	key = tracked_key(&lb->pkt.flow);
 	until = bpf_map_lookup_elem(&tracked, &key);
-	begins = key.protocol == IPPROTO_TCP && tcp_begins(lb->pkt.tcp_flags);
-	if (until && !begins && tracked_lasts(lb, until))
-		return 1;
-	if (now == TRACKING_TAKE && !begins) {
-		if (key.protocol == IPPROTO_UDP)
-			lasting = bpf_ktime_get_ns() + tracks_udp;
-		if (!lb->traced && !(lb->pkt_flags & PKT_ICMP_ERROR))
-			bpf_map_update_elem(&tracked, &key, &lasting, BPF_ANY);
-		return 1;
+	if (key.protocol == IPPROTO_TCP && tcp_begins(lb->pkt.tcp_flags)) {
+		if (until && !lb->traced)
+			bpf_map_delete_elem(&tracked, &key);
+		return 0;
 	}
-	if (until && !lb->traced)
-		bpf_map_delete_elem(&tracked, &key);
-	return 0;
+	if (until)
+		tracked_seen(lb, until);
+	if (until || now != TRACKING_TAKE)
+		return until != NULL;
+	if (key.protocol == IPPROTO_UDP)
+		last = bpf_ktime_get_ns() + tracks_udp;
+	if (!lb->traced && !(lb->pkt_flags & PKT_ICMP_ERROR))
+		bpf_map_update_elem(&tracked, &key, &last, BPF_ANY);
+	return 1;
 }
 
 /* Has it pass, whole if it is in fragments. Returns the verdict. */

@@ -93,8 +93,10 @@ def tracked(balancer: Balancer) -> Tracked:
 
 def settle(balancer: Balancer) -> int:
     """As an agent does it."""
-    before = tracked(balancer).known()
-    return tracked(balancer).settle(tracked(balancer).listed(), before)
+    mine = tracked(balancer)
+    before = mine.known()
+    mine.settle(mine.listed(), before, mine.served())
+    return mine.conclude()
 
 
 def asked(datagrams: socket.socket) -> dict[str, object]:
@@ -140,6 +142,15 @@ def test_connections_of_before_go_on(net: Lab, there: dict[int, str]) -> None:
         assert {each.ask()["who"] for each in new} == {name_of(other)}
         assert {asked(net.datagrams(version))["who"] for version in (4, 6)} == {name_of(other)}
         assert {each["who"] for each in (*said, *by_rules)} == {name_of(there)}
+        # Of UDP the kernel has what passes for as long as it passes, and not longer.
+        assert settle(balancer) >= 8
+        kept = {each.original: each.kept for each in tracked(balancer).listed()}
+        assert all(is_kept == (ends.protocol == 17) for ends, is_kept in kept.items())
+        mine = tracked(balancer)
+        mine._enter(dict.fromkeys((key for key in mine.known() if key[36] == 17), 1))
+        assert 0 < settle(balancer) < len(kept)
+        assert {each.original.protocol for each in mine.listed()} == {6}
+        assert asked(datagrams[0])["who"] == name_of(other)
         assert balancer.verdicts()["pass_tracked"] > 0
         assert drops(balancer) == {}
 

@@ -22,6 +22,7 @@ from tests.prog.snat.harness import (
     services,
 )
 
+from towpath.datapath.snat.tracked import Tracked
 from towpath.kernel.net.conntrack_flows import Ends, Rewritten
 from towpath.model import FlowTuple, Protocol
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.prog.lb.network import Network
-
-    from towpath.datapath.snat.tracked import Tracked
 
 BOTH_WAYS = True
 _FAMILIES = {4: 2, 6: 10}
@@ -45,12 +44,18 @@ def rig(net: Network) -> Iterator[NatRig]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def unkept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel has none of these flows: it isn't asked to keep them."""
+    monkeypatch.setattr(Tracked, "_keep", lambda *_: None)
+
+
 @pytest.fixture
 def nat(rig: NatRig) -> Iterator[NatRig]:
     """Without translations; nothing is the kernel's."""
     rig.empty()
     yield rig
-    tracked(rig).settle((), tracked(rig).known())
+    settle(rig)
     rig.world.tracking, rig.world.tracked = "none", set()
 
 
@@ -73,7 +78,9 @@ def listed(version: int, protocol: int, sport: int, **other: Any) -> Rewritten:
 
 def settle(rig: NatRig, *found: Rewritten) -> int:
     """Have these pass and no others."""
-    return tracked(rig).settle(found, tracked(rig).known())
+    mine = tracked(rig)
+    mine.settle(found, mine.known(), mine.served())
+    return mine.conclude()
 
 
 def known(rig: NatRig, version: int, protocol: int, sport: int, flags: str = "A") -> bytes:
@@ -126,22 +133,23 @@ def test_one_that_is_over_is_balanced(nat: NatRig, version: int, protocol: int) 
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_datagrams_pass_for_as_long_as_the_kernel_knows_them(nat: NatRig, version: int) -> None:
-    """From then on they are another flow's, whose sender may have got the same port."""
-    short = listed(version, 17, 41016)._replace(until=time.monotonic_ns() + 10**8)
+def test_datagrams_have_it_last(nat: NatRig, version: int) -> None:
+    """User space knows by that when one is over; until then there is no other flow in its place."""
+    short = listed(version, 17, 41016)._replace(until=time.monotonic_ns() + 10**10)
     assert settle(nat, short) == 1
     (until,) = tracked(nat).known().values()
     nat.expect(known(nat, version, 17, 41016), TRACKED)
     (longer,) = tracked(nat).known().values()
     assert until + 10 * 10**9 < longer
     # The list may be older than what the program knows.
-    settle(nat, short)
+    assert settle(nat, short) == 1
     assert list(tracked(nat).known().values()) == [longer]
     (key,) = tracked(nat).known()
     tracked(nat)._enter({key: time.monotonic_ns() - 1})
-    nat.world.tracked.clear()
+    over = short._replace(until=0)
+    assert settle(nat, over) == 0
+    nat.world.tracking, nat.world.tracked = "none", set()
     nat.expect(client_frame(version, 17, sport=41016), TX)
-    assert tracked(nat).count == 0
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -165,7 +173,8 @@ def test_what_is_not_known_is_noted_while_services_come(
     before = tracked(nat).known()
     nat.expect(frame, TRACKED)
     established(nat, version, 6, 41006)
-    assert tracked(nat).settle((), before) == 1
+    tracked(nat).settle((), before, tracked(nat).served())
+    assert tracked(nat).conclude() == 1
     nat.world.tracking = "known"
     nat.expect(frame, TRACKED)
     nat.expect(client_frame(version, protocol, sport=41007, flags="A"), TX)

@@ -18,7 +18,6 @@ from towpath.kernel.errors import KernelError
 if TYPE_CHECKING:
     from towpath.agent.writer import Writer
     from towpath.datapath.snat.tracked import Tracked
-    from towpath.kernel.net.conntrack_flows import Rewritten
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +61,9 @@ class Tracking:
 
     async def settle(self) -> None:
         """They are in force: what others don't translate is balanced here."""
-        before = await self._writer.run(self._tracked.known)
-        found = await asyncio.to_thread(self._listed)
-        left = await self._writer.run(self._tracked.settle, found, before)
+        served = await self._writer.run(self._tracked.served)
+        await asyncio.to_thread(self._look, served)
+        left = await self._writer.run(self._tracked.conclude)
         if left and not self._left:
             log.info("connections of before go on as the kernel translates them: %d flows", left)
         elif self._left and not left:
@@ -72,12 +71,13 @@ class Tracking:
         self._left = left
         self._until = 0.0
 
-    def _listed(self) -> list[Rewritten]:
+    def _look(self, served: set[tuple[bytes, bytes, int]]) -> None:
+        before, found = self._tracked.known(), []
         try:
-            return self._tracked.listed()
+            found = self._tracked.listed()
         except KernelError as error:
             self._tell(error)
-            return []
+        self._tracked.settle(found, before, served)
 
     def _tell(self, error: KernelError) -> None:
         if str(error) != self._told:

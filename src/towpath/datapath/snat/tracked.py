@@ -7,8 +7,8 @@ connection tracking. Their packets pass, for as long as the kernel lists them:
 1. `take`, before the first packet: what no flow here is known of and doesn't begin by a SYN passes,
    and is noted by the program. So nothing can fall between the list and what comes after it.
 2. `settle`, once all services are there: the kernel's list is taken. Only those in it pass now.
-3. And again, from time to time: those that it lists no longer are forgotten. Of UDP the program
-   knows by itself when that is: new senders may have ports that others had.
+3. And again, from time to time: those that it lists no longer are forgotten, and those of UDP that
+   nothing has been sent of for a while end here and there.
 
 A load balancer that goes does the reverse (`give`): it enters its flows into connection tracking.
 What isn't known any more passes meanwhile. See ``tracked`` in ``bpf/abi/lb.h``.
@@ -17,6 +17,8 @@ What isn't known any more passes meanwhile. See ``tracked`` in ``bpf/abi/lb.h``.
 from __future__ import annotations
 
 import logging
+import time
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any, Self
@@ -32,7 +34,7 @@ from towpath.kernel.net import conntrack_flows
 from towpath.kernel.net.conntrack_flows import Ends, Handed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from towpath.datapath.flows.nat_table import NatFlows
@@ -42,12 +44,18 @@ if TYPE_CHECKING:
     from towpath.kernel.net.conntrack_flows import Rewritten
 
     Array = np.ndarray[Any, Any]
+    Served = set[tuple[bytes, bytes, int]]
+    """Address, port, protocol."""
 
 log = logging.getLogger(__name__)
 
 _FAMILIES: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
 """Bytes of an address; the numbers of families are those of ``enum family``."""
 _TCP, _UDP = 6, 17
+_KEPT_SECONDS = 86_400
+"""So long the kernel knows a flow of UDP, if nobody ends it."""
+_MOST_ENDED = 1000
+"""Of these at one look: each takes two system calls."""
 _OPEN_SECONDS, _ENDING_SECONDS, _UDP_SECONDS = 86_400, 60, 120
 """After which the kernel forgets a flow that was handed to it, of which no packet has come: it has
 times of its own from the first packet on."""
@@ -56,8 +64,7 @@ times of its own from the first packet on."""
 class Tracked:
     """``tracked`` of ``tables``, and the word that says what is done with it.
 
-    ``contents``: the services. For one thread at a time, the one that changes these; but for
-    `listed`.
+    ``contents``: the services. For the thread that changes these, but for what says otherwise.
     """
 
     def __init__(self, tables: SharedMaps, contents: Contents) -> None:
@@ -117,7 +124,7 @@ class Tracked:
                 self._state = self._names["KNOWN" if self.count else "NONE"]
 
     def known(self) -> dict[bytes, int]:
-        """The keys that are there, and until when each is."""
+        """The keys that are there, and until when each is. For any thread."""
         keys, values = self._map.snapshot()
         return dict(zip((each.tobytes() for each in keys), values.tolist(), strict=True))
 
@@ -126,32 +133,62 @@ class Tracked:
         """What the kernel lists. For any thread. KernelError."""
         return conntrack_flows.rewritten()
 
-    def settle(self, found: Iterable[Rewritten], before: Mapping[bytes, int]) -> int:
-        """Have those pass that are to services here, and no others; how many there are.
+    def settle(
+        self, found: Iterable[Rewritten], before: Mapping[bytes, int], served: Served
+    ) -> None:
+        """Have those pass that are to services, and no others. For any thread.
 
         ``before``: `known`, as it was before the kernel's list was taken: what the program has
-        noted since may be in no list yet.
-        """
-        ours = self._served()
-        wanted = {
-            _key(ends): each.until
-            for each in found
-            if _there(each.original) in ours
-            # And answers, if they are to an address and port that a service has as well.
-            for ends in (each.original, each.reply)
-            if _there(ends) in ours
-        }
-        # The program has them last longer, too, by each packet.
-        self._enter({key: until for key, until in wanted.items() if before.get(key, -1) < until})
-        for key in before.keys() - wanted.keys():
-            self._map.delete(self._array((key,))[0], missing_ok=True)
-        # Noted since; the next look decides.
-        left = self.known()
-        self._state = self._names["KNOWN" if left else "NONE"]
-        return len(left)
+        noted since may be in no list yet. ``served``: where services are.
 
-    def _served(self) -> set[tuple[bytes, bytes, int]]:
-        """Where services are that take what comes in by devices: address, port, protocol."""
+        Of UDP it is decided here when one is over, and the kernel keeps it until then: a new sender
+        may have its port, and must find either both, the key and the kernel's entry, or neither.
+        """
+        flows = {each: keys for each in found if (keys := _keys(each, served))}
+        until = {each: _until(each, keys, before) for each, keys in flows.items()}
+        now = time.monotonic_ns()
+        udp = [each for each in flows if each.original.protocol == _UDP]
+        over = [each for each in udp if until[each] <= now][:_MOST_ENDED]
+        going = flows.keys() - over
+        wanted = {key: until[each] for each in going for key in flows[each]}
+        self._enter({key: last for key, last in wanted.items() if before.get(key, -1) < last})
+        self._keep([each for each in udp if each in going and not each.kept])
+        self._end({each: flows[each] for each in over})
+        for key in before.keys() - wanted.keys():
+            self._forget(key)
+
+    def conclude(self) -> int:
+        """Have nothing be noted any more; how many keys there are."""
+        self._state = self._names["KNOWN"]
+        left = self.count
+        if not left:
+            self._state = self._names["NONE"]
+        return left
+
+    def _keep(self, flows: Sequence[Rewritten]) -> None:
+        try:
+            results = conntrack_flows.keep(flows, _KEPT_SECONDS) if flows else []
+        except KernelError as error:
+            log.warning("%s", error)
+            return
+        for each, refused in zip(flows, results, strict=True):
+            if refused:  # it is over: just now
+                self._forget(_key(each.original))
+
+    def _end(self, flows: Mapping[Rewritten, Iterable[bytes]]) -> None:
+        if not flows:
+            return
+        with suppress(OSError), conntrack_flows.Ending() as ending:
+            for each, keys in flows.items():
+                for key in keys:
+                    self._forget(key)
+                ending.end(each)
+
+    def _forget(self, key: bytes) -> None:
+        self._map.delete(self._array((key,))[0], missing_ok=True)
+
+    def served(self) -> Served:
+        """Where services are that take what comes in by devices."""
         return {
             (vip.packed, _port(port), protocol.number)
             for vip, port, protocol, scope in (each.key for each in self._contents.installed)
@@ -216,6 +253,20 @@ class Tracked:
 def _is_attached(links: Path) -> bool:
     """Whether the program of an earlier process is on some device."""
     return links.is_dir() and any(each.name.startswith("xdp-") for each in links.iterdir())
+
+
+def _keys(flow: Rewritten, served: Served) -> tuple[bytes, ...]:
+    """Of what is sent to a service; none, if it isn't to one."""
+    if _there(flow.original) not in served:
+        return ()
+    # And of answers, if they are to an address and port that a service has as well.
+    return tuple(_key(ends) for ends in (flow.original, flow.reply) if _there(ends) in served)
+
+
+def _until(flow: Rewritten, keys: Iterable[bytes], before: Mapping[bytes, int]) -> int:
+    """How long one lasts if no packet comes: as the program knows it, or else the kernel."""
+    known = max(before.get(key, 0) for key in keys)
+    return known if flow.kept and known else max(flow.until, known)
 
 
 def _in_parts(flows: Iterable[Handed], most: int = 32) -> Iterator[list[Handed]]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP
 from typing import TYPE_CHECKING, NamedTuple
 
+from towpath.closeable import Closeable
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.conntrack import NETFILTER
 from towpath.kernel.net.messages import CREATE, DUMP, Netlink, attribute, attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 # <linux/netfilter/nfnetlink_conntrack.h>; NFNL_SUBSYS_CTNETLINK above IPCTNL_MSG_CT_*.
 _NEW, _GET, _DELETE = 1 << 8, 1 << 8 | 1, 1 << 8 | 2
@@ -33,7 +34,8 @@ _TCP, _TCP_STATE, _FLAGS_THERE, _FLAGS_BACK = 1, 1, 4, 5  # CTA_PROTOINFO_TCP, _
 _ESTABLISHED, _TIME_WAIT = 3, 7  # TCP_CONNTRACK_*
 # IP_CT_TCP_FLAG_BE_LIBERAL, and which flag is meant: nobody knows the windows of what went before.
 _LIBERAL = b"\x08\x08"
-_CONFIRMED = struct.pack(">I", 1 << 1 | 1 << 2 | 1 << 3)  # IPS_SEEN_REPLY, _ASSURED, _CONFIRMED
+_SEEN, _FIXED = 1 << 1 | 1 << 2, 1 << 10  # IPS_SEEN_REPLY and IPS_ASSURED; IPS_FIXED_TIMEOUT
+_CONFIRMED = struct.pack(">I", _SEEN | 1 << 3)  # IPS_CONFIRMED
 _HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _NESTED = 0x8000
 _PROTOCOLS = (IPPROTO_TCP, IPPROTO_UDP)
@@ -58,9 +60,16 @@ class Rewritten(NamedTuple):
 
     original: Ends
     reply: Ends
-    until: int
+    until: int = 0
     """Of UDP, when it is forgotten if no packet comes, by time.monotonic_ns(); to a second, sooner
     rather than later. Else 0."""
+    status: int = 0
+    """IPS_*."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether `keep` was called for it."""
+        return bool(self.status & _FIXED)
 
 
 class Handed(NamedTuple):
@@ -122,6 +131,48 @@ def udp_seconds() -> int:
         return _UDP_SECONDS
 
 
+def keep(flows: Sequence[Rewritten], seconds: int) -> list[int]:
+    """Have the kernel know these for so long, whatever packets come, or until `end`. KernelError.
+
+    0, or an error number, for each: it may be gone by now. It can't be undone.
+    """
+    requests = [
+        (
+            _NEW,
+            _head(each.original)
+            + attribute(_STATUS, struct.pack(">I", each.status | _SEEN | _FIXED))
+            + attribute(_TIMEOUT, struct.pack(">I", seconds)),
+            0,
+        )
+        for each in flows
+    ]
+    try:
+        with Netlink(NETFILTER) as netlink:
+            return netlink.ask_each(requests)
+    except OSError as error:
+        raise KernelError("keep tracked flows", error.errno or 0) from error
+
+
+class Ending(Closeable):
+    """Ends flows, one by one and each at once. OSError: it can't be."""
+
+    def __init__(self) -> None:
+        self._netlink = Netlink(NETFILTER)
+
+    def end(self, flow: Rewritten) -> None:
+        """Have the kernel forget a flow. That it has already is fine."""
+        self._netlink.ask_each([(_DELETE, _head(flow.original), 0)])
+
+    def close(self) -> None:
+        """Nothing more is to end."""
+        self._netlink.__exit__(None, None, None)
+
+
+def _head(original: Ends) -> bytes:
+    """What names a flow."""
+    return _HEADER.pack(original.family, 0, 0) + _named(_ORIGINAL, original)
+
+
 def _read(family: int, body: bytes, now: int) -> Rewritten | None:
     found = attributes(body[_HEADER.size :])
     original, reply = _ends(family, found[_ORIGINAL]), _ends(family, found[_REPLY])
@@ -130,10 +181,11 @@ def _read(family: int, body: bytes, now: int) -> Rewritten | None:
     there = (original.destination, original.port)
     if there == (reply.source, reply.source_port):
         return None
+    status = int.from_bytes(found.get(_STATUS, b""), "big")
     if original.protocol != IPPROTO_UDP:
-        return Rewritten(original, reply, 0)
+        return Rewritten(original, reply, 0, status)
     seconds = int.from_bytes(found.get(_TIMEOUT, b""), "big")
-    return Rewritten(original, reply, now + seconds * 10**9)
+    return Rewritten(original, reply, now + seconds * 10**9, status)
 
 
 def _ends(family: int, named: bytes) -> Ends | None:
@@ -151,7 +203,7 @@ def _forget(flow: Handed) -> tuple[int, bytes, int]:
     there = flow.original._replace(
         source=source, source_port=port, destination=flow.backend, port=flow.backend_port
     )
-    return _DELETE, _HEADER.pack(there.family, 0, 0) + _named(_ORIGINAL, there), 0
+    return _DELETE, _head(there), 0
 
 
 def _entered(flow: Handed) -> bytes:
@@ -163,8 +215,7 @@ def _entered(flow: Handed) -> bytes:
         port=there.source_port,
     )
     parts = [
-        _HEADER.pack(there.family, 0, 0),
-        _named(_ORIGINAL, there),
+        _head(there),
         # As if it weren't translated: what follows has the kernel do it.
         _named(_REPLY, back),
         attribute(_STATUS, _CONFIRMED),
