@@ -326,7 +326,7 @@ enum tracking {
 	TRACKING_NONE = 0, /* there are none */
 	TRACKING_KNOWN,	   /* those in `tracked` pass */
 	TRACKING_TAKE,	   /* all that don't begin by a SYN pass, and are entered */
-	TRACKING_GIVE,	   /* all that aren't known here pass, and those in `tracked` before others */
+	TRACKING_GIVE, /* all that aren't known here pass, and those in `tracked` before others */
 };
 BTF_KEEP(enum tracking);
 

@@ -373,7 +373,7 @@ static __always_inline __u32 nat_unknown(void)
 
 	set = bpf_map_lookup_elem(&settings, &zero);
 	return set && *(const volatile __u8 *)&set->moving ? VERDICT_DROP_NAT_MOVING
-							    : VERDICT_PASS_NO_VIP;
+							   : VERDICT_PASS_NO_VIP;
 }
 
 /* For a packet to one of our translated addresses and ports. Returns the verdict. */
