@@ -248,6 +248,7 @@ enum verdict {
 	VERDICT_PASS_MALFORMED, /* shorter than its headers say, or nonsense in them */
 	VERDICT_PASS_QINQ,	/* behind more tags than one, or another than 802.1Q's */
 	VERDICT_LOCAL,		/* to a backend on this node: the stack delivers it */
+	VERDICT_PASS_TRACKED,	/* of a flow that the kernel itself translates: see `tracked` */
 	VERDICT_DROP_NO_BACKEND,
 	VERDICT_DROP_MTU, /* larger than the egress MTU once encapsulated, and nobody is told */
 	VERDICT_DROP_NO_ROUTE,	    /* none, or one that ends here */
@@ -307,8 +308,27 @@ struct settings {
 	__u32 fib_source6;
 	__u32 echo;	  /* 1: echo requests to VIPs are answered */
 	__u16 too_big_df; /* 1: of too large IPv4 packets only those with DF are answered */
-	__u16 moving;	  /* 1: tables are being moved, and what comes meanwhile isn't here yet */
+	__u8 moving;	  /* 1: tables are being moved, and what comes meanwhile isn't here yet */
+	__u8 tracking;	  /* enum tracking */
 };
+
+/*
+ * ---- Tracked flows --------------------------------------------------------
+ *
+ * Flows to translated services that the kernel translates by its own connection tracking, as
+ * somebody else's rules had it before these services were balanced here, or will have it when they
+ * aren't any more. In the hash `tracked` are their keys, as packets have them, and of UDP until when
+ * (CLOCK_MONOTONIC, in ns) they last if no packet comes; asked for are those whose packets are of no
+ * flow that is known here. User space enters them as the kernel lists them and takes them out when it
+ * lists them no longer, or ends them.
+ */
+enum tracking {
+	TRACKING_NONE = 0, /* there are none */
+	TRACKING_KNOWN,	   /* those in `tracked` pass */
+	TRACKING_TAKE,	   /* all that don't begin by a SYN pass, and are entered */
+	TRACKING_GIVE, /* all that aren't known here pass, and those in `tracked` before others */
+};
+BTF_KEEP(enum tracking);
 
 /*
  * ---- Ways -----------------------------------------------------------------

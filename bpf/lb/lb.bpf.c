@@ -16,6 +16,7 @@
 #include "lb/service.h"
 #include "lb/slow_path.h"
 #include "lb/trace.h"
+#include "lb/tracked.h"
 #include "lb/transmit.h"
 #include "lb/tunnel.h"
 #include "lb/unwrap.h"
@@ -189,6 +190,8 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 	backend = nat_backend(ctx, lb, n, id);
 	if (backend) {
 		TRACE_FLAG(lb, TRACE_FLOW_HIT);
+	} else if (tracks && tracked_has(slot)) {
+		return tracked_pass(slot);
 	} else if (lb->pkt.tcp_flags & TCP_RST) {
 		/* It could only be sent by a binding, which it would be the first and last to need. */
 		return VERDICT_DROP_NO_FLOW;

@@ -16,6 +16,7 @@
 #include "lb/flow_table.h"
 #include "lb/service.h"
 #include "lb/slow_path.h"
+#include "lb/tracked.h"
 #include "lb/transmit.h"
 
 enum local_results {
@@ -92,6 +93,8 @@ __noinline int local_known(__u32 slot, __u32 id)
 	place = flow_place(lb->hash, lb->jiffies);
 	backend = backend_of(flow_lookup(&place, &flow));
 	if (!backend || !is_local(backend->handle))
+		return 0;
+	if (tracks && tracked_given(slot))
 		return 0;
 	if (flow_has_ended(&place, &flow, &service->flow_timeout) ||
 	    (flow_begins_anew(&place, &flow) && !takes_flows(backend))) {
@@ -172,6 +175,8 @@ __noinline int local_error(struct xdp_md *ctx, __u32 slot, __u32 id)
 	TRACE(lb, hash, lb->hash >> 32);
 	TRACE_FLAG(lb, TRACE_ERROR);
 	handle = local_known(slot, id);
+	if (!handle && tracks && tracked_has(slot))
+		return LOCAL_NOT;
 	if (!handle && !service->affinity) {
 		backend = hash_backend(lb, service, lb->hash >> 32);
 		handle = backend && is_local(backend->handle) ? backend->handle : 0;

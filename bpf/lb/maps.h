@@ -99,6 +99,14 @@ struct {
 } health_probes SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct flow_key);
+	__type(value, __u64); /* until when, of UDP */
+} tracked SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 16384);
@@ -127,6 +135,8 @@ const volatile __u32 fragment_mask = 0; /* sets - 1 */
 const volatile __u32 client_mask = 0;	/* sets - 1 */
 const volatile __u32 services_max = 1;	/* columns of service_cpus */
 const volatile __u32 backends_max = 1;	/* columns of backend_cpus and backend_flows */
+const volatile __u32 tracks = 0;	/* 1: flows may be in `tracked` */
+const volatile __u64 tracks_udp = 0;	/* ns that one of UDP lasts after a packet */
 const volatile __u32 health_mark = 0;	/* of packets of health checks, 0 = there are none */
 
 static __always_inline struct backend_cpu *backend_stats(__u32 cpu, __u32 backend)

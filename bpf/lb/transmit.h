@@ -130,7 +130,7 @@ static __always_inline int xdp_action(const struct lb_ctx *lb, __u32 verdict)
 	barrier_var(verdict); /* or clang makes one jump of all these, which is longer */
 	if (verdict == VERDICT_REDIRECT)
 		return XDP_REDIRECT;
-	if (verdict <= VERDICT_LOCAL)
+	if (verdict <= VERDICT_PASS_TRACKED)
 		return XDP_PASS;
 	if (verdict == VERDICT_TX_TOO_BIG || verdict == VERDICT_TX_ECHO)
 		return xdp_action_back(lb);

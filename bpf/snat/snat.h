@@ -372,8 +372,8 @@ static __always_inline __u32 nat_unknown(void)
 	__u32 zero = 0;
 
 	set = bpf_map_lookup_elem(&settings, &zero);
-	return set && *(const volatile __u16 *)&set->moving ? VERDICT_DROP_NAT_MOVING
-							    : VERDICT_PASS_NO_VIP;
+	return set && *(const volatile __u8 *)&set->moving ? VERDICT_DROP_NAT_MOVING
+							   : VERDICT_PASS_NO_VIP;
 }
 
 /* For a packet to one of our translated addresses and ports. Returns the verdict. */

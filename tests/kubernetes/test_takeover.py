@@ -21,6 +21,7 @@ from tools.kubernetes.errors import KubernetesError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.kubernetes.harness_load import Load
     from tools.kubernetes.cluster import Cluster
     from tools.kubernetes.node import Node
     from tools.kubernetes.programs import Program
@@ -109,13 +110,39 @@ def started(cluster: Cluster) -> list[Program]:
     return agents
 
 
-def inside(services: Services) -> dict[str, list[str]]:
-    """All ways to the service that begin in a pod or on a node."""
+def ways(services: Services) -> dict[str, list[str]]:
+    """All ways to the service: from pods, nodes, and clients outside."""
     port = services.plane.get("service", "web")["spec"]["ports"][0]["nodePort"]
     clusters = [at(kind, each, 80) for kind in ("tcp", "udp") for each in services.addresses("web")]
     one = services.cluster.nodes[0]
     ports = [at("tcp", each, port) for each in (one.address, one.address6)]
-    return {"client-one": [*clusters, *ports], "client-two": clusters, "node one": clusters}
+    outside = [
+        at(kind, each, port)
+        for kind in ("tcp", "udp")
+        for node in services.cluster.nodes
+        for each in (node.address, node.address6)
+    ]
+    return {
+        "client-one": [*clusters, *ports],
+        "client-two": clusters,
+        "node one": clusters,
+        "outside": outside,
+    }
+
+
+_NEW_DATAGRAMS = "outside: fresh udp"
+_FEW = 0.01
+"""Of the first datagrams of new senders outside: docs/kubernetes.md says that some are lost."""
+
+
+def failed(asked: Load) -> dict[str, dict[str, int]]:
+    """What has; of new senders outside more than a few."""
+    found = asked.failed
+    new = {name: of for name, of in asked.counts.items() if name.startswith(_NEW_DATAGRAMS)}
+    bad = sum(sum(found.get(name, {}).values()) for name in new)
+    if bad <= _FEW * sum(of["ok"] for of in new.values()):
+        found = {name: of for name, of in found.items() if name not in new}
+    return found
 
 
 MODES = ("nftables", "iptables-nft", "iptables-legacy")
@@ -125,9 +152,12 @@ MODES = ("nftables", "iptables-nft", "iptables-legacy")
 def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
     services: Services, proxies: KubeProxies
 ) -> None:
-    """Neither a connection that is there nor a new one, TCP and UDP, in both families."""
+    """Neither a connection that is there nor a new one, TCP and UDP, in both families.
+
+    But for a few of the first datagrams of new senders outside.
+    """
     nodes = services.cluster.nodes
-    with load(services.cluster, inside(services)) as asked:
+    with load(services.cluster, ways(services)) as asked:
         time.sleep(2)  # connections of kube-proxy's
         agents = started(services.cluster)
         for node in nodes:
@@ -143,10 +173,10 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
             assert proxies.found(node)["removed"] == []
         time.sleep(3)  # with nothing of kube-proxy's
         kept = nodes[0].run("nft", "list", "tables")
-    assert asked.failed == {}
+    assert failed(asked) == {}
     assert asked.done > 10_000
     assert "table inet towpath-kube-proxy" in kept  # while those connections were there
-    with load(services.cluster, inside(services)) as asked:
+    with load(services.cluster, ways(services)) as asked:
         time.sleep(2)  # connections of Towpath's
         proxies.start()
         services.eventually(lambda: all(proxies.found(node)["removed"] for node in nodes))
@@ -154,7 +184,7 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
         for agent in agents:
             agent.stop(signal.SIGTERM)
         time.sleep(2)
-    assert asked.failed == {}
+    assert failed(asked) == {}
     assert asked.done > 10_000
     for node in nodes:
         # kube-proxy's own rules are enough: our table goes by itself.

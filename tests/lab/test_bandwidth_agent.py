@@ -90,6 +90,8 @@ def test_what_a_pod_sends_and_receives_is_told(net: Lab, agent: Agent) -> None:
         found = client.bandwidth()
         (web,) = found.aggregates
         assert (web.name, web.kind, web.devices, web.egress) == ("web", "pod", ("veth1",), 10**7)
+        # However they are kept, they hold: it is ready.
+        client.health()
         assert web.egress_bytes > 1 << 16
         assert web.ingress_bytes > 1 << 16
         if qdiscs.has_fq():

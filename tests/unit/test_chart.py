@@ -120,7 +120,7 @@ def test_values_become_configuration_and_pod() -> None:
 
 @pytest.mark.usefixtures("helm")
 def test_limits_of_pods_need_what_the_runtime_keeps() -> None:
-    """The directory is mounted where it is asked for, and can't be written."""
+    """The directory, which can't be written, and rights: only where limits are asked for."""
     wishes = ("kubernetes.pod_limits=true", "config.bandwidth.devices[0]=eth0")
     for more, there in ((wishes, True), ((), False)):
         text = chart.render(SERVER, *more)
@@ -129,6 +129,11 @@ def test_limits_of_pods_need_what_the_runtime_keeps() -> None:
         (container,) = objects["DaemonSet"]["spec"]["template"]["spec"]["containers"]
         mounted = {each["mountPath"]: each.get("readOnly") for each in container["volumeMounts"]}
         assert mounted.get("/var/lib/cni") == (True if there else None)
+        rules = objects["ClusterRole"]["rules"]
+        listed = {name for each in rules if "list" in each["verbs"] for name in each["resources"]}
+        assert listed == {"services", "nodes", "endpointslices"} | (
+            {"pods", "namespaces"} if there else set()
+        )
 
 
 @pytest.mark.usefixtures("helm")

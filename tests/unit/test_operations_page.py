@@ -104,6 +104,7 @@ def test_settings_are_written_in_one_place() -> None:
         if any("/proc/sys" in text or "/sys/class/net" in text for text in strings(each))
     }
     reads = {"cleanup/found.py", "doctor/devices.py", "doctor/masquerade.py"}
+    reads.add("kernel/net/conntrack_flows.py")
     boot = {"cleanup/record.py"}  # which boot this is: nothing to be set
     in_namespaces = {"kernel/net/napi.py"}  # for `towpath bench` alone
     assert known == {str(SYSCTLS.relative_to(SOURCE)), *reads, *boot, *in_namespaces}

@@ -36,6 +36,16 @@ class Services(Protocol):
         """Have this called after each change, with its Transition, on the writer's thread."""
 
 
+class Tracking(Protocol):
+    """Connections that others translate to services, to sources whose services these were."""
+
+    async def begin(self, *, first: bool) -> None:
+        """Services come into force that others may have served; ``first``: these are all."""
+
+    async def settle(self) -> None:
+        """They are in force."""
+
+
 class Limits(Protocol):
     """Bandwidth, to sources that know pods."""
 
@@ -70,6 +80,8 @@ class Shared:
     loop."""
     services: Services | None = None
     """The load balancer's."""
+    tracking: Tracking | None = None
+    """Of the load balancer, if others may have served what it is for."""
     limits: Limits | None = None
     """Of bandwidth, if that is configured."""
     prefixes: Prefixes | None = None

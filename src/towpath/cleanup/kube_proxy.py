@@ -94,7 +94,7 @@ def restore(directory: Path) -> None:
             and (each.table, each.target) in chains
         ]
         xtables.change(program, iptables.hook(lost))
-    _let_go(directory, found)
+    _let_go(directory, begun, found)
 
 
 def release(directory: Path, *, force: bool = False) -> int:
@@ -106,15 +106,30 @@ def release(directory: Path, *, force: bool = False) -> int:
     pause would be sent to a pod that is gone for ever.
     """
     begun = _begun(directory)
-    if begun.phase != "confirmed":
+    if begun.phase == "unhooked":
         raise CleanupError("it isn't confirmed yet")
     found = find()
     left = [] if found.works else old_connections(begun.served)
     if left and not force:
         return len(left)
     conntrack.forget(each for each in left if each.protocol == "udp")
-    _let_go(directory, found)
+    _let_go(directory, begun, found)
     return 0
+
+
+def hold_again(directory: Path) -> bool:
+    """Make our own table again if somebody else has deleted it (`nft flush ruleset`); whether.
+
+    Connections that it keeps are translated again from then on. KernelError.
+    """
+    if any((each.family, each.name) == ("inet", nft.HOLD) for each in kernel_nft.tables()):
+        return False
+    # Read now: whoever lets go of it has said so before.
+    begun = record.read(directory)
+    if begun is None or begun.phase == "released":
+        return False
+    kernel_nft.change(nft.hold())
+    return True
 
 
 def until_confirmed(directory: Path) -> float | None:
@@ -157,7 +172,9 @@ def _unhook(begun: Record, found: Found) -> None:
         xtables.change(program, iptables.unhook(jumps))
 
 
-def _let_go(directory: Path, found: Found) -> None:
+def _let_go(directory: Path, begun: Record, found: Found) -> None:
+    begun.phase = "released"
+    begun.write(directory)
     if found.hold:
         kernel_nft.change(nft.release())
     record.remove(directory)

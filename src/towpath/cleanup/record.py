@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DIRECTORY = Path("/var/lib/towpath/kube-proxy")
-Phase = Literal["unhooked", "confirmed"]
+Phase = Literal["unhooked", "confirmed", "released"]
+"""Nothing is deleted; all is but our own table; that is to go as well, and isn't made again."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NETNS = Path("/proc/self/ns/net")
 

@@ -45,6 +45,7 @@ VERDICTS = {
     "pass_malformed": "passed to the kernel untouched: its headers make no sense",
     "pass_qinq": "passed to the kernel untouched: behind an 802.1ad tag, or two tags",
     "local": "passed to the kernel, which delivers it: the backend is on this node",
+    "pass_tracked": "passed to the kernel untouched: it translates this flow, by another's rules",
     "drop_no_backend": "dropped: the service has no backend that takes new flows",
     "drop_mtu": "dropped: larger than the egress MTU, outer header included; nobody is told",
     "drop_no_route": "dropped: no route there, or it is an address of this node",

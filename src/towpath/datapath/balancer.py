@@ -37,6 +37,7 @@ from towpath.datapath.recorder.recorder import Recorder
 from towpath.datapath.snat.table import begin as begin_snat
 from towpath.datapath.snat.table import check as check_snat
 from towpath.datapath.snat.table import forget as forget_translations
+from towpath.datapath.snat.tracked import Tracked
 from towpath.datapath.socket.balancer import SocketBalancer
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.jiffies import Jiffies
@@ -106,6 +107,8 @@ class Balancer(Closeable):
     keeps resolved how backends are reached. ``egress`` finds out what can leave by which device.
     ``local`` says which backends are on this node, besides those that have its own addresses.
     ``unwrap``: tunnels to this node whose packets are balanced.
+    ``tracks``: somebody else may have translated for these services before, or will: flows are
+    taken from the kernel's connection tracking, and given to it (``tracked``).
     ``bare``: there may be no device; services are then balanced by others, over the same tables.
 
     Not thread-safe. A context manager, which closes.
@@ -131,14 +134,14 @@ class Balancer(Closeable):
         bare: bool = False,
         local: Local = DEFAULT_LOCAL,
         unwrap: Unwrap = NO_UNWRAP,
+        tracks: bool = False,
     ) -> None:
         if not devices and not bare:
             raise DatapathError("no device to balance on; name at least one")
         self._pins = pins
         self._snat = snat or Snat()
         self._source = source or Source()
-        self._next_hops = next_hops
-        self._busy_at = 0.0
+        self._next_hops, self._busy_at = next_hops, 0.0
         self._packets: np.ndarray[Any, Any] | None = None
         self._told: list[Callable[[Transition], None]] = []
         self._mark = mark
@@ -152,7 +155,9 @@ class Balancer(Closeable):
             if pins is not None and not self._maps.adopted and not self._maps.leaving:
                 on_failure.callback(remove_pins, pins / "maps")
                 on_failure.callback(remove_pins, pins / "links")
-            self._program = LoadedProgram(self._maps, snat=self._snat, mark=mark, unwrap=unwrap)
+            self._program = LoadedProgram(
+                self._maps, snat=self._snat, mark=mark, unwrap=unwrap, tracks=tracks
+            )
             undo.callback(self._program.close)
             self.local = LocalNode(local, self._host.devices, pins and pins / LOCAL)
             undo.callback(self.local.close)
@@ -164,6 +169,7 @@ class Balancer(Closeable):
             if takeover.state is State.MOVING:
                 begin_snat(self._maps, self._snat)
             takeover.before_attaching()
+            self.tracked = Tracked.begun(self._maps, self._contents, pins) if tracks else None
             self._refusals = undo.enter_context(Refusals(self._maps))
             ways = egress(self._program, self._refusals, self._host.devices)
             self._attachment = self._host.attach(self._program, self._contents, ways)
@@ -518,8 +524,13 @@ class Balancer(Closeable):
     # ---- the end ---------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Take everything out of the kernel, pins too, and close."""
+        """Take everything out of the kernel, pins too, and close.
+
+        Translated flows are the kernel's from then on, where it ``tracks``.
+        """
         self.recorder.close()
+        if self.tracked is not None:
+            self.tracked.give(self.nat_flows, self.local.path)
         self._host.detach()
         if self._pins is not None:
             remove_pins(self._pins)

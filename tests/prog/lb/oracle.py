@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TX, REDIRECT, HANDOFF, LOCAL = "tx", "redirect", "handoff", "local"
+TRACKED = "pass_tracked"
 NO_VIP = "pass_no_vip"
 NO_BACKEND = "drop_no_backend"
 TOO_LARGE = "drop_mtu"
@@ -56,6 +57,7 @@ ACTIONS = {
     REDIRECT: XDP_REDIRECT,
     HANDOFF: XDP_PASS,
     LOCAL: XDP_PASS,
+    TRACKED: XDP_PASS,
     TOO_BIG: XDP_TX,
     ECHO: XDP_TX,
 }
@@ -563,7 +565,7 @@ class Outcome:
         if self.backend is not None:
             moved[self.key, self.backend, "flows"] = int(self.fresh)
             moved[self.key, self.backend, self.verdict] = int(dropped)
-        if not dropped:
+        if not dropped and self.verdict != TRACKED:
             moved[self.key, self.backend, "packets"] = 1
             moved[self.key, self.backend, "bytes"] = self.length
         return {counter: by for counter, by in moved.items() if by}

@@ -177,12 +177,19 @@ def nat_rigged(
     pins: Path | None = None,
     next_hops: Resolver | None = None,
     still: bool = False,
+    tracks: bool = False,
 ) -> Iterator[NatRig]:
     """A load balancer on two devices of the network that translates; ``still``: see `rigged`."""
     with standing_still() if still else tellable():
         on = [Device(IN), Device(OUT)]
         balancer = Balancer(
-            on, limits=limits, snat=snat, pins=pins, next_hops=next_hops, egress=AnyFrameEgress
+            on,
+            limits=limits,
+            snat=snat,
+            pins=pins,
+            next_hops=next_hops,
+            egress=AnyFrameEgress,
+            tracks=tracks,
         )
     with balancer, Jiffies() as jiffies:
         yield NatRig(balancer, network, snat, Still() if still else jiffies)

@@ -21,6 +21,7 @@ from tests.prog.lb.oracle import (
     REDIRECT,
     TOO_BIG,
     TOO_LARGE,
+    TRACKED,
     TX,
     Outcome,
     World,
@@ -55,7 +56,7 @@ WAYS, TRIES = 8, 16
 FULL_SETS = 4  # that are looked at before it is taken for granted that all are
 TCP, UDP = 6, 17
 ANSWERED, FIN, RST = 1, 2, 4
-TCP_FIN, TCP_SYN, TCP_RST = 1, 2, 4
+TCP_FIN, TCP_SYN, TCP_RST, TCP_ACK = 1, 2, 4, 16
 
 
 @dataclass(eq=False)
@@ -259,6 +260,10 @@ class NatWorld(World):
     translated: set[Key] = field(default_factory=set)
     lasting: dict[Key, int] = field(default_factory=dict)
     """How long a service's flows of UDP last, in the table's units, where it says so itself."""
+    tracking: str = "none"
+    """What is done with flows of the kernel's: none, known, take, give."""
+    tracked: set[Flow] = field(default_factory=set)
+    """These."""
 
     def judge(self, frame: bytes, ifindex: int) -> Outcome:
         """What happens to a frame that comes in on a device.
@@ -366,8 +371,8 @@ class NatWorld(World):
             found = ending(found, NO_BACKEND, backend=entry.backend, entry=entry, leaves=left)
             return self._to_backend(found, ifindex, packet, lambda: self._seen(entry, flags))
         forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
-        if refused := begins_nothing(flow, flags):
-            return ending(found, refused, commit=forget)
+        if refused := self._refused(flow, flags):
+            return ending(found, refused, commit=forget, leaves=self._left_whole(refused, slow))
         backend = self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
@@ -387,6 +392,26 @@ class NatWorld(World):
         if made is None:
             return ending(found, NO_PORT, commit=commit)
         return self._to_backend(found, ifindex, packet, commit)
+
+    def _refused(self, flow: Flow, flags: int) -> str | None:
+        """The verdict of a packet of a flow that isn't known, if it isn't balanced."""
+        return TRACKED if self._is_kernels(flow, flags) else begins_nothing(flow, flags)
+
+    @staticmethod
+    def _left_whole(verdict: str, slow: SlowPath | None) -> tuple[FragmentKey, Left] | None:
+        """The kernel gets what it gets of a packet whole."""
+        return leaves(slow, None) if verdict == TRACKED else None
+
+    def _is_kernels(self, flow: Flow, flags: int) -> bool:
+        """Whether it is: a SYN begins what is not."""
+        if self.tracking in {"none", "give"}:
+            return self.tracking == "give"
+        if flow.protocol == TCP and flags & (TCP_SYN | TCP_ACK) == TCP_SYN:
+            self.tracked.discard(flow)
+            return False
+        if self.tracking == "take":
+            self.tracked.add(flow)
+        return flow in self.tracked
 
     def _follow(self, frame: bytes, ifindex: int, packet: Packet, key: Key, left: Left) -> Outcome:
         """A later fragment goes to the backend of the first one, while its flow is there."""

@@ -27,6 +27,7 @@ from towpath.agent.lb.metrics import DatapathMetrics
 from towpath.agent.lb.observer import Observer
 from towpath.agent.lb.room import LIMITS, Room, used_by
 from towpath.agent.lb.store import DATABASE, Store
+from towpath.agent.lb.tracking import Tracking
 from towpath.agent.parts import Part
 from towpath.agent.readable import readable
 from towpath.agent.recorder.captures import Captures
@@ -129,9 +130,13 @@ class LoadBalancer(Part):
                     bare=True,
                     local=config.local,
                     unwrap=config.unwrap,
+                    tracks="kubernetes" in config.sections,
                 )
             )
             given.shared.services = self._balancer
+            tracked = self._balancer.tracked
+            self._tracking = None if tracked is None else Tracking(tracked, self._writer)
+            given.shared.tracking = self._tracking
             self.controller = Controller(config, store, self._balancer, names)
             self._writer.call(self.controller.start)
             self._undo = undo.pop_all()
@@ -234,13 +239,18 @@ class LoadBalancer(Part):
     def tasks(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """Devices, health checks, backends that leave, ages of flows, warnings, sources."""
         runs = {name: source.run for name, (source, _) in self._sources.items()}
-        return {
-            "devices": self._follow,
-            "health checks": self._monitor.run,
-            "backends that leave": self._reap,
-            "ages of flows": self._age_flows,
-            "warnings": self._warn,
-        } | {f"source {name}": run for name, run in runs.items()}
+        tracking = {} if self._tracking is None else {"tracked flows": self._tracking.run}
+        return (
+            {
+                "devices": self._follow,
+                "health checks": self._monitor.run,
+                "backends that leave": self._reap,
+                "ages of flows": self._age_flows,
+                "warnings": self._warn,
+            }
+            | {f"source {name}": run for name, run in runs.items()}
+            | tracking
+        )
 
     async def _follow(self) -> None:
         """Follow devices, addresses, VLANs, and what others undo: at once where the kernel tells.

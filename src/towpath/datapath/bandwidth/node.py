@@ -35,7 +35,7 @@ from towpath.model.kinds.patterns import matches
 from towpath.model.kinds.rates import written
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from typing import Any
 
@@ -87,7 +87,8 @@ class Node(Closeable):
         self.troubles: tuple[str, ...] = ()
         """What isn't as it should be."""
         self.notes: tuple[str, ...] = ()
-        """What of a source isn't limited as it says, and why: no fault of the node's."""
+        """What is limited otherwise than it says, and why: limits hold all the same, or only a
+        source can mend it. None of it keeps the agent from its work."""
         with ExitStack() as undo:
             self._hold = None if pins is None else undo.enter_context(held(pins))
             self.program = undo.enter_context(
@@ -144,12 +145,12 @@ class Node(Closeable):
         self.aggregates = spared(found.aggregates, self.located, self.shaped)
         self.numbers.sync(self.aggregates)
         self.devices = {i: each for i, each in devices.items() if self._leaves_by(each)}
-        self._sync_devices(troubles)
+        degraded = [*self._sync_devices(troubles)]
         self._sync_pods(devices, troubles)
         self._sync_inside(devices, troubles)
         self._leave_others()
-        self._check(troubles)
-        notes = self._notes(found.left_out, devices)
+        self._check(troubles, degraded)
+        notes = degraded + self._notes(found.left_out, devices)
         known = {*self.troubles, *self.notes}
         for each in (*troubles, *notes):
             if each not in known:
@@ -161,8 +162,11 @@ class Node(Closeable):
             return False
         return any(matches(pattern, device.name) for pattern in self.section.devices)
 
-    def _sync_devices(self, troubles: list[str]) -> None:
-        """Have departure times given, and kept, at the devices that packets leave by."""
+    def _sync_devices(self, troubles: list[str]) -> Iterator[str]:
+        """Have departure times given, and kept, at the devices that packets leave by.
+
+        Says which of them police instead.
+        """
         rates = [
             (each.limit.egress, horizon(each.limit))
             for each in self.aggregates
@@ -174,7 +178,7 @@ class Node(Closeable):
             try:
                 if trouble := self.fq.keep(index, options):
                     self.unpaced[index] = trouble
-                    troubles.append(f"{device.name} polices, and doesn't pace: {trouble}")
+                    yield f"{device.name} polices, and doesn't pace: {trouble}"
                 self._take(f"{index}-leave", "police" if trouble else "pace", "egress", index)
             except KernelError as error:
                 if index in link_state.devices():
@@ -246,7 +250,7 @@ class Node(Closeable):
         said = [f"{name}: {why}" for name, why in sorted(lasting.items())]
         return said + told(self.located, self.shaped, names)
 
-    def _check(self, troubles: list[str]) -> None:
+    def _check(self, troubles: list[str], degraded: list[str]) -> None:
         if not self.devices:
             troubles.append(f"there is no device {' or '.join(self.section.devices)}")
         sourced = {each.name for each in self.aggregates if each.sourced}
@@ -257,7 +261,8 @@ class Node(Closeable):
             for device, most in speeds.items():
                 if each.limit.egress and each.limit.egress > most:
                     rates = f"{written(each.limit.egress)} is more than {device} has"
-                    troubles.append(f"{each.name}: {rates} ({written(most)})")
+                    those = degraded if each.sourced else troubles
+                    those.append(f"{each.name}: {rates} ({written(most)})")
 
     # ---- What others undo ------------------------------------------------------------------------
 

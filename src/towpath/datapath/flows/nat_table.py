@@ -198,6 +198,10 @@ class NatFlows:
         """Seconds after which `seen` goes round: to keep ages right, read at least as often."""
         return self._step * _SEEN_MODULUS
 
+    def backend_of(self, handle: int) -> bytes:
+        """The address of a backend that is there: 16 bytes, as `Translations` has them."""
+        return bytes(self._backends["addr"][handle & self._index_mask].tobytes())
+
     def counts(self, wanted: Wanted = ALL) -> Counter[int]:
         """Return how many flows each backend has, by its handle. KernelError."""
         totals: Counter[int] = Counter()

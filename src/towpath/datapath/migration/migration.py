@@ -55,8 +55,8 @@ COUNTERS = frozenset(
         "unwrap_addresses",
     }
 )
-MACHINE = frozenset({"vlan_devices", "egress_devices", "ways"})
-"""Copied as they are, for the moment until devices, routes and rules are looked at."""
+MACHINE = frozenset({"vlan_devices", "egress_devices", "ways", "tracked"})
+"""Copied as they are, for the moment until devices, routes, rules, tracked flows are looked at."""
 PASSING = frozenset(
     {
         "nats",

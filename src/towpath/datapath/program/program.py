@@ -14,6 +14,7 @@ from towpath.datapath.snat.constants import constants as snat_constants
 from towpath.kernel.bpf import probe
 from towpath.kernel.errors import VerifierError
 from towpath.kernel.jiffies import per_second, units
+from towpath.kernel.net.conntrack_flows import udp_seconds
 from towpath.model.settings import NO_UNWRAP, Unwrap
 from towpath.model.snat import Snat
 
@@ -37,7 +38,7 @@ PROGRAM = "towpath_lb"
 class LoadedProgram:
     """The program over ``tables``, which outlive it. VerifierError, KernelError.
 
-    ``mark`` is that of health checks' packets, 0 for none.
+    ``mark`` is that of health checks' packets, 0 for none. ``tracks``: flows may be the kernel's.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class LoadedProgram:
         snat: Snat | None = None,
         mark: int = 0,
         unwrap: Unwrap = NO_UNWRAP,
+        tracks: bool = False,
     ) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
@@ -54,6 +56,7 @@ class LoadedProgram:
         self._mark = mark
         self._snat = snat or Snat()
         self._unwrap = unwrap
+        self._tracks = tracks
         self.tables = tables
         self.fragments = probe.fragments()
         """Whether the program takes frames in fragments: larger ones than a page has room for."""
@@ -85,6 +88,8 @@ class LoadedProgram:
             | tunnels
             | {
                 "health_mark": self._mark,
+                "tracks": self._tracks,
+                "tracks_udp": udp_seconds() * 10**9 if self._tracks else 0,
                 "flow_idle": idle,
                 "jiffies_a_second": per_second(),
             }

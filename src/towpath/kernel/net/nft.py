@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import select
 import shutil
+import socket
 import subprocess
+from contextlib import suppress
 from socket import AF_INET, AF_INET6
 from struct import Struct
 from typing import Any, NamedTuple
 
+from towpath.closeable import Closeable
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.messages import DUMP, Netlink, attributes
 
@@ -21,8 +26,45 @@ _DORMANT = 0x1  # NFT_TABLE_F_DORMANT
 _INET = 1  # NFPROTO_INET
 _HEADER = Struct("=BBH")  # struct nfgenmsg
 _FAMILIES = {AF_INET: "ip", AF_INET6: "ip6", _INET: "inet"}
+_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP = 270, 1, 7  # NFNLGRP_NFTABLES
+_MOST = 1 << 16
 _SECONDS = 60.0
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+class Changes(Closeable):
+    """Tells when tables have changed. OSError: the kernel has no nftables."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER)
+        try:
+            self._socket.setblocking(False)  # noqa: FBT003 -- its only argument
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def wait(self, seconds: float) -> None:
+        """Return when something has changed since the last call, or after that time."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.poll(max(0.0, seconds) * 1000)
+        with suppress(BlockingIOError):
+            while True:
+                self._drop()
+
+    def _drop(self) -> None:
+        """One message. What was lost has changed, too."""
+        try:
+            self._socket.recv(_MOST)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._socket.close()
 
 
 class Table(NamedTuple):

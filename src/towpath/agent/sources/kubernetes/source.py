@@ -23,6 +23,7 @@ from towpath.agent.sources.kubernetes.pods import PodLimits
 from towpath.agent.sources.kubernetes.pools import AddressPools
 from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
+from towpath.agent.sources.kubernetes.takeover import taking_over
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
 from towpath.core.kubernetes.problems import Refusal
@@ -242,8 +243,14 @@ class Source:
         self._forget_refused(changed, put, remove)
         first, self._first = self._first, False
         self._listed = self._accepting = False
-        if put or remove or self._refused:
-            await self._attempt_all(put, remove)
+        if put or remove or self._refused or first:
+            # With a name Services are handed over one by one.
+            more = (
+                self._section.service_proxy_name is not None and put.keys() - self._in_force.keys()
+            )
+            tracking = self._given.shared.tracking
+            async with taking_over(tracking, first=first, more=bool(more)):
+                await self._attempt_all(put, remove)
             if self._growing:
                 return
             self._intake.settle(tuple(self._refused.values()))
