@@ -20,7 +20,7 @@ BELOW: dict[str, set[str]] = {
     "xlat": {"abi", "net", "snat"},
     "masquerade": {"abi", "lb", "net", "snat", "xlat"},
     "socket": {"abi", "lb", "net", "snat", "xlat"},
-    "local": {"abi", "net", "socket"},
+    "local": {"abi", "lb", "net", "socket"},
     "bandwidth": {"abi", "net"},
     "decap": {"abi", "net"},
 }
