@@ -115,7 +115,8 @@ class LoadBalancer(Part):
             self._room, self._renew = Room(given.state / LIMITS, config.limits), given.shared.renew
             store = undo.enter_context(Store(self._database))
             # Contradictions are found before anything is attached.
-            check_snat(config.snat, stored(config, store, names).services())
+            desired = stored(config, store, names)
+            check_snat(config.snat, desired.services())
             self._balancer = undo.enter_context(
                 Balancer(
                     config.devices,
@@ -132,7 +133,7 @@ class LoadBalancer(Part):
                 )
             )
             given.shared.services = self._balancer
-            self.controller = Controller(config, store, self._balancer, names)
+            self.controller = Controller(config, store, self._balancer, names, desired)
             self._writer.call(self.controller.start)
             self._undo = undo.pop_all()
         self._monitor = Monitor(

@@ -13,6 +13,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from socket import AF_INET, inet_pton
 from typing import Any
 
 from towpath.model.kinds.base import FieldError, Kind, shown, text
@@ -27,8 +28,27 @@ _BROADCAST = IPv4Address("255.255.255.255")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 
+def address_of(text: str) -> Address:
+    """Return what ``ip_address`` does of a text; of IPv4, in a fifth of its time."""
+    try:
+        return IPv4Address(inet_pton(AF_INET, text))
+    except (OSError, ValueError):
+        return ip_address(text)
+
+
+def _is_common(address: Address) -> bool:
+    """Whether it is in 1/8 to 126/8, 128/8 to 223/8, 2000::/3 or fc00::/7: nearly all are."""
+    if isinstance(address, IPv4Address):
+        first = int(address) >> 24
+        return 0 < first < 224 and first != 127  # noqa: PLR2004 - as above
+    number = int(address)
+    return (number >> 125 == 1 or number >> 121 == 0x7E) and address.scope_id is None  # noqa: PLR2004
+
+
 def not_unicast(address: Address) -> str | None:
     """Say why no packet on a wire can be for ``address`` alone, or return None."""
+    if _is_common(address):
+        return None
     reasons = {
         "is the unspecified address": address.is_unspecified,
         "is a multicast address": address.is_multicast,
@@ -60,7 +80,7 @@ class UnicastAddress(Kind):
 
     def _address(self, raw: str) -> Address:
         try:
-            return ip_address(raw)
+            return address_of(raw)
         except ValueError:
             message = f"{shown(raw)} is not an address; allowed: {self.allowed}"
             raise FieldError(message) from None
