@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.datapath.address import Address, family, pack, unpack
+from towpath.datapath.address import family, pack, unpack
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.free import FreeIndexes
 from towpath.model.service import Backend, BackendState
@@ -144,11 +144,14 @@ class BackendTable:
 
     def __iter__(self) -> Iterator[tuple[int, int, Backend]]:
         """Yield service, handle and backend of every record in use."""
-        for row in self._rows[np.flatnonzero(self._rows["handle"])]:
-            yield int(row["service"]), int(row["handle"]), self._backend(row)
-
-    def _backend(self, row: Any) -> Backend:
-        address: Address = unpack(row["addr"].tobytes(), int(row["family"]))
-        number = int(row["state"])
-        state = next(each for each, known in self._states.items() if known == number)
-        return Backend(address, int(row["weight"]), state, int(row["port"]) or None)
+        used = np.flatnonzero(self._rows["handle"])
+        rows = self._rows[used]
+        raw, size = rows["addr"].tobytes(), rows["addr"].itemsize
+        states = {number: state for state, number in self._states.items()}
+        columns = (rows[name].tolist() for name in ("service", "handle", "family", "weight"))
+        others = (rows[name].tolist() for name in ("state", "port"))
+        for at, (service, handle, of, weight, state, port) in enumerate(
+            zip(*columns, *others, strict=True)
+        ):
+            address = unpack(raw[at * size : (at + 1) * size], of)
+            yield service, handle, Backend(address, weight, states[state], port or None)
