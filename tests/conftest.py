@@ -63,10 +63,15 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     settings.load_profile("towpath")
     watch.begin()
-    # Who began this in the background may have had it ignore Ctrl-C, as shells do. All that tests
-    # start would inherit that, and not end when they tell it to.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Who began this in the background may have had it ignore Ctrl-C, as shells do, or that its
+    # terminal goes, as nohup does. All that tests start would inherit that, and not end when they
+    # tell it to.
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
     # What a test has started and lost is this process's then, and no other pytest's. What a
     # worker leaves that ends is the controller's, which ends it.
     _check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl")

@@ -122,13 +122,14 @@ def test_iperf3(lab: Lab) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            while "Server listening" not in server.stdout.readline():
-                assert server.poll() is None
             for more in (
                 ["-P", "4", "-n", "4M"],
                 ["-R", "-n", "4M"],
                 ["-u", "-b", "8M", "-n", "1M"],
             ):
+                # It says so before each: until then it is busy with the one before.
+                while "Server listening" not in server.stdout.readline():
+                    assert server.poll() is None
                 told = lab.run("iperf3", "-c", OTHER_VIP, "-p", str(IPERF), "-J", *more)
                 found = json.loads(told)
                 assert "error" not in found
