@@ -7,6 +7,7 @@ count it as this process's memory for good.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from towpath.kernel.bpf.maps import Map
-    from towpath.kernel.bpf.mmap import MappedArray
 
     Array = np.ndarray[Any, Any]
 
@@ -40,7 +40,8 @@ class MaglevSlots:
     def __init__(self, table: Map, line: int) -> None:
         self._map = table
         self._line = line
-        self._mapped: MappedArray | None = None
+        self._mapped = ExitStack()
+        self._slots: Array = np.zeros(0, np.uint32)
         self._first = self._last = 0
         """Elements that are mapped: those before the last."""
 
@@ -66,16 +67,12 @@ class MaglevSlots:
         Ranges beside each other are mapped together: tables that are made together are.
         """
         first, last = base // self._line, (base + count - 1) // self._line + 1
-        if self._mapped is None or first < self._first or last > self._last:
-            self.close()
+        if first < self._first or last > self._last:
             end = min(max(last, first + _WINDOW), self._map.max_entries)
-            self._mapped = self._map.mmap(first, end - first)
-            self._first, self._last = first, end
-        slots: Array = self._mapped.array["handle"].reshape(-1)
-        return slots[base - self._first * self._line :][:count]
-
-    def close(self) -> None:
-        """Map nothing any more."""
-        if self._mapped is not None:
+            self._first = self._last = 0
+            self._slots = np.zeros(0, np.uint32)
             self._mapped.close()
-            self._mapped = None
+            mapped = self._mapped.enter_context(self._map.mmap(first, end - first))
+            self._slots = mapped.array["handle"].reshape(-1)
+            self._first, self._last = first, end
+        return self._slots[base - self._first * self._line :][:count]
