@@ -13,7 +13,6 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from socket import AF_INET, inet_pton
 from typing import Any
 
 from towpath.model.kinds.base import FieldError, Kind, shown, text
@@ -25,15 +24,18 @@ Prefix = IPv4Network | IPv6Network
 PORT = Integer(1, 65535)
 
 _BROADCAST = IPv4Address("255.255.255.255")
+_DOTTED = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})")
+_BYTE = 255
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 
 
 def address_of(text: str) -> Address:
-    """Return what ``ip_address`` does of a text; of IPv4, in a fifth of its time."""
-    try:
-        return IPv4Address(inet_pton(AF_INET, text))
-    except (OSError, ValueError):
-        return ip_address(text)
+    """Return what ``ip_address`` does of a text, of IPv4 faster."""
+    if _DOTTED.fullmatch(text):
+        a, b, c, d = map(int, text.split("."))
+        if max(a, b, c, d) <= _BYTE:
+            return IPv4Address(a << 24 | b << 16 | c << 8 | d)
+    return ip_address(text)
 
 
 def _is_common(address: Address) -> bool:
