@@ -18,5 +18,6 @@ def test_an_address_is_found_where_one_begins(those: list[bytes], one: bytes) ->
     assert (one in found) == (one in those)
     for each in those:
         assert each in found
-    for at in range(len(found) - 15):
-        assert (found[at : at + 16] in found) == (found[at : at + 16] in those)
+    for at in range(len(found.packed) - 15):
+        piece = found.packed[at : at + 16]
+        assert (piece in found) == (piece in those)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno as errnos
 import logging
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -47,18 +48,17 @@ _GONE = frozenset((errnos.ENOENT,))
 """Its own program was faster, or has connected it elsewhere."""
 
 
-class Addresses(bytes):
+@dataclass(frozen=True, slots=True)
+class Addresses:
     """Packed addresses one after another: a set of them takes ten times as much memory."""
 
-    __slots__ = ()
+    packed: bytes = b""
 
-    def __contains__(self, address: object) -> bool:
+    def __contains__(self, address: bytes) -> bool:
         """Whether one of them is this."""
-        if not isinstance(address, bytes):
-            return False
-        at = self.find(address)
+        at = self.packed.find(address)
         while at >= 0 and at % len(address):
-            at = self.find(address, at + 1)
+            at = self.packed.find(address, at + 1)
         return at >= 0
 
 
