@@ -207,6 +207,33 @@ static u32 convert(struct reader *reader, u64 at, u32 length, u8 *out, u64 room,
 	return STATUS_EMPTY;
 }
 
+/* An entry of the ring takes this much, what is in its header aside. */
+static u64 entry_size(u32 length)
+{
+	return (RING_HEADER + length + RING_ALIGN - 1) & ~(u64)(RING_ALIGN - 1);
+}
+
+/*
+ * Gives up the oldest records until no more than `keep` bytes of the ring are taken; their headers
+ * alone are looked at. Returns how many bytes are taken then.
+ */
+PUBLIC u64 towpath_record_trim(struct reader *reader, u64 keep)
+{
+	u64 at = __atomic_load_n(reader->consumer, __ATOMIC_ACQUIRE);
+	u64 end = __atomic_load_n(reader->producer, __ATOMIC_ACQUIRE);
+
+	while (end - at > keep) {
+		const u8 *entry = reader->data + (at & reader->mask);
+		u32 header = __atomic_load_n((const u32 *)entry, __ATOMIC_ACQUIRE);
+
+		if (header & RING_BUSY)
+			break;
+		at += entry_size(header & ~RING_DISCARDED);
+	}
+	__atomic_store_n(reader->consumer, at, __ATOMIC_RELEASE);
+	return end - at;
+}
+
 /*
  * Moves records from the ring to `out` until there is none left, or something is in the way.
  * What has been moved is the producers' again when this returns.
@@ -229,7 +256,7 @@ PUBLIC void towpath_record_read(struct reader *reader, u8 *out, u64 room, struct
 			status = convert(reader, at, length, out, room, report);
 		if (status != STATUS_EMPTY)
 			break;
-		at += (RING_HEADER + length + RING_ALIGN - 1) & ~(u64)(RING_ALIGN - 1);
+		at += entry_size(length);
 	}
 	__atomic_store_n(reader->consumer, at, __ATOMIC_RELEASE);
 	report->status = status;

@@ -8,7 +8,7 @@ import signal
 import sys
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tools.kubernetes import binaries
@@ -27,9 +27,10 @@ PROXIES = (pytest.param("kube-proxy", marks=pytest.mark.thorough), pytest.param(
 
 
 @contextmanager
-def proxies(cluster: Cluster, name: str) -> Iterator[list[Program]]:
-    """One of them on each node; it leaves nothing there."""
-    with {"kube-proxy": _kube_proxies, "towpath": _agents}[name](cluster) as running:
+def proxies(cluster: Cluster, name: str, **section: Any) -> Iterator[list[Program]]:
+    """One of them on each node; it leaves nothing there. ``section``: more of Towpath's."""
+    made = _agents(cluster, section) if name == "towpath" else _kube_proxies(cluster)
+    with made as running:
         yield running
 
 
@@ -46,9 +47,9 @@ def _kube_proxies(cluster: Cluster) -> Iterator[list[Program]]:
 
 
 @contextmanager
-def _agents(cluster: Cluster) -> Iterator[list[Program]]:
+def _agents(cluster: Cluster, section: dict[str, Any]) -> Iterator[list[Program]]:
     """What is pinned goes with the node."""
-    agents = [_agent(node, number) for number, node in enumerate(cluster.nodes)]
+    agents = [_agent(node, number, section) for number, node in enumerate(cluster.nodes)]
     try:
         for agent in agents:
             agent.start()
@@ -60,7 +61,7 @@ def _agents(cluster: Cluster) -> Iterator[list[Program]]:
             agent.stop(signal.SIGTERM)
 
 
-def _agent(node: Node, number: int) -> Program:
+def _agent(node: Node, number: int, section: dict[str, Any] | None = None) -> Program:
     """An agent as docs/kubernetes.md has it, from this checkout."""
     translated = {"ipv4": f"192.168.88.{110 + number}", "ipv6": f"fd88::{110 + number}"}
     for address in (f"{translated['ipv4']}/24", f"{translated['ipv6']}/64"):
@@ -74,7 +75,8 @@ def _agent(node: Node, number: int) -> Program:
             "kubeconfig": str(node.plane.node_kubeconfig),
             "node": node.name,
             "external_ips": ["198.51.100.0/24"],
-        },
+        }
+        | (section or {}),
         "limits": {
             "services": 1024,
             "backends": 4096,

@@ -21,6 +21,7 @@ from tests.kubernetes.harness_proxies import knows_all, proxies
 from tests.kubernetes.harness_services import OUTSIDE, PORTS, Services, make_pods
 from tools.kubernetes.cluster import server_pod
 from tools.kubernetes.control_plane import ADDRESS
+from tools.kubernetes.node import ip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +45,7 @@ class Served(NamedTuple):
 def served(cluster: Cluster) -> Iterator[Served]:
     """Pods ``a`` and ``b``, and agents."""
     make_pods(cluster)
-    with proxies(cluster, "towpath") as agents:
+    with proxies(cluster, "towpath", pools="kube-system/towpath-pools") as agents:
         yield Served(Services(cluster, "towpath"), agents)
 
 
@@ -210,6 +211,41 @@ def test_an_endpoint_that_ends(served: Served) -> None:
         for talk, name in known:
             assert answer(talk) == name
     services.plane.kubectl("delete", "pod", "ends", "stays", "--now")
+
+
+def test_an_address_of_a_pool(served: Served) -> None:
+    """Whoever reaches the node by it is answered; the node doesn't have it."""
+    services = served.services
+    one, two = services.cluster.nodes
+    text = "pools: [{name: public, addresses: [198.51.100.40/30, 2001:db8:40::/126]}]"
+    meta = {"name": "towpath-pools", "namespace": "kube-system"}
+    pools = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": meta,
+        "data": {"pools.yaml": text},
+    }
+    services.plane.apply(pools)
+    spec: dict[str, Any] = {"loadBalancerClass": "towpath.alt/load-balancer"}
+    services.make("web", type="LoadBalancer", allocateLoadBalancerNodePorts=False, **spec)
+
+    def given() -> list[str]:
+        status = services.plane.get("service", "web")["status"]["loadBalancer"]
+        return [each["ip"] for each in status.get("ingress", ())]
+
+    services.eventually(lambda: len(given()) == 2)
+    for address in given():
+        six = ":" in address
+        for node in (one, two):
+            via = node.address6 if six else node.address
+            ip("route", "replace", address, "via", via)
+            try:
+                for kind in ("tcp", "udp"):
+                    services.until(ALL, "outside", kind, address, 80)
+            finally:
+                ip("route", "del", address)
+        services.until(ALL, "client-one", "tcp", address, 80)
+    services.plane.kubectl("-n", "kube-system", "delete", "configmap", "towpath-pools")
 
 
 def test_health_while_endpoints_change(served: Served) -> None:

@@ -15,9 +15,11 @@ from towpath.capabilities import CAPABILITIES
 from towpath.model import parse_config
 from towpath.model.settings import Config, Limits
 from towpath.model.sources.kubernetes import Section
+from towpath.model.sources.kubernetes.pools import parse_pools
 
 SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((chart.CHART / "values.yaml").read_text())
+MANIFESTS = ("rbac.yaml", "towpath.yaml", "pools.yaml")
 SERVER = "kubernetes.server=https://192.0.2.1:6443"
 
 
@@ -51,7 +53,7 @@ def test_limits_and_sections_are_the_configurations() -> None:
 
 def test_the_manifests_are_of_this_chart() -> None:
     """Known without helm: they name the chart that they were rendered from."""
-    for name in ("rbac.yaml", "towpath.yaml"):
+    for name in MANIFESTS:
         assert chart.digest() in (chart.PLAIN / name).read_text(), (
             "python -m tools.kubernetes.chart --write"
         )
@@ -70,9 +72,7 @@ def test_the_manifests_configuration_is_one() -> None:
 def test_the_manifests_are_what_it_renders() -> None:
     """To the letter; and helm has nothing against the chart."""
     chart.helm("lint", "--strict", chart.CHART, "--set", SERVER)
-    assert chart.plain() == {
-        name: (chart.PLAIN / name).read_text() for name in ("rbac.yaml", "towpath.yaml")
-    }
+    assert chart.plain() == {name: (chart.PLAIN / name).read_text() for name in MANIFESTS}
 
 
 @pytest.mark.usefixtures("helm")
@@ -85,6 +85,8 @@ def test_the_manifests_are_what_it_renders() -> None:
         ((SERVER, "kubernetes.node=x"), "'node' not allowed"),
         ((SERVER, "config.socket.cgroup=/x"), "config.socket: it is a value of its own"),
         ((SERVER, "hostPaths.bpf=sys"), "/hostPaths/bpf"),
+        ((SERVER, "kubernetes.pools=mine"), "/kubernetes/pools"),
+        ((SERVER, "pools[0].name=x", "pools[0].addresses=10.0.0.x"), "/pools/0/addresses"),
     ],
 )
 def test_what_makes_no_sense_is_refused(values: tuple[str, ...], said: str) -> None:
@@ -127,3 +129,26 @@ def test_limits_of_pods_need_what_the_runtime_keeps() -> None:
         (container,) = objects["DaemonSet"]["spec"]["template"]["spec"]["containers"]
         mounted = {each["mountPath"]: each.get("readOnly") for each in container["volumeMounts"]}
         assert mounted.get("/var/lib/cni") == (True if there else None)
+
+
+@pytest.mark.usefixtures("helm")
+def test_pools() -> None:
+    """A ConfigMap that agents take, named to them; rights for that and nothing else."""
+    pools = ("pools[0].name=public", "pools[0].addresses={192.0.2.0/28,192.0.2.40-192.0.2.49}")
+    listed = list(yaml.safe_load_all(chart.render(SERVER, *pools, namespace="net")))
+    maps = {e["metadata"]["name"]: e["data"] for e in listed if e["kind"] == "ConfigMap"}
+    (pool,) = parse_pools(maps["towpath-pools"]["pools.yaml"], "pools.yaml")
+    assert [str(each) for each in pool.addresses] == [
+        "192.0.2.0-192.0.2.15",
+        "192.0.2.40-192.0.2.49",
+    ]
+    found = parse_config(maps["towpath"]["towpath.yaml"], "towpath.yaml")
+    assert found.sections["kubernetes"].pools == "net/towpath-pools"
+    (role,) = (each for each in listed if each["kind"] == "Role")
+    assert role["metadata"]["namespace"] == "net"
+    assert [each.get("resourceNames") for each in role["rules"]] == [["towpath-pools"]] * 2 + [None]
+    listed = list(yaml.safe_load_all(chart.render(SERVER, "kubernetes.pools=other/mine")))
+    assert not [e for e in listed if e["kind"] == "ConfigMap" and e["metadata"]["name"] == "mine"]
+    (role,) = (each for each in listed if each["kind"] == "Role")
+    assert role["metadata"]["namespace"] == "other"
+    assert not [e for e in yaml.safe_load_all(chart.render(SERVER)) if e["kind"] == "Role"]

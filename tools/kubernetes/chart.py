@@ -23,6 +23,8 @@ CHART = ROOT / "deploy/helm/towpath"
 PLAIN = ROOT / "deploy/kubernetes"
 NAMESPACE = "kube-system"
 _VALUES = ("kubernetes.server=https://192.0.2.1:6443", "restartOnChange=false")
+_POOLS = ("pools[0].name=public", "pools[0].addresses={192.0.2.0/28,2001:db8::/124}")
+"""Besides, in a file of their own."""
 _LICENSE = "# SPDX-License-Identifier: Apache-2.0\n"
 _HEADS = {
     "rbac.yaml": "",
@@ -31,6 +33,10 @@ _HEADS = {
 # through a Service: nobody serves `kubernetes` yet when the first agent of a node starts. Apply
 # rbac.yaml, then this; docs/kubernetes.md says how the image is made and why the pod has what it
 # has.
+""",
+    "pools.yaml": """\
+# Addresses for Services of type LoadBalancer, and the rights to give them. Put yours in their
+# place, and add `pools: kube-system/towpath-pools` to the section `kubernetes` of towpath.yaml.
 """,
 }
 
@@ -61,12 +67,21 @@ def render(*values: str, namespace: str = NAMESPACE) -> str:
 def plain() -> dict[str, str]:
     """What files of deploy/kubernetes are to say, by name."""
     parts: dict[str, list[str]] = {name: [] for name in _HEADS}
-    for part in re.split(r"^---\n", render(*_VALUES), flags=re.MULTILINE):
+    rendered = render(*_VALUES), render(*_VALUES, *_POOLS)
+    for part in _parts(rendered[0]):
         source, _, text = part.partition("\n")
-        if text.strip():
-            name = "rbac.yaml" if source.endswith("/rbac.yaml") else "towpath.yaml"
-            parts[name].append(text.strip() + "\n")
+        name = "rbac.yaml" if source.endswith("/rbac.yaml") else "towpath.yaml"
+        parts[name].append(text.strip() + "\n")
+    for part in _parts(rendered[1]):
+        source, _, text = part.partition("\n")
+        if source.endswith("/pools.yaml"):
+            parts["pools.yaml"].append(text.strip() + "\n")
     return {name: _head(name) + "---\n".join(texts) for name, texts in parts.items()}
+
+
+def _parts(rendered: str) -> list[str]:
+    found = re.split(r"^---\n", rendered, flags=re.MULTILINE)
+    return [each for each in found if each.partition("\n")[2].strip()]
 
 
 def _head(name: str) -> str:

@@ -285,7 +285,7 @@ def metrics() -> Call[str]:
 
 def record(capture: Capture | Mapping[str, Any]) -> Call[bytes]:
     """Begin a capture; its answer goes on until it ends. ConfigError: something is wrong."""
-    body = json.dumps(plain(parse_capture(capture))).encode()
+    body = json.dumps(plain(parse_capture(capture), defaults=False)).encode()
     return Call("POST", "/v1/captures", bytes, body)
 
 

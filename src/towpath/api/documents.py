@@ -148,6 +148,8 @@ class Check:
     failed: int = 0
     unmade: int = 0
     """Checks that this node could not make, which change nothing."""
+    certificate_expires: str | None = None
+    """When the certificate that was shown last is no longer valid; None: none was shown."""
 
     @property
     def serves(self) -> bool:
@@ -186,6 +188,17 @@ class KindStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """Addresses that a source gives to services."""
+
+    name: str
+    addresses: int
+    """How many it has, of both families."""
+    used: int
+    """How many of them nobody else can be given."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceStatus:
     """A source of services, and what became of what it has."""
 
@@ -206,6 +219,10 @@ class SourceStatus:
     """Endpoints that are in no list while these are written anew, and stay."""
     unserved: tuple[Problem, ...] = ()
     """What of its objects can't be served as they are."""
+    pools: tuple[PoolStatus, ...] = ()
+    """Addresses that it gives to services."""
+    leader: str | None = None
+    """Whose agent gives them, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)

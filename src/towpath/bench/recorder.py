@@ -48,6 +48,11 @@ CASES = {
     "1 rule, match, only what comes in": Capture((_MATCHING,), direction="in"),
     "1 rule, match, 1 of 100": Capture((_MATCHING,), direction="both", sample=100),
 }
+WRITTEN = (
+    Capture((_MATCHING,), direction="both"),
+    Capture((_MATCHING,), direction="in"),
+    Capture((_MATCHING,), direction="in", keep=1 << 26),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,11 @@ class Throughput:
     size: int
     """Bytes of a frame."""
     direction: str
+    keep: int
+    """Bytes of the last frames that are kept, and written at the end; 0: all are written."""
     seconds: float
     offered: int
+    matched: int
     packets: int
     frames: int
     lost: int
@@ -106,9 +114,9 @@ def measure(
         with on_one_cpu():
             costs = {size: _costs(bench, size, runs) for size in SIZES}
         found = [
-            _throughput(bench, size, direction, rate, seconds, path)
+            _throughput(bench, size, capture, rate, seconds, path)
             for size, rate in (rates or {}).items()
-            for direction in ("both", "in")
+            for capture in WRITTEN
         ]
     return RecorderReport(os.uname().release, costs, tuple(found))
 
@@ -178,12 +186,12 @@ class _Reader(threading.Thread):
 
 
 def _throughput(
-    bench: Rig, size: int, direction: str, rate: int, seconds: float, path: Path
+    bench: Rig, size: int, capture: Capture, rate: int, seconds: float, path: Path
 ) -> Throughput:
     stimulus = _stimulus(bench, size)
     burst = max(rate // _BURSTS // bench.wrapper.batch, 1)
     offered = 0
-    with bench.record(Capture((_MATCHING,), direction=direction)) as recording:
+    with bench.record(capture) as recording:
         reader = _Reader(recording, path)
         reader.start()
         began = time.monotonic()
@@ -200,9 +208,11 @@ def _throughput(
     path.unlink()
     return Throughput(
         size,
-        direction,
+        capture.direction,
+        capture.keep,
         now,
         offered,
+        progress.matched,
         progress.packets,
         progress.records,
         progress.lost,

@@ -221,13 +221,13 @@ def _print_recorder(report: RecorderReport) -> None:
     rows = [
         (
             f"{each.size}",
-            each.direction,
+            f"{each.direction}, the last {each.keep >> 20} MiB" if each.keep else each.direction,
             f"{each.offered / each.seconds:,.0f}",
             f"{each.packets / each.seconds:,.0f}",
             f"{each.frames:,}",
             f"{each.lost:,}",
             f"{each.file_bytes / each.seconds / 1e6:,.0f}",
-            f"{1e9 * each.reader_cpu / max(each.frames, 1):.0f}",
+            f"{1e9 * each.reader_cpu / max(each.matched if each.keep else each.frames, 1):.0f}",
         )
         for each in report.throughput
     ]

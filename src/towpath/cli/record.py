@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -18,17 +19,21 @@ from towpath.cli.output import count, say, socket_option
 from towpath.signals import asked_to_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from towpath.api.captures import CaptureEntry
     from towpath.api.client import CaptureStream
     from towpath.datapath.recorder.file import CaptureFile
+    from towpath.model.capture import Capture
 
 EXAMPLES = {
     'towpath record "0.0.0.0/0 0 203.0.113.10/32 80 TCP" -w web.pcapng': "Clients of a VIP.",
     "towpath record --service web --packets 1000": "The same, by the service's name.",
     "towpath record --service web -w - | wireshark -k -i -": "Watch it live.",
     'towpath record "10.0.0.0/8 0 0 0 ANY" "0 0 10.0.0.0/8 8000-8100 UDP"': "Either of two.",
+    "towpath record --flight 64M --on-down --again -w 'down-%F-%H%M%S.pcapng'": (
+        "Always on: the last 64 MB before a backend was found down."
+    ),
     "towpath record --snaplen 96 --sample 1/100 --time 60": "A share of all that comes.",
 }
 FILES = {
@@ -40,6 +45,7 @@ FILES = {
 _REFRESH_SECONDS = 1.0
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _UNIT = 1000
+_NAME = "towpath-%Y%m%d-%H%M%S.pcapng"
 
 
 class Sample(click.ParamType[int]):
@@ -53,6 +59,19 @@ class Sample(click.ParamType[int]):
         if not text.isdecimal() or not int(text):
             self.fail(f"{value!r}; allowed: 1/N, such as 1/100", param, ctx)
         return int(text)
+
+
+class Size(click.ParamType[int]):
+    """Bytes, or 64k, 64M, 1G."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        found = re.fullmatch(r"([0-9]{1,10})([kMG]?)", str(value), re.ASCII)
+        if found is None:
+            self.fail(f"{value!r}; allowed: bytes, or with k, M or G, such as 64M", param, ctx)
+        return int(found[1]) << {"": 0, "k": 10, "M": 20, "G": 30}[found[2]]
 
 
 @click.command(cls=Manual, examples=EXAMPLES, files=FILES)
@@ -78,6 +97,21 @@ class Sample(click.ParamType[int]):
     help="As they come in, as they are sent on, both; or both where addresses or ports differ.",
 )
 @click.option("--sample", type=Sample(), default=1, help="Keep one packet of N, at random.")
+@click.option(
+    "--flight",
+    "keep",
+    type=Size(),
+    default=0,
+    metavar="SIZE",
+    help="Keep the last so many bytes (64M) and write them when it ends, not before.",
+)
+@click.option("--on-down", is_flag=True, help="With --flight: end when a backend is found down.")
+@click.option(
+    "--on-drops", type=int, default=0, help="With --flight: end at so many drops within a second."
+)
+@click.option(
+    "--again", is_flag=True, help="With --flight: begin anew when it has ended by itself."
+)
 @socket_option
 def record(
     filters: tuple[str, ...],
@@ -90,6 +124,10 @@ def record(
     seconds: int,
     direction: str,
     sample: int,
+    keep: int,
+    on_down: bool,
+    on_drops: int,
+    again: bool,
     socket_path: Path,
 ) -> None:
     """Capture packets as they come in and as they are sent on, in pcapng.
@@ -97,12 +135,14 @@ def record(
     Each packet that comes in says what became of it: service, backend, verdict. What
     was sent on of it has the same packet id and the same flow; packets in a tunnel, or
     with another link header only, are there once unless --direction is both. Without
-    FILTER, --service and --expr everything is captured. Ctrl-C ends it.
+    FILTER, --service and --expr everything is captured. Ctrl-C ends it, and so does
+    towpath recorder stop. With --flight %F and %T and the like (strftime) in FILE's name
+    are when it begins.
     """
-    from towpath.api.client import Client
-    from towpath.datapath.recorder.file import CaptureFile, CaptureFileError
     from towpath.model.capture import parse_capture
 
+    if again and not keep:
+        raise click.UsageError("--again is for a capture that keeps what was last: with --flight")
     capture = parse_capture(
         {
             "filters": list(filters),
@@ -114,15 +154,34 @@ def record(
             "packets": packets,
             "bytes": size,
             "seconds": seconds,
+            "keep": keep,
+            "on_down": on_down,
+            "on_drops": on_drops,
         }
     )
-    path = path or Path(time.strftime("towpath-%Y%m%d-%H%M%S.pcapng"))
+    name = _NAME if path is None else str(path) if keep else str(path).replace("%", "%%")
+    if again and time.strftime(name) == name:
+        raise click.UsageError(
+            f"--again writes one file after another: -w {name} needs a time, such as %T"
+        )
+    while _record_once(capture, name, socket_path) and again:
+        pass
+
+
+def _record_once(capture: Capture, name: str, socket_path: Path) -> bool:
+    """Write one file; whether it has ended though nobody asked for that."""
+    from towpath.api.client import Client
+    from towpath.datapath.recorder.file import CaptureFile, CaptureFileError
+
     failure = ""
     with (
         Client(socket_path) as client,
         _ended_by_signal() as ends,
         client.record(capture) as stream,
     ):
+        path = Path(time.strftime(name))
+        if capture.keep:
+            say(f"capture {stream.number} keeps the last {_size(capture.keep)}", error=True)
         with CaptureFile(path) as file, _progress(stream):
             ends(stream)
             try:
@@ -134,6 +193,7 @@ def record(
     _report(entry, path)
     if failure:
         raise click.ClickException(failure)
+    return not ends.asked
 
 
 def _copy(stream: CaptureStream, file: CaptureFile) -> None:
@@ -176,34 +236,43 @@ def _size(number: float) -> str:
     raise AssertionError
 
 
+class _Ends:
+    """Whether a signal has asked to end, and the capture that it is for, once that is known."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._begun: CaptureStream | None = None
+
+    def __call__(self, stream: CaptureStream) -> None:
+        """That is the one."""
+        self._begun = stream
+        if self.asked:
+            self.stop()
+
+    def stop(self) -> None:
+        """Have it end."""
+        from towpath.api.client import Client, ClientError
+
+        if stream := self._begun:
+            with suppress(ClientError), Client(stream.socket_path) as client:
+                client.stop_capture(stream.number)
+
+
 @contextmanager
-def _ended_by_signal() -> Iterator[Callable[[CaptureStream], None]]:
+def _ended_by_signal() -> Iterator[_Ends]:
     """A signal to end has the capture end that is given; the rest of the file still comes.
 
     One that comes before is remembered until then: the agent captures already when it says so. A
     second one doesn't wait for anything.
     """
-    from towpath.api.client import Client, ClientError
-
-    begun: list[CaptureStream] = []
-    asked: list[int] = []
-
-    def stop() -> None:
-        for stream in begun:
-            with suppress(ClientError), Client(stream.socket_path) as client:
-                client.stop_capture(stream.number)
+    ends = _Ends()
 
     def end(number: int, frame: object) -> None:
-        del frame
+        del number, frame
         for each in before:
             signal.signal(each, signal.default_int_handler)
-        asked.append(number)
-        stop()
-
-    def ends(stream: CaptureStream) -> None:
-        begun.append(stream)
-        if asked:
-            stop()
+        ends.asked = True
+        ends.stop()
 
     before = {each: signal.getsignal(each) for each in asked_to_end()}
     for each in before:

@@ -61,6 +61,10 @@ def _rows(name: str, status: SourceStatus) -> Iterator[tuple[object, ...]]:
         yield name, kind.name, kind.objects, age, state
     if status.withheld:
         yield name, "services", status.withheld, None, "withheld: a list lacks them"
+    for pool in status.pools:
+        yield name, f"pool {pool.name}", pool.addresses, None, f"{pool.used} of them are taken"
+    if status.pools:
+        yield name, "addresses", None, None, f"given by {status.leader or 'nobody just now'}"
     if status.held:
         yield name, "endpoints", status.held, None, "held: in no slice just now"
 

@@ -118,6 +118,8 @@ def _sources(status: Status) -> Iterator[tuple[str, str]]:
         for kind in source.kinds:
             age = "never heard" if kind.age is None else f"{kind.age:.0f} s old"
             yield "", f"{kind.objects} {kind.name}, {age}{'' if kind.synced else ', not all known'}"
+        for pool in source.pools:
+            yield "", f"pool {pool.name}: {count(pool.used)} of {count(pool.addresses)} are taken"
         if source.withheld:
             yield "withheld", f"{source.withheld} services that a list lacks"
         if source.unserved:

@@ -7,7 +7,7 @@ import logging
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.closeable import Closeable
@@ -28,7 +28,7 @@ from towpath.datapath.maps.pins import LOCAL, held
 from towpath.datapath.maps.shared import SharedMaps
 from towpath.datapath.migration.takeover import State, Takeover
 from towpath.datapath.observe import trace
-from towpath.datapath.observe.counters import Readings, Totals, read_counters, read_verdicts
+from towpath.datapath.observe.counters import Readings, Totals, drops, read_counters, read_verdicts
 from towpath.datapath.observe.refused import Refusals
 from towpath.datapath.observe.verdicts import describe
 from towpath.datapath.program.egress import Egress
@@ -449,7 +449,22 @@ class Balancer(Closeable):
 
         DatapathError: it names a service that isn't there, or there are too many captures.
         """
-        return self.recorder.start(capture, self.observed(), self.describe)
+        return self.recorder.start(
+            capture, self.observed(), self.describe, dropped=self.drop_counter(capture)
+        )
+
+    def drop_counter(self, capture: Capture) -> Callable[[], int]:
+        """Return what says how many packets have been dropped by now, for any thread.
+
+        Of the capture's services, as they are now, if it is for some; of all else.
+        """
+        if not capture.services:
+            return partial(drops, self._maps)
+        named = {
+            key for key, each in self._contents.by_key.items() if each.name in capture.services
+        }
+        at = [each.index for each in self._contents.installed if each.key in named]
+        return partial(drops, self._maps, at)
 
     def describe(self, outcome: Outcome) -> str:
         """Return what became of a packet in words: service, backend, verdict."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, ClassVar, NamedTuple
 
-from towpath.model.decode import Findings, build, decode
+from towpath.model.decode import Findings, Tree, build, decode
 from towpath.model.kinds import (
     ANY_PORT,
     FieldError,
+    Flag,
     Integer,
     Kind,
     Name,
@@ -25,6 +26,7 @@ from towpath.model.problems import MORE, ConfigError, Problem, field_path
 from towpath.model.service import PYDANTIC
 
 MAX_SNAPLEN = 65535
+MIN_KEEP, MAX_KEEP = 1 << 17, 1 << 30
 MAX_FILTERS = 10_000
 _MAX_TEXT = 65535
 _MAX_COUNT = (1 << 63) - 1
@@ -216,16 +218,41 @@ class Capture:
     """End when so many bytes of frames have been captured; 0: don't."""
     seconds: Annotated[int, Integer(0, _MAX_SECONDS)] = 0
     """End after so long; 0: don't."""
+    keep: Annotated[int, Integer(0, MAX_KEEP)] = 0
+    """Keep the last so many bytes of what is captured, and give the file when it ends; 0: give it
+    as it comes. On this node's memory it takes twice as much, to a power of two."""
+    on_down: Annotated[bool, Flag()] = False
+    """With keep: end when a backend is found down, of these services if it is for some."""
+    on_drops: Annotated[int, Integer(0, _MAX_COUNT)] = 0
+    """With keep: end when so many packets have been dropped within a second, of these services if
+    it is for some. 0: don't."""
 
 
 def parse_capture(raw: Mapping[str, Any] | Capture) -> Capture:
     """Make a capture of plain data, such as JSON, or check one. Raises ConfigError."""
     found = Findings()
     tree = found.within(lambda: decode(Capture, raw, (), found))
+    if tree is not None:
+        _check(tree, found)
     if tree is None or found.items:
         problems = [Problem(message, field_path(path)) for path, message in found.items]
         raise ConfigError([*problems, MORE] if found.more else problems)
     return build(Capture, tree)
+
+
+def _check(tree: Tree, found: Findings) -> None:
+    """What is only for a capture that keeps, and what isn't."""
+    keep = tree.get("keep") or 0
+    if 0 < keep < MIN_KEEP:
+        found.add(("keep",), f"{keep} is out of range; allowed: {MIN_KEEP} to {MAX_KEEP}, or 0")
+    for name in ("on_down", "on_drops"):
+        if tree.get(name) and not keep:
+            found.add((name,), "is for a capture that keeps what was last; allowed: with keep")
+    for name in ("packets", "bytes"):
+        if tree.get(name) and keep:
+            found.add(
+                (name,), "would end with what came first; allowed: 0, or a capture without keep"
+            )
 
 
 def filter_text(capture: Capture) -> str:

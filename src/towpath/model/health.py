@@ -13,6 +13,7 @@ from towpath.model.kinds import (
     CommandLine,
     DomainName,
     Flag,
+    GrpcName,
     HostName,
     Integer,
     OrNone,
@@ -49,6 +50,10 @@ class CheckType(enum.StrEnum):
     """Sends a datagram and looks at what comes back."""
     DNS = "dns"
     """Asks a question of DNS, and looks at the answer's code."""
+    GRPC = "grpc"
+    """Asks for the health of a service by gRPC's own protocol."""
+    GRPCS = "grpcs"
+    """The same through TLS."""
     COMMAND = "command"
     """Runs a program and looks at its exit status."""
 
@@ -82,8 +87,8 @@ class Health:
     __pydantic_config__: ClassVar[Any] = _PYDANTIC
 
     type: Annotated[CheckType, Word(of=CheckType)]
-    """tcp: connect. http, https: a request. udp: a datagram. dns: a question, over UDP. command: a
-    program on this node."""
+    """tcp: connect. http, https: a request. udp: a datagram. dns: a question, over UDP. grpc and
+    grpcs: gRPC's health protocol. command: a program on this node."""
     interval: Annotated[float, Seconds(0.1, MAX_SECONDS)] = 5.0
     """From the beginning of one check to that of the next, in seconds or as 500ms, 5s, 1m."""
     timeout: Annotated[float, Seconds(MIN_SECONDS, MAX_SECONDS)] = 2.0
@@ -97,11 +102,13 @@ class Health:
     path: Annotated[str, UrlPath()] = "/"
     """http, https: what is asked for."""
     host: Annotated[str | None, HostName()] = None
-    """http, https: the host that is asked for, and that a certificate is for. null: the VIP."""
+    """http, https, grpc, grpcs: the host that is asked for, and that a certificate is for. null:
+    the VIP."""
     status: Annotated[str, StatusCodes()] = "200-399"
     """http, https: codes of the answer that are good; a code, a range, a list of both."""
     verify: Annotated[bool, Flag()] = False
-    """https: whether the certificate must be valid for the host, by this node's authorities."""
+    """https, grpcs: whether the certificate must be valid for the host, by this node's
+    authorities."""
     command: Annotated[tuple[str, ...], CommandLine()] = ()
     """command: program and arguments; exit status 0 is good. Only in a configuration file."""
     on_all_failed: Annotated[AllFailed, Word(of=AllFailed)] = AllFailed.OPEN
@@ -117,15 +124,20 @@ class Health:
     """dns: the name that is asked for, with type A, or NS of the root. Any answer but SERVFAIL,
     REFUSED and others that say that the server can't or won't answer is good: NOERROR, NXDOMAIN."""
 
+    grpc_service: Annotated[str, GrpcName()] = ""
+    """grpc, grpcs: the service that must be SERVING. Empty: the server as a whole."""
+
 
 DATAGRAMS = frozenset({CheckType.UDP, CheckType.DNS})
 """Types of checks that are made over UDP."""
 _HTTP = (CheckType.HTTP, CheckType.HTTPS)
+_GRPC = (CheckType.GRPC, CheckType.GRPCS)
 _ONLY_FOR: dict[str, tuple[CheckType, ...]] = {
     "path": _HTTP,
-    "host": _HTTP,
+    "host": (*_HTTP, *_GRPC),
     "status": _HTTP,
-    "verify": (CheckType.HTTPS,),
+    "verify": (CheckType.HTTPS, CheckType.GRPCS),
+    "grpc_service": _GRPC,
     "send": (CheckType.UDP,),
     "expect": (CheckType.UDP,),
     "query": (CheckType.DNS,),

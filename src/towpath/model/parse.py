@@ -37,7 +37,7 @@ def parse_config(text: str, filename: str) -> Config:
 
     Raises ConfigError with every problem that the text has.
     """
-    return _parse_text(Config, text, filename, _config)
+    return parse_text(Config, text, filename, _config)
 
 
 def make_config(raw: Mapping[str, Any]) -> Config:
@@ -50,7 +50,7 @@ def parse_services(text: str, filename: str) -> tuple[Service, ...]:
 
     Raises ConfigError with every problem that the text has.
     """
-    return _parse_text(_ServiceFile, text, filename, _service_file).services
+    return parse_text(_ServiceFile, text, filename, _service_file).services
 
 
 def parse_service(raw: Mapping[str, Any]) -> Service:
@@ -280,9 +280,10 @@ def _check_devices(devices: Sequence[Tree | None], found: Findings) -> None:
             seen.add(name)
 
 
-def _parse_text(
+def parse_text(
     cls: type[T], text: str, filename: str, check: Callable[[object, Findings], Tree | None]
 ) -> T:
+    """Make an object of YAML by the tree that ``check`` returns. ConfigError: what is wrong."""
     # Here, since whoever only names a dataclass should not wait for them.
     import yaml  # noqa: PLC0415
 

@@ -166,6 +166,13 @@ class RecordReader:
                 break
         return written
 
+    def trim(self, keep: int) -> int:
+        """Give up the oldest records until ``keep`` bytes of the ring are taken.
+
+        Returns how many are taken then: more if what is next is still being written.
+        """
+        return int(self._library.towpath_record_trim(self._reader, keep))
+
     def _learn_label(self, outcome: Outcome, names: Names) -> None:
         text = (names.label(outcome).encode()[:_MAX_LABEL]) or b"?"
         self._check(self._library.towpath_record_label(self._reader, *outcome, text, len(text)))

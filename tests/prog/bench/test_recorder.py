@@ -25,7 +25,8 @@ def test_all_cases_are_timed_and_packets_reach_the_file(tmp_path: Path) -> None:
     for size in recorder.SIZES:
         assert [each.name for each in report.costs[size]] == list(recorder.CASES)
         assert all(each.off.p50_ns > 0 < each.on.p50_ns for each in report.costs[size])
-    both, inward = report.throughput
+    both, inward, kept = report.throughput
+    assert (kept.keep, kept.lost, kept.packets) == (1 << 26, 0, kept.offered)
     assert both.packets == both.offered > 0
     assert (both.frames, inward.frames) == (2 * both.packets, inward.packets)
     assert both.lost == inward.lost == 0

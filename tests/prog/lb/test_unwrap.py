@@ -22,6 +22,7 @@ from tests.prog.lb.oracle_unwrap import ECN, MALFORMED
 from tests.prog.lb.test_echo import request
 from tests.prog.lb.test_icmp_errors import answered, error
 
+from towpath.kernel.bpf.probe_fib import fib_lookup
 from towpath.model import Protocol
 
 if TYPE_CHECKING:
@@ -146,6 +147,8 @@ def test_the_largest_packet_within(rig: TunnelRig, outside: int, inside: int) ->
     room = MTU[IN] - OUTER_HEADER[inside] - BETWEEN["ipip"]
     header = len(frame(inside, payload=b"")) - 14
     rig.expect(wrapped(frame(inside, payload=bytes(room - header)), outside=outside), TX)
+    if not fib_lookup().mtu:
+        return  # before 5.12 nobody knows
     answer = rig.expect(
         wrapped(frame(inside, payload=bytes(room - header + 1)), outside=outside), TOO_BIG
     )

@@ -72,13 +72,18 @@ class Recorded:
 
 
 @contextmanager
-def recorded(rig: Rig, *, ring_bytes: int = 1 << 20, **wish: Any) -> Iterator[Recorded]:
+def recorded(rig: Rig, *, ring_bytes: int | None = 1 << 20, **wish: Any) -> Iterator[Recorded]:
     """Capture in the block what `rig` checks: both sides, unless the wish says otherwise."""
     wish.setdefault("direction", "both")
     balancer = rig.balancer
     with tellable():
+        capture = parse_capture(wish)
         recording = balancer.recorder.start(
-            parse_capture(wish), balancer.observed(), balancer.describe, ring_bytes=ring_bytes
+            capture,
+            balancer.observed(),
+            balancer.describe,
+            ring_bytes=ring_bytes,
+            dropped=balancer.drop_counter(capture),
         )
     with recording:
         made = Recorded(rig, recording)

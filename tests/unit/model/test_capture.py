@@ -72,6 +72,12 @@ def test_a_capture_is_made_of_plain_data() -> None:
         ({"filters": "0 0 0 0 0"}, "filters: '0 0 0 0 0' is not a list; allowed:"),
         ({"services": ["-"]}, "services: '-' is not a name; allowed:"),
         ({"expression": "\0"}, "expression:"),
+        ({"keep": 1000}, "keep: 1000 is out of range; allowed: 131072 to 1073741824, or 0"),
+        ({"keep": 1 << 31}, "keep: 2147483648 is out of range; allowed: 0 to 1073741824"),
+        ({"on_down": True}, "on_down: is for a capture that keeps what was last; allowed: with"),
+        ({"on_drops": 9}, "on_drops: is for a capture that keeps what was last; allowed: with"),
+        ({"keep": 1 << 20, "packets": 1}, "packets: would end with what came first; allowed: 0,"),
+        ({"keep": 1 << 20, "bytes": 1}, "bytes: would end with what came first; allowed: 0,"),
         ({"snap": 1}, "snap: unknown key; did you mean snaplen?"),
     ],
 )

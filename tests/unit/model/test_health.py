@@ -95,7 +95,10 @@ def test_durations(written: object, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("health", "message"),
     [
-        ("icmp", "health.type: 'icmp' is not known; allowed: tcp, http, https, udp, dns, command"),
+        (
+            "icmp",
+            "health.type: 'icmp' is not known; allowed: tcp, http, https, udp, dns, grpc, grpcs, ",
+        ),
         ({}, "health.type: is missing"),
         ({"type": "tcp", "intervall": 5}, "health.intervall: unknown key; did you mean interval?"),
         ({"type": "tcp", "interval": 0}, "health.interval: 0 is out of range; allowed: 100ms to"),
@@ -129,6 +132,9 @@ def test_durations(written: object, seconds: float) -> None:
         ({"type": "udp", "send": "x" * 1025}, "health.send: 1025 bytes are too many; allowed: "),
         ({"type": "tcp", "expect": "x"}, "health.expect: is not for a check of type tcp; allowed"),
         ({"type": "dns", "send": "x"}, "health.send: is not for a check of type dns; allowed: wi"),
+        ({"type": "http", "grpc_service": "a"}, "health.grpc_service: is not for a check of type "),
+        ({"type": "grpc", "grpc_service": "a b"}, "health.grpc_service: 'a b' is not a service; a"),
+        ({"type": "grpc", "path": "/a"}, "health.path: is not for a check of type grpc; allowed: "),
         ({"type": "dns", "query": "a..b"}, "health.query: 'a..b' is not a domain name; allowed: "),
         ({"type": "tcp", "on_all_failed": "x"}, "health.on_all_failed: 'x' is not known; allowed"),
     ],

@@ -269,6 +269,7 @@ class TestPydantic:
             "send": "",
             "expect": "",
             "query": ".",
+            "grpc_service": "",
         },
         "scope": "all",
         "hash_by": "flow",

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import yaml
 
 from towpath.model import ConfigError, parse_config
+from towpath.model.sources.kubernetes.pools import parse_pools
 
 BANDWIDTH: dict[str, Any] = {"bandwidth": {"devices": ["eth0"]}}
 RULE: dict[str, Any] = {"devices": "cni0", "prefixes": ["10.244.0.0/24"]}
@@ -65,3 +67,73 @@ def test_what_is_not_there(section: dict[str, Any], others: dict[str, Any], said
     with pytest.raises(ConfigError) as caught:
         parsed(section, **others)
     assert said in str(caught.value)
+
+
+def test_pools() -> None:
+    """Prefixes, ranges and addresses; for all, or for some."""
+    text = """
+        pools:
+        - name: public
+          addresses: [192.0.2.0/30, 198.51.100.10 - 198.51.100.20, "2001:db8::7"]
+        - {name: shop, addresses: 203.0.113.8/29, auto_assign: false, namespaces: [shop],
+           selector: {tier: public}}
+        """
+    public, shop = parse_pools(text, "pools.yaml")
+    assert [str(each) for each in public.addresses] == [
+        "192.0.2.0-192.0.2.3",
+        "198.51.100.10-198.51.100.20",
+        "2001:db8::7",
+    ]
+    assert (public.auto_assign, public.namespaces, public.selector) == (True, None, None)
+    assert (shop.auto_assign, shop.namespaces) == (False, ("shop",))
+    assert shop.selector == (("tier", "public"),)
+    assert parse_pools("pools: []", "pools.yaml") == ()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "said"),
+    [
+        ("192.0.2.1/30", "has host bits set; allowed: 192.0.2.0/30"),
+        ("192.0.2.9-192.0.2.1", "ends before it begins; allowed: 192.0.2.1-192.0.2.9"),
+        ("192.0.2.9-2001:db8::1", "ends of two families"),
+        ("192.0.2.256", "is no range of addresses"),
+        ("0.0.0.0/0", "is the unspecified address"),
+        ("224.0.0.1", "is a multicast address"),
+        ("[]", "an empty list has no address"),
+    ],
+)
+def test_addresses_that_make_no_pool(addresses: str, said: str) -> None:
+    """Are refused with the line that they are on."""
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        parse_pools(f"pools:\n- name: one\n  addresses: {addresses}\n", "pools.yaml")
+    assert "pools.yaml:3" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- name: one", "is not a mapping"),
+        ("pool: []", "did you mean pools?"),
+        ("pools: [{name: one}]", "pools[0].addresses: is missing"),
+        ("pools: [{name: a, addresses: 192.0.2.1}, {name: a, addresses: 192.0.2.2}]", "twice"),
+        ("pools: [{name: a, addresses: 192.0.2.1, selector: {x: true}}]", "in quotes"),
+        ("pools: [{name: a, addresses: 192.0.2.1, selector: [x]}]", "is no mapping"),
+        ("pools: [{name: a, addresses: 192.0.2.1, namespaces: [A b]}]", "is no namespace"),
+        ("pools: [{", "pools.yaml"),
+    ],
+)
+def test_pools_that_make_no_sense(text: str, said: str) -> None:
+    """Are refused as a whole."""
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        parse_pools(text, "pools.yaml")
+
+
+def test_where_pools_are() -> None:
+    """An object of a namespace; a default needs one."""
+    found = parsed({"pools": "kube-system/towpath-pools", "default_load_balancer": True})
+    assert found.pools == "kube-system/towpath-pools"
+    assert found.load_balancer_class == "towpath.alt/load-balancer"
+    wrong = ({"pools": "pools"}, {"load_balancer_class": "a b"}, {"default_load_balancer": True})
+    for each in wrong:
+        with pytest.raises(ConfigError, match=next(iter(each))):
+            parsed(each)

@@ -9,11 +9,24 @@
 {{- fail (printf "config.%s: it is a value of its own" $name) -}}
 {{- end -}}
 {{- end -}}
-{{- $mine := dict "kubernetes" .Values.kubernetes "limits" .Values.limits -}}
+{{- $kubernetes := .Values.kubernetes -}}
+{{- with include "towpath.pools" . -}}
+{{- $kubernetes = merge (dict "pools" .) $kubernetes -}}
+{{- end -}}
+{{- $mine := dict "kubernetes" $kubernetes "limits" .Values.limits -}}
 {{- if not (kindIs "invalid" .Values.socket) -}}
 {{- $_ := set $mine "socket" .Values.socket -}}
 {{- end -}}
 {{- toYaml (merge $mine .Values.config) -}}
+{{- end -}}
+
+{{/* NAMESPACE/NAME of the ConfigMap with pools, or nothing. */}}
+{{- define "towpath.pools" -}}
+{{- if .Values.kubernetes.pools -}}
+{{- .Values.kubernetes.pools -}}
+{{- else if .Values.pools -}}
+{{- .Release.Namespace }}/towpath-pools
+{{- end -}}
 {{- end -}}
 
 {{- define "towpath.labels" -}}

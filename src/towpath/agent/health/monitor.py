@@ -15,7 +15,7 @@ from towpath.agent.health.check import check
 from towpath.agent.health.delay import Delays
 from towpath.agent.health.log import log_change, log_services
 from towpath.agent.health.registry import Registry, Targets
-from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, NoAnswerError
+from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, NoAnswerError, Seen
 from towpath.core.health import step, unable
 from towpath.model.health import CheckType
 
@@ -45,7 +45,8 @@ class Monitor:
     """Runs the checks of a controller's services. `run` goes on until it is cancelled.
 
     ``doubt`` is told of backends that are up and have not answered at all: perhaps their next hop
-    has another MAC address by now. It may not block.
+    has another MAC address by now. ``found_down`` is told of a service's backend that is down from
+    now on. Neither may block.
 
     ``registry`` has what was found, ``delays`` how late checks began; any thread may read them.
     """
@@ -58,6 +59,7 @@ class Monitor:
         *,
         concurrent: int,
         doubt: Callable[[Address], None] = lambda _: None,
+        found_down: Callable[[str, Address], None] = lambda *_: None,
     ) -> None:
         self.registry = Registry()
         self.delays = Delays()
@@ -66,6 +68,7 @@ class Monitor:
         self._writer = writer
         self._path = path
         self._doubt = doubt
+        self._found_down = found_down
         self._limit = asyncio.Semaphore(concurrent)
         self._targets = Targets()
         self._tasks: dict[Id, Task] = {}
@@ -165,9 +168,9 @@ class Monitor:
             due = max(due + interval, loop.time())
 
     async def _check(self, key: Id, target: Target) -> None:
-        before = self.registry.get(key)
+        before, seen = self.registry.get(key), Seen()
         try:
-            await check(target, self._path)
+            await check(target, self._path, seen)
             result = None
         except CheckFailedError as error:
             result = str(error)
@@ -183,9 +186,11 @@ class Monitor:
             self.registry.put(key, before.unable(unable(before.standing, told, time.time())))
             return
         standing = step(before.standing, result, target.health, time.time())
-        self.registry.put(key, before.moved(standing))
+        self.registry.put(key, before.moved(standing, seen.expires))
         if standing.state.serves != before.standing.state.serves:
             log_change(target, standing)
+            if not standing.state.serves:
+                self._found_down(target.service, target.backend)
             self._news.set()
 
     # ---- What follows ----------------------------------------------------------------------------

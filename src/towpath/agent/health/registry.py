@@ -33,12 +33,15 @@ class Record:
     failed: int = 0
     unmade: int = 0
     """Checks that this node could not make."""
+    expires: float | None = None
+    """When the certificate that was shown last is no longer valid, in seconds since 1970."""
 
-    def moved(self, standing: Standing) -> Record:
-        """The record after one more result."""
+    def moved(self, standing: Standing, expires: float | None = None) -> Record:
+        """The record after one more result, and what certificate was seen."""
+        expires = expires or self.expires
         if standing.passed:
-            return replace(self, standing=standing, passed=self.passed + 1)
-        return replace(self, standing=standing, failed=self.failed + 1)
+            return replace(self, standing=standing, passed=self.passed + 1, expires=expires)
+        return replace(self, standing=standing, failed=self.failed + 1, expires=expires)
 
     def unable(self, standing: Standing) -> Record:
         """The record after a check that could not be made."""
@@ -93,7 +96,8 @@ class Registry:
         for key, target in wanted.items():
             known = self._records.get(key)
             if known is not None and places.get(known.target.service, key.service) == key.service:
-                kept[key] = replace(known, target=target)
+                same = known.target.health == target.health
+                kept[key] = replace(known, target=target, expires=known.expires if same else None)
                 continue
             gone = key.backend in down.get(key.service, ())
             state = State.HELD if gone else State.UNKNOWN

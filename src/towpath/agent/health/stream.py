@@ -87,10 +87,13 @@ class Tls:
     CheckFailedError: the other end doesn't speak it, or not rightly.
     """
 
-    def __init__(self, connection: socket.socket, host: str, *, verify: bool) -> None:
+    def __init__(
+        self, connection: socket.socket, host: str, *, verify: bool, protocol: str | None = None
+    ) -> None:
+        """``protocol``: what is offered by ALPN."""
         self._stream = Plain(connection)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context(verify=verify).wrap_bio(
+        self._tls = context(verify=verify, protocol=protocol).wrap_bio(
             self._incoming, self._outgoing, server_hostname=host
         )
 
@@ -105,6 +108,11 @@ class Tls:
             except ssl.SSLError as error:
                 raise CheckFailedError(f"no TLS: {_tls_reason(error)}") from error
         await self._flush()
+
+    @property
+    def certificate(self) -> bytes:
+        """The other end's, in DER; nothing if it has shown none."""
+        return self._tls.getpeercert(binary_form=True) or b""
 
     async def send(self, data: bytes) -> None:
         """Send all of it."""
@@ -139,14 +147,15 @@ class Tls:
 
 
 @cache
-def context(*, verify: bool) -> ssl.SSLContext:
+def context(*, verify: bool, protocol: str | None = None) -> ssl.SSLContext:
     """Settings for TLS, made once: reading the authorities takes milliseconds."""
-    if verify:
-        return ssl.create_default_context()
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # The question is whether the backend answers, not who it is.
-    made.check_hostname = False
-    made.verify_mode = ssl.CERT_NONE
+    made = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not verify:
+        # The question is whether the backend answers, not who it is.
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    if protocol is not None:
+        made.set_alpn_protocols([protocol])
     return made
 
 

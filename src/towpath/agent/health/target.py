@@ -30,6 +30,14 @@ class CheckNotMadeError(Error):
     """This node could not make the check; that says nothing about the backend."""
 
 
+@dataclass(slots=True)
+class Seen:
+    """What a check finds beside whether the backend passes."""
+
+    expires: float | None = None
+    """When its certificate is no longer valid, in seconds since 1970. None: it has shown none."""
+
+
 class ProbePath(Protocol):
     """The way to backends: :class:`towpath.datapath.health.path.HealthPath`."""
 

@@ -26,4 +26,5 @@ def check(record: Record) -> documents.Check:
         passed=record.passed,
         failed=record.failed,
         unmade=record.unmade,
+        certificate_expires=None if record.expires is None else moment(record.expires),
     )

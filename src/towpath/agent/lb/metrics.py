@@ -115,6 +115,16 @@ class DatapathMetrics:
                 for number in (record.passed, record.failed, record.unmade)
             ),
         )
+        yield ready_gauge(
+            "towpath_backend_certificate_expiry_seconds",
+            "When the certificate that a check was shown last is no longer valid, since 1970.",
+            [
+                text
+                for text, record in zip(_texts(labels), checked, strict=True)
+                if record.expires is not None
+            ],
+            [int(record.expires) for record in checked if record.expires is not None],
+        )
 
 
 def _verdicts(verdicts: Mapping[str, int]) -> Metric:

@@ -136,12 +136,14 @@ class LoadBalancer(Part):
             self.controller = Controller(config, store, self._balancer, names, desired)
             self._writer.call(self.controller.start)
             self._undo = undo.pop_all()
+        self.captures = Captures(self._record)
         self._monitor = Monitor(
             self.controller,
             self._writer,
             self._balancer.health,
             concurrent=config.checks.concurrent,
             doubt=given.next_hops.doubt,
+            found_down=self.captures.found_down,
         )
         self.observer = Observer(
             self.controller,
@@ -151,7 +153,6 @@ class LoadBalancer(Part):
             DatapathMetrics(backends=config.metrics.backends),
             self._room.limits,
         )
-        self.captures = Captures(self._record)
         for each in enabled:
             intake: Intake[Update] = Intake(
                 each.label,
@@ -209,7 +210,8 @@ class LoadBalancer(Part):
 
         # Loading takes a while, in which changes go on.
         found = self._writer.call(self._balancer.observed)
-        return self._balancer.recorder.start(capture, found, describe)
+        dropped = self._writer.call(self._balancer.drop_counter, capture)
+        return self._balancer.recorder.start(capture, found, describe, dropped=dropped)
 
     def stop(self) -> None:
         """End captures: their clients get the rest of their files."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.recorder.capture import Progress, Recording
     from towpath.model.capture import Capture
+    from towpath.model.kinds import Address
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,13 @@ class Captures:
         if running := self._running.get(number):
             running.recording.stop()
         return entry
+
+    def found_down(self, service: str, backend: Address) -> None:
+        """Have captures end that were to end when a backend is found down."""
+        for running in list(self._running.values()):
+            capture = running.recording.capture
+            if capture.on_down and (not capture.services or service in capture.services):
+                running.recording.stop(f"backend {backend} of service {service} was found down")
 
     def stop_all(self, why: str) -> None:
         """Have all captures end."""

@@ -33,9 +33,6 @@ def import_katran(text: str, file: str) -> Imported:
 
 
 def _carry(vip: Vip, into: Collected) -> None:
-    if why := _why_not(vip):
-        into.leave_out(str(vip), why, vip.place)
-        return
     remarks: list[Remark] = []
     service = _service(vip, remarks)
     if into.add(service, vip.place, remarks):
@@ -46,20 +43,9 @@ def _carry(vip: Vip, into: Collected) -> None:
         into.once(NoteKind.DIFFERS, "outer source address", why, vip.place)
 
 
-def _why_not(vip: Vip) -> str:
-    if "DPORT_HASH" in vip.flags:
-        return (
-            "DPORT_HASH: all clients of one destination port go to one real; here a flow's backend "
-            "is chosen by its client too"
-        )
-    local = [each for each in vip.reals.values() if "LOCAL_REAL" in each.flags]
-    if local and "LOCAL_VIP" in vip.flags:
-        return f"LOCAL_VIP: {local[0].address} is this host itself; here backends are other hosts"
-    return ""
-
-
 def _service(vip: Vip, remarks: list[Remark]) -> Service:
     udp = vip.protocol == Protocol.UDP
+    by_port = "DPORT_HASH" in vip.flags
     reals = list(vip.reals.values())
     weights = weights_of([each.weight for each in reals], remarks=remarks, place=vip.place)
     _remark(vip, remarks)
@@ -69,12 +55,17 @@ def _service(vip: Vip, remarks: list[Remark]) -> Service:
         port=vip.port or ANY_PORT,
         protocol=Protocol(vip.protocol),
         backends=tuple(
-            Backend(each.address, weight=weight)
+            Backend(
+                each.address,
+                weight=weight,
+                local="LOCAL_VIP" in vip.flags and "LOCAL_REAL" in each.flags,
+            )
             for each, weight in zip(reals, weights, strict=True)
         ),
         flow_table="NO_LRU" not in vip.flags,
         flow_timeout=UDP_TIMEOUT if udp else None,
-        affinity=Affinity() if "NO_SPORT" in vip.flags else None,
+        affinity=Affinity() if "NO_SPORT" in vip.flags and not by_port else None,
+        hash_by="port" if by_port else "flow",
     )
 
 
@@ -86,14 +77,18 @@ def _remark(vip: Vip, remarks: list[Remark]) -> None:
         "client that changes one may get another backend",
         "LOCAL_VIP": "has no effect without a real of LOCAL_REAL",
     }
+    local = any("LOCAL_REAL" in each.flags for each in vip.reals.values())
+    without = {"LOCAL_VIP"} if local else set()
+    if "DPORT_HASH" in vip.flags:
+        without.add("NO_SPORT")
     for flag, why in whys.items():
-        if flag in vip.flags:
+        if flag in vip.flags.keys() - without:
             remarks.append(Remark(flag, why, vip.flags[flag]))
-    for each in vip.reals.values():
+    for each in vip.reals.values() if "LOCAL_VIP" not in vip.flags else ():
         for flag, place in each.flags.items():
             why = "has no effect without LOCAL_VIP"
             remarks.append(Remark(f"{flag} of {each.address}", why, place))
-    if not vip.port and "NO_SPORT" not in vip.flags:
+    if not vip.port and not vip.flags.keys() & {"NO_SPORT", "DPORT_HASH"}:
         why = (
             "what a client sends from one port goes to one real, whatever port it is for; here "
             "each port of the VIP is a flow of its own (affinity keeps a client's together)"

@@ -12,7 +12,7 @@ import numpy as np
 from towpath.documents import BackendCounters, Counters, ServiceCounters, ServiceName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.backends import BackendTable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "VERDICT_"
 _FIRST_DROP = "DROP_NO_BACKEND"
+_DROP = "drop_"
 
 
 def verdict_names(source: TableSource) -> dict[int, str]:
@@ -119,6 +120,16 @@ class _Reader:
         with self._source.maps["verdict_cpus"].mmap(writable=False) as mapped:
             packets = self._of_cpu(mapped.array["packets"])
         return {name: int(packets[number]) for number, name in self._names.items()}
+
+
+def drops(source: TableSource, services: Sequence[int] | None = None) -> int:
+    """Return how many packets were dropped, of services with these indexes; None: of all."""
+    if services is None:
+        counted = _Reader(source, None, verdict_names(source)).verdicts()
+        return sum(number for name, number in counted.items() if name.startswith(_DROP))
+    with source.maps["service_cpus"].mmap(writable=False) as mapped:
+        rows = mapped.array.reshape(source.layout.cpus, -1)
+        return int(rows["drops"][:, list(services)].sum())
 
 
 class Readings(NamedTuple):

@@ -98,6 +98,7 @@ class Recording(Closeable):
         recorder: Recorder,
         describe: Callable[[Outcome], str | None],
         undo: ExitStack,
+        dropped: Callable[[], int] = lambda: 0,
     ) -> None:
         self.capture = capture
         self.slot = slot
@@ -117,6 +118,7 @@ class Recording(Closeable):
         self._stop = threading.Event()
         self._closed = False
         self._lost = 0
+        self._drops = _Rate(dropped)
         self._version = recorder.version
         self._section = pcapng.Section(
             pcapng.section_header(
@@ -145,6 +147,10 @@ class Recording(Closeable):
         yield memoryview(self._section.pending())
         buffer = bytearray(_BUFFER)
         view = memoryview(buffer)
+        while self.capture.keep and not self._is_over():
+            self._follow_clock()
+            self._reader.trim(self.capture.keep)
+            self._stop.wait(_IDLE_SECONDS)
         while not self._is_over():
             size = self._read(buffer)
             if size:
@@ -169,13 +175,16 @@ class Recording(Closeable):
         if self._version != self._recorder.version:
             self._version = self._recorder.version
             self._reader.forget_labels()
-        self.clock.look()
-        for since, offset in self.clock.changes():
-            self._reader.change_clock(since, offset)
+        self._follow_clock()
         size = self._reader.read(buffer, self._section, self._names)
         # What has been read was there before that, what is read next comes after it.
         self._tell_losses()
         return size
+
+    def _follow_clock(self) -> None:
+        self.clock.look()
+        for since, offset in self.clock.changes():
+            self._reader.change_clock(since, offset)
 
     def _tell_losses(self) -> None:
         lost = sum(self._recorder.losses(self.slot).values())
@@ -191,6 +200,8 @@ class Recording(Closeable):
             )
         elif self.capture.seconds and time.monotonic() >= self._begun + self.capture.seconds:
             self.stop("so much time was wished for")
+        elif self.capture.on_drops and (drops := self._drops.look()) >= self.capture.on_drops:
+            self.stop(f"{drops} packets were dropped within a second")
         return self._stop.is_set()
 
     def _statistics(self) -> bytes:
@@ -238,6 +249,23 @@ class Recording(Closeable):
         """Let go of what it has, of a capture that never began."""
         self._closed = True
         self._undo.close()
+
+
+class _Rate:
+    """How much a number grows in a second, looked at once in each."""
+
+    def __init__(self, number: Callable[[], int]) -> None:
+        self._number = number
+        self._before = number()
+        self._due = time.monotonic() + 1
+
+    def look(self) -> int:
+        """Return what it has grown by in the second that has ended; 0 before that."""
+        if (now := time.monotonic()) < self._due:
+            return 0
+        self._due = now + 1
+        before, self._before = self._before, self._number()
+        return self._before - before
 
 
 def device_name(ifindex: int) -> str:

@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 OBJECT = "recorder"
 RING_BYTES = 1 << 26
 """Of a capture by default: a quarter of a second of full frames at a million a second."""
+MIN_KEPT_RING = 1 << 23
+"""Of a capture that keeps what is last, however little: it is looked at fifty times a second."""
 _RULES = "capture"
 _EXPRESSION = "record_expression"
 _CHAIN = "record_chain"
@@ -93,19 +95,21 @@ class Recorder:
         services: Iterable[Service],
         describe: Callable[[Outcome], str],
         *,
-        ring_bytes: int = RING_BYTES,
+        ring_bytes: int | None = None,
+        dropped: Callable[[], int] = lambda: 0,
     ) -> Recording:
         """Begin a capture. What it gives has to be read, and closed.
 
         ``services``: those that it may name. ``describe``: says in words what became of a
         packet; called by whoever reads. ``ring_bytes``: how much may wait to be read, a
-        power of two. DatapathError: there are too many captures, or it can't be had.
-        KernelError.
+        power of two; None: `RING_BYTES`, or what leaves room beside what a capture keeps.
+        ``dropped``: says how many packets have been dropped that it is for. DatapathError: there
+        are too many captures, or it can't be had. KernelError.
         """
         rules = rules_of(capture, services)
         with self._lock, ExitStack() as undo:
             slot = self._free_slot()
-            ring = undo.enter_context(Ring(ring_bytes, "record_ring"))
+            ring = undo.enter_context(Ring(ring_bytes or _room_for(capture), "record_ring"))
             loaded = self._load_kinds(undo, capture, slot, rules)
             undo.enter_context(self._table(next(iter(loaded.values())), rules))
             recording = Recording(
@@ -115,6 +119,7 @@ class Recorder:
                 loaded=loaded,
                 recorder=self,
                 describe=describe,
+                dropped=dropped,
                 undo=undo.pop_all(),
             )
             try:
@@ -348,6 +353,13 @@ class Recorder:
         if self._heart is not None:
             self._heart.join()
         self._undo.close()
+
+
+def _room_for(capture: Capture) -> int:
+    """Of the ring. Who keeps something has as much again for what comes between two looks at it."""
+    if not capture.keep:
+        return RING_BYTES
+    return 1 << (max(2 * capture.keep, MIN_KEPT_RING) - 1).bit_length()
 
 
 def _object(expression: str, *, fragments: bool) -> BpfObject:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from towpath.closeable import Closeable
 from towpath.kernel.bpf.iterators import read_elements, read_sockets
 from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.errors import KernelError
 from towpath.kernel.net.namespaces import with_cookies
 from towpath.kernel.net.netns import entered
 
@@ -54,12 +55,16 @@ class Listing(Closeable):
         """Those whose notes are in the table, of all namespaces that have some."""
         _, slots = self._program.maps[_SLOTS].snapshot()
         slots = slots[slots["cookie"] != 0]
-        found, seen = bytearray(), []
+        found, seen = bytearray(), set[int | None]()
         for cookie, namespace in with_cookies(np.unique(slots["netns"]).tolist()):
-            with entered(namespace):
+            with suppress(KernelError) if cookie is None else nullcontext(), entered(namespace):
                 found += read_sockets(self._object.programs["socket_list_slots"])
-            seen.append(cookie)
-        return bytes(found) + self._by_notes(slots[~np.isin(slots["netns"], seen)]).tobytes()
+            seen.add(cookie)
+        if None in seen:
+            elsewhere = ~np.isin(slots["cookie"], np.frombuffer(found, self._record)["cookie"])
+        else:
+            elsewhere = ~np.isin(slots["netns"], [each for each in seen if each is not None])
+        return bytes(found) + self._by_notes(slots[elsewhere]).tobytes()
 
     def _by_notes(self, slots: Array) -> Array:
         """What their notes tell of those in namespaces that can't be seen from here."""

@@ -63,16 +63,20 @@ def namespaces() -> list[Path]:
     return [path for inode, path in _of_processes().items() if inode != own]
 
 
-def with_cookies(wanted: Collection[int]) -> Iterator[tuple[int, int]]:
-    """The namespaces that programs know by these numbers (5.14): number and descriptor, each once.
+def with_cookies(wanted: Collection[int]) -> Iterator[tuple[int | None, int]]:
+    """The namespaces that programs know by these numbers: number and descriptor, each once.
 
     A descriptor holds until the next is asked for. It is looked first where most are, and no
     further than until all are found. One that can't be seen or entered, or has gone, doesn't come.
+    Before Linux 5.14 the kernel doesn't tell which is which: then all come, without a number.
     """
-    missing, seen = set(wanted), set[int]()
-    for inode, fd in _all():
+    missing, seen, told = set(wanted), set[int](), netns_cookie() is not None
+    for inode, fd in _all() if missing else ():
         if inode not in seen:
             seen.add(inode)
+            if not told:
+                yield None, fd
+                continue
             cookie = _cookie_of(fd)
             if cookie in missing:
                 yield cookie, fd

@@ -27,6 +27,7 @@ from towpath.model.kinds.base import FieldError, Kind, plain, shown
 from towpath.model.kinds.checks import (
     CommandLine,
     DomainName,
+    GrpcName,
     HostName,
     Payload,
     Seconds,
@@ -52,6 +53,7 @@ __all__ = [
     "Duration",
     "FieldError",
     "Flag",
+    "GrpcName",
     "HostName",
     "Integer",
     "Integers",

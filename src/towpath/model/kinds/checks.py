@@ -183,6 +183,25 @@ class DomainName(Kind):
 
 
 @dataclass(frozen=True)
+class GrpcName(Kind):
+    """A service that gRPC's health protocol is asked for."""
+
+    most: int = 127
+    allowed = "a name such as example.v1.Shop, of 127 printable ASCII characters at most"
+
+    def parse(self, raw: object) -> str:
+        """Return the name."""
+        name = text(raw, self.allowed)
+        if len(name) > self.most or not re.fullmatch(r"[!-~]*", name):
+            raise FieldError(f"{shown(name)} is not a service; allowed: {self.allowed}")
+        return name
+
+    def schema(self) -> dict[str, Any]:
+        """Return a text's JSON schema."""
+        return {"type": "string", "maxLength": self.most}
+
+
+@dataclass(frozen=True)
 class CommandLine(Kind):
     """A program and its arguments."""
 

@@ -29,6 +29,7 @@ from towpath.agent.neigh import next_hop_metrics
 from towpath.agent.socket.metrics import packet_metrics, socket_metrics
 from towpath.agent.sources.kubernetes.report import metrics as source_metrics
 from towpath.api.documents import NextHops, Refused, Status, UnwrappedCounters
+from towpath.core.kubernetes.pools import Usage
 from towpath.datapath.balancer import Followed
 from towpath.datapath.lb.services import Place
 from towpath.datapath.socket.counters import Reading
@@ -113,6 +114,7 @@ BANDWIDTH = Bandwidth(
 )
 
 
+POOL = {"source": "kubernetes", "pool": "public"}
 SERVICES = {"source": "kubernetes", "kind": "services"}
 FOLLOWED_SOURCE = SimpleNamespace(
     reflectors=[
@@ -132,6 +134,12 @@ FOLLOWED_SOURCE = SimpleNamespace(
         reflectors=[],
         pods=SimpleNamespace(waiting=7, leaving=("default:web",) * 8),
         refusals=lambda: ["web"] * 3,
+    ),
+    pools=SimpleNamespace(
+        reflectors=[],
+        pools=SimpleNamespace(usage=lambda: [Usage("public", 16, 5)]),
+        election=SimpleNamespace(leads=True),
+        refusals=lambda: ["web"] * 2,
     ),
 )
 
@@ -181,7 +189,10 @@ def parsed(families: Iterable[Metric]) -> Samples:
         ("towpath_source_changes_total", {"source": "kubernetes"}, 9),
         ("towpath_source_behind_seconds", {"source": "kubernetes"}, 0.25),
         ("towpath_source_withheld", {"source": "kubernetes"}, 5),
-        ("towpath_source_unserved", {"source": "kubernetes"}, 9),
+        ("towpath_source_unserved", {"source": "kubernetes"}, 11),
+        ("towpath_source_pool_addresses", POOL, 16),
+        ("towpath_source_pool_free", POOL, 11),
+        ("towpath_source_leads", {"source": "kubernetes"}, 1),
         ("towpath_source_pods_waiting", {"source": "kubernetes"}, 7),
         ("towpath_source_pods_leaving", {"source": "kubernetes"}, 8),
         ("towpath_repairs_total", {"what": "programs"}, 1),
@@ -247,7 +258,7 @@ def test_each_number_has_its_name_and_labels(
 
 def test_there_is_nothing_else() -> None:
     """No interpreter's garbage collector, no other default of the library."""
-    assert len(parsed(every_metric())) == 61
+    assert len(parsed(every_metric())) == 64
 
 
 def test_an_accepted_file_is_not_alarming() -> None:

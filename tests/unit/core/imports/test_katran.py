@@ -9,7 +9,6 @@ import pytest
 from tests.unit.core.imports.harness_imports import (
     beside,
     katran,
-    left_out,
     only,
     refused,
     said,
@@ -90,19 +89,28 @@ def test_flags(flag: str, field: str, value: object, notes: list[str]) -> None:
     assert beside(imported) == notes
 
 
-def test_services_that_are_left_out() -> None:
-    """Where something else would be done."""
-    (why,) = left_out(katran("katran_goclient -A -u 203.0.113.10:0 -vf DPORT_HASH"))
-    assert why.startswith(
-        "1: 203.0.113.10:any/udp: DPORT_HASH: all clients of one destination port"
-    )
+def test_flows_of_a_destination_port() -> None:
+    """Go to one backend, whoever sends them: that goes before a client's."""
+    given = "katran_goclient -A -u 203.0.113.10:0 -vf DPORT_HASH"
+    listed = "VIP: 203.0.113.10 Port: 0 Protocol: udp\nVip's flags: NO_SPORT DPORT_HASH"
+    for imported in map(katran, (given, listed)):
+        assert (only(imported).hash_by, only(imported).affinity) == ("port", None)
+        assert beside(imported) == []
+
+
+def test_a_real_on_this_host() -> None:
+    """Is a local backend, if the VIP may have such."""
     local = (
         "katran_goclient -A -t 203.0.113.10:80 -vf LOCAL_VIP\n"
         "katran_goclient -a -t 203.0.113.10:80 -r 192.0.2.11 -rf LOCAL_REAL\n"
+        "katran_goclient -a -t 203.0.113.10:80 -r 192.0.2.12\n"
     )
-    (why,) = left_out(katran(local))
-    assert "192.0.2.11 is this host itself" in why
-    assert beside(katran(local.replace(" -vf LOCAL_VIP", ""))) == ["2: LOCAL_REAL of 192.0.2.11"]
+    imported = katran(local)
+    assert [each.local for each in only(imported).backends] == [True, False]
+    assert beside(imported) == []
+    imported = katran(local.replace(" -vf LOCAL_VIP", ""))
+    assert [each.local for each in only(imported).backends] == [False, False]
+    assert beside(imported) == ["2: LOCAL_REAL of 192.0.2.11"]
 
 
 def test_any_port() -> None:

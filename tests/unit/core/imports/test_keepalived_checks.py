@@ -158,8 +158,10 @@ def test_several_checks_of_a_server() -> None:
     "checker",
     [
         "SMTP_CHECK {\nhelo_name x\nhost {\nconnect_port 25\n}\n}",
-        "DNS_CHECK {\ntype A\nname example.org\n}",
-        "UDP_CHECK {\npayload 01 02\nrequire_reply\n}",
+        "DNS_CHECK {\nname a..b\n}",
+        "UDP_CHECK {\npayload 01 02\n}",
+        "UDP_CHECK {\nrequire_reply\n}",
+        "UDP_CHECK {\npayload 01\nrequire_reply 0x\n}",
         "PING_CHECK {\n}",
         "BFD_CHECK {\nname x\n}",
         "FILE_CHECK {\ntrack_file x\nweight 1\n}",
@@ -176,6 +178,39 @@ def test_checkers_that_nothing_here_does(checker: str) -> None:
     first, *_ = [each for each in imported.notes if each.service]
     assert first.line == 6
     assert first.why.endswith("the service has no check")
+
+
+def test_questions_of_dns() -> None:
+    """With keepalived's own name and number of tries where nothing is said."""
+    checks = {
+        "DNS_CHECK {\n}": (".", 4),
+        "DNS_CHECK {\ntype a\nname example.org\nretry 1\n}": ("example.org", 2),
+    }
+    for checker, (query, fall) in checks.items():
+        imported = keepalived(checked(checker))
+        assert only(imported).health == Health(
+            CheckType.DNS, interval=6, timeout=5, fall=fall, query=query, **USUAL
+        )
+        (note,) = [each for each in imported.notes if each.service]
+        assert note.what.startswith("DNS_CHECK of ")
+        assert ("with type NS" in note.why) == (query == ".")
+
+
+def test_datagrams() -> None:
+    """What is sent, and what the answer must have in it."""
+    checks = {
+        "require_reply": ("", []),
+        "require_reply 0AFF 00\nmin_reply_length 3\nmax_reply_length 9": (
+            "hex:0aff00",
+            ["require_reply", "min_reply_length 3", "max_reply_length 9"],
+        ),
+    }
+    for more, (expect, notes) in checks.items():
+        imported = keepalived(checked(f"UDP_CHECK {{\npayload 01 0203\n{more}\n}}"))
+        assert only(imported).health == Health(
+            CheckType.UDP, interval=6, timeout=5, fall=2, send="hex:010203", expect=expect, **USUAL
+        )
+        assert {each.what for each in imported.notes if each.service} == set(notes)
 
 
 def test_a_command() -> None:

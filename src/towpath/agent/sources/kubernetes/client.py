@@ -103,7 +103,7 @@ class Api:
         assert self._session is not None  # noqa: S101 - of `async with`
         headers = await self.credentials.headers()
         if "data" in options:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = options.pop("kind", "application/json")
         if self._place.server_name:
             options["server_hostname"] = self._place.server_name
         try:
@@ -135,18 +135,37 @@ class Api:
         after = float(told) if told.isdecimal() else 0.0
         raise refused(msgspec.structs.replace(status, code=response.status), after)
 
-    async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> bytes:
+    async def get(
+        self,
+        path: str,
+        parameters: Mapping[str, str] | None = None,
+        seconds: float = REQUEST_SECONDS,
+    ) -> bytes:
         """Return an answer's body. ApiError, AccessError."""
-        limit = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS))
         async with self._request("GET", path, params=parameters, timeout=limit) as response:
             return await response.read()
 
-    async def post(self, path: str, body: object) -> None:
-        """Make an object. ApiError, AccessError."""
-        limit = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+    async def post(self, path: str, body: object, seconds: float = REQUEST_SECONDS) -> bytes:
+        """Make an object; return it. ApiError, AccessError."""
+        return await self._send("POST", path, body, seconds)
+
+    async def put(self, path: str, body: object, seconds: float = REQUEST_SECONDS) -> bytes:
+        """Put an object in the place of what is there; return it. ApiError, AccessError."""
+        return await self._send("PUT", path, body, seconds)
+
+    async def patch(self, path: str, body: object, seconds: float = REQUEST_SECONDS) -> bytes:
+        """Change what of an object is named; return it. ApiError, AccessError."""
+        kind = "application/strategic-merge-patch+json"
+        return await self._send("PATCH", path, body, seconds, kind=kind)
+
+    async def _send(
+        self, method: str, path: str, body: object, seconds: float, **more: str
+    ) -> bytes:
+        limit = aiohttp.ClientTimeout(total=seconds, sock_connect=min(seconds, CONNECT_SECONDS))
         data = msgspec.json.encode(body)
-        async with self._request("POST", path, data=data, timeout=limit) as response:
-            await response.read()
+        async with self._request(method, path, data=data, timeout=limit, **more) as response:
+            return await response.read()
 
     async def lines(self, path: str, parameters: Mapping[str, str]) -> AsyncGenerator[list[bytes]]:
         """Yield the lines of a stream as they come, all that are there at once.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from towpath.api.documents import KindStatus
+from towpath.api.documents import KindStatus, PoolStatus
 from towpath.model import Problem
 from towpath.model.problems import bounded
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from towpath.agent.sources.kubernetes.pools import AddressPools
     from towpath.agent.sources.kubernetes.source import Source
     from towpath.agent.sources.kubernetes.watch import Reflector
 
@@ -47,6 +48,9 @@ def _counted(source: Source) -> Iterator[tuple[Reflector, int]]:
     if source.pods is not None:
         for each in source.pods.reflectors:
             yield each, len(source.pods.pods.names(each.resource.kind))
+    if source.pools is not None:
+        for each in source.pools.reflectors:
+            yield each, int(source.pools.is_there)
 
 
 def facts(source: Source) -> dict[str, Any]:
@@ -62,14 +66,20 @@ def facts(source: Source) -> dict[str, Any]:
         )
         for each, number in _counted(source)
     )
-    pods = source.pods
-    unserved = [*source.unserved, *(pods.refusals() if pods else ())]
+    pods, pools = source.pods, source.pools
+    unserved = [
+        *source.unserved,
+        *(pods.refusals() if pods else ()),
+        *(pools.refusals() if pools else ()),
+    ]
     notes = [*map(str, unserved), *(pods.notes() if pods else ())]
     return {
         "kinds": kinds,
         "withheld": len(source.withheld),
         "unserved": bounded(map(Problem, notes)),
         "held": source.cluster.held(),
+        "pools": tuple(PoolStatus(*each) for each in (pools.pools.usage() if pools else ())),
+        "leader": pools.election.leader if pools else None,
     }
 
 
@@ -101,6 +111,8 @@ def metrics(source: Source) -> Iterator[Metric]:
         objects.add_metric(labels, number)
         lists.add_metric(labels, each.lists)
     yield from (synced, age, objects, lists)
+    if source.pools is not None:
+        yield from _of_pools(source.pools)
     for name, text, value in (
         (
             "towpath_source_delay_seconds",
@@ -123,7 +135,9 @@ def metrics(source: Source) -> Iterator[Metric]:
         ),
         "towpath_source_unserved": (
             "What of objects can't be served as they are.",
-            len(source.unserved) + len(source.pods.refusals() if source.pods else ()),
+            len(source.unserved)
+            + len(source.pods.refusals() if source.pods else ())
+            + len(source.pools.refusals() if source.pools else ()),
         ),
         "towpath_source_pods_waiting": (
             "Pods of this node whose addresses nobody has told yet.",
@@ -146,3 +160,25 @@ def metrics(source: Source) -> Iterator[Metric]:
         family = GaugeMetricFamily(name, text, labels=("source",))
         family.add_metric(("kubernetes",), value)
         yield family
+
+
+def _of_pools(pools: AddressPools) -> Iterator[Metric]:
+    labels = ("source", "pool")
+    size = GaugeMetricFamily(
+        "towpath_source_pool_addresses",
+        "Addresses of a pool, of both families. All agents say the same.",
+        labels=labels,
+    )
+    free = GaugeMetricFamily(
+        "towpath_source_pool_free", "Those of them that a service could be given.", labels=labels
+    )
+    for each in pools.pools.usage():
+        size.add_metric(("kubernetes", each.name), each.addresses)
+        free.add_metric(("kubernetes", each.name), each.addresses - each.used)
+    leads = GaugeMetricFamily(
+        "towpath_source_leads",
+        "1 at the one agent that gives addresses of pools to services, 0 at the others.",
+        labels=("source",),
+    )
+    leads.add_metric(("kubernetes",), int(pools.election.leads))
+    yield from (size, free, leads)

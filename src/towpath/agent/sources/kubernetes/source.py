@@ -20,6 +20,7 @@ from towpath.agent.sources.kubernetes.identity import Identity
 from towpath.agent.sources.kubernetes.lateness import Lateness
 from towpath.agent.sources.kubernetes.nodes import NodeFeed
 from towpath.agent.sources.kubernetes.pods import PodLimits
+from towpath.agent.sources.kubernetes.pools import AddressPools
 from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.watch import Reflector
@@ -64,6 +65,7 @@ class Source:
         self._fault: str | None = "not connected yet"
         self.reflectors: tuple[Reflector, ...] = ()
         self.pods: PodLimits | None = None
+        self.pools: AddressPools | None = None
         self._begin(())
 
     def _begin(self, in_force: Iterable[Service]) -> None:
@@ -114,6 +116,7 @@ class Source:
             self._events = Events(api, self._settings.node) if self._section.events else None
             self._ports = HealthPorts() if self._section.health_checks else None
             self.pods = self._pod_limits()
+            self.pools = self._address_pools()
             try:
                 async with asyncio.TaskGroup() as group:
                     for each in self.reflectors:
@@ -124,6 +127,8 @@ class Source:
                         group.create_task(self._events.run())
                     if self.pods is not None:
                         group.create_task(self.pods.run(api))
+                    if self.pools is not None:
+                        group.create_task(self.pools.run(api))
             finally:
                 if self._ports is not None:
                     await self._ports.close()
@@ -138,6 +143,20 @@ class Source:
             made.tell = events.tell
         return made
 
+    def _address_pools(self) -> AddressPools | None:
+        if self._section.pools is None:
+            return None
+        node, services = self._settings.node, self.reflectors[0]
+        made = AddressPools(self._section, node, services, self.is_same_cluster, self._is_believed)
+        if self._events is not None:
+            made.tell = self._events.tell
+        return made
+
+    def _is_believed(self) -> bool:
+        """Whether what is known is what the cluster has, as far as can be told."""
+        doubts = self._listed or self.withheld or self._awaited or self._identity.trouble
+        return not doubts and all(each.synced for each in self.reflectors)
+
     # ---- What is told ----------------------------------------------------------------------------
 
     async def is_same_cluster(self) -> None:
@@ -147,6 +166,8 @@ class Source:
     def put(self, found: objects.Kind) -> None:
         """An object was added or changed."""
         self.cluster.put(found)
+        if self.pools is not None:
+            self.pools.put_object(found)
         if self.unread:
             self._read(type(found), found.metadata.namespace, found.metadata.name)
         self._told()
@@ -154,6 +175,8 @@ class Source:
     def remove(self, kind: Any, namespace: str, name: str) -> None:
         """An object is gone."""
         self.cluster.remove(kind, namespace, name)
+        if self.pools is not None:
+            self.pools.remove_object(kind, namespace, name)
         self._read(kind, namespace, name)
         self._told()
 
@@ -163,6 +186,8 @@ class Source:
             if key[1:] not in unread:
                 del self.unread[key]
         self.cluster.replace(kind, found, keep=unread)
+        if self.pools is not None:
+            self.pools.replace_objects(kind, found, unread)
         self._listed = True
         self._nodes.listed = True
         if self._awaited:
@@ -362,6 +387,8 @@ class Source:
                 each.list_anew()
             if self.pods is not None:
                 self.pods.list_anew()
+            if self.pools is not None:
+                self.pools.list_anew()
         elif self.withheld or self._nodes.withholds:
             log.warning("Kubernetes: accepted: a list that lacks %s", self.loss or "Nodes")
             self._accepting = self._nodes.accepting = True
@@ -387,6 +414,9 @@ class Source:
         if self.pods is not None:
             yield from report.troubles(self.pods.reflectors)
             yield from self.pods.troubles()
+        if self.pools is not None:
+            yield from report.troubles(self.pools.reflectors)
+            yield from self.pools.troubles()
         if self.withheld and self.loss:
             yield (
                 f"a list lacks {self.loss}, which stay as they were; `towpath source accept"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from towpath.core.imports.imported import Remark
+from towpath.core.imports.keepalived.datagrams import datagram, question
 from towpath.core.imports.keepalived.settings import Settings
 from towpath.core.imports.keepalived.values import MAX_PORT, WrongValueError, whole, word
 from towpath.model.health import CheckType
@@ -61,12 +62,13 @@ _TYPES = {
     "HTTP_GET": CheckType.HTTP,
     "SSL_GET": CheckType.HTTPS,
     "MISC_CHECK": CheckType.COMMAND,
+    "DNS_CHECK": CheckType.DNS,
+    "UDP_CHECK": CheckType.UDP,
 }
+_RETRIES = {"MISC_CHECK": 0, "DNS_CHECK": 3}
 _COMMAND = "no check is of this kind; a command that asks so can be one (health.type: command)"
 _UNUSABLE = {
     "SMTP_CHECK": f"{_COMMAND}, and health: tcp connects",
-    "DNS_CHECK": _COMMAND,
-    "UDP_CHECK": _COMMAND,
     "PING_CHECK": _COMMAND,
     "BFD_CHECK": "no check is of this kind; a short interval of health: tcp finds as much",
     "FILE_CHECK": _COMMAND,
@@ -113,6 +115,9 @@ class Check:
     host: str | None = None
     status: str = "200-399"
     command: tuple[str, ...] = ()
+    send: str = ""
+    expect: str = ""
+    query: str = "."
     remarks: tuple[Remark, ...] = ()
     unusable: str = ""
     """Why it can't be carried over; empty: it can."""
@@ -143,7 +148,7 @@ def _check(directive: Directive, defaults: Defaults, real: Settings) -> Check:
     values: dict[str, Any] = {
         "interval": defaults.delay_loop if loop is None else loop,
         "timeout": defaults.connect_timeout if timeout is None else timeout,
-        "retry": (0 if kind == "MISC_CHECK" else 1) if retry is None else retry,
+        "retry": _RETRIES.get(kind, 1) if retry is None else retry,
         "port": settings.get("connect_port", lambda each: whole(each, 1, MAX_PORT), 0),
     } | more
     return Check(kind, directive.place, type=_TYPES[kind], remarks=tuple(remarks), **values)
@@ -241,4 +246,11 @@ def _line(directive: Directive) -> str:
     return directive.values[0] if len(directive.values) == 1 else shlex.join(directive.values)
 
 
-_OWN = {"TCP_CHECK": _tcp, "HTTP_GET": _http, "SSL_GET": _http, "MISC_CHECK": _misc}
+_OWN = {
+    "TCP_CHECK": _tcp,
+    "HTTP_GET": _http,
+    "SSL_GET": _http,
+    "MISC_CHECK": _misc,
+    "DNS_CHECK": question,
+    "UDP_CHECK": datagram,
+}

@@ -102,6 +102,9 @@ def _health(server: RealServer, check: Check, port: int) -> Health:
         path=check.path,
         host=check.host,
         status=check.status,
+        send=check.send,
+        expect=check.expect,
+        query=check.query,
         on_all_failed=AllFailed.CLOSED,
     )
 

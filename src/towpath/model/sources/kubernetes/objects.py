@@ -79,10 +79,20 @@ class LoadBalancerStatus(_Object):
     ingress: list[Ingress] | None = None
 
 
+class Condition(_Object):
+    """What a controller says of an object."""
+
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
 class ServiceStatus(_Object):
     """What others say of a Service."""
 
     load_balancer: LoadBalancerStatus | None = None
+    conditions: list[Condition] | None = None
 
 
 class ServiceSpec(_Object):
@@ -93,6 +103,10 @@ class ServiceSpec(_Object):
     cluster_ip: str | None = msgspec.field(name="clusterIP", default=None)
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
     external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)
+    ip_families: list[str] | None = None
+    ip_family_policy: str | None = None
+    load_balancer_class: str | None = None
+    load_balancer_ip: str | None = msgspec.field(name="loadBalancerIP", default=None)
     load_balancer_source_ranges: list[str] | None = None
     session_affinity: str | None = None
     session_affinity_config: AffinityConfig | None = None
@@ -214,6 +228,30 @@ class Pod(_Object):
     metadata: Meta
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus = msgspec.field(default_factory=PodStatus)
+
+
+class ConfigMap(_Object):
+    """Text by name."""
+
+    metadata: Meta
+    data: dict[str, str] | None = None
+
+
+class LeaseSpec(_Object):
+    """Who holds a Lease."""
+
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int | None = None
+
+
+class Lease(_Object):
+    """What one of several holds at a time."""
+
+    metadata: Meta
+    spec: LeaseSpec = msgspec.field(default_factory=LeaseSpec)
 
 
 Kind: TypeAlias = Service | EndpointSlice | Node

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from towpath.model.kinds import AbsolutePath, Flag, Integer, OrNone, Prefix, Prefixes
-from towpath.model.kinds.kubernetes import ObjectName, ServerUrl
+from towpath.model.kinds.kubernetes import ObjectName, ObjectPath, QualifiedName, ServerUrl
 from towpath.model.kinds.patterns import DevicePatterns
 from towpath.model.masquerade import MASQUERADE_DEVICES
 from towpath.model.service import PYDANTIC
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from towpath.model.decode import Findings, Tree
+
+LOAD_BALANCER_CLASS = "towpath.alt/load-balancer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,13 @@ class Section:
     """Whether Events are written for objects that can't be served as they are."""
     health_checks: Annotated[bool, Flag()] = True
     """Whether ``healthCheckNodePort`` is answered."""
+    pools: Annotated[str | None, OrNone(ObjectPath())] = None
+    """The ConfigMap with pools of addresses for Services of type LoadBalancer. None: addresses are
+    given by others."""
+    load_balancer_class: Annotated[str, QualifiedName()] = LOAD_BALANCER_CLASS
+    """Services with this ``loadBalancerClass`` get addresses of ``pools``."""
+    default_load_balancer: Annotated[bool, Flag()] = False
+    """Whether Services without a ``loadBalancerClass`` get them as well."""
     pod_limits: Annotated[bool, Flag()] = False
     """Whether annotations limit this node's pods, by ``bandwidth``."""
     cni_results: Annotated[Path, AbsolutePath()] = Path("/var/lib/cni/results")
@@ -85,3 +94,5 @@ def check_beside(tree: Tree, sections: Mapping[str, Tree | None], found: Finding
     for name, other, there in needs:
         if section.get(name) and not there:
             found.add(("kubernetes", name), f"needs {other}, which isn't configured")
+    if section.get("default_load_balancer") and section.get("pools", "") is None:
+        found.add(("kubernetes", "default_load_balancer"), "needs kubernetes.pools, which has none")
