@@ -100,6 +100,7 @@ class ServiceSpec(_Object):
 
     type: str = "ClusterIP"
     ports: list[ServicePort] | None = None
+    selector: dict[str, str] | None = None
     cluster_ip: str | None = msgspec.field(name="clusterIP", default=None)
     cluster_ips: list[str] | None = msgspec.field(name="clusterIPs", default=None)
     external_ips: list[str] | None = msgspec.field(name="externalIPs", default=None)
