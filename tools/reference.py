@@ -185,6 +185,8 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
     """Rows of a class's annotated fields, each with the text below it."""
     following = [*node.body[1:], None]
     for each, after in zip(node.body, following, strict=True):
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]).startswith("_"):
+            continue
         if isinstance(each, ast.Assign) and "Enum" in "".join(map(ast.unparse, node.bases)):
             name, kind, default = ast.unparse(each.targets[0]), "", ast.unparse(each.value)
         elif isinstance(each, ast.AnnAssign) and not ast.unparse(each.target).startswith("_"):

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import gc
 
+from towpath.kernel.memory import give_back
+
 SECONDS = 60.0
 MANY = 50_000
 """Objects that a collection goes through in some 15 ms."""
@@ -27,11 +29,12 @@ def begin() -> None:
 
 
 def tend() -> None:
-    """Collect what is garbage, or freeze what there is."""
+    """Collect what is garbage, or freeze what there is; what is free is the kernel's again."""
     if len(gc.get_objects(generation=2)) > MANY:
         gc.freeze()
     else:
         gc.collect()
+    give_back()
 
 
 async def run() -> None:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from towpath.closeable import Closeable
-from towpath.core.lb.steps import AddBackend
+from towpath.core.lb.steps import AddBackends
 from towpath.datapath.attach.places import Places
 from towpath.datapath.lb.outer_source import Vips, alike, fill_settings
 from towpath.datapath.local.path import detach as detach_local
@@ -175,7 +175,12 @@ class Host(Closeable):
         For backends of a family that none was of: with forwarding, and an outer source. For a VIP
         that this node has as well: with an outer source that isn't it.
         """
-        added = [step.backend.address for step in transition.steps if isinstance(step, AddBackend)]
+        added = [
+            backend.address
+            for step in transition.steps
+            if isinstance(step, AddBackends)
+            for backend in step.backends
+        ]
         families = self._families.union(_FAMILIES[each.version] for each in added)
         vips = [
             each.after.key.vip

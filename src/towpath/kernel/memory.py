@@ -22,3 +22,10 @@ def keep_little() -> None:
     mallopt(_M_ARENA_MAX, 1)
     mallopt(_M_TRIM_THRESHOLD, _THRESHOLD)
     mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
+
+
+def give_back() -> None:
+    """Have it give back also what is free in the midst of what isn't, as after a large change."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

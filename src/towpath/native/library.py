@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,18 +80,19 @@ def fill_maglev(
     """
     count = len(identities)
     table = np.empty(size, np.uint32)
-    ends = np.cumsum([len(identity) for identity in identities], dtype=np.uint32)
-    numbers = np.array([weights, labels], np.uint32)
-    flags = np.array(away, np.uint8)
+    numbers = np.array([[*accumulate(map(len, identities))], weights, labels], np.uint32)
+    # To ask numpy for an address takes longer than to fill a small table's column.
+    ends, row = numbers.ctypes.data, numbers.strides[0]
+    flags = np.array(away, np.uint8) if any(away) else None
     failed = library().towpath_maglev(
         table.ctypes.data,
         size,
         count,
         b"".join(identities),
-        ends.ctypes.data,
-        numbers[0].ctypes.data,
-        numbers[1].ctypes.data,
-        flags.ctypes.data if flags.any() else None,
+        ends,
+        ends + row,
+        ends + 2 * row,
+        None if flags is None else flags.ctypes.data,
     )
     if failed:
         raise MemoryError(f"no memory for a Maglev table of {count} backends")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from tests.unit.agent.samples import service
 
-from towpath.api.codec import build, plain
+from towpath.api.codec import build, plain, text
 from towpath.api.documents import (
     BackendCounters,
     CgroupAncestor,
@@ -62,7 +63,18 @@ from towpath.api.documents import (
 )
 from towpath.capabilities import FILE
 from towpath.core.health import State
-from towpath.model import Backend, CheckType, Device, Problem, Protocol
+from towpath.model import (
+    Affinity,
+    Backend,
+    BackendState,
+    CheckType,
+    Device,
+    Health,
+    Problem,
+    Protocol,
+    Service,
+)
+from towpath.model.kinds import Ports
 from towpath.model.parse import parse_service
 
 NAME = ServiceName("web", ip_address("2001:db8::10"), 80, Protocol.UDP)
@@ -226,6 +238,29 @@ DOCUMENTS = [
 def test_a_document_survives_the_way(document: Any) -> None:
     """Through JSON and back, with its types."""
     assert build(type(document), json.loads(json.dumps(plain(document)))) == document
+
+
+def test_a_service_as_text_says_the_same() -> None:
+    """Whatever its fields are."""
+    usual = service("web")
+    ports = Ports.of([(80, 80), (443, 445)])
+    for each in (
+        usual,
+        replace(usual, vip=ip_network("203.0.113.0/28")),
+        replace(usual, port=ports, health=Health(CheckType.TCP)),
+        replace(
+            usual,
+            vip=ip_address("2001:db8::1"),
+            protocol=Protocol.UDP,
+            affinity=Affinity(60),
+            allow_from=(ip_network("2001:db8::/32"),),
+            backends=(
+                Backend(ip_address("2001:db8::2"), 0, BackendState.DRAINING, 53, local=True),
+            ),
+        ),
+    ):
+        assert json.loads(text(each)) == plain(each)
+        assert build(Service, json.loads(text(each))) == each
 
 
 def test_what_a_newer_agent_added_is_ignored() -> None:

@@ -78,9 +78,10 @@ class Datapath:
 
     def _change_backends(self, step: steps.BackendStep) -> None:
         match step:
-            case steps.AddBackend(key, backend):
-                assert backend.address not in self.rooms[key].backends
-                self.rooms[key].backends[backend.address] = backend
+            case steps.AddBackends(key, backends):
+                for backend in backends:
+                    assert backend.address not in self.rooms[key].backends
+                    self.rooms[key].backends[backend.address] = backend
             case steps.SetBackend(key, backend):
                 room = self.rooms[key]
                 assert room.backends[backend.address] != backend

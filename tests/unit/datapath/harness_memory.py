@@ -178,7 +178,7 @@ class Process:
             self.backends,
             self.extents,
             memory,
-            ServiceRows(memory.services, reclaimer, lambda index: self.forgotten.update([index])),
+            ServiceRows(memory.services, reclaimer, self.forgotten.update),
             ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
         )

@@ -154,6 +154,12 @@ def test_advice_on_small_tables() -> None:
     )
 
 
+def test_what_was_found_right_before_clashes_all_the_same() -> None:
+    """Its packets are its own, however it was checked."""
+    with pytest.raises(ConfigError, match="is taken by services\\[0\\]"):
+        check_services([WEB, replace(WEB, name="again")], checked=[WEB])
+
+
 def test_metrics_address() -> None:
     """What is listened on, taken apart."""
     assert Metrics().address is None

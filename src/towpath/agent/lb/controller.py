@@ -104,15 +104,21 @@ class Controller:
     ``judged``, ``terminating`` and ``config`` are replaced, never modified, so that any thread may
     read them.
 
-    ``sources``: those, besides the file, whose services are desired as they were last handed in.
+    ``sources``: those, besides the file, whose services are desired as they were last handed in;
+    ``desired``: what `stored` says that is, if it was asked before.
     ConflictError: the API's contradict the file.
     """
 
     def __init__(
-        self, config: Config, store: Store, datapath: Datapath, sources: Collection[str] = (API,)
+        self,
+        config: Config,
+        store: Store,
+        datapath: Datapath,
+        sources: Collection[str] = (API,),
+        desired: Desired | None = None,
     ) -> None:
         self.config = config
-        self.judged = Judged(stored(config, store, sources), {})
+        self.judged = Judged(desired or stored(config, store, sources), {})
         self._store = store
         self._datapath = datapath
         self.terminating = Layered({each.key: each for each in store.terminating()})
@@ -143,7 +149,7 @@ class Controller:
         def write() -> None:
             for owner in self._store.owners():
                 kept = {service.name for service in self.desired.services(owner)}
-                gone = {service.name for service in self._store.services(owner)} - kept
+                gone = self._store.names(owner) - kept
                 if gone:
                     log.info("forgotten, of source %s: %s", owner, ", ".join(sorted(gone)))
                     self._store.delete(gone)

@@ -116,7 +116,8 @@ class LoadBalancer(Part):
             self._room, self._renew = Room(given.state / LIMITS, config.limits), given.shared.renew
             store = undo.enter_context(Store(self._database))
             # Contradictions are found before anything is attached.
-            check_snat(config.snat, stored(config, store, names).services())
+            desired = stored(config, store, names)
+            check_snat(config.snat, desired.services())
             self._balancer = undo.enter_context(
                 Balancer(
                     config.devices,
@@ -137,7 +138,7 @@ class LoadBalancer(Part):
             tracked = self._balancer.tracked
             self._tracking = None if tracked is None else Tracking(tracked, self._writer)
             given.shared.tracking = self._tracking
-            self.controller = Controller(config, store, self._balancer, names)
+            self.controller = Controller(config, store, self._balancer, names, desired)
             self._writer.call(self.controller.start)
             self._undo = undo.pop_all()
         self.captures = Captures(self._record)

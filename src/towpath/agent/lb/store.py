@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from towpath.agent.errors import AgentError
-from towpath.api.codec import build, plain
+from towpath.api.codec import build, plain, text
 from towpath.capabilities import API
 from towpath.closeable import Closeable
 from towpath.core.lb.terminating import Terminating
@@ -110,6 +110,12 @@ class Store(Closeable):
             )
             return tuple(build(Service, json.loads(document)) for (document,) in rows)
 
+    def names(self, owner: str = API) -> set[str]:
+        """The names of a source's services."""
+        with self._explained("read"):
+            rows = self._db.execute("SELECT name FROM services WHERE owner = ?", (owner,))
+            return {name for (name,) in rows}
+
     def owners(self) -> tuple[str, ...]:
         """The sources that have services here."""
         with self._explained("read"):
@@ -143,7 +149,8 @@ class Store(Closeable):
         with self._explained("write"):
             self._db.executemany(
                 "INSERT OR REPLACE INTO services (name, document, owner) VALUES (?, ?, ?)",
-                ((each.name, json.dumps(plain(each)), owner) for each in services),
+                # By name, as they are kept: neighbours are written to one page at once.
+                sorted((each.name, text(each), owner) for each in services),
             )
 
     def delete(self, names: Iterable[str]) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from typing import TypeAlias
 
-from towpath.model.kinds import Address, Prefix, not_unicast
+from towpath.model.kinds import Address, Prefix, address_of, not_unicast
 
 _ZEROS = re.compile(r"(?<![\d.])(?:\d{1,10}\.){3}\d{1,10}")
 _MAPPED = 96
@@ -30,10 +30,13 @@ def _clean(text: str) -> str:
     return _ZEROS.sub(lambda found: _decimal(found.group()), text)
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=1 << 13)
 def read_address(text: str) -> Address:
-    """Return an address that the API has stored. ValueError: it is none. One object for each."""
-    found = ip_address(_clean(text))
+    """Return an address that the API has stored. ValueError: it is none."""
+    try:
+        found = address_of(text)
+    except ValueError:
+        found = address_of(_clean(text))
     if isinstance(found, IPv6Address) and found.ipv4_mapped:
         return IPv4Address(found.ipv4_mapped)
     return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from towpath.core.kubernetes.addresses import read_unicast
 from towpath.core.kubernetes.endpoints import SERVICE_NAME, Endpoints, Known, merge
+from towpath.core.kubernetes.slices import read
 from towpath.core.kubernetes.translate import Here, Translated, is_served, translate
 from towpath.model.service import Protocol
 from towpath.model.sources.kubernetes import objects
@@ -130,15 +131,14 @@ class Cluster:
 
     def _differs(self, found: objects.Kind) -> bool:
         key = (found.metadata.namespace, found.metadata.name)
-        before: objects.Kind | None
         if isinstance(found, objects.Service):
-            before = self._services.get(key)
-        elif isinstance(found, objects.EndpointSlice):
-            known = self._slices.get(self._slice_of.get(key, ("", "")), {}).get(key[1])
-            before = known.slice if known else None
-        else:
-            before = self._nodes.get(key[1])
-        return before != found
+            return self._services.get(key) != found
+        if isinstance(found, objects.EndpointSlice):
+            owner = self._slice_of.get(key)
+            if owner != (key[0], found.metadata.label(SERVICE_NAME)):
+                return True
+            return self._slices[owner][key[1]].slice != read(found)
+        return self._nodes.get(key[1]) != found
 
     def _put_slice(self, found: objects.EndpointSlice) -> None:
         namespace, name = found.metadata.namespace, found.metadata.name
@@ -149,7 +149,7 @@ class Cluster:
             return
         key = (namespace, owner)
         self._order += 1
-        self._slices[key][name] = Known(self._order, found)
+        self._slices[key][name] = Known(self._order, read(found))
         self._slice_of[namespace, name] = key
         self._dirty.add(key)
 
@@ -176,9 +176,9 @@ class Cluster:
             return
         for key, slices in self._slices.items():
             if any(
-                endpoint.node_name == name
+                endpoint.node == name
                 for known in slices.values()
-                for endpoint in known.slice.endpoints or ()
+                for endpoint in known.slice.endpoints
             ):
                 self._dirty.add(key)
 

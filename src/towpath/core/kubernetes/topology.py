@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from towpath.core.kubernetes.endpoints import Found
+    from towpath.core.kubernetes.slices import Found
 
 
 def for_all(

@@ -15,7 +15,8 @@ from towpath.model.service import Affinity, Backend, BackendState, Protocol, Ser
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from towpath.core.kubernetes.endpoints import Endpoints, Found
+    from towpath.core.kubernetes.endpoints import Endpoints
+    from towpath.core.kubernetes.slices import Found
     from towpath.model.kinds import Address, Prefix
     from towpath.model.service import Scope
     from towpath.model.sources.kubernetes import objects

@@ -18,7 +18,7 @@ import numpy as np
 from towpath.core.lb import maglev, service_table
 from towpath.core.lb.options import Options
 from towpath.core.lb.steps import (
-    AddBackend,
+    AddBackends,
     CreateService,
     DiscardService,
     MoveService,
@@ -242,7 +242,7 @@ def _addition(service: Service) -> _Planned:
         summary,
         [
             CreateService(service),
-            *(AddBackend(key, backend) for backend in service.backends),
+            *_adding(key, service.backends),
             SetTable(key, service.backends),
             PublishService(key),
         ],
@@ -286,7 +286,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
     steps: list[Step] = []
     if Options.of(before) != (options := Options.of(after)):
         steps.append(SetOptions(key, options))
-    steps += [AddBackend(key, backend) for backend in added]
+    steps += _adding(key, added)
     early = [each for each in changed if _noted_early(old[each.address], each)]
     steps += [SetBackend(key, backend) for backend in early]
     if service_table.key(before) != service_table.key(after):
@@ -316,6 +316,10 @@ def _change(before: Service, after: Service) -> _Planned | None:
         moved=share_moved(before, after),
     )
     return _Planned(Change(before, after), summary, steps)
+
+
+def _adding(key: ServiceKey, backends: tuple[Backend, ...]) -> list[Step]:
+    return [AddBackends(key, backends)] if backends else []
 
 
 def _addresses(backends: Iterable[Backend]) -> tuple[Address, ...]:

@@ -46,11 +46,11 @@ class MoveService:
 
 
 @dataclass(frozen=True, slots=True)
-class AddBackend:
-    """Make a backend known. No table refers to it yet."""
+class AddBackends:
+    """Make backends known. No table refers to them yet."""
 
     key: ServiceKey
-    backend: Backend
+    backends: tuple[Backend, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,5 +109,5 @@ class DiscardService:
 ServiceStep: TypeAlias = (
     CreateService | SetOptions | PublishService | MoveService | WithdrawService | DiscardService
 )
-BackendStep: TypeAlias = AddBackend | SetBackend | SetTable | RemoveBackend
+BackendStep: TypeAlias = AddBackends | SetBackend | SetTable | RemoveBackend
 Step: TypeAlias = ServiceStep | BackendStep

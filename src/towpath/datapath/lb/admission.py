@@ -22,12 +22,12 @@ from towpath.datapath.lb.extents import NoExtentError
 from towpath.datapath.lb.tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from towpath.core.lb.steps import Step
     from towpath.datapath.lb.kernel_tables import KernelTables
     from towpath.datapath.lb.services import Installed
-    from towpath.model.service import ServiceKey
+    from towpath.model.service import Backend, ServiceKey
 
 
 def check(tables: KernelTables, steps: Iterable[Step]) -> None:
@@ -56,7 +56,7 @@ class DryRun:
             Tally("sources", sum(map(len, users)), options.sources_limit),
         )
         of_services, of_backends, of_sources = self._tallies
-        self._tables = Tables(
+        self._tables = _Tables(
             tables.endpoints.dry_run(),
             DryRunBackends(of_backends),
             tables.extents.dry_run(),
@@ -80,6 +80,14 @@ class DryRun:
                 stopped = stopped or error
         counted = (tally.shortage() for tally in self._tallies)
         return next((each for each in counted if each is not None), stopped)
+
+
+class _Tables(Tables):
+    """The steps, but that new backends are only counted: a plan does nothing else with them."""
+
+    def add_backends(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
+        """Count backends."""
+        self._backends.add(self.services[key].index, backends)
 
 
 class _Copies(dict["ServiceKey", "Installed"]):

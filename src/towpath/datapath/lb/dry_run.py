@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from towpath.datapath.errors import CapacityError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from towpath.core.lb.options import Options
     from towpath.datapath.lb.port_pages import PortPages
@@ -76,11 +76,11 @@ class DryRunBackends:
     def __init__(self, tally: Tally) -> None:
         self.tally = tally
 
-    def add(self, service: int, backend: Backend) -> int:
-        """Count a backend."""
-        del service, backend
-        self.tally.add(1)
-        return 0
+    def add(self, service: int, backends: Sequence[Backend]) -> list[int]:
+        """Count backends."""
+        del service
+        self.tally.add(len(backends))
+        return [0] * len(backends)
 
     def note(self, handle: int, backend: Backend) -> None:
         """Store nothing."""

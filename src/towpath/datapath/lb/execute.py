@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from towpath.core.lb.steps import (
-    AddBackend,
+    AddBackends,
     BackendStep,
     CreateService,
     DiscardService,
@@ -53,8 +53,8 @@ def _of_service(step: ServiceStep, tables: Tables) -> None:
 
 def _of_backends(step: BackendStep, tables: Tables) -> None:
     match step:
-        case AddBackend(key, backend):
-            tables.add_backend(key, backend)
+        case AddBackends(key, backends):
+            tables.add_backends(key, backends)
         case SetBackend(key, backend):
             tables.set_backend(key, backend)
         case SetTable(key, backends):

@@ -23,6 +23,8 @@ from towpath.datapath.lb.tables import Tables
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from towpath.datapath.lb.backends import BackendTable
     from towpath.datapath.lb.extents import Extents
     from towpath.datapath.lb.local import LocalBackends
@@ -62,10 +64,10 @@ class KernelTables(Tables):
         super().set_options(key, options)
         self.local.sync((self.services[key],))
 
-    def add_backend(self, key: ServiceKey, backend: Backend) -> None:
-        """Write a backend's record, and whether it is here."""
-        super().add_backend(key, backend)
-        self.local.note(self.services[key], backend.address)
+    def add_backends(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
+        """Write backends' records, and whether they are here."""
+        super().add_backends(key, backends)
+        self.local.enter(self.services[key], backends)
 
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Note weight, state and port; of one with another handle also whether it is here."""
@@ -78,7 +80,7 @@ class KernelTables(Tables):
         for key, index in self.endpoints.adopt():
             if index in used:
                 # A move was begun. Packets find it by both until the next apply has said which.
-                used[index].also.add(key)
+                used[index].also |= {key}
                 self._moved.append(used[index])
                 continue
             used[index] = Installed(key, index, Options())
@@ -135,5 +137,5 @@ class KernelTables(Tables):
             for key in service.also:
                 if key not in self.services:
                     self.endpoints.withdraw(key, service.index)
-            service.also.clear()
+            service.also = frozenset()
         self._moved.clear()

@@ -59,6 +59,12 @@ class LocalBackends:
         elif self.has(handle):
             self._rows[handle & self._mask] = 0
 
+    def enter(self, service: Installed, backends: Iterable[Backend]) -> None:
+        """Enter those of a service's new backends that are here; others' handles are nowhere."""
+        for backend in backends:
+            if self._is_here(service.options.forwarding, backend):
+                self.note(service, backend.address)
+
     def as_told(self, service: Installed, backend: Backend, handle: int) -> Backend:
         """Return a backend that was taken over, local if it is entered for no other reason."""
         told = self.has(handle) and not self._is_here(service.options.forwarding, backend)

@@ -53,7 +53,8 @@ class Served:
             route = route_of(backend.address)
             self._users[route] += 1
             self._versions[route[0]] += 1
-            self._routes.setdefault(route, backend.address)
+            if self._users[route] == 1:
+                self._routes[route] = backend.address
 
     def _remove(self, service: Service) -> None:
         if _leave(self._vips, service.vip):

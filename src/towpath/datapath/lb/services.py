@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.lb.free import FreeIndexes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
-
-    import numpy as np
+    from collections.abc import Callable, Container, Sequence
 
     from towpath.core.lb.options import Options
     from towpath.datapath.address import Address
@@ -22,21 +22,27 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 _SIZE_SHIFT = 32
+_AT_ONCE = 64
 
 
 class ServiceRows:
     """``services`` of ``bpf/lb/maps.h`` through a mapping of it. Row 0 is never used.
 
-    ``forget`` zeroes what the CPUs keep about an index.
+    ``forget`` zeroes what the CPUs keep about indexes.
     """
 
     def __init__(
-        self, rows: Array, reclaimer: Reclaimer, forget: Callable[[int], None] = lambda _: None
+        self,
+        rows: Array,
+        reclaimer: Reclaimer,
+        forget: Callable[[Sequence[int]], None] = lambda _: None,
     ) -> None:
         self._rows = rows
         self._reclaimer = reclaimer
         self._forget = forget
-        self._free = deque(range(1, len(rows)))
+        self._free = FreeIndexes(np.arange(1, len(rows)))
+        self._clean: list[int] = []
+        """Free ones of which nothing is kept, the next one last."""
 
     @property
     def limit(self) -> int:
@@ -45,22 +51,30 @@ class ServiceRows:
 
     def take(self) -> int:
         """Return an index whose row has no table and no counts. CapacityError: there is none."""
+        if not self._clean:
+            self._clean_some()
+        index = self._clean.pop()
+        self._rows["table"][index] = 0
+        return index
+
+    def _clean_some(self) -> None:
+        """Have free ones of which nothing is kept: of many at once that takes as long as of one."""
         if not self._free:
             self._reclaimer.reclaim()
         if not self._free:
             raise CapacityError("services", self.limit + 1, self.limit, "services")
-        index = self._free.popleft()
-        self._forget(index)
-        self._rows[index]["table"] = 0
-        return index
+        some = self._free.take(min(_AT_ONCE, len(self._free)))
+        self._forget(some)
+        self._clean = some[::-1]
 
     def give_back(self, index: int) -> None:
         """Free an index that no packet finds any more."""
-        self._reclaimer.retire(lambda: self._free.append(index))
+        self._reclaimer.retire(lambda: self._free.give_back(index))
 
     def reserve(self, indexes: Container[int]) -> None:
         """Take those that are in use."""
-        self._free = deque(i for i in self._free if i not in indexes)
+        self._clean = []
+        self._free = FreeIndexes([i for i in range(1, len(self._rows)) if i not in indexes])
 
     def table(self, index: int) -> tuple[int, int]:
         """Return base and number of slots of a service's table."""
@@ -84,7 +98,7 @@ class Place:
     """Its flows are among those that are translated."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Installed:
     """One service as it is in the kernel."""
 
@@ -95,7 +109,7 @@ class Installed:
     size: int = 0
     """Slots of the table in use; 0 while there is no backend that takes flows."""
     handles: dict[Address, int] = field(default_factory=dict)
-    also: set[ServiceKey] = field(default_factory=set)
+    also: frozenset[ServiceKey] = frozenset()
     """Other keys that packets find it by: left by a process that died while it moved it."""
     records: dict[Address, Backend] = field(default_factory=dict)
     """Backends as they are noted in the kernel."""
@@ -117,6 +131,4 @@ class Installed:
 
     def copy(self) -> Installed:
         """Return a service that can be changed apart."""
-        made = replace(self, handles=self.handles.copy(), records=self.records.copy())
-        made.also = self.also.copy()
-        return made
+        return replace(self, handles=self.handles.copy(), records=self.records.copy())

@@ -19,7 +19,7 @@ from towpath.datapath.lb.services import Installed
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.extents import Extents
@@ -45,8 +45,8 @@ class Rows(Protocol):
 class Backends(Protocol):
     """Records of backends: see :class:`towpath.datapath.lb.backends.BackendTable`."""
 
-    def add(self, service: int, backend: Backend) -> int:
-        """Write a record and return its handle."""
+    def add(self, service: int, backends: Sequence[Backend]) -> list[int]:
+        """Write records and return their handles."""
 
     def note(self, handle: int, backend: Backend) -> None:
         """Note weight, state and port."""
@@ -130,11 +130,13 @@ class Tables:
         self._options.write(service.index, options)
         service.options = options
 
-    def add_backend(self, key: ServiceKey, backend: Backend) -> None:
-        """Write a backend's record. Flows reach it by the next table."""
+    def add_backends(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
+        """Write backends' records. Flows reach them by the next table."""
         service = self.services[key]
-        service.handles[backend.address] = self._backends.add(service.index, backend)
-        service.records[backend.address] = backend
+        addresses = [each.address for each in backends]
+        handles = self._backends.add(service.index, backends)
+        service.handles.update(zip(addresses, handles, strict=True))
+        service.records.update(zip(addresses, backends, strict=True))
 
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Note a backend's weight and state, which take effect by the next table; and its port.

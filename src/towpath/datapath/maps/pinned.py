@@ -20,7 +20,7 @@ from towpath.kernel.bpf.maps import Map, possible_cpus
 from towpath.kernel.bpf.pinned_btf import pinned_types
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from towpath.kernel.bpf.btf import Btf
@@ -144,7 +144,7 @@ class PinnedMaps:
         """Return the names of an enum's numbers, as the maps were made with."""
         return {int(member): name for name, member in self.btf.enum(enum).__members__.items()}
 
-    def forgetter(self, *names: str, columns: int) -> Callable[[int], None]:
+    def forgetter(self, *names: str, columns: int) -> Callable[[Sequence[int]], None]:
         """Return a function that does nothing: counters of copies are nobody's."""
         del names, columns
         return lambda _: None

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 from contextlib import ExitStack, closing
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,11 +31,13 @@ from towpath.kernel.bpf.pinned_btf import pin_types, pinned_types
 from towpath.kernel.errors import KernelError, LayoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from towpath.kernel.bpf.btf import Btf
     from towpath.model.settings import Limits
+
+    Array = np.ndarray[Any, Any]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ SCRATCH = frozenset({"contexts", "nats", "nat_client_hops"})
 _NUMBERED = ("verdict", "backend_state", "service_flags")
 """Enums whose numbers are in maps: a map that was filled with others is no map of this version."""
 _OBJECT = "lb_tables"
+_WINDOW = 1024
 _SEEDS = {"hash_seed": "hash_seed", "flow_seed": "flow_seed", "trace_cookie": "cookie"}
 
 
@@ -310,18 +314,28 @@ class SharedMaps:
             self._rows[name] = self._undo.enter_context(self.maps[name].mmap()).array
         return self._rows[name]
 
-    def forgetter(self, *names: str, columns: int) -> Callable[[int], None]:
-        """Return a function that zeroes one column of per-CPU tables."""
+    def forgetter(self, *names: str, columns: int) -> Callable[[Sequence[int]], None]:
+        """Return a function that zeroes columns of per-CPU tables."""
         tables = [self.maps[name] for name in names]
-        zeros = [np.zeros((), table.value_dtype) for table in tables]
 
-        def forget(column: int) -> None:
-            for cpu in range(self.layout.cpus):
-                for table, zero in zip(tables, zeros, strict=True):
-                    table.update(cpu * columns + column, zero)
+        def forget(chosen: Sequence[int]) -> None:
+            for first, some in _near(chosen):
+                for cpu, table in product(range(self.layout.cpus), tables):
+                    # Not the whole table: what is mapped counts as this process's memory.
+                    with table.mmap(cpu * columns + first, int(some[-1]) + 1) as window:
+                        window.array[some] = np.zeros((), table.value_dtype)
 
         return forget
 
     def close(self) -> None:
         """Close the maps; what is pinned, or used by a program, stays."""
         self._undo.close()
+
+
+def _near(chosen: Sequence[int]) -> Iterator[tuple[int, Array]]:
+    """Columns in groups that are near each other: the first, and where they are from there."""
+    left = np.sort(np.asarray(chosen))
+    while len(left):
+        some = left[left < left[0] + _WINDOW]
+        yield int(some[0]), some - some[0]
+        left = left[len(some) :]

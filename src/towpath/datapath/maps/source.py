@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from towpath.datapath.maps.layout import Layout
     from towpath.kernel.bpf.btf import Btf
@@ -33,5 +33,5 @@ class TableSource(Protocol):
     def constant(self, enum: str, name: str) -> int:
         """Return an enumerator of ``bpf/abi``."""
 
-    def forgetter(self, *names: str, columns: int) -> Callable[[int], None]:
-        """Return a function that zeroes one column of per-CPU tables."""
+    def forgetter(self, *names: str, columns: int) -> Callable[[Sequence[int]], None]:
+        """Return a function that zeroes columns of per-CPU tables."""

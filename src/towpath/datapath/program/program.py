@@ -19,7 +19,7 @@ from towpath.model.settings import NO_UNWRAP, Unwrap
 from towpath.model.snat import Snat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from towpath.datapath.address import Address
     from towpath.datapath.maps.layout import Layout
@@ -160,8 +160,8 @@ class LoadedProgram:
             self._rows[name] = self._undo.enter_context(self.maps[name].mmap()).array
         return self._rows[name]
 
-    def forgetter(self, *names: str, columns: int) -> Callable[[int], None]:
-        """Return a function that zeroes one column of per-CPU tables."""
+    def forgetter(self, *names: str, columns: int) -> Callable[[Sequence[int]], None]:
+        """Return a function that zeroes columns of per-CPU tables."""
         return self.tables.forgetter(*names, columns=columns)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
     from towpath.model.service import ServiceKey
 
@@ -29,14 +28,14 @@ def service_identity(key: ServiceKey) -> int:
     return identity(str(key))
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
     """What was written for a service."""
 
     index: int
     identity: int
-    backends: dict[Address, int] = field(default_factory=dict)
-    """Indexes by address."""
+    handles: tuple[int, ...] = ()
+    """Of backends."""
 
 
 class Identities:
@@ -77,21 +76,23 @@ class Identities:
         if int(self._services[index]) != known.identity:
             self._rows[:, index] = np.zeros((), self._rows.dtype)
             self._services[index] = known.identity
-        backends = {each: handle & self._mask for each, handle in service.handles.items()}
-        for address, at in backends.items():
-            if known.backends.get(address) != at:
-                self._backends[at] = identity(f"{key} {address}")
-        kept = set(backends.values())
-        for at in known.backends.values():
-            if at not in kept:
-                self._backends[at] = 0
-        known.backends = backends
+        handles = service.handles
+        new = {each: handle for each, handle in handles.items() if handle not in known.handles}
+        if new:
+            what = str(key)
+            at = [handle & self._mask for handle in new.values()]
+            self._backends[at] = [identity(f"{what} {address}") for address in new]
+        kept = {handle & self._mask for handle in handles.values()} if known.handles else set()
+        for handle in known.handles:
+            if handle & self._mask not in kept:
+                self._backends[handle & self._mask] = 0
+        known.handles = tuple(handles.values())
 
     def _forget(self, known: _Known) -> None:
         if int(self._services[known.index]) == known.identity:
             self._services[known.index] = 0
-        for at in known.backends.values():
-            self._backends[at] = 0
+        for handle in known.handles:
+            self._backends[handle & self._mask] = 0
 
     def _forget_others(self) -> None:
         """What an earlier process has left of services that aren't there any more."""
@@ -99,7 +100,7 @@ class Identities:
         others = np.ones(len(self._services), bool)
         others[kept] = False
         self._services[others] = 0
-        used = [at for each in self._known.values() for at in each.backends.values()]
+        used = [handle & self._mask for each in self._known.values() for handle in each.handles]
         others = np.ones(len(self._backends), bool)
         others[used] = False
         self._backends[others] = 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno as errnos
 import logging
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -47,26 +48,43 @@ _GONE = frozenset((errnos.ENOENT,))
 """Its own program was faster, or has connected it elsewhere."""
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Packed addresses one after another: a set of them takes ten times as much memory."""
+
+    packed: bytes = b""
+
+    def __contains__(self, address: bytes) -> bool:
+        """Whether one of them is this."""
+        at = self.packed.find(address)
+        while at >= 0 and at % len(address):
+            at = self.packed.find(address, at + 1)
+        return at >= 0
+
+
+_NOBODY = Addresses()
+
+
 class Live(NamedTuple):
     """The backends that may be talked to, of one moment. For any thread."""
 
-    by_identity: Mapping[int, frozenset[bytes]]
+    by_identity: Mapping[int, Addresses]
     """Of each service, packed addresses."""
-    exact: Mapping[ServiceKey, frozenset[bytes]]
+    exact: Mapping[ServiceKey, Addresses]
     """The same by what the services are for: one port of one address,"""
-    others: Mapping[ServiceKey, frozenset[bytes]]
+    others: Mapping[ServiceKey, Addresses]
     """or more."""
 
     def has(self, note: Any) -> bool:
         """Whether a note's backend is one of its service's, or of whichever has its VIP now."""
         backend = note["backend"].tobytes()
-        if backend in self.by_identity.get(int(note["service"]), ()):
+        if backend in self.by_identity.get(int(note["service"]), _NOBODY):
             return True
         vip = unpack(note["vip"].tobytes(), int(note["family"]))
         port, number = int(note["vip_port"]), int(note["protocol"])
         protocol = _PROTOCOLS.get(number)
         if protocol is not None and any(
-            backend in self.exact.get(ServiceKey(vip, port, protocol, scope), ())
+            backend in self.exact.get(ServiceKey(vip, port, protocol, scope), _NOBODY)
             for scope in _SCOPES
         ):
             return True
@@ -81,16 +99,18 @@ class LiveBackends:
     """Keeps them in step with the services. `now` returns those of the moment."""
 
     def __init__(self, installed: Mapping[ServiceKey, Installed]) -> None:
-        self._identities: Layered[int, frozenset[bytes]] = Layered()
-        self._exact: Layered[ServiceKey, frozenset[bytes]] = Layered()
-        self._others: Layered[ServiceKey, frozenset[bytes]] = Layered()
+        self._identities: Layered[int, Addresses] = Layered()
+        self._exact: Layered[ServiceKey, Addresses] = Layered()
+        self._others: Layered[ServiceKey, Addresses] = Layered()
         self.change(installed, tuple(installed))
 
     def change(
         self, installed: Mapping[ServiceKey, Installed], keys: Collection[ServiceKey]
     ) -> None:
         """Look at these services again, as they are in the kernel. Others stay as they are."""
-        usable = {key: frozenset(_usable(installed[key])) for key in keys if key in installed}
+        usable = {
+            key: Addresses(b"".join(_usable(installed[key]))) for key in keys if key in installed
+        }
         gone = [key for key in keys if key not in installed]
         self._identities = self._identities.changed(
             {service_identity(key): each for key, each in usable.items()},

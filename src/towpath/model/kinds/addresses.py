@@ -24,11 +24,33 @@ Prefix = IPv4Network | IPv6Network
 PORT = Integer(1, 65535)
 
 _BROADCAST = IPv4Address("255.255.255.255")
+_DOTTED = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})")
+_BYTE = 255
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
+
+
+def address_of(text: str) -> Address:
+    """Return what ``ip_address`` does of a text, of IPv4 faster."""
+    if _DOTTED.fullmatch(text):
+        a, b, c, d = map(int, text.split("."))
+        if max(a, b, c, d) <= _BYTE:
+            return IPv4Address(a << 24 | b << 16 | c << 8 | d)
+    return ip_address(text)
+
+
+def _is_common(address: Address) -> bool:
+    """Whether it is in 1/8 to 126/8, 128/8 to 223/8, 2000::/3 or fc00::/7: nearly all are."""
+    if isinstance(address, IPv4Address):
+        first = int(address) >> 24
+        return 0 < first < 224 and first != 127  # noqa: PLR2004 - as above
+    number = int(address)
+    return (number >> 125 == 1 or number >> 121 == 0x7E) and address.scope_id is None  # noqa: PLR2004
 
 
 def not_unicast(address: Address) -> str | None:
     """Say why no packet on a wire can be for ``address`` alone, or return None."""
+    if _is_common(address):
+        return None
     reasons = {
         "is the unspecified address": address.is_unspecified,
         "is a multicast address": address.is_multicast,
@@ -60,7 +82,7 @@ class UnicastAddress(Kind):
 
     def _address(self, raw: str) -> Address:
         try:
-            return ip_address(raw)
+            return address_of(raw)
         except ValueError:
             message = f"{shown(raw)} is not an address; allowed: {self.allowed}"
             raise FieldError(message) from None

@@ -190,8 +190,7 @@ def test_addition_in_order() -> None:
     found = plan((), [web(1, 2)])
     assert found.steps == (
         steps.CreateService(web(1, 2)),
-        steps.AddBackend(KEY, first),
-        steps.AddBackend(KEY, second),
+        steps.AddBackends(KEY, (first, second)),
         steps.SetTable(KEY, (first, second)),
         steps.PublishService(KEY),
     )
@@ -224,7 +223,7 @@ def test_change_in_order() -> None:
     found = plan([before], [after])
     assert found.steps == (
         steps.SetOptions(KEY, Options(257, flow_table=False)),
-        steps.AddBackend(KEY, new),
+        steps.AddBackends(KEY, (new,)),
         steps.SetBackend(KEY, Backend(ADDRESSES[1], 2)),
         steps.SetTable(KEY, after.backends),
         steps.RemoveBackend(KEY, ADDRESSES[0]),
@@ -316,7 +315,7 @@ def test_backends_gone() -> None:
 def test_backends_without_weight_need_no_table() -> None:
     """To add or remove one that gets no flows leaves the table as it is."""
     found = plan([web(1)], [web(1, 0)])
-    assert found.steps == (steps.AddBackend(KEY, Backend(ADDRESSES[1], 0)),)
+    assert found.steps == (steps.AddBackends(KEY, (Backend(ADDRESSES[1], 0),)),)
     assert found.plan.moved == 0
     assert plan([web(1, 0)], [web(1)]).steps == (steps.RemoveBackend(KEY, ADDRESSES[1]),)
 
@@ -374,7 +373,7 @@ def test_a_vip_that_moves_to_another_name_stays_up() -> None:
     found = plan([one, other], swapped)
     assert [change.fields for change in found.plan.changes] == [("name",), ("name",)]
     assert {type(step) for step in found.steps} == {
-        steps.AddBackend,
+        steps.AddBackends,
         steps.SetTable,
         steps.RemoveBackend,
     }

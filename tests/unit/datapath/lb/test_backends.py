@@ -46,36 +46,42 @@ class BackendMachine(RuleBasedStateMachine):
     def open(self) -> None:
         """Make a table of what is in memory."""
         reclaimer = Reclaimer(self.retired.clear)
-        self.table = BackendTable(self.rows, self.bits, reclaimer, self.forgotten.append, STATES)
+        self.table = BackendTable(self.rows, self.bits, reclaimer, self.forgotten.extend, STATES)
 
     @rule(
         service=st.integers(1, 2**32 - 1),
-        address=addresses,
-        weight=weights,
-        state=st.sampled_from(BackendState),
-        port=ports,
+        backends=st.lists(
+            st.builds(
+                Backend,
+                addresses.map(ip_address),
+                weights,
+                st.sampled_from(BackendState),
+                ports,
+            ),
+            min_size=1,
+            max_size=3,
+        ),
     )
-    def add(
-        self, service: int, address: str, weight: int, state: BackendState, port: int | None
-    ) -> None:
-        """A handle that is new in every way, or a refusal that changes nothing."""
-        backend = Backend(ip_address(address), weight, state, port)
+    def add(self, service: int, backends: list[Backend]) -> None:
+        """Handles that are new in every way, or a refusal that changes nothing."""
         before = self.rows.tobytes()
         self.forgotten.clear()
         try:
-            handle = self.table.add(service, backend)
+            handles = self.table.add(service, backends)
         except CapacityError:
-            assert len(self.truth) == self.table.capacity
+            assert len(self.truth) + len(backends) > self.table.capacity
             assert self.rows.tobytes() == before
             return
-        index = self.table.index(handle)
-        assert 0 < index < ROWS
-        assert index not in self.retired
-        assert index not in map(self.table.index, self.truth)
-        assert handle != self.last.get(index, 0)
-        assert self.forgotten == ([index] if index in self.last else [])
-        self.truth[handle] = service, backend
-        self.last[index] = handle
+        assert len(handles) == len(backends)
+        indexes = list(map(self.table.index, handles))
+        assert self.forgotten == [index for index in indexes if index in self.last]
+        for handle, index, backend in zip(handles, indexes, backends, strict=True):
+            assert 0 < index < ROWS
+            assert index not in self.retired
+            assert index not in map(self.table.index, self.truth)
+            assert handle != self.last.get(index, 0)
+            self.truth[handle] = service, backend
+            self.last[index] = handle
 
     @precondition(lambda self: self.truth)
     @rule(data=st.data())
@@ -138,6 +144,12 @@ TestBackends = BackendMachine.TestCase
 TestBackendsThatWrapAround = FewGenerationsMachine.TestCase
 
 
+def add(table: BackendTable, backend: Backend = A_BACKEND) -> int:
+    """The handle of one more."""
+    (handle,) = table.add(1, [backend])
+    return handle
+
+
 def opened(rows: int, bits: int = BITS) -> BackendTable:
     """A new table."""
     return BackendTable(np.zeros(rows, ROW), bits, Reclaimer(lambda: None), lambda _: None, STATES)
@@ -148,7 +160,7 @@ def test_generations_go_round_and_leave_out_zero() -> None:
     table = opened(2, FEW_GENERATIONS)
     handles = []
     for _ in range(5):
-        handles.append(table.add(1, A_BACKEND))
+        handles.append(add(table))
         table.remove(handles[-1])
     assert [handle >> FEW_GENERATIONS for handle in handles] == [1, 2, 3, 1, 2]
 
@@ -158,7 +170,7 @@ def test_a_flow_has_thousands_of_generations_to_age_in() -> None:
     table = opened(2)
     handles = []
     for _ in range(4096):
-        handles.append(table.add(1, A_BACKEND))
+        handles.append(add(table))
         table.remove(handles[-1])
     assert len(set(handles)) == 4095
     assert handles[0] == handles[-1]
@@ -167,10 +179,10 @@ def test_a_flow_has_thousands_of_generations_to_age_in() -> None:
 def test_indexes_take_turns() -> None:
     """The one that was given up longest ago is next, to keep generations apart."""
     table = opened(4)
-    handles = [table.add(1, A_BACKEND) for _ in range(3)]
+    handles = [add(table) for _ in range(3)]
     for handle in (handles[1], handles[0], handles[2]):
         table.remove(handle)
-    again = [table.index(table.add(1, A_BACKEND)) for _ in range(3)]
+    again = [table.index(add(table)) for _ in range(3)]
     assert again == [table.index(handles[i]) for i in (1, 0, 2)]
 
 
@@ -178,18 +190,18 @@ def test_a_full_table_says_which_setting_to_raise() -> None:
     """How many there is room for, too."""
     table = opened(3)
     for _ in range(2):
-        table.add(1, A_BACKEND)
+        add(table)
     with pytest.raises(
         CapacityError, match=r"backends: 3 needed, 2 at most; raise limits\.backends"
     ):
-        table.add(1, A_BACKEND)
+        add(table)
 
 
 def test_a_port_is_stored_at_once() -> None:
     """Packets find the old or the new one: numpy swaps the bytes of others where they lie."""
     rows = np.zeros(ROWS, ROW)
     table = BackendTable(rows, BITS, Reclaimer(lambda: None), lambda _: None, STATES)
-    handle = table.add(1, Backend(A_BACKEND.address, port=0x1234))
+    handle = add(table, Backend(A_BACKEND.address, port=0x1234))
     (at,) = np.flatnonzero(rows["handle"] == handle)
     assert rows["port"][at : at + 1].tobytes() == b"\x12\x34"
     assert table._ports.dtype.isnative

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is kept of an EndpointSlice: its endpoints, read once, in a fraction of the memory.
+
+There are as many endpoints as pods times the Services that they are in, and nothing else in a
+cluster is as many.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from towpath.core.kubernetes.addresses import read_unicast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from towpath.model.kinds import Address
+    from towpath.model.sources.kubernetes.objects import Conditions, Endpoint, EndpointSlice
+
+MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
+CONTROLLER = "endpointslice-controller.k8s.io"
+
+READY, SERVING = 2, 1
+_FAMILIES = {"IPv4": 4, "IPv6": 6}
+
+
+class Found(NamedTuple):
+    """An endpoint at one port."""
+
+    address: Address
+    port: int
+    rank: int
+    """2: ready. 1: terminating, and serves. 0: neither; it gets no connections."""
+    node: str | None
+    zones: frozenset[str] | None
+    """That it is meant for; None: nothing is said."""
+    nodes: frozenset[str] | None
+    held_since: float | None = None
+    """When it vanished from all slices; None: it is in one."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it gets new connections before all that only serve."""
+        return self.rank == READY
+
+
+class Port(NamedTuple):
+    """A port of all endpoints of a slice."""
+
+    name: str
+    protocol: str
+    number: int | None
+
+
+class Slice(NamedTuple):
+    """A slice of a Service."""
+
+    name: str
+    family: int | None
+    managed: bool
+    """The cluster's own controller has written it."""
+    owners: tuple[str, ...]
+    """UIDs of the Services that it was made for."""
+    ports: tuple[Port, ...]
+    filled: bool
+    """It lists something, of whatever use."""
+    serves: bool
+    """Some of that would get connections."""
+    endpoints: tuple[Found, ...]
+    """Those with addresses that can be used, as they are at the first port."""
+
+
+def read(found: EndpointSlice) -> Slice:
+    """Return what of a slice is kept."""
+    meta = found.metadata
+    ports = tuple(
+        Port(sys.intern(each.name or ""), sys.intern(each.protocol or "TCP"), each.port)
+        for each in found.ports or ()
+    )
+    first = next((each.number for each in ports), None) or 0
+    listed = found.endpoints or ()
+    owners = meta.owner_references or ()
+    return Slice(
+        meta.name,
+        _FAMILIES.get(found.address_type),
+        meta.label(MANAGED_BY) == CONTROLLER,
+        tuple(each.uid for each in owners if each.kind == "Service"),
+        ports,
+        bool(listed),
+        any(_rank(each.conditions) for each in listed),
+        tuple(_endpoints(listed, first)),
+    )
+
+
+def _endpoints(listed: Iterable[Endpoint], port: int) -> Iterator[Found]:
+    for each in listed:
+        if not each.addresses:
+            continue
+        try:
+            address = read_unicast(each.addresses[0])
+        except ValueError:
+            continue
+        zones = nodes = None
+        if each.hints is not None:
+            zones = _names(each.hints.for_zones)
+            nodes = _names(each.hints.for_nodes)
+        node = None if each.node_name is None else sys.intern(each.node_name)
+        yield Found(address, port, _rank(each.conditions), node, zones, nodes)
+
+
+def _names(zones: Iterable[object] | None) -> frozenset[str] | None:
+    return _once(frozenset(getattr(each, "name", "") for each in zones)) if zones else None
+
+
+@lru_cache(maxsize=4096)
+def _once(names: frozenset[str]) -> frozenset[str]:
+    """Return one object for those that are equal: there are few zones."""
+    return names
+
+
+def _rank(conditions: Conditions | None) -> int:
+    if conditions is None or conditions.ready or conditions.ready is None:
+        return READY
+    serving = conditions.serving if conditions.serving is not None else False
+    return SERVING if serving and conditions.terminating else 0
