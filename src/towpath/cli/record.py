@@ -164,12 +164,15 @@ def record(
         raise click.UsageError(
             f"--again writes one file after another: -w {name} needs a time, such as %T"
         )
-    while _record_once(capture, name, socket_path) and again:
+    while _record_once(capture, name, socket_path, anew=again) and again:
         pass
 
 
-def _record_once(capture: Capture, name: str, socket_path: Path) -> bool:
-    """Write one file; whether it has ended though nobody asked for that."""
+def _record_once(capture: Capture, name: str, socket_path: Path, *, anew: bool) -> bool:
+    """Write one file; whether it has ended though no signal asked for that.
+
+    ``anew``: what is there is not replaced: it may be of a moment ago.
+    """
     from towpath.api.client import Client
     from towpath.datapath.recorder.file import CaptureFile, CaptureFileError
 
@@ -180,6 +183,8 @@ def _record_once(capture: Capture, name: str, socket_path: Path) -> bool:
         client.record(capture) as stream,
     ):
         path = Path(time.strftime(name))
+        if anew:
+            path = _unused(path)
         if capture.keep:
             say(f"capture {stream.number} keeps the last {_size(capture.keep)}", error=True)
         with CaptureFile(path) as file, _progress(stream):
@@ -194,6 +199,15 @@ def _record_once(capture: Capture, name: str, socket_path: Path) -> bool:
     if failure:
         raise click.ClickException(failure)
     return not ends.asked
+
+
+def _unused(path: Path) -> Path:
+    """A path like this one that nothing is at: with -2 and so on before its suffix."""
+    found, number = path, 1
+    while found.exists():
+        number += 1
+        found = path.with_stem(f"{path.stem}-{number}")
+    return found
 
 
 def _copy(stream: CaptureStream, file: CaptureFile) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 BOTH_WAYS = True
 _FAMILIES = {4: 2, 6: 10}
-LATER = time.monotonic_ns() + 10**12
+LONG = 10**12  # ns
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,8 @@ def listed(version: int, protocol: int, sport: int, **other: Any) -> Rewritten:
     original = Ends(_FAMILIES[version], protocol, client, vip, **ports)._replace(**other)
     backend = bytes(len(vip))
     back = original._replace(source=backend, destination=client)
-    return Rewritten(original, back, LATER if protocol == 17 else 0)
+    later = time.monotonic_ns() + LONG
+    return Rewritten(original, back, later if protocol == 17 else 0)
 
 
 def settle(rig: NatRig, *found: Rewritten) -> int:
