@@ -110,7 +110,7 @@ class Size(click.ParamType[int]):
     "--on-drops", type=int, default=0, help="With --flight: end at so many drops within a second."
 )
 @click.option(
-    "--again", is_flag=True, help="With --flight: begin anew when it has ended by itself."
+    "--again", is_flag=True, help="With --flight: begin anew when it has ended, unless by a signal."
 )
 @socket_option
 def record(

@@ -6,19 +6,21 @@ from __future__ import annotations
 import struct
 from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.messages import DUMP, Netlink, attribute, attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from towpath.model.kinds import Address
 
+Found = TypeVar("Found")
+
 NETFILTER = 12  # NETLINK_NETFILTER
 # <linux/netfilter/nfnetlink_conntrack.h>
-_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
+GET, DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
 _ORIGINAL, _STATUS, _PROTOINFO, _ID = 1, 3, 4, 12  # CTA_*
 _IP, _PROTO = 1, 2  # CTA_TUPLE_*
 _DESTINATION: dict[int, int] = {AF_INET: 2, AF_INET6: 4}  # CTA_IP_V4_DST, CTA_IP_V6_DST
@@ -26,7 +28,7 @@ _NUMBER, _PORT = 1, 3  # CTA_PROTO_NUM, CTA_PROTO_DST_PORT
 _TCP, _TCP_STATE = 1, 1  # CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE
 _TRANSLATED = 1 << 5  # IPS_DST_NAT
 _ENDING = {6, 7, 8}  # LAST_ACK, TIME_WAIT, CLOSE
-_HEADER = struct.Struct("=BBH")  # struct nfgenmsg
+HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _PROTOCOLS = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp", IPPROTO_SCTP: "sctp"}
 
 
@@ -47,13 +49,21 @@ class Translated(NamedTuple):
 
 def translated() -> list[Translated]:
     """All of them. KernelError: there is no connection tracking, or it may not be asked."""
+    return listed(_read)
+
+
+def listed(read: Callable[[int, bytes], Found | None]) -> list[Found]:
+    """What is read of the kernel's connections, by family and message. KernelError, as above.
+
+    ``read`` gives None for one that is not of interest.
+    """
     try:
         with Netlink(NETFILTER) as netlink:
             return [
                 found
                 for family in (AF_INET, AF_INET6)
-                for body in netlink.ask(_GET, _HEADER.pack(family, 0, 0), DUMP)
-                if (found := _read(family, body)) is not None
+                for body in netlink.ask(GET, HEADER.pack(family, 0, 0), DUMP)
+                if (found := read(family, body)) is not None
             ]
     except OSError as error:
         raise KernelError("list tracked connections", error.errno or 0) from error
@@ -65,8 +75,8 @@ def forget(connections: Iterable[Translated]) -> None:
         with Netlink(NETFILTER) as netlink:
             requests = [
                 (
-                    _DELETE,
-                    _HEADER.pack(each.family, 0, 0)
+                    DELETE,
+                    HEADER.pack(each.family, 0, 0)
                     + attribute(_ORIGINAL | 0x8000, each.tuple)
                     + attribute(_ID, each.id),
                     0,
@@ -79,7 +89,7 @@ def forget(connections: Iterable[Translated]) -> None:
 
 
 def _read(family: int, body: bytes) -> Translated | None:
-    found = attributes(body[_HEADER.size :])
+    found = attributes(body[HEADER.size :])
     if not int.from_bytes(found.get(_STATUS, b""), "big") & _TRANSLATED:
         return None
     named = attributes(found[_ORIGINAL])

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.closeable import Closeable
 from towpath.kernel.errors import KernelError
-from towpath.kernel.net.conntrack import NETFILTER
-from towpath.kernel.net.messages import CREATE, DUMP, Netlink, attribute, attributes
+from towpath.kernel.net.conntrack import DELETE, HEADER, NETFILTER, listed
+from towpath.kernel.net.messages import CREATE, Netlink, attribute, attributes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 # <linux/netfilter/nfnetlink_conntrack.h>; NFNL_SUBSYS_CTNETLINK above IPCTNL_MSG_CT_*.
-_NEW, _GET, _DELETE = 1 << 8, 1 << 8 | 1, 1 << 8 | 2
+_NEW = 1 << 8
 _ORIGINAL, _REPLY, _STATUS, _PROTOINFO, _NAT_SOURCE, _TIMEOUT, _NAT_DESTINATION = (
     *(1, 2, 3, 4, 6, 7, 13),
 )
@@ -36,7 +36,6 @@ _ESTABLISHED, _TIME_WAIT = 3, 7  # TCP_CONNTRACK_*
 _LIBERAL = b"\x08\x08"
 _SEEN, _FIXED = 1 << 1 | 1 << 2, 1 << 10  # IPS_SEEN_REPLY and IPS_ASSURED; IPS_FIXED_TIMEOUT
 _CONFIRMED = struct.pack(">I", _SEEN | 1 << 3)  # IPS_CONFIRMED
-_HEADER = struct.Struct("=BBH")  # struct nfgenmsg
 _NESTED = 0x8000
 _PROTOCOLS = (IPPROTO_TCP, IPPROTO_UDP)
 _UDP_TIMEOUT = Path("/proc/sys/net/netfilter/nf_conntrack_udp_timeout")
@@ -91,16 +90,7 @@ class Handed(NamedTuple):
 def rewritten() -> list[Rewritten]:
     """All flows of TCP and UDP that are. KernelError: there is no connection tracking."""
     now = time.monotonic_ns()
-    try:
-        with Netlink(NETFILTER) as netlink:
-            return [
-                found
-                for family in (AF_INET, AF_INET6)
-                for body in netlink.ask(_GET, _HEADER.pack(family, 0, 0), DUMP)
-                if (found := _read(family, body, now)) is not None
-            ]
-    except OSError as error:
-        raise KernelError("list tracked flows", error.errno or 0) from error
+    return listed(lambda family, body: _read(family, body, now))
 
 
 def hand_over(flows: Iterable[Handed]) -> list[int]:
@@ -161,7 +151,7 @@ class Ending(Closeable):
 
     def end(self, flow: Rewritten) -> None:
         """Have the kernel forget a flow. That it has already is fine."""
-        self._netlink.ask_each([(_DELETE, _head(flow.original), 0)])
+        self._netlink.ask_each([(DELETE, _head(flow.original), 0)])
 
     def close(self) -> None:
         """Nothing more is to end."""
@@ -170,11 +160,11 @@ class Ending(Closeable):
 
 def _head(original: Ends) -> bytes:
     """What names a flow."""
-    return _HEADER.pack(original.family, 0, 0) + _named(_ORIGINAL, original)
+    return HEADER.pack(original.family, 0, 0) + _named(_ORIGINAL, original)
 
 
 def _read(family: int, body: bytes, now: int) -> Rewritten | None:
-    found = attributes(body[_HEADER.size :])
+    found = attributes(body[HEADER.size :])
     original, reply = _ends(family, found[_ORIGINAL]), _ends(family, found[_REPLY])
     if original is None or reply is None:
         return None
@@ -203,7 +193,7 @@ def _forget(flow: Handed) -> tuple[int, bytes, int]:
     there = flow.original._replace(
         source=source, source_port=port, destination=flow.backend, port=flow.backend_port
     )
-    return _DELETE, _head(there), 0
+    return DELETE, _head(there), 0
 
 
 def _entered(flow: Handed) -> bytes:
