@@ -64,7 +64,7 @@ test: install-dev objects
 	$(MAKE) --no-print-directory lint-quick || failed="lint (above) and perhaps tests"; \
 	$(ISOLATED) sh -c '"$$@"; exit $$?' sh \
 	timeout --foreground --signal INT --kill-after 60 $(TEST_LIMIT) \
-	$(BIN)/python -m pytest $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
+	$(BIN)/python -m tests.again $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
 	[ -z "$$failed" ] || { echo "make test: failed: $$failed" >&2; exit 1; }
 
 # Tests that use each of what is declared for them, where there is nothing else:

@@ -131,6 +131,8 @@ def run_kernel(
         result.report = json.loads(report.read_text())
         result.report |= {"seconds": result.seconds, "part": part}
         result.report["clang"] = clang_versions()
+        if again := result.report.get("again"):
+            result.notes.append(f"passed only when run again: {', '.join(again)}")
     if not outcome.ok:
         result.troubles.append(outcome.explained())
     result.troubles += _troubles(result.report, outcome, results)

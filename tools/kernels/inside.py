@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+from tests.again import run
 from tools.compilers.supported import NEWEST
 
 if TYPE_CHECKING:
@@ -133,23 +134,23 @@ def diagnose() -> list[dict[str, Any]]:
     return [asdict(each) for each in doctor() if each.name not in hosts]
 
 
-def run_tests(suites: list[str], without: list[str]) -> tuple[int, dict[str, Any]]:
+def run_tests(suites: list[str], without: list[str]) -> tuple[int, list[str], dict[str, Any]]:
     """Run suites of tests, whose output goes to the results.
 
-    Returns pytest's exit code, and for each suite how many tests passed, failed and were skipped,
-    and their seconds.
+    Returns pytest's exit code, what passed only when run again, and for each suite how many tests
+    passed, failed and were skipped, and their seconds.
     """
     wanted = [suite for suite in suites if suite in TESTS]
     if not wanted:
-        return 0, {}
+        return 0, [], {}
     # Each test's name is told before it runs: it is what a guest that hangs has come to.
-    options = ["-v", "-p", "no:cacheprovider", f"--junitxml={RESULTS}/tests.xml"]
+    options = ["-v", f"--junitxml={RESULTS}/tests.xml"]
     options += [f"--timeout={TEST_SECONDS}", "-o", f"faulthandler_timeout={TEST_SECONDS + 60}"]
     paths = [TESTS[suite] for suite in wanted]
-    command = [sys.executable, "-m", "pytest", *options, *paths, *without]
+    alone = [f"--junitxml={RESULTS}/again.xml"]
     with (RESULTS / "tests.txt").open("w") as output:
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-    return code.returncode, tally(RESULTS / "tests.xml", wanted)
+        code, again = run([*options, *paths, *without], alone, output)
+    return code, again, tally([RESULTS / "tests.xml", RESULTS / "again.xml"], wanted)
 
 
 def cases_of(path: Path) -> list[ET.Element]:
@@ -167,9 +168,11 @@ def costs(path: Path) -> dict[str, int]:
     return {module: round(seconds) for module, seconds in took.items()}
 
 
-def tally(path: Path, suites: list[str]) -> dict[str, Any]:
-    """Count what pytest has written, by suite."""
-    cases = cases_of(path)
+def tally(paths: list[Path], suites: list[str]) -> dict[str, Any]:
+    """Count what pytest has written, by suite; what was run again counts as it then was."""
+    again = {_name(case) for path in paths[1:] for case in cases_of(path)}
+    cases = [case for case in cases_of(paths[0]) if _name(case) not in again]
+    cases += [case for path in paths[1:] for case in cases_of(path)]
     found = {}
     for suite in suites:
         module = TESTS[suite].removesuffix(".py").replace("/", ".")
@@ -178,6 +181,10 @@ def tally(path: Path, suites: list[str]) -> dict[str, Any]:
         seconds = sum(float(case.get("time", 0)) for case in own)
         found[suite] = {"seconds": seconds, "counts": dict(sorted(counts.items()))}
     return found
+
+
+def _name(case: ET.Element) -> tuple[str | None, str | None]:
+    return case.get("classname"), case.get("name")
 
 
 def _outcome(case: ET.Element) -> str:
@@ -220,7 +227,7 @@ def main(arguments: list[str]) -> int:
         report["doctor"] = diagnose()
     if "compilers" in suites:
         report["newest"] = load_objects(NEWEST.made / "objects")
-    code, report["suites"] = run_tests(suites, without)
+    code, report["again"], report["suites"] = run_tests(suites, without)
     report["costs"] = costs(RESULTS / "tests.xml")
     (RESULTS / "report.json").write_text(json.dumps(report, indent=1))
     loaded = [*report.get("programs", ()), *report.get("newest", ())]

@@ -110,7 +110,8 @@ def test_nowhere_mounted_it_is_mounted_privately() -> None:
                 attach_cgroup(counted.programs["connect4"], found.path, CONNECT4),
             ):
                 assert found.prove().proven
-                assert calls(counted) == 1
+                # It is the machine's root: others' connections count too.
+                assert calls(counted) >= 1
         assert MOUNTS.read_text() == before
         assert files() == opened
 
