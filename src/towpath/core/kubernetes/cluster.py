@@ -249,7 +249,7 @@ class Cluster:
         _keep(self._refusals, key, refusals)
         _keep(self._health, key, made.health if made else None)
         endpoints = self._endpoints.get(key, {})
-        held = (each.held_since for found in endpoints.values() for each in found.values())
+        held = (each.held_since for found in endpoints.values() for each in found)
         _keep(self._held, key, sum(since is not None for since in held))
 
     def _is_gone(self) -> Callable[[str], bool]:

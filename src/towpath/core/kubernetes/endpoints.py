@@ -34,7 +34,8 @@ While nobody writes slices nothing is known to have changed."""
 
 Key: TypeAlias = tuple[int, str, int]
 """A Service's port and protocol, and the family."""
-Endpoints: TypeAlias = dict[Key, dict["Address", Found]]
+Endpoints: TypeAlias = dict[Key, tuple[Found, ...]]
+"""Each address once."""
 
 
 class Known(NamedTuple):
@@ -63,19 +64,19 @@ def merge(
         of_another = found_in.owners and service.metadata.uid not in found_in.owners
         if found_in.family is not None and not of_another:
             by_family[found_in.family].append(known)
-    found: Endpoints = {}
+    merged: Endpoints = {}
     for port in service.spec.ports or ():
         for family, listed in by_family.items():
             key = (port.port, port.protocol, family)
             made = _at_port(port, listed, is_gone)
             if _disagree(port, listed):
                 gone = _Gone(_ranks(listed), is_gone, now)
-                made |= dict(_held(made, before.get(key, {}), gone))
+                made |= {each.address: each for each in _held(made, before.get(key, ()), gone)}
             if made:
-                found[key] = made
+                merged[key] = tuple(made.values())
             elif listed:
                 refusals += _unmatched(service, port, listed)
-    return found, list(dict.fromkeys(refusals))
+    return merged, list(dict.fromkeys(refusals))
 
 
 def _number(ports: Iterable[Port], wanted: ServicePort) -> int | None:
@@ -139,16 +140,15 @@ def _ranks(listed: Iterable[Known]) -> dict[Address, int]:
     return found
 
 
-def _held(
-    made: Mapping[Address, Found], before: Mapping[Address, Found], gone: _Gone
-) -> Iterator[tuple[Address, Found]]:
+def _held(made: Mapping[Address, Found], before: Iterable[Found], gone: _Gone) -> Iterator[Found]:
     """Those that were ready, and of which nothing is said, or the same at other ports."""
-    for address, each in before.items():
+    for each in before:
+        address = each.address
         if address in made or not each.ready or (each.node is not None and gone.node(each.node)):
             continue
         since = gone.now if each.held_since is None else each.held_since
         if gone.ranks.get(address, READY) == READY and gone.now - since <= HOLD_SECONDS:
-            yield address, each._replace(held_since=since)
+            yield each._replace(held_since=since)
 
 
 def _unmatched(service: Service, port: ServicePort, listed: Iterable[Known]) -> Iterator[Refusal]:

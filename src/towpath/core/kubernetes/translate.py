@@ -230,7 +230,7 @@ class _Translation:
 
     def _put(self, wish: _Wish, scope: Scope, *, local: bool) -> None:
         port = wish.port
-        found = self._endpoints.get((*port.at, wish.vip.version), {}).values()
+        found = self._endpoints.get((*port.at, wish.vip.version), ())
         active, draining = self._chosen(found, local=local)
         # Who asks at a socket of this node is sent to any endpoint in one way.
         here = self._here.node if scope == "all" else None
@@ -274,7 +274,7 @@ class _Translation:
         local = {
             each.address
             for found in self._endpoints.values()
-            for each in found.values()
+            for each in found
             if each.ready and each.node == self._here.node
         }
         by_family: Counter[int] = Counter(each.version for each in local)
