@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from towpath.core.kubernetes.addresses import read_unicast
 from towpath.core.kubernetes.endpoints import SERVICE_NAME, Endpoints, Known, merge
+from towpath.core.kubernetes.services import kept
 from towpath.core.kubernetes.slices import read
 from towpath.core.kubernetes.translate import Here, Translated, is_served, translate
 from towpath.model.service import Protocol
@@ -85,7 +86,7 @@ class Cluster:
         """An object was added, or is another now."""
         if isinstance(found, objects.Service):
             key = (found.metadata.namespace, found.metadata.name)
-            self._services[key] = found
+            self._services[key] = kept(found)
             self._dirty.add(key)
         elif isinstance(found, objects.EndpointSlice):
             self._put_slice(found)
@@ -132,7 +133,7 @@ class Cluster:
     def _differs(self, found: objects.Kind) -> bool:
         key = (found.metadata.namespace, found.metadata.name)
         if isinstance(found, objects.Service):
-            return self._services.get(key) != found
+            return self._services.get(key) != kept(found)
         if isinstance(found, objects.EndpointSlice):
             owner = self._slice_of.get(key)
             if owner != (key[0], found.metadata.label(SERVICE_NAME)):

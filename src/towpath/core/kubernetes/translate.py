@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from towpath.core.kubernetes.addresses import read_prefix, read_unicast
 from towpath.core.kubernetes.problems import Refusal
+from towpath.core.kubernetes.services import PROXY_NAME
 from towpath.core.kubernetes.topology import for_all, for_local
 from towpath.model.service import Affinity, Backend, BackendState, Protocol, Service
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from towpath.model.service import Scope
     from towpath.model.sources.kubernetes import objects
 
-PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 SIZES = (251, 1021, 4093, 16381, 65521, 262139)
 """Of Maglev tables: the least with 100 slots for each endpoint, and room to grow."""
 _SLOTS = 100

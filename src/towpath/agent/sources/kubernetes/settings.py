@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from towpath.agent.sources.kubernetes.watch import Resource
 from towpath.core.kubernetes.cluster import Settings
-from towpath.core.kubernetes.translate import PROXY_NAME
+from towpath.core.kubernetes.services import PROXY_NAME
 from towpath.model.sources.kubernetes import objects
 
 if TYPE_CHECKING:
