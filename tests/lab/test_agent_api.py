@@ -29,13 +29,14 @@ DEFAULTS = {
     "hash_by": "flow",
     "encap": "ipip",
     "encap_port": None,
+    "quic": None,
 }
 
 
 def full(service: dict[str, Any]) -> dict[str, Any]:
     """A service with its defaults, as the API answers it."""
     backends = [
-        {"weight": 1, "state": "active", "port": None, "local": False} | backend
+        {"weight": 1, "state": "active", "port": None, "local": False, "server_id": None} | backend
         for backend in service["backends"]
     ]
     return DEFAULTS | service | {"backends": backends}

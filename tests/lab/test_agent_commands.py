@@ -204,14 +204,15 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
     adding += ["--forwarding", "l2", "--affinity", "10m", "--allow-from", "10.0.0.0/8,192.0.2.7"]
     assert printed(agent, *adding, "--allow-from", "198.51.100.0/24").startswith("+dns: ")
     found = json.loads(printed(agent, "service", "get", "dns", "-o", "json"))
+    plain_backend = {"state": "active", "port": None, "local": False, "server_id": None}
     assert found == {
         "name": "dns",
         "vip": "203.0.113.53",
         "port": 53,
         "protocol": "udp",
         "backends": [
-            {"address": "192.0.2.21", "weight": 3, "state": "active", "port": None, "local": False},
-            {"address": "192.0.2.22", "weight": 1, "state": "active", "port": None, "local": False},
+            plain_backend | {"address": "192.0.2.21", "weight": 3},
+            plain_backend | {"address": "192.0.2.22", "weight": 1},
         ],
         "forwarding": "l2",
         "table_size": 251,
@@ -224,6 +225,7 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "hash_by": "flow",
         "encap": "ipip",
         "encap_port": None,
+        "quic": None,
     }
     assert "change it with towpath service set dns" in refused(agent, *adding)
     traced = printed(agent, "trace", "198.51.100.7:1 -> 203.0.113.53:53 udp")
