@@ -42,8 +42,8 @@ class Totals:
     """What is counted on one CPU, or the sums over all: arrays by index, of one moment.
 
     ``services``, ``replies``, ``quic`` and ``backends``: a uint64 array for each counter, by the
-    index of a service or a backend; ``backend_flows`` by that of a backend. ``backend_drops``: packets by
-    handle and verdict. ``reasons``: names of the columns of a service's ``dropped``.
+    index of a service or a backend; ``backend_flows`` by that of a backend. ``backend_drops``:
+    packets by handle and verdict. ``reasons``: names of the columns of a service's ``dropped``.
     """
 
     verdicts: dict[str, int]
