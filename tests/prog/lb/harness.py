@@ -204,7 +204,7 @@ class Rig:
     def _owner(self, at: int) -> object:
         """What an element of `counters` counts; a number where it is no one's."""
         services, backends = self._named
-        verdicts, by_service, by_backend = self._sizes
+        verdicts, by_service, by_backend, _ = self._sizes
         if at < verdicts:
             return self._verdicts.get(at, at)
         at -= verdicts
@@ -222,8 +222,8 @@ class Rig:
         return *backends.get(index, (index,)), units[unit]
 
     @cached_property
-    def _sizes(self) -> tuple[int, int, int]:
-        """How many of `counters` are of verdicts, of services, and of backends."""
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """How many of `counters` are of verdicts, of services, of backends, and of ids."""
         cpus, verdicts = self.tables["verdict_cpus"]["packets"].shape
         reasons = len(self._reasons)
         services = len(self.tables["service_cpus"]) // cpus
@@ -232,6 +232,7 @@ class Rig:
             verdicts,
             services * self._service_units,
             backends * (len(_BACKEND_UNITS) + 1 + reasons),
+            services * len(self.tables["quic_cpus"].dtype.names),
         )
 
     @property
