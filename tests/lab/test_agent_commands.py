@@ -235,6 +235,39 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
     assert "drop_source: dropped: the service is not for this source (allow_from)" in traced
 
 
+def test_connection_ids_are_set_without_a_file(agent: Agent) -> None:
+    """Backends' ids, and what of them is refused; a trace says what one says."""
+    adding = ["service", "add", "quic", "--vip", "203.0.113.54", "--port", "443/udp"]
+    adding += ["--quic", "quic-lb:2:1", "--table-size", "251"]
+    named = [*adding, "--backend", "192.0.2.21#17", "--backend", "192.0.2.22=3#18"]
+    assert "65536 does not fit; allowed: 0 to 65535" in refused(
+        agent, *adding, "--backend", "192.0.2.21#65536"
+    )
+    assert printed(agent, *named).startswith("+quic: ")
+    found = json.loads(printed(agent, "service", "get", "quic", "-o", "json"))
+    assert found["quic"] == {
+        "server_ids": "quic-lb",
+        "length": 2,
+        "rotation": 1,
+        "length_self_description": False,
+    }
+    assert [(each["weight"], each["server_id"]) for each in found["backends"]] == [(1, 17), (3, 18)]
+    rows = table(printed(agent, "service", "get", "quic"))
+    assert ["192.0.2.22", "3", "active", "-", "18"] in [row[:5] for row in rows]
+    traced = "198.51.100.7:1 -> 203.0.113.54:443 udp quic 200011c05e2b77f3"
+    assert "it names the backend" in printed(agent, "trace", traced)
+    assert json.loads(printed(agent, "trace", traced, "-o", "json"))["backend"] == "192.0.2.21"
+    changing = ["backend", "set", "quic", "192.0.2.21", "--server-id"]
+    assert "18 is that of" in refused(agent, *changing, "18")
+    assert printed(agent, *changing, "19").startswith("~quic: ")
+    assert "it names nobody" in printed(agent, "trace", traced)
+    assert printed(agent, *changing, "none").startswith("~quic: ")
+    assert table(printed(agent, "service", "counters", "quic"))[-1] == ["down", "0"]
+    assert printed(agent, "service", "set", "quic", "--quic", "katran").startswith("~quic: ")
+    assert "18 is for connection ids" in refused(agent, "service", "set", "quic", "--quic", "none")
+    printed(agent, "service", "delete", "quic")
+
+
 def test_a_service_is_changed_without_a_file(agent: Agent) -> None:
     """What isn't named stays."""
 
