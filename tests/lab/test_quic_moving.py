@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real connections of QUIC stay with their backend while the client moves, between two balancers."""
+"""Real connections of QUIC stay with their backend while the client moves."""
 
 from __future__ import annotations
 

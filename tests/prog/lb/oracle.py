@@ -324,6 +324,11 @@ class World:
             return known, False
         return self.of_client(key, flow) or self.by_maglev(key, flow), True
 
+    def named(self, frame: bytes, packet: Packet, key: Key) -> tuple[str, Address | None]:
+        """What a packet's connection id says, and whom it names, if the service asks these."""
+        ids = self.services[key].ids
+        return ("", None) if ids is None else ask(ids, packet, len(frame) - len(packet.behind_link))
+
     def of_client(self, key: Key, flow: Flow) -> Address | None:
         """The backend that the service's affinity has for the client, if any."""
         service = self.services[key]
@@ -358,12 +363,10 @@ class World:
         told = tcp_flags(packet) if kind in {"", "first", "authenticated"} else 0
         flags = told or 0
         backend, fresh = self.choose(key, packet.flow, flags)
-        said, other = "", False
-        if (ids := self.services[key].ids) is not None and kind in {"", "first"}:
-            said, named = ask(ids, packet, len(frame) - len(packet.behind_link))
-            # A flow that is remembered keeps its entry, whoever is named.
-            other = named is not None and not fresh and named != backend
-            backend = named or backend
+        said, named = self.named(frame, packet, key) if kind in {"", "first"} else ("", None)
+        # A flow that is remembered keeps its entry, whoever is named.
+        other = named is not None and not fresh and named != backend
+        backend = named or backend
         if left is not None:
             backend = None if left.gone else left.backend
         # Of a fragment that ends before its flags nobody knows what it does to a flow.

@@ -39,7 +39,6 @@ from tests.prog.lb.oracle_parse import (
     parse,
     tcp_flags,
 )
-from tests.prog.lb.oracle_quic import ask
 from tests.prog.lb.oracle_slow_path import may_be_answered, read_slow_path, told_mtu, too_big
 from tests.prog.snat.oracle_bytes import hops, translated
 
@@ -374,10 +373,8 @@ class NatWorld(World):
         forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
         if refused := self._refused(flow, flags):
             return ending(found, refused, commit=forget, leaves=self._left_whole(refused, slow))
-        named = None
-        if (ids := self.services[key].ids) is not None:
-            said, named = ask(ids, packet, len(frame) - len(packet.behind_link))
-            found = replace(found, said=said)
+        said, named = self.named(frame, packet, key)
+        found = replace(found, said=said)
         backend = named or self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
