@@ -14,15 +14,13 @@ enum fast {
 	FAST_UNPARSED = -1, /* at the beginning */
 	FAST_DOUBT = -1,    /* one of these, which is to be told */
 	FAST_FLOW = -2,	    /* behind the parser */
-	FAST_QUIC = -2,	    /* of these: fast_quic() may know */
 };
 
 enum fast_flow {
 	FLOW_PARSED = 0,   /* the context has all */
-	FLOW_PLAIN_V4 = 1, /* parse_plain() has looked at the frame; times 8: the service */
+	FLOW_PLAIN_V4 = 1, /* parse_plain() has looked at the frame; times 4: the service */
 	FLOW_PLAIN_V6 = 2,
-	FLOW_QUIC = 4, /* whose connection ids may name backends */
-	FLOW_SERVICE = 8,
+	FLOW_SERVICE = 4,
 };
 
 /* Where the packet is. Asked for no sooner than it is needed, or it would be kept on the stack. */

@@ -148,6 +148,63 @@ static __always_inline void fast_hash(struct lb_ctx *lb)
 	lb->hash = hash_flow(&lb->pkt.flow, hash_seed);
 }
 
+/* For a packet whose connection id may name its backend: sends it there, or leaves it as it is. */
+static __always_inline int fast_named(struct xdp_md *ctx, struct lb_ctx *lb, __u32 index,
+				      const bool v4)
+{
+	const __u32 at = sizeof(struct ethhdr) + plain_ip(v4);
+	__u64 end = sizeof(struct ethhdr) + lb->pkt.l3_length;
+	struct flow_id id = { .key = &lb->pkt.flow, .service = index };
+	struct backend *backend, *known = NULL;
+	struct flow_place place = {};
+	const struct service *service;
+	struct backend_cpu *stats;
+	__u64 said;
+
+	service = bpf_map_lookup_elem(&services, &index);
+	said = quic_ask(ctx, index, at | end << 32);
+	if (!service || said >> 32 != QUIC_NAMED)
+		return FAST_DOUBT;
+	backend = backend_of(said);
+	if (!backend)
+		return FAST_DOUBT;
+	fast_hash(lb);
+	if (!(service->flags & SERVICE_NO_FLOW_TABLE)) {
+		place = flow_place(lb->hash, lb->jiffies);
+		known = known_backend(&place, &id, service);
+	}
+	fast_place(ctx, lb);
+	stats = backend_stats(lb->cpu, said & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!stats || !fast_forward(ctx, lb, service, service->flags, backend, &stats->hop, v4))
+		return FAST_DOUBT;
+
+	count_sent(lb, stats);
+	count_quic(lb->cpu, index, QUIC_NAMED);
+	if (unlikely(!known)) {
+		fast_note_new(lb, index, service, said);
+	} else {
+		if (likely(known == backend))
+			flow_note(&place, &id);
+		count_service(lb, index, false, VERDICT_TX);
+	}
+	return fast_sent(lb, &stats->hop);
+}
+
+/* The same of any frame that parse_plain() has looked at, which is read once more. */
+__noinline int fast_quic(struct xdp_md *ctx, __u32 index)
+{
+	struct cursor c = cursor_of(ctx);
+	struct ethhdr *eth = c.pos;
+	struct lb_ctx lb = {};
+
+	if ((void *)(eth + 1) > c.end)
+		return FAST_DOUBT;
+	if (ethertype_of(eth) == bpf_htons(ETH_P_IP))
+		return take_plain(c, &lb.pkt, true) ? fast_named(ctx, &lb, index, true)
+						    : FAST_DOUBT;
+	return take_plain(c, &lb.pkt, false) ? fast_named(ctx, &lb, index, false) : FAST_DOUBT;
+}
+
 /* For a packet of a service. */
 static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, __u32 index,
 					const bool v4)
@@ -180,7 +237,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 			return fast_nat_client(ctx, index, lb->hash);
 		}
 		if (special & SERVICE_QUIC)
-			return FAST_QUIC;
+			return fast_quic(ctx, index);
 	}
 	fast_hash(lb);
 	if (likely(!(special & SERVICE_NO_FLOW_TABLE))) {
@@ -262,8 +319,7 @@ static __always_inline int fast_family(struct xdp_md *ctx, const bool v4)
 		return action;
 	if (takes_udp && !exact && fast_wrapped(ctx, v4))
 		return FAST_UNPARSED;
-	return FAST_FLOW - (int)(exact * FLOW_SERVICE | (v4 ? FLOW_PLAIN_V4 : FLOW_PLAIN_V6) |
-				 (action == FAST_QUIC ? FLOW_QUIC : 0));
+	return FAST_FLOW - (int)(exact * FLOW_SERVICE | (v4 ? FLOW_PLAIN_V4 : FLOW_PLAIN_V6));
 }
 
 /* Each with a stack of its own, which the general way's doesn't come on top of. */
@@ -277,64 +333,8 @@ static __noinline int fast_v6(struct xdp_md *ctx)
 	return fast_family(ctx, false);
 }
 
-/* For a packet whose connection id may name its backend: sends it there, or leaves it as it is. */
-static __always_inline int fast_named(struct xdp_md *ctx, struct lb_ctx *lb, __u32 index,
-				      const bool v4)
-{
-	const __u32 at = sizeof(struct ethhdr) + plain_ip(v4);
-	__u64 end = sizeof(struct ethhdr) + lb->pkt.l3_length;
-	struct flow_id id = { .key = &lb->pkt.flow, .service = index };
-	struct backend *backend, *known = NULL;
-	struct flow_place place = {};
-	const struct service *service;
-	struct backend_cpu *stats;
-	__u64 said;
-
-	service = bpf_map_lookup_elem(&services, &index);
-	said = quic_ask(ctx, index, at | end << 32);
-	if (!service || said >> 32 != QUIC_NAMED)
-		return FAST_DOUBT;
-	backend = backend_of(said);
-	if (!backend)
-		return FAST_DOUBT;
-	fast_hash(lb);
-	if (!(service->flags & SERVICE_NO_FLOW_TABLE)) {
-		place = flow_place(lb->hash, lb->jiffies);
-		known = known_backend(&place, &id, service);
-	}
-	fast_place(ctx, lb);
-	stats = backend_stats(lb->cpu, said & ((1 << HANDLE_INDEX_BITS) - 1));
-	if (!stats || !fast_forward(ctx, lb, service, service->flags, backend, &stats->hop, v4))
-		return FAST_DOUBT;
-
-	count_sent(lb, stats);
-	count_quic(lb->cpu, index, QUIC_NAMED);
-	if (unlikely(!known)) {
-		fast_note_new(lb, index, service, said);
-	} else {
-		if (likely(known == backend))
-			flow_note(&place, &id);
-		count_service(lb, index, false, VERDICT_TX);
-	}
-	return fast_sent(lb, &stats->hop);
-}
-
-/* The same where `flow` says of which service and family it is: see enum fast_flow. */
-static __noinline int fast_quic(struct xdp_md *ctx, __u32 flow)
-{
-	struct lb_ctx lb = {};
-
-	if (flow & FLOW_PLAIN_V4)
-		return take_plain(cursor_of(ctx), &lb.pkt, true)
-			       ? fast_named(ctx, &lb, flow / FLOW_SERVICE, true)
-			       : FAST_DOUBT;
-	return take_plain(cursor_of(ctx), &lb.pkt, false)
-		       ? fast_named(ctx, &lb, flow / FLOW_SERVICE, false)
-		       : FAST_DOUBT;
-}
-
-/* The same for any packet. */
-static __always_inline int fast_plain(struct xdp_md *ctx)
+/* Returns what is to be done with the packet, or enum fast. */
+static __always_inline int fast_way(struct xdp_md *ctx)
 {
 	struct cursor c = cursor_of(ctx);
 	struct ethhdr *eth = c.pos;
@@ -345,19 +345,6 @@ static __always_inline int fast_plain(struct xdp_md *ctx)
 	if (likely(ethertype_of(eth) == bpf_htons(ETH_P_IP)))
 		return fast_v4(ctx);
 	return ethertype_of(eth) == bpf_htons(ETH_P_IPV6) ? fast_v6(ctx) : FAST_UNPARSED;
-}
-
-/* Returns what is to be done with the packet, or enum fast. */
-static __always_inline int fast_way(struct xdp_md *ctx)
-{
-	int action = fast_plain(ctx), sent;
-
-	if (likely(action >= 0) || action == FAST_UNPARSED)
-		return action;
-	if (likely(!((FAST_FLOW - action) & FLOW_QUIC)))
-		return action;
-	sent = fast_quic(ctx, FAST_FLOW - action);
-	return sent >= 0 ? sent : action;
 }
 
 #endif

@@ -253,7 +253,7 @@ def test_connection_ids_are_set_without_a_file(agent: Agent) -> None:
     }
     assert [(each["weight"], each["server_id"]) for each in found["backends"]] == [(1, 17), (3, 18)]
     rows = table(printed(agent, "service", "get", "quic"))
-    assert ["192.0.2.22", "3", "active", "-", "18"] in [row[:5] for row in rows]
+    assert ["192.0.2.22", "3", "active", "-", "no", "18"] in [row[:6] for row in rows]
     traced = "198.51.100.7:1 -> 203.0.113.54:443 udp quic 200011c05e2b77f3"
     assert "it names the backend" in printed(agent, "trace", traced)
     assert json.loads(printed(agent, "trace", traced, "-o", "json"))["backend"] == "192.0.2.21"

@@ -127,7 +127,8 @@ def get(name: str, socket_path: Path, form: Format) -> None:
         ]
         print_table(("service", found.name), fields[1:])
         say()
-        names = ["address", "weight", "state", "port", *(("server_id",) if found.quic else ())]
+        names = ["address", "weight", "state", "port", "local"]
+        names += ["server_id"] if found.quic else []
         rows = [
             (
                 *(each[name] for name in names),
