@@ -65,6 +65,7 @@ SECTIONS = (
                 "Affinity",
                 "ServiceKey",
             ),
+            "towpath.model.quic": ("Quic",),
             "towpath.model.health": ("Health",),
             "towpath.model.settings": (
                 "Device",

@@ -96,6 +96,7 @@ enum service_flags {
 	SERVICE_ENCAP = 1 << 6,		/* its tunnels are of another kind than IPIP: by `encap` */
 	SERVICE_HASH_CLIENT = 1 << 7,	/* new flows go by their source address alone */
 	SERVICE_HASH_PORT = 1 << 8,	/* by their destination port alone */
+	SERVICE_QUIC = 1 << 9,		/* connection ids may name backends: see abi/quic.h */
 };
 BTF_KEEP(enum service_flags);
 

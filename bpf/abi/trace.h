@@ -45,7 +45,7 @@ struct trace {
 	struct address outer_daddr;
 	__be16 source_port;	 /* translated; 0: none yet */
 	__be16 destination_port; /* of a translated packet */
-	__u16 _reserved[2];
+	__u32 quic;		 /* enum quic_outcome; the reader sets it to QUIC_NOTHING before */
 };
 
 #pragma GCC diagnostic pop

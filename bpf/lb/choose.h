@@ -5,6 +5,8 @@
 
 #include "lb/affinity.h"
 #include "lb/flow_table.h"
+#include "lb/known.h"
+#include "lb/quic.h"
 #include "lb/service.h"
 
 /* For a packet that belongs to no flow that is known. */
@@ -17,28 +19,24 @@ static __always_inline struct backend *new_backend(struct lb_ctx *lb, const stru
 	return backend_of(affinity_backend(lb->slot, index));
 }
 
-/*
- * The backend that the flow table has for a flow, NULL if it has none that holds. A port that is
- * used again by its client, or a SYN that nobody has answered, is no reason to stay with a backend
- * that takes no new flows. Datagrams have no SYN: what comes after a long pause is a new flow.
- * Changes nothing.
- */
-static __always_inline struct backend *
-known_backend(struct flow_place *place, const struct flow_id *id, const struct service *service)
+/* For a packet of a service whose connection ids may name backends: the one that is named, or NULL. */
+static __always_inline struct backend *named_backend(struct xdp_md *ctx, struct lb_ctx *lb,
+						     __u32 index, bool *fresh)
 {
-	struct backend *backend = backend_of(flow_lookup(place, id));
+	struct backend *backend = backend_of(quic_backend(ctx, lb->slot, index));
 
-	if (likely(backend) && likely(tcp_goes_on(id->tcp_flags)))
-		return backend;
-	if (likely(backend) && likely(!flow_has_ended(place, id, &service->flow_timeout)) &&
-	    (likely(!flow_begins_anew(place, id)) || takes_flows(backend)))
-		return backend;
-	return NULL;
+	if (backend)
+		*fresh = quic_note(lb->slot, index, backend->handle);
+	return backend;
 }
 
-/* The flow's backend by the flow table, else by Maglev, which the table then learns. */
-static __always_inline struct backend *
-choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bool *fresh)
+/*
+ * The flow's backend by its connection id, if the service goes by these; else by the flow table, else
+ * by Maglev, which the table then learns.
+ */
+static __always_inline struct backend *choose_backend(struct xdp_md *ctx, struct lb_ctx *lb,
+						      const struct service *service, __u32 index,
+						      bool *fresh)
 {
 	struct flow_id id = {
 		.key = &lb->pkt.flow,
@@ -48,6 +46,11 @@ choose_backend(struct lb_ctx *lb, const struct service *service, __u32 index, bo
 	struct flow_place place;
 	struct backend *backend;
 
+	if (unlikely(service->flags & SERVICE_QUIC)) {
+		backend = named_backend(ctx, lb, index, fresh);
+		if (backend)
+			return backend;
+	}
 	if (service->flags & SERVICE_NO_FLOW_TABLE) {
 		*fresh = true;
 		return new_backend(lb, service, index);

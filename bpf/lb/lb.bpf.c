@@ -199,7 +199,11 @@ __noinline int balance_snat(struct xdp_md *ctx, __u32 slot, __u32 id)
 		return VERDICT_DROP_MARTIAN;
 	} else {
 		n->fresh = 1;
-		backend = new_backend(lb, service, id);
+		backend = NULL;
+		if (unlikely(service->flags & SERVICE_QUIC))
+			backend = backend_of(quic_backend(ctx, slot, id));
+		if (!backend)
+			backend = new_backend(lb, service, id);
 		if (!backend)
 			return VERDICT_DROP_NO_BACKEND;
 		if (unlikely(service->flags & SERVICE_LOCAL) && is_local(backend->handle))
@@ -236,7 +240,7 @@ static __always_inline __u32 balance_allowed(struct xdp_md *ctx, struct lb_ctx *
 		*fresh = n && n->fresh;
 		return verdict;
 	}
-	backend = choose_backend(lb, service, id, fresh);
+	backend = choose_backend(ctx, lb, service, id, fresh);
 	if (unlikely(lb->pkt_flags)) {
 		if (lb->pkt_flags & PKT_NO_LEARN)
 			*fresh = false;

@@ -21,6 +21,7 @@
 #include "abi/health.h"
 #include "abi/lb.h"
 #include "abi/net.h"
+#include "abi/quic.h"
 #include "abi/trace.h"
 #include "lb/array_map.h"
 
@@ -40,6 +41,7 @@ ARRAY_MAP(vips, struct vip_slot);
 ARRAY_MAP(vip_lengths, struct vip_lengths);
 ARRAY_MAP(port_pages, struct port_page);
 ARRAY_MAP(services, struct service);
+ARRAY_MAP(quic_forms, __u64);	       /* by the index of a service */
 ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
 ARRAY_MAP(local_backends, __u64); /* handles, by the index of a backend */
@@ -55,6 +57,7 @@ ARRAY_MAP(traces, struct trace);
 ARRAY_MAP(backend_cpus, struct backend_cpu);
 ARRAY_MAP(backend_flows, __u64); /* packets that no flow entry matched */
 ARRAY_MAP(service_cpus, struct service_cpu);
+ARRAY_MAP(quic_cpus, struct quic_cpu);
 ARRAY_MAP(verdict_cpus, struct verdict_cpu);
 ARRAY_MAP(flow_cpus, struct flow_cpu);
 ARRAY_MAP(health_cpus, struct health_cpu);
@@ -105,6 +108,14 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, __u64); /* until when, of UDP */
 } tracked SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct quic_server);
+	__type(value, __u32); /* the handle of the backend that has the id */
+} quic_servers SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);

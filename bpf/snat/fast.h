@@ -90,6 +90,19 @@ static __always_inline bool fast_relink(struct xdp_md *ctx, const struct lb_ctx 
 	       next_hop_fits(lb, hop, 0) && !relink(ctx, &lb->pkt, hop);
 }
 
+/* In the way that the service has. `flags`: its. */
+static __always_inline bool fast_forward(struct xdp_md *ctx, const struct lb_ctx *lb,
+					 const struct service *service, __u32 flags,
+					 const struct backend *backend, const struct next_hop *hop,
+					 const bool v4)
+{
+	if (likely(!(flags & (SERVICE_L2 | SERVICE_ENCAP))))
+		return fast_tunnel(ctx, lb, backend, hop, v4, false, 0);
+	if (flags & SERVICE_L2)
+		return fast_relink(ctx, lb, hop);
+	return fast_tunnel(ctx, lb, backend, hop, v4, true, service->encap);
+}
+
 /*
  * The handle of the backend that its client is known to have, 0 if it isn't. That the client was seen
  * is noted before the packet is changed: should that come to nothing, the general way notes the same.
@@ -135,6 +148,63 @@ static __always_inline void fast_hash(struct lb_ctx *lb)
 	lb->hash = hash_flow(&lb->pkt.flow, hash_seed);
 }
 
+/* For a packet whose connection id may name its backend: sends it there, or leaves it as it is. */
+static __always_inline int fast_named(struct xdp_md *ctx, struct lb_ctx *lb, __u32 index,
+				      const bool v4)
+{
+	const __u32 at = sizeof(struct ethhdr) + plain_ip(v4);
+	__u64 end = sizeof(struct ethhdr) + lb->pkt.l3_length;
+	struct flow_id id = { .key = &lb->pkt.flow, .service = index };
+	struct backend *backend, *known = NULL;
+	struct flow_place place = {};
+	const struct service *service;
+	struct backend_cpu *stats;
+	__u64 said;
+
+	service = bpf_map_lookup_elem(&services, &index);
+	said = quic_ask(ctx, index, at | end << 32);
+	if (!service || said >> 32 != QUIC_NAMED)
+		return FAST_DOUBT;
+	backend = backend_of(said);
+	if (!backend)
+		return FAST_DOUBT;
+	fast_hash(lb);
+	if (!(service->flags & SERVICE_NO_FLOW_TABLE)) {
+		place = flow_place(lb->hash, lb->jiffies);
+		known = known_backend(&place, &id, service);
+	}
+	fast_place(ctx, lb);
+	stats = backend_stats(lb->cpu, said & ((1 << HANDLE_INDEX_BITS) - 1));
+	if (!stats || !fast_forward(ctx, lb, service, service->flags, backend, &stats->hop, v4))
+		return FAST_DOUBT;
+
+	count_sent(lb, stats);
+	count_quic(lb->cpu, index, QUIC_NAMED);
+	if (unlikely(!known)) {
+		fast_note_new(lb, index, service, said);
+	} else {
+		if (likely(known == backend))
+			flow_note(&place, &id);
+		count_service(lb, index, false, VERDICT_TX);
+	}
+	return fast_sent(lb, &stats->hop);
+}
+
+/* The same of any frame that parse_plain() has looked at, which is read once more. */
+__noinline int fast_quic(struct xdp_md *ctx, __u32 index)
+{
+	struct cursor c = cursor_of(ctx);
+	struct ethhdr *eth = c.pos;
+	struct lb_ctx lb = {};
+
+	if ((void *)(eth + 1) > c.end)
+		return FAST_DOUBT;
+	if (ethertype_of(eth) == bpf_htons(ETH_P_IP))
+		return take_plain(c, &lb.pkt, true) ? fast_named(ctx, &lb, index, true)
+						    : FAST_DOUBT;
+	return take_plain(c, &lb.pkt, false) ? fast_named(ctx, &lb, index, false) : FAST_DOUBT;
+}
+
 /* For a packet of a service. */
 static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, __u32 index,
 					const bool v4)
@@ -155,7 +225,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 		return FAST_DOUBT;
 	sources = *(const volatile __u32 *)&service->sources;
 	special = service->flags;
-	if (unlikely(sources | (special & (SERVICE_SNAT | SERVICE_LOCAL)))) {
+	if (unlikely(sources | (special & (SERVICE_SNAT | SERVICE_LOCAL | SERVICE_QUIC)))) {
 		if (special & SERVICE_LOCAL)
 			return FAST_DOUBT;
 		if (sources && !source_allowed(&lb->pkt.flow, sources))
@@ -166,6 +236,8 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 			fast_hash(lb);
 			return fast_nat_client(ctx, index, lb->hash);
 		}
+		if (special & SERVICE_QUIC)
+			return fast_quic(ctx, index);
 	}
 	fast_hash(lb);
 	if (likely(!(special & SERVICE_NO_FLOW_TABLE))) {
@@ -188,14 +260,8 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 	stats = backend_stats(lb->cpu, handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	if (!stats)
 		return FAST_DOUBT;
-	if (likely(!(special & (SERVICE_L2 | SERVICE_ENCAP)))) {
-		if (!fast_tunnel(ctx, lb, backend, &stats->hop, v4, false, 0))
-			return FAST_DOUBT;
-	} else if (special & SERVICE_L2 ? !fast_relink(ctx, lb, &stats->hop)
-					: !fast_tunnel(ctx, lb, backend, &stats->hop, v4, true,
-						       service->encap)) {
+	if (!fast_forward(ctx, lb, service, special, backend, &stats->hop, v4))
 		return FAST_DOUBT;
-	}
 
 	count_sent(lb, stats);
 	if (likely(place.flow)) {

@@ -140,10 +140,12 @@ class Balancing(Protocol):
         *,
         state: BackendState | str | None = None,
         port: int | None = None,
+        server_id: int | None = None,
     ) -> Plan:
-        """Add a backend, or change its weight, state or port.
+        """Add a backend, or change its weight, state, port or server_id.
 
-        None: as it is, or 1, active and the service's port, for which ``port`` 0 stands.
+        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and none, for
+        which ``server_id`` -1 stands.
         """
 
     @abstractmethod

@@ -77,6 +77,8 @@ class ServiceChange:
     """Those whose port changes."""
     backends_relocated: tuple[Address, ...] = ()
     """Those that are said to be on this node, or no longer."""
+    backends_reidentified: tuple[Address, ...] = ()
+    """Those whose server_id changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,9 @@ class ServiceCounters:
     replies: int = 0
     """Packets of backends that went back to clients; with forwarding snat only."""
     reply_bytes: int = 0
+    quic: dict[str, int] = field(default_factory=dict)
+    """Of a service with quic: packets by what their connection ids have said: named (a backend),
+    initial (nothing: the client has chosen it), unknown (nothing), down (a backend that is)."""
 
     def backend(self, address: Address | str) -> BackendCounters:
         """Return what was sent to one backend. NotFoundError: the service doesn't have it."""
@@ -326,6 +331,8 @@ class Trace:
     """Whether the flow table had the flow; if not, its client decides or Maglev."""
     client_hit: bool | None = None
     """Of a new flow to a service with affinity: whether its client was known."""
+    quic: str | None = None
+    """Of a service with quic, what the connection id says: named, initial, unknown or down."""
     slot: int | None = None
     table_size: int | None = None
     backend: Address | None = None

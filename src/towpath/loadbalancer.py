@@ -51,6 +51,7 @@ from towpath.model import (
 from towpath.model.capture import parse_capture
 from towpath.model.flow_question import FlowQuestion
 from towpath.model.keys import KeyIndex
+from towpath.model.quic import NO_SERVER_ID
 from towpath.signals import wait_for_end
 
 if TYPE_CHECKING:
@@ -352,21 +353,26 @@ class LoadBalancer(Balancing):
         *,
         state: BackendState | str | None = None,
         port: int | None = None,
+        server_id: int | None = None,
     ) -> Plan:
-        """Add a backend, or change its weight, state or port.
+        """Add a backend, or change its weight, state, port or server_id.
 
-        None: as it is, or 1, active and the service's port, for which ``port`` 0 stands.
+        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and none, for
+        which ``server_id`` -1 stands.
         """
         service = self.service(name)
         given: dict[str, object] = {"address": address, "weight": weight, "state": state}
         changed = {key: value for key, value in given.items() if value is not None}
         if port is not None:
             changed["port"] = port or None
+        if server_id is not None:
+            changed["server_id"] = None if server_id == NO_SERVER_ID else server_id
         try:
             known = service.backend(address)
         except NotFoundError:
             return self.put_service(_with_backends(service, [*service.backends, changed]))
-        before = {"weight": known.weight, "state": known.state, "port": known.port}
+        names = ("weight", "state", "port", "local", "server_id")
+        before = {name: getattr(known, name) for name in names}
         backends = [before | changed if each is known else each for each in service.backends]
         return self.put_service(_with_backends(service, backends))
 

@@ -29,15 +29,17 @@ DEFAULTS = {
     "hash_by": "flow",
     "encap": "ipip",
     "encap_port": None,
+    "quic": None,
 }
+
+
+PLAIN = {"weight": 1, "state": "active", "port": None, "local": False, "server_id": None}
+"""A backend's defaults."""
 
 
 def full(service: dict[str, Any]) -> dict[str, Any]:
     """A service with its defaults, as the API answers it."""
-    backends = [
-        {"weight": 1, "state": "active", "port": None, "local": False} | backend
-        for backend in service["backends"]
-    ]
+    backends = [PLAIN | backend for backend in service["backends"]]
     return DEFAULTS | service | {"backends": backends}
 
 
@@ -176,13 +178,14 @@ def test_backends_one_by_one(agent: Agent) -> None:
     assert agent.request("GET", path) == (
         200,
         [
-            {"address": "192.0.2.22", "weight": 1, "state": "active", "port": None, "local": False},
+            PLAIN | {"address": "192.0.2.22", "weight": 1},
             {
                 "address": "192.0.2.23",
                 "weight": 0,
                 "state": "draining",
                 "port": None,
                 "local": False,
+                "server_id": None,
             },
         ],
     )
@@ -223,8 +226,8 @@ def test_backends_all_at_once(agent: Agent) -> None:
     body = ["192.0.2.31", {"address": "2001:db8:1::2", "weight": 7}]
     assert agent.request("PUT", path, body)[0] == 200
     assert agent.request("GET", path)[1] == [
-        {"address": "192.0.2.31", "weight": 1, "state": "active", "port": None, "local": False},
-        {"address": "2001:db8:1::2", "weight": 7, "state": "active", "port": None, "local": False},
+        PLAIN | {"address": "192.0.2.31", "weight": 1},
+        PLAIN | {"address": "2001:db8:1::2", "weight": 7},
     ]
 
 

@@ -204,14 +204,15 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
     adding += ["--forwarding", "l2", "--affinity", "10m", "--allow-from", "10.0.0.0/8,192.0.2.7"]
     assert printed(agent, *adding, "--allow-from", "198.51.100.0/24").startswith("+dns: ")
     found = json.loads(printed(agent, "service", "get", "dns", "-o", "json"))
+    plain_backend = {"state": "active", "port": None, "local": False, "server_id": None}
     assert found == {
         "name": "dns",
         "vip": "203.0.113.53",
         "port": 53,
         "protocol": "udp",
         "backends": [
-            {"address": "192.0.2.21", "weight": 3, "state": "active", "port": None, "local": False},
-            {"address": "192.0.2.22", "weight": 1, "state": "active", "port": None, "local": False},
+            plain_backend | {"address": "192.0.2.21", "weight": 3},
+            plain_backend | {"address": "192.0.2.22", "weight": 1},
         ],
         "forwarding": "l2",
         "table_size": 251,
@@ -224,6 +225,7 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "hash_by": "flow",
         "encap": "ipip",
         "encap_port": None,
+        "quic": None,
     }
     assert "change it with towpath service set dns" in refused(agent, *adding)
     traced = printed(agent, "trace", "198.51.100.7:1 -> 203.0.113.53:53 udp")
@@ -231,6 +233,39 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
     assert "no hit: the client's address alone is hashed" in traced
     traced = printed(agent, "trace", "203.0.113.7:1 -> 203.0.113.53:53 udp")
     assert "drop_source: dropped: the service is not for this source (allow_from)" in traced
+
+
+def test_connection_ids_are_set_without_a_file(agent: Agent) -> None:
+    """Backends' ids, and what of them is refused; a trace says what one says."""
+    adding = ["service", "add", "quic", "--vip", "203.0.113.54", "--port", "443/udp"]
+    adding += ["--quic", "quic-lb:2:1", "--table-size", "251"]
+    named = [*adding, "--backend", "192.0.2.21#17", "--backend", "192.0.2.22=3#18"]
+    assert "65536 does not fit; allowed: 0 to 65535" in refused(
+        agent, *adding, "--backend", "192.0.2.21#65536"
+    )
+    assert printed(agent, *named).startswith("+quic: ")
+    found = json.loads(printed(agent, "service", "get", "quic", "-o", "json"))
+    assert found["quic"] == {
+        "server_ids": "quic-lb",
+        "length": 2,
+        "rotation": 1,
+        "length_self_description": False,
+    }
+    assert [(each["weight"], each["server_id"]) for each in found["backends"]] == [(1, 17), (3, 18)]
+    rows = table(printed(agent, "service", "get", "quic"))
+    assert ["192.0.2.22", "3", "active", "-", "no", "18"] in [row[:6] for row in rows]
+    traced = "198.51.100.7:1 -> 203.0.113.54:443 udp quic 200011c05e2b77f3"
+    assert "it names the backend" in printed(agent, "trace", traced)
+    assert json.loads(printed(agent, "trace", traced, "-o", "json"))["backend"] == "192.0.2.21"
+    changing = ["backend", "set", "quic", "192.0.2.21", "--server-id"]
+    assert "18 is that of" in refused(agent, *changing, "18")
+    assert printed(agent, *changing, "19").startswith("~quic: ")
+    assert "it names nobody" in printed(agent, "trace", traced)
+    assert printed(agent, *changing, "none").startswith("~quic: ")
+    assert table(printed(agent, "service", "counters", "quic"))[-1] == ["down", "0"]
+    assert printed(agent, "service", "set", "quic", "--quic", "katran").startswith("~quic: ")
+    assert "18 is for connection ids" in refused(agent, "service", "set", "quic", "--quic", "none")
+    printed(agent, "service", "delete", "quic")
 
 
 def test_a_service_is_changed_without_a_file(agent: Agent) -> None:

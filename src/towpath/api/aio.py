@@ -151,9 +151,10 @@ class AsyncClient:
         *,
         state: BackendState | str | None = None,
         port: int | None = None,
+        server_id: int | None = None,
     ) -> Plan:
-        """Add a backend, or change its weight, state or port. None: as it is."""
-        return await self._ask(calls.set_backend(name, address, weight, state, port))
+        """Add a backend, or change its weight, state, port or server_id. None: as it is."""
+        return await self._ask(calls.set_backend(name, address, weight, state, port, server_id))
 
     async def remove_backend(
         self, name: str, address: Address | str, *, force: bool = False

@@ -136,9 +136,15 @@ def set_backend(
     weight: int | None,
     state: BackendState | str | None,
     port: int | None,
+    server_id: int | None,
 ) -> Call[Plan]:
     """Add a backend, or change it."""
-    given = {"weight": weight, "state": None if state is None else str(state), "port": port}
+    given = {
+        "weight": weight,
+        "state": None if state is None else str(state),
+        "port": port,
+        "server_id": server_id,
+    }
     body = {key: value for key, value in given.items() if value is not None}
     return _call(Plan, "PUT", _path("services", name, "backends", str(address)), body)
 

@@ -153,12 +153,14 @@ class Client(Balancing):
         *,
         state: BackendState | str | None = None,
         port: int | None = None,
+        server_id: int | None = None,
     ) -> Plan:
-        """Add a backend, or change its weight, state or port.
+        """Add a backend, or change its weight, state, port or server_id.
 
-        None: as it is, or 1, active and the service's port, for which ``port`` 0 stands.
+        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and none, for
+        which ``server_id`` -1 stands.
         """
-        return self._ask(calls.set_backend(name, address, weight, state, port))
+        return self._ask(calls.set_backend(name, address, weight, state, port, server_id))
 
     def remove_backend(self, name: str, address: Address | str, *, force: bool = False) -> Plan:
         """Remove a backend: it gets no new flows, and goes when those that it has have ended.

@@ -30,26 +30,31 @@ _IP_HEADER = {IPV4: 20, IPV6: 40}
 # Where in the frame the last 32 bits of the IP source address are.
 SOURCE_WORD = {IPV4: ETHERNET + 12, IPV6: ETHERNET + 8 + 12}
 _TTL = 64
-_PAYLOAD = b"sixteen bytes..."
+PAYLOAD = b"sixteen bytes..."
 _CARRIES = {_ETHERTYPE[IPV4]: 4, _ETHERTYPE[IPV6]: 41}  # IPPROTO_IPIP, IPPROTO_IPV6
 
 
-def frame(flow: FlowTuple, tcp_flags: int = TCP_ACK, *, payload: int = len(_PAYLOAD)) -> bytes:
-    """Return an untagged Ethernet frame with so many bytes of payload.
+def frame(
+    flow: FlowTuple,
+    tcp_flags: int = TCP_ACK,
+    *,
+    payload: int = len(PAYLOAD),
+    data: bytes = PAYLOAD,
+) -> bytes:
+    """Return an untagged Ethernet frame with so many bytes of payload, which begins with ``data``.
 
     IPv4 has its header checksum and DF; TCP and UDP checksums are 0, which no load balancer
     looks at.
     """
-    transport = _transport(flow, tcp_flags, payload)
+    transport = _transport(flow, tcp_flags, data[:payload].ljust(payload, b"."))
     packet = _ip_header(flow, transport) + transport
     return _DEVICE_MAC + GATEWAY_MAC + _ETHERTYPE[flow.source.version] + packet
 
 
-def _transport(flow: FlowTuple, tcp_flags: int, payload: int) -> bytes:
-    carried = _PAYLOAD[:payload].ljust(payload, b".")
+def _transport(flow: FlowTuple, tcp_flags: int, carried: bytes) -> bytes:
     ports = struct.pack("!HH", flow.source_port, flow.destination_port)
     if flow.protocol is Protocol.UDP:
-        return ports + struct.pack("!HH", 8 + payload, 0) + carried
+        return ports + struct.pack("!HH", 8 + len(carried), 0) + carried
     return ports + struct.pack("!IIBBHHH", 1, 1, 5 << 4, tcp_flags, 8192, 0, 0) + carried
 
 

@@ -3,8 +3,8 @@
 
 Names and packets are those of the Linux kernel's own ``xdp-lb`` benchmark, so that figures can
 be compared: "lru" is the flow table, "ch" consistent hashing without it, "diverse" 4096 flows in
-turn, "v4v6" IPv4 in an IPv6 tunnel; "l2", "affinity" and "allow-from" are our own. Addresses are
-documentation prefixes but for the clients', of whom there are millions.
+turn, "v4v6" IPv4 in an IPv6 tunnel; "l2", "affinity", "allow-from" and "quic" are our own.
+Addresses are documentation prefixes but for the clients', of whom there are millions.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from enum import Enum
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from towpath.bench.frames import GATEWAY, SOURCE_WORD, TCP_ACK, TCP_SYN, frame
+from towpath.bench.frames import GATEWAY, PAYLOAD, SOURCE_WORD, TCP_ACK, TCP_SYN, frame
 from towpath.bench.wrapper import Stimulus
 from towpath.model.flow import FlowTuple
+from towpath.model.quic import Quic
 from towpath.model.service import Affinity, Backend, Service
 
 BACKENDS = 100
@@ -55,11 +56,12 @@ class Scenario:
     """Whether every run begins with no translations."""
     full: bool = False
     """Whether the table of translations is full of such flows before the first run."""
+    data: bytes = PAYLOAD
 
     def stimulus(self, ifindex: int) -> Stimulus:
         """The packets, as they come in on a device."""
         return Stimulus(
-            frame(self.flow, self.tcp_flags),
+            frame(self.flow, self.tcp_flags, data=self.data),
             SOURCE_WORD[self.flow.source.version],
             self.flows - 1,
             ifindex,
@@ -88,10 +90,19 @@ _GUE = FlowTuple.parse("10.10.2.8:12345 -> 203.0.113.16:80 tcp")
 _GUE6 = FlowTuple.parse("[2001:db8:4::8]:12345 -> [2001:db8:3::16]:80 tcp")
 _GRE = FlowTuple.parse("10.10.2.9:12345 -> 203.0.113.17:80 tcp")
 
+_QUIC4 = FlowTuple.parse("10.10.3.3:11111 -> 203.0.113.18:443 udp")
+_QUIC6 = FlowTuple.parse("[2001:db8:4::9]:22222 -> [2001:db8:3::18]:443 udp")
+# A short header and a connection id that names the backend of server id 7.
+_BY_ID = b"\x40\x00\x00\x07nonce678...."
+
 _ALLOWED = (
     ip_network("10.10.0.0/16"),
     *(ip_network(f"172.{16 + n // 10}.{n}.0/24") for n in range(ALLOWED - 1)),
 )
+
+
+def _named(backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
+    return tuple(replace(each, server_id=number) for number, each in enumerate(backends))
 
 
 def _service(name: str, flow: FlowTuple, backends: tuple[Backend, ...], **options: Any) -> Service:
@@ -112,6 +123,8 @@ SERVICES = (
     _service("gue", _GUE, _V4, encap="gue"),
     _service("gue6", _GUE6, _V6, encap="gue"),
     _service("gre", _GRE, _V4, encap="gre"),
+    _service("quic4", _QUIC4, _named(_V4), quic=Quic(length=2)),
+    _service("quic6", _QUIC6, _named(_V6), quic=Quic(length=2)),
     replace(_service("snat4", _SNAT4, _V4), forwarding="snat"),
 )
 """Every scenario's service, all of them in place at once."""
@@ -177,6 +190,8 @@ SCENARIOS = (
     Scenario("tcp-v4-gue-lru-hit", "IPv4 TCP in UDP (GUE, FOU) in IPv4, flow known", _GUE),
     Scenario("tcp-v6-gue-lru-hit", "IPv6 TCP in UDP (GUE, FOU) in IPv6, flow known", _GUE6),
     Scenario("tcp-v4-gre-lru-hit", "IPv4 TCP in GRE in IPv4, flow known", _GRE),
+    Scenario("udp-v4-quic-id", "QUIC over IPv4 in IPv4, by its connection id", _QUIC4, data=_BY_ID),
+    Scenario("udp-v6-quic-id", "QUIC over IPv6 in IPv6, by its connection id", _QUIC6, data=_BY_ID),
     Scenario(
         "tcp-v4-affinity", "IPv4 TCP in IPv4, by its client, who is known", _STICKY, Outcome.HASHED
     ),

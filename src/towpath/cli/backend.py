@@ -35,6 +35,7 @@ EXAMPLES = {
     "towpath backend add web 192.0.2.13 --weight 2": "One more, for twice as many flows.",
     "towpath backend set web 192.0.2.11 --weight 2": "Twice as many new flows.",
     "towpath backend set web 192.0.2.11 --port 8080": "New flows go there (forwarding snat).",
+    "towpath backend set quic 192.0.2.11 --server-id 17": "Connection ids with it name it.",
     "towpath backend drain web 192.0.2.11 --wait": "No new flows; wait until the last has ended.",
     "towpath backend undrain web 192.0.2.11": "It is back.",
     "towpath backend remove web 192.0.2.11": "It goes when its flows have ended.",
@@ -54,6 +55,27 @@ port_option = click.option(
     type=click.IntRange(0, 65535),
     help="Its own port, with forwarding snat; 0: the service's. Flows that there are keep theirs.",
 )
+
+
+server_id_option = click.option(
+    "--server-id",
+    metavar="NUMBER|none",
+    help="By which connection ids of QUIC name it, of a service with quic.",
+)
+
+
+def server_id_of(text: str | None) -> int | None:
+    """What is meant by the option; None: it wasn't given."""
+    from towpath.model.quic import MAX_SERVER_ID, NO_SERVER_ID
+
+    if text is None or text == "none":
+        return None if text is None else NO_SERVER_ID
+    if not text.isdecimal() or int(text) > MAX_SERVER_ID:
+        raise click.BadParameter(
+            f"{text!r} is no server id; allowed: 0 to {MAX_SERVER_ID}, or none",
+            param_hint="--server-id",
+        )
+    return int(text)
 
 
 class AddressType(click.ParamType[Address]):
@@ -154,8 +176,16 @@ def _rows(client: Client, service: str) -> Iterator[dict[str, Any]]:
 @address_argument
 @weight_option
 @port_option
+@server_id_option
 @socket_option
-def add(service: str, address: Address, weight: int, port: int | None, socket_path: Path) -> None:
+def add(
+    service: str,
+    address: Address,
+    weight: int,
+    port: int | None,
+    server_id: str | None,
+    socket_path: Path,
+) -> None:
     """Add a backend; refused when the service has it."""
     from towpath.api.client import Client
 
@@ -165,7 +195,8 @@ def add(service: str, address: Address, weight: int, port: int | None, socket_pa
                 f"service {service!r} has backend {address} already; change it with"
                 f" towpath backend set {service} {address} --weight N"
             )
-        done(client.set_backend(service, address, weight, port=port))
+        named = server_id_of(server_id)
+        done(client.set_backend(service, address, weight, port=port, server_id=named))
 
 
 @backend.command(
@@ -188,6 +219,7 @@ def add(service: str, address: Address, weight: int, port: int | None, socket_pa
     help="active; draining or quarantined: no new flows; down: no flows.",
 )
 @port_option
+@server_id_option
 @socket_option
 def set_(
     service: str,
@@ -195,22 +227,23 @@ def set_(
     weight: int | None,
     state: str | None,
     port: int | None,
+    server_id: str | None,
     socket_path: Path,
 ) -> None:
-    """Change a backend's weight, state or port; refused when the service does not have it."""
-    if weight is None and state is None and port is None:
-        raise click.UsageError("Name what to change: --weight, --state, --port or several.")
-    change(service, address, socket_path, weight=weight, state=state, port=port)
+    """Change a backend's weight, state, port or server id; refused when the service lacks it."""
+    given = {"weight": weight, "state": state, "port": port, "server_id": server_id_of(server_id)}
+    if all(each is None for each in given.values()):
+        raise click.UsageError(
+            "Name what to change: --weight, --state, --port, --server-id or several."
+        )
+    change(service, address, socket_path, **given)
 
 
 def change(
     service: str,
     address: Address,
     socket_path: Path,
-    *,
-    weight: int | None = None,
-    state: str | None = None,
-    port: int | None = None,
+    **fields: Any,
 ) -> None:
     """Change a backend that is there."""
     from towpath.api.client import Client
@@ -222,4 +255,4 @@ def change(
                 f"service {service!r} has no backend {address}; it has:"
                 f" {', '.join(map(str, known)) or 'none'}; add one with towpath backend add"
             )
-        done(client.set_backend(service, address, weight, state=state, port=port))
+        done(client.set_backend(service, address, **fields))

@@ -81,6 +81,12 @@ def show_drops(service: ServiceCounters) -> None:
     print_table(("reason", "backend", "packets"), rows, numbers=("packets",))
 
 
+def show_quic(service: ServiceCounters) -> None:
+    """What connection ids have said."""
+    rows = [(said, count(packets)) for said, packets in service.quic.items()]
+    print_table(("connection ids", "packets"), rows, numbers=("packets",))
+
+
 def _reasons(backend: str, dropped: Mapping[str, int]) -> Iterator[_Row]:
     return ((reason, backend, count(packets)) for reason, packets in dropped.items())
 

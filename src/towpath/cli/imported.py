@@ -99,6 +99,8 @@ def written(service: Service) -> dict[str, Any]:
         data["flow_timeout"] = duration(service.flow_timeout)
     if service.health is not None:
         data["health"] = _health(service.health)
+    if service.quic is not None:
+        data["quic"] = _changed(service.quic)
     if service.backends:
         backends = map(_changed, service.backends)
         data["backends"] = [each["address"] if len(each) == 1 else each for each in backends]

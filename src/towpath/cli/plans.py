@@ -60,6 +60,7 @@ def _differences(change: ServiceChange) -> Iterator[str]:
         ("~ state of", change.backends_restated),
         ("~ port of", change.backends_redirected),
         ("~ place of", change.backends_relocated),
+        ("~ server id of", change.backends_reidentified),
     ):
         for address in addresses:
             flows = " when its flows have ended" if address in change.backends_leaving else ""

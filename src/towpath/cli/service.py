@@ -36,9 +36,9 @@ FILES = {
         "YAML with a list `services`, each with name, vip, port, protocol (tcp), table_size"
         " (16381), flow_table (true), flow_timeout (of UDP; 5m), forwarding (dsr, l2 or snat),"
         " encap (of tunnels: ipip, gre, fou, gue or gue0), encap_port (6080),"
-        " hash_by (flow, client or port),"
+        " hash_by (flow, client or port), quic (none),"
         " affinity (none, or a time such as 3h), allow_from (everyone, or a list of prefixes),"
-        " health (none), and backends (address, weight, state, port); - is stdin."
+        " health (none), and backends (address, weight, state, port, server_id); - is stdin."
     )
 }
 
@@ -120,20 +120,25 @@ def get(name: str, socket_path: Path, form: Format) -> None:
     def table() -> None:
         data: dict[str, Any] = plain(found)
         backends = data.pop("backends")
-        health = data.pop("health") or {}
-        fields = [*data.items(), *((f"health.{key}", value) for key, value in health.items())]
+        parts = {name: data.pop(name) or {} for name in ("health", "quic")}
+        fields = [
+            *data.items(),
+            *((f"{name}.{key}", value) for name, of in parts.items() for key, value in of.items()),
+        ]
         print_table(("service", found.name), fields[1:])
         say()
+        names = ["address", "weight", "state", "port", "local"]
+        names += ["server_id"] if found.quic else []
         rows = [
             (
-                *each.values(),
+                *(each[name] for name in names),
                 *standing(checks.get(backend.address)),
                 troubles.get(backend.address),
             )
             for backend, each in zip(found.backends, backends, strict=True)
         ]
-        columns = ("backend", "weight", "state", "port", *STANDING, "unreached")
-        print_table(columns, rows, numbers=("weight", "port"))
+        columns = ("backend", *names[1:], *STANDING, "unreached")
+        print_table(columns, rows, numbers=("weight", "port", "server_id"))
 
     emit(plain(found), form, table)
 
@@ -152,7 +157,7 @@ def counters(name: str, per_cpu: bool, socket_path: Path, form: Format) -> None:
     """Show what was counted of one service, and why packets were dropped."""
     from towpath.api.client import Client
     from towpath.api.codec import plain
-    from towpath.cli.counters import show_cpus, show_drops, show_services
+    from towpath.cli.counters import show_cpus, show_drops, show_quic, show_services
 
     with Client(socket_path) as client:
         found = client.service_counters(name, per_cpu=per_cpu)
@@ -162,6 +167,9 @@ def counters(name: str, per_cpu: bool, socket_path: Path, form: Format) -> None:
         if found.drops:
             say()
             show_drops(found)
+        if found.quic:
+            say()
+            show_quic(found)
         if per_cpu:
             say()
             show_cpus(found)

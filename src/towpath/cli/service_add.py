@@ -27,12 +27,15 @@ ADDING = {
     ),
     "towpath service add quic --vip 203.0.113.10 --port 443/udp --backend 192.0.2.11 "
     "--health tcp --on-down keep": "Flows stay at a backend that is found down.",
+    "towpath service add quic --vip 203.0.113.10 --port 443/udp --quic quic-lb:2 "
+    "--backend 192.0.2.11#17 --backend 192.0.2.12#18": "By connection id, wherever clients move.",
 }
 SETTING = {
     "towpath service set web --affinity 3h": "Clients keep their backend.",
     "towpath service set web --affinity none": "Flows of a client are spread again.",
     "towpath service set web --allow-from 198.51.100.0/24,2001:db8::/32": "For nobody else.",
     "towpath service set web --allow-from any": "For everyone.",
+    "towpath service set quic --quic quic-lb:2": "Packets go where their connection id says.",
     "towpath service set web --health http": "Backends are checked, new flows go to what is up.",
 }
 NOTHING = {
@@ -41,6 +44,7 @@ NOTHING = {
     "encap_port": "default",
     "flow_timeout": "default",
     "health": "none",
+    "quic": "none",
     "on_down": "default",
 }
 """What stands for a field that isn't there."""
@@ -93,6 +97,12 @@ _OPTIONS = (
         metavar="TIME|default",
         help="UDP: a flow without packets for so long has ended: 30s, 10m.",
     ),
+    click.option(
+        "--quic",
+        metavar="FORM|none",
+        help="Packets go where their connection id says: quic-lb:LENGTH[:ROTATION], bytes of a"
+        " server id and configuration; or katran.",
+    ),
     click.option("--table-size", type=int, help="Slots of the Maglev table, a prime."),
     click.option(
         "--flow-table/--no-flow-table", default=None, help="Whether flows are remembered."
@@ -113,7 +123,7 @@ def field_options(command: Command) -> Command:
 @click.option(
     "--port", required=True, help="Port, range, list or any; the protocol may follow: 53/udp."
 )
-@click.option("--backend", "backends", multiple=True, metavar="ADDRESS[=WEIGHT]")
+@click.option("--backend", "backends", multiple=True, metavar="ADDRESS[=WEIGHT][#SERVER-ID]")
 @field_options
 @socket_option
 def add(
@@ -160,8 +170,18 @@ def _given(options: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
         given["allow_from"] = ",".join(given["allow_from"])
     if str(given.get("encap_port", "")).isdecimal():
         given["encap_port"] = int(given["encap_port"])
+    if given.get("quic") not in {None, NOTHING["quic"]}:
+        given["quic"] = _quic(given["quic"])
     given = {name: None if NOTHING.get(name) == value else value for name, value in given.items()}
     return given if given.keys().isdisjoint({"health", "on_down"}) else _health(given, before)
+
+
+def _quic(text: str) -> dict[str, object]:
+    """``quic-lb:LENGTH[:ROTATION]`` or ``katran``; what is wrong is for the model to refuse."""
+    server_ids, *numbers = text.split(":", 2)
+    names = ("length", "rotation")
+    given = zip(names, (int(n) if n.isdecimal() else n for n in numbers), strict=False)
+    return {"server_ids": server_ids, **dict(given)}
 
 
 def _health(given: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
@@ -174,8 +194,10 @@ def _health(given: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
 
 
 def _backend(text: str) -> dict[str, object]:
-    """``ADDRESS`` or ``ADDRESS=WEIGHT``; what is no number is for the model to refuse."""
-    address, _, weight = text.partition("=")
-    if not weight:
-        return {"address": address}
-    return {"address": address, "weight": int(weight) if weight.isdecimal() else weight}
+    """``ADDRESS[=WEIGHT][#SERVER-ID]``; what is no number is for the model to refuse."""
+    rest, _, server_id = text.partition("#")
+    address, _, weight = rest.partition("=")
+    given = {"weight": weight, "server_id": server_id}
+    return {"address": address} | {
+        name: int(each) if each.isdecimal() else each for name, each in given.items() if each
+    }

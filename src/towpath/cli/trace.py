@@ -28,6 +28,9 @@ EXAMPLES = {
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80 tcp error"': (
         "Who is told of an ICMP error about the flow."
     ),
+    'towpath trace "198.51.100.7:40000 -> 203.0.113.10:443 udp quic 0a00110f3c5e2b77"': (
+        "Where a QUIC packet with that connection id goes."
+    ),
     'towpath trace "198.51.100.7:40000 -> 203.0.113.10:80" -o json | jq -r .backend': (
         "Just the backend."
     ),
@@ -75,6 +78,13 @@ VERDICTS = {
 
 
 LOCAL = "local"
+# What a connection id has said.
+QUIC = {
+    "named": "it names the backend",
+    "initial": "none that the server has chosen: the client's first packets",
+    "unknown": "it names nobody: no backend has the server id, or it is of another form",
+    "down": "it names a backend that is down, or has just left",
+}
 
 
 @click.command(cls=Manual, examples=EXAMPLES)
@@ -88,8 +98,9 @@ def trace(flow: str, device: str | None, socket_path: Path, form: Format) -> Non
     The program that balances runs on a packet built from the flow; it changes no
     state and sends nothing. PROTO is tcp unless given. Behind it may stand "size
     BYTES", of the IP packet; "syn" for a segment that asks for a connection, "rst"
-    for one that resets it; "error" for an ICMP error about the flow; or "fragment" for
-    the first fragment of a packet.
+    for one that resets it; "error" for an ICMP error about the flow; "fragment" for
+    the first fragment of a packet; or "quic ID" for a packet of QUIC with a short header
+    and that connection id.
     """
     from towpath.api.client import Client
     from towpath.api.codec import plain
@@ -112,7 +123,9 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
     else:
         service = trace.service
         yield "service", f"{service.name}: {service.vip} port {service.port}/{service.protocol}"
-    if trace.flow_hit is not None:
+    if trace.quic is not None:
+        yield "connection id", QUIC[trace.quic]
+    if trace.flow_hit is not None and trace.quic != "named":
         yield "flow table", _flow_table(trace)
     if trace.client_hit is not None:
         yield "affinity", _affinity(trace)

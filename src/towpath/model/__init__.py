@@ -19,6 +19,7 @@ from towpath.model.parse import (
     service_problems,
 )
 from towpath.model.problems import ConfigError, Problem
+from towpath.model.quic import Quic
 from towpath.model.service import (
     Affinity,
     Backend,
@@ -68,6 +69,7 @@ __all__ = [
     "OnDown",
     "Problem",
     "Protocol",
+    "Quic",
     "Service",
     "ServiceKey",
     "Snat",

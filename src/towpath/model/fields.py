@@ -9,6 +9,7 @@ from typing import Any, Required, TypedDict
 
 from towpath.model.health import Health
 from towpath.model.kinds import Address, Ports, Prefix
+from towpath.model.quic import Quic
 from towpath.model.service import (
     Affinity,
     Backend,
@@ -29,6 +30,7 @@ class BackendFields(TypedDict, total=False):
     state: BackendState | str
     port: int | None
     local: bool
+    server_id: int | None
 
 
 class ServiceFields(TypedDict, total=False):
@@ -49,6 +51,7 @@ class ServiceFields(TypedDict, total=False):
     hash_by: HashBy
     encap: Encap
     encap_port: int | None
+    quic: Quic | str | Mapping[str, Any] | None
 
 
 class FlowFields(TypedDict, total=False):

@@ -13,6 +13,7 @@ from towpath.model.keys import KeyIndex
 from towpath.model.kinds import Address, Prefix
 from towpath.model.primes import prime_at_least
 from towpath.model.problems import FieldPath, field_path
+from towpath.model.quic import check_quic_tree
 from towpath.model.service import MAX_TABLE, UDP_ENCAPS, Protocol, ServiceKey
 
 SLOTS_PER_BACKEND = 100
@@ -37,6 +38,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     _check_hash(service, (*path, "hash_by"), found)
     _check_flow_timeout(service, (*path, "flow_timeout"), found)
     _check_scope(service, (*path, "scope"), found)
+    check_quic_tree(service, path, found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
     size = service.get("table_size")
     if size is not None and size < sharing:

@@ -32,6 +32,7 @@ from towpath.model.kinds import (
     Word,
 )
 from towpath.model.problems import ConfigError, Problem
+from towpath.model.quic import MAX_SERVER_ID, Quic
 
 # Read by pydantic when it makes a schema of a dataclass.
 PYDANTIC = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -175,6 +176,8 @@ class Backend:
     local: Annotated[bool, Flag()] = False
     """It is on this node, the host itself or a pod, whatever its addresses and routes say. false:
     they say."""
+    server_id: Annotated[int | None, OrNone(Integer(0, MAX_SERVER_ID))] = None
+    """By which connection ids name it, of a service with quic. None: they don't."""
 
     @property
     def takes_flows(self) -> bool:
@@ -238,6 +241,9 @@ class Service:
     gue0: UDP and GUE's header of variant 0."""
     encap_port: Annotated[int | None, OrNone(PORT)] = None
     """UDP port that tunnels of fou, gue and gue0 go to. None: 6080."""
+    quic: Quic | None = None
+    """Whether packets go where their connection id says, by backends' server_id. None: nothing is
+    read behind UDP's header."""
 
     @property
     def key(self) -> ServiceKey:

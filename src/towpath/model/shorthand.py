@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from towpath.model.health import Health
+from towpath.model.quic import Quic
 from towpath.model.service import Affinity, Backend, Service
 from towpath.model.settings import Device
 
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from towpath.model.problems import FieldPath
 
 # What a bare word stands for: `devices: [eth0]`, `backends: [192.0.2.11]`, `affinity: 3h`,
-# `health: tcp`.
+# `health: tcp`, `quic: katran`.
 _BARE: dict[type, str] = {
     Device: "name",
     Backend: "address",
     Affinity: "timeout",
     Health: "type",
+    Quic: "server_ids",
 }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from tests.prog.lb.fragments import Fragments
 from tests.prog.lb.network import IN, OUT, Network
 from tests.prog.lb.oracle import Outcome, Served, World
+from tests.prog.lb.oracle_quic import Ids
 from tests.prog.lb.told import note_length, run_on, standing_still, tellable
 
 from towpath.core.lb import maglev
@@ -74,6 +75,7 @@ class Rig:
                 "backend_cpus",
                 "backend_flows",
                 "flow_cpus",
+                "quic_cpus",
             )
         }
         self.fragments = Fragments(program.rows("fragments")["way"])
@@ -172,8 +174,10 @@ class Rig:
             each.reshape(cpus, -1).sum(axis=0)
             for each in (*(backends[unit] for unit in _BACKEND_UNITS), self.tables["backend_flows"])
         ]
+        said = self.tables["quic_cpus"].reshape(cpus, -1)
+        ids = [said[each].sum(axis=0) for each in said.dtype.names or ()]
         return np.concatenate(
-            [verdicts.sum(axis=0), services.sum(axis=0), *by_unit, self._backend_drops()]
+            [verdicts.sum(axis=0), services.sum(axis=0), *by_unit, self._backend_drops(), *ids]
         )
 
     def _backend_drops(self) -> Any:
@@ -200,7 +204,7 @@ class Rig:
     def _owner(self, at: int) -> object:
         """What an element of `counters` counts; a number where it is no one's."""
         services, backends = self._named
-        verdicts, by_service, by_backend = self._sizes
+        verdicts, by_service, by_backend, _ = self._sizes
         if at < verdicts:
             return self._verdicts.get(at, at)
         at -= verdicts
@@ -208,22 +212,33 @@ class Rig:
             units = (*_SERVICE_UNITS, *self._reasons)
             index, unit = divmod(at, len(units))
             return services.get(index, index), units[unit]
+        at -= by_service
+        if at >= by_backend:
+            said = self.tables["quic_cpus"].dtype.names
+            unit, index = divmod(at - by_backend, by_service // self._service_units)
+            return services.get(index, index), "id", said[unit]
         units = (*_BACKEND_UNITS, "flows", *self._reasons)
-        unit, index = divmod(at - by_service, by_backend // len(units))
+        unit, index = divmod(at, by_backend // len(units))
         return *backends.get(index, (index,)), units[unit]
 
     @cached_property
-    def _sizes(self) -> tuple[int, int, int]:
-        """How many of `counters` are of verdicts, of services, and of backends."""
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """How many of `counters` are of verdicts, of services, of backends, and of ids."""
         cpus, verdicts = self.tables["verdict_cpus"]["packets"].shape
         reasons = len(self._reasons)
         services = len(self.tables["service_cpus"]) // cpus
         backends = len(self.tables["backend_cpus"]) // cpus
         return (
             verdicts,
-            services * (len(_SERVICE_UNITS) + reasons),
+            services * self._service_units,
             backends * (len(_BACKEND_UNITS) + 1 + reasons),
+            services * len(self.tables["quic_cpus"].dtype.names),
         )
+
+    @property
+    def _service_units(self) -> int:
+        """How many of `counters` a service has."""
+        return len(_SERVICE_UNITS) + len(self._reasons)
 
     def _indexes(self) -> tuple[dict[int, Key], dict[int, tuple[Key, Address]]]:
         """Services by their index, and backends by theirs."""
@@ -323,6 +338,19 @@ def served(service: Service) -> Served:
         hash_by=service.hash_by,
         encap=service.encap,
         encap_port=service.encap_port or 6080,
+        ids=_ids(service) if service.quic else None,
+    )
+
+
+def _ids(service: Service) -> Ids:
+    assert service.quic is not None
+    return Ids(
+        service.quic.server_ids == "katran",
+        service.quic.length or 0,
+        service.quic.rotation,
+        service.quic.length_self_description,
+        {each.server_id: each.address for each in service.backends if each.server_id is not None},
+        frozenset(each.address for each in service.backends if each.state == "down"),
     )
 
 

@@ -26,6 +26,7 @@ from tests.prog.lb.oracle_parse import (
     parse,
     tcp_flags,
 )
+from tests.prog.lb.oracle_quic import ask
 from tests.prog.lb.oracle_slow_path import (
     FragmentKey,
     Left,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.prog.lb.oracle_parse import Address
+    from tests.prog.lb.oracle_quic import Ids
 
 XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT = 1, 2, 3, 4
 TX, REDIRECT, HANDOFF, LOCAL = "tx", "redirect", "handoff", "local"
@@ -108,6 +110,8 @@ class Served:
     encap: str = "ipip"
     """What is between the outer IP header and the packet: ipip, gre, fou, gue or gue0."""
     encap_port: int = 6080
+    ids: Ids | None = None
+    """What connection ids of QUIC look like, and whom they name; None: nobody asks them."""
 
     def added(self, backend: Address) -> int:
         """Bytes that a packet has more on its way to a backend."""
@@ -320,6 +324,11 @@ class World:
             return known, False
         return self.of_client(key, flow) or self.by_maglev(key, flow), True
 
+    def named(self, frame: bytes, packet: Packet, key: Key) -> tuple[str, Address | None]:
+        """What a packet's connection id says, and whom it names, if the service asks these."""
+        ids = self.services[key].ids
+        return ("", None) if ids is None else ask(ids, packet, len(frame) - len(packet.behind_link))
+
     def of_client(self, key: Key, flow: Flow) -> Address | None:
         """The backend that the service's affinity has for the client, if any."""
         service = self.services[key]
@@ -354,11 +363,15 @@ class World:
         told = tcp_flags(packet) if kind in {"", "first", "authenticated"} else 0
         flags = told or 0
         backend, fresh = self.choose(key, packet.flow, flags)
+        said, named = self.named(frame, packet, key) if kind in {"", "first"} else ("", None)
+        # A flow that is remembered keeps its entry, whoever is named.
+        other = named is not None and not fresh and named != backend
+        backend = named or backend
         if left is not None:
             backend = None if left.gone else left.backend
         # Of a fragment that ends before its flags nobody knows what it does to a flow.
         unsaid = kind in {"error", "later"} or told is None
-        quiet = unsaid
+        quiet = unsaid or other
         if flags & RST and fresh:
             # It ends what nobody knows. Who remembers no flow counts them all.
             quiet, fresh = True, not self.services[key].remembers
@@ -372,6 +385,7 @@ class World:
             fresh=fresh and not unsaid,
             quiet=quiet,
             flags=flags,
+            said=said,
         )
         if backend is None:
             return found
@@ -534,6 +548,8 @@ class Outcome:
     """What it leaves to the fragments that follow it."""
     flags: int = 0
     """Of a TCP segment."""
+    said: str = ""
+    """What its connection id says, of a service that asks these."""
     by: str = ""
     """How it leaves, where its verdict doesn't say: redirect or kernel."""
 
@@ -562,6 +578,8 @@ class Outcome:
             (self.key, "drops"): int(dropped),
             (self.key, self.verdict): int(dropped),
         }
+        if self.said:
+            moved[self.key, "id", self.said] = 1
         if self.backend is not None:
             moved[self.key, self.backend, "flows"] = int(self.fresh)
             moved[self.key, self.backend, self.verdict] = int(dropped)

@@ -37,7 +37,14 @@ if TYPE_CHECKING:
 
 FAST, GENERAL = "fast_alone", "general_alone"
 XDP_ABORTED = 0
-COUNTERS = ("verdict_cpus", "service_cpus", "backend_cpus", "backend_flows", "flow_cpus")
+COUNTERS = (
+    "verdict_cpus",
+    "service_cpus",
+    "backend_cpus",
+    "backend_flows",
+    "flow_cpus",
+    "quic_cpus",
+)
 """Tables that packets write to, and flow_tags."""
 RECIPES = examples(100)
 DAMAGED = 20

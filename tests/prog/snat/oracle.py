@@ -373,7 +373,9 @@ class NatWorld(World):
         forget = (lambda: self.table.forget(entry)) if entry else (lambda: None)
         if refused := self._refused(flow, flags):
             return ending(found, refused, commit=forget, leaves=self._left_whole(refused, slow))
-        backend = self.of_client(key, flow) or self.by_maglev(key, flow)
+        said, named = self.named(frame, packet, key)
+        found = replace(found, said=said)
+        backend = named or self.of_client(key, flow) or self.by_maglev(key, flow)
         if backend is None:
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
         # The table is changed already by packets that can't be sent on.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tests.prog.lb.frames import CLIENTS, VIPS
+from tests.prog.lb.frames import CLIENTS, VIPS, frame
 from tests.prog.lb.harness import service
 from tests.prog.lb.network import GATEWAY, IN, NEAR, neighbour
 from tests.prog.lb.network import ip as run_ip
@@ -34,7 +34,8 @@ from tests.prog.snat.test_icmp import (
     framed,
 )
 
-from towpath.model import Affinity, Backend, BackendState, Protocol
+from towpath import quic
+from towpath.model import Affinity, Backend, BackendState, Protocol, Quic
 from towpath.model.kinds import ANY_PORT, Ports
 
 if TYPE_CHECKING:
@@ -104,6 +105,29 @@ def others(whole: Service, address: Address, state: BackendState) -> Service:
             for each in whole.backends
         ),
     )
+
+
+# ---- Connection ids ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_new_flows_go_where_their_connection_id_says(nat: NatRig, version: int) -> None:
+    """A client that has moved is a new flow; one that there is has its backend already."""
+    backends = [Backend(each, server_id=n) for n, each in enumerate(NEAR[version][:3])]
+    config = Quic(length=1)
+    nat.serve(snat_service(version, *backends, protocol=Protocol.UDP, quic=config))
+    client = CLIENTS[version]
+    for backend in backends:
+        data = b"\x40" + quic.make(backend.server_id, config) + bytes(20)
+        assert backend.server_id is not None
+        for sport in range(3000, 3003):
+            made = frame(version, 17, payload=data, sport=sport + 10 * backend.server_id)
+            found = nat.expect(made, TX)
+            assert (found.said, found.backend) == ("named", backend.address)
+            again = nat.expect(made, TX)
+            assert (again.said, again.backend, again.fresh) == ("", backend.address, False)
+    found = nat.expect(client_frame(version, 17, source=client, sport=3999), TX)
+    assert found.said == "unknown"
 
 
 # ---- Affinity ------------------------------------------------------------------------------------

@@ -142,7 +142,10 @@ def test_the_version() -> None:
         (["status", "-o", "xml"], "'xml' is not one of 'table', 'json', 'yaml'"),
         (["agent"], "Missing option '--config'"),
         (["backend", "add", "web", "192.0.2.300"], "is not an IPv4 or IPv6 address"),
-        (["backend", "set", "web", "192.0.2.1"], "--weight, --state, --port or several"),
+        (
+            ["backend", "set", "web", "192.0.2.1"],
+            "--weight, --state, --port, --server-id or several",
+        ),
         (["backend", "set", "web", "192.0.2.1", "--state", "ill"], "'ill' is not one of 'active'"),
         (["backend", "set", "web", "192.0.2.1", "--weight", "-1"], "0<=x<=65535"),
         (["trace", "nonsense"], "is not a flow"),

@@ -25,6 +25,7 @@ from towpath.datapath.lb.local import LocalBackends
 from towpath.datapath.lb.lookup import Endpoints, Lengths, pack_key
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
+from towpath.datapath.lb.quic import Forms, ServerIds
 from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
@@ -50,7 +51,8 @@ SNAT = int(BTF.enum("service_flags")["SERVICE_SNAT"])
 LOCAL = int(BTF.enum("service_flags")["SERVICE_LOCAL"])
 SOURCE_BITS = int(BTF.enum("source_limits")["SOURCE_BITS"])
 ENCAPS = Encaps(lambda enum, name: int(BTF.enum(enum)[name]))
-MORE = ("SERVICE_ENCAP", "SERVICE_HASH_CLIENT", "SERVICE_HASH_PORT")
+FORMS = Forms(lambda enum, name: int(BTF.enum(enum)[name]))
+MORE = ("SERVICE_ENCAP", "SERVICE_HASH_CLIENT", "SERVICE_HASH_PORT", "SERVICE_QUIC")
 FLAGS = Flags(
     NO_FLOW_TABLE, L2, SNAT, LOCAL, *(int(BTF.enum("service_flags")[each]) for each in MORE)
 )
@@ -58,6 +60,34 @@ SOURCE_KEY = BTF.dtype("source_key")
 
 View = list["Address | None"]
 """The backend that each slot of a service's table leads to."""
+
+
+class Ids:
+    """Stands for ``quic_servers``."""
+
+    key_dtype = BTF.dtype("quic_server")
+
+    def __init__(self) -> None:
+        self.handles: dict[bytes, int] = {}
+
+    def lookup(self, key: Any) -> int | None:
+        """The handle of an id."""
+        return self.handles.get(key.tobytes())
+
+    def update(self, key: Any, value: int) -> None:
+        """Store one."""
+        self.handles[key.tobytes()] = value
+
+    def delete(self, key: Any, *, missing_ok: bool) -> None:
+        """Remove one."""
+        assert missing_ok
+        self.handles.pop(key.tobytes(), None)
+
+    def items(self) -> list[tuple[Any, int]]:
+        """All of them."""
+        return [
+            (np.frombuffer(key, self.key_dtype)[0], value) for key, value in self.handles.items()
+        ]
 
 
 @dataclass
@@ -78,12 +108,15 @@ class Memory:
     backends: Array = field(init=False)
     local: Array = field(init=False)
     slots: Array = field(init=False)
+    quic_forms: Array = field(init=False)
+    ids: Ids = field(default_factory=Ids)
 
     def __post_init__(self) -> None:
         self.vips = np.zeros(128, BTF.dtype("vip_slot"))
         self.lengths = np.zeros(1, BTF.dtype("vip_lengths"))
         self.pages = np.zeros(self.port_pages + 1, BTF.dtype("port_page"))
         self.services = np.zeros(self.services_limit + 1, BTF.dtype("service"))
+        self.quic_forms = np.zeros(self.services_limit + 1, np.uint64)
         self.backends = np.zeros(self.backends_limit + 1, BTF.dtype("backend"))
         self.local = np.zeros(self.backends_limit + 1, np.uint64)
         self.slots = np.zeros(self.table_slots, np.uint32)
@@ -148,6 +181,15 @@ class Memory:
         hashes = [-(-(slot << 32) // size) for slot in range(size)]
         return [self.address(handle_of(row, self.slots, self.backends, each)) for each in hashes]
 
+    def named(self, service: int) -> dict[int, Address]:
+        """Whom ids name, of a service by its index."""
+        found = {
+            int(key["id"]): self.address(handle)
+            for key, handle in self.ids.items()
+            if key["service"] == service
+        }
+        return {number: address for number, address in found.items() if address is not None}
+
     def address(self, handle: int) -> Address | None:
         """The backend of a handle, None if it is stale: what a flow's entry leads to."""
         row = self.backends[handle & (1 << INDEX_BITS) - 1]
@@ -179,8 +221,9 @@ class Process:
             self.extents,
             memory,
             ServiceRows(memory.services, reclaimer, self.forgotten.update),
-            ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS),
+            ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS, FORMS, memory.quic_forms),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
+            ServerIds(memory.ids),
         )
         self.tables.adopt()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from towpath.model import Affinity, Backend, BackendState, Protocol, Service
+from towpath.model import Affinity, Backend, BackendState, Protocol, Quic, Service
 
 if TYPE_CHECKING:
     from towpath.model import Address
@@ -36,18 +36,26 @@ SOURCES = [
 SIZES = [5, 7, 13, 31]
 
 
+FORMS = [None, Quic(length=1, rotation=5, length_self_description=True), Quic("katran")]
+SERVER_IDS = [None, None, 1, 2, 200]
+
+
 def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
     """Any service of one key, of up to four backends."""
     return st.builds(
-        lambda backends, size, options: Service(
+        lambda backends, size, options, ids: Service(
             "any",
             *key[:3],
-            tuple(Backend(address, *each) for address, each in backends.items()),
+            tuple(
+                Backend(address, each[0], each[1], server_id=ids[1][at] if ids[0] else None)
+                for at, (address, each) in enumerate(backends.items())
+            ),
             table_size=size,
             flow_table=options[0],
             forwarding=options[1],
             affinity=options[2],
             allow_from=options[3],
+            quic=ids[0],
         ),
         st.dictionaries(
             st.sampled_from(ADDRESSES),
@@ -60,6 +68,10 @@ def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
             st.sampled_from(["dsr", "l2"]),
             st.none() | st.integers(1, 100).map(Affinity),
             st.sampled_from(SOURCES),
+        ),
+        st.tuples(
+            st.sampled_from(FORMS if key[2] is Protocol.UDP else [None]),
+            st.permutations(SERVER_IDS),
         ),
     )
 

@@ -244,6 +244,7 @@ class TestPydantic:
                 "state": "active",
                 "port": None,
                 "local": True,
+                "server_id": 17,
             }
         ],
         "forwarding": "dsr",
@@ -275,6 +276,12 @@ class TestPydantic:
         "hash_by": "flow",
         "encap": "gue",
         "encap_port": 9886,
+        "quic": {
+            "server_ids": "quic-lb",
+            "length": 2,
+            "rotation": 5,
+            "length_self_description": True,
+        },
     }
 
     def test_round_trip(self) -> None:

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towpath.model import Affinity, Backend, BackendState, CheckType, Health, Protocol, Service
+from towpath.model import (
+    Affinity,
+    Backend,
+    BackendState,
+    CheckType,
+    Health,
+    Protocol,
+    Quic,
+    Service,
+)
 from towpath.model.kinds import ANY_PORT, FieldError, UnicastAddress, address_of
 from towpath.model.parse import _read_problems
 from towpath.model.sound import Sound
@@ -36,6 +45,7 @@ backends = st.builds(
     st.sampled_from([*BackendState, "active", "odd", None]),
     st.sampled_from([None, 1, 65535, 65536, 0, True, "80"]),
     st.sampled_from([False, True, 0, 1, "no"]),
+    st.sampled_from([None, None, None, 5]),
 )
 services: st.SearchStrategy[Service] = st.builds(
     Service,
@@ -55,6 +65,7 @@ services: st.SearchStrategy[Service] = st.builds(
     hash_by=st.sampled_from(["flow", "client", "port"]),
     encap=st.sampled_from(["ipip", "gue"]),
     encap_port=st.sampled_from([None, 6080]),
+    quic=st.sampled_from([None, Quic(length=1), Quic()]),
 )
 
 

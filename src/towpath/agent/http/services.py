@@ -25,6 +25,7 @@ from towpath.agent.http.response import Whole, answer, answered
 from towpath.api import documents
 from towpath.model import Address, Backend, BackendState, Problem, Service, TracedPacket
 from towpath.model.kinds import Integer, UnicastAddress, Word
+from towpath.model.quic import MAX_SERVER_ID, NO_SERVER_ID
 from towpath.model.service import MAX_WEIGHT
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 BackendAddress = Annotated[Address, UnicastAddress()]
 Weight = Annotated[Annotated[int, Integer(0, MAX_WEIGHT)] | None, Body(embed=True)]
 Port = Annotated[Annotated[int, Integer(0, 65535)] | None, Body(embed=True)]
+ServerId = Annotated[Annotated[int, Integer(NO_SERVER_ID, MAX_SERVER_ID)] | None, Body(embed=True)]
 State = Annotated[Annotated[BackendState, Word(of=BackendState)] | None, Body(embed=True)]
 Force = Annotated[
     bool, Query(description="Backends that are removed don't keep the flows they have")
@@ -91,6 +93,19 @@ def services(balancer: "LoadBalancer") -> APIRouter:
     return router
 
 
+def _changes(
+    weight: int | None, state: BackendState | None, port: int | None, server_id: int | None
+) -> dict[str, Any]:
+    """What becomes of a backend's fields; None: they stay."""
+    given = {"weight": weight, "state": state, "port": port, "server_id": server_id}
+    nothing = {"port": 0, "server_id": NO_SERVER_ID}
+    return {
+        name: None if value == nothing.get(name) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
 def backends(balancer: "LoadBalancer") -> APIRouter:
     """Reading and changing one service's backends."""
     router = APIRouter(
@@ -128,15 +143,13 @@ def backends(balancer: "LoadBalancer") -> APIRouter:
         weight: Weight = None,
         state: State = None,
         port: Port = None,
+        server_id: ServerId = None,
     ) -> Response:
-        """Add a backend, or change its weight, state or port; what isn't given stays as it is.
+        """Add a backend, or change its weight, state, port or server_id; else it stays as it is.
 
-        Port 0: the service's.
+        Port 0: the service's. Server id -1: none.
         """
-        given = {"weight": weight, "state": state}
-        changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        if port is not None:
-            changes["port"] = port or None
+        changes = _changes(weight, state, port, server_id)
 
         def change(service: Service) -> Service:
             if address not in {each.address for each in service.backends}:

@@ -157,6 +157,7 @@ def _services(rows: Rows, totals: Totals, active: Array) -> Iterator[Metric]:
     np.add.at(sums, rows.owners, active)
     yield ready_gauge("towpath_service_active_flows", _ACTIVE, _texts(rows.services), sums.tolist())
     yield _service_drops(rows, totals)
+    yield _service_quic(rows, totals)
 
 
 def _service_drops(rows: Rows, totals: Totals) -> Metric:
@@ -168,6 +169,19 @@ def _service_drops(rows: Rows, totals: Totals) -> Metric:
     ]
     meaning = "The drops by reason; a reason is there from its first packet on."
     return _pairs("towpath_service_dropped_packets", meaning, found)
+
+
+def _service_quic(rows: Rows, totals: Totals) -> Metric:
+    counted = np.sum([*totals.quic.values()], axis=0)[rows.indexes]
+    found = [
+        (rows.services[at].having("said", name), int(numbers[rows.indexes[at]]))
+        for at in np.flatnonzero(counted).tolist()
+        for name, numbers in totals.quic.items()
+    ]
+    meaning = (
+        "Packets of a service with quic by what their connection id has said, from the first on."
+    )
+    return _pairs("towpath_service_quic_packets", meaning, found)
 
 
 def _backends(rows: Rows, totals: Totals, active: Array) -> Iterator[Metric]:

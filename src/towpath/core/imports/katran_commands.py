@@ -14,11 +14,14 @@ from towpath.core.imports.katran_table import (
     REAL_FLAGS,
     VIP_FLAGS,
     Key,
+    Named,
     Real,
+    Table,
     Vip,
     WrongLineError,
     address_of,
     flags_of,
+    id_of,
     number_of,
 )
 from towpath.model.kinds import shown
@@ -53,8 +56,6 @@ _ORDER = (
 _READING = ("list_mac", "l", "list_qm", "list_hc", "s")
 _ELSEWHERE = {
     "change_mac": "the next hop is the kernel's: its routes and neighbours are followed",
-    "quic_mapping": "connection ids aren't looked at, so that they need no mapping",
-    "del_qm": "connection ids aren't looked at, so that they need no mapping",
     "new_hc": "checks are a service's own and take the way of its packets: health: tcp",
     "del_hc": "checks are a service's own and take the way of its packets: health: tcp",
 }
@@ -65,12 +66,12 @@ _ALLOWED = "allowed: commands of katran_goclient, one a line, and comments"
 _TRUE = ("1", "t", "T", "true", "TRUE", "True")
 
 
-def read_script(text: str, file: str, into: Collected) -> list[Vip]:
-    """Carry out a script's commands; the VIPs that there are in the end.
+def read_script(text: str, file: str, into: Collected) -> Table:
+    """Carry out a script's commands; the VIPs and ids that there are in the end.
 
     What is wrong is refused.
     """
-    found: dict[Key, Vip] = {}
+    found = Table()
     for number, line in _logical_lines(text):
         place = Place(file, number)
         try:
@@ -78,7 +79,7 @@ def read_script(text: str, file: str, into: Collected) -> list[Vip]:
             _carry_out(words, place, found, into)
         except (WrongLineError, ValueError) as error:
             into.refuse(place, str(error))
-    return list(found.values())
+    return found
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -96,7 +97,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         yield begin, kept
 
 
-def _carry_out(words: list[str], place: Place, found: dict[Key, Vip], into: Collected) -> None:
+def _carry_out(words: list[str], place: Place, found: Table, into: Collected) -> None:
     words = _command(words)
     if not words:
         return
@@ -107,11 +108,13 @@ def _carry_out(words: list[str], place: Place, found: dict[Key, Vip], into: Coll
     if action in _ELSEWHERE:
         into.note(NoteKind.ELSEWHERE, f"-{action}", _ELSEWHERE[action], place)
     elif action == "C":
-        found.clear()
+        found.vips.clear()
+    elif action in {"del_qm", "quic_mapping"}:
+        _change_id(options, place, found.ids)
     elif action in {"A", "E", "D"}:
-        _change_vip(action, _key(options), options, place, found)
+        _change_vip(action, _key(options), options, place, found.vips)
     else:
-        _change_real(action, _key(options), options, place, found)
+        _change_real(action, _key(options), options, place, found.vips)
 
 
 def _command(words: list[str]) -> list[str]:
@@ -189,6 +192,20 @@ def _change_real(
     elif vip.reals.pop(address, None) is None:
         there = ", ".join(map(str, vip.reals)) or "none"
         raise WrongLineError(f"{address} is no real of {vip} before this line; it has: {there}")
+
+
+def _change_id(options: dict[str, str], place: Place, ids: dict[int, Named]) -> None:
+    """Take one away only from whom it names, as there."""
+    given = options.get("quic_mapping", "")
+    address, equals, number = given.partition("=")
+    if not equals:
+        raise WrongLineError(f"{shown(given)} is no mapping; allowed: ADDRESS=ID")
+    named = Named(address_of(address, "-quic_mapping"), place)
+    server_id = id_of(number)
+    if "del_qm" not in options:
+        ids[server_id] = named
+    elif server_id in ids and ids[server_id].address == named.address:
+        del ids[server_id]
 
 
 def _known(key: Key, found: dict[Key, Vip]) -> Vip:

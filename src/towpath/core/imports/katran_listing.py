@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``katran_goclient -l`` prints."""
+"""What ``katran_goclient -l`` prints, and ``-list_qm``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from towpath.core.imports.katran_table import (
     REAL_FLAGS,
     VIP_FLAGS,
     Key,
+    Named,
     Real,
+    Table,
     Vip,
     WrongLineError,
     address_of,
     flags_of,
+    id_of,
     number_of,
 )
 
@@ -27,14 +30,18 @@ if TYPE_CHECKING:
 _VIP = re.compile(r"VIP:\s*(\S+)\s+Port:\s*(\S+)\s+Protocol:\s*(tcp|udp)")
 _FLAGS = re.compile(r"Vip's flags:(.*)")
 _REAL = re.compile(r"->\s*(\S+)\s+weight:?\s*(\S+?)(?:\s+flags:(.*))?")
+_ID = re.compile(r"real:\s*(\S+)\s*= connection id:\s*(\S+)")
 # Of Go's logger, and of main().
-_OTHER = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d .*|exiting|[$#] .*katran_goclient.*")
-_ALLOWED = "allowed: what katran_goclient -l prints"
+_OTHER = re.compile(
+    r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d .*|exiting|printing address to quic.*"
+    r"|[$#] .*katran_goclient.*"
+)
+_ALLOWED = "allowed: what katran_goclient -l and -list_qm print"
 
 
-def read_listing(text: str, file: str, into: Collected) -> list[Vip]:
-    """Return the VIPs of a listing; what is wrong is refused."""
-    found: dict[Key, Vip] = {}
+def read_listing(text: str, file: str, into: Collected) -> Table:
+    """Return the VIPs and ids of a listing; what is wrong is refused."""
+    found = Table()
     last: list[Vip] = []
     for number, raw in enumerate(text.splitlines(), 1):
         line, place = raw.strip(), Place(file, number)
@@ -44,10 +51,14 @@ def read_listing(text: str, file: str, into: Collected) -> list[Vip]:
             _read(line, place, found, last)
         except WrongLineError as error:
             into.refuse(place, str(error))
-    return list(found.values())
+    return found
 
 
-def _read(line: str, place: Place, found: dict[Key, Vip], last: list[Vip]) -> None:
+def _read(line: str, place: Place, table: Table, last: list[Vip]) -> None:
+    found = table.vips
+    if match := _ID.fullmatch(line):
+        table.ids[id_of(match[2])] = Named(address_of(match[1], "real"), place)
+        return
     if match := _VIP.fullmatch(line):
         address, port = address_of(match[1], "VIP"), number_of(match[2], "port", MAX_PORT)
         vip = Vip(Key(address, port, match[3]), place)

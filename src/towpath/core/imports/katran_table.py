@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.errors import Error
 from towpath.model.kinds import ANY_PORT, shown
+from towpath.model.quic import KATRAN_SERVER_IDS
 from towpath.model.service import endpoint
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ MAX_PORT, MAX_WEIGHT = 65535, (1 << 31) - 1
 
 class WrongLineError(Error):
     """A line that can't be carried out: what is wrong, and what is allowed."""
+
+
+class Named(NamedTuple):
+    """Whom an id in connection ids of QUIC names, of all VIPs."""
+
+    address: Address
+    place: Place
 
 
 class Key(NamedTuple):
@@ -73,6 +81,22 @@ class Vip:
 
     def __str__(self) -> str:
         return str(self.key)
+
+
+@dataclass
+class Table:
+    """All VIPs, and who has which id."""
+
+    vips: dict[Key, Vip] = field(default_factory=dict)
+    ids: dict[int, Named] = field(default_factory=dict)
+
+
+def id_of(text: str) -> int:
+    """Return an id that connection ids can have. WrongLineError."""
+    least, most = KATRAN_SERVER_IDS
+    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or not least <= int(text) <= most:
+        raise WrongLineError(f"id {shown(text)} is not one; allowed: {least} to {most}")
+    return int(text)
 
 
 def address_of(text: str, what: str) -> Address:

@@ -11,6 +11,7 @@ from towpath.model.service import DEFAULT_TABLE, Affinity, Encap, Forwarding, Ha
 
 if TYPE_CHECKING:
     from towpath.model.kinds import Prefix
+    from towpath.model.quic import Quic
     from towpath.model.service import Service
 
 
@@ -29,6 +30,7 @@ class Options:
     affinity: Affinity | None = None
     allow_from: tuple[Prefix, ...] | None = None
     """The fewest prefixes that have these addresses: equal sets are equal."""
+    quic: Quic | None = None
 
     @classmethod
     def of(cls, service: Service) -> Options:
@@ -44,6 +46,7 @@ class Options:
             encap_port=service.tunnel.port,
             affinity=service.affinity,
             allow_from=allowed,
+            quic=service.quic,
         )
 
     def fields(self) -> dict[str, Any]:

@@ -313,6 +313,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
         backends_restated=differing_in("state"),
         backends_redirected=differing_in("port"),
         backends_relocated=differing_in("local"),
+        backends_reidentified=differing_in("server_id"),
         moved=share_moved(before, after),
     )
     return _Planned(Change(before, after), summary, steps)

@@ -40,6 +40,8 @@ class Terminating:
     """Its own port: a flow may begin until the table is without it."""
     local: bool = False
     """It was said to be on this node, where its flows go on."""
+    server_id: int | None = None
+    """That connection ids name it by, unless another backend has it now."""
 
     @property
     def key(self) -> BackendKey:
@@ -85,6 +87,7 @@ def find_terminating(
                 scope=scope,
                 backend_port=backend.port,
                 local=backend.local,
+                server_id=backend.server_id,
             )
     return found
 
@@ -106,7 +109,18 @@ def merge_terminating(
 
 def _with(service: Service, leaving: Iterable[Terminating]) -> Service:
     state = BackendState.DRAINING
-    more = tuple(Backend(each.address, 0, state, each.backend_port, each.local) for each in leaving)
+    taken = {each.server_id for each in service.backends}
+    more = tuple(
+        Backend(
+            each.address,
+            0,
+            state,
+            each.backend_port,
+            each.local,
+            None if each.server_id in taken else each.server_id,
+        )
+        for each in leaving
+    )
     return replace(service, backends=(*service.backends, *more)) if more else service
 
 
@@ -136,6 +150,7 @@ def _change_terminating(
             *change.backends_restated,
             *change.backends_redirected,
             *change.backends_relocated,
+            *change.backends_reidentified,
         )
     )
     gone = among(leaves, changed)
@@ -153,4 +168,5 @@ def _change_terminating(
         backends_restated=others(change.backends_restated),
         backends_redirected=others(change.backends_redirected),
         backends_relocated=others(change.backends_relocated),
+        backends_reidentified=others(change.backends_reidentified),
     )

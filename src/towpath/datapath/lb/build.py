@@ -16,6 +16,7 @@ from towpath.datapath.lb.lookup import Endpoints, Lengths
 from towpath.datapath.lb.maglev_table import MaglevSlots
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
+from towpath.datapath.lb.quic import Forms, ServerIds
 from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.vips import VipIndex
 from towpath.kernel.bpf.rcu import wait_for_readers
@@ -47,12 +48,13 @@ def tables(source: TableSource, is_here: IsHere = nobody) -> KernelTables:
             source.constant("handle_bits", "HANDLE_INDEX_BITS"),
             is_here,
         ),
+        ServerIds(source.maps["quic_servers"]),
     )
 
 
 def _services(source: TableSource, reclaimer: Reclaimer) -> ServiceRows:
     columns = source.layout.entries["services"]
-    forget = source.forgetter("service_cpus", "reply_cpus", columns=columns)
+    forget = source.forgetter("service_cpus", "reply_cpus", "quic_cpus", columns=columns)
     return ServiceRows(source.rows("services"), reclaimer, forget)
 
 
@@ -79,9 +81,16 @@ def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
         source.layout.entries["sources"],
         reclaimer,
     )
-    names = ("NO_FLOW_TABLE", "L2", "SNAT", "LOCAL", "ENCAP", "HASH_CLIENT", "HASH_PORT")
+    names = ("NO_FLOW_TABLE", "L2", "SNAT", "LOCAL", "ENCAP", "HASH_CLIENT", "HASH_PORT", "QUIC")
     flags = Flags(*(source.constant("service_flags", f"SERVICE_{name}") for name in names))
-    return ServiceOptions(source.rows("services"), flags, sets, Encaps(source.constant))
+    return ServiceOptions(
+        source.rows("services"),
+        flags,
+        sets,
+        Encaps(source.constant),
+        Forms(source.constant),
+        source.rows("quic_forms"),
+    )
 
 
 def _endpoints(source: TableSource, reclaimer: Reclaimer) -> Endpoints:

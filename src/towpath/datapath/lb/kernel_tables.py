@@ -25,12 +25,14 @@ from towpath.model.service import BackendState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from towpath.datapath.address import Address
     from towpath.datapath.lb.backends import BackendTable
     from towpath.datapath.lb.extents import Extents
     from towpath.datapath.lb.local import LocalBackends
     from towpath.datapath.lb.lookup import Endpoints
     from towpath.datapath.lb.maglev_table import Slots
     from towpath.datapath.lb.options import ServiceOptions
+    from towpath.datapath.lb.quic import ServerIds
     from towpath.datapath.lb.services import ServiceRows
     from towpath.model.service import Backend, ServiceKey
 
@@ -47,6 +49,7 @@ class KernelTables(Tables):
         rows: ServiceRows,
         options: ServiceOptions,
         local: LocalBackends,
+        server_ids: ServerIds,
     ) -> None:
         super().__init__(endpoints, backends, extents, slots, rows, options)
         self.endpoints = endpoints
@@ -56,6 +59,7 @@ class KernelTables(Tables):
         self.rows = rows
         self.options = options
         self.local = local
+        self.server_ids = server_ids
         self._moved: list[Installed] = []
         """Those that packets find by other keys, too."""
 
@@ -65,14 +69,28 @@ class KernelTables(Tables):
         self.local.sync((self.services[key],))
 
     def add_backends(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
-        """Write backends' records, and whether they are here."""
+        """Write backends' records, whether they are here, and which ids name them."""
         super().add_backends(key, backends)
         self.local.enter(self.services[key], backends)
+        for backend in backends:
+            self.server_ids.enter(self.services[key], backend.address)
 
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Note weight, state and port; of one with another handle also whether it is here."""
+        service, address = self.services[key], backend.address
+        before, handle = service.records[address].server_id, service.handles[address]
         super().set_backend(key, backend)
-        self.local.note(self.services[key], backend.address)
+        self.local.note(service, address)
+        self.server_ids.enter(service, address)
+        if before != backend.server_id:
+            self.server_ids.leave(service.index, before, (handle, service.handles[address]))
+
+    def remove_backend(self, key: ServiceKey, address: Address) -> None:
+        """Give up a backend that is in no table, and its id."""
+        service = self.services[key]
+        server_id, handle = service.records[address].server_id, service.handles[address]
+        super().remove_backend(key, address)
+        self.server_ids.leave(service.index, server_id, (handle,))
 
     def adopt(self) -> None:
         """Take over what the kernel holds, and put right what was left half done."""
@@ -89,9 +107,12 @@ class KernelTables(Tables):
         self.rows.reserve(used)
 
         records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
-        for index, handle, backend in list(self.backends):
+        there = list(self.backends)
+        ids = self.server_ids.adopt({handle for index, handle, _ in there if index in used})
+        for index, handle, backend in there:
             if index in used:
-                records[index].append((handle, backend))
+                named = replace(backend, server_id=ids[handle]) if handle in ids else backend
+                records[index].append((handle, named))
             else:
                 self.backends.remove(handle)
         # All ranges in use first: a table that is made again must not get one of them.
@@ -115,6 +136,7 @@ class KernelTables(Tables):
                 service.records[backend.address] = self.local.as_told(service, backend, handle)
             else:
                 self.backends.remove(handle)
+                self.server_ids.leave(service.index, backend.server_id, (handle,))
         if known and not any(each.takes_flows for each in service.backends()):
             self._believe_table(service, known)
         if not np.array_equal(self._table(service, service.backends()), found):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.lb.allow_from import SourceSets
     from towpath.datapath.lb.encap import Encaps
+    from towpath.datapath.lb.quic import Forms
     from towpath.model.kinds import Prefix
 
     Array = np.ndarray[Any, Any]
@@ -35,6 +36,7 @@ class Flags(NamedTuple):
     encap: int = 0
     hash_client: int = 0
     hash_port: int = 0
+    quic: int = 0
 
     def forwarding(self, flags: int) -> Forwarding:
         """Return how packets go to backends by a service's flags."""
@@ -50,10 +52,23 @@ class Flags(NamedTuple):
 
 
 class ServiceOptions:
-    """The options of all services. ``rows`` is an array of ``struct service``."""
+    """The options of all services. ``rows`` is an array of ``struct service``.
 
-    def __init__(self, rows: Array, flags: Flags, sources: SourceSets, encaps: Encaps) -> None:
+    ``quic_forms``: an element for each, which only those with quic need.
+    """
+
+    def __init__(
+        self,
+        rows: Array,
+        flags: Flags,
+        sources: SourceSets,
+        encaps: Encaps,
+        forms: Forms,
+        quic_forms: Array,
+    ) -> None:
         self._rows = rows
+        self._forms = forms
+        self._quic_forms = quic_forms
         self._flags = flags
         self._encaps = encaps
         self._sources = sources
@@ -69,7 +84,9 @@ class ServiceOptions:
         self._rows["table_size"][index] = options.table_size
         self._rows["flow_timeout"][index] = options.flow_timeout or 0
         self._rows["affinity"][index] = options.affinity.timeout if options.affinity else 0
-        # Before the flag says that it is looked at.
+        # Before flags say that they are looked at.
+        if options.quic is not None:
+            self._quic_forms[index] = self._forms.word(options.quic)
         tunnel = Tunnel(options.encap, options.encap_port)
         self._rows["encap"][index] = self._encaps.word(tunnel)
         kept = int(self._rows["flags"][index]) & self._flags.local
@@ -98,7 +115,7 @@ class ServiceOptions:
         self._sets = {index: int(self._rows["sources"][index]) for index in indexes}
         prefixes = self._sources.adopt(self._sets.values())
         return {
-            index: self._options(self._rows[index], prefixes.get(taken))
+            index: self._options(index, self._rows[index], prefixes.get(taken))
             for index, taken in self._sets.items()
         }
 
@@ -107,10 +124,12 @@ class ServiceOptions:
         ways = {"dsr": 0, "l2": self._flags.l2, "snat": self._flags.snat}
         wraps = 0 if options.encap == "ipip" else self._flags.encap
         hashes = {"flow": 0, "client": self._flags.hash_client, "port": self._flags.hash_port}
-        return remembers | ways[options.forwarding] | wraps | hashes[options.hash_by]
+        by_id = 0 if options.quic is None else self._flags.quic
+        return remembers | ways[options.forwarding] | wraps | hashes[options.hash_by] | by_id
 
-    def _options(self, row: Any, allow_from: Any) -> Options:
+    def _options(self, index: int, row: Any, allow_from: Any) -> Options:
         flags, timeout = int(row["flags"]), int(row["affinity"])
+        by_id = flags & self._flags.quic
         tunnel = self._encaps.tunnel(int(row["encap"]) if flags & self._flags.encap else 0)
         return Options(
             table_size=int(row["table_size"]),
@@ -122,4 +141,5 @@ class ServiceOptions:
             encap_port=tunnel.port,
             affinity=Affinity(timeout) if timeout else None,
             allow_from=allow_from,
+            quic=self._forms.quic(int(self._quic_forms[index])) if by_id else None,
         )

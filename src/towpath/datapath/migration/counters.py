@@ -60,6 +60,7 @@ class CounterCopy:
         for name, columns in (
             ("service_cpus", self._services),
             ("reply_cpus", self._services),
+            ("quic_cpus", self._services),
             ("backend_cpus", self._backends),
             ("backend_flows", self._backends),
         ):

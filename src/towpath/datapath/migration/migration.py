@@ -32,6 +32,8 @@ PLANNED = frozenset(
         "vip_lengths",
         "port_pages",
         "services",
+        "quic_forms",
+        "quic_servers",
         "sources",
         "maglev",
         "backends",
@@ -51,6 +53,7 @@ COUNTERS = frozenset(
         "backend_flows",
         "backend_drops",
         "reply_cpus",
+        "quic_cpus",
         "refusals",
         "unwrap_addresses",
     }

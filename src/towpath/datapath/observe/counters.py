@@ -41,14 +41,15 @@ def verdict_names(source: TableSource) -> dict[int, str]:
 class Totals:
     """What is counted on one CPU, or the sums over all: arrays by index, of one moment.
 
-    ``services``, ``replies`` and ``backends``: a uint64 array for each counter, by the index of a
-    service or a backend; ``backend_flows`` by that of a backend. ``backend_drops``: packets by
-    handle and verdict. ``reasons``: names of the columns of a service's ``dropped``.
+    ``services``, ``replies``, ``quic`` and ``backends``: a uint64 array for each counter, by the
+    index of a service or a backend; ``backend_flows`` by that of a backend. ``backend_drops``:
+    packets by handle and verdict. ``reasons``: names of the columns of a service's ``dropped``.
     """
 
     verdicts: dict[str, int]
     services: dict[str, Array]
     replies: dict[str, Array]
+    quic: dict[str, Array]
     backends: dict[str, Array]
     backend_flows: Array
     backend_drops: dict[int, dict[str, int]]
@@ -65,6 +66,7 @@ class Totals:
             verdicts=reader.verdicts(),
             services=reader.fields("service_cpus"),
             replies=reader.fields("reply_cpus"),
+            quic=reader.fields("quic_cpus"),
             backends=reader.fields("backend_cpus"),
             backend_flows=reader.backend_flows(),
             backend_drops=reader.backend_drops(),
@@ -75,6 +77,10 @@ class Totals:
     def indexes(self, handles: Array) -> Array:
         """The indexes that are in handles of backends."""
         return handles & np.uint32(self.index_mask)
+
+    def said(self, service: int) -> dict[str, int]:
+        """Packets of a service by what their connection ids have said."""
+        return {name: int(numbers[service]) for name, numbers in self.quic.items()}
 
     def dropped(self, reasons: Array) -> dict[str, int]:
         """A service's drops by the names of their verdicts."""
@@ -178,6 +184,7 @@ def read_counters(
             dropped=totals.dropped(totals.services["dropped"][at]),
             replies=int(totals.replies["packets"][at]),
             reply_bytes=int(totals.replies["bytes"][at]),
+            quic=totals.said(at) if service.options.quic else {},
         )
 
     return Counters(totals.verdicts, tuple(map(counted, services)))

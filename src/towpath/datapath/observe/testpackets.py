@@ -20,6 +20,8 @@ _ICMP, _ICMPV6, _FRAGMENT_HEADER = 1, 58, 44
 _TOO_BIG = {4: b"\x03\x04\0\0\0\0\x05\0", 6: b"\x02\0\0\0\0\0\x05\0"}
 _SOME_DATA = bytes(8)
 _ACK = 0x10
+_SHORT_HEADER = b"\x40"
+_SHORT_REST = bytes(20)
 _FLAGS = {"syn": 0x02, "rst": 0x04}
 
 
@@ -33,6 +35,8 @@ def sample(flow: FlowTuple) -> bytes:
         return _first_fragment(flow)
     if flow.kind in _FLAGS:
         return packet(flow, tcp_flags=_FLAGS[flow.kind])
+    if flow.kind == "quic":
+        return packet(flow, _SHORT_HEADER + bytes.fromhex(flow.connection_id) + _SHORT_REST)
     return packet(flow, bytes((flow.size or 0) - smallest(flow)) if flow.size else b"")
 
 

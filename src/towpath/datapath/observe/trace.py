@@ -32,6 +32,8 @@ _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 _ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
 _VLAN_VID = 0xFFF
 _NOT_ASKED = -1
+_QUIC = "QUIC_"
+_NOTHING = "QUIC_NOTHING"
 _LINK = 14
 # A page less what the kernel needs of it: a test run has the rest in fragments.
 _LINEAR = 3500
@@ -70,6 +72,7 @@ def run(
     table = program.maps["traces"]
     record = np.zeros((), program.btf.dtype("trace"))
     record["fib_result"] = _NOT_ASKED
+    record["quic"] = program.btf.enum("quic_outcome")[_NOTHING]
     table.update(0, record)
     frame = (
         program.cookie.to_bytes(8, "little")
@@ -111,6 +114,7 @@ def _decode(
         hash=int(record["hash"]),
         flow_hit=known,
         client_hit=is_set["TRACE_AFFINITY"] if asked_for_client else None,
+        quic=_quic(program, int(record["quic"])) if service.options.quic else None,
         slot=int(record["slot"]) if by_maglev else None,
         table_size=int(record["table_size"]) if by_maglev else None,
     )
@@ -143,6 +147,13 @@ def _decode(
     if verdict == _HANDOFF:
         found = replace(found, handoff=_why_handoff(program, record, resolved=fib == _SUCCESS))
     return found
+
+
+def _quic(program: LoadedProgram, number: int) -> str | None:
+    """What a connection id has said, None if there was none to ask."""
+    words = program.btf.enum("quic_outcome").__members__
+    name = next(name for name, member in words.items() if int(member) == number)
+    return None if name == _NOTHING else name.removeprefix(_QUIC).lower()
 
 
 def _encapsulation(options: Options, inside: int, outside: int) -> str:

@@ -62,6 +62,7 @@ def totals() -> Totals:
             "dropped": dropped,
         },
         replies={"packets": column(99, 25, 99, 26), "bytes": column(99, 27, 99, 28)},
+        quic={"named": column(99, 0, 99, 0), "unknown": column(99, 0, 99, 37)},
         backends={"packets": column(99, 5, 31, 33), "bytes": column(99, 6, 32, 34)},
         backend_flows=column(99, 7, 35, 36),
         backend_drops={0x20001: {"drop_mtu": 9}, 0x30001: {"drop_mtu": 99}},
@@ -106,6 +107,8 @@ def scraped(
         ("towpath_service_active_flows", LABELS, 10),
         ("towpath_service_active_flows", SNAT, 6),
         ("towpath_service_dropped_packets_total", LABELS | {"reason": "drop_no_backend"}, 11),
+        ("towpath_service_quic_packets_total", SNAT | {"said": "named"}, 0),
+        ("towpath_service_quic_packets_total", SNAT | {"said": "unknown"}, 37),
         ("towpath_backend_packets_total", CHECKED, 5),
         ("towpath_backend_bytes_total", CHECKED, 6),
         ("towpath_backend_flows_total", CHECKED, 7),
@@ -129,9 +132,9 @@ def test_each_number_has_its_name_and_labels(
 
 
 def test_there_is_nothing_else() -> None:
-    """Two verdicts, seven of each service, five of each backend, and what drops and is checked."""
+    """Verdicts, seven of each service, two of ids, five of each backend, and what is checked."""
     found = scraped()
-    assert len(found) == 2 + 2 * 7 + 3 * 5 + 2 + 4 + 1
+    assert len(found) == 2 + 2 * 7 + 2 + 3 * 5 + 2 + 4 + 1
     assert 99 not in found.values()
 
 

@@ -17,6 +17,7 @@ from tests.unit.core.imports.harness_imports import (
 from towpath.core.imports.imported import NoteKind
 from towpath.model import Affinity, Protocol
 from towpath.model.kinds import ANY_PORT
+from towpath.model.quic import Quic
 
 SCRIPT = """\
 #!/bin/sh
@@ -78,7 +79,7 @@ katran_goclient -l
     [
         ("NO_LRU", "flow_table", False, []),
         ("NO_SPORT", "affinity", Affinity(), ["1: NO_SPORT"]),
-        ("QUIC_VIP", "affinity", None, ["1: QUIC_VIP"]),
+        ("QUIC_VIP", "quic", Quic("katran"), ["1: QUIC_VIP"]),
         ("LOCAL_VIP", "affinity", None, ["1: LOCAL_VIP"]),
     ],
 )
@@ -125,14 +126,50 @@ def test_what_services_have_not() -> None:
     """Is told with its line."""
     text = """\
 katran_goclient -new_hc 192.0.2.11 -somark 1000
-katran_goclient -quic_mapping 192.0.2.11=7
 katran_goclient -change_mac 02:00:00:00:00:01
 """
     assert said(katran(text), NoteKind.ELSEWHERE) == [
         "1: -new_hc",
-        "2: -quic_mapping",
-        "3: -change_mac",
+        "2: -change_mac",
     ]
+
+
+QUIC_SCRIPT = """\
+katran_goclient -A -u 203.0.113.10:443 -vf QUIC_VIP
+katran_goclient -a -u 203.0.113.10:443 -r 192.0.2.11
+katran_goclient -a -u 203.0.113.10:443 -r 192.0.2.12
+katran_goclient -quic_mapping 192.0.2.11=7
+katran_goclient -quic_mapping 192.0.2.12=8
+katran_goclient -quic_mapping 192.0.2.11=9
+katran_goclient -quic_mapping 192.0.2.99=10
+katran_goclient -quic_mapping 192.0.2.12=11
+katran_goclient -quic_mapping 192.0.2.12=11 -del_qm
+katran_goclient -quic_mapping 192.0.2.11=8 -del_qm
+"""
+QUIC_LISTING = """\
+VIP:         203.0.113.10 Port:    443 Protocol: udp
+Vip's flags:  QUIC_VIP 
+ ->192.0.2.11        weight: 1 flags: 
+ ->192.0.2.12        weight: 1 flags: 
+printing address to quic's connection id mapping
+real:           192.0.2.11 = connection id:      7
+real:           192.0.2.12 = connection id:      8
+exiting
+"""  # noqa: W291 - as it is printed
+
+
+def test_ids_in_connection_ids() -> None:
+    """Are backends' own; what one has more, and who isn't the VIP's, is noted."""
+    imported = katran(QUIC_SCRIPT)
+    assert [each.server_id for each in only(imported).backends] == [7, 8]
+    assert only(imported).quic == Quic("katran")
+    assert beside(imported) == ["6: connection id 9", "7: connection id 10"]
+    imported = katran(QUIC_LISTING)
+    assert [each.server_id for each in only(imported).backends] == [7, 8]
+    assert beside(imported) == []
+    imported = katran(QUIC_SCRIPT.replace("-u ", "-t "))
+    assert only(imported).quic is None
+    assert beside(imported) == ["1: QUIC_VIP"]
 
 
 LISTING = """\
@@ -172,6 +209,8 @@ def test_a_listing() -> None:
         ("for i in 1 2; do", "'for' is not katran_goclient"),
         ("katran_goclient -X", "'-X' is no option of katran_goclient; allowed: -A, -E"),
         ("katran_goclient -A -t", "-t has no value"),
+        ("katran_goclient -quic_mapping 192.0.2.11", "'192.0.2.11' is no mapping; allowed: ADDR"),
+        ("katran_goclient -quic_mapping 192.0.2.11=0", "id '0' is not one; allowed: 1 to 21474"),
         ("katran_goclient -A", "'' is no VIP; allowed: -t or -u ADDRESS:PORT"),
         ("katran_goclient -A -t 203.0.113.10", "'203.0.113.10' is no VIP"),
         ("katran_goclient -A -t $VIP:80", "-t '$VIP' is not an address"),

@@ -28,7 +28,7 @@ from towpath.core.lb.plan import plan
 from towpath.core.lb.steps import PublishService
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.execute import execute
-from towpath.model import Affinity, Backend, BackendState, Service
+from towpath.model import Affinity, Backend, BackendState, Quic, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -100,6 +100,13 @@ def assert_seen(memory: Memory, before: ByKey, after: ByKey) -> None:
         if index := memory.service(key):
             allowed = [each.allow_from for each in (one, other) if each]
             assert memory.allowed(index) in allowed
+            meant = [pair for each in (one, other) if each for pair in ids_of(each).items()]
+            assert memory.named(index).items() <= {*meant}
+
+
+def ids_of(service: Service) -> dict[int, Address]:
+    """Whom ids name."""
+    return {each.server_id: each.address for each in service.backends if each.server_id is not None}
 
 
 def assert_flows_go_on(memory: Memory, lasting: dict[int, Address]) -> None:
@@ -121,6 +128,8 @@ def assert_in_force(process: Process, services: Iterable[Service]) -> None:
         assert bool(row["flags"] & L2) == (service.forwarding == "l2")
         assert row["affinity"] == (service.affinity.timeout if service.affinity else 0)
         assert memory.allowed(installed.index) == service.allow_from
+        assert memory.named(installed.index) == ids_of(service)
+    assert len(memory.ids.handles) == sum(len(ids_of(service)) for service in wanted.values())
     assert process.tables.services.keys() == wanted.keys()
     assert len(memory.published()) == len(wanted)
     in_use = memory.backends[memory.backends["handle"] != 0]
@@ -222,8 +231,14 @@ def service(
     **options: Any,
 ) -> Service:
     """A service by number, its backends by number; active if nothing else is said."""
+    ids = options.pop("ids", {})
     backends = tuple(
-        Backend(ADDRESSES[number], weight, (states or {}).get(number, BackendState.ACTIVE))
+        Backend(
+            ADDRESSES[number],
+            weight,
+            (states or {}).get(number, BackendState.ACTIVE),
+            server_id=ids.get(number),
+        )
         for number, weight in weights.items()
     )
     return Service("any", *KEYS[which][:3], backends, table_size=size, **options)
@@ -231,7 +246,15 @@ def service(
 
 BEFORE = (
     service(0, 13, {0: 1, 1: 1, 2: 1}, allow_from=SOURCES[1]),
-    service(1, 7, {0: 1, 2: 0, 1: 1, 3: 2}, {1: BackendState.DRAINING}, allow_from=SOURCES[2]),
+    service(
+        1,
+        7,
+        {0: 1, 2: 0, 1: 1, 3: 2},
+        {1: BackendState.DRAINING},
+        allow_from=SOURCES[2],
+        quic=Quic(length=1),
+        ids={0: 1, 1: 2, 3: 3},
+    ),
     service(3, 5, {2: 1, 3: 2}),
 )
 AFTER = (
@@ -244,6 +267,8 @@ AFTER = (
         {0: 2, 2: 3, 1: 2, 3: 2},
         {0: BackendState.QUARANTINED, 3: BackendState.DOWN},
         flow_table=False,
+        quic=Quic("katran"),
+        ids={0: 2, 1: 1, 2: 4},
     ),
     # New, and the last is gone.
     service(2, 13, {1: 1, 2: 1}, allow_from=SOURCES[2], affinity=Affinity(7), forwarding="l2"),
