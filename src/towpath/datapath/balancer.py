@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from towpath.core.lb.plan import Transition
     from towpath.datapath.address import Address
     from towpath.datapath.cgroup.root import CgroupRoot
+    from towpath.core.recorder.names import Told
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.neigh.next_hops import Trouble
     from towpath.datapath.neigh.wanted import Resolver
@@ -472,9 +473,14 @@ class Balancer(Closeable):
         at = [each.index for each in self._contents.installed if each.key in named]
         return partial(drops, self._maps, at)
 
-    def describe(self, outcome: Outcome) -> str:
-        """Return what became of a packet in words: service, backend, verdict."""
-        return describe(outcome, self._contents.installed, self._contents.by_key, self._maps)
+    def describe(
+        self, outcome: Outcome, pod: Callable[[str, Address], str | None] = lambda *_: None
+    ) -> Told:
+        """Return what became of a packet in words: service, backend, verdict; and names.
+
+        ``pod``: what the pod is called that a backend of a service is, by the service's name.
+        """
+        return describe(outcome, self._contents.installed, self._contents.by_key, self._maps, pod)
 
     # ---- the machine -----------------------------------------------------------------------------
 
