@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ServiceKey,
         Snat,
         Source,
+        SourceRoute,
         Unwrap,
     )
     from towpath.model.capture import Capture
@@ -75,6 +76,7 @@ __all__ = [
     "Snat",
     "SocketLoadBalancer",
     "Source",
+    "SourceRoute",
     "Unwrap",
     "WildcardTable",
     "__version__",
@@ -104,6 +106,7 @@ _MODULES = {
         "ServiceKey",
         "Snat",
         "Source",
+        "SourceRoute",
         "Unwrap",
     ),
     "towpath.model.capture": ("Capture",),

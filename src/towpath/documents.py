@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 
 from towpath.errors import NotFoundError
 from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip, Word
-from towpath.model.service import BackendState, Protocol, Scope, Service, ServiceKey
+from towpath.model.service import (
+    BackendState,
+    Protocol,
+    Scope,
+    Service,
+    ServiceKey,
+    SourceRoute,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +333,8 @@ class Trace:
     """Whether the flow table had the flow; if not, its client decides or Maglev."""
     client_hit: bool | None = None
     """Of a new flow to a service with affinity: whether its client was known."""
+    route: SourceRoute | None = None
+    """By which of the service's routes a new flow goes; None: by none."""
     slot: int | None = None
     table_size: int | None = None
     backend: Address | None = None

@@ -33,6 +33,9 @@ SETTING = {
     "towpath service set web --affinity none": "Flows of a client are spread again.",
     "towpath service set web --allow-from 198.51.100.0/24,2001:db8::/32": "For nobody else.",
     "towpath service set web --allow-from any": "For everyone.",
+    "towpath service set web --route-from 10.1.0.0/16=192.0.2.11,192.0.2.12": (
+        "New flows of these clients go to two of the backends."
+    ),
     "towpath service set web --health http": "Backends are checked, new flows go to what is up.",
 }
 NOTHING = {
@@ -75,6 +78,13 @@ _OPTIONS = (
         "--allow-from",
         metavar="PREFIX,...|any",
         help="Drop packets of other sources; prefixes with commas between, or given again.",
+        multiple=True,
+    ),
+    click.option(
+        "--route-from",
+        metavar="PREFIX,...=ADDRESS,...|none",
+        help="New flows from these prefixes go to these backends alone; may be given again. All"
+        " routes that the service had are replaced.",
         multiple=True,
     ),
     click.option(
@@ -158,6 +168,9 @@ def _given(options: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value not in {None, ()}}
     if "allow_from" in given:
         given["allow_from"] = ",".join(given["allow_from"])
+    if "route_from" in given:
+        routes = given["route_from"]
+        given["route_from"] = [] if routes == ("none",) else [*map(_route, routes)]
     if str(given.get("encap_port", "")).isdecimal():
         given["encap_port"] = int(given["encap_port"])
     given = {name: None if NOTHING.get(name) == value else value for name, value in given.items()}
@@ -171,6 +184,12 @@ def _health(given: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     if named.get("type", "") is None:
         return given | {"health": None}
     return given | {"health": (before.get("health") or {}) | named}
+
+
+def _route(text: str) -> dict[str, object]:
+    """``PREFIX,...=ADDRESS,...``; what isn't there is for the model to refuse."""
+    sources, _, backends = text.partition("=")
+    return {"sources": sources, "backends": [each for each in backends.split(",") if each]}
 
 
 def _backend(text: str) -> dict[str, object]:

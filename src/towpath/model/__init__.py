@@ -26,6 +26,7 @@ from towpath.model.service import (
     Protocol,
     Service,
     ServiceKey,
+    SourceRoute,
 )
 from towpath.model.settings import (
     Api,
@@ -33,6 +34,7 @@ from towpath.model.settings import (
     Config,
     Device,
     Drain,
+    ForeignCheck,
     Icmp,
     Limits,
     Local,
@@ -59,6 +61,7 @@ __all__ = [
     "Device",
     "Drain",
     "FlowTuple",
+    "ForeignCheck",
     "Health",
     "Icmp",
     "Limits",
@@ -72,6 +75,7 @@ __all__ = [
     "ServiceKey",
     "Snat",
     "Source",
+    "SourceRoute",
     "State",
     "TracedPacket",
     "Unwrap",

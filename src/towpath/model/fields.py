@@ -18,6 +18,7 @@ from towpath.model.service import (
     HashBy,
     Protocol,
     Scope,
+    SourceRoute,
 )
 
 
@@ -49,6 +50,7 @@ class ServiceFields(TypedDict, total=False):
     hash_by: HashBy
     encap: Encap
     encap_port: int | None
+    route_from: Sequence[SourceRoute | Mapping[str, Any]]
 
 
 class FlowFields(TypedDict, total=False):

@@ -27,7 +27,9 @@ from towpath.model.kinds import (
     Prefix,
     Prefixes,
     Prime,
+    SourcePrefixes,
     UnicastAddress,
+    UnicastAddresses,
     Vip,
     Word,
 )
@@ -193,6 +195,19 @@ class Affinity:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRoute:
+    """Which backends new flows of some clients go to."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    sources: Annotated[tuple[Prefix, ...], SourcePrefixes()]
+    """Prefixes that the clients are in, of the VIP's family. The longest of all routes holds."""
+    backends: Annotated[tuple[Address, ...], UnicastAddresses()]
+    """Backends of the service, which share these flows by their weights. While none of them takes
+    flows all of the service's do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """A virtual address and port, and the backends that share its flows."""
 
@@ -238,6 +253,8 @@ class Service:
     gue0: UDP and GUE's header of variant 0."""
     encap_port: Annotated[int | None, OrNone(PORT)] = None
     """UDP port that tunnels of fou, gue and gue0 go to. None: 6080."""
+    route_from: tuple[SourceRoute, ...] = ()
+    """Where new flows of some clients go; those of others go to all backends."""
 
     @property
     def key(self) -> ServiceKey:

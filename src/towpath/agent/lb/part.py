@@ -129,6 +129,7 @@ class LoadBalancer(Part):
                     pins=given.pins,
                     snat=config.snat,
                     mark=config.checks.mark,
+                    foreign=config.checks.foreign,
                     next_hops=given.next_hops,
                     bare=True,
                     local=config.local,
@@ -149,6 +150,7 @@ class LoadBalancer(Part):
             self._writer,
             self._balancer.health,
             concurrent=config.checks.concurrent,
+            foreign=bool(config.checks.foreign),
             doubt=given.next_hops.doubt,
             found_down=self.captures.found_down,
         )
@@ -220,8 +222,6 @@ class LoadBalancer(Part):
         dropped = self._writer.call(self._balancer.drop_counter, capture)
         return self._balancer.recorder.start(capture, found, describe, dropped=dropped)
 
-    def stop(self) -> None:
-        """End captures: their clients get the rest of their files."""
     def _pod(self, service: str, backend: Address) -> str | None:
         """What the pod is called that a service's backend is, if a source knows. For any thread."""
         for source, _ in self._sources.values():
@@ -229,6 +229,8 @@ class LoadBalancer(Part):
                 return str(found)
         return None
 
+    def stop(self) -> None:
+        """End captures: their clients get the rest of their files."""
         self.captures.stop_all("the agent ends")
 
     def detach(self) -> None:

@@ -55,7 +55,8 @@ _ELSEWHERE = {
     "change_mac": "the next hop is the kernel's: its routes and neighbours are followed",
     "quic_mapping": "connection ids aren't looked at, so that they need no mapping",
     "del_qm": "connection ids aren't looked at, so that they need no mapping",
-    "new_hc": "checks are a service's own and take the way of its packets: health: tcp",
+    "new_hc": "checks are a service's own and take the way of its packets: health: tcp; sockets of"
+    " other programs do so by marks: checks.foreign",
     "del_hc": "checks are a service's own and take the way of its packets: health: tcp",
 }
 _CLIENT = re.compile(r"(?:.*/)?(?:katran_goclient|katranc|main)")

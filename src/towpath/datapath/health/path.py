@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.datapath.address import Address
+    from towpath.datapath.health.foreign import Foreign
     from towpath.datapath.program.attachment import Attachment
     from towpath.datapath.program.program import LoadedProgram
     from towpath.datapath.program.switches import Switches
@@ -70,7 +71,8 @@ class HealthPath:
     """Makes connections that go to a backend in the way of clients' packets.
 
     ``attachment`` has the load balancer's devices, of all ``devices``; ``snat`` says what clients
-    are translated to. Nothing is attached, routed or set before `open`; `close` undoes it.
+    are translated to, ``foreign`` are other programs' checks. Nothing is attached, routed or set
+    before `open`; `close` undoes it.
     `connection` may be called from another thread than the rest.
     """
 
@@ -82,8 +84,10 @@ class HealthPath:
         switches: Switches,
         *,
         mark: int,
+        foreign: Foreign,
         snat: Snat,
     ) -> None:
+        self.foreign = foreign
         self._program = program
         self._snat = snat
         self._probes = program.maps["health_probes"]
@@ -116,6 +120,8 @@ class HealthPath:
         ]
         addresses, vips = self._devices.addresses(indexes), Vips(self._vips)
         self._own = {version: node_address(addresses, version, vips) for version in (4, 6)}
+        if self._attachment.devices and self.foreign.follow(self._first(), self._own, self._vips):
+            self._tell("the rule or route for marks of foreign checks was removed")
         answered_here = any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips)
         self._local_sources.allow(indexes if answered_here else ())
 
@@ -145,6 +151,7 @@ class HealthPath:
         attached = attach_tc_egress(program, LOOPBACK)
         try:
             rules.to_loopback(self._mark, TABLE, PRIORITY)
+            self.foreign.open()
         except BaseException:
             attached.detach()
             raise
@@ -153,7 +160,7 @@ class HealthPath:
     def close(self) -> None:
         """Detach, and route nothing by the mark any more. Twice is once."""
         if self._attached is not None:
-            for undo in (self._unroute, self._attached.detach):
+            for undo in (self._unroute, self.foreign.close, self._attached.detach):
                 try:
                     undo()
                 except KernelError as error:

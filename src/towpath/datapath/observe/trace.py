@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.program.program import LoadedProgram
     from towpath.model.flow import FlowTuple
-    from towpath.model.service import Service, ServiceKey
+    from towpath.model.service import Service, ServiceKey, SourceRoute
 
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 _ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
@@ -111,6 +111,7 @@ def _decode(
         hash=int(record["hash"]),
         flow_hit=known,
         client_hit=is_set["TRACE_AFFINITY"] if asked_for_client else None,
+        route=_route(service, int(record["route"])) if is_set["TRACE_ROUTE"] else None,
         slot=int(record["slot"]) if by_maglev else None,
         table_size=int(record["table_size"]) if by_maglev else None,
     )
@@ -143,6 +144,11 @@ def _decode(
     if verdict == _HANDOFF:
         found = replace(found, handoff=_why_handoff(program, record, resolved=fib == _SUCCESS))
     return found
+
+
+def _route(service: Installed, index: int) -> SourceRoute | None:
+    found = next((each for each in service.routes if each.index == index), None)
+    return None if found is None else found.route
 
 
 def _encapsulation(options: Options, inside: int, outside: int) -> str:
