@@ -35,7 +35,7 @@ RESET = struct.pack("ii", 1, 0)
 class Direct:
     """A way to a server that is no tunnel: straight over the loopback device."""
 
-    def open(self, vips: Iterable[Address]) -> None:
+    def open(self, vips: Iterable[Address], others: Iterable[Address] = ()) -> None:
         """Nothing is needed."""
 
     def close(self) -> None:

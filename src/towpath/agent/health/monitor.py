@@ -146,8 +146,10 @@ class Monitor:
         vips = {each.vip for each in wanted if each.health.type is not CheckType.COMMAND}
         if self._foreign:
             # Others may check any service's.
-            vips |= {checked_address(each.vip) for each in self._controller.desired.services()}
-        if vips:
+            services = self._controller.desired.services()
+            others = {checked_address(each.vip) for each in services}
+            await self._writer.run(self._path.open, vips, others)
+        elif vips:
             await self._writer.run(self._path.open, vips)
         else:
             await self._writer.run(self._path.close)

@@ -41,8 +41,8 @@ class Seen:
 class ProbePath(Protocol):
     """The way to backends: :class:`towpath.datapath.health.path.HealthPath`."""
 
-    def open(self, vips: Iterable[Address]) -> None:
-        """Get ready for checks of these VIPs. KernelError."""
+    def open(self, vips: Iterable[Address], others: Iterable[Address] = ()) -> None:
+        """Get ready for checks of these VIPs, and by other programs of others. KernelError."""
         ...
 
     def close(self) -> None:

@@ -99,12 +99,16 @@ class HealthPath:
         self._local_sources = LocalSources(devices, switches)
         self._own: dict[int, Address | None] = {}
         self._vips: frozenset[Address] = frozenset()
+        self._others: frozenset[Address] = frozenset()
         self.repairs = 0
         """How often something was put back that others had taken away."""
 
-    def open(self, vips: Iterable[Address]) -> None:
-        """Get ready for checks of these VIPs. May be called again. KernelError."""
-        self._vips = frozenset(vips)
+    def open(self, vips: Iterable[Address], others: Iterable[Address] = ()) -> None:
+        """Get ready for checks of these VIPs. May be called again. KernelError.
+
+        ``others``: VIPs that only other programs may check.
+        """
+        self._vips, self._others = frozenset(vips), frozenset(others)
         if self._attached is None:
             self._attach()
         self._devices.read()
@@ -118,12 +122,19 @@ class HealthPath:
         indexes = [
             each for index in self._attachment.devices for each in self._devices.entrances(index)
         ]
-        addresses, vips = self._devices.addresses(indexes), Vips(self._vips)
+        known = self._vips | self._others
+        addresses, vips = self._devices.addresses(indexes), Vips(known)
         self._own = {version: node_address(addresses, version, vips) for version in (4, 6)}
-        if self._attachment.devices and self.foreign.follow(self._first(), self._own, self._vips):
+        if self._attachment.devices and self.foreign.follow(self._first(), self._own, known):
             self._tell("the rule or route for marks of foreign checks was removed")
-        answered_here = any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips)
-        self._local_sources.allow(indexes if answered_here else ())
+        self._local_sources.allow(indexes if self._answered_here() else ())
+
+    def _answered_here(self) -> bool:
+        """Whether answers come from addresses of this node's own. Of ``others`` there are many."""
+        if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips):
+            return True
+        own = (each.interface.ip for each in self._devices.addresses())
+        return any(isinstance(each, IPv4Address) and each in self._others for each in own)
 
     def _look_after(self, attached: links.Attachment) -> None:
         """Put back what others have taken away, such as a rule that a network manager doesn't know.

@@ -50,6 +50,7 @@ class Backends:
     ill: set[Address] = field(default_factory=set)
     asked: list[Address] = field(default_factory=list)
     opened: list[set[Address]] = field(default_factory=list)
+    others: set[Address] = field(default_factory=set)
     under_way: int = 0
     most: int = 0
     slow: float = 0.0
@@ -69,11 +70,12 @@ class Backends:
         await writer.drain()
         self.under_way -= 1
 
-    def open(self, vips: Iterable[Address]) -> None:
+    def open(self, vips: Iterable[Address], others: Iterable[Address] = ()) -> None:
         """Note it."""
         if self.broken:
             raise self.broken
         self.opened.append(set(vips))
+        self.others = set(others)
 
     def close(self) -> None:
         """Note it."""
@@ -147,7 +149,12 @@ def web(port: int, health: Health | None = FAST) -> Service:
 
 @asynccontextmanager
 async def running(
-    directory: Path, backends: Backends, health: Health | None = FAST, *, concurrent: int = 16
+    directory: Path,
+    backends: Backends,
+    health: Health | None = FAST,
+    *,
+    concurrent: int = 16,
+    foreign: bool = False,
 ) -> AsyncIterator[World]:
     """An agent that checks; `World.datapath` may hold something before."""
     datapath = MemoryDatapath()
@@ -158,7 +165,12 @@ async def running(
             controller = Controller(config, store, datapath)
             controller.start()
             monitor = Monitor(
-                controller, writer, backends, concurrent=concurrent, doubt=doubted.append
+                controller,
+                writer,
+                backends,
+                concurrent=concurrent,
+                foreign=foreign,
+                doubt=doubted.append,
             )
             task = asyncio.create_task(monitor.run())
             try:
@@ -273,6 +285,20 @@ def test_what_this_node_cannot_check_stays_as_it_is(tmp_path: Path) -> None:
                 assert str(broken) in first.standing.error
                 assert world.taking == [1, 1, 1]
             assert {world.state(backend) for backend in BACKENDS} == {State.UP}
+
+    lived(life())
+
+
+def test_the_way_is_there_for_checks_of_others(tmp_path: Path) -> None:
+    """To all services, though none has a check of the agent's own; and it stays."""
+
+    async def life() -> None:
+        async with running(tmp_path, Backends(), None, foreign=True) as world:
+            await world.until(lambda: world.backends.others == {HOST})
+            world.reload()
+            await world.until(lambda: not world.backends.others)
+            assert world.backends.opened == [set(), set()]
+            assert not world.backends.closed
 
     lived(life())
 
