@@ -275,7 +275,7 @@ class TestPydantic:
         "hash_by": "flow",
         "encap": "gue",
         "encap_port": 9886,
-        "route_from": [{"sources": ["2001:db8::/32"], "backends": ["2001:db8::1"]}],
+        "route_from": [{"sources": ["198.51.100.0/24"], "backends": ["2001:db8::1"]}],
     }
 
     def test_round_trip(self) -> None:

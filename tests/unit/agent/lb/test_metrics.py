@@ -36,6 +36,7 @@ PLACES = (
         1,
         tuple((each.address, 0x20001 + n) for n, each in enumerate(BACKENDS)),
         translated=False,
+        routes=(((ip_network("2001:db8:5::/48"),), 3),),
     ),
 )
 LABELS = {"service": "web", "vip": "2001:db8::10", "port": "80", "protocol": "udp"}
@@ -143,9 +144,9 @@ def test_a_route_is_called_by_its_first_sources() -> None:
 
 
 def test_there_is_nothing_else() -> None:
-    """Two verdicts, seven of each service, five of each backend, and what drops and is checked."""
+    """Two verdicts, seven of each service, five of each backend, a route, drops and checks."""
     found = scraped()
-    assert len(found) == 2 + 2 * 7 + 3 * 5 + 2 + 4 + 1
+    assert len(found) == 2 + 2 * 7 + 3 * 5 + 1 + 2 + 4 + 1
     assert 99 not in found.values()
 
 

@@ -88,9 +88,10 @@ def test_wireshark_shows_them(tmp_path: Path) -> None:
     path.write_bytes(made.section.pending() + made.take())
     assert read(path.read_bytes()).named[0][0] == 0
     assert shown(path) == [[POD, "web-tls"], ["b6", "web6"]]
-    for tool in (["mergecap", "-w", str(copy), str(path)], ["editcap", str(path), str(copy)]):
-        subprocess.run(tool, check=True)
-        assert len(shown(copy)) == len(read(path.read_bytes()).packets)
+    subprocess.run(["mergecap", "-w", str(copy), str(path)], check=True)
+    assert len(shown(copy)) == 2
+    subprocess.run(["editcap", str(path), str(copy)], check=True)
+    assert len(shown(copy)) == 2
 
 
 def shown(path: Path) -> list[list[str]]:
