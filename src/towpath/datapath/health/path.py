@@ -29,12 +29,12 @@ from towpath.kernel.bpf.links import attach_tc_egress
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules
 from towpath.kernel.net.own_routes import preferred_source, stays_here
-from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.datapath.address import Address
+    from towpath.datapath.health.asked import Asked
     from towpath.datapath.health.foreign import Foreign
     from towpath.datapath.program.attachment import Attachment
     from towpath.datapath.program.program import LoadedProgram
@@ -182,24 +182,15 @@ class HealthPath:
     def _unroute(self) -> None:
         rules.no_longer(self._mark, TABLE, PRIORITY)
 
-    def connection(
-        self,
-        vip: Address,
-        backend: Address,
-        *,
-        forwarding: Forwarding = "dsr",
-        tunnel: Tunnel = IPIP,
-        datagrams: bool = False,
-    ) -> socket.socket:
-        """Return a socket whose packets go to ``backend`` as clients' do; not blocking.
+    def connection(self, asked: Asked) -> socket.socket:
+        """Return a socket whose packets go to the backend as clients' do; not blocking.
 
-        Of TCP, or for ``datagrams`` of UDP.
-        ``tunnel``: the service's, with forwarding dsr. It is to be connected to ``vip``, with
-        forwarding snat to ``backend``, at any port.
+        It is to be connected to the VIP, with forwarding snat to the backend, at any port.
         Closing it resets the connection, so that neither end waits for the other.
         DatapathError: the node has no address to be answered at. OSError: no sockets or ports
         are left.
         """
+        vip, backend, forwarding, tunnel, datagrams = asked
         translated = forwarding == "snat"
         own = self._translated(backend) if translated else self._source(vip, backend)
         kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM

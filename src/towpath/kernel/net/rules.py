@@ -15,7 +15,7 @@ from towpath.kernel.net.interfaces import connected, netlink_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from towpath.datapath.address import Address
+    from towpath.kernel.net.own_routes import Address
 
 _LOOPBACK = 1  # the index of lo in every network namespace
 _EXACT = 0xFFFFFFFF

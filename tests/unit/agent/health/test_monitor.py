@@ -26,9 +26,9 @@ from towpath.agent.lb.store import Store
 from towpath.agent.writer import Writer
 from towpath.core.health import State, step
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.health.asked import Asked
 from towpath.kernel.errors import KernelError
 from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service
-from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from towpath.core.lb.plan import Transition
     from towpath.model import Address
-    from towpath.model.service import Forwarding, Tunnel
+    from towpath.model.service import Forwarding
 
 FAST = Health(CheckType.HTTP, interval=0.1, timeout=5.0, rise=2, fall=2)
 BACKENDS = tuple(ip_address(f"192.0.2.{number}") for number in (11, 12, 13))
@@ -81,24 +81,15 @@ class Backends:
         """Note it."""
         self.closed += 1
 
-    def connection(
-        self,
-        vip: Address,
-        backend: Address,
-        *,
-        forwarding: Forwarding = "dsr",
-        tunnel: Tunnel = IPIP,
-        datagrams: bool = False,
-    ) -> socket.socket:
+    def connection(self, asked: Asked) -> socket.socket:
         """A socket whose own address tells the backend."""
         if self.broken:
             raise self.broken
-        assert vip == HOST
-        assert (forwarding, tunnel, datagrams) == ("dsr", IPIP, False)
+        assert asked == Asked(HOST, asked.backend)
         made = socket.socket()
         made.settimeout(0)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        made.bind((f"127.0.0.{backend.packed[-1]}", 0))
+        made.bind((f"127.0.0.{asked.backend.packed[-1]}", 0))
         return made
 
 
