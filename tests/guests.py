@@ -29,8 +29,8 @@ _SHARE = 50
 _LOGIC = {
     "lb": "affinity allow_from allow_from_kept authentication clocks echo encap_kinds endings"
     " extensions fast flood flow_table flow_timeout flows fragments hash_by icmp_errors l2"
-    " malformed other_family outer_source ports ports_capacity quic removal resets reuse states"
-    " states_kept trace trace_slow_path untouched vips vlan ways_by_flow",
+    " malformed other_family outer_source ports ports_capacity quic removal resets reuse"
+    " route_from states states_kept trace trace_slow_path untouched vips vlan ways_by_flow",
     "snat": "authentication fast flow_timeout flows fragments fragments_lost fragments_tables"
     " halves icmp martians other_family ports record removal resets reuse services table"
     " ways_by_flow",

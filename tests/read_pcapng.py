@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
-SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
+SECTION, INTERFACE, NAMES, STATISTICS, PACKET = 0x0A0D0D0A, 1, 4, 5, 6
 XDP = ("aborted", "drop", "pass", "tx", "redirect")
 
 
@@ -57,6 +58,10 @@ class Capture:
     comment: str = ""
     interfaces: list[Interface] = field(default_factory=list)
     packets: list[Packet] = field(default_factory=list)
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What addresses are called in the end."""
+    named: list[tuple[int, str, tuple[str, ...]]] = field(default_factory=list)
+    """How many packets there were before an address was called so."""
 
 
 def read(data: bytes) -> Capture:
@@ -72,9 +77,7 @@ def read(data: bytes) -> Capture:
         body = data[at + 8 : at + length - 4]
         if at == 0:
             assert kind == SECTION
-        {SECTION: _section, INTERFACE: _interface, STATISTICS: _statistics, PACKET: _packet}[kind](
-            found, body
-        )
+        _BLOCKS[kind](found, body)
         at += length
     return found
 
@@ -94,6 +97,30 @@ def _interface(found: Capture, body: bytes) -> None:
     text = options.get(11, b"\0")
     assert text[0] == 0
     found.interfaces.append(Interface(options[2].decode(), text[1:].decode(), snaplen))
+
+
+def _names(found: Capture, body: bytes) -> None:
+    at = 0
+    while True:
+        kind, length = struct.unpack_from("<HH", body, at)
+        value = body[at + 4 : at + 4 + length]
+        assert len(value) == length
+        padding = -length % 4
+        at += 4 + length
+        assert body[at : at + padding] == bytes(padding)
+        at += padding
+        if kind == 0:
+            assert length == 0
+            break
+        size = {1: 4, 2: 16}[kind]
+        *names, end = value[size:].split(b"\0")
+        assert names
+        assert all(names)
+        assert not end, "the last name has no end"
+        address = str(ip_address(value[:size]))
+        found.names[address] = tuple(each.decode() for each in names)
+        found.named.append((len(found.packets), address, found.names[address]))
+    assert _options(body[at:]) == {}
 
 
 def _statistics(found: Capture, body: bytes) -> None:
@@ -148,3 +175,12 @@ def _options(data: bytes) -> dict[int, bytes]:
         found[code] = value
     assert not found, "options have no end"
     return found
+
+
+_BLOCKS = {
+    SECTION: _section,
+    INTERFACE: _interface,
+    NAMES: _names,
+    STATISTICS: _statistics,
+    PACKET: _packet,
+}

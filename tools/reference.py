@@ -63,6 +63,7 @@ SECTIONS = (
                 "Backend",
                 "BackendState",
                 "Affinity",
+                "SourceRoute",
                 "ServiceKey",
             ),
             "towpath.model.quic": ("Quic",),

@@ -33,6 +33,17 @@ struct health_probe {
 	__u32 _reserved2;
 };
 
+/*
+ * Other programs' checks: a mark in `health_foreign` stands for a backend. Only `to` and `ifindex` are
+ * noted there; the rest is that of the service that the connection is to. The marks of all differ
+ * in their low bits only.
+ */
+enum health_limits {
+	HEALTH_FOREIGN = 4096,
+	HEALTH_FOREIGN_BITS = 16,
+};
+BTF_KEEP(enum health_limits);
+
 enum health_way {
 	HEALTH_TUNNEL = 0,
 	HEALTH_L2,   /* as it is, to that very host */
@@ -43,7 +54,7 @@ BTF_KEEP(enum health_way);
 /* Every packet with the mark adds one to exactly one of these. */
 enum health_verdict {
 	HEALTH_SENT = 0,
-	HEALTH_DROP_UNKNOWN,  /* not of a connection that was written down */
+	HEALTH_DROP_UNKNOWN,  /* of no connection that was written down, no backend or no service */
 	HEALTH_DROP_NO_ROUTE, /* no way to the backend, or no address to send from */
 	HEALTH_DROP_HEADROOM, /* no room for the outer header */
 	HEALTH_MAX,

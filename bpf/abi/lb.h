@@ -97,6 +97,7 @@ enum service_flags {
 	SERVICE_HASH_CLIENT = 1 << 7,	/* new flows go by their source address alone */
 	SERVICE_HASH_PORT = 1 << 8,	/* by their destination port alone */
 	SERVICE_QUIC = 1 << 9,		/* connection ids may name backends: see abi/quic.h */
+	SERVICE_ROUTES_SHIFT = 12,	/* above: the set of sources that have routes, 0 = none */
 };
 BTF_KEEP(enum service_flags);
 
@@ -121,6 +122,10 @@ struct service {
  * set and family, then those of the address that count. A set is never changed. Its
  * number is stored in a service when all of its prefixes are there, and they go when
  * no packet can have the number any more.
+ *
+ * What a prefix of `sources` holds is 1. What one of a set of routes holds is the index of a row of
+ * `services` that no VIP leads to, and that has a table: by that new flows of these sources go,
+ * unless it is empty.
  */
 struct source_key {
 	__u32 prefixlen;

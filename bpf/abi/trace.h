@@ -24,6 +24,7 @@ enum trace_flags {
 	TRACE_FIB_CACHED = 1 << 3, /* next hop known from this tick */
 	TRACE_AFFINITY = 1 << 4,   /* its client was known */
 	TRACE_SNAT = 1 << 8,	   /* translated: outer_saddr and source_port say to what */
+	TRACE_ROUTE = 1 << 9,	   /* a route of its source chose the table */
 	TRACE_ERROR = 1 << 5,	   /* an ICMP error: the flow is the quoted packet's */
 	TRACE_FRAGMENT = 1 << 6,   /* a fragment */
 };
@@ -46,6 +47,7 @@ struct trace {
 	__be16 source_port;	 /* translated; 0: none yet */
 	__be16 destination_port; /* of a translated packet */
 	__u32 quic;		 /* enum quic_outcome; the reader sets it to QUIC_NOTHING before */
+	__u32 route;		 /* its row, with TRACE_ROUTE */
 };
 
 #pragma GCC diagnostic pop

@@ -13,6 +13,7 @@
 
 #include <linux/pkt_cls.h>
 
+#include "health/foreign.h"
 #include "lb/maps.h"
 #include "lb/route.h"
 #include "lb/tunnel.h"
@@ -85,7 +86,7 @@ static __always_inline bool health_parse(struct __sk_buff *skb, struct packet *p
 	return true;
 }
 
-static __always_inline struct health_probe *health_probe_of(const struct packet *pkt)
+static __always_inline struct health_probe *health_probe_of(const struct packet *pkt, __u32 mark)
 {
 	struct health_key key = {
 		.addr = pkt->flow.saddr,
@@ -94,6 +95,8 @@ static __always_inline struct health_probe *health_probe_of(const struct packet 
 		.family = pkt->flow.family,
 	};
 
+	if (is_foreign_mark(mark))
+		return foreign_probe(pkt, mark);
 	return bpf_map_lookup_elem(&health_probes, &key);
 }
 
@@ -135,7 +138,7 @@ static __always_inline int health_relink(const struct health_probe *probe, __u32
 }
 
 /*
- * For a packet with the mark of health checks. Returns what tc is to do with it. What
+ * For a packet with a mark of health checks. Returns what tc is to do with it. What
  * isn't sent must not go on either: it would be delivered on this node, and whoever
  * listens here would be taken for the backend.
  */
@@ -147,7 +150,7 @@ static __always_inline int health_send(struct __sk_buff *skb)
 	struct health_probe *probe;
 	__u32 ifindex;
 
-	probe = health_parse(skb, &pkt) ? health_probe_of(&pkt) : NULL;
+	probe = health_parse(skb, &pkt) ? health_probe_of(&pkt, skb->mark) : NULL;
 	if (!probe) {
 		health_count(HEALTH_DROP_UNKNOWN);
 		return TC_ACT_SHOT;

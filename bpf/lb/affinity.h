@@ -7,6 +7,7 @@
 #include "lb/context.h"
 #include "lb/flow_table.h"
 #include "lb/service.h"
+#include "lb/sources.h"
 #include "net/hash.h"
 
 /* The backend that its client is known to have, for a new flow; NULL if it isn't. */
@@ -44,7 +45,7 @@ __noinline int affinity_backend(__u32 slot, __u32 index)
 	backend = affinity_known(lb, index, service, &place, hash);
 	if (backend)
 		return backend->handle;
-	backend = hash_backend(lb, service, hash >> 32);
+	backend = hash_backend(lb, source_table(lb, service), hash >> 32);
 	if (!backend)
 		return 0;
 	if (may_be_learnt(lb) && flow_may_learn(lb->cpu, lb->jiffies))

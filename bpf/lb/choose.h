@@ -8,13 +8,14 @@
 #include "lb/known.h"
 #include "lb/quic.h"
 #include "lb/service.h"
+#include "lb/sources.h"
 
 /* For a packet that belongs to no flow that is known. */
 static __always_inline struct backend *new_backend(struct lb_ctx *lb, const struct service *service,
 						   __u32 index)
 {
 	if (likely(!service->affinity))
-		return hash_backend(lb, service,
+		return hash_backend(lb, source_table(lb, service),
 				    service_hash(service, &lb->pkt.flow, lb->hash) >> 32);
 	return backend_of(affinity_backend(lb->slot, index));
 }

@@ -8,13 +8,13 @@
 #include <linux/pkt_cls.h>
 
 #include "health/egress.h"
-#include "lb/allow_from.h"
 #include "lb/choose.h"
 #include "lb/counters.h"
 #include "lb/l2.h"
 #include "lb/local.h"
 #include "lb/service.h"
 #include "lb/slow_path.h"
+#include "lb/sources.h"
 #include "lb/trace.h"
 #include "lb/tracked.h"
 #include "lb/transmit.h"
@@ -465,13 +465,15 @@ int towpath_handoff(struct __sk_buff *skb)
 	return bpf_redirect_neigh(mark->ifindex, &next_hop, sizeof(next_hop), 0);
 }
 
-/* On the loopback device, for the packets of this node's own health checks. */
+/* On the loopback device, for the packets of health checks from this node. */
 SEC("tc")
 int towpath_health(struct __sk_buff *skb)
 {
-	if (likely(skb->mark != health_mark) || !health_mark)
-		return TC_ACT_UNSPEC;
-	return health_send(skb);
+	__u32 mark = skb->mark;
+
+	if (health_mark && (unlikely(mark == health_mark) || is_foreign_mark(mark)))
+		return health_send(skb);
+	return TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -11,11 +11,11 @@
 #define TOWPATH_LB_LOCAL_H
 
 #include "abi/snat.h"
-#include "lb/allow_from.h"
 #include "lb/counters.h"
 #include "lb/flow_table.h"
 #include "lb/service.h"
 #include "lb/slow_path.h"
+#include "lb/sources.h"
 #include "lb/tracked.h"
 #include "lb/transmit.h"
 
@@ -178,7 +178,8 @@ __noinline int local_error(struct xdp_md *ctx, __u32 slot, __u32 id)
 	if (!handle && tracks && tracked_has(slot))
 		return LOCAL_NOT;
 	if (!handle && !service->affinity) {
-		backend = hash_backend(lb, service, lb->hash >> 32);
+		backend = hash_backend(lb, source_table(lb, service),
+				       service_hash(service, &lb->pkt.flow, lb->hash) >> 32);
 		handle = backend && is_local(backend->handle) ? backend->handle : 0;
 	}
 	return handle ? local_translate(ctx, slot, handle) : LOCAL_NOT;

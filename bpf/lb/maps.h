@@ -104,6 +104,22 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, HEALTH_FOREIGN);
+	__type(key, __u32); /* a mark of other programs' checks */
+	__type(value, struct health_probe);
+} health_foreign SEC(".maps");
+
+/* Where one is put together: at tc nothing comes in between on its CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct health_probe);
+} health_scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
 	__type(key, struct flow_key);
 	__type(value, __u64); /* until when, of UDP */
@@ -149,6 +165,12 @@ const volatile __u32 backends_max = 1;	/* columns of backend_cpus and backend_fl
 const volatile __u32 tracks = 0;	/* 1: flows may be in `tracked` */
 const volatile __u64 tracks_udp = 0;	/* ns that one of UDP lasts after a packet */
 const volatile __u32 health_mark = 0;	/* of packets of health checks, 0 = there are none */
+const volatile __u32 foreign_marks = 0; /* the bits that marks of others' checks have in common */
+
+static __always_inline bool is_foreign_mark(__u32 mark)
+{
+	return foreign_marks && (mark & ~((1U << HEALTH_FOREIGN_BITS) - 1)) == foreign_marks;
+}
 
 static __always_inline struct backend_cpu *backend_stats(__u32 cpu, __u32 backend)
 {

@@ -16,17 +16,21 @@
 #define TOWPATH_SNAT_FAST_H
 
 #include "lb/affinity.h"
-#include "lb/allow_from.h"
 #include "lb/choose.h"
 #include "lb/counters.h"
 #include "lb/fast_leave.h"
 #include "lb/l2.h"
+#include "lb/sources.h"
 #include "lb/tunnel.h"
 #include "lb/unwrap.h"
 #include "snat/fast_nat.h"
 
 /* So that a family, where only one can be, is a constant. */
 static const __u8 ONLY_V4 = FAMILY_V4, ONLY_V6 = FAMILY_V6;
+
+/* With one of these the general way gives new flows a backend. */
+static const __u32 FAST_NEVER_NEW =
+	SERVICE_HASH_CLIENT | SERVICE_HASH_PORT | ~0U << SERVICE_ROUTES_SHIFT;
 
 /*
  * Has the flow table learn a flow: in its own entry, if there is one that doesn't hold. A global
@@ -245,7 +249,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 		backend = known_backend(&place, &id, service);
 	}
 	if (unlikely(!backend)) {
-		if (id.tcp_flags & TCP_RST || special & (SERVICE_HASH_CLIENT | SERVICE_HASH_PORT))
+		if (id.tcp_flags & TCP_RST || special & FAST_NEVER_NEW)
 			return FAST_DOUBT;
 		if (unlikely(service->affinity))
 			backend = backend_of(fast_affinity(ctx, index));

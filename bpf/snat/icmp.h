@@ -9,8 +9,8 @@
 #define TOWPATH_SNAT_ICMP_H
 
 #include "lb/icmp.h"
+#include "lb/sources.h"
 #include "snat/snat.h"
-#include "lb/allow_from.h"
 
 /*
  * Reads an error and makes lb->pkt.flow what it is about, as a packet of the other side's:

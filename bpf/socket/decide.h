@@ -26,7 +26,7 @@ enum socket_frame {
  * A client on this node is a network namespace: by its cookie, in the place of an address that
  * no packet comes from (100::/64, RFC 6666), it is in the same table as those of packets.
  * Returns the handle of its backend, 0 if it has none that it may stay with. `told`:
- * enum family, and 1 << 8 if the client is to be remembered. Global: see socket_vip().
+ * enum family, and 1 << 8 if the client is to be remembered. Global: see endpoint_vip().
  */
 __noinline int socket_client(__u64 netns, __u32 index, __u32 told, __u32 chosen)
 {
@@ -141,10 +141,10 @@ static __always_inline void socket_decide(void *ctx, const bool live, __u32 mark
 	if (socket_is_off(ctx, live))
 		return;
 	a->verdict = SOCKET_PASS_CHECK;
-	if (health_mark && mark == health_mark)
+	if ((health_mark && mark == health_mark) || is_foreign_mark(mark))
 		return;
 	a->verdict = SOCKET_PASS_SOURCES;
-	if (*(const volatile __u32 *)&service->sources)
+	if (*(const volatile __u32 *)&service->sources || service->flags >> SERVICE_ROUTES_SHIFT)
 		return;
 	backend = q->known ? socket_known(q, service, index) : NULL;
 	if (backend)

@@ -23,17 +23,32 @@ static __always_inline __u32 packet_service(const struct packet_work *w)
 	return socket_service(&q);
 }
 
-/* Whether the service is for the pod. `set`: read once, as source_allowed() says. */
-__noinline int packet_allowed(__u32 set)
+/* What a set has for the pod, 0 for nothing: see source_in_set(). */
+__noinline int packet_source(__u32 set)
 {
 	struct packet_work *w = packet_work();
 	struct source_key key = { .prefixlen = SOURCE_BITS + 128, .set = set };
+	const __u32 *value;
 
 	if (!w)
 		return 0;
 	key.family = w->p.flow.family;
 	key.addr = w->p.flow.saddr;
-	return bpf_map_lookup_elem(&sources, &key) ? 1 : 0;
+	value = bpf_map_lookup_elem(&sources, &key);
+	return value ? *value : 0;
+}
+
+/* The table that a new flow of the pod's goes by: see source_route(). */
+static __always_inline struct maglev_table packet_table(const struct service *service)
+{
+	__u32 set = *(const volatile __u32 *)&service->flags >> SERVICE_ROUTES_SHIFT;
+	__u32 index = unlikely(set) ? packet_source(set) : 0;
+	const struct service *row = index ? bpf_map_lookup_elem(&services, &index) : NULL;
+	struct maglev_table table = {};
+
+	if (row)
+		table = service_table(row);
+	return table.size ? table : service_table(service);
 }
 
 /* By the pod's address: see client_backend(). Global, so that the verifier looks at it once. */
@@ -48,7 +63,7 @@ __noinline int packet_client(__u32 index, __u32 chosen)
 static __always_inline struct backend *packet_choose(const struct packet_work *w,
 						     const struct service *service)
 {
-	struct maglev_table table = service_table(service);
+	struct maglev_table table = packet_table(service);
 	bool by_client = service->affinity;
 	struct backend *backend;
 	__u64 hash;

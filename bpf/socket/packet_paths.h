@@ -113,7 +113,7 @@ static __always_inline __u32 packet_balance(struct __sk_buff *skb, struct packet
 	if (!service)
 		return PACKET_PASS_NO_SERVICE;
 	set = *(const volatile __u32 *)&service->sources;
-	if (unlikely(set) && !packet_allowed(set))
+	if (unlikely(set) && !packet_source(set))
 		return PACKET_DROP_SOURCE;
 	if (unlikely(w->p.kind == XLAT_ERROR)) /* about an answer */
 		result = packet_find(w) ? PACKET_FINE : PACKET_PASS_NO_FLOW;

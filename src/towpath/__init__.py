@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         ServiceKey,
         Snat,
         Source,
+        SourceRoute,
         Unwrap,
     )
     from towpath.model.capture import Capture
@@ -77,6 +78,7 @@ __all__ = [
     "Snat",
     "SocketLoadBalancer",
     "Source",
+    "SourceRoute",
     "Unwrap",
     "WildcardTable",
     "__version__",
@@ -107,6 +109,7 @@ _MODULES = {
         "ServiceKey",
         "Snat",
         "Source",
+        "SourceRoute",
         "Unwrap",
     ),
     "towpath.model.capture": ("Capture",),

@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 
 from towpath.errors import NotFoundError
 from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip, Word
-from towpath.model.service import BackendState, Protocol, Scope, Service, ServiceKey
+from towpath.model.service import (
+    BackendState,
+    Protocol,
+    Scope,
+    Service,
+    ServiceKey,
+    SourceRoute,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +340,8 @@ class Trace:
     """Of a new flow to a service with affinity: whether its client was known."""
     quic: str | None = None
     """Of a service with quic, what the connection id says: named, initial, unknown or down."""
+    route: SourceRoute | None = None
+    """By which of the service's routes a new flow goes; None: by none."""
     slot: int | None = None
     table_size: int | None = None
     backend: Address | None = None

@@ -43,6 +43,7 @@ from tests.guest.test_trunk import BACKENDS, CLIENTS, make_trunk
 from towpath import LoadBalancer
 from towpath.agent.health.check import check
 from towpath.agent.health.target import CheckFailedError, Target
+from towpath.datapath.health.asked import Asked
 from towpath.kernel.net.netns import in_netns
 from towpath.lab.network import switch_off
 from towpath.lab.topology import BALANCER, DEVICE, ROUTER
@@ -207,7 +208,7 @@ def converse(balancer: LoadBalancer, target: Target, size: int) -> None:
     """Connect as a check does, ask and be answered."""
     question, answer = os.urandom(size), b""
     connection = balancer._balancer.health.connection(
-        target.vip, target.backend, forwarding=target.forwarding
+        Asked(target.vip, target.backend, forwarding=target.forwarding)
     )
     with closing(connection):
         connection.settimeout(TIMEOUT)

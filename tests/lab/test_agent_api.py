@@ -30,6 +30,7 @@ DEFAULTS = {
     "encap": "ipip",
     "encap_port": None,
     "quic": None,
+    "route_from": [],
 }
 
 
@@ -389,6 +390,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"allow_from": []}, "allow_from", "no list for everyone"),
     ({"allow_from": ["10.0.0.1/8"]}, "allow_from", "allowed: 10.0.0.0/8, or 10.0.0.1 alone"),
     ({"allow_from": ["2001:db8::/32"]}, "allow_from", "has no IPv4 prefix"),
+    (
+        {"route_from": [{"sources": ["10.0.0.0/8"], "backends": ["192.0.2.99"]}]},
+        "route_from[0].backends",
+        "no backend of the service; allowed: 192.0.2.21",
+    ),
     ({"table_size": 252}, "table_size", "251 and 257"),
     ({"table_size": 2}, "table_size", "allowed: a prime from 251 to 4194301"),
     ({"flow_table": "yes"}, "flow_table", "allowed: true, false"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -202,6 +203,7 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
     adding = ["service", "add", "dns", "--vip", "203.0.113.53", "--port", "53/udp"]
     adding += ["--backend", "192.0.2.21=3", "--backend", "192.0.2.22", "--table-size", "251"]
     adding += ["--forwarding", "l2", "--affinity", "10m", "--allow-from", "10.0.0.0/8,192.0.2.7"]
+    adding += ["--route-from", "10.1.0.0/16,10.2.0.0/16=192.0.2.22"]
     assert printed(agent, *adding, "--allow-from", "198.51.100.0/24").startswith("+dns: ")
     found = json.loads(printed(agent, "service", "get", "dns", "-o", "json"))
     plain_backend = {"state": "active", "port": None, "local": False, "server_id": None}
@@ -226,11 +228,17 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
         "encap": "ipip",
         "encap_port": None,
         "quic": None,
+        "route_from": [{"sources": ["10.1.0.0/16", "10.2.0.0/16"], "backends": ["192.0.2.22"]}],
     }
     assert "change it with towpath service set dns" in refused(agent, *adding)
     traced = printed(agent, "trace", "198.51.100.7:1 -> 203.0.113.53:53 udp")
     assert "the packet as it came, to the backend's MAC address" in traced
     assert "no hit: the client's address alone is hashed" in traced
+    traced = printed(agent, "trace", "10.2.3.4:1 -> 203.0.113.53:53 udp")
+    assert re.search(r"route +from 10.1.0.0/16, 10.2.0.0/16 to 192.0.2.22", traced)
+    assert re.search(r"backend +192.0.2.22", traced)
+    assert "+dns" not in printed(agent, "service", "set", "dns", "--route-from", "none")
+    assert "route " not in printed(agent, "trace", "10.2.3.4:1 -> 203.0.113.53:53 udp")
     traced = printed(agent, "trace", "203.0.113.7:1 -> 203.0.113.53:53 udp")
     assert "drop_source: dropped: the service is not for this source (allow_from)" in traced
 

@@ -15,6 +15,7 @@ from tests.lab.test_health_path import ask, backend, shell
 
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.health.asked import Asked
 from towpath.kernel.bpf import probe
 from towpath.kernel.net import sysctl
 from towpath.kernel.net.interfaces import device_index
@@ -130,7 +131,7 @@ def test_checks_go_out_as_from_the_first_device_that_is_there() -> None:
             balancer.health.open([plain.VIP])
 
             def goes_by() -> int:
-                with closing(balancer.health.connection(plain.VIP, BACKEND)) as connection:
+                with closing(balancer.health.connection(Asked(plain.VIP, BACKEND))) as connection:
                     port = connection.getsockname()[1]
                     probes = balancer._maps.maps["health_probes"].items()
                     (found,) = (int(v["ifindex"]) for k, v in probes if k["port"] == port)

@@ -19,6 +19,7 @@ from tests.prog.lb.oracle_parse import parse
 
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.errors import DatapathError
+from towpath.datapath.health.asked import Asked
 from towpath.kernel.bpf import probe
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules
@@ -79,7 +80,7 @@ def backend(lab: Lab, number: int, version: int) -> Address:
 
 def ask(path: HealthPath, vip: Address, to: Address) -> str:
     """Who answers at the VIP. OSError if nobody does."""
-    with closing(path.connection(vip, to)) as connection:
+    with closing(path.connection(Asked(vip, to))) as connection:
         connection.settimeout(TIMEOUT)
         connection.connect((str(vip), PORT))
         connection.sendall(REQUEST)
@@ -114,7 +115,8 @@ def test_a_datagram_reaches_its_backend_and_is_answered(
 ) -> None:
     """From the VIP; and where nobody listens, the backend's kernel says so."""
     family = socket.AF_INET if vip.version == 4 else socket.AF_INET6
-    with closing(path.connection(vip, backend(lab, 1, outside), datagrams=True)) as connection:
+    asked = Asked(vip, backend(lab, 1, outside), datagrams=True)
+    with closing(path.connection(asked)) as connection:
         connection.settimeout(TIMEOUT)
         connection.connect((str(vip), 5353))
         connection.send(b"question")
@@ -206,7 +208,8 @@ def test_l2_is_the_packet_itself_in_a_frame_for_the_backend(
     with in_netns(ROUTER):
         seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         seen.bind(("lb", 0))
-    with closing(seen), closing(balancer.health.connection(vip, to, forwarding="l2")) as connection:
+    asked = Asked(vip, to, forwarding="l2")
+    with closing(seen), closing(balancer.health.connection(asked)) as connection:
         with suppress(BlockingIOError):
             connection.connect((str(vip), PORT))
         port = connection.getsockname()[1]
@@ -233,7 +236,7 @@ def test_a_backend_without_the_vip_does_not_answer(lab: Lab, path: HealthPath) -
     try:
         with in_netns(BALANCER), socket.create_connection((str(to), PORT), TIMEOUT):
             pass
-        with closing(path.connection(VIP4, to)) as connection:
+        with closing(path.connection(Asked(VIP4, to))) as connection:
             connection.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 connection.connect((str(VIP4), PORT))
@@ -265,7 +268,7 @@ def test_a_vip_that_is_the_load_balancers_own_address_too(lab: Lab, balancer: Ba
 def test_a_large_request_is_cut_into_segments_that_fit(lab: Lab, path: HealthPath) -> None:
     """A TLS greeting can be larger than a segment: nothing is too large for the tunnel."""
     for vip, outside in COMBINATIONS:
-        with closing(path.connection(vip, backend(lab, 2, outside))) as connection:
+        with closing(path.connection(Asked(vip, backend(lab, 2, outside)))) as connection:
             connection.settimeout(TIMEOUT)
             connection.connect((str(vip), PORT))
             padding = b"X-Padding: " + b"x" * 6000 + b"\r\n\r\n"
@@ -283,7 +286,7 @@ def test_what_cannot_be_routed_is_counted(path: HealthPath) -> None:
         with (
             in_netns(BALANCER),
             socket.create_server(("0.0.0.0", PORT)),
-            closing(path.connection(VIP4, IPv4Address("203.0.113.99"))) as connection,
+            closing(path.connection(Asked(VIP4, IPv4Address("203.0.113.99")))) as connection,
         ):
             connection.settimeout(0.3)
             with pytest.raises(OSError):  # noqa: PT011 -- dropped on the spot, or in vain
@@ -299,7 +302,7 @@ def test_a_connection_leaves_nothing_at_either_end(lab: Lab, path: HealthPath) -
     """No TIME_WAIT here, and none there."""
     node = lab.topology.backend_links[0].node
     for _ in range(20):
-        with closing(path.connection(VIP4, backend(lab, 0, 4))) as connection:
+        with closing(path.connection(Asked(VIP4, backend(lab, 0, 4)))) as connection:
             connection.settimeout(TIMEOUT)
             connection.connect((str(VIP4), PORT))
     assert shell(BALANCER, f"ss -Htan dst {VIP4}") == ""
@@ -318,10 +321,10 @@ def test_a_vip_is_no_address_to_ask_from(lab: Lab, balancer: Balancer) -> None:
     try:
         balancer.health.open([VIP4, own.ip])
         for outside, to in ((4, backend(lab, 0, 4)), (6, backend(lab, 0, 6))):
-            with closing(balancer.health.connection(VIP4, to)) as connection:
+            with closing(balancer.health.connection(Asked(VIP4, to))) as connection:
                 assert connection.getsockname()[0] == extra, outside
         balancer.health.open([VIP4])
-        with closing(balancer.health.connection(VIP4, backend(lab, 0, 4))) as connection:
+        with closing(balancer.health.connection(Asked(VIP4, backend(lab, 0, 4)))) as connection:
             assert connection.getsockname()[0] == str(own.ip)
     finally:
         shell(BALANCER, f"ip address del {extra}/32 dev {DEVICE}")
@@ -349,7 +352,7 @@ def test_a_backend_is_asked_from_what_clients_are_translated_to(lab: Lab) -> Non
 
 def asked_from(balancer: Balancer, to: Address) -> Address:
     """Ask a backend in the way of translated packets: who asks."""
-    with closing(balancer.health.connection(VIP4, to, forwarding="snat")) as connection:
+    with closing(balancer.health.connection(Asked(VIP4, to, forwarding="snat"))) as connection:
         connection.settimeout(TIMEOUT)
         connection.connect((str(to), PORT))
         return ip_address(connection.getsockname()[0])
@@ -393,7 +396,7 @@ def test_a_node_without_an_address_of_the_family_is_told(lab: Lab, balancer: Bal
     with ipv6_only():
         balancer.health.open([VIP4])
         with pytest.raises(DatapathError, match=f"no IPv4 address of this node to check {VIP4}"):
-            balancer.health.connection(VIP4, backend(lab, 0, 6))
+            balancer.health.connection(Asked(VIP4, backend(lab, 0, 6)))
     balancer.health.open([VIP4])
     assert ask(balancer.health, VIP4, backend(lab, 0, 6)) == "be1"
 

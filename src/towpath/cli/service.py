@@ -38,6 +38,7 @@ FILES = {
         " encap (of tunnels: ipip, gre, fou, gue or gue0), encap_port (6080),"
         " hash_by (flow, client or port), quic (none),"
         " affinity (none, or a time such as 3h), allow_from (everyone, or a list of prefixes),"
+        " route_from (none, or a list of sources and backends),"
         " health (none), and backends (address, weight, state, port, server_id); - is stdin."
     )
 }

@@ -36,6 +36,9 @@ SETTING = {
     "towpath service set web --allow-from 198.51.100.0/24,2001:db8::/32": "For nobody else.",
     "towpath service set web --allow-from any": "For everyone.",
     "towpath service set quic --quic quic-lb:2": "Packets go where their connection id says.",
+    "towpath service set web --route-from 10.1.0.0/16=192.0.2.11,192.0.2.12": (
+        "New flows of these clients go to two of the backends."
+    ),
     "towpath service set web --health http": "Backends are checked, new flows go to what is up.",
 }
 NOTHING = {
@@ -79,6 +82,13 @@ _OPTIONS = (
         "--allow-from",
         metavar="PREFIX,...|any",
         help="Drop packets of other sources; prefixes with commas between, or given again.",
+        multiple=True,
+    ),
+    click.option(
+        "--route-from",
+        metavar="PREFIX,...=ADDRESS,...|none",
+        help="New flows from these prefixes go to these backends alone; may be given again. All"
+        " routes that the service had are replaced.",
         multiple=True,
     ),
     click.option(
@@ -168,6 +178,9 @@ def _given(options: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value not in {None, ()}}
     if "allow_from" in given:
         given["allow_from"] = ",".join(given["allow_from"])
+    if "route_from" in given:
+        routes = given["route_from"]
+        given["route_from"] = [] if routes == ("none",) else [*map(_route, routes)]
     if str(given.get("encap_port", "")).isdecimal():
         given["encap_port"] = int(given["encap_port"])
     if given.get("quic") not in {None, NOTHING["quic"]}:
@@ -191,6 +204,12 @@ def _health(given: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     if named.get("type", "") is None:
         return given | {"health": None}
     return given | {"health": (before.get("health") or {}) | named}
+
+
+def _route(text: str) -> dict[str, object]:
+    """``PREFIX,...=ADDRESS,...``; what isn't there is for the model to refuse."""
+    sources, _, backends = text.partition("=")
+    return {"sources": sources, "backends": [each for each in backends.split(",") if each]}
 
 
 def _backend(text: str) -> dict[str, object]:

@@ -11,7 +11,7 @@ from towpath.cli.command import Manual
 from towpath.cli.output import Format, emit, output_option, print_table, socket_option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from towpath.api.documents import Trace
@@ -129,6 +129,8 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "flow table", _flow_table(trace)
     if trace.client_hit is not None:
         yield "affinity", _affinity(trace)
+    if trace.route is not None:
+        yield "route", f"from {_listed(trace.route.sources)} to {_listed(trace.route.backends)}"
     if trace.slot is not None:
         yield "Maglev", f"hash {trace.hash:#010x}, slot {trace.slot} of {trace.table_size}"
     if trace.backend is not None:
@@ -140,6 +142,10 @@ def steps(trace: Trace) -> Iterator[tuple[str, str]]:
         yield "leaves by", _egress(trace)
     why = f": {trace.handoff}" if trace.handoff else ""
     yield "verdict", f"{trace.verdict}: {VERDICTS.get(trace.verdict, 'see bpf/abi/lb.h')}{why}"
+
+
+def _listed(of: Iterable[object]) -> str:
+    return ", ".join(map(str, of))
 
 
 def _flow_table(trace: Trace) -> str:

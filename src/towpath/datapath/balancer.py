@@ -17,6 +17,7 @@ from towpath.datapath.flows.count import FlowCounter
 from towpath.datapath.flows.flow_table import IDLE_SECONDS, FlowTable
 from towpath.datapath.flows.members import Member, Members
 from towpath.datapath.flows.nat_table import NatFlows
+from towpath.datapath.health.foreign import Foreign, common_bits
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
@@ -47,6 +48,7 @@ from towpath.model.settings import (
     DEFAULT_MARK,
     NO_UNWRAP,
     Device,
+    ForeignCheck,
     Icmp,
     Limits,
     Local,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from towpath.core.lb.plan import Transition
+    from towpath.core.recorder.names import Told
     from towpath.datapath.address import Address
     from towpath.datapath.cgroup.root import CgroupRoot
     from towpath.datapath.lb.services import Installed
@@ -103,10 +106,11 @@ class Balancer(Closeable):
     is lost in between; also where ``limits`` or this version of Towpath ask for other
     tables. Without, closing it detaches everything.
 
-    ``health`` is the way that health checks take, their packets carrying ``mark``. ``next_hops``
-    keeps resolved how backends are reached. ``egress`` finds out what can leave by which device.
-    ``local`` says which backends are on this node, besides those that have its own addresses.
-    ``unwrap``: tunnels to this node whose packets are balanced.
+    ``health`` is the way that health checks take, their packets carrying ``mark``, those of other
+    programs one of ``foreign``. ``next_hops`` keeps resolved how backends are reached. ``egress``
+    finds out what can leave by which device. ``local`` says which backends are on this node,
+    besides those that have its own addresses. ``unwrap``: tunnels to this node whose packets are
+    balanced.
     ``tracks``: somebody else may have translated for these services before, or will: flows are
     taken from the kernel's connection tracking, and given to it (``tracked``).
     ``bare``: there may be no device; services are then balanced by others, over the same tables.
@@ -129,6 +133,7 @@ class Balancer(Closeable):
         pins: Path | None = None,
         snat: Snat | None = None,
         mark: int = DEFAULT_MARK,
+        foreign: Sequence[ForeignCheck] = (),
         next_hops: Resolver | None = None,
         egress: type[Egress] = Egress,
         bare: bool = False,
@@ -144,11 +149,11 @@ class Balancer(Closeable):
         self._next_hops, self._busy_at = next_hops, 0.0
         self._packets: np.ndarray[Any, Any] | None = None
         self._told: list[Callable[[Transition], None]] = []
-        self._mark = mark
+        self._mark, self._foreign = mark, common_bits(foreign)
         self._undo = ExitStack()
         with ExitStack() as undo, ExitStack() as on_failure:
             hold = None if pins is None else undo.enter_context(held(pins))
-            self._host = Host(devices, source or Source(), pins)
+            self._host = Host(devices, self._source, pins, [each.backend for each in foreign])
             undo.callback(self._host.close)
             self._maps = SharedMaps(limits or Limits(), pins)
             undo.callback(self._maps.close)
@@ -156,7 +161,12 @@ class Balancer(Closeable):
                 on_failure.callback(remove_pins, pins / "maps")
                 on_failure.callback(remove_pins, pins / "links")
             self._program = LoadedProgram(
-                self._maps, snat=self._snat, mark=mark, unwrap=unwrap, tracks=tracks
+                self._maps,
+                snat=self._snat,
+                mark=mark,
+                foreign=self._foreign,
+                unwrap=unwrap,
+                tracks=tracks,
             )
             undo.callback(self._program.close)
             self.local = LocalNode(local, self._host.devices, pins and pins / LOCAL)
@@ -180,6 +190,7 @@ class Balancer(Closeable):
                 self._host.devices,
                 self._host.switches,
                 mark=mark,
+                foreign=Foreign(self._program, foreign),
                 snat=self._snat,
             )
             undo.callback(self.health.close)
@@ -273,7 +284,8 @@ class Balancer(Closeable):
         ``wishes`` and errors as :class:`towpath.datapath.socket.balancer.SocketBalancer` has them.
         To be closed before this is.
         """
-        made = SocketBalancer(self._maps, self._contents, cgroup, pins, mark=self._mark, **wishes)
+        marks: dict[str, Any] = {"mark": self._mark, "foreign": self._foreign}
+        made = SocketBalancer(self._maps, self._contents, cgroup, pins, **marks, **wishes)
         self.tell(made.changed)
         return made
 
@@ -472,9 +484,14 @@ class Balancer(Closeable):
         at = [each.index for each in self._contents.installed if each.key in named]
         return partial(drops, self._maps, at)
 
-    def describe(self, outcome: Outcome) -> str:
-        """Return what became of a packet in words: service, backend, verdict."""
-        return describe(outcome, self._contents.installed, self._contents.by_key, self._maps)
+    def describe(
+        self, outcome: Outcome, pod: Callable[[str, Address], str | None] = lambda *_: None
+    ) -> Told:
+        """Return what became of a packet in words: service, backend, verdict; and names.
+
+        ``pod``: what the pod is called that a backend of a service is, by the service's name.
+        """
+        return describe(outcome, self._contents.installed, self._contents.by_key, self._maps, pod)
 
     # ---- the machine -----------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from towpath.kernel.net.devices import Devices
 from towpath.kernel.net.netns import Home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from towpath.core.lb.plan import Transition
@@ -56,12 +56,19 @@ _FAMILIES: dict[int, Family] = {4: "ipv4", 6: "ipv6"}
 class Host(Closeable):
     """The machine of a load balancer with these ``wishes`` for devices and outer sources.
 
-    `prepare` for the services that there are, `attach`, and then `follow`. Not thread-safe, but for
-    what is said to be. KernelError.
+    ``others`` are sent packets in tunnels as backends are. `prepare` for the services that there
+    are, `attach`, and then `follow`. Not thread-safe, but for what is said to be. KernelError.
     """
 
-    def __init__(self, wishes: Sequence[Device], source: Source, pins: Path | None) -> None:
+    def __init__(
+        self,
+        wishes: Sequence[Device],
+        source: Source,
+        pins: Path | None,
+        others: Iterable[Address] = (),
+    ) -> None:
         self._wishes = wishes
+        self._others = alike(others)
         self._source = source
         self._pins = pins
         self._seen = -1
@@ -165,8 +172,9 @@ class Host(Closeable):
             return
         self._seen = self._contents.version
         served = self._contents.served
-        self._families = frozenset(_FAMILIES[version] for version in served.versions)
-        self._backends = served.towards()
+        versions = served.versions.union(each.version for each in self._others)
+        self._families = frozenset(_FAMILIES[version] for version in versions)
+        self._backends = alike((*served.towards(), *self._others))
         self._vips = served.vips
 
     def prepare(self, transition: Transition) -> None:

@@ -27,6 +27,7 @@ from towpath.model.service import (
     Protocol,
     Service,
     ServiceKey,
+    SourceRoute,
 )
 from towpath.model.settings import (
     Api,
@@ -34,6 +35,7 @@ from towpath.model.settings import (
     Config,
     Device,
     Drain,
+    ForeignCheck,
     Icmp,
     Limits,
     Local,
@@ -60,6 +62,7 @@ __all__ = [
     "Device",
     "Drain",
     "FlowTuple",
+    "ForeignCheck",
     "Health",
     "Icmp",
     "Limits",
@@ -74,6 +77,7 @@ __all__ = [
     "ServiceKey",
     "Snat",
     "Source",
+    "SourceRoute",
     "State",
     "TracedPacket",
     "Unwrap",

@@ -19,6 +19,7 @@ from towpath.model.service import (
     HashBy,
     Protocol,
     Scope,
+    SourceRoute,
 )
 
 
@@ -52,6 +53,7 @@ class ServiceFields(TypedDict, total=False):
     encap: Encap
     encap_port: int | None
     quic: Quic | str | Mapping[str, Any] | None
+    route_from: Sequence[SourceRoute | Mapping[str, Any]]
 
 
 class FlowFields(TypedDict, total=False):

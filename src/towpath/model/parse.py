@@ -14,6 +14,7 @@ from towpath.model.problems import MORE, ConfigError, FieldPath, Problem, field_
 from towpath.model.rules import (
     Differences,
     check_capacity,
+    check_foreign,
     check_service_tree,
     recommended_size,
 )
@@ -180,6 +181,9 @@ def _known(service: Service) -> Tree:
         "backends": service.backends,
         "table_size": service.table_size,
         "allow_from": service.allow_from,
+        "route_from": [
+            {"sources": each.sources, "backends": each.backends} for each in service.route_from
+        ],
     }
 
 
@@ -211,6 +215,7 @@ def _config(raw: object, found: Findings) -> Tree | None:
     check_capacity(tree.get("services", []), tree.get("limits", {}), found)
     _check_snat(tree.get("services", []), tree.get("snat"), found)
     _check_unwrap(tree.get("unwrap"), found)
+    check_foreign(tree.get("checks"), found)
     trees = {name: _section(of, raw[name], found) for name, of in others.items() if name in raw}
     for name in trees:
         beside: Callable[[Tree, Mapping[str, Tree | None], Findings], None] | None

@@ -5,7 +5,7 @@ Rules look at trees of :mod:`towpath.model.decode`: a value that was wrong by
 itself is absent, and a rule that would need it says nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from towpath.model.decode import Findings, Tree
 from towpath.model.health import check_health_tree
@@ -14,8 +14,10 @@ from towpath.model.kinds import Address, Prefix
 from towpath.model.primes import prime_at_least
 from towpath.model.problems import FieldPath, field_path
 from towpath.model.quic import check_quic_tree
-from towpath.model.service import MAX_TABLE, UDP_ENCAPS, Protocol, ServiceKey
+from towpath.model.service import MAX_TABLE, UDP_ENCAPS, Protocol, Service, ServiceKey
+from towpath.model.settings import MARK_BITS, MAX_FOREIGN
 
+_SHOWN = 8
 SLOTS_PER_BACKEND = 100
 """A table this many times larger than its backends follows the weights within 1 %."""
 
@@ -39,6 +41,7 @@ def check_service_tree(service: Tree, path: FieldPath, found: Findings) -> None:
     _check_flow_timeout(service, (*path, "flow_timeout"), found)
     _check_scope(service, (*path, "scope"), found)
     check_quic_tree(service, path, found)
+    _check_routes(service, (*path, "route_from"), found)
     sharing = sum(1 for backend in backends if backend and backend.get("weight") != 0)
     size = service.get("table_size")
     if size is not None and size < sharing:
@@ -105,6 +108,52 @@ def _check_sources(
         )
 
 
+def _check_routes(service: Tree, path: FieldPath, found: Findings) -> None:
+    """A source has one route, to backends that the service has."""
+    routes = service.get("route_from", [])
+    if routes and service.get("scope") == "node":
+        found.add(path, "is for what comes in, and scope node is for what doesn't; allowed: none")
+    first: dict[Prefix, int] = {}
+    for index, route in enumerate(routes):
+        at = (*path, index)
+        for prefix in (route or {}).get("sources", ()):
+            _check_source(service.get("vip"), prefix, (*at, "sources"), found)
+            if prefix in first:
+                also = field_path((*path, first[prefix]))
+                found.add(
+                    (*at, "sources"),
+                    f"{prefix} is listed twice, first in {also}; allowed: once in a service",
+                )
+            first.setdefault(prefix, index)
+        _check_routed(service, route or {}, (*at, "backends"), found)
+
+
+def _check_source(
+    vip: Address | Prefix | None, prefix: Prefix, path: FieldPath, found: Findings
+) -> None:
+    if vip is not None and prefix.version != vip.version:
+        found.add(
+            path,
+            f"{prefix} is IPv{prefix.version} but the vip {vip} is IPv{vip.version}; allowed: "
+            f"prefixes of IPv{vip.version}",
+        )
+
+
+def _check_routed(service: Tree, route: Tree, path: FieldPath, found: Findings) -> None:
+    """Of a route that has its own backends, these are the service's."""
+    wanted = route.get("backends")
+    if wanted is None or "backends" not in service:
+        return
+    known = [each["address"] for each in service["backends"] if each and "address" in each]
+    some = ", ".join(map(str, known[:_SHOWN])) + (", ..." if len(known) > _SHOWN else "")
+    for address in wanted:
+        if address not in known and len(known) == len(service["backends"]):
+            message = f"{address} is no backend of the service; allowed: {some or 'none is there'}"
+            found.add(path, message)
+    if not wanted:
+        found.add(path, f"is empty; allowed: one backend of the service or more: {some}")
+
+
 def _check_backends(
     service: Tree, backends: Sequence[Tree | None], path: FieldPath, found: Findings
 ) -> None:
@@ -169,6 +218,36 @@ def _check_ports(
             found.add((*path, index, "port"), f"{own} is the backend's own, but {why}")
 
 
+def check_foreign(checks: Tree | None, found: Findings) -> None:
+    """Check marks of foreign checks: each stands for one backend, all are in one range."""
+    path: FieldPath = ("checks", "foreign")
+    listed = (checks or {}).get("foreign", [])
+    first: dict[int, int] = {}
+    ranges = []
+    for index, each in enumerate(listed):
+        mark = each.get("mark") if each else None
+        if mark is None:
+            continue
+        at = (*path, index, "mark")
+        ranges.append(mark >> MARK_BITS)
+        low = ranges[0] << MARK_BITS
+        high = low + (1 << MARK_BITS) - 1
+        if mark in first:
+            also = field_path((*path, first[mark]))
+            found.add(at, f"{mark} is listed twice, first as {also}; allowed: once")
+        elif not low <= mark <= high:
+            found.add(at, f"{mark} is in another range than the first; allowed: {low} to {high}")
+        first.setdefault(mark, index)
+    if len(listed) > MAX_FOREIGN:
+        found.add(path, f"has {len(listed)} marks; allowed: up to {MAX_FOREIGN}")
+    own = (checks or {}).get("mark")
+    if ranges and own is not None and own >> MARK_BITS == ranges[0]:
+        found.add(
+            ("checks", "mark"),
+            f"{own} is in the range of the marks of foreign; allowed: another one",
+        )
+
+
 class Differences:
     """Checks what must differ between services, as they come. ``path``: of their list."""
 
@@ -204,16 +283,42 @@ def sources_needed(lists: Iterable[tuple[Prefix, ...] | None]) -> int:
     return sum(len(prefixes) for prefixes in set(lists) if prefixes)
 
 
+def route_slots(backends: int, table_size: int) -> int:
+    """Return how large the table of a route is: one backend needs no more than a slot."""
+    return 1 if backends == 1 else table_size
+
+
+def needed(services: Collection[Service]) -> dict[str, int]:
+    """Return what services take of limits, but of ports."""
+    routes = [(route, each) for each in services for route in each.route_from]
+    return {
+        "services": len(services) + len(routes),
+        "backends": sum(len(each.backends) for each in services),
+        "table_slots": sum(each.table_size for each in services if each.backends)
+        + sum(route_slots(len(route.backends), each.table_size) for route, each in routes),
+        "sources": sources_needed(each.allow_from for each in services)
+        + sum(len(route.sources) for route, _ in routes),
+    }
+
+
 def check_capacity(services: Sequence[Tree | None], limits: Tree, found: Findings) -> None:
     """Check that the services fit into the limits."""
     present = [service for service in services if service]
+    routes = [
+        (route, service) for service in present for route in service.get("route_from", ()) if route
+    ]
     needs = {
-        "services": len(present),
+        "services": len(present) + len(routes),
         "backends": sum(len(service.get("backends", ())) for service in present),
         "table_slots": sum(
             service.get("table_size", 0) for service in present if service.get("backends")
+        )
+        + sum(
+            route_slots(len(route.get("backends", ())), service.get("table_size", 0))
+            for route, service in routes
         ),
-        "sources": sources_needed(service.get("allow_from") for service in present),
+        "sources": sources_needed(service.get("allow_from") for service in present)
+        + sum(len(route.get("sources", ())) for route, _ in routes),
     }
     for name, need in needs.items():
         if limits.get(name, need) < need:

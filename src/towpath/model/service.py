@@ -27,7 +27,9 @@ from towpath.model.kinds import (
     Prefix,
     Prefixes,
     Prime,
+    SourcePrefixes,
     UnicastAddress,
+    UnicastAddresses,
     Vip,
     Word,
 )
@@ -196,6 +198,19 @@ class Affinity:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRoute:
+    """Which backends new flows of some clients go to."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    sources: Annotated[tuple[Prefix, ...], SourcePrefixes()]
+    """Prefixes that the clients are in, of the VIP's family. The longest of all routes holds."""
+    backends: Annotated[tuple[Address, ...], UnicastAddresses()]
+    """Backends of the service, which share these flows by their weights. While none of them takes
+    flows all of the service's do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """A virtual address and port, and the backends that share its flows."""
 
@@ -244,6 +259,8 @@ class Service:
     quic: Quic | None = None
     """Whether packets go where their connection id says, by backends' server_id. None: nothing is
     read behind UDP's header."""
+    route_from: tuple[SourceRoute, ...] = ()
+    """Where new flows of some clients go; those of others go to all backends."""
 
     @property
     def key(self) -> ServiceKey:

@@ -20,6 +20,7 @@ from towpath.model.kinds import (
     Prefix,
     Prefixes,
     SourceAddress,
+    UnicastAddress,
     UnicastAddresses,
     Word,
     split_endpoint,
@@ -103,6 +104,23 @@ DEFAULT_MARK = 0x74
 """Apart from the bits that Kubernetes' own networking uses (0x4000, 0x8000, 0xffff0f00)."""
 
 
+MARK_BITS = 16
+"""Of a mark of foreign checks: what is above is the same in all of them."""
+MAX_FOREIGN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignCheck:
+    """A mark by which other programs' sockets reach a backend, in the way of clients' packets."""
+
+    __pydantic_config__: ClassVar[Any] = PYDANTIC
+
+    mark: Annotated[int, Integer(1 << MARK_BITS, (1 << 32) - 1)]
+    """SO_MARK of their sockets, which are connected to a VIP."""
+    backend: Annotated[Address, UnicastAddress()]
+    """Where their packets go, in the way of the service that is at the VIP and port."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checks:
     """How health checks are carried out. Changing one needs a restart of the agent."""
@@ -113,6 +131,9 @@ class Checks:
     """Mark (SO_MARK) of their packets on this node; no one else's may have it."""
     concurrent: Annotated[int, Integer(1, 4096)] = 128
     """Checks under way at one time; the others wait."""
+    foreign: tuple[ForeignCheck, ...] = ()
+    """Marks of other programs' checks, up to 4,096. All are within one range of 65,536, of which no
+    one else may have any: from a multiple of that to before the next."""
 
 
 @dataclass(frozen=True, slots=True)

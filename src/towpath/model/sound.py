@@ -79,6 +79,7 @@ def _is_plain(service: Service) -> bool:
         and vip not in addresses
         and service.health is None
         and service.quic is None
+        and service.route_from == ()
         and (service.affinity is None or _is_whole(service.affinity))
         and not any(map(not_unicast, {vip, *addresses}))
         and _fits(service)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 UNLIMITED = (1 << 64) - 1
 _MAX_LABEL = 255
-_INTERFACE_ROOM = 4096  # what a description of an interface takes at most
+_PENDING_ROOM = 4096  # what a description of an interface, or names, take at most
 _NANOSECONDS = 1 << 64
 
 
@@ -134,22 +134,23 @@ class RecordReader:
     def read(self, out: bytearray, section: Section, names: Names) -> int:
         """Fill ``out`` with blocks from its beginning; return how many bytes.
 
-        Less than its size: all that the ring had, but for what has no room. Interfaces that
-        the section gets meanwhile are put before the blocks that need them. DamagedError.
+        Less than its size: all that the ring had, but for what has no room. Interfaces and names
+        that the section gets meanwhile are put before the blocks that need them. DamagedError.
         """
         room = (ctypes.c_ubyte * len(out)).from_buffer(out)
         address, written = ctypes.addressof(room), 0
         report = self._report
-        while len(out) - written >= _INTERFACE_ROOM:
+        while len(out) - written >= _PENDING_ROOM:
             self._library.towpath_record_read(
                 self._reader,
                 address + written,
-                len(out) - written - _INTERFACE_ROOM,
+                len(out) - written - _PENDING_ROOM,
                 ctypes.byref(report),
             )
             written += report.written
             if report.status == Status.LABEL:
                 self._learn_label(Outcome(report.service, report.handle, report.verdict), names)
+                written += _put(section.pending(), address + written)
             elif report.status == Status.INTERFACE:
                 number = names.interface(report.ifindex, report.direction)
                 self._check(
@@ -157,9 +158,7 @@ class RecordReader:
                         self._reader, report.ifindex, report.direction, number
                     )
                 )
-                block = section.pending()
-                ctypes.memmove(address + written, block, len(block))
-                written += len(block)
+                written += _put(section.pending(), address + written)
             elif report.status == Status.DAMAGED:
                 raise DamagedError("the ring holds something that is no record")
             else:
@@ -209,3 +208,9 @@ class RecordReader:
             self._library.towpath_record_close(self._reader)
             self._reader = None
             self._memory = None
+
+
+def _put(block: bytes, address: int) -> int:
+    """Copy a block to an address; returns its length."""
+    ctypes.memmove(address, block, len(block))
+    return len(block)

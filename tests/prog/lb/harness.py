@@ -19,6 +19,7 @@ from tests.prog.lb.oracle_quic import Ids
 from tests.prog.lb.told import note_length, run_on, standing_still, tellable
 
 from towpath.core.lb import maglev
+from towpath.core.lb.routes import prefixes_in_order
 from towpath.datapath.balancer import Balancer
 from towpath.datapath.maps.pins import HOST, NAMES
 from towpath.datapath.observe.counters import verdict_names
@@ -28,7 +29,7 @@ from towpath.model import Backend, Device, Icmp, Limits, Protocol, Service, Snat
 from towpath.model.settings import NO_UNWRAP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from tests.prog.lb.oracle import Key
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from towpath.datapath.neigh.wanted import Resolver
     from towpath.kernel.bpf.programs import TestRun
     from towpath.model.kinds import Ports
+    from towpath.model.service import SourceRoute
+    from towpath.model.settings import ForeignCheck
 
 SMALL = Limits(services=64, backends=1000, flows=1 << 18, fragments=1 << 10, table_slots=1 << 18)
 TABLE_SIZE = 1021
@@ -240,11 +243,16 @@ class Rig:
         """How many of `counters` a service has."""
         return len(_SERVICE_UNITS) + len(self._reasons)
 
-    def _indexes(self) -> tuple[dict[int, Key], dict[int, tuple[Key, Address]]]:
-        """Services by their index, and backends by theirs."""
+    def _indexes(self) -> tuple[dict[int, object], dict[int, tuple[Key, Address]]]:
+        """Services and their routes by their index, and backends by theirs."""
         table = self.balancer._contents.tables.backends
         installed = self.balancer._contents.tables.services.values()
-        services = {each.index: plain_key(each.key) for each in installed}
+        services: dict[int, object] = {each.index: plain_key(each.key) for each in installed}
+        services |= {
+            row.index: (plain_key(each.key), row.sources)
+            for each in installed
+            for row in each.routes
+        }
         backends = {
             table.index(handle): (plain_key(each.key), address)
             for each in installed
@@ -270,6 +278,7 @@ def rigged(
     still: bool = False,
     unwrap: Unwrap = NO_UNWRAP,
     snat: Snat | None = None,
+    foreign: Sequence[ForeignCheck] = (),
 ) -> Iterator[Rig]:
     """A load balancer on some devices of the network; ``still``: in a jiffy that doesn't end."""
     source = source or Source()
@@ -285,6 +294,7 @@ def rigged(
             egress=AnyFrameEgress,
             unwrap=unwrap,
             snat=snat,
+            foreign=foreign,
         )
     with balancer:
         yield Rig(balancer, network, source)
@@ -339,6 +349,9 @@ def served(service: Service) -> Served:
         encap=service.encap,
         encap_port=service.encap_port or 6080,
         ids=_ids(service) if service.quic else None,
+        routes=tuple(
+            (prefixes_in_order(each.sources), _routed(service, each)) for each in service.route_from
+        ),
     )
 
 
@@ -352,6 +365,14 @@ def _ids(service: Service) -> Ids:
         {each.server_id: each.address for each in service.backends if each.server_id is not None},
         frozenset(each.address for each in service.backends if each.state == "down"),
     )
+
+
+def _routed(service: Service, route: SourceRoute) -> list[Address]:
+    """The table of a route: of one backend it is that, if it takes flows."""
+    chosen = tuple(each for each in service.backends if each.address in route.backends)
+    if len(chosen) == 1:
+        return [each.address for each in chosen if each.takes_flows]
+    return list(served(replace(service, backends=chosen, route_from=())).slots)
 
 
 def _difference(

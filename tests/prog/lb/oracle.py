@@ -112,6 +112,21 @@ class Served:
     encap_port: int = 6080
     ids: Ids | None = None
     """What connection ids of QUIC look like, and whom they name; None: nobody asks them."""
+    routes: tuple[tuple[tuple[IPv4Network | IPv6Network, ...], Sequence[Address]], ...] = ()
+    """Prefixes, and the Maglev table that new flows from there go by, if it isn't empty."""
+
+    def route(self, source: Address) -> tuple[IPv4Network | IPv6Network, ...] | None:
+        """The prefixes of the route that a source has: the longest that it is in says which."""
+        found = [
+            (prefix.prefixlen, prefixes, slots)
+            for prefixes, slots in self.routes
+            for prefix in prefixes
+            if source.version == prefix.version and source in prefix
+        ]
+        if not found:
+            return None
+        _, prefixes, slots = max(found, key=lambda each: each[0])
+        return prefixes if slots else None
 
     def added(self, backend: Address) -> int:
         """Bytes that a packet has more on its way to a backend."""
@@ -340,7 +355,8 @@ class World:
     def by_maglev(self, key: Key, flow: Flow) -> Address | None:
         """The backend in the slot that the flow hashes to, or its client's address does."""
         service = self.services[key]
-        if not service.slots:
+        slots = dict(service.routes).get(service.route(flow.source) or (), service.slots)
+        if not slots:
             return None
         if service.hash_by == "port":
             hashed = port_hash(flow.destination_port, self.seed)
@@ -348,7 +364,7 @@ class World:
             hashed = client_hash(flow.source, self.seed)
         else:
             hashed = flow_hash(flow, self.seed)
-        return service.slots[hashed * len(service.slots) >> 32]
+        return slots[hashed * len(slots) >> 32]
 
     def _balance(
         self,
@@ -372,6 +388,15 @@ class World:
         # Of a fragment that ends before its flags nobody knows what it does to a flow.
         unsaid = kind in {"error", "later"} or told is None
         quiet = unsaid or other
+        route = None
+        if (
+            fresh
+            and named is None
+            and not unsaid
+            and not flags & RST
+            and not self.of_client(key, packet.flow)
+        ):
+            route = self.services[key].route(packet.flow.source)
         if flags & RST and fresh:
             # It ends what nobody knows. Who remembers no flow counts them all.
             quiet, fresh = True, not self.services[key].remembers
@@ -386,6 +411,7 @@ class World:
             quiet=quiet,
             flags=flags,
             said=said,
+            route=route,
         )
         if backend is None:
             return found
@@ -552,6 +578,8 @@ class Outcome:
     """What its connection id says, of a service that asks these."""
     by: str = ""
     """How it leaves, where its verdict doesn't say: redirect or kernel."""
+    route: tuple[IPv4Network | IPv6Network, ...] | None = None
+    """The sources of the route that a new flow went by."""
 
     def ends(self, verdict: str, frame: bytes | None = None, by: str = "") -> Outcome:
         """The same packet with its verdict, and the frame if it was changed."""
@@ -577,6 +605,7 @@ class Outcome:
             (self.key, "flows"): int(self.fresh),
             (self.key, "drops"): int(dropped),
             (self.key, self.verdict): int(dropped),
+            ((self.key, self.route), "flows"): int(self.route is not None),
         }
         if self.said:
             moved[self.key, "id", self.said] = 1

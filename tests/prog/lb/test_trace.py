@@ -155,7 +155,7 @@ def array_maps(rig: Rig) -> list[str]:
     others = {
         *("traces", "contexts", "nats", "nat_locks"),
         *("vlan_devices", "egress_devices", "sources", "backend_drops", "health_probes"),
-        *("refusals", "unwrap_addresses", "tracked"),
+        *("refusals", "unwrap_addresses", "tracked", "health_foreign", "health_scratch"),
     }
     return [name for name in maps if not name.startswith(".") and name not in others]
 
@@ -179,7 +179,8 @@ def assert_tells(rig: Rig, trace: Trace, outcome: Outcome) -> None:
     hashed = client_hash(outcome.flow.source, rig.world.seed) if by_client else None
     assert trace.hash == (hashed or flow_hash(outcome.flow, rig.world.seed))
     assert (trace.flow_hit, trace.backend) == (not outcome.fresh, outcome.backend)
-    slots = len(served.slots)
+    assert (trace.route.sources if trace.route else None) == outcome.route
+    slots = len(dict(served.routes).get(outcome.route or (), served.slots))
     by_maglev = outcome.fresh and outcome.backend is not None and not trace.client_hit
     assert trace.slot == (trace.hash * slots >> 32 if by_maglev else None)
     assert trace.table_size == (slots if by_maglev else None)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ from tests.prog.packets.harness import (
 from tests.prog.packets.oracle import answer, backend, between, framed, ports
 
 from towpath.model.kinds import Ports
-from towpath.model.service import Backend
+from towpath.model.service import Backend, BackendState, SourceRoute
 
 if TYPE_CHECKING:
     from scapy.packet import Packet
@@ -170,6 +171,30 @@ def test_a_service_is_for_its_sources(rig: Rig) -> None:
     }
     run = rig.out(IP(src="10.244.0.3", dst=VIP) / TCP(sport=1, dport=8080, flags="S"))
     assert (run.moved, run.action) == ({"from_pod.drop_source": 1}, SHOT)
+
+
+def test_a_pod_has_the_route_of_its_address(rig: Rig) -> None:
+    """The longest prefix's; where none of its backends takes flows all do."""
+    chosen = ip_address(BACKENDS[2])
+    route = SourceRoute((ip_network("10.244.0.2/32"),), (chosen,))
+    wide = SourceRoute((ip_network("10.244.0.0/16"),), (ip_address(BACKENDS[0]),))
+    made = service(VIP, BACKENDS, route_from=(wide, route))
+    rig.apply(made)
+    backends = {
+        rig.out(V4 / TCP(sport=sport, dport=8080, flags="S")).packet[IP].dst
+        for sport in range(1, 21)
+    }
+    assert backends == {str(chosen)}
+    away = tuple(
+        replace(each, state=BackendState.DRAINING) if each.address == chosen else each
+        for each in made.backends
+    )
+    rig.apply(replace(made, backends=away))
+    backends = {
+        rig.out(V4 / TCP(sport=sport, dport=8080, flags="S")).packet[IP].dst
+        for sport in range(100, 140)
+    }
+    assert backends == set(BACKENDS[:2])
 
 
 def test_a_reset_begins_nothing(rig: Rig) -> None:

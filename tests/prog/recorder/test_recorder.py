@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import ExitStack
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -365,7 +366,10 @@ def test_the_program_that_records_is_attached_meanwhile(rig: Rig) -> None:
 
 @pytest.mark.thorough
 def test_names_follow_the_services(rig: Rig) -> None:
-    """A backend that comes while a capture goes on is called by its address."""
+    """A backend that comes while a capture goes on is called by its address, what is renamed anew.
+
+    Addresses too: a VIP by all its services, a backend by one, said before their first packet.
+    """
     serve_all(rig, 4, NEAR[4][0])
     with recorded(rig, direction="in") as capture:
         chunks = capture.recording.chunks()
@@ -374,10 +378,23 @@ def test_names_follow_the_services(rig: Rig) -> None:
         made += bytes(next(chunks))
         serve_all(rig, 4, NEAR[4][1])
         rig.expect(frame(), "tx")
+        made += bytes(next(chunks))
+        rig.serve(*(replace(each, name=f"new-{each.protocol}") for each in rig.balancer.observed()))
+        rig.expect(frame(), "tx")
         capture.recording.stop()
         made += b"".join(map(bytes, chunks))
-    said = [each.said["backend"] for each in read(made).packets]
-    assert said == [str(NEAR[4][0]), str(NEAR[4][1])]
+    found = read(made)
+    first, second, vip = str(NEAR[4][0]), str(NEAR[4][1]), str(VIPS[4])
+    assert [each.said["backend"] for each in found.packets] == [first, second, second]
+    before = tuple(f"{each}-80-{vip}" for each in ("tcp", "udp"))
+    assert found.named == [
+        (0, first, (f"{first.replace('.', '-')}.{before[0]}",)),
+        (0, vip, before),
+        (1, second, (f"{second.replace('.', '-')}.{before[0]}",)),
+        (2, second, (f"{second.replace('.', '-')}.new-tcp",)),
+        (2, vip, ("new-tcp", "new-udp")),
+    ]
+    assert [each.said["service"] for each in found.packets] == [before[0], before[0], "new-tcp"]
 
 
 @pytest.mark.thorough

@@ -44,10 +44,13 @@ from tests.prog.snat.oracle_bytes import hops, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from ipaddress import IPv4Network, IPv6Network
 
     from tests.prog.lb.oracle import Key, Served, Way
     from tests.prog.lb.oracle_parse import Address
     from tests.prog.lb.oracle_slow_path import FragmentKey, Left, SlowPath
+
+    Prefixes = tuple[IPv4Network | IPv6Network, ...]
 
 NO_PORT, NO_HOP, NO_FLOW = "drop_nat_ports", "drop_ttl", "drop_no_flow"
 MARTIAN = "drop_martian"
@@ -374,8 +377,8 @@ class NatWorld(World):
         if refused := self._refused(flow, flags):
             return ending(found, refused, commit=forget, leaves=self._left_whole(refused, slow))
         said, named = self.named(frame, packet, key)
-        found = replace(found, said=said)
         backend = named or self.of_client(key, flow) or self.by_maglev(key, flow)
+        found = replace(found, said=said, route=None if named else self._route(key, flow))
         if backend is None:
             return ending(found, NO_BACKEND, fresh=True, commit=forget)
         # The table is changed already by packets that can't be sent on.
@@ -394,6 +397,11 @@ class NatWorld(World):
         if made is None:
             return ending(found, NO_PORT, commit=commit)
         return self._to_backend(found, ifindex, packet, commit)
+
+    def _route(self, key: Key, flow: Flow) -> Prefixes | None:
+        """The route that a new flow goes by."""
+        known = self.of_client(key, flow)
+        return None if known else self.services[key].route(flow.source)
 
     def _refused(self, flow: Flow, flags: int) -> str | None:
         """The verdict of a packet of a flow that isn't known, if it isn't balanced."""

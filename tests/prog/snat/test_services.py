@@ -35,7 +35,7 @@ from tests.prog.snat.test_icmp import (
 )
 
 from towpath import quic
-from towpath.model import Affinity, Backend, BackendState, Protocol, Quic
+from towpath.model import Affinity, Backend, BackendState, Protocol, Quic, SourceRoute
 from towpath.model.kinds import ANY_PORT, Ports
 
 if TYPE_CHECKING:
@@ -227,6 +227,23 @@ def test_who_is_refused_takes_no_translation(nat: NatRig, version: int, protocol
         nat.expect(frame, NOT_FOR_YOU)
     assert not nat.tables["nat_flows"]["way"]["ref"].any()
     begin(nat, inside, 1, protocol)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_flows_go_to_the_backends_of_their_sources_route(nat: NatRig, version: int) -> None:
+    """And stay there, translated as they were, when routes change."""
+    client, other = clients(version)[:2]
+    made = snat_service(version)
+    routes = [
+        replace(made, route_from=(SourceRoute((ip_network(str(client)),), (backend,)),))
+        for backend in NEAR[version][:2]
+    ]
+    nat.serve(routes[0])
+    assert {begin(nat, client, sport).backend for sport in range(FLOWS)} == {NEAR[version][0]}
+    assert {begin(nat, other, sport).backend for sport in range(FLOWS)} - {NEAR[version][0]}
+    nat.serve(routes[1])
+    assert next_of(nat, client, 1).backend == NEAR[version][0]
+    assert begin(nat, client, FLOWS).backend == NEAR[version][1]
 
 
 @pytest.mark.parametrize(("version", "protocol"), BOTH)

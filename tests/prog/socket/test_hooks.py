@@ -312,6 +312,21 @@ def test_services_for_some_sources_are_left_to_packets(rig: Rig) -> None:
     assert moved == {"connect pass_sources": 1, f"{TCP}: connect pass_sources": 1}
 
 
+def test_services_that_route_by_source_are_left_to_packets(rig: Rig) -> None:
+    """For the same reason."""
+    from dataclasses import replace  # noqa: PLC0415
+    from ipaddress import ip_network  # noqa: PLC0415
+
+    from towpath.model import SourceRoute  # noqa: PLC0415
+
+    made = service()
+    route = SourceRoute((ip_network("198.51.100.0/24"),), (made.backends[0].address,))
+    rig.apply(replace(made, route_from=(route,)))
+    with rig.counting() as moved:
+        assert "errno" in rig.run(f"tcp('{VIP}', {PORT})")
+    assert moved == {"connect pass_sources": 1, f"{TCP}: connect pass_sources": 1}
+
+
 def test_backends_of_the_other_family_are_left_to_packets(rig: Rig) -> None:
     """Which a tunnel brings there."""
     rig.apply(service(backends=BACKENDS6[:1]))
@@ -346,15 +361,16 @@ def test_cgroups_can_be_left_out(rig: Rig) -> None:
         assert pod.run(f"tcp('{VIP}', {PORT})")[0] in BACKENDS
 
 
-def test_health_checks_are_left_alone(servers: object) -> None:
-    """They are known by their mark, and have to go by the service's address."""
+@pytest.mark.parametrize("mark", [0x74, 65537])
+def test_health_checks_are_left_alone(servers: object, mark: int) -> None:
+    """They are known by their marks, others' too, and have to go by the service's address."""
     from tests.prog.socket.harness import Rig  # noqa: PLC0415
 
     assert servers
-    with Rig(mark=0x74) as rig:
+    with Rig(mark=0x74, foreign=1 << 16) as rig:
         rig.apply(service())
         rig.run("make('s')")
-        rig.run("S['s'].setsockopt(SOL_SOCKET, SO_MARK, 0x74)")
+        rig.run(f"S['s'].setsockopt(SOL_SOCKET, SO_MARK, {mark})")
         with rig.counting() as moved:
             assert "errno" in rig.run(f"S['s'].connect(('{VIP}', {PORT}))")
         assert moved == {"connect pass_check": 1}

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from towpath.agent.health.check import check
 from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, Target
+from towpath.datapath.health.asked import Asked
 from towpath.model import CheckType, Health, Protocol, ServiceKey
-from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from pathlib import Path
 
     from towpath.model import Address
-    from towpath.model.service import Forwarding, Tunnel
 
     Behaviour: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -35,27 +34,18 @@ RESET = struct.pack("ii", 1, 0)
 class Direct:
     """A way to a server that is no tunnel: straight over the loopback device."""
 
-    def open(self, vips: Iterable[Address]) -> None:
+    def open(self, vips: Iterable[Address], others: Iterable[Address] = ()) -> None:
         """Nothing is needed."""
 
     def close(self) -> None:
         """Nothing is left."""
 
-    def connection(
-        self,
-        vip: Address,
-        backend: Address,
-        *,
-        forwarding: Forwarding = "dsr",
-        tunnel: Tunnel = IPIP,
-        datagrams: bool = False,
-    ) -> socket.socket:
+    def connection(self, asked: Asked) -> socket.socket:
         """A plain socket."""
-        assert vip == backend
-        assert (forwarding, tunnel) == ("dsr", IPIP)
-        made = socket.socket(type=socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM)
+        assert asked == Asked(asked.backend, asked.backend, datagrams=asked.datagrams)
+        made = socket.socket(type=socket.SOCK_DGRAM if asked.datagrams else socket.SOCK_STREAM)
         made.setblocking(False)  # noqa: FBT003 -- as it is called
-        if not datagrams:
+        if not asked.datagrams:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         return made
 
@@ -66,28 +56,9 @@ class Broken(Direct):
 
     error: Exception
 
-    def connection(
-        self,
-        vip: Address,
-        backend: Address,
-        *,
-        forwarding: Forwarding = "dsr",
-        tunnel: Tunnel = IPIP,
-        datagrams: bool = False,
-    ) -> socket.socket:
+    def connection(self, asked: Asked) -> socket.socket:
         """Fail."""
-        assert not datagrams
-        raise (
-            self.error
-            if (vip, backend, forwarding, tunnel)
-            == (
-                HOST,
-                HOST,
-                "dsr",
-                IPIP,
-            )
-            else AssertionError
-        )
+        raise self.error if asked == Asked(HOST, HOST) else AssertionError
 
 
 def target(port: int, kind: CheckType = CheckType.HTTP, **fields: object) -> Target:

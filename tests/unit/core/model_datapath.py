@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from towpath.core.lb import steps
 from towpath.core.lb.options import Options
-from towpath.model import Backend, Service, ServiceKey
+from towpath.core.lb.routes import canonical
+from towpath.model import Backend, Service, ServiceKey, SourceRoute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +31,7 @@ class Room:
     """Those whose flows a step has moved."""
     table_size: int = 0
     published: bool = False
+    routes: tuple[SourceRoute, ...] = ()
 
     def set_table(self, backends: Iterable[Backend]) -> None:
         """Have those that take flows share the table."""
@@ -98,6 +100,11 @@ class Datapath:
                     before == after or not before.takes_flows or after.state == "down"
                     for before, after in pairs
                 )
+            case steps.SetRoutes(key, routes, backends):
+                room = self.rooms[key]
+                assert room.routes != routes
+                assert {each.address for each in backends} <= room.backends.keys()
+                room.routes = routes
             case steps.RemoveBackend(key, address):
                 del self.rooms[key].backends[address]
 
@@ -128,6 +135,7 @@ class Datapath:
                 *key[:3],
                 backends=tuple(room.backends.values()),
                 scope=key.scope,
+                route_from=room.routes,
                 **room.options.fields(),
             )
             for key, room in self.rooms.items()
@@ -140,6 +148,7 @@ class Datapath:
             room = self.rooms[service.key]
             assert room.published
             assert room.options == Options.of(service)
+            assert room.routes == canonical(service.route_from)
             assert room.backends == {each.address: each for each in service.backends}
             wanted = Room(room.options)
             wanted.set_table(service.backends)

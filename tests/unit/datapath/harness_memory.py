@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from tests.unit.datapath.harness_program import BTF, LINE, handle_of, service_of
 from towpath.core.lb import maglev
 from towpath.datapath.address import unpack
 from towpath.datapath.lb.admission import check
-from towpath.datapath.lb.allow_from import SourceSets
 from towpath.datapath.lb.backends import BackendTable
 from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.extents import Extents
@@ -27,6 +26,7 @@ from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.quic import Forms, ServerIds
 from towpath.datapath.lb.services import ServiceRows
+from towpath.datapath.lb.sources import SourceSets
 from towpath.datapath.lb.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
 
@@ -52,7 +52,14 @@ LOCAL = int(BTF.enum("service_flags")["SERVICE_LOCAL"])
 SOURCE_BITS = int(BTF.enum("source_limits")["SOURCE_BITS"])
 ENCAPS = Encaps(lambda enum, name: int(BTF.enum(enum)[name]))
 FORMS = Forms(lambda enum, name: int(BTF.enum(enum)[name]))
-MORE = ("SERVICE_ENCAP", "SERVICE_HASH_CLIENT", "SERVICE_HASH_PORT", "SERVICE_QUIC")
+ROUTES_SHIFT = int(BTF.enum("service_flags")["SERVICE_ROUTES_SHIFT"])
+MORE = (
+    "SERVICE_ENCAP",
+    "SERVICE_HASH_CLIENT",
+    "SERVICE_HASH_PORT",
+    "SERVICE_QUIC",
+    "SERVICE_ROUTES_SHIFT",
+)
 FLAGS = Flags(
     NO_FLOW_TABLE, L2, SNAT, LOCAL, *(int(BTF.enum("service_flags")[each]) for each in MORE)
 )
@@ -94,13 +101,13 @@ class Ids:
 class Memory:
     """What outlives a process, with room for all that the tests' services need at one time."""
 
-    services_limit: int = 8
+    services_limit: int = 20
     backends_limit: int = 24
-    table_slots: int = 24 * LINE
+    table_slots: int = 72 * LINE
     port_pages: int = 8
-    sources_limit: int = 16
-    sources: set[bytes] = field(default_factory=set)
-    """Keys of the trie of source prefixes."""
+    sources_limit: int = 32
+    sources: dict[bytes, int] = field(default_factory=dict)
+    """The trie of source prefixes."""
     vips: Array = field(init=False)
     lengths: Array = field(init=False)
     pages: Array = field(init=False)
@@ -128,18 +135,18 @@ class Memory:
     def snapshot(self) -> tuple[Array, Array]:
         """Return all keys of the trie, and their values."""
         keys = np.frombuffer(b"".join(sorted(self.sources)), SOURCE_KEY)
-        return keys, np.ones(len(keys), np.uint32)
+        return keys, np.array([self.sources[key] for key in sorted(self.sources)], np.uint32)
 
     def update_batch(self, keys: Array, values: Array) -> None:
         """Store keys in the trie."""
         assert len(keys) == len(values)
-        self.sources |= {key.tobytes() for key in keys}
+        self.sources |= {key.tobytes(): int(value) for key, value in zip(keys, values, strict=True)}
         assert len(self.sources) <= self.sources_limit
 
     def delete_batch(self, keys: Array) -> None:
         """Remove keys from the trie."""
         for key in keys:
-            self.sources.remove(key.tobytes())
+            del self.sources[key.tobytes()]
 
     def allowed(self, index: int) -> tuple[Prefix, ...] | None:
         """Whom the service at an index is for, as packets see it; None: everyone."""
@@ -148,6 +155,21 @@ class Memory:
             return None
         found = [key for key in self.snapshot()[0] if key["set"] == number]
         return tuple(sorted(map(prefix_of_key, found), key=lambda each: (each.version, each)))
+
+    def routed(self, key: ServiceKey) -> dict[Prefix, View]:
+        """Where new flows from each prefix of a service's routes go, as packets see it."""
+        found = self.rows(self.service(key))
+        return {prefix: self.view_of(row) for prefix, row in found.items()}
+
+    def rows(self, index: int) -> dict[Prefix, int]:
+        """The rows that new flows of a service go by, by the prefixes that they are from."""
+        number = int(self.services["flags"][index]) >> ROUTES_SHIFT
+        keys, rows = self.snapshot()
+        return {
+            prefix_of_key(each): int(row)
+            for each, row in zip(keys, rows, strict=True)
+            if each["set"] == number and number
+        }
 
     def fill(self, base: int, make: Callable[[], Array]) -> None:
         """Store handles from slot ``base`` on."""
@@ -173,8 +195,10 @@ class Memory:
     def view(self, key: ServiceKey) -> View | None:
         """Where packets for ``key`` go, by slot; None: to the kernel."""
         index = self.service(key)
-        if not index:
-            return None
+        return self.view_of(index) if index else None
+
+    def view_of(self, index: int) -> View:
+        """Where packets go by the table of a row of services, by slot."""
         row = self.services[index : index + 1]
         size = int(row["table"][0]) >> 32
         # The lowest hash of each slot.
@@ -234,6 +258,7 @@ class Process:
                 "any",
                 *key[:3],
                 backends=each.backends(),
+                route_from=each.route_from(),
                 **each.options.fields(),
             )
             for key, each in self.tables.services.items()
@@ -263,6 +288,20 @@ def view_of(service: Service | None) -> View | None:
     return [service.backends[i].address for i in slots]
 
 
+def routed_of(service: Service, routes: Service | None = None) -> dict[Prefix, View]:
+    """What packets ought to see of a service's routes, or of another one's with its backends."""
+    found: dict[Prefix, View] = {}
+    for route in (routes or service).route_from:
+        chosen = tuple(each for each in service.backends if each.address in route.backends)
+        view: View = []
+        if len(route.backends) > 1:
+            view = view_of(replace(service, backends=chosen)) or []
+        elif any(each.takes_flows for each in chosen):
+            view = list(route.backends)
+        found |= dict.fromkeys(route.sources, view)
+    return found
+
+
 def by_key(services: Iterable[Service]) -> dict[ServiceKey, Service]:
     """Services by what identifies them."""
     return {service.key: service for service in services}
@@ -272,12 +311,13 @@ def assert_sound(memory: Memory) -> None:
     """Ranges don't overlap, and every handle in them is a backend's of that service."""
     owners = Counter[int]()
     for index in memory.published():
-        table = int(memory.services[index]["table"])
-        base, size = table & 0xFFFFFFFF, table >> 32
-        owners.update(range(base, base + size))
-        handles = memory.read(base, size)
-        rows = memory.backends[handles & (1 << INDEX_BITS) - 1]
-        assert handles.all()
-        assert np.array_equal(rows["handle"], handles)
-        assert (rows["service"] == index).all()
+        for row in {index, *memory.rows(index).values()}:
+            table = int(memory.services[row]["table"])
+            base, size = table & 0xFFFFFFFF, table >> 32
+            owners.update(range(base, base + size))
+            handles = memory.read(base, size)
+            rows = memory.backends[handles & (1 << INDEX_BITS) - 1]
+            assert handles.all()
+            assert np.array_equal(rows["handle"], handles)
+            assert (rows["service"] == index).all()
     assert max(owners.values(), default=1) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from towpath.model import Affinity, Backend, BackendState, Protocol, Quic, Service
+from towpath.model import Affinity, Backend, BackendState, Protocol, Quic, Service, SourceRoute
 
 if TYPE_CHECKING:
     from towpath.model import Address
@@ -33,7 +33,16 @@ SOURCES = [
         )
     ),
 ]
+ROUTED = [
+    tuple(map(ip_network, texts))
+    for texts in (["198.51.100.0/24", "198.51.100.7/32"], ["0.0.0.0/0"], ["2001:db8::/33"])
+]
 SIZES = [5, 7, 13, 31]
+
+routes: st.SearchStrategy[dict[int, list[Address]]] = st.just({}) | st.dictionaries(
+    st.integers(0, 2), st.lists(st.sampled_from(ADDRESSES), unique=True, max_size=3), max_size=2
+)
+"""Which backends new flows from which of the prefixes go to, as far as there are such."""
 
 
 FORMS = [None, Quic(length=1, rotation=5, length_self_description=True), Quic("katran")]
@@ -56,6 +65,11 @@ def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
             affinity=options[2],
             allow_from=options[3],
             quic=ids[0],
+            route_from=tuple(
+                SourceRoute(ROUTED[at], chosen)
+                for at, wanted in options[4].items()
+                if (chosen := tuple(each for each in wanted if each in backends))
+            ),
         ),
         st.dictionaries(
             st.sampled_from(ADDRESSES),
@@ -68,6 +82,7 @@ def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
             st.sampled_from(["dsr", "l2"]),
             st.none() | st.integers(1, 100).map(Affinity),
             st.sampled_from(SOURCES),
+            routes,
         ),
         st.tuples(
             st.sampled_from(FORMS if key[2] is Protocol.UDP else [None]),

@@ -282,6 +282,7 @@ class TestPydantic:
             "rotation": 5,
             "length_self_description": True,
         },
+        "route_from": [{"sources": ["198.51.100.0/24"], "backends": ["2001:db8::1"]}],
     }
 
     def test_round_trip(self) -> None:

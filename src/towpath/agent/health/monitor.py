@@ -17,7 +17,7 @@ from towpath.agent.health.log import log_change, log_services
 from towpath.agent.health.registry import Registry, Targets
 from towpath.agent.health.target import CheckFailedError, CheckNotMadeError, NoAnswerError, Seen
 from towpath.core.health import step, unable
-from towpath.model.health import CheckType
+from towpath.model.health import CheckType, checked_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -46,7 +46,7 @@ class Monitor:
 
     ``doubt`` is told of backends that are up and have not answered at all: perhaps their next hop
     has another MAC address by now. ``found_down`` is told of a service's backend that is down from
-    now on. Neither may block.
+    now on. Neither may block. ``foreign``: other programs check as well.
 
     ``registry`` has what was found, ``delays`` how late checks began; any thread may read them.
     """
@@ -58,6 +58,7 @@ class Monitor:
         path: ProbePath,
         *,
         concurrent: int,
+        foreign: bool = False,
         doubt: Callable[[Address], None] = lambda _: None,
         found_down: Callable[[str, Address], None] = lambda *_: None,
     ) -> None:
@@ -67,6 +68,7 @@ class Monitor:
         self._controller = controller
         self._writer = writer
         self._path = path
+        self._foreign = foreign
         self._doubt = doubt
         self._found_down = found_down
         self._limit = asyncio.Semaphore(concurrent)
@@ -142,7 +144,12 @@ class Monitor:
 
     async def _open(self, wanted: Collection[Target]) -> None:
         vips = {each.vip for each in wanted if each.health.type is not CheckType.COMMAND}
-        if vips:
+        if self._foreign:
+            # Others may check any service's.
+            services = self._controller.desired.services()
+            others = {checked_address(each.vip) for each in services}
+            await self._writer.run(self._path.open, vips, others)
+        elif vips:
             await self._writer.run(self._path.open, vips)
         else:
             await self._writer.run(self._path.close)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from towpath.agent.health.target import CheckFailedError, CheckNotMadeError
 from towpath.datapath.errors import DatapathError
 from towpath.kernel.errors import KernelError
-from towpath.model.health import DATAGRAMS
 
 if TYPE_CHECKING:
     import socket
@@ -36,13 +35,7 @@ _OURS = (errno.ENETUNREACH, errno.EPERM, errno.EACCES, errno.EADDRNOTAVAIL, errn
 def opened(path: ProbePath, target: Target) -> Iterator[socket.socket]:
     """A socket in the block that reaches the target once it is connected. CheckNotMadeError."""
     try:
-        made = path.connection(
-            target.vip,
-            target.backend,
-            forwarding=target.forwarding,
-            tunnel=target.tunnel,
-            datagrams=target.health.type in DATAGRAMS,
-        )
+        made = path.connection(target.asked)
     except (OSError, KernelError, DatapathError) as error:
         raise CheckNotMadeError(str(error)) from error
     with closing(made):

@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from towpath.datapath.health.asked import Asked
 from towpath.errors import Error
-from towpath.model.health import checked_address, first_port
+from towpath.model.health import DATAGRAMS, checked_address, first_port
 from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
@@ -41,23 +42,15 @@ class Seen:
 class ProbePath(Protocol):
     """The way to backends: :class:`towpath.datapath.health.path.HealthPath`."""
 
-    def open(self, vips: Iterable[Address]) -> None:
-        """Get ready for checks of these VIPs. KernelError."""
+    def open(self, vips: Iterable[Address], others: Iterable[Address] = ()) -> None:
+        """Get ready for checks of these VIPs, and by other programs of others. KernelError."""
         ...
 
     def close(self) -> None:
         """There are no more checks."""
         ...
 
-    def connection(
-        self,
-        vip: Address,
-        backend: Address,
-        *,
-        forwarding: Forwarding = "dsr",
-        tunnel: Tunnel = IPIP,
-        datagrams: bool = False,
-    ) -> socket.socket:
+    def connection(self, asked: Asked) -> socket.socket:
         """A socket that reaches a backend when it is connected to `Target.to`."""
         ...
 
@@ -75,6 +68,12 @@ class Target:
     forwarding: Forwarding = "dsr"
     """How the service's packets get to the backend."""
     tunnel: Tunnel = IPIP
+
+    @property
+    def asked(self) -> Asked:
+        """What a connection is made for."""
+        datagrams = self.health.type in DATAGRAMS
+        return Asked(self.vip, self.backend, self.forwarding, self.tunnel, datagrams)
 
     @property
     def to(self) -> Address:

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from towpath.agent.health.target import Target
     from towpath.datapath.lb.services import Place
     from towpath.model import Service, ServiceKey
-    from towpath.model.kinds import Address
+    from towpath.model.kinds import Address, Prefix
 
     Array = np.ndarray[Any, Any]
+
+
+_SHOWN = 4
 
 
 class Label(NamedTuple):
@@ -59,12 +62,21 @@ class _Known(NamedTuple):
     place: Place
     label: Label
     backends: tuple[Label, ...]
+    routes: tuple[str, ...]
 
     @classmethod
     def of(cls, name: str, place: Place) -> _Known:
         label = Label.of_service(name, place.key)
         backends = tuple(label.of_backend(address) for address, _ in place.handles)
-        return cls(name, place, label, backends)
+        routes = tuple(label.having("route", _sources(sources)) for sources, _ in place.routes)
+        return cls(name, place, label, backends, routes)
+
+
+def _sources(prefixes: tuple[Prefix, ...]) -> str:
+    """The first ones: no other route of the service has any of them."""
+    shown = [*map(str, prefixes[:_SHOWN])]
+    more = len(prefixes) - len(shown)
+    return ",".join([*shown, f"+{more}"] if more else shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,10 @@ class Rows:
     handles: Array
     owners: Array
     translated: Array
+    routes: tuple[str, ...]
+    """Labels of services' routes, whole."""
+    route_indexes: Array
+    """Where their flows are counted."""
 
 
 class Labels:
@@ -119,6 +135,8 @@ def _rows(known: tuple[_Known, ...]) -> Rows:
         handles=np.array([h for each in known for _, h in each.place.handles], np.uint32),
         owners=np.repeat(np.arange(len(known)), counts),
         translated=np.repeat(np.array([each.place.translated for each in known], bool), counts),
+        routes=tuple(text for each in known for text in each.routes),
+        route_indexes=np.array([at for each in known for _, at in each.place.routes], np.intp),
     )
 
 

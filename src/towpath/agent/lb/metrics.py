@@ -156,6 +156,10 @@ def _services(rows: Rows, totals: Totals, active: Array) -> Iterator[Metric]:
     sums = np.zeros(len(rows.services), np.int64)
     np.add.at(sums, rows.owners, active)
     yield ready_gauge("towpath_service_active_flows", _ACTIVE, _texts(rows.services), sums.tolist())
+    if rows.routes:
+        counted = totals.services["flows"][rows.route_indexes].tolist()
+        meaning = "New flows that went by a route of their sources."
+        yield ready_counter("towpath_service_route_flows", meaning, rows.routes, counted)
     yield _service_drops(rows, totals)
     yield _service_quic(rows, totals)
 

@@ -14,7 +14,7 @@ from towpath.api import documents
 from towpath.core.health import State
 from towpath.core.lb.counted import backend_status, service_with_active, with_active
 from towpath.datapath.flows.answers import Active, Tables, active, counts, names_of, page, recent
-from towpath.model.rules import sources_needed
+from towpath.model.rules import needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -165,13 +165,8 @@ class Observer:
     def limits(self) -> dict[str, documents.Use]:
         """How much of each limit is taken."""
         services = self._controller.desired.services()
-        used = {
-            "services": len(services),
-            "backends": sum(len(service.backends) for service in services)
-            + len(self._controller.terminating),
-            "table_slots": sum(service.table_size for service in services if service.backends),
-            "sources": sources_needed(service.allow_from for service in services),
-        }
+        used = needed(services)
+        used["backends"] += len(self._controller.terminating)
         return {name: documents.Use(n, getattr(self._limits, name)) for name, n in used.items()}
 
     def owners(self) -> dict[str, int]:

@@ -51,10 +51,12 @@ if TYPE_CHECKING:
     from towpath.agent.sources.intake import Update
     from towpath.api.documents import SourceStatus
     from towpath.core.lb.states import BackendKey
+    from towpath.core.recorder.names import Told
     from towpath.datapath.recorder.capture import Recording
     from towpath.documents import Plan
     from towpath.model import Config, Service
     from towpath.model.capture import Capture
+    from towpath.model.kinds import Address
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
@@ -127,6 +129,7 @@ class LoadBalancer(Part):
                     pins=given.pins,
                     snat=config.snat,
                     mark=config.checks.mark,
+                    foreign=config.checks.foreign,
                     next_hops=given.next_hops,
                     bare=True,
                     local=config.local,
@@ -147,6 +150,7 @@ class LoadBalancer(Part):
             self._writer,
             self._balancer.health,
             concurrent=config.checks.concurrent,
+            foreign=bool(config.checks.foreign),
             doubt=given.next_hops.doubt,
             found_down=self.captures.found_down,
         )
@@ -210,13 +214,20 @@ class LoadBalancer(Part):
     def _record(self, capture: Capture) -> Recording:
         """Begin a capture, in any thread but the writer's."""
 
-        def describe(outcome: Outcome) -> str:
-            return self._writer.call(self._balancer.describe, outcome)
+        def describe(outcome: Outcome) -> Told:
+            return self._writer.call(self._balancer.describe, outcome, self._pod)
 
         # Loading takes a while, in which changes go on.
         found = self._writer.call(self._balancer.observed)
         dropped = self._writer.call(self._balancer.drop_counter, capture)
         return self._balancer.recorder.start(capture, found, describe, dropped=dropped)
+
+    def _pod(self, service: str, backend: Address) -> str | None:
+        """What the pod is called that a service's backend is, if a source knows. For any thread."""
+        for source, _ in self._sources.values():
+            if found := _asked(source, "pod", None, service, backend):
+                return str(found)
+        return None
 
     def stop(self) -> None:
         """End captures: their clients get the rest of their files."""
@@ -365,7 +376,7 @@ class LoadBalancer(Part):
         )
 
 
-def _asked(source: Source, question: str, otherwise: Any) -> Any:
+def _asked(source: Source, question: str, otherwise: Any, *of: Any) -> Any:
     """What a source says of itself, if it has more to say than it must."""
     ask = getattr(source, question, None)
-    return otherwise if ask is None else ask()
+    return otherwise if ask is None else ask(*of)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from towpath.model.rules import sources_needed
+from towpath.model.rules import needed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -92,12 +92,7 @@ class Room:
 
 def used_by(services: Collection[Service]) -> dict[str, int]:
     """Return what services need of the limits that grow."""
-    return {
-        "services": len(services),
-        "backends": sum(len(each.backends) for each in services),
-        "table_slots": sum(each.table_size for each in services if each.backends),
-        "sources": sources_needed(each.allow_from for each in services),
-    }
+    return needed(services)
 
 
 def kernel_bytes(limits: Limits) -> int:

@@ -56,7 +56,8 @@ _ORDER = (
 _READING = ("list_mac", "l", "list_qm", "list_hc", "s")
 _ELSEWHERE = {
     "change_mac": "the next hop is the kernel's: its routes and neighbours are followed",
-    "new_hc": "checks are a service's own and take the way of its packets: health: tcp",
+    "new_hc": "checks are a service's own and take the way of its packets: health: tcp; sockets of"
+    " other programs do so by marks: checks.foreign",
     "del_hc": "checks are a service's own and take the way of its packets: health: tcp",
 }
 _CLIENT = re.compile(r"(?:.*/)?(?:katran_goclient|katranc|main)")

@@ -130,6 +130,14 @@ class Cluster:
         """All Nodes."""
         return tuple(self._nodes.values())
 
+    def pod(self, service: Name, address: Address) -> str | None:
+        """Return the name of a Service's pod that has an address. For any thread."""
+        for known in tuple(self._slices.get(service, {}).values()):
+            for each in known.slice.endpoints:
+                if each.address == address and each.pod is not None:
+                    return f"{each.pod}.{service[0]}"
+        return None
+
     def _differs(self, found: objects.Kind) -> bool:
         key = (found.metadata.namespace, found.metadata.name)
         if isinstance(found, objects.Service):

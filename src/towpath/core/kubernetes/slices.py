@@ -37,6 +37,8 @@ class Found(NamedTuple):
     zones: frozenset[str] | None
     """That it is meant for; None: nothing is said."""
     nodes: frozenset[str] | None
+    pod: str | None = None
+    """Its name; None: nothing is said, or it is none."""
     held_since: float | None = None
     """When it vanished from all slices; None: it is in one."""
 
@@ -107,7 +109,9 @@ def _endpoints(listed: Iterable[Endpoint], port: int) -> Iterator[Found]:
             zones = _names(each.hints.for_zones)
             nodes = _names(each.hints.for_nodes)
         node = None if each.node_name is None else sys.intern(each.node_name)
-        yield Found(address, port, _rank(each.conditions), node, zones, nodes)
+        target = each.target_ref
+        pod = target.name if target is not None and target.kind == "Pod" else None
+        yield Found(address, port, _rank(each.conditions), node, zones, nodes, pod)
 
 
 def _names(zones: Iterable[object] | None) -> frozenset[str] | None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from towpath.core.lb import maglev, service_table
 from towpath.core.lb.options import Options
+from towpath.core.lb.routes import canonical
 from towpath.core.lb.steps import (
     AddBackends,
     CreateService,
@@ -26,12 +27,13 @@ from towpath.core.lb.steps import (
     RemoveBackend,
     SetBackend,
     SetOptions,
+    SetRoutes,
     SetTable,
     Step,
     WithdrawService,
 )
 from towpath.documents import Plan, ServiceChange, ServiceName
-from towpath.model.service import Backend, BackendState, Service, ServiceKey
+from towpath.model.service import Backend, BackendState, Service, ServiceKey, SourceRoute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -244,6 +246,7 @@ def _addition(service: Service) -> _Planned:
             CreateService(service),
             *_adding(key, service.backends),
             SetTable(key, service.backends),
+            *_routing(key, (), service),
             PublishService(key),
         ],
     )
@@ -262,6 +265,7 @@ def _removal(service: Service) -> _Planned:
         summary,
         [
             WithdrawService(key),
+            *([SetRoutes(key, (), ())] if service.route_from else ()),
             SetTable(key, ()),
             *(RemoveBackend(key, backend.address) for backend in service.backends),
             DiscardService(key),
@@ -291,6 +295,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
     steps += [SetBackend(key, backend) for backend in early]
     if service_table.key(before) != service_table.key(after):
         steps.append(SetTable(key, after.backends))
+    steps += _routing(key, before.route_from, after)
     steps += [SetBackend(key, backend) for backend in changed if backend not in early]
     steps += [RemoveBackend(key, backend.address) for backend in removed]
     if before.key != after.key:
@@ -319,6 +324,11 @@ def _change(before: Service, after: Service) -> _Planned | None:
     return _Planned(Change(before, after), summary, steps)
 
 
+def _routing(key: ServiceKey, before: tuple[SourceRoute, ...], after: Service) -> list[Step]:
+    routes = canonical(after.route_from)
+    return [] if canonical(before) == routes else [SetRoutes(key, routes, after.backends)]
+
+
 def _adding(key: ServiceKey, backends: tuple[Backend, ...]) -> list[Step]:
     return [AddBackends(key, backends)] if backends else []
 
@@ -339,7 +349,10 @@ def _noted_early(before: Backend, after: Backend) -> bool:
 
 
 def share_moved(before: Service, after: Service) -> float:
-    """Return the share (0..1) of new flows that go to another backend than before."""
+    """Return the share (0..1) of new flows that go to another backend than before.
+
+    Of clients without a route: how many flows those have that have one isn't known.
+    """
     if (before.affinity is None) != (after.affinity is None):
         # By another hash: each flow goes to any backend, whichever it went to before.
         old, new = _shares(before), _shares(after)

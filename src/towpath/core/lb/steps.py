@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from towpath.core.lb.options import Options
     from towpath.model.kinds import Address
-    from towpath.model.service import Backend, Service, ServiceKey
+    from towpath.model.service import Backend, Service, ServiceKey, SourceRoute
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,20 @@ class SetTable:
 
 
 @dataclass(frozen=True, slots=True)
+class SetRoutes:
+    """Put other routes of sources in the place of those that a service has.
+
+    Those that stay have their tables made anew with each `SetTable`, of the backends that it has.
+    """
+
+    key: ServiceKey
+    routes: tuple[SourceRoute, ...]
+    """As `towpath.core.lb.routes.canonical` has them."""
+    backends: tuple[Backend, ...]
+    """The service's, all of them known."""
+
+
+@dataclass(frozen=True, slots=True)
 class PublishService:
     """Let packets find the service. Its table is set."""
 
@@ -109,5 +123,5 @@ class DiscardService:
 ServiceStep: TypeAlias = (
     CreateService | SetOptions | PublishService | MoveService | WithdrawService | DiscardService
 )
-BackendStep: TypeAlias = AddBackends | SetBackend | SetTable | RemoveBackend
+BackendStep: TypeAlias = AddBackends | SetBackend | SetTable | SetRoutes | RemoveBackend
 Step: TypeAlias = ServiceStep | BackendStep

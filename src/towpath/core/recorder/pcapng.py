@@ -11,15 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
-SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
+    from towpath.model.kinds import Address
+
+SECTION, INTERFACE, NAMES, STATISTICS, PACKET = 0x0A0D0D0A, 1, 4, 5, 6
 ETHERNET = 1
 _MAGIC = 0x1A2B3C4D
 _LENGTH_UNKNOWN = 0xFFFFFFFFFFFFFFFF
 _NANOSECONDS = 9
 _MAX_TEXT = 65535
 _MIN_BLOCK = 12  # bytes of a block without a body
+_MAX_NAME = 255  # bytes of an address' name that Wireshark has room for
+_NAME_RECORDS = {4: 1, 6: 2}
+_END_OF_NAMES = bytes(4)
 
 COMMENT = 1
 _HARDWARE, _OS, _APPLICATION = 2, 3, 4
@@ -124,12 +129,28 @@ def statistics_block(found: Statistics) -> bytes:
     )
 
 
+def names_block(names: Mapping[Address, Sequence[str]]) -> bytes:
+    """Return a Name Resolution Block: what addresses are called from here on."""
+    records = []
+    for address, called in names.items():
+        body = address.packed + b"".join(_name(each) for each in called)
+        head = struct.pack("=HH", _NAME_RECORDS[address.version], len(body))
+        records.append(head + body + bytes(-len(body) % 4))
+    return block(NAMES, b"".join(records) + _END_OF_NAMES)
+
+
+def _name(name: str) -> bytes:
+    return name.encode(errors="replace").replace(b"\0", b"")[:_MAX_NAME] + b"\0"
+
+
 class Section:
-    """The section that a capture writes: its interfaces, numbered as they come."""
+    """The section that a capture writes: its interfaces, numbered as they come, and names."""
 
     def __init__(self, header: bytes) -> None:
         self._pending = [header]
         self.interfaces: list[Interface] = []
+        self._names: dict[Address, tuple[str, ...]] = {}
+        self._new_names: dict[Address, tuple[str, ...]] = {}
 
     def add(self, interface: Interface) -> int:
         """Describe one more interface; returns its number."""
@@ -137,8 +158,26 @@ class Section:
         self._pending.append(interface_block(interface))
         return len(self.interfaces) - 1
 
+    def name(self, names: Mapping[Address, Sequence[str]]) -> None:
+        """Say what addresses are called, of those of which it hasn't been said so yet."""
+        new = {
+            address: tuple(called)
+            for address, called in names.items()
+            if called and self._names.get(address) != tuple(called)
+        }
+        if new:
+            self._names |= new
+            self._new_names |= new
+
     def pending(self) -> bytes:
-        """Return blocks that were not returned before, to be written before any packet."""
+        """Return blocks that were not returned before, to be written before any packet.
+
+        Names stand behind an interface: editcap and mergecap write no copy of a file of which the
+        first block after its header is any other (seen with 4.0).
+        """
+        if self._new_names and self.interfaces:
+            self._pending.append(names_block(self._new_names))
+            self._new_names = {}
         made = b"".join(self._pending)
         self._pending.clear()
         return made

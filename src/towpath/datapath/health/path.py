@@ -29,12 +29,13 @@ from towpath.kernel.bpf.links import attach_tc_egress
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import rules
 from towpath.kernel.net.own_routes import preferred_source, stays_here
-from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from towpath.datapath.address import Address
+    from towpath.datapath.health.asked import Asked
+    from towpath.datapath.health.foreign import Foreign
     from towpath.datapath.program.attachment import Attachment
     from towpath.datapath.program.program import LoadedProgram
     from towpath.datapath.program.switches import Switches
@@ -70,7 +71,8 @@ class HealthPath:
     """Makes connections that go to a backend in the way of clients' packets.
 
     ``attachment`` has the load balancer's devices, of all ``devices``; ``snat`` says what clients
-    are translated to. Nothing is attached, routed or set before `open`; `close` undoes it.
+    are translated to, ``foreign`` are other programs' checks. Nothing is attached, routed or set
+    before `open`; `close` undoes it.
     `connection` may be called from another thread than the rest.
     """
 
@@ -82,8 +84,10 @@ class HealthPath:
         switches: Switches,
         *,
         mark: int,
+        foreign: Foreign,
         snat: Snat,
     ) -> None:
+        self.foreign = foreign
         self._program = program
         self._snat = snat
         self._probes = program.maps["health_probes"]
@@ -95,12 +99,16 @@ class HealthPath:
         self._local_sources = LocalSources(devices, switches)
         self._own: dict[int, Address | None] = {}
         self._vips: frozenset[Address] = frozenset()
+        self._others: frozenset[Address] = frozenset()
         self.repairs = 0
         """How often something was put back that others had taken away."""
 
-    def open(self, vips: Iterable[Address]) -> None:
-        """Get ready for checks of these VIPs. May be called again. KernelError."""
-        self._vips = frozenset(vips)
+    def open(self, vips: Iterable[Address], others: Iterable[Address] = ()) -> None:
+        """Get ready for checks of these VIPs. May be called again. KernelError.
+
+        ``others``: VIPs that only other programs may check.
+        """
+        self._vips, self._others = frozenset(vips), frozenset(others)
         if self._attached is None:
             self._attach()
         self._devices.read()
@@ -114,10 +122,19 @@ class HealthPath:
         indexes = [
             each for index in self._attachment.devices for each in self._devices.entrances(index)
         ]
-        addresses, vips = self._devices.addresses(indexes), Vips(self._vips)
+        known = self._vips | self._others
+        addresses, vips = self._devices.addresses(indexes), Vips(known)
         self._own = {version: node_address(addresses, version, vips) for version in (4, 6)}
-        answered_here = any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips)
-        self._local_sources.allow(indexes if answered_here else ())
+        if self._attachment.devices and self.foreign.follow(self._first(), self._own, known):
+            self._tell("the rule or route for marks of foreign checks was removed")
+        self._local_sources.allow(indexes if self._answered_here() else ())
+
+    def _answered_here(self) -> bool:
+        """Whether answers come from addresses of this node's own. Of ``others`` there are many."""
+        if any(isinstance(vip, IPv4Address) and is_local(vip) for vip in self._vips):
+            return True
+        own = (each.interface.ip for each in self._devices.addresses())
+        return any(isinstance(each, IPv4Address) and each in self._others for each in own)
 
     def _look_after(self, attached: links.Attachment) -> None:
         """Put back what others have taken away, such as a rule that a network manager doesn't know.
@@ -145,6 +162,7 @@ class HealthPath:
         attached = attach_tc_egress(program, LOOPBACK)
         try:
             rules.to_loopback(self._mark, TABLE, PRIORITY)
+            self.foreign.open()
         except BaseException:
             attached.detach()
             raise
@@ -153,7 +171,7 @@ class HealthPath:
     def close(self) -> None:
         """Detach, and route nothing by the mark any more. Twice is once."""
         if self._attached is not None:
-            for undo in (self._unroute, self._attached.detach):
+            for undo in (self._unroute, self.foreign.close, self._attached.detach):
                 try:
                     undo()
                 except KernelError as error:
@@ -164,24 +182,15 @@ class HealthPath:
     def _unroute(self) -> None:
         rules.no_longer(self._mark, TABLE, PRIORITY)
 
-    def connection(
-        self,
-        vip: Address,
-        backend: Address,
-        *,
-        forwarding: Forwarding = "dsr",
-        tunnel: Tunnel = IPIP,
-        datagrams: bool = False,
-    ) -> socket.socket:
-        """Return a socket whose packets go to ``backend`` as clients' do; not blocking.
+    def connection(self, asked: Asked) -> socket.socket:
+        """Return a socket whose packets go to the backend as clients' do; not blocking.
 
-        Of TCP, or for ``datagrams`` of UDP.
-        ``tunnel``: the service's, with forwarding dsr. It is to be connected to ``vip``, with
-        forwarding snat to ``backend``, at any port.
+        It is to be connected to the VIP, with forwarding snat to the backend, at any port.
         Closing it resets the connection, so that neither end waits for the other.
         DatapathError: the node has no address to be answered at. OSError: no sockets or ports
         are left.
         """
+        vip, backend, forwarding, tunnel, datagrams = asked
         translated = forwarding == "snat"
         own = self._translated(backend) if translated else self._source(vip, backend)
         kind = socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM

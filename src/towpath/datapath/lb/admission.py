@@ -50,8 +50,10 @@ class DryRun:
     def __init__(self, tables: KernelTables) -> None:
         backends, rows, options = tables.backends, tables.rows, tables.options
         users = options.users
+        services = len(tables.services)
+        routes = sum(len(each.routes) for each in tables.services.values())
         self._tallies = (
-            Tally("services", len(tables.services), rows.limit),
+            Tally("services", services + routes, rows.limit),
             Tally("backends", backends.in_use, backends.capacity),
             Tally("sources", sum(map(len, users)), options.sources_limit),
         )
@@ -62,7 +64,7 @@ class DryRun:
             tables.extents.dry_run(),
             DryRunSlots(),
             DryRunRows(of_services),
-            DryRunOptions(of_sources, users, options.allowed),
+            DryRunOptions(of_sources, users, options.allowed, options.rows_of),
         )
         self._tables.services = _Copies(tables.services)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from towpath.datapath.lb.allow_from import SourceSets
 from towpath.datapath.lb.backends import BackendTable
 from towpath.datapath.lb.encap import Encaps
 from towpath.datapath.lb.extents import Extents
@@ -18,6 +17,7 @@ from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.quic import Forms, ServerIds
 from towpath.datapath.lb.services import ServiceRows
+from towpath.datapath.lb.sources import SourceSets
 from towpath.datapath.lb.vips import VipIndex
 from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.model.service import BackendState
@@ -81,7 +81,17 @@ def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
         source.layout.entries["sources"],
         reclaimer,
     )
-    names = ("NO_FLOW_TABLE", "L2", "SNAT", "LOCAL", "ENCAP", "HASH_CLIENT", "HASH_PORT", "QUIC")
+    names = (
+        "NO_FLOW_TABLE",
+        "L2",
+        "SNAT",
+        "LOCAL",
+        "ENCAP",
+        "HASH_CLIENT",
+        "HASH_PORT",
+        "QUIC",
+        "ROUTES_SHIFT",
+    )
     flags = Flags(*(source.constant("service_flags", f"SERVICE_{name}") for name in names))
     return ServiceOptions(
         source.rows("services"),

@@ -86,6 +86,7 @@ class Contents:
                 protocol=key.protocol,
                 scope=key.scope,
                 backends=each.backends(),
+                route_from=each.route_from(),
                 **each.options.fields(),
             )
             for key, each in sorted(self.tables.services.items(), key=lambda item: item[0].order)

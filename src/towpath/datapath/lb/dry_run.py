@@ -12,12 +12,14 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.lb.sources import present
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from towpath.core.lb.options import Options
     from towpath.datapath.lb.port_pages import PortPages
+    from towpath.datapath.lb.sources import Entries
     from towpath.model.kinds import Ports, Prefix
     from towpath.model.service import Backend
 
@@ -105,19 +107,22 @@ class DryRunSlots:
 class DryRunOptions:
     """Stands in for the options of services, and counts the source prefixes that they need.
 
-    ``users``: how many services have each list of prefixes; ``allowed``: the list that a service
-    has, by its index.
+    ``users``: how many services have each set of prefixes; ``allowed``: the list that a service
+    has, by its index; ``rows``: those that have routes.
     """
 
     def __init__(
         self,
         tally: Tally,
-        users: Mapping[Prefixes, int],
+        users: Mapping[Entries, int],
         allowed: Callable[[int], Prefixes | None],
+        rows: Callable[[int], Mapping[Prefix, int]],
     ) -> None:
         self.tally = tally
         self._users = Counter(users)
         self._allowed = allowed
+        self._rows = rows
+        self._routed: dict[int, Mapping[Prefix, int]] = {}
         self._changed: dict[int, Prefixes | None] = {}
 
     def write(self, index: int, options: Options) -> None:
@@ -125,24 +130,35 @@ class DryRunOptions:
         before = self._list(index)
         self._changed[index] = options.allow_from
         if options.allow_from is not None:
-            self._users[options.allow_from] += 1
-            if self._users[options.allow_from] == 1:
-                self.tally.add(len(options.allow_from))
+            entries = present(options.allow_from)
+            self._users[entries] += 1
+            if self._users[entries] == 1:
+                self.tally.add(len(entries))
         self._leave(before)
+
+    def route(self, index: int, rows: Mapping[Prefix, int]) -> None:
+        """Count prefixes that have routes, and then those that had some no more."""
+        before = self._routed[index] if index in self._routed else self._rows(index)
+        if rows != before:
+            self._routed[index] = rows
+            self.tally.add(len(rows))
+            self.tally.add(-len(before))
 
     def retire(self, index: int) -> None:
         """Count a service's list no more."""
         self._leave(self._list(index))
         self._changed[index] = None
+        self.route(index, {})
 
     def _list(self, index: int) -> Prefixes | None:
         return self._changed[index] if index in self._changed else self._allowed(index)
 
     def _leave(self, prefixes: Prefixes | None) -> None:
         if prefixes is not None:
-            self._users[prefixes] -= 1
-            if not self._users[prefixes]:
-                self.tally.add(-len(prefixes))
+            entries = present(prefixes)
+            self._users[entries] -= 1
+            if not self._users[entries]:
+                self.tally.add(-len(entries))
 
 
 class DryRunIndex:

@@ -15,6 +15,7 @@ from towpath.core.lb.steps import (
     RemoveBackend,
     SetBackend,
     SetOptions,
+    SetRoutes,
     SetTable,
     Step,
     WithdrawService,
@@ -59,6 +60,8 @@ def _of_backends(step: BackendStep, tables: Tables) -> None:
             tables.set_backend(key, backend)
         case SetTable(key, backends):
             tables.set_table(key, backends)
+        case SetRoutes(key, routes, backends):
+            tables.set_routes(key, routes, backends)
         case RemoveBackend(key, address):
             tables.remove_backend(key, address)
         case _:

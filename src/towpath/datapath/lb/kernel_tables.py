@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from towpath.core.lb.options import Options
-from towpath.datapath.lb.services import Installed
+from towpath.core.lb.routes import prefixes_in_order
+from towpath.datapath.lb.services import Installed, Row
 from towpath.datapath.lb.tables import Tables
 from towpath.model.service import BackendState
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from towpath.datapath.lb.options import ServiceOptions
     from towpath.datapath.lb.quic import ServerIds
     from towpath.datapath.lb.services import ServiceRows
+    from towpath.model.kinds import Prefix
     from towpath.model.service import Backend, ServiceKey
 
 
@@ -104,7 +106,10 @@ class KernelTables(Tables):
             used[index] = Installed(key, index, Options())
         for index, options in self.options.adopt(used).items():
             used[index].options = options
-        self.rows.reserve(used)
+        for service in used.values():
+            self._adopt_rows(service)
+        rows = {row.index for service in used.values() for row in service.routes}
+        self.rows.reserve(used.keys() | rows)
 
         records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
         there = list(self.backends)
@@ -118,11 +123,22 @@ class KernelTables(Tables):
         # All ranges in use first: a table that is made again must not get one of them.
         for service in used.values():
             self._adopt_range(service)
+            for row in service.routes:
+                self._adopt_range(row)
         for index, service in used.items():
             self.services[service.key] = service
             self._adopt_service(service, records[index])
 
-    def _adopt_range(self, service: Installed) -> None:
+    def _adopt_rows(self, service: Installed) -> None:
+        """Find the routes of a service; which backends they have their tables say."""
+        sources: defaultdict[int, list[Prefix]] = defaultdict(list)
+        for prefix, index in self.options.rows_of(service.index).items():
+            sources[index].append(prefix)
+        service.routes = [
+            Row(prefixes_in_order(found), frozenset(), index) for index, found in sources.items()
+        ]
+
+    def _adopt_range(self, service: Installed | Row) -> None:
         service.base, service.size = self.rows.table(service.index)
         if service.size:
             self.extents.reserve(service.base, service.size)
@@ -139,8 +155,16 @@ class KernelTables(Tables):
                 self.server_ids.leave(service.index, backend.server_id, (handle,))
         if known and not any(each.takes_flows for each in service.backends()):
             self._believe_table(service, known)
-        if not np.array_equal(self._table(service, service.backends()), found):
+        whole = np.array_equal(self._table(service, service.backends()), found)
+        if not all([*(self._adopt_row(service, row) for row in service.routes), whole]):
             self.set_table(service.key, service.backends())
+
+    def _adopt_row(self, service: Installed, row: Row) -> bool:
+        """Learn which backends a route has; whether its table is the one that they make."""
+        found = self.slots.read(row.base, row.size)
+        there = set(np.unique(found).tolist())
+        row.backends = frozenset(a for a, handle in service.handles.items() if handle in there)
+        return np.array_equal(self._row_table(service, row, service.backends()), found)
 
     def _believe_table(self, service: Installed, known: set[int]) -> None:
         """Note as active whatever the table has, where by the records it would be empty.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.core.lb.options import Options
-from towpath.datapath.lb.allow_from import EVERYONE
+from towpath.datapath.lb.sources import EVERYONE
 from towpath.model.service import Affinity, Forwarding, HashBy, Tunnel
 
 if TYPE_CHECKING:
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from towpath.datapath.lb.allow_from import SourceSets
     from towpath.datapath.lb.encap import Encaps
     from towpath.datapath.lb.quic import Forms
+    from towpath.datapath.lb.sources import Entries, SourceSets
     from towpath.model.kinds import Prefix
 
     Array = np.ndarray[Any, Any]
+
+_WORD_BITS = 32
 
 
 class Flags(NamedTuple):
@@ -37,12 +39,19 @@ class Flags(NamedTuple):
     hash_client: int = 0
     hash_port: int = 0
     quic: int = 0
+    routes_shift: int = 32
+    """Above: the number of the set of sources that have routes."""
 
     def forwarding(self, flags: int) -> Forwarding:
         """Return how packets go to backends by a service's flags."""
         if flags & self.l2:
             return "l2"
         return "snat" if flags & self.snat else "dsr"
+
+    @property
+    def most_routes(self) -> int:
+        """The largest number of such a set."""
+        return (1 << _WORD_BITS - self.routes_shift) - 1
 
     def hash_by(self, flags: int) -> HashBy:
         """Return what new flows go by."""
@@ -74,6 +83,8 @@ class ServiceOptions:
         self._sources = sources
         self._sets: dict[int, int] = {}
         """The set of sources that each service, by its index, has taken."""
+        self._routes: dict[int, int] = {}
+        """The same of sources that have routes."""
 
     def write(self, index: int, options: Options) -> None:
         """Store a service's options. CapacityError: there is no room for its sources."""
@@ -90,14 +101,34 @@ class ServiceOptions:
         tunnel = Tunnel(options.encap, options.encap_port)
         self._rows["encap"][index] = self._encaps.word(tunnel)
         kept = int(self._rows["flags"][index]) & self._flags.local
-        self._rows["flags"][index] = self._flags_of(options) | kept
+        self._rows["flags"][index] = self._flags_of(options) | kept | self._routed(index)
+
+    def route(self, index: int, rows: Mapping[Prefix, int]) -> None:
+        """Have new flows from these prefixes go by the tables of these rows, in one store.
+
+        CapacityError: there is no room for the prefixes.
+        """
+        before = self._routes.get(index, EVERYONE)
+        taken = self._sources.take_rows(rows, self._flags.most_routes)
+        self._routes[index] = taken
+        others = int(self._rows["flags"][index]) & (1 << self._flags.routes_shift) - 1
+        self._rows["flags"][index] = others | self._routed(index)
+        self._sources.leave(before)
+
+    def rows_of(self, index: int) -> Mapping[Prefix, int]:
+        """Return the rows that new flows from prefixes go by."""
+        return self._sources.rows(self._routes.get(index, EVERYONE))
+
+    def _routed(self, index: int) -> int:
+        return self._routes.get(index, EVERYONE) << self._flags.routes_shift
 
     def retire(self, index: int) -> None:
         """Let go of what a service has taken that packets find no more."""
         self._sources.leave(self._sets.pop(index, EVERYONE))
+        self._sources.leave(self._routes.pop(index, EVERYONE))
 
     @property
-    def users(self) -> Mapping[tuple[Prefix, ...], int]:
+    def users(self) -> Mapping[Entries, int]:
         """How many services have each list of source prefixes."""
         return self._sources.in_use
 
@@ -112,8 +143,11 @@ class ServiceOptions:
 
     def adopt(self, indexes: Iterable[int]) -> dict[int, Options]:
         """Take over what the kernel holds for these services, and return it."""
+        shift = self._flags.routes_shift
+        indexes = tuple(indexes)
         self._sets = {index: int(self._rows["sources"][index]) for index in indexes}
-        prefixes = self._sources.adopt(self._sets.values())
+        self._routes = {index: int(self._rows["flags"][index]) >> shift for index in indexes}
+        prefixes = self._sources.adopt((*self._sets.values(), *self._routes.values()))
         return {
             index: self._options(index, self._rows[index], prefixes.get(taken))
             for index, taken in self._sets.items()

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from towpath.core.lb.routes import canonical
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.free import FreeIndexes
+from towpath.model.service import SourceRoute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from towpath.core.lb.options import Options
     from towpath.datapath.address import Address
     from towpath.datapath.lb.grace import Reclaimer
+    from towpath.model.kinds import Prefix
     from towpath.model.service import Backend, ServiceKey
 
     Array = np.ndarray[Any, Any]
@@ -86,6 +89,24 @@ class ServiceRows:
         self._rows["table"][index] = base | size << _SIZE_SHIFT
 
 
+@dataclass(slots=True)
+class Row:
+    """A route of a service in the kernel: a row of services that has nothing but a table."""
+
+    sources: tuple[Prefix, ...]
+    backends: frozenset[Address]
+    index: int
+    base: int = 0
+    size: int = 0
+    """Slots of its table; 0 while none of its backends takes flows."""
+
+    @property
+    def route(self) -> SourceRoute:
+        """What it amounts to."""
+        (made,) = canonical([SourceRoute(self.sources, tuple(self.backends))])
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a service in the kernel is counted, as of one moment."""
@@ -96,6 +117,8 @@ class Place:
     """Of its backends."""
     translated: bool
     """Its flows are among those that are translated."""
+    routes: tuple[tuple[tuple[Prefix, ...], int], ...] = ()
+    """The sources of each of its routes, and the index that its flows are counted at."""
 
 
 @dataclass(slots=True)
@@ -113,6 +136,7 @@ class Installed:
     """Other keys that packets find it by: left by a process that died while it moved it."""
     records: dict[Address, Backend] = field(default_factory=dict)
     """Backends as they are noted in the kernel."""
+    routes: list[Row] = field(default_factory=list)
 
     @property
     def table_size(self) -> int:
@@ -123,12 +147,22 @@ class Installed:
     def place(self) -> Place:
         """Where it is counted now."""
         translated = self.options.forwarding == "snat"
-        return Place(self.key, self.index, tuple(self.handles.items()), translated)
+        routes = tuple((each.sources, each.index) for each in self.routes)
+        return Place(self.key, self.index, tuple(self.handles.items()), translated, routes)
 
     def backends(self) -> tuple[Backend, ...]:
         """Return the backends that have a record."""
         return tuple(self.records.values())
 
+    def route_from(self) -> tuple[SourceRoute, ...]:
+        """Return its routes as they would be wished for."""
+        return canonical(each.route for each in self.routes)
+
     def copy(self) -> Installed:
         """Return a service that can be changed apart."""
-        return replace(self, handles=self.handles.copy(), records=self.records.copy())
+        return replace(
+            self,
+            handles=self.handles.copy(),
+            records=self.records.copy(),
+            routes=[replace(each) for each in self.routes],
+        )

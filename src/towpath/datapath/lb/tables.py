@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from towpath.core.lb import service_table
+from towpath.core.lb import routes, service_table
 from towpath.core.lb.options import Options
 from towpath.datapath.lb.extents import NoExtentError
-from towpath.datapath.lb.services import Installed
+from towpath.datapath.lb.services import Installed, Row
+from towpath.model.rules import route_slots
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.extents import Extents
     from towpath.datapath.lb.lookup import Endpoints
-    from towpath.model.service import Backend, Service, ServiceKey
+    from towpath.model.kinds import Prefix
+    from towpath.model.service import Backend, Service, ServiceKey, SourceRoute
 
     Array = np.ndarray[Any, Any]
 
@@ -70,6 +72,9 @@ class OptionsOfServices(Protocol):
 
     def write(self, index: int, options: Options) -> None:
         """Store a service's options."""
+
+    def route(self, index: int, rows: Mapping[Prefix, int]) -> None:
+        """Have a service's new flows from these prefixes go by the tables of these rows."""
 
     def retire(self, index: int) -> None:
         """Let go of what a service has taken that packets find no more."""
@@ -161,12 +166,38 @@ class Tables:
     def set_table(self, key: ServiceKey, members: Iterable[Backend]) -> None:
         """Make ``members``, which have records, share the service's new flows."""
         service, members = self.services[key], tuple(members)
+        for row in service.routes:
+            self._fill_row(service, row, members)
         if not any(each.takes_flows for each in members):
             self._replace_table(service, 0, 0)
             return
         base = self._allocate(service.table_size)
         self._slots.fill(base, lambda: self._table(service, members))
         self._replace_table(service, base, service.table_size)
+
+    def set_routes(
+        self, key: ServiceKey, wanted: Iterable[SourceRoute], members: Iterable[Backend]
+    ) -> None:
+        """Have new flows of some sources go to some of ``members``, which have records.
+
+        A route whose sources stay keeps its row, and has another table. The others are there when
+        the service names them, all in one store, and those that go are given up after that.
+        """
+        service, members = self.services[key], tuple(members)
+        before = {each.sources: each for each in service.routes}
+        service.routes = []
+        for route in wanted:
+            row = before.pop(route.sources, None) or Row(
+                route.sources, frozenset(), self._rows.take()
+            )
+            row.backends = frozenset(route.backends)
+            service.routes.append(row)
+            self._fill_row(service, row, members)
+        rows = {prefix: row.index for row in service.routes for prefix in row.sources}
+        self._options.route(service.index, rows)
+        for row in before.values():
+            self._replace_table(row, 0, 0)
+            self._rows.give_back(row.index)
 
     # ---- within ---------------------------------------------------------
 
@@ -183,7 +214,22 @@ class Tables:
             raise NoExtentError(what, count, self._extents.largest, "table_slots")
         return base
 
-    def _replace_table(self, service: Installed, base: int, size: int) -> None:
+    def _row_table(self, service: Installed, row: Row, members: Sequence[Backend]) -> Array:
+        """Return the handles of a route's table, slot by slot."""
+        chosen, slots = routes.table(members, row.backends, service.table_size)
+        return np.array([service.handles[b.address] for b in chosen], np.uint32)[slots]
+
+    def _fill_row(self, service: Installed, row: Row, members: Sequence[Backend]) -> None:
+        chosen = [each for each in members if each.address in row.backends]
+        if not any(each.takes_flows for each in chosen):
+            self._replace_table(row, 0, 0)
+            return
+        size = route_slots(len(row.backends), service.table_size)
+        base = self._allocate(size)
+        self._slots.fill(base, lambda: self._row_table(service, row, members))
+        self._replace_table(row, base, size)
+
+    def _replace_table(self, service: Installed | Row, base: int, size: int) -> None:
         """Swap the table in one store; the old one is retired."""
         self._rows.set_table(service.index, base, size)
         old_base, old_size = service.base, service.size

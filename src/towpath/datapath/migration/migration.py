@@ -70,6 +70,8 @@ PASSING = frozenset(
         "flow_cpus",
         "fragments",
         "health_probes",
+        "health_foreign",
+        "health_scratch",
         "health_cpus",
     }
 )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from towpath.datapath.lb.services import Installed
     from towpath.datapath.program.program import LoadedProgram
     from towpath.model.flow import FlowTuple
-    from towpath.model.service import Service, ServiceKey
+    from towpath.model.service import Service, ServiceKey, SourceRoute
 
 _ETHERTYPES = {4: 0x0800, 6: 0x86DD}
 _ENCAPSULATIONS = {(4, 4): "ipip", (6, 6): "ip6ip6", (4, 6): "4in6"}
@@ -115,6 +115,7 @@ def _decode(
         flow_hit=known,
         client_hit=is_set["TRACE_AFFINITY"] if asked_for_client else None,
         quic=_quic(program, int(record["quic"])) if service.options.quic else None,
+        route=_route(service, int(record["route"])) if is_set["TRACE_ROUTE"] else None,
         slot=int(record["slot"]) if by_maglev else None,
         table_size=int(record["table_size"]) if by_maglev else None,
     )
@@ -154,6 +155,11 @@ def _quic(program: LoadedProgram, number: int) -> str | None:
     words = program.btf.enum("quic_outcome").__members__
     name = next(name for name, member in words.items() if int(member) == number)
     return None if name == _NOTHING else name.removeprefix(_QUIC).lower()
+
+
+def _route(service: Installed, index: int) -> SourceRoute | None:
+    found = next((each for each in service.routes if each.index == index), None)
+    return None if found is None else found.route
 
 
 def _encapsulation(options: Options, inside: int, outside: int) -> str:

@@ -38,7 +38,8 @@ PROGRAM = "towpath_lb"
 class LoadedProgram:
     """The program over ``tables``, which outlive it. VerifierError, KernelError.
 
-    ``mark`` is that of health checks' packets, 0 for none. ``tracks``: flows may be the kernel's.
+    ``mark`` is that of health checks' packets, 0 for none; ``foreign`` the bits that marks of other
+    programs' checks have in common. ``tracks``: flows may be the kernel's.
     """
 
     def __init__(
@@ -47,13 +48,14 @@ class LoadedProgram:
         *,
         snat: Snat | None = None,
         mark: int = 0,
+        foreign: int = 0,
         unwrap: Unwrap = NO_UNWRAP,
         tracks: bool = False,
     ) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
         self._other: BpfObject | None = None
-        self._mark = mark
+        self._marks = {"health_mark": mark, "foreign_marks": foreign}
         self._snat = snat or Snat()
         self._unwrap = unwrap
         self._tracks = tracks
@@ -86,8 +88,8 @@ class LoadedProgram:
         return (
             nat
             | tunnels
+            | self._marks
             | {
-                "health_mark": self._mark,
                 "tracks": self._tracks,
                 "tracks_udp": udp_seconds() * 10**9 if self._tracks else 0,
                 "flow_idle": idle,

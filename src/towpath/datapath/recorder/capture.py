@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import ExitStack
 
+    from towpath.core.recorder.names import Told
     from towpath.datapath.recorder.recorder import Recorder
     from towpath.kernel.bpf.object import BpfObject
     from towpath.kernel.bpf.ring import Ring
@@ -57,7 +58,7 @@ class _Names(records.Names):
     """Describes devices as they are met, and remembers what became of packets."""
 
     def __init__(
-        self, section: pcapng.Section, capture: Capture, describe: Callable[[Outcome], str | None]
+        self, section: pcapng.Section, capture: Capture, describe: Callable[[Outcome], Told | None]
     ) -> None:
         self._section = section
         self._capture = capture
@@ -78,8 +79,10 @@ class _Names(records.Names):
         return self.interfaces[key]
 
     def label(self, outcome: Outcome) -> str:
-        self._labels[outcome] = self._describe(outcome) or self._labels.get(outcome, "")
-        return self._labels[outcome]
+        if told := self._describe(outcome):
+            self._labels[outcome] = told.text
+            self._section.name(told.names)
+        return self._labels.get(outcome, "")
 
 
 class Recording(Closeable):
@@ -96,7 +99,7 @@ class Recording(Closeable):
         ring: Ring,
         loaded: Mapping[bool, BpfObject],
         recorder: Recorder,
-        describe: Callable[[Outcome], str | None],
+        describe: Callable[[Outcome], Told | None],
         undo: ExitStack,
         dropped: Callable[[], int] = lambda: 0,
     ) -> None:

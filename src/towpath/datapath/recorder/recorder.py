@@ -40,6 +40,7 @@ from towpath.wildcard import FullError, TooComplexError, WildcardTable
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from towpath.core.recorder.names import Told
     from towpath.datapath.program.attachment import Attachment
     from towpath.datapath.program.program import LoadedProgram
     from towpath.kernel.bpf.programs import Program
@@ -93,7 +94,7 @@ class Recorder:
         self,
         capture: Capture,
         services: Iterable[Service],
-        describe: Callable[[Outcome], str],
+        describe: Callable[[Outcome], Told],
         *,
         ring_bytes: int | None = None,
         dropped: Callable[[], int] = lambda: 0,
@@ -101,8 +102,9 @@ class Recorder:
         """Begin a capture. What it gives has to be read, and closed.
 
         ``services``: those that it may name. ``describe``: says in words what became of a
-        packet; called by whoever reads. ``ring_bytes``: how much may wait to be read, a
-        power of two; None: `RING_BYTES`, or what leaves room beside what a capture keeps.
+        packet, and what its addresses are called; by whoever reads. ``ring_bytes``: how much
+        may wait to be read, a power of two; None: `RING_BYTES`, or what leaves room beside what a
+        capture keeps.
         ``dropped``: says how many packets have been dropped that it is for. DatapathError: there
         are too many captures, or it can't be had. KernelError.
         """

@@ -71,8 +71,9 @@ class SocketBalancer(Closeable):
     that cgroup only, which is in ``cgroup``: for kernels that don't run programs of nested cgroups;
     what was found for this node says itself which that is. ``exclude``: cgroups whose processes are
     left alone. ``refuse_with``: errno of calls to a service without a backend, 0 for EPERM.
-    ``mark``: that of health checks' sockets, which are left alone. ``packets``: devices of pods
-    whose packets are translated, in the calling thread's network namespace.
+    ``mark``: that of health checks' sockets, which are left alone, as others' whose marks have the
+    bits of ``foreign`` in common. ``packets``: devices of pods whose packets are translated, in the
+    calling thread's network namespace.
 
     Not thread-safe, but for what is said to be. KernelError: ``cgroup`` is none, a program is there
     that lets no other be beside it, or there are as many as can be.
@@ -89,6 +90,7 @@ class SocketBalancer(Closeable):
         exclude: Sequence[Path] = (),
         refuse_with: int = REFUSED,
         mark: int = 0,
+        foreign: int = 0,
         packets: Packets | None = None,
     ) -> None:
         self._be_for(cgroup, within)
@@ -104,7 +106,7 @@ class SocketBalancer(Closeable):
         with ExitStack() as undo:
             self._hold = None if pins is None else undo.enter_context(held(pins))
             self.program = undo.enter_context(
-                SocketProgram(tables, pins, refuse_with=refuse_with, mark=mark)
+                SocketProgram(tables, pins, refuse_with=refuse_with, mark=mark, foreign=foreign)
             )
             self._rows = Rows(self.program)
             mask = (1 << self.program.constant("handle_bits", "HANDLE_INDEX_BITS")) - 1

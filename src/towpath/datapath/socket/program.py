@@ -80,7 +80,13 @@ class SocketProgram(Closeable):
     """
 
     def __init__(
-        self, tables: SharedMaps, pins: Path | None = None, *, refuse_with: int = 0, mark: int = 0
+        self,
+        tables: SharedMaps,
+        pins: Path | None = None,
+        *,
+        refuse_with: int = 0,
+        mark: int = 0,
+        foreign: int = 0,
     ) -> None:
         self.tables = tables
         self._rows: dict[str, Any] = {}
@@ -98,7 +104,7 @@ class SocketProgram(Closeable):
                 if not reused.keys() >= set(_BY_INDEX):
                     self._leave()
                 self.epoch = self._epoch(reused)
-                self._tell(refuse_with, mark)
+                self._tell(refuse_with, mark, foreign)
                 self._object.load()
             if "socket_states" in self.own.fresh:
                 self._begin()
@@ -142,7 +148,7 @@ class SocketProgram(Closeable):
             return int(reused["socket_states"].lookup(0)["epoch"])
         return secrets.randbits(31) + 1
 
-    def _tell(self, refuse_with: int, mark: int) -> None:
+    def _tell(self, refuse_with: int, mark: int, foreign: int) -> None:
         chooses = chooses_errors()
         own = {
             "socket_epoch": self.epoch,
@@ -151,6 +157,7 @@ class SocketProgram(Closeable):
             "socket_has_mptcp": has_mptcp(),
             "socket_tells_mptcp": tells_mptcp(),
             "health_mark": mark,
+            "foreign_marks": foreign,
         }
         for name, value in (self.tables.constants | own).items():
             if name in self._object.rodata:

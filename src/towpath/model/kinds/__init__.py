@@ -39,7 +39,7 @@ from towpath.model.kinds.checks import (
 from towpath.model.kinds.durations import Duration, written
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
-from towpath.model.kinds.prefixes import Prefixes, fewest
+from towpath.model.kinds.prefixes import Prefixes, SourcePrefixes, fewest
 from towpath.model.kinds.scalars import Flag, Integer, Integers, OrNone, Prime, Word
 
 __all__ = [
@@ -70,6 +70,7 @@ __all__ = [
     "Prime",
     "Seconds",
     "SourceAddress",
+    "SourcePrefixes",
     "StatusCodes",
     "UnicastAddress",
     "UnicastAddresses",

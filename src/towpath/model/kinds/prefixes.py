@@ -53,3 +53,22 @@ class Prefixes(Kind):
         item = {"type": "string", "examples": ["198.51.100.0/24", "2001:db8::/32"]}
         listed = {"type": "array", "items": item, "minItems": 1}
         return {"anyOf": [listed, {"type": "null"}], "description": self.allowed}
+
+
+class SourcePrefixes(Prefixes):
+    """A list of prefixes that has to be there."""
+
+    def parse(self, raw: object) -> tuple[Prefix, ...]:
+        """Return the prefixes as they are: which one is the longest matters."""
+        if isinstance(raw, str):
+            raw = raw.split(",")
+        if not isinstance(raw, list | tuple):
+            raise FieldError(f"{shown(raw)} is not a list; allowed: {self.allowed}")
+        if not raw:
+            raise FieldError(f"an empty list has no address at all; allowed: {self.allowed}")
+        return tuple(self._prefix(item) for item in raw)
+
+    def schema(self) -> dict[str, Any]:
+        """Return a list of texts as JSON schema."""
+        listed: dict[str, Any] = super().schema()["anyOf"][0]
+        return listed | {"description": self.allowed}

@@ -26,9 +26,9 @@ from towpath.agent.lb.store import Store
 from towpath.agent.writer import Writer
 from towpath.core.health import State, step
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.health.asked import Asked
 from towpath.kernel.errors import KernelError
 from towpath.model import AllFailed, Backend, CheckType, Config, Device, Health, Service
-from towpath.model.service import IPIP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from towpath.core.lb.plan import Transition
     from towpath.model import Address
-    from towpath.model.service import Forwarding, Tunnel
+    from towpath.model.service import Forwarding
 
 FAST = Health(CheckType.HTTP, interval=0.1, timeout=5.0, rise=2, fall=2)
 BACKENDS = tuple(ip_address(f"192.0.2.{number}") for number in (11, 12, 13))
@@ -50,6 +50,7 @@ class Backends:
     ill: set[Address] = field(default_factory=set)
     asked: list[Address] = field(default_factory=list)
     opened: list[set[Address]] = field(default_factory=list)
+    others: set[Address] = field(default_factory=set)
     under_way: int = 0
     most: int = 0
     slow: float = 0.0
@@ -69,34 +70,26 @@ class Backends:
         await writer.drain()
         self.under_way -= 1
 
-    def open(self, vips: Iterable[Address]) -> None:
+    def open(self, vips: Iterable[Address], others: Iterable[Address] = ()) -> None:
         """Note it."""
         if self.broken:
             raise self.broken
         self.opened.append(set(vips))
+        self.others = set(others)
 
     def close(self) -> None:
         """Note it."""
         self.closed += 1
 
-    def connection(
-        self,
-        vip: Address,
-        backend: Address,
-        *,
-        forwarding: Forwarding = "dsr",
-        tunnel: Tunnel = IPIP,
-        datagrams: bool = False,
-    ) -> socket.socket:
+    def connection(self, asked: Asked) -> socket.socket:
         """A socket whose own address tells the backend."""
         if self.broken:
             raise self.broken
-        assert vip == HOST
-        assert (forwarding, tunnel, datagrams) == ("dsr", IPIP, False)
+        assert asked == Asked(HOST, asked.backend)
         made = socket.socket()
         made.settimeout(0)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        made.bind((f"127.0.0.{backend.packed[-1]}", 0))
+        made.bind((f"127.0.0.{asked.backend.packed[-1]}", 0))
         return made
 
 
@@ -147,7 +140,12 @@ def web(port: int, health: Health | None = FAST) -> Service:
 
 @asynccontextmanager
 async def running(
-    directory: Path, backends: Backends, health: Health | None = FAST, *, concurrent: int = 16
+    directory: Path,
+    backends: Backends,
+    health: Health | None = FAST,
+    *,
+    concurrent: int = 16,
+    foreign: bool = False,
 ) -> AsyncIterator[World]:
     """An agent that checks; `World.datapath` may hold something before."""
     datapath = MemoryDatapath()
@@ -158,7 +156,12 @@ async def running(
             controller = Controller(config, store, datapath)
             controller.start()
             monitor = Monitor(
-                controller, writer, backends, concurrent=concurrent, doubt=doubted.append
+                controller,
+                writer,
+                backends,
+                concurrent=concurrent,
+                foreign=foreign,
+                doubt=doubted.append,
             )
             task = asyncio.create_task(monitor.run())
             try:
@@ -273,6 +276,20 @@ def test_what_this_node_cannot_check_stays_as_it_is(tmp_path: Path) -> None:
                 assert str(broken) in first.standing.error
                 assert world.taking == [1, 1, 1]
             assert {world.state(backend) for backend in BACKENDS} == {State.UP}
+
+    lived(life())
+
+
+def test_the_way_is_there_for_checks_of_others(tmp_path: Path) -> None:
+    """To all services, though none has a check of the agent's own; and it stays."""
+
+    async def life() -> None:
+        async with running(tmp_path, Backends(), None, foreign=True) as world:
+            await world.until(lambda: world.backends.others == {HOST})
+            world.reload()
+            await world.until(lambda: not world.backends.others)
+            assert world.backends.opened == [set(), set()]
+            assert not world.backends.closed
 
     lived(life())
 

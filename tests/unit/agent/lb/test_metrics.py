@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,7 @@ PLACES = (
         1,
         tuple((each.address, 0x20001 + n) for n, each in enumerate(BACKENDS)),
         translated=False,
+        routes=(((ip_network("2001:db8:5::/48"),), 3),),
     ),
 )
 LABELS = {"service": "web", "vip": "2001:db8::10", "port": "80", "protocol": "udp"}
@@ -131,10 +132,24 @@ def test_each_number_has_its_name_and_labels(
     assert scraped()[name, frozenset(labels.items())] == value
 
 
+def test_a_route_is_called_by_its_first_sources() -> None:
+    """Of a service that has some, and no other."""
+    sources = tuple(ip_network(f"10.{number}.0.0/16") for number in range(6))
+    place = replace(PLACES[1], routes=((sources[5:], 3), (sources[:5], 1)))
+    found = scraped(places=(PLACES[0], place))
+    routes = {"10.5.0.0/16": 23, "10.0.0.0/16,10.1.0.0/16,10.2.0.0/16,10.3.0.0/16,+1": 3}
+    name = "towpath_service_route_flows_total"
+    expected = {
+        (name, frozenset((LABELS | {"route": route}).items())): flows
+        for route, flows in routes.items()
+    }
+    assert {key: value for key, value in found.items() if key[0] == name} == expected
+
+
 def test_there_is_nothing_else() -> None:
-    """Verdicts, seven of each service, two of ids, five of each backend, and what is checked."""
+    """Verdicts, seven of each service, two of ids, five of each backend, a route, drops, checks."""
     found = scraped()
-    assert len(found) == 2 + 2 * 7 + 2 + 3 * 5 + 2 + 4 + 1
+    assert len(found) == 2 + 2 * 7 + 2 + 3 * 5 + 1 + 2 + 4 + 1
     assert 99 not in found.values()
 
 

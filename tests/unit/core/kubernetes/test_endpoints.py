@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 from tests.unit.core.kubernetes.harness_cluster import (
     CONTROLLER,
@@ -26,6 +28,18 @@ def told() -> Told:
     made.node("n2", "b", "192.0.2.2")
     made.service()
     return made
+
+
+def test_pods_are_known_by_their_addresses(told: Told) -> None:
+    """Of their Service; what is no pod has no name."""
+    pod = {"kind": "Pod", "name": "web-6d4b-hx2vq", "namespace": "default"}
+    told.slice("a", endpoint("10.244.0.1", targetRef=pod), endpoint("10.244.0.2"))
+    told.slice("b", endpoint("10.244.0.3", targetRef=pod | {"kind": "Node"}))
+    found = [
+        told.cluster.pod(("default", name), ip_address(f"10.244.0.{number}"))
+        for name, number in (("web", 1), ("web", 2), ("web", 3), ("web", 4), ("other", 1))
+    ]
+    assert found == ["web-6d4b-hx2vq.default", None, None, None, None]
 
 
 def test_a_change_of_a_port_loses_nobody(told: Told) -> None:

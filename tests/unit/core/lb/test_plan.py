@@ -327,8 +327,8 @@ def test_options_that_no_table_depends_on_need_no_table() -> None:
 
 
 def test_options_are_fields_of_the_same_names() -> None:
-    """All fields of a service but its name, what it is for, and its backends and their health."""
-    others = {"name", "vip", "port", "protocol", "scope", "backends", "health"}
+    """All of a service but its name, what it is for, its backends, their health, and its routes."""
+    others = {"name", "vip", "port", "protocol", "scope", "backends", "health", "route_from"}
     assert set(FIELDS) == set(Service.__slots__) - others
     each = web(1, flow_table=False, forwarding="l2", affinity=Affinity(9), allow_from=NETWORKS)
     assert replace(web(1), **Options.of(each).fields()) == each

@@ -19,13 +19,14 @@ from tests.unit.datapath.harness_memory import (
     Process,
     assert_sound,
     by_key,
+    routed_of,
     view_of,
 )
 from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, states
 
 from towpath.core.lb.options import Options
 from towpath.core.lb.plan import plan
-from towpath.core.lb.steps import PublishService
+from towpath.core.lb.steps import PublishService, SetRoutes
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.execute import execute
 from towpath.model import Affinity, Backend, BackendState, Quic, Service
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import FrameType
 
+    from tests.unit.datapath.harness_memory import View
+
     from towpath.model import Address, ServiceKey
+    from towpath.model.kinds import Prefix
 
 Services = tuple[Service, ...]
 ByKey = dict[Any, Service]
@@ -102,6 +106,18 @@ def assert_seen(memory: Memory, before: ByKey, after: ByKey) -> None:
             assert memory.allowed(index) in allowed
             meant = [pair for each in (one, other) if each for pair in ids_of(each).items()]
             assert memory.named(index).items() <= {*meant}
+        assert_routes_seen(memory.routed(key), one, other)
+
+
+def assert_routes_seen(
+    seen: dict[Prefix, View], one: Service | None, other: Service | None
+) -> None:
+    """Routes are those of before or of after; each goes to backends of one of both."""
+    both = [each for each in (one, other) if each]
+    assert not seen or seen.keys() in [routed_of(each).keys() for each in both]
+    ways = [routed_of(service, routes) for service in both for routes in both]
+    for prefix, view in seen.items():
+        assert view in [way.get(prefix) for way in ways]
 
 
 def ids_of(service: Service) -> dict[int, Address]:
@@ -129,6 +145,7 @@ def assert_in_force(process: Process, services: Iterable[Service]) -> None:
         assert row["affinity"] == (service.affinity.timeout if service.affinity else 0)
         assert memory.allowed(installed.index) == service.allow_from
         assert memory.named(installed.index) == ids_of(service)
+        assert memory.routed(key) == routed_of(service)
     assert len(memory.ids.handles) == sum(len(ids_of(service)) for service in wanted.values())
     assert process.tables.services.keys() == wanted.keys()
     assert len(memory.published()) == len(wanted)
@@ -155,6 +172,10 @@ def test_a_restart_finds_what_was_left(ways: Sequence[Services]) -> None:
         bring(process, wanted)
         heir = Process(memory)
         assert handles(heir, by_key(wanted)) == handles(process, by_key(wanted))
+        # Of a route that a backend is away of the kernel doesn't know that it has it.
+        steps = plan(heir.observed(), wanted).steps
+        assert all(isinstance(each, SetRoutes) for each in steps)
+        bring(heir, wanted)
         assert_in_force(heir, wanted)
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from towpath.agent.sources.intake import Intake
     from towpath.model import Service
+    from towpath.model.kinds import Address
     from towpath.model.sources.kubernetes import Section, objects
 
 log = logging.getLogger(__name__)
@@ -208,6 +209,11 @@ class Source:
     def _told(self) -> None:
         self.lateness.told()
         self._wake.set()
+
+    def pod(self, service: str, backend: Address) -> str | None:
+        """Return what the pod is called that a backend of a service is. For any thread."""
+        namespace, _, rest = service.partition(":")
+        return self.cluster.pod((namespace, rest.partition(":")[0]), backend)
 
     # ---- What is handed in -----------------------------------------------------------------------
 

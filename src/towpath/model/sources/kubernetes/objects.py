@@ -145,6 +145,13 @@ class Hints(_Object):
     for_nodes: list[Zone] | None = None
 
 
+class Target(_Object):
+    """What an endpoint is."""
+
+    kind: str = ""
+    name: str = ""
+
+
 class Endpoint(_Object):
     """Addresses of one pod, of which the first counts."""
 
@@ -152,6 +159,7 @@ class Endpoint(_Object):
     conditions: Conditions | None = None
     node_name: str | None = None
     hints: Hints | None = None
+    target_ref: Target | None = None
 
 
 class EndpointPort(_Object):

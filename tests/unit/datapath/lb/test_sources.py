@@ -14,8 +14,8 @@ from tests.unit.datapath.harness_memory import SOURCE_BITS, SOURCE_KEY, Memory, 
 from tests.unit.datapath.harness_services import SOURCES
 
 from towpath.datapath.errors import CapacityError
-from towpath.datapath.lb.allow_from import EVERYONE, SourceSets
 from towpath.datapath.lb.grace import Reclaimer
+from towpath.datapath.lb.sources import EVERYONE, SourceSets, present
 
 if TYPE_CHECKING:
     from towpath.model.kinds import Prefix
@@ -142,7 +142,7 @@ def test_services_find_their_list_at_any_time(
             assert stored.get(named, set()) == set(lists[each] or ())
     world.reclaimer.reclaim()
     assert world.stored().keys() == set(services.values()) - {EVERYONE}
-    users = Counter(lists[each] for each in services if lists[each])
+    users = Counter(present(found) for each in services if (found := lists[each]))
     assert dict(world.sets.in_use) == dict(users)
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets of source prefixes: whom services are for.
+"""Sets of source prefixes: whom services are for, and where new flows of some sources go.
 
-A set is written whole before a service names it, never changed after that, and
+A prefix holds a number: 1 in a set of those that may, the row of a route in a set of routes. A set
+is written whole before a service names it, never changed after that, and
 taken away when no packet can be looking into it any more. Services with equal lists
 share one. A process that dies leaves sets that no service names; the next one
 removes them.
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from towpath.model.kinds import Prefix
 
     Array = np.ndarray[Any, Any]
+    Entries = tuple[tuple[Prefix, int], ...]
+    """Prefixes, and what they hold."""
 
 EVERYONE = 0
 """The number that means no set at all."""
@@ -62,21 +65,26 @@ class SourceSets:
         self._bits = set_bits
         self.limit = limit
         self._reclaimer = reclaimer
-        self._sets: dict[int, tuple[Prefix, ...]] = {}
-        self._numbers: dict[tuple[Prefix, ...], int] = {}
+        self._sets: dict[int, Entries] = {}
+        self._numbers: dict[Entries, int] = {}
         self._users: Counter[int] = Counter()
         self._kept = 0
         """Prefixes in the map, those that rest too."""
         self._retired: set[int] = set()
 
     @property
-    def in_use(self) -> Mapping[tuple[Prefix, ...], int]:
-        """How many services use each list."""
-        return {prefixes: self._users[number] for prefixes, number in self._numbers.items()}
+    def in_use(self) -> Mapping[Entries, int]:
+        """How many services use each set."""
+        return {entries: self._users[number] for entries, number in self._numbers.items()}
 
     def prefixes(self, number: int) -> tuple[Prefix, ...] | None:
         """Return the prefixes of a set that is in use, None for everyone."""
-        return self._sets.get(number)
+        entries = self._sets.get(number)
+        return None if entries is None else tuple(prefix for prefix, _ in entries)
+
+    def rows(self, number: int) -> dict[Prefix, int]:
+        """Return what the prefixes of a set that is in use hold."""
+        return dict(self._sets.get(number, ()))
 
     def take(self, prefixes: tuple[Prefix, ...] | None) -> int:
         """Return the number of a set of these, which is there when this returns.
@@ -84,11 +92,18 @@ class SourceSets:
         Each take is to be followed by a `leave`. CapacityError: there is no room, and no
         prefix was stored.
         """
-        if prefixes is None:
+        return EVERYONE if prefixes is None else self._take(present(prefixes))
+
+    def take_rows(self, rows: Mapping[Prefix, int], most: int) -> int:
+        """The same of prefixes that hold rows; its number is at most ``most``. 0: of none."""
+        if not rows:
             return EVERYONE
-        number = self._numbers.get(prefixes)
+        return self._take(tuple(sorted(rows.items(), key=_order)), most)
+
+    def _take(self, entries: Entries, most: int | None = None) -> int:
+        number = self._numbers.get(entries)
         if number is None:
-            number = self._store(prefixes)
+            number = self._store(entries, most)
         self._users[number] += 1
         return number
 
@@ -100,57 +115,58 @@ class SourceSets:
         if self._users[number]:
             return
         del self._users[number]
-        prefixes = self._sets.pop(number)
-        if self._numbers.get(prefixes) == number:
-            del self._numbers[prefixes]
-        self._rest(number, prefixes)
+        entries = self._sets.pop(number)
+        if self._numbers.get(entries) == number:
+            del self._numbers[entries]
+        self._rest(number, entries)
 
     def adopt(self, used: Iterable[int]) -> dict[int, tuple[Prefix, ...]]:
         """Take over the sets that services name, as often as one does; the others rest.
 
         Returns their prefixes by number. A number that no prefix has means that nobody may.
         """
-        keys, _ = self._trie.snapshot()
-        found: dict[int, list[Prefix]] = {}
-        for key in keys:
-            found.setdefault(int(key["set"]), []).append(self._prefix(key))
+        found: dict[int, list[tuple[Prefix, int]]] = {}
+        for key, value in zip(*self._trie.snapshot(), strict=True):
+            found.setdefault(int(key["set"]), []).append((self._prefix(key), int(value)))
         self._users = Counter(number for number in used if number != EVERYONE)
         for number in self._users:
-            prefixes = tuple(sorted(found.pop(number, ()), key=_order))
-            self._sets[number] = prefixes
-            self._numbers[prefixes] = number
-            self._kept += len(prefixes)
+            entries = tuple(sorted(found.pop(number, ()), key=_order))
+            self._sets[number] = entries
+            self._numbers[entries] = number
+            self._kept += len(entries)
         for number, left in found.items():
             self._kept += len(left)
             self._rest(number, tuple(left))
-        return dict(self._sets)
+        return {number: tuple(prefix for prefix, _ in each) for number, each in self._sets.items()}
 
-    def _store(self, prefixes: tuple[Prefix, ...]) -> int:
-        if self._kept + len(prefixes) > self.limit:
+    def _store(self, entries: Entries, most: int | None) -> int:
+        if self._kept + len(entries) > self.limit:
             self._reclaimer.reclaim()
-        if self._kept + len(prefixes) > self.limit:
-            raise CapacityError("sources", self._kept + len(prefixes), self.limit, "sources")
+        if self._kept + len(entries) > self.limit:
+            raise CapacityError("sources", self._kept + len(entries), self.limit, "sources")
         taken = self._sets.keys() | self._retired
         number = next(n for n in count(1) if n not in taken)
-        keys = self._keys(number, prefixes)
-        self._trie.update_batch(keys, np.full(len(keys), _PRESENT, np.uint32))
-        self._kept += len(prefixes)
-        self._sets[number] = prefixes
-        self._numbers[prefixes] = number
+        if most is not None and number > most:
+            raise CapacityError("sets of sources", number, most)
+        keys = self._keys(number, entries)
+        self._trie.update_batch(keys, np.array([value for _, value in entries], np.uint32))
+        self._kept += len(entries)
+        self._sets[number] = entries
+        self._numbers[entries] = number
         return number
 
-    def _rest(self, number: int, prefixes: tuple[Prefix, ...]) -> None:
+    def _rest(self, number: int, entries: Entries) -> None:
         self._retired.add(number)
-        self._reclaimer.retire(lambda: self._remove(number, prefixes))
+        self._reclaimer.retire(lambda: self._remove(number, entries))
 
-    def _remove(self, number: int, prefixes: tuple[Prefix, ...]) -> None:
-        self._trie.delete_batch(self._keys(number, prefixes))
-        self._kept -= len(prefixes)
+    def _remove(self, number: int, entries: Entries) -> None:
+        self._trie.delete_batch(self._keys(number, entries))
+        self._kept -= len(entries)
         self._retired.discard(number)
 
-    def _keys(self, number: int, prefixes: tuple[Prefix, ...]) -> Array:
-        keys = np.zeros(len(prefixes), self._type)
-        for key, prefix in zip(keys, prefixes, strict=True):
+    def _keys(self, number: int, entries: Entries) -> Array:
+        keys = np.zeros(len(entries), self._type)
+        for key, (prefix, _) in zip(keys, entries, strict=True):
             before = _V4_BITS if family(prefix.network_address) == FAMILY_V4 else 0
             key["prefixlen"] = self._bits + before + prefix.prefixlen
             key["set"] = number
@@ -164,5 +180,11 @@ class SourceSets:
         return ip_network((address, int(key["prefixlen"]) - self._bits - before))
 
 
-def _order(prefix: Prefix) -> tuple[int, int]:
-    return prefix.version, int(prefix.network_address)
+def present(prefixes: Iterable[Prefix]) -> Entries:
+    """Return what a set of those that may has."""
+    return tuple((prefix, _PRESENT) for prefix in prefixes)
+
+
+def _order(entry: tuple[Prefix, int]) -> tuple[int, int, int]:
+    prefix, _ = entry
+    return prefix.version, int(prefix.network_address), prefix.prefixlen
