@@ -27,6 +27,8 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 _U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "towpath_maglev": (_INT, [_POINTER, _U32, _U32, ctypes.c_char_p, *[_POINTER] * 4]),
+    "towpath_slot_sums": (None, [_POINTER, _POINTER, _POINTER, _U32, _POINTER]),
+    "towpath_table_marks": (None, [ctypes.c_char_p, *[_POINTER] * 3, _U32, _POINTER]),
     "towpath_wildcard_open": (
         _POINTER,
         [_U32, _POINTER, _POINTER, _U32, _POINTER, _U32, ctypes.c_char_p, _POINTER],
@@ -97,3 +99,37 @@ def fill_maglev(
     if failed:
         raise MemoryError(f"no memory for a Maglev table of {count} backends")
     return table
+
+
+def slot_sums(
+    slots: NDArray[np.uint32], firsts: NDArray[np.uint64], counts: NDArray[np.uint32]
+) -> NDArray[np.uint64]:
+    """Return a sum of what is in each of some tables: so many of ``slots``, from each first on."""
+    sums = np.empty(len(firsts), np.uint64)
+    library().towpath_slot_sums(
+        slots.ctypes.data, firsts.ctypes.data, counts.ctypes.data, len(firsts), sums.ctypes.data
+    )
+    return sums
+
+
+def table_marks(
+    addresses: bytes,
+    words: NDArray[np.uint64],
+    ends: NDArray[np.uint32],
+    sums: NDArray[np.uint64],
+) -> NDArray[np.uint64]:
+    """Return the marks of services whose tables have these ``sums``: see native/table_marks.c.
+
+    Backends of service i are those before ends[i] that no service before it has. Each has 16 bytes
+    of ``addresses`` and one of ``words``.
+    """
+    marks = np.empty(len(ends), np.uint64)
+    library().towpath_table_marks(
+        addresses,
+        words.ctypes.data,
+        ends.ctypes.data,
+        sums.ctypes.data,
+        len(ends),
+        marks.ctypes.data,
+    )
+    return marks

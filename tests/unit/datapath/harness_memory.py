@@ -23,6 +23,8 @@ from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.local import LocalBackends
 from towpath.datapath.lb.lookup import Endpoints, Lengths, pack_key
+from towpath.datapath.lb.maglev_table import sum_of
+from towpath.datapath.lb.marks import Marks
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.services import ServiceRows
@@ -30,7 +32,7 @@ from towpath.datapath.lb.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from tests.unit.datapath.harness_program import Array
 
@@ -77,6 +79,7 @@ class Memory:
     services: Array = field(init=False)
     backends: Array = field(init=False)
     local: Array = field(init=False)
+    marks: Array = field(init=False)
     slots: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +89,7 @@ class Memory:
         self.services = np.zeros(self.services_limit + 1, BTF.dtype("service"))
         self.backends = np.zeros(self.backends_limit + 1, BTF.dtype("backend"))
         self.local = np.zeros(self.backends_limit + 1, np.uint64)
+        self.marks = np.zeros(self.services_limit + 1, np.uint64)
         self.slots = np.zeros(self.table_slots, np.uint32)
 
     def copy(self) -> Memory:
@@ -116,15 +120,20 @@ class Memory:
         found = [key for key in self.snapshot()[0] if key["set"] == number]
         return tuple(sorted(map(prefix_of_key, found), key=lambda each: (each.version, each)))
 
-    def fill(self, base: int, make: Callable[[], Array]) -> None:
-        """Store handles from slot ``base`` on."""
+    def fill(self, base: int, make: Callable[[], Array]) -> int:
+        """Store handles from slot ``base`` on; their sum."""
         handles = make()
         assert base + len(handles) <= len(self.slots)
         self.slots[base : base + len(handles)] = handles
+        return sum_of(handles)
 
     def read(self, base: int, count: int) -> Array:
         """Return a copy of ``count`` handles from slot ``base`` on."""
         return self.slots[base : base + count].copy()
+
+    def sums(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        """Return the sums of ranges."""
+        return [sum_of(self.read(*each)) for each in ranges]
 
     def published(self) -> list[int]:
         """The services that the index leads to: exact keys, not what is known of their VIPs."""
@@ -181,6 +190,7 @@ class Process:
             ServiceRows(memory.services, reclaimer, self.forgotten.update),
             ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
+            Marks(memory.marks, STATES),
         )
         self.tables.adopt()
 

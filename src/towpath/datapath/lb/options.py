@@ -49,6 +49,16 @@ class Flags(NamedTuple):
         return "port" if flags & self.hash_port else "flow"
 
 
+class _Words(NamedTuple):
+    """Words of a service, as ``struct service`` calls them."""
+
+    flags: int
+    table_size: int
+    affinity: int
+    flow_timeout: int
+    encap: int
+
+
 class ServiceOptions:
     """The options of all services. ``rows`` is an array of ``struct service``."""
 
@@ -95,12 +105,20 @@ class ServiceOptions:
 
     def adopt(self, indexes: Iterable[int]) -> dict[int, Options]:
         """Take over what the kernel holds for these services, and return it."""
-        self._sets = {index: int(self._rows["sources"][index]) for index in indexes}
+        indexes = list(indexes)
+        rows = self._rows[indexes]
+        self._sets = dict(zip(indexes, rows["sources"].tolist(), strict=True))
         prefixes = self._sources.adopt(self._sets.values())
-        return {
-            index: self._options(self._rows[index], prefixes.get(taken))
-            for index, taken in self._sets.items()
-        }
+        # Most services are alike: those that are share theirs.
+        words = zip(*(rows[each].tolist() for each in _Words._fields), strict=True)
+        known: dict[tuple[Any, ...], Options] = {}
+        found = {}
+        for index, each in zip(indexes, words, strict=True):
+            taken = self._sets[index]
+            if (each, taken) not in known:
+                known[each, taken] = self._options(_Words(*each), prefixes.get(taken))
+            found[index] = known[each, taken]
+        return found
 
     def _flags_of(self, options: Options) -> int:
         remembers = 0 if options.flow_table else self._flags.no_flow_table
@@ -109,13 +127,13 @@ class ServiceOptions:
         hashes = {"flow": 0, "client": self._flags.hash_client, "port": self._flags.hash_port}
         return remembers | ways[options.forwarding] | wraps | hashes[options.hash_by]
 
-    def _options(self, row: Any, allow_from: Any) -> Options:
-        flags, timeout = int(row["flags"]), int(row["affinity"])
-        tunnel = self._encaps.tunnel(int(row["encap"]) if flags & self._flags.encap else 0)
+    def _options(self, words: _Words, allow_from: Any) -> Options:
+        flags, timeout = words.flags, words.affinity
+        tunnel = self._encaps.tunnel(words.encap if flags & self._flags.encap else 0)
         return Options(
-            table_size=int(row["table_size"]),
+            table_size=words.table_size,
             flow_table=not flags & self._flags.no_flow_table,
-            flow_timeout=int(row["flow_timeout"]) or None,
+            flow_timeout=words.flow_timeout or None,
             forwarding=self._flags.forwarding(flags),
             hash_by=self._flags.hash_by(flags),
             encap=tunnel.encap,

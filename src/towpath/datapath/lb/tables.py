@@ -61,8 +61,8 @@ class Backends(Protocol):
 class Slots(Protocol):
     """The Maglev array: see :class:`towpath.datapath.lb.maglev_table.MaglevSlots`."""
 
-    def fill(self, base: int, make: Callable[[], Array]) -> None:
-        """Store the handles (uint32) that ``make`` returns, from slot ``base`` on."""
+    def fill(self, base: int, make: Callable[[], Array]) -> int:
+        """Store the handles (uint32) that ``make`` returns, from slot ``base`` on; their sum."""
 
 
 class OptionsOfServices(Protocol):
@@ -165,8 +165,9 @@ class Tables:
             self._replace_table(service, 0, 0)
             return
         base = self._allocate(service.table_size)
-        self._slots.fill(base, lambda: self._table(service, members))
+        made = self._slots.fill(base, lambda: self._table(service, members))
         self._replace_table(service, base, service.table_size)
+        service.sum = made
 
     # ---- within ---------------------------------------------------------
 
@@ -187,6 +188,6 @@ class Tables:
         """Swap the table in one store; the old one is retired."""
         self._rows.set_table(service.index, base, size)
         old_base, old_size = service.base, service.size
-        service.base, service.size = base, size
+        service.base, service.size, service.sum = base, size, 0
         if old_size:
             self._extents.retire(old_base, old_size)

@@ -55,6 +55,7 @@ class Layout:
                 "vip_lengths": 1,
                 "port_pages": limits.port_pages + 1,
                 "services": services,
+                "table_marks": services,
                 "ways": 1,
                 "maglev": -(-limits.table_slots // maglev_line),
                 "backends": backends,
