@@ -11,6 +11,7 @@ the processor keeps.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from numpy.typing import NDArray
+
+    Numbers: TypeAlias = array[int] | NDArray[np.unsignedinteger[Any]]
 
 LIBRARY = Path(__file__).parent.parent / "objects" / "libtowpath_core.so"
 
@@ -101,6 +106,14 @@ def fill_maglev(
     return table
 
 
+def slot_sum(slots: NDArray[np.uint32]) -> int:
+    """Return the sum of what is in one table."""
+    first, count, found = _U64(0), _U32(len(slots)), _U64()
+    at = map(ctypes.addressof, (first, count))
+    library().towpath_slot_sums(slots.ctypes.data, *at, 1, ctypes.addressof(found))
+    return found.value
+
+
 def slot_sums(
     slots: NDArray[np.uint32], firsts: NDArray[np.uint64], counts: NDArray[np.uint32]
 ) -> NDArray[np.uint64]:
@@ -112,24 +125,19 @@ def slot_sums(
     return sums
 
 
-def table_marks(
-    addresses: bytes,
-    words: NDArray[np.uint64],
-    ends: NDArray[np.uint32],
-    sums: NDArray[np.uint64],
-) -> NDArray[np.uint64]:
+def table_marks(addresses: bytes, words: Numbers, ends: Numbers, sums: Numbers) -> array[int]:
     """Return the marks of services whose tables have these ``sums``: see native/table_marks.c.
 
     Backends of service i are those before ends[i] that no service before it has. Each has 16 bytes
-    of ``addresses`` and one of ``words``.
+    of ``addresses`` and one of ``words``. Words and sums have 64 bits, ends 32.
     """
-    marks = np.empty(len(ends), np.uint64)
+    marks = array("Q", bytes(8 * len(ends)))
     library().towpath_table_marks(
-        addresses,
-        words.ctypes.data,
-        ends.ctypes.data,
-        sums.ctypes.data,
-        len(ends),
-        marks.ctypes.data,
+        addresses, _at(words), _at(ends), _at(sums), len(ends), _at(marks)
     )
     return marks
+
+
+def _at(numbers: Numbers) -> int:
+    """Where they are in memory. An array of the standard library tells, and is made, sooner."""
+    return numbers.buffer_info()[0] if isinstance(numbers, array) else numbers.ctypes.data

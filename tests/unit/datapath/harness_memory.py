@@ -23,13 +23,13 @@ from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.local import LocalBackends
 from towpath.datapath.lb.lookup import Endpoints, Lengths, pack_key
-from towpath.datapath.lb.maglev_table import sum_of
 from towpath.datapath.lb.marks import Marks
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
+from towpath.native.library import slot_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -125,7 +125,7 @@ class Memory:
         handles = make()
         assert base + len(handles) <= len(self.slots)
         self.slots[base : base + len(handles)] = handles
-        return sum_of(handles)
+        return slot_sum(handles)
 
     def read(self, base: int, count: int) -> Array:
         """Return a copy of ``count`` handles from slot ``base`` on."""
@@ -133,7 +133,7 @@ class Memory:
 
     def sums(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
         """Return the sums of ranges."""
-        return [sum_of(self.read(*each)) for each in ranges]
+        return [slot_sum(self.read(*each)) for each in ranges]
 
     def published(self) -> list[int]:
         """The services that the index leads to: exact keys, not what is known of their VIPs."""
@@ -166,9 +166,17 @@ class Memory:
 
 
 class Process:
-    """What a process knows of the memory; makes its changes as the load balancer does."""
+    """What a process knows of the memory; makes its changes as the load balancer does.
 
-    def __init__(self, memory: Memory, wait_for_readers: Callable[[], None] = lambda: None) -> None:
+    ``known``: services that it knows to be desired as it begins; of these ``alike`` are there.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        wait_for_readers: Callable[[], None] = lambda: None,
+        known: Iterable[Service] = (),
+    ) -> None:
         self.memory = memory
         self.forgotten: Counter[int] = Counter()
         """Services whose counters were zeroed, by index."""
@@ -192,7 +200,7 @@ class Process:
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
             Marks(memory.marks, STATES),
         )
-        self.tables.adopt()
+        self.alike = self.tables.adopt(by_key(known))
 
     def observed(self) -> tuple[Service, ...]:
         """The services that are in force."""

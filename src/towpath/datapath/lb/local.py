@@ -72,10 +72,14 @@ class LocalBackends:
 
     def sync(self, services: Iterable[Installed]) -> None:
         """The same for all backends of these services, as it is by now."""
+        entered = self.handles()
         for service in services:
-            for address in service.handles:
-                self.note(service, address)
-            if not any(map(self.has, service.handles.values())):
+            forwarding = service.options.forwarding
+            here = [each for each in service.records.values() if self._is_here(forwarding, each)]
+            if here or not entered.isdisjoint(service.handles.values()):
+                for address in service.handles:
+                    self.note(service, address)
+            if not here and int(self._flags[service.index]) & self._flag:
                 self._flags[service.index] &= self._others
 
     def handles(self) -> frozenset[int]:

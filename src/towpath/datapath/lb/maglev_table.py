@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from towpath.native.library import slot_sums
+from towpath.native.library import slot_sum, slot_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +61,7 @@ class MaglevSlots:
         """Store the handles (uint32) that ``make`` returns, from slot ``base`` on; their sum."""
         handles = make()
         self._window(base, len(handles))[:] = handles
-        return sum_of(handles)
+        return slot_sum(handles)
 
     def read(self, base: int, count: int) -> Array:
         """Return a copy of ``count`` handles from slot ``base`` on."""
@@ -107,9 +107,3 @@ class MaglevSlots:
             self._slots = mapped.array["handle"].reshape(-1)
             self._first, self._last = first, end
         return self._slots[base - self._first * self._line :][:count]
-
-
-def sum_of(handles: Array) -> int:
-    """Return the sum of what is in one table."""
-    whole = np.zeros(1, np.uint64), np.array([len(handles)], np.uint32)
-    return int(slot_sums(handles, *whole)[0])

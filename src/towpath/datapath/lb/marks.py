@@ -11,6 +11,8 @@ on when they are written.
 
 from __future__ import annotations
 
+from array import array
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,11 +60,12 @@ class Marks:
         ]
         made = table_marks(
             b"".join([pack(each.address) for each in records]),
-            np.array(words, np.uint64),
-            np.cumsum([len(each.records) for each in services], dtype=np.uint32),
-            np.array([each.sum for each in services], np.uint64),
+            array("Q", words),
+            array("I", accumulate(len(each.records) for each in services)),
+            array("Q", [each.sum for each in services]),
         )
-        self._rows[[each.index for each in services]] = made
+        for service, mark in zip(services, made, strict=True):
+            self._rows[service.index] = mark
 
     def found(self, indexes: Sequence[int], records: Records, sums: Sequence[int]) -> Array:
         """Return which of these services have their marks.
@@ -80,6 +83,6 @@ class Marks:
             rows["addr"].tobytes(),
             words,
             records.ends.astype(np.uint32),
-            np.array(sums, np.uint64),
+            array("Q", sums),
         )
-        return np.asarray(made == self._rows[services])
+        return np.asarray(np.array(made, np.uint64) == self._rows[services])

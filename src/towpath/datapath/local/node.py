@@ -64,6 +64,13 @@ class LocalNode(Closeable):
         """Something else whenever other backends may be here than before, but for new ones."""
         return self._changes, self.locality.translates
 
+    def may_open(self, transition: Transition) -> bool:
+        """Whether `prepare` has anything to look at: not for services that aren't translated."""
+        return not self.locality.translates and any(
+            change.after is not None and change.after.forwarding == "snat"
+            for change in transition.changes
+        )
+
     def prepare(self, transition: Transition) -> None:
         """Be ready for what services will be, before packets get to know of them."""
         changed = (change.after for change in transition.changes if change.after is not None)

@@ -17,8 +17,8 @@ from towpath.core.lb import service_table
 from towpath.core.lb.options import Options
 from towpath.core.lb.plan import plan
 from towpath.datapath.lb.execute import execute
-from towpath.datapath.lb.maglev_table import sum_of
 from towpath.model import Backend, BackendState, Service
+from towpath.native.library import slot_sum
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +130,7 @@ def sum_only(memory: Memory) -> None:
     slot(memory)
     index = index_of(memory, WEB)
     word = int(memory.services["table"][index])
-    memory.marks[index] = sum_of(memory.read(word & 0xFFFFFFFF, word >> 32))
+    memory.marks[index] = slot_sum(memory.read(word & 0xFFFFFFFF, word >> 32))
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,84 @@ def test_sums_differ(handles: list[int], data: st.DataObject) -> None:
     other = table.copy()
     other[at] ^= 1 << data.draw(st.integers(0, 31))
     longer = np.append(table, np.uint32(0))
-    assert len({sum_of(each) for each in (table, other, longer)}) == 3
-    assert sum_of(np.insert(table, 0, 1)[1:]) == sum_of(table)
+    assert len({slot_sum(each) for each in (table, other, longer)}) == 3
+    assert slot_sum(np.insert(table, 0, 1)[1:]) == slot_sum(table)
 
 
 def test_sums_follow_the_order() -> None:
     """Equal handles in another order are another table."""
     table = np.arange(1, 1000, dtype=np.uint32)
-    found = {sum_of(np.roll(table, by)) for by in range(200)}
+    found = {slot_sum(np.roll(table, by)) for by in range(200)}
     assert len(found) == 200
+
+
+# ---- Services that are known -----------------------------------------------------------------
+
+
+def heir_of(memory: Memory, *known: Service) -> tuple[Process, set[Any]]:
+    """A process that knows services, and which of them it finds to be there."""
+    heir = Process(memory, known=known)
+    return heir, heir.alike
+
+
+def test_known_services_are_believed() -> None:
+    """Their very backends are what is known of the kernel; handles are the kernel's."""
+    memory = left(WEB, DNS)
+    plain = Process(memory.copy())
+    heir, found = heir_of(memory, WEB, DNS)
+    assert found == {WEB.key, DNS.key}
+    for each in (WEB, DNS):
+        there = heir.tables.services[each.key]
+        assert all(a is b for a, b in zip(there.backends(), each.backends, strict=True))
+        assert there == plain.tables.services[each.key]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(WEB, backends=WEB.backends[:2]),
+        replace(WEB, backends=WEB.backends[::-1]),
+        replace(WEB, backends=(replace(WEB.backends[0], weight=2), *WEB.backends[1:])),
+        replace(WEB, backends=(replace(WEB.backends[0], port=81), *WEB.backends[1:])),
+        replace(WEB, backends=(replace(WEB.backends[0], local=True), *WEB.backends[1:])),
+        replace(
+            WEB,
+            backends=(replace(WEB.backends[0], state=BackendState.DOWN), *WEB.backends[1:]),
+        ),
+        replace(WEB, backends=(Backend(ADDRESSES[3]), *WEB.backends[1:])),
+        replace(WEB, flow_table=False),
+        replace(WEB, table_size=13),
+        replace(WEB, port=81),
+    ],
+)
+def test_what_is_otherwise_is_read_from_the_kernel(other: Service) -> None:
+    """One backend more or fewer, another order, weight, port, state, address, option."""
+    memory = left(WEB, DNS)
+    heir, found = heir_of(memory, other, DNS)
+    assert found == {DNS.key}
+    assert by_key(heir.observed()) == by_key([WEB, DNS])
+
+
+def test_a_known_service_whose_table_is_wrong_is_put_right() -> None:
+    """It is gone through all the same."""
+    memory = left(WEB, DNS)
+    slot(memory)
+    heir, found = heir_of(memory, WEB, DNS)
+    assert found == {DNS.key}
+    assert_right(memory, WEB, DNS)
+    assert not plan(heir.observed(), [WEB, DNS]).steps
+
+
+@given(states, states)
+def test_known_or_not_the_same_is_found(
+    one: tuple[Service, ...], known: tuple[Service, ...]
+) -> None:
+    """Whatever is known, what is in the kernel is what is observed."""
+    memory = left(*one)
+    plain = Process(memory.copy())
+    heir, found = heir_of(memory, *known)
+    assert by_key(heir.observed()) == by_key(plain.observed())
+    wanted = by_key(known)
+    assert not plan(
+        [each for each in heir.observed() if each.key in found], map(wanted.__getitem__, found)
+    ).steps
