@@ -394,7 +394,7 @@ def share_moved(before: Service, after: Service) -> float:
     numbers = {each.address: number for number, each in enumerate((*after.backends, *removed))}
     places = np.array([numbers[each.address] for each in before.backends], np.uint32)
     # Those of the table after are in the order of their numbers.
-    return maglev.disruption(places[one], other)
+    return maglev.disruption(np.take(places, one), other)
 
 
 def _shares(service: Service) -> dict[Address, float]:

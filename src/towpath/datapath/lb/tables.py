@@ -175,7 +175,7 @@ class Tables:
         """Return the handles of the service's table, slot by slot."""
         members = tuple(members)
         handles = np.array([service.handles[b.address] for b in members], np.uint32)
-        return handles[service_table.table(members, service.table_size)]
+        return np.take(handles, service_table.table(members, service.table_size))
 
     def _allocate(self, count: int) -> int:
         base = self._extents.allocate(count)
