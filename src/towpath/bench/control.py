@@ -44,6 +44,7 @@ _GLANCE, _PATIENCE = 0.01, 120.0  # seconds
 _MEBIBYTE = 1 << 20
 _DIGITS = 2
 _AT_ONCE = 2000  # services in one request
+_SPARE = 64  # tables that there is room for besides, as with the limits that an agent has
 _SETTLED = 3.0  # seconds after which an agent that has begun does nothing more
 
 
@@ -220,7 +221,7 @@ class _Agent:
             "limits": {
                 "services": services + 1,
                 "backends": (services + 1) * BACKENDS,
-                "table_slots": (services + 2) * _SLOTS,
+                "table_slots": (services + _SPARE) * _SLOTS,
             },
             "api": {"socket": str(self._socket)},
             "state": {"directory": str(directory), "pins": str(pins)},
