@@ -30,6 +30,16 @@ def _count(what: str, result: str) -> None:
         _counts.setdefault(what, Counter())[result] += 1
 
 
+def _failed(what: str, error: OSError, client: socket.socket | None, began: float) -> None:
+    """Count it, and say when it began and ended, and from which address: captures have those."""
+    _count(what, type(error).__name__)
+    own = "" if client is None else f" from {client.getsockname()[:2]}"
+    took = time.time() - began
+    sys.stderr.write(
+        f"{began:.3f}: {what}{own}: {error or type(error).__name__} after {took:.3f} s\n"
+    )
+
+
 def _connect(kind: str, address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     made = socket.socket(family, {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}[kind])
@@ -48,12 +58,13 @@ def _held(kind: str, address: str, port: int) -> None:
     what = f"held {kind} {address}"
     client = None
     while not _ended.is_set():
+        began = time.time()
         try:
             client = client or _connect(kind, address, port)
             _ask(client)
             _count(what, "ok")
         except OSError as error:
-            _count(what, type(error).__name__)
+            _failed(what, error, client, began)
             if client is not None:
                 client.close()
             client = None
@@ -63,12 +74,16 @@ def _held(kind: str, address: str, port: int) -> None:
 def _fresh(kind: str, address: str, port: int) -> None:
     what = f"fresh {kind} {address}"
     while not _ended.is_set():
+        began = time.time()
+        client: socket.socket | None = None
         try:
-            with _connect(kind, address, port) as client:
-                _ask(client)
+            client = _connect(kind, address, port)
+            _ask(client)
             _count(what, "ok")
         except OSError as error:
-            _count(what, type(error).__name__)
+            _failed(what, error, client, began)
+        if client is not None:
+            client.close()
         time.sleep(_PAUSE)
 
 

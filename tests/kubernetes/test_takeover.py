@@ -110,6 +110,11 @@ def started(cluster: Cluster) -> list[Program]:
     return agents
 
 
+def at_this_time(what: str) -> None:
+    """Say when it was, beside what load.py says of failures."""
+    sys.stderr.write(f"{time.time():.3f}: {what}\n")
+
+
 def ways(services: Services) -> dict[str, list[str]]:
     """All ways to the service: from pods, nodes, and clients outside."""
     port = services.plane.get("service", "web")["spec"]["ports"][0]["nodePort"]
@@ -159,17 +164,21 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
     nodes = services.cluster.nodes
     with load(services.cluster, ways(services)) as asked:
         time.sleep(2)  # connections of kube-proxy's
+        at_this_time("agents start")
         agents = started(services.cluster)
+        at_this_time("agents know all")
         for node in nodes:
             assert proxies.found(node)["unserved"] == []
             proxies.end(node)
             assert "unhooked" in proxies.cleanup(node, "--remove")
+            at_this_time(f"{node.name} unhooked")
         for node in nodes:
             listed = proxies.found(node)
             assert (proxies.jumps(node), listed["phase"]) == ([], "unhooked")
             assert listed["removed"] == SLEEPING or proxies.mode != "nftables"
             assert node is not nodes[0] or sum(e["count"] for e in listed["connections"]) >= 16
             proxies.cleanup(node, "--confirm")
+            at_this_time(f"{node.name} confirmed")
             assert proxies.found(node)["removed"] == []
         time.sleep(3)  # with nothing of kube-proxy's
         kept = nodes[0].run("nft", "list", "tables")
@@ -178,11 +187,14 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
     assert "table inet towpath-kube-proxy" in kept  # while those connections were there
     with load(services.cluster, ways(services)) as asked:
         time.sleep(2)  # connections of Towpath's
+        at_this_time("kube-proxy starts")
         proxies.start()
         services.eventually(lambda: all(proxies.found(node)["removed"] for node in nodes))
         time.sleep(3)  # kube-proxy's first sync
+        at_this_time("agents end")
         for agent in agents:
             agent.stop(signal.SIGTERM)
+        at_this_time("agents have ended")
         time.sleep(2)
     assert failed(asked) == {}
     assert asked.done > 10_000
