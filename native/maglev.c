@@ -21,6 +21,9 @@
  * what it lacks of its share of the whole table among those that are there. It never
  * has more than that share: among fewer, Webster's method gives nobody less.
  *
+ * Where few share a table, what these turns come to is found without taking them: see
+ * maglev_claim.c.
+ *
  * Nothing depends on the order that the caller's backends are in, on floating
  * point, or on the machine's byte order.
  */
@@ -28,13 +31,7 @@
 #include <stdlib.h>
 
 #include "export.h"
-
-struct member {
-	uint32_t label; /* what is written into its slots: its place in order */
-	uint32_t slots; /* still to take */
-	uint32_t next;	/* slot to look at in the next turn */
-	uint32_t skip;
-};
+#include "maglev.h"
 
 /* Backends of one weight: their turns coincide. */
 struct class {
@@ -44,8 +41,6 @@ struct class {
 	uint32_t count;		/* members that still take turns */
 	struct member *members; /* in order of identity */
 };
-
-static const uint32_t FREE = UINT32_MAX;
 
 /*
  * (2k + 1) / weight in units of 2^-40, rounded down. Times that differ do so by
@@ -114,16 +109,15 @@ static void take_turns(struct class *c, uint32_t *table, uint32_t size)
 
 	for (uint32_t i = 0; i < c->count; i++) {
 		struct member m = c->members[i];
+		uint32_t *slot = &table[m.next], is_free = *slot == FREE;
 
-		if (table[m.next] == FREE) {
-			table[m.next] = m.label;
-			m.slots--;
-		}
+		/* Without branches: whether a slot is free can't be foretold. */
+		*slot = is_free ? m.label : *slot;
+		m.slots -= is_free;
 		m.next += m.skip;
-		if (m.next >= size)
-			m.next -= size;
-		if (m.slots)
-			c->members[kept++] = m;
+		m.next -= m.next >= size ? size : 0;
+		c->members[kept] = m;
+		kept += m.slots != 0;
 	}
 	c->count = kept;
 	c->turn++;
@@ -263,33 +257,57 @@ static void vacate(const struct scratch *scratch, const struct backends *all, ui
 	}
 }
 
-/* Takes what a member has off its share; those that lack nothing leave. */
-static void keep_lacking(struct class *c, const uint32_t *owned)
+/* Those that lack nothing leave. */
+static void keep_lacking(struct class *c)
 {
 	uint32_t kept = 0;
 
-	for (uint32_t i = 0; i < c->count; i++) {
-		struct member m = c->members[i];
-
-		m.slots -= owned[m.label];
-		if (m.slots)
-			c->members[kept++] = m;
-	}
+	for (uint32_t i = 0; i < c->count; i++)
+		if (c->members[i].slots)
+			c->members[kept++] = c->members[i];
 	c->count = kept;
 }
 
-static void fill_in(const struct scratch *scratch, const struct backends *all, uint32_t *table,
-		    uint32_t size)
+/* Has the others take the slots of those away. -1: there is no memory. */
+static int fill_in(const struct scratch *scratch, const struct backends *all, uint32_t *table,
+		   uint32_t size)
 {
 	uint32_t count, classes;
+	int done;
 
 	vacate(scratch, all, table, size);
 	count = make_members(scratch, all, 1, size);
 	classes = make_classes(scratch->classes, scratch->members, scratch->weights, count);
 	share_slots(scratch->classes, classes, size);
+	/* What a member has is a part of its share. */
+	for (uint32_t i = 0; i < count; i++)
+		scratch->members[i].slots -= scratch->owned[scratch->members[i].label];
+	done = maglev_claim(scratch->members, scratch->weights, count, NULL, table, size, 0);
+	if (done)
+		return done < 0 ? -1 : 0;
 	for (uint32_t i = 0; i < classes; i++)
-		keep_lacking(&scratch->classes[i], scratch->owned);
+		keep_lacking(&scratch->classes[i]);
 	fill(scratch->classes, classes, table, size);
+	return 0;
+}
+
+/* Has all backends take the slots. 1: they have what is written into them. -1: no memory. */
+static int fill_all(const struct scratch *scratch, const struct backends *all,
+		    const uint32_t *labels, uint32_t *table, uint32_t size)
+{
+	uint32_t classes;
+	int done;
+
+	make_members(scratch, all, 0, size);
+	classes = make_classes(scratch->classes, scratch->members, all->weights, all->count);
+	share_slots(scratch->classes, classes, size);
+	done = maglev_claim(scratch->members, all->weights, all->count, labels, table, size, 1);
+	if (done)
+		return done < 0 ? -1 : labels != NULL;
+	for (uint32_t slot = 0; slot < size; slot++)
+		table[slot] = FREE;
+	fill(scratch->classes, classes, table, size);
+	return 0;
 }
 
 static int alloc_scratch(struct scratch *scratch, uint32_t count)
@@ -324,22 +342,15 @@ PUBLIC int towpath_maglev(uint32_t *table, uint32_t size, uint32_t count, const 
 {
 	struct backends all = { identities, ends, weights, away, count };
 	struct scratch scratch;
-	uint32_t classes;
+	int done = -1;
 
-	if (alloc_scratch(&scratch, count)) {
-		free_scratch(&scratch);
-		return -1;
+	if (!alloc_scratch(&scratch, count)) {
+		done = fill_all(&scratch, &all, away ? NULL : labels, table, size);
+		if (!done && away)
+			done = fill_in(&scratch, &all, table, size);
+		for (uint32_t slot = 0; !done && slot < size; slot++)
+			table[slot] = labels[table[slot]];
 	}
-	for (uint32_t slot = 0; slot < size; slot++)
-		table[slot] = FREE;
-	make_members(&scratch, &all, 0, size);
-	classes = make_classes(scratch.classes, scratch.members, weights, count);
-	share_slots(scratch.classes, classes, size);
-	fill(scratch.classes, classes, table, size);
-	if (away)
-		fill_in(&scratch, &all, table, size);
-	for (uint32_t slot = 0; slot < size; slot++)
-		table[slot] = labels[table[slot]];
 	free_scratch(&scratch);
-	return 0;
+	return done < 0 ? -1 : 0;
 }

@@ -9,4 +9,10 @@
 #include "lb/maps.h"
 #include "snat/maps.h"
 
+/*
+ * Of each service, by its index, what it was when a change of it was through: no packet's concern,
+ * but that of the next process (native/table_marks.c).
+ */
+ARRAY_MAP(table_marks, __u64);
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

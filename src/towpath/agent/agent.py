@@ -65,7 +65,7 @@ class Agent(Closeable):
         """It ends in order to begin again, in this process."""
         self.end_by: Callable[[], None] = lambda: None
         """Has the server end, on its event loop."""
-        with ExitStack() as undo:
+        with garbage.paused(), ExitStack() as undo:
             self._writer = undo.enter_context(Writer())
             next_hops, shared = Wanted(), Shared(renew=self.renew)
             for capability in CAPABILITIES:

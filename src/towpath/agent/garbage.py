@@ -11,8 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from towpath.kernel.memory import give_back
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SECONDS = 60.0
 MANY = 50_000
@@ -26,6 +31,16 @@ def begin() -> None:
     gc.set_threshold(young, middle, _NEVER)
     gc.collect()
     gc.freeze()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Collect nothing during the block: what a start makes stays, and is gone through in vain."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def tend() -> None:

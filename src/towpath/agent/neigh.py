@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from towpath.agent.parts import Given
+    from towpath.datapath.neigh.keeper import Keeper
     from towpath.documents import NextHops
 
 
@@ -79,9 +80,9 @@ class Neighbours(Part):
 
     def summary(self) -> str:
         """How many there are, and how many of them don't answer."""
-        found = self.next_hops()
-        silent = sum(each.mac is None for each in found.next_hops)
-        told = f"{len(found.next_hops)} next hops"
+        found = self._follower.asked(_resolved)
+        silent = len(found) - sum(found)
+        told = f"{len(found)} next hops"
         return f"{told}, {silent} of them not resolved" if silent else told
 
     def metrics(self) -> Iterable[Metric]:
@@ -117,3 +118,8 @@ class Neighbours(Part):
         """Let go: what was made stays, and the kernel goes on keeping it resolved."""
         self._wanted.resolve_by(None)
         self._follower.close()
+
+
+def _resolved(keeper: Keeper) -> list[bool]:
+    """Of each next hop whether it is resolved; who is behind them is another, longer question."""
+    return [kept is not None and kept.valid for kept in keeper.entries().values()]

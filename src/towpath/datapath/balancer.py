@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
@@ -21,7 +20,8 @@ from towpath.datapath.health.foreign import Foreign, common_bits
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
-from towpath.datapath.lb.destinations import destination, destinations
+from towpath.datapath.lb.destinations import destination
+from towpath.datapath.lb.hops import BackendHops
 from towpath.datapath.lb.unwrap import UnwrapAddresses
 from towpath.datapath.lb.ways_by_flow import WaysByFlow
 from towpath.datapath.local.node import LocalNode
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
-
     from towpath.core.lb.plan import Transition
     from towpath.core.recorder.names import Told
     from towpath.datapath.address import Address
@@ -78,9 +76,6 @@ if TYPE_CHECKING:
     from towpath.native.records import Outcome
 
 log = logging.getLogger(__name__)
-
-BUSY_SECONDS = 10.0
-"""So often it is looked which backends get packets."""
 
 
 class Followed(NamedTuple):
@@ -113,6 +108,8 @@ class Balancer(Closeable):
     balanced.
     ``tracks``: somebody else may have translated for these services before, or will: flows are
     taken from the kernel's connection tracking, and given to it (``tracked``).
+    ``known``: services that may be pinned already; those that are there just as they are known need
+    not be made of what is there, nor compared with it again.
     ``bare``: there may be no device; services are then balanced by others, over the same tables.
 
     Not thread-safe. A context manager, which closes.
@@ -140,14 +137,14 @@ class Balancer(Closeable):
         local: Local = DEFAULT_LOCAL,
         unwrap: Unwrap = NO_UNWRAP,
         tracks: bool = False,
+        known: Sequence[Service] = (),
     ) -> None:
         if not devices and not bare:
             raise DatapathError("no device to balance on; name at least one")
         self._pins = pins
         self._snat = snat or Snat()
         self._source = source or Source()
-        self._next_hops, self._busy_at = next_hops, 0.0
-        self._packets: np.ndarray[Any, Any] | None = None
+        self._next_hops = next_hops
         self._told: list[Callable[[Transition], None]] = []
         self._mark, self._foreign = mark, common_bits(foreign)
         self._undo = ExitStack()
@@ -174,7 +171,7 @@ class Balancer(Closeable):
             self._contents = Contents(self._maps, self.local.locality.is_here)
             self._answer_as(icmp or Icmp(), on_failure)
             self._unwrap = UnwrapAddresses(self._maps.maps["unwrap_addresses"], unwrap, on_failure)
-            takeover = Takeover(self._program, self._contents)
+            takeover = Takeover(self._program, self._contents, known)
             on_failure.callback(takeover.give_up)
             if takeover.state is State.MOVING:
                 begin_snat(self._maps, self._snat)
@@ -204,8 +201,7 @@ class Balancer(Closeable):
             undo.callback(self.recorder.close)
             on_failure.pop_all()
             self._undo = undo.pop_all()
-        self._prefer_busy()
-        self._want_next_hops()
+        self._hops = BackendHops(next_hops, self._source, self._contents, self.local, self._maps)
         self._follow_differences()
 
     def _answer_as(self, icmp: Icmp, on_failure: ExitStack) -> None:
@@ -265,8 +261,7 @@ class Balancer(Closeable):
         self.recorder.changed()
         self._ways_by_flow.notice(each.after for each in made.changes if each.after)
         both = (each for change in made.changes for each in change if each is not None)
-        if self._seen is not self._contents.tables or any(each.scope == "all" for each in both):
-            self._want_next_hops()
+        self._hops.follow({each.key for each in both})
         for tell in self._told:
             tell(made)
         return made
@@ -292,31 +287,6 @@ class Balancer(Closeable):
     def tell(self, changed: Callable[[Transition], None]) -> None:
         """Have this called after each `apply`, with what it has changed, by the same thread."""
         self._told.append(changed)
-
-    def _want_next_hops(self) -> None:
-        self._seen = self._contents.tables
-        if self._next_hops is not None:
-            is_here = self.local.locality.is_here
-            found = destinations(self._contents.installed, self._source, is_here)
-            self._next_hops.want("services", found)
-
-    def _prefer_busy(self) -> None:
-        """Have next hops of backends that get packets made first, when all have to be."""
-        if self._next_hops is None or time.monotonic() < self._busy_at:
-            return
-        self._busy_at = time.monotonic() + BUSY_SECONDS
-        table = self._contents.tables.backends
-        packets = self._program.rows("backend_cpus")["packets"]
-        packets = packets.reshape(self._program.layout.cpus, -1).sum(axis=0)
-        moved = packets != (0 if self._packets is None else self._packets)
-        self._packets = packets
-        self._next_hops.prefer(
-            address
-            for service in self._contents.installed
-            if service.key.scope == "all"
-            for address, handle in service.handles.items()
-            if moved[table.index(handle)]
-        )
 
     def _follow_differences(self) -> None:
         """Have the program ask for each packet where one way can't be kept for all flows."""
@@ -506,7 +476,7 @@ class Balancer(Closeable):
         can't be put right is among ``troubles``. OSError: it can't be found out.
         """
         self._host.follow()
-        self._prefer_busy()
+        self._hops.prefer_busy()
 
     @property
     def is_due(self) -> bool:

@@ -196,9 +196,10 @@ class Host(Closeable):
             if each.after and not (each.before and each.before.key == each.after.key)
         ]
         own = (each.interface.ip for each in self.devices.addresses())
-        with self._home.entered():
-            self._local.prepare(transition)
-        if families > self._families or any(map(Vips(vips).__contains__, own)):
+        if self._local.may_open(transition):
+            with self._home.entered():
+                self._local.prepare(transition)
+        if families > self._families or (vips and any(map(Vips(vips).__contains__, own))):
             self._families = families
             self._vips = self._vips.with_more(vips)
             self._backends = alike((*self._backends, *added))

@@ -134,13 +134,15 @@ class ServiceKey(NamedTuple):
         return f"{endpoint(self.vip, self.port)}/{self.protocol}{where}"
 
     @property
-    def order(self) -> tuple[int, int, int, Ports, int, str]:
+    def order(self) -> tuple[int, int, int, tuple[tuple[int, int], ...], int, str]:
         """Sorts keys of both families: IPv4 first, then by address, port, protocol, scope."""
+        port = self.port
+        ports = port.ranges if isinstance(port, Ports) else ((port, port),)
         version, number = self.vip.version, self.protocol.number
         if isinstance(self.vip, IPv4Address | IPv6Address):
-            return version, int(self.vip), self.vip.max_prefixlen, self.ports, number, self.scope
+            return version, int(self.vip), self.vip.max_prefixlen, ports, number, self.scope
         address = int(self.vip.network_address)
-        return version, address, self.vip.prefixlen, self.ports, number, self.scope
+        return version, address, self.vip.prefixlen, ports, number, self.scope
 
     def shared(self, other: "ServiceKey") -> "ServiceKey | None":
         """Return what both are for, so that they can't be beside each other; None if nothing.

@@ -11,6 +11,7 @@ the processor keeps.
 from __future__ import annotations
 
 import ctypes
+from array import array
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from numpy.typing import NDArray
+
+    Numbers: TypeAlias = array[int] | NDArray[np.unsignedinteger[Any]]
 
 LIBRARY = Path(__file__).parent.parent / "objects" / "libtowpath_core.so"
 
@@ -27,6 +32,8 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 _U32, _U64 = ctypes.c_uint32, ctypes.c_uint64
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "towpath_maglev": (_INT, [_POINTER, _U32, _U32, ctypes.c_char_p, *[_POINTER] * 4]),
+    "towpath_slot_sums": (None, [_POINTER, _POINTER, _POINTER, _U32, _POINTER]),
+    "towpath_table_marks": (None, [ctypes.c_char_p, *[_POINTER] * 3, _U32, _POINTER]),
     "towpath_wildcard_open": (
         _POINTER,
         [_U32, _POINTER, _POINTER, _U32, _POINTER, _U32, ctypes.c_char_p, _POINTER],
@@ -97,3 +104,40 @@ def fill_maglev(
     if failed:
         raise MemoryError(f"no memory for a Maglev table of {count} backends")
     return table
+
+
+def slot_sum(slots: NDArray[np.uint32]) -> int:
+    """Return the sum of what is in one table."""
+    first, count, found = _U64(0), _U32(len(slots)), _U64()
+    at = map(ctypes.addressof, (first, count))
+    library().towpath_slot_sums(slots.ctypes.data, *at, 1, ctypes.addressof(found))
+    return found.value
+
+
+def slot_sums(
+    slots: NDArray[np.uint32], firsts: NDArray[np.uint64], counts: NDArray[np.uint32]
+) -> NDArray[np.uint64]:
+    """Return a sum of what is in each of some tables: so many of ``slots``, from each first on."""
+    sums = np.empty(len(firsts), np.uint64)
+    library().towpath_slot_sums(
+        slots.ctypes.data, firsts.ctypes.data, counts.ctypes.data, len(firsts), sums.ctypes.data
+    )
+    return sums
+
+
+def table_marks(addresses: bytes, words: Numbers, ends: Numbers, sums: Numbers) -> array[int]:
+    """Return the marks of services whose tables have these ``sums``: see native/table_marks.c.
+
+    Backends of service i are those before ends[i] that no service before it has. Each has 16 bytes
+    of ``addresses`` and one of ``words``. Words and sums have 64 bits, ends 32.
+    """
+    marks = array("Q", bytes(8 * len(ends)))
+    library().towpath_table_marks(
+        addresses, _at(words), _at(ends), _at(sums), len(ends), _at(marks)
+    )
+    return marks
+
+
+def _at(numbers: Numbers) -> int:
+    """Where they are in memory. An array of the standard library tells, and is made, sooner."""
+    return numbers.buffer_info()[0] if isinstance(numbers, array) else numbers.ctypes.data

@@ -179,11 +179,11 @@ def test_backends_with_traffic_are_preferred(net: Network, pins: Path) -> None:
         with rigged(net, pins=pins, next_hops=follower) as rig:
             rig.serve(service(VIPS[4], NEAR[4][0]), service(VIPS[6], NEAR[6][0]))
             rig.expect(frame(4), TX)
-            rig.balancer._busy_at = 0.0
+            rig.balancer._hops._busy_at = 0.0
             rig.balancer.follow()
             assert preferred == [frozenset(), {NEAR[4][0]}]
             rig.expect(frame(6), TX)
-            rig.balancer._busy_at = 0.0
+            rig.balancer._hops._busy_at = 0.0
             rig.balancer.follow()
             assert preferred[-1] == {NEAR[6][0]}
         with rigged(net, pins=pins, next_hops=follower):

@@ -6,21 +6,21 @@ from __future__ import annotations
 import socket
 import time
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.prog.neigh.conftest import Network, ip, kept, worked
 
 from towpath.core.neigh.rate import asked_together
 from towpath.datapath.neigh.keeper import DOUBT_SECONDS, PROTOCOL, Keeper
-from towpath.datapath.neigh.next_hops import Destination
+from towpath.datapath.neigh.next_hops import Destination, find
 from towpath.kernel.bpf.probe_net import managed_neighbours
 from towpath.kernel.jiffies import per_second
 from towpath.kernel.net import neighbours
 from towpath.kernel.net.messages import ROUTE, Netlink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from towpath.kernel.net.neighbours import Key, Neighbour
 
@@ -401,3 +401,26 @@ def test_nothing_is_asked_for_on_a_device_without_carrier(network: Network, keep
     assert keeper.work(time.monotonic()) is None
     network.there("link set p0 up")
     resolved(keeper, network.key("192.0.2.2"))
+
+
+def test_what_comes_to_be_wanted_is_looked_up_alone(
+    network: Network, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ways of what was wanted before are as they were; what isn't any more has none."""
+    asked: list[list[Destination]] = []
+
+    def noted(netlink: Netlink, wanted: Iterable[Destination], known: Any) -> Any:
+        asked.append(list(wanted))
+        return find(netlink, asked[-1], known)
+
+    keeper.want("test", to("192.0.2.2", "192.0.2.3"))
+    monkeypatch.setattr("towpath.datapath.neigh.keeper.find", noted)
+    keeper.note("test", to("192.0.2.3", "192.0.2.4"))
+    keeper.extend()
+    assert asked == [to("192.0.2.4")]
+    assert set(keeper.entries()) == {network.key(f"192.0.2.{host}") for host in (3, 4)}
+    found = keeper.ways, keeper.troubles()
+    keeper.extend()
+    keeper.reroute()
+    assert asked[1:] == [to("192.0.2.3", "192.0.2.4")]
+    assert (keeper.ways, keeper.troubles()) == found

@@ -22,6 +22,7 @@ from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.local import LocalBackends
 from towpath.datapath.lb.lookup import Endpoints, Lengths, pack_key
+from towpath.datapath.lb.marks import Marks
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.quic import Forms, ServerIds
@@ -29,9 +30,10 @@ from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.sources import SourceSets
 from towpath.datapath.lb.vips import VipIndex
 from towpath.model import BackendState, Service, ServiceKey
+from towpath.native.library import slot_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from tests.unit.datapath.harness_program import Array
 
@@ -114,6 +116,7 @@ class Memory:
     services: Array = field(init=False)
     backends: Array = field(init=False)
     local: Array = field(init=False)
+    marks: Array = field(init=False)
     slots: Array = field(init=False)
     quic_forms: Array = field(init=False)
     ids: Ids = field(default_factory=Ids)
@@ -126,6 +129,7 @@ class Memory:
         self.quic_forms = np.zeros(self.services_limit + 1, np.uint64)
         self.backends = np.zeros(self.backends_limit + 1, BTF.dtype("backend"))
         self.local = np.zeros(self.backends_limit + 1, np.uint64)
+        self.marks = np.zeros(self.services_limit + 1, np.uint64)
         self.slots = np.zeros(self.table_slots, np.uint32)
 
     def copy(self) -> Memory:
@@ -171,15 +175,20 @@ class Memory:
             if each["set"] == number and number
         }
 
-    def fill(self, base: int, make: Callable[[], Array]) -> None:
-        """Store handles from slot ``base`` on."""
+    def fill(self, base: int, make: Callable[[], Array]) -> int:
+        """Store handles from slot ``base`` on; their sum."""
         handles = make()
         assert base + len(handles) <= len(self.slots)
         self.slots[base : base + len(handles)] = handles
+        return slot_sum(handles)
 
     def read(self, base: int, count: int) -> Array:
         """Return a copy of ``count`` handles from slot ``base`` on."""
         return self.slots[base : base + count].copy()
+
+    def sums(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        """Return the sums of ranges."""
+        return [slot_sum(self.read(*each)) for each in ranges]
 
     def published(self) -> list[int]:
         """The services that the index leads to: exact keys, not what is known of their VIPs."""
@@ -223,9 +232,17 @@ class Memory:
 
 
 class Process:
-    """What a process knows of the memory; makes its changes as the load balancer does."""
+    """What a process knows of the memory; makes its changes as the load balancer does.
 
-    def __init__(self, memory: Memory, wait_for_readers: Callable[[], None] = lambda: None) -> None:
+    ``known``: services that it knows to be desired as it begins; of these ``alike`` are there.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        wait_for_readers: Callable[[], None] = lambda: None,
+        known: Iterable[Service] = (),
+    ) -> None:
         self.memory = memory
         self.forgotten: Counter[int] = Counter()
         """Services whose counters were zeroed, by index."""
@@ -248,8 +265,9 @@ class Process:
             ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS, FORMS, memory.quic_forms),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
             ServerIds(memory.ids),
+            Marks(memory.marks, STATES),
         )
-        self.tables.adopt()
+        self.alike = self.tables.adopt(by_key(known))
 
     def observed(self) -> tuple[Service, ...]:
         """The services that are in force."""

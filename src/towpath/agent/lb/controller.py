@@ -371,7 +371,7 @@ class Controller:
 
     def _terminating_of(self, part: _Part) -> set[BackendKey]:
         """Who of these services is terminating now: those are all in the kernel."""
-        if part.whole:
+        if part.whole or not self.terminating:
             return set(self.terminating)
         keys = (
             BackendKey(service.key, backend.address)

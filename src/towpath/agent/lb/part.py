@@ -135,6 +135,7 @@ class LoadBalancer(Part):
                     local=config.local,
                     unwrap=config.unwrap,
                     tracks="kubernetes" in config.sections,
+                    known=desired.services(),
                 )
             )
             given.shared.services = self._balancer

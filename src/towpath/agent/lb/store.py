@@ -16,15 +16,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from towpath.agent.errors import AgentError
+from towpath.agent.lb.reading import ServiceReader
 from towpath.api.codec import build, plain, text
 from towpath.capabilities import API
 from towpath.closeable import Closeable
 from towpath.core.lb.terminating import Terminating
-from towpath.model import Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from towpath.model import Service
 
 # MIGRATIONS[n] leads from version n to n + 1. Entries are only ever added.
 MIGRATIONS = (
@@ -108,7 +110,8 @@ class Store(Closeable):
             rows = self._db.execute(
                 "SELECT document FROM services WHERE owner = ? ORDER BY name", (owner,)
             )
-            return tuple(build(Service, json.loads(document)) for (document,) in rows)
+            reader = ServiceReader()
+            return tuple([reader.read(document) for (document,) in rows])
 
     def names(self, owner: str = API) -> set[str]:
         """The names of a source's services."""

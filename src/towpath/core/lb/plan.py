@@ -38,8 +38,6 @@ from towpath.model.service import Backend, BackendState, Service, ServiceKey, So
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from numpy.typing import NDArray
-
     from towpath.model.kinds import Address
 
 
@@ -108,6 +106,8 @@ def backends_gone(
     found = []
     for key, before in _kept(old, new).items():
         after = new[key]
+        if _same_addresses(before, after):
+            continue
         there = {each.address for each in after.backends}
         found += [(before, after, each) for each in before.backends if each.address not in there]
     return tuple(found)
@@ -274,11 +274,9 @@ def _removal(service: Service) -> _Planned:
 
 
 def _change(before: Service, after: Service) -> _Planned | None:
-    old = {backend.address: backend for backend in before.backends}
-    new = {backend.address: backend for backend in after.backends}
-    added = tuple(backend for backend in after.backends if backend.address not in old)
-    removed = tuple(backend for backend in before.backends if backend.address not in new)
-    changed = [each for each in after.backends if old.get(each.address, each) != each]
+    added, removed, pairs = _matched(before, after)
+    changed = [new for old, new in pairs if old is not new and old != new]
+    old = {new.address: old for old, new in pairs if old is not new} if changed else {}
     differing = tuple(
         each.name
         for each in fields(Service)
@@ -293,7 +291,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
     steps += _adding(key, added)
     early = [each for each in changed if _noted_early(old[each.address], each)]
     steps += [SetBackend(key, backend) for backend in early]
-    if service_table.key(before) != service_table.key(after):
+    if _has_other_table(before, after):
         steps.append(SetTable(key, after.backends))
     steps += _routing(key, before.route_from, after)
     steps += [SetBackend(key, backend) for backend in changed if backend not in early]
@@ -329,6 +327,48 @@ def _routing(key: ServiceKey, before: tuple[SourceRoute, ...], after: Service) -
     return [] if canonical(before) == routes else [SetRoutes(key, routes, after.backends)]
 
 
+_Pairs = list[tuple[Backend, Backend]]
+
+
+def _same_addresses(before: Service, after: Service) -> bool:
+    """Whether both have backends of the same addresses in the same order: the usual case, fast."""
+    return len(before.backends) == len(after.backends) and all(
+        old is new or old.address == new.address
+        for old, new in zip(before.backends, after.backends, strict=True)
+    )
+
+
+def _matched(
+    before: Service, after: Service
+) -> tuple[tuple[Backend, ...], tuple[Backend, ...], _Pairs]:
+    """Return the backends that come, those that go, and of each that stays both."""
+    if _same_addresses(before, after):
+        return (), (), list(zip(before.backends, after.backends, strict=True))
+    old = {backend.address: backend for backend in before.backends}
+    gone, added, pairs = old.copy(), [], []
+    for new in after.backends:
+        was = old.get(new.address)
+        if was is None:
+            added.append(new)
+        else:
+            pairs.append((was, new))
+            gone.pop(new.address, None)
+    return tuple(added), tuple(gone.values()), pairs
+
+
+def _has_other_table(before: Service, after: Service) -> bool:
+    """Whether the table of one isn't that of the other. Who has weight 0 is in none."""
+    if before.table_size != after.table_size:
+        return True
+    added, removed, pairs = _matched(before, after)
+    return any(each.weight for each in (*added, *removed)) or any(
+        (old.weight, old.takes_flows) != (new.weight, new.takes_flows)
+        and bool(old.weight or new.weight)
+        for old, new in pairs
+        if old is not new
+    )
+
+
 def _adding(key: ServiceKey, backends: tuple[Backend, ...]) -> list[Step]:
     return [AddBackends(key, backends)] if backends else []
 
@@ -359,11 +399,16 @@ def share_moved(before: Service, after: Service) -> float:
         if not old or not new:
             return float(bool(old) != bool(new))
         return 1.0 - sum(share * new.get(address, 0.0) for address, share in old.items())
-    if service_table.key(before) == service_table.key(after):
+    if not _has_other_table(before, after):
         return 0.0
-    addresses = {backend.address for backend in (*before.backends, *after.backends)}
-    numbers = {address: number for number, address in enumerate(addresses)}
-    return maglev.disruption(_numbered(before, numbers), _numbered(after, numbers))
+    one, other = (service_table.table(each.backends, each.table_size) for each in (before, after))
+    if _same_addresses(before, after):
+        return maglev.disruption(one, other)
+    _, removed, _ = _matched(before, after)
+    numbers = {each.address: number for number, each in enumerate((*after.backends, *removed))}
+    places = np.array([numbers[each.address] for each in before.backends], np.uint32)
+    # Those of the table after are in the order of their numbers.
+    return maglev.disruption(np.take(places, one), other)
 
 
 def _shares(service: Service) -> dict[Address, float]:
@@ -371,9 +416,3 @@ def _shares(service: Service) -> dict[Address, float]:
     sharing_ones = [backend for backend in service.backends if backend.takes_flows]
     total = sum(backend.weight for backend in sharing_ones)
     return {each.address: each.weight / total for each in sharing_ones}
-
-
-def _numbered(service: Service, numbers: Mapping[Address, int]) -> NDArray[np.uint32]:
-    """Return the service's table with a number for each address."""
-    own = np.array([numbers[backend.address] for backend in service.backends], np.uint32)
-    return own[service_table.table(service.backends, service.table_size)]

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from towpath.model.kinds import Address
-    from towpath.model.service import Backend, Service
+    from towpath.model.service import Backend
 
 
 _KEPT = 8
@@ -48,9 +47,3 @@ def _table(
     made = maglev.table(identities, size, away)
     made.flags.writeable = False
     return made
-
-
-def key(service: Service) -> tuple[int, dict[Address, tuple[int, bool]]]:
-    """Return all that a service's table depends on: two that are equal make one table."""
-    shares = {each.address: (each.weight, each.takes_flows) for each in service.backends}
-    return service.table_size, {at: share for at, share in shares.items() if share[0]}

@@ -7,8 +7,9 @@ store: what a step needs is asked for in the very order in which it will be.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from towpath.core.lb.steps import BackendStep, SetRoutes
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.dry_run import (
     DryRunBackends,
@@ -37,44 +38,53 @@ def check(tables: KernelTables, steps: Iterable[Step]) -> None:
     period, if there would not be room otherwise.
     """
     steps = tuple(steps)
-    shortage = DryRun(tables).shortage(steps)
+    if not steps:
+        return
+    shortage = DryRun(tables, steps).shortage()
     if isinstance(shortage, NoExtentError) and tables.extents.reclaim():
-        shortage = DryRun(tables).shortage(steps)
+        shortage = DryRun(tables, steps).shortage()
     if shortage is not None:
         raise shortage
 
 
 class DryRun:
-    """One trial of steps on copies of what ``tables`` know, which stay as they are."""
+    """One trial of ``steps`` on copies of what ``tables`` know, which stay as they are."""
 
-    def __init__(self, tables: KernelTables) -> None:
+    def __init__(self, tables: KernelTables, steps: Sequence[Step]) -> None:
         backends, rows, options = tables.backends, tables.rows, tables.options
-        users = options.users
+        # Most changes are of backends, which neither find services nor have options.
+        only_backends = all(_is_of_backends(tables, each) for each in steps)
+        # Counted where it matters: routes take rows as services do.
+        routes = 0 if only_backends else sum(len(e.routes) for e in tables.services.values())
         services = len(tables.services)
-        routes = sum(len(each.routes) for each in tables.services.values())
+        users = {} if only_backends else options.users
+        self._steps = steps
         self._tallies = (
             Tally("services", services + routes, rows.limit),
             Tally("backends", backends.in_use, backends.capacity),
             Tally("sources", sum(map(len, users)), options.sources_limit),
         )
         of_services, of_backends, of_sources = self._tallies
+        unused: Any = None
         self._tables = _Tables(
-            tables.endpoints.dry_run(),
+            unused if only_backends else tables.endpoints.dry_run(),
             DryRunBackends(of_backends),
             tables.extents.dry_run(),
             DryRunSlots(),
             DryRunRows(of_services),
-            DryRunOptions(of_sources, users, options.allowed, options.rows_of),
+            unused
+            if only_backends
+            else DryRunOptions(of_sources, users, options.allowed, options.rows_of),
         )
         self._tables.services = _Copies(tables.services)
 
-    def shortage(self, steps: Iterable[Step]) -> CapacityError | None:
+    def shortage(self) -> CapacityError | None:
         """Execute the steps: what there is too little of, None if all is well.
 
         Of what is only counted the need of the whole plan is known, and is told first.
         """
         stopped: CapacityError | None = None
-        for step in steps:
+        for step in self._steps:
             try:
                 execute(step, self._tables)
             except CapacityError as error:
@@ -108,3 +118,11 @@ class _Copies(dict["ServiceKey", "Installed"]):
         found = self[key]
         del self[key]
         return found
+
+
+def _is_of_backends(tables: KernelTables, step: Step) -> bool:
+    """Whether a step finds no service, and changes neither options nor routes."""
+    if not isinstance(step, BackendStep) or isinstance(step, SetRoutes):
+        return False
+    service = tables.services.get(step.key)
+    return service is None or not service.routes

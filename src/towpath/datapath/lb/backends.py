@@ -9,20 +9,25 @@ still has the old handle is stale by itself.
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from socket import htons
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.datapath.address import family, pack, unpack
+from towpath.datapath.address import FAMILY_V4, Address, family, pack, unpack
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.free import FreeIndexes
 from towpath.model.service import Backend, BackendState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from towpath.datapath.lb.grace import Reclaimer
+
+    Array = np.ndarray[Any, Any]
 
 
 _WRITTEN = ("generation", "family", "service", "state", "weight", "handle")
@@ -142,16 +147,81 @@ class BackendTable:
         self._in_use -= 1
         self._reclaimer.retire(lambda: self._free.give_back(index))
 
-    def __iter__(self) -> Iterator[tuple[int, int, Backend]]:
-        """Yield service, handle and backend of every record in use."""
-        used = np.flatnonzero(self._rows["handle"])
-        rows = self._rows[used]
+    def records(self, services: Sequence[int]) -> tuple[Records, list[int]]:
+        """Return the records in use of these services, and the handles of all others."""
+        rows = self._rows[np.flatnonzero(self._rows["handle"])]
+        wanted = np.array(services, np.uint32)
+        order = np.argsort(wanted)
+        # Beyond the last there is one that no record can have.
+        numbers, places = np.append(wanted[order].astype(np.int64), -1), np.append(order, -1)
+        nearest = np.searchsorted(numbers[:-1], rows["service"])
+        known = numbers[nearest] == rows["service"]
+        others: list[int] = rows["handle"][~known].tolist()
+        rows, at = rows[known], places[nearest[known]]
+        counts = np.bincount(at, minlength=len(services))
+        return Records(rows[np.argsort(at, kind="stable")], counts, self._states), others
+
+
+class Records:
+    """Copies of records, service by service: as many as ``counts`` says of each.
+
+    ``states`` as a table has them.
+    """
+
+    def __init__(
+        self, rows: Array, counts: NDArray[np.int64], states: Mapping[BackendState, int]
+    ) -> None:
+        self.rows = rows
+        self.ends = np.cumsum(counts)
+        self.counts = counts
+        self.handles: list[int] = rows["handle"].tolist()
+        self._numbers = states
+        self._states = {number: state for state, number in states.items()}
+
+    def of(self, at: int) -> slice:
+        """Where the records of a service are, by its place among all."""
+        return slice(int(self.ends[at] - self.counts[at]), int(self.ends[at]))
+
+    def read(self, at: int) -> list[tuple[int, Backend]]:
+        """Return handles and backends of a service, by its place among all."""
+        rows = self.rows[self.of(at)]
         raw, size = rows["addr"].tobytes(), rows["addr"].itemsize
-        states = {number: state for state, number in self._states.items()}
-        columns = (rows[name].tolist() for name in ("service", "handle", "family", "weight"))
-        others = (rows[name].tolist() for name in ("state", "port"))
-        for at, (service, handle, of, weight, state, port) in enumerate(
-            zip(*columns, *others, strict=True)
-        ):
-            address = unpack(raw[at * size : (at + 1) * size], of)
-            yield service, handle, Backend(address, weight, states[state], port or None)
+        columns = (rows[each].tolist() for each in ("handle", "family", "weight", "state", "port"))
+        found = []
+        for nth, (handle, of, weight, state, port) in enumerate(zip(*columns, strict=True)):
+            address = unpack(raw[nth * size : (nth + 1) * size], of)
+            found.append((handle, Backend(address, weight, self._states[state], port or None)))
+        return found
+
+    def equal(self, services: Mapping[int, Sequence[Backend]]) -> set[int]:
+        """Return those of these services, by their places, that have just these backends.
+
+        In this order, and none that is said to be local: that is not in records.
+        """
+        alike = {at: each for at, each in services.items() if len(each) == self.counts[at]}
+        backends = [backend for each in alike.values() for backend in each]
+        if not backends:
+            return set(alike)
+        spans = [self.of(at) for at in alike]
+        rows = self.rows[np.concatenate([np.arange(each.start, each.stop) for each in spans])]
+        same = _same_addresses(rows, [each.address for each in backends])
+        same &= rows["weight"] == np.array([each.weight for each in backends])
+        same &= rows["state"] == np.array([self._numbers[each.state] for each in backends])
+        same &= rows["port"] == np.array([each.port or 0 for each in backends])
+        same &= ~np.array([each.local for each in backends])
+        wrong = np.zeros(len(spans), np.int64)
+        lengths = [each.stop - each.start for each in spans]
+        np.add.at(wrong, np.repeat(np.arange(len(spans)), lengths), ~same)
+        return {at for at, count in zip(alike, wrong.tolist(), strict=True) if not count}
+
+
+def _same_addresses(rows: Array, addresses: Sequence[Address]) -> NDArray[np.bool_]:
+    """Return which records have the address that is at their place."""
+    words = rows["addr"]["word"]
+    if {*map(type, addresses)} == {IPv4Address}:
+        last = words[:, -1] == np.array([int(each) for each in addresses], np.uint32)
+        return np.asarray(last & (rows["family"] == FAMILY_V4) & ~words[:, :-1].any(axis=1))
+    raw = np.frombuffer(b"".join([pack(each) for each in addresses]), words.dtype)
+    families = np.array([family(each) for each in addresses])
+    same = (words == raw.reshape(words.shape)).all(axis=1)
+    return np.asarray(same & (rows["family"] == families))

@@ -13,6 +13,7 @@ from towpath.datapath.lb.kernel_tables import KernelTables
 from towpath.datapath.lb.local import LocalBackends, nobody
 from towpath.datapath.lb.lookup import Endpoints, Lengths
 from towpath.datapath.lb.maglev_table import MaglevSlots
+from towpath.datapath.lb.marks import Marks
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.quic import Forms, ServerIds
@@ -49,7 +50,14 @@ def tables(source: TableSource, is_here: IsHere = nobody) -> KernelTables:
             is_here,
         ),
         ServerIds(source.maps["quic_servers"]),
+        Marks(source.rows("table_marks"), _states(source)),
     )
+
+
+def _states(source: TableSource) -> dict[BackendState, int]:
+    return {
+        state: source.constant("backend_state", f"BACKEND_{state.name}") for state in BackendState
+    }
 
 
 def _services(source: TableSource, reclaimer: Reclaimer) -> ServiceRows:
@@ -60,15 +68,12 @@ def _services(source: TableSource, reclaimer: Reclaimer) -> ServiceRows:
 
 def _backends(source: TableSource, reclaimer: Reclaimer) -> BackendTable:
     columns = source.layout.entries["backends"]
-    states = {
-        state: source.constant("backend_state", f"BACKEND_{state.name}") for state in BackendState
-    }
     return BackendTable(
         source.rows("backends"),
         source.constant("handle_bits", "HANDLE_INDEX_BITS"),
         reclaimer,
         source.forgetter("backend_cpus", "backend_flows", columns=columns),
-        states,
+        _states(source),
     )
 
 

@@ -73,14 +73,19 @@ class Contents:
         return self._places
 
     def adopt(self, known: Iterable[Service] = ()) -> None:
-        """Take over what is in the kernel, with the names that are ``known``."""
+        """Take over what is in the kernel, with the names that are ``known``.
+
+        Those that are there just as they are known are these very objects.
+        """
         self.version += 1
-        self.tables.adopt()
+        by_key = {service.key: service for service in known}
+        alike = self.tables.adopt(by_key)
         self._places = None
-        names = {service.key: service.name for service in known}
         self._observed = {
-            key: Service(
-                name=names.get(key, unnamed(key)),
+            key: by_key[key]
+            if key in alike
+            else Service(
+                name=by_key[key].name if key in by_key else unnamed(key),
                 vip=key.vip,
                 port=key.port,
                 protocol=key.protocol,
@@ -142,6 +147,7 @@ class Contents:
             for step in wanted.steps:
                 execute(step, self.tables)
             self.tables.withdraw_leftovers()
+            self.tables.mark(dict.fromkeys(step.key for step in wanted.steps))
         except BaseException:
             # As after a death: the kernel's tables say what there is.
             wait_for_readers()

@@ -7,6 +7,9 @@ What a death between two steps can leave behind is found and put right:
 * backends that take flows by their record and that no table knows: given up;
 * a table that isn't the one that its backends make: made again, but if it would be
   empty, they are noted as the table has them.
+
+A service that has its mark (:mod:`towpath.datapath.lb.marks`) is as it was meant to be, and isn't
+looked at any closer.
 """
 
 from __future__ import annotations
@@ -24,19 +27,20 @@ from towpath.datapath.lb.tables import Tables
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from towpath.datapath.address import Address
-    from towpath.datapath.lb.backends import BackendTable
+    from towpath.datapath.lb.backends import BackendTable, Records
     from towpath.datapath.lb.extents import Extents
     from towpath.datapath.lb.local import LocalBackends
     from towpath.datapath.lb.lookup import Endpoints
     from towpath.datapath.lb.maglev_table import Slots
+    from towpath.datapath.lb.marks import Marks
     from towpath.datapath.lb.options import ServiceOptions
     from towpath.datapath.lb.quic import ServerIds
     from towpath.datapath.lb.services import ServiceRows
     from towpath.model.kinds import Prefix
-    from towpath.model.service import Backend, ServiceKey
+    from towpath.model.service import Backend, Service, ServiceKey
 
 
 class KernelTables(Tables):
@@ -52,6 +56,7 @@ class KernelTables(Tables):
         options: ServiceOptions,
         local: LocalBackends,
         server_ids: ServerIds,
+        marks: Marks,
     ) -> None:
         super().__init__(endpoints, backends, extents, slots, rows, options)
         self.endpoints = endpoints
@@ -62,6 +67,7 @@ class KernelTables(Tables):
         self.options = options
         self.local = local
         self.server_ids = server_ids
+        self.marks = marks
         self._moved: list[Installed] = []
         """Those that packets find by other keys, too."""
 
@@ -94,8 +100,12 @@ class KernelTables(Tables):
         super().remove_backend(key, address)
         self.server_ids.leave(service.index, server_id, (handle,))
 
-    def adopt(self) -> None:
-        """Take over what the kernel holds, and put right what was left half done."""
+    def adopt(self, known: Mapping[ServiceKey, Service] | None = None) -> set[ServiceKey]:
+        """Take over what the kernel holds, and put right what was left half done.
+
+        ``known``: services that may be there. Returns those that are there, all of their backends
+        and options: these backends are then what is in ``services``.
+        """
         used: dict[int, Installed] = {}
         for key, index in self.endpoints.adopt():
             if index in used:
@@ -111,23 +121,32 @@ class KernelTables(Tables):
         rows = {row.index for service in used.values() for row in service.routes}
         self.rows.reserve(used.keys() | rows)
 
-        records: defaultdict[int, list[tuple[int, Backend]]] = defaultdict(list)
-        there = list(self.backends)
-        ids = self.server_ids.adopt({handle for index, handle, _ in there if index in used})
-        for index, handle, backend in there:
-            if index in used:
-                named = replace(backend, server_id=ids[handle]) if handle in ids else backend
-                records[index].append((handle, named))
-            else:
-                self.backends.remove(handle)
         # All ranges in use first: a table that is made again must not get one of them.
-        for service in used.values():
-            self._adopt_range(service)
-            for row in service.routes:
-                self._adopt_range(row)
-        for index, service in used.items():
+        self._adopt_ranges(used)
+        records, others = self.backends.records(list(used))
+        for handle in others:
+            self.backends.remove(handle)
+        ids = self.server_ids.adopt({*records.handles})
+        as_meant = self._as_meant(used, records)
+        as_known = self._as_known(used.values(), as_meant, records, known or {})
+        for at, service in enumerate(used.values()):
             self.services[service.key] = service
-            self._adopt_service(service, records[index])
+            if at in as_known:
+                backends = as_known[at]
+                addresses = [each.address for each in backends]
+                service.records = dict(zip(addresses, backends, strict=True))
+                handles = records.handles[records.of(at)]
+                service.handles = dict(zip(addresses, handles, strict=True))
+            elif at in as_meant:
+                self._take_over(service, records.read(at))
+            else:
+                named = [
+                    (handle, _named(each, ids.get(handle))) for handle, each in records.read(at)
+                ]
+                self._put_right(service, named)
+        every = list(used.values())
+        self.marks.write(each for at, each in enumerate(every) if at not in as_meant)
+        return {every[at].key for at in as_known}
 
     def _adopt_rows(self, service: Installed) -> None:
         """Find the routes of a service; which backends they have their tables say."""
@@ -138,12 +157,63 @@ class KernelTables(Tables):
             Row(prefixes_in_order(found), frozenset(), index) for index, found in sources.items()
         ]
 
-    def _adopt_range(self, service: Installed | Row) -> None:
-        service.base, service.size = self.rows.table(service.index)
-        if service.size:
-            self.extents.reserve(service.base, service.size)
+    def _adopt_ranges(self, used: Mapping[int, Installed]) -> None:
+        having: list[Installed | Row] = [*used.values()]
+        having += [row for service in used.values() for row in service.routes]
+        tables = self.rows.tables([each.index for each in having])
+        for service, table in zip(having, tables, strict=True):
+            service.base, service.size = table
+        # In the order of where they are, each leaves one range free behind it.
+        for service in sorted(having, key=lambda each: each.base):
+            if service.size:
+                self.extents.reserve(service.base, service.size)
 
-    def _adopt_service(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
+    def _as_meant(self, used: Mapping[int, Installed], records: Records) -> frozenset[int]:
+        """Return the places of those that are as the process left them which changed them last.
+
+        Ids of servers, and tables of routes, are in no mark: who has some is looked at.
+        """
+        having = [each for each in used.values() if each.size]
+        sums = self.slots.sums([(each.base, each.size) for each in having])
+        for service, found in zip(having, sums, strict=True):
+            service.sum = found
+        marked = self.marks.found(list(used), records, [each.sum for each in used.values()])
+        # What a change of the size has not come to yet isn't in a mark.
+        sized = [
+            each.size in {0, each.table_size} and not each.routes and each.options.quic is None
+            for each in used.values()
+        ]
+        return frozenset(np.flatnonzero(marked & np.array(sized, bool)).tolist())
+
+    def _as_known(
+        self,
+        used: Iterable[Installed],
+        as_meant: Collection[int],
+        records: Records,
+        known: Mapping[ServiceKey, Service],
+    ) -> dict[int, tuple[Backend, ...]]:
+        """Return, of those that are as meant, the places and backends of those that are known."""
+        wanted = {}
+        for at, service in enumerate(used):
+            found = known.get(service.key) if at in as_meant else None
+            if found is not None and Options.of(found) == service.options:
+                wanted[at] = found.backends
+        entered = self.local.handles()
+        return {
+            at: wanted[at]
+            for at in records.equal(wanted)
+            # Of one that is here as it may be told why.
+            if not entered or entered.isdisjoint(records.handles[records.of(at)])
+        }
+
+    def _take_over(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
+        """Believe what is there."""
+        for handle, backend in records:
+            service.handles[backend.address] = handle
+            service.records[backend.address] = self.local.as_told(service, backend, handle)
+
+    def _put_right(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
+        """Look at all that is there."""
         found = self.slots.read(service.base, service.size)
         known = set(np.unique(found).tolist())
         for handle, backend in records:
@@ -177,6 +247,10 @@ class KernelTables(Tables):
                 active = replace(backend, weight=backend.weight or 1, state=BackendState.ACTIVE)
                 self.set_backend(service.key, active)
 
+    def mark(self, keys: Iterable[ServiceKey]) -> None:
+        """Say of those of these services that are there that they are as they are to be."""
+        self.marks.write(self.services[key] for key in keys if key in self.services)
+
     def withdraw_leftovers(self) -> None:
         """Withdraw the keys that a death has left and that no service has taken since."""
         for service in self._moved:
@@ -185,3 +259,7 @@ class KernelTables(Tables):
                     self.endpoints.withdraw(key, service.index)
             service.also = frozenset()
         self._moved.clear()
+
+
+def _named(backend: Backend, server_id: int | None) -> Backend:
+    return backend if server_id is None else replace(backend, server_id=server_id)

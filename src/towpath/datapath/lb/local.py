@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 _WORD = 0xFFFFFFFF
+_FEW = 16
+"""Services that are looked at one by one: for more the whole table is read at once."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
@@ -72,11 +74,22 @@ class LocalBackends:
 
     def sync(self, services: Iterable[Installed]) -> None:
         """The same for all backends of these services, as it is by now."""
+        services = tuple(services)
+        entered = self._entered(services)
         for service in services:
-            for address in service.handles:
-                self.note(service, address)
-            if not any(map(self.has, service.handles.values())):
+            forwarding = service.options.forwarding
+            here = [each for each in service.records.values() if self._is_here(forwarding, each)]
+            if here or any(each in entered for each in service.handles.values()):
+                for address in service.handles:
+                    self.note(service, address)
+            if not here and int(self._flags[service.index]) & self._flag:
                 self._flags[service.index] &= self._others
+
+    def _entered(self, services: Sequence[Installed]) -> Collection[int]:
+        """Return the handles of these services that are entered, and perhaps others."""
+        if len(services) > _FEW:
+            return self.handles()
+        return {each for one in services for each in one.handles.values() if self.has(each)}
 
     def handles(self) -> frozenset[int]:
         """Those of backends on this node; some may be of backends that have gone."""

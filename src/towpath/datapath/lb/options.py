@@ -60,6 +60,16 @@ class Flags(NamedTuple):
         return "port" if flags & self.hash_port else "flow"
 
 
+class _Words(NamedTuple):
+    """Words of a service, as ``struct service`` calls them."""
+
+    flags: int
+    table_size: int
+    affinity: int
+    flow_timeout: int
+    encap: int
+
+
 class ServiceOptions:
     """The options of all services. ``rows`` is an array of ``struct service``.
 
@@ -143,15 +153,24 @@ class ServiceOptions:
 
     def adopt(self, indexes: Iterable[int]) -> dict[int, Options]:
         """Take over what the kernel holds for these services, and return it."""
-        shift = self._flags.routes_shift
-        indexes = tuple(indexes)
-        self._sets = {index: int(self._rows["sources"][index]) for index in indexes}
-        self._routes = {index: int(self._rows["flags"][index]) >> shift for index in indexes}
-        prefixes = self._sources.adopt((*self._sets.values(), *self._routes.values()))
-        return {
-            index: self._options(index, self._rows[index], prefixes.get(taken))
-            for index, taken in self._sets.items()
-        }
+        indexes, shift = list(indexes), self._flags.routes_shift
+        rows = self._rows[indexes]
+        self._sets = dict(zip(indexes, rows["sources"].tolist(), strict=True))
+        routes = (rows["flags"] >> shift).tolist()
+        self._routes = dict(zip(indexes, routes, strict=True))
+        prefixes = self._sources.adopt((*self._sets.values(), *routes))
+        # Most services are alike: those that are share theirs.
+        words = zip(*(rows[each].tolist() for each in _Words._fields), strict=True)
+        forms = self._quic_forms[indexes].tolist()
+        known: dict[tuple[Any, ...], Options] = {}
+        found = {}
+        for index, each, form in zip(indexes, words, forms, strict=True):
+            alike = (each, form, self._sets[index])
+            if alike not in known:
+                allowed = prefixes.get(self._sets[index])
+                known[alike] = self._options(_Words(*each), form, allowed)
+            found[index] = known[alike]
+        return found
 
     def _flags_of(self, options: Options) -> int:
         remembers = 0 if options.flow_table else self._flags.no_flow_table
@@ -161,19 +180,19 @@ class ServiceOptions:
         by_id = 0 if options.quic is None else self._flags.quic
         return remembers | ways[options.forwarding] | wraps | hashes[options.hash_by] | by_id
 
-    def _options(self, index: int, row: Any, allow_from: Any) -> Options:
-        flags, timeout = int(row["flags"]), int(row["affinity"])
+    def _options(self, words: _Words, form: int, allow_from: Any) -> Options:
+        flags, timeout = words.flags, words.affinity
         by_id = flags & self._flags.quic
-        tunnel = self._encaps.tunnel(int(row["encap"]) if flags & self._flags.encap else 0)
+        tunnel = self._encaps.tunnel(words.encap if flags & self._flags.encap else 0)
         return Options(
-            table_size=int(row["table_size"]),
+            table_size=words.table_size,
             flow_table=not flags & self._flags.no_flow_table,
-            flow_timeout=int(row["flow_timeout"]) or None,
+            flow_timeout=words.flow_timeout or None,
             forwarding=self._flags.forwarding(flags),
             hash_by=self._flags.hash_by(flags),
             encap=tunnel.encap,
             encap_port=tunnel.port,
             affinity=Affinity(timeout) if timeout else None,
             allow_from=allow_from,
-            quic=self._forms.quic(int(self._quic_forms[index])) if by_id else None,
+            quic=self._forms.quic(form) if by_id else None,
         )

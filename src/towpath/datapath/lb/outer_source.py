@@ -94,7 +94,7 @@ def node_address(owned: Iterable[Owned], version: int, vips: Vips | None = None)
 
 def route_of(backend: Address) -> tuple[int, int]:
     """Return what those backends have in common that are taken to be behind one route."""
-    version = backend.version
+    version = 4 if isinstance(backend, IPv4Address) else 6
     return version, int(backend) >> _HOST_BITS[version]
 
 

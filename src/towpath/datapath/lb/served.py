@@ -24,10 +24,12 @@ class Served:
 
     def __init__(self) -> None:
         self._vips: Counter[Address | Prefix] = Counter()
-        self._versions: Counter[int] = Counter()
-        self._routes: dict[tuple[int, int], Address] = {}
+        self._routes: dict[int, Address] = {}
         """One backend of those that are taken to be behind one route."""
-        self._users: Counter[tuple[int, int]] = Counter()
+        self._users: Counter[int] = Counter()
+        self._six = 0
+        """Backends of IPv6."""
+        self._number = 0
         self.vips = Vips()
 
     @classmethod
@@ -40,6 +42,8 @@ class Served:
 
     def change(self, before: Service | None, after: Service | None) -> None:
         """Take the one for the other. None: there is none."""
+        if after and before and after.vip == before.vip and _addresses(after) == _addresses(before):
+            return
         if after is not None:
             self._put(after)
         if before is not None:
@@ -49,30 +53,46 @@ class Served:
         self._vips[service.vip] += 1
         if self._vips[service.vip] == 1:
             self.vips.add(service.vip)
-        for backend in service.backends:
-            route = route_of(backend.address)
-            self._users[route] += 1
-            self._versions[route[0]] += 1
-            if self._users[route] == 1:
-                self._routes[route] = backend.address
+        addresses = _addresses(service)
+        routes = list(map(_number, addresses))
+        self._users.update(routes)
+        self._count(routes, 1)
+        for route, address in zip(routes, addresses, strict=True):
+            if route not in self._routes:
+                self._routes[route] = address
 
     def _remove(self, service: Service) -> None:
         if _leave(self._vips, service.vip):
             self.vips.remove(service.vip)
-        for backend in service.backends:
-            route = route_of(backend.address)
-            _leave(self._versions, route[0])
+        routes = list(map(_number, _addresses(service)))
+        self._count(routes, -1)
+        for route in routes:
             if _leave(self._users, route):
                 del self._routes[route]
+
+    def _count(self, routes: list[int], by: int) -> None:
+        self._number += by * len(routes)
+        self._six += by * sum(route < 0 for route in routes)
 
     @property
     def versions(self) -> frozenset[int]:
         """The IP versions of backends."""
-        return frozenset(self._versions)
+        there = {4: self._number - self._six, 6: self._six}
+        return frozenset(version for version, number in there.items() if number)
 
     def towards(self) -> list[Address]:
         """Return a few backends, or that were ones, each behind another route."""
         return list(islice(self._routes.values(), MOST_ROUTES))
+
+
+def _addresses(service: Service) -> list[Address]:
+    return [each.address for each in service.backends]
+
+
+def _number(backend: Address) -> int:
+    """Return `route_of` as one number, of which the hash is there at once."""
+    version, route = route_of(backend)
+    return route if version == 4 else -1 - route  # noqa: PLR2004 - the IP version
 
 
 def _leave(counts: Counter[T], what: T) -> bool:

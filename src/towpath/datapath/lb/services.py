@@ -81,8 +81,13 @@ class ServiceRows:
 
     def table(self, index: int) -> tuple[int, int]:
         """Return base and number of slots of a service's table."""
-        word = int(self._rows[index]["table"])
-        return word & (1 << _SIZE_SHIFT) - 1, word >> _SIZE_SHIFT
+        (found,) = self.tables((index,))
+        return found
+
+    def tables(self, indexes: Sequence[int]) -> list[tuple[int, int]]:
+        """Return base and number of slots of services' tables."""
+        words = self._rows["table"][list(indexes)].tolist()
+        return [(word & (1 << _SIZE_SHIFT) - 1, word >> _SIZE_SHIFT) for word in words]
 
     def set_table(self, index: int, base: int, size: int) -> None:
         """Swap a service's table in one store."""
@@ -99,6 +104,8 @@ class Row:
     base: int = 0
     size: int = 0
     """Slots of its table; 0 while none of its backends takes flows."""
+    sum: int = 0
+    """Of what is in it, as it was made."""
 
     @property
     def route(self) -> SourceRoute:
@@ -131,6 +138,8 @@ class Installed:
     base: int = 0
     size: int = 0
     """Slots of the table in use; 0 while there is no backend that takes flows."""
+    sum: int = 0
+    """Of what is in it, as it was made; 0 where there is none."""
     handles: dict[Address, int] = field(default_factory=dict)
     also: frozenset[ServiceKey] = frozenset()
     """Other keys that packets find it by: left by a process that died while it moved it."""

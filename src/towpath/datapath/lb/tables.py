@@ -63,8 +63,8 @@ class Backends(Protocol):
 class Slots(Protocol):
     """The Maglev array: see :class:`towpath.datapath.lb.maglev_table.MaglevSlots`."""
 
-    def fill(self, base: int, make: Callable[[], Array]) -> None:
-        """Store the handles (uint32) that ``make`` returns, from slot ``base`` on."""
+    def fill(self, base: int, make: Callable[[], Array]) -> int:
+        """Store the handles (uint32) that ``make`` returns, from slot ``base`` on; their sum."""
 
 
 class OptionsOfServices(Protocol):
@@ -172,8 +172,9 @@ class Tables:
             self._replace_table(service, 0, 0)
             return
         base = self._allocate(service.table_size)
-        self._slots.fill(base, lambda: self._table(service, members))
+        made = self._slots.fill(base, lambda: self._table(service, members))
         self._replace_table(service, base, service.table_size)
+        service.sum = made
 
     def set_routes(
         self, key: ServiceKey, wanted: Iterable[SourceRoute], members: Iterable[Backend]
@@ -205,7 +206,7 @@ class Tables:
         """Return the handles of the service's table, slot by slot."""
         members = tuple(members)
         handles = np.array([service.handles[b.address] for b in members], np.uint32)
-        return handles[service_table.table(members, service.table_size)]
+        return np.take(handles, service_table.table(members, service.table_size))
 
     def _allocate(self, count: int) -> int:
         base = self._extents.allocate(count)
@@ -226,13 +227,14 @@ class Tables:
             return
         size = route_slots(len(row.backends), service.table_size)
         base = self._allocate(size)
-        self._slots.fill(base, lambda: self._row_table(service, row, members))
+        made = self._slots.fill(base, lambda: self._row_table(service, row, members))
         self._replace_table(row, base, size)
+        row.sum = made
 
     def _replace_table(self, service: Installed | Row, base: int, size: int) -> None:
         """Swap the table in one store; the old one is retired."""
         self._rows.set_table(service.index, base, size)
         old_base, old_size = service.base, service.size
-        service.base, service.size = base, size
+        service.base, service.size, service.sum = base, size, 0
         if old_size:
             self._extents.retire(old_base, old_size)

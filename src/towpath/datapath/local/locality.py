@@ -49,6 +49,7 @@ class Locality(Closeable):
         with ExitStack() as undo:
             self._watch = undo.enter_context(Watch(_GROUPS)) if wish.devices else None
             self._own = self._addresses()
+            self._own_numbers = frozenset(map(int, self._own))
             self._undo = undo.pop_all()
 
     def _addresses(self) -> frozenset[Address]:
@@ -62,7 +63,9 @@ class Locality(Closeable):
         """
         if forwarding == "snat":
             return self.translates and self.is_meant(backend)
-        return backend.address in self._own
+        # Of a number the hash is there at once; of an address it takes longer than all else.
+        address = backend.address
+        return int(address) in self._own_numbers and address in self._own
 
     def is_meant(self, backend: Backend) -> bool:
         """Whether it is on this node, as somebody has said or addresses and routes do."""
@@ -107,6 +110,7 @@ class Locality(Closeable):
         """
         before = self._own
         self._own = self._addresses()
+        self._own_numbers = frozenset(map(int, self._own))
         return self._look_at_routes(addresses) or self._own != before
 
     def _look_at_routes(self, addresses: Iterable[Address]) -> bool:

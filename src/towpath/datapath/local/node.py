@@ -39,6 +39,7 @@ class LocalNode(Closeable):
         self._devices = devices
         self._pins = pins
         self._refused = ""
+        self._changes = 0
         self.path: LocalPath | None = None
         """The programs, None: no service needs them."""
         with ExitStack() as undo:
@@ -57,6 +58,18 @@ class LocalNode(Closeable):
         self._contents.tables.local.sync(contents.installed)
 
     # ---- In step ---------------------------------------------------------------------------------
+
+    @property
+    def seen(self) -> object:
+        """Something else whenever other backends may be here than before, but for new ones."""
+        return self._changes, self.locality.translates
+
+    def may_open(self, transition: Transition) -> bool:
+        """Whether `prepare` has anything to look at: not for services that aren't translated."""
+        return not self.locality.translates and any(
+            change.after is not None and change.after.forwarding == "snat"
+            for change in transition.changes
+        )
 
     def prepare(self, transition: Transition) -> None:
         """Be ready for what services will be, before packets get to know of them."""
@@ -96,6 +109,7 @@ class LocalNode(Closeable):
         """Look what has changed on this node: addresses, routes, devices. KernelError, OSError."""
         translated = self.locality.translates
         changed = self.locality.look(each.address for each in self._translated())
+        self._changes += changed
         if self.path is not None or translated or self._refused:
             self._open()
             if self.path is not None:

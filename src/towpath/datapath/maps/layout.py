@@ -57,6 +57,7 @@ class Layout:
                 "services": services,
                 "quic_forms": services,
                 "quic_servers": 2 * backends,
+                "table_marks": services,
                 "ways": 1,
                 "maglev": -(-limits.table_slots // maglev_line),
                 "backends": backends,

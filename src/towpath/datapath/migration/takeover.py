@@ -23,10 +23,11 @@ from towpath.datapath.migration.migration import Migration, Moved
 from towpath.kernel.bpf.rcu import wait_for_readers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from towpath.datapath.maps.pinned import PinnedMaps
     from towpath.datapath.program.program import LoadedProgram
+    from towpath.model.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,18 @@ _FOUND = {
 
 
 class Takeover:
-    """From what is pinned to ``contents``, which are in the maps that ``program`` uses."""
+    """From what is pinned to ``contents``, which are in the maps that ``program`` uses.
 
-    def __init__(self, program: LoadedProgram, contents: Contents) -> None:
+    ``known``: services that may be among those.
+    """
+
+    def __init__(
+        self, program: LoadedProgram, contents: Contents, known: Sequence[Service] = ()
+    ) -> None:
         self._program = program
         self._maps = program.tables
         self._contents = contents
+        self._known = known
         self._migration: Migration | None = None
         self.state = _FOUND[self._maps.adopted, self._maps.leaving is not None]
 
@@ -63,9 +70,9 @@ class Takeover:
         """Have everything in the maps before a packet reads them. CapacityError: it doesn't fit."""
         steps: dict[State, Callable[[], None]] = {
             State.FRESH: lambda: None,
-            State.ADOPTED: self._contents.adopt,
+            State.ADOPTED: lambda: self._contents.adopt(self._known),
             State.MOVING: self._move_in,
-            State.FOLLOWING: self._contents.adopt,
+            State.FOLLOWING: lambda: self._contents.adopt(self._known),
         }
         steps[self.state]()
         self._note_move(moving=self._maps.leaving is not None)

@@ -77,6 +77,9 @@ class Follower(Closeable):
         self._process = os.getpid()
         self._doubts: deque[Address] = deque()
         self._routes_changed: float | None = None
+        """Since when there is something to look up."""
+        self._look_all_up = False
+        """It is all of it, not only what is wanted and wasn't before."""
         self._looked_up = 0.0
         self._resync_at = 0.0
         self._publish: Callable[[ByVersion], None] | None = None
@@ -107,7 +110,7 @@ class Follower(Closeable):
 
         def note() -> None:
             self._keeper.note(who, wanted)
-            self._note_change()
+            self._note_change(of_routes=False)
 
         self._tell(note)
 
@@ -244,7 +247,8 @@ class Follower(Closeable):
             self._keeper.has_several(4 if change.body[0] == socket.AF_INET else 6)
         self._note_change()
 
-    def _note_change(self) -> None:
+    def _note_change(self, *, of_routes: bool = True) -> None:
+        self._look_all_up |= of_routes
         if self._routes_changed is None:
             self._routes_changed = time.monotonic()
 
@@ -275,11 +279,15 @@ class Follower(Closeable):
         if self._routes_changed is None or now < self._due():
             return
         self._routes_changed = None
-        self._keeper.reroute()
+        if self._look_all_up:
+            self._look_all_up = False
+            self._keeper.reroute()
+        else:
+            self._keeper.extend()
         after = time.monotonic()
         self._looked_up = after + SHARE * (after - now)
 
     def _resync(self) -> None:
-        self._routes_changed = None
+        self._routes_changed, self._look_all_up = None, False
         self._keeper.resync()
         self._resync_at = time.monotonic() + RESYNC_SECONDS

@@ -156,7 +156,7 @@ class Keeper:
         self.reroute()
 
     def note(self, who: Hashable, destinations: Iterable[Destination]) -> None:
-        """The same from the next `reroute` on."""
+        """The same from the next `reroute` or `extend` on."""
         self._wanted[who] = tuple(destinations)
 
     def prefer(self, addresses: Iterable[Address]) -> None:
@@ -197,8 +197,22 @@ class Keeper:
             self.device_gone(index)
         for device in devices.values():
             self.device_changed(device)
-        everything = (each for some in self._wanted.values() for each in some)
-        self.ways = find(self._netlink, everything, self._devices)
+        self.ways = find(self._netlink, self._everything(), self._devices)
+        self._arrange()
+
+    def extend(self) -> None:
+        """Ask the routes for what is wanted now and wasn't before: they are as they were."""
+        wanted = dict.fromkeys(self._everything())
+        new = [each for each in wanted if each not in self.ways]
+        known = self.ways | find(self._netlink, new, self._devices) if new else self.ways
+        self.ways = {each: known[each] for each in wanted}
+        self._arrange()
+
+    def _everything(self) -> Iterator[Destination]:
+        return (each for some in self._wanted.values() for each in some)
+
+    def _arrange(self) -> None:
+        """Find out by the ways what is to be done."""
         self._cut_off = {each: way.trouble for each, way in self.ways.items() if way.trouble}
         self._hops = {}
         for destination, way in self.ways.items():

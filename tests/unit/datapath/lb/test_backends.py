@@ -120,9 +120,20 @@ class BackendMachine(RuleBasedStateMachine):
 
     @invariant()
     def it_can_be_read_back(self) -> None:
-        """Iterating gives what was added."""
-        found = {handle: (service, backend) for service, handle, backend in self.table}
+        """Records are what was added, by service; what is of others is told apart."""
+        services = sorted({service for service, _ in self.truth.values()}, reverse=True)
+        records, others = self.table.records(services)
+        found = {
+            handle: (service, backend)
+            for at, service in enumerate(services)
+            for handle, backend in records.read(at)
+        }
         assert found == self.truth
+        assert not others
+        some, others = self.table.records(services[1:])
+        left = {handle for handle, (service, _) in self.truth.items() if service in services[:1]}
+        assert set(others) == left
+        assert set(some.handles) == self.truth.keys() - left
         assert self.table.available == ROWS - 1 - len(self.truth) - len(self.retired)
         assert self.table.in_use == len(self.truth)
 

@@ -64,10 +64,12 @@ def bring(process: Process, services: Iterable[Service]) -> None:
         for handle, (key, address) in known.items()
         if (state_of(before[key], address) != DOWN and state_of(after[key], address) == DOWN)
     }
-    for step in plan(process.observed(), after.values()).steps:
+    steps = plan(process.observed(), after.values()).steps
+    for step in steps:
         execute(step, process.tables)
         assert_seen(process.memory, before, after)
         assert_flows_go_on(process.memory, lasting)
+    process.tables.mark([step.key for step in steps])
     assert not any(process.memory.address(handle) for handle in goes_down)
 
 
@@ -311,6 +313,7 @@ def test_a_death_at_any_line_is_put_right() -> None:
             with killed_at(line):
                 for step in steps:
                     execute(step, process.tables)
+                process.tables.mark([step.key for step in steps])
         except Killed:
             assert_flows_go_on(memory, lasting)
             assert_put_right(memory, BEFORE, AFTER)
