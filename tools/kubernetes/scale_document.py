@@ -42,7 +42,7 @@ def _lines(
     what = f"{services:,} Services"
     yield f"**{what}**: from the start until they are in force", of("first_sync_s", "s")
     yield "CPU time until then", of("first_sync_cpu_s", "s")
-    yield "resident after all changes", of("resident_mib", "MiB")
+    yield "resident after all changes, without maps of BPF", of("resident_mib", "MiB")
     yield "held by the kernel", of("kernel_mib", "MiB")
     yield "CPU at rest, of a core over 30 s", of("rest_percent", "%")
     yield "from the PUT of a slice to the first connection that obeys, p50 / p99", both("change_ms")
