@@ -10,6 +10,8 @@
 #                 and Go 1.26 the first time: some 10 minutes); CI=1 runs a minute's worth, and
 #                 says so where nothing was built before; KUBERNETES_ARGS="-- PATH" chooses;
 #                 WRITE=1 also writes docs/kubernetes-conformance.md
+#   make kubernetes-demo  the same Kubernetes, two nodes and a shell to look at them; nothing of it
+#                 is left; DEMO_ARGS="--proxy kube-proxy" has others serve
 #   make kernels-bench  pods' bandwidth in a guest of Linux 6.12, beside CAKE and the CNI
 #                 bandwidth plugin, and a picture with 5.10 too; written to docs/results
 #                 (needs root); BENCH_ARGS=--full measures at all limits,
@@ -51,7 +53,7 @@ TEST_LIMIT ?= 2h
 # beyond that (network, mounts) are made by tests/conftest.py.
 ISOLATED := unshare --pid --fork --kill-child --mount-proc
 
-.PHONY: demo test declared compilers kernels kernels-bench kubernetes bare bench objects lint format clean install-dev install-demo
+.PHONY: demo test declared compilers kernels kernels-bench kubernetes kubernetes-demo bare bench objects lint format clean install-dev install-demo
 
 demo: install-demo objects
 	$(BIN)/towpath lab demo --output demo-out
@@ -102,6 +104,10 @@ kernels-bench: objects
 kubernetes: objects
 	@tools/install dev,demo demo test kubernetes
 	$(ISOLATED) $(BIN)/python -m tools.kubernetes $(if $(CI),--ci) $(if $(WRITE),--write) $(KUBERNETES_ARGS)
+
+kubernetes-demo: objects
+	@tools/install dev,demo demo test kubernetes
+	@$(BIN)/python -m tools.kubernetes.demo $(DEMO_ARGS)
 
 bare:
 	@tools/install dev,demo demo test bare

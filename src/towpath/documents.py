@@ -687,7 +687,7 @@ class Socket:
     """Services at the socket."""
 
     cgroup: str
-    """For processes in it and below."""
+    """For processes in it and below; empty: there is none, and packets alone are translated."""
     refuse: str
     """What calls to a service without a backend fail with."""
     excluded: tuple[str, ...]

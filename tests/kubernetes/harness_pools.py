@@ -5,20 +5,15 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import signal
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from tests.lab.harness_agent import Agent
+from tests.kubernetes.harness_agents import SECONDS, Following
 from tests.prog.kernel.harness_cgroups import new_cgroup
 from tools.kubernetes import chart
 
-from towpath.api.client import Client
-from towpath.datapath.host import detach_pinned
-from towpath.datapath.socket.balancer import detach
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -26,54 +21,25 @@ if TYPE_CHECKING:
 
     from tools.kubernetes.control_plane import ControlPlane
 
-    from towpath.api.documents import SourceStatus
-
 NAMESPACE = "kube-system"
 NAME = "towpath-pools"
 PATH = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{NAME}"
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{NAME}"
 CLASS = "towpath.alt/load-balancer"
-SECONDS = 120
-LIMITS = {"services": 1024, "backends": 4096, "flows": 1024, "clients": 1024, "sources": 500}
 
 
-class Giver:
+class Giver(Following):
     """An agent of a node that is a name and nothing else."""
 
     def __init__(self, directory: Path, node: str, kubeconfig: Path, cgroup: Path) -> None:
         directory.mkdir()
         self.node = node
-        self.pins = Path(f"/sys/fs/bpf/tppool-{node}")
-        self.agent = Agent(
-            directory,
-            {
-                "socket": {"cgroup": str(cgroup)},
-                "kubernetes": {
-                    "kubeconfig": str(kubeconfig),
-                    "node": node,
-                    "pools": f"{NAMESPACE}/{NAME}",
-                },
-                "limits": LIMITS | {"table_slots": 1_000_000},
-                "state": {"directory": str(directory / "state"), "pins": str(self.pins)},
-                "services": [],
-            },
-        )
-        del self.agent.config["devices"]
-        self.agent.write()
-
-    def status(self) -> SourceStatus:
-        """What it says of the source."""
-        with Client(self.agent.socket) as client:
-            return client.status().sources["kubernetes"]
-
-    def end(self) -> None:
-        """Have nothing left of it."""
-        process = self.agent.process
-        if process is not None and process.poll() is None:
-            os.kill(process.pid, signal.SIGCONT)
-            self.agent.kill()
-        detach(self.pins / "socket")
-        detach_pinned(self.pins)
+        section = {
+            "kubeconfig": str(kubeconfig),
+            "node": node,
+            "pools": f"{NAMESPACE}/{NAME}",
+        }
+        super().__init__(directory, cgroup, section, Path(f"/sys/fs/bpf/tppool-{node}"))
 
 
 class Givers:

@@ -8,13 +8,11 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tests.lab.harness_agent import PINS, Agent
+from tests.kubernetes.harness_agents import SECONDS, Following
 from tests.prog.kernel.harness_cgroups import new_cgroup
 from tests.prog.socket.harness import BACKENDS, BACKENDS6, Child, Servers
 
 from towpath.api.client import Client
-from towpath.datapath.host import detach_pinned
-from towpath.datapath.socket.balancer import detach
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -28,21 +26,11 @@ if TYPE_CHECKING:
 NODE = "n1"
 NODE_ADDRESSES = ("10.78.0.1", "fd78::1")
 PORT = 8080
-SECONDS = 120
-LIMITS = {
-    "services": 1024,
-    "backends": 4096,
-    "flows": 1024,
-    "clients": 1024,
-    "sources": 500,
-    "table_slots": 1_000_000,
-}
 
 
-class Follower:
-    """An agent without devices, for the processes of a cgroup."""
+class Follower(Following):
+    """The agent of a node that is an object and nothing else."""
 
-    limits = LIMITS
     options: ClassVar[dict[str, Any]] = {}
     """More of the section."""
 
@@ -53,22 +41,7 @@ class Follower:
             "node": NODE,
             "external_ips": ["198.51.100.0/24"],
         } | self.options
-        self.agent = Agent(
-            directory,
-            {
-                "socket": {"cgroup": str(cgroup)},
-                "kubernetes": self.section,
-                "limits": self.limits,
-                "services": [],
-            },
-        )
-        del self.agent.config["devices"]
-        self.agent.write()
-
-    def status(self) -> SourceStatus:
-        """What it says of the source."""
-        with Client(self.agent.socket) as client:
-            return client.status().sources["kubernetes"]
+        super().__init__(directory, cgroup, self.section)
 
     def until(self, done: Any, what: str) -> None:
         """Wait until something is true of the source's status."""
@@ -127,8 +100,7 @@ def following(control_plane: ControlPlane, directory: Path) -> Iterator[tuple[Fo
         finally:
             if made.agent.process is not None and made.agent.process.poll() is None:
                 made.agent.end()
-            detach(PINS / "socket")
-            detach_pinned(PINS)
+            made.end()
 
 
 def node(name: str = NODE, zone: str = "a") -> dict[str, Any]:

@@ -6,11 +6,10 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
+from tests.kubernetes.harness_daemonset import MANIFESTS, PATIENCE, agents, manifests
 from tests.kubernetes.harness_load import at, load
 from tests.kubernetes.harness_services import Services, make_pods
 from tools.kubernetes import image
@@ -20,21 +19,7 @@ from tools.kubernetes.errors import KubernetesError
 if TYPE_CHECKING:
     from tools.kubernetes.cluster import Cluster
 
-MANIFESTS = Path("deploy/kubernetes")
-PATIENCE = 120
-
 pytestmark = pytest.mark.thorough
-
-
-def manifests(cluster: Cluster) -> list[dict[str, Any]]:
-    """What is applied, for this cluster's API server and for tables that a test needs."""
-    text = (MANIFESTS / "towpath.yaml").read_text()
-    found = list(yaml.safe_load_all(text.replace("https://192.0.2.1:6443", cluster.plane.node_url)))
-    (settings,) = (each for each in found if each["kind"] == "ConfigMap")
-    configuration = yaml.safe_load(settings["data"]["towpath.yaml"])
-    configuration["limits"] = {"services": 1024, "backends": 4096, "table_slots": 1_000_000}
-    settings["data"]["towpath.yaml"] = yaml.safe_dump(configuration)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +30,11 @@ def services(cluster: Cluster) -> Services:
         node.import_image(archive)
     make_pods(cluster)
     cluster.plane.kubectl("apply", "-f", str(MANIFESTS / "rbac.yaml"))
-    cluster.plane.apply(*manifests(cluster))
+    cluster.plane.apply(*manifests(cluster.plane))
     made = Services(cluster, "towpath")
     made.seconds = PATIENCE
-    made.eventually(lambda: [is_ready(each) for each in agents(made)] == [True, True])
+    made.eventually(lambda: [is_ready(each) for each in agents(cluster.plane)] == [True, True])
     return made
-
-
-def agents(services: Services) -> list[dict[str, Any]]:
-    """The agents' pods."""
-    label = "app.kubernetes.io/name=towpath"
-    found: list[dict[str, Any]] = services.plane.get("pods", "-n", "kube-system", "-l", label)[
-        "items"
-    ]
-    return found
 
 
 def python(services: Services, name: str, code: str) -> str:
@@ -68,7 +44,7 @@ def python(services: Services, name: str, code: str) -> str:
 
 def test_it_has_no_more_than_it_says(services: Services) -> None:
     """Not privileged; four capabilities; a root that it can't write."""
-    name = agents(services)[0]["metadata"]["name"]
+    name = agents(services.plane)[0]["metadata"]["name"]
     with pytest.raises(KubernetesError, match="Read-only file system"):
         python(services, name, "open('/x', 'w')")
     said = python(services, name, "print(open('/proc/1/status').read())")
@@ -86,13 +62,13 @@ def test_a_rolling_update_fails_no_request(services: Services) -> None:
         services.until({"a", "b"}, "client-one", "tcp", address, 80)
     clusters = [at(kind, each, 80) for kind in ("tcp", "udp") for each in services.addresses("web")]
     ports = [at("tcp", each, port) for each in (one.address, one.address6)]
-    before = {each["metadata"]["name"] for each in agents(services)}
+    before = {each["metadata"]["name"] for each in agents(services.plane)}
     with load(services.cluster, {"client-one": [*clusters, *ports], "node two": clusters}) as asked:
         kubectl = partial(services.plane.kubectl, "-n", "kube-system", "rollout")
         kubectl("restart", "daemonset/towpath")
         kubectl("status", "daemonset/towpath", f"--timeout={PATIENCE}s")
         time.sleep(2)
-    assert before.isdisjoint(each["metadata"]["name"] for each in agents(services))
+    assert before.isdisjoint(each["metadata"]["name"] for each in agents(services.plane))
     assert asked.failed == {}
     assert asked.done > 10_000
 
@@ -121,7 +97,7 @@ def test_services_go_on_without_the_agents(services: Services) -> None:
     for address in services.addresses("web"):
         services.until({"a", "b"}, "client-one", "tcp", address, 80)
     services.plane.kubectl("-n", "kube-system", "delete", "daemonset", "towpath", "--wait=false")
-    services.eventually(lambda: agents(services) == [])
+    services.eventually(lambda: agents(services.plane) == [])
     for address in services.addresses("web"):
         for client in ("client-one", "client-two"):
             assert services.names(client, "tcp", address, 80) == {"a", "b"}

@@ -29,6 +29,7 @@ from tests.lab.harness_packets import (
     serve_http,
 )
 from tests.prog.kernel.harness_cgroups import new_cgroup
+from tests.prog.socket.harness import Child
 
 from towpath import ConfigError, SocketLoadBalancer
 from towpath.api.client import Client
@@ -239,6 +240,47 @@ def told_devices(client: Client) -> tuple[str, ...]:
     """Those that have the programs."""
     packets = client.socket().packets
     return packets.devices if packets else ()
+
+
+def test_packets_need_no_cgroup(net: Lab, tmp_path: Path) -> None:
+    """They are translated while there is none, which is told; sockets are when there is one."""
+    with new_cgroup() as parent:
+        cgroup = parent / "later"
+        section = {"cgroup": str(cgroup), "packets": {"devices": ["tap*"], "flows": 1024}}
+        agent = Agent(tmp_path, {"socket": section, "services": SERVICES})
+        del agent.config["devices"]
+        agent.write()
+        agent.start()
+        assert net.curl()[1] == POD
+        with Client(agent.socket) as client:
+            found, status = client.socket(), client.status()
+            assert (found.cgroup, found.proven, found.hooks) == ("", False, ())
+            assert found.packets
+            assert found.packets.verdicts["from_pod"]["balanced"]
+            assert status.capabilities["socket"].startswith("at no socket: ")
+            assert "packets of 1 devices" in status.capabilities["socket"]
+            assert str(cgroup) in (status.trouble or "")
+        assert "for no process: there is no cgroup" in agent.command("socket", "list").stdout
+        traced = agent.command("socket", "trace", f"{VIP}:{HTTP}", "--live")
+        assert "there is no cgroup whose sockets are balanced" in traced.stderr
+        agent.kill()
+        assert net.curl()[1] == POD
+        agent.start()
+        cgroup.mkdir()
+        with Client(agent.socket) as client:
+            wait_until(lambda: client.socket().proven, seconds=LIMIT, what="it to be attached")
+            assert client.socket().cgroup == str(cgroup)
+            with Child(cgroup) as child:
+                child.run("make('t', AF_INET, SOCK_STREAM)")
+                child.run(f"S['t'].connect(('{VIP}', {HTTP}))")
+                assert child.run("S['t'].getpeername()") == [VIP, HTTP]
+            assert client.socket().counters.verdicts["connect"]["balanced"] == 1
+            assert client.status().trouble is None
+        assert net.curl()[1] == POD
+        agent.end()
+        detach(PINS / "socket")
+        detach_pinned(PINS)
+        cgroup.rmdir()
 
 
 def test_without_its_section_it_is_taken_out(net: Lab, agent: Agent) -> None:

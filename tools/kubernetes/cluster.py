@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tools.kubernetes.control_plane import ControlPlane
+    from tools.kubernetes.node import Layout
 
 _PROBE = {"httpGet": {"path": "/ready", "port": 8099}, "periodSeconds": 1, "failureThreshold": 1}
 
@@ -36,8 +37,14 @@ class Cluster:
     def up(self) -> None:
         """Bring up all nodes at once."""
         with ThreadPoolExecutor() as pool:
-            for done in [pool.submit(node.up) for node in self.nodes]:
-                done.result()
+            try:
+                for done in [pool.submit(node.up) for node in self.nodes]:
+                    done.result()
+            except BaseException:
+                # Nobody waits for what is to be taken down.
+                for node in self.nodes:
+                    node.end()
+                raise
         for node in self.nodes:
             for other in self.nodes:
                 if node is not other:
@@ -139,10 +146,19 @@ def asked(said: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def cluster(names: Sequence[str] = ("one", "two")) -> Iterator[Cluster]:
-    """A control plane with nodes of these names; nothing is left of them."""
+def cluster(
+    names: Sequence[str] = ("one", "two"), layouts: Mapping[str, Layout] | None = None
+) -> Iterator[Cluster]:
+    """A control plane with nodes of these names; nothing is left of them.
+
+    ``layouts``: of their cgroups, by name, where that isn't the usual one.
+    """
     with control_plane.control_plane(with_nodes=True) as plane:
-        nodes = [Node(plane, name, index) for index, name in enumerate(names, 1)]
+        chosen = layouts or {}
+        nodes = [
+            Node(plane, name, index, chosen.get(name, "unified"))
+            for index, name in enumerate(names, 1)
+        ]
         made = Cluster(plane, nodes)
         try:
             made.up()

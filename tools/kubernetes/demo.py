@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real cluster of two nodes with Towpath on it, to look at; nothing of it is left.
 
-    python -m tools.kubernetes.demo                      then a shell, with kubectl and `node`
+    make kubernetes-demo                                 then a shell, with kubectl and `node`
+    towpath lab --kubernetes                             the same, from a checkout
     python -m tools.kubernetes.demo --proxy kube-proxy   or served by kube-proxy, or by `none`
     python -m tools.kubernetes.demo -- COMMAND...        COMMAND in place of a shell
 
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -21,6 +24,9 @@ from tools.kubernetes import binaries, chart, cluster, image
 from tools.kubernetes.__main__ import build
 from tools.kubernetes.cluster import is_ready, server_pod
 from tools.kubernetes.errors import KubernetesError
+
+from towpath.lab.interrupt import Interrupted, interruptible
+from towpath.signals import asked_to_end
 
 _INSIDE = "--inside"
 _ALONE = ("--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -36,38 +42,84 @@ _HINTS = """
 Two nodes, a Deployment `web`, its Service `web`, a pod `client`; served by {proxy}.
 
   kubectl get pods -A -o wide
-  kubectl exec client -- curl -s http://web-address:80   # web-address: {address}
-  node one towpath service list
-  node one towpath status
+  kubectl exec client -- curl -s http://{address}
   kubectl scale deployment web --replicas=6
+{more}
+`exit` ends it.
 """
+_OF_TOWPATH = """  node one towpath service list
+  node one towpath status
+"""
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 def main() -> int:
     """Go into namespaces of its own, and do what the command line says there."""
-    if _INSIDE not in sys.argv[1:2]:
-        if os.geteuid():
-            print("needs root: it makes nodes", file=sys.stderr)
-            return 1
-        try:
-            build()
-            image.kept_image()
-        except KubernetesError as error:
-            print(error, file=sys.stderr)
-            return 1
-        words = [sys.executable, "-m", "tools.kubernetes.demo", _INSIDE, *sys.argv[1:]]
-        return subprocess.run(["unshare", *_ALONE, *words], check=False).returncode
-    parser = argparse.ArgumentParser(prog="python -m tools.kubernetes.demo")
-    parser.add_argument("--proxy", choices=("towpath", "kube-proxy", "none"), default="towpath")
+    inside = _INSIDE in sys.argv[1:2]
+    options = _options(sys.argv[1 + inside :])
+    try:
+        return _look_inside(options) if inside else _go_inside(options)
+    except KubernetesError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (Interrupted, KeyboardInterrupt):
+        print("interrupted; nothing of it is left", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _options(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.kubernetes.demo",
+        description="A real cluster of two nodes on this machine, to look at. Needs root.",
+    )
+    parser.add_argument(
+        "--proxy",
+        choices=("towpath", "kube-proxy", "none"),
+        default="towpath",
+        help="who serves Services (default: towpath)",
+    )
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="in place of a shell")
-    options = parser.parse_args(sys.argv[2:])
+    return parser.parse_args(words)
+
+
+def _go_inside(options: argparse.Namespace) -> int:
+    if os.geteuid():
+        raise KubernetesError("the demo makes nodes: run it as root")
+    build()
+    if options.proxy == "towpath":
+        image.kept_image()  # inside there is no way to where its packages are
+    words = [sys.executable, "-m", "tools.kubernetes.demo", _INSIDE, *sys.argv[1:]]
+    child = subprocess.Popen(["unshare", *_ALONE, *words])
+    # A terminal sends signals to all of its processes, others to this one alone. The cluster is
+    # taken down by who has made it.
+    for number in asked_to_end():
+        signal.signal(number, lambda number, _: _hand_on(child, number))
+    return child.wait()
+
+
+def _hand_on(child: subprocess.Popen[bytes], number: int) -> None:
+    """To who is inside: `unshare` waits for it, and takes none."""
+    with suppress(OSError, ValueError):
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        os.kill(int(children[0]), number)
+
+
+def _look_inside(options: argparse.Namespace) -> int:
     for kind, at in (("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")):
         subprocess.run(["mount", "-t", kind, "none", at], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    with cluster.cluster() as made:
-        serve(made, options.proxy)
-        make_workload(made)
-        return look(made, options.proxy, options.command)
+    with interruptible():
+        _say("a control plane and two nodes")
+        with cluster.cluster() as made:
+            _say(f"Services served by {options.proxy}")
+            serve(made, options.proxy)
+            _say("a Deployment, a Service and a pod")
+            make_workload(made)
+            return look(made, options.proxy, options.command)
+
+
+def _say(what: str) -> None:
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def serve(made: cluster.Cluster, proxy: str) -> None:
@@ -132,7 +184,8 @@ def look(made: cluster.Cluster, proxy: str, command: list[str]) -> int:
     }
     address = made.plane.get("service", "web")["spec"]["clusterIP"]
     if not command:
-        print(_HINTS.format(proxy=proxy, address=address), flush=True)
+        more = _OF_TOWPATH if proxy == "towpath" else ""
+        print(_HINTS.format(proxy=proxy, address=address, more=more), flush=True)
         command = [os.environ.get("SHELL") or "sh"]
     return subprocess.run(command, env=environment, check=False).returncode
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RELEASE = "bookworm"
-_PAUSE = Path(__file__).with_name("pause.c")
+_SMALL = tuple(Path(__file__).with_name(f"{each}.c") for each in ("pause", "burst"))
+"""Programs of one image, which need nothing else."""
 _WWW = Path(__file__).with_name("pod.py")
 # Debian's packages of before /bin and /lib were links into /usr have files there.
 _MERGED = ("bin", "lib", "lib64", "sbin")
 PAUSE_IMAGE = "localhost/towpath-pause:1"
+"""It waits; ``/burst`` sends first."""
 TOOLS_IMAGE = "localhost/towpath-tools:1"
 
 
@@ -68,14 +70,13 @@ IPTABLES = Root("iptables", ("iptables",))
 
 
 def missing() -> list[str]:
-    """What isn't kept."""
-    names = [each.name for each in SUPPORTED if not each.is_kept]
-    return names or ([] if pause().exists() else ["pause"])
+    """What isn't kept, and has to be fetched."""
+    return [each.name for each in SUPPORTED if not each.is_kept]
 
 
 def pause() -> Path:
     """The program that a pod's and a node's first process runs."""
-    digest = hashlib.sha256(_PAUSE.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(b"".join(each.read_bytes() for each in _SMALL)).hexdigest()[:12]
     return cache() / f"pause-{digest}/pause"
 
 
@@ -85,7 +86,8 @@ def make() -> None:
         make_root(root)
     with _new(pause().parent) as made:
         if made is not None:
-            _compile_pause(made / "pause")
+            for each in _SMALL:
+                _compile(each, made / each.stem)
 
 
 def make_root(root: Root) -> None:
@@ -114,7 +116,8 @@ def _pause_image() -> Path:
     if not out.exists():
         with TemporaryDirectory(dir=cache()) as name:
             root = Path(name)
-            shutil.copy2(pause(), root / "pause")
+            for each in _SMALL:
+                shutil.copy2(pause().with_name(each.stem), root / each.stem)
             _etc(root)
             oci.write(root / "image.tar", PAUSE_IMAGE, root, ["/pause"])
             (root / "image.tar").replace(out)
@@ -159,11 +162,11 @@ def _fill(root: Path, packages: list[Path]) -> None:
         unpack(package, root)
 
 
-def _compile_pause(out: Path) -> None:
-    command = ["clang", "-O2", "-static", "-o", str(out), str(_PAUSE)]
+def _compile(source: Path, out: Path) -> None:
+    command = ["clang", "-O2", "-static", "-o", str(out), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise KubernetesError(f"clang {_PAUSE.name}: {done.stderr.strip()}")
+        raise KubernetesError(f"clang {source.name}: {done.stderr.strip()}")
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pyroute2.ethtool.ioctl import IoctlEthtool
 from tools.debian.archive import cache_directory
@@ -26,7 +27,16 @@ from towpath.lab import network
 if TYPE_CHECKING:
     from tools.kubernetes.control_plane import ControlPlane
 
+Layout = Literal["unified", "elsewhere", "nowhere", "pure", "kind"]
+"""Of a node's cgroups. unified: those of version 1, as the machine has them, and version 2 at
+/sys/fs/cgroup/unified; elsewhere: at /run/cgroup2; nowhere: not mounted. pure: version 2 alone, at
+/sys/fs/cgroup, without limits of what containers use. kind: that, nested as KIND has it."""
+UNLIMITED = ("pure", "kind")
+MOST_PODS = 250
+"""A node's range has 254 addresses."""
+
 _INIT = Path(__file__).with_name("node-init")
+_RUNC = Path(__file__).with_name("runc.py")
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _NAMESPACES = ("--mount", "--net", "--cgroup", "--uts", "--ipc", "--pid")
 _SOCKET = "/run/containerd/containerd.sock"
@@ -35,9 +45,12 @@ _SOCKET = "/run/containerd/containerd.sock"
 class Node:
     """One of them. ``index``, from 1, decides its addresses."""
 
-    def __init__(self, plane: ControlPlane, name: str, index: int) -> None:
+    def __init__(
+        self, plane: ControlPlane, name: str, index: int, layout: Layout = "unified"
+    ) -> None:
         self.plane = plane
         self.name = name
+        self.layout = layout
         self.address = f"192.168.88.{10 + index}"
         self.address6 = f"fd88::{10 + index}"
         self.pod_ranges: list[str] = []
@@ -82,8 +95,12 @@ class Node:
         self._init.start()
         self._init.wait_for((self.directory / "up").exists)
 
+    def end(self) -> None:
+        """End all that runs in it, and wait for nothing else. It can't be used any more."""
+        self._init.stop(signal.SIGKILL)
+
     def down(self) -> None:
-        """End all that runs in it; what has not been begun is no error."""
+        """End all that runs in it, and remove it; what has not been begun is no error."""
         for program in (self.kube_proxy, self.kubelet, self.containerd):
             program.stop(signal.SIGKILL)
         self._init.stop(signal.SIGKILL)
@@ -131,7 +148,7 @@ class Node:
         cgroups = [f"{each}/cgroup.procs" for each in self._wanted_cgroups()]
         alone = ["--mount", "--cgroup", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
         kept_as_is = [_REPOSITORY, cache_directory("kubernetes")]
-        init = [_INIT, self.name, self.directory, kept.pause(), *kept_as_is]
+        init = [_INIT, self.name, self.directory, kept.pause(), self.layout, *kept_as_is]
         enter = ["nsenter", f"--net=/run/netns/{self.netns}", "unshare", *alone]
         return ["sh", "-c", script, "sh", *cgroups, "--", *enter, *map(str, init)]
 
@@ -200,8 +217,14 @@ class Node:
         return {"Ready": "True"}.items() <= {c["type"]: c["status"] for c in conditions}.items()
 
     def _write_configurations(self) -> None:
+        runc = kept.RUNTIME.path / "usr/sbin/runc"
+        if self.layout in UNLIMITED:
+            wrapper = self.directory / "runc"
+            wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {_RUNC} {runc} "$@"\n')
+            wrapper.chmod(0o755)
+            runc = wrapper
         (self.directory / "containerd.toml").write_text(
-            _CONTAINERD.format(runtime=kept.RUNTIME.path)
+            _CONTAINERD.format(runtime=kept.RUNTIME.path, runc=runc)
         )
         (self.directory / "kubelet.json").write_text(json.dumps(self._kubelet_configuration()))
 
@@ -232,6 +255,8 @@ class Node:
             "kind": "KubeletConfiguration",
             "failCgroupV1": False,
             "cgroupDriver": "cgroupfs",
+            "cgroupRoot": "/kubelet" if self.layout == "kind" else "",
+            "maxPods": MOST_PODS,
             "containerRuntimeEndpoint": f"unix://{_SOCKET}",
             "authentication": {
                 "anonymous": {"enabled": False},
@@ -314,7 +339,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      BinaryName = "{runtime}/usr/sbin/runc"
+      BinaryName = "{runc}"
       SystemdCgroup = false
 """
 

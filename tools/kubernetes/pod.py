@@ -4,8 +4,9 @@
     pod.py serve PORT...       TCP and UDP on each, in both families; /ready on port 8099
     pod.py ask tcp|udp ADDRESS PORT COUNT [SECONDS]
 
-A server answers each line (UDP: each datagram) with NAME CLIENT-ADDRESS PORT. NAME is the
-environment's, else the host's. It ignores SIGTERM for the seconds that LINGER says.
+A server answers each line (UDP: each datagram) with NAME CLIENT-ADDRESS PORT, and HTTP with a page
+that says so. NAME is the environment's, else the host's. It ignores SIGTERM for the seconds that
+LINGER says.
 Standard library only: it is also run by whatever Python there is.
 """
 
@@ -35,8 +36,12 @@ def said(client: str, port: int) -> bytes:
 
 class _Stream(socketserver.StreamRequestHandler):
     def handle(self) -> None:
-        while self.rfile.readline():
-            self.wfile.write(said(self.client_address[0], self.connection.getsockname()[1]))
+        while line := self.rfile.readline():
+            answer = said(self.client_address[0], self.connection.getsockname()[1])
+            if line.startswith(b"GET "):
+                self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + answer)
+                return
+            self.wfile.write(answer)
 
 
 class _Streams(socketserver.ThreadingTCPServer):

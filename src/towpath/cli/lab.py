@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from towpath.lab import Lab
 
 DIRECTORY = Path("/run/towpath-lab")
+CHECKOUT = Path(__file__).resolve().parents[3]
+"""The repository, if this is installed from one as it stands."""
 
 backends_option = click.option(
     "--backends",
@@ -44,18 +46,28 @@ def reported() -> Iterator[None]:
 
 @click.group(
     cls=ManualGroup,
+    invoke_without_command=True,
+    no_args_is_help=True,
     examples={
         "towpath lab demo": "All of it once, with a report.",
         "towpath lab up --backends 8": "A lab to play with.",
         "towpath lab exec lb -- towpath agent --config lb.yaml": "An agent in it.",
         "towpath lab exec client -- curl http://203.0.113.10/": "A client's request.",
         "towpath lab down": "Nothing of it is left.",
+        "towpath lab --kubernetes": "A Kubernetes of two nodes, and a shell to look at it.",
     },
     files={
         str(DIRECTORY): "The lab that is up: servers' files and logs, pins, the agent's socket."
     },
 )
-def lab() -> None:
+@click.option(
+    "--kubernetes",
+    is_flag=True,
+    help="A real Kubernetes of two nodes in its place, with agents on them, and a shell. For a"
+    " checkout of the repository: Go builds Kubernetes once, in some 10 minutes.",
+)
+@click.pass_context
+def lab(context: click.Context, *, kubernetes: bool) -> None:
     """A load balancer, clients and backends in network namespaces.
 
     Namespaces tp-client, tp-router, tp-lb and tp-be1, tp-be2, ... are joined by
@@ -64,6 +76,17 @@ def lab() -> None:
     port 80 and unwraps what the balancer sends. Nothing touches this machine's own
     network. Needs root.
     """
+    if not kubernetes:
+        return
+    if context.invoked_subcommand is not None:
+        raise click.UsageError("--kubernetes is no option of a command: it has a shell of its own")
+    if not (CHECKOUT / "tools/kubernetes/demo.py").exists():
+        what = "Kubernetes is built by tools of the repository, which aren't installed"
+        raise click.ClickException(f"{what}: in a checkout `make kubernetes-demo` does it")
+    _need_root()
+    os.chdir(CHECKOUT)
+    command = [sys.executable, "-m", "tools.kubernetes.demo"]
+    os.execv(command[0], command)  # noqa: S606  no shell
 
 
 def _need_root() -> None:

@@ -69,7 +69,8 @@ def list_(socket_path: Path, form: Format) -> None:
 
 
 def _print(found: Socket) -> None:
-    say(f"for processes in {found.cgroup}")
+    whom = f"processes in {found.cgroup}" if found.cgroup else "no process: there is no cgroup"
+    say(f"for {whom}")
     say(f"{'proven' if found.proven else 'not proven'}: {found.proof}")
     for each in found.excluded:
         say(f"but not in {each}")

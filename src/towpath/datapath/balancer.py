@@ -272,7 +272,7 @@ class Balancer(Closeable):
         return self._contents.version
 
     def sockets(
-        self, cgroup: Path | CgroupRoot, pins: Path | None = None, **wishes: Any
+        self, cgroup: Path | CgroupRoot | None, pins: Path | None = None, **wishes: Any
     ) -> SocketBalancer:
         """Balance these services at the sockets of a cgroup's processes, too.
 

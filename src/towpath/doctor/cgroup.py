@@ -59,7 +59,8 @@ def _proof(path: str = "") -> Answer:
     return yes(where) if proof.proven else no(proof.why)
 
 
+PROOF = Probe(_proof)
 PROBES = {
     "socket_cgroups": Probe(_sockets),
-    "cgroup_proof": Probe(_proof),
+    "cgroup_proof": PROOF,
 }

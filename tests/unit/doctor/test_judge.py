@@ -14,6 +14,7 @@ from towpath.doctor import Answer, Capability, judge, rules
 from towpath.doctor.capability import no, unprobed, yes
 from towpath.doctor.rules import RULES, Rule, Way
 from towpath.model import Backend, Config, Device, Service, Snat
+from towpath.model.socket import Packets, Section
 
 RULE = Rule("thing", (Way("best"), Way("second", "speed")), "someone", "all", required=True)
 
@@ -165,6 +166,29 @@ def test_only_the_families_of_the_backends_are_needed(
     for version in (4, 6):
         assert found[f"IPv{version} forwarding on eth0"].required == (version in required)
     assert found["bpf_fib_lookup of IPv6"].required == (6 in required)
+
+
+def test_a_mount_of_the_agents_own_is_as_good() -> None:
+    """Where cgroups of version 2 are mounted nowhere."""
+    found = verdicts({"cgroups"}, at_sockets())["cgroups of version 2"]
+    assert (found.state, found.loses) == ("fallback", "nothing: the agent mounts them for itself")
+    assert verdicts({"cgroups", "cgroups_privately"}, at_sockets())["cgroups of version 2"].fatal
+
+
+def test_packets_are_what_is_left_where_no_program_runs_for_sockets() -> None:
+    """If devices are named for that."""
+    name = "programs run for processes that connect"
+    assert verdicts(set(), at_sockets(Packets(("veth*",))))[name].state == "available"
+    found = verdicts({"cgroup_proof"}, at_sockets(Packets(("veth*",))))[name]
+    assert (found.state, found.found) == ("fallback", "packets_at_tc (no cgroup_proof)")
+    assert found.loses.startswith("only packets of `packets.devices` are balanced")
+    found = verdicts({"cgroup_proof"}, at_sockets())[name]
+    assert (found.state, found.loses) == ("missing", "connect() to a service isn't balanced")
+
+
+def at_sockets(packets: Packets | None = None) -> Config:
+    """A configuration for sockets alone."""
+    return Config(sections={"socket": Section(packets=packets)})
 
 
 def test_source_nat_is_needed_by_whom_it_is_configured_for() -> None:

@@ -90,6 +90,8 @@ class Sockets(Part):
         configured = self._section.cgroup or (node.path if node else None)
         self._follower = Follower(configured, moved=self._moved)
         self._started = True
+        if self._section.packets is not None:
+            self._translate_at_least()
         services.tell(self._changed)
 
     # ---- Where -----------------------------------------------------------------------------------
@@ -102,9 +104,17 @@ class Sockets(Part):
         else:
             self._be_at(root)
 
-    def _be_at(self, root: CgroupRoot) -> None:
+    def _translate_at_least(self) -> None:
+        """Pods' packets need no cgroup: they are translated if none is found, too."""
+        try:
+            self._writer.call(self._be_at, None)
+        except KernelError as error:
+            log.warning("packets can't be translated: %s", error)
+
+    def _be_at(self, root: CgroupRoot | None) -> None:
         if self._sockets is not None:
-            self._sockets.move(root)
+            if root is not None:
+                self._sockets.move(root)
             return
         refuse_with = getattr(errno, self._section.no_backend)
         self._sockets = self._services.sockets(
@@ -221,7 +231,11 @@ class Sockets(Part):
             return f"not at work: {self._follower.proof.why}"
         found = self._sockets.verdicts()
         connects, datagrams = (found[hook]["balanced"] for hook in ("connect", "sendmsg"))
-        told = f"cgroup {self._sockets.name}: {connects} connects, {datagrams} datagrams balanced"
+        told = f"{connects} connects, {datagrams} datagrams balanced"
+        if self._sockets.cgroup is None:
+            told = f"at no socket: {self._follower.proof.why}"
+        else:
+            told = f"cgroup {self._sockets.name}: {told}"
         excluded = len(self._sockets.exclude)
         told += f"; {excluded} cgroups excluded" if excluded else ""
         if self._sockets.packets is not None:

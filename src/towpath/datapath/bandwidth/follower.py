@@ -47,5 +47,5 @@ class Follower(NodeFollower[Node]):
         self.asked(lambda node: node.replace(sourced=sourced))
 
     def _sync(self) -> None:
-        super()._sync()
+        self._node.sync(anew=False)
         self._node.read()  # what was told of our own changes

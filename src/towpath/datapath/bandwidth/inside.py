@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONGESTION, SEGMENTS = "congestion", "segments"
 _CONTROLS = {"on": BBR, "off": CUBIC, "host": None}
 _AGAIN = 10.0
-"""Seconds after which a namespace that wasn't found is looked for again."""
+"""Seconds after which a namespace that wasn't found is looked for again, and all are looked at."""
 
 
 class Inside:
@@ -40,26 +40,43 @@ class Inside:
         self.homes: dict[int, Path] = {}
         """Where the other ends of pods' devices are, by the devices' indexes."""
         self._looked: tuple[float, frozenset[int]] = (0.0, frozenset())
+        self._kept: dict[int, tuple[Path, int, str | None]] = {}
+        """What was seen to be so, by the devices' indexes: where, how long packets are, by whom."""
+        self._all_at = 0.0
 
-    def sync(self, devices: Mapping[int, Device], rates: Mapping[int, int], bbr: str) -> list[str]:
+    def sync(
+        self,
+        devices: Mapping[int, Device],
+        rates: Mapping[int, int],
+        bbr: str,
+        *,
+        anew: bool = True,
+    ) -> list[str]:
         """Have both as they are to be; what isn't, in words.
 
         ``rates``: bits a second that pods may send, by their devices' indexes, 0: as many as there
-        are. ``bbr``: on, off or host.
+        are. ``bbr``: on, off or host. Not ``anew``: what was seen to be so lately isn't looked at,
+        since a pod's limit must not wait for all others' namespaces.
         """
+        now = time.monotonic()
+        if anew or now >= self._all_at + _AGAIN:
+            self._kept, self._all_at = {}, now
         control = _CONTROLS[bbr]
         sizes = {index: longest(rate) if rate else MOST for index, rate in rates.items()}
         if control is None and all(size == MOST for size in sizes.values()) and not self._noted:
             return []
         self._find(devices, rates)
-        troubles = self._congestion.keep(dict.fromkeys(self.homes.values()), control)
+        wanted = {
+            index: (self.homes[index], size, control)
+            for index, size in sizes.items()
+            if index in self.homes
+        }
+        new = {index: each for index, each in wanted.items() if self._kept.get(index) != each}
+        troubles = self._congestion.keep(dict.fromkeys(path for path, *_ in new.values()), control)
         troubles += self._segments.keep(
-            {
-                (self.homes[index], devices[index].lower): size
-                for index, size in sizes.items()
-                if index in self.homes
-            }
+            {(path, devices[index].lower): size for index, (path, size, _) in new.items()}
         )
+        self._kept = {} if troubles else wanted
         lost = sorted(devices[each].name for each in rates.keys() - self.homes.keys())
         if control is not None:
             troubles += [f"{each}: its pod's namespace isn't found, for {control}" for each in lost]
@@ -73,7 +90,9 @@ class Inside:
         """Look for those that aren't known, all together and not too often."""
         wanted = {each for each in pods if each in devices and devices[each].lower_elsewhere}
         self.homes = {
-            index: path for index, path in self.homes.items() if index in wanted and path.exists()
+            index: path
+            for index, path in self.homes.items()
+            if index in wanted and (index in self._kept or path.exists())
         }
         missing = frozenset(wanted - self.homes.keys())
         at, before = self._looked
@@ -81,13 +100,18 @@ class Inside:
         if not missing or (missing == before and now < at + _AGAIN):
             return
         self._looked = now, missing
-        for path in namespaces():
+        # Most likely it is one in which nothing was found so far.
+        known, left = set(self.homes.values()), set(missing)
+        for path in sorted(namespaces(), key=known.__contains__):
+            if not left:
+                return
             with suppress(KernelError), in_netns(path):
                 inside = link_state.devices()
                 for index in missing:
                     other = inside.get(devices[index].lower)
                     if other is not None and other.lower == index and other.lower_elsewhere:
                         self.homes[index] = path
+                        left.discard(index)
 
     def restore_all(self) -> None:
         """Put back what all namespaces had that are still there."""

@@ -120,7 +120,7 @@ class Node(Closeable):
         self.changes = self.changes if changes is None else changes
         self.sourced = self.sourced if sourced is None else sourced
         try:
-            self.sync()
+            self.sync(anew=False)
         except (KernelError, OSError):
             self.section, self.changes, self.sourced = before
             self.sync()
@@ -134,8 +134,11 @@ class Node(Closeable):
         """Descriptors that are readable when something has changed."""
         return (self._watch.fileno(),)
 
-    def sync(self) -> None:
-        """Make everything as it is to be. KernelError, OSError: the rest is done the next time."""
+    def sync(self, *, anew: bool = True) -> None:
+        """Make everything as it is to be. KernelError, OSError: the rest is done the next time.
+
+        Not ``anew``: pods' namespaces that were looked at lately aren't.
+        """
         devices = link_state.devices()
         found = wanted(self.section, self.changes, self.sourced)
         troubles: list[str] = []
@@ -147,7 +150,7 @@ class Node(Closeable):
         self.devices = {i: each for i, each in devices.items() if self._leaves_by(each)}
         degraded = [*self._sync_devices(troubles)]
         self._sync_pods(devices, troubles)
-        self._sync_inside(devices, troubles)
+        self._sync_inside(devices, troubles, anew=anew)
         self._leave_others()
         self._check(troubles, degraded)
         notes = degraded + self._notes(found.left_out, devices)
@@ -208,7 +211,9 @@ class Node(Closeable):
                 if index in link_state.devices():
                     troubles.append(f"{devices[index].name}: {error}")
 
-    def _sync_inside(self, devices: Mapping[int, Device], troubles: list[str]) -> None:
+    def _sync_inside(
+        self, devices: Mapping[int, Device], troubles: list[str], *, anew: bool
+    ) -> None:
         by_name = {each.name: each for each in self.aggregates}
         rates = {}
         for index, name in self.located.owners.items():
@@ -216,7 +221,7 @@ class Node(Closeable):
             group = by_name.get(pod.group)
             both = (pod.limit.egress, group.limit.egress if group else None)
             rates[index] = min((each for each in both if each), default=0)
-        troubles += self.inside.sync(devices, rates, self.section.bbr)
+        troubles += self.inside.sync(devices, rates, self.section.bbr, anew=anew)
 
     def _take(self, name: str, program: str, side: Any, index: int) -> None:
         made = self.program.program(program)

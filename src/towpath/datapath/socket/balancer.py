@@ -67,7 +67,8 @@ class SocketBalancer(Closeable):
     one takes it over. None: it ends with it. Sockets that are connected stay so in any case.
 
     ``cgroup``: a cgroup of version 2, an open file of one by its path in /proc/self/fd, or what was
-    found for this node (to be closed after this is). ``within``: its programs are for processes in
+    found for this node (to be closed after this is); None: there is none yet, `move` will say, and
+    packets are translated meanwhile. ``within``: its programs are for processes in
     that cgroup only, which is in ``cgroup``: for kernels that don't run programs of nested cgroups;
     what was found for this node says itself which that is. ``exclude``: cgroups whose processes are
     left alone. ``refuse_with``: errno of calls to a service without a backend, 0 for EPERM.
@@ -83,7 +84,7 @@ class SocketBalancer(Closeable):
         self,
         tables: SharedMaps,
         contents: Contents,
-        cgroup: Path | CgroupRoot,
+        cgroup: Path | CgroupRoot | None,
         pins: Path | None = None,
         *,
         within: Path | None = None,
@@ -165,12 +166,13 @@ class SocketBalancer(Closeable):
         self._choose_processes()
         self._attach()
 
-    def _be_for(self, cgroup: Path | CgroupRoot, within: Path | None) -> None:
+    def _be_for(self, cgroup: Path | CgroupRoot | None, within: Path | None) -> None:
+        self.cgroup: Path | None
         if isinstance(cgroup, CgroupRoot):
             self.cgroup, self.name = cgroup.path, cgroup.name
             self._within = cgroup.node if cgroup.within else None
         else:
-            self.cgroup, self.name, self._within = cgroup, str(cgroup), within
+            self.cgroup, self.name, self._within = cgroup, str(cgroup or ""), within
 
     def follow(self) -> None:
         """Attach and pin again what others have ended or removed, once there is a cgroup again."""
@@ -192,6 +194,8 @@ class SocketBalancer(Closeable):
 
     def _choose_processes(self) -> None:
         """Say which processes it is for. KernelError: a cgroup isn't there."""
+        if self.cgroup is None:
+            return
         wanted = {cgroup_id(path) for path in self.exclude}
         table = self.program.maps["socket_off"]
         for each in wanted:
@@ -217,12 +221,16 @@ class SocketBalancer(Closeable):
     # ---- Attached --------------------------------------------------------------------------------
 
     def _attach(self) -> None:
+        if self.cgroup is None:
+            return
         for hook in HOOKS:
             name = hook_name(hook)
             program = self.program.programs[f"socket_{name}"]
             self._places.take(name, program, Cgroup(self.cgroup, hook))
 
     def _attach_again(self) -> None:
+        if self.cgroup is None:
+            return
         if self._places.lost() or len([*self._places]) < len(HOOKS):
             self._attach()
             self._choose_processes()  # one of the same name is another one
@@ -243,8 +251,8 @@ class SocketBalancer(Closeable):
         return self._contents
 
     @property
-    def node(self) -> Path:
-        """The cgroup whose processes they are balanced for."""
+    def node(self) -> Path | None:
+        """The cgroup whose processes they are balanced for; None: there is none yet."""
         return self._within or self.cgroup
 
     @property

@@ -102,6 +102,9 @@ def live(sockets: SocketBalancer, call: Call) -> str:
     Of UDP nothing is sent; of TCP a connection is begun and reset. For any thread. DatapathError,
     KernelError: it can't be done.
     """
+    cgroup = call.cgroup or sockets.node
+    if cgroup is None:
+        raise DatapathError("no process can connect: there is no cgroup whose sockets are balanced")
     with ExitStack() as undo:
         if call.netns is not None:
             undo.enter_context(in_netns(call.netns))
@@ -114,7 +117,7 @@ def live(sockets: SocketBalancer, call: Call) -> str:
             )
         )
         undo.callback(_end, child)
-        return _told(sockets, child, call.cgroup or sockets.node)
+        return _told(sockets, child, cgroup)
 
 
 def _told(sockets: SocketBalancer, child: subprocess.Popen[str], cgroup: Path) -> str:

@@ -73,7 +73,9 @@ def read(text: bytes) -> Placed | None:
     addresses = []
     for each in texts:
         try:
-            addresses.append(read_unicast(str(ip_interface(each).ip)))
+            address = ip_interface(each).ip
+            if not address.is_loopback:  # which the runtime gives to every pod
+                addresses.append(read_unicast(str(address)))
         except ValueError:
             log.info("a CNI plugin has given pod %s the address %r, which is none", uid, each)
     return Placed(uid, found.container_id, tuple(addresses))
