@@ -10,6 +10,9 @@
 #ifndef TOWPATH_NET_HASH_H
 #define TOWPATH_NET_HASH_H
 
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h> /* without it __always_inline is <linux/stddef.h>'s: inline alone */
+
 #include "abi/base.h"
 #include "net/wide.h"
 

@@ -144,7 +144,7 @@ static __always_inline void socket_decide(void *ctx, const bool live, __u32 mark
 	if ((health_mark && mark == health_mark) || is_foreign_mark(mark))
 		return;
 	a->verdict = SOCKET_PASS_SOURCES;
-	if (*(const volatile __u32 *)&service->sources || service->flags >> SERVICE_ROUTES_SHIFT)
+	if (*(const volatile __u32 *)&service->sources | service->flags >> SERVICE_ROUTES_SHIFT)
 		return;
 	backend = q->known ? socket_known(q, service, index) : NULL;
 	if (backend)
