@@ -133,9 +133,8 @@ class Cluster:
     def pod(self, service: Name, address: Address) -> str | None:
         """Return the name of a Service's pod that has an address. For any thread."""
         for known in tuple(self._slices.get(service, {}).values()):
-            for each in known.slice.endpoints:
-                if each.address == address and each.pod is not None:
-                    return f"{each.pod}.{service[0]}"
+            if name := known.slice.pod(address):
+                return f"{name}.{service[0]}"
         return None
 
     def _differs(self, found: objects.Kind) -> bool:

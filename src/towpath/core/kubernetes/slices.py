@@ -37,8 +37,6 @@ class Found(NamedTuple):
     zones: frozenset[str] | None
     """That it is meant for; None: nothing is said."""
     nodes: frozenset[str] | None
-    pod: str | None = None
-    """Its name; None: nothing is said, or it is none."""
     held_since: float | None = None
     """When it vanished from all slices; None: it is in one."""
 
@@ -72,6 +70,15 @@ class Slice(NamedTuple):
     """Some of that would get connections."""
     endpoints: tuple[Found, ...]
     """Those with addresses that can be used, as they are at the first port."""
+    pods: str = ""
+    """What they are called, line by line, if they are pods: one text takes a third of ten."""
+
+    def pod(self, address: Address) -> str | None:
+        """Return what the pod is called that has an address; None: none is said to."""
+        for each, name in zip(self.endpoints, self.pods.split("\n"), strict=False):
+            if each.address == address:
+                return name or None
+        return None
 
 
 def read(found: EndpointSlice) -> Slice:
@@ -84,6 +91,7 @@ def read(found: EndpointSlice) -> Slice:
     first = next((each.number for each in ports), None) or 0
     listed = found.endpoints or ()
     owners = meta.owner_references or ()
+    usable = list(_endpoints(listed, first))
     return Slice(
         meta.name,
         _FAMILIES.get(found.address_type),
@@ -92,11 +100,13 @@ def read(found: EndpointSlice) -> Slice:
         ports,
         bool(listed),
         any(_rank(each.conditions) for each in listed),
-        tuple(_endpoints(listed, first)),
+        tuple(each for each, _ in usable),
+        "\n".join(pod for _, pod in usable).rstrip("\n"),
     )
 
 
-def _endpoints(listed: Iterable[Endpoint], port: int) -> Iterator[Found]:
+def _endpoints(listed: Iterable[Endpoint], port: int) -> Iterator[tuple[Found, str]]:
+    """Endpoints, and what those are called that are pods."""
     for each in listed:
         if not each.addresses:
             continue
@@ -111,7 +121,7 @@ def _endpoints(listed: Iterable[Endpoint], port: int) -> Iterator[Found]:
         node = None if each.node_name is None else sys.intern(each.node_name)
         target = each.target_ref
         pod = target.name if target is not None and target.kind == "Pod" else None
-        yield Found(address, port, _rank(each.conditions), node, zones, nodes, pod)
+        yield Found(address, port, _rank(each.conditions), node, zones, nodes), pod or ""
 
 
 def _names(zones: Iterable[object] | None) -> frozenset[str] | None:
