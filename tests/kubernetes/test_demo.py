@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_it_can_be_interrupted(when: str, number: signal.Signals) -> None:
             if when in line:
                 break
         if number == signal.SIGINT:
-            subprocess.run(["kill", "-INT", "--", f"-{demo.pid}"], check=True)
+            os.killpg(demo.pid, number)
         else:
             demo.send_signal(number)
         said += demo.stderr

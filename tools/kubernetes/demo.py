@@ -87,6 +87,7 @@ def _go_inside(options: argparse.Namespace) -> int:
         raise KubernetesError("the demo makes nodes: run it as root")
     build()
     if options.proxy == "towpath":
+        _say("an image of this checkout")
         image.kept_image()  # inside there is no way to where its packages are
     words = [sys.executable, "-m", "tools.kubernetes.demo", _INSIDE, *sys.argv[1:]]
     child = subprocess.Popen(["unshare", *_ALONE, *words])
