@@ -409,12 +409,26 @@ static __always_inline __u32 general_take(struct xdp_md *ctx, struct lb_ctx *lb,
 	return flow / FLOW_SERVICE;
 }
 
+/* Whether a service is one whose connection ids may name backends. */
+static __always_inline bool goes_by_ids(__u32 index)
+{
+	const struct service *service = bpf_map_lookup_elem(&services, &index);
+
+	return service && service->flags & SERVICE_QUIC;
+}
+
 /* For a packet that has a flow: its action. */
 __noinline int general_flow(struct xdp_md *ctx, __u32 slot, __u32 flow)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	__u32 exact;
 
+	if (unlikely(goes_by_ids(flow / FLOW_SERVICE))) {
+		int action = fast_quic(ctx, flow / FLOW_SERVICE);
+
+		if (action >= 0)
+			return action;
+	}
 	if (!lb)
 		return XDP_PASS;
 	exact = flow == FLOW_PARSED ? lb->exact : general_take(ctx, lb, slot, flow);

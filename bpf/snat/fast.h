@@ -194,21 +194,6 @@ static __always_inline int fast_named(struct xdp_md *ctx, struct lb_ctx *lb, __u
 	return fast_sent(lb, &stats->hop);
 }
 
-/* The same of any frame that parse_plain() has looked at, which is read once more. */
-__noinline int fast_quic(struct xdp_md *ctx, __u32 index)
-{
-	struct cursor c = cursor_of(ctx);
-	struct ethhdr *eth = c.pos;
-	struct lb_ctx lb = {};
-
-	if ((void *)(eth + 1) > c.end)
-		return FAST_DOUBT;
-	if (ethertype_of(eth) == bpf_htons(ETH_P_IP))
-		return take_plain(c, &lb.pkt, true) ? fast_named(ctx, &lb, index, true)
-						    : FAST_DOUBT;
-	return take_plain(c, &lb.pkt, false) ? fast_named(ctx, &lb, index, false) : FAST_DOUBT;
-}
-
 /* For a packet of a service. */
 static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, __u32 index,
 					const bool v4)
@@ -241,7 +226,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 			return fast_nat_client(ctx, index, lb->hash);
 		}
 		if (special & SERVICE_QUIC)
-			return fast_quic(ctx, index);
+			return FAST_DOUBT;
 	}
 	fast_hash(lb);
 	if (likely(!(special & SERVICE_NO_FLOW_TABLE))) {
@@ -349,6 +334,24 @@ static __always_inline int fast_way(struct xdp_md *ctx)
 	if (likely(ethertype_of(eth) == bpf_htons(ETH_P_IP)))
 		return fast_v4(ctx);
 	return ethertype_of(eth) == bpf_htons(ETH_P_IPV6) ? fast_v6(ctx) : FAST_UNPARSED;
+}
+
+/*
+ * The same of any frame that parse_plain() has looked at, which is read once more: beneath fast_v4() and
+ * fast_v6() there isn't stack enough.
+ */
+__noinline int fast_quic(struct xdp_md *ctx, __u32 index)
+{
+	struct cursor c = cursor_of(ctx);
+	struct ethhdr *eth = c.pos;
+	struct lb_ctx lb = {};
+
+	if ((void *)(eth + 1) > c.end)
+		return FAST_DOUBT;
+	if (ethertype_of(eth) == bpf_htons(ETH_P_IP))
+		return take_plain(c, &lb.pkt, true) ? fast_named(ctx, &lb, index, true)
+						    : FAST_DOUBT;
+	return take_plain(c, &lb.pkt, false) ? fast_named(ctx, &lb, index, false) : FAST_DOUBT;
 }
 
 #endif
