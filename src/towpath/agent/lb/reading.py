@@ -50,8 +50,10 @@ class ServiceReader:
         name, vip, port, backends = (data.pop(each) for each in _OWN)
         if type(vip) is not str or "/" in vip or type(port) is not int:
             raise TypeError  # a prefix, or more than one port
-        # Equal values of other types, as 1 and true, aren't alike.
-        key = (*data.items(), *map(type, data.values()))
+        # Equal values of other types, as 1 and true, aren't alike. A list that has something may be
+        # right for some backends or addresses only: there is no key with one.
+        alike = ((name, () if each == [] else each) for name, each in data.items())
+        key = (*alike, *map(type, data.values()))
         values = self._alike.get(key)
         if values is None:
             values = self._alike[key] = self._values(data)
