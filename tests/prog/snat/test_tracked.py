@@ -154,6 +154,25 @@ def test_datagrams_have_it_last(nat: NatRig, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
+def test_a_new_sender_with_the_port_of_one_that_is_over(nat: NatRig, version: int) -> None:
+    """It has come since the list was taken: it stays the kernel's, which has its answer to send."""
+    flow = listed(version, 17, 41017)
+    settle(nat, flow)
+    mine = tracked(nat)
+    (key,) = mine.known()
+    mine._enter({key: time.monotonic_ns() - 1})
+    before = mine.known()
+    frame = known(nat, version, 17, 41017)
+    nat.expect(frame, TRACKED)
+    over = flow._replace(until=0)
+    mine.settle([over], before, mine.served())
+    assert mine.known()[key] > time.monotonic_ns()
+    nat.expect(frame, TRACKED)
+    mine._enter({key: time.monotonic_ns() - 1})
+    assert settle(nat, over) == 0
+
+
+@pytest.mark.parametrize("version", [4, 6])
 def test_a_syn_begins_a_connection_here(nat: NatRig, version: int) -> None:
     """Whatever had its ports before; what belongs to it doesn't pass any more."""
     settle(nat, listed(version, 6, 41004))

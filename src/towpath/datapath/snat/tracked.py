@@ -20,6 +20,7 @@ import logging
 import time
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+from itertools import chain
 from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any, Self
 
@@ -153,8 +154,9 @@ class Tracked:
         wanted = {key: until[each] for each in going for key in flows[each]}
         self._enter({key: last for key, last in wanted.items() if before.get(key, -1) < last})
         self._keep([each for each in udp if each in going and not each.kept])
-        self._end({each: flows[each] for each in over})
-        for key in before.keys() - wanted.keys():
+        ending = {each: flows[each] for each in over}
+        self._end(ending)
+        for key in before.keys() - wanted.keys() - {*chain.from_iterable(ending.values())}:
             self._forget(key)
 
     def conclude(self) -> int:
@@ -180,9 +182,18 @@ class Tracked:
             return
         with suppress(OSError), conntrack_flows.Ending() as ending:
             for each, keys in flows.items():
+                # Asked once more, and right before: a new sender may have had its port since the
+                # list was taken, and its answer is on the way.
+                if any(self._until(key) > time.monotonic_ns() for key in keys):
+                    continue
                 for key in keys:
                     self._forget(key)
                 ending.end(each)
+
+    def _until(self, key: bytes) -> int:
+        """Until when one is, as the program knows it by now."""
+        found = self._map.lookup(self._array((key,))[0])
+        return 0 if found is None else int(found)
 
     def _forget(self, key: bytes) -> None:
         self._map.delete(self._array((key,))[0], missing_ok=True)
