@@ -161,7 +161,12 @@ class ServiceOptions:
         prefixes = self._sources.adopt((*self._sets.values(), *routes))
         # Most services are alike: those that are share theirs.
         words = zip(*(rows[each].tolist() for each in _Words._fields), strict=True)
-        forms = self._quic_forms[indexes].tolist()
+        # Maps of a version that knew none have no element for each.
+        by_id = (rows["flags"] & self._flags.quic).astype(bool).tolist()
+        forms = [
+            int(self._quic_forms[index]) if asks else 0
+            for index, asks in zip(indexes, by_id, strict=True)
+        ]
         known: dict[tuple[Any, ...], Options] = {}
         found = {}
         for index, each, form in zip(indexes, words, forms, strict=True):
