@@ -409,12 +409,14 @@ static __always_inline __u32 general_take(struct xdp_md *ctx, struct lb_ctx *lb,
 	return flow / FLOW_SERVICE;
 }
 
-/* Whether a service is one whose connection ids may name backends. */
+/* Whether of a service's packets nothing else is asked than whom their connection ids name. */
 static __always_inline bool goes_by_ids(__u32 index)
 {
+	const __u32 others = SERVICE_SNAT | SERVICE_LOCAL;
 	const struct service *service = bpf_map_lookup_elem(&services, &index);
 
-	return service && service->flags & SERVICE_QUIC;
+	return service && (service->flags & (SERVICE_QUIC | others)) == SERVICE_QUIC &&
+	       !*(const volatile __u32 *)&service->sources;
 }
 
 /* For a packet that has a flow: its action. */

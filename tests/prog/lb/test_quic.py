@@ -8,6 +8,7 @@ the oracle's, which reads ids by itself.
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +20,7 @@ from tests.guests import cases, examples
 from tests.prog.lb.frames import CLIENTS, VIPS, ether, frame, ip, segment
 from tests.prog.lb.harness import Rig, rigged, service
 from tests.prog.lb.network import NEAR
-from tests.prog.lb.oracle import TX
+from tests.prog.lb.oracle import NOT_FOR_YOU, TX
 from tests.prog.lb.oracle_quic import DOWN, INITIAL, NAMED, UNKNOWN
 from tests.prog.lb.test_fast import BothWays
 from tests.prog.lb.test_icmp_errors import answered, error
@@ -89,6 +90,19 @@ def of(family: int, data: bytes, sport: int = 40000, **fields: Any) -> bytes:
 def ask(rig: Rig, family: int, data: bytes, sport: int = 40000, **fields: Any) -> Outcome:
     """Send a datagram that a backend gets."""
     return rig.expect(of(family, data, sport, **fields), TX)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_id_lets_nobody_in(both: BothWays, family: int) -> None:
+    """Whom a service isn't for is dropped, whatever backend is named; others go there."""
+    allowed = CLIENTS[family] + 1
+    backends = serve(both, family, allow_from=(ip_network(allowed),))
+    backend = backends[1]
+    assert backend.server_id is not None
+    data = short(quic.make(backend.server_id, QUIC_LB))
+    both.expect(of(family, data), NOT_FOR_YOU)
+    found = ask(both, family, data, source=str(allowed))
+    assert (found.said, found.backend) == (NAMED, backend.address)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

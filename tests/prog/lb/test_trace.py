@@ -155,7 +155,14 @@ def array_maps(rig: Rig) -> list[str]:
     others = {
         *("traces", "contexts", "nats", "nat_locks"),
         *("vlan_devices", "egress_devices", "sources", "backend_drops", "health_probes"),
-        *("refusals", "unwrap_addresses", "tracked", "health_foreign", "health_scratch"),
+        *(
+            "refusals",
+            "unwrap_addresses",
+            "quic_servers",
+            "tracked",
+            "health_foreign",
+            "health_scratch",
+        ),
     }
     return [name for name in maps if not name.startswith(".") and name not in others]
 
