@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,22 +41,30 @@ def run(
     """
     with TemporaryDirectory() as directory:
         command = [sys.executable, "-m", "pytest", "-o", f"cache_dir={directory}", *arguments]
-        code = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT if output else None, check=False
-        ).returncode
+        code = _ended(command, output)
         failed = _failed(Path(directory))
         if code != _FAILED or not 0 < len(failed) <= MOST or os.environ.get("TOWPATH_ONCE"):
             return code, []
         print(f"failed, and run again alone: {', '.join(failed)}", file=output, flush=True)
-        code = subprocess.run(
-            [*command, *ALONE, *alone],
-            stdout=output,
-            stderr=subprocess.STDOUT if output else None,
-            check=False,
-        ).returncode
+        code = _ended([*command, *ALONE, *alone], output)
     if code == 0:
         print(f"passed only when run again: {', '.join(failed)}", file=output, flush=True)
     return code, [] if code else failed
+
+
+def _ended(command: Sequence[str], output: IO[str] | None) -> int:
+    """Run a command to its end, and return its exit code.
+
+    Whoever interrupts this interrupts that, once: it has yet to undo what its tests have made. So
+    it is in a process group of its own, which Ctrl-C in a terminal doesn't reach.
+    """
+    errors = subprocess.STDOUT if output else None
+    with subprocess.Popen(command, stdout=output, stderr=errors, process_group=0) as child:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:
+                child.send_signal(signal.SIGINT)
 
 
 def _failed(cache: Path) -> list[str]:
@@ -65,4 +74,6 @@ def _failed(cache: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    # Who was begun in the background may have been told to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(run(sys.argv[1:])[0])

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from tests import again
 from tests.again import MOST, run
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from towpath.lab.waiting import wait_until
 
 pytestmark = pytest.mark.host
 
@@ -27,6 +31,24 @@ def test_first(number):
 def test_other():
     with Path(__file__).with_suffix(".runs").open("a") as runs:
         runs.write("x")
+"""
+_LASTING = """
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+@pytest.fixture
+def made():
+    (HERE / "made").touch()
+    yield
+    time.sleep(1)
+    (HERE / "undone").touch()
+
+def test_it(made):
+    time.sleep(60)
 """
 _ALWAYS = "def test_always(): assert False"
 
@@ -79,6 +101,26 @@ def test_what_cant_be_imported_has_failed(tmp_path: Path) -> None:
     """It isn't a test that failed."""
     code, again, _ = ran(tmp_path, "import nowhere")
     assert (code, again) == (2, [])
+
+
+def test_who_is_interrupted_lets_tests_undo_what_they_made(tmp_path: Path) -> None:
+    """By one signal to this alone, as timeout sends it; it isn't run again."""
+    (tmp_path / "test_it.py").write_text(_LASTING)
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    words = ["-m", "tests.again", "-q", f"--rootdir={tmp_path}", f"{tmp_path}"]
+    path = f"{Path(again.__file__).parents[1]}"
+    with subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    ) as ran:
+        wait_until((tmp_path / "made").exists, seconds=60, what="the test to run")
+        ran.send_signal(signal.SIGINT)
+        said, _ = ran.communicate(timeout=60)
+    assert ran.returncode == pytest.ExitCode.INTERRUPTED
+    assert (tmp_path / "undone").exists()
+    assert "again" not in said.replace(f"{tmp_path}", "")
 
 
 def test_what_passes_is_run_once(tmp_path: Path) -> None:

@@ -48,6 +48,16 @@ _BACKEND_UNITS = ("packets", "bytes")
 _INDEX_BITS = 20
 _AS_ROUTED = Source()
 
+COUNTERS = (
+    "verdict_cpus",
+    "service_cpus",
+    "backend_cpus",
+    "backend_flows",
+    "flow_cpus",
+    "quic_cpus",
+)
+"""Tables that packets write to, besides those of flows."""
+
 
 class Rig:
     """Runs frames and compares everything that can be seen with what the oracle says."""
@@ -70,17 +80,7 @@ class Rig:
         """The program; in still.bpf.c there are others."""
         self.linear: int | None = None
         """So many bytes of a frame are in its first fragment (6.18), if a test says so."""
-        self.tables = {
-            name: program.rows(name)
-            for name in (
-                "verdict_cpus",
-                "service_cpus",
-                "backend_cpus",
-                "backend_flows",
-                "flow_cpus",
-                "quic_cpus",
-            )
-        }
+        self.tables = {name: program.rows(name) for name in COUNTERS}
         self.fragments = Fragments(program.rows("fragments")["way"])
         self._verdicts = verdict_names(program)
         self._first_drop = min(n for n, name in self._verdicts.items() if name.startswith("drop"))

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.guests import examples
 from tests.prog.lb.frames import CLIENTS, VIPS, frame
-from tests.prog.lb.harness import Rig, rigged, service
+from tests.prog.lb.harness import COUNTERS, Rig, rigged, service
 from tests.prog.lb.network import FAR, IN, NEAR, THIRDS
 from tests.prog.lb.oracle import NO_VIP, REDIRECT, TX
 from tests.prog.lb.test_fuzz import Damage, Recipe, all_services, damages, devices, recipes
@@ -37,15 +37,6 @@ if TYPE_CHECKING:
 
 FAST, GENERAL = "fast_alone", "general_alone"
 XDP_ABORTED = 0
-COUNTERS = (
-    "verdict_cpus",
-    "service_cpus",
-    "backend_cpus",
-    "backend_flows",
-    "flow_cpus",
-    "quic_cpus",
-)
-"""Tables that packets write to, and flow_tags."""
 RECIPES = examples(100)
 DAMAGED = 20
 LEAST = 0.05
