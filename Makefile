@@ -81,7 +81,7 @@ DECLARED := tests/lab/test_group.py tests/lab/test_health_path.py tests/lab/test
 	tests/unit/test_outside.py
 declared: install-dev objects
 	$(BIN)/python -m tools.bare.view --for demo --for test $(VIEW_ARGS) -- \
-		$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider $(PYTEST_ARGS) \
+		$(ISOLATED) $(BIN)/python -m tests.again $(PYTEST_ARGS) \
 		--deselect tests/unit/agent/health/test_check.py::test_ten_thousand_checks_leave_nothing \
 		$(DECLARED)
 	$(BIN)/python -m pytest -q -p no:cacheprovider tools/bare/test_view.py

@@ -73,6 +73,7 @@ HANDED_ON = {
     "src/towpath/lab/namespaces.py::run",
     "src/towpath/lab/namespaces.py::spawn",
     "src/towpath/lab/web.py::start",
+    "tests/again.py::_ended",
     "tests/guest/harness_guest.py::run",
     "tests/lab/harness_packets.py::run",
     "tests/guest/test_bandwidth.py::sh",
