@@ -71,7 +71,7 @@ def tunnelled(net: Network, unwrap: Unwrap = ALL, **options: Any) -> Iterator[Tu
         yield TunnelRig(made, unwrap)
 
 
-def hops(family: int, left: int) -> dict[str, int]:
+def hops(family: int, left: int) -> dict[str, Any]:
     """The field of an IP header that says how many hops are left."""
     return {{4: "ttl", 6: "hlim"}[family]: left}
 
