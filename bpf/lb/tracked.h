@@ -86,6 +86,15 @@ __noinline int tracked_has(__u32 slot)
 	return 1;
 }
 
+/*
+ * Whether a flow of the kernel's has an address and port of ours towards a backend: answers to it
+ * couldn't be told from those to another flow, and would go to whoever has that.
+ */
+static __always_inline bool tracked_holds(const struct flow_key *answer)
+{
+	return tracking_now() != TRACKING_NONE && bpf_map_lookup_elem(&tracked, answer);
+}
+
 /* Has it pass, whole if it is in fragments. Returns the verdict. */
 __noinline int tracked_pass(__u32 slot)
 {
