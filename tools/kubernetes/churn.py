@@ -31,7 +31,7 @@ from tools.kubernetes import control_plane as control
 from tools.kubernetes import load
 from tools.kubernetes.asker import Asker
 from tools.kubernetes.churn_faults import FAULTS
-from tools.kubernetes.churn_late import Listed, Syns, lateness, reached
+from tools.kubernetes.churn_late import Listed, Syn, Syns, lateness, reached
 from tools.kubernetes.cluster import Cluster
 from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.node import Node, ip
@@ -297,6 +297,7 @@ class Rig:
         syns = self._asked()
         for each in found.values():
             each["which"] = list(reached(self.listed, syns, each["which"]))
+            each["slow"] = list(reached(self.listed, syns, each["slow"], sure=True))
         return found | {
             "changes": self.changes - before,
             "writes_of_slices": self.listed.writes - writes,
@@ -307,7 +308,7 @@ class Rig:
     def _asked(self) -> Syns:
         """What servers have seen since they were last asked."""
         return {
-            address: times
+            address: [Syn(*each) for each in times]
             for range_ in self.servers
             for address, times in json.loads(self.tell("report", f"{range_}.-")).items()
         }

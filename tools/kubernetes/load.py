@@ -26,7 +26,9 @@ KEPT = 32
 
 
 MOST_TOLD = 20
-"""Failures that are told one by one."""
+"""Failures, and slow requests, that are told one by one."""
+SLOW = 1.0
+"""Seconds."""
 
 
 class _Asked:
@@ -48,8 +50,10 @@ class _Asked:
     _ATTACH_FILTER, _ETH_P_IP, _OUTGOING = 26, 0x0800, 4
 
     def __init__(self) -> None:
-        self.at: dict[str, list[tuple[float, int]]] = {}
-        """By address: when, and the client's port."""
+        self.at: dict[str, list[tuple[float, int, str, float]]] = {}
+        """By address: when, the client's port and address, and when it was asked first."""
+        self._first: dict[tuple[bytes, bytes], tuple[bytes, float]] = {}
+        """By addresses and ports: what number a connection begins with, and when it was asked."""
         every_ip = socket.htons(self._ETH_P_IP)
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, every_ip)
         program = b"".join(struct.pack("=HBBI", *each) for each in self._FILTER)
@@ -70,10 +74,14 @@ class _Asked:
                     self._note(packet)
 
     def _note(self, packet: bytes) -> None:
-        header = (packet[0] & 15) * 4
-        address = socket.inet_ntoa(packet[16:20])
+        header, now = (packet[0] & 15) * 4, time.monotonic()
+        source, address = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
         (port,) = struct.unpack_from("!H", packet, header)
-        self.at.setdefault(address, []).append((time.monotonic(), port))
+        who, number = (packet[12:20], packet[header : header + 4]), packet[header + 4 : header + 8]
+        # Asked again it is the same number.
+        if self._first.get(who, (b"", 0.0))[0] != number:
+            self._first[who] = number, now
+        self.at.setdefault(address, []).append((now, port, source, self._first[who][1]))
 
     def report(self) -> str:
         """All that was noted since this was last asked."""
@@ -154,6 +162,8 @@ class _Clients:
         """Connections that were kept and ended otherwise than by their server's close."""
         self.closed = 0
         self.took: list[float] = []
+        self.slow: list[tuple[float, float, str, int]] = []
+        """Those that were answered after SLOW seconds and more."""
 
     async def _once(self) -> None:
         began = time.monotonic()
@@ -165,6 +175,8 @@ class _Clients:
             except OSError as error:  # TimeoutError is one
                 why = type(error).__name__
             ended = time.monotonic()
+            if why is None and ended - began >= SLOW:
+                self.slow.append((began, ended, "slow", made.getsockname()[1]))
             if why is not None:
                 self.failed[why] += 1
                 if len(self.which) < MOST_TOLD:
@@ -216,10 +228,12 @@ class _Clients:
             "requests": self.requests,
             "failed": dict(self.failed),
             "which": self.which,
+            "slow": sorted(self.slow, key=lambda each: each[0] - each[1])[:MOST_TOLD],
             "cut": dict(self.cut),
             "closed": self.closed,
             "p50_ms": round(1000 * took[len(took) // 2], 2),
             "p99_ms": round(1000 * took[int(len(took) * 0.99)], 2),
+            "max_ms": round(1000 * took[-1], 2),
         }
         print(json.dumps(found))
 
