@@ -30,10 +30,10 @@ def test_who_is_late() -> None:
     middle = (gone + back) / 2
     asked = {
         A: [
-            Syn(gone - 1, 1),
+            Syn(gone - 1, 1, first=gone - 1),
             Syn(gone, 2, first=gone),
             Syn(middle, 3, "C", gone - 1),
-            Syn(back, 4),
+            Syn(back + 1, 4, first=back + 1),
         ],
         B: [Syn(middle, 5)],
     }
