@@ -138,7 +138,7 @@ MODES = ("nftables", "iptables-nft", "iptables-legacy")
 
 
 @pytest.mark.parametrize(
-    ("proxies", "times"), zip(MODES, (2, 1, 1), strict=True), indirect=["proxies"]
+    ("proxies", "times"), [*zip(MODES, (2, 1, 1), strict=True)], indirect=["proxies"]
 )
 def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
     services: Services, proxies: KubeProxies, times: int
