@@ -53,6 +53,21 @@ def test_who_is_late() -> None:
     assert told["came_to"] == []
 
 
+def test_who_comes_for_the_next_pod_is_not_late() -> None:
+    """Slices may tell this later than who serves them."""
+    listed, began = Listed(), time.monotonic()
+    listed.told(event("ADDED", A, B))
+    listed.told(event("MODIFIED", B))
+    ((gone, _),) = listed.gone[A]
+    listed.made(A)
+    ((_, made),) = listed.spans(A)
+    asked = {A: [Syn(gone, 1, first=gone), Syn(made, 2, first=made)]}
+    assert lateness(listed, asked, began)["max_ms"] == 0
+    assert listed.when(A, made).startswith("gone for")
+    listed.told(event("MODIFIED", A, B))
+    assert [*listed.spans(A)] == [(gone, made)]
+
+
 def test_without_a_slice_nobody_is_there() -> None:
     """As when the Service is deleted."""
     listed = Listed()

@@ -148,6 +148,7 @@ class Rig:
             "podIPs": [{"ip": address}],
             "conditions": [{"type": "Ready", "status": "True"}],
         }
+        self.listed.made(address)
         self.ask("POST", _PODS, pod)
         self.ask("PATCH", f"{_PODS}/{name}/status", {"status": status}, _MERGE)
         self._named[address] = name

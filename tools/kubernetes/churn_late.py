@@ -41,6 +41,7 @@ class Listed:
         self.now: frozenset[str] = frozenset()
         self.gone: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         """By address, from when to when it was in none."""
+        self._made: defaultdict[str, list[float]] = defaultdict(list)
         self.writes = 0
 
     def told(self, event: Mapping[str, Any]) -> None:
@@ -62,6 +63,15 @@ class Listed:
             if self.gone[address]:
                 self.gone[address][-1] = self.gone[address][-1][0], at
         self.now = now
+
+    def made(self, address: str) -> None:
+        """A pod is about to be made there: who serves it may know it before this does."""
+        self._made[address].append(time.monotonic())
+
+    def spans(self, address: str) -> Iterator[tuple[float, float]]:
+        """From when to when an address was in none, and nobody had made a pod there anew."""
+        for gone, ended in self.gone[address]:
+            yield gone, min((at for at in self._made[address] if gone <= at < ended), default=ended)
 
     def when(self, address: str, at: float) -> str:
         """Say since when an address was, or wasn't, in slices at a time."""
@@ -123,8 +133,8 @@ def _last_new(listed: Listed, asked: Syns, began: float) -> Iterator[float]:
 
 
 def _spans(listed: Listed, began: float) -> Iterator[tuple[str, float, float]]:
-    for address, spans in listed.gone.items():
-        for gone, ended in spans:
+    for address in tuple(listed.gone):
+        for gone, ended in listed.spans(address):
             if gone >= began:
                 yield address, gone, ended
 
