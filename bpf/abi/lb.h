@@ -337,6 +337,12 @@ enum tracking {
 };
 BTF_KEEP(enum tracking);
 
+/* In the place of a time, while all that isn't known passes (TRACKING_GIVE). */
+enum tracked_value {
+	TRACKED_HELD = 1, /* neither side has it: its packets are dropped, and come again */
+};
+BTF_KEEP(enum tracked_value);
+
 /*
  * ---- Ways -----------------------------------------------------------------
  *

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -164,3 +166,28 @@ def test_flows_are_the_kernels_before_it_begins_others(
         assert {asked(each)["who"] for each in datagrams} == {"remote"}
         balancer.detach()
         assert known == [len(talks) + len(datagrams)]
+
+
+def test_what_is_sent_while_a_connection_is_handed_back(
+    net: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a pod here: it would begin another one in its place. It is dropped, and sent again."""
+    entered = conntrack_flows.hand_over
+    with ExitStack() as undo:
+        balancer = undo.enter_context(serving(POD))
+        talks = [undo.enter_context(closing(net.connect(version))) for version in (4, 6)]
+        asking = undo.enter_context(ThreadPoolExecutor(len(talks)))
+        said: list[Future[dict[str, object]]] = []
+
+        def enter(flows: list[conntrack_flows.Handed]) -> list[int]:
+            """They ask when the kernel has them, and the program doesn't know of it."""
+            found = entered(flows)
+            said.extend(asking.submit(talk.ask, 1000) for talk in talks)
+            time.sleep(0.05)
+            return found
+
+        monkeypatch.setattr(conntrack_flows, "hand_over", enter)
+        nft(rules(REMOTE))
+        balancer.detach()
+        assert [each.result()["who"] for each in said] == ["pod"] * len(talks)
+        assert [each.ask(10_000)["who"] for each in talks] == ["pod"] * len(talks)

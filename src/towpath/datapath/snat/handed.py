@@ -11,7 +11,7 @@ from towpath.datapath.flows.nat_table import ALL, CLOSING
 from towpath.kernel.net.conntrack_flows import Ends, Handed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from towpath.datapath.flows.nat_table import NatFlows, Wanted
     from towpath.datapath.socket.packets.flows import FlowTable as PacketFlows
@@ -80,8 +80,8 @@ def here(table: PacketFlows, seen: Mapping[Ends, tuple[bytes, bytes]]) -> Iterat
             )
 
 
-def in_parts(flows: Iterator[Handed], most: int = 32) -> Iterator[list[Handed]]:
-    """So few that hardly a packet comes between two steps with one of them."""
+def in_parts(flows: Iterable[Handed], most: int) -> Iterator[list[Handed]]:
+    """So many at once, and the rest."""
     some: list[Handed] = []
     for each in flows:
         some.append(each)

@@ -24,6 +24,7 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
 from socket import AF_INET
@@ -61,6 +62,8 @@ log = logging.getLogger(__name__)
 _TCP, _UDP = 6, 17
 _PROTOCOL = 36
 """Where a key has it."""
+_HELD_AT_ONCE = 512
+"""Connections that are without an owner while they are given to the kernel."""
 _NAMED = 4
 """Fields of `Handed` that say which it is: by whom, to whom, as whom."""
 _KEPT_SECONDS = 86_400
@@ -83,6 +86,7 @@ class Tracked:
             name: tables.constant("tracking", f"TRACKING_{name}")
             for name in ("NONE", "KNOWN", "TAKE", "GIVE")
         }
+        self._held: int = tables.constant("tracked_value", "TRACKED_HELD")
         self._contents = contents
         self._ours = {each.packed for version in (4, 6) for each in snat.addresses(version)}
         self._ports = range(snat.ports.first, snat.ports.last + 1)
@@ -295,7 +299,9 @@ class Tracked:
             seconds = time.monotonic() - begun + translated.resolution_seconds
             self._hand_over(elsewhere(translated, Wanted(Filter(max_idle_seconds=seconds))), given)
             if local is not None:
-                self._hand_over(here(PacketFlows(local.program), conntrack_flows.sources()), given)
+                flows = partial(here, PacketFlows(local.program), conntrack_flows.sources())
+                self._hand_over((each for each in flows() if not each.of_tcp), given)
+                self._hand_over((each for each in flows() if each.of_tcp), given, _HELD_AT_ONCE)
         except KernelError as error:
             log.warning("translated flows end: %s", error)
         log.info("%d translated flows are the kernel's from now on", len(given.taken))
@@ -307,14 +313,24 @@ class Tracked:
         for each in self.known().keys() & {_key(flow.original) for flow in here(flows, {})}:
             self._forget(each)
 
-    def _hand_over(self, flows: Iterable[Handed], given: _Given) -> None:
-        for some in in_parts(each for each in flows if hash(each[:_NAMED]) not in given.taken):
+    def _hand_over(self, flows: Iterable[Handed], given: _Given, at_once: int = 32) -> None:
+        """``at_once``: so few that hardly a packet comes between two steps with one of them."""
+        new = (each for each in flows if hash(each[:_NAMED]) not in given.taken)
+        for some in in_parts(new, at_once):
+            held = [_key(each.original) for each in some if each.passed and each.of_tcp]
+            if held:
+                # A packet that came between would begin another connection in their place. Segments
+                # are sent again.
+                self._enter(dict.fromkeys(held, self._held))
+                wait_for_readers()
             results = conntrack_flows.hand_over(some)
             taken = [each for each, error in zip(some, results, strict=True) if not error]
             self._enter({_key(each.original): 0 for each in taken if each.passed})
             given.taken |= {hash(each[:_NAMED]) for each in taken}
             given.refused |= {hash(each[:_NAMED]) for each in some}
             given.refused -= given.taken
+            for key in {*held} - {_key(each.original) for each in taken}:
+                self._forget(key)
 
 
 @dataclass

@@ -86,6 +86,11 @@ class Handed(NamedTuple):
     ending: bool = False
     """Both sides have said that nothing more comes, or one has reset it."""
 
+    @property
+    def of_tcp(self) -> bool:
+        """Whether what is lost is sent again."""
+        return self.original.protocol == IPPROTO_TCP
+
 
 def rewritten() -> list[Rewritten]:
     """All flows of TCP and UDP that are. KernelError: there is no connection tracking."""
