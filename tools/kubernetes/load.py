@@ -47,7 +47,8 @@ class _Asked:
         (0x06, 0, 0, 0xFFFF),
         (0x06, 0, 0, 0),
     )
-    _ATTACH_FILTER, _ETH_P_IP, _OUTGOING = 26, 0x0800, 4
+    _ATTACH_FILTER, _ETH_P_IP, _OUTGOING, _SO_TIMESTAMPNS = 26, 0x0800, 4, 35
+    _TIME = struct.Struct("@ll")
 
     def __init__(self) -> None:
         self.at: dict[str, list[tuple[float, int, str, float]]] = {}
@@ -60,6 +61,8 @@ class _Asked:
         held = ctypes.create_string_buffer(program)
         given = struct.pack("@HP", len(self._FILTER), ctypes.addressof(held))
         self._socket.setsockopt(socket.SOL_SOCKET, self._ATTACH_FILTER, given)
+        # When they came, and not when this program has time for them.
+        self._socket.setsockopt(socket.SOL_SOCKET, self._SO_TIMESTAMPNS, 1)
         self._socket.setblocking(False)  # noqa: FBT003 - as it is called
 
     def follow(self) -> None:
@@ -69,12 +72,17 @@ class _Asked:
     def _read(self) -> None:
         with suppress(BlockingIOError):
             while True:
-                packet, where = self._socket.recvfrom(128)
+                room = socket.CMSG_SPACE(self._TIME.size)
+                packet, told, _, where = self._socket.recvmsg(128, room)
                 if where[2] != self._OUTGOING:
-                    self._note(packet)
+                    self._note(packet, self._when(told[0][2]))
 
-    def _note(self, packet: bytes) -> None:
-        header, now = (packet[0] & 15) * 4, time.monotonic()
+    def _when(self, told: bytes) -> float:
+        seconds, nanoseconds = self._TIME.unpack(told)
+        return seconds + nanoseconds / 1e9 - time.time() + time.monotonic()
+
+    def _note(self, packet: bytes, now: float) -> None:
+        header = (packet[0] & 15) * 4
         source, address = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
         (port,) = struct.unpack_from("!H", packet, header)
         who, number = (packet[12:20], packet[header : header + 4]), packet[header + 4 : header + 8]
