@@ -53,6 +53,8 @@ class _Asked:
     def __init__(self) -> None:
         self.at: dict[str, list[tuple[float, int, str, float]]] = {}
         """By address: when, the client's port and address, and when it was asked first."""
+        self.late = 0.0
+        """How long at most one has waited for this program."""
         self._first: dict[tuple[bytes, bytes], tuple[bytes, float]] = {}
         """By addresses and ports: what number a connection begins with, and when it was asked."""
         every_ip = socket.htons(self._ETH_P_IP)
@@ -79,7 +81,9 @@ class _Asked:
 
     def _when(self, told: bytes) -> float:
         seconds, nanoseconds = self._TIME.unpack(told)
-        return seconds + nanoseconds / 1e9 - time.time() + time.monotonic()
+        ago: float = time.time() - seconds - nanoseconds / 1e9
+        self.late = max(self.late, ago)
+        return time.monotonic() - ago
 
     def _note(self, packet: bytes, now: float) -> None:
         header = (packet[0] & 15) * 4
@@ -93,8 +97,8 @@ class _Asked:
 
     def report(self) -> str:
         """All that was noted since this was last asked."""
-        found, self.at = self.at, {}
-        return json.dumps(found)
+        found, late, self.at, self.late = self.at, self.late, {}, 0.0
+        return json.dumps({"asked": found, "late": late})
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
