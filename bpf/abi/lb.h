@@ -271,7 +271,7 @@ enum verdict {
 	VERDICT_DROP_NOT_ON_LINK,   /* the way to a backend of L2 forwarding has a gateway */
 	VERDICT_DROP_NAT_PORTS,	    /* no port left to translate a new flow to */
 	VERDICT_DROP_NAT_RATE,	    /* a new flow too many to translate in this jiffy */
-	VERDICT_DROP_NAT_MOVING,    /* an answer to nobody who is known while the table is moved */
+	VERDICT_DROP_NAT_MOVING,    /* its flow is just moved: to other tables, or to the kernel */
 	VERDICT_DROP_TTL,	    /* no hop left for what is translated, or out of a tunnel */
 	VERDICT_DROP_FRAGMENT,	    /* its first one isn't known, or where that went is gone */
 	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */

@@ -65,7 +65,7 @@ VERDICTS = {
     "drop_not_on_link": "dropped: the backend is behind a gateway, where forwarding l2 can't go",
     "drop_nat_ports": "dropped: no port of snat.ports is left for a new flow",
     "drop_nat_rate": "dropped: more new flows in a moment than are translated",
-    "drop_nat_moving": "dropped: an answer that isn't known yet, since tables are being moved",
+    "drop_nat_moving": "dropped: its flow is just being moved, to other tables or to the kernel",
     "drop_ttl": "dropped: its TTL or hop limit doesn't allow another hop",
     "drop_fragment": "dropped: a fragment whose first one isn't known, or its translation is gone",
     "drop_mtu_quiet": "dropped: larger than the egress MTU, and enough senders have been told",
