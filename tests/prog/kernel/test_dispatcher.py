@@ -35,8 +35,16 @@ NOBODY = 1 << 31
 @pytest.fixture(autouse=True)
 def _can() -> None:
     """Skip where the kernel, or whoever runs it, lets no program extend another."""
-    if reason := dispatched.why_not():
-        pytest.skip(reason)
+    if dispatched.why_not():
+        pytest.skip("this kernel lets no program extend another")
+
+
+@pytest.fixture
+def sample(opened: BpfObject) -> BpfObject:
+    """Load the sample object, for slots."""
+    opened.for_slots()
+    opened.load()
+    return opened
 
 
 @pytest.fixture
@@ -78,7 +86,11 @@ def record(ifindex: int) -> tuple[int, ...]:
 
 def pinned() -> dict[str, list[str]]:
     """What is pinned below the protocol's directory."""
-    return {each.name: sorted(pin.name for pin in each.iterdir()) for each in XDP.iterdir() if not each.is_symlink()}
+    return {
+        each.name: sorted(pin.name for pin in each.iterdir())
+        for each in XDP.iterdir()
+        if not each.is_symlink()
+    }
 
 
 def directory(ifindex: int) -> str:

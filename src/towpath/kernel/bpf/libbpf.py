@@ -77,6 +77,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__name": (c_char_p, (c_void_p,)),
     "bpf_program__fd": (c_int, (c_void_p,)),
     "bpf_program__expected_attach_type": (c_int, (c_void_p,)),
+    "bpf_program__set_expected_attach_type": (c_int, (c_void_p, c_int)),
     "bpf_program__autoload": (ctypes.c_bool, (c_void_p,)),
     "bpf_program__set_autoload": (c_int, (c_void_p, ctypes.c_bool)),
     "bpf_program__type": (c_int, (c_void_p,)),

@@ -138,6 +138,18 @@ class BpfObject(Closeable):
         if _FRAGMENTS in self.rodata:
             self.rodata[_FRAGMENTS] = 1
 
+    def for_slots(self) -> None:
+        """Have its XDP programs be such as a dispatcher may call: `dispatched.Dispatched`.
+
+        A tail call goes to programs only that were loaded for the same hook as the caller
+        (4540aed51b12, in 6.18 and older ones by their updates), and extensions are for none.
+        Devices take these as well.
+        """
+        for name, pointer in self._walk("program"):
+            if lib.bpf_program__type(pointer) == ProgramType.XDP:
+                result = lib.bpf_program__set_expected_attach_type(pointer, 0)
+                check(result, f"set the hook of program {name}")
+
     def extend(self, program: str, target: Program, function: str) -> None:
         """Have a program made for the place of a function of another that is loaded (freplace)."""
         pointer = lib.bpf_object__find_program_by_name(self._pointer, program.encode())
