@@ -47,7 +47,7 @@ NAME = "xdp_dispatcher"
 COMPONENT_OBJECT = "dispatcher_component"
 _OBJECTS = {2: "dispatcher", 3: "dispatcher_v3"}
 """What is loaded as a dispatcher of a version."""
-_FIRST = 2
+FIRST = 2
 """The version where there is none yet: whatever adds to it must not know less."""
 _FLAGS = {"native": 1 << 2, "generic": 1 << 1}
 _ONLY_IF_NONE = 1 << 0
@@ -204,7 +204,7 @@ def _refused(ifindex: int, program: Program, hint: str) -> KernelError:
 @cache
 def _types() -> tuple[Dtype, dict[str, int]]:
     """The record of version 2, with which that of version 3 begins; and its limits."""
-    with BpfObject.packaged(_OBJECTS[_FIRST]) as made:
+    with BpfObject.packaged(_OBJECTS[2]) as made:
         dtype = made.btf.dtype("dispatcher_config")
     with BpfObject.packaged(COMPONENT_OBJECT) as made:
         limits = made.btf.enum("dispatcher_limits").__members__
@@ -248,7 +248,7 @@ def _changed(ifindex: int, wanted: Change, mode: Mode | None) -> bool:
             return True
         if not components:
             return before is None or _taken_off(before)
-        version = before.version if before else _FIRST
+        version = before.version if before else FIRST
         made = undo.enter_context(loaded(components, version))
         program = made.programs[NAME]
         pins = pins_of(ifindex, program.id)
@@ -282,7 +282,7 @@ def _taken_off(before: Dispatcher) -> bool:
     return bool(result == 0)
 
 
-def loaded(components: Sequence[Component], version: int = _FIRST) -> BpfObject:
+def loaded(components: Sequence[Component], version: int = 2) -> BpfObject:
     """A dispatcher for these, which aren't in their places yet. None: for one. KernelError."""
     made = BpfObject.packaged(_OBJECTS[version])
     try:
