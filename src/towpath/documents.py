@@ -60,6 +60,8 @@ class DeviceStatus:
     for. In generic mode none is: the kernel makes all frames one piece."""
     why_generic: str | None = None
     """What the driver said where mode auto had to settle for generic."""
+    attach: str | None = None
+    """link: the hook is the program's alone. dispatcher: it may be shared with others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,13 +251,16 @@ def ask(vip: Address, size: int) -> None:
     assert hashlib.sha256(answer).digest() == hashlib.sha256(question * TIMES).digest()
 
 
-def ask_by_datagram(vip: Address, size: int = 1000) -> None:
-    """Send a datagram from a port of its own; the answer has to be the right one."""
+def ask_by_datagram(vip: Address, size: int = 1000, *, seconds: float = TIMEOUT) -> None:
+    """Send a datagram from a port of its own; the answer has to be the right one.
+
+    TimeoutError: none has come.
+    """
     question = os.urandom(size)
     with in_netns(CLIENT):
         client = socket.socket(_family(vip), socket.SOCK_DGRAM)
     with client:
-        client.settimeout(TIMEOUT)
+        client.settimeout(seconds)
         client.connect((str(vip), PORT))  # from then on only what comes from the VIP is taken
         client.send(question)
         assert client.recv(2048) == question

@@ -304,7 +304,8 @@ def test_status_and_health(agent: Agent) -> None:
     assert found["services"] == {"file": 1, "api": 1}
     assert found["limits"]["backends"]["used"] == 4
     assert found["file"]["path"] == str(agent.file)
-    assert found["devices"] == [{"name": DEVICE, "mode": "auto"}]
+    device = {"name": DEVICE, "mode": "auto", "attach": "link", "priority": None}
+    assert found["devices"] == [device]
 
 
 def test_checks_are_listed(agent: Agent) -> None:

@@ -23,6 +23,7 @@ BELOW: dict[str, set[str]] = {
     "local": {"abi", "lb", "net", "socket"},
     "bandwidth": {"abi", "net"},
     "decap": {"abi", "net"},
+    "dispatcher": {"abi"},
 }
 """Programs (``*.bpf.c``) put together what they need; headers of other folders are no one's."""
 

@@ -92,6 +92,7 @@ def set_packets(programs: BpfObject) -> None:
 
 def load_objects(directory: Path) -> list[dict[str, Any]]:
     """Load every object of a directory, and say what the verifier said."""
+    from towpath.kernel.bpf import dispatched  # noqa: PLC0415
     from towpath.kernel.bpf.fragments import taking_fragments  # noqa: PLC0415
     from towpath.kernel.bpf.object import BpfObject  # noqa: PLC0415
     from towpath.kernel.errors import KernelError  # noqa: PLC0415 - 1 s in a guest
@@ -109,7 +110,10 @@ def load_objects(directory: Path) -> list[dict[str, Any]]:
                     set_bandwidth(loaded)
                 if path.name == "socket_packets.bpf.o":
                     set_packets(loaded)
-                loaded.load(statistics=True)
+                if path.name == "dispatcher_component.bpf.o":
+                    dispatched.load(loaded, statistics=True)
+                else:
+                    loaded.load(statistics=True)
                 found += [
                     {
                         "program": program.name,

@@ -108,7 +108,8 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
 
 def _device(device: DeviceStatus) -> str:
     called = f", called {device.called}" if device.called else ""
-    return f"{device.name} ({device.mode or 'not attached'}{called})"
+    shared = ", by a dispatcher" if device.attach == "dispatcher" else ""
+    return f"{device.name} ({device.mode or 'not attached'}{shared}{called})"
 
 
 def _sources(status: Status) -> Iterator[tuple[str, str]]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from towpath.doctor import permissions
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
-from towpath.kernel.bpf import links, probe
+from towpath.kernel.bpf import dispatched, links, probe
 from towpath.kernel.bpf.attached import Inventory
+from towpath.kernel.bpf.dispatcher import opened
 from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, describe_errno
 from towpath.kernel.net import interfaces
@@ -84,6 +85,23 @@ def generic(_: str, index: int) -> Answer:
     if obstacle := permissions.obstacle(namespace=True):
         return unprobed(obstacle)
     return either(probe.xdp_link(), "generic mode", "no bpf_link for XDP")
+
+
+def dispatcher(_: str, index: int) -> Answer:
+    """A dispatcher that calls the load balancer: one that is there, or a new one."""
+    if obstacle := permissions.obstacle():
+        return unprobed(obstacle)
+    if reason := dispatched.why_not():
+        return no(reason)
+    try:
+        there = opened(index)
+    except KernelError as error:
+        return no(str(error))
+    if there is None:
+        return yes("a new one")
+    with there:
+        names = ", ".join(each.program.name for each in there.components)
+        return yes(f"{there.mode} dispatcher, version {there.version}, which calls {names}")
 
 
 def _attached(index: int) -> Answer | None:

@@ -201,6 +201,7 @@ PROBES = {
     "first_address": Probe(_always("the first address of the devices"), "nothing"),
     "native": _device(devices.native),
     "generic": _device(devices.generic),
+    "dispatcher": _device(devices.dispatcher),
     "programs": _device(devices.programs),
     "redirect_target": _device(devices.redirect_target),
     "by_the_kernel": _device(devices.by_the_kernel),

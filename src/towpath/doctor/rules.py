@@ -322,11 +322,13 @@ _XDP_WAYS = {
 
 
 def _xdp(device: Device) -> Rule:
-    ways = tuple(Way(f"{way.probe}:{device.name}", way.loses) for way in _XDP_WAYS[device.mode])
+    shared = device.attach == "dispatcher"
+    possible = (Way("dispatcher"),) if shared else _XDP_WAYS[device.mode]
+    ways = tuple(Way(f"{way.probe}:{device.name}", way.loses) for way in possible)
     return Rule(
         f"XDP on {device.name}",
         ways,
-        f"load balancer, mode: {device.mode}",
+        f"load balancer, mode: {device.mode}{', attach: dispatcher' if shared else ''}",
         "the load balancer can't be attached",
         required=True,
     )

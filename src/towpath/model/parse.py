@@ -276,6 +276,12 @@ def _with_services(
 
 
 def _check_devices(devices: Sequence[Tree | None], found: Findings) -> None:
+    for index, device in enumerate(devices):
+        if device and device.get("priority") is not None and device.get("attach") == "link":
+            found.add(
+                ("devices", index, "priority"),
+                "orders the programs of a dispatcher; allowed: none, or attach: dispatcher",
+            )
     seen: set[str] = set()
     for index, device in enumerate(devices):
         name = device.get("name") if device else None

@@ -45,6 +45,11 @@ class Device:
         "auto"
     )
     """native: in the driver. generic: in the kernel's stack, slower. auto: native if it can."""
+    attach: Annotated[Literal["link", "dispatcher"], Word("link", "dispatcher")] = "link"
+    """link: the device's XDP hook is the load balancer's alone. dispatcher: it is shared with other
+    programs by the protocol of libxdp, as by xdp-loader."""
+    priority: Annotated[int | None, OrNone(Integer(0, (1 << 31) - 1))] = None
+    """In a dispatcher: programs of lower ones see packets first. null: 50, as of any program."""
 
 
 @dataclass(frozen=True, slots=True)

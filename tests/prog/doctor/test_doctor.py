@@ -115,6 +115,7 @@ def test_a_supported_kernel_has_all_that_is_needed() -> None:
 def test_every_way_has_its_probe() -> None:
     """And every probe is some way's."""
     devices = tuple(Device("lo", mode) for mode in ("auto", "native", "generic"))
+    devices += (Device("lo", attach="dispatcher"),)
     vip, backend = ip_address("203.0.113.10"), ip_address("192.0.2.11")
     services = (Service("web", vip, 80, Protocol.TCP, (Backend(backend),)),)
     config = Config(devices=devices, services=services)
@@ -131,7 +132,7 @@ def test_every_way_has_its_probe() -> None:
 def test_each_probe_of_the_kernel_answers() -> None:
     """Also those that no verdict on this kernel depends on."""
     of_devices = {"native", "generic", "redirect_target", "forwarding4", "forwarding6", "programs"}
-    of_devices |= {"by_the_kernel", "vlan_tags"}
+    of_devices |= {"by_the_kernel", "vlan_tags", "dispatcher"}
     for name in set(PROBES) - of_devices - {"outside", "ways"}:
         answer = ask(name)
         assert answer.works is not None, (name, answer)
@@ -533,6 +534,7 @@ def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     before = machine()
     for name in (name for name in PROBES if name not in {"outside", "ways"}):
         kinds = ("native", "generic", "redirect_t", "forwarding", "programs", "by_the", "vlan")
+        kinds += ("dispatcher",)
         of_a_device = name.startswith(kinds)
         ask(f"{name}:{pair[0]}" if of_a_device else name)
     doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))

@@ -40,7 +40,7 @@ from towpath.model.problems import MAX_PROBLEMS, MORE
 FULL = """\
 devices:
   - eth0
-  - {name: eth1, mode: native}
+  - {name: eth1, mode: native, attach: dispatcher, priority: 20}
 source: {ipv4: 172.16.0.0/16, ipv6: 2001:db8:100::/96}
 limits: {services: 10, backends: 20, flows: 2048, table_slots: 50000, clients: 4096, sources: 99}
 api: {socket: /run/lb.sock}
@@ -74,7 +74,7 @@ def refused(text: str) -> list[str]:
 def test_every_key_is_read() -> None:
     """A file that uses everything becomes exactly these objects."""
     assert parse_config(FULL, "lb.yaml") == Config(
-        devices=(Device("eth0"), Device("eth1", "native")),
+        devices=(Device("eth0"), Device("eth1", "native", "dispatcher", 20)),
         source=Source(IPv4Network("172.16.0.0/16"), IPv6Network("2001:db8:100::/96")),
         limits=Limits(
             services=10, backends=20, flows=2048, clients=4096, sources=99, table_slots=50000

@@ -117,12 +117,15 @@ class SharedMaps:
 
         ``constants``: what its programs are told besides what the maps say of themselves.
         ``programs``: which ones are loaded, all unless they are named. ``fragments``: its XDP
-        programs take frames in fragments. VerifierError, KernelError.
+        programs take frames in fragments; else dispatchers may call them. VerifierError,
+        KernelError.
         """
         made = BpfObject.packaged(name)
         if fragments:
             made = taking_fragments(made)
         try:
+            if not fragments:
+                made.for_slots()
             self.use(made)
             for constant, value in (self.constants | dict(constants)).items():
                 made.rodata[constant] = value

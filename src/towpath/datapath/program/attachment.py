@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 from towpath.datapath.attach.places import Places
 from towpath.datapath.maps.pins import LINKS, NAMES
 from towpath.documents import DeviceStatus
-from towpath.kernel.bpf.hooks import Tc, Xdp
+from towpath.kernel.bpf.dispatched import DEFAULT_PRIORITY, Dispatched, why_not
+from towpath.kernel.bpf.hooks import Dispatcher, Tc, Xdp
 from towpath.kernel.bpf.links import NOT_THE_DRIVER, xdp_mode, xdp_program_id
 from towpath.kernel.bpf.notes import Notes
 from towpath.kernel.errors import KernelError
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from towpath.datapath.attach.places import Place
     from towpath.datapath.program.program import LoadedProgram
     from towpath.datapath.program.tags import Tags
+    from towpath.kernel.bpf.dispatcher import Mode
+    from towpath.kernel.bpf.hooks import Hook
     from towpath.kernel.bpf.programs import Program
     from towpath.kernel.net.devices import Devices, Interface
     from towpath.model.settings import Device
@@ -162,31 +165,51 @@ class Attachment:
 
     def _take_xdp(self, each: _Balanced, index: int) -> Place:
         name = f"{_XDP}{index}"
-        # What is there goes on in its mode.
+        if each.wish.attach == "dispatcher" and (reason := why_not()):
+            # Before a link is given up for it.
+            raise KernelError(f"attach to {each.wish.name} by a dispatcher", hint=reason)
+        # What is there goes on in its mode, others' dispatcher too.
         has = self._places.get(name) is not None or name in self._places.pinned()
+        has |= (each.wish.attach, each.wish.mode) == ("dispatcher", "auto")
         place = self._take_in_a_mode(each, index, xdp_mode(index) if has else "")
         if place.adopted and not self._is_here(place, index):
             # It was pinned, and is on a device that was moved to another network namespace.
             self._places.drop(name)
             place = self._take_in_a_mode(each, index, "")
+        if isinstance(place.link, Dispatched):
+            place.link.arrange(_priority(each.wish))
         return place
 
     def _take_in_a_mode(self, each: _Balanced, index: int, there: str) -> Place:
         """Put the program of the right kind there, in the driver if that is wished and can be."""
-        name, mode = f"{_XDP}{index}", there or each.wish.mode
+        mode = there or each.wish.mode
         each.why_generic = ""
         if mode != "generic":
             try:
-                return self._places.take(name, self._wanted("native"), Xdp(index, "native"))
+                return self._take_in(each, index, "native")
             except KernelError as error:
                 if mode == "native" or error.errno in NOT_THE_DRIVER:
                     raise
                 each.why_generic = str(error)
-        return self._places.take(name, self._wanted("generic"), Xdp(index, "generic"))
+        return self._take_in(each, index, "generic")
 
-    def _wanted(self, mode: str) -> Program:
-        """What is to be in the place of a device with that mode."""
-        kind = self._program.kind(mode)
+    def _take_in(self, each: _Balanced, index: int, mode: Mode) -> Place:
+        """Put the program that is right for a mode there, by a link or by a dispatcher."""
+        hook: Hook = Xdp(index, mode)
+        if each.wish.attach == "dispatcher":
+            hook = Dispatcher(index, mode, _priority(each.wish))
+        program = self._wanted(self._kind(each.wish.attach, mode))
+        return self._places.take(f"{_XDP}{index}", program, hook)
+
+    def _kind(self, attach: str, mode: str) -> bool:
+        """Whether a place takes frames in fragments; what a dispatcher calls doesn't."""
+        return attach != "dispatcher" and self._program.kind(mode)
+
+    def _kind_of(self, place: Place) -> bool:
+        return self._kind(_attach(place), place.link.mode)
+
+    def _wanted(self, kind: bool) -> Program:  # noqa: FBT001 -- as `kind` says
+        """What is to be in places that take frames in fragments, or don't."""
         return self._standing.get(kind) or self._program.balancing(fragments=kind)
 
     def _note(self) -> None:
@@ -291,6 +314,8 @@ class Attachment:
     @staticmethod
     def _is_here(place: Place, index: int) -> bool:
         """Whether a link is what is on this device; indexes are the same in other namespaces."""
+        if isinstance(place.link, Dispatched):
+            return place.link.attached
         return place.link.attached and xdp_program_id(index) == place.link.program_id
 
     def _judge(self, each: _Balanced) -> str:
@@ -336,8 +361,9 @@ class Attachment:
             called=device.name if device and device.name != name else None,
             mode=place.link.mode if place else None,
             trouble=each.trouble or None,
-            fragments=self._program.kind(place.link.mode) if place else None,
+            fragments=self._kind_of(place) if place else None,
             why_generic=each.why_generic or None if place else None,
+            attach=_attach(place) if place else None,
         )
 
     # ---- captures --------------------------------------------------------------------------------
@@ -360,10 +386,10 @@ class Attachment:
                 raise
 
     def _replace(self) -> None:
-        for mode in ("native", "generic"):
-            places = [place for place in self._balancing if place.link.mode == mode]
+        for kind in (True, False):
+            places = [place for place in self._balancing if self._kind_of(place) == kind]
             if places:
-                self._places.replace(places, self._wanted(mode))
+                self._places.replace(places, self._wanted(kind))
 
     @property
     def _balancing(self) -> list[Place]:
@@ -376,9 +402,9 @@ class Attachment:
         Also of devices that aren't there now, as far as that is known.
         """
         with self._lock:
-            wished = (each.wish.mode for each in self._balanced if not self._is_attached(each))
-            modes = {place.link.mode for place in self._balancing}.union(wished)
-            return frozenset(map(self._program.kind, modes))
+            missing = [each.wish for each in self._balanced if not self._is_attached(each)]
+            wished = {self._kind(wish.attach, wish.mode) for wish in missing}
+            return frozenset(wished.union(map(self._kind_of, self._balancing)))
 
     # ---- the end ---------------------------------------------------------------------------------
 
@@ -400,3 +426,12 @@ class Attachment:
         else:
             self.detach()
             self._places.close()
+
+
+def _priority(wish: Device) -> int:
+    return DEFAULT_PRIORITY if wish.priority is None else wish.priority
+
+
+def _attach(place: Place) -> str:
+    """How the program got there."""
+    return "dispatcher" if isinstance(place.hook, Dispatcher) else "link"

@@ -379,10 +379,14 @@ def _object(expression: str, *, fragments: bool) -> BpfObject:
         functions[_EXPRESSION] = partial(translate, program, fragments=fragments)
     obj = BpfObject.packaged(OBJECT)
     try:
-        return taking_fragments(obj, functions) if fragments else _with(obj, functions)
+        if fragments:
+            return taking_fragments(obj, functions)
+        made = _with(obj, functions)
     except TranslationError as error:
         obj.close()
         raise DatapathError(f"expression: {error}") from error
+    made.for_slots()
+    return made
 
 
 def _kept(table: Map) -> Map:

@@ -136,6 +136,25 @@ class IterLinkCreateOpts(_Sized):
     )
 
 
+class ExtensionLinkCreateOpts(_Sized):
+    """struct bpf_link_create_opts, of a program that takes the place of a function."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("flags", c_uint32),
+        ("_pad", c_uint32),
+        ("iter_info", c_void_p),
+        ("iter_info_len", c_uint32),
+        ("target_btf_id", c_uint32),
+    )
+
+
+class XdpAttachOpts(_Sized):
+    """struct bpf_xdp_attach_opts."""
+
+    _fields_ = (("sz", c_size_t), ("old_prog_fd", c_int), ("_pad", c_uint32))
+
+
 class XdpQueryOpts(_Sized):
     """struct bpf_xdp_query_opts."""
 

@@ -32,8 +32,9 @@ def taking_fragments(
 ) -> BpfObject:
     """Return an object, which isn't loaded, such that its XDP programs take frames in fragments.
 
-    Where the kernel has no such frames the object is as it was. It is the one that is given, or
-    another in its place. ``functions``: other functions to replace, see `with_functions`.
+    Where the kernel has no such frames they are made as by `BpfObject.for_slots`. It is the one
+    that is given, or another in its place. ``functions``: other functions to replace, see
+    `with_functions`.
     """
     replaced = dict(functions or {})
     taken = probe.fragments()
@@ -45,6 +46,8 @@ def taking_fragments(
         obj = with_functions(type(obj), path, replaced)
     if taken:
         obj.take_fragments()
+    else:
+        obj.for_slots()
     return obj
 
 

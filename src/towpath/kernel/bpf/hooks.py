@@ -13,10 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from towpath.kernel.bpf import links
+from towpath.kernel.bpf import dispatcher, links
 from towpath.kernel.bpf.attach_types import AttachType, hook_name
 from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.cgroups import attach_cgroup
+from towpath.kernel.bpf.dispatched import DEFAULT_PRIORITY, Dispatched
 from towpath.kernel.cgroup import cgroup_id
 from towpath.kernel.net import clsact
 
@@ -62,6 +63,30 @@ class Xdp:
 
     def __str__(self) -> str:
         return f"XDP of device {self.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatcher:
+    """A device's receive path, shared with others by a dispatcher (libxdp)."""
+
+    ifindex: int
+    mode: dispatcher.Mode
+    priority: int = DEFAULT_PRIORITY
+
+    def attach(self, program: Program) -> Attachment:
+        """As `Dispatched.attach`."""
+        return Dispatched.attach(program, self.ifindex, self.mode, self.priority)
+
+    def has(self, attachment: Attachment) -> bool:
+        """In any mode, and of any priority."""
+        return isinstance(attachment, Dispatched) and attachment.ifindex == self.ifindex
+
+    def programs(self) -> list[AttachedProgram]:
+        """The dispatcher, and what it calls."""
+        return Inventory().xdp(self.ifindex)
+
+    def __str__(self) -> str:
+        return f"the dispatcher of device {self.ifindex}"
 
 
 @dataclass(frozen=True, slots=True)

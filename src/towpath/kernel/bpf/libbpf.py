@@ -26,6 +26,7 @@ from towpath.kernel.bpf._structs import (
     TcHook,
     TcOpts,
     TestRunOpts,
+    XdpAttachOpts,
     XdpQueryOpts,
 )
 from towpath.kernel.errors import KernelError
@@ -76,11 +77,13 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_program__name": (c_char_p, (c_void_p,)),
     "bpf_program__fd": (c_int, (c_void_p,)),
     "bpf_program__expected_attach_type": (c_int, (c_void_p,)),
+    "bpf_program__set_expected_attach_type": (c_int, (c_void_p, c_int)),
     "bpf_program__autoload": (ctypes.c_bool, (c_void_p,)),
     "bpf_program__set_autoload": (c_int, (c_void_p, ctypes.c_bool)),
     "bpf_program__type": (c_int, (c_void_p,)),
     "bpf_program__flags": (c_uint32, (c_void_p,)),
     "bpf_program__set_flags": (c_int, (c_void_p, c_uint32)),
+    "bpf_program__set_attach_target": (c_int, (c_void_p, c_int, c_char_p)),
     "bpf_program__set_log_level": (c_int, (c_void_p, c_uint32)),
     "bpf_program__set_log_buf": (c_int, (c_void_p, c_char_p, ctypes.c_size_t)),
     # maps
@@ -111,6 +114,8 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_link_detach": (c_int, (c_int,)),
     "bpf_raw_tracepoint_open": (c_int, (c_char_p, c_int)),
     "bpf_xdp_query": (c_int, (c_int, c_int, POINTER(XdpQueryOpts))),
+    "bpf_xdp_attach": (c_int, (c_int, c_int, c_uint32, POINTER(XdpAttachOpts))),
+    "bpf_xdp_detach": (c_int, (c_int, c_uint32, POINTER(XdpAttachOpts))),
     "bpf_tc_hook_create": (c_int, (POINTER(TcHook),)),
     "bpf_tc_hook_destroy": (c_int, (POINTER(TcHook),)),
     "bpf_tc_attach": (c_int, (POINTER(TcHook), POINTER(TcOpts))),

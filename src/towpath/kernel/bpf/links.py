@@ -21,6 +21,8 @@ from towpath.kernel.bpf import bpffs, probe
 from towpath.kernel.bpf._structs import LinkCreateOpts, LinkInfo, TcxLinkAttr, XdpQueryOpts
 from towpath.kernel.bpf.attach_types import AttachType, LinkType, hook_name
 from towpath.kernel.bpf.libbpf import get_info, lib
+from towpath.kernel.bpf.map_types import MapType
+from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.programs import Program, ProgramType
 from towpath.kernel.bpf.query import query
 from towpath.kernel.bpf.rcu import wait_for_readers
@@ -64,10 +66,13 @@ _TRACEPOINT_NAME = 128  # bytes; the longest of the kernel's own has 50
 
 
 class Attachment(Protocol):
-    """What `Link` and `clsact.TcFilter` have in common."""
+    """What `Link`, `clsact.TcFilter` and `dispatched.Dispatched` have in common."""
 
     ifindex: int
-    mode: str
+
+    @property
+    def mode(self) -> str:
+        """How it runs there: native, generic, tcx, clsact, cgroup, tracepoint."""
 
     @property
     def program_id(self) -> int:
@@ -202,8 +207,15 @@ def attach_type_of(info: LinkInfo) -> int:
 
 
 def from_pin(path: Path | str) -> Attachment:
-    """Whatever `Attachment.pin` named ``path``: a link, or a classic filter. KernelError."""
+    """Whatever `Attachment.pin` named ``path``. KernelError."""
     if bpffs.kind_of_pin(path) == "map":
+        with Map.from_pin(path) as pinned:
+            is_slot = pinned.type == MapType.PROG_ARRAY
+        if is_slot:
+            # It is built on what is here.
+            from towpath.kernel.bpf.dispatched import Dispatched  # noqa: PLC0415
+
+            return Dispatched.from_pin(path)
         return clsact.TcFilter.from_pin(path)
     link = Link.from_pin(path)
     if link.type == LinkType.RAW_TRACEPOINT:
@@ -227,13 +239,13 @@ def attach_xdp(program: Program, ifindex: int, mode: Mode = "auto") -> Link:
     if fd >= 0:
         return Link(fd, mode=first)
     if mode == "auto" and -fd not in NOT_THE_DRIVER:
-        refused = _xdp_error(program, name, ifindex, first, -fd)
+        refused = xdp_error(program, name, ifindex, first, -fd)
         fd = _create_xdp(program, ifindex, "generic")
         if fd >= 0:
             fall_back(f"native XDP on {name}", f"generic mode: {refused}")
             return Link(fd, mode="generic", why_generic=str(refused))
         first = "generic"
-    raise _xdp_error(program, name, ifindex, first, -fd)
+    raise xdp_error(program, name, ifindex, first, -fd)
 
 
 def _create_xdp(program: Program, ifindex: int, mode: str) -> int:
@@ -242,7 +254,8 @@ def _create_xdp(program: Program, ifindex: int, mode: str) -> int:
     return fd
 
 
-def _xdp_error(program: Program, name: str, ifindex: int, mode: str, number: int) -> KernelError:
+def xdp_error(program: Program, name: str, ifindex: int, mode: str, number: int) -> KernelError:
+    """Why a program couldn't be put on a device."""
     hint = ""
     if number in (errnos.EBUSY, errnos.EEXIST):
         hint = f"program {xdp_program_id(ifindex)} is attached in {xdp_mode(ifindex)} mode"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from towpath.closeable import Closeable
 from towpath.kernel.bpf import verifier
 from towpath.kernel.bpf._structs import ObjectOpenOpts
-from towpath.kernel.bpf.btf import Btf, Dtype
+from towpath.kernel.bpf.btf import Btf, Dtype, Kind
 from towpath.kernel.bpf.constants import Constants
 from towpath.kernel.bpf.layout import Layout, opaque
 from towpath.kernel.bpf.libbpf import captured, check, lib
@@ -137,6 +137,34 @@ class BpfObject(Closeable):
                 check(lib.bpf_program__set_flags(pointer, flags), f"set flags of program {name}")
         if _FRAGMENTS in self.rodata:
             self.rodata[_FRAGMENTS] = 1
+
+    def for_slots(self) -> None:
+        """Have its XDP programs be such as a dispatcher may call: `dispatched.Dispatched`.
+
+        A tail call goes to programs only that were loaded for the same hook as the caller
+        (4540aed51b12, in 6.18 and older ones by their updates), and extensions are for none.
+        Devices take these as well.
+        """
+        for name, pointer in self._walk("program"):
+            if lib.bpf_program__type(pointer) == ProgramType.XDP:
+                result = lib.bpf_program__set_expected_attach_type(pointer, 0)
+                check(result, f"set the hook of program {name}")
+
+    def extend(self, program: str, target: Program, function: str) -> None:
+        """Have a program made for the place of a function of another that is loaded (freplace)."""
+        pointer = lib.bpf_object__find_program_by_name(self._pointer, program.encode())
+        with captured() as printed:
+            result = lib.bpf_program__set_attach_target(pointer, target.fd, function.encode())
+        hint = verifier.reason(printed) if result < 0 else ""
+        check(result, f"have {program} made for {function}() of {target!r}", hint)
+
+    def function_id(self, name: str) -> int:
+        """The number of a function among the object's types. KeyError: there is none."""
+        pointer = lib.bpf_object__btf(self._pointer)
+        found: int = lib.btf__find_by_name_kind(pointer, name.encode(), Kind.FUNC)
+        if found <= 0:
+            raise KeyError(f"no function {name!r} in {self.path.name}")
+        return found
 
     @property
     def program_names(self) -> tuple[str, ...]:

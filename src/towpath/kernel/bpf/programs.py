@@ -31,6 +31,7 @@ class ProgramType(IntEnum):
     CGROUP_SOCK_ADDR = 18
     CGROUP_SOCKOPT = 25
     TRACING = 26
+    EXT = 28
 
 
 BPF_F_XDP_HAS_FRAGS = 1 << 5
@@ -95,6 +96,16 @@ class Program(Closeable):
     def from_id(cls, number: int) -> Self:
         """The program with that id. KernelError: there is none."""
         return cls(bpffs.check_id(lib.bpf_prog_get_fd_by_id(number), "program", number))
+
+    @property
+    def map_ids(self) -> tuple[int, ...]:
+        """The ids of the maps that it uses. KernelError."""
+        what = f"ask for the maps of program {self.name}"
+        count = get_info(self.fd, ProgInfo(), what).nr_map_ids
+        ids = (ctypes.c_uint32 * count)()
+        info = ProgInfo(nr_map_ids=count, map_ids=ctypes.addressof(ids) if count else 0)
+        get_info(self.fd, info, what)
+        return tuple(ids)
 
     def test_run(self, data: bytes, *, repeat: int = 1, ctx: bytes | None = None) -> TestRun:
         """Run on a packet in the kernel, ``repeat`` times, without a device.

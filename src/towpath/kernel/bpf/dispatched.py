@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program that a dispatcher calls, with the methods of a link.
+
+What the dispatcher calls is not the program but `bpf/dispatcher/component.bpf.c`, which tail-calls
+what is in its slot. Dispatchers that others make take it along, and so the program is exchanged by
+one write, whoever has made the dispatcher; it can be test-run, which extensions can't. The slot
+empties itself when nothing holds it any more, neither a process nor a pin: then packets pass.
+"""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from towpath.kernel.bpf import dispatcher, links, probe
+from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.dispatcher import COMPONENT_OBJECT, NAME, Component, Mode
+from towpath.kernel.bpf.map_types import MapType
+from towpath.kernel.bpf.maps import Map
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.bpf.programs import Program, ProgramType
+from towpath.kernel.errors import KernelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+DEFAULT_PRIORITY = 50
+"""The protocol's, of programs that say nothing else."""
+COMPONENT = "towpath"
+_SLOT = "slot"
+_XDP_PASS = 2
+_CONTINUE = frozenset((_XDP_PASS,))
+
+
+class Dispatched:
+    """A program that the dispatcher of a device calls: an `Attachment`.
+
+    Others come after it when it passes a packet.
+    """
+
+    why_generic = ""
+
+    def __init__(self, slot: Map, ifindex: int) -> None:
+        self._slot = slot
+        self._seen: tuple[int, Path] | None = None
+        self.ifindex = ifindex
+
+    @classmethod
+    def attach(
+        cls, program: Program, ifindex: int, mode: Mode, priority: int = DEFAULT_PRIORITY
+    ) -> Self:
+        """Have the dispatcher of a device call a program; make one where there is none.
+
+        KernelError: another program is there, the dispatcher is full or runs in another mode, the
+        driver refuses, or the kernel can't.
+        """
+        with _component() as made:
+            ours = Component(made.programs[COMPONENT], priority, _CONTINUE)
+            _fill(made.maps[_SLOT], program)
+            # The slot is never without a holder.
+            with ExitStack() as undo:
+                slot = undo.enter_context(Map(os.dup(made.maps[_SLOT].fd), name=_SLOT))
+                dispatcher.change(
+                    ifindex,
+                    lambda there: placed([*filter(_is_held, there), ours]),
+                    mode=mode,
+                )
+                undo.pop_all()
+        return cls(slot, ifindex)
+
+    @classmethod
+    def from_pin(cls, path: Path | str) -> Self:
+        """What was pinned at ``path``; what a process was killed amid is cleared away. KernelError.
+
+        Its device is 0 if others have taken it out of the dispatcher.
+        """
+        with ExitStack() as undo:
+            slot = undo.enter_context(Map.from_pin(path))
+            ifindex = next((each.ifindex for each in _directories(slot.id)), 0)
+            if ifindex:
+                dispatcher.recover(ifindex)
+            undo.pop_all()
+        return cls(slot, ifindex)
+
+    @property
+    def mode(self) -> str:
+        """How the dispatcher runs: "native", "generic", "" when there is none."""
+        return links.xdp_mode(self.ifindex) if self.ifindex else ""
+
+    @property
+    def program_id(self) -> int:
+        """The id of the program that is called now, 0 for none."""
+        return int(self._slot.lookup(0) or 0)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the dispatcher on the device, whoever has made it, calls this."""
+        number = links.xdp_program_id(self.ifindex) if self.ifindex else 0
+        if not number:
+            return False
+        if self._seen is not None and self._seen[0] == number and self._seen[1].exists():
+            return True
+        self._seen = self._looked_for()
+        return self._seen is not None
+
+    def _looked_for(self) -> tuple[int, Path] | None:
+        """The id of the dispatcher, and what keeps this in its place there."""
+        with suppress(KernelError):  # what is there is no dispatcher, or has lost its pins
+            there = dispatcher.opened(self.ifindex)
+            if there is None:
+                return None
+            with there:
+                for n, each in enumerate(there.components):
+                    link = there.pins / f"prog{n}-link"
+                    if self._is_this(each.program) and link.exists():
+                        return there.program.id, link
+        return None
+
+    def _is_this(self, program: Program) -> bool:
+        return self._slot.id in program.map_ids
+
+    def update(self, program: Program) -> None:
+        """Replace the program; no packet goes by in between. KernelError."""
+        _fill(self._slot, program)
+
+    def arrange(self, priority: int) -> None:
+        """Be called in another order from now on. KernelError."""
+
+        def moved(there: Sequence[Component]) -> Sequence[Component] | None:
+            ours = [each for each in there if self._is_this(each.program)]
+            if all(each.priority == priority for each in ours):
+                return None
+            others = [each for each in there if each not in ours]
+            return placed([*others, *(replace(each, priority=priority) for each in ours)])
+
+        dispatcher.change(self.ifindex, moved)
+
+    def pin(self, path: Path | str) -> None:
+        """Name it in a BPF file system, from which `from_pin` gets it back. KernelError."""
+        self._slot.pin(path)
+
+    def detach(self) -> None:
+        """Have the dispatcher call it no longer, and close. Twice is once. KernelError."""
+        if self._slot.fd < 0:
+            return
+        try:
+            if self.ifindex and self.attached:
+                dispatcher.change(self.ifindex, self._left_out)
+            for each in _directories(self._slot.id):
+                # Of a device that is gone. Others' programs, if there are any, are left to them.
+                if each.is_alone:
+                    remove_pins(each.path)
+        finally:
+            self._slot.delete(0, missing_ok=True)
+            self.close()
+
+    def _left_out(self, there: Sequence[Component]) -> Sequence[Component]:
+        return [each for each in there if not self._is_this(each.program)]
+
+    def close(self) -> None:
+        """Let go: what is pinned stays, anything else passes packets from now on."""
+        self._slot.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+
+# ---- The component -------------------------------------------------------------------------------
+
+
+@contextmanager
+def _component() -> Iterator[BpfObject]:
+    """A new one. KernelError: the kernel has none such."""
+    with BpfObject.packaged(COMPONENT_OBJECT) as made:
+        try:
+            load(made)
+        except KernelError as error:
+            hint = f"no program may take the place of a function (freplace): {error}"
+            raise KernelError("share an XDP hook", error.errno, hint) from error
+        yield made
+
+
+def load(made: BpfObject, *, statistics: bool = False) -> None:
+    """Load a component, for the dispatchers that there will be. KernelError."""
+    with dispatcher.loaded([]) as template:
+        made.extend(COMPONENT, template.programs[NAME], "prog0")
+        made.load(statistics=statistics)
+
+
+def _fill(slot: Map, program: Program) -> None:
+    try:
+        slot.update(0, program.fd)
+    except KernelError as error:
+        hint = ""
+        if error.errno == errnos.EINVAL:
+            hint = "this kernel has tail calls of extensions (freplace) to their like only (6.2)"
+        what = f"have a dispatcher call {program.name}"
+        raise KernelError(what, error.errno, hint) from error
+
+
+def placed(components: Iterable[Component]) -> list[Component]:
+    """In the order of the protocol; those that are alike stay as they are."""
+    return sorted(components, key=lambda each: (each.priority, each.program.name))
+
+
+def _is_held(component: Component) -> bool:
+    """Whether it isn't one of ours that nothing holds any more: it does nothing, for good."""
+    if component.program.name != COMPONENT:
+        return True
+    for number in component.program.map_ids:
+        with Map.from_id(number) as slot:
+            if slot.type == MapType.PROG_ARRAY and slot.lookup(0) is None:
+                return False
+    return True
+
+
+class _Directory(NamedTuple):
+    """Pins of a dispatcher that calls, or has called, a program of ours."""
+
+    path: Path
+    ifindex: int
+    is_alone: bool
+    """Whether it called nothing else."""
+
+
+def _directories(slot: int) -> list[_Directory]:
+    """Those where a component with that slot is pinned."""
+    found = []
+    for path in sorted(dispatcher.directory().glob("dispatch-*-*")):
+        pinned = sorted(path.glob("prog?-prog"))
+        ours = [each for each in pinned if slot in _maps_of(each)]
+        if ours:
+            found.append(_Directory(path, int(path.name.split("-")[1]), len(ours) == len(pinned)))
+    return found
+
+
+def _maps_of(pin: Path) -> tuple[int, ...]:
+    with suppress(KernelError), Program.from_pin(pin) as program:
+        return program.map_ids
+    return ()
+
+
+@cache
+def why_not() -> str:
+    """Why no dispatcher can call a program of ours here; empty: it can."""
+    try:
+        with _component() as made, probe.tiny(ProgramType.XDP) as fd:
+            made.maps[_SLOT].update(0, fd)
+    except KernelError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Towpath and the programs of xdp-tools on one device, by libxdp's own protocol."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from contextlib import contextmanager
+from subprocess import PIPE, STDOUT
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.guest.harness_guest import (
+    PORT,
+    SMALL,
+    VIPS,
+    ask,
+    ask_by_datagram,
+    network,
+    passing,
+    run,
+    services,
+)
+from tests.lab.harness_agent import DEVICE as AGENTS_DEVICE
+from tests.lab.harness_agent import PEER, WEB, Agent, device
+from tests.lab.harness_stream import passing as taking
+from tests.lab.harness_stream import streaming
+
+from towpath import LoadBalancer
+from towpath.api.client import Client
+from towpath.kernel.bpf import bpffs, links
+from towpath.kernel.bpf.object import BpfObject
+from towpath.kernel.errors import KernelError
+from towpath.kernel.net.interfaces import device_index
+from towpath.kernel.net.netns import in_netns
+from towpath.lab import namespaces
+from towpath.lab.topology import BALANCER, DEVICE
+from towpath.lab.waiting import wait_until
+from towpath.model import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from towpath.lab import Topology
+
+pytestmark = pytest.mark.each_kernel
+LOST_SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def topology() -> Iterator[Topology]:
+    """One backend, whose kernel unwraps."""
+    with network() as topology, passing(topology.balancer.port):
+        yield topology
+
+
+@pytest.fixture
+def filtered(topology: Topology) -> Iterator[None]:
+    """With xdp-filter, which xdp-tools have loaded, on the load balancer's device."""
+    del topology
+    run(BALANCER, ["xdp-filter", "load", DEVICE, "--mode", "native"])
+    yield
+    run(BALANCER, ["xdp-loader", "unload", DEVICE, "--all"])
+
+
+@contextmanager
+def sharing(topology: Topology, priority: int | None = None) -> Iterator[LoadBalancer]:
+    """A load balancer in the dispatcher of its device."""
+    wished = Device(DEVICE, "native", "dispatcher", priority)
+    with in_netns(BALANCER), LoadBalancer(wished, limits=SMALL) as balancer:
+        balancer.apply(services(topology))
+        yield balancer
+
+
+def called() -> list[str]:
+    """What the dispatcher on the load balancer's device calls, as xdp-loader has it."""
+    with in_netns(BALANCER):
+        return names(DEVICE)
+
+
+def names(device: str) -> list[str]:
+    """The same of a device in this namespace."""
+    command = ["xdp-loader", "status", device]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [line.split()[2] for line in shown.splitlines() if line.startswith(" =>")]
+
+
+def test_beside_a_filter(topology: Topology, filtered: None) -> None:
+    """It was there before, sees packets before, and goes without Towpath."""
+    del filtered
+    assert called() == ["xdpfilt_alw_all"]
+    with sharing(topology) as balancer:
+        assert called() == ["xdpfilt_alw_all", "towpath"]
+        (status,) = balancer.devices()
+        assert (status.mode, status.attach, status.trouble) == ("native", "dispatcher", None)
+        for vip in VIPS:
+            ask(vip, 10_000)
+            ask_by_datagram(vip)
+        run(BALANCER, ["xdp-filter", "port", str(PORT), "--mode", "dst", "--proto", "udp"])
+        before = balancer.counters()
+        for vip in VIPS:
+            ask(vip, 10_000)
+            with pytest.raises(TimeoutError):
+                ask_by_datagram(vip, seconds=LOST_SECONDS)
+        assert balancer.counters() != before
+        run(BALANCER, ["xdp-filter", "unload", DEVICE])
+        assert called() == ["towpath"]
+        balancer.follow()
+        assert not balancer.devices()[0].trouble
+        for vip in VIPS:
+            ask_by_datagram(vip)
+    assert not (bpffs.ROOT / "xdp").exists() or not list((bpffs.ROOT / "xdp").iterdir())
+
+
+def test_a_filter_comes_afterwards(topology: Topology) -> None:
+    """Its dispatcher takes Towpath along, or is refused by the kernel and nothing changes."""
+    with sharing(topology, priority=5) as balancer:
+        command = ["xdp-filter", "load", DEVICE, "--mode", "native", "-vv"]
+        done = namespaces.run(BALANCER, command, stdout=PIPE, stderr=STDOUT)
+        if done.returncode:
+            # libxdp before 1.5.5, in a kernel that looks whether packets may be changed.
+            assert "Extension program changes packet data" in done.stdout
+        after = [] if done.returncode else ["xdpfilt_alw_all"]
+        assert called() == ["towpath", *after]
+        for vip in VIPS:
+            ask(vip, 10_000)
+        balancer.follow()
+        assert not balancer.devices()[0].trouble
+
+
+def test_what_takes_it_away_is_undone(topology: Topology, filtered: None) -> None:
+    """All programs are taken off; Towpath's comes back, others' don't."""
+    del filtered
+    with sharing(topology) as balancer:
+        run(BALANCER, ["xdp-loader", "unload", DEVICE, "--all"])
+        balancer.follow()
+        assert called() == ["towpath"]
+        for vip in VIPS:
+            ask(vip, 10_000)
+
+
+def test_who_watches_sees_packets(topology: Topology, tmp_path: Path) -> None:
+    """Xdpdump on the device, which attaches itself to the dispatcher."""
+    file = tmp_path / "seen.pcap"
+    command = ["xdpdump", "-i", DEVICE, "--use-pcap", "-w", str(file)]
+    with sharing(topology):
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
+            assert watching.stderr is not None
+            wait_until(lambda: "listening" in watching.stderr.readline(), seconds=60, what="it")
+            for vip in VIPS:
+                ask(vip, 10_000)
+            watching.send_signal(signal.SIGINT)
+            watching.communicate(timeout=60)
+        assert file.stat().st_size > 10_000
+        assert called() == ["towpath"]
+        ask(VIPS[0], 10_000)
+
+
+def test_a_program_alone_is_named(topology: Topology) -> None:
+    """Towpath doesn't attach, and says who is there."""
+    with in_netns(BALANCER), BpfObject.packaged("lab_pass") as other:
+        other.load()
+        with links.attach_xdp(other.programs["pass"], device_index(DEVICE), "native"):
+            number = other.programs["pass"].id
+            with (
+                pytest.raises(KernelError, match=rf"with program pass \(id {number}\): .* xdp off"),
+                sharing(topology),
+            ):
+                pass
+            assert links.xdp_program_id(device_index(DEVICE)) == number
+
+
+def test_an_agent_is_killed_and_exchanged(tmp_path: Path) -> None:
+    """Beside a filter: no packet is lost, captures included; all of it goes in the end."""
+    devices = [{"name": AGENTS_DEVICE, "attach": "dispatcher", "priority": 20}]
+    with device():
+        subprocess.run(["xdp-filter", "load", AGENTS_DEVICE], check=True)
+        there = ["xdpfilt_alw_all", "towpath"]
+        agent = Agent(tmp_path, {"devices": devices, "services": [WEB]})
+        agent.start()
+        with taking(PEER), streaming(PEER, str(WEB["vip"])) as stream:
+            agent.kill()
+            agent.start()
+            with Client(agent.socket) as client:
+                (status,) = client.status().device_status
+                assert (status.attach, status.trouble) == ("dispatcher", None)
+                trace = client.trace("198.51.100.7:40000 -> 203.0.113.10:80")
+                assert trace.verdict in {"tx", "redirect", "handoff"}
+            assert agent.end() == 0
+            assert names(AGENTS_DEVICE) == there
+            agent.start("--detach-on-exit")
+            seen = stream.report()
+            assert (seen["lost"], seen["twice"], seen["moved"]) == (0, 0, {})
+        assert agent.end() == 0
+        assert names(AGENTS_DEVICE) == ["xdpfilt_alw_all"]
+        subprocess.run(["xdp-filter", "unload", AGENTS_DEVICE], check=True)
+    assert not list((bpffs.ROOT / "xdp").iterdir())
