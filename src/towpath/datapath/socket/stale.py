@@ -16,7 +16,6 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
-from numpy.lib.recfunctions import repack_fields
 
 from towpath.datapath.address import pack, unpack
 from towpath.datapath.socket.identity import service_identity
@@ -27,7 +26,7 @@ from towpath.layered import Layered
 from towpath.model.service import BackendState, Protocol, Scope, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.services import Installed
@@ -197,12 +196,20 @@ def _connected(listing: Listing) -> Array:
 
 def _stale(seen: Array, live: Live) -> Array:
     """Those whose backend isn't live; what is alike is looked at once."""
-    notes = repack_fields(seen["note"][list(_ASKED)])
+    notes = _packed_fields(seen["note"], _ASKED)
     alike = notes.view(f"V{notes.dtype.itemsize}")
     _, first, which = np.unique(alike, return_index=True, return_inverse=True)
     dead = np.array([not live.has(notes[at]) for at in first], bool)
     stale: Array = seen[dead[which.reshape(-1)]]
     return stale
+
+
+def _packed_fields(rows: Array, names: Sequence[str]) -> Array:
+    """Copy some fields, with nothing between them. numpy's own function has 2 MiB imported."""
+    made = np.empty(len(rows), [(name, rows.dtype[name]) for name in names])
+    for name in names:
+        made[name] = rows[name]
+    return made
 
 
 def _end(found: Array) -> tuple[int, set[int]]:
