@@ -43,7 +43,8 @@ SOURCES := src tests tools hatch_build.py
 C_SOURCES := $(wildcard bpf/*/*.[ch] native/*.[ch] native/*/*.[ch])
 # A module's tests stay together: they share what it has loaded. In the order of their names tests that wait
 # for something come before the short ones, so that no worker is left alone with them at the end.
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Most of the time tests wait, so that there is one worker more than CPUs.
+PYTEST_ARGS ?= -n $(shell expr $$(nproc) + 1) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Should all limits of tests fail (pyproject.toml has them): the run is told to end, which names
 # what was running, and a minute later it is ended.
 TEST_LIMIT ?= 2h

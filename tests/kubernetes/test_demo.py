@@ -53,7 +53,7 @@ def test_what_it_offers_works() -> None:
         check=False,
     )
     assert ran.returncode == 3, ran.stderr
-    for each in ("one ", "two ", "web-", "default:web:", "kubernetes"):
+    for each in ("one ", "two ", "web-", " web:80:cluster:", "kubernetes"):
         assert each in ran.stdout, ran.stdout
     assert "Traceback" not in ran.stderr
 

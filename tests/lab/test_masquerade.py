@@ -194,7 +194,6 @@ def test_rules_that_look_at_ports_are_followed(net: Lab, masq: Follower) -> None
     ip("route add 10.0.0.100/32 via 192.168.0.100 table 100")
     ip("rule add ipproto udp dport 54 lookup 100")
     wait(lambda: seen(54) == "192.168.0.1", "the rule")
-    assert [seen(53), seen(54), seen(53)] == ["10.0.0.1", "192.168.0.1", "10.0.0.1"]
     masq.asked(lambda node: node.sync())
     assert int(state.lookup(0)["alike"]) == 10
     assert [seen(53), seen(54), seen(53)] == ["10.0.0.1", "192.168.0.1", "10.0.0.1"]
@@ -223,7 +222,6 @@ def test_rules_that_look_at_sources_are_followed(net: Lab, masq: Follower) -> No
     ip("route add 10.0.0.100/32 via 192.168.0.100 table 100")
     ip(f"rule add from {other} lookup 100")
     wait(lambda: seen(other) == "192.168.0.1", "the rule")
-    assert [seen(pod) for pod in (POD, other) * 20] == ["10.0.0.1", "192.168.0.1"] * 20
     masq.asked(lambda node: node.sync())
     assert int(state.lookup(0)["alike"]) == 11
     assert [seen(pod) for pod in (POD, other) * 20] == ["10.0.0.1", "192.168.0.1"] * 20

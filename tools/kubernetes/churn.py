@@ -12,7 +12,6 @@ ClusterIP, and outside, at a node port. Prints JSON.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import random
 import subprocess
@@ -30,6 +29,7 @@ from tests.kubernetes.harness_proxies import proxies
 from tools.kubernetes import control_plane as control
 from tools.kubernetes import load
 from tools.kubernetes.asker import Asker
+from tools.kubernetes.churn_endpoints import MERGE, Pods, Slices
 from tools.kubernetes.churn_faults import FAULTS
 from tools.kubernetes.churn_late import Listed, Syns, lateness, reached
 from tools.kubernetes.cluster import Cluster
@@ -42,22 +42,21 @@ from towpath.lab import network
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from tools.kubernetes.churn_endpoints import Endpoints
     from tools.kubernetes.control_plane import ControlPlane
     from tools.kubernetes.programs import Program
 
 PORTS = (8080, 8081)
 NODE_PORT = 30080
-CHANGES = ("nothing", "ports", "endpoints", "both")
-PARTS = (*CHANGES, *FAULTS)
+PARTS = ("nothing", "ports", "endpoints", *FAULTS)
+DEFAULT_PARTS = ("nothing", "ports", "endpoints", "ports+endpoints")
 HERE, ELSEWHERE = "10.244.1", "10.244.2"
 WORKERS = 8
 _PROGRAM = str(Path(load.__file__))
-_PODS = "/api/v1/namespaces/default/pods"
 SLICES = (
     "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
     "?labelSelector=kubernetes.io/service-name=web"
 )
-_MERGE = "application/merge-patch+json"
 
 
 def main() -> int:
@@ -69,8 +68,16 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200, help="requests a second, of each client")
     parser.add_argument("--changes", type=float, default=100, help="of endpoints, a second")
     parser.add_argument("--grace", type=float, default=5, help="seconds that a pod goes on serving")
-    parser.add_argument("--parts", nargs="+", default=CHANGES, choices=PARTS)
+    parser.add_argument("--slices", action="store_true", help="write them, and have no pods")
+    parser.add_argument(
+        "--parts", nargs="+", default=DEFAULT_PARTS, help=f"of {', '.join(PARTS)}, or some by +"
+    )
     options = parser.parse_args()
+    asked = {one for part in options.parts for one in part.split("+")}
+    if unknown := asked - {*PARTS}:
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
+    if options.slices and "ports" in asked:
+        parser.error("ports: pods have two of them; slices that are written here have one")
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with control.control_plane() as plane, rig(plane, options) as made:
@@ -90,15 +97,13 @@ class Rig:
         half = options.pods // 2
         self.addresses = [f"{HERE}.{n}" for n in range(1, half + 1)]
         self.addresses += [f"{ELSEWHERE}.{n}" for n in range(1, options.pods - half + 1)]
+        self.pods: Endpoints
         self.servers: dict[str, subprocess.Popen[str]] = {}
         self.proxy: Program
         self.changes = Counter[str]()
         """And how many pods ended before slices were without them."""
         self.listed = Listed()
         self._telling = {range_: threading.Lock() for range_ in (HERE, ELSEWHERE)}
-        self._generation = itertools.count(1)
-        self._named: dict[str, str] = {}
-        """Pods by address."""
         self._leaving: deque[tuple[float, str]] = deque()
         """Addresses whose pods are gone and serve on, and until when."""
         self._free: deque[str] = deque()
@@ -127,31 +132,6 @@ class Rig:
             server.stdin.flush()
             return server.stdout.readline()
 
-    def make_pod(self, address: str) -> None:
-        """A pod that is ready."""
-        name = f"pod-{next(self._generation)}"
-        here = address.startswith(f"{HERE}.")
-        container = {"name": "server", "image": "server", "ports": []}
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "labels": {"app": "web"}},
-            "spec": {
-                "nodeName": self.node.name if here else "elsewhere",
-                "containers": [container],
-                "automountServiceAccountToken": False,
-            },
-        }
-        status = {
-            "phase": "Running",
-            "podIP": address,
-            "podIPs": [{"ip": address}],
-            "conditions": [{"type": "Ready", "status": "True"}],
-        }
-        self.ask("POST", _PODS, pod)
-        self.ask("PATCH", f"{_PODS}/{name}/status", {"status": status}, _MERGE)
-        self._named[address] = name
-
     def ready(self) -> int:
         """How many addresses slices have."""
         return len(self.listed.now)
@@ -161,12 +141,16 @@ class Rig:
         for name, address in ((self.node.name, self.node.address), ("elsewhere", "192.0.2.1")):
             self.ask("POST", "/api/v1/nodes", {"kind": "Node", "metadata": {"name": name}})
             status = {"addresses": [{"type": "InternalIP", "address": address}]}
-            self.ask("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, _MERGE)
+            self.ask("PATCH", f"/api/v1/nodes/{name}/status", {"status": status}, MERGE)
         wait(self._has_account, "an account for pods")
+        if self.options.slices:
+            self.pods = Slices(self.ask, self._where, PORTS[0], self.addresses)
+        else:
+            self.pods = Pods(self.ask, self._where)
         with ThreadPoolExecutor(WORKERS) as pool:
-            list(pool.map(self.make_pod, self.addresses))
+            list(pool.map(self.pods.make, self.addresses))
         port = {"name": "web", "port": 80, "targetPort": PORTS[0], "nodePort": NODE_PORT}
-        spec = {"type": "NodePort", "selector": {"app": "web"}, "ports": [port]}
+        spec = {"type": "NodePort", "selector": self.pods.selector, "ports": [port]}
         body = {"kind": "Service", "metadata": {"name": "web"}, "spec": spec}
         self.ask("POST", "/api/v1/namespaces/default/services", body)
         wait(lambda: self.ready() == len(self.addresses), "all pods in slices")
@@ -175,6 +159,9 @@ class Rig:
         """Whether the node port answers."""
         words = [sys.executable, _PROGRAM, "ask", self.node.address, str(NODE_PORT), "0.1", "10"]
         return not json.loads(subprocess.check_output(words, text=True))["failed"]
+
+    def _where(self, address: str) -> str:
+        return self.node.name if address.startswith(f"{HERE}.") else "elsewhere"
 
     def _has_account(self) -> bool:
         path = "/api/v1/namespaces/default/serviceaccounts/default"
@@ -209,11 +196,11 @@ class Rig:
                     continue
                 done += 1
                 # So that most are there.
-                if self._free and (all_ - len(self._named)) * 5 > all_:
+                if self._free and (all_ - len(self.pods.named)) * 5 > all_:
                     pool.submit(self.begin_pod, self._free.popleft())
-                elif (all_ - len(self._named)) * 3 < all_:
-                    address = random_.choice(sorted(self._named))
-                    pool.submit(self._delete, address, self._named.pop(address))
+                elif (all_ - len(self.pods.named)) * 3 < all_:
+                    address = random_.choice(sorted(self.pods.named))
+                    pool.submit(self._delete, address, self.pods.named.pop(address))
         for _, address in self._leaving:
             self._free.append(address)
         self._leaving.clear()
@@ -224,11 +211,11 @@ class Rig:
     def begin_pod(self, address: str) -> None:
         """Serve at an address, and have a pod there."""
         self.tell("up", address)
-        self.make_pod(address)
+        self.pods.make(address)
         self.changes["endpoints"] += 1
 
     def _delete(self, address: str, name: str) -> None:
-        self.ask("DELETE", f"{_PODS}/{name}?gracePeriodSeconds=0")
+        self.pods.delete(address, name)
         self._leaving.append((time.monotonic() + self.options.grace, address))
         self.changes["endpoints"] += 1
 
@@ -240,7 +227,7 @@ class Rig:
     def end_pods(self, addresses: Sequence[str]) -> None:
         """Delete pods, and serve no more when their time is over since slices are without them."""
         for address in addresses:
-            self._delete(address, self._named.pop(address))
+            self._delete(address, self.pods.named.pop(address))
         wait(lambda: self.listed.now.isdisjoint(addresses), "slices to be without them")
         time.sleep(self.options.grace)
         self._leaving.clear()
@@ -255,25 +242,21 @@ class Rig:
             self.begin_pod(address)
         wait(lambda: self.ready() == len(self.addresses), "all pods in slices")
 
-    def read_pods(self) -> None:
-        """Know the names of those that there are."""
-        found = self.ask("GET", _PODS)["items"]
-        self._named = {each["status"]["podIP"]: each["metadata"]["name"] for each in found}
-
     # ---- What is measured ------------------------------------------------------------------------
 
     def measure(self) -> dict[str, Any]:
-        """Load while nothing, ports, endpoints, and both change."""
-        known: dict[str, tuple[Callable[[threading.Event], None], ...]] = {
-            "nothing": (),
-            "ports": (self.change_ports,),
-            "endpoints": (self.change_endpoints,),
-            "both": (self.change_ports, self.change_endpoints),
+        """Load while nothing changes, and while things do."""
+        known: dict[str, Callable[[threading.Event], None]] = {
+            "ports": self.change_ports,
+            "endpoints": self.change_endpoints,
         }
-        known |= {name: (partial(fault, self),) for name, fault in FAULTS.items()}
-        return {name: self._part(known[name]) for name in self.options.parts}
+        known |= {name: partial(fault, self) for name, fault in FAULTS.items()}
+        return {
+            part: self._part([known[one] for one in part.split("+") if one != "nothing"])
+            for part in self.options.parts
+        }
 
-    def _part(self, changes: tuple[Callable[[threading.Event], None], ...]) -> dict[str, Any]:
+    def _part(self, changes: Sequence[Callable[[threading.Event], None]]) -> dict[str, Any]:
         vip = self.ask("GET", "/api/v1/namespaces/default/services/web")["spec"]["clusterIP"]
         ended, before, pid = threading.Event(), Counter(self.changes), self.proxy.pid
         spent = cpu(pid)

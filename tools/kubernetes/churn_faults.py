@@ -18,7 +18,7 @@ PAUSE_SECONDS = 5.0
 
 
 def restart_proxy(rig: Rig, ended: threading.Event) -> None:
-    """End the node's proxy and start it again, every second time by force, while endpoints change.
+    """End the node's proxy and start it again, every second time by force.
 
     It is begun anew once it has caught up: a rolling update goes on then.
     """
@@ -58,7 +58,7 @@ def restore(rig: Rig, ended: threading.Event) -> None:
         rig.plane.stop("apiserver", number=signal.SIGKILL)
         rig.plane.restore(path, bump=True)
         _start_api(rig)
-        rig.read_pods()
+        rig.pods.read()
         rig.changes["restores"] += 1
 
 

@@ -373,10 +373,12 @@ class Controller:
         """Who of these services is terminating now: those are all in the kernel."""
         if part.whole or not self.terminating:
             return set(self.terminating)
+        # As they were merged into what is desired: without a weight.
         keys = (
-            BackendKey(service.key, backend.address)
-            for service in part.observed
+            BackendKey(key, backend.address)
+            for key, service in ((each.key, each) for each in part.observed)
             for backend in service.backends
+            if not backend.weight
         )
         return {key for key in keys if key in self.terminating}
 

@@ -274,7 +274,8 @@ def _removal(service: Service) -> _Planned:
 
 
 def _change(before: Service, after: Service) -> _Planned | None:
-    added, removed, pairs = _matched(before, after)
+    found = _matched(before, after)
+    added, removed, pairs = found
     changed = [new for old, new in pairs if old is not new and old != new]
     old = {new.address: old for old, new in pairs if old is not new} if changed else {}
     differing = tuple(
@@ -291,7 +292,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
     steps += _adding(key, added)
     early = [each for each in changed if _noted_early(old[each.address], each)]
     steps += [SetBackend(key, backend) for backend in early]
-    if _has_other_table(before, after):
+    if _has_other_table(before, after, found):
         steps.append(SetTable(key, after.backends))
     steps += _routing(key, before.route_from, after)
     steps += [SetBackend(key, backend) for backend in changed if backend not in early]
@@ -317,7 +318,7 @@ def _change(before: Service, after: Service) -> _Planned | None:
         backends_redirected=differing_in("port"),
         backends_relocated=differing_in("local"),
         backends_reidentified=differing_in("server_id"),
-        moved=share_moved(before, after),
+        moved=_share_moved(before, after, found),
     )
     return _Planned(Change(before, after), summary, steps)
 
@@ -327,7 +328,12 @@ def _routing(key: ServiceKey, before: tuple[SourceRoute, ...], after: Service) -
     return [] if canonical(before) == routes else [SetRoutes(key, routes, after.backends)]
 
 
-_Pairs = list[tuple[Backend, Backend]]
+class _Matched(NamedTuple):
+    """Backends that come, those that go, and of each that stays both."""
+
+    added: tuple[Backend, ...]
+    removed: tuple[Backend, ...]
+    pairs: list[tuple[Backend, Backend]]
 
 
 def _same_addresses(before: Service, after: Service) -> bool:
@@ -338,12 +344,9 @@ def _same_addresses(before: Service, after: Service) -> bool:
     )
 
 
-def _matched(
-    before: Service, after: Service
-) -> tuple[tuple[Backend, ...], tuple[Backend, ...], _Pairs]:
-    """Return the backends that come, those that go, and of each that stays both."""
+def _matched(before: Service, after: Service) -> _Matched:
     if _same_addresses(before, after):
-        return (), (), list(zip(before.backends, after.backends, strict=True))
+        return _Matched((), (), list(zip(before.backends, after.backends, strict=True)))
     old = {backend.address: backend for backend in before.backends}
     gone, added, pairs = old.copy(), [], []
     for new in after.backends:
@@ -353,18 +356,17 @@ def _matched(
         else:
             pairs.append((was, new))
             gone.pop(new.address, None)
-    return tuple(added), tuple(gone.values()), pairs
+    return _Matched(tuple(added), tuple(gone.values()), pairs)
 
 
-def _has_other_table(before: Service, after: Service) -> bool:
+def _has_other_table(before: Service, after: Service, found: _Matched) -> bool:
     """Whether the table of one isn't that of the other. Who has weight 0 is in none."""
     if before.table_size != after.table_size:
         return True
-    added, removed, pairs = _matched(before, after)
-    return any(each.weight for each in (*added, *removed)) or any(
+    return any(each.weight for each in (*found.added, *found.removed)) or any(
         (old.weight, old.takes_flows) != (new.weight, new.takes_flows)
         and bool(old.weight or new.weight)
-        for old, new in pairs
+        for old, new in found.pairs
         if old is not new
     )
 
@@ -393,19 +395,23 @@ def share_moved(before: Service, after: Service) -> float:
 
     Of clients without a route: how many flows those have that have one isn't known.
     """
+    return _share_moved(before, after, _matched(before, after))
+
+
+def _share_moved(before: Service, after: Service, found: _Matched) -> float:
     if (before.affinity is None) != (after.affinity is None):
         # By another hash: each flow goes to any backend, whichever it went to before.
         old, new = _shares(before), _shares(after)
         if not old or not new:
             return float(bool(old) != bool(new))
         return 1.0 - sum(share * new.get(address, 0.0) for address, share in old.items())
-    if not _has_other_table(before, after):
+    if not _has_other_table(before, after, found):
         return 0.0
     one, other = (service_table.table(each.backends, each.table_size) for each in (before, after))
     if _same_addresses(before, after):
         return maglev.disruption(one, other)
-    _, removed, _ = _matched(before, after)
-    numbers = {each.address: number for number, each in enumerate((*after.backends, *removed))}
+    there = (*after.backends, *found.removed)
+    numbers = {each.address: number for number, each in enumerate(there)}
     places = np.array([numbers[each.address] for each in before.backends], np.uint32)
     # Those of the table after are in the order of their numbers.
     return maglev.disruption(np.take(places, one), other)
