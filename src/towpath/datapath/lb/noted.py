@@ -19,7 +19,7 @@ class Noted:
     """In the order in which they came.
 
     Few, as nearly all services have, are two rows, which are replaced when one of them changes:
-    whoever has them keeps them. Dictionaries by address take eight times as much memory, and to
+    whoever has them keeps them. Dictionaries by address take six times as much memory, and to
     hash an address takes as long as to look through some. Many are in one all the same.
     """
 
