@@ -272,7 +272,7 @@ enum verdict {
 	VERDICT_DROP_NAT_PORTS,	    /* no port left to translate a new flow to */
 	VERDICT_DROP_NAT_RATE,	    /* a new flow too many to translate in this jiffy */
 	VERDICT_DROP_NAT_MOVING,    /* an answer to nobody who is known while the table is moved */
-	VERDICT_DROP_TTL,	    /* no hop left to forward a translated packet */
+	VERDICT_DROP_TTL,	    /* no hop left for what is translated, or out of a tunnel */
 	VERDICT_DROP_FRAGMENT,	    /* its first one isn't known, or where that went is gone */
 	VERDICT_DROP_MTU_QUIET,	    /* like DROP_MTU, and too many have been told this jiffy */
 	VERDICT_DROP_NO_FLOW,	    /* a RST for no flow that is translated */
@@ -326,7 +326,8 @@ struct settings {
  * aren't any more. In the hash `tracked` are their keys, as packets have them, and of UDP until when
  * (CLOCK_MONOTONIC, in ns) they last if no packet comes; asked for are those whose packets are of no
  * flow that is known here. User space enters them as the kernel lists them and takes them out when it
- * lists them no longer, or ends them.
+ * lists them no longer, or ends them. What comes back of those that have an address of ours is there
+ * as well: no flow that begins here has their ports towards the same backend.
  */
 enum tracking {
 	TRACKING_NONE = 0, /* there are none */
@@ -335,6 +336,12 @@ enum tracking {
 	TRACKING_GIVE, /* all that aren't known here pass, and those in `tracked` before others */
 };
 BTF_KEEP(enum tracking);
+
+/* In the place of a time, while all that isn't known passes (TRACKING_GIVE). */
+enum tracked_value {
+	TRACKED_HELD = 1, /* neither side has it: its packets are dropped, and come again */
+};
+BTF_KEEP(enum tracked_value);
 
 /*
  * ---- Ways -----------------------------------------------------------------

@@ -43,7 +43,7 @@ __noinline int decapsulate(struct xdp_md *ctx)
 	struct cursor c = cursor_of(ctx);
 	struct outer_header outer = {};
 	struct decap_counters *counters;
-	enum decap_verdict verdict;
+	__u32 verdict;
 	void *frame = c.pos, *header;
 	__u32 length = 0;
 
@@ -56,7 +56,7 @@ __noinline int decapsulate(struct xdp_md *ctx)
 		return DECAP_PASS_FRAGMENT;
 	if (outer.malformed)
 		return DECAP_DROP_MALFORMED;
-	verdict = unwrap(ctx, &c, frame, header, &outer, &length);
+	verdict = unwrap(ctx, &c, frame, header, &outer, 0, &length);
 	if (verdict == DECAP_UNWRAPPED) {
 		counters->packets++;
 		counters->bytes += length;

@@ -120,6 +120,8 @@ __noinline int local_follow(struct xdp_md *ctx, __u32 slot, __u32 id)
 
 	if (!lb || !handle)
 		return LOCAL_NOT;
+	if (tracks && tracked_held(slot))
+		return VERDICT_DROP_NAT_MOVING;
 	if (lb->pkt_flags & PKT_FRAG_FIRST)
 		slow_path_handle(slot, handle);
 	return local_translate(ctx, slot, handle);

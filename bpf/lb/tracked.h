@@ -29,16 +29,32 @@ static __always_inline struct flow_key tracked_key(const struct flow_key *flow)
 	return key;
 }
 
-/* Whether a flow that is known here was given to the kernel. */
-__noinline int tracked_given(__u32 slot)
+/* Of a flow that is known here, while flows are given to the kernel: what is noted of it. */
+static __always_inline const __u64 *tracked_noted(__u32 slot)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct flow_key key;
 
 	if (!lb || tracking_now() != TRACKING_GIVE)
-		return 0;
+		return NULL;
 	key = tracked_key(&lb->pkt.flow);
-	return bpf_map_lookup_elem(&tracked, &key) != NULL;
+	return bpf_map_lookup_elem(&tracked, &key);
+}
+
+/* Whether a flow that is known here was given to the kernel. */
+__noinline int tracked_given(__u32 slot)
+{
+	const __u64 *noted = tracked_noted(slot);
+
+	return noted && *(const volatile __u64 *)noted != TRACKED_HELD;
+}
+
+/* Whether it is just being given. */
+__noinline int tracked_held(__u32 slot)
+{
+	const __u64 *noted = tracked_noted(slot);
+
+	return noted && *(const volatile __u64 *)noted == TRACKED_HELD;
 }
 
 /* The kernel knows a flow of UDP for longer by this packet. */
@@ -84,6 +100,15 @@ __noinline int tracked_has(__u32 slot)
 	if (!lb->traced && !(lb->pkt_flags & PKT_ICMP_ERROR))
 		bpf_map_update_elem(&tracked, &key, &last, BPF_ANY);
 	return 1;
+}
+
+/*
+ * Whether a flow of the kernel's has an address and port of ours towards a backend: answers to it
+ * couldn't be told from those to another flow, and would go to whoever has that.
+ */
+static __always_inline bool tracked_holds(const struct flow_key *answer)
+{
+	return tracking_now() != TRACKING_NONE && bpf_map_lookup_elem(&tracked, answer);
 }
 
 /* Has it pass, whole if it is in fragments. Returns the verdict. */

@@ -26,10 +26,12 @@ static __always_inline bool may_be_wrapped(const struct lb_ctx *lb, int parsed)
 	return parsed == PARSE_PROTOCOL || (parsed == PARSE_OK && has_tunnel_port(&lb->pkt.flow));
 }
 
-static __always_inline __u32 unwrap_verdict(enum decap_verdict verdict)
+static __always_inline __u32 unwrap_verdict(__u32 verdict)
 {
 	if (verdict == DECAP_DROP_ECN)
 		return VERDICT_DROP_UNWRAP_ECN;
+	if (verdict == UNWRAP_NO_HOP)
+		return VERDICT_DROP_TTL;
 	return verdict == DECAP_DROP_ADJUST ? VERDICT_DROP_HEADROOM : VERDICT_DROP_UNWRAP_MALFORMED;
 }
 
@@ -93,10 +95,9 @@ __noinline int unwrap_parse(struct xdp_md *ctx, __u32 slot, __u32 parsed)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct outer_header outer = {};
-	enum decap_verdict verdict;
 	void *frame, *header;
+	__u32 verdict, length = 0;
 	struct cursor c;
-	__u32 length = 0;
 	int result;
 
 	if (!lb || is_served(lb, parsed))
@@ -115,7 +116,8 @@ __noinline int unwrap_parse(struct xdp_md *ctx, __u32 slot, __u32 parsed)
 	result = inner_for_vip(c, lb, &outer);
 	if (result != PARSE_OK)
 		return result == PARSE_MALFORMED ? VERDICT_DROP_UNWRAP_MALFORMED : parsed;
-	verdict = unwrap(ctx, &c, frame, header, &outer, &length);
+	/* It is on its way to a backend: a hop, so that two who unwrap for each other end a loop. */
+	verdict = unwrap(ctx, &c, frame, header, &outer, 1, &length);
 	if (verdict != DECAP_UNWRAPPED)
 		return unwrap_verdict(verdict);
 	count_unwrapped(lb, &outer.key, length);

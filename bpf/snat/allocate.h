@@ -10,6 +10,7 @@
 
 #include "snat/table.h"
 #include "lb/service.h"
+#include "lb/tracked.h"
 
 enum nat_search_limits {
 	NAT_FULL_SETS = 4, /* in a row that say that the table is full */
@@ -170,6 +171,31 @@ static __always_inline bool nat_take_candidate(struct lb_ctx *lb, struct nat *n,
 	return true;
 }
 
+/* Whether the candidate is a flow's that the kernel itself translates, towards the same backend. */
+__noinline int nat_candidate_is_held(__u32 slot)
+{
+	struct lb_ctx *lb = lb_ctx_of(slot);
+	struct nat *n = nat_of(slot);
+	const volatile struct address *source;
+	struct flow_key answer = {};
+	struct backend *backend;
+
+	if (!lb || !n)
+		return 0;
+	backend = backend_of(n->handle);
+	if (!backend)
+		return 0;
+	source = &nat_addresses[n->search.source % (2 * NAT_SOURCES)];
+	answer.saddr = backend->addr;
+	for (int i = 0; i < 4; i++)
+		answer.daddr.word[i] = source->word[i];
+	answer.sport = n->backend_port;
+	answer.dport = n->search.port;
+	answer.protocol = lb->pkt.flow.protocol;
+	answer.family = lb->pkt.flow.family;
+	return tracked_holds(&answer);
+}
+
 /*
  * Tries candidate `i`. NAT_TAKEN: the next one is worth a look. NAT_FULL: none is; a few
  * full sets in a row say that all are, so that, unless `evict`, no others are looked at,
@@ -187,6 +213,8 @@ __noinline int nat_try_candidate(__u32 slot, __u32 i, __u32 evict)
 		nat_extend_depth(slot);
 	else
 		n->search.full = 0;
+	if (tracks && nat_candidate_is_held(slot))
+		return NAT_TAKEN;
 	result = nat_bind_candidate(slot, evict);
 	if (result != NAT_FULL)
 		return result;

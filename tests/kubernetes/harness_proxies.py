@@ -65,8 +65,9 @@ def _agent(node: Node, number: int, section: dict[str, Any] | None = None) -> Pr
     """An agent as docs/kubernetes.md has it, from this checkout."""
     translated = {"ipv4": f"192.168.88.{110 + number}", "ipv6": f"fd88::{110 + number}"}
     for address in (f"{translated['ipv4']}/24", f"{translated['ipv6']}/64"):
-        nodad = ("nodad",) if ":" in address else ()
-        ip("-n", node.netns, "addr", "replace", address, "dev", "eth0", *nodad)
+        # Deprecated: the node itself, and whoever masquerades for it, chooses another one.
+        other = ("nodad", "preferred_lft", "0") if ":" in address else ()
+        ip("-n", node.netns, "addr", "replace", address, "dev", "eth0", *other)
     configuration = {
         "devices": [{"name": "eth0", "mode": "generic"}],
         "snat": {key: [value] for key, value in translated.items()},

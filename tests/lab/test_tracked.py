@@ -79,9 +79,9 @@ def services(there: dict[int, str]) -> list[Service]:
 
 
 @contextmanager
-def balancing() -> Iterator[Balancer]:
+def balancing(snat: Snat = SNAT) -> Iterator[Balancer]:
     """A load balancer that tracks, on the node."""
-    with Balancer(DEVICES, limits=SMALL, snat=SNAT, local=PODS, tracks=True) as made:
+    with Balancer(DEVICES, limits=SMALL, snat=snat, local=PODS, tracks=True) as made:
         yield made
 
 
@@ -183,7 +183,7 @@ def name_of(backend: dict[int, str]) -> str:
 
 
 def test_what_cannot_be_handed_over_is_told(net: Lab) -> None:
-    """Each by itself; one twice is refused, and the others are entered."""
+    """Each by itself, and the others are entered; in the place of what has their ends."""
     assert net
     ends = conntrack_flows.Ends(2, 17, b"\1\2\3\4", b"\5\6\7\x08", b"\0\7", b"\0\x08")
     backend = b"\x0a\4\0\2"
@@ -192,7 +192,8 @@ def test_what_cannot_be_handed_over_is_told(net: Lab) -> None:
     )
     assert conntrack_flows.hand_over([one]) == [0]
     two = one._replace(original=ends._replace(source_port=b"\0\6"), seen=(b"\x0a\4\0\1", b"\x10\1"))
-    first, second = conntrack_flows.hand_over([one, two])
-    assert (first != 0, second) == (True, 0)
+    wrong = one._replace(original=ends._replace(source=b"\1"), seen=two.seen)
+    first, second, third = conntrack_flows.hand_over([one, wrong, two])
+    assert (first, second != 0, third) == (0, True, 0)
     found = {each.original: each.reply for each in conntrack_flows.rewritten()}
     assert found[ends] == conntrack_flows.Ends(2, 17, backend, b"\x0a\4\0\1", b"\0\x09", b"\x10\0")

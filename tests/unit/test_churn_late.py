@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from tools.kubernetes.churn_late import Listed, lateness, reached
+from tools.kubernetes.churn_late import Listed, Syn, lateness, reached
 
 A, B = "10.244.1.1", "10.244.1.2"
 
@@ -28,17 +28,44 @@ def test_who_is_late() -> None:
     assert began < gone < back < time.monotonic()
     assert not listed.gone[B]
     middle = (gone + back) / 2
-    asked = {A: [(gone - 1, 1), (gone, 2), (middle, 3), (back + 1, 4)], B: [(middle, 5)]}
+    asked = {
+        A: [
+            Syn(gone - 1, 1, first=gone - 1),
+            Syn(gone, 2, first=gone),
+            Syn(middle, 3, "C", gone - 1),
+            Syn(back + 1, 4, first=back + 1),
+        ],
+        B: [Syn(middle, 5)],
+    }
     late = round(1000 * (middle - gone), 1)
     assert lateness(listed, asked, began) == {
         "removals": 1,
         **dict.fromkeys(("p50_ms", "p99_ms", "max_ms"), late),
+        **dict.fromkeys(("begun_p99_ms", "begun_max_ms"), 0.0),
+        "latest": [f"{A} from C 3 after {late:.0f} ms, asked for first after -1000 ms"],
     }
     assert lateness(listed, asked, back) == {"removals": 0}
     (told,) = reached(listed, asked, [(middle, middle, "refused", 3)])
     assert told["came_to"] == [f"{A} after 0.0 ms: gone for {1000 * (middle - gone):.0f} ms"]
     (told,) = reached(listed, asked, [(middle, middle, "refused", 99)])
     assert [each.split()[0] for each in told["came_to"]] == [A, A, B]
+    (told,) = reached(listed, asked, [(middle, middle, "slow", 99)], sure=True)
+    assert told["came_to"] == []
+
+
+def test_who_comes_for_the_next_pod_is_not_late() -> None:
+    """Slices may tell this later than who serves them."""
+    listed, began = Listed(), time.monotonic()
+    listed.told(event("ADDED", A, B))
+    listed.told(event("MODIFIED", B))
+    ((gone, _),) = listed.gone[A]
+    listed.made(A)
+    ((_, made),) = listed.spans(A)
+    asked = {A: [Syn(gone, 1, first=gone), Syn(made, 2, first=made)]}
+    assert lateness(listed, asked, began)["max_ms"] == 0
+    assert listed.when(A, made).startswith("gone for")
+    listed.told(event("MODIFIED", A, B))
+    assert [*listed.spans(A)] == [(gone, made)]
 
 
 def test_without_a_slice_nobody_is_there() -> None:

@@ -31,7 +31,7 @@ from tools.kubernetes import load
 from tools.kubernetes.asker import Asker
 from tools.kubernetes.churn_endpoints import MERGE, Pods, Slices
 from tools.kubernetes.churn_faults import FAULTS
-from tools.kubernetes.churn_late import Listed, Syns, lateness, reached
+from tools.kubernetes.churn_late import Listed, Syn, Syns, lateness, reached
 from tools.kubernetes.cluster import Cluster
 from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.node import Node, ip
@@ -211,6 +211,7 @@ class Rig:
     def begin_pod(self, address: str) -> None:
         """Serve at an address, and have a pod there."""
         self.tell("up", address)
+        self.listed.made(address)
         self.pods.make(address)
         self.changes["endpoints"] += 1
 
@@ -277,23 +278,27 @@ class Rig:
                 ended.set()
             for each in running:
                 each.result()
-        syns = self._asked()
+        syns, late = self._asked()
         for each in found.values():
             each["which"] = list(reached(self.listed, syns, each["which"]))
+            each["slow"] = list(reached(self.listed, syns, each["slow"], sure=True))
         return found | {
             "changes": self.changes - before,
             "writes_of_slices": self.listed.writes - writes,
             "reached_after_removal": lateness(self.listed, syns, began),
+            "servers_late_ms": round(1000 * late, 1),
             "cpu_seconds": round(cpu(pid) - spent, 1) if pid == self.proxy.pid else None,
         }
 
-    def _asked(self) -> Syns:
-        """What servers have seen since they were last asked."""
-        return {
-            address: times
-            for range_ in self.servers
-            for address, times in json.loads(self.tell("report", f"{range_}.-")).items()
+    def _asked(self) -> tuple[Syns, float]:
+        """What servers have seen since they were last asked, and how late they looked at it."""
+        told = [json.loads(self.tell("report", f"{each}.-")) for each in self.servers]
+        asked = {
+            address: [Syn(*each) for each in times]
+            for of in told
+            for address, times in of["asked"].items()
         }
+        return asked, max(each["late"] for each in told)
 
 
 def wait(done: Callable[[], bool], what: str) -> None:

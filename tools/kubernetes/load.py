@@ -26,7 +26,9 @@ KEPT = 32
 
 
 MOST_TOLD = 20
-"""Failures that are told one by one."""
+"""Failures, and slow requests, that are told one by one."""
+SLOW = 1.0
+"""Seconds."""
 
 
 class _Asked:
@@ -45,17 +47,24 @@ class _Asked:
         (0x06, 0, 0, 0xFFFF),
         (0x06, 0, 0, 0),
     )
-    _ATTACH_FILTER, _ETH_P_IP, _OUTGOING = 26, 0x0800, 4
+    _ATTACH_FILTER, _ETH_P_IP, _OUTGOING, _SO_TIMESTAMPNS = 26, 0x0800, 4, 35
+    _TIME = struct.Struct("@ll")
 
     def __init__(self) -> None:
-        self.at: dict[str, list[tuple[float, int]]] = {}
-        """By address: when, and the client's port."""
+        self.at: dict[str, list[tuple[float, int, str, float]]] = {}
+        """By address: when, the client's port and address, and when it was asked first."""
+        self.late = 0.0
+        """How long at most one has waited for this program."""
+        self._first: dict[tuple[bytes, bytes], tuple[bytes, float]] = {}
+        """By addresses and ports: what number a connection begins with, and when it was asked."""
         every_ip = socket.htons(self._ETH_P_IP)
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, every_ip)
         program = b"".join(struct.pack("=HBBI", *each) for each in self._FILTER)
         held = ctypes.create_string_buffer(program)
         given = struct.pack("@HP", len(self._FILTER), ctypes.addressof(held))
         self._socket.setsockopt(socket.SOL_SOCKET, self._ATTACH_FILTER, given)
+        # When they came, and not when this program has time for them.
+        self._socket.setsockopt(socket.SOL_SOCKET, self._SO_TIMESTAMPNS, 1)
         self._socket.setblocking(False)  # noqa: FBT003 - as it is called
 
     def follow(self) -> None:
@@ -65,20 +74,31 @@ class _Asked:
     def _read(self) -> None:
         with suppress(BlockingIOError):
             while True:
-                packet, where = self._socket.recvfrom(128)
+                room = socket.CMSG_SPACE(self._TIME.size)
+                packet, told, _, where = self._socket.recvmsg(128, room)
                 if where[2] != self._OUTGOING:
-                    self._note(packet)
+                    self._note(packet, self._when(told[0][2]))
 
-    def _note(self, packet: bytes) -> None:
+    def _when(self, told: bytes) -> float:
+        seconds, nanoseconds = self._TIME.unpack(told)
+        ago: float = time.time() - seconds - nanoseconds / 1e9
+        self.late = max(self.late, ago)
+        return time.monotonic() - ago
+
+    def _note(self, packet: bytes, now: float) -> None:
         header = (packet[0] & 15) * 4
-        address = socket.inet_ntoa(packet[16:20])
+        source, address = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
         (port,) = struct.unpack_from("!H", packet, header)
-        self.at.setdefault(address, []).append((time.monotonic(), port))
+        who, number = (packet[12:20], packet[header : header + 4]), packet[header + 4 : header + 8]
+        # Asked again it is the same number.
+        if self._first.get(who, (b"", 0.0))[0] != number:
+            self._first[who] = number, now
+        self.at.setdefault(address, []).append((now, port, source, self._first[who][1]))
 
     def report(self) -> str:
         """All that was noted since this was last asked."""
-        found, self.at = self.at, {}
-        return json.dumps(found)
+        found, late, self.at, self.late = self.at, self.late, {}, 0.0
+        return json.dumps({"asked": found, "late": late})
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -154,6 +174,8 @@ class _Clients:
         """Connections that were kept and ended otherwise than by their server's close."""
         self.closed = 0
         self.took: list[float] = []
+        self.slow: list[tuple[float, float, str, int]] = []
+        """Those that were answered after SLOW seconds and more."""
 
     async def _once(self) -> None:
         began = time.monotonic()
@@ -165,6 +187,8 @@ class _Clients:
             except OSError as error:  # TimeoutError is one
                 why = type(error).__name__
             ended = time.monotonic()
+            if why is None and ended - began >= SLOW:
+                self.slow.append((began, ended, "slow", made.getsockname()[1]))
             if why is not None:
                 self.failed[why] += 1
                 if len(self.which) < MOST_TOLD:
@@ -216,10 +240,12 @@ class _Clients:
             "requests": self.requests,
             "failed": dict(self.failed),
             "which": self.which,
+            "slow": sorted(self.slow, key=lambda each: each[0] - each[1])[:MOST_TOLD],
             "cut": dict(self.cut),
             "closed": self.closed,
             "p50_ms": round(1000 * took[len(took) // 2], 2),
             "p99_ms": round(1000 * took[int(len(took) * 0.99)], 2),
+            "max_ms": round(1000 * took[-1], 2),
         }
         print(json.dumps(found))
 

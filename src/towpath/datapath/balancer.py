@@ -176,7 +176,8 @@ class Balancer(Closeable):
             if takeover.state is State.MOVING:
                 begin_snat(self._maps, self._snat)
             takeover.before_attaching()
-            self.tracked = Tracked.begun(self._maps, self._contents, pins) if tracks else None
+            begun = partial(Tracked.begun, self._maps, self._contents, self._snat, pins)
+            self.tracked = begun() if tracks else None
             self._refusals = undo.enter_context(Refusals(self._maps))
             ways = egress(self._program, self._refusals, self._host.devices)
             self._attachment = self._host.attach(self._program, self._contents, ways)

@@ -71,6 +71,11 @@ def tunnelled(net: Network, unwrap: Unwrap = ALL, **options: Any) -> Iterator[Tu
         yield TunnelRig(made, unwrap)
 
 
+def hops(family: int, left: int) -> dict[str, Any]:
+    """The field of an IP header that says how many hops are left."""
+    return {{4: "ttl", 6: "hlim"}[family]: left}
+
+
 def outer(family: int, **fields: Any) -> Packet:
     """An outer IP header to the load balancer, or another ``end``; with DSCP and ECN."""
     traffic_class = fields.pop("traffic_class", 0)

@@ -2,12 +2,12 @@
 """What the load balancer must do with tunnels that end at it: both oracles, one after the other.
 
 What the one for backends takes out of a tunnel the load balancer's judges as if it had come like
-that; it has to be for a VIP.
+that, a hop further; it has to be for a VIP.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,8 @@ from tests.prog.lb.oracle_parse import OTHER_PROTOCOL
 if TYPE_CHECKING:
     from tests.prog.lb.oracle_parse import Address
 
-MALFORMED, ECN = "drop_unwrap_malformed", "drop_unwrap_ecn"
-DROPS = {decap.MALFORMED: MALFORMED, decap.ECN: ECN}
+MALFORMED, ECN, NO_HOP = "drop_unwrap_malformed", "drop_unwrap_ecn", "drop_ttl"
+DROPS = {decap.MALFORMED: MALFORMED, decap.ECN: ECN, NO_HOP: NO_HOP}
 
 
 @dataclass
@@ -54,7 +54,9 @@ class TunnelWorld(World):
         if opened.verdict in {decap.OTHER, decap.FRAGMENT}:
             return None
         destination = self._within(frame)
-        return opened if destination is None or self.is_vip(destination) else None
+        if destination is not None and not self.is_vip(destination):
+            return None
+        return a_hop_further(opened) if opened.verdict == decap.UNWRAPPED else opened
 
     def _within(self, frame: bytes) -> Address | None:
         """Whom the packet within is for, None: it makes no sense to ask."""
@@ -66,3 +68,16 @@ class TunnelWorld(World):
         if not outer.sane or len(behind) < {4: 20, 41: 40}[outer.protocol]:
             return None
         return IPv4Address(behind[16:20]) if outer.protocol == 4 else IPv6Address(behind[24:40])
+
+
+def a_hop_further(opened: decap.Outcome) -> decap.Outcome:
+    """With a hop less in its TTL (RFC 1812, 5.3.1) or hop limit, if there is one left."""
+    link, ethertype, packet = decap.split_link(opened.frame)
+    at = {0x0800: 8, 0x86DD: 7}[ethertype]
+    if packet[at] <= 1:
+        return replace(opened, verdict=NO_HOP)
+    changed = bytearray(packet)
+    changed[at] -= 1
+    if ethertype == 0x0800:
+        changed[10:12] = decap.checksum_like_before(packet, bytes(changed)).to_bytes(2, "big")
+    return replace(opened, frame=link + bytes(changed))

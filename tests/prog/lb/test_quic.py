@@ -133,6 +133,17 @@ def test_connections_follow_their_ids(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_headers_of_katrans_stable_routing(both: BothWays, family: int) -> None:
+    """Of UDP that is no QUIC: 0x52 and three bytes of id, of which the lower two name a backend."""
+    backends = serve(both, family, Quic(length=2))
+    for sport, backend in enumerate(backends, 2000):
+        assert backend.server_id is not None
+        data = bytes((0x52, 3)) + backend.server_id.to_bytes(2, "big") + bytes(4)
+        assert ask(both, family, data, sport).backend == backend.address
+    assert ask(both, family, bytes((0x52, *bytes(7)))).said == UNKNOWN
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_ids_that_a_client_has_chosen(both: BothWays, family: int) -> None:
     """Say nothing, whatever they look like; of versions that nobody knows all are asked."""
     (backend, *_) = serve(both, family)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes in a tunnel to the load balancer is balanced as if it had come without."""
+"""What comes in a tunnel to the load balancer is balanced as if it had come so, a hop further."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ from tests.guests import examples
 from tests.prog.decap.oracle import CE, ECN_TABLE
 from tests.prog.lb.frames import CLIENTS, VIPS, ether, frame
 from tests.prog.lb.harness import service
-from tests.prog.lb.harness_unwrap import ENDS, KINDS, PORTS, TunnelRig, outer, tunnelled, wrapped
+from tests.prog.lb.harness_unwrap import (
+    ENDS,
+    KINDS,
+    PORTS,
+    TunnelRig,
+    hops,
+    outer,
+    tunnelled,
+    wrapped,
+)
 from tests.prog.lb.network import IN, MTU, NEAR, network
 from tests.prog.lb.oracle import BETWEEN, ECHO, NO_VIP, OUTER_HEADER, TOO_BIG, TX
 from tests.prog.lb.oracle_parse import FRAGMENT, OTHER_PROTOCOL
-from tests.prog.lb.oracle_unwrap import ECN, MALFORMED
+from tests.prog.lb.oracle_unwrap import ECN, MALFORMED, NO_HOP
 from tests.prog.lb.test_echo import request
 from tests.prog.lb.test_icmp_errors import answered, error
 
@@ -65,10 +74,22 @@ def rig(net: Network) -> Iterator[TunnelRig]:
 def test_the_packet_within_is_balanced(
     rig: TunnelRig, kind: str, outside: int, inside: int, protocol: int, vlan: int | None
 ) -> None:
-    """To the byte what comes of the same packet without a tunnel."""
-    sent = frame(inside, protocol)
+    """To the byte what comes of the same packet without a tunnel, with one hop less left."""
+    sent = frame(inside, protocol, **hops(inside, 44))
     out = rig.expect(wrapped(sent, kind, outside, vlan=vlan), TX).frame
-    assert out == rig.expect(frame(inside, protocol, vlan=vlan), TX).frame
+    assert out == rig.expect(frame(inside, protocol, vlan=vlan, **hops(inside, 43)), TX).frame
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("outside", FAMILIES)
+@pytest.mark.parametrize("inside", FAMILIES)
+def test_who_has_no_hop_left_goes_no_further(
+    rig: TunnelRig, kind: str, outside: int, inside: int
+) -> None:
+    """Two load balancers that unwrap for each other end a loop; outer hops count nothing."""
+    for left, verdict in ((0, NO_HOP), (1, NO_HOP), (2, TX), (255, TX)):
+        sent = frame(inside, **hops(inside, left))
+        rig.expect(wrapped(sent, kind, outside, **hops(outside, 1)), verdict)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,8 +110,8 @@ def test_a_vip_and_no_service_is_as_without_a_tunnel(
     rig: TunnelRig, kind: str, inside: int
 ) -> None:
     """A port that no service has: the packet within passes to the kernel."""
-    sent = frame(inside, dport=81)
-    assert rig.expect(wrapped(sent, kind), NO_VIP).frame == sent
+    sent, passed = (frame(inside, dport=81, **hops(inside, left)) for left in (64, 63))
+    assert rig.expect(wrapped(sent, kind), NO_VIP).frame == passed
 
 
 @pytest.mark.parametrize("kind", KINDS)

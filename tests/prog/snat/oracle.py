@@ -117,6 +117,8 @@ class NatTable:
     reach: dict[int, int] = field(default_factory=dict)
     own_ports: dict[tuple[Address, int, int, Address], int] = field(default_factory=dict)
     """Ports of backends by VIP, its port, protocol and backend, where they are others."""
+    held: set[Flow] = field(default_factory=set)
+    """Answers to flows of the kernel's: no entry has such."""
 
     def at(self, number: int) -> list[Entry | None]:
         """A set."""
@@ -199,6 +201,8 @@ class NatTable:
                 entry = Entry(flow, source, port, backend, self.now, marks(flags))
                 asked = flow.destination, flow.destination_port, flow.protocol, backend
                 entry.own_port = self.own_ports.get(asked, 0)
+                if entry.reply in self.held:
+                    continue
                 ways = self.at(number)
                 way = self._way(ways, entry.reply, pressed=pressed)
                 if way is not None:

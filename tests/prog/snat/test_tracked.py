@@ -11,7 +11,7 @@ from scapy.layers.inet import IP, UDP, fragment
 from scapy.packet import Raw
 from tests.prog.lb.frames import CLIENTS, PORT, VIPS, ether
 from tests.prog.lb.oracle import TRACKED, TX
-from tests.prog.lb.oracle_parse import FRAGMENT, parse
+from tests.prog.lb.oracle_parse import FRAGMENT, Flow, parse
 from tests.prog.snat.harness import (
     BOTH,
     NatRig,
@@ -21,9 +21,10 @@ from tests.prog.snat.harness import (
     nat_rigged,
     services,
 )
+from tests.prog.snat.oracle import flow_hash64
 
 from towpath.datapath.snat.tracked import Tracked
-from towpath.kernel.net.conntrack_flows import Ends, Rewritten
+from towpath.kernel.net.conntrack_flows import Ending, Ends, Rewritten
 from towpath.model import FlowTuple, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 BOTH_WAYS = True
 _FAMILIES = {4: 2, 6: 10}
+_PORT = PORT.to_bytes(2, "big")
 LONG = 10**12  # ns
 
 
@@ -57,6 +59,7 @@ def nat(rig: NatRig) -> Iterator[NatRig]:
     yield rig
     settle(rig)
     rig.world.tracking, rig.world.tracked = "none", set()
+    rig.world.table.held = set()
 
 
 def tracked(rig: NatRig) -> Tracked:
@@ -222,6 +225,53 @@ def test_answers_to_a_port_of_a_service_pass(nat: NatRig) -> None:
     )
     assert settle(nat, flow._replace(reply=back)) == 2
     nat.expect(known(nat, 4, 17, 9000), TRACKED)
+
+
+@pytest.mark.parametrize(("version", "protocol"), BOTH)
+def test_a_port_that_the_kernel_has_towards_a_backend(
+    nat: NatRig, version: int, protocol: int
+) -> None:
+    """Is given to no other flow to that backend while the kernel has it, and then again."""
+    frame = client_frame(version, protocol, sport=41018)
+    flow, table = flow_of(frame), nat.world.table
+    source, port, _ = next(table.candidates(flow, flow_hash64(flow, nat.world.seed)))
+    key = nat.world.find(flow)
+    assert key is not None
+    backends = nat.world.backends_of(key)
+    flows = []
+    number = port.to_bytes(2, "big")
+    for at, each in enumerate(backends):
+        one = listed(version, protocol, 42000 + at, port=b"\0\1")
+        back = one.reply._replace(source=each.packed, source_port=_PORT, port=number)
+        flows.append(one._replace(reply=back._replace(destination=source.packed)))
+    assert len(flows) > 1
+    assert settle(nat, *flows) == 0
+    assert tracked(nat).any
+    table.held = {Flow(each, source, PORT, port, protocol) for each in backends}
+    nat.expect(frame, TX)
+    assert {each.port for each in table.entries()} != {port}
+    settle(nat)
+    assert not tracked(nat).any
+    table.held = set()
+    nat.empty()
+    nat.expect(frame, TX)
+    assert {each.port for each in table.entries()} == {port}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_syn_ends_what_the_kernel_has(
+    nat: NatRig, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It isn't noted again when the kernel lists it still."""
+    ended: list[Rewritten] = []
+    monkeypatch.setattr(Ending, "end", lambda _, flow: ended.append(flow))
+    flow, other = listed(version, 6, 41019), listed(version, 6, 41020)
+    assert settle(nat, flow, other) == 2
+    known(nat, version, 6, 41019)
+    known(nat, version, 6, 41020)
+    nat.expect(client_frame(version, 6, sport=41019, flags="S"), TX)
+    assert settle(nat, flow, other) == 1
+    assert ended == [flow]
 
 
 @pytest.mark.parametrize(("version", "protocol"), BOTH)

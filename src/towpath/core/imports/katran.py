@@ -84,7 +84,7 @@ def _ids(vip: Vip, ids: Mapping[int, Named], remarks: list[Remark]) -> dict[Addr
     for server_id, (address, place) in ids.items():
         why = ""
         if address not in vip.reals:
-            why = "is no real of the VIP: ids name a service's own backends only"
+            why = "is no real of the VIP: ids name a service's own backends, also of weight 0"
         elif address in found:
             why = f"has id {found[address]} already: a backend has one"
         else:

@@ -10,6 +10,10 @@ connection tracking. Their packets pass, for as long as the kernel lists them:
 3. And again, from time to time: those that it lists no longer are forgotten, and those of UDP that
    nothing has been sent of for a while end here and there.
 
+A flow of the kernel's may have an address of ours, if it was given by one that went before: what
+comes back of it is noted as well, and no flow that begins here has the same port towards the same
+backend.
+
 A load balancer that goes does the reverse (`give`): it enters its flows into connection tracking.
 What isn't known any more passes meanwhile. See ``tracked`` in ``bpf/abi/lb.h``.
 """
@@ -19,20 +23,24 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from itertools import chain
-from socket import AF_INET, AF_INET6
+from socket import AF_INET
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from towpath.datapath.flows.nat_table import CLOSING
+from towpath.datapath.flows.flow_table import Filter
+from towpath.datapath.flows.nat_table import Wanted
 from towpath.datapath.maps.pins import LINKS
+from towpath.datapath.snat.handed import elsewhere, here, in_parts
 from towpath.datapath.socket.packets.flows import FlowTable as PacketFlows
 from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import conntrack_flows
-from towpath.kernel.net.conntrack_flows import Ends, Handed
+from towpath.kernel.net.conntrack_flows import Handed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,7 +50,8 @@ if TYPE_CHECKING:
     from towpath.datapath.lb.contents import Contents
     from towpath.datapath.local.path import LocalPath
     from towpath.datapath.maps.shared import SharedMaps
-    from towpath.kernel.net.conntrack_flows import Rewritten
+    from towpath.kernel.net.conntrack_flows import Ends, Rewritten
+    from towpath.model.snat import Snat
 
     Array = np.ndarray[Any, Any]
     Served = set[tuple[bytes, bytes, int]]
@@ -50,44 +59,53 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FAMILIES: dict[int, int] = {AF_INET: 4, AF_INET6: 16}
-"""Bytes of an address; the numbers of families are those of ``enum family``."""
 _TCP, _UDP = 6, 17
+_PROTOCOL = 36
+"""Where a key has it."""
+_HELD_AT_ONCE = 512
+"""Connections that are without an owner while they are given to the kernel."""
+_NAMED = 4
+"""Fields of `Handed` that say which it is: by whom, to whom, as whom."""
 _KEPT_SECONDS = 86_400
 """So long the kernel knows a flow of UDP, if nobody ends it."""
 _MOST_ENDED = 1000
 """Of these at one look: each takes two system calls."""
-_OPEN_SECONDS, _ENDING_SECONDS, _UDP_SECONDS = 86_400, 60, 120
-"""After which the kernel forgets a flow that was handed to it, of which no packet has come: it has
-times of its own from the first packet on."""
 
 
 class Tracked:
     """``tracked`` of ``tables``, and the word that says what is done with it.
 
-    ``contents``: the services. For the thread that changes these, but for what says otherwise.
+    ``contents``: the services; ``snat``: what they are translated to. For the thread that changes
+    these, but for what says otherwise.
     """
 
-    def __init__(self, tables: SharedMaps, contents: Contents) -> None:
+    def __init__(self, tables: SharedMaps, contents: Contents, snat: Snat) -> None:
         self._map = tables.maps["tracked"]
         self._settings = tables.rows("settings")
         self._names = {
             name: tables.constant("tracking", f"TRACKING_{name}")
             for name in ("NONE", "KNOWN", "TAKE", "GIVE")
         }
+        self._held: int = tables.constant("tracked_value", "TRACKED_HELD")
         self._contents = contents
+        self._ours = {each.packed for version in (4, 6) for each in snat.addresses(version)}
+        self._ports = range(snat.ports.first, snat.ports.last + 1)
+        self._noted: set[bytes] = set()
+        """Keys of TCP that are there unless the program has taken one out: by a SYN."""
         self._full = False
 
     @classmethod
-    def begun(cls, tables: SharedMaps, contents: Contents, pins: Path | None) -> Self:
+    def begun(cls, tables: SharedMaps, contents: Contents, snat: Snat, pins: Path | None) -> Self:
         """Have flows of before pass from the first packet on that a device's program sees.
 
         Where there is a program already no flow has begun elsewhere since: the kernel's list says
         all.
         """
-        made = cls(tables, contents)
+        made = cls(tables, contents, snat)
         if pins is None or not _is_attached(pins / LINKS):
             made.take()
+            with suppress(KernelError):  # who settles it tells that
+                made._reserve(made.listed())
             return made
         try:
             made.fill()
@@ -100,7 +118,8 @@ class Tracked:
     @property
     def count(self) -> int:
         """Keys of flows that pass."""
-        return len(self._map.snapshot()[0])
+        served = self.served()
+        return sum(1 for each in self.known() if _asked(each) in served)
 
     @property
     def takes(self) -> bool:
@@ -119,10 +138,19 @@ class Tracked:
     def fill(self) -> None:
         """Have all flows pass that the kernel lists, whoever they are to. KernelError."""
         try:
-            self._enter({_key(each.original): each.until for each in self.listed()})
+            found = self.listed()
+            self._enter({_key(each.original): each.until for each in found})
+            self._reserve(found)
         finally:
             if not self.takes:
-                self._state = self._names["KNOWN" if self.count else "NONE"]
+                self._state = self._names["KNOWN" if self.known() else "NONE"]
+
+    def _reserve(self, found: Iterable[Rewritten]) -> None:
+        """Have no flow begin with the port of one of these."""
+        self._enter({_key(each.reply): each.until for each in found if self._is_ours(each.reply)})
+
+    def _is_ours(self, answer: Ends) -> bool:
+        return answer.destination in self._ours and _number(answer.port) in self._ports
 
     def known(self) -> dict[bytes, int]:
         """The keys that are there, and until when each is. For any thread."""
@@ -145,11 +173,13 @@ class Tracked:
         Of UDP it is decided here when one is over, and the kernel keeps it until then: a new sender
         may have its port, and must find either both, the key and the kernel's entry, or neither.
         """
-        flows = {each: keys for each in found if (keys := _keys(each, served))}
+        flows = {each: keys for each in found if (keys := self._keys(each, served))}
         until = {each: _until(each, keys, before) for each, keys in flows.items()}
         now = time.monotonic_ns()
-        udp = [each for each in flows if each.original.protocol == _UDP]
-        over = [each for each in udp if until[each] <= now][:_MOST_ENDED]
+        udp = [each for each in flows if _is_to(each, served) and each.original.protocol == _UDP]
+        over = [each for each in udp if until[each] <= now]
+        over += [each for each in flows if self._begins_anew(_key(each.original), before)]
+        del over[_MOST_ENDED:]
         going = flows.keys() - over
         wanted = {key: until[each] for each in going for key in flows[each]}
         self._enter({key: last for key, last in wanted.items() if before.get(key, -1) < last})
@@ -158,14 +188,27 @@ class Tracked:
         self._end(ending)
         for key in before.keys() - wanted.keys() - {*chain.from_iterable(ending.values())}:
             self._forget(key)
+        self._noted = {each for each in wanted if each[_PROTOCOL] == _TCP}
+        if self._full:
+            self._noted &= self.known().keys()
+
+    def _begins_anew(self, key: bytes, before: Mapping[bytes, int]) -> bool:
+        """Whether a SYN has taken it out: what the kernel has of it would be in the way."""
+        return key in self._noted and key not in before
+
+    def _keys(self, flow: Rewritten, served: Served) -> tuple[bytes, ...]:
+        """Of what is sent to a service, and of answers that could be taken for what is ours."""
+        # Also answers to an address and port that a service has as well.
+        ends = [flow.original, flow.reply] if _is_to(flow, served) else []
+        keys = [_key(each) for each in ends if _there(each) in served]
+        if self._is_ours(flow.reply):
+            keys.append(_key(flow.reply))
+        return tuple(dict.fromkeys(keys))
 
     def conclude(self) -> int:
         """Have nothing be noted any more; how many keys there are."""
-        self._state = self._names["KNOWN"]
-        left = self.count
-        if not left:
-            self._state = self._names["NONE"]
-        return left
+        self._state = self._names["KNOWN" if self.known() else "NONE"]
+        return self.count
 
     def _keep(self, flows: Sequence[Rewritten]) -> None:
         try:
@@ -237,28 +280,77 @@ class Tracked:
         """Enter all flows that are translated into the kernel's connection tracking.
 
         What begins from now on passes. Flows to backends elsewhere stay with the program until it
-        goes, since the kernel sees none of their packets. Those to backends here it does see, so
-        each is the kernel's when it has been entered.
+        goes, since the kernel sees none of their packets. They are entered first: what begins by
+        the kernel has none of their ports then. Those to backends here it does see, so each is the
+        kernel's when it has been entered.
         """
+        begun, given = time.monotonic(), _Given()
+        try:
+            self._hand_over(_kept(self.listed()), given)
+            self._hand_over(elsewhere(translated), given)
+            if local is not None:
+                self._forget_here(PacketFlows(local.program))
+        except KernelError as error:
+            log.warning("translated flows end: %s", error)
         self._state = self._names["GIVE"]
         wait_for_readers()
         try:
-            handed = self._hand_over(_elsewhere(translated))
+            # What has begun since then, among what was seen since then.
+            seconds = time.monotonic() - begun + translated.resolution_seconds
+            self._hand_over(elsewhere(translated, Wanted(Filter(max_idle_seconds=seconds))), given)
             if local is not None:
-                handed += self._hand_over(_here(PacketFlows(local.program)))
+                flows = partial(here, PacketFlows(local.program), conntrack_flows.sources())
+                self._hand_over((each for each in flows() if not each.of_tcp), given)
+                self._hand_over((each for each in flows() if each.of_tcp), given, _HELD_AT_ONCE)
         except KernelError as error:
             log.warning("translated flows end: %s", error)
-        else:
-            log.info("%d translated flows are the kernel's from now on", handed)
+        log.info("%d translated flows are the kernel's from now on", len(given.taken))
+        if given.refused:
+            log.warning("the kernel takes %d translated flows not: they end", len(given.refused))
 
-    def _hand_over(self, flows: Iterable[Handed]) -> int:
-        handed = 0
-        for some in _in_parts(flows):
+    def _forget_here(self, flows: PacketFlows) -> None:
+        """A flow that has begun here isn't the kernel's, whatever had its client's port before."""
+        for each in self.known().keys() & {_key(flow.original) for flow in here(flows, {})}:
+            self._forget(each)
+
+    def _hand_over(self, flows: Iterable[Handed], given: _Given, at_once: int = 32) -> None:
+        """``at_once``: so few that hardly a packet comes between two steps with one of them."""
+        new = (each for each in flows if hash(each[:_NAMED]) not in given.taken)
+        for some in in_parts(new, at_once):
+            held = [_key(each.original) for each in some if each.passed and each.of_tcp]
+            if held:
+                # A packet that came between would begin another connection in their place. Segments
+                # are sent again.
+                self._enter(dict.fromkeys(held, self._held))
+                wait_for_readers()
             results = conntrack_flows.hand_over(some)
             taken = [each for each, error in zip(some, results, strict=True) if not error]
             self._enter({_key(each.original): 0 for each in taken if each.passed})
-            handed += len(taken)
-        return handed
+            given.taken |= {hash(each[:_NAMED]) for each in taken}
+            given.refused |= {hash(each[:_NAMED]) for each in some}
+            given.refused -= given.taken
+            for key in {*held} - {_key(each.original) for each in taken}:
+                self._forget(key)
+
+
+@dataclass
+class _Given:
+    """Flows by a hash of what names them: there may be many."""
+
+    taken: set[int] = field(default_factory=set)
+    refused: set[int] = field(default_factory=set)
+
+
+def _kept(flows: Iterable[Rewritten]) -> Iterator[Handed]:
+    """Those that the kernel would know for a day, for as long as it would otherwise."""
+    seconds = conntrack_flows.udp_seconds()
+    for each in flows:
+        if each.kept and each.original.protocol == _UDP:
+            back = each.reply
+            seen = back.destination, back.port
+            yield Handed(
+                each.original, back.source, back.source_port, seen, passed=False, seconds=seconds
+            )
 
 
 def _is_attached(links: Path) -> bool:
@@ -266,30 +358,14 @@ def _is_attached(links: Path) -> bool:
     return links.is_dir() and any(each.name.startswith("xdp-") for each in links.iterdir())
 
 
-def _keys(flow: Rewritten, served: Served) -> tuple[bytes, ...]:
-    """Of what is sent to a service; none, if it isn't to one."""
-    if _there(flow.original) not in served:
-        return ()
-    # And of answers, if they are to an address and port that a service has as well.
-    return tuple(_key(ends) for ends in (flow.original, flow.reply) if _there(ends) in served)
+def _is_to(flow: Rewritten, served: Served) -> bool:
+    return _there(flow.original) in served
 
 
 def _until(flow: Rewritten, keys: Iterable[bytes], before: Mapping[bytes, int]) -> int:
     """How long one lasts if no packet comes: as the program knows it, or else the kernel."""
     known = max(before.get(key, 0) for key in keys)
     return known if flow.kept and known else max(flow.until, known)
-
-
-def _in_parts(flows: Iterable[Handed], most: int = 32) -> Iterator[list[Handed]]:
-    """So few that hardly a packet comes between two steps with one of them."""
-    some: list[Handed] = []
-    for each in flows:
-        some.append(each)
-        if len(some) == most:
-            yield some
-            some = []
-    if some:
-        yield some
 
 
 def _there(ends: Ends) -> tuple[bytes, bytes, int]:
@@ -307,66 +383,15 @@ def _key(ends: Ends) -> bytes:
     )
 
 
-def _elsewhere(translated: NatFlows) -> Iterator[Handed]:
-    """Flows whose backends see an address of ours."""
-    for chunk in translated.chunks():
-        for at in range(len(chunk)):
-            source = translated.sources[int(chunk.sources[at])]
-            family = AF_INET if isinstance(source, IPv4Address) else AF_INET6
-            udp = bool(chunk.udp[at])
-            ending = int(chunk.states[at]) == CLOSING
-            backend = translated.backend_of(int(chunk.handles[at]))
-            yield Handed(
-                Ends(
-                    family,
-                    _UDP if udp else _TCP,
-                    _short(chunk.clients[at].tobytes(), family),
-                    _short(chunk.vips[at].tobytes(), family),
-                    _port(chunk.client_ports[at]),
-                    _port(chunk.vip_ports[at]),
-                ),
-                _short(backend, family),
-                _port(chunk.backend_ports[at]),
-                (source.packed, _port(chunk.ports[at])),
-                passed=False,
-                seconds=_seconds(udp=udp, ending=ending),
-                ending=ending,
-            )
-
-
-def _here(table: PacketFlows) -> Iterator[Handed]:
-    """Flows whose backends, on this node, see the client."""
-    for entries, states, _ in table.live():
-        for entry, state in zip(entries, states, strict=True):
-            family, protocol = int(entry["family"]), int(entry["protocol"])
-            ending = str(state) == "closing"
-            yield Handed(
-                Ends(
-                    family,
-                    protocol,
-                    _short(entry["client"].tobytes(), family),
-                    _short(entry["vip"].tobytes(), family),
-                    _port(entry["client_port"]),
-                    _port(entry["vip_port"]),
-                ),
-                _short(entry["backend"].tobytes(), family),
-                _port(entry["backend_port"]),
-                (_short(entry["client"].tobytes(), family), _port(entry["port"])),
-                passed=True,
-                seconds=_seconds(udp=protocol == _UDP, ending=ending),
-                ending=ending,
-            )
-
-
-def _seconds(*, udp: bool, ending: bool) -> int:
-    if udp:
-        return _UDP_SECONDS
-    return _ENDING_SECONDS if ending else _OPEN_SECONDS
-
-
-def _short(packed: bytes, family: int) -> bytes:
-    return packed[-_FAMILIES[family] :]
-
-
 def _port(number: Any) -> bytes:
     return int(number).to_bytes(2, "big")
+
+
+def _asked(key: bytes) -> tuple[bytes, bytes, int]:
+    """Address, port and protocol that a key's packets are to."""
+    address = key[28:32] if key[_PROTOCOL + 1] == AF_INET else key[16:32]
+    return address, key[34:36], key[_PROTOCOL]
+
+
+def _number(port: bytes) -> int:
+    return int.from_bytes(port, "big")

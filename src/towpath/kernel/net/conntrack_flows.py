@@ -80,11 +80,16 @@ class Handed(NamedTuple):
     seen: tuple[bytes, bytes]
     """The address and port that the backend sees."""
     passed: bool
-    """The kernel has seen its packets as they were translated."""
+    """The kernel has seen its packets as they were translated: it goes on when it is entered."""
     seconds: int
     """It is forgotten after that time without a packet."""
     ending: bool = False
     """Both sides have said that nothing more comes, or one has reset it."""
+
+    @property
+    def of_tcp(self) -> bool:
+        """Whether what is lost is sent again."""
+        return self.original.protocol == IPPROTO_TCP
 
 
 def rewritten() -> list[Rewritten]:
@@ -93,16 +98,23 @@ def rewritten() -> list[Rewritten]:
     return listed(lambda family, body: _read(family, body, now))
 
 
+def sources() -> dict[Ends, tuple[bytes, bytes]]:
+    """What is seen of each client that has another address or port behind this host. KernelError.
+
+    The kernel has a client seen with another port if answers couldn't be told from another flow's.
+    """
+    return dict(filter(None, listed(_read_source)))
+
+
 def hand_over(flows: Iterable[Handed]) -> list[int]:
     """Have the kernel translate these from now on: 0, or an error number, for each. KernelError.
 
-    What has passed the kernel it has followed as a flow between these two, which has the place of
-    this one: it is forgotten.
+    What the kernel knows of either direction has the place of this one, and is forgotten: a flow
+    that is over, or the same one as it was seen between what translated it and its backend.
     """
     requests, of = [], []
     for each in flows:
-        if each.passed:
-            requests.append(_forget(each))
+        requests += [_forget(each.original), _forget(_answer(each))]
         of.append(len(requests))
         requests.append((_NEW, _entered(each), CREATE))
     try:
@@ -151,7 +163,7 @@ class Ending(Closeable):
 
     def end(self, flow: Rewritten) -> None:
         """Have the kernel forget a flow. That it has already is fine."""
-        self._netlink.ask_each([(DELETE, _head(flow.original), 0)])
+        self._netlink.ask_each([_forget(flow.original)])
 
     def close(self) -> None:
         """Nothing more is to end."""
@@ -178,6 +190,15 @@ def _read(family: int, body: bytes, now: int) -> Rewritten | None:
     return Rewritten(original, reply, now + seconds * 10**9, status)
 
 
+def _read_source(family: int, body: bytes) -> tuple[Ends, tuple[bytes, bytes]] | None:
+    found = attributes(body[HEADER.size :])
+    original, reply = _ends(family, found[_ORIGINAL]), _ends(family, found[_REPLY])
+    if original is None or reply is None:
+        return None
+    seen = reply.destination, reply.port
+    return None if seen == (original.source, original.source_port) else (original, seen)
+
+
 def _ends(family: int, named: bytes) -> Ends | None:
     parts = attributes(named)
     proto = attributes(parts[_PROTO])
@@ -188,12 +209,15 @@ def _ends(family: int, named: bytes) -> Ends | None:
     return Ends(family, number, ip[source], ip[destination], proto[_SOURCE_PORT], proto[_PORT])
 
 
-def _forget(flow: Handed) -> tuple[int, bytes, int]:
-    source, port = flow.seen
-    there = flow.original._replace(
-        source=source, source_port=port, destination=flow.backend, port=flow.backend_port
+def _forget(ends: Ends) -> tuple[int, bytes, int]:
+    return DELETE, _head(ends), 0
+
+
+def _answer(flow: Handed) -> Ends:
+    address, port = flow.seen
+    return flow.original._replace(
+        source=flow.backend, source_port=flow.backend_port, destination=address, port=port
     )
-    return DELETE, _head(there), 0
 
 
 def _entered(flow: Handed) -> bytes:
