@@ -339,7 +339,7 @@ class Balancer(Closeable):
         for service in self._contents.installed:
             if service.key.scope == "node":
                 continue
-            for address, handle in service.handles.items():
+            for address, handle in service.noted.items():
                 why = troubles.get(destination(service, address, self._source))
                 if why is not None:
                     yield service.key, address, handle, why
@@ -359,7 +359,7 @@ class Balancer(Closeable):
                 service.options.forwarding == "snat" and not self._is_here(handle),
             )
             for service in self._contents.installed
-            for address, handle in service.handles.items()
+            for address, handle in service.noted.items()
         }
 
     def local_backends(self) -> frozenset[BackendKey]:
@@ -367,7 +367,7 @@ class Balancer(Closeable):
         return frozenset(
             BackendKey(service.key, address)
             for service in self._contents.installed
-            for address, handle in service.handles.items()
+            for address, handle in service.noted.items()
             if self._is_here(handle)
         )
 
@@ -404,7 +404,7 @@ class Balancer(Closeable):
         handles = {
             BackendKey(key, address): handle
             for key in services.keys() & {each.service for each in backends}
-            for address, handle in services[key].handles.items()
+            for address, handle in services[key].noted.items()
         }
         wanted = {key: handles[key] for key in backends if key in handles}
         timeouts = {

@@ -30,7 +30,7 @@ def _clean(text: str) -> str:
     return _ZEROS.sub(lambda found: _decimal(found.group()), text)
 
 
-@lru_cache(maxsize=1 << 13)
+@lru_cache(maxsize=1 << 10)
 def read_address(text: str) -> Address:
     """Return an address that the API has stored. ValueError: it is none."""
     try:

@@ -7,11 +7,10 @@ other. Only a Node that comes or goes has all slices looked at.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from towpath.core.kubernetes.addresses import read_unicast
-from towpath.core.kubernetes.endpoints import SERVICE_NAME, Endpoints, Known, merge
+from towpath.core.kubernetes.endpoints import SERVICE_NAME, merge
 from towpath.core.kubernetes.services import kept
 from towpath.core.kubernetes.slices import read
 from towpath.core.kubernetes.translate import Here, Translated, is_served, translate
@@ -21,7 +20,9 @@ from towpath.model.sources.kubernetes import objects
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
 
+    from towpath.core.kubernetes.endpoints import Key
     from towpath.core.kubernetes.problems import Refusal
+    from towpath.core.kubernetes.slices import Listed, Slice
     from towpath.core.kubernetes.translate import Health
     from towpath.model.kinds import Address, Prefix
     from towpath.model.service import Service
@@ -65,14 +66,16 @@ class Cluster:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._services: dict[Name, objects.Service] = {}
-        self._slices: defaultdict[Name, dict[str, Known]] = defaultdict(dict)
+        # Of thousands of Services most have one slice, one port and one address: where a
+        # dictionary would do, a tuple takes a fifth of the memory.
+        self._slices: dict[Name, tuple[Slice, ...]] = {}
+        """Of a Service, in the order in which they were told."""
         self._slice_of: dict[Name, Name] = {}
         self._nodes: dict[str, objects.Node] = {}
-        self._order = 0
         self._dirty: set[Name] = set()
-        self._endpoints: dict[Name, Endpoints] = {}
-        self._made: dict[Name, Translated] = {}
-        # Of `_made` and `_endpoints`, what few have: whoever asks need not look at all.
+        self._endpoints: dict[Name, tuple[tuple[Key, Listed], ...]] = {}
+        self._made: dict[Name, tuple[Service, ...]] = {}
+        # Of what is made of Services, what few have: whoever asks need not look at all.
         self._refusals: dict[Name, list[Refusal]] = {}
         self._health: dict[Name, Health] = {}
         self._held: dict[Name, int] = {}
@@ -132,8 +135,8 @@ class Cluster:
 
     def pod(self, service: Name, address: Address) -> str | None:
         """Return the name of a Service's pod that has an address. For any thread."""
-        for known in tuple(self._slices.get(service, {}).values()):
-            if name := known.slice.pod(address):
+        for known in self._slices.get(service, ()):
+            if name := known.pod(address):
                 return f"{name}.{service[0]}"
         return None
 
@@ -145,7 +148,7 @@ class Cluster:
             owner = self._slice_of.get(key)
             if owner != (key[0], found.metadata.label(SERVICE_NAME)):
                 return True
-            return self._slices[owner][key[1]].slice != read(found)
+            return read(found) not in self._slices[owner]
         return self._nodes.get(key[1]) != found
 
     def _put_slice(self, found: objects.EndpointSlice) -> None:
@@ -156,8 +159,8 @@ class Cluster:
         if owner is None:
             return
         key = (namespace, owner)
-        self._order += 1
-        self._slices[key][name] = Known(self._order, read(found))
+        others = (each for each in self._slices.get(key, ()) if each.name != name)
+        self._slices[key] = (*others, read(found))
         self._slice_of[namespace, name] = key
         self._dirty.add(key)
 
@@ -165,9 +168,8 @@ class Cluster:
         owner = self._slice_of.pop(name, None)
         if owner is None:
             return
-        del self._slices[owner][name[1]]
-        if not self._slices[owner]:
-            del self._slices[owner]
+        others = tuple(each for each in self._slices[owner] if each.name != name[1])
+        _keep(self._slices, owner, others)
         self._dirty.add(owner)
 
     def _put_node(self, found: objects.Node) -> None:
@@ -183,11 +185,7 @@ class Cluster:
         if self._look_here():
             return
         for key, slices in self._slices.items():
-            if any(
-                endpoint.node == name
-                for known in slices.values()
-                for endpoint in known.slice.endpoints
-            ):
+            if any(each.endpoints.names(name) for each in slices):
                 self._dirty.add(key)
 
     def _look_here(self) -> bool:
@@ -224,41 +222,34 @@ class Cluster:
         remove: set[str] = set()
         names, self._dirty = frozenset(self._dirty), set()
         for key in names:
-            before = self._made.pop(key, Translated())
-            after = self._make(key, before.services, now)
-            if after is not None:
-                self._made[key] = after
+            before = {each.name: each for each in self._made.get(key, ())}
+            after = self._make(key, before, now)
+            _keep(self._made, key, tuple(after.services.values()))
             self._note(key, after)
-            services = after.services if after else {}
-            remove |= before.services.keys() - services.keys()
-            put |= {
-                name: made for name, made in services.items() if made != before.services.get(name)
-            }
+            remove |= before.keys() - after.services.keys()
+            put |= {name: made for name, made in after.services.items() if made != before.get(name)}
         return Changed(tuple(put.values()), tuple(remove - put.keys()), names)
 
-    def _make(self, key: Name, before: Mapping[str, Service], now: float) -> Translated | None:
+    def _make(self, key: Name, before: Mapping[str, Service], now: float) -> Translated:
         service = self._services.get(key)
         if service is None or not is_served(service, self.here):
             self._endpoints.pop(key, None)
-            return None
-        slices = self._slices.get(key, {}).values()
-        known = self._endpoints.get(key, {})
+            return Translated()
+        known = dict(self._endpoints.get(key, ()))
+        slices = self._slices.get(key, ())
         endpoints, refusals = merge(service, slices, known, self._is_gone(), now)
-        self._endpoints[key] = endpoints
+        _keep(self._endpoints, key, tuple(endpoints.items()))
         made = translate(service, endpoints, self.here, before)
         made.refusals += refusals
         return made
 
-    def _note(self, key: Name, made: Translated | None) -> None:
+    def _note(self, key: Name, made: Translated) -> None:
         """Keep apart what few services have."""
-        refusals = made.refusals if made else []
-        if refusals != self._refusals.get(key, []):
+        if made.refusals != self._refusals.get(key, []):
             self.refused += 1
-        _keep(self._refusals, key, refusals)
-        _keep(self._health, key, made.health if made else None)
-        endpoints = self._endpoints.get(key, {})
-        held = (each.held_since for found in endpoints.values() for each in found)
-        _keep(self._held, key, sum(since is not None for since in held))
+        _keep(self._refusals, key, made.refusals)
+        _keep(self._health, key, made.health)
+        _keep(self._held, key, sum(each.held for _, each in self._endpoints.get(key, ())))
 
     def _is_gone(self) -> Callable[[str], bool]:
         """Nodes are asked about once some are known."""
@@ -267,7 +258,7 @@ class Cluster:
 
     def services(self) -> dict[str, Service]:
         """All services, by name."""
-        return {name: each for made in self._made.values() for name, each in made.services.items()}
+        return {each.name: each for made in self._made.values() for each in made}
 
     def refusals(self) -> list[Refusal]:
         """What of all objects isn't served."""

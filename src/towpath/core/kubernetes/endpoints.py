@@ -16,12 +16,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from towpath.core.kubernetes.problems import Refusal
-from towpath.core.kubernetes.slices import READY, Found, Slice
+from towpath.core.kubernetes.slices import READY, Found, Listed, said_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-    from towpath.core.kubernetes.slices import Port
+    from towpath.core.kubernetes.slices import Port, Said, Slice
     from towpath.model.kinds import Address
     from towpath.model.sources.kubernetes.objects import Service, ServicePort
 
@@ -34,36 +34,29 @@ While nobody writes slices nothing is known to have changed."""
 
 Key: TypeAlias = tuple[int, str, int]
 """A Service's port and protocol, and the family."""
-Endpoints: TypeAlias = dict[Key, tuple[Found, ...]]
+Endpoints: TypeAlias = dict[Key, Listed]
 """Each address once."""
-
-
-class Known(NamedTuple):
-    """A slice, and when it was told."""
-
-    order: int
-    slice: Slice
 
 
 def merge(
     service: Service,
-    slices: Iterable[Known],
+    slices: Iterable[Slice],
     before: Endpoints,
     is_gone: Callable[[str], bool],
     now: float,
 ) -> tuple[Endpoints, list[Refusal]]:
     """Return the endpoints of each port and family, and what of them can't be used.
 
-    ``before``: what this returned the last time. ``is_gone`` says of a node's name that there is
-    no such node; only what the cluster's own controller has written is asked about.
+    ``slices``: as they were told, the latest last. ``before``: what this returned the last time.
+    ``is_gone`` says of a node's name that there is no such node; only what the cluster's own
+    controller has written is asked about.
     """
     refusals: list[Refusal] = []
-    by_family: dict[int, list[Known]] = {4: [], 6: []}
-    for known in sorted(slices, key=lambda each: each.order):
-        found_in = known.slice
-        of_another = found_in.owners and service.metadata.uid not in found_in.owners
-        if found_in.family is not None and not of_another:
-            by_family[found_in.family].append(known)
+    by_family: dict[int, list[Slice]] = {4: [], 6: []}
+    for each in slices:
+        of_another = each.owners and service.metadata.uid not in each.owners
+        if each.family is not None and not of_another:
+            by_family[each.family].append(each)
     merged: Endpoints = {}
     for port in service.spec.ports or ():
         for family, listed in by_family.items():
@@ -73,10 +66,16 @@ def merge(
                 gone = _Gone(_ranks(listed), is_gone, now)
                 made |= {each.address: each for each in _held(made, before.get(key, ()), gone)}
             if made:
-                merged[key] = tuple(made.values())
+                merged[key] = _listed(made.values(), listed)
             elif listed:
                 refusals += _unmatched(service, port, listed)
     return merged, list(dict.fromkeys(refusals))
+
+
+def _listed(found: Collection[Found], slices: Iterable[Slice]) -> Listed:
+    """Return endpoints as one; of one slice, as nearly always, with what that has of them."""
+    made = Listed(found)
+    return next((each.endpoints for each in slices if each.endpoints == made), made)
 
 
 def _number(ports: Iterable[Port], wanted: ServicePort) -> int | None:
@@ -88,36 +87,37 @@ def _number(ports: Iterable[Port], wanted: ServicePort) -> int | None:
 
 
 def _at_port(
-    port: ServicePort, listed: Iterable[Known], is_gone: Callable[[str], bool]
+    port: ServicePort, listed: Iterable[Slice], is_gone: Callable[[str], bool]
 ) -> dict[Address, Found]:
     found: dict[Address, Found] = {}
-    for known in listed:  # the latest last
-        number = _number(known.slice.ports, port)
+    for told in listed:  # the latest last
+        number = _number(told.ports, port)
         if number is None:
             continue
-        managed = known.slice.managed
-        for endpoint in known.slice.endpoints:
-            if not endpoint.rank:
+        for endpoint in told.endpoints:
+            address, said = endpoint
+            if not said.rank:
                 continue
-            if managed and endpoint.node is not None and is_gone(endpoint.node):
+            if told.managed and said.node is not None and is_gone(said.node):
                 continue
-            each = endpoint if endpoint.port == number else endpoint._replace(port=number)
-            other = found.get(each.address)
-            if other is None or _better(each, other, port.target_port):
-                found[each.address] = each
+            at_port = said.port == number
+            each = endpoint if at_port else Found(address, said_once(number, *said[1:]))
+            other = found.get(address)
+            if other is None or _better(each.said, other.said, port.target_port):
+                found[address] = each
     return found
 
 
-def _better(each: Found, other: Found, target: int | str | None) -> bool:
+def _better(each: Said, other: Said, target: int | str | None) -> bool:
     """Whether what is said later of an address holds."""
     if each.rank != other.rank:
         return each.rank > other.rank
     return each.port == other.port or other.port != target
 
 
-def _disagree(port: ServicePort, listed: Iterable[Known]) -> bool:
+def _disagree(port: ServicePort, listed: Iterable[Slice]) -> bool:
     """Whether slices have not all been written since ports have changed."""
-    filled = [each.slice for each in listed if each.slice.filled]
+    filled = [each for each in listed if each.filled]
     ports = {frozenset(found.ports) for found in filled}
     unknown = all(_number(found.ports, port) is None for found in filled)
     return len(ports) > 1 or (bool(filled) and unknown)
@@ -132,29 +132,27 @@ class _Gone(NamedTuple):
     now: float
 
 
-def _ranks(listed: Iterable[Known]) -> dict[Address, int]:
+def _ranks(listed: Iterable[Slice]) -> dict[Address, int]:
     found: dict[Address, int] = {}
-    for known in listed:
-        for each in known.slice.endpoints:
-            found[each.address] = max(found.get(each.address, 0), each.rank)
+    for told in listed:
+        for each in told.endpoints:
+            found[each.address] = max(found.get(each.address, 0), each.said.rank)
     return found
 
 
 def _held(made: Mapping[Address, Found], before: Iterable[Found], gone: _Gone) -> Iterator[Found]:
     """Those that were ready, and of which nothing is said, or the same at other ports."""
-    for each in before:
-        address = each.address
-        if address in made or not each.ready or (each.node is not None and gone.node(each.node)):
+    for address, was in before:
+        if address in made or not was.ready or (was.node is not None and gone.node(was.node)):
             continue
-        since = gone.now if each.held_since is None else each.held_since
+        since = gone.now if was.held_since is None else was.held_since
         if gone.ranks.get(address, READY) == READY and gone.now - since <= HOLD_SECONDS:
-            yield each._replace(held_since=since)
+            yield Found(address, was._replace(held_since=since))
 
 
-def _unmatched(service: Service, port: ServicePort, listed: Iterable[Known]) -> Iterator[Refusal]:
+def _unmatched(service: Service, port: ServicePort, listed: Iterable[Slice]) -> Iterator[Refusal]:
     """Slices that have endpoints, of which none has the port."""
-    for known in listed:
-        found = known.slice
+    for found in listed:
         if not found.serves or _number(found.ports, port) is not None:
             continue
         have = ", ".join(repr(each.name) for each in found.ports) or "none"

@@ -40,7 +40,7 @@ def kept(found: objects.Service) -> objects.Service:
             external_traffic_policy=_once(spec.external_traffic_policy),
             internal_traffic_policy=_once(spec.internal_traffic_policy),
         ),
-        None if given is None else objects.ServiceStatus(given),
+        objects.ServiceStatus(given) if given is not None and given.ingress else None,
     )
 
 

@@ -2,13 +2,16 @@
 """What is kept of an EndpointSlice: its endpoints, read once, in a fraction of the memory.
 
 There are as many endpoints as pods times the Services that they are in, and nothing else in a
-cluster is as many.
+cluster is as many. So of each only the address is kept, beside what is said of it: one object for
+all of which the same is said.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.core.kubernetes.addresses import read_unicast
@@ -26,10 +29,9 @@ READY, SERVING = 2, 1
 _FAMILIES = {"IPv4": 4, "IPv6": 6}
 
 
-class Found(NamedTuple):
-    """An endpoint at one port."""
+class Said(NamedTuple):
+    """What is said of an endpoint at one port."""
 
-    address: Address
     port: int
     rank: int
     """2: ready. 1: terminating, and serves. 0: neither; it gets no connections."""
@@ -44,6 +46,72 @@ class Found(NamedTuple):
     def ready(self) -> bool:
         """Whether it gets new connections before all that only serve."""
         return self.rank == READY
+
+
+@lru_cache(maxsize=4096)
+def said_once(
+    port: int,
+    rank: int,
+    node: str | None,
+    zones: frozenset[str] | None,
+    nodes: frozenset[str] | None,
+    held_since: float | None = None,
+) -> Said:
+    """Return one object for the same: there are some for each node."""
+    return Said(port, rank, node, zones, nodes, held_since)
+
+
+class Found(NamedTuple):
+    """An endpoint at one port."""
+
+    address: Address
+    said: Said
+
+
+class Listed(Collection[Found]):
+    """Endpoints in an order, each of which is made when it is asked for."""
+
+    __slots__ = ("_addresses", "_said")
+
+    def __init__(self, found: Collection[Found] = ()) -> None:
+        self._addresses = tuple([each.address for each in found])
+        said = tuple([each.said for each in found])
+        # Where no nodes are named the same is said of all.
+        self._said = said[:1] if said.count(said[0] if said else None) == len(said) else said
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield each."""
+        return map(Found, self._addresses, self._each())
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._addresses)
+
+    def __contains__(self, found: object) -> bool:
+        """Whether one of them is this."""
+        return any(each == found for each in self)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other's are the same in the same order."""
+        if not isinstance(other, Listed):
+            return NotImplemented
+        return (self._addresses, self._said) == (other._addresses, other._said)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _each(self) -> Iterable[Said]:
+        return repeat(*self._said) if len(self._said) == 1 else self._said
+
+    @property
+    def held(self) -> int:
+        """How many are in no slice any more."""
+        if len(self._said) == 1 and self._said[0].held_since is None:
+            return 0
+        return sum(each.said.held_since is not None for each in self)
+
+    def names(self, node: str) -> bool:
+        """Whether one is on a node of this name."""
+        return any(each.node == node for each in self._said)
 
 
 class Port(NamedTuple):
@@ -68,7 +136,7 @@ class Slice(NamedTuple):
     """It lists something, of whatever use."""
     serves: bool
     """Some of that would get connections."""
-    endpoints: tuple[Found, ...]
+    endpoints: Listed
     """Those with addresses that can be used, as they are at the first port."""
     pods: str = ""
     """What they are called, line by line, if they are pods: one text takes a third of ten."""
@@ -84,9 +152,11 @@ class Slice(NamedTuple):
 def read(found: EndpointSlice) -> Slice:
     """Return what of a slice is kept."""
     meta = found.metadata
-    ports = tuple(
-        Port(sys.intern(each.name or ""), sys.intern(each.protocol or "TCP"), each.port)
-        for each in found.ports or ()
+    ports = _ports_once(
+        tuple(
+            Port(sys.intern(each.name or ""), sys.intern(each.protocol or "TCP"), each.port)
+            for each in found.ports or ()
+        )
     )
     first = next((each.number for each in ports), None) or 0
     listed = found.endpoints or ()
@@ -100,7 +170,7 @@ def read(found: EndpointSlice) -> Slice:
         ports,
         bool(listed),
         any(_rank(each.conditions) for each in listed),
-        tuple(each for each, _ in usable),
+        Listed([each for each, _ in usable]),
         "\n".join(pod for _, pod in usable).rstrip("\n"),
     )
 
@@ -121,11 +191,17 @@ def _endpoints(listed: Iterable[Endpoint], port: int) -> Iterator[tuple[Found, s
         node = None if each.node_name is None else sys.intern(each.node_name)
         target = each.target_ref
         pod = target.name if target is not None and target.kind == "Pod" else None
-        yield Found(address, port, _rank(each.conditions), node, zones, nodes), pod or ""
+        yield Found(address, said_once(port, _rank(each.conditions), node, zones, nodes)), pod or ""
 
 
 def _names(zones: Iterable[object] | None) -> frozenset[str] | None:
     return _once(frozenset(getattr(each, "name", "") for each in zones)) if zones else None
+
+
+@lru_cache(maxsize=256)
+def _ports_once(ports: tuple[Port, ...]) -> tuple[Port, ...]:
+    """Return one object for those that are equal: most Services have the same few ports."""
+    return ports
 
 
 @lru_cache(maxsize=4096)

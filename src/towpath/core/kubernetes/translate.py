@@ -230,7 +230,7 @@ class _Translation:
 
     def _put(self, wish: _Wish, scope: Scope, *, local: bool) -> None:
         port = wish.port
-        found = self._endpoints.get((*port.at, wish.vip.version), ())
+        found = tuple(self._endpoints.get((*port.at, wish.vip.version), ()))
         active, draining = self._chosen(found, local=local)
         # Who asks at a socket of this node is sent to any endpoint in one way.
         here = self._here.node if scope == "all" else None
@@ -275,15 +275,15 @@ class _Translation:
             each.address
             for found in self._endpoints.values()
             for each in found
-            if each.ready and each.node == self._here.node
+            if each.said.ready and each.said.node == self._here.node
         }
         by_family: Counter[int] = Counter(each.version for each in local)
         return Health(port, self._meta.namespace, self._meta.name, by_family)
 
 
 def _backend(found: Found, port: int, state: BackendState, here: str | None) -> Backend:
-    own = None if found.port == port else found.port
-    local = here is not None and found.node == here
+    own = None if found.said.port == port else found.said.port
+    local = here is not None and found.said.node == here
     return Backend(found.address, 1, state, own, local)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from towpath.model.kinds import fewest
@@ -36,7 +37,7 @@ class Options:
     def of(cls, service: Service) -> Options:
         """Return those of a service."""
         allowed = None if service.allow_from is None else fewest(service.allow_from)
-        return cls(
+        return _once(
             table_size=service.table_size,
             flow_table=service.flow_table,
             flow_timeout=service.flow_timeout,
@@ -54,4 +55,6 @@ class Options:
         return {name: getattr(self, name) for name in FIELDS}
 
 
+_once = lru_cache(maxsize=256)(Options)
+"""One object for the same: thousands of services have few options."""
 FIELDS = tuple(field.name for field in fields(Options))

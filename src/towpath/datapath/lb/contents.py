@@ -160,8 +160,10 @@ class Contents:
             self.served.change(change.before, change.after)
             if change.before is not None:
                 del self._observed[change.before.key]
-        # The very objects: what doesn't change next time is then seen at a glance.
-        self._observed |= {each.after.key: each.after for each in wanted.changes if each.after}
+        # The very objects: what doesn't change next time is then seen at a glance. And the keys
+        # that the tables have: equal ones would take as much memory again.
+        for after in (each.after for each in wanted.changes if each.after):
+            self._observed[self.tables.services[after.key].key] = after
         return wanted
 
     def _forget_drops(self) -> None:

@@ -59,9 +59,9 @@ class Destinations:
         return changed
 
     def _of(self, service: Installed) -> Iterator[Destination]:
-        for address, backend in service.records.items():
+        for backend in service.backends():
             if not self._is_here(service.options.forwarding, backend):
-                yield destination(service, address, self._source)
+                yield destination(service, backend.address, self._source)
 
 
 def destination(service: Installed, address: Address, source: Source) -> Destination:

@@ -75,7 +75,7 @@ class BackendHops:
             address
             for service in self._contents.installed
             if service.key.scope == "all"
-            for address, handle in service.handles.items()
+            for address, handle in service.noted.items()
             if moved[table.index(handle)]
         )
         self._resolver.prefer(busy if moved.any() else ())

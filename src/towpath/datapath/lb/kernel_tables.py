@@ -22,6 +22,7 @@ import numpy as np
 
 from towpath.core.lb.options import Options
 from towpath.core.lb.routes import prefixes_in_order
+from towpath.datapath.lb.noted import Noted
 from towpath.datapath.lb.services import Installed, Row
 from towpath.datapath.lb.tables import Tables
 from towpath.model.service import BackendState
@@ -86,17 +87,17 @@ class KernelTables(Tables):
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Note weight, state and port; of one with another handle also whether it is here."""
         service, address = self.services[key], backend.address
-        before, handle = service.records[address].server_id, service.handles[address]
+        before, handle = service.noted.backend(address).server_id, service.noted.handle(address)
         super().set_backend(key, backend)
         self.local.note(service, address)
         self.server_ids.enter(service, address)
         if before != backend.server_id:
-            self.server_ids.leave(service.index, before, (handle, service.handles[address]))
+            self.server_ids.leave(service.index, before, (handle, service.noted.handle(address)))
 
     def remove_backend(self, key: ServiceKey, address: Address) -> None:
         """Give up a backend that is in no table, and its id."""
         service = self.services[key]
-        server_id, handle = service.records[address].server_id, service.handles[address]
+        server_id, handle = service.noted.backend(address).server_id, service.noted.handle(address)
         super().remove_backend(key, address)
         self.server_ids.leave(service.index, server_id, (handle,))
 
@@ -132,11 +133,7 @@ class KernelTables(Tables):
         for at, service in enumerate(used.values()):
             self.services[service.key] = service
             if at in as_known:
-                backends = as_known[at]
-                addresses = [each.address for each in backends]
-                service.records = dict(zip(addresses, backends, strict=True))
-                handles = records.handles[records.of(at)]
-                service.handles = dict(zip(addresses, handles, strict=True))
+                service.noted = Noted(as_known[at], records.handles[records.of(at)])
             elif at in as_meant:
                 self._take_over(service, records.read(at))
             else:
@@ -153,9 +150,9 @@ class KernelTables(Tables):
         sources: defaultdict[int, list[Prefix]] = defaultdict(list)
         for prefix, index in self.options.rows_of(service.index).items():
             sources[index].append(prefix)
-        service.routes = [
-            Row(prefixes_in_order(found), frozenset(), index) for index, found in sources.items()
-        ]
+        service.routes = tuple(
+            [Row(prefixes_in_order(found), frozenset(), index) for index, found in sources.items()]
+        )
 
     def _adopt_ranges(self, used: Mapping[int, Installed]) -> None:
         having: list[Installed | Row] = [*used.values()]
@@ -208,21 +205,21 @@ class KernelTables(Tables):
 
     def _take_over(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
         """Believe what is there."""
-        for handle, backend in records:
-            service.handles[backend.address] = handle
-            service.records[backend.address] = self.local.as_told(service, backend, handle)
+        backends = [self.local.as_told(service, backend, handle) for handle, backend in records]
+        service.noted = Noted(backends, [handle for handle, _ in records])
 
     def _put_right(self, service: Installed, records: list[tuple[int, Backend]]) -> None:
         """Look at all that is there."""
         found = self.slots.read(service.base, service.size)
         known = set(np.unique(found).tolist())
+        kept: dict[Address, tuple[int, Backend]] = {}
         for handle, backend in records:
             if handle in known or not backend.takes_flows:
-                service.handles[backend.address] = handle
-                service.records[backend.address] = self.local.as_told(service, backend, handle)
+                kept[backend.address] = handle, backend
             else:
                 self.backends.remove(handle)
                 self.server_ids.leave(service.index, backend.server_id, (handle,))
+        self._take_over(service, list(kept.values()))
         if known and not any(each.takes_flows for each in service.backends()):
             self._believe_table(service, known)
         whole = np.array_equal(self._table(service, service.backends()), found)
@@ -233,7 +230,7 @@ class KernelTables(Tables):
         """Learn which backends a route has; whether its table is the one that they make."""
         found = self.slots.read(row.base, row.size)
         there = set(np.unique(found).tolist())
-        row.backends = frozenset(a for a, handle in service.handles.items() if handle in there)
+        row.backends = frozenset(a for a, handle in service.noted.items() if handle in there)
         return np.array_equal(self._row_table(service, row, service.backends()), found)
 
     def _believe_table(self, service: Installed, known: set[int]) -> None:
@@ -243,7 +240,7 @@ class KernelTables(Tables):
         next apply has said which, new flows go on.
         """
         for backend in service.backends():
-            if service.handles[backend.address] in known:
+            if service.noted.handle(backend.address) in known:
                 active = replace(backend, weight=backend.weight or 1, state=BackendState.ACTIVE)
                 self.set_backend(service.key, active)
 

@@ -54,8 +54,8 @@ class LocalBackends:
 
     def note(self, service: Installed, address: Address) -> None:
         """Enter a backend of a service, or take it out."""
-        handle = service.handles[address]
-        if self._is_here(service.options.forwarding, service.records[address]):
+        handle = service.noted.handle(address)
+        if self._is_here(service.options.forwarding, service.noted.backend(address)):
             self._flags[service.index] |= self._flag
             self._rows[handle & self._mask] = handle
         elif self.has(handle):
@@ -78,10 +78,10 @@ class LocalBackends:
         entered = self._entered(services)
         for service in services:
             forwarding = service.options.forwarding
-            here = [each for each in service.records.values() if self._is_here(forwarding, each)]
-            if here or any(each in entered for each in service.handles.values()):
-                for address in service.handles:
-                    self.note(service, address)
+            here = [each for each in service.noted.backends if self._is_here(forwarding, each)]
+            if here or any(each in entered for each in service.noted.handles):
+                for backend in service.noted.backends:
+                    self.note(service, backend.address)
             if not here and int(self._flags[service.index]) & self._flag:
                 self._flags[service.index] &= self._others
 
@@ -89,7 +89,7 @@ class LocalBackends:
         """Return the handles of these services that are entered, and perhaps others."""
         if len(services) > _FEW:
             return self.handles()
-        return {each for one in services for each in one.handles.values() if self.has(each)}
+        return {each for one in services for each in one.noted.handles if self.has(each)}
 
     def handles(self) -> frozenset[int]:
         """Those of backends on this node; some may be of backends that have gone."""

@@ -49,8 +49,8 @@ class Marks:
         services = [each for each in services if each.index < len(self._rows)]
         if not services:
             return
-        records = [each for service in services for each in service.records.values()]
-        handles = [each for service in services for each in service.handles.values()]
+        records = [each for service in services for each in service.noted.backends]
+        handles = [each for service in services for each in service.noted.handles]
         words = [
             handle
             | each.weight << _WEIGHT
@@ -61,7 +61,7 @@ class Marks:
         made = table_marks(
             b"".join([pack(each.address) for each in records]),
             array("Q", words),
-            array("I", accumulate(len(each.records) for each in services)),
+            array("I", accumulate(len(each.noted.handles) for each in services)),
             array("Q", [each.sum for each in services]),
         )
         for service, mark in zip(services, made, strict=True):

@@ -66,9 +66,9 @@ class ServerIds:
 
     def enter(self, service: Installed, address: Address) -> None:
         """Have a backend's id name it, if it has one."""
-        server_id = service.records[address].server_id
+        server_id = service.noted.backend(address).server_id
         if server_id is not None:
-            self._table.update(self._key(service.index, server_id), service.handles[address])
+            self._table.update(self._key(service.index, server_id), service.noted.handle(address))
 
     def leave(self, service: int, server_id: int | None, handles: Collection[int]) -> None:
         """Have an id name nobody, unless it is another backend's than that of these handles."""

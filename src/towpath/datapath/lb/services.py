@@ -11,6 +11,7 @@ import numpy as np
 from towpath.core.lb.routes import canonical
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.free import FreeIndexes
+from towpath.datapath.lb.noted import Noted
 from towpath.model.service import SourceRoute
 
 if TYPE_CHECKING:
@@ -140,12 +141,11 @@ class Installed:
     """Slots of the table in use; 0 while there is no backend that takes flows."""
     sum: int = 0
     """Of what is in it, as it was made; 0 where there is none."""
-    handles: dict[Address, int] = field(default_factory=dict)
+    noted: Noted = field(default_factory=Noted)
+    """Its backends."""
     also: frozenset[ServiceKey] = frozenset()
     """Other keys that packets find it by: left by a process that died while it moved it."""
-    records: dict[Address, Backend] = field(default_factory=dict)
-    """Backends as they are noted in the kernel."""
-    routes: list[Row] = field(default_factory=list)
+    routes: tuple[Row, ...] = ()
 
     @property
     def table_size(self) -> int:
@@ -157,11 +157,16 @@ class Installed:
         """Where it is counted now."""
         translated = self.options.forwarding == "snat"
         routes = tuple((each.sources, each.index) for each in self.routes)
-        return Place(self.key, self.index, tuple(self.handles.items()), translated, routes)
+        return Place(self.key, self.index, tuple(self.noted.items()), translated, routes)
+
+    @property
+    def handles(self) -> dict[Address, int]:
+        """Its backends' handles by their addresses, as of now."""
+        return dict(self.noted.items())
 
     def backends(self) -> tuple[Backend, ...]:
         """Return the backends that have a record."""
-        return tuple(self.records.values())
+        return self.noted.backends
 
     def route_from(self) -> tuple[SourceRoute, ...]:
         """Return its routes as they would be wished for."""
@@ -171,7 +176,6 @@ class Installed:
         """Return a service that can be changed apart."""
         return replace(
             self,
-            handles=self.handles.copy(),
-            records=self.records.copy(),
-            routes=[replace(each) for each in self.routes],
+            noted=self.noted.copy(),
+            routes=tuple([replace(each) for each in self.routes]),
         )

@@ -104,8 +104,9 @@ class Tables:
 
     def create(self, service: Service) -> None:
         """Prepare a service that nothing leads to yet."""
-        self.services[service.key] = Installed(service.key, self._rows.take(), Options())
-        self.set_options(service.key, Options.of(service))
+        key = service.key
+        self.services[key] = Installed(key, self._rows.take(), Options())
+        self.set_options(key, Options.of(service))
 
     def publish(self, key: ServiceKey) -> None:
         """Let packets find the service."""
@@ -138,10 +139,7 @@ class Tables:
     def add_backends(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
         """Write backends' records. Flows reach them by the next table."""
         service = self.services[key]
-        addresses = [each.address for each in backends]
-        handles = self._backends.add(service.index, backends)
-        service.handles.update(zip(addresses, handles, strict=True))
-        service.records.update(zip(addresses, backends, strict=True))
+        service.noted.add(backends, self._backends.add(service.index, backends))
 
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Note a backend's weight and state, which take effect by the next table; and its port.
@@ -149,19 +147,18 @@ class Tables:
         One that goes down, and is in no table, gets a new handle: its flows move at once.
         """
         service = self.services[key]
-        handle = service.handles[backend.address]
+        handle = service.noted.handle(backend.address)
         down = backend.state is BackendState.DOWN
-        if down and service.records[backend.address].state is not BackendState.DOWN:
+        if down and service.noted.backend(backend.address).state is not BackendState.DOWN:
             handle = self._backends.renew(handle)
         self._backends.note(handle, backend)
-        service.handles[backend.address] = handle
-        service.records[backend.address] = backend
+        service.noted.set(backend, handle)
 
     def remove_backend(self, key: ServiceKey, address: Address) -> None:
         """Give up a backend that is in no table: its flows move at once."""
         service = self.services[key]
-        self._backends.remove(service.handles.pop(address))
-        del service.records[address]
+        self._backends.remove(service.noted.handle(address))
+        service.noted.remove(address)
 
     def set_table(self, key: ServiceKey, members: Iterable[Backend]) -> None:
         """Make ``members``, which have records, share the service's new flows."""
@@ -186,13 +183,13 @@ class Tables:
         """
         service, members = self.services[key], tuple(members)
         before = {each.sources: each for each in service.routes}
-        service.routes = []
+        service.routes = ()
         for route in wanted:
             row = before.pop(route.sources, None) or Row(
                 route.sources, frozenset(), self._rows.take()
             )
             row.backends = frozenset(route.backends)
-            service.routes.append(row)
+            service.routes = (*service.routes, row)
             self._fill_row(service, row, members)
         rows = {prefix: row.index for row in service.routes for prefix in row.sources}
         self._options.route(service.index, rows)
@@ -205,7 +202,7 @@ class Tables:
     def _table(self, service: Installed, members: Iterable[Backend]) -> Array:
         """Return the handles of the service's table, slot by slot."""
         members = tuple(members)
-        handles = np.array([service.handles[b.address] for b in members], np.uint32)
+        handles = np.array(service.noted.handles_of(members), np.uint32)
         return np.take(handles, service_table.table(members, service.table_size))
 
     def _allocate(self, count: int) -> int:
@@ -218,7 +215,7 @@ class Tables:
     def _row_table(self, service: Installed, row: Row, members: Sequence[Backend]) -> Array:
         """Return the handles of a route's table, slot by slot."""
         chosen, slots = routes.table(members, row.backends, service.table_size)
-        return np.array([service.handles[b.address] for b in chosen], np.uint32)[slots]
+        return np.array(service.noted.handles_of(chosen), np.uint32)[slots]
 
     def _fill_row(self, service: Installed, row: Row, members: Sequence[Backend]) -> None:
         chosen = [each for each in members if each.address in row.backends]

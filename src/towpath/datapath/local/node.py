@@ -89,7 +89,7 @@ class LocalNode(Closeable):
     def _translated(self) -> Iterator[Backend]:
         for service in self._contents.installed:
             if service.options.forwarding == "snat":
-                yield from service.records.values()
+                yield from service.noted.backends
 
     def _open(self) -> None:
         """Load and attach the programs. What can't be is told, and tried again."""

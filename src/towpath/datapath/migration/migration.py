@@ -96,10 +96,11 @@ class Moved:
         return cls(
             {was.index: now.index for was, now in common},
             {
-                handle: Heir(now.handles[address], now.index, was.key, was.index, address)
+                handle: Heir(there[address], now.index, was.key, was.index, address)
                 for was, now in common
-                for address, handle in was.handles.items()
-                if address in now.handles
+                for there in (now.handles,)
+                for address, handle in was.noted.items()
+                if address in there
             },
         )
 

@@ -180,7 +180,7 @@ def read_counters(
             bytes=int(totals.services["bytes"][at]),
             flows=int(totals.services["flows"][at]),
             drops=int(totals.services["drops"][at]),
-            backends=tuple(traffic(*each) for each in service.handles.items()),
+            backends=tuple(traffic(*each) for each in service.noted.items()),
             dropped=totals.dropped(totals.services["dropped"][at]),
             replies=int(totals.replies["packets"][at]),
             reply_bytes=int(totals.replies["bytes"][at]),

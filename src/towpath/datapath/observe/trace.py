@@ -120,7 +120,7 @@ def _decode(
         table_size=int(record["table_size"]) if by_maglev else None,
     )
     handle = int(record["handle"])
-    backend = next((a for a, its_handle in service.handles.items() if its_handle == handle), None)
+    backend = next((a for a, its_handle in service.noted.items() if its_handle == handle), None)
     if backend is None:
         return found
     found = replace(found, backend=backend, forwarding=service.options.forwarding)

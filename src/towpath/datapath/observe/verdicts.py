@@ -37,7 +37,7 @@ def describe(
         words.append(f"service={named.name if named else f'#{outcome.service}'}")
     backend = None
     if outcome.handle:
-        backends = service.handles.items() if service else ()
+        backends = service.noted.items() if service else ()
         backend = next((a for a, handle in backends if handle == outcome.handle), None)
         words.append(f"backend={backend or f'#{outcome.handle}'}")
     verdicts = verdict_names(source)

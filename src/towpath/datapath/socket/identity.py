@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from towpath.datapath.lb.services import Installed
     from towpath.model.service import ServiceKey
@@ -34,7 +34,7 @@ class _Known:
 
     index: int
     identity: int
-    handles: tuple[int, ...] = ()
+    handles: Sequence[int] = ()
     """Of backends."""
 
 
@@ -76,17 +76,18 @@ class Identities:
         if int(self._services[index]) != known.identity:
             self._rows[:, index] = np.zeros((), self._rows.dtype)
             self._services[index] = known.identity
-        handles = service.handles
-        new = {each: handle for each, handle in handles.items() if handle not in known.handles}
+        handles = service.noted.handles
+        written = frozenset(known.handles)
+        new = {each: handle for each, handle in service.noted.items() if handle not in written}
         if new:
             what = str(key)
             at = [handle & self._mask for handle in new.values()]
             self._backends[at] = [identity(f"{what} {address}") for address in new]
-        kept = {handle & self._mask for handle in handles.values()} if known.handles else set()
+        kept = {handle & self._mask for handle in handles} if written else set()
         for handle in known.handles:
             if handle & self._mask not in kept:
                 self._backends[handle & self._mask] = 0
-        known.handles = tuple(handles.values())
+        known.handles = handles
 
     def _forget(self, known: _Known) -> None:
         if int(self._services[known.index]) == known.identity:

@@ -27,7 +27,7 @@ def installed(
     """A service with backends."""
     key = ServiceKey(IPv4Address("203.0.113.10"), number, Protocol.TCP, scope)
     made = Installed(key, number, Options(forwarding=forwarding))
-    made.records = {each: Backend(each) for each in addresses}
+    made.noted.add([Backend(each) for each in addresses], range(len(addresses)))
     return made
 
 
@@ -58,9 +58,9 @@ def test_changes_are_told_and_nothing_else(kept: Destinations) -> None:
     one, other = installed(1, ONE), installed(2, OTHER)
     services = {each.key: each for each in (one, other)}
     kept.begin(services)
-    one.records[ONE] = Backend(ONE, 7)
+    one.noted.set(Backend(ONE, 7), 0)
     assert not kept.change(services, [one.key, other.key])
-    one.records[OTHER] = Backend(OTHER)
+    one.noted.add([Backend(OTHER)], [1])
     assert not kept.change(services, [other.key])
     assert kept.change(services, [one.key])
     assert list(kept) == [Destination(each, TUNNEL) for each in (ONE, OTHER, OTHER)]

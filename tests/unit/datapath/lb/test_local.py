@@ -34,8 +34,8 @@ class Node:
         self.services["flags"] = SNAT
         self.local = LocalBackends(self.rows, self.services, LOCAL, INDEX_BITS, self._is_here)
         self.service = Installed(KEY, 2, Options(forwarding="snat"))
-        self.service.handles = {HERE: 1 << INDEX_BITS | 3, ELSEWHERE: 1 << INDEX_BITS | 4}
-        self.service.records = {each: Backend(each) for each in self.service.handles}
+        backends = [Backend(HERE), Backend(ELSEWHERE)]
+        self.service.noted.add(backends, [1 << INDEX_BITS | 3, 1 << INDEX_BITS | 4])
 
     def _is_here(self, forwarding: Forwarding, backend: Backend) -> bool:
         return backend.local or (forwarding, backend.address) in self.here
@@ -62,7 +62,7 @@ def test_who_is_here_is_entered_by_its_handle(node: Node) -> None:
 def test_another_backend_of_the_same_index_is_not(node: Node) -> None:
     """It has another generation, whatever the element still holds."""
     assert not node.local.has(2 << INDEX_BITS | 3)
-    node.service.handles[HERE] = 2 << INDEX_BITS | 3
+    node.service.noted.set(Backend(HERE), 2 << INDEX_BITS | 3)
     node.here.clear()
     node.local.note(node.service, HERE)
     assert not node.local.has(2 << INDEX_BITS | 3)
@@ -70,7 +70,7 @@ def test_another_backend_of_the_same_index_is_not(node: Node) -> None:
 
 def test_a_new_handle_is_entered(node: Node) -> None:
     """Of a backend that was down: one store."""
-    node.service.handles[HERE] = 2 << INDEX_BITS | 3
+    node.service.noted.set(Backend(HERE), 2 << INDEX_BITS | 3)
     node.local.note(node.service, HERE)
     assert node.local.has(2 << INDEX_BITS | 3)
 
@@ -96,11 +96,12 @@ def test_other_forwarding_is_another_question(node: Node) -> None:
 def test_what_was_said_is_known_again(node: Node) -> None:
     """Who is entered and isn't here by addresses and routes has been said to be."""
     told = Backend(ELSEWHERE, local=True)
-    node.service.records[ELSEWHERE] = told
+    handle = node.service.noted.handle(ELSEWHERE)
+    node.service.noted.set(told, handle)
     node.local.note(node.service, ELSEWHERE)
-    for address, handle in node.service.handles.items():
-        found = node.local.as_told(node.service, Backend(address), handle)
+    for address, each in node.service.handles.items():
+        found = node.local.as_told(node.service, Backend(address), each)
         assert found.local == (address == ELSEWHERE)
-    node.service.records[ELSEWHERE] = Backend(ELSEWHERE)
+    node.service.noted.set(Backend(ELSEWHERE), handle)
     node.local.note(node.service, ELSEWHERE)
     assert not node.local.has(node.service.handles[ELSEWHERE])

@@ -8,12 +8,12 @@ import json
 import logging
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
 from towpath.core.kubernetes.problems import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from aiohttp import web
 
     from towpath.core.kubernetes.translate import Health
     from towpath.model.kinds import Address
@@ -65,6 +65,8 @@ class HealthPorts:
         ]
 
     async def _listen(self, key: tuple[int, str]) -> None:
+        from aiohttp import web  # noqa: PLC0415 - a server takes 2 MiB, and few nodes have such ports
+
         port, address = key
 
         async def answer(_: web.BaseRequest) -> web.StreamResponse:
@@ -84,6 +86,8 @@ class HealthPorts:
 
     def answer(self, port: int, family: int) -> web.Response:
         """200 with endpoints of this node in that family, 503 without."""
+        from aiohttp import web  # noqa: PLC0415 - as above
+
         found = self._known.get(port)
         local = found.local.get(family, 0) if found else 0
         body = {

@@ -107,7 +107,7 @@ def _flows(node: Node) -> Iterator[PacketFlow]:
     services = {
         handle: names.get(each.key, str(each.key))
         for each in contents.installed
-        for handle in each.handles.values()
+        for handle in each.noted.handles
     }
     for entries, states, ages in table.live():
         for entry, state, age in zip(entries, states, ages, strict=True):
