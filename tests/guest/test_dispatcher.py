@@ -146,8 +146,9 @@ def test_who_watches_sees_packets(topology: Topology, tmp_path: Path) -> None:
     command = ["xdpdump", "-i", DEVICE, "--use-pcap", "-w", str(file)]
     with sharing(topology):
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watching:
-            assert watching.stderr is not None
-            wait_until(lambda: "listening" in watching.stderr.readline(), seconds=60, what="it")
+            said = watching.stderr
+            assert said is not None
+            wait_until(lambda: "listening" in said.readline(), seconds=60, what="it")
             for vip in VIPS:
                 ask(vip, 10_000)
             watching.send_signal(signal.SIGINT)

@@ -532,9 +532,8 @@ def test_a_program_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
 def test_probing_leaves_nothing_behind(pair: tuple[str, str]) -> None:
     """Files, mounts, namespaces, devices, queues, neighbours, settings and pins are as before."""
     before = machine()
+    kinds = ("native", "generic", "redirect_t", "forwarding", "programs", "by_the", "vlan", "disp")
     for name in (name for name in PROBES if name not in {"outside", "ways"}):
-        kinds = ("native", "generic", "redirect_t", "forwarding", "programs", "by_the", "vlan")
-        kinds += ("dispatcher",)
         of_a_device = name.startswith(kinds)
         ask(f"{name}:{pair[0]}" if of_a_device else name)
     doctor(Config(devices=(Device(pair[0]), Device(pair[1]))))
