@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from towpath.lab import Topology
 
-pytestmark = pytest.mark.each_kernel
 LOST_SECONDS = 2.0
 CALL_ADJUST_TAIL = struct.pack("<BBhi", 0x85, 0, 0, 65)
 
@@ -111,6 +110,7 @@ def names(device: str) -> list[str]:
     return [line.split()[2] for line in shown.splitlines() if line.startswith(" =>")]
 
 
+@pytest.mark.each_kernel
 def test_beside_a_filter(topology: Topology, filtered: None) -> None:
     """It was there before, sees packets before, and goes without Towpath."""
     del filtered
@@ -140,6 +140,7 @@ def test_beside_a_filter(topology: Topology, filtered: None) -> None:
     assert not (bpffs.ROOT / "xdp").exists() or not list((bpffs.ROOT / "xdp").iterdir())
 
 
+@pytest.mark.each_kernel
 def test_a_filter_comes_afterwards(topology: Topology) -> None:
     """Its dispatcher takes Towpath along, or is refused by the kernel and nothing changes."""
     with sharing(topology, priority=5) as balancer:
@@ -151,6 +152,7 @@ def test_a_filter_comes_afterwards(topology: Topology) -> None:
         assert not balancer.devices()[0].trouble
 
 
+@pytest.mark.each_kernel
 def test_what_takes_it_away_is_undone(topology: Topology, filtered: None) -> None:
     """All programs are taken off; Towpath's comes back, others' don't."""
     del filtered
@@ -162,6 +164,7 @@ def test_what_takes_it_away_is_undone(topology: Topology, filtered: None) -> Non
             ask(vip, 10_000)
 
 
+@pytest.mark.each_kernel
 def test_who_watches_sees_packets(topology: Topology, tmp_path: Path) -> None:
     """Xdpdump on the device, which attaches itself to the dispatcher."""
     file = tmp_path / "seen.pcap"
@@ -195,7 +198,7 @@ def test_a_program_alone_is_named(topology: Topology) -> None:
 
 
 def test_an_agent_is_killed_and_exchanged(tmp_path: Path) -> None:
-    """Beside a filter: no packet is lost, captures included; all of it goes in the end."""
+    """Beside a filter: no packet is lost, and in the end all of it goes."""
     devices = [{"name": AGENTS_DEVICE, "attach": "dispatcher", "priority": 20}]
     with device():
         subprocess.run(["xdp-filter", "load", AGENTS_DEVICE], check=True)
@@ -204,15 +207,13 @@ def test_an_agent_is_killed_and_exchanged(tmp_path: Path) -> None:
         agent.start()
         with taking(PEER), streaming(PEER, str(WEB["vip"])) as stream:
             agent.kill()
-            agent.start()
+            assert names(AGENTS_DEVICE) == there
+            agent.start("--detach-on-exit")
             with Client(agent.socket) as client:
                 (status,) = client.status().device_status
                 assert (status.attach, status.trouble) == ("dispatcher", None)
                 trace = client.trace("198.51.100.7:40000 -> 203.0.113.10:80")
                 assert trace.verdict in {"tx", "redirect", "handoff"}
-            assert agent.end() == 0
-            assert names(AGENTS_DEVICE) == there
-            agent.start("--detach-on-exit")
             seen = stream.report()
             assert (seen["lost"], seen["twice"], seen["moved"]) == (0, 0, {})
         assert agent.end() == 0
