@@ -55,13 +55,21 @@ def topology() -> Iterator[Topology]:
         yield topology
 
 
+@pytest.fixture(autouse=True)
+def _free(topology: Topology) -> Iterator[None]:
+    """Whatever a test has left on the load balancer's device goes."""
+    del topology
+    yield
+    if called():
+        run(BALANCER, ["xdp-loader", "unload", DEVICE, "--all"])
+    bpffs.remove_pins(bpffs.ROOT / "xdp-filter")
+
+
 @pytest.fixture
-def filtered(topology: Topology) -> Iterator[None]:
+def filtered(topology: Topology) -> None:
     """With xdp-filter, which xdp-tools have loaded, on the load balancer's device."""
     del topology
     run(BALANCER, ["xdp-filter", "load", DEVICE, "--mode", "native"])
-    yield
-    run(BALANCER, ["xdp-loader", "unload", DEVICE, "--all"])
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Dispatched:
         """
         with _component() as made:
             ours = Component(made.programs[COMPONENT], priority, _CONTINUE)
-            _fill(made.maps[_SLOT], program)
+            _fill(made.maps[_SLOT], program.fd, program.name)
             # The slot is never without a holder.
             with ExitStack() as undo:
                 slot = undo.enter_context(Map(os.dup(made.maps[_SLOT].fd), name=_SLOT))
@@ -127,7 +127,7 @@ class Dispatched:
 
     def update(self, program: Program) -> None:
         """Replace the program; no packet goes by in between. KernelError."""
-        _fill(self._slot, program)
+        _fill(self._slot, program.fd, program.name)
 
     def arrange(self, priority: int) -> None:
         """Be called in another order from now on. KernelError."""
@@ -201,14 +201,14 @@ def load(made: BpfObject, *, statistics: bool = False) -> None:
         made.load(statistics=statistics)
 
 
-def _fill(slot: Map, program: Program) -> None:
+def _fill(slot: Map, fd: int, name: str) -> None:
     try:
-        slot.update(0, program.fd)
+        slot.update(0, fd)
     except KernelError as error:
         hint = ""
         if error.errno == errnos.EINVAL:
-            hint = "this kernel has tail calls of extensions (freplace) to their like only (6.2)"
-        what = f"have a dispatcher call {program.name}"
+            hint = "this kernel lets extensions (freplace) tail-call nothing else (6.2 does)"
+        what = f"have a dispatcher call {name}"
         raise KernelError(what, error.errno, hint) from error
 
 
@@ -259,7 +259,7 @@ def why_not() -> str:
     """Why no dispatcher can call a program of ours here; empty: it can."""
     try:
         with _component() as made, probe.tiny(ProgramType.XDP) as fd:
-            made.maps[_SLOT].update(0, fd)
+            _fill(made.maps[_SLOT], fd, "a program")
     except KernelError as error:
         return str(error)
     return ""
