@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import signal
+import struct
 import subprocess
 from contextlib import contextmanager
-from subprocess import PIPE, STDOUT
+from pathlib import Path
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,12 +42,12 @@ from towpath.model import Device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from towpath.lab import Topology
 
 pytestmark = pytest.mark.each_kernel
 LOST_SECONDS = 2.0
+CALL_ADJUST_TAIL = struct.pack("<BBhi", 0x85, 0, 0, 65)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,21 @@ def sharing(topology: Topology, priority: int | None = None) -> Iterator[LoadBal
         yield balancer
 
 
+def gives_up() -> bool:
+    """Whether libxdp can't make dispatchers that call programs which change packets.
+
+    Before 1.5.5 the functions that its dispatchers have replaced change none. Some kernels look.
+    """
+    (made,) = Path("/usr/lib").glob("**/bpf/xdp-dispatcher.o")
+    looks = b"\0changes_pkt_data\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
+    return looks and CALL_ADJUST_TAIL not in made.read_bytes()
+
+
+def succeeds(*command: str) -> bool:
+    """Whether a command does what it is told, on the load balancer's node."""
+    return not namespaces.run(BALANCER, command, stdout=DEVNULL, stderr=DEVNULL).returncode
+
+
 def called() -> list[str]:
     """What the dispatcher on the load balancer's device calls, as xdp-loader has it."""
     with in_netns(BALANCER):
@@ -112,25 +129,22 @@ def test_beside_a_filter(topology: Topology, filtered: None) -> None:
             with pytest.raises(TimeoutError):
                 ask_by_datagram(vip, seconds=LOST_SECONDS)
         assert balancer.counters() != before
-        run(BALANCER, ["xdp-filter", "unload", DEVICE])
-        assert called() == ["towpath"]
+        assert succeeds("xdp-filter", "unload", DEVICE) != gives_up()
+        assert called() == [*(["xdpfilt_alw_all"] if gives_up() else []), "towpath"]
         balancer.follow()
         assert not balancer.devices()[0].trouble
         for vip in VIPS:
-            ask_by_datagram(vip)
+            ask(vip, 10_000)
+            if not gives_up():
+                ask_by_datagram(vip)
     assert not (bpffs.ROOT / "xdp").exists() or not list((bpffs.ROOT / "xdp").iterdir())
 
 
 def test_a_filter_comes_afterwards(topology: Topology) -> None:
     """Its dispatcher takes Towpath along, or is refused by the kernel and nothing changes."""
     with sharing(topology, priority=5) as balancer:
-        command = ["xdp-filter", "load", DEVICE, "--mode", "native", "-vv"]
-        done = namespaces.run(BALANCER, command, stdout=PIPE, stderr=STDOUT)
-        if done.returncode:
-            # libxdp before 1.5.5, in a kernel that looks whether packets may be changed.
-            assert "Extension program changes packet data" in done.stdout
-        after = [] if done.returncode else ["xdpfilt_alw_all"]
-        assert called() == ["towpath", *after]
+        assert succeeds("xdp-filter", "load", DEVICE, "--mode", "native") != gives_up()
+        assert called() == ["towpath", *([] if gives_up() else ["xdpfilt_alw_all"])]
         for vip in VIPS:
             ask(vip, 10_000)
         balancer.follow()
