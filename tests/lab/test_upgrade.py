@@ -168,7 +168,7 @@ def ends(client: Client) -> dict[str, list[str]]:
 def assert_gone_on(before: Counters, after: Counters) -> None:
     """No counter has begun anew, and nothing was dropped."""
     assert all(after.verdicts[name] >= count for name, count in before.verdicts.items())
-    assert not [n for name, n in after.verdicts.items() if n and name.startswith("drop")]
+    assert not {name: n for name, n in after.verdicts.items() if n and name.startswith("drop")}
     for each in before.services:
         now = after.service(each.service.name)
         assert (now.packets, now.bytes) >= (each.packets, each.bytes)
