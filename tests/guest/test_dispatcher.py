@@ -137,7 +137,8 @@ def test_beside_a_filter(topology: Topology, filtered: None) -> None:
             ask(vip, 10_000)
             if not gives_up():
                 ask_by_datagram(vip)
-    assert not (bpffs.ROOT / "xdp").exists() or not list((bpffs.ROOT / "xdp").iterdir())
+    assert called() == (["xdpfilt_alw_all"] if gives_up() else [])
+    assert len(list((bpffs.ROOT / "xdp").iterdir())) == len(called())
 
 
 @pytest.mark.each_kernel
