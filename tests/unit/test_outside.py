@@ -78,6 +78,7 @@ HANDED_ON = {
     "tests/lab/harness_packets.py::run",
     "tests/guest/test_bandwidth.py::sh",
     "tests/guest/test_degrade.py::_output",
+    "tests/guest/test_dispatcher.py::succeeds",
     "tests/lab/harness_agent.py::start",
     "tests/lab/harness_handoff.py::run",
     "tests/lab/harness_record.py::accepted",
