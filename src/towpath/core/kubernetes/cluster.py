@@ -221,7 +221,8 @@ class Cluster:
         put: dict[str, Service] = {}
         remove: set[str] = set()
         names, self._dirty = frozenset(self._dirty), set()
-        for key in names:
+        # Of two that are in each other's way the older one is served, on all nodes.
+        for key in sorted(names, key=self._age):
             before = {each.name: each for each in self._made.get(key, ())}
             after = self._make(key, before, now)
             _keep(self._made, key, tuple(after.services.values()))
@@ -229,6 +230,10 @@ class Cluster:
             remove |= before.keys() - after.services.keys()
             put |= {name: made for name, made in after.services.items() if made != before.get(name)}
         return Changed(tuple(put.values()), tuple(remove - put.keys()), names)
+
+    def _age(self, key: Name) -> tuple[str, Name]:
+        service = self._services.get(key)
+        return (service.metadata.creation_timestamp or "" if service else "", key)
 
     def _make(self, key: Name, before: Mapping[str, Service], now: float) -> Translated:
         service = self._services.get(key)

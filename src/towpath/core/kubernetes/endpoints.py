@@ -57,6 +57,8 @@ def merge(
         of_another = each.owners and service.metadata.uid not in each.owners
         if each.family is not None and not of_another:
             by_family[each.family].append(each)
+            if each.unusable:
+                refusals.append(_unusable(service, each))
     merged: Endpoints = {}
     for port in service.spec.ports or ():
         for family, listed in by_family.items():
@@ -67,8 +69,8 @@ def merge(
                 made |= {each.address: each for each in _held(made, before.get(key, ()), gone)}
             if made:
                 merged[key] = _listed(made.values(), listed)
-            elif listed:
-                refusals += _unmatched(service, port, listed)
+            lacking = [each for each in listed if not made or _is_astray(service, each)]
+            refusals += _unmatched(service, port, lacking)
     return merged, list(dict.fromkeys(refusals))
 
 
@@ -148,6 +150,25 @@ def _held(made: Mapping[Address, Found], before: Iterable[Found], gone: _Gone) -
         since = gone.now if was.held_since is None else was.held_since
         if gone.ranks.get(address, READY) == READY and gone.now - since <= HOLD_SECONDS:
             yield Found(address, was._replace(held_since=since))
+
+
+def _is_astray(service: Service, found: Slice) -> bool:
+    """Whether a slice serves no port, though others do: a person's, and for good.
+
+    The controller's own are like that for a while.
+    """
+    wanted = service.spec.ports or ()
+    return not found.managed and all(_number(found.ports, each) is None for each in wanted)
+
+
+def _unusable(service: Service, found: Slice) -> Refusal:
+    """Endpoints that nothing can be sent to."""
+    what = f"EndpointSlice {found.name} has addresses that can't be served: "
+    where = service.metadata
+    return Refusal(
+        *("Service", where.namespace, where.name, "InvalidAddress"),
+        what + "; ".join(found.unusable),
+    )
 
 
 def _unmatched(service: Service, port: ServicePort, listed: Iterable[Slice]) -> Iterator[Refusal]:

@@ -24,6 +24,7 @@ def kept(found: objects.Service) -> objects.Service:
             meta.name,
             intern(meta.namespace),
             meta.uid,
+            creation_timestamp=_once(meta.creation_timestamp),
             labels=None if proxy is None else {PROXY_NAME: proxy},
         ),
         msgspec.structs.replace(

@@ -26,6 +26,7 @@ MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 CONTROLLER = "endpointslice-controller.k8s.io"
 
 READY, SERVING = 2, 1
+MOST_UNUSABLE = 3
 _FAMILIES = {"IPv4": 4, "IPv6": 6}
 
 
@@ -140,6 +141,8 @@ class Slice(NamedTuple):
     """Those with addresses that can be used, as they are at the first port."""
     pods: str = ""
     """What they are called, line by line, if they are pods: one text takes a third of ten."""
+    unusable: tuple[str, ...] = ()
+    """Addresses that can't be used, and why: a few."""
 
     def pod(self, address: Address) -> str | None:
         """Return what the pod is called that has an address; None: none is said to."""
@@ -161,10 +164,12 @@ def read(found: EndpointSlice) -> Slice:
     first = next((each.number for each in ports), None) or 0
     listed = found.endpoints or ()
     owners = meta.owner_references or ()
-    usable = list(_endpoints(listed, first))
+    family = _FAMILIES.get(found.address_type)
+    unusable: list[str] = []
+    usable = list(_endpoints(listed, first, family, unusable))
     return Slice(
         meta.name,
-        _FAMILIES.get(found.address_type),
+        family,
         meta.label(MANAGED_BY) == CONTROLLER,
         tuple(each.uid for each in owners if each.kind == "Service"),
         ports,
@@ -172,17 +177,24 @@ def read(found: EndpointSlice) -> Slice:
         any(_rank(each.conditions) for each in listed),
         Listed([each for each, _ in usable]),
         "\n".join(pod for _, pod in usable).rstrip("\n"),
+        tuple(unusable[:MOST_UNUSABLE]),
     )
 
 
-def _endpoints(listed: Iterable[Endpoint], port: int) -> Iterator[tuple[Found, str]]:
-    """Endpoints, and what those are called that are pods."""
+def _endpoints(
+    listed: Iterable[Endpoint], port: int, family: int | None, unusable: list[str]
+) -> Iterator[tuple[Found, str]]:
+    """Endpoints, and what those are called that are pods; notes addresses that can't be used."""
     for each in listed:
         if not each.addresses:
             continue
         try:
             address = read_unicast(each.addresses[0])
-        except ValueError:
+        except ValueError as error:
+            unusable.append(f"{each.addresses[0]!r}: {error}")
+            continue
+        if family is not None and address.version != family:
+            unusable.append(f"{each.addresses[0]!r}: it is none of IPv{family}")
             continue
         zones = nodes = None
         if each.hints is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is believed of slices that are wrong for a while: events in the order of real ones."""
+"""What is believed of slices that are wrong for a while: events in an order that real ones had."""
 
 from __future__ import annotations
 
@@ -253,6 +253,36 @@ def test_an_address_that_is_none(told: Told) -> None:
     """It fails no other."""
     told.slice("a", "10.244.0.1", "::1.2", "127.0.0.1", {"addresses": []}, {"addresses": None})
     assert set(told.backends()) == {"10.244.0.1"}
+    assert "EndpointSlice a has addresses that can't be served: '::1.2': " in told.refused()
+    told.slice("a", "10.244.0.1")
+    assert told.refused() == ""
+
+
+@pytest.mark.parametrize("other", ["2001:db8::7", "::ffff:10.244.0.300"])
+def test_an_address_of_the_other_family(told: Told, other: str) -> None:
+    """It is told, and the Service has the rest."""
+    told.slice("a", "10.244.0.1", other)
+    assert set(told.backends()) == {"10.244.0.1"}
+    assert f"can't be served: {other!r}: " in told.refused()
+
+
+def test_a_slice_of_a_persons_with_another_port(told: Told) -> None:
+    """It serves nothing, and is told, whatever other slices serve."""
+    told.slice("a", "10.244.0.1")
+    told.slice("mine", "10.244.0.2", managed=None, ports=ports(8080, "htpp"))
+    assert set(told.backends()) == {"10.244.0.1"}
+    assert "EndpointSlice mine, whose ports are: 'htpp'; ports match by name" in told.refused()
+    told.slice("mine", "10.244.0.2", managed=None)
+    assert told.refused() == ""
+
+
+def test_slices_of_one_port_each_are_right(told: Told) -> None:
+    """By hand, for a Service of two."""
+    two = (("http", 80), ("https", 443))
+    told.service(ports=[{"name": name, "port": n, "protocol": "TCP"} for name, n in two])
+    told.slice("a", "10.244.0.1", managed=None, ports=ports(8080, "http"))
+    told.slice("b", "10.244.0.2", managed=None, ports=ports(8443, "https"))
+    assert told.refused() == ""
 
 
 def test_a_change_has_only_its_own_service_looked_at(told: Told) -> None:

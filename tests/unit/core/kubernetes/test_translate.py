@@ -363,3 +363,13 @@ def test_a_pod_with_the_nodes_network_and_a_node_port() -> None:
     told.service(type="NodePort", ports=[NODE_PORT])
     told.slice("a", ADDRESS)
     assert told.backends(f"{NODE_NAME}:node") == {ADDRESS: 8080}
+
+
+def test_the_older_of_two_comes_first() -> None:
+    """So that of two with one address the same is served on every node."""
+    told = made()
+    stamps = {"a": "2026-03-01T00:00:00Z", "b": "2026-01-01T00:00:00Z", "c": "2026-02-01T00:00:00Z"}
+    for name, stamp in stamps.items():
+        told.service(meta={"name": name, "creationTimestamp": stamp})
+    changed = told.cluster.take(0.0)
+    assert [each.name.split(":")[1] for each in changed.put] == ["b", "c", "a"]

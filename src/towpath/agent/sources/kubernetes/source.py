@@ -27,9 +27,9 @@ from towpath.agent.sources.kubernetes.takeover import taking_over
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
 from towpath.core.kubernetes.problems import Refusal
-from towpath.core.kubernetes.withheld import Loss, find_loss
+from towpath.core.kubernetes.withheld import Loss, find_loss, joined, keep_unread
 from towpath.datapath.errors import CapacityError
-from towpath.model import Problem
+from towpath.model import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -46,7 +46,8 @@ log = logging.getLogger(__name__)
 AGAIN_SECONDS = 1.0
 """Between two looks at whether what was refused may fit now."""
 _MOST_REFUSED = 64
-"""So many services are tried one by one when they don't fit; the rest waits for a change."""
+"""So many services are tried one by one when they don't fit; the rest waits for a change. Of those
+that are in others' way all others are in force."""
 _PART = 500
 """Services that are put into force at once."""
 _RESTART_SECONDS = 5.0
@@ -239,6 +240,7 @@ class Source:
         remove = set(changed.remove)
         if self._first:
             remove |= self._in_force.keys() - put.keys()
+            keep_unread(self._in_force, put, remove, self.unread)
         if self._accepting:
             put, remove = self._everything()
         elif self._refused and self._intake.may_fit_now():
@@ -298,8 +300,9 @@ class Source:
             else:
                 self.withheld -= put.keys()
             for name in self.withheld & losers:
-                put.pop(name, None)
                 remove.discard(name)
+                if name in put:
+                    put[name] = joined(self._in_force[name], put[name])
         if not self.withheld:
             self.loss = None
 
@@ -339,7 +342,7 @@ class Source:
         if remove:
             await self._attempt((), remove)
             await self._attempt(put, ())
-        elif len(put) == 1 or len(self._refused) >= _MOST_REFUSED:
+        elif len(put) == 1 or (len(self._refused) >= _MOST_REFUSED and not _is_wrong(error)):
             self._refused |= dict.fromkeys((each.name for each in put), error)
         elif put:
             half = len(put) // 2
@@ -356,20 +359,21 @@ class Source:
         if self._ports is not None:
             await self._ports.serve(self.cluster.health(), self.cluster.here.node_ports)
         await self._nodes.hand_on(self.cluster.nodes())
-        others = (*self.unread.values(), *self._of_ports(), *self._without_room())
+        others = (*self.unread.values(), *self._of_ports(), *self._not_in_force())
         if self._refused_as_of != self.cluster.refused or others != self._others:
             self._refused_as_of, self._others = self.cluster.refused, others
             self.unserved = (*self.cluster.refusals(), *others)
         if self._events is not None:
             self._events.tell((*self.cluster.refusals_of(changed.names), *others))
 
-    def _without_room(self) -> Iterator[Refusal]:
-        """Services that limits have no room for, as far as they were tried one by one."""
-        short = ((name, why) for name, why in self._refused.items() if _is_short(why))
-        for name, why in islice(short, _MOST_REFUSED):
+    def _not_in_force(self) -> Iterator[Refusal]:
+        """Services that there is no room for, or that are in another's way, as far as is known."""
+        told = ((name, why) for name, why in self._refused.items() if _reason(why))
+        for name, why in islice(told, _MOST_REFUSED):
             namespace, service, *_ = name.split(":")
-            what = f"{name} isn't served: {self._no_room or why}"
-            yield Refusal("Service", namespace, service, "NoRoom", what)
+            why_not = self._no_room if _is_short(why) and self._no_room else why
+            what = f"{name} isn't served: {why_not}"
+            yield Refusal("Service", namespace, service, _reason(why), what)
 
     def _of_ports(self) -> tuple[Refusal, ...]:
         """Node ports that processes hold, health-check ports that can't be answered."""
@@ -385,6 +389,9 @@ class Source:
             self._held.look(self.cluster.node_ports(), self.cluster.here)
             if self._of_ports() != before:
                 await self._tell(Changed((), (), frozenset()))
+            if self._events is not None:
+                # The API server forgets Events.
+                self._events.tell(self.unserved)
 
     # ---- What it says of itself ------------------------------------------------------------------
 
@@ -447,6 +454,20 @@ class Source:
 
 def _is_short(error: Exception) -> bool:
     return isinstance(error, CapacityError) and bool(error.setting)
+
+
+def _is_wrong(error: Exception) -> bool:
+    """Whether it is some service's own fault, or two's, which cost nothing to try."""
+    return isinstance(error, ConfigError | ConflictError)
+
+
+def _reason(error: Exception) -> str:
+    """Return what an Event calls it; nothing of what isn't the object's."""
+    if _is_short(error):
+        return "NoRoom"
+    if isinstance(error, ConflictError):
+        return "AddressInUse"
+    return "Invalid" if isinstance(error, ConfigError) else ""
 
 
 def _parts(
