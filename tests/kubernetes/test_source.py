@@ -139,7 +139,7 @@ def test_a_load_balancer(both: Both) -> None:
 
 
 def test_sctp_is_refused_and_the_rest_served(both: Both) -> None:
-    """By an Event that says so."""
+    """By an Event that says so, and in the status."""
     agent, _ = both
     control_plane = agent.control_plane
     ports = [
@@ -150,6 +150,12 @@ def test_sctp_is_refused_and_the_rest_served(both: Both) -> None:
     vip = cluster_ip(control_plane, "mixed")
     agent.until_served(f"default:mixed:web:cluster:{vip}", BACKENDS[0])
     agent.until(lambda found: "80/SCTP isn't served" in told(found), "SCTP to be told")
+
+    def events() -> list[str]:
+        said = control_plane.get("events")["items"]
+        return [each["reason"] for each in said if each["involvedObject"]["name"] == "mixed"]
+
+    wait_until(lambda: "ProtocolNotSupported" in events(), seconds=60, what="an Event")
 
 
 def test_a_deleted_service_goes(both: Both) -> None:
@@ -166,7 +172,7 @@ def test_a_deleted_service_goes(both: Both) -> None:
 
 
 def test_its_state_is_told(both: Both) -> None:
-    """Of each kind; in status, in metrics, at /v1/health."""
+    """Of each kind; in status, at /v1/health, in the list of services."""
     agent, _ = both
     found = agent.status()
     assert {each.name for each in found.kinds} == {"services", "endpointslices", "nodes"}
@@ -175,4 +181,5 @@ def test_its_state_is_told(both: Both) -> None:
     with Client(agent.agent.socket) as client:
         client.health()
     table = agent.agent.command("service", "list").stdout
-    assert "default" in table
+    assert "namespace" in table.splitlines()[0]
+    assert any(line.startswith("default ") for line in table.splitlines())

@@ -74,8 +74,11 @@ class Told:
 class Running:
     """A reflector in a thread of its own."""
 
-    def __init__(self, place: Place, resource: Resource = SERVICES) -> None:
+    def __init__(
+        self, place: Place, resource: Resource = SERVICES, *, streams: bool = True
+    ) -> None:
         self.told = Told()
+        self._streams = streams
         self.place = place
         self._resource = resource
         self._ready = threading.Event()
@@ -86,6 +89,7 @@ class Running:
     async def _run(self) -> None:
         async with Api(self.place) as api:
             self.reflector = Reflector(api, self._resource, self.told)
+            self.reflector._streams = self._streams
             self._loop = asyncio.get_running_loop()
             self._task = asyncio.ensure_future(self.reflector.run())
             self._ready.set()
@@ -155,13 +159,23 @@ def test_lists_in_pages(
 ) -> None:
     """Where streamed lists are refused: as whole, and followed from there."""
     monkeypatch.setattr(watch, "PAGE", 2)
+    asked: list[dict[str, str]] = []
+    get = Api.get
+
+    async def noted(self: Api, path: str, parameters: Any = None, *more: Any) -> bytes:
+        asked.append(dict(parameters or {}))
+        return await get(self, path, parameters, *more)
+
+    monkeypatch.setattr(Api, "get", noted)
     for name in ("one", "two", "three"):
         make(control_plane, name)
-    made = Running(place)
-    made.reflector._streams = False
-    made.reflector._listing, made.reflector._floor = True, ""
+    made = Running(place, streams=False)
     try:
         made.until(lambda: {"one", "two", "three", "kubernetes"} <= made.told.names)
+        pages = [each for each in asked if each.get("limit") == "2"]
+        assert len(pages) >= 2
+        assert ["continue" in each for each in pages] == [False, *[True] * (len(pages) - 1)]
+        assert made.reflector.lists == 1
         make(control_plane, "four")
         made.until(lambda: "four" in made.told.names)
     finally:

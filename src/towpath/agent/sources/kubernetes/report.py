@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 30.0
 """An API server may be away for so long, as when it is restarted, before that is trouble."""
-_OLD_SECONDS = 180.0
-"""Bookmarks come every minute."""
 
 
 def _age(each: Reflector) -> float:
