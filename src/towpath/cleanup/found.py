@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from towpath.kernel.net.ipvs import read_ipvs
 from towpath.kernel.net.messages import ROUTE, Netlink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from towpath.core.kube_proxy.served import Served
 
+_PROC = Path("/proc")
 _SYS = Path("/proc/sys/net")
 _SETTINGS = {
     "ipv4/conf/all/route_localnet": ("1", "0"),
@@ -105,15 +107,29 @@ def old_connections(served: Sequence[Served]) -> list[conntrack.Translated]:
 
 def kube_proxies() -> list[int]:
     """Processes of that name in this network namespace."""
-    own = Path("/proc/self/ns/net").readlink()
+    own = (_PROC / "self/ns/net").readlink()
     found = []
-    for process in Path("/proc").iterdir():
+    for process in _processes("kube-proxy"):
+        with suppress(OSError):
+            if (process / "ns/net").readlink() == own:
+                found.append(int(process.name))
+    return sorted(found)
+
+
+def sees_node() -> bool:
+    """Whether processes of the node are seen: from within a pod they aren't, unless it has hostPID.
+
+    A kubelet is what each node has.
+    """
+    return "KUBERNETES_SERVICE_HOST" not in os.environ or any(_processes("kubelet"))
+
+
+def _processes(name: str) -> Iterator[Path]:
+    for process in _PROC.iterdir():
         if process.name.isdigit():
             with suppress(OSError):
-                name = (process / "comm").read_text().strip()
-                if name == "kube-proxy" and (process / "ns/net").readlink() == own:
-                    found.append(int(process.name))
-    return sorted(found)
+                if (process / "comm").read_text().strip() == name:
+                    yield process
 
 
 def _node_addresses(program: str) -> list[str]:

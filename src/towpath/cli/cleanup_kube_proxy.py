@@ -138,8 +138,14 @@ def _remove(
     directory: Path, found: Found, left: list[tuple[Served, str]], within: float, force: bool
 ) -> None:
     from towpath.cleanup.errors import CleanupError
+    from towpath.cleanup.found import sees_node
     from towpath.cleanup.kube_proxy import unhook
 
+    if not sees_node():
+        raise CleanupError(
+            "in this pod the node's processes can't be seen, and so not whether kube-proxy runs;"
+            " remove it by a shell on the node itself"
+        )
     if not found.works:
         raise CleanupError("there is nothing of kube-proxy's that is hooked in")
     if left and not force:

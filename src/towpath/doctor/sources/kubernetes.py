@@ -58,7 +58,7 @@ def rules(section: Section | None) -> Iterator[Rule]:
 
 
 def _kube_proxy() -> Answer:
-    from towpath.cleanup.found import find, kube_proxies  # noqa: PLC0415 - if it is asked
+    from towpath.cleanup.found import find, kube_proxies, sees_node  # noqa: PLC0415 - if asked
 
     running = kube_proxies()
     if running:
@@ -67,6 +67,8 @@ def _kube_proxy() -> Answer:
         found = find()
     except KernelError as error:
         return unprobed(str(error))
+    if found and not sees_node():
+        return unprobed("rules of kube-proxy's are there; a pod doesn't see whether it runs")
     names = [f"table {each.name}{' (asleep)' * each.dormant}" for each in found.tables]
     for program, of in found.rules.items():
         chains = sum(map(len, of.chains.values()))
