@@ -164,6 +164,7 @@ class Balancer(Closeable):
                 foreign=self._foreign,
                 unwrap=unwrap,
                 tracks=tracks,
+                slots=any(each.attach == "dispatcher" for each in devices),
             )
             undo.callback(self._program.close)
             self.local = LocalNode(local, self._host.devices, pins and pins / LOCAL)

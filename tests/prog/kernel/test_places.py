@@ -27,6 +27,7 @@ from towpath.datapath.attach.places import Places
 from towpath.kernel.bpf import links
 from towpath.kernel.bpf.attach_types import AttachType
 from towpath.kernel.bpf.hooks import Cgroup, Hook, Tc, Tracepoint, Xdp
+from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import clsact
 from towpath.lab.waiting import wait_until
@@ -34,7 +35,6 @@ from towpath.lab.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from towpath.kernel.bpf.object import BpfObject
     from towpath.kernel.bpf.programs import Program
 
 CONNECT4 = AttachType.CGROUP_INET4_CONNECT
@@ -176,6 +176,25 @@ def test_the_next_process_finds_what_was_pinned(
     last.drop("it")
     wait_until(lambda: there(hook, programs) == [], seconds=SECONDS, what="the second to go")
     assert last.pinned() == ()
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_an_xdp_program_for_dispatchers(
+    objects: Path, veth: int, pins: Path, *, back: bool
+) -> None:
+    """Its link takes none that was loaded for others, nor theirs it: it is attached anew."""
+    with BpfObject(objects / "sample.bpf.o") as one, BpfObject(objects / "sample.bpf.o") as other:
+        (one if back else other).for_slots()
+        for each in (one, other):
+            each.load()
+        before = Places(pins)
+        before.take("it", one.programs["count"], Xdp(veth))
+        before.close()
+        after = Places(pins)
+        after.take("it", other.programs["count"], Xdp(veth))
+        assert there(Xdp(veth), {"new": other.programs["count"]}) == ["new"]
+        assert after.pinned() == ("it",)
+        after.detach()
 
 
 # ---- Cgroups, from one agent to the next ---------------------------------------------------------

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from towpath.kernel.bpf import links
+from towpath.kernel.bpf.attach_types import LinkType
 from towpath.kernel.bpf.bpffs import remove_pins
+from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.errors import KernelError
 
 if TYPE_CHECKING:
@@ -104,7 +106,11 @@ class Places:
                 return None
             place.link.update(program)
         except KernelError as error:
-            if error.errno in _GONE:  # just now
+            # Gone just now; or it has a program that was loaded for other callers, by which an XDP
+            # link's program must be like the one before (382778edc826).
+            is_xdp = isinstance(place.link, links.Link) and place.link.type == LinkType.XDP
+            other = is_xdp and program.type == ProgramType.XDP and error.errno == errno.EINVAL
+            if error.errno in _GONE or other:
                 log.info("%s: %s", name, error)
                 self._end([place])
                 return None
@@ -167,7 +173,7 @@ class Places:
             try:
                 place.link.update(program)
             except KernelError as error:
-                if error.errno in _GONE:
+                if error.errno in _GONE or other:
                     log.info("%s", error)
                     continue
                 for each, before in done:

@@ -112,19 +112,20 @@ class SharedMaps:
         programs: Collection[str] | None = None,
         *,
         fragments: bool = False,
+        slots: bool = False,
     ) -> BpfObject:
         """Load a packaged object over these maps; to be closed by who asked for it.
 
         ``constants``: what its programs are told besides what the maps say of themselves.
         ``programs``: which ones are loaded, all unless they are named. ``fragments``: its XDP
-        programs take frames in fragments; else dispatchers may call them. VerifierError,
-        KernelError.
+        programs take frames in fragments. ``slots``: else dispatchers may call them.
+        VerifierError, KernelError.
         """
         made = BpfObject.packaged(name)
         if fragments:
             made = taking_fragments(made)
         try:
-            if not fragments:
+            if slots and not fragments:
                 made.for_slots()
             self.use(made)
             for constant, value in (self.constants | dict(constants)).items():

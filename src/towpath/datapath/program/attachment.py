@@ -177,7 +177,10 @@ class Attachment:
             self._places.drop(name)
             place = self._take_in_a_mode(each, index, "")
         if isinstance(place.link, Dispatched):
-            place.link.arrange(_priority(each.wish))
+            try:
+                place.link.arrange(_priority(each.wish))
+            except KernelError as error:
+                log.warning("%s: it is called in another order: %s", each.wish.name, error)
         return place
 
     def _take_in_a_mode(self, each: _Balanced, index: int, there: str) -> Place:

@@ -39,7 +39,8 @@ class LoadedProgram:
     """The program over ``tables``, which outlive it. VerifierError, KernelError.
 
     ``mark`` is that of health checks' packets, 0 for none; ``foreign`` the bits that marks of other
-    programs' checks have in common. ``tracks``: flows may be the kernel's.
+    programs' checks have in common. ``tracks``: flows may be the kernel's. ``slots``: dispatchers
+    may call it, where it takes no frames in fragments.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class LoadedProgram:
         foreign: int = 0,
         unwrap: Unwrap = NO_UNWRAP,
         tracks: bool = False,
+        slots: bool = False,
     ) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
@@ -59,6 +61,7 @@ class LoadedProgram:
         self._snat = snat or Snat()
         self._unwrap = unwrap
         self._tracks = tracks
+        self.slots = slots
         self.tables = tables
         self.fragments = probe.fragments()
         """Whether the program takes frames in fragments: larger ones than a page has room for."""
@@ -73,7 +76,7 @@ class LoadedProgram:
                 raise
             log.warning("frames in fragments are not taken: %s", error)
         self.fragments = False
-        return self.tables.load(OBJECT, constants)
+        return self.tables.load(OBJECT, constants, slots=self.slots)
 
     def _own_constants(self) -> dict[str, Any]:
         nat = snat_constants(
@@ -111,7 +114,9 @@ class LoadedProgram:
         if fragments == self.fragments:
             return self.object.programs[PROGRAM]
         if self._other is None:
-            made = self.tables.load(OBJECT, self._own_constants(), [PROGRAM], fragments=fragments)
+            made = self.tables.load(
+                OBJECT, self._own_constants(), [PROGRAM], fragments=fragments, slots=self.slots
+            )
             self._other = self._undo.enter_context(made)
         return self._other.programs[PROGRAM]
 

@@ -211,7 +211,7 @@ class Recorder:
         ``first``: the same of another kind.
         """
         shared = self._maps()
-        obj = _object(capture.expression, fragments=fragments)
+        obj = _object(capture.expression, fragments=fragments, slots=self._program.slots)
         with ExitStack() as undo:
             undo.enter_context(obj)
             self._use_maps(obj, shared.maps, besides=[_CHAIN])
@@ -364,11 +364,11 @@ def _room_for(capture: Capture) -> int:
     return 1 << (max(2 * capture.keep, MIN_KEPT_RING) - 1).bit_length()
 
 
-def _object(expression: str, *, fragments: bool) -> BpfObject:
+def _object(expression: str, *, fragments: bool, slots: bool) -> BpfObject:
     """Open the object, with an expression in it if there is one.
 
     ``fragments``: as the balancer does, it takes frames in fragments. The last program of a chain
-    balances, and the kernel refuses chains of both kinds.
+    balances, and the kernel refuses chains of both kinds. ``slots``: as of `SharedMaps.load`.
     """
     functions = {}
     if expression:
@@ -385,7 +385,8 @@ def _object(expression: str, *, fragments: bool) -> BpfObject:
     except TranslationError as error:
         obj.close()
         raise DatapathError(f"expression: {error}") from error
-    made.for_slots()
+    if slots:
+        made.for_slots()
     return made
 
 

@@ -177,8 +177,9 @@ class Tracked:
         until = {each: _until(each, keys, before) for each, keys in flows.items()}
         now = time.monotonic_ns()
         udp = [each for each in flows if _is_to(each, served) and each.original.protocol == _UDP]
-        over = [each for each in udp if until[each] <= now]
-        over += [each for each in flows if self._begins_anew(_key(each.original), before)]
+        # Those that begin anew first: their clients wait.
+        over = [each for each in flows if self._begins_anew(_key(each.original), before)]
+        over += [each for each in udp if until[each] <= now]
         del over[_MOST_ENDED:]
         going = flows.keys() - over
         wanted = {key: until[each] for each in going for key in flows[each]}

@@ -84,7 +84,8 @@ class Dispatched:
             slot = undo.enter_context(Map.from_pin(path))
             ifindex = next((each.ifindex for each in _directories(slot.id)), 0)
             if ifindex:
-                dispatcher.recover(ifindex)
+                with suppress(KernelError):  # somebody holds the lock: it is for the next one to do
+                    dispatcher.recover(ifindex)
             undo.pop_all()
         return cls(slot, ifindex)
 
@@ -153,9 +154,11 @@ class Dispatched:
             if self.ifindex and self.attached:
                 dispatcher.change(self.ifindex, self._left_out)
             for each in _directories(self._slot.id):
-                # Of a device that is gone. Others' programs, if there are any, are left to them.
-                if each.is_alone:
-                    remove_pins(each.path)
+                # Of a device that is gone. Others' programs, if there are any, are left to them, as
+                # is what couldn't be looked at and is at work: with an empty slot it does nothing.
+                if each.is_alone and links.xdp_program_id(each.ifindex) != each.dispatcher:
+                    with suppress(OSError):  # whose it is removes them as well
+                        remove_pins(each.path)
         finally:
             self._slot.delete(0, missing_ok=True)
             self.close()
@@ -233,6 +236,8 @@ class _Directory(NamedTuple):
 
     path: Path
     ifindex: int
+    dispatcher: int
+    """The id of its program."""
     is_alone: bool
     """Whether it called nothing else."""
 
@@ -244,7 +249,8 @@ def _directories(slot: int) -> list[_Directory]:
         pinned = sorted(path.glob("prog?-prog"))
         ours = [each for each in pinned if slot in _maps_of(each)]
         if ours:
-            found.append(_Directory(path, int(path.name.split("-")[1]), len(ours) == len(pinned)))
+            ifindex, number = map(int, path.name.split("-")[1:])
+            found.append(_Directory(path, ifindex, number, len(ours) == len(pinned)))
     return found
 
 

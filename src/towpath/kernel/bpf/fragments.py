@@ -32,9 +32,8 @@ def taking_fragments(
 ) -> BpfObject:
     """Return an object, which isn't loaded, such that its XDP programs take frames in fragments.
 
-    Where the kernel has no such frames they are made as by `BpfObject.for_slots`. It is the one
-    that is given, or another in its place. ``functions``: other functions to replace, see
-    `with_functions`.
+    It is the one that is given, or another in its place. Where the kernel has no such frames its
+    programs are as ever. ``functions``: other functions to replace, see `with_functions`.
     """
     replaced = dict(functions or {})
     taken = probe.fragments()
@@ -46,8 +45,6 @@ def taking_fragments(
         obj = with_functions(type(obj), path, replaced)
     if taken:
         obj.take_fragments()
-    else:
-        obj.for_slots()
     return obj
 
 
