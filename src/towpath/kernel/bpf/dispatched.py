@@ -260,12 +260,17 @@ def _maps_of(pin: Path) -> tuple[int, ...]:
     return ()
 
 
-@cache
 def why_not() -> str:
-    """Why no dispatcher can call a program of ours here; empty: it can."""
+    """Why no dispatcher can call a program of ours here and now; empty: it can."""
     try:
-        with _component() as made, probe.tiny(ProgramType.XDP) as fd:
-            _fill(made.maps[_SLOT], fd, "a program")
+        _try()
     except KernelError as error:
         return str(error)
     return ""
+
+
+@cache
+def _try() -> None:
+    """KernelError: it may be for now only, as for want of memory."""
+    with _component() as made, probe.tiny(ProgramType.XDP) as fd:
+        _fill(made.maps[_SLOT], fd, "a program")
