@@ -173,7 +173,7 @@ class Places:
             try:
                 place.link.update(program)
             except KernelError as error:
-                if error.errno in _GONE or other:
+                if error.errno in _GONE:
                     log.info("%s", error)
                     continue
                 for each, before in done:
