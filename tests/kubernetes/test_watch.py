@@ -89,7 +89,9 @@ class Running:
     async def _run(self) -> None:
         async with Api(self.place) as api:
             self.reflector = Reflector(api, self._resource, self.told)
-            self.reflector._streams = self._streams
+            if not self._streams:
+                # From the server's cache (version 0) a list comes whole, whatever its limit.
+                self.reflector._streams, self.reflector._floor = False, ""
             self._loop = asyncio.get_running_loop()
             self._task = asyncio.ensure_future(self.reflector.run())
             self._ready.set()
