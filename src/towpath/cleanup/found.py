@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from towpath.cleanup.record import addresses
 from towpath.core.kube_proxy import iptables, nft
+from towpath.kernel import processes
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import conntrack, own_addresses, xtables
 from towpath.kernel.net import nft as kernel_nft
@@ -19,11 +20,10 @@ from towpath.kernel.net.ipvs import read_ipvs
 from towpath.kernel.net.messages import ROUTE, Netlink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from towpath.core.kube_proxy.served import Served
 
-_PROC = Path("/proc")
 _SYS = Path("/proc/sys/net")
 _SETTINGS = {
     "ipv4/conf/all/route_localnet": ("1", "0"),
@@ -107,9 +107,9 @@ def old_connections(served: Sequence[Served]) -> list[conntrack.Translated]:
 
 def kube_proxies() -> list[int]:
     """Processes of that name in this network namespace."""
-    own = (_PROC / "self/ns/net").readlink()
+    own = (processes.PROC / "self/ns/net").readlink()
     found = []
-    for process in _processes("kube-proxy"):
+    for process in processes.named("kube-proxy"):
         with suppress(OSError):
             if (process / "ns/net").readlink() == own:
                 found.append(int(process.name))
@@ -121,15 +121,7 @@ def sees_node() -> bool:
 
     A kubelet is what each node has.
     """
-    return "KUBERNETES_SERVICE_HOST" not in os.environ or any(_processes("kubelet"))
-
-
-def _processes(name: str) -> Iterator[Path]:
-    for process in _PROC.iterdir():
-        if process.name.isdigit():
-            with suppress(OSError):
-                if (process / "comm").read_text().strip() == name:
-                    yield process
+    return "KUBERNETES_SERVICE_HOST" not in os.environ or any(processes.named("kubelet"))
 
 
 def _node_addresses(program: str) -> list[str]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from towpath.cleanup import found
 from towpath.cleanup.found import kube_proxies, sees_node
+from towpath.kernel import processes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ HERE, ELSEWHERE = "net:[4026531840]", "net:[4026532000]"
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /proc without processes but this one, in a pod."""
-    monkeypatch.setattr(found, "_PROC", tmp_path)
+    monkeypatch.setattr(processes, "PROC", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     process(tmp_path, "self", "towpath", HERE)
     return tmp_path

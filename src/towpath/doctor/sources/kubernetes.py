@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
 from towpath.doctor.probes import Probe
 from towpath.doctor.rules import Rule, Way
+from towpath.kernel import processes
 from towpath.kernel.cgroup import mounts
 from towpath.kernel.errors import KernelError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from towpath.model.sources.kubernetes import Section
 
 _KUBERNETES = "Kubernetes"
-_PROC = Path("/proc")
 _SECONDS = 10.0
 _KUBEPODS = re.compile(r"(?P<root>(?:/[^/]+)*?/[^/]*kubepods[^/]*)(?:/|$)")
 _VERSION = re.compile(r"\bv?(\d+)\.(\d+)\.(\d+)\b")
@@ -83,7 +83,7 @@ def _kube_proxy() -> Answer:
 
 
 def _container_runtime() -> Answer:
-    process = next(_processes("containerd"), None)
+    process = next(processes.named("containerd"), None)
     if process is None:
         return unprobed("no process is containerd, as far as this one sees")
     said = ""
@@ -106,14 +106,6 @@ def judge_containerd(said: str) -> Answer:
         return unprobed("containerd doesn't tell its version")
     found = f"containerd {version[0].removeprefix('v')}"
     return either(int(version[1]) >= _CONTAINERD, found, f"{found}: a kubelet of 1.38 wants 2.0")
-
-
-def _processes(name: str) -> Iterator[Path]:
-    for process in _PROC.iterdir():
-        if process.name.isdigit():
-            with suppress(OSError):
-                if (process / "comm").read_text().strip() == name:
-                    yield process
 
 
 # ---- Cgroups -------------------------------------------------------------------------------------
@@ -152,7 +144,7 @@ def _root_of(path: str) -> str | None:
 
 
 def _cgroups() -> Iterator[str]:
-    for process in _PROC.iterdir():
+    for process in processes.PROC.iterdir():
         if process.name.isdigit():
             with suppress(OSError):
                 yield (process / "cgroup").read_text()
