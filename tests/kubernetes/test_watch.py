@@ -11,135 +11,32 @@ import socket
 import stat
 import threading
 import time
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.kubernetes.harness_source import service
+from tests.kubernetes.harness_watch import SECONDS, Running, delete, make, running
 
 from towpath.agent.sources.kubernetes import access, client, identity, watch
 from towpath.agent.sources.kubernetes.access import read_kubeconfig
 from towpath.agent.sources.kubernetes.client import Api, ApiError
 from towpath.agent.sources.kubernetes.events import Events
 from towpath.agent.sources.kubernetes.settings import resources
-from towpath.agent.sources.kubernetes.watch import Reflector, Resource
 from towpath.core.kubernetes.problems import Refusal
 from towpath.model import parse_config
-from towpath.model.sources.kubernetes import objects
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from tools.kubernetes.control_plane import ControlPlane
 
     from towpath.agent.sources.kubernetes.access import Place
-
-SERVICES = Resource(objects.Service, "/api/v1/services", "services")
-SECONDS = 120
-
-
-@dataclass
-class Told:
-    """What a reflector has told."""
-
-    names: set[str] = field(default_factory=set)
-    replaced: int = 0
-    unread: list[Refusal] = field(default_factory=list)
-
-    async def is_same_cluster(self) -> None:
-        """It is."""
-
-    def put(self, found: Any) -> None:
-        """One more."""
-        self.names.add(found.metadata.name)
-
-    def remove(self, kind: Any, namespace: str, name: str) -> None:
-        """One less."""
-        del kind, namespace
-        self.names.discard(name)
-
-    def replace(self, kind: Any, found: list[Any], unread: set[tuple[str, str]]) -> None:
-        """All."""
-        del kind
-        self.names = {each.metadata.name for each in found} | {name for _, name in unread}
-        self.replaced += 1
-
-    def cannot_read(self, refusal: Refusal) -> None:
-        """One that can't be decoded."""
-        self.unread.append(refusal)
-
-
-class Running:
-    """A reflector in a thread of its own."""
-
-    def __init__(
-        self, place: Place, resource: Resource = SERVICES, *, streams: bool = True
-    ) -> None:
-        self.told = Told()
-        self._streams = streams
-        self.place = place
-        self._resource = resource
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
-        self._thread.start()
-        assert self._ready.wait(SECONDS)
-
-    async def _run(self) -> None:
-        async with Api(self.place) as api:
-            self.reflector = Reflector(api, self._resource, self.told)
-            if not self._streams:
-                # From the server's cache (version 0) a list comes whole, whatever its limit.
-                self.reflector._streams, self.reflector._floor = False, ""
-            self._loop = asyncio.get_running_loop()
-            self._task = asyncio.ensure_future(self.reflector.run())
-            self._ready.set()
-            with suppress(asyncio.CancelledError):
-                await self._task
-        await asyncio.sleep(0.3)  # TLS says goodbye
-
-    def close(self) -> None:
-        """End it."""
-        self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(SECONDS)
-        assert not self._thread.is_alive()
-
-    def until(self, done: Callable[[], bool]) -> None:
-        """Wait until something is true."""
-        limit = time.monotonic() + SECONDS
-        while not done():
-            assert time.monotonic() < limit, (self.told, self.reflector.error)
-            time.sleep(0.02)
-
-
-@contextmanager
-def running(place: Place, resource: Resource = SERVICES) -> Iterator[Running]:
-    """A reflector that is synced."""
-    made = Running(place, resource)
-    try:
-        made.until(lambda: made.reflector.synced)
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
 def place(control_plane: ControlPlane) -> Place:
     """Where it is."""
     return read_kubeconfig(control_plane.kubeconfig, None)
-
-
-def make(control_plane: ControlPlane, name: str) -> None:
-    """Make a Service."""
-    path = "/api/v1/namespaces/default/services"
-    assert control_plane.request("POST", path, service(name))[0] == 201
-
-
-def delete(control_plane: ControlPlane, name: str) -> None:
-    """Delete it."""
-    path = f"/api/v1/namespaces/default/services/{name}"
-    assert control_plane.request("DELETE", path)[0] == 200
 
 
 def test_a_state_and_what_changes(control_plane: ControlPlane, place: Place) -> None:

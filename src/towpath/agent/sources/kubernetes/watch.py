@@ -7,8 +7,12 @@ cleanly, says nothing. Whatever goes wrong, what was known stays known.
 ==========================  ====================================================================
 what is seen                what follows
 ==========================  ====================================================================
-a clean end                 the watch goes on at the last version that was told
-any other end, silence      the state anew, not older than that version
+a clean end                 the watch goes on: from right before the last change that is known,
+                            which the server has to tell first. So it is the same cluster's, with
+                            the same history; else the state anew
+any other end, silence      the state anew, not older than the last version that was told
+something of a version      the same: history isn't what was known
+that was told already
 410, or its event           the same
 504 ResourceVersionTooLarge the same; for longer than 30 s: history went back. The state anew,
                             whatever its version, in the place of what was known
@@ -32,12 +36,11 @@ import msgspec
 
 from towpath.agent.errors import AgentError
 from towpath.agent.sources.kubernetes.client import ApiError, refused
+from towpath.agent.sources.kubernetes.history import History, Mark, number
 from towpath.core.kubernetes.problems import Refusal
 from towpath.model.sources.kubernetes import objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from towpath.agent.sources.kubernetes.client import Api
 
 log = logging.getLogger(__name__)
@@ -48,6 +51,8 @@ END = "k8s.io/initial-events-end"
 PAGE = 500
 TOO_LARGE_SECONDS = 30.0
 """History went back if the server doesn't come to a version for so long."""
+PROOF_SECONDS = 30.0
+"""So long a server has to tell what it should know. One that is behind is silent."""
 FIRST_SECONDS, MOST_SECONDS = 0.2, 30.0
 BRIEF_SECONDS = 1.0
 WATCH_SECONDS = (1800, 3600)
@@ -91,11 +96,16 @@ class RestartError(AgentError):
     """The stream is no use any more: its ends are to be taken up again."""
 
 
+class OtherHistoryError(AgentError):
+    """What is told is not what follows on what is known."""
+
+
 class Reflector:
     """Follows one kind for as long as `run` runs."""
 
     def __init__(self, api: Api, resource: Resource, sink: Sink) -> None:
         self.resource = resource
+        self.history = History()
         self.version = ""
         """Up to which all is known."""
         self.synced = False
@@ -114,6 +124,8 @@ class Reflector:
         self._listing = True
         self._streams = True
         self._too_large_since: float | None = None
+        self._unproven: Mark | None = None
+        """What a server has to tell first, to be believed."""
         self._wait = FIRST_SECONDS
         self._hurry = asyncio.Event()
         self._connecting: asyncio.Future[None] | None = None
@@ -217,6 +229,10 @@ class Reflector:
     # ---- One connection --------------------------------------------------------------------------
 
     async def _connect(self) -> None:
+        last = self.history.last
+        if last is None:
+            self._want_list()
+        self._unproven = None if self._listing else last
         if self._listing:
             await self._sink.is_same_cluster()
         if self._listing and not self._streams:
@@ -232,16 +248,42 @@ class Reflector:
             parameters |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
             if self._floor:
                 parameters["resourceVersion"] = self._floor
+        elif self._unproven is not None:
+            parameters["resourceVersion"] = str(self._unproven.number - 1)
         else:
             parameters["resourceVersion"] = self.version
-        async with aclosing(self._api.lines(self.resource.path, parameters)) as stream:
-            async for lines in stream:
-                for number, line in enumerate(lines):
-                    collected = self._take(line, collected)
-                    if number % _AT_ONCE == _AT_ONCE - 1:
-                        await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(PROOF_SECONDS if self._unproven else None) as patience:
+                collected = await self._follow(parameters, collected, patience)
+        except TimeoutError:
+            self._doubt("the API server doesn't tell what is known")
+        except OtherHistoryError as error:
+            self._doubt(str(error))
+        else:
+            if self._unproven is not None:
+                self._doubt("the API server ends without telling what is known")
         if collected is not None:
             raise ApiError("the stream ended before the state was whole")
+
+    def _doubt(self, why: str) -> None:
+        log.warning("%s: %s; all is listed anew", self.resource.called, why)
+        self._want_list()
+
+    async def _follow(
+        self,
+        parameters: dict[str, str],
+        collected: _Collected | None,
+        patience: asyncio.Timeout,
+    ) -> _Collected | None:
+        async with aclosing(self._api.lines(self.resource.path, parameters)) as stream:
+            async for lines in stream:
+                for count, line in enumerate(lines):
+                    collected = self._take(line, collected)
+                    if count % _AT_ONCE == _AT_ONCE - 1:
+                        await asyncio.sleep(0)
+                if self._unproven is None:
+                    patience.reschedule(None)
+        return collected
 
     def _parameters(self) -> dict[str, str]:
         given = {"labelSelector": self.resource.selector, "fieldSelector": self.resource.fields}
@@ -254,26 +296,45 @@ class Reflector:
         except msgspec.MsgspecError:
             return self._take_other(line, collected)
         meta = event.object.metadata
+        if event.type not in {"ADDED", "MODIFIED", "DELETED"}:
+            return self._take_other(line, collected)
+        if collected is None and not self._follows(meta):
+            return None
         if event.type == "DELETED":
             self._remove(meta, collected)
-        elif event.type in {"ADDED", "MODIFIED"}:
-            if collected is None:
-                self._sink.put(event.object)
-            else:
-                collected.found[meta.namespace, meta.name] = event.object
+        elif collected is None:
+            self._sink.put(event.object)
         else:
-            return self._take_other(line, collected)
+            collected.found[meta.namespace, meta.name] = event.object
         if collected is None:
-            self.version = meta.resource_version or self.version
-            self._well()
+            self._took(meta, gone=event.type == "DELETED")
         return collected
+
+    def _follows(self, meta: objects.Meta) -> bool:
+        """Whether a change is news. OtherHistoryError: it can't come after what is known."""
+        if self._unproven is not None:
+            if not self._unproven.is_of(meta):
+                raise OtherHistoryError("the API server tells something else than what is known")
+            self._unproven = None
+            self._well()
+            return False
+        if 0 < number(meta.resource_version) <= number(self.version):
+            raise OtherHistoryError(
+                f"version {meta.resource_version} is told after version {self.version}"
+            )
+        return True
+
+    def _took(self, meta: objects.Meta, *, gone: bool) -> None:
+        self.history.note(meta, gone=gone)
+        self.version = meta.resource_version or self.version
+        self._well()
 
     def _remove(self, meta: objects.Meta, collected: _Collected | None) -> None:
         if collected is None:
             self._sink.remove(self.resource.kind, meta.namespace, meta.name)
         else:
             collected.found.pop((meta.namespace, meta.name), None)
-            collected.unread.discard((meta.namespace, meta.name))
+            collected.unread.pop((meta.namespace, meta.name), None)
 
     def _take_other(self, line: bytes, collected: _Collected | None) -> _Collected | None:
         """Take a bookmark, an error, or an object that can't be decoded."""
@@ -287,15 +348,16 @@ class Reflector:
             meta = msgspec.json.decode(event.object, type=objects.Head).metadata
         except msgspec.MsgspecError as error:
             raise ApiError(f"what the API server sends makes no sense: {error}") from error
+        if collected is None and not self._follows(meta):
+            return None
         if event.type == "DELETED":
             self._remove(meta, collected)
         else:
             self._sink.cannot_read(self._unread(meta, event.object))
             if collected is not None:
-                collected.unread.add((meta.namespace, meta.name))
+                collected.unread[meta.namespace, meta.name] = meta
         if collected is None:
-            self.version = meta.resource_version or self.version
-            self._well()
+            self._took(meta, gone=event.type == "DELETED")
         return collected
 
     def _unread(self, meta: objects.Meta, raw: msgspec.Raw) -> Refusal:
@@ -314,7 +376,9 @@ class Reflector:
         if collected is not None:
             if (mark.annotations or {}).get(END) != "true":
                 return collected
-            self._replace(collected.found.values(), collected.unread)
+            self._replace(collected)
+        if self._unproven is not None:
+            raise OtherHistoryError("the API server has come to a version without what is known")
         self.version = mark.resource_version or self.version
         self._well()
         return None
@@ -326,8 +390,10 @@ class Reflector:
             raise RestartError
         raise refused(status)
 
-    def _replace(self, found: Iterable[Any], unread: set[tuple[str, str]]) -> None:
-        self._sink.replace(self.resource.kind, list(found), unread)
+    def _replace(self, collected: _Collected) -> None:
+        found, unread = list(collected.found.values()), collected.unread
+        self.history.replace([*(each.metadata for each in found), *unread.values()])
+        self._sink.replace(self.resource.kind, found, set(unread))
         self.lists += 1
         self.synced, self._listing, self._too_large_since = True, False, None
 
@@ -345,9 +411,9 @@ class Reflector:
                 page = msgspec.json.decode(body, type=objects.RawList)
             except msgspec.MsgspecError as error:
                 raise ApiError(f"what the API server sends makes no sense: {error}") from error
-            for number, raw in enumerate(page.items or ()):
+            for count, raw in enumerate(page.items or ()):
                 self._collect(raw, collected)
-                if number % _AT_ONCE == _AT_ONCE - 1:
+                if count % _AT_ONCE == _AT_ONCE - 1:
                     await asyncio.sleep(0)
             if not page.metadata.continue_:
                 break
@@ -356,7 +422,7 @@ class Reflector:
                 "limit": str(PAGE),
                 "continue": page.metadata.continue_,
             }
-        self._replace(collected.found.values(), collected.unread)
+        self._replace(collected)
         self.version = page.metadata.resource_version
         self._well()
 
@@ -369,7 +435,7 @@ class Reflector:
             except msgspec.MsgspecError:
                 return
             self._sink.cannot_read(self._unread(meta, raw))
-            collected.unread.add((meta.namespace, meta.name))
+            collected.unread[meta.namespace, meta.name] = meta
         else:
             collected.found[found.metadata.namespace, found.metadata.name] = found
 
@@ -379,4 +445,4 @@ class _Collected:
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, str], Any] = {}
-        self.unread: set[tuple[str, str]] = set()
+        self.unread: dict[tuple[str, str], objects.Meta] = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from towpath.agent.sources.kubernetes import watch
 from towpath.agent.sources.kubernetes.client import Api, ApiError
 from towpath.agent.sources.kubernetes.watch import Reflector, Resource
 from towpath.model.sources.kubernetes import objects
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 SERVICES = Resource(objects.Service, "/api/v1/services", "services")
 END = {"k8s.io/initial-events-end": "true"}
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends is taken up again at once."""
+    monkeypatch.setattr(watch, "FIRST_SECONDS", 0.001)
 
 
 class Told:
@@ -53,10 +60,13 @@ class Told:
         self.log.append(f"?{refusal.name}: {refusal.message}")
 
 
-class Script:
-    """Streams, one for each connection: lines, then a clean end or an error."""
+Stream = list[str | float | ApiError]
 
-    def __init__(self, *streams: list[str | ApiError]) -> None:
+
+class Script:
+    """Streams, one for each connection: lines, silence, then a clean end or an error."""
+
+    def __init__(self, *streams: Stream) -> None:
         self.streams = list(streams)
         self.asked: list[dict[str, str]] = []
 
@@ -69,12 +79,15 @@ class Script:
         for each in self.streams.pop(0):
             if isinstance(each, ApiError):
                 raise each
-            yield [each.encode()]
+            if isinstance(each, float):
+                await asyncio.sleep(each)
+            else:
+                yield [each.encode()]
 
 
-def event(kind: str, name: str, version: int = 1, **more: Any) -> str:
+def event(kind: str, name: str, version: int = 2, *, uid: str = "", **more: Any) -> str:
     """A line."""
-    meta = {"name": name, "namespace": "n", "resourceVersion": str(version)}
+    meta = {"name": name, "namespace": "n", "resourceVersion": str(version), "uid": uid or name}
     return json.dumps({"type": kind, "object": {"metadata": meta} | more})
 
 
@@ -91,7 +104,9 @@ def error(code: int, reason: str = "Expired", cause: str = "") -> str:
     return json.dumps({"type": "ERROR", "object": body})
 
 
-def follow(*streams: list[str | ApiError]) -> tuple[list[str], list[dict[str, str]], Reflector]:
+def follow(
+    *streams: Stream,
+) -> tuple[list[str], list[dict[str, str]], Reflector]:
     """What is told of these streams, what was asked for, and how it is in the end."""
     told, script = Told(), Script(*streams)
 
@@ -128,9 +143,105 @@ def test_a_state_is_known_at_its_mark() -> None:
     assert (made.version, made.synced, made.error) == ("12", True, None)
     assert asked[0]["resourceVersion"] == "0"
     assert asked[0]["resourceVersionMatch"] == "NotOlderThan"
-    # A clean end: on from the last version.
-    assert asked[1]["resourceVersion"] == "12"
+    # A clean end: on from right before the last change.
+    assert asked[1]["resourceVersion"] == "9"
     assert "sendInitialEvents" not in asked[1]
+
+
+@pytest.mark.parametrize("kind", ["MODIFIED", "DELETED"])
+def test_a_server_that_tells_the_last_change_is_believed(kind: str) -> None:
+    """It isn't told on; what follows is."""
+    last = event(kind, "a", 8)
+    log, asked, made = follow(
+        [event("ADDED", "a", 5), event("ADDED", "b", 4), mark(6, END), last, mark(20)],
+        [last, event("ADDED", "c", 21)],
+        [event("ADDED", "c", 21)],
+    )
+    assert log == ["=a,b", "-a" if kind == "DELETED" else "+a", "+c"]
+    assert [each["resourceVersion"] for each in asked] == ["0", "7", "20", "20"]
+    assert (made.version, made.lists) == ("21", 1)
+
+
+def test_a_list_has_a_last_change_too() -> None:
+    """That of the object which changed last, readable or not."""
+    wrong = event("ADDED", "b", 7, spec=1)
+    log, asked, made = follow(
+        [event("ADDED", "a", 5), wrong, mark(9, END)], [wrong, event("DELETED", "a", 12)]
+    )
+    assert asked[1]["resourceVersion"] == "6"
+    assert [each[:3] for each in log] == ["?b:", "=a ", "-a"]
+    assert made.lists == 1
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        [event("MODIFIED", "a", 8, uid="another")],
+        [event("MODIFIED", "c", 8)],
+        [event("MODIFIED", "a", 9)],
+        [event("MODIFIED", "a", 8, uid="another", spec=1)],
+        [mark(30)],
+        [],
+        # What is known, and then something of before: of two histories that part in between.
+        [event("MODIFIED", "a", 8), event("ADDED", "c", 15)],
+        [event("MODIFIED", "a", 8), event("ADDED", "c", 15, spec=1)],
+    ],
+)
+def test_a_server_that_tells_something_else_is_not(stream: Stream) -> None:
+    """All is listed anew, not older than what was known, and nothing told before."""
+    log, asked, made = follow(
+        [event("ADDED", "a", 5), mark(6, END), event("MODIFIED", "a", 8), mark(20)],
+        stream,
+        [event("ADDED", "c", 15), mark(30, END)],
+    )
+    assert log == ["=a", "+a", "=c"]
+    assert asked[2]["sendInitialEvents"] == "true"
+    assert asked[2]["resourceVersion"] == "20"
+    assert (made.version, made.lists) == ("30", 2)
+
+
+def test_a_server_that_is_silent_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is behind says nothing at all."""
+    monkeypatch.setattr(watch, "PROOF_SECONDS", 0.05)
+    log, asked, _ = follow(
+        [event("ADDED", "a", 5), mark(6, END)],
+        [60.0],
+        [mark(30, END), 0.1, event("ADDED", "b", 31)],
+    )
+    assert [each["resourceVersion"] for each in asked][:3] == ["0", "4", "6"]
+    assert "sendInitialEvents" in asked[2]
+    assert log == ["=a", "=", "+b"]
+
+
+def test_one_that_has_told_it_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any other then."""
+    monkeypatch.setattr(watch, "PROOF_SECONDS", 0.05)
+    last = event("ADDED", "a", 5)
+    log, _, made = follow([last, mark(6, END)], [last, 0.1, event("ADDED", "b", 7)])
+    assert log == ["=a", "+b"]
+    assert made.lists == 1
+
+
+def test_versions_go_on() -> None:
+    """Something of a version that was told already is of another history."""
+    log, asked, _ = follow(
+        [event("ADDED", "a", 5), mark(6, END), mark(20), event("ADDED", "b", 12)],
+        [event("ADDED", "b", 12), mark(30, END)],
+    )
+    assert log == ["=a", "=b"]
+    assert asked[1]["resourceVersion"] == "20"
+
+
+@pytest.mark.parametrize("version", ["", "x7"])
+def test_without_anything_to_prove_it_by_all_is_listed(version: str) -> None:
+    """Nothing is there, or versions are no numbers."""
+    there = [json.dumps({"type": "ADDED", "object": {"metadata": {"name": "a"}}})]
+    there = [each.replace('"a"', f'"a", "resourceVersion": "{version}"') for each in there]
+    for some in ([], there):
+        log, asked, made = follow([*some, mark(6, END)], [*some, mark(7, END)])
+        assert [each["resourceVersion"] for each in asked] == ["0", "6", "7"]
+        assert made.lists == 2
+        assert len(log) == 2
 
 
 def test_a_stream_that_ends_before_its_mark_says_nothing() -> None:
@@ -163,7 +274,7 @@ def test_history_that_went_back(monkeypatch: pytest.MonkeyPatch) -> None:
     late = error(504, "Timeout", "ResourceVersionTooLarge")
     _, asked, _ = follow([mark(7, END), ApiError("lost")], [late], [late])
     assert [each.get("resourceVersion") for each in asked] == ["0", "7", "7", "7"]
-    monkeypatch.setattr("towpath.agent.sources.kubernetes.watch.TOO_LARGE_SECONDS", 0.0)
+    monkeypatch.setattr(watch, "TOO_LARGE_SECONDS", 0.0)
     log, asked, _ = follow([mark(7, END), ApiError("lost")], [late], [late], [mark(2, END)])
     assert [each.get("resourceVersion") for each in asked][:3] == ["0", "7", "7"]
     assert "resourceVersion" not in asked[3]
@@ -195,7 +306,7 @@ def test_the_server_says_when() -> None:
     """Retry-After, and its own details."""
     made = Reflector(cast("Api", None), SERVICES, Told())
     assert made._judge(ApiError("busy", objects.ApiStatus(code=429), after=7.0)) == 7.0
-    waits = [made._judge(ApiError("away", objects.ApiStatus(code=500))) for _ in range(12)]
+    waits = [made._judge(ApiError("away", objects.ApiStatus(code=500))) for _ in range(24)]
     assert all(wait <= 30 for wait in waits)
     assert waits[-1] >= 15
 
