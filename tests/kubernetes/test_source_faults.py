@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.harness_source import (
+    NODE,
     Follower,
     cluster_ip,
     endpoints,
@@ -108,6 +109,60 @@ def test_a_list_that_lacks_a_large_share(
     assert not any("lost-" in name for name in follower.services())
     done = follower.agent.command("source", "accept", "kubernetes")
     assert "nothing is withheld" in done.stderr
+
+
+@pytest.mark.thorough
+def test_a_database_that_was_put_back_under_a_running_server(
+    control_plane: ControlPlane,
+    both: Both,
+    tmp_path: Path,
+) -> None:
+    """Its lists and watches stay as they were. That is told, and nothing is lost."""
+    follower, child = both
+    follower.until_synced()
+    control_plane.snapshot(tmp_path / "snapshot")
+    vips = make(control_plane, "undone")
+    until_reached(child, vips)
+    control_plane.restore(tmp_path / "snapshot")
+    follower.until(lambda found: "the database has none" in str(found.trouble), "it to be told")
+    assert "restart the API server" in str(follower.status().trouble)
+    assert reaches(child, vips["undone"])
+    control_plane.stop("apiserver", number=signal.SIGKILL)
+    control_plane.start("apiserver")
+    follower.until(lambda found: not found.trouble, "the truth to be known")
+    wait_until(lambda: not reaches(child, vips["undone"]), seconds=60, what="it to be gone")
+    follower.until_synced()
+
+
+@pytest.mark.thorough
+def test_what_is_written_to_a_database_that_was_put_back(
+    control_plane: ControlPlane, both: Both, tmp_path: Path
+) -> None:
+    """Nothing that is known was lost: what a kubelet writes, and no watch tells, says so."""
+    follower, child = both
+    vips = make(control_plane, "kept")
+    until_reached(child, vips)
+    control_plane.stop("scheduler", "controller-manager")
+    control_plane.snapshot(tmp_path / "snapshot")
+    # Versions go on, by what agents don't follow.
+    for number in range(30):
+        control_plane.request("POST", "/api/v1/namespaces/default/configmaps", config_map(number))
+    control_plane.restore(tmp_path / "snapshot")
+    beat = {"metadata": {"annotations": {"beat": "1"}}}
+    kind = "application/merge-patch+json"
+    assert control_plane.request("PATCH", f"/api/v1/nodes/{NODE}", beat, kind)[0] == 200
+    follower.until(lambda found: f"Node {NODE} is" in str(found.trouble), "it to be told")
+    assert reaches(child, vips["kept"])
+    control_plane.stop("apiserver", number=signal.SIGKILL)
+    control_plane.start("apiserver", "scheduler", "controller-manager")
+    follower.until(lambda found: not found.trouble, "the truth to be known")
+    assert reaches(child, vips["kept"])
+    control_plane.kubectl("delete", "service", "kept")
+
+
+def config_map(number: int) -> dict[str, Any]:
+    """Something that nobody follows."""
+    return {"metadata": {"name": f"filling-{number}"}}
 
 
 def test_a_cluster_that_has_begun_anew(control_plane: ControlPlane, both: Both) -> None:

@@ -43,7 +43,7 @@ def test_a_state_and_what_changes(control_plane: ControlPlane, place: Place) -> 
     """Streamed; once, whatever comes after it."""
     make(control_plane, "first")
     with running(place) as made:
-        assert {"kubernetes", "first"} <= made.told.names
+        made.until(lambda: {"kubernetes", "first"} <= made.told.names)
         make(control_plane, "second")
         made.until(lambda: "second" in made.told.names)
         delete(control_plane, "second")

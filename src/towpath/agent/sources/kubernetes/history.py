@@ -9,7 +9,7 @@ changes. A change with its object's UID happened in one history only.
 from __future__ import annotations
 
 from heapq import nlargest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 RECENT = 16
 """So many changes are remembered."""
-
 _FIRST = 2
 """The version of a database's first change."""
 
-Name = tuple[str, str]
+Name: TypeAlias = tuple[str, str]
 """Namespace and name."""
 
 
@@ -34,6 +33,11 @@ class Mark(NamedTuple):
     uid: str
     number: int
     gone: bool = False
+
+    @property
+    def key(self) -> Name:
+        """The object's name."""
+        return self[:2]
 
     def is_of(self, meta: Meta) -> bool:
         """Whether what is told is this change."""
@@ -47,13 +51,14 @@ def number(version: str) -> int:
 
 
 class History:
-    """What was told last. ``own``: an object that is remembered whenever it changed."""
+    """What was told last."""
 
-    def __init__(self, own: str = "") -> None:
-        self._own = ("", own)
+    def __init__(self) -> None:
         self._recent: dict[Name, Mark] = {}
         """The latest last."""
-        self.of_own: Mark | None = None
+        self.pinned: dict[Name, Mark | None] = {}
+        """Objects that are remembered whenever they changed. None: there is none, as far as is
+        known."""
 
     @property
     def last(self) -> Mark | None:
@@ -64,28 +69,34 @@ class History:
         """The last changes, the latest first."""
         return tuple(reversed(self._recent.values()))
 
+    def pin(self, mark: Mark) -> None:
+        """Remember what becomes of an object, of which this is known."""
+        self.pinned.setdefault(mark.key, mark)
+
     def note(self, meta: Meta, *, gone: bool) -> None:
         """An object has changed."""
-        version = number(meta.resource_version)
-        name = (meta.namespace, meta.name)
-        if version < _FIRST:
+        made = _mark(meta, gone=gone)
+        if made.number < _FIRST:
             self._recent.clear()
             return
-        made = Mark(meta.namespace, meta.name, meta.uid, version, gone)
-        self._recent.pop(name, None)
-        self._recent[name] = made
+        self._recent.pop(made.key, None)
+        self._recent[made.key] = made
         if len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
-        if name == self._own:
-            self.of_own = None if gone else made
+        if made.key in self.pinned:
+            self.pinned[made.key] = made
 
     def replace(self, found: Collection[Meta]) -> None:
         """These are all objects: what has gone before isn't known."""
-        self._recent, self.of_own = {}, None
+        self._recent = {}
+        self.pinned = dict.fromkeys(self.pinned)
+        if self.pinned:
+            for meta in found:
+                if (meta.namespace, meta.name) in self.pinned:
+                    self.pinned[meta.namespace, meta.name] = _mark(meta, gone=False)
         for meta in reversed(nlargest(RECENT, found, lambda meta: number(meta.resource_version))):
             self.note(meta, gone=False)
-        if self._own[1] and self.of_own is None:
-            for meta in found:
-                if (meta.namespace, meta.name) == self._own:
-                    version = number(meta.resource_version)
-                    self.of_own = Mark(meta.namespace, meta.name, meta.uid, version)
+
+
+def _mark(meta: Meta, *, gone: bool) -> Mark:
+    return Mark(meta.namespace, meta.name, meta.uid, number(meta.resource_version), gone)

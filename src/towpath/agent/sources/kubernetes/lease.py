@@ -32,6 +32,7 @@ import msgspec
 
 from towpath.agent.errors import AgentError
 from towpath.agent.sources.kubernetes.client import ApiError
+from towpath.agent.sources.kubernetes.history import number
 from towpath.model.sources.kubernetes import objects
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Election:
         self.term = 0
         """How often it has come to lead."""
         self.trouble: str | None = None
+        self.went_back: Callable[[], None] = lambda: None
+        """Called when the Lease is an older one than before."""
         self._until = float("-inf")
         self._lease: objects.Lease | None = None
         self._seen_at = 0.0
@@ -154,6 +157,8 @@ class Election:
         before = self._lease.metadata.resource_version if self._lease else None
         if before != lease.metadata.resource_version:
             self._seen_at = self._clock()
+        if before and number(lease.metadata.resource_version) < number(before):
+            self.went_back()
         self._lease = lease
 
     def _may_take(self) -> bool:

@@ -24,6 +24,7 @@ from towpath.agent.sources.kubernetes.pools import AddressPools
 from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
 from towpath.agent.sources.kubernetes.takeover import taking_over
+from towpath.agent.sources.kubernetes.truth import Truth
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
 from towpath.core.kubernetes.problems import Refusal
@@ -69,6 +70,7 @@ class Source:
         self.reflectors: tuple[Reflector, ...] = ()
         self.pods: PodLimits | None = None
         self.pools: AddressPools | None = None
+        self.truth = Truth((), self._list_anew)
         self._begin(())
 
     def _begin(self, in_force: Iterable[Service]) -> None:
@@ -115,6 +117,9 @@ class Source:
             self.reflectors = tuple(
                 Reflector(api, resource, self) for resource in resources(self._section)
             )
+            # The kubelet writes it whatever else happens.
+            self.reflectors[2].history.pinned["", self._settings.node] = None
+            self.truth = Truth(self.reflectors, self._list_anew)
             self._fault = None
             self._events = Events(api, self._settings.node) if self._section.events else None
             self._ports = HealthPorts() if self._section.health_checks else None
@@ -126,6 +131,7 @@ class Source:
                         group.create_task(each.run())
                     group.create_task(self._publish())
                     group.create_task(self._look_at_ports())
+                    group.create_task(self.truth.run(api))
                     if self._events is not None:
                         group.create_task(self._events.run())
                     if self.pods is not None:
@@ -153,11 +159,13 @@ class Source:
         made = AddressPools(self._section, node, services, self.is_same_cluster, self._is_believed)
         if self._events is not None:
             made.tell = self._events.tell
+        made.election.went_back = self.truth.hurry
         return made
 
     def _is_believed(self) -> bool:
         """Whether what is known is what the cluster has, as far as can be told."""
         doubts = self._listed or self.withheld or self._awaited or self._identity.trouble
+        doubts = doubts or self.truth.trouble
         return not doubts and all(each.synced for each in self.reflectors)
 
     # ---- What is told ----------------------------------------------------------------------------
@@ -403,12 +411,7 @@ class Source:
             # Nothing is handed in before all of it is known.
             self._awaited = {each.resource.kind for each in self.reflectors}
             self._nodes.accepting = True
-            for each in self.reflectors:
-                each.list_anew()
-            if self.pods is not None:
-                self.pods.list_anew()
-            if self.pools is not None:
-                self.pools.list_anew()
+            self._list_anew()
         elif self.withheld or self._nodes.withholds:
             log.warning("Kubernetes: accepted: a list that lacks %s", self.loss or "Nodes")
             self._accepting = self._nodes.accepting = True
@@ -416,6 +419,12 @@ class Source:
         else:
             what = "nothing is withheld: all that Kubernetes has is in force"
             raise ConflictError([Problem(what)])
+
+    def _list_anew(self) -> None:
+        """Take over all there is now, whatever its version."""
+        for each in (*self.reflectors, self.pods, self.pools):
+            if each is not None:
+                each.list_anew()
 
     @property
     def trouble(self) -> str | None:
@@ -427,6 +436,8 @@ class Source:
             yield self._fault
         if self._identity.trouble:
             yield self._identity.trouble
+        if self.truth.trouble:
+            yield self.truth.trouble
         yield from report.troubles(self.reflectors)
         if self._no_room:
             yield self._no_room

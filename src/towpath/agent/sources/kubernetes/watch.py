@@ -72,6 +72,13 @@ class Resource(NamedTuple):
     fields: str = ""
     """A selector of fields."""
 
+    def object(self, namespace: str, name: str) -> str:
+        """Return where one object is."""
+        if not namespace:
+            return f"{self.path}/{name}"
+        group, _, kind = self.path.rpartition("/")
+        return f"{group}/namespaces/{namespace}/{kind}/{name}"
+
 
 class Sink(Protocol):
     """Who is told."""
@@ -237,44 +244,28 @@ class Reflector:
             await self._sink.is_same_cluster()
         if self._listing and not self._streams:
             await self._list_pages()
-        collected: _Collected | None = None
-        parameters = self._parameters() | {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - no secret
-        }
-        if self._listing:
-            collected = _Collected()
-            parameters |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
-            if self._floor:
-                parameters["resourceVersion"] = self._floor
-        elif self._unproven is not None:
-            parameters["resourceVersion"] = str(self._unproven.number - 1)
-        else:
-            parameters["resourceVersion"] = self.version
+        collected = _Collected() if self._listing else None
         try:
             async with asyncio.timeout(PROOF_SECONDS if self._unproven else None) as patience:
-                collected = await self._follow(parameters, collected, patience)
+                collected = await self._follow(collected, patience)
         except TimeoutError:
             self._doubt("the API server doesn't tell what is known")
         except OtherHistoryError as error:
             self._doubt(str(error))
         else:
+            if collected is not None:
+                raise ApiError("the stream ended before the state was whole")
             if self._unproven is not None:
                 self._doubt("the API server ends without telling what is known")
-        if collected is not None:
-            raise ApiError("the stream ended before the state was whole")
 
     def _doubt(self, why: str) -> None:
         log.warning("%s: %s; all is listed anew", self.resource.called, why)
         self._want_list()
 
     async def _follow(
-        self,
-        parameters: dict[str, str],
-        collected: _Collected | None,
-        patience: asyncio.Timeout,
+        self, collected: _Collected | None, patience: asyncio.Timeout
     ) -> _Collected | None:
+        parameters = self._parameters() | self._beginning()
         async with aclosing(self._api.lines(self.resource.path, parameters)) as stream:
             async for lines in stream:
                 for count, line in enumerate(lines):
@@ -284,6 +275,22 @@ class Reflector:
                 if self._unproven is None:
                     patience.reschedule(None)
         return collected
+
+    def _beginning(self) -> dict[str, str]:
+        """Where a watch begins."""
+        wanted = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - no secret
+        }
+        if self._listing:
+            wanted |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+            version = self._floor
+        elif self._unproven is not None:
+            version = str(self._unproven.number - 1)
+        else:
+            version = self.version
+        return wanted | ({"resourceVersion": version} if version else {})
 
     def _parameters(self) -> dict[str, str]:
         given = {"labelSelector": self.resource.selector, "fieldSelector": self.resource.fields}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import random
 from contextlib import suppress
@@ -125,6 +126,24 @@ def test_another_leads_when_it_is_dead() -> None:
     assert world.agents[0].leader == "n1"
     assert world.store.lease is not None
     assert world.store.lease["spec"]["leaseTransitions"] == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_lease_that_is_an_older_one(number: int) -> None:
+    """Whoever has seen a later one says so: its database was put back."""
+    world, told = World(1.0, 1.0), []
+    world.agents[number].went_back = lambda: told.append(number)
+    for _ in range(3):
+        world.attempt(0, 1)
+        world.now += 2
+    before, version = copy.deepcopy(world.store.lease), world.store.version
+    for _ in range(3):
+        world.attempt(0, 1)
+        world.now += 2
+    assert not told
+    world.store.lease, world.store.version = before, version
+    world.attempt(0, 1)
+    assert told == [number]
 
 
 def test_one_that_comes_late_waits_as_long() -> None:
