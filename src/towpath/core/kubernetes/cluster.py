@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from towpath.core.kubernetes.addresses import read_unicast
+from towpath.core.kubernetes.before import Before
 from towpath.core.kubernetes.endpoints import SERVICE_NAME, merge
 from towpath.core.kubernetes.services import kept
 from towpath.core.kubernetes.slices import read
@@ -79,6 +80,7 @@ class Cluster:
         self._refusals: dict[Name, list[Refusal]] = {}
         self._health: dict[Name, Health] = {}
         self._held: dict[Name, int] = {}
+        self._before = Before()
         self.refused = 0
         """Increases when other things aren't served than before."""
         self.here = self._find_here()
@@ -209,6 +211,21 @@ class Cluster:
             settings.outside,
         )
 
+    # ---- What was in force before ----------------------------------------------------------------
+
+    def restore(self, services: Iterable[Service]) -> None:
+        """These are in force, by an agent of before: endpoints are held that slices lack.
+
+        Call it before `take` is called for the first time.
+        """
+        self._before = Before(services)
+
+    def forget(self, now: float) -> bool:
+        """Have looked at again what was held long enough; whether there is something."""
+        names = self._before.over(now)
+        self._dirty |= names
+        return bool(names)
+
     # ---- What it amounts to ----------------------------------------------------------------------
 
     @property
@@ -229,6 +246,7 @@ class Cluster:
             self._note(key, after)
             remove |= before.keys() - after.services.keys()
             put |= {name: made for name, made in after.services.items() if made != before.get(name)}
+        self._before.settle()
         return Changed(tuple(put.values()), tuple(remove - put.keys()), names)
 
     def _age(self, key: Name) -> tuple[str, Name]:
@@ -240,10 +258,13 @@ class Cluster:
         if service is None or not is_served(service, self.here):
             self._endpoints.pop(key, None)
             return Translated()
-        known = dict(self._endpoints.get(key, ()))
         slices = self._slices.get(key, ())
+        restored = self._before.endpoints(service, self.here.node)
+        known = restored or dict(self._endpoints.get(key, ()))
         endpoints, refusals = merge(service, slices, known, self._is_gone(), now)
         _keep(self._endpoints, key, tuple(endpoints.items()))
+        if restored and any(each.held for each in endpoints.values()):
+            self._before.hold(service, slices, now)
         made = translate(service, endpoints, self.here, before)
         made.refusals += refusals
         return made

@@ -77,6 +77,7 @@ class Source:
         self.cluster = Cluster(self._settings)
         self._nodes = NodeFeed(self._section, self._settings.node, self._given)
         self._in_force = {each.name: each for each in in_force}
+        self.cluster.restore(self._in_force.values())
         self._wake = asyncio.Event()
         self._begun = time.monotonic()
         self._first = True
@@ -234,7 +235,8 @@ class Source:
                 async with asyncio.timeout(AGAIN_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
-                if not (self._refused and self._intake.may_fit_now()):
+                again = self._refused and self._intake.may_fit_now()
+                if not (again or self.cluster.forget(time.monotonic())):
                     continue
             self._wake.clear()
             if self._awaited or not all(each.synced for each in self.reflectors):
@@ -253,6 +255,8 @@ class Source:
             put, remove = self._everything()
         elif self._refused and self._intake.may_fit_now():
             put |= self._refused_now()
+        if self.withheld and not self._listed:
+            remove |= self._gone_since(changed)
         self._keep_back(put, remove)
         put = {name: each for name, each in put.items() if self._in_force.get(name) != each}
         remove &= self._in_force.keys()
@@ -293,6 +297,12 @@ class Source:
     ) -> None:
         for name in {*changed.remove, *put, *gone}:
             self._refused.pop(name, None)
+
+    def _gone_since(self, changed: Changed) -> set[str]:
+        """What is withheld of Services that came and went between two looks."""
+        there = self.cluster.services()
+        gone = self.withheld - there.keys()
+        return {name for name in gone if tuple(name.split(":")[:2]) in changed.names}
 
     def _keep_back(self, put: dict[str, Service], remove: set[str]) -> None:
         """Take out what a list that isn't believed would remove."""

@@ -52,6 +52,8 @@ class ApiServer:
         self.url = ""
         self._log: list[tuple[int, str, dict[str, Any]]] = []
         """Versions, kinds and events."""
+        self._begins = 0
+        """The version from which it has them."""
         self._watches: set[tuple[str, asyncio.Queue[dict[str, Any] | None]]] = set()
 
     # ---- What a test does ------------------------------------------------------------------------
@@ -106,6 +108,7 @@ class ApiServer:
     def restart(self) -> None:
         """Let its memory be what its database has."""
         self.memory, self._log, self.forgetful = dict(self.database), [], False
+        self._begins = self.version
         self.end_watches()
 
     def watches(self, kind: str) -> int:
@@ -176,6 +179,8 @@ class ApiServer:
     def _beginning(self, kind: str, query: dict[str, str]) -> list[dict[str, Any]]:
         if "sendInitialEvents" not in query:
             since = int(query["resourceVersion"])
+            if since < self._begins:
+                return [{"type": "ERROR", "object": {"kind": "Status", "code": 410}}]
             return [event for version, its, event in self._log if its == kind and version > since]
         if kind in self.silent:
             return []
