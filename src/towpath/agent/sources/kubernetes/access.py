@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import os
 import ssl
 import tempfile
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from towpath.model.sources.kubernetes import Section
+
+log = logging.getLogger(__name__)
 
 POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod has what its service account is given."""
@@ -221,14 +224,18 @@ class Credentials:
         """For https. The same object until a file is another one. AccessError."""
         if not self.place.server.startswith("https:"):
             return True
-        if self.place.plugin is not None:
+        if self.place.plugin is not None and self._context is None:
             await self._ask(self.place.plugin)
         try:
             seen = self._seen()
             if self._context is None or self._context[0] != seen:
                 self._context = seen, self._make_context()
         except (OSError, ssl.SSLError, ValueError) as error:
-            raise AccessError(f"certificates of {self.place.server}: {error}") from error
+            text = f"certificates of {self.place.server}: {error}"
+            if self._context is None:
+                raise AccessError(text) from error
+            # A key and its certificate are replaced one after the other.
+            log.warning("%s; those of before are used", text)
         return self._context[1]
 
     def _seen(self) -> object:
@@ -263,8 +270,9 @@ class Credentials:
     async def _ask(self, plugin: Plugin) -> None:
         async with self._running:
             if time.time() >= self._expires - _EARLY_SECONDS:
-                self._given = await _run(plugin)
-                self._expires = _moment(self._given.get("expirationTimestamp"))
+                given = await _run(plugin)
+                self._expires = _moment(given.get("expirationTimestamp"), plugin)
+                self._given = given
 
 
 def _on_disk(content: Path | bytes, files: ExitStack) -> str:
@@ -278,14 +286,15 @@ def _on_disk(content: Path | bytes, files: ExitStack) -> str:
     return made.name
 
 
-def _moment(text: str | None) -> float:
-    """When credentials expire, in seconds since 1970."""
+def _moment(text: str | None, plugin: Plugin) -> float:
+    """When credentials expire, in seconds since 1970. AccessError: nobody can say."""
     if not text:
         return float("inf")
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return 0.0
+    except (TypeError, ValueError) as error:
+        what = f"expirationTimestamp {text!r} is no time"
+        raise AccessError(f"exec plugin {plugin.command}: {what}") from error
 
 
 async def _run(plugin: Plugin) -> dict[str, Any]:

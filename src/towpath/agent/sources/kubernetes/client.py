@@ -25,6 +25,8 @@ SILENCE_SECONDS = 150.0
 lost, whoever cut it."""
 REQUEST_SECONDS = 90.0
 """The API server itself gives up after 60 s."""
+LONGEST_SECONDS = 120.0
+"""The API server may ask to be left alone for so long; a proxy in between may say anything."""
 _UNAUTHORIZED = 401
 _ERRORS = 400
 
@@ -58,7 +60,7 @@ def refused(status: ApiStatus, after: float = 0.0) -> ApiError:
     if not after and status.details and status.details.retry_after_seconds:
         after = float(status.details.retry_after_seconds)
     message = status.message or status.reason or "no reason given"
-    return ApiError(f"{status.code}: {message}", status, after)
+    return ApiError(f"{status.code}: {message}", status, min(after, LONGEST_SECONDS))
 
 
 class Api:
