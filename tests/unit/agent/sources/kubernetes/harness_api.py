@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable
 
+    from towpath.core.kubernetes.problems import Refusal
+
     Answer = web.StreamResponse | None
 
 END = {"k8s.io/initial-events-end": "true"}
@@ -224,3 +226,39 @@ async def until(done: Callable[[], Any], what: str, seconds: float = 10.0) -> No
         while not done():  # noqa: ASYNC110 - of what is waited for nobody tells
             await asyncio.sleep(0.005)
     assert done(), what
+
+
+class Known:
+    """What a reflector has told, by kind."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, set[str]] = {}
+        self.replaced: list[list[str]] = []
+        """The names of each state that was taken over."""
+
+    @property
+    def services(self) -> set[str]:
+        """The names of Services."""
+        return self.names.get("Service", set())
+
+    async def is_same_cluster(self) -> None:
+        """It is."""
+
+    def put(self, found: Any) -> None:
+        """One more."""
+        self.names[type(found).__name__].add(found.metadata.name)
+
+    def remove(self, kind: Any, namespace: str, name: str) -> None:
+        """One less."""
+        del namespace
+        self.names[kind.__name__].discard(name)
+
+    def replace(self, kind: Any, found: list[Any], unread: set[tuple[str, str]]) -> None:
+        """All."""
+        del unread
+        self.names[kind.__name__] = {each.metadata.name for each in found}
+        self.replaced.append(sorted(self.names[kind.__name__]))
+
+    def cannot_read(self, refusal: Refusal) -> None:
+        """None is like that."""
+        raise AssertionError(refusal)

@@ -15,6 +15,7 @@ import pytest
 from tests.unit.agent.sources.kubernetes.harness_api import (
     SERVICES,
     ApiServer,
+    Known,
     refusal,
     serving,
     until,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from towpath.core.kubernetes.problems import Refusal
 
 RESOURCE = Resource(objects.Service, SERVICES, "services")
 
@@ -44,41 +44,11 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "FIRST_SECONDS", 0.01)
 
 
-class Told:
-    """What is known."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-        self.replaced: list[list[str]] = []
-
-    async def is_same_cluster(self) -> None:
-        """It is."""
-
-    def put(self, found: Any) -> None:
-        """One more."""
-        self.names.add(found.metadata.name)
-
-    def remove(self, kind: Any, namespace: str, name: str) -> None:
-        """One less."""
-        del kind, namespace
-        self.names.discard(name)
-
-    def replace(self, kind: Any, found: list[Any], unread: set[tuple[str, str]]) -> None:
-        """All."""
-        del kind, unread
-        self.names = {each.metadata.name for each in found}
-        self.replaced.append(sorted(self.names))
-
-    def cannot_read(self, refusal: Refusal) -> None:
-        """None is like that."""
-        raise AssertionError(refusal)
-
-
 @asynccontextmanager
-async def following(place: Place) -> AsyncIterator[tuple[Told, Reflector]]:
+async def following(place: Place) -> AsyncIterator[tuple[Known, Reflector]]:
     """One kind is followed in the block."""
     async with Api(place) as api:
-        told = Told()
+        told = Known()
         made = Reflector(api, RESOURCE, told)
         task = asyncio.ensure_future(made.run())
         try:
@@ -136,12 +106,12 @@ def test_a_list_in_pages_is_whole_or_none(code: int, monkeypatch: pytest.MonkeyP
                 pages = [of.get("continue") for _, of in server.asked if "limit" in of]
                 assert pages == [None, "2", "4", None, "2", "4", "6"]
                 server.put(SERVICES, service("later"))
-                await until(lambda: "later" in told.names, "a change")
+                await until(lambda: "later" in told.services, "a change")
                 assert made.lists == 1
                 # The watch goes on, and later states come in pages too.
                 server.end_watches()
                 server.put(SERVICES, service("last"))
-                await until(lambda: "last" in told.names, "a change")
+                await until(lambda: "last" in told.services, "a change")
                 assert made.lists == 1
 
     asyncio.run(run())
@@ -167,13 +137,13 @@ def test_a_server_that_says_when(code: int) -> None:
 
             server.answer = answer
             async with following(Place(server.url)) as (told, made):
-                await until(lambda: "s0" in told.names, "a state")
+                await until(lambda: "s0" in told.services, "a state")
                 assert times[1] - times[0] >= 1
                 assert "Busy" not in str(made.error)
                 server.end_watches()
                 await until(lambda: len(times) == 3, "the watch")
                 server.put(SERVICES, service("later"))
-                await until(lambda: "later" in told.names, "a change")
+                await until(lambda: "later" in told.services, "a change")
                 assert times[3] - times[2] >= 1
 
     asyncio.run(run())
@@ -248,7 +218,7 @@ def test_a_token_that_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 door.opens_for("two")
                 server.end_watches()
                 server.put(SERVICES, service("later"))
-                await until(lambda: "later" in told.names, "a change")
+                await until(lambda: "later" in told.services, "a change")
                 assert door.refused == 0
                 assert made.lists == 1
 
@@ -270,16 +240,16 @@ def test_a_token_that_is_refused(tmp_path: Path) -> None:
                 server.put(SERVICES, service("later"))
                 server.end_watches()
                 await until(lambda: door.refused, "a refusal")
-                await until(lambda: "later" in told.names and not made.error, "a change")
+                await until(lambda: "later" in told.services and not made.error, "a change")
                 assert door.refused == 1
                 token.unlink()
                 door.opens_for("three")
                 server.end_watches()
                 await until(lambda: "No such file" in str(made.error), "what is wrong")
-                assert told.names == {"s0", "later"}
+                assert told.services == {"s0", "later"}
                 rename(token, "three")
                 server.put(SERVICES, service("last"))
-                await until(lambda: "last" in told.names and not made.error, "a change")
+                await until(lambda: "last" in told.services and not made.error, "a change")
 
     asyncio.run(run())
 
@@ -334,7 +304,7 @@ def test_a_plugin_runs_before_what_it_gave_expires(
                     patch.setattr(access, "_EARLY_SECONDS", 4000)
                     server.end_watches()
                     server.put(SERVICES, service("later"))
-                    await until(lambda: "later" in told.names, "a change")
+                    await until(lambda: "later" in told.services, "a change")
                 assert (door.refused, runs(tmp_path), made.lists) == (0, 2, 1)
                 for _ in range(3):
                     await api.get(SERVICES)
@@ -354,7 +324,7 @@ def test_a_plugin_whose_token_is_refused_early(tmp_path: Path) -> None:
                 await until(lambda: door.refused >= 2, "refusals")
                 give(tmp_path, {"token": "two"})
                 await until(lambda: made.synced and not made.error, "a state")
-                assert told.names == {"s0"}
+                assert told.services == {"s0"}
                 number = runs(tmp_path)
                 server.end_watches()
                 await until(lambda: server.watches(SERVICES), "another watch")
@@ -436,12 +406,12 @@ def test_certificates_that_are_replaced(tmp_path: Path, caplog: pytest.LogCaptur
                 assert guests.names[-1] == "two"
                 # A watch that is open stays; the next one has the new certificate.
                 server.put(SERVICES, service("later"))
-                await until(lambda: "later" in told.names, "a change")
+                await until(lambda: "later" in told.services, "a change")
                 number = guests.names.count("two")
                 server.end_watches()
                 await until(lambda: guests.names.count("two") > number, "another watch")
                 server.put(SERVICES, service("last"))
-                await until(lambda: "last" in told.names, "a change")
+                await until(lambda: "last" in told.services, "a change")
                 assert made.lists == 1
                 for each in (certificate, key):
                     each.unlink()
@@ -525,6 +495,6 @@ def test_a_connection_that_dies_silently(before: int, monkeypatch: pytest.Monkey
                 await until(lambda: server.lists(SERVICES) == 2 + before, "another list")
                 await until(lambda: made.synced, "a state")
                 server.put(SERVICES, service("later"))
-                await until(lambda: "later" in told.names, "a change")
+                await until(lambda: "later" in told.services, "a change")
 
     asyncio.run(run())

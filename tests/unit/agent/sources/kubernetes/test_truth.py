@@ -13,6 +13,7 @@ from tests.unit.agent.sources.kubernetes.harness_api import (
     SERVICES,
     SLICES,
     ApiServer,
+    Known,
     refusal,
     serving,
     until,
@@ -28,7 +29,6 @@ from towpath.model.sources.kubernetes import objects
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from towpath.core.kubernetes.problems import Refusal
 
 RESOURCES = (
     Resource(objects.Service, SERVICES, "services"),
@@ -43,34 +43,6 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(truth, "SETTLE_SECONDS", 0.3)
     monkeypatch.setattr(truth, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(watch, "FIRST_SECONDS", 0.01)
-
-
-class Known:
-    """What was told, by kind."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, set[str]] = {"Service": set(), "EndpointSlice": set(), "Node": set()}
-
-    async def is_same_cluster(self) -> None:
-        """It is."""
-
-    def put(self, found: Any) -> None:
-        """One more."""
-        self.names[type(found).__name__].add(found.metadata.name)
-
-    def remove(self, kind: Any, namespace: str, name: str) -> None:
-        """One less."""
-        del namespace
-        self.names[kind.__name__].discard(name)
-
-    def replace(self, kind: Any, found: list[Any], unread: set[tuple[str, str]]) -> None:
-        """All."""
-        del unread
-        self.names[kind.__name__] = {each.metadata.name for each in found}
-
-    def cannot_read(self, refusal: Refusal) -> None:
-        """None is like that."""
-        raise AssertionError(refusal)
 
 
 class Followed:
@@ -145,7 +117,7 @@ def test_what_agrees() -> None:
             assert await made.look() is None
             await changed(made, SERVICES, "second")
             made.server.delete(SERVICES, "first")
-            await until(lambda: made.known.names["Service"] == {"second"}, "it to be gone")
+            await until(lambda: made.known.services == {"second"}, "it to be gone")
             made.server.asked.clear()
             assert await made.look() is None
             assert sorted(path for path, _ in made.server.asked) == [
@@ -176,7 +148,7 @@ async def lose_deletion(made: Followed) -> None:
     """It was deleted after it."""
     before = made.server.database[SERVICES, "default", "first"]
     made.server.delete(SERVICES, "first")
-    await until(lambda: not made.known.names["Service"], "it to be gone")
+    await until(lambda: not made.known.services, "it to be gone")
     made.server.database[SERVICES, "default", "first"] = before
 
 
@@ -231,7 +203,7 @@ def test_a_memory_that_is_not_true(part: Callable[[Followed], Any], why: str) ->
             await until(lambda: made.reflectors[2].lists > lists[2], "a list")
             assert await made.look() is None
             there = {name for kind, _, name in made.server.database if kind == SERVICES}
-            assert made.known.names["Service"] == there
+            assert made.known.services == there
             assert await made.look() is None
             assert set(made.reflectors[0].history.pinned) == set()
             assert set(made.reflectors[2].history.pinned) == {("", "n1")}
