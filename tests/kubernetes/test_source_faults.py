@@ -147,6 +147,8 @@ def test_what_is_written_to_a_database_that_was_put_back(
     # Versions go on, by what agents don't follow.
     for number in range(30):
         control_plane.request("POST", "/api/v1/namespaces/default/configmaps", config_map(number))
+    # For a list its memory has to be at the last of them; from there it would be told more.
+    control_plane.get("nodes")
     control_plane.restore(tmp_path / "snapshot")
     beat = {"metadata": {"annotations": {"beat": "1"}}}
     kind = "application/merge-patch+json"
