@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from towpath.agent.sources.kubernetes.access import Place
 
+pytestmark = pytest.mark.thorough
 LABELLED = Resource(objects.Service, "/api/v1/services", "services", "!hidden")
 
 

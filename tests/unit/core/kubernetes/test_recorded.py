@@ -106,8 +106,8 @@ def test_events_of_two_kinds_in_any_order() -> None:
             early += current["metadata"]["uid"] != found["metadata"]["ownerReferences"][0]["uid"]
     assert early
     services = [name for kind, name in replay.there if kind == "Service"]
-    assert len(services) == 12
-    assert len(replay.known) == 12
+    assert len(services) == 10
+    assert len(replay.known) == 10
     for name in services:
         assert set(replay.served(name)) == replay.ready()
 
