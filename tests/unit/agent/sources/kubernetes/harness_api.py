@@ -220,7 +220,7 @@ async def serving(server: ApiServer, tls: ssl.SSLContext | None = None) -> Async
         await runner.cleanup()
 
 
-async def until(done: Callable[[], Any], what: str, seconds: float = 10.0) -> None:
+async def until(done: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
     """Wait until something is true."""
     async with asyncio.timeout(seconds):
         while not done():  # noqa: ASYNC110 - of what is waited for nobody tells

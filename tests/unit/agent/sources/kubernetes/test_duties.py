@@ -489,10 +489,10 @@ def test_a_connection_that_dies_silently(before: int, monkeypatch: pytest.Monkey
             if not before:
                 server.silent = {SERVICES}
             async with following(Place(server.url)) as (told, made):
-                await until(lambda: server.lists(SERVICES) == 1 + before, "a list")
+                await until(lambda: server.lists(SERVICES) >= 1 + before, "a list")
                 assert bool(told.replaced) == bool(before)
                 server.silent = set()
-                await until(lambda: server.lists(SERVICES) == 2 + before, "another list")
+                await until(lambda: server.lists(SERVICES) >= 2 + before, "another list")
                 await until(lambda: made.synced, "a state")
                 server.put(SERVICES, service("later"))
                 await until(lambda: "later" in told.services, "a change")

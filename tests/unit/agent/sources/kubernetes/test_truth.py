@@ -247,8 +247,9 @@ def test_what_is_written_again_is_no_proof() -> None:
     asyncio.run(run())
 
 
-def test_a_watch_may_be_late() -> None:
+def test_a_watch_may_be_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the database has and a watch tells then is as it should be."""
+    monkeypatch.setattr(truth, "SETTLE_SECONDS", 60.0)
 
     async def run() -> None:
         async with followed() as made:
