@@ -27,11 +27,18 @@ BEGUN = 1000.0
 
 
 class Replay:
-    """A cluster that is told of events as they came, and what is true meanwhile."""
+    """A cluster that is told of events as they came, and what is true meanwhile.
 
-    def __init__(self, name: str) -> None:
+    ``late``: the kind whose watch comes so many seconds later. What each watch tells stays in its
+    order, and nothing is promised of two.
+    """
+
+    def __init__(self, name: str, late: str = "", seconds: float = 0.0) -> None:
         text = (RECORDED / f"{name}.jsonl").read_text()
         self.events: list[dict[str, Any]] = [json.loads(each) for each in text.splitlines()]
+        for each in self.events:
+            each["at"] += seconds * (each["object"]["kind"] == late)
+        self.events.sort(key=lambda each: each["at"])
         self.cluster = Cluster(Settings("n1"))
         self.known: dict[str, Service] = {}
         """What is in force: changed by what `take` says has changed."""
