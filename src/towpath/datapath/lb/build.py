@@ -17,6 +17,7 @@ from towpath.datapath.lb.marks import Marks
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.quic import Forms, ServerIds
+from towpath.datapath.lb.quic_index import IdIndex
 from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.sources import SourceSets
 from towpath.datapath.lb.vips import VipIndex
@@ -49,7 +50,13 @@ def tables(source: TableSource, is_here: IsHere = nobody) -> KernelTables:
             source.constant("handle_bits", "HANDLE_INDEX_BITS"),
             is_here,
         ),
-        ServerIds(source.maps["quic_servers"]),
+        ServerIds(
+            IdIndex(
+                source.rows("quic_servers"),
+                source.constant("quic_limits", "QUIC_PROBES"),
+                reclaimer,
+            ),
+        ),
         Marks(source.rows("table_marks"), _states(source)),
     )
 
