@@ -34,7 +34,7 @@ DEFAULTS = {
 }
 
 
-PLAIN = {"weight": 1, "state": "active", "port": None, "local": False, "server_id": None}
+PLAIN = {"weight": 1, "state": "active", "port": None, "local": False, "server_id": []}
 """A backend's defaults."""
 
 
@@ -186,7 +186,7 @@ def test_backends_one_by_one(agent: Agent) -> None:
                 "state": "draining",
                 "port": None,
                 "local": False,
-                "server_id": None,
+                "server_id": [],
             },
         ],
     )

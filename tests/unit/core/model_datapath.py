@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from towpath.core.lb import steps
@@ -84,8 +84,15 @@ class Datapath:
                 for backend in backends:
                     assert backend.address not in self.rooms[key].backends
                     self.rooms[key].backends[backend.address] = backend
+            case steps.SetServerIds(key, backends):
+                room = self.rooms[key]
+                for backend in backends:
+                    before = room.backends[backend.address]
+                    assert before.server_id != backend.server_id
+                    room.backends[backend.address] = replace(before, server_id=backend.server_id)
             case steps.SetBackend(key, backend):
                 room = self.rooms[key]
+                assert room.backends[backend.address].server_id == backend.server_id
                 assert room.backends[backend.address] != backend
                 if backend.state == "down" != room.backends[backend.address].state:
                     assert backend.address not in {each.address for each in room.table or ()}

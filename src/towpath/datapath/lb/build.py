@@ -49,7 +49,7 @@ def tables(source: TableSource, is_here: IsHere = nobody) -> KernelTables:
             source.constant("handle_bits", "HANDLE_INDEX_BITS"),
             is_here,
         ),
-        ServerIds(source.maps["quic_servers"]),
+        ServerIds(source.maps["quic_servers"], source.layout.entries["quic_servers"]),
         Marks(source.rows("table_marks"), _states(source)),
     )
 
