@@ -81,6 +81,7 @@ class Memory:
     backends_limit: int = 24
     table_slots: int = 72 * LINE
     port_pages: int = 8
+    ids_limit: int = 20
     sources_limit: int = 32
     sources: dict[bytes, int] = field(default_factory=dict)
     """The trie of source prefixes."""
@@ -238,7 +239,7 @@ class Process:
             ServiceRows(memory.services, reclaimer, self.forgotten.update),
             ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS, FORMS, memory.quic_forms),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
-            ServerIds(IdIndex(memory.ids, ID_PROBES, reclaimer)),
+            ServerIds(IdIndex(memory.ids, ID_PROBES, reclaimer), memory.ids_limit),
             Marks(memory.marks, STATES),
         )
         self.alike = self.tables.adopt(by_key(known))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # is full, and a probe sequence of 16 is then longer than any that occurs.
 _VIP_SLOTS_PER_SERVICE = 16
 # At a quarter a probe sequence of 32 is.
-_QUIC_SLOTS_PER_ID = 4
+QUIC_SLOTS_PER_ID = 4
 _CONTEXTS_PER_CPU = 2
 NAT_WAYS = 8
 NAT_CLIENTS = 256
@@ -58,7 +58,7 @@ class Layout:
                 "port_pages": limits.port_pages + 1,
                 "services": services,
                 "quic_forms": services,
-                "quic_servers": _power_of_two(limits.server_ids * _QUIC_SLOTS_PER_ID),
+                "quic_servers": _power_of_two(limits.server_ids * QUIC_SLOTS_PER_ID),
                 "table_marks": services,
                 "ways": 1,
                 "maglev": -(-limits.table_slots // maglev_line),
