@@ -81,7 +81,13 @@ def server_id_of(text: str | None) -> tuple[int, ...] | None:
 
 def numbers(text: str) -> list[int | str]:
     """Numbers with commas between; what is none stays, for the model to refuse."""
-    return [int(each) if each.isdecimal() else each for each in text.split(",")]
+    return [
+        int(each) if each.isdecimal() and len(each) <= _DIGITS else each for each in text.split(",")
+    ]
+
+
+_DIGITS = 20
+"""Of the largest number that anything takes."""
 
 
 class AddressType(click.ParamType[Address]):
