@@ -87,7 +87,7 @@ class Limits:
     services: Annotated[int, Integer(1, 1 << 20)] = 4096
     """Services at one time."""
     backends: Annotated[int, Integer(1, (1 << 20) - 1)] = 16384
-    """Backends of all services together. Of QUIC's server ids there may be twice as many."""
+    """Backends of all services together."""
     flows: Annotated[int, Integer(1024, 1 << 27)] = 524288
     """Flows remembered at one time."""
     nat_flows: Annotated[int, Integer(1024, 1 << 24)] = 262144
