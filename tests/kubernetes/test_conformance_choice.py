@@ -61,13 +61,13 @@ def until_ready(services: Services, address: str, kept: str | None = None) -> No
 
 def test_affinity_is_renewed(services: Services) -> None:
     """By sessionAffinity a client stays with the endpoint that it was given while it asks."""
-    services.make("web", **affinity(15))
+    services.make("web", **affinity(9))
     address = services.addresses("web")[0]
     services.until_served(address)
     _, other = moved(services, address)
     until_ready(services, address, other)
-    for _ in range(5):
-        time.sleep(5)
+    for _ in range(4):
+        time.sleep(3)
         assert services.names("client-one", "tcp", address, 80, count=2) == {other}
 
 
@@ -206,6 +206,11 @@ def test_hints(services: Services) -> None:
 # ---- Ends ----------------------------------------------------------------------------------------
 
 
+def end(services: Services, *names: str) -> None:
+    """Forget pods, however long they take to end."""
+    services.plane.kubectl("delete", "pod", *names, "--force", "--grace-period=0")
+
+
 def test_only_terminating_is_near(services: Services) -> None:
     """By both policies Local an own endpoint that terminates and serves comes before others'."""
     services.cluster.make(
@@ -230,7 +235,7 @@ def test_only_terminating_is_near(services: Services) -> None:
     services.until({"stays"}, "outside", "tcp", two.address, number)
     (got,) = services.ask("outside", "tcp", one.address, number)
     assert got["source"] == OUTSIDE[0]
-    services.plane.kubectl("delete", "pod", "ends", "stays", "--now")
+    end(services, "ends", "stays")
 
 
 def test_terminating_and_published(services: Services) -> None:
@@ -246,7 +251,7 @@ def test_terminating_and_published(services: Services) -> None:
     services.plane.kubectl("delete", "pod", "ends", "--wait=false")
     services.until({"stays"}, "client-one", "tcp", usual, 80)
     services.until({"ends", "stays"}, "client-one", "tcp", published, 80)
-    services.plane.kubectl("delete", "pod", "ends", "stays", "--now")
+    end(services, "ends", "stays")
 
 
 def test_policy_local_for_the_node_itself(services: Services) -> None:
