@@ -31,6 +31,7 @@ pytestmark = pytest.mark.thorough
 
 ALL = {"a", "b"}
 LABEL = "service.kubernetes.io/service-proxy-name"
+MANY = 5_000
 CLIENTS = ("client-one", "client-two", "node one")
 
 
@@ -150,8 +151,14 @@ def test_an_address_of_a_load_balancer(shared: Services) -> None:
 
 
 @pytest.mark.parametrize("shared", ["sockets"], indirect=True)
-def test_the_label_comes_and_goes_under_load(shared: Services) -> None:
-    """Connections stay with whom they began; new ones are the other's."""
+def test_the_label_comes_and_goes_under_load(
+    shared: Services, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What kube-proxy has begun goes on when the label comes; what sockets have when it goes.
+
+    kube-proxy drops what it has given up at once: what begins in the moment of the change may be
+    lost, and all is well after it. Connections from outside end when the label goes.
+    """
     shared.make("web", type="NodePort")
     everywhere(shared, "web")
     clusters = [at(kind, each, 80) for kind in ("tcp", "udp") for each in shared.addresses("web")]
@@ -162,14 +169,24 @@ def test_the_label_comes_and_goes_under_load(shared: Services) -> None:
         for address in (node.address, node.address6)
     ]
     ways = {"client-one": clusters, "node one": clusters, "outside": outside}
-    lost = []
-    for proxy, has in (("towpath", {"web"}), (None, set()), ("towpath", {"web"}), (None, set())):
+    for proxy, has in (("towpath", {"web"}), (None, set()), ("towpath", {"web"})):
         with load(shared.cluster, ways) as asking:
             time.sleep(2)  # connections of the one
             give_to(shared, "web", proxy)
             shared.eventually(partial(_have, shared, has))
             time.sleep(4)  # beyond a sync of kube-proxy's, with connections of the other
-        lost.append((proxy, asking.done, asking.failed))
+        failed = asking.failed
+        lost = sum(sum(each.values()) for name, each in failed.items() if "fresh" in name)
+        with capsys.disabled():
+            sys.stdout.write(f"\nto {proxy or 'kube-proxy'}: {asking.done}, {lost} lost\n")
+        assert asking.done > MANY
+        ended = {name: each for name, each in failed.items() if "held" in name}
+        if proxy is None:
+            ended = {name: each for name, each in ended.items() if _is_of_tcp_inside(name)}
+        assert ended == {}
         everywhere(shared, "web")
-    print(*lost, sep="\n")
-    assert all(failed == {} for _, _, failed in lost), lost
+
+
+def _is_of_tcp_inside(name: str) -> bool:
+    """Whether it names what sockets have: connected ones of UDP end with their service."""
+    return "tcp" in name and not name.startswith("outside")
