@@ -23,7 +23,7 @@ from towpath.agent.sources.kubernetes.pods import PodLimits
 from towpath.agent.sources.kubernetes.pools import AddressPools
 from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
-from towpath.agent.sources.kubernetes.takeover import taking_over
+from towpath.agent.sources.kubernetes.takeover import taking_over, without_wait
 from towpath.agent.sources.kubernetes.truth import Truth
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
@@ -255,8 +255,7 @@ class Source:
             put, remove = self._everything()
         elif self._refused and self._intake.may_fit_now():
             put |= self._refused_now()
-        if self.withheld and not self._listed:
-            remove |= self._gone_since(changed)
+        remove |= self._gone_since(changed)
         self._keep_back(put, remove)
         put = {name: each for name, each in put.items() if self._in_force.get(name) != each}
         remove &= self._in_force.keys()
@@ -268,9 +267,13 @@ class Source:
             more = (
                 self._section.service_proxy_name is not None and put.keys() - self._in_force.keys()
             )
-            tracking = self._given.shared.tracking
-            async with taking_over(tracking, first=first, more=bool(more)):
-                await self._attempt_all(put, remove)
+            if more and not first:
+                at_once, put = without_wait(put)
+                await self._attempt_all(at_once, ())
+            if not self._growing:
+                tracking = self._given.shared.tracking
+                async with taking_over(tracking, first=first, more=bool(more)):
+                    await self._attempt_all(put, remove)
             if self._growing:
                 return
             self._intake.settle(tuple(self._refused.values()))
@@ -300,8 +303,9 @@ class Source:
 
     def _gone_since(self, changed: Changed) -> set[str]:
         """What is withheld of Services that came and went between two looks."""
-        there = self.cluster.services()
-        gone = self.withheld - there.keys()
+        if not self.withheld or self._listed:
+            return set()
+        gone = self.withheld - self.cluster.services().keys()
         return {name for name in gone if tuple(name.split(":")[:2]) in changed.names}
 
     def _keep_back(self, put: dict[str, Service], remove: set[str]) -> None:
