@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installed by Helm, upgraded and uninstalled, with clients outside: in the order of the file."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.kubernetes.harness_daemonset import PATIENCE, agents
+from tests.kubernetes.harness_install import (
+    KINDS,
+    OUTSIDE_PORT,
+    Helm,
+    import_images,
+    node_ports,
+    server_outside,
+    values,
+    ways,
+)
+from tests.kubernetes.harness_load import load
+from tests.kubernetes.harness_services import OUTSIDE, Services, make_pods
+from tools.kubernetes import image
+from tools.kubernetes.cluster import is_ready
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tools.kubernetes.cluster import Cluster
+
+pytestmark = pytest.mark.thorough
+
+WORKS = {"a", "b"}
+
+
+@pytest.fixture(scope="module")
+def helm(cluster: Cluster) -> Helm:
+    """With values for devices, source NAT and masquerade."""
+    import_images(cluster)
+    return Helm(cluster.plane, values(cluster.plane))
+
+
+@pytest.fixture(scope="module")
+def services(cluster: Cluster) -> Iterator[Services]:
+    """A service with node ports, and a server outside."""
+    make_pods(cluster)
+    made = Services(cluster, "towpath")
+    made.make("web", type="NodePort")
+    made.seconds = PATIENCE
+    with server_outside():
+        yield made
+
+
+def test_it_serves_what_comes_from_outside(services: Services, helm: Helm) -> None:
+    """Node ports of both nodes, TCP and UDP, in both families: one configuration for all nodes.
+
+    An endpoint on the node that was asked sees the client, one on the other node that node.
+    """
+    helm.install()
+    assert [is_ready(each) for each in agents(services.plane)] == [True, True]
+    for kind, address, port in node_ports(services, "web"):
+        services.until(WORKS, "outside", kind, address, port)
+        one = services.cluster.nodes[0]
+        here = "a" if address in {one.address, one.address6} else "b"
+        for got in services.ask("outside", kind, address, port, 12):
+            assert got["source"] == (got["own"] if got["name"] == here else address)
+
+
+def test_pods_leave_by_their_nodes_address(services: Services) -> None:
+    """Masquerade, of the prefixes that each Node was given."""
+    for client, node in zip(("client-one", "client-two"), services.cluster.nodes, strict=True):
+        for kind in KINDS:
+            for outside, own in zip(OUTSIDE, (node.address, node.address6), strict=True):
+                (got,) = services.ask(client, kind, outside, OUTSIDE_PORT)
+                assert (got["name"], got["source"]) == ("outside", own)
+
+
+def test_an_upgrade_loses_nothing(services: Services, helm: Helm) -> None:
+    """To another image, node by node: no packet of UDP, no request, no connection that is kept."""
+    before = {each["metadata"]["name"] for each in agents(services.plane)}
+    with load(services.cluster, ways(services, "web")) as asked:
+        time.sleep(1)
+        helm.upgrade("--set", "image.tag=2")
+        time.sleep(2)
+    now = agents(services.plane)
+    assert before.isdisjoint(each["metadata"]["name"] for each in now)
+    tagged = image.NAME.rpartition(":")[0] + ":2"
+    assert {each["spec"]["containers"][0]["image"] for each in now} == {tagged}
+    assert asked.failed == {}
+    assert asked.done > 10_000
+
+
+def test_services_go_on_when_it_is_uninstalled(services: Services, helm: Helm) -> None:
+    """All that is in the kernel stays."""
+    with load(services.cluster, ways(services, "web")) as asked:
+        time.sleep(1)
+        helm.uninstall()
+        assert agents(services.plane) == []
+        time.sleep(2)
+    assert asked.failed == {}
+    assert asked.done > 1_000
