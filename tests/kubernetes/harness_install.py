@@ -15,6 +15,7 @@ from tests.kubernetes.harness_daemonset import LIMITS, PATIENCE
 from tests.kubernetes.harness_load import at
 from tools.kubernetes import binaries, chart, image, kept
 from tools.kubernetes import pod as program
+from tools.kubernetes.cluster import is_ready
 from tools.kubernetes.control_plane import ADDRESS, ADDRESS6
 from tools.kubernetes.errors import KubernetesError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.kubernetes.harness_services import Services
     from tools.kubernetes.cluster import Cluster
-    from tools.kubernetes.control_plane import ControlPlane
+from tools.kubernetes.control_plane import ControlPlane
 
 OUTSIDE_PORT = 7070
 """Of the server outside, which pods ask."""
@@ -95,16 +96,37 @@ def server_outside() -> Iterator[None]:
         server.wait()
 
 
-def ways(services: Services, name: str) -> dict[str, list[str]]:
-    """All ways: from outside to node ports, in the cluster to ClusterIPs, from a pod outside."""
+def ways(services: Services, name: str, *, outside: bool = True) -> dict[str, list[str]]:
+    """All ways: from outside to node ports, in the cluster to ClusterIPs.
+
+    ``outside``: also from pods to the server outside, which has to be there.
+    """
     clusters = [at(kind, each, 80) for kind in KINDS for each in services.addresses(name)]
-    outside = [at(kind, each, OUTSIDE_PORT) for kind in KINDS for each in (ADDRESS, ADDRESS6)]
+    leaving = [at(kind, each, OUTSIDE_PORT) for kind in KINDS for each in (ADDRESS, ADDRESS6)]
     return {
         "outside": [at(kind, each, port) for kind, each, port in node_ports(services, name)],
-        "client-one": [*clusters, *outside],
-        "client-two": outside,
+        "client-one": [*clusters, *(leaving if outside else ())],
+        "client-two": leaving if outside else clusters,
         "node two": clusters,
     }
+
+
+def cleanup_pod(plane: ControlPlane, node: str) -> str:
+    """The pod on a node in which clean-ups work, once it runs."""
+    label = "app.kubernetes.io/name=towpath-cleanup"
+    for each in plane.get("pods", "-n", chart.NAMESPACE, "-l", label)["items"]:
+        going = "deletionTimestamp" in each["metadata"]
+        if each["spec"].get("nodeName") == node and is_ready(each) and not going:
+            return str(each["metadata"]["name"])
+    raise KubernetesError(f"no pod for clean-ups runs on {node}")
+
+
+def cleanup(plane: ControlPlane, node: str, *words: str) -> Any:
+    """What `towpath cleanup` says in that pod; of JSON what it means."""
+    name = cleanup_pod(plane, node)
+    command = ("-n", chart.NAMESPACE, "exec", name, "--", "towpath", "cleanup", *words)
+    said = plane.kubectl(*command)
+    return json.loads(said) if "json" in words else said
 
 
 KINDS = ("tcp", "udp")

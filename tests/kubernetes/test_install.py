@@ -12,6 +12,7 @@ from tests.kubernetes.harness_install import (
     KINDS,
     OUTSIDE_PORT,
     Helm,
+    cleanup,
     import_images,
     node_ports,
     server_outside,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.thorough
 
 WORKS = {"a", "b"}
+NOTHING = "/run/towpath:\n\n/sys/fs/bpf:\n\n/var/lib/towpath:\n"
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +101,21 @@ def test_services_go_on_when_it_is_uninstalled(services: Services, helm: Helm) -
         time.sleep(2)
     assert asked.failed == {}
     assert asked.done > 1_000
+
+
+def test_what_is_left_is_named_and_taken_out(services: Services, helm: Helm) -> None:
+    """By a pod on each node, with nothing of Towpath on the host: kernel and files."""
+    helm.install("--set", "agents=false", "--set", "cleanup.enabled=true")
+    nodes = services.cluster.nodes
+    left = {"/sys/fs/bpf/towpath/links", "/sys/fs/bpf/towpath/maps", "/var/lib/towpath/state.db"}
+    for node in nodes:
+        assert left <= {*cleanup(services.plane, node.name, "towpath", "-o", "json")["left"]}
+        assert "xdp" in node.run("ip", "-details", "link", "show", "eth0")
+        cleanup(services.plane, node.name, "towpath", "--remove")
+    for node in nodes:
+        assert cleanup(services.plane, node.name, "towpath", "-o", "json")["left"] == []
+        assert "xdp" not in node.run("ip", "-details", "link", "show", "eth0")
+        assert node.run("ls", "-A", "/sys/fs/bpf", "/var/lib/towpath", "/run/towpath") == NOTHING
+    kind, address, port = node_ports(services, "web")[0]
+    assert services.names("outside", kind, address, port, 2, 1.0) <= {"ConnectionRefusedError"}
+    helm.uninstall()
