@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.thorough
 
 WORKS = {"a", "b"}
+UPGRADES = int(os.environ.get("TOWPATH_UPGRADES", "1"))
 NOTHING = "/run/towpath:\n\n/sys/fs/bpf:\n\n/var/lib/towpath:\n"
 
 
@@ -78,16 +81,22 @@ def test_pods_leave_by_their_nodes_address(services: Services) -> None:
 
 
 def test_an_upgrade_loses_nothing(services: Services, helm: Helm) -> None:
-    """To another image, node by node: no packet of UDP, no request, no connection that is kept."""
-    before = {each["metadata"]["name"] for each in agents(services.plane)}
+    """To another image, node by node: no packet of UDP, no request, no connection that is kept.
+
+    TOWPATH_UPGRADES in the environment: so many, to and fro.
+    """
+    tags = [f"{2 - number % 2}" for number in range(UPGRADES)]
     with load(services.cluster, ways(services, "web")) as asked:
         time.sleep(1)
-        helm.upgrade("--set", "image.tag=2")
+        for tag in tags:
+            before = {each["metadata"]["name"] for each in agents(services.plane)}
+            helm.upgrade("--set-string", f"image.tag={tag}")
+            now = agents(services.plane)
+            assert before.isdisjoint(each["metadata"]["name"] for each in now)
+            tagged = f"{image.NAME.rpartition(':')[0]}:{tag}"
+            assert {each["spec"]["containers"][0]["image"] for each in now} == {tagged}
         time.sleep(2)
-    now = agents(services.plane)
-    assert before.isdisjoint(each["metadata"]["name"] for each in now)
-    tagged = image.NAME.rpartition(":")[0] + ":2"
-    assert {each["spec"]["containers"][0]["image"] for each in now} == {tagged}
+    sys.stderr.write(f"{asked.done} requests\n")
     assert asked.failed == {}
     assert asked.done > 10_000
 
