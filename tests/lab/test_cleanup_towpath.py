@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
-from tests.lab.harness_agent import MAIL, PINS, TOWPATH, Agent, device, put
+from tests.lab.harness_agent import MAIL, PINS, Agent, device, put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ SECTIONS: dict[str, Any] = {
 def cleanup(agent: Agent, *words: str) -> subprocess.CompletedProcess[str]:
     """Run it on what an agent has."""
     where = ("--state", str(agent.directory / "state"), "--pins", str(PINS))
-    command = [*TOWPATH, "cleanup", "towpath", *where, *words]
+    command = [sys.executable, "-m", "towpath", "cleanup", "towpath", *where, *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.lab.harness_agent import TOWPATH
 
 from towpath.cleanup import kube_proxy, record
 from towpath.core.kube_proxy import nft
@@ -84,7 +83,8 @@ def test_what_is_let_go_of_is_not_made_again(directory: Path) -> None:
 def test_who_stays_puts_back_what_is_not_confirmed(tmp_path: Path, seconds: float) -> None:
     """When its time is over, or at the end: whoever comes after it may never come."""
     with new_netns():
-        command = [*TOWPATH, "cleanup", "kube-proxy", "--stay", "--directory", str(tmp_path)]
+        command = [sys.executable, "-m", "towpath", "cleanup", "kube-proxy", "--stay"]
+        command += ["--directory", str(tmp_path)]
         staying = subprocess.Popen(command)
         try:
             record.Record("unhooked", record.now() + seconds).write(tmp_path)

@@ -83,7 +83,6 @@ HANDED_ON = {
     "tests/lab/harness_handoff.py::run",
     "tests/lab/harness_record.py::accepted",
     "tests/lab/harness_record.py::recording",
-    "tests/lab/test_cleanup_towpath.py::cleanup",
     "tests/lab/test_agent_upgrade.py::test_killed_at_any_moment_of_a_start",
     "tests/lab/test_lab_drain.py::test_a_drain_waits_for_a_connection",
     "tests/lab/test_lab_drain.py::test_a_removed_backend_keeps_its_connection",
