@@ -63,13 +63,18 @@ _WAIT = ("--wait", f"--timeout={PATIENCE}s")
 
 
 def values(plane: ControlPlane) -> dict[str, Any]:
-    """For balancing what comes from outside, and masquerade: the same for all nodes."""
+    """For balancing what comes from outside, masquerade and limits: the same for all nodes."""
     return {
-        "kubernetes": {"server": plane.node_url, "masquerade_devices": ["cni0"]},
+        "kubernetes": {
+            "server": plane.node_url,
+            "masquerade_devices": ["cni0"],
+            "pod_limits": True,
+        },
         "config": {
             "devices": [{"name": "eth0", "mode": "generic"}],
             "snat": {"ipv4": "0.0.0.0", "ipv6": "::", "ports": "10000-29999"},
             "masquerade": {"rules": []},
+            "bandwidth": {"devices": ["eth0"]},
         },
         "limits": LIMITS,
     }

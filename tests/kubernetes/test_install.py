@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.harness_daemonset import PATIENCE, agents
@@ -78,6 +79,23 @@ def test_pods_leave_by_their_nodes_address(services: Services) -> None:
             for outside, own in zip(OUTSIDE, (node.address, node.address6), strict=True):
                 (got,) = services.ask(client, kind, outside, OUTSIDE_PORT)
                 assert (got["name"], got["source"]) == ("outside", own)
+
+
+def test_pods_are_limited(services: Services) -> None:
+    """By their annotations, as is told: an agent needs no more rights for it than it has."""
+    plane, wish = services.plane, "kubernetes.io/egress-bandwidth"
+    name = next(e for e in agents(plane) if e["spec"]["nodeName"] == "one")["metadata"]["name"]
+
+    def limits() -> dict[str, Any]:
+        command = ("towpath", "bandwidth", "list", "-o", "json")
+        told = json.loads(services.cluster.run_in_pod(name, *command, namespace="kube-system"))
+        assert all(each["paces"] for each in told["devices"])
+        return {each["name"]: each["egress"] for each in told["aggregates"]}
+
+    plane.kubectl("annotate", "pod", "client-one", f"{wish}=50M")
+    services.eventually(lambda: limits().get("default:client-one") == 50_000_000)
+    plane.kubectl("annotate", "pod", "client-one", f"{wish}-")
+    services.eventually(lambda: not limits().get("default:client-one"))
 
 
 def test_an_upgrade_loses_nothing(services: Services, helm: Helm) -> None:
