@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.harness_daemonset import PATIENCE, agents
@@ -18,7 +18,7 @@ from tests.kubernetes.harness_install import (
     ways,
 )
 from tests.kubernetes.harness_kube_proxies import KubeProxies
-from tests.kubernetes.harness_load import load
+from tests.kubernetes.harness_load import at_this_time, load
 from tests.kubernetes.harness_services import Services, make_pods
 from tools.kubernetes import binaries
 from tools.kubernetes.errors import KubernetesError
@@ -27,10 +27,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tools.kubernetes.cluster import Cluster
+    from tools.kubernetes.control_plane import ControlPlane
 
 pytestmark = pytest.mark.thorough
 
 WORKS = {"a", "b"}
+
+
+def beside(plane: ControlPlane) -> dict[str, Any]:
+    """Values for nodes where kube-proxy masquerades as well, by whatever port of the node."""
+    made = values(plane)
+    made["config"]["masquerade"]["unsolicited"] = "pass"
+    return made | {"detachOnExit": True}
+
+
 MODES = ("nftables", "iptables-legacy", "iptables-nft")
 
 
@@ -52,7 +62,7 @@ def proxies(services: Services, request: pytest.FixtureRequest) -> Iterator[Kube
     made.start()
     for address in services.addresses("web"):
         services.until(WORKS, "client-one", "tcp", address, 80)
-    helm = Helm(services.plane, values(services.plane) | {"detachOnExit": True})
+    helm = Helm(services.plane, beside(services.plane))
     yield made
     for node in services.cluster.nodes:
         made.end(node)
@@ -70,7 +80,9 @@ def test_it_is_taken_out_by_a_pod(services: Services, proxies: KubeProxies) -> N
     plane, nodes = services.plane, services.cluster.nodes
     with load(services.cluster, ways(services, "web", outside=False)) as asked:
         time.sleep(1)
-        Helm(plane, values(plane) | {"detachOnExit": True}).install("--set", "cleanup.enabled=true")
+        at_this_time("agents are installed")
+        Helm(plane, beside(plane)).install("--set", "cleanup.enabled=true")
+        at_this_time("agents are ready")
         for node in nodes:
             found = cleanup(plane, node.name, "kube-proxy", "-o", "json")
             assert (found["unserved"], len(found["processes"])) == ([], 1)
@@ -78,21 +90,25 @@ def test_it_is_taken_out_by_a_pod(services: Services, proxies: KubeProxies) -> N
             with pytest.raises(KubernetesError, match="kube-proxy runs"):
                 cleanup(plane, node.name, "kube-proxy", "--remove")
             proxies.end(node)
+        at_this_time("kube-proxy has ended")
         one = nodes[0].name
         before = _hooked(services, proxies)
         assert before
         cleanup(plane, one, "kube-proxy", "--remove", "--within", "5")
         assert _hooked(services, proxies) != before
         services.eventually(lambda: _hooked(services, proxies) == before)
+        at_this_time("put back by itself")
         cleanup(plane, one, "kube-proxy", "--remove")
         assert _hooked(services, proxies) != before
         plane.kubectl("-n", "kube-system", "delete", "pod", cleanup_pod(plane, one))
         assert _hooked(services, proxies) == before
+        at_this_time("put back by a pod that ended")
         services.eventually(lambda: _has_pod(services, one))
         for node in nodes:
             cleanup(plane, node.name, "kube-proxy", "--remove")
             cleanup(plane, node.name, "kube-proxy", "--confirm")
             assert proxies.found(node)["removed"] == []
+        at_this_time("taken out")
         time.sleep(2)
     assert asked.failed == {}
     assert asked.done > 1_000
@@ -103,7 +119,7 @@ def test_it_is_taken_out_by_a_pod(services: Services, proxies: KubeProxies) -> N
 @pytest.mark.parametrize("proxies", MODES[:1], indirect=True)
 def test_the_agents_pod_takes_nothing_out(services: Services, proxies: KubeProxies) -> None:
     """It doesn't see whether kube-proxy runs."""
-    Helm(services.plane, values(services.plane) | {"detachOnExit": True}).install()
+    Helm(services.plane, beside(services.plane)).install()
     name = agents(services.plane)[0]["metadata"]["name"]
     command = ("towpath", "cleanup", "kube-proxy", "--remove")
     with pytest.raises(KubernetesError, match="in this pod the node's processes can't be seen"):

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.kubernetes.harness_kube_proxies import KubeProxies
-from tests.kubernetes.harness_load import at, load
+from tests.kubernetes.harness_load import at, at_this_time, load
 from tests.kubernetes.harness_proxies import _agent, knows_all
 from tests.kubernetes.harness_services import Services, make_pods
 from tools.kubernetes import binaries
@@ -66,11 +65,6 @@ def started(cluster: Cluster) -> list[Program]:
     for node, agent in zip(cluster.nodes, agents, strict=True):
         agent.wait_for(partial(knows_all, node))
     return agents
-
-
-def at_this_time(what: str) -> None:
-    """Say when it was, beside what load.py says of failures."""
-    sys.stderr.write(f"{time.time():.3f}: {what}\n")
 
 
 def ways(services: Services) -> dict[str, list[str]]:
