@@ -86,7 +86,15 @@ def import_images(cluster: Cluster) -> None:
     for node in cluster.nodes:
         node.import_image(archive)
         other = image.NAME.rpartition(":")[0] + ":2"
-        node.run(f"{kept.RUNTIME.path}{_CTR[0]}", *_CTR[1:], "images", "tag", image.NAME, other)
+        node.run(
+            f"{kept.RUNTIME.path}{_CTR[0]}",
+            *_CTR[1:],
+            "images",
+            "tag",
+            "--force",
+            image.NAME,
+            other,
+        )
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,12 +12,9 @@ from tests.kubernetes.harness_install import (
     cleanup,
     cleanup_pod,
     import_images,
-    node_ports,
     values,
-    ways,
 )
 from tests.kubernetes.harness_kube_proxies import KubeProxies
-from tests.kubernetes.harness_load import at_this_time, load
 from tests.kubernetes.harness_services import Services, make_pods
 from tools.kubernetes import binaries
 from tools.kubernetes.errors import KubernetesError
@@ -75,45 +71,32 @@ def proxies(services: Services, request: pytest.FixtureRequest) -> Iterator[Kube
 def test_it_is_taken_out_by_a_pod(services: Services, proxies: KubeProxies) -> None:
     """It sees that kube-proxy runs; puts back what isn't confirmed, whatever becomes of the pod.
 
-    No request fails from before Towpath is installed until nothing of kube-proxy is left.
+    What the steps do to connections test_takeover.py looks at.
     """
     plane, nodes = services.plane, services.cluster.nodes
-    with load(services.cluster, ways(services, "web", outside=False)) as asked:
-        time.sleep(1)
-        at_this_time("agents are installed")
-        Helm(plane, beside(plane)).install("--set", "cleanup.enabled=true")
-        at_this_time("agents are ready")
-        for node in nodes:
-            found = cleanup(plane, node.name, "kube-proxy", "-o", "json")
-            assert (found["unserved"], len(found["processes"])) == ([], 1)
-            assert found["removed"] != []
-            with pytest.raises(KubernetesError, match="kube-proxy runs"):
-                cleanup(plane, node.name, "kube-proxy", "--remove")
-            proxies.end(node)
-        at_this_time("kube-proxy has ended")
-        one = nodes[0].name
-        before = _hooked(services, proxies)
-        assert before
-        cleanup(plane, one, "kube-proxy", "--remove", "--within", "5")
-        assert _hooked(services, proxies) != before
-        services.eventually(lambda: _hooked(services, proxies) == before)
-        at_this_time("put back by itself")
-        cleanup(plane, one, "kube-proxy", "--remove")
-        assert _hooked(services, proxies) != before
-        plane.kubectl("-n", "kube-system", "delete", "pod", cleanup_pod(plane, one))
-        assert _hooked(services, proxies) == before
-        at_this_time("put back by a pod that ended")
-        services.eventually(lambda: _has_pod(services, one))
-        for node in nodes:
+    Helm(plane, beside(plane)).install("--set", "cleanup.enabled=true")
+    for node in nodes:
+        found = cleanup(plane, node.name, "kube-proxy", "-o", "json")
+        assert (found["unserved"], len(found["processes"])) == ([], 1)
+        assert found["removed"] != []
+        with pytest.raises(KubernetesError, match="kube-proxy runs"):
             cleanup(plane, node.name, "kube-proxy", "--remove")
-            cleanup(plane, node.name, "kube-proxy", "--confirm")
-            assert proxies.found(node)["removed"] == []
-        at_this_time("taken out")
-        time.sleep(2)
-    assert asked.failed == {}
-    assert asked.done > 1_000
-    for kind, address, port in node_ports(services, "web"):
-        assert services.names("outside", kind, address, port) == WORKS
+        proxies.end(node)
+    one = nodes[0].name
+    before = _hooked(services, proxies)
+    assert before
+    cleanup(plane, one, "kube-proxy", "--remove", "--within", "5")
+    assert _hooked(services, proxies) != before
+    services.eventually(lambda: _hooked(services, proxies) == before)
+    cleanup(plane, one, "kube-proxy", "--remove")
+    assert _hooked(services, proxies) != before
+    plane.kubectl("-n", "kube-system", "delete", "pod", cleanup_pod(plane, one))
+    assert _hooked(services, proxies) == before
+    services.eventually(lambda: _has_pod(services, one))
+    for node in nodes:
+        cleanup(plane, node.name, "kube-proxy", "--remove")
+        cleanup(plane, node.name, "kube-proxy", "--confirm")
+        assert proxies.found(node)["removed"] == []
 
 
 @pytest.mark.parametrize("proxies", MODES[:1], indirect=True)
