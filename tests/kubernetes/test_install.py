@@ -89,7 +89,6 @@ def test_pods_are_limited(services: Services) -> None:
     def limits() -> dict[str, Any]:
         command = ("towpath", "bandwidth", "list", "-o", "json")
         told = json.loads(services.cluster.run_in_pod(name, *command, namespace="kube-system"))
-        assert all(each["paces"] for each in told["devices"])
         return {each["name"]: each["egress"] for each in told["aggregates"]}
 
     plane.kubectl("annotate", "pod", "client-one", f"{wish}=50M")
@@ -124,7 +123,7 @@ def test_services_go_on_when_it_is_uninstalled(services: Services, helm: Helm) -
     with load(services.cluster, ways(services, "web")) as asked:
         time.sleep(1)
         helm.uninstall()
-        assert agents(services.plane) == []
+        services.eventually(lambda: agents(services.plane) == [])
         time.sleep(2)
     assert asked.failed == {}
     assert asked.done > 1_000
