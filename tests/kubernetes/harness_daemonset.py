@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MANIFESTS = Path("deploy/kubernetes")
 PATIENCE = 120
-_LIMITS = {"services": 1024, "backends": 4096, "table_slots": 1_000_000}
+LIMITS = {"services": 1024, "backends": 4096, "table_slots": 1_000_000}
 
 
 def manifests(plane: ControlPlane, **sections: Any) -> list[dict[str, Any]]:
@@ -27,9 +27,7 @@ def manifests(plane: ControlPlane, **sections: Any) -> list[dict[str, Any]]:
     found = list(yaml.safe_load_all(text.replace("https://192.0.2.1:6443", plane.node_url)))
     (settings,) = (each for each in found if each["kind"] == "ConfigMap")
     configuration = yaml.safe_load(settings["data"]["towpath.yaml"])
-    settings["data"]["towpath.yaml"] = yaml.safe_dump(
-        configuration | {"limits": _LIMITS} | sections
-    )
+    settings["data"]["towpath.yaml"] = yaml.safe_dump(configuration | {"limits": LIMITS} | sections)
     return found
 
 

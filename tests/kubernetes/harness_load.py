@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,11 @@ def _command(cluster: Cluster, client: str, words: list[str]) -> list[str]:
         return node.command(sys.executable, "-c", _CODE, *words)
     kubectl = [str(binaries.program("kubectl")), "--kubeconfig", str(cluster.plane.kubeconfig)]
     return [*kubectl, "exec", "-i", client, "--", "python3", "-c", _CODE, *words]
+
+
+def at_this_time(what: str) -> None:
+    """Say when it was, beside what load.py says of failures."""
+    sys.stderr.write(f"{time.time():.3f}: {what}\n")
 
 
 def at(kind: str, address: str, port: int) -> str:

@@ -60,8 +60,9 @@ def test_a_rolling_update_fails_no_request(services: Services) -> None:
     one = services.cluster.nodes[0]
     for address in services.addresses("web"):
         services.until({"a", "b"}, "client-one", "tcp", address, 80)
-    clusters = [at(kind, each, 80) for kind in ("tcp", "udp") for each in services.addresses("web")]
-    ports = [at("tcp", each, port) for each in (one.address, one.address6)]
+    kinds = ("tcp", "udp")
+    clusters = [at(kind, each, 80) for kind in kinds for each in services.addresses("web")]
+    ports = [at(kind, each, port) for kind in kinds for each in (one.address, one.address6)]
     before = {each["metadata"]["name"] for each in agents(services.plane)}
     with load(services.cluster, {"client-one": [*clusters, *ports], "node two": clusters}) as asked:
         kubectl = partial(services.plane.kubectl, "-n", "kube-system", "rollout")

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from tests.kubernetes import harness_iptables
-from tests.kubernetes.harness_load import at, load
+from tests.kubernetes.harness_kube_proxies import KubeProxies
+from tests.kubernetes.harness_load import at, at_this_time, load
 from tests.kubernetes.harness_proxies import _agent, knows_all
 from tests.kubernetes.harness_services import Services, make_pods
 from tools.kubernetes import binaries
@@ -30,46 +28,6 @@ pytestmark = pytest.mark.thorough
 WORKS = {"a", "b"}
 SLEEPING = ["nftables: table ip kube-proxy (asleep)", "nftables: table ip6 kube-proxy (asleep)"]
 AWAKE = ["nftables: table ip kube-proxy", "nftables: table ip6 kube-proxy"]
-
-
-class KubeProxies:
-    """kube-proxy on each node, in one of its modes, and what takes it out."""
-
-    def __init__(self, cluster: Cluster, mode: str) -> None:
-        self.mode = mode
-        self.programs: dict[str, Program] = {}
-        self.path: dict[str, list[str]] = {}
-        for node in cluster.nodes:
-            backend = mode.removeprefix("iptables-")
-            if backend == mode:
-                self.programs[node.name], self.path[node.name] = node.kube_proxy, []
-            else:
-                self.programs[node.name] = harness_iptables.kube_proxy(node, backend)
-                directory = harness_iptables.programs(node, backend)
-                self.path[node.name] = harness_iptables.with_path(directory)
-
-    def start(self) -> None:
-        """All of them."""
-        for each in self.programs.values():
-            each.start()
-
-    def end(self, node: Node) -> None:
-        """One, as a rolling update would."""
-        self.programs[node.name].stop(signal.SIGTERM)
-
-    def cleanup(self, node: Node, *words: str) -> str:
-        """What `towpath cleanup kube-proxy` says on a node."""
-        command = (sys.executable, "-m", "towpath", "cleanup", "kube-proxy")
-        return node.run(*self.path[node.name], *command, *words)
-
-    def found(self, node: Node) -> dict[str, Any]:
-        """What it lists."""
-        listed: dict[str, Any] = json.loads(self.cleanup(node, "-o", "json"))
-        return listed
-
-    def jumps(self, node: Node) -> list[str]:
-        """Rules by which packets come to it."""
-        return [each for each in self.found(node)["removed"] if " -j KUBE-" in each]
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +65,6 @@ def started(cluster: Cluster) -> list[Program]:
     for node, agent in zip(cluster.nodes, agents, strict=True):
         agent.wait_for(partial(knows_all, node))
     return agents
-
-
-def at_this_time(what: str) -> None:
-    """Say when it was, beside what load.py says of failures."""
-    sys.stderr.write(f"{time.time():.3f}: {what}\n")
 
 
 def ways(services: Services) -> dict[str, list[str]]:

@@ -77,3 +77,26 @@ def test_what_is_let_go_of_is_not_made_again(directory: Path) -> None:
     begun.write(directory)
     wait_until(lambda: record.read(directory) is None, seconds=SECONDS, what="the end")
     wait_until(lambda: not is_held(), seconds=SECONDS, what="the table to go")
+
+
+@pytest.mark.parametrize("seconds", [1000.0, 1.0])
+def test_who_stays_puts_back_what_is_not_confirmed(tmp_path: Path, seconds: float) -> None:
+    """When its time is over, or at the end: whoever comes after it may never come."""
+    with new_netns():
+        command = [sys.executable, "-m", "towpath", "cleanup", "kube-proxy", "--stay"]
+        command += ["--directory", str(tmp_path)]
+        staying = subprocess.Popen(command)
+        try:
+            record.Record("unhooked", record.now() + seconds).write(tmp_path)
+            if seconds > SECONDS:
+                # Nobody has made our own table yet: it sees to that, and so it is at work.
+                wait_until(is_held, seconds=SECONDS, what="the table")
+                staying.terminate()
+            wait_until(lambda: record.read(tmp_path) is None, seconds=SECONDS, what="its time")
+            wait_until(lambda: not is_held(), seconds=SECONDS, what="the table to go")
+            if seconds < SECONDS:
+                staying.terminate()
+            assert staying.wait(SECONDS) == 0
+        finally:
+            staying.kill()
+            staying.wait()

@@ -12,6 +12,8 @@ from tools.kubernetes import binaries, chart
 from tools.kubernetes.errors import KubernetesError
 
 from towpath.capabilities import CAPABILITIES
+from towpath.cleanup import record
+from towpath.cli import cleanup_kube_proxy
 from towpath.model import parse_config
 from towpath.model.settings import Config, Limits
 from towpath.model.sources.kubernetes import Section
@@ -157,3 +159,21 @@ def test_pools() -> None:
     (role,) = (each for each in listed if each["kind"] == "Role")
     assert role["metadata"]["namespace"] == "other"
     assert not [e for e in yaml.safe_load_all(chart.render(SERVER)) if e["kind"] == "Role"]
+
+
+@pytest.mark.usefixtures("helm")
+def test_a_pod_for_clean_ups() -> None:
+    """Beside agents, or alone; it sees the node's processes, and asks nothing of the API server."""
+    (alone,) = yaml.safe_load_all(chart.render("agents=false", "cleanup.enabled=true"))
+    beside = list(yaml.safe_load_all(chart.render(SERVER, "cleanup.enabled=true")))
+    assert alone in beside
+    assert {each["metadata"]["name"] for each in beside} == {"towpath", "towpath-cleanup"}
+    pod = alone["spec"]["template"]["spec"]
+    assert (pod["hostPID"], pod["automountServiceAccountToken"]) == (True, False)
+    (container,) = pod["containers"]
+    # Its command is one, which stays.
+    with cleanup_kube_proxy.kube_proxy.make_context("kube-proxy", container["args"][2:]) as parsed:
+        assert parsed.params["action"] == "stay"
+    assert not container["securityContext"]["privileged"]
+    mounted = {each["mountPath"] for each in container["volumeMounts"]}
+    assert str(record.DIRECTORY.parent) in mounted

@@ -98,6 +98,7 @@ HANDED_ON = {
     "tools/kernels/initramfs.py::_applets",
     "tools/kernels/initramfs.py::_pack",
     "tools/debian/archive.py::run",
+    "tests/kubernetes/harness_install.py::_run",
     "tests/kubernetes/harness_load.py::load",
     "tools/kubernetes/runc.py::main",
     "tools/kubernetes/binaries.py::_compile",

@@ -78,6 +78,8 @@ def main() -> int:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
     if options.slices and "ports" in asked:
         parser.error("ports: pods have two of them; slices that are written here have one")
+    if options.proxy != "towpath" and "takeover" in asked:
+        parser.error("takeover: it is Towpath that takes over")
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     with control.control_plane() as plane, rig(plane, options) as made:

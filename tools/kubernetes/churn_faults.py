@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import itertools
+import json
 import signal
+import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tests.kubernetes.harness_proxies import knows_all
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Mapping
 
     from tools.kubernetes.churn import Rig
+    from tools.kubernetes.node import Node
 
 PAUSE_SECONDS = 5.0
+SYNC_SECONDS = 3.0
+"""That kube-proxy has for its first sync, of which it doesn't tell."""
+CLEANUP = (sys.executable, "-m", "towpath", "cleanup", "kube-proxy")
 
 
 def restart_proxy(rig: Rig, ended: threading.Event) -> None:
@@ -75,9 +83,43 @@ def drain(rig: Rig, ended: threading.Event) -> None:
             rig.begin_pod(address)
 
 
+def take_over(rig: Rig, ended: threading.Event) -> None:
+    """Go back to kube-proxy and take over from it again, as docs/kubernetes.md has it."""
+    node = rig.node
+    restart_with(rig, "--detach-on-exit")
+    while not ended.wait(PAUSE_SECONDS):
+        node.kube_proxy.start()
+        node.kube_proxy.wait_for(lambda: left(node)["removed"] and left(node)["phase"] is None)
+        time.sleep(SYNC_SECONDS)
+        rig.proxy.stop(signal.SIGTERM)
+        rig.changes["back"] += 1
+        ended.wait(PAUSE_SECONDS)
+        rig.proxy.start("--detach-on-exit")
+        rig.proxy.wait_for(lambda: knows_all(node) and not left(node)["unserved"])
+        node.kube_proxy.stop(signal.SIGTERM)
+        for step in ("--remove", "--confirm"):
+            node.run(*CLEANUP, step)
+        rig.changes["taken over"] += 1
+    restart_with(rig)
+
+
+def restart_with(rig: Rig, *words: str) -> None:
+    """Have the agent run with other options."""
+    rig.proxy.stop(signal.SIGKILL)
+    rig.proxy.start(*words)
+    rig.proxy.wait_for(lambda: knows_all(rig.node))
+
+
+def left(node: Node) -> dict[str, Any]:
+    """What kube-proxy has left on a node."""
+    found: dict[str, Any] = json.loads(node.run(*CLEANUP, "-o", "json"))
+    return found
+
+
 FAULTS: Mapping[str, Callable[[Rig, threading.Event], None]] = {
     "restarts": restart_proxy,
     "apiserver": restart_api,
     "restored": restore,
     "drain": drain,
+    "takeover": take_over,
 }

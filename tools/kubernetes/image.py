@@ -46,6 +46,7 @@ def write(out: Path, name: str = NAME) -> None:
         kept.slim(root)
         _trust(root)
         _install(root / _PACKAGES)
+        _command(root / "usr/bin/towpath")
         made = Path(temporary, "image.tar")
         entry = ["/usr/bin/python3", "-P", "-m", "towpath"]
         environment = [
@@ -91,6 +92,12 @@ def _trust(root: Path) -> None:
     whole = root / "etc/ssl/certs/ca-certificates.crt"
     whole.parent.mkdir(parents=True, exist_ok=True)
     whole.write_text("".join(each.read_text() for each in certificates))
+
+
+def _command(path: Path) -> None:
+    """For who is in the container: `kubectl exec POD -- towpath status`."""
+    path.write_text("#!/usr/bin/python3 -P\nfrom towpath.cli.main import main\n\nmain()\n")
+    path.chmod(0o755)
 
 
 def _run(*words: str) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from towpath.capabilities import CAPABILITIES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -15,6 +17,12 @@ log = logging.getLogger(__name__)
 
 SECONDS = 1.0
 """Between two looks."""
+
+
+def own_names() -> tuple[str, ...]:
+    """How names of what agents and clean-ups have in the state directory begin."""
+    of_capabilities = (name for each in CAPABILITIES for name in each.files())
+    return (*of_capabilities, "kubernetes.json", "kube-proxy")
 
 
 class Files:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from towpath.agent.agent import Agent
 from towpath.agent.config.file import ConfigFile
 from towpath.agent.errors import AgentError
+from towpath.agent.files import own_names
 from towpath.agent.http.listen import metrics_socket, unix_socket
 from towpath.agent.http.server import serve
 from towpath.agent.signals import Signals
-from towpath.capabilities import CAPABILITIES
 from towpath.kernel import lock
 from towpath.kernel.errors import KernelError
 from towpath.kernel.memory import keep_little
@@ -56,7 +56,7 @@ def _run_once(path: Path, signals: Signals, *, detach_on_exit: bool) -> bool:
         file = ConfigFile(path)
         config = file.first
         _make_state(config.state.directory)
-        stack.enter_context(_sole(config.state.directory))
+        stack.enter_context(sole(config.state.directory))
         listener = stack.enter_context(unix_socket(config.api.socket))
         agent = stack.enter_context(Agent(file, detach_on_exit=detach_on_exit))
         metrics = stack.enter_context(metrics_socket(config.metrics.address))
@@ -67,15 +67,14 @@ def _run_once(path: Path, signals: Signals, *, detach_on_exit: bool) -> bool:
 
 def _make_state(directory: Path) -> None:
     """Make the state directory, which others have no business in. AgentError."""
-    ours = tuple(name for each in CAPABILITIES for name in each.files())
     try:
-        make_private(directory, lambda name: name.startswith(ours))
+        make_private(directory, lambda name: name.startswith(own_names()))
     except OSError as error:
         raise AgentError(f"state.directory: can't make {directory}: {error.strerror}") from error
 
 
 @contextmanager
-def _sole(directory: Path) -> Iterator[None]:
+def sole(directory: Path) -> Iterator[None]:
     """Be the only agent on a state directory."""
     with ExitStack() as stack:
         try:

@@ -106,13 +106,21 @@ def old_connections(served: Sequence[Served]) -> list[conntrack.Translated]:
 
 
 def kube_proxies() -> list[int]:
-    """Processes of that name in this network namespace."""
+    """Processes of that name in this network namespace, or in one that may not be asked for.
+
+    A pod that isn't privileged is told nothing of one that is.
+    """
     own = (processes.PROC / "self/ns/net").readlink()
     found = []
     for process in processes.named("kube-proxy"):
-        with suppress(OSError):
-            if (process / "ns/net").readlink() == own:
-                found.append(int(process.name))
+        try:
+            here = (process / "ns/net").readlink() == own
+        except PermissionError:
+            here = True
+        except OSError:
+            continue  # it has ended meanwhile
+        if here:
+            found.append(int(process.name))
     return sorted(found)
 
 

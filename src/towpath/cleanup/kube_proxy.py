@@ -9,9 +9,10 @@ kube-proxy's rules have begun, until they are over.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from towpath.children import python
@@ -25,6 +26,7 @@ from towpath.kernel.net import conntrack, xtables
 from towpath.kernel.net import nft as kernel_nft
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from towpath.core.kube_proxy.served import Served
@@ -62,6 +64,11 @@ def unhook(directory: Path, found: Found, seconds: float) -> None:
 
 def confirm(directory: Path) -> Found:
     """Delete what is unhooked, and return it; again, what is left. CleanupError, KernelError."""
+    with _alone(directory):
+        return _confirm(directory)
+
+
+def _confirm(directory: Path) -> Found:
     begun = _begun(directory)
     found = find(begun.served)
     if found.works:
@@ -77,6 +84,11 @@ def confirm(directory: Path) -> Found:
 
 def restore(directory: Path) -> None:
     """Hook all of it in again, as it was. CleanupError: it is deleted, or nothing was unhooked."""
+    with _alone(directory):
+        _restore(directory)
+
+
+def _restore(directory: Path) -> None:
     begun = _begun(directory)
     if begun.phase != "unhooked":
         raise CleanupError("it is deleted: kube-proxy makes its rules anew when it starts")
@@ -105,6 +117,11 @@ def release(directory: Path, *, force: bool = False) -> int:
     ``force``: it goes all the same, and so does what is tracked of UDP: a sender that doesn't
     pause would be sent to a pod that is gone for ever.
     """
+    with _alone(directory):
+        return _release(directory, force=force)
+
+
+def _release(directory: Path, *, force: bool) -> int:
     begun = _begun(directory)
     if begun.phase == "unhooked":
         raise CleanupError("it isn't confirmed yet")
@@ -156,6 +173,21 @@ def unserved(found: Found, served: dict[tuple[object, int, str], bool]) -> list[
         elif not whom:
             left.append((each, "clients outside of this node"))
     return left
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Be the only one who does something there: rules mustn't be hooked in twice."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield  # nothing has begun
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _begun(directory: Path) -> Record:

@@ -41,6 +41,12 @@ FILES = {str(DIRECTORY): "What is to be put back, and the log of the process tha
     help="After --confirm: don't wait for connections that kube-proxy has translated. They end.",
 )
 @click.option(
+    "--stay",
+    "action",
+    flag_value="stay",
+    help="Run until told to end, and put back what isn't confirmed: in a pod, for who works there.",
+)
+@click.option(
     "--within",
     metavar="SECONDS",
     type=click.FloatRange(5, 86_400),
@@ -81,7 +87,8 @@ def kube_proxy(
     the terminal or the way to this node is gone. What kube-proxy shares with the kubelet
     (KUBE-FIREWALL), its settings and IPVS's table are told and left.
 
-    On a node whose agent is a pod, run it by a shell on the node, not in the pod.
+    On a node whose agent is a pod, run it by a shell on the node, or in the pod that the chart
+    makes for it (cleanup.enabled), not in the agent's: that sees no kube-proxy.
     """
     from towpath.cleanup import kube_proxy as actions
     from towpath.cleanup import record
@@ -95,6 +102,8 @@ def kube_proxy(
     elif action == "release":
         actions.release(directory, force=True)
         say("nothing of kube-proxy's is kept any more")
+    elif action == "stay":
+        _stay(directory)
     else:
         begun = record.read(directory)
         found, left = _look(begun, socket_path)
@@ -102,6 +111,15 @@ def kube_proxy(
             _remove(directory, found, left, within, unserved)
         else:
             _tell(found, left, begun, form)
+
+
+def _stay(directory: Path) -> None:
+    import logging
+
+    from towpath.cleanup import watch
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    watch.stay(directory)
 
 
 def _look(begun: Record | None, socket_path: Path) -> tuple[Found, list[tuple[Served, str]]]:

@@ -31,7 +31,7 @@ VERBS = {
     "import": Verb("towpath.cli.imports:import_", "Other load balancers' setups as services."),
     "decap": Verb("towpath.cli.decap:decap", "Unwrap balanced packets on a backend."),
     "doctor": Verb("towpath.cli.doctor:doctor", "What this kernel can do, and what is lost."),
-    "cleanup": Verb("towpath.cli.cleanup:cleanup", "Take out what others have left here."),
+    "cleanup": Verb("towpath.cli.cleanup:cleanup", "Take out what was left here."),
     "lab": Verb("towpath.cli.lab:lab", "A load balancer, clients and backends in namespaces."),
     "bench": Verb("towpath.cli.bench:bench", "Time the datapath inside the kernel."),
 }

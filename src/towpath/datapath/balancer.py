@@ -35,6 +35,7 @@ from towpath.datapath.observe.verdicts import describe
 from towpath.datapath.program.egress import Egress
 from towpath.datapath.program.program import LoadedProgram
 from towpath.datapath.recorder.recorder import Recorder
+from towpath.datapath.snat.own import resolved
 from towpath.datapath.snat.table import begin as begin_snat
 from towpath.datapath.snat.table import check as check_snat
 from towpath.datapath.snat.table import forget as forget_translations
@@ -142,7 +143,7 @@ class Balancer(Closeable):
         if not devices and not bare:
             raise DatapathError("no device to balance on; name at least one")
         self._pins = pins
-        self._snat = snat or Snat()
+        self._snat = resolved(snat or Snat(), [each.name for each in devices])
         self._source = source or Source()
         self._next_hops = next_hops
         self._told: list[Callable[[Transition], None]] = []

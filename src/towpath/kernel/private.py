@@ -34,8 +34,8 @@ def _close(directory: Path, is_ours: Callable[[str], bool]) -> None:
     found = directory.stat()
     if not found.st_mode & _OTHERS_OPEN:
         return
-    mine = found.st_uid == os.geteuid() and not directory.is_mount()
-    if mine and all(is_ours(each.name) for each in directory.iterdir()):
+    # It may be mounted: a pod has the node's.
+    if found.st_uid == os.geteuid() and all(is_ours(each.name) for each in directory.iterdir()):
         directory.chmod(MODE)
         log.info("%s has been closed to other users, who could have held its lock", directory)
     else:

@@ -25,9 +25,10 @@ class Snat:
     __pydantic_config__: ClassVar[Any] = PYDANTIC
 
     ipv4: Annotated[tuple[IPv4Address, ...], TranslationAddresses(4)] = ()
-    """Addresses that backends see instead of clients', and whose packets come back here."""
+    """Addresses that backends see instead of clients', and whose packets come back here. 0.0.0.0:
+    the one that the devices were given first, of those that stay."""
     ipv6: Annotated[tuple[IPv6Address, ...], TranslationAddresses(6)] = ()
-    """The same for IPv6."""
+    """The same for IPv6, with ``::``."""
     ports: Annotated[PortRange, PortSpan()] = _PORTS
     """Source ports to choose from. This node must use none of them itself on those addresses."""
     tcp_timeout: Annotated[int, Integer(60, MAX_TIMEOUT)] = 7200

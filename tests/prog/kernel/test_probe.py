@@ -9,10 +9,13 @@ import re
 import pytest
 from tests.prog.kernel.harness_caps import only
 
-from towpath.kernel.bpf import probe
+from towpath.kernel.bpf import probe, probe_fib
 from towpath.kernel.bpf.libbpf import version
 from towpath.kernel.bpf.map_types import MapType
 from towpath.kernel.bpf.programs import ProgramType
+from towpath.kernel.errors import CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, KernelError
+from towpath.kernel.net import qdiscs
+from towpath.kernel.net.netns import new_netns
 
 FIB_LOOKUP = 69
 REDIRECT_NEIGH = 152
@@ -72,3 +75,18 @@ def test_library_tells_its_version() -> None:
     """Major and minor."""
     major, minor = map(int, version().split("."))
     assert (major, minor) >= (1, 1)
+
+
+def test_what_an_agent_asks_takes_no_namespace() -> None:
+    """A pod may make none: it is told the same by other means."""
+    whole = probe_fib.fib_lookup().source, qdiscs.has_fq()
+    probe_fib.names_sources.cache_clear()
+    qdiscs.has_fq.cache_clear()
+    try:
+        with only(CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN):
+            with pytest.raises(KernelError, match="CAP_SYS_ADMIN"), new_netns():
+                pass
+            assert probe_fib.names_sources() == whole[0]
+            assert qdiscs.has_fq()  # or so it is taken to be
+    finally:
+        qdiscs.has_fq.cache_clear()

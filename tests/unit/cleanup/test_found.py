@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from towpath.cleanup.found import kube_proxies, sees_node
 from towpath.kernel import processes
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HERE, ELSEWHERE = "net:[4026531840]", "net:[4026532000]"
 
@@ -39,6 +36,21 @@ def test_a_kube_proxy_of_this_network(proc: Path) -> None:
     process(proc, "8", "kube-proxy", ELSEWHERE)
     process(proc, "9", "kubelet", HERE)
     assert kube_proxies() == [7, 30]
+
+
+def test_one_that_may_not_be_asked_may_be_here(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a privileged process a pod that isn't is told nothing, and so takes nothing out."""
+    process(proc, "7", "kube-proxy", ELSEWHERE)
+    process(proc, "8", "kube-proxy", ELSEWHERE)
+    readlink = Path.readlink
+
+    def refused(path: Path) -> Path:
+        if path.parts[-3] == "7":
+            raise PermissionError
+        return readlink(path)
+
+    monkeypatch.setattr(Path, "readlink", refused)
+    assert kube_proxies() == [7]
 
 
 def test_a_pod_sees_its_own_processes(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ def test_what_it_takes() -> None:
             "kubernetes.non_masquerade_cidrs: needs masquerade",
         ),
         ({}, {"masquerade": {"rules": []}}, "masquerade.rules: there is none; allowed: at least"),
+        ({}, {"snat": {"ipv4": "0.0.0.0"}}, "snat.ports: 10000-32767 has node ports (30000-32767)"),
         ({"cni_results": "results"}, {}, "kubernetes.cni_results"),
         ({"masquerade_devices": ["a*b"]}, {"masquerade": {"rules": [RULE]}}, "a * before its end"),
     ],

@@ -43,6 +43,12 @@ def test_one_address_needs_no_list() -> None:
     assert config("{ipv4: 192.0.2.9}").ipv4 == (ip_address("192.0.2.9"),)
 
 
+def test_the_unspecified_address_is_the_nodes() -> None:
+    """Of each family its own."""
+    snat = config("{ipv4: 0.0.0.0, ipv6: ['::']}")
+    assert (snat.ipv4, snat.ipv6) == ((ip_address("0.0.0.0"),), (ip_address("::"),))
+
+
 def test_without_a_section_nothing_is_translated() -> None:
     """And the ports are those that Linux doesn't use for itself."""
     snat = make_config({"devices": ["eth0"]}).snat
@@ -56,6 +62,8 @@ def test_without_a_section_nothing_is_translated() -> None:
         ("{ipv6: [192.0.2.1]}", "snat.ipv6: '192.0.2.1' is IPv4; allowed: up to 16 IPv6"),
         ("{ipv4: [192.0.2.0/27]}", "snat.ipv4: 192.0.2.0/27 is too wide; allowed: up to 16"),
         ("{ipv4: [192.0.2.0/28, 192.0.2.16]}", "snat.ipv4: 17 addresses are too many"),
+        ("{ipv4: ['::']}", "snat.ipv4: '::' is IPv6; allowed: up to 16 IPv4"),
+        ("{ipv4: [0.0.0.1]}", "snat.ipv4: 0.0.0.1 is in 0.0.0.0/8, which no host has"),
         ("{ipv4: [192.0.2.1/28]}", "snat.ipv4: '192.0.2.1/28' has host bits set"),
         ("{ipv4: [192.0.2.1, 192.0.2.0/31]}", "snat.ipv4: 192.0.2.1 is listed twice"),
         ("{ipv4: [224.0.0.1]}", "snat.ipv4: 224.0.0.1 is a multicast address; allowed: up to 16"),

@@ -11,6 +11,7 @@ limits or changes packets, is somebody's purpose: it is left alone, and the devi
 
 from __future__ import annotations
 
+import errno as errnos
 import json
 import logging
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ _QUEUES = frozenset(
 """Qdiscs that only queue: nothing is lost by fq in their place."""
 _HANDLE = MARK << 16
 _SECOND = 1_000_000_000  # ns
+_NO_FQ = "this kernel has no fq"
 _MOST = 1 << 24
 """Packets that an fq may hold."""
 
@@ -45,10 +47,23 @@ class FqKeeper:
 
         KernelError: the device is gone.
         """
-        found = qdiscs.root(ifindex)
         if not qdiscs.has_fq():
-            return "this kernel has no fq"
+            return _NO_FQ
         name = str(ifindex)
+        noted = name in self._notes.texts
+        try:
+            return self._keep(ifindex, options, name)
+        except KernelError as error:
+            if error.errno != errnos.ENOENT:
+                raise
+            there = qdiscs.root(ifindex)
+            if not noted and not (there is not None and there.ours):
+                self._notes.drop(name)
+            return _NO_FQ
+
+    def _keep(self, ifindex: int, options: FqOptions, name: str) -> str:
+        """The same, if the kernel has fq: ENOENT if it hasn't."""
+        found = qdiscs.root(ifindex)
         noted = name in self._notes.texts
         if found is not None and found.kind == MQ:
             return self._keep_each(found, options, name)

@@ -24,7 +24,7 @@ from towpath.datapath.masquerade.route_sources import RouteSources
 from towpath.datapath.masquerade.tables import PrefixTable, Sources
 from towpath.kernel.bpf.bpffs import remove_pins
 from towpath.kernel.bpf.hooks import Tc
-from towpath.kernel.bpf.probe_fib import fib_lookup
+from towpath.kernel.bpf.probe_fib import names_sources
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import link_state, sockets
 from towpath.kernel.net.devices import Devices
@@ -70,7 +70,7 @@ class Node(Closeable):
         named_sources: bool | None = None,
         indirect: Sequence[str] = (),
     ) -> None:
-        named = fib_lookup().source if named_sources is None else named_sources
+        named = names_sources() if named_sources is None else named_sources
         self.section = section
         self._pins = pins
         self._indirect = tuple(indirect)

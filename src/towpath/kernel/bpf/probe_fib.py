@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
-from errno import EAFNOSUPPORT
+from errno import EAFNOSUPPORT, EINVAL
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,18 @@ def fib_lookup() -> FibLookup:
             source=int(source["result"]) == _FIB_SUCCESS
             and int(source["saddr"]) == _number(ADDRESS),
         )
+
+
+@cache
+def names_sources() -> bool:
+    """`FibLookup.source`, without a namespace, which takes CAP_SYS_ADMIN: no answer is looked at.
+
+    Kernels refuse flags that they don't know before they look for anything. KernelError: no program
+    can be loaded.
+    """
+    with BpfObject.packaged("doctor_probe") as asker:
+        asker.load()
+        return int(_ask(asker, _RESOLVED, flags=_FIB_SRC)["result"]) != -EINVAL
 
 
 def _leads_to(answer: Any, result: int, network: Sandbox) -> bool:

@@ -9,8 +9,15 @@ from __future__ import annotations
 import errno as errnos
 import socket
 from contextlib import contextmanager
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface
-from typing import TYPE_CHECKING, Any
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+)
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.sysctl import FORWARDING
@@ -19,6 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from towpath.kernel.net.sysctl import Family
+
+# <linux/if_addr.h>, <linux/rtnetlink.h>
+_PASSING = 0x01 | 0x08 | 0x20 | 0x40  # IFA_F_SECONDARY (IPv6: TEMPORARY), DADFAILED, DEPRECATED,
+# TENTATIVE
+_UNIVERSE = 0  # RT_SCOPE_UNIVERSE
 
 
 def device_index(name: str) -> int:
@@ -45,6 +57,28 @@ def addresses(index: int) -> list[IPv4Interface | IPv6Interface]:
         # The kernel filters only where it checks the request strictly; older ones send all.
         return [
             ip_interface(f"{message.get('local') or message.get('address')}/{message['prefixlen']}")
+            for message in netlink.get_addr(index=index)
+            if message["index"] == index
+        ]
+
+
+class Given(NamedTuple):
+    """An address of a device."""
+
+    address: IPv4Address | IPv6Address
+    stays: bool
+    """Whether it is for packets of any way, and isn't temporary, deprecated or beside another."""
+
+
+def given_addresses(index: int) -> list[Given]:
+    """The same with what is known of them, as the kernel orders them."""
+    with connected() as netlink:
+        return [
+            Given(
+                ip_address(message.get("local") or message.get("address")),
+                message["scope"] == _UNIVERSE
+                and not (message.get("flags") or message["flags"]) & _PASSING,
+            )
             for message in netlink.get_addr(index=index)
             if message["index"] == index
         ]

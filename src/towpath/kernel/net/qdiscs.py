@@ -149,15 +149,20 @@ def delete(ifindex: int, parent: int, handle: int) -> None:
 
 @cache
 def has_fq() -> bool:
-    """Whether the kernel has fq, tried on the loopback of a namespace. KernelError: it can't be."""
-    with new_netns():
-        try:
+    """Whether the kernel has fq, tried on the loopback of a namespace.
+
+    Where none may be made (CAP_SYS_ADMIN) it is taken to have it: `replace` says ENOENT if not.
+    KernelError: it can't be tried for another reason.
+    """
+    try:
+        with new_netns():
             replace(_LOOPBACK, ROOT, MARK << 16, FQ)
-        except KernelError as error:
-            if error.errno == errnos.ENOENT:
-                return False
+    except KernelError as error:
+        if error.errno == errnos.ENOENT:
+            return False
+        if error.errno != errnos.EPERM:
             raise
-        return True
+    return True
 
 
 def _read(body: bytes) -> Qdisc:

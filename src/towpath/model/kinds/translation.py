@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from towpath.model.kinds.addresses import Address, Prefix, UnicastAddress, not_unicast, prefix_of
@@ -14,16 +14,23 @@ from towpath.model.kinds.ports import LAST_PORT, PortRange
 MAX_ADDRESSES = 16
 FIRST_PORT = 1024
 MIN_PORTS = 16
+_OWN = (IPv4Address(0), IPv6Address(0))
+"""This node's, whichever that is."""
 _RANGE = re.compile(r"\s*(0|[1-9][0-9]{0,4})\s*-\s*(0|[1-9][0-9]{0,4})\s*")
 
 
 class TranslationAddresses(Kind):
-    """A list of addresses and prefixes of one family, of which every address is meant."""
+    """A list of addresses and prefixes of one family, of which every address is meant.
+
+    The unspecified one stands for this node's.
+    """
 
     def __init__(self, version: int) -> None:
         self._version = version
+        own = next(each for each in _OWN if each.version == version)
         self._allowed = (
-            f"allowed: up to {MAX_ADDRESSES} IPv{version} addresses, each by itself or in a prefix"
+            f"allowed: up to {MAX_ADDRESSES} IPv{version} addresses, each by itself or in a prefix,"
+            f" or {own} for the node's own"
         )
 
     def parse(self, raw: object) -> tuple[Address, ...]:
@@ -35,7 +42,7 @@ class TranslationAddresses(Kind):
         for address in found:
             if found.count(address) > 1:
                 raise FieldError(f"{address} is listed twice; allowed: once")
-            if reason := not_unicast(address):
+            if not address.is_unspecified and (reason := not_unicast(address)):
                 raise FieldError(f"{address} {reason}; {self._allowed}")
         return tuple(found)
 
@@ -51,6 +58,9 @@ class TranslationAddresses(Kind):
     def _prefix(self, item: object) -> Prefix:
         if isinstance(item, Prefix) or (isinstance(item, str) and "/" in item):
             return prefix_of(item, self._allowed)
+        for own in _OWN:
+            if item in (own, str(own)):
+                return ip_network(own)
         try:
             return ip_network(UnicastAddress().parse(item))
         except FieldError as error:

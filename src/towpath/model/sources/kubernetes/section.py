@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from towpath.model.kinds import AbsolutePath, Flag, Integer, OrNone, Prefix, Prefixes
+from towpath.model.kinds import AbsolutePath, Flag, Integer, OrNone, PortRange, Prefix, Prefixes
 from towpath.model.kinds.kubernetes import ObjectName, ObjectPath, QualifiedName, ServerUrl
 from towpath.model.kinds.patterns import DevicePatterns
 from towpath.model.masquerade import MASQUERADE_DEVICES
 from towpath.model.service import PYDANTIC
+from towpath.model.snat import NO_SNAT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from towpath.model.decode import Findings, Tree
 
+_NODE_PORTS = PortRange(30000, 32767)
+"""Those of an API server that isn't told otherwise."""
 LOAD_BALANCER_CLASS = "towpath.alt/load-balancer"
 
 
@@ -96,3 +99,18 @@ def check_beside(tree: Tree, sections: Mapping[str, Tree | None], found: Finding
             found.add(("kubernetes", name), f"needs {other}, which isn't configured")
     if section.get("default_load_balancer") and section.get("pools", "") is None:
         found.add(("kubernetes", "default_load_balancer"), "needs kubernetes.pools, which has none")
+    _check_ports(tree.get("snat") or {}, found)
+
+
+def _check_ports(snat: Tree, found: Findings) -> None:
+    """Note ports of flows that are node ports at the same address: answers would go there."""
+    ports = snat.get("ports", NO_SNAT.ports)
+    addresses = (*(snat.get("ipv4") or ()), *(snat.get("ipv6") or ()))
+    if ports is None or not any(each.is_unspecified for each in addresses):
+        return
+    if ports.first <= _NODE_PORTS.last and _NODE_PORTS.first <= ports.last:
+        what = (
+            f"{ports} has node ports ({_NODE_PORTS}) in it, and snat is for the node's own address;"
+            " allowed: others, such as 10000-29999"
+        )
+        found.add(("snat", "ports"), what)
