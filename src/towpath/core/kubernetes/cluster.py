@@ -62,7 +62,7 @@ class NodePort(NamedTuple):
 
 
 class Cluster:
-    """The objects of one cluster. `take` and `take_due` say what has changed since the last time."""
+    """The objects of one cluster. `take` and `take_due` say what has changed since last time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -2,7 +2,7 @@
 """When a Service that changes again and again is looked at next.
 
 One that hasn't changed for a while is looked at at once. What comes right after that waits for a
-moment, and is then taken together: a change costs what its Service has, however little is otherwise.
+moment, and is then taken together: a change costs what its Service has, however little it says.
 """
 
 from __future__ import annotations

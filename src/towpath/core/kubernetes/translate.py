@@ -12,6 +12,7 @@ from towpath.core.kubernetes.problems import Refusal
 from towpath.core.kubernetes.services import PROXY_NAME
 from towpath.core.kubernetes.topology import for_all, for_local
 from towpath.model.kinds import numbers
+from towpath.model.numbered import numbers_of
 from towpath.model.service import Affinity, Backend, BackendState, Protocol, Service
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from towpath.model.service import Scope
     from towpath.model.sources.kubernetes import objects
 
-SIZES = (251, 1021, 4093, 16381, 65521, 262139)
+SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071, 262139)
 """Of Maglev tables: the least with 100 slots for each endpoint, and room to grow."""
 _SLOTS = 100
 _SHRINK = 8
@@ -240,7 +241,10 @@ class _Translation:
         name = f"{name}:{wish.vip}{where}"
         before = self._before.get(name)
         make = _Backends(before.backends if before else (), port.port, here)
-        backends = (*make.of(active, BackendState.ACTIVE), *make.of(draining, BackendState.DRAINING))
+        backends = (
+            *make.of(active, BackendState.ACTIVE),
+            *make.of(draining, BackendState.DRAINING),
+        )
         self._made.services[name] = Service(
             name,
             wish.vip,
@@ -287,8 +291,7 @@ class _Backends:
     """
 
     def __init__(self, before: tuple[Backend, ...], port: int, here: str | None) -> None:
-        addresses = numbers([each.address for each in before])
-        self._before = dict(zip(addresses, before, strict=True))
+        self._before = dict(zip(numbers_of(before), before, strict=True))
         self._port, self._here = port, here
 
     def of(self, found: Collection[Found], state: BackendState) -> Iterator[Backend]:
@@ -314,7 +317,7 @@ def _without_itself(
         return backend.address != vip or own
 
     (number,) = numbers((vip,))
-    if number not in numbers([each.address for each in backends]):
+    if number not in numbers_of(backends):
         return backends
     return tuple(each for each in backends if may_serve(each))
 

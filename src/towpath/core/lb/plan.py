@@ -33,7 +33,7 @@ from towpath.core.lb.steps import (
     WithdrawService,
 )
 from towpath.documents import Plan, ServiceChange, ServiceName
-from towpath.model.kinds import numbers
+from towpath.model.numbered import numbers_of
 from towpath.model.service import Backend, BackendState, Service, ServiceKey, SourceRoute
 
 if TYPE_CHECKING:
@@ -348,19 +348,15 @@ def _same_addresses(before: Service, after: Service) -> bool:
 def _matched(before: Service, after: Service) -> _Matched:
     if _same_addresses(before, after):
         return _Matched((), (), list(zip(before.backends, after.backends, strict=True)))
-    gone = dict(zip(_numbers(before.backends), before.backends, strict=True))
+    gone = dict(zip(numbers_of(before.backends), before.backends, strict=True))
     added, pairs = [], []
-    for number, new in zip(_numbers(after.backends), after.backends, strict=True):
+    for number, new in zip(numbers_of(after.backends), after.backends, strict=True):
         was = gone.pop(number, None)
         if was is None:
             added.append(new)
         else:
             pairs.append((was, new))
     return _Matched(tuple(added), tuple(gone.values()), pairs)
-
-
-def _numbers(backends: Iterable[Backend]) -> list[int]:
-    return numbers([each.address for each in backends])
 
 
 def _has_other_table(before: Service, after: Service, found: _Matched) -> bool:
@@ -414,9 +410,9 @@ def _share_moved(before: Service, after: Service, found: _Matched) -> float:
     one, other = (service_table.table(each.backends, each.table_size) for each in (before, after))
     if _same_addresses(before, after):
         return maglev.disruption(one, other)
-    there = (*after.backends, *found.removed)
-    at = {number: place for place, number in enumerate(_numbers(there))}
-    places = np.array([at[number] for number in _numbers(before.backends)], np.uint32)
+    there = (*numbers_of(after.backends), *numbers_of(found.removed))
+    at = {number: place for place, number in enumerate(there)}
+    places = np.array([at[number] for number in numbers_of(before.backends)], np.uint32)
     # Those of the table after are in the order of their numbers.
     return maglev.disruption(np.take(places, one), other)
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from towpath.core.lb import maglev
+from towpath.itself import remembered
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _KEPT = 8
 """Tables: of 65,521 slots, which a service of 250 backends has, each takes 256 KiB."""
 
+
 def table(backends: Sequence[Backend], size: int) -> NDArray[np.uint32]:
     """Return, for each of ``size`` slots, an index into ``backends``; empty if nobody shares.
 
@@ -33,28 +35,11 @@ def table(backends: Sequence[Backend], size: int) -> NDArray[np.uint32]:
 
     ValueError as :func:`towpath.core.lb.maglev.table` says.
     """
-    return _of(_Itself(tuple(backends)), size)
+    return _of(tuple(backends), size)
 
 
-class _Itself:
-    """Backends that are equal to no others: each step of a change asks about the very same."""
-
-    __slots__ = ("backends",)
-
-    def __init__(self, backends: tuple[Backend, ...]) -> None:
-        self.backends = backends
-
-    def __hash__(self) -> int:
-        # While this is kept, so are they, and no others have this number.
-        return id(self.backends)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and self.backends is other.backends
-
-
-@lru_cache(maxsize=_KEPT)
-def _of(those: _Itself, size: int) -> NDArray[np.uint32]:
-    backends = those.backends
+@remembered(_KEPT)
+def _of(backends: tuple[Backend, ...], size: int) -> NDArray[np.uint32]:
     identities = tuple([(backend.address.packed, backend.weight) for backend in backends])
     away = tuple([at for at, each in enumerate(backends) if each.state is not BackendState.ACTIVE])
     return _table(identities, size, away)

@@ -7,6 +7,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from towpath.model.kinds import numbers
+from towpath.model.numbered import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -77,7 +78,7 @@ class Noted:
         if backends is self._backends:
             return self._handles
         there = self._all()
-        return [there[number][1] for number in _numbers(backends)]
+        return [there[number][1] for number in numbers_of(tuple(backends))]
 
     def add(self, backends: Sequence[Backend], handles: Iterable[int]) -> None:
         """Note more, which aren't there."""
@@ -128,11 +129,8 @@ class Noted:
 def _by_number(
     backends: Sequence[Backend], handles: Iterable[int]
 ) -> dict[int, tuple[Backend, int]]:
-    return dict(zip(_numbers(backends), zip(backends, handles, strict=True), strict=True))
-
-
-def _numbers(backends: Iterable[Backend]) -> list[int]:
-    return numbers([each.address for each in backends])
+    pairs = zip(backends, handles, strict=True)
+    return dict(zip(numbers_of(tuple(backends)), pairs, strict=True))
 
 
 def _number(address: Address) -> int:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from towpath.datapath.lb.outer_source import MOST_ROUTES, Vips, route_of
-from towpath.model.kinds import numbers
+from towpath.model.numbered import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,7 @@ class Served:
         self._put([address for number, address in new.items() if number not in old])
         self._remove([address for number, address in old.items() if number not in new])
         if before is None or after is None or before.vip != after.vip:
-            self._move(before and before.vip, after and after.vip)
+            self._move(before.vip if before else None, after.vip if after else None)
 
     def _move(self, before: Address | Prefix | None, after: Address | Prefix | None) -> None:
         """Count a service's VIP."""
@@ -89,8 +89,10 @@ class Served:
 
 
 def _by_number(service: Service | None) -> dict[int, Address]:
-    found = [each.address for each in service.backends] if service else []
-    return dict(zip(numbers(found), found, strict=True))
+    if service is None:
+        return {}
+    addresses = [each.address for each in service.backends]
+    return dict(zip(numbers_of(service.backends), addresses, strict=True))
 
 
 def _number(backend: Address) -> int:
