@@ -115,12 +115,14 @@ __noinline int local_known(__u32 slot, __u32 id)
  */
 __noinline int local_follow(struct xdp_md *ctx, __u32 slot, __u32 id)
 {
+	/* Before whether it was given, which it may be any moment. */
+	bool held = tracks && tracked_held(slot);
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	__u32 handle = local_known(slot, id);
 
 	if (!lb || !handle)
 		return LOCAL_NOT;
-	if (tracks && tracked_held(slot))
+	if (held)
 		return VERDICT_DROP_NAT_MOVING;
 	if (lb->pkt_flags & PKT_FRAG_FIRST)
 		slow_path_handle(slot, handle);

@@ -12,18 +12,21 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.prog.kernel.conftest import objects, opened, pins, veth
+from tests.prog.kernel.conftest import ip, objects, opened, pins, veth
 from tests.prog.kernel.harness_cgroups import SECONDS
 from tests.prog.kernel.test_links import Wire, runs
 
+from towpath.datapath.attach.places import Places
 from towpath.kernel.bpf import bpffs, dispatched, dispatcher, links
 from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.dispatched import Dispatched
 from towpath.kernel.bpf.dispatcher import Component
+from towpath.kernel.bpf.hooks import Dispatcher, Xdp
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import KernelError
+from towpath.kernel.net.interfaces import device_index
 from towpath.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ pytestmark = pytest.mark.each_kernel
 XDP = bpffs.ROOT / "xdp"
 PASS, DROP = 2, 1
 NOBODY = 1 << 31
+ELSEWHERE = "tp-dispatched"
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +269,76 @@ def test_a_dispatcher_keeps_its_mode(sample: BpfObject, veth: int) -> None:
         with pytest.raises(KernelError, match=r"call 11: .*: a dispatcher has room for 10"):
             Dispatched.attach(count, veth, "generic")
         assert len(names(veth)) == 10
+    assert (links.xdp_program_id(veth), pinned()) == (0, {})
+
+
+# ---- Devices and links ---------------------------------------------------------------------------
+
+
+@contextmanager
+def elsewhere(index: int) -> Iterator[None]:
+    """Have tp0 in another network namespace; then again in this one, by another index."""
+    ip(f"netns add {ELSEWHERE}")
+    try:
+        ip(f"link set tp0 netns {ELSEWHERE}")
+        ip(f"link add tp2 index {index} type dummy")
+        yield
+        ip(f"-netns {ELSEWHERE} link set tp0 netns {os.getpid()}")
+        ip("link set tp0 up")
+    finally:
+        ip(f"netns del {ELSEWHERE}")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_device_was_in_another_namespace(
+    objects: Path, sample: BpfObject, veth: int, *, alone: bool
+) -> None:
+    """Its dispatcher has come along: others' programs are called as before, and Towpath's again."""
+    count = sample.programs["count"]
+    with ExitStack() as undo:
+        if not alone:
+            undo.enter_context(beside(objects, veth, 60))
+        before = Dispatched.attach(count, veth, "native")
+        with elsewhere(veth):
+            assert not before.attached
+            before.detach()
+            assert len(pinned()) == (not alone)
+        index = device_index("tp0")
+        assert index != veth
+        assert names(index) == ([] if alone else ["towpath", "first"])
+        with Dispatched.attach(count, index, "native") as link:
+            assert link.attached
+            assert names(index) == ["towpath", *([] if alone else ["first"])]
+            assert pinned().keys() == {directory(index)}
+            wire = Wire()
+            undo.callback(wire.close)
+            wire.send()
+            wire.receive()
+            assert runs(sample) > 0
+        if not alone:
+            dispatcher.change(index, lambda _: [])
+        assert (links.xdp_program_id(index), pinned()) == (0, {})
+
+
+def test_a_link_wants_the_hook_that_others_share(
+    objects: Path, sample: BpfObject, veth: int, pins: Path
+) -> None:
+    """It is refused before anything is given up; once they have gone it takes the place."""
+    count = sample.programs["count"]
+    before = Places(pins)
+    before.take("it", count, Dispatcher(veth, "native"))
+    before.close()
+    after = Places(pins)
+    with beside(objects, veth, 60):
+        with pytest.raises(KernelError, match=r"link to tp0: .*shared with first: take them off"):
+            after.take("it", count, Xdp(veth))
+        assert names(veth) == ["towpath", "first"]
+        with Places(pins).take("it", count, Dispatcher(veth, "native")).link as link:
+            assert link.attached
+            dispatcher.change(veth, lambda there: [x for x in there if x.priority != 60])
+            after.take("it", count, Xdp(veth))
+            assert links.xdp_program_id(veth) == count.id
+    after.detach()
     assert (links.xdp_program_id(veth), pinned()) == (0, {})
 
 

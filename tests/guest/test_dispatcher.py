@@ -27,8 +27,9 @@ from tests.lab.harness_agent import DEVICE as AGENTS_DEVICE
 from tests.lab.harness_agent import PEER, WEB, Agent, device
 from tests.lab.harness_stream import passing as taking
 from tests.lab.harness_stream import streaming
+from tests.read_pcapng import read
 
-from towpath import LoadBalancer
+from towpath import Capture, LoadBalancer
 from towpath.api.client import Client
 from towpath.kernel.bpf import bpffs, links
 from towpath.kernel.bpf.object import BpfObject
@@ -163,6 +164,30 @@ def test_what_takes_it_away_is_undone(topology: Topology, filtered: None) -> Non
         assert called() == ["towpath"]
         for vip in VIPS:
             ask(vip, 10_000)
+
+
+@pytest.mark.each_kernel
+def test_a_capture_begins_and_ends(topology: Topology, filtered: None) -> None:
+    """Beside another; the dispatcher stays the one that it is, and what went out is recorded."""
+    del filtered
+    with sharing(topology) as balancer, in_netns(BALANCER):
+        there = links.xdp_program_id(device_index(DEVICE))
+        with balancer.record(Capture(expression="tcp", direction="both")) as capture:
+            assert called() == ["xdpfilt_alw_all", "towpath"]
+            for vip in VIPS:
+                ask(vip, 10_000)
+            assert balancer.follow() == ()
+            capture.stop()
+            section = read(b"".join(map(bytes, capture.chunks())))
+        assert {packet.inbound for packet in section.packets} == {True, False}
+        assert {packet.interface.name for packet in section.packets} == {
+            f"{DEVICE}-in",
+            f"{DEVICE}-out",
+        }
+        for vip in VIPS:
+            ask(vip, 10_000)
+        assert balancer.follow() == ()
+        assert links.xdp_program_id(device_index(DEVICE)) == there
 
 
 @pytest.mark.each_kernel

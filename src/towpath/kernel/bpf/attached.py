@@ -180,6 +180,13 @@ class Inventory:
                 rows += self._rows("tracepoint", name, "raw_tp", each.program_id, each.id)
         return rows
 
+    def extensions(self, program_id: int) -> int | None:
+        """How many programs have taken the places of functions of another (Linux 5.13).
+
+        None: this process may not ask.
+        """
+        return None if self._links is None else len(self._extensions(program_id))
+
     # ---- Programs --------------------------------------------------------------------------------
 
     def _rows(

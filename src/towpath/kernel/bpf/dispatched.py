@@ -123,6 +123,15 @@ class Dispatched:
                         return there.program.id, link
         return None
 
+    def others(self) -> list[str]:
+        """The names of what the dispatcher calls beside it. KernelError."""
+        there = dispatcher.opened(self.ifindex) if self.ifindex else None
+        if there is None:
+            return []
+        with there:
+            programs = [each.program for each in there.components]
+            return [each.name for each in programs if not self._is_this(each)]
+
     def _is_this(self, program: Program) -> bool:
         return self._slot.id in program.map_ids
 

@@ -25,6 +25,7 @@ import numpy as np
 from towpath.closeable import Closeable
 from towpath.kernel.bpf import bpffs, links
 from towpath.kernel.bpf._structs import ExtensionLinkCreateOpts, XdpAttachOpts
+from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.libbpf import captured, lib
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
@@ -79,18 +80,16 @@ class Dispatcher(Closeable):
         mode: str,
         version: int,
         program: Program,
+        pins: Path,
         components: tuple[Component, ...],
     ) -> None:
         self.ifindex = ifindex
         self.mode = mode
         self.version = version
         self.program = program
-        self.components = components
-
-    @property
-    def pins(self) -> Path:
+        self.pins = pins
         """Where what keeps its components in their places is pinned."""
-        return pins_of(self.ifindex, self.program.id)
+        self.components = components
 
     def close(self) -> None:
         """Close the file descriptors of its programs. Twice is once."""
@@ -108,8 +107,16 @@ def directory() -> Path:
 
 
 def pins_of(ifindex: int, program_id: int) -> Path:
-    """Where a dispatcher's links are pinned."""
+    """Where a dispatcher's links are to be pinned."""
     return directory() / f"dispatch-{ifindex}-{program_id}"
+
+
+def _pins_found(ifindex: int, program_id: int) -> Path | None:
+    """Where they are. A device that was in another network namespace may have another index now."""
+    expected = pins_of(ifindex, program_id)
+    if expected.is_dir():
+        return expected
+    return next(directory().glob(f"dispatch-*-{program_id}"), None)
 
 
 @contextmanager
@@ -153,20 +160,24 @@ def _read(ifindex: int) -> Dispatcher | None:
     with ExitStack() as undo:
         program = undo.enter_context(Program.from_id(number))
         config = _config(program, ifindex)
+        pins = _pins_found(ifindex, number)
         components = []
-        for n in range(int(config["programs"])):
-            pin = pins_of(ifindex, number) / f"prog{n}-prog"
-            try:
-                each = undo.enter_context(Program.from_pin(pin))
-            except KernelError as error:
-                hint = "its pins are gone, and with them what it called: take it off the device"
-                raise _refused(ifindex, program, f"{hint} ({error})") from error
-            words = (int(config[name][n]) for name in ("priorities", "actions", "flags"))
-            priority, actions, flags = words
-            components.append(Component(each, priority, actions_of(actions), flags))
+        # Without pins nothing is left of what it called, unless they are where another looks.
+        if pins is not None or Inventory().extensions(number) != 0:
+            pins = pins or pins_of(ifindex, number)
+            for n in range(int(config["programs"])):
+                try:
+                    each = undo.enter_context(Program.from_pin(pins / f"prog{n}-prog"))
+                except KernelError as error:
+                    hint = f"what it calls isn't pinned there: take it off the device ({error})"
+                    raise _refused(ifindex, program, hint) from error
+                words = (int(config[name][n]) for name in ("priorities", "actions", "flags"))
+                priority, actions, flags = words
+                components.append(Component(each, priority, actions_of(actions), flags))
         mode, version = links.xdp_mode(ifindex), int(config["version"])
+        pins = pins or pins_of(ifindex, number)
         undo.pop_all()
-        return Dispatcher(ifindex, mode, version, program, tuple(components))
+        return Dispatcher(ifindex, mode, version, program, pins, tuple(components))
 
 
 def _config(program: Program, ifindex: int) -> Any:
@@ -265,7 +276,7 @@ def _changed(ifindex: int, wanted: Change, mode: Mode | None) -> bool:
         if not done:
             bpffs.remove_pins(pins)
         elif before is not None:
-            bpffs.remove_pins(pins_of(ifindex, before.program.id))
+            bpffs.remove_pins(before.pins)
         note.remove()
         return done
 
@@ -278,7 +289,7 @@ def _taken_off(before: Dispatcher) -> bool:
     if result < 0 and -result not in _OUTRUN:
         raise KernelError(f"take the dispatcher off {device_name(before.ifindex)}", -result)
     if result == 0:
-        bpffs.remove_pins(pins_of(before.ifindex, before.program.id))
+        bpffs.remove_pins(before.pins)
     return bool(result == 0)
 
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import errno as errnos
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +20,9 @@ from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.cgroups import attach_cgroup
 from towpath.kernel.bpf.dispatched import DEFAULT_PRIORITY, Dispatched
 from towpath.kernel.cgroup import cgroup_id
+from towpath.kernel.errors import KernelError
 from towpath.kernel.net import clsact
+from towpath.kernel.net.interfaces import device_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +39,10 @@ class Hook(Protocol):
         """Attach a program. KernelError."""
 
     def has(self, attachment: Attachment) -> bool:
-        """Whether this is where something is attached. KernelError."""
+        """Whether this is where something is attached.
+
+        KernelError: it can't be asked; or it isn't, and with it gone this would still be taken.
+        """
 
     def programs(self) -> list[AttachedProgram]:
         """Who is there, in the order of running. KernelError."""
@@ -54,8 +60,14 @@ class Xdp:
         return links.attach_xdp(program, self.ifindex, self.mode)
 
     def has(self, attachment: Attachment) -> bool:
-        """In any mode."""
-        return _at(attachment, AttachType.XDP) and attachment.ifindex == self.ifindex
+        """In any mode. KernelError: it is in a dispatcher there, together with others."""
+        if attachment.ifindex != self.ifindex:
+            return False
+        if isinstance(attachment, Dispatched) and (others := attachment.others()):
+            what = f"attach by a link to {device_name(self.ifindex)}"
+            hint = f"its XDP hook is shared with {', '.join(others)}: take them off first"
+            raise KernelError(what, errnos.EBUSY, hint)
+        return _at(attachment, AttachType.XDP)
 
     def programs(self) -> list[AttachedProgram]:
         """In any mode."""
