@@ -82,7 +82,8 @@ class KernelTables(Tables):
         super().add_backends(key, backends)
         self.local.enter(self.services[key], backends)
         for backend in backends:
-            self.server_ids.enter(self.services[key], backend.address)
+            if backend.server_id is not None:
+                self.server_ids.enter(self.services[key], backend.address)
 
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Note weight, state and port; of one with another handle also whether it is here."""
