@@ -217,6 +217,10 @@ class Cluster:
         """Seconds until `take_due` has something to look at. None: there is nothing."""
         return self._pace.next_due(self._dirty, now)
 
+    def in_force(self, now: float) -> None:
+        """What was taken is in force: what rests does so from now on."""
+        self._pace.in_force(now)
+
     def take_due(self, now: float) -> Changed:
         """Return which services are others than before, but for those that rest by :class:`Pace`.
 

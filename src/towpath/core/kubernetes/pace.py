@@ -25,10 +25,18 @@ class Pace:
 
     def __init__(self) -> None:
         self._until: dict[Name, float] = {}
+        self._rests: dict[Name, float] = {}
+        """How long those rest that were looked at last."""
 
     def looked_at(self, name: Name, backends: int, now: float) -> None:
         """A Service is what it is to be by now, with so many backends at all its addresses."""
-        self._until[name] = now + min(backends * EACH_SECONDS, MOST_SECONDS)
+        self._rests[name] = min(backends * EACH_SECONDS, MOST_SECONDS)
+        self._until[name] = now + self._rests[name]
+
+    def in_force(self, now: float) -> None:
+        """All that was looked at is in force only now, and rests from now on."""
+        self._until |= {name: now + rest for name, rest in self._rests.items()}
+        self._rests.clear()
 
     def due(self, names: Iterable[Name], now: float) -> frozenset[Name]:
         """Those that don't rest."""

@@ -85,3 +85,17 @@ def test_few_backends_rest_for_less() -> None:
     assert pace.next_due([("a", "few"), ("a", "unknown")], 1.0) == 0
     assert pace.next_due([("a", "few")], 1.0 + 11 * EACH_SECONDS) == 0
     assert pace.next_due([], 1.0) is None
+
+
+def test_what_is_in_force_later_rests_from_then_on(told: Told) -> None:
+    """So that where changes take long others get their turn."""
+    told.now += MOST_SECONDS + 0.001
+    told.slice("web-a", *MANY[1:])
+    told.cluster.take_due(told.now)
+    told.slice("web-a", *MANY[2:])
+    told.now += 0.03
+    told.cluster.in_force(told.now)
+    assert told.cluster.next_due(told.now) == pytest.approx(MOST_SECONDS)
+    told.now += MOST_SECONDS + 0.001
+    told.cluster.in_force(told.now)
+    assert told.cluster.next_due(told.now) == 0, "once"

@@ -236,6 +236,7 @@ class Source:
             if not self._takes_all and (rest := self.cluster.next_due(time.monotonic())):
                 continue
             await self._hand_in()
+            self.cluster.in_force(time.monotonic())
             rest = self.cluster.next_due(time.monotonic())
             if rest is not None:
                 self.lateness.told()
