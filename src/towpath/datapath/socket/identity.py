@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from towpath.model.kinds import text_of
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -84,7 +82,7 @@ class Identities:
         if new:
             what = str(key)
             at = [handle & self._mask for handle in new.values()]
-            self._backends[at] = [identity(f"{what} {text_of(address)}") for address in new]
+            self._backends[at] = [identity(f"{what} {address}") for address in new]
         kept = {handle & self._mask for handle in handles} if written else set()
         for handle in known.handles:
             if handle & self._mask not in kept:

@@ -23,7 +23,6 @@ from towpath.model.kinds.addresses import (
     numbers,
     prefix_of,
     split_endpoint,
-    text_of,
 )
 from towpath.model.kinds.base import FieldError, Kind, plain, shown
 from towpath.model.kinds.checks import (
@@ -89,6 +88,5 @@ __all__ = [
     "prefix_of",
     "shown",
     "split_endpoint",
-    "text_of",
     "written",
 ]

@@ -13,7 +13,6 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from socket import inet_ntoa
 from typing import TYPE_CHECKING, Any
 
 from towpath.model.kinds.base import FieldError, Kind, shown, text
@@ -40,13 +39,6 @@ def address_of(text: str) -> Address:
         if max(a, b, c, d) <= _BYTE:
             return IPv4Address(a << 24 | b << 16 | c << 8 | d)
     return ip_address(text)
-
-
-def text_of(address: Address) -> str:
-    """Return what ``str`` does of an address, of IPv4 in a third of the time."""
-    if isinstance(address, IPv4Address):
-        return inet_ntoa(int(address).to_bytes(4, "big"))
-    return str(address)
 
 
 def numbers(addresses: Iterable[Address]) -> list[int]:
