@@ -30,17 +30,19 @@ enum quic_limits {
 	QUIC_FORMS = 8,
 	QUIC_NONCE = 4, /* bytes behind a server's id, at least, in QUIC-LB's */
 	QUIC_KATRAN = 8,
+	QUIC_PROBES = 32, /* slots of the index looked at before giving up */
 };
 BTF_KEEP(enum quic_limits);
 
 /*
- * In the hash `quic_servers` is the handle of the backend that has an id. That of one that has left
- * may be there for a moment: no backend has the handle then.
+ * A slot of `quic_servers`, an index with linear probing: the handle of the backend that has an id.
+ * That of one that has left may be there for a moment: no backend has the handle then. Published by
+ * its last store, the handle; 0: nobody has the id. A slot was never used if its service is 0.
  */
 struct quic_server {
 	__u64 id;
 	__u32 service;
-	__u32 _reserved;
+	__u32 handle;
 };
 
 /* What an id has said. */

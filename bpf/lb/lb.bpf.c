@@ -409,28 +409,12 @@ static __always_inline __u32 general_take(struct xdp_md *ctx, struct lb_ctx *lb,
 	return flow / FLOW_SERVICE;
 }
 
-/* Whether of a service's packets nothing else is asked than whom their connection ids name. */
-static __always_inline bool goes_by_ids(__u32 index)
-{
-	const __u32 others = SERVICE_SNAT | SERVICE_LOCAL;
-	const struct service *service = bpf_map_lookup_elem(&services, &index);
-
-	return service && (service->flags & (SERVICE_QUIC | others)) == SERVICE_QUIC &&
-	       !*(const volatile __u32 *)&service->sources;
-}
-
 /* For a packet that has a flow: its action. */
 __noinline int general_flow(struct xdp_md *ctx, __u32 slot, __u32 flow)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	__u32 exact;
 
-	if (unlikely(goes_by_ids(flow / FLOW_SERVICE))) {
-		int action = fast_quic(ctx, flow / FLOW_SERVICE);
-
-		if (action >= 0)
-			return action;
-	}
 	if (!lb)
 		return XDP_PASS;
 	exact = flow == FLOW_PARSED ? lb->exact : general_take(ctx, lb, slot, flow);

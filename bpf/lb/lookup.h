@@ -129,6 +129,26 @@ static __always_inline __u32 maglev_lookup(struct maglev_table table, __u32 slot
 	return line ? line->handle[at % MAGLEV_LINE] : 0;
 }
 
+/* The handle of the backend of a service that has a server's id, 0 if nobody has it. */
+static __always_inline __u32 quic_find(__u32 service, __u64 id)
+{
+	__u32 first = hash_step(hash_step(0, id), service) >> 32;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < QUIC_PROBES; i++) {
+		__u32 at = (first + i) & quic_mask;
+		const volatile struct quic_server *slot = bpf_map_lookup_elem(&quic_servers, &at);
+
+		if (!slot)
+			return 0;
+		if (likely(slot->id == id && slot->service == service))
+			return slot->handle;
+		if (!slot->service)
+			return 0;
+	}
+	return 0;
+}
+
 /* The backend of a handle, NULL if its index has been given to another since. */
 static __always_inline struct backend *backend_of(__u32 handle)
 {

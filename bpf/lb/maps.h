@@ -41,7 +41,8 @@ ARRAY_MAP(vips, struct vip_slot);
 ARRAY_MAP(vip_lengths, struct vip_lengths);
 ARRAY_MAP(port_pages, struct port_page);
 ARRAY_MAP(services, struct service);
-ARRAY_MAP(quic_forms, __u64);	       /* by the index of a service */
+ARRAY_MAP(quic_forms, __u64); /* by the index of a service */
+ARRAY_MAP(quic_servers, struct quic_server);
 ARRAY_MAP(maglev, struct maglev_line); /* services own ranges of slots */
 ARRAY_MAP(backends, struct backend);
 ARRAY_MAP(local_backends, __u64); /* handles, by the index of a backend */
@@ -126,14 +127,6 @@ struct {
 } tracked SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
-	__type(key, struct quic_server);
-	__type(value, __u32); /* the handle of the backend that has the id */
-} quic_servers SEC(".maps");
-
-struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 16384);
@@ -154,6 +147,7 @@ const volatile __u64 hash_seed = 0;    /* the same on every node of a group */
 const volatile __u64 flow_seed = 0;    /* random: where a flow lies can't be guessed */
 const volatile __u64 trace_cookie = 0; /* random; 0 = no tracing */
 const volatile __u32 vip_mask = 0;     /* entries - 1 */
+const volatile __u32 quic_mask = 0;    /* the same */
 const volatile __u32 flow_mask = 0;    /* sets - 1 */
 const volatile __u32 flow_learn = FLOW_LEARN;
 const volatile __u32 flow_idle = 0xffff; /* in units of flow.seen: an older one has ended */

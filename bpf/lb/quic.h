@@ -168,19 +168,16 @@ static __always_inline __u64 quic_said(enum quic_outcome outcome, __u32 handle)
 
 /*
  * What the id of a packet says, whose UDP header is at the low half of `where`, and which goes to the
- * high half of it. Changes nothing. Global, as is all that is asked by either way of packets: the
- * verifier looks at it once, and both decide the same.
+ * high half of it. Changes nothing.
  */
-__noinline __u64 quic_ask(struct xdp_md *ctx, __u32 index, __u64 where)
+static __always_inline __u64 quic_look(struct xdp_md *ctx, __u32 index, __u64 where)
 {
-	struct quic_server key = { .service = index };
 	const volatile __u64 *forms = bpf_map_lookup_elem(&quic_forms, &index);
 	enum quic_outcome outcome;
 	struct quic_data data;
 	struct quic_id id;
 	struct backend *backend;
-	const __u32 *handle;
-	__u32 form;
+	__u32 form, handle;
 
 	if (!forms || !quic_read(ctx, (__u32)where, where >> 32, &data))
 		return quic_said(QUIC_UNKNOWN, 0);
@@ -190,14 +187,19 @@ __noinline __u64 quic_ask(struct xdp_md *ctx, __u32 index, __u64 where)
 	form = *forms >> ((id.first >> 5) * 8);
 	if (!quic_is_of(&id, form))
 		return quic_said(QUIC_UNKNOWN, 0);
-	key.id = quic_server_of(&id, form);
-	handle = bpf_map_lookup_elem(&quic_servers, &key);
+	handle = quic_find(index, quic_server_of(&id, form));
 	if (!handle)
 		return quic_said(QUIC_UNKNOWN, 0);
-	backend = backend_of(*(const volatile __u32 *)handle);
+	backend = backend_of(handle);
 	if (!backend || backend->state == BACKEND_DOWN)
 		return quic_said(QUIC_DOWN, 0);
 	return quic_said(QUIC_NAMED, backend->handle);
+}
+
+/* The same, global: the verifier looks at it once, whatever asks. */
+__noinline __u64 quic_ask(struct xdp_md *ctx, __u32 index, __u64 where)
+{
+	return quic_look(ctx, index, where);
 }
 
 static __always_inline void count_quic(__u32 cpu, __u32 service, __u32 outcome)

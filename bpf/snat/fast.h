@@ -165,8 +165,9 @@ static __always_inline int fast_named(struct xdp_md *ctx, struct lb_ctx *lb, __u
 	struct backend_cpu *stats;
 	__u64 said;
 
+	said = quic_look(ctx, index, at | end << 32);
+	/* Once more: to keep it would cost packets of other services. */
 	service = bpf_map_lookup_elem(&services, &index);
-	said = quic_ask(ctx, index, at | end << 32);
 	if (!service || said >> 32 != QUIC_NAMED)
 		return FAST_DOUBT;
 	backend = backend_of(said);
@@ -226,7 +227,7 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 			return fast_nat_client(ctx, index, lb->hash);
 		}
 		if (special & SERVICE_QUIC)
-			return FAST_DOUBT;
+			return fast_named(ctx, lb, index, v4);
 	}
 	fast_hash(lb);
 	if (likely(!(special & SERVICE_NO_FLOW_TABLE))) {
@@ -334,24 +335,6 @@ static __always_inline int fast_way(struct xdp_md *ctx)
 	if (likely(ethertype_of(eth) == bpf_htons(ETH_P_IP)))
 		return fast_v4(ctx);
 	return ethertype_of(eth) == bpf_htons(ETH_P_IPV6) ? fast_v6(ctx) : FAST_UNPARSED;
-}
-
-/*
- * The same of any frame that parse_plain() has looked at, which is read once more: beneath fast_v4() and
- * fast_v6() there isn't stack enough.
- */
-__noinline int fast_quic(struct xdp_md *ctx, __u32 index)
-{
-	struct cursor c = cursor_of(ctx);
-	struct ethhdr *eth = c.pos;
-	struct lb_ctx lb = {};
-
-	if ((void *)(eth + 1) > c.end)
-		return FAST_DOUBT;
-	if (ethertype_of(eth) == bpf_htons(ETH_P_IP))
-		return take_plain(c, &lb.pkt, true) ? fast_named(ctx, &lb, index, true)
-						    : FAST_DOUBT;
-	return take_plain(c, &lb.pkt, false) ? fast_named(ctx, &lb, index, false) : FAST_DOUBT;
 }
 
 #endif

@@ -12,7 +12,7 @@ from towpath.model.parse import parse_service
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Unpack
 
@@ -140,12 +140,12 @@ class Balancing(Protocol):
         *,
         state: BackendState | str | None = None,
         port: int | None = None,
-        server_id: int | None = None,
+        server_id: int | Sequence[int] | None = None,
     ) -> Plan:
         """Add a backend, or change its weight, state, port or server_id.
 
-        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and none, for
-        which ``server_id`` -1 stands.
+        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and no
+        server_id, for which () stands. Several of these are a list.
         """
 
     @abstractmethod

@@ -51,7 +51,6 @@ from towpath.model import (
 from towpath.model.capture import parse_capture
 from towpath.model.flow_question import FlowQuestion
 from towpath.model.keys import KeyIndex
-from towpath.model.quic import NO_SERVER_ID
 from towpath.signals import wait_for_end
 
 if TYPE_CHECKING:
@@ -353,12 +352,12 @@ class LoadBalancer(Balancing):
         *,
         state: BackendState | str | None = None,
         port: int | None = None,
-        server_id: int | None = None,
+        server_id: int | Sequence[int] | None = None,
     ) -> Plan:
         """Add a backend, or change its weight, state, port or server_id.
 
-        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and none, for
-        which ``server_id`` -1 stands.
+        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and no
+        server_id, for which () stands. Several of these are a list.
         """
         service = self.service(name)
         given: dict[str, object] = {"address": address, "weight": weight, "state": state}
@@ -366,7 +365,7 @@ class LoadBalancer(Balancing):
         if port is not None:
             changed["port"] = port or None
         if server_id is not None:
-            changed["server_id"] = None if server_id == NO_SERVER_ID else server_id
+            changed["server_id"] = server_id
         try:
             known = service.backend(address)
         except NotFoundError:

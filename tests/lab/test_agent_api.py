@@ -34,7 +34,7 @@ DEFAULTS = {
 }
 
 
-PLAIN = {"weight": 1, "state": "active", "port": None, "local": False, "server_id": None}
+PLAIN = {"weight": 1, "state": "active", "port": None, "local": False, "server_id": []}
 """A backend's defaults."""
 
 
@@ -173,6 +173,13 @@ def test_backends_one_by_one(agent: Agent) -> None:
     assert (status, plan["changes"][0]["backends_reweighted"]) == (200, ["192.0.2.23"])
     status, plan = agent.request("PUT", f"{path}/192.0.2.23", {"state": "draining"})
     assert (status, plan["changes"][0]["backends_restated"]) == (200, ["192.0.2.23"])
+    for ids, named in ((7, "7 is"), ([8, 7], "7, 8 are")):
+        status, wrong = agent.request("PUT", f"{path}/192.0.2.23", {"server_id": ids})
+        message = wrong["problems"][0]["message"]
+        assert (status, message.partition(" for connection ids")[0]) == (422, named)
+    status, plan = agent.request("PUT", f"{path}/192.0.2.23", {"server_id": []})
+    assert (status, plan["changes"]) == (200, [])
+    assert agent.request("PUT", f"{path}/192.0.2.23", {"server_id": -1})[0] == 422
     status, plan = agent.request("DELETE", f"{path}/192.0.2.21")
     assert (status, plan["changes"][0]["backends_removed"]) == (200, ["192.0.2.21"])
     assert plan["changes"][0]["backends_leaving"] == ["192.0.2.21"]
@@ -186,7 +193,7 @@ def test_backends_one_by_one(agent: Agent) -> None:
                 "state": "draining",
                 "port": None,
                 "local": False,
-                "server_id": None,
+                "server_id": [],
             },
         ],
     )

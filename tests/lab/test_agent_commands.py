@@ -206,15 +206,20 @@ def test_a_service_is_added_without_a_file(agent: Agent) -> None:
     adding += ["--route-from", "10.1.0.0/16,10.2.0.0/16=192.0.2.22"]
     assert printed(agent, *adding, "--allow-from", "198.51.100.0/24").startswith("+dns: ")
     found = json.loads(printed(agent, "service", "get", "dns", "-o", "json"))
-    plain_backend = {"state": "active", "port": None, "local": False, "server_id": None}
+    plain_backend: dict[str, Any] = {
+        "state": "active",
+        "port": None,
+        "local": False,
+        "server_id": [],
+    }
     assert found == {
         "name": "dns",
         "vip": "203.0.113.53",
         "port": 53,
         "protocol": "udp",
         "backends": [
-            plain_backend | {"address": "192.0.2.21", "weight": 3},
-            plain_backend | {"address": "192.0.2.22", "weight": 1},
+            plain_backend | {"address": "192.0.2.21", "weight": 3, "server_id": []},
+            plain_backend | {"address": "192.0.2.22", "weight": 1, "server_id": []},
         ],
         "forwarding": "l2",
         "table_size": 251,
@@ -247,7 +252,7 @@ def test_connection_ids_are_set_without_a_file(agent: Agent) -> None:
     """Backends' ids, and what of them is refused; a trace says what one says."""
     adding = ["service", "add", "quic", "--vip", "203.0.113.54", "--port", "443/udp"]
     adding += ["--quic", "quic-lb:2:1", "--table-size", "251"]
-    named = [*adding, "--backend", "192.0.2.21#17", "--backend", "192.0.2.22=3#18"]
+    named = [*adding, "--backend", "192.0.2.21#17", "--backend", "192.0.2.22=3#41,18"]
     assert "65536 does not fit; allowed: 0 to 65535" in refused(
         agent, *adding, "--backend", "192.0.2.21#65536"
     )
@@ -259,20 +264,27 @@ def test_connection_ids_are_set_without_a_file(agent: Agent) -> None:
         "rotation": 1,
         "length_self_description": False,
     }
-    assert [(each["weight"], each["server_id"]) for each in found["backends"]] == [(1, 17), (3, 18)]
+    ids = [(each["weight"], each["server_id"]) for each in found["backends"]]
+    assert ids == [(1, [17]), (3, [18, 41])]
     rows = table(printed(agent, "service", "get", "quic"))
-    assert ["192.0.2.22", "3", "active", "-", "no", "18"] in [row[:6] for row in rows]
+    assert ["192.0.2.22", "3", "active", "-", "no", "18,41"] in [row[:6] for row in rows]
     traced = "198.51.100.7:1 -> 203.0.113.54:443 udp quic 200011c05e2b77f3"
     assert "it names the backend" in printed(agent, "trace", traced)
     assert json.loads(printed(agent, "trace", traced, "-o", "json"))["backend"] == "192.0.2.21"
     changing = ["backend", "set", "quic", "192.0.2.21", "--server-id"]
     assert "18 is that of" in refused(agent, *changing, "18")
+    wrong = agent.command(*changing, "19,x")
+    assert (wrong.returncode, "'x' is not a whole number" in wrong.stderr) == (2, True)
+    assert printed(agent, *changing, "19,17").startswith("~quic: 1 steps")
+    assert "it names the backend" in printed(agent, "trace", traced)
     assert printed(agent, *changing, "19").startswith("~quic: ")
     assert "it names nobody" in printed(agent, "trace", traced)
     assert printed(agent, *changing, "none").startswith("~quic: ")
     assert table(printed(agent, "service", "counters", "quic"))[-1] == ["down", "0"]
     assert printed(agent, "service", "set", "quic", "--quic", "katran").startswith("~quic: ")
-    assert "18 is for connection ids" in refused(agent, "service", "set", "quic", "--quic", "none")
+    assert "18, 41 are for connection ids" in refused(
+        agent, "service", "set", "quic", "--quic", "none"
+    )
     printed(agent, "service", "delete", "quic")
 
 

@@ -85,7 +85,7 @@ def serve(balancers: list[LoadBalancer], version: int, *, by_id: bool = True) ->
     """The same service on all of them."""
     fields: dict[str, Any] = {"quic": CONFIG} if by_id else {}
     backends = [
-        Backend(own(name, version), server_id=server_id if by_id else None)
+        Backend(own(name, version), server_id=(server_id,) if by_id else ())
         for name, server_id in zip(BACKENDS, SERVER_IDS, strict=True)
     ]
     for each in balancers:

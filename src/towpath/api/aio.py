@@ -24,7 +24,7 @@ from towpath.errors import NotFoundError
 from towpath.model import Backend, BackendState, Service, parse_service
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
     from typing import Unpack
 
     from towpath.api.documents import (
@@ -151,7 +151,7 @@ class AsyncClient:
         *,
         state: BackendState | str | None = None,
         port: int | None = None,
-        server_id: int | None = None,
+        server_id: int | Sequence[int] | None = None,
     ) -> Plan:
         """Add a backend, or change its weight, state, port or server_id. None: as it is."""
         return await self._ask(calls.set_backend(name, address, weight, state, port, server_id))

@@ -39,7 +39,7 @@ from towpath.api.documents import (
 from towpath.model.capture import parse_capture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from towpath.model import Address, Backend, BackendState, FlowTuple, Service
     from towpath.model.capture import Capture
@@ -136,14 +136,14 @@ def set_backend(
     weight: int | None,
     state: BackendState | str | None,
     port: int | None,
-    server_id: int | None,
+    server_id: int | Sequence[int] | None,
 ) -> Call[Plan]:
     """Add a backend, or change it."""
     given = {
         "weight": weight,
         "state": None if state is None else str(state),
         "port": port,
-        "server_id": server_id,
+        "server_id": plain(server_id),
     }
     body = {key: value for key, value in given.items() if value is not None}
     return _call(Plan, "PUT", _path("services", name, "backends", str(address)), body)

@@ -27,7 +27,7 @@ from towpath.balancing import Balancing
 from towpath.closeable import Closeable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any, Unpack
 
     from towpath.api.documents import (
@@ -153,12 +153,12 @@ class Client(Balancing):
         *,
         state: BackendState | str | None = None,
         port: int | None = None,
-        server_id: int | None = None,
+        server_id: int | Sequence[int] | None = None,
     ) -> Plan:
         """Add a backend, or change its weight, state, port or server_id.
 
-        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and none, for
-        which ``server_id`` -1 stands.
+        None: as it is, or 1, active, the service's port, for which ``port`` 0 stands, and no
+        server_id, for which () stands. Several of these are a list.
         """
         return self._ask(calls.set_backend(name, address, weight, state, port, server_id))
 

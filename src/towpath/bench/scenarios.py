@@ -102,7 +102,7 @@ _ALLOWED = (
 
 
 def _named(backends: tuple[Backend, ...]) -> tuple[Backend, ...]:
-    return tuple(replace(each, server_id=number) for number, each in enumerate(backends))
+    return tuple(replace(each, server_id=(number,)) for number, each in enumerate(backends))
 
 
 def _service(name: str, flow: FlowTuple, backends: tuple[Backend, ...], **options: Any) -> Service:

@@ -36,6 +36,8 @@ EXAMPLES = {
     "towpath backend set web 192.0.2.11 --weight 2": "Twice as many new flows.",
     "towpath backend set web 192.0.2.11 --port 8080": "New flows go there (forwarding snat).",
     "towpath backend set quic 192.0.2.11 --server-id 17": "Connection ids with it name it.",
+    "towpath backend set quic 192.0.2.11 --server-id 17,41": "With either of them, such as until"
+    " the last connection of before has ended.",
     "towpath backend drain web 192.0.2.11 --wait": "No new flows; wait until the last has ended.",
     "towpath backend undrain web 192.0.2.11": "It is back.",
     "towpath backend remove web 192.0.2.11": "It goes when its flows have ended.",
@@ -59,23 +61,33 @@ port_option = click.option(
 
 server_id_option = click.option(
     "--server-id",
-    metavar="NUMBER|none",
-    help="By which connection ids of QUIC name it, of a service with quic.",
+    metavar="NUMBER,...|none",
+    help="By which connection ids of QUIC name it, of a service with quic; all of them.",
 )
 
 
-def server_id_of(text: str | None) -> int | None:
+def server_id_of(text: str | None) -> tuple[int, ...] | None:
     """What is meant by the option; None: it wasn't given."""
-    from towpath.model.quic import MAX_SERVER_ID, NO_SERVER_ID
+    from towpath.model.kinds import FieldError
+    from towpath.model.service import SERVER_ID
 
     if text is None or text == "none":
-        return None if text is None else NO_SERVER_ID
-    if not text.isdecimal() or int(text) > MAX_SERVER_ID:
-        raise click.BadParameter(
-            f"{text!r} is no server id; allowed: 0 to {MAX_SERVER_ID}, or none",
-            param_hint="--server-id",
-        )
-    return int(text)
+        return None if text is None else ()
+    try:
+        return SERVER_ID.parse(numbers(text))
+    except FieldError as error:
+        raise click.BadParameter(f"{error}; or none", param_hint="--server-id") from None
+
+
+def numbers(text: str) -> list[int | str]:
+    """Numbers with commas between; what is none stays, for the model to refuse."""
+    return [
+        int(each) if each.isdecimal() and len(each) <= _DIGITS else each for each in text.split(",")
+    ]
+
+
+_DIGITS = 20
+"""Of the largest number that anything takes."""
 
 
 class AddressType(click.ParamType[Address]):

@@ -132,7 +132,7 @@ def get(name: str, socket_path: Path, form: Format) -> None:
         names += ["server_id"] if found.quic else []
         rows = [
             (
-                *(each[name] for name in names),
+                *(_listed(each[name]) for name in names),
                 *standing(checks.get(backend.address)),
                 troubles.get(backend.address),
             )
@@ -247,6 +247,13 @@ def delete(names: tuple[str, ...], socket_path: Path) -> None:
     with Client(socket_path) as client:
         for name in names:
             done(client.remove_service(name))
+
+
+def _listed(value: object) -> object:
+    """A list as options take it; an empty one is as nothing."""
+    if not isinstance(value, list):
+        return value
+    return ",".join(map(str, value)) or None
 
 
 def _namespace(entry: ServiceEntry) -> str | None:

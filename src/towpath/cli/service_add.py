@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from towpath.cli.backend import numbers
 from towpath.cli.command import Manual
 from towpath.cli.output import socket_option
 from towpath.cli.plans import done
@@ -133,7 +134,7 @@ def field_options(command: Command) -> Command:
 @click.option(
     "--port", required=True, help="Port, range, list or any; the protocol may follow: 53/udp."
 )
-@click.option("--backend", "backends", multiple=True, metavar="ADDRESS[=WEIGHT][#SERVER-ID]")
+@click.option("--backend", "backends", multiple=True, metavar="ADDRESS[=WEIGHT][#SERVER-ID,...]")
 @field_options
 @socket_option
 def add(
@@ -213,10 +214,10 @@ def _route(text: str) -> dict[str, object]:
 
 
 def _backend(text: str) -> dict[str, object]:
-    """``ADDRESS[=WEIGHT][#SERVER-ID]``; what is no number is for the model to refuse."""
-    rest, _, server_id = text.partition("#")
+    """``ADDRESS[=WEIGHT][#SERVER-ID,...]``; what is no number is for the model to refuse."""
+    rest, _, ids = text.partition("#")
     address, _, weight = rest.partition("=")
-    given = {"weight": weight, "server_id": server_id}
-    return {"address": address} | {
-        name: int(each) if each.isdecimal() else each for name, each in given.items() if each
-    }
+    given: dict[str, object] = {"address": address}
+    if weight:
+        given["weight"] = int(weight) if weight.isdecimal() else weight
+    return given | ({"server_id": numbers(ids)} if ids else {})

@@ -31,7 +31,7 @@ class BackendFields(TypedDict, total=False):
     state: BackendState | str
     port: int | None
     local: bool
-    server_id: int | None
+    server_id: int | Sequence[int] | None
 
 
 class ServiceFields(TypedDict, total=False):

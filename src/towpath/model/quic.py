@@ -21,8 +21,8 @@ MAX_LENGTH = 8
 MAX_ROTATION = 6
 """7 says that an id names nobody."""
 MAX_SERVER_ID = (1 << 8 * MAX_LENGTH) - 1
-NO_SERVER_ID = -1
-"""What stands for none where None means that it stays."""
+MAX_SERVER_IDS = 64
+"""Of one backend."""
 KATRAN_SERVER_IDS = 1, (1 << 31) - 1
 """0 names nobody, and what is higher is negative there."""
 
@@ -74,10 +74,11 @@ def check_quic_tree(service: Tree, path: FieldPath, found: Findings) -> None:
 
 def _refuse_ids(backends: Any, path: FieldPath, found: Findings) -> None:
     for index, backend in enumerate(backends):
-        if backend and backend.get("server_id") is not None:
+        if backend and (ids := backend.get("server_id")):
+            named = ", ".join(map(str, ids)) + (" is" if len(ids) == 1 else " are")
             found.add(
                 (*path, index, "server_id"),
-                f"{backend['server_id']} is for connection ids, and the service has no quic; "
+                f"{named} for connection ids, and the service has no quic; "
                 "allowed: none, or a service with quic",
             )
 
@@ -97,13 +98,11 @@ def _check_ids(quic: Tree, backends: Any, path: FieldPath, found: Findings) -> N
     least, most = _allowed(quic.get("server_ids", "quic-lb"), quic.get("length"))
     first: dict[int, int] = {}
     for index, backend in enumerate(backends):
-        server_id = backend.get("server_id") if backend else None
-        if server_id is None:
-            continue
         at = (*path, index, "server_id")
-        if not least <= server_id <= most:
-            found.add(at, f"{server_id} does not fit; allowed: {least} to {most}")
-        elif server_id in first:
-            also = field_path((*path, first[server_id]))
-            found.add(at, f"{server_id} is that of {also}; allowed: one backend each")
-        first.setdefault(server_id, index)
+        for server_id in backend.get("server_id", ()) if backend else ():
+            if not least <= server_id <= most:
+                found.add(at, f"{server_id} does not fit; allowed: {least} to {most}")
+            elif server_id in first:
+                also = field_path((*path, first[server_id]))
+                found.add(at, f"{server_id} is that of {also}; allowed: one backend each")
+            first.setdefault(server_id, index)

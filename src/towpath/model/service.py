@@ -20,6 +20,7 @@ from towpath.model.kinds import (
     FieldError,
     Flag,
     Integer,
+    IntegerSet,
     Name,
     OrNone,
     Ports,
@@ -34,7 +35,7 @@ from towpath.model.kinds import (
     Word,
 )
 from towpath.model.problems import ConfigError, Problem
-from towpath.model.quic import MAX_SERVER_ID, Quic
+from towpath.model.quic import MAX_SERVER_ID, MAX_SERVER_IDS, Quic
 
 # Read by pydantic when it makes a schema of a dataclass.
 PYDANTIC = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -162,6 +163,10 @@ class ServiceKey(NamedTuple):
         return self.vip, self.protocol, self.scope
 
 
+SERVER_ID = IntegerSet(0, MAX_SERVER_ID, MAX_SERVER_IDS)
+"""Ids of a backend."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A host that packets of a service are sent to."""
@@ -180,13 +185,31 @@ class Backend:
     local: Annotated[bool, Flag()] = False
     """It is on this node, the host itself or a pod, whatever its addresses and routes say. false:
     they say."""
-    server_id: Annotated[int | None, OrNone(Integer(0, MAX_SERVER_ID))] = None
-    """By which connection ids name it, of a service with quic. None: they don't."""
+    server_id: Annotated[tuple[int, ...], SERVER_ID] = ()
+    """By which connection ids name it, of a service with quic: a number, or several of them as a
+    list. None: they don't."""
+
+    def __post_init__(self) -> None:
+        """Have its ids as a file's are, however they are given."""
+        if self.server_id != ():
+            object.__setattr__(self, "server_id", _in_order(self.server_id))
 
     @property
     def takes_flows(self) -> bool:
         """Whether new flows go there."""
         return self.weight > 0 and self.state is BackendState.ACTIVE
+
+
+def _in_order(given: Any) -> Any:
+    """Return ids in ascending order; what are none stays, for who checks it."""
+    if given is None:
+        return ()
+    if isinstance(given, int):
+        return (given,)
+    try:
+        return tuple(sorted(given)) if isinstance(given, list | tuple) else given
+    except TypeError:
+        return given
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,8 @@ class Limits:
     port_pages: Annotated[int, Integer(1, 1 << 20)] = 1024
     """Pages of ports of services with more than one port or address, 1 KiB each: a page for each
     VIP, and one more for each 256 ports that aren't all alike."""
+    server_ids: Annotated[int, Integer(1, 1 << 20)] = 16384
+    """Ids that backends of services with quic have, of all together, 64 bytes each."""
     table_slots: Annotated[int, Integer(251, 1 << 28)] = 20971520
     """Maglev slots of all services together, 4 bytes each."""
 

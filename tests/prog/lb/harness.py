@@ -362,7 +362,7 @@ def _ids(service: Service) -> Ids:
         service.quic.length or 0,
         service.quic.rotation,
         service.quic.length_self_description,
-        {each.server_id: each.address for each in service.backends if each.server_id is not None},
+        {number: each.address for each in service.backends for number in each.server_id},
         frozenset(each.address for each in service.backends if each.state == "down"),
     )
 

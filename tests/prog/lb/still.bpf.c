@@ -21,8 +21,6 @@ int fast_alone(struct xdp_md *ctx)
 {
 	int action = fast_way(ctx);
 
-	if (action <= FAST_FLOW && goes_by_ids((__u32)(FAST_FLOW - action) / FLOW_SERVICE))
-		action = fast_quic(ctx, (__u32)(FAST_FLOW - action) / FLOW_SERVICE);
 	return action >= 0 ? action : XDP_ABORTED;
 }
 

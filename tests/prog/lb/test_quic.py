@@ -59,7 +59,7 @@ def serve(rig: Rig, family: int, config: Quic = QUIC_LB, **options: Any) -> list
     """Backends with ids, as a service of UDP has them."""
     most = config.allowed[1]
     backends = [
-        Backend(address, server_id=min(server_id, most - at))
+        Backend(address, server_id=(min(server_id, most - at),))
         for at, (address, server_id) in enumerate(zip(NEAR[family], SERVERS, strict=False))
     ]
     rig.serve(made(family, *backends, config=config, **options))
@@ -69,6 +69,11 @@ def serve(rig: Rig, family: int, config: Quic = QUIC_LB, **options: Any) -> list
 def made(family: int, *backends: Backend, config: Quic | None = QUIC_LB, **options: Any) -> Any:
     """The service."""
     return service(VIPS[family], *backends, protocol=Protocol.UDP, quic=config, **options)
+
+
+def made_by(backend: Backend, config: Quic = QUIC_LB, **options: Any) -> bytes:
+    """A connection id that names a backend, by the first of its ids."""
+    return quic.make(backend.server_id[0], config, **options)
 
 
 def short(connection_id: bytes, rest: int = 24) -> bytes:
@@ -98,8 +103,7 @@ def test_an_id_lets_nobody_in(both: BothWays, family: int) -> None:
     allowed = CLIENTS[family] + 1
     backends = serve(both, family, allow_from=(ip_network(allowed),))
     backend = backends[1]
-    assert backend.server_id is not None
-    data = short(quic.make(backend.server_id, QUIC_LB))
+    data = short(made_by(backend))
     both.expect(of(family, data), NOT_FOR_YOU)
     found = ask(both, family, data, source=str(allowed))
     assert (found.said, found.backend) == (NAMED, backend.address)
@@ -117,11 +121,8 @@ def test_connections_follow_their_ids(
     both.decided = both.declined = 0
     sports = iter(range(2000, 60000))
     for backend in backends:
-        assert backend.server_id is not None
         for version in (1, 2, 3) if config.server_ids == "katran" else (None,):
-            if version == 1 and backend.server_id > 0xFFFF:
-                continue
-            connection_id = quic.make(backend.server_id, config, version=version)
+            connection_id = made_by(backend, config, version=version)
             for client in range(4):
                 source = CLIENTS[family] + client
                 for data in (short(connection_id), long(connection_id)):
@@ -133,12 +134,51 @@ def test_connections_follow_their_ids(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_each_of_several_ids_names_its_backend(both: BothWays, family: int) -> None:
+    """As Katran's users have them, one for each version; what is given on or taken back is so."""
+    config = Quic("katran")
+    versions = {1: 0xABCD, 2: 0xABCDEF, 3: 0x7BCDEF01}
+    backends = [
+        Backend(address, server_id=tuple(each - at for each in versions.values()))
+        for at, address in enumerate(NEAR[family][:3])
+    ]
+    others = [Backend(address) for address in NEAR[family][3:]]
+    sports = iter(range(2000, 60000))
+
+    def named(*served: Backend) -> None:
+        whose = {number: each.address for each in served for number in each.server_id}
+        for version, highest in versions.items():
+            for number in range(highest - 3, highest + 1):
+                data = short(quic.make(number, config, version=version))
+                found = ask(both, family, data, next(sports))
+                said = NAMED if number in whose else UNKNOWN
+                assert (found.said, whose.get(number, found.backend)) == (said, found.backend)
+
+    first, second, third = backends
+    both.serve(made(family, *backends, *others, config=config))
+    named(*backends)
+    # One more and one fewer; all of one to another; one each way; all of one that has gone.
+    for served in (
+        (replace(first, server_id=(*first.server_id, 0xABCD - 3)), second, third),
+        (replace(first, server_id=first.server_id[1:]), second, third),
+        (replace(first, server_id=(*first.server_id, *second.server_id)), third),
+        (
+            replace(first, server_id=third.server_id[:1]),
+            second,
+            replace(third, server_id=first.server_id),
+        ),
+        (replace(second, server_id=(*second.server_id, *third.server_id)), first),
+    ):
+        both.serve(made(family, *served, *others, config=config))
+        named(*served)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_headers_of_katrans_stable_routing(both: BothWays, family: int) -> None:
     """Of UDP that is no QUIC: 0x52 and three bytes of id, of which the lower two name a backend."""
     backends = serve(both, family, Quic(length=2))
     for sport, backend in enumerate(backends, 2000):
-        assert backend.server_id is not None
-        data = bytes((0x52, 3)) + backend.server_id.to_bytes(2, "big") + bytes(4)
+        data = bytes((0x52, 3)) + backend.server_id[0].to_bytes(2, "big") + bytes(4)
         assert ask(both, family, data, sport).backend == backend.address
     assert ask(both, family, bytes((0x52, *bytes(7)))).said == UNKNOWN
 
@@ -147,8 +187,7 @@ def test_headers_of_katrans_stable_routing(both: BothWays, family: int) -> None:
 def test_ids_that_a_client_has_chosen(both: BothWays, family: int) -> None:
     """Say nothing, whatever they look like; of versions that nobody knows all are asked."""
     (backend, *_) = serve(both, family)
-    named = quic.make(backend.server_id, QUIC_LB)
-    assert backend.server_id is not None
+    named = made_by(backend)
     for version, kinds in ((V1, (0, 1)), (V2, (1, 2))):
         seen = {
             (found := ask(both, family, long(named, kind, version), 3000 + sport)).said
@@ -175,7 +214,7 @@ def test_ids_that_are_cut_short(both: BothWays, form: str) -> None:
     config = FORMS[form]
     backends = serve(both, 4, config)
     both.serve(*(made(v, *by, config=config) for v, by in ((4, backends), (6, backends6(config)))))
-    connection_id = quic.make(backends[0].server_id, config)
+    connection_id = made_by(backends[0], config)
     for family in FAMILIES:
         for data in (short(connection_id), long(connection_id), long(connection_id, 0)):
             for length in range(len(data) - 8):
@@ -198,7 +237,7 @@ def backends6(config: Quic) -> list[Backend]:
     """The same of the other family."""
     most = config.allowed[1]
     return [
-        Backend(address, server_id=min(server_id, most - at))
+        Backend(address, server_id=(min(server_id, most - at),))
         for at, (address, server_id) in enumerate(zip(NEAR[6], SERVERS, strict=False))
     ]
 
@@ -206,7 +245,7 @@ def backends6(config: Quic) -> list[Backend]:
 def test_backends_that_take_no_new_flows_keep_their_connections(both: BothWays) -> None:
     """One that is down has none; one that is gone names nobody, nor does an id that moves."""
     first, second, *others = serve(both, 4)
-    named = quic.make(first.server_id, QUIC_LB)
+    named = made_by(first)
     for state, said in (
         (BackendState.ACTIVE, NAMED),
         (BackendState.DRAINING, NAMED),
@@ -221,13 +260,13 @@ def test_backends_that_take_no_new_flows_keep_their_connections(both: BothWays) 
     both.serve(made(4, second, *others))
     assert ask(both, 4, short(named), 6100).said == UNKNOWN
     # Two that exchange their ids.
-    swapped = [replace(first, server_id=second.server_id), replace(second, server_id=17)]
+    swapped = [replace(first, server_id=second.server_id), replace(second, server_id=(17,))]
     both.serve(made(4, first, second, *others))
     both.serve(made(4, *swapped, *others))
     assert ask(both, 4, short(named), 6101).backend == second.address
-    both.serve(made(4, *(replace(each, server_id=None) for each in swapped), *others))
+    both.serve(made(4, *(replace(each, server_id=()) for each in swapped), *others))
     assert ask(both, 4, short(named), 6102).said == UNKNOWN
-    without = [replace(each, server_id=None) for each in (first, second, *others)]
+    without = [replace(each, server_id=()) for each in (first, second, *others)]
     both.serve(made(4, *without, config=None))
     assert ask(both, 4, short(named), 6103).said == ""
     both.serve(made(4, first, second, *others))
@@ -238,7 +277,7 @@ def test_backends_that_take_no_new_flows_keep_their_connections(both: BothWays) 
 def test_what_has_no_id_follows_the_flow(both: BothWays, family: int) -> None:
     """The flow table learns where a client has moved to, and gives no flow away to an id."""
     first, second, *_ = serve(both, family)
-    ids = [quic.make(each.server_id, QUIC_LB) for each in (first, second)]
+    ids = [made_by(each) for each in (first, second)]
     begun = ask(both, family, long(ids[0], 0), 7000)
     assert begun.backend is not None
     moved = {sport: ids[sport % 2] for sport in range(7100, 7116)}
@@ -262,7 +301,7 @@ def test_fragments_follow_the_first_one(both: BothWays, family: int) -> None:
     """Which has the id."""
     backends = serve(both, family)
     for number, backend in enumerate(backends, 1):
-        data = short(quic.make(backend.server_id, QUIC_LB), 2000)
+        data = short(made_by(backend), 2000)
         datagram = segment(17, sport=8000 + number, payload=data)
         if family == 4:
             cut = fragment(IP(bytes(ip(4, id=number) / datagram)), fragsize=600)
@@ -277,7 +316,7 @@ def test_ids_behind_options_and_extensions(both: BothWays) -> None:
     """Headers of any length may stand before them."""
     for family in FAMILIES:
         (backend, *_) = serve(both, family)
-        data = segment(17, payload=short(quic.make(backend.server_id, QUIC_LB)))
+        data = segment(17, payload=short(made_by(backend)))
         if family == 4:
             packet = ip(4, options=b"\x01" * 12) / data
         else:
@@ -292,7 +331,7 @@ def test_any_beginning_of_a_datagram(both: BothWays, flow_table: bool) -> None: 
     served = []
     for at, config in enumerate(configs):
         backends = [
-            replace(each, server_id=min(n, config.allowed[1]))
+            replace(each, server_id=(min(n, config.allowed[1]),))
             for n, each in enumerate(map(Backend, NEAR[4]), 1)
         ]
         kept = {"flow_table": flow_table, "port": 500 + at}
@@ -316,7 +355,7 @@ def test_a_trace_says_what_an_id_says(both: BothWays) -> None:
     """And where a packet with it goes."""
     backends = serve(both, 4)
     for backend in cases(backends, 2):
-        named = quic.make(backend.server_id, QUIC_LB).hex()
+        named = made_by(backend).hex()
         flow = f"{CLIENTS[4]}:4000 -> {VIPS[4]}:80 udp"
         found = both.balancer.trace(TracedPacket.parse(f"{flow} quic {named}"))
         assert (found.quic, found.backend) == (NAMED, backend.address)

@@ -113,15 +113,14 @@ def others(whole: Service, address: Address, state: BackendState) -> Service:
 @pytest.mark.parametrize("version", [4, 6])
 def test_new_flows_go_where_their_connection_id_says(nat: NatRig, version: int) -> None:
     """A client that has moved is a new flow; one that there is has its backend already."""
-    backends = [Backend(each, server_id=n) for n, each in enumerate(NEAR[version][:3])]
+    backends = [Backend(each, server_id=(n,)) for n, each in enumerate(NEAR[version][:3])]
     config = Quic(length=1)
     nat.serve(snat_service(version, *backends, protocol=Protocol.UDP, quic=config))
     client = CLIENTS[version]
-    for backend in backends:
-        data = b"\x40" + quic.make(backend.server_id, config) + bytes(20)
-        assert backend.server_id is not None
+    for number, backend in enumerate(backends):
+        data = b"\x40" + quic.make(number, config) + bytes(20)
         for sport in range(3000, 3003):
-            made = frame(version, 17, payload=data, sport=sport + 10 * backend.server_id)
+            made = frame(version, 17, payload=data, sport=sport + 10 * number)
             found = nat.expect(made, TX)
             assert (found.said, found.backend) == ("named", backend.address)
             again = nat.expect(made, TX)

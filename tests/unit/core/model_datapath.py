@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from towpath.core.lb import steps
@@ -24,7 +24,7 @@ class Room:
     options: Options
     backends: dict[Address, Backend] = field(default_factory=dict)
     table: frozenset[Backend] | None = None
-    """Those that take flows, as of the last SetTable."""
+    """Those that take flows, as of the last SetTable. Their ids aren't in it."""
     away: frozenset[tuple[Address, int]] = frozenset()
     """Those whose slots the others filled then, with their weights."""
     fresh: set[Address] = field(default_factory=set)
@@ -36,7 +36,7 @@ class Room:
     def set_table(self, backends: Iterable[Backend]) -> None:
         """Have those that take flows share the table."""
         backends = tuple(backends)
-        self.table = frozenset(each for each in backends if each.takes_flows)
+        self.table = frozenset(replace(each, server_id=()) for each in backends if each.takes_flows)
         away = {(each.address, each.weight) for each in backends if each.weight}
         self.away = frozenset(away - {(each.address, each.weight) for each in self.table})
         self.table_size = self.options.table_size
@@ -84,8 +84,15 @@ class Datapath:
                 for backend in backends:
                     assert backend.address not in self.rooms[key].backends
                     self.rooms[key].backends[backend.address] = backend
+            case steps.SetServerIds(key, backends):
+                room = self.rooms[key]
+                for backend in backends:
+                    before = room.backends[backend.address]
+                    assert before.server_id != backend.server_id
+                    room.backends[backend.address] = replace(before, server_id=backend.server_id)
             case steps.SetBackend(key, backend):
                 room = self.rooms[key]
+                assert room.backends[backend.address].server_id == backend.server_id
                 assert room.backends[backend.address] != backend
                 if backend.state == "down" != room.backends[backend.address].state:
                     assert backend.address not in {each.address for each in room.table or ()}

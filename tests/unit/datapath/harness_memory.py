@@ -26,6 +26,7 @@ from towpath.datapath.lb.marks import Marks
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.quic import Forms, ServerIds
+from towpath.datapath.lb.quic_index import IdIndex
 from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.sources import SourceSets
 from towpath.datapath.lb.vips import VipIndex
@@ -65,38 +66,11 @@ MORE = (
 FLAGS = Flags(
     NO_FLOW_TABLE, L2, SNAT, LOCAL, *(int(BTF.enum("service_flags")[each]) for each in MORE)
 )
+ID_PROBES = int(BTF.enum("quic_limits")["QUIC_PROBES"])
 SOURCE_KEY = BTF.dtype("source_key")
 
 View = list["Address | None"]
 """The backend that each slot of a service's table leads to."""
-
-
-class Ids:
-    """Stands for ``quic_servers``."""
-
-    key_dtype = BTF.dtype("quic_server")
-
-    def __init__(self) -> None:
-        self.handles: dict[bytes, int] = {}
-
-    def lookup(self, key: Any) -> int | None:
-        """The handle of an id."""
-        return self.handles.get(key.tobytes())
-
-    def update(self, key: Any, value: int) -> None:
-        """Store one."""
-        self.handles[key.tobytes()] = value
-
-    def delete(self, key: Any, *, missing_ok: bool) -> None:
-        """Remove one."""
-        assert missing_ok
-        self.handles.pop(key.tobytes(), None)
-
-    def items(self) -> list[tuple[Any, int]]:
-        """All of them."""
-        return [
-            (np.frombuffer(key, self.key_dtype)[0], value) for key, value in self.handles.items()
-        ]
 
 
 @dataclass
@@ -107,6 +81,7 @@ class Memory:
     backends_limit: int = 24
     table_slots: int = 72 * LINE
     port_pages: int = 8
+    ids_limit: int = 20
     sources_limit: int = 32
     sources: dict[bytes, int] = field(default_factory=dict)
     """The trie of source prefixes."""
@@ -119,13 +94,14 @@ class Memory:
     marks: Array = field(init=False)
     slots: Array = field(init=False)
     quic_forms: Array = field(init=False)
-    ids: Ids = field(default_factory=Ids)
+    ids: Array = field(init=False)
 
     def __post_init__(self) -> None:
         self.vips = np.zeros(128, BTF.dtype("vip_slot"))
         self.lengths = np.zeros(1, BTF.dtype("vip_lengths"))
         self.pages = np.zeros(self.port_pages + 1, BTF.dtype("port_page"))
         self.services = np.zeros(self.services_limit + 1, BTF.dtype("service"))
+        self.ids = np.zeros(128, BTF.dtype("quic_server"))
         self.quic_forms = np.zeros(self.services_limit + 1, np.uint64)
         self.backends = np.zeros(self.backends_limit + 1, BTF.dtype("backend"))
         self.local = np.zeros(self.backends_limit + 1, np.uint64)
@@ -217,9 +193,8 @@ class Memory:
     def named(self, service: int) -> dict[int, Address]:
         """Whom ids name, of a service by its index."""
         found = {
-            int(key["id"]): self.address(handle)
-            for key, handle in self.ids.items()
-            if key["service"] == service
+            int(slot["id"]): self.address(int(slot["handle"]))
+            for slot in self.ids[self.ids["service"] == service]
         }
         return {number: address for number, address in found.items() if address is not None}
 
@@ -264,7 +239,7 @@ class Process:
             ServiceRows(memory.services, reclaimer, self.forgotten.update),
             ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS, FORMS, memory.quic_forms),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
-            ServerIds(memory.ids),
+            ServerIds(IdIndex(memory.ids, ID_PROBES, reclaimer), memory.ids_limit),
             Marks(memory.marks, STATES),
         )
         self.alike = self.tables.adopt(by_key(known))

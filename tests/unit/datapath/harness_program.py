@@ -36,6 +36,7 @@ def _library() -> ctypes.CDLL:
     for name, result, arguments in (
         ("service", word, [pointer, ctypes.c_char_p]),
         ("handle", word, [pointer, pointer, word, pointer, word, word]),
+        ("server", word, [pointer, word, word, long]),
         ("hash_vip", long, [ctypes.c_char_p]),
         ("hash_flow", long, [ctypes.c_char_p, long]),
     ):
@@ -66,6 +67,11 @@ def handle_of(service: Array, slots: Array, backends: Array, hash32: int) -> int
     """The handle that a flow's hash leads to in a service (one record), 0 if none."""
     arguments = slots.ctypes.data, len(slots) // LINE, backends.ctypes.data, len(backends), hash32
     return int(_library().program_handle(service.ctypes.data, *arguments))
+
+
+def server_of(slots: Array, service: int, number: int) -> int:
+    """The handle of whoever has a server's id in a service, 0 if nobody has it."""
+    return int(_library().program_server(slots.ctypes.data, len(slots), service, number))
 
 
 def hash_vip(key: bytes) -> int:

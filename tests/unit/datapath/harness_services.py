@@ -46,7 +46,7 @@ routes: st.SearchStrategy[dict[int, list[Address]]] = st.just({}) | st.dictionar
 
 
 FORMS = [None, Quic(length=1, rotation=5, length_self_description=True), Quic("katran")]
-SERVER_IDS = [None, None, 1, 2, 200]
+SERVER_IDS = [1, 2, 3, 200, 201]
 
 
 def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
@@ -56,7 +56,7 @@ def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
             "any",
             *key[:3],
             tuple(
-                Backend(address, each[0], each[1], server_id=ids[1][at] if ids[0] else None)
+                Backend(address, each[0], each[1], server_id=ids[1].get(at, ()) if ids[0] else ())
                 for at, (address, each) in enumerate(backends.items())
             ),
             table_size=size,
@@ -86,9 +86,17 @@ def services(key: tuple[Address, int, Protocol]) -> st.SearchStrategy[Service]:
         ),
         st.tuples(
             st.sampled_from(FORMS if key[2] is Protocol.UDP else [None]),
-            st.permutations(SERVER_IDS),
+            st.lists(st.none() | st.integers(0, 3), min_size=5, max_size=5).map(_shared_out),
         ),
     )
+
+
+def _shared_out(owners: list[int | None]) -> dict[int, tuple[int, ...]]:
+    """Ids by whom they name: each one backend, or none."""
+    return {
+        at: tuple(n for n, owner in zip(SERVER_IDS, owners, strict=True) if owner == at)
+        for at in range(4)
+    }
 
 
 states = st.tuples(*(st.none() | services(key) for key in KEYS)).map(

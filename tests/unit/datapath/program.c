@@ -20,13 +20,15 @@ static struct {
 	struct index index;
 	struct maglev_line *maglev;
 	struct backend *backends;
-	__u32 maglev_len, backends_len;
+	struct quic_server *servers;
+	__u32 maglev_len, backends_len, servers_len;
 	struct lb_ctx *context;
 } memory;
 
 static void *array_element(const void *map, const void *key);
 #define bpf_map_lookup_elem array_element
 #define vip_mask	    (memory.index.vips_len - 1)
+#define quic_mask	    (memory.servers_len - 1)
 #include "lb/service.h"
 
 static void *array_element(const void *map, const void *key)
@@ -41,6 +43,8 @@ static void *array_element(const void *map, const void *key)
 		return at < memory.index.pages_len ? &memory.index.pages[at] : NULL;
 	if (map == &contexts)
 		return memory.context;
+	if (map == &quic_servers)
+		return at < memory.servers_len ? &memory.servers[at] : NULL;
 	if (map == &maglev)
 		return at < memory.maglev_len ? &memory.maglev[at] : NULL;
 	return at < memory.backends_len ? &memory.backends[at] : NULL;
@@ -74,6 +78,14 @@ __u32 program_handle(const struct service *service, struct maglev_line *lines, _
 	memory.backends_len = rows_len;
 	backend = backend_of(maglev_lookup(table, hash_scale(hash, table.size)));
 	return backend ? backend->handle : 0;
+}
+
+/* Returns the handle of whoever has a server's id, or 0. */
+__u32 program_server(struct quic_server *slots, __u32 slots_len, __u32 service, __u64 id)
+{
+	memory.servers = slots;
+	memory.servers_len = slots_len;
+	return quic_find(service, id);
 }
 
 __u64 program_hash_vip(const struct vip_key *key)

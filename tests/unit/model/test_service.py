@@ -18,6 +18,7 @@ from towpath.model import (
     Metrics,
     Problem,
     Protocol,
+    Quic,
     Service,
     ServiceKey,
     advice,
@@ -51,6 +52,30 @@ def test_keys_of_both_families_have_an_order() -> None:
     ]
     shuffled = keys[::-1]
     assert sorted(shuffled, key=lambda key: key.order) == keys
+
+
+def test_ids_of_a_backend_have_an_order() -> None:
+    """However they are given; what are none stays, and is told."""
+    address = ip_address("192.0.2.11")
+    given: tuple[Any, ...] = ((7, 9), (9, 7), [9, 7])
+    assert {Backend(address, server_id=each) for each in given} == {
+        Backend(address, 1, server_id=(7, 9))
+    }
+    number: Any = 0
+    assert Backend(address, server_id=number).server_id == (0,)
+    nothing: Any = None
+    assert replace(Backend(address, server_id=(7,)), server_id=nothing).server_id == ()
+    quic = replace(WEB, protocol=Protocol.UDP, quic=Quic(length=1))
+    wrong: Any
+    for wrong, message in (
+        ((True,), "true is not a whole number; allowed: 0 to 18446744073709551615, or a list"),
+        (("a", 1), "'a' is not a whole number"),
+        ((7, 7), "7 is listed twice"),
+        (tuple(range(65)), "65 are too many"),
+    ):
+        (problem,) = service_problems(replace(quic, backends=(Backend(address, server_id=wrong),)))
+        assert problem.field == "backends[0].server_id"
+        assert problem.message.startswith(message)
 
 
 def test_a_backend_at_the_vip_itself() -> None:

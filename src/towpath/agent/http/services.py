@@ -25,8 +25,7 @@ from towpath.agent.http.response import Whole, answer, answered
 from towpath.api import documents
 from towpath.model import Address, Backend, BackendState, Problem, Service, TracedPacket
 from towpath.model.kinds import Integer, UnicastAddress, Word
-from towpath.model.quic import MAX_SERVER_ID, NO_SERVER_ID
-from towpath.model.service import MAX_WEIGHT
+from towpath.model.service import MAX_WEIGHT, SERVER_ID
 
 if TYPE_CHECKING:
     from towpath.agent.lb.observer import Observer
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 BackendAddress = Annotated[Address, UnicastAddress()]
 Weight = Annotated[Annotated[int, Integer(0, MAX_WEIGHT)] | None, Body(embed=True)]
 Port = Annotated[Annotated[int, Integer(0, 65535)] | None, Body(embed=True)]
-ServerId = Annotated[Annotated[int, Integer(NO_SERVER_ID, MAX_SERVER_ID)] | None, Body(embed=True)]
+ServerId = Annotated[Annotated[tuple[int, ...], SERVER_ID] | None, Body(embed=True)]
 State = Annotated[Annotated[BackendState, Word(of=BackendState)] | None, Body(embed=True)]
 Force = Annotated[
     bool, Query(description="Backends that are removed don't keep the flows they have")
@@ -94,13 +93,15 @@ def services(balancer: "LoadBalancer") -> APIRouter:
 
 
 def _changes(
-    weight: int | None, state: BackendState | None, port: int | None, server_id: int | None
+    weight: int | None,
+    state: BackendState | None,
+    port: int | None,
+    server_id: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """What becomes of a backend's fields; None: they stay."""
     given = {"weight": weight, "state": state, "port": port, "server_id": server_id}
-    nothing = {"port": 0, "server_id": NO_SERVER_ID}
     return {
-        name: None if value == nothing.get(name) else value
+        name: None if name == "port" and value == 0 else value
         for name, value in given.items()
         if value is not None
     }
@@ -147,7 +148,7 @@ def backends(balancer: "LoadBalancer") -> APIRouter:
     ) -> Response:
         """Add a backend, or change its weight, state, port or server_id; else it stays as it is.
 
-        Port 0: the service's. Server id -1: none.
+        Port 0: the service's. No server id: [].
         """
         changes = _changes(weight, state, port, server_id)
 

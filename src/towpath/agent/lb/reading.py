@@ -72,7 +72,8 @@ class ServiceReader:
 
     def _backend(self, data: dict[str, Any]) -> Backend:
         address = data.pop("address")
-        key = (*data.items(), *map(type, data.values()))
+        alike = ((name, () if each == [] else each) for name, each in data.items())
+        key = (*alike, *map(type, data.values()))
         rest = self._backends.get(key)
         if rest is None:
             found = build(Backend, data | {"address": "192.0.2.1"})

@@ -11,7 +11,7 @@ from towpath.core.imports.katran_commands import read_script
 from towpath.core.imports.katran_listing import read_listing
 from towpath.core.imports.lvs import weights_of
 from towpath.model.kinds import ANY_PORT
-from towpath.model.quic import Quic
+from towpath.model.quic import MAX_SERVER_IDS, Quic
 from towpath.model.service import Affinity, Backend, Protocol, Service
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _service(vip: Vip, ids: Mapping[int, Named], remarks: list[Remark]) -> Servi
                 each.address,
                 weight=weight,
                 local="LOCAL_VIP" in vip.flags and "LOCAL_REAL" in each.flags,
-                server_id=named.get(each.address),
+                server_id=tuple(named.get(each.address, ())),
             )
             for each, weight in zip(reals, weights, strict=True)
         ),
@@ -78,17 +78,17 @@ def _service(vip: Vip, ids: Mapping[int, Named], remarks: list[Remark]) -> Servi
     )
 
 
-def _ids(vip: Vip, ids: Mapping[int, Named], remarks: list[Remark]) -> dict[Address, int]:
+def _ids(vip: Vip, ids: Mapping[int, Named], remarks: list[Remark]) -> dict[Address, list[int]]:
     """Return the ids of a VIP's reals; there they name whomever they say, of the VIP or not."""
-    found: dict[Address, int] = {}
+    found: dict[Address, list[int]] = {}
     for server_id, (address, place) in ids.items():
         why = ""
         if address not in vip.reals:
             why = "is no real of the VIP: ids name a service's own backends, also of weight 0"
-        elif address in found:
-            why = f"has id {found[address]} already: a backend has one"
+        elif len(found.setdefault(address, [])) >= MAX_SERVER_IDS:
+            why = f"has {MAX_SERVER_IDS} ids already; allowed: so many to a backend"
         else:
-            found[address] = server_id
+            found[address].append(server_id)
         if why:
             remarks.append(Remark(f"connection id {server_id}", f"{address} {why}", place))
     if not found:

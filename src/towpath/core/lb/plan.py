@@ -9,7 +9,7 @@ change: the service then keeps its flows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +28,7 @@ from towpath.core.lb.steps import (
     SetBackend,
     SetOptions,
     SetRoutes,
+    SetServerIds,
     SetTable,
     Step,
     WithdrawService,
@@ -291,12 +292,14 @@ def _change(before: Service, after: Service) -> _Planned | None:
     if Options.of(before) != (options := Options.of(after)):
         steps.append(SetOptions(key, options))
     steps += _adding(key, added)
-    early = [each for each in changed if _noted_early(old[each.address], each)]
+    steps += _naming(key, [each for each in changed if _is_renamed(old[each.address], each)])
+    noted = [each for each in changed if not _is_only_renamed(old[each.address], each)]
+    early = [each for each in noted if _noted_early(old[each.address], each)]
     steps += [SetBackend(key, backend) for backend in early]
     if _has_other_table(before, after, found):
         steps.append(SetTable(key, after.backends))
     steps += _routing(key, before.route_from, after)
-    steps += [SetBackend(key, backend) for backend in changed if backend not in early]
+    steps += [SetBackend(key, backend) for backend in noted if backend not in early]
     steps += [RemoveBackend(key, backend.address) for backend in removed]
     if before.key != after.key:
         steps.append(MoveService(before.key, after.key))
@@ -373,6 +376,21 @@ def _has_other_table(before: Service, after: Service, found: _Matched) -> bool:
 
 def _adding(key: ServiceKey, backends: tuple[Backend, ...]) -> list[Step]:
     return [AddBackends(key, backends)] if backends else []
+
+
+def _naming(key: ServiceKey, backends: list[Backend]) -> list[Step]:
+    """Before any of them is noted otherwise, and before any goes: see `SetServerIds`."""
+    return [SetServerIds(key, tuple(backends))] if backends else []
+
+
+def _is_renamed(before: Backend, after: Backend) -> bool:
+    """Whether it has other ids."""
+    return before.server_id != after.server_id
+
+
+def _is_only_renamed(before: Backend, after: Backend) -> bool:
+    """Whether it has other ids, and nothing else that is."""
+    return _is_renamed(before, after) and replace(before, server_id=after.server_id) == after
 
 
 def _addresses(backends: Iterable[Backend]) -> tuple[Address, ...]:

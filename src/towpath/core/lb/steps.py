@@ -54,6 +54,18 @@ class AddBackends:
 
 
 @dataclass(frozen=True, slots=True)
+class SetServerIds:
+    """Have connection ids name these backends, all of them known, as they say from now on.
+
+    What names one of them and is to name another does so without a moment between: none is taken
+    away before all are there.
+    """
+
+    key: ServiceKey
+    backends: tuple[Backend, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SetBackend:
     """Note a backend's new weight and state. A table that is set takes effect, not this.
 
@@ -123,5 +135,7 @@ class DiscardService:
 ServiceStep: TypeAlias = (
     CreateService | SetOptions | PublishService | MoveService | WithdrawService | DiscardService
 )
-BackendStep: TypeAlias = AddBackends | SetBackend | SetTable | SetRoutes | RemoveBackend
+BackendStep: TypeAlias = (
+    AddBackends | SetServerIds | SetBackend | SetTable | SetRoutes | RemoveBackend
+)
 Step: TypeAlias = ServiceStep | BackendStep

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from towpath.core.lb.plan import backends_gone
 from towpath.core.lb.states import BackendKey
 from towpath.model.kinds import Address, Ports, PortSet, Prefix, UnicastAddress, Vip, Word
-from towpath.model.service import Backend, BackendState, Protocol, Scope, Service, ServiceKey
+from towpath.model.service import (
+    SERVER_ID,
+    Backend,
+    BackendState,
+    Protocol,
+    Scope,
+    Service,
+    ServiceKey,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,8 +48,8 @@ class Terminating:
     """Its own port: a flow may begin until the table is without it."""
     local: bool = False
     """It was said to be on this node, where its flows go on."""
-    server_id: int | None = None
-    """That connection ids name it by, unless another backend has it now."""
+    server_id: Annotated[tuple[int, ...], SERVER_ID] = ()
+    """Those that connection ids name it by, but for what another backend has now."""
 
     @property
     def key(self) -> BackendKey:
@@ -109,7 +117,7 @@ def merge_terminating(
 
 def _with(service: Service, leaving: Iterable[Terminating]) -> Service:
     state = BackendState.DRAINING
-    taken = {each.server_id for each in service.backends}
+    taken = {server_id for each in service.backends for server_id in each.server_id}
     more = tuple(
         Backend(
             each.address,
@@ -117,7 +125,7 @@ def _with(service: Service, leaving: Iterable[Terminating]) -> Service:
             state,
             each.backend_port,
             each.local,
-            None if each.server_id in taken else each.server_id,
+            tuple([server_id for server_id in each.server_id if server_id not in taken]),
         )
         for each in leaving
     )

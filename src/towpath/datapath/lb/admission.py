@@ -52,6 +52,7 @@ class DryRun:
 
     def __init__(self, tables: KernelTables, steps: Sequence[Step]) -> None:
         backends, rows, options = tables.backends, tables.rows, tables.options
+        ids = tables.server_ids
         # Most changes are of backends, which neither find services nor have options.
         only_backends = all(_is_of_backends(tables, each) for each in steps)
         # Counted where it matters: routes take rows as services do.
@@ -63,8 +64,9 @@ class DryRun:
             Tally("services", services + routes, rows.limit),
             Tally("backends", backends.in_use, backends.capacity),
             Tally("sources", sum(map(len, users)), options.sources_limit),
+            Tally("server ids", ids.in_use, ids.capacity, "server_ids"),
         )
-        of_services, of_backends, of_sources = self._tallies
+        of_services, of_backends, of_sources, of_ids = self._tallies
         unused: Any = None
         self._tables = _Tables(
             unused if only_backends else tables.endpoints.dry_run(),
@@ -75,6 +77,7 @@ class DryRun:
             unused
             if only_backends
             else DryRunOptions(of_sources, users, options.allowed, options.rows_of),
+            ids.dry_run(of_ids),
         )
         self._tables.services = _Copies(tables.services)
 
@@ -98,8 +101,12 @@ class _Tables(Tables):
     """The steps, but that new backends are only counted: a plan does nothing else with them."""
 
     def add_backends(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
-        """Count backends."""
-        self._backends.add(self.services[key].index, backends)
+        """Count backends and their ids."""
+        index = self.services[key].index
+        handles = self._backends.add(index, backends)
+        for each, handle in zip(backends, handles, strict=True):
+            if each.server_id:
+                self._server_ids.enter(index, each.server_id, handle)
 
 
 class _Copies(dict["ServiceKey", "Installed"]):

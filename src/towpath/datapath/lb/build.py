@@ -17,9 +17,11 @@ from towpath.datapath.lb.marks import Marks
 from towpath.datapath.lb.options import Flags, ServiceOptions
 from towpath.datapath.lb.port_pages import PortPages
 from towpath.datapath.lb.quic import Forms, ServerIds
+from towpath.datapath.lb.quic_index import IdIndex
 from towpath.datapath.lb.services import ServiceRows
 from towpath.datapath.lb.sources import SourceSets
 from towpath.datapath.lb.vips import VipIndex
+from towpath.datapath.maps.layout import QUIC_SLOTS_PER_ID
 from towpath.kernel.bpf.rcu import wait_for_readers
 from towpath.model.service import BackendState
 
@@ -49,7 +51,7 @@ def tables(source: TableSource, is_here: IsHere = nobody) -> KernelTables:
             source.constant("handle_bits", "HANDLE_INDEX_BITS"),
             is_here,
         ),
-        ServerIds(source.maps["quic_servers"]),
+        _server_ids(source, reclaimer),
         Marks(source.rows("table_marks"), _states(source)),
     )
 
@@ -106,6 +108,12 @@ def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
         Forms(source.constant),
         source.rows("quic_forms"),
     )
+
+
+def _server_ids(source: TableSource, reclaimer: Reclaimer) -> ServerIds:
+    slots = source.rows("quic_servers")
+    probes = source.constant("quic_limits", "QUIC_PROBES")
+    return ServerIds(IdIndex(slots, probes, reclaimer), len(slots) // QUIC_SLOTS_PER_ID)
 
 
 def _endpoints(source: TableSource, reclaimer: Reclaimer) -> Endpoints:

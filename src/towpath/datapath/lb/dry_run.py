@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.sources import present
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from towpath.core.lb.options import Options
     from towpath.datapath.lb.port_pages import PortPages
@@ -32,10 +32,14 @@ _UNNAMED = 1 << 29
 
 
 class Tally:
-    """How many of a thing there would be, and at most were on the way."""
+    """How many of a thing there would be, and at most were on the way.
 
-    def __init__(self, what: str, now: int, limit: int) -> None:
+    ``setting``: which of the limits is for it, where that has another name.
+    """
+
+    def __init__(self, what: str, now: int, limit: int, setting: str = "") -> None:
         self._what = what
+        self._setting = setting or what
         self._now = self._most = now
         self._limit = limit
 
@@ -48,7 +52,7 @@ class Tally:
         """What would be short, None if nothing is."""
         if self._most <= self._limit:
             return None
-        return CapacityError(self._what, self._most, self._limit, self._what)
+        return CapacityError(self._what, self._most, self._limit, self._setting)
 
 
 class DryRunRows:
@@ -161,6 +165,54 @@ class DryRunOptions:
             self._users[entries] -= 1
             if not self._users[entries]:
                 self.tally.add(-len(entries))
+
+
+class Keyed(Protocol):
+    """What has numbers at keys: an index, or what stands in for one."""
+
+    key_dtype: Any
+
+    def lookup(self, key: Any) -> Any:
+        """Return what is at a key, None if nothing is."""
+
+    def update(self, key: Any, value: Any) -> None:
+        """Store something at a key."""
+
+    def delete(self, key: Any, *, missing_ok: bool) -> None:
+        """Have nothing at a key."""
+
+    def items(self) -> Iterable[tuple[Any, Any]]:
+        """Return all that is there."""
+
+
+class DryRunKeyed:
+    """What it would hold, and how much."""
+
+    def __init__(self, table: Keyed, tally: Tally) -> None:
+        self.key_dtype = table.key_dtype
+        self._table = table
+        self._tally = tally
+        self._changed: dict[bytes, Any] = {}
+
+    def lookup(self, key: Any) -> Any:
+        """Return what would be at a key."""
+        packed = key.tobytes()
+        return self._changed[packed] if packed in self._changed else self._table.lookup(key)
+
+    def update(self, key: Any, value: Any) -> None:
+        """Note something at a key."""
+        self._tally.add(self.lookup(key) is None)
+        self._changed[key.tobytes()] = value
+
+    def delete(self, key: Any, *, missing_ok: bool) -> None:
+        """Note that nothing would be at a key."""
+        del missing_ok
+        self._tally.add(-(self.lookup(key) is not None))
+        self._changed[key.tobytes()] = None
+
+    def items(self) -> Iterable[tuple[Any, Any]]:
+        """Nobody asks what all would be."""
+        raise NotImplementedError
 
 
 class DryRunIndex:

@@ -16,6 +16,7 @@ from towpath.core.lb.steps import (
     SetBackend,
     SetOptions,
     SetRoutes,
+    SetServerIds,
     SetTable,
     Step,
     WithdrawService,
@@ -56,6 +57,8 @@ def _of_backends(step: BackendStep, tables: Tables) -> None:
     match step:
         case AddBackends(key, backends):
             tables.add_backends(key, backends)
+        case SetServerIds(key, backends):
+            tables.set_server_ids(key, backends)
         case SetBackend(key, backend):
             tables.set_backend(key, backend)
         case SetTable(key, backends):

@@ -59,7 +59,7 @@ class KernelTables(Tables):
         server_ids: ServerIds,
         marks: Marks,
     ) -> None:
-        super().__init__(endpoints, backends, extents, slots, rows, options)
+        super().__init__(endpoints, backends, extents, slots, rows, options, server_ids)
         self.endpoints = endpoints
         self.backends = backends
         self.extents = extents
@@ -78,29 +78,14 @@ class KernelTables(Tables):
         self.local.sync((self.services[key],))
 
     def add_backends(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
-        """Write backends' records, whether they are here, and which ids name them."""
+        """Write backends' records, which ids name them, and whether they are here."""
         super().add_backends(key, backends)
         self.local.enter(self.services[key], backends)
-        for backend in backends:
-            if backend.server_id is not None:
-                self.server_ids.enter(self.services[key], backend.address)
 
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Note weight, state and port; of one with another handle also whether it is here."""
-        service, address = self.services[key], backend.address
-        before, handle = service.noted.backend(address).server_id, service.noted.handle(address)
         super().set_backend(key, backend)
-        self.local.note(service, address)
-        self.server_ids.enter(service, address)
-        if before != backend.server_id:
-            self.server_ids.leave(service.index, before, (handle, service.noted.handle(address)))
-
-    def remove_backend(self, key: ServiceKey, address: Address) -> None:
-        """Give up a backend that is in no table, and its id."""
-        service = self.services[key]
-        server_id, handle = service.noted.backend(address).server_id, service.noted.handle(address)
-        super().remove_backend(key, address)
-        self.server_ids.leave(service.index, server_id, (handle,))
+        self.local.note(self.services[key], backend.address)
 
     def adopt(self, known: Mapping[ServiceKey, Service] | None = None) -> set[ServiceKey]:
         """Take over what the kernel holds, and put right what was left half done.
@@ -139,7 +124,8 @@ class KernelTables(Tables):
                 self._take_over(service, records.read(at))
             else:
                 named = [
-                    (handle, _named(each, ids.get(handle))) for handle, each in records.read(at)
+                    (handle, replace(each, server_id=ids[handle]) if handle in ids else each)
+                    for handle, each in records.read(at)
                 ]
                 self._put_right(service, named)
         every = list(used.values())
@@ -257,7 +243,3 @@ class KernelTables(Tables):
                     self.endpoints.withdraw(key, service.index)
             service.also = frozenset()
         self._moved.clear()
-
-
-def _named(backend: Backend, server_id: int | None) -> Backend:
-    return backend if server_id is None else replace(backend, server_id=server_id)

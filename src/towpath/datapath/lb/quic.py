@@ -2,23 +2,25 @@
 """Connection ids of QUIC: what they look like, and which backend has which server's id.
 
 The program asks ``quic_servers`` for what an id names, and then whether a backend has the handle
-that is there. So an entry whose backend has gone says nothing, and what a death leaves half done is
-found by its handle: an entry of no backend, or a second one of a backend.
+that is there. So an entry whose backend has gone says nothing, and one that a death leaves is found
+by its handle, which no backend has. What a death leaves half done is as true as what there was: a
+backend has ids that it was to have, and those that it had.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from towpath.datapath.lb.dry_run import DryRunKeyed
 from towpath.model.quic import Quic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
-    from towpath.datapath.address import Address
-    from towpath.datapath.lb.services import Installed
+    from towpath.datapath.lb.dry_run import Keyed, Tally
 
 _BITS = 8
 _KATRAN = {1: 2, 2: 3, 3: 4}
@@ -59,36 +61,53 @@ class Forms:
 
 
 class ServerIds:
-    """``quic_servers`` of ``bpf/lb/maps.h``: the handle of the backend that has an id."""
+    """``quic_servers`` of ``bpf/lb/maps.h``: the handle of the backend that has an id.
 
-    def __init__(self, table: Any) -> None:
+    ``capacity``: how many ids there is room for, of all services.
+    """
+
+    def __init__(self, table: Keyed, capacity: int) -> None:
         self._table = table
+        self.capacity = capacity
+        self.in_use = 0
+        """Ids that there are."""
 
-    def enter(self, service: Installed, address: Address) -> None:
-        """Have a backend's id name it, if it has one."""
-        server_id = service.noted.backend(address).server_id
-        if server_id is not None:
-            self._table.update(self._key(service.index, server_id), service.noted.handle(address))
+    def enter(self, service: int, ids: Iterable[int], handle: int) -> None:
+        """Have ids of a service name a backend, and what else they named no more."""
+        for each in ids:
+            key = self._key(service, each)
+            there = self._table.lookup(key)
+            if there is None or int(there) != handle:
+                self._table.update(key, handle)
+                self.in_use += there is None
 
-    def leave(self, service: int, server_id: int | None, handles: Collection[int]) -> None:
-        """Have an id name nobody, unless it is another backend's than that of these handles."""
-        if server_id is None:
-            return
-        key = self._key(service, server_id)
-        there = self._table.lookup(key)
-        if there is not None and int(there) in handles:
-            self._table.delete(key, missing_ok=True)
+    def leave(self, service: int, ids: Iterable[int], handles: Collection[int]) -> None:
+        """Have ids name nobody, but those that are another backend's than that of these handles."""
+        for each in ids:
+            key = self._key(service, each)
+            there = self._table.lookup(key)
+            if there is not None and int(there) in handles:
+                self._remove(key)
 
-    def adopt(self, known: Collection[int]) -> dict[int, int]:
-        """Return the ids by the handles that are known; other entries, and second ones, go."""
-        found: dict[int, int] = {}
+    def adopt(self, known: Collection[int]) -> dict[int, tuple[int, ...]]:
+        """Return the ids by the handles that are known; others go."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
         for key, value in list(self._table.items()):
+            self.in_use += 1
             handle = int(value)
-            if handle in known and handle not in found:
-                found[handle] = int(key["id"])
+            if handle in known:
+                found[handle].append(int(key["id"]))
             else:
-                self._table.delete(key, missing_ok=True)
-        return found
+                self._remove(key)
+        return {handle: tuple(sorted(ids)) for handle, ids in found.items()}
+
+    def dry_run(self, tally: Tally) -> ServerIds:
+        """Return such as counts what would be there, and changes nothing."""
+        return ServerIds(DryRunKeyed(self._table, tally), self.capacity)
+
+    def _remove(self, key: Any) -> None:
+        self._table.delete(key, missing_ok=True)
+        self.in_use -= 1
 
     def _key(self, service: int, server_id: int) -> Any:
         key = np.zeros((), self._table.key_dtype)

@@ -8,6 +8,7 @@ right by :meth:`towpath.datapath.lb.kernel_tables.KernelTables.adopt`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from towpath.model.rules import route_slots
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.extents import Extents
@@ -80,6 +81,16 @@ class OptionsOfServices(Protocol):
         """Let go of what a service has taken that packets find no more."""
 
 
+class Ids(Protocol):
+    """Which ids name backends: see :class:`towpath.datapath.lb.quic.ServerIds`."""
+
+    def enter(self, service: int, ids: Iterable[int], handle: int) -> None:
+        """Have ids of a service name a backend."""
+
+    def leave(self, service: int, ids: Iterable[int], handles: Collection[int]) -> None:
+        """Have ids name nobody, but those that are another backend's than that of these handles."""
+
+
 class Tables:
     """The steps, over the kernel's tables or over what stands in for them."""
 
@@ -91,6 +102,7 @@ class Tables:
         slots: Slots,
         rows: Rows,
         options: OptionsOfServices,
+        server_ids: Ids,
     ) -> None:
         self._endpoints = endpoints
         self._backends = backends
@@ -98,6 +110,7 @@ class Tables:
         self._rows = rows
         self._options = options
         self._slots = slots
+        self._server_ids = server_ids
         self.services: dict[ServiceKey, Installed] = {}
 
     # ---- steps ----------------------------------------------------------
@@ -137,14 +150,34 @@ class Tables:
         service.options = options
 
     def add_backends(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
-        """Write backends' records. Flows reach them by the next table."""
+        """Write backends' records, and have ids name them. Flows reach them by the next table."""
         service = self.services[key]
-        service.noted.add(backends, self._backends.add(service.index, backends))
+        handles = self._backends.add(service.index, backends)
+        service.noted.add(backends, handles)
+        for backend, handle in zip(backends, handles, strict=True):
+            if backend.server_id:
+                self._server_ids.enter(service.index, backend.server_id, handle)
+
+    def set_server_ids(self, key: ServiceKey, backends: Sequence[Backend]) -> None:
+        """Have ids name backends as these say, which are there.
+
+        All that they are to have are written before one that they had goes.
+        """
+        service = self.services[key]
+        noted = service.noted
+        for each in backends:
+            self._server_ids.enter(service.index, each.server_id, noted.handle(each.address))
+        for each in backends:
+            before, handle = noted.backend(each.address), noted.handle(each.address)
+            gone = [number for number in before.server_id if number not in each.server_id]
+            self._server_ids.leave(service.index, gone, (handle,))
+            noted.set(replace(before, server_id=each.server_id), handle)
 
     def set_backend(self, key: ServiceKey, backend: Backend) -> None:
         """Note a backend's weight and state, which take effect by the next table; and its port.
 
-        One that goes down, and is in no table, gets a new handle: its flows move at once.
+        One that goes down, and is in no table, gets a new handle: its flows move at once. Its ids
+        are those that it has.
         """
         service = self.services[key]
         handle = service.noted.handle(backend.address)
@@ -153,12 +186,16 @@ class Tables:
             handle = self._backends.renew(handle)
         self._backends.note(handle, backend)
         service.noted.set(backend, handle)
+        if down and backend.server_id:
+            self._server_ids.enter(service.index, backend.server_id, handle)
 
     def remove_backend(self, key: ServiceKey, address: Address) -> None:
-        """Give up a backend that is in no table: its flows move at once."""
+        """Give up a backend that is in no table, and its ids: its flows move at once."""
         service = self.services[key]
-        self._backends.remove(service.noted.handle(address))
+        ids, handle = service.noted.backend(address).server_id, service.noted.handle(address)
+        self._backends.remove(handle)
         service.noted.remove(address)
+        self._server_ids.leave(service.index, ids, (handle,))
 
     def set_table(self, key: ServiceKey, members: Iterable[Backend]) -> None:
         """Make ``members``, which have records, share the service's new flows."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 # A service has a key of its own, and its VIP one more: one slot in eight is used when the index
 # is full, and a probe sequence of 16 is then longer than any that occurs.
 _VIP_SLOTS_PER_SERVICE = 16
+# At a quarter a probe sequence of 32 is.
+QUIC_SLOTS_PER_ID = 4
 _CONTEXTS_PER_CPU = 2
 NAT_WAYS = 8
 NAT_CLIENTS = 256
@@ -56,7 +58,7 @@ class Layout:
                 "port_pages": limits.port_pages + 1,
                 "services": services,
                 "quic_forms": services,
-                "quic_servers": 2 * backends,
+                "quic_servers": _power_of_two(limits.server_ids * QUIC_SLOTS_PER_ID),
                 "table_marks": services,
                 "ways": 1,
                 "maglev": -(-limits.table_slots // maglev_line),
@@ -90,6 +92,7 @@ class Layout:
         """Return what ``bpf/lb/maps.h`` wants to know of the sizes."""
         return {
             "vip_mask": self.entries["vips"] - 1,
+            "quic_mask": self.entries["quic_servers"] - 1,
             "flow_mask": self.entries["flows"] - 1,
             "nat_mask": self.entries["nat_flows"] - 1,
             "fragment_mask": self.entries["fragments"] - 1,

@@ -41,7 +41,7 @@ from towpath.model.kinds.durations import Duration, written
 from towpath.model.kinds.names import AbsolutePath, DeviceName, Name
 from towpath.model.kinds.ports import ANY_PORT, PortRange, Ports, PortSet
 from towpath.model.kinds.prefixes import Prefixes, SourcePrefixes, fewest
-from towpath.model.kinds.scalars import Flag, Integer, Integers, OrNone, Prime, Word
+from towpath.model.kinds.scalars import Flag, Integer, Integers, IntegerSet, OrNone, Prime, Word
 
 __all__ = [
     "ANY_PORT",
@@ -57,6 +57,7 @@ __all__ = [
     "GrpcName",
     "HostName",
     "Integer",
+    "IntegerSet",
     "Integers",
     "Kind",
     "Listen",

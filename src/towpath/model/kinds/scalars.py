@@ -66,6 +66,25 @@ class Integers(Integer):
 
 
 @dataclass(frozen=True)
+class IntegerSet(Integers):
+    """Up to ``count`` different whole numbers from ``least`` to ``most``, in ascending order."""
+
+    def parse(self, raw: object) -> tuple[int, ...]:  # type: ignore[override]
+        """Return the numbers in their order, whatever the one is that they are given in."""
+        return tuple(sorted(super().parse(raw)))
+
+    @property
+    def allowed(self) -> str:
+        """What an error says is allowed."""
+        return f"allowed: {self.least} to {self.most}, or a list of up to {self.count} of them"
+
+    def schema(self) -> dict[str, Any]:
+        """Return a number, a list of numbers, or null as JSON schema."""
+        listed = super().schema() | {"uniqueItems": True}
+        return {"anyOf": [listed["items"], listed, {"type": "null"}]}
+
+
+@dataclass(frozen=True)
 class Prime(Integer):
     """A prime from ``least`` to ``most``, both of which are primes."""
 

@@ -15,7 +15,7 @@ from tests.unit.agent.samples import service
 
 from towpath.agent.lb.reading import ServiceReader
 from towpath.api.codec import build, plain, text
-from towpath.model import Affinity, Backend, BackendState, Health, Protocol, Service
+from towpath.model import Affinity, Backend, BackendState, Health, Protocol, Quic, Service
 from towpath.model.health import CheckType
 from towpath.model.kinds import Ports
 
@@ -28,6 +28,13 @@ OTHERS = (
     replace(WEB, name="kept", affinity=Affinity(60), flow_table=False, forwarding="snat"),
     replace(WEB, name="checked", health=Health(type=CheckType.TCP)),
     replace(WEB, name="none", backends=()),
+    replace(
+        WEB,
+        name="ids",
+        protocol=Protocol.UDP,
+        quic=Quic(length=1),
+        backends=(Backend(ip_address("192.0.2.1"), server_id=(7, 8)), *WEB.backends[1:]),
+    ),
     replace(
         WEB,
         name="states",
@@ -55,6 +62,15 @@ def test_what_another_version_wrote_is_read(services: list[Service], missing: st
         data = plain(each) | {"later": [1]}
         del data[missing]
         assert reader.read(json.dumps(data)) == build(Service, data)
+
+
+@pytest.mark.parametrize(("written", "read"), [(None, ()), (7, (7,)), ([8, 7], (7, 8))])
+def test_ids_of_one_backend_are_read(written: Any, read: tuple[int, ...]) -> None:
+    """None, one or several: before there were lists a number was written, or null."""
+    data = plain(WEB)
+    data["backends"][0]["server_id"] = written
+    found = ServiceReader().read(json.dumps(data))
+    assert [each.server_id for each in found.backends] == [read, ()]
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,7 @@ Vip's flags:  QUIC_VIP
  ->192.0.2.11        weight: 1 flags: 
  ->192.0.2.12        weight: 1 flags: 
 printing address to quic's connection id mapping
+real:           192.0.2.11 = connection id:      9
 real:           192.0.2.11 = connection id:      7
 real:           192.0.2.12 = connection id:      8
 exiting
@@ -159,14 +160,18 @@ exiting
 
 
 def test_ids_in_connection_ids() -> None:
-    """Are backends' own; what one has more, and who isn't the VIP's, is noted."""
+    """Are backends' own, several of them too; who isn't the VIP's is noted."""
     imported = katran(QUIC_SCRIPT)
-    assert [each.server_id for each in only(imported).backends] == [7, 8]
+    assert [each.server_id for each in only(imported).backends] == [(7, 9), (8,)]
     assert only(imported).quic == Quic("katran")
-    assert beside(imported) == ["6: connection id 9", "7: connection id 10"]
+    assert beside(imported) == ["7: connection id 10"]
     imported = katran(QUIC_LISTING)
-    assert [each.server_id for each in only(imported).backends] == [7, 8]
+    assert [each.server_id for each in only(imported).backends] == [(7, 9), (8,)]
     assert beside(imported) == []
+    more = [f"katran_goclient -quic_mapping 192.0.2.11={n}" for n in range(100, 164)]
+    imported = katran("\n".join([QUIC_SCRIPT, *more]))
+    assert only(imported).backends[0].server_id == (7, 9, *range(100, 162))
+    assert beside(imported)[1:] == ["74: connection id 162", "75: connection id 163"]
     imported = katran(QUIC_SCRIPT.replace("-u ", "-t "))
     assert only(imported).quic is None
     assert beside(imported) == ["1: QUIC_VIP"]

@@ -50,11 +50,15 @@ def services_of(draw: st.DrawFn) -> tuple[Service, ...]:
         st.tuples(st.integers(0, 3), st.sampled_from(BackendState)),
         max_size=5,
     )
+    ids = st.sampled_from([(), (), (7,), (7, 9)])
     return tuple(
         Service(
             f"service-{number}",
             *key[:3],
-            backends=tuple(Backend(address, *each) for address, each in draw(backends).items()),
+            backends=tuple(
+                Backend(address, *each, server_id=draw(ids))
+                for address, each in draw(backends).items()
+            ),
             table_size=draw(st.sampled_from([251, 257])),
             flow_table=draw(st.booleans()),
             scope=key.scope,
@@ -257,6 +261,34 @@ def test_a_port_is_noted_and_no_table_made() -> None:
         assert (change.backends_restated, change.backends_reweighted) == ((), ())
         assert change.moved == 0
         assert found.steps == (steps.SetBackend(KEY, new.backends[1]),)
+
+
+def test_ids_are_given_on_before_anything_else() -> None:
+    """All at once; whoever has nothing else that differs is not noted again."""
+    one, other, gone = (
+        Backend(address, server_id=ids)
+        for address, ids in zip(ADDRESSES, [(1, 2), (3,), (4,)], strict=False)
+    )
+    before = replace(web(), protocol=Protocol.UDP, backends=(one, other, gone))
+    heir = replace(one, server_id=(3, 4))
+    drained = replace(other, state=BackendState.DRAINING, server_id=(2,))
+    new = Backend(ADDRESSES[7], server_id=(1,))
+    after = replace(before, backends=(heir, drained, new))
+    found = plan([before], [after])
+    assert found.steps == (
+        steps.AddBackends(before.key, (new,)),
+        steps.SetServerIds(before.key, (heir, drained)),
+        steps.SetBackend(before.key, drained),
+        steps.SetTable(before.key, after.backends),
+        steps.RemoveBackend(before.key, gone.address),
+    )
+    (change,) = found.plan.changes
+    assert change.backends_reidentified == (one.address, other.address)
+    more = replace(before, backends=(replace(one, server_id=(1, 2, 5)), other, gone))
+    for old, new_ in ((before, more), (more, before)):
+        named = steps.SetServerIds(before.key, new_.backends[:1])
+        found = plan([old], [new_])
+        assert (found.steps, found.plan.moved) == ((named,), 0)
 
 
 def restated(service: Service, **states: BackendState) -> Service:

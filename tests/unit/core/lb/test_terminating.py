@@ -62,16 +62,16 @@ def test_what_is_there_and_not_desired_leaves() -> None:
 def test_who_leaves_is_named_until_another_has_the_id() -> None:
     """Connection ids go on naming it, as its connections go on."""
     ids = Quic(length=1)
-    one, other = Backend(A, server_id=7), Backend(B, server_id=8)
+    one, other = Backend(A, server_id=(7, 9)), Backend(B, server_id=(8,))
     served = web(quic=ids, backends=(one, other))
     left = replace(served, backends=(other,))
     leaving = gone(served, left)
-    assert [each.server_id for each in leaving.values()] == [7]
+    assert [each.server_id for each in leaving.values()] == [(7, 9)]
     (merged,) = merge_terminating([left], leaving)
-    assert [(each.address, each.server_id) for each in merged.backends] == [(B, 8), (A, 7)]
-    taken = replace(left, backends=(replace(other, server_id=7),))
+    assert [(each.address, each.server_id) for each in merged.backends] == [(B, (8,)), (A, (7, 9))]
+    taken = replace(left, backends=(replace(other, server_id=(7,)),))
     (merged,) = merge_terminating([taken], gone(served, taken))
-    assert [(each.address, each.server_id) for each in merged.backends] == [(B, 7), (A, None)]
+    assert [(each.address, each.server_id) for each in merged.backends] == [(B, (7,)), (A, (9,))]
 
 
 def test_a_service_takes_its_backends_along() -> None:

@@ -15,7 +15,7 @@ from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, state
 from towpath.core.lb.plan import Transition, plan
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.execute import execute
-from towpath.model import Backend, Service
+from towpath.model import Backend, Quic, Service
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ small_memories = st.builds(
     backends_limit=st.integers(1, 10),
     table_slots=st.integers(1, 5).map(lambda lines: lines * LINE),
     sources_limit=st.integers(3, 12),
+    ids_limit=st.integers(1, 8),
 )
 
 
@@ -67,7 +68,11 @@ def test_what_is_foretold_comes_true(memory: Memory, ways: Sequence[tuple[Servic
 
 def service(which: int, size: int, weights: dict[int, int], **options: Any) -> Service:
     """A service by number, its backends by number."""
-    backends = tuple(Backend(ADDRESSES[number], weight) for number, weight in weights.items())
+    ids = options.pop("ids", {})
+    backends = tuple(
+        Backend(ADDRESSES[number], weight, server_id=ids.get(number, ()))
+        for number, weight in weights.items()
+    )
     return Service("any", *KEYS[which][:3], backends, table_size=size, **options)
 
 
@@ -123,6 +128,14 @@ def test_room_that_is_there_costs_no_wait() -> None:
             [service(n, 5, {0: 1}, allow_from=SOURCES[n + 2]) for n in range(2)],
             r"sources: 6 needed, 5 at most; raise limits\.sources and restart",
         ),
+        (
+            Memory(ids_limit=4),
+            [
+                service(n, 5, {0: 1, 1: 1}, ids={0: (1, 2), 1: (3,)}, quic=Quic(length=1))
+                for n in range(2)
+            ],
+            r"server ids: 6 needed, 4 at most; raise limits\.server_ids and restart",
+        ),
     ],
 )
 def test_says_what_is_short_and_which_setting_to_raise(
@@ -142,6 +155,20 @@ def test_backends_that_come_before_others_go_need_room_at_once() -> None:
     with pytest.raises(CapacityError, match="backends: 4 needed, 3 at most"):
         process.check_room(plan(process.observed(), [service(0, 5, {2: 1, 3: 1})]))
     process.check_room(plan(process.observed(), [service(0, 5, {0: 1, 2: 1})]))
+
+
+def test_ids_that_are_given_on_need_no_room() -> None:
+    """Only those that are new do, before those go that were there."""
+    process = Process(Memory(ids_limit=4))
+    options: dict[str, Any] = {"quic": Quic(length=1)}
+    for step in plan((), [service(1, 5, {0: 1, 1: 1}, ids={0: (1, 2), 1: (3,)}, **options)]).steps:
+        execute(step, process.tables)
+    for ids in ({0: (3, 4), 1: (1, 2)}, {2: (1, 2, 3, 4)}, {0: (1, 2), 2: (3, 4)}):
+        wanted = service(1, 5, {0: 1, 2: 1} if 2 in ids else {0: 1, 1: 1}, ids=ids, **options)
+        process.check_room(plan(process.observed(), [wanted]))
+    renamed = service(1, 5, {0: 1, 1: 1}, ids={0: (4, 5), 1: (3,)}, **options)
+    with pytest.raises(CapacityError, match="server ids: 5 needed, 4 at most"):
+        process.check_room(plan(process.observed(), [renamed]))
 
 
 def test_services_that_go_make_room_for_those_that_come() -> None:

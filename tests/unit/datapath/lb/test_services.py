@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +109,7 @@ def assert_seen(memory: Memory, before: ByKey, after: ByKey) -> None:
             assert memory.allowed(index) in allowed
             meant = [pair for each in (one, other) if each for pair in ids_of(each).items()]
             assert memory.named(index).items() <= {*meant}
+            assert memory.named(index).keys() >= lasting_ids(one, other)
         assert_routes_seen(memory.routed(key), one, other)
 
 
@@ -124,7 +126,18 @@ def assert_routes_seen(
 
 def ids_of(service: Service) -> dict[int, Address]:
     """Whom ids name."""
-    return {each.server_id: each.address for each in service.backends if each.server_id is not None}
+    return {number: each.address for each in service.backends for number in each.server_id}
+
+
+def lasting_ids(one: Service | None, other: Service | None) -> set[int]:
+    """Those that name somebody before and after, whoever it is; who is down is nobody."""
+    if one is None or other is None:
+        return set()
+    up = [
+        {n for n, address in ids_of(each).items() if state_of(each, address) != DOWN}
+        for each in (one, other)
+    ]
+    return up[0] & up[1]
 
 
 def assert_flows_go_on(memory: Memory, lasting: dict[int, Address]) -> None:
@@ -148,7 +161,8 @@ def assert_in_force(process: Process, services: Iterable[Service]) -> None:
         assert memory.allowed(installed.index) == service.allow_from
         assert memory.named(installed.index) == ids_of(service)
         assert memory.routed(key) == routed_of(service)
-    assert len(memory.ids.handles) == sum(len(ids_of(service)) for service in wanted.values())
+    named = np.count_nonzero(memory.ids["handle"])
+    assert named == sum(len(ids_of(service)) for service in wanted.values())
     assert process.tables.services.keys() == wanted.keys()
     assert len(memory.published()) == len(wanted)
     in_use = memory.backends[memory.backends["handle"] != 0]
@@ -260,7 +274,7 @@ def service(
             ADDRESSES[number],
             weight,
             (states or {}).get(number, BackendState.ACTIVE),
-            server_id=ids.get(number),
+            server_id=ids.get(number, ()),
         )
         for number, weight in weights.items()
     )
@@ -276,7 +290,7 @@ BEFORE = (
         {1: BackendState.DRAINING},
         allow_from=SOURCES[2],
         quic=Quic(length=1),
-        ids={0: 1, 1: 2, 3: 3},
+        ids={0: (1, 5), 1: (2, 6), 3: (3,)},
     ),
     service(3, 5, {2: 1, 3: 2}),
 )
@@ -291,7 +305,8 @@ AFTER = (
         {0: BackendState.QUARANTINED, 3: BackendState.DOWN},
         flow_table=False,
         quic=Quic("katran"),
-        ids={0: 2, 1: 1, 2: 4},
+        # Exchanged, kept, given on, taken away; new ones.
+        ids={0: (2, 5, 7), 1: (1,), 2: (4, 6)},
     ),
     # New, and the last is gone.
     service(2, 13, {1: 1, 2: 1}, allow_from=SOURCES[2], affinity=Affinity(7), forwarding="l2"),
@@ -303,7 +318,7 @@ def test_a_death_at_any_line_is_put_right() -> None:
     start = brought_to(BEFORE).memory
     before = Process(start.copy())
     steps = plan(before.observed(), AFTER).steps
-    assert len({type(step) for step in steps}) == 9
+    assert len({type(step) for step in steps}) == 10
     lasting = lasting_flows(before, AFTER)
     assert len(lasting) == 5
     for line in count():
