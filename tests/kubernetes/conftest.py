@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.kubernetes import harness_conformance as conformance
+from tests.kubernetes.harness_proxies import PROXIES, proxies
+from tests.kubernetes.harness_services import Services, make_pods
 from tools.kubernetes import cluster as clusters
 from tools.kubernetes import control_plane as control
 
@@ -68,3 +70,12 @@ def cluster() -> Iterator[Cluster]:
     """A control plane with two nodes that run pods."""
     with clusters.cluster() as made:
         yield made
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def services(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Services]:
+    """The cluster, served by one proxy after the other: for rules of the table of conformance."""
+    if not cluster.pod("a"):
+        make_pods(cluster)
+    with proxies(cluster, request.param):
+        yield Services(cluster, request.param)

@@ -16,7 +16,7 @@ from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.node import ip
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tools.kubernetes.cluster import Cluster
     from tools.kubernetes.node import Node
@@ -27,9 +27,14 @@ PROXIES = (pytest.param("kube-proxy", marks=pytest.mark.thorough), pytest.param(
 
 
 @contextmanager
-def proxies(cluster: Cluster, name: str, **section: Any) -> Iterator[list[Program]]:
-    """One of them on each node; it leaves nothing there. ``section``: more of Towpath's."""
-    made = _agents(cluster, section) if name == "towpath" else _kube_proxies(cluster)
+def proxies(
+    cluster: Cluster, name: str, others: Mapping[str, Any] | None = None, **section: Any
+) -> Iterator[list[Program]]:
+    """One of them on each node; it leaves nothing there.
+
+    ``section``: more of what Towpath's agents are told of Kubernetes; ``others``: other sections.
+    """
+    made = _agents(cluster, section, others) if name == "towpath" else _kube_proxies(cluster)
     with made as running:
         yield running
 
@@ -47,9 +52,11 @@ def _kube_proxies(cluster: Cluster) -> Iterator[list[Program]]:
 
 
 @contextmanager
-def _agents(cluster: Cluster, section: dict[str, Any]) -> Iterator[list[Program]]:
+def _agents(
+    cluster: Cluster, section: dict[str, Any], others: Mapping[str, Any] | None
+) -> Iterator[list[Program]]:
     """What is pinned goes with the node."""
-    agents = [_agent(node, number, section) for number, node in enumerate(cluster.nodes)]
+    agents = [_agent(node, number, section, others) for number, node in enumerate(cluster.nodes)]
     try:
         for agent in agents:
             agent.start()
@@ -61,7 +68,12 @@ def _agents(cluster: Cluster, section: dict[str, Any]) -> Iterator[list[Program]
             agent.stop(signal.SIGTERM)
 
 
-def _agent(node: Node, number: int, section: dict[str, Any] | None = None) -> Program:
+def _agent(
+    node: Node,
+    number: int,
+    section: dict[str, Any] | None = None,
+    others: Mapping[str, Any] | None = None,
+) -> Program:
     """An agent as docs/kubernetes.md has it, from this checkout."""
     translated = {"ipv4": f"192.168.88.{110 + number}", "ipv6": f"fd88::{110 + number}"}
     for address in (f"{translated['ipv4']}/24", f"{translated['ipv6']}/64"):
@@ -75,7 +87,7 @@ def _agent(node: Node, number: int, section: dict[str, Any] | None = None) -> Pr
         "kubernetes": {
             "kubeconfig": str(node.plane.node_kubeconfig),
             "node": node.name,
-            "external_ips": ["198.51.100.0/24"],
+            "external_ips": ["198.51.100.0/24", "2001:db8:30::/64"],
         }
         | (section or {}),
         "limits": {
@@ -87,7 +99,7 @@ def _agent(node: Node, number: int, section: dict[str, Any] | None = None) -> Pr
             "table_slots": 1_000_000,
         },
         "services": [],
-    }
+    } | dict(others or {})
     path = node.directory / "towpath.yaml"
     path.write_text(json.dumps(configuration))
     return node.program("towpath", sys.executable, "-m", "towpath", "agent", "--config", path)

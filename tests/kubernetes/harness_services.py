@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import http
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tools.kubernetes import pod as program
 from tools.kubernetes.cluster import asked, server_pod
 from tools.kubernetes.control_plane import ADDRESS, ADDRESS6
+from tools.kubernetes.node import ip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from tools.kubernetes.cluster import Cluster
 
@@ -44,6 +47,34 @@ class Services:
         self.plane.apply(service(name, **spec))
         found: dict[str, Any] = self.plane.get("service", name)
         return found
+
+    def change(self, name: str, **spec: Any) -> dict[str, Any]:
+        """Change fields of a service, and leave the others; None takes one away."""
+        return self._patch(name, {"spec": spec})
+
+    def give(self, name: str, *ingress: Mapping[str, str]) -> None:
+        """Give a service addresses, as a load balancer's controller does."""
+        self._patch(name, {"status": {"loadBalancer": {"ingress": list(ingress)}}}, "/status")
+
+    def _patch(self, name: str, what: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+        path = f"/api/v1/namespaces/default/services/{name}{at}"
+        answered, found = self.plane.request("PATCH", path, what, "application/merge-patch+json")
+        assert answered == http.HTTPStatus.OK, found
+        changed: dict[str, Any] = found
+        return changed
+
+    @contextmanager
+    def routed(self, *addresses: str) -> Iterator[None]:
+        """Whoever is outside reaches these by the first node."""
+        node = self.cluster.nodes[0]
+        ways = {each: node.address6 if ":" in each else node.address for each in addresses}
+        for each, via in ways.items():
+            ip("route", "add", each, "via", via)
+        try:
+            yield
+        finally:
+            for each in ways:
+                ip("route", "del", each)
 
     def addresses(self, name: str) -> list[str]:
         """Its ClusterIPs."""
@@ -89,7 +120,8 @@ class Services:
     ) -> None:
         """Ask until just these have answered, and then once more: so it stays.
 
-        Then each has ``seconds`` to answer, since others may have the CPU.
+        Then each has ``seconds`` to answer, since others may have the CPU; and no other does, but
+        by chance not all of them.
         """
         seen: list[set[str]] = []
 
@@ -99,11 +131,16 @@ class Services:
 
         what = f"{client} at {kind} {address}:{port} to get {set(wanted)}"
         self.eventually(done, lambda: f"{what}; it got {seen[-1]}")
-        assert self.names(client, kind, address, port, count, seconds) == set(wanted)
+        found = self.names(client, kind, address, port, count, seconds)
+        assert found <= set(wanted), f"{what}; then it got {found}"
 
     def until_served(self, address: str) -> None:
         """Ask a service of pods ``a`` and ``b`` at port 80 until one has answered."""
-        self.eventually(lambda: "name" in self.ask("client-one", "tcp", address, 80)[0])
+        self.until_answered("client-one", "tcp", address, 80)
+
+    def until_answered(self, client: str, kind: str, address: str, port: int) -> None:
+        """Ask until somebody has answered."""
+        self.eventually(lambda: "name" in self.ask(client, kind, address, port)[0])
 
     def eventually(self, done: Callable[[], bool], what: Callable[[], str] = str) -> None:
         """Wait until something is so."""

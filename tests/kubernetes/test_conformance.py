@@ -1,38 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the API says of Services, with real pods on two nodes; kube-proxy shows that it is fair.
 
-Each test is a rule, whose first line of text is its line in docs/kubernetes.md.
+Each test is a rule, whose first line of text is its line in docs/kubernetes-conformance.md. More of
+them are in test_conformance_fields.py and test_conformance_choice.py.
 """
 
 from __future__ import annotations
 
 import http.client
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.kubernetes.harness_proxies import PROXIES, proxies
-from tests.kubernetes.harness_services import OUTSIDE, PORTS, Services, make_pods, port
+from tests.kubernetes.harness_services import OUTSIDE, PORTS, Services, port
 from tools.kubernetes.cluster import server_pod
-from tools.kubernetes.node import ip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tools.kubernetes.cluster import Cluster
-
 ALL = {"a", "b"}
 KINDS = ("tcp", "udp")
 CLIENTS = ("client-one", "client-two", "node one")
-
-
-@pytest.fixture(scope="module", params=PROXIES)
-def services(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Services]:
-    """The cluster, served by one proxy after the other."""
-    if not cluster.pod("a"):
-        make_pods(cluster)
-    with proxies(cluster, request.param):
-        yield Services(cluster, request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -262,31 +249,12 @@ def test_terminating_endpoints(services: Services) -> None:
     services.plane.kubectl("delete", "pod", "ends", "next", "--now")
 
 
-def _give_address(services: Services, name: str, address: str) -> None:
-    """As a load balancer's controller does."""
-    path = f"/api/v1/namespaces/default/services/{name}/status"
-    status = {"status": {"loadBalancer": {"ingress": [{"ip": address}]}}}
-    answered, _ = services.plane.request("PATCH", path, status, "application/merge-patch+json")
-    assert answered == http.HTTPStatus.OK
-
-
-@contextmanager
-def _routed(address: str, services: Services) -> Iterator[None]:
-    """Whoever is outside reaches it by the first node."""
-    via = services.cluster.nodes[0].address
-    ip("route", "add", f"{address}/32", "via", via)
-    try:
-        yield
-    finally:
-        ip("route", "del", f"{address}/32")
-
-
 @pytest.mark.thorough
 def test_load_balancer_addresses(services: Services) -> None:
     """An address in status.loadBalancer reaches every ready endpoint, from inside and outside."""
     services.make("web", type="LoadBalancer")
-    _give_address(services, "web", "198.51.100.20")
-    with _routed("198.51.100.20", services):
+    services.give("web", {"ip": "198.51.100.20"})
+    with services.routed("198.51.100.20"):
         services.until(ALL, "outside", "tcp", "198.51.100.20", 80)
         services.until(ALL, "client-one", "tcp", "198.51.100.20", 80)
 
@@ -296,9 +264,9 @@ def test_source_ranges(services: Services) -> None:
     """With loadBalancerSourceRanges all others are refused."""
     services.make("web", type="LoadBalancer", loadBalancerSourceRanges=[f"{OUTSIDE[0]}/32"])
     services.make("closed", type="LoadBalancer", loadBalancerSourceRanges=["203.0.113.0/24"])
-    _give_address(services, "web", "198.51.100.20")
-    _give_address(services, "closed", "198.51.100.21")
-    with _routed("198.51.100.20", services), _routed("198.51.100.21", services):
+    services.give("web", {"ip": "198.51.100.20"})
+    services.give("closed", {"ip": "198.51.100.21"})
+    with services.routed("198.51.100.20", "198.51.100.21"):
         services.until(ALL, "outside", "tcp", "198.51.100.20", 80)
         services.until({"TimeoutError"}, "outside", "tcp", "198.51.100.21", 80, 1, seconds=1)
 
@@ -307,7 +275,7 @@ def test_source_ranges(services: Services) -> None:
 def test_external_ips(services: Services) -> None:
     """An address of externalIPs reaches every ready endpoint, where it is allowed."""
     services.make("web", externalIPs=["198.51.100.30"])
-    with _routed("198.51.100.30", services):
+    with services.routed("198.51.100.30"):
         services.until(ALL, "outside", "tcp", "198.51.100.30", 80)
 
 

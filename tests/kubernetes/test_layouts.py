@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each layout of a node's cgroups: where its pods' connections are balanced, and what is told.
 
-A node of each; agents by the manifests, privileged and not, with ``socket.packets`` for pods'
-devices. docs/kubernetes.md has the table.
+A node of each, and one with containerd 2; agents by the manifests, privileged and not, with
+``socket.packets`` for pods' devices. docs/kubernetes.md has the table.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+NEWER = "newer"
+NODES = (*LAYOUTS, NEWER)
+"""Called as their layouts are, and ``newer``: with version 2 alone, by containerd 2."""
 PRIVATE = "a private mount"
 CGROUPS = {
     False: {
@@ -39,6 +42,7 @@ CGROUPS = {
         "nowhere": "",
         "pure": "/sys/fs/cgroup",
         "kind": "/sys/fs/cgroup",
+        "newer": "/sys/fs/cgroup",
     },
     True: {
         "unified": "/sys/fs/cgroup/unified",
@@ -46,6 +50,7 @@ CGROUPS = {
         "nowhere": PRIVATE,
         "pure": "/sys/fs/cgroup",
         "kind": "/sys/fs/cgroup",
+        "newer": "/sys/fs/cgroup",
     },
 }
 """Where an agent has its programs, by whether its pod is privileged; empty: at no socket."""
@@ -55,6 +60,7 @@ KUBEPODS = {
     "nowhere": "pods are in / of version 2, which is mounted at nowhere;",
     "pure": "a process in /sys/fs/cgroup/kubepods connected, and the program ran",
     "kind": "a process in /sys/fs/cgroup/kubelet/kubepods connected, and the program ran",
+    "newer": "a process in /sys/fs/cgroup/kubepods connected, and the program ran",
 }
 """What doctor says on the node of where pods are."""
 RUN = "programs run for processes that connect"
@@ -118,7 +124,8 @@ def show(where: str, found: Mapping[str, Mapping[str, Any]]) -> None:
 @pytest.fixture(scope="module")
 def services() -> Iterator[Services]:
     """A node of each layout; two pods that serve, and one on each node that asks."""
-    with clusters(LAYOUTS, {each: each for each in LAYOUTS}) as made:
+    layouts: dict[str, Layout] = {each: each for each in LAYOUTS}
+    with clusters(NODES, layouts | {NEWER: "pure"}, newer=[NEWER]) as made:
         archive = image.kept_image()
         for node in made.nodes:
             node.import_image(archive)
@@ -126,7 +133,7 @@ def services() -> Iterator[Services]:
         made.make(
             server_pod("a", "unified", {"web": 8080}, labels=web),
             server_pod("b", "pure", {"web": 8080}, labels=web),
-            *(server_pod(f"on-{each}", each, {"idle": 9}) for each in LAYOUTS),
+            *(server_pod(f"on-{each}", each, {"idle": 9}) for each in NODES),
         )
         made.plane.kubectl("apply", "-f", str(MANIFESTS / "rbac.yaml"))
         found = Services(made, "towpath")
@@ -151,7 +158,7 @@ def applied(
     services.eventually(lambda: agents(services.plane) == [])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", NODES)
 def test_doctor_tells_on_the_node(
     services: Services, layout: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,11 +200,11 @@ def daemons(services: Services, request: pytest.FixtureRequest) -> Iterator[Agen
     """Agents on all nodes."""
     packets = {"packets": {"devices": ["veth*"], "flows": 1024}}
     objects = manifests(services.plane, socket=packets)
-    with applied(services, objects, *LAYOUTS, privileged=request.param) as made:
+    with applied(services, objects, *NODES, privileged=request.param) as made:
         yield made
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", NODES)
 def test_a_pod_is_served(daemons: Agents, layout: str) -> None:
     """At its socket, or else by its packets, and not by both; and so is the node, or it isn't."""
     services, client = daemons.services, f"on-{layout}"
@@ -221,7 +228,7 @@ def test_a_pod_is_served(daemons: Agents, layout: str) -> None:
     assert ("name" in asked) == bool(cgroup), asked
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", NODES)
 def test_doctor_tells_in_the_agents_pod(
     daemons: Agents, layout: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

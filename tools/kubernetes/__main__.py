@@ -37,7 +37,9 @@ def main() -> int:
     try:
         build()
         if not (options.ci or options.build):
-            image.kept_image()  # tests have no way to where its packages are
+            # Tests have no way to where packages are.
+            image.kept_image()
+            kept.make_more()
     except KubernetesError as error:
         print(f"make kubernetes: {error}", file=sys.stderr)
         return 1

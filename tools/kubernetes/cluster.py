@@ -15,7 +15,7 @@ from tools.kubernetes.node import Node, ip
 from tools.kubernetes.programs import PATIENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from tools.kubernetes.control_plane import ControlPlane
     from tools.kubernetes.node import Layout
@@ -147,16 +147,19 @@ def asked(said: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def cluster(
-    names: Sequence[str] = ("one", "two"), layouts: Mapping[str, Layout] | None = None
+    names: Sequence[str] = ("one", "two"),
+    layouts: Mapping[str, Layout] | None = None,
+    newer: Collection[str] = (),
 ) -> Iterator[Cluster]:
     """A control plane with nodes of these names; nothing is left of them.
 
-    ``layouts``: of their cgroups, by name, where that isn't the usual one.
+    ``layouts``: of their cgroups, by name, where that isn't the usual one. ``newer``: those that
+    have containerd 2.
     """
     with control_plane.control_plane(with_nodes=True) as plane:
         chosen = layouts or {}
         nodes = [
-            Node(plane, name, index, chosen.get(name, "unified"))
+            Node(plane, name, index, chosen.get(name, "unified"), newer=name in newer)
             for index, name in enumerate(names, 1)
         ]
         made = Cluster(plane, nodes)

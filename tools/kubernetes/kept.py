@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -34,12 +34,13 @@ TOOLS_IMAGE = "localhost/towpath-tools:1"
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """Packages of Debian 12, unpacked, and nothing set up."""
+    """Packages of a release of Debian, unpacked, and nothing set up."""
 
     name: str
     packages: tuple[str, ...]
     dependencies: str = "with"
     """``with``: all that they depend on is there too; ``without``: just these."""
+    release: str = field(default=RELEASE, repr=False)
 
     @property
     def path(self) -> Path:
@@ -62,6 +63,10 @@ RUNTIME = Root(
     "runtime", ("containerd", "runc", "containernetworking-plugins", "libseccomp2"), "without"
 )
 """What makes a machine a node, beside the kubelet."""
+NEWER = Root(
+    "runtime-newer", ("containerd", "containernetworking-plugins"), "without", release="sid"
+)
+"""containerd 2, and a portmap plugin that has nftables too: what a test wants, beside RUNTIME."""
 TOOLS = Root("tools", ("curl", "iperf3", "iproute2", "nginx-light", "python3", "iputils-ping"))
 """What pods of tests are made of."""
 SUPPORTED = (RUNTIME, TOOLS)
@@ -84,6 +89,16 @@ def make() -> None:
     """Make what isn't kept. KubernetesError: it can't be had."""
     for root in SUPPORTED:
         make_root(root)
+    _make_small()
+
+
+def make_more() -> None:
+    """Make what only some tests want. KubernetesError: it can't be had."""
+    for root in (IPTABLES, NEWER):
+        make_root(root)
+
+
+def _make_small() -> None:
     with _new(pause().parent) as made:
         if made is not None:
             for each in _SMALL:
@@ -97,7 +112,7 @@ def make_root(root: Root) -> None:
             return
         try:
             with TemporaryDirectory(dir=made.parent) as name:
-                archive = Archive.opened(RELEASE, Path(name, "apt"))
+                archive = Archive.opened(root.release, Path(name, "apt"))
                 get = archive.download_all if root.dependencies == "with" else archive.download
                 _fill(made, get(list(root.packages)))
         except DownloadError as error:

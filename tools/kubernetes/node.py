@@ -43,14 +43,21 @@ _SOCKET = "/run/containerd/containerd.sock"
 
 
 class Node:
-    """One of them. ``index``, from 1, decides its addresses."""
+    """One of them. ``index``, from 1, decides its addresses. ``newer``: it has containerd 2."""
 
     def __init__(
-        self, plane: ControlPlane, name: str, index: int, layout: Layout = "unified"
+        self,
+        plane: ControlPlane,
+        name: str,
+        index: int,
+        layout: Layout = "unified",
+        *,
+        newer: bool = False,
     ) -> None:
         self.plane = plane
         self.name = name
         self.layout = layout
+        self.newer = newer
         self.address = f"192.168.88.{10 + index}"
         self.address6 = f"fd88::{10 + index}"
         self.pod_ranges: list[str] = []
@@ -131,7 +138,7 @@ class Node:
 
     def import_image(self, archive: Path) -> None:
         """Give its containerd an image."""
-        ctr = kept.RUNTIME.path / "usr/bin/ctr"
+        ctr = self.programs / "ctr"
         self.run(ctr, "--address", _SOCKET, "-n", "k8s.io", "images", "import", archive)
 
     def route_to(self, other: Node) -> None:
@@ -139,6 +146,11 @@ class Node:
         for each in other.pod_ranges:
             via = other.address6 if ":" in each else other.address
             ip("-n", self.netns, "route", "replace", each, "via", via)
+
+    @property
+    def programs(self) -> Path:
+        """Where containerd and what belongs to it are."""
+        return (kept.NEWER if self.newer else kept.RUNTIME).path / "usr/bin"
 
     def _program(self, name: str, words: list[str]) -> Program:
         return _Inside(self, name, words)
@@ -224,7 +236,7 @@ class Node:
             wrapper.chmod(0o755)
             runc = wrapper
         (self.directory / "containerd.toml").write_text(
-            _CONTAINERD.format(runtime=kept.RUNTIME.path, runc=runc)
+            (_NEWER if self.newer else _CONTAINERD).format(runtime=kept.RUNTIME.path, runc=runc)
         )
         (self.directory / "kubelet.json").write_text(json.dumps(self._kubelet_configuration()))
 
@@ -280,7 +292,7 @@ class Node:
 
     def _containerd_command(self) -> list[str]:
         return [
-            str(kept.RUNTIME.path / "usr/bin/containerd"),
+            str(self.programs / "containerd"),
             "--config",
             str(self.directory / "containerd.toml"),
         ]
@@ -315,7 +327,8 @@ class _Inside(Program):
 
     def start(self, *more: str) -> None:
         runtime = kept.RUNTIME.path
-        path = f"PATH={runtime}/usr/bin:{runtime}/usr/sbin:{os.environ['PATH']}:/usr/sbin:/sbin"
+        own = f"{self._node.programs}:{runtime}/usr/bin:{runtime}/usr/sbin"
+        path = f"PATH={own}:{os.environ['PATH']}:/usr/sbin:/sbin"
         library = f"LD_LIBRARY_PATH={runtime}/usr/lib/x86_64-linux-gnu"
         self.command = self._node.command("env", path, library, *self._words)
         super().start(*more)
@@ -342,6 +355,22 @@ disabled_plugins = ["io.containerd.internal.v1.opt"]
       BinaryName = "{runc}"
       SystemdCgroup = false
 """
+
+_NEWER = """version = 3
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "localhost/towpath-pause:1"
+[plugins."io.containerd.cri.v1.runtime"]
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dirs = ["{runtime}/usr/lib/cni"]
+  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+      BinaryName = "{runc}"
+      SystemdCgroup = false
+"""
+"""The same for containerd 2."""
 
 
 def ip(*words: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import TypeAlias
 
 from towpath.model.kinds import Address, Prefix, address_of, not_unicast
@@ -57,3 +57,13 @@ def read_prefix(text: str) -> Prefix:
     if mapped is not None and found.prefixlen >= _MAPPED:
         return IPv4Network((mapped, found.prefixlen - _MAPPED))
     return found
+
+
+def is_plain(text: str, found: Address | Prefix) -> bool:
+    """Whether whoever reads a text takes it for this, and for nothing else."""
+    try:
+        if isinstance(found, IPv4Network | IPv6Network):
+            return ip_network(text) == found
+        return address_of(text) == found
+    except ValueError:
+        return False

@@ -54,11 +54,14 @@ def merge(
     refusals: list[Refusal] = []
     by_family: dict[int, list[Slice]] = {4: [], 6: []}
     for each in slices:
-        of_another = each.owners and service.metadata.uid not in each.owners
-        if each.family is not None and not of_another:
-            by_family[each.family].append(each)
-            if each.unusable:
-                refusals.append(_unusable(service, each))
+        if each.owners and service.metadata.uid not in each.owners:
+            continue  # of another
+        if each.family is None:
+            refusals.append(_of_no_family(service, each))
+            continue
+        by_family[each.family].append(each)
+        if each.unusable:
+            refusals.append(_unusable(service, each))
     merged: Endpoints = {}
     for port in service.spec.ports or ():
         for family, listed in by_family.items():
@@ -172,6 +175,13 @@ def _unusable(service: Service, found: Slice) -> Refusal:
         *("Service", where.namespace, where.name, "InvalidAddress"),
         what + "; ".join(found.unusable),
     )
+
+
+def _of_no_family(service: Service, found: Slice) -> Refusal:
+    """Endpoints of a kind that later versions may know."""
+    where = service.metadata
+    what = f"EndpointSlice {found.name} isn't served: its addressType is neither IPv4 nor IPv6"
+    return Refusal("Service", where.namespace, where.name, "AddressTypeNotSupported", what)
 
 
 def _unmatched(service: Service, port: ServicePort, listed: Iterable[Slice]) -> Iterator[Refusal]:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from towpath.core.kubernetes.addresses import read_prefix, read_unicast
+from towpath.core.kubernetes.addresses import is_plain, read_prefix, read_unicast
 from towpath.core.kubernetes.problems import Refusal
 from towpath.core.kubernetes.services import PROXY_NAME
 from towpath.core.kubernetes.topology import for_all, for_local
@@ -31,6 +31,13 @@ _SHRINK = 8
 """A table stays until one of so many times fewer endpoints would do: a size that changes moves
 flows that nobody remembers."""
 DEFAULT_TIMEOUT = 10800
+_KNOWN = {
+    "type": {"ClusterIP", "NodePort", "LoadBalancer"},
+    "sessionAffinity": {"None", "ClientIP"},
+    "internalTrafficPolicy": {"Cluster", "Local"},
+    "externalTrafficPolicy": {"Cluster", "Local"},
+}
+"""What fields may say; later versions of Kubernetes may know more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,9 @@ class _Translation:
         self._affinity = self._read_affinity()
 
     def run(self) -> Translated:
-        clusters = self._addresses(self._spec.cluster_ips or [self._spec.cluster_ip or ""])
+        self._look_for_unknown()
+        texts = self._spec.cluster_ips or [self._spec.cluster_ip or ""]
+        clusters = self._addresses(texts, "clusterIPs")
         self._families = {each.version for each in clusters}
         for port in self._ports():
             for vip in clusters:
@@ -129,22 +138,47 @@ class _Translation:
             for wish in self._external(port):
                 self._put_external(wish)
         self._made.health = self._health()
+        # What is said of an address is said for each port.
+        self._made.refusals = list(dict.fromkeys(self._made.refusals))
         return self._made
 
     def _refuse(self, reason: str, message: str) -> None:
         name, namespace = self._meta.name, self._meta.namespace
         self._made.refusals.append(Refusal("Service", namespace, name, reason, message))
 
+    def _look_for_unknown(self) -> None:
+        """Tell of what isn't understood, and so not done."""
+        spec = self._spec
+        said = (
+            spec.type,
+            spec.session_affinity,
+            spec.internal_traffic_policy,
+            spec.external_traffic_policy,
+        )
+        for (field_name, known), value in zip(_KNOWN.items(), said, strict=True):
+            if value and value not in known:
+                instead = min(known) if field_name != "sessionAffinity" else "None"
+                what = f"{field_name}: {value!r} isn't known, and taken for {instead!r}"
+                self._refuse("UnknownValue", what)
+
     # ---- What it is at ---------------------------------------------------------------------------
 
-    def _addresses(self, texts: Iterable[str]) -> list[Address]:
+    def _addresses(self, texts: Iterable[str], where: str) -> list[Address]:
         found = []
         for text in texts:
             try:
-                found.append(read_unicast(text))
+                address = read_unicast(text)
             except ValueError as error:
                 self._refuse("InvalidAddress", f"{text!r} can't be served: {error}")
+                continue
+            found.append(address)
+            self._tell_how_read(where, text, address)
         return found
+
+    def _tell_how_read(self, where: str, text: str, found: Address | Prefix) -> None:
+        """Others may read otherwise what was stored before the API checked it."""
+        if not is_plain(text, found):
+            self._refuse("AmbiguousAddress", f"{where}: {text!r} is taken for {found}")
 
     def _ports(self) -> Iterator[_Port]:
         for each in self._spec.ports or ():
@@ -160,7 +194,7 @@ class _Translation:
         """Node ports, addresses of load balancers, external ones that are allowed."""
         yield from self._at_nodes(port)
         yield from self._at_load_balancers(port)
-        for vip in self._of_family(self._addresses(self._spec.external_ips or ()), "externalIPs"):
+        for vip in self._of_family(self._spec.external_ips or (), "externalIPs"):
             if any(vip in prefix for prefix in self._here.external_ips):
                 yield _Wish("external", vip, port)
             else:
@@ -180,14 +214,20 @@ class _Translation:
         given = self._status.load_balancer if self._status else None
         if self._spec.type != "LoadBalancer" or given is None:
             return
-        texts = [each.ip for each in given.ingress or () if each.ip and each.ip_mode != "Proxy"]
-        for vip in self._of_family(self._addresses(texts), "status.loadBalancer"):
+        texts = [each.ip for each in given.ingress or () if each.ip and self._is_vip(each)]
+        for vip in self._of_family(texts, "status.loadBalancer"):
             sources = self._sources(vip)
             if sources != ():
                 yield _Wish("lb", vip, port, sources)
 
-    def _of_family(self, found: Iterable[Address], where: str) -> Iterator[Address]:
-        for vip in found:
+    def _is_vip(self, given: objects.Ingress) -> bool:
+        if given.ip_mode not in {None, "VIP", "Proxy"}:
+            what = f"ipMode: {given.ip_mode!r} isn't known: {given.ip} isn't served"
+            self._refuse("UnknownValue", what)
+        return given.ip_mode in {None, "VIP"}
+
+    def _of_family(self, texts: Iterable[str], where: str) -> Iterator[Address]:
+        for vip in self._addresses(texts, where):
             if vip.version in self._families:
                 yield vip
             else:
@@ -202,11 +242,16 @@ class _Translation:
         found = []
         for text in texts:
             try:
-                found.append(read_prefix(text))
+                prefix = read_prefix(text)
             except ValueError as error:
                 what = f"loadBalancerSourceRanges: {text!r} lets nobody in: {error}"
                 self._refuse("InvalidSourceRange", what)
+                continue
+            found.append(prefix)
+            self._tell_how_read("loadBalancerSourceRanges", text, prefix)
         mine = tuple(each for each in found if each.version == vip.version)
+        if any(each.prefixlen == 0 for each in mine):
+            return None  # then sockets, which know no client's address, are served as well
         if not mine:
             what = (
                 f"{vip} isn't served: loadBalancerSourceRanges lets nobody of IPv{vip.version} in"

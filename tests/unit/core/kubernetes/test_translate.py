@@ -221,6 +221,8 @@ def test_source_ranges() -> None:
         "203.0.113.0/24",
     ]
     assert services[NAME].allow_from is None
+    told.service(**spec, loadBalancerSourceRanges=["192.0.2.0/24", "0.0.0.0/0"])
+    assert told.take()[f"{LB_NAME}:node"].allow_from is None, "all of the family"
     told.service(**spec, loadBalancerSourceRanges=["nonsense"])
     assert f"{LB_NAME}:node" not in told.take(), "nobody is let in, not everybody"
     assert "'nonsense' lets nobody in" in told.refused()

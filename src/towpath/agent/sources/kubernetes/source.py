@@ -23,7 +23,7 @@ from towpath.agent.sources.kubernetes.pods import PodLimits
 from towpath.agent.sources.kubernetes.pools import AddressPools
 from towpath.agent.sources.kubernetes.ports import HeldPorts
 from towpath.agent.sources.kubernetes.settings import resources, settings_of
-from towpath.agent.sources.kubernetes.takeover import taking_over
+from towpath.agent.sources.kubernetes.takeover import taking_over, without_wait
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
 from towpath.core.kubernetes.problems import Refusal
@@ -270,9 +270,13 @@ class Source:
             more = (
                 self._section.service_proxy_name is not None and put.keys() - self._in_force.keys()
             )
-            tracking = self._given.shared.tracking
-            async with taking_over(tracking, first=first, more=bool(more)):
-                await self._attempt_all(put, remove)
+            if more and not first:
+                at_once, put = without_wait(put)
+                await self._attempt_all(at_once, ())
+            if not self._growing:
+                tracking = self._given.shared.tracking
+                async with taking_over(tracking, first=first, more=bool(more)):
+                    await self._attempt_all(put, remove)
             if self._growing:
                 return
             self._intake.settle(tuple(self._refused.values()))

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from towpath.agent.parts import Tracking
+    from towpath.model import Service
 
 
 @asynccontextmanager
@@ -26,3 +27,13 @@ async def taking_over(tracking: Tracking | None, *, first: bool, more: bool) -> 
         yield
     finally:
         await tracking.settle()
+
+
+def without_wait(put: Mapping[str, Service]) -> tuple[dict[str, Service], dict[str, Service]]:
+    """Return the services that needn't wait for a look at others' connections, and the rest.
+
+    Sockets translate nothing that another has begun; and whoever had these Services until now may
+    have left them already.
+    """
+    here = {name: each for name, each in put.items() if each.scope == "node"}
+    return here, {name: each for name, each in put.items() if name not in here}
