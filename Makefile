@@ -23,6 +23,9 @@
 #                 table in docs/install.md and accepts sizes
 #   make declared a few of the tests where this machine seems to have nothing
 #                 but what outside.txt declares (needs root)
+#   make kubernetes-bench  what a large cluster and endpoints that change cost, held to ratios of
+#                 kube-proxy's figures in the same run (needs root, and what make kubernetes builds;
+#                 some 25 minutes): SCALE_ARGS="--services 10", CHURN_ARGS="--seconds 255"
 #   make bare     `make demo` and `make test` in fresh roots of Debian 12, 13 and
 #                 unstable (needs root); BARE_ARGS="--on trixie --command demo"
 #                 chooses, WRITE=1 also writes the table in docs/install.md
@@ -109,6 +112,13 @@ kubernetes: objects
 kubernetes-demo: objects
 	@tools/install dev,demo demo test kubernetes
 	@$(BIN)/python -m tools.kubernetes.demo $(DEMO_ARGS)
+
+.PHONY: kubernetes-bench
+kubernetes-bench: objects
+	@tools/install dev,demo demo test kubernetes
+	$(ISOLATED) --net --mount $(BIN)/python -m tools.kubernetes.scale --check $(SCALE_ARGS)
+	$(ISOLATED) --net --mount $(BIN)/python -m tools.kubernetes.churn --check --slices --grace 1.5 \
+		--parts endpoints --seconds 60 $(CHURN_ARGS)
 
 bare:
 	@tools/install dev,demo demo test bare

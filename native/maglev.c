@@ -102,10 +102,20 @@ static void share_slots(struct class *classes, uint32_t count, uint32_t size)
 	}
 }
 
-/* One turn of every member, in order; those that have their slots leave. */
-static void take_turns(struct class *c, uint32_t *table, uint32_t size)
+static void end_turn(struct class *c, uint32_t kept)
 {
-	uint32_t kept = 0;
+	c->count = kept;
+	c->turn++;
+	c->time = turn_time(c->turn, c->weight);
+}
+
+/*
+ * One turn of every member, in order; those that have their slots leave. Returns how many slots
+ * were taken.
+ */
+static uint32_t take_turns(struct class *c, uint32_t *table, uint32_t size)
+{
+	uint32_t kept = 0, taken = 0;
 
 	for (uint32_t i = 0; i < c->count; i++) {
 		struct member m = c->members[i];
@@ -113,15 +123,60 @@ static void take_turns(struct class *c, uint32_t *table, uint32_t size)
 
 		/* Without branches: whether a slot is free can't be foretold. */
 		*slot = is_free ? m.label : *slot;
+		taken += is_free;
 		m.slots -= is_free;
 		m.next += m.skip;
 		m.next -= m.next >= size ? size : 0;
 		c->members[kept] = m;
 		kept += m.slots != 0;
 	}
+	end_turn(c, kept);
+	return taken;
+}
+
+/* Slots that are free, a bit each: while few are, looks at taken ones find nothing else there. */
+#define BITS 64
+/* From then on: of so many slots one is free. */
+#define LATE 8
+
+static uint64_t *note_free(const uint32_t *table, uint32_t size)
+{
+	uint64_t *found = calloc(size / BITS + 1, sizeof(*found));
+
+	for (uint32_t slot = 0; found && slot < size; slot++)
+		found[slot / BITS] |= (uint64_t)(table[slot] == FREE) << slot % BITS;
+	return found;
+}
+
+/* Those that lack nothing leave. */
+static void keep_lacking(struct class *c)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < c->count; i++)
+		if (c->members[i].slots)
+			c->members[kept++] = c->members[i];
 	c->count = kept;
-	c->turn++;
-	c->time = turn_time(c->turn, c->weight);
+}
+
+/* The same as take_turns(), once nearly all slots are taken. */
+static void take_late_turns(struct class *c, uint32_t *table, uint64_t *spare, uint32_t size)
+{
+	uint32_t left = 0;
+
+	for (struct member *m = c->members; m < c->members + c->count; m++) {
+		uint32_t slot = m->next, next = slot + m->skip;
+
+		m->next = next >= size ? next - size : next;
+		if (__builtin_expect(spare[slot / BITS] >> slot % BITS & 1, 0)) {
+			spare[slot / BITS] &= ~(1ULL << slot % BITS);
+			table[slot] = m->label;
+			left += !--m->slots;
+		}
+	}
+	if (left)
+		keep_lacking(c);
+	end_turn(c, c->count);
 }
 
 static int is_before(const struct class *a, const struct class *b)
@@ -230,17 +285,38 @@ static uint32_t make_members(const struct scratch *scratch, const struct backend
 	return made;
 }
 
+/* Slots that members still have to take. */
+static uint32_t slots_lacking(const struct class *classes, uint32_t count)
+{
+	uint32_t lacking = 0;
+
+	for (const struct class *c = classes; c < classes + count; c++)
+		for (uint32_t i = 0; i < c->count; i++)
+			lacking += c->members[i].slots;
+	return lacking;
+}
+
 /* Takes turns until nobody lacks a slot. */
 static void fill(struct class *heap, uint32_t left, uint32_t *table, uint32_t size)
 {
+	uint32_t lacking = slots_lacking(heap, left);
+	uint64_t *spare = NULL;
+
 	/* Falling weight is rising time: the array is a heap already. */
 	while (left) {
-		if (heap[0].count)
-			take_turns(&heap[0], table, size);
+		if (!spare && lacking <= size / LATE)
+			spare = note_free(table, size);
+		if (heap[0].count) {
+			if (spare)
+				take_late_turns(&heap[0], table, spare, size);
+			else
+				lacking -= take_turns(&heap[0], table, size);
+		}
 		if (!heap[0].count)
 			heap[0] = heap[--left];
 		sift_down(heap, left, 0);
 	}
+	free(spare);
 }
 
 /* Frees the slots of those away and counts what the others have. */
@@ -255,17 +331,6 @@ static void vacate(const struct scratch *scratch, const struct backends *all, ui
 		else
 			scratch->owned[table[slot]]++;
 	}
-}
-
-/* Those that lack nothing leave. */
-static void keep_lacking(struct class *c)
-{
-	uint32_t kept = 0;
-
-	for (uint32_t i = 0; i < c->count; i++)
-		if (c->members[i].slots)
-			c->members[kept++] = c->members[i];
-	c->count = kept;
 }
 
 /* Has the others take the slots of those away. -1: there is no memory. */

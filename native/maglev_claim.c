@@ -24,7 +24,7 @@
 /* Slots that all members are asked for before the next: 4 KiB of keys. */
 #define BLOCK 1024
 /* More members than that would be asked about each slot for longer than turns take. */
-#define MOST_MEMBERS 128
+#define MOST_MEMBERS 72
 
 typedef uint32_t vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 

@@ -6,7 +6,8 @@
 A real API server and controller-manager, a node with the proxy, and pods that are objects of the
 API and servers on addresses: half of them on the node, half elsewhere. A pod serves for a while
 after it has gone from the API, as one that is told to end does. Clients are on the node, at the
-ClusterIP, and outside, at a node port. Prints JSON.
+ClusterIP, and outside, at a node port. Prints JSON. With ``--check`` both proxies are measured,
+and it fails if requests of Towpath's fail, or something is above its limit (`checks`).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.kubernetes.harness_proxies import proxies
+from tools.kubernetes import checks, load
 from tools.kubernetes import control_plane as control
-from tools.kubernetes import load
 from tools.kubernetes.asker import Asker
 from tools.kubernetes.churn_endpoints import MERGE, Pods, Slices
 from tools.kubernetes.churn_faults import FAULTS
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 PORTS = (8080, 8081)
 NODE_PORT = 30080
 PARTS = ("nothing", "ports", "endpoints", *FAULTS)
+PROXIES = ("kube-proxy", "towpath")
 DEFAULT_PARTS = ("nothing", "ports", "endpoints", "ports+endpoints")
 HERE, ELSEWHERE = "10.244.1", "10.244.2"
 WORKERS = 8
@@ -62,7 +64,8 @@ SLICES = (
 def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m tools.kubernetes.churn")
-    parser.add_argument("--proxy", choices=("towpath", "kube-proxy"), required=True)
+    parser.add_argument("--proxy", choices=PROXIES, help="or, to check, both in turn")
+    parser.add_argument("--check", action="store_true", help="fail above limits")
     parser.add_argument("--pods", type=int, default=250)
     parser.add_argument("--seconds", type=float, default=30, help="of each part")
     parser.add_argument("--rate", type=float, default=200, help="requests a second, of each client")
@@ -74,6 +77,8 @@ def main() -> int:
     )
     options = parser.parse_args()
     asked = {one for part in options.parts for one in part.split("+")}
+    if options.check == bool(options.proxy):
+        parser.error("one of --proxy and --check; limits are ratios of both proxies' figures")
     if unknown := asked - {*PARTS}:
         parser.error(f"no part {', '.join(sorted(unknown))}; there are: {', '.join(PARTS)}")
     if options.slices and "ports" in asked:
@@ -82,10 +87,22 @@ def main() -> int:
         parser.error("takeover: it is Towpath that takes over")
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    if not options.check:
+        found = measure(options)
+        print(json.dumps(vars(options) | {"parts": found}, indent=2))
+        return 0
+    both = {}
+    for options.proxy in PROXIES:
+        print(options.proxy, file=sys.stderr, flush=True)
+        both[options.proxy] = measure(options)
+    print(json.dumps(vars(options) | {"proxies": both}, indent=2))
+    return checks.told(checks.churn(both))
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All parts, with a control plane and a node of their own."""
     with control.control_plane() as plane, rig(plane, options) as made:
-        found = made.measure()
-    print(json.dumps({"proxy": options.proxy} | vars(options) | {"parts": found}, indent=2))
-    return 0
+        return made.measure()
 
 
 class Rig:
@@ -284,12 +301,15 @@ class Rig:
         for each in found.values():
             each["which"] = list(reached(self.listed, syns, each["which"]))
             each["slow"] = list(reached(self.listed, syns, each["slow"], sure=True))
+        changed, lives = self.changes - before, pid == self.proxy.pid
+        used, number = cpu(pid) - spent if lives else 0.0, changed["endpoints"]
         return found | {
-            "changes": self.changes - before,
+            "changes": changed,
             "writes_of_slices": self.listed.writes - writes,
             "reached_after_removal": lateness(self.listed, syns, began),
             "servers_late_ms": round(1000 * late, 1),
-            "cpu_seconds": round(cpu(pid) - spent, 1) if pid == self.proxy.pid else None,
+            "cpu_seconds": round(used, 1) if lives else None,
+            "cpu_ms_each_change": round(1000 * used / number, 2) if lives and number else None,
         }
 
     def _asked(self) -> tuple[Syns, float]:

@@ -7,7 +7,7 @@ For each number of Services, kube-proxy 1.37 (nftables) and Towpath serve them i
 same objects and for the same process: from the start until all is in force, memory, CPU while
 nothing changes; and from the PUT of a slice to the first connection that obeys it, at rest and
 while another slice changes ten times a second. ``--write`` puts it into docs/results and
-docs/performance.md.
+docs/performance.md; with ``--check`` it fails if something is above its limit (`checks`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tests.kubernetes.harness_source import (
 )
 from tests.prog.kernel.harness_cgroups import new_cgroup
 from tests.prog.socket.harness import BACKENDS, Child, Servers
+from tools.kubernetes import checks, scale_document
 from tools.kubernetes import control_plane as control
-from tools.kubernetes import scale_document
 from tools.kubernetes.scale_world import INSIDE, KubeProxy, Towpath, World, cpu, memory
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def main() -> int:
     )
     parser.add_argument("--alone", action="store_true", help="without kube-proxy")
     parser.add_argument("--write", action="store_true", help="to docs")
+    parser.add_argument("--check", action="store_true", help="fail above limits")
     options = parser.parse_args()
+    if options.check and options.alone:
+        parser.error("--check: limits are ratios to kube-proxy's figures; leave out --alone")
     subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
     subprocess.run(["mount", "-t", "bpf", "none", "/sys/fs/bpf"], check=True)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -74,7 +77,7 @@ def main() -> int:
     print(json.dumps(found, indent=2))
     if options.write:
         scale_document.write(found)
-    return 0
+    return checks.told(checks.scale(found)) if options.check else 0
 
 
 def measure(plane: ControlPlane, directory: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property, partial
@@ -20,7 +21,7 @@ from towpath.datapath.health.foreign import Foreign, common_bits
 from towpath.datapath.health.path import HealthPath
 from towpath.datapath.host import Host
 from towpath.datapath.lb.contents import Contents
-from towpath.datapath.lb.destinations import destination
+from towpath.datapath.lb.destinations import destinations
 from towpath.datapath.lb.hops import BackendHops
 from towpath.datapath.lb.unwrap import UnwrapAddresses
 from towpath.datapath.lb.ways_by_flow import WaysByFlow
@@ -334,6 +335,10 @@ class Balancer(Closeable):
         """
         return {BackendKey(key, address): why for key, address, _, why in self._unreached()}
 
+    def reasons(self) -> dict[str, int]:
+        """Return how many these are, by the reason."""
+        return dict(Counter(why.reason for *_, why in self._unreached()))
+
     def _unreached(self) -> Iterator[tuple[ServiceKey, Address, int, Trouble]]:
         troubles = self._next_hops.troubles() if self._next_hops else {}
         if not troubles:
@@ -341,8 +346,9 @@ class Balancer(Closeable):
         for service in self._contents.installed:
             if service.key.scope == "node":
                 continue
+            towards = destinations(service, self._source)
             for address, handle in service.noted.items():
-                why = troubles.get(destination(service, address, self._source))
+                why = troubles.get(towards(address))
                 if why is not None:
                     yield service.key, address, handle, why
 

@@ -59,6 +59,10 @@ class Observed(Protocol):
         """Backends that packets don't get to, and why."""
         ...
 
+    def reasons(self) -> dict[str, int]:
+        """How many these are, by the reason."""
+        ...
+
     def local_backends(self) -> frozenset[BackendKey]:
         """Backends on this node."""
         ...
@@ -147,8 +151,7 @@ class Observer:
 
     def reasons(self) -> dict[str, int]:
         """How many backends packets don't get to, by the reason."""
-        found = self._writer.call(self._datapath.unreached)
-        return dict(Counter(why.reason for why in found.values()))
+        return self._writer.call(self._datapath.reasons)
 
     def checks(self, service: str | None = None) -> tuple[documents.Check, ...]:
         """How every backend is that is checked, or those of one service. NotFoundError."""

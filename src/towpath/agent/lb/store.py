@@ -197,6 +197,8 @@ class Store(Closeable):
             )
         # No other schema: an older version needs to know nothing of it.
         self._db.execute("CREATE INDEX IF NOT EXISTS leaving_by_document ON leaving (document)")
+        # Who has which, without going through all documents.
+        self._db.execute("CREATE INDEX IF NOT EXISTS services_by_owner ON services (owner)")
 
     @contextmanager
     def _explained(self, doing: str) -> Iterator[None]:

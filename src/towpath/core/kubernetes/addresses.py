@@ -30,7 +30,6 @@ def _clean(text: str) -> str:
     return _ZEROS.sub(lambda found: _decimal(found.group()), text)
 
 
-@lru_cache(maxsize=1 << 10)
 def read_address(text: str) -> Address:
     """Return an address that the API has stored. ValueError: it is none."""
     try:
@@ -42,6 +41,7 @@ def read_address(text: str) -> Address:
     return found
 
 
+@lru_cache(maxsize=1 << 10)
 def read_unicast(text: str) -> Address:
     """Return an address that packets can be sent to. ValueError."""
     found = read_address(text)

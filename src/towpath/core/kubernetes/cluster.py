@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 from towpath.core.kubernetes.addresses import read_unicast
 from towpath.core.kubernetes.before import Before
 from towpath.core.kubernetes.endpoints import SERVICE_NAME, merge
+from towpath.core.kubernetes.pace import Pace
 from towpath.core.kubernetes.services import kept
 from towpath.core.kubernetes.slices import read
 from towpath.core.kubernetes.translate import Here, Translated, is_served, translate
@@ -62,7 +63,7 @@ class NodePort(NamedTuple):
 
 
 class Cluster:
-    """The objects of one cluster. `take` says what has changed since it was last called."""
+    """The objects of one cluster. `take` and `take_due` say what has changed since last time."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -74,6 +75,7 @@ class Cluster:
         self._slice_of: dict[Name, Name] = {}
         self._nodes: dict[str, objects.Node] = {}
         self._dirty: set[Name] = set()
+        self._pace = Pace()
         self._endpoints: dict[Name, tuple[tuple[Key, Listed], ...]] = {}
         self._made: dict[Name, tuple[Service, ...]] = {}
         # Of what is made of Services, what few have: whoever asks need not look at all.
@@ -228,22 +230,37 @@ class Cluster:
 
     # ---- What it amounts to ----------------------------------------------------------------------
 
-    @property
-    def pending(self) -> bool:
-        """Whether `take` has something to look at."""
-        return bool(self._dirty)
+    def next_due(self, now: float) -> float | None:
+        """Seconds until `take_due` has something to look at. None: there is nothing."""
+        return self._pace.next_due(self._dirty, now)
+
+    def in_force(self, now: float) -> None:
+        """What was taken is in force: what rests does so from now on."""
+        self._pace.in_force(now)
+
+    def take_due(self, now: float) -> Changed:
+        """Return which services are others than before, but for those that rest by :class:`Pace`.
+
+        These are among the changes of a later call.
+        """
+        return self._take(self._pace.due(self._dirty, now), now)
 
     def take(self, now: float) -> Changed:
         """Return which services are others than when this was last called."""
+        return self._take(frozenset(self._dirty), now)
+
+    def _take(self, names: frozenset[Name], now: float) -> Changed:
         put: dict[str, Service] = {}
         remove: set[str] = set()
-        names, self._dirty = frozenset(self._dirty), set()
+        self._dirty -= names
         # Of two that are in each other's way the older one is served, on all nodes.
         for key in sorted(names, key=self._age):
             before = {each.name: each for each in self._made.get(key, ())}
             after = self._make(key, before, now)
             _keep(self._made, key, tuple(after.services.values()))
             self._note(key, after)
+            number = sum(len(each.backends) for each in after.services.values())
+            self._pace.looked_at(key, number, now)
             remove |= before.keys() - after.services.keys()
             put |= {name: made for name, made in after.services.items() if made != before.get(name)}
         self._before.settle()

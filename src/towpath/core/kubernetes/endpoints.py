@@ -69,9 +69,9 @@ def merge(
             made = _at_port(port, listed, is_gone)
             if _disagree(port, listed):
                 gone = _Gone(_ranks(listed), is_gone, now)
-                made |= {each.address: each for each in _held(made, before.get(key, ()), gone)}
+                made += _held(made, before.get(key, ()), gone)
             if made:
-                merged[key] = _listed(made.values(), listed)
+                merged[key] = _listed(made, listed)
             lacking = [each for each in listed if not made or _is_astray(service, each)]
             refusals += _unmatched(service, port, lacking)
     return merged, list(dict.fromkeys(refusals))
@@ -93,13 +93,14 @@ def _number(ports: Iterable[Port], wanted: ServicePort) -> int | None:
 
 def _at_port(
     port: ServicePort, listed: Iterable[Slice], is_gone: Callable[[str], bool]
-) -> dict[Address, Found]:
-    found: dict[Address, Found] = {}
+) -> list[Found]:
+    """Each address once."""
+    found: dict[int, Found] = {}
     for told in listed:  # the latest last
         number = _number(told.ports, port)
         if number is None:
             continue
-        for endpoint in told.endpoints:
+        for which, endpoint in zip(told.endpoints.numbers, told.endpoints, strict=True):
             address, said = endpoint
             if not said.rank:
                 continue
@@ -107,10 +108,10 @@ def _at_port(
                 continue
             at_port = said.port == number
             each = endpoint if at_port else Found(address, said_once(number, *said[1:]))
-            other = found.get(address)
+            other = found.get(which)
             if other is None or _better(each.said, other.said, port.target_port):
-                found[address] = each
-    return found
+                found[which] = each
+    return list(found.values())
 
 
 def _better(each: Said, other: Said, target: int | str | None) -> bool:
@@ -145,14 +146,16 @@ def _ranks(listed: Iterable[Slice]) -> dict[Address, int]:
     return found
 
 
-def _held(made: Mapping[Address, Found], before: Iterable[Found], gone: _Gone) -> Iterator[Found]:
+def _held(made: Iterable[Found], before: Iterable[Found], gone: _Gone) -> list[Found]:
     """Those that were ready, and of which nothing is said, or the same at other ports."""
+    there, found = {each.address for each in made}, []
     for address, was in before:
-        if address in made or not was.ready or (was.node is not None and gone.node(was.node)):
+        if address in there or not was.ready or (was.node is not None and gone.node(was.node)):
             continue
         since = gone.now if was.held_since is None else was.held_since
         if gone.ranks.get(address, READY) == READY and gone.now - since <= HOLD_SECONDS:
-            yield Found(address, was._replace(held_since=since))
+            found.append(Found(address, was._replace(held_since=since)))
+    return found
 
 
 def _is_astray(service: Service, found: Slice) -> bool:

@@ -15,6 +15,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.core.kubernetes.addresses import read_unicast
+from towpath.model.kinds import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,6 +100,11 @@ class Listed(Collection[Found]):
         return (self._addresses, self._said) == (other._addresses, other._said)
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def numbers(self) -> list[int]:
+        """A number for each one's address."""
+        return numbers(self._addresses)
 
     def _each(self) -> Iterable[Said]:
         return repeat(*self._said) if len(self._said) == 1 else self._said

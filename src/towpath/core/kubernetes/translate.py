@@ -11,6 +11,8 @@ from towpath.core.kubernetes.addresses import is_plain, read_prefix, read_unicas
 from towpath.core.kubernetes.problems import Refusal
 from towpath.core.kubernetes.services import PROXY_NAME
 from towpath.core.kubernetes.topology import for_all, for_local
+from towpath.model.kinds import numbers
+from towpath.model.numbered import numbers_of
 from towpath.model.service import Affinity, Backend, BackendState, Protocol, Service
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from towpath.model.service import Scope
     from towpath.model.sources.kubernetes import objects
 
-SIZES = (251, 1021, 4093, 16381, 65521, 262139)
+SIZES = (251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 131071, 262139)
 """Of Maglev tables: the least with 100 slots for each endpoint, and room to grow."""
 _SLOTS = 100
 _SHRINK = 8
@@ -279,20 +281,21 @@ class _Translation:
         active, draining = self._chosen(found, local=local)
         # Who asks at a socket of this node is sent to any endpoint in one way.
         here = self._here.node if scope == "all" else None
-        backends = (
-            *(_backend(each, port.port, BackendState.ACTIVE, here) for each in active),
-            *(_backend(each, port.port, BackendState.DRAINING, here) for each in draining),
-        )
         where = "" if wish.kind == "cluster" else f":{scope}"
         name = f"{self._meta.namespace}:{self._meta.name}:{port.label}:{wish.kind}"
         name = f"{name}:{wish.vip}{where}"
         before = self._before.get(name)
+        make = _Backends(before.backends if before else (), port.port, here)
+        backends = (
+            *make.of(active, BackendState.ACTIVE),
+            *make.of(draining, BackendState.DRAINING),
+        )
         self._made.services[name] = Service(
             name,
             wish.vip,
             port.port,
             port.protocol,
-            tuple(each for each in backends if _may_serve(each, wish.vip, scope)),
+            _without_itself(wish.vip, backends, scope),
             forwarding="snat",
             table_size=table_size(len(backends), before.table_size if before else 0),
             affinity=self._affinity,
@@ -326,16 +329,42 @@ class _Translation:
         return Health(port, self._meta.namespace, self._meta.name, by_family)
 
 
-def _backend(found: Found, port: int, state: BackendState, here: str | None) -> Backend:
-    own = None if found.said.port == port else found.said.port
-    local = here is not None and found.said.node == here
-    return Backend(found.address, 1, state, own, local)
+class _Backends:
+    """Makes backends of a service of one port; those that are as ``before`` are the very objects.
+
+    Whoever compares a service with that of before then sees at a glance what has stayed.
+    """
+
+    def __init__(self, before: tuple[Backend, ...], port: int, here: str | None) -> None:
+        self._before = dict(zip(numbers_of(before), before, strict=True))
+        self._port, self._here = port, here
+
+    def of(self, found: Collection[Found], state: BackendState) -> Iterator[Backend]:
+        """Yield those of some endpoints."""
+        addresses = numbers([each.address for each in found])
+        for number, (address, said) in zip(addresses, found, strict=True):
+            port = None if said.port == self._port else said.port
+            local = self._here is not None and said.node == self._here
+            was = self._before.get(number)
+            if was and (was.state, was.port, was.local) == (state, port, local):
+                yield was
+            else:
+                yield Backend(address, 1, state, port, local)
 
 
-def _may_serve(backend: Backend, vip: Address, scope: Scope) -> bool:
-    """Not at the VIP itself, but for a process of this node at another port of its."""
-    own = backend.port is not None and (backend.local or scope == "node")
-    return backend.address != vip or own
+def _without_itself(
+    vip: Address, backends: tuple[Backend, ...], scope: Scope
+) -> tuple[Backend, ...]:
+    """None is at the VIP itself, but for a process of this node at another port of its."""
+
+    def may_serve(backend: Backend) -> bool:
+        own = backend.port is not None and (backend.local or scope == "node")
+        return backend.address != vip or own
+
+    (number,) = numbers((vip,))
+    if number not in numbers_of(backends):
+        return backends
+    return tuple(each for each in backends if may_serve(each))
 
 
 def table_size(endpoints: int, before: int) -> int:

@@ -34,6 +34,7 @@ from towpath.core.lb.steps import (
     WithdrawService,
 )
 from towpath.documents import Plan, ServiceChange, ServiceName
+from towpath.model.numbered import numbers_of
 from towpath.model.service import Backend, BackendState, Service, ServiceKey, SourceRoute
 
 if TYPE_CHECKING:
@@ -109,8 +110,8 @@ def backends_gone(
         after = new[key]
         if _same_addresses(before, after):
             continue
-        there = {each.address for each in after.backends}
-        found += [(before, after, each) for each in before.backends if each.address not in there]
+        gone = _matched(before, after).removed
+        found += [(before, after, each) for each in gone]
     return tuple(found)
 
 
@@ -350,15 +351,14 @@ def _same_addresses(before: Service, after: Service) -> bool:
 def _matched(before: Service, after: Service) -> _Matched:
     if _same_addresses(before, after):
         return _Matched((), (), list(zip(before.backends, after.backends, strict=True)))
-    old = {backend.address: backend for backend in before.backends}
-    gone, added, pairs = old.copy(), [], []
-    for new in after.backends:
-        was = old.get(new.address)
+    gone = dict(zip(numbers_of(before.backends), before.backends, strict=True))
+    added, pairs = [], []
+    for number, new in zip(numbers_of(after.backends), after.backends, strict=True):
+        was = gone.pop(number, None)
         if was is None:
             added.append(new)
         else:
             pairs.append((was, new))
-            gone.pop(new.address, None)
     return _Matched(tuple(added), tuple(gone.values()), pairs)
 
 
@@ -428,9 +428,9 @@ def _share_moved(before: Service, after: Service, found: _Matched) -> float:
     one, other = (service_table.table(each.backends, each.table_size) for each in (before, after))
     if _same_addresses(before, after):
         return maglev.disruption(one, other)
-    there = (*after.backends, *found.removed)
-    numbers = {each.address: number for number, each in enumerate(there)}
-    places = np.array([numbers[each.address] for each in before.backends], np.uint32)
+    there = (*numbers_of(after.backends), *numbers_of(found.removed))
+    at = {number: place for place, number in enumerate(there)}
+    places = np.array([at[number] for number in numbers_of(before.backends)], np.uint32)
     # Those of the table after are in the order of their numbers.
     return maglev.disruption(np.take(places, one), other)
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from towpath.core.lb import maglev
+from towpath.itself import remembered
 from towpath.model.service import BackendState
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from towpath.model.service import Backend
-
 
 _KEPT = 8
 """Tables: of 65,521 slots, which a service of 250 backends has, each takes 256 KiB."""
@@ -35,8 +35,13 @@ def table(backends: Sequence[Backend], size: int) -> NDArray[np.uint32]:
 
     ValueError as :func:`towpath.core.lb.maglev.table` says.
     """
-    identities = tuple((backend.address.packed, backend.weight) for backend in backends)
-    away = tuple(at for at, each in enumerate(backends) if each.state is not BackendState.ACTIVE)
+    return _of(tuple(backends), size)
+
+
+@remembered(_KEPT)
+def _of(backends: tuple[Backend, ...], size: int) -> NDArray[np.uint32]:
+    identities = tuple([(backend.address.packed, backend.weight) for backend in backends])
+    away = tuple([at for at, each in enumerate(backends) if each.state is not BackendState.ACTIVE])
     return _table(identities, size, away)
 
 

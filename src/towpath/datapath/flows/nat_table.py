@@ -243,10 +243,9 @@ class NatFlows:
 
     def _read(self, first: int, wanted: Wanted) -> Translations:
         """The wanted entries of a chunk."""
-        rows, life, whole = self._copy(first // self._ways)
+        places, rows, life = self._copy(first // self._ways)
         idle = self._ages.read(first, life["seen"], self._clock.steps())
-        places = np.flatnonzero(whole)
-        rows, life, idle = rows[places], life[places], idle[places].astype(np.int64)
+        life, idle = life[places], idle[places].astype(np.int64)
         udp = rows["protocol"] == _UDP
         states = self._marks.states(life["client"], life["backend"], udp)
         left = self._allowed_for(rows, udp, states) - idle
@@ -276,21 +275,24 @@ class NatFlows:
         return np.asarray(np.where(udp & (own != 0), shorter, usual))
 
     def _copy(self, at: int) -> tuple[Array, Array, Array]:
-        """A chunk's entries, their life, and which of them were not written meanwhile.
+        """The places in a chunk of entries that are there, these entries, and the life of all.
 
-        Relies on loads staying in order, as the program does where it reads an entry.
+        Without those that were written meanwhile. Relies on loads staying in order, as the program
+        does where it reads an entry.
         """
         sets = min(_CHUNK_SETS, self._flows.max_entries)
         with (
             self._flows.mmap(at, sets, writable=False) as flows,
             self._heads.mmap(at, sets, writable=False) as heads,
         ):
-            before = flows.array["way"]["ref"].copy()
-            rows = flows.array["way"].copy()
+            before = flows.array["way"]["ref"].copy().reshape(-1)
+            # Of a table that has room most places are free: copying all takes longer than all else.
+            places = np.flatnonzero(before)
+            rows = flows.array["way"].reshape(-1)[places]
             life = heads.array["life"].copy()
-            after = flows.array["way"]["ref"].copy()
-        whole = (before != 0) & (rows["ref"] == before) & (after == before)
-        return rows.reshape(-1), life.reshape(-1), whole.reshape(-1)
+            after = flows.array["way"].reshape(-1)["ref"][places]
+            whole = (rows["ref"] == before[places]) & (after == before[places])
+        return places[whole], rows[whole], life.reshape(-1)
 
     def _wanted(self, made: Translations, wanted: Wanted) -> Array:
         kept = np.ones(len(made), bool) if wanted.expired else ~made.expired

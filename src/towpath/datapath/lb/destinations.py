@@ -11,7 +11,7 @@ from towpath.datapath.lb.local import nobody
 from towpath.datapath.neigh.next_hops import Destination
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from towpath.datapath.address import Address
     from towpath.datapath.lb.local import IsHere
@@ -59,18 +59,22 @@ class Destinations:
         return changed
 
     def _of(self, service: Installed) -> Iterator[Destination]:
+        towards, forwarding = destinations(service, self._source), service.options.forwarding
         for backend in service.backends():
-            if not self._is_here(service.options.forwarding, backend):
-                yield destination(service, backend.address, self._source)
+            if not self._is_here(forwarding, backend):
+                yield towards(backend.address)
 
 
-def destination(service: Installed, address: Address, source: Source) -> Destination:
-    """Where packets of a service go for one of its backends."""
+def destinations(service: Installed, source: Source) -> Callable[[Address], Destination]:
+    """Return what says where packets of a service go for one of its backends."""
     forwarding = service.options.forwarding
-    tunnel = _outer(source, address) if forwarding == "dsr" else None
-    return Destination(address, tunnel, on_link=forwarding == "l2")
+    if forwarding != "dsr":
+        on_link = forwarding == "l2"
+        return lambda address: Destination(address, None, on_link)
+    v4, v6 = map(_one, (source.ipv4, source.ipv6))
+    return lambda address: Destination(address, v4 if isinstance(address, IPv4Address) else v6)
 
 
-def _outer(source: Source, to: Address) -> Address | None:
-    found = source.ipv4 if isinstance(to, IPv4Address) else source.ipv6
-    return found if isinstance(found, IPv4Address | IPv6Address) else None
+def _one(outer: object) -> Address | None:
+    """The address that all tunnels of a family have, if it is one and the same."""
+    return outer if isinstance(outer, IPv4Address | IPv6Address) else None

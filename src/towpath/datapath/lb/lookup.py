@@ -187,8 +187,10 @@ class Endpoints:
     def _drop_unknown(self) -> None:
         """A VIP may be known still, or known already, of which no service is left or came."""
         for raw, _ in list(self._index):
+            if not raw[19] & self._flag:
+                continue
             vip, number = self._unpack(raw)
-            if raw[19] & self._flag and number == _ANY_PROTOCOL and vip not in self._vips:
+            if number == _ANY_PROTOCOL and vip not in self._vips:
                 self._index.remove(raw)
 
     def _without(self, space: Space, service: int) -> dict[int, Ports]:

@@ -6,6 +6,9 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+from towpath.model.kinds import numbers
+from towpath.model.numbered import numbers_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -19,8 +22,8 @@ class Noted:
     """In the order in which they came.
 
     Few, as nearly all services have, are two rows, which are replaced when one of them changes:
-    whoever has them keeps them. Dictionaries by address take six times as much memory, and to
-    hash an address takes as long as to look through some. Many are in one all the same.
+    whoever has them keeps them. A dictionary takes six times as much memory. Many are in one all
+    the same, by the numbers of their addresses.
     """
 
     __slots__ = ("_backends", "_handles", "_many")
@@ -28,7 +31,7 @@ class Noted:
     def __init__(self, backends: Sequence[Backend] = (), handles: Iterable[int] = ()) -> None:
         self._backends: tuple[Backend, ...] = ()
         self._handles: Sequence[int] = ()
-        self._many: dict[Address, tuple[Backend, int]] | None = None
+        self._many: dict[int, tuple[Backend, int]] | None = None
         self.add(backends, handles)
 
     def __eq__(self, other: object) -> bool:
@@ -60,21 +63,22 @@ class Noted:
 
     def backend(self, address: Address) -> Backend:
         """Return the one with an address, which is there."""
-        return self._backends[self._at(address)] if self._many is None else self._many[address][0]
+        if self._many is None:
+            return self._backends[self._at(address)]
+        return self._many[_number(address)][0]
 
     def handle(self, address: Address) -> int:
         """Return the handle of that."""
-        return self._handles[self._at(address)] if self._many is None else self._many[address][1]
+        if self._many is None:
+            return self._handles[self._at(address)]
+        return self._many[_number(address)][1]
 
     def handles_of(self, backends: Sequence[Backend]) -> Sequence[int]:
         """Return the handles of these, which are there, in their order."""
         if backends is self._backends:
             return self._handles
-        if self._many is not None:
-            many = self._many
-            return [many[each.address][1] for each in backends]
-        by_address = dict(self.items())
-        return [by_address[each.address] for each in backends]
+        there = self._all()
+        return [there[number][1] for number in numbers_of(tuple(backends))]
 
     def add(self, backends: Sequence[Backend], handles: Iterable[int]) -> None:
         """Note more, which aren't there."""
@@ -86,12 +90,12 @@ class Noted:
         if self._many is None:
             self._many = self._all()
             self._backends, self._handles = (), ()
-        self._many |= _by_address(backends, handles)
+        self._many |= _by_number(backends, handles)
 
     def set(self, backend: Backend, handle: int) -> None:
         """Note what the one with that address is now, and its handle."""
         if self._many is not None:
-            self._many[backend.address] = backend, handle
+            self._many[_number(backend.address)] = backend, handle
             return
         at = self._at(backend.address)
         self._backends = (*self._backends[:at], backend, *self._backends[at + 1 :])
@@ -100,7 +104,7 @@ class Noted:
     def remove(self, address: Address) -> None:
         """Forget one, which is there."""
         if self._many is not None:
-            del self._many[address]
+            del self._many[_number(address)]
             return
         at = self._at(address)
         self._backends = (*self._backends[:at], *self._backends[at + 1 :])
@@ -113,17 +117,22 @@ class Noted:
         made._many = None if self._many is None else self._many.copy()
         return made
 
-    def _all(self) -> dict[Address, tuple[Backend, int]]:
+    def _all(self) -> dict[int, tuple[Backend, int]]:
         if self._many is not None:
             return self._many
-        return _by_address(self._backends, self._handles)
+        return _by_number(self._backends, self._handles)
 
     def _at(self, address: Address) -> int:
         return [each.address for each in self._backends].index(address)
 
 
-def _by_address(
-    backends: Iterable[Backend], handles: Iterable[int]
-) -> dict[Address, tuple[Backend, int]]:
+def _by_number(
+    backends: Sequence[Backend], handles: Iterable[int]
+) -> dict[int, tuple[Backend, int]]:
     pairs = zip(backends, handles, strict=True)
-    return {backend.address: (backend, handle) for backend, handle in pairs}
+    return dict(zip(numbers_of(tuple(backends)), pairs, strict=True))
+
+
+def _number(address: Address) -> int:
+    (found,) = numbers((address,))
+    return found

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from towpath.datapath.lb.outer_source import MOST_ROUTES, Vips, route_of
+from towpath.model.numbered import numbers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,18 +43,22 @@ class Served:
 
     def change(self, before: Service | None, after: Service | None) -> None:
         """Take the one for the other. None: there is none."""
-        if after and before and after.vip == before.vip and _addresses(after) == _addresses(before):
-            return
-        if after is not None:
-            self._put(after)
-        if before is not None:
-            self._remove(before)
+        old, new = _by_number(before), _by_number(after)
+        self._put([address for number, address in new.items() if number not in old])
+        self._remove([address for number, address in old.items() if number not in new])
+        if before is None or after is None or before.vip != after.vip:
+            self._move(before.vip if before else None, after.vip if after else None)
 
-    def _put(self, service: Service) -> None:
-        self._vips[service.vip] += 1
-        if self._vips[service.vip] == 1:
-            self.vips.add(service.vip)
-        addresses = _addresses(service)
+    def _move(self, before: Address | Prefix | None, after: Address | Prefix | None) -> None:
+        """Count a service's VIP."""
+        if after is not None:
+            self._vips[after] += 1
+            if self._vips[after] == 1:
+                self.vips.add(after)
+        if before is not None and _leave(self._vips, before):
+            self.vips.remove(before)
+
+    def _put(self, addresses: list[Address]) -> None:
         routes = list(map(_number, addresses))
         self._users.update(routes)
         self._count(routes, 1)
@@ -61,10 +66,8 @@ class Served:
             if route not in self._routes:
                 self._routes[route] = address
 
-    def _remove(self, service: Service) -> None:
-        if _leave(self._vips, service.vip):
-            self.vips.remove(service.vip)
-        routes = list(map(_number, _addresses(service)))
+    def _remove(self, addresses: list[Address]) -> None:
+        routes = list(map(_number, addresses))
         self._count(routes, -1)
         for route in routes:
             if _leave(self._users, route):
@@ -85,8 +88,11 @@ class Served:
         return list(islice(self._routes.values(), MOST_ROUTES))
 
 
-def _addresses(service: Service) -> list[Address]:
-    return [each.address for each in service.backends]
+def _by_number(service: Service | None) -> dict[int, Address]:
+    if service is None:
+        return {}
+    addresses = [each.address for each in service.backends]
+    return dict(zip(numbers_of(service.backends), addresses, strict=True))
 
 
 def _number(backend: Address) -> int:

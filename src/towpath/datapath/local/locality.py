@@ -63,9 +63,7 @@ class Locality(Closeable):
         """
         if forwarding == "snat":
             return self.translates and self.is_meant(backend)
-        # Of a number the hash is there at once; of an address it takes longer than all else.
-        address = backend.address
-        return int(address) in self._own_numbers and address in self._own
+        return self.is_own(backend.address)
 
     def is_meant(self, backend: Backend) -> bool:
         """Whether it is on this node, as somebody has said or addresses and routes do."""
@@ -73,13 +71,14 @@ class Locality(Closeable):
 
     def is_own(self, address: Address) -> bool:
         """Whether it is the node's own."""
-        return address in self._own
+        # Of a number the hash is there at once; of an address it takes longer than all else.
+        return int(address) in self._own_numbers and address in self._own
 
     def has(self, address: Address) -> bool:
         """Whether it is the node's, or a pod's on it."""
-        if address in self._own:
+        if self.is_own(address):
             return True
-        if any(address in each for each in self._wish.prefixes or ()):
+        if self._wish.prefixes and any(address in each for each in self._wish.prefixes):
             return True
         return bool(self._wish.devices) and self._is_behind(address)
 

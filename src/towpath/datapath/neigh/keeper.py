@@ -204,8 +204,11 @@ class Keeper:
         """Ask the routes for what is wanted now and wasn't before: they are as they were."""
         wanted = dict.fromkeys(self._everything())
         new = [each for each in wanted if each not in self.ways]
-        known = self.ways | find(self._netlink, new, self._devices) if new else self.ways
-        self.ways = {each: known[each] for each in wanted}
+        if len(new) == len(wanted):
+            self.ways = find(self._netlink, new, self._devices)
+        else:
+            known = self.ways | find(self._netlink, new, self._devices) if new else self.ways
+            self.ways = {each: known[each] for each in wanted}
         self._arrange()
 
     def _everything(self) -> Iterator[Destination]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, NamedTuple
 
 from towpath.kernel.net import own_addresses, routes
@@ -33,8 +33,15 @@ class Destination(NamedTuple):
         return hash((int(self.address), source, self.on_link))
 
 
-# RFC 6890: what no router forwards. Where there is a route of its own somebody uses it.
-_RESERVED = (IPv4Network("169.254.0.0/16"), IPv4Network("240.0.0.0/4"))
+def _is_reserved(address: Address) -> bool:
+    """RFC 6890: what no router forwards. Where there is a route of its own somebody uses it."""
+    return isinstance(address, IPv4Address) and (
+        int(address) >> 16 == _LINK_LOCAL or int(address) >> 28 == _FUTURE
+    )
+
+
+_LINK_LOCAL, _FUTURE = 0xA9FE, 0xF
+"""169.254.0.0/16 and 240.0.0.0/4."""
 
 
 class Trouble(NamedTuple):
@@ -85,14 +92,17 @@ def find(
     found = _ask(netlink, wanted)
     gateways = any(hop.gateway for route in found for hop in route.hops)
     own = own_addresses.dump(netlink) if gateways else frozenset()
-    means: dict[int, _Meaning] = {}
-    ways = {}
-    for destination, route in zip(wanted, found, strict=True):
-        meaning = means.get(id(route))
-        if meaning is None:
-            meaning = means[id(route)] = _meaning(route, known, own)
-        ways[destination] = _way(destination, meaning)
-    return ways
+    means = {id(route): _meaning(route, known, own) for route in _each_once(found)}
+    # Nobody gets anywhere by these, whoever it is.
+    refused = {at: Way(trouble=each.trouble) for at, each in means.items() if not each.gateways}
+    return {
+        destination: refused.get(id(route)) or _way(destination, means[id(route)])
+        for destination, route in zip(wanted, found, strict=True)
+    }
+
+
+def _each_once(found: Iterable[Route]) -> Iterable[Route]:
+    return {id(route): route for route in found}.values()
 
 
 def _ask(netlink: Netlink, destinations: Sequence[Destination]) -> list[Route]:
@@ -147,10 +157,8 @@ def _meaning(route: Route, known: Mapping[int, Device], own: Collection[Address]
 
 def _way(destination: Destination, meaning: _Meaning) -> Way:
     why, hops, gateways, several, default = meaning
-    if not gateways:
-        return Way(trouble=why)
     address, _, on_link = destination
-    if default and any(address in each for each in _RESERVED):
+    if default and _is_reserved(address):
         return Way(trouble=trouble("martian"))
     if on_link and any(each not in (None, address) for each in gateways):
         return Way(trouble=trouble("not_on_link"))

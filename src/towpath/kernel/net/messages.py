@@ -108,12 +108,21 @@ class Netlink:
     def _at_once(self, requests: Sequence[tuple[int, bytes, int]]) -> list[bytes | int]:
         """The kernel has answered all before send() returns."""
         first = self._sequence + 1
-        self._socket.send(b"".join(self._message(*each) for each in requests))
+        self._socket.send(b"".join([self._message(*each) for each in requests]))
         found: dict[int, bytes | int] = {}
+        unpack, size = _HEADER.unpack_from, _HEADER.size
         while len(found) < len(requests):
-            for kind, _, sequence, body in split(self._socket.recv(_MAX_MESSAGE)):
+            # As `split` does: there may be a hundred thousand.
+            received = self._socket.recv(_MAX_MESSAGE)
+            at, end = 0, len(received) - size
+            while at <= end:
+                length, kind, _, sequence, _ = unpack(received, at)
+                if length < size:
+                    break
                 if sequence >= first:
+                    body = received[at + size : at + length]
                     found[sequence - first] = _errno(body) if kind == _ERROR else body
+                at += length + -length % 4
         return [found[number] for number in range(len(requests))]
 
     def _message(self, kind: int, body: bytes, flags: int) -> bytes:

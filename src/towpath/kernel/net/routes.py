@@ -7,6 +7,7 @@ import errno as errnos
 import socket
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -42,6 +43,7 @@ _DST, _SRC, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _METRICS, _MULTIPATH = 1, 2, 4,
 _TABLE = 15
 _MARK, _VIA, _NH_ID = 16, 18, 30
 _METRIC_MTU = 2
+_SIZE_V4 = 4
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, ifindex
 _DEAD = 1  # RTNH_F_DEAD
 _NHMSG = struct.Struct("=BBBBI")  # struct nhmsg
@@ -284,18 +286,21 @@ def _listed(answer: bytes, family: int, objects: NextHopObjects) -> Iterator[Lis
 
 def _question(question: Question) -> bytes:
     destination, source, mark = question
-    family = socket.AF_INET if destination.version == 4 else socket.AF_INET6  # noqa: PLR2004
-    bits = destination.max_prefixlen
-    flags = _FIB_MATCH
-    parts = [
-        _RTMSG.pack(family, bits, bits if source else 0, 0, 0, 0, 0, 0, flags),
-        attribute(_DST, destination.packed),
-    ]
-    if source:
-        parts.append(attribute(_SRC, source.packed))
+    packed = destination.packed
+    begin, end = _around(len(packed), source, mark)
+    return begin + packed + end
+
+
+@lru_cache(maxsize=64)
+def _around(size: int, source: Address | None, mark: int) -> tuple[bytes, bytes]:
+    """What stands before and after the bytes of a destination: for thousands it is the same."""
+    family = socket.AF_INET if size == _SIZE_V4 else socket.AF_INET6
+    bits = 8 * size
+    head = _RTMSG.pack(family, bits, bits if source else 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    after = attribute(_SRC, source.packed) if source else b""
     if mark:
-        parts.append(attribute(_MARK, mark))
-    return b"".join(parts)
+        after += attribute(_MARK, mark)
+    return head + attribute(_DST, bytes(size))[:-size], after
 
 
 def _read(body: bytes, objects: NextHopObjects) -> Route:

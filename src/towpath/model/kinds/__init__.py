@@ -20,6 +20,7 @@ from towpath.model.kinds.addresses import (
     Vip,
     address_of,
     not_unicast,
+    numbers,
     prefix_of,
     split_endpoint,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "fewest",
     "has_status",
     "not_unicast",
+    "numbers",
     "payload",
     "plain",
     "prefix_of",

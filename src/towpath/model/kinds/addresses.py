@@ -13,10 +13,13 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from towpath.model.kinds.base import FieldError, Kind, shown, text
 from towpath.model.kinds.scalars import Integer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Address = IPv4Address | IPv6Address
 Prefix = IPv4Network | IPv6Network
@@ -36,6 +39,15 @@ def address_of(text: str) -> Address:
         if max(a, b, c, d) <= _BYTE:
             return IPv4Address(a << 24 | b << 16 | c << 8 | d)
     return ip_address(text)
+
+
+def numbers(addresses: Iterable[Address]) -> list[int]:
+    """Return a number for each, by which those without a zone are told apart.
+
+    Of a number the hash is there at once. That of an address takes longer than most that is done
+    with it, and so does whether two are equal.
+    """
+    return [int(each) if isinstance(each, IPv4Address) else ~int(each) for each in addresses]
 
 
 def _is_common(address: Address) -> bool:

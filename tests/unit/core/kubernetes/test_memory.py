@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.unit.core.kubernetes.harness_cluster import read
 
-from towpath.core.kubernetes.addresses import read_address
+from towpath.core.kubernetes.addresses import read_unicast
 from towpath.core.kubernetes.cluster import Cluster, Settings
 from towpath.model.sources.kubernetes import objects
 
@@ -69,7 +69,7 @@ def put(cluster: Cluster, first: int) -> None:
         cluster.put(read(objects.Service, service(number)))
         cluster.put(read(objects.EndpointSlice, slice_of(number)))
     cluster.take(0.0)
-    read_address.cache_clear()
+    read_unicast.cache_clear()
 
 
 def test_an_endpoint_takes_few_bytes() -> None:

@@ -339,16 +339,16 @@ def test_twenty_thousand_ports() -> None:
 def test_table_sizes_follow_the_endpoints() -> None:
     """And don't change to and fro."""
     assert [table_size(n, 0) for n in (0, 1, 2, 3, 10, 11, 163, 164)] == [
-        *(251, 251, 251, 1021, 1021, 4093, 16381, 65521),
+        *(251, 251, 251, 509, 1021, 2039, 16381, 32749),
     ]
-    assert table_size(3, 4093) == 4093
-    assert table_size(1, 4093) == 251
+    assert table_size(3, 2039) == 2039
+    assert table_size(1, 2039) == 251
     told = made()
     told.service()
     told.slice("a", *addresses(0, 11))
-    assert told.take()[NAME].table_size == 4093
+    assert told.take()[NAME].table_size == 2039
     told.slice("a", *addresses(0, 9))
-    assert told.take()[NAME].table_size == 4093
+    assert told.take()[NAME].table_size == 2039
 
 
 def test_a_pod_with_the_nodes_network_and_a_node_port() -> None:
@@ -375,3 +375,18 @@ def test_the_older_of_two_comes_first() -> None:
         told.service(meta={"name": name, "creationTimestamp": stamp})
     changed = told.cluster.take(0.0)
     assert [each.name.split(":")[1] for each in changed.put] == ["b", "c", "a"]
+
+
+def test_backends_that_stay_are_the_very_objects() -> None:
+    """So whoever compares a service with that of before looks into those that are others."""
+    told = made()
+    told.service()
+    told.slice("a", *addresses(0, 11))
+    before = {each.address: each for each in told.take()[NAME].backends}
+    told.slice("a", *addresses(1, 12))
+    after = {each.address: each for each in told.take()[NAME].backends}
+    assert len(before.keys() & after.keys()) == 10
+    assert all(before[each] is after[each] for each in before.keys() & after.keys())
+    told.slice("a", *addresses(1, 12), ports=ports(8081))
+    moved = told.take()[NAME].backends
+    assert {each.port for each in moved} == {8081}

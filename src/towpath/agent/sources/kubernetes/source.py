@@ -228,24 +228,38 @@ class Source:
     # ---- What is handed in -----------------------------------------------------------------------
 
     async def _publish(self) -> None:
-        """Hand in what has changed; what changes meanwhile is in the next one."""
+        """Hand in what has changed; what changes meanwhile, or rests, is in the next one."""
+        rest: float | None = None
         while True:
             try:
                 # wait_for() of Python 3.11 may lose that it is cancelled.
-                async with asyncio.timeout(AGAIN_SECONDS):
+                async with asyncio.timeout(AGAIN_SECONDS if rest is None else rest):
                     await self._wake.wait()
             except TimeoutError:
                 again = self._refused and self._intake.may_fit_now()
-                if not (again or self.cluster.forget(time.monotonic())):
+                if rest is None and not (again or self.cluster.forget(time.monotonic())):
                     continue
             self._wake.clear()
+            rest = None
             if self._awaited or not all(each.synced for each in self.reflectors):
                 continue
+            if not self._takes_all and (rest := self.cluster.next_due(time.monotonic())):
+                continue
             await self._hand_in()
+            self.cluster.in_force(time.monotonic())
+            rest = self.cluster.next_due(time.monotonic())
+            if rest is not None:
+                self.lateness.told()
+
+    @property
+    def _takes_all(self) -> bool:
+        """Whether what is there is compared with what is in force: nothing rests then."""
+        return self._first or self._listed or self._accepting
 
     async def _hand_in(self) -> None:
         self.lateness.begin()
-        changed = self.cluster.take(time.monotonic())
+        take = self.cluster.take if self._takes_all else self.cluster.take_due
+        changed = take(time.monotonic())
         put = {each.name: each for each in changed.put}
         remove = set(changed.remove)
         if self._first:
