@@ -239,7 +239,9 @@ class Process:
             ServiceRows(memory.services, reclaimer, self.forgotten.update),
             ServiceOptions(memory.services, FLAGS, self.sources, ENCAPS, FORMS, memory.quic_forms),
             LocalBackends(memory.local, memory.services, LOCAL, INDEX_BITS),
-            ServerIds(IdIndex(memory.ids, ID_PROBES, reclaimer), memory.ids_limit),
+            ServerIds(
+                IdIndex(memory.ids, ID_PROBES, reclaimer, memory.ids_limit), memory.ids_limit
+            ),
             Marks(memory.marks, STATES),
         )
         self.alike = self.tables.adopt(by_key(known))

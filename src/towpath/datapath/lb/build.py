@@ -113,7 +113,8 @@ def _options(source: TableSource, reclaimer: Reclaimer) -> ServiceOptions:
 def _server_ids(source: TableSource, reclaimer: Reclaimer) -> ServerIds:
     slots = source.rows("quic_servers")
     probes = source.constant("quic_limits", "QUIC_PROBES")
-    return ServerIds(IdIndex(slots, probes, reclaimer), len(slots) // QUIC_SLOTS_PER_ID)
+    capacity = len(slots) // QUIC_SLOTS_PER_ID
+    return ServerIds(IdIndex(slots, probes, reclaimer, capacity), capacity)
 
 
 def _endpoints(source: TableSource, reclaimer: Reclaimer) -> Endpoints:

@@ -27,14 +27,17 @@ class IdIndex:
     """``quic_servers`` of ``bpf/lb/maps.h`` through a mapping of it.
 
     ``slots`` is an array of ``struct quic_server`` whose length is a power of two. Keys are records
-    of that type whose handle doesn't count.
+    of that type whose handle doesn't count. ``capacity``: how many there may be, of all services.
     """
 
-    def __init__(self, slots: np.ndarray[Any, Any], probes: int, reclaimer: Reclaimer) -> None:
+    def __init__(
+        self, slots: np.ndarray[Any, Any], probes: int, reclaimer: Reclaimer, capacity: int
+    ) -> None:
         self.key_dtype = slots.dtype
         self._ids = slots["id"]
         self._services = slots["service"]
         self._handles = slots["handle"]
+        self._capacity = capacity
         self._mask = len(slots) - 1
         self._probes = probes
         self._reclaimer = reclaimer
@@ -54,7 +57,8 @@ class IdIndex:
     def update(self, key: Any, handle: int) -> None:
         """Publish an id, or give it to another backend, in one store.
 
-        Raises CapacityError if every slot that the program would look at is taken.
+        Raises CapacityError if there are as many as may be, or if every slot that the program would
+        look at is taken.
         """
         pair = _pair(key)
         at = self._places.get(pair)
@@ -62,8 +66,8 @@ class IdIndex:
             at = self._find(pair)
             if at is None and self._reclaimer.reclaim():
                 at = self._find(pair)
-            if at is None:
-                used = len(self._places)
+            used = len(self._places)
+            if at is None or used == self._capacity:
                 raise CapacityError("server ids", used + 1, used, "server_ids")
             # In this order it never looks like one of that service with another id.
             self._ids[at], self._services[at] = pair[1], pair[0]

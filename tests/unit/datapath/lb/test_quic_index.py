@@ -58,7 +58,7 @@ def record(key: Key) -> Array:
 
 def filled(slots: Array, wait: Callable[[], None] = lambda: None) -> IdIndex:
     """An index in which a window is full, by handles from 1 on."""
-    index = IdIndex(slots, PROBES, Reclaimer(wait))
+    index = IdIndex(slots, PROBES, Reclaimer(wait), SLOTS)
     for number, each in enumerate(CROWD[:PROBES], 1):
         index.update(record(each), number)
     return index
@@ -97,7 +97,7 @@ class IndexMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.slots: Array = np.zeros(SLOTS, SLOT)
-        self.index = IdIndex(self.slots, PROBES, Reclaimer(self.finish_packet))
+        self.index = IdIndex(self.slots, PROBES, Reclaimer(self.finish_packet), SLOTS)
         self.truth: dict[Key, int] = {}
         self.packet: Packet | None = None
         self.packet_key = (0, 0)
@@ -137,7 +137,7 @@ class IndexMachine(RuleBasedStateMachine):
     def start_again(self) -> None:
         """Another process goes on with what is in memory. Its start takes longer than a packet."""
         self.finish_packet()
-        self.index = IdIndex(self.slots, PROBES, Reclaimer(self.finish_packet))
+        self.index = IdIndex(self.slots, PROBES, Reclaimer(self.finish_packet), SLOTS)
 
     @precondition(lambda self: self.packet is None)
     @rule(key=keys)
@@ -190,7 +190,7 @@ TestIds = IndexMachine.TestCase
 def test_a_slot_once_used_is_never_unused_again() -> None:
     """A look-up ends at a slot never used."""
     slots = np.zeros(SLOTS, SLOT)
-    index = IdIndex(slots, PROBES, Reclaimer(lambda: None))
+    index = IdIndex(slots, PROBES, Reclaimer(lambda: None), len(slots) // 4)
     for each in KEYS[:3]:
         index.update(record(each), 1)
     used = np.flatnonzero(slots["service"])
@@ -231,7 +231,7 @@ def test_what_a_death_has_left_begun_is_nobodys() -> None:
     slots = np.zeros(SLOTS, SLOT)
     at = candidates(CROWD[0])[0]
     slots["service"][at], slots["id"][at] = CROWD[0]
-    index = IdIndex(slots, PROBES, Reclaimer(lambda: None))
+    index = IdIndex(slots, PROBES, Reclaimer(lambda: None), len(slots) // 4)
     assert index.items() == []
     assert slots["service"][at] not in (0, CROWD[0][0])
     index.update(record(CROWD[1]), 5)
@@ -241,7 +241,9 @@ def test_what_a_death_has_left_begun_is_nobodys() -> None:
 def test_room_for_as_many_as_are_allowed() -> None:
     """A quarter of the slots: far fewer than a probe sequence are in each other's way."""
     slots = np.zeros(1 << 16, SLOT)
-    index = IdIndex(slots, PROBES, Reclaimer(lambda: None))
+    index = IdIndex(slots, PROBES, Reclaimer(lambda: None), len(slots) // 4)
     for number in range(1 << 14):
         index.update(record((1 + number % 3, number)), number + 1)
     assert all(server_of(slots, 1 + n % 3, n) == n + 1 for n in range(1 << 14))
+    with pytest.raises(CapacityError, match="16385 needed, 16384 at most"):
+        index.update(record((1, 1 << 14)), 1)
