@@ -15,6 +15,7 @@ import numpy as np
 
 from towpath.core.lb.hash import step
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.lb.probing import FreeSlots
 
 if TYPE_CHECKING:
     from towpath.datapath.lb.grace import Reclaimer
@@ -38,14 +39,11 @@ class IdIndex:
         self._services = slots["service"]
         self._handles = slots["handle"]
         self._capacity = capacity
-        self._mask = len(slots) - 1
-        self._probes = probes
-        self._reclaimer = reclaimer
+        self._free = FreeSlots(self._handles, probes, reclaimer)
         self._places = {
             (int(self._services[at]), int(self._ids[at])): int(at)
             for at in np.flatnonzero(self._handles)
         }
-        self._retired: set[int] = set()
         begun = (self._handles == 0) & (self._services != 0)
         self._services[begun], self._ids[begun] = _NOBODYS, 0
 
@@ -63,9 +61,7 @@ class IdIndex:
         pair = _pair(key)
         at = self._places.get(pair)
         if at is None:
-            at = self._find(pair)
-            if at is None and self._reclaimer.reclaim():
-                at = self._find(pair)
+            at = self._free.find(_first(pair))
             used = len(self._places)
             if at is None or used == self._capacity:
                 raise CapacityError("server ids", used + 1, used, "server_ids")
@@ -82,8 +78,7 @@ class IdIndex:
         at = self._places.pop(pair)
         self._handles[at] = 0
         self._services[at], self._ids[at] = _NOBODYS, 0
-        self._retired.add(at)
-        self._reclaimer.retire(lambda: self._retired.discard(at))
+        self._free.retire(at)
 
     def items(self) -> list[tuple[Any, int]]:
         """Return each id with the handle of whoever has it."""
@@ -94,14 +89,10 @@ class IdIndex:
             found.append((key, int(self._handles[at])))
         return found
 
-    def _find(self, pair: tuple[int, int]) -> int | None:
-        service, number = pair
-        first = step(step(0, number), service) >> 32
-        for i in range(self._probes):
-            at = (first + i) & self._mask
-            if not self._handles[at] and at not in self._retired:
-                return at
-        return None
+
+def _first(pair: tuple[int, int]) -> int:
+    """Return where the program begins to look."""
+    return step(step(0, pair[1]), pair[0]) >> 32
 
 
 def _pair(key: Any) -> tuple[int, int]:

@@ -18,6 +18,7 @@ import numpy as np
 from towpath.core.lb.hash import hash_vip
 from towpath.datapath.address import FAMILY_V6
 from towpath.datapath.errors import CapacityError
+from towpath.datapath.lb.probing import FreeSlots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,13 +47,11 @@ class VipIndex:
         self._prefix_flag = prefix_flag
         self._keys = slots.view(np.uint8).reshape(len(slots), -1)[:, :_KEY_BYTES]
         self._services = slots["service"]
-        self._mask = len(slots) - 1
         self._probes = probes
-        self._reclaimer = reclaimer
+        self._free = FreeSlots(self._services, probes, reclaimer)
         self._places: dict[bytes, int] = {
             self._keys[at].tobytes(): int(at) for at in np.flatnonzero(self._services)
         }
-        self._retired: set[int] = set()
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
         """Yield each key (20 bytes) and its service."""
@@ -70,9 +69,7 @@ class VipIndex:
         """
         at = self._places.get(key)
         if at is None:
-            at = self._find(key)
-            if at is None and self._reclaimer.reclaim():
-                at = self._find(key)
+            at = self._free.find(self._first(key))
             if at is None:
                 raise CapacityError("VIP index", self._probes + 1, self._probes, "services")
             self._keys[at] = np.frombuffer(key, np.uint8)
@@ -84,13 +81,7 @@ class VipIndex:
         at = self._places.pop(key)
         self._services[at] = 0
         self._keys[at, :_FAMILY] = 0
-        self._retired.add(at)
-        self._reclaimer.retire(lambda: self._retired.discard(at))
+        self._free.retire(at)
 
-    def _find(self, key: bytes) -> int | None:
-        first = hash_vip(key, is_v6=key[_FAMILY] & ~self._prefix_flag == FAMILY_V6) >> 32
-        for i in range(self._probes):
-            at = (first + i) & self._mask
-            if not self._services[at] and at not in self._retired:
-                return at
-        return None
+    def _first(self, key: bytes) -> int:
+        return hash_vip(key, is_v6=key[_FAMILY] & ~self._prefix_flag == FAMILY_V6) >> 32
