@@ -32,7 +32,8 @@ static __always_inline bool hop_holds(const struct next_hop *hop, __u32 tick, __
 static __always_inline bool hop_holds_untagged(const struct next_hop *hop, __u32 tick,
 					       __u32 rx_ifindex)
 {
-	return hop->tick == tick && hop->rx_ifindex == rx_ifindex && !*(const wide32 *)&hop->rx_vlan;
+	return hop->tick == tick && hop->rx_ifindex == rx_ifindex &&
+	       !*(const wide32 *)&hop->rx_vlan;
 }
 
 /* One that is yet to be found. */

@@ -135,8 +135,8 @@ __noinline int nat_extend_depth(__u32 slot)
 static __always_inline void nat_expect_replies(const struct lb_ctx *lb, struct nat *n,
 					       const struct backend *backend)
 {
-	__u64 reply = nat_reply_hash(n->search.key, &backend->addr, n->backend_port,
-				     lb->pkt.flow.family);
+	__u64 reply =
+		nat_reply_hash(n->search.key, &backend->addr, n->backend_port, lb->pkt.flow.family);
 
 	n->search.reply = reply;
 	n->search.reply_tag = nat_tag(reply);

@@ -124,8 +124,8 @@ __noinline int fast_nat_new(struct xdp_md *ctx, __u32 index)
 	if (!set || !lock || !learnt || learnt->learnt >= nat_learn)
 		return FAST_DOUBT;
 	bpf_spin_lock(&lock->lock);
-	bound = nat_bind_free(head, set, nat_whole_ways(head->forward, head->reply),
-			      &lb.pkt.flow, &n);
+	bound = nat_bind_free(head, set, nat_whole_ways(head->forward, head->reply), &lb.pkt.flow,
+			      &n);
 	bpf_spin_unlock(&lock->lock);
 	if (!bound)
 		return FAST_DOUBT;

@@ -170,8 +170,7 @@ static __always_inline bool nat_still(const struct lb_ctx *lb, const struct nat 
 				      const struct nat_life *life, const struct backend *backend,
 				      __u32 service)
 {
-	return backend && backend->service == service &&
-	       !nat_begins_anew(lb, n, life, backend);
+	return backend && backend->service == service && !nat_begins_anew(lb, n, life, backend);
 }
 
 /* The backend that a flow of this service has, NULL if it is a new one. */

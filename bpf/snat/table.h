@@ -24,8 +24,7 @@ static __always_inline __u64 nat_key(__be32 last_word, __be16 port, __u8 protoco
 	__u64 address = bpf_ntohl(last_word);
 
 	barrier_var(address); /* or all eight bytes are turned round, and masked */
-	return hash_step(flow_seed,
-			 bpf_ntohs(port) | (__u32)protocol << 16 | address << 24);
+	return hash_step(flow_seed, bpf_ntohs(port) | (__u32)protocol << 16 | address << 24);
 }
 
 /* Of what a backend sends: `key`, its address and port. */

@@ -69,7 +69,8 @@ def test_both_ways_begin_alike(ways: NatRig, protocol: int) -> None:
             sent = by(ways, way, frame)
             heads.append(ways.tables["nat_heads"].tobytes())
             by(ways, "towpath_lb", answer(sent, payload=PAYLOAD))
-            by(ways, "fast_alone", client_frame(4, protocol, flags="A", sport=sport, payload=PAYLOAD))
+            onward = client_frame(4, protocol, flags="A", sport=sport, payload=PAYLOAD)
+            by(ways, "fast_alone", onward)
         assert heads[0] == heads[1]
 
 
