@@ -331,15 +331,13 @@ static __noinline int fast_v6(struct xdp_md *ctx)
 static __always_inline int fast_begin(struct xdp_md *ctx, int left)
 {
 	__u32 flow = FAST_FLOW - left;
-	int action;
 
 	if (likely(left >= 0))
 		return left;
 	barrier(); /* or packets that are sent are asked for twice */
 	if (left == FAST_UNPARSED || (flow & FLOW_BEGINS_V4) != FLOW_BEGINS_V4)
 		return left;
-	action = fast_nat_new(ctx, flow / FLOW_SERVICE);
-	return action >= 0 ? action : left;
+	return fast_nat_new(ctx, left);
 }
 
 /* Returns what is to be done with the packet, or enum fast. */
@@ -349,11 +347,16 @@ static __always_inline int fast_way(struct xdp_md *ctx)
 	struct ethhdr *eth = c.pos;
 
 	/* A trace is asked for in the place of addresses. */
-	if ((void *)(eth + 1) > c.end || *(wide64 *)eth == trace_cookie)
+	if ((void *)(eth + 1) > c.end || *(wide64 *)eth == trace_cookie) {
+		barrier(); /* as in fast_family(), and below */
 		return FAST_UNPARSED;
+	}
 	if (likely(ethertype_of(eth) == bpf_htons(ETH_P_IP)))
 		return fast_begin(ctx, fast_v4(ctx));
-	return ethertype_of(eth) == bpf_htons(ETH_P_IPV6) ? fast_v6(ctx) : FAST_UNPARSED;
+	if (likely(ethertype_of(eth) == bpf_htons(ETH_P_IPV6)))
+		return fast_v6(ctx);
+	barrier();
+	return FAST_UNPARSED;
 }
 
 #endif

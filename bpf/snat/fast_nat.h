@@ -81,10 +81,12 @@ static __always_inline int fast_nat_known(struct xdp_md *ctx, struct lb_ctx *lb,
 
 /*
  * For a packet that begins a flow: binds it to the first candidate, if no flow that has this as its
- * first one is anywhere else, and the set has a free way.
+ * first one is anywhere else, and the set has a free way. `left`: what fast_v4() has said of it, which is
+ * returned if this leaves it as well.
  */
-__noinline int fast_nat_new(struct xdp_md *ctx, __u32 index)
+__noinline int fast_nat_new(struct xdp_md *ctx, int left)
 {
+	__u32 index = (__u32)(FAST_FLOW - left) / FLOW_SERVICE;
 	const struct service *service = bpf_map_lookup_elem(&services, &index);
 	struct lb_ctx lb = {};
 	struct nat n = {};
@@ -99,40 +101,40 @@ __noinline int fast_nat_new(struct xdp_md *ctx, __u32 index)
 
 	if (!service || (tracks && tracking_now() != TRACKING_NONE) || service->affinity ||
 	    service->flags & (FAST_NEVER_NEW | SERVICE_QUIC) || !fast_nat_context(ctx, &lb, &n))
-		return FAST_DOUBT;
+		return left;
 	lb.hash = hash_flow(&lb.pkt.flow, hash_seed);
 	n.timeout = lb.pkt.flow.protocol == IPPROTO_UDP ? nat_timeout_of(index) : 0;
 	if (!nat_begin(&lb, &n))
-		return FAST_DOUBT;
+		return left;
 	nat_candidate(&lb, &n, n.search.first);
 	at = n.search.set;
 	head = bpf_map_lookup_elem(&nat_heads, &at);
 	if (!head || *(volatile __u8 *)&head->reach ||
 	    !address_is_host(&lb.pkt.flow.saddr, FAMILY_V4))
-		return FAST_DOUBT;
+		return left;
 	backend = hash_backend(&lb, service, lb.hash >> 32);
 	if (!backend)
-		return FAST_DOUBT;
+		return left;
 	stats = backend_stats(lb.cpu, backend->handle & ((1 << HANDLE_INDEX_BITS) - 1));
 	if (!stats || !fast_goes(ctx, &lb, &stats->hop) || !nat_lives_on(lb.pkt.ttl))
-		return FAST_DOUBT;
+		return left;
 	nat_give(&lb, &n, backend);
 	nat_expect_replies(&lb, &n, backend);
 	set = bpf_map_lookup_elem(&nat_flows, &at);
 	lock = bpf_map_lookup_elem(&nat_locks, &at);
 	learnt = learnt_now(lb.cpu, lb.jiffies);
 	if (!set || !lock || !learnt || learnt->learnt >= nat_learn)
-		return FAST_DOUBT;
+		return left;
 	bpf_spin_lock(&lock->lock);
 	bound = nat_bind_free(head, set, nat_whole_ways(head->forward, head->reply), &lb.pkt.flow,
 			      &n);
 	bpf_spin_unlock(&lock->lock);
 	if (!bound)
-		return FAST_DOUBT;
+		return left;
 	learnt->learnt++;
 	nat_towards(&n, backend, true);
 	if (!fast_translate(ctx, &lb, &n, &stats->hop))
-		return FAST_DOUBT;
+		return left;
 	count_backend_flow(lb.cpu, n.handle);
 	count_sent(&lb, stats);
 	count_service(&lb, index, true, VERDICT_TX);
