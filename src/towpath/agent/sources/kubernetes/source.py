@@ -281,11 +281,11 @@ class Source:
             more = (
                 self._section.service_proxy_name is not None and put.keys() - self._in_force.keys()
             )
+            tracking = self._given.shared.tracking
             if more and not first:
-                at_once, put = without_wait(put)
+                at_once, put = without_wait(put, tracking)
                 await self._attempt_all(at_once, ())
             if not self._growing:
-                tracking = self._given.shared.tracking
                 async with taking_over(tracking, first=first, more=bool(more)):
                     await self._attempt_all(put, remove)
             if self._growing:
