@@ -59,9 +59,13 @@ def proxies(services: Services, request: pytest.FixtureRequest) -> Iterator[Kube
             node.run(*made.path[node.name], binaries.program("kube-proxy"), "--cleanup")
 
 
-def started(cluster: Cluster, others: Mapping[str, Any] | None = None) -> list[Program]:
+def started(
+    cluster: Cluster,
+    others: Mapping[str, Any] | None = None,
+    section: dict[str, Any] | None = None,
+) -> list[Program]:
     """Agents on both nodes that leave nothing, once all is in force."""
-    agents = [_agent(node, number, None, others) for number, node in enumerate(cluster.nodes)]
+    agents = [_agent(node, number, section, others) for number, node in enumerate(cluster.nodes)]
     for agent in agents:
         agent.start("--detach-on-exit")
     for node, agent in zip(cluster.nodes, agents, strict=True):
@@ -122,15 +126,25 @@ def test_nor_of_pods_whose_packets_are_translated(services: Services, proxies: K
     back(services, proxies, agents)
 
 
+def test_nor_where_masquerade_begins(services: Services, proxies: KubeProxies) -> None:
+    """What pods answer, and what they have begun, is others' to translate."""
+    begins = {"masquerade": {"rules": [], "unsolicited": "pass"}}
+    agents = there(services, proxies, begins, {"masquerade_devices": ["cni0"]})
+    back(services, proxies, agents)
+
+
 def there(
-    services: Services, proxies: KubeProxies, others: Mapping[str, Any] | None = None
+    services: Services,
+    proxies: KubeProxies,
+    others: Mapping[str, Any] | None = None,
+    section: dict[str, Any] | None = None,
 ) -> list[Program]:
     """Have agents take over from kube-proxy."""
     nodes = services.cluster.nodes
     with load(services.cluster, ways(services)) as asked:
         time.sleep(2)  # connections of kube-proxy's
         at_this_time("agents start")
-        agents = started(services.cluster, others)
+        agents = started(services.cluster, others, section)
         at_this_time("agents know all")
         for node in nodes:
             assert proxies.found(node)["unserved"] == []

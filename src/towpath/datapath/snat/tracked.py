@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from towpath.datapath.flows.flow_table import Filter
+from towpath.datapath.flows.keys import flow_key as _key
 from towpath.datapath.flows.nat_table import Wanted
 from towpath.datapath.maps.pins import LINKS
 from towpath.datapath.snat.handed import elsewhere, here, in_parts
@@ -456,17 +457,6 @@ def _is_to(flow: Rewritten, served: Served) -> bool:
 
 def _there(ends: Ends) -> tuple[bytes, bytes, int]:
     return ends.destination, ends.port, ends.protocol
-
-
-def _key(ends: Ends) -> bytes:
-    """``struct flow_key``."""
-    return (
-        ends.source.rjust(16, b"\0")
-        + ends.destination.rjust(16, b"\0")
-        + ends.source_port
-        + ends.port
-        + bytes((ends.protocol, ends.family, 0, 0))
-    )
 
 
 def _port(number: Any) -> bytes:
