@@ -150,9 +150,11 @@ def page() -> str:
 
 
 def _classes(module: str) -> dict[str, ast.ClassDef]:
-    path = ROOT / "src" / Path(*module.split(".")).with_suffix(".py")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    """All of a module, or of those of a package."""
+    path = ROOT / "src" / Path(*module.split("."))
+    files = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    nodes = [node for each in files for node in ast.parse(each.read_text(encoding="utf-8")).body]
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def _class(node: ast.ClassDef) -> str:

@@ -337,9 +337,11 @@ enum tracking {
 };
 BTF_KEEP(enum tracking);
 
-/* In the place of a time, while all that isn't known passes (TRACKING_GIVE). */
+/* In the place of a time, of flows that are given to the kernel; and what a time says besides. */
 enum tracked_value {
 	TRACKED_HELD = 1, /* neither side has it: its packets are dropped, and come again */
+	/* A bit of a time, of UDP: a program has seen a packet of it, so its time is told here. */
+	TRACKED_SEEN = 1,
 };
 BTF_KEEP(enum tracked_value);
 

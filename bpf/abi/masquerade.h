@@ -130,7 +130,7 @@ struct masquerade_decision {
 
 /* A flow that came in from outside, by the packets that pods answer with. */
 struct masquerade_inbound {
-	__u32 seen; /* in units of nat_life.seen */
+	__u32 seen; /* in units of nat_life.seen: as many low bits count as 32 of jiffies have */
 };
 
 /* Endpoint-independent mapping: to whom a port belongs. */
@@ -168,6 +168,11 @@ struct masquerade_state {
 	__u64 config;	   /* fingerprint of rules, for those who look */
 	__u32 adopt_until; /* low seconds of CLOCK_MONOTONIC: unknown connections are the stack's */
 	__u32 alike;	   /* enum masquerade_alike */
+};
+
+/* One record: while masquerade begins on a node, what flows there are already isn't known yet. */
+struct masquerade_learning {
+	__u64 until; /* CLOCK_MONOTONIC, in ns: unknown flows are the stack's, but for SYNs */
 };
 
 /* Ports that sockets of this node's have bound, by protocol: 0 TCP, 1 UDP. */

@@ -65,7 +65,7 @@ struct packet_flow {
 struct packet_state {
 	__u64 seed;	/* the same for as long as the table is */
 	__u32 hairpins; /* 1: there has been a flow from a pod to itself */
-	__u32 _reserved;
+	__u32 giving; /* 1: flows are given to the kernel: those in `tracked` pass, and unknown ones */
 };
 
 enum packet_program {
@@ -85,6 +85,7 @@ enum packet_verdict {
 	PACKET_PASS_OTHER,    /* neither TCP nor UDP, nor an ICMP error; or malformed */
 	PACKET_PASS_FRAGMENT, /* its first one isn't known, and it is not to a VIP */
 	PACKET_PASS_FAMILY,   /* the backend is of the other family */
+	PACKET_PASS_TRACKED, /* of a flow that the kernel itself translates: see `tracked` in lb.h */
 	PACKET_DROP_NO_BACKEND,
 	PACKET_DROP_SOURCE,   /* the service isn't for this source */
 	PACKET_DROP_NO_FLOW,  /* a RST for no flow that is known */
@@ -93,13 +94,14 @@ enum packet_verdict {
 	PACKET_DROP_RATE,     /* too many new flows in this jiffy */
 	PACKET_DROP_WRITE,    /* the kernel would not have it changed */
 	PACKET_DROP_DEVICE,   /* its answers would leave where they can't be given the VIP, yet */
+	PACKET_DROP_MOVING,   /* its flow is just being given to the kernel */
 	PACKET_MAX,
 };
 BTF_KEEP(enum packet_verdict);
 
 /* One CPU's, for each program: every packet is in exactly one verdict. */
 struct packet_counts {
-	__u64 packets[16]; /* by enum packet_verdict */
+	__u64 packets[32]; /* by enum packet_verdict */
 	__u64 bytes;	   /* of translated packets */
 	__u64 begun;	   /* new flows */
 };

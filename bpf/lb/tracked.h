@@ -8,26 +8,8 @@
 #ifndef TOWPATH_LB_TRACKED_H
 #define TOWPATH_LB_TRACKED_H
 
-#include "lb/maps.h"
 #include "lb/slow_path.h"
-
-static __always_inline __u32 tracking_now(void)
-{
-	const struct settings *set;
-	__u32 zero = 0;
-
-	set = bpf_map_lookup_elem(&settings, &zero);
-	return set ? *(const volatile __u8 *)&set->tracking : TRACKING_NONE;
-}
-
-/* As user space has them: of an IPv4 address nothing but the last word is set. */
-static __always_inline struct flow_key tracked_key(const struct flow_key *flow)
-{
-	struct flow_key key = *flow;
-
-	key._reserved = 0;
-	return key;
-}
+#include "lb/tracked_flows.h"
 
 /* Of a flow that is known here, while flows are given to the kernel: what is noted of it. */
 static __always_inline const __u64 *tracked_noted(__u32 slot)
@@ -57,49 +39,19 @@ __noinline int tracked_held(__u32 slot)
 	return noted && *(const volatile __u64 *)noted == TRACKED_HELD;
 }
 
-/* The kernel knows a flow of UDP for longer by this packet. */
-static __always_inline void tracked_seen(const struct lb_ctx *lb, __u64 *until)
-{
-	__u64 last;
-
-	if (lb->traced || lb->pkt.flow.protocol != IPPROTO_UDP)
-		return;
-	last = bpf_ktime_get_ns() + tracks_udp;
-	if (last > *(volatile __u64 *)until)
-		*(volatile __u64 *)until = last;
-}
-
-/*
- * Whether a packet of no flow that is known here is the kernel's. A SYN is not: whatever had its
- * addresses and ports before is over.
- */
+/* Whether a packet of no flow that is known here is the kernel's: see tracked_has_key(). */
 __noinline int tracked_has(__u32 slot)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
-	__u32 now = tracking_now();
-	__u64 *until, last = 0;
 	struct flow_key key;
 
-	if (!lb || now == TRACKING_NONE)
+	if (!lb)
 		return 0;
-	if (now == TRACKING_GIVE)
+	if (tracking_now() == TRACKING_GIVE)
 		return 1;
 	key = tracked_key(&lb->pkt.flow);
-	until = bpf_map_lookup_elem(&tracked, &key);
-	if (key.protocol == IPPROTO_TCP && tcp_begins(lb->pkt.tcp_flags)) {
-		if (until && !lb->traced)
-			bpf_map_delete_elem(&tracked, &key);
-		return 0;
-	}
-	if (until)
-		tracked_seen(lb, until);
-	if (until || now != TRACKING_TAKE)
-		return until != NULL;
-	if (key.protocol == IPPROTO_UDP)
-		last = bpf_ktime_get_ns() + tracks_udp;
-	if (!lb->traced && !(lb->pkt_flags & PKT_ICMP_ERROR))
-		bpf_map_update_elem(&tracked, &key, &last, BPF_ANY);
-	return 1;
+	return tracked_has_key(&key, lb->pkt.tcp_flags, !lb->traced,
+			       !(lb->pkt_flags & PKT_ICMP_ERROR));
 }
 
 /*

@@ -182,6 +182,31 @@ static __always_inline void masq_turn(struct masq_work *w)
 	w->p.flow.dport = port;
 }
 
+/*
+ * Notes that a pod's port was asked by one of the node's own addresses: the stack has given it to who
+ * asks. Where bridges hand packets to netfilter, the answer has got its address back when it is
+ * seen here, and is to somebody that nothing is known of.
+ */
+__noinline int masq_note_asked(__u32 seen)
+{
+	struct masq_work *w = masq_work();
+	struct masquerade_inbound entry = { .seen = seen }, *known;
+	struct flow_key key = {};
+
+	if (!w || masq_number(&w->p.flow.daddr, w->p.flow.family) >= MASQ_SOURCES)
+		return 0;
+	key.saddr = w->p.flow.saddr;
+	key.sport = w->p.flow.sport;
+	key.protocol = w->p.flow.protocol;
+	key.family = w->p.flow.family;
+	known = bpf_map_lookup_elem(&masq_inbound, &key);
+	if (!known)
+		bpf_map_update_elem(&masq_inbound, &key, &entry, BPF_ANY);
+	else if (known->seen != seen)
+		known->seen = seen;
+	return 0;
+}
+
 __noinline int masq_note_inbound(struct __sk_buff *skb)
 {
 	struct masq_work *w = masq_work();
@@ -194,13 +219,16 @@ __noinline int masq_note_inbound(struct __sk_buff *skb)
 	entry.seen = w->p.jiffies >> NAT_SEEN_SHIFT;
 	known = bpf_map_lookup_elem(&masq_inbound, &w->p.flow);
 	if (known) {
-		if (known->seen != entry.seen)
-			known->seen = entry.seen;
+		if (known->seen == entry.seen)
+			return MASQ_PASS_INBOUND;
+		known->seen = entry.seen;
+		masq_note_asked(entry.seen);
 		return MASQ_PASS_INBOUND;
 	}
 	rule = masq_rule(skb->ifindex, &w->p.flow.saddr, w->p.flow.family);
 	if (!rule)
 		return MASQ_PASS_OTHER;
+	masq_note_asked(entry.seen);
 	if (masq_spared(*rule, &w->p.flow.daddr, w->p.flow.family))
 		return MASQ_PASS_EXCLUDED;
 	bpf_map_update_elem(&masq_inbound, &w->p.flow, &entry, BPF_ANY);

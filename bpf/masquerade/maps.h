@@ -20,6 +20,7 @@ ARRAY_MAP(masq_heads, struct masquerade_head);
 ARRAY_MAP(masq_flows, struct masq_set);
 ARRAY_MAP(masq_sources, struct masquerade_source);
 ARRAY_MAP(masq_states, struct masquerade_state);
+ARRAY_MAP(masq_learning, struct masquerade_learning);
 ARRAY_MAP(masq_ports, struct masquerade_ports);	       /* by protocol: 0 TCP, 1 UDP */
 ARRAY_MAP(masq_decisions, struct masquerade_decision); /* cpu * MASQ_DECISIONS + some */
 ARRAY_MAP(masq_known_pods, struct masquerade_pod);     /* cpu * MASQ_KNOWN_PODS + some */

@@ -12,30 +12,70 @@ static __always_inline bool masq_begins(const struct masq_work *w)
 	return w->p.flow.protocol != IPPROTO_TCP || tcp_begins(w->p.flags);
 }
 
-/* Whether the flow came in from outside, so that this is an answer. Global, for the verifier. */
+/* How long nothing has come in of a flow. User space knows the low 32 bits of jiffies alone. */
+static __always_inline __u32 masq_inbound_age(__u64 jiffies, const struct masquerade_inbound *in)
+{
+	return ((__u32)(jiffies >> NAT_SEEN_SHIFT) - in->seen) &
+	       ((1U << (32 - NAT_SEEN_SHIFT)) - 1);
+}
+
+/* Whether so much is noted of what came in, as of late. An answer of the pod's keeps it, too. */
+static __always_inline bool masq_is_noted(const struct masq_work *w, const struct flow_key *flow)
+{
+	struct masquerade_inbound *in = bpf_map_lookup_elem(&masq_inbound, flow);
+	__u32 allowed = flow->protocol == IPPROTO_TCP ? nat_tcp_open : nat_udp_open;
+	__u32 now = w->p.jiffies >> NAT_SEEN_SHIFT;
+
+	if (!in || masq_inbound_age(w->p.jiffies, in) > allowed)
+		return false;
+	if (in->seen != now)
+		in->seen = now;
+	return true;
+}
+
+/*
+ * Whether the flow came in from outside, so that this is an answer. Global, for the verifier. One of
+ * a port that was asked by an address of the node's may be: the stack knows, and what isn't will be
+ * seen when it leaves.
+ */
 __noinline int masq_is_inbound(void)
 {
 	struct masq_work *w = masq_work();
-	const struct masquerade_inbound *in;
-	__u32 allowed;
+	struct flow_key key = {};
 
 	if (!w || (w->p.flow.protocol == IPPROTO_TCP && tcp_begins(w->p.flags)))
 		return false;
-	in = bpf_map_lookup_elem(&masq_inbound, &w->p.flow);
-	allowed = w->p.flow.protocol == IPPROTO_TCP ? nat_tcp_open : nat_udp_open;
-	return in && (__u32)(w->p.jiffies >> NAT_SEEN_SHIFT) - in->seen <= allowed;
+	if (masq_is_noted(w, &w->p.flow))
+		return true;
+	if (w->egress)
+		return false;
+	key.saddr = w->p.flow.saddr;
+	key.sport = w->p.flow.sport;
+	key.protocol = w->p.flow.protocol;
+	key.family = w->p.flow.family;
+	return masq_is_noted(w, &key);
 }
 
-/* For a while after the first start connections may be whose translation is somebody else's. */
+/*
+ * For a moment when masquerade begins flows may be whose translation is somebody else's, and for a
+ * while connections.
+ */
 static __always_inline bool masq_is_adopting(const struct masq_work *w)
 {
-	__u32 zero = 0;
+	const struct masquerade_learning *learning;
 	const struct masquerade_state *state;
+	__u64 now = bpf_ktime_get_ns();
+	__u32 zero = 0;
 
-	if (w->known || w->p.flow.protocol != IPPROTO_TCP || tcp_begins(w->p.flags))
+	if (w->known || (w->p.flow.protocol == IPPROTO_TCP && tcp_begins(w->p.flags)))
+		return false;
+	learning = bpf_map_lookup_elem(&masq_learning, &zero);
+	if (learning && learning->until > now)
+		return true;
+	if (w->p.flow.protocol != IPPROTO_TCP)
 		return false;
 	state = bpf_map_lookup_elem(&masq_states, &zero);
-	return state && state->adopt_until > bpf_ktime_get_ns() / 1000000000ULL;
+	return state && state->adopt_until > now / 1000000000ULL;
 }
 
 /*
@@ -48,10 +88,10 @@ static __always_inline int masq_may_begin(const struct masq_work *w)
 		return MASQ_DROP_NO_FLOW;
 	if (masq_is_inbound())
 		return MASQ_PASS_INBOUND;
-	if (w->p.kind == XLAT_ECHO_ODD)
-		return MASQ_DROP_NO_FLOW;
 	if (masq_is_adopting(w))
 		return MASQ_PASS_INBOUND;
+	if (w->p.kind == XLAT_ECHO_ODD)
+		return MASQ_DROP_NO_FLOW;
 	if (w->p.flags & TCP_RST || (w->p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
 		return MASQ_DROP_NO_FLOW;
 	return MASQ_FINE;

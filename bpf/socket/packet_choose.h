@@ -9,6 +9,7 @@
 #include "lb/clients.h"
 #include "lb/flow_table.h"
 #include "socket/packet_flow.h"
+#include "socket/packet_tracked.h"
 #include "socket/service.h"
 
 static __always_inline __u32 packet_service(const struct packet_work *w)
@@ -168,10 +169,12 @@ static __always_inline int packet_translation(struct packet_work *w)
 
 	if (likely(found && packet_goes_on(w))) {
 		packet_client_seen(w);
-		return PACKET_FINE;
+		return packet_owner();
 	}
 	if (found)
 		packet_forget();
+	if (tracks && packet_is_tracked())
+		return PACKET_PASS_TRACKED;
 	return packet_begin_flow();
 }
 

@@ -71,10 +71,14 @@ static __always_inline __u32 packet_hairpin(struct __sk_buff *skb, struct packet
 static __noinline __u32 packet_hairpin_answer(struct __sk_buff *skb, struct packet_work *w)
 {
 	const struct packet_flow *f = &w->found;
+	int given;
 
 	packet_name_ends(w, true);
 	if (!packet_find_ends() || !address_equal(&f->vip, &w->p.flow.daddr))
 		return PACKET_PASS_NO_FLOW;
+	given = packet_owner();
+	if (given != PACKET_FINE)
+		return given;
 	if (w->p.kind == XLAT_PLAIN)
 		packet_backend_seen(w);
 	if (packet_become_from(skb, w, &f->vip, f->vip_port, false) ||
@@ -116,7 +120,7 @@ static __always_inline __u32 packet_balance(struct __sk_buff *skb, struct packet
 	if (unlikely(set) && !packet_source(set))
 		return PACKET_DROP_SOURCE;
 	if (unlikely(w->p.kind == XLAT_ERROR)) /* about an answer */
-		result = packet_find(w) ? PACKET_FINE : PACKET_PASS_NO_FLOW;
+		result = packet_find(w) ? packet_owner() : PACKET_PASS_NO_FLOW;
 	else
 		result = packet_translation(w);
 	return result == PACKET_FINE ? packet_to_backend(skb, w) : result;

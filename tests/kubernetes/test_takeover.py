@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.harness_kube_proxies import KubeProxies
@@ -17,7 +19,7 @@ from tools.kubernetes import binaries
 from tools.kubernetes.errors import KubernetesError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tools.kubernetes.cluster import Cluster
     from tools.kubernetes.node import Node
@@ -57,9 +59,13 @@ def proxies(services: Services, request: pytest.FixtureRequest) -> Iterator[Kube
             node.run(*made.path[node.name], binaries.program("kube-proxy"), "--cleanup")
 
 
-def started(cluster: Cluster) -> list[Program]:
+def started(
+    cluster: Cluster,
+    others: Mapping[str, Any] | None = None,
+    section: dict[str, Any] | None = None,
+) -> list[Program]:
     """Agents on both nodes that leave nothing, once all is in force."""
-    agents = [_agent(node, number) for number, node in enumerate(cluster.nodes)]
+    agents = [_agent(node, number, section, others) for number, node in enumerate(cluster.nodes)]
     for agent in agents:
         agent.start("--detach-on-exit")
     for node, agent in zip(cluster.nodes, agents, strict=True):
@@ -108,13 +114,37 @@ def test_nothing_is_lost_from_kube_proxy_to_towpath_and_back(
             services.eventually(lambda node=node: "towpath" not in _tables(node))  # type: ignore[misc]
 
 
-def there(services: Services, proxies: KubeProxies) -> list[Program]:
+def test_nor_of_pods_whose_packets_are_translated(services: Services, proxies: KubeProxies) -> None:
+    """Their connections come by programs that would balance them anew, there and back."""
+    packets = {"devices": ["veth*"], "flows": 4096}
+    # Pods' sockets are left alone, so that all of theirs is in packets.
+    socket = {"packets": packets, "exclude": ["/sys/fs/cgroup/unified/kubepods"]}
+    agents = there(services, proxies, {"socket": socket})
+    for node in services.cluster.nodes:
+        assert _translated(node)["pass_tracked"] > 0
+    assert _translated(services.cluster.nodes[0])["balanced"] > 1000
+    back(services, proxies, agents)
+
+
+def test_nor_where_masquerade_begins(services: Services, proxies: KubeProxies) -> None:
+    """What pods answer, and what they have begun, is others' to translate."""
+    begins = {"masquerade": {"rules": [], "unsolicited": "pass"}}
+    agents = there(services, proxies, begins, {"masquerade_devices": ["cni0"]})
+    back(services, proxies, agents)
+
+
+def there(
+    services: Services,
+    proxies: KubeProxies,
+    others: Mapping[str, Any] | None = None,
+    section: dict[str, Any] | None = None,
+) -> list[Program]:
     """Have agents take over from kube-proxy."""
     nodes = services.cluster.nodes
     with load(services.cluster, ways(services)) as asked:
         time.sleep(2)  # connections of kube-proxy's
         at_this_time("agents start")
-        agents = started(services.cluster)
+        agents = started(services.cluster, others, section)
         at_this_time("agents know all")
         for node in nodes:
             assert proxies.found(node)["unserved"] == []
@@ -187,6 +217,13 @@ def test_a_kube_proxy_that_runs_is_left_alone(services: Services, proxies: KubeP
         services.until(WORKS, "client-one", "tcp", address, 80)
     with pytest.raises(KubernetesError, match="nothing was unhooked"):
         proxies.cleanup(node, "--confirm")
+
+
+def _translated(node: Node) -> dict[str, int]:
+    """What became of packets that its pods have sent."""
+    said = node.run(sys.executable, "-m", "towpath", "socket", "list", "-o", "json")
+    found: dict[str, int] = json.loads(said)["packets"]["verdicts"]["from_pod"]
+    return found
 
 
 def _tables(node: Node) -> str:

@@ -45,6 +45,10 @@ class Tracking(Protocol):
     async def settle(self) -> None:
         """They are in force."""
 
+    @property
+    def of_pods(self) -> bool:
+        """Whether services for this node alone have such connections, too."""
+
 
 class Limits(Protocol):
     """Bandwidth, to sources that know pods."""

@@ -180,7 +180,7 @@ class Balancer(Closeable):
                 begin_snat(self._maps, self._snat)
             takeover.before_attaching()
             begun = partial(Tracked.begun, self._maps, self._contents, self._snat, pins)
-            self.tracked = begun() if tracks else None
+            self.tracked = begun(bare=not devices) if tracks else None
             self._refusals = undo.enter_context(Refusals(self._maps))
             ways = egress(self._program, self._refusals, self._host.devices)
             self._attachment = self._host.attach(self._program, self._contents, ways)
@@ -283,8 +283,9 @@ class Balancer(Closeable):
         ``wishes`` and errors as :class:`towpath.datapath.socket.balancer.SocketBalancer` has them.
         To be closed before this is.
         """
-        marks: dict[str, Any] = {"mark": self._mark, "foreign": self._foreign}
-        made = SocketBalancer(self._maps, self._contents, cgroup, pins, **marks, **wishes)
+        own: dict[str, Any] = {"mark": self._mark, "foreign": self._foreign}
+        own["tracked"] = self.tracked
+        made = SocketBalancer(self._maps, self._contents, cgroup, pins, **own, **wishes)
         self.tell(made.changed)
         return made
 

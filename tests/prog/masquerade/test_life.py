@@ -243,6 +243,25 @@ def test_what_pods_answer_is_not_translated(masq: Rig) -> None:
     assert masq.out(V4 / ICMP(type=0, id=3)).moved == {"from_pod.pass_inbound": 1}
 
 
+@pytest.mark.parametrize("node", [WAN, "10.244.0.1"], ids=["outside", "spared"])
+def test_what_the_node_has_asked_for_others_is_answered_to_them(masq: Rig, node: str) -> None:
+    """By the stack, which has given the answer their address before it is seen, if it is one."""
+    noted = "pass_inbound" if node == WAN else "pass_excluded"
+    query = IP(src=node, dst=POD) / UDP(sport=50000, dport=5353)
+    assert masq.inward(query).moved == {f"to_pod.{noted}": 1}
+    answer = datagram(sport=5353, dport=40000)
+    assert masq.out(answer).moved == {"from_pod.pass_inbound": 1}
+    assert masq.leave(answer).moved == {"to_net.stack": 1, "to_net.bound": 1}
+    assert masq.out(datagram(sport=5354, dport=40000)).moved["from_pod.bound"] == 1
+    asked = IP(src=node, dst=POD) / TCP(sport=50000, dport=8080, flags="A")
+    assert masq.inward(asked).moved == {f"to_pod.{noted}": 1}
+    for flags in ("SA", "A", "R"):
+        back = V4 / TCP(sport=8080, dport=40000, flags=flags)
+        assert masq.out(back).moved == {"from_pod.pass_inbound": 1}
+    begins = masq.out(V4 / TCP(sport=8080, dport=40000, flags="S"))
+    assert begins.moved["from_pod.bound"] == 1
+
+
 @pytest.mark.thorough
 def test_a_pods_own_connection_is_translated_whatever_came_in_before(masq: Rig) -> None:
     """A SYN begins one, even with the ports of one that came in."""

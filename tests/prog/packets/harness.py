@@ -78,13 +78,19 @@ class Rig(Closeable):
     limits = LIMITS
 
     def __init__(
-        self, flows: int = 4096, *, epoch: int = EPOCH, pins: Path | None = None, rate: int = RATE
+        self,
+        flows: int = 4096,
+        *,
+        epoch: int = EPOCH,
+        pins: Path | None = None,
+        rate: int = RATE,
+        tracks: bool = False,
     ) -> None:
         with ExitStack() as undo:
             self.tables = SharedMaps(LIMITS)
             undo.callback(self.tables.close)
             self.contents = Contents(self.tables)
-            made = PacketProgram(self.tables, flows, epoch, pins, rate=rate)
+            made = PacketProgram(self.tables, flows, epoch, pins, rate=rate, tracks=tracks)
             self.program = undo.enter_context(made)
             self._undo = undo.pop_all()
         self.index = {name: socket.if_nametoindex(name) for name in DEVICES}

@@ -36,6 +36,7 @@ BOTH_WAYS = True
 _FAMILIES = {4: 2, 6: 10}
 _PORT = PORT.to_bytes(2, "big")
 LONG = 10**12  # ns
+SEEN = 1
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_a_new_sender_with_the_port_of_one_that_is_over(nat: NatRig, version: in
     settle(nat, flow)
     mine = tracked(nat)
     (key,) = mine.known()
-    mine._enter({key: time.monotonic_ns() - 1})
+    mine._enter({key: (time.monotonic_ns() - 1) | SEEN})
     before = mine.known()
     frame = known(nat, version, 17, 41017)
     nat.expect(frame, TRACKED)
@@ -171,7 +172,7 @@ def test_a_new_sender_with_the_port_of_one_that_is_over(nat: NatRig, version: in
     mine.settle([over], before, mine.served())
     assert mine.known()[key] > time.monotonic_ns()
     nat.expect(frame, TRACKED)
-    mine._enter({key: time.monotonic_ns() - 1})
+    mine._enter({key: (time.monotonic_ns() - 1) | SEEN})
     assert settle(nat, over) == 0
 
 

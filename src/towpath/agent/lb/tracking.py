@@ -41,6 +41,11 @@ class Tracking:
         self._told = ""
         self._left = 0
 
+    @property
+    def of_pods(self) -> bool:
+        """Whether pods' packets are translated, so that services of this node are asked about."""
+        return self._tracked.of_pods
+
     async def begin(self, *, first: bool) -> None:
         """Services come into force that others may have served. To be settled.
 

@@ -18,6 +18,7 @@ from towpath.closeable import Closeable
 from towpath.datapath.attach.places import Places
 from towpath.datapath.maps.pins import held
 from towpath.datapath.masquerade.alike import Alike
+from towpath.datapath.masquerade.beginning import hold, hold_pinned, learn
 from towpath.datapath.masquerade.devices import Role, roles
 from towpath.datapath.masquerade.program import MasqueradeProgram
 from towpath.datapath.masquerade.route_sources import RouteSources
@@ -150,10 +151,16 @@ class Node(Closeable):
         for role in self.roles.values():
             if not role.rules:
                 self._attach(role, troubles)
-        self._pods.replace(dict(self._pods_prefixes()))
+        pods = dict(self._pods_prefixes())
+        begins = bool(pods) and not self._pods.any
+        if begins:
+            hold(self.program)
+        self._pods.replace(pods)
         for role in self.roles.values():
             if role.rules:
                 self._attach(role, troubles)
+        if begins:
+            learn(self.program, {prefix for _, prefix in pods}, self.section.prefixes)
         self._leave_others()
         self._alike.sync()
         self._check(troubles)
@@ -303,7 +310,11 @@ class Node(Closeable):
         return self.program.maps["masq_flows"].max_entries * ways
 
     def detach(self) -> None:
-        """Take everything out of the kernel."""
+        """Take everything out of the kernel.
+
+        Until all programs are gone some answer to what no other has noted any more.
+        """
+        hold(self.program)
         self._places.detach()
         if self._pins is not None:
             remove_pins(self._pins)
@@ -331,5 +342,6 @@ def _preference(owned: Owned) -> tuple[bool, bool, bool]:
 
 def detach(pins: Path) -> None:
     """Take out of the kernel what is pinned there."""
+    hold_pinned(pins)
     Places(pins / LINKS).detach_pinned()
     remove_pins(pins)

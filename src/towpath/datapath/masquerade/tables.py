@@ -28,6 +28,13 @@ class PrefixTable:
         self._maps = {4: v4, 6: v6}
         self._there: dict[tuple[int, Prefix], int] | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether there are some, of an earlier process too."""
+        if self._there is not None:
+            return bool(self._there)
+        return any(list(table.keys()) for table in self._maps.values())
+
     def replace(self, wanted: Mapping[tuple[int, Prefix], int]) -> None:
         """Have these and no others. What is new comes first, so that none is missing between.
 

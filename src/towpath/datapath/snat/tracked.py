@@ -16,6 +16,10 @@ backend.
 
 A load balancer that goes does the reverse (`give`): it enters its flows into connection tracking.
 What isn't known any more passes meanwhile. See ``tracked`` in ``bpf/abi/lb.h``.
+
+Pods whose packets are translated (:mod:`towpath.datapath.socket.packets`) are clients just so, of
+services for this node as well. Others' clients on the node have such flows, too, whose packets no
+program sees: the kernel alone decides when these are over.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from towpath.datapath.flows.flow_table import Filter
+from towpath.datapath.flows.keys import flow_key as _key
 from towpath.datapath.flows.nat_table import Wanted
 from towpath.datapath.maps.pins import LINKS
 from towpath.datapath.snat.handed import elsewhere, here, in_parts
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     from towpath.datapath.lb.contents import Contents
     from towpath.datapath.local.path import LocalPath
     from towpath.datapath.maps.shared import SharedMaps
+    from towpath.datapath.socket.packets.program import PacketProgram
     from towpath.kernel.net.conntrack_flows import Ends, Rewritten
     from towpath.model.snat import Snat
 
@@ -64,6 +70,8 @@ _PROTOCOL = 36
 """Where a key has it."""
 _HELD_AT_ONCE = 512
 """Connections that are without an owner while they are given to the kernel."""
+_ATTEMPTS = 3
+"""To enter a flow: a packet that comes between two steps has the kernel know another one."""
 _NAMED = 4
 """Fields of `Handed` that say which it is: by whom, to whom, as whom."""
 _KEPT_SECONDS = 86_400
@@ -86,7 +94,12 @@ class Tracked:
             name: tables.constant("tracking", f"TRACKING_{name}")
             for name in ("NONE", "KNOWN", "TAKE", "GIVE")
         }
-        self._held: int = tables.constant("tracked_value", "TRACKED_HELD")
+        self._held, self._seen = (
+            int(tables.constant("tracked_value", f"TRACKED_{name}")) for name in ("HELD", "SEEN")
+        )
+        self._scopes = {"all"}
+        """Of services that are asked about."""
+        self._bare = False
         self._contents = contents
         self._ours = {each.packed for version in (4, 6) for each in snat.addresses(version)}
         self._ports = range(snat.ports.first, snat.ports.last + 1)
@@ -95,23 +108,54 @@ class Tracked:
         self._full = False
 
     @classmethod
-    def begun(cls, tables: SharedMaps, contents: Contents, snat: Snat, pins: Path | None) -> Self:
+    def begun(
+        cls,
+        tables: SharedMaps,
+        contents: Contents,
+        snat: Snat,
+        pins: Path | None,
+        *,
+        bare: bool = False,
+    ) -> Self:
         """Have flows of before pass from the first packet on that a device's program sees.
 
         Where there is a program already no flow has begun elsewhere since: the kernel's list says
-        all.
+        all. ``bare``: there is no such device.
         """
         made = cls(tables, contents, snat)
+        made._bare = bare
+        if bare:
+            return made
         if pins is None or not _is_attached(pins / LINKS):
             made.take()
             with suppress(KernelError):  # who settles it tells that
                 made._reserve(made.listed())
             return made
+        made._fill()
+        return made
+
+    def begin_pods(self, *, fresh: bool) -> None:
+        """The same for pods whose packets are translated. ``fresh``: until now no program has.
+
+        With devices it is begun, and where their program was there before they decide: to let all
+        pass that isn't known would cost clients outside.
+        """
+        self._scopes = {"all", "node"}
+        if self._bare and fresh:
+            self.take()
+        elif self._bare:
+            self._fill()
+
+    @property
+    def of_pods(self) -> bool:
+        """Whether pods' packets are asked about."""
+        return "node" in self._scopes
+
+    def _fill(self) -> None:
         try:
-            made.fill()
+            self.fill()
         except KernelError as error:
             log.warning("%s", error)
-        return made
 
     # ---- Flows of before -------------------------------------------------------------------------
 
@@ -138,8 +182,10 @@ class Tracked:
     def fill(self) -> None:
         """Have all flows pass that the kernel lists, whoever they are to. KernelError."""
         try:
-            found = self.listed()
-            self._enter({_key(each.original): each.until for each in found})
+            found, known = self.listed(), self.known()
+            # Of one that is kept the program says how long it lasts.
+            new = (each for each in found if not (each.kept and _key(each.original) in known))
+            self._enter({_key(each.original): self._told(each) for each in new})
             self._reserve(found)
         finally:
             if not self.takes:
@@ -147,7 +193,12 @@ class Tracked:
 
     def _reserve(self, found: Iterable[Rewritten]) -> None:
         """Have no flow begin with the port of one of these."""
-        self._enter({_key(each.reply): each.until for each in found if self._is_ours(each.reply)})
+        ours = (each for each in found if self._is_ours(each.reply))
+        self._enter({_key(each.reply): self._told(each) for each in ours})
+
+    def _told(self, flow: Rewritten) -> int:
+        """Until when the kernel knows one, as it is entered."""
+        return flow.until & ~self._seen | self._seen * flow.kept
 
     def _is_ours(self, answer: Ends) -> bool:
         return answer.destination in self._ours and _number(answer.port) in self._ports
@@ -172,19 +223,21 @@ class Tracked:
 
         Of UDP it is decided here when one is over, and the kernel keeps it until then: a new sender
         may have its port, and must find either both, the key and the kernel's entry, or neither.
+        Those of which a program has seen a packet, that is: of others it can't be known here.
         """
         flows = {each: keys for each in found if (keys := self._keys(each, served))}
-        until = {each: _until(each, keys, before) for each, keys in flows.items()}
+        until = {each: self._until_now(each, keys, before) for each, keys in flows.items()}
         now = time.monotonic_ns()
-        udp = [each for each in flows if _is_to(each, served) and each.original.protocol == _UDP]
+        udp = {e for e in flows if e.original.protocol == _UDP and _is_to(e, served)}
+        seen = {each for each in udp if until[each] & self._seen}
         # Those that begin anew first: their clients wait.
         over = [each for each in flows if self._begins_anew(_key(each.original), before)]
-        over += [each for each in udp if until[each] <= now]
+        over += [each for each in seen if until[each] <= now]
         del over[_MOST_ENDED:]
-        going = flows.keys() - over
+        going = flows.keys() - over - {each for each in udp - seen if until[each] <= now}
         wanted = {key: until[each] for each in going for key in flows[each]}
         self._enter({key: last for key, last in wanted.items() if before.get(key, -1) < last})
-        self._keep([each for each in udp if each in going and not each.kept])
+        self._keep([each for each in seen if each in going and not each.kept])
         ending = {each: flows[each] for each in over}
         self._end(ending)
         for key in before.keys() - wanted.keys() - {*chain.from_iterable(ending.values())}:
@@ -192,6 +245,17 @@ class Tracked:
         self._noted = {each for each in wanted if each[_PROTOCOL] == _TCP}
         if self._full:
             self._noted &= self.known().keys()
+
+    def _until_now(
+        self, flow: Rewritten, keys: Iterable[bytes], before: Mapping[bytes, int]
+    ) -> int:
+        """How long one lasts if no packet comes: as the program knows it, or else the kernel."""
+        if flow.original.protocol != _UDP:
+            return 0
+        known = [before.get(key, 0) for key in keys]
+        seen = flow.kept or any(each & self._seen for each in known)
+        last = max(known) if flow.kept and any(known) else max(flow.until, *known)
+        return last & ~self._seen | self._seen * seen
 
     def _begins_anew(self, key: bytes, before: Mapping[bytes, int]) -> bool:
         """Whether a SYN has taken it out: what the kernel has of it would be in the way."""
@@ -243,11 +307,11 @@ class Tracked:
         self._map.delete(self._array((key,))[0], missing_ok=True)
 
     def served(self) -> Served:
-        """Where services are that take what comes in by devices."""
+        """Where services are that take what comes in by devices, and what pods send."""
         return {
             (vip.packed, _port(port), protocol.number)
             for vip, port, protocol, scope in (each.key for each in self._contents.installed)
-            if scope == "all"
+            if scope in self._scopes
             and isinstance(vip, IPv4Address | IPv6Address)
             and isinstance(port, int)
         }
@@ -305,9 +369,20 @@ class Tracked:
                 self._hand_over((each for each in flows() if each.of_tcp), given, _HELD_AT_ONCE)
         except KernelError as error:
             log.warning("translated flows end: %s", error)
-        log.info("%d translated flows are the kernel's from now on", len(given.taken))
-        if given.refused:
-            log.warning("the kernel takes %d translated flows not: they end", len(given.refused))
+        given.tell("translated flows")
+
+    def give_pods(self, program: PacketProgram) -> None:
+        """The same with flows of pods' packets, all of which the kernel sees."""
+        given = _Given()
+        program.give()
+        wait_for_readers()
+        try:
+            flows = partial(here, PacketFlows(program), conntrack_flows.sources())
+            self._hand_over((each for each in flows() if not each.of_tcp), given)
+            self._hand_over((each for each in flows() if each.of_tcp), given, _HELD_AT_ONCE)
+        except KernelError as error:
+            log.warning("pods' translated flows end: %s", error)
+        given.tell("pods' translated flows")
 
     def _forget_here(self, flows: PacketFlows) -> None:
         """A flow that has begun here isn't the kernel's, whatever had its client's port before."""
@@ -324,8 +399,7 @@ class Tracked:
                 # are sent again.
                 self._enter(dict.fromkeys(held, self._held))
                 wait_for_readers()
-            results = conntrack_flows.hand_over(some)
-            taken = [each for each, error in zip(some, results, strict=True) if not error]
+            taken = _handed_over(some)
             self._enter({_key(each.original): 0 for each in taken if each.passed})
             given.taken |= {hash(each[:_NAMED]) for each in taken}
             given.refused |= {hash(each[:_NAMED]) for each in some}
@@ -340,6 +414,24 @@ class _Given:
 
     taken: set[int] = field(default_factory=set)
     refused: set[int] = field(default_factory=set)
+
+    def tell(self, what: str) -> None:
+        """Log how many there are."""
+        log.info("%d %s are the kernel's from now on", len(self.taken), what)
+        if self.refused:
+            log.warning("the kernel takes %d %s not: they end", len(self.refused), what)
+
+
+def _handed_over(flows: Sequence[Handed]) -> list[Handed]:
+    """Have the kernel translate these; those that it does from now on."""
+    taken: list[Handed] = []
+    for _ in range(_ATTEMPTS):
+        results = conntrack_flows.hand_over(flows)
+        taken += [each for each, error in zip(flows, results, strict=True) if not error]
+        flows = [each for each, error in zip(flows, results, strict=True) if error]
+        if not flows:
+            break
+    return taken
 
 
 def _kept(flows: Iterable[Rewritten]) -> Iterator[Handed]:
@@ -363,25 +455,8 @@ def _is_to(flow: Rewritten, served: Served) -> bool:
     return _there(flow.original) in served
 
 
-def _until(flow: Rewritten, keys: Iterable[bytes], before: Mapping[bytes, int]) -> int:
-    """How long one lasts if no packet comes: as the program knows it, or else the kernel."""
-    known = max(before.get(key, 0) for key in keys)
-    return known if flow.kept and known else max(flow.until, known)
-
-
 def _there(ends: Ends) -> tuple[bytes, bytes, int]:
     return ends.destination, ends.port, ends.protocol
-
-
-def _key(ends: Ends) -> bytes:
-    """``struct flow_key``."""
-    return (
-        ends.source.rjust(16, b"\0")
-        + ends.destination.rjust(16, b"\0")
-        + ends.source_port
-        + ends.port
-        + bytes((ends.protocol, ends.family, 0, 0))
-    )
 
 
 def _port(number: Any) -> bytes:

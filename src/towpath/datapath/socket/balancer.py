@@ -20,6 +20,7 @@ from towpath.datapath.socket.identity import Identities
 from towpath.datapath.socket.listing import Listing
 from towpath.datapath.socket.packets.follower import Follower
 from towpath.datapath.socket.packets.node import detach as detach_packets
+from towpath.datapath.socket.packets.node import is_attached
 from towpath.datapath.socket.program import SocketProgram
 from towpath.datapath.socket.stale import Ended, Live, LiveBackends, Search
 from towpath.kernel.bpf.attach_types import AttachType, hook_name
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from towpath.core.lb.plan import Transition
     from towpath.datapath.lb.contents import Contents
     from towpath.datapath.maps.shared import SharedMaps
+    from towpath.datapath.snat.tracked import Tracked
     from towpath.documents import SocketCounters
     from towpath.model.socket import Packets
 
@@ -74,7 +76,7 @@ class SocketBalancer(Closeable):
     left alone. ``refuse_with``: errno of calls to a service without a backend, 0 for EPERM.
     ``mark``: that of health checks' sockets, which are left alone, as others' whose marks have the
     bits of ``foreign`` in common. ``packets``: devices of pods whose packets are translated, in the
-    calling thread's network namespace.
+    calling thread's network namespace; ``tracked``: whose flows may be the kernel's.
 
     Not thread-safe, but for what is said to be. KernelError: ``cgroup`` is none, a program is there
     that lets no other be beside it, or there are as many as can be.
@@ -93,12 +95,14 @@ class SocketBalancer(Closeable):
         mark: int = 0,
         foreign: int = 0,
         packets: Packets | None = None,
+        tracked: Tracked | None = None,
     ) -> None:
         self._be_for(cgroup, within)
         self.exclude = tuple(exclude)
         self.refuse_with = refuse_with
         self._pins = pins
         self._contents = contents
+        self._tracked = tracked
         self._listing: Listing | None = None
         self._first = Lock()
         self._failed: dict[str, str] = {}
@@ -134,8 +138,12 @@ class SocketBalancer(Closeable):
         self, tables: SharedMaps, wanted: Packets | None, undo: ExitStack
     ) -> Follower | None:
         pins = self._pins and self._pins / PACKETS
+        tracked = self._tracked
         if wanted is not None:
-            made = Follower(tables, self._contents, wanted, self.program.epoch, pins)
+            if tracked is not None:
+                tracked.begin_pods(fresh=not is_attached(pins))
+            epoch, tracks = self.program.epoch, tracked is not None
+            made = Follower(tables, self._contents, wanted, epoch, pins, tracks=tracks)
             return undo.enter_context(made)
         if pins is not None and pins.exists():
             detach_packets(pins)
@@ -308,8 +316,13 @@ class SocketBalancer(Closeable):
     # ---- The end ---------------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """Take everything out of the kernel; sockets that are connected stay so."""
+        """Take everything out of the kernel; sockets that are connected stay so.
+
+        Flows of packets are the kernel's from then on, where they are ``tracked``.
+        """
         if self.packets is not None:
+            if self._tracked is not None:
+                self._tracked.give_pods(self.packets.asked(lambda node: node.program))
             self.packets.detach()
         self._places.detach()
         if self._pins is not None:

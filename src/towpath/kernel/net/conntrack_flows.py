@@ -98,6 +98,11 @@ def rewritten() -> list[Rewritten]:
     return listed(lambda family, body: _read(family, body, now))
 
 
+def both_ways() -> list[tuple[Ends, Ends]]:
+    """What is sent and what is answered, of all flows of TCP and UDP. KernelError, as above."""
+    return listed(_read_both)
+
+
 def sources() -> dict[Ends, tuple[bytes, bytes]]:
     """What is seen of each client that has another address or port behind this host. KernelError.
 
@@ -188,6 +193,12 @@ def _read(family: int, body: bytes, now: int) -> Rewritten | None:
         return Rewritten(original, reply, 0, status)
     seconds = int.from_bytes(found.get(_TIMEOUT, b""), "big")
     return Rewritten(original, reply, now + seconds * 10**9, status)
+
+
+def _read_both(family: int, body: bytes) -> tuple[Ends, Ends] | None:
+    found = attributes(body[HEADER.size :])
+    original, reply = _ends(family, found[_ORIGINAL]), _ends(family, found[_REPLY])
+    return None if original is None or reply is None else (original, reply)
 
 
 def _read_source(family: int, body: bytes) -> tuple[Ends, tuple[bytes, bytes]] | None:

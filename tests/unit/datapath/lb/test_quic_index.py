@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.unit.datapath.harness_program import BTF, server_of
+from tests.unit.datapath.lb.harness_index import SLOTS, IndexMachine
 
 from towpath.core.lb.hash import step
 from towpath.datapath.errors import CapacityError
@@ -18,13 +17,12 @@ from towpath.datapath.lb.grace import Reclaimer
 from towpath.datapath.lb.quic_index import IdIndex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.unit.datapath.harness_program import Array
 
 SLOT = BTF.dtype("quic_server")
 PROBES = int(BTF.enum("quic_limits")["QUIC_PROBES"])
-SLOTS = 64
 
 Key = tuple[int, int]
 """A service and a server's id."""
@@ -45,8 +43,6 @@ def colliding(many: int) -> list[Key]:
 # More in one window than it has slots, which wraps around; 0 is an id like any other.
 CROWD = colliding(PROBES + 4)
 KEYS = [*CROWD, (1, 0), (2, 0), (3, 0), (3, 2**64 - 1), (1, 17), (3, 17)]
-keys = st.sampled_from(KEYS)
-handles = st.integers(1, 2**32 - 1)
 
 
 def record(key: Key) -> Array:
@@ -64,127 +60,58 @@ def filled(slots: Array, wait: Callable[[], None] = lambda: None) -> IdIndex:
     return index
 
 
-class Packet:
-    """A look-up that takes its time."""
+class IdMachine(IndexMachine[IdIndex, Key]):
+    """Ids of servers lead to backends' handles."""
 
-    def __init__(self, slots: Array, wanted: Key) -> None:
-        self.steps = self._read(slots, wanted)
-        self.found = 0
+    slot, word, probes = SLOT, "handle", PROBES
+    all_keys, crowd_keys = KEYS, CROWD
 
-    def _read(self, slots: Array, wanted: Key) -> Iterator[None]:
-        """Look an id up as the program does, one load after the other."""
-        for at in candidates(wanted):
-            number = int(slots["id"][at])
-            yield
-            service = int(slots["service"][at])
-            yield
-            if (service, number) == wanted:
-                self.found = int(slots["handle"][at])
+    def begin(self, reclaimer: Reclaimer) -> IdIndex:
+        """Return an index over `slots`."""
+        return IdIndex(self.slots, PROBES, reclaimer, SLOTS)
+
+    def put(self, key: Key, value: int) -> None:
+        """Have an id lead to a backend."""
+        self.index.update(record(key), value)
+
+    def take_out(self, key: Key) -> None:
+        """Have an id lead nowhere; twice is allowed to who says so."""
+        self.index.delete(record(key))
+        self.index.delete(record(key), missing_ok=True)
+
+    def candidates(self, key: Key) -> Sequence[int]:
+        """Return the slots that the program looks at."""
+        return candidates(key)
+
+    def look_up(self, key: Key) -> Iterator[int]:
+        """Look an id up as the program does."""
+        for at in candidates(key):
+            number = int(self.slots["id"][at])
+            yield 0
+            service = int(self.slots["service"][at])
+            yield 0
+            if (service, number) == key:
+                yield int(self.slots["handle"][at])
                 return
             if not service:
                 return
 
-    def finish(self) -> int:
-        """Come to the end; the handle that was found, 0 for none."""
-        for _ in self.steps:
-            pass
-        return self.found
+    def found(self, key: Key) -> int:
+        """Return the handle that the program finds."""
+        return server_of(self.slots, *key)
 
-
-class IndexMachine(RuleBasedStateMachine):
-    """The index beside a dictionary, with a packet that takes its time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slots: Array = np.zeros(SLOTS, SLOT)
-        self.index = IdIndex(self.slots, PROBES, Reclaimer(self.finish_packet), SLOTS)
-        self.truth: dict[Key, int] = {}
-        self.packet: Packet | None = None
-        self.packet_key = (0, 0)
-        self.allowed: set[int] = set()
-
-    @initialize(many=st.integers(0, PROBES))
-    def crowd(self, many: int) -> None:
-        """Begin with a window that has some of its slots taken, or all."""
-        for handle, key in enumerate(CROWD[:many], 1):
-            self.update(key, handle)
-
-    @rule(key=keys, handle=handles)
-    def update(self, key: Key, handle: int) -> None:
-        """An id leads to its backend, or nothing has changed because there is no room."""
-        before = self.slots.copy()
-        try:
-            self.index.update(record(key), handle)
-        except CapacityError:
-            assert key not in self.truth
-            assert self.slots.tobytes() == before.tobytes()
-            assert all(self.slots["handle"][at] for at in candidates(key))
-        else:
-            self.truth[key] = handle
-        self.note()
-
-    @precondition(lambda self: self.truth)
-    @rule(data=st.data())
-    def delete(self, data: st.DataObject) -> None:
-        """An id that is taken out leads nowhere."""
-        gone = data.draw(st.sampled_from(sorted(self.truth)))
-        del self.truth[gone]
-        self.index.delete(record(gone))
-        self.index.delete(record(gone), missing_ok=True)
-        self.note()
-
-    @rule()
-    def start_again(self) -> None:
-        """Another process goes on with what is in memory. Its start takes longer than a packet."""
-        self.finish_packet()
-        self.index = IdIndex(self.slots, PROBES, Reclaimer(self.finish_packet), SLOTS)
-
-    @precondition(lambda self: self.packet is None)
-    @rule(key=keys)
-    def packet_comes(self, key: Key) -> None:
-        """A packet begins to look its id up."""
-        self.packet, self.packet_key, self.allowed = Packet(self.slots, key), key, set()
-        self.note()
-
-    @precondition(lambda self: self.packet is not None)
-    @rule()
-    def packet_goes_on(self) -> None:
-        """It reads one thing more, or has come to its end."""
-        assert self.packet is not None
-        if next(self.packet.steps, "end") == "end":
-            self.finish_packet()
-
-    def finish_packet(self) -> None:
-        """What waiting for readers does. The packet has found what its id led to meanwhile."""
-        if self.packet is not None:
-            assert self.packet.finish() in self.allowed
-            self.packet = None
-
-    def note(self) -> None:
-        """Remember what the packet may have found."""
-        self.allowed.add(self.truth.get(self.packet_key, 0))
-
-    @invariant()
-    def the_program_finds_every_backend_and_no_other(self) -> None:
-        """By the compiled header."""
-        found = {key: server_of(self.slots, *key) for key in KEYS}
-        assert found == {key: self.truth.get(key, 0) for key in KEYS}
-
-    @invariant()
-    def it_can_be_read_back(self) -> None:
-        """All that is there is what was written."""
-        there = [(int(key["service"]), int(key["id"]), hand) for key, hand in self.index.items()]
-        assert sorted(there) == sorted((*key, handle) for key, handle in self.truth.items())
-        assert {key: self.index.lookup(record(key)) for key in KEYS} == {
-            key: self.truth.get(key) for key in KEYS
+    def read_back(self) -> dict[Key, int]:
+        """Return all that is listed, which look-ups give as well."""
+        there = self.index.items()
+        listed = {(int(key["service"]), int(key["id"])): handle for key, handle in there}
+        assert len(listed) == len(there)
+        assert listed == {
+            key: handle for key in KEYS if (handle := self.index.lookup(record(key))) is not None
         }
-
-    def teardown(self) -> None:
-        """The last packet is right too."""
-        self.finish_packet()
+        return listed
 
 
-TestIds = IndexMachine.TestCase
+TestIds = IdMachine.TestCase
 
 
 def test_a_slot_once_used_is_never_unused_again() -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.unit.datapath.harness_program import BTF, hash_vip, service_of
+from tests.unit.datapath.lb.harness_index import SLOTS, IndexMachine, Packet
 
 from towpath.datapath.address import FAMILY_V6
 from towpath.datapath.errors import CapacityError
@@ -21,7 +20,7 @@ from towpath.datapath.lb.vips import VipIndex
 from towpath.model import Protocol, ServiceKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tests.unit.datapath.harness_program import Array
 
@@ -29,7 +28,6 @@ SLOT = BTF.dtype("vip_slot")
 PROBES = int(BTF.enum("vip_limits")["VIP_PROBES"])
 LENGTHS, PAGE = BTF.dtype("vip_lengths"), BTF.dtype("port_page")
 PREFIX = int(BTF.enum("vip_kind")["VIP_PREFIX"])
-SLOTS = 64
 NEVER_USED = 0
 
 
@@ -57,8 +55,6 @@ KEYS = [
     *(key(f"2001:db8:{net:x}::10") for net in range(6)),
     key("203.0.113.0", 80, Protocol.UDP),
 ]
-keys = st.sampled_from(KEYS)
-services = st.integers(1, 2**32 - 1)
 
 
 def candidates(slots: Array, wanted: bytes) -> list[int]:
@@ -67,120 +63,55 @@ def candidates(slots: Array, wanted: bytes) -> list[int]:
     return [(first + i) % len(slots) for i in range(PROBES)]
 
 
-class Packet:
-    """A look-up that takes its time."""
-
-    def __init__(self, slots: Array, wanted: bytes) -> None:
-        self.steps = self._read(slots, wanted)
-        self.found = 0
-
-    def _read(self, slots: Array, wanted: bytes) -> Iterator[None]:
-        """Look a key up as the program does, one load after the other."""
-        for at in candidates(slots, wanted):
-            found = slots["key"][at].tobytes()
-            yield
-            if found[19] == NEVER_USED:
+def steps(slots: Array, wanted: bytes) -> Iterator[int]:
+    """Look a key up as the program does, one load after the other."""
+    for at in candidates(slots, wanted):
+        found = slots["key"][at].tobytes()
+        yield 0
+        if found[19] == NEVER_USED:
+            return
+        compared = slice(0, 20) if wanted[19] == FAMILY_V6 else slice(12, 20)
+        if found[compared] == wanted[compared]:
+            yield 0
+            service = int(slots["service"][at])
+            if service:
+                yield service
                 return
-            compared = slice(0, 20) if wanted[19] == FAMILY_V6 else slice(12, 20)
-            if found[compared] == wanted[compared]:
-                yield
-                self.found = int(slots["service"][at])
-                if self.found:
-                    return
-
-    def finish(self) -> int:
-        """Come to the end; the service that was found, 0 for none."""
-        for _ in self.steps:
-            pass
-        return self.found
 
 
-class VipMachine(RuleBasedStateMachine):
-    """The index beside a dictionary, with a packet that takes its time."""
+class VipMachine(IndexMachine[VipIndex, bytes]):
+    """Keys of VIPs lead to services."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.slots: Array = np.zeros(SLOTS, SLOT)
-        self.index = VipIndex(self.slots, PROBES, Reclaimer(self.finish_packet), PREFIX)
-        self.truth: dict[bytes, int] = {}
-        self.packet: Packet | None = None
-        self.packet_key = b""
-        self.allowed: set[int] = set()
+    slot, word, probes = SLOT, "service", PROBES
+    all_keys, crowd_keys = KEYS, CROWD
 
-    @initialize(many=st.integers(0, PROBES))
-    def crowd(self, many: int) -> None:
-        """Begin with a window that has some of its slots taken, or all."""
-        for service, key in enumerate(CROWD[:many], 1):
-            self.set(key, service)
+    def begin(self, reclaimer: Reclaimer) -> VipIndex:
+        """Return an index over `slots`."""
+        return VipIndex(self.slots, PROBES, reclaimer, PREFIX)
 
-    @rule(key=keys, service=services)
-    def set(self, key: bytes, service: int) -> None:
-        """A key leads to its service, or nothing has changed because there is no room."""
-        before = self.slots.copy()
-        try:
-            self.index.set(key, service)
-        except CapacityError:
-            assert key not in self.truth
-            assert self.slots.tobytes() == before.tobytes()
-            assert all(self.slots["service"][at] for at in candidates(self.slots, key))
-        else:
-            self.truth[key] = service
-        self.note()
+    def put(self, key: bytes, value: int) -> None:
+        """Have a key lead to a service."""
+        self.index.set(key, value)
 
-    @precondition(lambda self: self.truth)
-    @rule(data=st.data())
-    def remove(self, data: st.DataObject) -> None:
-        """A key that is taken out leads nowhere."""
-        gone = data.draw(st.sampled_from(sorted(self.truth)))
-        del self.truth[gone]
-        self.index.remove(gone)
-        self.note()
+    def take_out(self, key: bytes) -> None:
+        """Have a key lead nowhere."""
+        self.index.remove(key)
 
-    @rule()
-    def start_again(self) -> None:
-        """Another process goes on with what is in memory. Its start takes longer than a packet."""
-        self.finish_packet()
-        self.index = VipIndex(self.slots, PROBES, Reclaimer(self.finish_packet), PREFIX)
+    def candidates(self, key: bytes) -> Sequence[int]:
+        """Return the slots that the program looks at."""
+        return candidates(self.slots, key)
 
-    @precondition(lambda self: self.packet is None)
-    @rule(key=keys)
-    def packet_comes(self, key: bytes) -> None:
-        """A packet begins to look its destination up."""
-        self.packet, self.packet_key, self.allowed = Packet(self.slots, key), key, set()
-        self.note()
+    def look_up(self, key: bytes) -> Iterator[int]:
+        """Look a key up as the program does."""
+        return steps(self.slots, key)
 
-    @precondition(lambda self: self.packet is not None)
-    @rule()
-    def packet_goes_on(self) -> None:
-        """It reads one thing more, or has come to its end."""
-        assert self.packet is not None
-        if next(self.packet.steps, "end") == "end":
-            self.finish_packet()
+    def found(self, key: bytes) -> int:
+        """Return the service that the program finds."""
+        return found_in(self.slots, key)
 
-    def finish_packet(self) -> None:
-        """What waiting for readers does. The packet has found what its key led to meanwhile."""
-        if self.packet is not None:
-            assert self.packet.finish() in self.allowed
-            self.packet = None
-
-    def note(self) -> None:
-        """Remember what the packet may have found."""
-        self.allowed.add(self.truth.get(self.packet_key, 0))
-
-    @invariant()
-    def the_program_finds_every_service_and_no_other(self) -> None:
-        """By the compiled header."""
-        found = {key: found_in(self.slots, key) for key in KEYS}
-        assert found == {key: self.truth.get(key, 0) for key in KEYS}
-
-    @invariant()
-    def it_can_be_read_back(self) -> None:
-        """Iterating gives what was set."""
-        assert dict(self.index) == self.truth
-
-    def teardown(self) -> None:
-        """The last packet is right too."""
-        self.finish_packet()
+    def read_back(self) -> dict[bytes, int]:
+        """Return all that iterating gives."""
+        return dict(self.index)
 
 
 TestVips = VipMachine.TestCase
@@ -208,9 +139,9 @@ def test_a_packet_never_gets_the_service_of_the_next_key_in_its_slot() -> None:
     index.remove(first)
     index.remove(second)
     index.set(CROWD[PROBES], 98)  # waits, and takes the first one's slot
-    packet = Packet(slots, second)
-    next(packet.steps)
-    next(packet.steps)
+    packet = Packet(steps(slots, second))
+    assert packet.goes_on()
+    assert packet.goes_on()
     index.set(CROWD[PROBES + 1], 99)  # the second one's, for which nobody has to wait
     assert slots["service"].tolist().count(99) == 1
     assert packet.finish() == 0

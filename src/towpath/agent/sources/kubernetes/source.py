@@ -267,11 +267,11 @@ class Source:
         if put or remove or attempts.refused or first:
             # With a name Services are handed over one by one.
             more = self._section.service_proxy_name is not None and put.keys() - in_force.keys()
+            tracking = self._given.shared.tracking
             if more and not first:
-                at_once, put = without_wait(put)
+                at_once, put = without_wait(put, tracking)
                 await attempts.make(at_once, ())
             if not attempts.growing:
-                tracking = self._given.shared.tracking
                 async with taking_over(tracking, first=first, more=bool(more)):
                     await attempts.make(put, remove)
             if attempts.growing:

@@ -29,11 +29,14 @@ async def taking_over(tracking: Tracking | None, *, first: bool, more: bool) -> 
         await tracking.settle()
 
 
-def without_wait(put: Mapping[str, Service]) -> tuple[dict[str, Service], dict[str, Service]]:
+def without_wait(
+    put: Mapping[str, Service], tracking: Tracking | None
+) -> tuple[dict[str, Service], dict[str, Service]]:
     """Return the services that needn't wait for a look at others' connections, and the rest.
 
     Sockets translate nothing that another has begun; and whoever had these Services until now may
-    have left them already.
+    have left them already. Where pods' packets are translated all wait.
     """
-    here = {name: each for name, each in put.items() if each.scope == "node"}
+    waits = tracking is not None and tracking.of_pods
+    here = {name: each for name, each in put.items() if each.scope == "node" and not waits}
     return here, {name: each for name, each in put.items() if name not in here}

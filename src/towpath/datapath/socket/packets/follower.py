@@ -33,8 +33,10 @@ class Follower(NodeFollower[Node]):
         section: Packets,
         epoch: int,
         pins: Path | None = None,
+        *,
+        tracks: bool = False,
     ) -> None:
-        super().__init__(lambda: Node(tables, contents, section, epoch, pins))
+        super().__init__(lambda: Node(tables, contents, section, epoch, pins, tracks=tracks))
 
     def replace_devices(self, devices: Sequence[str]) -> None:
         """Be on these devices from now on. KernelError, OSError."""

@@ -47,9 +47,9 @@ class Node(Closeable):
 
     The services are those of ``contents``, in ``tables``, whose handles are of ``epoch``. What is
     in the kernel goes on when this is closed, and the next one takes it over; `detach` ends it.
-    ``pins``: the directory that keeps it, which is the caller's alone; None for none. Not
-    thread-safe. KernelError, OSError: the programs can't be loaded, or the kernel's lists can't be
-    read.
+    ``pins``: the directory that keeps it, which is the caller's alone; None for none. ``tracks``:
+    flows may be the kernel's. Not thread-safe. KernelError, OSError: the programs can't be loaded,
+    or the kernel's lists can't be read.
     """
 
     def __init__(
@@ -59,6 +59,8 @@ class Node(Closeable):
         section: Packets,
         epoch: int,
         pins: Path | None = None,
+        *,
+        tracks: bool = False,
     ) -> None:
         self.section = section
         self._pins = pins
@@ -68,7 +70,8 @@ class Node(Closeable):
         self.troubles: tuple[str, ...] = ()
         """What isn't as it should be."""
         with ExitStack() as undo:
-            self.program = undo.enter_context(PacketProgram(tables, section.flows, epoch, pins))
+            made = PacketProgram(tables, section.flows, epoch, pins, tracks=tracks)
+            self.program = undo.enter_context(made)
             self._watch = undo.enter_context(Devices())
             self._places = Places(pins and pins / LINKS)
             undo.callback(self._leave)
@@ -184,6 +187,11 @@ class Node(Closeable):
 
 def _index(place: str) -> int:
     return int(place.partition("-")[0])
+
+
+def is_attached(pins: Path | None) -> bool:
+    """Whether programs of an earlier process are on devices."""
+    return pins is not None and (pins / LINKS).is_dir() and any((pins / LINKS).iterdir())
 
 
 def detach(pins: Path) -> None:

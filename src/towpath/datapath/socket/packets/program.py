@@ -16,6 +16,7 @@ from towpath.closeable import Closeable
 from towpath.datapath.maps.own import OwnTables
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.jiffies import per_second, units
+from towpath.kernel.net.conntrack_flows import udp_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +43,8 @@ class PacketProgram(Closeable):
     """The loaded programs over ``tables``, with room for ``flows``. ``pins``: None for none.
 
     ``epoch``: a number for these tables, whose handles flows have. ``rate``: new flows a second on
-    each CPU; the rest is dropped. ``object_name``: where the programs are.
+    each CPU; the rest is dropped. ``object_name``: where the programs are. ``tracks``: flows may be
+    the kernel's (:mod:`towpath.datapath.snat.tracked`).
 
     VerifierError, KernelError: they can't be loaded, or pinned.
     """
@@ -56,9 +58,11 @@ class PacketProgram(Closeable):
         *,
         rate: int = RATE,
         object_name: str = OBJECT,
+        tracks: bool = False,
     ) -> None:
         self.tables = tables
         self.epoch = epoch
+        self._tracks = tracks
         with ExitStack() as undo:
             obj = self._object = undo.enter_context(BpfObject.packaged(object_name))
             tables.use(obj)
@@ -100,8 +104,8 @@ class PacketProgram(Closeable):
 
     def _keep_seed(self, seed: int) -> None:
         state = self.maps["packet_states"].lookup(0)
-        if int(state["seed"]) != seed:
-            state["seed"] = seed
+        if int(state["seed"]) != seed or state["giving"]:
+            state["seed"], state["giving"] = seed, 0
             self.maps["packet_states"].update(0, state)
 
     def _tell(self, sets: int, seed: int, rate: int) -> None:
@@ -112,10 +116,17 @@ class PacketProgram(Closeable):
             "packet_rate": -(-rate // hz),
             "packet_epoch": self.epoch,
             "jiffies_a_second": hz,
+            "tracks": self._tracks,
+            "tracks_udp": udp_seconds() * 10**9 if self._tracks else 0,
         }
         for name, value in (self.tables.constants | own | self.allowed).items():
             if name in self._object.rodata:
                 self._object.rodata[name] = value
+
+    def give(self) -> None:
+        """Have nothing begin any more, and what is in ``tracked`` be the kernel's."""
+        with self.maps["packet_states"].mmap() as states:
+            states.array["giving"] = 1
 
     @property
     def maps(self) -> Mapping[str, Map]:
