@@ -182,18 +182,24 @@ static __always_inline bool flow_has_ended(const struct flow_place *place, const
 	return (__u16)(place->now - flow->seen) > most;
 }
 
-/* Whether this CPU may learn one more flow in this jiffy, of which it may learn `most`. */
-static __always_inline bool may_learn(__u32 cpu, __u32 tick, __u32 most)
+/* What this CPU has learnt in this jiffy. */
+static __always_inline struct flow_cpu *learnt_now(__u32 cpu, __u32 tick)
 {
 	struct flow_cpu *budget = bpf_map_lookup_elem(&flow_cpus, &cpu);
 
-	if (!budget)
-		return false;
-	if (budget->tick != tick) {
+	if (budget && budget->tick != tick) {
 		budget->tick = tick;
 		budget->learnt = 0;
 	}
-	return budget->learnt++ < most;
+	return budget;
+}
+
+/* Whether this CPU may learn one more flow in this jiffy, of which it may learn `most`. */
+static __always_inline bool may_learn(__u32 cpu, __u32 tick, __u32 most)
+{
+	struct flow_cpu *budget = learnt_now(cpu, tick);
+
+	return budget && budget->learnt++ < most;
 }
 
 static __always_inline bool flow_may_learn(__u32 cpu, __u32 tick)

@@ -26,7 +26,8 @@ static __always_inline void tunnel_source(struct outer *outer)
 	const struct next_hop *hop = outer->hop;
 
 	outer->saddr = hop->saddr;
-	outer->saddr.word[3] |= bpf_htonl(outer->hash & ((1ULL << hop->vary) - 1));
+	if (hop->vary)
+		outer->saddr.word[3] |= bpf_htonl(outer->hash & ((1ULL << hop->vary) - 1));
 }
 
 #endif

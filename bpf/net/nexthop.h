@@ -13,6 +13,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "abi/net.h"
+#include "net/wide.h"
 
 /*
  * Beside the index of a device, which is a positive int: the way is to the host itself
@@ -25,6 +26,14 @@ static __always_inline bool hop_holds(const struct next_hop *hop, __u32 tick, __
 				      __be16 rx_vlan)
 {
 	return hop->tick == tick && hop->rx_ifindex == rx_ifindex && hop->rx_vlan == rx_vlan;
+}
+
+/* The same for packets without a tag, which leave without one too: both are compared at once. */
+static __always_inline bool hop_holds_untagged(const struct next_hop *hop, __u32 tick,
+					       __u32 rx_ifindex)
+{
+	return hop->tick == tick && hop->rx_ifindex == rx_ifindex &&
+	       !*(const wide32 *)&hop->rx_vlan;
 }
 
 /* One that is yet to be found. */

@@ -82,19 +82,116 @@ static __always_inline void nat_write(struct nat_head *head, struct nat_flow *e,
 	*(volatile __u64 *)&e->ref = (__u64)version << 32 | n->search.reply;
 }
 
-/* Binds the flow to the candidate. NAT_FOUND: another CPU was faster. */
-__noinline int nat_bind_candidate(__u32 slot, __u32 evict)
+/*
+ * Binds the flow to the candidate in the first way that is free, which most sets have. Under the set's
+ * lock. `whole`: see nat_whole_ways(). False: there is none, or the candidate or the flow itself may be
+ * some entry's: whoever asks is to look at each.
+ */
+static __always_inline bool nat_bind_free(struct nat_head *head, struct nat_set *set, __u64 whole,
+					  const struct flow_key *flow, struct nat *n)
+{
+	__u32 way = NAT_WAYS;
+
+	if (whole == BYTES_80 || match_tags(head->forward, n->search.forward_tag))
+		return false;
+#pragma unroll
+	for (int i = NAT_WAYS - 1; i >= 0; i--) {
+		__u64 ref = set->way[i].ref;
+
+		if (!ref)
+			way = i;
+		else if ((__u32)ref == n->search.reply)
+			return false;
+	}
+	if (way == NAT_WAYS)
+		return false;
+	barrier_var(way);
+	way %= NAT_WAYS;
+	n->search.way = way;
+	nat_write(head, &set->way[way], way, flow, n);
+	return true;
+}
+
+/* Has flows of the first set look as far as the candidate that one of them needs. */
+__noinline int nat_extend_depth(__u32 slot)
+{
+	struct nat *n = nat_of(slot);
+	struct nat_head *head;
+	struct nat_lock *lock;
+
+	if (!n)
+		return 0;
+	head = bpf_map_lookup_elem(&nat_heads, &n->search.home);
+	lock = bpf_map_lookup_elem(&nat_locks, &n->search.home);
+	if (!head || !lock)
+		return 0;
+	bpf_spin_lock(&lock->lock);
+	nat_reach(head, n->search.tries);
+	bpf_spin_unlock(&lock->lock);
+	return 0;
+}
+
+/* The candidate is to be the flow's, towards this backend and n->backend_port. */
+static __always_inline void nat_expect_replies(const struct lb_ctx *lb, struct nat *n,
+					       const struct backend *backend)
+{
+	__u64 reply =
+		nat_reply_hash(n->search.key, &backend->addr, n->backend_port, lb->pkt.flow.family);
+
+	n->search.reply = reply;
+	n->search.reply_tag = nat_tag(reply);
+}
+
+/* Makes candidate `i` the one, towards n->handle and its port. False: it isn't there. */
+static __always_inline bool nat_take_candidate(struct lb_ctx *lb, struct nat *n, __u32 i)
+{
+	__u32 index = n->handle & ((1 << HANDLE_INDEX_BITS) - 1);
+	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+
+	if (!backend)
+		return false;
+	n->search.tries = i;
+	/* Whoever has looked for the flow has left the first one there, unless more were looked at. */
+	if (i || n->search.number != n->search.first)
+		nat_candidate(lb, n, i ? nat_next(lb, n) : n->search.first);
+	nat_expect_replies(lb, n, backend);
+	return true;
+}
+
+/* Whether the candidate is a flow's that the kernel itself translates, towards the same backend. */
+__noinline int nat_candidate_is_held(__u32 slot)
 {
 	struct lb_ctx *lb = lb_ctx_of(slot);
 	struct nat *n = nat_of(slot);
+	const volatile struct address *source;
+	struct flow_key answer = {};
+	struct backend *backend;
+
+	if (!lb || !n)
+		return 0;
+	backend = backend_of(n->handle);
+	if (!backend)
+		return 0;
+	source = &nat_addresses[n->search.source % (2 * NAT_SOURCES)];
+	answer.saddr = backend->addr;
+	for (int i = 0; i < 4; i++)
+		answer.daddr.word[i] = source->word[i];
+	answer.sport = n->backend_port;
+	answer.dport = n->search.port;
+	answer.protocol = lb->pkt.flow.protocol;
+	answer.family = lb->pkt.flow.family;
+	return tracked_holds(&answer);
+}
+
+/* Binds the flow to the candidate. NAT_FOUND: another CPU was faster. */
+static __always_inline int nat_bind_candidate(const struct lb_ctx *lb, struct nat *n, __u32 evict)
+{
 	struct nat_head *head;
 	struct nat_set *set;
 	struct nat_lock *lock;
 	__u32 at, result = NAT_FULL;
 	__u64 whole;
 
-	if (!lb || !n)
-		return NAT_FULL;
 	head = bpf_map_lookup_elem(&nat_heads, &n->search.set);
 	set = bpf_map_lookup_elem(&nat_flows, &n->search.set);
 	lock = bpf_map_lookup_elem(&nat_locks, &n->search.set);
@@ -104,6 +201,10 @@ __noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 	n->search.best = 0;
 	bpf_spin_lock(&lock->lock);
 	whole = nat_whole_ways(head->forward, head->reply);
+	if (nat_bind_free(head, set, whole, &lb->pkt.flow, n)) {
+		bpf_spin_unlock(&lock->lock);
+		return NAT_BOUND;
+	}
 	for (__u32 way = 0; way < NAT_WAYS; way++, whole >>= 8) {
 		const struct nat_flow *e = &set->way[way];
 
@@ -133,69 +234,6 @@ __noinline int nat_bind_candidate(__u32 slot, __u32 evict)
 	return result;
 }
 
-/* Has flows of the first set look as far as the candidate that one of them needs. */
-__noinline int nat_extend_depth(__u32 slot)
-{
-	struct nat *n = nat_of(slot);
-	struct nat_head *head;
-	struct nat_lock *lock;
-
-	if (!n)
-		return 0;
-	head = bpf_map_lookup_elem(&nat_heads, &n->search.home);
-	lock = bpf_map_lookup_elem(&nat_locks, &n->search.home);
-	if (!head || !lock)
-		return 0;
-	bpf_spin_lock(&lock->lock);
-	nat_reach(head, n->search.tries);
-	bpf_spin_unlock(&lock->lock);
-	return 0;
-}
-
-/* Makes candidate `i` the one, towards n->handle and its port. False: it isn't there. */
-static __always_inline bool nat_take_candidate(struct lb_ctx *lb, struct nat *n, __u32 i)
-{
-	__u32 index = n->handle & ((1 << HANDLE_INDEX_BITS) - 1);
-	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
-	__u64 reply;
-
-	if (!backend)
-		return false;
-	n->search.tries = i;
-	/* Whoever has looked for the flow has left the first one there, unless more were looked at. */
-	if (i || n->search.number != n->search.first)
-		nat_candidate(lb, n, i ? nat_next(lb, n) : n->search.first);
-	reply = nat_reply_hash(n->search.key, &backend->addr, n->backend_port, lb->pkt.flow.family);
-	n->search.reply = reply;
-	n->search.reply_tag = nat_tag(reply);
-	return true;
-}
-
-/* Whether the candidate is a flow's that the kernel itself translates, towards the same backend. */
-__noinline int nat_candidate_is_held(__u32 slot)
-{
-	struct lb_ctx *lb = lb_ctx_of(slot);
-	struct nat *n = nat_of(slot);
-	const volatile struct address *source;
-	struct flow_key answer = {};
-	struct backend *backend;
-
-	if (!lb || !n)
-		return 0;
-	backend = backend_of(n->handle);
-	if (!backend)
-		return 0;
-	source = &nat_addresses[n->search.source % (2 * NAT_SOURCES)];
-	answer.saddr = backend->addr;
-	for (int i = 0; i < 4; i++)
-		answer.daddr.word[i] = source->word[i];
-	answer.sport = n->backend_port;
-	answer.dport = n->search.port;
-	answer.protocol = lb->pkt.flow.protocol;
-	answer.family = lb->pkt.flow.family;
-	return tracked_holds(&answer);
-}
-
 /*
  * Tries candidate `i`. NAT_TAKEN: the next one is worth a look. NAT_FULL: none is; a few
  * full sets in a row say that all are, so that, unless `evict`, no others are looked at,
@@ -215,7 +253,7 @@ __noinline int nat_try_candidate(__u32 slot, __u32 i, __u32 evict)
 		n->search.full = 0;
 	if (tracks && nat_candidate_is_held(slot))
 		return NAT_TAKEN;
-	result = nat_bind_candidate(slot, evict);
+	result = nat_bind_candidate(lb, n, evict);
 	if (result != NAT_FULL)
 		return result;
 	return ++n->search.full < NAT_FULL_SETS || evict ? NAT_TAKEN : NAT_FULL;

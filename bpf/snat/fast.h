@@ -8,9 +8,9 @@
  * packets, and of each family there is a copy: what is constant, and all that follows from it, is
  * compiled away.
  *
- * Until the packet is changed nothing else is, but see fast_affinity(). Whatever is in doubt until
- * then goes the general way, which decides anew. So all that is here may be left out, and every packet
- * fares the same.
+ * Until the packet is changed nothing else is, but see fast_affinity() and fast_nat_new(). Whatever is
+ * in doubt until then goes the general way, which decides anew. So all that is here may be left out,
+ * and every packet fares the same.
  */
 #ifndef TOWPATH_SNAT_FAST_H
 #define TOWPATH_SNAT_FAST_H
@@ -27,10 +27,6 @@
 
 /* So that a family, where only one can be, is a constant. */
 static const __u8 ONLY_V4 = FAMILY_V4, ONLY_V6 = FAMILY_V6;
-
-/* With one of these the general way gives new flows a backend. */
-static const __u32 FAST_NEVER_NEW =
-	SERVICE_HASH_CLIENT | SERVICE_HASH_PORT | ~0U << SERVICE_ROUTES_SHIFT;
 
 /*
  * Has the flow table learn a flow: in its own entry, if there is one that doesn't hold. A global
@@ -78,7 +74,7 @@ static __always_inline bool fast_tunnel(struct xdp_md *ctx, const struct lb_ctx 
 					const struct backend *backend, const struct next_hop *hop,
 					const bool v4, const bool wraps, __u32 encap)
 {
-	if (!next_hop_holds(lb, hop, lb->rx_ifindex) || !fast_leaves(ctx, hop))
+	if (!fast_leaves(ctx, lb, hop, lb->rx_ifindex))
 		return false;
 	if (v4 && likely(backend->family == FAMILY_V4))
 		return fast_encap(ctx, lb, backend, hop, &ONLY_V4, wraps, encap);
@@ -90,8 +86,8 @@ static __always_inline bool fast_tunnel(struct xdp_md *ctx, const struct lb_ctx 
 static __always_inline bool fast_relink(struct xdp_md *ctx, const struct lb_ctx *lb,
 					const struct next_hop *hop)
 {
-	return next_hop_holds(lb, hop, lb->rx_ifindex | HOP_L2) && fast_leaves(ctx, hop) &&
-	       next_hop_fits(lb, hop, 0) && !relink(ctx, &lb->pkt, hop);
+	return fast_leaves(ctx, lb, hop, lb->rx_ifindex | HOP_L2) && next_hop_fits(lb, hop, 0) &&
+	       !relink(ctx, &lb->pkt, hop);
 }
 
 /* In the way that the service has. `flags`: its. */
@@ -216,16 +212,22 @@ static __always_inline int fast_balance(struct xdp_md *ctx, struct lb_ctx *lb, _
 	sources = *(const volatile __u32 *)&service->sources;
 	special = service->flags;
 	if (unlikely(sources | (special & (SERVICE_SNAT | SERVICE_LOCAL | SERVICE_QUIC)))) {
-		if (special & SERVICE_LOCAL)
-			return FAST_DOUBT;
+		__u32 kind = special & (SERVICE_SNAT | SERVICE_LOCAL);
+
 		if (sources && !source_allowed(&lb->pkt.flow, sources))
 			return FAST_DOUBT;
-		if (special & SERVICE_SNAT) {
-			if (!v4 || !nat_ports || tcp_begins(id.tcp_flags))
+		if (kind == SERVICE_SNAT) {
+			if (!v4)
 				return FAST_DOUBT;
+			if (unlikely(tcp_begins(id.tcp_flags)))
+				return FAST_BEGINS;
 			fast_hash(lb);
-			return fast_nat_client(ctx, index, lb->hash);
+			if (likely(lb->pkt.flow.protocol == IPPROTO_TCP))
+				return fast_nat_known(ctx, lb, index, IPPROTO_TCP);
+			return fast_nat_known(ctx, lb, index, IPPROTO_UDP);
 		}
+		if (kind)
+			return FAST_DOUBT;
 		if (special & SERVICE_QUIC)
 			return fast_named(ctx, lb, index, v4);
 	}
@@ -309,6 +311,8 @@ static __always_inline int fast_family(struct xdp_md *ctx, const bool v4)
 		return action;
 	if (takes_udp && !exact && fast_wrapped(ctx, v4))
 		return FAST_UNPARSED;
+	if (v4 && action == FAST_BEGINS)
+		return FAST_FLOW - (int)(exact * FLOW_SERVICE | FLOW_BEGINS_V4);
 	return FAST_FLOW - (int)(exact * FLOW_SERVICE | (v4 ? FLOW_PLAIN_V4 : FLOW_PLAIN_V6));
 }
 
@@ -323,6 +327,19 @@ static __noinline int fast_v6(struct xdp_md *ctx)
 	return fast_family(ctx, false);
 }
 
+/* What fast_v4() has left, if that begins a flow which is to be translated. */
+static __always_inline int fast_begin(struct xdp_md *ctx, int left)
+{
+	__u32 flow = FAST_FLOW - left;
+
+	if (likely(left >= 0))
+		return left;
+	barrier(); /* or packets that are sent are asked for twice */
+	if (left == FAST_UNPARSED || (flow & FLOW_BEGINS_V4) != FLOW_BEGINS_V4)
+		return left;
+	return fast_nat_new(ctx, left);
+}
+
 /* Returns what is to be done with the packet, or enum fast. */
 static __always_inline int fast_way(struct xdp_md *ctx)
 {
@@ -330,11 +347,16 @@ static __always_inline int fast_way(struct xdp_md *ctx)
 	struct ethhdr *eth = c.pos;
 
 	/* A trace is asked for in the place of addresses. */
-	if ((void *)(eth + 1) > c.end || *(wide64 *)eth == trace_cookie)
+	if ((void *)(eth + 1) > c.end || *(wide64 *)eth == trace_cookie) {
+		barrier(); /* as in fast_family(), and below */
 		return FAST_UNPARSED;
+	}
 	if (likely(ethertype_of(eth) == bpf_htons(ETH_P_IP)))
-		return fast_v4(ctx);
-	return ethertype_of(eth) == bpf_htons(ETH_P_IPV6) ? fast_v6(ctx) : FAST_UNPARSED;
+		return fast_begin(ctx, fast_v4(ctx));
+	if (likely(ethertype_of(eth) == bpf_htons(ETH_P_IPV6)))
+		return fast_v6(ctx);
+	barrier();
+	return FAST_UNPARSED;
 }
 
 #endif

@@ -32,6 +32,7 @@ struct nat_search {
 	__u32 stride;
 	__u32 number; /* of the candidate */
 	__u32 source; /* its address, by its number, and port */
+	__be32 saddr; /* the last word of that address */
 	__be16 port;
 	__u16 now;   /* in units of nat_life.seen */
 	__u32 home;  /* the first one's set */
@@ -45,7 +46,7 @@ struct nat_search {
 	__u32 best;
 	__u8 forward_tag;
 	__u8 reply_tag;
-	__u16 _reserved;
+	__u8 _reserved[6];
 };
 
 /* A packet's translation. */

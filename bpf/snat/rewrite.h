@@ -34,11 +34,8 @@ static __always_inline __u64 translate_ipv4(struct iphdr *ip, const struct nat_t
 {
 	__u64 difference = difference32(ip->saddr, to->saddr.word[3]) +
 			   difference32(ip->daddr, to->daddr.word[3]);
-	wide16 *hops = (wide16 *)&ip->ttl;
-	__u16 before = *hops, after = before - 1; /* the TTL is the low byte, and not 0 */
-
-	*hops = after;
-	ip->check = checksum_after(ip->check, difference + difference16(before, after));
+	ip->ttl--; /* it is the low byte of a word, and not 0, so that nothing is borrowed */
+	ip->check = checksum_after(ip->check, difference + difference16(1, 0));
 	ip->saddr = to->saddr.word[3];
 	ip->daddr = to->daddr.word[3];
 	return difference;
@@ -55,10 +52,12 @@ static __always_inline __u64 translate_ipv6(struct ipv6hdr *ip, const struct nat
 /* Returns the difference. */
 static __always_inline __u64 replace_ports(struct ports *ports, const struct nat_tuple *to)
 {
+	__u64 after = to->sport | (__u64)to->dport << 16;
 	__u32 before = *(wide32 *)ports;
 
-	*(wide32 *)ports = to->sport | (__u32)to->dport << 16;
-	return difference32(before, to->sport | (__u32)to->dport << 16);
+	barrier_var(after); /* or it is put together twice, of 32 bits and of 64 */
+	*(wide32 *)ports = after;
+	return difference32(before, 0) + after;
 }
 
 static __always_inline __u32 transport_checksum_at(bool tcp)

@@ -143,10 +143,16 @@ __noinline int nat_send(struct xdp_md *ctx, __u32 slot)
 	return transmit(ctx, lb, way, tx_ifindex, 0);
 }
 
+/* Whether a packet with this TTL, or hop limit, goes one hop further. */
+static __always_inline bool nat_lives_on(__u8 ttl)
+{
+	return ttl > 1;
+}
+
 /* What a packet must be, so that it can be translated: PARSE_OK or the verdict. */
 static __always_inline int nat_check(const struct packet *pkt)
 {
-	if (unlikely(pkt->ttl <= 1))
+	if (unlikely(!nat_lives_on(pkt->ttl)))
 		return VERDICT_DROP_TTL;
 	return likely(pkt->l4_offset <= TRANSLATE_L4 - 20) ? PARSE_OK : VERDICT_PASS_PROTOCOL;
 }
@@ -164,8 +170,7 @@ static __always_inline bool nat_still(const struct lb_ctx *lb, const struct nat 
 				      const struct nat_life *life, const struct backend *backend,
 				      __u32 service)
 {
-	return backend && backend->service == service &&
-	       !nat_begins_anew(lb, n, life, !takes_flows(backend));
+	return backend && backend->service == service && !nat_begins_anew(lb, n, life, backend);
 }
 
 /* The backend that a flow of this service has, NULL if it is a new one. */
@@ -202,11 +207,18 @@ static __always_inline bool nat_keeps_together(const struct lb_ctx *lb, __u32 ha
 	return slow_path_handle(lb->slot, handle) == handle;
 }
 
-/* Gives a new flow to a backend: PARSE_OK or the verdict. The backend is then in n->handle. */
-static __noinline int nat_admit(struct lb_ctx *lb, struct nat *n, const struct backend *backend)
+/* The backend that a new flow is to have. */
+static __always_inline void nat_give(const struct lb_ctx *lb, struct nat *n,
+				     const struct backend *backend)
 {
 	n->handle = backend->handle;
 	n->backend_port = backend->port ?: lb->pkt.flow.dport;
+}
+
+/* Gives a new flow to a backend: PARSE_OK or the verdict. The backend is then in n->handle. */
+static __noinline int nat_admit(struct lb_ctx *lb, struct nat *n, const struct backend *backend)
+{
+	nat_give(lb, n, backend);
 	if (lb->traced) {
 		nat_candidate(lb, n, n->search.first);
 		return PARSE_OK;
@@ -225,7 +237,7 @@ static __always_inline void nat_towards(struct nat *n, const struct backend *bac
 	const volatile struct address *source =
 		&nat_addresses[n->search.source % (2 * NAT_SOURCES)];
 
-	n->tuple.saddr.word[3] = source->word[3];
+	n->tuple.saddr.word[3] = n->search.saddr;
 	n->tuple.daddr.word[3] = backend->addr.word[3];
 	for (int i = 0; i < 3; i++) {
 		n->tuple.saddr.word[i] = v4 ? 0 : source->word[i];
@@ -312,13 +324,19 @@ static __always_inline struct nat_client_hop *nat_client_hop_of(const struct lb_
 	return bpf_map_lookup_elem(&nat_client_hops, &at);
 }
 
-/* Whether it is that of this packet's client, and still holds. */
+/* Whether it is that of this packet's client. */
+static __always_inline bool nat_client_hop_is(const struct lb_ctx *lb, const struct nat *n,
+					      const struct nat_client_hop *client)
+{
+	return client->family == lb->pkt.flow.family &&
+	       address_equal(&client->hop.saddr, &n->tuple.daddr);
+}
+
+/* And still holds. */
 static __always_inline bool nat_client_hop_holds(const struct lb_ctx *lb, const struct nat *n,
 						 const struct nat_client_hop *client)
 {
-	return next_hop_holds(lb, &client->hop, lb->rx_ifindex) &&
-	       client->family == lb->pkt.flow.family &&
-	       address_equal(&client->hop.saddr, &n->tuple.daddr);
+	return next_hop_holds(lb, &client->hop, lb->rx_ifindex) && nat_client_hop_is(lb, n, client);
 }
 
 static __always_inline void count_reply(const struct lb_ctx *lb, __u32 service)

@@ -21,8 +21,10 @@
  */
 static __always_inline __u64 nat_key(__be32 last_word, __be16 port, __u8 protocol)
 {
-	return hash_step(flow_seed, bpf_ntohs(port) | (__u32)protocol << 16 |
-					    (__u64)bpf_ntohl(last_word) << 24);
+	__u64 address = bpf_ntohl(last_word);
+
+	barrier_var(address); /* or all eight bytes are turned round, and masked */
+	return hash_step(flow_seed, bpf_ntohs(port) | (__u32)protocol << 16 | address << 24);
 }
 
 /* Of what a backend sends: `key`, its address and port. */
@@ -48,6 +50,16 @@ static __always_inline __u8 nat_marks_of(const struct nat *n)
 	return (n->flags & TCP_FIN ? NAT_FIN : 0) | (n->flags & TCP_RST ? NAT_RST : 0);
 }
 
+/* What a packet of the client's adds to its own: it confirms the flow if the backend has answered. */
+static __always_inline __u8 nat_client_marks(const struct nat *n, const struct nat_life *life)
+{
+	__u8 answered = life->backend & NAT_ANSWERED;
+
+	if (likely(!(n->flags & TCP_EDGES)))
+		return answered;
+	return nat_marks_of(n) | (n->flags & TCP_SYN ? 0 : answered);
+}
+
 static __always_inline void nat_seen(struct nat_life *life, __u8 *marks, __u8 more, __u16 now)
 {
 	if (life->seen != now)
@@ -64,7 +76,8 @@ static __always_inline __u32 nat_choices(const struct lb_ctx *lb)
 	return (lb->pkt.flow.family == FAMILY_V4 ? nat_sources4 : nat_sources6) * nat_ports;
 }
 
-static __always_inline void nat_begin(const struct lb_ctx *lb, struct nat *n)
+/* Returns how many addresses and ports there are. */
+static __always_inline __u32 nat_begin(const struct lb_ctx *lb, struct nat *n)
 {
 	__u32 all = nat_choices(lb);
 
@@ -75,6 +88,7 @@ static __always_inline void nat_begin(const struct lb_ctx *lb, struct nat *n)
 	n->search.stride = all > NAT_TRIES ? 1 + hash_scale(n->search.keyed >> 32, all - 1) : 1;
 	n->search.now = lb->jiffies >> NAT_SEEN_SHIFT;
 	n->search.way = NAT_WAYS;
+	return all;
 }
 
 /* Makes `number` of all addresses and ports the candidate. */
@@ -84,12 +98,14 @@ static __always_inline void nat_candidate(const struct lb_ctx *lb, struct nat *n
 	__u32 source = 0;
 
 	n->search.number = number;
-	if ((v4 ? nat_sources4 : nat_sources6) > 1)
+	if ((v4 ? nat_sources4 : nat_sources6) > 1) {
 		source = number / nat_ports;
-	n->search.port = bpf_htons(nat_port_first + number - source * nat_ports);
+		number -= source * nat_ports;
+	}
+	n->search.port = bpf_htons(nat_port_first + number);
 	n->search.source = v4 ? source : NAT_SOURCES + source;
-	n->search.key = nat_key(nat_addresses[n->search.source % (2 * NAT_SOURCES)].word[3],
-				n->search.port, lb->pkt.flow.protocol);
+	n->search.saddr = nat_addresses[n->search.source % (2 * NAT_SOURCES)].word[3];
+	n->search.key = nat_key(n->search.saddr, n->search.port, lb->pkt.flow.protocol);
 	n->search.set = n->search.key & nat_mask;
 }
 
@@ -124,15 +140,16 @@ static __always_inline bool nat_is_flow(const struct nat_flow *e, const struct f
 	return address_equal(&e->client, &flow->saddr) && address_equal(&e->vip, &flow->daddr);
 }
 
-/* Looks for the flow in the candidate's set. */
-static __always_inline bool nat_look(const struct lb_ctx *lb, struct nat *n, struct nat_head *head)
+/* Looks for the flow in the candidate's set: returns its state, NULL if it isn't there. */
+static __always_inline struct nat_life *nat_look(const struct lb_ctx *lb, struct nat *n,
+						 struct nat_head *head)
 {
 	__u64 matches = match_tags(*(volatile __u64 *)&head->forward, n->search.forward_tag);
 	__u32 at = n->search.set;
 	struct nat_set *set = matches ? bpf_map_lookup_elem(&nat_flows, &at) : NULL;
 
 	if (!set)
-		return false;
+		return NULL;
 #pragma clang loop unroll(disable)
 	for (__u32 way = 0; way < NAT_WAYS; way++, matches >>= 8) {
 		const struct nat_flow *e = &set->way[way];
@@ -140,6 +157,7 @@ static __always_inline bool nat_look(const struct lb_ctx *lb, struct nat *n, str
 
 		if (!(matches & 0x80))
 			continue;
+		barrier_var(e); /* or it is made of set and way again for each field */
 		ref = *(volatile __u64 *)&e->ref;
 		if (!ref || !nat_is_flow(e, &lb->pkt.flow, n) || !nat_is_whole(head, way))
 			continue;
@@ -150,9 +168,9 @@ static __always_inline bool nat_look(const struct lb_ctx *lb, struct nat *n, str
 			continue;
 		n->search.ref = ref;
 		n->search.way = way;
-		return true;
+		return &head->life[way];
 	}
-	return false;
+	return NULL;
 }
 
 /*
@@ -175,7 +193,7 @@ __noinline int nat_look_at(__u32 slot, __u32 i)
 		n->search.home = n->search.set;
 		n->search.depth = *(volatile __u8 *)&head->reach;
 	}
-	return nat_look(lb, n, head);
+	return nat_look(lb, n, head) != NULL;
 }
 
 /* Finds the client's flow. */
@@ -204,10 +222,11 @@ static __always_inline struct nat_life *nat_life_of(const struct nat *n)
 
 /*
  * Whether a packet that comes for the entry found begins another flow: the one that it was for is
- * over or, of a SYN, was never established. `moves`: its backend takes no new flows.
+ * over or, of a SYN, was never established. `backend`: its; one that takes new flows keeps it then.
  */
 static __always_inline bool nat_begins_anew(const struct lb_ctx *lb, const struct nat *n,
-					    const struct nat_life *life, bool moves)
+					    const struct nat_life *life,
+					    const struct backend *backend)
 {
 	__u8 protocol = lb->pkt.flow.protocol;
 	__u16 age;
@@ -221,8 +240,9 @@ static __always_inline bool nat_begins_anew(const struct lb_ctx *lb, const struc
 		return false;
 	if (nat_is_closing(life->client, life->backend))
 		return true;
-	return moves && (!(life->client & NAT_ANSWERED) ||
-			 age > flow_idle >> (NAT_SEEN_SHIFT - FLOW_SEEN_SHIFT));
+	return (!(life->client & NAT_ANSWERED) ||
+		age > flow_idle >> (NAT_SEEN_SHIFT - FLOW_SEEN_SHIFT)) &&
+	       !takes_flows(backend);
 }
 
 /* Has the flow that was found be remembered for as long as its service says by now. */
@@ -235,19 +255,15 @@ static __always_inline void nat_note_timeout(const struct nat *n)
 		set->way[n->search.way].timeout = n->timeout;
 }
 
-/* Notes a packet of the client's: it confirms the flow if the backend has answered. */
+/* Notes a packet of the client's. */
 static __always_inline void nat_client_seen(const struct lb_ctx *lb, const struct nat *n,
 					    struct nat_life *life)
 {
-	__u8 more = nat_marks_of(n);
-
 	if (!life)
 		return;
 	if (unlikely(lb->pkt.flow.protocol == IPPROTO_UDP))
 		nat_note_timeout(n);
-	if (!(n->flags & TCP_SYN) && life->backend & NAT_ANSWERED)
-		more |= NAT_ANSWERED;
-	nat_seen(life, &life->client, more, n->search.now);
+	nat_seen(life, &life->client, nat_client_marks(n, life), n->search.now);
 }
 
 /* Gives up the entry that was found, unless it is another's by now. */

@@ -49,13 +49,56 @@ def by(nat: NatRig, way: str, frame: bytes) -> Outcome:
 
 @pytest.mark.parametrize("protocol", [6, 17])
 def test_both_ways_translate_alike(ways: NatRig, protocol: int) -> None:
-    """Both directions, and what ends a connection; a flow that begins is the general way's."""
+    """Both directions, and what ends a connection."""
     sent = by(ways, "towpath_lb", client_frame(4, protocol, payload=PAYLOAD))
     by(ways, "towpath_lb", answer(sent, payload=PAYLOAD))
     for flags in ("A", "PA", "FA", "A", "RA"):
         for way in ("fast_alone", "general_alone", "fast_alone"):
             by(ways, way, client_frame(4, protocol, flags=flags, payload=PAYLOAD))
             by(ways, way, answer(sent, flags=flags, payload=PAYLOAD))
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_both_ways_begin_alike(ways: NatRig, protocol: int) -> None:
+    """A new flow gets the same port, backend, entry and counters, and goes on by either way."""
+    for sport in range(3000, 3012):
+        frame = client_frame(4, protocol, sport=sport, payload=PAYLOAD)
+        heads = []
+        for way in ("general_alone", "fast_alone"):  # the first one asks for the next hop
+            ways.empty()
+            sent = by(ways, way, frame)
+            heads.append(ways.tables["nat_heads"].tobytes())
+            by(ways, "towpath_lb", answer(sent, payload=PAYLOAD))
+            onward = client_frame(4, protocol, flags="A", sport=sport, payload=PAYLOAD)
+            by(ways, "fast_alone", onward)
+        assert heads[0] == heads[1]
+
+
+@pytest.mark.parametrize("doubt", ["last hop", "further candidates", "a full set", "no way"])
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_what_begins_in_doubt_is_left_alone(ways: NatRig, protocol: int, doubt: str) -> None:
+    """No byte, no counter and no entry."""
+    frame = client_frame(4, protocol, payload=PAYLOAD)
+    by(ways, "towpath_lb", frame)
+    ways.empty()
+    heads = ways.tables["nat_heads"]
+    if doubt == "last hop":
+        frame = client_frame(4, protocol, hops=1, payload=PAYLOAD)
+    elif doubt == "further candidates":
+        heads["reach"] = 1
+    elif doubt == "a full set":
+        heads["forward"] = heads["reply"] = 0x0202020202020202
+        ways.tables["nat_flows"]["way"]["ref"] = 1
+    else:
+        ways.forget_ways()
+    ways.way = "fast_alone"
+    before, table = ways.counters(), heads.tobytes()
+    run = Rig.run(ways, frame)
+    assert run.retval == XDP_ABORTED
+    assert run.data == frame
+    assert not ways.moved(before, ways.counters())
+    assert table == heads.tobytes()
+    ways.empty()
 
 
 @pytest.mark.parametrize("version", [4, 6])
