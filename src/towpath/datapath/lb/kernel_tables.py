@@ -180,7 +180,10 @@ class KernelTables(Tables):
         wanted = {}
         for at, service in enumerate(used):
             found = known.get(service.key) if at in as_meant else None
-            if found is not None and Options.of(found) == service.options:
+            # Those that are as meant have no routes.
+            if found is None or found.route_from:
+                continue
+            if Options.of(found) == service.options:
                 wanted[at] = found.backends
         entered = self.local.handles()
         return {

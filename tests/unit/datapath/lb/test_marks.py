@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from towpath.core.lb.options import Options
 from towpath.core.lb.plan import plan
 from towpath.core.lb.steps import SetRoutes
 from towpath.datapath.lb.execute import execute
-from towpath.model import Backend, BackendState, Service
+from towpath.model import Backend, BackendState, Service, SourceRoute
 from towpath.native.library import slot_sum
 
 if TYPE_CHECKING:
@@ -309,6 +310,16 @@ def test_a_known_service_whose_table_is_wrong_is_put_right() -> None:
     assert found == {DNS.key}
     assert_right(memory, WEB, DNS)
     assert not plan(heir.observed(), [WEB, DNS]).steps
+
+
+def test_a_known_service_whose_routes_are_not_there_is_put_right() -> None:
+    """A death may have come before they were."""
+    routed = replace(
+        WEB, route_from=(SourceRoute((ip_network("198.51.100.0/24"),), (WEB.backends[0].address,)),)
+    )
+    heir, found = heir_of(left(WEB), routed)
+    assert found == set()
+    assert any(isinstance(each, SetRoutes) for each in plan(heir.observed(), [routed]).steps)
 
 
 @given(states, states)
