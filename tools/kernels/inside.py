@@ -111,7 +111,7 @@ def load_objects(directory: Path) -> list[dict[str, Any]]:
                 if path.name == "socket_packets.bpf.o":
                     set_packets(loaded)
                 if path.name == "dispatcher_component.bpf.o":
-                    dispatched.load(loaded, *dispatched.COMPONENTS, statistics=True)
+                    dispatched.load(loaded, statistics=True)
                 else:
                     loaded.load(statistics=True)
                 found += [

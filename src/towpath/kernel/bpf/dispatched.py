@@ -244,8 +244,6 @@ def _flags(*, fragments: bool) -> int:
 def _component(name: str) -> Iterator[BpfObject]:
     """A new one. KernelError: the kernel has none such."""
     with BpfObject.packaged(COMPONENT_OBJECT) as made:
-        for each in COMPONENTS:
-            made.autoload(each, on=each == name)
         try:
             load(made, name)
         except KernelError as error:
@@ -254,11 +252,12 @@ def _component(name: str) -> Iterator[BpfObject]:
         yield made
 
 
-def load(made: BpfObject, *names: str, statistics: bool = False) -> None:
-    """Load components, for the dispatchers that there will be. KernelError."""
+def load(made: BpfObject, name: str = COMPONENT, *, statistics: bool = False) -> None:
+    """Load one of the components, for the dispatchers that there will be. KernelError."""
+    for each in COMPONENTS:
+        made.autoload(each, on=each == name)
     with dispatcher.loaded([]) as template:
-        for name in names:
-            made.extend(name, template.programs[NAME], "prog0")
+        made.extend(name, template.programs[NAME], "prog0")
         made.load(statistics=statistics)
 
 

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of xdp-tools: what they have on a device, and what their kernel lets them do."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from pathlib import Path
+
+from tests.unit.kernel.harness_clang import compile_bpf
+
+CALL_ADJUST_TAIL = struct.pack("<BBhi", 0x85, 0, 0, 65)
+FIXTURES = Path(__file__).parents[1] / "prog" / "kernel" / "fixtures"
+
+
+def gives_up() -> bool:
+    """Whether libxdp can't make dispatchers that call programs which change packets.
+
+    Before 1.5.5 the functions that its dispatchers have replaced change none. Some kernels look.
+    """
+    (made,) = Path("/usr/lib").glob("*/bpf/xdp-dispatcher.o")
+    looks = b"\0changes_pkt_data\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
+    return looks and CALL_ADJUST_TAIL not in made.read_bytes()
+
+
+def names(device: str) -> list[str]:
+    """What the dispatcher on a device in this namespace calls, as xdp-loader has it."""
+    command = ["xdp-loader", "status", device]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [line.split()[2] for line in shown.splitlines() if line.startswith(" =>")]
+
+
+def load_taking_fragments(device: str, directory: Path) -> None:
+    """Have xdp-loader put a program on a device that takes frames in fragments: takes_all."""
+    made = compile_bpf(FIXTURES / "fragments.bpf.c", directory / "fragments.o")
+    command = ["xdp-loader", "load", "--mode", "native", device, str(made)]
+    subprocess.run(command, check=True)
