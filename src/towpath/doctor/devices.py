@@ -14,7 +14,6 @@ from towpath.doctor.capability import Answer, either, no, unprobed, yes
 from towpath.kernel.bpf import dispatched, links, probe
 from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.dispatcher import opened, refusing
-from towpath.kernel.bpf.fragments import LINEAR
 from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, describe_errno
 from towpath.kernel.net import interfaces
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 # What the load balancer's program is called in the kernel, and nobody else's.
 _OWN = "towpath_lb"
+# Bytes of an IP packet that every driver's programs have in one piece, if not more.
+_LINEAR = 3400
 _SILENT = "this kernel does not tell what drivers can"
 _SYSCTL = Path("/proc/sys/net")
 
@@ -61,7 +62,7 @@ def _tried(index: int) -> Answer:
 def _large(index: int) -> str:
     """What may be the reason for a driver to refuse."""
     mtu = interfaces.mtu(index)
-    return f"; its MTU is {mtu}" if mtu > LINEAR else ""
+    return f"; its MTU is {mtu}" if mtu > _LINEAR else ""
 
 
 def _told(index: int) -> Answer:
@@ -71,7 +72,7 @@ def _told(index: int) -> Answer:
         return unprobed(f"{_SILENT}, and a trial would disturb a device that is up")
     if XdpFeatures.BASIC not in features:
         return no("no native mode in its driver")
-    if interfaces.mtu(index) > LINEAR and XdpFeatures.FRAGMENTS not in features:
+    if interfaces.mtu(index) > _LINEAR and XdpFeatures.FRAGMENTS not in features:
         return no(f"its driver takes no frames in fragments{_large(index)}")
     return yes("native mode, its driver says; not tried, which would reset it")
 
@@ -138,7 +139,7 @@ def redirect_target(_: str, index: int) -> Answer:
     if features is None:
         return unprobed(f"{_SILENT}; the load balancer tries it when it begins")
     if XdpFeatures.TARGET in features:
-        if XdpFeatures.TARGET_FRAGMENTS in features or interfaces.mtu(index) <= LINEAR:
+        if XdpFeatures.TARGET_FRAGMENTS in features or interfaces.mtu(index) <= _LINEAR:
             return yes("its driver takes them")
         return yes("its driver takes them, but for frames in fragments")
     if links.xdp_mode(index) == "native" or XdpFeatures.BASIC not in features:

@@ -82,7 +82,7 @@ class Dispatched:
                 slot = undo.enter_context(Map(os.dup(made.maps[_SLOT].fd), name=_SLOT))
                 dispatcher.change(
                     ifindex,
-                    lambda there: _ordered(ifindex, [*filter(_is_held, there), ours]),
+                    lambda there: ordered(ifindex, [*filter(_is_held, there), ours]),
                     mode=mode,
                 )
                 undo.pop_all()
@@ -178,7 +178,7 @@ class Dispatched:
             if all(each == arranged(each) for each in ours):
                 return None
             others = [each for each in there if each not in ours]
-            return _ordered(self.ifindex, [*others, *map(arranged, ours)])
+            return ordered(self.ifindex, [*others, *map(arranged, ours)])
 
         dispatcher.change(self.ifindex, moved)
 
@@ -277,7 +277,7 @@ def placed(components: Iterable[Component]) -> list[Component]:
     return sorted(components, key=lambda each: (each.priority, each.program.name))
 
 
-def _ordered(ifindex: int, components: Iterable[Component]) -> list[Component]:
+def ordered(ifindex: int, components: Iterable[Component]) -> list[Component]:
     """As `placed`. KernelError: the load balancer would see what has been unwrapped for the host.
 
     It would send that on as if a client had sent it: between two such hosts for ever.

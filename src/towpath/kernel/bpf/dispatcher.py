@@ -26,14 +26,13 @@ from towpath.closeable import Closeable
 from towpath.kernel.bpf import bpffs, links
 from towpath.kernel.bpf._structs import ExtensionLinkCreateOpts, XdpAttachOpts
 from towpath.kernel.bpf.attached import Inventory
-from towpath.kernel.bpf.fragments import LINEAR
 from towpath.kernel.bpf.libbpf import captured, lib
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.programs import BPF_F_XDP_HAS_FRAGS, Program
 from towpath.kernel.errors import KernelError
 from towpath.kernel.lock import exclusive
-from towpath.kernel.net.interfaces import device_name, mtu
+from towpath.kernel.net.interfaces import device_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -174,7 +173,7 @@ def _read(ifindex: int) -> Dispatcher | None:
         return None
     with ExitStack() as undo:
         program = undo.enter_context(Program.from_id(number))
-        config = _config(program, ifindex)
+        config = config_of(program, ifindex)
         pins = _pins_found(ifindex, number)
         components = []
         # Without pins nothing is left of what it called, unless they are where another looks.
@@ -198,7 +197,7 @@ def _read(ifindex: int) -> Dispatcher | None:
         )
 
 
-def _config(program: Program, ifindex: int) -> Any:
+def config_of(program: Program, ifindex: int) -> Any:
     """A dispatcher's record. KernelError: it isn't one, or of a version that isn't known here."""
     maps = program.map_ids
     if program.name != NAME or len(maps) != 1:
@@ -390,8 +389,9 @@ def exchanged(
         result = lib.bpf_xdp_attach(ifindex, program.fd, flags, ctypes.byref(opts))
     if result < 0 and -result not in _OUTRUN:
         error = links.xdp_error(program, device_name(ifindex), ifindex, mode, -result)
-        if mode == "native" and refusing and (size := mtu(ifindex)) > LINEAR:
-            hint = f"with an MTU of {size} frames may be in fragments, and {refusing}"
+        if mode == "native" and refusing and -result not in links.NOT_THE_DRIVER:
+            # On veth it is the peer's MTU that counts, and that may be anywhere.
+            hint = f"{error.hint}; with a large MTU frames may be in fragments, and {refusing}"
             raise KernelError(error.what, error.errno, hint)
         raise error
     return bool(result == 0)

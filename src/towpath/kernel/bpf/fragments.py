@@ -40,9 +40,6 @@ class Kind(Enum):
         return self is not Kind.LINEAR
 
 
-LINEAR = 3400
-"""Bytes of an IP packet that every driver's programs have in one piece, if not more."""
-
 _PULL, _KERNEL_FUNCTION = "pull_linear", b"bpf_xdp_pull_data"
 _KIND_FUNC = 12  # BTF_KIND_FUNC
 _MOV_R0, _CALL, _EXIT = 0xB7, 0x85, 0x95
