@@ -67,10 +67,22 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         )
 
 
-def tool(*command: str) -> None:
-    """Run one of xdp-tools' programs there."""
+def load_filter() -> None:
+    """Have xdp-filter on the backend's device, which lets all packets pass."""
     with in_netns(BACKEND):
-        subprocess.run(command, check=True)
+        subprocess.run(["xdp-filter", "load", WIRE, "--mode", "native"], check=True)
+
+
+def unload_filter() -> None:
+    """Take it away."""
+    with in_netns(BACKEND):
+        subprocess.run(["xdp-filter", "unload", WIRE], check=True)
+
+
+def unload_all() -> None:
+    """Take all programs away."""
+    with in_netns(BACKEND):
+        subprocess.run(["xdp-loader", "unload", WIRE, "--all"], check=True)
 
 
 @contextmanager
@@ -141,7 +153,7 @@ def shown() -> dict[str, Any]:
 @pytest.mark.each_kernel
 def test_beside_a_filter_and_the_balancer() -> None:
     """Each does its own: what is balanced isn't unwrapped, what is unwrapped isn't balanced."""
-    tool("xdp-filter", "load", WIRE, "--mode", "native")
+    load_filter()
     with balancing() as balancer, closing(Frames()) as frames:
         made = run(WIRE, *SHARED, "--pin", str(PINS))
         assert (made.returncode, made.stdout) == (0, "")
@@ -169,7 +181,7 @@ def test_beside_a_filter_and_the_balancer() -> None:
         assert run("--detach", "--pin", str(PINS)).returncode == 0
         assert called() == ["xdpfilt_alw_all", "towpath"]
         assert not PINS.exists()
-    tool("xdp-filter", "unload", WIRE)
+    unload_filter()
 
 
 @pytest.mark.each_kernel
@@ -187,7 +199,7 @@ def test_frames_in_fragments(tmp_path: Path) -> None:
             for size in (7, 3500, 8900):
                 frames.check(bytes(at % 251 for at in range(size)))
             assert decap.counters().verdicts["unwrapped"] == 3 * len(COMBINATIONS)
-    tool("xdp-loader", "unload", WIRE, "--all")
+    unload_all()
 
 
 @pytest.mark.each_kernel
@@ -204,7 +216,7 @@ def test_killed_taken_away_and_ended() -> None:
         again = running()
         assert called() == ["towpath_decap"]
         frames.check(b"towpath")
-        tool("xdp-loader", "unload", WIRE, "--all")
+        unload_all()
         with in_netns(BACKEND):
             index = device_index(WIRE)
             wait_until(lambda: links.xdp_program_id(index) != 0, seconds=60, what="it to be back")
@@ -234,11 +246,11 @@ def test_others_come_and_go() -> None:
     with closing(Frames()) as frames:
         assert run(WIRE, *SHARED, "--priority", "90", "--pin", str(PINS)).returncode == 0
         if not gives_up():
-            tool("xdp-filter", "load", WIRE, "--mode", "native")
+            load_filter()
             assert called() == ["xdpfilt_alw_all", "towpath_decap"]
         frames.check(b"towpath")
         if not gives_up():
-            tool("xdp-filter", "unload", WIRE)
+            unload_filter()
         frames.check(b"towpath")
         assert shown()["verdicts"]["unwrapped"] == 2 * len(COMBINATIONS)
         assert run("--detach", "--pin", str(PINS)).returncode == 0
