@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.kubernetes.harness_kube_proxies import has_rules
 from tools.kubernetes import binaries
 from tools.kubernetes.errors import KubernetesError
 from tools.kubernetes.node import ip
@@ -44,6 +45,8 @@ def _kube_proxies(cluster: Cluster) -> Iterator[list[Program]]:
     for node in cluster.nodes:
         node.kube_proxy.start()
     try:
+        for node in cluster.nodes:
+            node.kube_proxy.wait_for(partial(has_rules, node))
         yield [node.kube_proxy for node in cluster.nodes]
     finally:
         for node in cluster.nodes:

@@ -146,7 +146,6 @@ def back(services: Services, proxies: KubeProxies, agents: list[Program]) -> Non
         services.eventually(
             lambda: all(proxies.found(node)["removed"] for node in services.cluster.nodes)
         )
-        time.sleep(3)  # kube-proxy's first sync
         at_this_time("agents end")
         for agent in agents:
             agent.stop(signal.SIGTERM)

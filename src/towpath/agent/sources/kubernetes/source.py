@@ -6,13 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from towpath.agent.errors import ConflictError
-from towpath.agent.sources.intake import Update
 from towpath.agent.sources.kubernetes import report
 from towpath.agent.sources.kubernetes.access import AccessError, find_place
+from towpath.agent.sources.kubernetes.attempts import Attempts
 from towpath.agent.sources.kubernetes.client import Api
 from towpath.agent.sources.kubernetes.events import Events
 from towpath.agent.sources.kubernetes.health import HealthPorts
@@ -27,17 +26,16 @@ from towpath.agent.sources.kubernetes.takeover import taking_over, without_wait
 from towpath.agent.sources.kubernetes.truth import Truth
 from towpath.agent.sources.kubernetes.watch import Reflector
 from towpath.core.kubernetes.cluster import Changed, Cluster
-from towpath.core.kubernetes.problems import Refusal
 from towpath.core.kubernetes.withheld import Loss, find_loss, joined, keep_unread
-from towpath.datapath.errors import CapacityError
-from towpath.model import ConfigError, Problem
+from towpath.model import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from prometheus_client.core import Metric
 
-    from towpath.agent.sources.intake import Intake
+    from towpath.agent.sources.intake import Intake, Update
+    from towpath.core.kubernetes.problems import Refusal
     from towpath.model import Service
     from towpath.model.kinds import Address
     from towpath.model.sources.kubernetes import Section, objects
@@ -46,11 +44,6 @@ log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0
 """Between two looks at whether what was refused may fit now."""
-_MOST_REFUSED = 64
-"""So many services are tried one by one when they don't fit; the rest waits for a change. Of those
-that are in others' way all others are in force."""
-_PART = 500
-"""Services that are put into force at once."""
 _RESTART_SECONDS = 5.0
 PORTS_SECONDS = 10.0
 """Between two looks at which ports processes of this node have."""
@@ -76,8 +69,8 @@ class Source:
     def _begin(self, in_force: Iterable[Service]) -> None:
         self.cluster = Cluster(self._settings)
         self._nodes = NodeFeed(self._section, self._settings.node, self._given)
-        self._in_force = {each.name: each for each in in_force}
-        self.cluster.restore(self._in_force.values())
+        self._attempts = Attempts(self._intake, self._section.grow_to, self.cluster, in_force)
+        self.cluster.restore(self._attempts.in_force.values())
         self._wake = asyncio.Event()
         self._begun = time.monotonic()
         self._first = True
@@ -85,18 +78,12 @@ class Source:
         self._accepting = False
         self._awaited: set[Any] = set()
         """Kinds of another cluster that was accepted."""
-        self._refused: dict[str, Exception] = {}
         self.unread: dict[tuple[str, str, str], Refusal] = {}
         self.loss: Loss | None = None
         self.withheld: set[str] = set()
         self.unserved: tuple[Refusal, ...] = ()
         self.lateness = Lateness()
         self._refused_as_of = 0
-        self._short: CapacityError | None = None
-        """What there was no room for at the last attempt."""
-        self._growing = False
-        self._no_room = ""
-        """Why limits didn't grow that were too small."""
         self._others: tuple[Refusal, ...] = ()
         """What isn't served for other reasons than objects have."""
         self._held = HeldPorts()
@@ -236,7 +223,7 @@ class Source:
                 async with asyncio.timeout(AGAIN_SECONDS if rest is None else rest):
                     await self._wake.wait()
             except TimeoutError:
-                again = self._refused and self._intake.may_fit_now()
+                again = self._attempts.refused and self._intake.may_fit_now()
                 if rest is None and not (again or self.cluster.forget(time.monotonic())):
                     continue
             self._wake.clear()
@@ -258,62 +245,51 @@ class Source:
 
     async def _hand_in(self) -> None:
         self.lateness.begin()
+        attempts, in_force = self._attempts, self._attempts.in_force
         take = self.cluster.take if self._takes_all else self.cluster.take_due
         changed = take(time.monotonic())
         put = {each.name: each for each in changed.put}
         remove = set(changed.remove)
         if self._first:
-            remove |= self._in_force.keys() - put.keys()
-            keep_unread(self._in_force, put, remove, self.unread)
+            remove |= in_force.keys() - put.keys()
+            keep_unread(in_force, put, remove, self.unread)
         if self._accepting:
             put, remove = self._everything()
-        elif self._refused and self._intake.may_fit_now():
-            put |= self._refused_now()
+        elif attempts.refused and self._intake.may_fit_now():
+            put |= attempts.refused_now()
         remove |= self._gone_since(changed)
         self._keep_back(put, remove)
-        put = {name: each for name, each in put.items() if self._in_force.get(name) != each}
-        remove &= self._in_force.keys()
-        self._forget_refused(changed, put, remove)
+        put = {name: each for name, each in put.items() if in_force.get(name) != each}
+        remove &= in_force.keys()
+        attempts.forget_refused({*changed.remove, *put, *remove})
         first, self._first = self._first, False
         self._listed = self._accepting = False
-        if put or remove or self._refused or first:
+        if put or remove or attempts.refused or first:
             # With a name Services are handed over one by one.
-            more = (
-                self._section.service_proxy_name is not None and put.keys() - self._in_force.keys()
-            )
+            more = self._section.service_proxy_name is not None and put.keys() - in_force.keys()
             if more and not first:
                 at_once, put = without_wait(put)
-                await self._attempt_all(at_once, ())
-            if not self._growing:
+                await attempts.make(at_once, ())
+            if not attempts.growing:
                 tracking = self._given.shared.tracking
                 async with taking_over(tracking, first=first, more=bool(more)):
-                    await self._attempt_all(put, remove)
-            if self._growing:
+                    await attempts.make(put, remove)
+            if attempts.growing:
                 return
-            self._intake.settle(tuple(self._refused.values()))
+            self._intake.settle(tuple(attempts.refused.values()))
         elif self._intake.status.accepted is None:
             self._intake.settle(())
         self.lateness.done()
         await self._tell(changed)
         if first:
             seconds = time.monotonic() - self._begun
-            number = len(self._in_force)
+            number = len(in_force)
             log.info("Kubernetes: %d services first taken over in %.2f s", number, seconds)
 
     def _everything(self) -> tuple[dict[str, Service], set[str]]:
         wanted = self.cluster.services()
         self.withheld, self.loss = set(), None
-        return wanted, self._in_force.keys() - wanted.keys()
-
-    def _refused_now(self) -> dict[str, Service]:
-        wanted = self.cluster.services()
-        return {name: wanted[name] for name in self._refused if name in wanted}
-
-    def _forget_refused(
-        self, changed: Changed, put: Collection[str], gone: Collection[str]
-    ) -> None:
-        for name in {*changed.remove, *put, *gone}:
-            self._refused.pop(name, None)
+        return wanted, self._attempts.in_force.keys() - wanted.keys()
 
     def _gone_since(self, changed: Changed) -> set[str]:
         """What is withheld of Services that came and went between two looks."""
@@ -328,7 +304,7 @@ class Source:
             # A watch has said so: it is known to have changed.
             self.withheld -= put.keys() | remove
         else:
-            loss, losers = find_loss(self._in_force, put.values(), remove)
+            loss, losers = find_loss(self._attempts.in_force, put.values(), remove)
             if not self._accepting and loss.is_large(self._section.lost_share):
                 log.error("Kubernetes: a list lacks %s; they stay until this is accepted", loss)
                 self.withheld |= losers
@@ -338,78 +314,21 @@ class Source:
             for name in self.withheld & losers:
                 remove.discard(name)
                 if name in put:
-                    put[name] = joined(self._in_force[name], put[name])
+                    put[name] = joined(self._attempts.in_force[name], put[name])
         if not self.withheld:
             self.loss = None
-
-    async def _attempt_all(self, put: Mapping[str, Service], remove: Iterable[str]) -> None:
-        self._short = None
-        for some, gone in _parts(tuple(put.values()), tuple(remove)):
-            await self._attempt(some, gone)
-            if self._growing:
-                return
-        if not self._refused:
-            self._no_room = ""
-
-    def _grows(self) -> bool:
-        """Whether the agent begins anew with larger tables; if not, why is noted."""
-        assert self._short is not None  # noqa: S101 - what this is called for
-        if self._growing or self._no_room:
-            return self._growing
-        wanted, most = self.cluster.services().values(), self._section.grow_to
-        assert self._intake.given is not None  # noqa: S101 - of the agent
-        why = self._intake.given.grow(self._short.setting, wanted, most) if most else "grow_to is 0"
-        self._growing = why is None
-        if why is not None:
-            self._no_room = f"{self._short}; limits don't grow: {why}"
-            log.error("Kubernetes: %s", self._no_room)
-        return self._growing
-
-    async def _attempt(self, put: tuple[Service, ...], remove: tuple[str, ...]) -> None:
-        """Have all of it put into force, or if that can't be as much as can."""
-        error = await self._intake.attempt(Update(put, remove, whole=False))
-        if error is None:
-            self._took(put, remove)
-            return
-        if isinstance(error, CapacityError) and error.setting:
-            self._short = error
-            if self._grows():
-                return
-        if remove:
-            await self._attempt((), remove)
-            await self._attempt(put, ())
-        elif len(put) == 1 or (len(self._refused) >= _MOST_REFUSED and not _is_wrong(error)):
-            self._refused |= dict.fromkeys((each.name for each in put), error)
-        elif put:
-            half = len(put) // 2
-            await self._attempt(put[:half], ())
-            await self._attempt(put[half:], ())
-
-    def _took(self, put: Iterable[Service], remove: Iterable[str]) -> None:
-        for name in remove:
-            self._in_force.pop(name, None)
-        self._in_force |= {each.name: each for each in put}
 
     async def _tell(self, changed: Changed) -> None:
         """Events and health-check ports, by what is in force now."""
         if self._ports is not None:
             await self._ports.serve(self.cluster.health(), self.cluster.here.node_ports)
         await self._nodes.hand_on(self.cluster.nodes())
-        others = (*self.unread.values(), *self._of_ports(), *self._not_in_force())
+        others = (*self.unread.values(), *self._of_ports(), *self._attempts.not_in_force())
         if self._refused_as_of != self.cluster.refused or others != self._others:
             self._refused_as_of, self._others = self.cluster.refused, others
             self.unserved = (*self.cluster.refusals(), *others)
         if self._events is not None:
             self._events.tell((*self.cluster.refusals_of(changed.names), *others))
-
-    def _not_in_force(self) -> Iterator[Refusal]:
-        """Services that there is no room for, or that are in another's way, as far as is known."""
-        told = ((name, why) for name, why in self._refused.items() if _reason(why))
-        for name, why in islice(told, _MOST_REFUSED):
-            namespace, service, *_ = name.split(":")
-            why_not = self._no_room if _is_short(why) and self._no_room else why
-            what = f"{name} isn't served: {why_not}"
-            yield Refusal("Service", namespace, service, _reason(why), what)
 
     def _of_ports(self) -> tuple[Refusal, ...]:
         """Node ports that processes hold, health-check ports that can't be answered."""
@@ -467,8 +386,8 @@ class Source:
         if self.truth.trouble:
             yield self.truth.trouble
         yield from report.troubles(self.reflectors)
-        if self._no_room:
-            yield self._no_room
+        if self._attempts.no_room:
+            yield self._attempts.no_room
         yield from self._nodes.troubles()
         if self.pods is not None:
             yield from report.troubles(self.pods.reflectors)
@@ -489,30 +408,3 @@ class Source:
     def metrics(self) -> Sequence[Metric]:
         """What is known of what, and how old it is."""
         return tuple(report.metrics(self))
-
-
-def _is_short(error: Exception) -> bool:
-    return isinstance(error, CapacityError) and bool(error.setting)
-
-
-def _is_wrong(error: Exception) -> bool:
-    """Whether it is some service's own fault, or two's, which cost nothing to try."""
-    return isinstance(error, ConfigError | ConflictError)
-
-
-def _reason(error: Exception) -> str:
-    """Return what an Event calls it; nothing of what isn't the object's."""
-    if _is_short(error):
-        return "NoRoom"
-    if isinstance(error, ConflictError):
-        return "AddressInUse"
-    return "Invalid" if isinstance(error, ConfigError) else ""
-
-
-def _parts(
-    put: tuple[Service, ...], remove: tuple[str, ...]
-) -> Iterator[tuple[tuple[Service, ...], tuple[str, ...]]]:
-    """A large change in parts: each takes memory while it is made, and the writer's time."""
-    yield put[:_PART], remove
-    for first in range(_PART, len(put), _PART):
-        yield put[first : first + _PART], ()
