@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import socket
 import struct
 import subprocess
 from pathlib import Path
 
 from tests.unit.kernel.harness_clang import compile_bpf
 
+_NATIVE = 1  # XDP_MODE_NATIVE
 CALL_ADJUST_TAIL = struct.pack("<BBhi", 0x85, 0, 0, 65)
 FIXTURES = Path(__file__).parents[1] / "prog" / "kernel" / "fixtures"
 
@@ -31,7 +35,19 @@ def names(device: str) -> list[str]:
 
 
 def load_taking_fragments(device: str, directory: Path) -> None:
-    """Have xdp-loader put a program on a device that takes frames in fragments: takes_all."""
+    """Have libxdp put a program on a device that takes frames in fragments: takes_all.
+
+    As xdp-bench does. xdp-loader can't: libbpf marks programs as it loads them, by their section,
+    and libxdp has asked before.
+    """
     made = compile_bpf(FIXTURES / "fragments.bpf.c", directory / "fragments.o")
-    command = ["xdp-loader", "load", "--mode", "native", device, str(made)]
-    subprocess.run(command, check=True)
+    libxdp = ctypes.CDLL("libxdp.so.1", use_errno=True)
+    libxdp.xdp_program__open_file.restype = ctypes.c_void_p
+    program = ctypes.c_void_p(libxdp.xdp_program__open_file(os.fsencode(made), None, None))
+    assert libxdp.libxdp_get_error(program) == 0
+    try:
+        assert libxdp.xdp_program__set_xdp_frags_support(program, ctypes.c_bool(True)) == 0
+        index = socket.if_nametoindex(device)
+        assert libxdp.xdp_program__attach(program, index, _NATIVE, 0) == 0
+    finally:
+        libxdp.xdp_program__close(program)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from contextlib import closing, contextmanager
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +34,7 @@ from towpath.model import Backend, Device, Protocol, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 TOWPATH = [sys.executable, "-m", "towpath", "decap"]
 SHARED = ["--attach", "dispatcher", "--address", TARGETS[4], "-a", TARGETS[6]]
@@ -47,10 +47,15 @@ PORT = 80
 def _ends() -> Iterator[None]:
     """Both namespaces for each test, in which nothing is left."""
     with wire():
-        yield
-        with in_netns(BACKEND):
-            assert links.xdp_program_id(device_index(WIRE)) == 0
-    assert not list((bpffs.ROOT / "xdp").iterdir())
+        try:
+            yield
+            with in_netns(BACKEND):
+                assert links.xdp_program_id(device_index(WIRE)) == 0
+            assert not list((bpffs.ROOT / "xdp").iterdir())
+        finally:
+            # What a test that fails leaves is none of the next one's.
+            bpffs.remove_pins(PINS)
+            bpffs.remove_pins(bpffs.ROOT / "xdp")
 
 
 def called() -> list[str]:
@@ -112,7 +117,7 @@ class Frames:
         with in_netns(BACKEND):
             self._in = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
             self._in.bind((WIRE, 0))
-            self.mac = Path(f"/sys/class/net/{WIRE}/address").read_text().strip()
+            self.mac = self._in.getsockname()[4].hex(":")
         self._in.settimeout(TIMEOUT)
 
     def through(self, frame: bytes) -> bytes:
