@@ -46,7 +46,7 @@ def load_taking_fragments(device: str, directory: Path) -> None:
     program = ctypes.c_void_p(libxdp.xdp_program__open_file(os.fsencode(made), None, None))
     assert libxdp.libxdp_get_error(program) == 0
     try:
-        assert libxdp.xdp_program__set_xdp_frags_support(program, ctypes.c_bool(True)) == 0
+        assert libxdp.xdp_program__set_xdp_frags_support(program, ctypes.c_bool(1)) == 0
         index = socket.if_nametoindex(device)
         assert libxdp.xdp_program__attach(program, index, _NATIVE, 0) == 0
     finally:
