@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tests.unit.kernel.harness_clang import compile_bpf
 
+from towpath.kernel.bpf import bpffs
+
 _NATIVE = 1  # XDP_MODE_NATIVE
 CALL_ADJUST_TAIL = struct.pack("<BBhi", 0x85, 0, 0, 65)
 FIXTURES = Path(__file__).parents[1] / "prog" / "kernel" / "fixtures"
@@ -45,6 +47,8 @@ def load_taking_fragments(device: str, directory: Path) -> None:
     libxdp.xdp_program__open_file.restype = ctypes.c_void_p
     program = ctypes.c_void_p(libxdp.xdp_program__open_file(os.fsencode(made), None, None))
     assert libxdp.libxdp_get_error(program) == 0
+    # Looked for once a process, and tests remove it.
+    (bpffs.ROOT / "xdp").mkdir(mode=0o700, exist_ok=True)
     try:
         assert libxdp.xdp_program__set_xdp_frags_support(program, ctypes.c_bool(1)) == 0
         index = socket.if_nametoindex(device)
