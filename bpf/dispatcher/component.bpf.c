@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What stands in a dispatcher for a program of Towpath's: it calls whatever is
- * in its slot. So the program can be exchanged, and test-run, as anywhere else,
+ * in its slot. One program is loaded of it, by the name that others are to see. So the program can be exchanged, and test-run, as anywhere else,
  * while dispatchers come and go around this one.
  */
 #include <linux/bpf.h>
@@ -26,9 +26,22 @@ struct {
  * The slot is empty once nobody holds it any more. The packet passes then: where this
  * is the dispatcher's only program, nothing reads what it returns but the kernel.
  */
-SEC("freplace")
-int towpath(struct xdp_md *ctx)
+static __always_inline int call(struct xdp_md *ctx)
 {
 	bpf_tail_call_static(ctx, &slot, 0);
 	return XDP_PASS;
+}
+
+/* The load balancer. */
+SEC("freplace")
+int towpath(struct xdp_md *ctx)
+{
+	return call(ctx);
+}
+
+/* The program on a backend. */
+SEC("freplace")
+int towpath_decap(struct xdp_md *ctx)
+{
+	return call(ctx);
 }

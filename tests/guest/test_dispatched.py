@@ -24,7 +24,7 @@ from towpath.kernel.bpf.dispatcher import Component
 from towpath.kernel.bpf.hooks import Dispatcher, Xdp
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
-from towpath.kernel.bpf.programs import Program
+from towpath.kernel.bpf.programs import BPF_F_XDP_HAS_FRAGS, Program
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net.interfaces import device_index
 from towpath.lab.waiting import wait_until
@@ -68,7 +68,11 @@ def wire(veth: int) -> Iterator[Wire]:
 
 @contextmanager
 def beside(
-    objects: Path, ifindex: int, priority: int, actions: frozenset[int] = frozenset((PASS,))
+    objects: Path,
+    ifindex: int,
+    priority: int,
+    actions: frozenset[int] = frozenset((PASS,)),
+    flags: int = 0,
 ) -> Iterator[Program]:
     """Somebody else's program in the dispatcher, which passes all packets."""
     with ExitStack() as undo:
@@ -78,7 +82,7 @@ def beside(
         made.extend("first", template.programs[dispatcher.NAME], "prog0")
         made.load()
         program = made.programs["first"]
-        other = Component(program, priority, actions)
+        other = Component(program, priority, actions, flags)
         dispatcher.change(ifindex, lambda there: dispatched.placed([*there, other]), mode="native")
         yield program
 
@@ -269,6 +273,60 @@ def test_a_dispatcher_keeps_its_mode(sample: BpfObject, veth: int) -> None:
         with pytest.raises(KernelError, match=r"call 11: .*: a dispatcher has room for 10"):
             Dispatched.attach(count, veth, "generic")
         assert len(names(veth)) == 10
+    assert (links.xdp_program_id(veth), pinned()) == (0, {})
+
+
+def test_frames_in_fragments(objects: Path, sample: BpfObject, veth: int) -> None:
+    """They are taken if all take them. Where they are needed, who takes none is named."""
+    count = sample.programs["count"]
+    ip("link set tp1 mtu 9000")
+    with pytest.raises(KernelError, match=r"its MTU may be .* and towpath takes none"):
+        Dispatched.attach(count, veth, "native")
+    with Dispatched.attach(count, veth, "native", 7, fragments=True) as link:
+        words = record(veth)
+        assert (link.fragments, words[3], words[24]) == (True, 1, BPF_F_XDP_HAS_FRAGS)
+        there = links.xdp_program_id(veth)
+        for refused in (
+            lambda: beside(objects, veth, 60).__enter__(),
+            lambda: link.arrange(7, fragments=False),
+        ):
+            with pytest.raises(KernelError, match=r"fragments, and (first|towpath) takes none"):
+                refused()
+            assert links.xdp_program_id(veth) == there
+            assert list(pinned()) == [directory(veth)]
+        with beside(objects, veth, 60, flags=BPF_F_XDP_HAS_FRAGS):
+            words = record(veth)
+            assert (words[3], words[24:26]) == (1, (BPF_F_XDP_HAS_FRAGS,) * 2)
+            assert [link.fragments] == [True]
+            ip("link set tp1 mtu 1500")
+            link.arrange(7, fragments=False)
+            words = record(veth)
+            assert (words[3], words[24:26]) == (0, (0, BPF_F_XDP_HAS_FRAGS))
+            assert [link.fragments] == [False]
+        dispatcher.change(veth, lambda there: [each for each in there if each.priority == 7])
+    assert (links.xdp_program_id(veth), pinned()) == (0, {})
+
+
+def test_what_is_unwrapped_is_not_balanced_again(sample: BpfObject, veth: int) -> None:
+    """Nobody gets into an order in which it would be."""
+    count = sample.programs["count"]
+    wrong = r"towpath_decap \(priority 20\) would be called before towpath \(priority (50|30)\)"
+    decap = dispatched.DECAP_COMPONENT
+    with Dispatched.attach(count, veth, "native") as balancer:
+        with pytest.raises(KernelError, match=wrong):
+            Dispatched.attach(count, veth, "native", 20, component=decap)
+        assert names(veth) == ["towpath"]
+        with Dispatched.attach(count, veth, "native", component=decap):
+            assert names(veth) == ["towpath", "towpath_decap"]
+            balancer.arrange(10)
+        with Dispatched.attach(count, veth, "native", 20, component=decap):
+            with pytest.raises(KernelError, match=wrong):
+                balancer.arrange(30)
+            assert names(veth) == ["towpath", "towpath_decap"]
+            balancer.detach()
+            with pytest.raises(KernelError, match=wrong):
+                Dispatched.attach(count, veth, "native", 30)
+            assert names(veth) == ["towpath_decap"]
     assert (links.xdp_program_id(veth), pinned()) == (0, {})
 
 

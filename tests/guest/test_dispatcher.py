@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import signal
-import struct
 import subprocess
 from contextlib import contextmanager
-from pathlib import Path
 from subprocess import DEVNULL
 from typing import TYPE_CHECKING
 
@@ -23,6 +21,7 @@ from tests.guest.harness_guest import (
     run,
     services,
 )
+from tests.guest.harness_xdp_tools import gives_up, names
 from tests.lab.harness_agent import DEVICE as AGENTS_DEVICE
 from tests.lab.harness_agent import PEER, WEB, Agent, device
 from tests.lab.harness_stream import passing as taking
@@ -37,17 +36,17 @@ from towpath.kernel.errors import KernelError
 from towpath.kernel.net.interfaces import device_index
 from towpath.kernel.net.netns import in_netns
 from towpath.lab import namespaces
-from towpath.lab.topology import BALANCER, DEVICE
+from towpath.lab.topology import BALANCER, DEVICE, ROUTER
 from towpath.lab.waiting import wait_until
 from towpath.model import Device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from towpath.lab import Topology
 
 LOST_SECONDS = 2.0
-CALL_ADJUST_TAIL = struct.pack("<BBhi", 0x85, 0, 0, 65)
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +82,6 @@ def sharing(topology: Topology, priority: int | None = None) -> Iterator[LoadBal
         yield balancer
 
 
-def gives_up() -> bool:
-    """Whether libxdp can't make dispatchers that call programs which change packets.
-
-    Before 1.5.5 the functions that its dispatchers have replaced change none. Some kernels look.
-    """
-    (made,) = Path("/usr/lib").glob("*/bpf/xdp-dispatcher.o")
-    looks = b"\0changes_pkt_data\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
-    return looks and CALL_ADJUST_TAIL not in made.read_bytes()
-
-
 def succeeds(*command: str) -> bool:
     """Whether a command does what it is told, on the load balancer's node."""
     return not namespaces.run(BALANCER, command, stdout=DEVNULL, stderr=DEVNULL).returncode
@@ -104,13 +93,6 @@ def called() -> list[str]:
         return names(DEVICE)
 
 
-def names(device: str) -> list[str]:
-    """The same of a device in this namespace."""
-    command = ["xdp-loader", "status", device]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [line.split()[2] for line in shown.splitlines() if line.startswith(" =>")]
-
-
 @pytest.mark.each_kernel
 def test_beside_a_filter(topology: Topology, filtered: None) -> None:
     """It was there before, sees packets before, and goes without Towpath."""
@@ -120,6 +102,10 @@ def test_beside_a_filter(topology: Topology, filtered: None) -> None:
         assert called() == ["xdpfilt_alw_all", "towpath"]
         (status,) = balancer.devices()
         assert (status.mode, status.attach, status.trouble) == ("native", "dispatcher", None)
+        # The filter takes no frames in fragments, and so nobody gets any.
+        assert status.fragments is False
+        wider = ("ip", "link", "set", topology.balancer.port, "mtu", "9000")
+        assert namespaces.run(ROUTER, wider, stdout=DEVNULL, stderr=DEVNULL).returncode
         for vip in VIPS:
             ask(vip, 10_000)
             ask_by_datagram(vip)

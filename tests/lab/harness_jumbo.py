@@ -13,7 +13,7 @@ from towpath.lab.topology import DEVICE, ROUTER
 
 if TYPE_CHECKING:
     from towpath.documents import ServiceCounters
-    from towpath.lab import Lab
+    from towpath.lab import Lab, Topology
 
 needs_fragments = pytest.mark.skipif(
     not probe.fragments(), reason="XDP programs take no frames in fragments"
@@ -25,7 +25,12 @@ ROOM = JUMBO - 40  # for an outer header
 
 def widen(lab: Lab) -> None:
     """Give all links an MTU of 9000, and packets room for an outer header."""
-    for link in lab.topology.links:
+    widen_links(lab.topology)
+
+
+def widen_links(topology: Topology) -> None:
+    """The same, where there is no lab."""
+    for link in topology.links:
         for where, device in ((ROUTER, link.port), (link.node, DEVICE)):
             ip(where, "link", "set", device, "mtu", str(JUMBO))
         for family, gateway in ((4, link.router4.ip), (6, link.router6.ip)):

@@ -111,6 +111,9 @@ def shown(pins: str) -> dict[str, dict[str, object]]:
         (["--detach", WIRE], 2, "--detach takes --pin only"),
         (["--show", "-a", TARGETS[4]], 2, "--show takes --pin only"),
         ([WIRE, *BOTH, "--mode", "fast"], 2, "'native'"),
+        ([WIRE, *BOTH, "--priority", "5"], 2, "--priority is for --attach dispatcher only"),
+        ([WIRE, *BOTH, "--priority", "-1"], 2, "0<=x<=2147483647"),
+        (["--show", "--priority", "5"], 2, "--show takes --pin only"),
         (["tpdcz", *BOTH], 1, "no such device: tpdcz: there are: "),
         ([WIRE, "-a", "192.0.2.11/24"], 1, "'192.0.2.11/24': not an IPv4 or IPv6 address"),
         ([WIRE, *BOTH, "--pin", "/tmp/tpdc-pins"], 1, "not on a BPF file system"),  # noqa: S108

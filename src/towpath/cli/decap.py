@@ -28,6 +28,7 @@ EXAMPLES = {
     "towpath decap eth0 --address 192.0.2.11": "Unwrap until Ctrl-C; then print the counters.",
     "towpath decap eth0 -a 192.0.2.11 -a 2001:db8::11": "For an address of each family.",
     "towpath decap eth0 -a 192.0.2.11 --udp-port 6080": "For services with encap gue.",
+    "towpath decap eth0 -a 192.0.2.11 --attach dispatcher": "Beside a load balancer, or a filter.",
     f"towpath decap eth0 -a 192.0.2.11 --pin {PINS}": "Attach, and leave it attached.",
     "towpath decap --show -o json": "The counters of what is pinned there.",
     "towpath decap --detach": "End what is pinned there.",
@@ -66,6 +67,19 @@ EXAMPLES = {
     help="native: in the driver. generic: in the kernel's stack, slower. auto: native if it can.",
 )
 @click.option(
+    "--attach",
+    type=click.Choice(["link", "dispatcher"]),
+    default="link",
+    show_default=True,
+    help="link: the device's XDP hook is its alone. dispatcher: shared, by libxdp's protocol.",
+)
+@click.option(
+    "--priority",
+    metavar="NUMBER",
+    type=click.IntRange(0, (1 << 31) - 1),
+    help="In a dispatcher: programs of lower ones see packets first. Default: 50, as of any.",
+)
+@click.option(
     "--pin",
     "pins",
     metavar="DIRECTORY",
@@ -81,6 +95,8 @@ def decap(
     gre: bool,
     udp_ports: tuple[int, ...],
     mode: Literal["auto", "native", "generic"],
+    attach: Literal["link", "dispatcher"],
+    priority: int | None,
     pins: Path | None,
     action: str | None,
     form: Format,
@@ -103,19 +119,34 @@ def decap(
     Without --pin it runs until SIGINT, SIGTERM or SIGHUP, then detaches and prints the
     counters; a DEVICE that goes is attached to again when it is back. With --pin nobody is
     there to do that. One command serves one device.
+
+    With --attach dispatcher other programs are called beside it, in the order of their
+    priorities. Those that come later see packets without their outer header, which a
+    load balancer must not: it would balance them again. Of one priority it comes first.
     """
     if action is not None:
-        if device is not None or addresses or gre or udp_ports:
+        if device is not None or addresses or gre or udp_ports or priority is not None:
             raise click.UsageError(f"--{action} takes --pin only: device and addresses are known")
         with _undisturbed():
             _pinned(pins or PINS, action, form)
         return
     if device is None or not addresses:
         raise click.UsageError("a DEVICE and at least one --address are needed")
+    if priority is not None and attach != "dispatcher":
+        raise click.UsageError("--priority is for --attach dispatcher only")
     with _undisturbed():
         from towpath.datapath.decap.decap import Decap
 
-        with Decap(device, addresses, mode, gre=gre, udp_ports=udp_ports, pins=pins) as running:
+        with Decap(
+            device,
+            addresses,
+            mode,
+            gre=gre,
+            udp_ports=udp_ports,
+            pins=pins,
+            attach=attach,
+            priority=priority,
+        ) as running:
             if pins is None:
                 _wait(running)
                 counters = running.counters()
@@ -181,7 +212,9 @@ def _wait(running: Decap) -> None:
 def _what(running: Decap) -> str:
     addresses = ", ".join(map(str, running.addresses))
     reason = f" ({running.why_generic})" if running.why_generic else ""
-    return f"{running.device}: unwrapping for {addresses} in {running.mode} mode{reason}"
+    shared = ", by a dispatcher" if running.shared else ""
+    mode = f"{running.mode} mode{shared}{reason}"
+    return f"{running.device}: unwrapping for {addresses} in {mode}"
 
 
 def _totals(counters: DecapCounters) -> str:

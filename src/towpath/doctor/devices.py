@@ -13,7 +13,7 @@ from towpath.doctor import permissions
 from towpath.doctor.capability import Answer, either, no, unprobed, yes
 from towpath.kernel.bpf import dispatched, links, probe
 from towpath.kernel.bpf.attached import Inventory
-from towpath.kernel.bpf.dispatcher import opened
+from towpath.kernel.bpf.dispatcher import opened, refusing
 from towpath.kernel.bpf.programs import Program
 from towpath.kernel.errors import CAP_NET_ADMIN, KernelError, describe_errno
 from towpath.kernel.net import interfaces
@@ -101,7 +101,9 @@ def dispatcher(_: str, index: int) -> Answer:
         return yes("a new one")
     with there:
         names = ", ".join(each.program.name for each in there.components)
-        return yes(f"{there.mode} dispatcher, version {there.version}, which calls {names}")
+        found = f"{there.mode} dispatcher, version {there.version}, which calls {names}"
+        none = there.mode == "native" and probe.fragments() and refusing(there.components)
+        return yes(f"{found}; of frames in fragments {none}" if none else found)
 
 
 def _attached(index: int) -> Answer | None:

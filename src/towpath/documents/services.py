@@ -52,7 +52,8 @@ class DeviceStatus:
     """What is wrong, such as that there is no such device; None when all is well."""
     fragments: bool | None = None
     """Whether frames may be in fragments there, as are those that are larger than a page has room
-    for. In generic mode none is: the kernel makes all frames one piece."""
+    for. In generic mode none is: the kernel makes all frames one piece. In a dispatcher none is if
+    another program there takes none."""
     why_generic: str | None = None
     """What the driver said where mode auto had to settle for generic."""
     attach: str | None = None

@@ -121,6 +121,7 @@ def test_what_can_not_be_asked_for_is_not_taken_for_detached() -> None:
         number = on()
         with no_more_files():
             assert "Too many open files" in decap.follow()
+        assert isinstance(decap._link, links.Link)
         assert decap._link.fd >= 0
         assert on() == number
         assert decap.follow() == ""

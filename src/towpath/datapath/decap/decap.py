@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from towpath.closeable import Closeable
 from towpath.datapath.decap.addresses import DecapError, between, tunnel_address
 from towpath.datapath.decap.table import DecapCounters, DecapTable
+from towpath.kernel.bpf import probe
 from towpath.kernel.bpf.bpffs import ROOT, ensure_bpffs, new_pin_dir, remove_pins
-from towpath.kernel.bpf.fragments import taking_fragments
-from towpath.kernel.bpf.links import NOT_THE_DRIVER, Link, attach_xdp, xdp_program_id
+from towpath.kernel.bpf.dispatched import DECAP_COMPONENT, DEFAULT_PRIORITY, Dispatched
+from towpath.kernel.bpf.fragments import Kind, of_kind
+from towpath.kernel.bpf.hooks import Dispatcher, Xdp
+from towpath.kernel.bpf.links import NOT_THE_DRIVER, from_pin, xdp_mode, xdp_program_id
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.errors import KernelError, LayoutError
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.datapath.address import Address
+    from towpath.kernel.bpf.links import Attachment
 
 Mode = Literal["auto", "native", "generic"]
 
@@ -53,23 +57,25 @@ _MODES: dict[Mode, tuple[Literal["native", "generic"], ...]] = {
 
 
 class _Programs:
-    """The program in both of its kinds, over the same tables; loaded when they are needed.
+    """The program in all of its kinds, over the same tables; loaded when they are needed.
 
     In native mode it takes frames in fragments where the kernel has such, in generic mode it takes
-    none, see `LoadedProgram.kind`.
+    none, see `LoadedProgram.kind`. ``priority``: in a dispatcher; None: by links.
     """
 
-    def __init__(self, undo: ExitStack, constants: Mapping[str, Any]) -> None:
+    def __init__(self, undo: ExitStack, constants: Mapping[str, Any], priority: int | None) -> None:
         self._undo = undo
         self._constants = constants
-        self._loaded: dict[str, BpfObject] = {}
+        self._priority = priority
+        self._loaded: dict[Kind, BpfObject] = {}
+        self.why_generic = ""
 
     def load(self, mode: Literal["native", "generic"]) -> BpfObject:
         """The object with the program for a mode. KernelError."""
-        if mode not in self._loaded:
-            made = BpfObject.packaged(OBJECT)
-            if mode == "native":
-                made = taking_fragments(made)
+        kind = self._kind(mode)
+        if kind not in self._loaded:
+            shared = self._priority is not None
+            made = of_kind(BpfObject.packaged(OBJECT), kind, slots=shared)
             with ExitStack() as undo:
                 undo.enter_context(made)
                 for name, value in self._constants.items():
@@ -78,28 +84,43 @@ class _Programs:
                     made.reuse(name, self.any.maps[name])
                 made.load()
                 self._undo.push(undo.pop_all())
-            self._loaded[mode] = made
-        return self._loaded[mode]
+            self._loaded[kind] = made
+        return self._loaded[kind]
+
+    def _kind(self, mode: str) -> Kind:
+        if mode == "generic" or not probe.fragments():
+            return Kind.LINEAR
+        return Kind.FRAGMENTS if self._priority is None else Kind.CALLED
 
     @property
     def any(self) -> BpfObject:
         """One that is loaded."""
         return next(iter(self._loaded.values()))
 
-    def attach(self, index: int, mode: Mode) -> Link:
+    def attach(self, index: int, mode: Mode) -> Attachment:
         """Put it on a device, natively if it may be. KernelError."""
         why = ""
+        if mode == "auto" and self._priority is not None and (there := xdp_mode(index)):
+            # A dispatcher goes on in its mode.
+            mode = "native" if there == "native" else "generic"
         for each in _MODES[mode]:
             try:
-                link = attach_xdp(self.load(each).programs[PROGRAM], index, each)
+                link = self._attach(index, each)
             except KernelError as error:
                 if mode != "auto" or each == "generic" or error.errno in NOT_THE_DRIVER:
                     raise
                 why = str(error)
             else:
-                link.why_generic = why
+                self.why_generic = why
                 return link
         raise AssertionError(mode)
+
+    def _attach(self, index: int, mode: Literal["native", "generic"]) -> Attachment:
+        program = self.load(mode).programs[PROGRAM]
+        if self._priority is None:
+            return Xdp(index, mode).attach(program)
+        takes = self._kind(mode).fragments
+        return Dispatcher(index, mode, self._priority, DECAP_COMPONENT, takes).attach(program)
 
 
 class Decap(Closeable):
@@ -108,12 +129,15 @@ class Decap(Closeable):
     ``device`` is a name or an index, ``addresses`` are the outer destinations to unwrap for.
     ``gre``: packets in GRE, too; ``udp_ports``: and those in UDP to these ports, of FOU and of
     either variant of GUE. ``mode`` is where the program runs: native in the driver, generic in the
-    kernel's stack, auto the first of these that works. With ``pins``, a directory that doesn't
+    kernel's stack, auto the first of these that works. ``attach``: by a link, which has the
+    device's XDP hook alone, or by a dispatcher, which others share, the load balancer among them
+    (libxdp). It is called there by ``priority``, 50 unless it is given, and those that come later
+    see what it has unwrapped; a load balancer may not. With ``pins``, a directory that doesn't
     exist yet in a BPF file system, the program stays attached after `close`, until `detach`.
 
-    A context manager, which closes. DecapError: a wrong address or port, too many, or ``pins`` is
-    there already. KernelError: no such device, another program is attached, a capability is
-    missing.
+    A context manager, which closes. DecapError: a wrong address, port or priority, too many, or
+    ``pins`` is there already. KernelError: no such device, another program is attached, a
+    capability is missing.
     """
 
     def __init__(
@@ -125,14 +149,21 @@ class Decap(Closeable):
         gre: bool = False,
         udp_ports: Iterable[int] = (),
         pins: Path | None = None,
+        attach: Literal["link", "dispatcher"] = "link",
+        priority: int | None = None,
     ) -> None:
+        if priority is not None and attach == "link":
+            raise DecapError("priority: orders the programs of a dispatcher; a link has none")
         wanted = [tunnel_address(address) for address in addresses]
         index = device_index(device) if isinstance(device, str) else device
         self.pins: Path | None = None
         if pins is not None:
             _check_free(pins)
         with ExitStack() as undo:
-            programs = _Programs(undo, between(gre=gre, udp_ports=udp_ports))
+            placed = None
+            if attach == "dispatcher":
+                placed = DEFAULT_PRIORITY if priority is None else priority
+            programs = _Programs(undo, between(gre=gre, udp_ports=udp_ports), placed)
             obj = programs.load(_MODES[mode][0])
             self._table = DecapTable(obj, obj.maps[ADDRESSES], obj.maps[VERDICTS])
             for address in wanted:
@@ -141,6 +172,7 @@ class Decap(Closeable):
             self._wished: Mode = mode
             self._programs: _Programs | None = programs
             self._link = programs.attach(index, mode)
+            self._lost = False
             undo.callback(self._let_go)
             if pins is not None:
                 _pin(pins, obj, self._link)
@@ -162,7 +194,8 @@ class Decap(Closeable):
             verdicts = undo.enter_context(_open_map(pins, obj, VERDICTS))
             self._table = DecapTable(obj, addresses, verdicts)
             self._programs = None
-            self._link = Link.from_pin(pins / LINK)
+            self._link = from_pin(pins / LINK)
+            self._lost = False
             undo.callback(self._let_go)
             self._undo = undo.pop_all()
         return self
@@ -183,9 +216,14 @@ class Decap(Closeable):
         return self._link.mode
 
     @property
+    def shared(self) -> bool:
+        """Whether it is called by a dispatcher, as others may be."""
+        return isinstance(self._link, Dispatched)
+
+    @property
     def why_generic(self) -> str:
         """What the driver said when mode auto had to settle for generic."""
-        return self._link.why_generic
+        return self._programs.why_generic if self._programs else ""
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -214,24 +252,27 @@ class Decap(Closeable):
         if self._programs is None:
             return ""
         try:
-            if self._link.fd >= 0 and not self._is_here(self._link.ifindex):
+            if not self._lost and not self._is_here(self._link.ifindex):
                 # Wherever it is by now, as in another network namespace: it isn't wanted there.
+                self._lost = True
                 self._link.detach()
             index = device_index(self._name)
-            if self._link.fd < 0 or index != self._link.ifindex:
+            if self._lost or index != self._link.ifindex:
                 self._move(self._programs, index)
         except KernelError as error:
             return str(error)
         return ""
 
     def _is_here(self, index: int) -> bool:
+        if isinstance(self._link, Dispatched):
+            return self._link.attached
         return self._link.attached and xdp_program_id(index) == self._link.program_id
 
     def _move(self, programs: _Programs, index: int) -> None:
         """Attach to a device in place of the one before, if that is still there."""
         link = programs.attach(index, self._wished)
         self._link.detach()
-        self._link = link
+        self._link, self._lost = link, False
         if self.pins is not None:
             (self.pins / LINK).unlink(missing_ok=True)
             link.pin(self.pins / LINK)
@@ -259,7 +300,7 @@ def detach_pinned(pins: Path) -> None:
     DecapError: nothing is there.
     """
     _check_pinned(pins)
-    Link.from_pin(pins / LINK).detach()
+    from_pin(pins / LINK).detach()
     remove_pins(pins)
 
 
@@ -275,7 +316,7 @@ def _check_free(pins: Path) -> None:
         )
 
 
-def _pin(pins: Path, obj: BpfObject, link: Link) -> None:
+def _pin(pins: Path, obj: BpfObject, link: Attachment) -> None:
     if pins.is_relative_to(ROOT):
         ensure_bpffs()
     with new_pin_dir(pins) as directory:

@@ -24,7 +24,7 @@ from towpath.datapath.maps.pins import LINKS, MAPS, NEXT, found, succeed
 from towpath.kernel.bpf import links
 from towpath.kernel.bpf.bpffs import ensure_bpffs, new_pin_dir, remove_pins
 from towpath.kernel.bpf.btf import BtfError
-from towpath.kernel.bpf.fragments import taking_fragments
+from towpath.kernel.bpf.fragments import Kind, of_kind
 from towpath.kernel.bpf.maps import Map, possible_cpus
 from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.pinned_btf import pin_types, pinned_types
@@ -111,22 +111,18 @@ class SharedMaps:
         constants: Mapping[str, Any],
         programs: Collection[str] | None = None,
         *,
-        fragments: bool = False,
+        kind: Kind = Kind.LINEAR,
         slots: bool = False,
     ) -> BpfObject:
         """Load a packaged object over these maps; to be closed by who asked for it.
 
         ``constants``: what its programs are told besides what the maps say of themselves.
-        ``programs``: which ones are loaded, all unless they are named. ``fragments``: its XDP
-        programs take frames in fragments. ``slots``: else dispatchers may call them.
+        ``programs``: which ones are loaded, all unless they are named. ``kind``: of its XDP
+        programs. ``slots``: dispatchers may call those that take frames in one piece.
         VerifierError, KernelError.
         """
-        made = BpfObject.packaged(name)
-        if fragments:
-            made = taking_fragments(made)
+        made = of_kind(BpfObject.packaged(name), kind, slots=slots)
         try:
-            if slots and not fragments:
-                made.for_slots()
             self.use(made)
             for constant, value in (self.constants | dict(constants)).items():
                 made.rodata[constant] = value

@@ -25,6 +25,7 @@ from towpath.datapath.attach.places import Places
 from towpath.datapath.maps.pins import LINKS, NAMES
 from towpath.documents import DeviceStatus
 from towpath.kernel.bpf.dispatched import DEFAULT_PRIORITY, Dispatched, why_not
+from towpath.kernel.bpf.fragments import Kind
 from towpath.kernel.bpf.hooks import Dispatcher, Tc, Xdp
 from towpath.kernel.bpf.links import NOT_THE_DRIVER, xdp_mode, xdp_program_id
 from towpath.kernel.bpf.notes import Notes
@@ -95,8 +96,8 @@ class Attachment:
         self._names = Notes(pins / NAMES if pins else None)
         words = (text.partition(" ") for text in self._names.texts.values())
         self._before = {name: int(index) for index, _, name in words}
-        # By whether they take frames in fragments; none: those that balance.
-        self._standing: Mapping[bool, Program] = {}
+        # None: those that balance.
+        self._standing: Mapping[Kind, Program] = {}
         # Captures begin in other threads.
         self._lock = threading.RLock()
         self._balanced = [_Balanced(wish) for wish in wishes]
@@ -178,7 +179,8 @@ class Attachment:
             place = self._take_in_a_mode(each, index, "")
         if isinstance(place.link, Dispatched):
             try:
-                place.link.arrange(_priority(each.wish))
+                takes = self._kind_of(place).fragments
+                place.link.arrange(_priority(each.wish), fragments=takes)
             except KernelError as error:
                 log.warning("%s: it is called in another order: %s", each.wish.name, error)
         return place
@@ -199,21 +201,23 @@ class Attachment:
     def _take_in(self, each: _Balanced, index: int, mode: Mode) -> Place:
         """Put the program that is right for a mode there, by a link or by a dispatcher."""
         hook: Hook = Xdp(index, mode)
+        kind = self._program.kind(mode, each.wish.attach)
         if each.wish.attach == "dispatcher":
-            hook = Dispatcher(index, mode, _priority(each.wish))
-        program = self._wanted(self._kind(each.wish.attach, mode))
-        return self._places.take(f"{_XDP}{index}", program, hook)
+            hook = Dispatcher(index, mode, _priority(each.wish), fragments=kind.fragments)
+        return self._places.take(f"{_XDP}{index}", self._wanted(kind), hook)
 
-    def _kind(self, attach: str, mode: str) -> bool:
-        """Whether a place takes frames in fragments; what a dispatcher calls doesn't."""
-        return attach != "dispatcher" and self._program.kind(mode)
+    def _kind_of(self, place: Place) -> Kind:
+        return self._program.kind(place.link.mode, _attach(place))
 
-    def _kind_of(self, place: Place) -> bool:
-        return self._kind(_attach(place), place.link.mode)
+    def _takes_fragments(self, place: Place) -> bool:
+        """Whether frames may be in fragments there: not if another in the dispatcher takes none."""
+        if isinstance(place.link, Dispatched):
+            return place.link.fragments
+        return self._kind_of(place).fragments
 
-    def _wanted(self, kind: bool) -> Program:  # noqa: FBT001 -- as `kind` says
-        """What is to be in places that take frames in fragments, or don't."""
-        return self._standing.get(kind) or self._program.balancing(fragments=kind)
+    def _wanted(self, kind: Kind) -> Program:
+        """What is to be in places of a kind."""
+        return self._standing.get(kind) or self._program.balancing(kind)
 
     def _note(self) -> None:
         """Let the next process know which device had which name."""
@@ -364,17 +368,17 @@ class Attachment:
             called=device.name if device and device.name != name else None,
             mode=place.link.mode if place else None,
             trouble=each.trouble or None,
-            fragments=self._kind_of(place) if place else None,
+            fragments=self._takes_fragments(place) if place else None,
             why_generic=each.why_generic or None if place else None,
             attach=_attach(place) if place else None,
         )
 
     # ---- captures --------------------------------------------------------------------------------
 
-    def replace(self, programs: Mapping[bool, Program]) -> None:
+    def replace(self, programs: Mapping[Kind, Program]) -> None:
         """Put other programs in the places of those that balance; none: these again.
 
-        By whether they take frames in fragments: one for each of the `kinds`. A device that is
+        One for each of the `kinds`. A device that is
         gone has no place any more, and is left out. KernelError: a device can't have it; then all
         have what they had.
         """
@@ -389,8 +393,8 @@ class Attachment:
                 raise
 
     def _replace(self) -> None:
-        for kind in (True, False):
-            places = [place for place in self._balancing if self._kind_of(place) == kind]
+        for kind in Kind:
+            places = [place for place in self._balancing if self._kind_of(place) is kind]
             if places:
                 self._places.replace(places, self._wanted(kind))
 
@@ -399,14 +403,14 @@ class Attachment:
         return [place for place in self._places if place.name.startswith(_XDP)]
 
     @property
-    def kinds(self) -> frozenset[bool]:
-        """Whether the programs on the devices take frames in fragments: some may, others not.
+    def kinds(self) -> frozenset[Kind]:
+        """Those of the programs on the devices.
 
         Also of devices that aren't there now, as far as that is known.
         """
         with self._lock:
             missing = [each.wish for each in self._balanced if not self._is_attached(each)]
-            wished = {self._kind(wish.attach, wish.mode) for wish in missing}
+            wished = {self._program.kind(wish.mode, wish.attach) for wish in missing}
             return frozenset(wished.union(map(self._kind_of, self._balancing)))
 
     # ---- the end ---------------------------------------------------------------------------------

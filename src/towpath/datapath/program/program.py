@@ -12,6 +12,7 @@ from towpath.datapath.flows.flow_table import IDLE_SECONDS
 from towpath.datapath.lb.unwrap import unwrap_constants
 from towpath.datapath.snat.constants import constants as snat_constants
 from towpath.kernel.bpf import probe
+from towpath.kernel.bpf.fragments import Kind
 from towpath.kernel.errors import VerifierError
 from towpath.kernel.jiffies import per_second, units
 from towpath.kernel.net.conntrack_flows import udp_seconds
@@ -40,7 +41,7 @@ class LoadedProgram:
 
     ``mark`` is that of health checks' packets, 0 for none; ``foreign`` the bits that marks of other
     programs' checks have in common. ``tracks``: flows may be the kernel's. ``slots``: dispatchers
-    may call it, where it takes no frames in fragments.
+    may call it.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class LoadedProgram:
     ) -> None:
         self._undo = ExitStack()
         self._rows: dict[str, Any] = {}
-        self._other: BpfObject | None = None
+        self._others: dict[Kind, BpfObject] = {}
         self._marks = {"health_mark": mark, "foreign_marks": foreign}
         self._snat = snat or Snat()
         self._unwrap = unwrap
@@ -70,13 +71,13 @@ class LoadedProgram:
     def _load(self) -> BpfObject:
         constants = self._own_constants()
         try:
-            return self.tables.load(OBJECT, constants, fragments=self.fragments)
+            return self.tables.load(OBJECT, constants, kind=self.main, slots=self.slots)
         except VerifierError as error:
             if not self.fragments:
                 raise
             log.warning("frames in fragments are not taken: %s", error)
         self.fragments = False
-        return self.tables.load(OBJECT, constants, slots=self.slots)
+        return self.tables.load(OBJECT, constants, kind=self.main, slots=self.slots)
 
     def _own_constants(self) -> dict[str, Any]:
         nat = snat_constants(
@@ -100,25 +101,33 @@ class LoadedProgram:
             }
         )
 
-    def kind(self, mode: str) -> bool:
-        """Whether programs that run in a mode are of the kind that takes frames in fragments.
+    @property
+    def main(self) -> Kind:
+        """That of the object's own programs."""
+        return Kind.FRAGMENTS if self.fragments else Kind.LINEAR
 
-        In generic mode none is: the kernel hands others one linear frame, of whatever size, and
-        forgets of frames that it has copied for programs of this kind how long their link header
-        is (seen on 6.18, netif_receive_generic_xdp), so that tc programs find their packet cut off.
+    def kind(self, mode: str, attach: str = "link") -> Kind:
+        """Of what kind a program is that runs in a mode, by a link or by a dispatcher.
+
+        In generic mode none takes frames in fragments: the kernel hands others one linear frame,
+        of whatever size, and forgets of frames that it has copied for such programs how long their
+        link header is (seen on 6.18, netif_receive_generic_xdp), so that tc programs find their
+        packet cut off.
         """
-        return self.fragments and mode != "generic"
+        if not self.fragments or mode == "generic":
+            return Kind.LINEAR
+        return Kind.CALLED if attach == "dispatcher" else Kind.FRAGMENTS
 
-    def balancing(self, *, fragments: bool) -> Program:
-        """Return the program that balances, of either kind. KernelError."""
-        if fragments == self.fragments:
+    def balancing(self, kind: Kind) -> Program:
+        """Return the program that balances, of a kind. KernelError."""
+        if kind is self.main:
             return self.object.programs[PROGRAM]
-        if self._other is None:
+        if kind not in self._others:
             made = self.tables.load(
-                OBJECT, self._own_constants(), [PROGRAM], fragments=fragments, slots=self.slots
+                OBJECT, self._own_constants(), [PROGRAM], kind=kind, slots=self.slots
             )
-            self._other = self._undo.enter_context(made)
-        return self._other.programs[PROGRAM]
+            self._others[kind] = self._undo.enter_context(made)
+        return self._others[kind].programs[PROGRAM]
 
     @property
     def constants(self) -> dict[str, Any]:

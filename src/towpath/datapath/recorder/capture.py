@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from towpath.core.recorder.names import Told
     from towpath.datapath.recorder.recorder import Recorder
+    from towpath.kernel.bpf.fragments import Kind
     from towpath.kernel.bpf.object import BpfObject
     from towpath.kernel.bpf.ring import Ring
     from towpath.model.capture import Capture
@@ -97,7 +98,7 @@ class Recording(Closeable):
         capture: Capture,
         slot: int,
         ring: Ring,
-        loaded: Mapping[bool, BpfObject],
+        loaded: Mapping[Kind, BpfObject],
         recorder: Recorder,
         describe: Callable[[Outcome], Told | None],
         undo: ExitStack,
@@ -106,7 +107,7 @@ class Recording(Closeable):
         self.capture = capture
         self.slot = slot
         self.objects = loaded
-        """By whether their programs take frames in fragments; they share rules and rings."""
+        """By the kind of their programs; they share rules and rings."""
         self.object = next(iter(loaded.values()))
         self.program = self.object.programs[PROGRAM]
         self.programs = {kind: each.programs[PROGRAM] for kind, each in loaded.items()}

@@ -4,9 +4,9 @@
 While there is a capture, a program that records stands in the load balancer's place on the
 devices (``bpf/recorder/recorder.bpf.c``), put there and taken away by replacing the program of a
 link: no packet goes by in between, and without a capture nothing is paid. Each capture is a program
-of its own, loaded for its filter; they form a chain whose last one balances. Where some devices
-run programs that take frames in fragments and others don't, there are two of each, and two chains:
-the kernel refuses tail calls between the kinds.
+of its own, loaded for its filter; they form a chain whose last one balances. Where devices run
+programs of several kinds (`fragments.Kind`) there is one of each, and a chain for each: the kernel
+refuses tail calls between the kinds.
 
 Nothing of this is pinned. If this process dies, the chain is cut by the kernel, and the first
 program, which stays attached where links are pinned, balances and finds itself without a reader.
@@ -27,10 +27,9 @@ from towpath.datapath.errors import DatapathError
 from towpath.datapath.recorder.capture import PROGRAM, Recording
 from towpath.datapath.recorder.filters import rules_of
 from towpath.kernel.bpf import probe
-from towpath.kernel.bpf.fragments import taking_fragments
+from towpath.kernel.bpf.fragments import Kind, of_kind
 from towpath.kernel.bpf.maps import Map, possible_cpus
 from towpath.kernel.bpf.object import BpfObject
-from towpath.kernel.bpf.patch import with_functions
 from towpath.kernel.bpf.pcap import ExpressionError, compile_expression
 from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.bpf.rcu import wait_for_readers
@@ -38,7 +37,7 @@ from towpath.kernel.bpf.ring import Ring
 from towpath.wildcard import FullError, TooComplexError, WildcardTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from towpath.core.recorder.names import Told
     from towpath.datapath.program.attachment import Attachment
@@ -75,8 +74,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._undo = ExitStack()
         self._shared: BpfObject | None = None
-        self._chains: dict[bool, Map] = {}
-        """Of programs that take frames in fragments, and of those that don't."""
+        self._chains: dict[Kind, Map] = {}
         self._heart: threading.Thread | None = None
         self._closed = threading.Event()
         self._chain: list[Recording] = []
@@ -138,8 +136,8 @@ class Recorder:
 
         DatapathError, KernelError: there can be no such capture.
         """
-        kind = self._program.fragments
-        with self._lock, self._load(capture, 0, rules_of(capture, ()), fragments=kind) as loaded:
+        kind = self._program.main
+        with self._lock, self._load(capture, 0, rules_of(capture, ()), kind) as loaded:
             yield loaded.programs[PROGRAM]
 
     def _free_slot(self) -> int:
@@ -188,12 +186,12 @@ class Recorder:
 
     def _load_kinds(
         self, undo: ExitStack, capture: Capture, slot: int, rules: list[Rule]
-    ) -> dict[bool, BpfObject]:
+    ) -> dict[Kind, BpfObject]:
         """Load a capture's program in each kind that the devices have; they share the rules."""
-        loaded: dict[bool, BpfObject] = {}
+        loaded: dict[Kind, BpfObject] = {}
         for kind in self._attachment.kinds:
             first = next(iter(loaded.values()), None)
-            made = self._load(capture, slot, rules, fragments=kind, first=first)
+            made = self._load(capture, slot, rules, kind, first)
             loaded[kind] = undo.enter_context(made)
         return loaded
 
@@ -202,8 +200,7 @@ class Recorder:
         capture: Capture,
         slot: int,
         rules: list[Rule],
-        *,
-        fragments: bool,
+        kind: Kind,
         first: BpfObject | None = None,
     ) -> BpfObject:
         """Load a capture's own program, which the load balancer's tables and constants are for.
@@ -211,12 +208,12 @@ class Recorder:
         ``first``: the same of another kind.
         """
         shared = self._maps()
-        obj = _object(capture.expression, fragments=fragments, slots=self._program.slots)
+        obj = _object(capture.expression, kind, slots=self._program.slots)
         with ExitStack() as undo:
             undo.enter_context(obj)
             self._use_maps(obj, shared.maps, besides=[_CHAIN])
-            if fragments in self._chains:
-                obj.reuse(_CHAIN, self._chains[fragments])
+            if kind in self._chains:
+                obj.reuse(_CHAIN, self._chains[kind])
             by_family = {v: sum(r.version in (v, None) for r in rules) for v in (4, 6)}
             if first is None:
                 wildcard.resize(obj, _RULES, ipv4=by_family[4], ipv6=by_family[6])
@@ -236,8 +233,8 @@ class Recorder:
                 obj.autoload(name, on=name == PROGRAM)
             obj.load()
             undo.pop_all()
-        if fragments not in self._chains:
-            self._chains[fragments] = self._undo.enter_context(_kept(obj.maps[_CHAIN]))
+        if kind not in self._chains:
+            self._chains[kind] = self._undo.enter_context(_kept(obj.maps[_CHAIN]))
         return obj
 
     @staticmethod
@@ -364,11 +361,11 @@ def _room_for(capture: Capture) -> int:
     return 1 << (max(2 * capture.keep, MIN_KEPT_RING) - 1).bit_length()
 
 
-def _object(expression: str, *, fragments: bool, slots: bool) -> BpfObject:
+def _object(expression: str, kind: Kind, *, slots: bool) -> BpfObject:
     """Open the object, with an expression in it if there is one.
 
-    ``fragments``: as the balancer does, it takes frames in fragments. The last program of a chain
-    balances, and the kernel refuses chains of both kinds. ``slots``: as of `SharedMaps.load`.
+    ``kind``: the balancer's, since the last program of a chain balances, and the kernel refuses
+    chains of several kinds. ``slots``: as of `SharedMaps.load`.
     """
     functions = {}
     if expression:
@@ -376,18 +373,13 @@ def _object(expression: str, *, fragments: bool, slots: bool) -> BpfObject:
             program = compile_expression(expression)
         except ExpressionError as error:
             raise DatapathError(f"expression: {error}") from error
-        functions[_EXPRESSION] = partial(translate, program, fragments=fragments)
+        functions[_EXPRESSION] = partial(translate, program, fragments=kind.fragments)
     obj = BpfObject.packaged(OBJECT)
     try:
-        if fragments:
-            return taking_fragments(obj, functions)
-        made = _with(obj, functions)
+        return of_kind(obj, kind, functions, slots=slots)
     except TranslationError as error:
         obj.close()
         raise DatapathError(f"expression: {error}") from error
-    if slots:
-        made.for_slots()
-    return made
 
 
 def _kept(table: Map) -> Map:
@@ -402,11 +394,3 @@ def _share_rules(obj: BpfObject, first: BpfObject) -> None:
         if name.startswith(f"{_RULES}_"):
             obj.resize(name, first.maps[name].max_entries)
             obj.reuse(name, first.maps[name])
-
-
-def _with(obj: BpfObject, functions: Mapping[str, Callable[[int], bytes]]) -> BpfObject:
-    if not functions:
-        return obj
-    with obj:
-        path = obj.path
-    return with_functions(BpfObject, path, functions)

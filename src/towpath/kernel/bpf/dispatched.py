@@ -22,8 +22,9 @@ from towpath.kernel.bpf.dispatcher import COMPONENT_OBJECT, NAME, Component, Mod
 from towpath.kernel.bpf.map_types import MapType
 from towpath.kernel.bpf.maps import Map
 from towpath.kernel.bpf.object import BpfObject
-from towpath.kernel.bpf.programs import Program, ProgramType
+from towpath.kernel.bpf.programs import BPF_F_XDP_HAS_FRAGS, Program, ProgramType
 from towpath.kernel.errors import KernelError
+from towpath.kernel.net.interfaces import device_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 DEFAULT_PRIORITY = 50
 """The protocol's, of programs that say nothing else."""
 COMPONENT = "towpath"
+"""What stands in dispatchers for the load balancer."""
+DECAP_COMPONENT = "towpath_decap"
+"""And for the program on a backend. Of one priority it is called later."""
+COMPONENTS = (COMPONENT, DECAP_COMPONENT)
 _SLOT = "slot"
 _XDP_PASS = 2
 _CONTINUE = frozenset((_XDP_PASS,))
@@ -48,27 +53,36 @@ class Dispatched:
 
     def __init__(self, slot: Map, ifindex: int) -> None:
         self._slot = slot
-        self._seen: tuple[int, Path] | None = None
+        self._seen: _Seen | None = None
         self.ifindex = ifindex
 
     @classmethod
     def attach(
-        cls, program: Program, ifindex: int, mode: Mode, priority: int = DEFAULT_PRIORITY
+        cls,
+        program: Program,
+        ifindex: int,
+        mode: Mode,
+        priority: int = DEFAULT_PRIORITY,
+        *,
+        component: str = COMPONENT,
+        fragments: bool = False,
     ) -> Self:
         """Have the dispatcher of a device call a program; make one where there is none.
 
-        KernelError: another program is there, the dispatcher is full or runs in another mode, the
-        driver refuses, or the kernel can't.
+        ``component``: which of `COMPONENTS` others see. ``fragments``: the program takes frames in
+        fragments (`fragments.Kind.CALLED`). KernelError: another program is there, the dispatcher
+        is full or runs in another mode, the driver refuses, or the kernel can't.
         """
-        with _component() as made:
-            ours = Component(made.programs[COMPONENT], priority, _CONTINUE)
+        with _component(component) as made:
+            flags = _flags(fragments=fragments)
+            ours = Component(made.programs[component], priority, _CONTINUE, flags)
             _fill(made.maps[_SLOT], program.fd, program.name)
             # The slot is never without a holder.
             with ExitStack() as undo:
                 slot = undo.enter_context(Map(os.dup(made.maps[_SLOT].fd), name=_SLOT))
                 dispatcher.change(
                     ifindex,
-                    lambda there: placed([*filter(_is_held, there), ours]),
+                    lambda there: ordered(ifindex, [*filter(_is_held, there), ours]),
                     mode=mode,
                 )
                 undo.pop_all()
@@ -102,16 +116,25 @@ class Dispatched:
     @property
     def attached(self) -> bool:
         """Whether the dispatcher on the device, whoever has made it, calls this."""
+        return self._look() is not None
+
+    @property
+    def fragments(self) -> bool:
+        """Whether the dispatcher takes frames in fragments, as all that it calls do."""
+        seen = self._look()
+        return seen is not None and seen.fragments
+
+    def _look(self) -> _Seen | None:
+        """The dispatcher that calls this, None where none does."""
         number = links.xdp_program_id(self.ifindex) if self.ifindex else 0
         if not number:
-            return False
-        if self._seen is not None and self._seen[0] == number and self._seen[1].exists():
-            return True
-        self._seen = self._looked_for()
-        return self._seen is not None
+            return None
+        seen = self._seen
+        if seen is None or seen.dispatcher != number or not seen.link.exists():
+            self._seen = seen = self._looked_for()
+        return seen
 
-    def _looked_for(self) -> tuple[int, Path] | None:
-        """The id of the dispatcher, and what keeps this in its place there."""
+    def _looked_for(self) -> _Seen | None:
         with suppress(KernelError):  # what is there is no dispatcher, or has lost its pins
             there = dispatcher.opened(self.ifindex)
             if there is None:
@@ -120,7 +143,7 @@ class Dispatched:
                 for n, each in enumerate(there.components):
                     link = there.pins / f"prog{n}-link"
                     if self._is_this(each.program) and link.exists():
-                        return there.program.id, link
+                        return _Seen(there.program.id, link, there.fragments)
         return None
 
     def others(self) -> list[str]:
@@ -139,15 +162,23 @@ class Dispatched:
         """Replace the program; no packet goes by in between. KernelError."""
         _fill(self._slot, program.fd, program.name)
 
-    def arrange(self, priority: int) -> None:
-        """Be called in another order from now on. KernelError."""
+    def arrange(self, priority: int, *, fragments: bool | None = None) -> None:
+        """Be called in another order from now on. KernelError.
+
+        ``fragments``: whether the program takes frames in fragments by now; None: as before.
+        """
+        wished = None if fragments is None else _flags(fragments=fragments)
+
+        def arranged(each: Component) -> Component:
+            flags = each.flags if wished is None else wished
+            return replace(each, priority=priority, flags=flags)
 
         def moved(there: Sequence[Component]) -> Sequence[Component] | None:
             ours = [each for each in there if self._is_this(each.program)]
-            if all(each.priority == priority for each in ours):
+            if all(each == arranged(each) for each in ours):
                 return None
             others = [each for each in there if each not in ours]
-            return placed([*others, *(replace(each, priority=priority) for each in ours)])
+            return ordered(self.ifindex, [*others, *map(arranged, ours)])
 
         dispatcher.change(self.ifindex, moved)
 
@@ -194,22 +225,39 @@ class Dispatched:
 # ---- The component -------------------------------------------------------------------------------
 
 
+class _Seen(NamedTuple):
+    """A dispatcher that calls a program of ours."""
+
+    dispatcher: int
+    """The id of its program."""
+    link: Path
+    """What keeps ours in its place there."""
+    fragments: bool
+    """Whether it takes frames in fragments."""
+
+
+def _flags(*, fragments: bool) -> int:
+    return BPF_F_XDP_HAS_FRAGS if fragments else 0
+
+
 @contextmanager
-def _component() -> Iterator[BpfObject]:
+def _component(name: str) -> Iterator[BpfObject]:
     """A new one. KernelError: the kernel has none such."""
     with BpfObject.packaged(COMPONENT_OBJECT) as made:
         try:
-            load(made)
+            load(made, name)
         except KernelError as error:
             hint = f"no program may take the place of a function (freplace): {error}"
             raise KernelError("share an XDP hook", error.errno, hint) from error
         yield made
 
 
-def load(made: BpfObject, *, statistics: bool = False) -> None:
-    """Load a component, for the dispatchers that there will be. KernelError."""
+def load(made: BpfObject, name: str = COMPONENT, *, statistics: bool = False) -> None:
+    """Load one of the components, for the dispatchers that there will be. KernelError."""
+    for each in COMPONENTS:
+        made.autoload(each, on=each == name)
     with dispatcher.loaded([]) as template:
-        made.extend(COMPONENT, template.programs[NAME], "prog0")
+        made.extend(name, template.programs[NAME], "prog0")
         made.load(statistics=statistics)
 
 
@@ -229,9 +277,29 @@ def placed(components: Iterable[Component]) -> list[Component]:
     return sorted(components, key=lambda each: (each.priority, each.program.name))
 
 
+def ordered(ifindex: int, components: Iterable[Component]) -> list[Component]:
+    """As `placed`. KernelError: the load balancer would see what has been unwrapped for the host.
+
+    It would send that on as if a client had sent it: between two such hosts for ever.
+    """
+    there = placed(components)
+    unwraps = None
+    for each in filter(_is_held, there):
+        if each.program.name == DECAP_COMPONENT:
+            unwraps = unwraps or each
+        elif each.program.name == COMPONENT and unwraps is not None:
+            hint = (
+                f"{DECAP_COMPONENT} (priority {unwraps.priority}) would be called before"
+                f" {COMPONENT} (priority {each.priority}), which would balance again what has been"
+                " unwrapped; allowed: the same priority, or the other way round"
+            )
+            raise KernelError(f"share the XDP hook of {device_name(ifindex)}", errnos.EBUSY, hint)
+    return there
+
+
 def _is_held(component: Component) -> bool:
     """Whether it isn't one of ours that nothing holds any more: it does nothing, for good."""
-    if component.program.name != COMPONENT:
+    if component.program.name not in COMPONENTS:
         return True
     for number in component.program.map_ids:
         with Map.from_id(number) as slot:
@@ -281,5 +349,5 @@ def why_not() -> str:
 @cache
 def _try() -> None:
     """KernelError: it may be for now only, as for want of memory."""
-    with _component() as made, probe.tiny(ProgramType.XDP) as fd:
+    with _component(COMPONENT) as made, probe.tiny(ProgramType.XDP) as fd:
         _fill(made.maps[_SLOT], fd, "a program")

@@ -50,6 +50,11 @@ _OBJECTS = {2: "dispatcher", 3: "dispatcher_v3"}
 """What is loaded as a dispatcher of a version."""
 FIRST = 2
 """The version where there is none yet: whatever adds to it must not know less."""
+_SHARING = {
+    "towpath_lb": "attach: dispatcher among its devices",
+    "towpath_decap": "towpath decap --attach dispatcher",
+}
+"""Those of Towpath's programs that can take part, by what they are called alone; and how."""
 _FLAGS = {"native": 1 << 2, "generic": 1 << 1}
 _ONLY_IF_NONE = 1 << 0
 _OUTRUN = frozenset((errnos.EBUSY, errnos.EEXIST))
@@ -70,6 +75,11 @@ class Component:
     flags: int = 0
     """BPF_F_XDP_HAS_FRAGS: it takes frames in fragments."""
 
+    @property
+    def fragments(self) -> bool:
+        """Whether it takes frames in fragments."""
+        return bool(self.flags & BPF_F_XDP_HAS_FRAGS)
+
 
 class Dispatcher(Closeable):
     """The dispatcher on a device, with all that it calls; open until it is closed."""
@@ -82,6 +92,8 @@ class Dispatcher(Closeable):
         program: Program,
         pins: Path,
         components: tuple[Component, ...],
+        *,
+        fragments: bool,
     ) -> None:
         self.ifindex = ifindex
         self.mode = mode
@@ -90,6 +102,8 @@ class Dispatcher(Closeable):
         self.pins = pins
         """Where what keeps its components in their places is pinned."""
         self.components = components
+        self.fragments = fragments
+        """Whether it takes frames in fragments: only if all that it calls do."""
 
     def close(self) -> None:
         """Close the file descriptors of its programs. Twice is once."""
@@ -159,7 +173,7 @@ def _read(ifindex: int) -> Dispatcher | None:
         return None
     with ExitStack() as undo:
         program = undo.enter_context(Program.from_id(number))
-        config = _config(program, ifindex)
+        config = config_of(program, ifindex)
         pins = _pins_found(ifindex, number)
         components = []
         # Without pins nothing is left of what it called, unless they are where another looks.
@@ -177,17 +191,18 @@ def _read(ifindex: int) -> Dispatcher | None:
         mode, version = links.xdp_mode(ifindex), int(config["version"])
         pins = pins or pins_of(ifindex, number)
         undo.pop_all()
-        return Dispatcher(ifindex, mode, version, program, pins, tuple(components))
+        fragments = bool(config["fragments"])
+        return Dispatcher(
+            ifindex, mode, version, program, pins, tuple(components), fragments=fragments
+        )
 
 
-def _config(program: Program, ifindex: int) -> Any:
+def config_of(program: Program, ifindex: int) -> Any:
     """A dispatcher's record. KernelError: it isn't one, or of a version that isn't known here."""
     maps = program.map_ids
     if program.name != NAME or len(maps) != 1:
-        hint = (
-            "it was attached by itself, which leaves no room for others: take it off (ip link set"
-            f" {device_name(ifindex)} xdp off), or have it loaded by xdp-loader"
-        )
+        aside = _aside(program, ifindex)
+        hint = f"it was attached by itself, which leaves no room for others: {aside}"
         raise _refused(ifindex, program, hint)
     with Map.from_id(maps[0]) as kept:
         data = kept.lookup(0).tobytes()
@@ -204,6 +219,14 @@ def _config(program: Program, ifindex: int) -> Any:
     if config["programs"] > limits["DISPATCHER_PROGRAMS"]:
         raise _refused(ifindex, program, f"it says that it calls {config['programs']} programs")
     return config
+
+
+def _aside(program: Program, ifindex: int) -> str:
+    """What is to be done for a program to leave room for others."""
+    if program.name in _SHARING:
+        return f"let it share the hook too ({_SHARING[program.name]})"
+    off = f"ip link set {device_name(ifindex)} xdp off"
+    return f"take it off ({off}), or have it loaded by xdp-loader"
 
 
 def _refused(ifindex: int, program: Program, hint: str) -> KernelError:
@@ -268,7 +291,8 @@ def _changed(ifindex: int, wanted: Change, mode: Mode | None) -> bool:
         try:
             _pin(made, components, pins)
             there = before.mode if before else mode or "native"
-            done = exchanged(ifindex, there, program, before.program if before else None)
+            old = before.program if before else None
+            done = exchanged(ifindex, there, program, old, refusing(components))
         except BaseException:
             bpffs.remove_pins(pins)
             note.remove()
@@ -317,8 +341,7 @@ def fill(config: Any, components: Sequence[Component], version: int) -> None:
         raise KernelError(f"have a dispatcher call {len(components)}", errnos.E2BIG, hint)
     config["magic"], config["version"] = limits["DISPATCHER_MAGIC"], version
     config["programs"] = len(components) or 1
-    fragmented = [bool(each.flags & BPF_F_XDP_HAS_FRAGS) for each in components]
-    config["fragments"] = bool(components) and all(fragmented)
+    config["fragments"] = bool(components) and all(each.fragments for each in components)
     for n, each in enumerate(components):
         bits = sum(1 << action for action in each.actions)
         config["actions"][n] = bits | 1 << limits["DISPATCHER_NOBODY"]
@@ -343,8 +366,19 @@ def _pin(made: BpfObject, components: Sequence[Component], pins: Path) -> None:
             each.program.pin(pins / f"{function}-prog")
 
 
-def exchanged(ifindex: int, mode: str, program: Program, before: Program | None) -> bool:
-    """Put a dispatcher on a device; not if there is another than the one before."""
+def refusing(components: Sequence[Component]) -> str:
+    """Who among those that a dispatcher calls takes no frames in fragments; empty: all do."""
+    names = [each.program.name for each in components if not each.fragments]
+    return f"{', '.join(names)} {'takes' if len(names) == 1 else 'take'} none" if names else ""
+
+
+def exchanged(
+    ifindex: int, mode: str, program: Program, before: Program | None, refusing: str = ""
+) -> bool:
+    """Put a dispatcher on a device; not if there is another than the one before.
+
+    ``refusing``: who takes no frames in fragments, as `refusing` says. KernelError.
+    """
     flags = _FLAGS[mode]
     opts = XdpAttachOpts()
     if before is None:
@@ -354,7 +388,12 @@ def exchanged(ifindex: int, mode: str, program: Program, before: Program | None)
     with captured():
         result = lib.bpf_xdp_attach(ifindex, program.fd, flags, ctypes.byref(opts))
     if result < 0 and -result not in _OUTRUN:
-        raise links.xdp_error(program, device_name(ifindex), ifindex, mode, -result)
+        error = links.xdp_error(program, device_name(ifindex), ifindex, mode, -result)
+        if mode == "native" and refusing and -result not in links.NOT_THE_DRIVER:
+            # On veth it is the peer's MTU that counts, and that may be anywhere.
+            hint = f"{error.hint}; with a large MTU frames may be in fragments, and {refusing}"
+            raise KernelError(error.what, error.errno, hint)
+        raise error
     return bool(result == 0)
 
 

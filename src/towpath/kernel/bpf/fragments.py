@@ -9,6 +9,7 @@ hand: libbpf would refuse objects that name a kernel function on kernels without
 from __future__ import annotations
 
 import struct
+from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,24 @@ if TYPE_CHECKING:
 
     from towpath.kernel.bpf.object import BpfObject
 
+
+class Kind(Enum):
+    """What an XDP program is loaded for. One of another kind can't be put in its place."""
+
+    LINEAR = "linear"
+    """Frames in one piece, which is what generic mode makes of all."""
+    FRAGMENTS = "fragments"
+    """Frames in fragments as well, by a link. The kernel knows from the program's flag."""
+    CALLED = "called"
+    """The same, called by a dispatcher, which has the flag: extensions and what they call have
+    none (xdp-tools, lib/libxdp/protocol.org)."""
+
+    @property
+    def fragments(self) -> bool:
+        """Whether frames in fragments are taken."""
+        return self is not Kind.LINEAR
+
+
 _PULL, _KERNEL_FUNCTION = "pull_linear", b"bpf_xdp_pull_data"
 _KIND_FUNC = 12  # BTF_KIND_FUNC
 _MOV_R0, _CALL, _EXIT = 0xB7, 0x85, 0x95
@@ -28,12 +47,16 @@ _PSEUDO_KFUNC_CALL = 2
 
 
 def taking_fragments(
-    obj: BpfObject, functions: Mapping[str, Callable[[int], bytes]] | None = None
+    obj: BpfObject,
+    functions: Mapping[str, Callable[[int], bytes]] | None = None,
+    *,
+    marked: bool = True,
 ) -> BpfObject:
     """Return an object, which isn't loaded, such that its XDP programs take frames in fragments.
 
     It is the one that is given, or another in its place. Where the kernel has no such frames its
     programs are as ever. ``functions``: other functions to replace, see `with_functions`.
+    ``marked``: as of `BpfObject.take_fragments`.
     """
     replaced = dict(functions or {})
     taken = probe.fragments()
@@ -44,7 +67,29 @@ def taking_fragments(
             path = obj.path
         obj = with_functions(type(obj), path, replaced)
     if taken:
-        obj.take_fragments()
+        obj.take_fragments(marked=marked)
+    return obj
+
+
+def of_kind(
+    obj: BpfObject,
+    kind: Kind,
+    functions: Mapping[str, Callable[[int], bytes]] | None = None,
+    *,
+    slots: bool = False,
+) -> BpfObject:
+    """Return an object, which isn't loaded, with XDP programs of a kind: as `taking_fragments`.
+
+    ``slots``: programs that take frames in one piece are such as a dispatcher may call, too.
+    """
+    if kind.fragments:
+        obj = taking_fragments(obj, functions, marked=kind is Kind.FRAGMENTS)
+    elif functions:
+        with obj:
+            path = obj.path
+        obj = with_functions(type(obj), path, functions)
+    if kind is Kind.CALLED or (slots and kind is Kind.LINEAR):
+        obj.for_slots()
     return obj
 
 

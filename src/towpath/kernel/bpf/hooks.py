@@ -18,7 +18,7 @@ from towpath.kernel.bpf import dispatcher, links
 from towpath.kernel.bpf.attach_types import AttachType, hook_name
 from towpath.kernel.bpf.attached import Inventory
 from towpath.kernel.bpf.cgroups import attach_cgroup
-from towpath.kernel.bpf.dispatched import DEFAULT_PRIORITY, Dispatched
+from towpath.kernel.bpf.dispatched import COMPONENT, DEFAULT_PRIORITY, Dispatched
 from towpath.kernel.cgroup import cgroup_id
 from towpath.kernel.errors import KernelError
 from towpath.kernel.net import clsact
@@ -84,10 +84,20 @@ class Dispatcher:
     ifindex: int
     mode: dispatcher.Mode
     priority: int = DEFAULT_PRIORITY
+    component: str = COMPONENT
+    fragments: bool = False
+    """Whether the program takes frames in fragments."""
 
-    def attach(self, program: Program) -> Attachment:
+    def attach(self, program: Program) -> Dispatched:
         """As `Dispatched.attach`."""
-        return Dispatched.attach(program, self.ifindex, self.mode, self.priority)
+        return Dispatched.attach(
+            program,
+            self.ifindex,
+            self.mode,
+            self.priority,
+            component=self.component,
+            fragments=self.fragments,
+        )
 
     def has(self, attachment: Attachment) -> bool:
         """In any mode, and of any priority."""

@@ -126,13 +126,14 @@ class BpfObject(Closeable):
             raise KeyError(f"no program {program!r} in {self.path.name}; there are: {there}")
         check(lib.bpf_program__set_autoload(pointer, on), f"set autoload of program {program}")
 
-    def take_fragments(self) -> None:
+    def take_fragments(self, *, marked: bool = True) -> None:
         """Have its XDP programs take frames in fragments, which they are told: `probe.fragments`.
 
-        Programs of either kind can't call each other by tail calls.
+        ``marked``: the kernel is told too. Programs that are marked and others can't call each
+        other by tail calls.
         """
         for name, pointer in self._walk("program"):
-            if lib.bpf_program__type(pointer) == ProgramType.XDP:
+            if marked and lib.bpf_program__type(pointer) == ProgramType.XDP:
                 flags = lib.bpf_program__flags(pointer) | BPF_F_XDP_HAS_FRAGS
                 check(lib.bpf_program__set_flags(pointer, flags), f"set flags of program {name}")
         if _FRAGMENTS in self.rodata:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from towpath.kernel.bpf import dispatcher, links
+from towpath.kernel.bpf import dispatched, dispatcher, links
 from towpath.kernel.bpf.dispatched import placed
 from towpath.kernel.bpf.dispatcher import Component
 from towpath.kernel.bpf.object import BpfObject
@@ -31,7 +31,8 @@ def component(
     name: str, priority: int, actions: frozenset[int] = frozenset((2,)), flags: int = 0
 ) -> Component:
     """A program that isn't in the kernel."""
-    return Component(cast("Program", SimpleNamespace(name=name)), priority, actions, flags)
+    program = SimpleNamespace(name=name, id=priority, map_ids=())
+    return Component(cast("Program", program), priority, actions, flags)
 
 
 def record(components: list[Component], version: int) -> bytes:
@@ -63,6 +64,57 @@ def test_fragments_are_taken_if_all_take_them(flags: list[int], taken: int) -> N
     """One that doesn't would misread frames."""
     made = [component("a", n, flags=each) for n, each in enumerate(flags)]
     assert record(made, 2)[3] == taken
+
+
+def test_who_takes_none_is_named() -> None:
+    """So that an MTU that is refused is understood."""
+    takes, first, second = (
+        component("takes", 1, flags=FRAGMENTS),
+        component("first", 2),
+        component("second", 3),
+    )
+    assert dispatcher.refusing([takes]) == dispatcher.refusing([]) == ""
+    assert dispatcher.refusing([takes, first]) == "first takes none"
+    assert dispatcher.refusing([first, takes, second]) == "first, second take none"
+
+
+@pytest.mark.parametrize(
+    ("balancer", "decap", "allowed"),
+    [(50, 50, True), (10, 50, True), (50, 49, False), (60, 0, False)],
+)
+def test_what_is_unwrapped_is_not_balanced_again(
+    balancer: int,
+    decap: int,
+    allowed: bool,  # noqa: FBT001 -- a case's outcome
+) -> None:
+    """Whoever comes second is refused, and told what is allowed; others stand where they like."""
+    there = [component("between", 55), component("towpath_decap", decap)]
+    made = [*there, component("towpath", balancer)]
+    if allowed:
+        assert dispatched.ordered(1, made) == placed(made)
+        return
+    words = (
+        rf"the XDP hook of lo: .*: towpath_decap \(priority {decap}\) would be called before"
+        rf" towpath \(priority {balancer}\).*; allowed: the same priority"
+    )
+    with pytest.raises(KernelError, match=words):
+        dispatched.ordered(1, made)
+    assert dispatched.ordered(1, there) == placed(there)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("towpath_lb", r"share the hook too \(attach: dispatcher among its devices\)"),
+        ("towpath_decap", r"share the hook too \(towpath decap --attach dispatcher\)"),
+        ("somebodys", r"\(ip link set lo xdp off\), or have it loaded by xdp-loader"),
+    ],
+)
+def test_who_leaves_no_room_is_told_how(name: str, hint: str) -> None:
+    """What can share the hook is to do so; what can't has to go."""
+    alone = component(name, 7).program
+    with pytest.raises(KernelError, match=rf"with program {name} \(id 7\): .*{hint}"):
+        dispatcher.config_of(alone, 1)
 
 
 def test_actions_are_read_as_they_were_written() -> None:
