@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What stands in a dispatcher for a program of Towpath's: it calls whatever is
- * in its slot. One program is loaded of it, by the name that others are to see. So the program can be exchanged, and test-run, as anywhere else,
- * while dispatchers come and go around this one.
+ * in its slot. So the program can be exchanged, and test-run, as anywhere else,
+ * while dispatchers come and go around this one. Of the two that are here one is
+ * loaded: others see its name.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
