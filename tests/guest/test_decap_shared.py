@@ -155,7 +155,6 @@ def shown() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.each_kernel
 def test_beside_a_filter_and_the_balancer() -> None:
     """Each does its own: what is balanced isn't unwrapped, what is unwrapped isn't balanced."""
     load_filter()
@@ -207,7 +206,6 @@ def test_frames_in_fragments(tmp_path: Path) -> None:
     unload_all()
 
 
-@pytest.mark.each_kernel
 def test_killed_taken_away_and_ended() -> None:
     """What a killed one has left does nothing, and goes; what others take away comes back."""
     with closing(Frames()) as frames:
@@ -261,6 +259,7 @@ def test_others_come_and_go() -> None:
         assert run("--detach", "--pin", str(PINS)).returncode == 0
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_done_is_told() -> None:
     """In one line, with what is allowed; what is there stays."""
     with balancing(60):

@@ -209,6 +209,7 @@ def test_a_program_alone_is_named(topology: Topology) -> None:
             assert links.xdp_program_id(device_index(DEVICE)) == number
 
 
+@pytest.mark.thorough
 def test_an_agent_is_killed_and_exchanged(tmp_path: Path) -> None:
     """Beside a filter: no packet is lost, and in the end all of it goes."""
     devices = [{"name": AGENTS_DEVICE, "attach": "dispatcher", "priority": 20}]

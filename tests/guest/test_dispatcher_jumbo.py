@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from towpath.lab import Topology
 
-pytestmark = pytest.mark.each_kernel
 LARGE = 4000  # bytes of a frame that no page has room for, beside what surrounds it
 
 

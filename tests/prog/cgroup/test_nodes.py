@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.thorough
 def test_the_root_that_a_node_sees_is_its_own(nodes: list[Node]) -> None:
     """It isn't the machine's, and is told not to be; programs are proven to run."""
     for each in nodes:

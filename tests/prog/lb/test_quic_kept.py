@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from tests.prog.lb.harness import rigged
 from tests.prog.lb.oracle import TX
 from tests.prog.lb.test_quic import FORMS, made, made_by, of, serve, short
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tests.prog.lb.network import Network
 
 
+@pytest.mark.thorough
 def test_ids_are_read_back(net: Network, pins: Path) -> None:
     """By the next process, which has nothing to do."""
     for sport, config in enumerate(FORMS.values(), 4000):
