@@ -7,7 +7,7 @@ import json
 import subprocess
 from contextlib import ExitStack, closing, contextmanager
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from tests.lab.harness_balancer import SMALL
@@ -19,11 +19,12 @@ from towpath.model import Device, Snat, parse_service
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from towpath.datapath.snat.tracked import Tracked
     from towpath.model import Service
 
+Other = TypeVar("Other")
 SNAT = Snat((IPv4Address(OURS[4]),), (IPv6Address(OURS[6]),))
 DEVICES = [Device("eth0"), Device("eth1")]
 THERE = pytest.mark.parametrize("there", [POD, REMOTE], ids=["here", "elsewhere"])
@@ -117,31 +118,50 @@ def drops(balancer: Balancer) -> dict[str, int]:
     }
 
 
+def take_over(
+    net: Lab,
+    undo: ExitStack,
+    there: dict[int, str],
+    begin: Callable[[], tuple[Balancer, Other]],
+    wanted: list[Service],
+) -> tuple[Balancer, Other, socket.socket]:
+    """From rules that go meanwhile: nothing ends, and what begins is balanced.
+
+    ``begin`` is called when there are connections. Returns what it does, and a socket of UDP that
+    was there before.
+    """
+    other = REMOTE if there is POD else POD
+    nft(rules(there))
+    talks = [undo.enter_context(closing(net.connect(v))) for v in (4, 6) for _ in range(2)]
+    datagrams = [net.datagrams(version) for version in (4, 6)]
+    said = [asked(each) for each in datagrams]
+    begun, more = begin()
+    # Before the services are there, and when they are; what begins meanwhile by UDP is others'.
+    assert talks[0].ask() == talks[0].said
+    begun.apply(wanted)
+    assert [asked(each) for each in datagrams] == said
+    between = [net.datagrams(version) for version in (4, 6)]
+    by_rules = [asked(each) for each in between]
+    new = [undo.enter_context(closing(net.connect(version))) for version in (4, 6)]
+    assert settle(begun) >= 8
+    nft("delete table inet before")
+    assert [each.ask(100_000) for each in talks] == [each.said for each in talks]
+    assert [asked(each) for each in (*datagrams, *between)] == said + by_rules
+    new += [undo.enter_context(closing(net.connect(version))) for version in (4, 6)]
+    assert {each.ask()["who"] for each in new} == {name_of(other)}
+    assert {asked(net.datagrams(version))["who"] for version in (4, 6)} == {name_of(other)}
+    assert {each["who"] for each in (*said, *by_rules)} == {name_of(there)}
+    return begun, more, datagrams[0]
+
+
 @THERE
 def test_connections_of_before_go_on(net: Lab, there: dict[int, str]) -> None:
     """With the backend that they have, though all rules go; and new ones are balanced."""
     other = REMOTE if there is POD else POD
-    nft(rules(there))
     with ExitStack() as undo:
-        talks = [undo.enter_context(closing(net.connect(v))) for v in (4, 6) for _ in range(2)]
-        datagrams = [net.datagrams(version) for version in (4, 6)]
-        said = [asked(each) for each in datagrams]
-        balancer = undo.enter_context(balancing())
-        # Before the services are there, and when they are; what begins meanwhile by UDP is others'.
-        assert talks[0].ask() == talks[0].said
-        balancer.apply(services(other))
-        assert [asked(each) for each in datagrams] == said
-        between = [net.datagrams(version) for version in (4, 6)]
-        by_rules = [asked(each) for each in between]
-        new = [undo.enter_context(closing(net.connect(version))) for version in (4, 6)]
-        assert settle(balancer) >= 8
-        nft("delete table inet before")
-        assert [each.ask(100_000) for each in talks] == [each.said for each in talks]
-        assert [asked(each) for each in (*datagrams, *between)] == said + by_rules
-        new += [undo.enter_context(closing(net.connect(version))) for version in (4, 6)]
-        assert {each.ask()["who"] for each in new} == {name_of(other)}
-        assert {asked(net.datagrams(version))["who"] for version in (4, 6)} == {name_of(other)}
-        assert {each["who"] for each in (*said, *by_rules)} == {name_of(there)}
+        balancer, _, before = take_over(
+            net, undo, there, lambda: (undo.enter_context(balancing()), None), services(other)
+        )
         # Of UDP the kernel has what passes for as long as it passes, and not longer.
         assert settle(balancer) >= 8
         kept = {each.original: each.kept for each in tracked(balancer).listed()}
@@ -150,7 +170,7 @@ def test_connections_of_before_go_on(net: Lab, there: dict[int, str]) -> None:
         mine._enter(dict.fromkeys((key for key in mine.known() if key[36] == 17), 1))
         assert 0 < settle(balancer) < len(kept)
         assert {each.original.protocol for each in mine.listed()} == {6}
-        assert asked(datagrams[0])["who"] == name_of(other)
+        assert asked(before)["who"] == name_of(other)
         assert balancer.verdicts()["pass_tracked"] > 0
         assert drops(balancer) == {}
 

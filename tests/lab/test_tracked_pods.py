@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 
 from tests.lab.harness_balancer import SMALL
 from tests.lab.harness_local import POD, REMOTE, Lab, service
-from tests.lab.test_tracked import THERE, asked, name_of, net, nft, rules, settle, tracked
+from tests.lab.test_tracked import (
+    THERE,
+    asked,
+    name_of,
+    net,
+    nft,
+    rules,
+    settle,
+    take_over,
+    tracked,
+)
 
 from towpath.datapath.balancer import Balancer
 from towpath.model import parse_service
@@ -60,26 +70,10 @@ def counted(sockets: SocketBalancer) -> dict[str, int]:
 def test_connections_of_before_go_on(net: Lab, there: dict[int, str]) -> None:
     """With the backend that they have, though all rules go; and new ones are balanced."""
     other = REMOTE if there is POD else POD
-    nft(rules(there))
     with ExitStack() as undo:
-        talks = [undo.enter_context(closing(net.connect(v))) for v in (4, 6) for _ in range(2)]
-        datagrams = [net.datagrams(version) for version in (4, 6)]
-        said = [asked(each) for each in datagrams]
-        balancer, sockets = undo.enter_context(translating())
-        assert talks[0].ask() == talks[0].said
-        balancer.apply(here(other))
-        assert [asked(each) for each in datagrams] == said
-        between = [net.datagrams(version) for version in (4, 6)]
-        by_rules = [asked(each) for each in between]
-        new = [undo.enter_context(closing(net.connect(version))) for version in (4, 6)]
-        assert settle(balancer) >= 8
-        nft("delete table inet before")
-        assert [each.ask(100_000) for each in talks] == [each.said for each in talks]
-        assert [asked(each) for each in (*datagrams, *between)] == said + by_rules
-        new += [undo.enter_context(closing(net.connect(version))) for version in (4, 6)]
-        assert {each.ask()["who"] for each in new} == {name_of(other)}
-        assert {asked(net.datagrams(version))["who"] for version in (4, 6)} == {name_of(other)}
-        assert {each["who"] for each in (*said, *by_rules)} == {name_of(there)}
+        balancer, sockets, _ = take_over(
+            net, undo, there, lambda: undo.enter_context(translating()), here(other)
+        )
         settle(balancer)
         kept = {each.original: each.kept for each in tracked(balancer).listed()}
         assert all(is_kept == (ends.protocol == 17) for ends, is_kept in kept.items())
