@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from towpath.kernel.errors import KernelError
+from towpath.kernel.net.conntrack_flows import udp_seconds
 
 if TYPE_CHECKING:
     from towpath.agent.writer import Writer
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 SECONDS = 5.0
 PAUSES = 20
 """Between two looks at what has ended: so long, and so many times what a look has taken."""
+UDP_PART = 1 / 3
+"""And not more than this of the time after which the kernel forgets a flow of UDP, while there are
+any: those that have begun to pass have to be kept before, or they would pass to nobody."""
 MOST_SECONDS = 30.0
 """So long what isn't known is others', if no source says that it has handed in its services."""
 
@@ -98,4 +102,9 @@ class Tracking:
                 begun = time.monotonic()
                 await self.settle()
                 seconds = time.monotonic() - begun
-            await asyncio.sleep(max(SECONDS, PAUSES * seconds))
+            await asyncio.sleep(self._pause(seconds))
+
+    def _pause(self, seconds: float) -> float:
+        """Until the next look, when one has taken so long."""
+        pause = max(SECONDS, PAUSES * seconds)
+        return min(pause, UDP_PART * udp_seconds()) if self._tracked.of_udp else pause

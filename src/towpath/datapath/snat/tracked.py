@@ -106,6 +106,8 @@ class Tracked:
         self._noted: set[bytes] = set()
         """Keys of TCP that are there unless the program has taken one out: by a SYN."""
         self._full = False
+        self.of_udp = False
+        """Whether some of UDP pass, as of the last `settle`."""
 
     @classmethod
     def begun(
@@ -243,6 +245,7 @@ class Tracked:
         for key in before.keys() - wanted.keys() - {*chain.from_iterable(ending.values())}:
             self._forget(key)
         self._noted = {each for each in wanted if each[_PROTOCOL] == _TCP}
+        self.of_udp = len(self._noted) < len(wanted)
         if self._full:
             self._noted &= self.known().keys()
 
