@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.lab.harness_agent import PINS, Agent
+from tests.listed import needs_lists
 from tests.prog.kernel.harness_cgroups import new_cgroup
 from tests.prog.socket.harness import BACKENDS, PORT, VIP, Child, Servers
 
@@ -72,6 +73,7 @@ def child(cgroup: Path) -> Iterator[Child]:
         yield made
 
 
+@needs_lists
 def test_it_is_told(agent: Agent, child: Child) -> None:
     """By the API, and by the commands."""
     assert child.run(f"tcp('{VIP}', {PORT})")[1] == [VIP, PORT]
@@ -101,6 +103,7 @@ def test_it_is_told(agent: Agent, child: Child) -> None:
     assert f"{BACKENDS[0]}:{PORT}" in traced
 
 
+@needs_lists
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_a_live_trace_says_where_a_process_got(agent: Agent, cgroup: Path, protocol: str) -> None:
     """By a process in the cgroup; in another one no program runs."""
@@ -135,6 +138,7 @@ def _links() -> list[int]:
     return found
 
 
+@needs_lists
 def test_sockets_move_when_their_backend_goes(agent: Agent, child: Child) -> None:
     """Removed from the file: by itself, and soon."""
     child.run("make('u', AF_INET, SOCK_DGRAM)")

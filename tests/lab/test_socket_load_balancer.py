@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.listed import needs_lists
 from tests.prog.kernel.harness_cgroups import new_cgroup
 from tests.prog.socket.harness import BACKENDS, PORT, VIP, Child, Servers
 
@@ -46,6 +47,7 @@ def pins() -> Iterator[Path]:
     bpffs.remove_pins(path)
 
 
+@needs_lists
 def test_a_script_balances_a_cgroup(cgroup: Path) -> None:
     """Services and backends as LoadBalancer has them; nothing is left of it."""
     with SocketLoadBalancer(cgroup, limits=LIMITS) as lb, Child(cgroup) as child:
@@ -60,6 +62,7 @@ def test_a_script_balances_a_cgroup(cgroup: Path) -> None:
     assert Inventory().cgroup(cgroup, AttachType.CGROUP_INET4_CONNECT) == []
 
 
+@needs_lists
 def test_sockets_move_with_their_backend(cgroup: Path) -> None:
     """At once: within the change."""
     with SocketLoadBalancer(cgroup, limits=LIMITS) as lb, Child(cgroup) as child:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.lab.harness_socket import DNS, WEB_SERVICES, Lab, web_lab
+from tests.listed import needs_lists
 from tests.prog.socket.harness import BACKENDS, BACKENDS6, OTHER_VIP, VIP, VIP6, Servers, service
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def test_mptcpize(lab: Lab) -> None:
 IPERF = 5201
 
 
+@needs_lists
 def test_iperf3(lab: Lab) -> None:
     """Connections of TCP, and UDP beside one of TCP: both have to come to one server."""
     both = (service(OTHER_VIP, BACKENDS[:1], port=IPERF, protocol=each) for each in ("tcp", "udp"))
@@ -204,6 +206,7 @@ int main(int argc, char **argv)
 """
 
 
+@needs_lists
 def test_io_uring(lab: Lab, tmp_path: Path) -> None:
     """IORING_OP_CONNECT and IORING_OP_SENDMSG come by the same hooks."""
     (tmp_path / "uring.c").write_text(URING)

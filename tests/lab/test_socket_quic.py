@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.lab.harness_socket import WEB_SERVICES, Lab, web_lab
 from tests.lab.quic import PORT
+from tests.listed import needs_lists
 from tests.prog.socket.harness import BACKENDS, BACKENDS6, OTHER_VIP, OTHER_VIP6, service
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def serving(at: str, certificate: tuple[str, str], told: list[str]) -> Iterator[
         told.append(server.communicate()[0])
 
 
+@needs_lists
 @pytest.mark.parametrize(
     ("vip", "seen", "backends"),
     [(OTHER_VIP, f"::ffff:{OTHER_VIP}", BACKENDS[:2]), (OTHER_VIP6, OTHER_VIP6, BACKENDS6[:2])],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.lab.harness_socket import DNS, SECONDS, WEB_SERVICES, Lab, Names, web_lab
+from tests.listed import needs_lists
 from tests.prog.socket.harness import BACKENDS, OTHER_VIP, service
 
 from towpath.lab.waiting import wait_until
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from towpath.model.service import Service
+
+
+pytestmark = needs_lists
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from towpath.datapath.socket.listing import OBJECT
+from towpath.datapath.socket.listing import refusal
 from towpath.datapath.socket.program import chooses_errors
 from towpath.doctor.capability import Answer, either, no, yes
 from towpath.doctor.cgroup import PROOF
@@ -15,7 +15,6 @@ from towpath.doctor.probes import Probe
 from towpath.doctor.rules import Rule, Way
 from towpath.kernel.bpf import probe
 from towpath.kernel.bpf.attach_types import AttachType
-from towpath.kernel.bpf.object import BpfObject
 from towpath.kernel.bpf.programs import ProgramType
 from towpath.kernel.cgroup_mounts import mounted
 from towpath.kernel.errors import KernelError
@@ -67,12 +66,8 @@ def _errors() -> Answer:
 
 
 def _lists() -> Answer:
-    with BpfObject.packaged(OBJECT) as made:
-        try:
-            made.load()
-        except KernelError as error:
-            return no(str(error))
-    return yes("iterators over bpf_sk_storage_map")
+    found = refusal()
+    return yes("iterators over bpf_sk_storage_map") if found is None else no(found)
 
 
 def _end() -> Answer:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tests.listed import needs_lists
 from tests.prog.kernel.harness_cgroups import (
     MULTI,
     NONE,
@@ -79,6 +80,7 @@ def ids(pins: Path) -> dict[str, int]:
     return found
 
 
+@needs_lists
 def test_it_works_on_without_its_process_and_is_taken_over(cgroup: Path, pins: Path) -> None:
     """Links, notes and counters stay; the programs in the links are the next process's."""
     first = Process(pins, cgroup)
@@ -104,6 +106,7 @@ def test_it_works_on_without_its_process_and_is_taken_over(cgroup: Path, pins: P
     assert not (pins / "socket").exists()
 
 
+@needs_lists
 def test_one_that_had_no_table_of_connections_is_taken_over(cgroup: Path, pins: Path) -> None:
     """Whose notes are all at the sockets, and whose sockets' end no program sees."""
     first = Process(pins, cgroup)
@@ -135,6 +138,7 @@ def test_one_that_had_no_table_of_connections_is_taken_over(cgroup: Path, pins: 
         third.die()
 
 
+@needs_lists
 @pytest.mark.thorough
 def test_tables_of_another_size_are_taken_over(cgroup: Path, pins: Path) -> None:
     """No connection fails meanwhile; notes, clients and counters come along."""

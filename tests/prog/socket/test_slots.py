@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from tests.listed import needs_lists
 from tests.prog.socket.harness import BACKENDS, PORT, VIP, VIP6, Child, Rig, service
 from tests.prog.socket.test_stale import namespace_with_servers
 
@@ -50,6 +51,7 @@ def taken(rig: Rig, cookie: int) -> Iterator[None]:
     slots.update(at, record)
 
 
+@needs_lists
 @pytest.mark.parametrize(("host", "family"), [(VIP, "AF_INET"), (VIP6, "AF_INET6")])
 def test_a_connection_has_a_place_until_its_socket_is_closed(
     rig: Rig, host: str, family: str
@@ -70,6 +72,7 @@ def test_a_connection_has_a_place_until_its_socket_is_closed(
     assert (int(left["family"]), int(left["connects"])) == (0, 0)
 
 
+@needs_lists
 def test_one_whose_place_is_taken_has_its_note_at_the_socket(rig: Rig) -> None:
     """And keeps it there, though the place becomes free."""
     rig.apply(service())
@@ -86,6 +89,7 @@ def test_one_whose_place_is_taken_has_its_note_at_the_socket(rig: Rig) -> None:
     assert len(table(rig)) == 0
 
 
+@needs_lists
 def test_a_connection_to_a_backend_itself_forgets_the_service(rig: Rig) -> None:
     """With the socket that was connected to the service before."""
     rig.apply(service(backends=BACKENDS[:1]))
@@ -97,6 +101,7 @@ def test_a_connection_to_a_backend_itself_forgets_the_service(rig: Rig) -> None:
     assert cookies(rig) == []
 
 
+@needs_lists
 def test_mptcp_has_no_place(rig: Rig) -> None:
     """No hook tells the end of the kernel's own socket that connects for it."""
     rig.apply(service())
@@ -109,6 +114,7 @@ def test_mptcp_has_no_place(rig: Rig) -> None:
     assert len(cookies(rig)) == 1
 
 
+@needs_lists
 def test_connections_of_all_namespaces_are_ended(rig: Rig) -> None:
     """If that is asked for; those to the backend's own address stay."""
     rig.apply(service(backends=BACKENDS[:1]))
@@ -128,6 +134,7 @@ def test_connections_of_all_namespaces_are_ended(rig: Rig) -> None:
         assert child.run("S['own'].getpeername()") == [BACKENDS[0], PORT]
 
 
+@needs_lists
 def test_one_whose_namespace_nothing_else_leads_to_is_listed(rig: Rig) -> None:
     """By where it is."""
     rig.apply(service(backends=BACKENDS[:1]))
@@ -144,6 +151,7 @@ def test_one_whose_namespace_nothing_else_leads_to_is_listed(rig: Rig) -> None:
         assert int(seen["local_port"])
 
 
+@needs_lists
 @pytest.mark.skipif(not IN_TABLE, reason="this kernel doesn't tell MPTCP's sockets")
 def test_one_in_a_namespace_that_cant_be_seen_is_told_by_its_note(rig: Rig) -> None:
     """And isn't ended, which would take its addresses."""

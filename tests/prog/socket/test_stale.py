@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.listed import needs_lists
 from tests.prog.socket.harness import (
     BACKENDS,
     BACKENDS6,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from tests.prog.socket.harness import Rig
 
+pytestmark = needs_lists
 ABORTED = errno.ECONNABORTED
 GONE, STAYS = BACKENDS[:2]
 

@@ -27,7 +27,7 @@ from towpath.datapath.socket.balancer import detach
 from towpath.datapath.socket.report import Wanted, flows, packets, report, report_packets, take
 from towpath.datapath.socket.trace import Call
 from towpath.documents import SocketFlows
-from towpath.kernel.errors import KernelError
+from towpath.kernel.errors import KernelError, VerifierError
 from towpath.model import Problem
 from towpath.model.service import BackendState, Protocol
 
@@ -79,7 +79,10 @@ class Sockets(Part):
         self._backends = given.config.metrics.backends
         self._writer = given.writer
         self._wake: Callable[[], None] | None = None
-        self._unlisted: str | None = None
+        self._told = ""
+        """Why stale sockets can't be found, if they can't."""
+        self._refused = False
+        """By the kernel, whatever is tried."""
         services = given.shared.services
         if services is None:
             raise AgentError("socket: there is no load balancer whose services it could have")
@@ -198,11 +201,13 @@ class Sockets(Part):
                 if not await asyncio.to_thread(search.end, live):
                     break
         except KernelError as error:
-            if self._unlisted is None:
+            if str(error) != self._told:
                 log.warning("stale sockets can't be found: %s", error)
-            self._unlisted = f"stale sockets can't be found: {error}"
+            self._told = str(error)
+            # A kernel that has no such programs, or allows none, will not tomorrow: doctor says so.
+            self._refused = isinstance(error, VerifierError)
             return
-        self._unlisted = None
+        self._told, self._refused = "", False
         found = sockets.note(search)
         if found.ended:
             log.info("ended %d sockets that were connected to backends that have gone", found.ended)
@@ -217,7 +222,8 @@ class Sockets(Part):
             left = self._sockets.stale.left
             told += [f"{left} sockets whose backend has gone could not be ended"] if left else []
             told += self._sockets.troubles
-        told += [self._unlisted] if self._unlisted else []
+        if self._told and not self._refused:
+            told.append(f"stale sockets can't be found: {self._told}")
         return "; ".join(told) or None
 
     def found(self) -> Document:
@@ -238,6 +244,7 @@ class Sockets(Part):
             told = f"cgroup {self._sockets.name}: {told}"
         excluded = len(self._sockets.exclude)
         told += f"; {excluded} cgroups excluded" if excluded else ""
+        told += "; stale sockets aren't found" if self._refused else ""
         if self._sockets.packets is not None:
             devices = self._sockets.packets.asked(lambda node: len(node.devices))
             told += f"; packets of {devices} devices"

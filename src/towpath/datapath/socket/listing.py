@@ -25,6 +25,16 @@ _SLOTS = "socket_slots"
 Which = Literal["notes", "udp", "peers"]
 
 
+def refusal() -> str | None:
+    """Why this kernel lists no sockets, None if it does: a hardened one allows no such programs."""
+    with BpfObject.packaged(OBJECT) as made:
+        try:
+            made.load()
+        except KernelError as error:
+            return str(error)
+    return None
+
+
 class Listing(Closeable):
     """Lists sockets. KernelError: this kernel has no such iterators (5.9), or no types (BTF)."""
 
