@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 A, B, C, D = NEAR[4][:4]
 _, DRAINING, QUARANTINED, DOWN = BackendState
+pytestmark = pytest.mark.thorough
 KILLS = examples(8, 2)
 
 # Client ports. Every flow of OLD is known; of these, one half is seen again while nobody is there,

@@ -15,6 +15,7 @@ from tests.prog.lb.oracle import NO_BACKEND, TX
 
 from towpath.model import Backend
 
+pytestmark = pytest.mark.thorough
 BOTH_WAYS = True
 
 if TYPE_CHECKING:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from towpath.datapath.program.program import LoadedProgram
 
+pytestmark = pytest.mark.thorough
 MANY = examples(60, 20)
 READS = 4
 """Of both, in one copying."""
@@ -192,7 +193,6 @@ def test_what_changes_between_two_reads(
     assert halves(heir) == 0
 
 
-@pytest.mark.thorough
 def test_a_flow_that_begins_anew_between_the_copies(
     net: Network, pins: Path, two: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +221,6 @@ def test_a_flow_that_begins_anew_between_the_copies(
     assert int((used["ref"] != 0).sum()) == MANY
 
 
-@pytest.mark.thorough
 def test_what_the_new_program_has_begun_stays(
     net: Network, pins: Path, two: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +269,6 @@ def test_an_answer_that_comes_too_early(
     assert heir.run(nobodys).retval == XDP_PASS
 
 
-@pytest.mark.thorough
 def test_a_port_that_is_taken_over_meanwhile(
     net: Network, pins: Path, two: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +295,6 @@ def test_a_port_that_is_taken_over_meanwhile(
         goes_both_ways(heir, 2000 + n)
 
 
-@pytest.mark.thorough
 def test_what_goes_on_finds_room_before_what_has_ended(
     net: Network, pins: Path, two: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
