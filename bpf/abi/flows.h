@@ -58,7 +58,8 @@ struct flow_cpu {
 	__u32 learnt;
 	__u32 answer_tick;
 	__u32 answered; /* packets that were too large, see FLOW_ANSWERS */
-	__u64 _reserved[6];
+	__u32 full;	/* in this tick a flow found no room in the table of translations */
+	__u32 _reserved[11];
 };
 
 enum flow_limits {

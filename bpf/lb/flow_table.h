@@ -190,6 +190,7 @@ static __always_inline struct flow_cpu *learnt_now(__u32 cpu, __u32 tick)
 	if (budget && budget->tick != tick) {
 		budget->tick = tick;
 		budget->learnt = 0;
+		budget->full = 0;
 	}
 	return budget;
 }

@@ -247,10 +247,10 @@ __noinline int nat_try_candidate(__u32 slot, __u32 i, __u32 evict)
 
 	if (!lb || !n || !nat_take_candidate(lb, n, i))
 		return NAT_FULL;
-	if (i)
-		nat_extend_depth(slot);
-	else
+	if (!i)
 		n->search.full = 0;
+	else if (i > n->search.depth) /* which never becomes less */
+		nat_extend_depth(slot);
 	if (tracks && nat_candidate_is_held(slot))
 		return NAT_TAKEN;
 	result = nat_bind_candidate(lb, n, evict);

@@ -218,17 +218,28 @@ static __always_inline void nat_give(const struct lb_ctx *lb, struct nat *n,
 /* Gives a new flow to a backend: PARSE_OK or the verdict. The backend is then in n->handle. */
 static __noinline int nat_admit(struct lb_ctx *lb, struct nat *n, const struct backend *backend)
 {
+	struct flow_cpu *learnt;
+	int result;
+
 	nat_give(lb, n, backend);
 	if (lb->traced) {
 		nat_candidate(lb, n, n->search.first);
 		return PARSE_OK;
 	}
-	if (!may_learn(lb->cpu, lb->jiffies, nat_learn))
+	learnt = learnt_now(lb->cpu, lb->jiffies);
+	if (!learnt || learnt->learnt++ >= nat_learn)
 		return VERDICT_DROP_NAT_RATE;
-	/* What nobody has confirmed gives way only when nothing else is left. */
-	if (!nat_is_bound(nat_bind(lb->slot, 0)) && !nat_is_bound(nat_bind(lb->slot, 1)))
-		return VERDICT_DROP_NAT_PORTS;
-	return PARSE_OK;
+	/*
+	 * What nobody has confirmed gives way only when nothing else is left. Once in a jiffy is
+	 * enough to find that out: a flood would have to pay for it with each of its packets.
+	 */
+	if (!learnt->full) {
+		result = nat_bind(lb->slot, 0);
+		if (nat_is_bound(result))
+			return PARSE_OK;
+		learnt->full = result == NAT_FULL;
+	}
+	return nat_is_bound(nat_bind(lb->slot, 1)) ? PARSE_OK : VERDICT_DROP_NAT_PORTS;
 }
 
 /* What a client's packet becomes on its way to the flow's backend. */
