@@ -93,7 +93,8 @@ struct record_cpu {
 	__u32 captured[2];    /* bytes of the frame that were kept, by direction */
 	__be16 vlan;	      /* tag control word of the outer tag, 0 = untagged */
 	__u8 authenticated;   /* `flow` is what is behind an authentication header */
-	__u8 _reserved[5];
+	__u8 _reserved;
+	__u32 directions; /* those that the captures that want it want, as record_slot has them */
 	struct record_seen seen_beat[8];
 	struct record_count counts[8];
 };

@@ -331,8 +331,10 @@ static __always_inline void record_take(struct xdp_md *ctx, struct record_cpu *c
 	if (!cpu->chosen) {
 		frame->head.time = bpf_ktime_get_ns();
 		cpu->snaplen = 0;
+		cpu->directions = 0;
 	}
 	cpu->chosen |= 1U << record_slot;
+	cpu->directions |= slot->directions;
 	if (cpu->snaplen >= slot->snaplen)
 		return;
 	cpu->snaplen = slot->snaplen;
@@ -400,11 +402,13 @@ __noinline int record_write_one(__u32 at, __u32 direction)
 	return 0;
 }
 
-static __always_inline void record_write(__u32 direction)
+/* Few captures go on at once: what the others would be asked costs more than writing does. */
+static __always_inline void record_write(struct record_cpu *cpu, __u32 direction)
 {
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < RECORD_CAPTURES; i++)
-		record_write_one(i, direction);
+		if (cpu->chosen >> i & 1)
+			record_write_one(i, direction);
 }
 
 /* ---- What became of it ----------------------------------------------------------- */
@@ -452,6 +456,7 @@ __noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
 	struct record_frame *in = record_frame(RECORD_IN), *out = record_frame(RECORD_OUT);
 	struct record_cpu *cpu = record_cpu();
 	struct lb_ctx *lb = lb_ctx_of(bpf_get_smp_processor_id() * 2);
+	__u32 sent = RECORD_OUT;
 
 	if (!in || !out || !cpu || !lb)
 		return 0;
@@ -459,15 +464,21 @@ __noinline int record_end(struct xdp_md *ctx, __u32 verdict, __u32 action)
 	record_outcome(&in->head, cpu, lb, verdict, action);
 	in->head.ifindex = lb->rx_ifindex;
 	in->head.direction = RECORD_IN;
-	record_write(RECORD_IN);
-	if (cpu->chosen && record_is_sent(verdict)) {
-		record_outcome(&out->head, cpu, lb, verdict, action);
+	record_write(cpu, RECORD_IN);
+	if (!cpu->chosen || !record_is_sent(verdict))
+		goto out;
+	if (record_is_copy(lb, verdict))
+		sent |= RECORD_COPY;
+	/* Nothing is kept of a frame that nobody wants. */
+	if (cpu->directions >> sent & 1) {
+		out->head = in->head;
 		out->head.time = bpf_ktime_get_ns();
 		out->head.ifindex = verdict <= VERDICT_HANDOFF ? lb->tx_ifindex : lb->rx_ifindex;
 		out->head.direction = RECORD_OUT;
 		cpu->captured[RECORD_OUT] = record_copy(ctx, out, cpu->snaplen);
-		record_write(RECORD_OUT | (record_is_copy(lb, verdict) ? RECORD_COPY : 0));
+		record_write(cpu, sent);
 	}
+out:
 	cpu->chosen = 0;
 	return 0;
 }
