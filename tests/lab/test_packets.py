@@ -28,6 +28,7 @@ from tests.lab.harness_packets import (
     lab,
     serve_http,
 )
+from tests.listed import needs_lists
 from tests.prog.kernel.harness_cgroups import new_cgroup
 from tests.prog.socket.harness import Child
 
@@ -94,6 +95,7 @@ def agent(net: Lab, tmp_path: Path) -> Iterator[Agent]:
         detach_pinned(PINS)
 
 
+@needs_lists
 def test_a_pod_reaches_services(net: Lab, agent: Agent) -> None:
     """TCP and UDP, IPv4 and IPv6; backends see the pod, and the pod sees the service."""
     for vip, backends, pod in ((VIP, BACKENDS, POD), (VIP6, BACKENDS6, POD6)):
@@ -143,6 +145,7 @@ def test_large_transfers(net: Lab, agent: Agent) -> None:
         assert net.run("curl", "-sS", "--max-time", "60", *told, url) == str(size)
 
 
+@needs_lists
 def test_a_killed_agent_costs_nothing(net: Lab, agent: Agent) -> None:
     """Flows go on, and others begin; the next agent takes the programs over as they are."""
     open_ = net.socket(SOCK_STREAM, (VIP, HTTP))
@@ -172,6 +175,7 @@ def programs() -> list[str]:
     return [each.name for side in sides for each in side.programs()]
 
 
+@needs_lists
 def test_a_backend_that_is_removed_is_left(net: Lab, agent: Agent) -> None:
     """A socket of UDP goes on with another one, a connection of TCP ends at once."""
     datagrams, stream = net.socket(SOCK_DGRAM, (VIP, DNS)), net.socket(SOCK_STREAM, (VIP, HTTP))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.lab.harness_agent import PINS, Agent
 from tests.lab.harness_masquerade import FAR, NEAR, NEAR6, Lab, ip, lab, transfer, wait
+from tests.listed import needs_lists
 from tests.prog.kernel.harness_cgroups import new_cgroup
 
 from towpath.api.client import Client
@@ -68,6 +69,7 @@ def order(device: str = "veth1") -> list[str]:
     return [each.name for each in Tc(socket.if_nametoindex(device), "ingress").programs()]
 
 
+@needs_lists
 def test_a_flow_to_a_service_outside_leaves_masqueraded(net: Lab, agent: Agent) -> None:
     """And what is answered gets the pod's address, and then the service's."""
     agent.start()
