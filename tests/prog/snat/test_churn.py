@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from scapy.layers.inet import UDP
 from tests.guests import examples
@@ -17,6 +19,8 @@ from tests.prog.lb.harness import service
 from tests.prog.lb.network import GATEWAY, IN, NEAR, neighbour
 from tests.prog.lb.network import ip as run_ip
 from tests.prog.lb.oracle import NO_VIP, TX, XDP_DROP, XDP_PASS, XDP_TX, checksum
+from tests.prog.lb.oracle_parse import parse
+from tests.prog.lb.test_flood import one_cpu
 from tests.prog.snat.harness import (
     NARROW,
     NAT_SMALL,
@@ -32,7 +36,7 @@ from tests.prog.snat.harness import (
     snat_service,
 )
 from tests.prog.snat.harness_flows import listed
-from tests.prog.snat.oracle import NO_PORT, NatOutcome
+from tests.prog.snat.oracle import NO_PORT, NatOutcome, flow_hash64
 
 from towpath.datapath.errors import DatapathError
 from towpath.datapath.flows.nat_table import Wanted
@@ -68,6 +72,35 @@ def test_every_address_is_used(net: Network) -> None:
                 used.add((outcome.entry.source, outcome.entry.port))
         assert {source for source, _ in used} == set(wide.ipv4)
         assert len(used) > 16 * PORTS * 3 // 4
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_full_table_is_found_to_be_so_once_in_a_jiffy(net: Network, version: int) -> None:
+    """Then who hasn't confirmed gives way at once, without a look at what else there may be."""
+    small = replace(NAT_SMALL, nat_flows=1024)
+    with nat_rigged(net, limits=small, still=True) as nat:
+        nat.serve(snat_service(version, NEAR[version][0]))
+        for number in range(3 * 1024):
+            assert nat.run(client_frame(version, sport=2000 + number)).retval == XDP_TX
+        rows, heads = nat.tables["flow_cpus"], nat.tables["nat_heads"]
+        with one_cpu() as cpu:
+            nat.run(client_frame(version, sport=1000))
+            assert rows["full"][cpu] == 1
+            for sport in range(1001, 1011):
+                frame = client_frame(version, sport=sport)
+                flow = parse(frame).flow
+                hashed = flow_hash64(flow, nat.world.seed)
+                first, second = itertools.islice(nat.world.table.candidates(flow, hashed), 2)
+                # A way that is free, at the second candidate.
+                for half in ("forward", "reply"):
+                    heads[half][second[2]] &= ~np.uint64(0xFF)
+                nat.tables["nat_flows"]["way"]["ref"][second[2]][0] = 0
+                rows["full"][cpu] = sport % 2
+                at = 34 if version == 4 else 54
+                sent = nat.run(frame, new_jiffy=False).data[at : at + 2]
+                assert int.from_bytes(sent, "big") == (first if sport % 2 else second)[1]
+                # In another jiffy it is asked anew.
+                nat.run(client_frame(version, sport=5000 + sport))
 
 
 @pytest.mark.host

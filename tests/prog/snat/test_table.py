@@ -10,23 +10,19 @@ from random import Random
 from statistics import median
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 from tests.prog.lb.network import NEAR
 from tests.prog.lb.oracle import NO_VIP, TX, XDP_DROP, XDP_TX
-from tests.prog.lb.oracle_parse import parse
 from tests.prog.lb.test_flood import one_cpu
 from tests.prog.snat.harness import (
     BOTH,
     NARROW,
-    NAT_SMALL,
     PORTS,
     SOURCES,
     NatRig,
     answer,
     client_frame,
     established,
-    nat_rigged,
     port_of,
     snat_service,
 )
@@ -36,7 +32,6 @@ from towpath.kernel.jiffies import per_second
 from towpath.model import Backend
 
 if TYPE_CHECKING:
-    from tests.prog.lb.network import Network
     from tests.prog.lb.oracle import Outcome
 
 
@@ -110,35 +105,6 @@ def test_who_has_not_confirmed_gives_way(nat: NatRig, version: int) -> None:
     for number, flow in enumerate(kept):
         again = nat.expect(client_frame(version, sport=1000 + number, flags="A"), TX)
         assert (again.fresh, port_of(again)) == (False, port_of(flow))
-
-
-@pytest.mark.parametrize("version", [4, 6])
-def test_a_full_table_is_found_to_be_so_once_in_a_jiffy(net: Network, version: int) -> None:
-    """Then who hasn't confirmed gives way at once, without a look at what else there may be."""
-    small = replace(NAT_SMALL, nat_flows=1024)
-    with nat_rigged(net, limits=small, still=True) as nat:
-        nat.serve(snat_service(version, NEAR[version][0]))
-        for number in range(3 * 1024):
-            assert nat.run(client_frame(version, sport=2000 + number)).retval == XDP_TX
-        rows, heads = nat.tables["flow_cpus"], nat.tables["nat_heads"]
-        with one_cpu() as cpu:
-            nat.run(client_frame(version, sport=1000))
-            assert rows["full"][cpu] == 1
-            for sport in range(1001, 1011):
-                frame = client_frame(version, sport=sport)
-                flow = parse(frame).flow
-                hashed = flow_hash64(flow, nat.world.seed)
-                first, second = itertools.islice(nat.world.table.candidates(flow, hashed), 2)
-                # A way that is free, at the second candidate.
-                for half in ("forward", "reply"):
-                    heads[half][second[2]] &= ~np.uint64(0xFF)
-                nat.tables["nat_flows"]["way"]["ref"][second[2]][0] = 0
-                rows["full"][cpu] = sport % 2
-                at = 34 if version == 4 else 54
-                sent = nat.run(frame, new_jiffy=False).data[at : at + 2]
-                assert int.from_bytes(sent, "big") == (first if sport % 2 else second)[1]
-                # In another jiffy it is asked anew.
-                nat.run(client_frame(version, sport=5000 + sport))
 
 
 @pytest.mark.host  # a guest may be too slow for two packets in a jiffy
