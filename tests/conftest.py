@@ -15,20 +15,13 @@ import os
 import signal
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tests import hangs
-from tests.guests import (
-    IN_GUEST,
-    beyond_logic,
-    costs,
-    divided,
-    divided_lab,
-    thinned,
-    unmarked,
-)
+from tests.guests import IN_GUEST, NO_TIME, one_each, thinned, unmarked
 from tests.outside import Watch
 
 if TYPE_CHECKING:
@@ -43,6 +36,7 @@ SIOCSIFFLAGS = 0x8914
 PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 IFF_UP = 1
 
+_BEGAN = time.monotonic()
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -53,7 +47,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Leave the machine's namespaces before any test module is imported."""
     config.addinivalue_line("markers", "host: no kernel makes a difference, guests leave it out")
     config.addinivalue_line("markers", "thorough: guests that share tests leave it out")
-    config.addinivalue_line("markers", "each_kernel: guests that share tests run it all the same")
     if os.geteuid() != 0:
         pytest.exit("the tests load BPF programs and make network namespaces: run them as root", 1)
     # No deadline: how long an example takes on a busy machine says nothing of the code.
@@ -94,8 +87,15 @@ def _declared() -> Iterator[None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """For guests that share the tests of programs among them; and for what hangs."""
     hangs.add_options(parser)
-    parser.addoption("--part", metavar="K/N", help="of the tests of programs part K (from 0) of N")
-    parser.addoption("--lab-part", metavar="K/N", help="the same of the lab's tests for guests")
+    parser.addoption(
+        "--one-of", type=int, metavar="N", help="of each test's sets of parameters only the Nth"
+    )
+    parser.addoption(
+        "--within",
+        type=float,
+        metavar="SECONDS",
+        help="tests of programs that have not begun by then are skipped: the host runs them too",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -103,26 +103,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not IN_GUEST:
         return
     kept, left = unmarked(items, "host")
-    if part := config.getoption("part"):
-        kept, thorough = unmarked(kept, "thorough")
-        kept, more = divided(kept, *_fraction(part), costs())
-        kept, logic = beyond_logic(kept)
-        left += thorough + more + logic
-    else:
+    number = config.getoption("one_of")
+    if number is None:
         kept, more = thinned(kept)
-        left += more
-    if part := config.getoption("lab_part"):
-        kept, more = divided_lab(kept, *_fraction(part), costs())
-        left += more
+    else:
+        kept, left_out = unmarked(kept, "thorough")
+        kept, more = one_each(kept, number)
+        left += left_out
+    left += more
     # In the order that they came in: a module's tests share what it has loaded.
     gone = set(left)
     items[:] = [item for item in items if item not in gone]
     config.hook.pytest_deselected(items=left)
 
 
-def _fraction(said: str) -> tuple[int, int]:
-    number, _, parts = said.partition("/")
-    return int(number), int(parts)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin no test of programs that there is no time for."""
+    within = item.config.getoption("within")
+    if within is None or not item.nodeid.startswith("tests/prog/"):
+        return
+    if time.monotonic() - _BEGAN > within:
+        pytest.skip(NO_TIME)
 
 
 def _mount(source: str, target: str, kind: str, flags: int = 0) -> None:

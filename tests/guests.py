@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import pytest
 
 IN_GUEST = bool(os.environ.get("TOWPATH_GUEST"))
 """Whether this is one of the kernel matrix's guests."""
 
+NO_TIME = "no time was left for it"
+"""Why a test was skipped that had not begun in time."""
+
 T = TypeVar("T")
 MAX_PARAMETERS = 4
 COSTS = Path(__file__).with_name("guest_costs.json")
 _SHARE = 50
+_UNKNOWN_SECONDS = 10.0
 
 
 _LOGIC = {
@@ -68,17 +72,6 @@ def thinned(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytes
     return kept, left
 
 
-def beyond_logic(
-    items: Iterable[pytest.Item],
-) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """Those that are in no module of `LOGIC`; and those that are."""
-    kept: list[pytest.Item] = []
-    left: list[pytest.Item] = []
-    for item in items:
-        (left if item.nodeid.partition("::")[0] in LOGIC else kept).append(item)
-    return kept, left
-
-
 def unmarked(
     items: Iterable[pytest.Item], marker: str
 ) -> tuple[list[pytest.Item], list[pytest.Item]]:
@@ -99,76 +92,53 @@ def costs() -> dict[str, float]:
     return known
 
 
-def divided(
-    items: Iterable[pytest.Item], part: int, parts: int, costs: Mapping[str, float]
+def one_each(
+    items: Iterable[pytest.Item], number: int
 ) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """What a guest runs that shares the tests of programs with others; and those left out.
+    """Of each test of programs one set of parameters, another for another ``number``; the others.
 
-    Whole modules, so that what their tests have in common is loaded once, and as many for each
-    guest as give all about as much to do. Of a test's sets of parameters one. Everything else is
-    run in each guest.
+    Everything else is kept.
     """
-    modules, kept = _by_module(items, lambda item: item.nodeid.startswith("tests/prog/"))
+    by_test: dict[str, list[pytest.Item]] = {}
+    kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
-    for module, whose in _spread(modules, parts, costs).items():
-        by_test: dict[str, list[pytest.Item]] = {}
-        for item in modules[module]:
-            by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        for alike in by_test.values():
-            chosen = part % len(alike) if whose == part else None
-            kept += [item for at, item in enumerate(alike) if at == chosen]
-            left += [item for at, item in enumerate(alike) if at != chosen]
-    return kept, left
-
-
-def divided_lab(
-    items: Iterable[pytest.Item], part: int, parts: int, costs: Mapping[str, float]
-) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """The same for the lab's tests for guests: some kernel has what the host lacks.
-
-    Whole modules again, but for what is marked ``each_kernel``, and all sets of parameters.
-    """
-    modules, kept = _by_module(
-        items,
-        lambda item: (
-            item.nodeid.startswith("tests/guest/") and not item.get_closest_marker("each_kernel")
-        ),
-    )
-    left: list[pytest.Item] = []
-    for module, whose in _spread(modules, parts, costs).items():
-        (kept if whose == part else left).extend(modules[module])
-    return kept, left
-
-
-def _by_module(
-    items: Iterable[pytest.Item], wanted: Callable[[pytest.Item], object]
-) -> tuple[dict[str, list[pytest.Item]], list[pytest.Item]]:
-    """Those that are wanted by their modules, and all others."""
-    modules: dict[str, list[pytest.Item]] = {}
-    others: list[pytest.Item] = []
     for item in items:
-        if wanted(item):
-            modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
+        if item.nodeid.startswith("tests/prog/"):
+            by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
         else:
-            others.append(item)
-    return modules, others
+            kept.append(item)
+    for alike in by_test.values():
+        chosen = number % len(alike)
+        kept.append(alike[chosen])
+        left += alike[:chosen] + alike[chosen + 1 :]
+    return kept, left
 
 
-def _spread(
-    modules: Mapping[str, Sequence[pytest.Item]], parts: int, costs: Mapping[str, float]
-) -> dict[str, int]:
-    """Which part has each module: dear ones first, each where there is least to do."""
-    names = {
-        module: len({item.nodeid.partition("[")[0] for item in items})
-        for module, items in modules.items()
-    }
-    cost = {module: costs.get(module, count) for module, count in names.items()}
-    load = [0.0] * parts
-    found = {}
-    for module in sorted(modules, key=lambda module: (-cost[module], module)):
-        found[module] = min(range(parts), key=load.__getitem__)
-        load[found[module]] += cost[module]
-    return found
+def shared(
+    modules: Collection[str], among: Mapping[str, float], costs: Mapping[str, float]
+) -> dict[str, list[str]]:
+    """Which of ``modules`` each guest runs: as many as give all about as much to do.
+
+    Whole modules, so that what their tests have in common is loaded once. ``among``: by the
+    guest's name the seconds of what it has to do already. In each share the cheap ones come first,
+    so that the fewest are left where time is out.
+    """
+    load = dict(among)
+    shares: dict[str, list[str]] = {name: [] for name in among}
+    for module in sorted(modules, key=lambda module: (-_cost(module, costs), module)):
+        name = min(load, key=load.__getitem__)
+        shares[name].append(module)
+        load[name] += _cost(module, costs)
+    return {name: share[::-1] for name, share in shares.items()}
+
+
+def sum_of(modules: Iterable[str], costs: Mapping[str, float]) -> float:
+    """Seconds that modules take in a guest; of unknown ones it is guessed."""
+    return sum(_cost(module, costs) for module in modules)
+
+
+def _cost(module: str, costs: Mapping[str, float]) -> float:
+    return costs.get(module, _UNKNOWN_SECONDS)
 
 
 def cases(on_host: Sequence[T], step: int) -> Sequence[T]:

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
     from towpath.bench.bandwidth_world import World
 
-pytestmark = pytest.mark.each_kernel
 
 RATE = 20_000_000
 RUNS = 5

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 assert IN_GUEST, "it would be for good"
 
-pytestmark = pytest.mark.each_kernel
 
 REFUSED = "ConnectionRefusedError"
 TAG, PRIORITY = "1048577", "5"  # 10:1 as tc has it

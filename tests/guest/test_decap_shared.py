@@ -188,7 +188,6 @@ def test_beside_a_filter_and_the_balancer() -> None:
     unload_filter()
 
 
-@pytest.mark.each_kernel
 def test_frames_in_fragments(tmp_path: Path) -> None:
     """Beside another that takes them: of whatever size, byte by byte."""
     for where in (BALANCER, BACKEND):

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 # The first two are DEVICE's. Of the others one is known and one has to be asked for.
 OWN, PREFERRED, BACKEND, BEHIND = "192.0.2.1", "192.0.2.9", "192.0.2.11", "192.0.2.77"
 MTU, OUTER, INNER = 1500, 20, 28
-pytestmark = pytest.mark.each_kernel
 
 IPIP = 4
 NETWORK = f"""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["objects", "opened", "pins", "veth"]  # fixtures
-pytestmark = pytest.mark.each_kernel
 XDP = bpffs.ROOT / "xdp"
 PASS, DROP = 2, 1
 NOBODY = 1 << 31

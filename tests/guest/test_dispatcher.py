@@ -93,7 +93,6 @@ def called() -> list[str]:
         return names(DEVICE)
 
 
-@pytest.mark.each_kernel
 def test_beside_a_filter(topology: Topology, filtered: None) -> None:
     """It was there before, sees packets before, and goes without Towpath."""
     del filtered
@@ -128,7 +127,6 @@ def test_beside_a_filter(topology: Topology, filtered: None) -> None:
     assert len(list((bpffs.ROOT / "xdp").iterdir())) == len(called())
 
 
-@pytest.mark.each_kernel
 def test_a_filter_comes_afterwards(topology: Topology) -> None:
     """Its dispatcher takes Towpath along, or is refused by the kernel and nothing changes."""
     with sharing(topology, priority=5) as balancer:
@@ -140,7 +138,6 @@ def test_a_filter_comes_afterwards(topology: Topology) -> None:
         assert not balancer.devices()[0].trouble
 
 
-@pytest.mark.each_kernel
 def test_what_takes_it_away_is_undone(topology: Topology, filtered: None) -> None:
     """All programs are taken off; Towpath's comes back, others' don't."""
     del filtered
@@ -152,7 +149,6 @@ def test_what_takes_it_away_is_undone(topology: Topology, filtered: None) -> Non
             ask(vip, 10_000)
 
 
-@pytest.mark.each_kernel
 def test_a_capture_begins_and_ends(topology: Topology, filtered: None) -> None:
     """Beside another; the dispatcher stays the one that it is, and what went out is recorded."""
     del filtered
@@ -176,7 +172,6 @@ def test_a_capture_begins_and_ends(topology: Topology, filtered: None) -> None:
         assert links.xdp_program_id(device_index(DEVICE)) == there
 
 
-@pytest.mark.each_kernel
 def test_who_watches_sees_packets(topology: Topology, tmp_path: Path) -> None:
     """Xdpdump on the device, which attaches itself to the dispatcher."""
     file = tmp_path / "seen.pcap"

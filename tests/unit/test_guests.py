@@ -6,17 +6,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
-from tests.guests import (
-    LOGIC,
-    MAX_PARAMETERS,
-    beyond_logic,
-    divided,
-    divided_lab,
-    thinned,
-    unmarked,
-)
+from tests.guests import LOGIC, MAX_PARAMETERS, one_each, shared, thinned, unmarked
+from tools.kernels.share import shares
+from tools.kernels.supported import SUPPORTED, Suite
 
 if TYPE_CHECKING:
     import pytest
@@ -37,11 +31,7 @@ class Item:
 PROG = [
     Item(f"tests/prog/test_{a}.py::test_{b}[{c}]") for a in "xy" for b in "uvw" for c in range(9)
 ]
-GUEST = [
-    Item("tests/guest/test_netem.py::test_transfers"),
-    Item("tests/guest/test_bond.py::test_b"),
-]
-GUEST_MODULES = {each.nodeid.partition("::")[0] for each in GUEST}
+GUEST = [Item(f"tests/guest/test_bond.py::test_b[{c}]") for c in range(3)]
 
 
 def items(made: list[Item]) -> list[pytest.Item]:
@@ -49,45 +39,26 @@ def items(made: list[Item]) -> list[pytest.Item]:
     return cast("list[Any]", made)
 
 
-def test_each_module_of_programs_is_in_one_part_and_all_others_in_each() -> None:
-    """Of its tests one set of parameters each."""
-    counted = Counter[object]()
-    modules: list[set[str]] = []
-    for part in range(2):
-        kept, left = divided(items(PROG + GUEST), part, 2, {})
-        assert sorted(map(hash, [*kept, *left])) == sorted(map(hash, PROG + GUEST))
-        counted.update(kept)
-        modules.append({each.nodeid.partition("::")[0] for each in kept} - {*GUEST_MODULES})
-    assert sorted(map(sorted, modules)) == [["tests/prog/test_x.py"], ["tests/prog/test_y.py"]]
-    assert all(counted[each] == 2 for each in GUEST)
-    names = Counter(each.nodeid.partition("[")[0] for each in PROG if counted[each])
-    assert set(names.values()) == {1}
-    assert len(names) == 6
+def test_each_guest_tries_another_set_of_parameters() -> None:
+    """Of each test of programs; of the lab's tests all."""
+    tried = Counter[object]()
+    for number in range(9):
+        kept, left = one_each(items([*PROG, *GUEST]), number)
+        assert sorted(map(hash, [*kept, *left])) == sorted(map(hash, [*PROG, *GUEST]))
+        assert {*items(GUEST)} <= {*kept}
+        tried.update({*kept} - {*items(GUEST)})
+    assert tried == Counter(items(PROG))
 
 
-def test_each_module_of_the_lab_is_in_one_part_but_for_what_kernels_differ_in() -> None:
-    """With all sets of parameters; programs' tests aren't concerned."""
-    marked = Item("tests/guest/test_stamps.py::test_s", marker="each_kernel")
-    made = [*PROG, *GUEST, Item("tests/guest/test_bond.py::test_b[2]"), marked]
-    found = [divided_lab(items(made), part, 2, {}) for part in range(2)]
-    for kept, left in found:
-        assert sorted(map(hash, [*kept, *left])) == sorted(map(hash, made))
-        assert {*items(PROG), marked} <= {*kept}
-    assert [{each.nodeid for each in left} for _, left in found] == [
-        {"tests/guest/test_netem.py::test_transfers"},
-        {"tests/guest/test_bond.py::test_b", "tests/guest/test_bond.py::test_b[2]"},
-    ]
-
-
-def test_all_have_about_as_much_to_do() -> None:
-    """As the modules' costs have it; an unknown one's are guessed by its tests."""
-    costs = {"tests/prog/test_a.py": 50.0, "tests/prog/test_x.py": 30.0, "tests/prog/test_y.py": 20}
-    made = [Item("tests/prog/test_a.py::test_b"), *PROG]
-    found = [divided(items(made), part, 2, costs)[0] for part in range(2)]
-    assert [{each.nodeid.partition("::")[0][-4] for each in kept} for kept in found] == [
-        {"a"},
-        {"x", "y"},
-    ]
+def test_each_module_is_one_guests_and_all_have_about_as_much_to_do() -> None:
+    """As the modules' costs have it, and what a guest has to do already; the cheap ones first."""
+    costs = {"a": 50.0, "b": 30.0, "c": 20.0, "d": 1.0}
+    assert shared({*costs}, {"6.1": 0.0, "6.12": 0.0}, costs) == {
+        "6.1": ["d", "a"],
+        "6.12": ["c", "b"],
+    }
+    busy = shared({*costs, "unknown"}, {"6.1": 95.0, "6.12": 0.0}, costs)
+    assert busy == {"6.1": ["unknown"], "6.12": ["d", "c", "b", "a"]}
 
 
 def test_what_is_the_hosts_alone_is_left_out() -> None:
@@ -99,8 +70,33 @@ def test_what_is_the_hosts_alone_is_left_out() -> None:
 def test_what_no_kernel_decides_is_left_to_the_host() -> None:
     """By its module, each of which there is."""
     assert [each for each in sorted(LOGIC) if not Path(each).exists()] == []
-    logic = Item(f"{min(LOGIC)}::test_z")
-    assert beyond_logic(items([logic, *PROG])) == (items(PROG), items([logic]))
+
+
+def test_guests_that_share_tests_run_all_but_what_is_the_hosts() -> None:
+    """Each module in one guest; the lab's first, and last what may change a kernel for good."""
+    kernels = [kernel for kernel in SUPPORTED if kernel.blocking]
+    found = dict(
+        zip((kernel.name for kernel in kernels), shares(kernels, get_args(Suite)), strict=True)
+    )
+    ran = Counter(path for paths in found.values() for path in paths)
+    programs = {str(path) for path in Path("tests/prog").rglob("test_*.py")} - LOGIC
+    whole = ("\npytestmark = pytest.mark.host\n", "\npytestmark = pytest.mark.thorough\n")
+    left = {path for path in programs if any(mark in Path(path).read_text() for mark in whole)}
+    assert {path for path in ran if path.startswith("tests/prog/")} == programs - left
+    assert {str(path) for path in Path("tests/guest").glob("test_*.py")} <= {*ran}
+    assert {path for path, times in ran.items() if times > 1} == {
+        "tests/compilers",
+        "tests/guest/test_degrade.py",
+        "tests/guest/test_cgroup_tags.py",
+    }
+    assert found["5.10"][-1] == "tests/guest/test_cgroup_tags.py"
+    assert found["6.1"][0].startswith("tests/guest/")
+
+
+def test_guests_that_share_tests_run_no_others_of_a_suite() -> None:
+    """Where only one suite is asked for."""
+    kernels = [kernel for kernel in SUPPORTED if kernel.blocking]
+    assert shares(kernels, {"compilers"}) == [["tests/compilers"]] * len(kernels)
 
 
 def test_of_many_parameters_some_are_tried() -> None:

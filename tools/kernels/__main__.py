@@ -13,7 +13,6 @@ Exit code 0: all blocking kernels are well.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import shutil
@@ -33,18 +32,18 @@ from tests.unit.kernel.harness_clang import kept
 from tools.compilers import build, here
 from tools.compilers.supported import NEWEST
 from tools.debian.archive import DownloadError
-from tools.kernels import document, growth, guest, inside
+from tools.kernels import document, growth, guest, inside, share
 from tools.kernels.packages import obtain
 from tools.kernels.supported import SUPPORTED, Kernel, Suite, named
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
 # One each for the three that must not fail. A guest keeps one CPU busy: with two CPUs three at a
 # time are through no later than two and then one, and none of them idles meanwhile.
 AT_ONCE = 3
 TIMEOUT_SECONDS = 3600.0
-CI_TIMEOUT_SECONDS = 1800.0
+CI_SECONDS = 900.0
 PAGE = Path("docs/kernels.md")
 _SAID = 5000
 """Characters of a guest's output that are shown where something went wrong: its end."""
@@ -61,6 +60,21 @@ class Result:
     """Empty: all is well."""
     notes: list[str] = field(default_factory=list)
     """What was not checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a guest runs where several share the tests."""
+
+    paths: list[str]
+    number: int
+    """Which of each test's sets of parameters."""
+    seconds: float
+    """Tests of programs that have not begun by then are not tried."""
+
+    def arguments(self) -> list[str]:
+        """As the words of a guest's command."""
+        return [*self.paths, f"--one-of={self.number}", f"--within={self.seconds:.0f}"]
 
 
 def prepare() -> None:
@@ -97,18 +111,14 @@ def clang_versions() -> dict[str, str | None]:
 def run_kernel(
     kernel: Kernel,
     results: Path,
-    part: str | None,
-    lab_part: str | None,
+    share: Share | None,
     *,
     suites: Collection[str],
     timeout: float,
 ) -> Result:
     """Boot one kernel and run those of its suites in it that are asked for.
 
-    ``timeout``: in seconds, for all of it.
-
-    ``part``, ``lab_part``: which part of the tests of programs, such as 0/3, and of the lab's;
-    None: all.
+    ``share``: what it runs of their tests; None: all. ``timeout``: in seconds, for all of it.
     """
     result = Result(kernel)
     began = time.monotonic()
@@ -116,10 +126,9 @@ def run_kernel(
     try:
         image = obtain(kernel)
         without = [f"--ignore={path}" for path in kernel.without]
-        without += [f"--part={part}"] if part else []
-        without += [f"--lab-part={lab_part}"] if lab_part else []
         wanted = [suite for suite in kernel.suites if suite in suites]
-        command = [sys.executable, "-m", "tools.kernels.inside", *wanted, *without]
+        chosen = share.arguments() if share else []
+        command = [sys.executable, "-m", "tools.kernels.inside", *wanted, *chosen, *without]
         outcome = guest.run(image, command, results, timeout=timeout)
     except (DownloadError, guest.GuestError) as error:
         result.troubles.append(str(error))
@@ -129,10 +138,11 @@ def run_kernel(
     report = results / "report.json"
     if report.exists():
         result.report = json.loads(report.read_text())
-        result.report |= {"seconds": result.seconds, "part": part}
+        result.report |= {"seconds": result.seconds, "shared": share is not None}
         result.report["clang"] = clang_versions()
         if again := result.report.get("again"):
             result.notes.append(f"passed only when run again: {', '.join(again)}")
+        result.notes += [f"not tried, no time was left: {one}" for one in result.report["untried"]]
     if not outcome.ok:
         result.troubles.append(outcome.explained())
     result.troubles += _troubles(result.report, outcome, results)
@@ -146,7 +156,10 @@ def _troubles(report: dict[str, Any], outcome: guest.Outcome, results: Path) -> 
         return [each for each in (outcome.output[-_SAID:], said) if each]
     loaded = [*report.get("programs", ()), *report.get("newest", ())]
     found = [each["refused"] for each in loaded if "refused" in each]
-    if any(ran["counts"].get("failed") or not ran["counts"] for ran in report["suites"].values()):
+    if any(
+        ran["counts"].get("failed") or not ran["counts"].get("passed")
+        for ran in report["suites"].values()
+    ):
         found.append(said)
     return found
 
@@ -201,6 +214,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--suite", action="append", metavar="NAME", choices=get_args(Suite), help="only this one"
     )
+    parser.add_argument(
+        "--within",
+        type=float,
+        default=CI_SECONDS,
+        metavar="SECONDS",
+        help="with --ci: no test of programs is begun later (default %(default).0f)",
+    )
     parser.add_argument("--results", type=Path, metavar="DIR", help="keep what the guests say")
     return parser.parse_args()
 
@@ -213,20 +233,15 @@ def run_all(
         places = [
             (options.results or Path(directory)).resolve() / kernel.name for kernel in kernels
         ]
+        shares: list[Share | None] = [None] * len(kernels)
+        seconds = TIMEOUT_SECONDS
+        if options.ci and len(kernels) > 1:
+            seconds = options.within + inside.TEST_SECONDS
+            each = enumerate(share.shares(kernels, suites))
+            shares = [Share(paths, number, options.within) for number, paths in each]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            seconds = CI_TIMEOUT_SECONDS if options.ci else TIMEOUT_SECONDS
             run = partial(run_kernel, suites=suites, timeout=seconds)
-            shared = options.ci and len(kernels) > 1
-            programs = parts([True for _ in kernels], shared=shared)
-            labs = parts(["lab" in kernel.suites for kernel in kernels], shared=shared)
-            return list(pool.map(run, kernels, places, programs, labs))
-
-
-def parts(having: Sequence[bool], *, shared: bool) -> list[str | None]:
-    """Which part each has of what those run that have it, such as 0/3; None: all, or nothing."""
-    numbers = itertools.count()
-    count = sum(having)
-    return [f"{next(numbers)}/{count}" if shared and each else None for each in having]
+            return list(pool.map(run, kernels, places, shares))
 
 
 def main() -> int:

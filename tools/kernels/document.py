@@ -105,7 +105,7 @@ def _kernels(reports: Mapping[str, dict[str, Any]]) -> list[str]:
         for name, report in reports.items()
     )
     lines = _table(("kernel", "booted", *_SUITES.values(), "in all"), rows)
-    return [*lines, "", _SHARED if any(r.get("part") for r in reports.values()) else _WHOLE]
+    return [*lines, "", _SHARED if any(r.get("shared") for r in reports.values()) else _WHOLE]
 
 
 def _capabilities(reports: Mapping[str, dict[str, Any]]) -> list[str]:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs in a guest: everything for one kernel, in one boot.
 
-Usage: inside.py SUITE...      writes /results/report.json
+Usage: inside.py SUITE... [tests/PATH...] [--OPTION...]      writes /results/report.json
+
+Paths are what is run of the suites; without any, all of it is. Options are pytest's; by --within,
+seconds from the beginning of this, what has no time left is skipped.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 from tests.again import run
+from tests.guests import NO_TIME
 from tools.compilers.supported import NEWEST
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ MODULES = (
 )
 
 TEST_SECONDS = 600
+WITHIN = "--within="
 
 # A suite's tests. One run of pytest for all suites: starting it takes half a minute.
 TESTS = {
@@ -138,8 +143,10 @@ def diagnose() -> list[dict[str, Any]]:
     return [asdict(each) for each in doctor() if each.name not in hosts]
 
 
-def run_tests(suites: list[str], without: list[str]) -> tuple[int, list[str], dict[str, Any]]:
-    """Run suites of tests, whose output goes to the results.
+def run_tests(
+    suites: list[str], paths: list[str], options: list[str]
+) -> tuple[int, list[str], dict[str, Any]]:
+    """Run suites of tests, or of them what is in ``paths``; its output goes to the results.
 
     Returns pytest's exit code, what passed only when run again, and for each suite how many tests
     passed, failed and were skipped, and their seconds.
@@ -148,12 +155,12 @@ def run_tests(suites: list[str], without: list[str]) -> tuple[int, list[str], di
     if not wanted:
         return 0, [], {}
     # Each test's name is told before it runs: it is what a guest that hangs has come to.
-    options = ["-v", f"--junitxml={RESULTS}/tests.xml"]
-    options += [f"--timeout={TEST_SECONDS}", "-o", f"faulthandler_timeout={TEST_SECONDS + 60}"]
-    paths = [TESTS[suite] for suite in wanted]
+    own = ["-v", f"--junitxml={RESULTS}/tests.xml"]
+    own += [f"--timeout={TEST_SECONDS}", "-o", f"faulthandler_timeout={TEST_SECONDS + 60}"]
     alone = [f"--junitxml={RESULTS}/again.xml"]
     with (RESULTS / "tests.txt").open("w") as output:
-        code, again = run([*options, *paths, *without], alone, output)
+        chosen = paths or [TESTS[suite] for suite in wanted]
+        code, again = run([*own, *chosen, *options], alone, output)
     return code, again, tally([RESULTS / "tests.xml", RESULTS / "again.xml"], wanted)
 
 
@@ -167,9 +174,18 @@ def costs(path: Path) -> dict[str, int]:
     """Return the seconds that each module of tests took."""
     took: dict[str, float] = {}
     for case in cases_of(path):
-        module = f"{case.get('classname')}".replace(".", "/") + ".py"
+        module = _module(case)
         took[module] = took.get(module, 0) + float(case.get("time", 0))
     return {module: round(seconds) for module, seconds in took.items()}
+
+
+def untried(path: Path) -> list[str]:
+    """Return the modules of which tests were left out for want of time."""
+    return sorted({_module(case) for case in cases_of(path) if _outcome(case) == "untried"})
+
+
+def _module(case: ET.Element) -> str:
+    return f"{case.get('classname')}".replace(".", "/") + ".py"
 
 
 def tally(paths: list[Path], suites: list[str]) -> dict[str, Any]:
@@ -193,7 +209,10 @@ def _name(case: ET.Element) -> tuple[str | None, str | None]:
 
 def _outcome(case: ET.Element) -> str:
     kinds = {"failure": "failed", "error": "failed", "skipped": "skipped"}
-    return next((kinds[child.tag] for child in case if child.tag in kinds), "passed")
+    said = next((child for child in case if child.tag in kinds), None)
+    if said is None:
+        return "passed"
+    return "untried" if said.get("message") == NO_TIME else kinds[said.tag]
 
 
 def use_once() -> None:
@@ -218,10 +237,13 @@ def use_once() -> None:
 def main(arguments: list[str]) -> int:
     """Run the suites; the exit code is 0 if all is well.
 
-    Arguments that begin with -- are pytest's.
+    The arguments are those of the module's usage.
     """
-    suites = [word for word in arguments if not word.startswith("--")]
-    without = [word for word in arguments if word.startswith("--")]
+    began = time.monotonic()
+    limits = [word for word in arguments if word.startswith(WITHIN)]
+    paths = [word for word in arguments if word.startswith("tests/")]
+    options = [word for word in arguments if word.startswith("--") and word not in limits]
+    suites = [word for word in arguments if not word.startswith(("tests/", "--"))]
     for module in MODULES.split():
         subprocess.run(["/sbin/modprobe", "-q", module], check=False)
     use_once()
@@ -231,8 +253,12 @@ def main(arguments: list[str]) -> int:
         report["doctor"] = diagnose()
     if "compilers" in suites:
         report["newest"] = load_objects(NEWEST.made / "objects")
-    code, report["again"], report["suites"] = run_tests(suites, without)
+    for word in limits:
+        left = float(word.removeprefix(WITHIN)) - (time.monotonic() - began)
+        options.append(f"{WITHIN}{left:.0f}")
+    code, report["again"], report["suites"] = run_tests(suites, paths, options)
     report["costs"] = costs(RESULTS / "tests.xml")
+    report["untried"] = untried(RESULTS / "tests.xml")
     (RESULTS / "report.json").write_text(json.dumps(report, indent=1))
     loaded = [*report.get("programs", ()), *report.get("newest", ())]
     refused = any("refused" in each for each in loaded)
