@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 #   make demo     a load balancer in network namespaces, with real traffic
-#   make test     every check and every test (needs root)
+#   make test     every check and every test (needs root); THOROUGH=1 tries all examples of each,
+#                 of which it is a third otherwise: some 10 minutes more
 #   make kernels  the tests inside every supported kernel, in QEMU (needs root);
 #                 CI=1 leaves out those that may fail, and divides the tests
 #                 of programs among the others; WRITE=1 also writes
@@ -70,6 +71,7 @@ test: install-dev objects
 	$(MAKE) --no-print-directory lint-quick || failed="lint (above) and perhaps tests"; \
 	$(ISOLATED) sh -c '"$$@"; exit $$?' sh \
 	timeout --foreground --signal INT --kill-after 60 $(TEST_LIMIT) \
+	$(if $(THOROUGH),env TOWPATH_THOROUGH=1) \
 	$(BIN)/python -m tests.again $(PYTEST_ARGS) || failed="$${failed:-tests}"; \
 	[ -z "$$failed" ] || { echo "make test: failed: $$failed" >&2; exit 1; }
 

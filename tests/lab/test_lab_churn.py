@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from tests.guests import examples
 from tests.lab.harness_lab import assert_nothing_left
 from tests.lab.harness_requests import Answers
 
@@ -30,7 +31,7 @@ from towpath.lab.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KILLS = int(os.environ.get("TOWPATH_KILLS", "4"))
+KILLS = int(os.environ.get("TOWPATH_KILLS") or examples(6, 2))
 REQUESTS_PER_KILL = 500
 BACKENDS = 5
 STATES = ("active", "draining", "quarantined")

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.guests import examples
 from tests.lab.harness_agent import PINS, Agent
 from tests.prog.kernel.harness_cgroups import new_cgroup
 from tests.prog.socket.harness import BACKENDS, PORT, VIP
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KILLS = int(os.environ.get("TOWPATH_KILLS", "3"))
+KILLS = int(os.environ.get("TOWPATH_KILLS") or examples(6, 2))
 CONNECTIONS = 5_000 * KILLS
 SECONDS = 1800
 

@@ -82,8 +82,11 @@ def agent(path: Path, detach_on_exit: bool, log_level: str) -> None:
     # Debug is about Towpath: pyroute2 would dump what each device says.
     logging.basicConfig(level=max(logging.INFO, _level(log_level)), handlers=[handler])
     logging.getLogger("towpath").setLevel(_level(log_level))
-    from towpath.agent.run import run
-    from towpath.kernel.errors import VerifierError
+    from towpath.agent.garbage import paused
+
+    with paused():  # a tenth of a second of collections otherwise
+        from towpath.agent.run import run
+        from towpath.kernel.errors import VerifierError
 
     try:
         run(path.absolute(), detach_on_exit=detach_on_exit)

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.guests import IN_GUEST
+from tests.guests import examples
 from tests.prog.masquerade.harness import (
     GATEWAY_MAC,
     LAN,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from random import Random
 
-PACKETS = int(os.environ.get("TOWPATH_PACKETS", "2500" if IN_GUEST else "20000"))
+PACKETS = int(os.environ.get("TOWPATH_PACKETS") or examples(20_000, 2500))
 CHECKED = 5000  # packets after which counters are compared
 PODS4, PODS6 = [f"10.244.0.{n}" for n in range(2, 30)], [f"fd00:1::{n:x}" for n in range(2, 30)]
 FAR = [f"203.0.113.{n}" for n in range(1, 40)]

@@ -86,7 +86,8 @@ def test_a_full_table_is_found_to_be_so_once_in_a_jiffy(net: Network, version: i
         with one_cpu() as cpu:
             nat.run(client_frame(version, sport=1000))
             assert rows["full"][cpu] == 1
-            for sport in range(1001, 1011):
+            tried = [0, 0]
+            for sport in range(1001, 1400):
                 frame = client_frame(version, sport=sport)
                 flow = parse(frame).flow
                 hashed = flow_hash64(flow, nat.world.seed)
@@ -95,12 +96,19 @@ def test_a_full_table_is_found_to_be_so_once_in_a_jiffy(net: Network, version: i
                 for half in ("forward", "reply"):
                     heads[half][second[2]] &= ~np.uint64(0xFF)
                 nat.tables["nat_flows"]["way"]["ref"][second[2]][0] = 0
-                rows["full"][cpu] = sport % 2
+                known = sport % 2
+                rows["full"][cpu] = known
+                tick = int(rows["tick"][cpu])
                 at = 34 if version == 4 else 54
                 sent = nat.run(frame, new_jiffy=False).data[at : at + 2]
-                assert int.from_bytes(sent, "big") == (first if sport % 2 else second)[1]
+                if rows["tick"][cpu] == tick:  # or else what was known is of another one
+                    tried[known] += 1
+                    assert int.from_bytes(sent, "big") == (first if known else second)[1]
                 # In another jiffy it is asked anew.
                 nat.run(client_frame(version, sport=5000 + sport))
+                if min(tried) == 5:
+                    return
+        pytest.fail(f"jiffies are too short for a packet; tried {tried}")
 
 
 @pytest.mark.host

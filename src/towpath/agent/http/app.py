@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
+from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from towpath import __version__
@@ -29,12 +30,19 @@ class Problems:
     problems: tuple[Problem, ...]
 
 
+_SCHEMAS = "#/components/schemas/"
+# Named, and not given as a model: FastAPI would make one for each of each route's, which took a
+# seventh of an agent's start.
+_PROBLEMS = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{Problems.__name__}"}}}
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problems, "description": "The body is not JSON"},
-    404: {"model": Problems, "description": "There is no such service or backend"},
-    409: {"model": Problems, "description": "Contradicts what is there, or does not fit"},
-    413: {"model": Problems, "description": "The body is too large"},
-    422: {"model": Problems, "description": "A field has a value that is not allowed"},
+    status: {"description": description, "content": _PROBLEMS}
+    for status, description in (
+        (400, "The body is not JSON"),
+        (404, "There is no such service or backend"),
+        (409, "Contradicts what is there, or does not fit"),
+        (413, "The body is too large"),
+        (422, "A field has a value that is not allowed"),
+    )
 }
 
 
@@ -63,9 +71,18 @@ def make_app(agent: Agent, scrapes: Scrapes) -> FastAPI:
     @app.get("/v1/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
         """The API's description, made when it is first asked for."""
-        return Whole(app.openapi)
+        return Whole(lambda: described(app))
 
     return app
+
+
+def described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description of an application whose refusals are `REFUSALS`."""
+    made = app.openapi()
+    schema = TypeAdapter(Problems).json_schema(ref_template=f"{_SCHEMAS}{{model}}")
+    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= schema.pop("$defs", {}) | {Problems.__name__: schema}
+    return made
 
 
 async def warm(app: ASGIApp) -> None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from ipaddress import ip_address
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.guests import lines
 from tests.unit.datapath.harness_memory import (
     L2,
     NO_FLOW_TABLE,
@@ -321,7 +321,7 @@ def test_a_death_at_any_line_is_put_right() -> None:
     assert len({type(step) for step in steps}) == 10
     lasting = lasting_flows(before, AFTER)
     assert len(lasting) == 5
-    for line in count():
+    for line in lines():
         memory = start.copy()
         process = Process(memory)
         try:
@@ -349,7 +349,7 @@ def test_a_death_while_adopting_is_put_right() -> None:
         execute(step, process.tables)
     # An option that no table has been made for yet.
     process.tables.set_options(AFTER[0].key, Options(table_size=5, allow_from=SOURCES[2]))
-    for line in count():
+    for line in lines():
         memory = start.copy()
         try:
             with killed_at(line):
