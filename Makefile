@@ -101,7 +101,7 @@ compilers: objects
 kernels: objects
 	@tools/install dev,demo demo test kernels
 	$(ISOLATED) $(BIN)/python -m tools.kernels $(if $(CI),--ci) $(if $(WRITE),--write) $(KERNELS_ARGS)
-	$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider -n 2 tools/kernels
+	$(ISOLATED) $(BIN)/python -m pytest -q -p no:cacheprovider -n 2 $(if $(CI),-m "not thorough") tools/kernels
 
 kernels-bench: objects
 	@tools/install dev,demo demo kernels

@@ -45,8 +45,6 @@ watch = Watch()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leave the machine's namespaces before any test module is imported."""
-    config.addinivalue_line("markers", "host: no kernel makes a difference, guests leave it out")
-    config.addinivalue_line("markers", "thorough: guests that share tests leave it out")
     if os.geteuid() != 0:
         pytest.exit("the tests load BPF programs and make network namespaces: run them as root", 1)
     # No deadline: how long an example takes on a busy machine says nothing of the code.
@@ -94,7 +92,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--within",
         type=float,
         metavar="SECONDS",
-        help="tests of programs that have not begun by then are skipped: the host runs them too",
+        help="what has not begun by then is skipped, but for what is marked `always`",
     )
 
 
@@ -119,9 +117,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin no test of programs that there is no time for."""
+    """Begin nothing that there is no time for."""
     within = item.config.getoption("within")
-    if within is None or not item.nodeid.startswith("tests/prog/"):
+    if within is None or item.get_closest_marker("always"):
         return
     if time.monotonic() - _BEGAN > within:
         pytest.skip(NO_TIME)

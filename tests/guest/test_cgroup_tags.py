@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 assert IN_GUEST, "it would be for good"
 
 
+pytestmark = pytest.mark.always
+
 REFUSED = "ConnectionRefusedError"
 TAG, PRIORITY = "1048577", "5"  # 10:1 as tc has it
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # time are through no later than two and then one, and none of them idles meanwhile.
 AT_ONCE = 3
 TIMEOUT_SECONDS = 3600.0
-CI_SECONDS = 900.0
+CI_SECONDS = 700.0
 PAGE = Path("docs/kernels.md")
 _SAID = 5000
 """Characters of a guest's output that are shown where something went wrong: its end."""
@@ -70,7 +70,7 @@ class Share:
     number: int
     """Which of each test's sets of parameters."""
     seconds: float
-    """Tests of programs that have not begun by then are not tried."""
+    """What has not begun by then is not tried."""
 
     def arguments(self) -> list[str]:
         """As the words of a guest's command."""
@@ -219,7 +219,7 @@ def arguments() -> argparse.Namespace:
         type=float,
         default=CI_SECONDS,
         metavar="SECONDS",
-        help="with --ci: no test of programs is begun later (default %(default).0f)",
+        help="with --ci: no test is begun later (default %(default).0f)",
     )
     parser.add_argument("--results", type=Path, metavar="DIR", help="keep what the guests say")
     return parser.parse_args()

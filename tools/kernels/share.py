@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SHARED = ("lab", "prog")
 # What no host runs comes first. Last is what may change the kernel for good.
-_ORDER = ("lab", "degrade", "compilers", "prog", "tags")
+_ORDER = ("degrade", "compilers", "lab", "prog", "tags")
 _LEFT_OUT = re.compile(r"^pytestmark = pytest\.mark\.(host|thorough)$", re.MULTILINE)
 """In a module of which guests that share tests run nothing."""
 

@@ -52,6 +52,7 @@ def test_an_exit_code_comes_through(oldest: Image, tmp_path: Path) -> None:
     assert "5.10" in outcome.output
 
 
+@pytest.mark.thorough
 def test_nothing_a_guest_writes_reaches_the_host(oldest: Image, tmp_path: Path) -> None:
     """The host's files are read-only below an overlay in the guest's memory."""
     path = Path.cwd() / f"written-by-a-guest-{os.getpid()}"
@@ -62,6 +63,7 @@ def test_nothing_a_guest_writes_reaches_the_host(oldest: Image, tmp_path: Path) 
     assert not path.exists()
 
 
+@pytest.mark.thorough
 def test_the_working_directory_is_seen_wherever_it_is(
     oldest: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_panic_is_told_with_its_cause(oldest: Image, tmp_path: Path) -> None:
     assert "sysrq triggered crash" in explained
 
 
+@pytest.mark.thorough
 def test_a_hang_ends_in_time(oldest: Image, tmp_path: Path) -> None:
     """A guest that doesn't come to an end is stopped, and said to hang."""
     outcome = guest.run(oldest, ["sleep", "1000"], tmp_path, timeout=60)
@@ -91,6 +94,7 @@ def test_a_hang_ends_in_time(oldest: Image, tmp_path: Path) -> None:
     assert "no end in time" in outcome.explained()
 
 
+@pytest.mark.thorough
 def test_a_kernel_without_a_root_is_told(oldest: Image, tmp_path: Path) -> None:
     """What never came to the command is told apart from a command that hangs."""
     outcome = guest.run(
