@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # time are through no later than two and then one, and none of them idles meanwhile.
 AT_ONCE = 3
 TIMEOUT_SECONDS = 3600.0
-CI_SECONDS = 700.0
+CI_SECONDS = 450.0
 PAGE = Path("docs/kernels.md")
 _SAID = 5000
 """Characters of a guest's output that are shown where something went wrong: its end."""
