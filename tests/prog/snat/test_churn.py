@@ -74,6 +74,9 @@ def test_every_address_is_used(net: Network) -> None:
         assert len(used) > 16 * PORTS * 3 // 4
 
 
+HALVES = ("forward", "reply")
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_full_table_is_found_to_be_so_once_in_a_jiffy(net: Network, version: int) -> None:
     """Then who hasn't confirmed gives way at once, without a look at what else there may be."""
@@ -101,9 +104,11 @@ def test_a_full_table_is_found_to_be_so_once_in_a_jiffy(net: Network, version: i
                 if {first[1], second[1]} & used:
                     continue  # a candidate that another flow may have
                 # A way that is free, at the second candidate.
-                for half in ("forward", "reply"):
+                refs = nat.tables["nat_flows"]["way"]["ref"]
+                before = [heads[half][second[2]].copy() for half in HALVES], refs[second[2]][0]
+                for half in HALVES:
                     heads[half][second[2]] &= ~np.uint64(0xFF)
-                nat.tables["nat_flows"]["way"]["ref"][second[2]][0] = 0
+                refs[second[2]][0] = 0
                 known = sport % 2
                 rows["full"][cpu], tick = known, int(rows["tick"][cpu])
                 port = sent(sport, new_jiffy=False)
@@ -111,6 +116,10 @@ def test_a_full_table_is_found_to_be_so_once_in_a_jiffy(net: Network, version: i
                 if rows["tick"][cpu] == tick:  # or else what was known is of another one
                     tried[known] += 1
                     assert port == (first if known else second)[1]
+                if port != second[1]:  # it is free still
+                    for half, head in zip(HALVES, before[0], strict=True):
+                        heads[half][second[2]] = head
+                    refs[second[2]][0] = before[1]
                 # In another jiffy it is asked anew.
                 used.add(sent(5000 + sport))
                 if min(tried) == 5:
