@@ -114,7 +114,7 @@ class KernelTables(Tables):
         for handle in others:
             self.backends.remove(handle)
         ids = self.server_ids.adopt({*records.handles})
-        as_meant = self._as_meant(used, records)
+        as_meant = self._as_meant(used, records, ids)
         as_known = self._as_known(used.values(), as_meant, records, known or {})
         for at, service in enumerate(used.values()):
             self.services[service.key] = service
@@ -152,10 +152,13 @@ class KernelTables(Tables):
             if service.size:
                 self.extents.reserve(service.base, service.size)
 
-    def _as_meant(self, used: Mapping[int, Installed], records: Records) -> frozenset[int]:
+    def _as_meant(
+        self, used: Mapping[int, Installed], records: Records, ids: Mapping[int, object]
+    ) -> frozenset[int]:
         """Return the places of those that are as the process left them which changed them last.
 
-        Ids of servers, and tables of routes, are in no mark: who has some is looked at.
+        Ids of servers, and tables of routes, are in no mark: who has some is looked at. Ids outlive
+        the option that has packets go by them until their backends' records are written.
         """
         having = [each for each in used.values() if each.size]
         sums = self.slots.sums([(each.base, each.size) for each in having])
@@ -167,7 +170,10 @@ class KernelTables(Tables):
             each.size in {0, each.table_size} and not each.routes and each.options.quic is None
             for each in used.values()
         ]
-        return frozenset(np.flatnonzero(marked & np.array(sized, bool)).tolist())
+        places: list[int] = np.flatnonzero(marked & np.array(sized, bool)).tolist()
+        if ids:
+            places = [at for at in places if ids.keys().isdisjoint(records.handles[records.of(at)])]
+        return frozenset(places)
 
     def _as_known(
         self,

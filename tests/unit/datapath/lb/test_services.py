@@ -27,7 +27,7 @@ from tests.unit.datapath.harness_services import ADDRESSES, KEYS, SOURCES, state
 
 from towpath.core.lb.options import Options
 from towpath.core.lb.plan import plan
-from towpath.core.lb.steps import PublishService, SetRoutes
+from towpath.core.lb.steps import PublishService, RemoveBackend, SetRoutes
 from towpath.datapath.errors import CapacityError
 from towpath.datapath.lb.execute import execute
 from towpath.model import Affinity, Backend, BackendState, Quic, Service
@@ -205,6 +205,23 @@ def test_a_death_between_steps_is_put_right(
     for step in steps[: data.draw(st.integers(0, len(steps)))]:
         execute(step, process.tables)
     assert_put_right(process.memory, one, other)
+
+
+def test_ids_that_outlive_their_option_go_with_their_backend() -> None:
+    """Whoever dies after services stopped asking for ids, and before the backend has gone."""
+    quic = Quic(server_ids="quic-lb", length=1)
+    backend = Backend(ip_address("192.0.2.11"), 0, server_id=(201,))
+    one = (Service("any", *KEYS[0][:3], (backend,), table_size=7, quic=quic),)
+    other = (Service("any", *KEYS[0][:3], (), table_size=5),)
+    process = brought_to(one)
+    *steps, last = plan(process.observed(), other).steps
+    assert isinstance(last, RemoveBackend)
+    for step in steps:
+        execute(step, process.tables)
+    process.tables.mark([step.key for step in steps])
+    heir = Process(process.memory)
+    assert [each.server_id for service in heir.observed() for each in service.backends] == [(201,)]
+    finish(heir, other)
 
 
 def assert_put_right(memory: Memory, one: Services, other: Services) -> None:
