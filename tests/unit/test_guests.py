@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import Any, cast, get_args
 
+import pytest
 from tests.guests import LOGIC, MAX_PARAMETERS, one_each, shared, thinned, unmarked
+from tools.kernels.__main__ import troubles_of
+from tools.kernels.guest import Outcome
 from tools.kernels.share import shares
 from tools.kernels.supported import SUPPORTED, Suite
-
-if TYPE_CHECKING:
-    import pytest
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,24 @@ def test_guests_that_share_tests_run_no_others_of_a_suite() -> None:
     """Where only one suite is asked for."""
     kernels = [kernel for kernel in SUPPORTED if kernel.blocking]
     assert shares(kernels, {"compilers"}) == [["tests/compilers"]] * len(kernels)
+
+
+@pytest.mark.parametrize(
+    ("counts", "well"),
+    [
+        ([{"passed": 3, "untried": 9}, {"untried": 5}], True),
+        ([{"passed": 3}, {"passed": 1, "failed": 1}], False),
+        ([{"untried": 3}, {"untried": 5, "skipped": 1}], False),
+        ([{"passed": 3}, {}], False),
+    ],
+)
+def test_a_guest_may_have_no_time_for_one_suite_but_not_for_all(
+    tmp_path: Path, counts: list[dict[str, int]], *, well: bool
+) -> None:
+    """Nor may a suite have no tests, or one that failed."""
+    suites = {str(number): {"counts": each} for number, each in enumerate(counts)}
+    outcome = Outcome("done", 0, "", "", 1.0, started=True)
+    assert (not troubles_of({"suites": suites}, outcome, tmp_path)) == well
 
 
 def test_of_many_parameters_some_are_tried() -> None:

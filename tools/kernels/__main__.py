@@ -145,11 +145,12 @@ def run_kernel(
         result.notes += [f"not tried, no time was left: {one}" for one in result.report["untried"]]
     if not outcome.ok:
         result.troubles.append(outcome.explained())
-    result.troubles += _troubles(result.report, outcome, results)
+    result.troubles += troubles_of(result.report, outcome, results)
     return result
 
 
-def _troubles(report: dict[str, Any], outcome: guest.Outcome, results: Path) -> list[str]:
+def troubles_of(report: dict[str, Any], outcome: guest.Outcome, results: Path) -> list[str]:
+    """Return what a guest's report says that isn't well."""
     tests = results / "tests.txt"
     said = tests.read_text(errors="replace")[-_SAID:] if tests.exists() else ""
     if not report:
