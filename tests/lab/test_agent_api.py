@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -350,6 +352,9 @@ def test_openapi_describes_it(agent: Agent) -> None:
     one, text, several = port["anyOf"]
     assert (one["minimum"], one["maximum"]) == (1, 65535)
     assert (text["examples"], several["items"]["anyOf"]) == (["8000-8999"], [one, text])
+    named = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document)))
+    assert "Problems" in named
+    assert named <= document["components"]["schemas"].keys()
     assert set(document["paths"]) == {
         "/v1/sources/{name}/accept",
         "/v1/services",
