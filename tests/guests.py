@@ -67,13 +67,10 @@ def examples(all_of_them: int, fewest: int = 100) -> int:
     return min(all_of_them, max(fewest, all_of_them // share))
 
 
-def lines(first: int = 0) -> Iterator[int]:
-    """Numbers without end, from ``first`` on, at each of which something is to be tried.
-
-    A third of them, others from day to day.
-    """
+def lines() -> Iterator[int]:
+    """Numbers without end at which something is tried: a third of all, others from day to day."""
     step = 1 if THOROUGH else _SHARE
-    return count(first + int(time.time() // _DAY) % step, step)
+    return count(int(time.time() // _DAY) % step, step)
 
 
 def thinned(items: Iterable[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:

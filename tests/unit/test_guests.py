@@ -75,9 +75,8 @@ def test_what_no_kernel_decides_is_left_to_the_host() -> None:
 def test_guests_that_share_tests_run_all_but_what_is_the_hosts() -> None:
     """Each module in one guest; the lab's first, and last what may change a kernel for good."""
     kernels = [kernel for kernel in SUPPORTED if kernel.blocking]
-    found = dict(
-        zip((kernel.name for kernel in kernels), shares(kernels, get_args(Suite)), strict=True)
-    )
+    made = shares(kernels, get_args(Suite), 60)
+    found = {kernel.name: own.paths for kernel, own in zip(kernels, made, strict=True)}
     ran = Counter(path for paths in found.values() for path in paths)
     programs = {str(path) for path in Path("tests/prog").rglob("test_*.py")} - LOGIC
     whole = ("\npytestmark = pytest.mark.host\n", "\npytestmark = pytest.mark.thorough\n")
@@ -96,7 +95,8 @@ def test_guests_that_share_tests_run_all_but_what_is_the_hosts() -> None:
 def test_guests_that_share_tests_run_no_others_of_a_suite() -> None:
     """Where only one suite is asked for."""
     kernels = [kernel for kernel in SUPPORTED if kernel.blocking]
-    assert shares(kernels, {"compilers"}) == [["tests/compilers"]] * len(kernels)
+    paths = [own.paths for own in shares(kernels, {"compilers"}, 60)]
+    assert paths == [["tests/compilers"]] * len(kernels)
 
 
 @pytest.mark.parametrize(

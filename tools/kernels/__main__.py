@@ -32,12 +32,13 @@ from tests.unit.kernel.harness_clang import kept
 from tools.compilers import build, here
 from tools.compilers.supported import NEWEST
 from tools.debian.archive import DownloadError
-from tools.kernels import document, growth, guest, inside, share
+from tools.kernels import document, growth, guest, inside
 from tools.kernels.packages import obtain
+from tools.kernels.share import Share, shares
 from tools.kernels.supported import SUPPORTED, Kernel, Suite, named
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 # One each for the three that must not fail. A guest keeps one CPU busy: with two CPUs three at a
 # time are through no later than two and then one, and none of them idles meanwhile.
@@ -60,21 +61,6 @@ class Result:
     """Empty: all is well."""
     notes: list[str] = field(default_factory=list)
     """What was not checked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a guest runs where several share the tests."""
-
-    paths: list[str]
-    number: int
-    """Which of each test's sets of parameters."""
-    seconds: float
-    """What has not begun by then is not tried."""
-
-    def arguments(self) -> list[str]:
-        """As the words of a guest's command."""
-        return [*self.paths, f"--one-of={self.number}", f"--within={self.seconds:.0f}"]
 
 
 def prepare() -> None:
@@ -234,15 +220,14 @@ def run_all(
         places = [
             (options.results or Path(directory)).resolve() / kernel.name for kernel in kernels
         ]
-        shares: list[Share | None] = [None] * len(kernels)
+        own: Sequence[Share | None] = [None] * len(kernels)
         seconds = TIMEOUT_SECONDS
         if options.ci and len(kernels) > 1:
             seconds = options.within + inside.TEST_SECONDS
-            each = enumerate(share.shares(kernels, suites))
-            shares = [Share(paths, number, options.within) for number, paths in each]
+            own = shares(kernels, suites, options.within)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             run = partial(run_kernel, suites=suites, timeout=seconds)
-            return list(pool.map(run, kernels, places, shares))
+            return list(pool.map(run, kernels, places, own))
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ programs each guest does a part, but for what no kernel decides.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,23 @@ _LEFT_OUT = re.compile(r"^pytestmark = pytest\.mark\.(host|thorough)$", re.MULTI
 """In a module of which guests that share tests run nothing."""
 
 
-def shares(kernels: Sequence[Kernel], suites: Collection[str]) -> list[list[str]]:
-    """Return for each kernel the paths of tests that it runs of these suites, in their order."""
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a guest runs where several share the tests."""
+
+    paths: list[str]
+    number: int
+    """Which of each test's sets of parameters."""
+    seconds: float
+    """What has not begun by then is not tried."""
+
+    def arguments(self) -> list[str]:
+        """As the words of a guest's command."""
+        return [*self.paths, f"--one-of={self.number}", f"--within={self.seconds:.0f}"]
+
+
+def shares(kernels: Sequence[Kernel], suites: Collection[str], seconds: float) -> list[Share]:
+    """Return for each kernel what it runs of these suites, in its order."""
     costs = guests.costs()
     found: dict[str, dict[str, list[str]]] = {
         kernel.name: {
@@ -43,7 +59,10 @@ def shares(kernels: Sequence[Kernel], suites: Collection[str]) -> list[list[str]
             load = {name: _seconds(found[name].values(), costs) for name in having}
             for name, modules in guests.shared(_modules(suite), load, costs).items():
                 found[name][suite] = modules
-    return [[path for suite in _ORDER for path in own.get(suite, ())] for own in found.values()]
+    return [
+        Share([path for suite in _ORDER for path in own.get(suite, ())], number, seconds)
+        for number, own in enumerate(found.values())
+    ]
 
 
 def _modules(suite: str) -> list[str]:
