@@ -2,7 +2,7 @@
 #
 #   make demo     a load balancer in network namespaces, with real traffic
 #   make test     every check and every test (needs root); THOROUGH=1 tries all examples of each,
-#                 of which it is a third otherwise: some 10 minutes more
+#                 of which it is a third otherwise: some 8 minutes more
 #   make kernels  the tests inside every supported kernel, in QEMU (needs root);
 #                 CI=1 leaves out those that may fail, and divides the tests
 #                 of programs among the others; WRITE=1 also writes
